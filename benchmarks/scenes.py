@@ -1,0 +1,87 @@
+"""How many scenes a second one core composes.
+
+python -m benchmarks.scenes [--size 128] [--scenes 3000] [--out benchmarks/results/scenes.json]
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import PIL
+
+from t2i.files import write_atomically
+from train.data.scenes import Scenes, ScenesConfig
+
+ROUNDS = 5
+
+
+def rate(config: ScenesConfig, scenes: int) -> dict[str, float]:
+    """Scenes a second: median, slowest and fastest of the rounds, sprites decoded beforehand."""
+    data = Scenes(config)
+    for index in range(scenes):
+        data[index]
+    rates = []
+    for turn in range(ROUNDS):
+        start = time.perf_counter()
+        for index in range(turn * scenes // ROUNDS, (turn + 1) * scenes // ROUNDS):
+            data[scenes + index]
+        rates.append(scenes / ROUNDS / (time.perf_counter() - start))
+    return {"median": statistics.median(rates), "slowest": min(rates), "fastest": max(rates)}
+
+
+def first_scene(config: ScenesConfig) -> float:
+    """Seconds from nothing to the first scene: reading the lists, decoding its sprites."""
+    start = time.perf_counter()
+    Scenes(config)[0]
+    return time.perf_counter() - start
+
+
+def processor() -> str:
+    """The processor's name where the system tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--scenes", type=int, default=3000)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+    core = ScenesConfig(size=options.size)
+    everything = ScenesConfig(size=options.size, vocabulary="all")
+    result = {
+        "date": date.today().isoformat(),
+        "processor": processor(),
+        "cores_used": 1,
+        "load_average": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "pillow": PIL.__version__,
+        "size": options.size,
+        "scenes": options.scenes,
+        "first_scene_seconds": first_scene(core),
+        "scenes_per_second": {
+            "core": rate(core, options.scenes),
+            "all": rate(everything, options.scenes),
+        },
+    }
+    text = json.dumps(result, indent=2)
+    print(text)
+    if options.out is not None:
+        write_atomically(options.out, lambda path: path.write_text(text + "\n", encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""Typed errors: each says what was given, what was expected and what to do.
+
+The CLI exits with the `exit_code` of the error.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class T2IError(Exception):
+    """Base of every error a user can cause."""
+
+    exit_code = 1
+
+
+class ArgumentError(T2IError, ValueError):
+    """An argument, option or config key that cannot be used as given."""
+
+    exit_code = 2
+
+
+class ModelError(T2IError):
+    """A model that is unknown, incomplete, corrupt or refused."""
+
+    exit_code = 3
+
+
+class DataError(T2IError):
+    """A picture, caption or data set that cannot be read."""
+
+    exit_code = 4
+
+
+class OutputError(T2IError):
+    """A result that cannot be written: no space, no permission, a folder in use."""
+
+    exit_code = 5
+
+
+class TrainingError(T2IError):
+    """A training run that had to stop: numbers no longer finite, a checkpoint that does not fit."""
+
+    exit_code = 6
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """Name the closest choice and list them all: "Did you mean 'ddim'? Choices: ddim, euler." """
+    known = sorted(choices)
+    close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+    hint = f"Did you mean {close[0]!r}? " if close else ""
+    return f"{hint}Choices: {', '.join(known)}."

@@ -1,0 +1,195 @@
+"""Pictures in, pictures out, and sheets of them. What comes from a file is not trusted."""
+
+import math
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+
+from t2i.errors import ArgumentError, DataError
+from t2i.files import write_atomically
+
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+MAX_PIXELS = 64_000_000
+
+# First bytes of what people try to open, so that the message can name it.
+FOREIGN = {
+    b"GIF8": "a GIF",
+    b"BM": "a BMP",
+    b"II*\0": "a TIFF",
+    b"MM\0*": "a TIFF",
+    b"%PDF": "a PDF",
+    b"<svg": "an SVG",
+    b"<?xml": "an SVG or other XML",
+    b"8BPS": "a Photoshop file",
+    b"\0\0\1\0": "an ICO",
+}
+
+GAP = 8
+INK, PAPER = (20, 20, 20), (255, 255, 255)
+
+
+def open_picture(path: Path) -> Image.Image:
+    """Read a PNG, JPEG or WebP file as people see it: turned upright, in mode RGB or RGBA.
+
+    The size in the header is checked before anything is decoded. An animation gives one frame.
+    """
+    try:
+        with Image.open(path, formats=sorted(set(FORMATS.values()))) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise too_large(path, f"{picture.width}x{picture.height} pixels")
+            picture.load()
+            return in_plain_colours(ImageOps.exif_transpose(picture))
+    except FileNotFoundError:
+        raise DataError(f"No such picture: {path}. Check the path.") from None
+    except IsADirectoryError:
+        raise DataError(f"{path} is a folder, not a picture: name one of its files.") from None
+    except PermissionError:
+        raise DataError(f"Cannot read {path}: permission denied.") from None
+    except UnidentifiedImageError:
+        raise DataError(
+            f"{path} is {what_it_is(path)}; expected a PNG, JPEG or WebP picture. Convert it first."
+        ) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise too_large(path, "far more pixels") from None
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+        raise DataError(
+            f"Cannot decode {path}: {error}. The file is damaged or cut short; get a fresh copy."
+        ) from error
+
+
+def too_large(path: Path, found: str) -> DataError:
+    return DataError(
+        f"{path} holds {found}; at most {MAX_PIXELS // 1_000_000} million are decoded. "
+        f"Scale it down first."
+    )
+
+
+def what_it_is(path: Path) -> str:
+    with path.open("rb") as file:
+        start = file.read(16)
+    if not start:
+        return "empty"
+    if start[4:8] == b"ftyp":
+        return "an AVIF, HEIC or video file"
+    return next(
+        (name for magic, name in FOREIGN.items() if start.startswith(magic)), "no picture we know"
+    )
+
+
+def in_plain_colours(picture: Image.Image) -> Image.Image:
+    """RGBA if anything in it may be transparent, RGB otherwise; 16 bits of gray become 8."""
+    if picture.mode.startswith("I"):
+        gray = np.asarray(picture).astype(np.uint32) >> 8
+        picture = Image.fromarray(gray.astype(np.uint8))
+    return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+
+
+def save_picture(picture: Image.Image, path: Path, text: Mapping[str, str] | None = None) -> None:
+    """Write a picture whole or not at all, in the format its suffix names.
+
+    text : keys and values to store in a PNG, such as {"parameters": "..."}
+    """
+    form = FORMATS.get(path.suffix.lower())
+    if form is None:
+        raise ArgumentError(
+            f"Cannot save a picture as {path.name!r}: {path.suffix!r} names no format we write. "
+            f"Choices: {', '.join(FORMATS)}."
+        )
+    if text and form != "PNG":
+        raise ArgumentError(f"Cannot store text in {path.name!r}: only a .png carries it.")
+    if form == "JPEG" and picture.mode not in ("RGB", "L"):
+        raise ArgumentError(
+            f"Cannot save a picture of mode {picture.mode} as {path.name!r}: JPEG holds no "
+            f"transparency. Use .png or .webp, or convert it to RGB."
+        )
+    options: dict[str, object] = {} if form == "PNG" else {"quality": 95}
+    if text:
+        info = PngInfo()
+        for key, value in text.items():
+            info.add_text(key, value)
+        options["pnginfo"] = info
+    write_atomically(path, lambda temporary: picture.save(temporary, format=form, **options))
+
+
+def sheet(
+    pictures: Sequence[Image.Image],
+    labels: Sequence[str],
+    columns: int,
+    cell: int | None = None,
+) -> Image.Image:
+    """Lay pictures out in a grid, each with its label wrapped underneath.
+
+    cell : width each picture is scaled to, in pixels; the widest picture's by default
+    """
+    if not pictures:
+        raise ArgumentError("A sheet needs at least one picture.")
+    if len(labels) != len(pictures):
+        raise ArgumentError(
+            f"A sheet of {len(pictures)} pictures got {len(labels)} labels: give one each."
+        )
+    if columns < 1:
+        raise ArgumentError(f"columns must be at least 1, got {columns}.")
+    if cell is not None and cell < 1:
+        raise ArgumentError(f"cell must be at least 1 pixel, got {cell}.")
+    width = cell or max(picture.width for picture in pictures)
+    columns = min(columns, len(pictures))
+    font = ImageFont.load_default(size=max(10, min(16, width // 12)))
+    line = (
+        math.ceil(sum(font.getmetrics()) * 1.1) if isinstance(font, ImageFont.FreeTypeFont) else 12
+    )
+
+    # how tall each row gets
+    scaled = [scale_to_width(picture, width) for picture in pictures]
+    texts = [wrap(label, font, width) for label in labels]
+    starts = range(0, len(pictures), columns)
+    picture_heights = [max(p.height for p in scaled[start : start + columns]) for start in starts]
+    label_heights = [line * max(len(t) for t in texts[start : start + columns]) for start in starts]
+
+    # put everything in its place
+    total = sum(picture_heights) + sum(label_heights) + GAP * (2 * len(starts) + 1)
+    page = Image.new("RGB", (columns * (width + GAP) + GAP, total), PAPER)
+    draw = ImageDraw.Draw(page)
+    top = GAP
+    for row, start in enumerate(starts):
+        for column, index in enumerate(range(start, min(start + columns, len(pictures)))):
+            left = GAP + column * (width + GAP)
+            page.paste(scaled[index], (left, top), scaled[index])
+            for number, words in enumerate(texts[index]):
+                under = top + picture_heights[row] + GAP // 2 + number * line
+                draw.text((left, under), words, fill=INK, font=font)
+        top += picture_heights[row] + label_heights[row] + 2 * GAP
+    return page
+
+
+def scale_to_width(picture: Image.Image, width: int) -> Image.Image:
+    """Shrink smoothly; enlarge in crisp pixels, so that a sheet flatters no small picture."""
+    height = max(1, round(picture.height * width / picture.width))
+    method = Image.Resampling.LANCZOS if width < picture.width else Image.Resampling.NEAREST
+    return picture.convert("RGBA").resize((width, height), method)
+
+
+def wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+    """Break at spaces, and inside a word only where it alone is wider than a line."""
+    lines: list[str] = []
+    for paragraph in text.splitlines():
+        current = ""
+        for word in paragraph.split():
+            if font.getlength(f"{current} {word}".strip()) <= width:
+                current = f"{current} {word}".strip()
+                continue
+            if current:
+                lines.append(current)
+            while len(word) > 1 and font.getlength(word) > width:
+                fit = max(
+                    n for n in range(1, len(word)) if n == 1 or font.getlength(word[:n]) <= width
+                )
+                lines.append(word[:fit])
+                word = word[fit:]
+            current = word
+        lines.append(current)
+    return lines

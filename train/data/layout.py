@@ -1,0 +1,123 @@
+"""Where the objects of a scene go, and how large they are, in fractions of the picture's side."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import numpy as np
+
+Arrangement = Literal["single", "row", "column", "corner"]
+SizeWord = Literal["small", "large"]
+Centre = tuple[float, float]
+T = TypeVar("T")
+
+# Of one object; the gaps between the classes keep the words true.
+SINGLE_SIDES: dict[SizeWord | None, tuple[float, float]] = {
+    "small": (0.30, 0.40),
+    None: (0.54, 0.66),
+    "large": (0.76, 0.86),
+}
+# Of a small and a large object together, and of two or three of one size.
+CONTRAST_SIDES: dict[SizeWord, tuple[float, float]] = {"small": (0.25, 0.31), "large": (0.54, 0.62)}
+LINE_SIDES = {2: (0.40, 0.48), 3: (0.29, 0.33)}
+CORNER_SIDES = (0.36, 0.44)
+# How far from the middle of a row or column an object may stand.
+STRAY = 0.12
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """An object in its place; `side` is the longer side of its picture.
+
+    colour : what it is painted in, or None if it is left as it is
+    """
+
+    name: str
+    colour: str | None
+    size_word: SizeWord | None
+    side: float
+    centre: Centre
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place for an object, before it is known which one."""
+
+    size_word: SizeWord | None
+    side: float
+    centre: Centre
+
+    def taken_by(self, name: str, colour: str | None) -> Spot:
+        return Spot(name, colour, self.size_word, self.side, self.centre)
+
+
+def arrange(rng: np.random.Generator, count: int) -> tuple[Arrangement, list[Place]]:
+    """Draw places for `count` objects that do not reach over one another.
+
+    A row is listed from left to right, a column from top to bottom; of a corner first the place
+    with a neighbour both ways, then the one beside it, then the one above or below it.
+    """
+    if count == 1:
+        return "single", [alone(rng)]
+    if count == 3 and rng.random() < 0.5:
+        return "corner", corner(rng)
+    sides = line_sides(rng, count)
+    gaps = [between(rng, 0.2, 1.0) for _ in range(count + 1)]
+    lying = rng.random() < 0.5
+    return "row" if lying else "column", line(rng, sides, gaps, lying)
+
+
+def alone(rng: np.random.Generator) -> Place:
+    u = rng.random()
+    word: SizeWord | None = "small" if u < 0.15 else "large" if u < 0.3 else None
+    side = between(rng, *SINGLE_SIDES[word])
+    room = min(0.5 - side / 2, 0.25)
+    return Place(word, side, (0.5 + between(rng, -room, room), 0.5 + between(rng, -room, room)))
+
+
+def corner(rng: np.random.Generator) -> list[Place]:
+    """Three of the four quarters of the picture."""
+    sides = [between(rng, *CORNER_SIDES) for _ in range(3)]
+    x, y = (0.25 if rng.random() < 0.5 else 0.75), (0.25 if rng.random() < 0.5 else 0.75)
+    places = []
+    for side, (middle_x, middle_y) in zip(sides, ((x, y), (1 - x, y), (x, 1 - y)), strict=True):
+        room = 0.25 - side / 2
+        centre = middle_x + between(rng, -1, 1) * room, middle_y + between(rng, -1, 1) * room
+        places.append(Place(None, side, centre))
+    return places
+
+
+def line_sides(rng: np.random.Generator, count: int) -> list[tuple[SizeWord | None, float]]:
+    if count == 2 and rng.random() < 0.25:
+        contrast: list[tuple[SizeWord | None, float]] = [
+            (word, between(rng, *sides)) for word, sides in CONTRAST_SIDES.items()
+        ]
+        return contrast if rng.random() < 0.5 else contrast[::-1]
+    return [(None, between(rng, *LINE_SIDES[count])) for _ in range(count)]
+
+
+def line(
+    rng: np.random.Generator,
+    sides: Sequence[tuple[SizeWord | None, float]],
+    gaps: Sequence[float],
+    lying: bool,
+) -> list[Place]:
+    """One after the other, the free room shared out in proportion to `gaps`."""
+    unit = (1.0 - sum(side for _, side in sides)) / sum(gaps)
+    places = []
+    along = 0.0
+    for (word, side), gap in zip(sides, gaps, strict=False):
+        along += gap * unit + side / 2
+        room = min(0.5 - side / 2, STRAY)
+        across = 0.5 + between(rng, -room, room)
+        places.append(Place(word, side, (along, across) if lying else (across, along)))
+        along += side / 2
+    return places
+
+
+def between(rng: np.random.Generator, low: float, high: float) -> float:
+    return low + (high - low) * float(rng.random())
+
+
+def pick(rng: np.random.Generator, choices: Sequence[T]) -> T:
+    return choices[int(rng.random() * len(choices))]

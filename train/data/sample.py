@@ -1,0 +1,21 @@
+"""What every data set hands out: one picture, its caption, and where each named thing is."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One training example.
+
+    name : where it came from, so that a log line or an error can point at it
+    pixels : (H, W, 3) uint8 ndarray
+    masks : (K, H, W) bool ndarray, one per thing the caption names, in that order; K may be 0
+    """
+
+    name: str
+    pixels: NDArray[np.uint8]
+    caption: str
+    masks: NDArray[np.bool_]

@@ -1,0 +1,190 @@
+"""The pictures scenes are made of, how they are painted, and the colours that have names."""
+
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from importlib import resources
+from importlib.resources.abc import Traversable
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+BACKGROUNDS: dict[str, tuple[int, int, int]] = {
+    "white": (244, 244, 244),
+    "black": (22, 22, 24),
+    "gray": (128, 129, 132),
+    "red": (200, 34, 40),
+    "orange": (240, 138, 40),
+    "yellow": (250, 222, 74),
+    "green": (52, 158, 76),
+    "blue": (44, 98, 216),
+    "purple": (122, 60, 176),
+    "pink": (246, 168, 202),
+    "brown": (116, 74, 46),
+    "teal": (24, 168, 170),
+}
+
+# Per name: hue in degrees, factor on the saturation, factor on the distance of the value from 1.
+HUES: dict[str, tuple[float, float, float]] = {
+    "red": (357.0, 1.0, 1.0),
+    "orange": (28.0, 1.05, 0.5),
+    "yellow": (50.0, 1.0, 0.3),
+    "green": (128.0, 0.95, 1.0),
+    "blue": (216.0, 1.0, 0.9),
+    "purple": (270.0, 0.9, 0.9),
+    "pink": (325.0, 0.6, 0.35),
+}
+# Where the saturated pixels of an object of this natural colour lie; brown is a dark orange.
+NATURAL_HUES: dict[str, float] = {name: hue for name, (hue, _, _) in HUES.items()} | {"brown": 18.0}
+# Names so close that a picture cannot tell an object recoloured from the one to the other.
+TOO_CLOSE: dict[str, frozenset[str]] = {
+    "red": frozenset({"red"}),
+    "orange": frozenset({"orange", "yellow"}),
+    "yellow": frozenset({"yellow"}),
+    "green": frozenset({"green"}),
+    "blue": frozenset({"blue"}),
+    "purple": frozenset({"purple"}),
+    "pink": frozenset({"pink", "red"}),
+    "brown": frozenset({"red", "orange"}),
+}
+# An object vanishes in a background if at least this share of it is nearer to it than this.
+VANISHING_DISTANCE = 165.0
+VANISHING_SHARE = 0.4
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """One object of the vocabulary; `colour` is its natural one, if people have a word for it."""
+
+    file: str
+    name: str
+    synonyms: tuple[str, ...]
+    core: bool
+    colour: str | None
+    recolour: bool
+
+    @property
+    def new_colours(self) -> tuple[str, ...]:
+        """The colours it can honestly be painted in."""
+        if not self.recolour or self.colour is None:
+            return ()
+        return tuple(name for name in HUES if name not in TOO_CLOSE[self.colour])
+
+
+def assets() -> Traversable:
+    return resources.files("t2i").joinpath("assets", "scenes")
+
+
+@cache
+def things() -> dict[str, Thing]:
+    """Every object by name, in the order of `objects.jsonl`."""
+    found = {}
+    for line in assets().joinpath("objects.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        found[row["name"]] = Thing(
+            file=row["file"],
+            name=row["name"],
+            synonyms=tuple(row["synonyms"]),
+            core=row["core"],
+            colour=row["colour"],
+            recolour=row["recolour"],
+        )
+    return found
+
+
+@lru_cache(maxsize=1024)
+def sprite(name: str, colour: str | None) -> Image.Image:
+    """The object's picture, alpha premultiplied (mode RGBa), painted in `colour` if given."""
+    thing = things()[name]
+    picture = Image.open(io.BytesIO(assets().joinpath(thing.file).read_bytes())).convert("RGBA")
+    if colour is not None and thing.colour is not None:
+        picture = Image.fromarray(repaint(np.asarray(picture), thing.colour, colour), "RGBA")
+    return picture.convert("RGBa")
+
+
+def repaint(rgba: NDArray[np.uint8], source: str, target: str) -> NDArray[np.uint8]:
+    """Turn the hues around the natural colour `source` to `target`; gray parts and other hues stay.
+
+    rgba : (H, W, 4) uint8 ndarray, straight alpha
+    """
+    rgb = rgba[..., :3].astype(np.float64) / 255.0
+    hue, saturation, value = rgb_to_hsv(rgb)
+
+    # how much each pixel belongs to the natural colour
+    away = np.abs(degrees_between(hue, NATURAL_HUES[source]))
+    own = np.clip((62.0 - away) / 14.0, 0.0, 1.0) * np.clip((saturation - 0.08) / 0.14, 0.0, 1.0)
+
+    # turn the middle of those hues onto the target, keeping some of the spread around it
+    weight = own * saturation * rgba[..., 3]
+    angle = np.radians(hue)
+    middle = np.degrees(np.arctan2((weight * np.sin(angle)).sum(), (weight * np.cos(angle)).sum()))
+    target_hue, saturation_factor, darkness_factor = HUES[target]
+    turned = hsv_to_rgb(
+        (target_hue + 0.35 * degrees_between(hue, middle)) % 360.0,
+        np.clip(saturation * saturation_factor, 0.0, 1.0),
+        1.0 - (1.0 - value) * darkness_factor,
+    )
+    mixed = rgb + own[..., None] * (turned - rgb)
+    painted = rgba.copy()
+    painted[..., :3] = np.rint(mixed * 255.0).astype(np.uint8)
+    return painted
+
+
+def degrees_between(hue: NDArray[np.float64], centre: float) -> NDArray[np.float64]:
+    """Signed distance on the colour circle, in (-180, 180]."""
+    return (hue - centre + 180.0) % 360.0 - 180.0
+
+
+def rgb_to_hsv(
+    rgb: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """rgb : (H, W, 3) in [0, 1]; hue in degrees, saturation and value in [0, 1], each (H, W)."""
+    value = rgb.max(axis=-1)
+    spread = value - rgb.min(axis=-1)
+    safe = np.where(spread > 0, spread, 1.0)
+    red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]
+    sixth = np.where(
+        value == red,
+        (green - blue) / safe,
+        np.where(value == green, 2.0 + (blue - red) / safe, 4.0 + (red - green) / safe),
+    )
+    saturation = spread / np.where(value > 0, value, 1.0)
+    return (60.0 * sixth) % 360.0, saturation, value
+
+
+def hsv_to_rgb(
+    hue: NDArray[np.float64], saturation: NDArray[np.float64], value: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The inverse of `rgb_to_hsv`: (H, W, 3) in [0, 1]."""
+    offset = np.array([5.0, 3.0, 1.0])
+    k = (offset + hue[..., None] / 60.0) % 6.0
+    drop = np.clip(np.minimum(k, 4.0 - k), 0.0, 1.0)
+    return np.asarray(value[..., None] * (1.0 - saturation[..., None] * drop))
+
+
+@lru_cache(maxsize=1024)
+def clear_backgrounds(name: str, colour: str | None) -> frozenset[str]:
+    """The backgrounds before which this object is plainly seen."""
+    rgba = np.asarray(sprite(name, colour).convert("RGBA").resize((32, 32), Image.Resampling.BOX))
+    rgb = rgba[..., :3][rgba[..., 3] > 127].astype(np.float64)
+    own = colour or things()[name].colour
+    return frozenset(
+        background
+        for background, tint in BACKGROUNDS.items()
+        if background != own
+        and (distances(rgb, tint) < VANISHING_DISTANCE).mean() < VANISHING_SHARE
+    )
+
+
+def distances(rgb: NDArray[np.float64], tint: Iterable[int]) -> NDArray[np.float64]:
+    """The "redmean" approximation of a perceived colour distance, 0 to about 765; rgb : (N, 3)."""
+    other = np.array(list(tint), dtype=np.float64)
+    mean_red = (rgb[:, 0] + other[0]) / 2.0
+    red, green, blue = ((rgb - other) ** 2).T
+    squared = (
+        (2.0 + mean_red / 256.0) * red + 4.0 * green + (2.0 + (255.0 - mean_red) / 256.0) * blue
+    )
+    return np.asarray(np.sqrt(squared))
