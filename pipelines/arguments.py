@@ -1,0 +1,103 @@
+"""What a caller may hand to a pipeline, checked before any work is done."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from t2i.errors import ArgumentError, nearest
+
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+
+def list_of_prompts(name: str, prompts: object, count: int | None = None) -> list[str]:
+    """One prompt per row; a single string serves all `count` rows."""
+    if isinstance(prompts, str):
+        return [prompts] * (count or 1)
+    if not isinstance(prompts, list | tuple) or not all(isinstance(p, str) for p in prompts):
+        raise ArgumentError(
+            f"Got {name} of type {type(prompts).__name__}: {prompts!r:.80}. "
+            "Expected a string or a list of strings."
+        )
+    if not prompts:
+        raise ArgumentError(f'Got {name}=[]: give at least one prompt; "" is a prompt.')
+    if count is not None and len(prompts) != count:
+        raise ArgumentError(
+            f"Got {len(prompts)} strings as {name} for {count} prompts: "
+            "give one for each, or a single string for all."
+        )
+    return list(prompts)
+
+
+def check_embeddings(
+    prompt: object,
+    negative_prompt: object,
+    prompt_embeds: Tensor | None,
+    negative_prompt_embeds: Tensor | None,
+) -> None:
+    if (prompt is None) == (prompt_embeds is None):
+        given = "neither" if prompt is None else "both"
+        raise ArgumentError(f"Got {given} of prompt and prompt_embeds: give exactly one of them.")
+    if negative_prompt is not None and negative_prompt_embeds is not None:
+        raise ArgumentError(
+            "Got both negative_prompt and negative_prompt_embeds: give one of them."
+        )
+    for name, embeds in (
+        ("prompt_embeds", prompt_embeds),
+        ("negative_prompt_embeds", negative_prompt_embeds),
+    ):
+        if embeds is not None and embeds.ndim != 3:
+            raise ArgumentError(
+                f"Got {name} of shape {tuple(embeds.shape)}, expected (prompts, tokens, width)."
+            )
+    if prompt_embeds is not None and negative_prompt_embeds is not None:
+        if prompt_embeds.shape != negative_prompt_embeds.shape:
+            raise ArgumentError(
+                f"Got prompt_embeds of shape {tuple(prompt_embeds.shape)} but "
+                f"negative_prompt_embeds of shape {tuple(negative_prompt_embeds.shape)}: "
+                "expected the same."
+            )
+
+
+def check_count(name: str, value: int) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise ArgumentError(f"Got {name}={value!r}, expected a whole number from 1 on.")
+
+
+def check_output_type(output_type: str) -> None:
+    if output_type not in OUTPUT_TYPES:
+        raise ArgumentError(
+            f"Unknown output_type {output_type!r}. {nearest(str(output_type), OUTPUT_TYPES)}"
+        )
+
+
+def check_generators(generator: object, pictures: int) -> None:
+    generators = generator if isinstance(generator, list) else [generator]
+    for one in generators:
+        if one is not None and not isinstance(one, torch.Generator):
+            raise ArgumentError(
+                f"Got a generator of type {type(one).__name__}, expected a torch.Generator: "
+                "torch.Generator().manual_seed(7)."
+            )
+    if isinstance(generator, list) and len(generator) != pictures:
+        raise ArgumentError(
+            f"Got {len(generator)} generators for {pictures} pictures: "
+            "give one for each picture, or a single one for all."
+        )
+
+
+def check_latents(latents: Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(latents.shape) != shape or not latents.is_floating_point():
+        raise ArgumentError(
+            f"Got latents of shape {tuple(latents.shape)} and {latents.dtype}, expected {shape} "
+            "(pictures, channels, height, width of the latents) and floating point."
+        )
+
+
+def check_callback_inputs(names: Sequence[str], choices: Sequence[str]) -> None:
+    for name in names:
+        if name not in choices:
+            raise ArgumentError(
+                f"Unknown name {name!r} in callback_on_step_end_tensor_inputs. "
+                f"{nearest(name, choices)}"
+            )

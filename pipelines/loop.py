@@ -1,0 +1,75 @@
+"""The one sampling loop.
+
+B batch rows (here: pictures), C channels, H W latent size.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from t2i.conditioning.conditioning import Conditioning
+from t2i.conditioning.run import Run, Visitor
+from t2i.denoiser.schedulers import Scheduler
+
+Generators = torch.Generator | list[torch.Generator]
+"""One for the whole batch, or one per picture."""
+
+Denoise = Callable[[Tensor, Tensor, Conditioning], Tensor]
+"""(latents (rows, C, H, W), timestep, what each row is told) -> prediction (rows, C, H, W)."""
+
+
+def sample(
+    run: Run,
+    denoise: Denoise,
+    scheduler: Scheduler,
+    *,
+    eta: float = 0.0,
+    generator: Generators | None = None,
+    visitors: Sequence[Visitor] = (),
+) -> Tensor:
+    """Take the latents of `run` through its timesteps; returns them as (B, C, H, W).
+
+    An exception, Ctrl-C among them, leaves at once; what the run held so far stays in `run`.
+    """
+    step_options = accepted_options(scheduler, eta=eta, generator=generator)
+
+    for step in range(run.num_steps):
+        run.step = step
+        for visitor in visitors:
+            visitor.before_pass(run)
+        if run.stop:
+            break
+
+        prediction_BCHW = predict(run, denoise, scheduler)
+        run.latents_BCHW = scheduler.step(
+            prediction_BCHW, run.timestep, run.latents_BCHW, **step_options, return_dict=False
+        )[0]
+
+        for visitor in visitors:
+            visitor.after_step(run)
+    return run.latents_BCHW
+
+
+def predict(run: Run, denoise: Denoise, scheduler: Scheduler) -> Tensor:
+    """One pass of the denoiser for all branches of this step, made one by guidance."""
+    timestep = run.timestep
+    told = run.told
+    branches = told.branches
+
+    # Scaled once, then repeated: the same numbers as the other way round.
+    latents_BCHW = scheduler.scale_model_input(run.latents_BCHW, timestep)
+    if len(branches) > 1:
+        latents_BCHW = torch.cat([latents_BCHW] * len(branches))
+
+    prediction_BCHW = denoise(latents_BCHW, timestep, told)
+    by_branch = dict(zip(branches, prediction_BCHW.chunk(len(branches)), strict=True))
+    return run.guidance.combine(by_branch, run)
+
+
+def accepted_options(scheduler: Scheduler, **options: Any) -> dict[str, Any]:
+    """Those of the options that this scheduler's step takes."""
+    parameters = inspect.signature(scheduler.step).parameters
+    return {name: value for name, value in options.items() if name in parameters}

@@ -1,0 +1,98 @@
+"""Visitors that every pipeline sends along with a run: the progress bar and the user's callback."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from t2i.conditioning.conditioning import Conditioning
+from t2i.conditioning.run import Guidance, Run
+from t2i.errors import ArgumentError
+
+StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]]
+"""diffusers' callback_on_step_end: (pipeline, step, timestep, tensors) -> tensors to replace."""
+
+
+class Bar(Protocol):
+    """What a progress bar (tqdm's, or the CLI's own) must do."""
+
+    def update(self) -> object: ...
+
+
+class Progress:
+    """Moves a bar by one for each step the user asked for, however many passes it takes."""
+
+    def __init__(self, bar: Bar, num_inference_steps: int, order: int) -> None:
+        self.bar = bar
+        self.num_inference_steps = num_inference_steps
+        self.order = order
+
+    def before_pass(self, run: Run) -> None:
+        pass
+
+    def after_step(self, run: Run) -> None:
+        passes = run.step + 1
+        first_passes = run.num_steps - self.num_inference_steps * self.order
+        if passes == run.num_steps or (passes > first_passes and passes % self.order == 0):
+            self.bar.update()
+
+
+class CallbackPipeline(Protocol):
+    """What a user's callback may read and set on the pipeline it is handed."""
+
+    @property
+    def interrupt(self) -> bool: ...
+    def guidance(self) -> Guidance: ...
+
+
+class Callback:
+    """Calls the user's callback_on_step_end and takes over what it returns or sets."""
+
+    def __init__(
+        self,
+        pipeline: CallbackPipeline,
+        callback: StepCallback | None,
+        tensor_inputs: Sequence[str],
+        negative_prompt_embeds: Tensor | None,
+    ) -> None:
+        self.pipeline = pipeline
+        self.callback = callback
+        self.tensor_inputs = tensor_inputs
+        self.negative_prompt_embeds = negative_prompt_embeds
+        self.guidance = pipeline.guidance()
+
+    def before_pass(self, run: Run) -> None:
+        run.stop = run.stop or self.pipeline.interrupt
+
+    def after_step(self, run: Run) -> None:
+        if self.callback is None:
+            return
+        tensors = {
+            "latents": run.latents_BCHW,
+            "prompt_embeds": run.conditioning.text_BTD,
+            "negative_prompt_embeds": self.negative_prompt_embeds,
+        }
+        wanted = {name: tensors[name] for name in self.tensor_inputs}
+        returned = self.callback(self.pipeline, run.step, run.timestep, wanted)
+
+        run.latents_BCHW = returned.get("latents", run.latents_BCHW)
+        text_BTD = returned.get("prompt_embeds", run.conditioning.text_BTD)
+        run.conditioning = with_text(run.conditioning, text_BTD)
+        # A callback may have set another scale, or switched guidance off.
+        if self.pipeline.guidance() != self.guidance:
+            run.guidance = self.guidance = self.pipeline.guidance()
+
+
+def with_text(conditioning: Conditioning, text_BTD: Tensor) -> Conditioning:
+    """The same rows told something else; one row per picture leaves the prompt's branch alone."""
+    if text_BTD.shape[0] == conditioning.text_BTD.shape[0]:
+        return replace(conditioning, text_BTD=text_BTD)
+    conditional = conditioning.select(("cond",))
+    if text_BTD.shape[0] != conditional.pictures:
+        raise ArgumentError(
+            f"The callback returned prompt_embeds of {text_BTD.shape[0]} rows, expected "
+            f"{conditioning.text_BTD.shape[0]} as it was given, or {conditional.pictures} to go "
+            "on without guidance."
+        )
+    return replace(conditional, text_BTD=text_BTD)

@@ -1,0 +1,127 @@
+"""A model of any size from a TOML: what its parts are made of, no weights."""
+
+import inspect
+import tomllib
+from collections.abc import Collection
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from pydantic import BaseModel, ConfigDict, ValidationError
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from t2i.denoiser.families.sd import VAE
+from t2i.errors import ArgumentError, nearest
+from t2i.text.bpe import clip_tokenizer, load_bpe
+
+Settings = dict[str, Any]
+AUTOENCODERS: dict[str, type[VAE]] = {
+    "AutoencoderKL": AutoencoderKL,
+    "AutoencoderTiny": AutoencoderTiny,
+}
+
+
+class TokenizerSettings(BaseModel):
+    """Where the vocabulary lies, and how many tokens a prompt may have."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folder: Path
+    """With `vocab.json` and `merges.txt`; relative to the TOML."""
+    length: int
+
+
+class ModelConfig(BaseModel):
+    """The parts of a denoiser; each table holds arguments of the class it becomes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    vae: Settings
+    """`kind` names the class, AutoencoderKL or AutoencoderTiny; the rest are its arguments."""
+    unet: Settings
+    """Arguments of UNet2DConditionModel; channels in and out default to the autoencoder's."""
+    text_encoder: Settings
+    """Arguments of CLIPTextConfig; vocabulary and positions default to the tokenizer's."""
+    tokenizer: TokenizerSettings
+
+    @classmethod
+    def load(cls, path: Path) -> "ModelConfig":
+        """Read a TOML. Raises ArgumentError where it is missing, garbled, or has unknown tables."""
+        try:
+            settings = tomllib.loads(path.read_text("utf-8"))
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise ArgumentError(f"Cannot read the model config {path}: {error}.") from error
+        check_known(settings, cls.model_fields, f"table of {path.name}")
+        try:
+            config = cls(**settings)
+        except ValidationError as error:
+            raise ArgumentError(f"{path}: {error}") from error
+        folder = (path.parent / config.tokenizer.folder).resolve()
+        return config.model_copy(
+            update={"tokenizer": config.tokenizer.model_copy(update={"folder": folder})}
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Components:
+    """The parts of a latent diffusion model, under diffusers' names."""
+
+    vae: VAE
+    unet: UNet2DConditionModel
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+
+
+def build(config: ModelConfig) -> Components:
+    """Make the parts with fresh weights from torch's global generator.
+
+    Raises ArgumentError for an argument that its class does not have, naming the nearest.
+    """
+    vae = build_vae(config)
+    tokenizer = clip_tokenizer(*load_bpe(config.tokenizer.folder), config.tokenizer.length)
+
+    check_known(config.text_encoder, _arguments(CLIPTextConfig), "key of [text_encoder]")
+    text_settings = {
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": config.tokenizer.length,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    } | config.text_encoder
+    text_encoder = CLIPTextModel(CLIPTextConfig(**text_settings))
+
+    check_known(config.unet, _arguments(UNet2DConditionModel), "key of [unet]")
+    unet_settings = {
+        "in_channels": vae.config["latent_channels"],
+        "out_channels": vae.config["latent_channels"],
+        "cross_attention_dim": text_encoder.config.hidden_size,
+    } | config.unet
+    return Components(vae, UNet2DConditionModel(**unet_settings), text_encoder, tokenizer)
+
+
+def build_vae(config: ModelConfig) -> VAE:
+    settings = dict(config.vae)
+    kind = settings.pop("kind", "AutoencoderKL")
+    if kind not in AUTOENCODERS:
+        raise ArgumentError(
+            f"Unknown autoencoder {kind!r} in [vae]. {nearest(str(kind), AUTOENCODERS)}"
+        )
+    autoencoder = AUTOENCODERS[kind]
+    check_known(settings, _arguments(autoencoder), "key of [vae]")
+    made: VAE = autoencoder(**settings)
+    return made
+
+
+def check_known(given: Settings, known: Collection[str], what: str) -> None:
+    """Raise ArgumentError for the first name of `given` that is not in `known`."""
+    for name in given:
+        if name not in known:
+            raise ArgumentError(f"Unknown {what}: {name!r}. {nearest(name, known)}")
+
+
+def _arguments(cls: type) -> set[str]:
+    names = {field.name for field in fields(cls)} if is_dataclass(cls) else set()
+    return (names | set(inspect.signature(cls).parameters)) - {"self", "kwargs"}

@@ -1,0 +1,128 @@
+"""Stable Diffusion 1 and 2, and our embedded model: one UNet, one CLIP text model, one VAE.
+
+B batch rows, T text tokens, D text width, C channels, H W latent size, Y X picture size.
+"""
+
+import warnings
+from collections.abc import Mapping
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor
+
+from t2i.conditioning.conditioning import Conditioning
+from t2i.denoiser.schedulers import Scheduler, rebuild
+from t2i.errors import ArgumentError
+
+VAE = AutoencoderKL | AutoencoderTiny
+
+
+def denoise(
+    unet: UNet2DConditionModel,
+    latents_BCHW: Tensor,
+    timestep: Tensor,
+    told: Conditioning,
+    attention_options: Mapping[str, object] | None = None,
+) -> Tensor:
+    """One pass: the prediction (B, C, H, W) for every row of `told`."""
+    prediction_BCHW: Tensor = unet(
+        latents_BCHW,
+        timestep,
+        encoder_hidden_states=told.text_BTD,
+        timestep_cond=told.extra.get("guidance_embedding"),
+        cross_attention_kwargs=attention_options,
+        return_dict=False,
+    )[0]
+    return prediction_BCHW
+
+
+def pixels_per_latent(vae: VAE) -> int:
+    return int(2 ** (len(vae.config["block_out_channels"]) - 1))
+
+
+def default_size(unet: UNet2DConditionModel, vae: VAE) -> tuple[int, int]:
+    """Height and width in pixels that the model was trained at."""
+    size = unet.config["sample_size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    return height * pixels_per_latent(vae), width * pixels_per_latent(vae)
+
+
+def latent_size(vae: VAE, height: int, width: int) -> tuple[int, int]:
+    """H and W for a picture of `height` x `width` pixels."""
+    factor = pixels_per_latent(vae)
+    for name, pixels in (("height", height), ("width", width)):
+        if not isinstance(pixels, int) or pixels < 1 or pixels % factor:
+            raise ArgumentError(
+                f"Got {name}={pixels!r}, but this model needs a multiple of {factor}: "
+                f"{nearest_multiples(pixels, factor)}."
+            )
+    return height // factor, width // factor
+
+
+def nearest_multiples(pixels: object, factor: int) -> str:
+    if not isinstance(pixels, int | float) or pixels <= factor:
+        return f"{factor} is the smallest"
+    below = int(pixels // factor) * factor
+    return f"the nearest are {below} and {below + factor}"
+
+
+def decode(vae: VAE, latents_BCHW: Tensor) -> Tensor:
+    """Latents to pixels (B, 3, Y, X) in -1..1."""
+    latents_BCHW = latents_BCHW / vae.config["scaling_factor"]
+    if vae.config["shift_factor"]:
+        latents_BCHW = latents_BCHW + vae.config["shift_factor"]
+    pixels_B3YX: Tensor = vae.decode(latents_BCHW, return_dict=False)[0]
+    return pixels_B3YX
+
+
+def encode(vae: VAE, pixels_B3YX: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Pixels in -1..1 to latents (B, C, H, W); the inverse of `decode` up to the VAE's loss."""
+    encoded = vae.encode(pixels_B3YX.to(vae.dtype))
+    if isinstance(vae, AutoencoderTiny):
+        latents_BCHW: Tensor = encoded.latents
+    else:
+        latents_BCHW = encoded.latent_dist.sample(generator)
+    if vae.config["shift_factor"]:
+        latents_BCHW = latents_BCHW - vae.config["shift_factor"]
+    scaling_factor: float = vae.config["scaling_factor"]
+    return latents_BCHW * scaling_factor
+
+
+def guidance_embedding(scale: float, width: int, text_BTD: Tensor) -> Tensor:
+    """The (B, width) embedding of a distilled UNet that takes the guidance scale as an input.
+
+    Meng et al. (2023), https://arxiv.org/abs/2210.03142, in the sines of Variational Diffusion.
+    """
+    w_B = torch.tensor(scale - 1).repeat(text_BTD.shape[0]) * 1000.0
+    half = width // 2
+    frequency = torch.log(torch.tensor(10000.0)) / (half - 1)
+    frequencies = torch.exp(torch.arange(half, dtype=torch.float32) * -frequency)
+    angles = w_B.to(torch.float32)[:, None] * frequencies[None, :]
+    sines = torch.cat([torch.sin(angles), torch.cos(angles)], dim=1)
+    sines = torch.nn.functional.pad(sines, (0, width % 2))
+    return sines.to(text_BTD)
+
+
+def settle_scheduler(scheduler: Scheduler) -> Scheduler:
+    """Give the scheduler the two settings that every Stable Diffusion was trained with.
+
+    Published folders carry wrong values of both, and StableDiffusionPipeline corrects them too:
+    the same folder must give the same picture here and there.
+    """
+    expected = {"steps_offset": 1, "clip_sample": False}
+    wrong = {
+        name: scheduler.config[name]
+        for name, value in expected.items()
+        if scheduler.config.get(name, value) != value
+    }
+    if not wrong:
+        return scheduler
+    changes = ", ".join(f"{name}={expected[name]} instead of {wrong[name]}" for name in wrong)
+    warnings.warn(
+        f"{type(scheduler).__name__} is used with {changes}, as Stable Diffusion needs: "
+        "correct scheduler/scheduler_config.json to lose this warning.",
+        stacklevel=3,
+    )
+    return rebuild(scheduler, **{name: expected[name] for name in wrong})

@@ -1,0 +1,175 @@
+"""diffusers' schedulers under the names people type, set up for a model's own noise schedule."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import diffusers
+import torch
+from torch import Tensor
+
+from t2i.errors import ArgumentError, nearest
+
+
+class Scheduler(Protocol):
+    """What the loop needs of a diffusers scheduler."""
+
+    config: Any
+    order: int
+    init_noise_sigma: Any
+    timesteps: Tensor
+
+    def set_timesteps(self, num_inference_steps: int, device: torch.device) -> None: ...
+    def scale_model_input(self, sample: Tensor, timestep: Tensor) -> Tensor: ...
+    def step(
+        self, model_output: Tensor, timestep: Tensor, sample: Tensor, *, return_dict: bool
+    ) -> Any: ...
+
+
+class Sampler(NamedTuple):
+    """A diffusers class and the settings that make it what the name says."""
+
+    class_name: str
+    settings: Mapping[str, object] = {}
+
+
+def scheduler(name: str, config: Mapping[str, object]) -> Scheduler:
+    """Build the sampler `name` on the noise schedule of another scheduler's `config`.
+
+    >>> pipe.scheduler = scheduler("dpm++ 2m karras", pipe.scheduler.config)
+    """
+    sampler = SAMPLERS.get(plain(name))
+    if sampler is None:
+        raise ArgumentError(f"Unknown sampler {name!r}. {nearest(plain(name), SAMPLERS)}")
+    kind = getattr(diffusers, sampler.class_name)
+    check_noise_schedule(name, sampler, config)
+
+    settings = dict(sampler.settings)
+    if "clip_sample" in inspect.signature(kind.__init__).parameters:
+        settings["clip_sample"] = False  # Latents, unlike pixels, leave -1..1.
+    try:
+        built: Scheduler = kind.from_config(dict(config), **settings)
+    except ImportError as error:
+        package = "torchsde" if sampler.class_name == "DPMSolverSDEScheduler" else "scipy"
+        raise ArgumentError(
+            f"The sampler {name!r} needs {package}, which is not installed: pip install {package}"
+        ) from error
+    return built
+
+
+def rebuild(scheduler: Scheduler, **settings: object) -> Scheduler:
+    """Another scheduler of the same class, with these settings changed."""
+    kind: Any = type(scheduler)
+    built: Scheduler = kind.from_config(scheduler.config, **settings)
+    return built
+
+
+def plain(name: str) -> str:
+    """One spelling for "DPM++ 2M Karras", "dpmpp_2m_karras" and "k-dpmpp-2m-karras"."""
+    words = name.lower().replace("_", " ").replace("-", " ").replace("dpmpp", "dpm++").split()
+    return " ".join(words[1:] if words[:1] == ["k"] else words)
+
+
+def check_noise_schedule(name: str, sampler: Sampler, config: Mapping[str, object]) -> None:
+    if str(config.get("_class_name", "")).startswith("FlowMatch"):
+        raise ArgumentError(
+            f"The sampler {name!r} needs a model with a diffusion noise schedule, but this model's "
+            f"is {config['_class_name']}: leave out the sampler to use the model's own."
+        )
+    if config.get("rescale_betas_zero_snr") and sampler.class_name not in ZERO_SNR:
+        able = [n for n, s in (PLAIN | WITH_SIGMAS).items() if s.class_name in ZERO_SNR]
+        raise ArgumentError(
+            f"The sampler {name!r} divides by the last step's signal, which is zero in this model "
+            f"(zero-terminal SNR). Choose one of: {', '.join(sorted(able))}."
+        )
+
+
+def set_timesteps(
+    scheduler: Scheduler,
+    num_inference_steps: int,
+    device: torch.device,
+    timesteps: Sequence[int] | None = None,
+    sigmas: Sequence[float] | None = None,
+) -> int:
+    """Lay out the scheduler's steps, evenly or as given; returns how many the user asked for."""
+    if timesteps is not None and sigmas is not None:
+        raise ArgumentError("Got both timesteps and sigmas: give one of them.")
+    if timesteps is None and sigmas is None:
+        check_steps(num_inference_steps)
+    settings: dict[str, Any] = {"num_inference_steps": num_inference_steps}
+    for custom in ("timesteps", "sigmas"):
+        values = timesteps if custom == "timesteps" else sigmas
+        if values is None:
+            continue
+        if custom not in inspect.signature(scheduler.set_timesteps).parameters:
+            raise ArgumentError(
+                f"{type(scheduler).__name__} does not take {custom} of one's own: "
+                "give num_inference_steps, or choose another sampler."
+            )
+        settings = {custom: values}
+    try:
+        scheduler.set_timesteps(device=device, **settings)
+    except ValueError as error:
+        raise ArgumentError(f"{type(scheduler).__name__} cannot step like this: {error}") from error
+    return num_inference_steps if "num_inference_steps" in settings else len(scheduler.timesteps)
+
+
+def check_steps(num_inference_steps: int) -> None:
+    if not isinstance(num_inference_steps, int) or num_inference_steps < 1:
+        raise ArgumentError(
+            f"Got num_inference_steps={num_inference_steps!r}, expected a whole number from 1 on."
+        )
+
+
+PLAIN: dict[str, Sampler] = {
+    "ddim": Sampler("DDIMScheduler"),
+    "ddpm": Sampler("DDPMScheduler"),
+    "pndm": Sampler("PNDMScheduler", {"skip_prk_steps": True}),
+    "plms": Sampler("PNDMScheduler", {"skip_prk_steps": True}),
+    "euler a": Sampler("EulerAncestralDiscreteScheduler"),
+    "dpm2 a": Sampler("KDPM2AncestralDiscreteScheduler"),
+    "lcm": Sampler("LCMScheduler"),
+    "tcd": Sampler("TCDScheduler"),
+}
+
+WITH_SIGMAS: dict[str, Sampler] = {
+    "euler": Sampler("EulerDiscreteScheduler"),
+    "heun": Sampler("HeunDiscreteScheduler"),
+    "lms": Sampler("LMSDiscreteScheduler"),
+    "dpm2": Sampler("KDPM2DiscreteScheduler"),
+    "dpm++ 2s": Sampler("DPMSolverSinglestepScheduler"),
+    "dpm++ 2m": Sampler("DPMSolverMultistepScheduler"),
+    "dpm++ 2m sde": Sampler("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    "dpm++ 3m": Sampler("DPMSolverMultistepScheduler", {"solver_order": 3}),
+    "dpm++ 3m sde": Sampler(
+        "DPMSolverMultistepScheduler", {"solver_order": 3, "algorithm_type": "sde-dpmsolver++"}
+    ),
+    "dpm++ sde": Sampler("DPMSolverSDEScheduler"),
+    "deis": Sampler("DEISMultistepScheduler"),
+    "unipc": Sampler("UniPCMultistepScheduler"),
+}
+"""These also come with another spacing of the noise levels: "euler karras"."""
+
+SAMPLERS: dict[str, Sampler] = (
+    PLAIN
+    | WITH_SIGMAS
+    | {
+        f"{name} {spacing}": Sampler(
+            sampler.class_name, {**sampler.settings, f"use_{spacing}_sigmas": True}
+        )
+        for name, sampler in WITH_SIGMAS.items()
+        for spacing in ("karras", "exponential")
+    }
+)
+
+ZERO_SNR = {
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "DPMSolverMultistepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "LCMScheduler",
+    "TCDScheduler",
+    "UniPCMultistepScheduler",
+}
+"""Schedulers of diffusers that can start from pure noise."""

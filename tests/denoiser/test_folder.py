@@ -1,0 +1,278 @@
+"""Model folders: found by name, whole, safe, or refused with the reason."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from t2i.denoiser import folder as folders
+from t2i.denoiser.folder import check_folder, resolve
+from t2i.errors import ModelError
+from tests.tiny import diffusers_pipeline, tiny_sd_components, tiny_sd_folder, tiny_small_vae
+
+UNET_FILE = Path("unet/diffusion_pytorch_model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return tiny_sd_folder(tmp_path_factory.mktemp("models") / "whole")
+
+
+@pytest.fixture
+def model(whole, tmp_path):
+    return Path(shutil.copytree(whole, tmp_path / "model"))
+
+
+def rewrite_json(path, **changes):
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps(content))
+
+
+# found by name
+
+
+def test_a_folder_is_found_by_its_path(whole):
+    assert resolve(str(whole)) == resolve(whole) == whole
+
+
+def test_an_embedded_model_is_found_by_its_name(whole, monkeypatch):
+    monkeypatch.setitem(folders.EMBEDDED, "embedded", whole)
+    assert resolve("embedded") == whole
+
+
+def test_an_embedded_model_that_is_not_there_says_how_to_make_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(folders.EMBEDDED, "embedded", tmp_path / "none")
+    with pytest.raises(ModelError, match="'embedded' is not installed.*make train-embedded"):
+        resolve("embedded")
+
+
+def test_the_nearest_known_model_is_named(whole):
+    with pytest.raises(ModelError, match="Unknown model 'embeded'.*Did you mean 'embedded'"):
+        resolve("embeded")
+    with pytest.raises(ModelError, match=f"Did you mean '{whole}'"):
+        resolve(whole.parent / "whol")
+
+
+@pytest.mark.parametrize("name", ["model.ckpt", "model.bin", "nowhere/model.pt"])
+def test_a_pickled_model_is_refused_by_name(tmp_path, name):
+    with pytest.raises(ModelError, match=f"Refused the pickled model .*{name}"):
+        resolve(tmp_path / name)
+
+
+def test_a_file_is_no_model_folder(tmp_path):
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ModelError, match="is a file, expected a model folder"):
+        resolve(tmp_path / "model.safetensors")
+
+
+# whole
+
+
+def test_a_whole_folder_passes(whole):
+    check_folder(whole)
+
+
+def test_a_folder_with_an_autoencoder_tiny_passes(tmp_path):
+    diffusers_pipeline(tiny_sd_components() | {"vae": tiny_small_vae()}).save_pretrained(tmp_path)
+    check_folder(tmp_path)
+
+
+def test_sharded_weights_pass_until_a_shard_is_missing(tmp_path):
+    diffusers_pipeline(tiny_sd_components()).save_pretrained(tmp_path, max_shard_size="200KB")
+    shards = sorted((tmp_path / "unet").glob("*-of-*.safetensors"))
+    assert len(shards) > 1
+    check_folder(tmp_path)
+    shards[0].unlink()
+    with pytest.raises(ModelError, match=f"names the missing file {shards[0].name}"):
+        check_folder(tmp_path)
+
+
+def test_a_variant_passes_where_it_is_asked_for(tmp_path):
+    diffusers_pipeline(tiny_sd_components()).save_pretrained(tmp_path, variant="fp16")
+    check_folder(tmp_path, variant="fp16")
+    with pytest.raises(ModelError, match=r'only .*fp16.safetensors: choose with variant="..."'):
+        check_folder(tmp_path)
+
+
+def test_names_of_older_library_versions_pass(model):
+    """VAEs of Stable Diffusion 1 say "query"; older text encoders have a prefix and a counter."""
+    vae = model / "vae/diffusion_pytorch_model.safetensors"
+    tensors = load_file(vae)
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    for new_name, old_name in old.items():
+        tensors = {name.replace(new_name, old_name): t for name, t in tensors.items()}
+    assert any("proj_attn" in name for name in tensors)
+    save_file(tensors, vae)
+
+    text = model / "text_encoder/model.safetensors"
+    tensors = {f"text_model.{n.removeprefix('text_model.')}": t for n, t in load_file(text).items()}
+    tensors["text_model.embeddings.position_ids"] = torch.arange(16)[None]
+    save_file(tensors, text)
+    check_folder(model)
+
+
+def test_parts_the_caller_brings_are_not_looked_at(model):
+    shutil.rmtree(model / "unet")
+    check_folder(model, given={"unet"})
+    with pytest.raises(ModelError, match="has no unet"):
+        check_folder(model)
+
+
+def test_other_parts_of_a_folder_are_never_looked_at(model):
+    rewrite_json(model / "model_index.json", safety_checker=["stable_diffusion", "NoSuchClass"])
+    check_folder(model)
+
+
+@pytest.mark.parametrize("part", ["vae", "unet", "text_encoder", "tokenizer", "scheduler"])
+def test_a_missing_part_is_named(model, part):
+    shutil.rmtree(model / part)
+    with pytest.raises(ModelError, match=f"has no {part}: expected the parts unet, vae"):
+        check_folder(model)
+
+
+def test_a_part_the_index_leaves_out_is_named(model):
+    rewrite_json(model / "model_index.json", text_encoder=[None, None])
+    with pytest.raises(ModelError, match="has no text_encoder"):
+        check_folder(model)
+
+
+def test_what_is_no_pipeline_folder_is_refused(tmp_path):
+    with pytest.raises(ModelError, match="has no model_index.json"):
+        check_folder(tmp_path)
+    with pytest.raises(ModelError, match="is not a folder"):
+        check_folder(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{", "is not readable JSON"), ("[1]", "holds a JSON list"), ("[" * 99999, "not readable")],
+)
+def test_a_broken_index_is_refused(model, content, message):
+    (model / "model_index.json").write_text(content)
+    with pytest.raises(ModelError, match=message):
+        check_folder(model)
+
+
+@pytest.mark.parametrize(
+    "file", ["unet/config.json", "scheduler/scheduler_config.json", "tokenizer/tokenizer.json"]
+)
+def test_a_broken_config_is_named(model, file):
+    (model / file).write_text("{")
+    with pytest.raises(ModelError, match=f"{file} is not readable JSON"):
+        check_folder(model)
+
+
+@pytest.mark.parametrize("file", ["unet/config.json", "scheduler/scheduler_config.json"])
+def test_a_missing_config_is_named(model, file):
+    (model / file).unlink()
+    with pytest.raises(ModelError, match=f"{file} is missing"):
+        check_folder(model)
+
+
+def test_a_tokenizer_needs_its_words(model):
+    (model / "tokenizer/tokenizer.json").unlink()
+    with pytest.raises(ModelError, match="vocab.json is missing"):
+        check_folder(model)
+    (model / "tokenizer/vocab.json").write_text("{}")
+    with pytest.raises(ModelError, match="merges.txt is missing"):
+        check_folder(model)
+    (model / "tokenizer/merges.txt").touch()
+    check_folder(model)
+
+
+# weights
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, -1])
+def test_truncated_weights_are_named(model, keep):
+    content = (model / UNET_FILE).read_bytes()
+    (model / UNET_FILE).write_bytes(content[:keep])
+    with pytest.raises(ModelError, match=f"{UNET_FILE} is not a whole safetensors file"):
+        check_folder(model)
+
+
+def test_corrupt_weights_are_named(model):
+    content = bytearray((model / UNET_FILE).read_bytes())
+    content[:8] = b"\xff" * 8
+    (model / UNET_FILE).write_bytes(content)
+    with pytest.raises(ModelError, match=f"{UNET_FILE} is not a whole safetensors file"):
+        check_folder(model)
+
+
+def test_tensors_that_do_not_fit_are_named(model):
+    tensors = load_file(model / UNET_FILE)
+    del tensors["conv_in.bias"]
+    tensors["conv_out.bias"] = torch.zeros(7)
+    tensors["surplus"] = torch.zeros(1)
+    save_file(tensors, model / UNET_FILE)
+    with pytest.raises(
+        ModelError,
+        match=r"1 missing \(conv_in.bias\); 1 unexpected \(surplus\); "
+        r"1 misshapen \(conv_out.bias is \[7\] instead of \[4\]\)",
+    ):
+        check_folder(model)
+
+
+def test_only_the_first_of_many_missing_tensors_are_spelled_out(model):
+    save_file({"conv_in.bias": torch.zeros(16)}, model / UNET_FILE)
+    with pytest.raises(ModelError, match=r"\d\d+ missing \(conv_in.weight, .* and \d\d+ more\)"):
+        check_folder(model)
+
+
+def test_pickled_weights_are_refused_by_name(model):
+    (model / UNET_FILE).unlink()
+    (model / "unet/diffusion_pytorch_model.bin").touch()
+    with pytest.raises(ModelError, match="Refused the pickled weights .*pytorch_model.bin"):
+        check_folder(model)
+
+
+def test_missing_weights_are_named(model):
+    (model / UNET_FILE).unlink()
+    with pytest.raises(ModelError, match="No weights .* in .*unet"):
+        check_folder(model)
+
+
+@pytest.mark.parametrize("name", ["../../elsewhere.safetensors", "/etc/x.safetensors", "x.bin"])
+def test_an_index_may_only_name_safetensors_beside_it(model, name):
+    (model / UNET_FILE).unlink()
+    index = model / "unet/diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"conv_in.bias": name}}))
+    with pytest.raises(ModelError, match="expected a safetensors file beside it"):
+        check_folder(model)
+    index.write_text("{}")
+    with pytest.raises(ModelError, match="has no weight_map"):
+        check_folder(model)
+
+
+# safe
+
+
+@pytest.mark.parametrize(
+    ("part", "entry"),
+    [
+        ("unet", ["os", "system"]),
+        ("unet", ["diffusers", "AutoencoderKL"]),
+        ("vae", ["vae", "MyVAE"]),
+        ("scheduler", ["diffusers", "DiffusionPipeline"]),
+        ("tokenizer", "CLIPTokenizer"),
+    ],
+)
+def test_classes_from_elsewhere_are_refused(model, part, entry):
+    rewrite_json(model / "model_index.json", **{part: entry})
+    with pytest.raises(ModelError, match=f"has {part} .*, expected one of "):
+        check_folder(model)
+
+
+def test_a_folder_that_brings_its_own_pipeline_code_is_refused(model):
+    rewrite_json(model / "model_index.json", _class_name=["pipeline", "MyPipeline"])
+    with pytest.raises(ModelError, match="asks for code of its own"):
+        check_folder(model)
+
+
+def test_a_config_no_model_can_be_built_from_is_refused(model):
+    rewrite_json(model / "unet/config.json", down_block_types=["NoSuchBlock", "DownBlock2D"])
+    with pytest.raises(ModelError, match="does not describe a UNet2DConditionModel: .*NoSuchBlock"):
+        check_folder(model)
