@@ -1,0 +1,94 @@
+"""A run's TOML: what is unknown, missing or impossible is said in the user's words."""
+
+from pathlib import Path
+
+import pytest
+
+from t2i.errors import ArgumentError
+from tests.train.runs import MODEL, RUN, tiny_run, write_run
+from train.config import difference, load
+from train.targets import DenoiserConfig
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    config = tiny_run(tmp_path, "target.vae=../vae")
+    assert config.model == tmp_path / "model.toml"
+    assert isinstance(config.target, DenoiserConfig)
+    assert config.target.vae == tmp_path / "../vae"
+
+
+def test_overrides_are_toml_values_or_bare_words(tmp_path: Path) -> None:
+    config = tiny_run(
+        tmp_path, "train.steps=9", "optimizer.betas=[0.5, 0.6]", "objective.prediction=sample"
+    )
+    assert config.train.steps == 9
+    assert config.optimizer.betas == (0.5, 0.6)
+    assert config.objective.prediction == "sample"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.stepz=9", r"Unknown key 'train.stepz'. Did you mean 'steps'\?"),
+        ("objektive.weight=none", r"Unknown key 'objektive'. Did you mean 'objective'\?"),
+        ("target.caption_dropuot=0.5", r"Did you mean 'caption_dropout'\?"),
+        ("data.sizze=32", r"Did you mean 'size'\?"),
+        ("train.steps=-1", r"train.steps: .*greater than or equal to 1 \(given: -1\)"),
+        ("objective.prediction=epsilom", "objective.prediction: .*'epsilon'"),
+        ("target.kind=lora", "'denoiser'"),
+        ("nonsense", "expected KEY=VALUE"),
+        ("seed.deep=1", "'seed' is a value, not a table"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        tiny_run(tmp_path, override)
+
+
+def test_a_missing_key_is_named(tmp_path: Path) -> None:
+    path = write_run(tmp_path, RUN.replace("steps = 6\n", ""))
+    with pytest.raises(ArgumentError, match=r"'train.steps' is missing"):
+        load(path)
+
+
+def test_a_file_that_is_missing_or_no_toml_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"Cannot read the training config .*absent.toml"):
+        load(tmp_path / "absent.toml")
+    with pytest.raises(ArgumentError, match="Cannot read the training config"):
+        load(write_run(tmp_path, "steps = = 3"))
+
+
+def test_the_reason_for_refusing_epsilon_with_zero_terminal_snr_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="predicting it teaches nothing"):
+        tiny_run(tmp_path, "objective.prediction=epsilon")
+
+
+def test_only_harmful_differences_count(tmp_path: Path) -> None:
+    before = tiny_run(tmp_path).model_dump(mode="json")
+    harmless = tiny_run(tmp_path, "train.steps=99", "train.keep=7", "samples.every=3")
+    assert difference(before, harmless.model_dump(mode="json")) == []
+    harmful = tiny_run(tmp_path, "train.batch_size=8", "objective.weight=min_snr")
+    assert difference(before, harmful.model_dump(mode="json")) == [
+        "objective.weight: none -> min_snr",
+        "train.batch_size: 4 -> 8",
+    ]
+
+
+def test_an_unknown_key_of_a_model_is_named(tmp_path: Path) -> None:
+    from t2i.denoiser.build import ModelConfig, build
+
+    for wrong, message in [
+        ("sample_sizes = 4", "Unknown key of .unet.: 'sample_sizes'. Did you mean 'sample_size'"),
+        ("[unett]", "Unknown table of model.toml: 'unett'. Did you mean 'unet'"),
+    ]:
+        write_run(tmp_path, model=MODEL.replace("[unet]", f"[unet]\n{wrong}"))
+        with pytest.raises(ArgumentError, match=message):
+            build(ModelConfig.load(tmp_path / "model.toml"))
+
+
+def test_an_unknown_autoencoder_is_named(tmp_path: Path) -> None:
+    from t2i.denoiser.build import ModelConfig, build
+
+    write_run(tmp_path, model=MODEL.replace('"AutoencoderTiny"', '"AutoencoderTny"'))
+    with pytest.raises(ArgumentError, match="Did you mean 'AutoencoderTiny'"):
+        build(ModelConfig.load(tmp_path / "model.toml"))

@@ -1,0 +1,309 @@
+"""The loop: what step n does is a function of the configuration and n, whatever came before."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from diffusers import AutoencoderTiny, StableDiffusionPipeline
+from torch import Tensor
+
+from t2i.errors import ArgumentError, ModelError, OutputError, TrainingError
+from tests.train.runs import tiny_run, write_run
+from train.batch import Batch
+from train.checkpoint import State, load_newest
+from train.config import RunConfig
+from train.loop import run
+from train.runfolder import locked
+from train.targets import Denoiser
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+def end_of(config: RunConfig, out: Path) -> State:
+    assert run(config, out)
+    state = load_newest(out / "checkpoints")
+    assert state is not None
+    return state
+
+
+def newest(out: Path) -> State:
+    state = load_newest(out / "checkpoints")
+    assert state is not None
+    return state
+
+
+def largest_difference(one: State, other: State, kind: str) -> float:
+    assert one.tensors[kind].keys() == other.tensors[kind].keys()
+    return max(
+        (one.tensors[kind][name] - other.tensors[kind][name]).abs().max().item()
+        for name in one.tensors[kind]
+    )
+
+
+def assert_equal_bit_for_bit(one: State, other: State) -> None:
+    assert one.step == other.step
+    for kind in ("weights", "average", "optimizer"):
+        assert largest_difference(one, other, kind) == 0, kind
+
+
+def logged(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def start(config: Path, out: Path, *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "train", str(config), "--out", str(out), *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command,
+        cwd=REPO,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def wait_for_step(out: Path, step: int, process: subprocess.Popen[str]) -> None:
+    """Return once the log shows `step`; fail if the process ends before."""
+    log = out / "log.jsonl"
+    for _ in range(1200):
+        if log.exists() and len(log.read_text().splitlines()) >= step:
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    raise AssertionError(f"no step {step} in a minute")
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 4 of 10 samples a step: step 4 lies in the middle of the second epoch.
+    config = tiny_run(tmp_path, "train.checkpoint_every=4", "train.steps=7")
+    whole = end_of(config, tmp_path / "whole")
+
+    forward = Denoiser.forward
+
+    def crash(self: Denoiser, batch: Batch) -> Tensor:
+        if batch.step == 5:
+            raise RuntimeError("crash")
+        return forward(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Denoiser, "forward", crash)
+        with pytest.raises(RuntimeError, match="crash"):
+            run(config, tmp_path / "parts")
+    assert newest(tmp_path / "parts").step == 4
+
+    assert_equal_bit_for_bit(end_of(config, tmp_path / "parts"), whole)
+    assert [line["step"] for line in logged(tmp_path / "parts")] == list(range(1, 8))
+    assert [line["loss"] for line in logged(tmp_path / "parts")] == [
+        line["loss"] for line in logged(tmp_path / "whole")
+    ]
+
+
+@pytest.mark.slow
+def test_a_run_killed_with_9_ends_bit_for_bit_as_the_uninterrupted_one(tmp_path: Path) -> None:
+    toml = write_run(tmp_path)
+    steps = "--set=train.steps=40"
+    for _ in range(2):  # killed twice, in another epoch each time
+        process = start(toml, tmp_path / "killed", steps)
+        done = len(logged(tmp_path / "killed")) if (tmp_path / "killed/log.jsonl").exists() else 0
+        wait_for_step(tmp_path / "killed", done + 7, process)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    for out in ("killed", "whole"):
+        process = start(toml, tmp_path / out, steps)
+        assert process.wait() == 0, process.communicate()
+    assert_equal_bit_for_bit(newest(tmp_path / "killed"), newest(tmp_path / "whole"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_a_checkpoint_and_exits_0(tmp_path: Path, number: signal.Signals) -> None:
+    process = start(
+        write_run(tmp_path),
+        tmp_path / "out",
+        "--set=train.steps=100000",
+        "--set=train.checkpoint_every=100000",
+    )
+    wait_for_step(tmp_path / "out", 2, process)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert "the same command goes on from here" in said
+    assert newest(tmp_path / "out").step >= 2
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(tmp_path: Path) -> None:
+    toml = write_run(tmp_path)
+    one = end_of(tiny_run(tmp_path), tmp_path / "one")
+    # On CPUs `accelerate launch` wants MPI; torchrun sets the same variables and takes gloo.
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["-m", "train", str(toml), "--out", str(tmp_path / "two")]
+    done = subprocess.run(
+        command,
+        cwd=REPO,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    two = newest(tmp_path / "two")
+    assert two.facts["processes"] == 2
+    assert two.step == one.step
+    assert largest_difference(one, two, "weights") < 1e-5
+    assert largest_difference(one, two, "average") < 1e-5
+
+
+def test_accumulation_changes_nothing_but_rounding(tmp_path: Path) -> None:
+    one = end_of(tiny_run(tmp_path), tmp_path / "one")
+    parts = end_of(tiny_run(tmp_path, "train.accumulation=2"), tmp_path / "parts")
+    assert largest_difference(one, parts, "weights") < 1e-5
+
+
+def test_gradient_checkpointing_changes_nothing_but_rounding(tmp_path: Path) -> None:
+    one = end_of(tiny_run(tmp_path), tmp_path / "one")
+    saving = end_of(tiny_run(tmp_path, "target.gradient_checkpointing=true"), tmp_path / "saving")
+    assert largest_difference(one, saving, "weights") < 1e-5
+
+
+def test_bf16_trains_near_float32(tmp_path: Path) -> None:
+    exact = end_of(tiny_run(tmp_path), tmp_path / "exact")
+    AcceleratorState._reset_state()  # a process has one precision
+    rough = end_of(tiny_run(tmp_path, "train.precision=bf16"), tmp_path / "rough")
+    assert rough.tensors["weights"]["unet.conv_in.weight"].dtype == torch.float32
+    difference = largest_difference(exact, rough, "average")
+    assert 0 < difference < 1e-2
+
+
+def test_the_average_is_that_of_the_weights_of_every_step(tmp_path: Path) -> None:
+    config = tiny_run(tmp_path, "train.checkpoint_every=1", "train.keep=10", "train.steps=4")
+    end_of(config, tmp_path / "out")
+    name = "unet.conv_in.weight"
+    folders = sorted((tmp_path / "out" / "checkpoints").iterdir())
+    from train.checkpoint import load
+
+    states = [load(folder).tensors for folder in folders]
+    for before, after in zip(states, states[1:], strict=False):
+        expected = 0.9 * before["average"][name] + 0.1 * after["weights"][name]
+        torch.testing.assert_close(after["average"][name], expected)
+
+
+def test_a_loss_that_is_not_a_number_stops_before_the_weights_are_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = Denoiser.forward
+    target: list[Denoiser] = []
+
+    def poisoned(self: Denoiser, batch: Batch) -> Tensor:
+        loss_B = forward(self, batch)
+        target[:] = [self]
+        return loss_B * torch.tensor([1, float("nan"), 1, 1]) if batch.step == 2 else loss_B
+
+    monkeypatch.setattr(Denoiser, "forward", poisoned)
+    config = tiny_run(tmp_path)
+    with pytest.raises(
+        TrainingError, match=r"Step 3 gave loss nan.*as after step 2.*scenes/"
+    ) as raised:
+        run(config, tmp_path / "out")
+    assert str(raised.value).count("scenes/") == 1
+    saved = newest(tmp_path / "out")
+    assert saved.step == 2
+    for name, weight in target[0].weights().items():
+        assert torch.equal(weight, saved.tensors["weights"][name]), name
+
+
+def test_a_second_run_on_the_same_folder_is_refused(tmp_path: Path) -> None:
+    with locked(tmp_path / "out"), pytest.raises(OutputError, match="Another run is writing"):
+        run(tiny_run(tmp_path), tmp_path / "out")
+
+
+def test_a_run_does_not_go_on_under_another_configuration(tmp_path: Path) -> None:
+    run(tiny_run(tmp_path, "train.steps=2"), tmp_path / "out")
+    with pytest.raises(
+        ArgumentError, match=r"started otherwise: optimizer.learning_rate: 0.001 -> 0.5"
+    ):
+        run(tiny_run(tmp_path, "optimizer.learning_rate=0.5"), tmp_path / "out")
+
+
+def test_a_run_does_not_go_on_over_another_autoencoder(tmp_path: Path) -> None:
+    paths = []
+    for number in range(2):
+        torch.manual_seed(number)
+        paths.append(tmp_path / f"vae{number}")
+        channels = (8, 8, 8, 8)
+        AutoencoderTiny(
+            latent_channels=4,
+            encoder_block_out_channels=channels,
+            decoder_block_out_channels=channels,
+            num_encoder_blocks=(0, 1, 1, 1),
+            num_decoder_blocks=(1, 1, 1, 0),
+        ).save_pretrained(paths[-1])
+    run(tiny_run(tmp_path, "train.steps=2", f"target.vae={paths[0]}"), tmp_path / "out")
+    with pytest.raises(ArgumentError, match="the weights of the frozen parts"):
+        run(tiny_run(tmp_path, f"target.vae={paths[1]}"), tmp_path / "out")
+
+
+def test_a_missing_autoencoder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"No autoencoder in .*nowhere"):
+        run(tiny_run(tmp_path, "target.vae=nowhere"), tmp_path / "out")
+
+
+def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="choose a multiple of 3"):
+        run(tiny_run(tmp_path, "train.accumulation=3"), tmp_path / "out")
+
+
+def test_it_learns_and_the_result_opens_in_diffusers(tmp_path: Path) -> None:
+    config = tiny_run(
+        tmp_path, "train.steps=80", "train.checkpoint_every=100", "optimizer.learning_rate=0.01"
+    )
+    run(config, tmp_path / "out")
+    losses = [line["loss"] for line in logged(tmp_path / "out")]
+    assert sum(losses[-20:]) < 0.8 * sum(losses[:20])
+
+    pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "out" / "model")
+    average = newest(tmp_path / "out").tensors["average"]["unet.conv_in.weight"]
+    assert torch.equal(pipe.unet.conv_in.weight.half(), average.half())
+    pipe.set_progress_bar_config(disable=True)
+    picture = pipe("a red apple", num_inference_steps=2).images[0]
+    assert picture.size == (32, 32)
+
+
+def test_the_same_loop_trains_an_autoencoder(tmp_path: Path) -> None:
+    config = tiny_run(tmp_path)
+    tree = config.model_dump(mode="json")
+    tree |= {"target": {"kind": "autoencoder"}, "samples": {"every": 60}}
+    tree["train"] |= {"steps": 60, "checkpoint_every": 100}
+    tree["optimizer"]["learning_rate"] = 5e-3
+    run(RunConfig.model_validate(tree), tmp_path / "out")
+    losses = [line["loss"] for line in logged(tmp_path / "out")]
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+    assert (tmp_path / "out" / "samples" / "step-00000060.png").exists()
+    vae = AutoencoderTiny.from_pretrained(tmp_path / "out" / "model")
+    assert vae.config["scaling_factor"] != 1
+
+
+def test_drawing_samples_changes_nothing_of_the_run(tmp_path: Path) -> None:
+    plain = end_of(tiny_run(tmp_path), tmp_path / "plain")
+    drawing = tiny_run(
+        tmp_path, "samples.every=2", "samples.steps=2", 'samples.prompts=["a cat", "a dog"]'
+    )
+    assert_equal_bit_for_bit(plain, end_of(drawing, tmp_path / "drawing"))
+    sheets = sorted(path.name for path in (tmp_path / "drawing" / "samples").iterdir())
+    assert sheets == ["step-00000002.png", "step-00000004.png", "step-00000006.png"]
+
+
+def test_tensorboard_writes_when_asked(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="the extra `track` is not installed")
+    run(tiny_run(tmp_path, "train.tensorboard=true", "train.steps=2"), tmp_path / "out")
+    assert list((tmp_path / "out" / "tensorboard").glob("events.*"))

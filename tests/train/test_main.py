@@ -1,0 +1,45 @@
+"""`python -m train`: the resolved config, and errors as one line and an exit code."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.train.runs import write_run
+from train.__main__ import main
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+def test_a_dry_run_prints_the_resolved_config_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(
+        [
+            str(write_run(tmp_path)),
+            "--set",
+            "train.steps=3",
+            "--out",
+            str(tmp_path / "out"),
+            "--dry-run",
+        ]
+    )
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["train"]["steps"] == 3
+    assert shown["ema"] == {"decay": 0.9, "warmup": False}
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_error_is_one_line_and_an_exit_code(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "train", str(tmp_path / "absent.toml")],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "ArgumentError: Cannot read the training config" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,80 @@
+"""Order, slots, learning rate and average: the parts of a run that are functions of the step."""
+
+import math
+
+import pytest
+import torch
+
+from train.ema import EMA, EMAConfig
+from train.order import Order, slots_of
+from train.randomness import generator, key
+from train.rate import RateConfig, rate
+
+
+def test_every_epoch_is_another_permutation_of_all_samples() -> None:
+    order = Order(10, seed=1)
+    epochs = [[order.index(10 * epoch + i) for i in range(10)] for epoch in range(3)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_an_order_that_starts_in_mid_epoch_is_the_same_order() -> None:
+    whole = [Order(7, seed=1).index(place) for place in range(30)]
+    late = Order(7, seed=1)
+    assert [late.index(place) for place in range(17, 30)] == whole[17:]
+
+
+@pytest.mark.parametrize(("ranks", "parts"), [(1, 1), (2, 1), (1, 4), (2, 2), (3, 2)])
+def test_ranks_and_parts_fill_every_slot_once(ranks: int, parts: int) -> None:
+    filled = [
+        slot
+        for rank in range(ranks)
+        for part in range(parts)
+        for slot in slots_of(rank, part, batch_size=12, ranks=ranks, parts=parts)
+    ]
+    assert sorted(filled) == list(range(12))
+
+
+def test_randomness_is_a_function_of_its_purpose() -> None:
+    draw = torch.randn(4, generator=generator(1, 2, 3, "noise"))
+    assert torch.equal(draw, torch.randn(4, generator=generator(1, 2, 3, "noise")))
+    others = [key(1, 2, 3, "time"), key(1, 2, 4, "noise"), key(1, 23, "noise"), key(12, 3, "noise")]
+    assert len({key(1, 2, 3, "noise"), *others}) == 5
+
+
+def test_rate_rises_linearly_then_falls_as_told() -> None:
+    config = RateConfig(warmup=3, decay="linear", decay_share=0.5, floor=0.2)
+    values = [rate(step, 10, config) for step in range(11)]
+    assert values[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
+    assert values[5:] == pytest.approx([1 - 0.8 * i / 5 for i in range(6)])
+
+
+def test_cosine_rate_is_half_way_in_the_middle_and_ends_at_its_floor() -> None:
+    config = RateConfig(decay="cosine")
+    assert rate(50, 100, config) == pytest.approx(0.5)
+    assert rate(25, 100, config) == pytest.approx(0.5 + 0.5 * math.cos(math.pi / 4))
+    assert rate(100, 100, config) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_average_follows_its_closed_form_from_the_first_step() -> None:
+    weights = {"w": torch.zeros(3)}
+    ema = EMA(weights, EMAConfig(decay=0.9))
+    expected = torch.zeros(3)
+    for step in range(1, 6):
+        weights["w"] = torch.full((3,), float(step))
+        ema.update(weights, step)
+        expected = 0.9 * expected + 0.1 * step
+    torch.testing.assert_close(ema.average["w"], expected)
+
+
+def test_warmup_of_the_average_is_asked_for_and_explicit() -> None:
+    ema = EMA({"w": torch.zeros(1)}, EMAConfig(decay=0.99, warmup=True))
+    assert [ema.decay(step) for step in (0, 10, 10_000)] == pytest.approx([0.1, 11 / 20, 0.99])
+
+
+def test_average_in_place_of_the_weights_gives_the_same_weights_back() -> None:
+    parameter = torch.nn.Parameter(torch.randn(5))
+    before, ema = parameter.detach().clone(), EMA({"w": torch.ones(5)}, EMAConfig())
+    with ema.in_place_of({"w": parameter}):
+        assert torch.equal(parameter, torch.ones(5))
+    assert torch.equal(parameter, before)

@@ -1,0 +1,45 @@
+"""`python -m train CONFIG`, also under `accelerate launch -m train CONFIG`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from t2i.errors import T2IError
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train as a TOML says. Raises T2IError."""
+    parser = argparse.ArgumentParser(
+        prog="train", description="Train as a TOML file says; resumes by itself."
+    )
+    parser.add_argument("config", type=Path, help="a TOML such as configs/train/embedded.toml")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="A.B=C", help="override one key"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="folder of the run (default: runs/<name of the config>)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and stop")
+    given = parser.parse_args(arguments)
+
+    from train.config import load
+
+    config = load(given.config, given.set)
+    if given.dry_run:
+        print(config.model_dump_json(indent=2))
+        return
+
+    from train.loop import run
+
+    out = given.out or Path("runs") / given.config.stem
+    if run(config, out):
+        print(out / "model")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except T2IError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -1,0 +1,169 @@
+"""`python -m train.publish RUN FOLDER`: a finished run as a model others can judge.
+
+Copies the model, and writes beside it its card, its loss curve, and a sheet of the run's own
+prompts at the run's own seeds: the first pictures drawn, none left out.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from PIL import Image, ImageDraw
+
+from pipelines.text_to_image import TextToImagePipeline
+from t2i.errors import TrainingError
+from t2i.pictures import save_picture, sheet
+from train.export import export_vae
+
+CARD = """# The embedded model of t2i
+
+{prose}
+
+## What it was asked, and what it drew
+
+Fixed prompts, fixed seeds (0, 1, 2, ...), one picture each, none left out: `samples.png`.
+
+![samples](samples.png)
+
+## How it was made
+
+`make train-embedded`, from scratch, by the loop in `train/`:
+
+{stages}
+
+Weights are the exponential moving average, in fp16. `t2i.json` holds the whole configuration and
+the sampling defaults.
+
+![loss](loss.png)
+
+| part | class | parameters |
+|---|---|---|
+{parts}
+
+## Licence
+
+Apache-2.0. Trained only on pictures composed of Microsoft's Fluent Emoji (MIT), which `t2i/assets/scenes` ships.
+"""
+
+
+def publish(run: Path, folder: Path, prose: str, vae: Path | None = None) -> None:
+    """Write model, sheet, curve and card of the run into `folder`.
+
+    vae : folder of an autoencoder whose decoder has learned on, in place of the run's
+    """
+    model = run / "model"
+    if not (model / "model_index.json").is_file():
+        raise TrainingError(f"No finished model in {run}: `t2i train` writes {model} at the end.")
+    if folder.exists():
+        shutil.rmtree(folder)
+    shutil.copytree(model, folder)
+    if vae is not None:
+        refined = AutoencoderTiny.from_pretrained(vae)
+        export_vae(refined.to(torch.float16), folder / "vae")
+    pipe = TextToImagePipeline.from_pretrained(folder)
+    notes = json.loads((folder / "t2i.json").read_text("utf-8"))
+
+    save_picture(samples(pipe, notes["trained"]["config"]["samples"]), folder / "samples.png")
+    save_picture(curve(read_losses(run / "log.jsonl")), folder / "loss.png")
+    stages = [run.parent / f"{run.name}-vae", run, *([vae.parent] if vae else [])]
+    (folder / "README.md").write_text(card(pipe, stages, prose), "utf-8")
+
+
+def samples(pipe: TextToImagePipeline, config: dict[str, Any]) -> Image.Image:
+    pictures = [
+        pipe(
+            prompt,
+            num_inference_steps=config["steps"],
+            guidance_scale=config["guidance_scale"],
+            generator=torch.Generator().manual_seed(config["seed"] + number),
+        )[0][0]
+        for number, prompt in enumerate(config["prompts"])
+    ]
+    return sheet(pictures, config["prompts"], config["columns"])
+
+
+def read_losses(log: Path) -> list[tuple[int, float]]:
+    lines = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
+    return [(line["step"], line["loss"]) for line in lines]
+
+
+def curve(losses: list[tuple[int, float]], window: int = 10) -> Image.Image:
+    """Loss against step: each logged value as a dot, the running mean of `window` as a line."""
+    width, height, margin = 720, 320, 48
+    picture = Image.new("RGB", (width, height), "white")
+    pen = ImageDraw.Draw(picture)
+    last = losses[-1][0]
+    top = 1.05 * sorted(loss for _, loss in losses)[int(0.98 * (len(losses) - 1))]
+
+    def at(step: float, loss: float) -> tuple[float, float]:
+        x = margin + (width - 2 * margin) * step / last
+        return x, height - margin - (height - 2 * margin) * min(loss / top, 1.0)
+
+    for part in range(5):
+        share = part / 4
+        pen.line([at(0, top * share), at(last, top * share)], fill="#dddddd")
+        pen.text((6, at(0, top * share)[1] - 6), f"{top * share:.3f}", fill="#444444")
+        pen.text(
+            (at(last * share, 0)[0] - 12, height - margin + 8),
+            str(int(last * share)),
+            fill="#444444",
+        )
+    for step, loss in losses:
+        x, y = at(step, loss)
+        pen.ellipse([x - 1, y - 1, x + 1, y + 1], fill="#b9cdea")
+    means = [
+        (
+            losses[i][0],
+            sum(loss for _, loss in losses[max(0, i - window + 1) : i + 1]) / min(i + 1, window),
+        )
+        for i in range(len(losses))
+    ]
+    pen.line([at(*point) for point in means], fill="#1f4e9c", width=2)
+    pen.text((margin, 12), "training loss (line: running mean) against step", fill="#222222")
+    return picture
+
+
+def card(pipe: TextToImagePipeline, stages: list[Path], prose: str) -> str:
+    parts = {name: getattr(pipe, name) for name in ("unet", "text_encoder", "vae")}
+    return CARD.format(
+        prose=prose.strip(),
+        stages="\n".join(f"- {stage(run)}" for run in stages),
+        parts="\n".join(
+            f"| {name} | {type(part).__name__} | {sum(p.numel() for p in part.parameters()):,} |"
+            for name, part in parts.items()
+        ),
+    )
+
+
+def stage(run: Path) -> str:
+    """One run in a line: what it trained, on how much, and where its loss ended."""
+    config = json.loads((run / "config.json").read_text("utf-8"))
+    steps, loss = read_losses(run / "log.jsonl")[-1]
+    train, target = config["train"], config["target"]
+    what = target["kind"]
+    if what == "denoiser":
+        objective = config["objective"]
+        zero = " with zero terminal SNR" if objective["zero_terminal_snr"] else ""
+        what += f" and text encoder ({objective['prediction']}, {objective['beta_schedule']}{zero})"
+    elif not target["encoder"]:
+        what += ", its decoder alone"
+    return f"{what}: {steps:,} steps of {train['batch_size']} pictures, last loss {loss:.4f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, help="folder of the run, such as runs/embedded")
+    parser.add_argument("folder", type=Path, help="where the model goes; replaced")
+    parser.add_argument("--prose", type=Path, help="Markdown that the card opens with")
+    parser.add_argument("--vae", type=Path, help="an autoencoder whose decoder has learned on")
+    given = parser.parse_args()
+    prose = given.prose.read_text("utf-8") if given.prose else ""
+    publish(given.run, given.folder, prose, given.vae)
+
+
+if __name__ == "__main__":
+    main()

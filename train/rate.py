@@ -1,0 +1,31 @@
+"""The learning rate, as a closed form of the step."""
+
+import math
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class RateConfig(BaseModel):
+    """How the learning rate rises and falls, as a factor on every target's own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    warmup: int = Field(0, ge=0)
+    """Steps of linear rise from nothing to the full rate."""
+    decay: Literal["none", "linear", "cosine"] = "none"
+    decay_share: float = Field(1.0, gt=0, le=1)
+    """The share of all steps, at the end of the run, over which the rate falls."""
+    floor: float = Field(0.0, ge=0, le=1)
+    """What is left of the full rate at the end."""
+
+
+def rate(step: int, steps: int, config: RateConfig) -> float:
+    """The factor, in (0, 1], for the update that follows `step` finished ones of `steps`."""
+    rise = min(1.0, (step + 1) / (config.warmup + 1))
+    start = steps - config.decay_share * steps
+    if config.decay == "none" or step < start:
+        return rise
+    done = (step - start) / (steps - start)
+    left = 1 - done if config.decay == "linear" else 0.5 + 0.5 * math.cos(math.pi * done)
+    return rise * (config.floor + (1 - config.floor) * left)

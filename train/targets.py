@@ -1,0 +1,199 @@
+"""What is trained. A target is a module whose forward turns a batch into one loss per row.
+
+Suffixes: B batch rows, C channels, H W size of pictures or latents, T D text tokens and width.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from t2i.denoiser.build import Components
+from t2i.denoiser.families.sd import VAE
+from t2i.text.encoder import TextEncoder
+from train.batch import Batch
+from train.objective import Objective, ObjectiveConfig, quantiles
+from train.randomness import generator
+
+
+class Target(nn.Module):
+    """Base of the targets: modules, those that are trained having `requires_grad`."""
+
+    components: Components
+    seed: int
+    batch_size: int
+
+    def forward(self, batch: Batch) -> Tensor:
+        """One loss per row, (B,) float32."""
+        raise NotImplementedError
+
+    def weights(self) -> dict[str, nn.Parameter]:
+        """The trained parameters, by name."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    def noise(self, like: Tensor, batch: Batch, purpose: str) -> Tensor:
+        """Standard normal noise of the shape of `like`, row by row from the row's own slot."""
+        rows = [
+            torch.randn(like.shape[1:], generator=generator(self.seed, batch.step, slot, purpose))
+            for slot in batch.slots
+        ]
+        return torch.stack(rows).to(like.device, like.dtype)
+
+
+class AutoencoderConfig(BaseModel):
+    """Train the autoencoder to give back its pictures."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["autoencoder"] = "autoencoder"
+    vae: Path | None = None
+    """Folder of a finished autoencoder to start from; fresh weights when left out."""
+    encoder: bool = True
+    """Train the encoder too. Without it the latents stay what a denoiser was trained on."""
+    latent_noise: float = Field(0.05, ge=0)
+    """Standard deviation of noise on the latents of AutoencoderTiny, which has no posterior."""
+    latent_weight: float = Field(1e-3, ge=0)
+    """Weight of the latents' mean square; with AutoencoderKL, of the KL divergence per latent."""
+    gradient_weight: float = Field(1.0, ge=0)
+    """Weight of the absolute error of the differences between neighbouring pixels."""
+
+
+class Autoencoder(Target):
+    """Reconstruction: absolute + squared error, edges, and a small price on the latents."""
+
+    def __init__(
+        self, components: Components, config: AutoencoderConfig, seed: int, batch_size: int
+    ) -> None:
+        super().__init__()
+        self.components, self.config = components, config
+        self.seed, self.batch_size = seed, batch_size
+        self.vae = components.vae.requires_grad_(True)
+        self.vae.encoder.requires_grad_(config.encoder)
+
+    def forward(self, batch: Batch) -> Tensor:
+        pixels_BCHW = batch.pixels_BCHW
+        latents_BCHW, price_B = self._latents(pixels_BCHW, batch)
+        decoded_BCHW = self.vae.decode(latents_BCHW, return_dict=False)[0].float()
+
+        error_BCHW = decoded_BCHW - pixels_BCHW
+        edges = (error_BCHW.diff(dim=2).abs(), error_BCHW.diff(dim=3).abs())
+        return (
+            _row_mean(error_BCHW.abs())
+            + _row_mean(error_BCHW.pow(2))
+            + self.config.gradient_weight * sum(_row_mean(edge) for edge in edges)
+            + self.config.latent_weight * price_B
+        )
+
+    def _latents(self, pixels_BCHW: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        with torch.set_grad_enabled(self.config.encoder and torch.is_grad_enabled()):
+            encoded = self.vae.encode(pixels_BCHW)
+        if isinstance(self.vae, AutoencoderKL):
+            posterior = encoded.latent_dist
+            noise_BCHW = self.noise(posterior.mean, batch, "posterior")
+            kl_B = posterior.kl() / posterior.mean[0].numel()
+            return posterior.mean + posterior.std * noise_BCHW, kl_B
+        latents_BCHW = encoded.latents
+        noise_BCHW = self.noise(latents_BCHW, batch, "posterior")
+        price_B = _row_mean(latents_BCHW.float().pow(2))
+        return latents_BCHW + self.config.latent_noise * noise_BCHW, price_B
+
+    @torch.no_grad()
+    def measure_scale(self, batch: Batch) -> float:
+        """Set and return the factor that gives the latents of `batch` unit variance."""
+        latents_BCHW = encode(self.vae, batch.pixels_BCHW)
+        scale = 1 / latents_BCHW.float().std().item()
+        self.vae.register_to_config(scaling_factor=scale)  # type: ignore[no-untyped-call]
+        return scale
+
+
+class DenoiserConfig(BaseModel):
+    """Train the denoiser, and the text encoder with it, on latents of a finished autoencoder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["denoiser"] = "denoiser"
+    vae: Path | None = None
+    """Folder of the finished autoencoder; the model's own when left out."""
+    text_encoder: bool = True
+    """Train the text encoder too."""
+    gradient_checkpointing: bool = False
+    caption_dropout: float = Field(0.1, ge=0, le=1)
+    """Share of the captions replaced by the empty one, for classifier-free guidance."""
+
+
+class Denoiser(Target):
+    """Denoising of latents under text."""
+
+    def __init__(
+        self,
+        components: Components,
+        config: DenoiserConfig,
+        objective: ObjectiveConfig,
+        seed: int,
+        batch_size: int,
+    ) -> None:
+        super().__init__()
+        self.components, self.config = components, config
+        self.seed, self.batch_size = seed, batch_size
+        self.objective = Objective(objective)
+        self.unet = components.unet.requires_grad_(True)
+        self.text_encoder = components.text_encoder.requires_grad_(config.text_encoder)
+        self.vae = components.vae.requires_grad_(False).eval()
+        self._encode_text = TextEncoder(components.tokenizer, self.text_encoder).encode
+        if config.gradient_checkpointing:
+            self.unet.enable_gradient_checkpointing()
+            if config.text_encoder:
+                self.text_encoder.gradient_checkpointing_enable()
+
+    def forward(self, batch: Batch) -> Tensor:
+        # what the picture and the text are
+        latents_BCHW = self._latents(batch)
+        with torch.set_grad_enabled(self.config.text_encoder and torch.is_grad_enabled()):
+            text_BTD = self._encode_text(self._captions(batch))
+
+        # where on the schedule each row stands
+        quantile_B = quantiles(
+            self.objective.config, self.seed, batch.step, batch.slots, self.batch_size
+        )
+        level = self.objective.level(quantile_B.to(latents_BCHW.device))
+        noise_BCHW = self.noise(latents_BCHW, batch, "noise")
+
+        # what the denoiser makes of it
+        noisy_BCHW = self.objective.noisy(latents_BCHW, noise_BCHW, level)
+        target_BCHW = self.objective.target(latents_BCHW, noise_BCHW, level)
+        output_BCHW = self.unet(noisy_BCHW, level.timestep_B, text_BTD, return_dict=False)[0]
+        return self.objective.losses(output_BCHW, target_BCHW, level)
+
+    @torch.no_grad()
+    def _latents(self, batch: Batch) -> Tensor:
+        if isinstance(self.vae, AutoencoderTiny):
+            latents_BCHW = encode(self.vae, batch.pixels_BCHW)
+        else:
+            posterior = self.vae.encode(batch.pixels_BCHW).latent_dist
+            noise_BCHW = self.noise(posterior.mean, batch, "posterior")
+            latents_BCHW = posterior.mean + posterior.std * noise_BCHW
+        scale: float = self.vae.config["scaling_factor"]
+        return latents_BCHW.float() * scale
+
+    def _captions(self, batch: Batch) -> list[str]:
+        dropped = [
+            torch.rand((), generator=generator(self.seed, batch.step, slot, "dropout")).item()
+            < self.config.caption_dropout
+            for slot in batch.slots
+        ]
+        return ["" if drop else text for drop, text in zip(dropped, batch.captions, strict=True)]
+
+
+def encode(vae: VAE, pixels_BCHW: Tensor) -> Tensor:
+    """Latents (B, C, H/f, W/f) of pictures, unscaled; of a posterior, the mean."""
+    encoded: Any = vae.encode(pixels_BCHW)
+    latents: Tensor = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mean
+    return latents
+
+
+def _row_mean(value_BCHW: Tensor) -> Tensor:
+    return value_BCHW.float().flatten(1).mean(1)
