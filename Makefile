@@ -1,0 +1,51 @@
+# What a contributor types. A fresh clone needs make and Python 3.11 or newer; the rest goes into .venv.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PROMPT ?= a red apple to the left of a cat
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint bench train-embedded
+
+help:
+	@echo "make demo            a picture of '$(PROMPT)' from the embedded model"
+	@echo "make test            all tests"
+	@echo "make lint            format, lint and types"
+	@echo "make bench           what we claim about speed and memory, measured here"
+	@echo "make train-embedded  train the embedded model from scratch; run again to go on"
+
+demo: $(VENV)/.installed
+	@$(BIN)/t2i generate "$(PROMPT)" --seed 0
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed-dev
+	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+
+train-embedded: $(VENV)/.installed-dev
+	$(BIN)/t2i train configs/train/embedded-vae.toml
+	$(BIN)/t2i train configs/train/embedded.toml
+
+# A stamp is newer than what it was installed from, so a second run installs nothing.
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing t2i and what it needs into $(VENV) (once; a few minutes)"
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing t2i, its tests and its tools into $(VENV) (once; a few minutes)"
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev,track]"
+	@touch $(VENV)/.installed $@
+
+$(BIN)/python:
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
+	    { echo "t2i needs Python 3.11 or newer; $(PYTHON) is not. Name one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	    { echo "$(PYTHON) cannot make a virtual environment. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }

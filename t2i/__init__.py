@@ -1,0 +1,64 @@
+"""Text-to-image diffusion whose subject is conditioning.
+
+>>> import t2i
+>>> pipe = t2i.load("embedded")
+>>> pipe("a red apple to the left of a cat").images[0].save("apple.png")
+
+Importing this package reads no model and imports no torch: that waits until a name needs it.
+"""
+
+from typing import TYPE_CHECKING
+
+from t2i.errors import (
+    ArgumentError,
+    DataError,
+    ModelError,
+    OutputError,
+    T2IError,
+    TrainingError,
+)
+
+if TYPE_CHECKING:
+    from pipelines.text_to_image import TextToImagePipeline
+
+__all__ = [
+    "ArgumentError",
+    "DataError",
+    "ModelError",
+    "OutputError",
+    "T2IError",
+    "TextToImagePipeline",
+    "TrainingError",
+    "__version__",
+    "load",
+]
+
+__version__ = "0.1.0"
+
+
+def load(model: str = "embedded") -> "TextToImagePipeline":
+    """Load a model by its name or its folder, checked before anything is read into memory.
+
+    >>> import t2i
+    >>> pipe = t2i.load("embedded")
+    >>> picture = pipe("a blue car", num_inference_steps=20).images[0]
+
+    Parameters
+    ----------
+    model : "embedded", the model that comes with t2i, or a folder as diffusers saves it
+    """
+    from pipelines.text_to_image import TextToImagePipeline
+
+    return TextToImagePipeline.from_pretrained(model)
+
+
+def __getattr__(name: str) -> object:
+    if name == "TextToImagePipeline":
+        from pipelines.text_to_image import TextToImagePipeline
+
+        return TextToImagePipeline
+    raise AttributeError(f"module 't2i' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,64 @@
+"""The command `t2i`: it reads what was typed and prints what came of it; others do the work.
+
+Each command imports what it needs when it runs, so that `t2i --help` answers at once.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from t2i import __version__
+from t2i.cli.answer import asks_for_json, print_error
+from t2i.cli.data import data
+from t2i.cli.env import env
+from t2i.cli.generate import generate
+from t2i.cli.models import models
+from t2i.cli.train import train
+from t2i.errors import T2IError
+
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 failed, 2 an argument or config key cannot be used, "
+    "3 the model is unknown, incomplete or corrupt, 4 data cannot be read, "
+    "5 the result cannot be written, 6 training had to stop, 130 interrupted."
+)
+
+app = typer.Typer(
+    help="Make pictures from words, and train the models that do.",
+    epilog=EXIT_CODES,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(__version__)
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+for command in (generate, models, env, train):
+    app.command()(command)
+app.add_typer(data, name="data")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code; a known error is one line, no traceback."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        return app(arguments, prog_name="t2i", standalone_mode=False) or 0
+    except T2IError as error:
+        print_error(str(error), type(error).__name__, as_json=asks_for_json(arguments))
+        return error.exit_code
+    except typer.TyperException as error:
+        # Refused while the words were read: an unknown option, a word where a number belongs.
+        print_error(error.format_message(), "ArgumentError", as_json=asks_for_json(arguments))
+        return error.exit_code

@@ -1,0 +1,78 @@
+"""What a picture file says about its making: for people's tools, and in full for ours."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from t2i import __version__
+from t2i.cli.request import Request
+
+VERSION = 1
+"""Of the JSON layout; it grows when a reader of the old one would misread the new one."""
+LIBRARIES = ("torch", "diffusers", "transformers")
+
+
+def picture_text(request: Request, seed: int, model_digest: str) -> dict[str, str]:
+    """Text keys of the file: `parameters` as A1111 lays it out, `t2i` as JSON."""
+    return {
+        "parameters": parameters(request, seed, model_digest),
+        "t2i": json.dumps(record(request, seed, model_digest), ensure_ascii=False),
+    }
+
+
+def parameters(request: Request, seed: int, model_digest: str) -> str:
+    settings: Mapping[str, object] = {
+        "Steps": request.num_inference_steps,
+        "Sampler": request.sampler,
+        "CFG scale": request.guidance_scale,
+        "Seed": seed,
+        "Size": f"{request.width}x{request.height}",
+        "Model hash": model_digest[:10],
+        "Model": Path(request.model).name,
+    }
+    lines = [request.prompt]
+    if request.negative_prompt:
+        lines.append(f"Negative prompt: {request.negative_prompt}")
+    lines.append(", ".join(f"{name}: {quoted(value)}" for name, value in settings.items()))
+    return "\n".join(lines)
+
+
+def quoted(value: object) -> str:
+    """A value that holds the layout's own separators stands in quotes."""
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if set(text) & set(',:\n"') else text
+
+
+def record(request: Request, seed: int, model_digest: str) -> dict[str, object]:
+    return {
+        "version": VERSION,
+        "request": asdict(request),
+        "seed": seed,
+        "model_digest": model_digest,
+        "libraries": {"t2i": __version__, **library_versions(LIBRARIES)},
+    }
+
+
+def digest(folder: Path) -> str:
+    """SHA-256 over the names and bytes of weights and configs: one name may mean new weights."""
+    sha = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json")):
+        sha.update(path.relative_to(folder).as_posix().encode())
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                sha.update(chunk)
+    return sha.hexdigest()
+
+
+def library_versions(names: Iterable[str]) -> dict[str, str]:
+    return {name: installed(name) for name in names}
+
+
+def installed(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,38 @@
+"""Command lines run in this process, each test in an empty folder."""
+
+from pathlib import Path
+
+import pytest
+
+from t2i.cli import main
+from tests.cli.command import PROMPT, Cli, Result
+from tests.tiny import tiny_sd_folder
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Run one command line in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str | Path) -> Result:
+        capfd.readouterr()
+        code = main([str(argument) for argument in arguments])
+        printed = capfd.readouterr()
+        return Result(code, printed.out, printed.err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_sd_folder(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture
+def generate(cli: Cli, model: Path) -> Cli:
+    """`t2i generate` on the tiny model in two steps, unless the arguments say otherwise."""
+
+    def run(*arguments: str | Path) -> Result:
+        return cli("generate", PROMPT, "--model", model, "--steps", "2", *arguments)
+
+    return run

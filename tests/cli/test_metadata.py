@@ -1,0 +1,45 @@
+"""What a picture file says about its making."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+from tests.cli.command import PROMPT, Cli, text_of
+
+
+def test_a_picture_carries_its_parameters_as_a1111_lays_them_out(generate: Cli) -> None:
+    done = generate("--seed", "7", "--guidance", "4", "--sampler", "euler", "--negative", "a dog")
+    prompt, negative, settings = text_of(done.paths[0])["parameters"].split("\n")
+    assert prompt == PROMPT
+    assert negative == "Negative prompt: a dog"
+    assert re.fullmatch(
+        r"Steps: 2, Sampler: euler, CFG scale: 4\.0, Seed: 7, Size: 32x32, "
+        r"Model hash: [0-9a-f]{10}, Model: tiny",
+        settings,
+    )
+
+
+def test_a_picture_carries_its_full_request(generate: Cli, model: Path) -> None:
+    done = generate("--seed", "7", "--num", "2")
+    record = json.loads(text_of(done.paths[1])["t2i"])
+    assert record["version"] == 1
+    assert record["seed"] == 8
+    assert record["request"] == {
+        "prompt": PROMPT,
+        "negative_prompt": "",
+        "model": str(model),
+        "num_inference_steps": 2,
+        "guidance_scale": 7.5,
+        "sampler": "DDIMScheduler",
+        "width": 32,
+        "height": 32,
+    }
+    assert len(record["model_digest"]) == 64
+    assert {"t2i", "torch", "diffusers", "transformers"} <= record["libraries"].keys()
+
+
+def test_a_comma_in_a_model_name_does_not_split_the_parameters(cli: Cli, model: Path) -> None:
+    shutil.copytree(model, "tiny, v2")
+    done = cli("generate", "x", "--model", "tiny, v2", "--steps", "1")
+    assert text_of(done.paths[0])["parameters"].endswith('Model: "tiny, v2"')

@@ -1,0 +1,56 @@
+"""Every choice we ship can be made: each TOML in configs/ loads, and its parts fit together.
+
+Models are built on the meta device: at full size, yet without memory or arithmetic.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from t2i.denoiser.build import Components, ModelConfig, build
+from train.config import load
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+MODELS = sorted((CONFIGS / "models").rglob("*.toml"))
+RUNS = sorted((CONFIGS / "train").rglob("*.toml"))
+
+
+def built(path: Path) -> Components:
+    with torch.device("meta"):
+        return build(ModelConfig.load(path))
+
+
+def shapes(parts: Components, size: int) -> tuple[torch.Size, torch.Size]:
+    """Shapes of a picture's latents and of what the denoiser makes of them."""
+    vae: Any = parts.vae
+    unet: Any = parts.unet
+    with torch.device("meta"), torch.no_grad():
+        encoded = vae.encode(torch.empty(1, 3, size, size))
+        latents = encoded.latents if "latents" in encoded else encoded.latent_dist.mean
+        text_BTD = torch.empty(1, 8, parts.text_encoder.config.hidden_size)
+        return latents.shape, unet(latents, 999, text_BTD).sample.shape
+
+
+def test_there_are_configs() -> None:
+    assert MODELS
+    assert RUNS
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
+def test_a_model_of_configs_is_built_and_its_parts_fit(path: Path) -> None:
+    before, after = shapes(built(path), size=64)
+    assert before == after
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
+def test_a_run_of_configs_loads_and_its_pictures_fit_its_model(path: Path) -> None:
+    config = load(path)
+    before, after = shapes(built(config.model), config.data.size)
+    assert before == after
+
+
+def test_every_toml_is_a_model_or_a_run() -> None:
+    others = set(CONFIGS.rglob("*.toml")) - {*MODELS, *RUNS}
+    assert not others, f"no test builds {others}"

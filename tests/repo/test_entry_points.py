@@ -1,0 +1,62 @@
+"""The doors into the project open, and open at once."""
+
+import importlib
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+COMMANDS = (
+    (),
+    ("generate",),
+    ("models",),
+    ("env",),
+    ("train",),
+    ("data",),
+    ("data", "show"),
+)
+# Seconds each: the command line imports them only once a command runs.
+HEAVY = ("torch", "diffusers", "transformers", "accelerate", "numpy", "PIL")
+
+
+def python(repo: Path, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=repo, timeout=60)
+
+
+def test_console_scripts_name_functions_that_exist(repo: Path) -> None:
+    scripts = tomllib.loads((repo / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts
+    for target in scripts.values():
+        module, name = target.split(":")
+        assert callable(getattr(importlib.import_module(module), name))
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_answers_without_loading_anything_heavy(repo: Path, command: tuple[str, ...]) -> None:
+    code = (
+        "import sys; from t2i.cli import main; code = main()\n"
+        f"print('loaded:', *(name for name in {HEAVY} if name in sys.modules))\n"
+        "sys.exit(code)"
+    )
+    done = python(repo, code, *command, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "Usage: t2i" in done.stdout
+    assert done.stdout.splitlines()[-1] == "loaded:"
+
+
+def test_help_lists_every_command_and_the_exit_codes(repo: Path) -> None:
+    help_text = python(repo, "from t2i.cli import main; main(['--help'])").stdout
+    for command in ("generate", "models", "env", "train", "data"):
+        assert f" {command} " in help_text
+    assert "Exit codes:" in help_text
+    assert "130 interrupted" in " ".join(help_text.split())
+
+
+def test_training_starts_as_a_module_for_accelerate_launch(repo: Path) -> None:
+    command = [sys.executable, "-m", "train", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=repo, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "--set" in done.stdout
