@@ -56,8 +56,10 @@ def export(
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.parent.mkdir(parents=True, exist_ok=True)
-        pipe = pipeline(deepcopy(components), objective)
-        pipe.to(PRECISIONS[precision])
+        parts = deepcopy(components)
+        for part in (parts.vae, parts.unet, parts.text_encoder):
+            torch.nn.Module.to(part, PRECISIONS[precision])
+        pipe = pipeline(parts, objective)
         pipe.save_pretrained(temporary, max_shard_size=shard)
         # Left alone transformers takes the precision of the file, and the plain pipeline mixes two.
         _settle(temporary / "text_encoder" / "config.json", dtype="float32")

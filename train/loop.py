@@ -6,7 +6,7 @@ What step n does is a function of the configuration and n alone: a run that is r
 import hashlib
 import math
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -26,8 +26,8 @@ from train.finish import finish, target_of
 from train.order import Order
 from train.randomness import key
 from train.rate import rate
-from train.report import Reporter, tensorboard
-from train.runfolder import Log, StopRequest, locked
+from train.report import Report
+from train.runfolder import StopRequest, locked
 from train.samples import draw
 from train.targets import Target
 
@@ -79,7 +79,6 @@ class Outcome:
 
     loss: float
     grad_norm: float
-    bad_names: list[str] = field(default_factory=list)
 
 
 class Training:
@@ -112,51 +111,40 @@ class Training:
         self._model, self._accelerated = accelerator.prepare(self.target, self.optimizer)
 
     def go(self, stop: StopRequest) -> bool:
-        """Step until the end or until somebody asks to stop."""
-        train = self.config.train
-        main = self.accelerator.is_main_process
-        report = Reporter(self.steps_done, train.steps, active=main)
-        log = Log(self.out / "log.jsonl", self.steps_done) if main else None
-        board = tensorboard(str(self.out / "tensorboard")) if main and train.tensorboard else None
+        """Step until the end, or until somebody asks to stop; True at the end."""
+        train, main = self.config.train, self.accelerator.is_main_process
         if main:
-            text = self.config.model_dump_json(indent=1)
-            write_atomically(self.out / "config.json", lambda part: part.write_text(text + "\n"))
-            if self.steps_done:
-                report.say(f"resumed after step {self.steps_done}")
+            text = self.config.model_dump_json(indent=1) + "\n"
+            write_atomically(self.out / "config.json", lambda part: part.write_text(text))
+        report = Report(
+            self.out, self.steps_done, train.steps, active=main, tensorboard=train.tensorboard
+        )
+        if self.steps_done:
+            report.say(f"resumed after step {self.steps_done}")
         steps = range(self.steps_done, train.steps)
         reader = batches(self.samples, self.order, self.share, steps, train.workers)
         self.target.train()
         try:
             for _ in steps:
                 outcome = self._step([next(reader) for _ in range(train.accumulation)])
-                done = self.steps_done
-                stopping = self._any(stop.wanted)
-                report.advance(done)
-                if done % train.log_every == 0 or done == train.steps:
-                    facts = {
-                        "step": done,
-                        "loss": outcome.loss,
-                        "grad_norm": outcome.grad_norm,
-                        "learning_rate": self.optimizer.param_groups[0]["lr"],
-                        "steps_per_s": report.rate(done),
+                last, stopping = self.steps_done == train.steps, self._any(stop.wanted)
+                report.advance(self.steps_done)
+                if self._due(train.log_every) or last:
+                    facts = asdict(outcome) | {
+                        "learning_rate": self.optimizer.param_groups[0]["lr"]
                     }
-                    report.tell(done, facts)
-                    if log is not None:
-                        log.write(facts)
-                    if board is not None:
-                        for name, value in facts.items():
-                            board.add_scalar(name, value, done)
+                    report.note(self.steps_done, facts)
                 if main and self._due(self.config.samples.every):
                     self._draw()
-                if self._due(train.checkpoint_every) or done == train.steps or stopping:
+                if self._due(train.checkpoint_every) or last or stopping:
                     self._save()
-                if stopping and done < train.steps:
-                    report.say(f"stopped after step {done}; the same command goes on from here")
+                if stopping and not last:
+                    report.say(
+                        f"stopped after step {self.steps_done}; the same command goes on from here"
+                    )
                     return False
         finally:
             report.close()
-            if board is not None:
-                board.close()
         return True
 
     def _step(self, parts: list[Batch]) -> Outcome:

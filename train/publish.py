@@ -46,7 +46,8 @@ the sampling defaults.
 
 ## Licence
 
-Apache-2.0. Trained only on pictures composed of Microsoft's Fluent Emoji (MIT), which `t2i/assets/scenes` ships.
+Apache-2.0. Trained only on pictures composed of Microsoft's Fluent Emoji (MIT), which
+`t2i/assets/scenes` ships.
 """
 
 

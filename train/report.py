@@ -1,21 +1,29 @@
-"""Progress of a run: a bar with rate and time left, or plain lines where nobody watches."""
+"""What a run says while it works: a bar with rate and time left, `log.jsonl`, and TensorBoard."""
 
+import json
 import sys
 import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from t2i.errors import ArgumentError
+from t2i.files import cannot_write, write_atomically
 
 
-class Reporter:
-    """Shows steps on stderr; draws nothing when not `active`."""
+class Report:
+    """Everything the main process tells; the others make one that is not `active` and silent."""
 
-    def __init__(self, start: int, steps: int, active: bool) -> None:
+    def __init__(
+        self, out: Path, start: int, steps: int, *, active: bool, tensorboard: bool
+    ) -> None:
         self.start, self.steps, self.active = start, steps, active
         self._began = time.monotonic()
+        self._log = Log(out / "log.jsonl", start) if active else None
+        self._board = board(out / "tensorboard") if active and tensorboard else None
         self._bar: Progress | None = None
         if active and sys.stderr.isatty():
             self._bar = Progress(
@@ -30,25 +38,28 @@ class Reporter:
             self._task = self._bar.add_task("training", total=steps, completed=start, facts="")
             self._bar.start()
 
-    def rate(self, step: int) -> float:
-        """Steps per second since this process began."""
-        return (step - self.start) / max(time.monotonic() - self._began, 1e-9)
-
     def advance(self, step: int) -> None:
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
 
-    def tell(self, step: int, facts: dict[str, Any]) -> None:
-        if not self.active:
+    def note(self, step: int, facts: Mapping[str, float]) -> None:
+        """Log the facts of one step, with the steps per second since this process began."""
+        if self._log is None:
             return
-        text = f"loss {facts['loss']:.4f}  {facts['steps_per_s']:.2f} steps/s"
+        rate = (step - self.start) / max(time.monotonic() - self._began, 1e-9)
+        self._log.write({"step": step, **facts, "steps_per_s": rate})
+        if self._board is not None:
+            for name, value in facts.items():
+                self._board.add_scalar(name, value, step)
+        text = f"loss {facts['loss']:.4f}  {rate:.2f} steps/s"
         if self._bar is not None:
             self._bar.update(self._task, facts=text)
-            return
-        left = (self.steps - step) / max(facts["steps_per_s"], 1e-9)
-        print(f"step {step}/{self.steps}  {text}  {_clock(left)} left", file=sys.stderr, flush=True)
+        else:
+            left = clock((self.steps - step) / max(rate, 1e-9))
+            self.say(f"step {step}/{self.steps}  {text}  {left} left")
 
     def say(self, text: str) -> None:
+        """A line for whoever watches."""
         if self._bar is not None:
             self._bar.console.print(text, markup=False, highlight=False)
         elif self.active:
@@ -57,9 +68,37 @@ class Reporter:
     def close(self) -> None:
         if self._bar is not None:
             self._bar.stop()
+        if self._board is not None:
+            self._board.close()
 
 
-def tensorboard(folder: str) -> Any:
+class Log:
+    """`log.jsonl`, a line per logged step. On resuming, lines after the checkpoint are cut off."""
+
+    def __init__(self, path: Path, start: int) -> None:
+        self.path = path
+        if path.exists():
+            lines = path.read_text("utf-8").splitlines()
+            kept = "".join(line + "\n" for line in lines if step_of(line) <= start)
+            write_atomically(path, lambda part: part.write_text(kept, "utf-8"))
+
+    def write(self, facts: Mapping[str, Any]) -> None:
+        line = json.dumps({**facts, "time": round(time.time(), 3)})
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+
+
+def step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")  # a line that a kill cut short
+
+
+def board(folder: Path) -> Any:
     """A TensorBoard writer. Raises ArgumentError with the install command where it is missing."""
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -68,10 +107,10 @@ def tensorboard(folder: str) -> Any:
             "train.tensorboard = true needs TensorBoard: pip install 't2i[track]', "
             "or set it to false."
         ) from error
-    return SummaryWriter(folder)
+    return SummaryWriter(str(folder))
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}"

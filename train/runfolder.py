@@ -1,18 +1,16 @@
-"""One run, one folder: who may write there, when to stop, and the log."""
+"""One run, one folder: who may write there, and when to stop."""
 
 import fcntl
-import json
 import os
 import signal
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from t2i.errors import OutputError
-from t2i.files import cannot_write, write_atomically
+from t2i.files import cannot_write
 
 
 @contextmanager
@@ -54,30 +52,3 @@ class StopRequest:
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.wanted = True
         signal.signal(number, signal.SIG_DFL)
-
-
-class Log:
-    """`log.jsonl`, a line per logged step. On resuming, lines after the checkpoint are cut off."""
-
-    def __init__(self, path: Path, start: int) -> None:
-        self.path = path
-        if path.exists():
-            lines = path.read_text("utf-8").splitlines()
-            kept = [line for line in lines if _step_of(line) <= start]
-            text = "".join(line + "\n" for line in kept)
-            write_atomically(path, lambda part: part.write_text(text, "utf-8"))
-
-    def write(self, facts: Mapping[str, Any]) -> None:
-        line = json.dumps({**facts, "time": round(time.time(), 3)})
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
-        except OSError as error:
-            raise cannot_write(self.path, error) from error
-
-
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")  # a line that a kill cut short

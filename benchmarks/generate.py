@@ -1,0 +1,175 @@
+"""Time and memory of our pipeline against diffusers' StableDiffusionPipeline, on the same weights.
+
+python -m benchmarks.generate [--model embedded] [--out benchmarks/results/generate.json]
+
+Both run in one process around the very same parts, turn and turn about, so that what else the
+machine does hits both alike. Memory is the peak of a process of each one's own (on a GPU: of its
+allocator).
+"""
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+
+from pipelines.text_to_image import TextToImagePipeline
+
+REPO = Path(__file__).resolve().parent.parent
+PROMPT = "a red apple to the left of a cat"
+WARM_UP = 2
+"""Turns of each pipeline that are not counted."""
+
+
+def pipeline_pair(options: argparse.Namespace) -> dict[str, Any]:
+    """Ours, and theirs around the same parts (Any: diffusers' types know neither call)."""
+    dtype = getattr(torch, options.dtype)
+    ours = TextToImagePipeline.from_pretrained(options.model, dtype=dtype).to(options.device)
+    absent: dict[str, Any] = {"safety_checker": None, "feature_extractor": None}
+    theirs = StableDiffusionPipeline(**ours.components, **absent, requires_safety_checker=False)
+    pipes: dict[str, Any] = {"ours": ours, "theirs": theirs}
+    for pipe in pipes.values():
+        pipe.set_progress_bar_config(disable=True)
+    return pipes
+
+
+def picture(pipe: Any, options: argparse.Namespace) -> torch.Tensor:
+    images: torch.Tensor = pipe(
+        PROMPT,
+        height=options.size,
+        width=options.size,
+        num_inference_steps=options.steps,
+        guidance_scale=options.guidance,
+        num_images_per_prompt=options.num,
+        generator=torch.Generator().manual_seed(0),
+        output_type="pt",
+    ).images
+    if images.is_cuda:
+        torch.cuda.synchronize()
+    return images
+
+
+def measure_times(
+    pipes: dict[str, Any], options: argparse.Namespace
+) -> dict[str, dict[str, list[float]]]:
+    """Seconds of each turn, by the clock and of this process alone; who goes first alternates."""
+    clocks = {"wall": time.perf_counter, "cpu": time.process_time}
+    seconds: dict[str, dict[str, list[float]]] = {
+        clock: {name: [] for name in pipes} for clock in clocks
+    }
+    for turn in range(WARM_UP + options.rounds):
+        for name in list(pipes)[:: 1 if turn % 2 else -1]:
+            starts = {clock: read() for clock, read in clocks.items()}
+            picture(pipes[name], options)
+            if turn >= WARM_UP:
+                for clock, read in clocks.items():
+                    seconds[clock][name].append(read() - starts[clock])
+    return seconds
+
+
+def compare(seconds: dict[str, list[float]]) -> dict[str, Any]:
+    """Medians, their ratio, and how far the ratio of a single round strays."""
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    rounds = [a / b for a, b in zip(seconds["ours"], seconds["theirs"], strict=True)]
+    low, _, high = statistics.quantiles(rounds, n=4)
+    halves = seconds["theirs"][::2], seconds["theirs"][1::2]
+    return {
+        "median_seconds": medians,
+        "fastest_seconds": {name: min(times) for name, times in seconds.items()},
+        "ratio_of_medians": medians["ours"] / medians["theirs"],
+        "ratio_of_rounds_quartiles": [low, high],
+        "ratio_theirs_to_itself": statistics.median(halves[0]) / statistics.median(halves[1]),
+    }
+
+
+def measure_memory(name: str, options: argparse.Namespace) -> float:
+    """Peak MiB of a fresh process that makes one picture with one of the pipelines."""
+    arguments = [sys.executable, __file__, "--memory-of", name]
+    for key in ("model", "steps", "guidance", "num", "dtype", "device", "threads"):
+        arguments += [f"--{key}", str(getattr(options, key))]
+    if options.size:
+        arguments += ["--size", str(options.size)]
+    here = {"PYTHONPATH": os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")]))}
+    answer = subprocess.run(
+        arguments, capture_output=True, text=True, check=True, env=os.environ | here
+    )
+    return float(answer.stdout.split()[-1])
+
+
+def own_peak(name: str, options: argparse.Namespace) -> float:
+    pipe = pipeline_pair(options)[name]
+    picture(pipe, options)
+    if options.device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--guidance", type=float, default=5.0)
+    parser.add_argument("--num", type=int, default=1, help="pictures at a time")
+    parser.add_argument("--size", type=int, help="height and width; the model's own by default")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--memory-of", choices=["ours", "theirs"], help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse()
+    torch.set_num_threads(options.threads)
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()
+    if options.memory_of:
+        print(own_peak(options.memory_of, options))
+        return
+
+    pipes = pipeline_pair(options)
+    equal = torch.equal(picture(pipes["ours"], options), picture(pipes["theirs"], options))
+    times = {clock: compare(s) for clock, s in measure_times(pipes, options).items()}
+    memory = {name: measure_memory(name, options) for name in pipes}
+    asked = {key: value for key, value in vars(options).items() if key not in ("out", "memory_of")}
+    asked["model"] = Path(options.model).name
+    result: dict[str, Any] = {
+        "asked": asked,
+        "same_picture": equal,
+        **times,
+        "peak_mib": memory,
+        "memory_ratio": memory["ours"] / memory["theirs"],
+    }
+    if options.out:
+        from benchmarks.machine import machine, write_result
+
+        write_result(options.out, result | {"machine": machine()})
+
+    print(f"{'':18}{'ours':>9}{'theirs':>9}{'ratio':>8}   rounds' middle half   theirs/itself")
+    for clock, row in times.items():
+        ours, theirs = row["median_seconds"]["ours"], row["median_seconds"]["theirs"]
+        low, high = row["ratio_of_rounds_quartiles"]
+        print(
+            f"{clock + ' seconds':18}{ours:9.3f}{theirs:9.3f}{row['ratio_of_medians']:8.3f}"
+            f"   {low:.3f} to {high:.3f}        {row['ratio_theirs_to_itself']:.3f}"
+        )
+    print(
+        f"{'peak MiB':18}{memory['ours']:9.0f}{memory['theirs']:9.0f}{result['memory_ratio']:8.3f}"
+    )
+    print(f"pictures {'equal bit for bit' if equal else 'DIFFERENT'}")
+
+
+if __name__ == "__main__":
+    main()

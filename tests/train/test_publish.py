@@ -1,0 +1,66 @@
+"""The last stages of a shipped model: a decoder that learns on, and a folder others can judge."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderTiny, StableDiffusionPipeline
+from PIL import Image
+
+from t2i.errors import TrainingError
+from tests.train.runs import RUN, write_run
+from train.config import load
+from train.loop import run
+from train.publish import publish
+
+AUTOENCODER = RUN[: RUN.index("[target]")] + '[target]\nkind = "autoencoder"\n'
+AUTOENCODER += RUN[RUN.index("[data]") :]
+SAMPLES = '[samples]\nsteps = 2\nprompts = ["a cat", "a dog"]\n'
+
+
+def train_stages(folder: Path) -> Path:
+    """An autoencoder, a denoiser on it, and its decoder once more; the folder of their runs."""
+    runs = folder / "runs"
+    vae = f"target.vae={runs / 'tiny-vae' / 'model'}"
+    run(load(write_run(folder, AUTOENCODER)), runs / "tiny-vae")
+    run(load(write_run(folder, RUN + SAMPLES), [vae]), runs / "tiny")
+    decoder = [vae, "target.encoder=false", "seed=9"]
+    run(load(write_run(folder, AUTOENCODER), decoder), runs / "tiny-decoder")
+    return runs
+
+
+def test_a_decoder_learns_on_while_the_latents_stay(tmp_path: Path) -> None:
+    runs = train_stages(tmp_path)
+    before = AutoencoderTiny.from_pretrained(runs / "tiny-vae" / "model")
+    after = AutoencoderTiny.from_pretrained(runs / "tiny-decoder" / "model")
+    assert before.config["scaling_factor"] == after.config["scaling_factor"] != 1
+    pairs = zip(before.named_parameters(), after.parameters(), strict=True)
+    same = {name: torch.equal(one, other) for (name, one), other in pairs}
+    assert all(equal for name, equal in same.items() if name.startswith("encoder."))
+    assert not any(equal for name, equal in same.items() if name.startswith("decoder."))
+
+
+def test_a_published_model_has_its_card_curve_and_sheet(tmp_path: Path) -> None:
+    runs = train_stages(tmp_path)
+    folder = tmp_path / "published"
+    publish(runs / "tiny", folder, "Draws blobs.", runs / "tiny-decoder" / "model")
+
+    card = (folder / "README.md").read_text()
+    assert "Draws blobs." in card
+    assert "denoiser and text encoder (v_prediction" in card
+    assert "autoencoder, its decoder alone: 6 steps of 4 pictures" in card
+    for name in ("samples.png", "loss.png"):
+        with Image.open(folder / name) as picture:
+            assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 10
+    assert json.loads((folder / "t2i.json").read_text())["defaults"]["steps"] == 2
+
+    pipe = StableDiffusionPipeline.from_pretrained(folder)
+    refined = AutoencoderTiny.from_pretrained(runs / "tiny-decoder" / "model")
+    name = "decoder.layers.0.weight"
+    assert torch.equal(pipe.vae.state_dict()[name], refined.state_dict()[name].half().float())
+
+
+def test_an_unfinished_run_is_not_published(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="No finished model"):
+        publish(tmp_path / "absent", tmp_path / "published", "")
