@@ -27,11 +27,15 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed-dev
-	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+	@set -e; for name in scenes generate train; do \
+	    echo "== $$name"; $(BIN)/python -m benchmarks.$$name --out benchmarks/results/$$name.json; done
 
 train-embedded: $(VENV)/.installed-dev
 	$(BIN)/t2i train configs/train/embedded-vae.toml
 	$(BIN)/t2i train configs/train/embedded.toml
+	$(BIN)/t2i train configs/train/embedded-decoder.toml
+	$(BIN)/python -m train.publish runs/embedded t2i/assets/embedded \
+	    --vae runs/embedded-decoder/model --prose docs/embedded.md
 
 # A stamp is newer than what it was installed from, so a second run installs nothing.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python

@@ -1,0 +1,75 @@
+"""The model that comes with the package: small, ordinary, and told what to draw by the prompt."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+
+import t2i
+from pipelines.text_to_image import TextToImagePipeline
+
+FOLDER = Path(t2i.__file__).parent / "assets" / "embedded"
+COLOURS = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "white": (1, 1, 1)}
+
+
+@pytest.fixture(scope="module")
+def pipe() -> TextToImagePipeline:
+    pipe = t2i.load("embedded")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def border(picture: Image.Image) -> np.ndarray:
+    """Mean colour of the outermost four pixels, in 0..1."""
+    pixels = np.asarray(picture, dtype=np.float64) / 255
+    inside = np.zeros(pixels.shape[:2], dtype=bool)
+    inside[4:-4, 4:-4] = True
+    mean: np.ndarray = pixels[~inside].mean(axis=0)
+    return mean
+
+
+def test_it_is_at_most_64_mb_in_files_below_15_mb_without_pickles() -> None:
+    files = [path for path in FOLDER.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 64e6
+    weights = [path for path in files if path.suffix == ".safetensors"]
+    assert all(path.stat().st_size <= 15e6 for path in weights)
+    assert {path.suffix for path in files} <= {".safetensors", ".json", ".png", ".md", ".txt"}
+
+
+def test_the_plain_diffusers_pipeline_loads_it_and_draws_the_same(
+    pipe: TextToImagePipeline,
+) -> None:
+    theirs = StableDiffusionPipeline.from_pretrained(FOLDER)
+    theirs.set_progress_bar_config(disable=True)
+    asked = {"num_inference_steps": 3, "guidance_scale": 3.0, "output_type": "pt"}
+    ours_pixels = pipe("a red apple", generator=seeded(5), **asked).images
+    their_pixels = theirs("a red apple", generator=seeded(5), **asked).images
+    assert torch.equal(ours_pixels, their_pixels)
+
+
+@pytest.mark.parametrize("name", ["red", "green", "blue", "white"])
+def test_the_background_is_the_one_asked_for(pipe: TextToImagePipeline, name: str) -> None:
+    picture = pipe(
+        f"a star on a {name} background",
+        num_inference_steps=10,
+        guidance_scale=3.0,
+        generator=seeded(0),
+    ).images[0]
+    seen = border(picture)
+    distance = {name: np.abs(seen - np.array(colour)).sum() for name, colour in COLOURS.items()}
+    assert min(distance, key=lambda name: distance[name]) == name, (seen, distance)
+
+
+def test_its_card_and_notes_say_how_it_was_made() -> None:
+    card = (FOLDER / "README.md").read_text("utf-8")
+    for piece in ("can and cannot draw", "samples.png", "loss.png", "make train-embedded"):
+        assert piece in card
+    assert (FOLDER / "samples.png").is_file()
+    assert (FOLDER / "loss.png").is_file()
