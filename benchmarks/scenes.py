@@ -6,16 +6,11 @@ python -m benchmarks.scenes [--size 128] [--scenes 3000] [--out benchmarks/resul
 import argparse
 import json
 import os
-import platform
 import statistics
 import time
-from datetime import date
 from pathlib import Path
 
-import numpy as np
-import PIL
-
-from t2i.files import write_atomically
+from benchmarks.machine import machine, write_result
 from train.data.scenes import Scenes, ScenesConfig
 
 ROUNDS = 5
@@ -42,14 +37,6 @@ def first_scene(config: ScenesConfig) -> float:
     return time.perf_counter() - start
 
 
-def processor() -> str:
-    """The processor's name where the system tells it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--size", type=int, default=128)
@@ -62,13 +49,6 @@ def main() -> None:
     core = ScenesConfig(size=options.size)
     everything = ScenesConfig(size=options.size, vocabulary="all")
     result = {
-        "date": date.today().isoformat(),
-        "processor": processor(),
-        "cores_used": 1,
-        "load_average": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "pillow": PIL.__version__,
         "size": options.size,
         "scenes": options.scenes,
         "first_scene_seconds": first_scene(core),
@@ -76,11 +56,11 @@ def main() -> None:
             "core": rate(core, options.scenes),
             "all": rate(everything, options.scenes),
         },
+        "machine": machine(),
     }
-    text = json.dumps(result, indent=2)
-    print(text)
+    print(json.dumps(result, indent=1))
     if options.out is not None:
-        write_atomically(options.out, lambda path: path.write_text(text + "\n", encoding="utf-8"))
+        write_result(options.out, result)
 
 
 if __name__ == "__main__":

@@ -50,13 +50,14 @@ def check_embeddings(
             raise ArgumentError(
                 f"Got {name} of shape {tuple(embeds.shape)}, expected (prompts, tokens, width)."
             )
-    if prompt_embeds is not None and negative_prompt_embeds is not None:
-        if prompt_embeds.shape != negative_prompt_embeds.shape:
-            raise ArgumentError(
-                f"Got prompt_embeds of shape {tuple(prompt_embeds.shape)} but "
-                f"negative_prompt_embeds of shape {tuple(negative_prompt_embeds.shape)}: "
-                "expected the same."
-            )
+
+
+def check_same_shape(prompt_embeds: Tensor, negative_prompt_embeds: Tensor) -> None:
+    if prompt_embeds.shape != negative_prompt_embeds.shape:
+        raise ArgumentError(
+            f"Got negative_prompt_embeds of shape {tuple(negative_prompt_embeds.shape)} for a "
+            f"prompt of shape {tuple(prompt_embeds.shape)}: expected the same."
+        )
 
 
 def check_count(name: str, value: int) -> None:

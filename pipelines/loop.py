@@ -12,7 +12,7 @@ from torch import Tensor
 
 from t2i.conditioning.conditioning import Conditioning
 from t2i.conditioning.run import Run, Visitor
-from t2i.denoiser.schedulers import Scheduler
+from t2i.denoiser.schedulers import Scheduler, model_input
 
 Generators = torch.Generator | list[torch.Generator]
 """One for the whole batch, or one per picture."""
@@ -60,7 +60,7 @@ def predict(run: Run, denoise: Denoise, scheduler: Scheduler) -> Tensor:
     branches = told.branches
 
     # Scaled once, then repeated: the same numbers as the other way round.
-    latents_BCHW = scheduler.scale_model_input(run.latents_BCHW, timestep)
+    latents_BCHW = model_input(scheduler, run.latents_BCHW, timestep)
     if len(branches) > 1:
         latents_BCHW = torch.cat([latents_BCHW] * len(branches))
 

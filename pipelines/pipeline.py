@@ -70,7 +70,8 @@ class Pipeline(DiffusionPipeline, StableDiffusionMixin):
         if not kwargs.keys() & {"dtype", "torch_dtype"}:
             # Left open, transformers takes the file's precision and diffusers float32.
             kwargs["dtype"] = torch.float32
-        pipe: Self = super().from_pretrained(str(folder), **kwargs, use_safetensors=True)
+        kwargs["use_safetensors"] = True
+        pipe: Self = super().from_pretrained(str(folder), **kwargs)
         return pipe
 
     def to_json_string(self) -> str:
@@ -127,6 +128,7 @@ class Pipeline(DiffusionPipeline, StableDiffusionMixin):
                 negatives = arguments.list_of_prompts("negative_prompt", negative_prompt, count)
                 # As in StableDiffusionPipeline, clip_skip is for the prompt only.
                 negative_prompt_embeds = encode(negatives, length=length)
+            arguments.check_same_shape(prompt_embeds, negative_prompt_embeds)
             uncond_BTD = negative_prompt_embeds.to(device, dtype)
             uncond_BTD = uncond_BTD.repeat_interleave(num_images_per_prompt, dim=0)
         return cond_BTD.repeat_interleave(num_images_per_prompt, dim=0), uncond_BTD

@@ -18,7 +18,7 @@ from pipelines.pipeline import Pipeline
 from pipelines.visitors import Callback, StepCallback
 from t2i.conditioning.run import Run
 from t2i.denoiser.families import sd
-from t2i.denoiser.schedulers import set_timesteps
+from t2i.denoiser.schedulers import first_latents, set_timesteps
 
 
 class TextToImagePipeline(Pipeline):
@@ -133,5 +133,4 @@ class TextToImagePipeline(Pipeline):
         else:
             arguments.check_latents(latents, shape)
             latents = latents.to(device, dtype)
-        noise_BCHW: Tensor = latents * self.scheduler.init_noise_sigma
-        return noise_BCHW
+        return first_latents(self.scheduler, latents)

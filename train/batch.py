@@ -1,5 +1,6 @@
 """From a data set to the batches of a run: every one a pure function of the step."""
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -62,6 +63,7 @@ def batches(
         num_workers=workers,
         collate_fn=collate,
         multiprocessing_context="spawn" if workers else None,
+        worker_init_fn=_leave_signals_to_the_run,
     )
     return iter(loader)
 
@@ -85,6 +87,11 @@ class _Places(torch.utils.data.Dataset[tuple[Place, Sample]]):
 
     def __getitem__(self, place: Place) -> tuple[Place, Sample]:
         return place, self.samples[place.sample]
+
+
+def _leave_signals_to_the_run(_worker: int) -> None:
+    # Ctrl-C reaches every process of a terminal; the run still wants its last batch.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _places(order: Order, share: Share, steps: range) -> Iterator[list[Place]]:

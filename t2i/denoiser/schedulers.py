@@ -16,11 +16,9 @@ class Scheduler(Protocol):
 
     config: Any
     order: int
-    init_noise_sigma: Any
     timesteps: Tensor
 
     def set_timesteps(self, num_inference_steps: int, device: torch.device) -> None: ...
-    def scale_model_input(self, sample: Tensor, timestep: Tensor) -> Tensor: ...
     def step(
         self, model_output: Tensor, timestep: Tensor, sample: Tensor, *, return_dict: bool
     ) -> Any: ...
@@ -55,6 +53,19 @@ def scheduler(name: str, config: Mapping[str, object]) -> Scheduler:
             f"The sampler {name!r} needs {package}, which is not installed: pip install {package}"
         ) from error
     return built
+
+
+def first_latents(scheduler: Scheduler, noise_BCHW: Tensor) -> Tensor:
+    """Where a run starts; flow schedulers start from the noise itself."""
+    latents_BCHW: Tensor = noise_BCHW * getattr(scheduler, "init_noise_sigma", 1.0)
+    return latents_BCHW
+
+
+def model_input(scheduler: Scheduler, latents_BCHW: Tensor, timestep: Tensor) -> Tensor:
+    """What the denoiser reads at a step; flow schedulers leave the latents as they are."""
+    scale = getattr(scheduler, "scale_model_input", None)
+    scaled_BCHW: Tensor = latents_BCHW if scale is None else scale(latents_BCHW, timestep)
+    return scaled_BCHW
 
 
 def rebuild(scheduler: Scheduler, **settings: object) -> Scheduler:

@@ -6,12 +6,13 @@ from typing import ClassVar
 
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 
 from pipelines.loop import sample
 from t2i.conditioning.conditioning import join
 from t2i.conditioning.guidance import ClassifierFree, Conditional
 from t2i.conditioning.run import Run
-from t2i.denoiser.schedulers import scheduler, set_timesteps
+from t2i.denoiser.schedulers import first_latents, scheduler, set_timesteps
 from tests.tiny import tiny_scheduler
 
 SHAPE = (2, 4, 8, 8)
@@ -44,6 +45,22 @@ class Recorder:
 
     def after_step(self, run):
         self.notes.append(f"after {run.step}")
+
+
+@torch.no_grad()
+def test_a_flow_that_knows_the_picture_reaches_it():
+    """Closed form: towards one point the velocity is (latents - point) / t all along."""
+    stepper = FlowMatchEulerDiscreteScheduler()
+    set_timesteps(stepper, 5, torch.device("cpu"))
+    goal_BCHW = torch.randn(SHAPE)
+    noise_BCHW = first_latents(stepper, torch.randn(SHAPE))
+    told = join({"cond": torch.zeros(2, 3, 5)})
+
+    def denoise(latents_BCHW, timestep, told):
+        return (latents_BCHW - goal_BCHW) / (timestep / 1000)
+
+    run = Run(noise_BCHW, told, Conditional(), stepper.timesteps)
+    torch.testing.assert_close(sample(run, denoise, stepper), goal_BCHW, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["ddim", "euler", "heun", "dpm++ 2m", "unipc", "dpm2"])

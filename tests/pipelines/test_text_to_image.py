@@ -398,8 +398,9 @@ def test_a_folder_that_is_not_whole_is_refused_before_loading(model_folder, tmp_
                 "prompt_embeds": torch.zeros(1, 2, TEXT_WIDTH),
                 "negative_prompt_embeds": torch.zeros(1, 3, TEXT_WIDTH),
             },
-            "expected the same",
+            "shape .* for a prompt of shape .*: expected the same",
         ),
+        ({"negative_prompt_embeds": torch.zeros(3, WINDOW, TEXT_WIDTH)}, "expected the same"),
         (
             {"negative_prompt": "dog", "negative_prompt_embeds": torch.zeros(1, 2, 3)},
             "Got both negative_prompt and negative_prompt_embeds",

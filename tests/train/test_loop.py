@@ -14,6 +14,7 @@ from accelerate.state import AcceleratorState
 from diffusers import AutoencoderTiny, StableDiffusionPipeline
 from torch import Tensor
 
+import t2i
 from t2i.errors import ArgumentError, ModelError, OutputError, TrainingError
 from tests.train.runs import tiny_run, write_run
 from train.batch import Batch
@@ -170,6 +171,12 @@ def test_accumulation_changes_nothing_but_rounding(tmp_path: Path) -> None:
     assert largest_difference(one, parts, "weights") < 1e-5
 
 
+def test_reading_ahead_changes_nothing(tmp_path: Path) -> None:
+    one = end_of(tiny_run(tmp_path), tmp_path / "one")
+    ahead = end_of(tiny_run(tmp_path, "train.workers=1"), tmp_path / "ahead")
+    assert_equal_bit_for_bit(one, ahead)
+
+
 def test_gradient_checkpointing_changes_nothing_but_rounding(tmp_path: Path) -> None:
     one = end_of(tiny_run(tmp_path), tmp_path / "one")
     saving = end_of(tiny_run(tmp_path, "target.gradient_checkpointing=true"), tmp_path / "saving")
@@ -277,6 +284,29 @@ def test_it_learns_and_the_result_opens_in_diffusers(tmp_path: Path) -> None:
     pipe.set_progress_bar_config(disable=True)
     picture = pipe("a red apple", num_inference_steps=2).images[0]
     assert picture.size == (32, 32)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample", "flow"])
+def test_every_prediction_draws_while_it_trains_and_when_loaded(
+    tmp_path: Path, prediction: str
+) -> None:
+    config = tiny_run(
+        tmp_path,
+        f"objective.prediction={prediction}",
+        "objective.zero_terminal_snr=false",
+        "objective.weight=min_snr",
+        "train.steps=2",
+        "samples.every=2",
+        "samples.steps=2",
+        'samples.prompts=["a cat"]',
+    )
+    run(config, tmp_path / "out")
+    assert (tmp_path / "out" / "samples" / "step-00000002.png").exists()
+    pipe = t2i.load(str(tmp_path / "out" / "model"))
+    options = {"num_inference_steps": 3, "guidance_scale": 2.0, "output_type": "pt"}
+    pictures = pipe("a cat", **options).images
+    assert pictures.isfinite().all()
+    assert pictures.std() > 0
 
 
 def test_the_same_loop_trains_an_autoencoder(tmp_path: Path) -> None:
