@@ -5,13 +5,13 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from typing import TYPE_CHECKING, Any
 
 from t2i.errors import ArgumentError
 from t2i.files import cannot_write, write_atomically
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 class Report:
@@ -26,15 +26,7 @@ class Report:
         self._board = board(out / "tensorboard") if active and tensorboard else None
         self._bar: Progress | None = None
         if active and sys.stderr.isatty():
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.completed}/{task.total}"),
-                TextColumn("{task.fields[facts]}"),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-            )
+            self._bar = bar()
             self._task = self._bar.add_task("training", total=steps, completed=start, facts="")
             self._bar.start()
 
@@ -96,6 +88,22 @@ def step_of(line: str) -> float:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return float("inf")  # a line that a kill cut short
+
+
+def bar() -> "Progress":
+    """A bar on stderr. Only here is rich needed, which takes a while to import."""
+    from rich import progress
+    from rich.console import Console
+
+    return progress.Progress(
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.TextColumn("{task.completed}/{task.total}"),
+        progress.TextColumn("{task.fields[facts]}"),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
 
 
 def board(folder: Path) -> Any:
