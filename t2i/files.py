@@ -1,10 +1,13 @@
-"""Files that appear whole or not at all."""
+"""Files and folders that appear whole or not at all."""
 
 import contextlib
 import errno
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from t2i.errors import OutputError
 
@@ -27,6 +30,33 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(final: Path) -> Iterator[Path]:
+    """Within the block fill the folder it gives; after it, that is `final`, in place of an old one.
+
+    Raises OutputError, leaving what stood under the final name, when the disk refuses.
+    """
+    temporary = final.with_name(f".{final.name}.part")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        yield temporary
+        for path in [*temporary.rglob("*"), temporary]:
+            flush_to_disk(path)
+        if final.exists():
+            shutil.rmtree(final)
+        temporary.rename(final)
+        flush_to_disk(final.parent)
+    except SafetensorError as error:  # how safetensors says that a file cannot be written
+        raise OutputError(
+            f"Cannot write {final}: {error}. Free some space or choose another folder."
+        ) from error
+    except OSError as error:
+        raise cannot_write(final, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def flush_to_disk(path: Path) -> None:

@@ -3,23 +3,15 @@
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from train.data.sample import Sample
+from train.data.sample import Sample, Samples
 from train.order import Order, slots_of
-
-
-class Samples(Protocol):
-    """What a data set must offer."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Sample: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +82,9 @@ class _Places(torch.utils.data.Dataset[tuple[Place, Sample]]):
 
 
 def _leave_signals_to_the_run(_worker: int) -> None:
-    # Ctrl-C reaches every process of a terminal; the run still wants its last batch.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A terminal or a launcher signals every process at once; the run still wants its last batch.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _places(order: Order, share: Share, steps: range) -> Iterator[list[Place]]:

@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from t2i.errors import TrainingError
-from t2i.files import cannot_write, flush_to_disk
+from t2i.files import whole_folder
 
 MANIFEST = "manifest.json"
 NAME = re.compile(r"step-(\d{8,})")
@@ -42,41 +42,36 @@ class State:
 
 
 def save_state(folder: Path, state: State, keep: int) -> Path:
-    """Write `state` below `folder` and remove all but the `keep` newest.
+    """Write `state` below `folder` and remove all but the `keep` newest up to it.
 
-    Raises OutputError when the disk refuses; the checkpoints that were there stay.
+    Later ones were passed over as incomplete when the run resumed, and go too. Raises OutputError
+    when the disk refuses; the checkpoints that were there stay.
     """
     final = folder / f"step-{state.step:08d}"
-    temporary = folder / f".{final.name}.part"
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        files = {
-            f"{name}.safetensors": save({key: value.contiguous() for key, value in tensors.items()})
-            for name, tensors in state.tensors.items()
-        }
-        files["facts.json"] = json.dumps({"step": state.step, **state.facts}, indent=1).encode()
-        for name, content in files.items():
-            _write(temporary / name, content)
-        digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-        _write(temporary / MANIFEST, json.dumps(digests, indent=1).encode())
-        flush_to_disk(temporary)
-        if final.exists():  # an incomplete one that resuming has passed over
-            shutil.rmtree(final)
-        temporary.rename(final)
-        flush_to_disk(folder)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise cannot_write(final, error) from error
-    for old in checkpoints(folder)[keep:]:
-        shutil.rmtree(old, ignore_errors=True)
+    with whole_folder(final) as part:
+        facts = {"step": state.step, **state.facts}
+        (part / "facts.json").write_text(json.dumps(facts, indent=1), "utf-8")
+        for name, tensors in state.tensors.items():
+            save_file(
+                {key: value.contiguous() for key, value in tensors.items()},
+                part / f"{name}.safetensors",
+            )
+        digests = {path.name: digest(path) for path in part.iterdir()}
+        (part / MANIFEST).write_text(json.dumps(digests, indent=1), "utf-8")
+    older = [path for path in checkpoints(folder) if step_of(path) <= state.step]
+    for path in {*checkpoints(folder), *folder.glob(".step-*.part")} - {*older[:keep]}:
+        shutil.rmtree(path, ignore_errors=True)
     return final
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoint folders by name, newest first, complete or not."""
     found = [path for path in folder.glob("step-*") if NAME.fullmatch(path.name)]
-    return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
+    return sorted(found, key=step_of, reverse=True)
+
+
+def step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
 
 
 def load_newest(folder: Path) -> State | None:
@@ -102,10 +97,9 @@ def fault_of(path: Path) -> str | None:
     """What is wrong with a checkpoint folder, or None."""
     try:
         digests = json.loads((path / MANIFEST).read_bytes())
-        for name, digest in digests.items():
-            with (path / name).open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                    return f"{name} differs from its digest in the manifest"
+        for name, noted in digests.items():
+            if digest(path / name) != noted:
+                return f"{name} differs from its digest in the manifest"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
     except (OSError, ValueError, AttributeError) as error:
@@ -145,7 +139,6 @@ def unpack_optimizer(
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def _write(path: Path, content: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(content)
-    flush_to_disk(path)
+def digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

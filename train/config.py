@@ -3,13 +3,14 @@
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from t2i.errors import ArgumentError, nearest
 from train.data.scenes import ScenesConfig
 from train.ema import EMAConfig
+from train.export import ExportConfig
 from train.objective import ObjectiveConfig
 from train.rate import RateConfig
 from train.samples import SamplesConfig
@@ -39,13 +40,16 @@ class LoopConfig(BaseModel):
     """Checkpoints that stay."""
 
 
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
 class OptimizerConfig(BaseModel):
     """AdamW."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     learning_rate: float = Field(1e-4, gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Share, Share] = (0.9, 0.999)
     weight_decay: float = Field(0.01, ge=0)
     eps: float = Field(1e-8, gt=0)
     max_grad_norm: float = Field(1.0, gt=0)
@@ -68,11 +72,22 @@ class RunConfig(BaseModel):
     rate: RateConfig = RateConfig()
     ema: EMAConfig = EMAConfig()
     samples: SamplesConfig = SamplesConfig()
+    export: ExportConfig = ExportConfig()
+
+    @model_validator(mode="after")
+    def _refuse_an_empty_sheet(self) -> "RunConfig":
+        if self.samples.every and not self.samples.prompts and self.target.kind == "denoiser":
+            raise ValueError(
+                "samples.every is set, but samples.prompts is empty: name prompts to draw, "
+                "or set samples.every = 0."
+            )
+        return self
 
 
 HARMLESS = (
     "model",
     "target.vae",
+    "target.unet",
     "train.steps",
     "train.accumulation",
     "train.device",
@@ -82,10 +97,11 @@ HARMLESS = (
     "train.checkpoint_every",
     "train.keep",
     "samples",
+    "export",
 )
 """Keys, and tables, that may change when a run is resumed; every other would make it another run.
 
-Paths may move: what lies behind them is held by the digests in the checkpoint.
+Paths may move: what lies behind them is kept in the checkpoint, see `train.loop.identity`.
 """
 
 
@@ -96,15 +112,17 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """
     try:
         tree = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:  # not there, not UTF-8, not TOML
         raise ArgumentError(f"Cannot read the training config {path}: {error}.") from error
     for override in overrides:
         _override(tree, override)
     base = path.resolve().parent
     if isinstance(tree.get("model"), str):
         tree["model"] = base / tree["model"]
-    if isinstance(target := tree.get("target"), dict) and isinstance(target.get("vae"), str):
-        target["vae"] = base / target["vae"]
+    if isinstance(target := tree.get("target"), dict):
+        for part in ("vae", "unet"):
+            if isinstance(target.get(part), str):
+                target[part] = base / target[part]
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
@@ -120,7 +138,8 @@ def explain(error: ValidationError, tree: Mapping[str, Any]) -> str:
         return f"Unknown key {key!r}. {nearest(place[-1], _keys_beside(place))}"
     if first["type"] == "missing":
         return f"The key {key!r} is missing; add it."
-    return f"{key}: {first['msg']} (given: {first['input']!r})" if key else str(first["msg"])
+    message = str(first["msg"]).removeprefix("Value error, ")
+    return f"{key}: {message} (given: {first['input']!r})" if key else message
 
 
 def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

@@ -1,24 +1,34 @@
 """Trained parts as a folder that every diffusers tool reads."""
 
 import json
-import shutil
-from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from pydantic import BaseModel, ConfigDict
 
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.denoiser.build import Components
 from t2i.denoiser.families.sd import VAE
-from t2i.errors import OutputError
-from t2i.files import cannot_write
+from t2i.files import whole_folder
 from train.objective import ObjectiveConfig
 
 PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 NOTES = "t2i.json"
+Notes = dict[str, Any]
+
+
+class ExportConfig(BaseModel):
+    """How the finished model is written."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    precision: Literal["fp16", "bf16", "fp32"] = "fp16"
+    """Of the weights in the files; they load in float32 unless told."""
+    shard: str = "15MB"
+    """No file of weights is larger."""
 
 
 def sampler(objective: ObjectiveConfig) -> Any:
@@ -44,47 +54,38 @@ def export(
     components: Components,
     objective: ObjectiveConfig,
     folder: Path,
-    precision: str = "fp16",
-    notes: Mapping[str, Any] | None = None,
-    shard: str = "15MB",
+    config: ExportConfig,
+    notes: Notes,
 ) -> None:
     """Write an ordinary StableDiffusionPipeline folder, complete or not at all.
 
     notes : JSON data kept beside the model as `t2i.json`: how it was trained, its sampling defaults
     """
-    temporary = folder.with_name(f".{folder.name}.part")
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.parent.mkdir(parents=True, exist_ok=True)
-        parts = deepcopy(components)
-        for part in (parts.vae, parts.unet, parts.text_encoder):
-            torch.nn.Module.to(part, PRECISIONS[precision])
-        pipe = pipeline(parts, objective)
-        pipe.save_pretrained(temporary, max_shard_size=shard)
+    parts = deepcopy(components)
+    for part in (parts.vae, parts.unet, parts.text_encoder):
+        torch.nn.Module.to(part, PRECISIONS[config.precision])
+    with whole_folder(folder) as new:
+        pipeline(parts, objective).save_pretrained(new, max_shard_size=config.shard)
         # Left alone transformers takes the precision of the file, and the plain pipeline mixes two.
-        _settle(temporary / "text_encoder" / "config.json", dtype="float32")
-        _settle(temporary / "vae" / "config.json")
-        (temporary / NOTES).write_text(json.dumps(dict(notes or {}), indent=1) + "\n", "utf-8")
-        _replace(temporary, folder)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _settle(new / "text_encoder" / "config.json", dtype="float32")
+        _settle(new / "vae" / "config.json")
+        (new / NOTES).write_text(json.dumps(notes, indent=1) + "\n", "utf-8")
+        _let_others_read(new)
 
 
 def export_vae(vae: VAE, folder: Path) -> None:
-    """Write a finished autoencoder, for a denoiser to be trained on."""
-    temporary = folder.with_name(f".{folder.name}.part")
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.parent.mkdir(parents=True, exist_ok=True)
-        vae.save_pretrained(temporary)
-        _settle(temporary / "config.json")
-        _replace(temporary, folder)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    """Write an autoencoder alone, complete or not at all."""
+    with whole_folder(folder) as new:
+        vae.save_pretrained(new)
+        _settle(new / "config.json")
+        _let_others_read(new)
+
+
+def _let_others_read(folder: Path) -> None:
+    """Give the weights, which safetensors writes for their owner alone, the mode of any file."""
+    mode = (folder / "config.json" if (folder / "config.json").exists() else folder / NOTES).stat()
+    for path in folder.rglob("*.safetensors"):
+        path.chmod(mode.st_mode)
 
 
 def _settle(path: Path, **settings: Any) -> None:
@@ -93,11 +94,3 @@ def _settle(path: Path, **settings: Any) -> None:
     if config.get("_class_name") == "AutoencoderTiny":
         config.pop("block_out_channels", None)  # written by the class, yet no argument of it
     path.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
-
-
-def _replace(temporary: Path, folder: Path) -> None:
-    if folder.exists():
-        if not (folder / "config.json").exists() and not (folder / "model_index.json").exists():
-            raise OutputError(f"{folder} exists and holds no model: choose another folder.")
-        shutil.rmtree(folder)
-    temporary.rename(folder)

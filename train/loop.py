@@ -3,74 +3,61 @@
 What step n does is a function of the configuration and n alone: a run that is resumed is the run.
 """
 
-import hashlib
 import math
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, gather_object
+from accelerate.utils import gather_object
 from torch import Tensor
 
-from t2i.denoiser.build import ModelConfig, build
+from t2i.denoiser.build import ModelConfig
 from t2i.errors import ArgumentError, TrainingError
 from t2i.files import write_atomically
+from t2i.pictures import save_picture
 from train import checkpoint
+from train.assembly import assemble
 from train.batch import Batch, Share, batches
-from train.config import RunConfig, difference
+from train.config import RunConfig
 from train.data.scenes import Scenes
 from train.ema import EMA
-from train.finish import finish, target_of
+from train.identity import check_same_run, identity
 from train.order import Order
+from train.processes import accelerator_of, on_main
 from train.randomness import key
 from train.rate import rate
 from train.report import Report
 from train.runfolder import StopRequest, locked
-from train.samples import draw
-from train.targets import Target
 
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, MODEL = "checkpoints", "model"
+PICTURES = 12
+"""Of a sheet of samples that shows the data."""
+SCALE_PICTURES = 64
+"""By which an autoencoder's latents are scaled."""
+SMALLEST_SCALE = 1.0
+"""Of the gradients in fp16; a sound run never comes so low."""
 
 
 def run(config: RunConfig, out: Path) -> bool:
     """Train to the last step, from the newest checkpoint in `out` on; True when that is reached.
 
-    On SIGTERM or Ctrl-C it saves a checkpoint and returns False. Raises T2IError for what a user
-    can mend.
+    On SIGTERM or Ctrl-C it saves a checkpoint and returns False. Raises T2IError, on every
+    process, for what a user can mend.
     """
     accelerator = accelerator_of(config)
-    hold = locked(out) if accelerator.is_main_process else nullcontext()
-    with hold, StopRequest() as stop:
+    with ExitStack() as stack, StopRequest() as stop:
+        on_main(accelerator, lambda: stack.enter_context(locked(out)))
         training = Training(config, out, accelerator)
         finished = training.go(stop)
-        if finished and accelerator.is_main_process:
-            with training.ema.in_place_of(training.target.weights()):
-                finish(training.target, config, out, training.steps_done)
-        accelerator.wait_for_everyone()
+        if finished:
+            on_main(accelerator, training.export)
         accelerator.end_training()
     return finished
-
-
-def accelerator_of(config: RunConfig) -> Accelerator:
-    """Devices, precision and processes; checks that a batch divides among them."""
-    try:
-        accelerator = Accelerator(
-            mixed_precision=config.train.precision,
-            cpu=config.train.device == "cpu",
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-        )
-    except ValueError as error:
-        raise ArgumentError(f"train.precision = {config.train.precision!r}: {error}") from error
-    parts = accelerator.num_processes * config.train.accumulation
-    if config.train.batch_size % parts:
-        raise ArgumentError(
-            f"train.batch_size = {config.train.batch_size} does not divide among "
-            f"{accelerator.num_processes} processes x accumulation {config.train.accumulation}: "
-            f"choose a multiple of {parts}."
-        )
-    return accelerator
 
 
 @dataclass(slots=True)
@@ -86,9 +73,8 @@ class Training:
 
     def __init__(self, config: RunConfig, out: Path, accelerator: Accelerator) -> None:
         self.config, self.out, self.accelerator = config, out, accelerator
-        torch.manual_seed(key(config.seed, "weights"))
-        components = build(ModelConfig.load(config.model))
-        self.target: Target = target_of(components, config).to(accelerator.device)
+        model = ModelConfig.load(config.model)
+        self.target = assemble(config, model).to(accelerator.device)
         self.samples = Scenes(config.data)
         self.order = Order(len(self.samples), key(config.seed, "data"))
         self.share = Share(
@@ -105,22 +91,16 @@ class Training:
             weight_decay=config.optimizer.weight_decay,
             eps=config.optimizer.eps,
         )
-        self.steps_done = 0
-        self._frozen = frozen_digest(self.target)
-        self._resume()
         self._model, self._accelerated = accelerator.prepare(self.target, self.optimizer)
+        self._identity = identity(config, model, self.target)
+        self.steps_done = 0
+        self._resume()
 
     def go(self, stop: StopRequest) -> bool:
         """Step until the end, or until somebody asks to stop; True at the end."""
         train, main = self.config.train, self.accelerator.is_main_process
-        if main:
-            text = self.config.model_dump_json(indent=1) + "\n"
-            write_atomically(self.out / "config.json", lambda part: part.write_text(text))
-        report = Report(
-            self.out, self.steps_done, train.steps, active=main, tensorboard=train.tensorboard
-        )
-        if self.steps_done:
-            report.say(f"resumed after step {self.steps_done}")
+        reports: list[Report] = []
+        self._on_main(lambda: reports.append(self._open_report()))
         steps = range(self.steps_done, train.steps)
         reader = batches(self.samples, self.order, self.share, steps, train.workers)
         self.target.train()
@@ -128,24 +108,47 @@ class Training:
             for _ in steps:
                 outcome = self._step([next(reader) for _ in range(train.accumulation)])
                 last, stopping = self.steps_done == train.steps, self._any(stop.wanted)
-                report.advance(self.steps_done)
+                if main:
+                    reports[0].advance(self.steps_done)
                 if self._due(train.log_every) or last:
-                    facts = asdict(outcome) | {
-                        "learning_rate": self.optimizer.param_groups[0]["lr"]
-                    }
-                    report.note(self.steps_done, facts)
-                if main and self._due(self.config.samples.every):
-                    self._draw()
+                    rate_now = self.optimizer.param_groups[0]["lr"]
+                    facts = asdict(outcome) | {"learning_rate": rate_now}
+                    self._on_main(partial(self._note, reports, facts))
                 if self._due(train.checkpoint_every) or last or stopping:
-                    self._save()
+                    self._on_main(self._save)
+                if self._due(self.config.samples.every):
+                    self._on_main(self._draw)
                 if stopping and not last:
-                    report.say(
-                        f"stopped after step {self.steps_done}; the same command goes on from here"
-                    )
+                    if main:
+                        reports[0].say(
+                            f"stopped after step {self.steps_done}; "
+                            "the same command goes on from here"
+                        )
                     return False
         finally:
-            report.close()
+            for report in reports:
+                report.close()
         return True
+
+    def export(self) -> None:
+        """Write the average as a model, with what it was trained by."""
+        batch = self._first_batch(SCALE_PICTURES)
+        with self.ema.in_place_of(self.target.weights()):
+            folder = self.out / MODEL
+            notes = notes_of(self.config, self.steps_done)
+            self.target.export(folder, batch, self.config.export, notes)
+
+    def _note(self, reports: list[Report], facts: dict[str, float]) -> None:
+        reports[0].note(self.steps_done, facts)
+
+    def _open_report(self) -> Report:
+        text = self.config.model_dump_json(indent=1) + "\n"
+        write_atomically(self.out / "config.json", lambda part: part.write_text(text))
+        steps, tensorboard = self.config.train.steps, self.config.train.tensorboard
+        report = Report(self.out, self.steps_done, steps, tensorboard=tensorboard)
+        if self.steps_done:
+            report.say(f"resumed after step {self.steps_done}")
+        return report
 
     def _step(self, parts: list[Batch]) -> Outcome:
         """One optimizer step over the global batch of which this process has `parts`."""
@@ -169,10 +172,8 @@ class Training:
         assert norm is not None
 
         loss_B = torch.cat(losses)
-        mean_loss = accelerator.reduce(loss_B.mean(), "mean").item()
-        outcome = Outcome(mean_loss, float(norm))
-        scaled = accelerator.scaler is not None  # fp16 skips a step whose scaled gradients overflow
-        if not math.isfinite(mean_loss) or not (scaled or math.isfinite(outcome.grad_norm)):
+        outcome = Outcome(accelerator.reduce(loss_B.mean(), "mean").item(), float(norm))
+        if not self._sound(outcome):
             self._stop_before_update(outcome, loss_B, parts)
         self._accelerated.step()
         self._accelerated.zero_grad()
@@ -180,6 +181,13 @@ class Training:
         if not self._accelerated.step_was_skipped:
             self.ema.update(self.target.weights(), self.steps_done)
         return outcome
+
+    def _sound(self, outcome: Outcome) -> bool:
+        """Whether the numbers are finite; in fp16 gradients may overflow while the scale falls."""
+        scaler = self.accelerator.scaler
+        if scaler is None:
+            return math.isfinite(outcome.loss) and math.isfinite(outcome.grad_norm)
+        return math.isfinite(outcome.loss) and scaler.get_scale() >= SMALLEST_SCALE
 
     def _stop_before_update(self, outcome: Outcome, loss_B: Tensor, parts: list[Batch]) -> None:
         """Raise TrainingError that names step, loss and samples; the weights are still sound."""
@@ -191,9 +199,10 @@ class Training:
         bad = gather_object(bad) or [f"{name} (any of the batch)" for name in gather_object(names)]
         raise TrainingError(
             f"Step {self.steps_done + 1} gave loss {outcome.loss} and gradient norm "
-            f"{outcome.grad_norm}: the weights were left as after step {self.steps_done}. "
-            f"Samples: {', '.join(bad[:8])}. Look at these samples, or lower "
-            "optimizer.learning_rate; the newest checkpoint is intact."
+            f"{outcome.grad_norm}: the weights were left as after step {self.steps_done}, and no "
+            f"checkpoint was touched. Samples: {', '.join(bad[:8])}. Look at these samples; the "
+            "same command would come to the same place, so begin anew with --out and a lower "
+            "optimizer.learning_rate or another seed."
         )
 
     def _due(self, every: int) -> bool:
@@ -206,47 +215,59 @@ class Training:
         flag = torch.tensor(float(wanted), device=self.accelerator.device)
         return bool(self.accelerator.reduce(flag, "sum").item())
 
+    def _on_main(self, action: Callable[[], object]) -> None:
+        on_main(self.accelerator, action)
+
+    def _first_batch(self, pictures: int) -> Batch:
+        share = Share(min(pictures, len(self.samples)))
+        return on(next(batches(self.samples, self.order, share, range(1))), self.target.device)
+
     def _draw(self) -> None:
-        share = Share(min(12, len(self.samples)))
-        first = next(batches(self.samples, self.order, share, range(1)))
         path = self.out / "samples" / f"step-{self.steps_done:08d}.png"
-        with self.ema.in_place_of(self.target.weights()):
-            draw(self.target, self.config.samples, on(first, self.accelerator.device), path)
+        self.target.eval()
+        try:
+            with self.ema.in_place_of(self.target.weights()):
+                picture = self.target.draw(self._first_batch(PICTURES), self.config.samples)
+        finally:
+            self.target.train()
+        save_picture(picture, path)
 
     def _save(self) -> None:
-        if self.accelerator.is_main_process:
-            optimizer, numbers = checkpoint.pack_optimizer(self.optimizer)
-            scaler = self.accelerator.scaler
-            state = checkpoint.State(
-                self.steps_done,
-                {
-                    "weights": self.target.weights(),
-                    "average": self.ema.average,
-                    "optimizer": optimizer,
-                },
-                {
-                    "config": self.config.model_dump(mode="json"),
-                    "frozen": self._frozen,
-                    "processes": self.accelerator.num_processes,
-                    "optimizer": numbers,
-                    "scaler": scaler.state_dict() if scaler else None,
-                },
-            )
-            checkpoint.save_state(self.out / CHECKPOINTS, state, self.config.train.keep)
-        self.accelerator.wait_for_everyone()
+        optimizer, numbers = checkpoint.pack_optimizer(self.optimizer)
+        weights, average = self.target.weights(), self.ema.average
+        scaler = self.accelerator.scaler
+        facts = {
+            **self._identity,
+            "processes": self.accelerator.num_processes,
+            "optimizer": numbers,
+            "scaler": scaler.state_dict() if scaler else None,
+        }
+        tensors: dict[str, checkpoint.Tensors] = {
+            "weights": weights,
+            "average": average,
+            "optimizer": optimizer,
+        }
+        state = checkpoint.State(self.steps_done, tensors, facts)
+        checkpoint.save_state(self.out / CHECKPOINTS, state, self.config.train.keep)
 
     def _resume(self) -> None:
         """Take up the newest checkpoint, if there is one and it belongs to this configuration."""
         state = checkpoint.load_newest(self.out / CHECKPOINTS)
+        found = {0 if state is None else state.step}
+        if self.accelerator.num_processes > 1:
+            found = {*gather_object([*found])}
+        if len(found) > 1:
+            raise TrainingError(
+                f"The processes found different checkpoints in {self.out}: after the steps "
+                f"{', '.join(map(str, sorted(found)))}. All of them must see one folder."
+            )
         if state is None:
             return
-        changes = difference(state.facts["config"], self.config.model_dump(mode="json"))
-        if state.facts["frozen"] != self._frozen:
-            changes.append("the weights of the frozen parts")
-        if changes:
+        check_same_run(self.out, state, self._identity)
+        if state.step > self.config.train.steps:
             raise ArgumentError(
-                f"The run in {self.out} was started otherwise: {'; '.join(changes)}. "
-                "Go on with the old configuration, or choose another folder with --out."
+                f"The run in {self.out} has done {state.step} steps already, more than "
+                f"train.steps = {self.config.train.steps}: ask for more, or choose another --out."
             )
         with torch.no_grad():
             for name, weight in self.target.weights().items():
@@ -266,13 +287,11 @@ def on(batch: Batch, device: torch.device) -> Batch:
     return Batch(batch.step, batch.slots, batch.names, batch.captions, pixels_BCHW)
 
 
-def frozen_digest(target: Target) -> str:
-    """A digest of the parameters that are not trained; a run may not go on over other ones."""
-    digest = hashlib.sha256()
-    for name, parameter in sorted(target.named_parameters()):
-        if not parameter.requires_grad:
-            digest.update(name.encode())
-            digest.update(
-                parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
-            )
-    return digest.hexdigest()
+def notes_of(config: RunConfig, steps: int) -> dict[str, Any]:
+    """What a finished model says of its making, and how it likes to be sampled."""
+    samples = config.samples
+    defaults = {"steps": samples.steps, "guidance_scale": samples.guidance_scale}
+    sampler = {} if config.objective.prediction == "flow" else {"sampler": "ddim"}
+    # Paths mean something on one machine only.
+    told = config.model_dump(mode="json", exclude={"model": True, "target": {"vae", "unet"}})
+    return {"defaults": defaults | sampler, "trained": {"steps": steps, "config": told}}

@@ -1,6 +1,7 @@
 """What a run says while it works: a bar with rate and time left, `log.jsonl`, and TensorBoard."""
 
 import json
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -15,17 +16,15 @@ if TYPE_CHECKING:
 
 
 class Report:
-    """Everything the main process tells; the others make one that is not `active` and silent."""
+    """Everything the main process tells."""
 
-    def __init__(
-        self, out: Path, start: int, steps: int, *, active: bool, tensorboard: bool
-    ) -> None:
-        self.start, self.steps, self.active = start, steps, active
+    def __init__(self, out: Path, start: int, steps: int, *, tensorboard: bool) -> None:
+        self.start, self.steps = start, steps
         self._began = time.monotonic()
-        self._log = Log(out / "log.jsonl", start) if active else None
-        self._board = board(out / "tensorboard") if active and tensorboard else None
+        self._log = Log(out / "log.jsonl", start)
+        self._board = board(out / "tensorboard", start) if tensorboard else None
         self._bar: Progress | None = None
-        if active and sys.stderr.isatty():
+        if sys.stderr.isatty():
             self._bar = bar()
             self._task = self._bar.add_task("training", total=steps, completed=start, facts="")
             self._bar.start()
@@ -36,8 +35,6 @@ class Report:
 
     def note(self, step: int, facts: Mapping[str, float]) -> None:
         """Log the facts of one step, with the steps per second since this process began."""
-        if self._log is None:
-            return
         rate = (step - self.start) / max(time.monotonic() - self._began, 1e-9)
         self._log.write({"step": step, **facts, "steps_per_s": rate})
         if self._board is not None:
@@ -54,7 +51,7 @@ class Report:
         """A line for whoever watches."""
         if self._bar is not None:
             self._bar.console.print(text, markup=False, highlight=False)
-        elif self.active:
+        else:
             print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
@@ -74,8 +71,10 @@ class Log:
             kept = "".join(line + "\n" for line in lines if step_of(line) <= start)
             write_atomically(path, lambda part: part.write_text(kept, "utf-8"))
 
-    def write(self, facts: Mapping[str, Any]) -> None:
-        line = json.dumps({**facts, "time": round(time.time(), 3)})
+    def write(self, facts: Mapping[str, float]) -> None:
+        # NaN and infinity are not JSON: an overflow in fp16 is logged as null.
+        finite = {name: value if math.isfinite(value) else None for name, value in facts.items()}
+        line = json.dumps({**finite, "time": round(time.time(), 3)})
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
@@ -106,7 +105,7 @@ def bar() -> "Progress":
     )
 
 
-def board(folder: Path) -> Any:
+def board(folder: Path, start: int) -> Any:
     """A TensorBoard writer. Raises ArgumentError with the install command where it is missing."""
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -115,7 +114,7 @@ def board(folder: Path) -> Any:
             "train.tensorboard = true needs TensorBoard: pip install 't2i[track]', "
             "or set it to false."
         ) from error
-    return SummaryWriter(str(folder))
+    return SummaryWriter(str(folder), purge_step=start + 1)
 
 
 def clock(seconds: float) -> str:

@@ -22,15 +22,22 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise cannot_write(folder, error) from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        take(descriptor, folder)
         yield
+    finally:
+        os.close(descriptor)
+
+
+def take(descriptor: int, folder: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise OutputError(
             f"Another run is writing to {folder}: wait for it, stop it, or choose another folder "
             "with --out."
         ) from None
-    finally:
-        os.close(descriptor)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
 
 
 class StopRequest:
@@ -51,4 +58,5 @@ class StopRequest:
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.wanted = True
-        signal.signal(number, signal.SIG_DFL)
+        for waiting in self._before:
+            signal.signal(waiting, signal.SIG_DFL)

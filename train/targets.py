@@ -8,27 +8,45 @@ from typing import Any, Literal
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from t2i.denoiser.build import Components
-from t2i.denoiser.families.sd import VAE
+from t2i.denoiser.families.sd import scale_latents
+from t2i.pictures import sheet
 from t2i.text.encoder import TextEncoder
 from train.batch import Batch
+from train.export import ExportConfig, Notes, export, export_vae, pipeline
 from train.objective import Objective, ObjectiveConfig, quantiles
 from train.randomness import generator
+from train.samples import SamplesConfig, draw_prompts
 
 
 class Target(nn.Module):
-    """Base of the targets: modules, those that are trained having `requires_grad`."""
+    """Base of the targets: modules, those that are trained having `requires_grad`.
 
-    components: Components
-    seed: int
-    batch_size: int
+    It knows its seed and the size of the global batch, so that noise can be a row's own.
+    """
+
+    def __init__(self, components: Components, seed: int, batch_size: int) -> None:
+        super().__init__()
+        self.components, self.seed, self.batch_size = components, seed, batch_size
 
     def forward(self, batch: Batch) -> Tensor:
         """One loss per row, (B,) float32."""
+        raise NotImplementedError
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def draw(self, batch: Batch, config: SamplesConfig) -> Image.Image:
+        """A sheet of what the target makes now, of a batch or of the config's prompts."""
+        raise NotImplementedError
+
+    def export(self, folder: Path, batch: Batch, config: ExportConfig, notes: Notes) -> None:
+        """Write what was trained as a folder that diffusers reads, complete or not at all."""
         raise NotImplementedError
 
     def weights(self) -> dict[str, nn.Parameter]:
@@ -68,11 +86,12 @@ class Autoencoder(Target):
     def __init__(
         self, components: Components, config: AutoencoderConfig, seed: int, batch_size: int
     ) -> None:
-        super().__init__()
-        self.components, self.config = components, config
-        self.seed, self.batch_size = seed, batch_size
+        super().__init__(components, seed, batch_size)
+        self.config = config
         self.vae = components.vae.requires_grad_(True)
         self.vae.encoder.requires_grad_(config.encoder)
+        if isinstance(self.vae, AutoencoderKL) and self.vae.quant_conv is not None:
+            self.vae.quant_conv.requires_grad_(config.encoder)
 
     def forward(self, batch: Batch) -> Tensor:
         pixels_BCHW = batch.pixels_BCHW
@@ -102,12 +121,26 @@ class Autoencoder(Target):
         return latents_BCHW + self.config.latent_noise * noise_BCHW, price_B
 
     @torch.no_grad()
-    def measure_scale(self, batch: Batch) -> float:
-        """Set and return the factor that gives the latents of `batch` unit variance."""
-        latents_BCHW = encode(self.vae, batch.pixels_BCHW)
-        scale = 1 / latents_BCHW.float().std().item()
-        self.vae.register_to_config(scaling_factor=scale)  # type: ignore[no-untyped-call]
-        return scale
+    def draw(self, batch: Batch, config: SamplesConfig) -> Image.Image:
+        """Each picture above what is decoded from its latents without noise."""
+        decoded_BCHW = self.vae.decode(middle(self.vae.encode(batch.pixels_BCHW)))[0].float()
+        both = torch.cat([batch.pixels_BCHW, decoded_BCHW], dim=2).clamp(-1, 1)
+        bytes_BHWC = ((both + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        pictures = [Image.fromarray(picture) for picture in bytes_BHWC]
+        labels = [f"{name} (below: decoded)" for name in batch.names]
+        return sheet(pictures, labels, config.columns)
+
+    @torch.no_grad()
+    def export(self, folder: Path, batch: Batch, config: ExportConfig, notes: Notes) -> None:
+        """Also sets the factor that gives the latents of `batch` unit variance.
+
+        Where the encoder was not trained that stays, as a denoiser may know it. In float32, for a
+        denoiser to be trained on.
+        """
+        if self.config.encoder:
+            scale = 1 / middle(self.vae.encode(batch.pixels_BCHW)).float().std().item()
+            self.vae.register_to_config(scaling_factor=scale)  # type: ignore[no-untyped-call]
+        export_vae(self.components.vae, folder)
 
 
 class DenoiserConfig(BaseModel):
@@ -118,6 +151,8 @@ class DenoiserConfig(BaseModel):
     kind: Literal["denoiser"] = "denoiser"
     vae: Path | None = None
     """Folder of the finished autoencoder; the model's own when left out."""
+    unet: Path | None = None
+    """Folder of a trained UNet to start from; fresh weights when left out."""
     text_encoder: bool = True
     """Train the text encoder too."""
     gradient_checkpointing: bool = False
@@ -136,9 +171,8 @@ class Denoiser(Target):
         seed: int,
         batch_size: int,
     ) -> None:
-        super().__init__()
-        self.components, self.config = components, config
-        self.seed, self.batch_size = seed, batch_size
+        super().__init__(components, seed, batch_size)
+        self.config = config
         self.objective = Objective(objective)
         self.unet = components.unet.requires_grad_(True)
         self.text_encoder = components.text_encoder.requires_grad_(config.text_encoder)
@@ -169,15 +203,24 @@ class Denoiser(Target):
         return self.objective.losses(output_BCHW, target_BCHW, level)
 
     @torch.no_grad()
+    def draw(self, batch: Batch, config: SamplesConfig) -> Image.Image:
+        return sheet(
+            draw_prompts(pipeline(self.components, self.objective.config), config),
+            list(config.prompts),
+            config.columns,
+        )
+
+    def export(self, folder: Path, batch: Batch, config: ExportConfig, notes: Notes) -> None:
+        export(self.components, self.objective.config, folder, config, notes)
+
+    @torch.no_grad()
     def _latents(self, batch: Batch) -> Tensor:
-        if isinstance(self.vae, AutoencoderTiny):
-            latents_BCHW = encode(self.vae, batch.pixels_BCHW)
-        else:
-            posterior = self.vae.encode(batch.pixels_BCHW).latent_dist
-            noise_BCHW = self.noise(posterior.mean, batch, "posterior")
-            latents_BCHW = posterior.mean + posterior.std * noise_BCHW
-        scale: float = self.vae.config["scaling_factor"]
-        return latents_BCHW.float() * scale
+        encoded = self.vae.encode(batch.pixels_BCHW)
+        latents_BCHW = middle(encoded)
+        if isinstance(self.vae, AutoencoderKL):
+            noise_BCHW = self.noise(latents_BCHW, batch, "posterior")
+            latents_BCHW = latents_BCHW + encoded.latent_dist.std * noise_BCHW
+        return scale_latents(self.components.vae, latents_BCHW.float())
 
     def _captions(self, batch: Batch) -> list[str]:
         dropped = [
@@ -188,9 +231,8 @@ class Denoiser(Target):
         return ["" if drop else text for drop, text in zip(dropped, batch.captions, strict=True)]
 
 
-def encode(vae: VAE, pixels_BCHW: Tensor) -> Tensor:
-    """Latents (B, C, H/f, W/f) of pictures, unscaled; of a posterior, the mean."""
-    encoded: Any = vae.encode(pixels_BCHW)
+def middle(encoded: Any) -> Tensor:
+    """Latents (B, C, H, W), unscaled, of what an autoencoder encoded; of a posterior, the mean."""
     latents: Tensor = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mean
     return latents
 

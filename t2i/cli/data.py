@@ -9,7 +9,7 @@ from t2i.cli.answer import Format, print_json
 from t2i.errors import ArgumentError, nearest
 
 if TYPE_CHECKING:
-    from train.data.show import Samples
+    from train.data.sample import Samples
 
 Split = Literal["train", "held_out"]
 

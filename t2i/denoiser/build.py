@@ -11,6 +11,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from t2i.denoiser.families.sd import VAE
@@ -52,7 +53,7 @@ class ModelConfig(BaseModel):
         """Read a TOML. Raises ArgumentError where it is missing, garbled, or has unknown tables."""
         try:
             settings = tomllib.loads(path.read_text("utf-8"))
-        except (OSError, tomllib.TOMLDecodeError) as error:
+        except (OSError, ValueError) as error:  # not there, not UTF-8, not TOML
             raise ArgumentError(f"Cannot read the model config {path}: {error}.") from error
         check_known(settings, cls.model_fields, f"table of {path.name}")
         try:
@@ -78,12 +79,12 @@ class Components:
 def build(config: ModelConfig) -> Components:
     """Make the parts with fresh weights from torch's global generator.
 
-    Raises ArgumentError for an argument that its class does not have, naming the nearest.
+    Raises ArgumentError for an argument that its class does not have, naming the nearest, or that
+    the class cannot use.
     """
     vae = build_vae(config)
     tokenizer = clip_tokenizer(*load_bpe(config.tokenizer.folder), config.tokenizer.length)
 
-    check_known(config.text_encoder, _arguments(CLIPTextConfig), "key of [text_encoder]")
     text_settings = {
         "vocab_size": len(tokenizer),
         "max_position_embeddings": config.tokenizer.length,
@@ -91,15 +92,20 @@ def build(config: ModelConfig) -> Components:
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     } | config.text_encoder
-    text_encoder = CLIPTextModel(CLIPTextConfig(**text_settings))
+    text_config = make(CLIPTextConfig, text_settings, "text_encoder")
+    text_encoder: CLIPTextModel = make(CLIPTextModel, {"config": text_config}, "text_encoder")
+    # NOTE a footgun: CLIP starts its token embeddings at 0.02, where what the layers add drowns
+    # them: after 1,400 steps every word had the same embedding. Unit variance keeps words apart.
+    nn.init.normal_(text_encoder.get_input_embeddings().get_parameter("weight"))
 
-    check_known(config.unet, _arguments(UNet2DConditionModel), "key of [unet]")
     unet_settings = {
         "in_channels": vae.config["latent_channels"],
         "out_channels": vae.config["latent_channels"],
         "cross_attention_dim": text_encoder.config.hidden_size,
     } | config.unet
-    return Components(vae, UNet2DConditionModel(**unet_settings), text_encoder, tokenizer)
+    return Components(
+        vae, make(UNet2DConditionModel, unet_settings, "unet"), text_encoder, tokenizer
+    )
 
 
 def build_vae(config: ModelConfig) -> VAE:
@@ -109,10 +115,19 @@ def build_vae(config: ModelConfig) -> VAE:
         raise ArgumentError(
             f"Unknown autoencoder {kind!r} in [vae]. {nearest(str(kind), AUTOENCODERS)}"
         )
-    autoencoder = AUTOENCODERS[kind]
-    check_known(settings, _arguments(autoencoder), "key of [vae]")
-    made: VAE = autoencoder(**settings)
+    made: VAE = make(AUTOENCODERS[kind], settings, "vae")
     return made
+
+
+def make(kind: type, settings: Settings, table: str) -> Any:
+    """One part of its settings; the table is named where they are wrong."""
+    check_known(settings, _arguments(kind), f"key of [{table}]")
+    try:
+        return kind(**settings)
+    except Exception as error:  # Constructors of the libraries fail in any way.
+        raise ArgumentError(
+            f"The model config's [{table}] makes no {kind.__name__}: {error}"
+        ) from error
 
 
 def check_known(given: Settings, known: Collection[str], what: str) -> None:

@@ -60,6 +60,11 @@ def clip_tokenizer(vocabulary: Vocabulary, merges: Merges, length: int) -> CLIPT
         eos_token=END,
         pad_token=END,
     )
+    if absent := {START, END, "a" + WORD_END} - vocabulary.keys():
+        raise ModelError(
+            f"The vocabulary lacks {', '.join(sorted(absent))}: make it with "
+            "`python -m train.vocabulary`."
+        )
     expected = [vocabulary[START], vocabulary["a" + WORD_END], vocabulary[END]]
     given = tokenizer("a").input_ids
     if given != expected:

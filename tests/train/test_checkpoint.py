@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from t2i.errors import OutputError, TrainingError
 from train import checkpoint
@@ -31,12 +32,23 @@ def test_no_folder_is_no_checkpoint(tmp_path: Path) -> None:
 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
-    for step in (1, 2, 10, 3):
+    for step in (1, 2, 3, 10):
         save_state(tmp_path, state(step), keep=2)
     assert [path.name for path in checkpoint.checkpoints(tmp_path)] == [
         "step-00000010",
         "step-00000003",
     ]
+
+
+def test_damaged_later_checkpoints_never_push_out_the_sound_one(tmp_path: Path) -> None:
+    for step in (5, 6, 7):
+        save_state(tmp_path, state(step), keep=9)
+    for step in (6, 7):
+        (tmp_path / f"step-{step:08d}" / "weights.safetensors").write_bytes(b"")
+    save_state(tmp_path, state(5), keep=1)
+    loaded = load_newest(tmp_path)
+    assert loaded is not None
+    assert loaded.step == 5
 
 
 @pytest.mark.parametrize(
@@ -88,19 +100,24 @@ def test_no_complete_checkpoint_at_all_is_an_error(tmp_path: Path) -> None:
         load_newest(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left on device"),
+    ],
+    ids=["python", "safetensors"],
+)
 def test_a_full_disk_leaves_the_old_checkpoint_and_no_half_of_the_new(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     save_state(tmp_path, state(1), keep=1)
-    write = checkpoint._write
 
-    def refuse(path: Path, content: bytes) -> None:
-        if path.name == "facts.json":
-            raise OSError(errno.ENOSPC, "No space left on device")
-        write(path, content)
+    def refuse(*_: object) -> None:
+        raise error
 
-    monkeypatch.setattr(checkpoint, "_write", refuse)
-    with pytest.raises(OutputError, match=r"step-00000002.*disk is full"):
+    monkeypatch.setattr(checkpoint, "save_file", refuse)
+    with pytest.raises(OutputError, match=r"Cannot write .*step-00000002"):
         save_state(tmp_path, state(2), keep=1)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
     assert checkpoint.fault_of(tmp_path / "step-00000001") is None

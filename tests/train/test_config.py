@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+import torch
 
+from t2i.denoiser.build import ModelConfig, build
 from t2i.errors import ArgumentError
-from tests.train.runs import MODEL, RUN, tiny_run, write_run
+from tests.train.runs import MODEL, RUN, tiny_model, tiny_run, write_run
 from train.config import difference, load
 from train.targets import DenoiserConfig
 
@@ -65,7 +67,7 @@ def test_the_reason_for_refusing_epsilon_with_zero_terminal_snr_is_told(tmp_path
 
 def test_only_harmful_differences_count(tmp_path: Path) -> None:
     before = tiny_run(tmp_path).model_dump(mode="json")
-    harmless = tiny_run(tmp_path, "train.steps=99", "train.keep=7", "samples.every=3")
+    harmless = tiny_run(tmp_path, "train.steps=99", "train.keep=7", "samples.columns=3")
     assert difference(before, harmless.model_dump(mode="json")) == []
     harmful = tiny_run(tmp_path, "train.batch_size=8", "objective.weight=min_snr")
     assert difference(before, harmful.model_dump(mode="json")) == [
@@ -75,8 +77,6 @@ def test_only_harmful_differences_count(tmp_path: Path) -> None:
 
 
 def test_an_unknown_key_of_a_model_is_named(tmp_path: Path) -> None:
-    from t2i.denoiser.build import ModelConfig, build
-
     for wrong, message in [
         ("sample_sizes = 4", "Unknown key of .unet.: 'sample_sizes'. Did you mean 'sample_size'"),
         ("[unett]", "Unknown table of model.toml: 'unett'. Did you mean 'unet'"),
@@ -87,8 +87,12 @@ def test_an_unknown_key_of_a_model_is_named(tmp_path: Path) -> None:
 
 
 def test_an_unknown_autoencoder_is_named(tmp_path: Path) -> None:
-    from t2i.denoiser.build import ModelConfig, build
-
     write_run(tmp_path, model=MODEL.replace('"AutoencoderTiny"', '"AutoencoderTny"'))
     with pytest.raises(ArgumentError, match="Did you mean 'AutoencoderTiny'"):
         build(ModelConfig.load(tmp_path / "model.toml"))
+
+
+def test_words_of_a_fresh_text_encoder_are_not_drowned(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    embeddings = build(tiny_model(tmp_path)).text_encoder.get_input_embeddings().weight
+    assert embeddings.std().item() == pytest.approx(1, rel=0.05)

@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from diffusers import AutoencoderTiny, StableDiffusionPipeline
+from diffusers import AutoencoderTiny, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 
 import t2i
 from t2i.errors import ArgumentError, ModelError, OutputError, TrainingError
-from tests.train.runs import tiny_run, write_run
+from tests.train.runs import MODEL, tiny_run, write_run
+from train import checkpoint
 from train.batch import Batch
 from train.checkpoint import State, load_newest
-from train.config import RunConfig
+from train.config import RunConfig, load
 from train.loop import run
 from train.runfolder import locked
 from train.targets import Denoiser
@@ -197,9 +198,7 @@ def test_the_average_is_that_of_the_weights_of_every_step(tmp_path: Path) -> Non
     end_of(config, tmp_path / "out")
     name = "unet.conv_in.weight"
     folders = sorted((tmp_path / "out" / "checkpoints").iterdir())
-    from train.checkpoint import load
-
-    states = [load(folder).tensors for folder in folders]
+    states = [checkpoint.load(folder).tensors for folder in folders]
     for before, after in zip(states, states[1:], strict=False):
         expected = 0.9 * before["average"][name] + 0.1 * after["weights"][name]
         torch.testing.assert_close(after["average"][name], expected)
@@ -260,9 +259,32 @@ def test_a_run_does_not_go_on_over_another_autoencoder(tmp_path: Path) -> None:
         run(tiny_run(tmp_path, f"target.vae={paths[1]}"), tmp_path / "out")
 
 
-def test_a_missing_autoencoder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"No autoencoder in .*nowhere"):
-        run(tiny_run(tmp_path, "target.vae=nowhere"), tmp_path / "out")
+@pytest.mark.parametrize("part", ["vae", "unet"])
+def test_a_missing_part_to_start_from_is_named(tmp_path: Path, part: str) -> None:
+    with pytest.raises(ModelError, match=rf"No trained weights in .*nowhere \(target.{part}\)"):
+        run(tiny_run(tmp_path, f"target.{part}=nowhere"), tmp_path / "out")
+
+
+def test_a_part_of_another_shape_is_refused(tmp_path: Path) -> None:
+    run(tiny_run(tmp_path, "train.steps=1"), tmp_path / "out")
+    unet = tmp_path / "out" / "model" / "unet"
+    other = write_run(tmp_path / "other", model=MODEL.replace("[8, 16]", "[8, 32]"))
+    with pytest.raises(
+        ModelError, match=r"target.unet\) are not of the model's config: .*expected"
+    ):
+        run(load(other, [f"target.unet={unet}"]), tmp_path / "elsewhere")
+
+
+def test_a_run_starts_from_the_unet_it_is_given(tmp_path: Path) -> None:
+    run(tiny_run(tmp_path, "train.steps=1"), tmp_path / "first")
+    given = tmp_path / "first" / "model" / "unet"
+    frozen = "optimizer.learning_rate=1e-12"
+    second = end_of(tiny_run(tmp_path, f"target.unet={given}", frozen), tmp_path / "second")
+    start = UNet2DConditionModel.from_pretrained(given, torch_dtype=torch.float32)
+    name = "conv_in.weight"
+    torch.testing.assert_close(
+        second.tensors["weights"][f"unet.{name}"], start.state_dict()[name], rtol=0, atol=1e-7
+    )
 
 
 def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What every data set hands out: one picture, its caption, and where each named thing is."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,3 +20,10 @@ class Sample:
     pixels: NDArray[np.uint8]
     caption: str
     masks: NDArray[np.bool_]
+
+
+class Samples(Protocol):
+    """A data set: anything that hands out samples by index."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Sample: ...

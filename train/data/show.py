@@ -1,7 +1,6 @@
 """A contact sheet of a data set: each picture, its masks in colours, its caption."""
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,18 +8,11 @@ from PIL import Image
 
 from t2i.errors import ArgumentError
 from t2i.pictures import sheet
-from train.data.sample import Sample
+from train.data.sample import Sample, Samples
 
 # One per named thing, in caption order; a fourth and later ones start again.
 MASK_COLOURS = ((230, 50, 50), (40, 110, 240), (30, 170, 80), (240, 180, 30), (160, 70, 210))
 PICTURE_WIDTH = 192
-
-
-class Samples(Protocol):
-    """Anything that hands out samples by index."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: int, /) -> Sample: ...
 
 
 def show(dataset: Samples, indices: Sequence[int], masks: bool = True) -> Image.Image:

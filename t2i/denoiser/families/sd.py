@@ -81,9 +81,12 @@ def encode(vae: VAE, pixels_B3YX: Tensor, generator: torch.Generator | None = No
     """Pixels in -1..1 to latents (B, C, H, W); the inverse of `decode` up to the VAE's loss."""
     encoded = vae.encode(pixels_B3YX.to(vae.dtype))
     if isinstance(vae, AutoencoderTiny):
-        latents_BCHW: Tensor = encoded.latents
-    else:
-        latents_BCHW = encoded.latent_dist.sample(generator)
+        return scale_latents(vae, encoded.latents)
+    return scale_latents(vae, encoded.latent_dist.sample(generator))
+
+
+def scale_latents(vae: VAE, latents_BCHW: Tensor) -> Tensor:
+    """The autoencoder's latents as the denoiser knows them."""
     if vae.config["shift_factor"]:
         latents_BCHW = latents_BCHW - vae.config["shift_factor"]
     scaling_factor: float = vae.config["scaling_factor"]
