@@ -7,6 +7,7 @@ from typing import TypeVar
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
+from transformers import CLIPTextModel
 
 from t2i.denoiser.build import Components, ModelConfig, build
 from t2i.denoiser.families.sd import VAE, default_size, pixels_per_latent
@@ -16,7 +17,7 @@ from train.config import RunConfig
 from train.randomness import key
 from train.targets import Autoencoder, AutoencoderConfig, Denoiser, Target
 
-Part = TypeVar("Part", VAE, UNet2DConditionModel)
+Part = TypeVar("Part", VAE, UNet2DConditionModel, CLIPTextModel)
 
 
 def assemble(config: RunConfig, model: ModelConfig) -> Target:
@@ -31,6 +32,9 @@ def assemble(config: RunConfig, model: ModelConfig) -> Target:
         return Autoencoder(parts, target, config.seed, batch_size)
     if target.unet is not None:
         parts = replace(parts, unet=trained(parts.unet, target.unet, "unet"))
+    if target.text_encoder is not None:
+        text_encoder = trained(parts.text_encoder, target.text_encoder, "text_encoder")
+        parts = replace(parts, text_encoder=text_encoder)
     check_picture_size(config, parts, default_size(parts.unet, parts.vae)[0])
     return Denoiser(parts, target, config.objective, config.seed, batch_size)
 

@@ -88,6 +88,7 @@ HARMLESS = (
     "model",
     "target.vae",
     "target.unet",
+    "target.text_encoder",
     "train.steps",
     "train.accumulation",
     "train.device",
@@ -120,7 +121,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     if isinstance(tree.get("model"), str):
         tree["model"] = base / tree["model"]
     if isinstance(target := tree.get("target"), dict):
-        for part in ("vae", "unet"):
+        for part in ("vae", "unet", "text_encoder"):
             if isinstance(target.get(part), str):
                 target[part] = base / target[part]
     try:

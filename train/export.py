@@ -3,17 +3,19 @@
 import json
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from pydantic import BaseModel, ConfigDict
 
-from pipelines.text_to_image import TextToImagePipeline
 from t2i.denoiser.build import Components
 from t2i.denoiser.families.sd import VAE
 from t2i.files import whole_folder
 from train.objective import ObjectiveConfig
+
+if TYPE_CHECKING:
+    from pipelines.text_to_image import TextToImagePipeline
 
 PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 NOTES = "t2i.json"
@@ -39,8 +41,11 @@ def sampler(objective: ObjectiveConfig) -> Any:
     return DDIMScheduler(**settings, clip_sample=False, steps_offset=1)
 
 
-def pipeline(components: Components, objective: ObjectiveConfig) -> TextToImagePipeline:
+def pipeline(components: Components, objective: ObjectiveConfig) -> "TextToImagePipeline":
     """The parts at work, sharing their weights."""
+    # Here, for the sake of the start-up of a run, which draws much later or never.
+    from pipelines.text_to_image import TextToImagePipeline
+
     return TextToImagePipeline(
         vae=components.vae,
         text_encoder=components.text_encoder,
@@ -69,6 +74,7 @@ def export(
         # Left alone transformers takes the precision of the file, and the plain pipeline mixes two.
         _settle(new / "text_encoder" / "config.json", dtype="float32")
         _settle(new / "vae" / "config.json")
+        _settle(new / "unet" / "config.json")
         (new / NOTES).write_text(json.dumps(notes, indent=1) + "\n", "utf-8")
         _let_others_read(new)
 
@@ -91,6 +97,7 @@ def _let_others_read(folder: Path) -> None:
 def _settle(path: Path, **settings: Any) -> None:
     """Set keys of a part's config.json, and drop what the part's own class would warn of."""
     config = json.loads(path.read_text("utf-8")) | settings
+    config.pop("_name_or_path", None)  # a folder of this machine
     if config.get("_class_name") == "AutoencoderTiny":
         config.pop("block_out_channels", None)  # written by the class, yet no argument of it
     path.write_text(json.dumps(config, indent=2) + "\n", "utf-8")

@@ -293,5 +293,7 @@ def notes_of(config: RunConfig, steps: int) -> dict[str, Any]:
     defaults = {"steps": samples.steps, "guidance_scale": samples.guidance_scale}
     sampler = {} if config.objective.prediction == "flow" else {"sampler": "ddim"}
     # Paths mean something on one machine only.
-    told = config.model_dump(mode="json", exclude={"model": True, "target": {"vae", "unet"}})
+    told = config.model_dump(
+        mode="json", exclude={"model": True, "target": {"vae", "unet", "text_encoder"}}
+    )
     return {"defaults": defaults | sampler, "trained": {"steps": steps, "config": told}}

@@ -33,6 +33,12 @@ def accelerator_of(config: RunConfig) -> Accelerator:
         )
     except ValueError as error:
         raise ArgumentError(f"train.precision = {config.train.precision!r}: {error}") from error
+    if config.train.precision == "fp16" and accelerator.device.type == "cpu":
+        # Accelerate takes it and computes in float32 without a word.
+        raise ArgumentError(
+            "train.precision = 'fp16' needs an accelerator, and this run is on a CPU: "
+            "set it to 'bf16' or 'no'."
+        )
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         raise ArgumentError(
             f"The accelerate config asks for {accelerator.distributed_type.value}, which shards "

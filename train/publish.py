@@ -7,6 +7,7 @@ prompts at the run's own seeds: the first pictures drawn, none left out.
 import argparse
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from PIL import Image, ImageDraw
 
 from pipelines.text_to_image import TextToImagePipeline
-from t2i.errors import TrainingError
+from t2i.errors import OutputError, T2IError, TrainingError
+from t2i.files import whole_folder
 from t2i.pictures import save_picture, sheet
-from train.export import export_vae
+from train.export import NOTES, export_vae
+from train.loop import MODEL
 
 CARD = """# The embedded model of t2i
 
@@ -52,26 +55,52 @@ Apache-2.0. Trained only on pictures composed of Microsoft's Fluent Emoji (MIT),
 
 
 def publish(run: Path, folder: Path, prose: str, vae: Path | None = None) -> None:
-    """Write model, sheet, curve and card of the run into `folder`.
+    """Write model, sheet, curve and card of the run into `folder`, all of it or nothing.
 
     vae : folder of an autoencoder whose decoder has learned on, in place of the run's
-    """
-    model = run / "model"
-    if not (model / "model_index.json").is_file():
-        raise TrainingError(f"No finished model in {run}: `t2i train` writes {model} at the end.")
-    if folder.exists():
-        shutil.rmtree(folder)
-    shutil.copytree(model, folder)
-    if vae is not None:
-        refined = AutoencoderTiny.from_pretrained(vae)
-        export_vae(refined.to(torch.float16), folder / "vae")
-    pipe = TextToImagePipeline.from_pretrained(folder)
-    notes = json.loads((folder / "t2i.json").read_text("utf-8"))
 
-    save_picture(samples(pipe, notes["trained"]["config"]["samples"]), folder / "samples.png")
-    save_picture(curve(read_losses(run / "log.jsonl")), folder / "loss.png")
-    stages = [run.parent / f"{run.name}-vae", run, *([vae.parent] if vae else [])]
-    (folder / "README.md").write_text(card(pipe, stages, prose), "utf-8")
+    Raises TrainingError for a run that is not finished, OutputError for a folder that holds
+    something else than a model.
+    """
+    notes = finished(run)
+    if folder.exists() and not (folder / "model_index.json").is_file():
+        raise OutputError(f"{folder} exists and holds no model: choose another folder.")
+    with whole_folder(folder) as new:
+        shutil.copytree(run / MODEL, new, dirs_exist_ok=True)
+        if vae is not None:
+            refined = AutoencoderTiny.from_pretrained(vae, use_safetensors=True)
+            export_vae(refined.to(torch.float16), new / "vae")
+        pipe = TextToImagePipeline.from_pretrained(new)
+        save_picture(samples(pipe, notes["trained"]["config"]["samples"]), new / "samples.png")
+        save_picture(curve(read_losses(run / "log.jsonl")), new / "loss.png")
+        runs = [*earlier(run), run, *([vae.parent] if vae else [])]
+        (new / "README.md").write_text(card(pipe, runs, prose), "utf-8")
+
+
+def finished(run: Path) -> dict[str, Any]:
+    """The notes of the model that the run's last step wrote."""
+    try:
+        notes: dict[str, Any] = json.loads((run / MODEL / NOTES).read_text("utf-8"))
+        asked = json.loads((run / "config.json").read_text("utf-8"))["train"]["steps"]
+    except FileNotFoundError as error:
+        raise TrainingError(
+            f"No finished model in {run} ({error.filename} is missing): train it to its last step."
+        ) from error
+    if notes["trained"]["steps"] != asked:
+        raise TrainingError(
+            f"The model in {run} is of step {notes['trained']['steps']}, but the run goes on to "
+            f"step {asked}: train it to its last step."
+        )
+    return notes
+
+
+def earlier(run: Path) -> list[Path]:
+    """The runs behind the parts it started from, oldest first; a part is <run>/model or in it."""
+    target = json.loads((run / "config.json").read_text("utf-8"))["target"]
+    parts = [Path(target[name]) for name in ("vae", "unet", "text_encoder") if target.get(name)]
+    parents = [part.parent if part.name == MODEL else part.parent.parent for part in parts]
+    runs = [path.resolve() for path in parents if (path / "log.jsonl").is_file()]
+    return list(dict.fromkeys(one for path in runs for one in (*earlier(path), path)))
 
 
 def samples(pipe: TextToImagePipeline, config: dict[str, Any]) -> Image.Image:
@@ -128,11 +157,11 @@ def curve(losses: list[tuple[int, float]], window: int = 10) -> Image.Image:
     return picture
 
 
-def card(pipe: TextToImagePipeline, stages: list[Path], prose: str) -> str:
+def card(pipe: TextToImagePipeline, runs: list[Path], prose: str) -> str:
     parts = {name: getattr(pipe, name) for name in ("unet", "text_encoder", "vae")}
     return CARD.format(
         prose=prose.strip(),
-        stages="\n".join(f"- {stage(run)}" for run in stages),
+        stages="\n".join(f"- {stage(run)}" for run in runs),
         parts="\n".join(
             f"| {name} | {type(part).__name__} | {sum(p.numel() for p in part.parameters()):,} |"
             for name, part in parts.items()
@@ -150,7 +179,7 @@ def stage(run: Path) -> str:
         objective = config["objective"]
         zero = " with zero terminal SNR" if objective["zero_terminal_snr"] else ""
         what += f" and text encoder ({objective['prediction']}, {objective['beta_schedule']}{zero})"
-    elif not target["encoder"]:
+    elif not target.get("train_encoder", True):
         what += ", its decoder alone"
     return f"{what}: {steps:,} steps of {train['batch_size']} pictures, last loss {loss:.4f}"
 
@@ -163,7 +192,11 @@ def main() -> None:
     parser.add_argument("--vae", type=Path, help="an autoencoder whose decoder has learned on")
     given = parser.parse_args()
     prose = given.prose.read_text("utf-8") if given.prose else ""
-    publish(given.run, given.folder, prose, given.vae)
+    try:
+        publish(given.run, given.folder, prose, given.vae)
+    except T2IError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
 """Pictures drawn during a run, always the same prompts and seeds, so that two sheets compare."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipelines.text_to_image import TextToImagePipeline
+if TYPE_CHECKING:
+    from pipelines.text_to_image import TextToImagePipeline
 
 AT_ONCE = 8
 """Pictures in one batch of the sampler."""
@@ -26,7 +29,7 @@ class SamplesConfig(BaseModel):
     columns: int = Field(6, ge=1)
 
 
-def draw_prompts(pipe: TextToImagePipeline, config: SamplesConfig) -> list[Image.Image]:
+def draw_prompts(pipe: "TextToImagePipeline", config: SamplesConfig) -> list[Image.Image]:
     """A picture of each prompt, at its own seed."""
     pipe.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]
     pictures: list[Image.Image] = []

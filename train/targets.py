@@ -70,7 +70,7 @@ class AutoencoderConfig(BaseModel):
     kind: Literal["autoencoder"] = "autoencoder"
     vae: Path | None = None
     """Folder of a finished autoencoder to start from; fresh weights when left out."""
-    encoder: bool = True
+    train_encoder: bool = True
     """Train the encoder too. Without it the latents stay what a denoiser was trained on."""
     latent_noise: float = Field(0.05, ge=0)
     """Standard deviation of noise on the latents of AutoencoderTiny, which has no posterior."""
@@ -89,9 +89,9 @@ class Autoencoder(Target):
         super().__init__(components, seed, batch_size)
         self.config = config
         self.vae = components.vae.requires_grad_(True)
-        self.vae.encoder.requires_grad_(config.encoder)
+        self.vae.encoder.requires_grad_(config.train_encoder)
         if isinstance(self.vae, AutoencoderKL) and self.vae.quant_conv is not None:
-            self.vae.quant_conv.requires_grad_(config.encoder)
+            self.vae.quant_conv.requires_grad_(config.train_encoder)
 
     def forward(self, batch: Batch) -> Tensor:
         pixels_BCHW = batch.pixels_BCHW
@@ -108,7 +108,7 @@ class Autoencoder(Target):
         )
 
     def _latents(self, pixels_BCHW: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        with torch.set_grad_enabled(self.config.encoder and torch.is_grad_enabled()):
+        with torch.set_grad_enabled(self.config.train_encoder and torch.is_grad_enabled()):
             encoded = self.vae.encode(pixels_BCHW)
         if isinstance(self.vae, AutoencoderKL):
             posterior = encoded.latent_dist
@@ -137,7 +137,7 @@ class Autoencoder(Target):
         Where the encoder was not trained that stays, as a denoiser may know it. In float32, for a
         denoiser to be trained on.
         """
-        if self.config.encoder:
+        if self.config.train_encoder:
             scale = 1 / middle(self.vae.encode(batch.pixels_BCHW)).float().std().item()
             self.vae.register_to_config(scaling_factor=scale)  # type: ignore[no-untyped-call]
         export_vae(self.components.vae, folder)
@@ -153,7 +153,9 @@ class DenoiserConfig(BaseModel):
     """Folder of the finished autoencoder; the model's own when left out."""
     unet: Path | None = None
     """Folder of a trained UNet to start from; fresh weights when left out."""
-    text_encoder: bool = True
+    text_encoder: Path | None = None
+    """Folder of a trained text encoder to start from; fresh weights when left out."""
+    train_text_encoder: bool = True
     """Train the text encoder too."""
     gradient_checkpointing: bool = False
     caption_dropout: float = Field(0.1, ge=0, le=1)
@@ -175,18 +177,18 @@ class Denoiser(Target):
         self.config = config
         self.objective = Objective(objective)
         self.unet = components.unet.requires_grad_(True)
-        self.text_encoder = components.text_encoder.requires_grad_(config.text_encoder)
+        self.text_encoder = components.text_encoder.requires_grad_(config.train_text_encoder)
         self.vae = components.vae.requires_grad_(False).eval()
         self._encode_text = TextEncoder(components.tokenizer, self.text_encoder).encode
         if config.gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
-            if config.text_encoder:
+            if config.train_text_encoder:
                 self.text_encoder.gradient_checkpointing_enable()
 
     def forward(self, batch: Batch) -> Tensor:
         # what the picture and the text are
         latents_BCHW = self._latents(batch)
-        with torch.set_grad_enabled(self.config.text_encoder and torch.is_grad_enabled()):
+        with torch.set_grad_enabled(self.config.train_text_encoder and torch.is_grad_enabled()):
             text_BTD = self._encode_text(self._captions(batch))
 
         # where on the schedule each row stands

@@ -47,8 +47,10 @@ def test_a_model_of_configs_is_built_and_its_parts_fit(path: Path) -> None:
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
 def test_a_run_of_configs_loads_and_its_pictures_fit_its_model(path: Path) -> None:
     config = load(path)
-    before, after = shapes(built(config.model), config.data.size)
+    parts = built(config.model)
+    before, after = shapes(parts, config.data.size)
     assert before == after
+    assert before[-1] == parts.unet.config["sample_size"]
 
 
 def test_every_toml_is_a_model_or_a_run() -> None:

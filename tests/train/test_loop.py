@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from diffusers import AutoencoderTiny, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderTiny, StableDiffusionPipeline
 from torch import Tensor
 
 import t2i
@@ -143,27 +143,78 @@ def test_a_signal_saves_a_checkpoint_and_exits_0(tmp_path: Path, number: signal.
     assert newest(tmp_path / "out").step >= 2
 
 
+def torchrun(toml: Path, out: Path) -> subprocess.CompletedProcess[str]:
+    """Train on two processes."""
+    # On CPUs `accelerate launch` wants MPI; torchrun sets the same variables and takes gloo.
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["-m", "train", str(toml), "--out", str(out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command, cwd=REPO, env=environment, capture_output=True, text=True, check=False
+    )
+
+
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     toml = write_run(tmp_path)
     one = end_of(tiny_run(tmp_path), tmp_path / "one")
-    # On CPUs `accelerate launch` wants MPI; torchrun sets the same variables and takes gloo.
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += ["-m", "train", str(toml), "--out", str(tmp_path / "two")]
-    done = subprocess.run(
-        command,
-        cwd=REPO,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = torchrun(toml, tmp_path / "two")
     assert done.returncode == 0, done.stderr[-3000:]
     two = newest(tmp_path / "two")
     assert two.facts["processes"] == 2
     assert two.step == one.step
     assert largest_difference(one, two, "weights") < 1e-5
     assert largest_difference(one, two, "average") < 1e-5
+
+
+@pytest.mark.slow
+def test_processes_fail_together_and_say_why(tmp_path: Path) -> None:
+    toml = write_run(tmp_path)
+    with locked(tmp_path / "out"):
+        done = torchrun(toml, tmp_path / "out")
+    assert done.returncode != 0
+    assert "OutputError: Another run is writing" in done.stderr
+
+
+@pytest.mark.slow
+def test_accelerate_launch_trains(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1"]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--cpu"]
+    command += ["-m", "train", str(write_run(tmp_path)), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one = end_of(tiny_run(tmp_path), tmp_path / "one")
+    assert largest_difference(one, newest(tmp_path / "out"), "weights") < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.precision=fp16", "'fp16' needs an accelerator"),
+        ("data.size=36", "data.size = 36 is not a multiple of 8.*choose 32 or 40"),
+        ("data.size=64", "the model draws 32 x 32 pixels: set data.size = 32"),
+        ("samples.every=1", "samples.prompts is empty"),
+        ("optimizer.betas=[2, 3]", "optimizer.betas"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_the_first_step(
+    tmp_path: Path, override: str, message: str
+) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        run(tiny_run(tmp_path, override), tmp_path / "out")
+
+
+def test_a_run_is_not_shortened_behind_its_steps(tmp_path: Path) -> None:
+    run(tiny_run(tmp_path, "train.steps=3"), tmp_path / "out")
+    with pytest.raises(ArgumentError, match="has done 3 steps already, more than train.steps = 2"):
+        run(tiny_run(tmp_path, "train.steps=2"), tmp_path / "out")
+
+
+def test_a_run_does_not_go_on_with_another_model(tmp_path: Path) -> None:
+    run(tiny_run(tmp_path, "train.steps=2"), tmp_path / "out")
+    heads = MODEL.replace("attention_head_dim = 2", "attention_head_dim = 4")
+    with pytest.raises(ArgumentError, match=r"\[model\] unet.attention_head_dim: 2 -> 4"):
+        run(load(write_run(tmp_path, model=heads)), tmp_path / "out")
 
 
 def test_accumulation_changes_nothing_but_rounding(tmp_path: Path) -> None:
@@ -259,7 +310,7 @@ def test_a_run_does_not_go_on_over_another_autoencoder(tmp_path: Path) -> None:
         run(tiny_run(tmp_path, f"target.vae={paths[1]}"), tmp_path / "out")
 
 
-@pytest.mark.parametrize("part", ["vae", "unet"])
+@pytest.mark.parametrize("part", ["vae", "unet", "text_encoder"])
 def test_a_missing_part_to_start_from_is_named(tmp_path: Path, part: str) -> None:
     with pytest.raises(ModelError, match=rf"No trained weights in .*nowhere \(target.{part}\)"):
         run(tiny_run(tmp_path, f"target.{part}=nowhere"), tmp_path / "out")
@@ -275,16 +326,15 @@ def test_a_part_of_another_shape_is_refused(tmp_path: Path) -> None:
         run(load(other, [f"target.unet={unet}"]), tmp_path / "elsewhere")
 
 
-def test_a_run_starts_from_the_unet_it_is_given(tmp_path: Path) -> None:
-    run(tiny_run(tmp_path, "train.steps=1"), tmp_path / "first")
-    given = tmp_path / "first" / "model" / "unet"
-    frozen = "optimizer.learning_rate=1e-12"
-    second = end_of(tiny_run(tmp_path, f"target.unet={given}", frozen), tmp_path / "second")
-    start = UNet2DConditionModel.from_pretrained(given, torch_dtype=torch.float32)
-    name = "conv_in.weight"
-    torch.testing.assert_close(
-        second.tensors["weights"][f"unet.{name}"], start.state_dict()[name], rtol=0, atol=1e-7
-    )
+def test_a_run_starts_from_the_parts_it_is_given(tmp_path: Path) -> None:
+    exact = "export.precision=fp32"
+    first = end_of(tiny_run(tmp_path, exact), tmp_path / "first")
+    model = tmp_path / "first" / "model"
+    given = [f"target.{part}={model / part}" for part in ("vae", "unet", "text_encoder")]
+    still = "optimizer.learning_rate=1e-12"
+    second = end_of(tiny_run(tmp_path, *given, still, "seed=8"), tmp_path / "second")
+    for name, weight in second.tensors["weights"].items():
+        torch.testing.assert_close(weight, first.tensors["average"][name], rtol=0, atol=1e-7)
 
 
 def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path) -> None:

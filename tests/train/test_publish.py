@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderTiny, StableDiffusionPipeline
 from PIL import Image
 
-from t2i.errors import TrainingError
+from t2i.errors import OutputError, TrainingError
 from tests.train.runs import RUN, write_run
 from train.config import load
 from train.loop import run
@@ -25,7 +25,7 @@ def train_stages(folder: Path) -> Path:
     vae = f"target.vae={runs / 'tiny-vae' / 'model'}"
     run(load(write_run(folder, AUTOENCODER)), runs / "tiny-vae")
     run(load(write_run(folder, RUN + SAMPLES), [vae]), runs / "tiny")
-    decoder = [vae, "target.encoder=false", "seed=9"]
+    decoder = [vae, "target.train_encoder=false", "seed=9"]
     run(load(write_run(folder, AUTOENCODER), decoder), runs / "tiny-decoder")
     return runs
 
@@ -64,3 +64,20 @@ def test_a_published_model_has_its_card_curve_and_sheet(tmp_path: Path) -> None:
 def test_an_unfinished_run_is_not_published(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="No finished model"):
         publish(tmp_path / "absent", tmp_path / "published", "")
+    out = tmp_path / "out"
+    run(load(write_run(tmp_path, RUN + SAMPLES), ["train.steps=1"]), out)
+    config = json.loads((out / "config.json").read_text())
+    config["train"]["steps"] = 9
+    (out / "config.json").write_text(json.dumps(config))
+    with pytest.raises(TrainingError, match="is of step 1, but the run goes on to step 9"):
+        publish(out, tmp_path / "published", "")
+
+
+def test_a_folder_of_something_else_is_never_replaced(tmp_path: Path) -> None:
+    out, precious = tmp_path / "out", tmp_path / "precious"
+    run(load(write_run(tmp_path, RUN + SAMPLES), ["train.steps=1"]), out)
+    precious.mkdir()
+    (precious / "letter.txt").write_text("dear")
+    with pytest.raises(OutputError, match="holds no model"):
+        publish(out, precious, "")
+    assert (precious / "letter.txt").read_text() == "dear"
