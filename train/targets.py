@@ -3,6 +3,7 @@
 Suffixes: B batch rows, C channels, H W size of pictures or latents, T D text tokens and width.
 """
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +24,7 @@ from train.randomness import generator
 from train.samples import SamplesConfig, draw_prompts
 
 
-class Target(nn.Module):
+class Target(nn.Module, ABC):
     """Base of the targets: modules, those that are trained having `requires_grad`.
 
     It knows its seed and the size of the global batch, so that noise can be a row's own.
@@ -33,21 +34,21 @@ class Target(nn.Module):
         super().__init__()
         self.components, self.seed, self.batch_size = components, seed, batch_size
 
+    @abstractmethod
     def forward(self, batch: Batch) -> Tensor:
         """One loss per row, (B,) float32."""
-        raise NotImplementedError
 
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    @abstractmethod
     def draw(self, batch: Batch, config: SamplesConfig) -> Image.Image:
         """A sheet of what the target makes now, of a batch or of the config's prompts."""
-        raise NotImplementedError
 
+    @abstractmethod
     def export(self, folder: Path, batch: Batch, config: ExportConfig, notes: Notes) -> None:
         """Write what was trained as a folder that diffusers reads, complete or not at all."""
-        raise NotImplementedError
 
     def weights(self) -> dict[str, nn.Parameter]:
         """The trained parameters, by name."""
