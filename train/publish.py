@@ -21,6 +21,7 @@ from t2i.files import whole_folder
 from t2i.pictures import save_picture, sheet
 from train.export import NOTES, export_vae
 from train.loop import MODEL
+from train.samples import SamplesConfig, draw_prompts
 
 CARD = """# The embedded model of t2i
 
@@ -71,7 +72,9 @@ def publish(run: Path, folder: Path, prose: str, vae: Path | None = None) -> Non
             refined = AutoencoderTiny.from_pretrained(vae, use_safetensors=True)
             export_vae(refined.to(torch.float16), new / "vae")
         pipe = TextToImagePipeline.from_pretrained(new)
-        save_picture(samples(pipe, notes["trained"]["config"]["samples"]), new / "samples.png")
+        asked = SamplesConfig.model_validate(notes["trained"]["config"]["samples"])
+        drawn = sheet(draw_prompts(pipe, asked), list(asked.prompts), asked.columns)
+        save_picture(drawn, new / "samples.png")
         save_picture(curve(read_losses(run / "log.jsonl")), new / "loss.png")
         runs = [*earlier(run), run, *([vae.parent] if vae else [])]
         (new / "README.md").write_text(card(pipe, runs, prose), "utf-8")
@@ -101,19 +104,6 @@ def earlier(run: Path) -> list[Path]:
     parents = [part.parent if part.name == MODEL else part.parent.parent for part in parts]
     runs = [path.resolve() for path in parents if (path / "log.jsonl").is_file()]
     return list(dict.fromkeys(one for path in runs for one in (*earlier(path), path)))
-
-
-def samples(pipe: TextToImagePipeline, config: dict[str, Any]) -> Image.Image:
-    pictures = [
-        pipe(
-            prompt,
-            num_inference_steps=config["steps"],
-            guidance_scale=config["guidance_scale"],
-            generator=torch.Generator().manual_seed(config["seed"] + number),
-        )[0][0]
-        for number, prompt in enumerate(config["prompts"])
-    ]
-    return sheet(pictures, config["prompts"], config["columns"])
 
 
 def read_losses(log: Path) -> list[tuple[int, float]]:
