@@ -29,6 +29,7 @@ def assemble(config: RunConfig, model: ModelConfig) -> Target:
         parts = replace(parts, vae=trained(parts.vae, target.vae, "vae"))
     if isinstance(target, AutoencoderConfig):
         check_picture_size(config, parts)
+        check_crop(config.data.size, target.crop, pixels_per_latent(parts.vae))
         return Autoencoder(parts, target, config.seed, batch_size)
     if target.unet is not None:
         parts = replace(parts, unet=trained(parts.unet, target.unet, "unet"))
@@ -65,6 +66,15 @@ def trained(part: Part, folder: Path, key: str) -> Part:
 
 def shapes(part: nn.Module) -> Shapes:
     return {name: tuple(weight.shape) for name, weight in part.state_dict().items()}
+
+
+def check_crop(size: int, crop: int | None, factor: int) -> None:
+    """Raise ArgumentError where crops cannot be cut from the pictures or read by the model."""
+    if crop is not None and (crop > size or crop % factor):
+        raise ArgumentError(
+            f"target.crop = {crop}: expected a multiple of {factor}, the pixels of one latent, of "
+            f"at most data.size = {size}."
+        )
 
 
 def check_picture_size(config: RunConfig, parts: Components, expected: int | None = None) -> None:

@@ -30,6 +30,8 @@ class LoopConfig(BaseModel):
     """Parts in which each process computes its share of a batch."""
     precision: Literal["no", "bf16", "fp16"] = "no"
     """What autocast computes in; weights and averages stay float32."""
+    channels_last: bool = False
+    """Lay the weights of convolutions out channels last: the same model, most often faster."""
     device: Literal["auto", "cpu"] = "auto"
     workers: int = Field(0, ge=0)
     """Processes that read data ahead."""

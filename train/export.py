@@ -69,6 +69,7 @@ def export(
     parts = deepcopy(components)
     for part in (parts.vae, parts.unet, parts.text_encoder):
         torch.nn.Module.to(part, PRECISIONS[config.precision])
+        torch.nn.Module.to(part, memory_format=torch.contiguous_format)
     with whole_folder(folder) as new:
         pipeline(parts, objective).save_pretrained(new, max_shard_size=config.shard)
         # Left alone transformers takes the precision of the file, and the plain pipeline mixes two.
@@ -81,8 +82,9 @@ def export(
 
 def export_vae(vae: VAE, folder: Path) -> None:
     """Write an autoencoder alone, complete or not at all."""
+    part = torch.nn.Module.to(deepcopy(vae), memory_format=torch.contiguous_format)
     with whole_folder(folder) as new:
-        vae.save_pretrained(new)
+        part.save_pretrained(new)
         _settle(new / "config.json")
         _let_others_read(new)
 

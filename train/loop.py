@@ -75,6 +75,8 @@ class Training:
         self.config, self.out, self.accelerator = config, out, accelerator
         model = ModelConfig.load(config.model)
         self.target = assemble(config, model).to(accelerator.device)
+        if config.train.channels_last:
+            self.target.to(memory_format=torch.channels_last)
         self.samples = Scenes(config.data)
         self.order = Order(len(self.samples), key(config.seed, "data"))
         self.share = Share(
