@@ -33,6 +33,8 @@ class Conditioning:
     """One per picture; empty means that no picture takes part in an edit."""
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     """Further tensors with B rows that the model family reads, such as pooled embeddings."""
+    mask_BT: Tensor | None = None
+    """Where the denoiser may look: 1 for a token that is read. None lets it look everywhere."""
 
     def __post_init__(self) -> None:
         rows = self.text_BTD.shape[0]
@@ -44,6 +46,11 @@ class Conditioning:
         if self.parts and len(self.parts) != self.pictures:
             raise ArgumentError(
                 f"Got {len(self.parts)} parts for {self.pictures} pictures: expected one for each."
+            )
+        if self.mask_BT is not None and self.mask_BT.shape != self.text_BTD.shape[:2]:
+            raise ArgumentError(
+                f"Got a mask of shape {tuple(self.mask_BT.shape)} for text of shape "
+                f"{tuple(self.text_BTD.shape)}: expected one number per token."
             )
         for name, tensor in self.extra.items():
             if tensor.shape[0] != rows:
@@ -90,6 +97,7 @@ class Conditioning:
             text_BTD=pick(self.text_BTD),
             branches=tuple(branches),
             extra={name: pick(rows) for name, rows in self.extra.items()},
+            mask_BT=None if self.mask_BT is None else pick(self.mask_BT),
         )
 
 

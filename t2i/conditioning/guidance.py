@@ -1,6 +1,6 @@
 """How the predictions of a step's branches become one: each guidance is a class with one formula.
 
-B batch rows (here: pictures), C channels, H W latent size.
+B batch rows (here: pictures), C channels, H W latent size, V values of a picture (C * H * W).
 """
 
 import math
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from t2i.conditioning.conditioning import Branch
@@ -43,12 +44,7 @@ class ClassifierFree:
     """How far to go back to the contrast of the conditional prediction, 0 to 1."""
 
     def __post_init__(self) -> None:
-        check_number("guidance_scale", self.scale)
-        check_number("guidance_rescale", self.rescale)
-        if self.rescale < 0:
-            raise ArgumentError(
-                f"Got guidance_rescale={self.rescale}, expected a number from 0 (off) to 1."
-            )
+        check_scales(self.scale, self.rescale)
 
     def branches(self, run: Run) -> tuple[Branch, ...]:
         return self.needs
@@ -57,13 +53,58 @@ class ClassifierFree:
         uncond_BCHW = predictions["uncond"]
         cond_BCHW = predictions["cond"]
         guided_BCHW = uncond_BCHW + self.scale * (cond_BCHW - uncond_BCHW)
-        if self.rescale > 0:
-            guided_BCHW = rescale_contrast(guided_BCHW, cond_BCHW, self.rescale)
-        return guided_BCHW
+        return rescale_contrast(guided_BCHW, cond_BCHW, self.rescale)
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroStar:
+    """CFG-Zero* (Fan et al. 2025, https://arxiv.org/abs/2503.18886): optimized scale, zero-init.
+
+    The unconditional prediction is first brought to the length that fits the conditional one best,
+    s_star = <cond, uncond> / |uncond|^2 for each picture. A step of zero-init predicts zero.
+    """
+
+    needs: ClassVar[tuple[Branch, ...]] = ("uncond", "cond")
+
+    scale: float
+    zero_init_steps: int = 0
+    """Turns that predict zero; the paper suggests the first 4 % of a run. Only for flow models:
+    there zero leaves the latents alone, whereas noise of zero would blow them up."""
+    rescale: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_scales(self.scale, self.rescale)
+        if type(self.zero_init_steps) is not int or self.zero_init_steps < 0:
+            raise ArgumentError(
+                f"Got zero_init_steps={self.zero_init_steps!r}, expected a whole number from 0 on."
+            )
+
+    def branches(self, run: Run) -> tuple[Branch, ...]:
+        # A pass has one branch at least, though nobody reads it here.
+        return ("cond",) if run.step < self.zero_init_steps else self.needs
+
+    def combine(self, predictions: Mapping[Branch, Tensor], run: Run) -> Tensor:
+        cond_BCHW = predictions["cond"]
+        if run.step < self.zero_init_steps:
+            return torch.zeros_like(cond_BCHW)
+        scaled_BCHW = s_star(cond_BCHW, predictions["uncond"]) * predictions["uncond"]
+        guided_BCHW = scaled_BCHW + self.scale * (cond_BCHW - scaled_BCHW)
+        return rescale_contrast(guided_BCHW, cond_BCHW, self.rescale)
+
+
+def s_star(cond_BCHW: Tensor, uncond_BCHW: Tensor) -> Tensor:
+    """(B, 1, 1, 1): the s that makes |cond - s uncond| least; half precision is summed as float."""
+    dtype = torch.promote_types(cond_BCHW.dtype, torch.float32)
+    cond_BV, uncond_BV = (x.flatten(1).to(dtype) for x in (cond_BCHW, uncond_BCHW))
+    dot_B1 = (cond_BV * uncond_BV).sum(dim=1, keepdim=True)
+    square_B1 = (uncond_BV**2).sum(dim=1, keepdim=True) + 1e-8  # as published: no 0 / 0
+    return (dot_B1 / square_B1).to(cond_BCHW.dtype)[:, :, None, None]
 
 
 def rescale_contrast(guided_BCHW: Tensor, cond_BCHW: Tensor, amount: float) -> Tensor:
     """Lin et al. (2023), section 3.4, equations 14 to 16, https://arxiv.org/abs/2305.08891."""
+    if amount == 0:
+        return guided_BCHW
     cond_std_B111 = cond_BCHW.std(dim=(1, 2, 3), keepdim=True)
     guided_std_B111 = guided_BCHW.std(dim=(1, 2, 3), keepdim=True)
     rescaled_BCHW = guided_BCHW * (cond_std_B111 / guided_std_B111)
@@ -74,6 +115,13 @@ def choose_guidance(scale: float, rescale: float = 0.0) -> Guidance:
     """Up to scale 1 the prompt alone is computed, as in diffusers, where 0 does not mean uncond."""
     guidance = ClassifierFree(scale, rescale)
     return guidance if scale > 1 else Conditional()
+
+
+def check_scales(scale: float, rescale: float) -> None:
+    check_number("guidance_scale", scale)
+    check_number("guidance_rescale", rescale)
+    if rescale < 0:
+        raise ArgumentError(f"Got guidance_rescale={rescale}, expected a number from 0 (off) to 1.")
 
 
 def check_number(name: str, value: float) -> None:

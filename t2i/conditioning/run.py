@@ -3,8 +3,8 @@
 B batch rows (here: pictures), C channels, H W latent size.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
@@ -28,6 +28,10 @@ class Run:
     step: int = 0
     stop: bool = False
     """Set by a visitor: the loop ends before its next pass."""
+    notes: dict[str, Tensor] = field(default_factory=dict)
+    """What a guidance remembers from one step to the next."""
+    denoised_factors: Sequence[tuple[float, float]] = ()
+    """For each turn a and b of clean latents = a * latents + b * prediction, if anybody asks."""
 
     @property
     def num_steps(self) -> int:

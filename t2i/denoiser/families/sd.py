@@ -1,4 +1,4 @@
-"""Stable Diffusion 1 and 2, and our embedded model: one UNet, one CLIP text model, one VAE.
+"""Stable Diffusion 1 and 2, and our embedded model; how every family's UNet and VAE are called.
 
 B batch rows, T text tokens, D text width, C channels, H W latent size, Y X picture size.
 """
@@ -18,6 +18,11 @@ from t2i.errors import ArgumentError
 
 VAE = AutoencoderKL | AutoencoderTiny
 
+ADDED = ("text_embeds", "time_ids")
+"""What SDXL's UNet adds to its embedding of the timestep; see families/sdxl.py."""
+IMAGE_PROMPT = "image_prompt_"
+"""Before the number of an IP-Adapter."""
+
 
 def denoise(
     unet: UNet2DConditionModel,
@@ -26,13 +31,25 @@ def denoise(
     told: Conditioning,
     attention_options: Mapping[str, object] | None = None,
 ) -> Tensor:
-    """One pass: the prediction (B, C, H, W) for every row of `told`."""
+    """One pass: the prediction (B, C, H, W) for every row of `told`.
+
+    Of `told.extra` it reads, where they are there: `channels` (behind those of the latents),
+    `guidance_embedding`, the names of ADDED, and `image_prompt_0`, `image_prompt_1`, ...
+    """
+    extra = told.extra
+    if "channels" in extra:
+        latents_BCHW = torch.cat([latents_BCHW, extra["channels"]], dim=1)
+    added: dict[str, object] = {name: extra[name] for name in ADDED if name in extra}
+    if image_prompts := [extra[name] for name in extra if name.startswith(IMAGE_PROMPT)]:
+        added["image_embeds"] = image_prompts
     prediction_BCHW: Tensor = unet(
         latents_BCHW,
         timestep,
         encoder_hidden_states=told.text_BTD,
-        timestep_cond=told.extra.get("guidance_embedding"),
+        encoder_attention_mask=told.mask_BT,
+        timestep_cond=extra.get("guidance_embedding"),
         cross_attention_kwargs=attention_options,
+        added_cond_kwargs=added or None,
         return_dict=False,
     )[0]
     return prediction_BCHW
@@ -71,7 +88,7 @@ def nearest_multiples(pixels: object, factor: int) -> str:
 def decode(vae: VAE, latents_BCHW: Tensor) -> Tensor:
     """Latents to pixels (B, 3, Y, X) in -1..1."""
     latents_BCHW = latents_BCHW / vae.config["scaling_factor"]
-    if vae.config["shift_factor"]:
+    if vae.config.get("shift_factor"):
         latents_BCHW = latents_BCHW + vae.config["shift_factor"]
     pixels_B3YX: Tensor = vae.decode(latents_BCHW, return_dict=False)[0]
     return pixels_B3YX
@@ -87,7 +104,7 @@ def encode(vae: VAE, pixels_B3YX: Tensor, generator: torch.Generator | None = No
 
 def scale_latents(vae: VAE, latents_BCHW: Tensor) -> Tensor:
     """The autoencoder's latents as the denoiser knows them."""
-    if vae.config["shift_factor"]:
+    if vae.config.get("shift_factor"):
         latents_BCHW = latents_BCHW - vae.config["shift_factor"]
     scaling_factor: float = vae.config["scaling_factor"]
     return latents_BCHW * scaling_factor
