@@ -8,10 +8,15 @@ from t2i.cli.answer import Format, print_json, print_rows
 
 
 def models(format: Format = "text") -> None:
-    """List the models that can be named; any folder as diffusers saves it can be given too."""
+    """List the models that can be named: the embedded one, and those in the hub's local cache.
+
+    Folders as diffusers saves them and single .safetensors checkpoints can be given by path.
+    """
+    from t2i.denoiser import hub
     from t2i.denoiser.folder import EMBEDDED, resolve
 
     found = [describe(name, resolve(name)) for name in EMBEDDED]
+    found += [describe(name, folder) for name, folder in hub.cached().items()]
     if format == "json":
         print_json({"models": found})
         return

@@ -12,7 +12,19 @@ from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    BertConfig,
+    BertModel,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    GPT2Config,
+    GPT2Model,
+    PreTrainedModel,
+    T5Config,
+    T5EncoderModel,
+)
 
 from t2i.denoiser.families.sd import VAE
 from t2i.errors import ArgumentError, nearest
@@ -23,6 +35,14 @@ AUTOENCODERS: dict[str, type[VAE]] = {
     "AutoencoderKL": AutoencoderKL,
     "AutoencoderTiny": AutoencoderTiny,
 }
+TEXT_ENCODERS: dict[str, tuple[type, type[PreTrainedModel]]] = {
+    "BertModel": (BertConfig, BertModel),
+    "CLIPTextModel": (CLIPTextConfig, CLIPTextModel),
+    "CLIPTextModelWithProjection": (CLIPTextConfig, CLIPTextModelWithProjection),
+    "GPT2Model": (GPT2Config, GPT2Model),
+    "T5EncoderModel": (T5Config, T5EncoderModel),
+}
+"""Kind of [text_encoder] -> the class of its arguments, and its own."""
 
 
 class TokenizerSettings(BaseModel):
@@ -45,7 +65,10 @@ class ModelConfig(BaseModel):
     unet: Settings
     """Arguments of UNet2DConditionModel; channels in and out default to the autoencoder's."""
     text_encoder: Settings
-    """Arguments of CLIPTextConfig; vocabulary and positions default to the tokenizer's."""
+    """`kind` names the class, CLIPTextModel where it is left out; the rest are its config's
+    arguments. Vocabulary and positions default to the tokenizer's."""
+    text_encoder_2: Settings | None = None
+    """A second one makes the model an SDXL; CLIPTextModelWithProjection where no kind is given."""
     tokenizer: TokenizerSettings
 
     @classmethod
@@ -72,8 +95,10 @@ class Components:
 
     vae: VAE
     unet: UNet2DConditionModel
-    text_encoder: CLIPTextModel
+    text_encoder: PreTrainedModel
     tokenizer: CLIPTokenizer
+    text_encoder_2: CLIPTextModelWithProjection | None = None
+    tokenizer_2: CLIPTokenizer | None = None
 
 
 def build(config: ModelConfig) -> Components:
@@ -84,28 +109,64 @@ def build(config: ModelConfig) -> Components:
     """
     vae = build_vae(config)
     tokenizer = clip_tokenizer(*load_bpe(config.tokenizer.folder), config.tokenizer.length)
-
-    text_settings = {
-        "vocab_size": len(tokenizer),
-        "max_position_embeddings": config.tokenizer.length,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    } | config.text_encoder
-    text_config = make(CLIPTextConfig, text_settings, "text_encoder")
-    text_encoder: CLIPTextModel = make(CLIPTextModel, {"config": text_config}, "text_encoder")
-    # NOTE a footgun: CLIP starts its token embeddings at 0.02, where what the layers add drowns
-    # them: after 1,400 steps every word had the same embedding. Unit variance keeps words apart.
-    nn.init.normal_(text_encoder.get_input_embeddings().get_parameter("weight"))
+    text_encoder = build_text_encoder(config, "text_encoder", "CLIPTextModel", tokenizer)
+    width = text_encoder.config.hidden_size
+    told: Settings = {}
+    second = None
+    if config.text_encoder_2 is not None:
+        kind = "CLIPTextModelWithProjection"
+        second = build_text_encoder(config, "text_encoder_2", kind, tokenizer)
+        width += second.config.hidden_size
+        told = sdxl_settings(config.unet, second)
 
     unet_settings = {
         "in_channels": vae.config["latent_channels"],
         "out_channels": vae.config["latent_channels"],
-        "cross_attention_dim": text_encoder.config.hidden_size,
+        "cross_attention_dim": width,
+        **told,
     } | config.unet
-    return Components(
-        vae, make(UNet2DConditionModel, unet_settings, "unet"), text_encoder, tokenizer
-    )
+    unet = make(UNet2DConditionModel, unet_settings, "unet")
+    return Components(vae, unet, text_encoder, tokenizer, second, second and tokenizer)
+
+
+def build_text_encoder(
+    config: ModelConfig, table: str, default: str, tokenizer: CLIPTokenizer
+) -> Any:
+    settings = dict(getattr(config, table))
+    kind = settings.pop("kind", default)
+    if kind not in TEXT_ENCODERS:
+        raise ArgumentError(
+            f"Unknown text encoder {kind!r} in [{table}]. {nearest(str(kind), TEXT_ENCODERS)}"
+        )
+    config_class, model_class = TEXT_ENCODERS[kind]
+    of_tokenizer = {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "max_position_embeddings": config.tokenizer.length,
+        "n_positions": config.tokenizer.length,
+    }
+    known = _arguments(config_class)
+    settings = {name: of_tokenizer[name] for name in of_tokenizer if name in known} | settings
+    arguments: Settings = {"config": make(config_class, settings, table)}
+    if model_class is BertModel:
+        arguments["add_pooling_layer"] = False  # Nothing here reads it.
+    model = make(model_class, arguments, table)
+    # NOTE a footgun: CLIP starts its token embeddings at 0.02, where what the layers add drowns
+    # them: after 1,400 steps every word had the same embedding. Unit variance keeps words apart.
+    nn.init.normal_(model.get_input_embeddings().get_parameter("weight"))
+    return model
+
+
+def sdxl_settings(unet: Settings, second: PreTrainedModel) -> Settings:
+    """What SDXL's UNet needs to be told the pooled embedding and six sizes."""
+    width = unet.get("addition_time_embed_dim", 32)
+    return {
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": width,
+        "projection_class_embeddings_input_dim": 6 * width + second.config.projection_dim,
+    }
 
 
 def build_vae(config: ModelConfig) -> VAE:

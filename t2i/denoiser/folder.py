@@ -1,39 +1,71 @@
-"""Models by name or folder: found, and checked before anything is loaded."""
+"""Models by name or place: found, and checked before anything is loaded."""
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-import diffusers
-
+from t2i.denoiser import hub
+from t2i.denoiser.configs import check_code, check_config, check_tokenizer_config, entries
+from t2i.denoiser.parts import CLASSES, LAYOUTS, LIBRARIES, PIPELINES, Layout
 from t2i.denoiser.weights import PICKLES, check_weights, read_json
 from t2i.errors import ModelError, nearest
 
 ASSETS = Path(__file__).parent.parent / "assets"
+LARGEST_TOKENIZER = 64_000_000
+"""Bytes of one file: the largest vocabularies, of a quarter of a million words, take 17 million."""
 
 
-def resolve(name_or_path: str | os.PathLike[str]) -> Path:
-    """The folder of a model: one of EMBEDDED by name, or a path."""
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a checked folder holds."""
+
+    kind: str
+    """One of LAYOUTS."""
+    parts: Mapping[str, str]
+    """Part -> its class. Parts that the caller brings, or that are not there, are left out."""
+
+
+def resolve(name_or_path: str | os.PathLike[str], variant: str | None = None) -> Path:
+    """The folder or the safetensors file of a model.
+
+    Takes a path, the name of one of EMBEDDED, or the id of a model of the Hugging Face hub
+    ("owner/name", "owner/name@revision"). What lies here wins over what lies there; `variant`
+    chooses among the weights that a hub model offers.
+    """
     name = os.fspath(name_or_path)
-    folder = EMBEDDED.get(name, Path(name).expanduser())
-    if folder.is_dir():
-        return folder
+    path = EMBEDDED.get(name, Path(name).expanduser())
+    try:
+        if path.is_dir() or (path.is_file() and path.suffix == ".safetensors"):
+            return path
+        is_file = path.is_file()
+    except OSError as error:  # longer than a path may be
+        raise ModelError(f"The model {name[:80]!r}... is no path: {error.strerror}.") from error
+
     if name in EMBEDDED:
         raise ModelError(
             f"The model {name!r} is not installed: make it with `make train-embedded`."
         )
-    if folder.suffix in PICKLES:
+    if path.suffix in PICKLES:
         raise ModelError(
             f"Refused the pickled model {name}: loading it can run any code. "
             "Get its safetensors version, or convert it where you trust it."
         )
-    if folder.is_file():
-        raise ModelError(f"{name} is a file, expected a model folder as diffusers saves it.")
-    raise ModelError(
+    if is_file:
+        raise ModelError(
+            f"{name} is a file, expected a model folder as diffusers saves it, or a .safetensors "
+            "checkpoint."
+        )
+    unknown = (
         f"Unknown model {name!r}: neither a known name nor a folder. "
-        f"{nearest(name, [*EMBEDDED, *neighbours(folder)])} "
-        "A model of the hub must be downloaded first; give the path of its folder."
+        f"{nearest(name, [*EMBEDDED, *neighbours(path), *hub.cached()])}"
     )
+    if not hub.is_id(name):
+        raise ModelError(unknown)
+    try:
+        return hub.download(name, variant)
+    except ModelError as error:
+        raise ModelError(f"{unknown} {error}") from error
 
 
 def neighbours(folder: Path) -> list[str]:
@@ -45,8 +77,8 @@ def neighbours(folder: Path) -> list[str]:
 
 def check_folder(
     folder: Path, variant: str | None = None, given: Collection[str] = frozenset()
-) -> None:
-    """Raise ModelError unless every part of a Stable Diffusion pipeline is in `folder`, whole.
+) -> Contents:
+    """Raise ModelError unless every part that the model's kind needs is in `folder`, whole.
 
     `given` names the parts that the caller brings along. Nothing is loaded and no code of the
     folder is run; other parts it may have, such as a safety checker, are never looked at.
@@ -57,57 +89,115 @@ def check_folder(
         raise ModelError(
             f"{folder} has no model_index.json: expected a pipeline folder as diffusers saves it."
         )
+    check_inside(folder, [folder / "model_index.json"])
     index = read_json(folder / "model_index.json")
-    if not isinstance(index.get("_class_name", ""), str):
-        raise ModelError(f"Refused {folder}: its model_index.json asks for code of its own.")
+    layout = layout_of(folder, index)
 
-    for part in PARTS:
-        if part not in given:
-            check_part(folder, part, index.get(part), variant)
+    def there(part: str) -> bool:
+        return index.get(part) not in (None, [None, None]) and (folder / part).is_dir()
+
+    wanted = [*layout.required]
+    if any(map(there, layout.together)):
+        wanted += layout.together
+    wanted += filter(there, layout.optional)
+    parts = {}
+    for part in wanted:
+        if part in given:
+            continue
+        if not there(part):
+            needed = layout.required + layout.together * (part in layout.together)
+            raise ModelError(
+                f"{folder} has no {part}: expected the parts {', '.join(needed)}, each in its "
+                "folder."
+            )
+        parts[part] = check_part(folder, part, index[part], variant)
+    return Contents(layout.name, parts)
 
 
-def check_part(folder: Path, part: str, entry: object, variant: str | None) -> None:
-    place = folder / part
-    if entry in (None, [None, None]) or not place.is_dir():
+def layout_of(folder: Path, index: Mapping[str, object]) -> Layout:
+    """The kind of model that an index describes; refused where it asks for code of its own."""
+    for key, value in entries(index):
+        check_code(folder / "model_index.json", key, value)
+    for part, entry in index.items():
+        if part not in CLASSES and isinstance(entry, list) and entry and entry[0] not in LIBRARIES:
+            raise ModelError(
+                f"Refused {folder}: its model_index.json has {part} {entry}, which asks for code "
+                f"of its own; expected classes of diffusers and transformers."
+            )
+    pipeline = str(index.get("_class_name", ""))
+    if pipeline not in PIPELINES:
         raise ModelError(
-            f"{folder} has no {part}: expected the parts {', '.join(PARTS)}, each in its folder."
+            f"{folder} is the model of a pipeline {pipeline!r}, which is none of those that can "
+            f"be loaded. {nearest(pipeline, PIPELINES)}"
         )
+    return LAYOUTS[PIPELINES[pipeline]]
+
+
+def check_part(folder: Path, part: str, entry: object, variant: str | None) -> str:
+    """Raise ModelError unless the part is of a known class and whole; the name of its class."""
     library, class_name = entry if isinstance(entry, list) and len(entry) == 2 else ("", entry)
-    known_library, known_classes = PARTS[part]
+    known_library, known_classes = CLASSES[part]
     if library != known_library or class_name not in known_classes:
         raise ModelError(
             f"{folder} has {part} {library}.{class_name}, expected one of {known_library}: "
             f"{', '.join(sorted(known_classes))}."
         )
 
+    place = folder / part
+    check_inside(folder, [place, *place.rglob("*")])
     if part == "scheduler":
-        read_json(place / "scheduler_config.json")
-    elif part == "tokenizer":
+        check_file(place / "scheduler_config.json")
+    elif part == "feature_extractor":
+        check_file(place / "preprocessor_config.json")
+    elif part.startswith("tokenizer"):
         check_tokenizer(place)
     else:
         check_weights(place, str(class_name), variant)
+    return str(class_name)
+
+
+def check_file(path: Path) -> None:
+    check_config(path, read_json(path))
+
+
+def check_inside(folder: Path, paths: Collection[Path]) -> None:
+    """Raise ModelError for what is no plain file, or is a link to a file outside the folder.
+
+    In the hub's cache a model's files are links to blobs beside its folder: these count as inside.
+    """
+    root = folder.resolve()
+    homes = [root]
+    if root.parent.name == "snapshots":
+        homes.append(root.parent.parent / "blobs")
+    for path in paths:
+        real = path.resolve()
+        if not any(real.is_relative_to(home) for home in homes):
+            raise ModelError(
+                f"Refused {path}: it is a link to {real}, outside the folder. Copy the file here."
+            )
+        if real.exists() and not (real.is_file() or real.is_dir()):
+            raise ModelError(f"Refused {path}: it is not a plain file.")
 
 
 def check_tokenizer(place: Path) -> None:
+    """Raise ModelError unless a tokenizer has its words, in one of the forms that loaders read."""
+    config = place / "tokenizer_config.json"
+    if config.is_file():
+        check_tokenizer_config(config, read_json(config))
     if (place / "tokenizer.json").is_file():
-        read_json(place / "tokenizer.json")
+        read_json(place / "tokenizer.json", LARGEST_TOKENIZER)
         return
-    read_json(place / "vocab.json")
+    if (place / "vocab.txt").is_file():
+        return
+    if (place / "spiece.model").is_file():
+        raise ModelError(
+            f"{place} has its words in spiece.model only, which cannot be read: load the tokenizer "
+            "once with transformers and save_pretrained it, which writes tokenizer.json."
+        )
+    read_json(place / "vocab.json", LARGEST_TOKENIZER)
     if not (place / "merges.txt").is_file():
         raise ModelError(f"{place / 'merges.txt'} is missing: copy or download the model again.")
 
 
 EMBEDDED: dict[str, Path] = {"embedded": ASSETS / "embedded"}
 """Models that come with the package."""
-
-PARTS: dict[str, tuple[str, Collection[str]]] = {
-    "unet": ("diffusers", {"UNet2DConditionModel"}),
-    "vae": ("diffusers", {"AutoencoderKL", "AutoencoderTiny"}),
-    "text_encoder": ("transformers", {"CLIPTextModel"}),
-    "tokenizer": ("transformers", {"CLIPTokenizer", "CLIPTokenizerFast"}),
-    "scheduler": (
-        "diffusers",
-        {name for name in dir(diffusers) if name.endswith("Scheduler")},
-    ),
-}
-"""Part -> the library and the classes it may come from; nothing else is ever imported."""

@@ -3,20 +3,15 @@
 Only headers are read, and the model is built without memory (on the "meta" device).
 """
 
-import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors import SafetensorError, safe_open
-from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel
 
+from t2i.denoiser.configs import check_config
+from t2i.denoiser.skeletons import second_names, skeleton
 from t2i.errors import ModelError
 
 Shapes = dict[str, tuple[int, ...]]
@@ -26,39 +21,52 @@ PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 NAMED_TENSORS = 3
 """Tensors of each kind of misfit that an error spells out."""
 
+LARGEST_CONFIG = 1_000_000
+LARGEST_INDEX = 16_000_000
+LARGEST_HEADER = 16_000_000
+"""Bytes: of a JSON config, of an index of shards, of a safetensors header. Some ten times what is
+published."""
+
 
 def check_weights(folder: Path, class_name: str, variant: str | None) -> None:
     """Raise ModelError unless `folder` holds exactly the weights of a `class_name`."""
     config_path = folder / "config.json"
     config = read_json(config_path)
+    check_config(config_path, config)
+    named = config.get("_class_name", class_name)
+    if named != class_name:
+        raise ModelError(f"{config_path} describes a {named}, expected a {class_name}.")
     try:
-        with torch.device("meta"):
-            model = SKELETONS[class_name](config)
-    except Exception as error:  # A wrong config makes constructors fail in any way.
-        raise ModelError(f"{config_path} does not describe a {class_name}: {error}") from error
+        model = skeleton(class_name, config)
+    except ModelError as error:
+        raise ModelError(f"{config_path} {error}") from error
 
-    expected = {plain(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    expected: Shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found: Shapes = {}
     for path in weight_files(folder, variant):
-        found |= {plain(name): shape for name, shape in read_shapes(path).items()}
-    compare(folder, expected, found)
+        found |= read_shapes(path)
+    if misfits := compare(expected, found, second_names(model)):
+        raise ModelError(
+            f"The weights in {folder} do not fit its config.json: {misfits}. "
+            "Copy config.json and weights from the same model."
+        )
 
 
-def compare(folder: Path, expected: Shapes, found: Shapes) -> None:
-    missing = expected.keys() - found.keys()
-    unexpected = found.keys() - expected.keys() - IGNORED
+def compare(expected: Shapes, found: Shapes, second: Collection[str] = ()) -> str:
+    """How the tensors differ, in words, or "". `second` are further names of tensors that are
+    expected under a first one, too; files may leave them out."""
+    expected = {plain(name): shape for name, shape in expected.items()}
+    found = {plain(name): shape for name, shape in found.items()}
+    missing = expected.keys() - found.keys() - set(map(plain, second))
+    unexpected = {name for name in found.keys() - expected.keys() if not name.endswith(IGNORED)}
     misshapen = [
         f"{name} is {list(found[name])} instead of {list(expected[name])}"
         for name in sorted(expected.keys() & found.keys())
         if found[name] != expected[name]
     ]
-    kinds = {"missing": sorted(missing), "unexpected": sorted(unexpected), "misshapen": misshapen}
+    kinds = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
     misfits = [f"{len(names)} {kind} ({spell(names)})" for kind, names in kinds.items() if names]
-    if misfits:
-        raise ModelError(
-            f"The weights in {folder} do not fit its config.json: tensors {'; '.join(misfits)}. "
-            "Copy config.json and weights from the same model."
-        )
+    return f"tensors {'; '.join(misfits)}" if misfits else ""
 
 
 def weight_files(folder: Path, variant: str | None) -> list[Path]:
@@ -87,7 +95,7 @@ def weight_files(folder: Path, variant: str | None) -> list[Path]:
 
 
 def shards(index: Path) -> list[Path]:
-    weight_map = read_json(index).get("weight_map")
+    weight_map = read_json(index, LARGEST_INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ModelError(f"{index} has no weight_map: copy or download the model again.")
     paths = []
@@ -104,6 +112,13 @@ def shards(index: Path) -> list[Path]:
 def read_shapes(path: Path) -> Shapes:
     """The header of a safetensors file; its length is held against the file's."""
     try:
+        with path.open("rb") as raw:
+            claimed = int.from_bytes(raw.read(8), "little")
+        if claimed > LARGEST_HEADER:
+            raise ModelError(
+                f"{path} is not a whole safetensors file (its header claims {claimed} bytes, "
+                f"expected at most {LARGEST_HEADER}): copy or download it again."
+            )
         with safe_open(path, framework="pt") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
     except (SafetensorError, OSError) as error:
@@ -112,8 +127,12 @@ def read_shapes(path: Path) -> Shapes:
         ) from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, largest: int = LARGEST_CONFIG) -> dict[str, Any]:
+    """A JSON object of at most `largest` bytes."""
     try:
+        size = path.stat().st_size
+        if size > largest:
+            raise ModelError(f"Refused {path}: it has {size} bytes, expected at most {largest}.")
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"{path} is missing: copy or download the model again.") from None
@@ -126,26 +145,17 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def plain(name: str) -> str:
     """One name for a tensor that versions of transformers and diffusers name differently."""
-    name = name.removeprefix("text_model.")
+    name = name.removeprefix("text_model.").removeprefix("vision_model.")
     if ".attentions." in name:
         for old, new in OLD_ATTENTION.items():
             name = name.replace(old, new)
     return name
 
 
-def spell(names: list[str]) -> str:
+def spell(names: Collection[str]) -> str:
     more = len(names) - NAMED_TENSORS
-    return ", ".join(names[:NAMED_TENSORS]) + (f" and {more} more" if more > 0 else "")
-
-
-def from_arguments(kind: Callable[..., nn.Module]) -> Callable[[Mapping[str, Any]], nn.Module]:
-    """Build from the keys that are arguments; configs carry others, such as versions."""
-    known = inspect.signature(kind).parameters
-    return lambda config: kind(**{key: value for key, value in config.items() if key in known})
-
-
-def clip_text_model(config: Mapping[str, Any]) -> nn.Module:
-    return CLIPTextModel(CLIPTextConfig.from_dict(dict(config)))
+    first = ", ".join(sorted(names)[:NAMED_TENSORS])
+    return first + (f" and {more} more" if more > 0 else "")
 
 
 OLD_ATTENTION = {
@@ -156,12 +166,5 @@ OLD_ATTENTION = {
 }
 """As in the VAEs of Stable Diffusion 1 and 2; diffusers renames them while loading."""
 
-IGNORED = {"embeddings.position_ids"}
-"""Once saved with CLIP text models, now computed."""
-
-SKELETONS: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
-    "AutoencoderKL": from_arguments(AutoencoderKL),
-    "AutoencoderTiny": from_arguments(AutoencoderTiny),
-    "CLIPTextModel": clip_text_model,
-    "UNet2DConditionModel": from_arguments(UNet2DConditionModel),
-}
+IGNORED = "embeddings.position_ids"
+"""Once saved with text encoders, now computed."""

@@ -1,0 +1,105 @@
+"""The kinds of models that can be loaded: which parts each has, and what a part may be."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import diffusers
+
+STABLE_DIFFUSION = "Stable Diffusion"
+SDXL = "Stable Diffusion XL"
+KANDINSKY = "Kandinsky 2.2 decoder"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A kind of model, and the parts that its folder holds."""
+
+    name: str
+    required: tuple[str, ...]
+    together: tuple[str, ...] = ()
+    """All of these, or none: the refiner of SDXL has only the second text encoder."""
+    optional: tuple[str, ...] = ()
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return self.required + self.together + self.optional
+
+
+LAYOUTS = {
+    layout.name: layout
+    for layout in (
+        Layout(
+            STABLE_DIFFUSION,
+            required=("unet", "vae", "text_encoder", "tokenizer", "scheduler"),
+            optional=("feature_extractor", "image_encoder"),
+        ),
+        Layout(
+            SDXL,
+            required=("unet", "vae", "text_encoder_2", "tokenizer_2", "scheduler"),
+            together=("text_encoder", "tokenizer"),
+            optional=("feature_extractor", "image_encoder"),
+        ),
+        Layout(KANDINSKY, required=("unet", "movq", "scheduler")),
+    )
+}
+
+PIPELINES = {
+    "KandinskyV22Img2ImgPipeline": KANDINSKY,
+    "KandinskyV22InpaintPipeline": KANDINSKY,
+    "KandinskyV22Pipeline": KANDINSKY,
+    "LatentConsistencyModelImg2ImgPipeline": STABLE_DIFFUSION,
+    "LatentConsistencyModelPipeline": STABLE_DIFFUSION,
+    "StableDiffusionImg2ImgPipeline": STABLE_DIFFUSION,
+    "StableDiffusionInpaintPipeline": STABLE_DIFFUSION,
+    "StableDiffusionPAGPipeline": STABLE_DIFFUSION,
+    "StableDiffusionPipeline": STABLE_DIFFUSION,
+    "StableDiffusionXLImg2ImgPipeline": SDXL,
+    "StableDiffusionXLInpaintPipeline": SDXL,
+    "StableDiffusionXLPAGPipeline": SDXL,
+    "StableDiffusionXLPipeline": SDXL,
+}
+"""What a model_index.json says under _class_name -> the kind of model."""
+
+TEXT_ENCODERS = {
+    "BertModel",
+    "CLIPTextModel",
+    "CLIPTextModelWithProjection",
+    "GPT2Model",
+    "T5EncoderModel",
+}
+TOKENIZERS = {
+    "BertTokenizer",
+    "BertTokenizerFast",
+    "CLIPTokenizer",
+    "CLIPTokenizerFast",
+    "GPT2Tokenizer",
+    "GPT2TokenizerFast",
+    "PreTrainedTokenizerFast",
+    "T5Tokenizer",
+    "T5TokenizerFast",
+    "TokenizersBackend",  # what transformers 5 calls PreTrainedTokenizerFast
+}
+SCHEDULERS = {name for name in dir(diffusers) if name.endswith("Scheduler")}
+
+CLASSES: MappingProxyType[str, tuple[str, Collection[str]]] = MappingProxyType(
+    {
+        "unet": ("diffusers", {"UNet2DConditionModel"}),
+        "vae": ("diffusers", {"AutoencoderKL", "AutoencoderTiny"}),
+        "movq": ("diffusers", {"VQModel"}),
+        "text_encoder": ("transformers", TEXT_ENCODERS),
+        "text_encoder_2": ("transformers", {"CLIPTextModelWithProjection"}),
+        "tokenizer": ("transformers", TOKENIZERS),
+        "tokenizer_2": ("transformers", {"CLIPTokenizer", "CLIPTokenizerFast"}),
+        "scheduler": ("diffusers", SCHEDULERS),
+        "feature_extractor": (
+            "transformers",
+            {"CLIPFeatureExtractor", "CLIPImageProcessor", "CLIPImageProcessorPil"},
+        ),
+        "image_encoder": ("transformers", {"CLIPVisionModelWithProjection"}),
+    }
+)
+"""Part -> the library and the classes it may come from; nothing else is ever imported."""
+
+LIBRARIES = {None, "diffusers", "stable_diffusion", "transformers"}
+"""What the entry of any other part may name; such parts are neither loaded nor looked at."""

@@ -1,0 +1,247 @@
+"""A model from one .safetensors checkpoint in the layout of the original Stable Diffusion code.
+
+Such a file holds weights only. The configs come from the package, or from a model folder; the
+words are CLIP's, which all these models share: of that folder, or of the hub. The conversion is
+diffusers' own.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import diffusers
+import torch
+from diffusers.loaders.single_file_utils import (
+    convert_ldm_clip_checkpoint,
+    convert_ldm_unet_checkpoint,
+    convert_ldm_vae_checkpoint,
+    convert_open_clip_checkpoint,
+    create_diffusers_clip_model_from_ldm,
+)
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from t2i.denoiser.checkpoints import SD2, Checkpoint, recognise
+from t2i.denoiser.configs import check_config
+from t2i.denoiser.folder import ASSETS, check_file, check_inside, check_tokenizer
+from t2i.denoiser.parts import CLASSES, LAYOUTS
+from t2i.denoiser.schedulers import ZERO_SNR, Scheduler
+from t2i.denoiser.skeletons import skeleton
+from t2i.denoiser.weights import Shapes, compare, read_json
+from t2i.errors import ArgumentError, ModelError, nearest
+
+Component = nn.Module | CLIPTokenizer | Scheduler
+TRANSFORMER = ".transformer."
+"""Ends the prefix of a text encoder that transformers saved; others are in OpenCLIP's layout."""
+MOST_PART_TENSORS = 5000
+CLIP = "openai/clip-vit-large-patch14"
+"""Of the hub: where the words of every Stable Diffusion come from."""
+WINDOW = 77
+"""Tokens that CLIP reads at once."""
+
+
+def load_single_file(
+    path: Path,
+    *,
+    config: str | os.PathLike[str] | None = None,
+    prediction_type: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    **given: object,
+) -> dict[str, object]:
+    """The components of a checkpoint, under diffusers' names.
+
+    config : a model folder of the same architecture to take the configs, the scheduler and the
+        words from, for a model of other sizes than the published ones.
+    prediction_type : "epsilon" or "v_prediction", where the file does not say it; left open, what
+        its family usually predicts.
+    given : components that the caller brings along; they are returned as they are.
+
+    Raises ModelError before any weights are read unless every other part is in the file, whole.
+    """
+    checkpoint = recognise(path)
+    layout = LAYOUTS[checkpoint.family.layout]
+    if unknown := given.keys() - set(layout.parts):
+        name = min(unknown)
+        raise ArgumentError(f"{path} has no part {name!r}. {nearest(name, layout.parts)}")
+    if prediction_type not in (None, "epsilon", "v_prediction"):
+        raise ArgumentError(
+            f"Got prediction_type={prediction_type!r}, expected 'epsilon' or 'v_prediction'."
+        )
+    if prediction_type is not None:
+        checkpoint = replace(checkpoint, prediction_type=prediction_type)
+    folder = ASSETS / "single_file" / checkpoint.family.name if config is None else Path(config)
+
+    # everything is checked
+    wanted = [part for part in checkpoint.family.sources if part not in given]
+    changes = {part: check_part(checkpoint, part, folder) for part in wanted}
+
+    # then loaded
+    made: dict[str, object] = {
+        part: load_part(checkpoint, part, folder, changes[part], dtype) for part in wanted
+    }
+    for part, pad in checkpoint.family.pads.items():
+        if part not in given:
+            made[part] = load_tokenizer(folder / part, pad)
+    if "scheduler" not in given:
+        made["scheduler"] = load_scheduler(checkpoint, folder)
+    return made | given
+
+
+def check_part(checkpoint: Checkpoint, part: str, folder: Path) -> dict[str, object]:
+    """Raise ModelError unless the part is in the file, whole; what its config must change."""
+    source = checkpoint.family.sources[part]
+    found = checkpoint.part(part)
+    if not found:
+        raise ModelError(f"{checkpoint.path} has no {part}: give one, with {part}=...")
+    config_path = folder / part / "config.json"
+    check_inside(folder, [config_path])
+    config = read_json(config_path)
+    check_config(config_path, config)
+
+    changes: dict[str, object] = {}
+    if part == "unet":
+        changes["in_channels"] = channels(checkpoint, config)
+        predicts_v = checkpoint.prediction_type == "v_prediction"
+        if checkpoint.family is SD2 and predicts_v and config.get("sample_size") == 64:
+            changes["sample_size"] = 96  # Those were trained at 768 pixels, the others at 512.
+    model = skeleton_of(config_path, source.class_name, config | changes)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    remedy = "If it is a model of other sizes, give a model folder of its kind with config=..."
+    if len(found) > MOST_PART_TENSORS:
+        raise ModelError(
+            f"Refused {checkpoint.path}: its {part} has {len(found)} tensors, expected "
+            f"{len(expected)}."
+        )
+    try:
+        shapes = converted(part, source.prefix, model, config | changes, found)
+        misfits = compare(expected, shapes)
+    except Exception as error:  # The conversion takes for granted what a file may lack.
+        raise ModelError(
+            f"The {part} in {checkpoint.path} is none of {checkpoint.family.name}: {error!r}. "
+            f"{remedy}"
+        ) from error
+    if misfits:
+        raise ModelError(
+            f"The {part} in {checkpoint.path} does not fit {config_path}: {misfits}. {remedy}"
+        )
+    return changes
+
+
+def channels(checkpoint: Checkpoint, config: Mapping[str, object]) -> int:
+    """That the UNet reads; beside the latents, a mask and a masked picture at most."""
+    latent = config.get("out_channels", 4)
+    assert isinstance(latent, int)
+    if checkpoint.channels in (latent, 2 * latent + 1):
+        return checkpoint.channels
+    raise ModelError(
+        f"{checkpoint.path} has a UNet that reads {checkpoint.channels} channels, expected "
+        f"{latent}, or {2 * latent + 1} for inpainting. Models that edit by instruction, follow a "
+        "depth map or enlarge pictures cannot be loaded yet."
+    )
+
+
+def skeleton_of(config_path: Path, class_name: str, config: Mapping[str, object]) -> nn.Module:
+    try:
+        return skeleton(class_name, config)
+    except ModelError as error:
+        raise ModelError(f"{config_path} {error}") from error
+
+
+def converted(
+    part: str, prefix: str, model: nn.Module, config: Mapping[str, object], found: Shapes
+) -> Shapes:
+    """The shapes under diffusers' names: its own conversion, run on tensors without memory."""
+    tensors = {name: torch.empty(shape, device="meta") for name, shape in found.items()}
+    result: dict[str, Tensor]
+    if part == "unet":
+        result = convert_ldm_unet_checkpoint(tensors, config)
+    elif part == "vae":
+        result = convert_ldm_vae_checkpoint(tensors, config)
+    elif prefix.endswith(TRANSFORMER):
+        result = convert_ldm_clip_checkpoint(tensors)
+    else:
+        result = convert_open_clip_checkpoint(model, tensors, prefix=prefix)
+    return {name: tuple(tensor.shape) for name, tensor in result.items()}
+
+
+def load_part(
+    checkpoint: Checkpoint,
+    part: str,
+    folder: Path,
+    changes: Mapping[str, object],
+    dtype: torch.dtype,
+) -> nn.Module:
+    source = checkpoint.family.sources[part]
+    with safe_open(checkpoint.path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in checkpoint.part(part)}
+    if source.prefix.endswith(TRANSFORMER):
+        # Files of some merging tools leave out a name that diffusers looks for.
+        with_model = f"{source.prefix}text_model."
+        tensors = {
+            with_model + name.removeprefix(with_model).removeprefix(source.prefix): tensor
+            for name, tensor in tensors.items()
+        }
+    class_name = source.class_name
+    made: nn.Module
+    if class_name in TEXT_ENCODERS:
+        made = create_diffusers_clip_model_from_ldm(
+            TEXT_ENCODERS[class_name],
+            tensors,
+            subfolder=part,
+            config=str(folder),
+            torch_dtype=dtype,
+            local_files_only=True,
+        )
+    else:
+        made = getattr(diffusers, class_name).from_single_file(
+            tensors,
+            config=str(folder),
+            subfolder=part,
+            torch_dtype=dtype,
+            local_files_only=True,
+            **changes,
+        )
+    return made
+
+
+def load_tokenizer(place: Path, pad: str) -> CLIPTokenizer:
+    """The words of a model folder, or CLIP's own from the hub or its local cache."""
+    if place.is_dir():
+        check_inside(place.parent, [place, *place.rglob("*")])
+        check_tokenizer(place)
+        read: CLIPTokenizer = CLIPTokenizer.from_pretrained(place, local_files_only=True)
+        return read
+    try:
+        fetched: CLIPTokenizer = CLIPTokenizer.from_pretrained(
+            CLIP, model_max_length=WINDOW, pad_token=pad
+        )
+    except OSError as error:
+        raise ModelError(
+            f"A single file carries no vocabulary, and {CLIP} cannot be had from the hub: give "
+            "config=, the folder of a Stable Diffusion of the same kind, or bring the tokenizers "
+            "along, tokenizer=CLIPTokenizer.from_pretrained(...)."
+        ) from error
+    return fetched
+
+
+def load_scheduler(checkpoint: Checkpoint, folder: Path) -> Scheduler:
+    path = folder / "scheduler" / "scheduler_config.json"
+    check_inside(folder, [path])
+    check_file(path)
+    config = read_json(path) | {"prediction_type": checkpoint.prediction_type}
+    name = str(config.get("_class_name"))
+    if checkpoint.zero_snr:
+        config |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+        name = name if name in ZERO_SNR else "DDIMScheduler"
+    if name not in CLASSES["scheduler"][1]:
+        raise ModelError(f"{path} has the scheduler {name!r}, expected one of diffusers'.")
+    made: Scheduler = getattr(diffusers, name).from_config(config)
+    return made
+
+
+TEXT_ENCODERS: dict[str, type[CLIPTextModel] | type[CLIPTextModelWithProjection]] = {
+    "CLIPTextModel": CLIPTextModel,
+    "CLIPTextModelWithProjection": CLIPTextModelWithProjection,
+}

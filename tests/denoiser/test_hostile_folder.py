@@ -1,0 +1,174 @@
+"""Hostile model folders: refused by name, cheaply, and without a look outside."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from t2i.denoiser.folder import check_folder
+from t2i.errors import ModelError
+from tests.tiny import tiny_sd_folder
+
+UNET_FILE = Path("unet/diffusion_pytorch_model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return tiny_sd_folder(tmp_path_factory.mktemp("models") / "whole")
+
+
+@pytest.fixture
+def model(whole, tmp_path):
+    return Path(shutil.copytree(whole, tmp_path / "model"))
+
+
+def rewrite_json(path, **changes):
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps(content))
+
+
+# safe
+
+
+@pytest.mark.parametrize(
+    ("part", "entry"),
+    [
+        ("unet", ["os", "system"]),
+        ("unet", ["diffusers", "AutoencoderKL"]),
+        ("vae", ["vae", "MyVAE"]),
+        ("scheduler", ["diffusers", "DiffusionPipeline"]),
+        ("tokenizer", "CLIPTokenizer"),
+    ],
+)
+def test_classes_from_elsewhere_are_refused(model, part, entry):
+    rewrite_json(model / "model_index.json", **{part: entry})
+    with pytest.raises(ModelError, match=f"has {part} .*, expected one of "):
+        check_folder(model)
+
+
+def test_a_folder_that_brings_its_own_pipeline_code_is_refused(model):
+    rewrite_json(model / "model_index.json", _class_name=["pipeline", "MyPipeline"])
+    with pytest.raises(ModelError, match="asks for code of its own"):
+        check_folder(model)
+
+
+def test_a_config_no_model_can_be_built_from_is_refused(model):
+    rewrite_json(model / "unet/config.json", down_block_types=["NoSuchBlock", "DownBlock2D"])
+    with pytest.raises(ModelError, match="does not describe a UNet2DConditionModel: .*NoSuchBlock"):
+        check_folder(model)
+
+
+@pytest.mark.parametrize(
+    ("file", "entry", "message"),
+    [
+        ("model_index.json", {"extra": ["my_module", "X"]}, "has extra .*asks for code of its own"),
+        ("model_index.json", {"custom_pipeline": "x.py"}, "custom_pipeline asks for code"),
+        ("unet/config.json", {"auto_map": {"AutoModel": "m.X"}}, "auto_map asks for code"),
+        ("unet/config.json", {"_class_name": ["m", "X"]}, "_class_name .* asks for code"),
+        ("unet/config.json", {"_class_name": "VQModel"}, "describes a VQModel, expected a UNet2D"),
+        ("text_encoder/config.json", {"trust_remote_code": True}, "trust_remote_code asks for"),
+        ("text_encoder/config.json", {"a": [{"auto_map": "m.X"}]}, "auto_map asks for code"),
+        ("text_encoder/config.json", {"attn_implementation": "who/what"}, "asks for code"),
+        ("tokenizer/tokenizer_config.json", {"auto_map": {"AutoTokenizer": "m.X"}}, "asks for cod"),
+    ],
+)
+def test_configs_that_ask_for_code_are_refused(model, file, entry, message):
+    rewrite_json(model / file, **entry)
+    with pytest.raises(ModelError, match=f"Refused .*{message}|{message}"):
+        check_folder(model)
+
+
+@pytest.mark.parametrize(
+    ("file", "entry"),
+    [
+        ("unet/config.json", {"weights": "/etc/passwd"}),
+        ("vae/config.json", {"a": [{"b": "../../x"}]}),
+        ("scheduler/scheduler_config.json", {"trained_betas": "C:\\x"}),
+        ("tokenizer/tokenizer_config.json", {"vocab_file": "/etc/passwd"}),
+        ("tokenizer/tokenizer_config.json", {"merges_file": "../x"}),
+    ],
+)
+def test_configs_that_name_files_outside_the_folder_are_refused(model, file, entry):
+    rewrite_json(model / file, **entry)
+    with pytest.raises(ModelError, match="names a file outside the folder"):
+        check_folder(model)
+
+
+def test_where_a_file_once_lay_is_no_harm(model):
+    rewrite_json(model / "unet/config.json", _name_or_path="/home/somebody/unet")
+    rewrite_json(model / "tokenizer/tokenizer_config.json", special_tokens_map_file="/home/x.json")
+    check_folder(model)
+
+
+def test_links_out_of_the_folder_are_refused(model, whole):
+    (model / UNET_FILE).unlink()
+    (model / UNET_FILE).symlink_to(whole / UNET_FILE)
+    with pytest.raises(ModelError, match="is a link to .*whole.*outside the folder"):
+        check_folder(model)
+    shutil.rmtree(model / "unet")
+    (model / "unet").symlink_to(whole / "unet")
+    with pytest.raises(ModelError, match="is a link to .*whole.*outside the folder"):
+        check_folder(model)
+
+
+def test_a_pipe_in_place_of_a_file_is_refused_and_not_waited_for(model):
+    (model / "unet/config.json").unlink()
+    os.mkfifo(model / "unet/config.json")
+    with pytest.raises(ModelError, match="is not a plain file"):
+        check_folder(model)
+
+
+# cheap to refuse
+
+
+@pytest.mark.parametrize(
+    ("file", "entry", "message"),
+    [
+        ("unet/config.json", {"layers_per_block": 10**9}, "layers_per_block is 1000000000, exp"),
+        ("unet/config.json", {"layers_per_block": 10**5}, "would have more than 6000 modules"),
+        ("text_encoder/config.json", {"num_labels": 10**9}, "num_labels is 1000000000, expected"),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**9}, "expected at most"),
+    ],
+)
+def test_huge_numbers_are_refused_before_anything_is_built(model, file, entry, message):
+    rewrite_json(model / file, **entry)
+    with pytest.raises(ModelError, match=message):
+        check_folder(model)
+
+
+def test_huge_shapes_cost_no_memory(model):
+    rewrite_json(model / "unet/config.json", block_out_channels=[10**6, 10**6])
+    with pytest.raises(ModelError, match=r"misshapen \(conv_in.bias is \[16\] instead of"):
+        check_folder(model)
+
+
+def test_a_config_of_a_hundred_megabytes_is_not_read(model):
+    with (model / "unet/config.json").open("r+b") as file:
+        file.truncate(100_000_000)
+    with pytest.raises(ModelError, match="config.json: it has 100000000 bytes, expected at most"):
+        check_folder(model)
+
+
+def test_a_config_nested_a_hundred_thousand_deep_is_refused(model):
+    (model / "unet/config.json").write_text('{"a":' * 100_000)
+    with pytest.raises(ModelError, match="unet/config.json is not readable JSON"):
+        check_folder(model)
+
+
+def with_header(path, header):
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(64))
+
+
+def test_a_header_that_claims_too_much_is_refused(model):
+    (model / UNET_FILE).write_bytes((2**60).to_bytes(8, "little") + b"{}")
+    with pytest.raises(ModelError, match=r"its header claims 1152921504606846976 bytes"):
+        check_folder(model)
+
+
+def test_tensors_that_overlap_are_refused(model):
+    tensor = {"dtype": "F32", "shape": [16], "data_offsets": [0, 64]}
+    with_header(model / UNET_FILE, json.dumps({"a": tensor, "b": tensor}).encode())
+    with pytest.raises(ModelError, match="is not a whole safetensors file"):
+        check_folder(model)
