@@ -2,6 +2,7 @@
 
 import math
 import struct
+import warnings
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,17 @@ from t2i.files import write_atomically
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 MAX_PIXELS = 64_000_000
+MAX_TEXT = 256 * 1024
+"""Bytes of one text that a picture is given, and that are read from one."""
+MAX_JPEG_EXIF = 65_533
+"""A segment counts its length in two bytes, those two included."""
+
+EXIF_IFD, USER_COMMENT, MAKER_NOTE = 0x8769, 0x9286, 0x927C
+EXIF_TEXTS = {
+    "parameters": (USER_COMMENT, b"UNICODE\0", "utf-16-be"),
+    "t2i": (MAKER_NOTE, b"t2i\0", "utf-8"),
+}
+"""Where JPEG and WebP keep a text: its Exif tag, what stands before it, and its encoding."""
 
 # First bytes of what people try to open, so that the message can name it.
 FOREIGN = {
@@ -92,7 +104,8 @@ def in_plain_colours(picture: Image.Image) -> Image.Image:
 def save_picture(picture: Image.Image, path: Path, text: Mapping[str, str] | None = None) -> None:
     """Write a picture whole or not at all, in the format its suffix names.
 
-    text : keys and values to store in a PNG, such as {"parameters": "..."}
+    text : keys and values to store in it, such as {"parameters": "..."}: any in a PNG, those of
+        EXIF_TEXTS in JPEG and WebP. What has no room is left out with a warning. None stores none.
     """
     form = FORMATS.get(path.suffix.lower())
     if form is None:
@@ -100,20 +113,61 @@ def save_picture(picture: Image.Image, path: Path, text: Mapping[str, str] | Non
             f"Cannot save a picture as {path.name!r}: {path.suffix!r} names no format we write. "
             f"Choices: {', '.join(FORMATS)}."
         )
-    if text and form != "PNG":
-        raise ArgumentError(f"Cannot store text in {path.name!r}: only a .png carries it.")
     if form == "JPEG" and picture.mode not in ("RGB", "L"):
         raise ArgumentError(
             f"Cannot save a picture of mode {picture.mode} as {path.name!r}: JPEG holds no "
             f"transparency. Use .png or .webp, or convert it to RGB."
         )
     options: dict[str, object] = {} if form == "PNG" else {"quality": 95}
-    if text:
-        info = PngInfo()
-        for key, value in text.items():
-            info.add_text(key, value)
-        options["pnginfo"] = info
+    if form == "JPEG":
+        options["comment"] = b""  # Else Pillow keeps the comment of the file it was read from.
+    if text and form == "PNG":
+        options["pnginfo"] = as_png_text(text, path.name)
+    elif text:
+        options["exif"] = as_exif(text, form, path.name)
     write_atomically(path, lambda temporary: picture.save(temporary, format=form, **options))
+
+
+def as_png_text(text: Mapping[str, str], name: str) -> PngInfo:
+    info = PngInfo()
+    for key, value in text.items():
+        size = len(value.encode())
+        if size > MAX_TEXT:
+            leave_out(key, size, name, f"at most {MAX_TEXT // 1024} KiB of a text are read back")
+        else:
+            info.add_text(key, value)
+    return info
+
+
+def as_exif(text: Mapping[str, str], form: str, name: str) -> bytes:
+    """`parameters` comes first: if there is room for one text only, it is what most tools read."""
+    if unknown := text.keys() - EXIF_TEXTS.keys():
+        raise ArgumentError(
+            f"Cannot store text under {', '.join(map(repr, sorted(unknown)))} in {name!r}: "
+            f"{form} carries only {', '.join(map(repr, EXIF_TEXTS))}. Use .png."
+        )
+    exif = Image.Exif()
+    fields = exif.get_ifd(EXIF_IFD)
+    for key, (tag, start, encoding) in EXIF_TEXTS.items():
+        if key not in text:
+            continue
+        fields[tag] = start + text[key].encode(encoding)
+        size = len(fields[tag])
+        if size > MAX_TEXT:
+            leave_out(key, size, name, f"at most {MAX_TEXT // 1024} KiB of a text are read back")
+            del fields[tag]
+        elif form == "JPEG" and len(exif.tobytes()) > MAX_JPEG_EXIF:
+            leave_out(
+                key, size, name, "a JPEG has room for 64 KiB in all; .png and .webp have more"
+            )
+            del fields[tag]
+    return exif.tobytes() if fields else b""
+
+
+def leave_out(key: str, size: int, name: str, why: str) -> None:
+    warnings.warn(
+        f"{name} is saved without its text {key!r} of {size:,} bytes: {why}.", stacklevel=4
+    )
 
 
 def sheet(

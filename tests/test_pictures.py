@@ -1,15 +1,27 @@
 """Pictures from files, pictures to files, and sheets of them."""
 
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from t2i.errors import ArgumentError, DataError, OutputError
-from t2i.pictures import GAP, PAPER, open_picture, save_picture, sheet
+from t2i.pictures import (
+    EXIF_IFD,
+    GAP,
+    MAKER_NOTE,
+    MAX_TEXT,
+    PAPER,
+    USER_COMMENT,
+    open_picture,
+    save_picture,
+    sheet,
+)
 
 
 def colourful(width: int = 24, height: int = 16) -> Image.Image:
@@ -51,9 +63,67 @@ def test_an_unknown_suffix_is_refused(tmp_path: Path) -> None:
         save_picture(colourful(), tmp_path / "a.gif")
 
 
-def test_text_is_refused_where_it_cannot_be_stored(tmp_path: Path) -> None:
-    with pytest.raises(ArgumentError, match=r"Cannot store text in 'a\.webp'"):
-        save_picture(colourful(), tmp_path / "a.webp", {"parameters": "a cat"})
+@pytest.mark.parametrize("name", ["a.jpg", "a.webp"])
+def test_exif_carries_the_texts_where_other_tools_look(tmp_path: Path, name: str) -> None:
+    text = {"parameters": "a cat \u732b\nSteps: 20", "t2i": '{"\u00e9": 1}'}
+    save_picture(colourful(), tmp_path / name, text)
+    with Image.open(tmp_path / name) as stored:
+        fields = stored.getexif().get_ifd(EXIF_IFD)
+    assert fields[USER_COMMENT] == b"UNICODE\0" + text["parameters"].encode("utf-16-be")
+    assert fields[MAKER_NOTE] == b"t2i\0" + text["t2i"].encode()
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp"])
+def test_without_text_nothing_is_written_but_the_picture(tmp_path: Path, name: str) -> None:
+    picture = colourful()
+    picture.info |= {"comment": b"secret", "parameters": "secret", "exif": b"Exif\0\0secret"}
+    save_picture(picture, tmp_path / name)
+    assert b"secret" not in (tmp_path / name).read_bytes()
+    with Image.open(tmp_path / name) as stored:
+        stored.load()
+        assert not stored.getexif()
+        assert not getattr(stored, "text", {})
+
+
+def test_a_key_that_exif_has_no_place_for_is_refused(tmp_path: Path) -> None:
+    expected = r"under 'mood' in 'a\.webp': WEBP carries only 'parameters', 't2i'\. Use \.png"
+    with pytest.raises(ArgumentError, match=expected):
+        save_picture(colourful(), tmp_path / "a.webp", {"parameters": "a cat", "mood": "calm"})
+    assert not (tmp_path / "a.webp").exists()
+
+
+def test_what_has_no_room_in_a_jpeg_is_left_out_with_a_warning(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    text = {"t2i": "x" * 40_000, "parameters": "y" * 20_000}
+    with pytest.warns(UserWarning, match=r"a\.jpg is saved without its text 't2i' of 40,004 bytes"):
+        save_picture(colourful(), path, text)
+    with Image.open(path) as stored:
+        fields = stored.getexif().get_ifd(EXIF_IFD)
+    assert len(fields[USER_COMMENT]) == 40_008
+    assert MAKER_NOTE not in fields
+    with pytest.warns(
+        UserWarning, match="'parameters' of 66,008 bytes: a JPEG has room for 64 KiB"
+    ):
+        save_picture(colourful(), path, {"parameters": "y" * 33_000})
+    assert open_picture(path).size == (24, 16)
+
+
+def test_a_jpeg_is_filled_to_the_last_byte(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save_picture(colourful(), path, {"parameters": "y" * 32_700})
+    with Image.open(path) as stored:
+        assert len(stored.getexif().get_ifd(EXIF_IFD)[USER_COMMENT]) == 65_408
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.webp"])
+def test_a_text_longer_than_is_read_back_is_left_out_with_a_warning(
+    tmp_path: Path, name: str
+) -> None:
+    with pytest.warns(UserWarning, match="'t2i' of .* bytes: at most 256 KiB of a text are read"):
+        save_picture(colourful(), tmp_path / name, {"t2i": "x" * (MAX_TEXT + 1), "parameters": "y"})
+    assert open_picture(tmp_path / name).size == (24, 16)
 
 
 def test_transparency_is_refused_as_jpeg_and_kept_as_png(tmp_path: Path) -> None:
@@ -136,6 +206,8 @@ def test_a_bomb_is_refused_before_it_is_decoded(
     [
         (b"GIF89a" + bytes(40), "a GIF"),
         (b"\0\0\0\x20ftypavif" + bytes(40), "an AVIF"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG"),
+        (b"II*\0" + bytes(40), "a TIFF"),
         (b"just text, really", "no picture we know"),
         (b"", "empty"),
     ],
@@ -150,9 +222,17 @@ def test_a_foreign_file_is_refused_and_named_whatever_its_suffix(
 
 
 def test_a_real_picture_of_a_foreign_format_is_not_decoded(tmp_path: Path) -> None:
-    colourful().save(tmp_path / "a.tiff")
+    colourful().save(tmp_path / "a.png", format="TIFF")
     with pytest.raises(DataError, match="is a TIFF"):
-        open_picture(tmp_path / "a.tiff")
+        open_picture(tmp_path / "a.png")
+
+
+def test_a_picture_whose_text_unpacks_to_far_more_is_refused(tmp_path: Path) -> None:
+    info = PngInfo()
+    info.add_text("parameters", "x" * 50_000_000, zip=True)
+    colourful().save(tmp_path / "a.png", pnginfo=info)
+    with pytest.raises(DataError, match=r"Cannot decode .*a\.png: Decompressed data too large"):
+        open_picture(tmp_path / "a.png")
 
 
 def test_a_missing_picture_and_a_folder_are_refused(tmp_path: Path) -> None:

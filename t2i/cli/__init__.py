@@ -15,6 +15,7 @@ from t2i.cli.data import data
 from t2i.cli.env import env
 from t2i.cli.generate import generate
 from t2i.cli.models import models
+from t2i.cli.show import show
 from t2i.cli.train import train
 from t2i.errors import T2IError
 
@@ -45,7 +46,7 @@ def root(
         typer.echo(context.get_help())
 
 
-for command in (generate, models, env, train):
+for command in (generate, show, models, env, train):
     app.command()(command)
 app.add_typer(data, name="data")
 

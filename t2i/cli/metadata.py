@@ -32,6 +32,7 @@ def parameters(request: Request, seed: int, model_digest: str) -> str:
         "Size": f"{request.width}x{request.height}",
         "Model hash": model_digest[:10],
         "Model": Path(request.model).name,
+        "Version": f"t2i {__version__}",
     }
     lines = [request.prompt]
     if request.negative_prompt:
@@ -41,9 +42,10 @@ def parameters(request: Request, seed: int, model_digest: str) -> str:
 
 
 def quoted(value: object) -> str:
-    """A value that holds the layout's own separators stands in quotes."""
+    """A value that would be read as something else stands in quotes."""
     text = str(value)
-    return json.dumps(text, ensure_ascii=False) if set(text) & set(',:\n"') else text
+    plain = text and text == text.strip() and text[0] not in "[{" and not set(text) & set(',:\n"')
+    return text if plain else json.dumps(text, ensure_ascii=False)
 
 
 def record(request: Request, seed: int, model_digest: str) -> dict[str, object]:
@@ -56,11 +58,15 @@ def record(request: Request, seed: int, model_digest: str) -> dict[str, object]:
     }
 
 
-def digest(folder: Path) -> str:
-    """SHA-256 over the names and bytes of weights and configs: one name may mean new weights."""
+def digest(model: Path) -> str:
+    """SHA-256 over the names and bytes of weights and configs: one name may mean new weights.
+
+    model : a folder, or one file
+    """
+    weights = (path for path in model.rglob("*") if path.suffix in (".safetensors", ".json"))
     sha = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json")):
-        sha.update(path.relative_to(folder).as_posix().encode())
+    for path in [model] if model.is_file() else sorted(weights):
+        sha.update((path.relative_to(model).as_posix() if path != model else path.name).encode())
         with path.open("rb") as file:
             while chunk := file.read(1 << 20):
                 sha.update(chunk)

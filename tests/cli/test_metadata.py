@@ -5,6 +5,10 @@ import re
 import shutil
 from pathlib import Path
 
+import pytest
+
+from t2i import __version__
+from t2i.cli.metadata import digest, quoted
 from tests.cli.command import PROMPT, Cli, text_of
 
 
@@ -15,7 +19,7 @@ def test_a_picture_carries_its_parameters_as_a1111_lays_them_out(generate: Cli) 
     assert negative == "Negative prompt: a dog"
     assert re.fullmatch(
         r"Steps: 2, Sampler: euler, CFG scale: 4\.0, Seed: 7, Size: 32x32, "
-        r"Model hash: [0-9a-f]{10}, Model: tiny",
+        rf"Model hash: [0-9a-f]{{10}}, Model: tiny, Version: t2i {re.escape(__version__)}",
         settings,
     )
 
@@ -42,4 +46,35 @@ def test_a_picture_carries_its_full_request(generate: Cli, model: Path) -> None:
 def test_a_comma_in_a_model_name_does_not_split_the_parameters(cli: Cli, model: Path) -> None:
     shutil.copytree(model, "tiny, v2")
     done = cli("generate", "x", "--model", "tiny, v2", "--steps", "1")
-    assert text_of(done.paths[0])["parameters"].endswith('Model: "tiny, v2"')
+    assert text_of(done.paths[0])["parameters"].count(', Model: "tiny, v2", ') == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        ("tiny", "tiny"),
+        ("tiny, v2", '"tiny, v2"'),
+        (" tiny", '" tiny"'),
+        ("[tiny]", '"[tiny]"'),
+        ("a\nb", '"a\\nb"'),
+        ("", '""'),
+        (7.5, "7.5"),
+    ],
+)
+def test_a_value_that_would_be_read_otherwise_is_quoted(value: object, written: str) -> None:
+    assert quoted(value) == written
+
+
+def test_the_digest_is_of_weights_and_configs_by_name(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    (folder / "unet").mkdir(parents=True)
+    (folder / "unet" / "config.json").write_text("{}")
+    (folder / "a.safetensors").write_bytes(b"weights")
+    first = digest(folder)
+    (folder / "README.md").write_text("no part of it")
+    assert digest(folder) == first
+    (folder / "unet" / "config.json").rename(folder / "unet" / "other.json")
+    assert digest(folder) != first
+    alone = digest(folder / "a.safetensors")
+    (folder / "a.safetensors").write_bytes(b"others")
+    assert len({first, alone, digest(folder), digest(folder / "a.safetensors")}) == 4

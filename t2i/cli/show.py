@@ -1,0 +1,75 @@
+"""`t2i show`: what a picture says about its making."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from t2i.cli.answer import Format
+
+if TYPE_CHECKING:
+    from t2i.cli.story import Story
+
+
+def show(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A PNG, JPEG or WebP file.")],
+    format: Format = "text",
+) -> None:
+    """Print the prompt and settings that IMAGE carries, whether t2i made it or A1111, ComfyUI,
+    InvokeAI or Fooocus.
+
+    The picture itself is not decoded. What a file says is not trusted: nothing in it can reach the
+    terminal as a command.
+    """
+    from t2i.cli.stories.reading import visible
+    from t2i.cli.story import read_story
+
+    story = read_story(image)
+    if format == "json":
+        # Escapes of JSON: the document still holds what the file does, letter for letter.
+        typer.echo(visible(json.dumps(document(image, story), indent=2, ensure_ascii=False), "\n"))
+        return
+    found = rows(story)
+    width = max(map(len, found))
+    for name, value in found.items():
+        lines = value.split("\n")
+        typer.echo(f"{name:{width}}  {visible(lines[0])}")
+        for line in lines[1:]:
+            typer.echo(f"{'':{width}}  {visible(line)}")
+
+
+def document(image: Path, story: "Story") -> dict[str, object]:
+    return {
+        "path": str(image),
+        "tool": story.tool,
+        "prompt": story.prompt,
+        "negative_prompt": story.negative_prompt,
+        "settings": asdict(story.settings),
+        "not_understood": list(story.not_understood),
+        "request": None if story.request is None else asdict(story.request),
+        "libraries": dict(story.libraries),
+        "raw": story.raw,
+    }
+
+
+def rows(story: "Story") -> dict[str, str]:
+    """Name and value of what the story says; what it does not say has no row."""
+    settings = story.settings
+    size = None if settings.width is None else f"{settings.width}x{settings.height}"
+    values = {
+        "prompt": story.prompt,
+        "negative": story.negative_prompt or None,
+        "steps": settings.num_inference_steps,
+        "sampler": settings.sampler,
+        "guidance": settings.guidance_scale,
+        "seed": settings.seed,
+        "size": size,
+        "model": settings.model,
+        "model hash": settings.model_hash,
+        "tool": story.tool,
+        "libraries": ", ".join(f"{name} {version}" for name, version in story.libraries.items()),
+        "not understood": "\n".join(story.not_understood),
+    }
+    return {name: str(value) for name, value in values.items() if value not in (None, "")}

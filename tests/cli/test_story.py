@@ -1,0 +1,153 @@
+"""Pictures of ours, read back: what to ask for again, and what is different here."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from t2i import __version__
+from t2i.cli.metadata import parameters, picture_text
+from t2i.cli.request import MAX_SEED, Request
+from t2i.cli.stories.a1111 import a1111_story
+from t2i.cli.stories.ours import read_ours
+from t2i.cli.stories.samplers import NAMES
+from t2i.cli.story import differences, read_story, request_of
+from t2i.errors import DataError
+from t2i.pictures import save_picture
+from tests.cli.carrying import png
+
+DIGEST = "0123456789abcdef" * 4
+ASKED = Request(
+    prompt="ein Apfel, grün\nNegative prompt: not yet\nSteps: 9, 猫 \U0001f34e",
+    negative_prompt='a "dog"\n\nwith: commas,',
+    model="models/tiny, v2",
+    num_inference_steps=12,
+    guidance_scale=4.5,
+    sampler="dpm++ 2m karras",
+    width=96,
+    height=64,
+)
+
+
+def ours(path: Path, **changes: object) -> Path:
+    """A picture of ours whose record says something else."""
+    text = picture_text(ASKED, 7, DIGEST)
+    record = json.loads(text["t2i"])
+    return png(path, text | {"t2i": json.dumps(record | changes)})
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_every_format_tells_the_whole_request_and_seed(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    save_picture(Image.new("RGB", (96, 64)), path, picture_text(ASKED, 7, DIGEST))
+    story = read_story(path)
+    assert request_of(story) == (ASKED, 7)
+    assert (story.prompt, story.negative_prompt) == (ASKED.prompt, ASKED.negative_prompt)
+    assert story.tool == f"t2i {__version__}"
+    assert story.settings.model_hash == DIGEST
+    assert story.not_understood == ()
+
+
+words = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
+requests = st.builds(
+    Request,
+    prompt=words,
+    negative_prompt=words,
+    model=words.filter(lambda name: "\0" not in name),
+    num_inference_steps=st.integers(1, 10_000),
+    guidance_scale=st.floats(allow_nan=False, allow_infinity=False),
+    sampler=st.sampled_from(sorted(NAMES)),
+    width=st.integers(1, 8000),
+    height=st.integers(1, 8000),
+)
+
+
+@given(requests, st.integers(0, MAX_SEED))
+@settings(max_examples=300, deadline=None)
+def test_what_is_written_is_read_back(request: Request, seed: int) -> None:
+    text = picture_text(request, seed, DIGEST)
+    story = read_ours(text)
+    assert story is not None
+    assert request_of(story) == (request, seed)
+
+
+@given(requests, st.integers(0, MAX_SEED))
+@settings(max_examples=300, deadline=None)
+def test_the_prompt_text_alone_says_the_same(request: Request, seed: int) -> None:
+    # A line "Negative prompt:" begins the negative prompt, in a prompt too: the one thing it loses.
+    prompt = request.prompt.replace("Negative prompt:", "")
+    request = replace(request, prompt=prompt)
+    story = a1111_story(parameters(request, seed, DIGEST))
+    assert (story.prompt, story.negative_prompt) == (prompt, request.negative_prompt)
+    told = story.settings
+    name = Path(request.model).name
+    assert told.model == (None if name in ("", "None") else name)
+    asked, again = request_of(story)
+    assert asked == replace(request, model="embedded")
+    assert again == seed
+    assert told.model_hash == DIGEST[:10]
+    assert story.not_understood == ()
+    assert story.tool == f"t2i {__version__}"
+
+
+def test_a_models_own_sampler_is_left_to_the_model(tmp_path: Path) -> None:
+    request = replace(ASKED, sampler="DDIMScheduler")
+    story = read_story(png(tmp_path / "a.png", picture_text(request, 7, DIGEST)))
+    assert story.settings.sampler == "DDIMScheduler"
+    assert request_of(story)[0] == replace(ASKED, sampler=None)
+
+
+def test_other_versions_and_another_model_are_named(tmp_path: Path) -> None:
+    versions = {"t2i": "0.0.1", "torch": "1.0\x1b[31m"}
+    story = read_story(ours(tmp_path / "a.png", libraries=versions))
+    first, second, third = differences(story, "f" * 64)
+    assert first == f"t2i 0.0.1 made it, here is {__version__}"
+    assert second.startswith("torch 1.0\\u001b[31m made it, here is ")
+    assert third == "model 0123456789 made it, here is ffffffffff"
+    assert len(differences(story, DIGEST)) == 2
+    assert differences(story, None)[2] == "whether the model is the same, 0123456789, is not known"
+
+
+def test_fields_of_a_newer_t2i_are_named(tmp_path: Path) -> None:
+    asked = asdict(ASKED) | {"mood": "calm"}
+    story = read_story(ours(tmp_path / "a.png", request=asked, place="here"))
+    assert request_of(story) == (ASKED, 7)
+    assert story.not_understood == ("place: here", "request.mood: calm")
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"version": 2}, "t2i: written in layout 2, this t2i reads 1"),
+        ({"seed": -1}, r"t2i: seed: .*greater than or equal to 0"),
+        ({"seed": "7"}, r"t2i: seed: .*valid integer"),
+        ({"request": []}, r"t2i: request: "),
+        ({"request": {"prompt": 3}}, r"t2i: request\.prompt: .*valid string"),
+        ({"request": {"prompt": "x", "num_inference_steps": 10**9}}, r"steps: 1000000000 \(expec"),
+        ({"request": {"prompt": "x", "guidance_scale": 1e999}}, r"t2i: .*finite"),
+        ({"libraries": {"torch": "x" * 300}}, r"t2i: libraries\.torch: .*at most 200"),
+    ],
+)
+def test_a_record_that_cannot_be_used_is_refused_by_name(
+    tmp_path: Path, changes: dict[str, object], complaint: str
+) -> None:
+    record = json.loads(picture_text(ASKED, 7, DIGEST)["t2i"]) | changes
+    path = png(tmp_path / "a.png", {"t2i": json.dumps(record)})
+    with pytest.raises(
+        DataError, match=rf"a\.png carries no story that can be read: .*{complaint}"
+    ):
+        read_story(path)
+
+
+def test_a_broken_record_leaves_the_prompt_text(tmp_path: Path) -> None:
+    text = picture_text(replace(ASKED, prompt="a cat"), 7, DIGEST)
+    story = read_story(png(tmp_path / "a.png", text | {"t2i": "{"}))
+    assert (story.prompt, story.settings.seed) == ("a cat", 7)
+    assert story.not_understood[0].startswith("t2i: not JSON")
+    assert differences(story, DIGEST)[0] == (
+        f"made by t2i {__version__}, but its full record is missing: it may not be identical"
+    )
