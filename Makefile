@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PROMPT ?= a red apple to the left of a cat
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench train-embedded
+.PHONY: help demo test test-mixins lint bench train-embedded
 
 help:
 	@echo "make demo            a picture of '$(PROMPT)' from the embedded model"
@@ -20,6 +20,11 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
+
+# diffusers' own tests of pipelines, pointed at ours; DIFFUSERS is a clone of its repository.
+test-mixins: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --disable-pip-version-check parameterized requests-mock scipy torchsde
+	T2I_DIFFUSERS=$(DIFFUSERS) $(BIN)/python -m pytest tests/mixins --timeout 600 -o addopts=--import-mode=importlib
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

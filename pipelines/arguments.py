@@ -6,18 +6,20 @@ import torch
 from torch import Tensor
 
 from t2i.errors import ArgumentError, nearest
+from t2i.text.prompt import Prompt
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
-def list_of_prompts(name: str, prompts: object, count: int | None = None) -> list[str]:
-    """One prompt per row; a single string serves all `count` rows."""
-    if isinstance(prompts, str):
+def list_of_prompts(name: str, prompts: object, count: int | None = None) -> list[str | Prompt]:
+    """One prompt per row; a single one serves all `count` rows."""
+    if isinstance(prompts, str | Prompt):
         return [prompts] * (count or 1)
-    if not isinstance(prompts, list | tuple) or not all(isinstance(p, str) for p in prompts):
+    known = isinstance(prompts, list | tuple)
+    if not known or not all(isinstance(prompt, str | Prompt) for prompt in prompts):
         raise ArgumentError(
             f"Got {name} of type {type(prompts).__name__}: {prompts!r:.80}. "
-            "Expected a string or a list of strings."
+            "Expected a string, a Prompt, or a list of them."
         )
     if not prompts:
         raise ArgumentError(f'Got {name}=[]: give at least one prompt; "" is a prompt.')

@@ -1,49 +1,91 @@
-"""What every pipeline over a Stable Diffusion model shares: its parts, their folder, the stages
-of a call.
+"""What every pipeline shares: its parts, their folder, and the stages of a call.
 
 B batch rows (here: pictures), T text tokens, D text width, C channels, H W latent size,
 Y X picture size.
 """
 
+import inspect
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Self
 
 import torch
 from diffusers.image_processor import VaeImageProcessor
+from diffusers.loaders import (
+    IPAdapterMixin,
+    StableDiffusionXLLoraLoaderMixin,
+    TextualInversionLoaderMixin,
+)
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, StableDiffusionMixin
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPImageProcessor,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    CLIPVisionModelWithProjection,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from pipelines import arguments
-from pipelines.loop import Generators, sample
-from pipelines.visitors import Progress
-from t2i.conditioning.conditioning import Conditioning, join
-from t2i.conditioning.guidance import Conditional, choose_guidance
+from pipelines.call import Call, Prompts, Start
+from pipelines.loop import sample
+from pipelines.lora import lora_scaled
+from pipelines.output import Drawn
+from pipelines.telling import rows, tell
+from pipelines.texts import Lines, Texts, weigh_parts
+from pipelines.visitors import Callback, Progress, Turning
+from t2i.conditioning.guidance import ClassifierFree, Conditional, choose_guidance
+from t2i.conditioning.perturbed import sites_of
 from t2i.conditioning.run import Guidance, Run, Visitor
+from t2i.denoiser.denoised import denoised_factors
 from t2i.denoiser.families import sd
 from t2i.denoiser.folder import check_folder, resolve
-from t2i.denoiser.schedulers import Scheduler
-from t2i.text.encoder import TextEncoder
+from t2i.denoiser.parts import KANDINSKY
+from t2i.denoiser.perturb import perturbing
+from t2i.denoiser.schedulers import Scheduler, set_timesteps
+from t2i.denoiser.single_file import load_single_file
+from t2i.errors import ModelError
+from t2i.text.encoder import Encoded, TwoClip, text_encoder
+
+Output = Drawn | tuple[Any, None]
+Begin = Callable[[Tensor, int], Start]
+"""(a row of text per picture, the steps asked for) -> where the run starts."""
 
 
-class Pipeline(DiffusionPipeline, StableDiffusionMixin):
-    """The parts under diffusers' names, and the stages that a call is composed of."""
+class Pipeline(
+    DiffusionPipeline,
+    StableDiffusionMixin,
+    StableDiffusionXLLoraLoaderMixin,
+    TextualInversionLoaderMixin,
+    IPAdapterMixin,
+):
+    """The parts under diffusers' names, and the stages that a call is composed of.
 
-    model_cpu_offload_seq = "text_encoder->unet->vae"  # type: ignore[assignment]  # None there
-    _callback_tensor_inputs = ["latents", "prompt_embeds", "negative_prompt_embeds"]
+    With a second text encoder it is SDXL; what else is optional serves IP-Adapters.
+    """
+
+    model_cpu_offload_seq = (  # type: ignore[assignment]  # None there
+        "text_encoder->text_encoder_2->image_encoder->unet->vae"
+    )
+    _optional_components = ["text_encoder_2", "tokenizer_2", "image_encoder", "feature_extractor"]
 
     def __init__(
         self,
         vae: sd.VAE,
-        text_encoder: CLIPTextModel,
-        tokenizer: CLIPTokenizer,
+        text_encoder: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
         unet: UNet2DConditionModel,
         scheduler: Scheduler,
+        text_encoder_2: CLIPTextModelWithProjection | None = None,
+        tokenizer_2: CLIPTokenizer | None = None,
+        image_encoder: CLIPVisionModelWithProjection | None = None,
+        feature_extractor: CLIPImageProcessor | None = None,
+        force_zeros_for_empty_prompt: bool = True,
     ) -> None:
         super().__init__()
         self.register_modules(  # type: ignore[no-untyped-call]  # diffusers has no types for it
@@ -51,9 +93,16 @@ class Pipeline(DiffusionPipeline, StableDiffusionMixin):
             text_encoder=text_encoder,
             tokenizer=tokenizer,
             unet=unet,
-            scheduler=sd.settle_scheduler(scheduler),
+            scheduler=None if scheduler is None else sd.settle_scheduler(scheduler),
+            text_encoder_2=text_encoder_2,
+            tokenizer_2=tokenizer_2,
+            image_encoder=image_encoder,
+            feature_extractor=feature_extractor,
         )
-        self.image_processor = VaeImageProcessor(vae_scale_factor=sd.pixels_per_latent(vae))
+        if text_encoder_2 is not None:
+            self.register_to_config(force_zeros_for_empty_prompt=force_zeros_for_empty_prompt)
+        factor = 8 if vae is None else sd.pixels_per_latent(vae)
+        self.image_processor = VaeImageProcessor(vae_scale_factor=factor)
         self.visitors: list[Visitor] = []
         """Sent along with every run, before the user's callback."""
 
@@ -61,98 +110,175 @@ class Pipeline(DiffusionPipeline, StableDiffusionMixin):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
     ) -> Self:
-        """Load a model folder, checked first; weights become float32 unless `dtype` is given.
+        """Load a model: a folder, a single .safetensors file or a hub id, checked first.
 
-        Takes the options of DiffusionPipeline.from_pretrained.
+        Weights become float32 unless `dtype` is given. Takes the options of
+        DiffusionPipeline.from_pretrained; of a single file those of load_single_file.
         """
-        folder = resolve(pretrained_model_name_or_path)
-        check_folder(folder, variant=kwargs.get("variant"), given=kwargs.keys())
-        if not kwargs.keys() & {"dtype", "torch_dtype"}:
-            # Left open, transformers takes the file's precision and diffusers float32.
-            kwargs["dtype"] = torch.float32
-        kwargs["use_safetensors"] = True
-        pipe: Self = super().from_pretrained(str(folder), **kwargs)
+        variant = kwargs.get("variant")
+        place = resolve(pretrained_model_name_or_path, variant)
+        # Left open, transformers takes the file's precision and diffusers float32.
+        dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None)) or torch.float32
+        if place.is_file():
+            kwargs.pop("variant", None)
+            return cls(**load_single_file(place, dtype=dtype, **kwargs))  # type: ignore[arg-type]
+        contents = check_folder(place, variant=variant, given=kwargs.keys())
+        if contents.kind == KANDINSKY:
+            raise ModelError(
+                f"{place} is a {KANDINSKY}: it is told embeddings of pictures, not a prompt, and "
+                f"{cls.__name__} cannot draw with it."
+            )
+        absent = {*cls._optional_components} - {*contents.parts} - kwargs.keys()
+        kwargs |= {part: None for part in absent}
+        pipe: Self = super().from_pretrained(
+            str(place), dtype=dtype, use_safetensors=True, **kwargs
+        )
         return pipe
 
+    def save_pretrained(  # type: ignore[override]
+        self,
+        save_directory: str | os.PathLike[str],
+        safe_serialization: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        """Write a folder that diffusers reads; always as safetensors, whatever is asked for."""
+        if not safe_serialization:
+            warnings.warn("Pickled weights are not written: it becomes safetensors.", stacklevel=2)
+        super().save_pretrained(save_directory, **kwargs)
+
+    @property
+    def _callback_tensor_inputs(self) -> list[str]:  # type: ignore[override]
+        """What diffusers' callbacks may ask for."""
+        of_sdxl = [] if self.text_encoder_2 is None else ["add_text_embeds", "add_time_ids"]
+        return ["latents", "prompt_embeds", "negative_prompt_embeds", *of_sdxl]
+
     def to_json_string(self) -> str:
-        """The model index: the parts are StableDiffusionPipeline's, so every tool may open them."""
+        """The model index: the parts are a Stable Diffusion's, so every tool may open them."""
         index = json.loads(super().to_json_string())
         absent = ("safety_checker", "feature_extractor", "image_encoder")
-        index |= {name: [None, None] for name in absent}
-        index |= {"_class_name": "StableDiffusionPipeline", "requires_safety_checker": False}
+        if (
+            self.text_encoder is not None
+            and self.text_encoder.config.model_type != "clip_text_model"
+        ):
+            # StableDiffusionPipeline would let the denoiser look at this encoder's padding.
+            index["_class_name"] = "TextToImagePipeline"
+        elif self.text_encoder_2 is None:
+            index = {name: value for name, value in index.items() if not name.endswith("_2")}
+            index |= {name: index.get(name) or [None, None] for name in absent}
+            index |= {"_class_name": "StableDiffusionPipeline", "requires_safety_checker": False}
+        else:
+            index["_class_name"] = "StableDiffusionXLPipeline"
         return json.dumps(index, indent=2, sort_keys=True) + "\n"
 
-    def begin(
-        self,
-        guidance_scale: float,
-        guidance_rescale: float,
-        clip_skip: int | None,
-        cross_attention_kwargs: Mapping[str, object] | None,
-    ) -> Guidance:
+    def draw(self, call: Call, start: Begin) -> Output:
+        """The stages of every call: told, started, sampled, decoded."""
+        call.check(self._callback_tensor_inputs)
+        guidance = weigh_parts(self.begin(call), call)
+        device = self._execution_device
+
+        try:
+            # what the denoiser is told
+            steps = set_timesteps(
+                self.scheduler, call.num_inference_steps, device, call.timesteps, call.sigmas
+            )
+            texts = self.texts(call, guidance, steps, device)
+            by_turn = {
+                step: {branch: rows(self, one, call, device) for branch, one in told.items()}
+                for step, told in texts.by_turn().items()
+            }
+
+            # where it starts
+            text_BTD = by_turn[0]["cond"].text_BTD
+            arguments.check_generators(call.generator, text_BTD.shape[0])
+            begun = start(text_BTD, steps)
+            told = {
+                step: tell(self, branches, begun, call, device)
+                for step, branches in by_turn.items()
+            }
+
+            # step by step, to pictures
+            run = Run(begun.latents_BCHW, told[0], guidance, begun.timesteps)
+            run.denoised_factors = denoised_factors(self.scheduler)[-run.num_steps :]
+            turning = [Turning(told, begun.num_inference_steps)] if len(told) > 1 else []
+            uncond = by_turn[0].get("uncond")
+            callback = Callback(
+                self, call.callback_on_step_end, call.callback_inputs, uncond and uncond.text_BTD
+            )
+            visitors = [*turning, *self.visitors, *begun.visitors, callback]
+            latents_BCHW = self.sample(run, begun.num_inference_steps, call, visitors)
+            images = self.to_images(latents_BCHW, call.output_type)
+        finally:
+            self.maybe_free_model_hooks()  # type: ignore[no-untyped-call]  # diffusers lacks types
+
+        if not call.return_dict:
+            return images, None
+        return Drawn(images=images, nsfw_content_detected=None)
+
+    def begin(self, call: Call) -> Guidance:
         """Take down what a call asks for, where diffusers' callbacks look for it and change it."""
-        self._guidance_scale = guidance_scale
-        self._guidance_rescale = guidance_rescale
-        self._clip_skip = clip_skip
-        self._cross_attention_kwargs = cross_attention_kwargs
+        self._guidance_scale = call.guidance_scale
+        self._guidance_rescale = call.guidance_rescale
+        self._own_guidance = call.guidance
+        self._clip_skip = call.clip_skip
+        self._cross_attention_kwargs = call.cross_attention_kwargs
         self._interrupt = False
         return self.guidance()
 
+    def texts(self, call: Call, guidance: Guidance, steps: int, device: torch.device) -> Texts:
+        """The call's texts, each encoded when it is asked for."""
+        first = self.text_encoder and text_encoder(self.tokenizer, self.text_encoder)
+        second = self.text_encoder_2 and text_encoder(self.tokenizer_2, self.text_encoder_2)
+        scale = (call.cross_attention_kwargs or {}).get("scale")
+
+        def encode(
+            lines: Lines, lines_2: Lines, clip_skip: int | None, length: int | None
+        ) -> Encoded:
+            options = {"clip_skip": clip_skip, "length": length, "device": device}
+            with lora_scaled((self.text_encoder, self.text_encoder_2), scale):
+                if second is None:
+                    return first.encode(lines, **options)
+                return TwoClip(first, second).encode(lines, lines_2, **options)
+
+        silence = second is not None and self.config.force_zeros_for_empty_prompt
+        return Texts(call, guidance, steps, encode, silence)
+
+    @torch.no_grad()
     def encode_prompt(
         self,
-        prompt: str | Sequence[str] | None,
-        device: torch.device,
-        num_images_per_prompt: int,
-        do_classifier_free_guidance: bool,
-        negative_prompt: str | Sequence[str] | None = None,
+        prompt: Prompts | None = None,
+        device: torch.device | None = None,
+        num_images_per_prompt: int = 1,
+        do_classifier_free_guidance: bool = True,
+        negative_prompt: Prompts | None = None,
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
         clip_skip: int | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Embed prompts and negative prompts, one row per picture; without guidance the latter
-        are None."""
-        arguments.check_embeddings(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
-        arguments.check_count("num_images_per_prompt", num_images_per_prompt)
-        encode = partial(TextEncoder(self.tokenizer, self.text_encoder).encode, device=device)
-        dtype = self.text_encoder.dtype
-
-        if prompt_embeds is None:
-            prompts = arguments.list_of_prompts("prompt", prompt)
-            prompt_embeds = encode(prompts, clip_skip=clip_skip)
-        cond_BTD = prompt_embeds.to(device, dtype)
-        count, length, _ = cond_BTD.shape
-
-        uncond_BTD = None
-        if do_classifier_free_guidance:
-            if negative_prompt_embeds is None:
-                negative_prompt = "" if negative_prompt is None else negative_prompt
-                negatives = arguments.list_of_prompts("negative_prompt", negative_prompt, count)
-                # As in StableDiffusionPipeline, clip_skip is for the prompt only.
-                negative_prompt_embeds = encode(negatives, length=length)
-            arguments.check_same_shape(prompt_embeds, negative_prompt_embeds)
-            uncond_BTD = negative_prompt_embeds.to(device, dtype)
-            uncond_BTD = uncond_BTD.repeat_interleave(num_images_per_prompt, dim=0)
-        return cond_BTD.repeat_interleave(num_images_per_prompt, dim=0), uncond_BTD
-
-    def tell(self, guidance: Guidance, cond_BTD: Tensor, uncond_BTD: Tensor | None) -> Conditioning:
-        """One row per picture for each branch that the guidance needs."""
-        branches = {branch: cond_BTD for branch in guidance.needs}
-        if uncond_BTD is not None:
-            branches["uncond"] = uncond_BTD
-        told = join(branches)
-
-        width = self.unet.config["time_cond_proj_dim"]
-        if width is not None:
-            embedding = sd.guidance_embedding(self._guidance_scale, width, told.text_BTD)
-            told = replace(told, extra={"guidance_embedding": embedding})
-        return told
+        prompt_2: Prompts | None = None,
+        negative_prompt_2: Prompts | None = None,
+    ) -> tuple[Tensor | None, ...]:
+        """The embeddings that a call makes of prompts, one row per picture, as diffusers returns
+        them: prompt_embeds, negative_prompt_embeds, and of SDXL both pooled."""
+        parameters = inspect.signature(type(self).__call__).parameters
+        given = {name: parameter.default for name, parameter in parameters.items()} | {
+            name: value for name, value in locals().items() if name in parameters
+        }
+        call = Call.of(given)
+        guidance = ClassifierFree(7.5) if do_classifier_free_guidance else Conditional()
+        device = device or self._execution_device
+        told = self.texts(call, guidance, 1, device).at(0)
+        cond = rows(self, told["cond"], call, device)
+        uncond = rows(self, told["uncond"], call, device) if "uncond" in told else Encoded(None)
+        prompt_embeds, negative_prompt_embeds = cond.text_BTD, uncond.text_BTD
+        pooled_prompt_embeds, negative_pooled_prompt_embeds = cond.pooled_BD, uncond.pooled_BD
+        return (
+            prompt_embeds,
+            negative_prompt_embeds,
+            pooled_prompt_embeds,
+            negative_pooled_prompt_embeds,
+        )
 
     def sample(
-        self,
-        run: Run,
-        num_inference_steps: int,
-        eta: float,
-        generator: Generators | None,
-        visitors: Sequence[Visitor],
+        self, run: Run, num_inference_steps: int, call: Call, visitors: Sequence[Visitor]
     ) -> Tensor:
         """Step by step, with a progress bar; latents (B, C, H, W)."""
         self._num_timesteps = run.num_steps
@@ -161,11 +287,11 @@ class Pipeline(DiffusionPipeline, StableDiffusionMixin):
             progress = Progress(bar, num_inference_steps, self.scheduler.order)
             return sample(
                 run,
-                denoise,
+                perturbing(denoise, self.unet, sites_of(run.guidance)),
                 self.scheduler,
-                eta=eta,
-                generator=generator,
-                visitors=[*self.visitors, *visitors, progress],
+                eta=call.eta,
+                generator=call.generator,
+                visitors=[*visitors, progress],
             )
 
     def to_images(self, latents_BCHW: Tensor, output_type: str) -> Any:
@@ -176,7 +302,9 @@ class Pipeline(DiffusionPipeline, StableDiffusionMixin):
         return self.image_processor.postprocess(pixels_B3YX, output_type)
 
     def guidance(self) -> Guidance:
-        """The formula for the current call's guidance_scale and guidance_rescale."""
+        """The formula for the current call: its own, or that of its scale and rescale."""
+        if self._own_guidance is not None:
+            return self._own_guidance
         chosen = choose_guidance(self._guidance_scale, self._guidance_rescale)
         # A distilled UNet takes the scale as an input instead.
         return chosen if self.unet.config["time_cond_proj_dim"] is None else Conditional()

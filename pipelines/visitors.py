@@ -1,6 +1,6 @@
 """Visitors that every pipeline sends along with a run: the progress bar and the user's callback."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -72,16 +72,45 @@ class Callback:
             "latents": run.latents_BCHW,
             "prompt_embeds": run.conditioning.text_BTD,
             "negative_prompt_embeds": self.negative_prompt_embeds,
-        }
+        } | {name: run.conditioning.extra.get(key) for name, key in EXTRA.items()}
         wanted = {name: tensors[name] for name in self.tensor_inputs}
         returned = self.callback(self.pipeline, run.step, run.timestep, wanted)
 
         run.latents_BCHW = returned.get("latents", run.latents_BCHW)
         text_BTD = returned.get("prompt_embeds", run.conditioning.text_BTD)
         run.conditioning = with_text(run.conditioning, text_BTD)
+        extra = {key: returned[name] for name, key in EXTRA.items() if name in returned}
+        if extra:
+            run.conditioning = replace(run.conditioning, extra={**run.conditioning.extra, **extra})
         # A callback may have set another scale, or switched guidance off.
         if self.pipeline.guidance() != self.guidance:
             run.guidance = self.guidance = self.pipeline.guidance()
+
+
+class Turning:
+    """Tells the denoiser what the prompt says from each step on, as the user counts steps.
+
+    told : step -> what is said from then on; the first is 0
+    """
+
+    def __init__(self, told: Mapping[int, Conditioning], num_inference_steps: int) -> None:
+        self.told = told
+        self.num_inference_steps = num_inference_steps
+        self.said = 0
+
+    def before_pass(self, run: Run) -> None:
+        step = run.step * self.num_inference_steps // run.num_steps
+        turn = max(first for first in self.told if first <= step)
+        if turn != self.said:
+            self.said = turn
+            run.conditioning = self.told[turn]
+
+    def after_step(self, run: Run) -> None:
+        pass
+
+
+EXTRA = {"add_text_embeds": "text_embeds", "add_time_ids": "time_ids"}
+"""diffusers' name for a callback's tensor -> its name in `Conditioning.extra`."""
 
 
 def with_text(conditioning: Conditioning, text_BTD: Tensor) -> Conditioning:

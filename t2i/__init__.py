@@ -7,6 +7,7 @@
 Importing this package reads no model and imports no torch: that waits until a name needs it.
 """
 
+import importlib
 from typing import TYPE_CHECKING
 
 from t2i.errors import (
@@ -19,13 +20,19 @@ from t2i.errors import (
 )
 
 if TYPE_CHECKING:
+    from pipelines.image_to_image import ImageToImagePipeline
+    from pipelines.inpaint import InpaintPipeline
     from pipelines.text_to_image import TextToImagePipeline
+    from t2i.text.prompt import Prompt
 
 __all__ = [
     "ArgumentError",
     "DataError",
+    "ImageToImagePipeline",
+    "InpaintPipeline",
     "ModelError",
     "OutputError",
+    "Prompt",
     "T2IError",
     "TextToImagePipeline",
     "TrainingError",
@@ -35,9 +42,17 @@ __all__ = [
 
 __version__ = "0.1.0"
 
+HOMES = {
+    "ImageToImagePipeline": "pipelines.image_to_image",
+    "InpaintPipeline": "pipelines.inpaint",
+    "Prompt": "t2i.text.prompt",
+    "TextToImagePipeline": "pipelines.text_to_image",
+}
+"""Names that cost an import of their own, and the modules they wait in."""
+
 
 def load(model: str = "embedded") -> "TextToImagePipeline":
-    """Load a model by its name or its folder, checked before anything is read into memory.
+    """Load a model by its name or place, checked before anything is read into memory.
 
     >>> import t2i
     >>> pipe = t2i.load("embedded")
@@ -45,7 +60,8 @@ def load(model: str = "embedded") -> "TextToImagePipeline":
 
     Parameters
     ----------
-    model : "embedded", the model that comes with t2i, or a folder as diffusers saves it
+    model : "embedded", the model that comes with t2i; a folder as diffusers saves it; a single
+        .safetensors checkpoint; or an id of the hub, "owner/name"
     """
     from pipelines.text_to_image import TextToImagePipeline
 
@@ -53,10 +69,8 @@ def load(model: str = "embedded") -> "TextToImagePipeline":
 
 
 def __getattr__(name: str) -> object:
-    if name == "TextToImagePipeline":
-        from pipelines.text_to_image import TextToImagePipeline
-
-        return TextToImagePipeline
+    if name in HOMES:
+        return getattr(importlib.import_module(HOMES[name]), name)
     raise AttributeError(f"module 't2i' has no attribute {name!r}")
 
 

@@ -11,7 +11,12 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+)
 
 WORDS = ("red", "apple", "cat", "dog", "left", "of", "to", "the", "blue", "picture")
 WINDOW = 16
@@ -138,3 +143,26 @@ def tiny_sd_folder(path: Path) -> Path:
     """Write the parts as people's Stable Diffusion folders are: by diffusers' own pipeline."""
     diffusers_pipeline(tiny_sd_components()).save_pretrained(path)
     return path
+
+
+def tiny_sdxl_components(**unet: Any) -> dict[str, Any]:
+    """The parts of an SDXL pipeline; pictures are 32 x 32, a prompt 16 tokens."""
+    tokenizer = tiny_tokenizer()
+    torch.manual_seed(5)
+    text_encoder_2 = CLIPTextModelWithProjection(
+        CLIPTextConfig(**tiny_text_encoder(tokenizer).config.to_dict() | {"projection_dim": 24})
+    ).eval()
+    of_sdxl: dict[str, Any] = {
+        "cross_attention_dim": 2 * TEXT_WIDTH,
+        "transformer_layers_per_block": 2,
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 6 * 8 + 24,
+    }
+    return {
+        **tiny_sd_components(),
+        "text_encoder_2": text_encoder_2,
+        "tokenizer_2": tiny_tokenizer(),
+        "unet": tiny_unet(**of_sdxl | unet),
+    }

@@ -52,6 +52,8 @@ def pipeline(components: Components, objective: ObjectiveConfig) -> "TextToImage
         tokenizer=components.tokenizer,
         unet=components.unet,
         scheduler=sampler(objective),
+        text_encoder_2=components.text_encoder_2,
+        tokenizer_2=components.tokenizer_2,
     )
 
 
@@ -67,13 +69,14 @@ def export(
     notes : JSON data kept beside the model as `t2i.json`: how it was trained, its sampling defaults
     """
     parts = deepcopy(components)
-    for part in (parts.vae, parts.unet, parts.text_encoder):
+    for part in filter(None, (parts.vae, parts.unet, parts.text_encoder, parts.text_encoder_2)):
         torch.nn.Module.to(part, PRECISIONS[config.precision])
         torch.nn.Module.to(part, memory_format=torch.contiguous_format)
     with whole_folder(folder) as new:
         pipeline(parts, objective).save_pretrained(new, max_shard_size=config.shard)
         # Left alone transformers takes the precision of the file, and the plain pipeline mixes two.
-        _settle(new / "text_encoder" / "config.json", dtype="float32")
+        for encoder in new.glob("text_encoder*/config.json"):
+            _settle(encoder, dtype="float32")
         _settle(new / "vae" / "config.json")
         _settle(new / "unet" / "config.json")
         (new / NOTES).write_text(json.dumps(notes, indent=1) + "\n", "utf-8")

@@ -13,10 +13,12 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from t2i.conditioning.conditioning import Conditioning
 from t2i.denoiser.build import Components
+from t2i.denoiser.families import sd, sdxl
 from t2i.denoiser.families.sd import scale_latents
 from t2i.pictures import sheet
-from t2i.text.encoder import TextEncoder
+from t2i.text.encoder import TwoClip, text_encoder
 from train.batch import Batch
 from train.export import ExportConfig, Notes, export, export_vae, pipeline
 from train.objective import Objective, ObjectiveConfig, quantiles
@@ -198,7 +200,9 @@ class Denoiser(Target):
         self.unet = components.unet.requires_grad_(True)
         self.text_encoder = components.text_encoder.requires_grad_(config.train_text_encoder)
         self.vae = components.vae.requires_grad_(False).eval()
-        self._encode_text = TextEncoder(components.tokenizer, self.text_encoder).encode
+        self.text_encoder_2 = components.text_encoder_2
+        if self.text_encoder_2 is not None:
+            self.text_encoder_2.requires_grad_(config.train_text_encoder)
         if config.gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
             if config.train_text_encoder:
@@ -208,7 +212,7 @@ class Denoiser(Target):
         # what the picture and the text are
         latents_BCHW = self._latents(batch)
         with torch.set_grad_enabled(self.config.train_text_encoder and torch.is_grad_enabled()):
-            text_BTD = self._encode_text(self._captions(batch))
+            told = self._tell(batch)
 
         # where on the schedule each row stands
         quantile_B = quantiles(
@@ -220,7 +224,7 @@ class Denoiser(Target):
         # what the denoiser makes of it
         noisy_BCHW = self.objective.noisy(latents_BCHW, noise_BCHW, level)
         target_BCHW = self.objective.target(latents_BCHW, noise_BCHW, level)
-        output_BCHW = self.unet(noisy_BCHW, level.timestep_B, text_BTD, return_dict=False)[0]
+        output_BCHW = sd.denoise(self.unet, noisy_BCHW, level.timestep_B, told)
         return self.objective.losses(output_BCHW, target_BCHW, level)
 
     @torch.no_grad()
@@ -242,6 +246,20 @@ class Denoiser(Target):
             noise_BCHW = self.noise(latents_BCHW, batch, "posterior")
             latents_BCHW = latents_BCHW + encoded.latent_dist.std * noise_BCHW
         return scale_latents(self.components.vae, latents_BCHW.float())
+
+    def _tell(self, batch: Batch) -> Conditioning:
+        """What the pipelines would tell the denoiser of these captions."""
+        first = text_encoder(self.components.tokenizer, self.text_encoder)
+        if self.text_encoder_2 is None:
+            told = first.encode(self._captions(batch), chunks=1)
+            return Conditioning(told.text_BTD, mask_BT=told.mask_BT)
+        second = text_encoder(self.components.tokenizer_2, self.text_encoder_2)
+        told = TwoClip(first, second).encode(self._captions(batch))
+        pooled_BD = sdxl.checked(told.pooled_BD)
+        height, width = batch.pixels_BCHW.shape[2:]
+        sizes = sdxl.Sizes((height, width), target=(height, width))
+        ids_B6 = sdxl.time_ids(self.unet, sizes, pooled_BD)
+        return Conditioning(told.text_BTD, extra={"text_embeds": pooled_BD, "time_ids": ids_B6})
 
     def _captions(self, batch: Batch) -> list[str]:
         dropped = [

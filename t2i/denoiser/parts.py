@@ -58,6 +58,7 @@ PIPELINES = {
     "StableDiffusionXLInpaintPipeline": SDXL,
     "StableDiffusionXLPAGPipeline": SDXL,
     "StableDiffusionXLPipeline": SDXL,
+    "TextToImagePipeline": STABLE_DIFFUSION,  # ours, with a text encoder diffusers does not read
 }
 """What a model_index.json says under _class_name -> the kind of model."""
 

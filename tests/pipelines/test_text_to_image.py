@@ -388,8 +388,11 @@ def test_a_folder_that_is_not_whole_is_refused_before_loading(model_folder, tmp_
     ("call", "message"),
     [
         ({}, "Got neither of prompt and prompt_embeds"),
-        ({"prompt": 3}, "Got prompt of type int: 3. Expected a string or a list"),
-        ({"prompt": ["cat", None]}, "Got prompt of type list.*Expected a string or a list"),
+        ({"prompt": 3}, "Got prompt of type int: 3. Expected a string, a Prompt, or a list"),
+        (
+            {"prompt": ["cat", None]},
+            "Got prompt of type list.*Expected a string, a Prompt, or a list",
+        ),
         ({"prompt": []}, r"Got prompt=\[\]: give at least one"),
         ({"prompt": "cat", "prompt_embeds": torch.zeros(1, 2, 3)}, "Got both of prompt and"),
         ({"prompt_embeds": torch.zeros(2, 3)}, r"prompt_embeds of shape \(2, 3\), expected \(pro"),

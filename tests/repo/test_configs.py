@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from t2i.conditioning.conditioning import Conditioning
 from t2i.denoiser.build import Components, ModelConfig, build
+from t2i.denoiser.families import sd, sdxl
 from train.config import load
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -29,8 +31,15 @@ def shapes(parts: Components, size: int) -> tuple[torch.Size, torch.Size]:
     with torch.device("meta"), torch.no_grad():
         encoded = vae.encode(torch.empty(1, 3, size, size))
         latents = encoded.latents if "latents" in encoded else encoded.latent_dist.mean
-        text_BTD = torch.empty(1, 8, parts.text_encoder.config.hidden_size)
-        return latents.shape, unet(latents, 999, text_BTD).sample.shape
+        width, extra = parts.text_encoder.config.hidden_size, {}
+        if parts.text_encoder_2 is not None:
+            second = parts.text_encoder_2.config
+            width += second.hidden_size
+            pooled_BD = torch.empty(1, second.projection_dim)
+            ids = sdxl.time_ids(unet, sdxl.Sizes((size, size)), pooled_BD)
+            extra = {"text_embeds": pooled_BD, "time_ids": ids}
+        told = Conditioning(torch.empty(1, 8, width), extra=extra)
+        return latents.shape, sd.denoise(unet, latents, torch.tensor(999), told).shape
 
 
 def test_there_are_configs() -> None:

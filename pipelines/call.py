@@ -1,0 +1,102 @@
+"""What the caller of a pipeline asks for, and what a pipeline starts its run from.
+
+B batch rows (here: pictures), T text tokens, D text width, C channels, H W latent size.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
+
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from torch import Tensor
+
+from pipelines import arguments
+from pipelines.loop import Generators
+from pipelines.visitors import StepCallback
+from t2i.conditioning.run import Guidance, Visitor
+from t2i.denoiser.families.sdxl import Size
+from t2i.text.prompt import Prompt
+
+Prompts = str | Prompt | Sequence[str | Prompt]
+"""A str is taken as it stands; a Prompt is written in a grammar."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """The arguments that every pipeline takes, under diffusers' names and with its meaning."""
+
+    prompt: Prompts | None
+    negative_prompt: Prompts | None
+    num_inference_steps: int
+    timesteps: Sequence[int] | None
+    sigmas: Sequence[float] | None
+    guidance_scale: float
+    guidance_rescale: float
+    guidance: Guidance | None
+    num_images_per_prompt: int
+    eta: float
+    generator: Generators | None
+    prompt_embeds: Tensor | None
+    negative_prompt_embeds: Tensor | None
+    ip_adapter_image: Any
+    ip_adapter_image_embeds: Sequence[Tensor] | None
+    output_type: str
+    return_dict: bool
+    cross_attention_kwargs: Mapping[str, object] | None
+    clip_skip: int | None
+    callback_on_step_end: StepCallback | None
+    callback_on_step_end_tensor_inputs: Sequence[str]
+    # of SDXL
+    prompt_2: Prompts | None
+    negative_prompt_2: Prompts | None
+    pooled_prompt_embeds: Tensor | None
+    negative_pooled_prompt_embeds: Tensor | None
+    original_size: Size | None
+    crops_coords_top_left: Size
+    target_size: Size | None
+    negative_original_size: Size | None
+    negative_crops_coords_top_left: Size
+    negative_target_size: Size | None
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any]) -> Self:
+        """Those of a method's `locals()` that are fields here.
+
+        The signatures stay spelled out, for people, editors and diffusers' own tests to read.
+        """
+        return cls(**{field.name: arguments[field.name] for field in fields(cls)})
+
+    @property
+    def callback_inputs(self) -> Sequence[str]:
+        """The tensors that the callback wants; those of diffusers name them themselves."""
+        if isinstance(self.callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
+            inputs: Sequence[str] = self.callback_on_step_end.tensor_inputs
+            return inputs
+        return self.callback_on_step_end_tensor_inputs
+
+    def check(self, tensor_inputs: Sequence[str]) -> None:
+        """Raise ArgumentError for what can be seen to be wrong before any work is done."""
+        arguments.check_callback_inputs(self.callback_inputs, tensor_inputs)
+        arguments.check_output_type(self.output_type)
+        arguments.check_count("num_images_per_prompt", self.num_images_per_prompt)
+        arguments.check_embeddings(
+            self.prompt, self.negative_prompt, self.prompt_embeds, self.negative_prompt_embeds
+        )
+        for name in ("prompt", "prompt_2", "negative_prompt", "negative_prompt_2"):
+            if getattr(self, name) is not None:
+                arguments.list_of_prompts(name, getattr(self, name))
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a run begins.
+
+    extra : further rows for `Conditioning.extra`, one per picture
+    visitors : those that this pipeline needs, before the user's callback
+    """
+
+    latents_BCHW: Tensor
+    timesteps: Tensor
+    num_inference_steps: int
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    visitors: Sequence[Visitor] = ()

@@ -1,0 +1,83 @@
+"""A picture and a prompt to pictures: `ImageToImagePipeline`.
+
+B batch rows (here: pictures), C channels, H W latent size, Y X picture size.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipelines import images
+from pipelines.call import Call, Prompts, Start
+from pipelines.loop import Generators
+from pipelines.pipeline import Output, Pipeline
+from pipelines.visitors import StepCallback
+from t2i.conditioning.run import Guidance
+from t2i.denoiser.families.sdxl import Size
+
+
+class ImageToImagePipeline(Pipeline):
+    """Draws a picture anew, as far as `strength` says, towards what the prompt says.
+
+    >>> pipe = ImageToImagePipeline.from_pretrained("embedded")
+    >>> picture = PIL.Image.open("apple.png")
+    >>> pipe("a green apple", image=picture, strength=0.6).images[0].save("green.png")
+    """
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: Prompts | None = None,
+        image: images.Images | None = None,
+        strength: float = 0.8,
+        num_inference_steps: int = 50,
+        timesteps: Sequence[int] | None = None,
+        sigmas: Sequence[float] | None = None,
+        guidance_scale: float = 7.5,
+        negative_prompt: Prompts | None = None,
+        num_images_per_prompt: int = 1,
+        eta: float = 0.0,
+        generator: Generators | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        ip_adapter_image: Any = None,
+        ip_adapter_image_embeds: Sequence[Tensor] | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        cross_attention_kwargs: Mapping[str, object] | None = None,
+        guidance_rescale: float = 0.0,
+        clip_skip: int | None = None,
+        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        guidance: Guidance | None = None,
+        prompt_2: Prompts | None = None,
+        negative_prompt_2: Prompts | None = None,
+        pooled_prompt_embeds: Tensor | None = None,
+        negative_pooled_prompt_embeds: Tensor | None = None,
+        original_size: Size | None = None,
+        crops_coords_top_left: Size = (0, 0),
+        target_size: Size | None = None,
+        negative_original_size: Size | None = None,
+        negative_crops_coords_top_left: Size = (0, 0),
+        negative_target_size: Size | None = None,
+    ) -> Output:
+        """Change `image`, one or one per prompt; arguments mean what diffusers says.
+
+        The picture's own size is kept, rounded down to what the autoencoder can read; at `strength`
+        1 nothing but its size is left of it.
+        """
+
+        def start(text_BTD: Tensor, num_inference_steps: int) -> Start:
+            pixels_BCYX = images.pixels_of(self.image_processor, "image", image)
+            timesteps, count = images.later_steps(self.scheduler, num_inference_steps, strength)
+            clean_BCHW = images.latents_of(
+                self.vae, pixels_BCYX, text_BTD.shape[0], generator, like=text_BTD
+            )
+            noise_BCHW = images.noise_like(clean_BCHW, generator)
+            first_B = timesteps[:1].repeat(text_BTD.shape[0])
+            latents_BCHW = self.scheduler.add_noise(clean_BCHW, noise_BCHW, first_B)
+            return Start(latents_BCHW, timesteps, count)
+
+        return self.draw(Call.of(locals()), start)

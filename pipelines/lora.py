@@ -1,0 +1,23 @@
+"""LoRA layers of text encoders at the strength that a call asks for."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from diffusers.utils.peft_utils import scale_lora_layers, unscale_lora_layers
+from torch import nn
+
+
+@contextmanager
+def lora_scaled(models: Sequence[nn.Module | None], scale: object) -> Iterator[None]:
+    """Within the block the LoRA layers of `models` weigh `scale` times what they are set to."""
+    loaded = [model for model in models if model is not None and hasattr(model, "peft_config")]
+    if scale is None or not loaded:
+        yield
+        return
+    for model in loaded:
+        scale_lora_layers(model, scale)
+    try:
+        yield
+    finally:
+        for model in loaded:
+            unscale_lora_layers(model, scale)

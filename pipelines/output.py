@@ -1,0 +1,51 @@
+"""What a call of a pipeline returns: its pictures, which show themselves in a notebook."""
+
+import io
+import math
+from dataclasses import dataclass
+
+from diffusers.pipelines.stable_diffusion.pipeline_output import StableDiffusionPipelineOutput
+from PIL import Image
+
+from t2i.errors import ArgumentError
+
+
+@dataclass
+class Drawn(StableDiffusionPipelineOutput):
+    """diffusers' own output, and the pictures side by side.
+
+    >>> drawn = pipe("a red apple", num_images_per_prompt=4)
+    >>> drawn.grid(columns=2).save("apples.png")
+    """
+
+    def grid(self, columns: int | None = None) -> Image.Image:
+        """All pictures in rows of `columns`; as square as can be where that is not given.
+
+        Raises ArgumentError where the pictures are tensors or arrays.
+        """
+        pictures = self.images
+        if not isinstance(pictures, list) or not isinstance(pictures[0], Image.Image):
+            raise ArgumentError(
+                f"A grid is of Pillow pictures, these are a {type(pictures).__name__}: call the "
+                "pipeline with output_type='pil'."
+            )
+        columns = columns or math.ceil(math.sqrt(len(pictures)))
+        if columns < 1:
+            raise ArgumentError(f"Got columns={columns}, expected a whole number from 1 on.")
+        columns = min(columns, len(pictures))
+        width, height = pictures[0].size
+        rows = math.ceil(len(pictures) / columns)
+        grid = Image.new("RGB", (columns * width, rows * height), "white")
+        for index, picture in enumerate(pictures):
+            grid.paste(picture, (index % columns * width, index // columns * height))
+        return grid
+
+    def _repr_png_(self) -> bytes | None:
+        """What Jupyter shows; None, and so the plain text, where there are no pictures."""
+        try:
+            grid = self.grid()
+        except ArgumentError:
+            return None
+        stream = io.BytesIO()
+        grid.save(stream, "PNG")
+        return stream.getvalue()

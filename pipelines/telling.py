@@ -1,0 +1,82 @@
+"""From embeddings to what the denoiser is told: one row per picture, branch after branch.
+
+B batch rows (here: pictures), T text tokens, D text width, C channels, H W latent size.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipelines.call import Call, Start
+from pipelines.image_prompts import image_prompts
+from t2i.conditioning.conditioning import Branch, Conditioning
+from t2i.denoiser.families import sd, sdxl
+from t2i.text.encoder import Encoded
+
+
+def rows(pipe: Any, told: Encoded, call: Call, device: torch.device) -> Encoded:
+    """One row per picture, where and as the UNet reads them."""
+    part = pipe.text_encoder_2 or pipe.text_encoder or pipe.unet
+
+    def per_picture(rows: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
+        if rows is None:
+            return None
+        return rows.to(device, dtype).repeat_interleave(call.num_images_per_prompt, dim=0)
+
+    return Encoded(
+        per_picture(told.text_BTD, part.dtype),
+        per_picture(told.mask_BT, None),
+        per_picture(told.pooled_BD, part.dtype),
+    )
+
+
+def tell(
+    pipe: Any,
+    told: Mapping[Branch, Encoded],
+    begun: Start,
+    call: Call,
+    device: torch.device,
+) -> Conditioning:
+    """One row per picture for each branch, and all that this family's UNet reads beside."""
+    branches = tuple(told)
+    text_BTD = torch.cat([one.text_BTD for one in told.values()])
+    masks = [one.mask_BT for one in told.values()]
+    extra = {
+        name: torch.cat([rows] * len(branches)) for name, rows in begun.extra.items()
+    } | image_prompts(pipe, call, branches, begun.latents_BCHW.shape[0], device)
+
+    if pipe.unet.config["time_cond_proj_dim"] is not None:
+        extra["guidance_embedding"] = sd.guidance_embedding(
+            call.guidance_scale, pipe.unet.config["time_cond_proj_dim"], text_BTD
+        )
+    if sdxl.is_told_sizes(pipe.unet):
+        pooled = [sdxl.checked(one.pooled_BD) for one in told.values()]
+        told_sizes = sizes(pipe, call, begun.latents_BCHW)
+        extra["text_embeds"] = torch.cat(pooled)
+        extra["time_ids"] = torch.cat(
+            [
+                sdxl.time_ids(pipe.unet, told_sizes[branch == "uncond"], pooled_BD)
+                for branch, pooled_BD in zip(branches, pooled, strict=True)
+            ]
+        )
+    known = [mask for mask in masks if mask is not None]
+    mask_BT = torch.cat(known) if len(known) == len(masks) else None
+    return Conditioning(text_BTD, branches, extra=extra, mask_BT=mask_BT)
+
+
+def sizes(pipe: Any, call: Call, latents_BCHW: Tensor) -> tuple[sdxl.Sizes, sdxl.Sizes]:
+    """What SDXL is told of the picture's size; and for "uncond"."""
+    factor = sd.pixels_per_latent(pipe.vae)
+    size = (latents_BCHW.shape[2] * factor, latents_BCHW.shape[3] * factor)
+    positive = sdxl.Sizes(
+        call.original_size or size, call.crops_coords_top_left, call.target_size or size
+    )
+    if call.negative_original_size is None or call.negative_target_size is None:
+        return positive, positive
+    return positive, sdxl.Sizes(
+        call.negative_original_size,
+        call.negative_crops_coords_top_left,
+        call.negative_target_size,
+    )

@@ -1,0 +1,345 @@
+"""The prompt grammar that people type, read into a small tree; every error says where.
+
+`docs/prompts.md` shows the grammar. Two dialects: "a1111" has all of it, "comfy" has `(x)` and
+`(x:w)`, where an explicit weight stands for itself instead of multiplying what is around it.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NoReturn, TypeAlias
+
+from t2i.errors import ArgumentError
+
+Dialect: TypeAlias = Literal["a1111", "comfy"]
+
+LONGEST_PROMPT = 20_000
+"""Characters; more than 32 windows of any text encoder hold."""
+DEEPEST = 32
+"""Brackets in brackets."""
+HEAVIEST = 10.0
+"""Largest weight, either way."""
+BARE = 1.1
+"""What brackets without a number multiply by, or divide by."""
+
+NUMBER = re.compile(r"\s*[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)\s*")
+# What was surely meant as one: it has a digit, and nothing that numbers lack.
+NUMBERISH = re.compile(r"\s*[-+.,]*[0-9][-+.,0-9]*\s*")
+MARKS: dict[str, re.Pattern[str]] = {
+    "a1111": re.compile(r"\\(?:[()\[\]\\:|]|(?:BREAK|AND)\b)|[()\[\]:|]|\b(?:BREAK|AND)\b"),
+    "comfy": re.compile(r"\\[()\\:]|[():]"),
+}
+SPECIAL: dict[str, re.Pattern[str]] = {
+    "a1111": re.compile(r"[()\[\]\\:|]|\b(?:BREAK|AND)\b"),
+    "comfy": re.compile(r"[()\\:]"),
+}
+CLOSING = {"(": ")", "[": "]"}
+
+
+class PromptError(ArgumentError):
+    """A prompt that cannot be read; `position` counts its characters from 0."""
+
+    def __init__(self, complaint: str, prompt: str, position: int) -> None:
+        self.position = position
+        start = max(0, position - 40)
+        excerpt = re.sub(r"\s", " ", prompt[start : position + 20])
+        super().__init__(
+            f"The prompt cannot be read at character {position + 1}: {complaint}\n"
+            f"  {excerpt}\n  {' ' * (position - start)}^"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Break:
+    """The rest goes into a new chunk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Emphasis:
+    nodes: "Nodes"
+    factor: float
+    absolute: bool
+    """The factor stands for itself, whatever is around it."""
+    position: int
+
+    def weight(self, around: float) -> float:
+        return self.factor if self.absolute else around * self.factor
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """`before` up to and with step `when`, counted from 1, then `after`."""
+
+    before: "Nodes"
+    after: "Nodes"
+    when: float
+    fraction: bool
+    """`when` is a share of all steps."""
+
+    def chosen(self, step: int, steps: int) -> "Nodes":
+        return self.before if step + 1 <= self.last(steps) else self.after
+
+    def last(self, steps: int) -> float:
+        return self.when * steps if self.fraction else self.when
+
+
+@dataclass(frozen=True, slots=True)
+class Alternation:
+    """One choice per step, in turn."""
+
+    choices: "tuple[Nodes, ...]"
+
+
+Node: TypeAlias = Text | Break | Emphasis | Schedule | Alternation
+Nodes: TypeAlias = tuple[Node, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What stands between two AND."""
+
+    nodes: Nodes
+    weight: float
+
+
+def parse(prompt: str, dialect: Dialect = "a1111") -> tuple[Part, ...]:
+    """Read a prompt; one part where it has no AND. Raises PromptError.
+
+    >>> parse("a (red:1.3) cat")[0].nodes[1].factor
+    1.3
+    """
+    if len(prompt) > LONGEST_PROMPT:
+        raise ArgumentError(
+            f"The prompt has {len(prompt):,} characters; at most {LONGEST_PROMPT:,} are read. "
+            "Shorten it."
+        )
+    return _Parser(prompt, dialect).read()
+
+
+def escape(text: str, dialect: Dialect = "a1111") -> str:
+    """Spell `text` so that it is read as it stands, inside brackets as well.
+
+    >>> escape("a cat :) BREAK")
+    'a cat \\\\:\\\\) \\\\BREAK'
+    """
+    return SPECIAL[dialect].sub(lambda match: "\\" + match[0], text)
+
+
+@dataclass(slots=True)
+class _Level:
+    """Brackets that are still open, or the part that they are in."""
+
+    mark: str
+    position: int
+    fields: list[list[Node]]
+    """What the marks divide."""
+    marks: list[tuple[str, int]]
+    """Each ":" and "|" and its position."""
+
+
+class _Parser:
+    """One pass over the marks of a prompt, with the open brackets in a list."""
+
+    def __init__(self, prompt: str, dialect: Dialect) -> None:
+        self.prompt, self.dialect = prompt, dialect
+        self.parts: list[Part] = []
+        self.levels = [_Level("", 0, [[]], [])]
+
+    def read(self) -> tuple[Part, ...]:
+        end = 0
+        for match in MARKS[self.dialect].finditer(self.prompt):
+            self.text(self.prompt[end : match.start()])
+            self.mark(match[0], match.start())
+            end = match.end()
+        self.text(self.prompt[end:])
+        self.part(len(self.prompt))
+        return tuple(self.parts)
+
+    def text(self, text: str) -> None:
+        if text:
+            self.levels[-1].fields[-1].append(Text(text))
+
+    def mark(self, mark: str, position: int) -> None:
+        if mark[0] == "\\":
+            self.text(mark[1:])
+        elif mark in "([":
+            if len(self.levels) > DEEPEST:
+                self.fail(f"brackets stand in more than {DEEPEST} brackets.", position)
+            self.levels.append(_Level(mark, position, [[]], []))
+        elif mark in ")]":
+            self.close(mark, position)
+        elif mark == "BREAK":
+            self.levels[-1].fields[-1].append(Break())
+        elif mark == "AND":
+            self.part(position)
+        else:
+            self.separate(mark, position)
+
+    def separate(self, mark: str, position: int) -> None:
+        level = self.levels[-1]
+        if mark == "|" and level.mark != "[":
+            self.text(mark)
+            return
+        if level.marks and level.mark == "[" and level.marks[-1][0] != mark:
+            self.fail(
+                'one pair of brackets has both ":" and "|": put one into brackets of its own, or '
+                f'write "\\{mark}" for a literal one.',
+                position,
+            )
+        level.marks.append((mark, position))
+        level.fields.append([])
+
+    def close(self, mark: str, position: int) -> None:
+        level = self.levels[-1]
+        if CLOSING.get(level.mark) != mark:
+            opened = (
+                f'"{level.mark}" at character {level.position + 1}' if level.mark else "nothing"
+            )
+            self.fail(
+                f'"{mark}" closes what was never opened (open is {opened}). '
+                f'Write "\\{mark}" for a literal one.',
+                position,
+            )
+        if not any(level.fields):
+            self.fail(
+                f'there is nothing in the brackets. Take them out, or write "\\{level.mark}" '
+                f'and "\\{mark}" for literal ones.',
+                level.position,
+            )
+        node: Node
+        if level.mark == "(":
+            nodes, factor = self.weighed(level)
+            absolute = self.dialect == "comfy" and factor is not None
+            factor = BARE if factor is None else factor
+            node = Emphasis(nodes, factor, absolute, level.position)
+        elif not level.marks:
+            node = Emphasis(tuple(level.fields[0]), 1 / BARE, False, level.position)
+        elif level.marks[0][0] == "|":
+            node = Alternation(tuple(tuple(field) for field in level.fields))
+        else:
+            node = self.schedule(level)
+        self.levels.pop()
+        self.levels[-1].fields[-1].append(node)
+
+    def schedule(self, level: _Level) -> Schedule:
+        position = level.marks[-1][1]
+        if len(level.fields) > 3:
+            self.fail(
+                'brackets hold at most "from:to:when". Write "\\:" for a literal colon.',
+                level.marks[2][1],
+            )
+        *sides, last = level.fields
+        written = spelled(last)
+        if written is None or not NUMBER.fullmatch(written):
+            self.fail(
+                f"the last of [from:to:when] must be a step, as 12, or a share of the steps, as "
+                f'0.5; got {shown(written)}. Write "\\:" for a literal colon.',
+                position + 1,
+            )
+        when = float(written)
+        if when < 0:
+            self.fail(
+                f"a prompt cannot change at step {written.strip()}: give 0 or more.", position
+            )
+        if not any(sides):
+            self.fail("nothing is to change into nothing. Take it out.", level.position)
+        before = tuple(sides[0]) if len(sides) == 2 else ()
+        return Schedule(before, tuple(sides[-1]), when, "." in written)
+
+    def weighed(self, level: _Level) -> tuple[Nodes, float | None]:
+        """The contents, and the weight where the last field is one; other colons are text."""
+        factor = None
+        count = len(level.fields)
+        if count > 1:
+            written, position = spelled(level.fields[-1]), level.marks[-1][1]
+            if level.mark and written is not None and not written.strip():
+                self.fail(
+                    'a weight is missing after ":". Write "\\:" for a literal colon.', position
+                )
+            if written is not None and NUMBERISH.fullmatch(written):
+                if not NUMBER.fullmatch(written):
+                    self.fail(
+                        f'{written.strip()!r} is no number: write a weight as in "(cat:1.3)", or '
+                        'the colon as "\\:".',
+                        position + 1,
+                    )
+                factor = float(written)
+                self.check_weight(factor, position + 1)
+                count -= 1
+                if not any(level.fields[:count]):
+                    self.fail('there is nothing before ":" to weigh.', position)
+        nodes = list(level.fields[0])
+        for field in level.fields[1:count]:
+            nodes += [Text(":"), *field]
+        return tuple(nodes), factor
+
+    def part(self, end: int) -> None:
+        """End what stands before an AND, or before the end of the prompt."""
+        level = self.levels[-1]
+        at_and = end < len(self.prompt)
+        if level.mark and at_and:
+            self.fail(
+                "AND stands in brackets, but divides whole prompts. Close them first, or write "
+                '"\\AND" for the word.',
+                end,
+            )
+        if level.mark:
+            closing = CLOSING[level.mark]
+            self.fail(
+                f'"{level.mark}" is never closed. Add "{closing}", or write "\\{level.mark}" for '
+                "a literal one.",
+                level.position,
+            )
+        nodes, weight = self.nodes_of_part(level, end, divided=at_and or bool(self.parts))
+        self.check_weights(nodes, 1.0)
+        self.parts.append(Part(nodes, weight))
+        self.levels = [_Level("", end, [[]], [])]
+
+    def nodes_of_part(self, level: _Level, end: int, divided: bool) -> tuple[Nodes, float]:
+        if not divided:  # without an AND, colons are text
+            head, *rest = level.fields
+            return (*head, *(node for field in rest for node in (Text(":"), *field))), 1.0
+        nodes, weight = self.weighed(level)
+        if not any(isinstance(node, Break) or holds_text(node) for node in nodes):
+            self.fail('AND needs a prompt on either side. Write "\\AND" for the word.', end)
+        return nodes, 1.0 if weight is None else weight
+
+    def check_weights(self, nodes: Sequence[Node], around: float) -> None:
+        for node in nodes:
+            if isinstance(node, Emphasis):
+                weight = node.weight(around)
+                self.check_weight(weight, node.position)
+                self.check_weights(node.nodes, weight)
+            elif isinstance(node, Schedule):
+                self.check_weights((*node.before, *node.after), around)
+            elif isinstance(node, Alternation):
+                self.check_weights([node for choice in node.choices for node in choice], around)
+
+    def check_weight(self, weight: float, position: int) -> None:
+        if not abs(weight) <= HEAVIEST:
+            self.fail(
+                f"a weight comes to {weight:.4g}; it must lie from {-HEAVIEST:g} to {HEAVIEST:g}.",
+                position,
+            )
+
+    def fail(self, complaint: str, position: int) -> NoReturn:
+        raise PromptError(complaint, self.prompt, position)
+
+
+def spelled(nodes: Sequence[Node]) -> str | None:
+    """The text of nodes that are nothing else."""
+    texts = [node.text for node in nodes if isinstance(node, Text)]
+    return "".join(texts) if len(texts) == len(nodes) else None
+
+
+def shown(written: str | None) -> str:
+    return "brackets" if written is None else repr(written.strip()[:30])
+
+
+def holds_text(node: Node) -> bool:
+    return not isinstance(node, Text) or bool(node.text.strip())

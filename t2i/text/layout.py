@@ -1,0 +1,186 @@
+"""Texts laid out in windows: which token stands where, and what weight it has.
+
+A window holds `prefix + room tokens + suffix`; a text that needs more is divided in chunks, one
+window each.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
+
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from t2i.errors import ArgumentError
+from t2i.text.prompt import Segment, Weighted
+
+LONGEST_WINDOW = 512
+"""Tokens, where neither the tokenizer nor the model has a limit, or a larger one."""
+COMMA_REACH = 20
+"""Tokens from the end of a chunk within which a comma is a better place for the cut (A1111)."""
+LONGEST_WORD = 40
+"""Letters in a row beyond which a text is taken to be written without spaces."""
+
+Readable: TypeAlias = str | Weighted
+"""What an encoder reads: a string is literal text."""
+
+
+class Token(NamedTuple):
+    id: int
+    start: int
+    end: int
+    """Where in the text of its section it stands."""
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The tokens of one window, and the section of the prompt they belong to."""
+
+    section: int
+    tokens: tuple[Token, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How the tokens of a text stand in what a model reads at once."""
+
+    tokenizer: PreTrainedTokenizerBase = field(repr=False)
+    size: int
+    prefix: tuple[int, ...]
+    suffix: tuple[int, ...]
+    pad: int
+
+    @property
+    def room(self) -> int:
+        """Tokens of a text that fit."""
+        return self.size - len(self.prefix) - len(self.suffix)
+
+    def chunks(self, prompt: Readable) -> list[Chunk]:
+        """Divide a prompt, at least one chunk per section."""
+        sections = prompt.sections if isinstance(prompt, Weighted) else ((Segment(prompt, 1.0),),)
+        texts = ["".join(segment.text for segment in section) for section in sections]
+        rows = self.tokenizer(
+            texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
+        chunks = []
+        for number, section in enumerate(sections):
+            ids, offsets = rows["input_ids"][number], rows["offset_mapping"][number]
+            weights = weights_of(section, texts[number], offsets)
+            tokens = [
+                Token(id, start, end, weight)
+                for id, (start, end), weight in zip(ids, offsets, weights, strict=True)
+            ]
+            cuts = self.cuts(texts[number], tokens)
+            chunks += [
+                Chunk(number, tuple(tokens[start:end]))
+                for start, end in zip(cuts, cuts[1:], strict=False)
+            ]
+        return chunks
+
+    def cuts(self, text: str, tokens: Sequence[Token]) -> list[int]:
+        """Where chunks begin and end: after a comma near the end, else before a word."""
+        cuts = [0]
+        while len(tokens) - cuts[-1] > self.room:
+            start, end = cuts[-1], cuts[-1] + self.room
+            reach = range(end - 1, max(start, end - 1 - COMMA_REACH), -1)
+            commas = (i + 1 for i in reach if text[tokens[i].start : tokens[i].end].endswith(","))
+            cut = next(commas, None) or start_of_word(text, tokens, end)
+            cuts.append(cut if cut > start else end)
+        return [*cuts, len(tokens)]
+
+    def ids(self, chunk: Chunk) -> list[int]:
+        ids = [*self.prefix, *(token.id for token in chunk.tokens), *self.suffix]
+        return ids + [self.pad] * (self.size - len(ids))
+
+    def weights(self, chunk: Chunk) -> list[float]:
+        """One per token of the window; 1 for special tokens and padding."""
+        weights = [1.0] * len(self.prefix) + [token.weight for token in chunk.tokens]
+        return weights + [1.0] * (self.size - len(weights))
+
+    def filled(self, chunk: Chunk) -> int:
+        """Tokens that are no padding."""
+        return len(self.prefix) + len(chunk.tokens) + len(self.suffix)
+
+
+def window_of(
+    tokenizer: PreTrainedTokenizerBase,
+    config: PretrainedConfig | None = None,
+    size: int | None = None,
+    begin: bool = False,
+) -> Window:
+    """The window of a tokenizer, `size` tokens or as many as it and the model allow.
+
+    With `begin` a text starts with BOS or EOS where the tokenizer itself adds nothing.
+    """
+    if not tokenizer.is_fast:
+        raise ArgumentError(
+            f"{type(tokenizer).__name__} cannot say which letters a token stands for: use the "
+            "tokenizer that AutoTokenizer loads from a tokenizer.json."
+        )
+    # A tokenizer saved without model_max_length reports 1e30; T5 knows no last position.
+    positions = getattr(config, "max_position_embeddings", None)
+    limit = min(tokenizer.model_max_length, positions or tokenizer.model_max_length)
+    prefix, suffix = special_tokens(tokenizer)
+    pad = tokenizer.pad_token_id
+    if begin and not prefix and not suffix:
+        first = [
+            id for id in (tokenizer.bos_token_id, tokenizer.eos_token_id, pad) if id is not None
+        ]
+        if not first:
+            raise ArgumentError(
+                "The tokenizer has no BOS, EOS or padding token for a text to begin with: set "
+                "tokenizer.bos_token."
+            )
+        prefix = (int(first[0]),)
+    size = int(min(limit, LONGEST_WINDOW)) if size is None else size
+    if pad is None:  # masked, so that any token will do
+        pad = (*prefix, *suffix, 0)[0]
+    window = Window(tokenizer, size, prefix, suffix, pad)
+    if window.room < 1 or window.size > limit:
+        least = len(prefix) + len(suffix) + 1
+        raise ArgumentError(
+            f"Got a window of {window.size} tokens: this model reads from {least} to {limit}."
+        )
+    return window
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What the tokenizer itself puts before and after a text."""
+    inner = tokenizer("a", add_special_tokens=False).input_ids
+    whole = tokenizer("a").input_ids
+    starts = range(len(whole) - len(inner) + 1)
+    start = next(i for i in starts if whole[i : i + len(inner)] == inner)
+    return tuple(whole[:start]), tuple(whole[start + len(inner) :])
+
+
+def weights_of(
+    section: Sequence[Segment], text: str, offsets: Sequence[tuple[int, int]]
+) -> list[float]:
+    """A weight per token; one that reaches over two segments gets the mean over its letters."""
+    if len({segment.weight for segment in section}) < 2:
+        return [section[0].weight if section else 1.0] * len(offsets)
+    letters = [segment.weight for segment in section for _ in segment.text]
+    weights = []
+    for start, end in offsets:
+        token = text[start:end]
+        start += len(token) - len(token.lstrip())  # the space before a word is part of its token
+        own = letters[start:end] or letters[start - 1 : start] or [1.0]
+        weights.append(own[0] if len(set(own)) == 1 else sum(own) / len(own))
+    return weights
+
+
+def start_of_word(text: str, tokens: Sequence[Token], index: int) -> int:
+    """The token with which the word begins that token `index` lies in."""
+    start = index
+    while start > 0 and continues(text, tokens[start - 1], tokens[start]):
+        start -= 1
+    long = tokens[index].start - tokens[start].start > LONGEST_WORD
+    return index if long else start
+
+
+def continues(text: str, before: Token, token: Token) -> bool:
+    if token.start > before.end or token.start == 0:
+        return False
+    # One letter of several bytes may be several tokens.
+    joint = text[token.start - 1 : token.start + 1]
+    return token.start < before.end or (len(joint) == 2 and joint.isalnum())

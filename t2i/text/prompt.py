@@ -1,0 +1,218 @@
+"""A prompt as it is typed, and what it says at each step of a run."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, TypeAlias, get_args
+
+from t2i.errors import ArgumentError, nearest
+from t2i.text.grammar import (
+    Alternation,
+    Break,
+    Dialect,
+    Emphasis,
+    Node,
+    Nodes,
+    Part,
+    Schedule,
+    Text,
+    parse,
+)
+
+WeightMode: TypeAlias = Literal["a1111", "comfy"]
+"""How weights act on embeddings: `t2i/text/weights.py` has the formulas."""
+
+
+class Segment(NamedTuple):
+    text: str
+    weight: float
+
+
+Section: TypeAlias = tuple[Segment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Weighted:
+    """What an encoder reads at one step: sections, each in chunks of its own, of weighted text.
+
+    >>> Prompt("a (red:1.3) cat").at(0, 20)[0][0].sections[0][1]
+    Segment(text='red', weight=1.3)
+    """
+
+    sections: tuple[Section, ...]
+    mode: WeightMode = "a1111"
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The plain text of each section."""
+        return tuple("".join(segment.text for segment in section) for section in self.sections)
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether any weight is not 1."""
+        return any(segment.weight != 1 for section in self.sections for segment in section)
+
+
+Composed: TypeAlias = tuple[tuple[Weighted, float], ...]
+"""One entry per part that AND divides, with its weight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt in the grammar of `dialect`; PromptError says where it breaks the rules.
+
+    >>> prompt = Prompt("a [cat:dog:0.5] in (snow:1.2)")
+    >>> prompt.changes(20)
+    (0, 10)
+    >>> prompt.at(10, 20)[0][0].texts
+    ('a dog in snow',)
+    """
+
+    text: str
+    dialect: Dialect = "a1111"
+    weights: WeightMode | None = None
+    """How weights act; None: as in the dialect's own program."""
+    _parts: tuple[Part, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str):
+            raise ArgumentError(
+                f"A prompt is a string; got a {type(self.text).__name__}: {self.text!r:.80}."
+            )
+        if self.dialect not in get_args(Dialect):
+            raise ArgumentError(
+                f"Unknown dialect {self.dialect!r}. {nearest(str(self.dialect), get_args(Dialect))}"
+            )
+        if self.weights is not None and self.weights not in get_args(WeightMode):
+            choices = get_args(WeightMode)
+            raise ArgumentError(
+                f"Unknown way of weights {self.weights!r}. {nearest(str(self.weights), choices)}"
+            )
+        object.__setattr__(self, "_parts", parse(self.text, self.dialect))
+
+    @property
+    def mode(self) -> WeightMode:
+        return self.weights or self.dialect
+
+    @property
+    def plain(self) -> str:
+        """The text without syntax: of what changes, the first that is said at all."""
+        return " ".join(text for said, _ in self._said(None) for text in said.texts)
+
+    def at(self, step: int, steps: int) -> Composed:
+        """What to encode at `step`, counted from 0, of `steps`."""
+        check_steps(steps)
+        if not 0 <= step < steps:
+            raise ArgumentError(
+                f"There is no step {step} in a run of {steps}: they count from 0 to {steps - 1}."
+            )
+        return self._said((step, steps))
+
+    def changes(self, steps: int) -> tuple[int, ...]:
+        """The steps at which `at` says something new, in order; the first is 0."""
+        check_steps(steps)
+        changes, said = [0], self.at(0, steps)
+        for step in sorted(self._candidates(steps)):
+            now = self.at(step, steps)
+            if now != said:
+                changes.append(step)
+                said = now
+        return tuple(changes)
+
+    def _said(self, moment: tuple[int, int] | None) -> Composed:
+        """What it says at a step of so many; without a moment, what it says first."""
+        divided = len(self._parts) > 1
+        return tuple(
+            (_weighted(part.nodes, moment, self.mode, divided), part.weight) for part in self._parts
+        )
+
+    def _candidates(self, steps: int) -> set[int]:
+        steps_found: set[int] = set()
+        for node in _all(node for part in self._parts for node in part.nodes):
+            if isinstance(node, Alternation):
+                return set(range(1, steps))
+            # The first step after `when`; counted from 0 it has the number of the last before.
+            if isinstance(node, Schedule) and 1 <= node.last(steps) < steps:
+                steps_found.add(int(node.last(steps)))
+        return steps_found
+
+
+def check_steps(steps: int) -> None:
+    if steps < 1:
+        raise ArgumentError(f"Got steps={steps}: a run has at least one step.")
+
+
+def _all(nodes: Iterable[Node]) -> Iterator[Node]:
+    for node in nodes:
+        yield node
+        if isinstance(node, Emphasis):
+            yield from _all(node.nodes)
+        elif isinstance(node, Schedule):
+            yield from _all((*node.before, *node.after))
+        elif isinstance(node, Alternation):
+            yield from _all(node for choice in node.choices for node in choice)
+
+
+def _weighted(
+    nodes: Nodes, moment: tuple[int, int] | None, mode: WeightMode, divided: bool
+) -> Weighted:
+    sections: list[list[Segment]] = [[]]
+    _say(nodes, moment, 1.0, sections)
+    last = len(sections) - 1
+    # As in A1111, the space around BREAK and AND belongs to them.
+    trimmed = [
+        _trim(_merge(section), left=divided or number > 0, right=divided or number < last)
+        for number, section in enumerate(sections)
+    ]
+    return Weighted(tuple(trimmed), mode)
+
+
+def _say(
+    nodes: Sequence[Node],
+    moment: tuple[int, int] | None,
+    weight: float,
+    sections: list[list[Segment]],
+) -> None:
+    for node in nodes:
+        match node:
+            case Text(text):
+                sections[-1].append(Segment(text, weight))
+            case Break():
+                sections.append([])
+            case Emphasis():
+                _say(node.nodes, moment, node.weight(weight), sections)
+            case Schedule():
+                said = node.chosen(*moment) if moment else node.before or node.after
+                _say(said, moment, weight, sections)
+            case Alternation(choices):
+                if moment:
+                    _say(choices[moment[0] % len(choices)], moment, weight, sections)
+                else:
+                    _say(next(filter(None, choices)), moment, weight, sections)
+
+
+def _merge(section: Sequence[Segment]) -> Section:
+    """Neighbours of one weight as one segment, and none that is empty."""
+    merged: list[tuple[list[str], float]] = []
+    for text, weight in section:
+        if merged and merged[-1][1] == weight:
+            merged[-1][0].append(text)
+        else:
+            merged.append(([text], weight))
+    return tuple(Segment("".join(texts), weight) for texts, weight in merged)
+
+
+def _trim(section: Section, *, left: bool, right: bool) -> Section:
+    segments = list(section)
+    while left and segments:
+        text = segments[0].text.lstrip()
+        if text:
+            segments[0] = segments[0]._replace(text=text)
+            break
+        segments.pop(0)
+    while right and segments:
+        text = segments[-1].text.rstrip()
+        if text:
+            segments[-1] = segments[-1]._replace(text=text)
+            break
+        segments.pop()
+    return tuple(segments)

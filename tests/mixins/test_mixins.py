@@ -1,0 +1,172 @@
+"""diffusers' own test mixins for pipelines, pointed at ours.
+
+They lie in diffusers' repository, not in its package: `make test-mixins DIFFUSERS=path/to/a/clone`,
+with parameterized, requests-mock, scipy and torchsde installed beside.
+"""
+
+import importlib.util
+import os
+import sys
+import unittest
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from diffusers import DDIMScheduler, EulerDiscreteScheduler
+from PIL import Image
+
+from pipelines.image_to_image import ImageToImagePipeline
+from pipelines.inpaint import InpaintPipeline
+from pipelines.text_to_image import TextToImagePipeline
+from tests.tiny import (
+    tiny_sd_components,
+    tiny_sdxl_components,
+    tiny_text_encoder,
+    tiny_tokenizer,
+    tiny_unet,
+)
+
+CLONE = os.environ.get("T2I_DIFFUSERS")
+if CLONE is None:
+    pytest.skip(
+        "needs a clone of diffusers: make test-mixins DIFFUSERS=path", allow_module_level=True
+    )
+
+
+def package(name: str, folder: Path) -> None:
+    """Make `folder` importable as `name`: both repositories call their tests `tests`."""
+    spec = importlib.util.spec_from_file_location(
+        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+
+package("diffusers_tests", Path(CLONE) / "tests")
+common = importlib.import_module("diffusers_tests.pipelines.test_pipelines_common")
+sets = importlib.import_module("diffusers_tests.pipelines.pipeline_params")
+
+
+for pipeline in (TextToImagePipeline, ImageToImagePipeline, InpaintPipeline):
+    # Where one of the tests looks for the source of encode_prompt.
+    setattr(diffusers.pipelines, pipeline.__name__, pipeline)
+
+
+class Components(
+    common.SDFunctionTesterMixin,
+    common.IPAdapterTesterMixin,
+    common.PipelineLatentTesterMixin,
+    common.PipelineKarrasSchedulerTesterMixin,
+    common.PipelineTesterMixin,
+):
+    """The small parts of a Stable Diffusion, and what all pipelines are called with."""
+
+    params = sets.TEXT_TO_IMAGE_PARAMS
+    batch_params = sets.TEXT_TO_IMAGE_BATCH_PARAMS
+    image_params = sets.TEXT_TO_IMAGE_IMAGE_PARAMS
+    image_latents_params = sets.TEXT_TO_IMAGE_IMAGE_PARAMS
+    callback_cfg_params = sets.TEXT_TO_IMAGE_CALLBACK_CFG_PARAMS
+
+    def get_dummy_components(self, time_cond_proj_dim: int | None = None) -> dict[str, Any]:
+        tokenizer = tiny_tokenizer()
+        return {
+            **tiny_sd_components(),
+            "text_encoder": tiny_text_encoder(tokenizer),
+            "tokenizer": tokenizer,
+            "unet": tiny_unet(time_cond_proj_dim=time_cond_proj_dim),
+            "scheduler": DDIMScheduler(
+                beta_start=0.00085,
+                beta_end=0.012,
+                beta_schedule="scaled_linear",
+                clip_sample=False,
+                set_alpha_to_one=False,
+                steps_offset=1,
+            ),
+            "text_encoder_2": None,
+            "tokenizer_2": None,
+            "image_encoder": None,
+            "feature_extractor": None,
+        }
+
+    def get_dummy_inputs(self, device: str, seed: int = 0) -> dict[str, Any]:
+        return {
+            "prompt": "a red apple to the left of the cat",
+            "generator": torch.Generator(device).manual_seed(seed),
+            "num_inference_steps": 2,
+            "guidance_scale": 6.0,
+            "output_type": "np",
+        }
+
+
+class TextToImage(Components, common.PipelineFromPipeTesterMixin, unittest.TestCase):
+    pipeline_class = TextToImagePipeline
+
+    @property
+    def original_pipeline_class(self) -> Any:
+        return common.StableDiffusionPipeline
+
+    @unittest.skip("needs a model of the hub")
+    def test_from_pipe_consistent_config(self) -> None: ...
+
+
+class TextToImageXL(TextToImage):
+    callback_cfg_params = TextToImage.callback_cfg_params | {"add_text_embeds", "add_time_ids"}
+
+    @property
+    def original_pipeline_class(self) -> Any:
+        return common.StableDiffusionXLPipeline
+
+    def get_dummy_components(self, time_cond_proj_dim: int | None = None) -> dict[str, Any]:
+        return {
+            **tiny_sdxl_components(time_cond_proj_dim=time_cond_proj_dim),
+            "scheduler": EulerDiscreteScheduler(
+                beta_start=0.00085,
+                beta_end=0.012,
+                steps_offset=1,
+                beta_schedule="scaled_linear",
+                timestep_spacing="leading",
+            ),
+            "image_encoder": None,
+            "feature_extractor": None,
+        }
+
+    @unittest.skip("SDXL without its second text encoder is no SDXL; diffusers skips it there too")
+    def test_save_load_optional_components(self) -> None: ...
+
+
+class ImageToImage(Components, unittest.TestCase):
+    pipeline_class = ImageToImagePipeline
+    params = sets.TEXT_GUIDED_IMAGE_VARIATION_PARAMS - {"height", "width"}
+    required_optional_params = common.PipelineTesterMixin.required_optional_params - {"latents"}
+    batch_params = sets.TEXT_GUIDED_IMAGE_VARIATION_BATCH_PARAMS
+    image_params = sets.IMAGE_TO_IMAGE_IMAGE_PARAMS
+    image_latents_params = sets.IMAGE_TO_IMAGE_IMAGE_PARAMS
+
+    def get_dummy_inputs(self, device: str, seed: int = 0) -> dict[str, Any]:
+        torch.manual_seed(seed)
+        more = {"image": torch.rand(1, 3, 32, 32), "strength": 0.75, "num_inference_steps": 3}
+        return super().get_dummy_inputs(device, seed) | more
+
+
+class Inpaint(Components, unittest.TestCase):
+    pipeline_class = InpaintPipeline
+    params = sets.TEXT_GUIDED_IMAGE_INPAINTING_PARAMS
+    batch_params = sets.TEXT_GUIDED_IMAGE_INPAINTING_BATCH_PARAMS
+    image_params = frozenset()
+    image_latents_params = frozenset()
+
+    def get_dummy_components(self, time_cond_proj_dim: int | None = None) -> dict[str, Any]:
+        unet = tiny_unet(in_channels=9, time_cond_proj_dim=time_cond_proj_dim)
+        return super().get_dummy_components() | {"unet": unet}
+
+    def get_dummy_inputs(self, device: str, seed: int = 0) -> dict[str, Any]:
+        torch.manual_seed(seed)
+        pixels = (torch.rand(32, 32, 3) * 255).byte().numpy()
+        mask = Image.new("L", (32, 32))
+        mask.paste(255, (8, 8, 24, 24))
+        more = {"image": Image.fromarray(pixels), "mask_image": mask}
+        return super().get_dummy_inputs(device, seed) | more

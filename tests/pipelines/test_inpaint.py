@@ -1,0 +1,107 @@
+"""InpaintPipeline against StableDiffusionInpaintPipeline, bit for bit."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionInpaintPipeline
+from PIL import Image
+
+from pipelines.inpaint import InpaintPipeline
+from t2i.denoiser.schedulers import scheduler
+from t2i.errors import ArgumentError, ModelError
+from tests.pipelines.against import assert_same, generators
+from tests.tiny import tiny_unet
+
+PROMPTS = ["a red apple to the left of the cat", "zebra, blue"]
+PIXELS = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+MASK = torch.zeros(1, 1, 32, 32)
+MASK[..., 8:24, 8:24] = 1
+PICTURE = Image.fromarray((np.random.RandomState(0).rand(37, 50, 3) * 255).astype("uint8"))
+MASK_PICTURE = Image.fromarray((MASK[0, 0].numpy() * 255).astype("uint8"))
+SIZE = {"height": 32, "width": 32}
+UNETS = {"any": tiny_unet(), "made for it": tiny_unet(in_channels=9)}
+
+
+def both(parts):
+    theirs = StableDiffusionInpaintPipeline(
+        **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+    )
+    ours = InpaintPipeline(**parts)
+    for pipe in (ours, theirs):
+        pipe.set_progress_bar_config(disable=True)
+    return ours, theirs
+
+
+@pytest.mark.parametrize("unet", UNETS.values(), ids=UNETS)
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"image": PIXELS, "mask_image": MASK},
+        {"image": PICTURE, "mask_image": MASK_PICTURE, "strength": 0.6},
+        # One picture each: of a single one diffusers reads the posterior by the first seed alone.
+        {
+            "image": PIXELS.repeat(2, 1, 1, 1),
+            "mask_image": MASK.repeat(2, 1, 1, 1),
+            "strength": 0.6,
+            "seeds": (1, 2),
+            "eta": 1.0,
+        },
+        {"image": PIXELS, "mask_image": MASK, "guidance_scale": 1.0},
+        {"image": PIXELS, "mask_image": MASK, "latents": torch.randn(2, 4, 8, 8)},
+    ],
+    ids=lambda call: " ".join(call),
+)
+def test_every_argument_means_what_it_means_in_diffusers(components, unet, call):
+    assert_same(*both(components | {"unet": unet}), prompt=PROMPTS, **SIZE, **call)
+
+
+@pytest.mark.parametrize("unet", UNETS.values(), ids=UNETS)
+@pytest.mark.parametrize("name", ["euler a", "dpm++ 2m", "heun"])
+def test_samplers_equal_diffusers(components, unet, name):
+    named = scheduler(name, components["scheduler"].config)
+    parts = components | {"unet": unet, "scheduler": named}
+    call = {"image": PIXELS, "mask_image": MASK, "strength": 0.8}
+    assert_same(*both(parts), prompt=PROMPTS[0], **SIZE, **call)
+
+
+def test_a_crop_around_the_mask_equals_diffusers(components):
+    large, mask = PICTURE.resize((64, 64)), MASK_PICTURE.resize((64, 64))
+    call = {"image": large, "mask_image": mask, "padding_mask_crop": 4, "num_inference_steps": 3}
+    results = [
+        pipe(prompt=PROMPTS[0], generator=generators((1,)), **SIZE, **call).images[0]
+        for pipe in both(components)
+    ]
+    assert results[0].size == (64, 64)
+    assert results[0].tobytes() == results[1].tobytes()
+
+
+def test_outside_the_mask_the_latents_are_the_pictures(components):
+    pipe, _ = both(components)
+    asked = {"num_inference_steps": 4, "output_type": "latent", **SIZE}
+    clean = pipe.vae.encode(PIXELS * 2 - 1).latent_dist.mode() * pipe.vae.config.scaling_factor
+    drawn = pipe(PROMPTS[0], image=clean, mask_image=MASK, **asked).images
+    outside = torch.nn.functional.interpolate(MASK, size=(8, 8)) < 0.5
+    assert torch.equal(drawn * outside, clean * outside)
+    assert not torch.equal(drawn, clean)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"image": None}, "Got image of type NoneType"),
+        ({"mask_image": 3}, "Got mask_image of type int"),
+        ({"strength": -1}, "Got strength=-1"),
+        ({"height": 33}, "Got height=33.*the nearest are 32 and 36"),
+        ({"padding_mask_crop": 4}, "works on one Pillow picture and one Pillow mask"),
+    ],
+)
+def test_bad_input_is_refused_with_what_was_given_and_expected(components, call, message):
+    pipe, _ = both(components)
+    with pytest.raises(ArgumentError, match=message):
+        pipe(**{"prompt": "a cat", "image": PIXELS, "mask_image": MASK, **SIZE} | call)
+
+
+def test_a_unet_of_other_channels_is_refused(components):
+    pipe, _ = both(components | {"unet": tiny_unet(in_channels=7)})
+    with pytest.raises(ModelError, match="reads 7 channels.*4 .any model. or 9"):
+        pipe("a cat", image=PIXELS, mask_image=MASK, **SIZE)

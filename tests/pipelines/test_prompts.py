@@ -1,0 +1,153 @@
+"""What prompts in a grammar do to pictures: weights, schedules, parts, long prompts."""
+
+import pytest
+import torch
+
+import t2i
+from pipelines.text_to_image import TextToImagePipeline
+from t2i.conditioning.composed import Composed
+from t2i.conditioning.guidance import ClassifierFree
+from t2i.conditioning.interval import Interval
+from t2i.conditioning.perturbed import PerturbedAttention
+from t2i.conditioning.projected import AdaptiveProjected
+from t2i.denoiser.schedulers import scheduler
+from t2i.errors import ArgumentError
+from tests.tiny import tiny_sdxl_components
+
+STEPS = 6
+
+
+class Listener:
+    """Writes down what the conditional row of each pass is told."""
+
+    def __init__(self):
+        self.told = []
+
+    def before_pass(self, run):
+        self.told.append(run.told.select(("cond",)).text_BTD.clone())
+
+    def after_step(self, run):
+        pass
+
+
+def draw(pipe, prompt, **call):
+    call = {"num_inference_steps": STEPS, "guidance_scale": 4.0, "output_type": "latent"} | call
+    return pipe(prompt, generator=torch.Generator().manual_seed(3), **call).images
+
+
+def heard(pipe, prompt, **call):
+    listener = Listener()
+    pipe.visitors.append(listener)
+    try:
+        draw(pipe, prompt, **call)
+    finally:
+        pipe.visitors.remove(listener)
+    return listener.told
+
+
+def test_a_prompt_without_syntax_is_the_plain_string(pipe):
+    plain = draw(pipe, "a red apple")
+    assert torch.equal(draw(pipe, t2i.Prompt("a red apple")), plain)
+    assert torch.equal(draw(pipe, t2i.Prompt("a (red:1.0) apple")), plain)
+    assert not torch.equal(draw(pipe, t2i.Prompt("a (red:1.4) apple")), plain)
+
+
+def test_a_plain_string_is_taken_as_it_stands(pipe):
+    as_typed = draw(pipe, "a (red:1.4) apple")
+    assert not torch.equal(as_typed, draw(pipe, t2i.Prompt("a (red:1.4) apple")))
+    assert torch.equal(as_typed, draw(pipe, t2i.Prompt(r"a \(red:1.4\) apple")))
+
+
+def test_a_schedule_turns_at_its_step(pipe):
+    before, after = heard(pipe, "a cat")[0], heard(pipe, "a dog")[0]
+    told = heard(pipe, t2i.Prompt("a [cat:dog:0.5]"))
+    expected = [before] * 3 + [after] * 3
+    assert all(torch.equal(a, b) for a, b in zip(told, expected, strict=True))
+
+
+def test_an_alternation_turns_at_each_step(pipe):
+    one, other = heard(pipe, "a cat")[0], heard(pipe, "a dog")[0]
+    told = heard(pipe, t2i.Prompt("a [cat|dog]"))
+    assert all(torch.equal(a, b) for a, b in zip(told, [one, other] * 3, strict=True))
+
+
+def test_second_order_samplers_turn_by_the_users_steps(pipe, components):
+    heun = t2i.TextToImagePipeline(
+        **components | {"scheduler": scheduler("heun", components["scheduler"].config)}
+    )
+    heun.set_progress_bar_config(disable=True)
+    told = heard(heun, t2i.Prompt("a [cat:dog:0.5]"))
+    turned = [not torch.equal(row, told[0]) for row in told]
+    assert len(told) == 2 * STEPS - 1
+    assert turned.index(True) == len(told) // 2 + 1
+    assert turned == sorted(turned)
+
+
+def test_parts_are_composed_by_their_weights(pipe):
+    whole = draw(pipe, t2i.Prompt("a cat AND a dog :0.5"))
+    assert not torch.equal(whole, draw(pipe, "a cat"))
+    alone = draw(pipe, t2i.Prompt("a cat AND a dog :0"))
+    assert (alone - draw(pipe, "a cat")).abs().max() < 1e-4
+
+
+def test_prompts_of_other_parts_are_not_drawn_together(pipe):
+    with pytest.raises(ArgumentError, match=r"AND parts of other weights: .*Draw them one by one"):
+        draw(pipe, [t2i.Prompt("a cat AND a dog"), "a cat"])
+    with pytest.raises(ArgumentError, match="composed by classifier-free guidance"):
+        draw(pipe, t2i.Prompt("a cat AND a dog"), guidance_scale=1.0)
+    with pytest.raises(ArgumentError, match="A negative prompt cannot have parts with AND"):
+        draw(pipe, "a cat", negative_prompt=t2i.Prompt("a AND b"))
+
+
+def test_a_long_prompt_is_read_to_its_end(pipe):
+    long = "red apple " * 12
+    assert heard(pipe, long)[0].shape[1] > heard(pipe, "a")[0].shape[1]
+    assert not torch.equal(draw(pipe, long + "cat"), draw(pipe, long + "dog"))
+
+
+def test_a_long_negative_prompt_lengthens_the_prompt(pipe):
+    long = "red apple " * 12
+    assert not torch.equal(
+        draw(pipe, "a cat", negative_prompt=long + "dog"),
+        draw(pipe, "a cat", negative_prompt=long + "blue"),
+    )
+
+
+def test_prompts_of_a_batch_may_be_of_either_kind(pipe):
+    told = heard(pipe, [t2i.Prompt("a [cat:dog:0.5]"), "a red apple"])
+    assert torch.equal(told[0][1], told[-1][1])
+    assert not torch.equal(told[0][0], told[-1][0])
+
+
+def test_sdxl_reads_a_grammar_too():
+    pipe = TextToImagePipeline(**tiny_sdxl_components())
+    pipe.set_progress_bar_config(disable=True)
+    plain = draw(pipe, "a red apple")
+    assert torch.equal(draw(pipe, t2i.Prompt("a (red:1.0) apple")), plain)
+    assert not torch.equal(draw(pipe, t2i.Prompt("a (red:1.4) apple")), plain)
+    assert not torch.equal(draw(pipe, t2i.Prompt("a [red:blue:0.5] apple AND a cat")), plain)
+
+
+@pytest.mark.parametrize(
+    "guidance",
+    [
+        Interval(ClassifierFree(4.0), 0.2, 0.7),
+        AdaptiveProjected(4.0),
+        PerturbedAttention(4.0),
+        PerturbedAttention(1.0),
+    ],
+    ids=lambda guidance: type(guidance).__name__,
+)
+def test_a_guidance_of_ones_own_takes_the_place_of_the_scale(pipe, guidance):
+    drawn = draw(pipe, "a red apple", guidance=guidance, guidance_scale=4.0)
+    assert torch.isfinite(drawn).all()
+    assert not torch.equal(drawn, draw(pipe, "a red apple"))
+
+
+def test_the_same_guidance_given_either_way_draws_the_same(pipe):
+    assert torch.equal(
+        draw(pipe, "a red apple", guidance=ClassifierFree(4.0)), draw(pipe, "a red apple")
+    )
+    assert torch.equal(
+        draw(pipe, "a red apple", guidance=Composed((1.0,), 4.0)), draw(pipe, "a red apple")
+    )
