@@ -15,20 +15,20 @@ def list_of_prompts(name: str, prompts: object, count: int | None = None) -> lis
     """One prompt per row; a single one serves all `count` rows."""
     if isinstance(prompts, str | Prompt):
         return [prompts] * (count or 1)
-    known = isinstance(prompts, list | tuple)
-    if not known or not all(isinstance(prompt, str | Prompt) for prompt in prompts):
+    rows = prompts if isinstance(prompts, list | tuple) else [None]
+    if not all(isinstance(row, str | Prompt) for row in rows):
         raise ArgumentError(
             f"Got {name} of type {type(prompts).__name__}: {prompts!r:.80}. "
             "Expected a string, a Prompt, or a list of them."
         )
-    if not prompts:
+    if not rows:
         raise ArgumentError(f'Got {name}=[]: give at least one prompt; "" is a prompt.')
-    if count is not None and len(prompts) != count:
+    if count is not None and len(rows) != count:
         raise ArgumentError(
-            f"Got {len(prompts)} strings as {name} for {count} prompts: "
+            f"Got {len(rows)} strings as {name} for {count} prompts: "
             "give one for each, or a single string for all."
         )
-    return list(prompts)
+    return list(rows)
 
 
 def check_embeddings(

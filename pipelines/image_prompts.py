@@ -3,7 +3,6 @@
 B batch rows (here: pictures), I pictures of one prompt, C channels, Y X their size.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ Sides = tuple[Tensor | None, Tensor]
 
 def image_prompts(
     pipe: Any, call: Call, branches: tuple[Branch, ...], pictures: int, device: torch.device
-) -> Mapping[str, Tensor]:
+) -> dict[str, Tensor]:
     """Rows for `Conditioning.extra`, one tensor per adapter, branch after branch.
 
     Raises ArgumentError where pictures and adapters do not go together.

@@ -31,7 +31,7 @@ def check_images(name: str, images: object) -> None:
         )
 
 
-def pixels_of(processor: VaeImageProcessor, name: str, images: object, **options: Any) -> Tensor:
+def pixels_of(processor: VaeImageProcessor, name: str, images: Any, **options: Any) -> Tensor:
     """Pixels (B, 3, Y, X) in -1..1 at a size the autoencoder can read; latents as they are."""
     check_images(name, images)
     try:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from diffusers.image_processor import VaeImageProcessor
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
@@ -146,7 +147,7 @@ class InpaintPipeline(Pipeline):
         output = self.draw(Call.of(locals()), start)
         if crop is None:
             return output
-        pictures = output.images if return_dict else output[0]
+        pictures = output[0] if isinstance(output, tuple) else output.images
         pictures[:] = [
             self.image_processor.apply_overlay(mask_image, image, picture, crop)
             for picture in pictures
@@ -178,7 +179,7 @@ def draw_posterior(
     vae: sd.VAE, pixels_BCYX: Tensor, like_BCHW: Tensor, generator: Generators | None
 ) -> None:
     """Draw the numbers that encoding these pixels would draw, and drop them."""
-    if not isinstance(vae, sd.AutoencoderKL):
+    if not isinstance(vae, AutoencoderKL):
         return
     count = len(generator) if isinstance(generator, list) else pixels_BCYX.shape[0]
     shape = (count, *like_BCHW.shape[1:])

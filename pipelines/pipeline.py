@@ -14,11 +14,9 @@ from typing import Any, Self
 
 import torch
 from diffusers.image_processor import VaeImageProcessor
-from diffusers.loaders import (
-    IPAdapterMixin,
-    StableDiffusionXLLoraLoaderMixin,
-    TextualInversionLoaderMixin,
-)
+from diffusers.loaders.ip_adapter import IPAdapterMixin
+from diffusers.loaders.lora_pipeline import StableDiffusionXLLoraLoaderMixin
+from diffusers.loaders.textual_inversion import TextualInversionLoaderMixin
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, StableDiffusionMixin
 from torch import Tensor
@@ -52,6 +50,8 @@ from t2i.denoiser.single_file import load_single_file
 from t2i.errors import ModelError
 from t2i.text.encoder import Encoded, TwoClip, text_encoder
 
+OFFLOAD = "text_encoder->text_encoder_2->image_encoder->unet->vae"
+"""The order in which the parts are needed."""
 Output = Drawn | tuple[Any, None]
 Begin = Callable[[Tensor, int], Start]
 """(a row of text per picture, the steps asked for) -> where the run starts."""
@@ -69,9 +69,7 @@ class Pipeline(
     With a second text encoder it is SDXL; what else is optional serves IP-Adapters.
     """
 
-    model_cpu_offload_seq = (  # type: ignore[assignment]  # None there
-        "text_encoder->text_encoder_2->image_encoder->unet->vae"
-    )
+    model_cpu_offload_seq = OFFLOAD  # type: ignore[assignment]  # None there
     _optional_components = ["text_encoder_2", "tokenizer_2", "image_encoder", "feature_extractor"]
 
     def __init__(
@@ -100,7 +98,8 @@ class Pipeline(
             feature_extractor=feature_extractor,
         )
         if text_encoder_2 is not None:
-            self.register_to_config(force_zeros_for_empty_prompt=force_zeros_for_empty_prompt)
+            zeros = {"force_zeros_for_empty_prompt": force_zeros_for_empty_prompt}
+            self.register_to_config(**zeros)  # type: ignore[no-untyped-call]  # as above
         factor = 8 if vae is None else sd.pixels_per_latent(vae)
         self.image_processor = VaeImageProcessor(vae_scale_factor=factor)
         self.visitors: list[Visitor] = []
@@ -135,7 +134,7 @@ class Pipeline(
         )
         return pipe
 
-    def save_pretrained(  # type: ignore[override]
+    def save_pretrained(  # type: ignore[override]  # the rest is in kwargs
         self,
         save_directory: str | os.PathLike[str],
         safe_serialization: bool = True,
@@ -147,7 +146,7 @@ class Pipeline(
         super().save_pretrained(save_directory, **kwargs)
 
     @property
-    def _callback_tensor_inputs(self) -> list[str]:  # type: ignore[override]
+    def _callback_tensor_inputs(self) -> list[str]:
         """What diffusers' callbacks may ask for."""
         of_sdxl = [] if self.text_encoder_2 is None else ["add_text_embeds", "add_time_ids"]
         return ["latents", "prompt_embeds", "negative_prompt_embeds", *of_sdxl]
@@ -202,7 +201,10 @@ class Pipeline(
             turning = [Turning(told, begun.num_inference_steps)] if len(told) > 1 else []
             uncond = by_turn[0].get("uncond")
             callback = Callback(
-                self, call.callback_on_step_end, call.callback_inputs, uncond and uncond.text_BTD
+                self,
+                call.callback_on_step_end,
+                call.callback_inputs,
+                None if uncond is None else uncond.text_BTD,
             )
             visitors = [*turning, *self.visitors, *begun.visitors, callback]
             latents_BCHW = self.sample(run, begun.num_inference_steps, call, visitors)
@@ -228,18 +230,19 @@ class Pipeline(
         """The call's texts, each encoded when it is asked for."""
         first = self.text_encoder and text_encoder(self.tokenizer, self.text_encoder)
         second = self.text_encoder_2 and text_encoder(self.tokenizer_2, self.text_encoder_2)
-        scale = (call.cross_attention_kwargs or {}).get("scale")
+        scale: Any = (call.cross_attention_kwargs or {}).get("scale")
 
         def encode(
             lines: Lines, lines_2: Lines, clip_skip: int | None, length: int | None
         ) -> Encoded:
-            options = {"clip_skip": clip_skip, "length": length, "device": device}
             with lora_scaled((self.text_encoder, self.text_encoder_2), scale):
                 if second is None:
-                    return first.encode(lines, **options)
-                return TwoClip(first, second).encode(lines, lines_2, **options)
+                    return first.encode(lines, clip_skip=clip_skip, length=length, device=device)
+                return TwoClip(first, second).encode(
+                    lines, lines_2, clip_skip=clip_skip, length=length, device=device
+                )
 
-        silence = second is not None and self.config.force_zeros_for_empty_prompt
+        silence = second is not None and self.config["force_zeros_for_empty_prompt"]
         return Texts(call, guidance, steps, encode, silence)
 
     @torch.no_grad()
@@ -267,9 +270,10 @@ class Pipeline(
         device = device or self._execution_device
         told = self.texts(call, guidance, 1, device).at(0)
         cond = rows(self, told["cond"], call, device)
-        uncond = rows(self, told["uncond"], call, device) if "uncond" in told else Encoded(None)
-        prompt_embeds, negative_prompt_embeds = cond.text_BTD, uncond.text_BTD
-        pooled_prompt_embeds, negative_pooled_prompt_embeds = cond.pooled_BD, uncond.pooled_BD
+        uncond = rows(self, told["uncond"], call, device) if "uncond" in told else None
+        prompt_embeds, pooled_prompt_embeds = cond.text_BTD, cond.pooled_BD
+        negative_prompt_embeds = None if uncond is None else uncond.text_BTD
+        negative_pooled_prompt_embeds = None if uncond is None else uncond.pooled_BD
         return (
             prompt_embeds,
             negative_prompt_embeds,

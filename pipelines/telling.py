@@ -20,15 +20,13 @@ def rows(pipe: Any, told: Encoded, call: Call, device: torch.device) -> Encoded:
     """One row per picture, where and as the UNet reads them."""
     part = pipe.text_encoder_2 or pipe.text_encoder or pipe.unet
 
-    def per_picture(rows: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
-        if rows is None:
-            return None
+    def per_picture(rows: Tensor, dtype: torch.dtype | None) -> Tensor:
         return rows.to(device, dtype).repeat_interleave(call.num_images_per_prompt, dim=0)
 
     return Encoded(
         per_picture(told.text_BTD, part.dtype),
-        per_picture(told.mask_BT, None),
-        per_picture(told.pooled_BD, part.dtype),
+        None if told.mask_BT is None else per_picture(told.mask_BT, None),
+        None if told.pooled_BD is None else per_picture(told.pooled_BD, part.dtype),
     )
 
 
@@ -43,9 +41,8 @@ def tell(
     branches = tuple(told)
     text_BTD = torch.cat([one.text_BTD for one in told.values()])
     masks = [one.mask_BT for one in told.values()]
-    extra = {
-        name: torch.cat([rows] * len(branches)) for name, rows in begun.extra.items()
-    } | image_prompts(pipe, call, branches, begun.latents_BCHW.shape[0], device)
+    extra = {name: torch.cat([rows] * len(branches)) for name, rows in begun.extra.items()}
+    extra |= image_prompts(pipe, call, branches, begun.latents_BCHW.shape[0], device)
 
     if pipe.unet.config["time_cond_proj_dim"] is not None:
         extra["guidance_embedding"] = sd.guidance_embedding(

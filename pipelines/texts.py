@@ -64,8 +64,8 @@ class Texts:
         call = self.call
         if call.prompt_embeds is not None:
             return Encoded(call.prompt_embeds, pooled_BD=call.pooled_prompt_embeds)
-        composed = isinstance(self.guidance, Composed)
-        part = self.guidance.parts.index(branch) if composed else 0
+        composed = self.guidance if isinstance(self.guidance, Composed) else None
+        part = 0 if composed is None else composed.parts.index(branch)
         lines = self.lines("prompt", call.prompt, step)[part]
         second = lines
         if call.prompt_2 is not None:

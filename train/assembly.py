@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
-from transformers import CLIPTextModel
+from transformers import PreTrainedModel
 
 from t2i.denoiser.build import Components, ModelConfig, build
 from t2i.denoiser.families.sd import VAE, default_size, pixels_per_latent
@@ -17,7 +17,7 @@ from train.config import RunConfig
 from train.randomness import key
 from train.targets import Autoencoder, AutoencoderConfig, Denoiser, Target
 
-Part = TypeVar("Part", VAE, UNet2DConditionModel, CLIPTextModel)
+Part = TypeVar("Part", VAE, UNet2DConditionModel, PreTrainedModel)
 
 
 def assemble(config: RunConfig, model: ModelConfig) -> Target:

@@ -71,7 +71,7 @@ def export(
     parts = deepcopy(components)
     for part in filter(None, (parts.vae, parts.unet, parts.text_encoder, parts.text_encoder_2)):
         torch.nn.Module.to(part, PRECISIONS[config.precision])
-        torch.nn.Module.to(part, memory_format=torch.contiguous_format)
+        in_plain_layout(part)
     with whole_folder(folder) as new:
         pipeline(parts, objective).save_pretrained(new, max_shard_size=config.shard)
         # Left alone transformers takes the precision of the file, and the plain pipeline mixes two.
@@ -85,11 +85,17 @@ def export(
 
 def export_vae(vae: VAE, folder: Path) -> None:
     """Write an autoencoder alone, complete or not at all."""
-    part = torch.nn.Module.to(deepcopy(vae), memory_format=torch.contiguous_format)
+    part = deepcopy(vae)
+    in_plain_layout(part)
     with whole_folder(folder) as new:
         part.save_pretrained(new)
         _settle(new / "config.json")
         _let_others_read(new)
+
+
+def in_plain_layout(part: torch.nn.Module) -> None:
+    """As the files want it, whatever layout was trained in."""
+    torch.nn.Module.to(part, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
 
 def _let_others_read(folder: Path) -> None:

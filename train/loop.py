@@ -76,7 +76,7 @@ class Training:
         model = ModelConfig.load(config.model)
         self.target = assemble(config, model).to(accelerator.device)
         if config.train.channels_last:
-            self.target.to(memory_format=torch.channels_last)
+            self.target.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.samples = Scenes(config.data)
         self.order = Order(len(self.samples), key(config.seed, "data"))
         self.share = Share(

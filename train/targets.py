@@ -253,6 +253,7 @@ class Denoiser(Target):
         if self.text_encoder_2 is None:
             told = first.encode(self._captions(batch), chunks=1)
             return Conditioning(told.text_BTD, mask_BT=told.mask_BT)
+        assert self.components.tokenizer_2 is not None
         second = text_encoder(self.components.tokenizer_2, self.text_encoder_2)
         told = TwoClip(first, second).encode(self._captions(batch))
         pooled_BD = sdxl.checked(told.pooled_BD)
