@@ -235,15 +235,26 @@ class Pipeline(
         def encode(
             lines: Lines, lines_2: Lines, clip_skip: int | None, length: int | None
         ) -> Encoded:
+            lines = self.spelled(lines, self.tokenizer)
             with lora_scaled((self.text_encoder, self.text_encoder_2), scale):
                 if second is None:
                     return first.encode(lines, clip_skip=clip_skip, length=length, device=device)
+                lines_2 = self.spelled(lines_2, self.tokenizer_2)
                 return TwoClip(first, second).encode(
                     lines, lines_2, clip_skip=clip_skip, length=length, device=device
                 )
 
         silence = second is not None and self.config["force_zeros_for_empty_prompt"]
         return Texts(call, guidance, steps, encode, silence)
+
+    def spelled(self, lines: Lines, tokenizer: PreTrainedTokenizerBase) -> Lines:
+        """The texts with each learned word of several vectors spelled out, as diffusers does."""
+        if not tokenizer.get_added_vocab():
+            return lines
+        spell = partial(self.maybe_convert_prompt, tokenizer=tokenizer)
+        return tuple(
+            spell(line) if isinstance(line, str) else line.with_texts(spell) for line in lines
+        )
 
     @torch.no_grad()
     def encode_prompt(

@@ -1,7 +1,7 @@
 """A prompt as it is typed, and what it says at each step of a run."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from t2i.errors import ArgumentError, nearest
@@ -45,6 +45,16 @@ class Weighted:
     def texts(self) -> tuple[str, ...]:
         """The plain text of each section."""
         return tuple("".join(segment.text for segment in section) for section in self.sections)
+
+    def with_texts(self, change: Callable[[str], str]) -> "Weighted":
+        """The same weights over texts that `change` makes of each segment's."""
+        return replace(
+            self,
+            sections=tuple(
+                tuple(Segment(change(text), weight) for text, weight in section)
+                for section in self.sections
+            ),
+        )
 
     @property
     def is_weighted(self) -> bool:
