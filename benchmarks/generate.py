@@ -1,6 +1,10 @@
-"""Time and memory of our pipeline against diffusers' StableDiffusionPipeline, on the same weights.
+"""Time and memory of our pipeline against diffusers' own, on the same weights.
 
 python -m benchmarks.generate [--model embedded] [--out benchmarks/results/generate.json]
+python -m benchmarks.generate --model sdxl --size 256 --steps 2 --rounds 3
+
+`--model sd1`, `sd2` and `sdxl` are of the published sizes, with random weights: nothing is
+downloaded. --guidance-method measures what a method of docs/guidance.md saves or costs.
 
 Both run in one process around the very same parts, turn and turn about, so that what else the
 machine does hits both alike. Memory is the peak of a process of each one's own (on a GPU: of its
@@ -21,11 +25,20 @@ import diffusers
 import torch
 import transformers
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import (
+    StableDiffusionXLPipeline,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from pipelines.text_to_image import TextToImagePipeline
+from t2i.conditioning.methods import parse_guidance
+from t2i.denoiser.folder import ASSETS
+from t2i.denoiser.weights import read_json
+from t2i.text.bpe import clip_tokenizer, load_bpe
 
 REPO = Path(__file__).resolve().parent.parent
 PROMPT = "a red apple to the left of a cat"
+SHAPES = ("sd1", "sd2", "sdxl")
 WARM_UP = 2
 """Turns of each pipeline that are not counted."""
 
@@ -33,18 +46,51 @@ WARM_UP = 2
 def pipeline_pair(options: argparse.Namespace) -> dict[str, Any]:
     """Ours, and theirs around the same parts (Any: diffusers' types know neither call)."""
     dtype = getattr(torch, options.dtype)
-    ours = TextToImagePipeline.from_pretrained(options.model, dtype=dtype).to(options.device)
-    absent: dict[str, Any] = {"safety_checker": None, "feature_extractor": None}
-    theirs = StableDiffusionPipeline(**ours.components, **absent, requires_safety_checker=False)
+    if options.model in SHAPES:
+        ours = TextToImagePipeline(**shaped(options.model, dtype)).to(options.device)
+    else:
+        ours = TextToImagePipeline.from_pretrained(options.model, dtype=dtype).to(options.device)
+    parts = {name: part for name, part in ours.components.items() if part is not None}
+    if "text_encoder_2" in parts:
+        theirs: Any = StableDiffusionXLPipeline(**parts, add_watermarker=False)
+    else:
+        absent: dict[str, Any] = {"safety_checker": None, "feature_extractor": None}
+        theirs = StableDiffusionPipeline(**parts, **absent, requires_safety_checker=False)
     pipes: dict[str, Any] = {"ours": ours, "theirs": theirs}
     for pipe in pipes.values():
         pipe.set_progress_bar_config(disable=True)
     return pipes
 
 
+def shaped(name: str, dtype: torch.dtype) -> dict[str, Any]:
+    """The parts of a model of a published size, with random weights and our own vocabulary."""
+    torch.manual_seed(0)
+    folder = ASSETS / "single_file" / name
+    tokenizer = clip_tokenizer(*load_bpe(ASSETS / "tokenizer"), 77)
+    parts: dict[str, Any] = {}
+    for place in sorted(path for path in folder.iterdir() if path.name != "scheduler"):
+        config = read_json(place / "config.json")
+        if place.name.startswith("text_encoder"):
+            kinds = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
+            parts[place.name] = kinds[place.name](CLIPTextConfig.from_dict(config))
+            parts[place.name.replace("text_encoder", "tokenizer")] = tokenizer
+        else:
+            parts[place.name] = getattr(diffusers, config["_class_name"]).from_config(config)
+    for part in parts.values():
+        if isinstance(part, torch.nn.Module):
+            part.to(dtype).eval()
+    config = read_json(folder / "scheduler" / "scheduler_config.json")
+    scheduler = getattr(diffusers, config["_class_name"]).from_config(config)
+    return parts | {"scheduler": scheduler}
+
+
 def picture(pipe: Any, options: argparse.Namespace) -> torch.Tensor:
+    method: dict[str, Any] = {}
+    if options.guidance_method and isinstance(pipe, TextToImagePipeline):
+        method = {"guidance": parse_guidance(options.guidance_method, options.guidance)}
     images: torch.Tensor = pipe(
         PROMPT,
+        **method,
         height=options.size,
         width=options.size,
         num_inference_steps=options.steps,
@@ -96,6 +142,8 @@ def measure_memory(name: str, options: argparse.Namespace) -> float:
     arguments = [sys.executable, __file__, "--memory-of", name]
     for key in ("model", "steps", "guidance", "num", "dtype", "device", "threads"):
         arguments += [f"--{key}", str(getattr(options, key))]
+    if options.guidance_method:
+        arguments += ["--guidance-method", options.guidance_method]
     if options.size:
         arguments += ["--size", str(options.size)]
     here = {"PYTHONPATH": os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")]))}
@@ -119,6 +167,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance", type=float, default=5.0)
+    parser.add_argument("--guidance-method", help="of ours only, such as cfg:stop=0.5")
     parser.add_argument("--num", type=int, default=1, help="pictures at a time")
     parser.add_argument("--size", type=int, help="height and width; the model's own by default")
     parser.add_argument("--rounds", type=int, default=15)

@@ -118,9 +118,9 @@ def tiny_scheduler(**config: Any) -> DDIMScheduler:
     return DDIMScheduler(**(settings | config))
 
 
-def tiny_sd_components() -> dict[str, Any]:
+def tiny_sd_components(window: int = WINDOW) -> dict[str, Any]:
     """The parts of a TextToImagePipeline; pictures are 32 x 32, a prompt 16 tokens."""
-    tokenizer = tiny_tokenizer()
+    tokenizer = tiny_tokenizer(window)
     return {
         "vae": tiny_vae(),
         "text_encoder": tiny_text_encoder(tokenizer),
@@ -145,9 +145,9 @@ def tiny_sd_folder(path: Path) -> Path:
     return path
 
 
-def tiny_sdxl_components(**unet: Any) -> dict[str, Any]:
+def tiny_sdxl_components(window: int = WINDOW, **unet: Any) -> dict[str, Any]:
     """The parts of an SDXL pipeline; pictures are 32 x 32, a prompt 16 tokens."""
-    tokenizer = tiny_tokenizer()
+    tokenizer = tiny_tokenizer(window)
     torch.manual_seed(5)
     text_encoder_2 = CLIPTextModelWithProjection(
         CLIPTextConfig(**tiny_text_encoder(tokenizer).config.to_dict() | {"projection_dim": 24})
@@ -161,8 +161,8 @@ def tiny_sdxl_components(**unet: Any) -> dict[str, Any]:
         "projection_class_embeddings_input_dim": 6 * 8 + 24,
     }
     return {
-        **tiny_sd_components(),
+        **tiny_sd_components(window),
         "text_encoder_2": text_encoder_2,
-        "tokenizer_2": tiny_tokenizer(),
+        "tokenizer_2": tiny_tokenizer(window),
         "unet": tiny_unet(**of_sdxl | unet),
     }

@@ -22,7 +22,7 @@ from t2i.errors import T2IError
 EXIT_CODES = (
     "Exit codes: 0 done, 1 failed, 2 an argument or config key cannot be used, "
     "3 the model is unknown, incomplete or corrupt, 4 data cannot be read, "
-    "5 the result cannot be written, 6 training had to stop, 130 interrupted."
+    "5 the result cannot be written, 6 training had to stop, 130 interrupted, 143 terminated."
 )
 
 app = typer.Typer(

@@ -48,10 +48,6 @@ class Names:
         except OSError as error:
             raise cannot_write(self.folder, error) from error
 
-    @property
-    def carry_text(self) -> bool:
-        return not self.explicit or FORMATS[self.explicit[0].suffix.lower()] == "PNG"
-
     def path(self, index: int, seed: int) -> Path:
         if self.explicit:
             return self.explicit[index]

@@ -5,18 +5,24 @@ import re
 import secrets
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from t2i.errors import ArgumentError, ModelError
+from t2i.pictures import MAX_PIXELS
+from t2i.text.prompt import Prompt
 
 DEFAULTS_FILE = "t2i.json"
+Grammar = Literal["a1111", "comfy", "plain"]
+"""How a prompt is read: as in one of these tools, or every letter as it stands."""
 MAX_PICTURES = 10_000
 DRAWN_SEEDS = 2**32
 """A seed that nobody chose lies below this: ten digits at most, short enough to type again."""
 MAX_SEED = 2**53
 """Whole numbers up to this survive every JSON reader."""
+MAX_LETTERS = 20_000
+"""Of a prompt; a hundred times what the largest text encoder reads at once."""
 SIZE = re.compile(r"(\d{1,6})(?:x(\d{1,6}))?", re.IGNORECASE)
 
 
@@ -32,6 +38,9 @@ class Request:
     sampler: str | None = None
     width: int | None = None
     height: int | None = None
+    grammar: Grammar = "plain"
+    guidance_method: str | None = None
+    """As t2i.conditioning.methods.parse_guidance reads it; classifier-free where it is None."""
 
     def __post_init__(self) -> None:
         check_text("PROMPT", self.prompt)
@@ -44,12 +53,53 @@ class Request:
             raise ArgumentError(
                 f"Got --guidance {self.guidance_scale}: expected a finite number, such as 7.5."
             )
+        if self.width is not None and self.height is not None:
+            check_size(self.width, self.height)
+        for text in (self.prompt, self.negative_prompt):
+            self.spoken(text)
+        if self.guidance_method is not None:
+            # Here, for it imports torch, which most requests need much later.
+            from t2i.conditioning.methods import parse_guidance
+
+            parse_guidance(self.guidance_method, self.guidance_scale or 1.0)
+
+    def spoken(self, text: str) -> str | Prompt:
+        """A prompt as a pipeline is given it. Raises ArgumentError for a slip in its grammar."""
+        if self.grammar == "plain":
+            return text
+        try:
+            return Prompt(text, dialect=self.grammar)
+        except ArgumentError as error:
+            hint = "With --grammar plain every letter is taken as it stands."
+            raise ArgumentError(f"{error}\n{hint}") from error
 
     def with_defaults(self, defaults: "Defaults") -> "Request":
         """Fill in what was left open and is known now."""
         names = [field.name for field in fields(defaults)]
         missing = {name: getattr(defaults, name) for name in names if getattr(self, name) is None}
         return replace(self, **missing)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What somebody said of a request, named as there; None is what was not said."""
+
+    negative_prompt: str | None = None
+    model: str | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    sampler: str | None = None
+    width: int | None = None
+    height: int | None = None
+    grammar: Grammar | None = None
+    guidance_method: str | None = None
+
+    def over(self, request: Request) -> Request:
+        """The request, with what was said in the place of what stood there."""
+        said = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(
+            request, **{name: value for name, value in said.items() if value is not None}
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,28 +148,51 @@ def read_defaults(folder: Path) -> Defaults:
 
 def choose_seeds(first: int | None, num: int) -> range:
     """One seed per picture, counting up from `first`, which is drawn if it is not given."""
-    if not 1 <= num <= MAX_PICTURES:
-        raise ArgumentError(f"Got --num {num}: expected a whole number from 1 to {MAX_PICTURES}.")
-    if first is None:
-        first = secrets.randbelow(DRAWN_SEEDS)
-    if not 0 <= first <= MAX_SEED:
-        raise ArgumentError(f"Got --seed {first}: expected a whole number from 0 to {MAX_SEED}.")
+    check_num(num)
+    first = choose_seed(first)
     return range(first, first + num)
 
 
-def parse_size(text: str) -> tuple[int, int]:
+def check_num(num: int) -> None:
+    if not 1 <= num <= MAX_PICTURES:
+        raise ArgumentError(f"Got --num {num}: expected a whole number from 1 to {MAX_PICTURES}.")
+
+
+def choose_seed(seed: int | None) -> int:
+    """The seed that was given, or one that is drawn."""
+    if seed is None:
+        return secrets.randbelow(DRAWN_SEEDS)
+    if not 0 <= seed <= MAX_SEED:
+        raise ArgumentError(f"Got --seed {seed}: expected a whole number from 0 to {MAX_SEED}.")
+    return seed
+
+
+def parse_size(text: str, name: str = "--size") -> tuple[int, int]:
     """Width and height of "512x384", or of "512" for a square."""
     match = SIZE.fullmatch(text.strip())
     if match is None:
         raise ArgumentError(
-            f"Got --size {text!r}: expected width x height in pixels, as in 512x384, "
+            f"Got {name} {text!r:.80}: expected width x height in pixels, as in 512x384, "
             "or one number for a square."
         )
     width, height = match.groups()
     return int(width), int(height or width)
 
 
+def check_size(width: int, height: int) -> None:
+    """Refuse what no picture file of ours could be read back from."""
+    if width * height > MAX_PIXELS:
+        raise ArgumentError(
+            f"Got a size of {width}x{height}: a picture has at most "
+            f"{MAX_PIXELS // 1_000_000} million pixels."
+        )
+
+
 def check_text(name: str, text: str) -> None:
+    if len(text) > MAX_LETTERS:
+        raise ArgumentError(
+            f"{name} is {len(text):,} letters long, at most {MAX_LETTERS:,} are read. Shorten it."
+        )
     try:
         text.encode()
     except UnicodeEncodeError as error:

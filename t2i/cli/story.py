@@ -6,7 +6,7 @@ from pathlib import Path
 
 from t2i import __version__
 from t2i.cli.metadata import installed
-from t2i.cli.request import MAX_SEED, Request
+from t2i.cli.request import MAX_SEED, Grammar, Request
 from t2i.cli.stories.a1111 import read_a1111
 from t2i.cli.stories.comfyui import read_comfyui
 from t2i.cli.stories.fooocus import read_fooocus
@@ -15,7 +15,8 @@ from t2i.cli.stories.ours import TOOL, read_ours
 from t2i.cli.stories.reading import Settings, Story, visible
 from t2i.cli.stories.samplers import our_sampler
 from t2i.cli.stories.texts import read_texts
-from t2i.errors import DataError
+from t2i.errors import ArgumentError, DataError
+from t2i.text.prompt import Dialect, Prompt
 
 __all__ = ["Settings", "Story", "differences", "read_story", "request_of"]
 
@@ -85,8 +86,26 @@ def request_of(story: Story) -> tuple[Request, int | None]:
         sampler=sampler,
         width=settings.width,
         height=settings.height,
+        grammar=grammar_of(story),
     )
     return request, seed
+
+
+def grammar_of(story: Story) -> Grammar:
+    """How the tool that made the picture reads a prompt; plain where we cannot read it so."""
+    known = [GRAMMARS[tool] for tool in GRAMMARS if story.tool.startswith(tool)]
+    if not known:
+        return "plain"
+    try:
+        for text in (story.prompt, story.negative_prompt):
+            Prompt(text, dialect=known[0])
+    except ArgumentError:
+        return "plain"
+    return known[0]
+
+
+GRAMMARS: dict[str, Dialect] = {"A1111": "a1111", "ComfyUI": "comfy", TOOL: "a1111"}
+"""Beginning of a tool's name -> what its prompts are written in."""
 
 
 def differences(story: Story, model_digest: str | None) -> list[str]:

@@ -38,6 +38,8 @@ def test_a_picture_carries_its_full_request(generate: Cli, model: Path) -> None:
         "sampler": "DDIMScheduler",
         "width": 32,
         "height": 32,
+        "grammar": "a1111",
+        "guidance_method": None,
     }
     assert len(record["model_digest"]) == 64
     assert {"t2i", "torch", "diffusers", "transformers"} <= record["libraries"].keys()

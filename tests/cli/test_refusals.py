@@ -18,6 +18,8 @@ REFUSALS = [
     (("--size", "-8"), 2, r"Got --size '-8'"),
     (("--size", "30x32"), 2, r"Got width=30, but this model needs a multiple of 4"),
     (("--size", "0"), 2, r"Got height=0"),
+    (("--size", "9000x9000"), 2, r"Got a size of 9000x9000: a picture has at most 64 million"),
+    (("--negative", "x" * 20_001), 2, r"--negative is 20,001 letters long, at most 20,000"),
     (("--sampler", "dimm"), 2, r"Unknown sampler 'dimm'\. Did you mean 'ddim'\?"),
     (("--sampler", "[/red]"), 2, r"Unknown sampler '\[/red\]'"),
     (("--model", "embeded"), 3, r"(?s)'embeded'.*[Dd]id you mean 'embedded'"),
@@ -30,7 +32,9 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "code", "complaint"), REFUSALS, ids=lambda value: str(value))
+@pytest.mark.parametrize(
+    ("arguments", "code", "complaint"), REFUSALS, ids=lambda value: str(value)[:60]
+)
 def test_bad_input_is_one_clear_line(
     generate: Cli, arguments: tuple[str, ...], code: int, complaint: str
 ) -> None:
@@ -44,10 +48,44 @@ def test_bad_input_is_one_clear_line(
     assert files(Path()) == ["file"]
 
 
-def test_a_missing_prompt_is_asked_for(cli: Cli) -> None:
+def test_what_to_draw_is_asked_for(cli: Cli) -> None:
     done = cli("generate")
     assert done.code == 2
-    assert "Missing argument 'PROMPT'" in done.err
+    assert "Missing what to draw: give a PROMPT, a file of them with --prompts FILE" in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("x", "--prompts", "p.txt"), r"Got PROMPT and --prompts: give one of them"),
+        (("x", "--from", "p.png"), r"Got PROMPT and --from: give one of them"),
+        (("--prompts", "p.txt", "--from", "p.png"), r"Got --prompts and --from: give one"),
+        (
+            ("--prompts", "p.txt", "--out", "p.png"),
+            r"Got --out p\.png: the pictures of a file need",
+        ),
+        (("--prompts", "p.txt", "--num", "0"), r"Got --num 0: expected a whole number from 1"),
+        (("--prompts", "p.txt", "--seed", "-1"), r"Got --seed -1: expected a whole number"),
+    ],
+)
+def test_options_that_exclude_each_other_are_named(
+    cli: Cli, arguments: tuple[str, ...], complaint: str
+) -> None:
+    Path("p.txt").write_text("a cat\n")
+    done = cli("generate", *arguments)
+    assert done.code == 2
+    assert re.search(complaint, done.err), done.err
+    assert files(Path()) == ["p.txt"]
+
+
+def test_one_prompt_is_not_shared_among_processes(
+    generate: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done = generate()
+    assert done.code == 2
+    assert "2 processes were started for one prompt" in done.err
+    assert files(Path()) == []
 
 
 def test_the_nearest_command_is_named(cli: Cli) -> None:
@@ -66,11 +104,11 @@ def test_weights_in_a_pickle_are_refused(cli: Cli, model: Path) -> None:
     assert "diffusion_pytorch_model.bin" in done.err
 
 
-def test_a_prompt_that_does_not_fit_is_a_warning_in_one_line(cli: Cli, model: Path) -> None:
-    done = cli("generate", "cat " * 40, "--model", model, "--steps", "1")
-    assert done.code == 0
-    (line,) = (line for line in done.err.splitlines() if line.startswith("Warning: "))
-    assert "Left out" in line
+def test_a_prompt_that_does_not_fit_is_refused_in_one_line(cli: Cli, model: Path) -> None:
+    done = cli("generate", "cat " * 600, "--model", model, "--steps", "1")
+    assert done.code == 2
+    assert re.search(r"The prompt fills \d+ windows of 16 tokens; at most \d+ are read", done.err)
+    assert done.err.count("\n") == 1
 
 
 def test_json_is_one_document_with_paths_and_seeds(generate: Cli) -> None:

@@ -23,8 +23,6 @@ from pipelines.text_to_image import TextToImagePipeline
 from tests.tiny import (
     tiny_sd_components,
     tiny_sdxl_components,
-    tiny_text_encoder,
-    tiny_tokenizer,
     tiny_unet,
 )
 
@@ -72,11 +70,8 @@ class Components(
     callback_cfg_params = sets.TEXT_TO_IMAGE_CALLBACK_CFG_PARAMS
 
     def get_dummy_components(self, time_cond_proj_dim: int | None = None) -> dict[str, Any]:
-        tokenizer = tiny_tokenizer()
         return {
-            **tiny_sd_components(),
-            "text_encoder": tiny_text_encoder(tokenizer),
-            "tokenizer": tokenizer,
+            **tiny_sd_components(window=77),
             "unet": tiny_unet(time_cond_proj_dim=time_cond_proj_dim),
             "scheduler": DDIMScheduler(
                 beta_start=0.00085,
@@ -122,7 +117,7 @@ class TextToImageXL(TextToImage):
 
     def get_dummy_components(self, time_cond_proj_dim: int | None = None) -> dict[str, Any]:
         return {
-            **tiny_sdxl_components(time_cond_proj_dim=time_cond_proj_dim),
+            **tiny_sdxl_components(window=77, time_cond_proj_dim=time_cond_proj_dim),
             "scheduler": EulerDiscreteScheduler(
                 beta_start=0.00085,
                 beta_end=0.012,

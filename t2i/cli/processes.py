@@ -1,0 +1,60 @@
+"""The processes that `accelerate launch` or torchrun started, and what the main one tells them."""
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+import typer
+
+from t2i.cli.answer import note
+from t2i.errors import T2IError
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+T = TypeVar("T")
+
+
+def launched_rank() -> int:
+    """Known without importing anything; launchers that say nothing of it start main processes."""
+    return int(os.environ.get("RANK", 0))
+
+
+def launched_processes() -> int:
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def join() -> "PartialState":
+    """Meet the other processes: over gloo where there is no accelerator."""
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
+    state = PartialState(cpu=on_cpu or not torch.accelerator.is_available())
+    if on_cpu and state.num_processes == 1 and "MASTER_PORT" in os.environ:
+        note(
+            "Warning: `accelerate launch --cpu` starts several processes only through MPI; this is "
+            "one. Use `accelerate launch --multi_gpu` (it takes CPUs too) or torchrun."
+        )
+    return state
+
+
+def from_main(state: "PartialState", action: Callable[[], T]) -> T:
+    """What `action` gives in the main process, in all of them; where it fails, all leave."""
+    from accelerate.utils import broadcast_object_list
+
+    answer: list[T | T2IError] = []
+    if state.is_main_process:
+        try:
+            answer = [action()]
+        except T2IError as error:
+            answer = [error]
+    if state.num_processes > 1:
+        answer = answer or [T2IError()]  # a place for what comes
+        broadcast_object_list(answer)
+    if isinstance(answer[0], T2IError):
+        if state.is_main_process:
+            raise answer[0]
+        raise typer.Exit(answer[0].exit_code)  # the main process says why
+    return answer[0]

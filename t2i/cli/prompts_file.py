@@ -1,0 +1,218 @@
+"""A file of prompts: what each line asks for, and every line that cannot be used, by number."""
+
+import codecs
+import csv
+import itertools
+import json
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
+
+from t2i.cli.prompt_line import KEYS, Broken, Line, line_of, shown
+from t2i.cli.request import Request
+from t2i.errors import ArgumentError, DataError, nearest
+
+MAX_LINE = 64 * 1024
+"""Bytes of one line, or of one record of a csv; a longer one ends the reading."""
+MAX_PROMPTS = 1_000_000
+SHOWN = 20
+"""Broken lines that are named; of the rest only the number."""
+
+Lines = Iterator[tuple[int, str]]
+Records = Iterator[tuple[int, Mapping[str, object] | Broken]]
+
+
+class Unreadable(Exception):
+    """Why the file cannot be read on from a line: (line, reason)."""
+
+
+def read_prompts(path: Path) -> list[Line]:
+    """What the lines of a .txt, .jsonl or .csv ask for. Raises DataError naming the broken ones."""
+    records = READERS.get(path.suffix.lower())
+    if records is None:
+        raise ArgumentError(f"Got --prompts {path}: expected a file in {', '.join(READERS)}.")
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise DataError(
+                f"{path} is a folder, a device or a pipe: the prompts must be in a file, which is "
+                "read again to go on."
+            )
+        with path.open("rb") as file:
+            strict = records is json_records
+            lines, broken = read(records(physical_lines(file)), strict=strict)
+    except FileNotFoundError:
+        raise DataError(f"No such file of prompts: {path}. Check the path.") from None
+    except OSError as error:
+        raise DataError(f"Cannot read {path}: {error.strerror or error}.") from error
+    if broken:
+        raise DataError(complaint(path, broken))
+    if not lines:
+        raise DataError(f"{path} holds no prompt: write one on each line.")
+    return lines
+
+
+def check_requests(path: Path, lines: Sequence[Line], options: Request) -> None:
+    """Raise DataError naming the lines that are no sound requests under these options."""
+    broken: list[tuple[int, str]] = []
+    for line in lines:
+        try:
+            replace(line.wishes.over(options), prompt=line.prompt)
+        except ArgumentError as error:
+            broken.append((line.number, str(error)))
+    if broken:
+        raise DataError(complaint(path, broken))
+
+
+def read(records: Records, *, strict: bool) -> tuple[list[Line], list[tuple[int, str]]]:
+    lines: list[Line] = []
+    broken: list[tuple[int, str]] = []
+    try:
+        for number, record in records:
+            try:
+                lines.append(line_of(number, record, strict=strict))
+            except Broken as error:
+                broken.append((number, str(error)))
+            if len(lines) + len(broken) > MAX_PROMPTS:
+                raise Unreadable(number, f"There are more than {MAX_PROMPTS:,} prompts. Divide it.")
+    except Unreadable as error:
+        broken.append(error.args)
+    return lines, broken
+
+
+def complaint(path: Path, broken: Sequence[tuple[int, str]]) -> str:
+    """Each broken line as file:line, under what is wrong with the file."""
+    if len(broken) == 1:
+        return f"{path}:{broken[0][0]}: {broken[0][1]}"
+    found = [f"{path}:{number}: {reason}" for number, reason in broken[:SHOWN]]
+    if len(broken) > SHOWN:
+        found.append(f"... and {len(broken) - SHOWN:,} more.")
+    return "\n".join([f"{len(broken):,} lines of {path} cannot be used:", *found])
+
+
+def physical_lines(file: BinaryIO) -> Lines:
+    """Number and text of each line; what is no UTF-8 becomes surrogates, refused with its text."""
+    for number in itertools.count(1):
+        data = file.readline(MAX_LINE + 1)
+        if not data:
+            return
+        if number == 1:
+            if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                raise Unreadable(1, "The file is UTF-16: save it as UTF-8.")
+            data = data.removeprefix(codecs.BOM_UTF8)
+        if len(data) > MAX_LINE:
+            raise Unreadable(
+                number, f"The line is longer than {MAX_LINE // 1024} KiB. Shorten its prompt."
+            )
+        yield number, data.decode("utf-8", "surrogateescape")
+
+
+def text_records(lines: Lines) -> Records:
+    """A prompt on each line; blank lines and those that begin with # are skipped."""
+    for number, text in lines:
+        prompt = text.strip()
+        if prompt and not prompt.startswith("#"):
+            yield number, {"prompt": prompt}
+
+
+def json_records(lines: Lines) -> Records:
+    """An object on each line; blank lines are skipped."""
+    for number, text in lines:
+        if text.strip():
+            yield number, json_record(text)
+
+
+def json_record(text: str) -> Mapping[str, object] | Broken:
+    try:
+        record = json.loads(text, object_pairs_hook=without_repeats)
+    except Broken as error:
+        return error
+    except RecursionError:
+        return Broken("Nested too deeply: write one flat object.")
+    except ValueError as error:
+        return Broken(
+            f'Not JSON: {error}. Expected an object such as {{"prompt": "a cat", "seed": 7}}.'
+        )
+    if not isinstance(record, dict):
+        return Broken(f'Got {shown(record)}, expected an object such as {{"prompt": "a cat"}}.')
+    return record
+
+
+def without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    record: dict[str, object] = {}
+    for key, value in pairs:
+        if key in record:
+            raise Broken(f"The key {shown(key)} stands twice: keep one.")
+        record[key] = value
+    return record
+
+
+def csv_records(lines: Lines) -> Records:
+    """Rows under a header; a quoted cell may hold line breaks, an empty one says nothing."""
+    source = CsvSource(lines)
+    rows = source.rows()
+    number, header = next(((n, row) for n, row in rows if row), (1, []))
+    columns = [cell.strip() for cell in header]
+    check_header(number, columns)
+    for number, row in rows:
+        if row and len(row) != len(columns):
+            yield (
+                number,
+                Broken(
+                    f"{len(row)} cells, but the header has {len(columns)}. "
+                    "Put a cell that holds a comma into double quotes."
+                ),
+            )
+        elif any(row):
+            cells = zip(columns, row, strict=True)
+            yield number, {column: cell for column, cell in cells if cell}
+
+
+class CsvSource:
+    """Lines for csv.reader, with the place and size of the record that it is reading."""
+
+    def __init__(self, lines: Lines) -> None:
+        self.lines = lines
+        self.first = self.size = 0
+
+    def __iter__(self) -> Iterator[str]:
+        for number, text in self.lines:
+            self.first = self.first or number
+            self.size += len(text)
+            if self.size > MAX_LINE:
+                raise Unreadable(
+                    self.first,
+                    f"The record is longer than {MAX_LINE // 1024} KiB. Is a quote left open?",
+                )
+            yield text
+
+    def rows(self) -> Iterator[tuple[int, list[str]]]:
+        try:
+            for row in csv.reader(self, strict=True):
+                yield self.first, row
+                self.first = self.size = 0
+        except csv.Error as error:
+            raise Unreadable(
+                self.first or 1, f"Not CSV: {error}. Check the double quotes of this record."
+            ) from None
+
+
+def check_header(number: int, columns: Sequence[str]) -> None:
+    expected = "Expected a first line such as: prompt,seed,size"
+    for column in columns:
+        if column not in KEYS:
+            raise Unreadable(
+                number, f"Unknown column {shown(column)}. {nearest(column, KEYS)} {expected}"
+            )
+        if columns.count(column) > 1:
+            raise Unreadable(number, f"The column {shown(column)} stands twice: keep one.")
+    if "prompt" not in columns:
+        raise Unreadable(number, f"There is no column 'prompt'. {expected}")
+
+
+READERS: dict[str, Callable[[Lines], Records]] = {
+    ".txt": text_records,
+    ".jsonl": json_records,
+    ".csv": csv_records,
+}
