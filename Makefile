@@ -32,7 +32,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed-dev
-	@set -e; for name in scenes generate train; do \
+	@set -e; for name in scenes generate train bulk; do \
 	    echo "== $$name"; $(BIN)/python -m benchmarks.$$name --out benchmarks/results/$$name.json; done
 
 train-embedded: $(VENV)/.installed-dev

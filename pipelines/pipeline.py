@@ -247,7 +247,7 @@ class Pipeline(
         silence = second is not None and self.config["force_zeros_for_empty_prompt"]
         return Texts(call, guidance, steps, encode, silence)
 
-    def spelled(self, lines: Lines, tokenizer: PreTrainedTokenizerBase) -> Lines:
+    def spelled(self, lines: Lines, tokenizer: Any) -> Lines:
         """The texts with each learned word of several vectors spelled out, as diffusers does."""
         if not tokenizer.get_added_vocab():
             return lines

@@ -293,7 +293,7 @@ def sample(
     pictures: list[Image] = pipe(
         prompt=request.spoken(request.prompt),
         negative_prompt=request.spoken(request.negative_prompt),
-        guidance=method and parse_guidance(method, request.guidance_scale),
+        guidance=None if method is None else parse_guidance(method, request.guidance_scale),
         width=request.width,
         height=request.height,
         num_inference_steps=request.num_inference_steps,

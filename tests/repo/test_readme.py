@@ -53,6 +53,10 @@ def test_commands_in_the_pages_run(
         # As a reader who stands in the clone, yet without leaving anything in it.
         (tmp_path / "configs").symlink_to(REPO / "configs")
         monkeypatch.chdir(tmp_path)
+        if words[1] == "show" or "--from" in words:
+            # The reader has made the picture a line before.
+            (made,) = (word for word in words if word.endswith(".png"))
+            assert main(["generate", "a cat", "--out", made, "--steps", "2"]) == 0
         assert main([*words[1:], *SHORT.get(words[1], ())]) == 0
     elif words[:2] == ["accelerate", "launch"]:
         assert words[words.index("-m") + 1] == "train"
