@@ -171,7 +171,9 @@ def stage(run: Path) -> str:
         what += f" and text encoder ({objective['prediction']}, {objective['beta_schedule']}{zero})"
     elif not target.get("train_encoder", True):
         what += ", its decoder alone"
-    return f"{what}: {steps:,} steps of {train['batch_size']} pictures, last loss {loss:.4f}"
+    crop = target.get("crop")
+    read = f"crops of {crop} pixels" if crop else "pictures"
+    return f"{what}: {steps:,} steps of {train['batch_size']} {read}, last loss {loss:.4f}"
 
 
 def main() -> None:
