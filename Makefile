@@ -6,11 +6,11 @@ BIN := $(VENV)/bin
 PROMPT ?= a red apple to the left of a cat
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-mixins lint bench train-embedded
+.PHONY: help demo test test-all test-mixins lint bench train-embedded
 
 help:
 	@echo "make demo            a picture of '$(PROMPT)' from the embedded model"
-	@echo "make test            all tests"
+	@echo "make test            the tests; make test-all adds those that take minutes"
 	@echo "make lint            format, lint and types"
 	@echo "make bench           what we claim about speed and memory, measured here"
 	@echo "make train-embedded  train the embedded model from scratch; run again to go on"
@@ -25,6 +25,9 @@ test: $(VENV)/.installed-dev
 test-mixins: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --disable-pip-version-check parameterized requests-mock scipy torchsde
 	T2I_DIFFUSERS=$(DIFFUSERS) $(BIN)/python -m pytest tests/mixins --timeout 600 -o addopts=--import-mode=importlib
+
+test-all: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m ""
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -19,6 +19,8 @@ from diffusers.loaders.single_file_utils import (
     convert_open_clip_checkpoint,
     create_diffusers_clip_model_from_ldm,
 )
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
@@ -31,6 +33,7 @@ from t2i.denoiser.schedulers import ZERO_SNR, Scheduler
 from t2i.denoiser.skeletons import skeleton
 from t2i.denoiser.weights import Shapes, compare, read_json
 from t2i.errors import ArgumentError, ModelError, nearest
+from t2i.text.bpe import clip_tokenizer, load_bpe
 
 Component = nn.Module | CLIPTokenizer | Scheduler
 TRANSFORMER = ".transformer."
@@ -213,17 +216,18 @@ def load_tokenizer(place: Path, pad: str) -> CLIPTokenizer:
         check_tokenizer(place)
         read: CLIPTokenizer = CLIPTokenizer.from_pretrained(place, local_files_only=True)
         return read
+    # Not CLIPTokenizer.from_pretrained: where it finds nothing it makes a tokenizer without words.
     try:
-        fetched: CLIPTokenizer = CLIPTokenizer.from_pretrained(
-            CLIP, model_max_length=WINDOW, pad_token=pad
-        )
-    except OSError as error:
+        files = [Path(hf_hub_download(CLIP, name)) for name in ("vocab.json", "merges.txt")]
+    except (OSError, HfHubHTTPError) as error:
         raise ModelError(
             f"A single file carries no vocabulary, and {CLIP} cannot be had from the hub: give "
             "config=, the folder of a Stable Diffusion of the same kind, or bring the tokenizers "
             "along, tokenizer=CLIPTokenizer.from_pretrained(...)."
         ) from error
-    return fetched
+    tokenizer = clip_tokenizer(*load_bpe(files[0].parent), WINDOW)
+    tokenizer.pad_token = pad
+    return tokenizer
 
 
 def load_scheduler(checkpoint: Checkpoint, folder: Path) -> Scheduler:

@@ -110,6 +110,7 @@ def test_a_start_after_a_kill_ends_as_the_undisturbed_one(
     assert_same(out, whole)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_keeps_what_is_finished(
     folder: Path, model: Path, repo: Path, whole: Path, number: signal.Signals
@@ -132,6 +133,7 @@ def test_a_signal_keeps_what_is_finished(
     assert not list(out.glob(".*"))
 
 
+@pytest.mark.long
 def test_the_slurm_script_shares_the_work_among_machines(
     folder: Path, model: Path, repo: Path, whole: Path
 ) -> None:
