@@ -1,6 +1,7 @@
 """What a caller may hand to a pipeline, checked before any work is done."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,10 +49,23 @@ def check_embeddings(
         ("prompt_embeds", prompt_embeds),
         ("negative_prompt_embeds", negative_prompt_embeds),
     ):
+        if embeds is not None and not isinstance(embeds, Tensor):
+            raise ArgumentError(f"Got {name} of type {type(embeds).__name__}, expected a tensor.")
         if embeds is not None and embeds.ndim != 3:
             raise ArgumentError(
                 f"Got {name} of shape {tuple(embeds.shape)}, expected (prompts, tokens, width)."
             )
+
+
+def check_width(embeds: Tensor, unet: Any) -> None:
+    """Raise ArgumentError unless the UNet reads embeddings of this width."""
+    expected = unet.config["cross_attention_dim"]
+    projected = unet.config["encoder_hid_dim"] is not None
+    if isinstance(expected, int) and not projected and embeds.shape[-1] != expected:
+        raise ArgumentError(
+            f"Got embeddings of width {embeds.shape[-1]}, but this UNet reads {expected}: use the "
+            "model's own text encoder."
+        )
 
 
 def check_same_shape(prompt_embeds: Tensor, negative_prompt_embeds: Tensor) -> None:
@@ -90,11 +104,34 @@ def check_generators(generator: object, pictures: int) -> None:
 
 
 def check_latents(latents: Tensor, shape: tuple[int, ...]) -> None:
+    if not isinstance(latents, Tensor):
+        raise ArgumentError(f"Got latents of type {type(latents).__name__}, expected a tensor.")
     if tuple(latents.shape) != shape or not latents.is_floating_point():
         raise ArgumentError(
             f"Got latents of shape {tuple(latents.shape)} and {latents.dtype}, expected {shape} "
             "(pictures, channels, height, width of the latents) and floating point."
         )
+
+
+def check_guidance(guidance: object) -> None:
+    protocol = ("needs", "branches", "combine")
+    sound = not isinstance(guidance, type) and all(hasattr(guidance, name) for name in protocol)
+    if guidance is not None and not sound:
+        raise ArgumentError(
+            f"Got guidance={guidance!r:.80}, expected an object such as ClassifierFree(7.5) of "
+            "t2i.conditioning.guidance; t2i.conditioning.methods.parse_guidance('apg', 7.5) makes "
+            "one of a name."
+        )
+
+
+def check_callable(name: str, value: object) -> None:
+    if value is not None and not callable(value):
+        raise ArgumentError(f"Got {name} of type {type(value).__name__}, expected a function.")
+
+
+def check_mapping(name: str, value: object) -> None:
+    if value is not None and not isinstance(value, Mapping):
+        raise ArgumentError(f"Got {name} of type {type(value).__name__}, expected a dict.")
 
 
 def check_callback_inputs(names: Sequence[str], choices: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from pipelines import arguments
 from pipelines.loop import Generators
 from pipelines.visitors import StepCallback
+from t2i.conditioning.guidance import check_number
 from t2i.conditioning.run import Guidance, Visitor
 from t2i.denoiser.families.sdxl import Size
 from t2i.text.prompt import Prompt
@@ -78,6 +79,10 @@ class Call:
         """Raise ArgumentError for what can be seen to be wrong before any work is done."""
         arguments.check_callback_inputs(self.callback_inputs, tensor_inputs)
         arguments.check_output_type(self.output_type)
+        arguments.check_guidance(self.guidance)
+        check_number("eta", self.eta)
+        arguments.check_callable("callback_on_step_end", self.callback_on_step_end)
+        arguments.check_mapping("cross_attention_kwargs", self.cross_attention_kwargs)
         arguments.check_count("num_images_per_prompt", self.num_images_per_prompt)
         arguments.check_embeddings(
             self.prompt, self.negative_prompt, self.prompt_embeds, self.negative_prompt_embeds

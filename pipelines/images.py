@@ -34,11 +34,26 @@ def check_images(name: str, images: object) -> None:
 def pixels_of(processor: VaeImageProcessor, name: str, images: Any, **options: Any) -> Tensor:
     """Pixels (B, 3, Y, X) in -1..1 at a size the autoencoder can read; latents as they are."""
     check_images(name, images)
+    if isinstance(images, Image.Image):
+        images = on_white(images)
+    elif isinstance(images, list | tuple):
+        images = [on_white(one) if isinstance(one, Image.Image) else one for one in images]
     try:
         pixels_BCYX: Tensor = processor.preprocess(images, **options)
     except ValueError as error:
         raise ArgumentError(f"The {name} cannot be used: {error}") from error
     return pixels_BCYX.float()
+
+
+def on_white(picture: Image.Image) -> Image.Image:
+    """In RGB; what is transparent shows white. Masks stay the same: they are gray."""
+    if picture.mode in ("RGB", "L"):
+        return picture if picture.mode == "RGB" else picture.convert("RGB")
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    picture = picture.convert("RGBA")
+    white = Image.new("RGBA", picture.size, "white")
+    return Image.alpha_composite(white, picture).convert("RGB")
 
 
 def latents_of(
@@ -81,7 +96,7 @@ def first_noise(
 ) -> Tensor:
     """Noise (B, C, H, W) of variance 1, one row per row of the text, drawn or from `latents`."""
     default_height, default_width = sd.default_size(pipe.unet, pipe.vae)
-    if latents is not None and latents.ndim == 4:
+    if isinstance(latents, Tensor) and latents.ndim == 4:
         factor = sd.pixels_per_latent(pipe.vae)
         default_height, default_width = (side * factor for side in latents.shape[-2:])
     height = default_height if height is None else height

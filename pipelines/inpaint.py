@@ -101,7 +101,7 @@ class InpaintPipeline(Pipeline):
         crop = None
         sizing: dict[str, Any] = {"height": height, "width": width}
         if padding_mask_crop is not None:
-            check_croppable(image, mask_image, output_type)
+            check_croppable(image, mask_image, output_type, padding_mask_crop)
             crop = masks.get_crop_region(mask_image, width, height, pad=padding_mask_crop)
             sizing |= {"crops_coords": crop, "resize_mode": "fill"}
 
@@ -186,11 +186,18 @@ def draw_posterior(
     randn_tensor(shape, generator=generator, device=like_BCHW.device, dtype=like_BCHW.dtype)
 
 
-def check_croppable(image: object, mask_image: object, output_type: str) -> None:
+def check_croppable(image: Any, mask_image: Any, output_type: str, margin: int) -> None:
+    if not isinstance(margin, int) or margin < 0:
+        raise ArgumentError(f"Got padding_mask_crop={margin!r}, expected pixels, from 0 on.")
     pillow = all(hasattr(one, "crop") for one in (image, mask_image))
     if not pillow or output_type != "pil":
         raise ArgumentError(
             "padding_mask_crop works on one Pillow picture and one Pillow mask, and with "
             f"output_type='pil'; got {type(image).__name__}, {type(mask_image).__name__} and "
             f"output_type={output_type!r}."
+        )
+    if mask_image.convert("L").getbbox() is None:
+        raise ArgumentError(
+            "Got a mask_image that is black all over: there is nothing to crop to. Paint white "
+            "what is to be drawn anew."
         )

@@ -29,9 +29,10 @@ class Drawn(StableDiffusionPipelineOutput):
                 f"A grid is of Pillow pictures, these are a {type(pictures).__name__}: call the "
                 "pipeline with output_type='pil'."
             )
-        columns = columns or math.ceil(math.sqrt(len(pictures)))
-        if columns < 1:
-            raise ArgumentError(f"Got columns={columns}, expected a whole number from 1 on.")
+        if columns is None:
+            columns = math.ceil(math.sqrt(len(pictures)))
+        if not isinstance(columns, int) or columns < 1:
+            raise ArgumentError(f"Got columns={columns!r}, expected a whole number from 1 on.")
         columns = min(columns, len(pictures))
         width, height = pictures[0].size
         rows = math.ceil(len(pictures) / columns)

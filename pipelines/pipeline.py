@@ -188,6 +188,7 @@ class Pipeline(
 
             # where it starts
             text_BTD = by_turn[0]["cond"].text_BTD
+            arguments.check_width(text_BTD, self.unet)
             arguments.check_generators(call.generator, text_BTD.shape[0])
             begun = start(text_BTD, steps)
             told = {

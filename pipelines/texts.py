@@ -127,6 +127,9 @@ def weigh_parts(guidance: Guidance, call: Call) -> Guidance:
 
     Raises ArgumentError where the prompts of a batch have other parts, or no guidance weighs them.
     """
+    if isinstance(guidance, Composed):
+        check_parts(guidance, call)
+        return guidance
     if not (prompts := written(call.prompt)):
         return guidance
     weights = {tuple(weight for _, weight in prompt.at(0, 1)) for prompt in prompts}
@@ -145,3 +148,17 @@ def weigh_parts(guidance: Guidance, call: Call) -> Guidance:
             f"guidance_scale above 1 and no guidance of your own, got {guidance}."
         )
     return Composed(weights.pop(), guidance.scale, guidance.rescale)
+
+
+def check_parts(guidance: Composed, call: Call) -> None:
+    """Raise ArgumentError unless every prompt has a part for each of the weights."""
+    counts = {len(prompt.at(0, 1)) for prompt in written(call.prompt)}
+    if call.prompt is None or len(written(call.prompt)) < count_of(call):
+        counts.add(1)
+    expected = len(guidance.weights)
+    if counts != {expected}:
+        raise ArgumentError(
+            f"Got a composed guidance of {expected} weights for prompts of "
+            f"{' and '.join(map(str, sorted(counts)))} parts: write the parts with AND into a "
+            'Prompt, "a cat AND a dog", and give as many weights.'
+        )

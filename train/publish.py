@@ -35,7 +35,7 @@ Fixed prompts, fixed seeds (0, 1, 2, ...), one picture each, none left out: `sam
 
 ## How it was made
 
-`make train-embedded`, from scratch, by the loop in `train/`:
+From scratch, by the loop in `train/`:
 
 {stages}
 

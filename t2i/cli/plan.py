@@ -30,6 +30,8 @@ OPTIONS = {
     "sampler": "--sampler",
     "width": "--size (width)",
     "height": "--size (height)",
+    "grammar": "--grammar",
+    "guidance_method": "--method",
 }
 
 

@@ -21,6 +21,8 @@ DRAWN_SEEDS = 2**32
 """A seed that nobody chose lies below this: ten digits at most, short enough to type again."""
 MAX_SEED = 2**53
 """Whole numbers up to this survive every JSON reader."""
+MAX_GUIDANCE = 10_000
+"""Far above any use; at 1e30 nothing but overflow is drawn."""
 MAX_LETTERS = 20_000
 """Of a prompt; a hundred times what the largest text encoder reads at once."""
 SIZE = re.compile(r"(\d{1,6})(?:x(\d{1,6}))?", re.IGNORECASE)
@@ -49,9 +51,11 @@ class Request:
             raise ArgumentError(
                 f"Got --steps {self.num_inference_steps}: expected a whole number from 1 on."
             )
-        if self.guidance_scale is not None and not math.isfinite(self.guidance_scale):
+        scale = self.guidance_scale
+        if scale is not None and not (math.isfinite(scale) and abs(scale) <= MAX_GUIDANCE):
             raise ArgumentError(
-                f"Got --guidance {self.guidance_scale}: expected a finite number, such as 7.5."
+                f"Got --guidance {scale}: expected a finite number, such as 7.5, up to "
+                f"{MAX_GUIDANCE:,}."
             )
         if self.width is not None and self.height is not None:
             check_size(self.width, self.height)
@@ -61,6 +65,11 @@ class Request:
             # Here, for it imports torch, which most requests need much later.
             from t2i.conditioning.methods import parse_guidance
 
+            if self.guidance_method.partition(":")[0].strip().lower() == "and":
+                raise ArgumentError(
+                    "Got --method and: prompts are composed by writing AND into them, as in "
+                    '"a cat AND a dog :0.5".'
+                )
             parse_guidance(self.guidance_method, self.guidance_scale or 1.0)
 
     def spoken(self, text: str) -> str | Prompt:
@@ -150,6 +159,7 @@ def choose_seeds(first: int | None, num: int) -> range:
     """One seed per picture, counting up from `first`, which is drawn if it is not given."""
     check_num(num)
     first = choose_seed(first)
+    choose_seed(first + num - 1)
     return range(first, first + num)
 
 

@@ -64,6 +64,8 @@ def rows(story: "Story") -> dict[str, str]:
         "steps": settings.num_inference_steps,
         "sampler": settings.sampler,
         "guidance": settings.guidance_scale,
+        "method": story.request and story.request.guidance_method,
+        "grammar": story.request and story.request.grammar,
         "seed": settings.seed,
         "size": size,
         "model": settings.model,

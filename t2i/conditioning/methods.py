@@ -32,9 +32,10 @@ def parse_guidance(text: str, scale: float, rescale: float = 0.0) -> Guidance:
     from_call = {"scale": scale, "rescale": rescale}
     guidance = _build(kind, given | {k: v for k, v in from_call.items() if k in _fields(kind)})
 
+    limited = Interval(guidance, **interval) if interval else guidance
     if guidance.needs == ClassifierFree.needs and scale <= 1:
         return Conditional()
-    return Interval(guidance, **interval) if interval else guidance
+    return limited
 
 
 def to_dict(guidance: Guidance) -> dict[str, Any]:

@@ -33,6 +33,11 @@ def resolve(name_or_path: str | os.PathLike[str], variant: str | None = None) ->
     ("owner/name", "owner/name@revision"). What lies here wins over what lies there; `variant`
     chooses among the weights that a hub model offers.
     """
+    if not isinstance(name_or_path, str | os.PathLike) or not os.fspath(name_or_path):
+        raise ModelError(
+            f"Got the model {name_or_path!r}, expected a name such as 'embedded', a path or a hub "
+            "id."
+        )
     name = os.fspath(name_or_path)
     path = EMBEDDED.get(name, Path(name).expanduser())
     try:

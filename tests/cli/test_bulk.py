@@ -279,3 +279,15 @@ def test_lines_that_were_cut_short_are_passed_over() -> None:
     assert [entry["job"] for entry in entries_of(whole + b'{"job": 2, "fi' + b"\n[]\n\xff\n")] == [
         1
     ]
+
+
+@pytest.mark.parametrize("option", [("--method", "apg"), ("--grammar", "plain")])
+def test_another_grammar_or_method_is_another_work(
+    cli: Cli, model: Path, tmp_path: Path, option: tuple[str, str]
+) -> None:
+    (tmp_path / "p.txt").write_text("a cat\n")
+    asked = ("generate", "--prompts", "p.txt", "--out", "o", "--model", model, "--steps", "1")
+    assert cli(*asked).code == 0
+    done = cli(*asked, *option)
+    assert done.code == 2
+    assert option[0] in done.err

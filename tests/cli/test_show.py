@@ -43,6 +43,7 @@ def test_show_prints_prompt_settings_and_tool(cli: Cli, suffix: str) -> None:
         "steps       2",
         "sampler     euler",
         "guidance    4.5",
+        "grammar     plain",
         "seed        7",
         "size        96x64",
     ]

@@ -110,3 +110,20 @@ def test_less_strength_leaves_more_of_the_picture(pipe):
 def test_bad_input_is_refused_with_what_was_given_and_expected(pipe, call, message):
     with pytest.raises(ArgumentError, match=message):
         pipe(**{"prompt": "a cat", "num_inference_steps": 4} | call)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "1", "CMYK"])
+def test_pictures_of_every_mode_are_read(pipe, mode):
+    asked = {"num_inference_steps": 2, "strength": 1.0, "output_type": "latent"}
+    drawn = pipe("a cat", image=PICTURE.convert(mode), **asked).images
+    assert torch.isfinite(drawn).all()
+
+
+def test_what_is_transparent_is_white(pipe):
+    clear = Image.new("RGBA", (32, 32), (255, 0, 0, 0))
+    asked = {"num_inference_steps": 4, "strength": 0.5, "output_type": "latent"}
+    drawn = [
+        pipe("a cat", image=image, generator=generators((1,)), **asked).images
+        for image in (clear, Image.new("RGB", (32, 32), "white"))
+    ]
+    assert torch.equal(*drawn)

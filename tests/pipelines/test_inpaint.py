@@ -105,3 +105,12 @@ def test_a_unet_of_other_channels_is_refused(components):
     pipe, _ = both(components | {"unet": tiny_unet(in_channels=7)})
     with pytest.raises(ModelError, match="reads 7 channels.*4 .any model. or 9"):
         pipe("a cat", image=PIXELS, mask_image=MASK, **SIZE)
+
+
+def test_a_crop_around_nothing_is_refused(components):
+    pipe, _ = both(components)
+    black = Image.new("L", PICTURE.size)
+    with pytest.raises(ArgumentError, match="mask_image that is black all over"):
+        pipe("a cat", image=PICTURE, mask_image=black, padding_mask_crop=4, **SIZE)
+    with pytest.raises(ArgumentError, match="Got padding_mask_crop=-1"):
+        pipe("a cat", image=PICTURE, mask_image=black, padding_mask_crop=-1, **SIZE)

@@ -151,3 +151,46 @@ def test_the_same_guidance_given_either_way_draws_the_same(pipe):
     assert torch.equal(
         draw(pipe, "a red apple", guidance=Composed((1.0,), 4.0)), draw(pipe, "a red apple")
     )
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"guidance": "apg"}, r"Got guidance='apg', expected an object.*parse_guidance"),
+        ({"guidance": ClassifierFree}, "Got guidance=<class"),
+        ({"guidance": Composed((1.0, 0.5), 4.0)}, "of 2 weights for prompts of 1 parts"),
+        ({"eta": "x"}, "Got eta=x, expected a finite number"),
+        ({"latents": "x"}, "Got latents of type str, expected a tensor"),
+        ({"callback_on_step_end": "x"}, "Got callback_on_step_end of type str"),
+        ({"cross_attention_kwargs": 3}, "Got cross_attention_kwargs of type int"),
+        ({"negative_prompt_embeds": "x"}, "Got negative_prompt_embeds of type str"),
+    ],
+)
+def test_wrong_arguments_are_answered_with_what_is_expected(pipe, call, message):
+    with pytest.raises(ArgumentError, match=message):
+        draw(pipe, "a cat", **call)
+
+
+def test_embeddings_of_another_models_width_are_refused(pipe):
+    with pytest.raises(ArgumentError, match="embeddings of width 5, but this UNet reads 32"):
+        draw(pipe, None, prompt_embeds=torch.zeros(1, 7, 5), guidance_scale=1.0)
+
+
+def test_a_composed_guidance_of_ones_own_weighs_the_parts(pipe):
+    prompt = t2i.Prompt("a cat AND a dog :0.5")
+    own = draw(pipe, prompt, guidance=Composed((1.0, 0.5), 4.0))
+    assert torch.equal(own, draw(pipe, prompt))
+
+
+def test_a_grid_has_the_columns_asked_for(pipe):
+    drawn = pipe(["a cat"] * 3, num_inference_steps=1)
+    assert drawn.grid().size == (64, 64)
+    assert drawn.grid(columns=3).size == (96, 32)
+    assert drawn._repr_png_().startswith(b"\x89PNG")
+    for columns in (0, 1.5, "2"):
+        with pytest.raises(ArgumentError, match="Got columns="):
+            drawn.grid(columns)
+    tensors = pipe("a cat", num_inference_steps=1, output_type="pt")
+    assert tensors._repr_png_() is None
+    with pytest.raises(ArgumentError, match="output_type='pil'"):
+        tensors.grid()
