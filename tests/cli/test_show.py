@@ -36,7 +36,7 @@ def test_show_prints_prompt_settings_and_tool(cli: Cli, suffix: str) -> None:
     done = cli("show", path)
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
-    assert lines[:8] == [
+    assert lines[:9] == [
         "prompt      a cat",
         "            in a hat",
         "negative    a dog",
@@ -47,12 +47,12 @@ def test_show_prints_prompt_settings_and_tool(cli: Cli, suffix: str) -> None:
         "seed        7",
         "size        96x64",
     ]
-    assert lines[8:11] == [
+    assert lines[9:12] == [
         "model       models/tiny",
         f"model hash  {DIGEST}",
         f"tool        t2i {__version__}",
     ]
-    assert re.fullmatch(r"libraries   t2i .*, torch .*", lines[11])
+    assert re.fullmatch(r"libraries   t2i .*, torch .*", lines[12])
 
 
 def test_json_is_one_document_with_all_of_it(cli: Cli) -> None:
