@@ -40,7 +40,6 @@ def tell(
     """One row per picture for each branch, and all that this family's UNet reads beside."""
     branches = tuple(told)
     text_BTD = torch.cat([one.text_BTD for one in told.values()])
-    masks = [one.mask_BT for one in told.values()]
     extra = {name: torch.cat([rows] * len(branches)) for name, rows in begun.extra.items()}
     extra |= image_prompts(pipe, call, branches, begun.latents_BCHW.shape[0], device)
 
@@ -58,9 +57,17 @@ def tell(
                 for branch, pooled_BD in zip(branches, pooled, strict=True)
             ]
         )
-    known = [mask for mask in masks if mask is not None]
-    mask_BT = torch.cat(known) if len(known) == len(masks) else None
+    mask_BT = None
+    if any(one.mask_BT is not None for one in told.values()):
+        mask_BT = torch.cat([seen(one) for one in told.values()])
     return Conditioning(text_BTD, branches, extra=extra, mask_BT=mask_BT)
+
+
+def seen(told: Encoded) -> Tensor:
+    """Its mask (B, T), all True where it has none."""
+    if told.mask_BT is not None:
+        return told.mask_BT
+    return torch.ones(told.text_BTD.shape[:2], dtype=torch.bool, device=told.text_BTD.device)
 
 
 def sizes(pipe: Any, call: Call, latents_BCHW: Tensor) -> tuple[sdxl.Sizes, sdxl.Sizes]:

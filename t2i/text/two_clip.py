@@ -89,10 +89,17 @@ class TwoClip(TextEncoder):
             for model, texts in ((self.first, prompts), (self.second, prompts_2))
         )
         text_BTD = torch.cat([first.text_BTD, second.text_BTD], dim=-1)
-        return Encoded(text_BTD, pooled_BD=second.pooled_BD)
+        return Encoded(text_BTD, joined(first.mask_BT, second.mask_BT), second.pooled_BD)
 
     def count_chunks(
         self, prompts: Sequence[Readable], prompts_2: Sequence[Readable] | None = None
     ) -> int:
         second = prompts if prompts_2 is None else prompts_2
         return max(self.first.count_chunks(prompts), self.second.count_chunks(second))
+
+
+def joined(first_BT: Tensor | None, second_BT: Tensor | None) -> Tensor | None:
+    """Where either text has something to say; None where both do everywhere."""
+    if first_BT is None or second_BT is None:
+        return None
+    return first_BT | second_BT

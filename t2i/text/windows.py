@@ -81,7 +81,7 @@ class Windowed(TextEncoder):
             text_RWD = self._weigh(text_RWD, tokens, prompts, clip_skip, device)
 
         text_BTD = text_RWD.reshape(len(prompts), -1, text_RWD.shape[-1])
-        mask_BT = tokens.own_RW.reshape(len(prompts), -1).to(device) if self.masked else None
+        mask_BT = self._mask(tokens, len(prompts), device)
         pooled_BD = None if pooled_RD is None else pooled_RD[:: tokens.chunks]
         return Encoded(text_BTD, mask_BT, pooled_BD)
 
@@ -125,6 +125,16 @@ class Windowed(TextEncoder):
             f"Got clip_skip={clip_skip}, but this text encoder is a "
             f"{self.model.config.model_type}: only CLIP has layers to skip. Leave it out."
         )
+
+    def _mask(self, tokens: Tokens, prompts: int, device: torch.device) -> Tensor | None:
+        """Where the denoiser may look; windows that only fill a row up are hidden from it, so that
+        a prompt says the same beside a longer one as alone."""
+        if self.masked:
+            return tokens.own_RW.reshape(prompts, -1).to(device)
+        own_R1 = tokens.own_RW.any(dim=1, keepdim=True)
+        if own_R1.all():
+            return None
+        return own_R1.expand_as(tokens.own_RW).reshape(prompts, -1).to(device)
 
     def _fitting(self, length: int | None) -> tuple[Window, int | None]:
         """The window and the number of them that make rows of `length` tokens."""

@@ -194,3 +194,12 @@ def test_a_grid_has_the_columns_asked_for(pipe):
     assert tensors._repr_png_() is None
     with pytest.raises(ArgumentError, match="output_type='pil'"):
         tensors.grid()
+
+
+@pytest.mark.parametrize("other", ["red apple " * 12 + "cat", "a dog"])
+def test_a_prompt_draws_the_same_beside_a_longer_one(pipe, other):
+    seeds = [torch.Generator().manual_seed(seed) for seed in (3, 4)]
+    asked = {"num_inference_steps": STEPS, "guidance_scale": 4.0, "output_type": "latent"}
+    both = pipe(["a blue cat", other], generator=seeds, **asked).images
+    alone = draw(pipe, "a blue cat")
+    assert (both[0] - alone[0]).abs().max() < 1e-5 * alone.abs().max()
