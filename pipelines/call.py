@@ -60,12 +60,12 @@ class Call:
     negative_target_size: Size | None
 
     @classmethod
-    def of(cls, arguments: Mapping[str, Any]) -> Self:
+    def of(cls, given: Mapping[str, Any]) -> Self:
         """Those of a method's `locals()` that are fields here.
 
         The signatures stay spelled out, for people, editors and diffusers' own tests to read.
         """
-        return cls(**{field.name: arguments[field.name] for field in fields(cls)})
+        return cls(**{field.name: given[field.name] for field in fields(cls)})
 
     @property
     def callback_inputs(self) -> Sequence[str]:

@@ -70,7 +70,7 @@ class ImageToImagePipeline(Pipeline):
         """
 
         def start(text_BTD: Tensor, num_inference_steps: int) -> Start:
-            pixels_BCYX = images.pixels_of(self.image_processor, "image", image)
+            pixels_BCYX = images.pixels_of(self.image_processor, "image", images.in_full(image))
             timesteps, count = images.later_steps(self.scheduler, num_inference_steps, strength)
             clean_BCHW = images.latents_of(
                 self.vae, pixels_BCYX, text_BTD.shape[0], generator, like=text_BTD

@@ -17,6 +17,7 @@ from pipelines import arguments
 from pipelines.loop import Generators
 from t2i.denoiser.families import sd
 from t2i.errors import ArgumentError
+from t2i.pictures import in_plain_colours
 
 Images = Image.Image | np.ndarray[Any, Any] | Tensor | list[Any]
 """One picture or several, as diffusers takes them: Pillow, (H, W, C) array or (C, H, W) tensor."""
@@ -34,10 +35,6 @@ def check_images(name: str, images: object) -> None:
 def pixels_of(processor: VaeImageProcessor, name: str, images: Any, **options: Any) -> Tensor:
     """Pixels (B, 3, Y, X) in -1..1 at a size the autoencoder can read; latents as they are."""
     check_images(name, images)
-    if isinstance(images, Image.Image):
-        images = on_white(images)
-    elif isinstance(images, list | tuple):
-        images = [on_white(one) if isinstance(one, Image.Image) else one for one in images]
     try:
         pixels_BCYX: Tensor = processor.preprocess(images, **options)
     except ValueError as error:
@@ -45,15 +42,16 @@ def pixels_of(processor: VaeImageProcessor, name: str, images: Any, **options: A
     return pixels_BCYX.float()
 
 
-def on_white(picture: Image.Image) -> Image.Image:
-    """In RGB; what is transparent shows white. Masks stay the same: they are gray."""
-    if picture.mode in ("RGB", "L"):
-        return picture if picture.mode == "RGB" else picture.convert("RGB")
-    if not picture.has_transparency_data:
-        return picture.convert("RGB")
-    picture = picture.convert("RGBA")
-    white = Image.new("RGBA", picture.size, "white")
-    return Image.alpha_composite(white, picture).convert("RGB")
+def in_full(images: Any) -> Any:
+    """Pillow's pictures in RGB, on white where they are transparent; all others as they are."""
+    if isinstance(images, list | tuple):
+        return [in_full(one) for one in images]
+    if not isinstance(images, Image.Image):
+        return images
+    picture = in_plain_colours(images)
+    if picture.mode == "RGB":
+        return picture
+    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
 
 
 def latents_of(
@@ -61,15 +59,14 @@ def latents_of(
     pixels_BCYX: Tensor,
     pictures: int,
     generator: Generators | None,
-    like: Tensor | None = None,
+    like: Tensor,
 ) -> Tensor:
     """Latents (pictures, C, H, W), scaled; fewer pictures than asked for are repeated.
 
     With a list of generators each row draws from its own, so that a batch equals its pictures one
     by one. What has as many channels as latents is taken to be latents.
     """
-    device, dtype = (vae.device, vae.dtype) if like is None else (like.device, like.dtype)
-    pixels_BCYX = pixels_BCYX.to(device, dtype)
+    pixels_BCYX = pixels_BCYX.to(like.device, like.dtype)
     given = pixels_BCYX.shape[0]
     if pictures % given:
         raise ArgumentError(
@@ -83,7 +80,7 @@ def latents_of(
         latents_BCHW = torch.cat([sd.encode(vae, row_1CYX, own) for row_1CYX, own in rows])
     else:
         latents_BCHW = sd.encode(vae, pixels_BCYX, generator)
-    return torch.cat([latents_BCHW] * (pictures // latents_BCHW.shape[0])).to(dtype)
+    return torch.cat([latents_BCHW] * (pictures // latents_BCHW.shape[0])).to(like.dtype)
 
 
 def first_noise(

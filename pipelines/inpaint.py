@@ -112,7 +112,9 @@ class InpaintPipeline(Pipeline):
             timesteps, count = images.later_steps(self.scheduler, num_inference_steps, strength)
 
             # the picture, and the noise it begins from
-            pixels_BCYX = images.pixels_of(self.image_processor, "image", image, **sizing)
+            pixels_BCYX = images.pixels_of(
+                self.image_processor, "image", images.in_full(image), **sizing
+            )
             clean_BCHW = None
             if strength < 1 or not reads_mask:
                 clean_BCHW = images.latents_of(

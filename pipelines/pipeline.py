@@ -32,10 +32,9 @@ from transformers import (
 from pipelines import arguments
 from pipelines.call import Call, Prompts, Start
 from pipelines.loop import sample
-from pipelines.lora import lora_scaled
 from pipelines.output import Drawn
 from pipelines.telling import rows, tell
-from pipelines.texts import Lines, Texts, weigh_parts
+from pipelines.texts import texts_of, weigh_parts
 from pipelines.visitors import Callback, Progress, Turning
 from t2i.conditioning.guidance import ClassifierFree, Conditional, choose_guidance
 from t2i.conditioning.perturbed import sites_of
@@ -48,12 +47,11 @@ from t2i.denoiser.perturb import perturbing
 from t2i.denoiser.schedulers import Scheduler, set_timesteps
 from t2i.denoiser.single_file import load_single_file
 from t2i.errors import ModelError
-from t2i.text.encoder import Encoded, TwoClip, text_encoder
 
 OFFLOAD = "text_encoder->text_encoder_2->image_encoder->unet->vae"
 """The order in which the parts are needed."""
 Output = Drawn | tuple[Any, None]
-Begin = Callable[[Tensor, int], Start]
+Starter = Callable[[Tensor, int], Start]
 """(a row of text per picture, the steps asked for) -> where the run starts."""
 
 
@@ -169,7 +167,7 @@ class Pipeline(
             index["_class_name"] = "StableDiffusionXLPipeline"
         return json.dumps(index, indent=2, sort_keys=True) + "\n"
 
-    def draw(self, call: Call, start: Begin) -> Output:
+    def draw(self, call: Call, start: Starter) -> Output:
         """The stages of every call: told, started, sampled, decoded."""
         call.check(self._callback_tensor_inputs)
         guidance = weigh_parts(self.begin(call), call)
@@ -180,7 +178,7 @@ class Pipeline(
             steps = set_timesteps(
                 self.scheduler, call.num_inference_steps, device, call.timesteps, call.sigmas
             )
-            texts = self.texts(call, guidance, steps, device)
+            texts = texts_of(self, call, guidance, steps, device)
             by_turn = {
                 step: {branch: rows(self, one, call, device) for branch, one in told.items()}
                 for step, told in texts.by_turn().items()
@@ -227,36 +225,6 @@ class Pipeline(
         self._interrupt = False
         return self.guidance()
 
-    def texts(self, call: Call, guidance: Guidance, steps: int, device: torch.device) -> Texts:
-        """The call's texts, each encoded when it is asked for."""
-        first = self.text_encoder and text_encoder(self.tokenizer, self.text_encoder)
-        second = self.text_encoder_2 and text_encoder(self.tokenizer_2, self.text_encoder_2)
-        scale: Any = (call.cross_attention_kwargs or {}).get("scale")
-
-        def encode(
-            lines: Lines, lines_2: Lines, clip_skip: int | None, length: int | None
-        ) -> Encoded:
-            lines = self.spelled(lines, self.tokenizer)
-            with lora_scaled((self.text_encoder, self.text_encoder_2), scale):
-                if second is None:
-                    return first.encode(lines, clip_skip=clip_skip, length=length, device=device)
-                lines_2 = self.spelled(lines_2, self.tokenizer_2)
-                return TwoClip(first, second).encode(
-                    lines, lines_2, clip_skip=clip_skip, length=length, device=device
-                )
-
-        silence = second is not None and self.config["force_zeros_for_empty_prompt"]
-        return Texts(call, guidance, steps, encode, silence)
-
-    def spelled(self, lines: Lines, tokenizer: Any) -> Lines:
-        """The texts with each learned word of several vectors spelled out, as diffusers does."""
-        if not tokenizer.get_added_vocab():
-            return lines
-        spell = partial(self.maybe_convert_prompt, tokenizer=tokenizer)
-        return tuple(
-            spell(line) if isinstance(line, str) else line.with_texts(spell) for line in lines
-        )
-
     @torch.no_grad()
     def encode_prompt(
         self,
@@ -280,7 +248,7 @@ class Pipeline(
         call = Call.of(given)
         guidance = ClassifierFree(7.5) if do_classifier_free_guidance else Conditional()
         device = device or self._execution_device
-        told = self.texts(call, guidance, 1, device).at(0)
+        told = texts_of(self, call, guidance, 1, device).at(0)
         cond = rows(self, told["cond"], call, device)
         uncond = rows(self, told["uncond"], call, device) if "uncond" in told else None
         prompt_embeds, pooled_prompt_embeds = cond.text_BTD, cond.pooled_BD

@@ -4,6 +4,7 @@ B batch rows (here: pictures), T text tokens, D text width, C channels, H W late
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from pipelines.call import Call, Start
 from pipelines.image_prompts import image_prompts
-from t2i.conditioning.conditioning import Branch, Conditioning
+from t2i.conditioning.conditioning import Branch, Conditioning, join
 from t2i.denoiser.families import sd, sdxl
 from t2i.text.encoder import Encoded
 
@@ -39,13 +40,13 @@ def tell(
 ) -> Conditioning:
     """One row per picture for each branch, and all that this family's UNet reads beside."""
     branches = tuple(told)
-    text_BTD = torch.cat([one.text_BTD for one in told.values()])
+    conditioning = join({branch: one.text_BTD for branch, one in told.items()})
     extra = {name: torch.cat([rows] * len(branches)) for name, rows in begun.extra.items()}
     extra |= image_prompts(pipe, call, branches, begun.latents_BCHW.shape[0], device)
 
     if pipe.unet.config["time_cond_proj_dim"] is not None:
         extra["guidance_embedding"] = sd.guidance_embedding(
-            call.guidance_scale, pipe.unet.config["time_cond_proj_dim"], text_BTD
+            call.guidance_scale, pipe.unet.config["time_cond_proj_dim"], conditioning.text_BTD
         )
     if sdxl.is_told_sizes(pipe.unet):
         pooled = [sdxl.checked(one.pooled_BD) for one in told.values()]
@@ -60,7 +61,7 @@ def tell(
     mask_BT = None
     if any(one.mask_BT is not None for one in told.values()):
         mask_BT = torch.cat([seen(one) for one in told.values()])
-    return Conditioning(text_BTD, branches, extra=extra, mask_BT=mask_BT)
+    return replace(conditioning, extra=extra, mask_BT=mask_BT)
 
 
 def seen(told: Encoded) -> Tensor:

@@ -4,18 +4,20 @@ B batch rows (here: prompts), T text tokens, D text width.
 """
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
+from typing import Any
 
 import torch
 
 from pipelines import arguments
 from pipelines.call import Call, Prompts
+from pipelines.lora import lora_scaled
 from t2i.conditioning.composed import Composed
 from t2i.conditioning.conditioning import Branch
 from t2i.conditioning.guidance import ClassifierFree
 from t2i.conditioning.run import Guidance
 from t2i.errors import ArgumentError
-from t2i.text.encoder import Encoded
+from t2i.text.encoder import Encoded, TwoClip, text_encoder
 from t2i.text.prompt import Prompt, Weighted
 
 Lines = tuple[str | Weighted, ...]
@@ -102,6 +104,34 @@ class Texts:
             for prompt in arguments.list_of_prompts(name, prompts, self.prompts)
         ]
         return list(zip(*rows, strict=True))
+
+
+def texts_of(pipe: Any, call: Call, guidance: Guidance, steps: int, device: torch.device) -> Texts:
+    """The call's texts, read by the pipeline's own encoders."""
+    first = pipe.text_encoder and text_encoder(pipe.tokenizer, pipe.text_encoder)
+    second = pipe.text_encoder_2 and text_encoder(pipe.tokenizer_2, pipe.text_encoder_2)
+    scale: Any = (call.cross_attention_kwargs or {}).get("scale")
+
+    def encode(lines: Lines, lines_2: Lines, clip_skip: int | None, length: int | None) -> Encoded:
+        lines = spelled(pipe, lines, pipe.tokenizer)
+        with lora_scaled((pipe.text_encoder, pipe.text_encoder_2), scale):
+            if second is None:
+                return first.encode(lines, clip_skip=clip_skip, length=length, device=device)
+            lines_2 = spelled(pipe, lines_2, pipe.tokenizer_2)
+            return TwoClip(first, second).encode(
+                lines, lines_2, clip_skip=clip_skip, length=length, device=device
+            )
+
+    silence = second is not None and pipe.config["force_zeros_for_empty_prompt"]
+    return Texts(call, guidance, steps, encode, silence)
+
+
+def spelled(pipe: Any, lines: Lines, tokenizer: Any) -> Lines:
+    """The texts with each learned word of several vectors spelled out, as diffusers does."""
+    if not tokenizer.get_added_vocab():
+        return lines
+    spell = partial(pipe.maybe_convert_prompt, tokenizer=tokenizer)
+    return tuple(spell(line) if isinstance(line, str) else line.with_texts(spell) for line in lines)
 
 
 def count_of(call: Call) -> int:

@@ -28,7 +28,7 @@ from train.data.scenes import Scenes
 from train.ema import EMA
 from train.identity import check_same_run, identity
 from train.order import Order
-from train.processes import accelerator_of, on_main
+from train.processes import accelerator_of, leave, on_main
 from train.randomness import key
 from train.rate import rate
 from train.report import Report
@@ -56,7 +56,7 @@ def run(config: RunConfig, out: Path) -> bool:
         finished = training.go(stop)
         if finished:
             on_main(accelerator, training.export)
-        accelerator.end_training()
+        leave(accelerator)
     return finished
 
 

@@ -1,5 +1,6 @@
 """The processes of a run: what Accelerate gives them, and how they fail together."""
 
+import time
 from collections.abc import Callable
 
 from accelerate import Accelerator
@@ -21,6 +22,17 @@ def on_main(accelerator: Accelerator, action: Callable[[], object]) -> None:
         failure = gather_object(failure)
     if failure:
         raise failure[0]
+
+
+def leave(accelerator: Accelerator) -> None:
+    """End the run on every process, together."""
+    if accelerator.num_processes > 1:
+        accelerator.wait_for_everyone()
+        # NOTE a footgun: gloo's threads drop the tensors of the last exchange a moment after it
+        # is over, for which they need the interpreter's lock; to take the group down waits for
+        # those threads while holding it. Asleep, we hold nothing.
+        time.sleep(0.2)
+    accelerator.end_training()
 
 
 def accelerator_of(config: RunConfig) -> Accelerator:

@@ -18,7 +18,7 @@ from t2i.denoiser.build import Components
 from t2i.denoiser.families import sd, sdxl
 from t2i.denoiser.families.sd import scale_latents
 from t2i.pictures import sheet
-from t2i.text.encoder import TwoClip, text_encoder
+from t2i.text.encoder import TextEncoder, TwoClip, text_encoder
 from train.batch import Batch
 from train.export import ExportConfig, Notes, export, export_vae, pipeline
 from train.objective import Objective, ObjectiveConfig, quantiles
@@ -201,8 +201,13 @@ class Denoiser(Target):
         self.text_encoder = components.text_encoder.requires_grad_(config.train_text_encoder)
         self.vae = components.vae.requires_grad_(False).eval()
         self.text_encoder_2 = components.text_encoder_2
+        first = text_encoder(components.tokenizer, self.text_encoder)
+        self.encoder: TextEncoder = first
         if self.text_encoder_2 is not None:
             self.text_encoder_2.requires_grad_(config.train_text_encoder)
+            assert components.tokenizer_2 is not None
+            second = text_encoder(components.tokenizer_2, self.text_encoder_2)
+            self.encoder = TwoClip(first, second)
         if config.gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
             if config.train_text_encoder:
@@ -249,18 +254,15 @@ class Denoiser(Target):
 
     def _tell(self, batch: Batch) -> Conditioning:
         """What the pipelines would tell the denoiser of these captions."""
-        first = text_encoder(self.components.tokenizer, self.text_encoder)
-        if self.text_encoder_2 is None:
-            told = first.encode(self._captions(batch), chunks=1)
+        told = self.encoder.encode(self._captions(batch), chunks=1)
+        if not sdxl.is_told_sizes(self.unet):
             return Conditioning(told.text_BTD, mask_BT=told.mask_BT)
-        assert self.components.tokenizer_2 is not None
-        second = text_encoder(self.components.tokenizer_2, self.text_encoder_2)
-        told = TwoClip(first, second).encode(self._captions(batch))
         pooled_BD = sdxl.checked(told.pooled_BD)
         height, width = batch.pixels_BCHW.shape[2:]
         sizes = sdxl.Sizes((height, width), target=(height, width))
         ids_B6 = sdxl.time_ids(self.unet, sizes, pooled_BD)
-        return Conditioning(told.text_BTD, extra={"text_embeds": pooled_BD, "time_ids": ids_B6})
+        extra = {"text_embeds": pooled_BD, "time_ids": ids_B6}
+        return Conditioning(told.text_BTD, extra=extra, mask_BT=told.mask_BT)
 
     def _captions(self, batch: Batch) -> list[str]:
         dropped = [

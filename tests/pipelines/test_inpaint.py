@@ -114,3 +114,16 @@ def test_a_crop_around_nothing_is_refused(components):
         pipe("a cat", image=PICTURE, mask_image=black, padding_mask_crop=4, **SIZE)
     with pytest.raises(ArgumentError, match="Got padding_mask_crop=-1"):
         pipe("a cat", image=PICTURE, mask_image=black, padding_mask_crop=-1, **SIZE)
+
+
+def test_a_transparent_mask_is_read_as_diffusers_reads_it(components):
+    clear = MASK_PICTURE.convert("RGBA")
+    clear.putalpha(MASK_PICTURE)
+    asked = {"num_inference_steps": 2, "output_type": "latent", "image": PICTURE, **SIZE}
+    drawn = [
+        InpaintPipeline(**components)(
+            "a cat", mask_image=mask, generator=generators((1,)), **asked
+        ).images
+        for mask in (clear, MASK_PICTURE)
+    ]
+    assert torch.equal(*drawn)
