@@ -43,6 +43,12 @@ class TrainingError(T2IError):
     exit_code = 6
 
 
+class AttentionError(T2IError):
+    """Attention that cannot be read or edited as asked: a probe or an edit that met nothing."""
+
+    exit_code = 7
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Name the closest choice and list them all: "Did you mean 'ddim'? Choices: ddim, euler." """
     known = sorted(choices)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from t2i.errors import ArgumentError
+from t2i.text.layout import Readable
 
 Branch = str
 """One of the predictions that guidance mixes: "uncond", "cond", or what a guidance adds."""
@@ -35,6 +36,9 @@ class Conditioning:
     """Further tensors with B rows that the model family reads, such as pooled embeddings."""
     mask_BT: Tensor | None = None
     """Where the denoiser may look: 1 for a token that is read. None lets it look everywhere."""
+    prompts: tuple[Readable, ...] = ()
+    """What the branch "cond" is told in words, if anybody knows: one for each prompt, whose
+    pictures follow one another."""
 
     def __post_init__(self) -> None:
         rows = self.text_BTD.shape[0]
@@ -51,6 +55,11 @@ class Conditioning:
             raise ArgumentError(
                 f"Got a mask of shape {tuple(self.mask_BT.shape)} for text of shape "
                 f"{tuple(self.text_BTD.shape)}: expected one number per token."
+            )
+        if self.prompts and self.pictures % len(self.prompts):
+            raise ArgumentError(
+                f"Got {len(self.prompts)} prompts for {self.pictures} pictures: expected as many "
+                "pictures of each."
             )
         for name, tensor in self.extra.items():
             if tensor.shape[0] != rows:

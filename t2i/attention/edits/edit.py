@@ -1,0 +1,93 @@
+"""What every edit is: data that says what to change, where and when."""
+
+from abc import ABC
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from t2i.attention.at import At
+from t2i.attention.effects import Effects
+from t2i.attention.probe import Probe
+from t2i.attention.rows import Pass, check_prompt
+from t2i.attention.said import Said
+from t2i.attention.site import Site, Sites, Window, check_heads, check_window, is_empty, steps_of
+
+Needs = Literal["qkv", "bias", "linear", "probs", "latents"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit(ABC):
+    """Base of the edits.
+
+    steps : see t2i.attention.site.Window
+    sites : a part of their names, or a Sites; within what the edit is made for
+    heads : their numbers; None for all
+    """
+
+    needs: ClassVar[Needs]
+    kinds: ClassVar[tuple[str, ...]] = ("cross", "joint")
+    """The kinds of site it is made for."""
+    longer_table: ClassVar[bool] = False
+    """Whether shares of the run count in a table of one more step, as published for words."""
+
+    steps: Window = None
+    sites: Sites | str | None = None
+    heads: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_window("steps", self.steps)
+        check_heads(self.heads)
+
+    def fits(self, site: Site) -> bool:
+        chosen = self.sites if isinstance(self.sites, Sites) else Sites(name=self.sites)
+        return site.kind in self.kinds and chosen.fit(site)
+
+    def covers(self, step: int, num_steps: int) -> bool:
+        return step in steps_of(self.steps, num_steps, num_steps + self.longer_table)
+
+    @property
+    def does_nothing(self) -> bool:
+        """Whether it was asked for nothing, so that nobody should miss its effect."""
+        return is_empty(self.steps)
+
+    def prompts(self) -> Sequence[tuple[str, int]]:
+        """The prompts that it names, under the names of its arguments."""
+        return [
+            (name, getattr(self, name))
+            for name in ("source", "target")
+            if getattr(self, name, None) is not None
+        ]
+
+    def check(self, said: Said) -> None:
+        """Raise ArgumentError for prompts and words that are not there."""
+        for name, prompt in self.prompts():
+            check_prompt(name, prompt, len(said.prompts))
+
+    def probes(self) -> Sequence[Probe]:
+        """What it reads itself, fresh for a session; for `after_step`."""
+        return ()
+
+    def after_step(self, latents_BCHW: Tensor, passing: Pass, probes: Sequence[Probe]) -> Tensor:
+        """The latents after a step, one row per picture, as the edit wants them."""
+        return latents_BCHW
+
+    def apply(self, effects: Effects, at: At) -> None:
+        """Say what is wanted of this call of attention."""
+        return None
+
+    def of_heads(
+        self, at: At, columns_TT: Tensor | None, kept_T: Tensor
+    ) -> tuple[Tensor | None, Tensor]:
+        """(1 or N, T, T) and (1 or N, T): other heads keep their own map."""
+        if self.heads is None:
+            return None if columns_TT is None else columns_TT[None], kept_T[None]
+        kept_NT = torch.ones(at.site.heads, len(kept_T))
+        kept_NT[list(self.heads)] = kept_T
+        if columns_TT is None:
+            return None, kept_NT
+        columns_NTT = torch.zeros(at.site.heads, *columns_TT.shape)
+        columns_NTT[list(self.heads)] = columns_TT
+        return columns_NTT, kept_NT

@@ -1,0 +1,28 @@
+"""Swap words one for one, and keep the picture."""
+
+from dataclasses import dataclass
+
+from t2i.attention.at import At
+from t2i.attention.edits.words import WordEdit
+from t2i.attention.effects import Effects
+from t2i.attention.said import Said
+from t2i.text.alignment import changed_words
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replace(WordEdit):
+    """The target's words look where those of the source look that stand in their places.
+
+    Prompt-to-prompt's word swap (Hertz et al. 2022, Section 3.2, arXiv 2208.01626). The prompts
+    have as many words.
+    """
+
+    def check(self, said: Said) -> None:
+        super().check(said)
+        changed_words(said.prompts[self.source], said.prompts[self.target])
+
+    def apply(self, effects: Effects, at: At) -> None:
+        open_T = self.open_T(at)
+        columns_TT = at.said.replacement(self.source, self.target, at.tokens) * open_T
+        rows, sources = at.passing.rows_of(self.target), at.passing.rows_of(self.source)
+        effects.mix(rows, sources, *self.of_heads(at, columns_TT, 1 - open_T))

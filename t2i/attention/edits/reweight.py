@@ -1,0 +1,64 @@
+"""Make words stronger or weaker."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from t2i.attention.at import At
+from t2i.attention.edits.edit import Edit
+from t2i.attention.effects import Effects
+from t2i.attention.said import Said
+from t2i.errors import ArgumentError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reweight(Edit):
+    """Multiplies the maps of the target's words; what a place looks at need not sum to 1 then.
+
+    With `source` as prompt-to-prompt's attention re-weighting (Hertz et al. 2022, Section 3.2,
+    arXiv 2208.01626): the other words too look where the source's look, unless an edit before has
+    said so already. Without, the target's own map is multiplied.
+
+    weights : a word of the target -> its factor, which may be negative
+    """
+
+    needs = "linear"
+    longer_table = True
+
+    target: int = 1
+    source: int | None = None
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for word, weight in self.weights.items():
+            if isinstance(weight, bool) or not isinstance(weight, int | float):
+                raise ArgumentError(
+                    f"Got weights[{word!r}]={weight!r}, expected a number: 1.0 leaves a word as it "
+                    "is, 2.0 doubles it, 0.0 takes it away."
+                )
+
+    @property
+    def does_nothing(self) -> bool:
+        neutral = self.source is None and all(weight == 1 for weight in self.weights.values())
+        return super().does_nothing or neutral
+
+    def check(self, said: Said) -> None:
+        super().check(said)
+        for word in self.weights:
+            said.span(self.target, word)
+
+    def apply(self, effects: Effects, at: At) -> None:
+        if self.does_nothing:
+            return
+        weights_T = at.said.per_token(self.target, self.weights, at.tokens)
+        rows = at.passing.rows_of(self.target)
+        sources = None if self.source is None else at.passing.rows_of(self.source)
+        if sources is None or all(
+            effects.mixes_from(row, source) for row, source in zip(rows, sources, strict=True)
+        ):
+            effects.mix(rows, None, *self.of_heads(at, None, weights_T))
+        else:
+            columns_TT = torch.diag(weights_T)
+            effects.mix(rows, sources, *self.of_heads(at, columns_TT, torch.zeros(at.tokens)))

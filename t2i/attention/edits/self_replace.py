@@ -1,0 +1,32 @@
+"""Keep the picture's layout: its places look at one another as in the source."""
+
+from dataclasses import dataclass
+
+from t2i.attention.at import At
+from t2i.attention.edits.edit import Edit
+from t2i.attention.effects import Effects
+from t2i.attention.site import Site
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfReplace(Edit):
+    """The target's self-attention maps are the source's; its values stay its own.
+
+    Prompt-to-prompt's self-attention injection (Hertz et al. 2022, arXiv 2208.01626; the published
+    code does it where there are at most 16 * 16 positions).
+    """
+
+    needs = "qkv"
+    kinds = ("self",)
+
+    source: int = 0
+    target: int = 1
+    max_positions: int | None = 16 * 16
+
+    def fits(self, site: Site) -> bool:
+        few = self.max_positions is None or site.positions <= self.max_positions
+        return few and super().fits(site)
+
+    def apply(self, effects: Effects, at: At) -> None:
+        rows, sources = at.passing.rows_of(self.target), at.passing.rows_of(self.source)
+        effects.share("qk", rows, sources, self.heads)

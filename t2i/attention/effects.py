@@ -1,0 +1,136 @@
+"""What the edits want of one call of attention, in the order they said it.
+
+B batch rows, N heads, Q query positions, K key positions, T text tokens, E width of a head.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor
+
+from t2i.errors import ArgumentError
+
+Parts = Literal["qk", "kv", "q", "k", "v"]
+MapFunction = Callable[[Tensor], Tensor]
+"""(N, Q, K) probabilities of one row, float32 -> the same shape."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A row asks with, or looks at, what belongs to another row."""
+
+    parts: Parts
+    row: int
+    source: int
+    heads: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """P' = P_source A + P B over the columns of the text, B diagonal.
+
+    columns : A, (1 or N, T, T) float32
+    kept : the diagonal of B, (1 or N, T) float32
+    """
+
+    source: int | None
+    columns: Tensor | None
+    kept: Tensor
+
+    @property
+    def swaps(self) -> bool:
+        """Whether nothing is left of the row's own map."""
+        return self.columns is not None and not self.kept.any()
+
+    def of_own(self, value_NTE: Tensor) -> Tensor:
+        """B V, in the values' own dtype."""
+        return (value_NTE.float() * self.kept.to(value_NTE.device).unsqueeze(-1)).to(value_NTE)
+
+    def of_source(self, value_NTE: Tensor) -> Tensor:
+        """A V."""
+        assert self.columns is not None
+        return (self.columns.to(value_NTE.device) @ value_NTE.float()).to(value_NTE)
+
+
+@dataclass(slots=True)
+class Effects:
+    """Empty at first, and then the call is answered by the plain kernel."""
+
+    shares: list[Share] = field(default_factory=list)
+    bias: dict[int, Tensor] = field(default_factory=dict)
+    """Row -> what is added to its scores, (1 or N, 1 or Q, K) float32."""
+    mixes: dict[int, Mix] = field(default_factory=dict)
+    functions: dict[int, list[MapFunction]] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.shares or self.bias or self.mixes or self.functions)
+
+    def share(
+        self,
+        parts: Parts,
+        rows: Sequence[int],
+        sources: Sequence[int],
+        heads: tuple[int, ...] | None = None,
+    ) -> None:
+        """These rows use the queries, keys or values of those."""
+        self.shares += [
+            Share(parts, row, source, heads) for row, source in zip(rows, sources, strict=True)
+        ]
+
+    def add(self, rows: Sequence[int], bias_NQK: Tensor) -> None:
+        """Add to the scores of these rows, before the softmax."""
+        for row in rows:
+            before = self.bias.get(row)
+            self.bias[row] = bias_NQK if before is None else before + bias_NQK
+
+    def mix(
+        self,
+        rows: Sequence[int],
+        sources: Sequence[int] | None,
+        columns_NTT: Tensor | None,
+        kept_NT: Tensor,
+    ) -> None:
+        """Each row's map becomes P_source A + P B, where P is what the edits before made of it."""
+        for number, row in enumerate(rows):
+            source = None if sources is None else sources[number]
+            before = self.mixes.get(row)
+            if before is None:
+                self.mixes[row] = Mix(source, columns_NTT, kept_NT)
+                continue
+            columns = columns_NTT
+            if before.columns is not None:
+                columns = before.columns * kept_NT.unsqueeze(-2)
+                columns = columns if columns_NTT is None else columns + columns_NTT
+            if source is not None and before.source not in (None, source):
+                raise ArgumentError(
+                    f"Two edits give row {row} the maps of different rows, {before.source} and "
+                    f"{source}: a target follows one source at a time. Give them steps that do "
+                    "not meet, or two targets."
+                )
+            other = before.source if source is None else source
+            self.mixes[row] = Mix(other, columns, before.kept * kept_NT)
+
+    def mixes_from(self, row: int, source: int) -> bool:
+        """Whether an edit before took the row's map from this source."""
+        return row in self.mixes and self.mixes[row].source == source
+
+    def compute(self, rows: Sequence[int], function: MapFunction) -> None:
+        """The rows' maps are computed, and replaced by what `function` makes of them."""
+        for row in rows:
+            self.functions.setdefault(row, []).append(function)
+
+    @property
+    def kernel(self) -> str:
+        """What computes the output, in words."""
+        if not self:
+            return "fused"
+        if self.functions:
+            return f"explicit in {len(self.functions)} rows"
+        ways = ["fused"]
+        if self.bias:
+            ways.append("with a mask")
+        twice = sum(mix.columns is not None and not mix.swaps for mix in self.mixes.values())
+        if twice:
+            ways.append(f"twice in {twice} rows")
+        return ", ".join(ways)

@@ -1,0 +1,80 @@
+"""A probe or an edit of a session, and where it has been at work."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from t2i.attention.at import At
+from t2i.attention.attended import Attended
+from t2i.attention.edits.edit import Edit
+from t2i.attention.effects import Effects
+from t2i.attention.probe import Probe
+from t2i.attention.rows import Pass
+from t2i.attention.said import Said
+from t2i.attention.site import Site
+
+
+@dataclass(slots=True)
+class Listed:
+    """met : name of a site -> the steps at which it was at work there."""
+
+    what: Probe | Edit
+    met: dict[str, set[int]] = field(default_factory=dict)
+    met_latents: set[int] = field(default_factory=set)
+    probes: Sequence[Probe] = ()
+    """Its own, if it is an edit that reads; else a probe itself."""
+
+    def __post_init__(self) -> None:
+        self.probes = self.what.probes() if isinstance(self.what, Edit) else (self.what,)
+
+    @property
+    def at_work(self) -> bool:
+        done = self.met_latents if self.needs_callback else self.met
+        return bool(done) or self.what.does_nothing
+
+    @property
+    def needs_callback(self) -> bool:
+        return isinstance(self.what, Edit) and self.what.needs == "latents"
+
+    def begin(self, said: Said, latent_size: tuple[int, int] | None) -> None:
+        for probe in self.probes:
+            probe.begin(said, latent_size)
+
+    def wants(self, site: Site) -> bool:
+        return any(probe.fits(site) for probe in self.probes) or self.what.fits(site)
+
+    def covers(self, passing: Pass) -> bool:
+        return self.what.covers(passing.step, passing.num_steps)
+
+    def edit(self, effects: Effects, at: At) -> None:
+        if isinstance(self.what, Edit) and self.what.fits(at.site) and self.covers(at.passing):
+            self.what.apply(effects, at)
+            self._meet(at)
+
+    def hear(self, attended: Attended, at: At) -> None:
+        step, num_steps = at.passing.step, at.passing.num_steps
+        for probe in self.probes:
+            if probe.fits(at.site) and probe.covers(step, num_steps):
+                probe.hear(attended, at)
+                self._meet(at)
+
+    def after_step(self, latents_BCHW: Tensor, passing: Pass) -> Tensor:
+        assert isinstance(self.what, Edit)
+        if self.needs_callback:
+            self.met_latents.add(passing.step)
+        return self.what.after_step(latents_BCHW, passing, self.probes)
+
+    def bytes(self, sites: Iterable[Site], passing: Pass) -> int:
+        """What its probes keep in the run."""
+        total = 0
+        for probe in self.probes:
+            steps = sum(probe.covers(step, passing.num_steps) for step in range(passing.num_steps))
+            pictures = passing.images_per_prompt
+            total += sum(
+                probe.bytes_at(site, pictures, steps) for site in sites if probe.fits(site)
+            )
+        return total
+
+    def _meet(self, at: At) -> None:
+        self.met.setdefault(at.site.name, set()).add(at.passing.step)

@@ -1,0 +1,215 @@
+"""Heat maps: where in the picture each word landed.
+
+N heads, S tokens of the words, Q positions of a site, H W a size.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional
+
+from t2i.attention.site import Site
+from t2i.errors import ArgumentError, DataError, nearest
+from t2i.files import write_atomically
+
+Convention = Literal["default", "daam", "mean"]
+CONVENTIONS = ("default", "daam", "mean")
+Size = tuple[int, int]
+
+
+@dataclass(slots=True)
+class Plane:
+    """What one site showed of one picture: a sum over steps, (N or 1, S, Q) float32."""
+
+    site: Site
+    total_NSQ: Tensor
+    steps: int = 1
+
+
+@dataclass(slots=True)
+class Recorded:
+    """What a probe heard in a run.
+
+    tokens : for each word the columns along S that are its own
+    planes : (picture of the prompt, name of the site) -> Plane
+    """
+
+    tokens: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    planes: dict[tuple[int, str], Plane] = field(default_factory=dict)
+    latent_size: Size | None = None
+    raw: dict[str, list[Tensor]] = field(default_factory=dict)
+    """Site -> for each step (pictures, N, S, Q), where they were asked for."""
+    live: dict[str, Tensor] = field(default_factory=dict)
+    """Site -> (pictures, N, S, Q) of the last pass, with gradients, where they were asked for."""
+
+    def clear(self) -> None:
+        for kept in (self.tokens, self.planes, self.raw, self.live):
+            kept.clear()
+
+
+class HeatMaps(Mapping[str, Tensor]):
+    """The maps of the words of one prompt, (H, W) float32 on the CPU, on one grid.
+
+    The convention says how sites, heads, tokens and steps become one map:
+    "default" : the mean of all, bilinear to the grid, then stretched to 0..1;
+    "mean" : the same unstretched, so that a value is a probability;
+    "daam" : Tang et al. 2022 (arXiv 2210.04885): the sum over steps, bicubic to the latents' grid,
+        clamped at 0, then the mean.
+
+    They fill while pictures are made. `picture` chooses among several of one prompt.
+    """
+
+    def __init__(
+        self,
+        recorded: Recorded,
+        words: tuple[str, ...],
+        convention: Convention = "default",
+        grid: Size | None = None,
+        picture: int = 0,
+    ) -> None:
+        if convention not in CONVENTIONS:
+            raise ArgumentError(
+                f"Got convention={convention!r}. {nearest(convention, CONVENTIONS)}"
+            )
+        self.recorded, self.words, self.convention = recorded, words, convention
+        self.wanted_grid, self.picture = grid, picture
+
+    def __getitem__(self, word: str) -> Tensor:
+        summed_HW = self._mean(word)
+        if self.convention != "default":
+            return summed_HW
+        low, high = summed_HW.min(), summed_HW.max()
+        return (summed_HW - low) / (high - low).clamp(min=1e-12)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.words)
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def of(self, picture: int) -> "HeatMaps":
+        """The maps of another of the prompt's pictures."""
+        return HeatMaps(self.recorded, self.words, self.convention, self.wanted_grid, picture)
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """Where they come from."""
+        return tuple(plane.site for plane in self._planes())
+
+    @property
+    def grid(self) -> Size:
+        """H, W of every map: as asked for, else the latents', else the largest site's."""
+        sizes = [plane.site.size for plane in self._planes() if plane.site.size]
+        if self.wanted_grid or self.recorded.latent_size:
+            return self.wanted_grid or self.recorded.latent_size or (0, 0)
+        return max(sizes) if sizes else (1, self._planes()[0].site.positions)
+
+    def at(self, word: str, site: str) -> Tensor:
+        """The word's mean probability at one site, (H, W) there: over heads, steps, tokens."""
+        plane = self.recorded.planes.get((self.picture, site))
+        if plane is None:
+            names = [name for picture, name in self.recorded.planes if picture == self.picture]
+            raise ArgumentError(f"No map of the site {site!r}. {nearest(site, names)}")
+        mean_Q = (plane.total_NSQ[:, self._columns(word)].cpu() / plane.steps).mean(dim=(0, 1))
+        return mean_Q.view(plane.site.size or (1, -1))
+
+    def mask(self, word: str, threshold: float = 0.4) -> Tensor:
+        """Where the map, stretched to 0..1, is at least `threshold`: (H, W) bool."""
+        map_HW = self._mean(word)
+        low, high = map_HW.min(), map_HW.max()
+        return (map_HW - low) / (high - low).clamp(min=1e-12) >= threshold
+
+    def overlay(self, word: str, image: Image.Image) -> Image.Image:
+        """The picture with the word's map over it: from blue, where it is lowest, to red."""
+        map_HW = self._mean(word)
+        stretched = (map_HW - map_HW.min()) / (map_HW.max() - map_HW.min()).clamp(min=1e-12)
+        heat = functional.interpolate(
+            stretched[None, None], (image.height, image.width), mode="bicubic"
+        )[0, 0].clamp(0, 1)
+        share = 0.25 + 0.45 * heat.numpy()[..., None]
+        mixed = np.asarray(image.convert("RGB")) * (1 - share) + colours(heat.numpy()) * share
+        return Image.fromarray(mixed.round().astype(np.uint8))
+
+    def peak(self, word: str) -> tuple[float, float]:
+        """Where the map is highest: across and down, as shares of the picture."""
+        map_HW = self._mean(word)
+        row, column = divmod(int(map_HW.argmax()), map_HW.shape[1])
+        return (column + 0.5) / map_HW.shape[1], (row + 0.5) / map_HW.shape[0]
+
+    def share(self, word: str) -> float:
+        """The word's part in what all the probed words hold together, 0 to 1."""
+        total = sum(self._mean(other).sum() for other in self.words)
+        return float(self._mean(word).sum() / total)
+
+    def save(self, path: str | Path) -> None:
+        """Write maps and what they are to a .safetensors file."""
+        maps = {word: self[word].contiguous() for word in self.words}
+        facts = {
+            "words": json.dumps(self.words),
+            "convention": self.convention,
+            "sites": json.dumps([site.name for site in self.sites]),
+        }
+        write_atomically(Path(path), lambda part: save_file(maps, part, metadata=facts))
+
+    def _mean(self, word: str) -> Tensor:
+        """All sites, heads, steps and tokens of the word as one, (H, W)."""
+        grid, columns = self.grid, self._columns(word)
+        maps = []
+        for plane in self._planes():
+            total_NSQ = plane.total_NSQ[:, columns].cpu()
+            map_NSHW = total_NSQ.unflatten(-1, plane.site.size or (1, -1))
+            if self.convention == "daam":
+                resized = functional.interpolate(map_NSHW, grid, mode="bicubic").clamp(min=0)
+            else:
+                resized = functional.interpolate(
+                    map_NSHW / plane.steps, grid, mode="bilinear", antialias=True
+                )
+            maps.append(resized.mean(dim=(0, 1)))
+        return torch.stack(maps).mean(0)
+
+    def _planes(self) -> list[Plane]:
+        planes = [p for (picture, _), p in self.recorded.planes.items() if picture == self.picture]
+        if not planes:
+            pictures = {picture for picture, _ in self.recorded.planes}
+            raise ArgumentError(
+                f"There are maps of {len(pictures)} pictures, none of number {self.picture}."
+                if pictures
+                else "There are no maps yet: make a picture inside `with attend(...)` first."
+            )
+        return planes
+
+    def _columns(self, word: str) -> list[int]:
+        if word not in self.words:
+            raise ArgumentError(f"No probe was asked for {word!r}. {nearest(word, self.words)}")
+        self._planes()
+        return list(self.recorded.tokens[word])
+
+
+def load_maps(path: str | Path) -> dict[str, Tensor]:
+    """The maps of a file that HeatMaps.save wrote."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {word: file.get_tensor(word) for word in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"Cannot read maps from {path}: {error}") from error
+
+
+def colours(
+    heat_HW: np.ndarray[tuple[int, int], np.dtype[np.float32]],
+) -> np.ndarray[tuple[int, int, int], np.dtype[np.float32]]:
+    """0..1 from blue over green and yellow to red, (H, W, 3) of 0..255."""
+    stops = np.linspace(0, 1, len(RAMP))
+    channels = [np.interp(heat_HW, stops, [colour[c] for colour in RAMP]) for c in range(3)]
+    return np.stack(channels, axis=-1).astype(np.float32)
+
+
+RAMP = ((20, 20, 110), (0, 90, 230), (0, 200, 170), (250, 220, 0), (220, 20, 20))

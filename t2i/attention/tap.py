@@ -1,0 +1,143 @@
+"""The tap: every attention of a model passes here while a session listens.
+
+All denoisers end in one call, `torch.nn.functional.scaled_dot_product_attention`. While any
+session is open that function is ours: it hands the call to whoever listens in this thread and
+otherwise passes it on. The older processors, which compute their scores themselves, ask their
+module's `get_attention_scores`; there the tap sits in the module.
+
+B batch rows, N heads, Q query positions, K key positions, E width of a head.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of attention: query (B, N, Q, E), key and value (B, N, K, E), and its options.
+
+    mask : additive or bool, broadcast to (B, N, Q, K), or None
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None = None
+    dropout: float = 0.0
+    causal: bool = False
+    scale: float | None = None
+    grouped: bool = False
+    """Several heads of queries share one of keys."""
+
+    def run(self, **changed: Tensor | None) -> Tensor:
+        """The fused kernel, (B, N, Q, E)."""
+        call = replace(self, **changed) if changed else self  # type: ignore[arg-type]
+        return _kernel(
+            call.query,
+            call.key,
+            call.value,
+            attn_mask=call.mask,
+            dropout_p=call.dropout,
+            is_causal=call.causal,
+            scale=call.scale,
+            enable_gqa=call.grouped,
+        )
+
+
+class Listener(Protocol):
+    """Somebody who answers in the place of the kernel."""
+
+    def fused(self, call: Call) -> Tensor:
+        """The output (B, N, Q, E)."""
+
+    def eager(
+        self, query: Tensor, key: Tensor, mask: Tensor | None, scores: "Scores", module: object
+    ) -> Tensor:
+        """The probabilities, of the shape that `scores` gives them."""
+
+
+Scores = Callable[..., Tensor]
+"""(query, key, mask) -> probabilities, each with rows and heads in one axis."""
+
+_kernel: Callable[..., Tensor] = functional.scaled_dot_product_attention
+_listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
+_lock = threading.Lock()
+_open = 0
+
+
+@contextmanager
+def heard(listener: Listener) -> Iterator[None]:
+    """The attention inside, in this thread, is answered by `listener`."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+@contextmanager
+def tapped() -> Iterator[None]:
+    """Attention passes through here; afterwards the very same function stands in torch again."""
+    global _open, _kernel
+    with _lock:
+        if _open == 0:
+            _kernel = functional.scaled_dot_product_attention
+            functional.scaled_dot_product_attention = attention
+        _open += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _open -= 1
+            if _open == 0:
+                functional.scaled_dot_product_attention = _kernel
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """What stands in torch while somebody listens; its arguments are those of torch."""
+    call = Call(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
+    if torch.compiler.is_compiling():  # Sites are never compiled while a session is open.
+        return call.run()
+    listener = _listener.get()
+    if listener is None:
+        return call.run()
+    token = _listener.set(None)
+    try:
+        return listener.fused(call)
+    finally:
+        _listener.reset(token)
+
+
+@contextmanager
+def scores_tapped(module: object) -> Iterator[None]:
+    """The same for a module that is asked for its scores (`get_attention_scores`)."""
+    scores: Scores = module.get_attention_scores  # type: ignore[attr-defined]
+
+    def tapped_scores(query: Tensor, key: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        listener = _listener.get()
+        if listener is None:
+            return scores(query, key, attention_mask)
+        return listener.eager(query, key, attention_mask, scores, module)
+
+    module.get_attention_scores = tapped_scores  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        del module.get_attention_scores  # type: ignore[attr-defined]

@@ -1,0 +1,168 @@
+"""Which token of one prompt corresponds to which of another.
+
+T text tokens of a row, special tokens and padding included.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from t2i.errors import ArgumentError
+from t2i.text.interface import TextEncoder
+from t2i.text.layout import Readable, Window, window_of
+from t2i.text.prompt import Weighted
+from t2i.text.words import token_spans
+
+MATCH, MISMATCH, GAP = 1, -1, 0
+"""Scores of the global alignment (Hertz et al. 2022, arXiv 2208.01626, "prompt refinement")."""
+
+
+class Refined(NamedTuple):
+    """For each token of the target the one of the source that it comes from, and whether any."""
+
+    source_T: Tensor
+    found_T: Tensor
+
+
+def replacement(
+    text: TextEncoder | PreTrainedTokenizerBase, source: Readable, target: Readable, length: int
+) -> Tensor:
+    """The (T, T) matrix M with which P M is the source's map on the target's tokens.
+
+    As prompt-to-prompt's word swap (Hertz et al. 2022, arXiv 2208.01626): the prompts have as many
+    words; the tokens of a word share what those of the other have; behind the last changed word
+    token j comes from token j. Raises ArgumentError where the numbers of words differ.
+    """
+    changed = changed_words(source, target)
+    blocks = list(
+        zip(
+            spans_of_words(text, source, changed),
+            spans_of_words(text, target, changed),
+            strict=True,
+        )
+    )
+    matrix_TT = torch.zeros(length, length)
+    i = j = 0
+    while i < length and j < length:
+        if not blocks:
+            matrix_TT[j, j] = 1
+            i, j = i + 1, j + 1
+        elif i == blocks[0][0][0]:
+            old, new = blocks.pop(0)
+            if len(old) == len(new):
+                matrix_TT[old, new] = 1
+            else:
+                matrix_TT[torch.tensor(old)[:, None], torch.tensor(new)[None]] = 1 / len(new)
+            i, j = i + len(old), j + len(new)
+        else:
+            matrix_TT[i, j] = 1
+            i, j = i + 1, j + 1
+    return matrix_TT
+
+
+def changed_words(source: Readable, target: Readable) -> list[int]:
+    """The numbers of the words that differ. Raises ArgumentError where there are not as many."""
+    source_words, target_words = words_of(source), words_of(target)
+    if len(source_words) != len(target_words):
+        raise ArgumentError(
+            f"Replace swaps words one for one, but {plain(source)!r} has {len(source_words)} words "
+            f"and {plain(target)!r} has {len(target_words)}. Use Refine, which aligns prompts of "
+            "other lengths."
+        )
+    pairs = zip(source_words, target_words, strict=True)
+    return [number for number, (old, new) in enumerate(pairs) if old != new]
+
+
+def refinement(
+    text: TextEncoder | PreTrainedTokenizerBase, source: Readable, target: Readable, length: int
+) -> Refined:
+    """Where each of the target's tokens comes from, by global alignment of the two prompts.
+
+    As prompt-to-prompt's refinement: a token without a partner keeps its own map; padding comes
+    from the same place.
+    """
+    window = window_for(text)
+    source_ids, source_places = filled(window, source)
+    target_ids, target_places = filled(window, target)
+    source_T, found_T = torch.arange(length), torch.ones(length, dtype=torch.bool)
+    for number, partner in enumerate(aligned(source_ids, target_ids)):
+        place = target_places[number]
+        found_T[place] = partner is not None
+        source_T[place] = place if partner is None else source_places[partner]
+    return Refined(source_T, found_T)
+
+
+def aligned(source: Sequence[int], target: Sequence[int]) -> list[int | None]:
+    """For each number of the target its partner in the source (Needleman-Wunsch).
+
+    Of alignments that score the same, a gap in the source comes before one in the target, and that
+    before a pair.
+    """
+    rows, columns = len(source) + 1, len(target) + 1
+    score = [[0] * columns for _ in range(rows)]
+    step = [["left"] * columns for _ in range(rows)]
+    for i in range(1, rows):
+        score[i][0], step[i][0] = i * GAP, "up"
+    for j in range(1, columns):
+        score[0][j] = j * GAP
+    for i in range(1, rows):
+        for j in range(1, columns):
+            same = source[i - 1] == target[j - 1]
+            choices = {
+                "left": score[i][j - 1] + GAP,
+                "up": score[i - 1][j] + GAP,
+                "pair": score[i - 1][j - 1] + (MATCH if same else MISMATCH),
+            }
+            step[i][j] = max(choices, key=lambda way: choices[way])
+            score[i][j] = choices[step[i][j]]
+
+    partners: list[int | None] = [None] * len(target)
+    i, j = len(source), len(target)
+    while i > 0 or j > 0:
+        if step[i][j] == "pair":
+            i, j = i - 1, j - 1
+            partners[j] = i
+        elif step[i][j] == "left":
+            j -= 1
+        else:
+            i -= 1
+    return partners
+
+
+def filled(window: Window, prompt: Readable) -> tuple[list[int], list[int]]:
+    """The tokens of a prompt that are no padding, and their places along T."""
+    ids, places = [], []
+    for number, chunk in enumerate(window.chunks(prompt)):
+        count = window.filled(chunk)
+        ids += window.ids(chunk)[:count]
+        places += range(number * window.size, number * window.size + count)
+    return ids, places
+
+
+def words_of(prompt: Readable) -> list[str]:
+    return re.findall(r"[\w'-]+", plain(prompt).lower())
+
+
+def spans_of_words(
+    text: TextEncoder | PreTrainedTokenizerBase, prompt: Readable, numbers: Sequence[int]
+) -> list[tuple[int, ...]]:
+    """The tokens of the words with these numbers."""
+    words = words_of(prompt)
+    return [
+        token_spans(text, prompt, [words[number]])[words[number]][
+            words[:number].count(words[number])
+        ]
+        for number in numbers
+    ]
+
+
+def plain(prompt: Readable) -> str:
+    return " ".join(prompt.texts) if isinstance(prompt, Weighted) else prompt
+
+
+def window_for(text: TextEncoder | PreTrainedTokenizerBase) -> Window:
+    return text.layout if isinstance(text, TextEncoder) else window_of(text)
