@@ -58,6 +58,9 @@ class Call:
     negative_original_size: Size | None
     negative_crops_coords_top_left: Size
     negative_target_size: Size | None
+    # of its refiner, which changes pictures: not every pipeline takes these
+    aesthetic_score: float = 6.0
+    negative_aesthetic_score: float = 2.5
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:
@@ -65,7 +68,9 @@ class Call:
 
         The signatures stay spelled out, for people, editors and diffusers' own tests to read.
         """
-        return cls(**{field.name: given[field.name] for field in fields(cls)})
+        return cls(
+            **{field.name: given[field.name] for field in fields(cls) if field.name in given}
+        )
 
     @property
     def callback_inputs(self) -> Sequence[str]:
@@ -81,6 +86,8 @@ class Call:
         arguments.check_output_type(self.output_type)
         arguments.check_guidance(self.guidance)
         check_number("eta", self.eta)
+        check_number("aesthetic_score", self.aesthetic_score)
+        check_number("negative_aesthetic_score", self.negative_aesthetic_score)
         arguments.check_callable("callback_on_step_end", self.callback_on_step_end)
         arguments.check_mapping("cross_attention_kwargs", self.cross_attention_kwargs)
         arguments.check_count("num_images_per_prompt", self.num_images_per_prompt)
@@ -96,6 +103,7 @@ class Call:
 class Start:
     """Where a run begins.
 
+    left : turns of the scheduler after these timesteps, which another pipeline will take
     extra : further rows for `Conditioning.extra`, one per picture
     visitors : those that this pipeline needs, before the user's callback
     """
@@ -103,5 +111,6 @@ class Start:
     latents_BCHW: Tensor
     timesteps: Tensor
     num_inference_steps: int
+    left: int = 0
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     visitors: Sequence[Visitor] = ()

@@ -13,6 +13,7 @@ from pipelines import images
 from pipelines.call import Call, Prompts, Start
 from pipelines.loop import Generators
 from pipelines.pipeline import Output, Pipeline
+from pipelines.shares import Stretch, check_shares, from_share, until_share
 from pipelines.visitors import StepCallback
 from t2i.conditioning.run import Guidance
 from t2i.denoiser.families.sdxl import Size
@@ -62,22 +63,35 @@ class ImageToImagePipeline(Pipeline):
         negative_original_size: Size | None = None,
         negative_crops_coords_top_left: Size = (0, 0),
         negative_target_size: Size | None = None,
+        aesthetic_score: float = 6.0,
+        negative_aesthetic_score: float = 2.5,
+        denoising_start: float | None = None,
+        denoising_end: float | None = None,
     ) -> Output:
         """Change `image`, one or one per prompt; arguments mean what diffusers says.
 
         The picture's own size is kept, rounded down to what the autoencoder can read; at `strength`
-        1 nothing but its size is left of it.
+        1 nothing but its size is left of it. With `denoising_start` the image is what another
+        pipeline left at that share of the run, output_type="latent", and strength has no say.
         """
+        check_shares(denoising_start, denoising_end)
 
         def start(text_BTD: Tensor, num_inference_steps: int) -> Start:
             pixels_BCYX = images.pixels_of(self.image_processor, "image", images.in_full(image))
-            timesteps, count = images.later_steps(self.scheduler, num_inference_steps, strength)
+            if denoising_start is None:
+                later = images.later_steps(self.scheduler, num_inference_steps, strength)
+                stretch = Stretch(*later)
+            else:
+                stretch = from_share(self.scheduler, denoising_start)
+            stretch = until_share(self.scheduler, stretch, denoising_end)
             clean_BCHW = images.latents_of(
                 self.vae, pixels_BCYX, text_BTD.shape[0], generator, like=text_BTD
             )
-            noise_BCHW = images.noise_like(clean_BCHW, generator)
-            first_B = timesteps[:1].repeat(text_BTD.shape[0])
-            latents_BCHW = self.scheduler.add_noise(clean_BCHW, noise_BCHW, first_B)
-            return Start(latents_BCHW, timesteps, count)
+            latents_BCHW = clean_BCHW
+            if denoising_start is None:
+                noise_BCHW = images.noise_like(clean_BCHW, generator)
+                first_B = stretch.timesteps[:1].repeat(text_BTD.shape[0])
+                latents_BCHW = self.scheduler.add_noise(clean_BCHW, noise_BCHW, first_B)
+            return Start(latents_BCHW, *stretch)
 
         return self.draw(Call.of(locals()), start)

@@ -103,12 +103,21 @@ def first_noise(
         pipe.vae.config["latent_channels"],
         *sd.latent_size(pipe.vae, height, width),
     )
+    return noise_of(shape, generator, latents, text_BTD.device, text_BTD.dtype)
+
+
+def noise_of(
+    shape: tuple[int, ...],
+    generator: Generators | None,
+    latents: Tensor | None,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Noise of this shape and variance 1: `latents` where they are given, else drawn."""
     if latents is not None:
         arguments.check_latents(latents, shape)
-        return latents.to(text_BTD.device, text_BTD.dtype)
-    drawn: Tensor = randn_tensor(
-        shape, generator=generator, device=text_BTD.device, dtype=text_BTD.dtype
-    )
+        return latents.to(device, dtype)
+    drawn: Tensor = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
     return drawn
 
 

@@ -78,6 +78,8 @@ class InpaintPipeline(Pipeline):
         negative_original_size: Size | None = None,
         negative_crops_coords_top_left: Size = (0, 0),
         negative_target_size: Size | None = None,
+        aesthetic_score: float = 6.0,
+        negative_aesthetic_score: float = 2.5,
     ) -> Output:
         """Draw what is white in `mask_image` anew; arguments mean what diffusers says.
 

@@ -6,11 +6,10 @@ Y X picture size.
 
 import inspect
 import json
-import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any, Self
+from typing import Any, ClassVar
 
 import torch
 from diffusers.image_processor import VaeImageProcessor
@@ -18,7 +17,7 @@ from diffusers.loaders.ip_adapter import IPAdapterMixin
 from diffusers.loaders.lora_pipeline import StableDiffusionXLLoraLoaderMixin
 from diffusers.loaders.textual_inversion import TextualInversionLoaderMixin
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline, StableDiffusionMixin
+from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
 from torch import Tensor
 from transformers import (
     CLIPImageProcessor,
@@ -31,6 +30,7 @@ from transformers import (
 
 from pipelines import arguments
 from pipelines.call import Call, Prompts, Start
+from pipelines.checked import Checked
 from pipelines.loop import sample
 from pipelines.output import Drawn
 from pipelines.telling import rows, tell
@@ -40,14 +40,13 @@ from t2i.conditioning.guidance import ClassifierFree, Conditional, choose_guidan
 from t2i.conditioning.perturbed import sites_of
 from t2i.conditioning.run import Guidance, Run, Visitor
 from t2i.denoiser.denoised import denoised_factors
-from t2i.denoiser.families import sd
-from t2i.denoiser.folder import check_folder, resolve
-from t2i.denoiser.parts import KANDINSKY
+from t2i.denoiser.families import sd, sdxl
+from t2i.denoiser.parts import SDXL, STABLE_DIFFUSION
 from t2i.denoiser.perturb import perturbing
 from t2i.denoiser.schedulers import Scheduler, set_timesteps
-from t2i.denoiser.single_file import load_single_file
-from t2i.errors import ModelError
+from t2i.denoiser.text_keys import text_keys_kept
 
+OPTIONAL = ["text_encoder_2", "tokenizer_2", "image_encoder", "feature_extractor"]
 OFFLOAD = "text_encoder->text_encoder_2->image_encoder->unet->vae"
 """The order in which the parts are needed."""
 Output = Drawn | tuple[Any, None]
@@ -56,7 +55,7 @@ Starter = Callable[[Tensor, int], Start]
 
 
 class Pipeline(
-    DiffusionPipeline,
+    Checked,
     StableDiffusionMixin,
     StableDiffusionXLLoraLoaderMixin,
     TextualInversionLoaderMixin,
@@ -64,17 +63,19 @@ class Pipeline(
 ):
     """The parts under diffusers' names, and the stages that a call is composed of.
 
-    With a second text encoder it is SDXL; what else is optional serves IP-Adapters.
+    With a second text encoder it is SDXL, with the second alone its refiner; what else is optional
+    serves IP-Adapters.
     """
 
+    kinds: ClassVar[tuple[str, ...]] = (STABLE_DIFFUSION, SDXL)
     model_cpu_offload_seq = OFFLOAD  # type: ignore[assignment]  # None there
-    _optional_components = ["text_encoder_2", "tokenizer_2", "image_encoder", "feature_extractor"]
+    _optional_components = OPTIONAL
 
     def __init__(
         self,
         vae: sd.VAE,
-        text_encoder: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        text_encoder: PreTrainedModel | None,
+        tokenizer: PreTrainedTokenizerBase | None,
         unet: UNet2DConditionModel,
         scheduler: Scheduler,
         text_encoder_2: CLIPTextModelWithProjection | None = None,
@@ -96,52 +97,17 @@ class Pipeline(
             feature_extractor=feature_extractor,
         )
         if text_encoder_2 is not None:
+            if text_encoder is None:  # the refiner
+                self._optional_components = [*OPTIONAL, "text_encoder", "tokenizer"]
             zeros = {"force_zeros_for_empty_prompt": force_zeros_for_empty_prompt}
             self.register_to_config(**zeros)  # type: ignore[no-untyped-call]  # as above
         factor = 8 if vae is None else sd.pixels_per_latent(vae)
-        self.image_processor = VaeImageProcessor(vae_scale_factor=factor)
+        channels = 4 if vae is None else vae.config["latent_channels"]
+        self.image_processor = VaeImageProcessor(
+            vae_scale_factor=factor, vae_latent_channels=channels
+        )
         self.visitors: list[Visitor] = []
         """Sent along with every run, before the user's callback."""
-
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
-    ) -> Self:
-        """Load a model: a folder, a single .safetensors file or a hub id, checked first.
-
-        Weights become float32 unless `dtype` is given. Takes the options of
-        DiffusionPipeline.from_pretrained; of a single file those of load_single_file.
-        """
-        variant = kwargs.get("variant")
-        place = resolve(pretrained_model_name_or_path, variant)
-        # Left open, transformers takes the file's precision and diffusers float32.
-        dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None)) or torch.float32
-        if place.is_file():
-            kwargs.pop("variant", None)
-            return cls(**load_single_file(place, dtype=dtype, **kwargs))  # type: ignore[arg-type]
-        contents = check_folder(place, variant=variant, given=kwargs.keys())
-        if contents.kind == KANDINSKY:
-            raise ModelError(
-                f"{place} is a {KANDINSKY}: it is told embeddings of pictures, not a prompt, and "
-                f"{cls.__name__} cannot draw with it."
-            )
-        absent = {*cls._optional_components} - {*contents.parts} - kwargs.keys()
-        kwargs |= {part: None for part in absent}
-        pipe: Self = super().from_pretrained(
-            str(place), dtype=dtype, use_safetensors=True, **kwargs
-        )
-        return pipe
-
-    def save_pretrained(  # type: ignore[override]  # the rest is in kwargs
-        self,
-        save_directory: str | os.PathLike[str],
-        safe_serialization: bool = True,
-        **kwargs: Any,
-    ) -> None:
-        """Write a folder that diffusers reads; always as safetensors, whatever is asked for."""
-        if not safe_serialization:
-            warnings.warn("Pickled weights are not written: it becomes safetensors.", stacklevel=2)
-        super().save_pretrained(save_directory, **kwargs)
 
     @property
     def _callback_tensor_inputs(self) -> list[str]:
@@ -165,6 +131,9 @@ class Pipeline(
             index |= {"_class_name": "StableDiffusionPipeline", "requires_safety_checker": False}
         else:
             index["_class_name"] = "StableDiffusionXLPipeline"
+            if sdxl.is_told_a_score(self.unet, self.text_encoder_2.config.projection_dim):
+                index["_class_name"] = "StableDiffusionXLImg2ImgPipeline"
+                index["requires_aesthetics_score"] = True
         return json.dumps(index, indent=2, sort_keys=True) + "\n"
 
     def draw(self, call: Call, start: Starter) -> Output:
@@ -190,13 +159,15 @@ class Pipeline(
             arguments.check_generators(call.generator, text_BTD.shape[0])
             begun = start(text_BTD, steps)
             told = {
-                step: tell(self, branches, begun, call, device)
+                step: replace(tell(self, branches, begun, call, device), prompts=texts.said(step))
                 for step, branches in by_turn.items()
             }
 
             # step by step, to pictures
             run = Run(begun.latents_BCHW, told[0], guidance, begun.timesteps)
-            run.denoised_factors = denoised_factors(self.scheduler)[-run.num_steps :]
+            factors = denoised_factors(self.scheduler)
+            factors = factors[: len(factors) - begun.left]
+            run.denoised_factors = factors[-run.num_steps :]
             turning = [Turning(told, begun.num_inference_steps)] if len(told) > 1 else []
             uncond = by_turn[0].get("uncond")
             callback = Callback(
@@ -267,7 +238,7 @@ class Pipeline(
         """Step by step, with a progress bar; latents (B, C, H, W)."""
         self._num_timesteps = run.num_steps
         denoise = partial(sd.denoise, self.unet, attention_options=self._cross_attention_kwargs)
-        with self.progress_bar(total=num_inference_steps) as bar:
+        with self.progress_bar(total=num_inference_steps) as bar, text_keys_kept(self.unet):
             progress = Progress(bar, num_inference_steps, self.scheduler.order)
             return sample(
                 run,

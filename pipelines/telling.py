@@ -51,6 +51,8 @@ def tell(
     if sdxl.is_told_sizes(pipe.unet):
         pooled = [sdxl.checked(one.pooled_BD) for one in told.values()]
         told_sizes = sizes(pipe, call, begun.latents_BCHW)
+        if sdxl.is_told_a_score(pipe.unet, pooled[0].shape[1]):
+            told_sizes = scored(told_sizes[0], call)
         extra["text_embeds"] = torch.cat(pooled)
         extra["time_ids"] = torch.cat(
             [
@@ -62,6 +64,17 @@ def tell(
     if any(one.mask_BT is not None for one in told.values()):
         mask_BT = torch.cat([seen(one) for one in told.values()])
     return replace(conditioning, extra=extra, mask_BT=mask_BT)
+
+
+def scored(positive: sdxl.Sizes, call: Call) -> tuple[sdxl.Sizes, sdxl.Sizes]:
+    """What the refiner is told; for "uncond" each that is not given is the positive's, but the
+    crop, as in StableDiffusionXLImg2ImgPipeline."""
+    negative = sdxl.Sizes(
+        call.negative_original_size or positive.original,
+        call.negative_crops_coords_top_left,
+        score=call.negative_aesthetic_score,
+    )
+    return replace(positive, score=call.aesthetic_score), negative
 
 
 def seen(told: Encoded) -> Tensor:

@@ -13,6 +13,7 @@ from pipelines.call import Call, Prompts, Start
 from pipelines.images import first_noise
 from pipelines.loop import Generators
 from pipelines.pipeline import Output, Pipeline
+from pipelines.shares import Stretch, check_shares, until_share
 from pipelines.visitors import StepCallback
 from t2i.conditioning.run import Guidance
 from t2i.denoiser.families.sdxl import Size
@@ -64,6 +65,7 @@ class TextToImagePipeline(Pipeline):
         negative_original_size: Size | None = None,
         negative_crops_coords_top_left: Size = (0, 0),
         negative_target_size: Size | None = None,
+        denoising_end: float | None = None,
     ) -> Output:
         """Draw `num_images_per_prompt` pictures of each prompt; arguments mean what diffusers says.
 
@@ -71,10 +73,12 @@ class TextToImagePipeline(Pipeline):
         place of `guidance_scale`; `generator` may be a list, one per picture; a single negative
         prompt serves all prompts; the size is taken from `latents` where it is not given.
         """
+        check_shares(None, denoising_end)
 
         def start(text_BTD: Tensor, num_inference_steps: int) -> Start:
             noise_BCHW = first_noise(self, text_BTD, height, width, generator, latents)
             latents_BCHW = first_latents(self.scheduler, noise_BCHW)
-            return Start(latents_BCHW, self.scheduler.timesteps, num_inference_steps)
+            whole = Stretch(self.scheduler.timesteps, num_inference_steps)
+            return Start(latents_BCHW, *until_share(self.scheduler, whole, denoising_end))
 
         return self.draw(Call.of(locals()), start)

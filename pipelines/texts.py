@@ -19,6 +19,7 @@ from t2i.conditioning.run import Guidance
 from t2i.errors import ArgumentError
 from t2i.text.encoder import Encoded, TwoClip, text_encoder
 from t2i.text.prompt import Prompt, Weighted
+from t2i.text.two_clip import Penultimate
 
 Lines = tuple[str | Weighted, ...]
 """One text per prompt of the call."""
@@ -95,6 +96,12 @@ class Texts:
         # As in StableDiffusionPipeline, clip_skip is for the prompt only.
         return self.encode(parts[0], parts_2[0], None, length)
 
+    def said(self, step: int) -> Lines:
+        """What the branch "cond" is told at `step`, in words; empty where only embeddings are."""
+        if self.call.prompt_embeds is not None:
+            return ()
+        return self.lines("prompt", self.call.prompt, step)[0]
+
     def lines(self, name: str, prompts: Prompts | None, step: int) -> list[Lines]:
         """What is said at `step`: for each part of an AND one text per prompt."""
         rows = [
@@ -113,10 +120,13 @@ def texts_of(pipe: Any, call: Call, guidance: Guidance, steps: int, device: torc
     scale: Any = (call.cross_attention_kwargs or {}).get("scale")
 
     def encode(lines: Lines, lines_2: Lines, clip_skip: int | None, length: int | None) -> Encoded:
-        lines = spelled(pipe, lines, pipe.tokenizer)
+        lines = spelled(pipe, lines, pipe.tokenizer or pipe.tokenizer_2)
         with lora_scaled((pipe.text_encoder, pipe.text_encoder_2), scale):
             if second is None:
                 return first.encode(lines, clip_skip=clip_skip, length=length, device=device)
+            if first is None:  # The refiner of SDXL reads the prompt by the second one alone.
+                alone = Penultimate(second.tokenizer, second.model, second.window)
+                return alone.encode(lines, clip_skip=clip_skip, length=length, device=device)
             lines_2 = spelled(pipe, lines_2, pipe.tokenizer_2)
             return TwoClip(first, second).encode(
                 lines, lines_2, clip_skip=clip_skip, length=length, device=device

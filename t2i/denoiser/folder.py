@@ -150,11 +150,12 @@ def check_part(folder: Path, part: str, entry: object, variant: str | None) -> s
 
     place = folder / part
     check_inside(folder, [place, *place.rglob("*")])
-    if part == "scheduler":
+    own = part.removeprefix("prior_")
+    if own == "scheduler":
         check_file(place / "scheduler_config.json")
-    elif part == "feature_extractor":
+    elif own in ("feature_extractor", "image_processor"):
         check_file(place / "preprocessor_config.json")
-    elif part.startswith("tokenizer"):
+    elif own.startswith("tokenizer"):
         check_tokenizer(place)
     else:
         check_weights(place, str(class_name), variant)

@@ -9,6 +9,7 @@ import diffusers
 STABLE_DIFFUSION = "Stable Diffusion"
 SDXL = "Stable Diffusion XL"
 KANDINSKY = "Kandinsky 2.2 decoder"
+KANDINSKY_PRIOR = "Kandinsky 2.2 prior"
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +19,17 @@ class Layout:
     name: str
     required: tuple[str, ...]
     together: tuple[str, ...] = ()
-    """All of these, or none: the refiner of SDXL has only the second text encoder."""
+    """All of these, or none: the refiner of SDXL has only the second text encoder, and a decoder
+    of Kandinsky need not have a prior."""
     optional: tuple[str, ...] = ()
 
     @property
     def parts(self) -> tuple[str, ...]:
         return self.required + self.together + self.optional
 
+
+PRIOR = ("prior", "text_encoder", "tokenizer", "scheduler", "image_encoder")
+"""What a prior is made of; in one folder with its decoder each has "prior_" before its name."""
 
 LAYOUTS = {
     layout.name: layout
@@ -40,14 +45,24 @@ LAYOUTS = {
             together=("text_encoder", "tokenizer"),
             optional=("feature_extractor", "image_encoder"),
         ),
-        Layout(KANDINSKY, required=("unet", "movq", "scheduler")),
+        Layout(
+            KANDINSKY,
+            required=("unet", "movq", "scheduler"),
+            together=tuple(f"prior_{part}" for part in PRIOR),
+            optional=("prior_image_processor",),
+        ),
+        Layout(KANDINSKY_PRIOR, required=PRIOR, optional=("image_processor",)),
     )
 }
 
 PIPELINES = {
+    "KandinskyV22CombinedPipeline": KANDINSKY,
+    "KandinskyV22Img2ImgCombinedPipeline": KANDINSKY,
     "KandinskyV22Img2ImgPipeline": KANDINSKY,
     "KandinskyV22InpaintPipeline": KANDINSKY,
     "KandinskyV22Pipeline": KANDINSKY,
+    "KandinskyV22PriorEmb2EmbPipeline": KANDINSKY_PRIOR,
+    "KandinskyV22PriorPipeline": KANDINSKY_PRIOR,
     "LatentConsistencyModelImg2ImgPipeline": STABLE_DIFFUSION,
     "LatentConsistencyModelPipeline": STABLE_DIFFUSION,
     "StableDiffusionImg2ImgPipeline": STABLE_DIFFUSION,
@@ -81,25 +96,31 @@ TOKENIZERS = {
     "T5TokenizerFast",
     "TokenizersBackend",  # what transformers 5 calls PreTrainedTokenizerFast
 }
+IMAGE_PROCESSORS = {"CLIPFeatureExtractor", "CLIPImageProcessor", "CLIPImageProcessorPil"}
 SCHEDULERS = {name for name in dir(diffusers) if name.endswith("Scheduler")}
 
-CLASSES: MappingProxyType[str, tuple[str, Collection[str]]] = MappingProxyType(
-    {
-        "unet": ("diffusers", {"UNet2DConditionModel"}),
-        "vae": ("diffusers", {"AutoencoderKL", "AutoencoderTiny"}),
-        "movq": ("diffusers", {"VQModel"}),
-        "text_encoder": ("transformers", TEXT_ENCODERS),
-        "text_encoder_2": ("transformers", {"CLIPTextModelWithProjection"}),
-        "tokenizer": ("transformers", TOKENIZERS),
-        "tokenizer_2": ("transformers", {"CLIPTokenizer", "CLIPTokenizerFast"}),
-        "scheduler": ("diffusers", SCHEDULERS),
-        "feature_extractor": (
-            "transformers",
-            {"CLIPFeatureExtractor", "CLIPImageProcessor", "CLIPImageProcessorPil"},
-        ),
-        "image_encoder": ("transformers", {"CLIPVisionModelWithProjection"}),
-    }
-)
+OWN: dict[str, tuple[str, Collection[str]]] = {
+    "unet": ("diffusers", {"UNet2DConditionModel"}),
+    "vae": ("diffusers", {"AutoencoderKL", "AutoencoderTiny"}),
+    "movq": ("diffusers", {"VQModel"}),
+    "text_encoder": ("transformers", TEXT_ENCODERS),
+    "text_encoder_2": ("transformers", {"CLIPTextModelWithProjection"}),
+    "tokenizer": ("transformers", TOKENIZERS),
+    "tokenizer_2": ("transformers", {"CLIPTokenizer", "CLIPTokenizerFast"}),
+    "scheduler": ("diffusers", SCHEDULERS),
+    "prior": ("diffusers", {"PriorTransformer"}),
+    "feature_extractor": ("transformers", IMAGE_PROCESSORS),
+    "image_processor": ("transformers", IMAGE_PROCESSORS),
+    "image_encoder": ("transformers", {"CLIPVisionModelWithProjection"}),
+}
+OF_PRIOR: dict[str, tuple[str, Collection[str]]] = {
+    f"prior_{part}": OWN[part] for part in (*PRIOR, "image_processor")
+} | {
+    "prior_scheduler": ("diffusers", {"UnCLIPScheduler"}),
+    "prior_text_encoder": ("transformers", {"CLIPTextModelWithProjection"}),
+}
+
+CLASSES: MappingProxyType[str, tuple[str, Collection[str]]] = MappingProxyType(OWN | OF_PRIOR)
 """Part -> the library and the classes it may come from; nothing else is ever imported."""
 
 LIBRARIES = {None, "diffusers", "stable_diffusion", "transformers"}

@@ -11,6 +11,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.autoencoders.vq_model import VQModel
+from diffusers.models.transformers.prior_transformer import PriorTransformer
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
@@ -99,6 +100,7 @@ SKELETONS: dict[str, Callable[[Config], nn.Module]] = {
     "CLIPTextModelWithProjection": from_config(CLIPTextModelWithProjection, CLIPTextConfig),
     "CLIPVisionModelWithProjection": from_config(CLIPVisionModelWithProjection, CLIPVisionConfig),
     "GPT2Model": from_config(GPT2Model, GPT2Config),
+    "PriorTransformer": from_arguments(PriorTransformer),
     "T5EncoderModel": from_config(T5EncoderModel, T5Config),
     "UNet2DConditionModel": from_arguments(UNet2DConditionModel),
     "VQModel": from_arguments(VQModel),

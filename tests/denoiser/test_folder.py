@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -21,26 +20,9 @@ from transformers import (
 from t2i.denoiser import folder as folders
 from t2i.denoiser.folder import check_folder, resolve
 from t2i.errors import ModelError
-from tests.denoiser.tiny_models import kandinsky_folder, xl_folder
-from tests.tiny import diffusers_pipeline, tiny_sd_components, tiny_sd_folder, tiny_small_vae
-
-UNET_FILE = Path("unet/diffusion_pytorch_model.safetensors")
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    return tiny_sd_folder(tmp_path_factory.mktemp("models") / "whole")
-
-
-@pytest.fixture
-def model(whole, tmp_path):
-    return Path(shutil.copytree(whole, tmp_path / "model"))
-
-
-def rewrite_json(path, **changes):
-    content = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps(content))
-
+from tests.denoiser.conftest import UNET_FILE, rewrite_json
+from tests.denoiser.tiny_models import kandinsky_folder, prior_folder, xl_folder
+from tests.tiny import diffusers_pipeline, tiny_sd_components, tiny_small_vae
 
 # found by name
 
@@ -122,6 +104,28 @@ def test_a_kandinsky_decoder_passes(tmp_path):
     contents = check_folder(kandinsky_folder(tmp_path))
     assert contents.kind == "Kandinsky 2.2 decoder"
     assert contents.parts["movq"] == "VQModel"
+
+
+def test_a_kandinsky_prior_passes_alone_and_beside_its_decoder(tmp_path):
+    contents = check_folder(prior_folder(tmp_path / "prior"))
+    assert contents.kind == "Kandinsky 2.2 prior"
+    assert contents.parts["prior"] == "PriorTransformer"
+
+    both = kandinsky_folder(tmp_path / "both")
+    index = json.loads((tmp_path / "prior/model_index.json").read_text())
+    for part in contents.parts:
+        shutil.copytree(tmp_path / "prior" / part, both / f"prior_{part}")
+        rewrite_json(both / "model_index.json", **{f"prior_{part}": index[part]})
+    rewrite_json(both / "model_index.json", _class_name="KandinskyV22CombinedPipeline")
+    assert {f"prior_{part}" for part in contents.parts} <= check_folder(both).parts.keys()
+
+    rewrite_json(both / "prior_prior/config.json", num_layers=3)
+    with pytest.raises(ModelError, match="prior_prior do not fit .*transformer_blocks.2"):
+        check_folder(both)
+    rewrite_json(both / "prior_prior/config.json", num_layers=2)
+    shutil.rmtree(both / "prior_tokenizer")
+    with pytest.raises(ModelError, match="has no prior_tokenizer: expected .* prior_prior"):
+        check_folder(both)
 
 
 @pytest.mark.parametrize(

@@ -3,31 +3,12 @@
 import json
 import os
 import shutil
-from pathlib import Path
 
 import pytest
 
 from t2i.denoiser.folder import check_folder
 from t2i.errors import ModelError
-from tests.tiny import tiny_sd_folder
-
-UNET_FILE = Path("unet/diffusion_pytorch_model.safetensors")
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    return tiny_sd_folder(tmp_path_factory.mktemp("models") / "whole")
-
-
-@pytest.fixture
-def model(whole, tmp_path):
-    return Path(shutil.copytree(whole, tmp_path / "model"))
-
-
-def rewrite_json(path, **changes):
-    content = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps(content))
-
+from tests.denoiser.conftest import UNET_FILE, rewrite_json
 
 # safe
 

@@ -8,11 +8,20 @@ from diffusers import (
     DDIMScheduler,
     EulerDiscreteScheduler,
     KandinskyV22Pipeline,
+    KandinskyV22PriorPipeline,
+    PriorTransformer,
     StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLPipeline,
+    UnCLIPScheduler,
     VQModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
 
 from tests.tiny import TEXT_WIDTH, tiny_text_encoder, tiny_tokenizer, tiny_unet, tiny_vae
 
@@ -68,7 +77,8 @@ def xl_folder(path: Path, refiner: bool = False) -> Path:
     return path
 
 
-def kandinsky_folder(path: Path) -> Path:
+def kandinsky_components(**unet: Any) -> dict[str, Any]:
+    """A decoder; pictures are 16 x 16, two pixels to a latent."""
     torch.manual_seed(4)
     movq = VQModel(
         block_out_channels=(32, 32),  # what its spatial norm divides into 32 groups
@@ -79,17 +89,68 @@ def kandinsky_folder(path: Path) -> Path:
         norm_num_groups=4,
         norm_type="spatial",
         vq_embed_dim=4,
+    ).eval()
+    settings: dict[str, Any] = {
+        "out_channels": 8,
+        "down_block_types": ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+        "up_block_types": ("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
+        "addition_embed_type": "image",
+        "encoder_hid_dim_type": "image_proj",
+        "encoder_hid_dim": TEXT_WIDTH,
+        "resnet_time_scale_shift": "scale_shift",
+        "class_embed_type": None,
+    }
+    return {"unet": tiny_unet(**settings | unet), "scheduler": DDIMScheduler(), "movq": movq}
+
+
+def prior_components(**prior: Any) -> dict[str, Any]:
+    tokenizer = tiny_tokenizer()
+    torch.manual_seed(6)
+    text_encoder = CLIPTextModelWithProjection(
+        CLIPTextConfig(
+            **tiny_text_encoder(tokenizer).config.to_dict() | {"projection_dim": TEXT_WIDTH}
+        )
     )
-    unet = tiny_unet(
-        out_channels=8,
-        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
-        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
-        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
-        addition_embed_type="image",
-        encoder_hid_dim_type="image_proj",
-        encoder_hid_dim=TEXT_WIDTH,
-        resnet_time_scale_shift="scale_shift",
-        class_embed_type=None,
+    image_encoder = CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            image_size=8,
+            patch_size=4,
+            projection_dim=TEXT_WIDTH,
+        )
     )
-    KandinskyV22Pipeline(unet=unet, scheduler=DDIMScheduler(), movq=movq).save_pretrained(path)
+    settings: dict[str, Any] = {
+        "num_attention_heads": 2,
+        "attention_head_dim": 8,
+        "num_layers": 2,
+        "embedding_dim": TEXT_WIDTH,
+        "num_embeddings": tokenizer.model_max_length,
+    }
+    made = PriorTransformer(**settings | prior).eval()
+    torch.nn.init.normal_(made.clip_mean)
+    torch.nn.init.ones_(made.clip_std)
+    torch.nn.init.normal_(made.positional_embedding)
+    return {
+        "prior": made,
+        "text_encoder": text_encoder.eval(),
+        "tokenizer": tokenizer,
+        "scheduler": UnCLIPScheduler(
+            variance_type="fixed_small_log", prediction_type="sample", clip_sample_range=10.0
+        ),
+        "image_encoder": image_encoder.eval(),
+        "image_processor": CLIPImageProcessorPil(crop_size=8, size=8),
+    }
+
+
+def kandinsky_folder(path: Path) -> Path:
+    KandinskyV22Pipeline(**kandinsky_components()).save_pretrained(path)
+    return path
+
+
+def prior_folder(path: Path) -> Path:
+    KandinskyV22PriorPipeline(**prior_components()).save_pretrained(path)
     return path

@@ -24,15 +24,24 @@ class Sizes:
     crop: Size = (0, 0)
     """Top and left of the part that was cut out of it."""
     target: Size = (1024, 1024)
+    score: float | None = None
+    """How well people liked the training pictures, which the refiner is told, not the target."""
 
     @property
-    def numbers(self) -> tuple[int, ...]:
-        return (*self.original, *self.crop, *self.target)
+    def numbers(self) -> tuple[float, ...]:
+        last = self.target if self.score is None else (self.score,)
+        return (*self.original, *self.crop, *last)
 
 
 def is_told_sizes(unet: UNet2DConditionModel) -> bool:
     """Whether this UNet is one of SDXL's kind."""
     return bool(unet.config["addition_embed_type"] == "text_time")
+
+
+def is_told_a_score(unet: UNet2DConditionModel, pooled_width: int) -> bool:
+    """Whether this UNet is told five numbers, as the refiner of SDXL, in the place of six."""
+    room = unet.config["projection_class_embeddings_input_dim"] - pooled_width
+    return bool(room == 5 * unet.config["addition_time_embed_dim"])
 
 
 def checked(pooled_BD: Tensor | None) -> Tensor:
@@ -46,7 +55,10 @@ def checked(pooled_BD: Tensor | None) -> Tensor:
 
 
 def time_ids(unet: UNet2DConditionModel, sizes: Sizes, pooled_BD: Tensor) -> Tensor:
-    """(B, 6), one row per row of the pooled embedding. Raises ArgumentError for another width."""
+    """(B, 6), or (B, 5) with a score, one row per row of the pooled embedding.
+
+    Raises ArgumentError where the UNet reads pooled embeddings of another width.
+    """
     numbers = sizes.numbers
     expected = unet.config["projection_class_embeddings_input_dim"]
     given = unet.config["addition_time_embed_dim"] * len(numbers) + pooled_BD.shape[1]

@@ -1,0 +1,78 @@
+"""Folders of pipelines: checked before anything is loaded, and written without pickles."""
+
+import os
+import warnings
+from typing import Any, ClassVar, Self
+
+import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+
+from t2i.denoiser.folder import check_folder, resolve
+from t2i.denoiser.parts import KANDINSKY, KANDINSKY_PRIOR, LAYOUTS, SDXL, STABLE_DIFFUSION
+from t2i.denoiser.single_file import load_single_file
+from t2i.errors import ModelError
+
+LOADERS = {
+    STABLE_DIFFUSION: "TextToImagePipeline.from_pretrained(...) of pipelines.text_to_image",
+    SDXL: "TextToImagePipeline.from_pretrained(...) of pipelines.text_to_image",
+    KANDINSKY: "UnclipPipeline.from_pretrained(...) of pipelines.unclip",
+    KANDINSKY_PRIOR: "UnclipPipeline.from_pretrained(decoder, prior=...) of pipelines.unclip",
+}
+"""Kind of model -> what loads it."""
+
+
+class Checked(DiffusionPipeline):
+    """A DiffusionPipeline that loads nothing unseen; each of ours says which kinds it takes."""
+
+    kinds: ClassVar[tuple[str, ...]]
+    """Of t2i.denoiser.parts.LAYOUTS."""
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> Self:
+        """Load a model: a folder, a single .safetensors file or a hub id, checked first.
+
+        Weights become float32 unless `dtype` is given. Takes the options of
+        DiffusionPipeline.from_pretrained; of a single file those of load_single_file.
+        """
+        variant = kwargs.get("variant")
+        place = resolve(pretrained_model_name_or_path, variant)
+        # Left open, transformers takes the file's precision and diffusers float32.
+        dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None)) or torch.float32
+        if place.is_file():
+            if STABLE_DIFFUSION not in cls.kinds:
+                raise ModelError(
+                    f"{place} is a single file, and {cls.__name__} reads none: give a folder as "
+                    "diffusers saves it."
+                )
+            kwargs.pop("variant", None)
+            parts = load_single_file(place, dtype=dtype, **kwargs)
+            if "text_encoder" not in parts:  # SDXL's refiner, which was trained with empty prompts
+                parts |= {part: None for part in LAYOUTS[SDXL].together}
+                parts["force_zeros_for_empty_prompt"] = False
+            return cls(**parts)
+        contents = check_folder(place, variant=variant, given=kwargs.keys())
+        if contents.kind not in cls.kinds:
+            raise ModelError(
+                f"{place} is a {contents.kind}, and {cls.__name__} cannot draw with it: load it "
+                f"with {LOADERS[contents.kind]}."
+            )
+        optional = {*cls._optional_components, *LAYOUTS[contents.kind].together}
+        absent = optional - {*contents.parts} - kwargs.keys()
+        kwargs |= {part: None for part in absent}
+        pipe: Self = super().from_pretrained(
+            str(place), dtype=dtype, use_safetensors=True, **kwargs
+        )
+        return pipe
+
+    def save_pretrained(  # type: ignore[override]  # the rest is in kwargs
+        self,
+        save_directory: str | os.PathLike[str],
+        safe_serialization: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        """Write a folder that diffusers reads; always as safetensors, whatever is asked for."""
+        if not safe_serialization:
+            warnings.warn("Pickled weights are not written: it becomes safetensors.", stacklevel=2)
+        super().save_pretrained(save_directory, **kwargs)
