@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 PROMPT ?= a red apple to the left of a cat
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-mixins lint bench train-embedded
+.PHONY: help demo test test-all test-mixins lint bench docs-pictures train-embedded
 
 help:
 	@echo "make demo            a picture of '$(PROMPT)' from the embedded model"
 	@echo "make test            the tests; make test-all adds those that take minutes"
 	@echo "make lint            format, lint and types"
 	@echo "make bench           what we claim about speed and memory, measured here"
+	@echo "make docs-pictures   the pictures in docs/, by the commands that stand under them"
 	@echo "make train-embedded  train the embedded model from scratch; run again to go on"
 
 demo: $(VENV)/.installed
@@ -35,8 +36,11 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed-dev
-	@set -e; for name in scenes generate train bulk; do \
+	@set -e; for name in scenes generate text_keys modes startup train bulk; do \
 	    echo "== $$name"; $(BIN)/python -m benchmarks.$$name --out benchmarks/results/$$name.json; done
+
+docs-pictures: $(VENV)/.installed
+	PATH="$(abspath $(BIN)):$$PATH" sh docs/pictures.sh
 
 train-embedded: $(VENV)/.installed-dev
 	$(BIN)/t2i train configs/train/embedded-vae.toml

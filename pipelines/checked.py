@@ -2,15 +2,17 @@
 
 import os
 import warnings
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-from t2i.denoiser.folder import check_folder, resolve
+from t2i.denoiser.folder import NOTES, check_folder, resolve
 from t2i.denoiser.parts import KANDINSKY, KANDINSKY_PRIOR, LAYOUTS, SDXL, STABLE_DIFFUSION
 from t2i.denoiser.single_file import load_single_file
 from t2i.errors import ModelError
+from t2i.files import write_atomically
 
 LOADERS = {
     STABLE_DIFFUSION: "TextToImagePipeline.from_pretrained(...) of pipelines.text_to_image",
@@ -26,6 +28,8 @@ class Checked(DiffusionPipeline):
 
     kinds: ClassVar[tuple[str, ...]]
     """Of t2i.denoiser.parts.LAYOUTS."""
+    notes: str | None = None
+    """What stands in the folder's t2i.json: how the model likes to be sampled."""
 
     @classmethod
     def from_pretrained(
@@ -64,6 +68,8 @@ class Checked(DiffusionPipeline):
         pipe: Self = super().from_pretrained(
             str(place), dtype=dtype, use_safetensors=True, **kwargs
         )
+        if (place / NOTES).is_file():
+            pipe.notes = (place / NOTES).read_text("utf-8")
         return pipe
 
     def save_pretrained(  # type: ignore[override]  # the rest is in kwargs
@@ -76,3 +82,8 @@ class Checked(DiffusionPipeline):
         if not safe_serialization:
             warnings.warn("Pickled weights are not written: it becomes safetensors.", stacklevel=2)
         super().save_pretrained(save_directory, **kwargs)
+        notes = self.notes
+        if notes is not None:
+            write_atomically(
+                Path(save_directory) / NOTES, lambda part: part.write_text(notes, "utf-8")
+            )

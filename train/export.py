@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from t2i.denoiser.build import Components
 from t2i.denoiser.families.sd import VAE
+from t2i.denoiser.folder import NOTES
 from t2i.files import whole_folder
 from train.objective import ObjectiveConfig
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from pipelines.text_to_image import TextToImagePipeline
 
 PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-NOTES = "t2i.json"
 Notes = dict[str, Any]
 
 

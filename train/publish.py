@@ -16,10 +16,11 @@ from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from PIL import Image, ImageDraw
 
 from pipelines.text_to_image import TextToImagePipeline
+from t2i.denoiser.folder import NOTES
 from t2i.errors import OutputError, T2IError, TrainingError
 from t2i.files import whole_folder
 from t2i.pictures import save_picture, sheet
-from train.export import NOTES, export_vae
+from train.export import export_vae
 from train.loop import MODEL
 from train.samples import SamplesConfig, draw_prompts
 

@@ -4,6 +4,7 @@ Suffixes: B batch rows, C channels, H W size of pictures or latents, T D text to
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from t2i.text.encoder import TextEncoder, TwoClip, text_encoder
 from train.batch import Batch
 from train.export import ExportConfig, Notes, export, export_vae, pipeline
 from train.objective import Objective, ObjectiveConfig, quantiles
+from train.places import Places
 from train.randomness import generator
 from train.samples import SamplesConfig, draw_prompts
 
@@ -181,6 +183,8 @@ class DenoiserConfig(BaseModel):
     gradient_checkpointing: bool = False
     caption_dropout: float = Field(0.1, ge=0, le=1)
     """Share of the captions replaced by the empty one, for classifier-free guidance."""
+    place_weight: float = Field(0.0, ge=0)
+    """Weight of the loss of Places, with which "left" and "above" are learned far sooner."""
 
 
 class Denoiser(Target):
@@ -208,6 +212,9 @@ class Denoiser(Target):
             assert components.tokenizer_2 is not None
             second = text_encoder(components.tokenizer_2, self.text_encoder_2)
             self.encoder = TwoClip(first, second)
+        if config.train_text_encoder:
+            self._freeze_unread()
+        self.places = Places(self.unet) if config.place_weight > 0 else None
         if config.gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
             if config.train_text_encoder:
@@ -230,7 +237,10 @@ class Denoiser(Target):
         noisy_BCHW = self.objective.noisy(latents_BCHW, noise_BCHW, level)
         target_BCHW = self.objective.target(latents_BCHW, noise_BCHW, level)
         output_BCHW = sd.denoise(self.unet, noisy_BCHW, level.timestep_B, told)
-        return self.objective.losses(output_BCHW, target_BCHW, level)
+        loss_B = self.objective.losses(output_BCHW, target_BCHW, level)
+        if self.places is not None:
+            loss_B = loss_B + self.config.place_weight * self.places.losses()
+        return loss_B
 
     @torch.no_grad()
     def draw(self, batch: Batch, config: SamplesConfig) -> Image.Image:
@@ -264,6 +274,28 @@ class Denoiser(Target):
         extra = {"text_embeds": pooled_BD, "time_ids": ids_B6}
         return Conditioning(told.text_BTD, extra=extra, mask_BT=told.mask_BT)
 
+    def _freeze_unread(self) -> None:
+        """Leave what the denoiser is told nothing of untrained: it would never get a gradient.
+
+        Several processes wait for the gradient of every weight that is trained. Of SDXL's first
+        encoder the layer before the last is read, so that its last one and the norm behind it stay.
+        """
+        encoders = [self.text_encoder, *filter(None, [self.text_encoder_2])]
+        training = [encoder.training for encoder in encoders]
+        for encoder in encoders:
+            encoder.eval()  # dropout would draw from the generator of the run
+        with torch.enable_grad():
+            told = self.encoder.encode([""], chunks=1)
+        for encoder, was in zip(encoders, training, strict=True):
+            encoder.train(was)
+        outputs = [told.text_BTD]
+        if sdxl.is_told_sizes(self.unet):
+            outputs.append(sdxl.checked(told.pooled_BD))
+        read = leaves_of(outputs)
+        for encoder in encoders:
+            for weight in encoder.parameters():
+                weight.requires_grad_(weight in read)
+
     def _captions(self, batch: Batch) -> list[str]:
         dropped = [
             torch.rand((), generator=generator(self.seed, batch.step, slot, "dropout")).item()
@@ -277,6 +309,22 @@ def middle(encoded: Any) -> Tensor:
     """Latents (B, C, H, W), unscaled, of what an autoencoder encoded; of a posterior, the mean."""
     latents: Tensor = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mean
     return latents
+
+
+def leaves_of(outputs: Iterable[Tensor]) -> set[Tensor]:
+    """The leaves, such as parameters, that a gradient of the outputs reaches."""
+    leaves: set[Tensor] = set()
+    seen: set[object] = set()
+    nodes = [output.grad_fn for output in outputs]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if (leaf := getattr(node, "variable", None)) is not None:
+            leaves.add(leaf)
+        nodes += [following for following, _ in node.next_functions]
+    return leaves
 
 
 def _row_mean(value_BCHW: Tensor) -> Tensor:

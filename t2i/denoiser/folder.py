@@ -12,6 +12,8 @@ from t2i.denoiser.weights import PICKLES, check_weights, read_json
 from t2i.errors import ModelError, nearest
 
 ASSETS = Path(__file__).parent.parent / "assets"
+NOTES = "t2i.json"
+"""Beside a model of ours: how it was trained, and how it likes to be sampled."""
 LARGEST_TOKENIZER = 64_000_000
 """Bytes of one file: the largest vocabularies, of a quarter of a million words, take 17 million."""
 

@@ -5,12 +5,14 @@ B batch rows, Q image positions at a site, D its width, C channels, H W its size
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import torch
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
+from t2i.attention.compiled import is_compiled
 from t2i.conditioning.conditioning import Branch, Conditioning
 from t2i.errors import ArgumentError, nearest
 
@@ -116,8 +118,12 @@ def perturbing(denoise: Denoise, unet: nn.Module, sites: Sequence[str]) -> Denoi
         return denoise
     self_attentions(unet, sites)
 
+    compiled = is_compiled(unet)
+
     def with_perturbed_rows(latents_BCHW: Tensor, timestep: Tensor, told: Conditioning) -> Tensor:
-        with perturbed(unet, sites, told.roles):
+        # Code that was compiled without hooks does not hear them.
+        eager = torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+        with perturbed(unet, sites, told.roles), eager:
             return denoise(latents_BCHW, timestep, told)
 
     return with_perturbed_rows

@@ -11,6 +11,8 @@ import torch
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
+from t2i.attention.compiled import is_compiled
+
 MOST_BYTES = 2**28
 """Of keys and values kept at a time; what does not fit is computed at every pass."""
 
@@ -132,14 +134,4 @@ def reads_text(module: nn.Module) -> TypeGuard[Attention]:
         and module.is_cross_attention
         and module.added_kv_proj_dim is None
         and module.norm_cross is None
-    )
-
-
-def is_compiled(unet: nn.Module) -> bool:
-    """Whether torch.compile has had a hand in it: a change of its layers would compile it again."""
-    return any(
-        "_orig_mod" in module._modules
-        or module._compiled_call_impl is not None
-        or hasattr(module.__dict__.get("forward"), "_torchdynamo_orig_callable")
-        for module in unet.modules()
     )

@@ -12,6 +12,7 @@ from diffusers import StableDiffusionPipeline
 from diffusers.callbacks import SDCFGCutoffCallback
 
 from pipelines.text_to_image import TextToImagePipeline
+from t2i.denoiser.folder import NOTES
 from t2i.denoiser.schedulers import scheduler
 from t2i.errors import ArgumentError, ModelError
 from tests.tiny import (
@@ -357,6 +358,13 @@ def test_a_saved_folder_opens_here_and_in_diffusers(pipe, tmp_path):
     index = json.loads((tmp_path / "model_index.json").read_text())
     assert index["_class_name"] == "StableDiffusionPipeline"
     assert index["unet"] == ["diffusers", "UNet2DConditionModel"]
+
+
+def test_a_saved_folder_keeps_how_its_model_likes_to_be_sampled(components, tmp_path):
+    TextToImagePipeline(**components).save_pretrained(tmp_path / "first")
+    (tmp_path / "first" / NOTES).write_text('{"defaults": {"steps": 7}}')
+    TextToImagePipeline.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "second")
+    assert (tmp_path / "second" / NOTES).read_text() == '{"defaults": {"steps": 7}}'
 
 
 def test_a_half_precision_folder_loads_in_one_precision(model_folder, tmp_path):

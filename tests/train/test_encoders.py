@@ -1,12 +1,15 @@
 """A UNet of ours is trained on any text encoder, saved, loaded and asked to draw."""
 
 import json
+import re
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import t2i
 from tests.train.runs import MODEL, RUN, write_run
+from tests.train.test_loop import newest, torchrun
 from train.config import load
 from train.loop import Training, run
 from train.processes import accelerator_of
@@ -21,6 +24,8 @@ ENCODERS = {
     "num_attention_heads = 2\n[text_encoder_2]\nhidden_size = 16\nintermediate_size = 32\n"
     "num_hidden_layers = 2\nnum_attention_heads = 2\nprojection_dim = 12",
 }
+UNREAD = re.compile(r"^text_encoder\.(text_model\.)?(encoder\.layers\.1|final_layer_norm)\.")
+"""SDXL reads the first model's layer before the last: what comes after it has nothing to learn."""
 CLIP = MODEL[MODEL.index("[text_encoder]") : MODEL.index("[tokenizer]")]
 
 
@@ -57,11 +62,50 @@ def test_every_part_of_the_text_encoder_learns(kind, tmp_path):
     with StopRequest() as stop:
         training.go(stop)
     told = [name for name in before if name.startswith("text_encoder")]
-    still = [
-        name for name in told if torch.equal(before[name], training.target.weights()[name].detach())
-    ]
-    # SDXL reads the first model's layer before the last: what comes after it has nothing to learn.
-    after = ("text_encoder.encoder.layers.1", "text_encoder.final_layer_norm")
-    after += tuple(name.replace("text_encoder.", "text_encoder.text_model.") for name in after)
     assert told
-    assert not [name for name in still if kind != "CLIPTextModel" or not name.startswith(after)]
+    weights = training.target.weights()
+    assert not [name for name in told if torch.equal(before[name], weights[name].detach())]
+
+
+def test_what_sdxl_does_not_read_of_its_first_encoder_is_not_trained(tmp_path):
+    config = config_with(tmp_path, "CLIPTextModel")
+    target = Training(config, tmp_path / "out", accelerator_of(config)).target
+    trained = target.weights()
+    frozen = {name for name, _ in target.named_parameters()} - trained.keys()
+    of_encoders = {name for name in frozen if name.startswith("text_encoder")}
+    assert of_encoders
+    assert all(UNREAD.search(name) for name in of_encoders), of_encoders
+    assert not [name for name in trained if UNREAD.search(name)]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ENCODERS if kind != "CLIPTextModel"])
+def test_of_a_single_encoder_every_weight_is_trained(kind, tmp_path):
+    config = config_with(tmp_path, kind)
+    target = Training(config, tmp_path / "out", accelerator_of(config)).target
+    every = {name for name, _ in target.text_encoder.named_parameters(prefix="text_encoder")}
+    assert every <= target.weights().keys()
+
+
+@pytest.mark.slow
+def test_two_processes_train_two_clips(tmp_path):
+    config = config_with(tmp_path, "CLIPTextModel")
+    begun = Training(config, tmp_path / "begun", accelerator_of(config)).target
+    first = {
+        name: weight.detach().half()
+        for name, weight in begun.text_encoder.state_dict().items()
+        if UNREAD.search(f"text_encoder.{name}")
+    }
+    done = torchrun(tmp_path / "tiny.toml", tmp_path / "two")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert run(config, tmp_path / "one")
+    one, two = (newest(tmp_path / name).tensors["weights"] for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    assert max((one[name] - two[name]).abs().max() for name in one) < 1e-5
+    saved = load_file(tmp_path / "two/model/text_encoder/model.safetensors")
+    assert first
+    for name, weight in first.items():
+        # Files keep the names of CLIPTextModel as everybody has them.
+        (found,) = (
+            saved[other] for other in saved if other.endswith(name.split("text_model.")[-1])
+        )
+        assert torch.equal(found, weight), name

@@ -1,0 +1,30 @@
+#!/bin/sh
+# Makes the pictures of these pages anew: `make docs-pictures`. Each command stands on its page.
+set -e
+cd "$(dirname "$0")/images"
+rm -f ./*.webp
+
+# pictures.md
+t2i generate "a red car on a blue background" --seed 8 --out car.webp
+
+# prompts.md
+t2i generate "a house and a (tree:0.5)" --seed 8 --out tree-less.webp
+t2i generate "a house and a tree" --seed 8 --out tree.webp
+t2i generate "a house and a (tree:1.5)" --seed 8 --out tree-more.webp
+t2i generate "a cat" --seed 8 --out cat.webp
+t2i generate "[a cat:a dog:0.5]" --seed 8 --out cat-dog-late.webp
+t2i generate "[a cat:a dog:0.2]" --seed 8 --out cat-dog-early.webp
+t2i generate "a dog" --seed 8 --out dog.webp
+
+# guidance.md
+t2i generate "a strawberry and a star" --seed 8 --guidance 1 --out guidance-1.webp
+t2i generate "a strawberry and a star" --seed 8 --guidance 3 --out guidance-3.webp
+t2i generate "a strawberry and a star" --seed 8 --guidance 16 --out guidance-16.webp
+t2i generate "a strawberry and a star" --seed 8 --guidance 16 --method apg --out apg-16.webp
+
+# pipelines.md
+t2i generate "a dog" --seed 8 --image cat.webp --strength 0.3 --out strength-3.webp
+t2i generate "a dog" --seed 8 --image cat.webp --strength 0.5 --out strength-5.webp
+t2i generate "a dog" --seed 8 --image cat.webp --strength 0.7 --out strength-7.webp
+t2i generate "a dog" --seed 8 --image cat.webp --strength 0.9 --out strength-9.webp
+t2i generate "a tree and a strawberry" --seed 8 --image tree.webp --mask right.png --out masked.webp
