@@ -36,6 +36,11 @@ def sample(
     """
     step_options = accepted_options(scheduler, eta=eta, generator=generator)
 
+    def denoise_now(latents_BCHW: Tensor, told: Conditioning) -> Tensor:
+        scaled_BCHW = model_input(scheduler, latents_BCHW, run.timestep)
+        return denoise(scaled_BCHW, run.timestep, told)
+
+    run.denoise = denoise_now
     for step in range(run.num_steps):
         run.step = step
         for visitor in visitors:

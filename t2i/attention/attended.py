@@ -1,16 +1,16 @@
-"""The maps of one call of attention, computed beside the kernel, in float32.
+"""The maps of one call of attention, computed beside the kernel, in float32 at least.
 
 N heads, Q query positions, K key positions, T text tokens, E width of a head.
 """
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from t2i.attention.effects import Effects
+from t2i.attention.effects import Effects, wide
 from t2i.attention.site import Site
 from t2i.attention.tap import Call
 from t2i.errors import ArgumentError
@@ -26,13 +26,21 @@ class Attended:
     call: Call
     site: Site
     effects: Effects
+    _known: dict[tuple[int, bool], Tensor] = field(default_factory=dict, repr=False, compare=False)
+    """Maps of the text, for the next probe that asks."""
 
     def maps(self, row: int) -> Tensor:
         """What the picture's positions of a row look at, (N, Q, T) over the text, or over all keys
         where there is no text; after all edits."""
-        parts = list(self.parts(row, *self.site.image))
-        probs_NQK = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-        return probs_NQK if self.site.kind == "self" else probs_NQK[..., slice(*self.site.text)]
+        key = (row, torch.is_grad_enabled())
+        if key not in self._known:
+            columns = slice(None) if self.site.kind == "self" else slice(*self.site.text)
+            parts = [part[..., columns] for part in self.parts(row, *self.site.image)]
+            probs_NQT = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+            if self.site.kind == "self":
+                return probs_NQT
+            self._known[key] = probs_NQT
+        return self._known[key]
 
     def parts(self, row: int, first: int = 0, end: int | None = None) -> Iterator[Tensor]:
         """The row's map (N, Q, K), some queries at a time, after all edits."""
@@ -61,7 +69,7 @@ class Attended:
     def _scored(self, row: int | None, first: int, end: int) -> Tensor:
         assert row is not None
         call = self.call
-        q_NQE, k_NKE = call.query[row, :, first:end].float(), call.key[row].float()
+        q_NQE, k_NKE = wide(call.query[row, :, first:end]), wide(call.key[row])
         if len(k_NKE) != len(q_NQE):  # several heads of queries share one of keys
             k_NKE = k_NKE.repeat_interleave(len(q_NQE) // len(k_NKE), dim=0)
         scale = 1 / math.sqrt(q_NQE.shape[-1]) if call.scale is None else call.scale

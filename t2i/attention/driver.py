@@ -3,20 +3,24 @@
 B batch rows, C channels, H W latent size, T text tokens.
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from t2i.attention.discovery import named
+from t2i.attention.clock import Clock
+from t2i.attention.discovery import begun, grid_of, named
+from t2i.attention.readers import denoiser_of
 from t2i.attention.rows import Pass, pass_of
-from t2i.attention.said import Reader
+from t2i.attention.texts import Texts
 from t2i.conditioning.run import Run
 from t2i.errors import AttentionError
-from t2i.text.encoder import text_encoder
 from t2i.text.layout import Readable
+
+Denoise = Callable[[Tensor], object]
+"""A pass for the branch "cond" alone, of the step that is under way."""
 
 
 class Driven(Protocol):
@@ -26,6 +30,7 @@ class Driven(Protocol):
         self, passing: Pass, prompts: Sequence[Readable] | None, shape: object, size: Any
     ) -> None: ...
     def end_pass(self) -> None: ...
+    def before_pass(self, latents_BCHW: Tensor, passing: Pass, denoise: Denoise) -> Tensor: ...
     def after_step(self, latents_BCHW: Tensor) -> Tensor: ...
 
     prompts: tuple[Readable, ...] | None
@@ -48,6 +53,13 @@ class Visiting:
         shape = (size, run.conditioning.text_BTD.shape[1])
         self.session.begin_pass(passing, prompts, shape, size)
 
+        def denoise(latents_BCHW: Tensor) -> object:
+            assert run.denoise is not None
+            return run.denoise(latents_BCHW, run.conditioning.select(("cond",)))
+
+        alone = pass_of(len(run.latents_BCHW), ("cond",), passing.prompts, run.step, run.num_steps)
+        run.latents_BCHW = self.session.before_pass(run.latents_BCHW, alone, denoise)
+
     def after_step(self, run: Run) -> None:
         self.session.end_pass()
         run.latents_BCHW = self.session.after_step(run.latents_BCHW)
@@ -63,83 +75,118 @@ class Overhearing:
     needs_callback = True
 
     def __init__(self, session: Driven, pipeline: Any, root: nn.Module) -> None:
-        self.session, self.pipeline, self.root = session, pipeline, root
-        self._calls = 0
+        self.session, self.root = session, root
+        self.pipeline = None if isinstance(pipeline, nn.Module) else pipeline
+        self.clock = Clock(self.pipeline)
+        self.texts = Texts(self.pipeline)
+        self._alone: str | None = None
+        """What the pipeline says the pass is for, where it computes the branches one by one."""
+        self._heard = False
 
     def install(self, stack: ExitStack) -> None:
         before = self.root.register_forward_pre_hook(self._before, with_kwargs=True)
         after = self.root.register_forward_hook(self._after, always_call=True)
         stack.callback(before.remove)
         stack.callback(after.remove)
+        self.texts.install(stack)
+        if hasattr(self.root, "cache_context"):
+            stack.enter_context(self._told_what_for())
+
+    @contextmanager
+    def _told_what_for(self) -> Iterator[None]:
+        """Hear the name under which a pipeline has the denoiser cache what it computes."""
+        root: Any = self.root
+        inner, before = root.cache_context, root.__dict__.get("cache_context")
+
+        @contextmanager
+        def cache_context(name: str, **kwargs: Any) -> Iterator[None]:
+            around, self._alone = self._alone, name
+            try:
+                with inner(name, **kwargs):
+                    yield
+            finally:
+                self._alone = around
+
+        root.cache_context = cache_context
+        try:
+            yield
+        finally:
+            if before is None:
+                del root.cache_context
+            else:
+                root.cache_context = before
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = named(module, args, kwargs)
+        self._heard = self._for_prompts(given)
+        if not self._heard:
+            return
+        check_whole(given)
         tensors = [one for one in given.values() if isinstance(one, Tensor) and one.ndim > 1]
         rows = len(tensors[0])
-        step, num_steps = self._step(given)
-        branches = ("uncond", "cond") if self._guided(rows) else ("cond",)
+        step, num_steps = self.clock.read(given)
+        branches = self._branches(rows, tensors[0], given.get("encoder_hidden_states"))
         prompts = len(self.session.prompts) if self.session.prompts else rows // len(branches)
         passing = pass_of(rows, branches, prompts, step, num_steps)
-        shape = tuple(tuple(one.shape[1:]) for one in tensors)
-        size = tuple(tensors[0].shape[-2:]) if tensors[0].ndim == 4 else None
-        self.session.begin_pass(passing, None, shape, size)
+        if step == 0:
+            self.texts.check(self.session.prompts)
+        size = tuple(tensors[0].shape[-2:]) if tensors[0].ndim == 4 else grid_of(given)
+        shape = (size, *(tuple(one.shape[1:]) for one in tensors))
+        with begun(module, given):
+            self.session.begin_pass(passing, None, shape, size)
 
     def _after(self, _module: nn.Module, _args: object, output: object) -> None:
-        if output is not None:
+        if output is not None and self._heard:
             self.session.end_pass()
 
-    def _guided(self, rows: int) -> bool:
-        """Whether the first half of the batch is told the negative prompt."""
-        if self.pipeline is None:
+    def _for_prompts(self, given: Mapping[str, Any]) -> bool:
+        """Whether the pass has rows that are told the prompts as they are."""
+        if given.get("skip_layers") is not None:  # SD3, to guide away from what it makes without
             return False
-        guided = bool(getattr(self.pipeline, "do_classifier_free_guidance", False))
-        prompts = len(self.session.prompts) if self.session.prompts else 1
-        return guided and rows % (2 * prompts) == 0
+        return self._alone is None or "cond" in self._alone.split("_")
 
-    def _step(self, given: Mapping[str, Any]) -> tuple[int, int]:
-        scheduler = getattr(self.pipeline, "scheduler", None)
-        timesteps = getattr(scheduler, "timesteps", None)
-        if scheduler is None or not isinstance(timesteps, Tensor):
-            return 0, 1
-        index = getattr(scheduler, "step_index", None)
-        first = getattr(scheduler, "begin_index", None) or 0
-        if hasattr(scheduler, "step_index"):
-            return int(first if index is None else index), len(timesteps)
-        timestep = torch.as_tensor(given["timestep"]).flatten()[0]
-        found = (timesteps == timestep.to(timesteps.device)).nonzero().flatten()
-        if len(found) == 0:
-            raise AttentionError(
-                f"The denoiser was called at timestep {timestep.item()}, which is none of its "
-                "scheduler's: attend() cannot tell the step."
-            )
-        return int(found[0]), len(timesteps)
+    def _branches(self, rows: int, picture: Tensor, text: object) -> tuple[str, ...]:
+        """What the rows are told, block after block."""
+        if self._alone is not None and "uncond" not in self._alone.split("_"):
+            return ("cond",)
+        guided = getattr(self.pipeline, "do_classifier_free_guidance", None)
+        if guided is None:
+            prompts = len(self.session.prompts) if self.session.prompts else 1
+            guided = rows % (2 * prompts) == 0 and guided_by_looks(picture, text)
+        if guided and hasattr(self.pipeline, "image_guidance_scale"):  # InstructPix2Pix
+            return ("cond", "picture", "uncond")
+        branches = ("uncond", "cond") if guided else ("cond",)
+        perturbed = bool(getattr(self.pipeline, "do_perturbed_attention_guidance", False))
+        return (*branches, "perturbed") if perturbed else branches
 
 
-def readers_of(x: Any, tokenizer: Any) -> tuple[Reader, ...]:
-    """What turns the prompts of a pipeline into tokens, in the order of the text."""
-    if tokenizer is not None:
-        return (Reader(tokenizer),)
-    if hasattr(x, "visitors"):  # ours; the second of two encoders stands in the same places
-        parts = [(x.tokenizer, x.text_encoder), (x.tokenizer_2, x.text_encoder_2)]
-        return tuple(Reader(text_encoder(*part)) for part in parts if part[0] is not None)[:1]
-    own = [getattr(x, name, None) for name in ("tokenizer", "tokenizer_2", "tokenizer_3")]
-    if own[2] is not None:  # SD3: two CLIPs side by side, then T5
-        window = int(own[0].model_max_length)
-        return (Reader(own[0], 0, window), Reader(own[2], window))
-    if own[1] is not None and hasattr(x, "transformer"):  # Flux is told what T5 read
-        return (Reader(own[1]),)
-    return () if own[0] is None else (Reader(own[0]),)
+def guided_by_looks(picture: Tensor, text: object) -> bool:
+    """Whether a batch is the same pictures twice, told first one thing and then another."""
+    if not isinstance(text, Tensor) or len(text) != len(picture) or len(picture) % 2:
+        return False
+    (first, second), (negative, prompt) = picture.chunk(2), text.chunk(2)
+    return torch.equal(first, second) and not torch.equal(negative, prompt)
+
+
+def check_whole(given: Mapping[str, Any]) -> None:
+    """Raise AttentionError for a call that computes but one more token of a text."""
+    length = getattr(given.get("past_key_values"), "get_seq_length", None)
+    past = 0 if length is None else int(length())
+    if past:
+        raise AttentionError(
+            f"The model was called for one more token after {past} that it keeps in a cache: a map "
+            "would hold that token alone. Generate before the `with` block, and inside call the "
+            "model once with what it wrote, model(**inputs, decoder_input_ids=written); or "
+            "generate inside with use_cache=False, and the maps are those of the last call."
+        )
 
 
 def root_of(x: Any) -> nn.Module:
     """The denoiser of a pipeline, or the model itself."""
-    if isinstance(x, nn.Module):
-        return x
-    for name in ("unet", "transformer"):
-        part = getattr(x, name, None)
-        if isinstance(part, nn.Module):
-            return part
+    root = denoiser_of(x)
+    if isinstance(root, nn.Module):
+        return root
     raise AttentionError(
-        f"Got a {type(x).__name__} without unet or transformer; expected a pipeline, or the model "
-        "whose attention is meant: attend(pipe.unet)."
+        f"Got a {type(x).__name__} without unet, transformer or decoder; expected a pipeline, or "
+        "the model whose attention is meant: attend(pipe.unet)."
     )

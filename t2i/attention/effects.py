@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from t2i.errors import ArgumentError
@@ -30,8 +31,8 @@ class Share:
 class Mix:
     """P' = P_source A + P B over the columns of the text, B diagonal.
 
-    columns : A, (1 or N, T, T) float32
-    kept : the diagonal of B, (1 or N, T) float32
+    columns : A, (1 or N, T, T)
+    kept : the diagonal of B, (1 or N, T)
     """
 
     source: int | None
@@ -45,12 +46,14 @@ class Mix:
 
     def of_own(self, value_NTE: Tensor) -> Tensor:
         """B V, in the values' own dtype."""
-        return (value_NTE.float() * self.kept.to(value_NTE.device).unsqueeze(-1)).to(value_NTE)
+        wide_NTE = wide(value_NTE)
+        return (wide_NTE * self.kept.to(wide_NTE).unsqueeze(-1)).to(value_NTE)
 
     def of_source(self, value_NTE: Tensor) -> Tensor:
         """A V."""
         assert self.columns is not None
-        return (self.columns.to(value_NTE.device) @ value_NTE.float()).to(value_NTE)
+        wide_NTE = wide(value_NTE)
+        return (self.columns.to(wide_NTE) @ wide_NTE).to(value_NTE)
 
 
 @dataclass(slots=True)
@@ -134,3 +137,8 @@ class Effects:
         if twice:
             ways.append(f"twice in {twice} rows")
         return ", ".join(ways)
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """In float32 at least."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()

@@ -14,17 +14,21 @@ import torch
 from torch import Tensor
 
 from t2i.attention.attended import Attended, row_of_mask
-from t2i.attention.effects import Effects
+from t2i.attention.effects import Effects, wide
+from t2i.attention.remembered import Behind
 from t2i.attention.site import Site
 from t2i.attention.tap import Call
 from t2i.errors import AttentionError
 
 
-def fused(call: Call, site: Site, effects: Effects) -> tuple[Tensor, Attended]:
+def fused(
+    call: Call, site: Site, effects: Effects, behind: Behind | None = None
+) -> tuple[Tensor, Attended]:
     """The output (B, N, Q, E) under these effects, and what the maps have become."""
+    whole = call if behind is None else behind.of(call)
     if not effects:
-        return call.run(), Attended(call, site, effects)
-    call = shared(call, effects)
+        return call.run(), Attended(whole, site, effects)
+    call = shared(whole, effects)
     attended = Attended(call, site, effects)
     if site.text != (0, site.keys):
         return beside_the_picture(call, site, effects, attended), attended
@@ -74,7 +78,7 @@ def explicit(out: Tensor, attended: Attended) -> Tensor:
     if functions:
         out = out.clone()
     for row in functions:
-        value_NKE = attended.call.value[row].float()
+        value_NKE = wide(attended.call.value[row])
         parts = [probs_NQK @ value_NKE for probs_NQK in attended.parts(row)]
         out[row] = torch.cat(parts, dim=1).to(out)
     return out
@@ -120,6 +124,7 @@ def scored_as(
 
 
 def of_rows(call: Call, rows: list[int]) -> Call:
+    """The call of some rows alone."""
     mask = call.mask
     if mask is not None and mask.ndim == 4 and len(mask) > 1:
         mask = mask[rows]
@@ -132,17 +137,20 @@ def shared(call: Call, effects: Effects) -> Call:
     """The call in which rows have taken over what belongs to others."""
     if not effects.shares:
         return call
-    tensors = {"q": call.query.clone(), "k": call.key.clone(), "v": call.value.clone()}
     originals = {"q": call.query, "k": call.key, "v": call.value}
-    mask = call.mask
+    written = {part for share in effects.shares for part in share.parts}
+    tensors = {
+        part: tensor.clone() if part in written else tensor for part, tensor in originals.items()
+    }
+    mask = before = call.mask
     if mask is not None and mask.ndim == 4 and any("k" in share.parts for share in effects.shares):
         mask = mask.expand(len(call.query), *mask.shape[1:]).clone()
     for share in effects.shares:
         heads = slice(None) if share.heads is None else list(share.heads)
         for part in share.parts:
             tensors[part][share.row, heads] = originals[part][share.source, heads]
-        if mask is not None and "k" in share.parts and share.heads is None:
-            mask[share.row] = call.mask[share.source if len(call.mask) > 1 else 0]  # type: ignore[index]
+        if mask is not None and before is not None and "k" in share.parts and share.heads is None:
+            mask[share.row] = before[share.source if len(before) > 1 else 0]
     return replace(call, query=tensors["q"], key=tensors["k"], value=tensors["v"], mask=mask)
 
 

@@ -30,11 +30,13 @@ class Listed:
 
     @property
     def at_work(self) -> bool:
+        """Whether it has done something, or was asked for nothing."""
         done = self.met_latents if self.needs_callback else self.met
         return bool(done) or self.what.does_nothing
 
     @property
     def needs_callback(self) -> bool:
+        """Whether it acts between the passes only."""
         return isinstance(self.what, Edit) and self.what.needs == "latents"
 
     def begin(self, said: Said, latent_size: tuple[int, int] | None) -> None:
@@ -42,17 +44,21 @@ class Listed:
             probe.begin(said, latent_size)
 
     def wants(self, site: Site) -> bool:
+        """Whether it reads or edits there."""
         return any(probe.fits(site) for probe in self.probes) or self.what.fits(site)
 
     def covers(self, passing: Pass) -> bool:
+        """Whether it acts at the step of this pass."""
         return self.what.covers(passing.step, passing.num_steps)
 
     def edit(self, effects: Effects, at: At) -> None:
+        """Say what it wants of a call, if it is an edit for it."""
         if isinstance(self.what, Edit) and self.what.fits(at.site) and self.covers(at.passing):
             self.what.apply(effects, at)
             self._meet(at)
 
     def hear(self, attended: Attended, at: At) -> None:
+        """Let its probes read a call, those that want to."""
         step, num_steps = at.passing.step, at.passing.num_steps
         for probe in self.probes:
             if probe.fits(at.site) and probe.covers(step, num_steps):
@@ -60,6 +66,7 @@ class Listed:
                 self._meet(at)
 
     def after_step(self, latents_BCHW: Tensor, passing: Pass) -> Tensor:
+        """The latents as the edit wants them."""
         assert isinstance(self.what, Edit)
         if self.needs_callback:
             self.met_latents.add(passing.step)

@@ -4,7 +4,7 @@ N heads, S tokens of the words, Q positions of a site, H W a size.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -28,22 +28,42 @@ Size = tuple[int, int]
 
 @dataclass(slots=True)
 class Plane:
-    """What one site showed of one picture: a sum over steps, (N or 1, S, Q) float32."""
+    """What one site showed of one picture: a sum over steps, (N or 1, S, Q) float32.
+
+    steps : for each token at how many of them it was said
+    """
 
     site: Site
     total_NSQ: Tensor
-    steps: int = 1
+    steps: list[int]
+
+    @property
+    def mean_NSQ(self) -> Tensor:
+        """Over the steps at which a token was said."""
+        return self.total_NSQ / self.total_NSQ.new_tensor(self.steps).clamp(min=1)[:, None]
+
+    def add(self, words_NSQ: Tensor, columns: Sequence[int]) -> None:
+        """One more step, at which these columns are said; new ones are the last."""
+        new = words_NSQ.shape[1] - self.total_NSQ.shape[1]
+        if new:
+            self.total_NSQ = functional.pad(self.total_NSQ, (0, 0, 0, new))
+            self.steps += [0] * new
+        self.total_NSQ += words_NSQ
+        for column in columns:
+            self.steps[column] += 1
 
 
 @dataclass(slots=True)
 class Recorded:
     """What a probe heard in a run.
 
-    tokens : for each word the columns along S that are its own
+    tokens : for each word the columns along S that are its own; words may share them
+    columns : how many there are
     planes : (picture of the prompt, name of the site) -> Plane
     """
 
     tokens: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    columns: int = 0
     planes: dict[tuple[int, str], Plane] = field(default_factory=dict)
     latent_size: Size | None = None
     raw: dict[str, list[Tensor]] = field(default_factory=dict)
@@ -52,8 +72,10 @@ class Recorded:
     """Site -> (pictures, N, S, Q) of the last pass, with gradients, where they were asked for."""
 
     def clear(self) -> None:
+        """Let go of a run."""
         for kept in (self.tokens, self.planes, self.raw, self.live):
             kept.clear()
+        self.columns = 0
 
 
 class HeatMaps(Mapping[str, Tensor]):
@@ -119,7 +141,7 @@ class HeatMaps(Mapping[str, Tensor]):
         if plane is None:
             names = [name for picture, name in self.recorded.planes if picture == self.picture]
             raise ArgumentError(f"No map of the site {site!r}. {nearest(site, names)}")
-        mean_Q = (plane.total_NSQ[:, self._columns(word)].cpu() / plane.steps).mean(dim=(0, 1))
+        mean_Q = plane.mean_NSQ[:, self._columns(word)].cpu().float().mean(dim=(0, 1))
         return mean_Q.view(plane.site.size or (1, -1))
 
     def mask(self, word: str, threshold: float = 0.4) -> Tensor:
@@ -163,17 +185,18 @@ class HeatMaps(Mapping[str, Tensor]):
     def _mean(self, word: str) -> Tensor:
         """All sites, heads, steps and tokens of the word as one, (H, W)."""
         grid, columns = self.grid, self._columns(word)
-        maps = []
+        maps, daam = [], self.convention == "daam"
         for plane in self._planes():
-            total_NSQ = plane.total_NSQ[:, columns].cpu()
-            map_NSHW = total_NSQ.unflatten(-1, plane.site.size or (1, -1))
-            if self.convention == "daam":
-                resized = functional.interpolate(map_NSHW, grid, mode="bicubic").clamp(min=0)
+            kept_NSQ = plane.total_NSQ if daam else plane.mean_NSQ
+            map_NSHW = kept_NSQ[:, columns].cpu().float().unflatten(-1, plane.site.size or (1, -1))
+            if daam:  # every head counts alike, however many a site has
+                resized_NSHW = functional.interpolate(map_NSHW, grid, mode="bicubic")
+                maps += list(resized_NSHW.clamp(min=0).mean(dim=1))
             else:
-                resized = functional.interpolate(
-                    map_NSHW / plane.steps, grid, mode="bilinear", antialias=True
+                resized_NSHW = functional.interpolate(
+                    map_NSHW, grid, mode="bilinear", antialias=True
                 )
-            maps.append(resized.mean(dim=(0, 1)))
+                maps.append(resized_NSHW.mean(dim=(0, 1)))
         return torch.stack(maps).mean(0)
 
     def _planes(self) -> list[Plane]:
@@ -191,6 +214,8 @@ class HeatMaps(Mapping[str, Tensor]):
         if word not in self.words:
             raise ArgumentError(f"No probe was asked for {word!r}. {nearest(word, self.words)}")
         self._planes()
+        if word not in self.recorded.tokens:
+            raise ArgumentError(f"There is no map of {word!r} yet: no step so far has said it.")
         return list(self.recorded.tokens[word])
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from t2i.attention.at import At
 from t2i.attention.attended import Attended
 from t2i.attention.maps import Convention, HeatMaps, Plane, Recorded
+from t2i.attention.rows import check_prompt
 from t2i.attention.said import Said, Word
 from t2i.attention.site import Site, Sites, Window, check_heads, check_window, sites_of, steps_of
 from t2i.errors import ArgumentError
@@ -33,7 +34,7 @@ class Probe:
     raw: bool = False
     recorded: Recorded = field(default_factory=Recorded)
     maps: HeatMaps = field(init=False)
-    _columns: list[int] = field(default_factory=list)
+    _read: "Columns | None" = None
 
     def __post_init__(self) -> None:
         if not self.words:
@@ -54,13 +55,17 @@ class Probe:
         return False
 
     def fits(self, site: Site) -> bool:
+        """Whether it reads there."""
         assert isinstance(self.sites, Sites)
         return site.kind != "self" and self.sites.fit(site)
 
     def covers(self, step: int, num_steps: int) -> bool:
+        """Whether it reads at this step."""
         return step in steps_of(self.steps, num_steps)
 
     def check(self, said: Said) -> None:
+        """Raise ArgumentError for a prompt or words that are not there."""
+        check_prompt("prompt", self.prompt, said.count)
         for word in self.words:
             said.span(self.prompt, word)
 
@@ -68,32 +73,34 @@ class Probe:
         """A run begins: what was kept of the one before is let go."""
         self.recorded.clear()
         self.recorded.latent_size = latent_size
-        places: list[int] = []
-        for word, name in zip(self.words, self.maps.words, strict=True):
-            span = said.span(self.prompt, word)
-            self.recorded.tokens[name] = tuple(range(len(places), len(places) + len(span)))
-            places += span
-        self._columns = places
+        self._read = None
+        self._columns(said)
 
     def bytes_at(self, site: Site, pictures: int, steps: int) -> int:
         """What it keeps of a site in a run."""
         heads = len(self.heads) if self.heads is not None else site.heads
-        number = pictures * len(self._columns) * site.positions * 4
+        number = pictures * self.recorded.columns * site.positions * 4
         kept_heads = heads if self.convention == "daam" else 1
         return number * kept_heads + (number * heads * steps if self.raw else 0)
 
     def hear(self, attended: Attended, at: At) -> None:
         """Take down what this call shows of the words."""
-        rows = at.passing.rows_of(self.prompt)
+        read = self._columns(at.said)
+        if read.places and max(read.places) >= at.tokens:
+            raise ArgumentError(
+                f"{self} wants place {max(read.places)} of a text of {at.tokens} tokens: they "
+                f"count from 0 to {at.tokens - 1}."
+            )
         live = []
-        for picture, row in enumerate(rows):
+        for picture, row in enumerate(at.passing.rows_of(self.prompt)):
             with torch.set_grad_enabled(self.grad and torch.is_grad_enabled()):
                 probs_NQT = attended.maps(row)
                 if self.heads is not None:
                     probs_NQT = probs_NQT[list(self.heads)]
-                words_NSQ = probs_NQT[..., self._columns].transpose(-1, -2)
+                words_NSQ = probs_NQT[..., read.places].transpose(-1, -2)
+                words_NSQ = read.spread(words_NSQ, self.recorded.columns)
             live.append(words_NSQ)
-            self._take(at.site, picture, words_NSQ.detach())
+            self._take(at.site, picture, words_NSQ.detach(), read)
         if live and (self.grad or self.raw):
             all_BNSQ = torch.stack(live)
             if self.grad:
@@ -101,12 +108,48 @@ class Probe:
             if self.raw:
                 self.recorded.raw.setdefault(at.site.name, []).append(all_BNSQ.detach().cpu())
 
-    def _take(self, site: Site, picture: int, words_NSQ: Tensor) -> None:
+    def _take(self, site: Site, picture: int, words_NSQ: Tensor, read: "Columns") -> None:
         if self.convention != "daam":
             words_NSQ = words_NSQ.mean(dim=0, keepdim=True)
         plane = self.recorded.planes.get((picture, site.name))
         if plane is None:
-            self.recorded.planes[picture, site.name] = Plane(site, words_NSQ.clone())
-        else:
-            plane.total_NSQ += words_NSQ
-            plane.steps += 1
+            plane = Plane(site, torch.zeros_like(words_NSQ), [0] * words_NSQ.shape[1])
+            self.recorded.planes[picture, site.name] = plane
+        plane.add(words_NSQ, read.columns)
+
+    def _columns(self, said: Said) -> "Columns":
+        """Where the words stand in what is said now; the same token keeps its column."""
+        if self._read is not None and self._read.said is said:
+            return self._read
+        column_at: dict[int, int] = {}
+        places: dict[int, int] = {}
+        for word, name in zip(self.words, self.maps.words, strict=True):
+            own = list(self.recorded.tokens.get(name, ()))
+            for number, place in enumerate(said.span(self.prompt, word)):
+                if number == len(own):
+                    own.append(column_at.get(place, self.recorded.columns))
+                    self.recorded.columns = max(self.recorded.columns, own[number] + 1)
+                column_at[place] = own[number]
+                places[own[number]] = place
+            if own:
+                self.recorded.tokens[name] = tuple(own)
+        self._read = Columns(said, tuple(places), tuple(places.values()))
+        return self._read
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Of what is said at a step: which columns along S are there, and their places along T."""
+
+    said: Said
+    columns: tuple[int, ...]
+    places: tuple[int, ...]
+
+    def spread(self, words_NSQ: Tensor, columns: int) -> Tensor:
+        """The same with all columns along S, 0 for those that are not there."""
+        if self.columns == tuple(range(columns)):
+            return words_NSQ
+        heads, _, positions = words_NSQ.shape
+        spread_NSQ = words_NSQ.new_zeros(heads, columns, positions)
+        index = torch.tensor(self.columns, dtype=torch.long, device=words_NSQ.device)
+        return spread_NSQ.index_copy(1, index, words_NSQ)

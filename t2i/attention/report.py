@@ -9,7 +9,7 @@ from t2i.attention.site import Site
 KIBIBYTE = 1 << 10
 
 
-def explain(
+def explained(
     sites: Sequence[Site],
     kernels: Mapping[str, Iterable[str]],
     listed: Sequence[Listed],
@@ -26,7 +26,7 @@ def explain(
     return "\n".join(lines)
 
 
-def report(listed: Sequence[Listed]) -> str:
+def reported(listed: Sequence[Listed]) -> str:
     """One line per probe and edit: sites x steps."""
     lines = []
     for one in listed:

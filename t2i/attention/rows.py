@@ -14,6 +14,7 @@ class Pass:
     branches : of guidance, in the order of the rows; each has one row per picture
     prompts : how many there are; a prompt's pictures follow one another
     pictures : rows of one branch
+    remembered : prompts before these that have no row in the batch, but one behind it
     """
 
     step: int
@@ -21,10 +22,14 @@ class Pass:
     branches: tuple[str, ...]
     prompts: int
     pictures: int
-    _rows: dict[int, tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
+    remembered: int = 0
+    _rows: dict[int, tuple[int, ...]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def rows(self) -> int:
+        """Of the whole batch."""
         return self.pictures * len(self.branches)
 
     @property
@@ -38,9 +43,21 @@ class Pass:
             self._rows[prompt] = self._find(prompt)
         return self._rows[prompt]
 
+    def rows_of_all_branches(self, prompt: int) -> tuple[int, ...]:
+        """The rows of each of the prompt's pictures, branch after branch."""
+        count = self.images_per_prompt
+        return tuple(
+            branch * self.pictures + prompt * count + picture
+            for branch in range(len(self.branches))
+            for picture in range(count)
+        )
+
     def _find(self, prompt: int) -> tuple[int, ...]:
+        if prompt < self.remembered:
+            return (self.rows + prompt,)
         if "cond" not in self.branches:
             return ()
+        prompt -= self.remembered
         first = self.branches.index("cond") * self.pictures + prompt * self.images_per_prompt
         return tuple(range(first, first + self.images_per_prompt))
 

@@ -3,8 +3,9 @@
 T text tokens.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from t2i.text.words import Span, spans
 
 Word = str | Span
 """A word or phrase of the prompt, or the places along T themselves."""
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,64 +31,134 @@ class Reader:
     first: int = 0
     tokens: int | None = None
     """How many it fills; None: all from `first` on."""
+    reads: Callable[[str], str] | None = None
+    """What its pipeline makes of a prompt beforehand."""
+
+    def text_of(self, prompt: Readable) -> Readable:
+        return prompt if self.reads is None or not isinstance(prompt, str) else self.reads(prompt)
+
+    def places(self, prompt: Readable, word: str) -> Span:
+        """Of those along T that it fills."""
+        places = spans(self.text, self.text_of(prompt), [word])[word]
+        return tuple(
+            self.first + place for place in places if self.tokens is None or place < self.tokens
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Mentions:
+    """Words that were asked for in a run, as (prompt, word): those that some step of it says, and
+    for the others what to answer."""
+
+    said: set[tuple[int, str]] = field(default_factory=set)
+    unsaid: dict[tuple[int, str], ArgumentError] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """The run is over: raise ArgumentError for a word that no step of it said."""
+        for mention, error in self.unsaid.items():
+            if mention not in self.said:
+                raise error
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """The prompts of a run, each read by the same readers."""
+    """The prompts of a run, each read by the same readers, as they are at some of its steps."""
 
     prompts: tuple[Readable, ...]
     readers: tuple[Reader, ...]
-    _known: dict[object, object] = field(default_factory=dict, repr=False, compare=False)
+    mentions: Mentions = field(default_factory=Mentions, repr=False, compare=False)
+    """Shared by all steps of a run."""
+    unknown: int = 0
+    """How many prompts there are whose texts nobody told."""
+    _known: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def count(self) -> int:
+        """How many prompts the run has."""
+        return len(self.prompts) or self.unknown
 
     def span(self, prompt: int, word: Word) -> Span:
-        """The places of a word along T. Raises ArgumentError for one that the prompt has not."""
-        check_prompt("prompt", prompt, len(self.prompts))
+        """The places of a word along T. Raises ArgumentError for one that the prompt has not.
+
+        A prompt in a grammar may say a word at other steps only: it has no places then, and the
+        session raises when the run is over and nothing said it.
+        """
         if not isinstance(word, str):
             return tuple(word)
+        return self.once(("span", prompt, word), lambda: self._find(prompt, word))
+
+    def _find(self, prompt: int, word: str) -> Span:
         if not self.readers:
             raise ArgumentError(
                 f"Cannot look for {word!r}: this model came without a tokenizer. Give one, "
                 "attend(model, prompts=..., tokenizer=...), or the places of the word, (3, 4)."
             )
-        return tuple(
-            reader.first + place
-            for reader in self.readers
-            for place in spans(reader.text, self.prompts[prompt], [word])[word]
-        )
+        if not self.prompts:
+            raise ArgumentError(
+                f"Cannot look for {word!r}: the prompts are not known. Tell them, "
+                "attend(pipe, prompts=[...]), one for each of the call."
+            )
+        check_prompt("prompt", prompt, len(self.prompts))
+        said = self.prompts[prompt]
+        try:
+            places = tuple(place for reader in self.readers for place in reader.places(said, word))
+            if not places:
+                raise ArgumentError(
+                    f"{word!r} stands behind the tokens that this model reads of prompt {prompt}: "
+                    "shorten the prompt before it."
+                )
+        except ArgumentError as error:
+            if isinstance(said, str):
+                raise
+            self.mentions.unsaid[prompt, word] = error
+            return ()
+        self.mentions.said.add((prompt, word))
+        return places
 
     def replacement(self, source: int, target: int, length: int) -> Tensor:
         """(T, T), see t2i.text.alignment; one block per reader."""
-        key = ("replacement", source, target, length)
-        if key not in self._known:
-            matrix_TT = torch.eye(length)
+
+        def make() -> Tensor:
+            matrix_TT = torch.eye(length, dtype=torch.float64)
             for reader in self.readers:
                 first, end = self._part(reader, length)
-                texts = self._pair(source, target)
+                texts = self._pair(source, target, reader)
                 matrix_TT[first:end, first:end] = replacement(reader.text, *texts, end - first)
-            self._known[key] = matrix_TT
-        found = self._known[key]
-        assert isinstance(found, Tensor)
-        return found
+            return matrix_TT
+
+        return self.once(("replacement", source, target, length), make)
 
     def refinement(self, source: int, target: int, length: int) -> Refined:
         """Source places and whether there are any, (T,) each."""
-        key = ("refinement", source, target, length)
-        if key not in self._known:
+
+        def make() -> Refined:
             source_T, found_T = torch.arange(length), torch.ones(length, dtype=torch.bool)
             for reader in self.readers:
                 first, end = self._part(reader, length)
-                one = refinement(reader.text, *self._pair(source, target), end - first)
+                one = refinement(reader.text, *self._pair(source, target, reader), end - first)
                 source_T[first:end], found_T[first:end] = one.source_T + first, one.found_T
-            self._known[key] = Refined(source_T, found_T)
-        found = self._known[key]
-        assert isinstance(found, Refined)
-        return found
+            return Refined(source_T, found_T)
 
-    def _pair(self, source: int, target: int) -> tuple[Readable, Readable]:
+        return self.once(("refinement", source, target, length), make)
+
+    def once(self, key: Hashable, make: Callable[[], Made], moment: object = None) -> Made:
+        """What `make` gives, kept under this key for as long as the moment is the same."""
+        known = self._known.get(key)
+        if known is None or known[0] != moment:
+            known = self._known[key] = (moment, make())
+        made: Made = known[1]
+        return made
+
+    def _pair(self, source: int, target: int, reader: Reader) -> tuple[Readable, Readable]:
+        if not self.prompts or not self.readers:
+            raise ArgumentError(
+                "Cannot compare prompts that are not known, or without a tokenizer: tell them, "
+                "attend(x, prompts=[...]), one for each of the call, and of a model alone "
+                "tokenizer=... too."
+            )
         check_prompt("source", source, len(self.prompts))
         check_prompt("target", target, len(self.prompts))
-        return self.prompts[source], self.prompts[target]
+        return reader.text_of(self.prompts[source]), reader.text_of(self.prompts[target])
 
     def _part(self, reader: Reader, length: int) -> tuple[int, int]:
         end = length if reader.tokens is None else reader.first + reader.tokens
@@ -96,7 +168,7 @@ class Said:
         self, prompt: int, values: Mapping[str, float], length: int, other: float = 1.0
     ) -> Tensor:
         """A number for each token (T,): that of its word, or `other`."""
-        numbers_T = torch.full((length,), other)
+        numbers_T = torch.full((length,), other, dtype=torch.float64)
         for word, value in values.items():
             numbers_T[list(self.span(prompt, word))] = value
         return numbers_T
@@ -105,4 +177,10 @@ class Said:
 def check_prompts(prompts: Sequence[Readable]) -> tuple[Readable, ...]:
     if isinstance(prompts, str):
         raise ArgumentError(f"Got prompts={prompts!r}, expected a list of prompts: [prompt].")
+    for prompt in prompts:
+        if not isinstance(prompt, Readable):
+            raise ArgumentError(
+                f"Got a {type(prompt).__name__} among the prompts, expected strings. Our pipelines "
+                "tell a Prompt themselves: leave prompts= out."
+            )
     return tuple(prompts)

@@ -3,48 +3,68 @@
 B batch rows, C channels, H W latent size.
 """
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from t2i.attention import report
+from t2i.attention.at import At
 from t2i.attention.attended import Attended
-from t2i.attention.driver import Overhearing, Visiting, readers_of, root_of
-from t2i.attention.edits.edit import At, Edit
+from t2i.attention.caller import OverhearingOwn
+from t2i.attention.checks import (
+    GIBIBYTE,
+    check_called_back,
+    check_edit,
+    check_fired,
+    check_sites,
+    check_texts,
+    check_told,
+)
+from t2i.attention.driver import Denoise, Visiting, root_of
+from t2i.attention.edits.edit import Edit, Hear
 from t2i.attention.effects import Effects
 from t2i.attention.installation import Installation, installed
 from t2i.attention.listed import Listed
 from t2i.attention.maps import Convention, HeatMaps
 from t2i.attention.probe import Probe
+from t2i.attention.readers import readers_of
+from t2i.attention.rehearsal import planned, rehearse
+from t2i.attention.remembered import Behind, Source
+from t2i.attention.report import explained, reported
 from t2i.attention.rows import Pass
-from t2i.attention.said import Said, Word, check_prompts
-from t2i.attention.site import Site, Sites, Window, no_site
-from t2i.errors import ArgumentError, AttentionError
+from t2i.attention.said import Mentions, Reader, Said, Word, check_prompts
+from t2i.attention.site import Site, Sites, Window
+from t2i.attention.tap import Call
 from t2i.text.layout import Readable
-
-GIBIBYTE = 1 << 30
 
 
 class Session:
-    """Probes and edits of the runs inside one `with attend(...)`."""
+    """Probes and edits of the runs inside one `with attend(...)`, in the thread that opened it."""
 
     def __init__(
-        self, prompts: Sequence[Readable] | None, readers: tuple[Any, ...], budget: int
+        self, x: Any, prompts: Sequence[Readable] | None, readers: tuple[Reader, ...], budget: int
     ) -> None:
         self.prompts = None if prompts is None else check_prompts(prompts)
         self.budget = budget
-        self._readers = readers
+        self.driven_by_callback = False
+        self.installation: Installation | None = None
+        self._x, self._readers = x, readers
         self._said = None if self.prompts is None else Said(self.prompts, readers)
         self._listed: list[Listed] = []
         self._passing: Pass | None = None
         self._last: Pass | None = None
-        self._called_back = False
+        self._rehearsed: Pass | None = None
+        self._looking: Hear | None = None
         self._size: tuple[int, int] | None = None
-        self.driven_by_callback = False
-        self.installation: Installation | None = None
+        self._checked = self._called_back = False
+        self._thread = threading.get_ident()
+        self.remembered: Source | None = None
+        """Prompt 0 of its runs, which is not in the batch; those of the batch follow."""
 
     # what its user calls
 
@@ -82,36 +102,41 @@ class Session:
 
     def edit(self, edit: Edit) -> None:
         """Add an edit; edits act in the order in which they were added."""
-        if not isinstance(edit, Edit):
-            raise ArgumentError(
-                f"Got a {type(edit).__name__}, expected an edit, such as Replace(source=0)."
-            )
+        check_edit(edit, self.driven_by_callback)
         self._add(edit)
 
     def sites(self) -> list[Site]:
-        """Where attention happens, as the last run showed."""
-        found = {} if self.installation is None else self.installation.sites
-        if not found:
-            raise AttentionError(
-                "The sites are found by running, and nothing ran yet: make a picture inside the "
-                "`with` block first; one step will do."
-            )
-        return list(found.values())
+        """Where attention happens, as the last run showed.
 
-    def explain(self) -> str:
-        """Site by site: which kernel runs, for whom, and the bytes that are kept."""
-        assert self.installation is not None
-        return report.explain(self.sites(), self.installation.kernels, self._listed, self._last)
+        Before the first run a pipeline makes one step, which nobody reads or edits; for a size or
+        further arguments of your own, or a model alone, run it first.
+        """
+        if not self._installed.sites:
+            rehearse(self._x, self.prompts, self._installed)
+        return list(self._installed.sites.values())
+
+    def explain(self, num_inference_steps: int = 50) -> str:
+        """Site by site: which kernel runs, for whom, and the bytes that are kept.
+
+        Before the first run: what a run of so many steps will need.
+        """
+        if self._last is not None:
+            return explained(self.sites(), self._installed.kernels, self._listed, self._last)
+        if self._rehearsed is None:
+            rehearse(self._x, self.prompts, self._installed)
+        assert self._rehearsed is not None
+        passing = replace(self._rehearsed, num_steps=num_inference_steps)
+        kernels = planned(self.sites(), self._listed, self._said, passing)
+        return explained(self.sites(), kernels, self._listed, passing)
 
     def report(self) -> str:
         """How many sites and steps each probe and each edit has met."""
-        return report.report(self._listed)
+        return reported(self._listed)
 
     def on_step_end(
         self, pipeline: object, step: int, timestep: object, tensors: dict[str, Any]
     ) -> dict[str, Any]:
         """For `callback_on_step_end`, of pipelines that are not ours; in ours it does nothing."""
-        self._called_back = True
         if self.driven_by_callback and "latents" in tensors:
             tensors["latents"] = self.after_step(tensors["latents"])
         return tensors
@@ -121,95 +146,157 @@ class Session:
     def begin_pass(
         self, passing: Pass, prompts: Sequence[Readable] | None, shape: object, size: Any
     ) -> None:
-        assert self.installation is not None
-        self._hear_prompts(prompts)
-        if passing.step == 0 or self._last is None or passing.step < self._last.step:
-            self._begin_run(size)
-        self._passing = self._last = passing
-        self.installation.begin_pass(shape)
+        if not self._is_here:
+            return
+        if self.remembered is not None:
+            passing = replace(passing, remembered=1)
+            prompts = (self.remembered.prompt_at(passing.step), *(prompts or ()))
+        if self._installed.rehearsing:
+            self._rehearsed = passing
+        else:
+            begins = passing.step == 0 or self._last is None or passing.step < self._last.step
+            self._hear_prompts(prompts, passing, begins)
+            if begins:
+                self._begin_run(size)
+            elif self.driven_by_callback and not self._called_back:
+                check_called_back(self._listed)
+            self._passing = self._last = passing
+        self._installed.begin_pass(self, shape)
+
+    def before_pass(self, latents_BCHW: Tensor, passing: Pass, denoise: Denoise) -> Tensor:
+        """The latents (B, C, H, W) as the edits want the denoiser to read them.
+
+        `passing` is what `denoise` makes: a pass that no probe hears, for edits that look ahead.
+        """
+        if not self._is_here or self._installed.rehearsing:
+            return latents_BCHW
+        for listed in self._listed:
+            if isinstance(listed.what, Edit) and listed.what.looks and listed.covers(passing):
+
+                def look(looked_BCHW: Tensor, hear: Hear) -> None:
+                    self._look(looked_BCHW, hear, passing, denoise)
+
+                latents_BCHW = listed.what.before_pass(latents_BCHW, passing, look)
+                listed.met_latents.add(passing.step)
+        return latents_BCHW
+
+    def _look(self, latents_BCHW: Tensor, hear: Hear, passing: Pass, denoise: Denoise) -> None:
+        under_way = self._passing
+        self._passing, self._looking = passing, hear
+        try:
+            with self._installed.alone(self):
+                denoise(latents_BCHW)
+        finally:
+            self._passing, self._looking = under_way, None
+        self._know(self._installed.end_pass(self))
 
     def end_pass(self) -> None:
-        assert self.installation is not None
+        if not self._is_here:
+            return
         self._passing = None
-        if self.installation.end_pass():
-            self._check_sites()
+        news = self._installed.end_pass(self)
+        if not self._installed.rehearsing:
+            self._know(news)
+
+    def _know(self, news: bool) -> None:
+        """The sites are known."""
+        if news or not self._checked:
+            self._installed.listen_to(self)
+            assert self._last is not None
+            sites = list(self._installed.sites.values())
+            check_sites(self._listed, sites, self._last, self.budget)
+            self._checked = True
 
     def after_step(self, latents_BCHW: Tensor) -> Tensor:
         """The latents (B, C, H, W) as the edits want them, one row per picture."""
         passing = self._last
-        if passing is None:
+        if passing is None or not self._is_here or self._installed.rehearsing:
             return latents_BCHW
+        self._called_back = True
+        if self.remembered is not None:
+            source_1CHW = self.remembered.latents_at(passing.step).to(latents_BCHW)
+            latents_BCHW = torch.cat([source_1CHW, latents_BCHW])
         for listed in self._listed:
             if isinstance(listed.what, Edit) and listed.covers(passing):
                 latents_BCHW = listed.after_step(latents_BCHW, passing)
-        return latents_BCHW
+        return latents_BCHW[passing.remembered :]
 
     # what the model calls
 
     def rows(self) -> int | None:
         return None if self._passing is None else self._passing.rows
 
+    def leave_pass(self) -> None:
+        self._passing = None
+
     def wants(self, site: Site) -> bool:
         return any(listed.wants(site) for listed in self._listed)
+
+    def check_call(self, site: Site, call: Call) -> None:
+        if self._passing is not None and self.prompts is not None:
+            check_texts(self._passing, site, call)
 
     def edit_call(self, site: Site, effects: Effects) -> None:
         at = self._at(site)
         for listed in self._listed:
             listed.edit(effects, at)
 
+    def behind(self, site: Site) -> Behind | None:
+        if self.remembered is None or self._passing is None:
+            return None
+        return self.remembered.behind(site.name, self._passing.step)
+
     def hear(self, attended: Attended) -> None:
         at = self._at(attended.site)
+        if self._looking is not None:
+            self._looking(attended, at)
+            return
         for listed in self._listed:
             listed.hear(attended, at)
 
     # what is checked
+
+    @property
+    def _installed(self) -> Installation:
+        assert self.installation is not None
+        return self.installation
+
+    @property
+    def _is_here(self) -> bool:
+        """Whether this thread is the session's."""
+        return threading.get_ident() == self._thread
 
     def _add(self, what: Probe | Edit) -> None:
         if self._said is not None:
             what.check(self._said)
         listed = Listed(what)
         self._listed.append(listed)
-        if self._last is not None and self.installation is not None:
-            assert self._said is not None
+        self._checked = False
+        if self._last is not None and self._said is not None:
             listed.begin(self._said, self._size)
-            self.installation.listen_to(self)
+            self._installed.listen_to(self)
 
-    def _hear_prompts(self, prompts: Sequence[Readable] | None) -> None:
-        if prompts is not None:
-            said = tuple(prompts)
-            if self.prompts is not None and said and said != self.prompts:
-                raise ArgumentError(
-                    f"attend() was told the prompts {list(self.prompts)}, and the pipeline was "
-                    f"called with {list(said)}: leave prompts= out, the pipeline tells them."
-                )
-            if self._said is None or said != self._said.prompts:
-                self._said = Said(said or (self.prompts or ()), self._readers)
-                for listed in self._listed:
-                    listed.what.check(self._said)
-        elif self._said is None:
-            self._said = Said((), self._readers)
+    def _hear_prompts(
+        self, prompts: Sequence[Readable] | None, passing: Pass, begins: bool
+    ) -> None:
+        told = tuple(prompts or ())
+        check_told(self.prompts, told)
+        said = told or self.prompts or ()
+        if self._said is not None and not begins and said == self._said.prompts:
+            return
+        if begins and self._said is not None and self._last is not None:
+            self._said.mentions.check()
+        mentions = Mentions() if begins or self._said is None else self._said.mentions
+        self._said = Said(said, self._readers, mentions, passing.prompts)
+        for listed in self._listed:
+            listed.what.check(self._said)
 
     def _begin_run(self, size: tuple[int, int] | None) -> None:
         assert self._said is not None
         self._size = size
+        self._checked = False
         for listed in self._listed:
             listed.begin(self._said, size)
-
-    def _check_sites(self) -> None:
-        """Once the sites are known: nobody may wait in vain, nor keep more than there is room."""
-        assert self.installation is not None
-        assert self._last is not None
-        sites = list(self.installation.sites.values())
-        for listed in self._listed:
-            if not any(listed.wants(site) for site in sites):
-                raise AttentionError(no_site(listed.what, sites))
-        kept = sum(listed.bytes(sites, self._last) for listed in self._listed)
-        if kept > self.budget:
-            raise AttentionError(
-                f"The probes would keep {kept / GIBIBYTE:.2f} GiB in this run, and the budget is "
-                f"{self.budget / GIBIBYTE:.2f} GiB: probe fewer sites, steps or words, leave out "
-                "raw=True, or raise attend(..., budget=bytes)."
-            )
 
     def _at(self, site: Site) -> At:
         assert self._passing is not None
@@ -217,21 +304,10 @@ class Session:
         return At(site, self._passing, self._said)
 
     def finish(self) -> None:
-        """Raise AttentionError for whoever waited in vain."""
-        idle = [listed for listed in self._listed if not listed.at_work]
-        if not idle:
-            return
-        if self._last is None:
-            raise AttentionError(
-                f"{idle[0].what} never fired: no picture was made inside the `with` block, or by "
-                "another pipeline than the one that was given to attend()."
-            )
-        hint = (
-            "pass callback_on_step_end=attn.on_step_end to the pipeline"
-            if idle[0].needs_callback and not self._called_back
-            else f"the run had {self._last.num_steps} steps; look at its steps, words and prompts"
-        )
-        raise AttentionError(f"{idle[0].what} never fired: {hint}.")
+        """Raise ArgumentError or AttentionError for whoever waited in vain."""
+        if self._said is not None and self._last is not None:
+            self._said.mentions.check()
+        check_fired(self._listed, self._last, self._called_back)
 
 
 @contextmanager
@@ -259,10 +335,10 @@ def attend(
     ...     image = pipe("a cat on a chair").images[0]
     >>> maps.overlay("cat", image)
     """
-    session = Session(prompts, readers_of(x, tokenizer), budget)
+    session = Session(x, prompts, readers_of(x, tokenizer), budget)
     root = root_of(x)
     ours = hasattr(x, "visitors")
-    driver = Visiting(session, x) if ours else Overhearing(session, x, root)
+    driver = Visiting(session, x) if ours else OverhearingOwn(session, x, root)
     session.driven_by_callback = not ours
     with ExitStack() as stack:
         session.installation = stack.enter_context(installed(root, session))

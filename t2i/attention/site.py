@@ -74,6 +74,7 @@ class Sites:
             ) from error
 
     def fit(self, site: Site) -> bool:
+        """Whether all that is said here holds for the site."""
         return (
             (self.name is None or re.search(self.name, site.name) is not None)
             and (self.kind is None or site.kind in _several(self.kind))
@@ -130,9 +131,10 @@ def check_window(name: str, window: object) -> None:
     if window is None:
         return
     example = f"{name}=(0.0, 0.8) for a share of the run or {name}=(0, 10) for steps"
-    pair = isinstance(window, tuple | list) and len(window) == 2
-    if not pair or not all(
-        isinstance(side, int | float) and not isinstance(side, bool) for side in window
+    if (
+        not isinstance(window, tuple | list)
+        or len(window) != 2
+        or not all(isinstance(side, int | float) and not isinstance(side, bool) for side in window)
     ):
         raise ArgumentError(f"Got {name}={window!r}, expected two numbers: {example}.")
     first, end = window

@@ -112,14 +112,15 @@ def attention(
     enable_gqa: bool = False,
 ) -> Tensor:
     """What stands in torch while somebody listens; its arguments are those of torch."""
-    call = Call(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
-    if torch.compiler.is_compiling():  # Sites are never compiled while a session is open.
-        return call.run()
-    listener = _listener.get()
+    # Sites that somebody listens to are never compiled.
+    listener = None if torch.compiler.is_compiling() else _listener.get()
     if listener is None:
-        return call.run()
+        return _kernel(
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+        )
     token = _listener.set(None)
     try:
+        call = Call(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
         return listener.fused(call)
     finally:
         _listener.reset(token)
@@ -129,6 +130,7 @@ def attention(
 def scores_tapped(module: object) -> Iterator[None]:
     """The same for a module that is asked for its scores (`get_attention_scores`)."""
     scores: Scores = module.get_attention_scores  # type: ignore[attr-defined]
+    before = vars(module).get("get_attention_scores")
 
     def tapped_scores(query: Tensor, key: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         listener = _listener.get()
@@ -140,4 +142,7 @@ def scores_tapped(module: object) -> Iterator[None]:
     try:
         yield
     finally:
-        del module.get_attention_scores  # type: ignore[attr-defined]
+        if before is None:
+            del module.get_attention_scores  # type: ignore[attr-defined]
+        else:
+            module.get_attention_scores = before  # type: ignore[attr-defined]

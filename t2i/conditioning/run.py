@@ -3,7 +3,7 @@
 B batch rows (here: pictures), C channels, H W latent size.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -32,6 +32,9 @@ class Run:
     """What a guidance remembers from one step to the next."""
     denoised_factors: Sequence[tuple[float, float]] = ()
     """For each turn a and b of clean latents = a * latents + b * prediction, if anybody asks."""
+    denoise: Callable[[Tensor, Conditioning], Tensor] | None = None
+    """A pass at this step's timestep for a visitor who needs one of its own, set by the loop:
+    (latents (rows, C, H, W), what each row is told) -> prediction (rows, C, H, W)."""
 
     @property
     def num_steps(self) -> int:

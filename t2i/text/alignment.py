@@ -45,7 +45,7 @@ def replacement(
             strict=True,
         )
     )
-    matrix_TT = torch.zeros(length, length)
+    matrix_TT = torch.zeros(length, length, dtype=torch.float64)
     i = j = 0
     while i < length and j < length:
         if not blocks:
@@ -135,7 +135,8 @@ def aligned(source: Sequence[int], target: Sequence[int]) -> list[int | None]:
 
 def filled(window: Window, prompt: Readable) -> tuple[list[int], list[int]]:
     """The tokens of a prompt that are no padding, and their places along T."""
-    ids, places = [], []
+    ids: list[int] = []
+    places: list[int] = []
     for number, chunk in enumerate(window.chunks(prompt)):
         count = window.filled(chunk)
         ids += window.ids(chunk)[:count]

@@ -1,14 +1,14 @@
 """What every edit is: data that says what to change, where and when."""
 
 from abc import ABC
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
 
-import torch
 from torch import Tensor
 
 from t2i.attention.at import At
+from t2i.attention.attended import Attended
 from t2i.attention.effects import Effects
 from t2i.attention.probe import Probe
 from t2i.attention.rows import Pass, check_prompt
@@ -16,6 +16,10 @@ from t2i.attention.said import Said
 from t2i.attention.site import Site, Sites, Window, check_heads, check_window, is_empty, steps_of
 
 Needs = Literal["qkv", "bias", "linear", "probs", "latents"]
+Made = TypeVar("Made")
+Hear = Callable[[Attended, At], None]
+Look = Callable[[Tensor, Hear], None]
+"""(latents (B, C, H, W), who hears of each call of attention in the pass)"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +37,9 @@ class Edit(ABC):
     longer_table: ClassVar[bool] = False
     """Whether shares of the run count in a table of one more step, as published for words."""
 
+    looks: ClassVar[bool] = False
+    """Whether it needs passes of the denoiser before that of a step; see `before_pass`."""
+
     steps: Window = None
     sites: Sites | str | None = None
     heads: tuple[int, ...] | None = None
@@ -42,16 +49,24 @@ class Edit(ABC):
         check_heads(self.heads)
 
     def fits(self, site: Site) -> bool:
+        """Whether it is made for the site, and wants it."""
         chosen = self.sites if isinstance(self.sites, Sites) else Sites(name=self.sites)
         return site.kind in self.kinds and chosen.fit(site)
 
     def covers(self, step: int, num_steps: int) -> bool:
+        """Whether it acts at this step."""
         return step in steps_of(self.steps, num_steps, num_steps + self.longer_table)
 
     @property
     def does_nothing(self) -> bool:
         """Whether it was asked for nothing, so that nobody should miss its effect."""
         return is_empty(self.steps)
+
+    def to_dict(self) -> dict[str, object]:
+        """What JSON can hold, see t2i.attention.edits.methods; its `from_dict` reads it."""
+        from t2i.attention.edits.methods import to_dict  # it knows every edit, thus this module
+
+        return to_dict(self)
 
     def prompts(self) -> Sequence[tuple[str, int]]:
         """The prompts that it names, under the names of its arguments."""
@@ -64,11 +79,19 @@ class Edit(ABC):
     def check(self, said: Said) -> None:
         """Raise ArgumentError for prompts and words that are not there."""
         for name, prompt in self.prompts():
-            check_prompt(name, prompt, len(said.prompts))
+            check_prompt(name, prompt, said.count)
 
     def probes(self) -> Sequence[Probe]:
         """What it reads itself, fresh for a session; for `after_step`."""
         return ()
+
+    def before_pass(self, latents_BCHW: Tensor, passing: Pass, look: Look) -> Tensor:
+        """The latents before a step, one row per picture, as the edit wants them.
+
+        `look` runs the denoiser on latents and tells of its calls of attention, also of some where
+        the edit does not fit; `passing` is what its passes are: the branch "cond" alone.
+        """
+        return latents_BCHW
 
     def after_step(self, latents_BCHW: Tensor, passing: Pass, probes: Sequence[Probe]) -> Tensor:
         """The latents after a step, one row per picture, as the edit wants them."""
@@ -78,16 +101,21 @@ class Edit(ABC):
         """Say what is wanted of this call of attention."""
         return None
 
+    def once(self, at: At, make: Callable[[], Made]) -> Made:
+        """What `make` gives, made once for all sites of a step with as many tokens and heads."""
+        moment = (at.passing.step, at.passing.num_steps)
+        return at.said.once((id(self), at.tokens, at.site.heads), make, moment)
+
     def of_heads(
         self, at: At, columns_TT: Tensor | None, kept_T: Tensor
     ) -> tuple[Tensor | None, Tensor]:
         """(1 or N, T, T) and (1 or N, T): other heads keep their own map."""
         if self.heads is None:
             return None if columns_TT is None else columns_TT[None], kept_T[None]
-        kept_NT = torch.ones(at.site.heads, len(kept_T))
+        kept_NT = kept_T.new_ones(at.site.heads, len(kept_T))
         kept_NT[list(self.heads)] = kept_T
         if columns_TT is None:
             return None, kept_NT
-        columns_NTT = torch.zeros(at.site.heads, *columns_TT.shape)
+        columns_NTT = columns_TT.new_zeros(at.site.heads, *columns_TT.shape)
         columns_NTT[list(self.heads)] = columns_TT
         return columns_NTT, kept_NT

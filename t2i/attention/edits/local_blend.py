@@ -15,7 +15,7 @@ from t2i.attention.site import Sites
 from t2i.errors import ArgumentError
 
 Words = str | tuple[str, ...]
-FEW, SOME = 16 * 16, 32 * 32
+FEW, SOME = 16 * 16, 48 * 48
 """Positions of the sites that the published code reads, and of those that are kept to choose of."""
 
 

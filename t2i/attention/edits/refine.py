@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from t2i.attention.at import At
 from t2i.attention.edits.words import WordEdit
@@ -18,9 +19,13 @@ class Refine(WordEdit):
     """
 
     def apply(self, effects: Effects, at: At) -> None:
+        rows, sources = at.passing.rows_of(self.target), at.passing.rows_of(self.source)
+        effects.mix(rows, sources, *self.once(at, lambda: self.matrices(at)))
+
+    def matrices(self, at: At) -> tuple[Tensor | None, Tensor]:
+        """What is taken of the source's map, and what stays of the target's own."""
         source_T, found_T = at.said.refinement(self.source, self.target, at.tokens)
         taken_T = self.open_T(at) * found_T
-        columns_TT = torch.zeros(at.tokens, at.tokens)
+        columns_TT = torch.zeros(at.tokens, at.tokens, dtype=torch.float64)
         columns_TT[source_T, torch.arange(at.tokens)] = taken_T
-        rows, sources = at.passing.rows_of(self.target), at.passing.rows_of(self.source)
-        effects.mix(rows, sources, *self.of_heads(at, columns_TT, 1 - taken_T))
+        return self.of_heads(at, columns_TT, 1 - taken_T)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from t2i.attention.at import At
 from t2i.attention.edits.words import WordEdit
 from t2i.attention.effects import Effects
@@ -22,7 +24,11 @@ class Replace(WordEdit):
         changed_words(said.prompts[self.source], said.prompts[self.target])
 
     def apply(self, effects: Effects, at: At) -> None:
+        rows, sources = at.passing.rows_of(self.target), at.passing.rows_of(self.source)
+        effects.mix(rows, sources, *self.once(at, lambda: self.matrices(at)))
+
+    def matrices(self, at: At) -> tuple[Tensor | None, Tensor]:
+        """What is taken of the source's map, and what stays of the target's own."""
         open_T = self.open_T(at)
         columns_TT = at.said.replacement(self.source, self.target, at.tokens) * open_T
-        rows, sources = at.passing.rows_of(self.target), at.passing.rows_of(self.source)
-        effects.mix(rows, sources, *self.of_heads(at, columns_TT, 1 - open_T))
+        return self.of_heads(at, columns_TT, 1 - open_T)

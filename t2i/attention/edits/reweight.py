@@ -4,16 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from t2i.attention.at import At
-from t2i.attention.edits.edit import Edit
+from t2i.attention.edits.words import WindowedEdit
 from t2i.attention.effects import Effects
 from t2i.attention.said import Said
 from t2i.errors import ArgumentError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reweight(Edit):
+class Reweight(WindowedEdit):
     """Multiplies the maps of the target's words; what a place looks at need not sum to 1 then.
 
     With `source` as prompt-to-prompt's attention re-weighting (Hertz et al. 2022, Section 3.2,
@@ -23,10 +24,6 @@ class Reweight(Edit):
     weights : a word of the target -> its factor, which may be negative
     """
 
-    needs = "linear"
-    longer_table = True
-
-    target: int = 1
     source: int | None = None
     weights: Mapping[str, float] = field(default_factory=dict)
 
@@ -52,13 +49,21 @@ class Reweight(Edit):
     def apply(self, effects: Effects, at: At) -> None:
         if self.does_nothing:
             return
-        weights_T = at.said.per_token(self.target, self.weights, at.tokens)
         rows = at.passing.rows_of(self.target)
         sources = None if self.source is None else at.passing.rows_of(self.source)
         if sources is None or all(
             effects.mixes_from(row, source) for row, source in zip(rows, sources, strict=True)
         ):
-            effects.mix(rows, None, *self.of_heads(at, None, weights_T))
+            effects.mix(rows, None, *self.once(at, lambda: self.own(at)))
         else:
-            columns_TT = torch.diag(weights_T)
-            effects.mix(rows, sources, *self.of_heads(at, columns_TT, torch.zeros(at.tokens)))
+            effects.mix(rows, sources, *self.once(at, lambda: self.sources(at)))
+
+    def own(self, at: At) -> tuple[Tensor | None, Tensor]:
+        """Where the map is multiplied that the edits before have left."""
+        weights_T = at.said.per_token(self.target, self.weights, at.tokens)
+        return self.of_heads(at, None, torch.where(self.open_T(at) > 0, weights_T, 1.0))
+
+    def sources(self, at: At) -> tuple[Tensor | None, Tensor]:
+        """Where the source's map is multiplied, and put in the place of the target's."""
+        weights_T, open_T = at.said.per_token(self.target, self.weights, at.tokens), self.open_T(at)
+        return self.of_heads(at, torch.diag(weights_T * open_T), 1 - open_T)

@@ -15,8 +15,8 @@ from t2i.attention.site import Window, check_window, is_empty, steps_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class WordEdit(Edit):
-    """Base of the edits that give the target's words the source's maps.
+class WindowedEdit(Edit):
+    """Base of the edits in which each word of the target may have steps of its own.
 
     words : a word of the target -> its own steps; the other words keep to `steps`
     """
@@ -24,7 +24,6 @@ class WordEdit(Edit):
     needs = "linear"
     longer_table = True
 
-    source: int = 0
     target: int = 1
     words: Mapping[str, Window] = field(default_factory=dict)
 
@@ -55,3 +54,10 @@ class WordEdit(Edit):
 
         values = {word: is_open(window) for word, window in self.words.items()}
         return at.said.per_token(self.target, values, at.tokens, is_open(self.steps))
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordEdit(WindowedEdit):
+    """Base of the edits that give the target's words the source's maps."""
+
+    source: int = 0

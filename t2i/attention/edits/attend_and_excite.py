@@ -1,0 +1,184 @@
+"""Nothing that the prompt names is forgotten: latents move until every word is looked at.
+
+B batch rows (here: pictures), C channels, H W a size, N heads, Q positions of a site, T text
+tokens, S tokens of the words.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from t2i.attention.at import At
+from t2i.attention.attended import Attended
+from t2i.attention.edits.edit import Edit, Look
+from t2i.attention.edits.local_blend import Words, several
+from t2i.attention.rows import Pass
+from t2i.attention.said import Said
+from t2i.attention.site import Site, Window
+from t2i.errors import ArgumentError, AttentionError
+from t2i.text.interface import TextEncoder
+from t2i.text.layout import window_of
+
+Size = tuple[int, int]
+
+MOST_POSITIONS = 48 * 48
+"""Of the sites that are kept to choose of."""
+POSITIONS = 16 * 16
+SHARPNESS = 100.0
+"""Of the softmax over tokens."""
+MOST_TRIES = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttendAndExcite(Edit):
+    """Before a step the target's latents move so that each of the words is looked at somewhere.
+
+    Chefer et al. 2023 (Section 3, arXiv 2301.13826) as published: the cross-attention of the sites
+    of a quarter of the latents' size (where there is none, nearest to 16 x 16 positions), the mean
+    over sites and heads without the first and the last token, a softmax over the tokens, smoothed;
+    the loss is the largest of 1 - max over the words' tokens. A step costs a pass with gradients,
+    and up to 21 more at each of the thresholds.
+
+    words : of the target, one or several
+    scale : of the first step's move; the last has sqrt(0.5) of it
+    thresholds : (share of the run, how much each word has to be looked at by then)
+    """
+
+    needs = "latents"
+    looks = True
+
+    words: Words = field(kw_only=False)
+    target: int = 0
+    steps: Window = (0.0, 0.5)
+    scale: float = 20.0
+    thresholds: tuple[tuple[float, float], ...] = ((0.0, 0.05), (0.2, 0.5), (0.4, 0.8))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        words = several(self.words) if isinstance(self.words, str | tuple | list) else ()
+        if not words or not all(isinstance(word, str) for word in words):
+            raise ArgumentError(
+                f'Got words={self.words!r}, expected words of the prompt: ("cat", "dog").'
+            )
+        if not is_number(self.scale) or not 0 < self.scale < math.inf:
+            raise ArgumentError(f"Got scale={self.scale!r}, expected a number above 0.")
+        for pair in self.thresholds:
+            listed = isinstance(pair, tuple | list) and len(pair) == 2
+            if not listed or not all(is_number(one) and 0 <= one <= 1 for one in pair):
+                raise ArgumentError(
+                    f"Got thresholds={self.thresholds!r}, expected pairs of a share of the run and "
+                    "a value to reach, both from 0 to 1: ((0.0, 0.05), (0.2, 0.5))."
+                )
+
+    def fits(self, site: Site) -> bool:
+        known = site.size is not None and min(site.size) > 1
+        small = self.sites is not None or site.positions <= MOST_POSITIONS
+        return known and small and super().fits(site)
+
+    def check(self, said: Said) -> None:
+        super().check(said)
+        for word in several(self.words):
+            said.span(self.target, word)
+
+    def before_pass(self, latents_BCHW: Tensor, passing: Pass, look: Look) -> Tensor:
+        share = passing.step / max(1, passing.num_steps - 1)
+        pace = self.scale * math.sqrt(1 - 0.5 * share)
+        goal = 1 - self.threshold(passing.step, passing.num_steps)
+
+        loss_B, gradient_BCHW = self.measure(latents_BCHW, passing, look)
+        unmet_B = loss_B > goal
+        for _ in range(MOST_TRIES):
+            if not unmet_B.any():
+                break
+            latents_BCHW = latents_BCHW - pace * gradient_BCHW * unmet_B[:, None, None, None]
+            # As published, the goal is looked for before a move and not after it.
+            unmet_B = unmet_B & (loss_B > goal)
+            loss_B, gradient_BCHW = self.measure(latents_BCHW, passing, look)
+        return latents_BCHW - pace * gradient_BCHW
+
+    def threshold(self, step: int, num_steps: int) -> float:
+        """What each word has to reach at this step; 0 where nothing is asked."""
+        due = [least for share, least in self.thresholds if int(share * num_steps) == step]
+        return max(due, default=0.0)
+
+    def measure(self, latents_BCHW: Tensor, passing: Pass, look: Look) -> tuple[Tensor, Tensor]:
+        """The loss of each picture (B,), 0 for those of other prompts, and its gradient."""
+        if torch.is_inference_mode_enabled():
+            raise AttentionError(
+                "AttendAndExcite needs gradients, and torch.inference_mode() allows none: draw "
+                "under torch.no_grad() or nothing, the pipelines see to it themselves."
+            )
+        rows = list(passing.rows_of(self.target))
+        maps: dict[Site, list[Tensor]] = {}
+        tokens: list[tuple[slice, list[int]]] = []
+
+        def hear(attended: Attended, at: At) -> None:
+            if self.fits(at.site):
+                heads = list(range(at.site.heads)) if self.heads is None else list(self.heads)
+                maps[at.site] = [attended.maps(row)[heads] for row in rows]
+                tokens[:] = [self.tokens(at)]
+
+        with torch.enable_grad():
+            latents_BCHW = latents_BCHW.detach().clone().requires_grad_()
+            look(latents_BCHW, hear)
+            if not any(words for _, words in tokens):  # the prompt says none of them at this step
+                return torch.zeros(len(latents_BCHW)), torch.zeros_like(latents_BCHW)
+            size, chosen = of_one_size(maps, latents_BCHW.shape)
+            losses = [
+                loss_of(torch.cat([maps[site][row] for site in chosen]), size, *tokens[0])
+                for row in range(len(rows))
+            ]
+            (gradient_BCHW,) = torch.autograd.grad(torch.stack(losses).sum(), latents_BCHW)
+
+        loss_B = torch.zeros(len(latents_BCHW), device=latents_BCHW.device)
+        loss_B[rows] = torch.stack(losses).detach()
+        own_BCHW = torch.zeros_like(gradient_BCHW)  # an edit may have led into other rows
+        own_BCHW[rows] = gradient_BCHW[rows]
+        return loss_B, own_BCHW
+
+    def tokens(self, at: At) -> tuple[slice, list[int]]:
+        """The tokens that compete for places, and those of the words among them."""
+        text = at.said.readers[0].text
+        window = text.layout if isinstance(text, TextEncoder) else window_of(text)
+        first = min(1, len(window.prefix))
+        places = {p for word in several(self.words) for p in at.said.span(self.target, word)}
+        return slice(first, at.tokens - 1), [place - first for place in sorted(places)]
+
+
+def of_one_size(maps: Mapping[Site, object], latents: torch.Size) -> tuple[Size, list[Site]]:
+    """The sites of a quarter of the latents' size, else those nearest to POSITIONS."""
+    quarter = (math.ceil(latents[-2] / 4), math.ceil(latents[-1] / 4))
+
+    def distance(size: Size) -> tuple[bool, float]:
+        return size != quarter, abs(math.log(size[0] * size[1] / POSITIONS))
+
+    best = min((site.size for site in maps if site.size is not None), key=distance)
+    return best, [site for site in maps if site.size == best]
+
+
+def loss_of(maps_NQT: Tensor, size: Size, competing: slice, words: list[int]) -> Tensor:
+    """How far the least seen of the words' tokens is from being all that a place looks at.
+
+    maps_NQT : of all heads of all sites
+    """
+    mean_QT = maps_NQT.mean(dim=0)[:, competing]
+    words_QS = (SHARPNESS * mean_QT).softmax(dim=-1)[:, words]
+    words_S1HW = words_QS.T.unflatten(-1, size).unsqueeze(1)
+    padded_S1HW = functional.pad(words_S1HW, (1, 1, 1, 1), mode="reflect")
+    smooth_S1HW = functional.conv2d(padded_S1HW, smoothing().to(padded_S1HW))
+    return (1 - smooth_S1HW.amax(dim=(1, 2, 3))).clamp(min=0).max()
+
+
+def smoothing() -> Tensor:
+    """3 x 3, of standard deviation 0.5 as the published code means it: exp(-(x / (2 * 0.5))^2)."""
+    side = torch.tensor([math.exp(-1), 1.0, math.exp(-1)])
+    kernel = side[:, None] * side
+    return (kernel / kernel.sum())[None, None]
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

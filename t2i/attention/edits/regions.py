@@ -1,0 +1,181 @@
+"""Words that belong to places of the picture.
+
+H W size of the picture at a site, P its places, T text tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter
+from torch import Tensor
+from torch.nn import functional
+
+from t2i.attention.at import At
+from t2i.attention.edits.bias import BiasEdit
+from t2i.attention.edits.local_blend import Words, several
+from t2i.attention.said import Said
+from t2i.attention.site import Site
+from t2i.errors import ArgumentError
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Region:
+    """Words of the prompt, and the part of the picture that is theirs.
+
+    words : a word or phrase, or several
+    box : left, top, right, bottom as shares of the picture
+    mask : in the place of a box, a picture whose white is inside, or a tensor (H, W) of 0..1
+    """
+
+    words: Words
+    box: Box | None = None
+    mask: Image.Image | Tensor | None = None
+
+    def __post_init__(self) -> None:
+        words = several(self.words) if isinstance(self.words, str | tuple | list) else ()
+        if not words or not all(isinstance(word, str) for word in words):
+            raise ArgumentError(
+                f'Got words={self.words!r}, expected a word of the prompt, "cat", or several.'
+            )
+        if (self.box is None) == (self.mask is None):
+            given = "neither" if self.box is None else "both"
+            raise ArgumentError(
+                f"The region of {', '.join(words)} has {given} of box and mask: give it one of "
+                "them, such as box=(0, 0, 0.5, 1) for the left half."
+            )
+        if self.box is not None:
+            check_box(self.box)
+        if isinstance(self.mask, Tensor):
+            object.__setattr__(self, "mask", gray(self.mask))
+        elif isinstance(self.mask, Image.Image):
+            plain = Image.fromarray(np.asarray(self.mask.convert("L")))  # nothing but its pixels
+            object.__setattr__(self, "mask", plain)
+        elif self.mask is not None:
+            raise ArgumentError(
+                f"Got a mask of type {type(self.mask).__name__}, expected a PIL picture or a "
+                "tensor (H, W) of 0 to 1."
+            )
+
+    def inside(self, size: tuple[int, int], feather: float) -> Tensor:
+        """How much of each place is inside, (H, W) of 0..1; each is the mean of its area."""
+        if self.box is not None:
+            left, top, right, bottom = self.box
+            down_H = between(top, bottom, size[0], feather)
+            across_W = between(left, right, size[1], feather)
+            return down_H[:, None] * across_W
+        assert isinstance(self.mask, Image.Image)
+        width, height = self.mask.size
+        radius = tuple(max(0.0, (feather * side - 1) / 2) for side in (width, height))
+        soft = self.mask.filter(ImageFilter.BoxBlur(radius)) if feather else self.mask
+        mask_HW = torch.from_numpy(np.array(soft)).float() / 255
+        return functional.adaptive_avg_pool2d(mask_HW[None], size)[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regions(BiasEdit):
+    """Inside its region a phrase is raised, outside it is hidden; other words are free everywhere.
+
+    What is added to the scores of a region's words goes from -strength outside to +strength inside:
+    e^strength times as likely to be looked at, or as unlikely. Words of several regions are raised
+    in each of them. Boxes as additive bias are those of Balaji et al. 2022 (eDiff-I, Section 4.3,
+    arXiv 2211.01324), who only raise, and by the noise level.
+
+    strength : in nats
+    feather : width of the soft edge, as a share of the picture
+    """
+
+    regions: Sequence[Region] = field(kw_only=False)
+    strength: float = 3.0
+    feather: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        regions = self.regions
+        if not isinstance(regions, tuple | list) or not all(isinstance(r, Region) for r in regions):
+            raise ArgumentError(
+                f"Got regions={regions!r}, expected a list of them: "
+                '[Region(words="cat", box=(0, 0, 0.5, 1)), ...].'
+            )
+        object.__setattr__(self, "regions", tuple(regions))
+        for name, most in (("strength", 100.0), ("feather", 1.0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ArgumentError(f"Got {name}={value!r}, expected a number.")
+            if not 0 <= value <= most:
+                raise ArgumentError(f"Got {name}={value}, expected 0 (off) to {most:g}.")
+
+    @property
+    def does_nothing(self) -> bool:
+        return super().does_nothing or not self.regions or self.strength == 0
+
+    def fits(self, site: Site) -> bool:
+        return site.size is not None and super().fits(site)
+
+    def check(self, said: Said) -> None:
+        super().check(said)
+        for region in self.regions:
+            for word in several(region.words):
+                said.span(self.target, word)
+
+    def bias(self, at: At) -> Tensor:
+        """(P, T): between -strength and +strength for the words of regions, else 0."""
+        assert at.site.size is not None
+        inside_PT = torch.full((at.site.positions, at.tokens), -1.0)
+        for region in self.regions:
+            region_P1 = region.inside(at.site.size, self.feather).flatten()[:, None]
+            for word in several(region.words):
+                places = list(at.said.span(self.target, word))
+                inside_PT[:, places] = inside_PT[:, places].maximum(region_P1)
+        free_PT = inside_PT < 0
+        return (self.strength * (2 * inside_PT - 1)).masked_fill(free_PT, 0.0)
+
+
+def between(first: float, end: float, cells: int, feather: float) -> Tensor:
+    """How much of each of the cells of 0..1 lies between two edges, exactly.
+
+    An edge is a ramp as wide as `feather` around its place; the picture's own edges are none.
+    """
+    bounds = torch.linspace(0, 1, cells + 1, dtype=torch.float64)
+    passed = area_past(bounds, first if first > 0 else -1.0, feather)
+    passed = passed - area_past(bounds, end if end < 1 else 2.0, feather)
+    return (passed.diff() * cells).float()
+
+
+def area_past(x: Tensor, edge: float, feather: float) -> Tensor:
+    """The integral up to x of a ramp that goes from 0 to 1 around an edge."""
+    if feather == 0:
+        return (x - edge).relu()
+    ramp = (x - edge) / feather + 0.5
+    return feather * torch.where(ramp < 1, ramp.relu() ** 2 / 2, ramp - 0.5)
+
+
+def check_box(box: object) -> None:
+    sides = box if isinstance(box, tuple | list) else ()
+    numbers = [isinstance(side, int | float) and not isinstance(side, bool) for side in sides]
+    if len(numbers) != 4 or not all(numbers):
+        raise ArgumentError(f"Got box={box!r}, expected four numbers: left, top, right, bottom.")
+    left, top, right, bottom = sides
+    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+        raise ArgumentError(
+            f"Got box={box!r}, expected left < right and top < bottom as shares of the picture, "
+            "from 0 to 1: pixels are divided by its width and height."
+        )
+
+
+def gray(mask: Tensor) -> Image.Image:
+    """A mask (H, W) or (1, H, W) as a picture."""
+    plane = (
+        mask.detach().float().cpu().squeeze(0) if mask.ndim == 3 else mask.detach().float().cpu()
+    )
+    if plane.ndim != 2 or plane.numel() == 0 or not bool(((plane >= 0) & (plane <= 1)).all()):
+        raise ArgumentError(
+            f"Got a mask of shape {tuple(mask.shape)} and values from {mask.min().item():.3g} to "
+            f"{mask.max().item():.3g}, expected (H, W) with values from 0, outside, to 1, inside."
+            if mask.numel()
+            else f"Got an empty mask of shape {tuple(mask.shape)}, expected (H, W)."
+        )
+    return Image.fromarray((plane * 255).round().byte().numpy())

@@ -1,0 +1,32 @@
+"""Keep what things look like, let them take another shape: the target looks at the source."""
+
+from dataclasses import dataclass
+
+from t2i.attention.at import At
+from t2i.attention.edits.edit import Edit
+from t2i.attention.effects import Effects
+from t2i.attention.site import Sites, Window
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShareKeysValues(Edit):
+    """The target's self-attention looks at the source's places: its keys and values are theirs.
+
+    Mutual self-attention (Cao et al. 2023, MasaCtrl, Section 3.2, arXiv 2304.08465), in each branch
+    of guidance. The published code begins at step 4 of 50 and at layer 10 of Stable Diffusion 1,
+    which is sites="up_blocks.[23]"; other models number their layers otherwise, so here it is the
+    way up unless `sites` says more.
+    """
+
+    needs = "qkv"
+    kinds = ("self",)
+
+    source: int = 0
+    target: int = 1
+    steps: Window = (0.08, 1.0)
+    sites: Sites | str | None = Sites(place="up")
+
+    def apply(self, effects: Effects, at: At) -> None:
+        rows = at.passing.rows_of_all_branches(self.target)
+        sources = at.passing.rows_of_all_branches(self.source)
+        effects.share("kv", rows, sources, self.heads)

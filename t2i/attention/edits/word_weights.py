@@ -1,0 +1,57 @@
+"""Words that are looked at more, or less, as the weights of prompt syntax ask for.
+
+T text tokens.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from t2i.attention.at import At
+from t2i.attention.edits.bias import BiasEdit
+from t2i.attention.said import Said
+from t2i.errors import ArgumentError
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordWeights(BiasEdit):
+    """Each word is as likely to be looked at as if it stood there `weight` times.
+
+    log(weight) is added to the scores of the word's tokens, so that what a place looks at still
+    sums to 1, unlike under Reweight. Weight 1 leaves a word alone, 0 hides it.
+
+    weights : a word of the target -> its weight, from 0 on
+    """
+
+    target: int = field(default=0, kw_only=False)
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for word, weight in self.weights.items():
+            number = isinstance(weight, int | float) and not isinstance(weight, bool)
+            if not number or not math.isfinite(weight):
+                raise ArgumentError(
+                    f"Got weights[{word!r}]={weight!r}, expected a number: 1.0 leaves a word as it "
+                    "is, 1.5 makes it stronger, 0.0 hides it."
+                )
+            if weight < 0:
+                raise ArgumentError(
+                    f"Got weights[{word!r}]={weight!r}: what is looked at cannot be less than "
+                    "nothing, so expected 0 or more. Reweight(weights=...) multiplies the map "
+                    "itself, also by negative numbers."
+                )
+
+    @property
+    def does_nothing(self) -> bool:
+        return super().does_nothing or all(weight == 1 for weight in self.weights.values())
+
+    def check(self, said: Said) -> None:
+        super().check(said)
+        for word in self.weights:
+            said.span(self.target, word)
+
+    def bias(self, at: At) -> Tensor:
+        return at.said.per_token(self.target, self.weights, at.tokens).log()[None]

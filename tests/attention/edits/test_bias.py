@@ -1,0 +1,46 @@
+"""What is added reaches the picture's queries and the text's keys, and nothing else.
+
+B rows, N heads, Q queries, K keys, E width of a head, T text tokens, P places of the picture.
+"""
+
+import pytest
+import torch
+
+from t2i.attention import Site
+from t2i.attention.at import At
+from t2i.attention.edits.bias import over_keys
+from t2i.attention.effects import Effects
+from t2i.attention.kernel import fused
+from t2i.attention.rows import Pass
+from t2i.attention.said import Said
+from t2i.attention.tap import Call
+
+TEXT_FIRST = Site("joint", "joint", "", (2, 3), 3, 10, (0, 4), (4, 10))
+TEXT_LAST = Site("joint", "joint", "", (2, 3), 3, 10, (6, 10), (0, 6))
+TEXT_AS_KEYS_ONLY = Site("joint", "joint", "", (2, 3), 3, 10, (0, 4), (0, 6))
+CROSS = Site("cross", "cross", "", (2, 3), 3, 4, (0, 4), (0, 6))
+
+
+@pytest.mark.parametrize("site", [TEXT_FIRST, TEXT_LAST, TEXT_AS_KEYS_ONLY, CROSS])
+@pytest.mark.parametrize("heads", [None, (0, 2)])
+@pytest.mark.parametrize("places", [1, 6])
+def test_a_bias_of_the_text_is_for_the_picture(site: Site, heads, places: int) -> None:
+    queries = 10 if site in (TEXT_FIRST, TEXT_LAST) else 6
+    query = torch.randn(2, 3, queries, 8)
+    key, value = torch.randn(2, 2, 3, site.keys, 8).unbind()
+    bias_PT = torch.randn(places, 4)
+    at = At(site, Pass(0, 1, ("cond",), 2, 2), Said(("a", "b"), ()))
+
+    effects = Effects()
+    effects.add([1], over_keys(at, bias_PT, heads))
+    out_BNQE, _ = fused(Call(query, key, value), site, effects)
+
+    scores_NQK = query[1] @ key[1].transpose(-1, -2) / 8**0.5
+    plain_NQE = scores_NQK.softmax(-1) @ value[1]
+    for head in range(3) if heads is None else heads:
+        scores_NQK[head, slice(*site.image), slice(*site.text)] += bias_PT
+    torch.testing.assert_close(out_BNQE[1], scores_NQK.softmax(-1) @ value[1])
+    asking = torch.zeros(queries, dtype=torch.bool)
+    asking[slice(*site.image)] = True
+    torch.testing.assert_close(out_BNQE[1][:, ~asking], plain_NQE[:, ~asking])
+    assert (out_BNQE[1][0, asking] - plain_NQE[0, asking]).abs().max() > 1e-3

@@ -1,0 +1,429 @@
+"""What a session never changes: pictures under probes and identities, other runs, and the model."""
+
+import threading
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from t2i.attention import LocalBlend, Refine, Replace, Reweight, SelfReplace, attend
+from t2i.attention.attended import Attended
+from t2i.conditioning.guidance import ClassifierFree
+from t2i.conditioning.interval import Interval
+from t2i.conditioning.perturbed import PerturbedAttention
+from t2i.denoiser.schedulers import scheduler
+from t2i.errors import AttentionError
+from t2i.text.prompt import Prompt
+from tests.attention.runs import (
+    CAT,
+    DOG,
+    LONG,
+    assert_differ,
+    assert_equal,
+    beside,
+    draw,
+    left_behind,
+    ours,
+    theirs,
+)
+from tests.tiny import tiny_scheduler, tiny_sd_components
+
+PAIR = [CAT, DOG]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+@pytest.fixture(scope="module")
+def components():
+    return tiny_sd_components()
+
+
+@pytest.fixture
+def pipe(components):
+    return ours(**components)
+
+
+# probes
+
+RUNS = {
+    "guided": (CAT, {}),
+    "unguided": (CAT, {"guidance_scale": 1.0}),
+    "guided for a while": (CAT, {"guidance": Interval(ClassifierFree(4.0), 0.3, 0.8)}),
+    "perturbed": (CAT, {"guidance": PerturbedAttention(4.0, sites=("up", "down"))}),
+    "perturbed alone": (CAT, {"guidance": PerturbedAttention(1.0, sites=("up",))}),
+    "several of each": ([CAT, "a cat"], {"num_images_per_prompt": 2}),
+    "chunks": (LONG, {}),
+    "wide": (CAT, {"height": 32, "width": 48}),
+    "schedule": (Prompt("a red [apple:cat:0.5]"), {}),
+    "weights": (Prompt("a (red:1.4) cat"), {}),
+    "parts": (Prompt("a red cat AND a dog :0.5"), {}),
+}
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_probes_leave_the_picture_as_it_is(pipe, run):
+    prompt, call = RUNS[run]
+    plain = draw(pipe, prompt, **call)
+    with attend(pipe) as attn:
+        maps = attn.probe("cat")
+        everywhere = attn.probe("red", sites="attn2", convention="daam", raw=True)
+        seen = draw(pipe, prompt, **call)
+    assert_equal(seen, plain)
+    assert maps["cat"].shape == plain.shape[-2:]
+    assert 0 < maps["cat"].mean() < 1
+    assert everywhere["red"].sum() > 0
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("of", [ours, theirs])
+def test_in_every_precision_probes_leave_the_picture_as_it_is(dtype, of):
+    pipe = of().to(dtype)
+    plain = draw(pipe, PAIR)
+    with attend(pipe, prompts=PAIR) as attn:
+        maps = attn.probe("dog", prompt=1)
+        seen = draw(pipe, PAIR)
+    assert seen.dtype == dtype
+    assert_equal(seen, plain)
+    assert maps["dog"].dtype == torch.float32
+
+
+def test_samplers_that_turn_twice_are_read_at_every_turn(pipe, components):
+    heun = ours(**components | {"scheduler": scheduler("heun", components["scheduler"].config)})
+    plain = draw(heun, CAT)
+    with attend(heun) as attn:
+        maps = attn.probe("cat", raw=True)
+        assert_equal(draw(heun, CAT), plain)
+    assert {len(steps) for steps in maps.recorded.raw.values()} == {7}
+
+
+def test_a_word_of_a_schedule_is_read_while_it_is_said(pipe):
+    with attend(pipe) as attn:
+        maps = attn.probe("apple", "cat", "red", convention="mean")
+        early = attn.probe("apple", steps=(0, 2), convention="mean")
+        late = attn.probe("cat", steps=(2, 4), convention="mean")
+        draw(pipe, Prompt("a red [apple:cat:0.5]"))
+    assert torch.allclose(maps["apple"], early["apple"])
+    assert torch.allclose(maps["cat"], late["cat"])
+    assert maps["red"].shape == maps["cat"].shape
+
+
+def test_phrases_share_the_tokens_of_their_words(pipe):
+    with attend(pipe) as attn:
+        maps = attn.probe("red", "apple", "red apple", convention="mean")
+        draw(pipe, CAT)
+    assert torch.allclose(maps["red apple"], (maps["red"] + maps["apple"]) / 2)
+    assert next(iter(maps.recorded.planes.values())).total_NSQ.shape[1] == 2
+
+
+# identities
+
+IDENTITIES = {
+    "Replace": [Replace()],
+    "Refine": [Refine()],
+    "SelfReplace": [SelfReplace(max_positions=None)],
+    "Reweight": [Reweight(weights={"cat": 1.0})],
+    "of the source": [Reweight(source=0, weights={"cat": 1.0})],
+    "chained": [Refine(), Reweight(source=0, weights={"cat": 1.0}), SelfReplace()],
+    "LocalBlend": [LocalBlend(words=("cat", "apple"))],
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("edits", IDENTITIES)
+def test_an_edit_between_equal_prompts_changes_nothing(edits, dtype):
+    pipe = ours().to(dtype)
+    plain = draw(pipe, [CAT, CAT])
+    with attend(pipe) as attn:
+        for edit in IDENTITIES[edits]:
+            attn.edit(edit)
+        assert_equal(draw(pipe, [CAT, CAT]), plain)
+
+
+EMPTY = [
+    Replace(steps=(0.0, 0.0)),
+    Replace(steps=(0, 0), words={"dog": (2, 2)}),
+    Refine(steps=(0.5, 0.5)),
+    SelfReplace(steps=(0, 0)),
+    Reweight(weights={"dog": 1.0}),
+    Reweight(weights={"dog": 9.0}, steps=(0.0, 0.0)),
+    LocalBlend(words=("cat", "dog"), steps=(0, 0)),
+]
+
+
+@pytest.mark.parametrize("edit", EMPTY, ids=lambda edit: type(edit).__name__)
+def test_an_edit_of_nothing_changes_nothing(pipe, edit):
+    plain = draw(pipe, PAIR)
+    with attend(pipe) as attn:
+        attn.edit(edit)
+        assert_equal(draw(pipe, PAIR), plain)
+
+
+def test_the_source_is_never_changed(pipe):
+    plain = draw(pipe, PAIR)
+    with attend(pipe) as attn:
+        attn.edit(Replace(steps=(0.0, 0.6), words={"dog": (0.0, 0.3)}))
+        attn.edit(Reweight(weights={"apple": 3.0}))
+        attn.edit(SelfReplace(steps=(0.0, 0.5)))
+        attn.edit(LocalBlend(words=("cat", "dog")))
+        edited = draw(pipe, PAIR)
+    assert_equal(edited[0], plain[0])
+    assert_differ(edited[1], plain[1])
+
+
+def test_the_unconditional_branch_is_never_changed(pipe):
+    """Guidance of weight 0 on the prompt leaves what the negative prompt alone would draw."""
+    nothing = Interval(ClassifierFree(0.0), 0.0, 1.0)
+    plain = draw(pipe, PAIR, guidance=nothing)
+    with attend(pipe) as attn:
+        attn.edit(Reweight(weights={"apple": 9.0}))
+        assert_equal(draw(pipe, PAIR, guidance=nothing), plain)
+        assert_differ(draw(pipe, PAIR), plain)
+
+
+# cost
+
+
+def test_linear_edits_compute_no_map_and_probes_none_of_the_picture_alone(pipe, monkeypatch):
+    scored, computed = [], Attended._scored
+
+    def count(attended, *args):
+        scored.append(attended.site.kind)
+        return computed(attended, *args)
+
+    monkeypatch.setattr(Attended, "_scored", count)
+    with attend(pipe) as attn:
+        attn.edit(Replace(steps=(0.0, 0.8), words={"dog": (0.0, 0.4)}))
+        attn.edit(Reweight(source=0, weights={"apple": 2.0}, steps=(0.0, 0.8)))
+        attn.edit(SelfReplace(max_positions=None))
+        draw(pipe, PAIR)
+        assert not scored
+        attn.probe("dog", prompt=1)
+        draw(pipe, PAIR)
+    assert set(scored) == {"cross"}
+
+
+class Shapes(TorchDispatchMode):
+    """Every shape that an operation gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **kwargs or {})
+        for one in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(one, torch.Tensor):
+                self.seen.add(tuple(one.shape[-2:]))
+        return out
+
+
+def test_no_map_of_the_picture_alone_is_ever_made():
+    positions, tokens = 8 * 12, 24  # numbers that nothing else there has
+    pipe = ours(**tiny_sd_components(window=tokens))
+    with attend(pipe) as attn, Shapes() as shapes:
+        attn.edit(Replace(steps=(0.0, 0.6)))
+        attn.edit(SelfReplace(max_positions=None))
+        draw(pipe, PAIR, height=32, width=48)
+        assert not {(positions, positions), (positions, tokens)} & shapes.seen
+        attn.edit(LocalBlend(words=("cat", "dog")))
+        draw(pipe, PAIR, height=32, width=48)
+    assert (positions, positions) not in shapes.seen
+    assert (positions, tokens) in shapes.seen
+
+
+# what stands there afterwards
+
+
+@pytest.mark.parametrize("of", [ours, theirs])
+def test_the_very_same_objects_stand_there_afterwards(of):
+    pipe = of()
+    draw(pipe, PAIR)
+    before = left_behind(pipe)
+    with attend(pipe, prompts=PAIR) as attn:
+        attn.probe("cat")
+        attn.edit(SelfReplace())
+        draw(pipe, PAIR)
+        inside = left_behind(pipe)
+    assert inside != before
+    assert left_behind(pipe) == before
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("of", [ours, theirs])
+@pytest.mark.parametrize("turn", [0, 2])
+def test_also_after_an_exception_in_the_middle_of_a_pass(of, turn):
+    pipe = of()
+    plain = draw(pipe, PAIR)
+    before = left_behind(pipe)
+    passes = []
+
+    def fail(*_):
+        passes.append(1)
+        if len(passes) == turn + 1:
+            raise Stop
+
+    with attend(pipe, prompts=PAIR) as attn:
+        maps = attn.probe("cat")
+        attn.edit(SelfReplace())
+        hook = pipe.unet.mid_block.register_forward_hook(fail)
+        with pytest.raises(Stop):
+            draw(pipe, PAIR)
+        hook.remove()
+        # Nobody hears what another pipeline draws with the same parts now.
+        assert_equal(draw(beside(pipe), PAIR), plain)
+        again = draw(pipe, PAIR)
+        first = maps["cat"]
+    assert left_behind(pipe) == before
+    with attend(pipe, prompts=PAIR) as attn:
+        maps = attn.probe("cat")
+        attn.edit(SelfReplace())
+        assert_equal(draw(pipe, PAIR), again)
+    assert_equal(maps["cat"], first)
+    assert_equal(draw(pipe, PAIR), plain)
+
+    def draw_read():
+        with attend(pipe, prompts=PAIR) as attn:
+            attn.probe("cat")
+            draw(pipe, PAIR)
+
+    passes.clear()
+    hook = pipe.unet.mid_block.register_forward_hook(fail)
+    with pytest.raises(Stop):
+        draw_read()
+    hook.remove()
+    assert left_behind(pipe) == before
+
+
+# several sessions
+
+
+@pytest.mark.parametrize("of", [ours, theirs])
+def test_sessions_nest_and_all_of_them_act(of):
+    pipe = of()
+    with attend(pipe, prompts=PAIR) as attn:
+        attn.edit(Replace(steps=(0.0, 0.6)))
+        alone = draw(pipe, PAIR)
+    with attend(pipe, prompts=PAIR) as attn:
+        attn.edit(Replace(steps=(0.0, 0.6)))
+        attn.edit(SelfReplace(steps=(0.0, 0.6)))
+        together = attn.probe("dog", prompt=1)
+        both = draw(pipe, PAIR)
+    with attend(pipe, prompts=PAIR) as outer:
+        outer.edit(Replace(steps=(0.0, 0.6)))
+        of_outer = outer.probe("dog", prompt=1)
+        assert_equal(draw(pipe, PAIR), alone)
+        with attend(pipe, prompts=PAIR) as inner:
+            inner.edit(SelfReplace(steps=(0.0, 0.6)))
+            of_inner = inner.probe("dog", prompt=1)
+            assert_equal(draw(pipe, PAIR), both)
+        assert_equal(of_inner["dog"], together["dog"])
+        assert_equal(of_outer["dog"], together["dog"])
+        assert_equal(draw(pipe, PAIR), alone)
+
+
+def test_an_inner_session_is_as_loud_as_an_outer_one(pipe):
+    def look_nowhere():
+        with attend(pipe) as inner:
+            inner.probe("cat", sites="nowhere")
+            draw(pipe, CAT)
+
+    with attend(pipe) as outer:
+        maps = outer.probe("cat")
+        with pytest.raises(AttentionError, match="fits none"):
+            look_nowhere()
+        draw(pipe, CAT)
+    assert maps["cat"].max() == 1
+
+
+@pytest.mark.parametrize("of", [ours, theirs])
+@pytest.mark.parametrize("shared", [True, False])
+def test_what_another_pipeline_draws_is_neither_read_nor_edited(of, shared):
+    pipe = of()
+    other = beside(pipe) if shared else of()
+    plain, of_other = draw(pipe, PAIR), draw(other, PAIR, num_inference_steps=3)
+    with attend(pipe, prompts=PAIR) as attn:
+        attn.edit(SelfReplace())
+        maps = attn.probe("dog", prompt=1)
+        assert_equal(draw(other, PAIR, num_inference_steps=3), of_other)
+        assert not maps.recorded.planes
+        edited = draw(pipe, PAIR)
+        assert_differ(edited, plain)
+        seen = maps["dog"]
+        assert_equal(draw(other, PAIR, num_inference_steps=3), of_other)
+        assert_equal(maps["dog"], seen)
+        with attend(other, prompts=[DOG]) as theirs_too:
+            single = theirs_too.probe("dog")
+            draw(other, [DOG])
+        assert_equal(maps["dog"], seen)
+        assert single["dog"].shape == seen.shape
+
+
+def test_another_thread_draws_undisturbed_in_the_middle_of_a_pass(pipe):
+    other = beside(pipe)
+    plain = draw(other, PAIR)
+    drawn, passes = [], []
+
+    def draw_elsewhere(*_):
+        if threading.current_thread() is not threading.main_thread():
+            return
+        passes.append(1)
+        if len(passes) == 3:
+            thread = threading.Thread(target=lambda: drawn.append(draw(other, PAIR)))
+            thread.start()
+            thread.join()
+
+    with attend(pipe) as attn:
+        attn.edit(SelfReplace(steps=(0.0, 0.9)))
+        attn.probe("dog", prompt=1)
+        alone = draw(pipe, PAIR)
+        hook = pipe.unet.mid_block.register_forward_hook(draw_elsewhere)
+        assert_equal(draw(pipe, PAIR), alone)
+        hook.remove()
+    assert_equal(drawn[0], plain)
+
+
+def test_a_second_thread_cannot_open_a_session_on_the_same_model(pipe):
+    raised = []
+
+    def open_another():
+        try:
+            with attend(beside(pipe)):
+                pass
+        except AttentionError as error:
+            raised.append(str(error))
+
+    with attend(pipe):
+        thread = threading.Thread(target=open_another)
+        thread.start()
+        thread.join()
+    assert "Another thread has a session open on this model" in raised[0]
+
+
+def test_a_size_of_ones_own_has_maps_of_its_own(pipe):
+    with attend(pipe) as attn:
+        maps = attn.probe("cat")
+        draw(pipe, CAT)
+        assert maps["cat"].shape == (8, 8)
+        draw(pipe, CAT, height=48, width=32)
+        assert maps["cat"].shape == (12, 8)
+        assert {site.size for site in attn.sites()} == {(12, 8), (6, 4)}
+        draw(pipe, CAT)
+        assert maps["cat"].shape == (8, 8)
+
+
+def test_two_pipelines_may_share_a_denoiser_and_both_be_read():
+    pipe = ours()
+    other = ours(**{n: getattr(pipe, n) for n in ("vae", "text_encoder", "tokenizer", "unet")})
+    other.scheduler = tiny_scheduler()
+    with attend(pipe) as attn, attend(other) as of_other:
+        maps, others = attn.probe("cat"), of_other.probe("dog")
+        draw(pipe, CAT)
+        draw(other, DOG)
+        assert maps.recorded.tokens != {}
+        assert "cat" in maps
+        assert "dog" in others
+        draw(pipe, CAT, height=48)
+        assert others["dog"].shape == (8, 8)
+        assert maps["cat"].shape == (12, 8)

@@ -1,0 +1,174 @@
+"""Maps against maps that are made: DAAM's, and the means of softmax(QK) at every site."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch.nn import functional
+
+from t2i.attention import attend
+from tests.attention.published import Eager
+from tests.attention.runs import CAT, DOG, draw, ours, theirs
+from tests.tiny import tiny_scheduler, tiny_sd_components, tiny_unet
+
+PLACES = {"a red apple": [1, 2, 3], "apple": [3], "cat": [9], "zebra": [10, 11, 12, 13, 14]}
+LAST = "a red apple to the left of the blue zebra"
+
+
+@pytest.fixture(scope="module")
+def parts():
+    """Every block has sites, of two numbers of heads; the maps are far from even."""
+    unet = tiny_unet(
+        down_block_types=("CrossAttnDownBlock2D",) * 2,
+        up_block_types=("CrossAttnUpBlock2D",) * 2,
+        attention_head_dim=(2, 4),
+    )
+    with torch.no_grad():
+        for name, weight in unet.named_parameters():
+            if "to_q" in name or "to_k" in name:
+                weight *= 3
+    return tiny_sd_components() | {"unet": unet}
+
+
+def captured(parts, prompts, **call):
+    """Site -> for each pass the maps of its text, (B, N, Q, T); made by diffusers' pipeline."""
+    pipe = theirs(**parts)
+    before, seen = dict(pipe.unet.attn_processors), {}
+
+    def record(site, probs_BNQK, is_cross, _place):
+        if is_cross:
+            seen.setdefault(site, []).append(probs_BNQK)
+        return probs_BNQK
+
+    pipe.unet.set_attn_processor(
+        {
+            name: Eager(partial(record, name.removesuffix(".processor")), name.split("_")[0])
+            for name in before
+        }
+    )
+    try:
+        draw(pipe, prompts, **call)
+    finally:
+        pipe.unet.set_attn_processor(before)
+    return seen
+
+
+def daam(seen, tokens, grid):
+    """Tang et al. 2022 (arXiv 2210.04885), of one picture drawn with guidance."""
+    every = []
+    for site, passes in seen.items():
+        if not site.startswith(("up", "down")):
+            continue
+        for head_QT in torch.stack(passes)[:, 1].sum(0):
+            side = int(len(head_QT) ** 0.5)
+            for token_Q in head_QT.T[tokens]:
+                map_11HW = token_Q.view(1, 1, side, side)
+                every.append(functional.interpolate(map_11HW, grid, mode="bicubic").clamp(min=0))
+    return torch.cat(every).mean(dim=(0, 1))
+
+
+@pytest.mark.parametrize("of", [ours, theirs])
+def test_against_daam(parts, of):
+    seen = captured(parts, LAST)
+    heads = {passes[0].shape[1] for passes in seen.values()}
+    assert len(heads) == 2
+    pipe = of(**parts)
+    with attend(pipe, prompts=[LAST]) as attn:
+        maps = attn.probe("apple", "zebra", "a red apple", convention="daam")
+        draw(pipe, LAST)
+    for word in maps:
+        expected = daam(seen, PLACES[word], (8, 8))
+        assert_near(maps[word], expected, 1e-4)
+        assert expected.max() > 1.5 * expected.min()
+
+
+RUNS = {
+    "guided": ([CAT], {}),
+    "unguided": ([CAT], {"guidance_scale": 1.0}),
+    "tall": ([CAT], {"height": 48, "width": 32}),
+    "wide and unguided": ([CAT], {"height": 32, "width": 64, "guidance_scale": 0.0}),
+    "several of each": ([DOG, CAT, LAST], {"num_images_per_prompt": 2}),
+    "several of each, unguided": (
+        [DOG, CAT],
+        {"num_images_per_prompt": 3, "guidance_scale": 1.0, "height": 16, "width": 32},
+    ),
+    "v-prediction": ([CAT], {}),
+}
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("of", [ours, theirs])
+def test_means_of_every_site_are_those_of_softmax(parts, run, of):
+    prompts, call = RUNS[run]
+    if run == "v-prediction":
+        parts = parts | {"scheduler": tiny_scheduler(prediction_type="v_prediction")}
+    seen = captured(parts, prompts, **call)
+    pipe, cat = of(**parts), prompts.index(CAT)
+    with attend(pipe, prompts=prompts) as attn:
+        all_steps = attn.probe("cat", "a red apple", prompt=cat)
+        late = attn.probe("cat", prompt=cat, steps=(2, 4), heads=(1,), sites="up")
+        draw(pipe, prompts, **call)
+        sites = {site.name: site for site in attn.sites() if site.kind == "cross"}
+
+    assert sites.keys() == seen.keys()
+    count = call.get("num_images_per_prompt", 1)
+    for name, passes in seen.items():
+        rows = len(passes[0])
+        first = (rows // 2 if rows > len(prompts) * count else 0) + cat * count
+        for picture in range(count):
+            probs_SNQT = torch.stack(passes)[:, first + picture]
+            for word in ("cat", "a red apple"):
+                mean_Q = probs_SNQT[..., PLACES[word]].mean(dim=(0, 1, 3))
+                expected = mean_Q.view(sites[name].size)
+                assert_near(all_steps.of(picture).at(word, name), expected, 1e-5)
+            if name.startswith("up"):
+                mean_Q = probs_SNQT[2:4, 1][..., PLACES["cat"]].mean(dim=(0, 2))
+                expected = mean_Q.view(sites[name].size)
+                assert_near(late.of(picture).at("cat", name), expected, 1e-5)
+
+
+def test_raw_maps_are_those_of_every_step_and_head(parts):
+    seen = captured(parts, CAT)
+    pipe = ours(**parts)
+    with attend(pipe) as attn:
+        maps = attn.probe("cat", "apple", raw=True)
+        draw(pipe, CAT)
+    for name, passes in seen.items():
+        for step, probs_BNQT in enumerate(passes):
+            expected_NSQ = probs_BNQT[1][..., [9, 3]].transpose(-1, -2)
+            assert_near(maps.recorded.raw[name][step][0], expected_NSQ, 1e-5)
+
+
+def test_maps_that_are_alive_have_the_gradients_of_the_maps_that_are_made():
+    """In float64, with regard to the latents: of how much a word is looked at, squared."""
+    pipe = ours(**tiny_sd_components()).to(torch.float64)
+    unet, site = pipe.unet, "up_blocks.1.attentions.0.transformer_blocks.0.attn2"
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(5)).double()
+    told = pipe.encode_prompt(CAT, do_classifier_free_guidance=False)[0]
+
+    own = latents.clone().requires_grad_()
+    with torch.enable_grad(), attend(unet, prompts=[CAT], tokenizer=pipe.tokenizer) as attn:
+        maps = attn.probe("cat", sites=site, grad=True)
+        unet(own, 500, encoder_hidden_states=told)
+        (maps.recorded.live[site] ** 2).sum().backward()
+
+    kept, before = {}, dict(unet.attn_processors)
+
+    def keep(name, probs_BNQK, _is_cross, _place):
+        kept[name] = probs_BNQK
+        return probs_BNQK
+
+    made = latents.clone().requires_grad_()
+    unet.set_attn_processor({name: Eager(partial(keep, name), "") for name in before})
+    try:
+        unet(made, 500, encoder_hidden_states=told)
+    finally:
+        unet.set_attn_processor(before)
+    (kept[f"{site}.processor"][0, ..., 9] ** 2).sum().backward()
+    assert_near(own.grad, made.grad, 1e-9 * float(made.grad.abs().max()))
+
+
+def assert_near(left, right, tolerance):
+    assert left.shape == right.shape
+    difference = (left - right).abs()
+    assert difference.max() < tolerance, f"max {difference.max()}, mean {difference.mean()}"
