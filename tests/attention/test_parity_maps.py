@@ -1,12 +1,14 @@
 """Maps against maps that are made: DAAM's, and the means of softmax(QK) at every site."""
 
+from dataclasses import dataclass, field
 from functools import partial
 
 import pytest
 import torch
 from torch.nn import functional
 
-from t2i.attention import attend
+from t2i.attention import attend, attended
+from t2i.attention.edits.edit import Edit
 from tests.attention.published import Eager
 from tests.attention.runs import CAT, DOG, draw, ours, theirs
 from tests.tiny import tiny_scheduler, tiny_sd_components, tiny_unet
@@ -166,6 +168,41 @@ def test_maps_that_are_alive_have_the_gradients_of_the_maps_that_are_made():
         unet.set_attn_processor(before)
     (kept[f"{site}.processor"][0, ..., 9] ** 2).sum().backward()
     assert_near(own.grad, made.grad, 1e-9 * float(made.grad.abs().max()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Through(Edit):
+    """Every map is made, and left as it is; `seen` are the sizes that were handed over."""
+
+    needs = "probs"
+    kinds = ("self", "cross")
+    seen: list[tuple[int, ...]] = field(default_factory=list)
+
+    def apply(self, effects, at):
+        def keep(probs_NQK):
+            self.seen.append(tuple(probs_NQK.shape))
+            assert_near(probs_NQK.sum(-1), torch.ones(probs_NQK.shape[:2]), 1e-5)
+            return probs_NQK
+
+        effects.compute(at.passing.rows_of(0), keep)
+
+
+@pytest.mark.parametrize("at_once", [None, 500])
+def test_maps_that_are_made_whole_or_in_parts_draw_the_same(parts, at_once, monkeypatch):
+    pipe = ours(**parts)
+    with attend(pipe) as attn:
+        maps = attn.probe("cat", convention="mean")
+        plain = draw(pipe, CAT)
+    if at_once is not None:
+        monkeypatch.setattr(attended, "NUMBERS_AT_ONCE", at_once)
+    edit = Through()
+    with attend(pipe) as attn:
+        attn.edit(edit)
+        made = attn.probe("cat", convention="mean")
+        assert_near(draw(pipe, CAT), plain, 1e-4)
+    assert_near(made["cat"], maps["cat"], 1e-5)
+    largest = max(heads * queries * keys for heads, queries, keys in edit.seen)
+    assert largest <= at_once if at_once else largest == 2 * 64 * 64
 
 
 def assert_near(left, right, tolerance):
