@@ -20,7 +20,8 @@ class Places(nn.Module):
         super().__init__()
         self.reading = nn.Conv2d(unet.config["block_out_channels"][-1], 2, 1)
         self._middle_BCHW: Tensor | None = None
-        unet.mid_block.register_forward_hook(self._keep)
+        middle: nn.Module = unet.mid_block
+        middle.register_forward_hook(self._keep)
 
     def _keep(self, _module: nn.Module, _args: object, output_BCHW: Tensor) -> None:
         self._middle_BCHW = output_BCHW
