@@ -32,7 +32,8 @@ class Places(nn.Module):
         read_B2HW = self.reading(self._middle_BCHW).float()
         self._middle_BCHW = None
         places_2HW = where(*read_B2HW.shape[-2:]).to(read_B2HW.device)
-        return (read_B2HW - places_2HW).pow(2).flatten(1).mean(1)
+        losses_B: Tensor = (read_B2HW - places_2HW).pow(2).flatten(1).mean(1)
+        return losses_B
 
 
 def where(height: int, width: int) -> Tensor:
