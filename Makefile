@@ -36,7 +36,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed-dev
-	@set -e; for name in scenes generate text_keys modes startup train bulk; do \
+	@set -e; for name in scenes generate text_keys modes attention startup train bulk; do \
 	    echo "== $$name"; $(BIN)/python -m benchmarks.$$name --out benchmarks/results/$$name.json; done
 
 docs-pictures: $(VENV)/.installed

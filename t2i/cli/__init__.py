@@ -12,8 +12,12 @@ import typer
 from t2i import __version__
 from t2i.cli.answer import asks_for_json, print_error
 from t2i.cli.data import data
+from t2i.cli.edit import EPILOG as EDITS
+from t2i.cli.edit import edit
 from t2i.cli.env import env
 from t2i.cli.generate import generate
+from t2i.cli.inspect import EPILOG as INSPECTS
+from t2i.cli.inspect import inspect
 from t2i.cli.models import models
 from t2i.cli.show import show
 from t2i.cli.train import train
@@ -22,7 +26,8 @@ from t2i.errors import T2IError
 EXIT_CODES = (
     "Exit codes: 0 done, 1 failed, 2 an argument or config key cannot be used, "
     "3 the model is unknown, incomplete or corrupt, 4 data cannot be read, "
-    "5 the result cannot be written, 6 training had to stop, 130 interrupted, 143 terminated."
+    "5 the result cannot be written, 6 training had to stop, "
+    "7 attention cannot be read or edited as asked, 130 interrupted, 143 terminated."
 )
 
 app = typer.Typer(
@@ -46,7 +51,10 @@ def root(
         typer.echo(context.get_help())
 
 
-for command in (generate, show, models, env, train):
+app.command()(generate)
+app.command(epilog=INSPECTS)(inspect)
+app.command(epilog=EDITS)(edit)
+for command in (show, models, env, train):
     app.command()(command)
 app.add_typer(data, name="data")
 

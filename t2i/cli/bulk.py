@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 import typer
 
 from t2i.cli.answer import note, print_json
-from t2i.cli.generate import quiet_libraries
+from t2i.cli.digests import digest
+from t2i.cli.drawing import chosen, quiet_libraries
 from t2i.cli.index import INDEX, Part, Tally, merge
 from t2i.cli.jobs import Job
-from t2i.cli.metadata import digest
 from t2i.cli.plan import STATE, Bulk, Folder, Plan
 from t2i.cli.processes import from_main, join
 from t2i.cli.prompt_line import Line
@@ -141,7 +141,6 @@ def begin(bulk: Bulk, lines: Sequence[Line], held: ExitStack) -> Plan:
 
 def check_samplers(path: Path, jobs: Sequence[Job], model: Path) -> None:
     """Before the weights are read; what only a run shows is recorded with its picture."""
-    from t2i.denoiser.schedulers import scheduler
     from t2i.denoiser.weights import read_json
 
     config = {} if model.is_file() else read_json(model / "scheduler" / "scheduler_config.json")
@@ -151,7 +150,7 @@ def check_samplers(path: Path, jobs: Sequence[Job], model: Path) -> None:
             lines.setdefault(job.request.sampler, job.line)
     for sampler, line in lines.items():
         try:
-            scheduler(sampler, config)
+            chosen(sampler, config)
         except ArgumentError as error:
             raise DataError(f"{path}:{line}: {error}") from error
 

@@ -1,26 +1,17 @@
 """`t2i generate`: pictures of a prompt, one per seed; of a file of prompts; or of a picture."""
 
-import inspect
-import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from t2i.cli.answer import Format, note, print_json
+from t2i.cli.answer import Format
 from t2i.cli.processes import launched_processes, launched_rank
-from t2i.errors import ArgumentError, ModelError
+from t2i.errors import ArgumentError, ModelError, T2IError
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from pipelines.text_to_image import TextToImagePipeline
-    from t2i.cli.naming import Names
-    from t2i.cli.request import Defaults, Request, Wishes
+    from t2i.cli.request import Request, Wishes
     from t2i.cli.story import Story
 
 
@@ -67,6 +58,38 @@ def generate(
         Literal["a1111", "comfy", "plain"] | None,
         typer.Option(help="What (), [] and : mean in a prompt.", show_default="a1111"),
     ] = None,
+    image: Annotated[
+        Path | None,
+        typer.Option(metavar="PICTURE", help="Change this picture, towards what PROMPT says."),
+    ] = None,
+    strength: Annotated[
+        float | None,
+        typer.Option(
+            help="How much of --image is drawn anew: 0 to 1.", show_default="0.8; 1 with --mask"
+        ),
+    ] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(metavar="PICTURE", help="White where --image is drawn anew, black elsewhere."),
+    ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE[:SCALE]", help="A LoRA and its strength; may be repeated."),
+    ] = None,
+    embedding: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE[:WORD]", help="A learned word (textual inversion); may be repeated."
+        ),
+    ] = None,
+    ip_adapter: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER_OR_FILE", help="An IP-Adapter, to look at --image-prompt."),
+    ] = None,
+    image_prompt: Annotated[
+        str | None,
+        typer.Option(metavar="PICTURE[:SCALE]", help="A picture as a part of the prompt."),
+    ] = None,
     no_metadata: Annotated[
         bool, typer.Option("--no-metadata", help="Do not write into a picture how it was made.")
     ] = False,
@@ -78,7 +101,10 @@ def generate(
     from the model where they are not given. No file is replaced: in a folder a number is added to
     a name in use; a file named by --out is refused if it exists. Ctrl-C keeps finished pictures.
     """
+    from t2i.cli import sources
+    from t2i.cli.found import check_there, check_together
     from t2i.cli.request import Request, Wishes, choose_seeds, parse_size
+    from t2i.cli.stories.samplers import by_class
 
     # what is asked for
     check_one_subject(prompt, prompts, again)
@@ -88,11 +114,18 @@ def generate(
         model=model,
         num_inference_steps=steps,
         guidance_scale=guidance,
-        sampler=sampler,
+        sampler=None if sampler is None else by_class(sampler),
         width=width,
         height=height,
         grammar=grammar,
         guidance_method=method,
+        loras=None if not lora else sources.parse_loras(lora),
+        embeddings=None if not embedding else sources.parse_embeddings(embedding),
+        ip_adapter=None if ip_adapter is None else sources.parse_file(str(ip_adapter)),
+        image_prompt=None if image_prompt is None else sources.parse_scaled(image_prompt),
+        image=None if image is None else sources.parse_file(str(image)),
+        mask=None if mask is None else sources.parse_file(str(mask)),
+        strength=strength,
     )
     if prompts is not None:
         generate_bulk(prompts, out, wishes, seed, num, not no_metadata, format)
@@ -110,8 +143,11 @@ def generate(
         story, request, recorded = retold(again, wishes)
         seed = recorded if seed is None else seed
     seeds = choose_seeds(seed, num)
+    check_together(request)
+    check_there(request)
 
     from t2i.cli.naming import Names
+    from t2i.cli.singly import generate_each
 
     names = Names(out or Path("outputs"), request.prompt, num)
     generate_each(request, seeds, names, story, not no_metadata, format)
@@ -138,8 +174,9 @@ def generate_bulk(
     metadata: bool,
     format: Format,
 ) -> None:
+    from t2i.cli.found import check_there
     from t2i.cli.plan import Bulk
-    from t2i.cli.prompts_file import check_requests, read_prompts
+    from t2i.cli.prompts_file import read_prompts
     from t2i.cli.request import Request, check_num, choose_seed
     from t2i.pictures import FORMATS
 
@@ -157,8 +194,8 @@ def generate_bulk(
         metadata=metadata,
     )
     # Before anything slow is imported: a mistake in the file is answered at once.
-    lines = read_prompts(prompts) if launched_rank() == 0 else []
-    check_requests(prompts, lines, bulk.options)
+    check_there(bulk.options)
+    lines = read_prompts(prompts, bulk.options) if launched_rank() == 0 else []
 
     from t2i.cli.bulk import run
 
@@ -178,136 +215,25 @@ def retold(picture: Path, wishes: "Wishes") -> tuple["Story", "Request", int | N
             f"{picture} was made with the model {request.model!r}, which is not found here. "
             "Give its folder, or another model, with --model."
         )
-    return story, wishes.over(request), seed
+    request = wishes.over(request)
+    check_found(picture, request)
+    return story, request, seed
 
 
-def generate_each(
-    request: "Request",
-    seeds: range,
-    names: "Names",
-    story: "Story | None",
-    metadata: bool,
-    format: Format,
-) -> None:
-    """One picture for each seed; of one that is made again, say what differs."""
-    from t2i.cli.metadata import digest, picture_text
-    from t2i.cli.request import read_defaults
-    from t2i.cli.story import differences
-    from t2i.denoiser.folder import resolve
-    from t2i.pictures import save_picture
+def check_found(picture: Path, request: "Request") -> None:
+    """Raise for a file that the picture was made of and that is not here."""
+    from t2i.cli.found import KINDS, files_of, place
+    from t2i.cli.stories.reading import visible
 
-    # what makes it
-    quiet_libraries()
-    folder = resolve(request.model)
-    request = request.with_defaults(read_defaults(folder))
-    names.make_folder()
-    made: list[dict[str, object]] = []
-    interrupted = False
-    with warnings_in_one_line():
-        pipe = load_pipeline(folder, request.sampler)
-        request = request.with_defaults(pipeline_defaults(pipe))
-        weights = digest(folder)
-        told = [] if story is None else differences(story, weights)
-        for difference in told:
-            note(f"Not the same here: {difference}")
-
-        # one picture after the other
+    for name, file in files_of(request):
         try:
-            for index, seed in enumerate(seeds):
-                start = time.perf_counter()
-                picture = sample(pipe, request, seed)
-                request = replace(request, width=picture.width, height=picture.height)
-                path = names.path(index, seed)
-                text = picture_text(request, seed, weights) if metadata else None
-                save_picture(picture, path, text)
-                seconds = round(time.perf_counter() - start, 2)
-                made.append({"path": str(path), "seed": seed, "seconds": seconds})
-                if format == "text":
-                    note(f"seed {seed}, {seconds} s")
-                    typer.echo(path)
-        except KeyboardInterrupt:
-            interrupted = True
-            note(f"Interrupted: {len(made)} of {len(seeds)} pictures are finished and kept.")
-
-    if format == "json":
-        answer = {"request": asdict(request), "pictures": made, "interrupted": interrupted}
-        print_json(answer if story is None else answer | {"differences": told})
-    if interrupted:
-        raise typer.Exit(130)
-
-
-def load_pipeline(folder: Path, sampler: str | None) -> "TextToImagePipeline":
-    from accelerate import PartialState
-
-    from pipelines.text_to_image import TextToImagePipeline
-    from t2i.denoiser.schedulers import scheduler
-    from t2i.denoiser.weights import read_json
-
-    parts = {}
-    if folder.is_file():
-        pipe = TextToImagePipeline.from_pretrained(folder)
-        if sampler is not None:
-            pipe.scheduler = scheduler(sampler, pipe.scheduler.config)
-        return pipe.to(PartialState().device)
-    if sampler is not None:
-        # Before the weights: a mistyped name should not wait for gigabytes.
-        config = read_json(folder / "scheduler" / "scheduler_config.json")
-        parts["scheduler"] = scheduler(sampler, config)
-    return TextToImagePipeline.from_pretrained(folder, **parts).to(PartialState().device)
-
-
-def quiet_libraries() -> None:
-    """No bars while weights are read, and no advice on libraries that this project does without."""
-    import diffusers
-    import transformers
-
-    transformers.utils.logging.set_verbosity_error()
-    for library in (diffusers, transformers):
-        library.utils.logging.disable_progress_bar()
-
-
-def pipeline_defaults(pipe: "TextToImagePipeline") -> "Defaults":
-    from t2i.cli.request import Defaults
-
-    parameters = inspect.signature(pipe.__call__).parameters
-    return Defaults(
-        num_inference_steps=parameters["num_inference_steps"].default,
-        guidance_scale=parameters["guidance_scale"].default,
-        sampler=type(pipe.scheduler).__name__,
-    )
-
-
-def sample(
-    pipe: "TextToImagePipeline", request: "Request", seed: int, *, bar: bool = True
-) -> "Image":
-    import torch
-
-    from t2i.conditioning.methods import parse_guidance
-
-    assert request.num_inference_steps is not None
-    assert request.guidance_scale is not None
-    method = request.guidance_method
-    # disable=None: no bar where nobody watches, as in a file or a pipe.
-    settings = {"desc": f"seed {seed}", "disable": None if bar else True, "leave": False}
-    pipe.set_progress_bar_config(**settings)  # type: ignore[no-untyped-call]  # has no types
-    pictures: list[Image] = pipe(
-        prompt=request.spoken(request.prompt),
-        negative_prompt=request.spoken(request.negative_prompt),
-        guidance=None if method is None else parse_guidance(method, request.guidance_scale),
-        width=request.width,
-        height=request.height,
-        num_inference_steps=request.num_inference_steps,
-        guidance_scale=request.guidance_scale,
-        # Drawn on the CPU, so that a seed means the same picture on every device.
-        generator=torch.Generator("cpu").manual_seed(seed),
-        return_dict=False,
-    )[0]
-    return pictures[0]
-
-
-@contextmanager
-def warnings_in_one_line() -> Iterator[None]:
-    """Show a warning as what it says, without the line of code that said it."""
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_, **__: note(f"Warning: {message}")
-        yield
+            place(name, file)
+        except T2IError as error:
+            if file.sha256 is None:  # it was typed
+                raise
+            kind = KINDS[name]
+            raise kind.error(
+                f"{picture} was made with the {kind.word} {file.path!r:.200}, sha256 "
+                f"{file.sha256[:10]}..., which cannot be used here: "
+                f"{visible(str(error))} Or give another with {kind.option}."
+            ) from error

@@ -1,6 +1,5 @@
 """What a picture file says about its making: for people's tools, and in full for ours."""
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -8,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from t2i import __version__
+from t2i.cli.found import described
 from t2i.cli.request import Request
 
 VERSION = 1
@@ -32,6 +32,9 @@ def parameters(request: Request, seed: int, model_digest: str) -> str:
         "Size": f"{request.width}x{request.height}",
         "Model hash": model_digest[:10],
         "Model": Path(request.model).name,
+        **({} if request.strength is None else {"Denoising strength": request.strength}),
+        **({} if request.edited is None else {"Edited from": request.edited.prompts[0]}),
+        **described(request),
         "Version": f"t2i {__version__}",
     }
     lines = [request.prompt]
@@ -56,21 +59,6 @@ def record(request: Request, seed: int, model_digest: str) -> dict[str, object]:
         "model_digest": model_digest,
         "libraries": {"t2i": __version__, **library_versions(LIBRARIES)},
     }
-
-
-def digest(model: Path) -> str:
-    """SHA-256 over the names and bytes of weights and configs: one name may mean new weights.
-
-    model : a folder, or one file
-    """
-    weights = (path for path in model.rglob("*") if path.suffix in (".safetensors", ".json"))
-    sha = hashlib.sha256()
-    for path in [model] if model.is_file() else sorted(weights):
-        sha.update((path.relative_to(model).as_posix() if path != model else path.name).encode())
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                sha.update(chunk)
-    return sha.hexdigest()
 
 
 def library_versions(names: Iterable[str]) -> dict[str, str]:

@@ -5,13 +5,15 @@ import json
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from t2i.cli.digests import digest
+from t2i.cli.found import KINDS, Digests, files_of
 from t2i.cli.index import INDEX, merge
 from t2i.cli.jobs import Job, jobs_of
-from t2i.cli.metadata import LIBRARIES, digest, library_versions
+from t2i.cli.metadata import LIBRARIES, library_versions
 from t2i.cli.prompt_line import Line
 from t2i.cli.request import Request, choose_seed, read_defaults
 from t2i.errors import ArgumentError, OutputError
@@ -32,6 +34,8 @@ OPTIONS = {
     "height": "--size (height)",
     "grammar": "--grammar",
     "guidance_method": "--method",
+    "strength": "--strength",
+    **{name: kind.option for name, kind in KINDS.items()},
 }
 
 
@@ -84,13 +88,18 @@ class Folder:
             "seed": seed,
             "num": bulk.num,
             "metadata": bulk.metadata,
-            "options": {name: value for name, value in asdict(options).items() if name in OPTIONS},
+            "options": recorded(options),
             "model_digest": digest(model),
             "libraries": library_versions(LIBRARIES),
         }
+        jobs = jobs_of(bulk.prompts, lines, options, bulk.num, seed)
+        digests = Digests()
+        self.jobs = [replace(job, request=digests.fill(job.request)) for job in jobs]
+        self.state["files"] = {
+            file.path: file.sha256 for job in self.jobs for _, file in files_of(job.request)
+        }
         if self.before is not None:
             check_same(self.out, self.before, self.state)
-        self.jobs = jobs_of(bulk.prompts, lines, options, bulk.num, seed)
         if self.before is None:
             check_free(self.out, self.jobs)
 
@@ -112,6 +121,18 @@ class Folder:
         """Versions that are not those of the first pictures."""
         before = self.state if self.before is None else self.before
         return differences(before.get("libraries") or {}, self.state["libraries"])
+
+
+def recorded(options: Request) -> dict[str, object]:
+    """Each option as JSON holds it; of files, what would be typed."""
+    values = {name: value for name, value in asdict(options).items() if name in OPTIONS}
+    for name in KINDS:
+        value = getattr(options, name)
+        if isinstance(value, tuple):
+            values[name] = [file.typed for file in value] or None
+        elif value is not None:
+            values[name] = value.typed
+    return values
 
 
 def digest_of(lines: Iterable[Line]) -> str:
@@ -150,6 +171,12 @@ def check_same(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> 
     )
     if before.get("model_digest") != now["model_digest"]:
         changed.append("the weights of the model")
+    files = before.get("files") or {}
+    changed += [
+        f"what is in {path}"
+        for path, sha256 in now["files"].items()
+        if path in files and files[path] != sha256
+    ]
     if changed:
         raise ArgumentError(
             f"{out} was begun with something else: {'; '.join(changed)}. Give what it was begun "

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from t2i.cli.naming import NOT_WRITTEN
 from t2i.cli.request import MAX_PICTURES, MAX_SEED, Wishes, check_size, check_text, parse_size
+from t2i.cli.sources import parse_embeddings, parse_file, parse_loras, parse_scaled
+from t2i.cli.stories.samplers import by_class
 from t2i.errors import ArgumentError, nearest
 from t2i.pictures import FORMATS
 
@@ -57,6 +59,13 @@ class Keys(BaseModel):
     sampler: str | None = None
     num: Annotated[int, Field(ge=1, le=MAX_PICTURES)] | None = None
     name: str | None = None
+    lora: str | list[str] | None = None
+    embedding: str | list[str] | None = None
+    ip_adapter: str | None = None
+    image_prompt: str | None = None
+    image: str | None = None
+    strength: Annotated[float, Field(ge=0, le=1)] | None = None
+    mask: str | None = None
 
 
 KEYS = tuple(Keys.model_fields)
@@ -106,11 +115,25 @@ def line_with(number: int, keys: Keys) -> Line:
             negative_prompt=keys.negative,
             num_inference_steps=keys.steps,
             guidance_scale=keys.guidance,
-            sampler=keys.sampler,
+            sampler=None if keys.sampler is None else by_class(keys.sampler),
             width=width,
             height=height,
+            loras=None if keys.lora is None else parse_loras(listed(keys.lora)),
+            embeddings=None if keys.embedding is None else parse_embeddings(listed(keys.embedding)),
+            ip_adapter=None if keys.ip_adapter is None else parse_file(keys.ip_adapter),
+            image_prompt=None if keys.image_prompt is None else parse_scaled(keys.image_prompt),
+            image=None if keys.image is None else parse_file(keys.image),
+            mask=None if keys.mask is None else parse_file(keys.mask),
+            strength=keys.strength,
         ),
     )
+
+
+def listed(files: str | list[str]) -> list[str]:
+    """A list as it stands; text is divided at semicolons, for a cell of a csv."""
+    if isinstance(files, list):
+        return files
+    return [part for part in (part.strip() for part in files.split(";")) if part]
 
 
 def size_of(keys: Keys) -> tuple[int | None, int | None]:

@@ -10,9 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
+from t2i.cli.found import check_together, files_of, place
 from t2i.cli.prompt_line import KEYS, Broken, Line, line_of, shown
 from t2i.cli.request import Request
-from t2i.errors import ArgumentError, DataError, nearest
+from t2i.cli.sources import File
+from t2i.cli.stories.samplers import NAMES, is_known, plain_words
+from t2i.errors import ArgumentError, DataError, T2IError, nearest
 
 MAX_LINE = 64 * 1024
 """Bytes of one line, or of one record of a csv; a longer one ends the reading."""
@@ -28,8 +31,9 @@ class Unreadable(Exception):
     """Why the file cannot be read on from a line: (line, reason)."""
 
 
-def read_prompts(path: Path) -> list[Line]:
-    """What the lines of a .txt, .jsonl or .csv ask for. Raises DataError naming the broken ones."""
+def read_prompts(path: Path, options: Request | None = None) -> list[Line]:
+    """What the lines of a .txt, .jsonl or .csv ask for. Raises DataError naming the broken ones,
+    with `options` also those that make no sound request under them."""
     records = READERS.get(path.suffix.lower())
     if records is None:
         raise ArgumentError(f"Got --prompts {path}: expected a file in {', '.join(READERS)}.")
@@ -46,6 +50,8 @@ def read_prompts(path: Path) -> list[Line]:
         raise DataError(f"No such file of prompts: {path}. Check the path.") from None
     except OSError as error:
         raise DataError(f"Cannot read {path}: {error.strerror or error}.") from error
+    if options is not None:
+        broken = sorted(broken + check_lines(lines, options))
     if broken:
         raise DataError(complaint(path, broken))
     if not lines:
@@ -53,16 +59,38 @@ def read_prompts(path: Path) -> list[Line]:
     return lines
 
 
-def check_requests(path: Path, lines: Sequence[Line], options: Request) -> None:
-    """Raise DataError naming the lines that are no sound requests under these options."""
+def check_lines(lines: Sequence[Line], options: Request) -> list[tuple[int, str]]:
+    """The lines that are no sound requests under these options, and why."""
     broken: list[tuple[int, str]] = []
+    missing: dict[tuple[str, str], str | None] = {}
     for line in lines:
         try:
-            replace(line.wishes.over(options), prompt=line.prompt)
+            request = replace(line.wishes.over(options), prompt=line.prompt)
+            check_together(request)
+            check_sampler(request.sampler)
         except ArgumentError as error:
             broken.append((line.number, str(error)))
-    if broken:
-        raise DataError(complaint(path, broken))
+            continue
+        for name, file in files_of(request):
+            if (key := (name, file.path)) not in missing:
+                missing[key] = complaint_of(name, file)
+            if (complaint := missing[key]) is not None:
+                broken.append((line.number, complaint))
+    return broken
+
+
+def complaint_of(name: str, file: File) -> str | None:
+    try:
+        place(name, file)
+    except T2IError as error:
+        return str(error)
+    return None
+
+
+def check_sampler(name: str | None) -> None:
+    """By its name alone: whether the model can use it is seen when that is known."""
+    if name is not None and not is_known(name):
+        raise ArgumentError(f"Unknown sampler {name!r:.80}. {nearest(plain_words(name), NAMES)}")
 
 
 def read(records: Records, *, strict: bool) -> tuple[list[Line], list[tuple[int, str]]]:

@@ -9,11 +9,13 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from t2i.cli.edited import Edited
+from t2i.cli.sources import Embedding, File, Scaled, check_count
+from t2i.denoiser.folder import NOTES
 from t2i.errors import ArgumentError, ModelError
 from t2i.pictures import MAX_PIXELS
 from t2i.text.prompt import Prompt
 
-DEFAULTS_FILE = "t2i.json"
 Grammar = Literal["a1111", "comfy", "plain"]
 """How a prompt is read: as in one of these tools, or every letter as it stands."""
 MAX_PICTURES = 10_000
@@ -43,6 +45,17 @@ class Request:
     grammar: Grammar = "plain"
     guidance_method: str | None = None
     """As t2i.conditioning.methods.parse_guidance reads it; classifier-free where it is None."""
+    loras: tuple[Scaled, ...] = ()
+    embeddings: tuple[Embedding, ...] = ()
+    ip_adapter: File | None = None
+    image_prompt: Scaled | None = None
+    """What the IP-Adapter looks at."""
+    image: File | None = None
+    """To be changed rather than drawn from noise; of the mask, if there is one, the white part."""
+    mask: File | None = None
+    strength: float | None = None
+    edited: Edited | None = None
+    """What is drawn together with it, and tied to it by edits of attention."""
 
     def __post_init__(self) -> None:
         check_text("PROMPT", self.prompt)
@@ -59,7 +72,20 @@ class Request:
             )
         if self.width is not None and self.height is not None:
             check_size(self.width, self.height)
-        for text in (self.prompt, self.negative_prompt):
+        if self.strength is not None and not 0 <= self.strength <= 1:
+            raise ArgumentError(
+                f"Got --strength {self.strength}: expected a number from 0 (the picture as it is) "
+                "to 1."
+            )
+        check_count("--lora", self.loras)
+        check_count("--embedding", self.embeddings)
+        together: tuple[str, ...] = ()
+        if self.edited is not None:
+            self.edited.check(self)
+            together = self.edited.prompts
+            for text in together:
+                check_text("A prompt drawn together with it", text)
+        for text in (self.prompt, self.negative_prompt, *together):
             self.spoken(text)
         if self.guidance_method is not None:
             # Here, for it imports torch, which most requests need much later.
@@ -102,6 +128,13 @@ class Wishes:
     height: int | None = None
     grammar: Grammar | None = None
     guidance_method: str | None = None
+    loras: tuple[Scaled, ...] | None = None
+    embeddings: tuple[Embedding, ...] | None = None
+    ip_adapter: File | None = None
+    image_prompt: Scaled | None = None
+    image: File | None = None
+    mask: File | None = None
+    strength: float | None = None
 
     def over(self, request: Request) -> Request:
         """The request, with what was said in the place of what stood there."""
@@ -118,6 +151,7 @@ class Defaults:
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     sampler: str | None = None
+    strength: float | None = None
 
 
 class ModelFile(BaseModel):
@@ -135,7 +169,7 @@ class ModelFile(BaseModel):
 
 def read_defaults(folder: Path) -> Defaults:
     """How the model likes to be sampled; a folder without t2i.json leaves everything open."""
-    path = folder / DEFAULTS_FILE
+    path = folder / NOTES
     if not path.exists():
         return Defaults()
     try:

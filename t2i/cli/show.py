@@ -10,6 +10,7 @@ import typer
 from t2i.cli.answer import Format
 
 if TYPE_CHECKING:
+    from t2i.cli.request import Request
     from t2i.cli.story import Story
 
 
@@ -56,6 +57,8 @@ def document(image: Path, story: "Story") -> dict[str, object]:
 
 def rows(story: "Story") -> dict[str, str]:
     """Name and value of what the story says; what it does not say has no row."""
+    from t2i.cli.found import described
+
     settings = story.settings
     size = None if settings.width is None else f"{settings.width}x{settings.height}"
     values = {
@@ -70,8 +73,21 @@ def rows(story: "Story") -> dict[str, str]:
         "size": size,
         "model": settings.model,
         "model hash": settings.model_hash,
+        "strength": story.request and story.request.strength,
+        **({} if story.request is None else described(story.request)),
+        **({} if story.request is None else edits_of(story.request)),
         "tool": story.tool,
         "libraries": ", ".join(f"{name} {version}" for name, version in story.libraries.items()),
         "not understood": "\n".join(story.not_understood),
     }
     return {name: str(value) for name, value in values.items() if value not in (None, "")}
+
+
+def edits_of(request: "Request") -> dict[str, str]:
+    """What it was drawn together with, and the edits, a line each."""
+    edited = request.edited
+    if edited is None:
+        return {}
+    others = [text for number, text in enumerate(edited.prompts) if number != edited.picture]
+    edits = [json.dumps(dict(edit), ensure_ascii=False) for edit in edited.edits]
+    return {"drawn with": "\n".join(others), "edits": "\n".join(edits)}

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 
 from PIL.Image import Image
 
-from t2i.cli.generate import load_pipeline, pipeline_defaults, sample
+from t2i.cli.attached import Attached
+from t2i.cli.drawing import chosen, load_pipeline, pipeline_defaults, sample
 from t2i.cli.index import Entry
 from t2i.cli.jobs import Job
 from t2i.cli.metadata import picture_text
 from t2i.cli.plan import Bulk
 from t2i.cli.request import Request
 from t2i.cli.stopping import Stopping
-from t2i.denoiser.schedulers import Scheduler, rebuild, scheduler
+from t2i.denoiser.schedulers import Scheduler, rebuild
 from t2i.errors import OutputError
 from t2i.files import cannot_write
 from t2i.pictures import save_picture
@@ -31,9 +32,10 @@ MAX_MESSAGE = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Studio:
-    """A pipeline, its own sampler, and where its pictures go."""
+    """A pipeline, what is attached to it, its own sampler, and where its pictures go."""
 
     pipe: "TextToImagePipeline"
+    attached: Attached
     own: Scheduler
     weights: str
     out: Path
@@ -42,7 +44,7 @@ class Studio:
     @classmethod
     def load(cls, model: Path, weights: str, bulk: Bulk) -> "Studio":
         pipe = load_pipeline(model, None)
-        return cls(pipe, pipe.scheduler, weights, bulk.out, bulk.metadata)
+        return cls(pipe, Attached(pipe), pipe.scheduler, weights, bulk.out, bulk.metadata)
 
     def make(self, job: Job, stop: Stopping) -> Entry:
         """The job's line of the index: its file, or why there is none.
@@ -73,11 +75,9 @@ class Studio:
 
     def draw(self, request: Request, seed: int) -> tuple[Request, Image]:
         # A fresh sampler each time, so that nothing passes from one picture to the next.
-        name = request.sampler
-        self.pipe.scheduler = (
-            rebuild(self.own) if name is None else scheduler(name, self.own.config)
-        )
-        request = request.with_defaults(pipeline_defaults(self.pipe))
+        self.pipe.scheduler = chosen(request.sampler, self.own.config) or rebuild(self.own)
+        self.attached.fit(request)
+        request = request.with_defaults(pipeline_defaults(self.pipe, request))
         picture = sample(self.pipe, request, seed, bar=False)
         return replace(request, width=picture.width, height=picture.height), picture
 

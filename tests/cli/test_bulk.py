@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL.Image import Image
 
-from t2i.cli.generate import sample
+from t2i.cli.drawing import sample
 from t2i.cli.index import entries_of
 from tests.cli.command import PROMPT, Cli, Result, files, pixels, text_of
 from train.runfolder import locked

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from t2i import __version__
-from t2i.cli.metadata import digest, quoted
+from t2i.cli.digests import digest
+from t2i.cli.metadata import quoted
 from tests.cli.command import PROMPT, Cli, text_of
 
 
@@ -40,6 +41,14 @@ def test_a_picture_carries_its_full_request(generate: Cli, model: Path) -> None:
         "height": 32,
         "grammar": "a1111",
         "guidance_method": None,
+        "loras": [],
+        "embeddings": [],
+        "ip_adapter": None,
+        "image_prompt": None,
+        "image": None,
+        "mask": None,
+        "strength": None,
+        "edited": None,
     }
     assert len(record["model_digest"]) == 64
     assert {"t2i", "torch", "diffusers", "transformers"} <= record["libraries"].keys()

@@ -12,6 +12,7 @@ from PIL import Image
 from t2i import __version__
 from t2i.cli.metadata import parameters, picture_text
 from t2i.cli.request import MAX_SEED, Request
+from t2i.cli.sources import Embedding, File, Scaled
 from t2i.cli.stories.a1111 import a1111_story
 from t2i.cli.stories.ours import read_ours
 from t2i.cli.stories.samplers import NAMES
@@ -30,6 +31,13 @@ ASKED = Request(
     sampler="dpm++ 2m karras",
     width=96,
     height=64,
+    loras=(Scaled(path="~/a, b.safetensors", scale=-0.5, sha256="f" * 64), Scaled(path="c")),
+    embeddings=(Embedding(path="d.safetensors", token="<d>"),),
+    ip_adapter=File(path="e"),
+    image_prompt=Scaled(path="f.png"),
+    image=File(path="g.png"),
+    mask=File(path="h.png"),
+    strength=0.5,
 )
 
 
@@ -130,6 +138,14 @@ def test_fields_of_a_newer_t2i_are_named(tmp_path: Path) -> None:
         ({"request": {"prompt": 3}}, r"t2i: request\.prompt: .*valid string"),
         ({"request": {"prompt": "x", "num_inference_steps": 10**9}}, r"steps: 1000000000 \(expec"),
         ({"request": {"prompt": "x", "guidance_scale": 1e999}}, r"t2i: .*finite"),
+        ({"request": {"prompt": "x", "loras": [{"path": "a"}] * 40}}, r"Got 40 times --lora: at m"),
+        ({"request": {"prompt": "x", "image": {"path": "a\0b"}}}, r"expected the path of a file"),
+        (
+            {"request": {"prompt": "x", "mask": {"path": "x" * 5000}}},
+            r"expected the path of a file",
+        ),
+        ({"request": {"prompt": "x", "image": {"path": "a", "sha256": "z"}}}, r"64 digits of hex"),
+        ({"request": {"prompt": "x", "strength": 1e999}}, r"t2i: .*--strength inf"),
         ({"libraries": {"torch": "x" * 300}}, r"t2i: libraries\.torch: .*at most 200"),
     ],
 )

@@ -17,7 +17,12 @@ FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # Checked by other means, or not ours.
 TAKEN_ON_TRUST = ("git clone", "git switch", "cd ", "pip install", "source ")
 # Enough to see that the command line holds; the last of two spellings counts.
-SHORT = {"generate": ("--steps", "2"), "train": ("--dry-run",)}
+SHORT = {
+    "generate": ("--steps", "2"),
+    "inspect": ("--steps", "2"),
+    "edit": ("--steps", "2"),
+    "train": ("--dry-run",),
+}
 
 
 def blocks(language: str) -> Iterator[tuple[str, str]]:

@@ -43,6 +43,20 @@ CLASSES = {
 """What t2i records for a model's own sampler, and what it is called."""
 
 
+def by_class(name: str) -> str:
+    """The name of the sampler whose class is typed, as `t2i show` prints it; any other as it is."""
+    return CLASSES.get(name.strip(), name)
+
+
+def is_known(name: str) -> bool:
+    """Whether it is spelled as the schedulers are; the name of any scheduler class may be one."""
+    base = plain_words(name)
+    for spacing in SPACINGS:
+        if base.removesuffix(f" {spacing}") in SPACED:
+            return True
+    return base in NAMES or name.endswith("Scheduler")
+
+
 def our_sampler(name: str, spacing: str = "") -> tuple[str | None, str]:
     """Our name of another tool's sampler, or None; and the spacing that could not be kept.
 

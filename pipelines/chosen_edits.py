@@ -1,0 +1,126 @@
+"""The edits of attention that a source, its targets and wishes for their words call for."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from t2i.attention.edits.edit import Edit
+from t2i.attention.edits.local_blend import LocalBlend, Words
+from t2i.attention.edits.refine import Refine
+from t2i.attention.edits.replace import Replace
+from t2i.attention.edits.reweight import Reweight
+from t2i.attention.edits.self_replace import SelfReplace
+from t2i.attention.site import Window, check_window, is_empty
+from t2i.errors import ArgumentError
+from t2i.text.alignment import plain, words_of
+from t2i.text.layout import Readable
+from t2i.text.prompt import Prompt
+from t2i.text.words import pattern, unknown
+
+Blend = tuple[Words, Words]
+"""Words of the source and of the target, as LocalBlend takes them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """What somebody wants of the targets, beside what their prompts say.
+
+    weights : a word -> its factor, in each target that has the word
+    blend : change nothing but where these words are; a list has a pair for each target
+    cross_replace, self_replace : when words, and places of the picture, look as in the source
+    """
+
+    weights: Mapping[str, float] = field(default_factory=dict)
+    blend: Blend | Sequence[Blend] | None = None
+    cross_replace: Window = (0.0, 0.8)
+    self_replace: Window = (0.0, 0.4)
+
+    def __post_init__(self) -> None:
+        check_window("cross_replace", self.cross_replace)
+        check_window("self_replace", self.self_replace)
+        if not isinstance(self.weights, Mapping):
+            raise ArgumentError(
+                f"Got weights={self.weights!r:.80}, expected words and their factors: "
+                'weights={"red": 2.0}.'
+            )
+
+    def blends(self, targets: int) -> Sequence[Blend | None]:
+        """The pair of each target."""
+        if not isinstance(self.blend, list):
+            return [self.blend] * targets  # type: ignore[list-item]  # a tuple is one pair
+        if len(self.blend) != targets:
+            raise ArgumentError(
+                f"Got {len(self.blend)} pairs as blend for {targets} targets: expected one for "
+                'each, or one tuple for all, blend=("cat", "dog").'
+            )
+        return self.blend
+
+
+def choose_edits(
+    prompts: Sequence[str | Prompt], num_steps: int, wishes: Wishes, max_positions: int
+) -> list[Edit]:
+    """Edits for prompts of which the first is the source, in the order in which they act.
+
+    Where two prompts have as many words at every step these are swapped (Replace); else the prompts
+    are aligned (Refine). Then come weights on the source's map, then the layout, then the blend.
+    """
+    check_weighted(prompts[1:], wishes.weights)
+    edits: list[Edit] = []
+    for target, (prompt, blend) in enumerate(
+        zip(prompts[1:], wishes.blends(len(prompts) - 1), strict=True), start=1
+    ):
+        swap = as_many_words(prompts[0], prompt, num_steps)
+        kind = Replace if swap else Refine
+        chosen: list[Edit] = [kind(target=target, steps=wishes.cross_replace)]
+        weights = {word: factor for word, factor in wishes.weights.items() if has(prompt, word)}
+        if weights:
+            steps = wishes.cross_replace
+            chosen.append(Reweight(source=0, target=target, weights=weights, steps=steps))
+        layout = SelfReplace(target=target, steps=wishes.self_replace, max_positions=max_positions)
+        chosen.append(layout)
+        edits += [edit for edit in chosen if reaches(edit, num_steps)]
+        if blend is not None:
+            edits.append(LocalBlend(target=target, words=blend))
+    return edits
+
+
+def reaches(edit: Edit, num_steps: int) -> bool:
+    """Whether any step lies in its window; a warning where that was not to be expected."""
+    if any(edit.covers(step, num_steps) for step in range(num_steps)):
+        return True
+    if not is_empty(edit.steps):
+        name = "self_replace" if isinstance(edit, SelfReplace) else "cross_replace"
+        steps = "1 step is" if num_steps == 1 else f"{num_steps} steps are"
+        warnings.warn(
+            f"{steps} too few for {name}={edit.steps}: none lies in it, so the targets do without.",
+            stacklevel=4,
+        )
+    return False
+
+
+def as_many_words(source: str | Prompt, target: str | Prompt, num_steps: int) -> bool:
+    turns = {0}.union(*(p.changes(num_steps) for p in (source, target) if isinstance(p, Prompt)))
+    return all(
+        len(words_of(said(source, step, num_steps))) == len(words_of(said(target, step, num_steps)))
+        for step in turns
+    )
+
+
+def said(prompt: str | Prompt, step: int = 0, num_steps: int = 1) -> Readable:
+    """What the branch "cond" is told."""
+    return prompt.at(step, num_steps)[0][0] if isinstance(prompt, Prompt) else prompt
+
+
+def has(prompt: str | Prompt, word: str) -> bool:
+    return pattern(word).search(plain(said(prompt))) is not None
+
+
+def check_weighted(targets: Sequence[str | Prompt], weights: Mapping[str, float]) -> None:
+    """Raise ArgumentError for a word that no target has."""
+    for word in weights:
+        if not isinstance(word, str):
+            raise ArgumentError(f"Got the word {word!r} in weights, expected a string.")
+        if not any(has(target, word) for target in targets):
+            texts = " ".join(plain(said(target)) for target in targets)
+            missing = unknown(word, texts).replace("the prompt", "any target", 1)
+            raise ArgumentError(f"weights: {missing}")

@@ -1,0 +1,180 @@
+"""A source's run, taken down once, so that its later edits need no pass for the source.
+
+Of every step: the latents, and at each site what the source asked with and what it looked at. That
+is all that edits of a target read of the source.
+
+N heads, Q query positions, K key positions, E width of a head, C channels, H W latent size,
+Y X picture size.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pipelines.chosen_edits import said
+from pipelines.recording import MANIFEST, Steps, name_of, read_file
+from pipelines.run_facts import Facts, prompt_facts
+from t2i.attention.edits.edit import Edit
+from t2i.attention.edits.local_blend import LocalBlend
+from t2i.attention.edits.refine import Refine
+from t2i.attention.edits.replace import Replace
+from t2i.attention.edits.reweight import Reweight
+from t2i.attention.edits.self_replace import SelfReplace
+from t2i.attention.remembered import Behind
+from t2i.errors import ArgumentError, DataError
+from t2i.text.layout import Readable
+from t2i.text.prompt import Prompt
+
+VERSION = 1
+BEGUN, ENDED = "begun.safetensors", "ended.safetensors"
+FOLLOWING = (Replace, Refine, Reweight, SelfReplace, LocalBlend)
+"""Edits that need no more of their source than what is kept."""
+
+
+@dataclass(slots=True)
+class Remembered:
+    """What PromptEditPipeline.remember gives: hand it to the pipeline in the place of the source.
+
+    facts : what it was made of: model, prompt, sampler and so on; an edit of it takes them over
+    state : of the generator, before anything was drawn
+    noise : that it began from, if that was not drawn
+    pixels : (1, 3, Y, X) in -1..1
+    """
+
+    prompt: str | Prompt
+    facts: Facts
+    steps: Steps
+    state: Tensor
+    noise: Tensor | None
+    latents: Tensor
+    pixels: Tensor
+
+    @property
+    def image(self) -> Image.Image:
+        """The source's picture."""
+        pixels_YX3 = ((self.pixels[0].float() / 2 + 0.5).clamp(0, 1) * 255).round()
+        return Image.fromarray(pixels_YX3.permute(1, 2, 0).to(torch.uint8).cpu().numpy())
+
+    @property
+    def bytes(self) -> int:
+        """Of its steps, in memory or on disk."""
+        return self.steps.bytes
+
+    # what a session asks (t2i.attention.remembered.Source)
+
+    def prompt_at(self, step: int) -> Readable:
+        turns, asked = self.steps.count, self.facts["num_inference_steps"]
+        return said(self.prompt, step * asked // turns, asked)
+
+    def behind(self, site: str, step: int) -> Behind | None:
+        tensors = self.steps[step]
+        if f"{site}/query" not in tensors:
+            return None
+        return Behind(tensors[f"{site}/query"], tensors[f"{site}/key"], tensors.get(f"{site}/mask"))
+
+    def latents_at(self, step: int) -> Tensor:
+        return self.steps[step]["latents"]
+
+
+def check_edits(edits: Sequence[Edit], kept: Facts) -> None:
+    """Raise ArgumentError for an edit that needs more of the source than what is kept."""
+    for edit in edits:
+        if getattr(edit, "target", None) == 0:
+            raise ArgumentError(
+                f"{type(edit).__name__} has target=0, which is the remembered source: it is drawn "
+                "already. The targets count from 1."
+            )
+        source = getattr(edit, "source", None)
+        if edit.looks or (source == 0 and not isinstance(edit, FOLLOWING)):
+            names = ", ".join(kind.__name__ for kind in FOLLOWING)
+            raise ArgumentError(
+                f"{type(edit).__name__} cannot follow a remembered source: only {names} can. Give "
+                "the source as a prompt."
+            )
+        if isinstance(edit, SelfReplace):
+            most = edit.max_positions
+            if most is None or most > kept["max_positions"]:
+                raise ArgumentError(
+                    f"SelfReplace has max_positions={most}, and of this source sites of at most "
+                    f"{kept['max_positions']} were kept: lower it, or remember the source with "
+                    f"max_positions={most or 64 * 64}."
+                )
+
+
+def finish(kept: Remembered) -> None:
+    """Write all but the steps, which are there."""
+    folder = kept.steps.folder
+    if folder is None:
+        return
+    noise = {} if kept.noise is None else {"noise": kept.noise.cpu().contiguous()}
+    save_file({"state": kept.state, **noise}, folder / BEGUN)
+    ended = {"latents": kept.latents, "pixels": kept.pixels}
+    save_file({name: one.cpu().contiguous() for name, one in ended.items()}, folder / ENDED)
+    prompt = prompt_facts(kept.prompt)
+    steps = {"steps": kept.steps.count, "bytes": kept.steps.bytes}
+    manifest = {"version": VERSION, "prompt": prompt, **steps}
+    (folder / MANIFEST).write_text(json.dumps(manifest | {"facts": kept.facts}, indent=2) + "\n")
+
+
+def load_remembered(folder: str | Path) -> Remembered:
+    """A source that PromptEditPipeline.remember(..., folder=...) wrote.
+
+    Its steps are read as they are needed. Raises DataError for a folder that is no such thing.
+    """
+    folder = Path(folder)
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if manifest["version"] != VERSION:
+            raise DataError(
+                f"{folder} is written in layout {manifest['version']}, this t2i reads {VERSION}: "
+                "remember the source anew."
+            )
+        prompt = manifest["prompt"]
+        text = prompt["text"] if len(prompt) == 1 else Prompt(**prompt)
+        facts = dict(manifest["facts"])
+        count, size = int(manifest["steps"]), int(manifest["bytes"])
+        for name in ("num_inference_steps", "max_positions"):
+            facts[name] = int(facts[name])
+        missing = [step for step in range(count) if not (folder / name_of(step)).is_file()]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DataError(
+            f"{folder} is no remembered source: {type(error).__name__}: {error}. Name the folder "
+            "that was given to remember()."
+        ) from error
+    if missing:
+        raise DataError(f"{folder} lacks {name_of(missing[0])}: remember the source anew.")
+    begun, ended = read_file(folder / BEGUN), read_file(folder / ENDED)
+    try:
+        return Remembered(
+            prompt=text,
+            facts=facts,
+            steps=Steps(folder, count=count, bytes=size),
+            state=begun["state"],
+            noise=begun.get("noise"),
+            latents=ended["latents"],
+            pixels=ended["pixels"],
+        )
+    except KeyError as error:
+        raise DataError(f"{folder} lacks {error}: remember the source anew.") from error
+
+
+def check_no_noise(generator: object, latents: object) -> None:
+    if generator is not None or latents is not None:
+        raise ArgumentError(
+            "Got generator or latents with a remembered source, which has the noise that it began "
+            "from: leave them out, or remember the source anew."
+        )
+
+
+def restored(kept: Remembered, count: int) -> list[torch.Generator]:
+    """The source's generator as it was at first, for each target."""
+    generators = [torch.Generator(kept.facts["generator"]) for _ in range(count)]
+    for generator in generators:
+        generator.set_state(kept.state)
+    return generators

@@ -1,0 +1,195 @@
+"""A request becomes a picture: the pipeline that it needs, and what that is told."""
+
+import inspect
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from t2i.cli.answer import note
+from t2i.cli.edited import draw_together
+from t2i.cli.request import Defaults, Request
+from t2i.cli.sources import File
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from pipelines.pipeline import Pipeline
+    from pipelines.text_to_image import TextToImagePipeline
+    from t2i.denoiser.schedulers import Scheduler
+
+SDXL_GUIDANCE = 5.0
+"""As diffusers' pipelines of SDXL; every other model has the pipeline's default."""
+
+
+def load_pipeline(folder: Path, sampler: str | None) -> "TextToImagePipeline":
+    from accelerate import PartialState
+
+    from pipelines.text_to_image import TextToImagePipeline
+    from t2i.denoiser.weights import read_json
+
+    parts = {}
+    if folder.is_file():
+        pipe = TextToImagePipeline.from_pretrained(folder)
+        pipe.scheduler = chosen(sampler, pipe.scheduler.config) or pipe.scheduler
+        return pipe.to(PartialState().device)
+    if sampler is not None:
+        # Before the weights: a mistyped name should not wait for gigabytes.
+        config = read_json(folder / "scheduler" / "scheduler_config.json")
+        if built := chosen(sampler, config):
+            parts["scheduler"] = built
+    return TextToImagePipeline.from_pretrained(folder, **parts).to(PartialState().device)
+
+
+def chosen(sampler: str | None, config: Any) -> "Scheduler | None":
+    """The scheduler of that name; None for the model's own, whose class may be named too."""
+    from t2i.denoiser.schedulers import scheduler
+
+    if sampler is None or sampler == config.get("_class_name"):
+        return None
+    return scheduler(sampler, config)
+
+
+def quiet_libraries() -> None:
+    """No bars while weights are read, and no advice on libraries that this project does without."""
+    import diffusers
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()
+
+
+def kind_of(request: Request) -> "type[Pipeline]":
+    """The pipeline that the request needs."""
+    if request.mask is not None:
+        from pipelines.inpaint import InpaintPipeline
+
+        return InpaintPipeline
+    if request.image is not None:
+        from pipelines.image_to_image import ImageToImagePipeline
+
+        return ImageToImagePipeline
+    from pipelines.text_to_image import TextToImagePipeline
+
+    return TextToImagePipeline
+
+
+def pipeline_defaults(pipe: "TextToImagePipeline", request: Request) -> Defaults:
+    """What the pipeline of the request does where nothing is said."""
+    parameters = inspect.signature(kind_of(request).__call__).parameters
+    of_sdxl = pipe.text_encoder_2 is not None
+    return Defaults(
+        num_inference_steps=parameters["num_inference_steps"].default,
+        guidance_scale=SDXL_GUIDANCE if of_sdxl else parameters["guidance_scale"].default,
+        sampler=type(pipe.scheduler).__name__,
+        strength=None if request.image is None else parameters["strength"].default,
+    )
+
+
+def sample(
+    pipe: "TextToImagePipeline", request: Request, seed: int, *, bar: bool = True
+) -> "Image":
+    """Draw with what is attached to the pipeline (attached.Attached)."""
+    if request.edited is not None:
+        return draw_together(pipe, request, seed, bar=bar)[request.edited.picture]
+    drawer = as_kind(pipe, kind_of(request))
+    watch(drawer, seed, bar)
+    pictures: list[Image] = drawer(
+        prompt=request.spoken(request.prompt),
+        return_dict=False,
+        **settings_of(request, seed),
+        **pictures_for(pipe, request),
+    )[0]
+    return pictures[0]
+
+
+def as_kind(pipe: "Pipeline", kind: "type[Pipeline]") -> Any:
+    """The same parts, and all that is attached to them, in a pipeline of that kind."""
+    from diffusers.utils import logging
+
+    if isinstance(pipe, kind):
+        return pipe
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # it gives advice on a precision that stays what it is
+    try:
+        return kind.from_pipe(pipe)  # type: ignore[no-untyped-call]  # diffusers has no types
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def watch(drawer: "Pipeline", seed: int, bar: bool) -> None:
+    """Show a bar; none where nobody watches, as in a file or a pipe (disable=None)."""
+    settings = {"desc": f"seed {seed}", "disable": None if bar else True, "leave": False}
+    drawer.set_progress_bar_config(**settings)  # type: ignore[no-untyped-call]  # as above
+
+
+def settings_of(request: Request, seed: int) -> dict[str, Any]:
+    """Arguments of the call that do not depend on what is drawn."""
+    import torch
+
+    from t2i.conditioning.methods import parse_guidance
+
+    assert request.num_inference_steps is not None
+    assert request.guidance_scale is not None
+    method = request.guidance_method
+    return {
+        "negative_prompt": request.spoken(request.negative_prompt),
+        "guidance": None if method is None else parse_guidance(method, request.guidance_scale),
+        "num_inference_steps": request.num_inference_steps,
+        "guidance_scale": request.guidance_scale,
+        # Drawn on the CPU, so that a seed means the same picture on every device.
+        "generator": torch.Generator("cpu").manual_seed(seed),
+    }
+
+
+def pictures_for(pipe: "TextToImagePipeline", request: Request) -> dict[str, object]:
+    """Arguments of the call: its size, and the pictures that it begins from or looks at.
+
+    A picture is brought to the size that is asked for; left open, it keeps its own, rounded down to
+    what the autoencoder can read.
+    """
+    from t2i.denoiser.families import sd
+
+    seen: dict[str, object] = {}
+    if request.image_prompt is not None:
+        seen["ip_adapter_image"] = opened(request.image_prompt)
+    if request.image is None:
+        return seen | {"width": request.width, "height": request.height}
+    image = opened(request.image)
+    factor = sd.pixels_per_latent(pipe.vae)
+    width, height = (
+        max(side // factor, 1) * factor if asked is None else asked
+        for asked, side in zip((request.width, request.height), image.size, strict=True)
+    )
+    sd.latent_size(pipe.vae, height, width)
+    seen |= {"image": brought_to(image, width, height), "strength": request.strength}
+    if request.mask is not None:
+        mask = brought_to(opened(request.mask), width, height)
+        seen |= {"mask_image": mask, "width": width, "height": height}
+    return seen
+
+
+def opened(file: File) -> "Image":
+    """In RGB, on white where it is transparent."""
+    from pipelines.images import in_full
+    from t2i.pictures import open_picture
+
+    picture: Image = in_full(open_picture(Path(file.path).expanduser()))
+    return picture
+
+
+def brought_to(picture: "Image", width: int, height: int) -> "Image":
+    from PIL import Image
+
+    same = picture.size == (width, height)
+    return picture if same else picture.resize((width, height), Image.Resampling.LANCZOS)
+
+
+@contextmanager
+def warnings_in_one_line() -> Iterator[None]:
+    """Show a warning as what it says, without the line of code that said it."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: note(f"Warning: {message}")
+        yield

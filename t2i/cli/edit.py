@@ -1,0 +1,243 @@
+"""`t2i edit`: a picture, and the same picture of other words."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from t2i.cli import options
+from t2i.cli.answer import Format, note, print_json
+from t2i.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from pipelines.chosen_edits import Blend, Wishes
+    from t2i.attention.edits.edit import Edit
+    from t2i.cli.prepared import Prepared
+    from t2i.cli.request import Request
+
+EPILOG = """Examples:
+
+`t2i edit "a cat on a blue background" "a dog on a blue background" --seed 7`
+
+`t2i edit "a red apple and a tree" --weight red=2.5 --weight tree=0.3`
+
+`t2i edit "a cat and a ball" "a dog and a ball" --blend cat,dog --out swap.png`
+"""
+
+SHOWN_WIDTH = 256
+"""Smaller pictures are enlarged in the sheet."""
+
+
+def edit(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="What the first picture shows.")],
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[TARGET]", help="What the second shows instead; left out, SOURCE with weights."
+        ),
+    ] = None,
+    more: Annotated[
+        list[str] | None,
+        typer.Option("--target", metavar="TARGET", help="A further one; may be repeated."),
+    ] = None,
+    weight: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WORD=FACTOR", help="Make a word stronger or weaker; may be repeated."
+        ),
+    ] = None,
+    blend: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WORD,WORD",
+            help="Change nothing but where these words of SOURCE and TARGET are.",
+        ),
+    ] = None,
+    cross_replace: Annotated[
+        str,
+        typer.Option(
+            metavar="[FROM:]TO", help="Part of the steps in which words look as in SOURCE."
+        ),
+    ] = "0.8",
+    self_replace: Annotated[
+        str,
+        typer.Option(metavar="[FROM:]TO", help="Part of the steps that keep SOURCE's layout."),
+    ] = "0.4",
+    out: options.Out = None,
+    seed: options.Seed = None,
+    steps: options.Steps = None,
+    guidance: options.Guidance = None,
+    sampler: options.Sampler = None,
+    method: options.Method = None,
+    size: options.Size = None,
+    negative: options.Negative = None,
+    model: options.Model = None,
+    grammar: options.Grammar = None,
+    lora: options.Lora = None,
+    embedding: options.Embedding = None,
+    no_metadata: options.NoMetadata = False,
+    format: Format = "text",
+) -> None:
+    """Draw SOURCE and TARGET from the same noise, so that only what the words change changes;
+    print the paths of what is written.
+
+    That is a sheet of all pictures side by side, and each picture alone, with its whole story in
+    its metadata: `t2i generate --from` draws it again. The sheet tells that of its last picture. No
+    file is replaced.
+    """
+    request = options.asked(
+        source,
+        steps=steps,
+        guidance=guidance,
+        sampler=sampler,
+        method=method,
+        size=size,
+        negative=negative,
+        model=model,
+        grammar=grammar,
+        lora=lora,
+        embedding=embedding,
+    )
+    from t2i.cli.request import choose_seed
+    from t2i.cli.siblings import Siblings
+
+    seed = choose_seed(seed)
+    weights = parse_weights(weight or [])
+    words = None if blend is None else parse_blend(blend)
+    windows = {
+        "cross_replace": parse_window("--cross-replace", cross_replace),
+        "self_replace": parse_window("--self-replace", self_replace),
+    }
+    prompts = sides(source, target, more or [], weights)
+    names = Siblings(out or Path("outputs"), source, "edit", ends(len(prompts)))
+
+    from pipelines.chosen_edits import Wishes
+    from t2i.cli.drawing import warnings_in_one_line
+    from t2i.cli.edited import draw_together
+    from t2i.cli.metadata import picture_text
+    from t2i.cli.prepared import prepare
+    from t2i.pictures import save_picture, sheet
+
+    names.make_folder()
+    with warnings_in_one_line():
+        # what ties them
+        prepared = prepare(request)
+        start = time.perf_counter()
+        wishes = Wishes(weights=weights, blend=words, **windows)
+        request = tied(prepared, prompts, chosen_edits(prepared, prompts, wishes))
+
+        # the pictures
+        try:
+            pictures = draw_together(prepared.pipe, request, seed)
+        except KeyboardInterrupt:
+            note("Interrupted: nothing is written.")
+            raise typer.Exit(130) from None
+        request = replace(request, width=pictures[0].width, height=pictures[0].height)
+        assert request.edited is not None
+        sheet_path, *paths = names.paths(seed)
+        for number, (prompt, picture, path) in enumerate(
+            zip(prompts, pictures, paths, strict=True)
+        ):
+            own = replace(request, prompt=prompt, edited=replace(request.edited, picture=number))
+            text = None if no_metadata else picture_text(own, seed, prepared.weights)
+            save_picture(picture, path, text)
+        cell = max(SHOWN_WIDTH, pictures[0].width)
+        side_by_side = sheet(pictures, prompts, columns=len(pictures), cell=cell)
+        save_picture(side_by_side, sheet_path, text)
+    seconds = round(time.perf_counter() - start, 2)
+
+    if format == "json":
+        made = {"sheet": str(sheet_path), "pictures": [str(path) for path in paths]}
+        print_json({"request": asdict(request), "seed": seed, "seconds": seconds} | made)
+        return
+    note(f"seed {seed}, {seconds} s")
+    for path in (sheet_path, *paths):
+        typer.echo(path)
+
+
+def sides(
+    source: str, target: str | None, more: list[str], weights: Mapping[str, float]
+) -> list[str]:
+    """The prompts: the source, then the targets."""
+    targets = [*([] if target is None else [target]), *more]
+    if not targets and not weights:
+        raise ArgumentError(
+            "Missing what to change: give a TARGET, the prompt with other words, or --weight "
+            "WORD=FACTOR."
+        )
+    return [source, *(targets or [source])]
+
+
+def ends(prompts: int) -> list[str]:
+    """What stands at the end of each picture's name."""
+    if prompts == 2:
+        return ["-source.png", "-target.png"]
+    return ["-source.png", *(f"-target-{number}.png" for number in range(1, prompts))]
+
+
+def parse_weights(texts: list[str]) -> dict[str, float]:
+    """Word -> factor, of "red=2"."""
+    weights: dict[str, float] = {}
+    for text in texts:
+        word, _, factor = (part.strip() for part in text.rpartition("="))
+        try:
+            weights[word] = float(factor)
+        except ValueError:
+            word = ""
+        if not word:
+            raise ArgumentError(
+                f"Got --weight {text!r:.80}: expected a word of the target and its factor, as in "
+                "--weight red=2: 1 leaves it, 2 doubles it, 0 takes it away."
+            )
+    return weights
+
+
+def parse_blend(text: str) -> "Blend":
+    """The source's word and the target's, of "cat,dog"; several of a side are joined by "+"."""
+    parts = [part.strip() for part in text.split(",")]
+    words = [tuple(word.strip() for word in part.split("+")) for part in parts]
+    if len(words) != 2 or not all(word for side in words for word in side):
+        raise ArgumentError(
+            f"Got --blend {text!r:.80}: expected a word of SOURCE and one of TARGET, as in "
+            "--blend cat,dog, or --blend cat+bowl,dog for several."
+        )
+    return (words[0], words[1])
+
+
+def parse_window(name: str, text: str) -> tuple[float, float]:
+    """Shares of the run: "0.8" is from its beginning, "0.2:0.8" from a fifth on."""
+    first, _, end = text.rpartition(":")
+    try:
+        window = (float(first or 0), float(end))
+    except ValueError:
+        window = (1.0, 0.0)
+    if not 0 <= window[0] <= window[1] <= 1:
+        raise ArgumentError(
+            f"Got {name} {text!r:.80}: expected a share of the run from 0 to 1, as in {name} 0.8, "
+            f"or two, as in {name} 0.2:0.8."
+        )
+    return window
+
+
+def chosen_edits(prepared: "Prepared", prompts: list[str], wishes: "Wishes") -> "list[Edit]":
+    """The edits that these prompts call for, on this model at this size."""
+    from t2i.cli.edited import editor_of
+
+    request = prepared.request
+    assert request.num_inference_steps is not None
+    spoken = [request.spoken(prompt) for prompt in prompts]
+    return editor_of(prepared.pipe).edits_for(
+        spoken, wishes, request.num_inference_steps, request.height, request.width
+    )
+
+
+def tied(prepared: "Prepared", prompts: list[str], edits: "list[Edit]") -> "Request":
+    """The request of the source, with all that is drawn together with it."""
+    from t2i.attention.edits.methods import to_dict
+    from t2i.cli.edited import Edited
+
+    edited = Edited(prompts=tuple(prompts), picture=0, edits=tuple(map(to_dict, edits)))
+    return replace(prepared.request, edited=edited)

@@ -1,0 +1,91 @@
+"""Options of the commands that draw one prompt and look into it, and the request that they make."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from t2i.cli.processes import launched_processes
+from t2i.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from t2i.cli.request import Request
+
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        help="A folder, or one file ending in .png, .jpg or .webp.", show_default="outputs"
+    ),
+]
+Seed = Annotated[int | None, typer.Option(help="Of the noise that it begins from.")]
+Steps = Annotated[int | None, typer.Option(help="Steps of the sampler.")]
+Guidance = Annotated[
+    float | None, typer.Option(help="How strongly the prompt is followed; 1 is unguided.")
+]
+Sampler = Annotated[str | None, typer.Option(help="ddim, euler, dpm++ 2m, ...")]
+Method = Annotated[
+    str | None,
+    typer.Option(metavar="METHOD", help="Of guidance: apg, cfg-zero, pag, cfg:stop=0.5, ..."),
+]
+Size = Annotated[str | None, typer.Option(help="512x384, or 512 for a square.")]
+Negative = Annotated[str | None, typer.Option(help="What the picture must not show.")]
+Model = Annotated[
+    str | None, typer.Option(help="A name of `t2i models`, or a folder.", show_default="embedded")
+]
+Grammar = Annotated[
+    Literal["a1111", "comfy", "plain"] | None,
+    typer.Option(help="What (), [] and : mean in a prompt.", show_default="a1111"),
+]
+Lora = Annotated[
+    list[str] | None,
+    typer.Option(metavar="FILE[:SCALE]", help="A LoRA and its strength; may be repeated."),
+]
+Embedding = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FILE[:WORD]", help="A learned word (textual inversion); may be repeated."
+    ),
+]
+NoMetadata = Annotated[
+    bool, typer.Option("--no-metadata", help="Do not write into a picture how it was made.")
+]
+
+
+def asked(
+    prompt: str,
+    *,
+    steps: int | None,
+    guidance: float | None,
+    sampler: str | None,
+    method: str | None,
+    size: str | None,
+    negative: str | None,
+    model: str | None,
+    grammar: Literal["a1111", "comfy", "plain"] | None,
+    lora: list[str] | None,
+    embedding: list[str] | None,
+) -> "Request":
+    """What was typed, over what `t2i generate` begins from. Raises for what cannot be drawn."""
+    from t2i.cli import sources
+    from t2i.cli.request import Request, Wishes, parse_size
+    from t2i.cli.stories.samplers import by_class
+
+    if launched_processes() > 1:
+        raise ArgumentError(
+            f"{launched_processes()} processes were started for one prompt: start one."
+        )
+    width, height = (None, None) if size is None else parse_size(size)
+    wishes = Wishes(
+        negative_prompt=negative,
+        model=model,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        sampler=None if sampler is None else by_class(sampler),
+        width=width,
+        height=height,
+        grammar=grammar,
+        guidance_method=method,
+        loras=None if not lora else sources.parse_loras(lora),
+        embeddings=None if not embedding else sources.parse_embeddings(embedding),
+    )
+    return wishes.over(Request(prompt=prompt, grammar="a1111"))

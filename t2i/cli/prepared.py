@@ -1,0 +1,36 @@
+"""What draws a request: its model, loaded, with all that it asks to have attached."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from t2i.cli.attached import Attached
+from t2i.cli.digests import digest
+from t2i.cli.drawing import load_pipeline, pipeline_defaults, quiet_libraries
+from t2i.cli.found import Digests
+from t2i.cli.request import Request, read_defaults
+from t2i.denoiser.folder import resolve
+
+if TYPE_CHECKING:
+    from pipelines.text_to_image import TextToImagePipeline
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """request : with nothing left open but the size
+    weights : digest of the model
+    """
+
+    pipe: "TextToImagePipeline"
+    request: Request
+    weights: str
+
+
+def prepare(request: Request) -> Prepared:
+    quiet_libraries()
+    request = Digests().fill(request)
+    folder = resolve(request.model)
+    request = request.with_defaults(read_defaults(folder))
+    pipe = load_pipeline(folder, request.sampler)
+    Attached(pipe).fit(request)
+    request = request.with_defaults(pipeline_defaults(pipe, request))
+    return Prepared(pipe, request, digest(folder))

@@ -1,0 +1,121 @@
+"""The files that a picture is made of beside its model: as people type them, and as recorded."""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from t2i.errors import ArgumentError
+
+LONGEST_PATH = 4096
+MAX_SCALE = 100
+"""Far above any use: at 2 or 3 most adapters draw nothing but themselves."""
+MAX_FILES = 32
+"""Of one kind in one request."""
+NONE = "none"
+"""What is typed to have none of what a picture or a command asks for."""
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class File:
+    """One file, or the folder of an IP-Adapter.
+
+    sha256 : of what was in it when the picture was made; None until it is read
+    """
+
+    path: str
+    sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.path or "\0" in self.path or len(self.path) > LONGEST_PATH:
+            raise ArgumentError(f"Got {self.path!r:.80}: expected the path of a file.")
+        try:
+            self.path.encode()
+        except UnicodeEncodeError as error:
+            raise ArgumentError(
+                f"The path {self.path!r:.80} is not valid UTF-8 at character {error.start}. "
+                "Rename the file."
+            ) from error
+        if self.sha256 is not None and not SHA256.fullmatch(self.sha256):
+            raise ArgumentError(f"Got the sha256 {self.sha256!r:.80}: expected 64 digits of hex.")
+
+    @property
+    def typed(self) -> str:
+        """As it would be typed."""
+        return self.path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scaled(File):
+    """A LoRA, or the picture that an IP-Adapter looks at, and how strongly it acts."""
+
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        File.__post_init__(self)
+        if not (math.isfinite(self.scale) and abs(self.scale) <= MAX_SCALE):
+            raise ArgumentError(
+                f"Got the scale {self.scale} of {self.path!r:.80}: expected a finite number, such "
+                f"as 0.8, up to {MAX_SCALE}."
+            )
+
+    @property
+    def typed(self) -> str:
+        return f"{self.path}:{self.scale:g}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedding(File):
+    """A learned word.
+
+    token : that stands for it in a prompt; None takes the file's own
+    """
+
+    token: str | None = None
+
+    @property
+    def typed(self) -> str:
+        return self.path if self.token is None else f"{self.path}:{self.token}"
+
+
+def parse_file(text: str) -> File:
+    return File(path=text.strip())
+
+
+def parse_scaled(text: str) -> Scaled:
+    """A path, and behind its last colon a scale if that reads as a number."""
+    path, colon, tail = text.strip().rpartition(":")
+    try:
+        return Scaled(path=path, scale=float(tail)) if colon and path else Scaled(path=tail)
+    except ValueError as error:
+        if isinstance(error, ArgumentError):
+            raise
+        return Scaled(path=text.strip())
+
+
+def parse_embedding(text: str) -> Embedding:
+    """A path, and behind its last colon a word, unless that is the rest of a path."""
+    path, colon, tail = text.strip().rpartition(":")
+    if not (colon and path and tail) or set(tail) & set("/\\"):
+        return Embedding(path=text.strip())
+    if not tail.strip() or any(letter.isspace() for letter in tail):
+        raise ArgumentError(f"Got the word {tail!r:.80} of {path!r:.80}: expected one, as <sun>.")
+    return Embedding(path=path, token=tail)
+
+
+def parse_loras(texts: Sequence[str]) -> tuple[Scaled, ...]:
+    return tuple(map(parse_scaled, several(texts)))
+
+
+def parse_embeddings(texts: Sequence[str]) -> tuple[Embedding, ...]:
+    return tuple(map(parse_embedding, several(texts)))
+
+
+def several(texts: Sequence[str]) -> Sequence[str]:
+    return [] if list(texts) == [NONE] else texts
+
+
+def check_count(name: str, files: Sequence[File]) -> None:
+    if len(files) > MAX_FILES:
+        raise ArgumentError(f"Got {len(files)} times {name}: at most {MAX_FILES} are taken.")

@@ -1,0 +1,336 @@
+"""`t2i generate` with LoRAs, learned words, image prompts, and pictures to begin from."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+import t2i
+from tests.cli.carrying import png
+from tests.cli.command import PROMPT, Cli, pixels, text_of
+from tests.pipelines.test_adapters import adapter_for, lora_of
+from tests.tiny import TEXT_WIDTH, tiny_sdxl_components
+
+ATTACHED = {
+    "lora": ("--lora", "beside/red.safetensors:0.5"),
+    "embedding": ("--embedding", "beside/sun.safetensors"),
+    "image prompt": ("--ip-adapter", "beside/eyes", "--image-prompt", "beside/teal.png:0.7"),
+    "image": ("--image", "beside/noise.png", "--strength", "0.6"),
+    "mask": ("--image", "beside/noise.png", "--mask", "beside/half.png"),
+}
+
+
+@pytest.fixture(scope="module")
+def beside(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
+    """The files that the arguments of ATTACHED name."""
+    folder = tmp_path_factory.mktemp("files") / "beside"
+    folder.mkdir()
+    pipe = t2i.load(str(model))
+    for seed, name in enumerate(("red", "blue")):
+        layers = {f"unet.{key}": value for key, value in lora_of(pipe.unet, seed).items()}
+        save_file(layers, folder / f"{name}.safetensors")
+    torch.manual_seed(4)
+    save_file({"<sun>": torch.randn(2, TEXT_WIDTH)}, folder / "sun.safetensors")
+    save_file({"emb_params": torch.randn(1, TEXT_WIDTH)}, folder / "moon.safetensors")
+    save_file({"<wide>": torch.randn(1, TEXT_WIDTH + 1)}, folder / "wide.safetensors")
+    save_file({"weight": torch.zeros(1)}, folder / "other.safetensors")
+
+    weights = adapter_for(pipe.unet)
+    save_file(
+        {f"{part}.{key}": value for part, of in weights.items() for key, value in of.items()},
+        make(folder / "eyes") / "ip-adapter.safetensors",
+    )
+    config = CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        projection_dim=24,
+        image_size=32,
+        patch_size=8,
+    )
+    CLIPVisionModelWithProjection(config).save_pretrained(folder / "eyes/image_encoder")
+    shutil.copy(folder / "eyes/ip-adapter.safetensors", make(folder / "blind"))
+
+    Image.new("RGB", (40, 30), "teal").save(folder / "teal.png")
+    noise = np.random.default_rng(3).integers(0, 255, (34, 50, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "noise.png")
+    mask = Image.new("L", (50, 34), 0)
+    mask.paste(255, (25, 0, 50, 34))
+    mask.save(folder / "half.png")
+    return folder
+
+
+def make(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _here(cli: Cli, beside: Path) -> None:
+    Path("beside").symlink_to(beside)
+
+
+@pytest.fixture
+def draw(cli: Cli, model: Path) -> Cli:
+    def run(*arguments: str | Path) -> Any:
+        options = ("--model", model, "--steps", "4", "--seed", "7", *arguments)
+        return cli("generate", f"{PROMPT} <sun>", *options)
+
+    return run
+
+
+def drawn(done: Any) -> Path:
+    assert done.code == 0, done.err
+    path: Path = done.paths[0]
+    return path
+
+
+@pytest.mark.parametrize("arguments", ATTACHED.values(), ids=ATTACHED)
+def test_each_changes_the_picture_and_is_made_again_byte_for_byte(
+    draw: Cli, cli: Cli, arguments: tuple[str, ...]
+) -> None:
+    plain, path = drawn(draw()), drawn(draw(*arguments))
+    assert pixels(plain).tobytes() != pixels(path).tobytes()
+    record = json.loads(text_of(path)["t2i"])["request"]
+    assert re.search(r'"sha256": "[0-9a-f]{64}"', json.dumps(record))
+    again = cli("generate", "--from", path, "--out", "again")
+    assert again.err.splitlines()[:-1] == []  # but for its seed and seconds nothing is said
+    assert drawn(again).read_bytes() == path.read_bytes()
+
+
+def test_a_picture_tells_of_its_files(draw: Cli, cli: Cli) -> None:
+    path = drawn(draw(*ATTACHED["lora"], *ATTACHED["embedding"], *ATTACHED["image"]))
+    told = cli("show", path).out
+    assert re.search(r"^LoRA +red\.safetensors:0\.5 \([0-9a-f]{10}\)$", told, re.MULTILINE)
+    assert re.search(r"^embedding +sun\.safetensors \([0-9a-f]{10}\)$", told, re.MULTILINE)
+    assert re.search(r"^picture +noise\.png \([0-9a-f]{10}\)$", told, re.MULTILINE)
+    assert re.search(r"^strength +0\.6$", told, re.MULTILINE)
+    assert ", Denoising strength: 0.6, LoRA: " in text_of(path)["parameters"]
+
+
+def test_a_picture_keeps_its_size_and_is_changed_as_far_as_is_said(draw: Cli) -> None:
+    assert Image.open(drawn(draw(*ATTACHED["image"]))).size == (48, 32)
+    assert Image.open(drawn(draw(*ATTACHED["image"], "--size", "32x40"))).size == (32, 40)
+    more, less = (
+        pixels(drawn(draw("--image", "beside/noise.png", "--strength", strength)))
+        for strength in ("0.9", "0.3")
+    )
+    assert more.tobytes() != less.tobytes()
+
+
+def test_a_scale_of_nothing_changes_nothing_and_two_loras_add_up(draw: Cli) -> None:
+    plain = pixels(drawn(draw()))
+    assert np.array_equal(pixels(drawn(draw("--lora", "beside/red.safetensors:0"))), plain)
+    red, both = (
+        pixels(drawn(draw(*arguments)))
+        for arguments in (
+            ("--lora", "beside/red.safetensors"),
+            ("--lora", "beside/red.safetensors", "--lora", "beside/blue.safetensors:-0.5"),
+        )
+    )
+    assert not np.array_equal(red, both)
+
+
+def test_a_learned_word_may_be_called_otherwise(cli: Cli, model: Path) -> None:
+    def seen(prompt: str, *embedding: str) -> bytes:
+        options = ("--model", model, "--steps", "2", "--seed", "7")
+        return pixels(drawn(cli("generate", prompt, *options, *embedding))).tobytes()
+
+    own = seen("a red <sun>", "--embedding", "beside/sun.safetensors")
+    other = seen("a red <moon>", "--embedding", "beside/sun.safetensors:<moon>")
+    assert own == other
+    assert own != seen("a red <sun>")
+    # One that has no name of its own is called as its file.
+    assert seen("a red moon", "--embedding", "beside/moon.safetensors") != seen("a red moon")
+
+
+def test_sdxl_learns_a_word_with_both_encoders_and_has_its_own_guidance(
+    cli: Cli, tmp_path: Path
+) -> None:
+    pipe = t2i.TextToImagePipeline(**tiny_sdxl_components())
+    pipe.save_pretrained(tmp_path / "xl")
+    two = {key: torch.randn(2, TEXT_WIDTH) for key in ("clip_l", "clip_g")}
+    save_file(two, tmp_path / "two.safetensors")
+    options = ("--model", "xl", "--steps", "2", "--seed", "7")
+    plain = drawn(cli("generate", "a red <sun>", *options))
+    told = drawn(cli("generate", "a red <sun>", *options, "--embedding", "two.safetensors:<sun>"))
+    assert not np.array_equal(pixels(plain), pixels(told))
+    assert json.loads(text_of(plain)["t2i"])["request"]["guidance_scale"] == 5.0
+
+
+def test_files_that_are_gone_or_changed_are_named(draw: Cli, cli: Cli) -> None:
+    shutil.copy("beside/red.safetensors", "mine.safetensors")
+    shutil.copy("beside/noise.png", "mine.png")
+    path = drawn(draw("--lora", "mine.safetensors", "--image", "mine.png"))
+    shutil.copy("beside/blue.safetensors", "mine.safetensors")
+    done = cli("generate", "--from", path, "--out", "again")
+    assert done.code == 0
+    assert re.search(
+        r"Not the same here: LoRA mine\.safetensors \w{10} made it, here is \w{10}\n", done.err
+    )
+    Path("mine.safetensors").unlink()
+    done = cli("generate", "--from", path)
+    assert done.code == 3
+    assert re.search(
+        r"was made with the LoRA 'mine\.safetensors', sha256 \w{10}\.\.\., which cannot be used "
+        r"here: No such LoRA: .* Or give another with --lora",
+        done.err,
+    )
+    assert cli("generate", "--from", path, "--lora", "none", "--out", "without").code == 0
+    Path("mine.png").unlink()
+    done = cli("generate", "--from", path, "--lora", "none")
+    assert done.code == 4
+    assert "was made with the picture 'mine.png'" in done.err
+
+
+REFUSALS = [
+    (("--lora", "no.safetensors:0.5"), 3, r"No such LoRA: no\.safetensors\. Check the path"),
+    (("--lora", "beside/pickle.pt"), 3, r"Refused the pickled LoRA beside/pickle\.pt: loading"),
+    (("--lora", "beside/teal.png"), 3, r"teal\.png is no LoRA: expected a \.safetensors file"),
+    (("--lora", "beside"), 3, r"beside is no plain file, expected that of the LoRA"),
+    (("--lora", "beside/red.safetensors:1e9"), 2, r"Got the scale 1000000000\.0 of 'beside/red"),
+    (("--lora", "beside/other.safetensors"), 3, r"The LoRA beside/other\.safetensors does not fit"),
+    (("--lora", ""), 2, r"Got '': expected the path of a file"),
+    (("--embedding", "beside/wide.safetensors"), 3, r"The embedding beside/wide\.\S+ does not fit"),
+    (("--embedding", "beside/sun.safetensors:a b"), 2, r"Got the word 'a b' of 'beside/sun"),
+    (("--ip-adapter", "beside/eyes"), 2, r"Got --ip-adapter without --image-prompt: give the pict"),
+    (("--image-prompt", "beside/teal.png"), 2, r"Got --image-prompt without --ip-adapter"),
+    (
+        ("--ip-adapter", "beside/blind", "--image-prompt", "beside/teal.png"),
+        3,
+        r"beside/blind has no image encoder beside it",
+    ),
+    (
+        ("--ip-adapter", "beside", "--image-prompt", "beside/teal.png"),
+        3,
+        r"beside has 6 \.safetensors files, expected the one .*: blue\.safetensors, moon",
+    ),
+    (("--mask", "beside/half.png"), 2, r"Got --mask without --image: it says what to do with that"),
+    (("--strength", "0.5"), 2, r"Got --strength without --image"),
+    (("--image", "beside/noise.png", "--strength", "2"), 2, r"Got --strength 2\.0: expected a num"),
+    (("--image", "beside/noise.png", "--strength", "0.1"), 2, r"less than one step is left"),
+    (("--image", "beside/noise.png", "--size", "30x32"), 2, r"Got width=30, but this model needs"),
+    (("--image", "none.png"), 4, r"No such picture: none\.png\. Check the path"),
+    (("--image", "beside/sun.safetensors"), 4, r"expected a PNG, JPEG or WebP picture"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "complaint"), REFUSALS, ids=lambda value: str(value)[:60]
+)
+def test_what_cannot_be_attached_is_refused(
+    draw: Cli, beside: Path, arguments: tuple[str, ...], code: int, complaint: str
+) -> None:
+    (beside / "pickle.pt").write_bytes(b"\x80\x02.")
+    done = draw(*arguments)
+    assert re.search(complaint, done.err), done.err
+    assert done.code == code
+    assert "Traceback" not in done.err
+    assert not list(Path().glob("outputs/*"))
+
+
+def test_a_file_of_prompts_attaches_line_by_line(cli: Cli, model: Path) -> None:
+    lines: list[dict[str, object]] = [
+        {"name": "plain"},
+        {"name": "lora", "lora": "beside/red.safetensors:0.5"},
+        {"name": "all", "lora": ["beside/red.safetensors:0.5"], "image": "beside/noise.png"}
+        | {"embedding": "beside/sun.safetensors", "strength": 0.6}
+        | {"ip_adapter": "beside/eyes", "image_prompt": "beside/teal.png:0.7"},
+        {"name": "embedding", "embedding": "beside/sun.safetensors; beside/moon.safetensors"},
+        {"name": "mask", "image": "beside/noise.png", "mask": "beside/half.png"},
+        {"name": "plain-again"},
+    ]
+    said = {"prompt": f"{PROMPT} <sun>", "seed": 7}
+    Path("p.jsonl").write_text("".join(json.dumps(said | line) + "\n" for line in lines))
+    options = ("--model", model, "--steps", "4")
+    begin = ("generate", "--prompts", "p.jsonl", "--out", "out", *options)
+    done = cli(*begin)
+    assert done.code == 0, done.err
+    alone = {
+        "plain": (),
+        "plain-again": (),
+        "lora": ATTACHED["lora"],
+        "embedding": (*ATTACHED["embedding"], "--embedding", "beside/moon.safetensors"),
+        "mask": ATTACHED["mask"],
+        "all": tuple(
+            word
+            for name in ("lora", "embedding", "image prompt", "image")
+            for word in ATTACHED[name]
+        ),
+    }
+    for name, arguments in alone.items():
+        single = drawn(cli("generate", str(said["prompt"]), *options, "--seed", "7", *arguments))
+        assert np.array_equal(pixels(Path(f"out/{name}.png")), pixels(single)), name
+        assert text_of(Path(f"out/{name}.png")) == text_of(single)
+    assert "0 made, 6 made before" in cli(*begin).err
+
+
+def test_a_folder_is_gone_on_with_the_same_files_only(cli: Cli, model: Path) -> None:
+    shutil.copy("beside/red.safetensors", "mine.safetensors")
+    Path("p.txt").write_text("a cat\n")
+    begin = ("generate", "--prompts", "p.txt", "--out", "out", "--model", model, "--steps", "1")
+    assert cli(*begin, "--lora", "mine.safetensors:0.5").code == 0
+    done = cli(*begin, "--lora", "mine.safetensors:0.7")
+    assert done.code == 2
+    assert re.search(
+        r"--lora \['mine\.safetensors:0\.5'\] -> \['mine\.safetensors:0\.7'\]", done.err
+    )
+    shutil.copy("beside/blue.safetensors", "mine.safetensors")
+    done = cli(*begin, "--lora", "mine.safetensors:0.5")
+    assert done.code == 2
+    assert "was begun with something else: what is in mine.safetensors" in done.err
+
+
+def test_every_line_that_cannot_be_used_is_named_at_once(cli: Cli) -> None:
+    Path("p.jsonl").write_text(
+        '{"prompt": "a (cat"}\n'
+        '{"prompt": "x", "lora": "no.safetensors"}\n'
+        '{"prompt": "x"}\n'
+        "not json\n"
+        '{"prompt": "x", "sampler": "dimm"}\n'
+        '{"prompt": "x", "mask": "beside/half.png"}\n'
+        '{"prompt": "x", "stepz": 3}\n'
+    )
+    done = cli("generate", "--prompts", "p.jsonl", "--model", "no-such-model")
+    assert done.code == 4
+    assert "6 lines of p.jsonl cannot be used" in done.err
+    assert re.findall(r"p\.jsonl:(\d+): ", done.err) == ["1", "2", "4", "5", "6", "7"]
+
+
+def test_a_sampler_may_be_named_by_its_class(generate: Cli, cli: Cli, model: Path) -> None:
+    own, other = (
+        drawn(generate("--seed", "7")),
+        drawn(generate("--seed", "7", "--sampler", "euler")),
+    )
+    by_class = drawn(generate("--seed", "7", "--sampler", "EulerDiscreteScheduler"))
+    assert by_class.read_bytes() == other.read_bytes()
+    same = drawn(generate("--seed", "7", "--sampler", "DDIMScheduler"))
+    assert np.array_equal(pixels(same), pixels(own))
+    Path("p.jsonl").write_text('{"prompt": "x", "sampler": "EulerDiscreteScheduler"}\n')
+    assert cli("generate", "--prompts", "p.jsonl", "--model", model, "--steps", "1").code == 0
+    entry = json.loads(Path("outputs/p/index.jsonl").read_text())
+    assert entry["request"]["sampler"] == "euler"
+    done = generate("--sampler", "NoScheduler")
+    assert done.code == 2
+    assert "Unknown sampler 'NoScheduler'" in done.err
+
+
+def test_a_story_makes_nothing_be_read_that_is_no_plain_file(cli: Cli, draw: Cli) -> None:
+    text = text_of(drawn(draw(*ATTACHED["image"])))
+    record = json.loads(text["t2i"])
+    for number, path in enumerate(("/dev/zero", "~nobody-at-all/x", "x" * 300)):
+        record["request"]["image"]["path"] = path
+        carrier = png(Path(f"{number}.png"), text | {"t2i": json.dumps(record)})
+        done = cli("generate", "--from", carrier)
+        assert done.code == 4
+        assert "was made with the picture" in done.err
+        assert "Or give another with --image" in done.err

@@ -1,0 +1,44 @@
+"""The pictures of the pages are what the commands under them make."""
+
+import re
+import shlex
+from pathlib import Path
+
+from t2i.cli.story import read_story, request_of
+
+LARGEST = 60_000
+INPUTS = {"right.png"}
+"""Painted by hand: the mask."""
+
+
+def commands(repo: Path) -> dict[str, list[str]]:
+    """Name of each picture that docs/pictures.sh makes -> the words of its command."""
+    lines = (repo / "docs/pictures.sh").read_text().splitlines()
+    found = [shlex.split(line) for line in lines if line.startswith("t2i ")]
+    return {words[words.index("--out") + 1]: words for words in found}
+
+
+def test_the_script_makes_the_pictures_that_the_pages_show(repo: Path) -> None:
+    pages = "\n".join(page.read_text("utf-8") for page in (repo / "docs").glob("*.md"))
+    shown = set(re.findall(r"\]\(images/([\w.-]+)\)", pages))
+    assert shown == commands(repo).keys() | INPUTS
+    there = {path.name: path.stat().st_size for path in (repo / "docs/images").iterdir()}
+    assert there.keys() == shown
+    assert max(there.values()) <= LARGEST
+
+
+def test_each_picture_tells_of_its_command(repo: Path) -> None:
+    for name, words in commands(repo).items():
+        request, seed = request_of(read_story(repo / "docs/images" / name))
+        options = dict(zip(words[3::2], words[4::2], strict=True))
+        assert words[:3] == ["t2i", "generate", request.prompt], name
+        assert options.pop("--out") == name
+        assert int(options.pop("--seed")) == seed, name
+        told = {
+            "--guidance": f"{request.guidance_scale:g}",
+            "--method": request.guidance_method,
+            "--image": request.image and request.image.path,
+            "--strength": request.strength and f"{request.strength:g}",
+            "--mask": request.mask and request.mask.path,
+        }
+        assert options == {option: told[option] for option in options}, name

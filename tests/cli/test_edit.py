@@ -1,0 +1,188 @@
+"""`t2i edit`, and edited pictures that say how they were made."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from t2i.cli.edit import parse_blend, parse_weights, parse_window
+from t2i.cli.edited import Edited
+from t2i.cli.request import Request
+from t2i.errors import ArgumentError
+from tests.cli.carrying import png
+from tests.cli.command import Cli, Result, files, pixels, text_of
+
+SOURCE, TARGET = "a red cat", "a red dog"
+REPLACE = {"edit": "replace"}
+
+
+@pytest.fixture
+def edit(cli: Cli, model: Path) -> Cli:
+    def run(*arguments: str | Path) -> Result:
+        return cli("edit", SOURCE, *arguments, "--model", model, "--steps", "5", "--seed", "7")
+
+    return run
+
+
+def test_edit_writes_a_sheet_and_each_picture_alone(edit: Cli) -> None:
+    done = edit(TARGET)
+    assert done.code == 0, done.err
+    names = ["a-red-cat-edit-7.png", "a-red-cat-edit-7-source.png", "a-red-cat-edit-7-target.png"]
+    assert done.paths == [Path("outputs") / name for name in names]
+    sheet, source, target = done.paths
+    assert Image.open(sheet).width == 2 * 256 + 3 * 8
+    assert Image.open(source).size == Image.open(target).size == (32, 32)
+    assert not np.array_equal(pixels(source), pixels(target))
+
+
+def test_the_source_is_the_picture_that_generate_draws(edit: Cli, cli: Cli, model: Path) -> None:
+    edit(TARGET, "--out", "e.png")
+    cli("generate", SOURCE, "--model", model, "--steps", "5", "--seed", "7", "--out", "plain.png")
+    difference = pixels(Path("e-source.png")).astype(int) - pixels(Path("plain.png"))
+    assert np.abs(difference).max() <= 1
+
+
+def test_an_edited_picture_is_made_again_exactly(edit: Cli, cli: Cli) -> None:
+    edit(TARGET, "--target", "a red dog and a blue cat", "--weight", "red=2.5", "--out", "e.png")
+    for name in ("e-source", "e-target-1", "e-target-2"):
+        done = cli("generate", "--from", f"{name}.png", "--out", f"{name}-again.png")
+        assert done.code == 0, done.err
+        assert "Not the same here" not in done.err
+        assert np.array_equal(pixels(Path(f"{name}.png")), pixels(Path(f"{name}-again.png")))
+    assert not np.array_equal(pixels(Path("e-target-1.png")), pixels(Path("e-target-2.png")))
+    # and so is the copy: the story came along
+    cli("generate", "--from", "e-target-1-again.png", "--out", "third.png")
+    assert np.array_equal(pixels(Path("third.png")), pixels(Path("e-target-1.png")))
+
+
+def test_a_blended_picture_is_made_again_exactly(edit: Cli, cli: Cli) -> None:
+    edit(TARGET, "--blend", "cat,dog", "--out", "e.webp")
+    assert files(Path()) == ["e-source.png", "e-target.png", "e.webp"]
+    cli("generate", "--from", "e-target.png", "--out", "again.png")
+    assert np.array_equal(pixels(Path("e-target.png")), pixels(Path("again.png")))
+    edits = json.loads(text_of(Path("again.png"))["t2i"])["request"]["edited"]["edits"]
+    assert edits[-1]["edit"] == "local-blend"
+    assert edits[-1]["words"] == [["cat"], ["dog"]]
+
+
+def test_the_metadata_has_the_edits_and_show_prints_them(edit: Cli, cli: Cli) -> None:
+    edit(TARGET, "--weight", "dog=2", "--cross-replace", "0.2:0.6", "--out", "e.png")
+    request = json.loads(text_of(Path("e-target.png"))["t2i"])["request"]
+    assert request["prompt"] == TARGET
+    assert request["edited"]["prompts"] == [SOURCE, TARGET]
+    assert request["edited"]["picture"] == 1
+    kinds = [one["edit"] for one in request["edited"]["edits"]]
+    assert kinds == ["replace", "reweight", "self-replace"]
+    assert request["edited"]["edits"][0]["steps"] == [0.2, 0.6]
+    assert "Edited from: a red cat" in text_of(Path("e-target.png"))["parameters"]
+    shown = cli("show", "e-target.png").out
+    assert "drawn with  a red cat" in shown
+    assert '"edit": "reweight"' in shown
+    assert cli("show", "e.png").out == shown
+    assert "drawn with  a red dog" in cli("show", "e-source.png").out
+
+
+def test_weights_alone_change_the_source(edit: Cli) -> None:
+    done = edit("--weight", "red=5", "--out", "e.png")
+    assert done.code == 0, done.err
+    source, target = pixels(Path("e-source.png")), pixels(Path("e-target.png"))
+    assert not np.array_equal(source, target)
+
+
+def test_windows_change_the_target(edit: Cli) -> None:
+    edit(TARGET, "--out", "e.png")
+    edit(TARGET, "--cross-replace", "0", "--self-replace", "0", "--out", "free.png")
+    edited, free = pixels(Path("e-target.png")), pixels(Path("free-target.png"))
+    assert not np.array_equal(edited, free)
+
+
+def test_json_says_what_was_made(edit: Cli) -> None:
+    answer = edit(TARGET, "--format", "json").json()
+    assert [Path(path).exists() for path in [answer["sheet"], *answer["pictures"]]] == [True] * 3
+    assert answer["request"]["edited"]["prompts"] == [SOURCE, TARGET]
+
+
+def test_nothing_is_replaced(edit: Cli) -> None:
+    Path("e-target.png").write_bytes(b"mine")
+    done = edit(TARGET, "--out", "e.png")
+    assert done.code == 5
+    assert "e-target.png exists and is not replaced" in done.err
+    assert files(Path()) == ["e-target.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "Missing what to change: give a TARGET"),
+        ([TARGET, "--weight", "dog"], 2, "Got --weight 'dog': expected a word of the target"),
+        ([TARGET, "--weight", "cow=2"], 2, "weights: 'cow' is not in any target"),
+        ([TARGET, "--blend", "cat"], 2, "Got --blend 'cat': expected a word of SOURCE and one"),
+        ([TARGET, "--blend", "cow,dog"], 2, "'cow' is not in the prompt"),
+        ([TARGET, "--self-replace", "2"], 2, "Got --self-replace '2': expected a share"),
+        ([TARGET, "--cross-replace", "x"], 2, "Got --cross-replace 'x': expected a share"),
+        ([TARGET, "--size", "33"], 2, "needs a multiple of 4"),
+    ],
+)
+def test_what_cannot_be_used_is_named(
+    edit: Cli, arguments: list[str], code: int, message: str
+) -> None:
+    done = edit(*arguments)
+    assert done.code == code
+    assert message in done.err
+    assert not files(Path())
+
+
+def test_options_are_read_as_people_type_them() -> None:
+    assert parse_weights(["red=2", "a=b=-.5"]) == {"red": 2.0, "a=b": -0.5}
+    assert parse_blend("cat + bowl, dog") == (("cat", "bowl"), ("dog",))
+    assert parse_window("--x", "0.8") == (0.0, 0.8)
+    assert parse_window("--x", "0.2:1") == (0.2, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"prompts": (SOURCE,)}, "Got 1 prompts to draw together"),
+        ({"picture": 2}, "Got picture 2 of 2"),
+        ({"edits": (REPLACE,) * 200}, "Got 200 edits: at most 128"),
+        ({"edits": ({"edit": "replaced"},)}, "Unknown edit 'replaced'"),
+        ({"edits": ({"edit": "replace", "steps": "all"},)}, "steps"),
+    ],
+)
+def test_a_record_that_cannot_be_drawn_is_refused(given: dict[str, object], message: str) -> None:
+    whole: dict[str, object] = {"prompts": (SOURCE, TARGET), "picture": 1, "edits": (REPLACE,)}
+    with pytest.raises(ArgumentError, match=message):
+        Edited(**whole | given)  # type: ignore[arg-type]  # that is what is tested
+
+
+def test_a_request_and_its_edits_agree() -> None:
+    edited = Edited(prompts=(SOURCE, TARGET), picture=1, edits=(REPLACE,))
+    with pytest.raises(ArgumentError, match="Picture 1 of the edited ones is of 'a red dog'"):
+        Request(prompt=SOURCE, edited=edited)
+    long = Edited(prompts=("a" * 30_000, TARGET), picture=1, edits=())
+    with pytest.raises(ArgumentError, match="letters long"):
+        Request(prompt=TARGET, edited=long)
+
+
+def test_an_edited_picture_does_not_begin_from_another(edit: Cli, cli: Cli) -> None:
+    edit(TARGET, "--out", "e.png")
+    done = cli("generate", "--from", "e-target.png", "--image", "e-source.png")
+    assert done.code == 2
+    assert "Got --image for a picture that was edited by its words" in done.err
+
+
+def test_a_hostile_record_of_edits_is_refused_by_show(cli: Cli, tmp_path: Path) -> None:
+    request = {"prompt": TARGET, "edited": {"prompts": [SOURCE, TARGET], "picture": 1}}
+    for edits, message in (
+        ([{"edit": "__import__('os')"}], "Unknown edit"),
+        ([REPLACE] * 1000, "at most 128"),
+        ("replace", "edits"),
+    ):
+        record = {"version": 1, "seed": 1, "model_digest": "0", "request": request}
+        record = json.loads(json.dumps(record))
+        record["request"]["edited"]["edits"] = edits
+        done = cli("show", png(tmp_path / "x.png", {"t2i": json.dumps(record)}))
+        assert done.code == 4
+        assert message in done.err

@@ -1,0 +1,129 @@
+"""`t2i inspect`: the strip, the maps, the table."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from t2i.attention import load_maps
+from t2i.cli.inspect import place, split_words
+from t2i.errors import ArgumentError
+from tests.cli.command import PROMPT, SLUG, Cli, Result, files, pixels
+
+
+@pytest.fixture
+def inspect(cli: Cli, model: Path) -> Cli:
+    def run(*arguments: str | Path) -> Result:
+        return cli("inspect", PROMPT, "--model", model, "--steps", "2", *arguments)
+
+    return run
+
+
+def test_inspect_writes_a_strip_and_its_maps_and_prints_a_table(inspect: Cli) -> None:
+    done = inspect("--words", "cat,red apple", "--seed", "7")
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
+    assert lines[0].split() == ["word", "peak", "where", "share"]
+    assert re.match(r"cat +0\.\d\d, 0\.\d\d +(\w+ )?\w+ +\d+\.\d%", lines[1])
+    assert lines[2].startswith("red apple ")
+    assert lines[3:] == [f"outputs/{SLUG}-words-7.png", f"outputs/{SLUG}-words-7.safetensors"]
+    maps = load_maps(lines[4])
+    assert list(maps) == ["cat", "red apple"]
+    assert all(one.shape == (8, 8) for one in maps.values())
+    strip = Image.open(lines[3])
+    assert strip.width == 3 * 256 + 4 * 8  # three pictures and the gaps
+    assert "Traceback" not in done.err
+
+
+def test_the_shares_of_all_words_are_one_and_the_peak_lies_in_the_map(inspect: Cli) -> None:
+    answer = inspect("--words", "cat,apple,red", "--seed", "7", "--format", "json").json()
+    words = answer["words"]
+    assert list(words) == ["cat", "apple", "red"]
+    assert sum(word["share"] for word in words.values()) == pytest.approx(1, abs=1e-3)
+    maps = load_maps(answer["maps"])
+    for name, word in words.items():
+        row, column = divmod(int(maps[name].argmax()), 8)
+        assert word["peak"] == {"across": (column + 0.5) / 8, "down": (row + 0.5) / 8}
+    assert answer["seed"] == 7
+    assert answer["request"]["prompt"] == PROMPT
+
+
+def test_the_picture_is_the_one_that_generate_draws(inspect: Cli, cli: Cli, model: Path) -> None:
+    (strip,) = inspect("--words", "cat", "--seed", "7", "--out", "strip.png").out.splitlines()[2:3]
+    again = cli("generate", "--from", strip, "--out", "again.png")
+    plain = cli(
+        "generate", PROMPT, "--model", model, "--steps", "2", "--seed", "7", "--out", "p.png"
+    )
+    assert again.code == plain.code == 0
+    assert np.array_equal(pixels(Path("again.png")), pixels(Path("p.png")))
+    enlarged = Image.open("p.png").resize((256, 256), Image.Resampling.BICUBIC)
+    assert np.array_equal(pixels(Path(strip))[8:264, 8:264], np.asarray(enlarged))
+
+
+def test_words_left_out_are_all_but_the_little_ones(inspect: Cli) -> None:
+    answer = inspect("--seed", "1", "--format", "json").json()
+    assert list(answer["words"]) == ["red", "apple", "left", "cat"]
+
+
+def test_nothing_is_replaced(inspect: Cli) -> None:
+    inspect("--words", "cat", "--seed", "1")
+    Path("outputs", f"{SLUG}-words-1-2.safetensors").write_bytes(b"mine")
+    inspect("--words", "cat", "--seed", "1")
+    assert f"{SLUG}-words-1-3.png" in files(Path("outputs"))
+    Path("strip.safetensors").write_bytes(b"mine")
+    done = inspect("--out", "strip.png", "--model", "no-such-model")
+    assert done.code == 5
+    assert "strip.safetensors exists and is not replaced" in done.err
+
+
+def test_no_metadata_writes_none(inspect: Cli) -> None:
+    inspect("--words", "cat", "--out", "strip.png", "--no-metadata")
+    assert not Image.open("strip.png").info.get("t2i")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--words", "cats"], 2, "'cats' is not in the prompt. Nearest: cat"),
+        (["--words", "cat,,apple"], 2, "Got --words 'cat,,apple': expected words of the prompt"),
+        (["--steps", "0"], 2, "Got --steps 0"),
+        (["--size", "33"], 2, "needs a multiple of 4"),
+        (["--seed", "-1"], 2, "Got --seed -1"),
+        (["--sampler", "dim"], 2, "dim"),
+        (["--out", "strip.gif"], 2, "pictures are written as"),
+        (["--lora", "none.safetensors"], 3, "No such LoRA"),
+    ],
+)
+def test_what_cannot_be_used_is_named(
+    inspect: Cli, arguments: list[str], code: int, message: str
+) -> None:
+    done = inspect(*arguments)
+    assert done.code == code
+    assert message in done.err
+    assert not files(Path())
+
+
+def test_a_prompt_of_little_words_asks_for_words(cli: Cli, model: Path) -> None:
+    done = cli("inspect", "of the", "--model", model, "--steps", "1")
+    assert done.code == 2
+    assert "The prompt has no word worth a look" in done.err
+
+
+def test_words_are_split_at_commas_and_kept_once() -> None:
+    assert split_words(["cat, red apple", "cat"]) == ["cat", "red apple"]
+    with pytest.raises(ArgumentError, match="Got --words ''"):
+        split_words([""])
+
+
+def test_places_have_names() -> None:
+    assert [place(0.1, 0.1), place(0.5, 0.5), place(1.0, 0.9)] == [
+        "upper left",
+        "middle",
+        "lower right",
+    ]
+
+
+def test_help_has_examples(cli: Cli) -> None:
+    assert 't2i inspect "a red apple' in cli("inspect", "--help").out
