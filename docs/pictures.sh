@@ -28,3 +28,12 @@ t2i generate "a dog" --seed 8 --image cat.webp --strength 0.5 --out strength-5.w
 t2i generate "a dog" --seed 8 --image cat.webp --strength 0.7 --out strength-7.webp
 t2i generate "a dog" --seed 8 --image cat.webp --strength 0.9 --out strength-9.webp
 t2i generate "a tree and a strawberry" --seed 8 --image tree.webp --mask right.png --out masked.webp
+
+# attention.md
+t2i inspect "a red apple to the left of a cat" --words apple,cat,left --seed 8 --out where-apple.webp
+t2i inspect "a blue car" --words "blue,car,blue car" --seed 8 --out where-car.webp
+t2i edit "a cat on a blue background" "a dog on a blue background" --seed 8 --out swap.webp
+t2i edit "a car" "a blue car" --seed 8 --out refine.webp
+t2i edit "a red apple to the left of a cat" "a red apple to the left of a dog" --blend cat,dog --seed 8 --out blend.webp
+t2i edit "a house and a tree" --weight tree=-2 --self-replace 0 --seed 8 --out weight.webp
+rm -f where-*.safetensors ./*-source.* ./*-target*.*

@@ -2,11 +2,25 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from t2i.cli.answer import Format
+from t2i.cli.options import (
+    Embedding,
+    Grammar,
+    Guidance,
+    Lora,
+    Method,
+    Model,
+    Negative,
+    NoMetadata,
+    Out,
+    Sampler,
+    Size,
+    Steps,
+)
 from t2i.cli.processes import launched_processes, launched_rank
 from t2i.errors import ArgumentError, ModelError, T2IError
 
@@ -29,35 +43,19 @@ def generate(
         Path | None,
         typer.Option("--from", metavar="IMAGE", help="A picture to make again, as it says itself."),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="A folder, or one file ending in .png, .jpg or .webp.", show_default="outputs"
-        ),
-    ] = None,
+    out: Out = None,
     seed: Annotated[
         int | None, typer.Option(help="Of the first picture; the next ones count up.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps of the sampler.")] = None,
-    guidance: Annotated[
-        float | None, typer.Option(help="How strongly the prompt is followed; 1 is unguided.")
-    ] = None,
-    sampler: Annotated[str | None, typer.Option(help="ddim, euler, dpm++ 2m, ...")] = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    sampler: Sampler = None,
     num: Annotated[int, typer.Option(help="How many pictures, of each prompt.")] = 1,
-    method: Annotated[
-        str | None,
-        typer.Option(metavar="METHOD", help="Of guidance: apg, cfg-zero, pag, cfg:stop=0.5, ..."),
-    ] = None,
-    size: Annotated[str | None, typer.Option(help="512x384, or 512 for a square.")] = None,
-    negative: Annotated[str | None, typer.Option(help="What the picture must not show.")] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help="A name of `t2i models`, or a folder.", show_default="embedded"),
-    ] = None,
-    grammar: Annotated[
-        Literal["a1111", "comfy", "plain"] | None,
-        typer.Option(help="What (), [] and : mean in a prompt.", show_default="a1111"),
-    ] = None,
+    method: Method = None,
+    size: Size = None,
+    negative: Negative = None,
+    model: Model = None,
+    grammar: Grammar = None,
     image: Annotated[
         Path | None,
         typer.Option(metavar="PICTURE", help="Change this picture, towards what PROMPT says."),
@@ -72,16 +70,8 @@ def generate(
         Path | None,
         typer.Option(metavar="PICTURE", help="White where --image is drawn anew, black elsewhere."),
     ] = None,
-    lora: Annotated[
-        list[str] | None,
-        typer.Option(metavar="FILE[:SCALE]", help="A LoRA and its strength; may be repeated."),
-    ] = None,
-    embedding: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="FILE[:WORD]", help="A learned word (textual inversion); may be repeated."
-        ),
-    ] = None,
+    lora: Lora = None,
+    embedding: Embedding = None,
     ip_adapter: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER_OR_FILE", help="An IP-Adapter, to look at --image-prompt."),
@@ -90,9 +80,7 @@ def generate(
         str | None,
         typer.Option(metavar="PICTURE[:SCALE]", help="A picture as a part of the prompt."),
     ] = None,
-    no_metadata: Annotated[
-        bool, typer.Option("--no-metadata", help="Do not write into a picture how it was made.")
-    ] = False,
+    no_metadata: NoMetadata = False,
     format: Format = "text",
 ) -> None:
     """Make pictures of PROMPT, or of each prompt of FILE, or IMAGE again; print their paths.

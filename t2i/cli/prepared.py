@@ -18,19 +18,23 @@ if TYPE_CHECKING:
 class Prepared:
     """request : with nothing left open but the size
     weights : digest of the model
+    changed : what differs of the files that a picture was made of, in words
     """
 
     pipe: "TextToImagePipeline"
     request: Request
     weights: str
+    changed: list[str]
 
 
 def prepare(request: Request) -> Prepared:
     quiet_libraries()
-    request = Digests().fill(request)
+    digests = Digests()
+    changed = digests.changed(request)
+    request = digests.fill(request)
     folder = resolve(request.model)
     request = request.with_defaults(read_defaults(folder))
     pipe = load_pipeline(folder, request.sampler)
     Attached(pipe).fit(request)
     request = request.with_defaults(pipeline_defaults(pipe, request))
-    return Prepared(pipe, request, digest(folder))
+    return Prepared(pipe, request, digest(folder), changed)

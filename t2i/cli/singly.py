@@ -7,21 +7,12 @@ from typing import TYPE_CHECKING
 import typer
 
 from t2i.cli.answer import Format, note, print_json
-from t2i.cli.attached import Attached
-from t2i.cli.digests import digest
-from t2i.cli.drawing import (
-    load_pipeline,
-    pipeline_defaults,
-    quiet_libraries,
-    sample,
-    warnings_in_one_line,
-)
-from t2i.cli.found import Digests
+from t2i.cli.drawing import sample, warnings_in_one_line
 from t2i.cli.metadata import picture_text
 from t2i.cli.naming import Names
-from t2i.cli.request import Request, read_defaults
+from t2i.cli.prepared import prepare
+from t2i.cli.request import Request
 from t2i.cli.story import differences
-from t2i.denoiser.folder import resolve
 from t2i.pictures import save_picture
 
 if TYPE_CHECKING:
@@ -38,21 +29,15 @@ def generate_each(
 ) -> None:
     """One picture for each seed; of one that is made again, say what differs."""
     # what makes it
-    quiet_libraries()
-    digests = Digests()
-    changed = digests.changed(request)
-    request = digests.fill(request)
-    folder = resolve(request.model)
-    request = request.with_defaults(read_defaults(folder))
     names.make_folder()
     made: list[dict[str, object]] = []
     interrupted = False
     with warnings_in_one_line():
-        pipe = load_pipeline(folder, request.sampler)
-        Attached(pipe).fit(request)
-        request = request.with_defaults(pipeline_defaults(pipe, request))
-        weights = digest(folder)
-        told = [] if story is None else differences(story, weights) + changed
+        prepared = prepare(request)
+        request = prepared.request
+        told = []
+        if story is not None:
+            told = differences(story, prepared.weights) + prepared.changed
         for difference in told:
             note(f"Not the same here: {difference}")
 
@@ -60,10 +45,10 @@ def generate_each(
         try:
             for index, seed in enumerate(seeds):
                 start = time.perf_counter()
-                picture = sample(pipe, request, seed)
+                picture = sample(prepared.pipe, request, seed)
                 request = replace(request, width=picture.width, height=picture.height)
                 path = names.path(index, seed)
-                text = picture_text(request, seed, weights) if metadata else None
+                text = picture_text(request, seed, prepared.weights) if metadata else None
                 save_picture(picture, path, text)
                 seconds = round(time.perf_counter() - start, 2)
                 made.append({"path": str(path), "seed": seed, "seconds": seconds})
