@@ -35,6 +35,7 @@ from pipelines.loop import sample
 from pipelines.output import Drawn
 from pipelines.telling import rows, tell
 from pipelines.texts import texts_of, weigh_parts
+from pipelines.under_way import UnderWay
 from pipelines.visitors import Callback, Progress, Turning
 from t2i.conditioning.guidance import ClassifierFree, Conditional, choose_guidance
 from t2i.conditioning.perturbed import sites_of
@@ -55,6 +56,7 @@ Starter = Callable[[Tensor, int], Start]
 
 
 class Pipeline(
+    UnderWay,
     Checked,
     StableDiffusionMixin,
     StableDiffusionXLLoraLoaderMixin,
@@ -265,14 +267,6 @@ class Pipeline(
         return chosen if self.unet.config["time_cond_proj_dim"] is None else Conditional()
 
     @property
-    def do_classifier_free_guidance(self) -> bool:
-        return "uncond" in self.guidance().needs
-
-    @property
-    def guidance_scale(self) -> float:
-        return self._guidance_scale
-
-    @property
     def guidance_rescale(self) -> float:
         return self._guidance_rescale
 
@@ -283,12 +277,3 @@ class Pipeline(
     @property
     def cross_attention_kwargs(self) -> Mapping[str, object] | None:
         return self._cross_attention_kwargs
-
-    @property
-    def num_timesteps(self) -> int:
-        return self._num_timesteps
-
-    @property
-    def interrupt(self) -> bool:
-        """Whether a callback or another thread has set `_interrupt`: the run ends early."""
-        return self._interrupt

@@ -31,6 +31,7 @@ from pipelines.loop import Generators, sample
 from pipelines.output import Drawn
 from pipelines.pipeline import Output
 from pipelines.prior import imagined, parts_of_prior
+from pipelines.under_way import UnderWay
 from pipelines.visitors import Callback, Progress, StepCallback
 from t2i.conditioning.conditioning import join
 from t2i.conditioning.guidance import choose_guidance
@@ -41,7 +42,7 @@ from t2i.denoiser.parts import KANDINSKY, PRIOR
 from t2i.denoiser.schedulers import Scheduler, first_latents, set_timesteps
 
 
-class UnclipPipeline(Checked):
+class UnclipPipeline(UnderWay, Checked):
     """Draws what embeddings of pictures show, with Kandinsky 2.2; with its prior, what a prompt
     says.
 
@@ -266,20 +267,3 @@ class UnclipPipeline(Checked):
         chosen = self._own_guidance or choose_guidance(self._guidance_scale)
         learned = unclip.reads_variance(self.scheduler)
         return unclip.BesideVariance(chosen) if learned else chosen
-
-    @property
-    def guidance_scale(self) -> float:
-        return self._guidance_scale
-
-    @property
-    def do_classifier_free_guidance(self) -> bool:
-        return "uncond" in self.guidance().needs
-
-    @property
-    def num_timesteps(self) -> int:
-        return self._num_timesteps
-
-    @property
-    def interrupt(self) -> bool:
-        """Whether a callback or another thread has set `_interrupt`: the run ends early."""
-        return self._interrupt

@@ -88,8 +88,7 @@ def edit(
     its metadata: `t2i generate --from` draws it again. The sheet tells that of its last picture. No
     file is replaced.
     """
-    request = options.asked(
-        source,
+    typed = options.typed(
         steps=steps,
         guidance=guidance,
         sampler=sampler,
@@ -101,6 +100,7 @@ def edit(
         lora=lora,
         embedding=embedding,
     )
+    request = options.request_for(source, typed)
     from t2i.cli.request import choose_seed
     from t2i.cli.siblings import Siblings
 

@@ -20,6 +20,7 @@ from t2i.cli.options import (
     Sampler,
     Size,
     Steps,
+    typed,
 )
 from t2i.cli.processes import launched_processes, launched_rank
 from t2i.errors import ArgumentError, ModelError, T2IError
@@ -91,24 +92,23 @@ def generate(
     """
     from t2i.cli import sources
     from t2i.cli.found import check_there, check_together
-    from t2i.cli.request import Request, Wishes, choose_seeds, parse_size
-    from t2i.cli.stories.samplers import by_class
+    from t2i.cli.request import Request, choose_seeds
 
     # what is asked for
     check_one_subject(prompt, prompts, again)
-    width, height = (None, None) if size is None else parse_size(size)
-    wishes = Wishes(
-        negative_prompt=negative,
-        model=model,
-        num_inference_steps=steps,
-        guidance_scale=guidance,
-        sampler=None if sampler is None else by_class(sampler),
-        width=width,
-        height=height,
-        grammar=grammar,
-        guidance_method=method,
-        loras=None if not lora else sources.parse_loras(lora),
-        embeddings=None if not embedding else sources.parse_embeddings(embedding),
+    wishes = replace(
+        typed(
+            steps=steps,
+            guidance=guidance,
+            sampler=sampler,
+            method=method,
+            size=size,
+            negative=negative,
+            model=model,
+            grammar=grammar,
+            lora=lora,
+            embedding=embedding,
+        ),
         ip_adapter=None if ip_adapter is None else sources.parse_file(str(ip_adapter)),
         image_prompt=None if image_prompt is None else sources.parse_scaled(image_prompt),
         image=None if image is None else sources.parse_file(str(image)),

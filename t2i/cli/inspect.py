@@ -65,8 +65,7 @@ def inspect(
     .safetensors beside it. The picture is the one that `t2i generate` draws with the same seed,
     bit for bit: looking changes nothing. No file is replaced.
     """
-    request = options.asked(
-        prompt,
+    typed = options.typed(
         steps=steps,
         guidance=guidance,
         sampler=sampler,
@@ -78,6 +77,7 @@ def inspect(
         lora=lora,
         embedding=embedding,
     )
+    request = options.request_for(prompt, typed)
     from t2i.cli.request import choose_seed
     from t2i.cli.siblings import Siblings
 

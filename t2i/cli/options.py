@@ -9,7 +9,7 @@ from t2i.cli.processes import launched_processes
 from t2i.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from t2i.cli.request import Request
+    from t2i.cli.request import Request, Wishes
 
 Out = Annotated[
     Path | None,
@@ -51,8 +51,7 @@ NoMetadata = Annotated[
 ]
 
 
-def asked(
-    prompt: str,
+def typed(
     *,
     steps: int | None,
     guidance: float | None,
@@ -64,18 +63,14 @@ def asked(
     grammar: Literal["a1111", "comfy", "plain"] | None,
     lora: list[str] | None,
     embedding: list[str] | None,
-) -> "Request":
-    """What was typed, over what `t2i generate` begins from. Raises for what cannot be drawn."""
+) -> "Wishes":
+    """These options, read. Raises for what cannot be drawn."""
     from t2i.cli import sources
-    from t2i.cli.request import Request, Wishes, parse_size
+    from t2i.cli.request import Wishes, parse_size
     from t2i.cli.stories.samplers import by_class
 
-    if launched_processes() > 1:
-        raise ArgumentError(
-            f"{launched_processes()} processes were started for one prompt: start one."
-        )
     width, height = (None, None) if size is None else parse_size(size)
-    wishes = Wishes(
+    return Wishes(
         negative_prompt=negative,
         model=model,
         num_inference_steps=steps,
@@ -88,4 +83,14 @@ def asked(
         loras=None if not lora else sources.parse_loras(lora),
         embeddings=None if not embedding else sources.parse_embeddings(embedding),
     )
+
+
+def request_for(prompt: str, wishes: "Wishes") -> "Request":
+    """What was typed, over what every command begins from; for commands of one process."""
+    from t2i.cli.request import Request
+
+    if launched_processes() > 1:
+        raise ArgumentError(
+            f"{launched_processes()} processes were started for one prompt: start one."
+        )
     return wishes.over(Request(prompt=prompt, grammar="a1111"))
