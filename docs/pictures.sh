@@ -8,9 +8,9 @@ rm -f ./*.webp
 t2i generate "a red car on a blue background" --seed 8 --out car.webp
 
 # prompts.md
-t2i generate "a house and a (tree:0.5)" --seed 8 --out tree-less.webp
-t2i generate "a house and a tree" --seed 8 --out tree.webp
-t2i generate "a house and a (tree:1.5)" --seed 8 --out tree-more.webp
+t2i generate "a (tree:0.5) to the left of a house" --seed 8 --out tree-less.webp
+t2i generate "a tree to the left of a house" --seed 8 --out tree.webp
+t2i generate "a (tree:1.5) to the left of a house" --seed 8 --out tree-more.webp
 t2i generate "a cat" --seed 8 --out cat.webp
 t2i generate "[a cat:a dog:0.5]" --seed 8 --out cat-dog-late.webp
 t2i generate "[a cat:a dog:0.2]" --seed 8 --out cat-dog-early.webp
@@ -27,7 +27,7 @@ t2i generate "a dog" --seed 8 --image cat.webp --strength 0.3 --out strength-3.w
 t2i generate "a dog" --seed 8 --image cat.webp --strength 0.5 --out strength-5.webp
 t2i generate "a dog" --seed 8 --image cat.webp --strength 0.7 --out strength-7.webp
 t2i generate "a dog" --seed 8 --image cat.webp --strength 0.9 --out strength-9.webp
-t2i generate "a tree and a strawberry" --seed 8 --image tree.webp --mask right.png --out masked.webp
+t2i generate "a tree to the left of a strawberry" --seed 8 --image tree.webp --mask right.png --out masked.webp
 
 # attention.md
 t2i inspect "a red apple to the left of a cat" --words apple,cat,left --seed 8 --out where-apple.webp
@@ -35,5 +35,5 @@ t2i inspect "a blue car" --words "blue,car,blue car" --seed 8 --out where-car.we
 t2i edit "a cat on a blue background" "a dog on a blue background" --seed 8 --out swap.webp
 t2i edit "a car" "a blue car" --seed 8 --out refine.webp
 t2i edit "a red apple to the left of a cat" "a red apple to the left of a dog" --blend cat,dog --seed 8 --out blend.webp
-t2i edit "a house and a tree" --weight tree=-2 --self-replace 0 --seed 8 --out weight.webp
+t2i edit "a tree to the left of a house" --weight tree=-2 --self-replace 0 --seed 8 --out weight.webp
 rm -f where-*.safetensors ./*-source.* ./*-target*.*

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from t2i.errors import (
     ArgumentError,
+    AttentionError,
     DataError,
     ModelError,
     OutputError,
@@ -22,21 +23,26 @@ from t2i.errors import (
 if TYPE_CHECKING:
     from pipelines.image_to_image import ImageToImagePipeline
     from pipelines.inpaint import InpaintPipeline
+    from pipelines.prompt_edit import PromptEditPipeline
     from pipelines.text_to_image import TextToImagePipeline
+    from t2i.attention.session import attend
     from t2i.text.prompt import Prompt
 
 __all__ = [
     "ArgumentError",
+    "AttentionError",
     "DataError",
     "ImageToImagePipeline",
     "InpaintPipeline",
     "ModelError",
     "OutputError",
     "Prompt",
+    "PromptEditPipeline",
     "T2IError",
     "TextToImagePipeline",
     "TrainingError",
     "__version__",
+    "attend",
     "load",
 ]
 
@@ -46,7 +52,9 @@ HOMES = {
     "ImageToImagePipeline": "pipelines.image_to_image",
     "InpaintPipeline": "pipelines.inpaint",
     "Prompt": "t2i.text.prompt",
+    "PromptEditPipeline": "pipelines.prompt_edit",
     "TextToImagePipeline": "pipelines.text_to_image",
+    "attend": "t2i.attention.session",
 }
 """Names that cost an import of their own, and the modules they wait in."""
 

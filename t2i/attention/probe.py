@@ -97,6 +97,9 @@ class Probe:
                 probs_NQT = attended.maps(row)
                 if self.heads is not None:
                     probs_NQT = probs_NQT[list(self.heads)]
+                if not (self.grad or self.raw or self.convention == "daam"):
+                    # Before the words are picked out: that is the dearer of the two.
+                    probs_NQT = probs_NQT.mean(dim=0, keepdim=True)
                 words_NSQ = probs_NQT[..., read.places].transpose(-1, -2)
                 words_NSQ = read.spread(words_NSQ, self.recorded.columns)
             live.append(words_NSQ)
