@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -13,6 +12,8 @@ from typing import Any
 import psutil
 import torch
 from torch import Tensor
+
+from benchmarks.memory import forget_peak, own_peak
 
 REPO = Path(__file__).resolve().parent.parent
 ASKED = ("model", "steps", "guidance", "dtype", "device", "threads")
@@ -56,22 +57,3 @@ def own_memory(run: Callable[[], Tensor], device: str) -> None:
         run()
         peak = own_peak()
     print(json.dumps({"peak_mib": peak, "loaded_mib": before, "run_mib": peak - before}))
-
-
-def forget_peak() -> None:
-    """That of loading the model, which may be higher; Linux alone can."""
-    if Path("/proc/self/clear_refs").exists():
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def own_peak() -> float:
-    """MiB that were resident at most.
-
-    NOTE a footgun: Linux's ru_maxrss of a child is at least that of the process that started it.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
-        return int(line.split()[1]) / 2**10
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

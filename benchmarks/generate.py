@@ -13,7 +13,6 @@ allocator).
 
 import argparse
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -160,13 +159,14 @@ def measure_memory(name: str, options: argparse.Namespace) -> float:
     return float(answer.stdout.split()[-1])
 
 
-def own_peak(name: str, options: argparse.Namespace) -> float:
+def peak_of(name: str, options: argparse.Namespace) -> float:
+    from benchmarks.memory import own_peak
+
     pipe = pipeline_pair(options)[name]
     picture(pipe, options)
     if options.device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+    return own_peak()
 
 
 def parse() -> argparse.Namespace:
@@ -193,7 +193,7 @@ def main() -> None:
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()
     if options.memory_of:
-        print(own_peak(options.memory_of, options))
+        print(peak_of(options.memory_of, options))
         return
 
     pipes = pipeline_pair(options)

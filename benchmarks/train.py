@@ -11,7 +11,6 @@ of the process to its first step; the rate is that of the steps after the second
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -35,12 +34,13 @@ class Clock:
         self.done: list[float] = []
 
     def report(self) -> dict[str, float]:
+        from benchmarks.memory import own_peak
+
         seconds = [b - a for a, b in zip(self.done[1:], self.done[2:], strict=False)]
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return {
             "start_up_s": self.ready - self.started,
             "steps_per_s": 1 / statistics.median(seconds),
-            "peak_mib": peak / 2**20 if sys.platform == "darwin" else peak / 2**10,
+            "peak_mib": own_peak(),
         }
 
 

@@ -316,6 +316,8 @@ def alike(seed: int | None, generator: torch.Generator | None, count: int) -> li
     """The source's generator, and one in the same state for each target."""
     if seed is not None and generator is not None:
         raise ArgumentError("Got both seed and generator: give one of them.")
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+        raise ArgumentError(f"Got seed={seed!r}, expected a whole number.")
     if generator is None:
         generator = torch.Generator("cpu")
         generator.manual_seed(int(torch.randint(2**62, ())) if seed is None else seed)

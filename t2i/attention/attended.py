@@ -104,4 +104,6 @@ def of_same_shape(made: object, probs_NQK: Tensor) -> Tensor:
             f"A function of the map gave {got}, expected probabilities of the shape it was given, "
             f"{tuple(probs_NQK.shape)}: heads, positions, keys."
         )
+    if not torch.isfinite(made).all():
+        raise ArgumentError("A function of the map gave numbers that are not finite.")
     return made.to(probs_NQK)

@@ -13,6 +13,7 @@ from t2i.attention.probe import Probe
 from t2i.attention.rows import Pass
 from t2i.attention.said import Said
 from t2i.attention.site import Site
+from t2i.errors import ArgumentError
 
 
 @dataclass(slots=True)
@@ -54,6 +55,7 @@ class Listed:
     def edit(self, effects: Effects, at: At) -> None:
         """Say what it wants of a call, if it is an edit for it."""
         if isinstance(self.what, Edit) and self.what.fits(at.site) and self.covers(at.passing):
+            self._check_heads(at)
             self.what.apply(effects, at)
             self._meet(at)
 
@@ -62,6 +64,7 @@ class Listed:
         step, num_steps = at.passing.step, at.passing.num_steps
         for probe in self.probes:
             if probe.fits(at.site) and probe.covers(step, num_steps):
+                self._check_heads(at)
                 probe.hear(attended, at)
                 self._meet(at)
 
@@ -82,6 +85,14 @@ class Listed:
                 probe.bytes_at(site, pictures, steps) for site in sites if probe.fits(site)
             )
         return total
+
+    def _check_heads(self, at: At) -> None:
+        heads = self.what.heads or ()
+        if heads and max(heads) >= at.site.heads:
+            raise ArgumentError(
+                f"{self.what} wants head {max(heads)}, but {at.site.name} has {at.site.heads}: "
+                f"they count from 0 to {at.site.heads - 1}. Choose its sites too, sites=..."
+            )
 
     def _meet(self, at: At) -> None:
         self.met.setdefault(at.site.name, set()).add(at.passing.step)

@@ -152,6 +152,11 @@ class HeatMaps(Mapping[str, Tensor]):
 
     def overlay(self, word: str, image: Image.Image) -> Image.Image:
         """The picture with the word's map over it: from blue, where it is lowest, to red."""
+        if not isinstance(image, Image.Image):
+            raise ArgumentError(
+                f"Got a {type(image).__name__}, expected a PIL picture: pipe(..., "
+                'output_type="pil").images[0].'
+            )
         map_HW = self._mean(word)
         stretched = (map_HW - map_HW.min()) / (map_HW.max() - map_HW.min()).clamp(min=1e-12)
         heat = functional.interpolate(
@@ -166,6 +171,13 @@ class HeatMaps(Mapping[str, Tensor]):
         map_HW = self._mean(word)
         row, column = divmod(int(map_HW.argmax()), map_HW.shape[1])
         return (column + 0.5) / map_HW.shape[1], (row + 0.5) / map_HW.shape[0]
+
+    def centre(self, word: str) -> tuple[float, float]:
+        """The middle of the places where the word's `mask` is: across and down, as shares."""
+        mask_HW = self.mask(word)
+        rows, columns = mask_HW.nonzero(as_tuple=True)
+        across, down = columns.float().mean() + 0.5, rows.float().mean() + 0.5
+        return float(across) / mask_HW.shape[1], float(down) / mask_HW.shape[0]
 
     def share(self, word: str) -> float:
         """The word's part in what all the probed words hold together, 0 to 1."""

@@ -84,7 +84,7 @@ class Said:
         session raises when the run is over and nothing said it.
         """
         if not isinstance(word, str):
-            return tuple(word)
+            return places_of(word)
         return self.once(("span", prompt, word), lambda: self._find(prompt, word))
 
     def _find(self, prompt: int, word: str) -> Span:
@@ -109,7 +109,9 @@ class Said:
                 )
         except ArgumentError as error:
             if isinstance(said, str):
-                raise
+                if len(self.prompts) == 1:
+                    raise
+                raise ArgumentError(f"{error} (Prompt {prompt}: {said!r:.80})") from error
             self.mentions.unsaid[prompt, word] = error
             return ()
         self.mentions.said.add((prompt, word))
@@ -184,3 +186,17 @@ def check_prompts(prompts: Sequence[Readable]) -> tuple[Readable, ...]:
                 "tell a Prompt themselves: leave prompts= out."
             )
     return tuple(prompts)
+
+
+def places_of(word: object) -> Span:
+    """Places along T that somebody gave in the place of a word."""
+    if (
+        not isinstance(word, tuple | list)
+        or not word
+        or not all(isinstance(p, int) and not isinstance(p, bool) and p >= 0 for p in word)
+    ):
+        raise ArgumentError(
+            f"Got {word!r} where a word is expected: a text such as 'cat', or its places along the "
+            "tokens, whole numbers from 0, such as (3, 4)."
+        )
+    return tuple(word)

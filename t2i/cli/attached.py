@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from t2i.cli.found import IMAGE_ENCODER, check_unchanged, files_of
+from t2i.cli.quiet import quietly
 from t2i.cli.request import Request
 from t2i.cli.sources import Embedding, File, Scaled
 from t2i.denoiser.folder import check_part
@@ -179,7 +180,8 @@ class Attached:
 def fitting(word: str, file: File) -> Iterator[None]:
     """Say which file it is where a loader of the libraries fails, in whatever way."""
     try:
-        yield
+        with quietly():
+            yield
     except T2IError:
         raise
     except Exception as error:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from t2i.cli.answer import note
 from t2i.cli.edited import draw_together
+from t2i.cli.quiet import quietly
 from t2i.cli.request import Defaults, Request
 from t2i.cli.sources import File
 
@@ -49,16 +50,6 @@ def chosen(sampler: str | None, config: Any) -> "Scheduler | None":
     if sampler is None or sampler == config.get("_class_name"):
         return None
     return scheduler(sampler, config)
-
-
-def quiet_libraries() -> None:
-    """No bars while weights are read, and no advice on libraries that this project does without."""
-    import diffusers
-    import transformers
-
-    transformers.utils.logging.set_verbosity_error()
-    for library in (diffusers, transformers):
-        library.utils.logging.disable_progress_bar()
 
 
 def kind_of(request: Request) -> "type[Pipeline]":
@@ -107,16 +98,10 @@ def sample(
 
 def as_kind(pipe: "Pipeline", kind: "type[Pipeline]") -> Any:
     """The same parts, and all that is attached to them, in a pipeline of that kind."""
-    from diffusers.utils import logging
-
     if isinstance(pipe, kind):
         return pipe
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # it gives advice on a precision that stays what it is
-    try:
+    with quietly():  # it gives advice on a precision that stays what it is
         return kind.from_pipe(pipe)  # type: ignore[no-untyped-call]  # diffusers has no types
-    finally:
-        logging.set_verbosity(verbosity)
 
 
 def watch(drawer: "Pipeline", seed: int, bar: bool) -> None:

@@ -171,7 +171,7 @@ def facts(maps: "HeatMaps", word: str) -> dict[str, object]:
     across, down = maps.peak(word)
     return {
         "peak": {"across": round(across, 4), "down": round(down, 4)},
-        "place": place(across, down),
+        "place": place(*maps.centre(word)),
         "share": round(maps.share(word), 4),
     }
 
@@ -192,7 +192,7 @@ def print_table(maps: "HeatMaps") -> None:
         table.add_row(
             Text(word),
             f"{across:.2f}, {down:.2f}",
-            place(across, down),
+            place(*maps.centre(word)),
             f"{maps.share(word):.1%}",
         )
     Console(highlight=False).print(table)

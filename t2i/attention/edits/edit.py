@@ -14,7 +14,10 @@ from t2i.attention.probe import Probe
 from t2i.attention.rows import Pass, check_prompt
 from t2i.attention.said import Said
 from t2i.attention.site import Site, Sites, Window, check_heads, check_window, is_empty, steps_of
+from t2i.errors import ArgumentError
 
+LARGEST = 1_000_000
+"""Of the numbers of an edit."""
 Needs = Literal["qkv", "bias", "linear", "probs", "latents"]
 Made = TypeVar("Made")
 Hear = Callable[[Attended, At], None]
@@ -78,6 +81,12 @@ class Edit(ABC):
 
     def check(self, said: Said) -> None:
         """Raise ArgumentError for prompts and words that are not there."""
+        named = [prompt for _, prompt in self.prompts()]
+        if len(named) != len(set(named)):
+            raise ArgumentError(
+                f"Got {type(self).__name__} with source={named[0]} and target={named[-1]}: a "
+                "prompt is not edited after itself; name two of them."
+            )
         for name, prompt in self.prompts():
             check_prompt(name, prompt, said.count)
 

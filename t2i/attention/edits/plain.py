@@ -13,6 +13,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from PIL import Image, UnidentifiedImageError
 
+from t2i.attention.edits.edit import LARGEST
 from t2i.attention.site import Sites, Window, check_window
 from t2i.errors import ArgumentError, nearest
 
@@ -21,7 +22,6 @@ MOST_VALUES = 256
 """In one list or mapping."""
 DEEPEST = 8
 """Lists and mappings in one another."""
-LARGEST = 1_000_000
 """Of numbers."""
 LONGEST_PICTURE = 4 * 1024 * 1024
 """Letters of a mask in base64."""

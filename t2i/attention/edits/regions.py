@@ -100,6 +100,8 @@ class Regions(BiasEdit):
                 f"Got regions={regions!r}, expected a list of them: "
                 '[Region(words="cat", box=(0, 0, 0.5, 1)), ...].'
             )
+        if not regions:
+            raise ArgumentError('Regions needs one at least: [Region(words="cat", box=...)].')
         object.__setattr__(self, "regions", tuple(regions))
         for name, most in (("strength", 100.0), ("feather", 1.0)):
             value = getattr(self, name)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from t2i.attention.at import At
+from t2i.attention.edits.edit import LARGEST
 from t2i.attention.edits.words import WindowedEdit
 from t2i.attention.effects import Effects
 from t2i.attention.said import Said
@@ -30,11 +31,14 @@ class Reweight(WindowedEdit):
     def __post_init__(self) -> None:
         super().__post_init__()
         for word, weight in self.weights.items():
-            if isinstance(weight, bool) or not isinstance(weight, int | float):
+            number = isinstance(weight, int | float) and not isinstance(weight, bool)
+            if not number or not abs(weight) <= LARGEST:  # nan neither
                 raise ArgumentError(
-                    f"Got weights[{word!r}]={weight!r}, expected a number: 1.0 leaves a word as it "
-                    "is, 2.0 doubles it, 0.0 takes it away."
+                    f"Got weights[{word!r}]={weight!r}, expected a number up to {LARGEST:,}: 1.0 "
+                    "leaves a word as it is, 2.0 doubles it, 0.0 takes it away."
                 )
+        if not self.weights and self.source is None:
+            raise ArgumentError('Reweight needs words to weigh: Reweight(weights={"cat": 2.0}).')
 
     @property
     def does_nothing(self) -> bool:
