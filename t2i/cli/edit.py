@@ -112,6 +112,7 @@ def edit(
         "self_replace": parse_window("--self-replace", self_replace),
     }
     prompts = sides(source, target, more or [], weights)
+    options.check_one_text(request, prompts)
     names = Siblings(out or Path("outputs"), source, "edit", ends(len(prompts)))
 
     from pipelines.chosen_edits import Wishes

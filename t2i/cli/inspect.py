@@ -78,6 +78,7 @@ def inspect(
         embedding=embedding,
     )
     request = options.request_for(prompt, typed)
+    options.check_one_text(request, [prompt])
     from t2i.cli.request import choose_seed
     from t2i.cli.siblings import Siblings
 

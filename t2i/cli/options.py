@@ -1,5 +1,6 @@
 """Options of the commands that draw one prompt and look into it, and the request that they make."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -94,3 +95,14 @@ def request_for(prompt: str, wishes: "Wishes") -> "Request":
             f"{launched_processes()} processes were started for one prompt: start one."
         )
     return wishes.over(Request(prompt=prompt, grammar="a1111"))
+
+
+def check_one_text(request: "Request", prompts: Sequence[str]) -> None:
+    """Raise ArgumentError for a prompt whose parts are told to passes of their own."""
+    for prompt in prompts:
+        said = request.spoken(prompt)
+        if not isinstance(said, str) and len(said.at(0, 1)) > 1:
+            raise ArgumentError(
+                f"{prompt!r} has parts joined by AND, each of which the model is told alone: words "
+                "are looked for in one text. Take the parts one by one, or --grammar plain."
+            )

@@ -127,3 +127,10 @@ def test_places_have_names() -> None:
 
 def test_help_has_examples(cli: Cli) -> None:
     assert 't2i inspect "a red apple' in cli("inspect", "--help").out
+
+
+@pytest.mark.parametrize("command", [["inspect", "a cat AND a dog"], ["edit", "a cat", "a AND b"]])
+def test_parts_that_are_told_alone_are_refused(cli: Cli, command: list[str]) -> None:
+    done = cli(*command)
+    assert done.code == 2
+    assert "has parts joined by AND" in done.err
