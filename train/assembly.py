@@ -1,8 +1,11 @@
 """From a run's configuration to the target that is trained, its parts fresh or trained before."""
 
+import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -13,31 +16,67 @@ from t2i.denoiser.build import Components, ModelConfig, build
 from t2i.denoiser.families.sd import VAE, default_size, pixels_per_latent
 from t2i.denoiser.weights import Shapes, check_weights
 from t2i.errors import ArgumentError, ModelError
+from t2i.recogniser.recogniser import UNSHUFFLE
 from train.config import RunConfig
+from train.data.compositions import Compositions, CompositionsConfig
 from train.randomness import key
-from train.targets import Autoencoder, AutoencoderConfig, Denoiser, Target
+from train.targets.agreement import AgreementConfig, AgreementTarget
+from train.targets.autoencoder import Autoencoder, AutoencoderConfig
+from train.targets.denoiser import Denoiser, DenoiserConfig
+from train.targets.recogniser import RecogniserConfig, RecogniserTarget
+from train.targets.target import Target
 
 Part = TypeVar("Part", VAE, UNet2DConditionModel, PreTrainedModel)
 
 
-def assemble(config: RunConfig, model: ModelConfig) -> Target:
+Facts = dict[str, Any]
+"""JSON data that tells one run from another beside its configuration: the model it is of."""
+
+
+def assemble(config: RunConfig) -> tuple[Target, Facts]:
     """Build the model, take up the parts to start from, and make it the target of the run."""
     torch.manual_seed(key(config.seed, "weights"))
-    parts = build(model)
+    if isinstance(config.target, AgreementConfig):
+        return AgreementTarget(config.target, config.seed, config.train.batch_size), {}
+    if isinstance(config.target, RecogniserConfig):
+        assert isinstance(config.data, CompositionsConfig)
+        labels, size = Compositions(config.data).labels, config.data.size
+        check_places(size, config.target.channels)
+        target = RecogniserTarget(labels, size, config.target, config.seed, config.train.batch_size)
+        return target, {}
+    assert config.model is not None
+    model = ModelConfig.load(config.model)
+    parts = with_trained(build(model), config)
+    return target_of(parts, config), facts_of(model, parts)
+
+
+def with_trained(parts: Components, config: RunConfig) -> Components:
+    """The parts, those that the target names taken from the folders where they lie."""
+    target = config.target
+    for name in ("vae", "unet", "text_encoder"):
+        if (folder := getattr(target, name, None)) is not None:
+            parts = replace(parts, **{name: trained(getattr(parts, name), folder, name)})
+    return parts
+
+
+def target_of(parts: Components, config: RunConfig) -> Target:
     target, batch_size = config.target, config.train.batch_size
-    if target.vae is not None:
-        parts = replace(parts, vae=trained(parts.vae, target.vae, "vae"))
     if isinstance(target, AutoencoderConfig):
         check_picture_size(config, parts)
         check_crop(config.data.size, target.crop, pixels_per_latent(parts.vae))
         return Autoencoder(parts, target, config.seed, batch_size)
-    if target.unet is not None:
-        parts = replace(parts, unet=trained(parts.unet, target.unet, "unet"))
-    if target.text_encoder is not None:
-        text_encoder = trained(parts.text_encoder, target.text_encoder, "text_encoder")
-        parts = replace(parts, text_encoder=text_encoder)
+    assert isinstance(target, DenoiserConfig)
     check_picture_size(config, parts, default_size(parts.unet, parts.vae)[0])
     return Denoiser(parts, target, config.objective, config.seed, batch_size)
+
+
+def facts_of(model: ModelConfig, parts: Components) -> Facts:
+    words = json.dumps(parts.tokenizer.get_vocab(), sort_keys=True).encode()
+    return {
+        **model.model_dump(mode="json", exclude={"tokenizer": {"folder"}}),
+        "scaling": parts.vae.config["scaling_factor"],
+        "vocabulary": hashlib.sha256(words).hexdigest(),
+    }
 
 
 def trained(part: Part, folder: Path, key: str) -> Part:
@@ -66,6 +105,16 @@ def trained(part: Part, folder: Path, key: str) -> Part:
 
 def shapes(part: nn.Module) -> Shapes:
     return {name: tuple(weight.shape) for name, weight in part.state_dict().items()}
+
+
+def check_places(size: int, channels: Sequence[int]) -> None:
+    """Raise ArgumentError where the recogniser's levels cannot halve the picture."""
+    step = UNSHUFFLE * 2 ** (len(channels) - 1)
+    if size % step or any(channel % 8 for channel in channels):
+        raise ArgumentError(
+            f"target.channels = {list(channels)} and data.size = {size}: expected multiples of 8, "
+            f"and for so many levels a size that is a multiple of {step}."
+        )
 
 
 def check_crop(size: int, crop: int | None, factor: int) -> None:

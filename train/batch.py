@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +20,7 @@ class Batch:
 
     slots : place of each row in the global batch
     pixels_BCHW : (B, 3, H, W) float32 in [-1, 1]
+    marks_B2HW : (B, 2, H, W) uint8, numbers of the kind and the colour of every pixel, or None
     """
 
     step: int
@@ -27,6 +28,12 @@ class Batch:
     names: list[str]
     captions: list[str]
     pixels_BCHW: Tensor
+    marks_B2HW: Tensor | None = None
+
+    def to(self, device: torch.device) -> "Batch":
+        marks_B2HW = None if self.marks_B2HW is None else self.marks_B2HW.to(device)
+        pixels_BCHW = self.pixels_BCHW.to(device, non_blocking=True)
+        return replace(self, pixels_BCHW=pixels_BCHW, marks_B2HW=marks_B2HW)
 
 
 class Place(NamedTuple):
@@ -64,12 +71,14 @@ def collate(rows: list[tuple[Place, Sample]]) -> Batch:
     places = [place for place, _ in rows]
     samples = [sample for _, sample in rows]
     pixels_BHWC = torch.from_numpy(np.stack([sample.pixels for sample in samples]))
+    marks = [sample.marks for sample in samples if sample.marks is not None]
     return Batch(
         step=places[0].step,
         slots=[place.slot for place in places],
         names=[sample.name for sample in samples],
         captions=[sample.caption for sample in samples],
         pixels_BCHW=pixels_BHWC.permute(0, 3, 1, 2).float() / 127.5 - 1,
+        marks_B2HW=torch.from_numpy(np.stack(marks)) if marks else None,
     )
 
 

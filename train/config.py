@@ -8,13 +8,17 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from t2i.errors import ArgumentError, nearest
+from train.data.kinds import DataConfig
 from train.data.scenes import ScenesConfig
 from train.ema import EMAConfig
 from train.export import ExportConfig
 from train.objective import ObjectiveConfig
 from train.rate import RateConfig
 from train.samples import SamplesConfig
-from train.targets import AutoencoderConfig, DenoiserConfig
+from train.targets.agreement import AgreementConfig
+from train.targets.autoencoder import AutoencoderConfig
+from train.targets.denoiser import DenoiserConfig
+from train.targets.recogniser import RecogniserConfig
 
 
 class LoopConfig(BaseModel):
@@ -58,23 +62,44 @@ class OptimizerConfig(BaseModel):
     """Gradients are scaled down to this norm."""
 
 
+TargetConfig = AutoencoderConfig | DenoiserConfig | RecogniserConfig | AgreementConfig
+OF_A_MODEL = ("autoencoder", "denoiser")
+FOLDERS = ("vae", "unet", "text_encoder", "recogniser")
+"""Keys of a target that name what it starts from."""
+
+
 class RunConfig(BaseModel):
     """Everything a run depends on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: Path
-    """The model's TOML, relative to this one."""
+    model: Path | None = None
+    """The model's TOML, relative to this one, for the parts of one."""
     seed: int = Field(0, ge=0)
-    target: AutoencoderConfig | DenoiserConfig = Field(discriminator="kind")
+    target: TargetConfig = Field(discriminator="kind")
     objective: ObjectiveConfig = ObjectiveConfig()
-    data: ScenesConfig = ScenesConfig()
+    data: DataConfig = Field(ScenesConfig(), discriminator="kind")
     train: LoopConfig
     optimizer: OptimizerConfig = OptimizerConfig()
     rate: RateConfig = RateConfig()
     ema: EMAConfig = EMAConfig()
     samples: SamplesConfig = SamplesConfig()
     export: ExportConfig = ExportConfig()
+
+    @model_validator(mode="after")
+    def _fit_target_to_model_and_data(self) -> "RunConfig":
+        kind = self.target.kind
+        if kind in OF_A_MODEL and self.model is None:
+            raise ValueError("The key 'model' is missing; add it.")
+        if kind not in OF_A_MODEL and self.model is not None:
+            raise ValueError(f"target.kind = {kind!r} is no part of a model: drop the key 'model'.")
+        wanted = "compositions" if kind == "recogniser" else "scenes"
+        if self.data.kind != wanted:
+            raise ValueError(
+                f"target.kind = {kind!r} is trained on {wanted!r}, but data.kind = "
+                f"{self.data.kind!r}: set data.kind = {wanted!r}."
+            )
+        return self
 
     @model_validator(mode="after")
     def _refuse_an_empty_sheet(self) -> "RunConfig":
@@ -91,6 +116,7 @@ HARMLESS = (
     "target.vae",
     "target.unet",
     "target.text_encoder",
+    "target.recogniser",
     "train.steps",
     "train.accumulation",
     "train.device",
@@ -122,8 +148,10 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     base = path.resolve().parent
     if isinstance(tree.get("model"), str):
         tree["model"] = base / tree["model"]
+    if isinstance(data := tree.setdefault("data", {}), dict):
+        data.setdefault("kind", "scenes")
     if isinstance(target := tree.get("target"), dict):
-        for part in ("vae", "unet", "text_encoder"):
+        for part in FOLDERS:
             if isinstance(target.get(part), str):
                 target[part] = base / target[part]
     try:
@@ -135,7 +163,9 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 def explain(error: ValidationError, tree: Mapping[str, Any]) -> str:
     """The first complaint in the user's terms."""
     first = error.errors()[0]
-    place = [str(part) for part in first["loc"] if part not in ("denoiser", "autoencoder")]
+    place = [str(part) for part in first["loc"]]
+    if place[:1] in (["target"], ["data"]):
+        del place[1:2]  # the kind, which pydantic names there and the user's file does not
     key = ".".join(place)
     if first["type"] == "extra_forbidden":
         return f"Unknown key {key!r}. {nearest(place[-1], _keys_beside(place))}"

@@ -1,29 +1,23 @@
 """What makes a run this run, so that it does not go on as another."""
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from t2i.denoiser.build import ModelConfig
 from t2i.errors import ArgumentError
+from train.assembly import Facts
 from train.checkpoint import State
 from train.config import RunConfig, difference
-from train.targets import Target
+from train.targets.target import Target
 
 
-def identity(config: RunConfig, model: ModelConfig, target: Target) -> dict[str, Any]:
+def identity(config: RunConfig, model: Facts, target: Target) -> dict[str, Any]:
     """What makes a run this run: its configuration, its model's, and what it does not train."""
-    vocabulary = hashlib.sha256(
-        json.dumps(target.components.tokenizer.get_vocab(), sort_keys=True).encode()
-    )
     return {
         "config": config.model_dump(mode="json"),
-        "model": model.model_dump(mode="json", exclude={"tokenizer": {"folder"}})
-        | {"scaling": target.components.vae.config["scaling_factor"]}
-        | {"vocabulary": vocabulary.hexdigest()},
+        "model": model,
         "frozen": frozen_digest(target),
     }
 

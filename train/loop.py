@@ -16,15 +16,14 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from t2i.denoiser.build import ModelConfig
 from t2i.errors import ArgumentError, TrainingError
 from t2i.files import write_atomically
 from t2i.pictures import save_picture
 from train import checkpoint
 from train.assembly import assemble
 from train.batch import Batch, Share, batches
-from train.config import RunConfig
-from train.data.scenes import Scenes
+from train.config import FOLDERS, RunConfig
+from train.data.kinds import samples_of
 from train.ema import EMA
 from train.identity import check_same_run, identity
 from train.order import Order
@@ -73,11 +72,11 @@ class Training:
 
     def __init__(self, config: RunConfig, out: Path, accelerator: Accelerator) -> None:
         self.config, self.out, self.accelerator = config, out, accelerator
-        model = ModelConfig.load(config.model)
-        self.target = assemble(config, model).to(accelerator.device)
+        target, model = assemble(config)
+        self.target = target.to(accelerator.device)
         if config.train.channels_last:
             self.target.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.samples = Scenes(config.data)
+        self.samples = samples_of(config.data)
         self.order = Order(len(self.samples), key(config.seed, "data"))
         self.share = Share(
             config.train.batch_size,
@@ -165,7 +164,7 @@ class Training:
             torch.manual_seed(key(self.config.seed, step, batch.slots[0], "model"))
             last = number == len(parts) - 1
             with nullcontext() if last else accelerator.no_sync(self._model):
-                loss_B = self._model(on(batch, accelerator.device))
+                loss_B = self._model(batch.to(accelerator.device))
                 accelerator.backward(loss_B.mean() / len(parts))
             losses.append(loss_B.detach())
         norm = accelerator.clip_grad_norm_(
@@ -222,7 +221,7 @@ class Training:
 
     def _first_batch(self, pictures: int) -> Batch:
         share = Share(min(pictures, len(self.samples)))
-        return on(next(batches(self.samples, self.order, share, range(1))), self.target.device)
+        return next(batches(self.samples, self.order, share, range(1))).to(self.target.device)
 
     def _draw(self) -> None:
         path = self.out / "samples" / f"step-{self.steps_done:08d}.png"
@@ -283,19 +282,11 @@ class Training:
         self.steps_done = state.step
 
 
-def on(batch: Batch, device: torch.device) -> Batch:
-    """The batch with its pixels on `device`."""
-    pixels_BCHW = batch.pixels_BCHW.to(device, non_blocking=True)
-    return Batch(batch.step, batch.slots, batch.names, batch.captions, pixels_BCHW)
-
-
 def notes_of(config: RunConfig, steps: int) -> dict[str, Any]:
     """What a finished model says of its making, and how it likes to be sampled."""
     samples = config.samples
     defaults = {"steps": samples.steps, "guidance_scale": samples.guidance_scale}
     sampler = {} if config.objective.prediction == "flow" else {"sampler": "ddim"}
     # Paths mean something on one machine only.
-    told = config.model_dump(
-        mode="json", exclude={"model": True, "target": {"vae", "unet", "text_encoder"}}
-    )
+    told = config.model_dump(mode="json", exclude={"model": True, "target": {*FOLDERS}})
     return {"defaults": defaults | sampler, "trained": {"steps": steps, "config": told}}

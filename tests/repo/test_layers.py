@@ -16,10 +16,10 @@ LAYERS = (
     ("t2i.text",),
     ("t2i.conditioning",),
     ("t2i.attention",),
-    ("t2i.denoiser",),
+    ("t2i.denoiser", "t2i.recogniser"),
     ("pipelines",),
     ("train",),
-    ("t2i", "t2i.cli", "t2i.server"),
+    ("t2i", "t2i.cli", "t2i.evaluate", "t2i.server"),
 )
 RANKS = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 

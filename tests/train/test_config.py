@@ -9,7 +9,7 @@ from t2i.denoiser.build import ModelConfig, build
 from t2i.errors import ArgumentError
 from tests.train.runs import MODEL, RUN, tiny_model, tiny_run, write_run
 from train.config import difference, load
-from train.targets import DenoiserConfig
+from train.targets.denoiser import DenoiserConfig
 
 
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 
-from t2i.denoiser.build import ModelConfig
 from t2i.errors import ArgumentError
 from tests.train.runs import tiny_run
 from train.assembly import assemble
@@ -14,14 +13,14 @@ from train.checkpoint import load_newest
 from train.data.scenes import Scenes
 from train.loop import run
 from train.order import Order
-from train.targets import Autoencoder
+from train.targets.autoencoder import Autoencoder
 
 CROP = ("target.kind=autoencoder", "target.crop=32", "data.size=64")
 
 
 def test_crops_are_pieces_of_the_pictures_and_differ_by_slot(tmp_path):
     config = tiny_run(tmp_path, *CROP)
-    target = assemble(config, ModelConfig.load(config.model))
+    target = assemble(config)[0]
     assert isinstance(target, Autoencoder)
     batch = next(batches(Scenes(config.data), Order(10, 1), Share(4), range(1)))
     crops_BCHW = target._cropped(batch)

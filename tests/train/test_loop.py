@@ -23,7 +23,7 @@ from train.checkpoint import State, load_newest
 from train.config import RunConfig, load
 from train.loop import run
 from train.runfolder import locked
-from train.targets import Denoiser
+from train.targets.denoiser import Denoiser
 
 REPO = Path(__file__).resolve().parents[2]
 

@@ -6,7 +6,6 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from t2i.denoiser.build import ModelConfig
 from tests.train.runs import tiny_run
 from train.assembly import assemble
 from train.batch import Share, batches
@@ -14,14 +13,14 @@ from train.data.scenes import Scenes
 from train.loop import run
 from train.order import Order
 from train.places import Places, where
-from train.targets import Denoiser
+from train.targets.denoiser import Denoiser
 
 WEIGHT = "target.place_weight=0.5"
 
 
 def denoiser(tmp_path, *settings):
     config = tiny_run(tmp_path, *settings)
-    target = assemble(config, ModelConfig.load(config.model))
+    target = assemble(config)[0]
     assert isinstance(target, Denoiser)
     return target, next(batches(Scenes(config.data), Order(10, 1), Share(4), range(1)))
 

@@ -159,15 +159,11 @@ class Scenes:
 
         # what is behind it, and what is said
         background = pick(rng, backgrounds)
-        shade = int(rng.random() * 17) - 8
-        red, green, blue = (
-            channel + shade + int(rng.random() * 5) - 2 for channel in BACKGROUNDS[background]
-        )
+        tint = new_tint(rng, background)
         slope = int(rng.random() * 49) - 24
         sloping: Literal["across", "down"] = "down" if rng.random() < 0.5 else "across"
         slope = 0 if rng.random() < 0.5 else slope
         caption = describe(rng, spots, arrangement, background)
-        tint = (red, green, blue)
         return Layout(spots, arrangement, background, tint, slope, sloping, caption)
 
     def _choose_objects(self, rng: np.random.Generator) -> tuple[list[str], list[str | None]]:
@@ -221,6 +217,15 @@ def new_colour(rng: np.random.Generator, name: str) -> str | None:
     return pick(rng, choices) if wanted and choices else None
 
 
+def new_tint(rng: np.random.Generator, background: str) -> tuple[int, int, int]:
+    """A shade of the background's colour."""
+    shade = int(rng.random() * 17) - 8
+    red, green, blue = (
+        channel + shade + int(rng.random() * 5) - 2 for channel in BACKGROUNDS[background]
+    )
+    return red, green, blue
+
+
 def shared_backgrounds(names: Sequence[str], painted: Sequence[str | None]) -> list[str]:
     """The backgrounds before which none of the objects vanishes."""
     clear = [clear_backgrounds(name, colour) for name, colour in zip(names, painted, strict=True)]
@@ -229,29 +234,52 @@ def shared_backgrounds(names: Sequence[str], painted: Sequence[str | None]) -> l
 
 def draw(layout: Layout, size: int) -> tuple[NDArray[np.uint8], list[NDArray[np.bool_]]]:
     """Compose the picture (H, W, 3) and, for each spot, the mask (H, W) of its visible pixels."""
-    ramp = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
-    tint = np.asarray(layout.tint, dtype=np.float32)
-    shades = np.clip(np.rint(tint + ramp[:, None] * layout.slope), 0, 255).astype(np.uint8)
-    pixels = np.empty((size, size, 3), dtype=np.uint8)
-    pixels[...] = shades[:, None] if layout.sloping == "down" else shades
+    pixels = ground(layout.tint, layout.slope, layout.sloping, size)
     masks: list[NDArray[np.bool_]] = []
     for spot in layout.spots:
-        side = max(8, round(spot.side * size))
-        left, top = (min(max(round(c * size - side / 2), 0), size - side) for c in spot.centre)
-        picture = sprite(spot.name, spot.colour).resize((side, side), Image.Resampling.HAMMING)
-        rgba = np.asarray(picture)
-        window = np.s_[top : top + side, left : left + side]
-
-        # premultiplied "over"
-        behind = pixels[window].astype(np.uint16) * (255 - rgba[..., 3:].astype(np.uint16))
-        pixels[window] = np.minimum(rgba[..., :3] + (behind + 127) // 255, 255).astype(np.uint8)
-        solid = rgba[..., 3] > 127
-        for earlier in masks:
-            earlier[window] &= ~solid
-        mask = np.zeros((size, size), dtype=np.bool_)
-        mask[window] = solid
-        masks.append(mask)
+        put(pixels, masks, sprite(spot.name, spot.colour), spot.side, spot.centre)
     return pixels, masks
+
+
+def ground(
+    tint: tuple[int, int, int], slope: int, sloping: Literal["across", "down"], size: int
+) -> NDArray[np.uint8]:
+    """A background, (H, W, 3), that grows brighter by `slope` to the right or downwards."""
+    ramp = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
+    shades = np.asarray(tint, dtype=np.float32) + ramp[:, None] * slope
+    shades = np.clip(np.rint(shades), 0, 255).astype(np.uint8)
+    pixels = np.empty((size, size, 3), dtype=np.uint8)
+    pixels[...] = shades[:, None] if sloping == "down" else shades
+    return pixels
+
+
+def put(
+    pixels: NDArray[np.uint8],
+    masks: list[NDArray[np.bool_]],
+    picture: Image.Image,
+    side: float,
+    centre: tuple[float, float],
+) -> None:
+    """Lay a sprite over the picture, and its mask over those of what was put before.
+
+    picture : mode RGBa
+    side : of the sprite, and `centre` across and down, as shares of the picture's side
+    """
+    size = len(pixels)
+    wide = max(8, round(side * size))
+    left, top = (min(max(round(c * size - wide / 2), 0), size - wide) for c in centre)
+    rgba = np.asarray(picture.resize((wide, wide), Image.Resampling.HAMMING))
+    window = np.s_[top : top + wide, left : left + wide]
+
+    # premultiplied "over"
+    behind = pixels[window].astype(np.uint16) * (255 - rgba[..., 3:].astype(np.uint16))
+    pixels[window] = np.minimum(rgba[..., :3] + (behind + 127) // 255, 255).astype(np.uint8)
+    solid = rgba[..., 3] > 127
+    for earlier in masks:
+        earlier[window] &= ~solid
+    mask = np.zeros((size, size), dtype=np.bool_)
+    mask[window] = solid
+    masks.append(mask)
 
 
 def box_of(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:

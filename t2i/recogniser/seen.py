@@ -1,0 +1,62 @@
+"""What the recogniser saw in a picture, and what can be said of it.
+
+H W size of the picture.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+OWN = "own"
+"""The colour of an object that was not repainted."""
+Relation = Literal["left", "right", "above", "below"]
+APART = 0.05
+"""By how much of the picture's side two centres must differ for one to stand left or above."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An object in a picture.
+
+    share : of the picture's area
+    centre : across and down, each from 0 to 1
+    colour : OWN, or the name of the colour it is painted in
+    mask : (H, W) bool ndarray
+    """
+
+    name: str
+    share: float
+    centre: tuple[float, float]
+    colour: str
+    mask: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """All that was recognised in a picture.
+
+    something : share of the area that is an object, but none of those known
+    features : (F,) float32 ndarray, for distances between sets of pictures
+    structure : (F, h, w) float32 ndarray, features in place, for distances between layouts
+    """
+
+    objects: dict[str, Found]
+    background: str
+    something: float
+    features: NDArray[np.float32]
+    structure: NDArray[np.float32]
+
+    def holds(self, subject: str, relation: Relation, other: str) -> bool:
+        """Whether both objects are there and `subject` stands so to `other`."""
+        if subject not in self.objects or other not in self.objects:
+            return False
+        a, b = self.objects[subject].centre, self.objects[other].centre
+        across, down = b[0] - a[0], b[1] - a[1]
+        away = {"left": across, "right": -across, "above": down, "below": -down}[relation]
+        return away > APART
+
+    def painted(self, name: str, colour: str) -> bool:
+        """Whether the object is there in this colour (OWN: as it is)."""
+        return name in self.objects and self.objects[name].colour == colour

@@ -1,0 +1,220 @@
+"""A recogniser is trained by the one loop, and learns."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from t2i.errors import ArgumentError, ModelError
+from t2i.recogniser.agreement import Agreement
+from t2i.recogniser.recogniser import Recogniser
+from tests.train.test_loop import assert_equal_bit_for_bit, end_of, logged
+from train.batch import Share, batches
+from train.config import RunConfig, load
+from train.data.compositions import Compositions, CompositionsConfig
+from train.data.scenes import Scenes, ScenesConfig
+from train.loop import run
+from train.order import Order
+from train.targets.agreement import turned_round
+
+OBJECTS = ("apple", "cat", "car")
+
+RECOGNISER = """
+seed = 1
+[target]
+kind = "recogniser"
+channels = [16, 32]
+[data]
+kind = "compositions"
+size = 32
+vocabulary = ["apple", "cat", "car"]
+[train]
+steps = 6
+batch_size = 8
+device = "cpu"
+log_every = 1
+checkpoint_every = 3
+[optimizer]
+learning_rate = 4e-3
+"""
+AGREEMENT = """
+seed = 1
+[target]
+kind = "agreement"
+recogniser = "seen"
+width = 16
+layers = 1
+[data]
+kind = "scenes"
+size = 32
+vocabulary = ["apple", "cat", "car"]
+[train]
+steps = 4
+batch_size = 8
+device = "cpu"
+log_every = 1
+checkpoint_every = 2
+[optimizer]
+learning_rate = 3e-3
+"""
+
+
+def written(folder: Path, text: str, *overrides: str) -> RunConfig:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "run.toml"
+    path.write_text(text)
+    return load(path, overrides)
+
+
+def test_a_composition_is_a_function_of_seed_and_index() -> None:
+    one, again = (Compositions(CompositionsConfig(seed=4)) for _ in range(2))
+    for index in (7, 3):
+        here, there = one[index], again[index]
+        assert here.caption == there.caption
+        assert np.array_equal(here.pixels, there.pixels)
+        assert here.marks is not None
+        assert there.marks is not None
+        assert np.array_equal(here.marks, there.marks)
+    assert one[3].caption != one[7].caption
+    assert not np.array_equal(one[3].pixels, Compositions(CompositionsConfig(seed=5))[3].pixels)
+
+
+def test_marks_name_what_the_masks_show() -> None:
+    data = Compositions(CompositionsConfig(seed=2, vocabulary=OBJECTS))
+    labels = data.labels
+    spoiled = 0
+    for index in range(40):
+        sample = data[index]
+        assert sample.marks is not None
+        kinds, colours = sample.marks
+        *names, background = sample.caption.split(", ")
+        assert len(names) == len(sample.masks)
+        for name, mask in zip(names, sample.masks, strict=True):
+            assert (kinds[mask] == labels.objects.index(name)).all()
+        behind = labels.something + 1 + labels.backgrounds.index(background.split(" ")[0])
+        there = {labels.objects.index(name) for name in names} | {behind}
+        assert set(np.unique(kinds)) - {labels.something} <= there
+        assert (colours[kinds == behind] == 0).all()
+        spoiled += labels.something in kinds
+    assert spoiled, "nothing unnameable in forty pictures"
+
+
+def test_undisturbed_compositions_name_everything() -> None:
+    data = Compositions(CompositionsConfig(seed=2, vocabulary=OBJECTS, disturbed=False))
+    for index in range(20):
+        marks = data[index].marks
+        assert marks is not None
+        assert (marks[0] != data.labels.something).all()
+
+
+def test_a_stopped_training_of_a_recogniser_ends_bit_for_bit(tmp_path: Path) -> None:
+    whole = end_of(written(tmp_path / "a", RECOGNISER), tmp_path / "whole")
+    end_of(written(tmp_path / "b", RECOGNISER, "train.steps=3"), tmp_path / "parts")
+    parts = end_of(written(tmp_path / "b", RECOGNISER), tmp_path / "parts")
+    assert_equal_bit_for_bit(parts, whole)
+
+
+def test_a_recogniser_learns_what_and_where(tmp_path: Path) -> None:
+    options = ("train.steps=150", "data.disturbed=false", "samples.every=150", "ema.decay=0.9")
+    config = written(tmp_path, RECOGNISER, *options, "train.checkpoint_every=150")
+    assert run(config, tmp_path / "out")
+    losses = [line["loss"] for line in logged(tmp_path / "out")]
+    assert np.mean(losses[-10:]) < 0.4 * np.mean(losses[:3])
+    assert (tmp_path / "out" / "samples" / "step-00000150.png").is_file()
+
+    recogniser = Recogniser.load(tmp_path / "out" / "model")
+    assert recogniser.labels.objects == OBJECTS
+    data = Compositions(CompositionsConfig(seed=9, size=32, vocabulary=OBJECTS, disturbed=False))
+    batch = next(batches(data, Order(1000, 0), Share(32), range(1)))
+    assert batch.marks_B2HW is not None
+    maps = recogniser(batch.pixels_BCHW)
+    kind_Bhw = batch.marks_B2HW[:, 0, 2::4, 2::4]
+    right_Bhw = maps.kinds_BKhw.argmax(1) == kind_Bhw
+    thing_Bhw = kind_Bhw < recogniser.labels.something
+    assert right_Bhw[thing_Bhw].float().mean() > 0.6  # by chance 1 in 16
+    assert right_Bhw[~thing_Bhw].float().mean() > 0.8
+
+
+def test_an_agreement_is_trained_over_a_recogniser_that_stays(tmp_path: Path) -> None:
+    assert run(written(tmp_path, RECOGNISER), tmp_path / "out")
+    (tmp_path / "out" / "model").rename(tmp_path / "seen")
+    before = Recogniser.load(tmp_path / "seen").state_dict()
+
+    whole = end_of(written(tmp_path, AGREEMENT), tmp_path / "whole")
+    end_of(written(tmp_path, AGREEMENT, "train.steps=2"), tmp_path / "parts")
+    assert_equal_bit_for_bit(end_of(written(tmp_path, AGREEMENT), tmp_path / "parts"), whole)
+    assert not any(name.startswith("agreement.recogniser") for name in whole.tensors["weights"])
+
+    agreement = Agreement.load(tmp_path / "whole" / "model")
+    for name, weight in agreement.recogniser.state_dict().items():
+        assert torch.equal(weight, before[name]), name
+    scene = Scenes(ScenesConfig(seed=9, size=64, vocabulary=OBJECTS)).scene(0)
+    picture = Image.fromarray(scene.pixels)
+    both = agreement.score([picture, picture], [scene.caption, "a car"])
+    assert both.shape == (2,)
+    assert both[0] != both[1]
+    assert both.abs().max() <= 1 + 1e-6
+
+
+def test_a_run_over_another_recogniser_is_not_gone_on_with(tmp_path: Path) -> None:
+    assert run(written(tmp_path, RECOGNISER), tmp_path / "out")
+    (tmp_path / "out" / "model").rename(tmp_path / "seen")
+    config = written(tmp_path, AGREEMENT, "train.steps=2")
+    assert run(config, tmp_path / "words")
+    assert run(written(tmp_path, RECOGNISER, "seed=2"), tmp_path / "other")
+    (tmp_path / "seen").rename(tmp_path / "gone")
+    (tmp_path / "other" / "model").rename(tmp_path / "seen")
+    with pytest.raises(ArgumentError, match="the weights of the frozen parts"):
+        run(written(tmp_path, AGREEMENT), tmp_path / "words")
+
+
+@pytest.mark.parametrize(
+    ("caption", "wrong"),
+    [
+        ("a cat to the left of a dog", "a cat to the right of a dog"),
+        ("a cat with a dog below it, red background", "a cat with a dog above it, red background"),
+        ("a car at the top and a cat at the bottom", "a car at the bottom and a cat at the top"),
+        ("a leftover cat", "a leftover cat"),
+    ],
+)
+def test_a_caption_turned_round(caption: str, wrong: str) -> None:
+    assert turned_round(caption) == wrong
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        (RECOGNISER, ["data.kind=scenes"], "trained on 'compositions', but data.kind = 'scenes'"),
+        (RECOGNISER, ["model=x.toml"], "'recogniser' is no part of a model: drop the key 'model'"),
+        (AGREEMENT, ["data.kind=compositions"], "set data.kind = 'scenes'"),
+        (RECOGNISER, ["data.colour=1"], "Unknown key 'data.colour'"),
+        (AGREEMENT, ["target.kind=seer"], "target: .*'recogniser'"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(
+    tmp_path: Path, text: str, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        written(tmp_path, text, *overrides)
+
+
+def test_levels_that_do_not_divide_the_picture_are_refused(tmp_path: Path) -> None:
+    config = written(tmp_path, RECOGNISER, "data.size=36")
+    with pytest.raises(ArgumentError, match=r"data.size = 36: expected .* a multiple of 8"):
+        run(config, tmp_path / "out")
+
+
+def test_a_folder_without_a_recogniser_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="No recogniser can be loaded from .*recogniser.toml"):
+        Recogniser.load(tmp_path)
+    with pytest.raises(ModelError, match="name the folder of a finished run"):
+        Agreement.load(tmp_path)
+
+
+def test_scenes_are_other_pictures_than_compositions() -> None:
+    scene = Scenes(ScenesConfig(seed=500, size=32)).scene(0)
+    assert not np.array_equal(
+        scene.pixels, Compositions(CompositionsConfig(seed=500, size=32))[0].pixels
+    )

@@ -1,0 +1,130 @@
+"""Training an autoencoder.
+
+B batch rows, C channels, H W size of pictures or latents.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from t2i.denoiser.build import Components
+from t2i.pictures import sheet
+from train.batch import Batch
+from train.export import ExportConfig, Notes, export_vae
+from train.randomness import generator
+from train.samples import SamplesConfig
+from train.targets.target import Target
+
+
+class AutoencoderConfig(BaseModel):
+    """Train the autoencoder to give back its pictures."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["autoencoder"] = "autoencoder"
+    vae: Path | None = None
+    """Folder of a finished autoencoder to start from; fresh weights when left out."""
+    train_encoder: bool = True
+    """Train the encoder too. Without it the latents stay what a denoiser was trained on."""
+    crop: int | None = Field(None, ge=32)
+    """Learn from random square crops of this side, in pixels; from whole pictures when left out.
+
+    It is convolutions all through, so what it learned from crops holds at any size, and many
+    small steps teach it faster than few large ones.
+    """
+    latent_noise: float = Field(0.05, ge=0)
+    """Standard deviation of noise on the latents of AutoencoderTiny, which has no posterior."""
+    latent_weight: float = Field(1e-3, ge=0)
+    """Weight of the latents' mean square; with AutoencoderKL, of the KL divergence per latent."""
+    gradient_weight: float = Field(1.0, ge=0)
+    """Weight of the absolute error of the differences between neighbouring pixels."""
+
+
+class Autoencoder(Target):
+    """Reconstruction: absolute + squared error, edges, and a small price on the latents."""
+
+    def __init__(
+        self, components: Components, config: AutoencoderConfig, seed: int, batch_size: int
+    ) -> None:
+        super().__init__(seed, batch_size)
+        self.config, self.components = config, components
+        self.vae = components.vae.requires_grad_(True)
+        self.vae.encoder.requires_grad_(config.train_encoder)
+        if isinstance(self.vae, AutoencoderKL) and self.vae.quant_conv is not None:
+            self.vae.quant_conv.requires_grad_(config.train_encoder)
+
+    def forward(self, batch: Batch) -> Tensor:
+        pixels_BCHW = self._cropped(batch)
+        latents_BCHW, price_B = self._latents(pixels_BCHW, batch)
+        decoded_BCHW = self.vae.decode(latents_BCHW, return_dict=False)[0].float()
+
+        error_BCHW = decoded_BCHW - pixels_BCHW
+        edges = (error_BCHW.diff(dim=2).abs(), error_BCHW.diff(dim=3).abs())
+        return (
+            _row_mean(error_BCHW.abs())
+            + _row_mean(error_BCHW.pow(2))
+            + self.config.gradient_weight * sum(_row_mean(edge) for edge in edges)
+            + self.config.latent_weight * price_B
+        )
+
+    def _cropped(self, batch: Batch) -> Tensor:
+        side = self.config.crop
+        if side is None:
+            return batch.pixels_BCHW
+        height, width = batch.pixels_BCHW.shape[2:]
+        rows = []
+        for row_CHW, slot in zip(batch.pixels_BCHW, batch.slots, strict=True):
+            u, v = torch.rand(2, generator=generator(self.seed, batch.step, slot, "crop")).tolist()
+            top, left = int(u * (height - side + 1)), int(v * (width - side + 1))
+            rows.append(row_CHW[:, top : top + side, left : left + side])
+        return torch.stack(rows)
+
+    def _latents(self, pixels_BCHW: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        with torch.set_grad_enabled(self.config.train_encoder and torch.is_grad_enabled()):
+            encoded = self.vae.encode(pixels_BCHW)
+        if isinstance(self.vae, AutoencoderKL):
+            posterior = encoded.latent_dist
+            noise_BCHW = self.noise(posterior.mean, batch, "posterior")
+            kl_B = posterior.kl() / posterior.mean[0].numel()
+            return posterior.mean + posterior.std * noise_BCHW, kl_B
+        latents_BCHW = encoded.latents
+        noise_BCHW = self.noise(latents_BCHW, batch, "posterior")
+        price_B = _row_mean(latents_BCHW.float().pow(2))
+        return latents_BCHW + self.config.latent_noise * noise_BCHW, price_B
+
+    @torch.no_grad()
+    def draw(self, batch: Batch, config: SamplesConfig) -> Image.Image:
+        """Each picture above what is decoded from its latents without noise."""
+        decoded_BCHW = self.vae.decode(middle(self.vae.encode(batch.pixels_BCHW)))[0].float()
+        both = torch.cat([batch.pixels_BCHW, decoded_BCHW], dim=2).clamp(-1, 1)
+        bytes_BHWC = ((both + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        pictures = [Image.fromarray(picture) for picture in bytes_BHWC]
+        labels = [f"{name} (below: decoded)" for name in batch.names]
+        return sheet(pictures, labels, config.columns)
+
+    @torch.no_grad()
+    def export(self, folder: Path, batch: Batch, config: ExportConfig, notes: Notes) -> None:
+        """Also sets the factor that gives the latents of `batch` unit variance.
+
+        Where the encoder was not trained that stays, as a denoiser may know it. In float32, for a
+        denoiser to be trained on.
+        """
+        if self.config.train_encoder:
+            scale = 1 / middle(self.vae.encode(batch.pixels_BCHW)).float().std().item()
+            self.vae.register_to_config(scaling_factor=scale)  # type: ignore[no-untyped-call]
+        export_vae(self.components.vae, folder)
+
+
+def middle(encoded: Any) -> Tensor:
+    """Latents (B, C, H, W), unscaled, of what an autoencoder encoded; of a posterior, the mean."""
+    latents: Tensor = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mean
+    return latents
+
+
+def _row_mean(value_BCHW: Tensor) -> Tensor:
+    return value_BCHW.float().flatten(1).mean(1)
