@@ -35,7 +35,7 @@ class Labels:
     objects: tuple[str, ...]
     backgrounds: tuple[str, ...]
     colours: tuple[str, ...]
-    """The first is OWN: as the object comes."""
+    """The first is OWN: of many colours, or of one that has no name here."""
 
     @property
     def kinds(self) -> int:
@@ -45,6 +45,10 @@ class Labels:
     @property
     def something(self) -> int:
         return len(self.objects)
+
+    def colour_of(self, name: str | None) -> int:
+        """The number of a colour; that of OWN where it has none."""
+        return self.colours.index(name) if name in self.colours else 0
 
 
 @dataclass(frozen=True, slots=True)

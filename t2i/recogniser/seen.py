@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 OWN = "own"
-"""The colour of an object that was not repainted."""
+"""The colour of an object of many colours, or of one that the recogniser has no name for."""
 Relation = Literal["left", "right", "above", "below"]
 APART = 0.05
 """By how much of the picture's side two centres must differ for one to stand left or above."""
@@ -22,7 +22,7 @@ class Found:
 
     share : of the picture's area
     centre : across and down, each from 0 to 1
-    colour : OWN, or the name of the colour it is painted in
+    colour : what it mostly is, painted so or not; OWN where that cannot be said
     mask : (H, W) bool ndarray
     """
 
@@ -58,5 +58,5 @@ class Seen:
         return away > APART
 
     def painted(self, name: str, colour: str) -> bool:
-        """Whether the object is there in this colour (OWN: as it is)."""
+        """Whether the object is there in this colour."""
         return name in self.objects and self.objects[name].colour == colour

@@ -12,7 +12,6 @@ from PIL import Image, ImageFilter
 from pydantic import BaseModel, ConfigDict, Field
 
 from t2i.recogniser.recogniser import Labels, labels_of
-from t2i.recogniser.seen import OWN
 from train.data.layout import between, pick
 from train.data.sample import Sample
 from train.data.scenes import ground, new_tint, put, shared_backgrounds, vocabulary
@@ -79,7 +78,7 @@ class Compositions:
             if config.disturbed and rng.random() < UNNAMED:
                 picture = spoiled(rng, picture, sprite(pick(rng, self.vocabulary), None))
                 kinds[number] = labels.something
-            colours.append(labels.colours.index(colour or OWN))
+            colours.append(labels.colour_of(colour or things()[name].colour))
             put(pixels, masks, picture, *places[number])
 
         # what each pixel is
