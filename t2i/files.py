@@ -45,9 +45,7 @@ def whole_folder(final: Path) -> Iterator[Path]:
         yield temporary
         for path in [*temporary.rglob("*"), temporary]:
             flush_to_disk(path)
-        if final.exists():
-            shutil.rmtree(final)
-        temporary.rename(final)
+        take_place(temporary, final)
         flush_to_disk(final.parent)
     except SafetensorError as error:  # how safetensors says that a file cannot be written
         raise OutputError(
@@ -57,6 +55,22 @@ def whole_folder(final: Path) -> Iterator[Path]:
         raise cannot_write(final, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def take_place(new: Path, final: Path) -> None:
+    """Rename `new`; a folder that stood under the final name is gone only once that is done."""
+    if not final.exists():
+        new.rename(final)
+        return
+    aside = final.with_name(f".{final.name}.old")
+    shutil.rmtree(aside, ignore_errors=True)
+    final.rename(aside)
+    try:
+        new.rename(final)
+    except OSError:
+        aside.rename(final)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def flush_to_disk(path: Path) -> None:
