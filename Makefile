@@ -36,7 +36,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed-dev
-	@set -e; for name in scenes generate text_keys modes attention startup train bulk; do \
+	@set -e; for name in scenes generate text_keys modes attention tap startup train bulk; do \
 	    echo "== $$name"; $(BIN)/python -m benchmarks.$$name --out benchmarks/results/$$name.json; done
 
 docs-pictures: $(VENV)/.installed
@@ -57,7 +57,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing t2i, its tests and its tools into $(VENV) (once; a few minutes)"
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev,track]"
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev,track,evaluate]"
 	@touch $(VENV)/.installed $@
 
 $(BIN)/python:

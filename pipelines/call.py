@@ -24,40 +24,41 @@ Prompts = str | Prompt | Sequence[str | Prompt]
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """The arguments that every pipeline takes, under diffusers' names and with its meaning."""
+    """The arguments that every pipeline takes, under diffusers' names, with its meaning and its
+    defaults."""
 
-    prompt: Prompts | None
-    negative_prompt: Prompts | None
-    num_inference_steps: int
-    timesteps: Sequence[int] | None
-    sigmas: Sequence[float] | None
-    guidance_scale: float
-    guidance_rescale: float
-    guidance: Guidance | None
-    num_images_per_prompt: int
-    eta: float
-    generator: Generators | None
-    prompt_embeds: Tensor | None
-    negative_prompt_embeds: Tensor | None
-    ip_adapter_image: Any
-    ip_adapter_image_embeds: Sequence[Tensor] | None
-    output_type: str
-    return_dict: bool
-    cross_attention_kwargs: Mapping[str, object] | None
-    clip_skip: int | None
-    callback_on_step_end: StepCallback | None
-    callback_on_step_end_tensor_inputs: Sequence[str]
+    prompt: Prompts | None = None
+    negative_prompt: Prompts | None = None
+    num_inference_steps: int = 50
+    timesteps: Sequence[int] | None = None
+    sigmas: Sequence[float] | None = None
+    guidance_scale: float = 7.5
+    guidance_rescale: float = 0.0
+    guidance: Guidance | None = None
+    num_images_per_prompt: int = 1
+    eta: float = 0.0
+    generator: Generators | None = None
+    prompt_embeds: Tensor | None = None
+    negative_prompt_embeds: Tensor | None = None
+    ip_adapter_image: Any = None
+    ip_adapter_image_embeds: Sequence[Tensor] | None = None
+    output_type: str = "pil"
+    return_dict: bool = True
+    cross_attention_kwargs: Mapping[str, object] | None = None
+    clip_skip: int | None = None
+    callback_on_step_end: StepCallback | None = None
+    callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",)
     # of SDXL
-    prompt_2: Prompts | None
-    negative_prompt_2: Prompts | None
-    pooled_prompt_embeds: Tensor | None
-    negative_pooled_prompt_embeds: Tensor | None
-    original_size: Size | None
-    crops_coords_top_left: Size
-    target_size: Size | None
-    negative_original_size: Size | None
-    negative_crops_coords_top_left: Size
-    negative_target_size: Size | None
+    prompt_2: Prompts | None = None
+    negative_prompt_2: Prompts | None = None
+    pooled_prompt_embeds: Tensor | None = None
+    negative_pooled_prompt_embeds: Tensor | None = None
+    original_size: Size | None = None
+    crops_coords_top_left: Size = (0, 0)
+    target_size: Size | None = None
+    negative_original_size: Size | None = None
+    negative_crops_coords_top_left: Size = (0, 0)
+    negative_target_size: Size | None = None
     # of its refiner, which changes pictures: not every pipeline takes these
     aesthetic_score: float = 6.0
     negative_aesthetic_score: float = 2.5
@@ -66,7 +67,8 @@ class Call:
     def of(cls, given: Mapping[str, Any]) -> Self:
         """Those of a method's `locals()` that are fields here.
 
-        The signatures stay spelled out, for people, editors and diffusers' own tests to read.
+        The signatures stay spelled out, for people, editors and diffusers' own tests to read; a
+        test holds that their defaults are these.
         """
         return cls(
             **{field.name: given[field.name] for field in fields(cls) if field.name in given}

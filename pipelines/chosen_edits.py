@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from t2i.attention.edits.edit import Edit
-from t2i.attention.edits.local_blend import LocalBlend, Words
+from t2i.attention.edits.local_blend import LocalBlend
 from t2i.attention.edits.refine import Refine
 from t2i.attention.edits.replace import Replace
 from t2i.attention.edits.reweight import Reweight
 from t2i.attention.edits.self_replace import SelfReplace
+from t2i.attention.said import Words
 from t2i.attention.site import Window, check_window, is_empty
 from t2i.errors import ArgumentError
 from t2i.text.alignment import plain, words_of
@@ -19,6 +20,13 @@ from t2i.text.words import pattern, unknown
 
 Blend = tuple[Words, Words]
 """Words of the source and of the target, as LocalBlend takes them."""
+WINDOWS: dict[type[Edit], str] = {
+    Replace: "cross_replace",
+    Refine: "cross_replace",
+    Reweight: "cross_replace",
+    SelfReplace: "self_replace",
+}
+"""Kind of edit -> the wish that says when it acts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +97,7 @@ def reaches(edit: Edit, num_steps: int) -> bool:
     if any(edit.covers(step, num_steps) for step in range(num_steps)):
         return True
     if not is_empty(edit.steps):
-        name = "self_replace" if isinstance(edit, SelfReplace) else "cross_replace"
+        name = WINDOWS.get(type(edit), f"steps of {type(edit).__name__}")
         steps = "1 step is" if num_steps == 1 else f"{num_steps} steps are"
         warnings.warn(
             f"{steps} too few for {name}={edit.steps}: none lies in it, so the targets do without.",

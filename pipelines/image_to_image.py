@@ -13,7 +13,7 @@ from pipelines import images
 from pipelines.call import Call, Prompts, Start
 from pipelines.loop import Generators
 from pipelines.pipeline import Output, Pipeline
-from pipelines.shares import Stretch, check_shares, from_share, until_share
+from pipelines.shares import check_shares, stretch_of
 from pipelines.visitors import StepCallback
 from t2i.conditioning.run import Guidance
 from t2i.denoiser.families.sdxl import Size
@@ -78,12 +78,9 @@ class ImageToImagePipeline(Pipeline):
 
         def start(text_BTD: Tensor, num_inference_steps: int) -> Start:
             pixels_BCYX = images.pixels_of(self.image_processor, "image", images.in_full(image))
-            if denoising_start is None:
-                later = images.later_steps(self.scheduler, num_inference_steps, strength)
-                stretch = Stretch(*later)
-            else:
-                stretch = from_share(self.scheduler, denoising_start)
-            stretch = until_share(self.scheduler, stretch, denoising_end)
+            stretch = stretch_of(
+                self.scheduler, num_inference_steps, strength, denoising_start, denoising_end
+            )
             clean_BCHW = images.latents_of(
                 self.vae, pixels_BCYX, text_BTD.shape[0], generator, like=text_BTD
             )

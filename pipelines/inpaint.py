@@ -17,6 +17,7 @@ from pipelines import images
 from pipelines.call import Call, Prompts, Start
 from pipelines.loop import Generators
 from pipelines.pipeline import Output, Pipeline
+from pipelines.shares import check_shares, stretch_of
 from pipelines.visitors import StepCallback
 from t2i.conditioning.run import Guidance, Run
 from t2i.denoiser.families import inpaint, sd
@@ -80,6 +81,8 @@ class InpaintPipeline(Pipeline):
         negative_target_size: Size | None = None,
         aesthetic_score: float = 6.0,
         negative_aesthetic_score: float = 2.5,
+        denoising_start: float | None = None,
+        denoising_end: float | None = None,
     ) -> Output:
         """Draw what is white in `mask_image` anew; arguments mean what diffusers says.
 
@@ -87,7 +90,18 @@ class InpaintPipeline(Pipeline):
         strength : 1 begins with noise, less with the picture under so much noise
         padding_mask_crop : pixels around the mask; only that part of the picture is drawn, at the
             full size, and put back into the picture
+        denoising_start : the image is what another pipeline left at that share of the run,
+            output_type="latent"; strength has no say
+        denoising_start, denoising_end : a model that is not made for inpainting puts the image back
+            as it is given after its last step, whatever the share, as in diffusers: around the mask
+            it is clean before the run is over, or keeps the noise that the other pipeline left
         """
+        check_shares(denoising_start, denoising_end)
+        if denoising_start is not None and latents is not None:
+            raise ArgumentError(
+                "Got both denoising_start and latents: with denoising_start the image is where the "
+                "run begins. Give what another pipeline left as image, and no latents."
+            )
         images.check_images("image", image)
         images.check_images("mask_image", mask_image)
         default_height, default_width = sd.default_size(self.unet, self.vae)
@@ -111,22 +125,28 @@ class InpaintPipeline(Pipeline):
             pictures = text_BTD.shape[0]
             device, dtype = text_BTD.device, text_BTD.dtype
             reads_mask = inpaint.reads_the_mask(self.unet, self.vae.config["latent_channels"])
-            timesteps, count = images.later_steps(self.scheduler, num_inference_steps, strength)
+            stretch = stretch_of(
+                self.scheduler, num_inference_steps, strength, denoising_start, denoising_end
+            )
 
             # the picture, and the noise it begins from
             pixels_BCYX = images.pixels_of(
                 self.image_processor, "image", images.in_full(image), **sizing
             )
+            are_latents = pixels_BCYX.shape[1] == self.vae.config["latent_channels"]
             clean_BCHW = None
-            if strength < 1 or not reads_mask:
+            if strength < 1 or not reads_mask or denoising_start is not None:
                 clean_BCHW = images.latents_of(
                     self.vae, pixels_BCYX, pictures, generator, like=text_BTD
                 ).contiguous()  # Other strides, other rounding: here as in diffusers.
             noise_BCHW = images.first_noise(self, text_BTD, height, width, generator, latents)
-            if latents is not None or strength == 1:
+            if denoising_start is not None:
+                assert clean_BCHW is not None
+                latents_BCHW = clean_BCHW
+            elif latents is not None or strength == 1:
                 latents_BCHW = first_latents(self.scheduler, noise_BCHW)
             else:
-                first_B = timesteps[:1].repeat(pictures)
+                first_B = stretch.timesteps[:1].repeat(pictures)
                 latents_BCHW = self.scheduler.add_noise(clean_BCHW, noise_BCHW, first_B)
 
             # the mask, and the picture without what lies under it
@@ -136,17 +156,19 @@ class InpaintPipeline(Pipeline):
             mask_B1HW = mask_B1HW.repeat(pictures // mask_B1HW.shape[0], 1, 1, 1)
             if not reads_mask:
                 assert clean_BCHW is not None
-                # StableDiffusionInpaintPipeline encodes the masked picture here and drops it: an
-                # ancestral sampler goes on from the numbers after those.
-                draw_posterior(self.vae, pixels_BCYX, clean_BCHW, generator)
+                if not are_latents:
+                    # StableDiffusionInpaintPipeline encodes the masked picture here and drops it:
+                    # an ancestral sampler goes on from the numbers after those.
+                    draw_posterior(self.vae, pixels_BCYX, clean_BCHW, generator)
                 keep = KeepOutside(self.scheduler, mask_B1HW, clean_BCHW, noise_BCHW)
-                return Start(latents_BCHW, timesteps, count, visitors=[keep])
+                return Start(latents_BCHW, *stretch, visitors=[keep])
             masked = masked_image_latents
             if masked is None:
+                check_pixels(are_latents)
                 masked = pixels_BCYX * (mask_B1YX < 0.5)
             masked_BCHW = images.latents_of(self.vae, masked, pictures, generator, like=text_BTD)
             channels = inpaint.channels(mask_B1HW, masked_BCHW)
-            return Start(latents_BCHW, timesteps, count, extra={"channels": channels})
+            return Start(latents_BCHW, *stretch, extra={"channels": channels})
 
         output = self.draw(Call.of(locals()), start)
         if crop is None:
@@ -188,6 +210,16 @@ def draw_posterior(
     count = len(generator) if isinstance(generator, list) else pixels_BCYX.shape[0]
     shape = (count, *like_BCHW.shape[1:])
     randn_tensor(shape, generator=generator, device=like_BCHW.device, dtype=like_BCHW.dtype)
+
+
+def check_pixels(are_latents: bool) -> None:
+    """Raise ArgumentError where the picture around the mask cannot be cut out of the image."""
+    if are_latents:
+        raise ArgumentError(
+            "Got latents as image: a model made for inpainting reads the picture around the mask. "
+            "Give its latents, encoded with what is white in the mask painted grey, as "
+            "masked_image_latents, or the picture as image."
+        )
 
 
 def check_croppable(image: Any, mask_image: Any, output_type: str, margin: int) -> None:

@@ -4,7 +4,6 @@ B batch rows (here: pictures), T text tokens, D text width, C channels, H W late
 Y X picture size.
 """
 
-import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -214,11 +213,7 @@ class Pipeline(
     ) -> tuple[Tensor | None, ...]:
         """The embeddings that a call makes of prompts, one row per picture, as diffusers returns
         them: prompt_embeds, negative_prompt_embeds, and of SDXL both pooled."""
-        parameters = inspect.signature(type(self).__call__).parameters
-        given = {name: parameter.default for name, parameter in parameters.items()} | {
-            name: value for name, value in locals().items() if name in parameters
-        }
-        call = Call.of(given)
+        call = Call.of(locals())
         guidance = ClassifierFree(7.5) if do_classifier_free_guidance else Conditional()
         device = device or self._execution_device
         told = texts_of(self, call, guidance, 1, device).at(0)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pipelines import arguments
-from pipelines.call import Prompts
+from pipelines.call import Call, Prompts
 from pipelines.chosen_edits import Blend, Wishes, choose_edits
 from pipelines.output import Drawn
 from pipelines.pipeline import Output
@@ -32,14 +32,6 @@ from t2i.text.prompt import Prompt
 
 FEW = 16 * 16
 """Positions of the sites whose layout prompt-to-prompt keeps, where a model has any so small."""
-
-DEFAULTS: dict[str, Any] = {
-    "num_inference_steps": 50,
-    "guidance_scale": 7.5,
-    "guidance_rescale": 0.0,
-    "eta": 0.0,
-}
-"""Of TextToImagePipeline."""
 
 
 class PromptEditPipeline(TextToImagePipeline):
@@ -99,7 +91,7 @@ class PromptEditPipeline(TextToImagePipeline):
         latents : noise of one picture
         """
         kept = source if isinstance(source, Remembered) else None
-        given = {
+        given: dict[str, Any] = {
             "height": height,
             "width": width,
             "num_inference_steps": num_inference_steps,
@@ -117,7 +109,7 @@ class PromptEditPipeline(TextToImagePipeline):
         if kept is None:
             assert not isinstance(source, Remembered)
             prompts = sides(source, target)
-            told = DEFAULTS | {name: one for name, one in given.items() if one is not None}
+            told = {name: one for name, one in given.items() if one is not None}
             generators = alike(seed, generator, len(prompts))
         else:
             prompts = sides(kept.prompt, target)
@@ -133,7 +125,8 @@ class PromptEditPipeline(TextToImagePipeline):
             self_replace=self_replace,
         )
         if edits == "auto":
-            edits = self.edits_for(prompts, wishes, told["num_inference_steps"], *size)
+            steps = told.get("num_inference_steps", Call.num_inference_steps)
+            edits = self.edits_for(prompts, wishes, steps, *size)
         else:
             check_own(edits, wishes)
         if kept is not None:
@@ -268,12 +261,6 @@ class PromptEditPipeline(TextToImagePipeline):
         halved = 2 ** (len(self.unet.config["block_out_channels"]) - 1)
         smallest: int = math.ceil(H / halved) * math.ceil(W / halved)
         return max(FEW, smallest)
-
-    def encode_prompt(self, *args: Any, **options: Any) -> tuple[Tensor | None, ...]:
-        """As TextToImagePipeline does."""
-        zeros = self.config.get("force_zeros_for_empty_prompt", True)
-        plain = TextToImagePipeline(**self.components, force_zeros_for_empty_prompt=zeros)
-        return plain.encode_prompt(*args, **options)
 
 
 def sides(source: str | Prompt, target: Prompts) -> list[str | Prompt]:

@@ -4,6 +4,7 @@ N heads, Q query positions, K key positions, E width of a head, B batch rows, C 
 size.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from t2i.errors import ArgumentError, DataError, OutputError
 from t2i.files import whole_folder
 
 MANIFEST = "remembered.json"
+BEGUN, ENDED = "begun.safetensors", "ended.safetensors"
+OWN_NAMES = re.compile(r"remembered\.json|(begun|ended|step-\d{5,})\.safetensors")
 GIBIBYTE = 1 << 30
 BUDGET = 4 * GIBIBYTE
 
@@ -128,9 +131,12 @@ def written(folder: Path | None, stack: ExitStack) -> Steps:
     Raises OutputError for a folder that holds anything but a remembered source.
     """
     if folder is not None and folder.exists():
-        if not folder.is_dir() or (any(folder.iterdir()) and not (folder / MANIFEST).is_file()):
+        names = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
+        foreign = sorted(name for name in names if not OWN_NAMES.fullmatch(name))
+        if foreign or (names and MANIFEST not in names):
+            what = f"holds {foreign[0]}" if foreign and folder.is_dir() else "is there"
             raise OutputError(
-                f"{folder} is there, and is no remembered source: it is not replaced. Name another "
+                f"{folder} {what}, and is no remembered source: it is not replaced. Name another "
                 "folder."
             )
     return Steps(None if folder is None else stack.enter_context(whole_folder(folder)))

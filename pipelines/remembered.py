@@ -7,8 +7,9 @@ N heads, Q query positions, K key positions, E width of a head, C channels, H W 
 Y X picture size.
 """
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,21 +19,20 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipelines.chosen_edits import said
-from pipelines.recording import MANIFEST, Steps, name_of, read_file
+from pipelines.recording import BEGUN, ENDED, MANIFEST, Steps, name_of, read_file
 from pipelines.run_facts import Facts, prompt_facts
+from t2i.attention.behind import Behind
 from t2i.attention.edits.edit import Edit
 from t2i.attention.edits.local_blend import LocalBlend
 from t2i.attention.edits.refine import Refine
 from t2i.attention.edits.replace import Replace
 from t2i.attention.edits.reweight import Reweight
 from t2i.attention.edits.self_replace import SelfReplace
-from t2i.attention.remembered import Behind
 from t2i.errors import ArgumentError, DataError
 from t2i.text.layout import Readable
 from t2i.text.prompt import Prompt
 
-VERSION = 1
-BEGUN, ENDED = "begun.safetensors", "ended.safetensors"
+VERSION = 2
 FOLLOWING = (Replace, Refine, Reweight, SelfReplace, LocalBlend)
 """Edits that need no more of their source than what is kept."""
 
@@ -66,7 +66,7 @@ class Remembered:
         """Of its steps, in memory or on disk."""
         return self.steps.bytes
 
-    # what a session asks (t2i.attention.remembered.Source)
+    # what a session asks (t2i.attention.behind.Source)
 
     def prompt_at(self, step: int) -> Readable:
         turns, asked = self.steps.count, self.facts["num_inference_steps"]
@@ -118,14 +118,37 @@ def finish(kept: Remembered) -> None:
     save_file({name: one.cpu().contiguous() for name, one in ended.items()}, folder / ENDED)
     prompt = prompt_facts(kept.prompt)
     steps = {"steps": kept.steps.count, "bytes": kept.steps.bytes}
-    manifest = {"version": VERSION, "prompt": prompt, **steps}
-    (folder / MANIFEST).write_text(json.dumps(manifest | {"facts": kept.facts}, indent=2) + "\n")
+    told = {"version": VERSION, "prompt": prompt, **steps, "facts": kept.facts}
+    digests = {name: digest_of(folder / name) for name in names_of(kept.steps.count)}
+    manifest = told | {"sha256": {**digests, MANIFEST: digest_of_told(told)}}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def names_of(steps: int) -> list[str]:
+    """The files beside the manifest."""
+    return [BEGUN, *map(name_of, range(steps)), ENDED]
+
+
+def digest_of(path: Path) -> str:
+    """Raises DataError for a file that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"Cannot read {path}: {error.strerror}.") from error
+
+
+def digest_of_told(manifest: Mapping[str, object]) -> str:
+    """Of all that a manifest says but the digests."""
+    told = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def load_remembered(folder: str | Path) -> Remembered:
     """A source that PromptEditPipeline.remember(..., folder=...) wrote.
 
-    Its steps are read as they are needed. Raises DataError for a folder that is no such thing.
+    Raises DataError for a folder that is no such thing, and for one that has changed since by as
+    little as a bit. Its steps are read as they are needed, and not checked again then.
     """
     folder = Path(folder)
     try:
@@ -141,14 +164,19 @@ def load_remembered(folder: str | Path) -> Remembered:
         count, size = int(manifest["steps"]), int(manifest["bytes"])
         for name in ("num_inference_steps", "max_positions"):
             facts[name] = int(facts[name])
-        missing = [step for step in range(count) if not (folder / name_of(step)).is_file()]
+        digests = dict(manifest["sha256"])
+        # First its own, so that no damaged number is counted to.
+        check_digest(folder / MANIFEST, digests, digest_of_told(manifest))
+        missing = [name for name in names_of(count) if not (folder / name).is_file()]
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise DataError(
             f"{folder} is no remembered source: {type(error).__name__}: {error}. Name the folder "
             "that was given to remember()."
         ) from error
     if missing:
-        raise DataError(f"{folder} lacks {name_of(missing[0])}: remember the source anew.")
+        raise DataError(f"{folder} lacks {missing[0]}: remember the source anew.")
+    for name in names_of(count):
+        check_digest(folder / name, digests, digest_of(folder / name))
     begun, ended = read_file(folder / BEGUN), read_file(folder / ENDED)
     try:
         return Remembered(
@@ -162,6 +190,15 @@ def load_remembered(folder: str | Path) -> Remembered:
         )
     except KeyError as error:
         raise DataError(f"{folder} lacks {error}: remember the source anew.") from error
+
+
+def check_digest(path: Path, digests: Mapping[str, object], found: str) -> None:
+    """Raise DataError for a file that is not as it was written."""
+    if digests.get(path.name) != found:
+        raise DataError(
+            f"{path} has changed since it was written, or its disk has failed: "
+            "remember the source anew."
+        )
 
 
 def check_no_noise(generator: object, latents: object) -> None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from pipelines.images import later_steps
 from t2i.errors import ArgumentError
 
 
@@ -36,6 +37,22 @@ def check_shares(denoising_start: float | None, denoising_end: float | None) -> 
                 f"Got denoising_start={denoising_start} and denoising_end={denoising_end}: the end "
                 "must be the larger one."
             )
+
+
+def stretch_of(
+    scheduler: Any,
+    num_inference_steps: int,
+    strength: float,
+    denoising_start: float | None,
+    denoising_end: float | None,
+) -> Stretch:
+    """The turns of a picture that is changed by `strength`, or goes on at `denoising_start`, where
+    strength has no say."""
+    if denoising_start is None:
+        stretch = Stretch(*later_steps(scheduler, num_inference_steps, strength))
+    else:
+        stretch = from_share(scheduler, denoising_start)
+    return until_share(scheduler, stretch, denoising_end)
 
 
 def from_share(scheduler: Any, denoising_start: float) -> Stretch:

@@ -28,6 +28,9 @@ EXIF_TEXTS = {
 }
 """Where JPEG and WebP keep a text: its Exif tag, what stands before it, and its encoding."""
 
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+"""What Pillow raises for damaged files."""
+
 # First bytes of what people try to open, so that the message can name it.
 FOREIGN = {
     b"GIF8": "a GIF",
@@ -68,7 +71,7 @@ def open_picture(path: Path) -> Image.Image:
         ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise too_large(path, "far more pixels") from None
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+    except UNREADABLE as error:
         raise DataError(
             f"Cannot decode {path}: {error}. The file is damaged or cut short; get a fresh copy."
         ) from error

@@ -42,9 +42,13 @@ def test_a_folder_that_cannot_be_named_leaves_the_old_one(
 
 
 def test_an_exception_within_leaves_the_old_one(tmp_path: Path) -> None:
+    def half() -> None:
+        with whole_folder(tmp_path / "model") as new:
+            (new / "said").write_text("half")
+            raise KeyError("stop")
+
     filled(tmp_path / "model", "old")
-    with pytest.raises(KeyError), whole_folder(tmp_path / "model") as new:
-        (new / "said").write_text("half")
-        raise KeyError("stop")
+    with pytest.raises(KeyError):
+        half()
     assert (tmp_path / "model" / "said").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

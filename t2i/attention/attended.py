@@ -1,6 +1,6 @@
 """The maps of one call of attention, computed beside the kernel, in float32 at least.
 
-N heads, Q query positions, K key positions, T text tokens, E width of a head.
+N heads, Q query positions, K key positions, T text tokens, S some of them, E width of a head.
 """
 
 import math
@@ -12,11 +12,13 @@ from torch import Tensor
 
 from t2i.attention.effects import Effects, wide
 from t2i.attention.site import Site
-from t2i.attention.tap import Call
+from t2i.attention.tap import Call, of_four_axes
 from t2i.errors import ArgumentError
 
 NUMBERS_AT_ONCE = 1 << 24
 """Of a map that is computed: 64 MiB."""
+LEAST = 1e-12
+"""Of a probability that others are divided by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,53 @@ class Attended:
     effects: Effects
     _known: dict[tuple[int, bool], Tensor] = field(default_factory=dict, repr=False, compare=False)
     """Maps of the text, for the next probe that asks."""
+    _weights: dict[int, tuple[Tensor, Tensor]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+
+    def tokens(self, row: int, places_S: Tensor) -> Tensor:
+        """How much a row's positions look at some tokens of the text, (N, S, Q), after all
+        edits."""
+        if self._softmax_is_left(row):
+            weights_NTQ, total_N1Q = self._weighed(row)
+            return weights_NTQ.index_select(1, places_S) / total_N1Q
+        return self.maps(row).index_select(-1, places_S).transpose(-1, -2)
+
+    def rivalry(self, row: int, places_S: Tensor, heads: list[int] | None) -> Tensor:
+        """The same in proportion to the token that is looked at most, a mean over heads,
+        (1, S, Q)."""
+        if self._softmax_is_left(row):
+            weights_NSQ = self._weighed(row)[0].index_select(1, places_S)
+            chosen_NSQ = weights_NSQ if heads is None else weights_NSQ[heads]
+            return chosen_NSQ.mean(dim=0, keepdim=True)
+        probs_NQT = self.maps(row).detach()
+        probs_NQT = probs_NQT if heads is None else probs_NQT[heads]
+        return rivalry(probs_NQT.index_select(-1, places_S).transpose(-1, -2), probs_NQT)
+
+    def _softmax_is_left(self, row: int) -> bool:
+        """Whether nobody needs the whole map, which is the softmax over the text alone."""
+        call, effects = self.call, self.effects
+        return not (
+            self.site.kind != "cross"
+            or row in effects.mixes
+            or row in effects.functions
+            or call.causal
+            or torch.is_grad_enabled()
+            or call.key.shape[1] != call.query.shape[1]
+            or call.query.shape[1] * call.query.shape[2] * call.key.shape[2] > NUMBERS_AT_ONCE
+        )
+
+    def _weighed(self, row: int) -> tuple[Tensor, Tensor]:
+        """Probabilities in proportion to the largest, (N, T, Q), and their sums (N, 1, Q).
+
+        Positions come last, so that what is picked out and summed over tokens or heads lies in one
+        piece.
+        """
+        if row not in self._weights:
+            scores_NTQ = self._scores(row, *self.site.image).transpose(-1, -2)
+            weights_NTQ = (scores_NTQ - scores_NTQ.amax(dim=1, keepdim=True)).exp_()
+            self._weights[row] = weights_NTQ, weights_NTQ.sum(dim=1, keepdim=True)
+        return self._weights[row]
 
     def maps(self, row: int) -> Tensor:
         """What the picture's positions of a row look at, (N, Q, T) over the text, or over all keys
@@ -55,10 +104,12 @@ class Attended:
         mix = self.effects.mixes.get(row)
         if mix is not None:
             begin, stop = self.site.text
-            mixed_NQT = probs_NQK[..., begin:stop] * mix.kept.to(probs_NQK).unsqueeze(-2)
+            mixed_NQT = probs_NQK[..., begin:stop] * self.effects.sent.to(
+                mix.kept, probs_NQK
+            ).unsqueeze(-2)
             if mix.columns is not None:
                 source_NQT = self._scored(mix.source, first, end)[..., begin:stop]
-                mixed_NQT = mixed_NQT + source_NQT @ mix.columns.to(source_NQT)
+                mixed_NQT = mixed_NQT + source_NQT @ self.effects.sent.to(mix.columns, source_NQT)
             probs_NQK = torch.cat(
                 [probs_NQK[..., :begin], mixed_NQT, probs_NQK[..., stop:]], dim=-1
             )
@@ -68,13 +119,18 @@ class Attended:
 
     def _scored(self, row: int | None, first: int, end: int) -> Tensor:
         assert row is not None
+        return self._scores(row, first, end).softmax(dim=-1)
+
+    def _scores(self, row: int, first: int, end: int) -> Tensor:
+        """(N, Q, K), before the softmax; in memory (N, K, Q), as `_weighed` wants it."""
         call = self.call
         q_NQE, k_NKE = wide(call.query[row, :, first:end]), wide(call.key[row])
         if len(k_NKE) != len(q_NQE):  # several heads of queries share one of keys
             k_NKE = k_NKE.repeat_interleave(len(q_NQE) // len(k_NKE), dim=0)
         scale = 1 / math.sqrt(q_NQE.shape[-1]) if call.scale is None else call.scale
-        scores_NQK = (q_NQE * scale) @ k_NKE.transpose(-1, -2)
-        for added in (row_of_mask(call.mask, row), self.effects.bias.get(row)):
+        scores_NQK = (k_NKE * scale @ q_NQE.transpose(-1, -2)).transpose(-1, -2)
+        bias_NQK = self.effects.bias_at(row, like=scores_NQK)
+        for added in (row_of_mask(call.mask, row), bias_NQK):
             if added is not None:
                 part = added if added.shape[-2] == 1 else added[:, first:end]
                 scores_NQK = scores_NQK + part.to(scores_NQK)
@@ -82,19 +138,28 @@ class Attended:
             queries, keys = call.query.shape[2], call.key.shape[2]
             seen = torch.ones(queries, keys, dtype=torch.bool, device=q_NQE.device).tril()
             scores_NQK = scores_NQK.masked_fill(~seen[first:end], -torch.inf)
-        return scores_NQK.softmax(dim=-1)
+        return scores_NQK
 
 
 def row_of_mask(mask: Tensor | None, row: int) -> Tensor | None:
     """What is added to the scores of a row, (1 or N, 1 or Q, K)."""
     if mask is None:
         return None
-    while mask.ndim < 4:
-        mask = mask[None]
+    mask = of_four_axes(mask)
     own = mask[row if len(mask) > 1 else 0]
     if own.dtype == torch.bool:
         own = torch.zeros(own.shape, device=own.device).masked_fill(~own, -torch.inf)
     return own
+
+
+def rivalry(words_NSQ: Tensor, probs_NQT: Tensor) -> Tensor:
+    """What tokens have in proportion to the one that is looked at most, a mean over heads.
+
+    1 where a token is that one itself: how strongly a place or a head looks at the text at all
+    makes no difference.
+    """
+    most_N1Q = probs_NQT.amax(dim=-1).clamp(min=LEAST)[:, None]
+    return (words_NSQ / most_N1Q).mean(dim=0, keepdim=True)
 
 
 def of_same_shape(made: object, probs_NQK: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from t2i.attention.tap import Call
+from t2i.attention.tap import Call, of_four_axes
 from t2i.text.layout import Readable
 
 
@@ -30,8 +30,7 @@ class Behind:
         """
         mask = call.mask
         if mask is not None:
-            while mask.ndim < 4:
-                mask = mask[None]
+            mask = of_four_axes(mask)
             own = mask.expand(len(call.query), *mask.shape[1:])
             last = own[:1] if self.mask is None else self.mask.to(own).expand(1, *own.shape[1:])
             mask = torch.cat([own, last])

@@ -8,6 +8,7 @@ B batch rows, T text tokens, N heads, K key positions, E width of a head.
 """
 
 import inspect
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
@@ -69,11 +70,13 @@ class Discovery:
     """Modules that computed attention out of the tap's hearing."""
     text_first: bool | None = None
     """In joint attention, as the sites seen so far have it."""
+    thread: int = field(default_factory=threading.get_ident)
+    """Another that runs the same model meanwhile is not heard."""
 
     def site(self, call: Call) -> Site | None:
         """The site that this call belongs to; None where it is not the text's, as the further
         calls that image prompts make."""
-        if not self.stack:
+        if not self.stack or self._is_elsewhere:
             return None
         inner = self.stack[-1]
         inner.heard = True
@@ -176,11 +179,20 @@ class Discovery:
 
     # what modules tell while they run
 
-    def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.stack.append(Running(module, named(module, args, kwargs)))
+    @property
+    def _is_elsewhere(self) -> bool:
+        return threading.get_ident() != self.thread
+
+    def enter(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
+    ) -> None:
+        # NOTE a footgun: torch leaves out the kwargs where this thread took the hook away just when
+        # another had begun to go through a module's
+        if not self._is_elsewhere:
+            self.stack.append(Running(module, named(module, args, kwargs or {})))
 
     def leave(self, module: nn.Module, *_: object) -> None:
-        if not self.stack or self.stack[-1].module is not module:
+        if self._is_elsewhere or not self.stack or self.stack[-1].module is not module:
             return
         running = self.stack.pop()
         projects = (isinstance(getattr(module, name, None), nn.Module) for name in PROJECTIONS)
@@ -188,6 +200,8 @@ class Discovery:
             self.bypassed.append(self.names[module])
 
     def note_input(self, owner: nn.Module, given: Tensor) -> None:
+        if self._is_elsewhere:
+            return
         for running in reversed(self.stack):
             if running.module is owner:
                 running.values_made_of_BKD = given
@@ -195,6 +209,8 @@ class Discovery:
 
     def note_values(self, owner: nn.Module, output: Tensor, parts: int) -> None:
         """What a part of `owner` made of the text, the values last among `parts`."""
+        if self._is_elsewhere:
+            return
         for running in reversed(self.stack):
             if running.module is owner:
                 running.text_values_BTD = output.chunk(parts, dim=-1)[-1]

@@ -3,6 +3,7 @@
 B batch rows, C channels, H W latent size, T text tokens.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
@@ -10,11 +11,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from t2i.attention.caller import called_by_another
 from t2i.attention.clock import Clock
 from t2i.attention.discovery import begun, grid_of, named
+from t2i.attention.modules import wrapped_call
+from t2i.attention.prompts_read import PromptsRead
 from t2i.attention.readers import denoiser_of
 from t2i.attention.rows import Pass, pass_of
-from t2i.attention.texts import Texts
 from t2i.conditioning.run import Run
 from t2i.errors import AttentionError
 from t2i.text.layout import Readable
@@ -38,8 +41,6 @@ class Driven(Protocol):
 
 class Visiting:
     """Takes part in the runs of one of our pipelines, as one of its visitors."""
-
-    needs_callback = False
 
     def __init__(self, session: Driven, pipeline: Any) -> None:
         self.session, self.pipeline = session, pipeline
@@ -70,27 +71,29 @@ class Visiting:
 
 
 class Overhearing:
-    """Hooks the denoiser of any other pipeline, or a model alone."""
-
-    needs_callback = True
+    """Hooks the denoiser of any other pipeline, or a model alone; hears the calls of its own
+    pipeline, in its own thread, and no others."""
 
     def __init__(self, session: Driven, pipeline: Any, root: nn.Module) -> None:
         self.session, self.root = session, root
         self.pipeline = None if isinstance(pipeline, nn.Module) else pipeline
         self.clock = Clock(self.pipeline)
-        self.texts = Texts(self.pipeline)
+        self.prompts_read = PromptsRead(self.pipeline)
         self._alone: str | None = None
         """What the pipeline says the pass is for, where it computes the branches one by one."""
-        self._heard = False
+        self._thread = threading.get_ident()
+        self._wraps = root._compiled_call_impl is not None
+        self._own = self._heard = False
 
     def install(self, stack: ExitStack) -> None:
         before = self.root.register_forward_pre_hook(self._before, with_kwargs=True)
         after = self.root.register_forward_hook(self._after, always_call=True)
         stack.callback(before.remove)
         stack.callback(after.remove)
-        self.texts.install(stack)
+        self.prompts_read.install(stack)
         if hasattr(self.root, "cache_context"):
             stack.enter_context(self._told_what_for())
+        stack.enter_context(wrapped_call(self.root, self._begin, self._end))
 
     @contextmanager
     def _told_what_for(self) -> Iterator[None]:
@@ -116,7 +119,28 @@ class Overhearing:
             else:
                 root.cache_context = before
 
-    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    # the hooks
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch lacks types for it
+    def _before(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
+    ) -> None:
+        if not self._wraps:
+            self._begin(module, args, kwargs or {})
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch lacks types for it
+    def _after(self, module: nn.Module, args: object, output: object) -> None:
+        if not self._wraps:
+            self._end(module, args, output)
+
+    # what they do
+
+    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if threading.get_ident() != self._thread:
+            return
+        self._own = not called_by_another(self.pipeline)
+        if not self._own:
+            return
         given = named(module, args, kwargs)
         self._heard = self._for_prompts(given)
         if not self._heard:
@@ -129,14 +153,15 @@ class Overhearing:
         prompts = len(self.session.prompts) if self.session.prompts else rows // len(branches)
         passing = pass_of(rows, branches, prompts, step, num_steps)
         if step == 0:
-            self.texts.check(self.session.prompts)
+            self.prompts_read.check(self.session.prompts)
         size = tuple(tensors[0].shape[-2:]) if tensors[0].ndim == 4 else grid_of(given)
         shape = (size, *(tuple(one.shape[1:]) for one in tensors))
         with begun(module, given):
             self.session.begin_pass(passing, None, shape, size)
 
-    def _after(self, _module: nn.Module, _args: object, output: object) -> None:
-        if output is not None and self._heard:
+    def _end(self, _module: nn.Module, _args: object, output: object) -> None:
+        here = threading.get_ident() == self._thread and self._own
+        if here and output is not None and self._heard:
             self.session.end_pass()
 
     def _for_prompts(self, given: Mapping[str, Any]) -> bool:

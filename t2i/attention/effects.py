@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from t2i.attention.sent import Sent
 from t2i.errors import ArgumentError
 
 Parts = Literal["qk", "kv", "q", "k", "v"]
@@ -38,6 +39,7 @@ class Mix:
     source: int | None
     columns: Tensor | None
     kept: Tensor
+    sent: Sent
 
     @property
     def swaps(self) -> bool:
@@ -47,13 +49,13 @@ class Mix:
     def of_own(self, value_NTE: Tensor) -> Tensor:
         """B V, in the values' own dtype."""
         wide_NTE = wide(value_NTE)
-        return (wide_NTE * self.kept.to(wide_NTE).unsqueeze(-1)).to(value_NTE)
+        return (wide_NTE * self.sent.to(self.kept, wide_NTE).unsqueeze(-1)).to(value_NTE)
 
     def of_source(self, value_NTE: Tensor) -> Tensor:
         """A V."""
         assert self.columns is not None
         wide_NTE = wide(value_NTE)
-        return (self.columns.to(wide_NTE) @ wide_NTE).to(value_NTE)
+        return (self.sent.to(self.columns, wide_NTE) @ wide_NTE).to(value_NTE)
 
 
 @dataclass(slots=True)
@@ -65,6 +67,7 @@ class Effects:
     """Row -> what is added to its scores, (1 or N, 1 or Q, K) float32."""
     mixes: dict[int, Mix] = field(default_factory=dict)
     functions: dict[int, list[MapFunction]] = field(default_factory=dict)
+    sent: Sent = field(default_factory=Sent, repr=False, compare=False)
 
     def __bool__(self) -> bool:
         return bool(self.shares or self.bias or self.mixes or self.functions)
@@ -85,7 +88,15 @@ class Effects:
         """Add to the scores of these rows, before the softmax."""
         for row in rows:
             before = self.bias.get(row)
-            self.bias[row] = bias_NQK if before is None else before + bias_NQK
+            self.bias[row] = bias_NQK if before is None else self._sum(before, bias_NQK)
+
+    def _sum(self, before: Tensor, more: Tensor) -> Tensor:
+        return self.sent.chained("sum", before, more, make=lambda: before + more)
+
+    def bias_at(self, row: int | None, like: Tensor) -> Tensor | None:
+        """What is added to the row's scores, on the device and in the precision of `like`."""
+        bias_NQK = None if row is None else self.bias.get(row)
+        return None if bias_NQK is None else self.sent.to(bias_NQK, like)
 
     def mix(
         self,
@@ -99,12 +110,8 @@ class Effects:
             source = None if sources is None else sources[number]
             before = self.mixes.get(row)
             if before is None:
-                self.mixes[row] = Mix(source, columns_NTT, kept_NT)
+                self.mixes[row] = Mix(source, columns_NTT, kept_NT, self.sent)
                 continue
-            columns = columns_NTT
-            if before.columns is not None:
-                columns = before.columns * kept_NT.unsqueeze(-2)
-                columns = columns if columns_NTT is None else columns + columns_NTT
             if source is not None and before.source not in (None, source):
                 raise ArgumentError(
                     f"Two edits give row {row} the maps of different rows, {before.source} and "
@@ -112,7 +119,26 @@ class Effects:
                     "not meet, or two targets."
                 )
             other = before.source if source is None else source
-            self.mixes[row] = Mix(other, columns, before.kept * kept_NT)
+            columns, kept = self._chain(before, columns_NTT, kept_NT)
+            self.mixes[row] = Mix(other, columns, kept, self.sent)
+
+    def _chain(
+        self, before: Mix, columns_NTT: Tensor | None, kept_NT: Tensor
+    ) -> tuple[Tensor | None, Tensor]:
+        """P_source C + (P_source A + P B) D is P_source (A D + C) + P (B D)."""
+
+        def columns() -> Tensor:
+            assert before.columns is not None
+            left_NTT = before.columns * kept_NT.unsqueeze(-2)
+            return left_NTT if columns_NTT is None else left_NTT + columns_NTT
+
+        def kept() -> Tensor:
+            return before.kept * kept_NT
+
+        taken = columns_NTT
+        if before.columns is not None:
+            taken = self.sent.chained("A", before.columns, kept_NT, columns_NTT, make=columns)
+        return taken, self.sent.chained("B", before.kept, kept_NT, make=kept)
 
     def mixes_from(self, row: int, source: int) -> bool:
         """Whether an edit before took the row's map from this source."""

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from t2i.attention import kernel
 from t2i.attention.attended import Attended
+from t2i.attention.behind import Behind
 from t2i.attention.compiled import is_compiled
 from t2i.attention.discovery import Discovery, discovering
 from t2i.attention.effects import Effects
 from t2i.attention.modules import listening, of_heads, wrapped_call
-from t2i.attention.remembered import Behind
+from t2i.attention.sent import Sent
 from t2i.attention.site import Site
 from t2i.attention.tap import Call, Scores, heard, scores_tapped, tapped
 from t2i.errors import AttentionError
@@ -58,6 +59,7 @@ class Installation:
         self.sessions: list[Hearing] = []
         self.sites: dict[str, Site] = {}
         self.kernels: dict[str, set[str]] = {}
+        self._sent = Sent()
         self.rehearsing = False
         """Whether the run is a trial in which nobody reads or edits."""
         self._looked = 0
@@ -253,7 +255,7 @@ class Installation:
         return edited
 
     def _effects(self, site: Site, rows: int) -> tuple[Effects, list[Hearing]]:
-        effects = Effects()
+        effects = Effects(sent=self._sent)
         hearing = [session for session in self._at_work() if session.wants(site)]
         for session in hearing:
             if session.rows() != rows:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from t2i.attention.attended import Attended, row_of_mask
+from t2i.attention.behind import Behind
 from t2i.attention.effects import Effects, wide
-from t2i.attention.remembered import Behind
 from t2i.attention.site import Site
-from t2i.attention.tap import Call
+from t2i.attention.tap import Call, of_four_axes
 from t2i.errors import AttentionError
 
 
@@ -28,7 +28,8 @@ def fused(
     whole = call if behind is None else behind.of(call)
     if not effects:
         return call.run(), Attended(whole, site, effects)
-    call = shared(whole, effects)
+    mask = None if whole.mask is None else of_four_axes(whole.mask)
+    call = shared(replace(whole, mask=mask), effects)
     attended = Attended(call, site, effects)
     if site.text != (0, site.keys):
         return beside_the_picture(call, site, effects, attended), attended
@@ -96,9 +97,7 @@ def scored_as(
     index = torch.tensor(rows, device=value.device)
     query = call.query if every else call.query[index]
     key = call.key if every else call.key[index]
-    mask = call.mask
-    if mask is not None and not every and mask.ndim == 4 and len(mask) > 1:
-        mask = mask[index]
+    mask = call.mask if every else mask_of(index, call.mask)
     chosen = replace(call, query=query[:, :, asking], key=key, value=value, mask=mask)
     if mask is not None and mask.shape[-2] > 1:
         chosen = replace(chosen, mask=mask[..., asking, :])
@@ -112,12 +111,14 @@ def scored_as(
     if plain:
         out[plain] = of_rows(chosen, plain).run()
     for number in biased:
-        bias_NQK = effects.bias[rows[number]]  # type: ignore[index]  # it is in there
-        if bias_NQK.shape[-2] > 1:
-            bias_NQK = bias_NQK[:, asking]
         one = of_rows(chosen, [number])
         before = row_of_mask(one.mask, 0)
-        added = bias_NQK if before is None else before.float() + bias_NQK.to(before.device)
+        like = one.query if before is None else before.float()
+        bias_NQK = effects.bias_at(rows[number], like)
+        assert bias_NQK is not None
+        if bias_NQK.shape[-2] > 1:
+            bias_NQK = bias_NQK[:, asking]
+        added = bias_NQK if before is None else like + bias_NQK
         shape = (1, added.shape[0], one.query.shape[2], one.key.shape[2])
         out[number] = one.run(mask=added[None].to(one.query).expand(shape))[0]
     return out
@@ -125,12 +126,18 @@ def scored_as(
 
 def of_rows(call: Call, rows: list[int]) -> Call:
     """The call of some rows alone."""
-    mask = call.mask
-    if mask is not None and mask.ndim == 4 and len(mask) > 1:
-        mask = mask[rows]
     return replace(
-        call, query=call.query[rows], key=call.key[rows], value=call.value[rows], mask=mask
+        call,
+        query=call.query[rows],
+        key=call.key[rows],
+        value=call.value[rows],
+        mask=mask_of(rows, call.mask),
     )
+
+
+def mask_of(rows: list[int] | Tensor, mask: Tensor | None) -> Tensor | None:
+    """Of (1 or B, 1 or N, 1 or Q, K)."""
+    return mask if mask is None or len(mask) == 1 else mask[rows]
 
 
 def shared(call: Call, effects: Effects) -> Call:
@@ -143,7 +150,7 @@ def shared(call: Call, effects: Effects) -> Call:
         part: tensor.clone() if part in written else tensor for part, tensor in originals.items()
     }
     mask = before = call.mask
-    if mask is not None and mask.ndim == 4 and any("k" in share.parts for share in effects.shares):
+    if mask is not None and any("k" in share.parts for share in effects.shares):
         mask = mask.expand(len(call.query), *mask.shape[1:]).clone()
     for share in effects.shares:
         heads = slice(None) if share.heads is None else list(share.heads)
@@ -170,15 +177,16 @@ def eager(call: Call, mask: Tensor | None, site: Site, effects: Effects) -> Atte
 
 def eager_mask(attended: Attended) -> Tensor | None:
     """What is added to the scores, (B * N, 1 or Q, K), or None."""
-    call, bias = attended.call, attended.effects.bias
-    if call.mask is None and not bias:
+    call, effects = attended.call, attended.effects
+    if call.mask is None and not effects.bias:
         return None
     rows, heads, queries = call.query.shape[:3]
     shape = (heads, queries, call.key.shape[2])
+    like = torch.zeros((), device=call.query.device)
     added = [
         sum(
-            one.to(call.query.device).float().expand(shape)
-            for one in (row_of_mask(call.mask, row), bias.get(row))
+            one.to(like).expand(shape)
+            for one in (row_of_mask(call.mask, row), effects.bias_at(row, like))
             if one is not None
         )
         for row in range(rows)

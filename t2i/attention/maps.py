@@ -23,6 +23,8 @@ from t2i.files import write_atomically
 
 Convention = Literal["default", "daam", "mean"]
 CONVENTIONS = ("default", "daam", "mean")
+THRESHOLDS: dict[Convention, float] = {"default": 0.5, "daam": 0.4, "mean": 0.4}
+"""Where a thing ends on its map: DAAM's is published, ours was chosen by `t2i evaluate`."""
 Size = tuple[int, int]
 
 
@@ -31,26 +33,46 @@ class Plane:
     """What one site showed of one picture: a sum over steps, (N or 1, S, Q) float32.
 
     steps : for each token at how many of them it was said
+    rivalry_1SQ : as `total_NSQ`, of what a token has in proportion to its strongest rival, where
+        the convention asks for it
     """
 
     site: Site
     total_NSQ: Tensor
     steps: list[int]
+    rivalry_1SQ: Tensor | None = None
 
     @property
     def mean_NSQ(self) -> Tensor:
         """Over the steps at which a token was said."""
-        return self.total_NSQ / self.total_NSQ.new_tensor(self.steps).clamp(min=1)[:, None]
+        return self.total_NSQ / self._said_S1()
 
-    def add(self, words_NSQ: Tensor, columns: Sequence[int]) -> None:
+    @property
+    def mean_rivalry_1SQ(self) -> Tensor:
+        """The same of what the default convention is made of."""
+        assert self.rivalry_1SQ is not None
+        return self.rivalry_1SQ / self._said_S1()
+
+    def add(
+        self, words_NSQ: Tensor, columns: Sequence[int], rivalry_1SQ: Tensor | None = None
+    ) -> None:
         """One more step, at which these columns are said; new ones are the last."""
         new = words_NSQ.shape[1] - self.total_NSQ.shape[1]
         if new:
             self.total_NSQ = functional.pad(self.total_NSQ, (0, 0, 0, new))
             self.steps += [0] * new
+            if self.rivalry_1SQ is not None:
+                self.rivalry_1SQ = functional.pad(self.rivalry_1SQ, (0, 0, 0, new))
         self.total_NSQ += words_NSQ
+        if rivalry_1SQ is not None:
+            if self.rivalry_1SQ is None:
+                self.rivalry_1SQ = torch.zeros_like(rivalry_1SQ)
+            self.rivalry_1SQ += rivalry_1SQ
         for column in columns:
             self.steps[column] += 1
+
+    def _said_S1(self) -> Tensor:
+        return self.total_NSQ.new_tensor(self.steps).clamp(min=1)[:, None]
 
 
 @dataclass(slots=True)
@@ -82,8 +104,9 @@ class HeatMaps(Mapping[str, Tensor]):
     """The maps of the words of one prompt, (H, W) float32 on the CPU, on one grid.
 
     The convention says how sites, heads, tokens and steps become one map:
-    "default" : the mean of all, bilinear to the grid, then stretched to 0..1;
-    "mean" : the same unstretched, so that a value is a probability;
+    "default" : at each place, head and step the word's probability, divided by that of the token
+        that is looked at most there; the mean of all, bilinear to the grid, then stretched to 0..1;
+    "mean" : the mean of the probabilities themselves, unstretched;
     "daam" : Tang et al. 2022 (arXiv 2210.04885): the sum over steps, bicubic to the latents' grid,
         clamped at 0, then the mean.
 
@@ -106,11 +129,8 @@ class HeatMaps(Mapping[str, Tensor]):
         self.wanted_grid, self.picture = grid, picture
 
     def __getitem__(self, word: str) -> Tensor:
-        summed_HW = self._mean(word)
-        if self.convention != "default":
-            return summed_HW
-        low, high = summed_HW.min(), summed_HW.max()
-        return (summed_HW - low) / (high - low).clamp(min=1e-12)
+        map_HW = self._map(word)
+        return stretched(map_HW) if self.convention == "default" else map_HW
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.words)
@@ -144,11 +164,13 @@ class HeatMaps(Mapping[str, Tensor]):
         mean_Q = plane.mean_NSQ[:, self._columns(word)].cpu().float().mean(dim=(0, 1))
         return mean_Q.view(plane.site.size or (1, -1))
 
-    def mask(self, word: str, threshold: float = 0.4) -> Tensor:
-        """Where the map, stretched to 0..1, is at least `threshold`: (H, W) bool."""
-        map_HW = self._mean(word)
-        low, high = map_HW.min(), map_HW.max()
-        return (map_HW - low) / (high - low).clamp(min=1e-12) >= threshold
+    def mask(self, word: str, threshold: float | None = None) -> Tensor:
+        """Where the map, stretched to 0..1, is at least `threshold`: (H, W) bool.
+
+        Left out it is that of the convention, see THRESHOLDS.
+        """
+        least = THRESHOLDS[self.convention] if threshold is None else threshold
+        return stretched(self._map(word)) >= least
 
     def overlay(self, word: str, image: Image.Image) -> Image.Image:
         """The picture with the word's map over it: from blue, where it is lowest, to red."""
@@ -157,18 +179,16 @@ class HeatMaps(Mapping[str, Tensor]):
                 f"Got a {type(image).__name__}, expected a PIL picture: pipe(..., "
                 'output_type="pil").images[0].'
             )
-        map_HW = self._mean(word)
-        stretched = (map_HW - map_HW.min()) / (map_HW.max() - map_HW.min()).clamp(min=1e-12)
-        heat = functional.interpolate(
-            stretched[None, None], (image.height, image.width), mode="bicubic"
-        )[0, 0].clamp(0, 1)
+        map_11HW = stretched(self._map(word))[None, None]
+        heat = functional.interpolate(map_11HW, (image.height, image.width), mode="bicubic")
+        heat = heat[0, 0].clamp(0, 1)
         share = 0.25 + 0.45 * heat.numpy()[..., None]
         mixed = np.asarray(image.convert("RGB")) * (1 - share) + colours(heat.numpy()) * share
         return Image.fromarray(mixed.round().astype(np.uint8))
 
     def peak(self, word: str) -> tuple[float, float]:
         """Where the map is highest: across and down, as shares of the picture."""
-        map_HW = self._mean(word)
+        map_HW = self._map(word)
         row, column = divmod(int(map_HW.argmax()), map_HW.shape[1])
         return (column + 0.5) / map_HW.shape[1], (row + 0.5) / map_HW.shape[0]
 
@@ -180,9 +200,9 @@ class HeatMaps(Mapping[str, Tensor]):
         return float(across) / mask_HW.shape[1], float(down) / mask_HW.shape[0]
 
     def share(self, word: str) -> float:
-        """The word's part in what all the probed words hold together, 0 to 1."""
-        total = sum(self._mean(other).sum() for other in self.words)
-        return float(self._mean(word).sum() / total)
+        """The word's part in the probability that all the probed words have together, 0 to 1."""
+        total = sum(self._probability(other).sum() for other in self.words)
+        return float(self._probability(word).sum() / total)
 
     def save(self, path: str | Path) -> None:
         """Write maps and what they are to a .safetensors file."""
@@ -194,14 +214,25 @@ class HeatMaps(Mapping[str, Tensor]):
         }
         write_atomically(Path(path), lambda part: save_file(maps, part, metadata=facts))
 
-    def _mean(self, word: str) -> Tensor:
+    def _map(self, word: str) -> Tensor:
         """All sites, heads, steps and tokens of the word as one, (H, W)."""
+        if self.convention != "default":
+            return self._probability(word)
+        return self._one(word, [plane.mean_rivalry_1SQ for plane in self._planes()])
+
+    def _probability(self, word: str) -> Tensor:
+        """The same of the probabilities, whatever the map is made of."""
+        if self.convention == "daam":
+            return self._one(word, [plane.total_NSQ for plane in self._planes()])
+        return self._one(word, [plane.mean_NSQ for plane in self._planes()])
+
+    def _one(self, word: str, kept: Sequence[Tensor]) -> Tensor:
+        """What is kept of each site, (N or 1, S, Q), as one map (H, W)."""
         grid, columns = self.grid, self._columns(word)
-        maps, daam = [], self.convention == "daam"
-        for plane in self._planes():
-            kept_NSQ = plane.total_NSQ if daam else plane.mean_NSQ
+        maps: list[Tensor] = []
+        for plane, kept_NSQ in zip(self._planes(), kept, strict=True):
             map_NSHW = kept_NSQ[:, columns].cpu().float().unflatten(-1, plane.site.size or (1, -1))
-            if daam:  # every head counts alike, however many a site has
+            if self.convention == "daam":  # every head counts alike, however many a site has
                 resized_NSHW = functional.interpolate(map_NSHW, grid, mode="bicubic")
                 maps += list(resized_NSHW.clamp(min=0).mean(dim=1))
             else:
@@ -238,6 +269,12 @@ def load_maps(path: str | Path) -> dict[str, Tensor]:
             return {word: file.get_tensor(word) for word in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise DataError(f"Cannot read maps from {path}: {error}") from error
+
+
+def stretched(map_HW: Tensor) -> Tensor:
+    """From 0, where it is lowest, to 1."""
+    low, high = map_HW.min(), map_HW.max()
+    return (map_HW - low) / (high - low).clamp(min=1e-12)
 
 
 def colours(

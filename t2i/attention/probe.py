@@ -80,8 +80,8 @@ class Probe:
         """What it keeps of a site in a run."""
         heads = len(self.heads) if self.heads is not None else site.heads
         number = pictures * self.recorded.columns * site.positions * 4
-        kept_heads = heads if self.convention == "daam" else 1
-        return number * kept_heads + (number * heads * steps if self.raw else 0)
+        kept = {"daam": heads, "default": 2, "mean": 1}[self.convention]
+        return number * kept + (number * heads * steps if self.raw else 0)
 
     def hear(self, attended: Attended, at: At) -> None:
         """Take down what this call shows of the words."""
@@ -92,18 +92,19 @@ class Probe:
                 f"count from 0 to {at.tokens - 1}."
             )
         live = []
+        places_S = read.places_on(attended.call.query.device)
+        heads = None if self.heads is None else list(self.heads)
         for picture, row in enumerate(at.passing.rows_of(self.prompt)):
             with torch.set_grad_enabled(self.grad and torch.is_grad_enabled()):
-                probs_NQT = attended.maps(row)
-                if self.heads is not None:
-                    probs_NQT = probs_NQT[list(self.heads)]
-                if not (self.grad or self.raw or self.convention == "daam"):
-                    # Before the words are picked out: that is the dearer of the two.
-                    probs_NQT = probs_NQT.mean(dim=0, keepdim=True)
-                words_NSQ = probs_NQT[..., read.places].transpose(-1, -2)
+                words_NSQ = attended.tokens(row, places_S)
+                words_NSQ = words_NSQ if heads is None else words_NSQ[heads]
+                rivalry_1SQ = None
+                if self.convention == "default":
+                    rivalry_1SQ = attended.rivalry(row, places_S, heads)
+                    rivalry_1SQ = read.spread(rivalry_1SQ, self.recorded.columns)
                 words_NSQ = read.spread(words_NSQ, self.recorded.columns)
             live.append(words_NSQ)
-            self._take(at.site, picture, words_NSQ.detach(), read)
+            self._take(at.site, picture, words_NSQ.detach(), read, rivalry_1SQ)
         if live and (self.grad or self.raw):
             all_BNSQ = torch.stack(live)
             if self.grad:
@@ -111,14 +112,21 @@ class Probe:
             if self.raw:
                 self.recorded.raw.setdefault(at.site.name, []).append(all_BNSQ.detach().cpu())
 
-    def _take(self, site: Site, picture: int, words_NSQ: Tensor, read: "Columns") -> None:
+    def _take(
+        self,
+        site: Site,
+        picture: int,
+        words_NSQ: Tensor,
+        read: "Columns",
+        rivalry_1SQ: Tensor | None,
+    ) -> None:
         if self.convention != "daam":
             words_NSQ = words_NSQ.mean(dim=0, keepdim=True)
         plane = self.recorded.planes.get((picture, site.name))
         if plane is None:
             plane = Plane(site, torch.zeros_like(words_NSQ), [0] * words_NSQ.shape[1])
             self.recorded.planes[picture, site.name] = plane
-        plane.add(words_NSQ, read.columns)
+        plane.add(words_NSQ, read.columns, rivalry_1SQ)
 
     def _columns(self, said: Said) -> "Columns":
         """Where the words stand in what is said now; the same token keeps its column."""
@@ -147,6 +155,13 @@ class Columns:
     said: Said
     columns: tuple[int, ...]
     places: tuple[int, ...]
+    _there: dict[torch.device, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def places_on(self, device: torch.device) -> Tensor:
+        """To pick them out there."""
+        if device not in self._there:
+            self._there[device] = torch.tensor(self.places, dtype=torch.long, device=device)
+        return self._there[device]
 
     def spread(self, words_NSQ: Tensor, columns: int) -> Tensor:
         """The same with all columns along S, 0 for those that are not there."""

@@ -15,7 +15,7 @@ from t2i.text.layout import Readable, window_of
 PARTS = ("", "_2", "_3")
 
 
-class Texts:
+class PromptsRead:
     """The tokens that reached each text encoder since the last run began."""
 
     def __init__(self, pipeline: Any) -> None:
@@ -50,8 +50,11 @@ class Texts:
 
 
 def noting(calls: list[list[list[int]]]) -> Callable[..., None]:
-    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        ids = named(module, args, kwargs).get("input_ids")
+    # Without kwargs where another thread takes the hook away just then, see Discovery.enter.
+    def note(
+        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
+    ) -> None:
+        ids = named(module, args, kwargs or {}).get("input_ids")
         if isinstance(ids, Tensor) and ids.ndim == 2:
             calls.append(ids.tolist())
 

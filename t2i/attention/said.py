@@ -20,6 +20,8 @@ from t2i.text.words import Span, spans
 
 Word = str | Span
 """A word or phrase of the prompt, or the places along T themselves."""
+Words = str | tuple[str, ...]
+"""One word of a prompt, or several."""
 Made = TypeVar("Made")
 
 
@@ -174,6 +176,10 @@ class Said:
         for word, value in values.items():
             numbers_T[list(self.span(prompt, word))] = value
         return numbers_T
+
+
+def several(words: Words) -> tuple[str, ...]:
+    return (words,) if isinstance(words, str) else tuple(words)
 
 
 def check_prompts(prompts: Sequence[Readable]) -> tuple[Readable, ...]:

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from t2i.attention.at import At
 from t2i.attention.attended import Attended
-from t2i.attention.caller import OverhearingOwn
+from t2i.attention.behind import Behind, Source
 from t2i.attention.checks import (
     GIBIBYTE,
     check_called_back,
@@ -25,7 +25,7 @@ from t2i.attention.checks import (
     check_texts,
     check_told,
 )
-from t2i.attention.driver import Denoise, Visiting, root_of
+from t2i.attention.driver import Denoise, Overhearing, Visiting, root_of
 from t2i.attention.edits.edit import Edit, Hear
 from t2i.attention.effects import Effects
 from t2i.attention.installation import Installation, installed
@@ -34,7 +34,6 @@ from t2i.attention.maps import Convention, HeatMaps
 from t2i.attention.probe import Probe
 from t2i.attention.readers import readers_of
 from t2i.attention.rehearsal import planned, rehearse
-from t2i.attention.remembered import Behind, Source
 from t2i.attention.report import explained, reported
 from t2i.attention.rows import Pass
 from t2i.attention.said import Mentions, Reader, Said, Word, check_prompts
@@ -338,7 +337,7 @@ def attend(
     session = Session(x, prompts, readers_of(x, tokenizer), budget)
     root = root_of(x)
     ours = hasattr(x, "visitors")
-    driver = Visiting(session, x) if ours else OverhearingOwn(session, x, root)
+    driver = Visiting(session, x) if ours else Overhearing(session, x, root)
     session.driven_by_callback = not ours
     with ExitStack() as stack:
         session.installation = stack.enter_context(installed(root, session))

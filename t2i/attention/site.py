@@ -131,11 +131,7 @@ def check_window(name: str, window: object) -> None:
     if window is None:
         return
     example = f"{name}=(0.0, 0.8) for a share of the run or {name}=(0, 10) for steps"
-    if (
-        not isinstance(window, tuple | list)
-        or len(window) != 2
-        or not all(isinstance(side, int | float) and not isinstance(side, bool) for side in window)
-    ):
+    if not isinstance(window, tuple | list) or len(window) != 2 or not all(map(is_number, window)):
         raise ArgumentError(f"Got {name}={window!r}, expected two numbers: {example}.")
     first, end = window
     shares = any(isinstance(side, float) for side in window)
@@ -149,6 +145,11 @@ def check_window(name: str, window: object) -> None:
 def is_empty(window: Window) -> bool:
     """Whether nobody could expect it to cover a step."""
     return window is not None and window[0] == window[1]
+
+
+def is_number(value: object) -> bool:
+    """Which True and False are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def check_heads(heads: object) -> None:

@@ -52,6 +52,11 @@ class Call:
         )
 
 
+def of_four_axes(mask: Tensor) -> Tensor:
+    """(1 or B, 1 or N, 1 or Q, K)."""
+    return mask[(None,) * (4 - mask.ndim)]
+
+
 class Listener(Protocol):
     """Somebody who answers in the place of the kernel."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from t2i.cli.answer import note
-from t2i.cli.edited import draw_together
+from t2i.cli.garbage import search_as_usual
 from t2i.cli.quiet import quietly
 from t2i.cli.request import Defaults, Request
 from t2i.cli.sources import File
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from pipelines.pipeline import Pipeline
+    from pipelines.prompt_edit import PromptEditPipeline
     from pipelines.text_to_image import TextToImagePipeline
     from t2i.denoiser.schedulers import Scheduler
 
@@ -31,16 +32,17 @@ def load_pipeline(folder: Path, sampler: str | None) -> "TextToImagePipeline":
     from t2i.denoiser.weights import read_json
 
     parts = {}
-    if folder.is_file():
-        pipe = TextToImagePipeline.from_pretrained(folder)
-        pipe.scheduler = chosen(sampler, pipe.scheduler.config) or pipe.scheduler
-        return pipe.to(PartialState().device)
-    if sampler is not None:
+    if sampler is not None and folder.is_dir():
         # Before the weights: a mistyped name should not wait for gigabytes.
         config = read_json(folder / "scheduler" / "scheduler_config.json")
         if built := chosen(sampler, config):
             parts["scheduler"] = built
-    return TextToImagePipeline.from_pretrained(folder, **parts).to(PartialState().device)
+    pipe = TextToImagePipeline.from_pretrained(folder, **parts)
+    if folder.is_file():
+        pipe.scheduler = chosen(sampler, pipe.scheduler.config) or pipe.scheduler
+    pipe.to(PartialState().device)
+    search_as_usual()
+    return pipe
 
 
 def chosen(sampler: str | None, config: Any) -> "Scheduler | None":
@@ -94,6 +96,40 @@ def sample(
         **pictures_for(pipe, request),
     )[0]
     return pictures[0]
+
+
+def draw_together(
+    pipe: "TextToImagePipeline", request: Request, seed: int, *, bar: bool = True
+) -> "list[Image]":
+    """All pictures of an edited request, the source's first; an edit that no step reaches is left
+    out with a warning."""
+    from pipelines.chosen_edits import reaches
+
+    assert request.edited is not None
+    assert request.num_inference_steps is not None
+    source, *targets = (request.spoken(prompt) for prompt in request.edited.prompts)
+    editor = editor_of(pipe)
+    watch(editor, seed, bar)
+    edits = request.edited.read()
+    pictures: list[Image] = editor(
+        source,
+        targets,
+        edits=[edit for edit in edits if reaches(edit, request.num_inference_steps)],
+        width=request.width,
+        height=request.height,
+        return_dict=False,
+        **settings_of(request, seed),
+    )[0]
+    return pictures
+
+
+def editor_of(pipe: "TextToImagePipeline") -> "PromptEditPipeline":
+    """The same parts, to be edited with."""
+    from pipelines.prompt_edit import PromptEditPipeline
+
+    # from_pipe would cast every part, and say so.
+    zeros = pipe.config.get("force_zeros_for_empty_prompt", True)
+    return PromptEditPipeline(**pipe.components, force_zeros_for_empty_prompt=zeros)
 
 
 def as_kind(pipe: "Pipeline", kind: "type[Pipeline]") -> Any:

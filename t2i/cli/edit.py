@@ -88,19 +88,7 @@ def edit(
     its metadata: `t2i generate --from` draws it again. The sheet tells that of its last picture. No
     file is replaced.
     """
-    typed = options.typed(
-        steps=steps,
-        guidance=guidance,
-        sampler=sampler,
-        method=method,
-        size=size,
-        negative=negative,
-        model=model,
-        grammar=grammar,
-        lora=lora,
-        embedding=embedding,
-    )
-    request = options.request_for(source, typed)
+    request = options.request_for(source, options.typed(locals()))
     from t2i.cli.request import choose_seed
     from t2i.cli.siblings import Siblings
 
@@ -116,8 +104,7 @@ def edit(
     names = Siblings(out or Path("outputs"), source, "edit", ends(len(prompts)))
 
     from pipelines.chosen_edits import Wishes
-    from t2i.cli.drawing import warnings_in_one_line
-    from t2i.cli.edited import draw_together
+    from t2i.cli.drawing import draw_together, warnings_in_one_line
     from t2i.cli.metadata import picture_text
     from t2i.cli.prepared import prepare
     from t2i.pictures import save_picture, sheet
@@ -225,7 +212,7 @@ def parse_window(name: str, text: str) -> tuple[float, float]:
 
 def chosen_edits(prepared: "Prepared", prompts: list[str], wishes: "Wishes") -> "list[Edit]":
     """The edits that these prompts call for, on this model at this size."""
-    from t2i.cli.edited import editor_of
+    from t2i.cli.drawing import editor_of
 
     request = prepared.request
     assert request.num_inference_steps is not None

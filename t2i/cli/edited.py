@@ -7,12 +7,7 @@ from typing import TYPE_CHECKING
 from t2i.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from pipelines.prompt_edit import PromptEditPipeline
-    from pipelines.text_to_image import TextToImagePipeline
     from t2i.attention.edits.edit import Edit
-    from t2i.cli.request import Request
 
 MAX_PROMPTS = 16
 MAX_EDITS = 128
@@ -51,48 +46,3 @@ class Edited:
         from t2i.attention.edits.methods import from_dict
 
         return [from_dict(edit) for edit in self.edits]
-
-    def check(self, request: "Request") -> None:
-        """Raise ArgumentError where the request asks for what cannot be drawn under edits."""
-        if request.prompt != self.prompts[self.picture]:
-            raise ArgumentError(
-                f"Picture {self.picture} of the edited ones is of {self.prompts[self.picture]!r}, "
-                f"but the prompt is {request.prompt!r}."
-            )
-        for name, option in (("image", "--image"), ("ip_adapter", "--ip-adapter")):
-            if getattr(request, name) is not None:
-                raise ArgumentError(
-                    f"Got {option} for a picture that was edited by its words: these cannot be "
-                    "drawn together. Leave one of them out."
-                )
-
-
-def editor_of(pipe: "TextToImagePipeline") -> "PromptEditPipeline":
-    """The same parts, to be edited with."""
-    from pipelines.prompt_edit import PromptEditPipeline
-
-    # from_pipe would cast every part, and say so.
-    zeros = pipe.config.get("force_zeros_for_empty_prompt", True)
-    return PromptEditPipeline(**pipe.components, force_zeros_for_empty_prompt=zeros)
-
-
-def draw_together(
-    pipe: "TextToImagePipeline", request: "Request", seed: int, *, bar: bool = True
-) -> "list[Image]":
-    """All pictures of an edited request, the source's first."""
-    from t2i.cli.drawing import settings_of, watch
-
-    assert request.edited is not None
-    source, *targets = (request.spoken(prompt) for prompt in request.edited.prompts)
-    editor = editor_of(pipe)
-    watch(editor, seed, bar)
-    pictures: list[Image] = editor(
-        source,
-        targets,
-        edits=request.edited.read(),
-        width=request.width,
-        height=request.height,
-        return_dict=False,
-        **settings_of(request, seed),
-    )[0]
-    return pictures

@@ -97,18 +97,7 @@ def generate(
     # what is asked for
     check_one_subject(prompt, prompts, again)
     wishes = replace(
-        typed(
-            steps=steps,
-            guidance=guidance,
-            sampler=sampler,
-            method=method,
-            size=size,
-            negative=negative,
-            model=model,
-            grammar=grammar,
-            lora=lora,
-            embedding=embedding,
-        ),
+        typed(locals()),
         ip_adapter=None if ip_adapter is None else sources.parse_file(str(ip_adapter)),
         image_prompt=None if image_prompt is None else sources.parse_scaled(image_prompt),
         image=None if image is None else sources.parse_file(str(image)),

@@ -65,19 +65,7 @@ def inspect(
     .safetensors beside it. The picture is the one that `t2i generate` draws with the same seed,
     bit for bit: looking changes nothing. No file is replaced.
     """
-    typed = options.typed(
-        steps=steps,
-        guidance=guidance,
-        sampler=sampler,
-        method=method,
-        size=size,
-        negative=negative,
-        model=model,
-        grammar=grammar,
-        lora=lora,
-        embedding=embedding,
-    )
-    request = options.request_for(prompt, typed)
+    request = options.request_for(prompt, options.typed(locals()))
     options.check_one_text(request, [prompt])
     from t2i.cli.request import choose_seed
     from t2i.cli.siblings import Siblings

@@ -1,8 +1,8 @@
 """Options of the commands that draw one prompt and look into it, and the request that they make."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -52,37 +52,30 @@ NoMetadata = Annotated[
 ]
 
 
-def typed(
-    *,
-    steps: int | None,
-    guidance: float | None,
-    sampler: str | None,
-    method: str | None,
-    size: str | None,
-    negative: str | None,
-    model: str | None,
-    grammar: Literal["a1111", "comfy", "plain"] | None,
-    lora: list[str] | None,
-    embedding: list[str] | None,
-) -> "Wishes":
-    """These options, read. Raises for what cannot be drawn."""
+def typed(given: Mapping[str, Any]) -> "Wishes":
+    """These options, read, out of the `locals()` of a command that has them all.
+
+    Raises for what cannot be drawn.
+    """
     from t2i.cli import sources
     from t2i.cli.request import Wishes, parse_size
     from t2i.cli.stories.samplers import by_class
 
+    size, sampler = given["size"], given["sampler"]
+    loras, embeddings = given["lora"], given["embedding"]
     width, height = (None, None) if size is None else parse_size(size)
     return Wishes(
-        negative_prompt=negative,
-        model=model,
-        num_inference_steps=steps,
-        guidance_scale=guidance,
+        negative_prompt=given["negative"],
+        model=given["model"],
+        num_inference_steps=given["steps"],
+        guidance_scale=given["guidance"],
         sampler=None if sampler is None else by_class(sampler),
         width=width,
         height=height,
-        grammar=grammar,
-        guidance_method=method,
-        loras=None if not lora else sources.parse_loras(lora),
-        embeddings=None if not embedding else sources.parse_embeddings(embedding),
+        grammar=given["grammar"],
+        guidance_method=given["method"],
+        loras=sources.parse_loras(loras) if loras else None,
+        embeddings=sources.parse_embeddings(embeddings) if embeddings else None,
     )
 
 

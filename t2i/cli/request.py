@@ -81,7 +81,7 @@ class Request:
         check_count("--embedding", self.embeddings)
         together: tuple[str, ...] = ()
         if self.edited is not None:
-            self.edited.check(self)
+            check_edited(self.edited, self)
             together = self.edited.prompts
             for text in together:
                 check_text("A prompt drawn together with it", text)
@@ -221,6 +221,21 @@ def parse_size(text: str, name: str = "--size") -> tuple[int, int]:
         )
     width, height = match.groups()
     return int(width), int(height or width)
+
+
+def check_edited(edited: Edited, request: Request) -> None:
+    """Raise ArgumentError where the request asks for what cannot be drawn under edits."""
+    if request.prompt != edited.prompts[edited.picture]:
+        raise ArgumentError(
+            f"Picture {edited.picture} of the edited ones is of "
+            f"{edited.prompts[edited.picture]!r}, but the prompt is {request.prompt!r}."
+        )
+    for name, option in (("image", "--image"), ("ip_adapter", "--ip-adapter")):
+        if getattr(request, name) is not None:
+            raise ArgumentError(
+                f"Got {option} for a picture that was edited by its words: these cannot be "
+                "drawn together. Leave one of them out."
+            )
 
 
 def check_size(width: int, height: int) -> None:

@@ -12,7 +12,6 @@ from t2i.cli.metadata import picture_text
 from t2i.cli.naming import Names
 from t2i.cli.prepared import prepare
 from t2i.cli.request import Request
-from t2i.cli.story import differences
 from t2i.pictures import save_picture
 
 if TYPE_CHECKING:
@@ -37,6 +36,8 @@ def generate_each(
         request = prepared.request
         told = []
         if story is not None:
+            from t2i.cli.story import differences  # most pictures have none
+
             told = differences(story, prepared.weights) + prepared.changed
         for difference in told:
             note(f"Not the same here: {difference}")

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from t2i.cli.garbage import search_as_usual
+
 
 def train(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file.")],
@@ -30,4 +32,5 @@ def train(
         arguments.append(f"--out={out}")
     if dry_run:
         arguments.append("--dry-run")
+    search_as_usual()
     main(arguments)

@@ -178,13 +178,13 @@ def test_the_unconditional_branch_is_never_changed(pipe):
 
 
 def test_linear_edits_compute_no_map_and_probes_none_of_the_picture_alone(pipe, monkeypatch):
-    scored, computed = [], Attended._scored
+    scored, computed = [], Attended._scores
 
     def count(attended, *args):
         scored.append(attended.site.kind)
         return computed(attended, *args)
 
-    monkeypatch.setattr(Attended, "_scored", count)
+    monkeypatch.setattr(Attended, "_scores", count)
     with attend(pipe) as attn:
         attn.edit(Replace(steps=(0.0, 0.8), words={"dog": (0.0, 0.4)}))
         attn.edit(Reweight(source=0, weights={"apple": 2.0}, steps=(0.0, 0.8)))
@@ -223,3 +223,28 @@ def test_no_map_of_the_picture_alone_is_ever_made():
         draw(pipe, PAIR, height=32, width=48)
     assert (positions, positions) not in shapes.seen
     assert (positions, tokens) in shapes.seen
+
+
+class Operations(TorchDispatchMode):
+    """How many there are."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += 1
+        return function(*args, **kwargs or {})
+
+
+def test_a_probe_adds_few_operations_to_a_call(pipe):
+    """What they cost each is most of what a probe costs on a small model."""
+    with Operations() as plain:
+        draw(pipe, CAT)
+    with attend(pipe) as attn:
+        attn.probe("red", "apple", "left", "of", "cat")
+        draw(pipe, CAT)
+        with Operations() as watched:
+            draw(pipe, CAT)
+        calls = 4 * sum(site.kind == "cross" for site in attn.sites())
+    assert 10 < (watched.count - plain.count) / calls < 26

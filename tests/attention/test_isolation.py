@@ -181,6 +181,48 @@ def test_another_thread_draws_undisturbed_in_the_middle_of_a_pass(pipe):
     assert_equal(drawn[0], plain)
 
 
+def test_another_thread_in_the_first_pass_confuses_nobody(pipe):
+    """It stands in the middle of a pass of its own while the sites are looked for."""
+    other = beside(pipe)
+    of_other = draw(other, PAIR, height=48)
+
+    def edit_and_read():
+        with attend(pipe) as attn:
+            attn.edit(SelfReplace())
+            maps = attn.probe("dog", prompt=1)
+            return draw(pipe, PAIR), maps["dog"], attn.sites()
+
+    edited, map_HW, sites = edit_and_read()
+    drawn, main = [], threading.get_ident()
+    inside, go_on = threading.Event(), threading.Event()
+    thread = threading.Thread(target=lambda: drawn.append(draw(other, PAIR, height=48)))
+
+    def meet(*_):
+        if threading.get_ident() != main:
+            inside.set()
+            assert go_on.wait(100)
+        elif not thread.ident:
+            thread.start()
+            assert inside.wait(100)
+
+    def part(*_):
+        if threading.get_ident() == main:
+            go_on.set()
+
+    hooks = [
+        pipe.unet.mid_block.register_forward_pre_hook(meet),
+        pipe.unet.register_forward_hook(part),
+    ]
+    found = edit_and_read()
+    thread.join()
+    for hook in hooks:
+        hook.remove()
+    assert_equal(found[0], edited)
+    assert_equal(found[1], map_HW)
+    assert found[2] == sites
+    assert_equal(drawn[0], of_other)
+
+
 def test_a_second_thread_cannot_open_a_session_on_the_same_model(pipe):
     raised = []
 

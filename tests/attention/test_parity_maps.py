@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from t2i.attention import attend, attended
+from t2i.attention.attended import rivalry
 from t2i.attention.edits.edit import Edit
 from tests.attention.published import Eager
 from tests.attention.runs import CAT, DOG, draw, ours, theirs
@@ -127,6 +128,46 @@ def test_means_of_every_site_are_those_of_softmax(parts, run, of):
                 mean_Q = probs_SNQT[2:4, 1][..., PLACES["cat"]].mean(dim=(0, 2))
                 expected = mean_Q.view(sites[name].size)
                 assert_near(late.of(picture).at("cat", name), expected, 1e-5)
+
+
+def test_default_maps_are_in_proportion_to_the_strongest_token(parts):
+    """Of each head at each step, before any mean; then bilinear, the mean of sites, stretched."""
+    seen = captured(parts, CAT)
+    pipe = ours(**parts)
+    with attend(pipe) as attn:
+        maps = attn.probe("cat", "a red apple")
+        late = attn.probe("cat", steps=(2, 4), heads=(1,), sites="up")
+        draw(pipe, CAT)
+
+    def expected(word, steps, heads, place):
+        of_sites = []
+        for name, passes in seen.items():
+            if name.startswith(place):
+                probs_SNQT = torch.stack(passes)[steps, 1][:, heads]
+                rivals_SNQ1 = probs_SNQT.amax(-1, keepdim=True)
+                mean_Q = (probs_SNQT / rivals_SNQ1)[..., PLACES[word]].mean(dim=(0, 1, 3))
+                side = int(len(mean_Q) ** 0.5)
+                map_11HW = mean_Q.view(1, 1, side, side)
+                of_sites.append(
+                    functional.interpolate(map_11HW, (8, 8), mode="bilinear", antialias=True)
+                )
+        map_HW = torch.cat(of_sites).mean(dim=0)[0]
+        return (map_HW - map_HW.min()) / (map_HW.max() - map_HW.min())
+
+    for word in maps:
+        assert_near(maps[word], expected(word, slice(None), slice(None), ""), 1e-4)
+    assert_near(late["cat"], expected("cat", slice(2, 4), [1], "up"), 1e-4)
+    assert torch.equal(maps.mask("cat"), maps["cat"] >= 0.5)
+    assert torch.equal(maps.mask("cat", 0.3), maps["cat"] >= 0.3)
+
+
+def test_a_map_does_not_ask_how_strongly_a_place_looks_at_the_text():
+    """Tokens beside it that are looked at as much as before, at some places less than at others."""
+    probs_NQT = torch.rand(3, 5, 7, generator=torch.Generator().manual_seed(0))
+    dimmed_NQT = probs_NQT * torch.tensor([1.0, 0.5, 0.1, 0.01, 1.0])[:, None]
+    words, dimmed = probs_NQT[..., :2].mT, dimmed_NQT[..., :2].mT
+    assert_near(rivalry(dimmed, dimmed_NQT), rivalry(words, probs_NQT), 1e-6)
+    assert_near(rivalry(probs_NQT.amax(-1)[:, None], probs_NQT), torch.ones(1, 1, 5), 1e-6)
 
 
 def test_raw_maps_are_those_of_every_step_and_head(parts):

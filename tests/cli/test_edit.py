@@ -20,8 +20,10 @@ REPLACE = {"edit": "replace"}
 
 @pytest.fixture
 def edit(cli: Cli, model: Path) -> Cli:
+    """`t2i edit` of SOURCE on the tiny model in five steps, unless the arguments say otherwise."""
+
     def run(*arguments: str | Path) -> Result:
-        return cli("edit", SOURCE, *arguments, "--model", model, "--steps", "5", "--seed", "7")
+        return cli("edit", SOURCE, "--model", model, "--steps", "5", "--seed", "7", *arguments)
 
     return run
 
@@ -55,6 +57,18 @@ def test_an_edited_picture_is_made_again_exactly(edit: Cli, cli: Cli) -> None:
     # and so is the copy: the story came along
     cli("generate", "--from", "e-target-1-again.png", "--out", "third.png")
     assert np.array_equal(pixels(Path("third.png")), pixels(Path("e-target-1.png")))
+
+
+@pytest.mark.parametrize("how", [["--weight", "red=2"], ["--blend", "cat,dog"]])
+def test_an_edited_picture_is_made_again_in_one_step_as_edit_draws_it(
+    edit: Cli, cli: Cli, how: list[str]
+) -> None:
+    edit(TARGET, *how, "--out", "e.png")
+    edit(TARGET, *how, "--out", "one.png", "--steps", "1")
+    done = cli("generate", "--from", "e-target.png", "--out", "again.png", "--steps", "1")
+    assert done.code == 0, done.err
+    assert "Warning: 1 step is too few for self_replace=(0.0, 0.4): none lies in it" in done.err
+    assert np.array_equal(pixels(Path("again.png")), pixels(Path("one-target.png")))
 
 
 def test_a_blended_picture_is_made_again_exactly(edit: Cli, cli: Cli) -> None:

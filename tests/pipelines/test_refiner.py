@@ -20,10 +20,13 @@ from t2i.errors import ArgumentError
 from tests.denoiser.original_layout import write_sdxl
 from tests.denoiser.tiny_models import xl_components, xl_folder
 from tests.pipelines.against import assert_same, generators
-from tests.tiny import tiny_sd_components, tiny_small_vae, tiny_unet
+from tests.tiny import tiny_sd_components, tiny_sdxl_components, tiny_small_vae, tiny_unet
 
 PROMPTS = ["a red apple to the left of the cat", "zebra, blue"]
 PIXELS = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+MASK = torch.zeros(1, 1, 32, 32)
+MASK[..., 8:24, 8:24] = 1
+SIZE = {"height": 32, "width": 32}
 SILENT = {"force_zeros_for_empty_prompt": False}
 
 
@@ -116,12 +119,10 @@ def test_a_refiner_of_a_single_file_draws_as_its_folder(refiner, tmp_path):
 
 
 def test_the_refiner_inpaints_as_in_diffusers(refiner):
-    mask = torch.zeros(1, 1, 32, 32)
-    mask[..., 8:24, 8:24] = 1
     theirs = StableDiffusionXLInpaintPipeline(
         **refiner, **SILENT, requires_aesthetics_score=True, add_watermarker=False
     )
-    call = {"image": PIXELS, "mask_image": mask, "height": 32, "width": 32, "strength": 0.7}
+    call = {"image": PIXELS, "mask_image": MASK, "strength": 0.7, **SIZE}
     ours = InpaintPipeline(**refiner, **SILENT)
     assert_same(ours, theirs, prompt=PROMPTS[0], aesthetic_score=8.0, **call)
 
@@ -148,6 +149,49 @@ def test_base_and_refiner_share_a_run_as_in_diffusers(base, refiner, name, share
     left = assert_same(TextToImagePipeline(**base), theirs, denoising_end=share, **call)
     assert_same(*pair(refiner), image=left, denoising_start=share, **call)
     assert_same(*pair(refiner), image=left, denoising_start=share, denoising_end=0.9, **call)
+
+
+@pytest.mark.parametrize("channels", [4, 9], ids=["any model", "made for it"])
+@pytest.mark.parametrize("name", ["euler", "euler a", "heun"])
+def test_inpainting_takes_a_share_of_a_run_as_in_diffusers(name, channels):
+    parts = tiny_sdxl_components(in_channels=channels)
+    parts |= {"scheduler": scheduler(name, parts["scheduler"].config)}
+    theirs = StableDiffusionXLInpaintPipeline(**parts, add_watermarker=False)
+    ours = InpaintPipeline(**parts)
+    call = {"prompt": PROMPTS, "num_inference_steps": 7, "mask_image": MASK, **SIZE}
+    # 1 is our default, and StableDiffusionInpaintPipeline's; that of SDXL's is 0.9999.
+    left = assert_same(ours, theirs, image=PIXELS, denoising_end=0.6, strength=1.0, **call)
+    assert_same(ours, theirs, image=PIXELS, denoising_end=0.6, strength=0.7, **call)
+    if channels == 9:  # latents have no picture around the mask
+        call["masked_image_latents"] = torch.randn(1, 4, 8, 8)
+    assert_same(ours, theirs, image=left, denoising_start=0.6, **call)
+    assert_same(ours, theirs, image=left, denoising_start=0.6, denoising_end=0.8, **call)
+
+
+def test_inpainting_goes_on_from_pixels_too_as_in_diffusers():
+    parts = tiny_sdxl_components()
+    theirs = StableDiffusionXLInpaintPipeline(**parts, add_watermarker=False)
+    call = {"image": PIXELS, "mask_image": MASK, "denoising_start": 0.5, "eta": 1.0, **SIZE}
+    assert_same(InpaintPipeline(**parts), theirs, prompt=PROMPTS[0], **call)
+
+
+@pytest.mark.parametrize(
+    ("channels", "call", "message"),
+    [
+        (4, {"denoising_start": 1.5}, "Got denoising_start=1.5, expected a number between 0 and 1"),
+        (
+            4,
+            {"denoising_start": 0.5, "latents": torch.zeros(1, 4, 8, 8)},
+            "Got both denoising_start and latents",
+        ),
+        (9, {"denoising_start": 0.5}, "Got latents as image.*masked_image_latents"),
+    ],
+)
+def test_a_share_that_inpainting_cannot_take_is_refused(channels, call, message):
+    pipe = InpaintPipeline(**tiny_sdxl_components(in_channels=channels))
+    asked = {"image": torch.zeros(1, 4, 8, 8), "mask_image": MASK, **SIZE}
+    with pytest.raises(ArgumentError, match=message):
+        pipe("a cat", **asked | call)
 
 
 @pytest.mark.parametrize("name", ["euler", "ddim"])

@@ -252,11 +252,47 @@ def test_folders_that_are_none_are_named(pipe, tmp_path):
         load_remembered(folder)
     pipe.remember(SOURCE, seed=3, folder=folder, **RUN)
     (folder / "ended.safetensors").write_bytes(b"{}")
-    with pytest.raises(DataError, match=r"Cannot read .*ended\.safetensors"):
+    with pytest.raises(DataError, match=r"ended\.safetensors has changed since it was written"):
         load_remembered(folder)
     shutil.rmtree(folder)
     pipe.remember(SOURCE, seed=3, folder=folder, **RUN)
     manifest = json.loads((folder / "remembered.json").read_text()) | {"version": 9}
     (folder / "remembered.json").write_text(json.dumps(manifest))
-    with pytest.raises(DataError, match="layout 9, this t2i reads 1"):
+    with pytest.raises(DataError, match="layout 9, this t2i reads 2"):
         load_remembered(folder)
+
+
+FILES = ["begun.safetensors", "ended.safetensors", "remembered.json", "step-00001.safetensors"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_bit_that_has_flipped_is_noticed(pipe, tmp_path, name):
+    folder = tmp_path / "cat"
+    pipe.remember(SOURCE, seed=3, folder=folder, num_inference_steps=2)
+    load_remembered(folder)
+    content = bytearray((folder / name).read_bytes())
+    place = content.index(b"red cat") if name.endswith("json") else len(content) - 5
+    content[place] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"cat/{name} has changed since it was written.*anew"):
+        load_remembered(folder)
+
+
+def test_a_folder_without_digests_is_of_another_layout(pipe, tmp_path):
+    pipe.remember(SOURCE, seed=3, folder=tmp_path / "cat", num_inference_steps=2)
+    path = tmp_path / "cat" / "remembered.json"
+    manifest = json.loads(path.read_text()) | {"version": 1}
+    del manifest["sha256"]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match="layout 1, this t2i reads 2: remember the source anew"):
+        load_remembered(tmp_path / "cat")
+
+
+def test_a_remembered_source_with_files_of_somebody_else_is_not_replaced(pipe, tmp_path):
+    folder = tmp_path / "cat"
+    pipe.remember(SOURCE, seed=3, folder=folder, num_inference_steps=2)
+    (folder / "mine.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"holds mine\.txt, and is no .* it is not replaced"):
+        pipe.remember(TARGET, seed=3, folder=folder, num_inference_steps=2)
+    assert (folder / "mine.txt").read_text() == "mine"
+    assert load_remembered(folder).prompt == SOURCE

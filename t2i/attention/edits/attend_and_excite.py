@@ -15,10 +15,9 @@ from torch.nn import functional
 from t2i.attention.at import At
 from t2i.attention.attended import Attended
 from t2i.attention.edits.edit import Edit, Look
-from t2i.attention.edits.local_blend import Words, several
 from t2i.attention.rows import Pass
-from t2i.attention.said import Said
-from t2i.attention.site import Site, Window
+from t2i.attention.said import Said, Words, several
+from t2i.attention.site import Site, Window, is_number
 from t2i.errors import ArgumentError, AttentionError
 from t2i.text.interface import TextEncoder
 from t2i.text.layout import window_of
@@ -178,7 +177,3 @@ def smoothing() -> Tensor:
     side = torch.tensor([math.exp(-1), 1.0, math.exp(-1)])
     kernel = side[:, None] * side
     return (kernel / kernel.sum())[None, None]
-
-
-def is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

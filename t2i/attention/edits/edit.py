@@ -13,7 +13,16 @@ from t2i.attention.effects import Effects
 from t2i.attention.probe import Probe
 from t2i.attention.rows import Pass, check_prompt
 from t2i.attention.said import Said
-from t2i.attention.site import Site, Sites, Window, check_heads, check_window, is_empty, steps_of
+from t2i.attention.site import (
+    Site,
+    Sites,
+    Window,
+    check_heads,
+    check_window,
+    is_empty,
+    sites_of,
+    steps_of,
+)
 from t2i.errors import ArgumentError
 
 LARGEST = 1_000_000
@@ -53,8 +62,7 @@ class Edit(ABC):
 
     def fits(self, site: Site) -> bool:
         """Whether it is made for the site, and wants it."""
-        chosen = self.sites if isinstance(self.sites, Sites) else Sites(name=self.sites)
-        return site.kind in self.kinds and chosen.fit(site)
+        return site.kind in self.kinds and sites_of(self.sites).fit(site)
 
     def covers(self, step: int, num_steps: int) -> bool:
         """Whether it acts at this step."""

@@ -10,11 +10,10 @@ from torch.nn import functional
 from t2i.attention.edits.edit import Edit
 from t2i.attention.probe import Probe
 from t2i.attention.rows import Pass
-from t2i.attention.said import Said
+from t2i.attention.said import Said, Words, several
 from t2i.attention.site import Sites
 from t2i.errors import ArgumentError
 
-Words = str | tuple[str, ...]
 FEW, SOME = 16 * 16, 48 * 48
 """Positions of the sites that the published code reads, and of those that are kept to choose of."""
 
@@ -60,7 +59,7 @@ class LocalBlend(Edit):
         if sites is None:
             sites = Sites(kind="cross", place=("down", "up"), max_positions=SOME)
         return [
-            Probe(several(words), prompt, sites, steps=None, heads=self.heads)
+            Probe(several(words), prompt, sites, heads=self.heads, convention="mean")
             for prompt, words in zip((self.source, self.target), self.words, strict=True)
         ]
 
@@ -95,7 +94,3 @@ class LocalBlend(Edit):
         wide_11HW = functional.max_pool2d(mean_11HW, 3, stride=1, padding=1)
         large_HW = functional.interpolate(wide_11HW, size)[0, 0]
         return large_HW / large_HW.max() > self.threshold
-
-
-def several(words: Words) -> tuple[str, ...]:
-    return (words,) if isinstance(words, str) else tuple(words)

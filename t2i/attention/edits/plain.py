@@ -1,28 +1,25 @@
 """The values of edits as JSON holds them, and back. What comes from a file is not trusted."""
 
 import base64
-import binascii
 import dataclasses
 import io
 import re
-import struct
 import types
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from t2i.attention.edits.edit import LARGEST
 from t2i.attention.site import Sites, Window, check_window
 from t2i.errors import ArgumentError, nearest
+from t2i.pictures import UNREADABLE
 
 LONGEST_TEXT = 2_000
 MOST_VALUES = 256
 """In one list or mapping."""
 DEEPEST = 8
 """Lists and mappings in one another."""
-"""Of numbers."""
 LONGEST_PICTURE = 4 * 1024 * 1024
 """Letters of a mask in base64."""
 MOST_PIXELS = 4096 * 4096
@@ -225,30 +222,14 @@ def picture(value: object, name: str) -> Image.Image:
     try:
         file = io.BytesIO(base64.b64decode(text, validate=True))
         with Image.open(file, formats=["PNG"]) as opened:
-            if opened.width * opened.height > MOST_PIXELS:
-                raise ArgumentError(
-                    f"Got {name} of {opened.width} x {opened.height} pixels, expected at most "
-                    f"{MOST_PIXELS:,}."
-                )
-            opened.load()
-            return opened.convert("L")
+            if opened.width * opened.height <= MOST_PIXELS:
+                return opened.convert("L")
+            found = f"{opened.width} x {opened.height}"
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ArgumentError(
-            f"Got {name} of far too many pixels, expected at most {MOST_PIXELS:,}."
-        ) from None
-    except (
-        binascii.Error,
-        UnidentifiedImageError,
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        struct.error,
-        zlib.error,
-    ) as error:
-        if isinstance(error, ArgumentError):
-            raise
+        found = "far too many"
+    except UNREADABLE as error:
         raise ArgumentError(f"Got {name}, which is no PNG in base64: {error}") from error
+    raise ArgumentError(f"Got {name} of {found} pixels, expected at most {MOST_PIXELS:,}.")
 
 
 def spoken(hint: Any) -> str:

@@ -14,9 +14,8 @@ from torch.nn import functional
 
 from t2i.attention.at import At
 from t2i.attention.edits.bias import BiasEdit
-from t2i.attention.edits.local_blend import Words, several
-from t2i.attention.said import Said
-from t2i.attention.site import Site
+from t2i.attention.said import Said, Words, several
+from t2i.attention.site import Site, is_number
 from t2i.errors import ArgumentError
 
 Box = tuple[float, float, float, float]
@@ -105,7 +104,7 @@ class Regions(BiasEdit):
         object.__setattr__(self, "regions", tuple(regions))
         for name, most in (("strength", 100.0), ("feather", 1.0)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float):
+            if not is_number(value):
                 raise ArgumentError(f"Got {name}={value!r}, expected a number.")
             if not 0 <= value <= most:
                 raise ArgumentError(f"Got {name}={value}, expected 0 (off) to {most:g}.")
@@ -157,8 +156,7 @@ def area_past(x: Tensor, edge: float, feather: float) -> Tensor:
 
 def check_box(box: object) -> None:
     sides = box if isinstance(box, tuple | list) else ()
-    numbers = [isinstance(side, int | float) and not isinstance(side, bool) for side in sides]
-    if len(numbers) != 4 or not all(numbers):
+    if len(sides) != 4 or not all(map(is_number, sides)):
         raise ArgumentError(f"Got box={box!r}, expected four numbers: left, top, right, bottom.")
     left, top, right, bottom = sides
     if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):

@@ -11,6 +11,7 @@ from t2i.attention.edits.edit import LARGEST
 from t2i.attention.edits.words import WindowedEdit
 from t2i.attention.effects import Effects
 from t2i.attention.said import Said
+from t2i.attention.site import is_number
 from t2i.errors import ArgumentError
 
 
@@ -31,8 +32,7 @@ class Reweight(WindowedEdit):
     def __post_init__(self) -> None:
         super().__post_init__()
         for word, weight in self.weights.items():
-            number = isinstance(weight, int | float) and not isinstance(weight, bool)
-            if not number or not abs(weight) <= LARGEST:  # nan neither
+            if not is_number(weight) or not abs(weight) <= LARGEST:  # nan neither
                 raise ArgumentError(
                     f"Got weights[{word!r}]={weight!r}, expected a number up to {LARGEST:,}: 1.0 "
                     "leaves a word as it is, 2.0 doubles it, 0.0 takes it away."

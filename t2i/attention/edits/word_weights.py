@@ -12,6 +12,7 @@ from torch import Tensor
 from t2i.attention.at import At
 from t2i.attention.edits.bias import BiasEdit
 from t2i.attention.said import Said
+from t2i.attention.site import is_number
 from t2i.errors import ArgumentError
 
 
@@ -31,8 +32,7 @@ class WordWeights(BiasEdit):
     def __post_init__(self) -> None:
         super().__post_init__()
         for word, weight in self.weights.items():
-            number = isinstance(weight, int | float) and not isinstance(weight, bool)
-            if not number or not math.isfinite(weight):
+            if not is_number(weight) or not math.isfinite(weight):
                 raise ArgumentError(
                     f"Got weights[{word!r}]={weight!r}, expected a number: 1.0 leaves a word as it "
                     "is, 1.5 makes it stronger, 0.0 hides it."
