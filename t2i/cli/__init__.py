@@ -15,6 +15,9 @@ from t2i.cli.data import data
 from t2i.cli.edit import EPILOG as EDITS
 from t2i.cli.edit import edit
 from t2i.cli.env import env
+from t2i.cli.evaluate import EPILOG as EVALUATES
+from t2i.cli.evaluate import evaluate
+from t2i.cli.garbage import search_no_more, searched_seldom
 from t2i.cli.generate import generate
 from t2i.cli.inspect import EPILOG as INSPECTS
 from t2i.cli.inspect import inspect
@@ -54,6 +57,7 @@ def root(
 app.command()(generate)
 app.command(epilog=INSPECTS)(inspect)
 app.command(epilog=EDITS)(edit)
+app.command(epilog=EVALUATES)(evaluate)
 for command in (show, models, env, train):
     app.command()(command)
 app.add_typer(data, name="data")
@@ -61,9 +65,11 @@ app.add_typer(data, name="data")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; a known error is one line, no traceback."""
+    ends = arguments is None
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        return app(arguments, prog_name="t2i", standalone_mode=False) or 0
+        with searched_seldom():
+            return app(arguments, prog_name="t2i", standalone_mode=False) or 0
     except T2IError as error:
         print_error(str(error), type(error).__name__, as_json=asks_for_json(arguments))
         return error.exit_code
@@ -71,3 +77,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Refused while the words were read: an unknown option, a word where a number belongs.
         print_error(error.format_message(), "ArgumentError", as_json=asks_for_json(arguments))
         return error.exit_code
+    finally:
+        if ends:
+            search_no_more()

@@ -104,6 +104,11 @@ class Agreement(nn.Module):
         config = {"width": self.width, "layers": self.layers, "vocabulary": self.vocabulary}
         (folder / CONFIG).write_text(json.dumps(config | notes, indent=1) + "\n", "utf-8")
 
+    @staticmethod
+    def is_in(folder: Path) -> bool:
+        """Whether a recogniser's folder holds one too."""
+        return (folder / CONFIG).is_file()
+
     @classmethod
     def load(cls, folder: Path = ASSET) -> "Agreement":
         """The one of a folder that holds its recogniser too; that of t2i when left out.

@@ -11,6 +11,7 @@ import pytest
 COMMANDS = (
     (),
     ("generate",),
+    ("evaluate",),
     ("models",),
     ("env",),
     ("train",),
@@ -49,7 +50,7 @@ def test_help_answers_without_loading_anything_heavy(repo: Path, command: tuple[
 
 def test_help_lists_every_command_and_the_exit_codes(repo: Path) -> None:
     help_text = python(repo, "from t2i.cli import main; main(['--help'])").stdout
-    for command in ("generate", "models", "env", "train", "data"):
+    for command in ("generate", "evaluate", "models", "env", "train", "data"):
         assert f" {command} " in help_text
     assert "Exit codes:" in help_text
     assert "130 interrupted" in " ".join(help_text.split())

@@ -1,0 +1,204 @@
+"""`t2i evaluate`: does a model do what the words say, measured where the truth is known."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from t2i.cli.answer import Format, note, print_json
+
+if TYPE_CHECKING:
+    from t2i.evaluate.part import Bench
+    from t2i.evaluate.store import Store
+    from t2i.evaluate.suite import SuiteConfig
+
+EPILOG = """Examples:
+
+`t2i evaluate embedded --quick`
+
+`t2i evaluate my-model --part generation --out mine`
+
+`t2i evaluate my-model --out mine --against outputs/evaluate-embedded-scenes/evaluation.json`
+"""
+
+
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A name of `t2i models`, a folder or a file.")
+    ],
+    suite: Annotated[
+        str, typer.Option(metavar="NAME_OR_TOML", help="What is measured, and how much of it.")
+    ] = "scenes",
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A minute of it, to see that nothing is broken.")
+    ] = False,
+    part: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="generation, inspection or editing; may be repeated.", show_default="all"
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where the result goes.", show_default="outputs/..."),
+    ] = None,
+    recogniser: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="The judge.", show_default="the one of t2i"),
+    ] = None,
+    compared: Annotated[
+        Path | None,
+        typer.Option(
+            "--against", metavar="FILE", help="Another evaluation.json: say what has changed."
+        ),
+    ] = None,
+    format: Format = "text",
+) -> None:
+    """Measure how well MODEL does what its prompts say; print the path of a page that shows it.
+
+    Scenes are drawn, looked into and edited, and held against what is known of every pixel. In the
+    folder: index.html, the page; evaluation.json and tables.md, its figures; records.jsonl, every
+    unit; pictures/. The same command goes on where it was stopped.
+    """
+    from t2i.denoiser.folder import resolve
+    from t2i.evaluate.extra import check_extra
+    from t2i.evaluate.suite import check_parts, read_suite
+
+    # what is asked for
+    config = read_suite(suite, quick=quick)
+    wanted = check_parts(part or [])
+    check_extra()
+    place = resolve(model)
+    if out is None:
+        out = Path("outputs") / "-".join(
+            ["evaluate", Path(model).stem, Path(suite).stem, *["quick"] * quick]
+        )
+
+    from t2i.evaluate.progress import progress
+    from t2i.evaluate.run import PAGE, VERSION, measure, whole, write
+    from t2i.evaluate.suite import PARTS, part_of
+    from t2i.evaluate.telling.against import read_earlier
+    from train.runfolder import locked
+
+    with ExitStack() as held:
+        # what it is measured with
+        held.enter_context(locked(out))
+        store, bench, facts = prepare(place, model, config, out, recogniser)
+        facts["command"] = " ".join(
+            ["t2i evaluate", model, *[f"--suite {suite}"] * (suite != "scenes")]
+            + ["--quick"] * quick
+        )
+        earlier = None if compared is None else read_earlier(compared, facts, VERSION)
+        for change in store.changed:
+            note(f"Warning: since the first units {change}: the others may differ slightly.")
+        parts = [part_of(name, config, bench) for name in wanted]
+
+        # unit by unit
+        try:
+            with progress(parts) as told:
+                measure(parts, store, told)
+        except KeyboardInterrupt:
+            note(f"Interrupted: {len(store.done)} units are finished. The same command goes on.")
+            raise typer.Exit(130) from None
+
+        # what they say, with what another start has done
+        names = {name for name, _ in store.done}
+        others = [part_of(name, config, bench) for name in PARTS if name in names - {*wanted}]
+        order = list(PARTS)
+        finished = sorted(whole([*parts, *others], store), key=lambda p: order.index(p.name))
+        document = write(finished, store, facts, earlier)
+    if format == "json":
+        print_json(document)
+    else:
+        print_tables(document)
+        typer.echo(out / PAGE)
+
+
+def prepare(
+    place: Path, name: str, config: "SuiteConfig", out: Path, recogniser: Path | None
+) -> "tuple[Store, Bench, dict[str, Any]]":
+    """The folder, the loaded model, and what the head of the result says of them."""
+    from t2i import __version__
+    from t2i.cli.digests import digest
+    from t2i.cli.drawing import load_pipeline, pipeline_defaults
+    from t2i.cli.metadata import library_versions
+    from t2i.cli.quiet import quiet_libraries
+    from t2i.cli.request import Request, read_defaults
+    from t2i.evaluate.known import known
+    from t2i.evaluate.part import Bench
+    from t2i.evaluate.store import Store
+    from t2i.machine import machine
+    from t2i.recogniser.agreement import Agreement
+    from t2i.recogniser.recogniser import ASSET, Recogniser
+
+    quiet_libraries()
+    judging = recogniser or ASSET
+    agreement = Agreement.load(judging) if Agreement.is_in(judging) else None
+    judge = agreement.recogniser if agreement else Recogniser.load(judging)
+    knows = known(place, judge)
+    identity = {
+        "model": {"name": name, "digest": digest(place)},
+        "recogniser": digest(judging),
+        "config": config.model_dump(mode="json"),
+        "libraries": {"t2i": __version__, **library_versions(("torch", "diffusers"))},
+    }
+    store = Store(out, identity)
+    request = Request(prompt="").with_defaults(read_defaults(place))
+    pipe = load_pipeline(place, request.sampler)
+    pipe.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]  # diffusers'
+    request = request.with_defaults(pipeline_defaults(pipe, request))
+    assert request.num_inference_steps is not None
+    assert request.guidance_scale is not None
+    bench = Bench(
+        pipe=pipe,
+        recogniser=judge.to(pipe.device),
+        agreement=agreement and agreement.to(pipe.device),
+        objects=knows.objects,
+        most_objects=knows.most,
+        steps=request.num_inference_steps,
+        guidance_scale=request.guidance_scale,
+        device=pipe.device,
+        keep=store.keep,
+        folder=out,
+    )
+    asked = {
+        "objects": [*bench.objects],
+        "most_objects": bench.most_objects,
+        "steps": bench.steps,
+        "guidance_scale": bench.guidance_scale,
+        "sampler": request.sampler,
+    }
+    return store, bench, identity | {"asked": asked, "machine": machine()}
+
+
+def print_tables(document: dict[str, Any]) -> None:
+    """The figures without their intervals, a table after the other."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from t2i.evaluate.telling.chapter import Figure
+    from t2i.evaluate.telling.shown import with_unit
+
+    console = Console(highlight=False)
+    for chapter in document["chapters"].values():
+        for block in chapter["blocks"].values():
+            if block["kind"] != "table":
+                continue
+            table = Table(box=None, pad_edge=False)
+            table.add_column("")
+            for head in block["heads"]:
+                table.add_column(Text(head), justify="right")
+            for row in block["rows"]:
+                cells = [
+                    with_unit(
+                        Figure(**cell) if isinstance(cell, dict) else cell,
+                        block["units"].get(head, ""),
+                    )
+                    for head, cell in row["cells"].items()
+                ]
+                table.add_row(Text(row["label"]), *map(Text, cells))
+            console.print(Text(block["title"], style="bold"))
+            console.print(table)
+            console.print()

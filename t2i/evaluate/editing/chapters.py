@@ -1,0 +1,200 @@
+"""What the records of editing say: tables and pictures."""
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+
+from t2i.evaluate.editing.edited import Cost, Edited, EditedPair, TwoObjects
+from t2i.evaluate.editing.methods import METHODS, NONE, ONLY_STRONG, EditSettings
+from t2i.evaluate.editing.pairs import KINDS
+from t2i.evaluate.editing.two_objects import NAMES
+from t2i.evaluate.part import Record
+from t2i.evaluate.telling.chapter import Block, Cell, Chapter, Figure, Gallery, Table
+from t2i.evaluate.telling.statistics import mean, share
+
+READINGS: dict[str, Callable[[Edited], float | None]] = {
+    "structure distance x1e3": lambda one: one.structure * 1e3,
+    "background PSNR": lambda one: None if one.stayed is None else one.stayed.psnr,
+    "background MSE x1e4": lambda one: None if one.stayed is None else one.stayed.mse * 1e4,
+    "background SSIM x1e2": lambda one: None if one.stayed is None else one.stayed.ssim * 1e2,
+    "whole PSNR": lambda one: one.whole.psnr,
+}
+"""Heads of the tables -> what they read, in PIE-Bench's units."""
+HEADS = (
+    "success",
+    "whole caption",
+    "structure distance x1e3",
+    "background PSNR",
+    "background MSE x1e4",
+    "background SSIM x1e2",
+    "whole PSNR",
+)
+UNITS = {"success": "%", "whole caption": "%", "background PSNR": "dB", "whole PSNR": "dB"}
+LOWER = ("structure distance x1e3", "background MSE x1e4")
+RANKED_BY = "+ LocalBlend"
+GALLERY = 6
+
+
+def chapters_of(records: Mapping[str, Record], settings: EditSettings, steps: int) -> list[Chapter]:
+    pairs: dict[str, list[EditedPair]] = {}
+    two: list[TwoObjects] = []
+    costs: list[Cost] = []
+    for unit, record in records.items():
+        kind = unit.split("/")[0]
+        if kind in KINDS:
+            pairs.setdefault(kind, []).append(EditedPair.model_validate(record))
+        elif kind == "two":
+            two.append(TwoObjects.model_validate(record))
+        else:
+            costs.append(Cost.model_validate(record))
+    every = [one for kind, several in pairs.items() if kind != "strengthen" for one in several]
+    blocks: list[Block] = []
+    if every:
+        blocks.append(table_of("editing", "Another object, colour or background", every))
+    blocks += [
+        table_of(f"editing_{kind}", f"Only {title}", pairs[kind])
+        for kind, title in KINDS.items()
+        if kind in pairs
+    ]
+    if two:
+        blocks.append(of_two(two))
+    if costs:
+        blocks.append(of_costs(costs))
+    blocks += galleries([one for several in pairs.values() for one in several], two)
+    return [Chapter("editing", "Editing", text_of(every, settings, steps), blocks)]
+
+
+def text_of(every: Sequence[EditedPair], settings: EditSettings, steps: int) -> str:
+    right = share([one.source_right for one in every])
+    sources = "" if right is None else f" {right.value:.0%} of the sources show all of theirs."
+    return (
+        "A prompt is drawn, and the same prompt changed in one thing, from the same noise. "
+        "Success: by the recogniser the change has happened: the new object is there, the old one "
+        "gone, the object has the new colour, the background is the new one, an object told to be "
+        "large or small covers 5 % more or less. Whole caption: all that the new prompt says is "
+        f"there, as the model also draws other things wrongly.{sources} Background: the places "
+        "that were to stay, outside of the changed object in either picture and a little around "
+        "it; where the background itself changes, inside the objects, without their edges. "
+        "Structure distance is after Tumanyan et al. (2022) with the recogniser's features in the "
+        "place of DINO's, so that it cannot be held against other suites; LPIPS needs weights "
+        "that do not come along and is "
+        f"left out. {steps} steps; word maps of the source for {span(settings.cross_replace)} of "
+        f"them, its layout for {span(settings.self_replace)}, blend above "
+        f"{settings.blend_threshold:g}, keys and values shared for "
+        f"{span(settings.share_keys_values)}, queries and keys for "
+        f"{span(settings.inject_queries_keys)}; stronger words {settings.weight:g} times in maps, "
+        f"{settings.prompt_weight:g} in prompts."
+    )
+
+
+def span(window: tuple[float, float]) -> str:
+    return f"{window[0]:g} to {window[1]:g}"
+
+
+def table_of(name: str, title: str, pairs: Sequence[EditedPair]) -> Table:
+    rows: list[tuple[str, Sequence[Cell]]] = []
+    for method in (*METHODS, *ONLY_STRONG):
+        edited = [one.methods[method] for one in pairs if method in one.methods]
+        if edited:
+            rows.append((method, cells_of(edited)))
+    return Table(
+        name=name,
+        title=f"{title}: {len(pairs)} pairs",
+        heads=HEADS,
+        rows=rows,
+        units=UNITS,
+        better={head: "lower" if head in LOWER else "higher" for head in HEADS},
+    )
+
+
+def cells_of(edited: Sequence[Edited]) -> list[Cell]:
+    figures = [
+        mean([value for one in edited if (value := reading(one)) is not None])
+        for reading in READINGS.values()
+    ]
+    return [
+        share([one.success for one in edited]),
+        share([one.everything for one in edited]),
+        *figures,
+    ]
+
+
+def of_two(two: Sequence[TwoObjects]) -> Table:
+    rows: list[tuple[str, Sequence[Cell]]] = [
+        (
+            name,
+            [
+                share([one.both[name] for one in two]),
+                share([one.relation[name] for one in two]),
+                None if name == NONE else mean([one.whole[name].psnr for one in two]),
+            ],
+        )
+        for name in NAMES
+    ]
+    heads = ("both objects", "as they should stand", "PSNR to no control")
+    return Table(
+        name="editing_two",
+        title=f"Two objects in one prompt: {len(two)} prompts",
+        heads=heads,
+        rows=rows,
+        units={heads[0]: "%", heads[1]: "%", heads[2]: "dB"},
+        better={heads[0]: "higher", heads[1]: "higher"},
+    )
+
+
+def of_costs(costs: Sequence[Cost]) -> Table:
+    """The middle of the rounds, and the whole range of them."""
+    rows: list[tuple[str, Sequence[Cell]]] = [
+        (cost.method, [of_rounds(cost.time), Figure(cost.extra_bytes / 2**20)]) for cost in costs
+    ]
+    heads = ("time, times", "more at the peak")
+    return Table(
+        name="editing_cost",
+        title="What it costs: processor time of a source and its target over the same two without "
+        "an edit (middle and range of the rounds), and what torch holds beyond theirs",
+        heads=heads,
+        rows=rows,
+        units={heads[1]: "MiB"},
+        better=dict.fromkeys(heads, "lower"),
+    )
+
+
+def of_rounds(values: Sequence[float]) -> Figure:
+    return Figure(median(values), min(values), max(values), len(values))
+
+
+def galleries(pairs: Sequence[EditedPair], two: Sequence[TwoObjects]) -> list[Gallery]:
+    """The worst beside the best, and the first as they came; nobody chose them."""
+    ranked = sorted(pairs, key=goodness)
+    count = min(GALLERY, len(ranked) // 2)
+    shown = [
+        shown_as("worst", f"The worst, by {RANKED_BY}", ranked[:count]),
+        shown_as("best", f"The best, by {RANKED_BY}", ranked[::-1][:count]),
+        *(
+            shown_as(f"first_{kind}", f"The first, {title}", of_kind[:GALLERY])
+            for kind, title in KINDS.items()
+            if (of_kind := [one for one in pairs if one.kind == kind])
+        ),
+    ]
+    if two:
+        pictures = [(one.file, labelled(one)) for one in two[:GALLERY]]
+        shown.append(Gallery("editing_first_two", "The first, two objects", pictures, columns=2))
+    return shown
+
+
+def goodness(one: EditedPair) -> tuple[bool, float]:
+    edited = one.methods[RANKED_BY]
+    return edited.success, 0.0 if edited.stayed is None else edited.stayed.psnr
+
+
+def shown_as(name: str, title: str, pairs: Sequence[EditedPair]) -> Gallery:
+    pictures = []
+    for one in pairs:
+        worked = [method for method, edited in one.methods.items() if edited.success]
+        label = f"{one.source} -> {one.target} [worked: {', '.join(worked) or 'none'}]"
+        pictures.append((one.file, label))
+    return Gallery(f"editing_{name}", title, pictures, columns=1)
+
+
+def labelled(one: TwoObjects) -> str:
+    right = [name for name in NAMES if one.relation[name]]
+    return f"{one.caption} [right: {', '.join(right) or 'none'}]"

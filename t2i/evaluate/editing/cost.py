@@ -1,0 +1,63 @@
+"""What a way of editing costs beside the same pictures without it."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from t2i.evaluate.editing.edited import Cost
+
+FEW = 4
+"""Steps of a run whose memory is watched, as watching takes long; more steps hold no more."""
+Draw = Callable[[int], object]
+"""Makes a run of so many steps."""
+
+
+def cost_of(
+    method: str, plain: Draw, edited: Draw, steps: int, rounds: int, device: torch.device
+) -> Cost:
+    """Both in turns, so that what else the machine does falls on both."""
+    few = min(FEW, steps)
+    extra = peak_of(partial(edited, few), device) - peak_of(partial(plain, few), device)
+    both = partial(plain, steps), partial(edited, steps)
+    times = [seconds_of(*both, device) for _ in range(rounds)]
+    ratios = [round(edited_seconds / seconds, 4) for seconds, edited_seconds in times]
+    return Cost(method=method, time=ratios, extra_bytes=extra)
+
+
+def seconds_of(
+    plain: Callable[[], object], edited: Callable[[], object], device: torch.device
+) -> tuple[float, float]:
+    """Of a processor; of an accelerator, which works beside it, by the clock."""
+    seconds = []
+    for draw in (plain, edited):
+        clock = time.process_time if device.type == "cpu" else time.perf_counter
+        begun = clock()
+        draw()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(clock() - begun)
+    return seconds[0], seconds[1]
+
+
+def peak_of(draw: Callable[[], object], device: torch.device) -> int:
+    """The most bytes that torch held at once for what was made meanwhile."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        draw()
+        return int(torch.cuda.max_memory_allocated(device)) - before
+
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        draw()
+    held = most = 0
+    changes = [
+        event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"
+    ]
+    for change in sorted(changes, key=lambda event: event.start_ns()):
+        held += change.nbytes()
+        most = max(most, held)
+    return int(most)

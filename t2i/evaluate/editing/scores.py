@@ -1,0 +1,131 @@
+"""What an edit changed that it was not asked to, and whether it did what it was asked to.
+
+H W size of the picture, F features, P places.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from t2i.evaluate.editing.pairs import Pair
+from t2i.evaluate.extra import needs_extra
+from t2i.evaluate.generation.judge import judge
+from t2i.recogniser.seen import Seen
+
+WIDENED = 0.03
+"""By how much of the picture's side a mask of what changes is widened."""
+MOST_DECIBELS = 100.0
+"""PSNR of pixels that are equal: no number is larger, and infinity has no mean."""
+STRONGER = 1.05
+"""A larger object covers at least so many times its area; a smaller one is divided by it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """How alike two pictures are, over the places that were to stay, or over all of them."""
+
+    psnr: float
+    mse: float
+    ssim: float
+
+
+def kept(one: Image.Image, other: Image.Image, places_HW: NDArray[np.bool_]) -> Kept | None:
+    """None where there is no place; MSE of colours from 0 to 1."""
+    if not places_HW.any():
+        return None
+    one_3HW, other_3HW = pixels(one), pixels(other)
+    places = torch.from_numpy(places_HW)
+    mse = float((one_3HW - other_3HW).square().mean(0)[places].mean())
+    psnr = MOST_DECIBELS if mse == 0 else min(MOST_DECIBELS, -10 * math.log10(mse))
+    return Kept(psnr, mse, float(ssim_map(one_3HW, other_3HW)[places].mean()))
+
+
+def ssim_map(one_3HW: Tensor, other_3HW: Tensor) -> Tensor:
+    """Structural similarity around each pixel, (H, W)."""
+    with needs_extra():
+        from torchmetrics.functional.image import structural_similarity_index_measure
+
+    _, map_13HW = structural_similarity_index_measure(
+        one_3HW[None], other_3HW[None], data_range=1.0, return_full_image=True
+    )
+    map_HW: Tensor = map_13HW[0].mean(0)
+    return map_HW
+
+
+def structure_distance(one_Fhw: NDArray[np.float32], other_Fhw: NDArray[np.float32]) -> float:
+    """Mean squared difference of how alike the places of a picture are to one another.
+
+    After Tumanyan et al. (2022, arXiv 2201.00424, Equation 3), whose features are DINO's keys; ours
+    are the recogniser's, so that no number of another suite can be held against it.
+    """
+    one_PP, other_PP = (self_similarity(torch.from_numpy(side)) for side in (one_Fhw, other_Fhw))
+    return float((one_PP - other_PP).square().mean())
+
+
+def self_similarity(features_Fhw: Tensor) -> Tensor:
+    """Cosine of the features of each two places, (P, P)."""
+    unit_FP = functional.normalize(features_Fhw.double().flatten(1), dim=0)
+    return unit_FP.T @ unit_FP
+
+
+def to_stay(pair: Pair, source: Seen, target: Seen, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The places (H, W) that an edit has no business in.
+
+    Outside of what changes in either picture, which is widened a little. Where the background
+    changes: inside the objects of the source, without their edges.
+    """
+    by = math.ceil(WIDENED * max(size))
+    if pair.spot is None:
+        return ~widened(~union(source, pair.kept, size), by)
+    changing = union(source, pair.names, size) | union(target, pair.names, size)
+    return ~widened(changing, by)
+
+
+def union(seen: Seen, names: tuple[str, ...], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Where any of these objects was recognised."""
+    places = np.zeros(size, dtype=np.bool_)
+    for name in names:
+        if name in seen.objects:
+            places |= seen.objects[name].mask
+    return places
+
+
+def widened(mask_HW: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
+    """By so many pixels to every side."""
+    mask_11HW = torch.from_numpy(mask_HW).float()[None, None]
+    wide_11HW = functional.max_pool2d(mask_11HW, 2 * by + 1, stride=1, padding=by)
+    return np.asarray(wide_11HW[0, 0].numpy() > 0)
+
+
+def succeeded(pair: Pair, source: Seen, target: Seen) -> bool:
+    """Whether the one thing that was to change has changed."""
+    if pair.kind == "background":
+        return target.background == pair.target.background
+    old, new = pair.names[0], pair.names[-1]
+    if pair.kind == "swap":
+        return new in target.objects and old not in target.objects
+    assert pair.spot is not None
+    if pair.kind == "recolour":
+        colour = pair.target.spots[pair.spot].colour
+        return colour is not None and target.painted(new, colour)
+    if old not in source.objects or old not in target.objects:
+        return False
+    growth = target.objects[old].share / source.objects[old].share
+    return growth >= STRONGER if pair.strong == "large" else growth <= 1 / STRONGER
+
+
+def all_true(pair: Pair, target: Seen) -> bool:
+    """Whether all that the target's prompt says is there."""
+    return all(judge(pair.said, target)["everything"])
+
+
+def pixels(picture: Image.Image) -> Tensor:
+    """(3, H, W) of 0..1, in float64: SSIM subtracts what is nearly equal."""
+    rgb_HW3 = np.asarray(picture.convert("RGB"), dtype=np.float64) / 255
+    return torch.from_numpy(rgb_HW3).permute(2, 0, 1)

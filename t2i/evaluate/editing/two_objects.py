@@ -1,0 +1,77 @@
+"""Two objects in one prompt: are both there, and where they should be, with help and without."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+
+from t2i.attention import AttendAndExcite, Region, Regions, attend
+from t2i.attention.edits.edit import Edit
+from t2i.evaluate.editing.edited import TwoObjects, alike
+from t2i.evaluate.editing.methods import NONE
+from t2i.evaluate.editing.pairs import TRIES, mention_of
+from t2i.evaluate.editing.scores import kept
+from t2i.evaluate.generation.judge import judge, said
+from t2i.evaluate.part import Bench
+from t2i.pictures import sheet
+from train.data.captions import Relation
+from train.data.scenes import Layout, Scenes
+
+EXCITED, PLACED = "AttendAndExcite", "Regions"
+NAMES = (NONE, EXCITED, PLACED)
+FIRST, SECOND, ACROSS = (0.02, 0.48), (0.52, 0.98), (0.25, 0.75)
+"""Sides of the boxes: two one after the other, and what they share."""
+
+
+def layout_of_two(scenes: Scenes, number: int) -> Layout | None:
+    """Of TRIES scenes the first whose caption says how two objects stand; None without one."""
+    for index in range(number * TRIES, (number + 1) * TRIES):
+        layout = scenes.layout(index)
+        if len(layout.spots) == 2 and layout.caption.relations:
+            return layout
+    return None
+
+
+def drawn_with_help(bench: Bench, layout: Layout, seed: int, name: str) -> TwoObjects:
+    """The same noise without an edit, with both words excited, and with a region for each."""
+    caption = layout.caption.text
+    drawn, edits = bench.pipe, edits_of(layout)
+    with attend(drawn) as attn:
+        for edit in edits:
+            attn.edit(edit)
+        pictures: list[Image.Image] = drawn(
+            [caption] * len(NAMES),
+            num_inference_steps=bench.steps,
+            guidance_scale=bench.guidance_scale,
+            generator=[torch.Generator().manual_seed(seed) for _ in NAMES],
+            return_dict=False,
+        )[0]
+    told = [judge(said(layout), seen) for seen in bench.recogniser.look(pictures)]
+    everywhere = np.ones((pictures[0].height, pictures[0].width), dtype=np.bool_)
+    whole = [kept(pictures[0], picture, everywhere) for picture in pictures]
+    strip = sheet(pictures, NAMES, columns=len(NAMES)).convert("RGB")
+    return TwoObjects(
+        caption=caption,
+        both={one: right["both"][0] for one, right in zip(NAMES, told, strict=True)},
+        relation={one: right["relation"][0] for one, right in zip(NAMES, told, strict=True)},
+        whole={one: alike(found) for one, found in zip(NAMES, whole, strict=True) if found},
+        file=bench.keep(name, strip),
+    )
+
+
+def edits_of(layout: Layout) -> Sequence[Edit]:
+    words = [mention_of(layout, spot).word for spot in (0, 1)]
+    (subject, relation, other) = layout.caption.relations[0]
+    boxes = {subject: box_of(relation, first=True), other: box_of(relation, first=False)}
+    regions = [Region(words=words[spot], box=boxes[spot]) for spot in (0, 1)]
+    return [AttendAndExcite(tuple(words), target=1), Regions(regions, target=2)]
+
+
+def box_of(relation: Relation, *, first: bool) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom of the one that stands so to the other, or of that other."""
+    begins = (relation in ("left", "above")) == first
+    low, high = FIRST if begins else SECOND
+    if relation in ("left", "right"):
+        return low, ACROSS[0], high, ACROSS[1]
+    return ACROSS[0], low, ACROSS[1], high

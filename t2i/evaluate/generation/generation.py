@@ -1,0 +1,253 @@
+"""Generation: does the model draw what the caption says, judged by the recogniser."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+
+from t2i.conditioning.methods import parse_guidance
+from t2i.denoiser.families import sd
+from t2i.denoiser.schedulers import rebuild, scheduler
+from t2i.errors import ArgumentError
+from t2i.evaluate.generation.chapters import Results, chapters_of
+from t2i.evaluate.generation.drawn import DECIMALS, Batch, Picture, Run, seen_in
+from t2i.evaluate.generation.judge import Said, judge, judge_by_another, said
+from t2i.evaluate.part import Bench, Record
+from t2i.evaluate.telling.chapter import Chapter
+from train.data.scenes import Scenes, ScenesConfig
+from train.randomness import generator
+
+Split = Literal["seen", "held_out", "sweep"]
+
+
+class SplitConfig(BaseModel):
+    """The first `count` scenes of a seed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = Field(ge=0)
+    count: int = Field(ge=1)
+
+
+class GenerationConfig(BaseModel):
+    """How many scenes are drawn, and how."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seen: SplitConfig
+    """Combinations of objects and colours that training showed, in scenes that it did not."""
+    held_out: SplitConfig
+    """Each shows a combination that training never did."""
+    sweep: SplitConfig
+    """Other scenes, for trying out how to sample: what is chosen by them is judged elsewhere."""
+    guidance_scales: tuple[float, ...] = ()
+    steps: tuple[int, ...] = ()
+    samplers: tuple[str, ...] = ()
+    """As `t2i generate --sampler` takes them, in the place of the model's own."""
+    methods: tuple[str, ...] = ()
+    """As `t2i generate --method` takes them, at the model's own scale."""
+    batch: int = Field(8, ge=1, le=64)
+    """Pictures of a unit, drawn together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How pictures are sampled; None is the model's own sampler and classifier-free guidance."""
+
+    steps: int
+    guidance_scale: float
+    sampler: str | None = None
+    method: str | None = None
+
+    def __str__(self) -> str:
+        named = [f"sampler={self.sampler}"] * (self.sampler is not None)
+        named += [f"method={self.method}"] * (self.method is not None)
+        return ",".join([f"steps={self.steps}", f"guidance={self.guidance_scale:g}", *named])
+
+    def varied(self, name: str) -> tuple[str, float]:
+        """What a sweep of that name varies, in words and as a number."""
+        return {
+            "guidance": (f"{self.guidance_scale:g}", self.guidance_scale),
+            "steps": (str(self.steps), float(self.steps)),
+            "samplers": (self.sampler or "the model's own", 0.0),
+            "methods": (self.method or "classifier-free", 0.0),
+        }[name]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a unit does: scenes of a split drawn in a way, or shown as they are (way None)."""
+
+    split: Split
+    way: Way | None
+    numbers: range
+
+    @property
+    def key(self) -> str:
+        how = "real" if self.way is None else f"drawn/{self.way}"
+        return f"{self.split}/{how}/{self.numbers.start}-{self.numbers[-1]}"
+
+
+class Generation:
+    """The part; its units are batches of pictures."""
+
+    name = "generation"
+
+    def __init__(self, config: GenerationConfig, bench: Bench) -> None:
+        self.config, self.bench = config, bench
+        self._own = bench.pipe.scheduler
+        self.usual = Way(bench.steps, bench.guidance_scale)
+        self.work = {work.key: work for work in self._all_work()}
+
+    def units(self) -> Sequence[str]:
+        return [*self.work]
+
+    def measure(self, unit: str) -> Record:
+        work = self.work[unit]
+        statements = self.statements[work.split]
+        texts = [statements[number].text for number in work.numbers]
+        begun = time.perf_counter()
+        pictures = self._real(work) if work.way is None else self._draw(work, work.way, texts)
+        seconds = time.perf_counter() - begun
+
+        fits = self._fits(work, pictures)
+        judged = []
+        seen_in_all = self.bench.recogniser.look(pictures)
+        for number, picture, seen, (fit, fit_of_another) in zip(
+            work.numbers, pictures, seen_in_all, fits, strict=True
+        ):
+            name = f"generation/{work.split}/{number:04d}-{work.way}"
+            judged.append(
+                Picture(
+                    number=number,
+                    caption=statements[number].text,
+                    objects=seen_in(seen),
+                    background=seen.background,
+                    right=judge(statements[number], seen),
+                    right_by_another=judge_by_another(statements, number, seen),
+                    fit=fit,
+                    fit_of_another=fit_of_another,
+                    features=[round(float(value), DECIMALS) for value in seen.features],
+                    file=None if work.way is None else self.bench.keep(name, picture),
+                )
+            )
+        return Batch(pictures=judged, seconds=round(seconds, 4)).model_dump(mode="json")
+
+    def _fits(
+        self, work: Work, pictures: Sequence[Image.Image]
+    ) -> list[tuple[float | None, float | None]]:
+        """Of each picture its caption's score, and that of the next scene's caption."""
+        if self.bench.agreement is None:
+            return [(None, None)] * len(pictures)
+        texts = [statement.text for statement in self.statements[work.split]]
+        own = [texts[number] for number in work.numbers]
+        following = [texts[(number + 1) % len(texts)] for number in work.numbers]
+        scores = [self.bench.agreement.score(pictures, said) for said in (own, following)]
+        return [
+            (round(a, DECIMALS), round(b, DECIMALS))
+            for a, b in zip(*(s.tolist() for s in scores), strict=True)
+        ]
+
+    def chapters(self, records: Mapping[str, Record]) -> Sequence[Chapter]:
+        def run(split: Split, way: Way | None, label: str = "", value: float = 0.0) -> Run:
+            keys = [w.key for w in self.work.values() if w.split == split and w.way == way]
+            return Run(label, value, [Batch.model_validate(records[key]) for key in keys])
+
+        splits = [split for split in self.scenes if split != "sweep"]
+        return chapters_of(
+            Results(
+                real={split: run(split, None) for split in splits},
+                drawn={split: run(split, self.usual) for split in splits},
+                sweeps={
+                    name: [run("sweep", way, *way.varied(name)) for way in ways]
+                    for name, ways in self.sweeps.items()
+                },
+                way=f"{self.usual.steps} steps, guidance scale {self.usual.guidance_scale:g}",
+            )
+        )
+
+    @cached_property
+    def scenes(self) -> dict[Split, Scenes]:
+        """The splits; without "held_out" where no such combination can be made of the objects."""
+        splits: dict[Split, Scenes] = {}
+        for split in ("seen", "held_out", "sweep"):
+            wanted: SplitConfig = getattr(self.config, split)
+            config = ScenesConfig(
+                size=sd.default_size(self.bench.pipe.unet, self.bench.pipe.vae)[0],
+                seed=wanted.seed,
+                length=wanted.count,
+                vocabulary=self.bench.objects,
+                max_objects=min(self.bench.most_objects, 3),
+                split="held_out" if split == "held_out" else "train",
+            )
+            try:
+                splits[split] = Scenes(config)
+            except ArgumentError:
+                continue
+        return splits
+
+    @cached_property
+    def statements(self) -> dict[Split, list[Said]]:
+        return {
+            split: [said(scenes.layout(number)) for number in range(len(scenes))]
+            for split, scenes in self.scenes.items()
+        }
+
+    @cached_property
+    def sweeps(self) -> dict[str, list[Way]]:
+        """What is varied -> the ways to draw the sweep's scenes, the usual one among them."""
+        usual, config = self.usual, self.config
+        scales = sorted({*config.guidance_scales, usual.guidance_scale})
+        steps = sorted({*config.steps, usual.steps})
+        several: dict[str, list[Way]] = {
+            "guidance": [Way(usual.steps, scale) for scale in scales],
+            "steps": [Way(count, usual.guidance_scale) for count in steps],
+            "samplers": [usual, *(Way(*self._most, sampler=s) for s in config.samplers)],
+            "methods": [usual, *(Way(*self._most, method=m) for m in config.methods)],
+        }
+        return {name: ways for name, ways in several.items() if len(ways) > 1}
+
+    @property
+    def _most(self) -> tuple[int, float]:
+        return self.usual.steps, self.usual.guidance_scale
+
+    def _all_work(self) -> Sequence[Work]:
+        ways: list[tuple[Split, Way | None]] = []
+        for split in self.scenes:
+            if split != "sweep":
+                ways += [(split, None), (split, self.usual)]
+        ways += [("sweep", way) for several in self.sweeps.values() for way in several]
+        return [
+            Work(split, way, range(first, min(first + self.config.batch, len(self.scenes[split]))))
+            for split, way in dict.fromkeys(ways)
+            for first in range(0, len(self.scenes[split]), self.config.batch)
+        ]
+
+    def _real(self, work: Work) -> list[Image.Image]:
+        scenes = self.scenes[work.split]
+        return [Image.fromarray(scenes.scene(number).pixels) for number in work.numbers]
+
+    def _draw(self, work: Work, way: Way, texts: list[str]) -> list[Image.Image]:
+        pipe, seed = self.bench.pipe, self.scenes[work.split].config.seed
+        sampler, method = way.sampler, way.method
+        noises = [generator(seed, work.split, number, "noise") for number in work.numbers]
+        try:
+            # A fresh one each time, so that nothing passes from one unit to the next.
+            own = self._own
+            pipe.scheduler = scheduler(sampler, own.config) if sampler else rebuild(own)
+            drawn = pipe(
+                texts,
+                num_inference_steps=way.steps,
+                guidance_scale=way.guidance_scale,
+                guidance=parse_guidance(method, way.guidance_scale) if method else None,
+                generator=noises,
+                return_dict=False,
+            )
+        finally:
+            pipe.scheduler = self._own
+        pictures: list[Image.Image] = drawn[0]
+        return pictures

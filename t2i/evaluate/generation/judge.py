@@ -1,0 +1,124 @@
+"""What a caption says, and whether a picture shows it.
+
+Only what is said is asked: a background where the caption names one, a colour where a mention has
+one. The words small and large are not judged.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from t2i.recogniser.seen import OWN, Relation, Seen
+from train.data.scenes import Layout
+from train.data.sprites import HUES, things
+
+KINDS: dict[str, str] = {
+    "one": "one object",
+    "each": "each of several objects",
+    "both": "both of two objects",
+    "three": "all of three objects",
+    "relation": "relation",
+    "placed": "relation, where all are there",
+    "background": "background",
+    "recolour": "new colour on its object",
+    "natural": "own colour, where said",
+    "nothing_else": "nothing else",
+    "everything": "everything said",
+}
+"""What is counted -> what people read; in the order of the tables."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a caption states.
+
+    objects : in the order of their mentions
+    colours : (object, colour, whether that is new to it)
+    relations : (subject, relation, object)
+    """
+
+    text: str
+    objects: tuple[str, ...]
+    colours: tuple[tuple[str, str, bool], ...]
+    relations: tuple[tuple[str, Relation, str], ...]
+    background: str | None
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """Of KINDS, those that this caption has something to say of."""
+        several = {2: {"each", "both"}, 3: {"each", "three"}}
+        found = several.get(len(self.objects), {"one"}) | {"nothing_else", "everything"}
+        if self.relations:
+            found |= {"relation", "placed"}
+        if self.background is not None:
+            found.add("background")
+        found |= {"recolour" if new else "natural" for _, _, new in self.colours}
+        return frozenset(found)
+
+
+def said(layout: Layout) -> Said:
+    """What the caption of a scene states of it."""
+    caption = layout.caption
+    names = {mention.spot: layout.spots[mention.spot].name for mention in caption.mentions}
+    colours = tuple(
+        (
+            names[mention.spot],
+            mention.colour,
+            mention.colour != things()[names[mention.spot]].colour,
+        )
+        for mention in caption.mentions
+        if mention.colour is not None
+    )
+    named = f"{layout.background} background" in caption.text
+    return Said(
+        text=caption.text,
+        objects=tuple(names[mention.spot] for mention in caption.mentions),
+        colours=colours,
+        relations=tuple((names[a], relation, names[b]) for a, relation, b in caption.relations),
+        background=layout.background if named else None,
+    )
+
+
+def judge(statement: Said, seen: Seen) -> dict[str, list[bool]]:
+    """By kind, what of the statement holds in the picture; "placed" asks where all are there."""
+    there = {name: name in seen.objects for name in statement.objects}
+    related = {name for one, _, other in statement.relations for name in (one, other)}
+    in_place = all(seen.holds(*relation) for relation in statement.relations)
+    behind = statement.background in (None, seen.background)
+    painted: dict[bool, list[bool]] = {True: [], False: []}
+    for name, colour, new in statement.colours:
+        # The recogniser has no name for some colours that objects are of by themselves.
+        right = seen.painted(name, colour if colour in HUES else OWN)
+        painted[new].append(right)
+
+    everything = all(there.values()) and in_place and behind and all(painted[True] + painted[False])
+    flags = {
+        "one": list(there.values()),
+        "each": list(there.values()),
+        "both": [all(there.values())],
+        "three": [all(there.values())],
+        "relation": [in_place],
+        "placed": [in_place] * all(there[name] for name in related),
+        "background": [behind],
+        "recolour": painted[True],
+        "natural": painted[False],
+        "nothing_else": [seen.objects.keys() <= there.keys()],
+        "everything": [everything],
+    }
+    return {kind: flags[kind] for kind in KINDS if kind in statement.kinds}
+
+
+def judge_by_another(statements: Sequence[Said], number: int, seen: Seen) -> dict[str, list[bool]]:
+    """The control: each kind is asked as the next caption, around the end, that has it states it.
+
+    A kind that no other caption has is left out.
+    """
+    judged = {}
+    for kind in KINDS:
+        if kind not in statements[number].kinds:
+            continue
+        for step in range(1, len(statements)):
+            other = statements[(number + step) % len(statements)]
+            if kind in other.kinds:
+                judged[kind] = judge(other, seen)[kind]
+                break
+    return judged

@@ -1,0 +1,183 @@
+"""What the records of inspection say: tables, a plot and pictures."""
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
+
+from t2i.evaluate.inspection.daam_package import DAAM
+from t2i.evaluate.inspection.heat import METHODS, OVER_LEVELS, SITES
+from t2i.evaluate.inspection.looked_at import ALL, Choice, LookedAt, Scores, Shown
+from t2i.evaluate.telling.chapter import Block, Cell, Chapter, Figure, Gallery, Plot, Table
+from t2i.evaluate.telling.statistics import mean
+
+READINGS: dict[str, Callable[[Scores], float | None]] = {
+    "mIoU": lambda scores: scores.iou,
+    "mIoU, best threshold": lambda scores: scores.best_iou,
+    "pointing game": lambda scores: float(scores.pointing),
+    "average precision": lambda scores: scores.precision,
+    "leakage": lambda scores: scores.leakage,
+}
+"""Heads of the tables -> what they read; all are shares."""
+BETTER = dict.fromkeys(READINGS, "higher") | {"leakage": "lower"}
+TITLES = {
+    "default": "our default",
+    "daam": "DAAM's convention",
+    "mean": "mean of the probabilities",
+    SITES: "our default at the best sites",
+    "wrong word": "control: our default, of another word",
+    "centred blob": "control: a blob in the middle",
+}
+SPLITS = {"seen": "seen combinations", "held_out": "held-out combinations"}
+GALLERY = 6
+Select = Callable[[LookedAt], Scores | None]
+
+
+def chapters_of(
+    choice: Choice, shown: Mapping[str, Sequence[Shown]], levels: Sequence[str]
+) -> list[Chapter]:
+    """shown : split -> the records of its scenes, in their order"""
+    real = {split: scenes for split, scenes in shown.items() if split in SPLITS}
+    blocks: list[Block] = [
+        table_of(choice, scenes, f"inspection_{split}", f"Real pictures, {SPLITS[split]}")
+        for split, scenes in real.items()
+    ]
+    if "seen" in real:
+        blocks += [over_levels(real["seen"], levels), of_each_site(choice, real["seen"])]
+    if drawn := shown.get("drawn"):
+        found = sum(len(scene.objects) for scene in drawn)
+        absent = sum(len(scene.missing) for scene in drawn)
+        title = (
+            f"Drawn pictures, against the recogniser's masks ({found} objects; {absent} more that "
+            "it did not find have no mask)"
+        )
+        blocks.append(table_of(choice, drawn, "inspection_drawn", title))
+    for split, scenes in real.items():
+        blocks += galleries(split, scenes)
+    text = (
+        "Pictures of which every pixel's word is known are noised, and the denoiser is shown them "
+        "with their captions, once at each level of noise and without guidance. Each word's heat "
+        "map is enlarged to the picture and held against the pixels that the word drew. mIoU: "
+        "intersection over union of the mask and where the map, stretched from 0 to 1, reaches a "
+        f"threshold that was chosen for each row on {choice.scenes} other scenes; a mean over "
+        "scenes. Best threshold: each map at the one that suits it, an upper bound. Pointing game: "
+        "the map's peak lies in the mask. Average precision: over pixels, without a threshold. "
+        "Leakage: the share of a map that lies on the other objects. Sites were chosen on those "
+        f"other scenes too: {', '.join(choice.sites)}."
+    )
+    return [Chapter("inspection", "Inspection", text, blocks)]
+
+
+def table_of(choice: Choice, scenes: Sequence[Shown], name: str, title: str) -> Table:
+    rows: list[tuple[str, Sequence[Cell]]] = []
+    for method in METHODS:
+        rows.append(row_of(TITLES[method], scenes, of_method(method), choice.thresholds[method]))
+        if method == SITES and not name.endswith("drawn"):
+            rows.append(row_of_daam(choice, scenes))
+    for other in ("daam", "mean"):
+        differences = [
+            mean(paired(scenes, reading, of_method("default"), of_method(other)))
+            for reading in READINGS.values()
+        ]
+        rows.append((f"our default, minus {TITLES[other]}", [*differences, None]))
+    return Table(
+        name=name,
+        title=title,
+        heads=[*READINGS, "threshold"],
+        rows=rows,
+        units=dict.fromkeys(READINGS, "%"),
+        better=BETTER,  # type: ignore[arg-type]  # both words are literals
+    )
+
+
+def row_of(
+    title: str, scenes: Sequence[Shown], select: Select, threshold: float
+) -> tuple[str, Sequence[Cell]]:
+    figures = [mean(per_scene(scenes, reading, select)) for reading in READINGS.values()]
+    return title, [*figures, f"{threshold:g}"]
+
+
+def row_of_daam(choice: Choice, scenes: Sequence[Shown]) -> tuple[str, Sequence[Cell]]:
+    if choice.daam:
+        return DAAM, [choice.daam, *[None] * len(READINGS)]
+    return row_of(DAAM, scenes, of_method(DAAM), choice.thresholds[DAAM])
+
+
+def of_method(method: str, level: str = ALL) -> Select:
+    return lambda looked: looked.methods.get(method, {}).get(level)
+
+
+def of_site(name: str) -> Select:
+    return lambda looked: looked.sites.get(name)
+
+
+def per_scene(
+    scenes: Sequence[Shown], reading: Callable[[Scores], float | None], select: Select
+) -> list[float]:
+    """One value of each scene that has any, the mean over its words: words of a scene are alike."""
+    values = []
+    for scene in scenes:
+        scores = [select(looked) for looked in scene.objects]
+        read = [value for one in scores if one is not None and (value := reading(one)) is not None]
+        if read:
+            values.append(fmean(read))
+    return values
+
+
+def paired(
+    scenes: Sequence[Shown],
+    reading: Callable[[Scores], float | None],
+    one: Select,
+    other: Select,
+) -> list[float]:
+    """Differences within a scene: their interval is narrower than that of two means."""
+    ours, theirs = per_scene(scenes, reading, one), per_scene(scenes, reading, other)
+    return [a - b for a, b in zip(ours, theirs, strict=True)]
+
+
+def over_levels(scenes: Sequence[Shown], levels: Sequence[str]) -> Plot:
+    lines: dict[str, list[tuple[float, Figure]]] = {}
+    for method in (*OVER_LEVELS, SITES):
+        for level in levels:
+            figure = mean(per_scene(scenes, READINGS["mIoU"], of_method(method, level)))
+            if figure is not None:
+                lines.setdefault(TITLES[method], []).append((float(level), figure))
+    return Plot(
+        name="inspection_levels",
+        title="One level of noise alone, at the threshold of all levels together",
+        across="share of the noise schedule",
+        up="mIoU",
+        lines=lines,
+    )
+
+
+def of_each_site(choice: Choice, scenes: Sequence[Shown]) -> Table:
+    rows: list[tuple[str, Sequence[Cell]]] = []
+    for name in choice.site_ious:
+        title, cells = row_of(name, scenes, of_site(name), choice.thresholds[name])
+        rows.append((title, [choice.site_sizes[name], *cells]))
+    return Table(
+        name="inspection_sites",
+        title="Each site of the denoiser alone, seen combinations",
+        heads=["size", *READINGS, "threshold"],
+        rows=rows,
+        units=dict.fromkeys(READINGS, "%"),
+        better=BETTER,  # type: ignore[arg-type]  # both words are literals
+    )
+
+
+def galleries(split: str, scenes: Sequence[Shown]) -> list[Gallery]:
+    """The worst beside the best, by our default."""
+    ious = [fmean(one.methods["default"][ALL].iou for one in scene.objects) for scene in scenes]
+    ranked = sorted(range(len(scenes)), key=lambda number: ious[number])
+    count = min(GALLERY, len(ranked) // 2)
+    return [
+        Gallery(
+            name=f"inspection_{which}_{split}",
+            title=f"The {which} by mIoU, {SPLITS[split]}: the picture, and each word's maps",
+            pictures=[
+                (scenes[number].file, f"{scenes[number].caption}: {ious[number]:.2f}")
+                for number in numbers
+            ],
+            columns=2,
+        )
+        for which, numbers in (("worst", ranked[:count]), ("best", ranked[::-1][:count]))
+    ]

@@ -1,0 +1,63 @@
+"""The package `daam` itself, where it is installed and can read the model."""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+from torch import Tensor
+
+from pipelines.text_to_image import TextToImagePipeline
+from t2i.evaluate.inspection.along import along_picture
+from t2i.evaluate.inspection.map_scores import to_picture
+from train.data.scenes import Scene
+
+DAAM = "the daam package"
+
+
+class DaamError(Exception):
+    """Why there are no maps of it."""
+
+
+def maps_of_daam(
+    pipe: TextToImagePipeline, scene: Scene, levels: Sequence[float], generator: torch.Generator
+) -> list[Tensor]:
+    """The map (H, W) of each object's word, of the same passes as ours, by `daam` itself.
+
+    Raises DaamError where it is not installed, or does not run on the model: whatever it raises is
+    the result.
+    """
+    if find_spec("daam") is None:
+        raise DaamError("not installed: pip install daam")
+    if pipe.text_encoder_2 is not None or pipe.text_encoder is None:
+        raise DaamError("left out: it is held against ours on models like Stable Diffusion 1 alone")
+    try:
+        from daam import trace  # type: ignore[import-not-found]
+
+        scheduler = along_picture(pipe, scene.pixels, levels, generator)
+        theirs: Any = StableDiffusionPipeline(
+            vae=pipe.vae,
+            text_encoder=pipe.text_encoder,
+            tokenizer=pipe.tokenizer,
+            unet=pipe.unet,
+            scheduler=scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+        theirs.set_progress_bar_config(disable=True)
+        # Its own convention keeps the conditional half of guidance, so that there has to be one.
+        with torch.no_grad(), trace(theirs) as traced:
+            theirs(
+                scene.caption,
+                latents=scheduler.noised[0],
+                num_inference_steps=len(levels),
+                guidance_scale=2.0,
+            )
+            heat = traced.compute_global_heat_map()
+            found = [heat.compute_word_heat_map(placed.word).value for placed in scene.objects]
+    except Exception as error:
+        raise DaamError(f"does not run: {type(error).__name__}: {error}") from error
+    size = scene.pixels.shape[:2]
+    return [to_picture(map_HW.float().cpu(), size, "bicubic") for map_HW in found]

@@ -1,0 +1,100 @@
+"""What records of inspection hold."""
+
+from collections.abc import Mapping, Sequence
+
+from pydantic import BaseModel, ConfigDict
+
+from t2i.evaluate.inspection.map_scores import THRESHOLDS, Overlap
+
+ALL = "all"
+"""In the place of a level of noise: the maps of all levels together, as a probe gives them."""
+DECIMALS = 4
+
+
+class Scores(BaseModel):
+    """Of one map of one word; see t2i.evaluate.map_scores.Overlap."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    iou: float
+    """At the threshold of its method."""
+    best_iou: float
+    pointing: bool
+    precision: float
+    leakage: float | None = None
+
+
+class LookedAt(BaseModel):
+    """An object of a scene, and how the maps of its word lie on it.
+
+    methods : name -> level of noise, or ALL -> scores
+    sites : name -> scores of the maps of that site alone, of all levels
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    word: str
+    methods: dict[str, dict[str, Scores]]
+    sites: dict[str, Scores] = {}
+
+
+class Shown(BaseModel):
+    """The record of a scene; `objects` are those of its caption that have a mask.
+
+    missing : objects of the caption that have none: the recogniser does not see them in the picture
+    sites : where the method "best sites" reads
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    caption: str
+    objects: list[LookedAt]
+    missing: list[str] = []
+    sites: list[str]
+    file: str
+
+
+class Choice(BaseModel):
+    """What was chosen on scenes that no table uses.
+
+    thresholds : of each method, and of each site alone
+    site_ious : mean IoU of each site alone, the best first
+    sites : those that are best together, of the first of `site_ious`
+    daam : why the package `daam` has no row; "" where it has one
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scenes: int
+    thresholds: dict[str, float]
+    site_ious: dict[str, float]
+    site_sizes: dict[str, str]
+    sites: list[str]
+    daam: str
+
+
+def scores_of(overlap: Overlap, threshold: float) -> Scores:
+    return Scores(
+        iou=round(overlap.ious[THRESHOLDS.index(threshold)], DECIMALS),
+        best_iou=round(overlap.best_iou, DECIMALS),
+        pointing=overlap.pointing,
+        precision=round(overlap.precision, DECIMALS),
+        leakage=None if overlap.leakage is None else round(overlap.leakage, DECIMALS),
+    )
+
+
+def best_threshold(overlaps: Sequence[Overlap]) -> tuple[float, float]:
+    """The one at which the mean IoU of these maps is highest, and that mean."""
+    means = [
+        sum(one.ious[number] for one in overlaps) / len(overlaps)
+        for number in range(len(THRESHOLDS))
+    ]
+    best = max(range(len(means)), key=lambda number: means[number])
+    return THRESHOLDS[best], means[best]
+
+
+def by_iou(ious: Mapping[str, float]) -> dict[str, float]:
+    """The best first."""
+    ranked = sorted(ious, key=lambda name: (-ious[name], name))
+    return {name: round(ious[name], DECIMALS) for name in ranked}

@@ -1,0 +1,85 @@
+"""How well a heat map lies on the mask of the thing it is of.
+
+H W size of the picture, P its places, from the hottest on.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from t2i.evaluate.extra import needs_extra
+
+THRESHOLDS = tuple(round(0.05 * number, 2) for number in range(1, 20))
+"""On a map stretched to 0..1; one of them is chosen for a method, on scenes of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """Of one map and its mask.
+
+    ious : intersection over union of the mask and where the map reaches each of THRESHOLDS
+    best_iou : the same at the threshold that suits this map best: an upper bound
+    pointing : whether the map's peak is inside the mask
+    precision : average precision over the places (the area under precision and recall)
+    leakage : share of the map that lies on the masks of other objects; None without any
+    """
+
+    ious: tuple[float, ...]
+    best_iou: float
+    pointing: bool
+    precision: float
+    leakage: float | None
+
+
+def overlap(map_HW: Tensor, mask_HW: Tensor, others_HW: Tensor | None = None) -> Overlap:
+    """map_HW : (H, W) of any scale; mask_HW, others_HW : (H, W) bool, the first not empty"""
+    map_P, mask_P = stretched(map_HW).flatten(), mask_HW.flatten()
+    hottest_P, order_P = map_P.sort(descending=True)
+    hits_P = mask_P[order_P].cumsum(0)
+    reached_P = torch.arange(1, len(map_P) + 1)
+    iou_P = hits_P / (mask_P.sum() + reached_P - hits_P)
+    # A threshold lies between two values: of equal ones it takes all or none.
+    last_P = torch.ones_like(mask_P)
+    last_P[:-1] = hottest_P[:-1] > hottest_P[1:]
+    counts = [int((map_P >= threshold).sum()) for threshold in THRESHOLDS]
+    total = float(map_P.sum())
+    leaked = None
+    if others_HW is not None:
+        leaked = float(map_P[others_HW.flatten()].sum()) / total if total else 0.0
+    return Overlap(
+        ious=tuple(float(iou_P[count - 1]) if count else 0.0 for count in counts),
+        best_iou=float(iou_P[last_P].max()),
+        pointing=bool(mask_P[map_P.argmax()]),
+        precision=average_precision(map_P, mask_P),
+        leakage=leaked,
+    )
+
+
+def average_precision(map_P: Tensor, mask_P: Tensor) -> float:
+    with needs_extra():
+        from torchmetrics.functional.classification import binary_average_precision
+
+    # NOTE a footgun: numbers outside 0..1 would be taken for logits.
+    return float(binary_average_precision(map_P, mask_P.long()))
+
+
+def stretched(map_HW: Tensor) -> Tensor:
+    """From 0 to 1; a map that is the same everywhere is 0."""
+    low, high = map_HW.min(), map_HW.max()
+    return (map_HW - low) / (high - low).clamp(min=1e-12)
+
+
+def to_picture(map_HW: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
+    """The map as large as the picture: bilinear, or bicubic as DAAM does it."""
+    return functional.interpolate(map_HW[None, None].float(), size, mode=mode)[0, 0]
+
+
+def centred(size: tuple[int, int], width: float = 0.25) -> Tensor:
+    """A blob in the middle, (H, W): what one knows of a picture without looking.
+
+    width : standard deviation, as a share of the sides
+    """
+    across, down = (torch.linspace(-0.5, 0.5, side) for side in (size[1], size[0]))
+    return torch.exp(-(down[:, None] ** 2 + across**2) / (2 * width**2))

@@ -1,0 +1,122 @@
+"""An evaluation from its first unit to its page."""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from t2i.evaluate.part import Part
+from t2i.evaluate.store import PICTURES, Store
+from t2i.evaluate.telling.against import Earlier, against
+from t2i.evaluate.telling.chapter import Block, Chapter, Figure, Gallery, Plot, Table
+from t2i.evaluate.telling.markdown import markdown
+from t2i.evaluate.telling.page import page
+from t2i.files import write_atomically
+from train.randomness import key
+
+RESULT, PAGE, TABLES = "evaluation.json", "index.html", "tables.md"
+VERSION = 1
+"""Of the layout of evaluation.json."""
+
+Told = Callable[[str, int], None]
+"""Called with the part's name and the count of its finished units."""
+
+
+def measure(parts: Sequence[Part], store: Store, told: Told) -> None:
+    """Do the units that are not done; whatever ends it, what is finished is kept."""
+    for part in parts:
+        units = part.units()
+        finished = sum((part.name, unit) in store.done for unit in units)
+        told(part.name, finished)
+        for unit in units:
+            if (part.name, unit) in store.done:
+                continue
+            # Whatever draws without a generator of its own draws the same in every run.
+            torch.manual_seed(key(0, part.name, unit))
+            begun = time.perf_counter()
+            record = part.measure(unit)
+            store.add(part.name, unit, record, time.perf_counter() - begun)
+            finished += 1
+            told(part.name, finished)
+
+
+def whole(parts: Sequence[Part], store: Store) -> list[Part]:
+    """The parts of which every unit is done."""
+    return [p for p in parts if all((p.name, unit) in store.done for unit in p.units())]
+
+
+def write(
+    parts: Sequence[Part], store: Store, facts: Mapping[str, Any], earlier: Earlier | None = None
+) -> dict[str, Any]:
+    """Put what is done into evaluation.json, tables.md and index.html; gives the first's content.
+
+    parts : of which every unit is done
+    facts : what stands at the head of the result: model, machine, date ...
+    earlier : a result to hold it against
+    """
+    chapters: list[Chapter] = []
+    for part in parts:
+        records = store.records(part.name)
+        chapters += part.chapters({unit: records[unit] for unit in part.units()})
+    if earlier is not None:
+        chapters.insert(0, against(chapters, earlier, earlier["config"] == facts["config"]))
+    seconds = {
+        part.name: round(sum(store.done[part.name, unit].seconds for unit in part.units()), 1)
+        for part in parts
+    }
+    document = {
+        "version": VERSION,
+        **facts,
+        "seconds": seconds,
+        "chapters": {chapter.name: as_json(chapter) for chapter in chapters},
+    }
+    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_text(store.folder / RESULT, text)
+    write_text(store.folder / TABLES, markdown(chapters, document))
+    write_text(store.folder / PAGE, page(chapters, document, store.folder / PICTURES))
+    return document
+
+
+def write_text(path: Path, text: str) -> None:
+    write_atomically(path, lambda part: part.write_text(text, "utf-8"))
+
+
+def as_json(chapter: Chapter) -> dict[str, Any]:
+    """A chapter for programs: its blocks by name."""
+    blocks = {block.name: block_as_json(block) for block in chapter.blocks}
+    return {"title": chapter.title, "text": chapter.text, "blocks": blocks}
+
+
+def block_as_json(block: Block) -> dict[str, Any]:
+    match block:
+        case Table():
+            rows = [
+                {"label": label, "cells": dict(zip(block.heads, map(plain, cells), strict=True))}
+                for label, cells in block.rows
+            ]
+            return {
+                "kind": "table",
+                "title": block.title,
+                "heads": [*block.heads],
+                "units": dict(block.units),
+                "better": dict(block.better),
+                "rows": rows,
+            }
+        case Plot():
+            lines = {
+                name: [{"at": at, **asdict(figure)} for at, figure in points]
+                for name, points in block.lines.items()
+            }
+            labels = {"title": block.title, "across": block.across, "up": block.up}
+            return {"kind": "plot", **labels, "lines": lines}
+        case Gallery():
+            pictures = [{"file": file, "label": label} for file, label in block.pictures]
+            return {"kind": "gallery", "title": block.title, "pictures": pictures}
+
+
+def plain(cell: Figure | str | None) -> dict[str, Any] | str | None:
+    return asdict(cell) if isinstance(cell, Figure) else cell

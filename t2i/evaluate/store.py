@@ -1,0 +1,179 @@
+"""The folder of an evaluation: what was begun there, what is done, and its pictures.
+
+`begun.json` says what is evaluated with what; `records.jsonl` gets a line for each finished unit.
+Only while the folder is locked (train.runfolder.locked).
+"""
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from t2i.errors import ArgumentError, OutputError
+from t2i.evaluate.part import Record
+from t2i.files import cannot_write, write_atomically
+from t2i.pictures import save_picture
+
+BEGUN, RECORDS, PICTURES = "begun.json", "records.jsonl", "pictures"
+VERSION = 1
+"""Of the layout of both files; it grows when a unit of the old one would be misread."""
+MAY_CHANGE = ("libraries",)
+"""What another start may have changed: it is warned of, not refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A finished unit, and the seconds it took."""
+
+    record: Record
+    seconds: float
+
+
+class Store:
+    """A folder in which an evaluation is begun or gone on with."""
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+        """Raises ArgumentError where something else was begun there, and says what differs.
+
+        identity : JSON data that all units of the folder have in common
+        """
+        self.folder = folder
+        self.identity = {"version": VERSION, **identity}
+        before = self._read_begun()
+        if before is not None:
+            self._check_same(before)
+        elif (folder / RECORDS).exists():
+            raise OutputError(
+                f"{folder / RECORDS} exists, and nothing says what it is of: remove it, or choose "
+                "another --out."
+            )
+        else:
+            text = json.dumps(self.identity, indent=1, ensure_ascii=False) + "\n"
+            write_atomically(folder / BEGUN, lambda part: part.write_text(text, "utf-8"))
+        self.changed = [] if before is None else changes(before, self.identity, only=MAY_CHANGE)
+        self.done: dict[tuple[str, str], Done] = {}
+        """By the names of part and unit."""
+        self._read_records()
+
+    def add(self, part: str, unit: str, record: Record, seconds: float) -> None:
+        """Keep what a unit measured; on the disk when it returns."""
+        entry = {
+            "part": part,
+            "unit": unit,
+            "seconds": round(seconds, 4),
+            "time": round(time.time(), 3),
+            "record": record,
+        }
+        path = self.folder / RECORDS
+        data = (json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                while data:
+                    data = data[os.write(descriptor, data) :]
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        self.done[part, unit] = Done(record, seconds)
+
+    def records(self, part: str) -> dict[str, Record]:
+        return {unit: done.record for (owner, unit), done in self.done.items() if owner == part}
+
+    def keep(self, name: str, picture: Image.Image) -> str:
+        """Write a picture; the name under which a Gallery finds it."""
+        file = re.sub(r"[^\w.=,+-]+", "-", name) + ".png"
+        save_picture(picture, self.folder / PICTURES / file)
+        return file
+
+    def _read_begun(self) -> dict[str, Any] | None:
+        path = self.folder / BEGUN
+        if not path.exists():
+            return None
+        try:
+            before = json.loads(path.read_bytes())
+            if before["version"] != VERSION:
+                raise ValueError(f"its layout is {before['version']}, expected {VERSION}")
+            return dict(before)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise OutputError(
+                f"Cannot go on in {self.folder}: {path.name}: {error}. Choose another folder with "
+                "--out."
+            ) from error
+
+    def _check_same(self, before: Mapping[str, Any]) -> None:
+        different = changes(before, self.identity, but=MAY_CHANGE)
+        if different:
+            raise ArgumentError(
+                f"{self.folder} was begun with something else: {'; '.join(different)}. Give what "
+                "it was begun with, to go on, or choose another folder with --out."
+            )
+
+    def _read_records(self) -> None:
+        """Take up the finished units, and cut off a line that a kill or a full disk cut short."""
+        path = self.folder / RECORDS
+        if not path.exists():
+            return
+        try:
+            data = path.read_bytes()
+            whole = data.rpartition(b"\n")[0]
+            if len(whole) + 1 < len(data) or (data and not data.endswith(b"\n")):
+                os.truncate(path, len(whole) + 1 if whole else 0)
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        for entry in entries_of(whole):
+            self.done[entry["part"], entry["unit"]] = Done(entry["record"], entry["seconds"])
+
+
+def entries_of(data: bytes) -> Iterator[dict[str, Any]]:
+    """The whole lines; one that a crash filled with anything else is passed over."""
+    for line in data.split(b"\n"):
+        try:
+            entry = json.loads(line)
+            keys = entry.keys() >= {"part", "unit", "seconds", "record"}
+        except (ValueError, AttributeError):
+            continue
+        if keys:
+            yield entry
+
+
+def changes(
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    *,
+    only: tuple[str, ...] = (),
+    but: tuple[str, ...] = (),
+) -> list[str]:
+    """Where two trees differ, as "config.generation.seen.count 240 -> 16"."""
+    flat_before, flat_now = flat(before), flat(now)
+    names = sorted({*flat_before, *flat_now})
+    return [
+        f"{name} {shown(flat_before.get(name))} -> {shown(flat_now.get(name))}"
+        for name in names
+        if flat_before.get(name) != flat_now.get(name)
+        and (not only or name.startswith(only))
+        and not (but and name.startswith(but))
+    ]
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Leaves by their dotted names."""
+    leaves: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            leaves |= flat(value, f"{prefix}{name}.")
+        else:
+            leaves[prefix + name] = value
+    return leaves
+
+
+def shown(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

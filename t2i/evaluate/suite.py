@@ -1,0 +1,92 @@
+"""What is measured: the parts of a suite and how much of each, from a TOML."""
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from t2i.errors import ArgumentError, nearest
+from t2i.evaluate.editing.editing import Editing, EditingConfig
+from t2i.evaluate.generation.generation import Generation, GenerationConfig
+from t2i.evaluate.inspection.inspection import Inspection, InspectionConfig
+from t2i.evaluate.part import Bench, Part
+
+ASSETS = Path(__file__).parent.parent / "assets" / "evaluate"
+SUITES = {"scenes": ASSETS / "scenes.toml"}
+QUICK = {"scenes": ASSETS / "quick.toml"}
+
+
+class SuiteConfig(BaseModel):
+    """A table for each part."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    generation: GenerationConfig
+    inspection: InspectionConfig
+    editing: EditingConfig
+
+
+def read_suite(name: str, *, quick: bool) -> SuiteConfig:
+    """A suite by its name, in full or the minute of it, or one of one's own by its TOML."""
+    if name in SUITES:
+        path = (QUICK if quick else SUITES)[name]
+    elif name.endswith(".toml"):
+        path = Path(name)
+        if quick:
+            raise ArgumentError(
+                f"Got --quick with {name}: it is a preset of the suites {', '.join(SUITES)}. Leave "
+                "one of the two out."
+            )
+    else:
+        raise ArgumentError(
+            f"Unknown suite {name!r}. {nearest(name, SUITES)} Or give a TOML laid out as "
+            f"{SUITES['scenes']}."
+        )
+    try:
+        tree = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:  # not there, not UTF-8, not TOML
+        raise ArgumentError(f"Cannot read the suite {path}: {error}.") from error
+    try:
+        return SuiteConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ArgumentError(f"{path}: {explained(error)}") from error
+
+
+def explained(error: ValidationError) -> str:
+    """The first complaint, with the keys that would have been known; of slips in keys before what
+    is missing for them."""
+    first = min(error.errors(), key=lambda complaint: complaint["type"] != "extra_forbidden")
+    *tables, name = map(str, first["loc"])
+    key = ".".join([*tables, name])
+    if first["type"] == "extra_forbidden":
+        fields: Any = SuiteConfig.model_fields
+        for table in tables:
+            known = fields.get(table)
+            fields = getattr(getattr(known, "annotation", None), "model_fields", {})
+        return f"Unknown key {key!r}. {nearest(name, fields)}"
+    if first["type"] == "missing":
+        return f"The key {key!r} is missing; add it."
+    return f"{key}: {str(first['msg']).removeprefix('Value error, ')} (given: {first['input']!r})"
+
+
+def check_parts(names: Sequence[str]) -> tuple[str, ...]:
+    """The parts named, in the suite's order; all where none is named."""
+    for name in names:
+        if name not in PARTS:
+            raise ArgumentError(f"Unknown part {name!r}. {nearest(name, PARTS)}")
+    return tuple(name for name in PARTS if name in names or not names)
+
+
+def part_of(name: str, config: SuiteConfig, bench: Bench) -> Part:
+    part: Part = PARTS[name](getattr(config, name), bench)
+    return part
+
+
+PARTS: dict[str, Any] = {
+    "generation": Generation,
+    "inspection": Inspection,
+    "editing": Editing,
+}
+"""Name, also of the table in the config -> class, made of that table and the bench."""

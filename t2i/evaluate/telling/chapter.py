@@ -1,0 +1,73 @@
+"""What an evaluation tells: chapters of tables, plots and pictures, all of them data."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A number with its interval.
+
+    low, high : ends of the 95 % interval; None where there is none
+    count : how many samples it rests on
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    count: int | None = None
+
+
+Cell = Figure | str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of figures.
+
+    name : a key in the JSON, such as "objects"
+    unit : how figures are shown: "%" (shares of 1), "dB", "" ...
+    better : which way a column is better, per column head; heads that are not named have no way
+    """
+
+    name: str
+    title: str
+    heads: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[Cell]]]
+    units: Mapping[str, str]
+    better: Mapping[str, Literal["higher", "lower"]]
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """Lines over a common axis; each point has its interval."""
+
+    name: str
+    title: str
+    across: str
+    up: str
+    lines: Mapping[str, Sequence[tuple[float, Figure]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    """Pictures, by the names under which they were kept, each with its label."""
+
+    name: str
+    title: str
+    pictures: Sequence[tuple[str, str]]
+    columns: int = 6
+
+
+Block = Table | Plot | Gallery
+
+
+@dataclass(frozen=True, slots=True)
+class Chapter:
+    """A part of the page; `text` says in plain words how to read it."""
+
+    name: str
+    title: str
+    text: str
+    blocks: Sequence[Block]

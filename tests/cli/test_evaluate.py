@@ -1,0 +1,228 @@
+"""`t2i evaluate`: a result in a folder, gone on with, and refused where it cannot be."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from t2i.evaluate.generation.generation import Generation
+from tests.cli.command import Cli, Result
+from tests.evaluate.tiny_bench import tiny_recogniser
+from train.runfolder import locked
+
+SUITE = """
+[generation]
+guidance_scales = [1.0]
+batch = 2
+seen = { seed = 1, count = 4 }
+held_out = { seed = 1, count = 4 }
+sweep = { seed = 2, count = 2 }
+
+[inspection]
+
+[editing]
+"""
+UNITS = 10
+
+
+@pytest.fixture(scope="module")
+def recogniser(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recogniser")
+    tiny_recogniser().save(folder, {})
+    return folder
+
+
+@pytest.fixture
+def evaluate(cli: Cli, model: Path, recogniser: Path) -> Cli:
+    """The generation of a tiny model, into the folder out, unless the arguments say otherwise."""
+    (Path.cwd() / "suite.toml").write_text(SUITE)
+    notes = {"defaults": {"steps": 2, "guidance_scale": 3.0}}
+    (model / "t2i.json").write_text(json.dumps(notes))
+
+    def run(*arguments: str | Path) -> Result:
+        options = ("--suite", "suite.toml", "--part", "generation", "--out", "out")
+        return cli("evaluate", model, "--recogniser", recogniser, *options, *arguments)
+
+    return run
+
+
+def records() -> list[str]:
+    lines = Path("out/records.jsonl").read_text().splitlines()
+    return [json.loads(line)["unit"] for line in lines]
+
+
+def test_a_result_is_figures_tables_a_page_and_pictures(evaluate: Cli) -> None:
+    done = evaluate()
+    assert done.code == 0
+    assert done.out.splitlines()[-1] == "out/index.html"
+    assert "held out - seen" in done.out
+    assert f"generation {UNITS}/{UNITS}" in done.err
+    document = json.loads(Path("out/evaluation.json").read_text())
+    assert document["asked"]["steps"] == 2
+    assert re.fullmatch("[0-9a-f]{64}", document["model"]["digest"])
+    assert re.fullmatch("[0-9a-f]{64}", document["recogniser"])
+    assert document["machine"]["cores"] == os.cpu_count()
+    assert document["config"]["generation"]["seen"] == {"seed": 1, "count": 4}
+    table = document["chapters"]["generation"]["blocks"]["generation"]
+    figure = table["rows"][-1]["cells"]["seen"]
+    assert figure.keys() == {"value", "low", "high", "count"}
+    assert figure["count"] == 4
+    assert len(list(Path("out/pictures").glob("*.png"))) == 12
+    assert len(records()) == UNITS
+
+    page = Path("out/index.html").read_text()
+    assert page.count("data:image/png;base64,") == 2 * (2 + 2 + 4)
+    assert not re.search(r"<script|(?:src|href)=\"(?!data:|#)|url\((?!#)|@import", page)
+    assert "<svg" in page
+    tables = Path("out/tables.md").read_text()
+    assert tables.startswith("Made by `t2i evaluate ")
+    assert "| everything said | " in tables
+
+
+def test_a_second_start_does_nothing_again_and_answers_in_json(evaluate: Cli) -> None:
+    evaluate()
+    before = records()
+    again = evaluate("--format", "json")
+    assert again.code == 0
+    assert again.json()["chapters"]["generation"]["title"] == "Generation"
+    assert records() == before
+
+
+def test_a_result_is_held_against_another_without_measuring_again(evaluate: Cli) -> None:
+    evaluate()
+    before = records()
+    done = evaluate("--against", "out/evaluation.json", "--format", "json")
+    assert done.code == 0
+    chapters = done.json()["chapters"]
+    assert next(iter(chapters)) == "against"
+    blocks = chapters["against"]["blocks"]
+    assert blocks["sure_changes"]["rows"] == []
+    assert blocks["changes_generation"]["rows"][0]["cells"]["seen"]["value"] == 0
+    assert records() == before
+
+
+def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(
+    evaluate: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure, done = Generation.measure, []
+
+    def interrupted(part: Generation, unit: str) -> object:
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(unit)
+        return measure(part, unit)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Generation, "measure", interrupted)
+        stopped = evaluate()
+    assert stopped.code == 130
+    assert "Interrupted: 3 units are finished. The same command goes on." in stopped.err
+    assert not Path("out/index.html").exists()
+    assert evaluate().code == 0
+    assert records()[:3] == done
+    assert sorted(records()) == sorted(set(records()))
+    assert len(records()) == UNITS
+
+
+def test_a_folder_of_something_else_is_refused_and_left_as_it_is(evaluate: Cli) -> None:
+    evaluate()
+    before = {p: p.read_bytes() for p in Path("out").rglob("*") if p.is_file()}
+    Path("suite.toml").write_text(SUITE.replace("count = 2", "count = 3"))
+    refused = evaluate()
+    assert refused.code == 2
+    assert "begun with something else: config.generation.sweep.count 2 -> 3" in refused.err
+    assert {p: p.read_bytes() for p in Path("out").rglob("*") if p.is_file()} == before
+
+
+def test_two_runs_on_one_folder_are_refused(evaluate: Cli) -> None:
+    with locked(Path("out")):
+        refused = evaluate()
+    assert refused.code == 5
+    assert "Another run is writing to out" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--suite", "scences"), 2, "Unknown suite 'scences'. Did you mean 'scenes'?"),
+        (("--suite", "none.toml"), 2, "Cannot read the suite none.toml"),
+        (("--part", "generations"), 2, "Unknown part 'generations'. Did you mean 'generation'?"),
+        (("--quick",), 2, "Got --quick with suite.toml"),
+        (("--recogniser", "nowhere"), 3, "No recogniser can be loaded from nowhere"),
+        (("--out", "suite.toml/out"), 5, "Cannot write suite.toml/out"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(
+    evaluate: Cli, arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    refused = evaluate(*arguments)
+    assert (refused.code, words in refused.err) == (code, True), refused.err
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ("batch = 2", "bach = 2", "Unknown key 'generation.bach'. Did you mean 'batch'?"),
+        ("seed = 1, count = 4", "seed = 1", "The key 'generation.seen.count' is missing; add it."),
+        ("batch = 2", "batch = 0", "generation.batch: Input should be greater than or equal to 1"),
+        ("[generation]", "[generations]", "Did you mean 'generation'?"),
+    ],
+)
+def test_a_slip_in_a_suite_is_named(evaluate: Cli, before: str, after: str, words: str) -> None:
+    Path("suite.toml").write_text(SUITE.replace(before, after, 1))
+    refused = evaluate()
+    assert (refused.code, words in refused.err) == (2, True), refused.err
+
+
+def test_a_missing_library_is_named_before_the_work(
+    evaluate: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchmetrics", None)
+    refused = evaluate()
+    assert refused.code == 2
+    assert "pip install 't2i[evaluate]'" in refused.err
+    assert not Path("out").exists()
+
+
+def test_a_model_that_the_recogniser_knows_too_little_of_is_refused(
+    evaluate: Cli, model: Path
+) -> None:
+    data = {"kind": "scenes", "vocabulary": ["banana", "apple", "strawberry", "sunflower"]}
+    notes = {"trained": {"config": {"data": data}}}
+    (model / "t2i.json").write_text(json.dumps(notes))
+    refused = evaluate()
+    assert refused.code == 3
+    assert "knows 1 of the objects" in refused.err
+    assert not Path("out/begun.json").exists()
+    (model / "t2i.json").write_text(json.dumps({"trained": {"config": 3}}))
+    refused = evaluate()
+    assert refused.code == 3
+    assert "trained.config: Input should be" in refused.err
+
+
+@pytest.mark.slow
+def test_a_kill_loses_at_most_the_unit_at_hand(
+    evaluate: Cli, model: Path, recogniser: Path
+) -> None:
+    (model / "t2i.json").write_text(json.dumps({"defaults": {"steps": 2, "guidance_scale": 3.0}}))
+    options = ["--suite", "suite.toml", "--part", "generation", "--out", "out"]
+    command = [sys.executable, "-m", "t2i.cli", "evaluate", str(model), *options]
+    process = subprocess.Popen([*command, "--recogniser", str(recogniser)])
+    path = Path("out/records.jsonl")
+    waited = time.monotonic() + 90
+    while not (path.exists() and path.read_bytes().count(b"\n") >= 2):
+        assert time.monotonic() < waited
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = path.read_bytes().count(b"\n")
+    assert evaluate().code == 0
+    assert len(records()) == len(set(records())) == UNITS
+    assert before >= 2

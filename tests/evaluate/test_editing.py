@@ -1,0 +1,199 @@
+"""The part that edits pairs of prompts, with tiny parts from end to end."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from t2i.attention import LocalBlend, Refine, Replace, Reweight, SelfReplace
+from t2i.errors import ArgumentError
+from t2i.evaluate.editing.edited import Cost, EditedPair, TwoObjects
+from t2i.evaluate.editing.editing import Editing, EditingConfig
+from t2i.evaluate.editing.methods import METHODS, NONE, EditSettings, aimed_at, target_of
+from t2i.evaluate.editing.pairs import KINDS, Kind, Pair, mention_of, pair
+from t2i.evaluate.editing.two_objects import box_of, edits_of, layout_of_two
+from t2i.evaluate.inspection.inspection import InspectionConfig
+from t2i.evaluate.part import Bench
+from t2i.evaluate.telling.chapter import Gallery, Table
+from t2i.text.prompt import Prompt
+from tests.evaluate.tiny_bench import OBJECTS, tiny_bench
+from train.data.held_out import held_out
+from train.data.scenes import Scenes, ScenesConfig
+
+FEW = EditingConfig(swap=1, recolour=1, background=1, strengthen=1, two=1, cost_rounds=1)
+PAIRS = [f"{kind}/0" for kind in KINDS]
+SCENES = Scenes(ScenesConfig(size=32, seed=51, vocabulary=OBJECTS, max_objects=2))
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return tiny_bench(tmp_path_factory.mktemp("editing"))
+
+
+@pytest.fixture(scope="module")
+def part(bench: Bench) -> Editing:
+    return Editing(FEW, bench)
+
+
+# pairs
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pairs_are_a_function_of_seeds_and_differ_from_one_another(kind: Kind) -> None:
+    pairs = [pair(SCENES, kind, number) for number in range(12)]
+    again = Scenes(SCENES.config)
+    assert pairs == [pair(again, kind, number) for number in range(12)]
+    assert len({one.texts for one in pairs}) > 8
+    others = Scenes(SCENES.config.model_copy(update={"seed": 52}))
+    assert pairs != [pair(others, kind, number) for number in range(12)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_pair_differs_in_the_one_thing(kind: Kind) -> None:
+    for number in range(12):
+        one = pair(SCENES, kind, number)
+        differ = [
+            spot
+            for spot, (a, b) in enumerate(zip(one.source.spots, one.target.spots, strict=True))
+            if a != b
+        ]
+        assert differ == ([one.spot] if kind in ("swap", "recolour") else [])
+        assert (one.source.background != one.target.background) == (kind == "background")
+        assert (one.texts[0] == one.texts[1]) == (kind == "strengthen")
+        assert one.source_word in one.texts[0]
+        assert one.target_word in one.texts[1]
+        assert one.strong is None or one.strong in one.texts[1].split()
+        assert len(one.source.caption.mentions) == len(one.target.caption.mentions)
+
+
+def test_no_target_is_a_combination_that_training_never_shows() -> None:
+    for number in range(40):
+        names = {spot.name for spot in pair(SCENES, "swap", number).target.spots}
+        assert names not in [set(one) for one in held_out().pairs]
+        spots = pair(SCENES, "recolour", number).target.spots
+        assert not held_out().colours & {(spot.name, spot.colour) for spot in spots}
+
+
+def test_what_cannot_be_made_is_an_error_that_names_it() -> None:
+    alone = Scenes(ScenesConfig(vocabulary=("apple",), max_objects=1))
+    with pytest.raises(ArgumentError, match="None of 1000 scenes can be changed in 'another obj"):
+        pair(alone, "swap", 0)
+
+
+def test_kinds_that_the_objects_do_not_allow_are_left_out(bench: Bench) -> None:
+    class One:
+        pipe, objects, most_objects = bench.pipe, ("apple",), 1
+
+    units = Editing(FEW, One()).units()  # type: ignore[arg-type]  # all that units() reads
+    assert "swap/0" not in units
+    assert "two/0" not in units
+    assert "background/0" in units
+
+
+def test_seeds_are_not_those_of_inspection() -> None:
+    inspection = InspectionConfig()
+    splits = (inspection.choose, inspection.seen, inspection.held_out, inspection.drawn)
+    assert EditingConfig().seed not in {split.seed for split in splits}
+
+
+# methods
+
+
+def swap() -> Pair:
+    return pair(SCENES, "swap", 0)
+
+
+def test_methods_add_one_thing_after_the_other(part: Editing) -> None:
+    settings = EditSettings(blend_threshold=0.2)
+    made = {name: make(part.editor, swap(), settings, 10) for name, make in METHODS.items()}
+    assert made[NONE] == []
+    assert [type(edit) for edit in made["Replace / Refine"]] in ([Replace], [Refine])
+    assert made["+ SelfReplace"][:-1] == made["Replace / Refine"]
+    assert isinstance(made["+ SelfReplace"][-1], SelfReplace)
+    assert made["+ LocalBlend"][:-1] == made["+ SelfReplace"]
+    blend = made["+ LocalBlend"][-1]
+    assert isinstance(blend, LocalBlend)
+    assert (blend.words, blend.threshold) == ((swap().source_word, swap().target_word), 0.2)
+    assert [edit.target for edit in aimed_at(made["+ LocalBlend"], 4)] == [4, 4, 4]
+
+
+def test_a_stronger_word_is_a_weight_in_the_maps_or_else_in_the_prompt(part: Editing) -> None:
+    stronger, settings = pair(SCENES, "strengthen", 0), EditSettings(weight=4, prompt_weight=1.3)
+    edits = METHODS["Replace / Refine"](part.editor, stronger, settings, 10)
+    assert stronger.strong is not None
+    assert [e.weights for e in edits if isinstance(e, Reweight)] == [{stronger.strong: 4}]
+    assert target_of(stronger, "Replace / Refine", settings) == stronger.texts[1]
+    plain = target_of(stronger, NONE, settings)
+    assert isinstance(plain, Prompt)
+    assert f"({stronger.strong}:1.3)" in plain.text
+
+
+def test_boxes_stand_as_the_caption_says() -> None:
+    for relation, axis, first in (("left", 0, True), ("right", 0, False), ("below", 1, False)):
+        subject, other = (box_of(relation, first=one) for one in (True, False))  # type: ignore[arg-type]
+        assert (subject[axis] < other[axis]) == first
+        assert subject[1 - axis] == other[1 - axis]
+    layout = layout_of_two(SCENES, 0)
+    assert layout is not None
+    excite, regions = edits_of(layout)
+    words = {mention_of(layout, spot).word for spot in (0, 1)}
+    assert set(excite.words) == {region.words for region in regions.regions} == words  # type: ignore[attr-defined]
+
+
+# the part
+
+
+def test_its_units_are_pairs_prompts_of_two_and_costs(part: Editing) -> None:
+    costs = [f"cost/{name}" for name in METHODS if name != NONE]
+    assert part.units() == [*PAIRS, "two/0", *costs]
+
+
+def test_a_unit_gives_the_same_record_again_and_in_another_order(part: Editing) -> None:
+    units = ["swap/0", "two/0", "recolour/0"]
+    first = {unit: part.measure(unit) for unit in units}
+    fresh = Editing(FEW, part.bench)
+    assert first == {unit: fresh.measure(unit) for unit in reversed(units)}
+
+
+def test_a_method_draws_beside_the_others_what_it_draws_alone(part: Editing) -> None:
+    told, settings = swap(), FEW.settings
+    make = METHODS["+ SelfReplace"]
+    steps = {"num_inference_steps": 4, "guidance_scale": 3.0, "output_type": "latent", "seed": 3}
+    edits = make(part.editor, told, settings, 4)
+    alone = part.editor(told.texts[0], told.texts[1], edits=edits, **steps).images
+    several = part.editor(
+        told.texts[0],
+        [told.texts[1]] * 3,
+        edits=[*aimed_at(METHODS["ShareKeysValues"](part.editor, told, settings, 4), 1)]
+        + aimed_at(edits, 3),
+        **steps,
+    ).images
+    torch.testing.assert_close(several[3], alone[1], rtol=0, atol=1e-4)
+    assert (several[2] - several[3]).abs().max() > 1e-3
+
+
+def test_chapters_tell_every_method_of_every_kind(part: Editing, bench: Bench) -> None:
+    records = {unit: part.measure(unit) for unit in part.units()}
+    edited = EditedPair.model_validate(records["strengthen/0"])
+    assert set(edited.methods) == {*METHODS, "WordWeights"}
+    TwoObjects.model_validate(records["two/0"])
+    assert len(Cost.model_validate(records["cost/+ LocalBlend"]).time) == 1
+
+    (chapter,) = part.chapters(records)
+    tables = {block.name: block for block in chapter.blocks if isinstance(block, Table)}
+    assert {"editing", "editing_two", "editing_cost", *(f"editing_{k}" for k in KINDS)} == {*tables}
+    for table in tables.values():
+        assert all(len(cells) == len(table.heads) for _, cells in table.rows)
+    assert [name for name, _ in tables["editing"].rows] == [*METHODS]
+    galleries = [block for block in chapter.blocks if isinstance(block, Gallery)]
+    files = {name for gallery in galleries for name, _ in gallery.pictures}
+    kept = {path.name for path in (Path(bench.folder) / "editing").rglob("*.png")}
+    assert files <= kept
+    assert files
+
+
+def test_the_pipe_of_the_bench_keeps_its_scheduler(part: Editing, bench: Bench) -> None:
+    before = bench.pipe.scheduler
+    part.measure("swap/0")
+    assert bench.pipe.scheduler is before
+    assert bench.pipe.visitors == []

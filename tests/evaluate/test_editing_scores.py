@@ -1,0 +1,185 @@
+"""Scores of edits that are known in closed form, of pictures and sights made by hand."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from t2i.evaluate.editing.cost import cost_of
+from t2i.evaluate.editing.pairs import Pair, mention_of, pair
+from t2i.evaluate.editing.scores import (
+    MOST_DECIBELS,
+    all_true,
+    kept,
+    structure_distance,
+    succeeded,
+    to_stay,
+    widened,
+)
+from t2i.recogniser.seen import OWN, Found, Seen
+from tests.evaluate.tiny_bench import OBJECTS
+from train.data.scenes import Scenes, ScenesConfig
+
+SIDE = 32
+WHOLE = np.ones((SIDE, SIDE), dtype=np.bool_)
+SCENES = Scenes(ScenesConfig(size=SIDE, seed=5, vocabulary=OBJECTS, max_objects=2))
+
+
+def gray(value: int) -> Image.Image:
+    return Image.new("RGB", (SIDE, SIDE), (value, value, value))
+
+
+def box(left: int, top: int, right: int, bottom: int) -> np.ndarray:
+    mask = np.zeros((SIDE, SIDE), dtype=np.bool_)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+def seen(objects: Mapping[str, np.ndarray], background: str = "white", colour: str = OWN) -> Seen:
+    found = {}
+    for name, mask in objects.items():
+        rows, columns = mask.nonzero()
+        centre = (columns.mean() + 0.5) / SIDE, (rows.mean() + 0.5) / SIDE
+        found[name] = Found(name, float(mask.mean()), centre, colour, mask)
+    nothing = np.zeros(1, dtype=np.float32)
+    return Seen(found, background, 0.0, nothing, nothing[None, None])
+
+
+LEFT, RIGHT = box(2, 10, 12, 20), box(20, 10, 30, 20)
+
+
+def test_equal_pictures_are_equal_in_every_number() -> None:
+    same = kept(gray(90), gray(90), WHOLE)
+    assert same is not None
+    assert (same.psnr, same.mse, same.ssim) == (MOST_DECIBELS, 0, pytest.approx(1))
+
+
+def test_a_picture_brighter_by_a_tenth_is_twenty_decibels_away() -> None:
+    found = kept(gray(0), Image.new("RGB", (SIDE, SIDE), (51, 51, 51)), WHOLE)
+    assert found is not None
+    assert found.mse == pytest.approx(0.04)
+    assert found.psnr == pytest.approx(-10 * math.log10(0.04))
+
+
+def test_only_the_places_that_were_to_stay_are_counted() -> None:
+    changed = np.full((SIDE, SIDE, 3), 90, dtype=np.uint8)
+    changed[LEFT] = 200
+    picture = Image.fromarray(changed)
+    inside, outside = kept(gray(90), picture, LEFT), kept(gray(90), picture, ~LEFT)
+    assert inside is not None
+    assert outside is not None
+    assert inside.mse == pytest.approx((110 / 255) ** 2)
+    assert outside.psnr == MOST_DECIBELS
+    assert inside.ssim < outside.ssim < 1  # its window reaches over the edge
+    assert kept(gray(90), picture, ~WHOLE) is None
+
+
+def test_the_structure_asks_for_the_layout_alone() -> None:
+    features = np.random.default_rng(0).normal(size=(4, 3, 3)).astype(np.float32)
+    assert structure_distance(features, features * 7) == pytest.approx(0, abs=1e-12)
+    # Another basis, thus other things in the same layout.
+    turned = np.linalg.qr(np.random.default_rng(1).normal(size=(4, 4)))[0]
+    same = np.einsum("gf,fhw->ghw", turned, features).astype(np.float32)
+    assert structure_distance(features, same) == pytest.approx(0, abs=1e-10)
+    assert structure_distance(features, features[:, ::-1].copy()) > 0.01
+
+
+def test_structure_of_two_places_is_the_square_of_their_cosine() -> None:
+    apart = np.array([[[1.0, 0.0]], [[0.0, 1.0]]], dtype=np.float32)
+    alike = np.array([[[1.0, 2.0]], [[0.0, 0.0]]], dtype=np.float32)
+    assert structure_distance(apart, alike) == pytest.approx(2 / 4)
+
+
+def test_a_mask_grows_to_every_side() -> None:
+    assert np.array_equal(widened(box(10, 10, 12, 12), 2), box(8, 8, 14, 14))
+    assert np.array_equal(widened(box(0, 0, 1, 1), 1), box(0, 0, 2, 2))
+
+
+def of_one(kind: str) -> Pair:
+    """The first pair of a kind in which one object stands alone."""
+    found = (pair(SCENES, kind, number) for number in range(100))  # type: ignore[arg-type]
+    return next(one for one in found if len(one.source.spots) == 1)
+
+
+def test_a_swap_needs_the_new_and_not_the_old() -> None:
+    swap = of_one("swap")
+    old, new = swap.names
+    before = seen({old: LEFT})
+    assert succeeded(swap, before, seen({new: LEFT}))
+    assert not succeeded(swap, before, seen({new: LEFT, old: RIGHT}))
+    assert not succeeded(swap, before, seen({old: LEFT}))
+    assert not succeeded(swap, before, seen({}))
+
+
+def test_a_recolour_needs_its_colour() -> None:
+    recolour = of_one("recolour")
+    (name,) = recolour.names
+    colour = recolour.target.spots[0].colour
+    assert colour is not None
+    assert succeeded(recolour, seen({}), seen({name: LEFT}, colour=colour))
+    assert not succeeded(recolour, seen({}), seen({name: LEFT}))
+
+
+def test_a_background_needs_to_be_the_new_one() -> None:
+    change = of_one("background")
+    assert succeeded(change, seen({}), seen({}, background=change.target.background))
+    assert not succeeded(change, seen({}), seen({}, background=change.source.background))
+
+
+@pytest.mark.parametrize(("word", "grown"), [("large", True), ("small", False)])
+def test_a_stronger_word_needs_a_larger_or_a_smaller_object(word: str, grown: bool) -> None:
+    stronger = replace(of_one("strengthen"), strong=word)
+    (name,) = stronger.names
+    small, large = box(10, 10, 20, 20), box(8, 8, 22, 22)
+    before, after = ({name: small}, {name: large}) if grown else ({name: large}, {name: small})
+    assert succeeded(stronger, seen(before), seen(after))
+    assert not succeeded(stronger, seen(after), seen(before))
+    assert not succeeded(stronger, seen(before), seen(before))
+    assert not succeeded(stronger, seen({}), seen(after))
+
+
+def test_what_was_to_stay_is_outside_of_both_or_inside_of_the_objects() -> None:
+    swap, size = of_one("swap"), (SIDE, SIDE)
+    old, new = swap.names
+    stay = to_stay(swap, seen({old: LEFT}), seen({new: RIGHT, old: LEFT}), size)
+    assert not stay[LEFT].any()
+    assert not stay[RIGHT].any()
+    assert not stay[10, 12]  # a little around them
+    assert stay[0, 0]
+    assert to_stay(swap, seen({}), seen({}), size).all()
+
+    change = of_one("background")
+    (name,) = change.kept
+    inner = box(3, 11, 11, 19)  # a little less than the object
+    assert np.array_equal(to_stay(change, seen({name: LEFT}), seen({}), size), inner)
+    assert not to_stay(change, seen({}), seen({name: LEFT}), size).any()
+
+
+def test_everything_is_what_the_target_says() -> None:
+    change = of_one("background")
+    (name,) = change.kept
+    colour = mention_of(change.target, 0).colour or OWN
+    right = seen({name: LEFT}, change.target.background, colour)
+    assert all_true(change, right)
+    assert not all_true(change, seen({name: LEFT}, change.source.background, colour))
+
+
+def test_costs_are_taken_in_turns_beside_no_edit() -> None:
+    drawn: list[str] = []
+
+    def work(name: str, size: int, steps: int) -> None:
+        drawn.append(f"{name} {steps}")
+        torch.zeros(size) + 1
+
+    plain, edited = partial(work, "plain", 1000), partial(work, "edited", 5000)
+    cost = cost_of("none", plain, edited, 20, 3, torch.device("cpu"))
+    assert drawn == ["edited 4", "plain 4"] + ["plain 20", "edited 20"] * 3
+    assert len(cost.time) == 3
+    assert all(ratio > 0 for ratio in cost.time)
+    # Both the zeros and their sum, in float32.
+    assert abs(cost.extra_bytes - 2 * 4 * 4000) < 100

@@ -1,0 +1,177 @@
+"""Generation: what is drawn is a function of its unit alone, and every picture counts."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from t2i.evaluate.generation.chapters import Results, chapters_of, main
+from t2i.evaluate.generation.distance import scenes_distance
+from t2i.evaluate.generation.drawn import Batch, Picture, Run
+from t2i.evaluate.generation.generation import Generation, GenerationConfig, SplitConfig
+from t2i.evaluate.telling.chapter import Chapter, Figure, Gallery, Plot, Table
+from tests.evaluate.tiny_bench import tiny_bench
+
+T = TypeVar("T")
+CONFIG = GenerationConfig(
+    seen=SplitConfig(seed=1, count=5),
+    held_out=SplitConfig(seed=1, count=4),
+    sweep=SplitConfig(seed=2, count=4),
+    guidance_scales=(1.0, 3.0),
+    steps=(1,),
+    samplers=("euler",),
+    methods=("apg",),
+    batch=4,
+)
+
+
+def measured(part: Generation, unit: str) -> dict[str, Any]:
+    """A record as JSON gives it back."""
+    record: dict[str, Any] = json.loads(json.dumps(part.measure(unit)))
+    return record
+
+
+def test_units_are_batches_of_each_split_and_way_and_no_way_is_drawn_twice(tmp_path: Path) -> None:
+    part = Generation(CONFIG, tiny_bench(tmp_path))
+    assert part.units() == [
+        "seen/real/0-3",
+        "seen/real/4-4",
+        "seen/drawn/steps=2,guidance=3/0-3",
+        "seen/drawn/steps=2,guidance=3/4-4",
+        "held_out/real/0-3",
+        "held_out/drawn/steps=2,guidance=3/0-3",
+        "sweep/drawn/steps=2,guidance=1/0-3",
+        "sweep/drawn/steps=2,guidance=3/0-3",
+        "sweep/drawn/steps=1,guidance=3/0-3",
+        "sweep/drawn/steps=2,guidance=3,sampler=euler/0-3",
+        "sweep/drawn/steps=2,guidance=3,method=apg/0-3",
+    ]
+
+
+def test_a_unit_measures_the_same_whatever_was_done_before(tmp_path: Path) -> None:
+    part = Generation(CONFIG, tiny_bench(tmp_path))
+    unit = "sweep/drawn/steps=2,guidance=3/0-3"
+    first = measured(part, unit)
+    own = part.bench.pipe.scheduler
+    measured(part, "sweep/drawn/steps=2,guidance=3,sampler=euler/0-3")
+    assert part.bench.pipe.scheduler is own
+    torch.manual_seed(123)
+    again = measured(Generation(CONFIG, tiny_bench(tmp_path)), unit)
+    assert first["pictures"] == again["pictures"]
+    other = measured(part, "sweep/drawn/steps=2,guidance=1/0-3")
+    assert [p["features"] for p in other["pictures"]] != [p["features"] for p in first["pictures"]]
+
+
+def test_a_picture_is_the_one_its_own_seed_draws_alone(tmp_path: Path) -> None:
+    parts = {"batch": CONFIG, "alone": CONFIG.model_copy(update={"batch": 1})}
+    units = {
+        "batch": "seen/drawn/steps=2,guidance=3/0-3",
+        "alone": "seen/drawn/steps=2,guidance=3/2-2",
+    }
+    found = {}
+    for name, config in parts.items():
+        part = Generation(config, tiny_bench(tmp_path / name))
+        fact = measured(part, units[name])["pictures"][-1 if name == "alone" else 2]
+        (path,) = (tmp_path / name).rglob("0002-*.png")
+        found[name] = fact["caption"], np.asarray(Image.open(path)).astype(int)
+    assert found["batch"][0] == found["alone"][0]
+    one, other = found["batch"][1], found["alone"][1]
+    assert abs(one - other).max() <= 1  # a batch may round the last bit of a float differently
+
+
+def test_chapters_tell_of_all_pictures_and_of_every_way(tmp_path: Path) -> None:
+    part = Generation(CONFIG, tiny_bench(tmp_path))
+    records = {unit: measured(part, unit) for unit in part.units()}
+    chapters = {chapter.name: chapter for chapter in part.chapters(records)}
+    assert [*chapters] == ["recogniser", "generation", "sampling", "pictures"]
+    table = block(chapters["generation"], "generation", Table)
+    assert table.heads == ["seen", "held out", "held out - seen"]
+    assert counts(table, "everything said") == [5, 4, 4]
+    assert counts(block(chapters["generation"], "control", Table), "everything said") == [9, 9, 9]
+    assert counts(block(chapters["recogniser"], "recogniser", Table), "nothing else") == [5, 4]
+
+    plot = block(chapters["sampling"], "guidance", Plot)
+    assert [at for at, _ in plot.lines["everything said"]] == [1.0, 3.0]
+    samplers = block(chapters["sampling"], "samplers_table", Table)
+    assert [label for label, _ in samplers.rows] == ["the model's own", "euler"]
+    worst = block(chapters["pictures"], "worst_seen", Gallery)
+    assert len(worst.pictures) == 2
+
+
+def test_a_model_with_no_held_out_combination_is_judged_without(tmp_path: Path) -> None:
+    bench = tiny_bench(tmp_path)
+    part = Generation(CONFIG, replace(bench, objects=("apple", "cat", "dog"), most_objects=1))
+    assert {unit.split("/")[0] for unit in part.units()} == {"seen", "sweep"}
+    records = {unit: measured(part, unit) for unit in part.units()}
+    table = block(part.chapters(records)[1], "generation", Table)
+    assert table.heads == ["seen"]
+
+
+def picture(number: int, right: dict[str, list[bool]], **facts: Any) -> Picture:
+    settings: dict[str, Any] = {
+        "caption": f"scene {number}",
+        "objects": {},
+        "background": "white",
+        "right_by_another": {},
+        "features": [float(number), float(number % 3)],
+        "file": f"{number}.png",
+    }
+    return Picture(number=number, right=right, **settings | facts)
+
+
+def run_of(*pictures: Picture, label: str = "") -> Run:
+    return Run(label, 0.0, [Batch(pictures=list(pictures), seconds=2.0)])
+
+
+def test_worst_and_best_are_ranked_by_what_is_wrong_then_by_number() -> None:
+    flags = [[True, True], [False, False], [True, False], [False, True], [True, True], [True, True]]
+    pictures = [picture(n, {"each": f, "both": [all(f)]}) for n, f in enumerate(flags)]
+    results = Results({"seen": run_of(*pictures)}, {"seen": run_of(*pictures)}, {}, "as usual")
+    galleries = {b.name: b for b in chapters_of(results)[-1].blocks if isinstance(b, Gallery)}
+    assert [file for file, _ in galleries["worst_seen"].pictures] == ["1.png", "2.png", "3.png"]
+    assert [file for file, _ in galleries["best_seen"].pictures] == ["0.png", "4.png", "5.png"]
+    assert galleries["worst_seen"].pictures[0][1] == "scene 1 [object missing]"
+    assert galleries["best_seen"].pictures[0][1] == "scene 0"
+    assert "3 of 6 without a mistake" in galleries["worst_seen"].title
+
+
+def test_the_control_pools_both_splits_and_stands_beside_real_scenes() -> None:
+    drawn = [picture(n, {"one": [True]}, right_by_another={"one": [n == 0]}) for n in range(4)]
+    real = [picture(n, {"one": [True]}, right_by_another={"one": [False]}) for n in range(4)]
+    results = Results(
+        {"seen": run_of(*real), "held_out": run_of(*real)},
+        {"seen": run_of(*drawn), "held_out": run_of(*drawn[1:])},
+        {},
+        "as usual",
+    )
+    table = block(main(results), "control", Table)
+    ((label, cells),) = table.rows
+    figures = [cell for cell in cells if isinstance(cell, Figure)]
+    assert label == "one object"
+    assert [(round(f.value, 3), f.count) for f in figures] == [(1.0, 7), (0.143, 7), (0.0, 8)]
+
+
+def test_the_scenes_distance_is_frechets_of_two_normals() -> None:
+    # Diagonal covariances: |m1 - m2|^2 + sum (s1 - s2)^2, in closed form.
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(4000, 3))
+    noise = (noise - noise.mean(0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(noise.T))).T
+    one, other = noise * [1.0, 2.0, 0.5], noise * [1.5, 2.0, 1.0] + [1.0, 0.0, -2.0]
+    assert scenes_distance(one.tolist(), other.tolist()) == pytest.approx(5.5, abs=1e-6)
+    assert scenes_distance(one.tolist(), one.tolist()) == pytest.approx(0.0, abs=1e-6)
+
+
+def block(chapter: Chapter, name: str, kind: type[T]) -> T:
+    (found,) = (block for block in chapter.blocks if block.name == name)
+    assert isinstance(found, kind)
+    return found
+
+
+def counts(table: Table, label: str) -> list[int | None]:
+    (cells,) = (cells for title, cells in table.rows if title == label)
+    return [cell.count if isinstance(cell, Figure) else None for cell in cells]

@@ -1,0 +1,198 @@
+"""The part that holds heat maps against masks, with tiny parts from end to end."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDPMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
+
+from t2i.attention import Sites, attend
+from t2i.errors import ModelError
+from t2i.evaluate.generation.generation import SplitConfig
+from t2i.evaluate.inspection.along import along_picture, beside, schedule_at
+from t2i.evaluate.inspection.daam_package import DaamError, maps_of_daam
+from t2i.evaluate.inspection.heat import (
+    METHODS,
+    heat_of_picture,
+    of_sites,
+    other_word,
+    told,
+    windows,
+)
+from t2i.evaluate.inspection.inspection import CHOICE, Inspection, InspectionConfig
+from t2i.evaluate.inspection.looked_at import ALL, Choice, Shown
+from t2i.evaluate.part import Bench
+from t2i.evaluate.telling.chapter import Table
+from tests.evaluate.tiny_bench import tiny_bench
+from train.randomness import generator
+
+FEW = InspectionConfig(
+    choose=SplitConfig(seed=41, count=2),
+    seen=SplitConfig(seed=42, count=2),
+    held_out=SplitConfig(seed=43, count=1),
+    drawn=SplitConfig(seed=44, count=2),
+    levels=(0.8, 0.3),
+)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return tiny_bench(tmp_path_factory.mktemp("inspection"))
+
+
+@pytest.fixture(scope="module")
+def part(bench: Bench) -> Inspection:
+    return Inspection(FEW, bench)
+
+
+def test_its_units_are_the_choice_and_every_scene(part: Inspection) -> None:
+    expected = [CHOICE, "seen/0", "seen/1", "held_out/0", "drawn/0", "drawn/1"]
+    assert part.units() == expected
+
+
+def test_no_split_shares_a_seed_with_another() -> None:
+    config = InspectionConfig()
+    splits = (config.choose, config.seen, config.held_out, config.drawn)
+    assert len({split.seed for split in splits}) == len(splits)
+
+
+def test_a_unit_gives_the_same_record_again_and_in_another_order(part: Inspection) -> None:
+    units = [CHOICE, "seen/1", "drawn/0"]
+    first = {unit: part.measure(unit) for unit in units}
+    fresh = Inspection(FEW, part.bench)
+    again = {unit: fresh.measure(unit) for unit in reversed(units)}
+    assert first == again
+
+
+def test_records_say_all_methods_and_sites_of_each_word(part: Inspection) -> None:
+    shown = Shown.model_validate(part.measure("held_out/0"))
+    scene = part.scenes["held_out"].scene(0)
+    assert [one.word for one in shown.objects] == [placed.word for placed in scene.objects]
+    choice = Choice.model_validate(part.measure(CHOICE))
+    assert set(shown.objects[0].sites) == set(choice.site_ious)
+    assert set(shown.objects[0].methods) == set(METHODS)
+    assert set(shown.objects[0].methods["default"]) == {ALL, "0.8", "0.3"}
+    leaks = [one.methods["default"][ALL].leakage is None for one in shown.objects]
+    assert all(leak == (len(scene.objects) == 1) for leak in leaks)
+
+
+def test_the_best_sites_are_the_first_of_the_ranking(part: Inspection) -> None:
+    choice = part.choice
+    assert choice.sites == [*choice.site_ious][: len(choice.sites)]
+    ious = [*choice.site_ious.values()]
+    assert ious == sorted(ious, reverse=True)
+
+
+def test_chapters_have_a_row_for_each_method_and_say_what_does_not_run(part: Inspection) -> None:
+    records = {unit: part.measure(unit) for unit in part.units()}
+    (chapter,) = part.chapters(records)
+    tables = {block.name: block for block in chapter.blocks if isinstance(block, Table)}
+    assert {"inspection_seen", "inspection_held_out", "inspection_sites"} <= tables.keys()
+    rows = dict(tables["inspection_seen"].rows)
+    assert len(rows["our default"]) == len(tables["inspection_seen"].heads)
+    daam = rows["the daam package"][0]
+    assert isinstance(daam, str)
+    assert daam.startswith(("not installed", "does not run"))
+
+
+def test_the_run_shows_the_denoiser_the_picture_and_nothing_it_predicts(bench: Bench) -> None:
+    part = Inspection(FEW, bench)
+    scene = part.scenes["seen"].scene(0)
+    scheduler = along_picture(bench.pipe, scene.pixels, (0.8, 0.3), generator(0, "noise"))
+    read: list[torch.Tensor] = []
+    hook = bench.pipe.unet.register_forward_pre_hook(
+        lambda _module, args: read.append(args[0].clone())
+    )
+    try:
+        beside(bench.pipe, scheduler)(
+            scene.caption,
+            latents=scheduler.noised[0],
+            num_inference_steps=2,
+            guidance_scale=1.0,
+            output_type="latent",
+        )
+    finally:
+        hook.remove()
+    assert len(read) == 2
+    assert all(len(one) == 1 for one in read)  # the conditional row alone
+    assert torch.equal(read[0], scheduler.noised[0])
+    assert torch.equal(read[1], scheduler.noised[1])
+
+
+def test_noise_is_added_as_diffusers_adds_it() -> None:
+    for kind in ("epsilon", "v_prediction"):
+        theirs = DDPMScheduler(prediction_type=kind, rescale_betas_zero_snr=kind != "epsilon")
+        timesteps, alpha, sigma = schedule_at(theirs, (0.9, 0.25))
+        assert timesteps.tolist() == [900, 250]
+        clean, noise = torch.randn(2, 1, 4, 4), torch.randn(2, 1, 4, 4)
+        ours = alpha.view(-1, 1, 1, 1) * clean + sigma.view(-1, 1, 1, 1) * noise
+        torch.testing.assert_close(ours.float(), theirs.add_noise(clean, noise, timesteps))
+
+
+def test_a_scheduler_of_scaled_latents_tells_the_model_the_same() -> None:
+    timesteps, alpha, sigma = schedule_at(EulerDiscreteScheduler(), (0.5,))
+    assert timesteps.tolist() == [500]
+    assert float(alpha**2 + sigma**2) == pytest.approx(1)
+
+
+def test_of_a_flow_the_level_is_the_share_of_noise() -> None:
+    timesteps, alpha, sigma = schedule_at(FlowMatchEulerDiscreteScheduler(), (0.75,))
+    assert (timesteps.tolist(), alpha.tolist(), sigma.tolist()) == ([750.0], [0.25], [0.75])
+
+
+def test_a_scheduler_without_a_schedule_is_refused() -> None:
+    class Odd:
+        config = {"num_train_timesteps": 1000}
+
+    with pytest.raises(ModelError, match="A Odd does not say how much noise a timestep means"):
+        schedule_at(Odd(), (0.5,))
+
+
+def test_maps_of_some_sites_are_those_of_a_probe_of_these_sites(bench: Bench) -> None:
+    part = Inspection(FEW, bench)
+    scene = part.scenes["seen"].scene(0)
+    heat = heat_of_picture(bench.pipe, scene, FEW.levels, generator(0, "noise"))
+    maps = heat.maps["default", ALL]
+    site = maps.sites[-1].name
+
+    scheduler = along_picture(bench.pipe, scene.pixels, FEW.levels, generator(0, "noise"))
+    along = beside(bench.pipe, scheduler)
+    words, _ = told(bench.pipe, scene.caption, [(p.word, p.span) for p in scene.objects])
+    with attend(along) as attn:
+        probed = attn.probe(*words, sites=Sites(name=f"^{site}$"))
+        along(
+            scene.caption,
+            latents=scheduler.noised[0],
+            num_inference_steps=2,
+            guidance_scale=1.0,
+            output_type="latent",
+        )
+    for word in heat.words:
+        assert torch.equal(of_sites(maps, [site])[word], probed[word])
+
+
+def test_every_level_is_a_step_of_its_own() -> None:
+    assert windows((0.8, 0.3)) == {ALL: None, "0.8": (0, 1), "0.3": (1, 2)}
+
+
+def test_a_word_that_stands_twice_is_read_where_it_is_meant(bench: Bench) -> None:
+    caption = "an orange cat and an orange"
+    first, _ = told(bench.pipe, caption, [("orange", (3, 9))])
+    second, _ = told(bench.pipe, caption, [("orange", (21, 27))])
+    assert max(first[0]) < min(second[0])
+
+
+def test_the_other_word_is_the_next_object_or_else_the_last_word() -> None:
+    assert other_word("a cat and a dog", [("cat", (2, 5)), ("dog", (12, 15))], 1)[0] == "cat"
+    assert other_word("on a blue background, a cat", [("cat", (24, 27))], 0)[1] == (22, 23)
+
+
+def test_the_package_daam_is_said_to_be_missing_or_not_to_run(bench: Bench) -> None:
+    scene = Inspection(FEW, bench).scenes["seen"].scene(0)
+    with pytest.raises(DaamError, match="not installed: pip install daam|does not run: "):
+        maps_of_daam(bench.pipe, scene, FEW.levels, generator(0, "noise"))
+
+
+def test_pictures_are_kept_beside_the_records(part: Inspection, bench: Bench) -> None:
+    shown = Shown.model_validate(part.measure("seen/0"))
+    assert (Path(bench.folder) / "inspection" / "seen" / shown.file).is_file()

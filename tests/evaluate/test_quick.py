@@ -1,0 +1,79 @@
+"""The quick preset on the embedded model: a change that breaks conditioning, maps or edits fails.
+
+Floors lie far below what the model reaches, for a few samples say little; a broken model is at
+chance, which is lower still.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from t2i.cli import main
+from t2i.evaluate.suite import QUICK, SUITES, read_suite
+
+# It takes about one minute on two cores that do nothing else.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+DRAWN, BY_ANOTHER = "drawn", "drawn, another's caption"
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    out = tmp_path_factory.mktemp("quick") / "out"
+    assert main(["evaluate", "embedded", "--quick", "--out", str(out)]) == 0
+    document: dict[str, Any] = json.loads((out / "evaluation.json").read_text())
+    assert Path(out / "index.html").is_file()
+    return document
+
+
+def figures(result: dict[str, Any], chapter: str, table: str, head: str) -> dict[str, float]:
+    """By the labels of the rows."""
+    rows = result["chapters"][chapter]["blocks"][table]["rows"]
+    cells = {row["label"]: row["cells"][head] for row in rows}
+    return {label: cell["value"] for label, cell in cells.items() if isinstance(cell, dict)}
+
+
+def test_the_suites_that_come_along_can_be_read() -> None:
+    assert SUITES.keys() == QUICK.keys()
+    for name in SUITES:
+        full, quick = read_suite(name, quick=False), read_suite(name, quick=True)
+        assert quick.generation.seen.count < full.generation.seen.count
+        # No scene that a default is chosen on stands in a table.
+        assert full.generation.sweep.seed != full.generation.seen.seed
+
+
+def test_the_recogniser_knows_real_scenes(result: dict[str, Any]) -> None:
+    for split in ("seen", "held out"):
+        right = figures(result, "recogniser", "recogniser", split)
+        assert right["each of several objects"] >= 0.8
+        assert right["background"] >= 0.8
+
+
+def test_pictures_show_what_their_captions_say_and_not_what_others_say(
+    result: dict[str, Any],
+) -> None:
+    right = figures(result, "generation", "control", DRAWN)
+    assert right["one object"] >= 0.5
+    assert right["each of several objects"] >= 0.5
+    assert right["background"] >= 0.6
+    by_another = figures(result, "generation", "control", BY_ANOTHER)
+    assert by_another["one object"] <= 0.4
+    assert by_another["everything said"] <= 0.25
+
+
+@pytest.mark.parametrize("split", ["seen", "held_out"])
+def test_heat_maps_lie_where_their_words_are(result: dict[str, Any], split: str) -> None:
+    overlap = figures(result, "inspection", f"inspection_{split}", "mIoU")
+    hits = figures(result, "inspection", f"inspection_{split}", "pointing game")
+    assert overlap["our default"] >= 0.4
+    assert overlap["our default"] >= overlap["control: our default, of another word"] + 0.15
+    assert hits["our default"] >= 0.6
+
+
+def test_edits_change_what_is_asked_and_keep_the_rest(result: dict[str, Any]) -> None:
+    success = figures(result, "editing", "editing", "success")
+    kept = figures(result, "editing", "editing", "background PSNR")
+    assert success["Replace / Refine"] >= 0.25
+    assert kept["Replace / Refine"] >= kept["no control"] + 1.5
+    assert kept["+ LocalBlend"] >= kept["no control"] + 5

@@ -1,0 +1,99 @@
+"""The folder of an evaluation: gone on with after a kill, and only by what it was begun with."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from t2i.errors import ArgumentError, OutputError
+from t2i.evaluate.store import BEGUN, RECORDS, Store
+
+IDENTITY: dict[str, Any] = {
+    "model": {"name": "mine", "digest": "abc"},
+    "recogniser": "def",
+    "config": {"generation": {"seen": {"seed": 1, "count": 8}}},
+    "libraries": {"torch": "2.13.0"},
+}
+
+
+def begun(folder: Path) -> Store:
+    store = Store(folder, IDENTITY)
+    store.add("generation", "seen/0", {"right": [True, False]}, 1.5)
+    store.add("generation", "seen/1", {"right": []}, 2.0)
+    store.add("editing", "seen/0", {"psnr": 30.25}, 0.5)
+    return store
+
+
+def test_another_start_finds_what_is_done(tmp_path: Path) -> None:
+    before = begun(tmp_path)
+    again = Store(tmp_path, IDENTITY)
+    assert again.done == before.done
+    assert again.records("generation") == {
+        "seen/0": {"right": [True, False]},
+        "seen/1": {"right": []},
+    }
+    assert again.done["editing", "seen/0"].seconds == 0.5
+
+
+def test_a_line_that_a_kill_cut_short_is_done_again_and_spoils_no_other(tmp_path: Path) -> None:
+    begun(tmp_path)
+    path = tmp_path / RECORDS
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-20])
+    again = Store(tmp_path, IDENTITY)
+    assert [*again.done] == [("generation", "seen/0"), ("generation", "seen/1")]
+    again.add("editing", "seen/0", {"psnr": 30.25}, 0.5)
+    assert len(Store(tmp_path, IDENTITY).done) == 3
+    # A crash of the machine may leave zeros where a line was to be.
+    path.write_bytes(whole + b"\0" * 100)
+    assert len(Store(tmp_path, IDENTITY).done) == 3
+    path.write_bytes(b'{"part": "gen')
+    assert Store(tmp_path, IDENTITY).done == {}
+
+
+def test_something_else_is_refused_with_what_differs_and_nothing_is_lost(tmp_path: Path) -> None:
+    begun(tmp_path)
+    before = (tmp_path / RECORDS).read_bytes(), (tmp_path / BEGUN).read_bytes()
+    config = {"generation": {"seen": {"seed": 1, "count": 9}}}
+    for change, words in (
+        ({"model": {"name": "mine", "digest": "xyz"}}, "model.digest abc -> xyz"),
+        ({"recogniser": "ghi"}, "recogniser def -> ghi"),
+        ({"config": config}, "config.generation.seen.count 8 -> 9"),
+        ({"config": {}}, "config.generation.seen.count 8 -> None"),
+    ):
+        with pytest.raises(ArgumentError, match=f"begun with something else: .*{words}"):
+            Store(tmp_path, IDENTITY | change)
+    assert ((tmp_path / RECORDS).read_bytes(), (tmp_path / BEGUN).read_bytes()) == before
+
+
+def test_other_versions_are_told_and_not_refused(tmp_path: Path) -> None:
+    assert begun(tmp_path).changed == []
+    again = Store(tmp_path, IDENTITY | {"libraries": {"torch": "2.14.0"}})
+    assert again.changed == ["libraries.torch 2.13.0 -> 2.14.0"]
+    assert len(again.done) == 3
+
+
+def test_a_folder_that_cannot_be_gone_on_with_is_refused(tmp_path: Path) -> None:
+    begun(tmp_path)
+    (tmp_path / BEGUN).write_text(json.dumps({"version": 99}))
+    with pytest.raises(OutputError, match=r"Cannot go on in .*its layout is 99, expected 1"):
+        Store(tmp_path, IDENTITY)
+    (tmp_path / BEGUN).unlink()
+    with pytest.raises(OutputError, match=r"exists, and nothing says what it is of"):
+        Store(tmp_path, IDENTITY)
+
+
+def test_a_record_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    store = Store(tmp_path, IDENTITY)
+    (tmp_path / RECORDS).mkdir()
+    with pytest.raises(OutputError, match=r"Cannot write .*records\.jsonl"):
+        store.add("generation", "seen/0", {}, 0.0)
+
+
+def test_pictures_are_kept_under_the_name_that_is_given_back(tmp_path: Path) -> None:
+    store = Store(tmp_path, IDENTITY)
+    name = store.keep("generation/seen/0001-steps=20,guidance=3", Image.new("RGB", (4, 4), "red"))
+    assert name == "generation-seen-0001-steps=20,guidance=3.png"
+    assert Image.open(tmp_path / "pictures" / name).getpixel((0, 0)) == (255, 0, 0)

@@ -1,0 +1,43 @@
+"""A bench of tiny parts: a real pipeline and a recogniser that know nothing, in milliseconds."""
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from pipelines.text_to_image import TextToImagePipeline
+from t2i.evaluate.part import Bench
+from t2i.recogniser.recogniser import Recogniser, labels_of
+from tests.tiny import tiny_sd_components
+from train.data.sprites import BACKGROUNDS, HUES
+
+OBJECTS = ("apple", "cat", "dog", "star", "car", "tree")
+
+
+def tiny_recogniser() -> Recogniser:
+    torch.manual_seed(3)
+    return Recogniser(labels_of(OBJECTS, list(BACKGROUNDS), list(HUES)), 32, (8, 16)).eval()
+
+
+def tiny_bench(folder: Path) -> Bench:
+    """Pictures are kept in the folder; the text is long enough for every caption."""
+    pipe = TextToImagePipeline(**tiny_sd_components(window=120))
+    pipe.set_progress_bar_config(disable=True)
+
+    def keep(name: str, picture: Image.Image) -> str:
+        path = folder / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+        return path.name
+
+    return Bench(
+        pipe=pipe,
+        recogniser=tiny_recogniser(),
+        objects=OBJECTS,
+        most_objects=2,
+        steps=2,
+        guidance_scale=3.0,
+        device=torch.device("cpu"),
+        keep=keep,
+        folder=folder,
+    )
