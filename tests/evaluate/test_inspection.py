@@ -8,7 +8,6 @@ from diffusers import DDPMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscr
 
 from t2i.attention import Sites, attend
 from t2i.errors import ModelError
-from t2i.evaluate.generation.generation import SplitConfig
 from t2i.evaluate.inspection.along import along_picture, beside, schedule_at
 from t2i.evaluate.inspection.daam_package import DaamError, maps_of_daam
 from t2i.evaluate.inspection.heat import (
@@ -22,6 +21,7 @@ from t2i.evaluate.inspection.heat import (
 from t2i.evaluate.inspection.inspection import CHOICE, Inspection, InspectionConfig
 from t2i.evaluate.inspection.looked_at import ALL, Choice, Shown
 from t2i.evaluate.part import Bench
+from t2i.evaluate.splits import SplitConfig
 from t2i.evaluate.telling.chapter import Table
 from tests.evaluate.tiny_bench import tiny_bench
 from train.randomness import generator

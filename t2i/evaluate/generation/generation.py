@@ -10,27 +10,18 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from t2i.conditioning.methods import parse_guidance
-from t2i.denoiser.families import sd
 from t2i.denoiser.schedulers import rebuild, scheduler
-from t2i.errors import ArgumentError
 from t2i.evaluate.generation.chapters import Results, chapters_of
 from t2i.evaluate.generation.drawn import DECIMALS, Batch, Picture, Run, seen_in
 from t2i.evaluate.generation.judge import Said, judge, judge_by_another, said
 from t2i.evaluate.part import Bench, Record
+from t2i.evaluate.splits import SplitConfig, scenes_of
 from t2i.evaluate.telling.chapter import Chapter
-from train.data.scenes import Scenes, ScenesConfig
+from train.data.scenes import Scenes
 from train.randomness import generator
 
 Split = Literal["seen", "held_out", "sweep"]
-
-
-class SplitConfig(BaseModel):
-    """The first `count` scenes of a seed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    seed: int = Field(ge=0)
-    count: int = Field(ge=1)
+SPLITS: tuple[Split, ...] = ("seen", "held_out", "sweep")
 
 
 class GenerationConfig(BaseModel):
@@ -172,23 +163,7 @@ class Generation:
 
     @cached_property
     def scenes(self) -> dict[Split, Scenes]:
-        """The splits; without "held_out" where no such combination can be made of the objects."""
-        splits: dict[Split, Scenes] = {}
-        for split in ("seen", "held_out", "sweep"):
-            wanted: SplitConfig = getattr(self.config, split)
-            config = ScenesConfig(
-                size=sd.default_size(self.bench.pipe.unet, self.bench.pipe.vae)[0],
-                seed=wanted.seed,
-                length=wanted.count,
-                vocabulary=self.bench.objects,
-                max_objects=min(self.bench.most_objects, 3),
-                split="held_out" if split == "held_out" else "train",
-            )
-            try:
-                splits[split] = Scenes(config)
-            except ArgumentError:
-                continue
-        return splits
+        return scenes_of(self.bench, {name: getattr(self.config, name) for name in SPLITS})
 
     @cached_property
     def statements(self) -> dict[Split, list[Said]]:

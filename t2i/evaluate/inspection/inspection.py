@@ -13,9 +13,6 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from t2i.denoiser.families import sd
-from t2i.errors import ArgumentError
-from t2i.evaluate.generation.generation import SplitConfig
 from t2i.evaluate.inspection.chapters import chapters_of
 from t2i.evaluate.inspection.daam_package import DAAM, DaamError, maps_of_daam
 from t2i.evaluate.inspection.heat import (
@@ -39,12 +36,14 @@ from t2i.evaluate.inspection.looked_at import (
 )
 from t2i.evaluate.inspection.map_scores import Overlap, overlap, stretched
 from t2i.evaluate.part import Bench, Record
+from t2i.evaluate.splits import SplitConfig, scenes_of
 from t2i.evaluate.telling.chapter import Chapter
 from t2i.pictures import sheet
-from train.data.scenes import Scene, Scenes, ScenesConfig
+from train.data.scenes import Scene, Scenes
 from train.randomness import generator
 
 Split = Literal["choose", "seen", "held_out", "drawn"]
+SPLITS: tuple[Split, ...] = ("choose", "seen", "held_out", "drawn")
 Level = Annotated[float, Field(gt=0, lt=1)]
 CHOICE = "choice"
 MOST_SITES = 8
@@ -98,24 +97,7 @@ class Inspection:
 
     @cached_property
     def scenes(self) -> dict[Split, Scenes]:
-        """The splits; without "held_out" where no such combination can be made of the objects."""
-        splits: dict[Split, Scenes] = {}
-        names: tuple[Split, ...] = ("choose", "seen", "held_out", "drawn")
-        for split in names:
-            wanted: SplitConfig = getattr(self.config, split)
-            config = ScenesConfig(
-                size=sd.default_size(self.bench.pipe.unet, self.bench.pipe.vae)[0],
-                seed=wanted.seed,
-                length=wanted.count,
-                vocabulary=self.bench.objects,
-                max_objects=min(self.bench.most_objects, 3),
-                split="held_out" if split == "held_out" else "train",
-            )
-            try:
-                splits[split] = Scenes(config)
-            except ArgumentError:
-                continue
-        return splits
+        return scenes_of(self.bench, {name: getattr(self.config, name) for name in SPLITS})
 
     @cached_property
     def choice(self) -> Choice:
