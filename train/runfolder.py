@@ -12,13 +12,15 @@ from typing import Any, Self
 from t2i.errors import OutputError
 from t2i.files import cannot_write
 
+LOCK = "run.lock"
+
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold `folder` for one run; a kill lets go. Raises OutputError when another holds it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / "run.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise cannot_write(folder, error) from error
     try:

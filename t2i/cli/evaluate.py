@@ -72,7 +72,12 @@ def evaluate(
     place = resolve(model)
     if out is None:
         out = Path("outputs") / "-".join(
-            ["evaluate", Path(model).stem, Path(suite).stem, *["quick"] * quick]
+            [
+                "evaluate",
+                Path(model).stem or place.resolve().name,
+                Path(suite).stem,
+                *["quick"] * quick,
+            ]
         )
 
     from t2i.evaluate.progress import progress
@@ -143,13 +148,13 @@ def prepare(
         "config": config.model_dump(mode="json"),
         "libraries": {"t2i": __version__, **library_versions(("torch", "diffusers"))},
     }
-    store = Store(out, identity)
     request = Request(prompt="").with_defaults(read_defaults(place))
     pipe = load_pipeline(place, request.sampler)
     pipe.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]  # diffusers'
     request = request.with_defaults(pipeline_defaults(pipe, request))
     assert request.num_inference_steps is not None
     assert request.guidance_scale is not None
+    store = Store(out, identity)
     bench = Bench(
         pipe=pipe,
         recogniser=judge.to(pipe.device),

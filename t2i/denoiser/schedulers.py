@@ -36,9 +36,7 @@ def scheduler(name: str, config: Mapping[str, object]) -> Scheduler:
 
     >>> pipe.scheduler = scheduler("dpm++ 2m karras", pipe.scheduler.config)
     """
-    sampler = SAMPLERS.get(plain(name))
-    if sampler is None:
-        raise ArgumentError(f"Unknown sampler {name!r}. {nearest(plain(name), SAMPLERS)}")
+    sampler = check_sampler(name)
     kind = getattr(diffusers, sampler.class_name)
     check_noise_schedule(name, sampler, config)
 
@@ -53,6 +51,14 @@ def scheduler(name: str, config: Mapping[str, object]) -> Scheduler:
             f"The sampler {name!r} needs {package}, which is not installed: pip install {package}"
         ) from error
     return built
+
+
+def check_sampler(name: str) -> Sampler:
+    """Raise ArgumentError for a name that is none of SAMPLERS."""
+    sampler = SAMPLERS.get(plain(name))
+    if sampler is None:
+        raise ArgumentError(f"Unknown sampler {name!r}. {nearest(plain(name), SAMPLERS)}")
+    return sampler
 
 
 def first_latents(scheduler: Scheduler, noise_BCHW: Tensor) -> Tensor:

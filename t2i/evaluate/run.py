@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
+from t2i.errors import DataError
 from t2i.evaluate.part import Part
-from t2i.evaluate.store import PICTURES, Store
+from t2i.evaluate.store import PICTURES, RECORDS, Store
 from t2i.evaluate.telling.against import Earlier, against
 from t2i.evaluate.telling.chapter import Block, Chapter, Figure, Gallery, Plot, Table
 from t2i.evaluate.telling.markdown import markdown
@@ -61,7 +63,14 @@ def write(
     chapters: list[Chapter] = []
     for part in parts:
         records = store.records(part.name)
-        chapters += part.chapters({unit: records[unit] for unit in part.units()})
+        try:
+            chapters += part.chapters({unit: records[unit] for unit in part.units()})
+        except ValidationError as error:
+            raise DataError(
+                f"{store.folder / RECORDS}: a record of {part.name} is not as its units write them "
+                f"({error.errors()[0]['msg']}). Remove the lines of that part, and the same "
+                "command measures it again."
+            ) from error
     if earlier is not None:
         chapters.insert(0, against(chapters, earlier, earlier["config"] == facts["config"]))
     seconds = {

@@ -19,12 +19,15 @@ from t2i.errors import ArgumentError, OutputError
 from t2i.evaluate.part import Record
 from t2i.files import cannot_write, write_atomically
 from t2i.pictures import save_picture
+from train.runfolder import LOCK
 
 BEGUN, RECORDS, PICTURES = "begun.json", "records.jsonl", "pictures"
 VERSION = 1
 """Of the layout of both files; it grows when a unit of the old one would be misread."""
 MAY_CHANGE = ("libraries",)
 """What another start may have changed: it is warned of, not refused."""
+SAID_OTHERWISE = "model.name"
+"""A model is its weights, however its place is written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,21 +48,19 @@ class Store:
         """
         self.folder = folder
         self.identity = {"version": VERSION, **identity}
+        self.done: dict[tuple[str, str], Done] = {}
+        """By the names of part and unit."""
         before = self._read_begun()
-        if before is not None:
+        if before is None:
+            self._check_free()
+        else:
+            self._read_records()
+        if before is not None and self.done:
             self._check_same(before)
-        elif (folder / RECORDS).exists():
-            raise OutputError(
-                f"{folder / RECORDS} exists, and nothing says what it is of: remove it, or choose "
-                "another --out."
-            )
         else:
             text = json.dumps(self.identity, indent=1, ensure_ascii=False) + "\n"
             write_atomically(folder / BEGUN, lambda part: part.write_text(text, "utf-8"))
-        self.changed = [] if before is None else changes(before, self.identity, only=MAY_CHANGE)
-        self.done: dict[tuple[str, str], Done] = {}
-        """By the names of part and unit."""
-        self._read_records()
+        self.changed = changes(before or {}, self.identity, only=MAY_CHANGE) if self.done else []
 
     def add(self, part: str, unit: str, record: Record, seconds: float) -> None:
         """Keep what a unit measured; on the disk when it returns."""
@@ -108,8 +109,17 @@ class Store:
                 "--out."
             ) from error
 
+    def _check_free(self) -> None:
+        """Raise OutputError for a folder that holds anything that is not an evaluation's."""
+        others = sorted({path.name for path in self.folder.glob("*")} - {LOCK})
+        if others:
+            raise OutputError(
+                f"{self.folder} holds {others[0]}, and no evaluation was begun there: choose "
+                "another --out, or an empty folder."
+            )
+
     def _check_same(self, before: Mapping[str, Any]) -> None:
-        different = changes(before, self.identity, but=MAY_CHANGE)
+        different = changes(before, self.identity, but=(*MAY_CHANGE, SAID_OTHERWISE))
         if different:
             raise ArgumentError(
                 f"{self.folder} was begun with something else: {'; '.join(different)}. Give what "
@@ -129,7 +139,13 @@ class Store:
         except OSError as error:
             raise cannot_write(path, error) from error
         for entry in entries_of(whole):
-            self.done[entry["part"], entry["unit"]] = Done(entry["record"], entry["seconds"])
+            # Of a unit whose pictures are gone nothing could be shown: it is done again.
+            if all(self._is_there(file) for file in files_of(entry["record"])):
+                self.done[entry["part"], entry["unit"]] = Done(entry["record"], entry["seconds"])
+
+    def _is_there(self, file: str) -> bool:
+        path = self.folder / PICTURES / file
+        return path.is_file() and path.stat().st_size > 0
 
 
 def entries_of(data: bytes) -> Iterator[dict[str, Any]]:
@@ -142,6 +158,19 @@ def entries_of(data: bytes) -> Iterator[dict[str, Any]]:
             continue
         if keys:
             yield entry
+
+
+def files_of(record: object) -> Iterator[str]:
+    """The names of the pictures that a record tells of, however deep."""
+    if isinstance(record, Mapping):
+        for key, value in record.items():
+            if key == "file" and isinstance(value, str):
+                yield value
+            else:
+                yield from files_of(value)
+    elif isinstance(record, list):
+        for value in record:
+            yield from files_of(value)
 
 
 def changes(

@@ -17,7 +17,7 @@ from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from t2i.errors import ModelError
-from t2i.recogniser.recogniser import ASSET, Maps, Recogniser
+from t2i.recogniser.recogniser import ASSET, UNREADABLE, Maps, Recogniser
 from t2i.text.bpe import Merges, Vocabulary, clip_tokenizer, load_bpe
 
 VOCABULARY = Path(__file__).parent.parent / "assets" / "tokenizer"
@@ -129,7 +129,7 @@ class Agreement(nn.Module):
             ]
             if lost or unknown:
                 raise ValueError(f"its weights do not fit: {', '.join([*lost, *unknown][:4])}")
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        except UNREADABLE as error:
             raise ModelError(
                 f"Nothing that scores captions can be loaded from {folder}: {error}. Train it with "
                 "`t2i train configs/train/agreement.toml`, or name the folder of a finished run."

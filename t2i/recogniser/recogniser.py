@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,6 +23,16 @@ from t2i.recogniser.seen import OWN, Found, Seen
 
 ASSET = Path(__file__).parent.parent / "assets" / "recogniser"
 CONFIG, WEIGHTS = "recogniser.json", "recogniser.safetensors"
+UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    SafetensorError,
+)
+"""What a folder that holds something else, or nothing whole, comes to."""
 UNSHUFFLE = 4
 """Pixels of a side that one place of the maps stands for."""
 LEAST_SHARE = 0.01
@@ -183,7 +194,7 @@ class Recogniser(nn.Module):
             labels = Labels(**{name: tuple(names) for name, names in config["labels"].items()})
             found = cls(labels, config["size"], config["channels"])
             found.load_state_dict(load_file(folder / WEIGHTS))
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        except UNREADABLE as error:
             raise ModelError(
                 f"No recogniser can be loaded from {folder}: {error}. Train one with "
                 "`t2i train configs/train/recogniser.toml`, or name the folder of a finished run."

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 
 from t2i.evaluate.generation.chapters import Results, chapters_of, main
 from t2i.evaluate.generation.distance import scenes_distance
@@ -176,3 +177,22 @@ def block(chapter: Chapter, name: str, kind: type[T]) -> T:
 def counts(table: Table, label: str) -> list[int | None]:
     (cells,) = (cells for title, cells in table.rows if title == label)
     return [cell.count if isinstance(cell, Figure) else None for cell in cells]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"samplers": ("bogus",)}, "Unknown sampler 'bogus'"),
+        ({"methods": ("bogus",)}, "bogus"),
+        ({"methods": ("cfg:stop=abc",)}, "stop"),
+        ({"steps": (0,)}, "greater than or equal to 1"),
+        ({"guidance_scales": (float("nan"),)}, "finite"),
+        ({"guidance_scales": (-1.0,)}, "greater than or equal to 0"),
+    ],
+)
+def test_ways_to_sample_are_checked_before_anything_is_drawn(
+    wrong: dict[str, Any], message: str
+) -> None:
+    split = SplitConfig(seed=1, count=1)
+    with pytest.raises(ValidationError, match=message):
+        GenerationConfig(seen=split, held_out=split, sweep=split, **wrong)

@@ -81,7 +81,9 @@ def test_a_folder_that_cannot_be_gone_on_with_is_refused(tmp_path: Path) -> None
     with pytest.raises(OutputError, match=r"Cannot go on in .*its layout is 99, expected 1"):
         Store(tmp_path, IDENTITY)
     (tmp_path / BEGUN).unlink()
-    with pytest.raises(OutputError, match=r"exists, and nothing says what it is of"):
+    with pytest.raises(
+        OutputError, match=r"holds records.jsonl, and no evaluation was begun there"
+    ):
         Store(tmp_path, IDENTITY)
 
 
@@ -97,3 +99,40 @@ def test_pictures_are_kept_under_the_name_that_is_given_back(tmp_path: Path) -> 
     name = store.keep("generation/seen/0001-steps=20,guidance=3", Image.new("RGB", (4, 4), "red"))
     assert name == "generation-seen-0001-steps=20,guidance=3.png"
     assert Image.open(tmp_path / "pictures" / name).getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "note.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"holds note.txt, and no evaluation was begun there"):
+        Store(tmp_path, IDENTITY)
+    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+
+
+def test_before_the_first_unit_anything_may_be_changed(tmp_path: Path) -> None:
+    Store(tmp_path, IDENTITY)
+    again = Store(tmp_path, IDENTITY | {"recogniser": "other"})
+    again.add("generation", "seen/0", {}, 1.0)
+    with pytest.raises(ArgumentError, match="recogniser other -> def"):
+        Store(tmp_path, IDENTITY)
+
+
+def test_a_model_may_be_named_otherwise(tmp_path: Path) -> None:
+    begun(tmp_path)
+    named = IDENTITY | {"model": {"name": "./mine", "digest": "abc"}}
+    assert len(Store(tmp_path, named).done) == 3
+    with pytest.raises(ArgumentError, match="model.digest abc -> xyz"):
+        Store(tmp_path, IDENTITY | {"model": {"name": "mine", "digest": "xyz"}})
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_unit_whose_picture_is_gone_is_done_again(tmp_path: Path, empty: bool) -> None:
+    store = Store(tmp_path, IDENTITY)
+    for unit in ("seen/0", "seen/1"):
+        file = store.keep(unit, Image.new("RGB", (8, 8)))
+        store.add("generation", unit, {"pictures": [{"number": 0, "file": file}]}, 1.0)
+    assert len(Store(tmp_path, IDENTITY).done) == 2
+    path = tmp_path / "pictures" / file
+    path.unlink()
+    if empty:
+        path.touch()
+    assert [*Store(tmp_path, IDENTITY).done] == [("generation", "seen/0")]

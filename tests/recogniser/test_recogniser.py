@@ -104,6 +104,10 @@ def test_a_broken_folder_is_named(recogniser: Recogniser, tmp_path: Path) -> Non
     (tmp_path / "recogniser.json").write_text(config.replace('"cat"', '"cat", "dog"'))
     with pytest.raises(ModelError, match=f"No recogniser can be loaded from {tmp_path}"):
         Recogniser.load(tmp_path)
+    (tmp_path / "recogniser.json").write_text(config)
+    (tmp_path / "recogniser.safetensors").write_bytes(b"")
+    with pytest.raises(ModelError, match=f"No recogniser can be loaded from {tmp_path}"):
+        Recogniser.load(tmp_path)
 
 
 def seen_with(**centres: tuple[float, float]) -> Seen:

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from pipelines.chosen_edits import Wishes
 from pipelines.prompt_edit import PromptEditPipeline
 from t2i.attention import InjectQueriesKeys, LocalBlend, ShareKeysValues, WordWeights
 from t2i.attention.edits.edit import Edit
+from t2i.attention.site import check_window
 from t2i.evaluate.editing.pairs import Pair
 from t2i.text.prompt import Prompt
 
@@ -17,16 +18,25 @@ NONE = "no control"
 EMPTY = (0.0, 0.0)
 
 
+def in_order(window: tuple[float, float]) -> tuple[float, float]:
+    check_window("a window", window)
+    return window
+
+
+Shares = Annotated[tuple[float, float], AfterValidator(in_order)]
+"""Of the run, from and to."""
+
+
 class EditSettings(BaseModel):
     """Windows, as shares of the run, and thresholds; what is left out is as published."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    cross_replace: tuple[float, float] = (0.0, 0.8)
-    self_replace: tuple[float, float] = (0.0, 0.4)
+    cross_replace: Shares = (0.0, 0.8)
+    self_replace: Shares = (0.0, 0.4)
     blend_threshold: float = Field(0.3, ge=0, le=1)
-    share_keys_values: tuple[float, float] = (0.08, 1.0)
-    inject_queries_keys: tuple[float, float] = (0.0, 0.5)
+    share_keys_values: Shares = (0.08, 1.0)
+    inject_queries_keys: Shares = (0.0, 0.5)
     weight: float = Field(3.0, gt=0)
     """Of a word that is told more strongly, in the maps."""
     prompt_weight: float = Field(1.5, gt=0)

@@ -4,13 +4,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Annotated, Literal
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from t2i.conditioning.methods import parse_guidance
-from t2i.denoiser.schedulers import rebuild, scheduler
+from t2i.denoiser.schedulers import check_sampler, rebuild, scheduler
 from t2i.evaluate.generation.chapters import Results, chapters_of
 from t2i.evaluate.generation.drawn import DECIMALS, Batch, Picture, Run, seen_in
 from t2i.evaluate.generation.judge import Said, judge, judge_by_another, said
@@ -35,14 +35,28 @@ class GenerationConfig(BaseModel):
     """Each shows a combination that training never did."""
     sweep: SplitConfig
     """Other scenes, for trying out how to sample: what is chosen by them is judged elsewhere."""
-    guidance_scales: tuple[float, ...] = ()
-    steps: tuple[int, ...] = ()
+    guidance_scales: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] = ()
+    steps: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = ()
     samplers: tuple[str, ...] = ()
     """As `t2i generate --sampler` takes them, in the place of the model's own."""
     methods: tuple[str, ...] = ()
     """As `t2i generate --method` takes them, at the model's own scale."""
     batch: int = Field(8, ge=1, le=64)
     """Pictures of a unit, drawn together."""
+
+    @field_validator("samplers")
+    @classmethod
+    def _know_samplers(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            check_sampler(name)
+        return names
+
+    @field_validator("methods")
+    @classmethod
+    def _know_methods(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        for text in texts:
+            parse_guidance(text, 1.0)
+        return texts
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,7 @@ class InspectionConfig(BaseModel):
     held_out: SplitConfig = SplitConfig(seed=43, count=50)
     drawn: SplitConfig = SplitConfig(seed=44, count=24)
     """Captions that are drawn, and held against the recogniser's masks of what was drawn."""
-    levels: tuple[Level, ...] = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
+    levels: tuple[Level, ...] = Field((0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1), min_length=1)
     """How far along the noise schedule a real picture is noised, from 0 to 1."""
 
 
