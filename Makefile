@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PROMPT ?= a red apple to the left of a cat
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-mixins lint bench docs-pictures train-embedded
+.PHONY: help demo test test-all test-mixins lint bench docs-pictures train-embedded train-recogniser
 
 help:
 	@echo "make demo            a picture of '$(PROMPT)' from the embedded model"
@@ -15,6 +15,7 @@ help:
 	@echo "make bench           what we claim about speed and memory, measured here"
 	@echo "make docs-pictures   the pictures in docs/, by the commands that stand under them"
 	@echo "make train-embedded  train the embedded model from scratch; run again to go on"
+	@echo "make train-recogniser  the same for the judge of t2i evaluate"
 
 demo: $(VENV)/.installed
 	@$(BIN)/t2i generate "$(PROMPT)" --seed 0
@@ -48,6 +49,11 @@ train-embedded: $(VENV)/.installed-dev
 	$(BIN)/t2i train configs/train/embedded-decoder.toml
 	$(BIN)/python -m train.publish runs/embedded t2i/assets/embedded \
 	    --vae runs/embedded-decoder/model --prose docs/embedded.md
+
+train-recogniser: $(VENV)/.installed-dev
+	$(BIN)/t2i train configs/train/recogniser.toml
+	$(BIN)/t2i train configs/train/agreement.toml
+	$(BIN)/python -m t2i.evaluate.card runs/agreement t2i/assets/recogniser
 
 # A stamp is newer than what it was installed from, so a second run installs nothing.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python

@@ -21,15 +21,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
-import transformers
 from torch import Tensor
 
 from benchmarks.attention_memory import child, own_memory
 from benchmarks.attention_runs import GROUPS, SOURCE, TARGET, VARIANTS, WORDS, Runs, draw, runs_of
 from benchmarks.attention_turns import in_turns
-from benchmarks.machine import machine, write_result
+from benchmarks.machine import machine, settle, write_result
 from t2i.attention import attend
 
 PEERS = ("attention_map_diffusers", "daam")
@@ -204,9 +202,7 @@ SHOWN = ("wall", "cpu", "memory", "explained")
 
 def main() -> None:
     options = parse()
-    torch.set_num_threads(options.threads)
-    for library in (diffusers, transformers):
-        library.utils.logging.disable_progress_bar()
+    settle(options.threads)
     if options.memory_of:
         runs = runs_of(options)
         own_memory(partial(VARIANTS[options.memory_of], runs), options.device)

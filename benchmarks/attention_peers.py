@@ -11,15 +11,14 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any
 
-import diffusers
 import torch
-import transformers
 from torch import Tensor
 
 from benchmarks.attention_memory import own_memory
 from benchmarks.attention_runs import SOURCE, WORDS, draw, one_pass_a_step
 from benchmarks.attention_turns import in_turns
 from benchmarks.generate import pipeline_pair
+from benchmarks.machine import settle
 from t2i.attention import attend
 
 Run = Callable[[Any, argparse.Namespace, dict[str, Any]], Tensor]
@@ -94,9 +93,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
-    torch.set_num_threads(options.threads)
-    for library in (diffusers, transformers):
-        library.utils.logging.disable_progress_bar()
+    settle(options.threads)
     pipe = pipeline_pair(options)["theirs"]
     one_pass_a_step(pipe, options)
     covered: dict[str, Any] = {}

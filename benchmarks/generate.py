@@ -22,13 +22,13 @@ from typing import Any
 
 import diffusers
 import torch
-import transformers
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import (
     StableDiffusionXLPipeline,
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from benchmarks.machine import machine, settle, write_result
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.conditioning.methods import parse_guidance
 from t2i.denoiser.folder import ASSETS
@@ -189,9 +189,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
-    torch.set_num_threads(options.threads)
-    for library in (diffusers, transformers):
-        library.utils.logging.disable_progress_bar()
+    settle(options.threads)
     if options.memory_of:
         print(peak_of(options.memory_of, options))
         return
@@ -212,8 +210,6 @@ def main() -> None:
         "memory_ratio": memory["ours"] / memory["theirs"],
     }
     if options.out:
-        from benchmarks.machine import machine, write_result
-
         write_result(options.out, result | {"machine": machine()})
 
     print(f"{'':18}{'ours':>9}{'theirs':>9}{'ratio':>8}   rounds' middle half   theirs/itself")

@@ -7,7 +7,18 @@ from typing import Any
 from t2i.files import write_atomically
 from t2i.machine import machine
 
-__all__ = ["machine", "write_result"]
+__all__ = ["machine", "settle", "write_result"]
+
+
+def settle(threads: int) -> None:
+    """Before anything is timed: so many threads, and no bars of the libraries."""
+    import diffusers
+    import torch
+    import transformers
+
+    torch.set_num_threads(threads)
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()
 
 
 def write_result(path: Path, result: dict[str, Any]) -> None:

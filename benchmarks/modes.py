@@ -15,13 +15,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
-import transformers
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks.machine import machine, write_result
+from benchmarks.machine import machine, settle, write_result
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.conditioning.methods import parse_guidance
 
@@ -100,9 +98,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
-    torch.set_num_threads(options.threads)
-    for library in (diffusers, transformers):
-        library.utils.logging.disable_progress_bar()
+    settle(options.threads)
     chosen = options.mode or [mode for mode in SWITCHES if mode not in ("plain", "compile")]
     modes = ["plain", *(mode for mode in chosen if mode != "plain")]
     clock = time.perf_counter if options.device == "cuda" else time.process_time

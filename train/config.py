@@ -177,7 +177,7 @@ def explain(error: ValidationError, tree: Mapping[str, Any]) -> str:
 
 def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """Where two dumped configs differ and must not, such as "train.batch_size: 32 -> 64"."""
-    flat_before, flat_after = _flat(before), _flat(after)
+    flat_before, flat_after = flat(before), flat(after)
     return [
         f"{key}: {flat_before.get(key)} -> {flat_after.get(key)}"
         for key in sorted({*flat_before, *flat_after})
@@ -213,11 +213,12 @@ def _keys_beside(place: list[str]) -> list[str]:
     return sorted({key for model in models for key in getattr(model, "model_fields", {})})
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Leaves by their dotted names."""
+    leaves: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
+            leaves |= flat(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = value
-    return flat
+            leaves[prefix + key] = value
+    return leaves

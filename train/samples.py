@@ -29,6 +29,12 @@ class SamplesConfig(BaseModel):
     columns: int = Field(6, ge=1)
 
 
+def pictures_of(pixels_BCHW: torch.Tensor) -> list[Image.Image]:
+    """Pixels (B, 3, H, W) from -1 to 1 as pictures."""
+    bytes_BHWC = ((pixels_BCHW + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(picture) for picture in bytes_BHWC]
+
+
 def draw_prompts(pipe: "TextToImagePipeline", config: SamplesConfig) -> list[Image.Image]:
     """A picture of each prompt, at its own seed."""
     pipe.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]

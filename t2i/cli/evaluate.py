@@ -163,9 +163,7 @@ def prepare(
         most_objects=knows.most,
         steps=request.num_inference_steps,
         guidance_scale=request.guidance_scale,
-        device=pipe.device,
         keep=store.keep,
-        folder=out,
     )
     asked = {
         "objects": [*bench.objects],

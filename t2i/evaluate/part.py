@@ -2,10 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
-import torch
 from PIL import Image
 
 from pipelines.text_to_image import TextToImagePipeline
@@ -26,8 +24,8 @@ class Bench:
     objects : the names of the objects the model was shown
     most_objects : how many of them it was shown at once
     steps, guidance_scale : how the model likes to be sampled; its sampler is in the pipe
-    agreement : how well captions fit, where the judge has learned that
     keep : writes a picture into the result's folder and gives the name for a Gallery
+    agreement : how well captions fit, where the judge has learned that
     """
 
     pipe: TextToImagePipeline
@@ -36,9 +34,7 @@ class Bench:
     most_objects: int
     steps: int
     guidance_scale: float
-    device: torch.device
     keep: Callable[[str, Image.Image], str]
-    folder: Path
     agreement: Agreement | None = None
 
 

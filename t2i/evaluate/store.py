@@ -19,6 +19,7 @@ from t2i.errors import ArgumentError, OutputError
 from t2i.evaluate.part import Record
 from t2i.files import cannot_write, write_atomically
 from t2i.pictures import save_picture
+from train.config import flat
 from train.runfolder import LOCK
 
 BEGUN, RECORDS, PICTURES = "begun.json", "records.jsonl", "pictures"
@@ -190,17 +191,6 @@ def changes(
         and (not only or name.startswith(only))
         and not (but and name.startswith(but))
     ]
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Leaves by their dotted names."""
-    leaves: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            leaves |= flat(value, f"{prefix}{name}.")
-        else:
-            leaves[prefix + name] = value
-    return leaves
 
 
 def shown(value: object) -> str:

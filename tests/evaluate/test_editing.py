@@ -26,8 +26,13 @@ SCENES = Scenes(ScenesConfig(size=32, seed=51, vocabulary=OBJECTS, max_objects=2
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return tiny_bench(tmp_path_factory.mktemp("editing"))
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("editing")
+
+
+@pytest.fixture(scope="module")
+def bench(folder: Path) -> Bench:
+    return tiny_bench(folder)
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +177,7 @@ def test_a_method_draws_beside_the_others_what_it_draws_alone(part: Editing) -> 
     assert (several[2] - several[3]).abs().max() > 1e-3
 
 
-def test_chapters_tell_every_method_of_every_kind(part: Editing, bench: Bench) -> None:
+def test_chapters_tell_every_method_of_every_kind(part: Editing, folder: Path) -> None:
     records = {unit: part.measure(unit) for unit in part.units()}
     edited = EditedPair.model_validate(records["strengthen/0"])
     assert set(edited.methods) == {*METHODS, "WordWeights"}
@@ -187,7 +192,7 @@ def test_chapters_tell_every_method_of_every_kind(part: Editing, bench: Bench) -
     assert [name for name, _ in tables["editing"].rows] == [*METHODS]
     galleries = [block for block in chapter.blocks if isinstance(block, Gallery)]
     files = {name for gallery in galleries for name, _ in gallery.pictures}
-    kept = {path.name for path in (Path(bench.folder) / "editing").rglob("*.png")}
+    kept = {path.name for path in (folder / "editing").rglob("*.png")}
     assert files <= kept
     assert files
 

@@ -36,8 +36,13 @@ FEW = InspectionConfig(
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return tiny_bench(tmp_path_factory.mktemp("inspection"))
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("inspection")
+
+
+@pytest.fixture(scope="module")
+def bench(folder: Path) -> Bench:
+    return tiny_bench(folder)
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +198,6 @@ def test_the_package_daam_is_said_to_be_missing_or_not_to_run(bench: Bench) -> N
         maps_of_daam(bench.pipe, scene, FEW.levels, generator(0, "noise"))
 
 
-def test_pictures_are_kept_beside_the_records(part: Inspection, bench: Bench) -> None:
+def test_pictures_are_kept_beside_the_records(part: Inspection, folder: Path) -> None:
     shown = Shown.model_validate(part.measure("seen/0"))
-    assert (Path(bench.folder) / "inspection" / "seen" / shown.file).is_file()
+    assert (folder / "inspection" / "seen" / shown.file).is_file()

@@ -37,7 +37,5 @@ def tiny_bench(folder: Path) -> Bench:
         most_objects=2,
         steps=2,
         guidance_scale=3.0,
-        device=torch.device("cpu"),
         keep=keep,
-        folder=folder,
     )

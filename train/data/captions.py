@@ -2,14 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
+from t2i.recogniser.seen import Relation
 from train.data.layout import Arrangement, SizeWord, Spot, pick
 from train.data.sprites import things
-
-Relation = Literal["left", "right", "above", "below"]
 
 MAX_WORDS = 22
 

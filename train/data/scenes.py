@@ -10,7 +10,8 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from t2i.errors import ArgumentError, nearest
-from train.data.captions import Caption, Relation, describe
+from t2i.recogniser.seen import Relation
+from train.data.captions import Caption, describe
 from train.data.held_out import fits, held_out, trained_colours
 from train.data.layout import Arrangement, SizeWord, Spot, arrange, pick
 from train.data.sample import Sample

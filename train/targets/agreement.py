@@ -20,7 +20,7 @@ from t2i.recogniser.agreement import Agreement
 from t2i.recogniser.recogniser import CONFIG, WEIGHTS, Recogniser
 from train.batch import Batch
 from train.export import ExportConfig, Notes
-from train.samples import SamplesConfig
+from train.samples import SamplesConfig, pictures_of
 from train.targets.target import Target
 
 OPPOSITES = {"left": "right", "above": "below", "over": "under", "top": "bottom"}
@@ -74,8 +74,7 @@ class AgreementTarget(Target):
     @torch.no_grad()
     def draw(self, batch: Batch, config: SamplesConfig) -> Image.Image:
         """Each picture with the caption of the batch that fits it best."""
-        bytes_BHWC = ((batch.pixels_BCHW + 1) * 127.5).round().byte().permute(0, 2, 3, 1)
-        pictures = [Image.fromarray(pixels) for pixels in bytes_BHWC.cpu().numpy()]
+        pictures = pictures_of(batch.pixels_BCHW)
         told_BD = self.agreement.captions(batch.captions)
         best = (self.agreement.pictures(batch.pixels_BCHW) @ told_BD.T).argmax(1).tolist()
         labels = [

@@ -17,7 +17,7 @@ from t2i.pictures import sheet
 from train.batch import Batch
 from train.export import ExportConfig, Notes, export_vae
 from train.randomness import generator
-from train.samples import SamplesConfig
+from train.samples import SamplesConfig, pictures_of
 from train.targets.target import Target
 
 
@@ -102,10 +102,8 @@ class Autoencoder(Target):
         """Each picture above what is decoded from its latents without noise."""
         decoded_BCHW = self.vae.decode(middle(self.vae.encode(batch.pixels_BCHW)))[0].float()
         both = torch.cat([batch.pixels_BCHW, decoded_BCHW], dim=2).clamp(-1, 1)
-        bytes_BHWC = ((both + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-        pictures = [Image.fromarray(picture) for picture in bytes_BHWC]
         labels = [f"{name} (below: decoded)" for name in batch.names]
-        return sheet(pictures, labels, config.columns)
+        return sheet(pictures_of(both), labels, config.columns)
 
     @torch.no_grad()
     def export(self, folder: Path, batch: Batch, config: ExportConfig, notes: Notes) -> None:

@@ -18,7 +18,7 @@ from t2i.recogniser.recogniser import Labels, Recogniser
 from t2i.recogniser.seen import OWN, Seen
 from train.batch import Batch
 from train.export import ExportConfig, Notes
-from train.samples import SamplesConfig
+from train.samples import SamplesConfig, pictures_of
 from train.targets.target import Target
 
 COLOUR_WEIGHT = 0.5
@@ -63,8 +63,7 @@ class RecogniserTarget(Target):
 
     def draw(self, batch: Batch, config: SamplesConfig) -> Image.Image:
         """Each picture with what was recognised in it."""
-        bytes_BHWC = ((batch.pixels_BCHW + 1) * 127.5).round().byte().permute(0, 2, 3, 1)
-        pictures = [Image.fromarray(pixels) for pixels in bytes_BHWC.cpu().numpy()]
+        pictures = pictures_of(batch.pixels_BCHW)
         seen = self.recogniser.look(pictures)
         labels = [f"{told(one)} ({said})" for one, said in zip(seen, batch.captions, strict=True)]
         both = [marked(*one) for one in zip(pictures, seen, strict=True)]

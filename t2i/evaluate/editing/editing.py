@@ -174,7 +174,7 @@ class Editing:
             partial(draw, method),
             self.bench.steps,
             self.config.cost_rounds,
-            self.bench.device,
+            self.bench.pipe.device,
         )
 
 

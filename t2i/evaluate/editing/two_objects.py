@@ -15,7 +15,7 @@ from t2i.evaluate.editing.scores import kept
 from t2i.evaluate.generation.judge import judge, said
 from t2i.evaluate.part import Bench
 from t2i.pictures import sheet
-from train.data.captions import Relation
+from t2i.recogniser.seen import Relation
 from train.data.scenes import Layout, Scenes
 
 EXCITED, PLACED = "AttendAndExcite", "Regions"
