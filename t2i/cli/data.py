@@ -1,17 +1,22 @@
 """`t2i data`: look at what a model is trained on."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from t2i.cli.answer import Format, print_json
-from t2i.errors import ArgumentError, nearest
+from t2i.cli.overview import print_overview
+from t2i.errors import ArgumentError, DataError, nearest
 
 if TYPE_CHECKING:
+    from train.data.found import Found
+    from train.data.pictures import PicturesConfig
     from train.data.sample import Samples
 
 Split = Literal["train", "held_out"]
+Out = Annotated[Path, typer.Option(help="A folder, or one file ending in .png, .jpg or .webp.")]
 
 data = typer.Typer(help="Look at data sets.")
 
@@ -25,9 +30,7 @@ def root(context: typer.Context) -> None:
 @data.command()
 def show(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The data set: scenes.")],
-    out: Annotated[
-        Path, typer.Option(help="A folder, or one file ending in .png, .jpg or .webp.")
-    ] = Path("outputs"),
+    out: Out = Path("outputs"),
     num: Annotated[int, typer.Option(min=1, max=1000, help="How many samples.")] = 24,
     seed: Annotated[int, typer.Option(min=0, help="Of the data set.")] = 0,
     split: Annotated[Split, typer.Option(help="held_out is never trained on.")] = "train",
@@ -38,7 +41,8 @@ def show(
 ) -> None:
     """Draw a contact sheet of the data set NAME, with captions, and print its path."""
     if name not in DATA_SETS:
-        raise ArgumentError(f"Unknown data set {name!r}. {nearest(name, DATA_SETS)}")
+        more = " For pictures of your own: t2i data check DIR." if Path(name).exists() else ""
+        raise ArgumentError(f"Unknown data set {name!r}. {nearest(name, DATA_SETS)}{more}")
 
     from t2i.cli.naming import Names
     from t2i.pictures import save_picture
@@ -53,6 +57,77 @@ def show(
         print_json({"path": str(path), "num": num, "seed": seed, "split": split})
     else:
         typer.echo(path)
+
+
+@data.command()
+def check(
+    place: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PLACE", help="A folder, a .tar, or the TOML of a run or of kohya's scripts."
+        ),
+    ],
+    out: Out = Path("outputs"),
+    num: Annotated[int, typer.Option(min=0, max=1000, help="Pictures on the sheet.")] = 48,
+    size: Annotated[
+        int | None, typer.Option(min=8, max=4096, help="Side of the square they are to fill.")
+    ] = None,
+    bucket_step: Annotated[
+        int | None, typer.Option(min=8, help="Their sides are multiples of it.")
+    ] = None,
+    format: Format = "text",
+) -> None:
+    """Read every picture of PLACE, say what there is and what is broken, draw a contact sheet.
+
+    Ends with 4 where a training run would not begin: more is broken than data.bad_share allows.
+    """
+    from t2i.cli.naming import Names
+    from t2i.pictures import save_picture
+    from train.data.contact import contact_sheet, spread
+    from train.data.described import batch_size_of, config_of
+    from train.data.found import check_share
+    from train.data.pictures import Pictures
+
+    config = config_of(place, size, bucket_step)
+    names = Names(out, f"{place.resolve().name} pictures", num=1)
+    found = found_with_progress(config)
+    if not found.seen:
+        check_share(found.broken, found.number, 0.0)
+    pictures = Pictures(config.model_copy(update={"bad_share": 1.0}), found=found)
+    told = pictures.overview()
+    path = None
+    if num:
+        names.make_folder()
+        path = names.path(0, config.seed)
+        save_picture(contact_sheet(pictures, spread(pictures, num)), path)
+    usable = len(found.broken) <= config.bad_share * found.number
+    if format == "json":
+        sheet = None if path is None else str(path)
+        print_json({"usable": usable, "sheet": sheet, **told.as_json()})
+    else:
+        print_overview(told, config, batch_size_of(place))
+        if path is not None:
+            typer.echo(f"\n{path}")
+    if not usable and format == "json":
+        raise typer.Exit(DataError.exit_code)
+    if not usable:
+        raise DataError(
+            f"{len(found.broken)} of {found.number} pictures cannot be used, more than "
+            f"data.bad_share = {config.bad_share:g} allows: mend or remove them, or raise it."
+        )
+
+
+def found_with_progress(config: "PicturesConfig") -> "Found":
+    from train.data.found import find
+
+    if not sys.stderr.isatty():
+        return find(config)
+
+    from train.report import bar
+
+    with bar() as shown:
+        task = shown.add_task("reading pictures", total=None, facts="")
+        return find(config, lambda done, of: shown.update(task, completed=done, total=of))
 
 
 def scenes(seed: int, split: Split) -> "Samples":

@@ -4,6 +4,7 @@ Not as `scenes` composes: nothing is held out, objects overlap and are cut off f
 the picture is warped, blurred, recoloured and noisy, and some things are none that have a name.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -57,7 +58,10 @@ class Compositions:
     def __len__(self) -> int:
         return self.config.length
 
-    def __getitem__(self, index: int) -> Sample:
+    def groups(self) -> Sequence[Sequence[int]]:
+        return [range(len(self))]
+
+    def read(self, index: int, _visit: int = 0, /) -> Sample:
         config, labels = self.config, self.labels
         key = (config.seed, COMPOSITIONS_KEY, index)
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))

@@ -1,10 +1,20 @@
 """What every data set hands out: one picture, its caption, and where each named thing is."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+class Framing(NamedTuple):
+    """What was cut from which picture, in pixels: SDXL is told it."""
+
+    original: tuple[int, int]
+    """Height and width before it was resized."""
+    corner: tuple[int, int]
+    """Top and left of the crop in the resized picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,10 +22,14 @@ class Sample:
     """One training example.
 
     name : where it came from, so that a log line or an error can point at it
-    pixels : (H, W, 3) uint8 ndarray
+    pixels : (H, W, 3) uint8 ndarray; (H, W, 0) where `moments` stand for the picture
     masks : (K, H, W) bool ndarray, one per thing the caption names, in that order; K may be 0
     marks : (2, H, W) uint8 ndarray, numbers of the kind and the colour of every pixel, where a data
         set labels its pixels
+    weight : of its loss among those of the others
+    loss_mask : (H, W) uint8 ndarray, 255 where the loss counts and 0 where not, or None: everywhere
+    moments : (2C, h, w) float32 ndarray, mean and standard deviation of its latents, from a cache;
+        (C, h, w) of an autoencoder that knows no deviation
     """
 
     name: str
@@ -23,10 +37,27 @@ class Sample:
     caption: str
     masks: NDArray[np.bool_]
     marks: NDArray[np.uint8] | None = None
+    weight: float = 1.0
+    loss_mask: NDArray[np.uint8] | None = None
+    framing: Framing | None = None
+    moments: NDArray[np.float32] | None = None
 
 
 class Samples(Protocol):
-    """A data set: anything that hands out samples by index."""
+    """A data set: samples by their number."""
 
     def __len__(self) -> int: ...
-    def __getitem__(self, index: int, /) -> Sample: ...
+
+    def read(self, index: int, visit: int, /) -> Sample:
+        """Sample `index`, as it is shown at the place `visit` of the run.
+
+        Whatever differs between visits, such as the crop, is a function of the two numbers.
+        """
+        ...
+
+    def groups(self) -> Sequence[Sequence[int]]:
+        """Numbers of the samples by the shape of their pictures; one may stand there repeatedly.
+
+        A batch is filled from one group.
+        """
+        ...

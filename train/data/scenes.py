@@ -105,7 +105,10 @@ class Scenes:
     def __len__(self) -> int:
         return self.config.length
 
-    def __getitem__(self, index: int) -> Sample:
+    def groups(self) -> Sequence[Sequence[int]]:
+        return [range(len(self))]
+
+    def read(self, index: int, _visit: int = 0, /) -> Sample:
         scene = self.scene(index)
         masks = np.stack([placed.mask for placed in scene.objects])
         return Sample(scene.name, scene.pixels, scene.caption, masks)

@@ -25,7 +25,7 @@ def show(dataset: Samples, indices: Sequence[int], masks: bool = True) -> Image.
         raise ArgumentError(
             f"No sample {wrong[0]}: the data set holds {len(dataset)}, counted from 0."
         )
-    samples = [dataset[index] for index in indices]
+    samples = [dataset.read(index, 0) for index in indices]
     pictures = [
         beside(enlarged(sample.pixels), enlarged(coloured(sample)))
         if masks

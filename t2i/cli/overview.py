@@ -1,0 +1,70 @@
+"""What `t2i data check` found, printed for people."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import typer
+
+from t2i.cli.answer import print_rows
+
+if TYPE_CHECKING:
+    from train.data.overview import BucketCount, Overview, SubsetCount
+    from train.data.pictures import PicturesConfig
+
+NAMED = 10
+"""Of many pictures with one trait; broken ones are all named."""
+
+
+def print_overview(told: "Overview", config: "PicturesConfig", batch_size: int | None) -> None:
+    """First what there is, then what one may want to mend, what is broken last."""
+    sizes = ", ".join(f"{width}x{height}" for width, height in dict.fromkeys(told.sizes))
+    rows: dict[str, object] = {
+        "pictures": told.counts(),
+        "sizes": sizes + (" (smallest, middle, largest)" if len({*told.sizes}) > 2 else ""),
+        "captions": "shuffled anew at each visit"
+        if told.captions is None
+        else f"{told.captions} different",
+        "epoch": several(told.epoch, "visit"),
+    }
+    print_rows(rows)
+    if len(told.subsets) > 1:
+        typer.echo("\nsubsets")
+        for subset in told.subsets:
+            kind = "prior, " if subset.prior else ""
+            typer.echo(f"  {subset.place}: {kind}{size_of(subset)}")
+    typer.echo(f"\nbuckets of at most {config.size}x{config.size} pixels")
+    for bucket in told.buckets:
+        shape = f"{bucket.width}x{bucket.height}"
+        less = batch_size is not None and bucket.places < batch_size
+        typer.echo(f"  {shape:>9}  {size_of(bucket)}{' *' * less}")
+    if batch_size is not None and told.smaller_than(batch_size):
+        typer.echo(f"  * fewer visits than a batch of {batch_size}: pictures repeat in it")
+    for note in told.notes:
+        typer.echo(f"\n{note}")
+    print_names("have no caption: give one, or a caption or trigger for all", told.uncaptioned)
+    print_names("have no mask: all of them counts", told.unmasked)
+    print_names("are smaller than their bucket and are enlarged", told.enlarged)
+    print_names("are transparent in part: that becomes white", told.transparent)
+    print_names("are there more than once", [" = ".join(same) for same in told.duplicates])
+    if told.broken:
+        typer.echo(f"\n{len(told.broken)} cannot be used")
+        for name, reason in told.broken:
+            typer.echo(f"  {name}: {reason}")
+
+
+def size_of(part: "BucketCount | SubsetCount") -> str:
+    return f"{several(part.pictures, 'picture')}, {several(part.places, 'visit')}"
+
+
+def several(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def print_names(trait: str, names: Sequence[str]) -> None:
+    if not names:
+        return
+    typer.echo(f"\n{len(names)} {trait}")
+    for name in names[:NAMED]:
+        typer.echo(f"  {name}")
+    if len(names) > NAMED:
+        typer.echo(f"  and {len(names) - NAMED} more")

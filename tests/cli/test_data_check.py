@@ -1,0 +1,80 @@
+"""`t2i data check`."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.cli.command import Cli
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    values = np.random.default_rng(0).integers(0, 256, (6, 60, 90, 3), dtype=np.uint8)
+    for number, pixels in enumerate(values):
+        Image.fromarray(pixels[: 60 - 8 * number]).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"picture {number}")
+    return folder
+
+
+def test_sound_pictures_are_counted_and_drawn(cli: Cli, mine: Path) -> None:
+    done = cli("data", "check", str(mine), "--size", "64", "--out", "sheet.png")
+    assert done.code == 0
+    assert re.search(r"pictures  6: 6 to train on\n", done.out)
+    assert re.search(r"captions  6 different\n", done.out)
+    assert re.search(r"\n +80x48  2 pictures, 2 visits\n", done.out)
+    assert done.out.splitlines()[-1] == "sheet.png"
+    assert Image.open("sheet.png").width > 1000
+
+
+def test_broken_pictures_are_named_and_end_with_4(cli: Cli, mine: Path) -> None:
+    (mine / "2.png").write_bytes((mine / "1.png").read_bytes()[:900])
+    (mine / "5.png").unlink()
+    done = cli("data", "check", str(mine), "--size", "64", "--num", "0")
+    assert done.code == 4
+    assert re.search(r"1 cannot be used\n  .*2\.png: is damaged or cut short", done.out)
+    assert re.search(r"1 captions without a picture: .*5\.txt", done.out)
+    assert re.search(r"Error: 1 of 5 pictures cannot be used, more than data.bad_sh", done.err)
+    assert not Path("outputs").exists()
+
+
+def test_json_tells_the_same_and_ends_the_same(cli: Cli, mine: Path) -> None:
+    done = cli("data", "check", str(mine), "--size", "64", "--format", "json")
+    told = done.json()
+    assert (done.code, told["usable"], told["found"], told["broken"]) == (0, True, 6, [])
+    assert Path(told["sheet"]).is_file()
+    (mine / "x.gif").write_bytes(b"GIF89a")
+    done = cli("data", "check", str(mine), "--size", "64", "--format", "json", "--num", "0")
+    told = done.json()
+    assert (done.code, told["usable"], told["sheet"]) == (4, False, None)
+    assert told["broken"][0][0].endswith("x.gif")
+
+
+def test_where_nothing_can_be_used_all_is_named(cli: Cli, tmp_path: Path) -> None:
+    folder = tmp_path / "all"
+    folder.mkdir()
+    (folder / "x.png").write_bytes(b"")
+    done = cli("data", "check", str(folder))
+    assert done.code == 4
+    assert re.search(r"1 of 1 pictures cannot be used.*\n  .*x\.png: is empty", done.err)
+
+
+def test_a_run_s_batch_marks_the_buckets_that_are_smaller(cli: Cli, mine: Path) -> None:
+    Path("run.toml").write_text(
+        f'[train]\nbatch_size = 3\n[data]\nkind = "pictures"\nsize = 64\nbucket_step = 16\n'
+        f'folder = "{mine}"\n'
+    )
+    done = cli("data", "check", "run.toml", "--num", "0")
+    assert done.code == 0
+    assert re.search(r"\d 1 picture, 1 visit \*\n", done.out.replace("  ", " "))
+    assert re.search(r"\* fewer visits than a batch of 3: pictures repeat in it", done.out)
+
+
+def test_show_points_to_check(cli: Cli, mine: Path) -> None:
+    done = cli("data", "show", str(mine))
+    assert done.code == 2
+    assert re.search(r"For pictures of your own: t2i data check DIR", done.err)

@@ -1,0 +1,101 @@
+"""What reading all pictures tells, and the sheet of them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.train.data.making import COLOURS, folder_of, noise, plain
+from train.data.contact import CELL, contact_sheet, spread
+from train.data.overview import BucketCount, SubsetCount
+from train.data.pictures import Pictures, PicturesConfig
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Pictures:
+    """Some of everything."""
+    mine, prior, masks = tmp_path / "mine", tmp_path / "prior", tmp_path / "masks"
+    folder_of(mine, "red", "green")  # 40x40 and 43x41
+    noise(0, 100, 50).save(mine / "wide.png")
+    (mine / "copy.png").write_bytes((mine / "00-red.png").read_bytes())
+    plain("blue", 20, 20).save(mine / "small.png")
+    cut = plain("cyan").convert("RGBA")
+    cut.putalpha(0)
+    cut.save(mine / "cut.png")
+    (mine / "x.jpg").write_bytes(b"")
+    masks.mkdir()
+    plain("black").save(masks / "00-red.png")
+    folder_of(prior, "gray")
+    config = {
+        "size": 32,
+        "bucket_step": 8,
+        "bad_share": 0.5,
+        "subsets": [{"folder": mine, "masks": masks}, {"folder": prior, "prior": True}],
+    }
+    return Pictures(PicturesConfig.model_validate(config))
+
+
+def test_everything_that_was_found_is_told(pictures: Pictures, tmp_path: Path) -> None:
+    told = pictures.overview()
+    mine = f"{tmp_path}/mine"
+    assert (told.found, told.trained, told.held_out, told.epoch) == (8, 7, 0, 12)
+    assert told.sizes == [(20, 20), (40, 40), (100, 50)]
+    assert told.subsets == [
+        SubsetCount(mine, False, 6, 6),
+        SubsetCount(f"{tmp_path}/prior", True, 1, 6),
+    ]
+    assert told.buckets == [BucketCount(40, 24, 1, 1), BucketCount(32, 32, 6, 11)]
+    assert told.captions == 4
+    ((name, reason),) = told.broken
+    assert (name, reason[:8]) == (f"{mine}/x.jpg", "is empty")
+    assert told.uncaptioned == [f"{mine}/{n}.png" for n in ("copy", "cut", "small", "wide")]
+    assert told.unmasked == [f"{mine}/{n}.png" for n in ("01-green", "copy", "small", "wide")]
+    assert told.enlarged == [f"{mine}/small.png"]
+    assert told.transparent == [f"{mine}/cut.png"]
+    assert told.duplicates == [[f"{mine}/00-red.png", f"{mine}/copy.png"]]
+
+
+def test_a_run_is_told_what_matters_to_it(pictures: Pictures, tmp_path: Path) -> None:
+    told = pictures.overview()
+    assert told.remarks(batch_size=4) == [
+        "pictures 8: 7 to train on, 1 broken; 2 buckets",
+        f"left out: {tmp_path}/mine/x.jpg: is empty; expected a PNG, JPEG, WebP or BMP picture: "
+        "convert it",
+        "fewer visits than a batch, so pictures repeat in it: 40x24",
+        "without a caption: 4 pictures",
+        "smaller than their bucket and enlarged: 1 pictures",
+    ]
+    assert told.smaller_than(1) == []
+
+
+def test_with_a_trigger_no_caption_is_missing(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "red", captions=False)
+    config = PicturesConfig(folder=folder, size=32, bucket_step=8)
+    assert Pictures(config).overview().uncaptioned == [f"{folder}/00-red.png"]
+    config = config.model_copy(update={"trigger": "sks"})
+    assert Pictures(config).overview().uncaptioned == []
+
+
+def test_the_sheet_shows_pictures_as_the_model_sees_them(pictures: Pictures) -> None:
+    wide = next(i for i in range(7) if pictures.name(i).endswith("wide.png"))
+    sheet = np.asarray(contact_sheet(pictures, [wide, 1]))
+    cells = [sheet[8 : 8 + CELL, 8 + column * (CELL + 8) :][:, :CELL] for column in range(2)]
+    height = round(24 * CELL / 40)
+    shown = Image.fromarray(pictures.read(wide, wide).pixels)
+    expected = shown.resize((CELL, height), Image.Resampling.NEAREST)
+    assert np.array_equal(cells[0][-height:], np.asarray(expected))
+    assert (cells[0][:-height] == 255).all()
+    assert (cells[1] == COLOURS["green"]).all()
+    assert (sheet[8 + CELL :] < 100).any()  # words
+
+
+def test_what_the_loss_does_not_count_is_pale_on_the_sheet(pictures: Pictures) -> None:
+    cell = np.asarray(contact_sheet(pictures, [0]))[8 : 8 + CELL, 8 : 8 + CELL]
+    assert cell.min() > 100
+    assert len(np.unique(cell.reshape(-1, 3), axis=0)) == 2
+
+
+def test_a_sheet_s_pictures_are_spread_over_all(pictures: Pictures) -> None:
+    assert spread(pictures, 3) == [0, 2, 4]
+    assert spread(pictures, 99) == list(range(7))

@@ -1,0 +1,156 @@
+"""What reading all pictures told, for people and programs, before a step is taken."""
+
+from collections import Counter, defaultdict
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from train.data.buckets import Shape, is_enlarged
+
+if TYPE_CHECKING:
+    from train.data.pictures import Pictures
+
+
+@dataclass(frozen=True, slots=True)
+class BucketCount:
+    """pictures : of this shape; places : of theirs in an epoch"""
+
+    width: int
+    height: int
+    pictures: int
+    places: int
+
+
+@dataclass(frozen=True, slots=True)
+class SubsetCount:
+    """pictures : of this place; places : of theirs in an epoch"""
+
+    place: str
+    prior: bool
+    pictures: int
+    places: int
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """Of the pictures that are trained on, and of what is not.
+
+    found : how many there should be; they are trained on, held out or broken
+    sizes : of the smallest picture, the middle one and the largest, as (width, height)
+    captions : how many there are, or None where shuffling makes too many to list
+    broken : name and reason
+    uncaptioned : neither a caption of their own nor a trigger
+    unmasked : in a subset of which others have a mask
+    enlarged : smaller than the shape they are brought to
+    transparent : become white in part
+    duplicates : names of pictures that are the same
+    notes : how the places were read
+    """
+
+    found: int
+    trained: int
+    held_out: int
+    epoch: int
+    sizes: list[tuple[int, int]]
+    subsets: list[SubsetCount]
+    buckets: list[BucketCount]
+    captions: int | None
+    broken: list[tuple[str, str]]
+    uncaptioned: list[str]
+    unmasked: list[str]
+    enlarged: list[str]
+    transparent: list[str]
+    duplicates: list[list[str]]
+    notes: list[str]
+
+    def smaller_than(self, batch_size: int) -> list[BucketCount]:
+        """Buckets that do not fill one batch: their pictures stand in it more than once."""
+        return [bucket for bucket in self.buckets if bucket.places < batch_size]
+
+    def counts(self) -> str:
+        parts = [f"{self.trained} to train on"]
+        parts += [f"{self.held_out} held out"] * bool(self.held_out)
+        parts += [f"{len(self.broken)} broken"] * bool(self.broken)
+        return f"{self.found}: {', '.join(parts)}"
+
+    def remarks(self, batch_size: int) -> list[str]:
+        """What a run should say of its pictures when it begins."""
+        shapes = ", ".join(f"{b.width}x{b.height}" for b in self.smaller_than(batch_size))
+        remarks = [f"pictures {self.counts()}; {len(self.buckets)} buckets"]
+        remarks += [f"left out: {name}: {reason}" for name, reason in self.broken]
+        if shapes:
+            remarks.append(f"fewer visits than a batch, so pictures repeat in it: {shapes}")
+        if self.uncaptioned:
+            remarks.append(f"without a caption: {len(self.uncaptioned)} pictures")
+        if self.enlarged:
+            remarks.append(f"smaller than their bucket and enlarged: {len(self.enlarged)} pictures")
+        return remarks
+
+    def as_json(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def overview(pictures: "Pictures") -> Overview:
+    """Look at what was found once; nothing is read again."""
+    seen, rules, found = pictures.seen, pictures.rules, pictures.found
+    places = Counter(index for group in pictures.groups() for index in group)
+    shapes = sorted((one.shape for one in seen), key=lambda shape: shape.height * shape.width)
+    masked = {one.subset for one in seen if one.listed.mask or rules[one.subset].subset.alpha_mask}
+    by_bucket: dict[Shape, list[int]] = defaultdict(list)
+    by_subset: dict[int, list[int]] = defaultdict(list)
+    by_digest: dict[str, list[str]] = defaultdict(list)
+    for index, one in enumerate(seen):
+        by_bucket[pictures.bucket(index)].append(index)
+        by_subset[one.subset].append(index)
+    for one in found.seen:
+        by_digest[one.digest].append(one.listed.name)
+    captions = pictures.captions()
+
+    return Overview(
+        found=found.number,
+        trained=len(seen),
+        held_out=len(found.seen) - len(seen),
+        epoch=places.total(),
+        sizes=[(s.width, s.height) for s in (shapes[0], shapes[len(shapes) // 2], shapes[-1])],
+        subsets=[
+            SubsetCount(
+                rules[number].place,
+                rules[number].subset.prior,
+                len(members),
+                sum(places[index] for index in members),
+            )
+            for number, members in sorted(by_subset.items())
+        ],
+        buckets=[
+            BucketCount(
+                bucket.width,
+                bucket.height,
+                len(members),
+                sum(places[index] for index in members),
+            )
+            for bucket, members in sorted(by_bucket.items())
+        ],
+        captions=None if captions is None else len(captions),
+        broken=[(one.name, one.reason) for one in found.broken],
+        uncaptioned=[
+            one.listed.name
+            for one in seen
+            if not one.listed.captions and not rules[one.subset].wording.trigger
+        ],
+        unmasked=[
+            one.listed.name
+            for one in seen
+            if one.subset in masked and not one.listed.mask and not one.transparent
+        ],
+        enlarged=[
+            one.listed.name
+            for index, one in enumerate(seen)
+            if is_enlarged(one.shape, pictures.bucket(index))
+        ],
+        transparent=[
+            one.listed.name
+            for one in seen
+            if one.transparent and not rules[one.subset].subset.alpha_mask
+        ],
+        duplicates=[names for names in by_digest.values() if len(names) > 1],
+        notes=list(found.notes),
+    )

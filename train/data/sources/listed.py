@@ -1,0 +1,95 @@
+"""A picture that was found, before it is opened: where its bytes are, and what was said of it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from train.data.decode import BrokenPicture
+
+MAX_BYTES = 512 * 1024 * 1024
+MAX_CAPTION = 64 * 1024
+
+
+class Source(Protocol):
+    """Where bytes lie. It goes to worker processes, and so holds nothing open."""
+
+    def read(self) -> bytes:
+        """Raises OSError, or BrokenPicture with a reason of its own."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FileSource:
+    path: Path
+
+    def read(self) -> bytes:
+        size = self.path.stat().st_size
+        if size > MAX_BYTES:
+            raise BrokenPicture(
+                str(self.path), f"has {size:,} bytes; at most {MAX_BYTES:,} are read"
+            )
+        return self.path.read_bytes()
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """captions : one of them is drawn at each visit; empty where none was found
+    repeats : as the place where it lies asks for, times what the subset asks for
+    """
+
+    name: str
+    source: Source
+    captions: tuple[str, ...] = ()
+    mask: Source | None = None
+    repeats: int = 1
+    stem: str = ""
+    folder: str = ""
+
+
+@dataclass(slots=True)
+class Listing:
+    """All that was found in one place.
+
+    broken : what is named there but cannot be used
+    notes : what one should know of how the place was read
+    """
+
+    pictures: list[Listed] = field(default_factory=list)
+    broken: list[BrokenPicture] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def read_bytes(source: Source, name: str) -> bytes:
+    """Raises BrokenPicture, whatever went wrong."""
+    try:
+        return source.read()
+    except FileNotFoundError:
+        raise BrokenPicture(name, "is not there") from None
+    except OSError as error:
+        raise BrokenPicture(name, f"cannot be read ({error.strerror or error})") from error
+
+
+def as_caption(data: bytes) -> str:
+    """The text of a caption file, its lines joined.
+
+    Raises ValueError for what is no text.
+    """
+    if len(data) > MAX_CAPTION:
+        raise ValueError(f"has {len(data):,} bytes; a caption has at most {MAX_CAPTION:,}")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is not UTF-8 text ({error.reason})") from None
+    return " ".join(text.split())
+
+
+def as_captions(value: object) -> tuple[str, ...]:
+    """Of a row of a table: a string or a list of strings; nothing said is no caption.
+
+    Raises ValueError for anything else.
+    """
+    values = value if isinstance(value, list | tuple) else [value]
+    texts = [one for one in values if isinstance(one, str)]
+    if len(texts) + sum(one is None for one in values) < len(values):
+        raise ValueError(f"the caption is {value!r}; expected a string or a list of strings")
+    return tuple(plain for text in texts if (plain := " ".join(text.split())))

@@ -1,0 +1,112 @@
+"""A data set of the library `datasets`, by its name or from a folder."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from t2i.errors import ArgumentError, DataError, nearest
+from train.data.decode import BrokenPicture
+from train.data.sources.listed import FileSource, Listed, Listing, as_captions
+from train.data.sources.metadata import CAPTION_COLUMNS
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+INSTALL = "pip install 't2i[data]'"
+SAVED = ("dataset_info.json", "state.json")
+"""What lies in a folder that `save_to_disk` wrote."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowSource:
+    """A picture in a row; the table is opened in each process from its own files."""
+
+    table: "Dataset"
+    row: int
+    column: str
+
+    def read(self) -> bytes:
+        cell = self.table[self.row][self.column]
+        if cell is None:
+            raise BrokenPicture(f"row {self.row}", "has no picture")
+        if cell["bytes"] is not None:
+            return bytes(cell["bytes"])
+        return FileSource(Path(cell["path"])).read()
+
+
+def list_table(
+    name: str,
+    configuration: str | None = None,
+    split: str = "train",
+    image_column: str = "image",
+    caption_column: str | None = None,
+) -> Listing:
+    """Every row; pictures are decoded by us and nothing else is read of them now."""
+    table = opened(name, configuration, split)
+    columns = table.column_names
+    if image_column not in columns:
+        raise ArgumentError(
+            f"image_column = {image_column!r} is no column of {name}. "
+            f"{nearest(image_column, columns)}"
+        )
+    import datasets
+
+    try:
+        pictures = table.select_columns([image_column]).cast_column(
+            image_column, datasets.Image(decode=False)
+        )
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise ArgumentError(
+            f"image_column = {image_column!r} of {name} holds no pictures: {error}."
+        ) from error
+    listing = Listing()
+    captions = captions_of(table, name, caption_column)
+    for row in range(len(table)):
+        told = f"{name}[{row}]"
+        try:
+            texts = as_captions(captions[row]) if captions is not None else ()
+        except ValueError as error:
+            listing.broken.append(BrokenPicture(told, str(error)))
+            continue
+        source = RowSource(pictures, row, image_column)
+        listing.pictures.append(Listed(told, source, texts, stem=str(row), folder=Path(name).name))
+    return listing
+
+
+def captions_of(table: "Dataset", name: str, wanted: str | None) -> list[object] | None:
+    """The column of captions; None where there is none."""
+    columns = table.column_names
+    if wanted is not None and wanted not in columns:
+        raise ArgumentError(
+            f"caption_column = {wanted!r} is no column of {name}. {nearest(wanted, columns)}"
+        )
+    found = [wanted] if wanted else [column for column in CAPTION_COLUMNS if column in columns]
+    if len(found) > 1:
+        raise ArgumentError(
+            f"{name}: which are the captions, {' or '.join(map(repr, found))}? Say it with "
+            "caption_column."
+        )
+    return list(table[found[0]]) if found else None
+
+
+def opened(name: str, configuration: str | None, split: str) -> "Dataset":
+    try:
+        import datasets
+    except ImportError:
+        raise ArgumentError(
+            f"dataset = {name!r} needs the library datasets, which is not installed: {INSTALL}."
+        ) from None
+    saved = Path(name).is_dir() and any((Path(name) / file).is_file() for file in SAVED)
+    load = partial(datasets.load_from_disk, name)
+    if not saved:
+        load = partial(datasets.load_dataset, name, configuration, split=split)
+    try:
+        table = load()
+    except Exception as error:  # whatever a builder, a hub or a file system raises
+        raise DataError(f"datasets cannot open {name!r} (split {split!r}): {error}") from error
+    if isinstance(table, dict):
+        if split not in table:
+            raise ArgumentError(f"split = {split!r} is none of {name}. {nearest(split, table)}")
+        table = table[split]
+    return table
