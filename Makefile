@@ -63,7 +63,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing t2i, its tests and its tools into $(VENV) (once; a few minutes)"
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev,track,evaluate]"
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev,data,evaluate,optimizers,track]"
 	@touch $(VENV)/.installed $@
 
 $(BIN)/python:

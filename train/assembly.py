@@ -12,29 +12,37 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 from transformers import PreTrainedModel
 
+from pipelines.text_to_image import TextToImagePipeline
 from t2i.denoiser.build import Components, ModelConfig, build
 from t2i.denoiser.families.sd import VAE, default_size, pixels_per_latent
 from t2i.denoiser.weights import Shapes, check_weights
 from t2i.errors import ArgumentError, ModelError
 from t2i.recogniser.recogniser import UNSHUFFLE
+from train.cache.encoders import Encoders
 from train.config import RunConfig
 from train.data.compositions import Compositions, CompositionsConfig
 from train.randomness import key
 from train.targets.agreement import AgreementConfig, AgreementTarget
 from train.targets.autoencoder import Autoencoder, AutoencoderConfig
 from train.targets.denoiser import Denoiser, DenoiserConfig
+from train.targets.finetune import FineTune, FineTuneConfig, objective_of, store_frozen
 from train.targets.recogniser import RecogniserConfig, RecogniserTarget
 from train.targets.target import Target
 
 Part = TypeVar("Part", VAE, UNet2DConditionModel, PreTrainedModel)
 
 
+STORED = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What frozen weights are held in, by the precision of the run."""
 Facts = dict[str, Any]
 """JSON data that tells one run from another beside its configuration: the model it is of."""
 
 
-def assemble(config: RunConfig) -> tuple[Target, Facts]:
-    """Build the model, take up the parts to start from, and make it the target of the run."""
+def assemble(config: RunConfig, encoders: Encoders | None = None) -> tuple[Target, Facts]:
+    """Build the model, take up the parts to start from, and make it the target of the run.
+
+    encoders : of a fine-tune, where they are loaded already
+    """
     torch.manual_seed(key(config.seed, "weights"))
     if isinstance(config.target, AgreementConfig):
         return AgreementTarget(config.target, config.seed, config.train.batch_size), {}
@@ -44,10 +52,32 @@ def assemble(config: RunConfig) -> tuple[Target, Facts]:
         check_places(size, config.target.channels)
         target = RecogniserTarget(labels, size, config.target, config.seed, config.train.batch_size)
         return target, {}
+    if isinstance(config.target, FineTuneConfig):
+        return fine_tune(config.target, config, encoders)
     assert config.model is not None
     model = ModelConfig.load(config.model)
     parts = with_trained(build(model), config)
     return target_of(parts, config), facts_of(model, parts)
+
+
+def fine_tune(
+    target: FineTuneConfig, config: RunConfig, encoders: Encoders | None
+) -> tuple[FineTune, Facts]:
+    """The base model with what is trained of it; the rest is held in the precision of the run."""
+    given = {} if encoders is None else encoders.given
+    pipe = TextToImagePipeline.from_pretrained(target.base, **given)
+    objective = objective_of(config.objective, pipe.scheduler)
+    built = FineTune(pipe, target, objective, config.seed, config.train.batch_size)
+    store_frozen(built, STORED[config.train.precision])
+    facts = {
+        "unet": shapes_digest(built.components.unet),
+        "vocabulary": vocabulary_digest(built.components),
+        "objective": objective.model_dump(mode="json"),
+    }
+    if encoders is not None:
+        built.cache = encoders
+        facts["cached"] = encoders.facts
+    return built, facts
 
 
 def with_trained(parts: Components, config: RunConfig) -> Components:
@@ -71,12 +101,21 @@ def target_of(parts: Components, config: RunConfig) -> Target:
 
 
 def facts_of(model: ModelConfig, parts: Components) -> Facts:
-    words = json.dumps(parts.tokenizer.get_vocab(), sort_keys=True).encode()
     return {
         **model.model_dump(mode="json", exclude={"tokenizer": {"folder"}}),
         "scaling": parts.vae.config["scaling_factor"],
-        "vocabulary": hashlib.sha256(words).hexdigest(),
+        "vocabulary": vocabulary_digest(parts),
     }
+
+
+def vocabulary_digest(parts: Components) -> str:
+    words = json.dumps(parts.tokenizer.get_vocab(), sort_keys=True).encode()
+    return hashlib.sha256(words).hexdigest()
+
+
+def shapes_digest(part: nn.Module) -> str:
+    told = sorted((name, list(shape)) for name, shape in shapes(part).items())
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
 def trained(part: Part, folder: Path, key: str) -> Part:

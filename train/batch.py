@@ -1,17 +1,18 @@
 """From a data set to the batches of a run: every one a pure function of the step."""
 
 import signal
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from train.data.sample import Sample, Samples
-from train.order import Order, slots_of
+from train.data.sample import Framing, Sample, Samples
+from train.order import Order, Place, Share
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +20,12 @@ class Batch:
     """One accumulation part of the global batch of one step.
 
     slots : place of each row in the global batch
-    pixels_BCHW : (B, 3, H, W) float32 in [-1, 1]
+    pixels_BCHW : (B, 3, H, W) float32 in [-1, 1]; (B, 0, H, W) where there are moments
     marks_B2HW : (B, 2, H, W) uint8, numbers of the kind and the colour of every pixel, or None
+    counted_B1HW : (B, 1, H, W) float32 in [0, 1], how much the loss counts there, or None
+    weights_B : (B,) float32, of each row's loss
+    moments_BCHW : (B, 2C, h, w) float32, mean and standard deviation of latents, or None;
+        (B, C, h, w) of an autoencoder that knows no deviation
     """
 
     step: int
@@ -29,27 +34,21 @@ class Batch:
     captions: list[str]
     pixels_BCHW: Tensor
     marks_B2HW: Tensor | None = None
+    counted_B1HW: Tensor | None = None
+    weights_B: Tensor | None = None
+    moments_BCHW: Tensor | None = None
+    framings: list[Framing | None] = field(default_factory=list)
 
     def to(self, device: torch.device) -> "Batch":
-        marks_B2HW = None if self.marks_B2HW is None else self.marks_B2HW.to(device)
-        pixels_BCHW = self.pixels_BCHW.to(device, non_blocking=True)
-        return replace(self, pixels_BCHW=pixels_BCHW, marks_B2HW=marks_B2HW)
+        tensors = {
+            name: value.to(device, non_blocking=True)
+            for name in TENSORS
+            if (value := getattr(self, name)) is not None
+        }
+        return replace(self, **tensors)
 
 
-class Place(NamedTuple):
-    step: int
-    slot: int
-    sample: int
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """Which part of each global batch this process reads, and in how many parts."""
-
-    batch_size: int
-    rank: int = 0
-    ranks: int = 1
-    parts: int = 1
+TENSORS = ("pixels_BCHW", "marks_B2HW", "counted_B1HW", "weights_B", "moments_BCHW")
 
 
 def batches(
@@ -58,7 +57,7 @@ def batches(
     """The batches of `steps`, `share.parts` for each step, read ahead by `workers` processes."""
     loader = DataLoader(
         _Places(samples),
-        batch_sampler=_places(order, share, steps),
+        batch_sampler=(part for step in steps for part in share.places(order, step)),
         num_workers=workers,
         collate_fn=collate,
         multiprocessing_context="spawn" if workers else None,
@@ -71,15 +70,34 @@ def collate(rows: list[tuple[Place, Sample]]) -> Batch:
     places = [place for place, _ in rows]
     samples = [sample for _, sample in rows]
     pixels_BHWC = torch.from_numpy(np.stack([sample.pixels for sample in samples]))
-    marks = [sample.marks for sample in samples if sample.marks is not None]
+    counted_BHW = _counted(samples)
     return Batch(
         step=places[0].step,
         slots=[place.slot for place in places],
         names=[sample.name for sample in samples],
         captions=[sample.caption for sample in samples],
         pixels_BCHW=pixels_BHWC.permute(0, 3, 1, 2).float() / 127.5 - 1,
-        marks_B2HW=torch.from_numpy(np.stack(marks)) if marks else None,
+        marks_B2HW=_stacked([sample.marks for sample in samples]),
+        counted_B1HW=None if counted_BHW is None else counted_BHW[:, None].float() / 255,
+        weights_B=torch.tensor([sample.weight for sample in samples]),
+        moments_BCHW=_stacked([sample.moments for sample in samples]),
+        framings=[sample.framing for sample in samples],
     )
+
+
+def _stacked(arrays: Sequence[NDArray[Any] | None]) -> Tensor | None:
+    """The arrays one behind the other; None unless all rows have one."""
+    there = [array for array in arrays if array is not None]
+    return torch.from_numpy(np.stack(there)) if len(there) == len(arrays) else None
+
+
+def _counted(samples: Sequence[Sample]) -> Tensor | None:
+    """Loss masks (B, H, W) uint8, full where a sample has none; None where no sample has one."""
+    shape = next((s.loss_mask.shape for s in samples if s.loss_mask is not None), None)
+    if shape is None:
+        return None
+    full = np.full(shape, 255, dtype=np.uint8)
+    return _stacked([full if s.loss_mask is None else s.loss_mask for s in samples])
 
 
 class _Places(torch.utils.data.Dataset[tuple[Place, Sample]]):
@@ -87,18 +105,10 @@ class _Places(torch.utils.data.Dataset[tuple[Place, Sample]]):
         self.samples = samples
 
     def __getitem__(self, place: Place) -> tuple[Place, Sample]:
-        return place, self.samples[place.sample]
+        return place, self.samples.read(place.sample, place.visit)
 
 
 def _leave_signals_to_the_run(_worker: int) -> None:
     # A terminal or a launcher signals every process at once; the run still wants its last batch.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-
-
-def _places(order: Order, share: Share, steps: range) -> Iterator[list[Place]]:
-    size, ranks, parts = share.batch_size, share.ranks, share.parts
-    for step in steps:
-        for part in range(parts):
-            slots = slots_of(share.rank, part, batch_size=size, ranks=ranks, parts=parts)
-            yield [Place(step, slot, order.index(step * size + slot)) for slot in slots]

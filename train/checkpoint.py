@@ -9,7 +9,7 @@ import json
 import re
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from torch import Tensor
 
 from t2i.errors import TrainingError
 from t2i.files import whole_folder
+from train.optimizer import OWN_RATE
+from train.sharding import split_like
 
 MANIFEST = "manifest.json"
 NAME = re.compile(r"step-(\d{8,})")
@@ -118,12 +120,23 @@ def load(path: Path) -> State:
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimizer's state as named tensors and plain numbers."""
+    """All that steps have made of an optimizer, as named tensors and plain numbers.
+
+    "3.exp_avg" is of the fourth parameter, "group.0.d" of the first group: there Prodigy and
+    schedule-free keep what they know. What the configuration says is not part of it.
+    """
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, Any] = {}
-    for index, state in optimizer.state_dict()["state"].items():
-        for name, value in state.items():
-            (tensors if isinstance(value, Tensor) else numbers)[f"{index}.{name}"] = value
+    found = {str(index): state for index, state in optimizer.state_dict()["state"].items()}
+    for number, group in enumerate(optimizer.param_groups):
+        # Sharded, Prodigy's groups share their tensors; a file holds each once.
+        found[f"group.{number}"] = {
+            name: value.clone() if isinstance(value, Tensor) else value
+            for name, value in changed_by_steps(optimizer, group).items()
+        }
+    for prefix, values in found.items():
+        for path, value in _leaves(values, prefix):
+            (tensors if isinstance(value, Tensor) else numbers)[path] = value
     return tensors, numbers
 
 
@@ -131,18 +144,59 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor],
 def unpack_optimizer(
     optimizer: torch.optim.Optimizer, tensors: Tensors, numbers: Mapping[str, Any]
 ) -> None:
-    """Give an optimizer of the same parameters the state that `pack_optimizer` read."""
+    """Give an optimizer built for the same parameters the state that `pack_optimizer` read."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Any]] = {}
-    for key, value in {**tensors, **numbers}.items():
-        index, name = key.split(".", 1)
-        parameter = parameters[int(index)]
-        if isinstance(value, Tensor) and value.shape == parameter.shape:
-            # In the parameter's own layout: another one may round otherwise.
-            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-        state.setdefault(int(index), {})[name] = value
     groups = optimizer.state_dict()["param_groups"]
+    for group in groups:
+        for name in changed_by_steps(optimizer, group).keys() & optimizer.defaults.keys():
+            group[name] = optimizer.defaults[name]
+    for key, value in {**tensors, **numbers}.items():
+        first, *path = key.split(".")
+        if first == "group":
+            number, name = path
+            groups[int(number)][name] = _beside(parameters[0], value)
+            continue
+        inner = state.setdefault(int(first), {})
+        for name in path[:-1]:
+            inner = inner.setdefault(name, {})
+        inner[path[-1]] = _in_layout_of(parameters[int(first)], value)
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+CONFIGURED = ("params", "param_names", "name", "lr", OWN_RATE, "weight_decay")
+"""Values of a group that are its own and not made by steps."""
+
+
+def changed_by_steps(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a group that are not those it was built with."""
+    return {
+        name: value
+        for name, value in group.items()
+        if name not in CONFIGURED
+        and (isinstance(value, Tensor) or value != optimizer.defaults.get(name))
+    }
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """Values by their dotted names; bitsandbytes keeps a table in a parameter's state."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}.{name}")
+        else:
+            yield f"{prefix}.{name}", value
+
+
+def _beside(parameter: Tensor, value: Any) -> Any:
+    return value.to(parameter.device) if isinstance(value, Tensor) else value
+
+
+def _in_layout_of(parameter: Tensor, value: Any) -> Any:
+    """A tensor of the parameter's shape in the parameter's layout: another one may round."""
+    if isinstance(value, Tensor) and value.shape == parameter.shape:
+        empty = torch.empty_like(parameter, dtype=value.dtype)
+        return empty.copy_(split_like(value, empty))
+    return value
 
 
 def digest(path: Path) -> str:

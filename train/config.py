@@ -2,23 +2,30 @@
 
 import tomllib
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from t2i.errors import ArgumentError, nearest
+from train.cache.config import CacheConfig
 from train.data.kinds import DataConfig
 from train.data.scenes import ScenesConfig
 from train.ema import EMAConfig
 from train.export import ExportConfig
 from train.objective import ObjectiveConfig
+from train.optimizer import OptimizerConfig, check_fit
+from train.paths import settle_paths
+from train.prior import PriorConfig, check_prior
 from train.rate import RateConfig
 from train.samples import SamplesConfig
 from train.targets.agreement import AgreementConfig
 from train.targets.autoencoder import AutoencoderConfig
 from train.targets.denoiser import DenoiserConfig
+from train.targets.finetune import FineTuneConfig
 from train.targets.recogniser import RecogniserConfig
+from train.validation import ValidationConfig, check_can_be_measured
 
 
 class LoopConfig(BaseModel):
@@ -36,6 +43,8 @@ class LoopConfig(BaseModel):
     """What autocast computes in; weights and averages stay float32."""
     channels_last: bool = False
     """Lay the weights of convolutions out channels last: the same model, most often faster."""
+    compile: bool = False
+    """Compile the denoiser: the same but for rounding; the first step takes minutes."""
     device: Literal["auto", "cpu"] = "auto"
     workers: int = Field(0, ge=0)
     """Processes that read data ahead."""
@@ -44,28 +53,21 @@ class LoopConfig(BaseModel):
     checkpoint_every: int = Field(500, ge=1)
     keep: int = Field(2, ge=1)
     """Checkpoints that stay."""
+    bad_steps: int = Field(0, ge=0)
+    """Steps that are skipped where loss or gradient is no number; one more ends the run."""
 
 
-Share = Annotated[float, Field(ge=0, lt=1)]
-
-
-class OptimizerConfig(BaseModel):
-    """AdamW."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    learning_rate: float = Field(1e-4, gt=0)
-    betas: tuple[Share, Share] = (0.9, 0.999)
-    weight_decay: float = Field(0.01, ge=0)
-    eps: float = Field(1e-8, gt=0)
-    max_grad_norm: float = Field(1.0, gt=0)
-    """Gradients are scaled down to this norm."""
-
-
-TargetConfig = AutoencoderConfig | DenoiserConfig | RecogniserConfig | AgreementConfig
+TargetConfig = (
+    AutoencoderConfig | DenoiserConfig | FineTuneConfig | RecogniserConfig | AgreementConfig
+)
 OF_A_MODEL = ("autoencoder", "denoiser")
-FOLDERS = ("vae", "unet", "text_encoder", "recogniser")
-"""Keys of a target that name what it starts from."""
+LEARNS_FROM = {
+    "autoencoder": ("scenes", "pictures"),
+    "denoiser": ("scenes", "pictures"),
+    "finetune": ("pictures", "scenes"),
+    "recogniser": ("compositions",),
+    "agreement": ("scenes",),
+}
 
 
 class RunConfig(BaseModel):
@@ -79,11 +81,15 @@ class RunConfig(BaseModel):
     target: TargetConfig = Field(discriminator="kind")
     objective: ObjectiveConfig = ObjectiveConfig()
     data: DataConfig = Field(ScenesConfig(), discriminator="kind")
+    prior: PriorConfig | None = None
+    """DreamBooth's class pictures, drawn before the first step where they are missing."""
     train: LoopConfig
     optimizer: OptimizerConfig = OptimizerConfig()
     rate: RateConfig = RateConfig()
     ema: EMAConfig = EMAConfig()
+    cache: CacheConfig = CacheConfig()
     samples: SamplesConfig = SamplesConfig()
+    validation: ValidationConfig = ValidationConfig()
     export: ExportConfig = ExportConfig()
 
     @model_validator(mode="after")
@@ -93,21 +99,36 @@ class RunConfig(BaseModel):
             raise ValueError("The key 'model' is missing; add it.")
         if kind not in OF_A_MODEL and self.model is not None:
             raise ValueError(f"target.kind = {kind!r} is no part of a model: drop the key 'model'.")
-        wanted = "compositions" if kind == "recogniser" else "scenes"
-        if self.data.kind != wanted:
+        if self.data.kind not in LEARNS_FROM[kind]:
+            wanted = " or ".join(map(repr, LEARNS_FROM[kind]))
             raise ValueError(
-                f"target.kind = {kind!r} is trained on {wanted!r}, but data.kind = "
-                f"{self.data.kind!r}: set data.kind = {wanted!r}."
+                f"target.kind = {kind!r} is trained on {wanted}, but data.kind = "
+                f"{self.data.kind!r}: set data.kind = {LEARNS_FROM[kind][0]!r}."
             )
+        check_prior(self.prior, kind, self.data.kind)
         return self
 
     @model_validator(mode="after")
     def _refuse_an_empty_sheet(self) -> "RunConfig":
-        if self.samples.every and not self.samples.prompts and self.target.kind == "denoiser":
+        draws_prompts = self.target.kind in ("denoiser", "finetune")
+        if self.samples.every and not self.samples.prompts and draws_prompts:
             raise ValueError(
                 "samples.every is set, but samples.prompts is empty: name prompts to draw, "
                 "or set samples.every = 0."
             )
+        self.samples.looked_for(
+            self.target.words() if isinstance(self.target, FineTuneConfig) else ()
+        )
+        return self
+
+    @model_validator(mode="after")
+    def _fit_optimizer_to_rate_and_average(self) -> "RunConfig":
+        check_fit(self.optimizer, self.rate, self.ema)
+        return self
+
+    @model_validator(mode="after")
+    def _hold_out_what_is_measured(self) -> "RunConfig":
+        check_can_be_measured(self.validation, self.target.kind, self.data)
         return self
 
 
@@ -117,18 +138,32 @@ HARMLESS = (
     "target.unet",
     "target.text_encoder",
     "target.recogniser",
+    "target.base",
+    "data.folder",
+    "data.subsets.*.folder",
+    "data.subsets.*.tars*",
+    "data.subsets.*.dataset",
+    "data.subsets.*.kohya",
+    "data.subsets.*.masks",
+    "prior.folder",
+    "prior.batch_size",
     "train.steps",
     "train.accumulation",
+    "train.compile",
     "train.device",
     "train.workers",
     "train.log_every",
     "train.tensorboard",
     "train.checkpoint_every",
     "train.keep",
-    "samples",
-    "export",
+    "train.bad_steps",
+    "cache.*",
+    "samples.*",
+    "validation.*",
+    "export.*",
+    "ema.snapshot_every",
 )
-"""Keys, and tables, that may change when a run is resumed; every other would make it another run.
+"""Keys, as patterns, that may change when a run is resumed; every other would make it another run.
 
 Paths may move: what lies behind them is kept in the checkpoint, see `train.loop.identity`.
 """
@@ -145,15 +180,9 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ArgumentError(f"Cannot read the training config {path}: {error}.") from error
     for override in overrides:
         _override(tree, override)
-    base = path.resolve().parent
-    if isinstance(tree.get("model"), str):
-        tree["model"] = base / tree["model"]
     if isinstance(data := tree.setdefault("data", {}), dict):
         data.setdefault("kind", "scenes")
-    if isinstance(target := tree.get("target"), dict):
-        for part in FOLDERS:
-            if isinstance(target.get(part), str):
-                target[part] = base / target[part]
+    settle_paths(tree, path.resolve().parent)
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
@@ -164,8 +193,11 @@ def explain(error: ValidationError, tree: Mapping[str, Any]) -> str:
     """The first complaint in the user's terms."""
     first = error.errors()[0]
     place = [str(part) for part in first["loc"]]
+    # Kinds and methods, which pydantic names there and the user's file does not.
     if place[:1] in (["target"], ["data"]):
-        del place[1:2]  # the kind, which pydantic names there and the user's file does not
+        del place[1:2]
+    if place[:2] == ["target", "parts"]:
+        del place[3:4]
     key = ".".join(place)
     if first["type"] == "extra_forbidden":
         return f"Unknown key {key!r}. {nearest(place[-1], _keys_beside(place))}"
@@ -182,7 +214,7 @@ def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]
         f"{key}: {flat_before.get(key)} -> {flat_after.get(key)}"
         for key in sorted({*flat_before, *flat_after})
         if flat_before.get(key) != flat_after.get(key)
-        and not any(key == name or key.startswith(name + ".") for name in HARMLESS)
+        and not any(fnmatchcase(key, pattern) for pattern in HARMLESS)
     ]
 
 
@@ -203,20 +235,30 @@ def _override(tree: dict[str, Any], text: str) -> None:
         tree[name] = value.strip()
 
 
-def _keys_beside(place: list[str]) -> list[str]:
+def _keys_beside(place: Sequence[str]) -> list[str]:
     """The keys that would have been known where an unknown one was given."""
-    models: list[Any] = [RunConfig]
+    models: set[type[BaseModel]] = {RunConfig}
     for part in place[:-1]:
-        fields = [model.model_fields.get(part) for model in models]
-        annotations = [field.annotation for field in fields if field is not None]
-        models = [kind for a in annotations for kind in getattr(a, "__args__", (a,))]
-    return sorted({key for model in models for key in getattr(model, "model_fields", {})})
+        if not part.isdigit():
+            fields = [model.model_fields.get(part) for model in models]
+            known = [field.annotation for field in fields if field is not None]
+            models = {model for annotation in known for model in tables_of(annotation)}
+    return sorted({key for model in models for key in model.model_fields})
+
+
+def tables_of(annotation: Any) -> set[type[BaseModel]]:
+    """The models that a type is made of: of a union, of a tuple."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return {annotation}
+    return {model for part in get_args(annotation) for model in tables_of(part)}
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Leaves by their dotted names."""
+    """Leaves by their dotted names, those of a list of tables by its numbers."""
     leaves: dict[str, Any] = {}
     for key, value in tree.items():
+        if isinstance(value, list) and any(isinstance(entry, Mapping) for entry in value):
+            value = {str(number): entry for number, entry in enumerate(value)}
         if isinstance(value, Mapping):
             leaves |= flat(value, f"{prefix}{key}.")
         else:

@@ -3,7 +3,7 @@
 import json
 from copy import deepcopy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from t2i.denoiser.build import Components
 from t2i.denoiser.families.sd import VAE
 from t2i.denoiser.folder import NOTES
+from t2i.denoiser.schedulers import Scheduler
 from t2i.files import whole_folder
 from train.objective import ObjectiveConfig
 
@@ -33,15 +34,15 @@ class ExportConfig(BaseModel):
     """No file of weights is larger."""
 
 
-def sampler(objective: ObjectiveConfig) -> Any:
+def sampler(objective: ObjectiveConfig) -> Scheduler:
     """The scheduler that samples what the objective trains."""
-    settings = objective.scheduler_config()
+    settings: dict[str, Any] = objective.scheduler_config()
     if objective.prediction == "flow":
-        return FlowMatchEulerDiscreteScheduler(**settings)
-    return DDIMScheduler(**settings, clip_sample=False, steps_offset=1)
+        return cast(Scheduler, FlowMatchEulerDiscreteScheduler(**settings))
+    return cast(Scheduler, DDIMScheduler(**settings, clip_sample=False, steps_offset=1))
 
 
-def pipeline(components: Components, objective: ObjectiveConfig) -> "TextToImagePipeline":
+def pipeline(components: Components, scheduler: Scheduler) -> "TextToImagePipeline":
     """The parts at work, sharing their weights."""
     # Here, for the sake of the start-up of a run, which draws much later or never.
     from pipelines.text_to_image import TextToImagePipeline
@@ -51,7 +52,7 @@ def pipeline(components: Components, objective: ObjectiveConfig) -> "TextToImage
         text_encoder=components.text_encoder,
         tokenizer=components.tokenizer,
         unet=components.unet,
-        scheduler=sampler(objective),
+        scheduler=scheduler,
         text_encoder_2=components.text_encoder_2,
         tokenizer_2=components.tokenizer_2,
     )
@@ -59,7 +60,7 @@ def pipeline(components: Components, objective: ObjectiveConfig) -> "TextToImage
 
 def export(
     components: Components,
-    objective: ObjectiveConfig,
+    scheduler: Scheduler,
     folder: Path,
     config: ExportConfig,
     notes: Notes,
@@ -68,19 +69,25 @@ def export(
 
     notes : JSON data kept beside the model as `t2i.json`: how it was trained, its sampling defaults
     """
-    parts = deepcopy(components)
+    with whole_folder(folder) as new:
+        write_model(deepcopy(components), scheduler, new, config)
+        (new / NOTES).write_text(json.dumps(notes, indent=1) + "\n", "utf-8")
+
+
+def write_model(
+    parts: Components, scheduler: Scheduler, folder: Path, config: ExportConfig
+) -> None:
+    """Write the parts, which are brought to the precision of the files, into a folder."""
     for part in filter(None, (parts.vae, parts.unet, parts.text_encoder, parts.text_encoder_2)):
         torch.nn.Module.to(part, PRECISIONS[config.precision])
         in_plain_layout(part)
-    with whole_folder(folder) as new:
-        pipeline(parts, objective).save_pretrained(new, max_shard_size=config.shard)
-        # Left alone transformers takes the precision of the file, and the plain pipeline mixes two.
-        for encoder in new.glob("text_encoder*/config.json"):
-            _settle(encoder, dtype="float32")
-        _settle(new / "vae" / "config.json")
-        _settle(new / "unet" / "config.json")
-        (new / NOTES).write_text(json.dumps(notes, indent=1) + "\n", "utf-8")
-        _let_others_read(new)
+    pipeline(parts, scheduler).save_pretrained(folder, max_shard_size=config.shard)
+    # Left alone transformers takes the precision of the file, and the plain pipeline mixes two.
+    for encoder in folder.glob("text_encoder*/config.json"):
+        _settle(encoder, dtype="float32")
+    _settle(folder / "vae" / "config.json")
+    _settle(folder / "unet" / "config.json")
+    _let_others_read(folder)
 
 
 def export_vae(vae: VAE, folder: Path) -> None:
@@ -100,9 +107,9 @@ def in_plain_layout(part: torch.nn.Module) -> None:
 
 def _let_others_read(folder: Path) -> None:
     """Give the weights, which safetensors writes for their owner alone, the mode of any file."""
-    mode = (folder / "config.json" if (folder / "config.json").exists() else folder / NOTES).stat()
+    mode = next(folder.glob("*.json")).stat().st_mode
     for path in folder.rglob("*.safetensors"):
-        path.chmod(mode.st_mode)
+        path.chmod(mode)
 
 
 def _settle(path: Path, **settings: Any) -> None:

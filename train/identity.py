@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from t2i.errors import ArgumentError
 from train.assembly import Facts
 from train.checkpoint import State
-from train.config import RunConfig, difference
+from train.config import RunConfig, difference, explain
 from train.targets.target import Target
 
 
@@ -24,8 +25,20 @@ def identity(config: RunConfig, model: Facts, target: Target) -> dict[str, Any]:
 
 def check_same_run(out: Path, state: State, ours: dict[str, Any]) -> None:
     """Raise ArgumentError, with the differences, where the checkpoint is of another run."""
-    changes = difference(state.facts["config"], ours["config"])
-    changes += [f"[model] {change}" for change in difference(state.facts["model"], ours["model"])]
+    # Keys that are younger than the run have their defaults.
+    try:
+        before = RunConfig.model_validate(state.facts["config"]).model_dump(mode="json")
+    except ValidationError as error:
+        raise ArgumentError(
+            f"The run in {out} was started by another version of t2i, whose configuration this one "
+            f"does not read: {explain(error, state.facts['config'])}. "
+            "Go on with that version, or choose another folder with --out."
+        ) from error
+    changes = difference(before, ours["config"])
+    model_before, model = ({**facts["model"]} for facts in (state.facts, ours))
+    if model_before.pop("pictures", None) != model.pop("pictures", None):
+        changes.append("the pictures, or what is said of them")
+    changes += [f"[model] {change}" for change in difference(model_before, model)]
     if state.facts["frozen"] != ours["frozen"]:
         changes.append("the weights of the frozen parts")
     if changes:

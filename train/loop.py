@@ -3,10 +3,8 @@
 What step n does is a function of the configuration and n alone: a run that is resumed is the run.
 """
 
-import math
-from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,32 +12,38 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import Tensor
 
 from t2i.errors import ArgumentError, TrainingError
 from t2i.files import write_atomically
 from t2i.pictures import save_picture
-from train import checkpoint
+from train import checkpoint, snapshots
 from train.assembly import assemble
-from train.batch import Batch, Share, batches
-from train.config import FOLDERS, RunConfig
-from train.data.kinds import samples_of
+from train.bad_step import NotANumber, pictures_at
+from train.batch import Batch, batches
+from train.cache.cache import cached
+from train.class_pictures import draw_prior
+from train.compiling import Compilations, compile_denoiser, uncompiled
+from train.config import RunConfig
 from train.ema import EMA
 from train.identity import check_same_run, identity
-from train.order import Order
-from train.processes import accelerator_of, leave, on_main
-from train.randomness import key
-from train.rate import rate
+from train.optimizer import averaged
+from train.order import Order, Share
+from train.paths import FOLDERS
+from train.processes import accelerator_of, leave, on_main, put_together
 from train.report import Report
-from train.runfolder import StopRequest, locked
+from train.run_data import data_of, order_of, shown
+from train.runfolder import Stopped, StopRequest, locked
+from train.sharding import fill, gathered, is_split, placed
+from train.snapshots import forget_after, save_snapshot
+from train.step import Outcome, Stepper
+from train.targets.target import Target
+from train.validation import Validation
 
 CHECKPOINTS, MODEL = "checkpoints", "model"
 PICTURES = 12
 """Of a sheet of samples that shows the data."""
 SCALE_PICTURES = 64
 """By which an autoencoder's latents are scaled."""
-SMALLEST_SCALE = 1.0
-"""Of the gradients in fp16; a sound run never comes so low."""
 
 
 def run(config: RunConfig, out: Path) -> bool:
@@ -51,50 +55,55 @@ def run(config: RunConfig, out: Path) -> bool:
     accelerator = accelerator_of(config)
     with ExitStack() as stack, StopRequest() as stop:
         on_main(accelerator, lambda: stack.enter_context(locked(out)))
-        training = Training(config, out, accelerator)
-        finished = training.go(stop)
+        if not draw_prior(config, out, accelerator, stop):
+            leave(accelerator)
+            return False
+        try:
+            training = Training(config, out, accelerator, stop)
+            finished = training.go(stop)
+        except Stopped:
+            finished = False
         if finished:
-            on_main(accelerator, training.export)
+            training.export()
         leave(accelerator)
     return finished
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What one step measured."""
-
-    loss: float
-    grad_norm: float
 
 
 class Training:
     """A run in progress: target, optimizer, average, and the number of finished steps."""
 
-    def __init__(self, config: RunConfig, out: Path, accelerator: Accelerator) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        out: Path,
+        accelerator: Accelerator,
+        stop: StopRequest | None = None,
+    ) -> None:
+        """Raises Stopped, on every process, where somebody asks to stop while it gets ready."""
         self.config, self.out, self.accelerator = config, out, accelerator
-        target, model = assemble(config)
-        self.target = target.to(accelerator.device)
+        stop = stop or StopRequest()
+        self.data = data_of(config, out, accelerator)
+        self.order = order_of(self.data, config)
+        self.samples, encoders = cached(config, self.data, self.order, out, accelerator, stop)
+        target, facts = assemble(config, encoders)
+        self._identity = identity(config, {**facts, **shown(self.data)}, target)
+        self.target = placed(target, accelerator)
         if config.train.channels_last:
             self.target.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.samples = samples_of(config.data)
-        self.order = Order(len(self.samples), key(config.seed, "data"))
+        if config.train.compile:
+            compile_denoiser(self.target)
         self.share = Share(
-            config.train.batch_size,
-            accelerator.process_index,
-            accelerator.num_processes,
-            config.train.accumulation,
+            accelerator.process_index, accelerator.num_processes, config.train.accumulation
         )
+        self.validation = (
+            Validation(config.validation, self.samples, accelerator)
+            if config.validation.every
+            else None
+        )
+        show = partial(pictures_at, self.samples, self.order)
+        self.stepper = Stepper(config, self.target, accelerator, out, show)
         self.ema = EMA(self.target.weights(), config.ema)
-        self.optimizer = torch.optim.AdamW(
-            self.target.weights().values(),
-            lr=config.optimizer.learning_rate,
-            betas=config.optimizer.betas,
-            weight_decay=config.optimizer.weight_decay,
-            eps=config.optimizer.eps,
-        )
-        self._model, self._accelerated = accelerator.prepare(self.target, self.optimizer)
-        self._identity = identity(config, model, self.target)
-        self.steps_done = 0
+        self.steps_done = self.steps_saved = 0
         self._resume()
 
     def go(self, stop: StopRequest) -> bool:
@@ -102,23 +111,33 @@ class Training:
         train, main = self.config.train, self.accelerator.is_main_process
         reports: list[Report] = []
         self._on_main(lambda: reports.append(self._open_report()))
-        steps = range(self.steps_done, train.steps)
+        steps, compilations = range(self.steps_done, train.steps), Compilations(self.target)
         reader = batches(self.samples, self.order, self.share, steps, train.workers)
         self.target.train()
         try:
+            if self.steps_done == 0:
+                self._validate(reports)
             for _ in steps:
-                outcome = self._step([next(reader) for _ in range(train.accumulation)])
+                outcome = self.step([next(reader) for _ in range(train.accumulation)])
                 last, stopping = self.steps_done == train.steps, self._any(stop.wanted)
                 if main:
                     reports[0].advance(self.steps_done)
+                    if news := compilations.news():
+                        reports[0].say(news)
+                for remark in outcome.remarks:
+                    self._on_main(partial(self._remark, reports, remark))
                 if self._due(train.log_every) or last:
-                    rate_now = self.optimizer.param_groups[0]["lr"]
-                    facts = asdict(outcome) | {"learning_rate": rate_now}
-                    self._on_main(partial(self._note, reports, facts))
+                    self._on_main(partial(self._note, reports, outcome.numbers()))
+                if self.config.ema.kind == "power" and (
+                    self._due(self.config.ema.snapshot_every) or last
+                ):
+                    self._snapshot()  # before the checkpoint: a resume starts there
+                if self._due(self.config.validation.every) or last:
+                    self._validate(reports)
                 if self._due(train.checkpoint_every) or last or stopping:
-                    self._on_main(self._save)
+                    self._save()
                 if self._due(self.config.samples.every):
-                    self._on_main(self._draw)
+                    self._draw(reports)
                 if stopping and not last:
                     if main:
                         reports[0].say(
@@ -126,6 +145,11 @@ class Training:
                             "the same command goes on from here"
                         )
                     return False
+        except NotANumber:
+            # The state before that step, from which the run can go on.
+            if self.steps_done > self.steps_saved:
+                self._save()
+            raise
         finally:
             for report in reports:
                 report.close()
@@ -133,78 +157,50 @@ class Training:
 
     def export(self) -> None:
         """Write the average as a model, with what it was trained by."""
-        batch = self._first_batch(SCALE_PICTURES)
-        with self.ema.in_place_of(self.target.weights()):
-            folder = self.out / MODEL
-            notes = notes_of(self.config, self.steps_done)
-            self.target.export(folder, batch, self.config.export, notes)
+        with self.as_used() as target:
+            self._on_main(partial(self._write_model, target))
+
+    def _write_model(self, target: Target) -> None:
+        notes = notes_of(self.config, self.steps_done)
+        batch = self.first_batch(SCALE_PICTURES)
+        target.export(self.out / MODEL, batch, self.config.export, notes)
 
     def _note(self, reports: list[Report], facts: dict[str, float]) -> None:
         reports[0].note(self.steps_done, facts)
+
+    def _remark(self, reports: list[Report], text: str) -> None:
+        reports[0].remark(self.steps_done, text)
 
     def _open_report(self) -> Report:
         text = self.config.model_dump_json(indent=1) + "\n"
         write_atomically(self.out / "config.json", lambda part: part.write_text(text))
         steps, tensorboard = self.config.train.steps, self.config.train.tensorboard
         report = Report(self.out, self.steps_done, steps, tensorboard=tensorboard)
+        forget_after(self.out / snapshots.FOLDER, self.steps_done)
         if self.steps_done:
             report.say(f"resumed after step {self.steps_done}")
         return report
 
-    def _step(self, parts: list[Batch]) -> Outcome:
-        """One optimizer step over the global batch of which this process has `parts`."""
-        step, accelerator = self.steps_done, self.accelerator
-        factor = rate(step, self.config.train.steps, self.config.rate)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.optimizer.learning_rate * factor
-
-        losses: list[Tensor] = []
-        for number, batch in enumerate(parts):
-            # Dropout inside a model draws from the global generator.
-            torch.manual_seed(key(self.config.seed, step, batch.slots[0], "model"))
-            last = number == len(parts) - 1
-            with nullcontext() if last else accelerator.no_sync(self._model):
-                loss_B = self._model(batch.to(accelerator.device))
-                accelerator.backward(loss_B.mean() / len(parts))
-            losses.append(loss_B.detach())
-        norm = accelerator.clip_grad_norm_(
-            self._model.parameters(), self.config.optimizer.max_grad_norm
-        )
-        assert norm is not None
-
-        loss_B = torch.cat(losses)
-        outcome = Outcome(accelerator.reduce(loss_B.mean(), "mean").item(), float(norm))
-        if not self._sound(outcome):
-            self._stop_before_update(outcome, loss_B, parts)
-        self._accelerated.step()
-        self._accelerated.zero_grad()
+    def step(self, parts: list[Batch]) -> Outcome:
+        """One more step over the global batch of which this process has `parts`."""
+        outcome = self.stepper.step(self.steps_done, parts)
         self.steps_done += 1
-        if not self._accelerated.step_was_skipped:
+        if outcome.updated:
             self.ema.update(self.target.weights(), self.steps_done)
         return outcome
 
-    def _sound(self, outcome: Outcome) -> bool:
-        """Whether the numbers are finite; in fp16 gradients may overflow while the scale falls."""
-        scaler = self.accelerator.scaler
-        if scaler is None:
-            return math.isfinite(outcome.loss) and math.isfinite(outcome.grad_norm)
-        return math.isfinite(outcome.loss) and scaler.get_scale() >= SMALLEST_SCALE
+    @contextmanager
+    def as_used(self) -> Iterator[Target]:
+        """Within the block, the target with the weights that are drawn from and exported.
 
-    def _stop_before_update(self, outcome: Outcome, loss_B: Tensor, parts: list[Batch]) -> None:
-        """Raise TrainingError that names step, loss and samples; the weights are still sound."""
-        names = [name for batch in parts for name in batch.names]
-        values = loss_B.tolist()
-        bad = [
-            f"{n} (loss {v})" for n, v in zip(names, values, strict=True) if not math.isfinite(v)
-        ]
-        bad = gather_object(bad) or [f"{name} (any of the batch)" for name in gather_object(names)]
-        raise TrainingError(
-            f"Step {self.steps_done + 1} gave loss {outcome.loss} and gradient norm "
-            f"{outcome.grad_norm}: the weights were left as after step {self.steps_done}, and no "
-            f"checkpoint was touched. Samples: {', '.join(bad[:8])}. Look at these samples; the "
-            "same command would come to the same place, so begin anew with --out and a lower "
-            "optimizer.learning_rate or another seed."
-        )
+        All processes enter it together, and the main one may then use the target alone.
+        """
+        average = self.ema.in_place_of(self.target.weights())
+        with averaged(self.stepper.optimizer), average, uncompiled(self.target):
+            try:
+                yield put_together(self.target, self.config, self.accelerator)
+            finally:
+                self.target.let_go()
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.steps_done % every == 0
@@ -219,37 +215,60 @@ class Training:
     def _on_main(self, action: Callable[[], object]) -> None:
         on_main(self.accelerator, action)
 
-    def _first_batch(self, pictures: int) -> Batch:
-        share = Share(min(pictures, len(self.samples)))
-        return next(batches(self.samples, self.order, share, range(1))).to(self.target.device)
+    def first_batch(self, pictures: int) -> Batch:
+        order = Order(self.data.groups(), min(pictures, len(self.data)), self.order.seed)
+        return next(batches(self.data, order, Share(), range(1))).to(self.target.device)
 
-    def _draw(self) -> None:
+    def _validate(self, reports: list[Report]) -> None:
+        if self.validation is None:
+            return
+        with self.as_used() as target:
+            measured = self.validation.measure(target, alone=is_split(self.target))
+        loss, by_level = measured.loss, measured.by_level
+        self._on_main(lambda: reports[0].validated(self.steps_done, loss, by_level))
+
+    def _draw(self, reports: list[Report]) -> None:
+        with self.as_used() as target:
+            self._on_main(partial(self._write_sheet, target, reports))
+
+    def _write_sheet(self, target: Target, reports: list[Report]) -> None:
         path = self.out / "samples" / f"step-{self.steps_done:08d}.png"
-        self.target.eval()
+        target.eval()
         try:
-            with self.ema.in_place_of(self.target.weights()):
-                picture = self.target.draw(self._first_batch(PICTURES), self.config.samples)
+            picture = target.draw(self.first_batch(PICTURES), self.config.samples)
         finally:
-            self.target.train()
+            target.train()
         save_picture(picture, path)
+        reports[0].say(f"step {self.steps_done}/{self.config.train.steps}  drawn: {path}")
 
     def _save(self) -> None:
-        optimizer, numbers = checkpoint.pack_optimizer(self.optimizer)
-        weights, average = self.target.weights(), self.ema.average
+        state, folder = self._state(), self.out / CHECKPOINTS
+        self._on_main(lambda: checkpoint.save_state(folder, state, self.config.train.keep))
+        self.steps_saved = self.steps_done
+
+    def _state(self) -> checkpoint.State:
+        """All that a resume needs, split or not; on the main process alone it is complete."""
+        optimizer, numbers = checkpoint.pack_optimizer(self.stepper.optimizer)
         scaler = self.accelerator.scaler
         facts = {
             **self._identity,
             "processes": self.accelerator.num_processes,
             "optimizer": numbers,
+            "stepper": self.stepper.state(),
             "scaler": scaler.state_dict() if scaler else None,
         }
+        main = self.accelerator.is_main_process
         tensors: dict[str, checkpoint.Tensors] = {
-            "weights": weights,
-            "average": average,
-            "optimizer": optimizer,
+            "weights": gathered(self.target.weights(), main=main),
+            "average": gathered(self.ema.state(), main=main),
+            "optimizer": gathered(optimizer, main=main),
         }
-        state = checkpoint.State(self.steps_done, tensors, facts)
-        checkpoint.save_state(self.out / CHECKPOINTS, state, self.config.train.keep)
+        return checkpoint.State(self.steps_done, tensors, facts)
+
+    def _snapshot(self) -> None:
+        averages = gathered(self.ema.state(), main=self.accelerator.is_main_process)
+        folder, lengths = self.out / snapshots.FOLDER, self.config.ema.lengths
+        self._on_main(lambda: save_snapshot(folder, averages, lengths, self.steps_done))
 
     def _resume(self) -> None:
         """Take up the newest checkpoint, if there is one and it belongs to this configuration."""
@@ -270,16 +289,16 @@ class Training:
                 f"The run in {self.out} has done {state.step} steps already, more than "
                 f"train.steps = {self.config.train.steps}: ask for more, or choose another --out."
             )
-        with torch.no_grad():
-            for name, weight in self.target.weights().items():
-                weight.copy_(state.tensors["weights"][name])
+        for name, weight in self.target.weights().items():
+            fill(weight, state.tensors["weights"][name])
         self.ema.load(state.tensors["average"])
         checkpoint.unpack_optimizer(
-            self.optimizer, state.tensors["optimizer"], state.facts["optimizer"]
+            self.stepper.optimizer, state.tensors["optimizer"], state.facts["optimizer"]
         )
         if self.accelerator.scaler is not None and state.facts["scaler"]:
             self.accelerator.scaler.load_state_dict(state.facts["scaler"])
-        self.steps_done = state.step
+        self.stepper.load(state.facts.get("stepper", {}))
+        self.steps_done = self.steps_saved = state.step
 
 
 def notes_of(config: RunConfig, steps: int) -> dict[str, Any]:
@@ -288,5 +307,6 @@ def notes_of(config: RunConfig, steps: int) -> dict[str, Any]:
     defaults = {"steps": samples.steps, "guidance_scale": samples.guidance_scale}
     sampler = {} if config.objective.prediction == "flow" else {"sampler": "ddim"}
     # Paths mean something on one machine only.
-    told = config.model_dump(mode="json", exclude={"model": True, "target": {*FOLDERS}})
+    left_out: Any = {"model": True, "cache": True, "target": {*FOLDERS}}
+    told = config.model_dump(mode="json", exclude=left_out)
     return {"defaults": defaults | sampler, "trained": {"steps": steps, "config": told}}

@@ -1,4 +1,4 @@
-"""What the denoiser is asked for: noise schedule x prediction x timestep density x weight.
+"""What the denoiser is asked for: noise schedule x prediction x timestep density x loss x weight.
 
 Suffixes: B batch rows, C channels, H W latent size.
 Two families of schedule share one form, x_t = alpha x_0 + sigma noise, SNR = (alpha / sigma)^2:
@@ -14,6 +14,7 @@ from diffusers import DDPMScheduler
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
+from train.losses import THRESHOLDS, pseudo_huber, row_means, smooth_l1, squared_error
 from train.randomness import generator
 
 NUM_TRAIN_TIMESTEPS = 1000
@@ -43,6 +44,16 @@ class ObjectiveConfig(BaseModel):
     weight: Literal["none", "min_snr"] = "none"
     """`min_snr` is that of Hang et al. (2023), arXiv 2303.09556."""
     min_snr_gamma: float = Field(5.0, gt=0)
+    loss: Literal["l2", "huber", "smooth_l1"] = "l2"
+    """The error of a place. `huber` and `smooth_l1` forgive outliers, such as broken pictures."""
+    huber_c: float = Field(0.1, gt=0)
+    """Where `huber` and `smooth_l1` turn from squared to absolute; what a schedule ends at."""
+    huber_schedule: Literal["constant", "exponential", "snr"] = "snr"
+    """How `huber_c` falls from 1 as the noise grows: not, as c^(t/T), or with the SNR."""
+    noise_offset: float = Field(0.0, ge=0)
+    """Strength of noise that moves whole channels; 0.05 to 0.1 teaches dark and bright pictures."""
+    input_perturbation: float = Field(0.0, ge=0)
+    """Strength of further noise on the input alone; 0.1 in Ning et al. (2023), arXiv 2301.11706."""
 
     @model_validator(mode="after")
     def _refuse_what_cannot_be_learned(self) -> "ObjectiveConfig":
@@ -57,6 +68,11 @@ class ObjectiveConfig(BaseModel):
             raise ValueError(
                 "prediction = 'flow' with zero_terminal_snr = true: flow's own schedule already "
                 "ends in pure noise and has no betas to rescale. Set zero_terminal_snr = false."
+            )
+        if self.loss != "l2" and self.huber_schedule != "constant" and self.huber_c > 1:
+            raise ValueError(
+                f"huber_c = {self.huber_c} with huber_schedule = {self.huber_schedule!r}, which "
+                "falls from 1 to it: choose at most 1, or huber_schedule = 'constant'."
             )
         return self
 
@@ -149,10 +165,69 @@ class Objective:
             case "flow":  # |x_0 error| = sigma |velocity error|
                 return weight_B.float()
 
-    def losses(self, output_BCHW: Tensor, target_BCHW: Tensor, level: Level) -> Tensor:
-        """Weighted mean squared error of each row, (B,), in float32."""
-        error_B = (output_BCHW.float() - target_BCHW.float()).pow(2).flatten(1).mean(1)
-        return self.weight(level) * error_B
+    def losses(
+        self,
+        output_BCHW: Tensor,
+        target_BCHW: Tensor,
+        level: Level,
+        weight_B1HW: Tensor | None = None,
+    ) -> Tensor:
+        """Weighted mean error of each row, (B,), in float32.
+
+        weight_B1HW : how much each place counts in its row's mean, from 0 to 1, or all alike
+        """
+        error_BCHW = output_BCHW.float() - target_BCHW.float()
+        return self.weight(level) * row_means(self.error(error_BCHW, level), weight_B1HW)
+
+    def velocity_errors(self, output_BCHW: Tensor, target_BCHW: Tensor, level: Level) -> Tensor:
+        """Mean squared error of each row, (B,), of the velocity v = a noise - s x_0 that the output
+        amounts to, a and s being alpha and sigma over sqrt(alpha^2 + sigma^2).
+
+        The same for every prediction of the same x_0 from the same x_t. To say v = 0 of latents of
+        variance 1 costs 1 at every level, so that all of them count in a mean. An error of the
+        noise is a times that of v: where noise is all there is, and a model decides what stands
+        where, it vanishes.
+        """
+        error_B = row_means(squared_error(output_BCHW.float() - target_BCHW.float()))
+        match self.config.prediction:
+            case "epsilon":  # |v error| = |noise error| / a, as x_t is given
+                return error_B / level.alpha_B**2
+            case "sample":  # |v error| = |x_0 error| / s
+                return error_B / level.sigma_B**2
+            case "v_prediction":
+                return error_B
+            case "flow":  # |noise error| = alpha |flow error|
+                return error_B * (level.alpha_B**2 + level.sigma_B**2)
+
+    def error(self, error_BCHW: Tensor, level: Level) -> Tensor:
+        """What a difference costs at every place, (B, C, H, W)."""
+        config = self.config
+        if config.loss == "l2":
+            return squared_error(error_BCHW)
+        threshold = THRESHOLDS[config.huber_schedule]
+        c_B = threshold(
+            config.huber_c, level.timestep_B / NUM_TRAIN_TIMESTEPS, level.alpha_B, level.sigma_B
+        )
+        return {"huber": pseudo_huber, "smooth_l1": smooth_l1}[config.loss](error_BCHW, c_B)
+
+
+def offset_noise(noise_BCHW: Tensor, offset_BC11: Tensor, strength: float) -> Tensor:
+    """Noise that moves whole channels too, so that a picture's mean brightness can be learned.
+
+    noise + strength * offset, with one standard normal number per row and channel (N. Guttenberg,
+    "Diffusion with offset noise", 2023; 0.1 there). Its variance is 1 + strength^2, as published.
+    It is the noise: input and target both have it.
+    """
+    return noise_BCHW + strength * offset_BC11
+
+
+def perturbed(noise_BCHW: Tensor, extra_BCHW: Tensor, gamma: float) -> Tensor:
+    """The noise of the input alone, noise + gamma * extra, while the target keeps the clean one.
+
+    Ning et al. (2023), Algorithm 1, arXiv 2301.11706 (gamma = 0.1 there): in training the denoiser
+    sees such errors as its own predictions leave behind in sampling.
+    """
+    return noise_BCHW + gamma * extra_BCHW
 
 
 def quantiles(

@@ -1,13 +1,17 @@
 """The processes of a run: what Accelerate gives them, and how they fail together."""
 
+import os
 import time
 from collections.abc import Callable
 
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, gather_object
+from accelerate.utils import DistributedDataParallelKwargs, gather_object
 
 from t2i.errors import ArgumentError, T2IError
+from train import sharding
+from train.assembly import assemble
 from train.config import RunConfig
+from train.targets.target import Target
 
 
 def on_main(accelerator: Accelerator, action: Callable[[], object]) -> None:
@@ -24,6 +28,26 @@ def on_main(accelerator: Accelerator, action: Callable[[], object]) -> None:
         raise failure[0]
 
 
+def put_together(target: Target, config: RunConfig, accelerator: Accelerator) -> Target:
+    """The target; where it is split, on the main process one of its own with the whole weights.
+
+    All processes ask for it.
+    """
+    if not sharding.is_split(target):
+        return target
+    weights = sharding.gathered(target.weights(), main=accelerator.is_main_process)
+    found = [target]
+
+    def build() -> None:
+        found[0], _ = assemble(config)
+        for name, weight in found[0].weights().items():
+            sharding.fill(weight, weights[name])
+        found[0].to(accelerator.device)
+
+    on_main(accelerator, build)
+    return found[0]
+
+
 def leave(accelerator: Accelerator) -> None:
     """End the run on every process, together."""
     if accelerator.num_processes > 1:
@@ -37,10 +61,21 @@ def leave(accelerator: Accelerator) -> None:
 
 def accelerator_of(config: RunConfig) -> Accelerator:
     """Devices, precision and processes; checks that a batch divides among them."""
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        raise ArgumentError(
+            "The accelerate config asks for DeepSpeed, which steps the weights before their "
+            "gradient was looked at. To split them among processes use FSDP2: "
+            "configs/accelerate/fsdp2.yaml; with fsdp_reshard_after_forward: false it is what "
+            "DeepSpeed calls ZeRO stage 2."
+        )
+    asked = sharding.plugin()
+    if asked is not None:
+        sharding.check_plugin(asked, config)
     try:
         accelerator = Accelerator(
             mixed_precision=config.train.precision,
             cpu=config.train.device == "cpu",
+            fsdp_plugin=asked,
             kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
     except ValueError as error:
@@ -50,12 +85,6 @@ def accelerator_of(config: RunConfig) -> Accelerator:
         raise ArgumentError(
             "train.precision = 'fp16' needs an accelerator, and this run is on a CPU: "
             "set it to 'bf16' or 'no'."
-        )
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        raise ArgumentError(
-            f"The accelerate config asks for {accelerator.distributed_type.value}, which shards "
-            "the weights; this loop keeps them whole on every process. Choose plain data "
-            "parallelism with `accelerate config`."
         )
     parts = accelerator.num_processes * config.train.accumulation
     if config.train.batch_size % parts:

@@ -19,10 +19,10 @@ from pipelines.text_to_image import TextToImagePipeline
 from t2i.denoiser.folder import NOTES
 from t2i.errors import OutputError, T2IError, TrainingError
 from t2i.files import whole_folder
-from t2i.pictures import save_picture, sheet
+from t2i.pictures import save_picture
 from train.export import export_vae
 from train.loop import MODEL
-from train.samples import SamplesConfig, draw_prompts
+from train.samples import SamplesConfig, draw_prompts, page
 
 CARD = """# The embedded model of t2i
 
@@ -74,8 +74,7 @@ def publish(run: Path, folder: Path, prose: str, vae: Path | None = None) -> Non
             export_vae(refined.to(torch.float16), new / "vae")
         pipe = TextToImagePipeline.from_pretrained(new)
         asked = SamplesConfig.model_validate(notes["trained"]["config"]["samples"])
-        drawn = sheet(draw_prompts(pipe, asked), list(asked.prompts), asked.columns)
-        save_picture(drawn, new / "samples.png")
+        save_picture(page(draw_prompts(pipe, asked), asked.columns), new / "samples.png")
         save_picture(curve(read_losses(run / "log.jsonl")), new / "loss.png")
         runs = [*earlier(run), run, *([vae.parent] if vae else [])]
         (new / "README.md").write_text(card(pipe, runs, prose), "utf-8")
@@ -109,7 +108,7 @@ def earlier(run: Path) -> list[Path]:
 
 def read_losses(log: Path) -> list[tuple[int, float]]:
     lines = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
-    return [(line["step"], line["loss"]) for line in lines]
+    return [(line["step"], line["loss"]) for line in lines if "loss" in line]
 
 
 def curve(losses: list[tuple[int, float]], window: int = 10) -> Image.Image:

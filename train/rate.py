@@ -18,6 +18,8 @@ class RateConfig(BaseModel):
     """The share of all steps, at the end of the run, over which the rate falls."""
     floor: float = Field(0.0, ge=0, le=1)
     """What is left of the full rate at the end."""
+    cycles: int = Field(1, ge=1)
+    """How often it falls; after the first time it starts again from the full rate."""
 
 
 def rate(step: int, steps: int, config: RateConfig) -> float:
@@ -26,6 +28,7 @@ def rate(step: int, steps: int, config: RateConfig) -> float:
     start = steps - config.decay_share * steps
     if config.decay == "none" or step < start:
         return rise
-    done = (step - start) / (steps - start)
+    falls = (step - start) / (steps - start) * config.cycles
+    done = falls - min(int(falls), config.cycles - 1)
     left = 1 - done if config.decay == "linear" else 0.5 + 0.5 * math.cos(math.pi * done)
     return rise * (config.floor + (1 - config.floor) * left)

@@ -4,7 +4,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,10 @@ from t2i.files import cannot_write, write_atomically
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+
+Number = int | float
+Numbers = Sequence[float]
 
 
 class Report:
@@ -47,6 +51,21 @@ class Report:
             left = clock((self.steps - step) / max(rate, 1e-9))
             self.say(f"step {step}/{self.steps}  {text}  {left} left")
 
+    def validated(self, step: int, loss: float, by_level: Sequence[float]) -> None:
+        """Log and say what held-out pictures cost after a step."""
+        facts = {"validation_loss": loss, "validation_by_level": by_level}
+        self._log.write({"step": step, **facts})
+        if self._board is not None:
+            self._board.add_scalar("validation_loss", loss, step)
+            for number, value in enumerate(by_level):
+                self._board.add_scalar(f"validation_by_level/{number}", value, step)
+        self.say(f"step {step}/{self.steps}  validation loss {loss:.4f}")
+
+    def remark(self, step: int, text: str) -> None:
+        """Say what happened at one step, and keep it in the log."""
+        self._log.write({"step": step}, text)
+        self.say(f"step {step}/{self.steps}  {text}")
+
     def say(self, text: str) -> None:
         """A line for whoever watches."""
         if self._bar is not None:
@@ -68,18 +87,27 @@ class Log:
         self.path = path
         if path.exists():
             lines = path.read_text("utf-8").splitlines()
-            kept = "".join(line + "\n" for line in lines if step_of(line) <= start)
+            kept = "".join(line + "\n" for line in lines if start and step_of(line) <= start)
             write_atomically(path, lambda part: part.write_text(kept, "utf-8"))
 
-    def write(self, facts: Mapping[str, float]) -> None:
-        # NaN and infinity are not JSON: an overflow in fp16 is logged as null.
-        finite = {name: value if math.isfinite(value) else None for name, value in facts.items()}
-        line = json.dumps({**finite, "time": round(time.time(), 3)})
+    def write(self, facts: Mapping[str, Number | Numbers], remark: str | None = None) -> None:
+        told: dict[str, object] = {
+            name: finite(value) if isinstance(value, Number) else [*map(finite, value)]
+            for name, value in facts.items()
+        }
+        if remark is not None:
+            told["remark"] = remark
+        line = json.dumps({**told, "time": round(time.time(), 3)})
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
         except OSError as error:
             raise cannot_write(self.path, error) from error
+
+
+def finite(value: Number) -> Number | None:
+    """NaN and infinity are not JSON: an overflow in fp16 is logged as null."""
+    return value if math.isfinite(value) else None
 
 
 def step_of(line: str) -> float:

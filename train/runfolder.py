@@ -42,6 +42,10 @@ def take(descriptor: int, folder: Path) -> None:
         raise cannot_write(folder, error) from error
 
 
+class Stopped(Exception):
+    """Somebody asked to stop before there was a step to save."""
+
+
 class StopRequest:
     """Turns the first SIGINT or SIGTERM into a wish to stop; the second acts at once."""
 

@@ -11,9 +11,11 @@ import typer
 
 from t2i import __version__
 from t2i.cli.answer import asks_for_json, print_error
+from t2i.cli.convert import convert
 from t2i.cli.data import data
 from t2i.cli.edit import EPILOG as EDITS
 from t2i.cli.edit import edit
+from t2i.cli.ema import ema
 from t2i.cli.env import env
 from t2i.cli.evaluate import EPILOG as EVALUATES
 from t2i.cli.evaluate import evaluate
@@ -21,6 +23,7 @@ from t2i.cli.garbage import search_no_more, searched_seldom
 from t2i.cli.generate import generate
 from t2i.cli.inspect import EPILOG as INSPECTS
 from t2i.cli.inspect import inspect
+from t2i.cli.lora import lora
 from t2i.cli.models import models
 from t2i.cli.show import show
 from t2i.cli.train import train
@@ -58,9 +61,10 @@ app.command()(generate)
 app.command(epilog=INSPECTS)(inspect)
 app.command(epilog=EDITS)(edit)
 app.command(epilog=EVALUATES)(evaluate)
-for command in (show, models, env, train):
+for command in (show, models, env, train, convert, ema):
     app.command()(command)
 app.add_typer(data, name="data")
+app.add_typer(lora, name="lora")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,7 +1,7 @@
 """What is attached to a pipeline beside its own parts: LoRAs, learned words, an IP-Adapter.
 
-All through diffusers' own loaders. What a request does not ask for is taken off again, so that its
-picture is the same whatever was drawn before it.
+LoRAs and words as t2i.adapters reads them, IP-Adapters by diffusers' own loader. What a request
+does not ask for is taken off again, so that its picture is the same whatever was drawn before it.
 """
 
 import copy
@@ -10,21 +10,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from t2i.adapters import PARTS, put_on, read, read_embeddings, take_off
 from t2i.cli.found import IMAGE_ENCODER, check_unchanged, files_of
 from t2i.cli.quiet import quietly
 from t2i.cli.request import Request
 from t2i.cli.sources import Embedding, File, Scaled
 from t2i.denoiser.folder import check_part
-from t2i.denoiser.weights import read_shapes
 from t2i.errors import ModelError, T2IError
 
 if TYPE_CHECKING:
     from pipelines.pipeline import Pipeline
 
-OF_TWO = {"clip_l": "", "clip_g": "_2"}
-"""Keys of an embedding for SDXL: the ending of the text encoder and tokenizer that each is for."""
-NAMELESS = "emb_params"
-"""The key of an embedding that has no name of its own but that of its file."""
 PICTURES = ("image_prompt", "image", "mask")
 
 
@@ -62,30 +58,21 @@ class Attached:
             self.pipe.set_ip_adapter_scale(request.image_prompt.scale)
 
     def put_on(self, loras: tuple[Scaled, ...]) -> None:
-        names = [f"lora{number}" for number in range(len(loras))]
+        models = {part: getattr(self.pipe, part, None) for part in PARTS}
+        layers = self.pipe.unet.config.layers_per_block
         try:
-            for name, lora in zip(names, loras, strict=True):
+            for number, lora in enumerate(loras):
                 path = check_unchanged("loras", lora)
+                found = read(path, layers_per_block=layers if isinstance(layers, int) else 2)
                 with fitting("LoRA", lora):
-                    self.pipe.load_lora_weights(
-                        str(path.parent),
-                        weight_name=path.name,
-                        adapter_name=name,
-                        use_safetensors=True,
-                        local_files_only=True,
-                    )
-                    if not any(name in on for on in self.pipe.get_list_adapters().values()):
-                        raise ValueError("no layer of the model has the name of one of its own")
-            if loras:
-                self.pipe.set_adapters(names, adapter_weights=[lora.scale for lora in loras])
+                    put_on(models, found, f"lora{number}", lora.scale)
         except BaseException:
             self.take_off_loras()
             raise
         self.loras = loras
 
     def take_off_loras(self) -> None:
-        if self.pipe.get_list_adapters():
-            self.pipe.unload_lora_weights()
+        take_off(getattr(self.pipe, part, None) for part in PARTS)
         self.loras = ()
 
     def learn(self, embeddings: tuple[Embedding, ...]) -> None:
@@ -109,30 +96,20 @@ class Attached:
         self.embeddings = embeddings
 
     def learn_one(self, path: Path, token: str | None) -> None:
-        from safetensors.torch import load_file
-
-        keys = set(read_shapes(path))
-        if not keys:
-            raise ValueError("it is empty")
-        if not keys <= OF_TWO.keys():
-            token = token or (path.stem if keys == {NAMELESS} else None)
-            self.pipe.load_textual_inversion(
-                str(path.parent),
-                weight_name=path.name,
-                token=token,
-                use_safetensors=True,
-                local_files_only=True,
-            )
-            return
-        for key, vectors in load_file(path).items():
-            if getattr(self.pipe, f"text_encoder{OF_TWO[key]}") is None:
-                raise ValueError(f"{key} is for SDXL, which has two text encoders")
-            self.pipe.load_textual_inversion(
-                {key: vectors},
-                token=token or path.stem,
-                text_encoder=getattr(self.pipe, f"text_encoder{OF_TWO[key]}"),
-                tokenizer=getattr(self.pipe, f"tokenizer{OF_TWO[key]}"),
-            )
+        found = read_embeddings(path)
+        if token is not None and len(found) > 1:
+            raise ValueError(f"it holds {len(found)} words, which cannot all be called {token}")
+        for embedding in found:
+            word = token or embedding.token or path.stem
+            for part, vectors in embedding.vectors.items():
+                if (encoder := getattr(self.pipe, part)) is None:
+                    raise ValueError(f"it is for SDXL, which has a {part}")
+                self.pipe.load_textual_inversion(
+                    {word: vectors},
+                    token=word,
+                    text_encoder=encoder,
+                    tokenizer=getattr(self.pipe, part.replace("text_encoder", "tokenizer")),
+                )
 
     def forget_words(self) -> None:
         for end, (tokenizer, table, size) in self._words.items():
@@ -182,8 +159,9 @@ def fitting(word: str, file: File) -> Iterator[None]:
     try:
         with quietly():
             yield
-    except T2IError:
-        raise
+    except T2IError as error:
+        told = str(error)
+        raise error if file.path in told else type(error)(f"{file.path}: {told}") from error
     except Exception as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise ModelError(

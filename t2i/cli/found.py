@@ -87,6 +87,8 @@ def place(name: str, file: File) -> Path:
         path = Path(file.path).expanduser()
         if name == "ip_adapter" and path.is_dir():
             path = only_weights(path)
+        if name == "loras" and is_peft_folder(path):
+            return path
         regular = stat.S_ISREG(path.stat().st_mode)
     except FileNotFoundError:
         raise kind.error(f"No such {kind.word}: {file.path}. Check the path.") from None
@@ -102,6 +104,12 @@ def place(name: str, file: File) -> Path:
             )
         raise ModelError(f"{file.path} is no {kind.word}: expected a .safetensors file.")
     return path
+
+
+def is_peft_folder(path: Path) -> bool:
+    """Whether peft saved an adapter there, or one in a folder for each part of a model."""
+    folders = (path, *(path / part for part in ("unet", "text_encoder", "text_encoder_2")))
+    return any((folder / "adapter_config.json").is_file() for folder in folders)
 
 
 def check_there(request: Request) -> None:
@@ -125,7 +133,7 @@ def sha256_of(name: str, file: File) -> str:
     """Of the bytes of the file; of an IP-Adapter also of the image encoder beside it."""
     path = place(name, file)
     try:
-        sha = file_digest(path)
+        sha = digest(path) if path.is_dir() else file_digest(path)
         if name == "ip_adapter" and (path.parent / IMAGE_ENCODER).is_dir():
             both = f"{sha} {digest(path.parent / IMAGE_ENCODER)}"
             sha = hashlib.sha256(both.encode()).hexdigest()

@@ -17,6 +17,7 @@ LAYERS = (
     ("t2i.conditioning",),
     ("t2i.attention",),
     ("t2i.denoiser", "t2i.recogniser"),
+    ("t2i.adapters",),
     ("pipelines",),
     ("train",),
     ("t2i", "t2i.cli", "t2i.evaluate", "t2i.server"),
@@ -117,6 +118,9 @@ def test_every_library_imported_is_declared(repo: Path) -> None:
             *extras["track"],
             *extras["serve"],
             *extras["evaluate"],
+            *extras["bitsandbytes"],
+            *extras["data"],
+            *extras["optimizers"],
         )
     }
     owners = packages_distributions()

@@ -8,11 +8,11 @@ import torch
 from t2i.errors import ArgumentError
 from tests.train.runs import tiny_run
 from train.assembly import assemble
-from train.batch import Share, batches
+from train.batch import batches
 from train.checkpoint import load_newest
 from train.data.scenes import Scenes
 from train.loop import run
-from train.order import Order
+from train.order import Order, Share
 from train.targets.autoencoder import Autoencoder
 
 CROP = ("target.kind=autoencoder", "target.crop=32", "data.size=64")
@@ -22,7 +22,7 @@ def test_crops_are_pieces_of_the_pictures_and_differ_by_slot(tmp_path):
     config = tiny_run(tmp_path, *CROP)
     target = assemble(config)[0]
     assert isinstance(target, Autoencoder)
-    batch = next(batches(Scenes(config.data), Order(10, 1), Share(4), range(1)))
+    batch = next(batches(Scenes(config.data), Order([range(10)], 4, 1), Share(), range(1)))
     crops_BCHW = target._cropped(batch)
     assert crops_BCHW.shape == (4, 3, 32, 32)
     assert torch.equal(crops_BCHW, target._cropped(batch))

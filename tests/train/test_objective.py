@@ -6,7 +6,15 @@ from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.training_utils import compute_snr
 from pydantic import ValidationError
 
-from train.objective import Level, Objective, ObjectiveConfig, quantiles
+from train.losses import counted, pseudo_huber, row_means, smooth_l1
+from train.objective import (
+    Level,
+    Objective,
+    ObjectiveConfig,
+    offset_noise,
+    perturbed,
+    quantiles,
+)
 
 SHAPE = (6, 4, 8, 8)
 QUANTILES = torch.tensor([0.0, 0.1001, 0.3501, 0.5001, 0.7701, 0.9995])
@@ -133,3 +141,156 @@ def test_logit_normal_density_has_its_mean_and_spread() -> None:
     logits = torch.log(t / (1 - t))
     assert abs(logits.mean().item() + 0.5) < 0.01
     assert abs(logits.std().item() - 0.7) < 0.01
+
+
+def published_c(schedule: str, c: float, level: Level) -> torch.Tensor:
+    """The three schedules as kohya's scripts write them, in float64, on diffusers' own table."""
+    alpha2 = DDPMScheduler(**of().config.scheduler_config()).alphas_cumprod.double()
+    sigmas = ((1 - alpha2) / alpha2).sqrt()[level.timestep_B]
+    return {
+        "constant": torch.full((6,), c, dtype=torch.float64),
+        "exponential": c ** (level.timestep_B / 1000.0).double(),
+        "snr": (1 - c) / (1 + sigmas) ** 2 + c,
+    }[schedule]
+
+
+@pytest.mark.parametrize("schedule", ["constant", "exponential", "snr"])
+@pytest.mark.parametrize("loss", ["huber", "smooth_l1"])
+def test_huber_losses_are_the_published_ones(loss: str, schedule: str) -> None:
+    objective = of(loss=loss, huber_c=0.2, huber_schedule=schedule)
+    level = objective.level(QUANTILES)
+    output, target = drawn()
+    c = published_c(schedule, 0.2, level).view(-1, 1, 1, 1)
+    root = ((output - target).double().pow(2) + c**2).sqrt() - c
+    published = (2 * c * root if loss == "huber" else 2 * root).flatten(1).mean(1)
+    found = objective.losses(output, target, level)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), published, rtol=1e-5, atol=0)
+
+
+def test_huber_is_squared_near_zero_and_straight_far_away() -> None:
+    c = torch.tensor([0.1])
+    near, far = torch.full((1, 1, 1, 1), 1e-4), torch.full((1, 1, 1, 1), 1e4)
+    torch.testing.assert_close(pseudo_huber(near, c), near**2, rtol=1e-5, atol=0)
+    torch.testing.assert_close(pseudo_huber(far, c), 2 * 0.1 * far, rtol=1e-4, atol=0)
+    torch.testing.assert_close(smooth_l1(near, c), near**2 / 0.1, rtol=1e-5, atol=0)
+    torch.testing.assert_close(smooth_l1(far, c), 2 * far, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("loss", ["l2", "huber", "smooth_l1"])
+def test_gradients_of_every_loss_are_its_finite_differences(loss: str) -> None:
+    objective = of(loss=loss, weight="min_snr")
+    level = objective.level(QUANTILES[2:4])
+    error = torch.randn(2, 1, 2, 2, dtype=torch.float64, requires_grad=True)
+    weight = (
+        torch.tensor([1.0, 0.3, 0.0, 1.0], dtype=torch.float64).view(1, 1, 2, 2).repeat(2, 1, 1, 1)
+    )
+
+    def total(value: torch.Tensor) -> torch.Tensor:
+        return row_means(objective.error(value, level), weight)
+
+    assert torch.autograd.gradcheck(total, error)
+    zero = torch.zeros_like(error, requires_grad=True)
+    (gradient,) = torch.autograd.grad(total(zero).sum(), zero)
+    assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+def test_schedules_of_huber_start_at_squared_and_end_at_huber_c() -> None:
+    nowhere = torch.zeros(1)
+    for schedule in ("exponential", "snr"):
+        objective = of(prediction="flow", loss="huber", huber_c=0.05, huber_schedule=schedule)
+        error = torch.full((2, 1, 1, 1), 0.5)
+        level = objective.level(torch.tensor([0.0, 1.0]))
+        ends = torch.tensor([1.0, 0.05]).view(-1, 1, 1, 1)
+        torch.testing.assert_close(
+            objective.error(error, level), 2 * ends * ((0.25 + ends**2).sqrt() - ends)
+        )
+    objective = of(zero_terminal_snr=True, loss="huber", huber_schedule="snr")
+    level = objective.level(torch.tensor([0.9999]))
+    assert level.alpha_B.item() == 0
+    assert objective.losses(
+        nowhere.view(1, 1, 1, 1) + 1, nowhere.view(1, 1, 1, 1), level
+    ).isfinite()
+
+
+def test_a_huber_c_that_would_rise_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"huber_c = 2.0 .*falls from 1 to it"):
+        of(loss="huber", huber_c=2.0)
+    assert of(loss="huber", huber_c=2.0, huber_schedule="constant").config.huber_c == 2
+
+
+@pytest.mark.parametrize("loss", ["l2", "huber", "smooth_l1"])
+def test_a_masked_row_has_the_mean_over_the_places_that_count(loss: str) -> None:
+    objective = of(loss=loss, weight="min_snr")
+    level = objective.level(QUANTILES)
+    output, target = drawn()
+    mask = (torch.rand(6, 1, 8, 8) < 0.3).float()
+    counts = mask.bool().expand(SHAPE)
+    error = objective.error(output - target, level)
+    expected = torch.stack([error[i][counts[i]].mean() for i in range(6)])
+    torch.testing.assert_close(
+        objective.losses(output, target, level, mask), expected * objective.weight(level)
+    )
+    # what does not count is not looked at
+    elsewhere = torch.where(counts, output, torch.full_like(output, 1e3))
+    assert torch.equal(
+        objective.losses(elsewhere, target, level, mask),
+        objective.losses(output, target, level, mask),
+    )
+
+
+def test_a_mask_in_which_everything_counts_changes_nothing() -> None:
+    objective, (output, target) = of(), drawn()
+    level = objective.level(QUANTILES)
+    masked = objective.losses(output, target, level, torch.ones(6, 1, 8, 8))
+    torch.testing.assert_close(masked, objective.losses(output, target, level), rtol=1e-6, atol=0)
+
+
+def test_a_row_in_which_nothing_counts_has_no_loss_and_no_gradient() -> None:
+    objective, (output, target) = of(), drawn()
+    output.requires_grad_(True)
+    mask = torch.ones(6, 1, 8, 8)
+    mask[2] = 0
+    loss = objective.losses(output, target, objective.level(QUANTILES), mask)
+    loss.sum().backward()
+    assert loss[2] == 0
+    assert output.grad is not None
+    assert output.grad[2].abs().max() == 0
+    assert output.grad[3].abs().min() > 0
+
+
+def test_a_mask_of_pixels_counts_latent_places_by_their_share() -> None:
+    mask = torch.zeros(1, 1, 16, 16)
+    mask[..., :4, :8] = 1
+    expected = torch.tensor([[0.5, 0.0], [0.0, 0.0]]).view(1, 1, 2, 2)
+    assert torch.equal(counted(mask, 2, 2), expected)
+
+
+def test_offset_noise_moves_channels_as_one_and_adds_its_variance() -> None:
+    torch.manual_seed(0)
+    noise, offset = torch.randn(400, 4, 8, 8), torch.randn(400, 4, 1, 1)
+    moved = offset_noise(noise, offset, 0.5)
+    torch.testing.assert_close(moved - noise, (0.5 * offset).expand_as(noise))
+    assert moved.var().item() == pytest.approx(1 + 0.5**2, rel=0.02)
+    assert moved.mean((2, 3)).var().item() == pytest.approx(0.25 + 1 / 64, rel=0.1)
+
+
+def test_perturbed_input_keeps_the_target_of_the_clean_noise() -> None:
+    torch.manual_seed(0)
+    objective = of(prediction="epsilon")
+    latents, noise, extra = torch.randn(3, 64, 4, 8, 8)
+    level = objective.level(torch.full((64,), 0.6))
+    seen = perturbed(noise, extra, 0.1)
+    noisy = objective.noisy(latents, seen, level)
+    clean = objective.noisy(latents, noise, level)
+    sigma = level.sigma_B.view(-1, 1, 1, 1)
+    torch.testing.assert_close(noisy - clean, sigma * 0.1 * extra, rtol=0, atol=1e-6)
+    assert seen.var().item() == pytest.approx(1 + 0.1**2, rel=0.02)
+    assert torch.equal(objective.target(latents, noise, level), noise)
+
+
+def test_by_default_the_loss_is_that_of_before_bit_for_bit() -> None:
+    objective, (output, target) = of(weight="min_snr"), drawn()
+    level = objective.level(QUANTILES)
+    before = objective.weight(level) * (output - target).pow(2).flatten(1).mean(1)
+    assert torch.equal(objective.losses(output, target, level), before)

@@ -11,17 +11,47 @@ from train.randomness import generator, key
 from train.rate import RateConfig, rate
 
 
+def taken(order: Order, steps: range) -> list[int]:
+    return [sample for step in steps for sample in order.batch(step)]
+
+
 def test_every_epoch_is_another_permutation_of_all_samples() -> None:
-    order = Order(10, seed=1)
-    epochs = [[order.index(10 * epoch + i) for i in range(10)] for epoch in range(3)]
+    places = taken(Order([range(10)], batch_size=4, seed=1), range(15))
+    epochs = [places[10 * epoch : 10 * (epoch + 1)] for epoch in range(6)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
-    assert epochs[0] != epochs[1] != epochs[2]
+    assert len({*map(tuple, epochs)}) == 6
 
 
 def test_an_order_that_starts_in_mid_epoch_is_the_same_order() -> None:
-    whole = [Order(7, seed=1).index(place) for place in range(30)]
-    late = Order(7, seed=1)
-    assert [late.index(place) for place in range(17, 30)] == whole[17:]
+    groups = [range(7), range(20, 25), range(40, 41)]
+    whole = [Order(groups, 3, seed=1).batch(step) for step in range(30)]
+    late = Order(groups, 3, seed=1)
+    assert [late.batch(step) for step in range(17, 30)] == whole[17:]
+
+
+def test_a_batch_is_of_one_group_and_every_sample_of_a_group_is_shown_equally_often() -> None:
+    groups = [list(range(7)), list(range(20, 25)), [40]]
+    order = Order(groups, 3, seed=2)
+    assert order.round == 3 + 2 + 1
+    batches = [order.batch(step) for step in range(6 * 35)]
+    assert all(any(set(batch) <= set(group) for group in groups) for batch in batches)
+    for group, turns in zip(groups, (3, 2, 1), strict=True):
+        shown = [sample for batch in batches for sample in batch if sample in group]
+        counts = {shown.count(sample) for sample in group}
+        assert len(shown) == 3 * turns * 35
+        assert len(counts) == 1
+    assert [40, 40, 40] in batches  # smaller than a batch: it repeats
+    assert all(len({*batch}) == 3 for batch in batches[:6] if 40 not in batch and 20 not in batch)
+
+
+def test_the_groups_take_turns_in_another_order_every_round() -> None:
+    order = Order([range(30), range(100, 130)], 3, seed=3)
+    rounds = [
+        tuple(order.batch(step)[0] < 100 for step in range(20 * number, 20 * (number + 1)))
+        for number in range(4)
+    ]
+    assert all(sum(turns) == 10 for turns in rounds)
+    assert len({*rounds}) == 4
 
 
 @pytest.mark.parametrize(("ranks", "parts"), [(1, 1), (2, 1), (1, 4), (2, 2), (3, 2)])

@@ -8,10 +8,10 @@ from torch import nn
 
 from tests.train.runs import tiny_run
 from train.assembly import assemble
-from train.batch import Share, batches
+from train.batch import batches
 from train.data.scenes import Scenes
 from train.loop import run
-from train.order import Order
+from train.order import Order, Share
 from train.places import Places, where
 from train.targets.denoiser import Denoiser
 
@@ -22,7 +22,7 @@ def denoiser(tmp_path, *settings):
     config = tiny_run(tmp_path, *settings)
     target = assemble(config)[0]
     assert isinstance(target, Denoiser)
-    return target, next(batches(Scenes(config.data), Order(10, 1), Share(4), range(1)))
+    return target, next(batches(Scenes(config.data), Order([range(10)], 4, 1), Share(), range(1)))
 
 
 def test_rows_and_columns_go_from_minus_one_to_one():

@@ -11,7 +11,7 @@ from t2i.errors import ArgumentError, ModelError
 from t2i.recogniser.agreement import Agreement
 from t2i.recogniser.recogniser import Recogniser
 from tests.train.test_loop import assert_equal_bit_for_bit, end_of, logged
-from train.batch import Share, batches
+from train.batch import batches
 from train.config import RunConfig, load
 from train.data.compositions import Compositions, CompositionsConfig
 from train.data.scenes import Scenes, ScenesConfig
@@ -71,7 +71,7 @@ def written(folder: Path, text: str, *overrides: str) -> RunConfig:
 def test_a_composition_is_a_function_of_seed_and_index() -> None:
     one, again = (Compositions(CompositionsConfig(seed=4)) for _ in range(2))
     for index in (7, 3):
-        here, there = one[index], again[index]
+        here, there = one.read(index), again.read(index)
         assert here.caption == there.caption
         assert np.array_equal(here.pixels, there.pixels)
         assert here.marks is not None
@@ -86,7 +86,7 @@ def test_marks_name_what_the_masks_show() -> None:
     labels = data.labels
     spoiled = 0
     for index in range(40):
-        sample = data[index]
+        sample = data.read(index)
         assert sample.marks is not None
         kinds, colours = sample.marks
         *names, background = sample.caption.split(", ")
@@ -104,7 +104,7 @@ def test_marks_name_what_the_masks_show() -> None:
 def test_undisturbed_compositions_name_everything() -> None:
     data = Compositions(CompositionsConfig(seed=2, vocabulary=OBJECTS, disturbed=False))
     for index in range(20):
-        marks = data[index].marks
+        marks = data.read(index).marks
         assert marks is not None
         assert (marks[0] != data.labels.something).all()
 
@@ -127,7 +127,7 @@ def test_a_recogniser_learns_what_and_where(tmp_path: Path) -> None:
     recogniser = Recogniser.load(tmp_path / "out" / "model")
     assert recogniser.labels.objects == OBJECTS
     data = Compositions(CompositionsConfig(seed=9, size=32, vocabulary=OBJECTS, disturbed=False))
-    batch = next(batches(data, Order(1000, 0), Share(32), range(1)))
+    batch = next(batches(data, Order([range(1000)], 32, 0), Share(), range(1)))
     assert batch.marks_B2HW is not None
     maps = recogniser(batch.pixels_BCHW)
     kind_Bhw = batch.marks_B2HW[:, 0, 2::4, 2::4]

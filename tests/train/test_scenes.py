@@ -77,7 +77,7 @@ def test_a_scene_is_the_same_in_another_process(scenes: list[Scene]) -> None:
     script = (
         "from train.data.scenes import Scenes, ScenesConfig; from hashlib import sha256; "
         "s = Scenes(ScenesConfig(size=64, seed=7, vocabulary='all')); "
-        "seen = b''.join(s[i].pixels.tobytes() + s[i].caption.encode() for i in (9, 4)); "
+        "seen = b''.join(s.read(i).pixels.tobytes() + s.read(i).caption.encode() for i in (9, 4)); "
         "print(sha256(seen).hexdigest())"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -98,7 +98,7 @@ def test_seed_index_and_split_each_change_the_scene() -> None:
 def test_a_sample_is_the_scene() -> None:
     data = Scenes(SMALL)
     for index in range(5):
-        sample, scene = data[index], data.scene(index)
+        sample, scene = data.read(index), data.scene(index)
         assert sample.name == f"scenes/7/{index}"
         assert sample.caption == scene.caption
         assert sample.pixels.dtype == np.uint8
@@ -435,7 +435,7 @@ def test_an_index_outside_is_refused() -> None:
     assert len(data) == 5
     for index in (5, -1):
         with pytest.raises(IndexError, match=f"No scene {index}: there are 5, counted from 0"):
-            data[index]
+            data.read(index)
 
 
 @pytest.mark.parametrize(
@@ -448,11 +448,11 @@ def test_a_config_out_of_range_or_with_an_unknown_key_is_refused(key: str, value
 
 def test_the_sheet_shows_each_scene_beside_its_masks() -> None:
     data = Scenes(SMALL)
-    index = next(i for i in range(50) if len(data[i].masks) == 2)
+    index = next(i for i in range(50) if len(data.read(i).masks) == 2)
     bare, full = show(data, [index], masks=False), show(data, [index])
     assert full.width > 2 * bare.width - 20
     overlay = np.asarray(full)[:, full.width // 2 :].astype(int)
-    for mask, colour in zip(data[index].masks, MASK_COLOURS, strict=False):
+    for mask, colour in zip(data.read(index).masks, MASK_COLOURS, strict=False):
         shown = np.abs(overlay - 0.75 * np.array(colour) - 45).max(axis=-1) < 25
         assert shown.sum() == pytest.approx(9 * mask.sum(), rel=0.2)
 

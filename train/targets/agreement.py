@@ -47,6 +47,8 @@ class AgreementTarget(Target):
     the task easier: keep the batch in one part.
     """
 
+    rows_apart = False
+
     def __init__(self, config: AgreementConfig, seed: int, batch_size: int) -> None:
         super().__init__(seed, batch_size)
         self.config = config

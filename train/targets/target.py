@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from train.batch import Batch
 from train.export import ExportConfig, Notes
+from train.optimizer import Group
 from train.randomness import generator
 from train.samples import SamplesConfig
 
@@ -22,6 +23,9 @@ class Target(nn.Module, ABC):
     It knows its seed and the size of the global batch, so that noise can be a row's own.
     """
 
+    rows_apart = True
+    """Whether the loss of a row is the same whatever rows are computed with it."""
+
     def __init__(self, seed: int, batch_size: int) -> None:
         super().__init__()
         self.seed, self.batch_size = seed, batch_size
@@ -29,6 +33,10 @@ class Target(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:
         """One loss per row, (B,) float32."""
+
+    def drawn(self, _batch: Batch) -> dict[str, list[float]]:
+        """What forward draws for each row, by name, for whoever looks into a bad step."""
+        return {}
 
     @property
     def device(self) -> torch.device:
@@ -42,9 +50,16 @@ class Target(nn.Module, ABC):
     def export(self, folder: Path, batch: Batch, config: ExportConfig, notes: Notes) -> None:
         """Write what was trained as a folder that diffusers reads, complete or not at all."""
 
+    def let_go(self) -> None:
+        """Free what only drawing and exporting have needed."""
+
     def weights(self) -> dict[str, nn.Parameter]:
         """The trained parameters, by name."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    def groups(self) -> list[Group]:
+        """The trained parameters, by what is stepped alike."""
+        return [Group("all", [*self.weights().values()])]
 
     def noise(self, like: Tensor, batch: Batch, purpose: str) -> Tensor:
         """Standard normal noise of the shape of `like`, row by row from the row's own slot."""

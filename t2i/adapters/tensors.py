@@ -1,0 +1,70 @@
+"""Tensors out of a small safetensors file that somebody else wrote."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from t2i.denoiser.weights import PICKLES, read_shapes
+from t2i.errors import ModelError
+
+MOST_TENSORS = 20_000
+"""Of a file; a LoRA on every layer of SDXL and its text encoders has some ten thousand."""
+
+
+def read_tensors(path: Path, word: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors of a file, and the texts in its header. Raises ModelError for what is no whole
+    safetensors file of finite numbers.
+
+    word : what the file is said to be
+    """
+    check_name(path, word)
+    shapes = read_shapes(path)
+    if not 0 < len(shapes) <= MOST_TENSORS:
+        raise ModelError(
+            f"Refused {path}: it has {len(shapes):,} tensors, expected 1 to {MOST_TENSORS:,} of a "
+            f"{word}."
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in shapes}
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"Cannot read {path}: {error}.") from error
+    check_finite(path, tensors)
+    return tensors, header
+
+
+def check_name(path: Path, word: str) -> None:
+    if path.suffix in PICKLES:
+        raise ModelError(
+            f"Refused the pickled {word} {path}: loading it can run any code. Get its safetensors "
+            "version, or convert it where you trust it."
+        )
+    if not path.is_file():
+        raise ModelError(f"No such {word}: {path}. Check the path.")
+    if path.suffix != ".safetensors":
+        raise ModelError(f"{path} is no {word}: expected a .safetensors file.")
+
+
+def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            if tensor.numel() > 1:  # alpha may be a whole number
+                raise ModelError(f"{path}: {name[:200]} holds {tensor.dtype}, expected fractions.")
+        elif not bool(torch.isfinite(tensor.float()).all()):
+            raise ModelError(
+                f"{path}: {name[:200]} holds what is no finite number. The training that made it "
+                "failed: take an earlier file of it."
+            )
+
+
+def number(tensor: Tensor) -> float:
+    """The one number in a tensor. Raises ValueError where there are more, or it is not finite."""
+    value = float(tensor.item()) if tensor.numel() == 1 else math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"is {list(tensor.shape)}, expected one finite number")
+    return value

@@ -1,0 +1,124 @@
+"""LoRAs that are named in a prompt, as <lora:ink:0.8>: taken out of it, and found in a folder."""
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from t2i.cli.prompt_line import Line
+from t2i.cli.request import Request
+from t2i.cli.sources import Scaled
+from t2i.errors import ArgumentError, ModelError, T2IError
+
+FOLDER = Path("loras")
+"""Where they are looked for unless something else is said."""
+TAG = re.compile(r"([ \t]*)<lora:([^<>]*)>([ \t]*)", re.IGNORECASE)
+SUFFIX = ".safetensors"
+CLOSE = 3
+"""Names that are offered in the place of an unknown one."""
+
+
+def speak(request: Request, prompt: str, folder: Path) -> Request:
+    """The request with this prompt, and with the LoRAs that it names beside those it has.
+
+    With the grammar "plain" every letter stands for itself. Raises ArgumentError for a slip in
+    what is written, ModelError for a name that is not in the folder.
+    """
+    if request.grammar == "plain":
+        return replace(request, prompt=prompt)
+    if TAG.search(request.negative_prompt):
+        raise ArgumentError(
+            "Got <lora:...> in the negative prompt: a LoRA acts on the whole picture. Put it into "
+            "the prompt, with a negative strength if it is to take something away."
+        )
+    text, found = taken_out(prompt, folder)
+    return replace(request, prompt=text, loras=(*request.loras, *found))
+
+
+def speak_lines(
+    lines: Sequence[Line], options: Request, folder: Path
+) -> tuple[list[Line], list[tuple[int, str]]]:
+    """The same for the lines of a file; and those that cannot be used, with the reason."""
+    spoken: list[Line] = []
+    broken: list[tuple[int, str]] = []
+    for line in lines:
+        try:
+            request = speak(line.wishes.over(options), line.prompt, folder)
+        except T2IError as error:
+            broken.append((line.number, str(error)))
+            continue
+        if request.prompt != line.prompt:
+            wishes = replace(line.wishes, loras=request.loras)
+            line = replace(line, prompt=request.prompt, wishes=wishes)
+        spoken.append(line)
+    return spoken, broken
+
+
+def check_none(name: str, prompts: Sequence[str], request: Request) -> None:
+    """Raise ArgumentError where a prompt names one and must not."""
+    for prompt in prompts:
+        if request.grammar != "plain" and (match := TAG.search(prompt)):
+            raise ArgumentError(
+                f"Got {match[0].strip()} in {name}: what is drawn together shares its LoRAs. Name "
+                "them in the first prompt, or with --lora."
+            )
+
+
+def without(prompt: str) -> str:
+    """The prompt with nothing in the place of what names LoRAs."""
+    return TAG.sub(gap, prompt).strip()
+
+
+def taken_out(prompt: str, folder: Path) -> tuple[str, tuple[Scaled, ...]]:
+    matches = list(TAG.finditer(prompt))
+    if not matches:
+        return prompt, ()
+    return without(prompt), tuple(parse(match[2], folder) for match in matches)
+
+
+def gap(match: re.Match[str]) -> str:
+    """One space where there was one at either side."""
+    return " " if match[1] or match[3] else ""
+
+
+def parse(text: str, folder: Path) -> Scaled:
+    """What is between <lora: and >."""
+    name, colon, tail = (part.strip() for part in text.partition(":"))
+    try:
+        scale = float(tail) if colon else 1.0
+    except ValueError:
+        name = ""
+    if not name:
+        raise ArgumentError(
+            f"Got <lora:{text:.80}>: expected <lora:NAME>, or <lora:NAME:0.8> with one strength. "
+            "With --grammar plain every letter is taken as it stands."
+        )
+    return Scaled(path=str(find(name.removesuffix(SUFFIX), folder)), scale=scale)
+
+
+def find(name: str, folder: Path) -> Path:
+    """The file of a name, also in a folder below: "styles/ink"."""
+    steps = name.split("/")
+    if "\\" in name or "\0" in name or any(step in ("", ".", "..") for step in steps):
+        raise ArgumentError(f"Got <lora:{name:.80}>: expected the name of a file in {folder}.")
+    place = folder.expanduser()
+    path = place.joinpath(*steps[:-1], steps[-1] + SUFFIX)
+    try:
+        if path.is_file():
+            return path
+        known = [
+            str(found.relative_to(place).with_suffix("")) for found in place.rglob(f"*{SUFFIX}")
+        ]
+        there = place.is_dir()
+    except OSError as error:
+        raise ModelError(f"Cannot look for <lora:{name:.80}> in {folder}: {error}.") from error
+    if not there:
+        raise ModelError(
+            f"No folder {folder} to look for <lora:{name:.80}> in: say where with --lora-dir."
+        )
+    close = difflib.get_close_matches(name, sorted(known), n=CLOSE, cutoff=0.4)
+    hint = f"Did you mean {' or '.join(close)}?" if close else f"It holds {len(known):,} LoRAs."
+    raise ModelError(
+        f"No LoRA {name!r:.80} in {folder}. {hint} Another folder is given with --lora-dir."
+    )

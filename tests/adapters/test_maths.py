@@ -1,0 +1,180 @@
+"""Sums with LoRAs: merged they draw the same, extracted and resized they are the nearest."""
+
+import copy
+
+import pytest
+import torch
+
+from t2i.adapters import Lora, Low, extract, facts_of, from_model, merge, put_on, resize
+from t2i.errors import ArgumentError, ModelError
+from tests.adapters.made import (
+    ATTENTION,
+    CONFIGS,
+    EVERY,
+    LYCORIS,
+    OF_XL,
+    apart,
+    components,
+    drawn,
+    models_of,
+    ours,
+    train,
+)
+
+
+def lora_of(config, family="sd1", endings=EVERY + OF_XL, kind=torch.float64):
+    models = models_of(components(family))
+    for model in models.values():
+        model.to(kind)
+    train(models, config, endings)
+    return from_model(models, "mine")
+
+
+def precise(family):
+    parts = components(family)
+    for model in (parts["vae"], *models_of(parts).values()):
+        model.double()
+    return parts
+
+
+@pytest.mark.parametrize("config", CONFIGS | LYCORIS)
+@pytest.mark.parametrize("scale", [1.0, 0.6])
+def test_merged_into_the_weights_it_draws_as_it_does_on_them(config, scale):
+    lora = lora_of((CONFIGS | LYCORIS)[config])
+    one, other = precise("sd1"), precise("sd1")
+    put_on(models_of(one), lora, "one", scale)
+    merge(models_of(other), lora, scale)
+    # peft holds the scale of a LoHa in float32
+    assert apart(drawn(ours(one)), drawn(ours(other))) < 1e-7
+    assert not hasattr(other["unet"], "peft_config")
+
+
+def test_what_does_not_fit_is_not_merged():
+    parts = components("sd1")
+    before = copy.deepcopy(parts["text_encoder"].state_dict())
+    lora = lora_of(CONFIGS["dora"], "sdxl")
+    with pytest.raises(ModelError, match="The LoRA does not fit this model: 42 of its 125 layers"):
+        merge(models_of(parts), lora)
+    after = parts["text_encoder"].state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_the_difference_of_two_models_is_found_again(family):
+    lora = lora_of(CONFIGS["mixed ranks and alphas"], family)
+    before, after = precise(family), precise(family)
+    merge(models_of(after), lora)
+    fit = extract(models_of(before), models_of(after), rank=8)
+    assert fit.kept == pytest.approx(1.0)
+    assert fit.left == ()
+    assert {(p, n) for p, n, _ in fit.lora.layers()} == {(p, n) for p, n, _ in lora.layers()}
+    put_on(models_of(before), fit.lora, "one")
+    assert apart(drawn(ours(before)), drawn(ours(after))) < 1e-4  # its factors are in float32
+    # As low a rank as was put in does.
+    fit = extract(models_of(precise(family)), models_of(after), share=0.999999)
+    for part, name, layer in fit.lora.layers():
+        assert layer.rank <= lora.parts[part][name].rank
+        assert layer.scale == 1.0
+
+
+def test_what_no_lora_holds_is_named():
+    before, after = models_of(components("sd1")), models_of(components("sd1"))
+    with torch.no_grad():
+        after["unet"].conv_in.weight += 0.1
+        after["unet"].conv_in.bias += 0.1
+        after["text_encoder"].get_input_embeddings().weight += 0.1
+    fit = extract(before, after, rank=1)
+    assert [(part, name) for part, name, _ in fit.lora.layers()] == [("unet", "conv_in")]
+    assert set(fit.left) == {"unet.conv_in.bias", "text_encoder.embeddings.token_embedding.weight"}
+    assert fit.lora.parts["unet"]["conv_in"].down.shape == (1, 4, 3, 3)
+    assert not extract(before, models_of(components("sd1")), rank=1).lora.parts
+
+
+def test_models_of_different_kinds_have_no_difference():
+    one, other = models_of(components("sd1")), models_of(components("sdxl"))
+    with pytest.raises(ModelError, match="One of the models has a text_encoder_2|differ in more"):
+        extract(one, other, rank=4)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_a_lower_rank_is_the_nearest_there_is(rank):
+    lora = lora_of(CONFIGS["alpha is not the rank"], endings=(*ATTENTION, "conv1"))
+    fit = resize(lora, rank=rank)
+    whole = lost = 0.0
+    for part, name, layer in lora.layers():
+        new = fit.lora.parts[part][name]
+        assert new.rank == rank
+        assert new.down.dim() == layer.down.dim()
+        values = torch.linalg.svdvals(layer.product().double())
+        missed = torch.linalg.matrix_norm(layer.product().double() - new.product().double())
+        assert missed == pytest.approx(float(values[rank:].square().sum().sqrt()), abs=1e-5)
+        whole += float(values.square().sum())
+        lost += float(values[rank:].square().sum())
+    assert fit.kept == pytest.approx(1 - lost / whole, abs=1e-6)
+
+
+def test_the_same_rank_and_the_whole_energy_change_nothing():
+    lora = lora_of(CONFIGS["dora"])
+    for fit in (
+        resize(lora, rank=99),
+        resize(lora, share=1.0),
+        resize(lora, rank=3, share=0.99999),
+    ):
+        assert fit.kept == pytest.approx(1.0, abs=1e-4)
+        for part, name, layer in lora.layers():
+            new = fit.lora.parts[part][name]
+            assert (new.product() - layer.product()).abs().max() < 1e-2
+            assert torch.equal(new.magnitude, layer.magnitude)
+    exact = resize(lora, rank=99)
+    for part, name, layer in lora.layers():
+        product = exact.lora.parts[part][name].product()
+        assert (product - layer.product()).abs().max() < 1e-6
+
+
+def test_the_share_is_kept_with_as_low_a_rank_as_does():
+    values = torch.tensor([3.0, 2.0, 1.0])
+    layer = Low(torch.diag(values), torch.eye(3), 3.0)
+    for share, rank in ((0.6, 1), (9 / 14, 1), (0.65, 2), (13 / 14, 2), (0.95, 3), (1.0, 3)):
+        fit = resize(Lora({"unet": {"conv_in": layer}}), share=share)
+        assert fit.lora.parts["unet"]["conv_in"].rank == rank
+        assert fit.kept >= share - 1e-6
+
+
+@pytest.mark.parametrize("config", LYCORIS)
+def test_a_loha_or_lokr_becomes_the_lora_nearest_to_it(config):
+    lora = lora_of(LYCORIS[config])
+    fit = resize(lora, share=1.0)
+    assert fit.lora.kinds == {"lora"}
+    one, other = precise("sd1"), precise("sd1")
+    put_on(models_of(one), lora, "one")
+    put_on(models_of(other), fit.lora, "one")
+    assert apart(drawn(ours(one)), drawn(ours(other))) < 1e-4  # its factors are in float32
+
+
+def test_the_wish_is_checked():
+    lora = lora_of(CONFIGS["dora"], endings=ATTENTION)
+    for wish, complaint in (
+        ({}, "Missing what to keep"),
+        ({"rank": 0}, "Got the rank 0: expected a whole number from 1"),
+        ({"share": 1.5}, r"Got the share 1\.5: expected a number above 0"),
+    ):
+        with pytest.raises(ArgumentError, match=complaint):
+            resize(lora, **wish)
+
+
+def test_facts_are_those_of_the_whole_matrices():
+    lora = lora_of(CONFIGS["mixed ranks and alphas"])
+    unet, text = facts_of(lora)
+    assert (unet.part, text.part) == ("unet", "text_encoder")
+    layers = lora.parts["unet"]
+    lengths = {name: float(layer.product().norm()) for name, layer in layers.items()}
+    assert unet.layers == len(layers)
+    assert unet.length == pytest.approx(sum(v**2 for v in lengths.values()) ** 0.5, rel=1e-5)
+    assert unet.largest[0] == max(lengths, key=lengths.get)
+    assert unet.kinds == {"lora": len(layers)}
+    assert sum(unet.ranks.values()) == len(layers)
+    assert set(unet.ranks) == {1, 2, 3}
+    assert set(unet.alphas) == {1, 5, 7}
+    assert unet.modules["attn2.to_k"] == sum(name.endswith("attn2.to_k") for name in layers)
+    assert "self_attn.q_proj" in text.modules
+    assert facts_of(lora_of(CONFIGS["dora"], endings=ATTENTION))[0].kinds.keys() == {"dora"}

@@ -1,0 +1,90 @@
+"""What is written here, diffusers' own loaders read to the same pictures; what others write, we
+read, at the strength that was meant."""
+
+import copy
+
+import pytest
+import torch
+
+from t2i.adapters import Facts, from_model, put_on, read, write_diffusers, write_kohya, write_peft
+from tests.adapters.made import (
+    CONFIGS,
+    EVERY,
+    LYCORIS,
+    OF_XL,
+    apart,
+    components,
+    drawn,
+    models_of,
+    ours,
+    theirs,
+    train,
+)
+
+CLOSE = 5e-5
+"""Of latents around 4, in float32: scales that are no powers of two are rounded. In float64, as
+the last of these tests has it, the same differences are below FINE."""
+FINE = 1e-6
+"""In float64, of latents around 4: kohya's alpha is written in float32."""
+
+
+def trained(family, config, endings=EVERY + OF_XL, kind=torch.float32):
+    """The parts of a model as they were, the LoRA, and what the trained model draws."""
+    parts = components(family)
+    for model in (parts["vae"], *models_of(parts).values()):
+        model.to(kind)
+    plain = copy.deepcopy(parts)
+    train(models_of(parts), config, endings)
+    reference = drawn(ours(parts))
+    assert apart(reference, drawn(ours(plain))) > 0.01
+    return plain, from_model(models_of(parts), "mine"), reference
+
+
+def read_here(parts, path, name="again"):
+    """What ours draws with the file on it."""
+    parts = copy.deepcopy(parts)
+    put_on(models_of(parts), read(path, layers_per_block=1), name)
+    return drawn(ours(parts))
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_what_is_written_as_diffusers_its_own_loader_reads_to_the_same_picture(
+    family, config, tmp_path
+):
+    plain, lora, reference = trained(family, CONFIGS[config])
+    write_diffusers(tmp_path / "one.safetensors", lora)
+    pipe = theirs(family, plain)
+    pipe.load_lora_weights(tmp_path, weight_name="one.safetensors")
+    here, there = read_here(plain, tmp_path / "one.safetensors"), drawn(pipe)
+    assert torch.equal(here, there), apart(here, there)
+    assert apart(here, reference) < CLOSE
+
+
+@pytest.mark.parametrize("config", ["alpha is not the rank", "mixed ranks and alphas", "rslora"])
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_what_is_written_as_kohya_diffusers_own_loader_reads_to_the_same_picture(
+    family, config, tmp_path
+):
+    plain, lora, reference = trained(family, CONFIGS[config], EVERY)
+    write_kohya(tmp_path / "one.safetensors", lora, Facts(family=family, layers_per_block=1))
+    pipe = theirs(family, plain)
+    pipe.load_lora_weights(tmp_path, weight_name="one.safetensors")
+    here, there = read_here(plain, tmp_path / "one.safetensors"), drawn(pipe)
+    assert torch.equal(here, there), apart(here, there)
+    assert apart(here, reference) < CLOSE
+
+
+@pytest.mark.parametrize("config", CONFIGS | LYCORIS)
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_what_is_written_is_read_here_at_the_strength_it_was_trained_with(family, config, tmp_path):
+    plain, lora, reference = trained(family, (CONFIGS | LYCORIS)[config], kind=torch.float64)
+    facts = Facts(family=family, layers_per_block=1)
+    write_kohya(tmp_path / "kohya.safetensors", lora, facts)
+    assert apart(read_here(plain, tmp_path / "kohya.safetensors"), reference) < FINE
+    if config not in LYCORIS:
+        write_diffusers(tmp_path / "one.safetensors", lora)
+        assert apart(read_here(plain, tmp_path / "one.safetensors"), reference) < FINE
+    if not config.startswith("lokr"):
+        write_peft(tmp_path / "peft", lora)
+        assert apart(read_here(plain, tmp_path / "peft"), reference) < FINE

@@ -1,0 +1,134 @@
+"""Runs in processes of their own, forked from one that has imported everything: they start at once.
+
+So there is time to kill many of them.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from t2i.errors import T2IError
+from train import checkpoint
+from train.__main__ import main
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["train.loop", "pipelines.text_to_image", "tests.train.apart"])
+MINUTE = 60
+
+
+def start(
+    config: Path,
+    out: Path,
+    *overrides: str,
+    prepare: Callable[[], object] | None = None,
+    environment: dict[str, str] | None = None,
+) -> BaseProcess:
+    """`python -m train config --out out`; what it says goes to `said(out)`."""
+    arguments = [str(config), "--out", str(out), *(f"--set={one}" for one in overrides)]
+    process = CONTEXT.Process(
+        target=train, args=(arguments, log_of(out), prepare, environment or {}), daemon=True
+    )
+    process.start()
+    return process
+
+
+def train(
+    arguments: list[str],
+    log: Path,
+    prepare: Callable[[], object] | None,
+    environment: dict[str, str],
+) -> None:
+    """In the process: as `python -m train` does."""
+    os.environ.update(environment)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    if prepare is not None:
+        prepare()
+    try:
+        main(arguments)
+    except T2IError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def ready() -> None:
+    """Let everything be imported, so that the next run starts at once."""
+    process = CONTEXT.Process(target=nothing, daemon=True)
+    process.start()
+    ended(process, 3 * MINUTE)
+
+
+def nothing() -> None:
+    pass
+
+
+def ended(process: BaseProcess, seconds: float = MINUTE) -> int:
+    """Its exit status."""
+    process.join(seconds)
+    if process.exitcode is None:
+        process.kill()
+        raise AssertionError(f"still running after {seconds} s")
+    return process.exitcode
+
+
+def log_of(out: Path) -> Path:
+    return out.with_name(f"{out.name}.said")
+
+
+def said(out: Path) -> str:
+    return log_of(out).read_text() if log_of(out).exists() else ""
+
+
+def use_one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def start_together(
+    config: Path,
+    out: Path,
+    *overrides: str,
+    processes: int = 2,
+    port: int,
+    prepare: Callable[[], object] = use_one_thread,
+) -> list[BaseProcess]:
+    """As `torchrun --nproc_per_node=2 -m train config --out out`, on CPUs."""
+    shared = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+    }
+    return [
+        start(
+            config,
+            out,
+            *overrides,
+            prepare=prepare,
+            environment={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(processes)
+    ]
+
+
+def die_in_third_save() -> None:
+    """Kill this process with a checkpoint half written: one file whole, the next one cut short."""
+    files = 0
+
+    def save_or_die(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        nonlocal files
+        files += 1
+        save_file(tensors, path)
+        if files == 2 * 3 + 2:
+            os.truncate(path, path.stat().st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    checkpoint.save_file = save_or_die  # type: ignore[assignment]

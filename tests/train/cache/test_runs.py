@@ -1,0 +1,379 @@
+"""Runs over a cache: the run without one, whatever happens in between."""
+
+import gc
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from t2i.errors import ArgumentError, DataError, OutputError
+from tests.train.finetunes import finetune_run, finetune_toml
+from tests.train.test_loop import newest, torchrun
+from train.cache.encoders import Encoders
+from train.cache.hollow import is_hollow
+from train.cache.pictures import Cached
+from train.cache.shards import Shards
+from train.config import RunConfig, load
+from train.loop import Training, run
+from train.processes import accelerator_of
+from train.runfolder import StopRequest
+
+REPO = Path(__file__).resolve().parents[3]
+OFF = ("cache.latents=false", "cache.texts=false")
+
+
+def weights(out: Path) -> dict[str, Tensor]:
+    return dict(newest(out).tensors["weights"])
+
+
+def end_of(config: RunConfig, out: Path) -> dict[str, Tensor]:
+    assert run(config, out)
+    return weights(out)
+
+
+def difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    assert one.keys() == other.keys()
+    return max(float((one[name] - other[name]).abs().max()) for name in one)
+
+
+def ready(config: RunConfig, out: Path) -> Training:
+    return Training(config, out, accelerator_of(config))
+
+
+def shards_of(out: Path, kind: str) -> Shards:
+    (folder,) = (out / "cache").glob(f"{kind}-*")
+    found = Shards(folder)
+    found.look()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("parts", "cached"),
+    [
+        (("lora",), {"latents", "texts"}),
+        (("full",), {"latents", "texts"}),
+        (("words",), {"latents"}),
+        (("pivotal",), {"latents"}),
+    ],
+)
+def test_a_cached_run_is_the_run_without_a_cache(tmp_path, base, parts, cached, capfd):
+    plain = end_of(finetune_run(tmp_path / "p", base, parts, *OFF), tmp_path / "plain")
+    assert "not cached" not in capfd.readouterr().err
+    config = finetune_run(tmp_path / "c", base, parts)
+    found = end_of(config, tmp_path / "cached")
+    # Encoded alone or in a batch, the autoencoder's convolutions round otherwise.
+    assert difference(plain, found) < 1e-6
+    assert {path.name.split("-")[0] for path in (tmp_path / "cached/cache").iterdir()} == cached
+    said = capfd.readouterr().err
+    assert ("The texts are not cached: target.parts[0]" in said) == ("texts" not in cached)
+
+
+def test_sdxl_is_cached_with_both_its_encoders(tmp_path, base_xl):
+    plain = end_of(finetune_run(tmp_path / "p", base_xl, ("lora",), *OFF), tmp_path / "plain")
+    found = end_of(finetune_run(tmp_path / "c", base_xl, ("lora",)), tmp_path / "cached")
+    assert difference(plain, found) < 1e-6
+    assert {*shards_of(tmp_path / "cached", "texts").read("")} == {"text", "pooled"}
+
+
+def test_precision_and_workers_read_the_same_cache(tmp_path, base):
+    config = finetune_run(tmp_path / "c", base, ("lora",))
+    whole = end_of(config, tmp_path / "one")
+    folder = f"cache.folder={tmp_path / 'one/cache'}"
+    before = {*(tmp_path / "one/cache").rglob("*")}
+    several = finetune_run(tmp_path / "c", base, ("lora",), folder, "train.workers=2")
+    assert difference(whole, end_of(several, tmp_path / "two")) == 0
+    half = finetune_run(tmp_path / "c", base, ("lora",), folder, "train.precision=bf16")
+    assert difference(whole, end_of(half, tmp_path / "three")) < 1e-2
+    assert {*(tmp_path / "one/cache").rglob("*")} == before
+
+
+@pytest.mark.parametrize("harm", ["none", "gone", "damaged"])
+def test_a_resumed_run_is_the_run_bit_for_bit_whatever_became_of_the_cache(
+    tmp_path, base, harm, recwarn
+):
+    def config(*more: str) -> RunConfig:
+        # Small files, so that some of them are made anew beside those that stay.
+        size = ("cache.shard_mb=1", "cache.pictures_at_once=4", "cache.captions_at_once=3")
+        return finetune_run(tmp_path / "c", base, ("lora",), "train.steps=6", *size, *more)
+
+    whole = end_of(config(), tmp_path / "whole")
+    out = tmp_path / "halves"
+    stop = StopRequest()
+    training = ready(config(), out)
+    reader = iter([None, None])
+    training._any = lambda wanted: next(reader, True) is True  # stops after the third step
+    assert not training.go(stop)
+    assert newest(out).step == 3
+    (file,) = (out / "cache").glob("latents-*/*.safetensors")
+    if harm == "gone":
+        shutil.rmtree(out / "cache")
+    elif harm == "damaged":
+        file.write_bytes(file.read_bytes()[:-4])
+    assert difference(whole, end_of(config(), out)) == 0
+    warned = [str(one.message) for one in recwarn if "cache is damaged" in str(one.message)]
+    assert len(warned) == (harm == "damaged")
+    assert all(str(file) in text for text in warned)
+
+
+def test_what_is_there_is_not_made_again(tmp_path, base, capfd):
+    config = finetune_run(tmp_path / "c", base, ("lora",))
+    ready(config, tmp_path / "out")
+    said = capfd.readouterr().err
+    assert "encoding pictures: " in said
+    assert "encoding captions: 7 to do" in said
+    ready(config, tmp_path / "out")
+    longer = config.model_copy(update={"train": config.train.model_copy(update={"log_every": 2})})
+    ready(longer, tmp_path / "out")
+    assert "encoding" not in capfd.readouterr().err
+
+
+def test_another_autoencoder_is_another_cache(tmp_path, base, capfd):
+    other = tmp_path / "other"
+    shutil.copytree(base, other)
+    folder = f"cache.folder={tmp_path / 'cache'}"
+    ready(finetune_run(tmp_path / "c", base, ("lora",), folder), tmp_path / "a")
+    text = (other / "vae/config.json").read_text()
+    facts = json.loads(text) | {"scaling_factor": 0.5}
+    (other / "vae/config.json").write_text(json.dumps(facts))
+    capfd.readouterr()
+    ready(finetune_run(tmp_path / "c", other, ("lora",), folder), tmp_path / "b")
+    said = capfd.readouterr().err
+    assert "encoding pictures" in said
+    assert "encoding captions" not in said
+    assert len([*(tmp_path / "cache").glob("latents-*")]) == 2
+
+
+@pytest.mark.slow
+def test_two_processes_make_each_their_share_and_equal_one(tmp_path, base):
+    toml = finetune_toml(tmp_path / "c", base, "lora")
+    one = end_of(load(toml), tmp_path / "one")
+    done = torchrun(toml, tmp_path / "two")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert difference(one, weights(tmp_path / "two")) < 1e-5
+    for kind in ("latents", "texts"):
+        alone, shared = (shards_of(tmp_path / out, kind) for out in ("one", "two"))
+        assert (len(alone.files()), len(shared.files())) == (1, 2)
+        assert alone._entries.keys() == shared._entries.keys()
+        assert len(alone._entries) == sum(count(shared, name) for name in shared.files())
+        for key in alone._entries:
+            here, there = alone.read(key), shared.read(key)
+            assert all(np.array_equal(here[name], there[name]) for name in here)
+
+
+def count(shards: Shards, file: str) -> int:
+    return sum(entry.file == file for entry in shards._entries.values())
+
+
+@pytest.mark.slow
+def test_a_kill_in_the_middle_of_the_making_loses_no_finished_file(tmp_path, base):
+    pictures = tmp_path / "c" / "pictures"
+    toml = finetune_toml(tmp_path / "c", base, "lora")
+    rng = np.random.default_rng(3)
+    for number in range(40):
+        pixels = rng.integers(0, 255, (256, 256, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(pictures / f"more{number}.png")
+    settings = ["--set=data.size=256", "--set=data.bucket_step=8", "--set=cache.shard_mb=1"]
+    command = [sys.executable, "-m", "train", str(toml), *settings, "--set=train.steps=40"]
+    command += ["--out", str(tmp_path / "killed")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=REPO, env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 90
+    while not [*(tmp_path / "killed").glob("cache/latents-*/*.safetensors")]:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    before = shards_of(tmp_path / "killed", "latents")
+    assert before.damaged(before.files()) == []
+    overrides = [setting.removeprefix("--set=") for setting in settings]
+    ready(load(toml, [*overrides, "train.steps=40"]), tmp_path / "killed")
+    after = shards_of(tmp_path / "killed", "latents")
+    assert {*before.files()} <= {*after.files()}
+    assert before._entries.keys() < after._entries.keys()
+    assert len(after._entries) == sum(count(after, name) for name in after.files())
+
+
+def test_a_wish_to_stop_while_it_is_made_is_heard(tmp_path, base, monkeypatch, capfd):
+    monkeypatch.setattr(StopRequest, "__enter__", wishes_to_stop)
+    config = finetune_run(tmp_path / "c", base, ("lora",))
+    assert not run(config, tmp_path / "out")
+    assert "stopped while encoding; the same command goes on from here" in capfd.readouterr().err
+    monkeypatch.undo()
+    assert run(config, tmp_path / "out")
+
+
+def wishes_to_stop(stop: StopRequest) -> StopRequest:
+    stop.wanted = True
+    return stop
+
+
+def test_the_encoders_are_gone_before_the_denoiser_comes(tmp_path, base, monkeypatch):
+    from pipelines.text_to_image import TextToImagePipeline
+
+    loaded: list[weakref.ref[Tensor]] = []
+    alive_at_unet: list[int] = []
+    original = TextToImagePipeline.from_pretrained.__func__
+
+    def watched(cls, place, **given):
+        gc.collect()
+        if given.get("unet", 1) is not None:  # the denoiser is about to be loaded
+            alive_at_unet.append(sum(reference() is not None for reference in loaded))
+        pipe = original(cls, place, **given)
+        if given.get("unet", 1) is None:
+            for part in (pipe.vae, pipe.text_encoder):
+                loaded.extend(weakref.ref(weight) for weight in part.parameters())
+        return pipe
+
+    monkeypatch.setattr(TextToImagePipeline, "from_pretrained", classmethod(watched))
+    training = ready(finetune_run(tmp_path / "c", base, ("lora",)), tmp_path / "out")
+    assert len(loaded) > 50
+    assert alive_at_unet == [0]
+    assert all(name.startswith("unet.") for name, _ in training.target.named_parameters())
+
+
+def test_sheets_and_models_are_those_without_a_cache(tmp_path, base):
+    sheets = (
+        "samples.every=4",
+        'samples.prompts=["a red apple", "the blue cat"]',
+        "samples.steps=2",
+        "data.held_out=2",
+        "validation.every=4",
+        "validation.levels=2",
+    )
+    for name, more in (("plain", OFF), ("cached", ())):
+        config = finetune_run(tmp_path / name, base, ("full",), *sheets, *more)
+        end_of(config, tmp_path / f"{name}-out")
+    plain, cached = tmp_path / "plain-out", tmp_path / "cached-out"
+    files = {path.relative_to(plain / "model") for path in (plain / "model").rglob("*")}
+    assert files == {path.relative_to(cached / "model") for path in (cached / "model").rglob("*")}
+    for part in ("vae", "text_encoder"):
+        (weights_file,) = (plain / "model" / part).glob("*.safetensors")
+        other = cached / "model" / part / weights_file.name
+        assert weights_file.read_bytes() == other.read_bytes()
+    one, other = (
+        np.asarray(Image.open(out / "samples/step-00000004.png")).astype(int)
+        for out in (plain, cached)
+    )
+    assert np.abs(one - other).max() <= 1
+    for one, other in zip(validations(plain), validations(cached), strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
+
+
+def validations(out: Path) -> list[float]:
+    lines = [json.loads(line) for line in (out / "log.jsonl").open()]
+    found = [value for line in lines for key, value in line.items() if "valid" in key]
+    assert found
+    return [one for value in found for one in (value if isinstance(value, list) else [value])]
+
+
+def test_weights_taken_up_for_a_sheet_are_let_go_again(tmp_path, base):
+    training = ready(finetune_run(tmp_path / "c", base, ("lora",)), tmp_path / "out")
+    parts = (training.target.vae, training.target.text_encoder)
+    assert all(map(is_hollow, parts))
+    with training.as_used() as target:
+        target.pipeline()
+        assert not any(map(is_hollow, parts))
+    assert all(map(is_hollow, parts))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["data.shuffle_captions=true"], "texts are not cached: shuffled captions"),
+        (["cache.max_gb=0.00001"], r"latents are not cached: they would take .* GB, more than"),
+        (["cache.max_gb=0.00001"], r"texts are not cached: they would take .* GB, more than"),
+    ],
+)
+def test_what_cannot_be_cached_is_said_and_encoded_as_it_goes(
+    tmp_path, base, overrides, said, capfd
+):
+    config = finetune_run(tmp_path / "c", base, ("lora",), *overrides)
+    training = ready(config, tmp_path / "out")
+    kind = said.split()[0]
+    assert kind not in training.target.cache.facts
+    assert any(__import__("re").search(said, line) for line in capfd.readouterr().err.splitlines())
+    assert run(config, tmp_path / "out")
+
+
+def test_scenes_are_not_cached_and_other_targets_say_nothing(tmp_path, base, capfd):
+    toml = tmp_path / "scenes.toml"
+    toml.write_text(
+        f'[target]\nkind = "finetune"\nbase = {json.dumps(str(base))}\n'
+        '[[target.parts]]\nmethod = "lora"\n[data]\nkind = "scenes"\nsize = 32\nlength = 4\n'
+        "[train]\nsteps = 1\nbatch_size = 2\n"
+    )
+    assert run(load(toml), tmp_path / "out")
+    said = capfd.readouterr().err
+    assert "The latents are not cached: scenes are made anew at each visit." in said
+    assert not (tmp_path / "out/cache").exists()
+    from tests.train.runs import tiny_run
+
+    run(tiny_run(tmp_path / "other", "train.steps=1"), tmp_path / "other-out")
+    assert "cached" not in capfd.readouterr().err
+
+
+def test_a_run_does_not_go_on_with_another_choice_of_what_is_cached(tmp_path, base):
+    end_of(finetune_run(tmp_path / "c", base, ("lora",)), tmp_path / "out")
+    with pytest.raises(ArgumentError, match="was started otherwise: .*cached.latents"):
+        run(finetune_run(tmp_path / "c", base, ("lora",), OFF[0]), tmp_path / "out")
+    moved = tmp_path / "moved"
+    (tmp_path / "out/cache").rename(moved)
+    settings = (f"cache.folder={moved}", "cache.shard_mb=3", "train.steps=5", "cache.max_gb=3")
+    assert run(finetune_run(tmp_path / "c", base, ("lora",), *settings), tmp_path / "out")
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_made(tmp_path, base, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 9))
+    config = finetune_run(tmp_path / "c", base, ("lora",))
+    with pytest.raises(OutputError, match="needs .* GB more, and 9e-09 GB are free: choose anothe"):
+        ready(config, tmp_path / "out")
+    assert not (tmp_path / "out/cache").exists()
+
+
+def test_a_picture_that_broke_since_it_was_surveyed_counts_as_broken(tmp_path, base, monkeypatch):
+    config = finetune_run(tmp_path / "c", base, ("lora",), "data.bad_share=0.2", "data.size=32")
+    harm_after_survey(monkeypatch, tmp_path / "c/pictures/1.png")
+    with pytest.warns(UserWarning, match="1.png: .*another picture takes its place"):
+        training = ready(config, tmp_path / "out")
+    assert isinstance(training.samples, Cached)
+    assert training.go(StopRequest())
+    strict = finetune_run(tmp_path / "d", base, ("lora",))
+    harm_after_survey(monkeypatch, tmp_path / "d/pictures/1.png")
+    with pytest.raises(DataError, match="1 of 6 pictures cannot be used"), pytest.warns():
+        ready(strict, tmp_path / "strict")
+
+
+def harm_after_survey(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    """The file is cut short when the encoders are loaded, after all pictures were looked at."""
+    load_encoders = Encoders.__init__
+
+    def harming(self, *given):
+        path.write_bytes(path.read_bytes()[:100])
+        load_encoders(self, *given)
+
+    monkeypatch.setattr(Encoders, "__init__", harming)
+
+
+def test_the_captions_of_a_run_are_still_encoded_by_what_it_was_given(tmp_path, base):
+    """The texts of the cache are not those of another text encoder."""
+    training = ready(finetune_run(tmp_path / "c", base, ("lora",)), tmp_path / "out")
+    told = training.target._read(["a red apple", ""])
+    encoders = Encoders(str(base))
+    parts = encoders.components()
+    from train.targets.denoising import encoder_of, read
+
+    with torch.no_grad():
+        expected = read(parts, encoder_of(parts), ["a red apple", ""])
+    assert told.text_BTD.shape == expected.text_BTD.shape

@@ -1,0 +1,43 @@
+"""Runs on two processes, one after the other, each over split weights.
+
+`accelerate launch --config_file FSDP2.yaml -m tests.train.split_runs TOML OUT START ...`, where
+START is a checkpoint to go on from, or "-". Prints a line for each run: what share of the weights
+each process held.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+from accelerate.utils import gather_object
+from torch.distributed.tensor import DTensor
+
+from train.config import load
+from train.loop import Training
+from train.processes import accelerator_of, leave, on_main
+from train.runfolder import StopRequest
+from train.sharding import held
+
+
+def main() -> None:
+    given = sys.argv[1:]
+    for toml, out, start in zip(given[::3], given[1::3], given[2::3], strict=True):
+        config = load(Path(toml))
+        accelerator = accelerator_of(config)
+        if start != "-":
+            folder = Path(out) / "checkpoints" / Path(start).name
+            on_main(accelerator, lambda: shutil.copytree(start, folder))  # noqa: B023
+        training = Training(config, Path(out), accelerator)
+        assert all(isinstance(weight, DTensor) for weight in training.target.parameters())
+        assert training.go(StopRequest())
+        training.export()
+
+        weights = training.target.weights().values()
+        here = sum(held(weight).numel() for weight in weights)
+        shares = gather_object([here / sum(weight.numel() for weight in weights)])
+        on_main(accelerator, lambda: print(f"{out} {shares}", flush=True))  # noqa: B023
+    leave(accelerator)
+
+
+if __name__ == "__main__":
+    main()

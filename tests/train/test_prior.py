@@ -1,0 +1,162 @@
+"""DreamBooth's class pictures: drawn once, by the base model, and learned from as the class."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pydantic import ValidationError
+
+import t2i
+from t2i.errors import ArgumentError
+from tests.train.finetunes import finetune_run
+from train import class_pictures
+from train.class_pictures import NOTES, draw_missing, draw_prior, name_of
+from train.config import RunConfig
+from train.data.kinds import samples_of
+from train.data.pictures import Pictures, PicturesConfig
+from train.loop import run
+from train.prior import PriorConfig, with_prior
+from train.processes import accelerator_of
+from train.runfolder import StopRequest
+
+PRIOR = 'prior={prompt="a cat", count=5, steps=2, batch_size=2, weight=0.5}'
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def config(tmp_path: Path, base: Path) -> RunConfig:
+    return finetune_run(tmp_path / "run", base, ("lora",), PRIOR, "train.steps=2")
+
+
+def drawn(config: RunConfig, out: Path) -> dict[str, bytes]:
+    draw_missing(config, out, CPU, StopRequest())
+    return {path.name: path.read_bytes() for path in sorted((out / "prior").glob("*.png"))}
+
+
+def with_changes(config: RunConfig, **changes: object) -> RunConfig:
+    assert config.prior is not None
+    prior = config.prior.model_dump() | changes
+    return config.model_copy(update={"prior": PriorConfig.model_validate(prior)})
+
+
+def test_the_base_model_draws_the_class_each_picture_of_its_own_seed(tmp_path, config, base):
+    files = drawn(config, tmp_path / "out")
+    assert [*files] == [name_of(number) for number in range(5)]
+    expected = t2i.load(str(base))(
+        "a cat",
+        num_inference_steps=2,
+        guidance_scale=4.0,
+        height=config.data.size,
+        width=config.data.size,
+        generator=torch.Generator().manual_seed(3),
+    ).images[0]
+    with Image.open(tmp_path / "out" / "prior" / name_of(3)) as found:
+        difference = np.abs(np.asarray(found).astype(int) - np.asarray(expected))
+    assert difference.max() <= 1  # of another batch, and so rounded otherwise
+
+
+def test_what_is_there_is_not_drawn_again_and_what_is_missing_is(tmp_path, config):
+    whole = drawn(config, tmp_path / "out")
+    lost = tmp_path / "out" / "prior" / name_of(2)
+    kept = tmp_path / "out" / "prior" / name_of(4)
+    lost.unlink()
+    before = kept.stat().st_mtime_ns
+    again = drawn(config, tmp_path / "out")
+    assert [*again] == [*whole]
+    assert kept.stat().st_mtime_ns == before
+    assert {name for name in whole if whole[name] != again[name]} <= {lost.name}
+
+
+def test_nothing_is_loaded_where_all_are_there(tmp_path, config, monkeypatch):
+    whole = drawn(config, tmp_path / "out")
+    monkeypatch.setattr(class_pictures, "draw", None)
+    monkeypatch.setattr("pipelines.text_to_image.TextToImagePipeline.from_pretrained", None)
+    assert drawn(config, tmp_path / "out") == whole
+
+
+def test_pictures_of_ones_own_count_and_only_the_rest_is_drawn(tmp_path, config):
+    folder = tmp_path / "own"
+    folder.mkdir()
+    for number in range(3):
+        Image.new("RGB", (40, 40), (number * 50, 0, 0)).save(folder / f"mine-{number}.png")
+    shared = with_changes(config, folder=folder)
+    draw_missing(shared, tmp_path / "out", CPU, StopRequest())
+    names = sorted(path.name for path in folder.glob("*.png"))
+    assert names == [name_of(0), name_of(1), "mine-0.png", "mine-1.png", "mine-2.png"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_stopped_drawing_goes_on_where_it_was(tmp_path, config, monkeypatch, capsys):
+    stop, draw = StopRequest(), class_pictures.draw
+
+    def draw_and_stop(*arguments):
+        draw(*arguments)
+        stop.wanted = True
+
+    out, accelerator = tmp_path / "out", accelerator_of(config)
+    with monkeypatch.context() as patch:
+        patch.setattr(class_pictures, "draw", draw_and_stop)
+        assert not draw_prior(config, out, accelerator, stop)
+    assert len([*(out / "prior").glob("*.png")]) == 2
+    assert "the same command goes on" in capsys.readouterr().err
+    assert draw_prior(config, out, accelerator, StopRequest())
+    assert len([*(out / "prior").glob("*.png")]) == 5
+
+
+def test_pictures_that_were_drawn_otherwise_are_refused_with_the_difference(tmp_path, config):
+    drawn(config, tmp_path / "out")
+    other = with_changes(config, prompt="a dog")
+    with pytest.raises(ArgumentError, match=r"drawn otherwise \(prompt: 'a cat' -> 'a dog'\)"):
+        draw_missing(other, tmp_path / "out", CPU, StopRequest())
+
+
+def test_a_base_that_moved_may_keep_its_pictures_but_not_add_to_them(tmp_path, config):
+    drawn(config, tmp_path / "out")
+    notes = tmp_path / "out" / "prior" / NOTES
+    notes.write_text(json.dumps(json.loads(notes.read_text()) | {"base": "elsewhere"}))
+    draw_missing(config, tmp_path / "out", CPU, StopRequest())
+    with pytest.raises(ArgumentError, match="base: 'elsewhere' -> "):
+        draw_missing(with_changes(config, count=6), tmp_path / "out", CPU, StopRequest())
+
+
+def test_they_are_learned_from_as_the_class_with_their_weight(tmp_path, config):
+    own = samples_of(config.data)
+    drawn(config, tmp_path / "out")
+    data = with_prior(config, tmp_path / "out")
+    assert isinstance(data, PicturesConfig)
+    both = samples_of(data.model_copy(update={"prefix": "a photo of", "flip": True}))
+    assert isinstance(both, Pictures)
+    assert len(both) == len(own) + 5
+    prior = [both.read(index, 0) for index in range(len(both)) if both.is_prior(index)]
+    thing = [both.read(index, 0) for index in range(len(both)) if not both.is_prior(index)]
+    assert {(sample.caption, sample.weight) for sample in prior} == {("a cat", 0.5)}
+    assert {sample.weight for sample in thing} == {1.0}
+    assert all(sample.caption.startswith("a photo of") for sample in thing)
+
+
+def test_a_run_draws_them_first_and_goes_on_with_them(tmp_path, config, capsys):
+    out = tmp_path / "out"
+    assert run(config, out)
+    assert "class pictures 5/5" in capsys.readouterr().err
+    longer = config.train.model_copy(update={"steps": 3})
+    assert run(config.model_copy(update={"train": longer}), out)
+    assert (out / "model" / "lora.safetensors").is_file()
+
+
+def test_a_run_does_not_go_on_with_other_class_pictures(tmp_path, config):
+    out = tmp_path / "out"
+    assert run(config, out)
+    Image.new("RGB", (32, 32), "red").save(out / "prior" / name_of(0))
+    longer = config.train.model_copy(update={"steps": 3})
+    with pytest.raises(ArgumentError, match="started otherwise"):
+        run(config.model_copy(update={"train": longer}), out)
+
+
+def test_they_are_for_a_fine_tune_on_pictures_alone(tmp_path, config):
+    tree = config.model_dump()
+    tree["data"] = {"kind": "scenes"}
+    with pytest.raises(ValidationError, match=r"\[prior\] is for target.kind = 'finetune'"):
+        RunConfig.model_validate(tree)

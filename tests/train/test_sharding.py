@@ -1,0 +1,228 @@
+"""Split weights: two processes that hold half of each come to what one comes to alone."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from t2i.errors import ArgumentError
+from tests.train.finetunes import finetune_toml
+from tests.train.runs import RUN, tiny_run, write_run
+from tests.train.test_loop import assert_equal_bit_for_bit, end_of, largest_difference, newest
+from train import checkpoint, sharding
+from train.assembly import assemble
+from train.checkpoint import State
+from train.config import load
+from train.processes import accelerator_of
+
+REPO = Path(__file__).resolve().parents[2]
+CONFIG = REPO / "configs" / "accelerate" / "fsdp2.yaml"
+
+AVERAGED = """
+kind = "power"
+snapshot_every = 3
+[samples]
+every = 3
+prompts = ["a red apple", "a cat"]
+steps = 2
+[export]
+precision = "fp32"
+"""
+"""Drawing, snapshots and the model at the end: all that needs the weights whole."""
+
+
+def on_two_processes(*runs: tuple[Path, Path, Path | str], config: Path = CONFIG) -> dict[str, str]:
+    """Do the runs (TOML, folder, checkpoint to go on from or "-"); what each said, by folder."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
+    command += ["--main_process_port", "0", "-m", "tests.train.split_runs"]
+    command += [str(argument) for run in runs for argument in run]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=REPO, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    said = [line.split(" [") for line in done.stdout.splitlines() if " [" in line]
+    return {folder: shares for folder, shares in said}
+
+
+def assert_close(one: State, other: State) -> None:
+    assert one.step == other.step
+    for kind in ("weights", "average", "optimizer"):
+        assert largest_difference(one, other, kind) < 1e-5, kind
+
+
+def at_step(out: Path, step: int) -> Path:
+    return out / "checkpoints" / f"step-{step:08d}"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_split_weights_train_draw_export_and_resume_as_whole_ones(
+    tmp_path: Path, base: Path
+) -> None:
+    toml = write_run(tmp_path, RUN.replace("decay = 0.9", AVERAGED))
+    tuned = finetune_toml(tmp_path / "tuned", base, "pivotal", "[export]\nprecision = 'fp32'")
+    one = end_of(load(toml), tmp_path / "one")
+
+    said = on_two_processes(
+        (toml, tmp_path / "two", "-"),
+        (toml, tmp_path / "split again", tmp_path / "two/checkpoints/step-00000004"),
+        (toml, tmp_path / "whole, then split", tmp_path / "one/checkpoints/step-00000004"),
+        (tuned, tmp_path / "tuned by two", "-"),
+    )
+
+    # Each process held half.
+    assert len(said) == 4
+    for shares in said.values():
+        assert all(0.4 < float(share) < 0.6 for share in shares.rstrip("]").split(", "))
+
+    # It is the run of one process, and resumes to the bit.
+    two = newest(tmp_path / "two")
+    assert two.facts["processes"] == 2
+    assert_close(one, two)
+    assert_equal_bit_for_bit(two, newest(tmp_path / "split again"))
+    assert_close(one, newest(tmp_path / "whole, then split"))
+    whole_again = tmp_path / "split, then whole"
+    checkpoint.save_state(
+        whole_again / "checkpoints", checkpoint.load(at_step(tmp_path / "two", 4)), 2
+    )
+    assert_close(one, end_of(load(toml), whole_again))
+
+    # What is drawn and written is of the whole weights.
+    for name in ("samples/step-00000006.png", "samples/step-00000003.png"):
+        sheets = [np.asarray(Image.open(tmp_path / out / name), int) for out in ("one", "two")]
+        assert np.abs(sheets[0] - sheets[1]).max() <= 1
+    for name in ("ema/step-00000006.safetensors", "model/unet/diffusion_pytorch_model.safetensors"):
+        assert_files_close(tmp_path / "one" / name, tmp_path / "two" / name)
+
+    # Adapters, new words and a text encoder, most of the model being frozen.
+    assert_close(end_of(load(tuned), tmp_path / "tuned by one"), newest(tmp_path / "tuned by two"))
+    for name in ("lora.safetensors", "mug.safetensors"):
+        folders = (tmp_path / f"tuned by {who}" / "model" / name for who in ("one", "two"))
+        assert_files_close(*folders)
+
+
+def assert_files_close(one: Path, other: Path) -> None:
+    tensors, others = load_file(one), load_file(other)
+    assert tensors.keys() == others.keys()
+    for name, tensor in tensors.items():
+        torch.testing.assert_close(tensor, others[name], rtol=0, atol=1e-5)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_every_way_to_split_comes_to_the_same(tmp_path: Path, base_xl: Path) -> None:
+    others = {
+        "schedule-free": ("optimizer.name=schedulefree", "ema.kind=none", "rate.decay=none"),
+        "accumulated": ("train.accumulation=2",),
+        "saving memory": ("target.gradient_checkpointing=true",),
+        "with places": ("target.place_weight=0.1",),
+    }
+    runs = []
+    for name, overrides in others.items():
+        toml = write_run(tmp_path / name, with_overrides(*overrides))
+        runs.append((toml, tmp_path / name / "two", "-"))
+    xl = finetune_toml(tmp_path / "xl", base_xl, "pivotal")
+    runs.append((xl, tmp_path / "xl" / "two", "-"))
+    smaller = tmp_path / "smaller.yaml"
+    smaller.write_text(
+        CONFIG.read_text().replace(
+            "NO_WRAP",
+            "TRANSFORMER_BASED_WRAP\n  fsdp_transformer_layer_cls_to_wrap: "
+            "BasicTransformerBlock,ResnetBlock2D,CLIPEncoderLayer",
+        )
+    )
+    on_two_processes(*runs, config=CONFIG)
+    blockwise = [(toml, out.with_name("by class"), start) for toml, out, start in runs]
+    on_two_processes(*blockwise, config=smaller)
+    for toml, out, _ in runs:
+        one = end_of(load(toml), out.with_name("one"))
+        assert_close(one, newest(out))
+        assert_close(one, newest(out.with_name("by class")))
+
+
+def with_overrides(*overrides: str) -> str:
+    """The tiny run as a TOML with other values."""
+    lines = RUN.splitlines()
+    for override in overrides:
+        key, value = override.split("=")
+        table, name = key.split(".")
+        place = lines.index(f"[{table}]") + 1
+        shown = value if value in ("true", "false") or value[0].isdigit() else f'"{value}"'
+        lines = [
+            line for line in lines if not (line.startswith(f"{name} =") and line in lines[place:])
+        ]
+        lines.insert(place, f"{name} = {shown}")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "override", "message"),
+    [
+        ("FSDP_VERSION", "1", None, "fsdp_version is not 2: set fsdp_version: 2"),
+        ("FSDP_ACTIVATION_CHECKPOINTING", "true", None, "target.gradient_checkpointing = true"),
+        ("FSDP_CPU_RAM_EFFICIENT_LOADING", "true", None, "every process reads the model"),
+        ("FSDP_OFFLOAD_PARAMS", "true", None, "fsdp_offload_params is on: set it to false"),
+        ("FSDP_AUTO_WRAP_POLICY", "SIZE_BASED_WRAP", None, "choose TRANSFORMER_BASED_WRAP"),
+        (None, None, "train.precision=fp16", "train.precision is 'fp16': choose 'bf16' or 'no'"),
+        (None, None, "train.channels_last=true", "train.channels_last is true: set it to false"),
+        (None, None, "optimizer.name=adafactor", "'adafactor': choose 'adamw' or 'schedulefree'"),
+    ],
+)
+def test_what_split_weights_cannot_have_is_refused(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str | None,
+    value: str,
+    override: str | None,
+    message: str,
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    if variable is not None:
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(ArgumentError, match=f"asks for FSDP, .*{message}"):
+        accelerator_of(tiny_run(tmp_path, *filter(None, [override])))
+
+
+def test_deepspeed_is_refused_and_fsdp2_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(ArgumentError, match=r"asks for DeepSpeed.*configs/accelerate/fsdp2.yaml"):
+        accelerator_of(tiny_run(tmp_path))
+
+
+def test_a_model_is_put_together_block_by_block(tmp_path: Path, base: Path) -> None:
+    target, _ = assemble(load(finetune_toml(tmp_path, base, "pivotal")))
+    names = {module: name for name, module in target.named_modules()}
+    found = {names[block] for block in sharding.blocks(target)}
+    assert {name for name in found if name.startswith("unet.")} == {
+        *(f"unet.{way}_blocks.{number}" for way in ("down", "up") for number in range(2)),
+        "unet.mid_block",
+    }
+    assert {name.rpartition(".")[0] for name in found if name.startswith("text")} == {
+        "text_encoder.encoder.layers"
+    }
+    inner_first = sharding.blocks(target, ["CrossAttnDownBlock2D", "BasicTransformerBlock"])
+    assert type(inner_first[-1]).__name__ == "CrossAttnDownBlock2D"
+    with pytest.raises(ArgumentError, match="names T5Block, which the model has not got"):
+        sharding.blocks(target, ["T5Block"])
+
+
+def test_tensors_that_are_not_split_are_left_alone() -> None:
+    tensor, value = nn.Parameter(torch.zeros(3)), torch.arange(3.0)
+    assert sharding.whole(tensor) is tensor
+    assert sharding.held(tensor) is tensor
+    assert sharding.split_like(value, tensor) is value
+    kept: dict[str, Tensor] = sharding.gathered({"w": tensor}, main=False)
+    assert kept["w"] is tensor
+    sharding.fill(tensor, value)
+    assert torch.equal(tensor, value)

@@ -1,0 +1,205 @@
+"""Before a run: what can be encoded once is, and the encoders are let go."""
+
+import shutil
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import takewhile
+from pathlib import Path
+from typing import TypeVar
+
+from accelerate import Accelerator
+from accelerate.utils.memory import clear_device_cache
+
+from t2i.errors import OutputError, TrainingError
+from train.assembly import STORED
+from train.cache.choice import GB, choose, latent_bytes, text_bytes, why_too_large
+from train.cache.encoders import OF, Encoders
+from train.cache.making import (
+    captions_in_batches,
+    make_latents,
+    make_texts,
+    pictures_in_batches,
+)
+from train.cache.needed import captions_needed, variants_needed
+from train.cache.pictures import Cached
+from train.cache.processes import progress, say, together
+from train.cache.shards import DIGITS, Shards, Writer
+from train.cache.texts import Texts
+from train.config import RunConfig
+from train.data.decode import BrokenPicture
+from train.data.pictures import Pictures
+from train.data.sample import Samples
+from train.order import Order
+from train.runfolder import Stopped, StopRequest
+from train.targets.denoising import encoder_of
+from train.targets.finetune import FineTuneConfig
+
+Item = TypeVar("Item")
+FOLDER = "cache"
+MB = 10**6
+
+
+def cached(
+    config: RunConfig,
+    samples: Samples,
+    order: Order,
+    out: Path,
+    accelerator: Accelerator,
+    stop: StopRequest,
+) -> tuple[Samples, Encoders | None]:
+    """The data set with latents in the place of pixels, and the encoders without their weights; as
+    it is and None where nothing can be cached. Each process makes its share of what is missing.
+
+    Raises T2IError, and Stopped where somebody asks for it, on every process.
+    """
+    reasons = choose(config, samples)
+    encoders: Encoders | None = None
+    if None in reasons.values():
+        assert isinstance(config.target, FineTuneConfig)
+        assert isinstance(samples, Pictures)
+        encoders = Encoders(config.target.base, STORED[config.train.precision])
+        for kind, size in (("latents", latent_bytes), ("texts", text_bytes)):
+            if reasons[kind] is None:
+                reasons[kind] = why_too_large(size(samples, encoders), config.cache.max_gb)
+        making = Making(config, order, out, encoders, accelerator, stop)
+        if reasons["latents"] is None:
+            samples = making.latents(samples)
+        if reasons["texts"] is None:
+            encoders.texts = making.texts(samples)
+        encoders.let_go([kind for kind, reason in reasons.items() if reason is None])
+        clear_device_cache(garbage_collection=True)
+    for kind, reason in reasons.items():
+        if reason:
+            say(accelerator, f"The {kind} are not cached: {reason}.")
+    return samples, encoders
+
+
+class Making:
+    """Completes what lies in the cache's folder by what the run needs."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        order: Order,
+        out: Path,
+        encoders: Encoders,
+        accelerator: Accelerator,
+        stop: StopRequest,
+    ) -> None:
+        self.config, self.order, self.encoders = config, order, encoders
+        self.accelerator, self.stop = accelerator, stop
+        self.folder = config.cache.folder or out / FOLDER
+        self.rank, self.ranks = accelerator.process_index, accelerator.num_processes
+
+    def latents(self, samples: Pictures) -> Cached:
+        """Of the pictures as the run will show them, and of those that are held out."""
+        shards = self._shards("latents")
+        self.encoders.models["vae"].to(self.accelerator.device)
+        self._complete(samples.held_out(), shards, None)
+        return self._complete(samples, shards, self.order)
+
+    def texts(self, samples: Pictures) -> Texts:
+        """Of the captions that the run will show, and the empty one."""
+        shards = self._shards("texts")
+        as_planned = samples if isinstance(samples, Cached) else None
+        steps, size = self.config.train.steps, self.config.cache.captions_at_once
+        needed = captions_needed(samples.captions() or set(), as_planned, self.order, steps)
+        needed |= samples.held_out().captions() or set()
+        missing = sorted(caption for caption in needed if caption not in shards)
+        if missing:
+            parts = self.encoders.components()
+            for name in OF["texts"]:
+                if name in self.encoders.models:
+                    self.encoders.models[name].to(self.accelerator.device)
+            encoder = encoder_of(parts)
+            batches = self._share(captions_in_batches(parts, encoder, missing, size))
+            self._check_room(len(missing) * self.encoders.bytes_of_a_text)
+            with progress(self.accelerator, "encoding captions", len(missing)) as advance:
+                writer = self._writer(shards)
+                make = partial(make_texts, parts, encoder, batches, size, writer, advance)
+                together(self.accelerator, make)
+            self._stop_if_asked()
+        self._look(shards, missing)
+        return Texts(shards)
+
+    def _complete(self, samples: Pictures, shards: Shards, order: Order | None) -> Cached:
+        """Without an order every way to show the pictures."""
+        lost: dict[int, BrokenPicture] = {}
+        size, vae = self.config.cache.pictures_at_once, self.encoders.given["vae"]
+        while True:
+            pictures = Cached(samples, shards, lost)
+            needed = variants_needed(pictures, order, self.config.train.steps)
+            missing = {
+                key: variant for variant in needed if (key := pictures.key(variant)) not in shards
+            }
+            if not missing:
+                return pictures
+            batches = self._share(pictures_in_batches(samples, [*missing.values()], size))
+            self._check_room(latent_bytes(samples, self.encoders, missing.values()))
+            with progress(self.accelerator, "encoding pictures", len(missing)) as advance:
+                writer = self._writer(shards)
+                make = partial(make_latents, samples, batches, size, vae, writer, advance)
+                found = together(self.accelerator, make)
+            self._stop_if_asked()
+            new = {index: error for each in found for index, error in each.items()}
+            lost |= new
+            gone = {pictures.key(v) for v in missing.values() if v.index in new}
+            self._look(shards, missing.keys() - gone)
+
+    def _shards(self, kind: str) -> Shards:
+        """What is there of "latents" or "texts", every file looked at; the damaged are gone."""
+        digest = self.encoders.facts[kind] = self.encoders.digest(kind)
+        shards = Shards(self.folder / f"{kind}-{digest[:DIGITS]}")
+        mine = shards.files()[self.rank :: self.ranks]
+        found = together(self.accelerator, lambda: shards.damaged(mine))
+        damaged = [name for each in found for name in each]
+        if self.accelerator.is_main_process:
+            for name in damaged:
+                path = shards.folder / name
+                warnings.warn(
+                    f"The file {path} of the cache is damaged: what it held is made again.",
+                    stacklevel=2,
+                )
+            shards.discard(damaged)
+        self._look(shards, ())
+        return shards
+
+    def _look(self, shards: Shards, made: Iterable[str]) -> None:
+        """Take notice of what all processes wrote."""
+        together(self.accelerator, shards.look)
+        absent = [key for key in made if key not in shards]
+        if any(together(self.accelerator, lambda: bool(absent))):
+            raise TrainingError(
+                f"What the processes wrote to {shards.folder} is not there for all of them: let "
+                "cache.folder be one that all see."
+            )
+
+    def _share(self, batches: Sequence[Item]) -> Iterator[Item]:
+        """Those of this process, until somebody asks to stop."""
+        return takewhile(lambda _: not self.stop.wanted, batches[self.rank :: self.ranks])
+
+    def _stop_if_asked(self) -> None:
+        if any(together(self.accelerator, lambda: self.stop.wanted)):
+            say(self.accelerator, "stopped while encoding; the same command goes on from here")
+            raise Stopped
+
+    def _writer(self, shards: Shards) -> Writer:
+        return Writer(shards.folder, self.config.cache.shard_mb * MB)
+
+    def _check_room(self, needed: int) -> None:
+        """Raise OutputError, before anything is made, where the disk cannot hold it."""
+
+        def check() -> None:
+            place = next(
+                path for path in (self.folder, *self.folder.absolute().parents) if path.exists()
+            )
+            free = shutil.disk_usage(place).free
+            if needed > free:
+                raise OutputError(
+                    f"The cache in {self.folder} needs {needed / GB:.3g} GB more, and "
+                    f"{free / GB:.3g} GB are free: choose another cache.folder, or switch "
+                    "cache.latents or cache.texts off."
+                )
+
+        together(self.accelerator, check)

@@ -1,0 +1,246 @@
+"""A configuration to start from: what a method needs, chosen after a look at a folder of pictures.
+
+Its text is put together from t2i/assets/train/pieces.toml, line by line, with the reasons.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from string import Template
+
+from t2i.errors import ArgumentError, OutputError, nearest
+from t2i.files import write_atomically
+from train.data.captions import article
+from train.data.found import check_share, find
+from train.data.pictures import PicturesConfig
+from train.init_values import (
+    FAMILIES,
+    NAMES,
+    PIECES,
+    Family,
+    Value,
+    family_of,
+    size_of,
+    steps_for,
+    values_of,
+)
+
+METHODS = tuple(PIECES)
+RARE = "sks"
+"""A word that means nothing to most models, so that it can be given a meaning."""
+OF_A_CLASS = ("dreambooth", "dreambooth-lora")
+OF_NEW_WORDS = ("textual-inversion", "pivotal")
+SMALL_SHARE = 0.75
+"""Pictures with sides below this share of what the base draws are learned at that share."""
+PLACES: dict[Family, tuple[str, ...]] = {
+    "embedded": ("{} on a blue background", "{} on a white background"),
+    "sd": ("{} on a beach at sunset", "an oil painting of {}"),
+    "sdxl": ("{} on a beach at sunset", "an oil painting of {}"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a folder of pictures holds.
+
+    side : of the square that has the area of the middle picture
+    sizes : the smallest, the middle and the largest, as "640x480"
+    captions : some of them, the first ones; `captioned` is how many pictures have one
+    """
+
+    pictures: int
+    broken: int
+    side: int
+    sizes: tuple[str, ...]
+    captioned: int
+    captions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What somebody asks for. kind : the class of the thing, such as "mug"."""
+
+    method: str
+    folder: Path
+    base: str = "embedded"
+    word: str | None = None
+    kind: str | None = None
+
+
+def look(folder: Path) -> Look:
+    """Read every picture of the folder. Raises DataError where none can be used."""
+    found = find(PicturesConfig(folder=folder, check="quick"))
+    if not found.seen:
+        check_share(found.broken, found.number, 0.0)
+    shapes = sorted((one.shape for one in found.seen), key=lambda shape: shape.height * shape.width)
+    middle = shapes[len(shapes) // 2]
+    told = [one.listed.captions[0] for one in found.seen if one.listed.captions]
+    return Look(
+        pictures=len(found.seen),
+        broken=len(found.broken),
+        side=round((middle.height * middle.width) ** 0.5),
+        sizes=tuple(
+            dict.fromkeys(f"{s.width}x{s.height}" for s in (shapes[0], middle, shapes[-1]))
+        ),
+        captioned=len(told),
+        captions=tuple(dict.fromkeys(told))[:3],
+    )
+
+
+def write_start(wish: Wish, out: Path) -> Look:
+    """Write the file. Raises OutputError where something has that name already."""
+    check_wish(wish)
+    if out.exists():
+        raise OutputError(
+            f"{out} exists and is not replaced: choose another name with --out, or remove it."
+        )
+    seen = look(wish.folder)
+    name = str(out) if " " not in str(out) else f"'{out}'"
+    text = starting_config(wish, seen, out.parent, f"# Begin, and go on, with: t2i train {name}")
+    write_atomically(out, lambda part: part.write_text(text, "utf-8"))
+    return seen
+
+
+def check_wish(wish: Wish) -> None:
+    if wish.method not in METHODS:
+        raise ArgumentError(f"--init {wish.method}: {nearest(wish.method, METHODS)}")
+    if wish.method in OF_A_CLASS and not wish.kind:
+        raise ArgumentError(
+            f"--init {wish.method} needs the class of the thing, which is to stay what it is: "
+            "give it, as in --class mug."
+        )
+    if wish.word is not None and wish.method in OF_NEW_WORDS and wish.word.split() != [wish.word]:
+        raise ArgumentError(
+            f"Got --word {wish.word!r}; a new word has no blanks: write it as <my-mug>."
+        )
+
+
+def starting_config(wish: Wish, seen: Look, beside: Path, head: str, *, hints: bool = False) -> str:
+    """The text of the file, for the folder `beside` in which it will lie.
+
+    hints : over each value that depends on the base, say what it would be for others
+    """
+    family = family_of(wish.base)
+    values = values_of(wish.method, family) | chosen(wish, seen, family, beside)
+    others = {
+        NAMES[other]: values_of(wish.method, other)
+        for other in FAMILIES
+        if hints and other != family
+    }
+    names = [f"about {wish.method}", "target", *PIECES[wish.method]]
+    if family == "sdxl":
+        # Its second encoder reads along: tying a word to a thing is left to the denoiser.
+        names = [name for name in names if name != "part lora text"]
+    lines = blocks_of(wish, seen, head)
+    filled = ["\n".join(fill(pieces()[name], values, lines, others)) for name in names]
+    return "\n\n".join([f"{filled[0]}\n{filled[1]}", *filled[2:]]) + "\n"
+
+
+def chosen(wish: Wish, seen: Look, family: Family, beside: Path) -> dict[str, Value]:
+    """What a look at the pictures decides."""
+    word, thing, kind = called(wish, seen)
+    size = size_of(wish.base, family)
+    if family != "embedded" and seen.side < SMALL_SHARE * size:
+        size = int(size * SMALL_SHARE) // 64 * 64
+    batch_size = int(str(values_of(wish.method, family)["batch_size"]))
+    named = [f"a photo of {thing}", *(place.format(thing) for place in PLACES[family])]
+    told = [*seen.captions] if not wish.word and seen.captions else named
+    return {
+        "base": path_from(beside, wish.base) if Path(wish.base).exists() else wish.base,
+        "folder": path_from(beside, str(wish.folder)),
+        "size": size,
+        "steps": steps_for(wish.method, family, seen.pictures, batch_size),
+        "word": word,
+        "class_phrase": kind,
+        "class_caption": f"a photo of {kind}",
+        "prompts": [*told, f"a photo of {kind}"],
+    }
+
+
+def called(wish: Wish, seen: Look) -> tuple[str, str, str]:
+    """The word, the thing as prompts name it, and its class or, where that is unknown, another."""
+    kind = f"{article(wish.kind)} {wish.kind}" if wish.kind else "a cat"
+    if wish.method in OF_NEW_WORDS:
+        word = wish.word or f"<{re.sub(r'[^a-z0-9]+', '-', wish.folder.resolve().name.lower())}>"
+        return word, word, kind
+    word = wish.word or RARE
+    return word, f"{article(word)} {word} {wish.kind}" if wish.kind else word, kind
+
+
+def blocks_of(wish: Wish, seen: Look, head: str) -> dict[str, list[str]]:
+    """Lines that stand in a piece by the name of a block."""
+    word, thing, _ = called(wish, seen)
+    trigger = word if wish.method in OF_NEW_WORDS or not wish.kind else f"{word} {wish.kind}"
+    sizes = " to ".join((seen.sizes[0], seen.sizes[-1])) if len(seen.sizes) > 1 else seen.sizes[0]
+    without = seen.pictures - seen.captioned
+    told = "all" if not without else "none" if not seen.captioned else str(seen.captioned)
+    captions = [
+        "# Captions are those beside the pictures; this goes before each that does not say it.",
+        f"trigger = {toml(trigger)}",
+    ]
+    if not seen.captioned:
+        captions = [
+            "# For every picture, as none has a caption. A text file of the same name beside each,",
+            "# that says what else is in it, keeps the rest out of the word: then drop this line.",
+            f"caption = {toml(f'a photo of {thing}')}",
+        ]
+    elif not without and wish.word is None and wish.method not in OF_A_CLASS + OF_NEW_WORDS:
+        captions = ["# Captions are those beside the pictures."]
+    return {
+        "next": head.splitlines(),
+        "seen": [f"# {seen.pictures} pictures, {sizes}; {told} of them with a caption."],
+        "captions": captions,
+        "dora": ["dora = true"] if wish.method == "dora" else [],
+        "initial": [f", initial = {toml(wish.kind)}" if wish.kind else ""],
+    }
+
+
+def fill(
+    piece: str,
+    values: dict[str, Value],
+    blocks: dict[str, list[str]],
+    others: dict[str, dict[str, Value]],
+) -> list[str]:
+    """A piece with its values: a line that is the name of a block becomes the block's lines."""
+    texts = {key: toml(value) for key, value in values.items()}
+    texts |= {"initial": "".join(blocks["initial"]), "class_phrase": str(values["class_phrase"])}
+    lines: list[str] = []
+    for line in piece.splitlines():
+        if line[:1] == "$" and line[1:] in blocks:
+            lines += blocks[line[1:]]
+            continue
+        key = next(iter(re.findall(r"= \$(\w+)$", line)), "")
+        elsewhere = {name: row[key] for name, row in others.items() if key in row}
+        if any(value != values[key] for value in elsewhere.values()) and line[0] != "#":
+            told = ", ".join(f"{name}: {toml(value)}" for name, value in elsewhere.items())
+            lines.append(f"# ({told})")
+        lines.append(Template(line).substitute(texts))
+    return lines
+
+
+def toml(value: Value) -> str:
+    if isinstance(value, float):
+        return (
+            f"{value:g}"
+            if value >= 0.01 and value % 1
+            else f"{value:.1f}"
+            if value >= 1
+            else (f"{value:.0e}".replace("e-0", "e-"))
+        )
+    if isinstance(value, list) and sum(map(len, value)) > 60:
+        return "[\n" + "".join(f"  {toml(one)},\n" for one in value) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def path_from(beside: Path, place: str) -> str:
+    """Relative where it lies below the file that names it."""
+    path, base = Path(place).expanduser().resolve(), beside.resolve()
+    return path.relative_to(base).as_posix() or "." if path.is_relative_to(base) else str(path)
+
+
+def pieces() -> dict[str, str]:
+    text = resources.files("t2i").joinpath("assets", "train", "pieces.toml").read_text("utf-8")
+    parts = re.split(r"^#:: (.+)\n", text, flags=re.MULTILINE)[1:]
+    return {name: body.strip() for name, body in zip(parts[::2], parts[1::2], strict=True)}

@@ -1,0 +1,41 @@
+"""A batch in pieces that fit into memory."""
+
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from train.batch import Batch
+
+SAID_BY_ALLOCATORS = (
+    "out of memory",  # CUDA, ROCm, MPS, XPU
+    "not enough memory",  # torch's allocator for CPUs
+    "DefaultCPUAllocator: can't allocate",
+    "STATUS_ALLOC_FAILED",  # cuBLAS and cuDNN, for their own workspaces
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(s in str(error) for s in SAID_BY_ALLOCATORS)
+
+
+def cut(batch: Batch, rows: int | None) -> list[Batch]:
+    """The batch halved as often as it takes until no piece has more than `rows` rows."""
+    count = len(batch.slots)
+    if rows is None or count <= rows:
+        return [batch]
+    middle = (count + 1) // 2
+    return [*cut(rows_of(batch, 0, middle), rows), *cut(rows_of(batch, middle, count), rows)]
+
+
+def rows_of(batch: Batch, start: int, stop: int) -> Batch:
+    values: dict[str, Any] = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    by_row = {
+        name: value[start:stop]
+        for name, value in values.items()
+        if isinstance(value, Tensor | list)
+    }
+    return replace(batch, **by_row)

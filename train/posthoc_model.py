@@ -1,0 +1,63 @@
+"""The model of a finished run, written anew with averages of another length."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from t2i.errors import ArgumentError, OutputError
+from train.config import RunConfig
+from train.ema import lent
+from train.loop import SCALE_PICTURES, Training, notes_of
+from train.posthoc import Average, reconstruct
+from train.processes import accelerator_of
+from train.snapshots import FOLDER, snapshots
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """A folder with a model whose weights are an average of `snapshots` files.
+
+    error : how far its profile is from the one asked for, as a share of that one's norm
+    """
+
+    folder: Path
+    length: float
+    step: int
+    snapshots: int
+    error: float
+
+
+def rebuild(run: Path, length: float, step: int | None = None, out: Path | None = None) -> Rebuilt:
+    """Write the run's model with the average of `length` after `step` steps, the last by default.
+
+    Raises ArgumentError for what the run has no snapshots of, OutputError for a folder that is
+    there already.
+    """
+    config = config_of(run)
+    found = snapshots(run / FOLDER)
+    wanted = Average(length, step if step is not None else found[-1].step if found else 0)
+    folder = out or run / f"model-length-{length:g}-step-{wanted.step}"
+    if folder.exists():
+        raise OutputError(f"{folder} is there already: choose another folder with --out.")
+    average, error = reconstruct(found, wanted)
+
+    training = Training(config, run, accelerator_of(config))
+    told = {"length": length, "step": wanted.step, "error": error}
+    notes = {**notes_of(config, wanted.step), "average": told}
+    batch = training.first_batch(SCALE_PICTURES)
+    with lent(average, training.target.weights()):
+        training.target.export(folder, batch, config.export, notes)
+    return Rebuilt(folder, length, wanted.step, len(found), error)
+
+
+def config_of(run: Path) -> RunConfig:
+    """What a run was made by. Raises ArgumentError for a folder that is not a run's."""
+    try:
+        return RunConfig.model_validate_json((run / "config.json").read_bytes())
+    except (OSError, ValidationError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error.errors()[0]["msg"]
+        raise ArgumentError(
+            f"{run} is not the folder of a run: its config.json cannot be read ({reason}). "
+            "Name the folder that `t2i train` wrote to."
+        ) from error

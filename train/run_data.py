@@ -1,0 +1,62 @@
+"""The data of a run: the same samples in the same order whenever it goes on."""
+
+import sys
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from train.config import RunConfig
+from train.data.kinds import samples_of
+from train.data.pictures import Pictures, PicturesConfig
+from train.data.record import pictures_of_run
+from train.data.sample import Samples
+from train.order import Order
+from train.prior import with_prior
+from train.processes import on_main
+from train.randomness import key
+
+RECORD = "pictures.json"
+"""In a run's folder, which pictures it began with."""
+SHOWN_FROM = 200
+"""Pictures that take long enough to look at for a bar."""
+
+
+def data_of(config: RunConfig, out: Path, accelerator: Accelerator) -> Samples:
+    """What the run learns from, its class pictures with it.
+
+    Raises DataError where too many pictures are broken, ArgumentError where they are not those that
+    the run began with.
+    """
+    data = with_prior(config, out)
+    if not isinstance(data, PicturesConfig):
+        return samples_of(data)
+    found: list[Pictures] = []
+
+    def look() -> None:  # the first time the main process writes down what it sees
+        found.append(pictures_of_run(data, out / RECORD, Looking()))
+        for remark in found[0].overview().remarks(config.train.batch_size):
+            print(remark, file=sys.stderr, flush=True)
+
+    on_main(accelerator, look)
+    return found[0] if found else pictures_of_run(data, out / RECORD)
+
+
+def order_of(samples: Samples, config: RunConfig) -> Order:
+    return Order(samples.groups(), config.train.batch_size, key(config.seed, "data"))
+
+
+def shown(samples: Samples) -> dict[str, str]:
+    """What tells pictures from others, wherever they lie."""
+    return {"pictures": samples.fingerprint()} if isinstance(samples, Pictures) else {}
+
+
+class Looking:
+    """Lines about every tenth of the pictures that are looked at."""
+
+    def __init__(self) -> None:
+        self._tenths = 0
+
+    def __call__(self, done: int, of: int) -> None:
+        if of >= SHOWN_FROM and done * 10 // of > self._tenths:
+            self._tenths = done * 10 // of
+            print(f"looked at {done} of {of} pictures", file=sys.stderr, flush=True)

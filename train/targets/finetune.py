@@ -1,0 +1,198 @@
+"""Fine-tuning a finished model: its own weights, low-rank adapters, new words, or some of each."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import nn
+
+from pipelines.text_to_image import TextToImagePipeline
+from t2i.denoiser.build import Components
+from t2i.denoiser.schedulers import Scheduler
+from t2i.errors import ArgumentError
+from train.batch import Batch
+from train.export import ExportConfig, Notes
+from train.objective import ObjectiveConfig
+from train.optimizer import Group
+from train.targets.adapters import AdapterPart, attach
+from train.targets.denoising import Denoising
+from train.targets.parts import FullPart, train_in_full
+from train.targets.results import write_results
+from train.targets.words import WordsPart, add_words
+
+PartConfig = Annotated[FullPart | AdapterPart | WordsPart, Field(discriminator="method")]
+
+
+class FineTuneConfig(BaseModel):
+    """Train parts of a finished model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["finetune"] = "finetune"
+    base: str = Field("embedded", min_length=1)
+    """A model by name, folder, single file or hub id."""
+    parts: tuple[PartConfig, ...] = Field(min_length=1)
+    """What is trained; each entry has a `method`."""
+    gradient_checkpointing: bool = False
+    caption_dropout: float = Field(0.1, ge=0, le=1)
+    """Share of the captions replaced by the empty one, for classifier-free guidance."""
+
+    def words(self) -> list[str]:
+        """The new words."""
+        parts = [part for part in self.parts if isinstance(part, WordsPart)]
+        return [word.word for part in parts for word in part.words]
+
+
+class FineTune(Denoising):
+    """A finished model of which parts are trained."""
+
+    def __init__(
+        self,
+        pipe: TextToImagePipeline,
+        config: FineTuneConfig,
+        objective: ObjectiveConfig,
+        seed: int,
+        batch_size: int,
+    ) -> None:
+        parts = components_of(pipe)
+        super().__init__(parts, objective, seed, batch_size, config.caption_dropout)
+        self.config = config
+        self.tokenizers = pipe.tokenizer, pipe.tokenizer_2
+        """Without the new words."""
+        self._scheduler: Scheduler = pipe.scheduler
+        self._groups = self._let_learn(config.parts)
+        self.settle(config.gradient_checkpointing)
+
+    def groups(self) -> list[Group]:
+        """One for each part, with the learning rate it asks for."""
+        return [
+            Group(name, [w for w in weights if w.requires_grad], part.learning_rate, decay)
+            for name, part, weights in self._groups
+            for decay in [part.weight_decay]
+        ]
+
+    def scheduler(self) -> Scheduler:
+        """The base model's own."""
+        return self._scheduler
+
+    def adapters(self) -> list[str]:
+        """peft's names of the adapters that are trained."""
+        return [name for name, part, _ in self._groups if isinstance(part, AdapterPart)]
+
+    def words(self) -> list[str]:
+        return self.config.words()
+
+    def models(self) -> dict[str, nn.Module]:
+        """What can be trained, by its name in a pipeline."""
+        found = {
+            "unet": self.unet,
+            "text_encoder": self.text_encoder,
+            "text_encoder_2": self.text_encoder_2,
+        }
+        return {name: model for name, model in found.items() if model is not None}
+
+    def export(self, folder: Path, batch: Batch, config: ExportConfig, notes: Notes) -> None:
+        if any(isinstance(part, FullPart) for part in self.config.parts):
+            self.take_up()
+        write_results(self, folder, config, notes)
+
+    def _let_learn(
+        self, parts: Sequence[PartConfig]
+    ) -> list[tuple[str, PartConfig, list[nn.Parameter]]]:
+        """What each part trains. peft, which freezes all it does not know, comes first."""
+        trained: dict[int, list[nn.Parameter]] = {}
+        models = self.models()
+        for kind in (AdapterPart, FullPart, WordsPart):
+            for number, part in enumerate(parts):
+                if not isinstance(part, kind):
+                    continue
+                name, key = f"part{number}", f"target.parts[{number}]"
+                if isinstance(part, AdapterPart):
+                    trained[number] = attach(part, models, name, key)
+                elif isinstance(part, FullPart):
+                    trained[number] = train_in_full(part, models, key)
+                else:
+                    trained[number] = self._learn_words(part, key)
+        for weight in (weight for weights in trained.values() for weight in weights):
+            weight.requires_grad_(True)
+        check_apart(trained)
+        return [(f"part{number}", part, trained[number]) for number, part in enumerate(parts)]
+
+    def _learn_words(self, part: WordsPart, key: str) -> list[nn.Parameter]:
+        components = self.components
+        vectors = add_words(part, components.tokenizer, components.text_encoder, key)
+        if components.text_encoder_2 is not None:
+            assert components.tokenizer_2 is not None
+            second = components.tokenizer_2, components.text_encoder_2
+            vectors += add_words(part, *second, key)
+        return vectors
+
+    def _every_word(self) -> str:
+        return " ".join(self.words())
+
+
+def check_apart(trained: dict[int, list[nn.Parameter]]) -> None:
+    """Raise ArgumentError where two parts would train the same weight."""
+    owner: dict[int, int] = {}
+    for number, weights in trained.items():
+        for weight in weights:
+            if owner.setdefault(id(weight), number) != number:
+                raise ArgumentError(
+                    f"target.parts[{owner[id(weight)]}] and target.parts[{number}] both train "
+                    "the same weights: let the patterns of each match other modules."
+                )
+
+
+def components_of(pipe: TextToImagePipeline) -> Components:
+    """The parts, with tokenizers of their own, so that those of `pipe` learn no words."""
+    return Components(
+        vae=pipe.vae,
+        unet=pipe.unet,
+        text_encoder=pipe.text_encoder,
+        tokenizer=deepcopy(pipe.tokenizer),
+        text_encoder_2=pipe.text_encoder_2,
+        tokenizer_2=deepcopy(pipe.tokenizer_2),
+    )
+
+
+def objective_of(config: ObjectiveConfig, scheduler: Any) -> ObjectiveConfig:
+    """The objective, what it leaves open taken from the base model's own schedule.
+
+    Raises ArgumentError for a schedule that no objective describes.
+    """
+    told = dict(scheduler.config)
+    if "Flow" in type(scheduler).__name__:
+        own: dict[str, Any] = {"prediction": "flow"}
+    elif told.get("trained_betas") is not None:
+        raise ArgumentError(
+            "The base model's schedule has betas of its own (trained_betas), which no objective "
+            "describes."
+        )
+    else:
+        own = {
+            "prediction": told.get("prediction_type", "epsilon"),
+            "beta_schedule": told.get("beta_schedule", "linear"),
+            "beta_start": told.get("beta_start", 0.0001),
+            "beta_end": told.get("beta_end", 0.02),
+            "zero_terminal_snr": bool(told.get("rescale_betas_zero_snr", False)),
+        }
+    given = config.model_dump(include=config.model_fields_set)
+    try:
+        return ObjectiveConfig(**{**own, **given})
+    except ValidationError as error:
+        raise ArgumentError(
+            f"The base model's schedule and [objective] do not go together: "
+            f"{error.errors()[0]['msg']}."
+        ) from error
+
+
+def store_frozen(target: Denoising, kind: torch.dtype) -> None:
+    """Hold what is not trained in the type that is computed in, for the sake of memory."""
+    precise = target.vae.config.get("force_upcast", False)
+    kept = {id(weight) for weight in target.vae.parameters() if precise}
+    for weight in target.parameters():
+        if not weight.requires_grad and id(weight) not in kept:
+            weight.data = weight.data.to(kind)
