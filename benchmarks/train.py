@@ -1,249 +1,206 @@
-"""Our training loop against a plain Accelerate loop, on the same model, data, batch and precision.
+"""Our training loop against diffusers' own scripts, on the same model, pictures, batch, precision.
 
-python -m benchmarks.train [--rounds 3] [--steps 12] [--out benchmarks/results/train.json]
+python -m benchmarks.train --diffusers-scripts DIR [--shape share] [--out ...]
 
-The plain loop is written as diffusers' text-to-image example has it: a DataLoader that Accelerate
-prepares, DDPMScheduler's noise, diffusers' EMAModel and learning rate schedule, tqdm. Each run is a
-process of its own, the two in turn, who goes first alternating. Start-up is the time from the start
-of the process to its first step; the rate is that of the steps after the second.
+DIR holds `train_text_to_image.py` and `train_text_to_image_lora.py`, or is a clone of diffusers,
+which T2I_DIFFUSERS may name instead; the scripts run as they are. Without them there is nothing to
+measure, and that is said. The model has random weights and is made on the spot, as are the
+pictures. Each run is a process of its own, the sides in turn, who goes first changing:
+
+theirs  the script
+ours    `t2i train`, encoding pictures and captions at each visit, as the scripts do
+cached  `t2i train` as it is by default, in rounds after the one that fills the cache
+
+Neither keeps an average of the weights. Both write for TensorBoard, which the scripts cannot go
+without. The ratio of the processor's time is that to trust on a busy machine.
+
+--device gpu takes Stable Diffusion 1's own shape, 512 pixels and bfloat16.
 """
 
 import argparse
-import json
+import hashlib
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-REPO = Path(__file__).resolve().parent.parent
-MODEL = REPO / "configs" / "models" / "embedded.toml"
-RATE = 5e-4
+from benchmarks.machine import machine, write_result
+from benchmarks.train_folder import SHAPES
+from benchmarks.train_resume import compare_resumes
+from benchmarks.train_runs import SCRIPTS, SIDES, Method, Run, Setting, measure
+
+FIGURES = {
+    "steps_per_s": "steps/s, by the processor's time",
+    "steps_per_s_wall": "steps/s, by the clock",
+    "start_up_cpu_s": "start-up, the processor's s",
+    "start_up_s": "start-up, s",
+    "peak_mib": "peak memory to the last step, MiB",
+    "peak_to_the_end_mib": "peak memory to the end, MiB",
+}
 
 
-class Clock:
-    """Notes when each step is done."""
-
-    def __init__(self) -> None:
-        self.started = float(os.environ["BENCHMARK_STARTED"])
-        self.ready = 0.0
-        self.done: list[float] = []
-
-    def report(self) -> dict[str, float]:
-        from benchmarks.memory import own_peak
-
-        seconds = [b - a for a, b in zip(self.done[1:], self.done[2:], strict=False)]
-        return {
-            "start_up_s": self.ready - self.started,
-            "steps_per_s": 1 / statistics.median(seconds),
-            "peak_mib": own_peak(),
-        }
+def turns(rounds: int) -> Iterator[tuple[int, Sequence[str]]]:
+    """The round, 0 for the one that warms up, and who goes when."""
+    for number in range(rounds + 1):
+        first = number % len(SIDES)
+        yield number, SIDES[first:] + SIDES[:first]
 
 
-def run_ours(options: argparse.Namespace, clock: Clock) -> None:
-    from train.config import load
-    from train.loop import Training, run
-
-    toml = f"""
-        model = {json.dumps(str(MODEL))}
-        [target]
-        kind = "denoiser"
-        [objective]
-        prediction = "v_prediction"
-        [data]
-        kind = "scenes"
-        [train]
-        steps = {options.steps}
-        batch_size = {options.batch}
-        precision = "{options.precision}"
-        device = "{"auto" if options.gpu else "cpu"}"
-        checkpoint_every = {options.steps + 1}
-        [optimizer]
-        learning_rate = {RATE}
-    """
-    step: Callable[..., Any] = Training._step
-
-    def timed(training: Training, parts: Any) -> Any:
-        clock.ready = clock.ready or time.time()
-        outcome = step(training, parts)
-        clock.done.append(time.time())
-        if len(clock.done) == options.steps:
-            print(json.dumps(clock.report()), flush=True)
-        return outcome
-
-    Training._step = timed  # type: ignore[method-assign]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "run.toml"
-        path.write_text(toml)
-        run(load(path), Path(folder) / "out")
+def compare_method(
+    method: Method, setting: Setting, steps: int, rounds: int
+) -> dict[str, dict[str, Any]]:
+    """Medians of each side over the rounds, and ours over theirs."""
+    found: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
+    warm: dict[str, dict[str, float]] = {}
+    for number, sides in turns(rounds):
+        for side in sides if number else SIDES:
+            out = setting.folder / f"{method}-{side}-{number}"
+            watch = "steps" if number else "frozen"
+            figures = measure(Run(side, method, steps, out), setting, watch=watch)
+            shown = {key: round(value, 3) for key, value in figures.items()}
+            print(f"{method} round {number}/{rounds}  {side}: {shown}", flush=True)
+            if number:
+                found[side].append(with_rates(figures))
+            else:
+                warm[side] = figures
+    table = {side: ratios(found[side], found["theirs"]) for side in SIDES if side != "theirs"}
+    return {
+        **table,
+        "frozen_share": {side: warm[side].get("frozen_share", 0.0) for side in SIDES},
+        "first_start_up_s": {side: warm[side]["start_up_s"] for side in SIDES},
+        "first_start_up_cpu_s": {side: warm[side]["start_up_cpu_s"] for side in SIDES},
+    }
 
 
-def run_plain(options: argparse.Namespace, clock: Clock) -> None:
-    import numpy as np
-    import torch
-    from accelerate import Accelerator
-    from accelerate.utils import set_seed
-    from diffusers import DDPMScheduler
-    from diffusers.optimization import get_scheduler
-    from diffusers.training_utils import EMAModel
-    from tqdm.auto import tqdm
-
-    from t2i.denoiser.build import ModelConfig, build
-    from train.data.scenes import Scenes, ScenesConfig
-
-    accelerator = Accelerator(
-        gradient_accumulation_steps=1, mixed_precision=options.precision, cpu=not options.gpu
-    )
-    set_seed(0)
-    parts = build(ModelConfig.load(MODEL))
-    vae, unet, text_encoder = parts.vae, parts.unet, parts.text_encoder
-    vae.requires_grad_(False)
-    ema = EMAModel(unet.parameters(), model_cls=type(unet), model_config=unet.config)
-    text_ema = EMAModel(text_encoder.parameters())
-    noise_scheduler: Any = DDPMScheduler(
-        beta_schedule="scaled_linear",
-        beta_start=0.00085,
-        beta_end=0.012,
-        prediction_type="v_prediction",
-    )
-    trained = [*unet.parameters(), *text_encoder.parameters()]
-    optimizer = torch.optim.AdamW(trained, lr=RATE, weight_decay=0.01)
-
-    class Pictures(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
-        def __init__(self) -> None:
-            self.scenes = Scenes(ScenesConfig())
-
-        def __len__(self) -> int:
-            return len(self.scenes)
-
-        def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-            sample = self.scenes[index]
-            pixels = torch.from_numpy(sample.pixels.astype(np.float32) / 127.5 - 1)
-            ids = parts.tokenizer(
-                sample.caption,
-                max_length=parts.tokenizer.model_max_length,
-                padding="max_length",
-                truncation=True,
-                return_tensors="pt",
-            ).input_ids
-            return {"pixel_values": pixels.permute(2, 0, 1), "input_ids": ids[0]}
-
-    def collate(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        return {key: torch.stack([row[key] for row in rows]).contiguous() for key in rows[0]}
-
-    loader = torch.utils.data.DataLoader(
-        Pictures(), shuffle=True, collate_fn=collate, batch_size=options.batch
-    )
-    lr_scheduler = get_scheduler(
-        "constant_with_warmup", optimizer, num_warmup_steps=0, num_training_steps=options.steps
-    )
-    unet, text_encoder, optimizer, loader, lr_scheduler = accelerator.prepare(
-        unet, text_encoder, optimizer, loader, lr_scheduler
-    )
-    for part in (vae, ema, text_ema):
-        part.to(accelerator.device)
-
-    bar = tqdm(total=options.steps, file=sys.stderr)
-    clock.ready = time.time()
-    for batch in loader:
-        with accelerator.accumulate(unet):
-            latents = vae.encode(batch["pixel_values"]).latents * vae.config.scaling_factor
-            noise = torch.randn_like(latents)
-            timesteps = torch.randint(0, 1000, (len(latents),), device=latents.device).long()
-            noisy = noise_scheduler.add_noise(latents, noise, timesteps)
-            hidden = text_encoder(batch["input_ids"], return_dict=False)[0]
-            target = noise_scheduler.get_velocity(latents, noise, timesteps)
-            predicted = unet(noisy, timesteps, hidden, return_dict=False)[0]
-            loss = torch.nn.functional.mse_loss(predicted.float(), target.float())
-            accelerator.gather(loss.repeat(options.batch)).mean().item()
-            accelerator.backward(loss)
-            if accelerator.sync_gradients:
-                accelerator.clip_grad_norm_(trained, 1.0)
-            optimizer.step()
-            lr_scheduler.step()
-            optimizer.zero_grad()
-        if accelerator.sync_gradients:
-            ema.step(unet.parameters())
-            text_ema.step(text_encoder.parameters())
-            bar.update(1)
-        bar.set_postfix(step_loss=loss.detach().item(), lr=lr_scheduler.get_last_lr()[0])
-        clock.done.append(time.time())
-        if len(clock.done) == options.steps:
-            break
-    print(json.dumps(clock.report()), flush=True)
+def with_rates(figures: dict[str, float]) -> dict[str, float]:
+    rates = {
+        "steps_per_s": 1 / figures["step_cpu_s"],
+        "steps_per_s_wall": 1 / figures["step_s"],
+    }
+    return {key: (rates | figures)[key] for key in FIGURES}
 
 
-SIDES = {"ours": run_ours, "plain": run_plain}
-
-
-def measure(side: str, options: argparse.Namespace) -> dict[str, float]:
-    """One run of one side in a process of its own."""
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.train", "--side", side]
-    for key in ("steps", "batch", "precision", "threads"):
-        command += [f"--{key}", str(getattr(options, key))]
-    if options.gpu:
-        command.append("--gpu")
-    settings = {"BENCHMARK_STARTED": str(time.time()), "OMP_NUM_THREADS": str(options.threads)}
-    done = subprocess.run(
-        command, cwd=REPO, env=os.environ | settings, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise SystemExit(f"{side} failed:\n{done.stderr[-3000:]}")
-    figures: dict[str, float] = json.loads(
-        next(line for line in reversed(done.stdout.splitlines()) if line.startswith("{"))
-    )
-    return figures
-
-
-def compare(rounds: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
-    """Medians of each side, and ours over theirs round by round."""
+def ratios(ours: list[dict[str, float]], theirs: list[dict[str, float]]) -> dict[str, Any]:
     table: dict[str, Any] = {}
-    for figure in rounds["ours"][0]:
-        ours, plain = ([one[figure] for one in rounds[side]] for side in ("ours", "plain"))
-        ratios = sorted(a / b for a, b in zip(ours, plain, strict=True))
+    for figure in FIGURES:
+        mine, other = ([one[figure] for one in side] for side in (ours, theirs))
+        each = sorted(a / b for a, b in zip(mine, other, strict=True))
         table[figure] = {
-            "ours": statistics.median(ours),
-            "plain": statistics.median(plain),
-            "ratio_of_medians": statistics.median(ours) / statistics.median(plain),
-            "ratio_of_rounds": [ratios[0], ratios[-1]],
+            "ours": statistics.median(mine),
+            "theirs": statistics.median(other),
+            "ratio_of_medians": statistics.median(mine) / statistics.median(other),
+            "ratio_of_rounds": [each[0], each[-1]],
         }
     return table
 
 
-def main() -> None:
+def found_scripts(given: Path | None) -> Path | None:
+    """The folder with both scripts: the one given, or in a clone of diffusers."""
+    named = given or (Path(name) if (name := os.environ.get("T2I_DIFFUSERS")) else None)
+    if named is None:
+        return None
+    for folder in (named, named / "examples" / "text_to_image"):
+        if all((folder / script).is_file() for script in SCRIPTS.values()):
+            return folder.resolve()
+    raise SystemExit(f"There are no {' and '.join(SCRIPTS.values())} in {named}.")
+
+
+def of_scripts(folder: Path) -> dict[str, Any]:
+    """Which scripts they were, and what they had for torchvision."""
+    digests = {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in SCRIPTS.values()
+    }
+    missing = find_spec("torchvision") is None
+    return {
+        "sha256": digests,
+        "torchvision": "missing, benchmarks/train_transforms.py in its place"
+        if missing
+        else "installed",
+    }
+
+
+def show(table: dict[str, Any]) -> None:
+    for method, rows in table.items():
+        shares = ", ".join(f"{side} {s:.0%}" for side, s in rows["frozen_share"].items())
+        print(f"\n{method}: share of the frozen encoders in a step: {shares}")
+        print(f"{'':36}{'theirs':>10}{'ours':>10}{'ratio':>8}   rounds")
+        for side in ("ours", "cached"):
+            for figure, title in FIGURES.items():
+                row = rows[side][figure]
+                low, high = row["ratio_of_rounds"]
+                name = f"{title}{', cached' * (side == 'cached')}"
+                print(
+                    f"{name:44}{row['theirs']:10.3f}{row['ours']:10.3f}"
+                    f"{row['ratio_of_medians']:8.3f}   {low:.3f} to {high:.3f}"
+                )
+
+
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--precision", default="no", choices=("no", "bf16", "fp16"))
+    parser.add_argument("--diffusers-scripts", type=Path, metavar="DIR")
+    parser.add_argument("--shape", choices=tuple(SHAPES), help="(default: share; sd1 on a GPU)")
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--precision", choices=("no", "bf16", "fp16"), help="(default: no; bf16)")
+    parser.add_argument("--batch", type=int, help="(default: the shape's)")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=3, help="after the one that warms up")
+    parser.add_argument("--pictures", type=int, default=64)
+    parser.add_argument("--methods", nargs="+", choices=tuple(SCRIPTS), default=tuple(SCRIPTS))
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--gpu", action="store_true", help="where there is one")
+    parser.add_argument("--no-resume", action="store_true", help="leave out stopping and going on")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--side", choices=tuple(SIDES), help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.side:
-        SIDES[options.side](options, Clock())
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse()
+    scripts = found_scripts(options.diffusers_scripts)
+    if scripts is None:
+        print(
+            "Skipped: diffusers' training scripts are not at hand. Clone its repository and name "
+            "it by --diffusers-scripts or T2I_DIFFUSERS."
+        )
         return
 
-    from benchmarks.machine import machine, write_result
-
-    rounds: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
-    for number in range(options.rounds):
-        for side in list(SIDES)[:: 1 if number % 2 == 0 else -1]:
-            rounds[side].append(measure(side, options))
-            print(f"round {number + 1}/{options.rounds}  {side}: {rounds[side][-1]}", flush=True)
-    table = compare(rounds)
-    print(f"\n{'':14}{'ours':>10}{'plain':>10}{'ours/plain':>12}")
-    for figure, row in table.items():
-        ratio = row["ratio_of_medians"]
-        print(f"{figure:14}{row['ours']:10.2f}{row['plain']:10.2f}{ratio:12.3f}")
+    gpu = options.device == "gpu"
+    name = options.shape or ("sd1" if gpu else "share")
+    shape = replace(SHAPES[name], batch=options.batch or SHAPES[name].batch)
+    precision = options.precision or ("bf16" if gpu else "no")
+    resumes: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        setting = Setting(
+            Path(folder) / name, scripts, shape, precision, options.device, options.threads
+        )
+        weights = setting.prepare(options.pictures)
+        table = {
+            method: compare_method(method, setting, options.steps, options.rounds)
+            for method in options.methods
+        }
+        show(table)
+        if not options.no_resume:
+            small = replace(setting, folder=Path(folder) / "resume", shape=SHAPES["toy"])
+            small.prepare(options.pictures)
+            resumes = compare_resumes(small, options.methods)
+    asked = ("device", "threads", "steps", "rounds", "pictures")
+    result = {
+        "asked": {
+            "shape": name,
+            "weights": weights,
+            "resolution": shape.resolution,
+            "batch": shape.batch,
+            "precision": precision,
+            **{key: getattr(options, key) for key in asked},
+        },
+        "scripts": of_scripts(scripts),
+        "figures": table,
+        "resume": {"shape": "toy", **resumes},
+    }
     if options.out:
-        asked = {key: getattr(options, key) for key in ("steps", "batch", "precision", "rounds")}
-        write_result(options.out, {"asked": asked, "figures": table, "machine": machine()})
+        write_result(options.out, result | {"machine": machine()})
 
 
 if __name__ == "__main__":

@@ -21,8 +21,6 @@ from t2i.errors import TrainingError
 from t2i.files import write_atomically
 from t2i.pictures import save_picture, sheet
 from train.batch import Batch, batches
-from train.cache.pictures import Cached
-from train.data.pictures import Pictures
 from train.data.sample import Samples
 from train.order import Order, Share
 from train.samples import pictures_of
@@ -70,24 +68,21 @@ class BadStep:
     broken_gradients: Sequence[str]
     rows: Sequence[Row]
 
-    def __str__(self) -> str:
-        return (
-            f"Step {self.step} gave loss {self.loss} and gradient norm {self.grad_norm}. "
-            f"Samples: {', '.join(self.named())}."
-        )
+    def measured(self) -> str:
+        return f"Step {self.step} gave loss {self.loss} and gradient norm {self.grad_norm}"
 
     def suspects(self) -> list[Row]:
         """The samples whose own loss is no number; where there is none, it may be any."""
         return [row for row in self.rows if not math.isfinite(row.loss)] or [*self.rows]
 
-    def named(self) -> list[str]:
+    def samples(self) -> str:
         suspects = self.suspects()
         named = [
             f"{row.name} ({'any of the batch' if math.isfinite(row.loss) else f'loss {row.loss}'})"
             for row in suspects[:NAMED]
         ]
         more = [f"and {len(suspects) - NAMED} more"] if len(suspects) > NAMED else []
-        return named + more
+        return f"Samples: {', '.join(named + more)}."
 
     def write(self, out: Path, show: Show) -> None:
         """Lay it down in the folder of the run. Raises OutputError."""
@@ -117,9 +112,7 @@ def rows_of_all(
 
 
 def pictures_at(samples: Samples, order: Order, step: int) -> list[Image.Image]:
-    """What stood at a step, slot by slot, small; where latents come from a cache, read anew."""
-    if isinstance(samples, Cached):
-        samples = Pictures(samples.config, found=samples.found, part=samples.part)
+    """What stood at a step, slot by slot, small; `samples` have their pixels."""
     batch = next(batches(samples, order, Share(), range(step, step + 1)))
     pictures = pictures_of(batch.pixels_BCHW)
     for picture in pictures:

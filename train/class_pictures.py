@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from PIL import Image
 
 from t2i.errors import ArgumentError
 from t2i.files import write_atomically
@@ -63,20 +64,28 @@ def draw_missing(config: RunConfig, out: Path, device: torch.device, stop: StopR
     facts = json.dumps(facts_of(config), indent=1) + "\n"
     write_atomically(folder / NOTES, lambda part: part.write_text(facts, "utf-8"))
     with progress(prior.count, prior.count - len(numbers)) as told:
-        for start in range(0, len(numbers), prior.batch_size):
+        for batch in batches_of(numbers, prior):
             if stop.wanted:
                 print("stopped; the same command goes on from here", file=sys.stderr)
                 return
-            batch = numbers[start : start + prior.batch_size]
-            draw(pipe, prior, config.data.size, folder, batch)
-            told(len(batch))
+            pictures = draw(pipe, prior, config.data.size, batch)
+            for number in sorted({*batch} & {*numbers}):
+                save_picture(pictures[number - batch[0]], folder / name_of(number))
+                told(1)
+
+
+def batches_of(numbers: Sequence[int], prior: PriorConfig) -> list[range]:
+    """Whole batches with the numbers in them: a picture is the same to the bit beside the same."""
+    size = prior.batch_size
+    starts = dict.fromkeys(number // size * size for number in numbers)
+    return [range(start, min(start + size, prior.count)) for start in starts]
 
 
 def draw(
-    pipe: "TextToImagePipeline", prior: PriorConfig, size: int, folder: Path, numbers: list[int]
-) -> None:
-    """Picture n is that of seed `prior.seed + n`, whichever others are drawn beside it."""
-    pictures = pipe(
+    pipe: "TextToImagePipeline", prior: PriorConfig, size: int, numbers: Sequence[int]
+) -> list[Image.Image]:
+    """Picture n is that of seed `prior.seed + n`."""
+    drawn: list[Image.Image] = pipe(
         [prior.prompt] * len(numbers),
         height=size,
         width=size,
@@ -85,8 +94,7 @@ def draw(
         generator=[torch.Generator().manual_seed(prior.seed + number) for number in numbers],
         return_dict=False,
     )[0]
-    for number, picture in zip(numbers, pictures, strict=True):
-        save_picture(picture, folder / name_of(number))
+    return drawn
 
 
 def missing(folder: Path, count: int) -> list[int]:

@@ -1,23 +1,38 @@
-"""torch.compile of a target's denoiser, in place: the names of its weights stay as they are."""
+"""torch.compile of a target's denoiser, in place: the names of its weights stay as they are.
 
-from collections.abc import Iterator
+B batch rows.
+"""
+
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from accelerate import Accelerator
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor
 
 from t2i.attention.compiled import is_compiled
-from t2i.errors import ArgumentError
+from t2i.errors import ArgumentError, TrainingError
+from train.batch import Batch
 from train.targets.target import Target
 
-BACKEND = "inductor"
+BACKEND: str | Callable[..., Any] = "inductor"
 """Of torch.compile; it needs a C++ compiler on a CPU."""
+NEAR = 0.1
+"""How far a compiled gradient may be from the plain one, as a share of it: bf16 rounds."""
+SPARE = 8
+"""Kernels beyond one for each size."""
 
 
-def compile_denoiser(target: Target) -> None:
-    """Let the target's UNet be compiled when it first computes, and again for inputs that differ.
+def compile_denoiser(target: Target, sizes: int) -> None:
+    """Let the target's UNet be compiled when it first computes, for each size of picture by itself.
 
-    Raises ArgumentError for a target without one.
+    One kernel for all sizes would be another one after a resume that begins with another size, and
+    inductor cannot make it (torch 2.13: "cannot determine truth value of Relational"). Raises
+    ArgumentError for a target without a UNet.
+
+    sizes : of pictures, how many there are
     """
     unet = getattr(target, "unet", None)
     if not isinstance(unet, UNet2DConditionModel):
@@ -25,7 +40,38 @@ def compile_denoiser(target: Target) -> None:
             "train.compile = true, but this target trains no denoiser, which is what is compiled: "
             "set it to false."
         )
-    unet.compile(backend=BACKEND)
+    # Beyond its limit torch computes without a compiled kernel. A batch that does not fit into
+    # memory is halved, which is a size of its own.
+    config: Any = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, 2 * sizes + SPARE)
+    unet.compile(backend=BACKEND, dynamic=False)
+
+
+def check_gradient(target: Target, batch: Batch, accelerator: Accelerator) -> None:
+    """Raise TrainingError where the compiled denoiser would learn something else than the plain.
+
+    A compiler's mistake in the backward pass is silent: the loss is right, and the model learns
+    little or nonsense.
+    """
+    compiled = gradient(target, batch, accelerator)
+    with uncompiled(target):
+        plain = gradient(target, batch, accelerator)
+    off, length = (compiled - plain).norm().item(), plain.norm().item()
+    if not off <= NEAR * length:
+        raise TrainingError(
+            f"The compiled denoiser's gradient is off by {off / max(length, 1e-30):.0%}, a mistake "
+            f"of torch {torch.__version__}'s compiler: set train.compile = false."
+        )
+
+
+def gradient(target: Target, batch: Batch, accelerator: Accelerator) -> Tensor:
+    """Of the batch's mean loss, all trained weights one after the other, on the CPU."""
+    weights = [*target.weights().values()]
+    torch.manual_seed(target.seed)  # dropout draws from the global generator
+    with accelerator.autocast():
+        loss_B = target(batch)
+    found = torch.autograd.grad(loss_B.mean(), weights, allow_unused=True)
+    return torch.cat([part.flatten().float().cpu() for part in found if part is not None])
 
 
 class Compilations:
@@ -33,7 +79,7 @@ class Compilations:
 
     def __init__(self, target: Target) -> None:
         self._watches = is_compiled(target)
-        self._graphs = graphs() if self._watches else 0
+        self._graphs = 0
 
     def news(self) -> str | None:
         """What to say of the time since the last question."""
@@ -43,11 +89,8 @@ class Compilations:
         if self._graphs == before:
             return None
         if not before:
-            return "the denoiser was compiled"
-        return (
-            "the denoiser was compiled once more, for an input of another size; after the second "
-            "size one kernel serves all"
-        )
+            return "the denoiser is compiled; its gradient is that of the plain one"
+        return "the denoiser was compiled once more, for pictures of another size"
 
 
 def graphs() -> int:

@@ -1,6 +1,7 @@
 """What makes a run this run, so that it does not go on as another."""
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from train.assembly import Facts
 from train.checkpoint import State
 from train.config import RunConfig, difference, explain
 from train.targets.target import Target
+
+DIGEST = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{56}\b")
 
 
 def identity(config: RunConfig, model: Facts, target: Target) -> dict[str, Any]:
@@ -41,6 +44,7 @@ def check_same_run(out: Path, state: State, ours: dict[str, Any]) -> None:
     changes += [f"[model] {change}" for change in difference(model_before, model)]
     if state.facts["frozen"] != ours["frozen"]:
         changes.append("the weights of the frozen parts")
+    changes = [DIGEST.sub(r"\1...", change) for change in changes]
     if changes:
         raise ArgumentError(
             f"The run in {out} was started otherwise: {'; '.join(changes)}. "

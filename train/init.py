@@ -3,18 +3,16 @@
 Its text is put together from t2i/assets/train/pieces.toml, line by line, with the reasons.
 """
 
-import json
 import re
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
-from string import Template
 
 from t2i.errors import ArgumentError, OutputError, nearest
 from t2i.files import write_atomically
 from train.data.captions import article
 from train.data.found import check_share, find
-from train.data.pictures import PicturesConfig
+from train.data.pictures import SMALL, PicturesConfig
+from train.init_text import fill, path_from, pieces, toml
 from train.init_values import (
     FAMILIES,
     NAMES,
@@ -34,6 +32,12 @@ OF_A_CLASS = ("dreambooth", "dreambooth-lora")
 OF_NEW_WORDS = ("textual-inversion", "pivotal")
 SMALL_SHARE = 0.75
 """Pictures with sides below this share of what the base draws are learned at that share."""
+HELD_OUT = [
+    "# Share that is never trained on; what it is for stands at the end.",
+    "held_out = 0.05",
+]
+ENOUGH = 40
+"""Pictures from which on some are held out, to measure on."""
 PLACES: dict[Family, tuple[str, ...]] = {
     "embedded": ("{} on a blue background", "{} on a white background"),
     "sd": ("{} on a beach at sunset", "an oil painting of {}"),
@@ -111,10 +115,12 @@ def check_wish(wish: Wish) -> None:
             f"--init {wish.method} needs the class of the thing, which is to stay what it is: "
             "give it, as in --class mug."
         )
-    if wish.word is not None and wish.method in OF_NEW_WORDS and wish.word.split() != [wish.word]:
-        raise ArgumentError(
-            f"Got --word {wish.word!r}; a new word has no blanks: write it as <my-mug>."
-        )
+    if wish.word is not None and wish.method in OF_NEW_WORDS:
+        if wish.word.split() != [wish.word] or "," in wish.word:
+            raise ArgumentError(
+                f"Got --word {wish.word!r}; a new word has no blanks and no commas: write it as "
+                "<my-mug>."
+            )
 
 
 def starting_config(wish: Wish, seen: Look, beside: Path, head: str, *, hints: bool = False) -> str:
@@ -124,17 +130,19 @@ def starting_config(wish: Wish, seen: Look, beside: Path, head: str, *, hints: b
     """
     family = family_of(wish.base)
     values = values_of(wish.method, family) | chosen(wish, seen, family, beside)
-    others = {
-        NAMES[other]: values_of(wish.method, other)
-        for other in FAMILIES
-        if hints and other != family
-    }
+    others = [other for other in FAMILIES if hints and other != family]
+    elsewhere = {NAMES[other]: values_of(wish.method, other) for other in others}
+    for other in others:
+        batch_size = int(str(elsewhere[NAMES[other]]["batch_size"]))
+        steps = steps_for(other, seen.pictures, batch_size)
+        elsewhere[NAMES[other]]["steps"] = steps
     names = [f"about {wish.method}", "target", *PIECES[wish.method]]
+    names += ["validation"] * holds_out(seen)
     if family == "sdxl":
         # Its second encoder reads along: tying a word to a thing is left to the denoiser.
         names = [name for name in names if name != "part lora text"]
     lines = blocks_of(wish, seen, head)
-    filled = ["\n".join(fill(pieces()[name], values, lines, others)) for name in names]
+    filled = ["\n".join(fill(pieces()[name], values, lines, elsewhere)) for name in names]
     return "\n\n".join([f"{filled[0]}\n{filled[1]}", *filled[2:]]) + "\n"
 
 
@@ -142,16 +150,16 @@ def chosen(wish: Wish, seen: Look, family: Family, beside: Path) -> dict[str, Va
     """What a look at the pictures decides."""
     word, thing, kind = called(wish, seen)
     size = size_of(wish.base, family)
-    if family != "embedded" and seen.side < SMALL_SHARE * size:
+    if size >= SMALL and seen.side < SMALL_SHARE * size:
         size = int(size * SMALL_SHARE) // 64 * 64
     batch_size = int(str(values_of(wish.method, family)["batch_size"]))
     named = [f"a photo of {thing}", *(place.format(thing) for place in PLACES[family])]
-    told = [*seen.captions] if not wish.word and seen.captions else named
+    told = [*seen.captions] if seen.captions and not has_a_word(wish) else named
     return {
         "base": path_from(beside, wish.base) if Path(wish.base).exists() else wish.base,
         "folder": path_from(beside, str(wish.folder)),
         "size": size,
-        "steps": steps_for(wish.method, family, seen.pictures, batch_size),
+        "steps": steps_for(family, seen.pictures, batch_size),
         "word": word,
         "class_phrase": kind,
         "class_caption": f"a photo of {kind}",
@@ -159,11 +167,17 @@ def chosen(wish: Wish, seen: Look, family: Family, beside: Path) -> dict[str, Va
     }
 
 
+def has_a_word(wish: Wish) -> bool:
+    """Whether the thing has a name of its own, which captions and prompts are to say."""
+    return wish.word is not None or wish.method in OF_A_CLASS + OF_NEW_WORDS
+
+
 def called(wish: Wish, seen: Look) -> tuple[str, str, str]:
     """The word, the thing as prompts name it, and its class or, where that is unknown, another."""
     kind = f"{article(wish.kind)} {wish.kind}" if wish.kind else "a cat"
     if wish.method in OF_NEW_WORDS:
-        word = wish.word or f"<{re.sub(r'[^a-z0-9]+', '-', wish.folder.resolve().name.lower())}>"
+        plain = re.sub(r"[^a-z0-9]+", "-", wish.folder.resolve().name.lower()).strip("-")
+        word = wish.word or f"<{plain or 'thing'}>"
         return word, word, kind
     word = wish.word or RARE
     return word, f"{article(word)} {word} {wish.kind}" if wish.kind else word, kind
@@ -186,61 +200,18 @@ def blocks_of(wish: Wish, seen: Look, head: str) -> dict[str, list[str]]:
             "# that says what else is in it, keeps the rest out of the word: then drop this line.",
             f"caption = {toml(f'a photo of {thing}')}",
         ]
-    elif not without and wish.word is None and wish.method not in OF_A_CLASS + OF_NEW_WORDS:
+    elif not without and not has_a_word(wish):
         captions = ["# Captions are those beside the pictures."]
     return {
         "next": head.splitlines(),
         "seen": [f"# {seen.pictures} pictures, {sizes}; {told} of them with a caption."],
         "captions": captions,
+        "held_out": HELD_OUT if holds_out(seen) else [],
         "dora": ["dora = true"] if wish.method == "dora" else [],
         "initial": [f", initial = {toml(wish.kind)}" if wish.kind else ""],
     }
 
 
-def fill(
-    piece: str,
-    values: dict[str, Value],
-    blocks: dict[str, list[str]],
-    others: dict[str, dict[str, Value]],
-) -> list[str]:
-    """A piece with its values: a line that is the name of a block becomes the block's lines."""
-    texts = {key: toml(value) for key, value in values.items()}
-    texts |= {"initial": "".join(blocks["initial"]), "class_phrase": str(values["class_phrase"])}
-    lines: list[str] = []
-    for line in piece.splitlines():
-        if line[:1] == "$" and line[1:] in blocks:
-            lines += blocks[line[1:]]
-            continue
-        key = next(iter(re.findall(r"= \$(\w+)$", line)), "")
-        elsewhere = {name: row[key] for name, row in others.items() if key in row}
-        if any(value != values[key] for value in elsewhere.values()) and line[0] != "#":
-            told = ", ".join(f"{name}: {toml(value)}" for name, value in elsewhere.items())
-            lines.append(f"# ({told})")
-        lines.append(Template(line).substitute(texts))
-    return lines
-
-
-def toml(value: Value) -> str:
-    if isinstance(value, float):
-        return (
-            f"{value:g}"
-            if value >= 0.01 and value % 1
-            else f"{value:.1f}"
-            if value >= 1
-            else (f"{value:.0e}".replace("e-0", "e-"))
-        )
-    if isinstance(value, list) and sum(map(len, value)) > 60:
-        return "[\n" + "".join(f"  {toml(one)},\n" for one in value) + "]"
-    return json.dumps(value, ensure_ascii=False)
-
-
-def path_from(beside: Path, place: str) -> str:
-    """Relative where it lies below the file that names it."""
-    path, base = Path(place).expanduser().resolve(), beside.resolve()
-    return path.relative_to(base).as_posix() or "." if path.is_relative_to(base) else str(path)
-
-
-def pieces() -> dict[str, str]:
-    text = resources.files("t2i").joinpath("assets", "train", "pieces.toml").read_text("utf-8")
-    parts = re.split(r"^#:: (.+)\n", text, flags=re.MULTILINE)[1:]
-    return {name: body.strip() for name, body in zip(parts[::2], parts[1::2], strict=True)}
+def holds_out(seen: Look) -> bool:
+    """Whether there are enough pictures to keep some from being trained on."""
+    return seen.pictures >= ENOUGH

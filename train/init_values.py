@@ -39,7 +39,7 @@ COMMON: dict[str, tuple[Value, Value, Value]] = {
     ),
     "checkpointing": (False, False, True),
     "size": (128, 512, 1024),
-    "batch_size": (8, 2, 1),
+    "batch_size": (4, 2, 1),
     "precision": ("no", "bf16", "bf16"),
     "checkpoint_every": (100, 500, 500),
     "warmup": (10, 100, 100),
@@ -57,17 +57,18 @@ COMMON: dict[str, tuple[Value, Value, Value]] = {
     "text_rate": (1e-3, 5e-5, 5e-5),
     "vectors": (8, 2, 2),
     "word_rate": (2e-2, 5e-3, 5e-3),
-    "prior_count": (32, 100, 100),
-    "prior_batch": (16, 4, 1),
+    "prior_count": (24, 100, 100),
+    "prior_steps": (10, 30, 30),
+    "prior_batch": (8, 4, 1),
 }
 OF_METHOD: dict[str, dict[str, tuple[Value, Value, Value]]] = {
-    "full": {"batch_size": (8, 4, 4), "checkpointing": (False, True, True)},
-    "cross-attention": {"batch_size": (8, 4, 2)},
+    "full": {"batch_size": (4, 4, 4), "checkpointing": (False, True, True)},
+    "cross-attention": {"batch_size": (4, 4, 2)},
     "dora": {"rank": (8, 8, 8)},
     "dreambooth": {"full_rate": (2e-4, 5e-6, 2e-6), "checkpointing": (False, True, True)},
 }
-STEPS: dict[str, int] = {"textual-inversion": 300, "full": 150, "dreambooth": 150}
-"""For the embedded model, 200 otherwise: a few minutes on two cores."""
+STEPS = 200
+"""For the embedded model: a minute or two on two cores."""
 VISITS, FEWEST, MOST = 100, 400, 4000
 """Of each of few pictures, and of optimizer steps, for larger models."""
 
@@ -78,11 +79,11 @@ def values_of(method: str, family: Family) -> dict[str, Value]:
     return {key: row[place] for key, row in (COMMON | OF_METHOD.get(method, {})).items()}
 
 
-def steps_for(method: str, family: Family, pictures: int, batch_size: int) -> int:
+def steps_for(family: Family, pictures: int, batch_size: int) -> int:
     """At least once through all of them; few are shown often."""
     epoch = -(-pictures // batch_size)
     if family == "embedded":
-        return max(epoch, STEPS.get(method, 200))
+        return max(epoch, STEPS)
     wanted = min(max(pictures * VISITS // batch_size, FEWEST), max(MOST, epoch))
     return -(-wanted // 50) * 50
 

@@ -22,7 +22,7 @@ from train.bad_step import NotANumber, pictures_at
 from train.batch import Batch, batches
 from train.cache.cache import cached
 from train.class_pictures import draw_prior
-from train.compiling import Compilations, compile_denoiser, uncompiled
+from train.compiling import Compilations, check_gradient, compile_denoiser, uncompiled
 from train.config import RunConfig
 from train.ema import EMA
 from train.identity import check_same_run, identity
@@ -90,8 +90,6 @@ class Training:
         self.target = placed(target, accelerator)
         if config.train.channels_last:
             self.target.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if config.train.compile:
-            compile_denoiser(self.target)
         self.share = Share(
             accelerator.process_index, accelerator.num_processes, config.train.accumulation
         )
@@ -100,7 +98,7 @@ class Training:
             if config.validation.every
             else None
         )
-        show = partial(pictures_at, self.samples, self.order)
+        show = partial(pictures_at, self.data, self.order)
         self.stepper = Stepper(config, self.target, accelerator, out, show)
         self.ema = EMA(self.target.weights(), config.ema)
         self.steps_done = self.steps_saved = 0
@@ -111,9 +109,12 @@ class Training:
         train, main = self.config.train, self.accelerator.is_main_process
         reports: list[Report] = []
         self._on_main(lambda: reports.append(self._open_report()))
-        steps, compilations = range(self.steps_done, train.steps), Compilations(self.target)
+        steps = range(self.steps_done, train.steps)
         reader = batches(self.samples, self.order, self.share, steps, train.workers)
         self.target.train()
+        if train.compile and steps:
+            self._compile()
+        compilations = Compilations(self.target)
         try:
             if self.steps_done == 0:
                 self._validate(reports)
@@ -154,6 +155,12 @@ class Training:
             for report in reports:
                 report.close()
         return True
+
+    def _compile(self) -> None:
+        compile_denoiser(self.target, len(self.order.groups))
+        now = range(self.steps_done, self.steps_done + 1)
+        batch = next(batches(self.samples, self.order, self.share, now))
+        check_gradient(self.target, batch.to(self.accelerator.device), self.accelerator)
 
     def export(self) -> None:
         """Write the average as a model, with what it was trained by."""
@@ -307,6 +314,14 @@ def notes_of(config: RunConfig, steps: int) -> dict[str, Any]:
     defaults = {"steps": samples.steps, "guidance_scale": samples.guidance_scale}
     sampler = {} if config.objective.prediction == "flow" else {"sampler": "ddim"}
     # Paths mean something on one machine only.
-    left_out: Any = {"model": True, "cache": True, "target": {*FOLDERS}}
+    own: Any = {"folder": True, "subsets": {"__all__": {"folder", "tars", "kohya", "masks"}}}
+    left_out: Any = {
+        "model": True,
+        "cache": True,
+        "target": {*FOLDERS, "base"},
+        "prior": {"folder"},
+    }
+    if config.data.kind == "pictures":
+        left_out["data"] = own
     told = config.model_dump(mode="json", exclude=left_out)
     return {"defaults": defaults | sampler, "trained": {"steps": steps, "config": told}}

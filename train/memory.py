@@ -16,6 +16,14 @@ SAID_BY_ALLOCATORS = (
 )
 
 
+SAID_BY_EXCHANGES = ("Connection closed by peer", "Connection reset by peer", "NCCL")
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether the exchange with the other processes broke off."""
+    return isinstance(error, RuntimeError) and any(s in str(error) for s in SAID_BY_EXCHANGES)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
@@ -33,7 +41,7 @@ def cut(batch: Batch, rows: int | None) -> list[Batch]:
 
 def rows_of(batch: Batch, start: int, stop: int) -> Batch:
     values: dict[str, Any] = {field.name: getattr(batch, field.name) for field in fields(batch)}
-    by_row = {
+    by_row: dict[str, Any] = {
         name: value[start:stop]
         for name, value in values.items()
         if isinstance(value, Tensor | list)

@@ -108,7 +108,7 @@ def earlier(run: Path) -> list[Path]:
 
 def read_losses(log: Path) -> list[tuple[int, float]]:
     lines = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
-    return [(line["step"], line["loss"]) for line in lines if "loss" in line]
+    return [(line["step"], line["loss"]) for line in lines if line.get("loss") is not None]
 
 
 def curve(losses: list[tuple[int, float]], window: int = 10) -> Image.Image:

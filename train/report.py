@@ -53,8 +53,7 @@ class Report:
 
     def validated(self, step: int, loss: float, by_level: Sequence[float]) -> None:
         """Log and say what held-out pictures cost after a step."""
-        facts = {"validation_loss": loss, "validation_by_level": by_level}
-        self._log.write({"step": step, **facts})
+        self._log.write({"step": step, "validation_loss": loss, "validation_by_level": by_level})
         if self._board is not None:
             self._board.add_scalar("validation_loss", loss, step)
             for number, value in enumerate(by_level):

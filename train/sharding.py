@@ -31,17 +31,19 @@ OPTIMIZERS = ("adamw", "schedulefree")
 def plugin() -> FullyShardedDataParallelPlugin | None:
     """What Accelerate's config says of FSDP, or None where it does not ask for it.
 
-    Without a precision of its own: autocast computes in `train.precision`, split or not.
+    Without a precision of its own: autocast computes in `train.precision`, split or not. Raises
+    ArgumentError where it asks for the first version.
     """
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
         return None
+    if os.environ.get("FSDP_VERSION") != "2":
+        raise refused("fsdp_version is not 2", "set fsdp_version: 2")
     return FullyShardedDataParallelPlugin(mixed_precision_policy=MixedPrecisionPolicy())
 
 
 def check_plugin(asked: FullyShardedDataParallelPlugin, config: "RunConfig") -> None:
     """Raise ArgumentError for what split weights cannot have here, with the remedy."""
     remedies = {
-        "fsdp_version is not 2": (asked.fsdp_version != 2, "set fsdp_version: 2"),
         "fsdp_activation_checkpointing is on": (
             asked.activation_checkpointing,
             "set it to false, and target.gradient_checkpointing = true in the run's config",
@@ -60,6 +62,7 @@ def check_plugin(asked: FullyShardedDataParallelPlugin, config: "RunConfig") -> 
         ),
         "train.precision is 'fp16'": (config.train.precision == "fp16", "choose 'bf16' or 'no'"),
         "train.channels_last is true": (config.train.channels_last, "set it to false"),
+        "train.compile is true": (config.train.compile, "set it to false"),
         f"optimizer.name is {config.optimizer.name!r}": (
             config.optimizer.name not in OPTIMIZERS,
             f"choose {' or '.join(map(repr, OPTIMIZERS))}",
@@ -67,10 +70,13 @@ def check_plugin(asked: FullyShardedDataParallelPlugin, config: "RunConfig") -> 
     }
     for what, (wrong, remedy) in remedies.items():
         if wrong:
-            raise ArgumentError(
-                f"The accelerate config asks for FSDP, which splits the weights, and {what}: "
-                f"{remedy}."
-            )
+            raise refused(what, remedy)
+
+
+def refused(what: str, remedy: str) -> ArgumentError:
+    return ArgumentError(
+        f"The accelerate config asks for FSDP, which splits the weights, and {what}: {remedy}."
+    )
 
 
 def is_wanted(accelerator: Accelerator) -> bool:

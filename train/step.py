@@ -24,7 +24,7 @@ from train.bad_step import (
 )
 from train.batch import Batch
 from train.config import RunConfig
-from train.memory import cut, is_out_of_memory
+from train.memory import cut, is_lost_peer, is_out_of_memory
 from train.optimizer import build, set_rates
 from train.processes import on_main
 from train.randomness import key
@@ -152,7 +152,7 @@ class Stepper:
             if several:
                 raise TrainingError(
                     f"Out of memory in step {number + 1} with {largest(pieces)} rows at a time, "
-                    "while gradients were exchanged; the newest checkpoint is sound. Raise "
+                    "while the processes exchanged theirs; the newest checkpoint is sound. Raise "
                     f"train.accumulation, and the run goes on from there. {SAVE_MEMORY}"
                 )
             self._halve(pieces)
@@ -164,11 +164,16 @@ class Stepper:
         try:
             return self._accumulate(number, pieces, exchange=exchange)
         except (RuntimeError, MemoryError) as error:
+            if self.accelerator.num_processes > 1 and is_lost_peer(error):
+                raise TrainingError(
+                    f"Another process of this run ended in step {number + 1}; what it said tells "
+                    "why. The newest checkpoint is sound."
+                ) from error
             if not is_out_of_memory(error):
                 raise
         # Only here is the traceback gone, which held on to all that the step had made.
         self._accelerated.zero_grad()
-        clear_device_cache(garbage_collection=True)  # type: ignore[no-untyped-call]
+        clear_device_cache(garbage_collection=True)
         return None
 
     def _accumulate(self, number: int, pieces: Sequence[Batch], *, exchange: bool = True) -> Tensor:
@@ -240,7 +245,8 @@ class Stepper:
         if self.skipped >= allowed:
             before = f"{self.skipped} were skipped before. " if self.skipped else ""
             raise NotANumber(
-                f"{bad} The weights were left as after step {number}. {told} {before}Look at these "
+                f"{bad.measured()}: the weights were left as after step {number}. "
+                f"{bad.samples()} {told} {before}Look at these "
                 "samples; the same command would come to the same place, so go on with a higher "
                 f"train.bad_steps (now {allowed}), which skips such steps, or begin anew with "
                 "--out and a lower optimizer.learning_rate or another seed."
@@ -249,8 +255,8 @@ class Stepper:
         outcome.updated = False
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.update()
-        skipped = f"Skipped, {self.skipped} of at most {allowed} such steps. {told}"
-        outcome.remarks += (f"{bad} {skipped}",)
+        skipped = f"skipped, {self.skipped} of at most {allowed} such steps"
+        outcome.remarks += (f"{bad.measured()}: {skipped}. {bad.samples()} {told}",)
 
     def _evidence(
         self, number: int, outcome: Outcome, loss_B: Tensor, pieces: Sequence[Batch]

@@ -17,7 +17,7 @@ from accelerate.utils import gather_object
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from t2i.errors import ArgumentError, T2IError
+from t2i.errors import T2IError
 from train.batch import collate
 from train.data.kinds import DataConfig
 from train.data.pictures import Pictures, PicturesConfig
@@ -82,7 +82,6 @@ class Validation:
     def __init__(
         self, config: ValidationConfig, samples: Samples, accelerator: Accelerator
     ) -> None:
-        """Raises ArgumentError where nothing is held out."""
         self.config, self.accelerator = config, accelerator
         self._read, self._digests = held_out(samples, config)
         self._stills: dict[int, Still] = {}
@@ -169,11 +168,7 @@ def held_out(
     assert isinstance(samples, Pictures)
     apart = samples.held_out()
     numbers = sorted(range(len(apart)), key=apart.digest)[: config.most]
-    if not numbers:
-        raise ArgumentError(
-            f"validation.every is set, but data.held_out = {samples.config.held_out} holds out "
-            f"none of {len(samples)} pictures: set it to a number of them, or validation.every = 0."
-        )
+    assert numbers, "see check_can_be_measured"
     return (
         lambda number: apart.read(numbers[number], 0),
         [apart.digest(number) for number in numbers],

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from t2i.adapters.names import spell
+from t2i.adapters.names import shown, spell
 from t2i.adapters.tensors import check_finite, read_tensors
 from t2i.adapters.writing import write_tensors
 from t2i.errors import ArgumentError, ModelError
@@ -86,7 +86,7 @@ def row(path: Path, name: str, tensor: Tensor) -> Tensor:
         tensor = tensor[None]
     if tensor.dim() != 2 or not tensor.is_floating_point():
         raise ModelError(
-            f"{path} is no embedding: {name[:200]} is {list(tensor.shape)}, expected [n, width]."
+            f"{path} is no embedding: {shown(name)} is {list(tensor.shape)}, expected [n, width]."
         )
     return tensor
 

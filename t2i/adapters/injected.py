@@ -14,7 +14,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from t2i.adapters.layers import Hadamard, Kronecker, Layer, Lora, Low
-from t2i.adapters.names import plain, spell
+from t2i.adapters.names import plain, shown, spell
 from t2i.errors import ArgumentError, ModelError
 
 Models = Mapping[str, nn.Module]
@@ -132,7 +132,12 @@ def take_off(models: Iterable[nn.Module | None]) -> None:
                 parent, _, attribute = name.rpartition(".")
                 setattr(model.get_submodule(parent), attribute, module.get_base_layer())
         del model.peft_config
-        model._hf_peft_config_loaded = False
+        mark(model, False)
+
+
+def mark(model: Any, carries: bool) -> None:
+    """Tell diffusers and transformers whether layers of peft's are on their model."""
+    model._hf_peft_config_loaded = carries
 
 
 def matched(
@@ -154,7 +159,7 @@ def matched(
         expected, given = tuple(weight.flatten(1).shape), product_shape(layer)
         if given != expected:
             raise misfit(
-                f"it changes a weight of {list(given)} in {part}.{name}, which is "
+                f"it changes a weight of {list(given)} in {part}.{shown(name)}, which is "
                 f"{list(expected)} here"
             )
     return model, found
@@ -205,7 +210,7 @@ def inject(model: Any, layers: Mapping[str, Layer], adapter: str) -> str:
     inject_adapter_in_model(
         config_for(layers), model, adapter, low_cpu_mem_usage=True, state_dict=names
     )
-    model._hf_peft_config_loaded = True
+    mark(model, True)
     for name, layer in layers.items():
         module: Any = model.get_submodule(name)
         base = module.get_base_layer()

@@ -160,4 +160,9 @@ def spell(names: Iterable[str], most: int = 3) -> str:
     """A few of the names, and how many more there are."""
     known = sorted(names)
     more = f" and {len(known) - most:,} more" if len(known) > most else ""
-    return ", ".join(name[:200] for name in known[:most]) + more
+    return ", ".join(map(shown, known[:most])) + more
+
+
+def shown(name: str) -> str:
+    """A name that somebody else chose: cut short, and nothing in it commands a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name[:200])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from t2i.adapters.keys import placed
 from t2i.adapters.layers import PARTS, Hadamard, Kronecker, Layer, Lora, Low
-from t2i.adapters.names import spell
+from t2i.adapters.names import shown, spell
 from t2i.adapters.tensors import number, read_tensors
 from t2i.adapters.told import Alphas, from_config, from_header
 from t2i.denoiser.weights import read_json
@@ -69,7 +69,7 @@ def gathered(
             continue
         fields = places.setdefault((place.part, place.module), {})
         if place.field in fields:
-            raise ModelError(f"{path} has {key[:200]} twice, under different names.")
+            raise ModelError(f"{path} has {shown(key)} twice, under different names.")
         fields[place.field] = tensor
     if unknown:
         raise ModelError(
@@ -83,7 +83,7 @@ def gathered(
         try:
             layer = layer_of(fields, module, told)
         except ValueError as error:
-            raise ModelError(f"{path}: {of} {module}: {error}.") from error
+            raise ModelError(f"{path}: {of} {shown(module)}: {error}.") from error
         parts.setdefault(of, {})[module] = layer
     return Lora({of: parts[of] for of in PARTS if of in parts}, dict(header))
 

@@ -8,6 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from t2i.adapters.names import shown
 from t2i.denoiser.weights import PICKLES, read_shapes
 from t2i.errors import ModelError
 
@@ -54,10 +55,10 @@ def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
             if tensor.numel() > 1:  # alpha may be a whole number
-                raise ModelError(f"{path}: {name[:200]} holds {tensor.dtype}, expected fractions.")
+                raise ModelError(f"{path}: {shown(name)} holds {tensor.dtype}, expected fractions.")
         elif not bool(torch.isfinite(tensor.float()).all()):
             raise ModelError(
-                f"{path}: {name[:200]} holds what is no finite number. The training that made it "
+                f"{path}: {shown(name)} holds what is no finite number. The training that made it "
                 "failed: take an earlier file of it."
             )
 

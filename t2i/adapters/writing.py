@@ -75,7 +75,9 @@ def write_diffusers(path: Path, lora: Lora) -> None:
             for name, tensor in as_peft(layer).items():
                 tensors[f"{part}.{whole(part, module)}.{names[name]}"] = tensor
         told |= {f"{part}.{key}": value for key, value in config_of(part, layers).items()}
-    write_tensors(path, tensors, {HEADER: json.dumps(told, sort_keys=True), "format": "pt"})
+    write_tensors(
+        path, tensors, carried(lora) | {HEADER: json.dumps(told, sort_keys=True), "format": "pt"}
+    )
 
 
 def write_kohya(path: Path, lora: Lora, facts: Facts | None = None) -> None:
@@ -226,7 +228,16 @@ def kohya_header(lora: Lora, family: Family, facts: Facts) -> dict[str, str]:
     }
     if facts.title:
         header["ss_output_name"] = facts.title
-    return header | dict(facts.told)
+    return carried(lora) | header | dict(facts.told)
+
+
+def carried(lora: Lora) -> dict[str, str]:
+    """What a file says of its training, which holds under another layout too; its hashes do not."""
+    return {
+        name: text
+        for name, text in lora.header.items()
+        if name.startswith(("ss_", "modelspec.")) and "hash" not in name
+    }
 
 
 def family_of(lora: Lora) -> Family:
@@ -239,8 +250,8 @@ def family_of(lora: Lora) -> Family:
             return family
     for name, layer in lora.parts.get("unet", {}).items():
         if name.endswith(("attn2.to_k", "attn2.to_v")) and isinstance(layer, Low):
-            if (family := WIDTHS.get(layer.down.shape[1])) is not None:
-                return family
+            if (seen := WIDTHS.get(layer.down.shape[1])) is not None:
+                return seen
     raise ModelError(
         "Which models the LoRA is for cannot be told from its layers: give --family sd1, sd2 or "
         "sdxl."

@@ -52,7 +52,8 @@ def of_our_pipeline(x: Any) -> tuple[Reader, ...]:
     for end in ("", "_2"):
         tokenizer = getattr(x, f"tokenizer{end}", None)
         if tokenizer is not None:
-            return (Reader(text_encoder(tokenizer, getattr(x, f"text_encoder{end}"))),)
+            encoder = text_encoder(tokenizer, getattr(x, f"text_encoder{end}"))
+            return (Reader(encoder, reads=changed_by(x, tokenizer)),)
     return ()
 
 

@@ -34,14 +34,20 @@ class Reader:
     tokens: int | None = None
     """How many it fills; None: all from `first` on."""
     reads: Callable[[str], str] | None = None
-    """What its pipeline makes of a prompt beforehand."""
+    """What its pipeline makes of a text beforehand."""
 
     def text_of(self, prompt: Readable) -> Readable:
-        return prompt if self.reads is None or not isinstance(prompt, str) else self.reads(prompt)
+        if self.reads is None:
+            return prompt
+        return self.reads(prompt) if isinstance(prompt, str) else prompt.with_texts(self.reads)
 
     def places(self, prompt: Readable, word: str) -> Span:
-        """Of those along T that it fills."""
-        places = spans(self.text, self.text_of(prompt), [word])[word]
+        """Of those along T that it fills: of a learned word all its tokens."""
+        read = word if self.reads is None else self.reads(word)
+        try:
+            places = spans(self.text, self.text_of(prompt), [read])[read]
+        except ArgumentError as error:
+            raise ArgumentError(str(error).replace(repr(read), repr(word))) from None
         return tuple(
             self.first + place for place in places if self.tokens is None or place < self.tokens
         )

@@ -77,6 +77,7 @@ def edit(
     model: options.Model = None,
     grammar: options.Grammar = None,
     lora: options.Lora = None,
+    lora_dir: options.LoraDir = None,
     embedding: options.Embedding = None,
     no_metadata: options.NoMetadata = False,
     format: Format = "text",
@@ -88,7 +89,9 @@ def edit(
     its metadata: `t2i generate --from` draws it again. The sheet tells that of its last picture. No
     file is replaced.
     """
-    request = options.request_for(source, options.typed(locals()))
+    request = options.request_for(source, options.typed(locals()), lora_dir)
+    source = request.prompt
+    from t2i.cli.prompt_loras import check_none
     from t2i.cli.request import choose_seed
     from t2i.cli.siblings import Siblings
 
@@ -100,6 +103,7 @@ def edit(
         "self_replace": parse_window("--self-replace", self_replace),
     }
     prompts = sides(source, target, more or [], weights)
+    check_none("a TARGET", prompts[1:], request)
     options.check_one_text(request, prompts)
     names = Siblings(out or Path("outputs"), source, "edit", ends(len(prompts)))
 

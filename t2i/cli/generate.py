@@ -12,6 +12,7 @@ from t2i.cli.options import (
     Grammar,
     Guidance,
     Lora,
+    LoraDir,
     Method,
     Model,
     Negative,
@@ -26,6 +27,7 @@ from t2i.cli.processes import launched_processes, launched_rank
 from t2i.errors import ArgumentError, ModelError, T2IError
 
 if TYPE_CHECKING:
+    from t2i.cli.prompt_line import Line
     from t2i.cli.request import Request, Wishes
     from t2i.cli.story import Story
 
@@ -72,6 +74,7 @@ def generate(
         typer.Option(metavar="PICTURE", help="White where --image is drawn anew, black elsewhere."),
     ] = None,
     lora: Lora = None,
+    lora_dir: LoraDir = None,
     embedding: Embedding = None,
     ip_adapter: Annotated[
         Path | None,
@@ -92,6 +95,7 @@ def generate(
     """
     from t2i.cli import sources
     from t2i.cli.found import check_there, check_together
+    from t2i.cli.prompt_loras import FOLDER, speak
     from t2i.cli.request import Request, choose_seeds
 
     # what is asked for
@@ -105,7 +109,7 @@ def generate(
         strength=strength,
     )
     if prompts is not None:
-        generate_bulk(prompts, out, wishes, seed, num, not no_metadata, format)
+        generate_bulk(prompts, out, wishes, seed, num, not no_metadata, lora_dir, format)
         return
     if launched_processes() > 1:
         raise ArgumentError(
@@ -115,9 +119,9 @@ def generate(
     story = None
     if again is None:
         request = wishes.over(Request(prompt="", grammar="a1111"))
-        request = replace(request, prompt=prompt or "")
+        request = speak(request, prompt or "", lora_dir or FOLDER)
     else:
-        story, request, recorded = retold(again, wishes)
+        story, request, recorded = retold(again, wishes, lora_dir or FOLDER)
         seed = recorded if seed is None else seed
     seeds = choose_seeds(seed, num)
     check_together(request)
@@ -149,10 +153,12 @@ def generate_bulk(
     seed: int | None,
     num: int,
     metadata: bool,
+    lora_dir: Path | None,
     format: Format,
 ) -> None:
     from t2i.cli.found import check_there
     from t2i.cli.plan import Bulk
+    from t2i.cli.prompt_loras import FOLDER
     from t2i.cli.prompts_file import read_prompts
     from t2i.cli.request import Request, check_num, choose_seed
     from t2i.pictures import FORMATS
@@ -172,15 +178,20 @@ def generate_bulk(
     )
     # Before anything slow is imported: a mistake in the file is answered at once.
     check_there(bulk.options)
-    lines = read_prompts(prompts, bulk.options) if launched_rank() == 0 else []
+    lines: list[Line] = []
+    if launched_rank() == 0:
+        lines = read_prompts(prompts, bulk.options, lora_dir or FOLDER)
 
     from t2i.cli.bulk import run
 
     run(bulk, lines, as_json=format == "json")
 
 
-def retold(picture: Path, wishes: "Wishes") -> tuple["Story", "Request", int | None]:
+def retold(
+    picture: Path, wishes: "Wishes", lora_dir: Path
+) -> tuple["Story", "Request", int | None]:
     """What a picture says of its making; the request, under what was typed; and its seed."""
+    from t2i.cli.prompt_loras import speak, without
     from t2i.cli.story import read_story, request_of
     from t2i.denoiser.folder import EMBEDDED
 
@@ -193,6 +204,12 @@ def retold(picture: Path, wishes: "Wishes") -> tuple["Story", "Request", int | N
             "Give its folder, or another model, with --model."
         )
     request = wishes.over(request)
+    if story.request is None and request.grammar != "plain":
+        # Another tool wrote the names of its LoRAs; ours are in the request.
+        if wishes.loras == ():
+            request = replace(request, prompt=without(request.prompt))
+        else:
+            request = speak(request, request.prompt, lora_dir)
     check_found(picture, request)
     return story, request, seed
 

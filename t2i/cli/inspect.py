@@ -24,8 +24,6 @@ EPILOG = """Examples:
 """
 LITTLE = {"a", "an", "the", "of", "to", "on", "in", "at", "and", "with", "is", "by", "for"}
 """Words that nobody looks for, unless they are asked for."""
-SHOWN_WIDTH = 256
-"""Smaller pictures are enlarged in the strip, so that maps and labels can be read."""
 PLACES = (
     ("upper left", "top", "upper right"),
     ("left", "middle", "right"),
@@ -54,6 +52,7 @@ def inspect(
     model: options.Model = None,
     grammar: options.Grammar = None,
     lora: options.Lora = None,
+    lora_dir: options.LoraDir = None,
     embedding: options.Embedding = None,
     no_metadata: options.NoMetadata = False,
     format: Format = "text",
@@ -65,7 +64,8 @@ def inspect(
     .safetensors beside it. The picture is the one that `t2i generate` draws with the same seed,
     bit for bit: looking changes nothing. No file is replaced.
     """
-    request = options.request_for(prompt, options.typed(locals()))
+    request = options.request_for(prompt, options.typed(locals()), lora_dir)
+    prompt = request.prompt
     options.check_one_text(request, [prompt])
     from t2i.cli.request import choose_seed
     from t2i.cli.siblings import Siblings
@@ -141,19 +141,10 @@ def telling_words(prompt: object) -> list[str]:
 
 def strip(picture: "Image", maps: "HeatMaps") -> "Image":
     """The picture, and each word's heat map over it, side by side with labels."""
+    from t2i.attention.overlays import with_overlays
     from t2i.pictures import sheet
 
-    shown = enlarged(picture)
-    overlays = [maps.overlay(word, shown) for word in maps]
-    return sheet([shown, *overlays], ["the picture", *maps], columns=1 + len(overlays))
-
-
-def enlarged(picture: "Image") -> "Image":
-    from PIL import Image
-
-    times = max(1, round(SHOWN_WIDTH / picture.width))
-    size = (picture.width * times, picture.height * times)
-    return picture if times == 1 else picture.resize(size, Image.Resampling.BICUBIC)
+    return sheet(with_overlays(picture, maps), ["the picture", *maps], columns=1 + len(maps))
 
 
 def facts(maps: "HeatMaps", word: str) -> dict[str, object]:

@@ -130,7 +130,7 @@ def extract(
             f"Warning: {len(fit.left):,} tensors differ that no LoRA holds: "
             f"{', '.join(fit.left[:3])}{more}."
         )
-    answer(out, format, told(fit) | {"left": list(fit.left)})
+    answer(out, format, told(fit, format) | {"left": list(fit.left)})
 
 
 @lora.command()
@@ -157,7 +157,7 @@ def resize(
 
     fit = resized(read(file, layers_per_block=layers_per_block), rank=rank, share=share)
     write_lora(out, fit.lora, to, family, layers_per_block)
-    answer(out, format, told(fit))
+    answer(out, format, told(fit, format))
 
 
 def check_wish(rank: int | None, share: float | None) -> None:
@@ -188,20 +188,21 @@ def layers_of(pipe: Any) -> int:
     return layers if isinstance(layers, int) else 2
 
 
-def told(fit: "Fit") -> dict[str, object]:
+def told(fit: "Fit", format: str) -> dict[str, object]:
+    """How near it comes, for programs; people are told at once."""
     ranks = [layer.rank for _, _, layer in fit.lora.layers()]
-    return {"kept": round(fit.kept, 6), "layers": len(ranks), "ranks": [min(ranks), max(ranks)]}
+    low, high = min(ranks), max(ranks)
+    if format == "text":
+        named = f"rank {low}" if low == high else f"ranks {low} to {high}"
+        note(f"{fit.kept:.2%} of the energy kept, {len(ranks)} layers, {named}")
+    return {"kept": round(fit.kept, 6), "layers": len(ranks), "ranks": [low, high]}
 
 
 def answer(out: Path, format: str, facts: dict[str, object]) -> None:
     if format == "json":
         print_json({"path": str(out)} | facts)
-        return
-    if "kept" in facts:
-        low, high = facts["ranks"]  # type: ignore[misc]  # two numbers, as told() has them
-        ranks = f"rank {low}" if low == high else f"ranks {low} to {high}"
-        note(f"{facts['kept']:.2%} of the energy kept, {facts['layers']} layers, {ranks}")
-    typer.echo(out)
+    else:
+        typer.echo(out)
 
 
 def print_parts(parts: "list[PartFacts]") -> None:
@@ -209,7 +210,7 @@ def print_parts(parts: "list[PartFacts]") -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("", *(Text(part.part) for part in parts), box=None, pad_edge=False)
+    table = Table("", *(part.part for part in parts), box=None, pad_edge=False)
     rows = {
         "layers": [f"{part.layers}" for part in parts],
         "parameters": [f"{part.parameters:,}" for part in parts],

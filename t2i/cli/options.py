@@ -47,6 +47,12 @@ Embedding = Annotated[
         metavar="FILE[:WORD]", help="A learned word (textual inversion); may be repeated."
     ),
 ]
+LoraDir = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER", help="Where <lora:NAME:0.8> of a prompt is found.", show_default="loras"
+    ),
+]
 NoMetadata = Annotated[
     bool, typer.Option("--no-metadata", help="Do not write into a picture how it was made.")
 ]
@@ -79,15 +85,17 @@ def typed(given: Mapping[str, Any]) -> "Wishes":
     )
 
 
-def request_for(prompt: str, wishes: "Wishes") -> "Request":
+def request_for(prompt: str, wishes: "Wishes", lora_dir: Path | None) -> "Request":
     """What was typed, over what every command begins from; for commands of one process."""
+    from t2i.cli.prompt_loras import FOLDER, speak
     from t2i.cli.request import Request
 
     if launched_processes() > 1:
         raise ArgumentError(
             f"{launched_processes()} processes were started for one prompt: start one."
         )
-    return wishes.over(Request(prompt=prompt, grammar="a1111"))
+    request = wishes.over(Request(prompt="", grammar="a1111"))
+    return speak(request, prompt, lora_dir or FOLDER)
 
 
 def check_one_text(request: "Request", prompts: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 from t2i.cli.found import check_together, files_of, place
 from t2i.cli.prompt_line import KEYS, Broken, Line, line_of, shown
+from t2i.cli.prompt_loras import FOLDER, speak_lines
 from t2i.cli.request import Request
 from t2i.cli.sources import File
 from t2i.cli.stories.samplers import NAMES, is_known, plain_words
@@ -31,9 +32,12 @@ class Unreadable(Exception):
     """Why the file cannot be read on from a line: (line, reason)."""
 
 
-def read_prompts(path: Path, options: Request | None = None) -> list[Line]:
+def read_prompts(path: Path, options: Request | None = None, lora_dir: Path = FOLDER) -> list[Line]:
     """What the lines of a .txt, .jsonl or .csv ask for. Raises DataError naming the broken ones,
-    with `options` also those that make no sound request under them."""
+    with `options` also those that make no sound request under them.
+
+    lora_dir : where the LoRAs are that prompts name, once there are options
+    """
     records = READERS.get(path.suffix.lower())
     if records is None:
         raise ArgumentError(f"Got --prompts {path}: expected a file in {', '.join(READERS)}.")
@@ -51,7 +55,8 @@ def read_prompts(path: Path, options: Request | None = None) -> list[Line]:
     except OSError as error:
         raise DataError(f"Cannot read {path}: {error.strerror or error}.") from error
     if options is not None:
-        broken = sorted(broken + check_lines(lines, options))
+        lines, unspoken = speak_lines(lines, options, lora_dir)
+        broken = sorted(broken + unspoken + check_lines(lines, options))
     if broken:
         raise DataError(complaint(path, broken))
     if not lines:

@@ -6,25 +6,64 @@ from typing import Annotated
 import typer
 
 from t2i.cli.garbage import search_as_usual
+from t2i.errors import ArgumentError
+
+METHODS = (
+    "full, cross-attention, lora, dora, dreambooth, dreambooth-lora, textual-inversion or pivotal"
+)
 
 
 def train(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file.")],
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="A TOML file; with --init a folder.")
+    ],
     set: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Override one key, as in train.steps=100."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where checkpoints, log and samples go; made if missing.")
+        Path | None,
+        typer.Option(
+            help="Where checkpoints, log and samples go; made if missing. With --init the TOML."
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved config and stop.")
     ] = False,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METHOD", help=f"Write a config for a folder of pictures instead: {METHODS}."
+        ),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(help="With --init: the model, by name, folder, file or hub id."),
+    ] = None,
+    word: Annotated[
+        str | None, typer.Option(help="With --init: what the thing is to be called, as in <mug>.")
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Option("--class", help="With --init: what it is one of, as in mug.")
+    ] = None,
 ) -> None:
     """Train what CONFIG describes; the same command again goes on where it stopped.
 
     Ctrl-C writes a checkpoint first. On several processes: accelerate launch -m train CONFIG.
+    With --init METHOD a config is written for the pictures in a folder, every choice explained.
     """
+    if init is not None:
+        if set or dry_run:
+            raise ArgumentError("--init writes a file; give --set and --dry-run with that file.")
+        start(init, config, base or "embedded", word, kind, out)
+        return
+    given = {"--base": base, "--word": word, "--class": kind}
+    if alone := [name for name, value in given.items() if value is not None]:
+        raise ArgumentError(
+            f"Got {alone[0]} without --init: it is for writing a config. In a run say it with "
+            "--set, as in --set target.base=embedded."
+        )
+
     from train.__main__ import main
 
     arguments = [str(config), *(f"--set={override}" for override in set or ())]
@@ -34,3 +73,20 @@ def train(
         arguments.append("--dry-run")
     search_as_usual()
     main(arguments)
+
+
+def start(
+    method: str, folder: Path, base: str, word: str | None, kind: str | None, out: Path | None
+) -> None:
+    """Write a config for a folder of pictures; print its path, and the next command."""
+    from t2i.cli.answer import note
+    from train.init import Wish, write_start
+
+    out = out or Path(f"{folder.resolve().name}-{method}.toml")
+    if out.suffix != ".toml":
+        raise ArgumentError(f"Got --out {out}; with --init expected the name of a .toml file.")
+    seen = write_start(Wish(method, folder, base, word, kind), out)
+    typer.echo(out)
+    if seen.broken:
+        note(f"{seen.broken} pictures cannot be used; see them with: t2i data check {folder}")
+    note(f"Next: t2i train {out}")

@@ -88,3 +88,22 @@ def test_what_is_written_is_read_here_at_the_strength_it_was_trained_with(family
     if not config.startswith("lokr"):
         write_peft(tmp_path / "peft", lora)
         assert apart(read_here(plain, tmp_path / "peft"), reference) < FINE
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "kohya"])
+@pytest.mark.parametrize(
+    ("family", "endings"),
+    [("sd1", ("fc1", "fc2")), ("sdxl", ("text_projection", "fc1")), ("sdxl", OF_XL[:2])],
+)
+def test_a_few_layers_away_from_attention_are_read_by_diffusers_too(
+    family, endings, layout, tmp_path
+):
+    plain, lora, _ = trained(family, CONFIGS["alpha is not the rank"], endings)
+    path = tmp_path / "one.safetensors"
+    if layout == "diffusers":
+        write_diffusers(path, lora)
+    else:
+        write_kohya(path, lora, Facts(family=family, layers_per_block=1))
+    pipe = theirs(family, plain)
+    pipe.load_lora_weights(tmp_path, weight_name="one.safetensors")
+    assert torch.equal(read_here(plain, path), drawn(pipe))

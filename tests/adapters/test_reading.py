@@ -183,6 +183,15 @@ def test_a_tensor_that_is_not_understood_is_named_and_nothing_is_loaded(trained,
         read(path)
 
 
+def test_a_name_cannot_command_a_terminal(tmp_path):
+    evil = "unet.\x1b]0;evil\x07.to_k"
+    for key in (f"{evil}.lora_A.weight", f"{evil}.other"):
+        save_file({key: torch.ones(2, 2)}, tmp_path / "one.safetensors")
+        with pytest.raises(ModelError, match=r"unet.*\?\]0;evil\?\.to_k") as caught:
+            read(tmp_path / "one.safetensors")
+        assert str(caught.value).isprintable()
+
+
 BROKEN = {
     "down alone": ({DOWN: torch.ones(2, 4)}, "attn2.to_k: it has down alone"),
     "alpha alone": ({f"{KOHYA}.alpha": torch.tensor(1.0)}, "it has alpha alone"),
@@ -310,6 +319,10 @@ def test_a_file_says_what_it_is(trained, tmp_path):
     assert header["modelspec.title"] == header["ss_output_name"] == "ink"
     assert header["ss_epoch"] == "3"
     assert path.stat().st_mode & 0o044, "others may read it"
+    write_diffusers(path, read(path))
+    again = read(path)
+    assert again.header["ss_epoch"] == "3"
+    same(again, read(path))
 
 
 def test_what_cannot_be_written_is_refused(trained, tmp_path):

@@ -198,7 +198,11 @@ REFUSALS = [
     (("--lora", "beside/teal.png"), 3, r"teal\.png is no LoRA: expected a \.safetensors file"),
     (("--lora", "beside"), 3, r"beside is no plain file, expected that of the LoRA"),
     (("--lora", "beside/red.safetensors:1e9"), 2, r"Got the scale 1000000000\.0 of 'beside/red"),
-    (("--lora", "beside/other.safetensors"), 3, r"The LoRA beside/other\.safetensors does not fit"),
+    (
+        ("--lora", "beside/other.safetensors"),
+        3,
+        r"beside/other\.safetensors: 1 of its 1 tensors are of no",
+    ),
     (("--lora", ""), 2, r"Got '': expected the path of a file"),
     (("--embedding", "beside/wide.safetensors"), 3, r"The embedding beside/wide\.\S+ does not fit"),
     (("--embedding", "beside/sun.safetensors:a b"), 2, r"Got the word 'a b' of 'beside/sun"),

@@ -1,31 +1,41 @@
 """One process, two of them, or parts one after another: the same data, noise and weights."""
 
+import json
+import os
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.train.apart import ended, ready, said, start, start_together
-from tests.train.runs import write_run
+from tests.train.apart import ended, ready, said, start, start_together, use_one_thread
+from tests.train.runs import tiny_run, write_run
 from tests.train.states import largest_difference, newest
 from tests.train.tuning import METHODS, OF_TWO_ENCODERS, tuning, write_tuning
+from train.batch import Batch
+from train.checkpoint import checkpoints, load
 from train.loop import run
+from train.targets.denoising import Denoising
 
+pytestmark = pytest.mark.timeout(400)  # the first process of its own imports everything
+
+QUICK = ("full", "lora", "words", "dreambooth")
 NEAR = 1e-5
 """Of weights, which a learning rate of 2e-3 moves by far more in six steps."""
 
 
 def moved(out: Path) -> float:
     """By how much the last two checkpoints of a run differ."""
-    from train.checkpoint import checkpoints, load
-
     last, before = checkpoints(out / "checkpoints")[:2]
     return largest_difference(load(last), load(before))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [one if one in QUICK else pytest.param(one, marks=pytest.mark.long) for one in METHODS],
+)
 def test_accumulation_changes_nothing_of_a_fine_tune_but_rounding(
     method: str, base: Path, tmp_path: Path
 ) -> None:
@@ -36,15 +46,20 @@ def test_accumulation_changes_nothing_of_a_fine_tune_but_rounding(
     assert moved(tmp_path / "one") > 10 * NEAR
 
 
-def trained_by_two(toml: Path, out: Path, *overrides: str) -> None:
+def by_two(
+    toml: Path, out: Path, *overrides: str, prepare: Callable[[], object] = use_one_thread
+) -> list[int]:
+    """The exit statuses of two processes that train together."""
     ready()
     port = random.Random().randrange(20000, 60000)
-    processes = start_together(toml, out, *overrides, port=port)
-    assert [ended(process, 100) for process in processes] == [0, 0], said(out)
+    processes = start_together(toml, out, *overrides, port=port, prepare=prepare)
+    return [ended(process, 100) for process in processes]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["one encoder", "two encoders"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("one encoder", marks=pytest.mark.long), "two encoders"]
+)
 def test_two_processes_train_words_and_adapters_of_all_models_as_one_does(
     kind: str, base: Path, base_xl: Path, tmp_path: Path
 ) -> None:
@@ -54,7 +69,7 @@ def test_two_processes_train_words_and_adapters_of_all_models_as_one_does(
     else:
         toml = write_tuning(tmp_path, base_xl, "mixed", OF_TWO_ENCODERS)
     steps = "train.steps=5"
-    trained_by_two(toml, tmp_path / "two", steps)
+    assert by_two(toml, tmp_path / "two", steps) == [0, 0], said(tmp_path / "two")
     assert ended(start(toml, tmp_path / "one", steps)) == 0, said(tmp_path / "one")
     one, two = newest(tmp_path / "one"), newest(tmp_path / "two")
     assert two.facts["processes"] == 2
@@ -65,33 +80,41 @@ def test_two_processes_train_words_and_adapters_of_all_models_as_one_does(
 
 @pytest.mark.slow
 def test_two_processes_halve_their_parts_together_where_one_runs_out_of_memory(
-    base: Path, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
-    toml = write_tuning(tmp_path, base, "dreambooth")
-    ready()
-    port = random.Random().randrange(20000, 60000)
-    out = tmp_path / "two"
-    processes = start_together(toml, out, "train.steps=5", port=port, prepare=small_second)
-    assert [ended(process, 100) for process in processes] == [0, 0], said(out)
-    assert said(out).count("computes 1 rows at a time") == 1
+    toml, out = write_run(tmp_path), tmp_path / "two"
+    assert by_two(toml, out, prepare=short_of_memory_early) == [0, 0], said(out)
+    assert said(out).count("computes 1 rows at a time, in 2 parts") == 1
     assert newest(out).facts["stepper"]["rows"] == 1
-    assert ended(start(toml, tmp_path / "one", "train.steps=5")) == 0, said(tmp_path / "one")
+    run(tiny_run(tmp_path), tmp_path / "one")
     assert largest_difference(newest(tmp_path / "one"), newest(out)) < NEAR
 
 
-def small_second() -> None:
-    """Let the second process, from its third step on, run out of memory with two rows."""
-    import os
+@pytest.mark.slow
+def test_two_processes_end_together_where_it_is_too_late_for_that(tmp_path: Path) -> None:
+    toml, out = write_run(tmp_path), tmp_path / "two"
+    assert by_two(toml, out, prepare=short_of_memory_late) == [6, 6], said(out)
+    assert "TrainingError: Out of memory in step 5 with 2 rows at a time" in said(out)
+    assert "TrainingError: Another process of this run ended in step 5" in said(out)
+    assert newest(out).step == 4
 
-    from train.batch import Batch
-    from train.targets.denoising import Denoising
 
+def short_of_memory_early() -> None:
+    run_out_of_memory(at_step=1)
+
+
+def short_of_memory_late() -> None:
+    run_out_of_memory(at_step=4)
+
+
+def run_out_of_memory(at_step: int) -> None:
+    """Let the second process have no memory for two rows at a step, 0 being the first."""
     torch.set_num_threads(1)
     forward = Denoising.forward
 
     def limited(target: Denoising, batch: Batch) -> torch.Tensor:
         loss_B = forward(target, batch)
-        if os.environ["RANK"] == "1" and len(batch.slots) > 1 and batch.step == 2:
+        if os.environ["RANK"] == "1" and len(batch.slots) > 1 and batch.step == at_step:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return loss_B
 
@@ -101,28 +124,28 @@ def small_second() -> None:
 @pytest.mark.slow
 def test_two_processes_skip_a_bad_step_together(tmp_path: Path) -> None:
     toml, out = write_run(tmp_path), tmp_path / "two"
-    ready()
-    port = random.Random().randrange(20000, 60000)
-    processes = start_together(toml, out, "train.bad_steps=1", port=port, prepare=bad_second)
-    assert [ended(process, 100) for process in processes] == [0, 0], said(out)
-    assert said(out).count("Skipped, 1 of at most 1 such steps") == 1
-    stepper = newest(out).facts["stepper"]
-    assert stepper["skipped"] == 1
+    assert by_two(toml, out, "train.bad_steps=1", prepare=bad_third_step) == [0, 0], said(out)
+    assert said(out).count("skipped, 1 of at most 1 such steps") == 1
+    assert newest(out).facts["stepper"]["skipped"] == 1
+    rows = json.loads((out / "not-a-number" / "step-00000003.json").read_text())["rows"]
+    assert [row["loss"] == "nan" for row in rows] == [False, False, True, True]
 
 
-def bad_second() -> None:
-    """Let a loss of the second process be no number at the third step."""
-    import os
+@pytest.mark.long
+def test_two_processes_stop_together_at_a_bad_step_and_keep_the_one_before(tmp_path: Path) -> None:
+    toml, out = write_run(tmp_path), tmp_path / "two"
+    every = "train.checkpoint_every=100"
+    assert by_two(toml, out, every, prepare=bad_third_step) == [6, 6], said(out)
+    assert newest(out).step == 2
 
-    from train.batch import Batch
-    from train.targets.denoising import Denoising
 
+def bad_third_step() -> None:
+    """Let the losses of the second process be no numbers at the third step."""
     torch.set_num_threads(1)
     forward = Denoising.forward
 
     def poisoned(target: Denoising, batch: Batch) -> torch.Tensor:
-        loss_B = forward(target, batch)
         bad = os.environ["RANK"] == "1" and batch.step == 2
-        return loss_B * float("nan") if bad else loss_B
+        return forward(target, batch) * (float("nan") if bad else 1.0)
 
     Denoising.forward = poisoned  # type: ignore[method-assign]

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -27,9 +29,9 @@ CONFIG = REPO / "configs" / "accelerate" / "fsdp2.yaml"
 
 AVERAGED = """
 kind = "power"
-snapshot_every = 3
+snapshot_every = 4
 [samples]
-every = 3
+every = 4
 prompts = ["a red apple", "a cat"]
 steps = 2
 [export]
@@ -67,14 +69,15 @@ def at_step(out: Path, step: int) -> Path:
 def test_split_weights_train_draw_export_and_resume_as_whole_ones(
     tmp_path: Path, base: Path
 ) -> None:
-    toml = write_run(tmp_path, RUN.replace("decay = 0.9", AVERAGED))
+    toml = write_run(tmp_path, RUN.replace("decay = 0.9", AVERAGED).replace("= 6", "= 4"))
     tuned = finetune_toml(tmp_path / "tuned", base, "pivotal", "[export]\nprecision = 'fp32'")
+    tuned.write_text(tuned.read_text().replace("steps = 4", "steps = 2"))
     one = end_of(load(toml), tmp_path / "one")
 
     said = on_two_processes(
         (toml, tmp_path / "two", "-"),
-        (toml, tmp_path / "split again", tmp_path / "two/checkpoints/step-00000004"),
-        (toml, tmp_path / "whole, then split", tmp_path / "one/checkpoints/step-00000004"),
+        (toml, tmp_path / "split again", tmp_path / "two/checkpoints/step-00000002"),
+        (toml, tmp_path / "whole, then split", tmp_path / "one/checkpoints/step-00000002"),
         (tuned, tmp_path / "tuned by two", "-"),
     )
 
@@ -91,15 +94,15 @@ def test_split_weights_train_draw_export_and_resume_as_whole_ones(
     assert_close(one, newest(tmp_path / "whole, then split"))
     whole_again = tmp_path / "split, then whole"
     checkpoint.save_state(
-        whole_again / "checkpoints", checkpoint.load(at_step(tmp_path / "two", 4)), 2
+        whole_again / "checkpoints", checkpoint.load(at_step(tmp_path / "two", 2)), 2
     )
     assert_close(one, end_of(load(toml), whole_again))
 
     # What is drawn and written is of the whole weights.
-    for name in ("samples/step-00000006.png", "samples/step-00000003.png"):
-        sheets = [np.asarray(Image.open(tmp_path / out / name), int) for out in ("one", "two")]
-        assert np.abs(sheets[0] - sheets[1]).max() <= 1
-    for name in ("ema/step-00000006.safetensors", "model/unet/diffusion_pytorch_model.safetensors"):
+    sheet = "samples/step-00000004.png"
+    sheets = [np.asarray(Image.open(tmp_path / out / sheet), int) for out in ("one", "two")]
+    assert np.abs(sheets[0] - sheets[1]).max() <= 1
+    for name in ("ema/step-00000004.safetensors", "model/unet/diffusion_pytorch_model.safetensors"):
         assert_files_close(tmp_path / "one" / name, tmp_path / "two" / name)
 
     # Adapters, new words and a text encoder, most of the model being frozen.
@@ -172,8 +175,9 @@ def with_overrides(*overrides: str) -> str:
         ("FSDP_OFFLOAD_PARAMS", "true", None, "fsdp_offload_params is on: set it to false"),
         ("FSDP_AUTO_WRAP_POLICY", "SIZE_BASED_WRAP", None, "choose TRANSFORMER_BASED_WRAP"),
         (None, None, "train.precision=fp16", "train.precision is 'fp16': choose 'bf16' or 'no'"),
+        (None, None, "train.compile=true", "train.compile is true: set it to false"),
         (None, None, "train.channels_last=true", "train.channels_last is true: set it to false"),
-        (None, None, "optimizer.name=adafactor", "'adafactor': choose 'adamw' or 'schedulefree'"),
+        (None, None, "optimizer.name=prodigy", "'prodigy': choose 'adamw' or 'schedulefree'"),
     ],
 )
 def test_what_split_weights_cannot_have_is_refused(
@@ -226,3 +230,28 @@ def test_tensors_that_are_not_split_are_left_alone() -> None:
     assert kept["w"] is tensor
     sharding.fill(tensor, value)
     assert torch.equal(tensor, value)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIG.parent.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_accelerate_config_is_read(path: Path) -> None:
+    read = load_config_from_file(str(path))
+    told = yaml.safe_load(path.read_text())
+    assert read.distributed_type == told["distributed_type"]
+    assert read.num_processes == told["num_processes"]
+    # Precision is the run's to say.
+    assert read.mixed_precision == "no"
+
+
+@pytest.mark.slow
+def test_accelerate_launch_takes_a_config_of_several_processes(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
+    command += ["--config_file", str(CONFIG.parent / "two-processes.yaml"), "-m", "train"]
+    command += [str(write_run(tmp_path)), "--out", str(tmp_path / "two")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=REPO, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    two = newest(tmp_path / "two")
+    assert two.facts["processes"] == 2
+    assert_close(end_of(tiny_run(tmp_path), tmp_path / "one"), two)

@@ -97,10 +97,11 @@ class Encoders:
                     "old one back; the same command goes on from the newest checkpoint."
                 )
             fill(model, found[name])
+            model.to(device).requires_grad_(False).eval()
             config: Any = model.config
-            precise = name == "vae" and config.get("force_upcast", False)
-            model.to(device, torch.float32 if precise else self.stored)
-            model.requires_grad_(False).eval()
+            if not (name == "vae" and config.get("force_upcast", False)):
+                for weight in model.parameters():
+                    weight.data = weight.data.to(self.stored)
 
     def _digest(self, name: str) -> str:
         if name not in self._digests:

@@ -17,7 +17,8 @@ OF_A_CALL = ("truncation", "padding")
 def hollow(model: nn.Module) -> None:
     """Let its weights go; whoever has the model keeps it, and cannot compute with it."""
     for module in model.modules():
-        module._parameters, module._buffers = {}, {}
+        module._parameters = dict.fromkeys(module._parameters)
+        module._buffers = dict.fromkeys(module._buffers)
 
 
 def fill(model: nn.Module, source: nn.Module) -> None:

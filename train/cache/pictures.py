@@ -32,6 +32,7 @@ class Cached(Pictures):
         """
         super().__init__(pictures.config, found=pictures.found, part=pictures.part)
         self.shards = shards
+        self._lost = pictures._lost  # so that each is named once
         for index, error in (lost or {}).items():
             self._lose(index, error)
 

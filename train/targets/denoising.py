@@ -160,7 +160,9 @@ class Denoising(Target):
 
     @torch.no_grad()
     def draw(self, batch: Batch, config: SamplesConfig) -> Image.Image:
-        drawn = draw_prompts(self.pipeline(), config, config.looked_for(self.words()))
+        pipe = self.pipeline()
+        with self._lower_precision():
+            drawn = draw_prompts(pipe, config, config.looked_for(self.words()))
         return page(drawn, config.columns)
 
     def words(self) -> list[str]:
@@ -210,6 +212,11 @@ class Denoising(Target):
             encoded = self.vae.encode(batch.pixels_BCHW)
         std = encoded.latent_dist.std if has_posterior else None
         return middle(encoded), std
+
+    def _lower_precision(self) -> AbstractContextManager[object]:
+        """Autocast where what is trained is in float32 and the rest in less."""
+        kinds = {weight.dtype for weight in self.parameters()} - {torch.float32}
+        return torch.autocast(self.device.type, kinds.pop()) if kinds else nullcontext()
 
     def _vae_precision(self) -> AbstractContextManager[object]:
         """In float32 where the autoencoder, as SDXL's, says that less is not enough."""

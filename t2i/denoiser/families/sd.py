@@ -5,6 +5,7 @@ B batch rows, T text tokens, D text width, C channels, H W latent size, Y X pict
 
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -90,7 +91,10 @@ def decode(vae: VAE, latents_BCHW: Tensor) -> Tensor:
     latents_BCHW = latents_BCHW / vae.config["scaling_factor"]
     if vae.config.get("shift_factor"):
         latents_BCHW = latents_BCHW + vae.config["shift_factor"]
-    pixels_B3YX: Tensor = vae.decode(latents_BCHW, return_dict=False)[0]
+    # SDXL's overflows in half precision, in which autocast would compute whatever its weights are.
+    precise = vae.config.get("force_upcast", False)
+    with torch.autocast(latents_BCHW.device.type, enabled=False) if precise else nullcontext():
+        pixels_B3YX: Tensor = vae.decode(latents_BCHW.to(vae.dtype), return_dict=False)[0]
     return pixels_B3YX
 
 

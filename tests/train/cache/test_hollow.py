@@ -88,3 +88,9 @@ def test_a_base_that_became_another_one_is_refused(tmp_path):
     vae.save_pretrained(folder / "vae")
     with pytest.raises(ModelError, match="The vae of .* is another one than when the run began"):
         encoders.take_up(torch.device("cpu"))
+
+
+def test_a_hollow_model_can_still_be_shown():
+    model = tiny_vae()
+    hollow(model)
+    assert "Conv2d(3, 8" in repr(model)

@@ -1,0 +1,80 @@
+"""What stopping and going on changes: the difference to a run that was never stopped."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from torch import Tensor
+
+from benchmarks.train_runs import SIDES, Method, Run, Setting, measure
+
+STEPS, STOP = 20, 10
+"""Half way, in the middle of an epoch."""
+Change = dict[str, Tensor]
+
+
+def compare_resumes(setting: Setting, methods: Sequence[Method]) -> dict[str, Any]:
+    """Of each side, the difference relative to what the training changed.
+
+    `again` is what the same run comes to a second time, without stopping: 0 where it is determined.
+    """
+    return {
+        method: {side: compare_resume(side, method, setting) for side in SIDES}
+        for method in methods
+    }
+
+
+def compare_resume(side: str, method: Method, setting: Setting) -> dict[str, float]:
+    def run(name: str, steps: int, *, resume: bool = False) -> Run:
+        out = setting.folder / f"resume-{method}-{side}-{name}"
+        one = Run(side, method, steps, out, checkpoint_every=STOP)
+        measure(one, setting, resume=resume)
+        return one
+
+    straight = change(run("straight", STEPS), setting)
+    again = change(run("again", STEPS), setting)
+    run("stopped", STOP)
+    resumed = change(run("stopped", STEPS, resume=True), setting)
+    figures = {
+        "difference": distance(resumed, straight) / norm(straight),
+        "again": distance(again, straight) / norm(straight),
+    }
+    print(f"{method}  {side}, stopped at {STOP} of {STEPS} steps: {figures}", flush=True)
+    return figures
+
+
+def change(run: Run, setting: Setting) -> Change:
+    """What the run changed: of weights trained in full themselves, else of what LoRA adds."""
+    if run.side != "theirs":
+        path = run.out / "checkpoints" / f"step-{run.steps:08d}" / "weights.safetensors"
+    elif run.method == "full":
+        path = run.out / "unet"
+    else:
+        path = run.out / "pytorch_lora_weights.safetensors"
+    weights = {name.removeprefix("unet."): value for name, value in tensors(path).items()}
+    if run.method == "full":
+        before = tensors(setting.model / "unet")
+        assert weights.keys() == before.keys()
+        return {name: value.double() - before[name] for name, value in weights.items()}
+    pairs = {name: name.replace("lora_A", "lora_B") for name in weights if "lora_A" in name}
+    assert 2 * len(pairs) == len(weights)
+    return {down: weights[up].double() @ weights[down].double() for down, up in pairs.items()}
+
+
+def tensors(path: Path) -> dict[str, Tensor]:
+    """Those of a file, or of all files in a folder."""
+    found = {}
+    for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
+        with safe_open(file, "pt") as opened:
+            found |= {name: opened.get_tensor(name) for name in opened.keys()}
+    return found
+
+
+def norm(change: Change) -> float:
+    return math.sqrt(sum(value.square().sum().item() for value in change.values()))
+
+
+def distance(one: Change, other: Change) -> float:
+    return norm({name: value - other[name] for name, value in one.items()})

@@ -1,0 +1,45 @@
+"""What docs/adapters.md tells a reader to type works, one after the other, as it stands."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from t2i.adapters import Lora, from_model, write_diffusers, write_kohya
+from t2i.adapters.writing import Facts
+from tests.adapters.made import ATTENTION, CONFIGS, LYCORIS, components, models_of, train
+from tests.cli.command import Cli
+from tests.tiny import TEXT_WIDTH
+
+CONSOLE = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def lora(config: str) -> Lora:
+    models = models_of(components("sd1"))
+    train(models, (CONFIGS | LYCORIS)[config], ATTENTION)
+    return from_model(models, "mine")
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_run(cli: Cli, model: Path, repo: Path) -> None:
+    """In a folder with the files that the page speaks of; the tiny model stands for a real one."""
+    write_diffusers(Path("ink.safetensors"), lora("alpha is not the rank"))
+    write_kohya(Path("gold.safetensors"), lora("loha"), Facts(family="sd1", layers_per_block=1))
+    vectors = torch.randn(2, TEXT_WIDTH)
+    save_file({"<sun>": vectors}, "sun.safetensors")
+    torch.save({"string_to_param": {"*": vectors}, "name": "star"}, "star.pt")
+    Path("base").symlink_to(model)
+
+    blocks = CONSOLE.findall((repo / "docs/adapters.md").read_text("utf-8"))
+    commands = [line for block in blocks for line in block.splitlines()]
+    assert len(commands) > 10
+    for command in commands:
+        name, *words = shlex.split(command)
+        assert name == "t2i"
+        if words[0] == "generate":
+            words += ["--model", "base", "--steps", "2"]
+        done = cli(*words)
+        assert done.code == 0, f"{command}\n{done.err}"

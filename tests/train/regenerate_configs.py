@@ -1,0 +1,35 @@
+"""Write the fine-tuning configs of configs/train: `python -m tests.train.regenerate_configs`."""
+
+from pathlib import Path
+
+from train.init import METHODS, Look, Wish, starting_config
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "train"
+FOLDER = "my-pictures"
+HEAD = """\
+# A few minutes on two cores with the embedded model. What another one wants stands in brackets over
+# the values that depend on it; this writes the file with them, and for your pictures:
+# t2i train --init {method} FOLDER --base MODEL
+"""
+A_FEW = Look(pictures=8, broken=0, side=128, sizes=("128x128",), captioned=0)
+MANY = Look(
+    pictures=200,
+    broken=0,
+    side=128,
+    sizes=("128x128",),
+    captioned=200,
+    captions=("a red cup on a blue background", "a green cup", "a cup next to a book"),
+)
+
+
+def shipped(method: str) -> str:
+    """The text of a method's config: things of a class, or captioned pictures in number."""
+    of_many = method in ("full", "cross-attention")
+    wish = Wish(method, CONFIGS / FOLDER, kind=None if of_many else "cup")
+    seen = MANY if of_many else A_FEW
+    return starting_config(wish, seen, CONFIGS, HEAD.format(method=method), hints=True)
+
+
+if __name__ == "__main__":
+    for method in METHODS:
+        (CONFIGS / f"{method}.toml").write_text(shipped(method), "utf-8")

@@ -1,0 +1,120 @@
+"""A compiled denoiser: the same run, the same names, the same files."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+from t2i.errors import ArgumentError, TrainingError
+from tests.train.finetunes import finetune_run
+from tests.train.runs import tiny_run
+from tests.train.test_loop import assert_equal_bit_for_bit, end_of, largest_difference
+from train import checkpoint, compiling
+from train.compiling import compile_denoiser
+from train.config import RunConfig
+from train.loop import Training, run
+from train.processes import accelerator_of
+
+
+@pytest.fixture
+def _traced_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph as it was traced, without the minutes in which inductor compiles it."""
+    monkeypatch.setattr(compiling, "BACKEND", "eager")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_traced_only")
+def test_it_goes_with_gradient_checkpointing_and_places(tmp_path: Path) -> None:
+    settings = (
+        "train.steps=2",
+        "target.gradient_checkpointing=true",
+        "target.place_weight=0.1",
+    )
+    plain = end_of(tiny_run(tmp_path, *settings), tmp_path / "plain")
+    compiled = end_of(tiny_run(tmp_path, *settings, "train.compile=true"), tmp_path / "compiled")
+    assert largest_difference(plain, compiled, "weights") < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_traced_only")
+def test_weights_keep_their_names_and_nothing_is_compiled_to_draw(
+    tmp_path: Path,
+) -> None:
+    config = tiny_run(tmp_path)
+    training = Training(config, tmp_path / "out", accelerator_of(config))
+    names = training.target.weights().keys()
+    compile_denoiser(training.target, sizes=1)
+    assert training.target.weights().keys() == names
+    before = compiling.graphs()
+    with training.as_used() as target, torch.no_grad():
+        target(training.first_batch(2))
+    assert compiling.graphs() == before
+    training.target(training.first_batch(2))
+    assert compiling.graphs() > before
+
+
+@pytest.mark.slow
+def test_a_compiler_that_gets_the_gradient_wrong_is_found_out_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(graph: GraphModule, _inputs: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
+        def half_the_gradient(*inputs: Tensor) -> Sequence[Tensor]:
+            return [(out + out.detach()) / 2 for out in graph(*inputs)]
+
+        return half_the_gradient
+
+    monkeypatch.setattr(compiling, "BACKEND", wrong)
+    config = tiny_run(tmp_path, "train.compile=true", "target.train_text_encoder=false")
+    with pytest.raises(TrainingError, match=r"gradient is off by 50%.*set train.compile = false"):
+        run(config, tmp_path / "out")
+    assert not (tmp_path / "out" / "checkpoints").exists()
+
+
+def test_a_target_without_a_denoiser_is_refused(tmp_path: Path) -> None:
+    config = tiny_run(tmp_path, 'target={kind="autoencoder"}', "train.compile=true")
+    with pytest.raises(ArgumentError, match=r"train.compile = true, but .* no denoiser"):
+        run(config, tmp_path / "out")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("_traced_only")
+def test_a_compiled_run_is_the_same_draws_exports_and_resumes(
+    tmp_path: Path, base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def config(*overrides: str) -> RunConfig:
+        drawing = 'samples={every=2, prompts=["a red <mug>"], steps=2}'
+        return finetune_run(tmp_path, base, ("lora", "words"), drawing, *overrides)
+
+    plain = end_of(config(), tmp_path / "plain")
+    capsys.readouterr()
+    compiled = end_of(config("train.compile=true"), tmp_path / "compiled")
+    said = capsys.readouterr().err
+    assert said.count("the denoiser is compiled") == 1
+    # Three sizes of pictures.
+    assert said.count("the denoiser was compiled once more, for pictures of another size") == 2
+
+    for kind in ("weights", "average"):
+        assert largest_difference(plain, compiled, kind) < 1e-5, kind
+    for name in ("lora.safetensors", "mug.safetensors"):
+        assert (tmp_path / "compiled/model" / name).is_file()
+    sheets = [tmp_path / out / "samples/step-00000004.png" for out in ("plain", "compiled")]
+    assert all(sheet.is_file() for sheet in sheets)
+
+    # From the checkpoint of step 2 on: whatever size comes first then has the kernel it had.
+    again = tmp_path / "again"
+    middle = checkpoint.load(tmp_path / "compiled/checkpoints/step-00000002")
+    checkpoint.save_state(again / "checkpoints", middle, 2)
+    assert_equal_bit_for_bit(compiled, end_of(config("train.compile=true"), again))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_inductor_comes_to_the_same(tmp_path: Path) -> None:
+    settings = ("train.steps=3", "train.checkpoint_every=1", "train.keep=9")
+    plain = end_of(tiny_run(tmp_path, *settings), tmp_path / "plain")
+    compiled = end_of(tiny_run(tmp_path, *settings, "train.compile=true"), tmp_path / "compiled")
+    assert largest_difference(plain, compiled, "weights") < 1e-5

@@ -1,0 +1,48 @@
+"""What docs/finetuning.md tells a reader to type works, one after the other, as it stands."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from t2i.cli import main
+from tests.train.data.making import folder_of
+
+CONSOLE = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
+SHORT = {
+    "train": (
+        "data.size=64",
+        "train.steps=2",
+        "train.batch_size=2",
+        "train.device=cpu",
+        "samples.every=0",
+    ),
+    "prior": ("prior.count=2", "prior.steps=2"),
+}
+"""Enough to see that the commands hold."""
+
+
+def shortened(words: list[str]) -> list[str]:
+    if words[0] == "generate":
+        return [*words, "--steps", "2"]
+    if words[0] == "train" and "--init" not in words:
+        keys = SHORT["train"] + (SHORT["prior"] if "dreambooth" in words[1] else ())
+        return [*words, *(f"--set={key}" for key in keys)]
+    return words
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_the_commands_of_the_page_run(
+    tmp_path: Path, repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder_of(tmp_path / "my-pictures", "red", "green", "blue", captions=False)
+    blocks = CONSOLE.findall((repo / "docs/finetuning.md").read_text("utf-8"))
+    commands = [line for block in blocks for line in block.splitlines()]
+    assert len(commands) > 10
+    for command in commands:
+        name, *words = shlex.split(command)
+        assert name == "t2i"
+        assert main(shortened(words)) == 0, command

@@ -1,0 +1,219 @@
+"""Configs to start from: what `t2i train --init` writes, and those that lie in configs/train."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from t2i.cli import main
+from t2i.errors import ArgumentError, DataError, OutputError
+from tests.tiny import tiny_sd_folder
+from tests.train.data.making import folder_of
+from tests.train.regenerate_configs import CONFIGS, shipped
+from train.config import RunConfig, load
+from train.init import METHODS, Look, Wish, look, starting_config, write_start
+from train.init_values import family_of, steps_for
+from train.loop import run
+
+TINY = (
+    "data.size=64",
+    "train.steps=2",
+    "train.batch_size=2",
+    "train.device=cpu",
+    "samples.every=2",
+    "samples.steps=2",
+    'samples.prompts=["a cat"]',
+)
+
+
+def init(method: str, folder: Path, *options: str, out: Path | None = None) -> int:
+    out = out or folder.parent / "start.toml"
+    return main(["train", "--init", method, str(folder), "--out", str(out), *options])
+
+
+def written(method: str, folder: Path, **wishes: str) -> RunConfig:
+    out = folder.parent / f"{method}.toml"
+    write_start(Wish(method, folder, **wishes), out)
+    return load(out)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_shipped_config_is_the_one_that_init_writes(method):
+    text = (CONFIGS / f"{method}.toml").read_text("utf-8")
+    assert text == shipped(method), "python -m tests.train.regenerate_configs"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_a_shipped_config_trains_on_a_folder_of_pictures(tmp_path, method):
+    folder = folder_of(tmp_path / "pictures", "red", "green", "blue", captions=False)
+    overrides = [*TINY, f"data.folder={folder}", "data.held_out=0", "validation.every=0"]
+    if "dreambooth" in method:
+        overrides += ["prior.count=2", "prior.steps=2"]
+    config = load(CONFIGS / f"{method}.toml", overrides)
+    assert run(config, tmp_path / "out")
+    names = {path.name for path in (tmp_path / "out" / "model").iterdir()}
+    assert "t2i.json" in names
+    assert ("model_index.json" in names) == (method in ("full", "cross-attention", "dreambooth"))
+    assert ("lora.safetensors" in names) == (
+        method in ("lora", "dora", "dreambooth-lora", "pivotal")
+    )
+    assert ("sks.safetensors" in names) is False
+    assert ("my-pictures.safetensors" in names) == (method in ("textual-inversion", "pivotal"))
+
+
+@pytest.mark.parametrize("base", ["embedded", "runwayml/stable-diffusion-v1-5", "someone/my-sdxl"])
+@pytest.mark.parametrize("method", METHODS)
+def test_what_init_writes_is_a_run_for_every_base(tmp_path, method, base):
+    folder = folder_of(tmp_path / "mugs", "red", "green", "blue", captions=False)
+    config = written(method, folder, base=base, kind="mug")
+    assert config.target.kind == "finetune"
+    assert config.target.base == base
+    assert config.data.kind == "pictures"
+    assert config.data.folder == folder
+    assert (config.prior is not None) == ("dreambooth" in method)
+
+
+def test_the_command_prints_the_file_and_what_comes_next(tmp_path, capsys):
+    folder = folder_of(tmp_path / "mugs", "red", "green")
+    out = tmp_path / "mine.toml"
+    assert init("lora", folder, "--class", "mug", "--word", "zqx", out=out) == 0
+    told = capsys.readouterr()
+    assert told.out == f"{out}\n"
+    assert f"Next: t2i train {out}" in told.err
+    assert main(["train", str(out), "--dry-run"]) == 0
+    assert '"trigger": "zqx mug"' in capsys.readouterr().out
+
+
+def test_the_file_is_named_after_folder_and_method_and_names_the_folder_beside_it(
+    tmp_path, monkeypatch
+):
+    folder_of(tmp_path / "mugs", "red")
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--init", "lora", "mugs"]) == 0
+    tree = tomllib.loads((tmp_path / "mugs-lora.toml").read_text("utf-8"))
+    assert tree["data"]["folder"] == "mugs"
+
+
+def test_nothing_is_replaced(tmp_path):
+    folder = folder_of(tmp_path / "mugs", "red")
+    out = tmp_path / "start.toml"
+    out.write_text("mine")
+    with pytest.raises(OutputError, match="exists and is not replaced"):
+        write_start(Wish("lora", folder), out)
+    assert out.read_text() == "mine"
+
+
+def test_a_folder_without_pictures_is_refused_before_anything_is_written(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="No pictures in"):
+        write_start(Wish("lora", tmp_path / "empty"), tmp_path / "start.toml")
+    assert not (tmp_path / "start.toml").exists()
+
+
+def test_captions_that_are_there_are_kept_and_completed(tmp_path):
+    folder = folder_of(tmp_path / "mugs", "red", "green", "blue")
+    plain = written("full", folder)
+    assert (plain.data.caption, plain.data.trigger) == (None, "")
+    assert plain.samples.prompts[:3] == ("a red sheet", "a green sheet", "a blue sheet")
+    named = written("lora", folder, word="zqx", kind="mug")
+    assert (named.data.caption, named.data.trigger) == (None, "zqx mug")
+    assert "a photo of a zqx mug" in named.samples.prompts
+
+
+def test_pictures_without_captions_are_called_by_the_word(tmp_path):
+    folder = folder_of(tmp_path / "My Mugs", "red", captions=False)
+    assert written("lora", folder, kind="mug").data.caption == "a photo of a sks mug"
+    inverted = written("textual-inversion", folder, kind="mug")
+    assert inverted.data.caption == "a photo of <my-mugs>"
+    word = inverted.target.parts[0].words[0]
+    assert (word.word, word.initial) == ("<my-mugs>", "mug")
+    assert written("pivotal", folder).target.parts[0].words[0].initial is None
+
+
+def test_the_class_is_what_dreambooth_keeps_and_must_be_told(tmp_path):
+    folder = folder_of(tmp_path / "mugs", "red")
+    prior = written("dreambooth", folder, kind="apple").prior
+    assert prior is not None
+    assert prior.prompt == "a photo of an apple"
+    with pytest.raises(ArgumentError, match="--class mug"):
+        write_start(Wish("dreambooth", folder), tmp_path / "other.toml")
+
+
+def test_a_base_in_a_folder_says_itself_how_large_it_draws(tmp_path):
+    folder = folder_of(tmp_path / "mugs", "red", "green")
+    base = tiny_sd_folder(tmp_path / "sd")
+    config = written("lora", folder, base=str(base))
+    assert config.target.base == str(base)
+    assert config.data.size == 32
+
+
+def test_small_pictures_are_learned_smaller_than_a_large_model_draws(tmp_path):
+    (tmp_path / "mugs").mkdir()
+    Image.new("RGB", (600, 700)).save(tmp_path / "mugs" / "one.png")
+    assert written("lora", tmp_path / "mugs", base="my/sdxl").data.size == 768
+
+
+def test_many_pictures_are_measured_on_and_seen_once_at_least(tmp_path):
+    seen = Look(10_000, 0, 600, ("600x600",), 10_000, ("a cup",))
+    text = starting_config(
+        Wish("full", tmp_path, base="my/sd"), seen, tmp_path, "# command", hints=False
+    )
+    config = RunConfig.model_validate(tomllib.loads(text))
+    assert config.data.held_out == 0.05
+    assert config.validation.every > 0
+    assert steps_for("sd", 10_000, 2) == 5000
+    assert steps_for("sd", 8, 4) == 400
+
+
+def test_the_kind_of_a_base_is_read_off_its_folder_or_its_name(base, base_xl):
+    assert [family_of(str(place)) for place in (base, base_xl)] == ["sd", "sdxl"]
+    assert [family_of(name) for name in ("embedded", "a/b", "my_SDXL.safetensors")] == [
+        "embedded",
+        "sd",
+        "sdxl",
+    ]
+
+
+def test_broken_pictures_are_counted(tmp_path):
+    folder = folder_of(tmp_path / "mugs", "red", "green")
+    (folder / "zz.png").write_bytes(b"no picture")
+    assert (look(folder).pictures, look(folder).broken) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--init", "lorra", "{}"], "Did you mean 'lora'"),
+        (["--init", "lora", "{}", "--set", "train.steps=1"], "give --set and --dry-run with"),
+        (["--init", "lora", "{}", "--out", "a.txt"], "expected the name of a .toml file"),
+        (["--init", "pivotal", "{}", "--word", "my mug"], "a new word has no blanks and no commas"),
+        (["{}", "--word", "<mug>"], "Got --word without --init"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(tmp_path, monkeypatch, capsys, options, complaint):
+    folder = folder_of(tmp_path / "mugs", "red")
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *(option.format(folder) for option in options)]) == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_help_names_every_method():
+    done = subprocess.run(
+        [sys.executable, "-m", "t2i.cli", "train", "--help"], capture_output=True, text=True
+    )
+    told = "".join(done.stdout.split())
+    assert all(method in told for method in METHODS)
+
+
+def test_sheets_of_a_thing_ask_for_its_word_even_where_captions_do_not_say_it(tmp_path):
+    folder = folder_of(tmp_path / "mugs", "red", "green")
+    for method in ("dreambooth-lora", "textual-inversion"):
+        config = written(method, folder, kind="mug")
+        word = "<mugs>" if method == "textual-inversion" else "sks mug"
+        assert config.data.trigger == word
+        assert all(word in prompt for prompt in config.samples.prompts[:3])
+        assert config.samples.prompts[3] == "a photo of a mug"
