@@ -41,7 +41,8 @@ def train(
         typer.Option(help="With --init: the model, by name, folder, file or hub id."),
     ] = None,
     word: Annotated[
-        str | None, typer.Option(help="With --init: what the thing is to be called, as in <mug>.")
+        str | None,
+        typer.Option(help="With --init: what the thing is to be called, as in \\<mug\\>."),
     ] = None,
     kind: Annotated[
         str | None, typer.Option("--class", help="With --init: what it is one of, as in mug.")

@@ -16,7 +16,7 @@ from train.config import RunConfig, load
 from train.data.compositions import Compositions, CompositionsConfig
 from train.data.scenes import Scenes, ScenesConfig
 from train.loop import run
-from train.order import Order
+from train.order import Order, Share
 from train.targets.agreement import turned_round
 
 OBJECTS = ("apple", "cat", "car")
