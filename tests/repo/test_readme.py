@@ -74,6 +74,19 @@ def test_commands_in_the_pages_run(
         assert command.startswith(TAKEN_ON_TRUST), f"no way to check {command!r} yet: add one here"
 
 
+def test_commands_that_follow_on_one_another_run_in_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["generate", "a blue car", "--num", "4", "--out", "cars", "--steps", "2"]) == 0
+    shown = [code for page, code in blocks("console") if page == "README.md"]
+    lines = [line for code in shown for line in code.splitlines()]
+    assert lines
+    for line in lines:
+        assert line.startswith("$ t2i ")
+        assert main(shlex.split(line)[2:]) == 0
+
+
 @pytest.mark.parametrize("page", sorted({page for page, _ in blocks("python")}))
 def test_python_in_the_pages_runs(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
