@@ -317,15 +317,19 @@ def test_averaged_before_the_first_step_is_the_weights() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "package"),
-    [("adamw8bit", "bitsandbytes"), ("prodigy", "prodigyopt"), ("schedulefree", "schedulefree")],
+    ("name", "package", "extra"),
+    [
+        ("adamw8bit", "bitsandbytes", "bitsandbytes"),
+        ("prodigy", "prodigyopt", "optimizers"),
+        ("schedulefree", "schedulefree", "optimizers"),
+    ],
 )
 def test_a_missing_library_is_named_with_the_command_that_installs_it(
-    name: str, package: str, monkeypatch: pytest.MonkeyPatch
+    name: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.setitem(sys.modules, f"{package}.optim", None)
-    with pytest.raises(ArgumentError, match=rf"{name}.*{package}: pip install 't2i\[optimizers\]'"):
+    with pytest.raises(ArgumentError, match=rf"{name}.*{package}: pip install 't2i\[{extra}\]'"):
         built(name, Small())
 
 

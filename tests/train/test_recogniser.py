@@ -77,8 +77,10 @@ def test_a_composition_is_a_function_of_seed_and_index() -> None:
         assert here.marks is not None
         assert there.marks is not None
         assert np.array_equal(here.marks, there.marks)
-    assert one[3].caption != one[7].caption
-    assert not np.array_equal(one[3].pixels, Compositions(CompositionsConfig(seed=5))[3].pixels)
+    assert one.read(3).caption != one.read(7).caption
+    assert not np.array_equal(
+        one.read(3).pixels, Compositions(CompositionsConfig(seed=5)).read(3).pixels
+    )
 
 
 def test_marks_name_what_the_masks_show() -> None:
@@ -216,5 +218,5 @@ def test_a_folder_without_a_recogniser_says_what_to_do(tmp_path: Path) -> None:
 def test_scenes_are_other_pictures_than_compositions() -> None:
     scene = Scenes(ScenesConfig(seed=500, size=32)).scene(0)
     assert not np.array_equal(
-        scene.pixels, Compositions(CompositionsConfig(seed=500, size=32))[0].pixels
+        scene.pixels, Compositions(CompositionsConfig(seed=500, size=32)).read(0).pixels
     )
