@@ -3,10 +3,12 @@
 import random
 import signal
 import time
+from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
+import torch
 from torch import Tensor
 
 from tests.train.apart import die_in_third_save, ended, ready, said, start
@@ -56,6 +58,15 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, at_step: int) -> None:
         return forward(self, batch)
 
     monkeypatch.setattr(Denoising, "forward", or_not)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """As the processes that are killed have: another number rounds otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.mark.slow
