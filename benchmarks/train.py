@@ -14,24 +14,28 @@ cached  `t2i train` as it is by default, in rounds after the one that fills the 
 Neither keeps an average of the weights. Both write for TensorBoard, which the scripts cannot go
 without. The ratio of the processor's time is that to trust on a busy machine.
 
+After these, each side trains a toy model, stops half way and goes on: `train_resume.py`.
+
 --device gpu takes Stable Diffusion 1's own shape, 512 pixels and bfloat16.
+--only speed or --only resume measures that alone; what the file of --out has of the other stays.
 """
 
 import argparse
 import hashlib
+import json
 import os
 import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import machine, write_result
+from benchmarks.machine import machine, settle, write_result
 from benchmarks.train_folder import SHAPES
 from benchmarks.train_resume import compare_resumes
 from benchmarks.train_runs import SCRIPTS, SIDES, Method, Run, Setting, measure
+from benchmarks.train_side import WARM_UP, missing_torchvision
 
 FIGURES = {
     "steps_per_s": "steps/s, by the processor's time",
@@ -50,6 +54,20 @@ def turns(rounds: int) -> Iterator[tuple[int, Sequence[str]]]:
         yield number, SIDES[first:] + SIDES[:first]
 
 
+def compare_speed(options: argparse.Namespace, shape: str, setting: Setting) -> dict[str, Any]:
+    weights = setting.prepare(options.pictures)
+    asked = {key: getattr(options, key) for key in ("steps", "rounds", "pictures")}
+    table = {
+        method: compare_method(method, setting, options.steps, options.rounds)
+        for method in options.methods
+    }
+    show(table)
+    return {
+        "asked": {"shape": shape, "weights": weights} | setting.asked() | asked,
+        "figures": table,
+    }
+
+
 def compare_method(
     method: Method, setting: Setting, steps: int, rounds: int
 ) -> dict[str, dict[str, Any]]:
@@ -57,7 +75,7 @@ def compare_method(
     found: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
     warm: dict[str, dict[str, float]] = {}
     for number, sides in turns(rounds):
-        for side in sides if number else SIDES:
+        for side in sides:
             out = setting.folder / f"{method}-{side}-{number}"
             watch = "steps" if number else "frozen"
             figures = measure(Run(side, method, steps, out), setting, watch=watch)
@@ -109,18 +127,15 @@ def found_scripts(given: Path | None) -> Path | None:
     raise SystemExit(f"There are no {' and '.join(SCRIPTS.values())} in {named}.")
 
 
-def of_scripts(folder: Path) -> dict[str, Any]:
-    """Which scripts they were, and what they had for torchvision."""
+def measured_with(folder: Path) -> dict[str, Any]:
+    """Which scripts they were, what they had for torchvision, and on what machine."""
     digests = {
         name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in SCRIPTS.values()
     }
-    missing = find_spec("torchvision") is None
-    return {
-        "sha256": digests,
-        "torchvision": "missing, benchmarks/train_transforms.py in its place"
-        if missing
-        else "installed",
-    }
+    missing = missing_torchvision()
+    stand_in = "missing, benchmarks/train_transforms.py in its place"
+    scripts = {"sha256": digests, "torchvision": stand_in if missing else "installed"}
+    return {"scripts": scripts, "machine": machine()}
 
 
 def show(table: dict[str, Any]) -> None:
@@ -144,16 +159,21 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--diffusers-scripts", type=Path, metavar="DIR")
     parser.add_argument("--shape", choices=tuple(SHAPES), help="(default: share; sd1 on a GPU)")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
-    parser.add_argument("--precision", choices=("no", "bf16", "fp16"), help="(default: no; bf16)")
+    parser.add_argument(
+        "--precision", choices=("no", "bf16", "fp16"), help="(default: no; bf16 on a GPU)"
+    )
     parser.add_argument("--batch", type=int, help="(default: the shape's)")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3, help="after the one that warms up")
     parser.add_argument("--pictures", type=int, default=64)
     parser.add_argument("--methods", nargs="+", choices=tuple(SCRIPTS), default=tuple(SCRIPTS))
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--no-resume", action="store_true", help="leave out stopping and going on")
+    parser.add_argument("--only", choices=("speed", "resume"), help="(default: both)")
     parser.add_argument("--out", type=Path)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.steps <= WARM_UP:
+        parser.error(f"--steps {options.steps}: no rate is taken from the first {WARM_UP}")
+    return options
 
 
 def main() -> None:
@@ -166,41 +186,29 @@ def main() -> None:
         )
         return
 
+    settle(options.threads)
     gpu = options.device == "gpu"
     name = options.shape or ("sd1" if gpu else "share")
     shape = replace(SHAPES[name], batch=options.batch or SHAPES[name].batch)
     precision = options.precision or ("bf16" if gpu else "no")
-    resumes: dict[str, Any] = {}
+    parts: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         setting = Setting(
             Path(folder) / name, scripts, shape, precision, options.device, options.threads
         )
-        weights = setting.prepare(options.pictures)
-        table = {
-            method: compare_method(method, setting, options.steps, options.rounds)
-            for method in options.methods
-        }
-        show(table)
-        if not options.no_resume:
-            small = replace(setting, folder=Path(folder) / "resume", shape=SHAPES["toy"])
-            small.prepare(options.pictures)
-            resumes = compare_resumes(small, options.methods)
-    asked = ("device", "threads", "steps", "rounds", "pictures")
-    result = {
-        "asked": {
-            "shape": name,
-            "weights": weights,
-            "resolution": shape.resolution,
-            "batch": shape.batch,
-            "precision": precision,
-            **{key: getattr(options, key) for key in asked},
-        },
-        "scripts": of_scripts(scripts),
-        "figures": table,
-        "resume": {"shape": "toy", **resumes},
-    }
+        if options.only != "resume":
+            parts |= compare_speed(options, name, setting) | measured_with(scripts)
+        if options.only != "speed":
+            resume = compare_resumes(setting, options.methods)
+            parts["resume"] = resume | measured_with(scripts)
     if options.out:
-        write_result(options.out, result | {"machine": machine()})
+        write_parts(options.out, parts, keep=options.only is not None)
+
+
+def write_parts(out: Path, parts: dict[str, Any], *, keep: bool) -> None:
+    """The result, or these parts of it: what else the file has stays where asked."""
+    earlier = json.loads(out.read_text("utf-8")) if keep and out.exists() else {}
+    write_result(out, earlier | parts)
 
 
 if __name__ == "__main__":

@@ -76,7 +76,8 @@ def write_model(shape: Shape, folder: Path) -> dict[str, int]:
     from t2i.text.bpe import clip_tokenizer, load_bpe
 
     torch.manual_seed(0)
-    configs = {path.parent.name: read_json(path) for path in SD1(ASSETS).glob("*/config.json")}
+    sd1 = ASSETS / "single_file" / "sd1"
+    configs = {path.parent.name: read_json(path) for path in sd1.glob("*/config.json")}
     tokenizer = clip_tokenizer(*load_bpe(ASSETS / "tokenizer"), 77)
     ends = {
         "bos_token_id": tokenizer.bos_token_id,
@@ -94,9 +95,7 @@ def write_model(shape: Shape, folder: Path) -> dict[str, int]:
         text_encoder=CLIPTextModel(text),
         tokenizer=tokenizer,
         unet=unet,
-        scheduler=PNDMScheduler.from_config(
-            read_json(SD1(ASSETS) / "scheduler" / "scheduler_config.json")
-        ),
+        scheduler=PNDMScheduler.from_config(read_json(sd1 / "scheduler/scheduler_config.json")),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -104,10 +103,6 @@ def write_model(shape: Shape, folder: Path) -> dict[str, int]:
     pipe.save_pretrained(folder)
     parts = {"unet": pipe.unet, "vae": pipe.vae, "text_encoder": pipe.text_encoder}
     return {name: sum(w.numel() for w in part.parameters()) for name, part in parts.items()}
-
-
-def SD1(assets: Path) -> Path:
-    return assets / "single_file" / "sd1"
 
 
 def write_pictures(folder: Path, number: int, resolution: int) -> None:

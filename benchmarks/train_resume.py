@@ -2,16 +2,21 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
 from torch import Tensor
 
+from benchmarks.train_folder import SHAPES
 from benchmarks.train_runs import SIDES, Method, Run, Setting, measure
 
-STEPS, STOP = 20, 10
-"""Half way, in the middle of an epoch."""
+SHAPE, PICTURES, STEPS, STOP = "toy", 64, 20, 10
+"""Half way, in the middle of the second epoch."""
+PAIRS = (("lora_A", "lora_B"), ("lora.down", "lora.up"))
+"""A LoRA's two matrices, as our checkpoints (and peft) and as diffusers' script call them."""
+
 Change = dict[str, Tensor]
 
 
@@ -20,17 +25,22 @@ def compare_resumes(setting: Setting, methods: Sequence[Method]) -> dict[str, An
 
     `again` is what the same run comes to a second time, without stopping: 0 where it is determined.
     """
-    return {
-        method: {side: compare_resume(side, method, setting) for side in SIDES}
-        for method in methods
+    small = replace(setting, folder=setting.folder / "resume", shape=SHAPES[SHAPE])
+    small.prepare(PICTURES)
+    asked = {"shape": SHAPE, "pictures": PICTURES, "steps": STEPS, "stopped_at": STOP}
+    figures = {
+        method: {side: compare_resume(side, method, small) for side in SIDES} for method in methods
     }
+    return {"asked": small.asked() | asked, "figures": figures}
 
 
 def compare_resume(side: str, method: Method, setting: Setting) -> dict[str, float]:
     def run(name: str, steps: int, *, resume: bool = False) -> Run:
         out = setting.folder / f"resume-{method}-{side}-{name}"
         one = Run(side, method, steps, out, checkpoint_every=STOP)
-        measure(one, setting, resume=resume)
+        taken = measure(one, setting, resume=resume)["steps"]
+        if resume and taken > STEPS - STOP:
+            raise SystemExit(f"{method}  {side} did not go on from step {STOP}: it began anew.")
         return one
 
     straight = change(run("straight", STEPS), setting)
@@ -46,7 +56,10 @@ def compare_resume(side: str, method: Method, setting: Setting) -> dict[str, flo
 
 
 def change(run: Run, setting: Setting) -> Change:
-    """What the run changed: of weights trained in full themselves, else of what LoRA adds."""
+    """What the run changed, a layer at a time: weights themselves, or what a LoRA adds to them.
+
+    A LoRA's two matrices are not compared one by one: what is drawn hangs on their product alone.
+    """
     if run.side != "theirs":
         path = run.out / "checkpoints" / f"step-{run.steps:08d}" / "weights.safetensors"
     elif run.method == "full":
@@ -58,9 +71,19 @@ def change(run: Run, setting: Setting) -> Change:
         before = tensors(setting.model / "unet")
         assert weights.keys() == before.keys()
         return {name: value.double() - before[name] for name, value in weights.items()}
-    pairs = {name: name.replace("lora_A", "lora_B") for name in weights if "lora_A" in name}
-    assert 2 * len(pairs) == len(weights)
-    return {down: weights[up].double() @ weights[down].double() for down, up in pairs.items()}
+    pairs = {
+        name: name.replace(down, up)
+        for down, up in PAIRS
+        for name in weights
+        if f".{down}." in name
+    }
+    if strange := weights.keys() - pairs.keys() - set(pairs.values()):
+        known = " and ".join("/".join(pair) for pair in PAIRS)
+        raise SystemExit(f"{min(strange)} in {path} is none of a LoRA's matrices ({known}).")
+    return {
+        down.partition(".lora")[0]: weights[up].double() @ weights[down].double()
+        for down, up in pairs.items()
+    }
 
 
 def tensors(path: Path) -> dict[str, Tensor]:

@@ -41,6 +41,16 @@ class Setting:
     def pictures(self) -> Path:
         return self.folder / "pictures"
 
+    def asked(self) -> dict[str, Any]:
+        """What a result says of it."""
+        return {
+            "resolution": self.shape.resolution,
+            "batch": self.shape.batch,
+            "precision": self.precision,
+            "device": self.device,
+            "threads": self.threads,
+        }
+
     def prepare(self, pictures: int) -> dict[str, int]:
         """Make the model and the pictures; how many weights the model's parts have."""
         write_pictures(self.pictures, pictures, self.shape.resolution)

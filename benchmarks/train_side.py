@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import wraps
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -80,6 +81,7 @@ class Clock:
             for i in range(2)
         )
         figures = {
+            "steps": len(self.done),
             "start_up_s": self.first[0],
             "start_up_cpu_s": self.first[1],
             "step_s": statistics.median(wall),
@@ -132,8 +134,6 @@ def run_script(script: str) -> None:
 
 
 def missing_torchvision() -> bool:
-    from importlib.util import find_spec
-
     return find_spec("torchvision") is None
 
 

@@ -1,5 +1,6 @@
 """What the benchmarks compute from runs, and what they do without those they compare with."""
 
+import json
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from benchmarks import train_transforms as transforms
-from benchmarks.train import found_scripts
+from benchmarks.train import found_scripts, write_parts
 from benchmarks.train_folder import SHAPES
 from benchmarks.train_resume import change, distance, norm
 from benchmarks.train_runs import Run, Setting
@@ -50,13 +51,44 @@ def test_the_scripts_are_found_in_a_clone_too(tmp_path: Path) -> None:
     assert found_scripts(tmp_path) == found_scripts(folder) == folder.resolve()
 
 
-def test_what_lora_changes_is_the_product_of_its_matrices(setting: Setting) -> None:
-    run = Run("ours", "lora", 20, setting.folder / "run")
+OURS, THEIRS = "checkpoints/step-00000020/weights.safetensors", "pytorch_lora_weights.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("side", "file", "first", "second"),
+    [
+        ("ours", OURS, "lora_A.part0", "lora_B.part0"),
+        ("cached", OURS, "lora_A.part0", "lora_B.part0"),
+        ("theirs", THEIRS, "lora.down", "lora.up"),
+        ("theirs", THEIRS, "lora_A", "lora_B"),
+    ],
+)
+def test_what_lora_changes_is_the_product_of_its_matrices_under_either_name(
+    setting: Setting, side: str, file: str, first: str, second: str
+) -> None:
+    run = Run(side, "lora", 20, setting.folder / "run")
     down, up = torch.randn(2, 6), torch.randn(5, 2)
-    names = ("unet.x.lora_A.part0.weight", "unet.x.lora_B.part0.weight")
-    write(run.out / "checkpoints" / "step-00000020" / "weights.safetensors", names, (down, up))
-    (added,) = change(run, setting).values()
-    torch.testing.assert_close(added, up.double() @ down.double())
+    names = (f"unet.to_q.{first}.weight", f"unet.to_q.{second}.weight")
+    write(run.out / file, names, (down, up))
+    changed = change(run, setting)
+    assert list(changed) == ["to_q"]
+    torch.testing.assert_close(changed["to_q"], up.double() @ down.double())
+
+
+def test_tensors_that_are_no_matrices_of_a_lora_are_named(setting: Setting) -> None:
+    run = Run("theirs", "lora", 20, setting.folder / "run")
+    write(run.out / THEIRS, ("unet.to_q.hada_w1_a",), (torch.ones(2, 2),))
+    with pytest.raises(SystemExit, match=r"to_q\.hada_w1_a in .* is none of .*lora_A/lora_B"):
+        change(run, setting)
+
+
+def test_a_part_measured_alone_leaves_the_rest_of_a_result_as_it_was(tmp_path: Path) -> None:
+    out = tmp_path / "train.json"
+    write_parts(out, {"figures": 1, "resume": 2}, keep=False)
+    write_parts(out, {"resume": 3}, keep=True)
+    assert json.loads(out.read_text()) == {"figures": 1, "resume": 3}
+    write_parts(out, {"figures": 4}, keep=False)
+    assert json.loads(out.read_text()) == {"figures": 4}
 
 
 def test_the_change_of_weights_is_measured_from_the_model_they_come_from(setting: Setting) -> None:
