@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 
@@ -460,3 +461,23 @@ def test_the_sheet_shows_each_scene_beside_its_masks() -> None:
 def test_the_sheet_refuses_a_sample_that_is_not_there() -> None:
     with pytest.raises(ArgumentError, match="No sample 7: the data set holds 5"):
         show(Scenes(ScenesConfig(length=5)), [1, 7])
+
+
+@pytest.mark.parametrize(
+    ("share", "counted"),
+    [
+        ("alone", lambda scene: len(scene.objects) == 1),
+        ("repainted", lambda scene: any(o.colour for o in scene.objects)),
+        ("stated", lambda scene: bool(scene.relations)),
+    ],
+)
+def test_a_share_of_the_scenes_says_how_often(share: str, counted: Callable[[Scene], bool]) -> None:
+    def found(value: float) -> float:
+        of_one = {} if share == "alone" else {"alone": 0.0}
+        data = Scenes(ScenesConfig(size=32, seed=3, max_objects=2, **of_one, **{share: value}))
+        return sum(counted(data.scene(index)) for index in range(200)) / 200
+
+    never, half, always = found(0.0), found(0.5), found(1.0)
+    assert never == 0
+    assert 0.3 < half < 0.9 * always
+    assert always > 0.6

@@ -128,12 +128,16 @@ def describe(
     spots: Sequence[Spot],
     arrangement: Arrangement,
     background: str,
+    share_stated: float = 0.75,
 ) -> Caption:
-    """Write one caption; the same generator state gives the same sentence."""
+    """Write one caption; the same generator state gives the same sentence.
+
+    share_stated : how often it says how several objects stand
+    """
     phrases = [phrase(rng, spot) for spot in spots]
     stated = stated_templates(spots, arrangement)
     plain = plain_templates(len(spots))
-    template = pick(rng, stated) if stated and rng.random() < 0.75 else pick(rng, plain)
+    template = pick(rng, stated) if stated and rng.random() < share_stated else pick(rng, plain)
     shorter = pick(rng, plain)
     opening = pick(rng, OPENINGS) if rng.random() < 0.3 else "{}"
     setting = pick(rng, SETTINGS) if rng.random() < 0.6 else "{}"

@@ -18,6 +18,8 @@ from train.data.sample import Sample
 from train.data.sprites import BACKGROUNDS, clear_backgrounds, sprite, things
 
 SPLIT_KEYS = {"train": 0, "held_out": 1}
+TWO_OF_SEVERAL = 8 / 11
+"""Of the scenes with several objects, those with two; the others have three."""
 
 
 class ScenesConfig(BaseModel):
@@ -34,6 +36,12 @@ class ScenesConfig(BaseModel):
     vocabulary: Literal["core", "all"] | tuple[str, ...] = "core"
     """The 48 core objects, all of them, or the names of the ones wanted."""
     max_objects: int = Field(3, ge=1, le=3)
+    alone: float = Field(0.45, ge=0, le=1)
+    """Share of the scenes that show one object."""
+    repainted: float = Field(0.25, ge=0, le=1)
+    """Share of the objects that are painted in another colour than their own."""
+    stated: float = Field(0.75, ge=0, le=1)
+    """Share of the captions of several objects that say how these stand."""
     split: Literal["train", "held_out"] = "train"
     """`train` never shows a combination of `held_out.json`; every `held_out` scene shows one."""
 
@@ -167,13 +175,14 @@ class Scenes:
         slope = int(rng.random() * 49) - 24
         sloping: Literal["across", "down"] = "down" if rng.random() < 0.5 else "across"
         slope = 0 if rng.random() < 0.5 else slope
-        caption = describe(rng, spots, arrangement, background)
+        caption = describe(rng, spots, arrangement, background, self.config.stated)
         return Layout(spots, arrangement, background, tint, slope, sloping, caption)
 
     def _choose_objects(self, rng: np.random.Generator) -> tuple[list[str], list[str | None]]:
         """Names and colours (None: as it is), keeping to the split."""
-        u = rng.random()
-        count = min(1 if u < 0.45 else 2 if u < 0.85 else 3, self.config.max_objects)
+        alone, u = self.config.alone, rng.random()
+        two = alone + TWO_OF_SEVERAL * (1 - alone)
+        count = min(1 if u < alone else 2 if u < two else 3, self.config.max_objects)
         names: list[str] = []
         forced: dict[str, str] = {}
 
@@ -193,7 +202,8 @@ class Scenes:
             if not fitting:
                 break
             names.append(pick(rng, fitting))
-        painted = [forced.get(name) or new_colour(rng, name) for name in names]
+        share = self.config.repainted
+        painted = [forced.get(name) or new_colour(rng, name, share) for name in names]
         return names, painted
 
 
@@ -215,8 +225,8 @@ def vocabulary(wanted: Literal["core", "all"] | tuple[str, ...]) -> tuple[str, .
     return tuple(name for name in things() if name in wanted)
 
 
-def new_colour(rng: np.random.Generator, name: str) -> str | None:
-    wanted = rng.random() < 0.25
+def new_colour(rng: np.random.Generator, name: str, share: float) -> str | None:
+    wanted = rng.random() < share
     choices = trained_colours(name)
     return pick(rng, choices) if wanted and choices else None
 
