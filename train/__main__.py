@@ -23,6 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and stop")
     given = parser.parse_args(arguments)
 
+    from t2i.quiet import quiet_libraries
+
+    quiet_libraries()
     from train.config import load
 
     config = load(given.config, given.set)

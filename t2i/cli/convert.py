@@ -128,7 +128,7 @@ def convert_model(
     check_free(out, overwrite, folder=True)
 
     from pipelines.text_to_image import TextToImagePipeline
-    from t2i.cli.quiet import quiet_libraries
+    from t2i.quiet import quiet_libraries
 
     quiet_libraries()
     given = {} if config is None else {"config": config}

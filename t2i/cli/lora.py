@@ -169,7 +169,7 @@ def check_wish(rank: int | None, share: float | None) -> None:
 
 def loaded(model: str) -> Any:
     from pipelines.text_to_image import TextToImagePipeline
-    from t2i.cli.quiet import quiet_libraries
+    from t2i.quiet import quiet_libraries
 
     quiet_libraries()
     return TextToImagePipeline.from_pretrained(model)

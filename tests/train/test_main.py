@@ -43,3 +43,18 @@ def test_an_error_is_one_line_and_an_exit_code(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "ArgumentError: Cannot read the training config" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_run_says_how_it_goes_and_libraries_nothing(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "train", str(write_run(tmp_path)), "--set", "train.steps=1"]
+        + ["--set", "train.log_every=1", "--out", str(tmp_path / "out")],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    expected = ("step 1/1 ", str(tmp_path / "out" / "model"))
+    assert [line for line in said if not line.startswith(expected)] == []
