@@ -8,6 +8,6 @@ def is_compiled(model: nn.Module) -> bool:
     return any(
         "_orig_mod" in module._modules
         or module._compiled_call_impl is not None
-        or hasattr(module.__dict__.get("forward"), "_torchdynamo_orig_callable")
+        or ("forward" in module.__dict__ and hasattr(module.forward, "_torchdynamo_orig_callable"))
         for module in model.modules()
     )

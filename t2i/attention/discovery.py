@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -195,8 +196,7 @@ class Discovery:
         if self._is_elsewhere or not self.stack or self.stack[-1].module is not module:
             return
         running = self.stack.pop()
-        projects = (isinstance(getattr(module, name, None), nn.Module) for name in PROJECTIONS)
-        if not running.heard and any(projects):
+        if not running.heard and not module._modules.keys().isdisjoint(PROJECTIONS):
             self.bypassed.append(self.names[module])
 
     def note_input(self, owner: nn.Module, given: Tensor) -> None:
@@ -242,17 +242,17 @@ def discovering(root: nn.Module, names: Mapping[nn.Module, str]) -> Iterator[Dis
         def remove_later(handle: Any) -> None:
             stack.callback(handle.remove)
 
-        for module in root.modules():
-            if next(module.children(), None) is None:
+        for module in names:
+            if not module._modules:
                 continue
             remove_later(module.register_forward_pre_hook(discovery.enter, with_kwargs=True))
             remove_later(module.register_forward_hook(discovery.leave, always_call=True))
-            values = getattr(module, "to_v", None)
-            if isinstance(values, nn.Module):
+            values = module._modules.get("to_v")
+            if values is not None:
                 remove_later(values.register_forward_pre_hook(input_noted(discovery, module)))
             for name, parts in TEXT_VALUES.items():
-                values = getattr(module, name, None)
-                if isinstance(values, nn.Module):
+                values = module._modules.get(name)
+                if values is not None:
                     note = values_noted(discovery, module, parts)
                     remove_later(values.register_forward_hook(note))
         yield discovery
@@ -277,7 +277,7 @@ def named(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
     """The arguments of a call by the names that the module's forward gives them."""
     forward: Callable[..., object] = getattr(module, "_orig_mod", module).forward
     try:
-        signature = inspect.signature(forward)
+        signature = signature_of(forward)
         bound = dict(signature.bind_partial(*args, **kwargs).arguments)
     except (TypeError, ValueError):
         return {**{f"_{number}": one for number, one in enumerate(args)}, **kwargs}
@@ -285,6 +285,19 @@ def named(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             bound |= bound.pop(name, {})
     return bound
+
+
+def signature_of(forward: Callable[..., object]) -> inspect.Signature:
+    """Of a method, which all objects of a class share; Python would work it out at each call."""
+    function = getattr(forward, "__func__", None)
+    if function is None:
+        return inspect.signature(forward)
+    if function not in _signatures:
+        _signatures[function] = inspect.signature(forward)
+    return _signatures[function]
+
+
+_signatures: WeakKeyDictionary[Callable[..., object], inspect.Signature] = WeakKeyDictionary()
 
 
 def grid_of(given: Mapping[str, Any]) -> Size | None:
