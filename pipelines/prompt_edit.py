@@ -22,8 +22,8 @@ from pipelines.remembered import Remembered, check_edits, check_no_noise, finish
 from pipelines.run_facts import facts_of, recalled
 from pipelines.text_to_image import TextToImagePipeline
 from pipelines.visitors import StepCallback
+from t2i.attention.attending import attend
 from t2i.attention.edits.edit import Edit
-from t2i.attention.session import attend
 from t2i.attention.site import Window
 from t2i.conditioning.run import Guidance
 from t2i.denoiser.families import sd

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pipelines.inpaint import InpaintPipeline
     from pipelines.prompt_edit import PromptEditPipeline
     from pipelines.text_to_image import TextToImagePipeline
-    from t2i.attention.session import attend
+    from t2i.attention.attending import attend
     from t2i.text.prompt import Prompt
 
 __all__ = [
@@ -54,7 +54,7 @@ HOMES = {
     "Prompt": "t2i.text.prompt",
     "PromptEditPipeline": "pipelines.prompt_edit",
     "TextToImagePipeline": "pipelines.text_to_image",
-    "attend": "t2i.attention.session",
+    "attend": "t2i.attention.attending",
 }
 """Names that cost an import of their own, and the modules they wait in."""
 

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
+from t2i.attention.attending import attend
 from t2i.attention.maps import HeatMaps
 from t2i.attention.overlays import with_overlays
-from t2i.attention.session import attend
 from t2i.pictures import PAPER, sheet
 from t2i.text.words import pattern
 

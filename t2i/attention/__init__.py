@@ -1,5 +1,6 @@
 """Look into attention, and edit through it."""
 
+from t2i.attention.attending import attend
 from t2i.attention.edits.attend_and_excite import AttendAndExcite
 from t2i.attention.edits.function import Function
 from t2i.attention.edits.inject_queries_keys import InjectQueriesKeys
@@ -13,7 +14,7 @@ from t2i.attention.edits.self_replace import SelfReplace
 from t2i.attention.edits.share_keys_values import ShareKeysValues
 from t2i.attention.edits.word_weights import WordWeights
 from t2i.attention.maps import HeatMaps, load_maps
-from t2i.attention.session import Session, attend
+from t2i.attention.session import Session
 from t2i.attention.site import Site, Sites
 
 __all__ = [

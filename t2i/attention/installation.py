@@ -85,8 +85,9 @@ class Installation:
                 self._tap.enter_context(scores_tapped(module))
 
     def close(self) -> None:
-        """Take out everything."""
-        self._forget()
+        """Take out everything; what was found stays known."""
+        self._stop_looking()
+        self._stop_listening()
         self._tap.close()
 
     def leave(self, session: Hearing) -> None:
@@ -172,15 +173,18 @@ class Installation:
 
     def _forget(self) -> None:
         self._stop_looking()
-        for stack in self._listening.values():
-            stack.close()
-        self._listening.clear()
+        self._stop_listening()
         self.sites.clear()
 
     def _listen(self, name: str) -> None:
         stack = ExitStack()
         stack.enter_context(listening(self.root.get_submodule(name), AtSite(self, name)))
         self._listening[name] = stack
+
+    def _stop_listening(self) -> None:
+        for stack in self._listening.values():
+            stack.close()
+        self._listening.clear()
 
     def _stop_looking(self) -> None:
         if self._looking is not None:

@@ -1,23 +1,20 @@
-"""`attend`: look into the attention of a pipeline's runs, and edit it.
+"""A session: the probes and edits of all that runs while it is open.
 
 B batch rows, C channels, H W latent size.
 """
 
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from t2i.attention.at import At
 from t2i.attention.attended import Attended
 from t2i.attention.behind import Behind, Source
 from t2i.attention.checks import (
-    GIBIBYTE,
     check_called_back,
     check_edit,
     check_fired,
@@ -25,20 +22,20 @@ from t2i.attention.checks import (
     check_texts,
     check_told,
 )
-from t2i.attention.driver import Denoise, Overhearing, Visiting, root_of
+from t2i.attention.driver import Denoise
 from t2i.attention.edits.edit import Edit, Hear
 from t2i.attention.effects import Effects
-from t2i.attention.installation import Installation, installed
+from t2i.attention.installation import Installation
 from t2i.attention.listed import Listed
 from t2i.attention.maps import Convention, HeatMaps
 from t2i.attention.probe import Probe
-from t2i.attention.readers import readers_of
-from t2i.attention.rehearsal import planned, rehearse
+from t2i.attention.rehearsal import FIRST, planned, rehearse
 from t2i.attention.report import explained, reported
 from t2i.attention.rows import Pass
 from t2i.attention.said import Mentions, Reader, Said, Word, check_prompts
 from t2i.attention.site import Site, Sites, Window
 from t2i.attention.tap import Call
+from t2i.errors import AttentionError
 from t2i.text.layout import Readable
 
 
@@ -111,7 +108,7 @@ class Session:
         further arguments of your own, or a model alone, run it first.
         """
         if not self._installed.sites:
-            rehearse(self._x, self.prompts, self._installed)
+            self._rehearse()
         return list(self._installed.sites.values())
 
     def explain(self, num_inference_steps: int = 50) -> str:
@@ -122,11 +119,16 @@ class Session:
         if self._last is not None:
             return explained(self.sites(), self._installed.kernels, self._listed, self._last)
         if self._rehearsed is None:
-            rehearse(self._x, self.prompts, self._installed)
+            self._rehearse()
         assert self._rehearsed is not None
         passing = replace(self._rehearsed, num_steps=num_inference_steps)
         kernels = planned(self.sites(), self._listed, self._said, passing)
         return explained(self.sites(), kernels, self._listed, passing)
+
+    def _rehearse(self) -> None:
+        if not self._is_open:
+            raise AttentionError(f"Nothing ran while the session was open: {FIRST}")
+        rehearse(self._x, self.prompts, self._installed)
 
     def report(self) -> str:
         """How many sites and steps each probe and each edit has met."""
@@ -265,7 +267,16 @@ class Session:
         """Whether this thread is the session's."""
         return threading.get_ident() == self._thread
 
+    @property
+    def _is_open(self) -> bool:
+        return self in self._installed.sessions
+
     def _add(self, what: Probe | Edit) -> None:
+        if not self._is_open:
+            raise AttentionError(
+                f"{what} comes too late, the session is over: ask for it inside the `with` block, "
+                "before the picture is made."
+            )
         if self._said is not None:
             what.check(self._said)
         listed = Listed(what)
@@ -307,40 +318,3 @@ class Session:
         if self._said is not None and self._last is not None:
             self._said.mentions.check()
         check_fired(self._listed, self._last, self._called_back)
-
-
-@contextmanager
-def attend(
-    x: Any,
-    prompts: Sequence[Readable] | None = None,
-    *,
-    tokenizer: PreTrainedTokenizerBase | None = None,
-    budget: int = GIBIBYTE,
-) -> Iterator[Session]:
-    """Look into the attention of everything `x` does inside, and edit it.
-
-    Parameters
-    ----------
-    x : one of our pipelines, any of diffusers', or a model whose attention is torch's
-    prompts : of the call, in its order; ours tell them themselves
-    tokenizer : of a model alone, to find words by
-    budget : bytes that probes may keep, known before step 1
-
-    Raises AttentionError for a probe or an edit that met no site, never fired, or was bypassed.
-    Afterwards `x` holds the very same objects as before, also after an exception.
-
-    >>> with attend(pipe) as attn:
-    ...     maps = attn.probe("cat")
-    ...     image = pipe("a cat on a chair").images[0]
-    >>> maps.overlay("cat", image)
-    """
-    session = Session(x, prompts, readers_of(x, tokenizer), budget)
-    root = root_of(x)
-    ours = hasattr(x, "visitors")
-    driver = Visiting(session, x) if ours else Overhearing(session, x, root)
-    session.driven_by_callback = not ours
-    with ExitStack() as stack:
-        session.installation = stack.enter_context(installed(root, session))
-        driver.install(stack)
-        yield session
-        session.finish()

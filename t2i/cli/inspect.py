@@ -74,7 +74,7 @@ def inspect(
     chosen = split_words(words)
     names = Siblings(out or Path("outputs"), prompt, "words", [".safetensors"])
 
-    from t2i.attention.session import attend
+    from t2i.attention.attending import attend
     from t2i.cli.drawing import sample, warnings_in_one_line
     from t2i.cli.metadata import picture_text
     from t2i.cli.prepared import prepare

@@ -126,6 +126,29 @@ def test_reports_count_sites_and_steps(pipe):
     assert blend.endswith(f"{len(cross)} sites x 4 steps, {4 * len(cross)} calls")
 
 
+def test_what_a_session_knows_can_be_asked_after_it(pipe):
+    with attend(pipe, prompts=PAIR) as attn:
+        attn.probe("dog", prompt=1)
+        attn.edit(Replace(steps=(0.0, 0.5)))
+        draw(pipe, PAIR)
+        inside = (attn.sites(), attn.explain(), attn.report())
+    before = left_behind(pipe)
+    assert (attn.sites(), attn.explain(), attn.report()) == inside
+    with pytest.raises(AttentionError, match=r"Probe\('cat', prompt=0\) comes too late"):
+        attn.probe("cat")
+    with pytest.raises(AttentionError, match=r"Replace\(.*\) comes too late"):
+        attn.edit(Replace())
+    assert left_behind(pipe) == before
+
+
+def test_a_session_in_which_nothing_ran_knows_no_sites(pipe):
+    with attend(pipe) as attn:
+        pass
+    for asked in (attn.sites, attn.explain):
+        with pytest.raises(AttentionError, match="Nothing ran while the session was open: make a"):
+            asked()
+
+
 def test_selectors_that_make_no_sense():
     with pytest.raises(ArgumentError, match=r"Got kind='cros'. Did you mean 'cross'"):
         Sites(kind="cros")
