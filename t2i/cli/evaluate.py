@@ -83,7 +83,7 @@ def evaluate(
     from t2i.evaluate.progress import progress
     from t2i.evaluate.run import PAGE, VERSION, measure, whole, write
     from t2i.evaluate.suite import PARTS, part_of
-    from t2i.evaluate.telling.against import read_earlier
+    from t2i.evaluate.telling.earlier import read_earlier
     from train.runfolder import locked
 
     with ExitStack() as held:
@@ -128,12 +128,12 @@ def prepare(
     from t2i.cli.digests import digest
     from t2i.cli.drawing import load_pipeline, pipeline_defaults
     from t2i.cli.metadata import library_versions
-    from t2i.cli.quiet import quiet_libraries
     from t2i.cli.request import Request, read_defaults
     from t2i.evaluate.known import known
     from t2i.evaluate.part import Bench
     from t2i.evaluate.store import Store
     from t2i.machine import machine
+    from t2i.quiet import quiet_libraries
     from t2i.recogniser.agreement import Agreement
     from t2i.recogniser.recogniser import ASSET, Recogniser
 
@@ -196,7 +196,7 @@ def print_tables(document: dict[str, Any]) -> None:
             for row in block["rows"]:
                 cells = [
                     with_unit(
-                        Figure(**cell) if isinstance(cell, dict) else cell,
+                        Figure(cell["value"]) if isinstance(cell, dict) else cell,
                         block["units"].get(head, ""),
                     )
                     for head, cell in row["cells"].items()

@@ -1,9 +1,9 @@
 """An evaluation from its first unit to its page."""
 
+import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,22 @@ import torch
 from pydantic import ValidationError
 
 from t2i.errors import DataError
-from t2i.evaluate.part import Part
+from t2i.evaluate.part import Part, Record
 from t2i.evaluate.store import PICTURES, RECORDS, Store
-from t2i.evaluate.telling.against import Earlier, against
+from t2i.evaluate.telling.against import against
 from t2i.evaluate.telling.chapter import Block, Chapter, Figure, Gallery, Plot, Table
+from t2i.evaluate.telling.earlier import Earlier
 from t2i.evaluate.telling.markdown import markdown
 from t2i.evaluate.telling.page import page
+from t2i.evaluate.telling.samples import as_text
 from t2i.files import write_atomically
 from train.randomness import key
 
 RESULT, PAGE, TABLES = "evaluation.json", "index.html", "tables.md"
 VERSION = 1
 """Of the layout of evaluation.json."""
+ASKED = ("caption", "source", "target")
+"""Keys of records under which stands what a unit was asked."""
 
 Told = Callable[[str, int], None]
 """Called with the part's name and the count of its finished units."""
@@ -61,18 +65,22 @@ def write(
     earlier : a result to hold it against
     """
     chapters: list[Chapter] = []
+    scenes: dict[str, str] = {}
     for part in parts:
-        records = store.records(part.name)
+        done = store.records(part.name)
+        records = {unit: done[unit] for unit in part.units()}
         try:
-            chapters += part.chapters({unit: records[unit] for unit in part.units()})
+            told = part.chapters(records)
         except ValidationError as error:
             raise DataError(
                 f"{store.folder / RECORDS}: a record of {part.name} is not as its units write them "
                 f"({error.errors()[0]['msg']}). Remove the lines of that part, and the same "
                 "command measures it again."
             ) from error
+        chapters += told
+        scenes |= dict.fromkeys((chapter.name for chapter in told), digest_of_texts(records))
     if earlier is not None:
-        chapters.insert(0, against(chapters, earlier, earlier["config"] == facts["config"]))
+        chapters.insert(0, against(chapters, scenes, earlier))
     seconds = {
         part.name: round(sum(store.done[part.name, unit].seconds for unit in part.units()), 1)
         for part in parts
@@ -81,6 +89,7 @@ def write(
         "version": VERSION,
         **facts,
         "seconds": seconds,
+        "scenes": scenes,
         "chapters": {chapter.name: as_json(chapter) for chapter in chapters},
     }
     text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -88,6 +97,28 @@ def write(
     write_text(store.folder / TABLES, markdown(chapters, document))
     write_text(store.folder / PAGE, page(chapters, document, store.folder / PICTURES))
     return document
+
+
+def digest_of_texts(records: Mapping[str, Record]) -> str:
+    """Of the captions and prompts that units were asked, each once: equal for equal scenes.
+
+    A model that is sampled otherwise is asked the same ones in other units.
+    """
+    texts = dict.fromkeys(text for record in records.values() for text in texts_of(record))
+    return hashlib.sha256(json.dumps([*texts], ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+def texts_of(record: object) -> Iterator[str]:
+    """However deep."""
+    if isinstance(record, Mapping):
+        for name, value in record.items():
+            if name in ASKED and isinstance(value, str):
+                yield value
+            else:
+                yield from texts_of(value)
+    elif isinstance(record, list):
+        for value in record:
+            yield from texts_of(value)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -117,7 +148,7 @@ def block_as_json(block: Block) -> dict[str, Any]:
             }
         case Plot():
             lines = {
-                name: [{"at": at, **asdict(figure)} for at, figure in points]
+                name: [{"at": at, **bare(figure)} for at, figure in points]
                 for name, points in block.lines.items()
             }
             labels = {"title": block.title, "across": block.across, "up": block.up}
@@ -128,4 +159,17 @@ def block_as_json(block: Block) -> dict[str, Any]:
 
 
 def plain(cell: Figure | str | None) -> dict[str, Any] | str | None:
-    return asdict(cell) if isinstance(cell, Figure) else cell
+    """A figure with its samples, so that a later result can be paired with it."""
+    if not isinstance(cell, Figure):
+        return cell
+    samples = as_text(cell.samples)
+    return bare(cell) | ({} if samples is None else {"samples": samples})
+
+
+def bare(figure: Figure) -> dict[str, Any]:
+    return {
+        "value": figure.value,
+        "low": figure.low,
+        "high": figure.high,
+        "count": figure.count,
+    }

@@ -23,7 +23,7 @@ from train.config import flat
 from train.runfolder import LOCK
 
 BEGUN, RECORDS, PICTURES = "begun.json", "records.jsonl", "pictures"
-VERSION = 1
+VERSION = 2
 """Of the layout of both files; it grows when a unit of the old one would be misread."""
 MAY_CHANGE = ("libraries",)
 """What another start may have changed: it is warned of, not refused."""
@@ -101,14 +101,22 @@ class Store:
             return None
         try:
             before = json.loads(path.read_bytes())
-            if before["version"] != VERSION:
-                raise ValueError(f"its layout is {before['version']}, expected {VERSION}")
-            return dict(before)
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise OutputError(
-                f"Cannot go on in {self.folder}: {path.name}: {error}. Choose another folder with "
-                "--out."
-            ) from error
+        except OSError as error:
+            raise self._cannot_go_on(f"cannot be read ({error.strerror or error})") from error
+        except ValueError as error:  # no JSON, or no UTF-8
+            raise self._cannot_go_on("is no JSON") from error
+        if not isinstance(before, dict) or "version" not in before:
+            raise self._cannot_go_on("says no version of its layout")
+        if before["version"] != VERSION:
+            raise self._cannot_go_on(
+                f"has layout {shown(before['version'])}, expected {VERSION}: another t2i wrote it"
+            )
+        return before
+
+    def _cannot_go_on(self, reason: str) -> OutputError:
+        return OutputError(
+            f"Cannot go on in {self.folder}: {BEGUN} {reason}. Choose another folder with --out."
+        )
 
     def _check_free(self) -> None:
         """Raise OutputError for a folder that holds anything that is not an evaluation's."""

@@ -1,5 +1,6 @@
 """What is measured: the parts of a suite and how much of each, from a TOML."""
 
+import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,10 +47,18 @@ def read_suite(name: str, *, quick: bool) -> SuiteConfig:
         )
     try:
         tree = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:  # not there, not UTF-8, not TOML
-        raise ArgumentError(f"Cannot read the suite {path}: {error}.") from error
+    except OSError as error:
+        raise ArgumentError(f"Cannot read the suite {path}: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise ArgumentError(
+            f"The suite {path} is no text in UTF-8: byte {error.start} is none of it."
+        ) from error
+    except tomllib.TOMLDecodeError as error:
+        raise ArgumentError(f"The suite {path} is no TOML: {error}.") from error
     try:
-        return SuiteConfig.model_validate(tree)
+        # By way of JSON, as it alone has lists for tuples where no value may be of another kind:
+        # neither `true` nor "8" is a number of pictures.
+        return SuiteConfig.model_validate_json(json.dumps(tree, default=str), strict=True)
     except ValidationError as error:
         raise ArgumentError(f"{path}: {explained(error)}") from error
 

@@ -71,8 +71,10 @@ def test_a_result_is_figures_tables_a_page_and_pictures(evaluate: Cli) -> None:
     assert document["config"]["generation"]["seen"] == {"seed": 1, "count": 4}
     table = document["chapters"]["generation"]["blocks"]["generation"]
     figure = table["rows"][-1]["cells"]["seen"]
-    assert figure.keys() == {"value", "low", "high", "count"}
+    assert figure.keys() == {"value", "low", "high", "count", "samples"}
     assert figure["count"] == 4
+    assert re.fullmatch("[01]{4}", figure["samples"])
+    assert {*document["scenes"]} == {*document["chapters"]}
     assert len(list(Path("out/pictures").glob("*.png"))) == 12
     assert len(records()) == UNITS
 
@@ -103,7 +105,9 @@ def test_a_result_is_held_against_another_without_measuring_again(evaluate: Cli)
     assert next(iter(chapters)) == "against"
     blocks = chapters["against"]["blocks"]
     assert blocks["sure_changes"]["rows"] == []
-    assert blocks["changes_generation"]["rows"][0]["cells"]["seen"]["value"] == 0
+    assert "compared sample by sample" in chapters["against"]["text"]
+    assert "only_in_one" not in blocks
+    assert blocks["changes_generation"]["rows"][-1]["cells"]["seen"]["value"] == 0
     assert records() == before
 
 
@@ -151,7 +155,9 @@ def test_two_runs_on_one_folder_are_refused(evaluate: Cli) -> None:
     ("arguments", "code", "words"),
     [
         (("--suite", "scences"), 2, "Unknown suite 'scences'. Did you mean 'scenes'?"),
-        (("--suite", "none.toml"), 2, "Cannot read the suite none.toml"),
+        (("--suite", "none.toml"), 2, "the suite none.toml: No such file or directory."),
+        (("--against", "none.json"), 2, "Cannot read none.json: No such file or directory."),
+        (("--against", "suite.toml"), 2, "suite.toml is no JSON. Give the evaluation.json of"),
         (("--part", "generations"), 2, "Unknown part 'generations'. Did you mean 'generation'?"),
         (("--quick",), 2, "Got --quick with suite.toml"),
         (("--recogniser", "nowhere"), 3, "No recogniser can be loaded from nowhere"),
@@ -170,6 +176,13 @@ def test_what_cannot_be_used_is_refused(
     [
         ("batch = 2", "bach = 2", "Unknown key 'generation.bach'. Did you mean 'batch'?"),
         ("seed = 1, count = 4", "seed = 1", "The key 'generation.seen.count' is missing; add it."),
+        ("batch = 2", "batch = true", "generation.batch: Input should be a valid integer"),
+        ("batch = 2", 'batch = "2"', "generation.batch: Input should be a valid integer"),
+        ("batch = 2", "batch = 2.0", "generation.batch: Input should be a valid integer"),
+        ("[1.0]", "[true]", "generation.guidance_scales.0: Input should be a valid number"),
+        ("[1.0]", "[nan]", "generation.guidance_scales.0: Input should be a finite number"),
+        ("batch = 2", "batch = 1979-05-27", "generation.batch: Input should be a valid integer"),
+        ("batch = 2", "batch = ", "The suite suite.toml is no TOML: Invalid value"),
         ("batch = 2", "batch = 0", "generation.batch: Input should be greater than or equal to 1"),
         ("[generation]", "[generations]", "Did you mean 'generation'?"),
     ],
@@ -178,6 +191,18 @@ def test_a_slip_in_a_suite_is_named(evaluate: Cli, before: str, after: str, word
     Path("suite.toml").write_text(SUITE.replace(before, after, 1))
     refused = evaluate()
     assert (refused.code, words in refused.err) == (2, True), refused.err
+
+
+def test_a_suite_of_whole_numbers_may_have_them_for_others(evaluate: Cli) -> None:
+    Path("suite.toml").write_text(SUITE.replace("[1.0]", "[1]"))
+    assert evaluate().code == 0
+
+
+def test_a_suite_that_is_no_text_is_refused(evaluate: Cli) -> None:
+    Path("suite.toml").write_bytes(b"# \xff")
+    refused = evaluate()
+    assert refused.code == 2
+    assert "The suite suite.toml is no text in UTF-8: byte 2 is none of it." in refused.err
 
 
 def test_a_missing_library_is_named_before_the_work(

@@ -1,6 +1,7 @@
 """A result against an earlier one: what is sure, which way, and what cannot be compared."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,13 @@ import pytest
 
 from t2i.errors import ArgumentError
 from t2i.evaluate.run import VERSION, as_json
-from t2i.evaluate.telling.against import against, read_earlier
+from t2i.evaluate.telling.against import against
 from t2i.evaluate.telling.chapter import Chapter, Figure, Table
-from t2i.evaluate.telling.statistics import share
+from t2i.evaluate.telling.earlier import Earlier, read_earlier
+from t2i.evaluate.telling.statistics import is_sure, share
 
 FACTS = {"recogniser": "abc"}
+SCENES = {"generation": "same"}
 
 
 def result(one: int, distance: float, **more: Figure) -> list[Chapter]:
@@ -29,8 +32,9 @@ def result(one: int, distance: float, **more: Figure) -> list[Chapter]:
     return [Chapter("generation", "Generation", "", [table])]
 
 
-def earlier(chapters: list[Chapter]) -> dict[str, Any]:
-    return {
+def document(chapters: list[Chapter]) -> dict[str, Any]:
+    """Of an older form: without digests of its scenes."""
+    told: dict[str, Any] = {
         "version": VERSION,
         "recogniser": "abc",
         "config": {},
@@ -38,6 +42,12 @@ def earlier(chapters: list[Chapter]) -> dict[str, Any]:
         "machine": {"date": "2026-11-24"},
         "chapters": {chapter.name: as_json(chapter) for chapter in chapters},
     }
+    return json.loads(json.dumps(told))  # type: ignore[no-any-return]  # as it was
+
+
+def earlier(chapters: list[Chapter], scenes: dict[str, str] | None = None) -> Earlier:
+    more = {} if scenes is None else {"scenes": scenes}
+    return Earlier.model_validate(document(chapters) | more)
 
 
 def tables(chapter: Chapter) -> list[Table]:
@@ -46,49 +56,150 @@ def tables(chapter: Chapter) -> list[Table]:
 
 def test_only_what_chance_does_not_explain_is_called_sure() -> None:
     before = earlier(result(50, 3.0))
-    sure, changes = tables(against(result(90, 3.0), before, same_scenes=True))
+    sure, changes = tables(against(result(90, 3.0), SCENES, before))
     assert [label for label, _ in sure.rows] == ["Main: one object, right"]
     assert sure.rows[0][1] == ["40.0 points (27.8 to 50.6)", "better"]
     assert sure.title == "Beyond their intervals: 1 of 2"
     assert changes.units == {"right": "points"}
-    assert tables(against(result(52, 3.0), before, same_scenes=True))[0].rows == []
+    assert tables(against(result(52, 3.0), SCENES, before))[0].rows == []
 
 
 def test_worse_is_said_of_either_way() -> None:
     before = earlier(result(90, 3.0))
-    sure = tables(against(result(50, 4.0), before, same_scenes=True))[0]
+    sure = tables(against(result(50, 4.0), SCENES, before))[0]
     assert [cells[1] for _, cells in sure.rows] == ["worse", "worse"]
-    better = tables(against(result(90, 2.0), before, same_scenes=True))[0]
+    better = tables(against(result(90, 2.0), SCENES, before))[0]
     assert [cells[1] for _, cells in better.rows] == ["better"]
 
 
-def test_rows_and_tables_that_only_one_has_are_left_out() -> None:
-    before = earlier(result(50, 3.0, gone=Figure(0.5, 0.4, 0.6, 9)))
-    now = result(50, 3.0, new=Figure(0.5, 0.4, 0.6, 9))
+def test_what_only_one_has_is_named_and_the_rest_compared() -> None:
+    before = document(result(50, 3.0, gone=Figure(0.5, 0.4, 0.6, 9)))
+    blocks = before["chapters"]["generation"]["blocks"]
+    blocks["main"]["heads"].append("old column")
+    blocks["old"] = {"kind": "table", "title": "Old", "heads": [], "rows": []}
+    before["chapters"]["inspection"] = {"blocks": {}}
+    now = result(90, 3.0, new=Figure(0.5, 0.4, 0.6, 9))
     lone = Table("other", "Other", ["a"], [("row", [Figure(1.0)])], {}, {})
-    chapter = against([*now, Chapter("editing", "", "", [lone])], before, same_scenes=False)
-    _, changes = tables(chapter)
+    extra = Table("extra", "Extra", ["a"], [("row", [Figure(1.0)])], {}, {})
+    now[0] = replace(now[0], blocks=[*now[0].blocks, extra])
+    told = against(
+        [*now, Chapter("editing", "Editing", "", [lone])],
+        SCENES | {"editing": "x"},
+        Earlier.model_validate(before),
+    )
+    sure, only, changes = tables(told)
+    assert len(sure.rows) == 1
     assert [label for label, _ in changes.rows] == ["one object"]
-    assert "on other scenes" in chapter.text
+    assert {label: cells[0] for label, cells in only.rows} == {
+        "Main: column 'old column'": "the other",
+        "Main: row 'new'": "this result",
+        "Main: row 'gone'": "the other",
+        "Extra": "this result",
+        "Old": "the other",
+        "chapter 'Editing'": "this result",
+        "chapter 'inspection'": "the other",
+    }
+    assert "of an older form" in told.text
+
+
+def test_a_column_that_the_other_lacks_leaves_no_empty_one() -> None:
+    before = document(result(50, 3.0))
+    table = before["chapters"]["generation"]["blocks"]["main"]
+    table["heads"] = ["right"]
+    del table["rows"][0]["cells"]["distance"]
+    _, only, changes = tables(against(result(50, 3.0), SCENES, Earlier.model_validate(before)))
+    assert changes.heads == ["right"]
+    assert only.rows == [("Main: column 'distance'", ["this result"])]
+
+
+@pytest.mark.parametrize(
+    "chapter",
+    [
+        None,
+        3,
+        {"blocks": []},
+        {"blocks": {"main": {"kind": "table"}}},
+        {"blocks": {"main": {"kind": "table", "title": "", "heads": [], "rows": [3]}}},
+    ],
+)
+def test_a_chapter_of_a_wrong_shape_is_one_that_the_other_lacks(chapter: Any) -> None:
+    before = document(result(50, 3.0)) | {"chapters": {"generation": chapter}}
+    sure, only = tables(against(result(90, 3.0), SCENES, Earlier.model_validate(before)))
+    assert sure.rows == []
+    assert only.rows == [("chapter 'Generation'", ["this result"])]
+
+
+def test_samples_of_a_wrong_shape_are_no_figures() -> None:
+    before = document(result(50, 3.0))
+    row = before["chapters"]["generation"]["blocks"]["main"]["rows"][0]
+    row["cells"]["right"]["samples"] = "01x"
+    sure, only = tables(against(result(90, 3.0), SCENES, Earlier.model_validate(before)))
+    assert (sure.rows, len(only.rows)) == ([], 1)
+
+
+def test_the_same_scenes_are_compared_sample_by_sample() -> None:
+    def change(scenes: dict[str, str] | None) -> tuple[Chapter, Figure]:
+        told = against(result(86, 3.0), SCENES, earlier(result(80, 3.0), scenes))
+        cell = tables(told)[1].rows[0][1][0]
+        assert isinstance(cell, Figure)
+        return told, cell
+
+    paired, narrow = change(SCENES)
+    other, wide = change({"generation": "another"})
+    older, as_wide = change(None)
+    # Six of a hundred became right and none wrong: chance hardly does that.
+    assert is_sure(narrow)
+    assert not is_sure(wide)
+    assert wide == as_wide
+    assert narrow.value == pytest.approx(wide.value)
+    assert "compared sample by sample" in paired.text
+    assert "Other scenes were used in Generation" in other.text
+    assert "of an older form" in older.text
+
+
+def test_the_stored_result_of_the_embedded_model_can_be_compared_with() -> None:
+    path = Path(__file__).parents[2] / "benchmarks/results/evaluation-embedded.json"
+    facts = {"recogniser": json.loads(path.read_text())["recogniser"]}
+    before = read_earlier(path, facts, VERSION)
+    for chapter in ("recogniser", "generation", "sampling", "inspection", "editing"):
+        assert before.tables(chapter)
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"version": 99}, "its layout is 99, expected 1"),
+        ({"version": 99}, "is laid out as version 99, expected 1: evaluate that model again"),
         ({"recogniser": "xyz"}, "was judged by another recogniser .xyz, here abc."),
-        ({"chapters": None, "model": 3}, "Cannot compare with"),
+        ({"chapters": None}, r"is no evaluation\.json: chapters: .*Give the evaluation\.json of"),
+        ({"model": 3}, r"is no evaluation\.json: model: "),
     ],
 )
 def test_what_cannot_be_compared_is_refused(
     tmp_path: Path, change: dict[str, Any], words: str
 ) -> None:
     path = tmp_path / "evaluation.json"
-    path.write_text(json.dumps(earlier(result(1, 1.0)) | change))
+    path.write_text(json.dumps(document(result(1, 1.0)) | change))
+    with pytest.raises(ArgumentError, match=words):
+        read_earlier(path, FACTS, VERSION)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"[]", r"is no evaluation\.json: the file: "),
+        (b"# a page", r"is no JSON\. Give the evaluation\.json of another result\."),
+        (b"\xff\xfe", r"is no JSON\. Give"),
+    ],
+)
+def test_another_file_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "evaluation.json"
+    path.write_bytes(content)
     with pytest.raises(ArgumentError, match=words):
         read_earlier(path, FACTS, VERSION)
 
 
 def test_no_result_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArgumentError, match="Cannot compare with .*none.json"):
+    with pytest.raises(
+        ArgumentError, match=r"Cannot read .*none\.json: No such file or directory\. Give"
+    ):
         read_earlier(tmp_path / "none.json", FACTS, VERSION)

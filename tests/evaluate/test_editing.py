@@ -11,7 +11,7 @@ from t2i.evaluate.editing.edited import Cost, EditedPair, TwoObjects
 from t2i.evaluate.editing.editing import Editing, EditingConfig
 from t2i.evaluate.editing.methods import METHODS, NONE, EditSettings, aimed_at, target_of
 from t2i.evaluate.editing.pairs import KINDS, Kind, Pair, mention_of, pair
-from t2i.evaluate.editing.two_objects import box_of, edits_of, layout_of_two
+from t2i.evaluate.editing.two_objects import HELPED, box_of, edit_of, layout_of_two
 from t2i.evaluate.inspection.inspection import InspectionConfig
 from t2i.evaluate.part import Bench
 from t2i.evaluate.telling.chapter import Gallery, Table
@@ -140,7 +140,7 @@ def test_boxes_stand_as_the_caption_says() -> None:
         assert subject[1 - axis] == other[1 - axis]
     layout = layout_of_two(SCENES, 0)
     assert layout is not None
-    excite, regions = edits_of(layout)
+    excite, regions = (edit_of(name, layout, row) for row, name in enumerate(HELPED, start=1))
     words = {mention_of(layout, spot).word for spot in (0, 1)}
     assert set(excite.words) == {region.words for region in regions.regions} == words  # type: ignore[attr-defined]
 
@@ -149,7 +149,7 @@ def test_boxes_stand_as_the_caption_says() -> None:
 
 
 def test_its_units_are_pairs_prompts_of_two_and_costs(part: Editing) -> None:
-    costs = [f"cost/{name}" for name in METHODS if name != NONE]
+    costs = [f"cost/{name}" for name in (*METHODS, *HELPED) if name != NONE]
     assert part.units() == [*PAIRS, "two/0", *costs]
 
 

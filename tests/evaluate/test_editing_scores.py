@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from t2i.evaluate.editing.cost import cost_of
+from t2i.evaluate.editing.fits import cut_out, fits_of, place_of, words_of
 from t2i.evaluate.editing.pairs import Pair, mention_of, pair
 from t2i.evaluate.editing.scores import (
     MOST_DECIBELS,
@@ -21,8 +22,9 @@ from t2i.evaluate.editing.scores import (
     to_stay,
     widened,
 )
+from t2i.recogniser.agreement import Agreement
 from t2i.recogniser.seen import OWN, Found, Seen
-from tests.evaluate.tiny_bench import OBJECTS
+from tests.evaluate.tiny_bench import OBJECTS, tiny_recogniser
 from train.data.scenes import Scenes, ScenesConfig
 
 SIDE = 32
@@ -167,6 +169,79 @@ def test_everything_is_what_the_target_says() -> None:
     right = seen({name: LEFT}, change.target.background, colour)
     assert all_true(change, right)
     assert not all_true(change, seen({name: LEFT}, change.source.background, colour))
+
+
+def test_the_edited_place_is_that_of_the_sources_object() -> None:
+    swap = of_one("swap")
+    old, new = swap.names
+    square = place_of(swap, seen({old: box(10, 12, 20, 16), new: LEFT}), (SIDE, SIDE))
+    assert square == (7, 6, 23, 22)  # 1.6 times 10 to a side, around (15, 14)
+    at_the_edge = place_of(swap, seen({old: box(0, 0, 10, 10)}), (SIDE, SIDE))
+    assert at_the_edge == (0, 0, 16, 16)
+    whole = place_of(swap, seen({old: WHOLE}), (SIDE, SIDE))
+    assert whole == (0, 0, SIDE, SIDE)
+    assert place_of(swap, seen({new: LEFT}), (SIDE, SIDE)) is None
+    assert place_of(of_one("background"), seen({old: LEFT}), (SIDE, SIDE)) is None
+
+
+def test_the_words_of_the_edited_place_are_the_targets_without_its_size() -> None:
+    for number in range(40):
+        recolour = pair(SCENES, "recolour", number)
+        words = words_of(recolour)
+        assert recolour.spot is not None
+        assert f"{recolour.target.spots[recolour.spot].colour} {recolour.target_word}" in words
+        assert "large" not in words
+        assert "small" not in words
+
+
+def test_pictures_are_scored_by_the_prompt_and_places_by_their_words() -> None:
+    asked: list[tuple[tuple[int, int], str]] = []
+
+    class Listed:
+        """Scores by the order of what it is asked."""
+
+        recogniser = tiny_recogniser()
+
+        def score(self, pictures: list[Image.Image], captions: list[str]) -> torch.Tensor:
+            for one, caption in zip(pictures, captions, strict=True):
+                asked.append((one.size, caption))
+            return torch.arange(len(pictures)) / 4
+
+    swap = of_one("swap")
+    pictures = [gray(value).resize((64, 64)) for value in (10, 20)]
+    there = seen({swap.names[0]: np.ones((64, 64), dtype=np.bool_)})
+    listed: Agreement = Listed()  # type: ignore[assignment]  # all that is asked of it
+    assert fits_of(listed, swap, there, pictures) == ([0.0, 0.25], [0.0, 0.25])
+    assert asked == [((64, 64), swap.texts[1])] * 2 + [((32, 32), words_of(swap))] * 2
+    assert fits_of(listed, swap, seen({}), pictures) == ([0.0, 0.25], [None, None])
+
+
+def test_the_shipped_judge_tells_an_objects_place_from_its_neighbours() -> None:
+    agreement = Agreement.load()
+    scenes = Scenes(ScenesConfig(size=128, seed=5, vocabulary=OBJECTS, max_objects=2))
+    better = []
+    for number in range(20):
+        told, scene = pair(scenes, "recolour", number), scenes.scene(number * 1000)
+        if len(scene.objects) < 2:
+            continue
+        for one, other in ((0, 1), (1, 0)):
+            here, there = scene.objects[one], scene.objects[other]
+            there_is = seen({told.names[0]: here.mask})
+            place = place_of(told, there_is, (128, 128))
+            assert place is not None
+            cut = cut_out(Image.fromarray(scene.pixels), place, 128)
+            own, others = agreement.score([cut, cut], [f"a {here.name}", f"a {there.name}"])
+            better.append(float(own) > float(others))
+    assert len(better) >= 10
+    assert sum(better) >= 0.9 * len(better)
+
+
+def test_costs_say_nothing_on_stderr(capfd: pytest.CaptureFixture[str]) -> None:
+    def work(steps: int) -> None:
+        torch.zeros(10) + steps
+
+    cost_of("none", work, work, 1, 1, torch.device("cpu"))
+    assert capfd.readouterr() == ("", "")
 
 
 def test_costs_are_taken_in_turns_beside_no_edit() -> None:

@@ -69,6 +69,35 @@ def test_a_unit_measures_the_same_whatever_was_done_before(tmp_path: Path) -> No
     assert [p["features"] for p in other["pictures"]] != [p["features"] for p in first["pictures"]]
 
 
+@pytest.mark.parametrize(
+    ("way", "passes"),
+    [
+        ("drawn/steps=2,guidance=3", 4),
+        ("drawn/steps=2,guidance=1", 2),
+        ("drawn/steps=1,guidance=3", 2),
+    ],
+)
+def test_a_picture_costs_the_rows_that_the_denoiser_is_called_with(
+    tmp_path: Path, way: str, passes: int
+) -> None:
+    part = Generation(CONFIG, tiny_bench(tmp_path))
+    batch = Batch.model_validate(measured(part, f"sweep/{way}/0-3"))
+    assert Run("", 0.0, [batch]).passes == passes
+    assert not part.bench.pipe.unet._forward_pre_hooks
+    assert measured(part, "seen/real/0-3")["passes"] == 0
+
+
+def test_flags_are_as_many_whatever_is_in_the_picture() -> None:
+    # "placed" is asked where all objects are there alone: elsewhere it keeps its place.
+    run = run_of(
+        picture(0, {"relation": [True], "placed": [True]}),
+        picture(1, {"relation": [False], "placed": []}),
+        picture(2, {"one": [True]}),
+    )
+    assert run.flags("placed") == [True, None]
+    assert run.flags("relation") == [True, False]
+
+
 def test_a_picture_is_the_one_its_own_seed_draws_alone(tmp_path: Path) -> None:
     parts = {"batch": CONFIG, "alone": CONFIG.model_copy(update={"batch": 1})}
     units = {
@@ -127,13 +156,13 @@ def picture(number: int, right: dict[str, list[bool]], **facts: Any) -> Picture:
 
 
 def run_of(*pictures: Picture, label: str = "") -> Run:
-    return Run(label, 0.0, [Batch(pictures=list(pictures), seconds=2.0)])
+    return Run(label, 0.0, [Batch(pictures=list(pictures), seconds=2.0, passes=0)])
 
 
 def test_worst_and_best_are_ranked_by_what_is_wrong_then_by_number() -> None:
     flags = [[True, True], [False, False], [True, False], [False, True], [True, True], [True, True]]
     pictures = [picture(n, {"each": f, "both": [all(f)]}) for n, f in enumerate(flags)]
-    results = Results({"seen": run_of(*pictures)}, {"seen": run_of(*pictures)}, {}, "as usual")
+    results = Results({"seen": run_of(*pictures)}, {"seen": run_of(*pictures)}, {}, {}, "as usual")
     galleries = {b.name: b for b in chapters_of(results)[-1].blocks if isinstance(b, Gallery)}
     assert [file for file, _ in galleries["worst_seen"].pictures] == ["1.png", "2.png", "3.png"]
     assert [file for file, _ in galleries["best_seen"].pictures] == ["0.png", "4.png", "5.png"]
@@ -148,6 +177,7 @@ def test_the_control_pools_both_splits_and_stands_beside_real_scenes() -> None:
     results = Results(
         {"seen": run_of(*real), "held_out": run_of(*real)},
         {"seen": run_of(*drawn), "held_out": run_of(*drawn[1:])},
+        {},
         {},
         "as usual",
     )

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from t2i.evaluate.telling.chapter import Figure
-from t2i.evaluate.telling.statistics import difference, is_sure, mean, share
+from t2i.evaluate.telling.samples import as_text, of_text
+from t2i.evaluate.telling.statistics import (
+    difference,
+    is_sure,
+    mean,
+    paired_difference,
+    share,
+)
 
 
 def test_a_share_has_wilsons_interval() -> None:
@@ -71,3 +78,117 @@ def test_a_difference_without_intervals_is_a_number_alone() -> None:
     assert difference(Figure(3.0, None, None, 8), Figure(1.0, 0.5, 1.5, 6)) == Figure(
         2.0, None, None, 6
     )
+
+
+def fourfold(both: int, one: int, other: int, none: int) -> tuple[Figure | None, Figure | None]:
+    first = [True] * both + [True] * one + [False] * other + [False] * none
+    second = [True] * both + [False] * one + [True] * other + [False] * none
+    return share(first), share(second)
+
+
+@pytest.mark.parametrize(
+    ("table", "low", "high"),
+    [
+        # Newcombe (1998, Statistics in Medicine 17, 2635-2650), method 10.
+        ((36, 12, 2, 0), 0.0569, 0.3404),
+        # Fagerland, Lydersen and Laake (2014, Statistics in Medicine 33, 2850-2875): Bentur's and
+        # Cavo's patients before and after.
+        ((1, 1, 7, 12), -0.507, -0.026),
+        ((59, 6, 16, 80), -0.119, -0.005),
+    ],
+)
+def test_a_difference_of_paired_shares_has_newcombes_interval(
+    table: tuple[int, int, int, int], low: float, high: float
+) -> None:
+    change = paired_difference(*fourfold(*table))
+    assert change is not None
+    assert change.low == pytest.approx(low, abs=5e-4)
+    assert change.high == pytest.approx(high, abs=5e-4)
+    assert change.count == sum(table)
+
+
+def test_paired_intervals_hold_the_truth_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(0)
+    hits = width = unpaired_width = 0.0
+    runs = 600
+    for _ in range(runs):
+        hard = rng.random(120) < 0.3
+        one, other = (share((rng.random(120) < np.where(hard, 0.3, 0.97)).tolist()) for _ in "ab")
+        narrow, wide = paired_difference(one, other), difference(one, other)
+        assert narrow is not None
+        assert wide is not None
+        assert None not in (narrow.low, narrow.high, wide.low, wide.high)
+        hits += not is_sure(narrow)
+        width += (narrow.high or 0) - (narrow.low or 0)
+        unpaired_width += (wide.high or 0) - (wide.low or 0)
+    assert 0.93 <= hits / runs <= 0.98
+    assert width < 0.9 * unpaired_width
+
+
+def test_equal_flags_leave_room_for_chance() -> None:
+    change = paired_difference(share([True] * 30), share([True] * 30))
+    assert change is not None
+    assert change.value == 0
+    assert change.low == pytest.approx(-0.1135, abs=5e-5)
+    assert change.high == pytest.approx(0.1135, abs=5e-5)
+
+
+def test_paired_means_differ_within_scenes() -> None:
+    rng = np.random.default_rng(0)
+    scenes = rng.normal(0.0, 10.0, 200)
+    values = [(scenes + shift + rng.normal(0, 0.5, 200)).tolist() for shift in (0.3, 0.0)]
+    one, other = map(mean, values)
+    narrow, wide = paired_difference(one, other), difference(one, other)
+    assert narrow is not None
+    assert wide is not None
+    assert narrow.value == wide.value
+    assert is_sure(narrow)
+    assert not is_sure(wide)
+
+
+def test_what_was_not_measured_keeps_its_place() -> None:
+    figure = mean([1.0, None, 4.0])
+    assert figure is not None
+    assert (figure.value, figure.count, figure.samples) == (2.5, 2, [1.0, None, 4.0])
+    flags = share([True, None, False, True])
+    assert flags is not None
+    assert (flags.value, flags.count, flags.samples) == (2 / 3, 3, [1, None, 0, 1])
+    assert share([None]) is None
+    # A value that only one has counts for it, and for the draws in which it is.
+    one = mean([5.0, None, *range(20)])
+    other = mean([1.0, 3.0, *range(20)])
+    change = paired_difference(one, other)
+    assert change is not None
+    assert one is not None
+    assert other is not None
+    assert change.value == pytest.approx(one.value - other.value)
+    assert change.count == 21
+
+
+def test_without_the_same_samples_the_wider_interval_stands() -> None:
+    flags = [True, False] * 10
+    one, other = share(flags), share([*reversed(flags)])
+    assert paired_difference(one, share(flags[:-1])) == difference(one, share(flags[:-1]))
+    assert paired_difference(one, Figure(0.5, 0.3, 0.7, 20)) == difference(
+        one, Figure(0.5, 0.3, 0.7, 20)
+    )
+    # Flags of which one could not be asked: which scenes are left depends on the pictures.
+    missing = share([None, *flags[1:]])
+    assert paired_difference(missing, other) == difference(missing, other)
+
+
+@pytest.mark.parametrize(
+    ("samples", "text"),
+    [
+        ([1.0, 0.0, None, 1.0], "10-1"),
+        ([28.414, None, -3.0], "28.414 - -3"),
+        ([0.123456789, 1.0], "0.12346 1"),
+        ([1.0], None),
+        (None, None),
+    ],
+)
+def test_samples_are_a_line_of_text(samples: list[float | None] | None, text: str | None) -> None:
+    assert as_text(samples) == text
+    if text is not None and samples is not None:
+        read = of_text(text)
+        assert [None if s is None else round(s, 5) for s in samples] == read

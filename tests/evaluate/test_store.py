@@ -1,6 +1,5 @@
 """The folder of an evaluation: gone on with after a kill, and only by what it was begun with."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +76,20 @@ def test_other_versions_are_told_and_not_refused(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_gone_on_with_is_refused(tmp_path: Path) -> None:
     begun(tmp_path)
-    (tmp_path / BEGUN).write_text(json.dumps({"version": 99}))
-    with pytest.raises(OutputError, match=r"Cannot go on in .*its layout is 99, expected 1"):
-        Store(tmp_path, IDENTITY)
+    for content, words in (
+        (b'{"version": 99}', "begun.json has layout 99, expected 2: another t2i wrote it"),
+        (b"[1]", "begun.json says no version of its layout"),
+        (b"{'version': 1}", "begun.json is no JSON"),
+        (b"\xff", "begun.json is no JSON"),
+    ):
+        (tmp_path / BEGUN).write_bytes(content)
+        with pytest.raises(OutputError, match=rf"Cannot go on in .*: {words}\. Choose another fo"):
+            Store(tmp_path, IDENTITY)
     (tmp_path / BEGUN).unlink()
+    (tmp_path / BEGUN).mkdir()
+    with pytest.raises(OutputError, match=r"begun.json cannot be read \(Is a directory\)\."):
+        Store(tmp_path, IDENTITY)
+    (tmp_path / BEGUN).rmdir()
     with pytest.raises(
         OutputError, match=r"holds records.jsonl, and no evaluation was begun there"
     ):

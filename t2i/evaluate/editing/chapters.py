@@ -6,7 +6,7 @@ from statistics import median
 from t2i.evaluate.editing.edited import Cost, Edited, EditedPair, TwoObjects
 from t2i.evaluate.editing.methods import METHODS, NONE, ONLY_STRONG, EditSettings
 from t2i.evaluate.editing.pairs import KINDS
-from t2i.evaluate.editing.two_objects import NAMES
+from t2i.evaluate.editing.two_objects import HELPED, NAMES
 from t2i.evaluate.part import Record
 from t2i.evaluate.telling.chapter import Block, Cell, Chapter, Figure, Gallery, Table
 from t2i.evaluate.telling.statistics import mean, share
@@ -16,18 +16,12 @@ READINGS: dict[str, Callable[[Edited], float | None]] = {
     "background PSNR": lambda one: None if one.stayed is None else one.stayed.psnr,
     "background MSE x1e4": lambda one: None if one.stayed is None else one.stayed.mse * 1e4,
     "background SSIM x1e2": lambda one: None if one.stayed is None else one.stayed.ssim * 1e2,
+    "text-picture score": lambda one: one.fit,
+    "the same, edited place": lambda one: one.fit_there,
     "whole PSNR": lambda one: one.whole.psnr,
 }
-"""Heads of the tables -> what they read, in PIE-Bench's units."""
-HEADS = (
-    "success",
-    "whole caption",
-    "structure distance x1e3",
-    "background PSNR",
-    "background MSE x1e4",
-    "background SSIM x1e2",
-    "whole PSNR",
-)
+"""Heads of the tables -> what they read, where there is one in PIE-Bench's units."""
+HEADS = ("success", "whole caption", *READINGS)
 UNITS = {"success": "%", "whole caption": "%", "background PSNR": "dB", "whole PSNR": "dB"}
 LOWER = ("structure distance x1e3", "background MSE x1e4")
 RANKED_BY = "+ LocalBlend"
@@ -76,8 +70,10 @@ def text_of(every: Sequence[EditedPair], settings: EditSettings, steps: int) -> 
         "it; where the background itself changes, inside the objects, without their edges. "
         "Structure distance is after Tumanyan et al. (2022) with the recogniser's features in the "
         "place of DINO's, so that it cannot be held against other suites; LPIPS needs weights "
-        "that do not come along and is "
-        f"left out. {steps} steps; word maps of the source for {span(settings.cross_replace)} of "
+        "that do not come along and is left out. Text-picture score: how well the picture fits "
+        "the new prompt, from -1 to 1; of the edited place, which is cut out where the source's "
+        "object was, how well it fits the new object's own words. It is the judge's own score, no "
+        f"CLIP score. {steps} steps; word maps of the source for {span(settings.cross_replace)} of "
         f"them, its layout for {span(settings.self_replace)}, blend above "
         f"{settings.blend_threshold:g}, keys and values shared for "
         f"{span(settings.share_keys_values)}, queries and keys for "
@@ -107,10 +103,7 @@ def table_of(name: str, title: str, pairs: Sequence[EditedPair]) -> Table:
 
 
 def cells_of(edited: Sequence[Edited]) -> list[Cell]:
-    figures = [
-        mean([value for one in edited if (value := reading(one)) is not None])
-        for reading in READINGS.values()
-    ]
+    figures = [mean([reading(one) for one in edited]) for reading in READINGS.values()]
     return [
         share([one.success for one in edited]),
         share([one.everything for one in edited]),
@@ -149,8 +142,10 @@ def of_costs(costs: Sequence[Cost]) -> Table:
     heads = ("time, times", "more at the peak")
     return Table(
         name="editing_cost",
-        title="What it costs: processor time of a source and its target over the same two without "
-        "an edit (middle and range of the rounds), and what torch holds beyond theirs",
+        title="What it costs: processor time over that of the same pictures without an edit "
+        "(middle and range of the rounds), and what torch holds beyond theirs; of a source and its "
+        "target, "
+        f"{' and '.join(HELPED)} of one picture",
         heads=heads,
         rows=rows,
         units={heads[1]: "MiB"},

@@ -1,5 +1,6 @@
 """What a way of editing costs beside the same pictures without it."""
 
+import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -10,6 +11,8 @@ from t2i.evaluate.editing.edited import Cost
 
 FEW = 4
 """Steps of a run whose memory is watched, as watching takes long; more steps hold no more."""
+SILENT = "99"
+"""A level of messages that there is none of."""
 Draw = Callable[[int], object]
 """Makes a run of so many steps."""
 
@@ -49,6 +52,8 @@ def peak_of(draw: Callable[[], object], device: torch.device) -> int:
         draw()
         return int(torch.cuda.max_memory_allocated(device)) - before
 
+    # The profiler's own library tells on stderr when it starts and stops, unless told not to.
+    os.environ.setdefault("KINETO_LOG_LEVEL", SILENT)
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
     ) as profile:

@@ -15,7 +15,7 @@ class Strict(BaseModel):
 
 
 class Alike(Strict):
-    """See t2i.evaluate.edit_scores.Kept."""
+    """See t2i.evaluate.editing.scores.Kept."""
 
     psnr: float
     mse: float
@@ -30,6 +30,8 @@ class Edited(Strict):
     stayed : over the places that were to stay; None where there is none
     whole : over all places
     structure : distance of the layouts
+    fit : how well the picture fits the target's prompt; None where the judge scores no captions
+    fit_there : how well the edited place fits its own words; None where there is no such place
     """
 
     success: bool
@@ -37,6 +39,8 @@ class Edited(Strict):
     stayed: Alike | None
     whole: Alike
     structure: float
+    fit: float | None
+    fit_there: float | None
 
 
 class EditedPair(Strict):

@@ -14,6 +14,7 @@ from t2i.errors import ArgumentError
 from t2i.evaluate.editing.chapters import chapters_of
 from t2i.evaluate.editing.cost import cost_of
 from t2i.evaluate.editing.edited import DECIMALS, Cost, Edited, EditedPair, TwoObjects, alike
+from t2i.evaluate.editing.fits import fits_of
 from t2i.evaluate.editing.methods import (
     METHODS,
     NONE,
@@ -24,7 +25,7 @@ from t2i.evaluate.editing.methods import (
 )
 from t2i.evaluate.editing.pairs import KINDS, Kind, Pair, pair
 from t2i.evaluate.editing.scores import all_true, kept, structure_distance, succeeded, to_stay
-from t2i.evaluate.editing.two_objects import drawn_with_help, layout_of_two
+from t2i.evaluate.editing.two_objects import HELPED, drawn, drawn_with_help, layout_of_two
 from t2i.evaluate.generation.judge import judge, said
 from t2i.evaluate.part import Bench, Record
 from t2i.evaluate.telling.chapter import Chapter
@@ -71,6 +72,7 @@ class Editing:
         pairs = [f"{kind}/{n}" for kind in self.kinds for n in range(getattr(config, kind))]
         two = range(config.two if layout_of_two(self.scenes, 0) else 0)
         costs = [name for name in METHODS if name != NONE] if self.kinds else []
+        costs += HELPED if two else []
         return [
             *pairs,
             *(f"{TWO}/{number}" for number in two),
@@ -134,6 +136,10 @@ class Editing:
         )
         pictures: list[Image.Image] = drawn[0]
         source, *targets = self.bench.recogniser.look(pictures)
+        fits: Sequence[float | None] = [None] * len(targets)
+        fits_there = fits
+        if self.bench.agreement is not None:
+            fits, fits_there = fits_of(self.bench.agreement, told, source, pictures[1:])
         strip = sheet(pictures, ["source", *methods], columns=len(pictures)).convert("RGB")
         return EditedPair(
             kind=kind,
@@ -141,8 +147,10 @@ class Editing:
             target=target_text(told),
             source_right=all(judge(said(told.source), source)["everything"]),
             methods={
-                method: compared(told, (pictures[0], source), (picture, target))
-                for method, picture, target in zip(methods, pictures[1:], targets, strict=True)
+                method: compared(told, (pictures[0], source), (picture, target), scores)
+                for method, picture, target, *scores in zip(
+                    methods, pictures[1:], targets, fits, fits_there, strict=True
+                )
             },
             file=self.bench.keep(f"editing/{kind}/{number:04d}", strip),
         )
@@ -154,20 +162,7 @@ class Editing:
         return drawn_with_help(self.bench, layout, seed, f"editing/{TWO}/{number:04d}")
 
     def _cost(self, method: str) -> Cost:
-        told = pair(self.scenes, self.kinds[0], 0)
-        settings = self.config.settings
-
-        def draw(method: str, steps: int) -> object:
-            return self.editor(
-                told.texts[0],
-                target_of(told, method, settings),
-                edits=list(METHODS[method](self.editor, told, settings, steps)),
-                seed=self.config.seed,
-                num_inference_steps=steps,
-                guidance_scale=self.bench.guidance_scale,
-                output_type="latent",
-            )
-
+        draw = self._draw_of_two if method in HELPED else self._draw_of_pair
         return cost_of(
             method,
             partial(draw, NONE),
@@ -177,11 +172,37 @@ class Editing:
             self.bench.pipe.device,
         )
 
+    def _draw_of_pair(self, method: str, steps: int) -> object:
+        """A source and its target."""
+        told, settings = pair(self.scenes, self.kinds[0], 0), self.config.settings
+        return self.editor(
+            told.texts[0],
+            target_of(told, method, settings),
+            edits=list(METHODS[method](self.editor, told, settings, steps)),
+            seed=self.config.seed,
+            num_inference_steps=steps,
+            guidance_scale=self.bench.guidance_scale,
+            output_type="latent",
+        )
+
+    def _draw_of_two(self, method: str, steps: int) -> object:
+        """A prompt of two objects, alone."""
+        layout = layout_of_two(self.scenes, 0)
+        assert layout is not None  # units() asked for it
+        return drawn(self.bench, layout, [method], self.config.seed, steps, output_type="latent")
+
 
 def compared(
-    told: Pair, before: tuple[Image.Image, Seen], after: tuple[Image.Image, Seen]
+    told: Pair,
+    before: tuple[Image.Image, Seen],
+    after: tuple[Image.Image, Seen],
+    fits: Sequence[float | None],
 ) -> Edited:
-    """What became of the source, in pictures and in what is seen in them."""
+    """What became of the source, in pictures and in what is seen in them.
+
+    fits : of the picture, and of the edited place
+    """
+    fit, fit_there = (None if value is None else round(value, DECIMALS) for value in fits)
     (source, source_seen), (target, target_seen) = before, after
     size = source.height, source.width
     stay = to_stay(told, source_seen, target_seen, size)
@@ -194,6 +215,8 @@ def compared(
         stayed=None if stayed is None else alike(stayed),
         whole=alike(whole),
         structure=round(structure_distance(source_seen.structure, target_seen.structure), DECIMALS),
+        fit=fit,
+        fit_there=fit_there,
     )
 
 

@@ -1,6 +1,7 @@
 """Two objects in one prompt: are both there, and where they should be, with help and without."""
 
 from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,7 +20,8 @@ from t2i.recogniser.seen import Relation
 from train.data.scenes import Layout, Scenes
 
 EXCITED, PLACED = "AttendAndExcite", "Regions"
-NAMES = (NONE, EXCITED, PLACED)
+HELPED = (EXCITED, PLACED)
+NAMES = (NONE, *HELPED)
 FIRST, SECOND, ACROSS = (0.02, 0.48), (0.52, 0.98), (0.25, 0.75)
 """Sides of the boxes: two one after the other, and what they share."""
 
@@ -35,24 +37,13 @@ def layout_of_two(scenes: Scenes, number: int) -> Layout | None:
 
 def drawn_with_help(bench: Bench, layout: Layout, seed: int, name: str) -> TwoObjects:
     """The same noise without an edit, with both words excited, and with a region for each."""
-    caption = layout.caption.text
-    drawn, edits = bench.pipe, edits_of(layout)
-    with attend(drawn) as attn:
-        for edit in edits:
-            attn.edit(edit)
-        pictures: list[Image.Image] = drawn(
-            [caption] * len(NAMES),
-            num_inference_steps=bench.steps,
-            guidance_scale=bench.guidance_scale,
-            generator=[torch.Generator().manual_seed(seed) for _ in NAMES],
-            return_dict=False,
-        )[0]
+    pictures: list[Image.Image] = drawn(bench, layout, NAMES, seed, bench.steps)
     told = [judge(said(layout), seen) for seen in bench.recogniser.look(pictures)]
     everywhere = np.ones((pictures[0].height, pictures[0].width), dtype=np.bool_)
     whole = [kept(pictures[0], picture, everywhere) for picture in pictures]
     strip = sheet(pictures, NAMES, columns=len(NAMES)).convert("RGB")
     return TwoObjects(
-        caption=caption,
+        caption=layout.caption.text,
         both={one: right["both"][0] for one, right in zip(NAMES, told, strict=True)},
         relation={one: right["relation"][0] for one, right in zip(NAMES, told, strict=True)},
         whole={one: alike(found) for one, found in zip(NAMES, whole, strict=True) if found},
@@ -60,12 +51,38 @@ def drawn_with_help(bench: Bench, layout: Layout, seed: int, name: str) -> TwoOb
     )
 
 
-def edits_of(layout: Layout) -> Sequence[Edit]:
+def drawn(
+    bench: Bench,
+    layout: Layout,
+    names: Sequence[str],
+    seed: int,
+    steps: int,
+    output_type: Literal["pil", "latent"] = "pil",
+) -> Any:
+    """What the pipeline gives: the prompt once for each name, all from the same noise."""
+    with attend(bench.pipe) as attn:
+        for row, name in enumerate(names):
+            if name in HELPED:
+                attn.edit(edit_of(name, layout, row))
+        return bench.pipe(
+            [layout.caption.text] * len(names),
+            num_inference_steps=steps,
+            guidance_scale=bench.guidance_scale,
+            generator=[torch.Generator().manual_seed(seed) for _ in names],
+            output_type=output_type,
+            return_dict=False,
+        )[0]
+
+
+def edit_of(name: str, layout: Layout, row: int) -> Edit:
+    """Of the picture of that row."""
     words = [mention_of(layout, spot).word for spot in (0, 1)]
+    if name == EXCITED:
+        return AttendAndExcite(tuple(words), target=row)
     (subject, relation, other) = layout.caption.relations[0]
     boxes = {subject: box_of(relation, first=True), other: box_of(relation, first=False)}
     regions = [Region(words=words[spot], box=boxes[spot]) for spot in (0, 1)]
-    return [AttendAndExcite(tuple(words), target=1), Regions(regions, target=2)]
+    return Regions(regions, target=row)
 
 
 def box_of(relation: Relation, *, first: bool) -> tuple[float, float, float, float]:

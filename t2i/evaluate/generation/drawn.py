@@ -1,6 +1,6 @@
 """What a record of generation holds, and the records put together."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
@@ -33,7 +33,7 @@ class Saw(BaseModel):
 
 
 class Picture(BaseModel):
-    """One picture and how it was judged, by kind of t2i.evaluate.judge.KINDS."""
+    """One picture and how it was judged, by kind of t2i.evaluate.generation.judge.KINDS."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -68,6 +68,8 @@ class Batch(BaseModel):
     pictures: list[Picture]
     seconds: float
     """Of sampling all of them."""
+    passes: int
+    """Rows that the denoiser was called with meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +92,24 @@ class Run:
         """Of a picture, one value of each batch."""
         return [batch.seconds / len(batch.pictures) for batch in self.batches]
 
-    def flags(self, kind: str) -> list[bool]:
-        return [flag for picture in self.pictures for flag in picture.right.get(kind, [])]
+    @property
+    def passes(self) -> float:
+        """Of the denoiser for a picture: what it costs on whatever machine."""
+        return sum(batch.passes for batch in self.batches) / len(self.pictures)
 
-    def flags_by_another(self, kind: str) -> list[bool]:
-        return [
-            flag for picture in self.pictures for flag in picture.right_by_another.get(kind, [])
-        ]
+    def flags(self, kind: str) -> list[bool | None]:
+        """Of each picture whose caption says such a thing; None where it could not be asked."""
+        return flags_of([picture.right for picture in self.pictures], kind)
+
+    def flags_by_another(self, kind: str) -> list[bool | None]:
+        return flags_of([picture.right_by_another for picture in self.pictures], kind)
+
+
+def flags_of(judged: Sequence[Mapping[str, Sequence[bool]]], kind: str) -> list[bool | None]:
+    """How many there are follows from the captions alone, so that runs can be paired."""
+    told = [flags[kind] for flags in judged if kind in flags]
+    nothing: list[bool | None] = [None]
+    return [flag for flags in told for flag in (flags or nothing)]
 
 
 def seen_in(seen: Seen) -> dict[str, Saw]:

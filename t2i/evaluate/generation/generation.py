@@ -1,13 +1,15 @@
 """Generation: does the model draw what the caption says, judged by the recogniser."""
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Literal
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+from torch import nn
 
 from t2i.conditioning.methods import parse_guidance
 from t2i.denoiser.schedulers import check_sampler, rebuild, scheduler
@@ -116,7 +118,8 @@ class Generation:
         statements = self.statements[work.split]
         texts = [statements[number].text for number in work.numbers]
         begun = time.perf_counter()
-        pictures = self._real(work) if work.way is None else self._draw(work, work.way, texts)
+        with counted(self.bench.pipe.unet) as passes:
+            pictures = self._real(work) if work.way is None else self._draw(work, work.way, texts)
         seconds = time.perf_counter() - begun
 
         fits = self._fits(work, pictures)
@@ -140,7 +143,8 @@ class Generation:
                     file=None if work.way is None else self.bench.keep(name, picture),
                 )
             )
-        return Batch(pictures=judged, seconds=round(seconds, 4)).model_dump(mode="json")
+        record = Batch(pictures=judged, seconds=round(seconds, 4), passes=sum(passes))
+        return record.model_dump(mode="json")
 
     def _fits(
         self, work: Work, pictures: Sequence[Image.Image]
@@ -171,6 +175,7 @@ class Generation:
                     name: [run("sweep", way, *way.varied(name)) for way in ways]
                     for name, ways in self.sweeps.items()
                 },
+                own={name: self.usual.varied(name)[0] for name in self.sweeps},
                 way=f"{self.usual.steps} steps, guidance scale {self.usual.guidance_scale:g}",
             )
         )
@@ -195,14 +200,10 @@ class Generation:
         several: dict[str, list[Way]] = {
             "guidance": [Way(usual.steps, scale) for scale in scales],
             "steps": [Way(count, usual.guidance_scale) for count in steps],
-            "samplers": [usual, *(Way(*self._most, sampler=s) for s in config.samplers)],
-            "methods": [usual, *(Way(*self._most, method=m) for m in config.methods)],
+            "samplers": [usual, *(replace(usual, sampler=s) for s in config.samplers)],
+            "methods": [usual, *(replace(usual, method=m) for m in config.methods)],
         }
         return {name: ways for name, ways in several.items() if len(ways) > 1}
-
-    @property
-    def _most(self) -> tuple[int, float]:
-        return self.usual.steps, self.usual.guidance_scale
 
     def _all_work(self) -> Sequence[Work]:
         ways: list[tuple[Split, Way | None]] = []
@@ -240,3 +241,14 @@ class Generation:
             pipe.scheduler = self._own
         pictures: list[Image.Image] = drawn[0]
         return pictures
+
+
+@contextmanager
+def counted(denoiser: nn.Module) -> Iterator[list[int]]:
+    """The rows of each call of the denoiser within the block."""
+    rows: list[int] = []
+    hook = denoiser.register_forward_pre_hook(lambda _module, inputs: rows.append(len(inputs[0])))
+    try:
+        yield rows
+    finally:
+        hook.remove()

@@ -111,14 +111,16 @@ def of_site(name: str) -> Select:
 
 def per_scene(
     scenes: Sequence[Shown], reading: Callable[[Scores], float | None], select: Select
-) -> list[float]:
-    """One value of each scene that has any, the mean over its words: words of a scene are alike."""
-    values = []
+) -> list[float | None]:
+    """One value of each scene, the mean over its words: words of a scene are alike.
+
+    None of a scene that has none.
+    """
+    values: list[float | None] = []
     for scene in scenes:
         scores = [select(looked) for looked in scene.objects]
         read = [value for one in scores if one is not None and (value := reading(one)) is not None]
-        if read:
-            values.append(fmean(read))
+        values.append(fmean(read) if read else None)
     return values
 
 
@@ -127,10 +129,10 @@ def paired(
     reading: Callable[[Scores], float | None],
     one: Select,
     other: Select,
-) -> list[float]:
+) -> list[float | None]:
     """Differences within a scene: their interval is narrower than that of two means."""
     ours, theirs = per_scene(scenes, reading, one), per_scene(scenes, reading, other)
-    return [a - b for a, b in zip(ours, theirs, strict=True)]
+    return [None if a is None or b is None else a - b for a, b in zip(ours, theirs, strict=True)]
 
 
 def over_levels(scenes: Sequence[Shown], levels: Sequence[str]) -> Plot:

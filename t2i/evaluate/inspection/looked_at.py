@@ -12,7 +12,7 @@ DECIMALS = 4
 
 
 class Scores(BaseModel):
-    """Of one map of one word; see t2i.evaluate.map_scores.Overlap."""
+    """Of one map of one word; see t2i.evaluate.inspection.map_scores.Overlap."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -1,108 +1,120 @@
 """A result held against an earlier one: what became better, what worse, and what may be chance."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
-from t2i.errors import ArgumentError
 from t2i.evaluate.telling.chapter import Block, Cell, Chapter, Figure, Table
+from t2i.evaluate.telling.earlier import Earlier, EarlierFigure, EarlierTable
 from t2i.evaluate.telling.shown import interval, with_unit
-from t2i.evaluate.telling.statistics import difference, is_sure
+from t2i.evaluate.telling.statistics import difference, is_sure, paired_difference
 
+NAME = "against"
+"""Of the chapter; an earlier result may hold one too."""
 WIDER = {"%": "points"}
 """The unit of a difference, where it is another."""
-Earlier = Mapping[str, Any]
-"""What evaluation.json holds."""
+HERE, THERE = "this result", "the other"
 
 
-def read_earlier(path: Path, facts: Mapping[str, Any], version: int) -> Earlier:
-    """An earlier evaluation.json. Raises ArgumentError for one that cannot be compared with.
+def against(chapters: Sequence[Chapter], scenes: Mapping[str, str], earlier: Earlier) -> Chapter:
+    """The differences of all that both have, those that are sure in a table of their own.
 
-    facts : of the result at hand
+    scenes : chapter -> digest of what was asked there; where it is the other's too, the samples of
+        both are paired
     """
-    try:
-        earlier = json.loads(path.read_bytes())
-        if earlier["version"] != version:
-            raise ValueError(f"its layout is {earlier['version']}, expected {version}")
-        judged_by = earlier["recogniser"]
-        _ = earlier["chapters"], earlier["model"]["name"], earlier["config"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ArgumentError(
-            f"Cannot compare with {path}: {error}. Give the evaluation.json of another result."
-        ) from error
-    if judged_by != facts["recogniser"]:
-        raise ArgumentError(
-            f"{path} was judged by another recogniser ({judged_by[:10]}, here "
-            f"{facts['recogniser'][:10]}): its figures mean something else. Evaluate that model "
-            "again with this one."
-        )
-    return dict(earlier)
+    changed: list[Table] = []
+    lone: list[tuple[str, list[Cell]]] = []
+    for chapter in chapters:
+        tables = [block for block in chapter.blocks if isinstance(block, Table)]
+        before = earlier.tables(chapter.name)
+        if before is None:
+            lone += [(f"chapter {chapter.title!r}", [HERE])] * bool(tables)
+            continue
+        same = scenes[chapter.name] == earlier.scenes.get(chapter.name)
+        for table in tables:
+            if table.name not in before:
+                lone.append((table.title, [HERE]))
+                continue
+            lone += only_in_one(table, before[table.name])
+            change = changes(table, before[table.name], same)
+            changed += [] if change is None else [change]
+        known = {table.name for table in tables}
+        lone += [(table.title, [THERE]) for name, table in before.items() if name not in known]
+    names = {NAME, *(chapter.name for chapter in chapters)}
+    lone += [(f"chapter {name!r}", [THERE]) for name in earlier.chapters if name not in names]
 
-
-def against(chapters: Sequence[Chapter], earlier: Earlier, same_scenes: bool) -> Chapter:
-    """The differences of all tables that both have, those that are sure in a table of their own.
-
-    same_scenes : whether both were measured with one configuration
-    """
-    tables = [
-        changed
-        for chapter in chapters
-        for block in chapter.blocks
-        if isinstance(block, Table) and (changed := changes(chapter.name, block, earlier))
-    ]
-    rows = [row for table in tables for row in sure(table)]
-    blocks: list[Block] = [
-        Table(
-            name="sure_changes",
-            title=f"Beyond their intervals: {len(rows)} of {sum(map(figures, tables))}",
-            heads=["change", "that is"],
-            rows=rows,
-            units={},
-            better={},
-        ),
-        *tables,
-    ]
-    name = earlier["model"]["name"]
-    told = "on the same scenes" if same_scenes else "with another configuration: on other scenes"
+    rows = [row for table in changed for row in sure(table)]
+    title = f"Beyond their intervals: {len(rows)} of {sum(map(figures, changed))}"
+    blocks: list[Block] = [Table("sure_changes", title, ["change", "that is"], rows, {}, {})]
+    blocks += [
+        Table("only_in_one", "Not compared, as only one has it", ["in"], lone, {}, {})
+    ] * bool(lone)
     return Chapter(
-        name="against",
-        title=f"Against {name}",
-        text=f"This result less that of {name}, made on {earlier['machine']['date']} {told}. A "
-        "change is sure where its interval does not contain 0; of twenty that are none, one will "
-        "look sure.",
-        blocks=blocks,
+        name=NAME,
+        title=f"Against {earlier.model.name}",
+        text=f"This result less that of {earlier.model.name}, made on {earlier.machine.date}. "
+        f"{how_compared(chapters, scenes, earlier)} A change is sure where its interval does not "
+        "contain 0; of twenty that are none, one will look sure.",
+        blocks=[*blocks, *changed],
     )
 
 
-def changes(chapter: str, table: Table, earlier: Earlier) -> Table | None:
-    """The table with each figure less the earlier one; None where the earlier result lacks it."""
-    block = earlier["chapters"].get(chapter, {}).get("blocks", {}).get(table.name)
-    if block is None or block["kind"] != "table":
-        return None
-    before = {row["label"]: row["cells"] for row in block["rows"]}
+def how_compared(chapters: Sequence[Chapter], scenes: Mapping[str, str], earlier: Earlier) -> str:
+    """Which intervals stand here."""
+    if not earlier.scenes:
+        return (
+            "It is of an older form, without the samples behind its figures: intervals are those "
+            "of independent samples, rather too wide where both used the same scenes."
+        )
+    both = [chapter for chapter in chapters if chapter.name in earlier.scenes]
+    other = [c.title for c in both if scenes[c.name] != earlier.scenes[c.name]]
+    if not other:
+        return "Both used the same scenes: they are compared sample by sample."
+    return (
+        f"Other scenes were used in {', '.join(other)}: intervals there are those of independent "
+        "samples. The rest is compared sample by sample."
+    )
+
+
+def only_in_one(table: Table, before: EarlierTable) -> Iterator[tuple[str, list[Cell]]]:
+    """Columns and rows that the other lacks."""
+    labels = [label for label, _ in table.rows], [row.label for row in before.rows]
+    for what, ours, theirs in (("column", table.heads, before.heads), ("row", *labels)):
+        for name in ours:
+            if name not in theirs:
+                yield f"{table.title}: {what} {name!r}", [HERE]
+        for name in theirs:
+            if name not in ours:
+                yield f"{table.title}: {what} {name!r}", [THERE]
+
+
+def changes(table: Table, before: EarlierTable, same_scenes: bool) -> Table | None:
+    """The table with each figure less the earlier one; None where they have none in common."""
+    old = {row.label: row.cells for row in before.rows}
     rows: list[tuple[str, list[Cell]]] = []
     for label, cells in table.rows:
-        old = before.get(label, {})
-        change = [less(cell, old.get(head)) for head, cell in zip(table.heads, cells, strict=True)]
+        there = old.get(label, {})
+        change: list[Cell] = [
+            less(cell, there.get(head), same_scenes)
+            for head, cell in zip(table.heads, cells, strict=True)
+        ]
         if any(change):
-            rows.append((label, [*change]))
-    if not rows:
+            rows.append((label, change))
+    kept = [n for n in range(len(table.heads)) if any(cells[n] for _, cells in rows)]
+    if not kept:
         return None
     return Table(
         name=f"changes_{table.name}",
         title=f"{table.title}: the differences",
-        heads=table.heads,
-        rows=rows,
+        heads=[table.heads[n] for n in kept],
+        rows=[(label, [cells[n] for n in kept]) for label, cells in rows],
         units={head: WIDER.get(unit, unit) for head, unit in table.units.items()},
         better=table.better,
     )
 
 
-def less(cell: Cell, before: object) -> Figure | None:
-    if not isinstance(cell, Figure) or not isinstance(before, Mapping):
+def less(cell: Cell, before: EarlierFigure | str | None, same_scenes: bool) -> Figure | None:
+    if not isinstance(cell, Figure) or not isinstance(before, EarlierFigure):
         return None
-    return difference(cell, Figure(**before))
+    return (paired_difference if same_scenes else difference)(cell, before.figure)
 
 
 def figures(table: Table) -> int:

@@ -1,7 +1,7 @@
 """What an evaluation tells: chapters of tables, plots and pictures, all of them data."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -11,12 +11,15 @@ class Figure:
 
     low, high : ends of the 95 % interval; None where there is none
     count : how many samples it rests on
+    samples : these, in the order of what was asked, None for what could not be measured: with them
+        a figure of the same scenes can be held against this one sample by sample
     """
 
     value: float
     low: float | None = None
     high: float | None = None
     count: int | None = None
+    samples: Sequence[float | None] | None = field(default=None, compare=False, repr=False)
 
 
 Cell = Figure | str | None
@@ -27,7 +30,7 @@ class Table:
     """Rows of figures.
 
     name : a key in the JSON, such as "objects"
-    unit : how figures are shown: "%" (shares of 1), "dB", "" ...
+    units : how figures are shown: "%" (shares of 1), "dB", "" ..., per column head
     better : which way a column is better, per column head; heads that are not named have no way
     """
 
