@@ -77,7 +77,9 @@ def publish(run: Path, folder: Path, prose: str, vae: Path | None = None) -> Non
         save_picture(page(draw_prompts(pipe, asked), asked.columns), new / "samples.png")
         save_picture(curve(read_losses(run / "log.jsonl")), new / "loss.png")
         runs = [*earlier(run), run, *([vae.parent] if vae else [])]
-        (new / "README.md").write_text(card(pipe, runs, prose), "utf-8")
+        stages = [*inherited(runs), *map(stage, runs)]
+        (new / NOTES).write_text(json.dumps(notes | {"stages": stages}, indent=1) + "\n", "utf-8")
+        (new / "README.md").write_text(card(pipe, stages, prose), "utf-8")
 
 
 def finished(run: Path) -> dict[str, Any]:
@@ -99,11 +101,25 @@ def finished(run: Path) -> dict[str, Any]:
 
 def earlier(run: Path) -> list[Path]:
     """The runs behind the parts it started from, oldest first; a part is <run>/model or in it."""
-    target = json.loads((run / "config.json").read_text("utf-8"))["target"]
-    parts = [Path(target[name]) for name in ("vae", "unet", "text_encoder") if target.get(name)]
+    parts = started_from(run)
     parents = [part.parent if part.name == MODEL else part.parent.parent for part in parts]
     runs = [path.resolve() for path in parents if (path / "log.jsonl").is_file()]
     return list(dict.fromkeys(one for path in runs for one in (*earlier(path), path)))
+
+
+def inherited(runs: list[Path]) -> list[str]:
+    """The stages of the published models whose parts these runs started from."""
+    models = dict.fromkeys(part.parent for run in runs for part in started_from(run))
+    found = [
+        json.loads(path.read_text("utf-8")) for one in models if (path := one / NOTES).is_file()
+    ]
+    return [line for notes in found for line in notes.get("stages", ())]
+
+
+def started_from(run: Path) -> list[Path]:
+    """The folders of the trained parts that it took up."""
+    target = json.loads((run / "config.json").read_text("utf-8"))["target"]
+    return [Path(target[name]) for name in ("vae", "unet", "text_encoder") if target.get(name)]
 
 
 def read_losses(log: Path) -> list[tuple[int, float]]:
@@ -147,11 +163,11 @@ def curve(losses: list[tuple[int, float]], window: int = 10) -> Image.Image:
     return picture
 
 
-def card(pipe: TextToImagePipeline, runs: list[Path], prose: str) -> str:
+def card(pipe: TextToImagePipeline, stages: list[str], prose: str) -> str:
     parts = {name: getattr(pipe, name) for name in ("unet", "text_encoder", "vae")}
     return CARD.format(
         prose=prose.strip(),
-        stages="\n".join(f"- {stage(run)}" for run in runs),
+        stages="\n".join(f"- {line}" for line in stages),
         parts="\n".join(
             f"| {name} | {type(part).__name__} | {sum(p.numel() for p in part.parameters()):,} |"
             for name, part in parts.items()

@@ -61,6 +61,22 @@ def test_a_published_model_has_its_card_curve_and_sheet(tmp_path: Path) -> None:
     assert torch.equal(pipe.vae.state_dict()[name], refined.state_dict()[name].half().float())
 
 
+def test_a_published_model_that_learns_on_keeps_its_history(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    run(load(write_run(tmp_path, RUN + SAMPLES), ["train.steps=1"]), first)
+    publish(first, tmp_path / "published", "")
+    parts = [f"target.{p}={tmp_path / 'published' / p}" for p in ("vae", "unet", "text_encoder")]
+    run(load(write_run(tmp_path, RUN + SAMPLES), ["train.steps=2", *parts]), second)
+    publish(second, tmp_path / "published", "")
+    stages = json.loads((tmp_path / "published" / "t2i.json").read_text())["stages"]
+    assert [line.split(":")[1].split(",")[0] for line in stages] == [
+        " 1 steps of 4 pictures",
+        " 2 steps of 4 pictures",
+    ]
+    card = (tmp_path / "published" / "README.md").read_text()
+    assert all(f"- {line}" in card for line in stages)
+
+
 def test_an_unfinished_run_is_not_published(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="No finished model"):
         publish(tmp_path / "absent", tmp_path / "published", "")
