@@ -88,7 +88,7 @@ def change(run: Run, setting: Setting) -> Change:
 
 def tensors(path: Path) -> dict[str, Tensor]:
     """Those of a file, or of all files in a folder."""
-    found = {}
+    found: Change = {}
     for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
         with safe_open(file, "pt") as opened:
             found |= {name: opened.get_tensor(name) for name in opened.keys()}
