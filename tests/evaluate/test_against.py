@@ -87,13 +87,13 @@ def test_what_only_one_has_is_named_and_the_rest_compared() -> None:
         SCENES | {"editing": "x"},
         Earlier.model_validate(before),
     )
-    sure, only, changes = tables(told)
+    sure, changes, only = tables(told)
     assert len(sure.rows) == 1
     assert [label for label, _ in changes.rows] == ["one object"]
     assert {label: cells[0] for label, cells in only.rows} == {
-        "Main: column 'old column'": "the other",
-        "Main: row 'new'": "this result",
-        "Main: row 'gone'": "the other",
+        "Main: columns 'old column'": "the other",
+        "Main: rows 'new'": "this result",
+        "Main: rows 'gone'": "the other",
         "Extra": "this result",
         "Old": "the other",
         "chapter 'Editing'": "this result",
@@ -107,9 +107,9 @@ def test_a_column_that_the_other_lacks_leaves_no_empty_one() -> None:
     table = before["chapters"]["generation"]["blocks"]["main"]
     table["heads"] = ["right"]
     del table["rows"][0]["cells"]["distance"]
-    _, only, changes = tables(against(result(50, 3.0), SCENES, Earlier.model_validate(before)))
+    _, changes, only = tables(against(result(50, 3.0), SCENES, Earlier.model_validate(before)))
     assert changes.heads == ["right"]
-    assert only.rows == [("Main: column 'distance'", ["this result"])]
+    assert only.rows == [("Main: columns 'distance'", ["this result"])]
 
 
 @pytest.mark.parametrize(

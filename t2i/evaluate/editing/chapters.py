@@ -73,7 +73,9 @@ def text_of(every: Sequence[EditedPair], settings: EditSettings, steps: int) -> 
         "that do not come along and is left out. Text-picture score: how well the picture fits "
         "the new prompt, from -1 to 1; of the edited place, which is cut out where the source's "
         "object was, how well it fits the new object's own words. It is the judge's own score, no "
-        f"CLIP score. {steps} steps; word maps of the source for {span(settings.cross_replace)} of "
+        "CLIP score. Costs are the processor's time (middle and range of the rounds) and what "
+        f"torch holds at once, of a source and its target; with {' and '.join(HELPED)} of one "
+        f"picture. {steps} steps; word maps of the source for {span(settings.cross_replace)} of "
         f"them, its layout for {span(settings.self_replace)}, blend above "
         f"{settings.blend_threshold:g}, keys and values shared for "
         f"{span(settings.share_keys_values)}, queries and keys for "
@@ -142,10 +144,7 @@ def of_costs(costs: Sequence[Cost]) -> Table:
     heads = ("time, times", "more at the peak")
     return Table(
         name="editing_cost",
-        title="What it costs: processor time over that of the same pictures without an edit "
-        "(middle and range of the rounds), and what torch holds beyond theirs; of a source and its "
-        "target, "
-        f"{' and '.join(HELPED)} of one picture",
+        title="What it costs, beside the same pictures without an edit",
         heads=heads,
         rows=rows,
         units={heads[1]: "MiB"},

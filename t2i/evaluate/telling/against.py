@@ -44,16 +44,18 @@ def against(chapters: Sequence[Chapter], scenes: Mapping[str, str], earlier: Ear
     rows = [row for table in changed for row in sure(table)]
     title = f"Beyond their intervals: {len(rows)} of {sum(map(figures, changed))}"
     blocks: list[Block] = [Table("sure_changes", title, ["change", "that is"], rows, {}, {})]
-    blocks += [
-        Table("only_in_one", "Not compared, as only one has it", ["in"], lone, {}, {})
-    ] * bool(lone)
+    blocks += changed
+    if lone:
+        blocks.append(
+            Table("only_in_one", "Not compared, as only one has it", ["in"], lone, {}, {})
+        )
     return Chapter(
         name=NAME,
         title=f"Against {earlier.model.name}",
         text=f"This result less that of {earlier.model.name}, made on {earlier.machine.date}. "
         f"{how_compared(chapters, scenes, earlier)} A change is sure where its interval does not "
         "contain 0; of twenty that are none, one will look sure.",
-        blocks=[*blocks, *changed],
+        blocks=blocks,
     )
 
 
@@ -77,13 +79,11 @@ def how_compared(chapters: Sequence[Chapter], scenes: Mapping[str, str], earlier
 def only_in_one(table: Table, before: EarlierTable) -> Iterator[tuple[str, list[Cell]]]:
     """Columns and rows that the other lacks."""
     labels = [label for label, _ in table.rows], [row.label for row in before.rows]
-    for what, ours, theirs in (("column", table.heads, before.heads), ("row", *labels)):
-        for name in ours:
-            if name not in theirs:
-                yield f"{table.title}: {what} {name!r}", [HERE]
-        for name in theirs:
-            if name not in ours:
-                yield f"{table.title}: {what} {name!r}", [THERE]
+    for what, ours, theirs in (("columns", table.heads, before.heads), ("rows", *labels)):
+        for place, some, others in ((HERE, ours, theirs), (THERE, theirs, ours)):
+            lone = [name for name in some if name not in others]
+            if lone:
+                yield f"{table.title}: {what} {', '.join(map(repr, lone))}", [place]
 
 
 def changes(table: Table, before: EarlierTable, same_scenes: bool) -> Table | None:
