@@ -2,8 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ from train.data.sources.folder import list_folder
 from train.data.sources.listed import Listing
 from train.prior import PriorConfig, folder_of
 from train.processes import on_main
-from train.report import bar
+from train.progress import progress
 from train.runfolder import StopRequest
 
 if TYPE_CHECKING:
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 
 NOTES = ".drawn.json"
 """In their folder: what they were drawn by."""
-SAID_EVERY = 10
-"""Pictures between two lines of progress where there is no terminal."""
 
 
 def draw_prior(config: RunConfig, out: Path, accelerator: Accelerator, stop: StopRequest) -> bool:
@@ -63,7 +60,7 @@ def draw_missing(config: RunConfig, out: Path, device: torch.device, stop: StopR
     pipe.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]
     facts = json.dumps(facts_of(config), indent=1) + "\n"
     write_atomically(folder / NOTES, lambda part: part.write_text(facts, "utf-8"))
-    with progress(prior.count, prior.count - len(numbers)) as told:
+    with progress("class pictures", prior.count, prior.count - len(numbers)) as advance:
         for batch in batches_of(numbers, prior):
             if stop.wanted:
                 print("stopped; the same command goes on from here", file=sys.stderr)
@@ -71,7 +68,7 @@ def draw_missing(config: RunConfig, out: Path, device: torch.device, stop: StopR
             pictures = draw(pipe, prior, config.data.size, batch)
             for number in sorted({*batch} & {*numbers}):
                 save_picture(pictures[number - batch[0]], folder / name_of(number))
-                told(1)
+                advance(1)
 
 
 def batches_of(numbers: Sequence[int], prior: PriorConfig) -> list[range]:
@@ -134,22 +131,3 @@ def check_made_alike(folder: Path, ours: dict[str, Any], *, beside_new: bool) ->
             f"The class pictures in {folder} were drawn otherwise ({'; '.join(changes)}): remove "
             "that folder to have them drawn anew, or name another with prior.folder."
         )
-
-
-@contextmanager
-def progress(total: int, done: int) -> Iterator[Callable[[int], None]]:
-    """Within the block, tell how many more pictures are drawn."""
-    if sys.stderr.isatty():
-        with bar() as shown:
-            task = shown.add_task("class pictures", total=total, completed=done, facts="")
-            yield lambda more: shown.advance(task, more)
-        return
-    drawn = done
-
-    def say(more: int) -> None:
-        nonlocal drawn
-        before, drawn = drawn, drawn + more
-        if drawn // SAID_EVERY > before // SAID_EVERY or drawn == total:
-            print(f"class pictures {drawn}/{total}", file=sys.stderr, flush=True)
-
-    yield say

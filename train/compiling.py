@@ -5,16 +5,19 @@ B batch rows.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils.memory import clear_device_cache
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from torch import Tensor
+from torch import Tensor, nn
 
-from t2i.attention.compiled import is_compiled
 from t2i.errors import ArgumentError, TrainingError
 from train.batch import Batch
+from train.memory import SAVE_MEMORY, cut, is_out_of_memory
+from train.processes import together
 from train.targets.target import Target
 
 BACKEND: str | Callable[..., Any] = "inductor"
@@ -47,12 +50,43 @@ def compile_denoiser(target: Target, sizes: int) -> None:
     unet.compile(backend=BACKEND, dynamic=False)
 
 
-def check_gradient(target: Target, batch: Batch, accelerator: Accelerator) -> None:
-    """Raise TrainingError where the compiled denoiser would learn something else than the plain.
+def check_gradient(
+    target: Target, batch: Batch, accelerator: Accelerator, rows: int | None = None
+) -> None:
+    """Raise TrainingError, on every process, where the compiled denoiser of one would learn
+    something else than the plain.
 
     A compiler's mistake in the backward pass is silent: the loss is right, and the model learns
     little or nonsense.
+
+    rows : of the batch, the most that fit into memory as far as it is known; fewer are compared
+        where they do not fit either
     """
+    while True:
+        piece = cut(batch, rows)[0].to(accelerator.device)
+        if all(together(accelerator, partial(compared, target, piece, accelerator))):
+            return
+        count = len(piece.slots)
+        if count == 1:
+            raise TrainingError(f"Out of memory with a single row at a time. {SAVE_MEMORY}")
+        rows = (count + 1) // 2
+
+
+def compared(target: Target, batch: Batch, accelerator: Accelerator) -> bool:
+    """Whether memory sufficed to. Raises TrainingError where the two gradients differ."""
+    try:
+        compare(target, batch, accelerator)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    else:
+        return True
+    # Only here is the traceback gone, which held on to all that was computed.
+    clear_device_cache(garbage_collection=True)
+    return False
+
+
+def compare(target: Target, batch: Batch, accelerator: Accelerator) -> None:
     compiled = gradient(target, batch, accelerator)
     with uncompiled(target):
         plain = gradient(target, batch, accelerator)
@@ -62,6 +96,12 @@ def check_gradient(target: Target, batch: Batch, accelerator: Accelerator) -> No
             f"The compiled denoiser's gradient is off by {off / max(length, 1e-30):.0%}, a mistake "
             f"of torch {torch.__version__}'s compiler: set train.compile = false."
         )
+
+
+def is_compiled(target: Target) -> bool:
+    """Whether `compile_denoiser` has seen to it."""
+    unet: nn.Module | None = getattr(target, "unet", None)
+    return unet is not None and unet._compiled_call_impl is not None
 
 
 def gradient(target: Target, batch: Batch, accelerator: Accelerator) -> Tensor:

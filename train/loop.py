@@ -7,11 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 
 from t2i.errors import ArgumentError, TrainingError
 from t2i.files import write_atomically
@@ -26,10 +24,10 @@ from train.compiling import Compilations, check_gradient, compile_denoiser, unco
 from train.config import RunConfig
 from train.ema import EMA
 from train.identity import check_same_run, identity
+from train.notes import notes_of
 from train.optimizer import averaged
 from train.order import Order, Share
-from train.paths import FOLDERS
-from train.processes import accelerator_of, leave, on_main, put_together
+from train.processes import accelerator_of, leave, on_main, put_together, together
 from train.report import Report
 from train.run_data import data_of, order_of, shown
 from train.runfolder import Stopped, StopRequest, locked
@@ -160,7 +158,7 @@ class Training:
         compile_denoiser(self.target, len(self.order.groups))
         now = range(self.steps_done, self.steps_done + 1)
         batch = next(batches(self.samples, self.order, self.share, now))
-        check_gradient(self.target, batch.to(self.accelerator.device), self.accelerator)
+        check_gradient(self.target, batch, self.accelerator, self.stepper.rows)
 
     def export(self) -> None:
         """Write the average as a model, with what it was trained by."""
@@ -279,10 +277,13 @@ class Training:
 
     def _resume(self) -> None:
         """Take up the newest checkpoint, if there is one and it belongs to this configuration."""
-        state = checkpoint.load_newest(self.out / CHECKPOINTS)
-        found = {0 if state is None else state.step}
-        if self.accelerator.num_processes > 1:
-            found = {*gather_object([*found])}
+        states: list[checkpoint.State | None] = []
+
+        def look() -> int:
+            states.append(checkpoint.load_newest(self.out / CHECKPOINTS))
+            return states[0].step if states[0] else 0
+
+        found, (state,) = {*together(self.accelerator, look)}, states
         if len(found) > 1:
             raise TrainingError(
                 f"The processes found different checkpoints in {self.out}: after the steps "
@@ -306,22 +307,3 @@ class Training:
             self.accelerator.scaler.load_state_dict(state.facts["scaler"])
         self.stepper.load(state.facts.get("stepper", {}))
         self.steps_done = self.steps_saved = state.step
-
-
-def notes_of(config: RunConfig, steps: int) -> dict[str, Any]:
-    """What a finished model says of its making, and how it likes to be sampled."""
-    samples = config.samples
-    defaults = {"steps": samples.steps, "guidance_scale": samples.guidance_scale}
-    sampler = {} if config.objective.prediction == "flow" else {"sampler": "ddim"}
-    # Paths mean something on one machine only.
-    own: Any = {"folder": True, "subsets": {"__all__": {"folder", "tars", "kohya", "masks"}}}
-    left_out: Any = {
-        "model": True,
-        "cache": True,
-        "target": {*FOLDERS, "base"},
-        "prior": {"folder"},
-    }
-    if config.data.kind == "pictures":
-        left_out["data"] = own
-    told = config.model_dump(mode="json", exclude=left_out)
-    return {"defaults": defaults | sampler, "trained": {"steps": steps, "config": told}}

@@ -1,11 +1,14 @@
 """A batch in pieces that fit into memory."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from t2i.errors import TrainingError
 from train.batch import Batch
 
 SAID_BY_ALLOCATORS = (
@@ -14,9 +17,11 @@ SAID_BY_ALLOCATORS = (
     "DefaultCPUAllocator: can't allocate",
     "STATUS_ALLOC_FAILED",  # cuBLAS and cuDNN, for their own workspaces
 )
-
-
 SAID_BY_EXCHANGES = ("Connection closed by peer", "Connection reset by peer", "NCCL")
+SAVE_MEMORY = (
+    "Save memory by target.gradient_checkpointing = true, train.precision = 'bf16', a smaller "
+    "data.size, or optimizer.name = 'adamw8bit' or 'adafactor'."
+)
 
 
 def is_lost_peer(error: BaseException) -> bool:
@@ -28,6 +33,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(s in str(error) for s in SAID_BY_ALLOCATORS)
+
+
+@contextmanager
+def memory_for(what: str, remedy: str) -> Iterator[None]:
+    """Raise TrainingError, with the remedy, where there is too little memory within the block."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainingError(f"Out of memory {what}: {remedy}.") from error
 
 
 def cut(batch: Batch, rows: int | None) -> list[Batch]:

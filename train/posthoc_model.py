@@ -8,7 +8,8 @@ from pydantic import ValidationError
 from t2i.errors import ArgumentError, OutputError
 from train.config import RunConfig
 from train.ema import lent
-from train.loop import SCALE_PICTURES, Training, notes_of
+from train.loop import SCALE_PICTURES, Training
+from train.notes import notes_of
 from train.posthoc import Average, reconstruct
 from train.processes import accelerator_of
 from train.snapshots import FOLDER, snapshots

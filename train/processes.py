@@ -1,11 +1,19 @@
 """The processes of a run: what Accelerate gives them, and how they fail together."""
 
 import os
+import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar
 
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, gather_object
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
+    gather_object,
+)
 
 from t2i.errors import ArgumentError, T2IError
 from train import sharding
@@ -13,19 +21,41 @@ from train.assembly import assemble
 from train.config import RunConfig
 from train.targets.target import Target
 
+Result = TypeVar("Result")
+PATIENCE = timedelta(hours=3)
+"""For which processes wait for one another. The main one draws class pictures and sheets, looks at
+every picture and writes the model while the others do nothing: torch's ten minutes are too few."""
+
+
+def together(accelerator: Accelerator, action: Callable[[], Result]) -> list[Result]:
+    """What the action gave on each process; what it raised on one is raised on all."""
+    told: list[tuple[Any, T2IError | None]]
+    try:
+        told = [(action(), None)]
+    except T2IError as error:
+        told = [(None, error)]
+    if accelerator.num_processes > 1:
+        told = gather_object(told)
+    for _, failure in told:
+        if failure is not None:
+            raise failure
+    return [made for made, _ in told]
+
 
 def on_main(accelerator: Accelerator, action: Callable[[], object]) -> None:
     """Let the main process act while the others wait; what it raises is raised on all of them."""
-    failure: list[T2IError] = []
-    if accelerator.is_main_process:
-        try:
+
+    def act() -> None:
+        if accelerator.is_main_process:
             action()
-        except T2IError as error:
-            failure = [error]
-    if accelerator.num_processes > 1:
-        failure = gather_object(failure)
-    if failure:
-        raise failure[0]
+
+    together(accelerator, act)
+
+
+def say(accelerator: Accelerator, text: str) -> None:
+    """A line, once."""
+    if accelerator.is_main_process:
+        print(text, file=sys.stderr, flush=True)
 
 
 def put_together(target: Target, config: RunConfig, accelerator: Accelerator) -> Target:
@@ -76,7 +106,13 @@ def accelerator_of(config: RunConfig) -> Accelerator:
             mixed_precision=config.train.precision,
             cpu=config.train.device == "cpu",
             fsdp_plugin=asked,
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+            # What else an accelerate config or variable may ask for is the run's to say.
+            dynamo_backend="no",
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(broadcast_buffers=False),
+                InitProcessGroupKwargs(timeout=PATIENCE),
+            ],
         )
     except ValueError as error:
         raise ArgumentError(f"train.precision = {config.train.precision!r}: {error}") from error

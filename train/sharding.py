@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import AutocastKwargs, FullyShardedDataParallelPlugin
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -79,8 +80,9 @@ def refused(what: str, remedy: str) -> ArgumentError:
     )
 
 
-def is_wanted(accelerator: Accelerator) -> bool:
-    return plugin() is not None and accelerator.num_processes > 1
+def is_wanted() -> bool:
+    """Also of the only process of a launcher, as on several: its part is then the whole."""
+    return plugin() is not None and torch.distributed.is_initialized()
 
 
 def is_split(module: nn.Module) -> bool:
@@ -89,19 +91,20 @@ def is_split(module: nn.Module) -> bool:
 
 def placed(target: "Target", accelerator: Accelerator) -> "Target":
     """The target on its device; one that is to be split goes there block by block, later."""
-    return target if is_wanted(accelerator) else target.to(accelerator.device)
+    return target if is_wanted() else target.to(accelerator.device)
 
 
 def split(target: "Target", accelerator: Accelerator) -> "list[Group]":
     """Split the target's weights where that is asked for; its groups, of what it has now."""
     groups, asked = target.groups(), plugin()
-    if asked is None or not is_wanted(accelerator):
+    if asked is None or not is_wanted():
         return groups
     names = {parameter: name for name, parameter in target.named_parameters()}
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     settings: dict[str, Any] = {"reshard_after_forward": asked.reshard_after_forward}
     for block in blocks(target, asked.transformer_cls_names_to_wrap):
-        fully_shard(block, **settings)
-    fully_shard(target)
+        fully_shard(block, mesh=mesh, **settings)
+    fully_shard(target, mesh=mesh)
     compute_in_precision(target, accelerator)
 
     now = dict(target.named_parameters())

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
 from accelerate.utils.memory import clear_device_cache
 from torch import Tensor
 
@@ -24,21 +23,16 @@ from train.bad_step import (
 )
 from train.batch import Batch
 from train.config import RunConfig
-from train.memory import cut, is_lost_peer, is_out_of_memory
+from train.memory import SAVE_MEMORY, cut, is_lost_peer, is_out_of_memory
 from train.optimizer import build, set_rates
 from train.processes import on_main
 from train.randomness import key
 from train.rate import rate
-from train.sharding import prepared, split
+from train.sharding import is_split, prepared, split
 from train.targets.target import Target
 
 SMALLEST_SCALE = 1.0
 """Of the gradients in fp16; a sound run never comes so low."""
-SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
-SAVE_MEMORY = (
-    "Save memory by target.gradient_checkpointing = true, train.precision = 'bf16', a smaller "
-    "data.size, or optimizer.name = 'adamw8bit' or 'adafactor'."
-)
 
 
 @dataclass(slots=True)
@@ -204,15 +198,15 @@ class Stepper:
             )
         if not self._can_fall_back:
             raise TrainingError(
-                f"Out of memory with {rows} rows at a time; with the weights sharded no process "
+                f"Out of memory with {rows} rows at a time; with the weights split no process "
                 f"can try again alone. Raise train.accumulation. {SAVE_MEMORY}"
             )
         self.rows = (rows + 1) // 2
 
     @property
     def _can_fall_back(self) -> bool:
-        """Sharded weights are exchanged in the forward pass already."""
-        return self.accelerator.distributed_type not in SHARDED
+        """Split weights are exchanged in the forward pass already."""
+        return not is_split(self._model)
 
     def _any(self, mine: bool) -> bool:
         flag = torch.tensor(float(mine), device=self.accelerator.device)
@@ -265,7 +259,7 @@ class Stepper:
         scaler = self.accelerator.scaler
         norms: dict[str, float] = {}
         broken: list[str] = []
-        if self._can_fall_back:
+        if not is_split(self._model):
             # Clipping made every gradient the same no-number: once more, without.
             self._accelerated.zero_grad()
             self._accumulate(number, pieces)

@@ -17,7 +17,7 @@ shift 2
 # One launcher on each machine, which starts a process for each of its GPUs (on machines without: PROCESSES).
 nodes=$SLURM_JOB_NUM_NODES
 per_node=${SLURM_GPUS_ON_NODE:-${PROCESSES:-1}}
-main=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+main=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
 export ACCELERATE="--multi_gpu --num_machines $nodes --num_processes $((nodes * per_node))
     --main_process_ip $main --main_process_port ${PORT:-29500} --mixed_precision no --dynamo_backend no"
 

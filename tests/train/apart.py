@@ -5,6 +5,7 @@ So there is time to kill many of them.
 
 import multiprocessing
 import os
+import random
 import signal
 import sys
 from collections.abc import Callable
@@ -99,9 +100,11 @@ def start_together(
     processes: int = 2,
     port: int,
     prepare: Callable[[], object] = use_one_thread,
+    environment: dict[str, str] | None = None,
 ) -> list[BaseProcess]:
     """As `torchrun --nproc_per_node=2 -m train config --out out`, on CPUs."""
     shared = {
+        **(environment or {}),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "WORLD_SIZE": str(processes),
@@ -117,6 +120,22 @@ def start_together(
         )
         for rank in range(processes)
     ]
+
+
+def by_two(
+    toml: Path,
+    out: Path,
+    *overrides: str,
+    prepare: Callable[[], object] = use_one_thread,
+    environment: dict[str, str] | None = None,
+) -> list[int]:
+    """The exit statuses of two processes that train together."""
+    ready()
+    port = random.Random().randrange(20000, 60000)
+    processes = start_together(
+        toml, out, *overrides, port=port, prepare=prepare, environment=environment
+    )
+    return [ended(process, 180) for process in processes]
 
 
 def die_in_third_save() -> None:

@@ -1,5 +1,6 @@
 """A compiled denoiser: the same run, the same names, the same files."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,14 +10,17 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from t2i.errors import ArgumentError, TrainingError
+from tests.train.apart import by_two, said
 from tests.train.finetunes import finetune_run
-from tests.train.runs import tiny_run
-from tests.train.test_loop import assert_equal_bit_for_bit, end_of, largest_difference
+from tests.train.runs import RUN, tiny_run, write_run
+from tests.train.test_loop import assert_equal_bit_for_bit, end_of, largest_difference, newest
 from train import checkpoint, compiling
+from train.batch import Batch
 from train.compiling import compile_denoiser
 from train.config import RunConfig
 from train.loop import Training, run
 from train.processes import accelerator_of
+from train.targets.denoising import Denoising
 
 
 @pytest.fixture
@@ -60,17 +64,76 @@ def test_weights_keep_their_names_and_nothing_is_compiled_to_draw(
 def test_a_compiler_that_gets_the_gradient_wrong_is_found_out_before_the_first_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wrong(graph: GraphModule, _inputs: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
-        def half_the_gradient(*inputs: Tensor) -> Sequence[Tensor]:
-            return [(out + out.detach()) / 2 for out in graph(*inputs)]
-
-        return half_the_gradient
-
-    monkeypatch.setattr(compiling, "BACKEND", wrong)
+    monkeypatch.setattr(compiling, "BACKEND", half_the_gradient)
     config = tiny_run(tmp_path, "train.compile=true", "target.train_text_encoder=false")
     with pytest.raises(TrainingError, match=r"gradient is off by 50%.*set train.compile = false"):
         run(config, tmp_path / "out")
     assert not (tmp_path / "out" / "checkpoints").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_traced_only")
+def test_the_comparison_takes_no_more_rows_than_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, asked = Denoising.forward, []
+
+    def limited(target: Denoising, batch: Batch) -> Tensor:
+        asked.append(len(batch.slots))
+        if len(batch.slots) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(target, batch)
+
+    monkeypatch.setattr(Denoising, "forward", limited)
+    config = tiny_run(tmp_path, "train.compile=true", "train.steps=2", "train.checkpoint_every=1")
+    assert run(config, tmp_path / "out")
+    # What did not fit is not tried again once it is known, not in a resumed run either.
+    last = tmp_path / "out/checkpoints/step-00000001"
+    checkpoint.save_state(tmp_path / "again/checkpoints", checkpoint.load(last), 2)
+    asked.clear()
+    assert run(config, tmp_path / "again")
+    assert {*asked} == {2}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_two_processes_compile_and_come_to_the_same(tmp_path: Path) -> None:
+    toml, out = write_run(tmp_path, RUN.replace("steps = 6", "steps = 3")), tmp_path / "two"
+    assert by_two(toml, out, "train.compile=true", prepare=trace_only) == [0, 0], said(out)
+    assert said(out).count("the denoiser is compiled") == 1
+    assert "once more" not in said(out)
+    plain = end_of(tiny_run(tmp_path, "train.steps=3"), tmp_path / "plain")
+    assert largest_difference(plain, newest(out), "weights") < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_wrong_gradient_of_one_process_ends_all_and_is_said(tmp_path: Path) -> None:
+    toml, out = write_run(tmp_path), tmp_path / "two"
+    assert by_two(toml, out, "train.compile=true", prepare=wrong_on_second) == [6, 6], said(out)
+    assert said(out).count("TrainingError: The compiled denoiser's gradient is off") == 2
+
+
+def trace_only() -> None:
+    torch.set_num_threads(1)
+    compiling.BACKEND = "eager"
+
+
+def wrong_on_second() -> None:
+    trace_only()
+    if os.environ["RANK"] == "1":
+        compiling.BACKEND = half_the_gradient
+
+
+def half_the_gradient(
+    graph: GraphModule, _inputs: Sequence[Tensor]
+) -> Callable[..., Sequence[Tensor]]:
+    """A compiler that makes a mistake."""
+
+    def compiled(*inputs: Tensor) -> Sequence[Tensor]:
+        return [(out + out.detach()) / 2 for out in graph(*inputs)]
+
+    return compiled
 
 
 def test_a_target_without_a_denoiser_is_refused(tmp_path: Path) -> None:

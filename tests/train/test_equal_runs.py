@@ -2,14 +2,12 @@
 
 import json
 import os
-import random
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.train.apart import ended, ready, said, start, start_together, use_one_thread
+from tests.train.apart import by_two, ended, said, start
 from tests.train.runs import tiny_run, write_run
 from tests.train.states import largest_difference, newest
 from tests.train.tuning import METHODS, OF_TWO_ENCODERS, tuning, write_tuning
@@ -46,14 +44,13 @@ def test_accumulation_changes_nothing_of_a_fine_tune_but_rounding(
     assert moved(tmp_path / "one") > 10 * NEAR
 
 
-def by_two(
-    toml: Path, out: Path, *overrides: str, prepare: Callable[[], object] = use_one_thread
-) -> list[int]:
-    """The exit statuses of two processes that train together."""
-    ready()
-    port = random.Random().randrange(20000, 60000)
-    processes = start_together(toml, out, *overrides, port=port, prepare=prepare)
-    return [ended(process, 100) for process in processes]
+SPLIT = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+}
+"""What `accelerate launch` tells the processes of configs/accelerate/fsdp2.yaml."""
+WAYS = [pytest.param({}, id="whole"), pytest.param(SPLIT, id="split")]
 
 
 @pytest.mark.slow
@@ -91,9 +88,13 @@ def test_two_processes_halve_their_parts_together_where_one_runs_out_of_memory(
 
 
 @pytest.mark.slow
-def test_two_processes_end_together_where_it_is_too_late_for_that(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_two_processes_end_together_where_it_is_too_late_for_that(
+    tmp_path: Path, way: dict[str, str]
+) -> None:
     toml, out = write_run(tmp_path), tmp_path / "two"
-    assert by_two(toml, out, prepare=short_of_memory_late) == [6, 6], said(out)
+    ends = by_two(toml, out, prepare=short_of_memory_late, environment=way)
+    assert ends == [6, 6], said(out)
     assert "TrainingError: Out of memory in step 5 with 2 rows at a time" in said(out)
     assert "TrainingError: Another process of this run ended in step 5" in said(out)
     assert newest(out).step == 4
@@ -122,13 +123,25 @@ def run_out_of_memory(at_step: int) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_skip_a_bad_step_together(tmp_path: Path) -> None:
+def test_split_weights_cannot_be_tried_with_fewer_rows_by_one_process(tmp_path: Path) -> None:
     toml, out = write_run(tmp_path), tmp_path / "two"
-    assert by_two(toml, out, "train.bad_steps=1", prepare=bad_third_step) == [0, 0], said(out)
+    assert by_two(toml, out, prepare=short_of_memory_early, environment=SPLIT) == [6, 6], said(out)
+    assert "TrainingError: Out of memory in step 2 with 2 rows at a time" in said(out)
+    assert "TrainingError: Another process of this run ended in step 2" in said(out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+def test_two_processes_skip_a_bad_step_together(tmp_path: Path, way: dict[str, str]) -> None:
+    toml, out = write_run(tmp_path), tmp_path / "two"
+    ends = by_two(toml, out, "train.bad_steps=1", prepare=bad_third_step, environment=way)
+    assert ends == [0, 0], said(out)
     assert said(out).count("skipped, 1 of at most 1 such steps") == 1
     assert newest(out).facts["stepper"]["skipped"] == 1
-    rows = json.loads((out / "not-a-number" / "step-00000003.json").read_text())["rows"]
-    assert [row["loss"] == "nan" for row in rows] == [False, False, True, True]
+    found = json.loads((out / "not-a-number" / "step-00000003.json").read_text())
+    assert [row["loss"] == "nan" for row in found["rows"]] == [False, False, True, True]
+    # Of split weights no process has a whole gradient to look into.
+    assert found["gradient_norms"] == ({} if way else {"all": "nan"})
 
 
 @pytest.mark.long

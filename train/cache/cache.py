@@ -2,7 +2,8 @@
 
 import shutil
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -23,19 +24,22 @@ from train.cache.making import (
 )
 from train.cache.needed import captions_needed, variants_needed
 from train.cache.pictures import Cached
-from train.cache.processes import progress, say, together
 from train.cache.shards import DIGITS, Shards, Writer
 from train.cache.texts import Texts
 from train.config import RunConfig
 from train.data.decode import BrokenPicture
 from train.data.pictures import Pictures
 from train.data.sample import Samples
+from train.memory import memory_for
 from train.order import Order
+from train.processes import on_main, say, together
+from train.progress import Advance, progress
 from train.runfolder import Stopped, StopRequest
 from train.targets.denoising import encoder_of
 from train.targets.finetune import FineTuneConfig
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 FOLDER = "cache"
 MB = 10**6
 
@@ -96,8 +100,10 @@ class Making:
         """Of the pictures as the run will show them, and of those that are held out."""
         shards = self._shards("latents")
         self.encoders.models["vae"].to(self.accelerator.device)
-        self._complete(samples.held_out(), shards, None)
-        return self._complete(samples, shards, self.order)
+        apart = self._complete(samples.held_out(), shards, None)
+        found = self._complete(samples, shards, self.order)
+        found.apart = apart
+        return found
 
     def texts(self, samples: Pictures) -> Texts:
         """Of the captions that the run will show, and the empty one."""
@@ -115,12 +121,13 @@ class Making:
             encoder = encoder_of(parts)
             batches = self._share(captions_in_batches(parts, encoder, missing, size))
             self._check_room(len(missing) * self.encoders.bytes_of_a_text)
-            with progress(self.accelerator, "encoding captions", len(missing)) as advance:
+            lower = "set cache.captions_at_once lower" if size > 1 else "set cache.texts = false"
+            with self._progress("encoding captions", len(missing)) as advance:
                 writer = self._writer(shards)
                 make = partial(make_texts, parts, encoder, batches, size, writer, advance)
-                together(self.accelerator, make)
+                self._make(make, f"encoding {size} captions at a time", lower)
             self._stop_if_asked()
-        self._look(shards, missing)
+            self._look(shards, self._files(shards), missing)
         return Texts(shards)
 
     def _complete(self, samples: Pictures, shards: Shards, order: Order | None) -> Cached:
@@ -137,43 +144,68 @@ class Making:
                 return pictures
             batches = self._share(pictures_in_batches(samples, [*missing.values()], size))
             self._check_room(latent_bytes(samples, self.encoders, missing.values()))
-            with progress(self.accelerator, "encoding pictures", len(missing)) as advance:
+            lower = "set cache.pictures_at_once lower" if size > 1 else "choose a smaller data.size"
+            with self._progress("encoding pictures", len(missing)) as advance:
                 writer = self._writer(shards)
                 make = partial(make_latents, samples, batches, size, vae, writer, advance)
-                found = together(self.accelerator, make)
+                found = self._make(make, f"encoding {size} pictures at a time", lower)
             self._stop_if_asked()
             new = {index: error for each in found for index, error in each.items()}
             lost |= new
             gone = {pictures.key(v) for v in missing.values() if v.index in new}
-            self._look(shards, missing.keys() - gone)
+            self._look(shards, self._files(shards), missing.keys() - gone)
 
     def _shards(self, kind: str) -> Shards:
         """What is there of "latents" or "texts", every file looked at; the damaged are gone."""
         digest = self.encoders.facts[kind] = self.encoders.digest(kind)
         shards = Shards(self.folder / f"{kind}-{digest[:DIGITS]}")
-        mine = shards.files()[self.rank :: self.ranks]
+        files = self._files(shards)
+        mine = files[self.rank :: self.ranks]
         found = together(self.accelerator, lambda: shards.damaged(mine))
-        damaged = [name for each in found for name in each]
-        if self.accelerator.is_main_process:
-            for name in damaged:
-                path = shards.folder / name
-                warnings.warn(
-                    f"The file {path} of the cache is damaged: what it held is made again.",
-                    stacklevel=2,
-                )
-            shards.discard(damaged)
-        self._look(shards, ())
+        damaged = {name for each in found for name in each}
+        on_main(self.accelerator, lambda: discard(shards, damaged))
+        self._look(shards, [name for name in files if name not in damaged])
         return shards
 
-    def _look(self, shards: Shards, made: Iterable[str]) -> None:
-        """Take notice of what all processes wrote."""
-        together(self.accelerator, shards.look)
-        absent = [key for key in made if key not in shards]
-        if any(together(self.accelerator, lambda: bool(absent))):
+    def _files(self, shards: Shards) -> list[str]:
+        """Those that the main process sees. Other runs may add some at any moment, and processes
+        that see different ones would share out different work.
+        """
+        main = self.accelerator.is_main_process
+        return together(self.accelerator, lambda: shards.files() if main else [])[0]
+
+    def _look(self, shards: Shards, files: Sequence[str], made: Collection[str] = ()) -> None:
+        """Take notice of these files, in which all processes must find what they made."""
+
+        def look() -> bool:
+            if not all((shards.folder / name).is_file() for name in files):
+                return False
+            shards.look(files)
+            return all(key in shards for key in made)
+
+        if not all(together(self.accelerator, look)):
             raise TrainingError(
                 f"What the processes wrote to {shards.folder} is not there for all of them: let "
                 "cache.folder be one that all see."
             )
+
+    def _make(self, make: Callable[[], Result], what: str, remedy: str) -> list[Result]:
+        """What the processes made, each its share."""
+
+        def act() -> Result:
+            with memory_for(what, remedy):
+                return make()
+
+        return together(self.accelerator, act)
+
+    @contextmanager
+    def _progress(self, what: str, total: int) -> Iterator[Advance]:
+        """The main process tells of all by its own pace."""
+        if not self.accelerator.is_main_process:
+            yield lambda count: None
+            return
+        with progress(what, total) as advance:
+            yield lambda count: advance(count * self.ranks)
 
     def _share(self, batches: Sequence[Item]) -> Iterator[Item]:
         """Those of this process, until somebody asks to stop."""
@@ -203,3 +235,12 @@ class Making:
                 )
 
         together(self.accelerator, check)
+
+
+def discard(shards: Shards, damaged: Collection[str]) -> None:
+    for name in sorted(damaged):
+        path = shards.folder / name
+        warnings.warn(
+            f"The file {path} of the cache is damaged: what it held is made again.", stacklevel=2
+        )
+    shards.discard(damaged)

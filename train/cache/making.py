@@ -29,13 +29,12 @@ from train.data.buckets import Shape
 from train.data.decode import BrokenPicture
 from train.data.pictures import Pictures, Variant
 from train.data.sample import Sample
+from train.progress import Advance
 from train.targets.autoencoder import middle
 from train.targets.denoising import read, windows
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
-Advance = Callable[[int], None]
-"""Called with the number of entries made."""
 AHEAD = 4
 """Batches of pictures that are decoded while one is encoded."""
 

@@ -32,12 +32,14 @@ class Cached(Pictures):
         """
         super().__init__(pictures.config, found=pictures.found, part=pictures.part)
         self.shards = shards
+        self.apart: Cached | None = None
+        """The held-out ones, once it is known which of them are lost."""
         self._lost = pictures._lost  # so that each is named once
         for index, error in (lost or {}).items():
             self._lose(index, error)
 
     def held_out(self) -> "Cached":
-        return Cached(super().held_out(), self.shards)
+        return self.apart if self.apart is not None else Cached(super().held_out(), self.shards)
 
     def shown(self, index: int) -> int:
         """The picture that stands at the place of `index`: itself, unless it was lost."""

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from t2i.errors import DataError
-from t2i.files import write_atomically
+from t2i.files import cannot_write, write_atomically
 
 Arrays = Mapping[str, NDArray[Any]]
 DIGITS = 32
@@ -59,17 +59,26 @@ class Shards:
         return [name for name in files if not is_whole(self.folder / name)]
 
     def discard(self, files: Collection[str]) -> None:
-        """Take files away, and what a kill left unfinished."""
-        for name in files:
-            (self.folder / name).unlink(missing_ok=True)
-        for path in self.folder.glob(".*.part"):
-            if time.time() - path.stat().st_mtime > ABANDONED:
-                path.unlink(missing_ok=True)
+        """Take files away, and what a kill left unfinished.
 
-    def look(self) -> None:
-        """Take notice of what is there. Of a key that stands twice the last file counts."""
+        Raises OutputError where the disk refuses.
+        """
+        old = time.time() - ABANDONED
+        for path in [self.folder / name for name in files] + [*self.folder.glob(".*.part")]:
+            try:
+                if path.name in files or path.stat().st_mtime < old:
+                    path.unlink()
+            except FileNotFoundError:  # another run was quicker
+                continue
+            except OSError as error:
+                raise cannot_write(path, error) from error
+
+    def look(self, files: Collection[str] | None = None) -> None:
+        """Take notice of what is there, or of some files. Of a key that stands twice the last file
+        counts.
+        """
         self._entries = {}
-        for name in self.files():
+        for name in self.files() if files is None else files:
             try:
                 with safe_open(self.folder / name, "numpy") as file:
                     keys, names = json.loads(file.metadata()["keys"]), sorted(file.keys())

@@ -14,15 +14,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
 from torch import Tensor
 
 from pipelines.text_to_image import TextToImagePipeline
-from t2i.errors import ArgumentError, DataError, OutputError
+from t2i.errors import ArgumentError, DataError, OutputError, TrainingError
+from tests.train.apart import by_two, said
 from tests.train.finetunes import finetune_run, finetune_toml
 from tests.train.runs import tiny_run
 from tests.train.test_loop import newest, torchrun
+from train.cache import making
 from train.cache.encoders import Encoders
 from train.cache.hollow import is_hollow
 from train.cache.pictures import Cached
@@ -177,6 +180,80 @@ def test_two_processes_make_each_their_share_and_equal_one(tmp_path, base):
         for key in alone._entries:
             here, there = alone.read(key), shared.read(key)
             assert all(np.array_equal(here[name], there[name]) for name in here)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("seen", ["late", "without what others wrote"])
+def test_two_processes_share_out_the_same_work_whatever_each_sees_of_the_folder(
+    tmp_path, base, seen
+):
+    toml = finetune_toml(tmp_path / "c", base, "lora")
+    one = end_of(load(toml), tmp_path / "one")
+    folder = tmp_path / "one/cache"
+    prepare = blind_second
+    if seen == "late":
+        prepare = hesitant_main
+        (file,) = folder.glob("latents-*/*.safetensors")
+        data = bytearray(file.read_bytes())
+        data[-1] ^= 1  # which none would notice who only opened it
+        file.write_bytes(data)
+    more = f"cache.folder={folder}"
+    assert by_two(toml, tmp_path / "two", more, prepare=prepare) == [0, 0], said(tmp_path / "two")
+    assert difference(one, weights(tmp_path / "two")) < 1e-5
+
+
+def hesitant_main() -> None:
+    """Let the main process take its time before it discards a damaged file."""
+    torch.set_num_threads(1)
+    discard = Shards.discard
+
+    def late(self: Shards, files: list[str]) -> None:
+        time.sleep(2)
+        discard(self, files)
+
+    Shards.discard = late
+
+
+def blind_second() -> None:
+    """Let the second process see none of the files, as another run writes them just now."""
+    torch.set_num_threads(1)
+    files = Shards.files
+    Shards.files = lambda self: [] if os.environ["RANK"] == "1" else files(self)
+
+
+@pytest.mark.parametrize(
+    ("at_once", "remedy"), [(2, "set cache.pictures_at_once lower"), (1, "smaller data.size")]
+)
+def test_where_memory_does_not_suffice_to_encode_it_is_said_what_to_do(
+    tmp_path, base, monkeypatch, at_once, remedy
+):
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(making, "moments_of", full)
+    config = finetune_run(tmp_path / "c", base, ("lora",), f"cache.pictures_at_once={at_once}")
+    with pytest.raises(TrainingError, match=f"Out of memory .* {at_once} picture.*{remedy}"):
+        ready(config, tmp_path / "out")
+
+
+def test_a_held_out_picture_without_finite_latents_is_named_and_another_stands_in(
+    tmp_path, base, monkeypatch
+):
+    settings = ("data.held_out=3", "data.bad_share=0.3", "data.buckets=false", "validation.every=4")
+    config = finetune_run(tmp_path / "c", base, ("lora",), *settings)
+    original = making.moments_of
+    calls = []
+
+    def spoiling(vae, pixels_BCHW):
+        calls.append(1)
+        moments_BCHW = original(vae, pixels_BCHW)
+        return moments_BCHW * (float("inf") if len(calls) == 1 else 1)  # of the first, held out
+
+    monkeypatch.setattr(making, "moments_of", spoiling)
+    with pytest.warns(UserWarning, match="becomes latents that are not finite.*takes its place"):
+        training = ready(config, tmp_path / "out")
+    assert training.go(StopRequest())
 
 
 def count(shards: Shards, file: str) -> int:

@@ -1,5 +1,6 @@
 """Files of the cache: what is in one is what was written, or it is not taken."""
 
+import errno
 import os
 import pickle
 import time
@@ -77,6 +78,24 @@ def test_what_a_kill_left_unfinished_is_swept_up_once_it_is_old(tmp_path):
     assert new.exists()
     assert not old.exists()
     assert len(shards.files()) == len(written(tmp_path).files())
+
+
+def test_what_another_run_took_away_meanwhile_is_no_fault(tmp_path, monkeypatch):
+    shards = written(tmp_path)
+    gone = tmp_path / ".gone.1.part"
+    monkeypatch.setattr(type(tmp_path), "glob", lambda self, pattern: iter([gone]))
+    shards.discard([f"{'0' * 32}.safetensors"])
+
+
+def test_a_folder_that_lets_nothing_be_taken_away_is_said(tmp_path, monkeypatch):
+    shards = written(tmp_path)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(type(tmp_path), "unlink", refuse)
+    with pytest.raises(OutputError, match="Permission denied: choose a folder you may write to"):
+        shards.discard(shards.files()[:1])
 
 
 def test_a_file_that_goes_away_during_a_run_is_named(tmp_path):
