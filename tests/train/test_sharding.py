@@ -17,7 +17,13 @@ from torch import Tensor, nn
 from t2i.errors import ArgumentError
 from tests.train.finetunes import finetune_toml
 from tests.train.runs import RUN, tiny_run, write_run
-from tests.train.test_loop import assert_equal_bit_for_bit, end_of, largest_difference, newest
+from tests.train.test_loop import (
+    assert_equal_bit_for_bit,
+    end_of,
+    largest_difference,
+    logged,
+    newest,
+)
 from train import checkpoint, sharding
 from train.assembly import assemble
 from train.checkpoint import State
@@ -90,6 +96,10 @@ def test_split_weights_train_draw_export_and_resume_as_whole_ones(
     two = newest(tmp_path / "two")
     assert two.facts["processes"] == 2
     assert_close(one, two)
+    # Adam would not show that they were clipped by the norm of a part.
+    norms, expected = (grad_norms(tmp_path / out) for out in ("two", "one"))
+    assert norms == pytest.approx(expected, rel=1e-4)
+    assert max(norms) > 1
     assert_equal_bit_for_bit(two, newest(tmp_path / "split again"))
     assert_close(one, newest(tmp_path / "whole, then split"))
     whole_again = tmp_path / "split, then whole"
@@ -110,6 +120,10 @@ def test_split_weights_train_draw_export_and_resume_as_whole_ones(
     for name in ("lora.safetensors", "mug.safetensors"):
         folders = (tmp_path / f"tuned by {who}" / "model" / name for who in ("one", "two"))
         assert_files_close(*folders)
+
+
+def grad_norms(out: Path) -> list[float]:
+    return [line["grad_norm"] for line in logged(out) if "grad_norm" in line]
 
 
 def assert_files_close(one: Path, other: Path) -> None:
