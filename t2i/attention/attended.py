@@ -128,7 +128,10 @@ class Attended:
         if len(k_NKE) != len(q_NQE):  # several heads of queries share one of keys
             k_NKE = k_NKE.repeat_interleave(len(q_NQE) // len(k_NKE), dim=0)
         scale = 1 / math.sqrt(q_NQE.shape[-1]) if call.scale is None else call.scale
-        scores_NQK = (k_NKE * scale @ q_NQE.transpose(-1, -2)).transpose(-1, -2)
+        # beta=0 leaves the first argument unread: this is the scaled product in one call
+        unread = q_NQE.new_empty(1, 1, 1)
+        scores_NKQ = torch.baddbmm(unread, k_NKE, q_NQE.transpose(-1, -2), beta=0, alpha=scale)
+        scores_NQK = scores_NKQ.transpose(-1, -2)
         bias_NQK = self.effects.bias_at(row, like=scores_NQK)
         for added in (row_of_mask(call.mask, row), bias_NQK):
             if added is not None:
