@@ -12,6 +12,7 @@ from t2i.files import write_atomically
 from train.data.captions import article
 from train.data.found import check_share, find
 from train.data.pictures import SMALL, PicturesConfig
+from train.data.wording import says
 from train.init_text import fill, path_from, pieces, toml
 from train.init_values import (
     FAMILIES,
@@ -51,7 +52,8 @@ class Look:
 
     side : of the square that has the area of the middle picture
     sizes : the smallest, the middle and the largest, as "640x480"
-    captions : some of them, the first ones; `captioned` is how many pictures have one
+    captions : the different ones, each picture's first before others of one picture; `captioned`
+        is how many pictures have one
     """
 
     pictures: int
@@ -80,7 +82,8 @@ def look(folder: Path) -> Look:
         check_share(found.broken, found.number, 0.0)
     shapes = sorted((one.shape for one in found.seen), key=lambda shape: shape.height * shape.width)
     middle = shapes[len(shapes) // 2]
-    told = [one.listed.captions[0] for one in found.seen if one.listed.captions]
+    told = [one.listed.captions for one in found.seen if one.listed.captions]
+    captions = [captions[0] for captions in told] + [other for of in told for other in of]
     return Look(
         pictures=len(found.seen),
         broken=len(found.broken),
@@ -89,7 +92,7 @@ def look(folder: Path) -> Look:
             dict.fromkeys(f"{s.width}x{s.height}" for s in (shapes[0], middle, shapes[-1]))
         ),
         captioned=len(told),
-        captions=tuple(dict.fromkeys(told))[:3],
+        captions=tuple(dict.fromkeys(captions)),
     )
 
 
@@ -154,7 +157,7 @@ def chosen(wish: Wish, seen: Look, family: Family, beside: Path) -> dict[str, Va
         size = int(size * SMALL_SHARE) // 64 * 64
     batch_size = int(str(values_of(wish.method, family)["batch_size"]))
     named = [f"a photo of {thing}", *(place.format(thing) for place in PLACES[family])]
-    told = [*seen.captions] if seen.captions and not has_a_word(wish) else named
+    told = [*seen.captions[:3]] if seen.captions and not has_a_word(wish) else named
     return {
         "base": path_from(beside, wish.base) if Path(wish.base).exists() else wish.base,
         "folder": path_from(beside, str(wish.folder)),
@@ -169,7 +172,20 @@ def chosen(wish: Wish, seen: Look, family: Family, beside: Path) -> dict[str, Va
 
 def has_a_word(wish: Wish) -> bool:
     """Whether the thing has a name of its own, which captions and prompts are to say."""
-    return wish.word is not None or wish.method in OF_A_CLASS + OF_NEW_WORDS
+    named = wish.word is not None or wish.kind is not None
+    return named or wish.method in OF_A_CLASS + OF_NEW_WORDS
+
+
+def as_they_are(wish: Wish, seen: Look) -> str | None:
+    """Why nothing goes before the captions, or None where a word does or there are none."""
+    if seen.captioned < seen.pictures:
+        return None
+    word, _, _ = called(wish, seen)
+    if not has_a_word(wish):
+        return "neither --class nor --word was given"
+    if all(says(caption, word) for caption in seen.captions):
+        return f"each says {word} already"
+    return None
 
 
 def called(wish: Wish, seen: Look) -> tuple[str, str, str]:
@@ -188,8 +204,13 @@ def blocks_of(wish: Wish, seen: Look, head: str) -> dict[str, list[str]]:
     word, thing, _ = called(wish, seen)
     trigger = word if wish.method in OF_NEW_WORDS or not wish.kind else f"{word} {wish.kind}"
     sizes = " to ".join((seen.sizes[0], seen.sizes[-1])) if len(seen.sizes) > 1 else seen.sizes[0]
-    without = seen.pictures - seen.captioned
-    told = "all" if not without else "none" if not seen.captioned else str(seen.captioned)
+    told = (
+        "all"
+        if seen.captioned == seen.pictures
+        else "none"
+        if not seen.captioned
+        else str(seen.captioned)
+    )
     captions = [
         "# Captions are those beside the pictures; this goes before each that does not say it.",
         f"trigger = {toml(trigger)}",
@@ -200,8 +221,8 @@ def blocks_of(wish: Wish, seen: Look, head: str) -> dict[str, list[str]]:
             "# that says what else is in it, keeps the rest out of the word: then drop this line.",
             f"caption = {toml(f'a photo of {thing}')}",
         ]
-    elif not without and not has_a_word(wish):
-        captions = ["# Captions are those beside the pictures."]
+    elif reason := as_they_are(wish, seen):
+        captions = [f"# Captions are learned as they are: {reason}."]
     return {
         "next": head.splitlines(),
         "seen": [f"# {seen.pictures} pictures, {sizes}; {told} of them with a caption."],

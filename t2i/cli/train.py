@@ -81,13 +81,16 @@ def start(
 ) -> None:
     """Write a config for a folder of pictures; print its path, and the next command."""
     from t2i.cli.answer import note
-    from train.init import Wish, write_start
+    from train.init import Wish, as_they_are, write_start
 
     out = out or Path(f"{folder.resolve().name}-{method}.toml")
     if out.suffix != ".toml":
         raise ArgumentError(f"Got --out {out}; with --init expected the name of a .toml file.")
-    seen = write_start(Wish(method, folder, base, word, kind), out)
+    wish = Wish(method, folder, base, word, kind)
+    seen = write_start(wish, out)
     typer.echo(out)
+    if reason := as_they_are(wish, seen):
+        note(f"Captions are learned as they are: {reason}. See [data] in the file.")
     if seen.broken:
         note(f"{seen.broken} pictures cannot be used; see them with: t2i data check {folder}")
     note(f"Next: t2i train {out}")

@@ -1,5 +1,6 @@
 """Configs to start from: what `t2i train --init` writes, and those that lie in configs/train."""
 
+import json
 import subprocess
 import sys
 import tomllib
@@ -122,6 +123,38 @@ def test_captions_that_are_there_are_kept_and_completed(tmp_path):
     named = written("lora", folder, word="zqx", kind="mug")
     assert (named.data.caption, named.data.trigger) == (None, "zqx mug")
     assert "a photo of a zqx mug" in named.samples.prompts
+
+
+@pytest.mark.parametrize("method", ["lora", "full", "dreambooth-lora"])
+def test_a_class_alone_puts_the_word_before_captions_that_lack_it(tmp_path, capsys, method):
+    folder = folder_of(tmp_path / "fish", "red", "green")
+    out = tmp_path / "start.toml"
+    assert init(method, folder, "--class", "fish", out=out) == 0
+    assert "as they are" not in capsys.readouterr().err
+    config = load(out)
+    assert config.data.trigger == "sks fish"
+    assert config.samples.prompts[0] == "a photo of a sks fish"
+
+
+def test_captions_that_are_learned_as_they_are_are_told(tmp_path, capsys):
+    folder = folder_of(tmp_path / "fish", "red", "green")
+    for options, reason in (
+        ([], "neither --class nor --word was given"),
+        (["--class", "fish", "--word", "sheet"], "each says sheet already"),
+    ):
+        out = tmp_path / f"start-{len(options)}.toml"
+        assert init("lora", folder, *options, out=out) == 0
+        assert f"Captions are learned as they are: {reason}." in capsys.readouterr().err
+        assert f"# Captions are learned as they are: {reason}." in out.read_text("utf-8")
+        assert load(out).data.trigger == ""
+
+
+def test_a_second_caption_that_lacks_the_word_counts(tmp_path):
+    folder = folder_of(tmp_path / "fish", "red")
+    row = {"file_name": "00-red.png", "text": ["a sks fish", "a fish"]}
+    (folder / "metadata.jsonl").write_text(json.dumps(row))
+    assert look(folder).captions == ("a sks fish", "a fish")
+    assert written("lora", folder, kind="fish").data.trigger == "sks fish"
 
 
 def test_pictures_without_captions_are_called_by_the_word(tmp_path):

@@ -52,9 +52,14 @@ def every_wording(captions: Sequence[str], wording: Wording) -> set[str] | None:
 def completed(caption: str, wording: Wording) -> str:
     """With trigger, prefix and suffix."""
     trigger = wording.trigger
-    if trigger and not re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", caption):
+    if trigger and not says(caption, trigger):
         caption = f"{trigger}, {caption}" if caption else trigger
     return joined(joined(wording.prefix, caption), wording.suffix)
+
+
+def says(caption: str, words: str) -> bool:
+    """Whether they stand in it, not as a part of other words."""
+    return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", caption) is not None
 
 
 def joined(left: str, right: str) -> str:
