@@ -1,7 +1,8 @@
 """A run's whole configuration: one TOML, overrides, nothing unknown."""
 
+import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -184,15 +185,53 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         data.setdefault("kind", "scenes")
     settle_paths(tree, path.resolve().parent)
     try:
-        return RunConfig.model_validate(tree)
+        config = RunConfig.model_validate(tree)
     except ValidationError as error:
         raise ArgumentError(f"{path}: {explain(error, tree)}") from error
+    for complaint in taken_otherwise(tree, config.model_dump()):
+        raise ArgumentError(f"{path}: {complaint}")
+    return config
+
+
+EXPECTED = {
+    "int": "a whole number, as in 8",
+    "float": "a number, as in 0.5",
+    "bool": "true or false",
+    "string": 'text in quotes, as in "a cup"',
+    "path": 'a path in quotes, as in "my-pictures"',
+    "tuple": "a list in brackets",
+    "model": "a table",
+    "dict": "a table",
+}
+"""What pydantic's types of errors begin with -> what to write in the TOML."""
+
+
+def taken_otherwise(given: Any, taken: Any, key: str = "") -> Iterator[str]:
+    """A complaint for each value that pydantic took for one of another type, as 1 for true."""
+    if isinstance(given, Mapping) and isinstance(taken, Mapping):
+        for name in given.keys() & taken.keys():
+            yield from taken_otherwise(given[name], taken[name], f"{key}.{name}".strip("."))
+    elif isinstance(given, list) and isinstance(taken, list | tuple):
+        for number, (one, other) in enumerate(zip(given, taken, strict=False)):
+            yield from taken_otherwise(one, other, f"{key}.{number}")
+    elif isinstance(taken, int | float) and (
+        isinstance(given, str) or isinstance(given, bool) != isinstance(taken, bool)
+    ):
+        yield f"{key}: expected {EXPECTED[type(taken).__name__]}, got {shown(given)}."
+
+
+def shown(value: Any) -> str:
+    """As it stands in the TOML, on one line; empty for what takes more, such as a table."""
+    many = value if isinstance(value, list | tuple) else [value]
+    if any(isinstance(one, Mapping | list | tuple | BaseModel) for one in many):
+        return ""
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def explain(error: ValidationError, tree: Mapping[str, Any]) -> str:
     """The first complaint in the user's terms."""
     first = error.errors()[0]
-    place = [str(part) for part in first["loc"]]
+    place = [str(part) for part in first["loc"] if not str(part).startswith("constrained-")]
     # Kinds and methods, which pydantic names there and the user's file does not.
     if place[:1] in (["target"], ["data"]):
         del place[1:2]
@@ -203,8 +242,16 @@ def explain(error: ValidationError, tree: Mapping[str, Any]) -> str:
         return f"Unknown key {key!r}. {nearest(place[-1], _keys_beside(place))}"
     if first["type"] == "missing":
         return f"The key {key!r} is missing; add it."
-    message = str(first["msg"]).removeprefix("Value error, ")
-    return f"{key}: {message} (given: {first['input']!r})" if key else message
+    message, given = str(first["msg"]).removeprefix("Value error, "), shown(first["input"])
+    kind, _, why = first["type"].partition("_")
+    if kind in EXPECTED and why in ("type", "parsing", "from_float", "attributes_type"):
+        return f"{key}: expected {EXPECTED[kind]}, got {given or 'a table'}."
+    if first["type"] == "union_tag_invalid":
+        name, known = first["ctx"]["discriminator"].strip("'"), first["ctx"]["expected_tags"]
+        return f"{key}.{name}: expected one of {known}, got {first['ctx']['tag']!r}."
+    if not key:
+        return message
+    return f"{key}: {message} (given: {given})" if given else f"{key}: {message}"
 
 
 def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
@@ -225,14 +272,31 @@ def _override(tree: dict[str, Any], text: str) -> None:
             f"Got the override {text!r}, expected KEY=VALUE such as train.steps=100."
         )
     *tables, name = key.strip().split(".")
-    for table in tables:
-        tree = tree.setdefault(table, {})
-        if not isinstance(tree, dict):
+    at: Any = tree
+    for depth, table in enumerate(tables):
+        if isinstance(at, list):
+            at = at[_number(table, at, tables[:depth], text)]
+        else:
+            at = at.setdefault(table, {})
+        if not isinstance(at, dict | list):
             raise ArgumentError(f"Override {text!r}: {table!r} is a value, not a table.")
+    place = _number(name, at, tables, text) if isinstance(at, list) else name
     try:
-        tree[name] = tomllib.loads(f"value = {value}")["value"]
+        at[place] = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
-        tree[name] = value.strip()
+        at[place] = value.strip()
+
+
+def _number(entry: str, entries: list[Any], tables: Sequence[str], text: str) -> int:
+    """Which entry of the list an override means."""
+    if entry.isdecimal() and int(entry) < len(entries):
+        return int(entry)
+    key = ".".join(tables)
+    there = f"{key}.0" if len(entries) == 1 else f"{key}.0 to {key}.{len(entries) - 1}"
+    raise ArgumentError(
+        f"Override {text!r}: {key!r} is a list and has no entry {entry!r}; expected one of those "
+        f"it has: {there if entries else 'none, it is empty'}."
+    )
 
 
 def _keys_beside(place: Sequence[str]) -> list[str]:

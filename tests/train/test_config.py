@@ -9,7 +9,9 @@ from t2i.denoiser.build import ModelConfig, build
 from t2i.errors import ArgumentError
 from tests.train.runs import MODEL, RUN, tiny_model, tiny_run, write_run
 from train.config import difference, load
+from train.targets.adapters import AdapterPart
 from train.targets.denoiser import DenoiserConfig
+from train.targets.finetune import FineTuneConfig
 
 
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
@@ -40,11 +42,64 @@ def test_overrides_are_toml_values_or_bare_words(tmp_path: Path) -> None:
         ("target.kind=lora", "'denoiser'"),
         ("nonsense", "expected KEY=VALUE"),
         ("seed.deep=1", "'seed' is a value, not a table"),
+        ("train.batch_size=true", r"train.batch_size: expected a whole number.*, got true\."),
+        ('train.batch_size="8"', r'train.batch_size: expected a whole number.*, got "8"\.'),
+        ("train.batch_size=some", r'train.batch_size: expected a whole number.*, got "some"\.'),
+        ("train.tensorboard=1", r"train.tensorboard: expected true or false, got 1\."),
+        ("samples.prompts=a fish", r'samples.prompts: expected a list in brackets, got "a fish"'),
+        ("samples.prompts=[5]", r"samples.prompts.0: expected text in quotes.*, got 5\."),
+        ("train=5", r"train: expected a table, got 5\."),
+        ("data.kind=foo", r"data.kind: expected one of 'scenes', .*, got 'foo'\."),
     ],
 )
 def test_a_wrong_key_or_value_is_named(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         tiny_run(tmp_path, override)
+
+
+PICTURES = ("data.kind=pictures", "data.folder=cups")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.folder=5", r'data.folder: expected a path in quotes, as in "my-pictures", got 5\.$'),
+        ("data.size=100", r"bucket_step = 8: choose one that is, as 96 or 104\.$"),
+        ("data.size=360", r"step = 64: choose one that is, as 320 or 384, or bucket_step = 8 for"),
+        ("data.held_out=true", r"data.held_out: expected a whole number.*, got true\."),
+        ("data.held_out=some", r'data.held_out: expected a whole number.*, got "some"\.'),
+        ("data.subsets=[{folder=5}]", r"data.subsets.0.folder: expected a path in quotes"),
+    ],
+)
+def test_a_wrong_value_of_pictures_is_said_without_their_table(
+    tmp_path: Path, override: str, message: str
+) -> None:
+    path = write_run(tmp_path, RUN.split("[data]")[0] + "[train]\nsteps = 1\nbatch_size = 1\n")
+    with pytest.raises(ArgumentError, match=message) as refused:
+        load(path, [*PICTURES, override])
+    assert "{" not in str(refused.value)
+    assert "Path(" not in str(refused.value)
+
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "train"
+
+
+def test_an_override_may_name_an_entry_of_a_list() -> None:
+    overrides = ("target.parts.0.rank=4", "samples.prompts.1=a dog")
+    config = load(CONFIGS / "lora.toml", overrides)
+    assert isinstance(config.target, FineTuneConfig)
+    assert isinstance(config.target.parts[0], AdapterPart)
+    assert config.target.parts[0].rank == 4
+    assert config.samples.prompts[1] == "a dog"
+
+
+@pytest.mark.parametrize("entry", ["2", "first", "-1"])
+def test_an_entry_that_a_list_does_not_have_is_named(entry: str) -> None:
+    message = (
+        f"'target.parts' is a list and has no entry '{entry}'.*target.parts.0 to target.parts.1"
+    )
+    with pytest.raises(ArgumentError, match=message):
+        load(CONFIGS / "lora.toml", (f"target.parts.{entry}.rank=4",))
 
 
 def test_a_missing_key_is_named(tmp_path: Path) -> None:

@@ -95,9 +95,12 @@ class PicturesConfig(BaseModel):
                 f"Got {given} of folder and subsets: name one folder, or list [[data.subsets]]."
             )
         if self.buckets and self.size % self.bucket_step:
+            below = self.size // self.bucket_step * self.bucket_step
+            sizes = [size for size in (below, below + self.bucket_step) if size]
+            finer = "" if self.size % 8 else ", or bucket_step = 8 for a small model"
             raise ValueError(
                 f"size = {self.size} is no multiple of bucket_step = {self.bucket_step}: choose "
-                "one that is, or bucket_step = 8 for a small model."
+                f"one that is, as {' or '.join(map(str, sizes))}{finer}."
             )
         check_placeholders(self.caption, "caption")
         if self.subsets and all(subset.prior for subset in self.subsets):
