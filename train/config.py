@@ -5,6 +5,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -175,6 +176,11 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
     Raises ArgumentError that names the key, as typed, and the nearest known one.
     """
+    if path.is_dir():
+        raise ArgumentError(
+            f"{path} is a folder, expected a training config. For the pictures in it one is "
+            f"written with: t2i train --init lora {quote(str(path))}"
+        )
     try:
         tree = tomllib.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:  # not there, not UTF-8, not TOML

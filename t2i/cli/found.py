@@ -5,6 +5,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from t2i.cli.digests import digest, file_digest
@@ -14,6 +15,8 @@ from t2i.cli.stories.reading import visible
 from t2i.errors import ArgumentError, DataError, ModelError, T2IError
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+TOLD = 3
+"""Files of a folder that a message lists."""
 IMAGE_ENCODER = "image_encoder"
 """Folder beside the weights of an IP-Adapter."""
 
@@ -95,7 +98,9 @@ def place(name: str, file: File) -> Path:
     except (OSError, RuntimeError) as error:  # RuntimeError: ~name of nobody
         raise kind.error(f"Cannot read {file.path}: {error}.") from error
     if not regular:
-        raise kind.error(f"{file.path} is no plain file, expected that of the {kind.word}.")
+        raise kind.error(
+            f"{file.path} is no plain file, expected that of the {kind.word}.{inside(kind, path)}"
+        )
     if kind.error is ModelError and path.suffix != ".safetensors":
         if path.suffix in PICKLES:
             raise ModelError(
@@ -104,6 +109,16 @@ def place(name: str, file: File) -> Path:
             )
         raise ModelError(f"{file.path} is no {kind.word}: expected a .safetensors file.")
     return path
+
+
+def inside(kind: Kind, folder: Path) -> str:
+    """What to give in place of a folder, such as the one that a training wrote."""
+    if kind.error is not ModelError:
+        return ""
+    files = [path for place in (folder, folder / "model") for path in place.glob("*.safetensors")]
+    named = [path for path in files if path.stem == kind.word.lower()] or sorted(files)
+    told = f" or {kind.option} ".join(quote(str(path)) for path in named[:TOLD])
+    return f" Give a file in it: {kind.option} {told}" if told else ""
 
 
 def is_peft_folder(path: Path) -> bool:

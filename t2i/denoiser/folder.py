@@ -4,6 +4,7 @@ import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from t2i.denoiser import hub
 from t2i.denoiser.configs import check_code, check_config, check_tokenizer_config, entries
@@ -93,8 +94,13 @@ def check_folder(
     if not folder.is_dir():
         raise ModelError(f"{folder} is not a folder.")
     if not (folder / "model_index.json").is_file():
+        instead = "".join(
+            f" It has a LoRA: give its base as the model and --lora {quote(str(lora))}"
+            for lora in sorted(folder.glob("*lora*.safetensors"))[:1]
+        )
         raise ModelError(
             f"{folder} has no model_index.json: expected a pipeline folder as diffusers saves it."
+            f"{instead}"
         )
     check_inside(folder, [folder / "model_index.json"])
     index = read_json(folder / "model_index.json")

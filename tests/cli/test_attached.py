@@ -242,6 +242,18 @@ def test_what_cannot_be_attached_is_refused(
     assert not list(Path().glob("outputs/*"))
 
 
+def test_a_folder_with_a_lora_in_it_names_the_file_to_give(draw: Cli, cli: Cli) -> None:
+    Path("my run/model").mkdir(parents=True)
+    shutil.copy("beside/red.safetensors", "my run/model/lora.safetensors")
+    for folder in ("my run", "my run/model"):
+        done = draw("--lora", folder)
+        assert done.code == 3
+        assert "Give a file in it: --lora 'my run/model/lora.safetensors'" in done.err
+    done = cli("generate", "a cat", "--model", "my run/model")
+    assert done.code == 3
+    assert re.search(r"It has a LoRA: give its base .* --lora 'my run/model/lora\.saf", done.err)
+
+
 def test_a_file_of_prompts_attaches_line_by_line(cli: Cli, model: Path) -> None:
     lines: list[dict[str, object]] = [
         {"name": "plain"},
