@@ -6,7 +6,10 @@ Its text is put together from t2i/assets/train/pieces.toml, line by line, with t
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
+from t2i.denoiser.folder import EMBEDDED, check_folder, resolve
+from t2i.denoiser.hub import cached, is_id
 from t2i.errors import ArgumentError, OutputError, nearest
 from t2i.files import write_atomically
 from train.data.captions import article
@@ -76,8 +79,8 @@ class Wish:
 
 
 def look(folder: Path) -> Look:
-    """Read every picture of the folder. Raises DataError where none can be used."""
-    found = find(PicturesConfig(folder=folder, check="quick"))
+    """Read every picture of the folder, as the run will. Raises DataError where none is sound."""
+    found = find(PicturesConfig(folder=folder))
     if not found.seen:
         check_share(found.broken, found.number, 0.0)
     shapes = sorted((one.shape for one in found.seen), key=lambda shape: shape.height * shape.width)
@@ -104,8 +107,8 @@ def write_start(wish: Wish, out: Path) -> Look:
             f"{out} exists and is not replaced: choose another name with --out, or remove it."
         )
     seen = look(wish.folder)
-    name = str(out) if " " not in str(out) else f"'{out}'"
-    text = starting_config(wish, seen, out.parent, f"# Begin, and go on, with: t2i train {name}")
+    head = f"# Begin, and go on, with: t2i train {quote(str(out))}"
+    text = starting_config(wish, seen, out.parent, head)
     write_atomically(out, lambda part: part.write_text(text, "utf-8"))
     return seen
 
@@ -124,6 +127,26 @@ def check_wish(wish: Wish) -> None:
                 f"Got --word {wish.word!r}; a new word has no blanks and no commas: write it as "
                 "<my-mug>."
             )
+    check_base(wish.base)
+
+
+def check_base(base: str) -> None:
+    """Raise ModelError for what is no model; an id of the hub is taken at its word."""
+    place = Path(base).expanduser()
+    if base in EMBEDDED or place.exists() or not is_id(base) or place.suffix == ".safetensors":
+        if (found := resolve(base)).is_dir():
+            check_folder(found)
+
+
+def is_unseen(base: str) -> bool:
+    """Whether the base is a model of the hub that is not here, so that nothing is known of it."""
+    return base not in EMBEDDED and not Path(base).expanduser().exists() and base not in cached()
+
+
+def will_start(seen: Look) -> bool:
+    """Whether a run takes so many broken pictures."""
+    bad_share: float = PicturesConfig.model_fields["bad_share"].default
+    return seen.broken <= bad_share * (seen.pictures + seen.broken)
 
 
 def starting_config(wish: Wish, seen: Look, beside: Path, head: str, *, hints: bool = False) -> str:

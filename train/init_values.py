@@ -69,6 +69,8 @@ OF_METHOD: dict[str, dict[str, tuple[Value, Value, Value]]] = {
 }
 STEPS = 200
 """For the embedded model: a minute or two on two cores."""
+NARROW = 192
+"""A UNet with fewer channels at the start is of the embedded model's kind; others have 320."""
 VISITS, FEWEST, MOST = 100, 400, 4000
 """Of each of few pictures, and of optimizer steps, for larger models."""
 
@@ -95,7 +97,9 @@ def family_of(base: str) -> Family:
     config = Path(base) / "unet" / "config.json"
     if config.is_file():
         told = json.loads(config.read_text("utf-8"))
-        return "sdxl" if told.get("addition_embed_type") == "text_time" else "sd"
+        if told.get("addition_embed_type") == "text_time":
+            return "sdxl"
+        return "embedded" if told.get("block_out_channels", [NARROW])[0] < NARROW else "sd"
     return "sdxl" if "xl" in Path(base).name.lower() else "sd"
 
 
@@ -103,7 +107,7 @@ def size_of(base: str, family: Family) -> int:
     """The side of the pictures that the base draws."""
     folder = Path(base)
     configs = folder / "unet" / "config.json", folder / "vae" / "config.json"
-    if family != "embedded" and all(path.is_file() for path in configs):
+    if base not in EMBEDDED and all(path.is_file() for path in configs):
         unet, vae = (json.loads(path.read_text("utf-8")) for path in configs)
         blocks = vae.get("block_out_channels") or vae.get("encoder_block_out_channels") or ()
         if isinstance(side := unet.get("sample_size"), int) and len(blocks) > 1:

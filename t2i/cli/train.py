@@ -1,6 +1,7 @@
 """`t2i train`: the same run as `accelerate launch -m train`, in this process."""
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -81,7 +82,7 @@ def start(
 ) -> None:
     """Write a config for a folder of pictures; print its path, and the next command."""
     from t2i.cli.answer import note
-    from train.init import Wish, as_they_are, write_start
+    from train.init import Wish, as_they_are, is_unseen, will_start, write_start
 
     out = out or Path(f"{folder.resolve().name}-{method}.toml")
     if out.suffix != ".toml":
@@ -92,5 +93,14 @@ def start(
     if reason := as_they_are(wish, seen):
         note(f"Captions are learned as they are: {reason}. See [data] in the file.")
     if seen.broken:
-        note(f"{seen.broken} pictures cannot be used; see them with: t2i data check {folder}")
-    note(f"Next: t2i train {out}")
+        mend = "" if will_start(seen) else "the run will not start before they are mended; "
+        note(
+            f"{seen.broken} pictures cannot be used: {mend}see them with: "
+            f"t2i data check {quote(str(folder))}"
+        )
+    if is_unseen(base):
+        note(
+            f"{base} is not on this machine and was not looked up: check that the hub has it. Its "
+            "kind was told by its name."
+        )
+    note(f"Next: t2i train {quote(str(out))}")

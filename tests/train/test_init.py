@@ -5,17 +5,19 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from shutil import copytree, ignore_patterns
 
 import pytest
 from PIL import Image
 
 from t2i.cli import main
-from t2i.errors import ArgumentError, DataError, OutputError
+from t2i.denoiser.folder import EMBEDDED
+from t2i.errors import ArgumentError, DataError, ModelError, OutputError
 from tests.tiny import tiny_sd_folder
 from tests.train.data.making import folder_of
 from tests.train.regenerate_configs import CONFIGS, shipped
 from train.config import RunConfig, load
-from train.init import METHODS, Look, Wish, look, starting_config, write_start
+from train.init import METHODS, Look, Wish, look, starting_config, will_start, write_start
 from train.init_values import family_of, steps_for
 from train.loop import run
 
@@ -202,8 +204,11 @@ def test_many_pictures_are_measured_on_and_seen_once_at_least(tmp_path):
     assert steps_for("sd", 8, 4) == 400
 
 
-def test_the_kind_of_a_base_is_read_off_its_folder_or_its_name(base, base_xl):
-    assert [family_of(str(place)) for place in (base, base_xl)] == ["sd", "sdxl"]
+def test_the_kind_of_a_base_is_read_off_its_folder_or_its_name(tmp_path, base_xl):
+    wide = tmp_path / "wide" / "unet" / "config.json"
+    wide.parent.mkdir(parents=True)
+    wide.write_text(json.dumps({"block_out_channels": [320, 640]}))
+    assert [family_of(str(place)) for place in (tmp_path / "wide", base_xl)] == ["sd", "sdxl"]
     assert [family_of(name) for name in ("embedded", "a/b", "my_SDXL.safetensors")] == [
         "embedded",
         "sd",
@@ -214,7 +219,59 @@ def test_the_kind_of_a_base_is_read_off_its_folder_or_its_name(base, base_xl):
 def test_broken_pictures_are_counted(tmp_path):
     folder = folder_of(tmp_path / "mugs", "red", "green")
     (folder / "zz.png").write_bytes(b"no picture")
-    assert (look(folder).pictures, look(folder).broken) == (2, 1)
+    whole = (folder / "00-red.png").read_bytes()
+    (folder / "zzz.png").write_bytes(whole[: len(whole) // 2])
+    assert (look(folder).pictures, look(folder).broken) == (2, 2)
+
+
+def test_more_broken_pictures_than_a_run_takes_are_said_to_hold_it_up(tmp_path, capsys):
+    folder = folder_of(tmp_path / "my mugs", "red")
+    (folder / "zz.png").write_bytes(b"no picture")
+    assert init("lora", folder, out=tmp_path / "my start.toml") == 0
+    told = capsys.readouterr().err
+    assert "the run will not start before they are mended" in told
+    assert f"t2i data check '{folder}'" in told
+    assert not will_start(Look(98, 2, 64, ("64x64",), 0))
+    assert will_start(Look(99, 1, 64, ("64x64",), 0))
+
+
+def test_what_to_type_next_can_be_pasted(tmp_path, capsys):
+    folder = folder_of(tmp_path / "mugs", "red")
+    out = tmp_path / "mugs (old).toml"
+    assert init("lora", folder, out=out) == 0
+    assert f"Next: t2i train '{out}'\n" in capsys.readouterr().err
+    assert f"# Begin, and go on, with: t2i train '{out}'\n" in out.read_text("utf-8")
+
+
+def test_a_fine_tune_of_the_embedded_model_is_taken_for_one(tmp_path):
+    folder = folder_of(tmp_path / "mugs", "red", captions=False)
+    mine = tmp_path / "mine"
+    copytree(EMBEDDED["embedded"], mine, ignore=ignore_patterns("*.safetensors"))
+    own, theirs = (
+        starting_config(Wish("lora", folder, base), look(folder), tmp_path, "#").splitlines()
+        for base in (str(mine), "embedded")
+    )
+    assert [line for line in own if line not in theirs] == ['base = "mine"']
+
+
+def test_a_base_that_is_no_model_is_refused(tmp_path):
+    folder = folder_of(tmp_path / "mugs", "red")
+    for base, complaint in (
+        (str(folder), "has no model_index.json"),
+        (str(tmp_path / "absent"), "Unknown model"),
+        ("models/absent.safetensors", "Unknown model"),
+        ("embeded", "Did you mean 'embedded'"),
+        (str(folder / "00-red.png"), "is a file, expected a model folder"),
+    ):
+        with pytest.raises(ModelError, match=complaint):
+            write_start(Wish("lora", folder, base), tmp_path / "start.toml")
+    assert not (tmp_path / "start.toml").exists()
+
+
+def test_a_base_that_cannot_be_looked_at_is_told(tmp_path, capsys):
+    folder = folder_of(tmp_path / "mugs", "red")
+    assert init("lora", folder, "--base", "someone/my-sdxl") == 0
+    assert "someone/my-sdxl is not on this machine and was not looked up" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
