@@ -95,6 +95,20 @@ def load_newest(folder: Path) -> State | None:
     return None
 
 
+def newest_facts(folder: Path) -> dict[str, Any] | None:
+    """What the newest checkpoint says of its run, complete or not; None where nothing can be read.
+
+    For what is to be told before the weights are read, which `load_newest` does.
+    """
+    for path in checkpoints(folder):
+        try:
+            facts: dict[str, Any] = json.loads((path / "facts.json").read_bytes())
+        except (OSError, ValueError):
+            continue
+        return facts
+    return None
+
+
 def fault_of(path: Path) -> str | None:
     """What is wrong with a checkpoint folder, or None."""
     try:

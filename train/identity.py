@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,28 +27,42 @@ def identity(config: RunConfig, model: Facts, target: Target) -> dict[str, Any]:
     }
 
 
+def check_same_config(out: Path, facts: Mapping[str, Any], config: RunConfig) -> None:
+    """Raise ArgumentError, with the differences, where a checkpoint's facts are of another run's
+    configuration: what can be told before anything is read."""
+    refuse(out, changed_keys(out, facts, config.model_dump(mode="json")))
+
+
 def check_same_run(out: Path, state: State, ours: dict[str, Any]) -> None:
     """Raise ArgumentError, with the differences, where the checkpoint is of another run."""
-    # Keys that are younger than the run have their defaults.
-    try:
-        before = RunConfig.model_validate(state.facts["config"]).model_dump(mode="json")
-    except ValidationError as error:
-        raise ArgumentError(
-            f"The run in {out} was started by another version of t2i, whose configuration this one "
-            f"does not read: {explain(error, state.facts['config'])}. "
-            "Go on with that version, or choose another folder with --out."
-        ) from error
-    changes = difference(before, ours["config"])
+    changes = changed_keys(out, state.facts, ours["config"])
     model_before, model = ({**facts["model"]} for facts in (state.facts, ours))
     if model_before.pop("pictures", None) != model.pop("pictures", None):
         changes.append("the pictures, or what is said of them")
     changes += [f"[model] {change}" for change in difference(model_before, model)]
     if state.facts["frozen"] != ours["frozen"]:
         changes.append("the weights of the frozen parts")
-    changes = [DIGEST.sub(r"\1...", change) for change in changes]
-    if changes:
+    refuse(out, changes)
+
+
+def changed_keys(out: Path, facts: Mapping[str, Any], config: dict[str, Any]) -> list[str]:
+    # Keys that are younger than the run have their defaults.
+    try:
+        before = RunConfig.model_validate(facts["config"]).model_dump(mode="json")
+    except ValidationError as error:
         raise ArgumentError(
-            f"The run in {out} was started otherwise: {'; '.join(changes)}. "
+            f"The run in {out} was started by another version of t2i, whose configuration this one "
+            f"does not read: {explain(error, facts['config'])}. "
+            "Go on with that version, or choose another folder with --out."
+        ) from error
+    return difference(before, config)
+
+
+def refuse(out: Path, changes: Sequence[str]) -> None:
+    if changes:
+        told = "; ".join(DIGEST.sub(r"\1...", change) for change in changes)
+        raise ArgumentError(
+            f"The run in {out} was started otherwise: {told}. "
             "Go on with the old configuration, or choose another folder with --out."
         )
 

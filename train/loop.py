@@ -23,7 +23,7 @@ from train.class_pictures import draw_prior
 from train.compiling import Compilations, check_gradient, compile_denoiser, uncompiled
 from train.config import RunConfig
 from train.ema import EMA
-from train.identity import check_same_run, identity
+from train.identity import check_same_config, check_same_run, identity
 from train.notes import notes_of
 from train.optimizer import averaged
 from train.order import Order, Share
@@ -52,7 +52,7 @@ def run(config: RunConfig, out: Path) -> bool:
     """
     accelerator = accelerator_of(config)
     with ExitStack() as stack, StopRequest() as stop:
-        on_main(accelerator, lambda: stack.enter_context(locked(out)))
+        on_main(accelerator, lambda: begin(config, out, stack))
         if not draw_prior(config, out, accelerator, stop):
             leave(accelerator)
             return False
@@ -65,6 +65,14 @@ def run(config: RunConfig, out: Path) -> bool:
             training.export()
         leave(accelerator)
     return finished
+
+
+def begin(config: RunConfig, out: Path, stack: ExitStack) -> None:
+    """The folder is this run's alone, and what it holds is no other run's."""
+    stack.enter_context(locked(out))
+    facts = checkpoint.newest_facts(out / CHECKPOINTS)
+    if facts is not None:
+        check_same_config(out, facts, config)
 
 
 class Training:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from t2i.adapters import PARTS, put_on, read, read_embeddings, take_off
 from t2i.cli.found import IMAGE_ENCODER, check_unchanged, files_of
-from t2i.quiet import quietly
 from t2i.cli.request import Request
 from t2i.cli.sources import Embedding, File, Scaled
 from t2i.denoiser.folder import check_part
 from t2i.errors import ModelError, T2IError
+from t2i.quiet import quietly
 
 if TYPE_CHECKING:
     from pipelines.pipeline import Pipeline

@@ -23,9 +23,9 @@ from t2i.cli.jobs import Job
 from t2i.cli.plan import STATE, Bulk, Folder, Plan
 from t2i.cli.processes import from_main, join
 from t2i.cli.prompt_line import Line
-from t2i.quiet import quiet_libraries
 from t2i.cli.stopping import Stopped, Stopping
 from t2i.errors import ArgumentError, DataError, ModelError, OutputError
+from t2i.quiet import quiet_libraries
 from train.runfolder import locked
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from t2i.cli.answer import note
 from t2i.cli.garbage import search_as_usual
-from t2i.quiet import quietly
 from t2i.cli.request import Defaults, Request
 from t2i.cli.sources import File
+from t2i.quiet import quietly
 
 if TYPE_CHECKING:
     from PIL.Image import Image

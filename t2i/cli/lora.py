@@ -168,10 +168,11 @@ def check_wish(rank: int | None, share: float | None) -> None:
 
 
 def loaded(model: str) -> Any:
-    from pipelines.text_to_image import TextToImagePipeline
     from t2i.quiet import quiet_libraries
 
     quiet_libraries()
+    from pipelines.text_to_image import TextToImagePipeline
+
     return TextToImagePipeline.from_pretrained(model)
 
 

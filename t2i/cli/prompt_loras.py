@@ -14,6 +14,7 @@ from t2i.errors import ArgumentError, ModelError, T2IError
 FOLDER = Path("loras")
 """Where they are looked for unless something else is said."""
 TAG = re.compile(r"([ \t]*)<lora:([^<>]*)>([ \t]*)", re.IGNORECASE)
+OPEN = re.compile(r"<lora:[^<>]*", re.IGNORECASE)
 SUFFIX = ".safetensors"
 CLOSE = 3
 """Names that are offered in the place of an unknown one."""
@@ -33,6 +34,11 @@ def speak(request: Request, prompt: str, folder: Path) -> Request:
             "the prompt, with a negative strength if it is to take something away."
         )
     text, found = taken_out(prompt, folder)
+    if slip := OPEN.search(text):
+        raise ArgumentError(
+            f"Got {slip[0]:.80} in the prompt, which nothing ends: expected <lora:NAME:0.8>. With "
+            "--grammar plain every letter is taken as it stands."
+        )
     return replace(request, prompt=text, loras=(*request.loras, *found))
 
 

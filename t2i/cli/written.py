@@ -73,8 +73,8 @@ def write_model(out: Path, pipe: "Pipeline", precision: Precision) -> None:
     """A model folder that every diffusers tool reads."""
     import torch
 
-    from t2i.quiet import quietly
     from t2i.files import whole_folder
+    from t2i.quiet import quietly
 
     kinds = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
     with quietly(), whole_folder(out) as new:

@@ -159,6 +159,7 @@ def test_looking_and_editing_take_them_too(cli: Cli, draw: Cli) -> None:
         ("a <lora:ink:big>", 2, r"Got <lora:ink:big>: expected"),
         ("a <lora:ink:0.8:0.5>", 2, r"Got <lora:ink:0\.8:0\.5>: expected .* with one strength"),
         ("a <lora:ink:1e9>", 2, r"Got the scale 1000000000\.0 of 'loras/ink"),
+        ("a <lora:ink:0.8", 2, r"Got <lora:ink:0\.8 in the prompt, which nothing ends"),
         ("a <lora:ink:nan>", 2, r"Got the scale nan"),
         ("a <lora:../ink>", 2, r"Got <lora:\.\./ink>: expected the name of a file in loras"),
         ("a <lora:/etc/passwd>", 2, r"Got <lora:/etc/passwd>: expected the name of a file"),

@@ -212,6 +212,7 @@ def test_the_base_models_own_schedule_is_the_objective(tmp_path, base):
         (('[[target.parts]]\nmethod = "lora"\nmodules = ["conv_norm_out"]',), "no linear or"),
         (('[[target.parts]]\nmethod = "full"\nof = "text_encoder_2"',), "the base model has none"),
         (('[[target.parts]]\nmethod = "words"\nwords = [{word = "cat</w>"}]',), "knows 'cat</w>'"),
+        (('[[target.parts]]\nmethod = "words"\nwords = [{word = "cat"}]',), "knows 'cat' already"),
     ],
 )
 def test_parts_that_cannot_be_trained_are_refused(tmp_path, base, parts, complaint):

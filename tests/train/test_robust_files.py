@@ -199,6 +199,17 @@ def test_a_picture_that_vanishes_on_the_way_is_named_once_and_the_run_finishes(
 
 
 @pytest.mark.slow
+def test_another_configuration_is_refused_before_anything_is_read(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toml = write_tuning(tmp_path, base, "lora")
+    run(load(toml, ["train.steps=1", "rate.decay=none"]), tmp_path / "out")
+    monkeypatch.setattr("train.loop.data_of", lambda *_: pytest.fail("pictures were read"))
+    with pytest.raises(ArgumentError, match=r"started otherwise: seed: \d+ -> 77"):
+        run(load(toml, ["train.steps=1", "rate.decay=none", "seed=77"]), tmp_path / "out")
+
+
+@pytest.mark.slow
 def test_what_may_change_between_two_parts_of_a_run_and_what_may_not(
     base: Path, tmp_path: Path
 ) -> None:
@@ -210,7 +221,7 @@ def test_what_may_change_between_two_parts_of_a_run_and_what_may_not(
         other.write_text(text(toml.read_text()))
         run(load(other, ["train.steps=3", "rate.decay=none", *overrides]), tmp_path / "out")
 
-    with pytest.raises(ArgumentError, match=r"started otherwise: target.parts.0.rank: 2 -> 4;"):
+    with pytest.raises(ArgumentError, match=r"started otherwise: target.parts.0.rank: 2 -> 4\. Go"):
         go_on(text=lambda told: told.replace("rank = 2, modules", "rank = 4, modules"))
     with pytest.raises(ArgumentError, match=r"target.parts.2.words.1.word: <cup> -> <pot>"):
         go_on(text=lambda told: told.replace("<cup>", "<pot>"))

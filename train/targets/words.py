@@ -88,9 +88,8 @@ def add_words(
     known = encoder.get_input_embeddings()
     if isinstance(known, Table):
         raise ArgumentError(f"{key}: another part has new words already; name them all in one.")
-    vocabulary = tokenizer.get_vocab()
     tokens = [token for word in part.words for token in word.spelling]
-    if old := [token for token in tokens if token in vocabulary]:
+    if old := [token for token in tokens if is_known(token, tokenizer)]:
         raise ArgumentError(
             f"{key}: the model knows {old[0]!r} already; choose a word that it does not, such as "
             f"'<{old[0].strip('<>')}-2>'."
@@ -103,6 +102,15 @@ def add_words(
     table = Table(known, first, torch.cat(vectors))
     encoder.set_input_embeddings(table)
     return [table.vectors]
+
+
+def is_known(word: str, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether it is one token, also under a name of the vocabulary's own, as "cat</w>" for "cat".
+
+    With another meaning of it every prompt that says it would draw something else.
+    """
+    tokens = tokenizer.tokenize(word)
+    return word in tokenizer.get_vocab() or (len(tokens) == 1 and tokens != [tokenizer.unk_token])
 
 
 def first_vectors(word: Word, tokenizer: PreTrainedTokenizerBase, known: nn.Embedding) -> Tensor:

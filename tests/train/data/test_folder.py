@@ -24,11 +24,14 @@ def test_texts_beside_the_pictures_are_their_captions(tmp_path: Path) -> None:
     plain("blue").save(folder / "02-blue.JPG", "JPEG")
     (folder / "02-blue.caption").write_text("a blue one")
     plain("cyan").save(folder / "03-cyan.webp")
+    plain("black").save(folder / "04.PNG")
+    (folder / "04.TXT").write_text("as some systems name it")
     assert told(list_folder(folder), folder) == {
         "00-red.png": ("a red sheet, on the wall",),
         "01-green.png": ("a green sheet",),
         "02-blue.JPG": ("a blue one",),
         "03-cyan.webp": (),
+        "04.PNG": ("as some systems name it",),
     }
 
 

@@ -8,7 +8,7 @@ one above; else the text beside it under the same name; else the words of a fold
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,13 +65,13 @@ def list_folder(folder: Path, rules: FolderRules | None = None) -> Listing:
             reading.rows |= rows_of(table, rules.caption_column)
         first = place.relative_to(folder).parts[:1]
         repeats, words = repeated.get(first[0], (1, "")) if first else (1, "")
-        texts = {name for name in names if Path(name).suffix.lower() in rules.caption_suffixes}
+        texts = texts_in(names, rules.caption_suffixes)
         told = set()
         for name in names:
             path = place / name
             suffix = path.suffix.lower()
             if suffix not in SUFFIXES + FOREIGN_SUFFIXES:
-                if name not in texts and name not in TABLES:
+                if name not in texts.values() and name not in TABLES:
                     reading.passed_over[suffix or name] += 1
                 continue
             captions, text = captions_of(reading, path, texts)
@@ -89,17 +89,27 @@ def list_folder(folder: Path, rules: FolderRules | None = None) -> Listing:
                     place.name,
                 )
             )
-        reading.orphans += [place / text for text in sorted(texts - told)]
+        reading.orphans += [place / text for text in sorted({*texts.values()} - told)]
     note_what_is_left(reading, repeated)
     return reading.listing
 
 
+def texts_in(names: Iterable[str], suffixes: Sequence[str]) -> dict[str, str]:
+    """The files of captions, by their names with a suffix in small letters."""
+    found = ((Path(name), name) for name in names)
+    return {
+        path.stem + path.suffix.lower(): name
+        for path, name in found
+        if path.suffix.lower() in suffixes
+    }
+
+
 def captions_of(
-    reading: _Reading, path: Path, texts: set[str]
+    reading: _Reading, path: Path, texts: Mapping[str, str]
 ) -> tuple[tuple[str, ...] | None, str | None]:
     """What is said of the picture, None where that cannot be read; and the text file that told."""
     names = (path.stem + suffix for suffix in reading.rules.caption_suffixes)
-    beside = next((name for name in names if name in texts), None)
+    beside = next((texts[name] for name in names if name in texts), None)
     if path in reading.rows:
         reading.seen.add(path)
         if captions := reading.rows[path]:
