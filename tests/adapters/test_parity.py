@@ -26,6 +26,10 @@ CLOSE = 5e-5
 the last of these tests has it, the same differences are below FINE."""
 FINE = 1e-6
 """In float64, of latents around 4: kohya's alpha is written in float32."""
+ROUNDING = 1e-12
+"""In float64, between ours and diffusers' on the same files. On processors with AVX-512 they are
+equal bit for bit; with AVX2 alone SDXL's differ by 1e-5 in float32 and by 3e-14 in float64.
+"""
 
 
 def trained(family, config, endings=EVERY + OF_XL, kind=torch.float32):
@@ -52,12 +56,12 @@ def read_here(parts, path, name="again"):
 def test_what_is_written_as_diffusers_its_own_loader_reads_to_the_same_picture(
     family, config, tmp_path
 ):
-    plain, lora, reference = trained(family, CONFIGS[config])
+    plain, lora, reference = trained(family, CONFIGS[config], kind=torch.float64)
     write_diffusers(tmp_path / "one.safetensors", lora)
     pipe = theirs(family, plain)
     pipe.load_lora_weights(tmp_path, weight_name="one.safetensors")
     here, there = read_here(plain, tmp_path / "one.safetensors"), drawn(pipe)
-    assert torch.equal(here, there), apart(here, there)
+    assert apart(here, there) < ROUNDING
     assert apart(here, reference) < CLOSE
 
 
@@ -66,12 +70,12 @@ def test_what_is_written_as_diffusers_its_own_loader_reads_to_the_same_picture(
 def test_what_is_written_as_kohya_diffusers_own_loader_reads_to_the_same_picture(
     family, config, tmp_path
 ):
-    plain, lora, reference = trained(family, CONFIGS[config], EVERY)
+    plain, lora, reference = trained(family, CONFIGS[config], EVERY, torch.float64)
     write_kohya(tmp_path / "one.safetensors", lora, Facts(family=family, layers_per_block=1))
     pipe = theirs(family, plain)
     pipe.load_lora_weights(tmp_path, weight_name="one.safetensors")
     here, there = read_here(plain, tmp_path / "one.safetensors"), drawn(pipe)
-    assert torch.equal(here, there), apart(here, there)
+    assert apart(here, there) < ROUNDING
     assert apart(here, reference) < CLOSE
 
 

@@ -17,6 +17,7 @@ from pipelines.text_to_image import TextToImagePipeline
 from t2i.conditioning.projected import AdaptiveProjected
 from t2i.denoiser.schedulers import scheduler
 from t2i.errors import ArgumentError
+from tests.aligned import aligned
 from tests.denoiser.original_layout import write_sdxl
 from tests.denoiser.tiny_models import xl_components, xl_folder
 from tests.pipelines.against import assert_same, generators
@@ -101,7 +102,7 @@ def test_a_refiner_of_a_single_file_draws_as_its_folder(refiner, tmp_path):
     folder = xl_folder(tmp_path / "refiner", refiner=True)
     file = write_sdxl(tmp_path / "refiner.safetensors", refiner)
     drawn = [
-        ImageToImagePipeline.from_pretrained(place, **options)(
+        aligned(ImageToImagePipeline.from_pretrained(place, **options))(
             "a cat",
             image=PIXELS,
             num_inference_steps=4,
