@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PROMPT ?= a red apple to the left of a cat
+# One process of tests a core, each with one thread; every one needs some 2 GiB.
+TOGETHER ?= --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-all test-mixins lint bench docs-pictures train-embedded train-recogniser
@@ -21,7 +23,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/t2i generate "$(PROMPT)" --seed 0
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TOGETHER)
 
 # diffusers' own tests of pipelines, pointed at ours; DIFFUSERS is a clone of its repository.
 test-mixins: $(VENV)/.installed-dev
@@ -29,7 +31,7 @@ test-mixins: $(VENV)/.installed-dev
 	T2I_DIFFUSERS=$(DIFFUSERS) $(BIN)/python -m pytest tests/mixins --timeout 600 -o addopts=--import-mode=importlib
 
 test-all: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m ""
+	$(BIN)/python -m pytest $(TOGETHER) -m ""
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

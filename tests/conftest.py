@@ -3,8 +3,9 @@
 import os
 from pathlib import Path
 
-# Read by huggingface_hub when it is first imported.
+# Read by huggingface_hub and torch when they are first imported, in processes of tests' own too.
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
