@@ -192,7 +192,11 @@ def test_a_caption_turned_round(caption: str, wrong: str) -> None:
         (RECOGNISER, ["model=x.toml"], "'recogniser' is no part of a model: drop the key 'model'"),
         (AGREEMENT, ["data.kind=compositions"], "set data.kind = 'scenes'"),
         (RECOGNISER, ["data.colour=1"], "Unknown key 'data.colour'"),
-        (AGREEMENT, ["target.kind=seer"], "target: .*'recogniser'"),
+        (
+            AGREEMENT,
+            ["target.kind=seer"],
+            "target.kind: expected one of .*'recogniser'.*, got 'seer'",
+        ),
     ],
 )
 def test_what_does_not_fit_together_is_refused(
