@@ -2,7 +2,8 @@
 # Makes the pictures of these pages anew: `make docs-pictures`. Each command stands on its page.
 set -e
 cd "$(dirname "$0")/images"
-rm -f ./*.webp
+# shellcheck disable=SC2046  # names without blanks
+rm -f $(sed -n 's/.*--out \(.*\.webp\)$/\1/p' ../pictures.sh)
 
 # pictures.md
 t2i generate "a red car on a blue background" --seed 8 --out car.webp
