@@ -227,13 +227,7 @@ def blocks_of(wish: Wish, seen: Look, head: str) -> dict[str, list[str]]:
     word, thing, _ = called(wish, seen)
     trigger = word if wish.method in OF_NEW_WORDS or not wish.kind else f"{word} {wish.kind}"
     sizes = " to ".join((seen.sizes[0], seen.sizes[-1])) if len(seen.sizes) > 1 else seen.sizes[0]
-    told = (
-        "all"
-        if seen.captioned == seen.pictures
-        else "none"
-        if not seen.captioned
-        else str(seen.captioned)
-    )
+    told = {0: "none", seen.pictures: "all"}.get(seen.captioned, str(seen.captioned))
     captions = [
         "# Captions are those beside the pictures; this goes before each that does not say it.",
         f"trigger = {toml(trigger)}",

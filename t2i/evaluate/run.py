@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from t2i.errors import DataError
 from t2i.evaluate.part import Part, Record
-from t2i.evaluate.store import PICTURES, RECORDS, Store
+from t2i.evaluate.store import PICTURES, RECORDS, Store, texts_in
 from t2i.evaluate.telling.against import against
 from t2i.evaluate.telling.chapter import Block, Chapter, Figure, Gallery, Plot, Table
 from t2i.evaluate.telling.earlier import Earlier
@@ -104,21 +104,8 @@ def digest_of_texts(records: Mapping[str, Record]) -> str:
 
     A model that is sampled otherwise is asked the same ones in other units.
     """
-    texts = dict.fromkeys(text for record in records.values() for text in texts_of(record))
+    texts = dict.fromkeys(text for record in records.values() for text in texts_in(record, ASKED))
     return hashlib.sha256(json.dumps([*texts], ensure_ascii=False).encode()).hexdigest()[:16]
-
-
-def texts_of(record: object) -> Iterator[str]:
-    """However deep."""
-    if isinstance(record, Mapping):
-        for name, value in record.items():
-            if name in ASKED and isinstance(value, str):
-                yield value
-            else:
-                yield from texts_of(value)
-    elif isinstance(record, list):
-        for value in record:
-            yield from texts_of(value)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,7 +149,7 @@ class Store:
             raise cannot_write(path, error) from error
         for entry in entries_of(whole):
             # Of a unit whose pictures are gone nothing could be shown: it is done again.
-            if all(self._is_there(file) for file in files_of(entry["record"])):
+            if all(self._is_there(file) for file in texts_in(entry["record"], ("file",))):
                 self.done[entry["part"], entry["unit"]] = Done(entry["record"], entry["seconds"])
 
     def _is_there(self, file: str) -> bool:
@@ -169,17 +169,17 @@ def entries_of(data: bytes) -> Iterator[dict[str, Any]]:
             yield entry
 
 
-def files_of(record: object) -> Iterator[str]:
-    """The names of the pictures that a record tells of, however deep."""
+def texts_in(record: object, names: Collection[str]) -> Iterator[str]:
+    """The texts that stand under these keys of a record, however deep."""
     if isinstance(record, Mapping):
         for key, value in record.items():
-            if key == "file" and isinstance(value, str):
+            if key in names and isinstance(value, str):
                 yield value
             else:
-                yield from files_of(value)
+                yield from texts_in(value, names)
     elif isinstance(record, list):
         for value in record:
-            yield from files_of(value)
+            yield from texts_in(value, names)
 
 
 def changes(

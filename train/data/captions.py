@@ -10,6 +10,8 @@ from train.data.layout import Arrangement, SizeWord, Spot, pick
 from train.data.sprites import things
 
 MAX_WORDS = 22
+STATED_SHARE = 0.75
+"""Of the captions of several objects, those that say how these stand."""
 
 # A template names objects by their number in the layout; {the 0} mentions one again. Beside it: the
 # relations it states.
@@ -128,7 +130,7 @@ def describe(
     spots: Sequence[Spot],
     arrangement: Arrangement,
     background: str,
-    share_stated: float = 0.75,
+    share_stated: float = STATED_SHARE,
 ) -> Caption:
     """Write one caption; the same generator state gives the same sentence.
 

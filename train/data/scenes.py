@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from t2i.errors import ArgumentError, nearest
 from t2i.recogniser.seen import Relation
-from train.data.captions import Caption, describe
+from train.data.captions import STATED_SHARE, Caption, describe
 from train.data.held_out import fits, held_out, trained_colours
 from train.data.layout import Arrangement, SizeWord, Spot, arrange, pick
 from train.data.sample import Sample
@@ -40,7 +40,7 @@ class ScenesConfig(BaseModel):
     """Share of the scenes that show one object."""
     repainted: float = Field(0.25, ge=0, le=1)
     """Share of the objects that are painted in another colour than their own."""
-    stated: float = Field(0.75, ge=0, le=1)
+    stated: float = Field(STATED_SHARE, ge=0, le=1)
     """Share of the captions of several objects that say how these stand."""
     split: Literal["train", "held_out"] = "train"
     """`train` never shows a combination of `held_out.json`; every `held_out` scene shows one."""
