@@ -7,15 +7,19 @@ import typer
 from t2i.cli.answer import Format, print_json, print_rows
 
 
+LONGEST_CARD = 64_000
+"""Bytes of a model card that are looked at; its first paragraph is what is shown."""
+
+
 def models(format: Format = "text") -> None:
     """List the models that can be named: the embedded one, and those in the hub's local cache.
 
     Folders as diffusers saves them and single .safetensors checkpoints can be given by path.
     """
     from t2i.denoiser import hub
-    from t2i.denoiser.folder import EMBEDDED, resolve
+    from t2i.denoiser.folder import EMBEDDED
 
-    found = [describe(name, resolve(name)) for name in EMBEDDED]
+    found = [describe(name, folder) for name, folder in EMBEDDED.items() if folder.is_dir()]
     found += [describe(name, folder) for name, folder in hub.cached().items()]
     if format == "json":
         print_json({"models": found})
@@ -26,15 +30,33 @@ def models(format: Format = "text") -> None:
 
 
 def describe(name: str, folder: Path) -> dict[str, object]:
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    card = folder / "README.md"
+    size = sum(map(size_of, folder.rglob("*")))
     return {
         "name": name,
-        "summary": summary(card.read_text(encoding="utf-8")) if card.exists() else "",
+        "summary": summary(start_of(folder / "README.md")),
         "size": f"{size / 1e6:.1f} MB",
         "bytes": size,
         "path": str(folder),
     }
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file; none of what is not one, or cannot be looked at."""
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except OSError:
+        return 0
+
+
+def start_of(card: Path) -> str:
+    """The beginning of a text that anybody may have written in any encoding; "" without one."""
+    try:
+        if not card.is_file():
+            return ""
+        with card.open("rb") as file:
+            return file.read(LONGEST_CARD).decode("utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def summary(card: str) -> str:

@@ -10,6 +10,8 @@ from t2i.denoiser.parts import CLASSES
 from t2i.errors import ModelError
 
 ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*(@[\w][\w./-]*)?", re.ASCII)
+COMMIT = re.compile(r"[\w][\w.-]*", re.ASCII)
+"""A folder's name below `snapshots`; nothing that climbs out of it."""
 WEIGHTS = ("diffusion_pytorch_model", "model")
 
 
@@ -68,8 +70,9 @@ def cached() -> dict[str, Path]:
     """Id -> folder of every pipeline model whose main revision is in the local cache."""
     found = {}
     for place in sorted(storage("*/*").parent.glob(storage("*/*").name)):
-        if (folder := snapshot(place, "main")) is not None:
-            found[place.name.removeprefix("models--").replace("--", "/", 1)] = folder
+        name = place.name.removeprefix("models--").replace("--", "/", 1)
+        if is_id(name) and (folder := snapshot(place, "main")) is not None:
+            found[name] = folder
     return found
 
 
@@ -78,8 +81,16 @@ def storage(repository: str) -> Path:
 
 
 def snapshot(place: Path, revision: str) -> Path | None:
-    """The pipeline folder of a branch, tag or commit in the cache, if it has any."""
+    """The pipeline folder of a branch, tag or commit in the cache, if it has any.
+
+    None too where what lies there is broken: an entry of the cache must not hide the others.
+    """
     ref = place / "refs" / revision
-    commit = ref.read_text("utf-8").strip() if ref.is_file() else revision
-    folder = place / "snapshots" / commit
-    return folder if (folder / "model_index.json").is_file() else None
+    try:
+        commit = ref.read_text("utf-8").strip() if ref.is_file() else revision
+        folder = place / "snapshots" / commit
+        return (
+            folder if COMMIT.fullmatch(commit) and (folder / "model_index.json").is_file() else None
+        )
+    except (OSError, ValueError):  # not to be read, not UTF-8, no path
+        return None

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import shutil
 
 import pytest
 from huggingface_hub import constants
@@ -113,3 +114,37 @@ def test_nothing_but_json_words_and_safetensors_is_fetched():
     assert list(filter_repo_objects(every, allow_patterns=hub.patterns(None))) == wanted
     fp16 = list(filter_repo_objects(every, allow_patterns=hub.patterns("fp16")))
     assert fp16 == wanted + half
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("snapshots/{}/README.md", b"\xff\xfe\x00 caf\xe9"),
+        ("refs/main", b"\xff\xfe"),
+        ("refs/main", b"x" * 300),
+        ("refs/main", b"../../../../made"),
+        ("refs/main", b""),
+        ("refs/main", b"a\0b"),
+    ],
+)
+def test_a_broken_entry_of_the_cache_hides_no_other(cache, capsys, file, content):
+    broken = cache.with_name("models--another--broken")
+    shutil.copytree(cache, broken, symlinks=True)
+    (broken / file.format(COMMIT)).write_bytes(content)
+    assert main(["models"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert {"embedded", "owner/tiny"} <= set(shown)
+    assert ("another/broken" in shown) == ("README" in file)
+
+
+def test_what_is_no_id_of_the_hub_is_not_listed(cache):
+    shutil.copytree(cache, cache.with_name("models--a--b\x1b[31m"), symlinks=True)
+    (cache.parent / "models--a--file").touch()
+    assert list(hub.cached()) == ["owner/tiny"]
+
+
+def test_a_folder_in_the_place_of_a_card_or_a_link_to_nothing_is_no_summary(cache, capsys):
+    (cache / "snapshots" / COMMIT / "README.md").mkdir()
+    (cache / "snapshots" / COMMIT / "gone.txt").symlink_to("nowhere")
+    assert main(["models"]) == 0
+    assert "owner/tiny" in capsys.readouterr().out
