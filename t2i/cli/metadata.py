@@ -1,6 +1,7 @@
 """What a picture file says about its making: for people's tools, and in full for ours."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -40,6 +41,8 @@ def parameters(request: Request, seed: int, model_digest: str) -> str:
     lines = [request.prompt]
     if request.negative_prompt:
         lines.append(f"Negative prompt: {request.negative_prompt}")
+    # Who reads it goes by lines, and a carriage return would be a letter to them.
+    lines = [re.sub(r"\r\n?", "\n", line) for line in lines]
     lines.append(", ".join(f"{name}: {quoted(value)}" for name, value in settings.items()))
     return "\n".join(lines)
 

@@ -16,7 +16,7 @@ from t2i.cli.stories.reading import Settings, Story, visible
 from t2i.cli.stories.samplers import our_sampler
 from t2i.cli.stories.texts import read_texts
 from t2i.errors import ArgumentError, DataError
-from t2i.text.grammar import Dialect
+from t2i.text.dialects import Dialect
 from t2i.text.prompt import Prompt
 
 __all__ = ["Settings", "Story", "differences", "read_story", "request_of"]

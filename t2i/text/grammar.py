@@ -7,11 +7,10 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NoReturn, TypeAlias
+from typing import NoReturn, TypeAlias
 
 from t2i.errors import ArgumentError
-
-Dialect: TypeAlias = Literal["a1111", "comfy"]
+from t2i.text.dialects import MARKS, NUMBERISH, SPECIAL, STEP, Dialect, weight_of
 
 LONGEST_PROMPT = 20_000
 """Characters; more than 32 windows of any text encoder hold."""
@@ -22,18 +21,11 @@ HEAVIEST = 10.0
 BARE = 1.1
 """What brackets without a number multiply by, or divide by."""
 
-NUMBER = re.compile(r"\s*[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)\s*")
-# What was surely meant as one: it has a digit, and nothing that numbers lack.
-NUMBERISH = re.compile(r"\s*[-+.,]*[0-9][-+.,0-9]*\s*")
-MARKS: dict[str, re.Pattern[str]] = {
-    "a1111": re.compile(r"\\(?:[()\[\]\\:|]|(?:BREAK|AND)\b)|[()\[\]:|]|\b(?:BREAK|AND)\b"),
-    "comfy": re.compile(r"\\[()\\:]|[():]"),
-}
-SPECIAL: dict[str, re.Pattern[str]] = {
-    "a1111": re.compile(r"[()\[\]\\:|]|\b(?:BREAK|AND)\b"),
-    "comfy": re.compile(r"[()\\:]"),
-}
 CLOSING = {"(": ")", "[": "]"}
+LITERAL_COLON: dict[Dialect, str] = {
+    "a1111": 'the colon as "\\:"',
+    "comfy": 'a weight after the colon that is meant literally, as in "(12:30:1.1)"',
+}
 
 
 class PromptError(ArgumentError):
@@ -56,7 +48,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Break:
-    """The rest goes into a new chunk."""
+    """The rest goes into a new chunk; within brackets that weigh it is a word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +227,7 @@ class _Parser:
             )
         *sides, last = level.fields
         written = spelled(last)
-        if written is None or not NUMBER.fullmatch(written):
+        if written is None or not STEP.fullmatch(written):
             self.fail(
                 f"the last of [from:to:when] must be a step, as 12, or a share of the steps, as "
                 f'0.5; got {shown(written)}. Write "\\:" for a literal colon.',
@@ -259,16 +251,17 @@ class _Parser:
             written, position = spelled(level.fields[-1]), level.marks[-1][1]
             if level.mark and written is not None and not written.strip():
                 self.fail(
-                    'a weight is missing after ":". Write "\\:" for a literal colon.', position
+                    f'a weight is missing after ":". Write {LITERAL_COLON[self.dialect]}.',
+                    position,
                 )
-            if written is not None and NUMBERISH.fullmatch(written):
-                if not NUMBER.fullmatch(written):
-                    self.fail(
-                        f'{written.strip()!r} is no number: write a weight as in "(cat:1.3)", or '
-                        'the colon as "\\:".',
-                        position + 1,
-                    )
-                factor = float(written)
+            factor = None if written is None else weight_of(written, self.dialect)
+            if factor is None and written is not None and NUMBERISH.fullmatch(written):
+                self.fail(
+                    f'{written.strip()!r} is no number: write a weight as in "(cat:1.3)", or '
+                    f"{LITERAL_COLON[self.dialect]}.",
+                    position + 1,
+                )
+            if factor is not None:
                 self.check_weight(factor, position + 1)
                 count -= 1
                 if not any(level.fields[:count]):

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from t2i.errors import ArgumentError, nearest
+from t2i.text.dialects import Dialect
 from t2i.text.grammar import (
     Alternation,
     Break,
-    Dialect,
     Emphasis,
     Node,
     Nodes,
@@ -173,6 +173,9 @@ def _weighted(
         _trim(_merge(section), left=divided or number > 0, right=divided or number < last)
         for number, section in enumerate(sections)
     ]
+    # And there a BREAK with nothing after it ends a chunk that would end anyway.
+    if last and not trimmed[-1]:
+        trimmed.pop()
     return Weighted(tuple(trimmed), mode)
 
 
@@ -186,8 +189,11 @@ def _say(
         match node:
             case Text(text):
                 sections[-1].append(Segment(text, weight))
-            case Break():
+            case Break() if weight == 1:
                 sections.append([])
+            case Break():
+                # A1111 keeps a weight of -1 for it, and brackets multiply that: it is a word then.
+                sections[-1].append(Segment("BREAK", -weight))
             case Emphasis():
                 _say(node.nodes, moment, node.weight(weight), sections)
             case Schedule():

@@ -86,9 +86,11 @@ def test_what_is_written_is_read_back(request: Request, seed: int) -> None:
 @given(requests, st.integers(0, MAX_SEED))
 @settings(max_examples=300, deadline=None)
 def test_the_prompt_text_alone_says_the_same(request: Request, seed: int) -> None:
-    # A line "Negative prompt:" begins the negative prompt, in a prompt too: the one thing it loses.
-    prompt = request.prompt.replace("Negative prompt:", "")
-    request = replace(request, prompt=prompt)
+    # A line "Negative prompt:" begins the negative prompt, in a prompt too, and a carriage return
+    # ends a line: the two things it loses.
+    prompt = request.prompt.replace("Negative prompt:", "").replace("\r", "")
+    negative_prompt = request.negative_prompt.replace("\r", "")
+    request = replace(request, prompt=prompt, negative_prompt=negative_prompt)
     story = a1111_story(parameters(request, seed, DIGEST))
     assert (story.prompt, story.negative_prompt) == (prompt, request.negative_prompt)
     told = story.settings

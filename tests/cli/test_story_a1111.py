@@ -1,9 +1,12 @@
 """A1111's `parameters`, from PNG and Exif."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from t2i.cli.metadata import parameters
+from t2i.cli.request import Request
 from t2i.cli.story import differences, read_story, request_of
 from t2i.errors import DataError
 from tests.cli.carrying import png, user_comment, with_exif
@@ -39,6 +42,24 @@ def test_prompt_and_settings_are_read_from_every_format(tmp_path: Path, carrier:
         'Civitai resources: [{"type": "lora", "weight": 1}]',
     )
     assert story.raw == TEXT
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\r"])
+def test_the_ends_of_lines_may_be_those_of_windows(tmp_path: Path, end: str) -> None:
+    path = with_exif(tmp_path / "a.jpg", {0x9286: user_comment(TEXT.replace("\n", end))})
+    story = read_story(path)
+    assert story == replace(
+        read_story(png(tmp_path / "a.png", {"parameters": TEXT})), raw=TEXT.replace("\n", end)
+    )
+    request, seed = request_of(story)
+    assert "\r" not in parameters(request, seed or 0, "0" * 64)
+
+
+def test_no_carriage_return_is_written_whoever_typed_it() -> None:
+    request = Request(prompt="a cat\r\non a mat\rasleep", negative_prompt="a\r\nb", grammar="plain")
+    text = parameters(request, 7, "0" * 64)
+    assert text.split("\n")[:5] == ["a cat", "on a mat", "asleep", "Negative prompt: a", "b"]
+    assert "\r" not in text
 
 
 def test_a_request_takes_over_all_but_the_model(tmp_path: Path) -> None:

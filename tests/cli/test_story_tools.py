@@ -284,6 +284,35 @@ def test_the_first_invokeai_is_read(tmp_path: Path) -> None:
         read_story(png(tmp_path / "b.png", {"Dream": "no quotes"}))
 
 
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("-cf 0.75", ("-cf: 0.75",)),
+        ("-ft codeformer", ("-ft: codeformer",)),
+        ("-fit -f 0.5", ("-fit: given", "-f: 0.5")),
+        ("-tm a mug 0.4", ("-tm: a mug 0.4",)),
+        ("-c top 64 left 32", ("-c: top 64 left 32",)),
+        ("-U 2.0 0.75", ("-U: 2.0 0.75",)),
+        ("-save_orig", ("-save_orig: given",)),
+        ("-embiggen_tiles 1 3 5", ("-embiggen_tiles: 1 3 5",)),
+        ("--embiggen 3 -embiggen 2", ("--embiggen: 3", "-embiggen: 2")),
+        ("--hires_fix --perlin=0.2", ("--hires_fix: given", "--perlin: 0.2")),
+        ("-c0.5", ("-c: 0.5",)),
+        ("-Vcf=1", ("-V: cf=1",)),
+        ("-D left -10", ("-D: left -10",)),
+    ],
+)
+def test_options_of_the_first_invokeai_keep_their_names_and_values(
+    tmp_path: Path, written: str, expected: tuple[str, ...]
+) -> None:
+    text = f'"a cat" -s 50 {written} -S7 -C7.5 -Ak_lms'
+    story = read_story(png(tmp_path / "a.png", {"Dream": text}))
+    assert story.not_understood == expected
+    told = story.settings
+    assert (told.num_inference_steps, told.seed, told.guidance_scale) == (50, 7, 7.5)
+    assert told.sampler == "lms"
+
+
 FOOOCUS = {
     **{"prompt": "a cat", "negative_prompt": "", "styles": "['Fooocus V2']", "steps": 30},
     **{"resolution": "(1152, 896)", "guidance_scale": 4.0, "base_model": "juggernaut.safetensors"},

@@ -62,7 +62,6 @@ def test_the_a1111_dialect(text, expected):
         ("((b:1.3))", [("b", 1.3)]),
         ("((b):1.3)", [("b", 1.43)]),
         ("[a|b] [c:d:5] BREAK x AND y", [("[a|b] [c:d:5] BREAK x AND y", 1)]),
-        (r"a \(cat\) \\", [("a (cat) \\", 1)]),
     ],
 )
 def test_the_comfy_dialect_has_round_brackets_and_weights_that_stand_for_themselves(text, expected):

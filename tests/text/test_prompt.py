@@ -58,7 +58,7 @@ def test_changes_are_the_steps_that_say_something_new(text, steps, expected):
 
 
 def test_break_divides_sections_and_takes_the_space_around_it():
-    ((weighted, _),) = Prompt("a (red BREAK big:1.2) cat BREAK").at(0, 1)
+    ((weighted, _),) = Prompt("a red BREAK (big:1.2) cat BREAK BREAK").at(0, 1)
     assert weighted.texts == ("a red", "big cat", "")
     assert weighted.sections[1] == (Segment("big", 1.2), Segment(" cat", 1.0))
 

@@ -26,9 +26,12 @@ def read_a1111(texts: Mapping[str, str]) -> Story | None:
 
 
 def a1111_story(text: str, tool: str | None = None) -> Story:
-    """The text in the file, told as written: nothing is stripped, for ours comes back exactly."""
+    """The text in the file, told as written: nothing is stripped, for ours comes back exactly.
+
+    But for the ends of lines, which an editor or a website may have written as Windows does.
+    """
     reading = Reading()
-    prompt, negative_prompt, line, after = divided(text)
+    prompt, negative_prompt, line, after = divided(re.sub(r"\r\n?", "\n", text))
     if not line and not negative_prompt:
         raise DataError(f"parameters: no line that begins with {FIRST_SETTING!r} or {NEGATIVE!r}")
     values = settings_of(line, reading)

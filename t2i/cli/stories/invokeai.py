@@ -14,7 +14,9 @@ USED = {
 USED_BY_2 = {"prompt", "steps", "cfg_scale", "height", "width", "seed", "sampler"}
 # The prompt in quotes, then options of one letter: "a cat" -s 50 -S 7 -W 512 -H 512 -C 7.5 -A k_lms
 DREAM = re.compile(r'\s*"(.*)"((?:\s+-{1,2}\w.*)?)', re.DOTALL)
-OPTION = re.compile(r"(?:^|\s)-(-\w+|\w)[ =]?((?!-)\S*)")
+LONG = ("cf", "embiggen", "embiggen_strength", "embiggen_tiles", "fit", "ft", "save_orig", "tm")
+"""Options of several letters behind one dash; behind any other letter stands its value."""
+OPTION = re.compile(rf"-(-\w+|(?:{'|'.join(LONG)})(?![^\s=])|[A-Za-z])=?(.*)", re.DOTALL)
 IN_BRACKETS = re.compile(r"\[([^\[\]]*)\]")
 
 
@@ -94,9 +96,7 @@ def read_1(text: str) -> Story:
     if match is None:
         raise DataError("Dream: expected a prompt in quotes and options after it")
     reading = Reading()
-    options: dict[str, str] = {}
-    for name, value in OPTION.findall(match[2]):
-        options.setdefault(name, value)
+    options = options_of(match[2])
     prompt, negative_prompt = without_brackets(match[1])
     width, height = reading.size(options.get("W"), options.get("H"))
     settings = Settings(
@@ -110,6 +110,22 @@ def read_1(text: str) -> Story:
     others = {f"-{name}": value or "given" for name, value in options.items()}
     reading.leave_rest(others, {"-s", "-S", "-W", "-H", "-C", "-A"})
     return reading.story(TOOL, prompt, negative_prompt, settings, text)
+
+
+def options_of(text: str) -> dict[str, str]:
+    """Name -> value of "-s 50 -A k_lms -f0.75 -c top 64"; the first of one name counts."""
+    options: dict[str, str] = {}
+    values: list[str] = []
+    name = ""
+    for word in [*text.split(), "-x"]:
+        option = OPTION.fullmatch(word)
+        if option is None:
+            values.append(word)
+            continue
+        if name:
+            options.setdefault(name, " ".join(filter(None, values)))
+        name, values = option[1], [option[2]]
+    return options
 
 
 def without_brackets(prompt: str) -> tuple[str, str]:

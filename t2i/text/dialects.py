@@ -1,0 +1,35 @@
+"""Which marks and numbers each dialect of prompts has."""
+
+import re
+from typing import Literal, TypeAlias
+
+Dialect: TypeAlias = Literal["a1111", "comfy"]
+
+MARKS: dict[Dialect, re.Pattern[str]] = {
+    "a1111": re.compile(r"\\(?:[()\[\]\\:|]|(?:BREAK|AND)\b)|[()\[\]:|]|\b(?:BREAK|AND)\b"),
+    "comfy": re.compile(r"\\[()]|[():]"),
+}
+SPECIAL: dict[Dialect, re.Pattern[str]] = {
+    "a1111": re.compile(r"[()\[\]\\:|]|\b(?:BREAK|AND)\b"),
+    "comfy": re.compile(r"[()]"),
+}
+STEP = re.compile(r"\s*[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)\s*")
+WEIGHT = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)\s*")
+# What was surely meant as one: it has a digit, and nothing that numbers lack.
+NUMBERISH = re.compile(r"\s*[-+.,]*\d[-+.,\d]*\s*")
+
+
+def weight_of(written: str, dialect: Dialect) -> float | None:
+    """The weight that is spelled after a colon, or None where that is text.
+
+    A1111 reads digits with a point; ComfyUI whatever Python reads as a number.
+
+    >>> weight_of("1e1", "a1111"), weight_of("1e1", "comfy")
+    (None, 10.0)
+    """
+    if dialect == "a1111" and not WEIGHT.fullmatch(written):
+        return None
+    try:
+        return float(written)
+    except ValueError:
+        return None
