@@ -13,8 +13,9 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from t2i.adapters.layers import Hadamard, Kronecker, Layer, Lora, Low
+from t2i.adapters.layers import Hadamard, Layer, Lora, Low, scaled_as_peft
 from t2i.adapters.names import plain, shown, spell
+from t2i.adapters.peft_fields import check_fields
 from t2i.errors import ArgumentError, ModelError
 
 Models = Mapping[str, nn.Module]
@@ -32,11 +33,15 @@ def from_model(
     states : tensors to take instead of the ones in the modules, by the names of state_dict(): of
         averaged weights, or gathered from several processes
 
-    Raises ModelError where there are none, or layers of a kind that no file has.
+    Raises ModelError where there are none, layers of a kind that no file has, or layers that count
+    from weights that peft has changed.
     """
     parts: dict[str, dict[str, Layer]] = {}
     called = [adapters] if isinstance(adapters, str) else list(adapters)
     for part, model in models.items():
+        for adapter in called:
+            if (config := getattr(model, "peft_config", {}).get(adapter)) is not None:
+                check_fields(f"The adapter {adapter!r} of {part}", config.to_dict())
         state = model.state_dict() if states is None or part not in states else states[part]
         for name, module in tuned(model):
             for adapter in called:
@@ -81,12 +86,7 @@ def taken(
         if isinstance(module, LoHaLayer):
             return Hadamard(factors("hada", ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")), alpha)
         found = factors("lokr", ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2"))
-        layer = Kronecker(found, alpha)
-        if layer.scale != alpha / rank:
-            # peft scales whole matrices too; in files they count as they are
-            name = "w1" if "w1" in found else "w1_b"
-            found[name] = found[name] * (alpha / rank / layer.scale)
-        return layer
+        return scaled_as_peft(found, alpha, rank)
     if adapter in getattr(module, "active_adapters", []):
         raise ModelError(f"{said} is a {type(module).__name__} of peft's, which no file has.")
     return None

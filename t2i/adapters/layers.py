@@ -151,6 +151,17 @@ class Kronecker:
         return self.scale * torch.kron(one, two)
 
 
+def scaled_as_peft(factors: Mapping[str, Tensor], alpha: float, rank: float) -> Kronecker:
+    """The same of peft's, which scales by alpha / rank what is not factored too; in files of others
+    that counts as it is."""
+    layer = Kronecker(factors, alpha)
+    if layer.scale == alpha / rank:
+        return layer
+    name = "w1" if "w1" in factors else "w1_b"
+    factor = factors[name] * (alpha / rank / layer.scale)
+    return Kronecker({**factors, name: factor}, alpha)
+
+
 Layer = Low | Hadamard | Kronecker
 
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from t2i.adapters.keys import placed
-from t2i.adapters.layers import PARTS, Hadamard, Kronecker, Layer, Lora, Low
+from t2i.adapters.layers import PARTS, Hadamard, Kronecker, Layer, Lora, Low, scaled_as_peft
 from t2i.adapters.names import shown, spell
 from t2i.adapters.tensors import number, read_tensors
-from t2i.adapters.told import Alphas, from_config, from_header
+from t2i.adapters.told import Told, from_config, from_header
 from t2i.denoiser.weights import read_json
 from t2i.errors import ModelError
 
@@ -44,11 +44,11 @@ def read_folder(folder: Path) -> Lora:
         )
     found: dict[str, Mapping[str, Layer]] = {}
     for place in parts.values() or [folder]:
-        alphas = from_config(place / CONFIG, read_json(place / CONFIG))
+        config = from_config(place / CONFIG, read_json(place / CONFIG))
         tensors, header = read_tensors(place / WEIGHTS, "LoRA")
         part = place.name if place.name in PARTS else None
-        told = dict.fromkeys(PARTS, alphas)
-        found |= gathered(place / WEIGHTS, tensors, header, told, 2, part).parts
+        configs = dict.fromkeys(PARTS, config)
+        found |= gathered(place / WEIGHTS, tensors, header, configs, 2, part).parts
     return Lora(found)
 
 
@@ -56,7 +56,7 @@ def gathered(
     path: Path,
     tensors: Mapping[str, Tensor],
     header: Mapping[str, str],
-    alphas: Mapping[str, Alphas],
+    configs: Mapping[str, Told],
     layers_per_block: int,
     part: str | None = None,
 ) -> Lora:
@@ -79,16 +79,15 @@ def gathered(
         )
     parts: dict[str, dict[str, Layer]] = {}
     for (of, module), fields in places.items():
-        told = alphas.get(of)
         try:
-            layer = layer_of(fields, module, told)
+            layer = layer_of(fields, module, configs.get(of))
         except ValueError as error:
             raise ModelError(f"{path}: {of} {shown(module)}: {error}.") from error
         parts.setdefault(of, {})[module] = layer
     return Lora({of: parts[of] for of in PARTS if of in parts}, dict(header))
 
 
-def layer_of(fields: Fields, module: str, told: Alphas | None) -> Layer:
+def layer_of(fields: Fields, module: str, told: Told | None) -> Layer:
     """The change of one module. Raises ValueError unless its tensors are all there and fit."""
     fields = dict(fields)
     alpha = fields.pop("alpha", None)
@@ -113,10 +112,14 @@ def layer_of(fields: Fields, module: str, told: Alphas | None) -> Layer:
         )
     if misfit := layer.misshapen():
         raise ValueError(misfit)
+    if told is not None and (contradiction := told.contradicted(module, layer)):
+        raise ValueError(contradiction)
     if given is None:
-        given = layer.rank if told is None else told.of(module, layer.rank)
+        given = layer.rank if told is None else told.alpha_of(module, layer.rank)
     if isinstance(layer, Low):
         return Low(layer.down, layer.up, float(given), layer.magnitude)
+    if isinstance(layer, Kronecker) and told is not None and alpha is None:
+        return scaled_as_peft(layer.factors, float(given), told.rank_of(module) or layer.rank)
     return type(layer)(layer.factors, float(given))
 
 
