@@ -6,7 +6,6 @@ import typer
 
 from t2i.cli.answer import Format, print_json, print_rows
 
-
 LONGEST_CARD = 64_000
 """Bytes of a model card that are looked at; its first paragraph is what is shown."""
 

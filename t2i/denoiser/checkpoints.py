@@ -4,18 +4,20 @@ A checkpoint in the layout of the original Stable Diffusion code holds a whole m
 files that people exchange look the same from outside: each is refused with what to do with it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import safe_open
 
+from t2i.denoiser.leftovers import is_text_extra
 from t2i.denoiser.parts import SDXL, STABLE_DIFFUSION
 from t2i.denoiser.weights import Shapes, read_shapes
 from t2i.errors import ModelError
 
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."
+TEXTS = ("cond_stage_model.", "conditioner.")
 MOST_TENSORS = 20_000
 """Of a file; the largest, SDXL with averaged weights beside the others, has half as many."""
 
@@ -89,6 +91,23 @@ class Checkpoint:
         """The part's tensors under the names they have in the file."""
         prefix = self.family.sources[part].prefix
         return {name: shape for name, shape in self.shapes.items() if name.startswith(prefix)}
+
+    def extras(self, part: str) -> list[str]:
+        """Of these, what a text encoder carries along and does not have."""
+        prefix = self.family.sources[part].prefix
+        if not part.startswith("text"):
+            return []
+        own = ("text_projection", "text_projection.weight") if part == "text_encoder_2" else ()
+        bare = {name: name.removeprefix(prefix) for name in self.part(part)}
+        return [name for name, end in bare.items() if is_text_extra(end) and end not in own]
+
+    def beside(self, given: Collection[str] = ()) -> list[str]:
+        """The tensors that are of no part; those of any text encoder where all of these are given
+        with the model."""
+        prefixes = tuple(source.prefix for source in self.family.sources.values())
+        if all(part in given for part in self.family.sources if part.startswith("text")):
+            prefixes += TEXTS
+        return [name for name in self.shapes if not name.startswith(prefixes)]
 
 
 def recognise(path: Path) -> Checkpoint:

@@ -6,38 +6,32 @@ diffusers' own.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import diffusers
 import torch
-from diffusers.loaders.single_file_utils import (
-    convert_ldm_clip_checkpoint,
-    convert_ldm_unet_checkpoint,
-    convert_ldm_vae_checkpoint,
-    convert_open_clip_checkpoint,
-    create_diffusers_clip_model_from_ldm,
-)
+from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import safe_open
-from torch import Tensor, nn
+from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from t2i.denoiser.checkpoints import SD2, Checkpoint, recognise
 from t2i.denoiser.configs import check_config
+from t2i.denoiser.conversion import TRANSFORMER, convert
 from t2i.denoiser.folder import ASSETS, check_file, check_inside, check_tokenizer
+from t2i.denoiser.leftovers import is_leftover, is_text_extra
 from t2i.denoiser.parts import CLASSES, LAYOUTS
 from t2i.denoiser.schedulers import ZERO_SNR, Scheduler
 from t2i.denoiser.skeletons import skeleton
-from t2i.denoiser.weights import Shapes, compare, read_json
+from t2i.denoiser.weights import compare, read_json, spell
 from t2i.errors import ArgumentError, ModelError, nearest
 from t2i.text.bpe import clip_tokenizer, load_bpe
 
 Component = nn.Module | CLIPTokenizer | Scheduler
-TRANSFORMER = ".transformer."
-"""Ends the prefix of a text encoder that transformers saved; others are in OpenCLIP's layout."""
 MOST_PART_TENSORS = 5000
 CLIP = "openai/clip-vit-large-patch14"
 """Of the hub: where the words of every Stable Diffusion come from."""
@@ -79,6 +73,7 @@ def load_single_file(
     # everything is checked
     wanted = [part for part in checkpoint.family.sources if part not in given]
     changes = {part: check_part(checkpoint, part, folder) for part in wanted}
+    check_known(path, checkpoint.beside(given))
 
     # then loaded
     made: dict[str, object] = {
@@ -118,8 +113,9 @@ def check_part(checkpoint: Checkpoint, part: str, folder: Path) -> dict[str, obj
             f"{len(expected)}."
         )
     try:
-        shapes = converted(part, source.prefix, model, config | changes, found)
-        misfits = compare(expected, shapes)
+        made = convert(part, source.prefix, model, config | changes, found)
+        extras = set(filter(is_text_extra, made.shapes)) if part.startswith("text") else ()
+        misfits = compare(expected, made.shapes, extras=extras)
     except Exception as error:  # The conversion takes for granted what a file may lack.
         raise ModelError(
             f"The {part} in {checkpoint.path} is none of {checkpoint.family.name}: {error!r}. "
@@ -129,7 +125,19 @@ def check_part(checkpoint: Checkpoint, part: str, folder: Path) -> dict[str, obj
         raise ModelError(
             f"The {part} in {checkpoint.path} does not fit {config_path}: {misfits}. {remedy}"
         )
+    check_known(checkpoint.path, set(made.dropped) - set(checkpoint.extras(part)))
     return changes
+
+
+def check_known(path: Path, names: Collection[str]) -> None:
+    """Raise ModelError for tensors of which nobody knows what they are for."""
+    if names := {name for name in names if not is_leftover(name)}:
+        raise ModelError(
+            f"Refused {path}: it has {len(names)} tensors that no model of its kind has "
+            f"({spell(names)}), and drawing without them would not be drawing with this model. "
+            "If something was merged into it, such as a motion module, a ControlNet or a LoRA, "
+            "get the model without that."
+        )
 
 
 def channels(checkpoint: Checkpoint, config: Mapping[str, object]) -> int:
@@ -152,23 +160,6 @@ def skeleton_of(config_path: Path, class_name: str, config: Mapping[str, object]
         raise ModelError(f"{config_path} {error}") from error
 
 
-def converted(
-    part: str, prefix: str, model: nn.Module, config: Mapping[str, object], found: Shapes
-) -> Shapes:
-    """The shapes under diffusers' names: its own conversion, run on tensors without memory."""
-    tensors = {name: torch.empty(shape, device="meta") for name, shape in found.items()}
-    result: dict[str, Tensor]
-    if part == "unet":
-        result = convert_ldm_unet_checkpoint(tensors, config)
-    elif part == "vae":
-        result = convert_ldm_vae_checkpoint(tensors, config)
-    elif prefix.endswith(TRANSFORMER):
-        result = convert_ldm_clip_checkpoint(tensors)
-    else:
-        result = convert_open_clip_checkpoint(model, tensors, prefix=prefix)
-    return {name: tuple(tensor.shape) for name, tensor in result.items()}
-
-
 def load_part(
     checkpoint: Checkpoint,
     part: str,
@@ -178,7 +169,8 @@ def load_part(
 ) -> nn.Module:
     source = checkpoint.family.sources[part]
     with safe_open(checkpoint.path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in checkpoint.part(part)}
+        names = checkpoint.part(part).keys() - set(checkpoint.extras(part))
+        tensors = {name: file.get_tensor(name) for name in names}
     if source.prefix.endswith(TRANSFORMER):
         # Files of some merging tools leave out a name that diffusers looks for.
         with_model = f"{source.prefix}text_model."

@@ -11,6 +11,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from t2i.denoiser.configs import check_config
+from t2i.denoiser.leftovers import is_text_extra
+from t2i.denoiser.parts import TEXT_ENCODERS
 from t2i.denoiser.skeletons import second_names, skeleton
 from t2i.errors import ModelError
 
@@ -45,20 +47,27 @@ def check_weights(folder: Path, class_name: str, variant: str | None) -> None:
     found: Shapes = {}
     for path in weight_files(folder, variant):
         found |= read_shapes(path)
-    if misfits := compare(expected, found, second_names(model)):
+    extras = set(filter(is_text_extra, found)) if class_name in TEXT_ENCODERS else ()
+    if misfits := compare(expected, found, second_names(model), extras):
         raise ModelError(
             f"The weights in {folder} do not fit its config.json: {misfits}. "
             "Copy config.json and weights from the same model."
         )
 
 
-def compare(expected: Shapes, found: Shapes, second: Collection[str] = ()) -> str:
-    """How the tensors differ, in words, or "". `second` are further names of tensors that are
-    expected under a first one, too; files may leave them out."""
+def compare(
+    expected: Shapes, found: Shapes, second: Collection[str] = (), extras: Collection[str] = ()
+) -> str:
+    """How the tensors differ, in words, or "".
+
+    second : further names of tensors that are expected under a first one, too; files may leave
+        them out
+    extras : names that may be found without being expected
+    """
     expected = {plain(name): shape for name, shape in expected.items()}
     found = {plain(name): shape for name, shape in found.items()}
     missing = expected.keys() - found.keys() - set(map(plain, second)) - UNREAD
-    unexpected = {name for name in found.keys() - expected.keys() if not name.endswith(IGNORED)}
+    unexpected = found.keys() - expected.keys() - set(map(plain, extras))
     misshapen = [
         f"{name} is {list(found[name])} instead of {list(expected[name])}"
         for name in sorted(expected.keys() & found.keys())
@@ -165,9 +174,6 @@ OLD_ATTENTION = {
     ".proj_attn.": ".to_out.0.",
 }
 """As in the VAEs of Stable Diffusion 1 and 2; diffusers renames them while loading."""
-
-IGNORED = "embeddings.position_ids"
-"""Once saved with text encoders, now computed."""
 
 UNREAD = {"pooler.dense.weight", "pooler.dense.bias"}
 """Of a BERT: no denoiser is told what they make, so that files may leave them out."""
