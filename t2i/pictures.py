@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from t2i.errors import ArgumentError, DataError
+from t2i.exif import MAKER_NOTE, USER_COMMENT, exif_block
 from t2i.files import write_atomically
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -21,7 +22,6 @@ MAX_TEXT = 256 * 1024
 MAX_JPEG_EXIF = 65_533
 """A segment counts its length in two bytes, those two included."""
 
-EXIF_IFD, USER_COMMENT, MAKER_NOTE = 0x8769, 0x9286, 0x927C
 EXIF_TEXTS = {
     "parameters": (USER_COMMENT, b"UNICODE\0", "utf-16-be"),
     "t2i": (MAKER_NOTE, b"t2i\0", "utf-8"),
@@ -149,8 +149,7 @@ def as_exif(text: Mapping[str, str], form: str, name: str) -> bytes:
             f"Cannot store text under {', '.join(map(repr, sorted(unknown)))} in {name!r}: "
             f"{form} carries only {', '.join(map(repr, EXIF_TEXTS))}. Use .png."
         )
-    exif = Image.Exif()
-    fields = exif.get_ifd(EXIF_IFD)
+    fields: dict[int, bytes] = {}
     for key, (tag, start, encoding) in EXIF_TEXTS.items():
         if key not in text:
             continue
@@ -159,12 +158,12 @@ def as_exif(text: Mapping[str, str], form: str, name: str) -> bytes:
         if size > MAX_TEXT:
             leave_out(key, size, name, f"at most {MAX_TEXT // 1024} KiB of a text are read back")
             del fields[tag]
-        elif form == "JPEG" and len(exif.tobytes()) > MAX_JPEG_EXIF:
+        elif form == "JPEG" and len(exif_block(fields)) > MAX_JPEG_EXIF:
             leave_out(
                 key, size, name, "a JPEG has room for 64 KiB in all; .png and .webp have more"
             )
             del fields[tag]
-    return exif.tobytes() if fields else b""
+    return exif_block(fields) if fields else b""
 
 
 def leave_out(key: str, size: int, name: str, why: str) -> None:

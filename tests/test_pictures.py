@@ -11,17 +11,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from t2i.errors import ArgumentError, DataError, OutputError
-from t2i.pictures import (
-    EXIF_IFD,
-    GAP,
-    MAKER_NOTE,
-    MAX_TEXT,
-    PAPER,
-    USER_COMMENT,
-    open_picture,
-    save_picture,
-    sheet,
-)
+from t2i.exif import EXIF_IFD, MAKER_NOTE, USER_COMMENT
+from t2i.pictures import GAP, MAX_TEXT, PAPER, open_picture, save_picture, sheet
 
 
 def colourful(width: int = 24, height: int = 16) -> Image.Image:

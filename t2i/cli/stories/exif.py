@@ -2,7 +2,8 @@
 
 import struct
 
-from t2i.pictures import EXIF_IFD, MAKER_NOTE, MAX_TEXT, USER_COMMENT
+from t2i.exif import EXIF_IFD, MAKER_NOTE, USER_COMMENT
+from t2i.pictures import MAX_TEXT
 
 MAKE, MODEL = 0x010F, 0x0110
 WANTED = {MAKE, MODEL, USER_COMMENT, MAKER_NOTE}

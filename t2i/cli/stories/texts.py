@@ -11,7 +11,8 @@ from typing import BinaryIO
 
 from t2i.cli.stories.exif import MAKE, MODEL, decoded, exif_fields
 from t2i.errors import DataError
-from t2i.pictures import MAKER_NOTE, MAX_TEXT, USER_COMMENT, what_it_is
+from t2i.exif import MAKER_NOTE, USER_COMMENT
+from t2i.pictures import MAX_TEXT, what_it_is
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 PNG_KEYS = (
