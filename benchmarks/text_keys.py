@@ -25,7 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import machine, write_result
-from t2i.denoiser.folder import ASSETS
+from t2i.denoiser.address import ASSETS
 from t2i.denoiser.text_keys import text_keys_kept
 from t2i.denoiser.weights import read_json
 

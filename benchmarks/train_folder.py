@@ -71,7 +71,7 @@ def write_model(shape: Shape, folder: Path) -> dict[str, int]:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from t2i.denoiser.folder import ASSETS
+    from t2i.denoiser.address import ASSETS
     from t2i.denoiser.weights import read_json
     from t2i.text.bpe import clip_tokenizer, load_bpe
 

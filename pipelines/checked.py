@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Self
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-from t2i.denoiser.folder import NOTES, check_folder, resolve
+from t2i.denoiser.address import NOTES, resolve
+from t2i.denoiser.folder import check_folder
 from t2i.denoiser.parts import KANDINSKY, KANDINSKY_PRIOR, LAYOUTS, SDXL, STABLE_DIFFUSION
 from t2i.denoiser.single_file import load_single_file
 from t2i.errors import ModelError

@@ -18,8 +18,9 @@ from pipelines.visitors import Progress
 from t2i.conditioning.conditioning import Branch, Conditioning
 from t2i.conditioning.guidance import choose_guidance
 from t2i.conditioning.run import Run
+from t2i.denoiser.address import resolve
 from t2i.denoiser.families import unclip
-from t2i.denoiser.folder import check_folder, resolve
+from t2i.denoiser.folder import check_folder
 from t2i.denoiser.parts import KANDINSKY_PRIOR
 from t2i.denoiser.schedulers import first_latents
 from t2i.errors import ArgumentError, ModelError

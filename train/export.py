@@ -9,9 +9,9 @@ import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from pydantic import BaseModel, ConfigDict
 
+from t2i.denoiser.address import NOTES
 from t2i.denoiser.build import Components
 from t2i.denoiser.families.sd import VAE
-from t2i.denoiser.folder import NOTES
 from t2i.denoiser.schedulers import Scheduler
 from t2i.files import whole_folder
 from train.objective import ObjectiveConfig

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
-from t2i.denoiser.folder import EMBEDDED, check_folder, resolve
+from t2i.denoiser.address import EMBEDDED, resolve
+from t2i.denoiser.folder import check_folder
 from t2i.denoiser.hub import cached, is_id
 from t2i.errors import ArgumentError, OutputError, nearest
 from t2i.files import write_atomically

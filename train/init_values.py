@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from t2i.denoiser.folder import EMBEDDED
+from t2i.denoiser.address import EMBEDDED
 
 Family = Literal["embedded", "sd", "sdxl"]
 Value = int | float | bool | str | list[str]

@@ -16,7 +16,7 @@ from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from PIL import Image, ImageDraw
 
 from pipelines.text_to_image import TextToImagePipeline
-from t2i.denoiser.folder import NOTES
+from t2i.denoiser.address import NOTES
 from t2i.errors import OutputError, T2IError, TrainingError
 from t2i.files import whole_folder
 from t2i.pictures import save_picture

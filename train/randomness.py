@@ -1,8 +1,10 @@
 """Randomness as a pure function of what it is for: nothing is saved, nothing can be lost."""
 
 import hashlib
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def key(seed: int, *purpose: int | str) -> int:
@@ -12,6 +14,8 @@ def key(seed: int, *purpose: int | str) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def generator(seed: int, *purpose: int | str) -> torch.Generator:
+def generator(seed: int, *purpose: int | str) -> "torch.Generator":
     """A fresh generator for one purpose, on the CPU, so that every device sees the same draws."""
+    import torch  # here, for data are looked at without it
+
     return torch.Generator().manual_seed(key(seed, *purpose))

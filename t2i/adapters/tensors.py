@@ -9,7 +9,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from t2i.adapters.names import shown
-from t2i.denoiser.weights import PICKLES, read_shapes
+from t2i.denoiser.address import PICKLES
+from t2i.denoiser.weights import read_shapes
 from t2i.errors import ModelError
 
 MOST_TENSORS = 20_000

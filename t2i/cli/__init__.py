@@ -23,6 +23,7 @@ from t2i.cli.garbage import search_no_more, searched_seldom
 from t2i.cli.generate import generate
 from t2i.cli.inspect import EPILOG as INSPECTS
 from t2i.cli.inspect import inspect
+from t2i.cli.loading import loading_said
 from t2i.cli.lora import lora
 from t2i.cli.models import models
 from t2i.cli.show import show
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ends = arguments is None
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        with searched_seldom():
+        with searched_seldom(), loading_said(quiet=asks_for_json(arguments)):
             return app(arguments, prog_name="t2i", standalone_mode=False) or 0
     except T2IError as error:
         print_error(str(error), type(error).__name__, as_json=asks_for_json(arguments))

@@ -117,7 +117,7 @@ def prepare(bulk: Bulk, lines: Sequence[Line], held: ExitStack) -> Share:
         return Share(state, plan, jobs, None)
 
     from t2i.cli.studio import Studio
-    from t2i.denoiser.folder import resolve
+    from t2i.denoiser.address import resolve
 
     if not state.is_main_process:
         check_shared(bulk.out)
@@ -129,7 +129,7 @@ def prepare(bulk: Bulk, lines: Sequence[Line], held: ExitStack) -> Share:
 
 def begin(bulk: Bulk, lines: Sequence[Line], held: ExitStack) -> Plan:
     """Refuse what cannot be done, then lock the folder until `held` is closed."""
-    from t2i.denoiser.folder import resolve
+    from t2i.denoiser.address import resolve
 
     model = resolve(bulk.options.model)
     folder = Folder(bulk, lines, model)

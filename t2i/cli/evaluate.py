@@ -61,7 +61,7 @@ def evaluate(
     folder: index.html, the page; evaluation.json and tables.md, its figures; records.jsonl, every
     unit; pictures/. The same command goes on where it was stopped.
     """
-    from t2i.denoiser.folder import resolve
+    from t2i.denoiser.address import resolve
     from t2i.evaluate.extra import check_extra
     from t2i.evaluate.suite import check_parts, read_suite
 

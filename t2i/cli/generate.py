@@ -193,7 +193,7 @@ def retold(
     """What a picture says of its making; the request, under what was typed; and its seed."""
     from t2i.cli.prompt_loras import speak, without
     from t2i.cli.story import read_story, request_of
-    from t2i.denoiser.folder import EMBEDDED
+    from t2i.denoiser.address import EMBEDDED
 
     story = read_story(picture)
     request, seed = request_of(story)

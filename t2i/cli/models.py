@@ -16,7 +16,7 @@ def models(format: Format = "text") -> None:
     Folders as diffusers saves them and single .safetensors checkpoints can be given by path.
     """
     from t2i.denoiser import hub
-    from t2i.denoiser.folder import EMBEDDED
+    from t2i.denoiser.address import EMBEDDED
 
     found = [describe(name, folder) for name, folder in EMBEDDED.items() if folder.is_dir()]
     found += [describe(name, folder) for name, folder in hub.cached().items()]

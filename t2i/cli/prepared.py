@@ -8,7 +8,7 @@ from t2i.cli.digests import digest
 from t2i.cli.drawing import load_pipeline, pipeline_defaults
 from t2i.cli.found import Digests
 from t2i.cli.request import Request, read_defaults
-from t2i.denoiser.folder import resolve
+from t2i.denoiser.address import resolve
 from t2i.quiet import quiet_libraries
 
 if TYPE_CHECKING:

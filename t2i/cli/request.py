@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from t2i.cli.edited import Edited
 from t2i.cli.sources import Embedding, File, Scaled, check_count
-from t2i.denoiser.folder import NOTES
+from t2i.denoiser.address import NOTES
 from t2i.errors import ArgumentError, ModelError
 from t2i.pictures import MAX_PIXELS
 from t2i.text.prompt import Prompt

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from huggingface_hub import constants, snapshot_download
 
-from t2i.denoiser.parts import CLASSES
 from t2i.errors import ModelError
 
 ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*(@[\w][\w./-]*)?", re.ASCII)
@@ -51,6 +50,8 @@ def download(name: str, variant: str | None = None) -> Path:
 
 def patterns(variant: str | None) -> list[str]:
     """Of each known part its JSON, its words, and the weights in safetensors that would be read."""
+    from t2i.denoiser.parts import CLASSES  # it imports diffusers; who looks names up does not
+
     infixes = ["", f".{variant}"] if variant else [""]
     weights = [
         name

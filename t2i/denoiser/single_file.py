@@ -19,10 +19,11 @@ from safetensors import safe_open
 from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from t2i.denoiser.address import ASSETS
 from t2i.denoiser.checkpoints import SD2, Checkpoint, recognise
 from t2i.denoiser.configs import check_config
 from t2i.denoiser.conversion import TRANSFORMER, convert
-from t2i.denoiser.folder import ASSETS, check_file, check_inside, check_tokenizer
+from t2i.denoiser.folder import check_file, check_inside, check_tokenizer
 from t2i.denoiser.leftovers import is_leftover, is_text_extra
 from t2i.denoiser.parts import CLASSES, LAYOUTS
 from t2i.denoiser.schedulers import ZERO_SNR, Scheduler

@@ -10,6 +10,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from t2i.denoiser.address import PICKLES
 from t2i.denoiser.configs import check_config
 from t2i.denoiser.leftovers import is_text_extra
 from t2i.denoiser.parts import TEXT_ENCODERS
@@ -19,7 +20,6 @@ from t2i.errors import ModelError
 Shapes = dict[str, tuple[int, ...]]
 """Name of a tensor -> its shape."""
 
-PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 NAMED_TENSORS = 3
 """Tensors of each kind of misfit that an error spells out."""
 

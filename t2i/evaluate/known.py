@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from t2i.denoiser.folder import NOTES
+from t2i.denoiser.address import NOTES
 from t2i.errors import ModelError
 from t2i.recogniser.recogniser import Recogniser
 from train.data.scenes import ScenesConfig, vocabulary

@@ -17,8 +17,9 @@ from transformers import (
     T5EncoderModel,
 )
 
-from t2i.denoiser import folder as folders
-from t2i.denoiser.folder import check_folder, resolve
+from t2i.denoiser import address
+from t2i.denoiser.address import resolve
+from t2i.denoiser.folder import check_folder
 from t2i.errors import ModelError
 from tests.denoiser.conftest import UNET_FILE, rewrite_json
 from tests.denoiser.tiny_models import kandinsky_folder, prior_folder, xl_folder
@@ -32,12 +33,12 @@ def test_a_folder_is_found_by_its_path(whole):
 
 
 def test_an_embedded_model_is_found_by_its_name(whole, monkeypatch):
-    monkeypatch.setitem(folders.EMBEDDED, "embedded", whole)
+    monkeypatch.setitem(address.EMBEDDED, "embedded", whole)
     assert resolve("embedded") == whole
 
 
 def test_an_embedded_model_that_is_not_there_says_how_to_make_it(tmp_path, monkeypatch):
-    monkeypatch.setitem(folders.EMBEDDED, "embedded", tmp_path / "none")
+    monkeypatch.setitem(address.EMBEDDED, "embedded", tmp_path / "none")
     with pytest.raises(ModelError, match="'embedded' is not installed.*make train-embedded"):
         resolve("embedded")
 

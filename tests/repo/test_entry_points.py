@@ -1,6 +1,7 @@
 """The doors into the project open, and open at once."""
 
 import importlib
+import json
 import subprocess
 import sys
 import tomllib
@@ -46,6 +47,52 @@ def test_help_answers_without_loading_anything_heavy(repo: Path, command: tuple[
     assert done.returncode == 0, done.stderr
     assert "Usage: t2i" in done.stdout
     assert done.stdout.splitlines()[-1] == "loaded:"
+
+
+LIGHT = (
+    ["models"],
+    ["models", "--format", "json"],
+    ["show", "docs/images/car.webp"],
+    ["data", "show", "scenes", "--num", "1"],
+    ["data", "check", "docs/images", "--num", "1"],
+    ["lora", "--help"],
+    ["generate"],
+    ["generate", "a cat", "--size", "x"],
+    ["generate", "--from", "docs/images/edits.png"],
+    ["generate", "--prompts", "none.txt"],
+    ["edit", "a cat"],
+    ["inspect", "a cat", "--words", ","],
+    ["train", "docs/images", "--init", "lora", "--dry-run"],
+)
+"""Commands, and slips, that need none of the libraries of SLOW."""
+
+
+def test_commands_that_need_no_model_import_no_large_library(repo: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys, json; from t2i.cli import main; from t2i.cli.loading import SLOW\n"
+        "for command in json.loads(sys.argv[1]):\n"
+        "    main(command)\n"
+        "    for name in {*SLOW} & {*sys.modules}:\n"
+        "        sys.exit(f'{command} imports {name}')\n"
+    )
+    commands = [
+        [*command, "--out", str(tmp_path / "out")] if command[0] == "data" else command
+        for command in LIGHT
+    ]
+    done = python(repo, code, json.dumps(commands))
+    assert done.returncode == 0, done.stderr
+    assert "loading ..." not in done.stderr
+
+
+def test_a_command_that_needs_a_large_library_says_so_before_it_is_imported(repo: Path) -> None:
+    code = (
+        "import sys; import t2i.cli.loading as loading; from t2i.cli import main\n"
+        "loading.note = lambda text: print(text, 'torch' in sys.modules)\n"
+        "sys.exit(main())"
+    )
+    assert python(repo, code, "env").stdout.startswith("loading ... False\nt2i ")
+    told = python(repo, "from t2i.cli import main; main()", "env", "--format", "json")
+    assert "loading" not in told.stdout + told.stderr
 
 
 def test_help_lists_every_command_and_the_exit_codes(repo: Path) -> None:

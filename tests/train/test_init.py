@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from t2i.cli import main
-from t2i.denoiser.folder import EMBEDDED
+from t2i.denoiser.address import EMBEDDED
 from t2i.errors import ArgumentError, DataError, ModelError, OutputError
 from tests.tiny import tiny_sd_folder
 from tests.train.data.making import folder_of

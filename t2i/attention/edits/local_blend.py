@@ -27,7 +27,8 @@ class LocalBlend(Edit):
     steps so far, widened by one place, stretched to a maximum of 1, above `threshold`. Where a
     model has no site so small, its smallest are read.
 
-    words : of the source and of the target, each one word or several
+    words : of the source and of the target, each one word or several; () for none, as of a source
+        that lacks what the target adds
     """
 
     needs = "latents"
@@ -43,6 +44,11 @@ class LocalBlend(Edit):
             raise ArgumentError(
                 f"Got words={self.words!r}, expected the source's and the target's: "
                 'words=("cat", "dog"), or several, words=(("cat", "bowl"), ("dog",)).'
+            )
+        if not any(map(several, self.words)):
+            raise ArgumentError(
+                f"Got words={self.words!r}: name a word of the source or of the target, as in "
+                'words=((), ("dog",)).'
             )
 
     def fits(self, site: object) -> bool:
@@ -61,6 +67,7 @@ class LocalBlend(Edit):
         return [
             Probe(several(words), prompt, sites, heads=self.heads, convention="mean")
             for prompt, words in zip((self.source, self.target), self.words, strict=True)
+            if several(words)
         ]
 
     def after_step(self, latents_BCHW: Tensor, passing: Pass, probes: Sequence[Probe]) -> Tensor:
@@ -70,7 +77,7 @@ class LocalBlend(Edit):
             source, target = (p * count + picture for p in (self.source, self.target))
             size = (latents_BCHW.shape[2], latents_BCHW.shape[3])
             masks = [self.mask(probe, picture, size) for probe in probes]
-            mask_HW = (masks[0] | masks[1]).to(latents_BCHW)
+            mask_HW = torch.stack(masks).any(dim=0).to(latents_BCHW)
             kept = latents_BCHW[source]
             changed[target] = kept + mask_HW * (latents_BCHW[target] - kept)
         return changed

@@ -43,7 +43,7 @@ def place_of(pair: Pair, source: Seen, size: tuple[int, int]) -> Box | None:
 
     size : of the picture, width and height
     """
-    if pair.spot is None or pair.names[0] not in source.objects:
+    if pair.spot is None or pair.kind == "addition" or pair.names[0] not in source.objects:
         return None
     rows, columns = source.objects[pair.names[0]].mask.nonzero()
     top, bottom = int(rows.min()), int(rows.max()) + 1

@@ -6,21 +6,29 @@ from typing import Literal
 
 import numpy as np
 
+from t2i.attention.said import Words
 from t2i.errors import ArgumentError
 from t2i.evaluate.generation.judge import Said, said
-from train.data.captions import Mention, describe
+from t2i.recogniser.seen import Relation
+from train.data.captions import MAX_WORDS, Caption, Mention, describe, phrase
 from train.data.held_out import fits, trained_colours
 from train.data.layout import Spot, pick
 from train.data.scenes import Layout, Scenes, shared_backgrounds
 
-Kind = Literal["swap", "recolour", "background", "strengthen"]
+Kind = Literal["swap", "recolour", "background", "addition", "strengthen"]
 KINDS: dict[Kind, str] = {
     "swap": "another object",
     "recolour": "another colour",
     "background": "another background",
+    "addition": "one more object",
     "strengthen": "a stronger word",
 }
 """What is changed -> what people read."""
+JOINTS: dict[Relation, tuple[str, ...]] = {
+    "left": ("and", "and", "to the left of"),
+    "above": ("and", "and", "above"),
+}
+"""How the object that is there stands to the one that is added -> what may join them."""
 TRIES = 1000
 """Scenes that a pair may be made of."""
 
@@ -29,8 +37,9 @@ TRIES = 1000
 class Pair:
     """A source, a target, and what became of what.
 
-    spot : number of the object that changes, or is told more strongly; None for the background
-    source_word, target_word : what the captions call it; "background"
+    spot : number of the object that changes, is added, or is told more strongly; None for the
+        background
+    source_word, target_word : what the captions call it; "background"; () for one that is not there
     strong : the word that is told more strongly, in a target that reads as the source
     """
 
@@ -38,8 +47,8 @@ class Pair:
     source: Layout
     target: Layout
     spot: int | None
-    source_word: str
-    target_word: str
+    source_word: Words
+    target_word: Words
     strong: str | None = None
 
     @property
@@ -53,11 +62,12 @@ class Pair:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The objects of which one becomes the other; none where the background changes."""
+        """The objects of which one becomes the other, or the one that is added; none where the
+        background changes."""
         if self.spot is None:
             return ()
-        both = self.source.spots[self.spot].name, self.target.spots[self.spot].name
-        return tuple(dict.fromkeys(both))
+        both = (layout.spots[self.spot : self.spot + 1] for layout in (self.source, self.target))
+        return tuple(dict.fromkeys(spot.name for spots in both for spot in spots))
 
     @property
     def kept(self) -> tuple[str, ...]:
@@ -116,6 +126,29 @@ def background(scenes: Scenes, layout: Layout, key: str) -> Pair | None:
     return Pair("background", source, target, None, "background", "background")
 
 
+def addition(scenes: Scenes, layout: Layout, key: str) -> Pair | None:
+    """The first object of two alone, then both: its caption, with the other put in behind it."""
+    if len(layout.spots) != 2:
+        return None
+    first, second = layout.spots
+    alone = replace(layout, spots=(first,), arrangement="single")
+    source = told(scenes, alone, key)
+    mention = mention_of(source, 0)
+    rng = seeded(scenes, f"{key}/added")
+    relation: Relation = "left" if layout.arrangement == "row" else "above"
+    joint = pick(rng, JOINTS[relation])
+    added = phrase(rng, second)
+    begin, end = source.caption.text[: mention.span[1]], source.caption.text[mention.span[1] :]
+    text = f"{begin} {joint} {added}{end}"
+    at = len(begin) + len(f" {joint} {added}")
+    other = Mention(1, added.word, (at - len(added.word), at), added.colour, added.size_word)
+    relations = () if joint == "and" else ((0, relation, 1),)
+    if len(text.split()) > MAX_WORDS:
+        return None
+    target = replace(layout, caption=Caption(text, (mention, other), relations))
+    return Pair("addition", source, target, 1, (), added.word)
+
+
 def strengthen(scenes: Scenes, layout: Layout, key: str) -> Pair | None:
     """Of one object alone, told to be large or small."""
     source = told(scenes, layout, key)
@@ -130,6 +163,7 @@ CHANGES: dict[Kind, Callable[[Scenes, Layout, str], Pair | None]] = {
     "swap": swap,
     "recolour": recolour,
     "background": background,
+    "addition": addition,
     "strengthen": strengthen,
 }
 

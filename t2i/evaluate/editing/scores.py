@@ -108,6 +108,8 @@ def succeeded(pair: Pair, source: Seen, target: Seen) -> bool:
     if pair.kind == "background":
         return target.background == pair.target.background
     old, new = pair.names[0], pair.names[-1]
+    if pair.kind == "addition":
+        return all(name in target.objects for name in (*pair.kept, new))
     if pair.kind == "swap":
         return new in target.objects and old not in target.objects
     assert pair.spot is not None
