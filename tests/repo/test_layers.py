@@ -12,7 +12,10 @@ import pytest
 OURS = ("t2i", "pipelines", "train")
 # From the bottom up; modules of one row may import each other. The longest matching name counts.
 LAYERS = (
-    ("t2i.errors", "t2i.files", "t2i.machine", "t2i.pictures", "t2i.quiet"),
+    (
+        *("t2i.errors", "t2i.exif", "t2i.files", "t2i.machine", "t2i.masks", "t2i.pictures"),
+        "t2i.quiet",
+    ),
     ("t2i.text",),
     ("t2i.conditioning",),
     ("t2i.attention",),

@@ -1,0 +1,66 @@
+"""Masks that people paint: what counts as white, and what is probably not meant.
+
+A mask is a picture of any kind, painted on a sheet or on a clear layer. White is asked for; what is
+clear is not painted, so it is black.
+"""
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from t2i.pictures import in_plain_colours
+
+Oddity = Literal["white", "black", "hole"]
+"""White or black all over; or a picture with a clear hole, where other programs draw."""
+
+HALF = 128
+"""From here on, of 255, gray counts as white, and what is covered as opaque."""
+GRAYS = 16
+"""Colours that a gray picture can have of 4 bits a channel: with more, it is one in colour."""
+SHADES = 8
+"""Of those, what a painted mask does not have between black and white."""
+
+INVERTED = (
+    "from PIL import Image, ImageOps; "
+    "ImageOps.invert(Image.open('PICTURE').convert('RGBA').getchannel('A')).save('mask.png')"
+)
+"""Python that makes a mask of the clear part of PICTURE."""
+
+
+def painted(mask: Image.Image) -> Image.Image:
+    """The mask without transparency, black where it is clear.
+
+    One that nothing shines through comes back as it is, for diffusers to read as it does; but 16
+    bits of gray become 8, of which Pillow would cut off all but the darkest.
+    """
+    plain = in_plain_colours(mask)
+    if plain.mode != "RGBA" or plain.getextrema()[3] == (255, 255):
+        return plain if mask.mode.startswith("I") else mask
+    return Image.alpha_composite(Image.new("RGBA", plain.size, "black"), plain).convert("RGB")
+
+
+def oddity_of(mask: Image.Image) -> Oddity | None:
+    """What may not be meant: found from the mask as it was given, before `painted`."""
+    plain = in_plain_colours(mask)
+    if plain.mode == "RGBA":
+        rgba = np.asarray(plain)
+        covered = rgba[..., 3] >= HALF
+        if not covered.all() and is_picture(rgba[covered][:, :3]):
+            return "hole"
+    darkest, lightest = painted(mask).convert("L").getextrema()
+    assert isinstance(darkest, int | float)  # of one channel
+    assert isinstance(lightest, int | float)
+    return "white" if darkest >= HALF else "black" if lightest < HALF else None
+
+
+def is_picture(colours_N3: NDArray[np.uint8]) -> bool:
+    """Whether a mask's opaque part has more colours, or shades between, than anybody paints."""
+    coarse_N3 = colours_N3.astype(np.int32) >> 4
+    colours = np.unique(coarse_N3 @ np.array([256, 16, 1]))
+    if len(colours) > GRAYS:
+        return True
+    gray_N = colours_N3.mean(axis=1)
+    between = float(((gray_N > 48) & (gray_N < 208)).mean()) if len(gray_N) else 0.0
+    return len(colours) >= SHADES and between > 0.5
