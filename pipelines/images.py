@@ -3,6 +3,7 @@
 B batch rows (here: pictures), C channels, H W latent size, Y X picture size.
 """
 
+import warnings
 from numbers import Real
 from typing import Any
 
@@ -17,6 +18,7 @@ from pipelines import arguments
 from pipelines.loop import Generators
 from t2i.denoiser.families import sd
 from t2i.errors import ArgumentError
+from t2i.masks import MEANT, Oddity, oddity_of, painted
 from t2i.pictures import in_plain_colours
 
 Images = Image.Image | np.ndarray[Any, Any] | Tensor | list[Any]
@@ -52,6 +54,40 @@ def in_full(images: Any) -> Any:
     if picture.mode == "RGB":
         return picture
     return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+
+
+def painted_masks(masks: Any) -> Any:
+    """Pillow's masks as `t2i.masks.painted`, all others as they are; warns of what seems odd."""
+    if isinstance(masks, list | tuple):
+        return [painted_masks(one) for one in masks]
+    if not isinstance(masks, Image.Image):
+        return masks
+    if odd := oddity_of(masks):
+        warnings.warn(f"The mask {MEANT[odd]}", stacklevel=2)
+    return painted(masks)
+
+
+def are_pillow(images: Any) -> bool:
+    first = images[0] if isinstance(images, list | tuple) and images else images
+    return isinstance(first, Image.Image)
+
+
+def check_masks(mask_BCYX: Tensor, pillow: bool) -> None:
+    """Raise ArgumentError for masks that are no masks; warn of those that ask for all or nothing.
+
+    pillow : they were pictures, of which `painted_masks` has warned
+    """
+    if mask_BCYX.shape[1] != 1:
+        raise ArgumentError(
+            f"Got mask_image with {mask_BCYX.shape[1]} channels, expected one: white is 1. Give "
+            "that channel alone, or a Pillow picture, of which the gray is taken."
+        )
+    if pillow:
+        return
+    for mask_1YX in mask_BCYX:
+        if (mask_1YX == mask_1YX.flatten()[0]).all():
+            odd: Oddity = "white" if mask_1YX.flatten()[0] else "black"
+            warnings.warn(f"The mask {MEANT[odd]}", stacklevel=2)
 
 
 def latents_of(

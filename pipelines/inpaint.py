@@ -86,7 +86,10 @@ class InpaintPipeline(Pipeline):
     ) -> Output:
         """Draw what is white in `mask_image` anew; arguments mean what diffusers says.
 
-        image, mask_image : one, or one per prompt; brought to `height` x `width`
+        image, mask_image : one, or one per prompt; brought to `height` x `width`. Where a Pillow
+            mask is clear it is not painted, so black; diffusers reads the colour that lies below,
+            often white. One without transparency is read as by diffusers, bit for bit, but for 16
+            bits of gray, which become 8.
         strength : 1 begins with noise, less with the picture under so much noise
         padding_mask_crop : pixels around the mask; only that part of the picture is drawn, at the
             full size, and put back into the picture
@@ -104,6 +107,7 @@ class InpaintPipeline(Pipeline):
             )
         images.check_images("image", image)
         images.check_images("mask_image", mask_image)
+        mask_image = images.painted_masks(mask_image)
         default_height, default_width = sd.default_size(self.unet, self.vae)
         height = default_height if height is None else height
         width = default_width if width is None else width
@@ -151,6 +155,7 @@ class InpaintPipeline(Pipeline):
 
             # the mask, and the picture without what lies under it
             mask_B1YX = images.pixels_of(masks, "mask_image", mask_image, **sizing)
+            images.check_masks(mask_B1YX, pillow=images.are_pillow(mask_image))
             mask_B1HW = inpaint.mask_on_latents(mask_B1YX, *latents_BCHW.shape[-2:])
             mask_B1HW = mask_B1HW.to(device, dtype)
             mask_B1HW = mask_B1HW.repeat(pictures // mask_B1HW.shape[0], 1, 1, 1)

@@ -28,6 +28,15 @@ INVERTED = (
 )
 """Python that makes a mask of the clear part of PICTURE."""
 
+MEANT: dict[Oddity, str] = {
+    "white": "is white all over, so the whole picture is drawn anew: paint black what is to stay.",
+    "black": "is black all over, so nothing is drawn anew: paint white what is to change. What is "
+    "clear counts as black.",
+    "hole": "looks like a picture with a clear hole. Here what is white is drawn anew, and what is "
+    f'clear stays. To draw in the hole, make a mask of it: python -c "{INVERTED}"',
+}
+"""What is to be said of the mask of a picture."""
+
 
 def painted(mask: Image.Image) -> Image.Image:
     """The mask without transparency, black where it is clear.
@@ -36,7 +45,7 @@ def painted(mask: Image.Image) -> Image.Image:
     bits of gray become 8, of which Pillow would cut off all but the darkest.
     """
     plain = in_plain_colours(mask)
-    if plain.mode != "RGBA" or plain.getextrema()[3] == (255, 255):
+    if plain.mode != "RGBA" or plain.getchannel("A").getextrema() == (255, 255):
         return plain if mask.mode.startswith("I") else mask
     return Image.alpha_composite(Image.new("RGBA", plain.size, "black"), plain).convert("RGB")
 

@@ -98,10 +98,14 @@ def what_it_is(path: Path) -> str:
 
 def in_plain_colours(picture: Image.Image) -> Image.Image:
     """RGBA if anything in it may be transparent, RGB otherwise; 16 bits of gray become 8."""
-    if picture.mode.startswith("I"):
-        gray = np.asarray(picture).astype(np.uint32) >> 8
-        picture = Image.fromarray(gray.astype(np.uint8))
-    return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+    if not picture.mode.startswith("I"):
+        mode = "RGBA" if picture.has_transparency_data else "RGB"
+        return picture if picture.mode == mode else picture.convert(mode)
+    gray = np.asarray(picture).astype(np.uint32)
+    plain = Image.fromarray((gray >> 8).astype(np.uint8)).convert("RGB")
+    if isinstance(clear := picture.info.get("transparency"), int):
+        plain.putalpha(Image.fromarray(np.where(gray == clear, 0, 255).astype(np.uint8)))
+    return plain
 
 
 def save_picture(picture: Image.Image, path: Path, text: Mapping[str, str] | None = None) -> None:

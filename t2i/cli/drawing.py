@@ -172,6 +172,7 @@ def pictures_for(pipe: "TextToImagePipeline", request: Request) -> dict[str, obj
     what the autoencoder can read.
     """
     from t2i.denoiser.families import sd
+    from t2i.pictures import open_picture
 
     seen: dict[str, object] = {}
     if request.image_prompt is not None:
@@ -187,7 +188,8 @@ def pictures_for(pipe: "TextToImagePipeline", request: Request) -> dict[str, obj
     sd.latent_size(pipe.vae, height, width)
     seen |= {"image": brought_to(image, width, height), "strength": request.strength}
     if request.mask is not None:
-        mask = brought_to(opened(request.mask), width, height)
+        # As it is painted: where it is clear is for the pipeline to read.
+        mask = brought_to(open_picture(Path(request.mask.path).expanduser()), width, height)
         seen |= {"mask_image": mask, "width": width, "height": height}
     return seen
 

@@ -43,6 +43,8 @@ def print_overview(told: "Overview", config: "PicturesConfig", batch_size: int |
         typer.echo(f"\n{note}")
     print_names("have no caption: give one, or a caption or trigger for all", told.uncaptioned)
     print_names("have no mask: all of them counts", told.unmasked)
+    odd = [f"{name}: its mask {what}" for name, what in told.odd_masks]
+    print_names("have a mask that may not be meant", odd)
     print_names("are smaller than their bucket and are enlarged", told.enlarged)
     print_names("are transparent in part: that becomes white", told.transparent)
     print_names("are there more than once", [" = ".join(same) for same in told.duplicates])

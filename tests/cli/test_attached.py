@@ -127,6 +127,22 @@ def test_a_picture_keeps_its_size_and_is_changed_as_far_as_is_said(draw: Cli) ->
     assert more.tobytes() != less.tobytes()
 
 
+def test_a_mask_painted_on_a_clear_layer_asks_for_what_is_painted(draw: Cli) -> None:
+    half = Image.open("beside/half.png")
+    layer = Image.new("RGB", half.size, "white")
+    layer.putalpha(half)
+    layer.save("layer.png")
+    plain = drawn(draw(*ATTACHED["mask"]))
+    done = draw("--image", "beside/noise.png", "--mask", "layer.png")
+    assert pixels(drawn(done)).tobytes() == pixels(plain).tobytes()
+    assert "Warning" not in done.err
+    picture = Image.open("beside/noise.png")
+    picture.putalpha(half.resize(picture.size))
+    picture.save("hole.png")
+    done = draw("--image", "beside/noise.png", "--mask", "hole.png")
+    assert "Warning: The mask looks like a picture with a clear hole" in done.err
+
+
 def test_a_scale_of_nothing_changes_nothing_and_two_loras_add_up(draw: Cli) -> None:
     plain = pixels(drawn(draw()))
     assert np.array_equal(pixels(drawn(draw("--lora", "beside/red.safetensors:0"))), plain)

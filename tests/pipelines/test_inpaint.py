@@ -1,5 +1,8 @@
 """InpaintPipeline against StableDiffusionInpaintPipeline, bit for bit."""
 
+import re
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -107,6 +110,7 @@ def test_a_unet_of_other_channels_is_refused(components):
         pipe("a cat", image=PIXELS, mask_image=MASK, **SIZE)
 
 
+@pytest.mark.filterwarnings("ignore:The mask is black all over")
 def test_a_crop_around_nothing_is_refused(components):
     pipe, _ = both(components)
     black = Image.new("L", PICTURE.size)
@@ -116,14 +120,57 @@ def test_a_crop_around_nothing_is_refused(components):
         pipe("a cat", image=PICTURE, mask_image=black, padding_mask_crop=-1, **SIZE)
 
 
-def test_a_transparent_mask_is_read_as_diffusers_reads_it(components):
-    clear = MASK_PICTURE.convert("RGBA")
-    clear.putalpha(MASK_PICTURE)
+@pytest.mark.parametrize("below", ["black", "white"])
+def test_where_a_mask_is_clear_the_picture_stays_whatever_colour_lies_below(components, below):
+    layer = Image.new("RGB", MASK_PICTURE.size, below)
+    layer.paste("white", mask=MASK_PICTURE)
+    layer.putalpha(MASK_PICTURE)
     asked = {"num_inference_steps": 2, "output_type": "latent", "image": PICTURE, **SIZE}
+    pipe = InpaintPipeline(**components)
     drawn = [
-        InpaintPipeline(**components)(
-            "a cat", mask_image=mask, generator=generators((1,)), **asked
-        ).images
-        for mask in (clear, MASK_PICTURE)
+        pipe("a cat", mask_image=mask, generator=generators((1,)), **asked).images
+        for mask in (layer, [layer], MASK_PICTURE)
     ]
-    assert torch.equal(*drawn)
+    assert torch.equal(drawn[0], drawn[2])
+    assert torch.equal(drawn[1], drawn[2])
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
+def test_a_mask_without_transparency_is_read_as_diffusers_reads_it(components, mode):
+    mask = MASK_PICTURE.convert(mode)
+    call = {"image": PICTURE, "mask_image": mask, "num_inference_steps": 1}
+    assert_same(*both(components), prompt=PROMPTS[0], **SIZE, **call)
+
+
+def hole():
+    picture = PICTURE.convert("RGBA")
+    picture.putalpha(Image.eval(MASK_PICTURE.resize(PICTURE.size), lambda value: 255 - value))
+    return picture
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (Image.new("L", (50, 37), 255), "white all over, so the whole picture is drawn anew"),
+        (Image.new("L", (50, 37), 0), "black all over, so nothing is drawn anew: paint white"),
+        (Image.new("RGBA", (50, 37), (255, 255, 255, 0)), "black all over.*clear counts as black"),
+        (torch.ones_like(MASK), "white all over"),
+        (np.zeros((1, 32, 32, 1), dtype=np.float32), "black all over"),
+        (hole(), "looks like a picture with a clear hole.*make a mask of it: python -c"),
+    ],
+    ids=["white", "black", "clear", "white tensor", "black array", "hole"],
+)
+def test_a_mask_that_may_not_be_meant_is_said_once(components, mask, message):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        InpaintPipeline(**components)(
+            "a cat", image=PICTURE, mask_image=mask, num_inference_steps=1, **SIZE
+        )
+    (said,) = [str(one.message) for one in caught if "The mask" in str(one.message)]
+    assert re.search(message, said)
+
+
+def test_a_mask_of_several_channels_is_refused(components):
+    pipe = InpaintPipeline(**components)
+    with pytest.raises(ArgumentError, match="mask_image with 4 channels, expected one: white is 1"):
+        pipe("a cat", image=PIXELS, mask_image=np.zeros((1, 32, 32, 4)), **SIZE)

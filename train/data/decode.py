@@ -9,11 +9,10 @@ formulas, colour profiles are not applied; 16 bits become the upper 8.
 import io
 from dataclasses import dataclass
 
-import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from t2i.errors import DataError
-from t2i.pictures import FOREIGN, MAX_PIXELS, UNREADABLE
+from t2i.pictures import FOREIGN, MAX_PIXELS, UNREADABLE, in_plain_colours
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 MOST_PIXELS = 89_000_000
@@ -109,17 +108,6 @@ def orientation(picture: Image.Image) -> int:
         return int(picture.getexif().get(ORIENTATION, 1))
     except (*UNREADABLE, TypeError, KeyError):
         return 1
-
-
-def in_plain_colours(picture: Image.Image) -> Image.Image:
-    if not picture.mode.startswith("I"):
-        mode = "RGBA" if picture.has_transparency_data else "RGB"
-        return picture if picture.mode == mode else picture.convert(mode)
-    gray = np.asarray(picture).astype(np.uint32)
-    plain = Image.fromarray((gray >> 8).astype(np.uint8)).convert("RGB")
-    if isinstance(clear := picture.info.get("transparency"), int):
-        plain.putalpha(Image.fromarray(np.where(gray == clear, 0, 255).astype(np.uint8)))
-    return plain
 
 
 def over_white(picture: Image.Image) -> Image.Image:

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 from train.data.buckets import Shape, is_enlarged
 
 if TYPE_CHECKING:
+    from t2i.masks import Oddity
     from train.data.pictures import Pictures
+
+ODD: "dict[Oddity, str]" = {
+    "white": "is white all over: the whole picture counts",
+    "black": "is black all over, or clear: nothing of the picture counts",
+    "hole": "looks like a picture with a clear hole, which does not count: white counts",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +47,7 @@ class Overview:
     broken : name and reason
     uncaptioned : neither a caption of their own nor a trigger
     unmasked : in a subset of which others have a mask
+    odd_masks : name, and what of its mask may not be meant
     enlarged : smaller than the shape they are brought to
     transparent : become white in part
     duplicates : names of pictures that are the same
@@ -57,6 +65,7 @@ class Overview:
     broken: list[tuple[str, str]]
     uncaptioned: list[str]
     unmasked: list[str]
+    odd_masks: list[tuple[str, str]]
     enlarged: list[str]
     transparent: list[str]
     duplicates: list[list[str]]
@@ -81,6 +90,9 @@ class Overview:
             remarks.append(f"fewer visits than a batch, so pictures repeat in it: {shapes}")
         if self.uncaptioned:
             remarks.append(f"without a caption: {len(self.uncaptioned)} pictures")
+        if self.odd_masks:
+            (name, what), more = self.odd_masks[0], len(self.odd_masks) - 1
+            remarks.append(f"mask of {name} {what}" + f"; {more} more such masks" * bool(more))
         if self.enlarged:
             remarks.append(f"smaller than their bucket and enlarged: {len(self.enlarged)} pictures")
         return remarks
@@ -140,6 +152,9 @@ def overview(pictures: "Pictures") -> Overview:
             one.listed.name
             for one in seen
             if one.subset in masked and not one.listed.mask and not one.transparent
+        ],
+        odd_masks=[
+            (one.listed.name, ODD[one.odd_mask]) for one in seen if one.odd_mask is not None
         ],
         enlarged=[
             one.listed.name

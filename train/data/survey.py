@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from os import cpu_count
 
+from t2i.masks import Oddity, oddity_of
 from train.data.buckets import Shape
 from train.data.decode import BrokenPicture, decode, read_header
 from train.data.sources.listed import Listed, read_bytes
@@ -27,6 +28,7 @@ class Seen:
 
     shape : of the upright picture
     digest, mask_digest : SHA-256 of the file's bytes, and of its mask's, "" without one
+    odd_mask : what of its mask may not be meant, where that was decoded
     """
 
     listed: Listed
@@ -35,6 +37,7 @@ class Seen:
     transparent: bool
     digest: str
     mask_digest: str
+    odd_mask: Oddity | None = None
 
 
 def survey(
@@ -71,7 +74,7 @@ def look(
 ) -> Seen:
     """Raises BrokenPicture."""
     data = read_bytes(listed.source, listed.name)
-    digest, mask_digest = hashlib.sha256(data).hexdigest(), ""
+    digest, mask_digest, odd = hashlib.sha256(data).hexdigest(), "", None
     header = read_header(data, listed.name, max_pixels)
     if decoded and digest not in sound:
         decode(data, listed.name, max_pixels)
@@ -87,6 +90,6 @@ def look(
                 f"{header.width}x{header.height}",
             )
         if decoded and mask_digest not in sound:
-            decode(mask, MASK, max_pixels)
+            odd = oddity_of(decode(mask, MASK, max_pixels))
     shape = Shape(header.height, header.width)
-    return Seen(listed, subset, shape, header.transparent, digest, mask_digest)
+    return Seen(listed, subset, shape, header.transparent, digest, mask_digest, odd)

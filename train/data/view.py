@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from t2i.masks import painted
 from train.data.buckets import Shape, covering
 from train.data.decode import BrokenPicture, decode, over_white
 from train.data.sources.listed import Source, read_bytes
@@ -68,7 +69,7 @@ def mask_of(one: Seen, view: View, alpha_mask: bool, max_pixels: int) -> NDArray
     """Where the loss counts, (H, W), or None where everything does. Raises as `pixels_of`."""
     if one.listed.mask is not None:
         data = unchanged(one.listed.mask, MASK, one.mask_digest)
-        mask = over_white(decode(data, MASK, max_pixels)).convert("L")
+        mask = painted(decode(data, MASK, max_pixels)).convert("L")
     elif alpha_mask and one.transparent:
         mask = decoded(one, max_pixels).getchannel("A")
     else:

@@ -51,6 +51,9 @@ def test_everything_that_was_found_is_told(pictures: Pictures, tmp_path: Path) -
     assert (name, reason[:8]) == (f"{mine}/x.jpg", "is empty")
     assert told.uncaptioned == [f"{mine}/{n}.png" for n in ("copy", "cut", "small", "wide")]
     assert told.unmasked == [f"{mine}/{n}.png" for n in ("01-green", "copy", "small", "wide")]
+    assert told.odd_masks == [
+        (f"{mine}/00-red.png", "is black all over, or clear: nothing of the picture counts")
+    ]
     assert told.enlarged == [f"{mine}/small.png"]
     assert told.transparent == [f"{mine}/cut.png"]
     assert told.duplicates == [[f"{mine}/00-red.png", f"{mine}/copy.png"]]
@@ -64,6 +67,8 @@ def test_a_run_is_told_what_matters_to_it(pictures: Pictures, tmp_path: Path) ->
         "convert it",
         "fewer visits than a batch, so pictures repeat in it: 40x24",
         "without a caption: 4 pictures",
+        f"mask of {tmp_path}/mine/00-red.png is black all over, or clear: nothing of the picture "
+        "counts",
         "smaller than their bucket and enlarged: 1 pictures",
     ]
     assert told.smaller_than(1) == []

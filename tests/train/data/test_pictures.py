@@ -259,6 +259,24 @@ def test_alpha_is_a_mask_if_asked_and_white_if_not(tmp_path: Path) -> None:
     assert asked.key(Variant(0, 0, False)) != not_asked.key(Variant(0, 0, False))
 
 
+@pytest.mark.parametrize("below", ["white", "black"])
+def test_where_a_mask_is_clear_the_loss_does_not_count(tmp_path: Path, below: str) -> None:
+    folder = folder_of(tmp_path / "a", "red")
+    box = Image.new("L", (40, 40))
+    box.paste(255, (0, 0, 20, 40))
+    layer = Image.new("RGB", box.size, below)
+    layer.paste("white", mask=box)
+    layer.putalpha(box)
+    (tmp_path / "masks").mkdir()
+    layer.save(tmp_path / "masks" / "00-red.png")
+    pictures = Pictures(config_of(subsets=[{"folder": folder, "masks": tmp_path / "masks"}]))
+    loss_mask = pictures.read(0, 0).loss_mask
+    assert loss_mask is not None
+    assert loss_mask[:, :14].min() > 250
+    assert loss_mask[:, 18:].max() < 5
+    assert pictures.overview().odd_masks == []
+
+
 def test_a_subset_may_do_without_the_data_set_s_alpha_mask(tmp_path: Path) -> None:
     picture = plain("blue").convert("RGBA")
     picture.putalpha(0)
