@@ -7,8 +7,10 @@ from typing import Any, ClassVar, Self
 
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from torch import nn
 
 from t2i.denoiser.address import NOTES, resolve
+from t2i.denoiser.finite import check_weights_finite
 from t2i.denoiser.folder import check_folder
 from t2i.denoiser.parts import KANDINSKY, KANDINSKY_PRIOR, LAYOUTS, SDXL, STABLE_DIFFUSION
 from t2i.denoiser.single_file import load_single_file
@@ -69,6 +71,9 @@ class Checked(DiffusionPipeline):
         pipe: Self = super().from_pretrained(
             str(place), dtype=dtype, use_safetensors=True, **kwargs
         )
+        for part in contents.parts:
+            if isinstance(model := getattr(pipe, part, None), nn.Module):
+                check_weights_finite(str(place / part), model)
         if (place / NOTES).is_file():
             pipe.notes = (place / NOTES).read_text("utf-8")
         return pipe

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from t2i.conditioning.conditioning import Conditioning
 from t2i.conditioning.run import Run, Visitor
+from t2i.denoiser.finite import LatentsWatch
 from t2i.denoiser.schedulers import Scheduler, model_input
 
 Generators = torch.Generator | list[torch.Generator]
@@ -32,7 +33,8 @@ def sample(
 ) -> Tensor:
     """Take the latents of `run` through its timesteps; returns them as (B, C, H, W).
 
-    An exception, Ctrl-C among them, leaves at once; what the run held so far stays in `run`.
+    An exception, Ctrl-C among them, leaves at once; what the run held so far stays in `run`. Raises
+    DrawingError where latents become NaN or infinite.
     """
     step_options = accepted_options(scheduler, eta=eta, generator=generator)
 
@@ -41,6 +43,8 @@ def sample(
         return denoise(scaled_BCHW, run.timestep, told)
 
     run.denoise = denoise_now
+    watch = LatentsWatch(run.num_steps)
+    watch.begin(run.latents_BCHW, run.conditioning.text_BTD)
     for step in range(run.num_steps):
         run.step = step
         for visitor in visitors:
@@ -52,9 +56,12 @@ def sample(
         run.latents_BCHW = scheduler.step(
             prediction_BCHW, run.timestep, run.latents_BCHW, **step_options, return_dict=False
         )[0]
+        watch.stepped(run.latents_BCHW, step)
 
         for visitor in visitors:
             visitor.after_step(run)
+        watch.visited(run.latents_BCHW, step)
+    watch.end()
     return run.latents_BCHW
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from diffusers.pipelines.kandinsky2_2.pipeline_kandinsky2_2_prior import KandinskyV22PriorPipeline
 from diffusers.utils.torch_utils import randn_tensor
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipelines.loop import Generators, sample
 from pipelines.visitors import Progress
@@ -20,6 +20,7 @@ from t2i.conditioning.guidance import choose_guidance
 from t2i.conditioning.run import Run
 from t2i.denoiser.address import resolve
 from t2i.denoiser.families import unclip
+from t2i.denoiser.finite import check_weights_finite
 from t2i.denoiser.folder import check_folder
 from t2i.denoiser.parts import KANDINSKY_PRIOR
 from t2i.denoiser.schedulers import first_latents
@@ -137,4 +138,7 @@ def parts_of_prior(
         use_safetensors=True,
         **absent,
     )
+    for name, part in prior.components.items():
+        if isinstance(part, nn.Module):
+            check_weights_finite(str(place / name), part)
     return {f"prior_{name}": part for name, part in prior.components.items()}

@@ -49,6 +49,12 @@ class AttentionError(T2IError):
     exit_code = 7
 
 
+class DrawingError(T2IError):
+    """A picture that cannot be drawn: numbers no longer finite, or more memory than there is."""
+
+    exit_code = 8
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Name the closest choice and list them all: "Did you mean 'ddim'? Choices: ddim, euler." """
     known = sorted(choices)

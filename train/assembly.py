@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.denoiser.build import Components, ModelConfig, build
 from t2i.denoiser.families.sd import VAE, default_size, pixels_per_latent
+from t2i.denoiser.finite import check_weights_finite
 from t2i.denoiser.weights import Shapes, check_weights
 from t2i.errors import ArgumentError, ModelError
 from t2i.recogniser.recogniser import UNSHUFFLE
@@ -129,6 +130,7 @@ def trained(part: Part, folder: Path, key: str) -> Part:
     found: Part = type(part).from_pretrained(
         folder, torch_dtype=torch.float32, use_safetensors=True
     )
+    check_weights_finite(str(folder), found)
     here: Shapes = shapes(part)
     there: Shapes = shapes(found)
     differing = [name for name in {*here, *there} if here.get(name) != there.get(name)]

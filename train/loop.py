@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from t2i.errors import ArgumentError, TrainingError
+from t2i.errors import ArgumentError, DrawingError, TrainingError
 from t2i.files import write_atomically
 from t2i.pictures import save_picture
 from train import checkpoint, snapshots
@@ -249,6 +249,9 @@ class Training:
         target.eval()
         try:
             picture = target.draw(self.first_batch(PICTURES), self.config.samples)
+        except DrawingError as error:  # what is learned counts, not what a sheet shows of it
+            reports[0].remark(self.steps_done, f"not drawn: {error}")
+            return
         finally:
             target.train()
         save_picture(picture, path)

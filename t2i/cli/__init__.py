@@ -34,7 +34,8 @@ EXIT_CODES = (
     "Exit codes: 0 done, 1 failed, 2 an argument or config key cannot be used, "
     "3 the model is unknown, incomplete or corrupt, 4 data cannot be read, "
     "5 the result cannot be written, 6 training had to stop, "
-    "7 attention cannot be read or edited as asked, 130 interrupted, 143 terminated."
+    "7 attention cannot be read or edited as asked, 8 the picture cannot be drawn, "
+    "130 interrupted, 143 terminated."
 )
 
 app = typer.Typer(

@@ -23,12 +23,13 @@ from t2i.denoiser.address import ASSETS
 from t2i.denoiser.checkpoints import SD2, Checkpoint, recognise
 from t2i.denoiser.configs import check_config
 from t2i.denoiser.conversion import TRANSFORMER, convert
+from t2i.denoiser.finite import check_weights_finite
 from t2i.denoiser.folder import check_file, check_inside, check_tokenizer
 from t2i.denoiser.leftovers import is_leftover, is_text_extra
 from t2i.denoiser.parts import CLASSES, LAYOUTS
 from t2i.denoiser.schedulers import ZERO_SNR, Scheduler
 from t2i.denoiser.skeletons import skeleton
-from t2i.denoiser.weights import compare, read_json, spell
+from t2i.denoiser.weights import check_dtypes, compare, read_json, spell
 from t2i.errors import ArgumentError, ModelError, nearest
 from t2i.text.bpe import clip_tokenizer, load_bpe
 
@@ -127,6 +128,8 @@ def check_part(checkpoint: Checkpoint, part: str, folder: Path) -> dict[str, obj
             f"The {part} in {checkpoint.path} does not fit {config_path}: {misfits}. {remedy}"
         )
     check_known(checkpoint.path, set(made.dropped) - set(checkpoint.extras(part)))
+    extra = {*made.dropped, *checkpoint.extras(part)}
+    check_dtypes(checkpoint.path, [name for name in found if name not in extra])
     return changes
 
 
@@ -199,6 +202,7 @@ def load_part(
             local_files_only=True,
             **changes,
         )
+    check_weights_finite(f"{checkpoint.path}, its {part}", made)
     return made
 
 

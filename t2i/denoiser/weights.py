@@ -4,7 +4,7 @@ Only headers are read, and the model is built without memory (on the "meta" devi
 """
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from t2i.errors import ModelError
 Shapes = dict[str, tuple[int, ...]]
 """Name of a tensor -> its shape."""
 
+FLOATS = ("F16", "BF16", "F32", "F64")
+"""Types of weights, by the names they have in safetensors headers."""
 NAMED_TENSORS = 3
 """Tensors of each kind of misfit that an error spells out."""
 
@@ -44,9 +46,12 @@ def check_weights(folder: Path, class_name: str, variant: str | None) -> None:
         raise ModelError(f"{config_path} {error}") from error
 
     expected: Shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    floats = {plain(n) for n, t in model.state_dict().items() if t.is_floating_point()}
     found: Shapes = {}
     for path in weight_files(folder, variant):
-        found |= read_shapes(path)
+        shapes = read_shapes(path)
+        check_dtypes(path, [name for name in shapes if plain(name) in floats])
+        found |= shapes
     extras = set(filter(is_text_extra, found)) if class_name in TEXT_ENCODERS else ()
     if misfits := compare(expected, found, second_names(model), extras):
         raise ModelError(
@@ -134,6 +139,19 @@ def read_shapes(path: Path) -> Shapes:
         raise ModelError(
             f"{path} is not a whole safetensors file ({error}): copy or download it again."
         ) from error
+
+
+def check_dtypes(path: Path, names: Iterable[str]) -> None:
+    """Raise ModelError unless these tensors of a safetensors file are floating-point numbers."""
+    with safe_open(path, framework="pt") as file:
+        for name in names:
+            kind = file.get_slice(name).get_dtype()
+            if kind not in FLOATS:
+                raise ModelError(
+                    f"{path} has the tensor {name} as {kind}, expected floating point "
+                    f"({', '.join(FLOATS)}). If it was quantized, to 8 or 4 bits, get it in half "
+                    "or full precision."
+                )
 
 
 def read_json(path: Path, largest: int = LARGEST_CONFIG) -> dict[str, Any]:

@@ -5,6 +5,8 @@ import os
 import shutil
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from t2i.denoiser.folder import check_folder
 from t2i.errors import ModelError
@@ -152,4 +154,26 @@ def test_tensors_that_overlap_are_refused(model):
     tensor = {"dtype": "F32", "shape": [16], "data_offsets": [0, 64]}
     with_header(model / UNET_FILE, json.dumps({"a": tensor, "b": tensor}).encode())
     with pytest.raises(ModelError, match="is not a whole safetensors file"):
+        check_folder(model)
+
+
+# numbers of a kind that no weight has
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.int8, torch.uint8, torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "file", ["unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"]
+)
+def test_weights_that_are_no_floating_point_are_refused_by_file_tensor_and_type(model, file, dtype):
+    tensors = load_file(model / file)
+    name = sorted(tensors)[len(tensors) // 2]
+    tensors[name] = tensors[name].to(dtype)
+    save_file(tensors, model / file)
+    with pytest.raises(
+        ModelError, match=rf"{file} has the tensor {name} as \w+, expected floating .*F16, BF16"
+    ):
         check_folder(model)

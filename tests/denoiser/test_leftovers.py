@@ -134,3 +134,10 @@ def test_a_text_encoder_of_another_kind_may_lie_where_one_is_given(tmp_path, sd1
     found = recognise(saved(tmp_path, bert))
     assert found.beside() == ["cond_stage_model.bert.embeddings.weight"]
     assert found.beside({"text_encoder": None}) == []
+
+
+def test_quantized_weights_of_a_single_file_are_refused(tmp_path, sd1):
+    name = next(n for n in sd1[0] if n.endswith("attn1.to_q.weight"))
+    path = saved(tmp_path, sd1[0] | {name: sd1[0][name].to(torch.float8_e4m3fn)})
+    with pytest.raises(ModelError, match=rf"{path} has the tensor {name} as F8_E4M3, expected"):
+        load_single_file(path, config=sd1[1])

@@ -409,3 +409,22 @@ def test_tensorboard_writes_when_asked(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="the extra `track` is not installed")
     run(tiny_run(tmp_path, "train.tensorboard=true", "train.steps=2"), tmp_path / "out")
     assert list((tmp_path / "out" / "tensorboard").glob("events.*"))
+
+
+def test_a_sheet_that_cannot_be_drawn_is_said_and_does_not_stop_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny_run(
+        tmp_path,
+        "train.steps=2",
+        "samples.every=1",
+        "samples.steps=2",
+        "samples.guidance_scale=3e38",
+        'samples.prompts=["a cat"]',
+    )
+    run(config, tmp_path / "out")
+    assert newest(tmp_path / "out").step == 2
+    assert not list((tmp_path / "out" / "samples").glob("*.png"))
+    assert "step 1/2  not drawn: The latents became NaN or infinite in step" in (
+        capsys.readouterr().err
+    )

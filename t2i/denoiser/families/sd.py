@@ -14,6 +14,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
 from t2i.conditioning.conditioning import Conditioning
+from t2i.denoiser.finite import check_pixels_finite
 from t2i.denoiser.schedulers import Scheduler, rebuild
 from t2i.errors import ArgumentError
 
@@ -87,7 +88,7 @@ def nearest_multiples(pixels: object, factor: int) -> str:
 
 
 def decode(vae: VAE, latents_BCHW: Tensor) -> Tensor:
-    """Latents to pixels (B, 3, Y, X) in -1..1."""
+    """Latents to pixels (B, 3, Y, X) in -1..1. Raises DrawingError for NaN and infinite ones."""
     latents_BCHW = latents_BCHW / vae.config["scaling_factor"]
     if vae.config.get("shift_factor"):
         latents_BCHW = latents_BCHW + vae.config["shift_factor"]
@@ -95,6 +96,7 @@ def decode(vae: VAE, latents_BCHW: Tensor) -> Tensor:
     precise = vae.config.get("force_upcast", False)
     with torch.autocast(latents_BCHW.device.type, enabled=False) if precise else nullcontext():
         pixels_B3YX: Tensor = vae.decode(latents_BCHW.to(vae.dtype), return_dict=False)[0]
+    check_pixels_finite(pixels_B3YX)
     return pixels_B3YX
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from t2i.conditioning.conditioning import Branch, Conditioning
 from t2i.conditioning.run import Guidance, Run
 from t2i.denoiser.families.sd import nearest_multiples
+from t2i.denoiser.finite import check_pixels_finite
 from t2i.denoiser.schedulers import Scheduler, rebuild
 from t2i.errors import ArgumentError, ModelError
 
@@ -132,8 +133,12 @@ def latent_size(movq: VQModel, height: int, width: int) -> tuple[int, int]:
 
 
 def decode(movq: VQModel, latents_BCHW: Tensor) -> Tensor:
-    """Latents, which this family neither scales nor quantizes, to pixels (B, 3, Y, X) in -1..1."""
+    """Latents, which this family neither scales nor quantizes, to pixels (B, 3, Y, X) in -1..1.
+
+    Raises DrawingError for NaN and infinite ones.
+    """
     pixels_B3YX: Tensor = movq.decode(latents_BCHW, force_not_quantize=True, return_dict=False)[0]
+    check_pixels_finite(pixels_B3YX)
     return pixels_B3YX
 
 

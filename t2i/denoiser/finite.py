@@ -1,0 +1,104 @@
+"""Numbers that are none, NaN or infinite: found in weights as they are read, in latents after each
+step, and in pixels before anybody sees them. Undetected they become a black picture.
+
+B batch rows, C channels, H W latent size, Y X picture size.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from t2i.errors import DrawingError, ModelError
+
+HALF = "Half precision (float16) reaches 65,504: load the model with dtype=torch.float32."
+
+
+def check_weights_finite(what: str, model: nn.Module) -> None:
+    """Raise ModelError where a weight of `model` is NaN or infinite.
+
+    what : where the weights are from, as a user knows it
+
+    One pass over the memory, without a copy. Weights that are elsewhere (offloaded) or that are
+    held in no floating type are passed over.
+    """
+    for name, weight in model.state_dict().items():
+        if not isinstance(weight, Tensor) or weight.is_meta or not weight.is_floating_point():
+            continue
+        if weight.numel() == 0 or all(bound.isfinite() for bound in torch.aminmax(weight)):
+            continue
+        count = int((~weight.isfinite()).sum())
+        half = f" {HALF}" if weight.dtype == torch.float16 else ""
+        raise ModelError(
+            f"Refused {what}: of its weight {name}, {count} of {weight.numel()} numbers are NaN or "
+            "infinite, and every picture would be black. Copy or download it again; if it was "
+            f"trained here, take a checkpoint from before the training went wrong.{half}"
+        )
+
+
+class LatentsWatch:
+    """Tells at which step of a run the latents first were NaN or infinite, and by whom.
+
+    On a GPU an answer at once would wait for the device at every step: there the flags are
+    gathered, and read when the run is over.
+    """
+
+    def __init__(self, num_steps: int) -> None:
+        self.num_steps = num_steps
+        self.flags: list[tuple[Tensor, str]] = []
+
+    def begin(self, latents_BCHW: Tensor, text_BTD: Tensor) -> None:
+        self.see(
+            latents_BCHW,
+            "The latents that the run begins from have numbers that are NaN or infinite. Check "
+            "latents= and the picture that was given; a picture's latents overflow where an "
+            f"autoencoder encodes in half precision. {HALF}",
+        )
+        self.see(
+            text_BTD,
+            "The embeddings of the prompt have numbers that are NaN or infinite. Check "
+            "prompt_embeds=, learned words and LoRAs of the text encoder, and the weights of the "
+            f"text encoder. {HALF}",
+        )
+
+    def stepped(self, latents_BCHW: Tensor, step: int) -> None:
+        self.see(
+            latents_BCHW,
+            f"The latents became NaN or infinite in step {step + 1} of {self.num_steps}, in the "
+            "pass of the denoiser or in the sampler. Check the weights and LoRAs that were given; "
+            f"lower the guidance; try another sampler. {HALF}",
+        )
+
+    def visited(self, latents_BCHW: Tensor, step: int) -> None:
+        self.see(
+            latents_BCHW,
+            f"The latents became NaN or infinite after step {step + 1} of {self.num_steps}, in a "
+            "callback or in an edit: check what callback_on_step_end returns.",
+        )
+
+    def see(self, numbers: Tensor, problem: str) -> None:
+        self.flags.append((numbers.isfinite().all(), problem))
+        if numbers.device.type == "cpu":
+            self.end()
+
+    def end(self) -> None:
+        """Raise DrawingError for the first flag that is down."""
+        if self.flags and not torch.stack([flag for flag, _ in self.flags]).all():
+            raise DrawingError(next(problem for flag, problem in self.flags if not flag))
+        self.flags.clear()
+
+
+def check_pixels_finite(pixels_B3YX: Tensor) -> None:
+    """Raise DrawingError for decoded pixels that are NaN or infinite."""
+    if pixels_B3YX.isfinite().all():
+        return
+    black = [row for row, one in enumerate(pixels_B3YX) if not one.isfinite().all()]
+    of = f" of picture {', '.join(map(str, black))}" if len(pixels_B3YX) > 1 else ""
+    remedy = "Check the weights of the autoencoder, and the latents if they were given."
+    if pixels_B3YX.dtype == torch.float16:
+        remedy = (
+            "Autoencoders such as SDXL's overflow in half precision: decode in full precision, "
+            "with pipe.vae.to(torch.float32)."
+        )
+    raise DrawingError(
+        f"The pixels{of} became NaN or infinite when the latents, which were sound, were decoded. "
+        f"{remedy}"
+    )
