@@ -24,6 +24,8 @@ class Batch:
     marks_B2HW : (B, 2, H, W) uint8, numbers of the kind and the colour of every pixel, or None
     counted_B1HW : (B, 1, H, W) float32 in [0, 1], how much the loss counts there, or None
     weights_B : (B,) float32, of each row's loss
+    masks_BKHW : (B, K, H, W) bool, where the things are that captions name, or None
+    spans : of each row the letters of its caption that name them, at most K
     moments_BCHW : (B, 2C, h, w) float32, mean and standard deviation of latents, or None;
         (B, C, h, w) of an autoencoder that knows no deviation
     """
@@ -37,6 +39,8 @@ class Batch:
     counted_B1HW: Tensor | None = None
     weights_B: Tensor | None = None
     moments_BCHW: Tensor | None = None
+    masks_BKHW: Tensor | None = None
+    spans: list[tuple[tuple[int, int], ...]] = field(default_factory=list)
     framings: list[Framing | None] = field(default_factory=list)
 
     def to(self, device: torch.device) -> "Batch":
@@ -48,7 +52,14 @@ class Batch:
         return replace(self, **tensors)
 
 
-TENSORS = ("pixels_BCHW", "marks_B2HW", "counted_B1HW", "weights_B", "moments_BCHW")
+TENSORS = (
+    "pixels_BCHW",
+    "marks_B2HW",
+    "counted_B1HW",
+    "weights_B",
+    "moments_BCHW",
+    "masks_BKHW",
+)
 
 
 def batches(
@@ -81,6 +92,8 @@ def collate(rows: list[tuple[Place, Sample]]) -> Batch:
         counted_B1HW=None if counted_BHW is None else counted_BHW[:, None].float() / 255,
         weights_B=torch.tensor([sample.weight for sample in samples]),
         moments_BCHW=_stacked([sample.moments for sample in samples]),
+        masks_BKHW=_masks(samples),
+        spans=[sample.spans for sample in samples],
         framings=[sample.framing for sample in samples],
     )
 
@@ -98,6 +111,17 @@ def _counted(samples: Sequence[Sample]) -> Tensor | None:
         return None
     full = np.full(shape, 255, dtype=np.uint8)
     return _stacked([full if s.loss_mask is None else s.loss_mask for s in samples])
+
+
+def _masks(samples: Sequence[Sample]) -> Tensor | None:
+    """Masks of what the captions name, (B, K, H, W) bool; rows that name fewer have empty ones."""
+    most = max(len(sample.spans) for sample in samples)
+    if not most:
+        return None
+    masks_BKHW = np.zeros((len(samples), most, *samples[0].pixels.shape[:2]), dtype=np.bool_)
+    for row, sample in enumerate(samples):
+        masks_BKHW[row, : len(sample.spans)] = sample.masks
+    return torch.from_numpy(masks_BKHW)
 
 
 class _Places(torch.utils.data.Dataset[tuple[Place, Sample]]):

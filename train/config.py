@@ -124,6 +124,24 @@ class RunConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _read_attention_where_it_can_be(self) -> "RunConfig":
+        if not getattr(self.target, "attention_weight", 0.0):
+            return self
+        for key, on in (
+            (
+                "target.gradient_checkpointing",
+                getattr(self.target, "gradient_checkpointing", False),
+            ),
+            ("train.compile", self.train.compile),
+        ):
+            if on:
+                raise ValueError(
+                    f"target.attention_weight reads attention maps in the pass that is trained, "
+                    f"and {key} = true makes that pass another: set one of the two off."
+                )
+        return self
+
+    @model_validator(mode="after")
     def _fit_optimizer_to_rate_and_average(self) -> "RunConfig":
         check_fit(self.optimizer, self.rate, self.ema)
         return self

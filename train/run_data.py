@@ -5,6 +5,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from t2i.errors import ArgumentError
 from train.config import RunConfig
 from train.data.kinds import samples_of
 from train.data.pictures import Pictures, PicturesConfig
@@ -36,9 +37,47 @@ def data_of(config: RunConfig, out: Path, accelerator: Accelerator) -> Samples:
         found.append(pictures_of_run(data, out / RECORD, Looking()))
         for remark in found[0].overview().remarks(config.train.batch_size):
             print(remark, file=sys.stderr, flush=True)
+        for remark in supervision_remarks(config, found[0]):
+            print(remark, file=sys.stderr, flush=True)
 
     on_main(accelerator, look)
     return found[0] if found else pictures_of_run(data, out / RECORD)
+
+
+def supervision_remarks(config: RunConfig, pictures: Pictures) -> list[str]:
+    """Which pictures attention supervision leaves out.
+
+    Raises ArgumentError where it would leave out all of them.
+    """
+    if not getattr(config.target, "attention_weight", 0.0):
+        return []
+    own = [index for index in range(len(pictures)) if not pictures.is_prior(index)]
+    masked = [index for index in own if pictures.has_mask(index)]
+    naming = [index for index in masked if pictures.says_masked_word(index)]
+    if not masked:
+        raise ArgumentError(
+            "target.attention_weight is set, but no picture has a mask: name a folder of them, "
+            "data.subsets.masks, set data.alpha_mask = true for transparent pictures, or set "
+            "target.attention_weight = 0."
+        )
+    word = config.data.masked_word or "the trigger"  # type: ignore[union-attr]  # of pictures
+    if not naming:
+        raise ArgumentError(
+            f"target.attention_weight is set, but no caption of a masked picture says {word!r}: "
+            "set data.masked_word to what the masks show, as captions name it, or data.trigger."
+        )
+    remarks = []
+    if len(masked) < len(own):
+        remarks.append(
+            f"without a mask, so without attention supervision: {len(own) - len(masked)} of "
+            f"{len(own)} pictures"
+        )
+    if len(naming) < len(masked):
+        remarks.append(
+            f"with a mask, and a caption that does not say {word!r}, so without attention "
+            f"supervision there: {len(masked) - len(naming)} pictures"
+        )
+    return remarks
 
 
 def order_of(samples: Samples, config: RunConfig) -> Order:

@@ -83,6 +83,15 @@ def token_spans(
     return found
 
 
+def tokens_of_stretches(
+    text: TextEncoder | PreTrainedTokenizerBase, prompt: str, stretches: Sequence[tuple[int, int]]
+) -> tuple[Span, ...]:
+    """The tokens of stretches of a prompt's letters, [first, end) each; empty where it has none."""
+    window = text.layout if isinstance(text, TextEncoder) else window_of(text)
+    tokens = _tokens(window, prompt)
+    return tuple(_covering(tokens[0], start, end) for start, end in stretches)
+
+
 def pattern(word: str) -> re.Pattern[str]:
     """Finds a word or phrase, whole, with any space between its words."""
     spelled = r"\s+".join(re.escape(part) for part in word.split())

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from t2i.errors import DataError
 from t2i.pictures import MAX_PIXELS
+from t2i.text.words import pattern
 from train.data.buckets import Shape, buckets_of, nearest_bucket
 from train.data.decode import MOST_PIXELS, BrokenPicture
 from train.data.found import Found, Rules, check_share, find
@@ -24,7 +25,7 @@ from train.data.sample import Framing, Sample
 from train.data.subsets import Count, Crop, Share, SubsetConfig, check_placeholders
 from train.data.survey import Progress, Seen
 from train.data.view import Corner, View, corners_of, mask_of, pixels_of
-from train.data.wording import every_wording, worded
+from train.data.wording import completed, every_wording, worded
 from train.randomness import key
 
 SMALL = 256
@@ -69,6 +70,8 @@ class PicturesConfig(BaseModel):
     """Share of the other tags that is left out at a visit."""
     alpha_mask: bool = False
     """The loss counts where a picture is opaque."""
+    masked_word: str = ""
+    """What masks show, as captions name it, for attention supervision; the trigger by default."""
     held_out: Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)] = 0
     """Pictures that are never trained on, by their content: a number or a share."""
     bad_share: float = Field(0.01, ge=0, lt=1)
@@ -176,7 +179,9 @@ class Pictures:
             except BrokenPicture as error:
                 self._lose(one, error)
             else:
-                return replace(sample, caption=self.caption(one, visit))
+                caption = self.caption(one, visit)
+                masks, spans = self.named(one, caption, sample.loss_mask)
+                return replace(sample, caption=caption, masks=masks, spans=spans)
         raise DataError(f"No picture of the shape of {self.name(index)} can be read any more.")
 
     def groups(self) -> list[list[int]]:
@@ -268,6 +273,35 @@ class Pictures:
         index = variant.index
         view, alpha_mask = self._view(variant), self._alpha_mask(index)
         return mask_of(self.seen[index], view, alpha_mask, self.config.max_pixels)
+
+    def masked_word(self, index: int) -> str:
+        """What the picture's mask shows, as its caption names it."""
+        return self.config.masked_word or self._rules(index).wording.trigger
+
+    def has_mask(self, index: int) -> bool:
+        one = self.seen[index]
+        return one.listed.mask is not None or (self._alpha_mask(index) and one.transparent)
+
+    def says_masked_word(self, index: int) -> bool:
+        """Whether each of its captions names what the mask shows."""
+        wording, word = self._rules(index).wording, self.masked_word(index)
+        captions = self.seen[index].listed.captions or ("",)
+        return bool(word) and all(
+            pattern(word).search(completed(caption, wording)) for caption in captions
+        )
+
+    def named(
+        self, index: int, caption: str, loss_mask: NDArray[np.uint8] | None
+    ) -> tuple[NDArray[np.bool_], tuple[tuple[int, int], ...]]:
+        """The mask, (1, H, W), of the word that it shows, and where the caption says it first;
+        (0, H, W) and nothing where there is no mask or no such word."""
+        word = self.masked_word(index)
+        if loss_mask is None or not word or self.is_prior(index):
+            return np.zeros((0, *self.bucket(index)), dtype=np.bool_), ()
+        found = pattern(word).search(caption)
+        if found is None:
+            return np.zeros((0, *loss_mask.shape), dtype=np.bool_), ()
+        return loss_mask[None] > 127, (found.span(),)
 
     def framing(self, variant: Variant) -> Framing:
         return Framing(self.seen[variant.index].shape, self._view(variant).corner)

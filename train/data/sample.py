@@ -30,6 +30,8 @@ class Sample:
     loss_mask : (H, W) uint8 ndarray, 255 where the loss counts and 0 where not, or None: everywhere
     moments : (2C, h, w) float32 ndarray, mean and standard deviation of its latents, from a cache;
         (C, h, w) of an autoencoder that knows no deviation
+    spans : for each mask, first and end of the letters of the caption that name what it shows; or
+        none at all, where a data set does not say
     """
 
     name: str
@@ -41,6 +43,7 @@ class Sample:
     loss_mask: NDArray[np.uint8] | None = None
     framing: Framing | None = None
     moments: NDArray[np.float32] | None = None
+    spans: tuple[tuple[int, int], ...] = ()
 
 
 class Samples(Protocol):

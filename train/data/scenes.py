@@ -119,7 +119,8 @@ class Scenes:
     def read(self, index: int, _visit: int = 0, /) -> Sample:
         scene = self.scene(index)
         masks = np.stack([placed.mask for placed in scene.objects])
-        return Sample(scene.name, scene.pixels, scene.caption, masks)
+        spans = tuple(placed.span for placed in scene.objects)
+        return Sample(scene.name, scene.pixels, scene.caption, masks, spans=spans)
 
     def scene(self, index: int) -> Scene:
         """Compose scene `index`."""

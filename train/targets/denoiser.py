@@ -6,20 +6,19 @@ B batch rows.
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from t2i.denoiser.build import Components
+from train.attention_supervision import SupervisionConfig
 from train.batch import Batch
 from train.objective import ObjectiveConfig
 from train.places import Places
 from train.targets.denoising import Denoising
 
 
-class DenoiserConfig(BaseModel):
+class DenoiserConfig(SupervisionConfig):
     """Train the denoiser, and the text encoder with it, on latents of a finished autoencoder."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["denoiser"] = "denoiser"
     vae: Path | None = None
@@ -48,7 +47,7 @@ class Denoiser(Denoising):
         seed: int,
         batch_size: int,
     ) -> None:
-        super().__init__(components, objective, seed, batch_size, config.caption_dropout)
+        super().__init__(components, objective, seed, batch_size, config.caption_dropout, config)
         self.config = config
         self.unet.requires_grad_(True)
         for encoder in filter(None, (self.text_encoder, self.text_encoder_2)):

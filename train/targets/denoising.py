@@ -23,6 +23,8 @@ from t2i.denoiser.families.sd import scale_latents
 from t2i.denoiser.schedulers import Scheduler
 from t2i.text.encoder import TextEncoder, TwoClip, text_encoder
 from t2i.text.interface import Encoded
+from t2i.text.words import Span, tokens_of_stretches
+from train.attention_supervision import Supervision, SupervisionConfig, supervised
 from train.batch import Batch
 from train.data.sample import Framing
 from train.export import ExportConfig, Notes, export, pipeline, sampler
@@ -67,8 +69,10 @@ class Denoising(Target):
         seed: int,
         batch_size: int,
         caption_dropout: float,
+        supervision: SupervisionConfig,
     ) -> None:
         super().__init__(seed, batch_size)
+        self.supervision = supervision
         self.components, self.caption_dropout = components, caption_dropout
         self.objective = Objective(objective)
         self.cache: Encoders | None = None
@@ -98,7 +102,8 @@ class Denoising(Target):
         # what the picture and the text are
         latents_BCHW = self._latents(batch)
         with torch.set_grad_enabled(bool(self._trained_encoders()) and torch.is_grad_enabled()):
-            told = self._tell(batch, self._captions(batch))
+            captions = self._captions(batch)
+            told = self._tell(batch, captions)
 
         # where on the schedule each row stands
         quantile_B = quantiles(
@@ -110,12 +115,45 @@ class Denoising(Target):
         # what the denoiser makes of it
         noisy_BCHW = self.objective.noisy(latents_BCHW, on_input_BCHW, level)
         target_BCHW = self.objective.target(latents_BCHW, noise_BCHW, level)
-        output_BCHW = sd.denoise(self.unet, noisy_BCHW, level.timestep_B, told)
+        supervision = self._supervise(batch, captions, level, told.text_BTD.shape[1])
+        with nullcontext() if supervision is None else supervision.reading(self.unet):
+            output_BCHW = sd.denoise(self.unet, noisy_BCHW, level.timestep_B, told)
         weight_B1HW = batch.counted_B1HW
         if weight_B1HW is not None:
             weight_B1HW = counted(weight_B1HW, *latents_BCHW.shape[2:])
         loss_B = self.objective.losses(output_BCHW, target_BCHW, level, weight_B1HW)
+        if supervision is not None:
+            loss_B = loss_B + self.supervision.attention_weight * supervision.losses()
         return loss_B if batch.weights_B is None else loss_B * batch.weights_B
+
+    def _supervise(
+        self, batch: Batch, captions: Sequence[str], level: Level, length: int
+    ) -> Supervision | None:
+        """Who reads the maps of the words that have masks; None where no row is supervised.
+
+        length : T, text tokens of a row
+        """
+        config = self.supervision
+        if not config.attention_weight or batch.masks_BKHW is None:
+            return None
+        noise_B = level.sigma_B.square() / (level.alpha_B.square() + level.sigma_B.square())
+        low, high = config.attention_noise
+        tokens = [
+            self._places(caption, spans) if caption else ()
+            for caption, spans in zip(captions, batch.spans, strict=True)
+        ]
+        wanted_B = (noise_B >= low) & (noise_B <= high)
+        words = supervised(tokens, batch.masks_BKHW, wanted_B, length)
+        return None if words is None else Supervision(config, words, len(captions))
+
+    def _places(self, caption: str, spans: Sequence[tuple[int, int]]) -> tuple[Span, ...]:
+        """The places along T of stretches of a caption, learned words spelled out."""
+        tokenizer = self.components.tokenizer
+        stretches = [
+            (len(spelled(caption[:start], tokenizer)), len(spelled(caption[:end], tokenizer)))
+            for start, end in spans
+        ]
+        return tokens_of_stretches(self.encoder, spelled(caption, tokenizer), stretches)
 
     @torch.no_grad()
     def still(self, batch: Batch) -> Still:

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from torch import nn
 
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.denoiser.build import Components
 from t2i.denoiser.schedulers import Scheduler
 from t2i.errors import ArgumentError
+from train.attention_supervision import SupervisionConfig
 from train.batch import Batch
 from train.export import ExportConfig, Notes
 from train.objective import ObjectiveConfig
@@ -26,10 +27,8 @@ from train.targets.words import WordsPart, add_words
 PartConfig = Annotated[FullPart | AdapterPart | WordsPart, Field(discriminator="method")]
 
 
-class FineTuneConfig(BaseModel):
+class FineTuneConfig(SupervisionConfig):
     """Train parts of a finished model."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["finetune"] = "finetune"
     base: str = Field("embedded", min_length=1)
@@ -58,7 +57,7 @@ class FineTune(Denoising):
         batch_size: int,
     ) -> None:
         parts = components_of(pipe)
-        super().__init__(parts, objective, seed, batch_size, config.caption_dropout)
+        super().__init__(parts, objective, seed, batch_size, config.caption_dropout, config)
         self.config = config
         self.tokenizers = pipe.tokenizer, pipe.tokenizer_2
         """Without the new words."""
