@@ -16,6 +16,7 @@ from t2i.denoiser.parts import KANDINSKY, KANDINSKY_PRIOR, LAYOUTS, SDXL, STABLE
 from t2i.denoiser.single_file import load_single_file
 from t2i.errors import ModelError
 from t2i.files import write_atomically
+from t2i.reading import MODEL_CONFIG, read_text
 
 LOADERS = {
     STABLE_DIFFUSION: "TextToImagePipeline.from_pretrained(...) of pipelines.text_to_image",
@@ -75,7 +76,7 @@ class Checked(DiffusionPipeline):
             if isinstance(model := getattr(pipe, part, None), nn.Module):
                 check_weights_finite(str(place / part), model)
         if (place / NOTES).is_file():
-            pipe.notes = (place / NOTES).read_text("utf-8")
+            pipe.notes = read_text(place / NOTES, MODEL_CONFIG)
         return pipe
 
     def save_pretrained(  # type: ignore[override]  # the rest is in kwargs

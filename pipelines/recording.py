@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from t2i.attention.at import At
@@ -23,6 +23,7 @@ from t2i.attention.said import Said
 from t2i.attention.site import Site
 from t2i.errors import ArgumentError, DataError, OutputError
 from t2i.files import whole_folder
+from t2i.reading.tensors import read_tensors
 
 MANIFEST = "remembered.json"
 BEGUN, ENDED = "begun.safetensors", "ended.safetensors"
@@ -148,6 +149,6 @@ def name_of(step: int) -> str:
 
 def read_file(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        return read_tensors(path)
     except (OSError, SafetensorError) as error:
         raise DataError(f"Cannot read {path}: {error}. Remember the source anew.") from error

@@ -29,6 +29,7 @@ from t2i.attention.edits.replace import Replace
 from t2i.attention.edits.reweight import Reweight
 from t2i.attention.edits.self_replace import SelfReplace
 from t2i.errors import ArgumentError, DataError
+from t2i.reading import RUN, bytes_of, parse_json, regular
 from t2i.text.layout import Readable
 from t2i.text.prompt import Prompt
 
@@ -132,7 +133,7 @@ def names_of(steps: int) -> list[str]:
 def digest_of(path: Path) -> str:
     """Raises DataError for a file that cannot be read."""
     try:
-        with path.open("rb") as file:
+        with regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"Cannot read {path}: {error.strerror}.") from error
@@ -152,7 +153,7 @@ def load_remembered(folder: str | Path) -> Remembered:
     """
     folder = Path(folder)
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = parse_json(bytes_of(folder / MANIFEST, RUN.most), lenient=True)
         if manifest["version"] != VERSION:
             raise DataError(
                 f"{folder} is written in layout {manifest['version']}, this t2i reads {VERSION}: "

@@ -14,6 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 from t2i.errors import ArgumentError, DataError
 from t2i.exif import MAKER_NOTE, USER_COMMENT, exif_block
 from t2i.files import write_atomically
+from t2i.reading import PICTURE, opened
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 MAX_PIXELS = 64_000_000
@@ -54,17 +55,14 @@ def open_picture(path: Path) -> Image.Image:
     The size in the header is checked before anything is decoded. An animation gives one frame.
     """
     try:
-        with Image.open(path, formats=sorted(set(FORMATS.values()))) as picture:
+        with (
+            opened(path, PICTURE) as file,
+            Image.open(file, formats=sorted(set(FORMATS.values()))) as picture,
+        ):
             if picture.width * picture.height > MAX_PIXELS:
                 raise too_large(path, f"{picture.width}x{picture.height} pixels")
             picture.load()
             return in_plain_colours(ImageOps.exif_transpose(picture))
-    except FileNotFoundError:
-        raise DataError(f"No such picture: {path}. Check the path.") from None
-    except IsADirectoryError:
-        raise DataError(f"{path} is a folder, not a picture: name one of its files.") from None
-    except PermissionError:
-        raise DataError(f"Cannot read {path}: permission denied.") from None
     except UnidentifiedImageError:
         raise DataError(
             f"{path} is {what_it_is(path)}; expected a PNG, JPEG or WebP picture. Convert it first."
@@ -85,7 +83,7 @@ def too_large(path: Path, found: str) -> DataError:
 
 
 def what_it_is(path: Path) -> str:
-    with path.open("rb") as file:
+    with opened(path, PICTURE) as file:
         start = file.read(16)
     if not start:
         return "empty"

@@ -16,11 +16,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from t2i.errors import TrainingError
 from t2i.files import whole_folder
+from t2i.reading import RUN, bytes_of, parse_json, regular
+from t2i.reading.tensors import read_tensors
 from train.optimizer import OWN_RATE
 from train.sharding import split_like
 
@@ -102,7 +104,9 @@ def newest_facts(folder: Path) -> dict[str, Any] | None:
     """
     for path in checkpoints(folder):
         try:
-            facts: dict[str, Any] = json.loads((path / "facts.json").read_bytes())
+            facts: dict[str, Any] = parse_json(
+                bytes_of(path / "facts.json", RUN.most), lenient=True
+            )
         except (OSError, ValueError):
             continue
         return facts
@@ -112,7 +116,7 @@ def newest_facts(folder: Path) -> dict[str, Any] | None:
 def fault_of(path: Path) -> str | None:
     """What is wrong with a checkpoint folder, or None."""
     try:
-        digests = json.loads((path / MANIFEST).read_bytes())
+        digests = parse_json(bytes_of(path / MANIFEST, RUN.most))
         for name, noted in digests.items():
             if digest(path / name) != noted:
                 return f"{name} differs from its digest in the manifest"
@@ -126,8 +130,8 @@ def fault_of(path: Path) -> str | None:
 def load(path: Path) -> State:
     """Read one checkpoint folder. Raises TrainingError for one that cannot be read."""
     try:
-        facts = json.loads((path / "facts.json").read_bytes())
-        tensors = {file.stem: load_file(file) for file in path.glob("*.safetensors")}
+        facts = parse_json(bytes_of(path / "facts.json", RUN.most), lenient=True)
+        tensors = {file.stem: read_tensors(file) for file in path.glob("*.safetensors")}
     except (OSError, ValueError, SafetensorError) as error:
         raise TrainingError(f"Cannot read the checkpoint {path}: {error}.") from error
     return State(facts.pop("step"), tensors, facts)
@@ -214,5 +218,5 @@ def _in_layout_of(parameter: Tensor, value: Any) -> Any:
 
 
 def digest(path: Path) -> str:
-    with path.open("rb") as file:
+    with regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

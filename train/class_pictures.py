@@ -14,6 +14,7 @@ from PIL import Image
 from t2i.errors import ArgumentError
 from t2i.files import write_atomically
 from t2i.pictures import save_picture
+from t2i.reading import RUN, read_json
 from train.assembly import STORED
 from train.config import RunConfig
 from train.data.sources.folder import list_folder
@@ -123,7 +124,7 @@ def check_made_alike(folder: Path, ours: dict[str, Any], *, beside_new: bool) ->
     path = folder / NOTES
     if not path.is_file():
         return
-    theirs = json.loads(path.read_text("utf-8"))
+    theirs = read_json(path, RUN("note of class pictures"))
     keys = [key for key in ours if beside_new or key != "base"]
     changes = [f"{k}: {theirs.get(k)!r} -> {ours[k]!r}" for k in keys if theirs.get(k) != ours[k]]
     if changes:

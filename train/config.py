@@ -1,7 +1,6 @@
 """A run's whole configuration: one TOML, overrides, nothing unknown."""
 
 import json
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from t2i.errors import ArgumentError, nearest
+from t2i.reading import CONFIG, parse_toml, read_toml
 from train.cache.config import CacheConfig
 from train.data.kinds import DataConfig
 from train.data.scenes import ScenesConfig
@@ -199,10 +199,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
             f"{path} is a folder, expected a training config. For the pictures in it one is "
             f"written with: t2i train --init lora {quote(str(path))}"
         )
-    try:
-        tree = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:  # not there, not UTF-8, not TOML
-        raise ArgumentError(f"Cannot read the training config {path}: {error}.") from error
+    tree = read_toml(path, CONFIG("training config"))
     for override in overrides:
         _override(tree, override)
     if isinstance(data := tree.setdefault("data", {}), dict):
@@ -306,8 +303,8 @@ def _override(tree: dict[str, Any], text: str) -> None:
             raise ArgumentError(f"Override {text!r}: {table!r} is a value, not a table.")
     place = _number(name, at, tables, text) if isinstance(at, list) else name
     try:
-        at[place] = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+        at[place] = parse_toml(f"value = {value}")["value"]
+    except ValueError:
         at[place] = value.strip()
 
 

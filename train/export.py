@@ -14,6 +14,7 @@ from t2i.denoiser.build import Components
 from t2i.denoiser.families.sd import VAE
 from t2i.denoiser.schedulers import Scheduler
 from t2i.files import whole_folder
+from t2i.reading import MODEL_CONFIG, read_json
 from train.objective import ObjectiveConfig
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def _let_others_read(folder: Path) -> None:
 
 def _settle(path: Path, **settings: Any) -> None:
     """Set keys of a part's config.json, and drop what the part's own class would warn of."""
-    config = json.loads(path.read_text("utf-8")) | settings
+    config = read_json(path, MODEL_CONFIG, lenient=True) | settings
     config.pop("_name_or_path", None)  # a folder of this machine
     if config.get("_class_name") == "AutoencoderTiny":
         config.pop("block_out_channels", None)  # written by the class, yet no argument of it

@@ -1,10 +1,10 @@
 """What a starting configuration says, by the kind of its base model and by its method."""
 
-import json
 from pathlib import Path
 from typing import Literal
 
 from t2i.denoiser.address import EMBEDDED
+from t2i.reading import MODEL_CONFIG, read_json
 
 Family = Literal["embedded", "sd", "sdxl"]
 Value = int | float | bool | str | list[str]
@@ -96,7 +96,7 @@ def family_of(base: str) -> Family:
         return "embedded"
     config = Path(base) / "unet" / "config.json"
     if config.is_file():
-        told = json.loads(config.read_text("utf-8"))
+        told = read_json(config, MODEL_CONFIG, lenient=True)
         if told.get("addition_embed_type") == "text_time":
             return "sdxl"
         return "embedded" if told.get("block_out_channels", [NARROW])[0] < NARROW else "sd"
@@ -108,7 +108,7 @@ def size_of(base: str, family: Family) -> int:
     folder = Path(base)
     configs = folder / "unet" / "config.json", folder / "vae" / "config.json"
     if base not in EMBEDDED and all(path.is_file() for path in configs):
-        unet, vae = (json.loads(path.read_text("utf-8")) for path in configs)
+        unet, vae = (read_json(path, MODEL_CONFIG, lenient=True) for path in configs)
         blocks = vae.get("block_out_channels") or vae.get("encoder_block_out_channels") or ()
         if isinstance(side := unet.get("sample_size"), int) and len(blocks) > 1:
             return int(side * 2 ** (len(blocks) - 1))

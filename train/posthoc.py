@@ -12,10 +12,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from t2i.errors import ArgumentError, TrainingError
+from t2i.reading.tensors import opened_tensors
 from train.ema import LONGEST, gamma_of, label
 from train.snapshots import Snapshot
 
@@ -54,7 +55,7 @@ def reconstruct(found: Sequence[Snapshot], wanted: Average) -> tuple[dict[str, T
     average: dict[str, Tensor] = {}
     try:
         with ExitStack() as stack:
-            files = [stack.enter_context(safe_open(shot.path, "pt")) for shot in found]
+            files = [stack.enter_context(opened_tensors(shot.path)) for shot in found]
             first = label(found[0].lengths[0])
             names = [key.removeprefix(first) for key in files[0].keys() if key.startswith(first)]
             for name in names:

@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from t2i.errors import ArgumentError, OutputError
+from t2i.reading import RUN, bytes_of
 from train.config import RunConfig
 from train.ema import lent
 from train.loop import SCALE_PICTURES, Training
@@ -55,7 +56,7 @@ def rebuild(run: Path, length: float, step: int | None = None, out: Path | None 
 def config_of(run: Path) -> RunConfig:
     """What a run was made by. Raises ArgumentError for a folder that is not a run's."""
     try:
-        return RunConfig.model_validate_json((run / "config.json").read_bytes())
+        return RunConfig.model_validate_json(bytes_of(run / "config.json", RUN.most))
     except (OSError, ValidationError) as error:
         reason = error.strerror if isinstance(error, OSError) else error.errors()[0]["msg"]
         raise ArgumentError(

@@ -20,10 +20,12 @@ from t2i.denoiser.address import NOTES
 from t2i.errors import OutputError, T2IError, TrainingError
 from t2i.files import whole_folder
 from t2i.pictures import save_picture
+from t2i.reading import RUN, Kind, bytes_of, parse_json, read_json, read_text
 from train.export import export_vae
 from train.loop import MODEL
 from train.samples import SamplesConfig, draw_prompts, page
 
+PROSE = Kind("text", 4_000_000)
 CARD = """# The embedded model of t2i
 
 {prose}
@@ -85,8 +87,8 @@ def publish(run: Path, folder: Path, prose: str, vae: Path | None = None) -> Non
 def finished(run: Path) -> dict[str, Any]:
     """The notes of the model that the run's last step wrote."""
     try:
-        notes: dict[str, Any] = json.loads((run / MODEL / NOTES).read_text("utf-8"))
-        asked = json.loads((run / "config.json").read_text("utf-8"))["train"]["steps"]
+        notes: dict[str, Any] = parse_json(bytes_of(run / MODEL / NOTES, RUN.most))
+        asked = parse_json(bytes_of(run / "config.json", RUN.most))["train"]["steps"]
     except FileNotFoundError as error:
         raise TrainingError(
             f"No finished model in {run} ({error.filename} is missing): train it to its last step."
@@ -110,20 +112,18 @@ def earlier(run: Path) -> list[Path]:
 def inherited(runs: list[Path]) -> list[str]:
     """The stages of the published models whose parts these runs started from."""
     models = dict.fromkeys(part.parent for run in runs for part in started_from(run))
-    found = [
-        json.loads(path.read_text("utf-8")) for one in models if (path := one / NOTES).is_file()
-    ]
+    found = [read_json(path, RUN) for one in models if (path := one / NOTES).is_file()]
     return [line for notes in found for line in notes.get("stages", ())]
 
 
 def started_from(run: Path) -> list[Path]:
     """The folders of the trained parts that it took up."""
-    target = json.loads((run / "config.json").read_text("utf-8"))["target"]
+    target = read_json(run / "config.json", RUN)["target"]
     return [Path(target[name]) for name in ("vae", "unet", "text_encoder") if target.get(name)]
 
 
 def read_losses(log: Path) -> list[tuple[int, float]]:
-    lines = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
+    lines = [parse_json(line) for line in read_text(log, RUN("log")).splitlines()]
     return [(line["step"], line["loss"]) for line in lines if line.get("loss") is not None]
 
 
@@ -177,7 +177,7 @@ def card(pipe: TextToImagePipeline, stages: list[str], prose: str) -> str:
 
 def stage(run: Path) -> str:
     """One run in a line: what it trained, on how much, and where its loss ended."""
-    config = json.loads((run / "config.json").read_text("utf-8"))
+    config = read_json(run / "config.json", RUN)
     steps, loss = read_losses(run / "log.jsonl")[-1]
     train, target = config["train"], config["target"]
     what = target["kind"]
@@ -199,7 +199,7 @@ def main() -> None:
     parser.add_argument("--prose", type=Path, help="Markdown that the card opens with")
     parser.add_argument("--vae", type=Path, help="an autoencoder whose decoder has learned on")
     given = parser.parse_args()
-    prose = given.prose.read_text("utf-8") if given.prose else ""
+    prose = read_text(given.prose, PROSE) if given.prose else ""
     try:
         publish(given.run, given.folder, prose, given.vae)
     except T2IError as error:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from t2i.errors import ArgumentError
 from t2i.files import cannot_write, write_atomically
+from t2i.reading import RUN, parse_json, read_text
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -85,7 +86,7 @@ class Log:
     def __init__(self, path: Path, start: int) -> None:
         self.path = path
         if path.exists():
-            lines = path.read_text("utf-8").splitlines()
+            lines = read_text(path, RUN("log")).splitlines()
             kept = "".join(line + "\n" for line in lines if start and step_of(line) <= start)
             write_atomically(path, lambda part: part.write_text(kept, "utf-8"))
 
@@ -111,7 +112,7 @@ def finite(value: Number) -> Number | None:
 
 def step_of(line: str) -> float:
     try:
-        return float(json.loads(line)["step"])
+        return float(parse_json(line)["step"])
     except (ValueError, KeyError, TypeError):
         return float("inf")  # a line that a kill cut short
 

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from t2i.errors import OutputError, TrainingError
 from t2i.files import write_atomically
+from t2i.reading import parse_json
+from t2i.reading.tensors import opened_tensors
 
 FOLDER = "ema"
 """Of a run, where its snapshots lie."""
@@ -73,8 +75,8 @@ def _step_of(path: Path) -> int:
 
 def _opened(path: Path) -> Snapshot:
     try:
-        with safe_open(path, "pt") as file:
-            facts = json.loads(file.metadata()["facts"])
+        with opened_tensors(path) as file:
+            facts = parse_json(file.metadata()["facts"])
         return Snapshot(path, facts["step"], tuple(facts["lengths"]))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise TrainingError(

@@ -1,5 +1,6 @@
 """Learned words (textual inversion): files of diffusers, kohya, A1111, and SDXL's two encoders."""
 
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,14 @@ from t2i.adapters.names import shown, spell
 from t2i.adapters.tensors import check_finite, read_tensors
 from t2i.adapters.writing import write_tensors
 from t2i.errors import ArgumentError, ModelError
+from t2i.reading import Kind, read_bytes
 
 OF_TWO = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
 NAMELESS = "emb_params"
 """The key of an embedding that has no name of its own but that of its file."""
 PLAIN = {"format": "pt"}
 MOST_VECTORS = 1024
-LARGEST_PICKLE = 64_000_000
+PICKLE = Kind("embedding", 64_000_000, ModelError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +95,9 @@ def row(path: Path, name: str, tensor: Tensor) -> Tensor:
 
 def unpickled(path: Path) -> dict[str, Tensor]:
     """A1111's layout {"string_to_param": {"*": tensor}, "name": token}, or {token: tensor}."""
-    if not path.is_file():
-        raise ModelError(f"No such embedding: {path}. Check the path.")
-    if path.stat().st_size > LARGEST_PICKLE:
-        raise ModelError(
-            f"Refused {path}: it has {path.stat().st_size:,} bytes, expected at most "
-            f"{LARGEST_PICKLE:,} of an embedding."
-        )
+    data = read_bytes(path, PICKLE)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # A hostile file makes it fail in any way.
         raise ModelError(
             f"{path} is no pickle of tensors alone, and nothing else is loaded: "

@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from t2i.adapters.names import shown
 from t2i.denoiser.address import PICKLES
 from t2i.denoiser.weights import read_shapes
 from t2i.errors import ModelError
+from t2i.reading.tensors import opened_tensors
 
 MOST_TENSORS = 20_000
 """Of a file; a LoRA on every layer of SDXL and its text encoders has some ten thousand."""
@@ -31,7 +32,7 @@ def read_tensors(path: Path, word: str) -> tuple[dict[str, Tensor], dict[str, st
             f"{word}."
         )
     try:
-        with safe_open(path, framework="pt") as file:
+        with opened_tensors(path) as file:
             header = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in shapes}
     except (SafetensorError, OSError) as error:

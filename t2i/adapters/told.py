@@ -1,6 +1,5 @@
 """How strongly the layers of a LoRA act, as headers of diffusers and configs of peft say it."""
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from t2i.adapters.layers import PARTS, Layer, Low
 from t2i.adapters.names import WHOLE
 from t2i.adapters.peft_fields import KINDS, check_fields
 from t2i.errors import ModelError
+from t2i.reading import parse_json
 
 HEADER = "lora_adapter_metadata"
 """Under which diffusers keeps it in a file."""
@@ -76,8 +76,8 @@ def from_header(path: object, header: Mapping[str, str]) -> dict[str, Told]:
     if not (text := header.get(HEADER)):
         return {}
     try:
-        told = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        told = parse_json(text, lenient=True)
+    except ValueError as error:
         raise ModelError(f"{path}: its header {HEADER} is not JSON: {error}.") from error
     if not isinstance(told, dict):
         raise ModelError(f"{path}: its header {HEADER} holds no JSON object.")

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
@@ -20,6 +20,7 @@ from torch.nn import functional
 from t2i.attention.site import Site
 from t2i.errors import ArgumentError, DataError, nearest
 from t2i.files import write_atomically
+from t2i.reading.tensors import opened_tensors
 
 Convention = Literal["default", "daam", "mean"]
 CONVENTIONS = ("default", "daam", "mean")
@@ -265,7 +266,7 @@ class HeatMaps(Mapping[str, Tensor]):
 def load_maps(path: str | Path) -> dict[str, Tensor]:
     """The maps of a file that HeatMaps.save wrote."""
     try:
-        with safe_open(path, framework="pt") as file:
+        with opened_tensors(path) as file:
             return {word: file.get_tensor(word) for word in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise DataError(f"Cannot read maps from {path}: {error}") from error

@@ -3,6 +3,8 @@
 import hashlib
 from pathlib import Path
 
+from t2i.reading import WEIGHTS, opened
+
 
 def digest(model: Path) -> str:
     """SHA-256 over the names and bytes of weights and configs: one name may mean new weights.
@@ -13,7 +15,7 @@ def digest(model: Path) -> str:
     sha = hashlib.sha256()
     for path in [model] if model.is_file() else sorted(weights):
         sha.update((path.relative_to(model).as_posix() if path != model else path.name).encode())
-        with path.open("rb") as file:
+        with opened(path, WEIGHTS) as file:
             while chunk := file.read(1 << 20):
                 sha.update(chunk)
     return sha.hexdigest()
@@ -21,5 +23,5 @@ def digest(model: Path) -> str:
 
 def file_digest(path: Path) -> str:
     """SHA-256 of the bytes of a file, as sha256sum prints it."""
-    with path.open("rb") as file:
+    with opened(path, WEIGHTS) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

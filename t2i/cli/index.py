@@ -13,6 +13,7 @@ from typing import Any
 
 from t2i.errors import OutputError
 from t2i.files import cannot_write, write_atomically
+from t2i.reading import RUN, bytes_of, parse_json, regular
 
 INDEX = "index.jsonl"
 PART = re.compile(r"index\.\d+\.jsonl")
@@ -65,7 +66,7 @@ class Tally:
         for path, start in self._read.items():
             if not path.exists():
                 continue
-            with path.open("rb") as file:
+            with regular(path) as file:
                 file.seek(start)
                 whole, newline, _ = file.read().rpartition(b"\n")
             self._read[path] = start + len(whole) + len(newline)
@@ -94,7 +95,7 @@ def merge(folder: Path) -> dict[int, Entry]:
 
 def read(path: Path) -> bytes:
     try:
-        return path.read_bytes() if path.exists() else b""
+        return bytes_of(path, RUN.most) if path.exists() else b""
     except OSError as error:
         raise OutputError(f"Cannot read {path}: {error.strerror or error}.") from error
 
@@ -103,7 +104,7 @@ def entries_of(data: bytes) -> Iterator[Entry]:
     """The whole lines of an index; one that a kill or a full disk cut short is passed over."""
     for line in data.split(b"\n"):
         try:
-            entry = json.loads(line)
+            entry = parse_json(line, lenient=True)
         except ValueError:
             continue
         if isinstance(entry, dict) and isinstance(entry.get("job"), int):

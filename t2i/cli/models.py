@@ -5,6 +5,7 @@ from pathlib import Path
 import typer
 
 from t2i.cli.answer import Format, print_json, print_rows
+from t2i.reading import regular
 
 LONGEST_CARD = 64_000
 """Bytes of a model card that are looked at; its first paragraph is what is shown."""
@@ -50,9 +51,7 @@ def size_of(path: Path) -> int:
 def start_of(card: Path) -> str:
     """The beginning of a text that anybody may have written in any encoding; "" without one."""
     try:
-        if not card.is_file():
-            return ""
-        with card.open("rb") as file:
+        with regular(card) as file:
             return file.read(LONGEST_CARD).decode("utf-8", errors="replace")
     except OSError:
         return ""

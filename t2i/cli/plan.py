@@ -18,6 +18,7 @@ from t2i.cli.prompt_line import Line
 from t2i.cli.request import Request, choose_seed, read_defaults
 from t2i.errors import ArgumentError, OutputError
 from t2i.files import write_atomically
+from t2i.reading import RUN, bytes_of, parse_json
 
 STATE = "bulk.json"
 VERSION = 1
@@ -148,7 +149,7 @@ def read_state(out: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        state = json.loads(path.read_bytes())
+        state = parse_json(bytes_of(path, RUN.most))
         if state["version"] != VERSION:
             raise ValueError(f"its layout is {state['version']}, expected {VERSION}")
         return dict(state, seed=int(state["seed"]))

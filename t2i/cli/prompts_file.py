@@ -2,9 +2,6 @@
 
 import codecs
 import csv
-import itertools
-import json
-import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +14,7 @@ from t2i.cli.request import Request
 from t2i.cli.sources import File
 from t2i.cli.stories.samplers import NAMES, is_known, plain_words
 from t2i.errors import ArgumentError, DataError, T2IError, nearest
+from t2i.reading import PROMPTS, lines_in, opened, parse_json
 
 MAX_LINE = 64 * 1024
 """Bytes of one line, or of one record of a csv; a longer one ends the reading."""
@@ -41,19 +39,8 @@ def read_prompts(path: Path, options: Request | None = None, lora_dir: Path = FO
     records = READERS.get(path.suffix.lower())
     if records is None:
         raise ArgumentError(f"Got --prompts {path}: expected a file in {', '.join(READERS)}.")
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise DataError(
-                f"{path} is a folder, a device or a pipe: the prompts must be in a file, which is "
-                "read again to go on."
-            )
-        with path.open("rb") as file:
-            strict = records is json_records
-            lines, broken = read(records(physical_lines(file)), strict=strict)
-    except FileNotFoundError:
-        raise DataError(f"No such file of prompts: {path}. Check the path.") from None
-    except OSError as error:
-        raise DataError(f"Cannot read {path}: {error.strerror or error}.") from error
+    with opened(path, PROMPTS) as file:
+        lines, broken = read(records(physical_lines(file)), strict=records is json_records)
     if options is not None:
         lines, unspoken = speak_lines(lines, options, lora_dir)
         broken = sorted(broken + unspoken + check_lines(lines, options))
@@ -126,14 +113,9 @@ def complaint(path: Path, broken: Sequence[tuple[int, str]]) -> str:
 
 def physical_lines(file: BinaryIO) -> Lines:
     """Number and text of each line; what is no UTF-8 becomes surrogates, refused with its text."""
-    for number in itertools.count(1):
-        data = file.readline(MAX_LINE + 1)
-        if not data:
-            return
-        if number == 1:
-            if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                raise Unreadable(1, "The file is UTF-16: save it as UTF-8.")
-            data = data.removeprefix(codecs.BOM_UTF8)
+    for number, data in lines_in(file, MAX_LINE):
+        if number == 1 and data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise Unreadable(1, "The file is UTF-16: save it as UTF-8.")
         if len(data) > MAX_LINE:
             raise Unreadable(
                 number, f"The line is longer than {MAX_LINE // 1024} KiB. Shorten its prompt."
@@ -158,11 +140,9 @@ def json_records(lines: Lines) -> Records:
 
 def json_record(text: str) -> Mapping[str, object] | Broken:
     try:
-        record = json.loads(text, object_pairs_hook=without_repeats)
+        record = parse_json(text, pairs=without_repeats)
     except Broken as error:
         return error
-    except RecursionError:
-        return Broken("Nested too deeply: write one flat object.")
     except ValueError as error:
         return Broken(
             f'Not JSON: {error}. Expected an object such as {{"prompt": "a cat", "seed": 7}}.'

@@ -14,6 +14,7 @@ from t2i.cli.sources import Embedding, File, Scaled, check_count
 from t2i.denoiser.address import NOTES
 from t2i.errors import ArgumentError, ModelError
 from t2i.pictures import MAX_PIXELS
+from t2i.reading import MODEL_CONFIG, read_bytes
 from t2i.text.prompt import Prompt
 
 Grammar = Literal["a1111", "comfy", "plain"]
@@ -173,7 +174,7 @@ def read_defaults(folder: Path) -> Defaults:
     if not path.exists():
         return Defaults()
     try:
-        sampling = ModelFile.model_validate_json(path.read_bytes()).defaults
+        sampling = ModelFile.model_validate_json(read_bytes(path, MODEL_CONFIG)).defaults
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the file"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from t2i.errors import ArgumentError, OutputError
+from t2i.reading import MODEL_CONFIG, read_json
 
 if TYPE_CHECKING:
     from pipelines.pipeline import Pipeline
@@ -82,5 +83,5 @@ def write_model(out: Path, pipe: "Pipeline", precision: Precision) -> None:
         pipe.save_pretrained(new)
         # Left alone transformers takes the precision of the file, and diffusers float32.
         for path in new.glob("text_encoder*/config.json"):
-            config = json.loads(path.read_text("utf-8")) | {"dtype": "float32"}
+            config = read_json(path, MODEL_CONFIG) | {"dtype": "float32"}
             path.write_text(json.dumps(config, indent=2) + "\n", "utf-8")

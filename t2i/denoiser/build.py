@@ -1,7 +1,6 @@
 """A model of any size from a TOML: what its parts are made of, no weights."""
 
 import inspect
-import tomllib
 from collections.abc import Collection
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from transformers import (
 
 from t2i.denoiser.families.sd import VAE
 from t2i.errors import ArgumentError, nearest
+from t2i.reading import CONFIG, read_toml
 from t2i.text.bpe import clip_tokenizer, load_bpe
 
 Settings = dict[str, Any]
@@ -74,10 +74,7 @@ class ModelConfig(BaseModel):
     @classmethod
     def load(cls, path: Path) -> "ModelConfig":
         """Read a TOML. Raises ArgumentError where it is missing, garbled, or has unknown tables."""
-        try:
-            settings = tomllib.loads(path.read_text("utf-8"))
-        except (OSError, ValueError) as error:  # not there, not UTF-8, not TOML
-            raise ArgumentError(f"Cannot read the model config {path}: {error}.") from error
+        settings = read_toml(path, CONFIG("model config"))
         check_known(settings, cls.model_fields, f"table of {path.name}")
         try:
             config = cls(**settings)

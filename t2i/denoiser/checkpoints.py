@@ -8,12 +8,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import safe_open
-
 from t2i.denoiser.leftovers import is_text_extra
 from t2i.denoiser.parts import SDXL, STABLE_DIFFUSION
 from t2i.denoiser.weights import Shapes, read_shapes
 from t2i.errors import ModelError
+from t2i.reading.tensors import opened_tensors
 
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."
@@ -151,7 +150,7 @@ def family_of(path: Path, shapes: Shapes) -> Family:
 
 def told_prediction(path: Path, shapes: Shapes) -> str | None:
     """What the file itself says of its prediction, in modelspec metadata or by a marker tensor."""
-    with safe_open(path, framework="pt") as file:
+    with opened_tensors(path) as file:
         metadata = file.metadata() or {}
     said = metadata.get("modelspec.prediction_type", "").lower()
     architecture = metadata.get("modelspec.architecture", "").lower()

@@ -7,8 +7,11 @@ from pathlib import Path
 from huggingface_hub import constants, snapshot_download
 
 from t2i.errors import ModelError
+from t2i.reading import bytes_of, decoded
 
 ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*(@[\w][\w./-]*)?", re.ASCII)
+LONGEST_REF = 1000
+"""Bytes of a file that names a commit."""
 COMMIT = re.compile(r"[\w][\w.-]*", re.ASCII)
 """A folder's name below `snapshots`; nothing that climbs out of it."""
 WEIGHTS = ("diffusion_pytorch_model", "model")
@@ -88,7 +91,7 @@ def snapshot(place: Path, revision: str) -> Path | None:
     """
     ref = place / "refs" / revision
     try:
-        commit = ref.read_text("utf-8").strip() if ref.is_file() else revision
+        commit = decoded(bytes_of(ref, LONGEST_REF)).strip() if ref.is_file() else revision
         folder = place / "snapshots" / commit
         return (
             folder if COMMIT.fullmatch(commit) and (folder / "model_index.json").is_file() else None

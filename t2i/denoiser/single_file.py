@@ -15,7 +15,6 @@ import torch
 from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
-from safetensors import safe_open
 from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -31,6 +30,7 @@ from t2i.denoiser.schedulers import ZERO_SNR, Scheduler
 from t2i.denoiser.skeletons import skeleton
 from t2i.denoiser.weights import check_dtypes, compare, read_json, spell
 from t2i.errors import ArgumentError, ModelError, nearest
+from t2i.reading.tensors import opened_tensors
 from t2i.text.bpe import clip_tokenizer, load_bpe
 
 Component = nn.Module | CLIPTokenizer | Scheduler
@@ -172,7 +172,7 @@ def load_part(
     dtype: torch.dtype,
 ) -> nn.Module:
     source = checkpoint.family.sources[part]
-    with safe_open(checkpoint.path, framework="pt") as file:
+    with opened_tensors(checkpoint.path) as file:
         names = checkpoint.part(part).keys() - set(checkpoint.extras(part))
         tensors = {name: file.get_tensor(name) for name in names}
     if source.prefix.endswith(TRANSFORMER):

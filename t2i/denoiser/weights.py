@@ -3,12 +3,11 @@
 Only headers are read, and the model is built without memory (on the "meta" device).
 """
 
-import json
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from t2i.denoiser.address import PICKLES
 from t2i.denoiser.configs import check_config
@@ -16,6 +15,8 @@ from t2i.denoiser.leftovers import is_text_extra
 from t2i.denoiser.parts import TEXT_ENCODERS
 from t2i.denoiser.skeletons import second_names, skeleton
 from t2i.errors import ModelError
+from t2i.reading import MODEL_CONFIG, bytes_of, parse_json
+from t2i.reading.tensors import opened_tensors
 
 Shapes = dict[str, tuple[int, ...]]
 """Name of a tensor -> its shape."""
@@ -25,11 +26,9 @@ FLOATS = ("F16", "BF16", "F32", "F64")
 NAMED_TENSORS = 3
 """Tensors of each kind of misfit that an error spells out."""
 
-LARGEST_CONFIG = 1_000_000
+LARGEST_CONFIG = MODEL_CONFIG.most
 LARGEST_INDEX = 16_000_000
-LARGEST_HEADER = 16_000_000
-"""Bytes: of a JSON config, of an index of shards, of a safetensors header. Some ten times what is
-published."""
+"""Bytes: of a JSON config, of an index of shards. Some ten times what is published."""
 
 
 def check_weights(folder: Path, class_name: str, variant: str | None) -> None:
@@ -126,14 +125,7 @@ def shards(index: Path) -> list[Path]:
 def read_shapes(path: Path) -> Shapes:
     """The header of a safetensors file; its length is held against the file's."""
     try:
-        with path.open("rb") as raw:
-            claimed = int.from_bytes(raw.read(8), "little")
-        if claimed > LARGEST_HEADER:
-            raise ModelError(
-                f"{path} is not a whole safetensors file (its header claims {claimed} bytes, "
-                f"expected at most {LARGEST_HEADER}): copy or download it again."
-            )
-        with safe_open(path, framework="pt") as file:
+        with opened_tensors(path) as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
     except (SafetensorError, OSError) as error:
         raise ModelError(
@@ -143,7 +135,7 @@ def read_shapes(path: Path) -> Shapes:
 
 def check_dtypes(path: Path, names: Iterable[str]) -> None:
     """Raise ModelError unless these tensors of a safetensors file are floating-point numbers."""
-    with safe_open(path, framework="pt") as file:
+    with opened_tensors(path) as file:
         for name in names:
             kind = file.get_slice(name).get_dtype()
             if kind not in FLOATS:
@@ -157,13 +149,12 @@ def check_dtypes(path: Path, names: Iterable[str]) -> None:
 def read_json(path: Path, largest: int = LARGEST_CONFIG) -> dict[str, Any]:
     """A JSON object of at most `largest` bytes."""
     try:
-        size = path.stat().st_size
-        if size > largest:
-            raise ModelError(f"Refused {path}: it has {size} bytes, expected at most {largest}.")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(bytes_of(path, largest), lenient=True)
     except FileNotFoundError:
         raise ModelError(f"{path} is missing: copy or download the model again.") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise ModelError(f"Refused {path}: {error.strerror or error}.") from error
+    except ValueError as error:
         raise ModelError(f"{path} is not readable JSON ({error}).") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path} holds a JSON {type(content).__name__}, expected an object.")

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ValidationError
 
 from t2i.denoiser.address import NOTES
 from t2i.errors import ModelError
+from t2i.reading import MODEL_CONFIG, read_bytes
 from t2i.recogniser.recogniser import Recogniser
 from train.data.scenes import ScenesConfig, vocabulary
 
@@ -38,7 +39,7 @@ def shown_to(model: Path) -> ScenesConfig:
     if not path.is_file():
         return UNTOLD
     try:
-        data = Notes.model_validate_json(path.read_bytes()).trained.config.data
+        data = Notes.model_validate_json(read_bytes(path, MODEL_CONFIG)).trained.config.data
         if data.get("kind") != UNTOLD.kind:
             return UNTOLD
         return ScenesConfig.model_validate(data)

@@ -19,6 +19,7 @@ from t2i.errors import ArgumentError, OutputError
 from t2i.evaluate.part import Record
 from t2i.files import cannot_write, write_atomically
 from t2i.pictures import save_picture
+from t2i.reading import RUN, bytes_of, parse_json
 from train.config import flat
 from train.runfolder import LOCK
 
@@ -100,7 +101,7 @@ class Store:
         if not path.exists():
             return None
         try:
-            before = json.loads(path.read_bytes())
+            before = parse_json(bytes_of(path, RUN.most), lenient=True)
         except OSError as error:
             raise self._cannot_go_on(f"cannot be read ({error.strerror or error})") from error
         except ValueError as error:  # no JSON, or no UTF-8
@@ -141,7 +142,7 @@ class Store:
         if not path.exists():
             return
         try:
-            data = path.read_bytes()
+            data = bytes_of(path, RUN.most)
             whole = data.rpartition(b"\n")[0]
             if len(whole) + 1 < len(data) or (data and not data.endswith(b"\n")):
                 os.truncate(path, len(whole) + 1 if whole else 0)
@@ -161,7 +162,7 @@ def entries_of(data: bytes) -> Iterator[dict[str, Any]]:
     """The whole lines; one that a crash filled with anything else is passed over."""
     for line in data.split(b"\n"):
         try:
-            entry = json.loads(line)
+            entry = parse_json(line, lenient=True)
             keys = entry.keys() >= {"part", "unit", "seconds", "record"}
         except (ValueError, AttributeError):
             continue

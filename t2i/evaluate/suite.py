@@ -1,7 +1,6 @@
 """What is measured: the parts of a suite and how much of each, from a TOML."""
 
 import json
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from t2i.evaluate.editing.editing import Editing, EditingConfig
 from t2i.evaluate.generation.generation import Generation, GenerationConfig
 from t2i.evaluate.inspection.inspection import Inspection, InspectionConfig
 from t2i.evaluate.part import Bench, Part
+from t2i.reading import CONFIG, read_toml
 
 ASSETS = Path(__file__).parent.parent / "assets" / "evaluate"
 SUITES = {"scenes": ASSETS / "scenes.toml"}
@@ -45,16 +45,7 @@ def read_suite(name: str, *, quick: bool) -> SuiteConfig:
             f"Unknown suite {name!r}. {nearest(name, SUITES)} Or give a TOML laid out as "
             f"{SUITES['scenes']}."
         )
-    try:
-        tree = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise ArgumentError(f"Cannot read the suite {path}: {error.strerror or error}.") from error
-    except UnicodeDecodeError as error:
-        raise ArgumentError(
-            f"The suite {path} is no text in UTF-8: byte {error.start} is none of it."
-        ) from error
-    except tomllib.TOMLDecodeError as error:
-        raise ArgumentError(f"The suite {path} is no TOML: {error}.") from error
+    tree = read_toml(path, CONFIG("suite"))
     try:
         # By way of JSON, as it alone has lists for tuples where no value may be of another kind:
         # neither `true` nor "8" is a number of pictures.

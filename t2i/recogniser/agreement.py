@@ -11,12 +11,14 @@ from typing import Any
 
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from t2i.errors import ModelError
+from t2i.reading import MODEL_CONFIG, bytes_of, parse_json
+from t2i.reading.tensors import read_tensors
 from t2i.recogniser.recogniser import ASSET, UNREADABLE, Maps, Recogniser
 from t2i.text.bpe import Merges, Vocabulary, clip_tokenizer, load_bpe
 
@@ -117,11 +119,11 @@ class Agreement(nn.Module):
         """
         recogniser = Recogniser.load(folder)
         try:
-            config = json.loads((folder / CONFIG).read_text("utf-8"))
+            config = parse_json(bytes_of(folder / CONFIG, MODEL_CONFIG.most))
             found = cls(recogniser, config["width"], config["layers"])
             if found.vocabulary != config["vocabulary"]:
                 raise ValueError(f"it read another vocabulary than {VOCABULARY.name}")
-            missing, unknown = found.load_state_dict(load_file(folder / WEIGHTS), strict=False)
+            missing, unknown = found.load_state_dict(read_tensors(folder / WEIGHTS), strict=False)
             lost = [
                 name
                 for name in missing

@@ -14,11 +14,13 @@ import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from t2i.errors import ModelError
+from t2i.reading import MODEL_CONFIG, bytes_of, parse_json
+from t2i.reading.tensors import read_tensors
 from t2i.recogniser.seen import OWN, Found, Seen
 
 ASSET = Path(__file__).parent.parent / "assets" / "recogniser"
@@ -190,10 +192,10 @@ class Recogniser(nn.Module):
         Raises ModelError for a folder that holds none.
         """
         try:
-            config = json.loads((folder / CONFIG).read_text("utf-8"))
+            config = parse_json(bytes_of(folder / CONFIG, MODEL_CONFIG.most))
             labels = Labels(**{name: tuple(names) for name, names in config["labels"].items()})
             found = cls(labels, config["size"], config["channels"])
-            found.load_state_dict(load_file(folder / WEIGHTS))
+            found.load_state_dict(read_tensors(folder / WEIGHTS))
         except UNREADABLE as error:
             raise ModelError(
                 f"No recogniser can be loaded from {folder}: {error}. Train one with "

@@ -8,9 +8,12 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, tr
 from transformers import CLIPTokenizer
 
 from t2i.errors import ModelError
+from t2i.reading import bytes_of, decoded, parse_json
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"
+LARGEST_VOCABULARY = 64_000_000
+"""Bytes of one of its files."""
 # CLIP's own split of a text into words, numbers and the rest.
 PIECES = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
@@ -88,8 +91,8 @@ def save_bpe(vocabulary: Vocabulary, merges: Merges, folder: Path) -> None:
 def load_bpe(folder: Path) -> tuple[Vocabulary, Merges]:
     """Read `vocab.json` and `merges.txt`. Raises ModelError where they are missing or garbled."""
     try:
-        vocabulary: Vocabulary = json.loads((folder / "vocab.json").read_text("utf-8"))
-        lines = (folder / "merges.txt").read_text("utf-8").splitlines()
+        vocabulary: Vocabulary = parse_json(bytes_of(folder / "vocab.json", LARGEST_VOCABULARY))
+        lines = decoded(bytes_of(folder / "merges.txt", LARGEST_VOCABULARY)).splitlines()
         merges = [(pair[0], pair[1]) for pair in (line.split(" ") for line in lines[1:] if line)]
     except (OSError, ValueError, IndexError) as error:
         raise ModelError(

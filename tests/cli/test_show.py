@@ -131,7 +131,7 @@ def test_a_picture_without_a_story_is_an_error(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("key", "text", "complaint"),
     [
-        ("prompt", "[" * 100_000, "prompt: JSON nested too deep"),
+        ("prompt", "[" * 100_000, "prompt: not JSON: it is nested more than 100 deep"),
         ("prompt", "x" * 1_000_000, "1,000,007 bytes, at most 262,144 are read"),
         ("Dream", "\x1b[31m", "Dream: expected a prompt in quotes"),
         ("fooocus_scheme", "x", "carries no story"),

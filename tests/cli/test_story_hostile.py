@@ -69,10 +69,10 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
         read_story(tmp_path / "cat.png")
     with pytest.raises(DataError, match="is a folder, not a picture"):
         read_story(tmp_path)
-    with pytest.raises(DataError, match=r"Cannot read .*File name too long"):
+    with pytest.raises(DataError, match=r"Cannot read .*name is longer than a file system takes"):
         read_story(tmp_path / ("x" * 300))
     os.mkfifo(tmp_path / "pipe.png")
-    with pytest.raises(DataError, match="is a device or a pipe, not a picture"):
+    with pytest.raises(DataError, match="it is a pipe, not a file"):
         read_story(tmp_path / "pipe.png")
 
 
@@ -138,7 +138,7 @@ def test_json_nested_a_hundred_thousand_deep_is_refused(
 ) -> None:
     depth = 100_000 if len(shape[0]) == 1 else 40_000
     text = shape[0] * depth + "1" + shape[1] * depth
-    with pytest.raises(DataError, match=f"{key}: JSON nested too deep to be read"):
+    with pytest.raises(DataError, match=f"{key}: not JSON: it is nested more than 100 deep"):
         read_story(png(tmp_path / "a.png", {key: text}))
 
 

@@ -130,7 +130,7 @@ def test_huge_shapes_cost_no_memory(model):
 def test_a_config_of_a_hundred_megabytes_is_not_read(model):
     with (model / "unet/config.json").open("r+b") as file:
         file.truncate(100_000_000)
-    with pytest.raises(ModelError, match="config.json: it has 100000000 bytes, expected at most"):
+    with pytest.raises(ModelError, match="config.json: it has 100,000,000 bytes, at most"):
         check_folder(model)
 
 

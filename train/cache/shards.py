@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import save
 
 from t2i.errors import DataError
 from t2i.files import cannot_write, write_atomically
+from t2i.reading import parse_json, regular
+from t2i.reading.tensors import opened_tensors
 
 Arrays = Mapping[str, NDArray[Any]]
 DIGITS = 32
@@ -80,8 +82,8 @@ class Shards:
         self._entries = {}
         for name in self.files() if files is None else files:
             try:
-                with safe_open(self.folder / name, "numpy") as file:
-                    keys, names = json.loads(file.metadata()["keys"]), sorted(file.keys())
+                with opened_tensors(self.folder / name, "numpy") as file:
+                    keys, names = parse_json(file.metadata()["keys"]), sorted(file.keys())
             except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
                 raise unreadable(self.folder / name) from error
             held: dict[int, list[str]] = {}
@@ -102,7 +104,7 @@ class Shards:
 
     def _file(self, name: str) -> Any:
         if name not in self._open:
-            self._open[name] = safe_open(self.folder / name, "numpy")
+            self._open[name] = opened_tensors(self.folder / name, "numpy")
             if len(self._open) > OPEN:
                 self._open.popitem(last=False)
         self._open.move_to_end(name)
@@ -139,7 +141,7 @@ class Writer:
 
 def is_whole(path: Path) -> bool:
     try:
-        with path.open("rb") as file:
+        with regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:DIGITS] == path.stem
     except OSError:
         return False

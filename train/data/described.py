@@ -1,6 +1,5 @@
 """What a file or folder of pictures that somebody names stands for, as a configuration."""
 
-import tomllib
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from t2i.errors import ArgumentError, nearest
+from t2i.reading import CONFIG, read_toml
 from train.data.pictures import PicturesConfig
 from train.data.subsets import SubsetConfig
 from train.paths import settle_paths
@@ -51,10 +51,7 @@ def batch_size_of(place: Path) -> int | None:
 
 
 def tree_of(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:  # not there, not UTF-8, not TOML
-        raise ArgumentError(f"Cannot read {path}: {error}.") from error
+    return read_toml(path, CONFIG)
 
 
 def tables_of(path: Path) -> dict[str, Any]:

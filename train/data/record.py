@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from t2i.errors import ArgumentError, DataError
 from t2i.files import write_atomically
+from t2i.reading import RUN, bytes_of
 from train.data.buckets import Shape
 from train.data.decode import BrokenPicture
 from train.data.found import Found, find
@@ -91,7 +92,7 @@ def recorded(one: Seen) -> Recorded:
 
 def read_record(path: Path) -> Record:
     try:
-        return Record.model_validate_json(path.read_bytes())
+        return Record.model_validate_json(bytes_of(path, RUN.most))
     except (OSError, ValidationError) as error:
         why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise DataError(

@@ -10,6 +10,7 @@ from t2i.cli.request import Request
 from t2i.cli.stories.samplers import our_sampler
 from t2i.errors import DataError
 from t2i.pictures import MAX_PIXELS
+from t2i.reading import parse_json
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
@@ -168,9 +169,7 @@ def shown(value: object) -> str:
 def parsed(name: str, text: str) -> Json:
     """JSON of any depth and size of number: read, or refused by name."""
     try:
-        value: Json = json.loads(text)
-    except RecursionError:
-        raise DataError(f"{name}: JSON nested too deep to be read") from None
+        value: Json = parse_json(text, lenient=True)
     except ValueError as error:
         raise DataError(f"{name}: not JSON: {visible(str(error))}") from None
     return value

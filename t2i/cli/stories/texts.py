@@ -13,6 +13,7 @@ from t2i.cli.stories.exif import MAKE, MODEL, decoded, exif_fields
 from t2i.errors import DataError
 from t2i.exif import MAKER_NOTE, USER_COMMENT
 from t2i.pictures import MAX_TEXT, what_it_is
+from t2i.reading import PICTURE, opened
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 PNG_KEYS = (
@@ -54,11 +55,7 @@ class Texts:
 def read_texts(path: Path) -> Texts:
     """The texts of a PNG, JPEG or WebP, told apart by content and never by name."""
     try:
-        if path.is_dir():
-            raise DataError(f"{path} is a folder, not a picture: name one of its files.")
-        if path.exists() and not path.is_file():
-            raise DataError(f"{path} is a device or a pipe, not a picture.")
-        with path.open("rb") as file:
+        with opened(path, PICTURE) as file:
             start = file.read(12)
             if start.startswith(PNG_START):
                 return png_texts(file)
@@ -66,11 +63,7 @@ def read_texts(path: Path) -> Texts:
                 return exif_texts(file, jpeg_exif)
             if start[:4] == b"RIFF" and start[8:] == b"WEBP":
                 return exif_texts(file, webp_exif)
-    except FileNotFoundError:
-        raise DataError(f"No such picture: {path}. Check the path.") from None
-    except PermissionError:
-        raise DataError(f"Cannot read {path}: permission denied.") from None
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise DataError(f"Cannot read {path}: {error}.") from error
     raise DataError(
         f"{path} is {what_it_is(path)}; expected a PNG, JPEG or WebP picture. "

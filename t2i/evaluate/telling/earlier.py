@@ -1,6 +1,5 @@
 """An evaluation.json that was written before, maybe by an older suite: what can be read of it."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ValidationError
 from t2i.errors import ArgumentError
 from t2i.evaluate.telling.chapter import Figure
 from t2i.evaluate.telling.samples import of_text
+from t2i.reading import RUN, bytes_of, parse_json
 
 
 def read_samples(text: object) -> object:
@@ -81,7 +81,7 @@ def read_earlier(path: Path, facts: Mapping[str, Any], version: int) -> Earlier:
     """
     remedy = "Give the evaluation.json of another result."
     try:
-        earlier = Earlier.model_validate(json.loads(path.read_bytes()))
+        earlier = Earlier.model_validate(parse_json(bytes_of(path, RUN.most), lenient=True))
     except OSError as error:
         raise ArgumentError(f"Cannot read {path}: {error.strerror or error}. {remedy}") from error
     except ValidationError as error:

@@ -15,6 +15,7 @@ from t2i.evaluate.telling.markdown import origin
 from t2i.evaluate.telling.plots import COLOURS, svg
 from t2i.evaluate.telling.shown import interval, with_unit
 from t2i.pictures import open_picture
+from t2i.reading import PICTURE, read_bytes
 
 ASSETS = Path(__file__).parents[2] / "assets" / "evaluate"
 TEMPLATE = "page.html"
@@ -60,7 +61,7 @@ def embedded(path: Path) -> str:
     picture = open_picture(path)
     times = min(SIDE / min(picture.size), LENGTH / max(picture.size))
     if times >= 1:
-        data, kind = path.read_bytes(), "png"
+        data, kind = read_bytes(path, PICTURE), "png"
     else:
         width, height = (max(1, round(side * times)) for side in picture.size)
         picture = picture.resize((width, height), Image.Resampling.LANCZOS)

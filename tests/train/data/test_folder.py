@@ -209,10 +209,10 @@ def test_a_caption_that_is_no_text_breaks_its_picture(tmp_path: Path) -> None:
     (folder / "00-red.txt").write_bytes(b"caf\xe9")
     (folder / "01-green.txt").write_bytes(b"a" * 70_000)
     assert [str(one) for one in list_folder(folder).broken] == [
-        f"{folder}/00-red.png: its caption 00-red.txt cannot be used: is not UTF-8 text "
-        "(unexpected end of data)",
-        f"{folder}/01-green.png: its caption 01-green.txt cannot be used: has 70,000 bytes; a "
-        "caption has at most 65,536",
+        f"{folder}/00-red.png: its caption 00-red.txt cannot be used: it is not UTF-8 "
+        "text (line 1, byte 4)",
+        f"{folder}/01-green.png: its caption 01-green.txt cannot be used: it has 70,000 "
+        "bytes, at most 65,536 are read",
     ]
 
 

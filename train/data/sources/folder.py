@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from t2i.errors import DataError
+from t2i.reading import bytes_of
 from train.data.decode import BrokenPicture
-from train.data.sources.listed import FileSource, Listed, Listing, as_caption
+from train.data.sources.listed import MAX_CAPTION, FileSource, Listed, Listing, as_caption
 from train.data.sources.metadata import TABLES, Rows, rows_of, table_in
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp")
@@ -94,6 +95,10 @@ def list_folder(folder: Path, rules: FolderRules | None = None) -> Listing:
     return reading.listing
 
 
+def why(error: OSError | ValueError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
 def texts_in(names: Iterable[str], suffixes: Sequence[str]) -> dict[str, str]:
     """The files of captions, by their names with a suffix in small letters."""
     found = ((Path(name), name) for name in names)
@@ -117,10 +122,10 @@ def captions_of(
     if beside is None:
         return (), None
     try:
-        text = as_caption(path.with_name(beside).read_bytes())
+        text = as_caption(bytes_of(path.with_name(beside), MAX_CAPTION))
     except (OSError, ValueError) as error:
         reading.listing.broken.append(
-            BrokenPicture(str(path), f"its caption {beside} cannot be used: {error}")
+            BrokenPicture(str(path), f"its caption {beside} cannot be used: {why(error)}")
         )
         return None, beside
     return ((text,) if text else ()), beside

@@ -6,13 +6,13 @@ anything else is an error that names it.
 """
 
 import math
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from t2i.errors import ArgumentError, DataError, nearest
+from t2i.reading import CONFIG, read_toml
 from train.data.subsets import SubsetConfig
 
 TAKEN = {
@@ -65,10 +65,7 @@ def subsets_of_kohya(path: Path, size: int) -> tuple[list[SubsetConfig], list[st
 
     size : ours, which the resolutions of the file must agree with
     """
-    try:
-        tree = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:  # not there, not UTF-8, not TOML
-        raise ArgumentError(f"Cannot read the kohya config {path}: {error}.") from error
+    tree = read_toml(path, CONFIG("kohya config"))
     if unknown := sorted(tree.keys() - {"general", "datasets"}):
         raise ArgumentError(
             f"{path}: unknown table {unknown[0]!r}. {nearest(unknown[0], ('general', 'datasets'))}"

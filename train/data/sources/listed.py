@@ -4,10 +4,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from t2i.reading import CAPTION, PICTURE, bytes_of, check_letters, decoded
 from train.data.decode import BrokenPicture
 
-MAX_BYTES = 512 * 1024 * 1024
-MAX_CAPTION = 64 * 1024
+MAX_BYTES = PICTURE.most
+MAX_CAPTION = CAPTION.most
 
 
 class Source(Protocol):
@@ -23,12 +24,7 @@ class FileSource:
     path: Path
 
     def read(self) -> bytes:
-        size = self.path.stat().st_size
-        if size > MAX_BYTES:
-            raise BrokenPicture(
-                str(self.path), f"has {size:,} bytes; at most {MAX_BYTES:,} are read"
-            )
-        return self.path.read_bytes()
+        return bytes_of(self.path, MAX_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +72,7 @@ def as_caption(data: bytes) -> str:
     """
     if len(data) > MAX_CAPTION:
         raise ValueError(f"has {len(data):,} bytes; a caption has at most {MAX_CAPTION:,}")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"is not UTF-8 text ({error.reason})") from None
-    return " ".join(text.split())
+    return " ".join(decoded(data).split())
 
 
 def as_captions(value: object) -> tuple[str, ...]:
@@ -92,4 +84,6 @@ def as_captions(value: object) -> tuple[str, ...]:
     texts = [one for one in values if isinstance(one, str)]
     if len(texts) + sum(one is None for one in values) < len(values):
         raise ValueError(f"the caption is {value!r}; expected a string or a list of strings")
+    for text in texts:
+        check_letters(text)
     return tuple(plain for text in texts if (plain := " ".join(text.split())))

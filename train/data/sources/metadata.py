@@ -1,17 +1,19 @@
 """The table beside a folder's pictures: metadata.jsonl or metadata.csv, as imagefolder has it."""
 
 import csv
-import io
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from t2i.errors import DataError, nearest
+from t2i.reading import TABLE, decoded, lines_in, opened, parse_json
 from train.data.sources.listed import as_captions
 
 TABLES = ("metadata.jsonl", "metadata.csv")
 FILE_COLUMN = "file_name"
 CAPTION_COLUMNS = ("text", "caption", "captions")
+MAX_LINE = 1024 * 1024
+"""Bytes of one row, which may hold much beside its caption."""
 
 Rows = dict[Path, tuple[str, ...]]
 """Captions by picture; a picture named in several rows has those of all."""
@@ -58,28 +60,41 @@ def column_of(row: dict[str, object], wanted: str | None, place: str) -> str:
 
 def lines_of(table: Path) -> Iterator[tuple[int, dict[str, object]]]:
     """Each row with its line's number, counted from 1."""
-    try:
-        text = table.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"Cannot read {table}: {error}.") from error
-    if table.suffix == ".csv":
-        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        try:
-            for row in reader:
-                yield reader.line_num, {str(key): value for key, value in row.items()}
-        except csv.Error as error:
-            raise DataError(f"{table}, line {reader.line_num}: {error}.") from error
-        return
-    for number, line in enumerate(text.splitlines(), 1):
+    with opened(table, TABLE) as file:
+        yield from (csv_rows if table.suffix == ".csv" else json_rows)(table, file)
+
+
+def json_rows(table: Path, file: BinaryIO) -> Iterator[tuple[int, dict[str, object]]]:
+    for number, line in texts_of(table, file):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
+            row = parse_json(line, lenient=True)
+        except ValueError as error:
             raise DataError(f"{table}, line {number}: {error}.") from error
         if not isinstance(row, dict):
             raise DataError(f"{table}, line {number}: expected an object, got {line[:60]}.")
         yield number, row
+
+
+def csv_rows(table: Path, file: BinaryIO) -> Iterator[tuple[int, dict[str, object]]]:
+    reader = csv.DictReader((text for _, text in texts_of(table, file)), strict=True)
+    try:
+        for row in reader:
+            yield reader.line_num, {str(key): value for key, value in row.items()}
+    except csv.Error as error:
+        raise DataError(f"{table}, line {reader.line_num}: {error}.") from error
+
+
+def texts_of(table: Path, file: BinaryIO) -> Iterator[tuple[int, str]]:
+    """Number and text of each line, its end included."""
+    for number, data in lines_in(file, MAX_LINE):
+        if len(data) > MAX_LINE:
+            raise DataError(f"{table}, line {number}: it is longer than {MAX_LINE:,} bytes.")
+        try:
+            yield number, decoded(data)
+        except ValueError as error:
+            raise DataError(f"{table}, line {number}: {error}.") from error
 
 
 def table_in(folder: Path, names: Sequence[str]) -> Path | None:

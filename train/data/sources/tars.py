@@ -7,7 +7,6 @@ order costs the same.
 """
 
 import io
-import json
 import re
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ from glob import glob, has_magic
 from pathlib import Path
 
 from t2i.errors import ArgumentError, DataError
+from t2i.reading import Kind, opened, parse_json, regular
 from train.data.decode import BrokenPicture
 from train.data.sources.folder import FOREIGN_SUFFIXES, SUFFIXES
 from train.data.sources.listed import (
@@ -37,6 +37,8 @@ RANGE = re.compile(r"(\d+)\.\.(\d+)")
 TEXTS = (".txt", ".caption", ".json")
 MAX_TEXT = 16 * MAX_CAPTION
 """Bytes of a sample's JSON, which may hold more than its caption."""
+ARCHIVE = Kind("archive", 1 << 50)
+"""Read where its files lie."""
 COMPRESSED = (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5")
 """How gzip, bzip2, xz and zstd begin."""
 
@@ -50,7 +52,7 @@ class MemberSource:
     size: int
 
     def read(self) -> bytes:
-        with self.archive.open("rb") as file:
+        with regular(self.archive) as file:
             file.seek(self.offset)
             data = file.read(self.size)
         if len(data) < self.size:
@@ -139,7 +141,7 @@ def captions_of(parts: dict[str, Member], caption_column: str | None) -> tuple[s
         if part.kind != ".json":
             text = as_caption(part.text)
             return (text,) if text else ()
-        row = json.loads(part.text)
+        row = parse_json(part.text, lenient=True)
     except ValueError as error:
         raise ValueError(f"its {part.name} cannot be used: {error}") from None
     columns = CAPTION_COLUMNS if caption_column is None else (caption_column,)
@@ -152,12 +154,13 @@ def members(archive: str, listing: Listing) -> Iterator[Member]:
     source: Callable[[int, int], Source]
     with ExitStack() as stack:
         if archive.startswith(SCHEMES):
-            file: io.BufferedIOBase = io.BufferedReader(RemoteFile(archive), BLOCK)
+            file: io.BufferedReader = stack.enter_context(
+                io.BufferedReader(RemoteFile(archive), BLOCK)
+            )
             source = partial(RemoteSource, archive)
         else:
-            file = Path(archive).open("rb")
+            file = stack.enter_context(opened(archive, ARCHIVE))
             source = partial(MemberSource, Path(archive))
-        stack.enter_context(file)
         if file.read(2) in COMPRESSED:
             raise DataError(
                 f"{archive} is compressed, so that nothing can be read from its midst: decompress "

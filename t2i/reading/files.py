@@ -1,0 +1,140 @@
+"""Opening what others wrote: a regular file of bounded size, or an error in words."""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from io import BufferedReader
+
+from t2i.errors import ArgumentError, DataError, ModelError, OutputError, T2IError
+
+LONGEST_SHOWN = 200
+"""Letters of a path that a message repeats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a file is said to be, how many bytes of it are read at most, and what is raised."""
+
+    noun: str
+    most: int
+    error: type[T2IError] = DataError
+
+    def __call__(self, noun: str) -> "Kind":
+        """The same bounds under another name."""
+        return replace(self, noun=noun)
+
+    @property
+    def a(self) -> str:
+        return f"{'an' if self.noun[0] in 'aeio' else 'a'} {self.noun}"
+
+
+PICTURE = Kind("picture", 512 * 1024**2)
+CAPTION = Kind("caption", 64 * 1024)
+TABLE = Kind("table of captions", 1024**3)
+"""Read line by line."""
+PROMPTS = Kind("file of prompts", 1024**3)
+"""Read line by line."""
+CONFIG = Kind("config", 1_000_000, ArgumentError)
+"""A TOML."""
+MODEL_CONFIG = Kind("config", 1_000_000, ModelError)
+RUN = Kind("file of a run", 256 * 1024**2, OutputError)
+"""What a run or a bulk keeps of itself, with a record of each of many pictures."""
+WEIGHTS = Kind("weights file", 1 << 50, ModelError)
+"""Mapped into memory, not read; the header has a bound of its own."""
+
+
+class Unfit(OSError):
+    """No regular file, or too large; `strerror` says which."""
+
+    def __init__(self, path: object, reason: str, number: int = errno.EINVAL) -> None:
+        super().__init__(number, reason, str(path))
+
+
+def regular(path: str | os.PathLike[str], most: int | None = None) -> BufferedReader:
+    """The file, opened to be read. Raises OSError, Unfit for what is no regular file or larger than
+    `most` bytes; nothing is waited for, as a pipe would have it.
+    """
+    try:
+        check_kind(path, os.stat(path))  # before it is opened: a device may act on that
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        descriptor = os.open(path, flags | getattr(os, "O_NOCTTY", 0))
+    except ValueError:
+        raise Unfit(path, "no file can be called so (a NUL, or half of a character)") from None
+    try:
+        found = os.fstat(descriptor)  # what was opened: the name may mean another by now
+        check_kind(path, found)
+        if most is not None and found.st_size > most:
+            raise Unfit(path, f"it has {found.st_size:,} bytes, at most {most:,} are read")
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def check_kind(path: str | os.PathLike[str], found: os.stat_result) -> None:
+    """Raises OSError for anything but a regular file."""
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder", os.fspath(path))
+    for is_one, what in NO_FILES.items():
+        if is_one(found.st_mode):
+            raise Unfit(path, f"it is a {what}, not a file")
+
+
+NO_FILES = {
+    stat.S_ISFIFO: "pipe",
+    stat.S_ISSOCK: "socket",
+    stat.S_ISCHR: "device",
+    stat.S_ISBLK: "device",
+}
+
+
+@contextmanager
+def opened(path: str | os.PathLike[str], kind: Kind) -> Iterator[BufferedReader]:
+    """The file, open within the block. Raises the kind's error, also where reading it fails."""
+    try:
+        with regular(path, kind.most) as file:
+            yield file
+    except OSError as error:
+        if error.errno is None:  # not the system's: so Pillow says what a file holds
+            raise
+        raise unread(path, kind, error) from error
+
+
+def bytes_of(path: str | os.PathLike[str], most: int) -> bytes:
+    """All of it. Raises OSError."""
+    with regular(path, most) as file:
+        data = file.read(most + 1)
+    if len(data) > most:  # it grows, or its size is not known as in /proc
+        raise Unfit(path, f"it has more than the {most:,} bytes that are read")
+    return data
+
+
+def read_bytes(path: str | os.PathLike[str], kind: Kind) -> bytes:
+    """All of it. Raises the kind's error."""
+    try:
+        return bytes_of(path, kind.most)
+    except OSError as error:
+        raise unread(path, kind, error) from error
+
+
+def unread(path: str | os.PathLike[str], kind: Kind, error: OSError) -> T2IError:
+    """Why a file cannot be read, in words."""
+    name = os.fspath(path)
+    name = name if len(name) <= LONGEST_SHOWN else f"{name[:LONGEST_SHOWN]}..."
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return kind.error(f"No such {kind.noun}: {name}. Check the path.")
+    if isinstance(error, IsADirectoryError):
+        return kind.error(f"{name} is a folder, not {kind.a}: name one of its files.")
+    reason = REASONS.get(error.errno or 0, error.strerror or str(error))
+    return kind.error(f"Cannot read the {kind.noun} {name}: {reason}.")
+
+
+REASONS = {
+    errno.EACCES: "permission denied",
+    errno.ENAMETOOLONG: "the name is longer than a file system takes",
+    errno.ELOOP: "its links lead around in a circle",
+    errno.EIO: "the disk cannot read it (input/output error)",
+}

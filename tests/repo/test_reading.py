@@ -1,0 +1,126 @@
+"""What others wrote comes in one way: through t2i.reading, which bounds it."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.repo.test_layers import modules
+
+READS = {"read_text", "read_bytes", "open", "loads", "load_file", "safe_open", "fdopen", "urlopen"}
+"""Names of calls that open a file or parse its text, whatever they are called on."""
+MODULES = {"tomllib", "csv", "pickle", "marshal", "shelve", "yaml", "configparser", "sqlite3"}
+LOADERS = {("torch", "load"), ("np", "load"), ("np", "fromfile"), ("json", "load")}
+ALLOWED = {
+    # The way itself.
+    "t2i.reading.files": {"open", "fdopen"},
+    "t2i.reading.parsing": {"loads", "tomllib"},
+    "t2i.reading.tensors": {"safe_open"},
+    # Bytes that the way has read.
+    "t2i.pictures": {"Image.open"},
+    "train.data.decode": {"Image.open"},
+    "t2i.cli.stories.ours": {"model_validate_json"},
+    "t2i.attention.edits.plain": {"Image.open"},
+    "train.data.sources.metadata": {"csv"},
+    "t2i.cli.prompts_file": {"csv"},
+    "train.data.sources.tars": {"tarfile.open"},
+    # A pickle of tensors, of bounded size and opened by the way before.
+    "t2i.adapters.embedding": {"torch.load"},
+    # A web server's bytes: no file; their number is asked for.
+    "train.data.sources.remote": {"urlopen"},
+    # Files to write to, locks, and folders to flush.
+    "t2i.files": {"os.open"},
+    "t2i.cli.index": {"os.open"},
+    "t2i.evaluate.store": {"os.open"},
+    "train.runfolder": {"os.open"},
+    # The package's own assets, and what libraries and the system made a moment ago.
+    "train.data.held_out": {"read_text", "loads"},
+    "train.data.sprites": {"read_text", "read_bytes", "loads", "Image.open"},
+    "train.init_text": {"read_text"},
+    "t2i.machine": {"read_text"},
+    "t2i.text.bpe": {"loads"},
+    "train.cache.hollow": {"loads"},
+    "pipelines.pipeline": {"loads"},
+    "pipelines.unclip": {"loads"},
+    # "open" of an object of ours.
+    "t2i.attention.installation": {"installation.open"},
+}
+"""Module -> what it may call, as it stands there or by the last name."""
+
+
+def ways_in(source: str) -> Iterator[tuple[int, str]]:
+    """Line and name of each call that opens or parses a file, writing left out."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names if alias.name in MODULES)
+        elif isinstance(node, ast.ImportFrom) and node.module in MODULES:
+            yield node.lineno, node.module
+        elif isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            last = name.rpartition(".")[2]
+            if name in ("read_text", "read_bytes"):  # those of t2i.reading
+                continue
+            if (last in READS or tuple(name.split(".")) in LOADERS) and not writes(node):
+                yield node.lineno, name
+            elif last == "validate_json" or last == "model_validate_json":
+                if not node.args or not isinstance(node.args[0], ast.Call):
+                    yield node.lineno, name
+
+
+def writes(call: ast.Call) -> bool:
+    given = call.args[1:2] if ast.unparse(call.func) == "open" else call.args[:1]
+    modes = given + [word.value for word in call.keywords if word.arg == "mode"]
+    return any(isinstance(mode, ast.Constant) and str(mode.value)[:1] in "wax" for mode in modes)
+
+
+def astray(module: str, source: str) -> list[str]:
+    allowed = ALLOWED.get(module, set())
+    return [
+        f"{module}:{line} calls {name}: read it with t2i.reading"
+        for line, name in ways_in(source)
+        if name not in allowed and name.rpartition(".")[2] not in allowed
+    ]
+
+
+def test_nothing_is_read_past_the_one_way_in(repo: Path) -> None:
+    wrong = [
+        message
+        for module, path in modules(repo).items()
+        for message in astray(module, path.read_text("utf-8"))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_each_exception_is_needed(repo: Path) -> None:
+    found = modules(repo)
+    for module, names in ALLOWED.items():
+        calls = {name for _, name in ways_in(found[module].read_text("utf-8"))}
+        calls |= {name.rpartition(".")[2] for name in calls}
+        assert names <= calls, f"{module} no longer calls {names - calls}"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "Path('a').read_text()",
+        "open('a')",
+        "open('a', 'rb')",
+        "json.load(file)",
+        "json.loads(text)",
+        "Image.open(path)",
+        "safe_open(path, 'pt')",
+        "torch.load(path)",
+        "import tomllib",
+        "tarfile.open(path)",
+        "np.load(path)",
+        "Model.model_validate_json(text)",
+    ],
+)
+def test_the_test_sees_another_way_in(source: str) -> None:
+    assert astray("train.any", source)
+
+
+@pytest.mark.parametrize("source", ["open('a', 'w')", "path.open('a', encoding='utf-8')"])
+def test_writing_is_no_way_in(source: str) -> None:
+    assert not astray("train.any", source)
