@@ -9,6 +9,13 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import nn
 
+from pipelines.saving import (
+    check_adapter,
+    check_opened,
+    check_parts,
+    name_magnitudes,
+    save_beneath,
+)
 from t2i.denoiser.address import NOTES, resolve
 from t2i.denoiser.finite import check_weights_finite
 from t2i.denoiser.folder import check_folder
@@ -66,6 +73,8 @@ class Checked(DiffusionPipeline):
                 f"{place} is a {contents.kind}, and {cls.__name__} cannot draw with it: load it "
                 f"with {LOADERS[contents.kind]}."
             )
+        for part in contents.parts:
+            check_adapter(place / part)
         optional = {*cls._optional_components, *LAYOUTS[contents.kind].together}
         absent = optional - {*contents.parts} - kwargs.keys()
         kwargs |= {part: None for part in absent}
@@ -75,6 +84,7 @@ class Checked(DiffusionPipeline):
         for part in contents.parts:
             if isinstance(model := getattr(pipe, part, None), nn.Module):
                 check_weights_finite(str(place / part), model)
+        check_opened(place, {part: pipe.components.get(part) for part in contents.parts})
         if (place / NOTES).is_file():
             pipe.notes = read_text(place / NOTES, MODEL_CONFIG)
         return pipe
@@ -85,10 +95,21 @@ class Checked(DiffusionPipeline):
         safe_serialization: bool = True,
         **kwargs: Any,
     ) -> None:
-        """Write a folder that diffusers reads; always as safetensors, whatever is asked for."""
+        """Write a folder that diffusers reads; always as safetensors, whatever is asked for.
+
+        Raises ModelError, writing nothing, where what is attached would be lost or read as
+        something else: a LoRA on the UNet, an IP-Adapter. A LoRA on a text encoder is written with
+        it.
+        """
+        with_lora = check_parts(self.components, Path(save_directory))
         if not safe_serialization:
             warnings.warn("Pickled weights are not written: it becomes safetensors.", stacklevel=2)
+        for name in with_lora:
+            options = {key: kwargs[key] for key in ("variant", "max_shard_size") if key in kwargs}
+            save_beneath(getattr(self, name), Path(save_directory) / name, **options)
         super().save_pretrained(save_directory, **kwargs)
+        for name in with_lora:
+            name_magnitudes(Path(save_directory) / name)
         notes = self.notes
         if notes is not None:
             write_atomically(

@@ -14,6 +14,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from pipelines.loop import Generators, sample
+from pipelines.saving import check_adapter, check_opened
 from pipelines.visitors import Progress
 from t2i.conditioning.conditioning import Branch, Conditioning
 from t2i.conditioning.guidance import choose_guidance
@@ -130,6 +131,8 @@ def parts_of_prior(
             f"Got prior={os.fspath(name_or_path)!r}, which is {kind}; expected the folder or the "
             "hub id of a KandinskyV22PriorPipeline."
         )
+    for part in contents.parts:
+        check_adapter(place / part)
     absent = {} if "image_processor" in contents.parts else {"image_processor": None}
     prior = KandinskyV22PriorPipeline.from_pretrained(
         str(place),
@@ -141,4 +144,5 @@ def parts_of_prior(
     for name, part in prior.components.items():
         if isinstance(part, nn.Module):
             check_weights_finite(str(place / name), part)
+    check_opened(place, prior.components)
     return {f"prior_{name}": part for name, part in prior.components.items()}

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from pipelines.text_to_image import TextToImagePipeline
+from t2i.adapters.injected import tuned
 from t2i.denoiser.build import Components, ModelConfig, build
 from t2i.denoiser.families.sd import VAE, default_size, pixels_per_latent
 from t2i.denoiser.finite import check_weights_finite
@@ -67,6 +68,7 @@ def fine_tune(
     """The base model with what is trained of it; the rest is held in the precision of the run."""
     given = {} if encoders is None else encoders.given
     pipe = TextToImagePipeline.from_pretrained(target.base, **given)
+    check_plain(pipe.components, target.base)
     objective = objective_of(config.objective, pipe.scheduler)
     built = FineTune(pipe, target, objective, config.seed, config.train.batch_size)
     store_frozen(built, STORED[config.train.precision])
@@ -79,6 +81,16 @@ def fine_tune(
         built.cache = encoders
         facts["cached"] = encoders.facts
     return built, facts
+
+
+def check_plain(parts: Mapping[str, Any], base: str) -> None:
+    """Raise ModelError for a LoRA that came with the base: what is written would lose it."""
+    for name, part in parts.items():
+        if isinstance(part, nn.Module) and any(tuned(part)):
+            raise ModelError(
+                f"The base {base} has a LoRA on its {name}. Load it with t2i.load, merge that with "
+                "pipe.fuse_lora() and pipe.unload_lora_weights(), save it, and train on that."
+            )
 
 
 def with_trained(parts: Components, config: RunConfig) -> Components:

@@ -3,6 +3,7 @@ to draw."""
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -122,17 +123,68 @@ def put_on(
                 module.set_scale(adapter, scale)
 
 
-def take_off(models: Iterable[nn.Module | None]) -> None:
-    """Remove every layer that peft has put on; the modules below are the very same as before."""
+def take_off(models: Iterable[nn.Module | None], name: str | None = None) -> None:
+    """Remove the layers that `put_on` has put on under a name, or every layer of peft's; the
+    modules below are the very same as before."""
+    model: Any
     for model in models:
         if model is None or not hasattr(model, "peft_config"):
             continue
-        for name, module in list(tuned(model)):
-            if ".base_layer" not in name:
-                parent, _, attribute = name.rpartition(".")
-                setattr(model.get_submodule(parent), attribute, module.get_base_layer())
-        del model.peft_config
-        mark(model, False)
+        taken = [known for known in model.peft_config if name is None or called_so(known, name)]
+        others = [known for known in model.peft_config if known not in taken]
+        for path, module in outer(model):
+            mine = {field for adapter in taken for field in held(module, adapter)}
+            if not mine:
+                continue
+            if any(True for adapter in others for _ in held(module, adapter)):
+                for adapter in taken:
+                    module.delete_adapter(adapter)
+                module.set_adapter(others, inference_mode=True)
+            else:
+                place(model, path, module.get_base_layer())
+        for adapter in taken:
+            del model.peft_config[adapter]
+        if not model.peft_config:
+            del model.peft_config
+            mark(model, False)
+
+
+@contextmanager
+def bare(model: Any) -> Iterator[None]:
+    """Within the block the model is without the layers of peft's; after it the very same are on."""
+    on = outer(model)
+    config = model.peft_config
+    for path, module in on:
+        place(model, path, module.get_base_layer())
+    del model.peft_config
+    mark(model, False)
+    try:
+        yield
+    finally:
+        for path, module in on:
+            place(model, path, module)
+        model.peft_config = config
+        mark(model, True)
+
+
+def outer(model: nn.Module) -> list[tuple[str, Any]]:
+    """Path and module of the layers that stand in no other of them."""
+    return [(path, module) for path, module in tuned(model) if ".base_layer" not in path]
+
+
+def held(module: Any, adapter: str) -> list[str]:
+    """The fields of a layer that an adapter has a part of."""
+    return [field for field in module.adapter_layer_names if adapter in getattr(module, field)]
+
+
+def called_so(adapter: str, name: str) -> bool:
+    """Whether `put_on` gives this name to layers that it puts on under `name`."""
+    return adapter in (name, *(f"{name}_{kind}" for kind in ("dora", *PREFIXES)))
+
+
+def place(model: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, attribute = path.rpartition(".")
+    setattr(model.get_submodule(parent), attribute, module)
 
 
 def mark(model: Any, carries: bool) -> None:

@@ -32,7 +32,7 @@ BEGINNINGS: Mapping[str, tuple[object, ...]] = {
 """Field -> its values under which the weights below the LoRA stayed as they were."""
 CONVERTIBLE = ("pissa", "olora", "corda", "lora_ga")
 """Which begin with a part of the weights and take it out of them; so does loftq, which rounds."""
-UNSET = (None, False, "none", "", [], {}, ())
+UNSET: tuple[object, ...] = (None, False, "none", "", [], {}, ())
 
 
 def check_fields(path: object, config: Mapping[str, object]) -> None:

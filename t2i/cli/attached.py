@@ -30,6 +30,7 @@ class Attached:
     def __init__(self, pipe: "Pipeline") -> None:
         self.pipe: Any = pipe
         self.loras: tuple[Scaled, ...] = ()
+        self._put_on = 0
         self.embeddings: tuple[Embedding, ...] = ()
         self.ip_adapter: File | None = None
         self._words: dict[str, Any] = {}
@@ -65,6 +66,7 @@ class Attached:
                 path = check_unchanged("loras", lora)
                 found = read(path, layers_per_block=layers if isinstance(layers, int) else 2)
                 with fitting("LoRA", lora):
+                    self._put_on = number + 1
                     put_on(models, found, f"lora{number}", lora.scale)
         except BaseException:
             self.take_off_loras()
@@ -72,8 +74,11 @@ class Attached:
         self.loras = loras
 
     def take_off_loras(self) -> None:
-        take_off(getattr(self.pipe, part, None) for part in PARTS)
+        """One that came with the model stays."""
+        for number in range(self._put_on):
+            take_off((getattr(self.pipe, part, None) for part in PARTS), f"lora{number}")
         self.loras = ()
+        self._put_on = 0
 
     def learn(self, embeddings: tuple[Embedding, ...]) -> None:
         """Add words to copies of the tokenizers; the encoders' own tables are kept aside."""

@@ -10,6 +10,7 @@ from diffusers import (
     KandinskyV22Pipeline,
     KandinskyV22PriorPipeline,
 )
+from peft import LoraConfig
 from PIL import Image
 
 import t2i
@@ -229,6 +230,26 @@ def test_folders_of_diffusers_load_and_ours_load_there(decoder, prior, tmp_path)
     call = {"prompt": PROMPTS[0], "prior_num_inference_steps": 3}
     assert_same(both, combined, **call)
     assert_same(quiet(UnclipPipeline.from_pretrained(tmp_path / "both")), combined, **call)
+
+
+def test_a_lora_on_the_priors_text_encoder_is_saved_with_it_and_one_on_the_prior_is_refused(
+    tmp_path,
+):
+    both = ours(kandinsky_components(), prior_components())
+    lora = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    both.prior_text_encoder.add_adapter(lora)
+    both.save_pretrained(tmp_path / "both")
+    again = quiet(UnclipPipeline.from_pretrained(tmp_path / "both"))
+    combined = quiet(KandinskyV22CombinedPipeline.from_pretrained(tmp_path / "both"))
+    call = {"prompt": PROMPTS[0], "prior_num_inference_steps": 3}
+    assert_same(again, combined, **call)
+    call |= {"num_inference_steps": 4, "height": 16, "width": 16, "output_type": "pt"}
+    one, other = (pipe(**call, generator=generators((3,))).images for pipe in (both, again))
+    assert torch.allclose(one, other, atol=1e-4)
+    both.prior_prior.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False))
+    with pytest.raises(ModelError, match="A LoRA is on the prior_prior"):
+        both.save_pretrained(tmp_path / "more")
+    assert not (tmp_path / "more").exists()
 
 
 def test_a_folder_that_another_pipeline_draws_is_refused_with_its_name(tmp_path, model_folder):

@@ -7,10 +7,12 @@ from pathlib import Path
 import diffusers
 import pytest
 import torch
+from peft import LoraConfig
 from safetensors.torch import load_file
 
 import t2i
-from t2i.errors import ArgumentError
+from pipelines.text_to_image import TextToImagePipeline
+from t2i.errors import ArgumentError, ModelError
 from tests.train.finetunes import PARTS, finetune_run
 from train.assembly import assemble
 from train.batch import batches
@@ -45,6 +47,14 @@ def test_cross_attention_alone_is_its_keys_and_values(tmp_path, base):
     target = fine_tune(tmp_path, base, "cross-attention")
     assert names(target)
     assert all(".attn2.to_k." in name or ".attn2.to_v." in name for name in names(target))
+
+
+def test_a_lora_that_came_with_the_base_is_not_lost_in_silence(tmp_path, base):
+    pipe = TextToImagePipeline.from_pretrained(base)
+    pipe.text_encoder.add_adapter(LoraConfig(r=2, target_modules=["q_proj"]))
+    pipe.save_pretrained(tmp_path / "with")
+    with pytest.raises(ModelError, match=r"with has a LoRA on its text_encoder.*fuse_lora\(\)"):
+        fine_tune(tmp_path / "run", tmp_path / "with", "lora")
 
 
 def test_full_is_every_weight_of_the_unet_and_nothing_else(tmp_path, base):
