@@ -1,7 +1,33 @@
 """Libraries that speak when asked only."""
 
+import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+NOISE = {
+    # We do without torchvision, and what stands in for it is what we want.
+    "transformers.utils.import_utils": r"`\w+` requires torchvision \(not installed\); falling",
+    # Said whenever a model is cast, with an empty list of what it is about.
+    "diffusers.models.modeling_utils": r"that should be kept in float32: \[\]\.",
+    # StableDiffusionPipeline draws with either autoencoder.
+    "diffusers.pipelines.pipeline_utils": r"Expected types for vae: .*, got .*\.AutoencoderTiny'>",
+    # Prompts of any length are read, window by window.
+    "transformers.tokenization_utils_base": r"Token indices sequence length is longer than",
+}
+"""Logger of a library -> what it says of things that are as they should be. Everything else that it
+says is shown."""
+
+
+def drop_noise() -> None:
+    """Keep what stands in NOISE from being shown, wherever the libraries would say it."""
+    for name in NOISE:
+        logging.getLogger(name).addFilter(is_news)
+
+
+def is_news(record: logging.LogRecord) -> bool:
+    """Whether a record of a logger of NOISE says anything else."""
+    return re.search(NOISE[record.name], record.getMessage()) is None
 
 
 def quiet_libraries() -> None:
