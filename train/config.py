@@ -124,6 +124,15 @@ class RunConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _preserve_uncompiled(self) -> "RunConfig":
+        if getattr(self.target, "preserve_weight", 0.0) and self.train.compile:
+            raise ValueError(
+                "target.preserve_weight takes the adapters out and puts them back in every step, "
+                "which train.compile = true would compile anew: set one of the two off."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _read_attention_where_it_can_be(self) -> "RunConfig":
         if not getattr(self.target, "attention_weight", 0.0):
             return self

@@ -15,6 +15,7 @@ from train.order import Order
 from train.prior import with_prior
 from train.processes import on_main
 from train.randomness import key
+from train.targets.finetune import FineTuneConfig
 
 RECORD = "pictures.json"
 """In a run's folder, which pictures it began with."""
@@ -37,7 +38,10 @@ def data_of(config: RunConfig, out: Path, accelerator: Accelerator) -> Samples:
         found.append(pictures_of_run(data, out / RECORD, Looking()))
         for remark in found[0].overview().remarks(config.train.batch_size):
             print(remark, file=sys.stderr, flush=True)
-        for remark in supervision_remarks(config, found[0]):
+        for remark in (
+            *supervision_remarks(config, found[0]),
+            *preservation_remarks(config, found[0]),
+        ):
             print(remark, file=sys.stderr, flush=True)
 
     on_main(accelerator, look)
@@ -78,6 +82,30 @@ def supervision_remarks(config: RunConfig, pictures: Pictures) -> list[str]:
             f"supervision there: {len(masked) - len(naming)} pictures"
         )
     return remarks
+
+
+def preservation_remarks(config: RunConfig, pictures: Pictures) -> list[str]:
+    """Which pictures have no caption that is to draw what it drew.
+
+    Raises ArgumentError where none has one.
+    """
+    target = config.target
+    if not isinstance(target, FineTuneConfig) or not target.preserve_weight:
+        return []
+    captions = [pictures.caption(index, 0) for index in range(len(pictures))]
+    kept = [caption for caption in captions if target.all_preserved([caption])]
+    if not kept:
+        raise ArgumentError(
+            f"target.preserve_words has {', '.join(map(repr, target.preserve_words))}, and no "
+            f"caption says it; the first is {captions[0]!r}. Name the new word as captions do, or "
+            "give target.preserve_captions."
+        )
+    if len(kept) == len(captions):
+        return []
+    return [
+        f"captions that say no word of target.preserve_words, so nothing is preserved there: "
+        f"{len(captions) - len(kept)} of {len(captions)}"
+    ]
 
 
 def order_of(samples: Samples, config: RunConfig) -> Order:

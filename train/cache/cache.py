@@ -112,6 +112,8 @@ class Making:
         steps, size = self.config.train.steps, self.config.cache.captions_at_once
         needed = captions_needed(samples.captions() or set(), as_planned, self.order, steps)
         needed |= samples.held_out().captions() or set()
+        assert isinstance(self.config.target, FineTuneConfig)
+        needed |= self.config.target.all_preserved(needed)
         missing = sorted(caption for caption in needed if caption not in shards)
         if missing:
             parts = self.encoders.components()

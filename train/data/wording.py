@@ -59,7 +59,17 @@ def completed(caption: str, wording: Wording) -> str:
 
 def says(caption: str, words: str) -> bool:
     """Whether they stand in it, not as a part of other words."""
-    return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", caption) is not None
+    return re.search(whole(words), caption) is not None
+
+
+def put_in_place(caption: str, words: str, others: str) -> str:
+    """The caption with others wherever these stand, not as a part of other words."""
+    return re.sub(whole(words), lambda _: others, caption)
+
+
+def whole(words: str) -> str:
+    """A pattern for them, not as a part of other words."""
+    return rf"(?<!\w){re.escape(words)}(?!\w)"
 
 
 def joined(left: str, right: str) -> str:

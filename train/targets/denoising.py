@@ -59,6 +59,15 @@ class Still:
     told: Conditioning | None
 
 
+@dataclass(frozen=True, slots=True)
+class Noised:
+    """Latents under noise, and what the denoiser is to make of them."""
+
+    noisy_BCHW: Tensor
+    target_BCHW: Tensor
+    level: Level
+
+
 class Denoising(Target):
     """A denoiser, its autoencoder and text encoders, of which a subclass lets some be trained."""
 
@@ -99,32 +108,45 @@ class Denoising(Target):
         return self
 
     def forward(self, batch: Batch) -> Tensor:
-        # what the picture and the text are
-        latents_BCHW = self._latents(batch)
+        return self.losses(batch, self._noised(batch))
+
+    def losses(self, batch: Batch, noised: Noised) -> Tensor:
+        """One loss per row, (B,)."""
         with torch.set_grad_enabled(bool(self._trained_encoders()) and torch.is_grad_enabled()):
             captions = self._captions(batch)
             told = self._tell(batch, captions)
 
-        # where on the schedule each row stands
+        supervision = self._supervise(batch, captions, noised.level, told.text_BTD.shape[1])
+        with nullcontext() if supervision is None else supervision.reading(self.unet):
+            output_BCHW = self._denoise(noised, told)
+        loss_B = self._errors(batch, output_BCHW, noised.target_BCHW, noised.level)
+        if supervision is not None:
+            loss_B = loss_B + self.supervision.attention_weight * supervision.losses()
+        return loss_B if batch.weights_B is None else loss_B * batch.weights_B
+
+    def _noised(self, batch: Batch) -> Noised:
+        """The latents of the batch, each row at its own level of noise."""
+        latents_BCHW = self._latents(batch)
         quantile_B = quantiles(
             self.objective.config, self.seed, batch.step, batch.slots, self.batch_size
         )
         level = self.objective.level(quantile_B.to(latents_BCHW.device))
         noise_BCHW, on_input_BCHW = self._noises(latents_BCHW, batch)
-
-        # what the denoiser makes of it
         noisy_BCHW = self.objective.noisy(latents_BCHW, on_input_BCHW, level)
         target_BCHW = self.objective.target(latents_BCHW, noise_BCHW, level)
-        supervision = self._supervise(batch, captions, level, told.text_BTD.shape[1])
-        with nullcontext() if supervision is None else supervision.reading(self.unet):
-            output_BCHW = sd.denoise(self.unet, noisy_BCHW, level.timestep_B, told)
+        return Noised(noisy_BCHW, target_BCHW, level)
+
+    def _denoise(self, noised: Noised, told: Conditioning) -> Tensor:
+        return sd.denoise(self.unet, noised.noisy_BCHW, noised.level.timestep_B, told)
+
+    def _errors(
+        self, batch: Batch, output_BCHW: Tensor, target_BCHW: Tensor, level: Level
+    ) -> Tensor:
+        """How far the denoiser's output is from its target where the loss counts, (B,)."""
         weight_B1HW = batch.counted_B1HW
         if weight_B1HW is not None:
-            weight_B1HW = counted(weight_B1HW, *latents_BCHW.shape[2:])
-        loss_B = self.objective.losses(output_BCHW, target_BCHW, level, weight_B1HW)
-        if supervision is not None:
-            loss_B = loss_B + self.supervision.attention_weight * supervision.losses()
-        return loss_B if batch.weights_B is None else loss_B * batch.weights_B
+            weight_B1HW = counted(weight_B1HW, *output_BCHW.shape[2:])
+        return self.objective.losses(output_BCHW, target_BCHW, level, weight_B1HW)
 
     def _supervise(
         self, batch: Batch, captions: Sequence[str], level: Level, length: int

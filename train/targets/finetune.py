@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, ValidationError
-from torch import nn
+from pydantic import Field, ValidationError, model_validator
+from torch import Tensor, nn
 
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.denoiser.build import Components
@@ -16,10 +16,12 @@ from t2i.errors import ArgumentError
 from train.attention_supervision import SupervisionConfig
 from train.batch import Batch
 from train.export import ExportConfig, Notes
+from train.losses import row_means
 from train.objective import ObjectiveConfig
 from train.optimizer import Group
+from train.preservation import PreservationConfig, without_adapters
 from train.targets.adapters import AdapterPart, attach
-from train.targets.denoising import Denoising
+from train.targets.denoising import Denoising, Noised
 from train.targets.parts import FullPart, train_in_full
 from train.targets.results import write_results
 from train.targets.words import WordsPart, add_words
@@ -27,7 +29,7 @@ from train.targets.words import WordsPart, add_words
 PartConfig = Annotated[FullPart | AdapterPart | WordsPart, Field(discriminator="method")]
 
 
-class FineTuneConfig(SupervisionConfig):
+class FineTuneConfig(SupervisionConfig, PreservationConfig):
     """Train parts of a finished model."""
 
     kind: Literal["finetune"] = "finetune"
@@ -38,6 +40,24 @@ class FineTuneConfig(SupervisionConfig):
     gradient_checkpointing: bool = False
     caption_dropout: float = Field(0.1, ge=0, le=1)
     """Share of the captions replaced by the empty one, for classifier-free guidance."""
+
+    @model_validator(mode="after")
+    def _preserve_what_is_told(self) -> "FineTuneConfig":
+        if not self.preserve_weight:
+            return self
+        if not self.preserve_words and not self.preserve_captions:
+            raise ValueError(
+                "preserve_weight is set, but nothing says what is to stay: give preserve_words, as "
+                '{ "<my-mug>" = "mug" }, or preserve_captions.'
+            )
+        for number, part in enumerate(self.parts):
+            if isinstance(part, FullPart):
+                raise ValueError(
+                    f"preserve_weight compares with the base model, which parts[{number}] (method "
+                    "'full') changes in place: train a LoRA (method = 'lora'), or hold the class "
+                    "by pictures of it, [prior]."
+                )
+        return self
 
     def words(self) -> list[str]:
         """The new words."""
@@ -64,6 +84,28 @@ class FineTune(Denoising):
         self._scheduler: Scheduler = pipe.scheduler
         self._groups = self._let_learn(config.parts)
         self.settle(config.gradient_checkpointing)
+
+    def losses(self, batch: Batch, noised: Noised) -> Tensor:
+        loss_B = super().losses(batch, noised)
+        if self.config.preserve_weight:
+            loss_B = loss_B + self.config.preserve_weight * self._changed(batch, noised)
+        return loss_B
+
+    def _changed(self, batch: Batch, noised: Noised) -> Tensor:
+        """How far what is trained has moved the denoiser from the base model under captions that
+        are to draw what they drew, (B,); 0 for rows without one."""
+        wanted = [
+            None if not caption else self.config.preserved(caption, self.seed, batch.step, slot)
+            for caption, slot in zip(batch.captions, batch.slots, strict=True)
+        ]
+        captions = ["" if caption is None else caption for caption in wanted]
+        with without_adapters([*self.models().values()]):
+            base_BCHW = self._denoise(noised, self._tell(batch, captions))
+        with torch.set_grad_enabled(bool(self._trained_encoders()) and torch.is_grad_enabled()):
+            told = self._tell(batch, captions)
+        error_B = row_means((self._denoise(noised, told) - base_BCHW).float().pow(2))
+        counts_B = torch.tensor([caption is not None for caption in wanted], device=error_B.device)
+        return error_B * counts_B
 
     def groups(self) -> list[Group]:
         """One for each part, with the learning rate it asks for."""
