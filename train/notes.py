@@ -3,6 +3,7 @@
 from typing import Any
 
 from train.config import RunConfig
+from train.data.spoken import spoken
 from train.export import Notes
 from train.paths import FOLDERS
 
@@ -22,4 +23,7 @@ def notes_of(config: RunConfig, steps: int) -> Notes:
     if config.data.kind == "pictures":
         left_out["data"] = own
     told = config.model_dump(mode="json", exclude=left_out)
-    return {"defaults": defaults | sampler, "trained": {"steps": steps, "config": told}}
+    notes: Notes = {"defaults": defaults | sampler, "trained": {"steps": steps, "config": told}}
+    if config.data.kind == "scenes":
+        notes["knows"] = spoken(config.data)
+    return notes

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,9 +20,11 @@ from t2i.cli.digests import digest
 from t2i.cli.drawing import chosen
 from t2i.cli.index import INDEX, Part, Tally, merge
 from t2i.cli.jobs import Job
+from t2i.cli.known import read_known
 from t2i.cli.plan import STATE, Bulk, Folder, Plan
 from t2i.cli.processes import from_main, join
 from t2i.cli.prompt_line import Line
+from t2i.cli.questions import questions_of_lines
 from t2i.cli.stopping import Stopped, Stopping
 from t2i.errors import ArgumentError, DataError, ModelError, OutputError
 from t2i.quiet import quiet_libraries
@@ -63,6 +65,7 @@ def run(bulk: Bulk, lines: Sequence[Line], *, as_json: bool) -> None:
             raise typer.Exit(stopped.exit_code) from None
 
         state, plan = share.state, share.plan
+        asked = ask(bulk, lines) if state.is_main_process else []
         tally = Tally(bulk.out, state.num_processes)
         interrupted: Stopped | None = None
         try:
@@ -82,6 +85,7 @@ def run(bulk: Bulk, lines: Sequence[Line], *, as_json: bool) -> None:
                 "made_before": plan.total - len(plan.todo),
                 "failed": tally.failed,
                 "interrupted": interrupted is not None,
+                "warnings": asked,
             }
             if as_json:
                 print_json(document)
@@ -94,6 +98,20 @@ def run(bulk: Bulk, lines: Sequence[Line], *, as_json: bool) -> None:
             raise typer.Exit(interrupted.exit_code)
         if state.is_main_process and tally.failed:
             raise typer.Exit(1)
+
+
+def ask(bulk: Bulk, lines: Sequence[Line]) -> list[str]:
+    """What may not be meant in the prompts: said, and given."""
+    from t2i.denoiser.address import resolve
+
+    model = bulk.options.model
+    requests = (
+        (line.number, replace(line.wishes.over(bulk.options), prompt=line.prompt)) for line in lines
+    )
+    asked = questions_of_lines(bulk.prompts, requests, model, read_known(resolve(model)))
+    for question in asked:
+        note(f"Warning: {question}")
+    return asked
 
 
 def summary(plan: Plan, tally: Tally, interrupted: bool) -> str:

@@ -211,8 +211,15 @@ def brought_to(picture: "Image", width: int, height: int) -> "Image":
 
 
 @contextmanager
-def warnings_in_one_line() -> Iterator[None]:
-    """Show a warning as what it says, without the line of code that said it."""
+def warnings_in_one_line() -> Iterator[list[str]]:
+    """Show a warning as what it says, without the line of code that said it; give a list that
+    grows by each, for programs."""
+    said: list[str] = []
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        said.append(str(message))
+        note(f"Warning: {message}")
+
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_, **__: note(f"Warning: {message}")
-        yield
+        warnings.showwarning = show
+        yield said

@@ -114,9 +114,9 @@ def edit(
     from t2i.pictures import save_picture, sheet
 
     names.make_folder()
-    with warnings_in_one_line():
+    with warnings_in_one_line() as warned:
         # what ties them
-        prepared = prepare(request)
+        prepared = prepare(request, prompts)
         start = time.perf_counter()
         wishes = Wishes(weights=weights, blend=words, **windows)
         request = tied(prepared, prompts, chosen_edits(prepared, prompts, wishes))
@@ -143,7 +143,8 @@ def edit(
 
     if format == "json":
         made = {"sheet": str(sheet_path), "pictures": [str(path) for path in paths]}
-        print_json({"request": asdict(request), "seed": seed, "seconds": seconds} | made)
+        told = {"request": asdict(request), "seed": seed, "seconds": seconds, "warnings": warned}
+        print_json(told | made)
         return
     note(f"seed {seed}, {seconds} s")
     for path in (sheet_path, *paths):

@@ -81,7 +81,7 @@ def inspect(
     from t2i.pictures import save_picture
 
     names.make_folder()
-    with warnings_in_one_line():
+    with warnings_in_one_line() as warned:
         prepared = prepare(request)
         request, start = prepared.request, time.perf_counter()
         looked_for = chosen or telling_words(request.spoken(prompt))
@@ -102,7 +102,7 @@ def inspect(
     if format == "json":
         found = {word: facts(maps, word) for word in maps}
         made = {"strip": str(strip_path), "maps": str(maps_path), "seed": seed, "seconds": seconds}
-        print_json({"request": asdict(request), "words": found} | made)
+        print_json({"request": asdict(request), "words": found, "warnings": warned} | made)
         return
     print_table(maps)
     note(f"seed {seed}, {seconds} s")

@@ -1,5 +1,7 @@
 """What draws a request: its model, loaded, with all that it asks to have attached."""
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -7,6 +9,8 @@ from t2i.cli.attached import Attached
 from t2i.cli.digests import digest
 from t2i.cli.drawing import load_pipeline, pipeline_defaults
 from t2i.cli.found import Digests
+from t2i.cli.known import read_known
+from t2i.cli.questions import questions
 from t2i.cli.request import Request, read_defaults
 from t2i.denoiser.address import resolve
 from t2i.quiet import quiet_libraries
@@ -28,13 +32,19 @@ class Prepared:
     changed: list[str]
 
 
-def prepare(request: Request) -> Prepared:
+def prepare(request: Request, prompts: Sequence[str] = ()) -> Prepared:
+    """prompts : all that are drawn together, where there are several; what may not be meant in them
+    is warned of
+    """
     quiet_libraries()
     digests = Digests()
     changed = digests.changed(request)
     request = digests.fill(request)
     folder = resolve(request.model)
     request = request.with_defaults(read_defaults(folder))
+    said = prompts or [request.prompt]
+    for question in questions(request, said, request.model, read_known(folder)):
+        warnings.warn(question, stacklevel=2)
     pipe = load_pipeline(folder, request.sampler)
     Attached(pipe).fit(request)
     request = request.with_defaults(pipeline_defaults(pipe, request))

@@ -31,7 +31,7 @@ def generate_each(
     names.make_folder()
     made: list[dict[str, object]] = []
     interrupted = False
-    with warnings_in_one_line():
+    with warnings_in_one_line() as warned:
         prepared = prepare(request)
         request = prepared.request
         told = []
@@ -62,6 +62,7 @@ def generate_each(
 
     if format == "json":
         answer = {"request": asdict(request), "pictures": made, "interrupted": interrupted}
+        answer["warnings"] = warned
         print_json(answer if story is None else answer | {"differences": told})
     if interrupted:
         raise typer.Exit(130)

@@ -108,6 +108,15 @@ class Prompt:
         """The text without syntax: of what changes, the first that is said at all."""
         return " ".join(text for said, _ in self._said(None) for text in said.texts)
 
+    @property
+    def ever(self) -> tuple[str, ...]:
+        """Every stretch of text that it says at some step, without syntax."""
+        stretches: list[list[str]] = [[]]
+        for part in self._parts:
+            _stretches(part.nodes, stretches)
+            stretches.append([])
+        return tuple("".join(stretch) for stretch in stretches if stretch)
+
     def at(self, step: int, steps: int) -> Composed:
         """What to encode at `step`, counted from 0, of `steps`."""
         check_steps(steps)
@@ -160,6 +169,29 @@ def _all(nodes: Iterable[Node]) -> Iterator[Node]:
             yield from _all((*node.before, *node.after))
         elif isinstance(node, Alternation):
             yield from _all(node for choice in node.choices for node in choice)
+
+
+def _stretches(nodes: Nodes, stretches: list[list[str]]) -> None:
+    for node in nodes:
+        match node:
+            case Text(text):
+                stretches[-1].append(text)
+            case Break():
+                stretches.append([])
+            case Emphasis():
+                _stretches(node.nodes, stretches)
+            case Schedule(before=before, after=after):
+                _apart((before, after), stretches)
+            case Alternation(choices):
+                _apart(choices, stretches)
+
+
+def _apart(choices: Iterable[Nodes], stretches: list[list[str]]) -> None:
+    """What is said at different steps is no stretch."""
+    for choice in choices:
+        stretches.append([])
+        _stretches(choice, stretches)
+    stretches.append([])
 
 
 def _weighted(

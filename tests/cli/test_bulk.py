@@ -98,6 +98,7 @@ def test_a_second_start_makes_nothing_and_answers_in_json(bulk: Cli) -> None:
         "made_before": 4,
         "failed": 0,
         "interrupted": False,
+        "warnings": [],
     }
     assert pictures() == before  # also their seeds, which were drawn
 

@@ -1,0 +1,243 @@
+"""Prompts that may not be meant are asked about, on stderr and in JSON, and drawn all the same."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from t2i.cli.digests import digest
+from t2i.cli.known import WORD, Known, read_known
+from t2i.cli.questions import questions, questions_of_lines
+from t2i.cli.request import Request
+from t2i.cli.sources import Embedding, Scaled
+from t2i.denoiser.address import EMBEDDED, NOTES
+from t2i.errors import ModelError
+from t2i.text.prompt import Prompt
+from tests.cli.command import Cli
+from train.config import RunConfig
+from train.data.scenes import Scenes, ScenesConfig
+from train.data.spoken import spoken
+from train.notes import notes_of
+
+EMBEDDED_FOLDER = EMBEDDED["embedded"]
+KNOWN = read_known(EMBEDDED_FOLDER)
+
+
+def asked(*prompts: str, **options: object) -> list[str]:
+    request = Request(prompt=prompts[0], **{"grammar": "a1111", **options})
+    return questions(request, prompts, "embedded", KNOWN)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        ScenesConfig(vocabulary=("apple", "cat", "dog", "fish", "star"), max_objects=2),
+        ScenesConfig(vocabulary="core", max_objects=3),
+        ScenesConfig(vocabulary="all", max_objects=3, stated=0, repainted=0),
+        ScenesConfig(vocabulary=("apple", "cat"), max_objects=1),
+    ],
+    ids=["two", "three", "plain", "one"],
+)
+def test_what_scenes_can_say_is_what_their_captions_say(config: ScenesConfig) -> None:
+    known = Known(spoken(config))
+    scenes = Scenes(config)
+    captions = [scenes.layout(index).caption.text for index in range(3000)]
+    assert known.unknown(captions) == {}
+    if config.vocabulary != "all":  # its rarest words need more captions
+        said = {word for caption in captions for word in WORD.findall(caption)}
+        assert {*known.kinds["words"]} == said
+
+
+def test_the_embedded_model_knows_what_it_was_shown() -> None:
+    known = read_known(EMBEDDED_FOLDER)
+    assert known is not None
+    assert len(known.kinds["objects"]) == 16
+    asked_in_card = json.loads((EMBEDDED_FOLDER / NOTES).read_text())["trained"]["config"][
+        "samples"
+    ]
+    assert known.unknown(asked_in_card["prompts"]) == {}
+
+
+def embedded_recipe() -> RunConfig:
+    recipe = Path(__file__).parents[2] / "configs/train/embedded.toml"
+    return RunConfig.model_validate(tomllib.loads(recipe.read_text()))
+
+
+def test_a_model_of_scenes_records_what_it_knows_and_another_one_nothing(tmp_path: Path) -> None:
+    config = embedded_recipe()
+    notes = notes_of(config, 1)
+    assert len(notes["knows"]["objects"]) == 16
+    (tmp_path / NOTES).write_text(json.dumps(notes))
+    assert read_known(tmp_path) == Known(notes["knows"])
+    (tmp_path / NOTES).write_text(json.dumps({"defaults": {"steps": 4}}))
+    assert read_known(tmp_path) is None
+    (tmp_path / NOTES).write_text('{"knows": {"words": ["zun"]}}')
+    known = read_known(tmp_path)
+    assert known is not None
+    assert known.unknown(["a Zun"]) == {"a": None}
+    (tmp_path / NOTES).write_text('{"knows": {"words": "zun"}}')
+    with pytest.raises(ModelError, match=r"t2i\.json: knows\.words: .*array.*Expected .*mend the"):
+        read_known(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("a yelow bananna", '"yelow" (did you mean "yellow"?), "bananna" (did you mean "banana"?)'),
+        ("A Red APPLE, on a blue background.", None),
+        ("a zebra", '"zebra",'),
+        ("a lion", '"lion",'),
+        ("3 apples", '"3", "apples" (did you mean "apple"?)'),
+        ("a (red:1.3) [apple:(zebra:1.2):0.5]", '"zebra",'),
+        ("[cat|dog|unicorn] BREAK a star AND a (heart:0.4) :0.5", '"unicorn",'),
+        (r"a \(red\) apple", None),
+        ("(un:1.2)usual", '"unusual",'),
+        ("a " + " ".join(f"word{n}" for n in range(14)), "2 more"),
+    ],
+)
+def test_words_that_the_model_was_not_shown_are_named_with_the_nearest(
+    prompt: str, expected: str | None
+) -> None:
+    found = asked(prompt)
+    if expected is None:
+        assert found == []
+    else:
+        (said,) = found
+        assert expected in said
+        assert said.startswith("The model embedded was never shown ")
+        assert said.endswith("What it knows: t2i models embedded")
+
+
+def test_syntax_is_no_syntax_where_the_grammar_is_plain() -> None:
+    (said,) = asked("a (red:1.3) cat", grammar="plain")
+    assert '"1", "3"' in said
+
+
+def test_the_negative_prompt_is_asked_about_too() -> None:
+    assert asked("a cat", negative_prompt="a zebra")[0].startswith("Negative prompt: The model")
+    assert asked("a cat", "a cat and a dog") == []
+    assert len(asked("a zebra", "a zebra")) == 1
+
+
+def test_learned_words_are_known_by_whatever_names_them(tmp_path: Path) -> None:
+    save_file({"<zun>": torch.zeros(1, 4)}, tmp_path / "a.safetensors")
+    save_file({"emb_params": torch.zeros(1, 4)}, tmp_path / "wug.safetensors")
+    (tmp_path / "broken.safetensors").write_bytes(b"\xff" * 20)
+    files = (
+        Embedding(path=str(tmp_path / "a.safetensors")),
+        Embedding(path=str(tmp_path / "a.safetensors"), token="<sun>"),
+        Embedding(path=str(tmp_path / "wug.safetensors")),
+        Embedding(path=str(tmp_path / "broken.safetensors")),
+    )
+    assert asked("a <zun> cat and a <sun> wug, broken", embeddings=files) == []
+    (said,) = asked("a <zun> zunflower", embeddings=files)
+    assert '"zunflower" (did you mean "sunflower"?)' in said
+
+
+def test_with_a_lora_no_word_is_asked_about_for_it_may_have_taught_it() -> None:
+    assert asked("a sks cat", loras=(Scaled(path="sks.safetensors"),)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("apple.png", r"--image, as in t2i generate PROMPT --image PICTURE"),
+        ("prompts.txt", r"Did you mean t2i generate --prompts FILE"),
+        ("cat", "Did you mean what is in it"),
+    ],
+)
+def test_a_prompt_that_is_a_file_is_asked_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, hint: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert not any("is a file" in said for said in asked(name))
+    Path(name).touch()
+    (said,) = asked(name)
+    assert said.startswith(f"The prompt {name!r} is a file, and only its name is read.")
+    assert hint in said
+    Path("house").mkdir()
+    assert asked("house") == []
+
+
+@pytest.mark.parametrize("prompt", ["", "  \n"])
+def test_an_empty_prompt_is_asked_about(prompt: str) -> None:
+    (said,) = asked(prompt)
+    assert said.startswith("The prompt is empty, so nothing says what to draw")
+
+
+@pytest.mark.parametrize("prompt", ["a" * 5000, "a\0b", "~nobody/x"])
+def test_no_prompt_breaks_the_questions(prompt: str, tmp_path: Path) -> None:
+    assert all("is a file" not in said for said in asked(prompt, grammar="plain"))
+
+
+def test_a_model_that_says_nothing_is_asked_nothing() -> None:
+    request = Request(prompt="a zebra", grammar="a1111")
+    assert questions(request, ["a zebra"], "other", None) == []
+
+
+def test_lines_of_a_file_are_asked_about_by_number_and_not_without_end() -> None:
+    requests = [(n, Request(prompt=f"a wug{n}", grammar="a1111")) for n in range(1, 31)]
+    found = questions_of_lines(Path("p.txt"), requests, "embedded", KNOWN)
+    assert len(found) == 21
+    assert found[0].startswith('p.txt:1: The model embedded was never shown "wug1"')
+    assert found[-1] == "p.txt: so with 10 more prompts."
+
+
+def test_generate_inspect_edit_and_bulk_say_it_on_stderr_and_in_json(cli: Cli) -> None:
+    asks = 'was never shown "yelow" (did you mean "yellow"?)'
+    options = ("--steps", "2", "--size", "64", "--seed", "1")
+    Path("two.txt").write_text("a red apple\na yelow star\n")
+    for words in (
+        ("generate", "a yelow star"),
+        ("inspect", "a yelow star"),
+        ("edit", "a star", "a yelow star"),
+        ("generate", "--prompts", "two.txt"),
+    ):
+        done = cli(*words, *options, "--format", "json")
+        assert done.code == 0, done.err
+        assert [said for said in done.json()["warnings"] if asks in said], words
+        assert f"Warning: {'two.txt:2: ' * ('--prompts' in words)}The model embedded" in done.err
+    done = cli("generate", "a red apple", *options, "--format", "json")
+    assert done.json()["warnings"] == []
+    assert "Warning" not in done.err
+
+
+def test_every_stretch_that_a_prompt_says_at_some_step_is_in_ever() -> None:
+    prompt = Prompt("a [cat:(dog:1.2):5] [x|y z|[p:q:3]] (un:1.1)usual BREAK b AND c :2")
+    ever = " ".join(prompt.ever).split()
+    said = {
+        word
+        for step in range(12)
+        for weighted, _ in prompt.at(step, 12)
+        for text in weighted.texts
+        for word in text.split()
+    }
+    assert said == {*ever}
+
+
+def test_the_page_of_the_embedded_model_lists_what_it_knows_and_so_does_the_command(
+    cli: Cli, repo: Path
+) -> None:
+    assert KNOWN is not None
+    pages = [repo / "docs/embedded.md", EMBEDDED_FOLDER / "README.md"]
+    told = cli("models", "embedded").out
+    document = cli("models", "embedded", "--format", "json").json()
+    assert document["knows"] == KNOWN.kinds
+    assert document["pixels"] == "128x128"
+    assert (document["steps"], document["guidance"]) == (10, 3.0)
+    assert document["digest"] == digest(EMBEDDED_FOLDER)
+    for kind, names in KNOWN.kinds.items():
+        listed = " ".join(names) if kind == "words" else ", ".join(names)
+        assert listed in told
+        assert kind == "words" or all(f"| {listed} |" in page.read_text() for page in pages)
+
+
+def test_models_tells_of_a_folder_and_refuses_an_unknown_name(cli: Cli, model: Path) -> None:
+    told = cli("models", model).out
+    assert "what words it knows, it does not say" in told
+    done = cli("models", "embeded")
+    assert done.code == 3
+    assert "No model 'embeded' here. Did you mean 'embedded'?" in done.err
