@@ -14,7 +14,6 @@ import torch
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders.ip_adapter import IPAdapterMixin
 from diffusers.loaders.lora_pipeline import StableDiffusionXLLoraLoaderMixin
-from diffusers.loaders.textual_inversion import TextualInversionLoaderMixin
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
 from torch import Tensor
@@ -30,6 +29,7 @@ from transformers import (
 from pipelines import arguments
 from pipelines.call import Call, Prompts, Start
 from pipelines.checked import Checked
+from pipelines.learned_words import LearnedWords
 from pipelines.loop import sample
 from pipelines.output import Drawn
 from pipelines.telling import rows, tell
@@ -59,7 +59,7 @@ class Pipeline(
     Checked,
     StableDiffusionMixin,
     StableDiffusionXLLoraLoaderMixin,
-    TextualInversionLoaderMixin,
+    LearnedWords,
     IPAdapterMixin,
 ):
     """The parts under diffusers' names, and the stages that a call is composed of.

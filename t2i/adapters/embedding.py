@@ -100,8 +100,8 @@ def unpickled(path: Path) -> dict[str, Tensor]:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # A hostile file makes it fail in any way.
         raise ModelError(
-            f"{path} is no pickle of tensors alone, and nothing else is loaded: "
-            f"{str(error).splitlines()[0][:200] if str(error) else type(error).__name__}"
+            f"{path} is no pickle of tensors alone, and nothing else is loaded. Get its "
+            "safetensors version."
         ) from error
     named = content if isinstance(content, dict) else {}
     params = named.get("string_to_param")

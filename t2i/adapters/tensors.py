@@ -11,16 +11,22 @@ from torch import Tensor
 from t2i.adapters.names import shown
 from t2i.denoiser.address import PICKLES
 from t2i.denoiser.weights import read_shapes
-from t2i.errors import ModelError
+from t2i.errors import ArgumentError, ModelError
 from t2i.reading.tensors import opened_tensors
 
 MOST_TENSORS = 20_000
 """Of a file; a LoRA on every layer of SDXL and its text encoders has some ten thousand."""
 
+FRACTIONS = frozenset(
+    {torch.float64, torch.float32, torch.float16, torch.bfloat16}
+    | {torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz}
+)
+WHOLE_NUMBERS = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
+
 
 def read_tensors(path: Path, word: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors of a file, and the texts in its header. Raises ModelError for what is no whole
-    safetensors file of finite numbers.
+    """All tensors of a file, and the texts in its header. Raises ArgumentError where there is no
+    such file, ModelError for what is no whole safetensors file of finite numbers.
 
     word : what the file is said to be
     """
@@ -48,21 +54,32 @@ def check_name(path: Path, word: str) -> None:
             "version, or convert it where you trust it."
         )
     if not path.is_file():
-        raise ModelError(f"No such {word}: {path}. Check the path.")
+        raise ArgumentError(f"No such {word}: {path}. Check the path.")
     if path.suffix != ".safetensors":
-        raise ModelError(f"{path} is no {word}: expected a .safetensors file.")
+        raise ArgumentError(f"{path} is no {word}: expected a .safetensors file.")
 
 
 def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
-        if not tensor.is_floating_point():
-            if tensor.numel() > 1:  # alpha may be a whole number
-                raise ModelError(f"{path}: {shown(name)} holds {tensor.dtype}, expected fractions.")
-        elif not bool(torch.isfinite(tensor.float()).all()):
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+            raise ModelError(f"{path}: {shown(name)} is no plain tensor of numbers.")
+        if tensor.dtype in WHOLE_NUMBERS and is_alpha(name, tensor):
+            continue
+        if tensor.dtype not in FRACTIONS:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise ModelError(
+                f"{path}: {shown(name)} holds {kind}, expected fractions of 8 to 64 bits."
+            )
+        if not bool(torch.isfinite(tensor.float()).all()):
             raise ModelError(
                 f"{path}: {shown(name)} holds what is no finite number. The training that made it "
                 "failed: take an earlier file of it."
             )
+
+
+def is_alpha(name: str, tensor: Tensor) -> bool:
+    """Alpha may be a whole number."""
+    return tensor.numel() == 1 and name.rpartition(".")[2] == "alpha"
 
 
 def number(tensor: Tensor) -> float:

@@ -5,7 +5,8 @@ does not ask for is taken off again, so that its picture is the same whatever wa
 """
 
 import copy
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,10 @@ from t2i.cli.found import IMAGE_ENCODER, check_unchanged, files_of
 from t2i.cli.request import Request
 from t2i.cli.sources import Embedding, File, Scaled
 from t2i.denoiser.folder import check_part
-from t2i.errors import ModelError, T2IError
+from t2i.errors import ArgumentError, ModelError, T2IError
 from t2i.quiet import quietly
+from t2i.text.learned import is_known
+from t2i.text.words import pattern
 
 if TYPE_CHECKING:
     from pipelines.pipeline import Pipeline
@@ -34,6 +37,7 @@ class Attached:
         self.embeddings: tuple[Embedding, ...] = ()
         self.ip_adapter: File | None = None
         self._words: dict[str, Any] = {}
+        self._learned: dict[str, list[str]] = {}
         self._sight: dict[str, Any] = {}
 
     def fit(self, request: Request) -> None:
@@ -48,6 +52,7 @@ class Attached:
         if request.embeddings != self.embeddings:
             self.forget_words()
             self.learn(request.embeddings)
+        warn_of_unnamed(self._learned, request)
         if request.loras != self.loras:
             self.take_off_loras()
             self.put_on(request.loras)
@@ -106,14 +111,19 @@ class Attached:
             raise ValueError(f"it holds {len(found)} words, which cannot all be called {token}")
         for embedding in found:
             word = token or embedding.token or path.stem
+            self._learned.setdefault(str(path), []).append(word)
             for part, vectors in embedding.vectors.items():
                 if (encoder := getattr(self.pipe, part)) is None:
                     raise ValueError(f"it is for SDXL, which has a {part}")
+                tokenizer = getattr(self.pipe, part.replace("text_encoder", "tokenizer"))
+                if is_known(word, tokenizer):
+                    raise ArgumentError(
+                        f"{path}: the model knows the word {word!r:.80} already, and with another "
+                        "meaning of it every prompt that says it would draw something else. Give "
+                        f"it another: --embedding '{path}:<{word.strip('<>'):.80}-2>'."
+                    )
                 self.pipe.load_textual_inversion(
-                    {word: vectors},
-                    token=word,
-                    text_encoder=encoder,
-                    tokenizer=getattr(self.pipe, part.replace("text_encoder", "tokenizer")),
+                    {word: vectors}, token=word, text_encoder=encoder, tokenizer=tokenizer
                 )
 
     def forget_words(self) -> None:
@@ -122,7 +132,7 @@ class Attached:
             encoder.set_input_embeddings(table)
             encoder.config.vocab_size = size
             setattr(self.pipe, f"tokenizer{end}", tokenizer)
-        self._words = {}
+        self._words, self._learned = {}, {}
         self.embeddings = ()
 
     def open_eyes(self, adapter: File) -> None:
@@ -156,6 +166,20 @@ class Attached:
         self.pipe.register_modules(**self._sight)
         self._sight = {}
         self.ip_adapter = None
+
+
+def warn_of_unnamed(learned: Mapping[str, Sequence[str]], request: Request) -> None:
+    """Say which learned words no prompt of the request speaks of: they change nothing."""
+    together = () if request.edited is None else request.edited.prompts
+    texts = (request.prompt, request.negative_prompt, *together)
+    for path, words in learned.items():
+        if not any(pattern(word).search(text) for word in words for text in texts):
+            named = " or ".join(words[:3])
+            warnings.warn(
+                f"No prompt names {named}, the learned word of {path}: it changes nothing. Write "
+                "it where its thing is meant.",
+                stacklevel=2,
+            )
 
 
 @contextmanager

@@ -32,6 +32,11 @@ class Kind:
     word: str
     error: type[T2IError]
 
+    @property
+    def mistyped(self) -> type[T2IError]:
+        """What is wrong where there is no such file: a LoRA that is not there is no model."""
+        return ArgumentError if self.error is ModelError else self.error
+
 
 KINDS: dict[str, Kind] = {
     "loras": Kind("--lora", "LoRA", ModelError),
@@ -94,11 +99,11 @@ def place(name: str, file: File) -> Path:
             return path
         regular = stat.S_ISREG(path.stat().st_mode)
     except FileNotFoundError:
-        raise kind.error(f"No such {kind.word}: {file.path}. Check the path.") from None
+        raise kind.mistyped(f"No such {kind.word}: {file.path}. Check the path.") from None
     except (OSError, RuntimeError) as error:  # RuntimeError: ~name of nobody
-        raise kind.error(f"Cannot read {file.path}: {error}.") from error
+        raise kind.mistyped(f"Cannot read {file.path}: {error}.") from error
     if not regular:
-        raise kind.error(
+        raise kind.mistyped(
             f"{file.path} is no plain file, expected that of the {kind.word}.{inside(kind, path)}"
         )
     if kind.error is ModelError and path.suffix != ".safetensors":
@@ -107,7 +112,7 @@ def place(name: str, file: File) -> Path:
                 f"Refused the pickled {kind.word} {file.path}: loading it can run any code. Get "
                 "its safetensors version, or convert it where you trust it."
             )
-        raise ModelError(f"{file.path} is no {kind.word}: expected a .safetensors file.")
+        raise ArgumentError(f"{file.path} is no {kind.word}: expected a .safetensors file.")
     return path
 
 
@@ -137,7 +142,7 @@ def only_weights(folder: Path) -> Path:
     found = sorted(folder.glob("*.safetensors"))
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
-        raise ModelError(
+        raise ArgumentError(
             f"{folder} has {len(found)} .safetensors files, expected the one of an IP-Adapter: "
             f"name one of its files. Found: {names}."
         )

@@ -226,7 +226,7 @@ def check_found(picture: Path, request: "Request") -> None:
             if file.sha256 is None:  # it was typed
                 raise
             kind = KINDS[name]
-            raise kind.error(
+            raise type(error)(
                 f"{picture} was made with the {kind.word} {file.path!r:.200}, sha256 "
                 f"{file.sha256[:10]}..., which cannot be used here: "
                 f"{visible(str(error))} Or give another with {kind.option}."

@@ -9,12 +9,15 @@ from pathlib import Path
 from t2i.cli.prompt_line import Line
 from t2i.cli.request import Request
 from t2i.cli.sources import Scaled
-from t2i.errors import ArgumentError, ModelError, T2IError
+from t2i.errors import ArgumentError, T2IError
 
 FOLDER = Path("loras")
 """Where they are looked for unless something else is said."""
-TAG = re.compile(r"([ \t]*)<lora:([^<>]*)>([ \t]*)", re.IGNORECASE)
-OPEN = re.compile(r"<lora:[^<>]*", re.IGNORECASE)
+TAG = re.compile(r"([ \t]*)<(?:lora|lyco):([^<>]*)>([ \t]*)", re.IGNORECASE)
+"""A LoRA, by either of the names that A1111 takes for it."""
+NETWORK = re.compile(r"([ \t]*)<\s*([a-z][\w-]*)\s*:[^<>]*>([ \t]*)", re.IGNORECASE)
+"""What A1111 or an extension of it takes for a network, and would take out of the prompt."""
+OPEN = re.compile(r"<\s*(?:lora|lyco|hypernet)\s*:[^<>]*", re.IGNORECASE)
 SUFFIX = ".safetensors"
 CLOSE = 3
 """Names that are offered in the place of an unknown one."""
@@ -24,21 +27,19 @@ def speak(request: Request, prompt: str, folder: Path) -> Request:
     """The request with this prompt, and with the LoRAs that it names beside those it has.
 
     With the grammar "plain" every letter stands for itself. Raises ArgumentError for a slip in
-    what is written, ModelError for a name that is not in the folder.
+    what is written, or a name that is not in the folder.
     """
     if request.grammar == "plain":
         return replace(request, prompt=prompt)
-    if TAG.search(request.negative_prompt):
+    if match := TAG.search(request.negative_prompt):
         raise ArgumentError(
-            "Got <lora:...> in the negative prompt: a LoRA acts on the whole picture. Put it into "
-            "the prompt, with a negative strength if it is to take something away."
+            f"Got {match[0].strip():.80} in the negative prompt: a LoRA acts on the whole "
+            "picture. Put it into the prompt, with a negative strength if it is to take something "
+            "away."
         )
     text, found = taken_out(prompt, folder)
-    if slip := OPEN.search(text):
-        raise ArgumentError(
-            f"Got {slip[0]:.80} in the prompt, which nothing ends: expected <lora:NAME:0.8>. With "
-            "--grammar plain every letter is taken as it stands."
-        )
+    check_networks("the prompt", text)
+    check_networks("the negative prompt", request.negative_prompt)
     return replace(request, prompt=text, loras=(*request.loras, *found))
 
 
@@ -61,6 +62,28 @@ def speak_lines(
     return spoken, broken
 
 
+def check_networks(name: str, text: str) -> None:
+    """Raise ArgumentError for what names a network and is no LoRA, or is not ended."""
+    if match := NETWORK.search(text):
+        tag, kind = match[0].strip(), match[2].lower()
+        why = {
+            "hypernet": "hypernetworks are not read. Take it out of the prompt; a LoRA of the same "
+            "subject is named <lora:NAME:0.8>",
+            "lora": "expected <lora:NAME:0.8>, without blanks before the name",
+        }
+        why["lyco"] = why["lora"]
+        other = "of such networks LoRAs alone are read, as <lora:NAME:0.8>"
+        raise ArgumentError(
+            f"Got {tag:.80} in {name}: {why.get(kind, other)}. With --grammar plain every letter "
+            "is taken as it stands."
+        )
+    if slip := OPEN.search(text):
+        raise ArgumentError(
+            f"Got {slip[0]:.80} in {name}, which nothing ends: expected <lora:NAME:0.8>. With "
+            "--grammar plain every letter is taken as it stands."
+        )
+
+
 def check_none(name: str, prompts: Sequence[str], request: Request) -> None:
     """Raise ArgumentError where a prompt names one and must not."""
     for prompt in prompts:
@@ -69,23 +92,25 @@ def check_none(name: str, prompts: Sequence[str], request: Request) -> None:
                 f"Got {match[0].strip()} in {name}: what is drawn together shares its LoRAs. Name "
                 "them in the first prompt, or with --lora."
             )
+        if request.grammar != "plain":
+            check_networks(name, prompt)
 
 
 def without(prompt: str) -> str:
-    """The prompt with nothing in the place of what names LoRAs."""
-    return TAG.sub(gap, prompt).strip()
+    """The prompt with nothing in the place of what names LoRAs and other networks."""
+    return NETWORK.sub(gap, prompt).strip()
 
 
 def taken_out(prompt: str, folder: Path) -> tuple[str, tuple[Scaled, ...]]:
     matches = list(TAG.finditer(prompt))
     if not matches:
         return prompt, ()
-    return without(prompt), tuple(parse(match[2], folder) for match in matches)
+    return TAG.sub(gap, prompt).strip(), tuple(parse(match[2], folder) for match in matches)
 
 
 def gap(match: re.Match[str]) -> str:
     """One space where there was one at either side."""
-    return " " if match[1] or match[3] else ""
+    return " " if match[1] or match[match.re.groups] else ""
 
 
 def parse(text: str, folder: Path) -> Scaled:
@@ -118,13 +143,13 @@ def find(name: str, folder: Path) -> Path:
         ]
         there = place.is_dir()
     except OSError as error:
-        raise ModelError(f"Cannot look for <lora:{name:.80}> in {folder}: {error}.") from error
+        raise ArgumentError(f"Cannot look for <lora:{name:.80}> in {folder}: {error}.") from error
     if not there:
-        raise ModelError(
+        raise ArgumentError(
             f"No folder {folder} to look for <lora:{name:.80}> in: say where with --lora-dir."
         )
     close = difflib.get_close_matches(name, sorted(known), n=CLOSE, cutoff=0.4)
     hint = f"Did you mean {' or '.join(close)}?" if close else f"It holds {len(known):,} LoRAs."
-    raise ModelError(
+    raise ArgumentError(
         f"No LoRA {name!r:.80} in {folder}. {hint} Another folder is given with --lora-dir."
     )

@@ -13,7 +13,7 @@ from t2i.adapters import (
     write_embedding,
     write_embedding_kohya,
 )
-from t2i.errors import ArgumentError, ModelError
+from t2i.errors import ArgumentError, ModelError, T2IError
 from tests.adapters.made import components, theirs
 from tests.tiny import TEXT_WIDTH
 
@@ -112,7 +112,7 @@ def test_a_pickle_is_read_when_asked_and_nothing_in_it_runs(vectors, tmp_path):
     torch.save({"string_to_param": {"*": [1, 2]}}, path)
     with pytest.raises(ModelError, match="is no embedding: expected"):
         read_embedding(path, pickles=True)
-    with pytest.raises(ModelError, match="No such embedding"):
+    with pytest.raises(T2IError, match="No such embedding"):
         read_embedding(tmp_path / "none.pt", pickles=True)
 
 

@@ -1,6 +1,8 @@
 """Files of other programs: read at the strength that was meant, or refused by name."""
 
+import contextlib
 import json
+import math
 import pickle
 import struct
 
@@ -8,12 +10,22 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.training_utils import _collate_lora_metadata
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from peft import LoHaConfig, LoKrConfig, LoraConfig, PeftModel, get_peft_model
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
-from t2i.adapters import Facts, Low, from_model, read, write_diffusers, write_kohya
-from t2i.errors import ModelError
+from t2i.adapters import (
+    Facts,
+    Low,
+    from_model,
+    read,
+    read_embeddings,
+    write_diffusers,
+    write_kohya,
+)
+from t2i.errors import ArgumentError, ModelError, T2IError
 from tests.adapters.made import ATTENTION, CONFIGS, components, train
 from tests.tiny import tiny_unet
 
@@ -206,7 +218,7 @@ BROKEN = {
     ),
     "whole numbers": (
         {DOWN: torch.ones(2, 4, dtype=torch.int32), UP: torch.ones(4, 2)},
-        "holds torch.int32, expected fractions",
+        "holds int32, expected fractions",
     ),
     "many alphas": (
         {
@@ -255,6 +267,70 @@ def test_tensors_that_make_no_lora_are_refused(tensors, complaint, tmp_path):
         read(tmp_path / "one.safetensors")
 
 
+BITS = {"BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "C64": 64, "F8_E8M0": 8, "NEW": 8}
+BITS |= {f"{sign}{size}": size for sign in "IU" for size in (8, 16, 32, 64)}
+BITS |= {"BF16": 16, "F16": 16, "F32": 32, "F64": 64, "F8_E5M2": 8, "F8_E4M3": 8}
+BITS |= {"F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8}
+"""Types of numbers that a safetensors file may hold, and one that it may not."""
+FRACTIONS = ("BF16", "F16", "F32", "F64", "F8_E5M2", "F8_E4M3", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
+
+
+def raw(path, tensors):
+    """A safetensors file of tensors whose types torch need not know."""
+    header, data = {}, b""
+    for name, (kind, shape) in tensors.items():
+        content = bytes([0x38]) * (math.prod(shape) * BITS[kind] // 8)
+        place = [len(data), len(data) + len(content)]
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": place}
+        data += content
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+
+@pytest.mark.parametrize("kind", BITS)
+def test_numbers_of_every_type_are_read_or_refused_by_name(kind, tmp_path):
+    path = tmp_path / "one.safetensors"
+    pairs = {DOWN: (kind, [2, 4]), UP: (kind, [4, 2])}
+    ones = {DOWN: (kind, [1, 8]), UP: (kind, [8, 1])}
+    alone = {DOWN: ("F32", [1, 8]), UP: ("F32", [8, 1]), f"{KOHYA}.alpha": (kind, [8])}
+    for tensors in (pairs, ones, alone, {"<sun>": (kind, [2, 4])}):
+        raw(path, tensors)
+        reader = read_embeddings if "<sun>" in tensors else read
+        if kind in FRACTIONS and tensors is not alone:
+            assert reader(path)
+            continue
+        with pytest.raises(T2IError) as caught:
+            reader(path)
+        assert "implemented" not in str(caught.value)
+    if BITS[kind] >= 8 and kind != "NEW":
+        raw(path, {**dict(list(alone.items())[:2]), f"{KOHYA}.alpha": (kind, [])})
+        if kind in (*FRACTIONS, "I8", "I16", "I32", "I64", "U8"):
+            assert only(read(path)).alpha > 0
+        else:
+            with pytest.raises(T2IError, match="alpha holds"):
+                read(path)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_no_junk_in_a_file_gets_past_the_typed_errors(data, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / "junk.safetensors"
+    keys = st.sampled_from([DOWN, UP, f"{KOHYA}.alpha", f"{KOHYA}.hada_w1_a", f"{KOHYA}.lokr_w2"])
+    keys |= st.sampled_from([f"{KOHYA}.dora_scale", f"{KOHYA}.lora_mid.weight", "emb_params"])
+    keys |= st.text(max_size=20)
+    shapes = st.lists(st.integers(0, 4), max_size=4)
+    kinds = st.sampled_from([kind for kind in BITS if BITS[kind] >= 8])
+    raw(path, data.draw(st.dictionaries(keys, st.tuples(kinds, shapes), max_size=4)))
+    whole = path.read_bytes()
+    if data.draw(st.booleans()):
+        cut = data.draw(st.integers(0, len(whole)))
+        whole = whole[:cut] + data.draw(st.binary(max_size=8)) + whole[cut + 3 :]
+        path.write_bytes(whole)
+    for reader in (read, read_embeddings):
+        with contextlib.suppress(T2IError):
+            reader(path)
+
+
 TOLD = {
     "no json": ("{", "lora_adapter_metadata is not JSON"),
     "deep": ("[" * 100_000, "lora_adapter_metadata is not JSON"),
@@ -300,7 +376,7 @@ def test_files_that_are_no_safetensors_are_refused(tmp_path):
     save_file({}, tmp_path / "empty.safetensors")
     with pytest.raises(ModelError, match="it has 0 tensors"):
         read(tmp_path / "empty.safetensors")
-    with pytest.raises(ModelError, match=r"No such LoRA: .*none\.safetensors"):
+    with pytest.raises(ArgumentError, match=r"No such LoRA: .*none\.safetensors"):
         read(tmp_path / "none.safetensors")
     with pytest.raises(ModelError, match="holds no LoRA: expected adapter_config.json"):
         read(tmp_path)

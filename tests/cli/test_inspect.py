@@ -93,7 +93,7 @@ def test_no_metadata_writes_none(inspect: Cli) -> None:
         (["--seed", "-1"], 2, "Got --seed -1"),
         (["--sampler", "dim"], 2, "dim"),
         (["--out", "strip.gif"], 2, "pictures are written as"),
-        (["--lora", "none.safetensors"], 3, "No such LoRA"),
+        (["--lora", "none.safetensors"], 2, "No such LoRA"),
     ],
 )
 def test_what_cannot_be_used_is_named(

@@ -244,7 +244,7 @@ REFUSALS = [
     ),
     (
         ("lora", "merge", "base", "no.safetensors", "--out", "x"),
-        3,
+        2,
         r"No such LoRA: no\.safetensors",
     ),
     (

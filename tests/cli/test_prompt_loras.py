@@ -2,12 +2,18 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from t2i.adapters import Facts, from_model, write_kohya
+from t2i.cli.prompt_loras import check_none, speak, without
+from t2i.cli.request import Request
+from t2i.errors import ArgumentError
 from tests.adapters.made import ATTENTION, CONFIGS, components, models_of, train
 from tests.cli.carrying import png
 from tests.cli.command import Cli, pixels, text_of
@@ -50,6 +56,7 @@ def draw(cli: Cli) -> Cli:
         (f"{PROMPT} <lora:ink:0.8>", ("--lora", "loras/ink.safetensors:0.8")),
         (f"<lora:ink>{PROMPT}", ("--lora", "loras/ink.safetensors")),
         ("a <lora:ink:-0.5> red apple", ("--lora", "loras/ink.safetensors:-0.5")),
+        (f"{PROMPT} <lyco:ink:0.8>", ("--lora", "loras/ink.safetensors:0.8")),
         (
             f"{PROMPT}<lora:ink:0.8> <LORA: styles/oil : .5 >",
             ("--lora", "loras/ink.safetensors:0.8", "--lora", "loras/styles/oil.safetensors:0.5"),
@@ -130,7 +137,7 @@ def test_a_picture_of_a1111_names_its_loras(cli: Cli) -> None:
     assert request["prompt"] == PROMPT
     assert request["loras"][0]["scale"] == 0.8
     done = cli("generate", "--from", "1.png", "--model", "base")
-    assert done.code == 3
+    assert done.code == 2
     assert "No LoRA 'lost' in loras." in done.err
     done = cli("generate", "--from", "1.png", "--model", "base", "--lora", "none", "--out", "x.png")
     assert done.code == 0, done.err
@@ -152,15 +159,28 @@ def test_looking_and_editing_take_them_too(cli: Cli, draw: Cli) -> None:
 @pytest.mark.parametrize(
     ("prompt", "code", "complaint"),
     [
-        ("a <lora:inkk:0.8>", 3, r"No LoRA 'inkk' in loras\. Did you mean ink\? Another folder is"),
-        ("a <lora:zzz>", 3, r"No LoRA 'zzz' in loras\. It holds 3 LoRAs"),
-        ("a <lora:oil>", 3, r"Did you mean .*styles/oil"),
+        ("a <lora:inkk:0.8>", 2, r"No LoRA 'inkk' in loras\. Did you mean ink\? Another folder is"),
+        ("a <lora:zzz>", 2, r"No LoRA 'zzz' in loras\. It holds 3 LoRAs"),
+        ("a <lora:oil>", 2, r"Did you mean .*styles/oil"),
         ("a <lora:>", 2, r"Got <lora:>: expected <lora:NAME>, or <lora:NAME:0\.8>"),
         ("a <lora:ink:big>", 2, r"Got <lora:ink:big>: expected"),
         ("a <lora:ink:0.8:0.5>", 2, r"Got <lora:ink:0\.8:0\.5>: expected .* with one strength"),
         ("a <lora:ink:1e9>", 2, r"Got the scale 1000000000\.0 of 'loras/ink"),
         ("a <lora:ink:0.8", 2, r"Got <lora:ink:0\.8 in the prompt, which nothing ends"),
         ("a <lora:ink:nan>", 2, r"Got the scale nan"),
+        (
+            "a <hypernet:ink:0.8>",
+            2,
+            r"Got <hypernet:ink:0\.8> in the prompt: hypernetworks are not",
+        ),
+        ("a <lyco:ink:te=1>", 2, r"Got <lora:ink:te=1>: expected .* with one strength"),
+        ("a < lora:ink:0.8>", 2, r"Got < lora:ink:0\.8> in the prompt: expected <lora:NAME:0\.8>"),
+        (
+            "a <controlnet:x:1>",
+            2,
+            r"Got <controlnet:x:1> .*: of such networks LoRAs alone are read",
+        ),
+        ("a <hypernet:ink", 2, r"Got <hypernet:ink in the prompt, which nothing ends"),
         ("a <lora:../ink>", 2, r"Got <lora:\.\./ink>: expected the name of a file in loras"),
         ("a <lora:/etc/passwd>", 2, r"Got <lora:/etc/passwd>: expected the name of a file"),
     ],
@@ -172,10 +192,46 @@ def test_slips_are_refused(cli: Cli, prompt: str, code: int, complaint: str) -> 
     assert not Path("outputs").exists()
 
 
+LETTERS = "abcXYZ019 .:;=_-+/*!"
+"""Of what A1111 lets a network be called; brackets are the grammar's."""
+
+
+@given(
+    kind=st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True),
+    name=st.text(LETTERS, min_size=1, max_size=12),
+    before=st.sampled_from(["", "a cat ", "<sun> ", "a<3 "]),
+)
+def test_whatever_a1111_takes_for_a_network_never_becomes_words(
+    kind: str, name: str, before: str
+) -> None:
+    tag = f"<{kind}:{name}>"
+    assert re.fullmatch(r"<(\w+):([^>]+)>", tag), "as A1111 finds them"
+    request = Request(prompt="a", grammar="a1111")
+    for prompts in ({"prompt": before + tag}, {"negative_prompt": before + tag}):
+        spoken = replace(request, **prompts) if "negative_prompt" in prompts else request
+        with pytest.raises(ArgumentError, match="Got <|No LoRA|No folder"):
+            speak(spoken, prompts.get("prompt", "a"), Path("nowhere"))
+    with pytest.raises(ArgumentError, match="Got <"):
+        check_none("a TARGET", [before + tag], request)
+    assert tag not in without(before + tag)
+    assert speak(replace(request, grammar="plain"), tag, Path("nowhere")).prompt == tag
+
+
+def test_a_picture_whose_hypernetwork_is_not_read_is_made_without_it(cli: Cli) -> None:
+    text = "a red apple <hypernet:x:1>\nSteps: 2, Sampler: DDIM, CFG scale: 4, Seed: 7, Size: 32x32"
+    png(Path("0.png"), {"parameters": text})
+    done = cli("generate", "--from", "0.png", "--model", "base")
+    assert done.code == 2
+    assert "Got <hypernet:x:1> in the prompt: hypernetworks are not read" in done.err
+    done = cli("generate", "--from", "0.png", "--model", "base", "--lora", "none", "--out", "x.png")
+    assert done.code == 0, done.err
+    assert json.loads(text_of(Path("x.png"))["t2i"])["request"]["prompt"] == PROMPT
+
+
 def test_a_missing_folder_and_a_negative_prompt_are_refused(cli: Cli) -> None:
     done = cli("generate", "a cat", "--negative", "<lora:ink>", "--model", "base")
     assert done.code == 2
-    assert "Got <lora:...> in the negative prompt: a LoRA acts on the whole picture" in done.err
+    assert "Got <lora:ink> in the negative prompt: a LoRA acts on the whole picture" in done.err
     done = cli("generate", "a cat <lora:ink>", "--model", "base", "--lora-dir", "nowhere")
-    assert done.code == 3
+    assert done.code == 2
     assert "No folder nowhere to look for <lora:ink> in: say where with --lora-dir" in done.err

@@ -13,7 +13,7 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWi
 
 import t2i
 from pipelines.text_to_image import TextToImagePipeline
-from t2i.errors import ArgumentError
+from t2i.errors import ArgumentError, ModelError
 from tests.pipelines.against import assert_same
 from tests.tiny import TEXT_WIDTH, tiny_sd_components, tiny_sdxl_components
 
@@ -192,3 +192,43 @@ def test_a_word_of_several_vectors_is_read_here_and_in_diffusers(tmp_path):
     asked = {"num_inference_steps": 4, "guidance_scale": 6.0, "output_type": "latent"}
     seed = torch.Generator().manual_seed(3)
     assert torch.equal(ours(t2i.Prompt("a red <sun>"), generator=seed, **asked).images, plain)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_learned_word_does_not_act_inside_other_words(count):
+    pipe = TextToImagePipeline(**tiny_sd_components())
+    prompts = ("a red sunflower", "a sun, red", "the <s0> sun0")
+
+    def drawn(prompt):
+        seed = torch.Generator().manual_seed(3)
+        return pipe(prompt, num_inference_steps=2, generator=seed, output_type="latent").images
+
+    pipe.set_progress_bar_config(disable=True)
+    inside, word, other = map(drawn, prompts)
+    torch.manual_seed(4)
+    pipe.load_textual_inversion({"sun": torch.randn(count, TEXT_WIDTH)}, token="sun")
+    assert torch.equal(drawn(prompts[0]), inside)
+    assert not torch.equal(drawn(prompts[1]), word)
+    assert not torch.equal(drawn(prompts[2].replace("sun0", "sun")), other)
+    learned = [word for word in pipe.tokenizer.added_tokens_decoder.values() if not word.special]
+    assert len(learned) == count
+    assert all(word.single_word for word in learned)
+    pipe.unload_textual_inversion()
+    assert torch.equal(drawn(prompts[1]), word)
+
+
+def test_words_that_the_model_knows_and_vectors_of_another_width_are_refused():
+    pipe = TextToImagePipeline(**tiny_sd_components())
+    size = len(pipe.tokenizer)
+    vectors = torch.randn(2, TEXT_WIDTH)
+    for word in ("apple", "Apple", "apple</w>"):
+        with pytest.raises(ValueError, match=r"[Aa]pple"):
+            pipe.load_textual_inversion({word: vectors}, token=word)
+    with pytest.raises(ArgumentError, match=r"knows the word 'Apple' already.*token='<Apple-2>'"):
+        pipe.load_textual_inversion({"Apple": vectors}, token="Apple")
+    with pytest.raises(ModelError, match=f"not {TEXT_WIDTH} wide"):
+        pipe.load_textual_inversion({"<sun>": torch.randn(1, 3)}, token="<sun>")
+    pipe.text_encoder = None
+    with pytest.raises(ArgumentError, match="has no text_encoder and tokenizer of those names"):
+        pipe.load_textual_inversion({"<sun>": vectors}, token="<sun>")
+    assert len(pipe.tokenizer) == size

@@ -117,6 +117,7 @@ def test_a_new_word_starts_as_the_words_it_was_given(tmp_path, base):
     ids = tokenizer("red apple", add_special_tokens=False)["input_ids"]
     assert torch.equal(table.vectors[:2].detach(), table.known.weight[ids])
     assert tokenizer.tokenize("<mug> <mug>_1 <pot>") == ["<mug>", "<mug>_1", "<pot>"]
+    assert not {"<mug>", "<mug>_1", "<pot>"} & {*tokenizer.tokenize("a<mug>s <pot>1")}
 
 
 def test_captions_and_prompts_spell_a_word_of_two_vectors_alike(tmp_path, base):

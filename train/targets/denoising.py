@@ -7,10 +7,9 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers.loaders.textual_inversion import TextualInversionLoaderMixin
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from PIL import Image
 from torch import Tensor
@@ -23,6 +22,7 @@ from t2i.denoiser.families.sd import scale_latents
 from t2i.denoiser.schedulers import Scheduler
 from t2i.text.encoder import TextEncoder, TwoClip, text_encoder
 from t2i.text.interface import Encoded
+from t2i.text.learned import spelled_out
 from t2i.text.words import Span, tokens_of_stretches
 from train.attention_supervision import Supervision, SupervisionConfig, supervised
 from train.batch import Batch
@@ -384,8 +384,7 @@ def spelled(caption: str, tokenizer: PreTrainedTokenizerBase | None) -> str:
     """The caption with each learned word of several vectors spelled out, as the pipelines do."""
     if tokenizer is None or not tokenizer.get_added_vocab():
         return caption
-    spell: Any = TextualInversionLoaderMixin().maybe_convert_prompt
-    return str(spell(caption, tokenizer))
+    return spelled_out(caption, tokenizer)
 
 
 def leaves_of(outputs: Iterable[Tensor]) -> set[Tensor]:

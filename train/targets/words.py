@@ -12,6 +12,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2i.errors import ArgumentError
+from t2i.text.learned import add_tokens, is_known
 from train.targets.parts import Part
 
 
@@ -97,20 +98,11 @@ def add_words(
     assert isinstance(known, nn.Embedding)
     vectors = [first_vectors(word, tokenizer, known) for word in part.words]
     first = len(tokenizer)
-    added = tokenizer.add_tokens(tokens)
+    added = add_tokens(tokenizer, tokens)
     assert added == len(tokens)
     table = Table(known, first, torch.cat(vectors))
     encoder.set_input_embeddings(table)
     return [table.vectors]
-
-
-def is_known(word: str, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether it is one token, also under a name of the vocabulary's own, as "cat</w>" for "cat".
-
-    With another meaning of it every prompt that says it would draw something else.
-    """
-    tokens = tokenizer.tokenize(word)
-    return word in tokenizer.get_vocab() or (len(tokens) == 1 and tokens != [tokenizer.unk_token])
 
 
 def first_vectors(word: Word, tokenizer: PreTrainedTokenizerBase, known: nn.Embedding) -> Tensor:
