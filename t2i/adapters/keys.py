@@ -3,7 +3,8 @@
 import re
 from typing import NamedTuple
 
-from t2i.adapters.names import PREFIXES, from_flat, plain
+from t2i.adapters.modules import is_module
+from t2i.adapters.names import PREFIXES, flat, from_flat, plain
 
 
 class Place(NamedTuple):
@@ -18,8 +19,12 @@ class Place(NamedTuple):
 
 
 PEFT = "base_model.model."
-COMFY = "diffusion_model."
+COMFY = ("diffusion_model.", "model.diffusion_model.")
 """Before the names of a UNet in the original layout, with dots."""
+ORIGINAL = ("input_blocks.", "middle_block.", "output_blocks.", "time_embed.", "label_emb.", "out.")
+"""How those names begin; some files have them behind "unet."."""
+LYCORIS = "lycoris_"
+"""Before the flat names of one model that lycoris itself trained."""
 OF_UNET = (
     "down_blocks.",
     "mid_block.",
@@ -73,7 +78,7 @@ def placed(key: str, layers_per_block: int, part: str | None = None) -> Place | 
         where, module = of_model(path.replace(".processor.", "."), layers_per_block, part)
     except ValueError:
         return None
-    return Place(where, module, field)
+    return Place(where, module, field) if is_module(where, module) else None
 
 
 def of_model(path: str, layers_per_block: int, part: str | None) -> tuple[str, str]:
@@ -81,13 +86,19 @@ def of_model(path: str, layers_per_block: int, part: str | None) -> tuple[str, s
     for prefix, of in PREFIXES.items():
         if path.startswith(prefix) and "." not in path:
             return of, from_flat(path.removeprefix(prefix), layers_per_block)
-    if path.startswith(COMFY):
-        name = path.removeprefix(COMFY).replace(".", "_")
-        return "unet", from_flat(name, layers_per_block)
+    if path.startswith(LYCORIS) and "." not in path:
+        module = from_flat(path.removeprefix(LYCORIS), layers_per_block)
+        return part or ("unet" if is_module("unet", module) else "text_encoder"), module
     path = path.removeprefix(PEFT)
+    for prefix in COMFY:
+        if path.startswith(prefix):
+            return "unet", from_flat(flat(path.removeprefix(prefix)), layers_per_block)
     first, _, rest = path.partition(".")
     if first in ("unet", "text_encoder", "text_encoder_2") and rest:
-        return first, plain(rest.removeprefix(PEFT))
+        rest = rest.removeprefix(PEFT)
+        if first == "unet" and rest.startswith(ORIGINAL):
+            return first, from_flat(flat(rest), layers_per_block)
+        return first, plain(rest)
     if part is not None:
         return part, plain(path)
     if path.startswith(OF_UNET):
