@@ -4,23 +4,43 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PROMPT ?= a red apple to the left of a cat
+# Parts that not everybody needs, as pyproject.toml names them: make install EXTRAS=evaluate,track
+EXTRAS ?=
+DEV := dev,data,evaluate,optimizers,track
+INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 # One process of tests a core, each with one thread; every one needs some 2 GiB.
 TOGETHER ?= --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-mixins lint bench docs-pictures train-embedded train-recogniser
+.PHONY: help demo install test test-all test-mixins lint bench docs docs-pictures docs-examples tour \
+    train-embedded train-recogniser
 
 help:
 	@echo "make demo            a picture of '$(PROMPT)' from the embedded model"
+	@echo "make install         t2i in $(VENV); EXTRAS=evaluate,track adds parts that not everybody needs"
 	@echo "make test            the tests; make test-all adds those that take minutes"
 	@echo "make lint            format, lint and types"
 	@echo "make bench           what we claim about speed and memory, measured here"
+	@echo "make docs            the pages as a site, in site/"
 	@echo "make docs-pictures   the pictures in docs/, by the commands that stand under them"
+	@echo "make docs-examples   every example of the pages, drawn on one sheet to be looked at"
+	@echo "make tour            run docs/tour.ipynb anew and keep what its cells show"
 	@echo "make train-embedded  train the embedded model from scratch; run again to go on"
 	@echo "make train-recogniser  the same for the judge of t2i evaluate"
 
 demo: $(VENV)/.installed
 	@$(BIN)/t2i generate "$(PROMPT)" --seed 0
+	@echo
+	@echo "Next, so that this shell finds t2i (once in each shell), and another picture:"
+	@echo
+	@echo "    . $(BIN)/activate"
+	@echo '    t2i generate "a cat on a blue background"'
+	@echo
+	@echo "docs/getting-started.md goes on from here."
+
+install: $(VENV)/.installed
+	$(if $(EXTRAS),$(INSTALL) -e ".[$(EXTRAS)]")
+	@echo "Next: . $(BIN)/activate"
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(TOGETHER)
@@ -42,8 +62,17 @@ bench: $(VENV)/.installed-dev
 	@set -e; for name in scenes generate text_keys modes attention tap startup train bulk; do \
 	    echo "== $$name"; $(BIN)/python -m benchmarks.$$name --out benchmarks/results/$$name.json; done
 
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --clean
+
 docs-pictures: $(VENV)/.installed
 	PATH="$(abspath $(BIN)):$$PATH" sh docs/pictures.sh
+
+docs-examples: $(VENV)/.installed
+	$(BIN)/python -m docs.examples
+
+tour: $(VENV)/.installed-dev
+	$(BIN)/python -m docs.tour
 
 train-embedded: $(VENV)/.installed-dev
 	$(BIN)/t2i train configs/train/embedded-vae.toml
@@ -60,12 +89,16 @@ train-recogniser: $(VENV)/.installed-dev
 # A stamp is newer than what it was installed from, so a second run installs nothing.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing t2i and what it needs into $(VENV) (once; a few minutes)"
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e .
+	$(INSTALL) -e .
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing t2i, its tests and its tools into $(VENV) (once; a few minutes)"
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev,data,evaluate,optimizers,track]"
+	$(INSTALL) -e ".[$(DEV)]"
+	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e ".[docs]"
 	@touch $(VENV)/.installed $@
 
 $(BIN)/python:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
 from t2i.errors import ArgumentError
+from t2i.extras import how_to_install
 from train.ema import EMAConfig
 from train.rate import RateConfig
 
@@ -37,8 +38,7 @@ class OptimizerConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Name = "adamw"
-    """`prodigy` and `schedulefree` need pip install 't2i[optimizers]', `adamw8bit`
-    't2i[bitsandbytes]'."""
+    """`prodigy` and `schedulefree` need the extra `optimizers`, `adamw8bit` `bitsandbytes`."""
     learning_rate: float = Field(1e-4, gt=0)
     """Before `rate`. A factor on the one that Prodigy finds, and 1 unless given."""
     betas: tuple[Share, Share] = (0.9, 0.999)
@@ -236,7 +236,7 @@ def schedulefree(groups: list[ParamGroup], config: OptimizerConfig) -> torch.opt
 
 def missing(name: str, package: str, extra: str = "optimizers") -> ArgumentError:
     return ArgumentError(
-        f"optimizer.name = {name!r} needs {package}: pip install 't2i[{extra}]', "
+        f"optimizer.name = {name!r} needs {package}: {how_to_install(extra)}, "
         "or choose 'adamw' or 'adafactor'."
     )
 

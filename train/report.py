@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from t2i.errors import ArgumentError
+from t2i.extras import how_to_install
 from t2i.files import cannot_write, write_atomically
 from t2i.reading import RUN, parse_json, read_text
 
@@ -139,7 +140,7 @@ def board(folder: Path, start: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ArgumentError(
-            "train.tensorboard = true needs TensorBoard: pip install 't2i[track]', "
+            f"train.tensorboard = true needs TensorBoard: {how_to_install('track')}, "
             "or set it to false."
         ) from error
     return SummaryWriter(str(folder), purge_step=start + 1)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from t2i.errors import ArgumentError
+from t2i.extras import how_to_install
 
 LIBRARIES = ("jinja2", "matplotlib", "torchmetrics")
 
@@ -17,7 +18,7 @@ def needs_extra() -> Iterator[None]:
     except ImportError as error:
         raise ArgumentError(
             f"An evaluation needs {error.name or error}, which is not installed: "
-            "pip install 't2i[evaluate]'"
+            f"{how_to_install('evaluate')}"
         ) from error
 
 

@@ -1,6 +1,5 @@
 """What docs/adapters.md tells a reader to type works, one after the other, as it stands."""
 
-import re
 import shlex
 from pathlib import Path
 
@@ -8,13 +7,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from docs.pages import blocks
 from t2i.adapters import Lora, from_model, write_diffusers, write_kohya
 from t2i.adapters.writing import Facts
 from tests.adapters.made import ATTENTION, CONFIGS, LYCORIS, components, models_of, train
 from tests.cli.command import Cli
 from tests.tiny import TEXT_WIDTH
-
-CONSOLE = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def lora(config: str) -> Lora:
@@ -24,7 +22,7 @@ def lora(config: str) -> Lora:
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_page_run(cli: Cli, model: Path, repo: Path) -> None:
+def test_the_commands_of_the_page_run(cli: Cli, model: Path) -> None:
     """In a folder with the files that the page speaks of; the tiny model stands for a real one."""
     write_diffusers(Path("ink.safetensors"), lora("alpha is not the rank"))
     write_kohya(Path("gold.safetensors"), lora("loha"), Facts(family="sd1", layers_per_block=1))
@@ -33,8 +31,7 @@ def test_the_commands_of_the_page_run(cli: Cli, model: Path, repo: Path) -> None
     torch.save({"string_to_param": {"*": vectors}, "name": "star"}, "star.pt")
     Path("base").symlink_to(model)
 
-    blocks = CONSOLE.findall((repo / "docs/adapters.md").read_text("utf-8"))
-    commands = [line for block in blocks for line in block.splitlines()]
+    commands = [c for block in blocks("console", page="docs/adapters.md") for c in block.commands()]
     assert len(commands) > 10
     for command in commands:
         name, *words = shlex.split(command)

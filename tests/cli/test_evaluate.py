@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from t2i.evaluate.generation.generation import Generation
+from t2i.extras import how_to_install
 from tests.cli.command import Cli, Result
 from tests.evaluate.tiny_bench import tiny_recogniser
 from train.runfolder import locked
@@ -211,7 +212,7 @@ def test_a_missing_library_is_named_before_the_work(
     monkeypatch.setitem(sys.modules, "torchmetrics", None)
     refused = evaluate()
     assert refused.code == 2
-    assert "pip install 't2i[evaluate]'" in refused.err
+    assert how_to_install("evaluate") in refused.err
     assert not Path("out").exists()
 
 

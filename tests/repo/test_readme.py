@@ -1,23 +1,21 @@
 """What the pages tell a reader to type works as it stands."""
 
-import os
 import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from docs.pages import PAGES, REPO, anchors, blocks, links, text_of
 from t2i.cli import main
 
-REPO = Path(__file__).resolve().parents[2]
-PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{p.name}" for p in REPO.glob("docs/*.md"))]
-FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-
 # Checked by other means, or not ours.
-TAKEN_ON_TRUST = ("git clone", "git switch", "cd ", "pip install", "source ")
+TAKEN_ON_TRUST = ("git clone", "git switch", "cd ", "pip install", ". .venv/bin/activate")
 # Too long to be run twice: the test that runs it.
-RUN_ELSEWHERE = {"t2i evaluate embedded --quick": "tests/evaluate/test_quick.py"}
+RUN_ELSEWHERE = {
+    "t2i evaluate embedded --quick": "tests/evaluate/test_quick.py",
+    "docs/getting-started.md": "tests/train/test_docs_getting_started.py",
+}
 # Enough to see that the command line holds; the last of two spellings counts.
 SHORT = {
     "generate": ("--steps", "2"),
@@ -27,16 +25,8 @@ SHORT = {
 }
 
 
-def blocks(language: str) -> Iterator[tuple[str, str]]:
-    for page in PAGES:
-        path = REPO / page
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        yield from ((page, code) for kind, code in FENCE.findall(text) if kind == language)
-
-
 def commands() -> list[str]:
-    lines = (line for _, code in blocks("bash") for line in code.replace("\\\n", " ").splitlines())
-    return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    return [command for block in blocks("bash") for command in block.commands()]
 
 
 def targets(makefile: str) -> set[str]:
@@ -44,8 +34,8 @@ def targets(makefile: str) -> set[str]:
 
 
 def test_the_readme_has_blocks_to_run() -> None:
-    assert any(page == "README.md" for page, _ in blocks("bash"))
-    assert any(page == "README.md" for page, _ in blocks("python"))
+    assert list(blocks("bash", page="README.md"))
+    assert list(blocks("python", page="README.md"))
 
 
 @pytest.mark.parametrize("command", sorted(set(commands())))
@@ -78,30 +68,45 @@ def test_commands_that_follow_on_one_another_run_in_their_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["generate", "a blue car", "--num", "4", "--out", "cars", "--steps", "2"]) == 0
-    shown = [code for page, code in blocks("console") if page == "README.md"]
-    lines = [line for code in shown for line in code.splitlines()]
+    made = ["generate", "a strawberry", "--num", "4", "--out", "strawberries", "--steps", "2"]
+    assert main(made) == 0
+    lines = [c for block in blocks("console", page="README.md") for c in block.commands()]
     assert lines
     for line in lines:
-        assert line.startswith("$ t2i ")
-        assert main(shlex.split(line)[2:]) == 0
+        assert line.startswith("t2i ")
+        assert main(shlex.split(line)[1:]) == 0
 
 
-@pytest.mark.parametrize("page", sorted({page for page, _ in blocks("python")}))
+@pytest.mark.parametrize(
+    "page", sorted({block.page for block in blocks("python")} - RUN_ELSEWHERE.keys())
+)
 def test_python_in_the_pages_runs(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "__main__"}  # a page's blocks follow on one another
-    for source, code in blocks("python"):
-        if source == page:
-            exec(compile(code, page, "exec"), names)
+    for block in blocks("python", page=page):
+        exec(compile(block.code, page, "exec"), names)
 
 
-def test_links_in_the_pages_lead_somewhere() -> None:
-    for page in PAGES:
-        text = (REPO / page).read_text(encoding="utf-8")
-        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
-            if "://" not in target:
-                place = (REPO / page).parent / target
-                assert os.path.exists(place), f"{page} points to {target}"
+@pytest.mark.parametrize("page", PAGES)
+def test_links_in_the_pages_lead_to_a_file_and_a_heading_that_are_there(page: str) -> None:
+    for link in links(text_of(page)):
+        place, _, anchor = link.partition("#")
+        if "://" in link:
+            continue
+        target = (REPO / page).parent / place if place else REPO / page
+        assert target.exists(), f"{page} points to {link}"
+        if anchor:
+            known = anchors(target.read_text("utf-8"))
+            assert anchor in known, f"{page} points to {link}; {target.name} has {sorted(known)}"
+
+
+def test_anchors_are_those_that_github_makes_of_headings() -> None:
+    page = "# A `b` [c](d.md)!\n```\n# no\n```\n## Two, words-here\n## Two, words-here\n"
+    assert anchors(page) == {"a-b-c", "two-words-here", "two-words-here-1"}
+    assert links("[a](b.md#c) `[d](e)` ![f](g.png)\n```\n[h](i)\n```\n[`j`](k)") == [
+        "b.md#c",
+        "g.png",
+        "k",
+    ]

@@ -1,15 +1,14 @@
 """What docs/finetuning.md tells a reader to type works, one after the other, as it stands."""
 
-import re
 import shlex
 from pathlib import Path
 
 import pytest
 
+from docs.pages import blocks
 from t2i.cli import main
 from tests.train.data.making import folder_of
 
-CONSOLE = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SHORT = {
     "train": (
         "data.size=64",
@@ -34,13 +33,12 @@ def shortened(words: list[str]) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_the_commands_of_the_page_run(
-    tmp_path: Path, repo: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_commands_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folder_of(tmp_path / "my-pictures", "red", "green", "blue", captions=False)
-    blocks = CONSOLE.findall((repo / "docs/finetuning.md").read_text("utf-8"))
-    commands = [line for block in blocks for line in block.splitlines()]
+    commands = [
+        c for block in blocks("console", page="docs/finetuning.md") for c in block.commands()
+    ]
     assert len(commands) > 10
     for command in commands:
         name, *words = shlex.split(command)

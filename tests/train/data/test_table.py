@@ -118,5 +118,5 @@ def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(ArgumentError, match=r"not installed: pip install 't2i\[data\]'"):
+    with pytest.raises(ArgumentError, match=r"not installed: pip install .*\[data\]"):
         list_table("some/pictures")

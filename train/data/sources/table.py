@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from t2i.errors import ArgumentError, DataError, nearest
+from t2i.extras import how_to_install
 from train.data.decode import BrokenPicture
 from train.data.sources.listed import FileSource, Listed, Listing, as_captions
 from train.data.sources.metadata import CAPTION_COLUMNS
@@ -13,7 +14,6 @@ from train.data.sources.metadata import CAPTION_COLUMNS
 if TYPE_CHECKING:
     from datasets import Dataset
 
-INSTALL = "pip install 't2i[data]'"
 SAVED = ("dataset_info.json", "state.json")
 """What lies in a folder that `save_to_disk` wrote."""
 
@@ -95,7 +95,8 @@ def opened(name: str, configuration: str | None, split: str) -> "Dataset":
         import datasets
     except ImportError:
         raise ArgumentError(
-            f"dataset = {name!r} needs the library datasets, which is not installed: {INSTALL}."
+            f"dataset = {name!r} needs the library datasets, which is not installed: "
+            f"{how_to_install('data')}"
         ) from None
     saved = Path(name).is_dir() and any((Path(name) / file).is_file() for file in SAVED)
     load = partial(datasets.load_from_disk, name)

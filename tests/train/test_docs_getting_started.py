@@ -1,0 +1,76 @@
+"""What docs/getting-started.md tells a reader to type works, and so does docs/tour.ipynb."""
+
+import shlex
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from docs.pages import blocks
+from docs.tour import PICTURE, TOUR, digest, pictures, run
+from t2i.cli import main
+
+PAGE = "docs/getting-started.md"
+FEW = ("--set=train.steps=2", "--set=samples.every=0")
+SHORT = {
+    "generate": ("--steps", "2", "--num", "1"),
+    "inspect": ("--steps", "2"),
+    "edit": ("--steps", "2"),
+}
+"""Enough to see that the command lines hold; the last of two spellings counts."""
+SHORT_CELLS = {
+    '"mushrooms-lora.toml"]': f'"mushrooms-lora.toml", *{FEW}]',
+    "] * 4\n": "]\n",
+    "seeds(0, 1, 2, 3)": "seeds(0)",
+    '["before"] * 4 + ["after"] * 4': '["before", "after"]',
+}
+LARGEST = 1_000_000
+
+
+def shortened(words: list[str]) -> list[str]:
+    if words[0] == "train" and "--init" not in words:
+        return [*words, *FEW]
+    return [*words, *SHORT.get(words[0], ())]
+
+
+@pytest.mark.slow
+def test_the_page_works_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    commands = []
+    for block in blocks("console", "python", page=PAGE):
+        if block.language == "python":
+            exec(compile(block.code, PAGE, "exec"), {})
+            continue
+        for command in block.commands():
+            name, *words = shlex.split(command)
+            assert name == "t2i"
+            assert main(shortened(words)) == 0, command
+            commands.append(words[0])
+    assert {"generate", "inspect", "edit", "data", "train"} <= set(commands)
+
+
+@pytest.mark.slow
+def test_the_tour_runs_and_shows_what_it_keeps() -> None:
+    kept, short = (nbformat.read(TOUR, as_version=4) for _ in range(2))
+    for long, less in SHORT_CELLS.items():
+        (cell,) = (cell for cell in short.cells if long in cell.source)
+        cell.source = cell.source.replace(long, less)
+    sizes = [picture.size for picture in pictures(run(short))]
+    assert sizes[:-1] == [picture.size for picture in pictures(kept)][:-1]
+    assert len(sizes) == 5
+
+
+def test_the_tour_keeps_what_its_cells_show_today() -> None:
+    """Where this fails: make tour."""
+    tour = nbformat.read(TOUR, as_version=4)
+    assert tour.metadata.run == digest(tour)
+    shown = [output for cell in tour.cells for output in cell.get("outputs", ())]
+    assert {output.output_type for output in shown} <= {"display_data", "execute_result"}
+    assert len(pictures(tour)) == 5
+    assert TOUR.stat().st_size < LARGEST
+    assert PICTURE.is_file()
+
+
+def test_the_tour_draws_the_pictures_of_the_page() -> None:
+    (drawing,) = (block.code.rstrip() for block in blocks("python", page=PAGE))
+    assert any(drawing in cell.source for cell in nbformat.read(TOUR, as_version=4).cells)
