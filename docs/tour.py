@@ -17,6 +17,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 from PIL import Image
+from traitlets.config import Config
 
 from t2i.files import write_atomically
 from t2i.pictures import save_picture
@@ -42,6 +43,7 @@ def run(notebook: NotebookNode) -> NotebookNode:
             kernel_name="python3",
             record_timing=False,
             resources={"metadata": {"path": folder}},
+            config=Config({"KernelManager": {"transport": "ipc"}}),  # no port is opened
         )
         return client.execute()
 
