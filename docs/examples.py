@@ -3,8 +3,9 @@
 python -m docs.examples [PAGE ...] [--out outputs/examples]
 
 A page's commands and Python run in their order in a folder of their own; what they save, and the
-pictures that Python holds at the end of a block, stand on the sheet with what made them. Look at
-it when the weights change: where an example is ugly, choose another prompt or seed on its page.
+pictures that Python holds at the end of a block, stand on the sheet with what made them, and after
+them the pictures that the page shows. Look at it when the weights change: where an example is ugly,
+choose another prompt or seed on its page (or in docs/pictures.sh, then make docs-pictures).
 """
 
 import argparse
@@ -17,7 +18,7 @@ from typing import Any
 
 from PIL import Image
 
-from docs.pages import PAGES, REPO, blocks
+from docs.pages import PAGES, REPO, blocks, links, text_of
 from t2i.cli import main as t2i
 from t2i.pictures import FORMATS, open_picture, save_picture, sheet
 
@@ -38,7 +39,7 @@ def examples(page: str) -> Iterator[Labelled]:
             for name, value in names.items():
                 if not name.startswith("_") and id(value) not in known:
                     known.add(id(value))
-                    yield from ((f"{page}: {name}", picture) for picture in held(value))
+                    yield from ((name, picture) for picture in held(value))
             continue
         for command in block.commands():
             words = shlex.split(command, comments=True)
@@ -47,6 +48,13 @@ def examples(page: str) -> Iterator[Labelled]:
             if code := t2i(words[1:]):
                 raise SystemExit(f"{page}: exit code {code} of {command}")
             yield from ((command.removeprefix("t2i "), picture) for _, picture in saved(there))
+
+
+def illustrations(page: str) -> Iterator[Labelled]:
+    """The pictures that lie in the repository and stand on the page."""
+    for link in dict.fromkeys(links(text_of(page))):
+        if Path(link).suffix in FORMATS and "://" not in link:
+            yield link, open_picture((REPO / page).parent / link)
 
 
 def saved(there: set[tuple[Path, int]]) -> Iterator[tuple[Path, Image.Image]]:
@@ -86,7 +94,7 @@ def main() -> None:
         for name in ("configs", "docs"):
             (folder / name).symlink_to(os.path.relpath(REPO / name, folder))
         with chdir(folder):
-            found = list(examples(page))
+            found = [*examples(page), *illustrations(page)]
         drawn += [(f"{Path(page).name}: {label}", picture) for label, picture in found]
     out = options.out / "examples.png"
     labels = [label for label, _ in drawn]

@@ -12,22 +12,22 @@ t2i generate "a red car on a blue background" --seed 8 --out car.webp
 t2i generate "a (tree:0.5) to the left of a house" --seed 8 --out tree-less.webp
 t2i generate "a tree to the left of a house" --seed 8 --out tree.webp
 t2i generate "a (tree:1.5) to the left of a house" --seed 8 --out tree-more.webp
-t2i generate "a cat" --seed 8 --out cat.webp
-t2i generate "[a cat:a dog:0.5]" --seed 8 --out cat-dog-late.webp
-t2i generate "[a cat:a dog:0.2]" --seed 8 --out cat-dog-early.webp
-t2i generate "a dog" --seed 8 --out dog.webp
+t2i generate "a cat" --seed 11 --out cat.webp
+t2i generate "[a cat:a dog:0.5]" --seed 11 --out cat-dog-late.webp
+t2i generate "[a cat:a dog:0.2]" --seed 11 --out cat-dog-early.webp
+t2i generate "a dog" --seed 11 --out dog.webp
 
 # guidance.md
-t2i generate "a strawberry and a star" --seed 8 --guidance 1 --out guidance-1.webp
-t2i generate "a strawberry and a star" --seed 8 --guidance 3 --out guidance-3.webp
-t2i generate "a strawberry and a star" --seed 8 --guidance 16 --out guidance-16.webp
-t2i generate "a strawberry and a star" --seed 8 --guidance 16 --method apg --out apg-16.webp
+t2i generate "a strawberry and a star" --seed 0 --guidance 1 --out guidance-1.webp
+t2i generate "a strawberry and a star" --seed 0 --guidance 3 --out guidance-3.webp
+t2i generate "a strawberry and a star" --seed 0 --guidance 16 --out guidance-16.webp
+t2i generate "a strawberry and a star" --seed 0 --guidance 16 --method apg --out apg-16.webp
 
 # pipelines.md
-t2i generate "a dog" --seed 8 --image cat.webp --strength 0.3 --out strength-3.webp
-t2i generate "a dog" --seed 8 --image cat.webp --strength 0.5 --out strength-5.webp
-t2i generate "a dog" --seed 8 --image cat.webp --strength 0.7 --out strength-7.webp
-t2i generate "a dog" --seed 8 --image cat.webp --strength 0.9 --out strength-9.webp
+t2i generate "a dog" --seed 11 --image cat.webp --strength 0.3 --out strength-3.webp
+t2i generate "a dog" --seed 11 --image cat.webp --strength 0.5 --out strength-5.webp
+t2i generate "a dog" --seed 11 --image cat.webp --strength 0.7 --out strength-7.webp
+t2i generate "a dog" --seed 11 --image cat.webp --strength 0.9 --out strength-9.webp
 t2i generate "a tree to the left of a strawberry" --seed 8 --image tree.webp --mask right.png --out masked.webp
 
 # attention.md

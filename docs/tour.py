@@ -17,7 +17,6 @@ import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 from PIL import Image
-from traitlets.config import Config
 
 from t2i.files import write_atomically
 from t2i.pictures import save_picture
@@ -40,10 +39,10 @@ def run(notebook: NotebookNode) -> NotebookNode:
         client = NotebookClient(
             notebook,
             timeout=PATIENCE,
+            startup_timeout=PATIENCE,
             kernel_name="python3",
             record_timing=False,
             resources={"metadata": {"path": folder}},
-            config=Config({"KernelManager": {"transport": "ipc"}}),  # no port is opened
         )
         return client.execute()
 

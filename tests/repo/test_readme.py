@@ -23,6 +23,8 @@ SHORT = {
     "edit": ("--steps", "2"),
     "train": ("--dry-run",),
 }
+STEPS = re.compile(r"(steps(?:=|\": ))10\b")
+"""What a page's Python asks for where the picture is to be looked at; 4 prove that it runs."""
 
 
 def commands() -> list[str]:
@@ -86,7 +88,7 @@ def test_python_in_the_pages_runs(
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "__main__"}  # a page's blocks follow on one another
     for block in blocks("python", page=page):
-        exec(compile(block.code, page, "exec"), names)
+        exec(compile(STEPS.sub(r"\g<1>4", block.code), page, "exec"), names)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -110,3 +112,20 @@ def test_anchors_are_those_that_github_makes_of_headings() -> None:
         "g.png",
         "k",
     ]
+
+
+def test_the_site_lists_every_page_and_is_built_from_what_is_here() -> None:
+    """The strict build itself is `make docs`."""
+    settings = (REPO / "mkdocs.yml").read_text("utf-8")
+    listed = set(re.findall(r": ([\w-]+\.md)$", settings, re.MULTILINE))
+    pages = {path.name for path in (REPO / "docs").glob("*.md")} - {"embedded.md"}  # of a card
+    assert listed == pages | {"index.md", "tour.md"}
+    assert "font: false" in settings  # no page fetches anything from elsewhere
+
+
+def test_demo_says_what_makes_the_shell_find_t2i() -> None:
+    makefile = (REPO / "Makefile").read_text("utf-8")
+    (demo,) = re.findall(r"^demo:.*\n((?:\t.*\n)+)", makefile, re.MULTILINE)
+    readme = text_of("README.md")
+    assert ". $(BIN)/activate" in demo
+    assert readme.index(". .venv/bin/activate") < readme.index("t2i generate")
