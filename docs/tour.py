@@ -56,17 +56,25 @@ def pictures(notebook: NotebookNode) -> list[Image.Image]:
     return [Image.open(io.BytesIO(base64.b64decode(data))) for data in kept]
 
 
-def main() -> None:
-    notebook = nbformat.read(TOUR, as_version=4)
-    done = run(notebook)
-    done.metadata = {
+def tidied(notebook: NotebookNode) -> NotebookNode:
+    """Only what the same run shows again: no times, no bars, no warnings, each picture once."""
+    notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
-        "run": digest(done),
+        "run": digest(notebook),
     }
-    for number, cell in enumerate(done.cells):
+    for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number}"
         cell.metadata = {}
+        if "outputs" in cell:
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            for output in cell.outputs:
+                output.get("data", {}).pop("image/jpeg", None)
+    return notebook
+
+
+def main() -> None:
+    done = tidied(run(nbformat.read(TOUR, as_version=4)))
     write_atomically(TOUR, lambda part: nbformat.write(done, part))
     save_picture(pictures(done)[-1], PICTURE)
 
