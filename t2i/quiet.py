@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 
 NOISE = {
     # We do without torchvision, and what stands in for it is what we want.
@@ -30,14 +31,22 @@ def is_news(record: logging.LogRecord) -> bool:
     return re.search(NOISE[record.name], record.getMessage()) is None
 
 
-def quiet_libraries() -> None:
-    """No bars while weights are read, and no advice on libraries that this project does without."""
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """No bars while weights are read, and no advice on libraries that this project does without.
+
+    Afterwards they speak as they did before.
+    """
     import diffusers
     import transformers
 
-    transformers.utils.logging.set_verbosity_error()
-    for library in (diffusers, transformers):
-        library.utils.logging.disable_progress_bar()
+    with (
+        errors_only(transformers.utils.logging),
+        hub_bars_kept(),  # transformers switches those of the hub as its own
+        no_bars(transformers.utils.logging),
+        no_bars(diffusers.utils.logging),
+    ):
+        yield
 
 
 @contextmanager
@@ -45,9 +54,38 @@ def quietly() -> Iterator[None]:
     """diffusers gives no advice inside; what fails is still raised."""
     from diffusers.utils import logging
 
+    with errors_only(logging):
+        yield
+
+
+@contextmanager
+def errors_only(logging: ModuleType) -> Iterator[None]:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
+
+
+@contextmanager
+def hub_bars_kept() -> Iterator[None]:
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
+
+    disabled = are_progress_bars_disabled()
+    try:
+        yield
+    finally:
+        if disabled:
+            disable_progress_bars()
+
+
+@contextmanager
+def no_bars(logging: ModuleType) -> Iterator[None]:
+    wanted = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if wanted:
+            logging.enable_progress_bar()

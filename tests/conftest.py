@@ -1,14 +1,19 @@
-"""For every test: one thread, a fixed seed, no network; and where the repository is."""
+"""For every test: one thread, fixed seeds, no network, and nothing left behind for the next."""
 
 import os
+import random
+from collections.abc import Iterator
 from pathlib import Path
 
 # Read by huggingface_hub and torch when they are first imported, in processes of tests' own too.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import numpy as np
 import pytest
 import torch
+
+from tests import process_wide
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -17,9 +22,30 @@ def pytest_configure() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
+def seed_everything() -> None:
     torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> Iterator[None]:
+    """What several tests share is the same whichever of them asks for it first."""
+    if fixturedef.scope != "function":
+        seed_everything()
+    return (yield)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tests run in any order: one that leaves a process-wide setting changed fails, by name."""
+    seed_everything()
+    before = process_wide.settings()
+    yield
+    left = process_wide.changes(before, process_wide.settings())
+    process_wide.put_back(before)
+    if left:
+        pytest.fail(f"{request.node.nodeid} left behind:\n" + "\n".join(left), pytrace=False)
 
 
 @pytest.fixture(scope="session")

@@ -25,19 +25,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     from t2i.quiet import quiet_libraries
 
-    quiet_libraries()
-    from train.config import load
+    with quiet_libraries():
+        from train.config import load
 
-    config = load(given.config, given.set)
-    if given.dry_run:
-        print(config.model_dump_json(indent=2))
-        return
+        config = load(given.config, given.set)
+        if given.dry_run:
+            print(config.model_dump_json(indent=2))
+            return
 
-    from train.loop import run
+        from train.loop import run
 
-    out = given.out or Path("runs") / given.config.stem
-    if run(config, out):
-        print(out / "model")
+        out = given.out or Path("runs") / given.config.stem
+        if run(config, out):
+            print(out / "model")
 
 
 if __name__ == "__main__":

@@ -28,8 +28,10 @@ SPARE = 8
 """Kernels beyond one for each size."""
 
 
-def compile_denoiser(target: Target, sizes: int) -> None:
-    """Let the target's UNet be compiled when it first computes, for each size of picture by itself.
+@contextmanager
+def compiled_denoiser(target: Target, sizes: int) -> Iterator[None]:
+    """Within the block the target's UNet is compiled when it first computes, for each size of
+    picture by itself.
 
     One kernel for all sizes would be another one after a resume that begins with another size, and
     inductor cannot make it (torch 2.13: "cannot determine truth value of Relational"). Raises
@@ -46,8 +48,9 @@ def compile_denoiser(target: Target, sizes: int) -> None:
     # Beyond its limit torch computes without a compiled kernel. A batch that does not fit into
     # memory is halved, which is a size of its own.
     config: Any = torch._dynamo.config
-    config.recompile_limit = max(config.recompile_limit, 2 * sizes + SPARE)
-    unet.compile(backend=BACKEND, dynamic=False)
+    with config.patch(recompile_limit=max(config.recompile_limit, 2 * sizes + SPARE)):
+        unet.compile(backend=BACKEND, dynamic=False)
+        yield
 
 
 def check_gradient(

@@ -4,7 +4,7 @@ What step n does is a function of the configuration and n alone: a run that is r
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -20,14 +20,14 @@ from train.bad_step import NotANumber, pictures_at
 from train.batch import Batch, batches
 from train.cache.cache import cached
 from train.class_pictures import draw_prior
-from train.compiling import Compilations, check_gradient, compile_denoiser, uncompiled
+from train.compiling import Compilations, check_gradient, compiled_denoiser, uncompiled
 from train.config import RunConfig
 from train.ema import EMA
 from train.identity import check_same_config, check_same_run, identity
 from train.notes import notes_of
 from train.optimizer import averaged
 from train.order import Order, Share
-from train.processes import accelerator_of, leave, on_main, put_together, together
+from train.processes import accelerated, on_main, put_together, together
 from train.report import Report
 from train.run_data import data_of, order_of, shown
 from train.runfolder import Stopped, StopRequest, locked
@@ -50,11 +50,10 @@ def run(config: RunConfig, out: Path) -> bool:
     On SIGTERM or Ctrl-C it saves a checkpoint and returns False. Raises T2IError, on every
     process, for what a user can mend.
     """
-    accelerator = accelerator_of(config)
-    with ExitStack() as stack, StopRequest() as stop:
+    with StopRequest() as stop, ExitStack() as stack:
+        accelerator = stack.enter_context(accelerated(config))
         on_main(accelerator, lambda: begin(config, out, stack))
         if not draw_prior(config, out, accelerator, stop):
-            leave(accelerator)
             return False
         try:
             training = Training(config, out, accelerator, stop)
@@ -63,7 +62,6 @@ def run(config: RunConfig, out: Path) -> bool:
             finished = False
         if finished:
             training.export()
-        leave(accelerator)
     return finished
 
 
@@ -112,14 +110,19 @@ class Training:
 
     def go(self, stop: StopRequest) -> bool:
         """Step until the end, or until somebody asks to stop; True at the end."""
-        train, main = self.config.train, self.accelerator.is_main_process
+        train = self.config.train
         reports: list[Report] = []
         self._on_main(lambda: reports.append(self._open_report()))
         steps = range(self.steps_done, train.steps)
         reader = batches(self.samples, self.order, self.share, steps, train.workers)
         self.target.train()
-        if train.compile and steps:
-            self._compile()
+        with self._compiled() if train.compile and steps else nullcontext():
+            return self._go_on(steps, reader, reports, stop)
+
+    def _go_on(
+        self, steps: range, reader: Iterator[Batch], reports: list[Report], stop: StopRequest
+    ) -> bool:
+        train, main = self.config.train, self.accelerator.is_main_process
         compilations = Compilations(self.target)
         try:
             if self.steps_done == 0:
@@ -162,11 +165,13 @@ class Training:
                 report.close()
         return True
 
-    def _compile(self) -> None:
-        compile_denoiser(self.target, len(self.order.groups))
-        now = range(self.steps_done, self.steps_done + 1)
-        batch = next(batches(self.samples, self.order, self.share, now))
-        check_gradient(self.target, batch, self.accelerator, self.stepper.rows)
+    @contextmanager
+    def _compiled(self) -> Iterator[None]:
+        with compiled_denoiser(self.target, len(self.order.groups)):
+            now = range(self.steps_done, self.steps_done + 1)
+            batch = next(batches(self.samples, self.order, self.share, now))
+            check_gradient(self.target, batch, self.accelerator, self.stepper.rows)
+            yield
 
     def export(self) -> None:
         """Write the average as a model, with what it was trained by."""

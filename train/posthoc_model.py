@@ -12,7 +12,7 @@ from train.ema import lent
 from train.loop import SCALE_PICTURES, Training
 from train.notes import notes_of
 from train.posthoc import Average, reconstruct
-from train.processes import accelerator_of
+from train.processes import accelerated
 from train.snapshots import FOLDER, snapshots
 
 
@@ -44,12 +44,13 @@ def rebuild(run: Path, length: float, step: int | None = None, out: Path | None 
         raise OutputError(f"{folder} is there already: choose another folder with --out.")
     average, error = reconstruct(found, wanted)
 
-    training = Training(config, run, accelerator_of(config))
-    told = {"length": length, "step": wanted.step, "error": error}
-    notes = {**notes_of(config, wanted.step), "average": told}
-    batch = training.first_batch(SCALE_PICTURES)
-    with lent(average, training.target.weights()):
-        training.target.export(folder, batch, config.export, notes)
+    with accelerated(config) as accelerator:
+        training = Training(config, run, accelerator)
+        told = {"length": length, "step": wanted.step, "error": error}
+        notes = {**notes_of(config, wanted.step), "average": told}
+        batch = training.first_batch(SCALE_PICTURES)
+        with lent(average, training.target.weights()):
+            training.target.export(folder, batch, config.export, notes)
     return Rebuilt(folder, length, wanted.step, len(found), error)
 
 

@@ -3,7 +3,8 @@
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -14,8 +15,10 @@ from accelerate.utils import (
     InitProcessGroupKwargs,
     gather_object,
 )
+from torch import distributed
 
 from t2i.errors import ArgumentError, T2IError
+from t2i.process_state import is_grouped, own_randomness, own_state
 from train import sharding
 from train.assembly import assemble
 from train.config import RunConfig
@@ -25,6 +28,9 @@ Result = TypeVar("Result")
 PATIENCE = timedelta(hours=3)
 """For which processes wait for one another. The main one draws class pictures and sheets, looks at
 every picture and writes the model while the others do nothing: torch's ten minutes are too few."""
+
+FOREIGN = {"MEGATRON_LM": "Megatron-LM", "PARALLELISM_CONFIG": "a parallelism_config"}
+"""What else an accelerate config may switch on, and its name there."""
 
 
 def together(accelerator: Accelerator, action: Callable[[], Result]) -> list[Result]:
@@ -78,6 +84,22 @@ def put_together(target: Target, config: RunConfig, accelerator: Accelerator) ->
     return found[0]
 
 
+@contextmanager
+def accelerated(config: RunConfig) -> Iterator[Accelerator]:
+    """Devices, precision and processes as the run says, whatever this process did before.
+
+    All processes leave the block together. Afterwards Accelerate, the environment and torch's
+    global generators are as before it, also after an exception. Raises ArgumentError for a process
+    that stands in a group already.
+    """
+    with own_state():
+        check_no_group()
+        accelerator = accelerator_of(config)
+        with own_randomness():
+            yield accelerator
+        leave(accelerator)
+
+
 def leave(accelerator: Accelerator) -> None:
     """End the run on every process, together."""
     if accelerator.num_processes > 1:
@@ -86,7 +108,20 @@ def leave(accelerator: Accelerator) -> None:
         # is over, for which they need the interpreter's lock; to take the group down waits for
         # those threads while holding it. Asleep, we hold nothing.
         time.sleep(0.2)
-    accelerator.end_training()
+    if is_grouped():
+        # Accelerate leaves it standing in a notebook's processes, where the next run may begin.
+        distributed.destroy_process_group()
+
+
+def check_no_group() -> None:
+    """Raise ArgumentError where this process stands in a group: its timeout is not the run's."""
+    if is_grouped():
+        raise ArgumentError(
+            f"This process stands in a process group already, of "
+            f"{distributed.get_world_size()} over {distributed.get_backend()}. Its processes and "
+            "timeout cannot be changed, and a run has its own: end that one first with "
+            "torch.distributed.destroy_process_group(), or start the run from a fresh process."
+        )
 
 
 def accelerator_of(config: RunConfig) -> Accelerator:
@@ -98,6 +133,13 @@ def accelerator_of(config: RunConfig) -> Accelerator:
             "configs/accelerate/fsdp2.yaml; with fsdp_reshard_after_forward: false it is what "
             "DeepSpeed calls ZeRO stage 2."
         )
+    for wish, name in FOREIGN.items():
+        if os.environ.get(f"ACCELERATE_USE_{wish}", "false").lower() == "true":
+            raise ArgumentError(
+                f"The accelerate config asks for {name}, which this loop does not do: leave it "
+                "out. To split the weights among processes use FSDP2: "
+                "configs/accelerate/fsdp2.yaml."
+            )
     asked = sharding.plugin()
     if asked is not None:
         sharding.check_plugin(asked, config)

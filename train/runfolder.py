@@ -3,6 +3,7 @@
 import fcntl
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,15 +48,19 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Turns the first SIGINT or SIGTERM into a wish to stop; the second acts at once."""
+    """Turns the first SIGINT or SIGTERM into a wish to stop; the second acts at once.
+
+    In a thread beside the main one, which alone may answer signals, nothing is changed.
+    """
 
     def __init__(self) -> None:
         self.wanted = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._note)
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:

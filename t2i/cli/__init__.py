@@ -5,6 +5,7 @@ Each command imports what it needs when it runs, so that `t2i --help` answers at
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Annotated
 
 import typer
@@ -70,11 +71,17 @@ app.add_typer(lora, name="lora")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code; a known error is one line, no traceback."""
-    ends = arguments is None
+    """Run one command line and return its exit code; a known error is one line, no traceback.
+
+    With `arguments` it leaves the process as it was.
+    """
+    ends, excepthook = arguments is None, sys.excepthook
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        with searched_seldom(), loading_said(quiet=asks_for_json(arguments)):
+        with (
+            searched_seldom() if ends else nullcontext(),
+            loading_said(quiet=asks_for_json(arguments)),
+        ):
             return app(arguments, prog_name="t2i", standalone_mode=False) or 0
     except T2IError as error:
         print_error(str(error), type(error).__name__, as_json=asks_for_json(arguments))
@@ -84,5 +91,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print_error(error.format_message(), "ArgumentError", as_json=asks_for_json(arguments))
         return error.exit_code
     finally:
+        sys.excepthook = excepthook  # typer sets its own
         if ends:
             search_no_more()

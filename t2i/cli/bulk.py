@@ -22,7 +22,7 @@ from t2i.cli.index import INDEX, Part, Tally, merge
 from t2i.cli.jobs import Job
 from t2i.cli.known import read_known
 from t2i.cli.plan import STATE, Bulk, Folder, Plan
-from t2i.cli.processes import from_main, join
+from t2i.cli.processes import from_main, joined
 from t2i.cli.prompt_line import Line
 from t2i.cli.questions import questions_of_lines
 from t2i.cli.stopping import Stopped, Stopping
@@ -126,9 +126,8 @@ def summary(plan: Plan, tally: Tally, interrupted: bool) -> str:
 
 def prepare(bulk: Bulk, lines: Sequence[Line], held: ExitStack) -> Share:
     """Agree with the others on what is missing, and load what makes it."""
-    quiet_libraries()
-    state = join()
-    held.callback(leave, state)
+    held.enter_context(quiet_libraries())
+    state = held.enter_context(joined())
     plan = from_main(state, lambda: begin(bulk, lines, held))
     jobs = plan.todo[state.process_index :: state.num_processes]
     if not jobs:
@@ -142,7 +141,7 @@ def prepare(bulk: Bulk, lines: Sequence[Line], held: ExitStack) -> Share:
     model = resolve(bulk.options.model)
     if state.is_local_main_process and not state.is_main_process:
         check_model(model, plan.weights)
-    return Share(state, plan, jobs, Studio.load(model, plan.weights, bulk))
+    return Share(state, plan, jobs, Studio.load(model, plan.weights, bulk, state.device))
 
 
 def begin(bulk: Bulk, lines: Sequence[Line], held: ExitStack) -> Plan:
@@ -210,8 +209,3 @@ def work(bulk: Bulk, share: Share, tally: Tally, stop: Stopping) -> None:
             update()
             with stop.droppable():
                 time.sleep(WAIT if tally.finished < len(plan.todo) else 0)
-
-
-def leave(state: "PartialState") -> None:
-    if state.num_processes > 1:
-        state.destroy_process_group()

@@ -130,6 +130,6 @@ def convert_model(
     from pipelines.text_to_image import TextToImagePipeline
     from t2i.quiet import quiet_libraries
 
-    quiet_libraries()
     given = {} if config is None else {"config": config}
-    write_model(out, TextToImagePipeline.from_pretrained(source, **given), precision)
+    with quiet_libraries():
+        write_model(out, TextToImagePipeline.from_pretrained(source, **given), precision)

@@ -14,6 +14,7 @@ from t2i.cli.sources import File
 from t2i.quiet import quietly
 
 if TYPE_CHECKING:
+    import torch
     from PIL.Image import Image
 
     from pipelines.pipeline import Pipeline
@@ -25,10 +26,12 @@ SDXL_GUIDANCE = 5.0
 """As diffusers' pipelines of SDXL; every other model has the pipeline's default."""
 
 
-def load_pipeline(folder: Path, sampler: str | None) -> "TextToImagePipeline":
-    from accelerate import PartialState
-
+def load_pipeline(
+    folder: Path, sampler: str | None, device: "torch.device | None" = None
+) -> "TextToImagePipeline":
+    """The model on a device: by default the one where a single process computes."""
     from pipelines.text_to_image import TextToImagePipeline
+    from t2i import process_state
     from t2i.denoiser.weights import read_json
 
     parts = {}
@@ -40,7 +43,7 @@ def load_pipeline(folder: Path, sampler: str | None) -> "TextToImagePipeline":
     pipe = TextToImagePipeline.from_pretrained(folder, **parts)
     if folder.is_file():
         pipe.scheduler = chosen(sampler, pipe.scheduler.config) or pipe.scheduler
-    pipe.to(PartialState().device)
+    pipe.to(device or process_state.device())
     search_as_usual()
     return pipe
 

@@ -112,9 +112,10 @@ def edit(
     from t2i.cli.metadata import picture_text
     from t2i.cli.prepared import prepare
     from t2i.pictures import save_picture, sheet
+    from t2i.quiet import quiet_libraries
 
     names.make_folder()
-    with warnings_in_one_line() as warned:
+    with warnings_in_one_line() as warned, quiet_libraries():
         # what ties them
         prepared = prepare(request, prompts)
         start = time.perf_counter()

@@ -34,15 +34,15 @@ def env(format: Format = "text") -> None:
 
 def environment() -> dict[str, str | int]:
     import torch
-    from accelerate import PartialState
 
     from t2i.cli.metadata import library_versions
+    from t2i.process_state import device
 
     return {
         "t2i": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "device": device_name(PartialState().device),
+        "device": device_name(device()),
         "threads": torch.get_num_threads(),
         **library_versions(LIBRARIES),
     }

@@ -84,11 +84,15 @@ def evaluate(
     from t2i.evaluate.run import PAGE, VERSION, measure, whole, write
     from t2i.evaluate.suite import PARTS, part_of
     from t2i.evaluate.telling.earlier import read_earlier
+    from t2i.process_state import own_randomness
+    from t2i.quiet import quiet_libraries
     from train.runfolder import locked
 
     with ExitStack() as held:
         # what it is measured with
         held.enter_context(locked(out))
+        held.enter_context(quiet_libraries())
+        held.enter_context(own_randomness())
         store, bench, facts = prepare(place, model, config, out, recogniser)
         facts["command"] = " ".join(
             ["t2i evaluate", model, *[f"--suite {suite}"] * (suite != "scenes")]
@@ -133,11 +137,9 @@ def prepare(
     from t2i.evaluate.part import Bench
     from t2i.evaluate.store import Store
     from t2i.machine import machine
-    from t2i.quiet import quiet_libraries
     from t2i.recogniser.agreement import Agreement
     from t2i.recogniser.recogniser import ASSET, Recogniser
 
-    quiet_libraries()
     judging = recogniser or ASSET
     agreement = Agreement.load(judging) if Agreement.is_in(judging) else None
     judge = agreement.recogniser if agreement else Recogniser.load(judging)

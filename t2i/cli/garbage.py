@@ -11,24 +11,32 @@ from contextlib import contextmanager
 
 SELDOM = 200_000
 """New objects between two searches while a command starts."""
-USUAL = gc.get_threshold()
+_usual: tuple[int, int, int] | None = None
+"""The thresholds before the block, while garbage is searched seldom in it."""
 
 
 @contextmanager
 def searched_seldom() -> Iterator[None]:
     """Within the block, until `search_as_usual` is called; afterwards all is as it was."""
-    gc.set_threshold(SELDOM, *USUAL[1:])
+    global _usual
+    _usual = gc.get_threshold()
+    gc.set_threshold(SELDOM, *_usual[1:])
     try:
         yield
     finally:
         gc.unfreeze()
-        gc.set_threshold(*USUAL)
+        gc.set_threshold(*_usual)
+        _usual = None
 
 
 def search_as_usual() -> None:
-    """The work begins: search among what is made from now on, and not in what is there."""
-    gc.freeze()
-    gc.set_threshold(*USUAL)
+    """The work begins: search among what is made from now on, and not in what is there.
+
+    Outside of such a block, in somebody else's process, nothing is changed.
+    """
+    if _usual is not None:
+        gc.freeze()
+        gc.set_threshold(*_usual)
 
 
 def search_no_more() -> None:

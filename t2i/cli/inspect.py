@@ -79,9 +79,10 @@ def inspect(
     from t2i.cli.metadata import picture_text
     from t2i.cli.prepared import prepare
     from t2i.pictures import save_picture
+    from t2i.quiet import quiet_libraries
 
     names.make_folder()
-    with warnings_in_one_line() as warned:
+    with warnings_in_one_line() as warned, quiet_libraries():
         prepared = prepare(request)
         request, start = prepared.request, time.perf_counter()
         looked_for = chosen or telling_words(request.spoken(prompt))

@@ -170,10 +170,10 @@ def check_wish(rank: int | None, share: float | None) -> None:
 def loaded(model: str) -> Any:
     from t2i.quiet import quiet_libraries
 
-    quiet_libraries()
-    from pipelines.text_to_image import TextToImagePipeline
+    with quiet_libraries():
+        from pipelines.text_to_image import TextToImagePipeline
 
-    return TextToImagePipeline.from_pretrained(model)
+        return TextToImagePipeline.from_pretrained(model)
 
 
 def models_of(pipe: Any) -> dict[str, Any]:

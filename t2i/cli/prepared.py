@@ -13,7 +13,6 @@ from t2i.cli.known import read_known
 from t2i.cli.questions import questions
 from t2i.cli.request import Request, read_defaults
 from t2i.denoiser.address import resolve
-from t2i.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from pipelines.text_to_image import TextToImagePipeline
@@ -36,7 +35,6 @@ def prepare(request: Request, prompts: Sequence[str] = ()) -> Prepared:
     """prompts : all that are drawn together, where there are several; what may not be meant in them
     is warned of
     """
-    quiet_libraries()
     digests = Digests()
     changed = digests.changed(request)
     request = digests.fill(request)

@@ -1,7 +1,8 @@
 """The processes that `accelerate launch` or torchrun started, and what the main one tells them."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 import typer
@@ -24,20 +25,29 @@ def launched_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-def join() -> "PartialState":
-    """Meet the other processes: over gloo where there is no accelerator."""
+@contextmanager
+def joined() -> "Iterator[PartialState]":
+    """Meet the other processes, over gloo where there is no accelerator; leave them at the end."""
     import torch
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env
+    from torch import distributed
 
-    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
-    state = PartialState(cpu=on_cpu or not torch.accelerator.is_available())
-    if on_cpu and state.num_processes == 1 and "MASTER_PORT" in os.environ:
-        note(
-            "Warning: `accelerate launch --cpu` starts several processes only through MPI; this is "
-            "one. Use `accelerate launch --multi_gpu` (it takes CPUs too) or torchrun."
-        )
-    return state
+    from t2i.process_state import is_grouped, own_state
+
+    on_cpu, grouped = parse_flag_from_env("ACCELERATE_USE_CPU"), is_grouped()
+    with own_state():
+        state = PartialState(cpu=on_cpu or not torch.accelerator.is_available())
+        if on_cpu and state.num_processes == 1 and "MASTER_PORT" in os.environ:
+            note(
+                "Warning: `accelerate launch --cpu` starts several processes only through MPI; "
+                "this is one. Use `accelerate launch --multi_gpu` (it takes CPUs too) or torchrun."
+            )
+        try:
+            yield state
+        finally:
+            if is_grouped() and not grouped:
+                distributed.destroy_process_group()
 
 
 def from_main(state: "PartialState", action: Callable[[], T]) -> T:

@@ -13,6 +13,7 @@ from t2i.cli.naming import Names
 from t2i.cli.prepared import prepare
 from t2i.cli.request import Request
 from t2i.pictures import save_picture
+from t2i.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from t2i.cli.story import Story
@@ -31,7 +32,7 @@ def generate_each(
     names.make_folder()
     made: list[dict[str, object]] = []
     interrupted = False
-    with warnings_in_one_line() as warned:
+    with warnings_in_one_line() as warned, quiet_libraries():
         prepared = prepare(request)
         request = prepared.request
         told = []

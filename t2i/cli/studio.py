@@ -24,6 +24,8 @@ from t2i.files import cannot_write
 from t2i.pictures import save_picture
 
 if TYPE_CHECKING:
+    import torch
+
     from pipelines.text_to_image import TextToImagePipeline
 
 MAX_MESSAGE = 2_000
@@ -42,8 +44,8 @@ class Studio:
     metadata: bool
 
     @classmethod
-    def load(cls, model: Path, weights: str, bulk: Bulk) -> "Studio":
-        pipe = load_pipeline(model, None)
+    def load(cls, model: Path, weights: str, bulk: Bulk, device: "torch.device") -> "Studio":
+        pipe = load_pipeline(model, None, device)
         return cls(pipe, Attached(pipe), pipe.scheduler, weights, bulk.out, bulk.metadata)
 
     def make(self, job: Job, stop: Stopping) -> Entry:

@@ -20,6 +20,7 @@ from t2i.evaluate.telling.markdown import markdown
 from t2i.evaluate.telling.page import page
 from t2i.evaluate.telling.samples import as_text
 from t2i.files import write_atomically
+from t2i.process_state import own_randomness
 from train.randomness import key
 
 RESULT, PAGE, TABLES = "evaluation.json", "index.html", "tables.md"
@@ -41,10 +42,11 @@ def measure(parts: Sequence[Part], store: Store, told: Told) -> None:
         for unit in units:
             if (part.name, unit) in store.done:
                 continue
-            # Whatever draws without a generator of its own draws the same in every run.
-            torch.manual_seed(key(0, part.name, unit))
             begun = time.perf_counter()
-            record = part.measure(unit)
+            # Whatever draws without a generator of its own draws the same in every run.
+            with own_randomness():
+                torch.manual_seed(key(0, part.name, unit))
+                record = part.measure(unit)
             store.add(part.name, unit, record, time.perf_counter() - begun)
             finished += 1
             told(part.name, finished)

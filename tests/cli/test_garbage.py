@@ -1,4 +1,4 @@
-"""Python's search for garbage is put off while a command starts, and only then."""
+"""Python's search for garbage is put off while a process starts, and only then."""
 
 import gc
 import subprocess
@@ -13,7 +13,6 @@ from tests.cli.command import Cli
 
 def test_garbage_is_searched_seldom_until_the_work_begins() -> None:
     usual = gc.get_threshold()
-    assert usual == garbage.USUAL
     with garbage.searched_seldom():
         assert gc.get_threshold()[0] == garbage.SELDOM
         garbage.search_as_usual()
@@ -23,26 +22,25 @@ def test_garbage_is_searched_seldom_until_the_work_begins() -> None:
     assert gc.get_freeze_count() == 0
 
 
-def test_a_command_that_fails_leaves_it_as_it_was(cli: Cli) -> None:
-    usual = gc.get_threshold()
-    assert cli("generate", "a cat", "--model", "nowhere").code == 3
-    assert gc.get_threshold() == usual
-
-
-def test_pictures_are_drawn_with_the_usual_search(
+def test_a_process_that_searches_as_it_chose_goes_on_so(
     generate: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    sample = drawing.settings_of
+    settings_of = drawing.settings_of
 
     def looking(*arguments: object) -> dict[str, object]:
-        seen.append(gc.get_threshold())
-        return sample(*arguments)  # type: ignore[arg-type]  # handed on as they are
+        seen.append((gc.get_threshold(), gc.get_freeze_count()))
+        return settings_of(*arguments)  # type: ignore[arg-type]  # handed on as they are
 
     monkeypatch.setattr(drawing, "settings_of", looking)
-    assert generate("--out", Path("cat.png")).code == 0
-    assert seen == [garbage.USUAL]
-    assert gc.get_freeze_count() == 0
+    usual = gc.get_threshold()
+    gc.set_threshold(1234, 5, 6)
+    try:
+        assert generate("--out", Path("cat.png")).code == 0
+        assert seen == [((1234, 5, 6), 0)]
+        assert gc.get_threshold() == (1234, 5, 6)
+    finally:
+        gc.set_threshold(*usual)
 
 
 def test_nothing_is_searched_when_the_process_ends() -> None:

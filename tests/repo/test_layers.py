@@ -14,7 +14,7 @@ OURS = ("t2i", "pipelines", "train")
 LAYERS = (
     (
         *("t2i.errors", "t2i.exif", "t2i.extras", "t2i.files", "t2i.machine", "t2i.masks"),
-        *("t2i.pictures", "t2i.quiet", "t2i.reading"),
+        *("t2i.pictures", "t2i.process_state", "t2i.quiet", "t2i.reading"),
     ),
     ("t2i.text",),
     ("t2i.conditioning",),

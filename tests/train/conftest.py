@@ -1,11 +1,11 @@
-"""Each test may choose its own precision; finished models to fine-tune."""
+"""Finished models to fine-tune, and an accelerator for runs that are looked at in progress."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from accelerate.state import AcceleratorState
 
+from t2i.process_state import own_state
 from tests.denoiser.tiny_models import xl_folder
 from tests.tiny import tiny_sd_folder
 
@@ -22,8 +22,8 @@ def base_xl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return xl_folder(tmp_path_factory.mktemp("base") / "xl")
 
 
-@pytest.fixture(autouse=True)
-def _fresh_accelerator() -> Iterator[None]:
-    """Accelerate keeps the precision of a process's first run; forget it."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
+@pytest.fixture
+def _own_accelerator() -> Iterator[None]:
+    """For tests that look at a run in progress, in `accelerator_of` in place of `accelerated`."""
+    with own_state():
+        yield

@@ -16,11 +16,13 @@ from tests.train.runs import RUN, tiny_run, write_run
 from tests.train.test_loop import assert_equal_bit_for_bit, end_of, largest_difference, newest
 from train import checkpoint, compiling
 from train.batch import Batch
-from train.compiling import compile_denoiser
+from train.compiling import compiled_denoiser
 from train.config import RunConfig
 from train.loop import Training, run
 from train.processes import accelerator_of
 from train.targets.denoising import Denoising
+
+pytestmark = pytest.mark.usefixtures("_own_accelerator")
 
 
 @pytest.fixture
@@ -50,14 +52,17 @@ def test_weights_keep_their_names_and_nothing_is_compiled_to_draw(
     config = tiny_run(tmp_path)
     training = Training(config, tmp_path / "out", accelerator_of(config))
     names = training.target.weights().keys()
-    compile_denoiser(training.target, sizes=1)
-    assert training.target.weights().keys() == names
-    before = compiling.graphs()
-    with training.as_used() as target, torch.no_grad():
-        target(training.first_batch(2))
-    assert compiling.graphs() == before
-    training.target(training.first_batch(2))
-    assert compiling.graphs() > before
+    limit = torch._dynamo.config.recompile_limit
+    with compiled_denoiser(training.target, sizes=99):
+        assert torch._dynamo.config.recompile_limit > limit
+        assert training.target.weights().keys() == names
+        before = compiling.graphs()
+        with training.as_used() as target, torch.no_grad():
+            target(training.first_batch(2))
+        assert compiling.graphs() == before
+        training.target(training.first_batch(2))
+        assert compiling.graphs() > before
+    assert torch._dynamo.config.recompile_limit == limit
 
 
 @pytest.mark.slow

@@ -15,6 +15,8 @@ from train.loop import Training, run
 from train.processes import accelerator_of
 from train.runfolder import StopRequest
 
+pytestmark = pytest.mark.usefixtures("_own_accelerator")
+
 ENCODERS = {
     "T5EncoderModel": "d_model = 16\nd_kv = 8\nd_ff = 32\nnum_layers = 1\nnum_heads = 2",
     "BertModel": "hidden_size = 16\nintermediate_size = 32\nnum_hidden_layers = 1\n"

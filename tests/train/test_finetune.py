@@ -22,6 +22,8 @@ from train.processes import accelerator_of
 from train.targets.denoising import spelled
 from train.targets.finetune import FineTune
 
+pytestmark = pytest.mark.usefixtures("_own_accelerator")
+
 PROMPT = "a red apple left of the cat"
 DRAWN = {"num_inference_steps": 3, "guidance_scale": 2.0, "height": 32, "width": 32}
 

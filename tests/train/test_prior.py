@@ -22,6 +22,8 @@ from train.prior import PriorConfig, with_prior
 from train.processes import accelerator_of
 from train.runfolder import StopRequest
 
+pytestmark = pytest.mark.usefixtures("_own_accelerator")
+
 PRIOR = 'prior={prompt="a cat", count=5, steps=2, batch_size=2, weight=0.5}'
 CPU = torch.device("cpu")
 

@@ -32,6 +32,7 @@ from train.processes import accelerator_of
 
 REPO = Path(__file__).resolve().parents[2]
 CONFIG = REPO / "configs" / "accelerate" / "fsdp2.yaml"
+pytestmark = pytest.mark.usefixtures("_own_accelerator")
 
 AVERAGED = """
 kind = "power"

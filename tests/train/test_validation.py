@@ -4,12 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from t2i.errors import ArgumentError
 from tests.train.finetunes import finetune_run, finetune_toml
@@ -18,7 +19,7 @@ from tests.train.states import KINDS, largest_difference, logged, losses, newest
 from train.config import RunConfig
 from train.loop import Training, run
 from train.objective import Objective, ObjectiveConfig
-from train.processes import accelerator_of
+from train.processes import accelerated
 from train.targets.denoising import Denoising
 from train.targets.finetune import FineTune
 from train.validation import Measured
@@ -27,17 +28,18 @@ REPO = Path(__file__).resolve().parents[2]
 HELD_OUT = ("data.held_out=3", "validation.every=2", "validation.levels=5")
 
 
-def training_of(config: RunConfig, out: Path) -> Training:
-    AcceleratorState._reset_state(reset_partial_state=True)
-    return Training(config, out, accelerator_of(config))
+@contextmanager
+def training_of(config: RunConfig, out: Path) -> Iterator[Training]:
+    with accelerated(config) as accelerator:
+        yield Training(config, out, accelerator)
 
 
 def first_measured(config: RunConfig, out: Path) -> Measured:
     """Of a run that has not begun."""
-    training = training_of(config, out)
-    assert training.validation is not None
-    with training.as_used() as target:
-        return training.validation.measure(target)
+    with training_of(config, out) as training:
+        assert training.validation is not None
+        with training.as_used() as target:
+            return training.validation.measure(target)
 
 
 def lines(out: Path) -> list[tuple[int, float, list[float]]]:
@@ -148,12 +150,12 @@ def test_the_weights_in_use_are_measured(tmp_path: Path, base: Path) -> None:
     config = finetune_run(tmp_path, base, ("full",), *HELD_OUT, "ema.decay=0.95")
     run(config, tmp_path / "out")
     _, loss, by_level = lines(tmp_path / "out")[-1]
-    training = training_of(config, tmp_path / "out")  # resumed after the last step
-    assert training.validation is not None
-    with training.as_used() as target:
-        assert training.validation.measure(target) == Measured(by_level)
-        assert training.validation.measure(target, alone=True) == Measured(by_level)
-    assert abs(training.validation.measure(training.target).loss - loss) > 1e-6
+    with training_of(config, tmp_path / "out") as training:  # resumed after the last step
+        assert training.validation is not None
+        with training.as_used() as target:
+            assert training.validation.measure(target) == Measured(by_level)
+            assert training.validation.measure(target, alone=True) == Measured(by_level)
+        assert abs(training.validation.measure(training.target).loss - loss) > 1e-6
 
 
 def test_a_resumed_run_logs_what_the_whole_one_does(
@@ -206,12 +208,12 @@ def test_a_model_that_learns_the_pictures_has_a_smaller_loss_and_a_spoiled_one_a
     first, last = (loss for _, loss, _ in (lines(tmp_path / "out")[n] for n in (0, -1)))
     assert last < 0.8 * first
 
-    training = training_of(config, tmp_path / "out")
-    assert training.validation is not None
-    with training.as_used() as target, torch.no_grad():
-        assert isinstance(target, Denoising)
-        target.unet.conv_out.weight += 0.2 * torch.randn_like(target.unet.conv_out.weight)
-        assert training.validation.measure(target).loss > last
+    with training_of(config, tmp_path / "out") as training:
+        assert training.validation is not None
+        with training.as_used() as target, torch.no_grad():
+            assert isinstance(target, Denoising)
+            target.unet.conv_out.weight += 0.2 * torch.randn_like(target.unet.conv_out.weight)
+            assert training.validation.measure(target).loss > last
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])

@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -11,7 +12,7 @@ from t2i.evaluate.editing.edited import Cost
 
 FEW = 4
 """Steps of a run whose memory is watched, as watching takes long; more steps hold no more."""
-SILENT = "99"
+LEVEL, SILENT = "KINETO_LOG_LEVEL", "99"
 """A level of messages that there is none of."""
 Draw = Callable[[int], object]
 """Makes a run of so many steps."""
@@ -44,6 +45,18 @@ def seconds_of(
     return seconds[0], seconds[1]
 
 
+@contextmanager
+def silent_profiler() -> Iterator[None]:
+    """The profiler's own library tells on stderr when it starts and stops, unless told not to."""
+    asked = LEVEL in os.environ
+    os.environ.setdefault(LEVEL, SILENT)
+    try:
+        yield
+    finally:
+        if not asked:
+            del os.environ[LEVEL]
+
+
 def peak_of(draw: Callable[[], object], device: torch.device) -> int:
     """The most bytes that torch held at once for what was made meanwhile."""
     if device.type == "cuda":
@@ -52,11 +65,12 @@ def peak_of(draw: Callable[[], object], device: torch.device) -> int:
         draw()
         return int(torch.cuda.max_memory_allocated(device)) - before
 
-    # The profiler's own library tells on stderr when it starts and stops, unless told not to.
-    os.environ.setdefault("KINETO_LOG_LEVEL", SILENT)
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-    ) as profile:
+    with (
+        silent_profiler(),
+        torch.profiler.profile(
+            activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+        ) as profile,
+    ):
         draw()
     held = most = 0
     changes = [

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from PIL import Image
 from torch import Tensor
 
@@ -37,6 +36,7 @@ from train.runfolder import StopRequest
 
 REPO = Path(__file__).resolve().parents[3]
 OFF = ("cache.latents=false", "cache.texts=false")
+pytestmark = pytest.mark.usefixtures("_own_accelerator")
 
 
 def weights(out: Path) -> dict[str, Tensor]:
@@ -99,7 +99,6 @@ def test_sdxl_is_cached_with_both_its_encoders(tmp_path, base_xl):
 @pytest.mark.parametrize("setting", ["train.workers=2", "train.precision=bf16"])
 def test_any_number_of_workers_and_any_precision_read_one_cache(tmp_path, base, setting):
     whole = end_of(finetune_run(tmp_path / "c", base, ("lora",)), tmp_path / "one")
-    AcceleratorState._reset_state(reset_partial_state=True)
     before = {*(tmp_path / "one/cache").rglob("*")}
     folder = f"cache.folder={tmp_path / 'one/cache'}"
     other = end_of(finetune_run(tmp_path / "c", base, ("lora",), folder, setting), tmp_path / "two")
