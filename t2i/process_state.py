@@ -47,7 +47,7 @@ def device() -> torch.device:
     """Where a pipeline of this process computes, as Accelerate chooses it."""
     grouped = is_grouped()
     with own_state():
-        found = PartialState().device
+        found: torch.device = PartialState().device
         if is_grouped() and not grouped:
             distributed.destroy_process_group()
     return found

@@ -70,7 +70,7 @@ def errors_only(logging: ModuleType) -> Iterator[None]:
 
 @contextmanager
 def hub_bars_kept() -> Iterator[None]:
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
 
     disabled = are_progress_bars_disabled()
     try:

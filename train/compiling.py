@@ -102,7 +102,7 @@ def compare(target: Target, batch: Batch, accelerator: Accelerator) -> None:
 
 
 def is_compiled(target: Target) -> bool:
-    """Whether `compile_denoiser` has seen to it."""
+    """Whether `compiled_denoiser` has seen to it."""
     unet: nn.Module | None = getattr(target, "unet", None)
     return unet is not None and unet._compiled_call_impl is not None
 
