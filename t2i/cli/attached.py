@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from t2i.adapters import PARTS, put_on, read, read_embeddings, take_off
@@ -195,5 +196,11 @@ def fitting(word: str, file: File) -> Iterator[None]:
         first = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise ModelError(
             f"The {word} {file.path} does not fit this model: {first}. Choose one that was made "
-            "for models of its kind."
+            f"for models of its kind{told_by(word, file)}."
         ) from error
+
+
+def told_by(word: str, file: File) -> str:
+    if word != "LoRA":
+        return ""
+    return f"; what this one is for says `t2i lora info {quote(file.path)}`"

@@ -99,10 +99,12 @@ def convert_embedding(
 
     if to == "peft":
         raise ArgumentError("peft has no files of learned words: give --to diffusers or kohya.")
+    from t2i.cli.found import convert_pickle
+
     if source.suffix in PICKLES and not allow_pickle:
         raise ModelError(
             f"Refused the pickle {source}: with --allow-pickle its tensors alone are read, and "
-            "nothing in it is run."
+            f"nothing in it is run: {convert_pickle(source, out)}"
         )
     check_free(out, overwrite)
     found = read_embedding(source, pickles=allow_pickle)

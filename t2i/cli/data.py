@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -41,7 +42,7 @@ def show(
 ) -> None:
     """Draw a contact sheet of the data set NAME, with captions, and print its path."""
     if name not in DATA_SETS:
-        more = " For pictures of your own: t2i data check DIR." if Path(name).exists() else ""
+        more = f" Pictures of your own: t2i data check {quote(name)}" if Path(name).exists() else ""
         raise ArgumentError(f"Unknown data set {name!r}. {nearest(name, DATA_SETS)}{more}")
 
     from t2i.cli.naming import Names

@@ -160,7 +160,7 @@ def sides(
     if not targets and not weights:
         raise ArgumentError(
             "Missing what to change: give a TARGET, the prompt with other words, or --weight "
-            "WORD=FACTOR."
+            'WORD=FACTOR, as in: t2i edit "a cat" "a dog"'
         )
     return [source, *(targets or [source])]
 

@@ -109,11 +109,23 @@ def place(name: str, file: File) -> Path:
     if kind.error is ModelError and path.suffix != ".safetensors":
         if path.suffix in PICKLES:
             raise ModelError(
-                f"Refused the pickled {kind.word} {file.path}: loading it can run any code. Get "
-                "its safetensors version, or convert it where you trust it."
+                f"Refused the pickled {kind.word} {file.path}: loading it can run any code. "
+                f"{instead_of_pickle(kind, path)}"
             )
         raise ArgumentError(f"{file.path} is no {kind.word}: expected a .safetensors file.")
     return path
+
+
+def instead_of_pickle(kind: Kind, path: Path) -> str:
+    if kind.word != "embedding":
+        return "Get its safetensors version, or convert it where you trust it."
+    command = convert_pickle(path, path.with_suffix(".safetensors"))
+    return f"Its tensors alone are read, and written without the rest, by: {command}"
+
+
+def convert_pickle(path: Path, out: Path) -> str:
+    """The command that makes a safetensors file of a pickled learned word."""
+    return f"t2i convert {quote(str(path))} {quote(str(out))} --allow-pickle"
 
 
 def inside(kind: Kind, folder: Path) -> str:

@@ -140,7 +140,7 @@ def check_one_subject(prompt: str | None, prompts: Path | None, again: Path | No
     if not given:
         raise ArgumentError(
             "Missing what to draw: give a PROMPT, a file of them with --prompts FILE, or a picture "
-            "to make again with --from IMAGE."
+            'to make again with --from IMAGE, as in: t2i generate "a red apple"'
         )
     if len(given) > 1:
         raise ArgumentError(f"Got {' and '.join(given)}: give one of them.")
@@ -201,7 +201,8 @@ def retold(
         # Looked for here alone: a picture must not make anybody download what it names.
         raise ModelError(
             f"{picture} was made with the model {request.model!r}, which is not found here. "
-            "Give its folder, or another model, with --model."
+            "Give its folder, or another model, with --model; those that are here are listed by: "
+            "t2i models"
         )
     request = wishes.over(request)
     if story.request is None and request.grammar != "plain":

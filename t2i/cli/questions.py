@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from shlex import quote
 
 from t2i.cli.known import Known
 from t2i.cli.request import Request
@@ -45,8 +46,8 @@ def question(
 ) -> str | None:
     if not prompt.strip():
         return (
-            "The prompt is empty, so nothing says what to draw: was it meant so? A prompt is "
-            'typed as in t2i generate "a red apple".'
+            "The prompt is empty, so nothing says what to draw: was it meant so? One is typed as "
+            'in: t2i generate "a red apple"'
         )
     if is_file(prompt):
         return f"The prompt {prompt!r:.{PRINTED}} is a file, and {what_for(prompt)}"
@@ -61,14 +62,15 @@ def is_file(prompt: str) -> bool:
 
 
 def what_for(prompt: str) -> str:
-    suffix = Path(prompt.strip()).suffix.lower()
+    file, suffix = quote(prompt.strip()), Path(prompt.strip()).suffix.lower()
     if suffix in FORMATS:
         return (
-            "only its name is read. Did you mean --image, as in t2i generate PROMPT --image "
-            "PICTURE, or to make it again with t2i generate --from PICTURE?"
+            "only its name is read. Did you mean to change it, "
+            f'`t2i generate "a red apple" --image {file}`, or to make it again, '
+            f"`t2i generate --from {file}`?"
         )
     if suffix in LISTS:
-        return "only its name is read. Did you mean t2i generate --prompts FILE?"
+        return f"only its name is read. Did you mean `t2i generate --prompts {file}`?"
     return "only its name is read. Did you mean what is in it?"
 
 
@@ -87,7 +89,7 @@ def of_words(
     more = [f"{len(unknown) - MOST} more"] if len(unknown) > MOST else []
     return (
         f"The model {model} was never shown {', '.join([*named, *more])}, and draws something "
-        f"else for it. What it knows: t2i models {model}"
+        f"else for it. What it knows: t2i models {quote(model)}"
     )
 
 

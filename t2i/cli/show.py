@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -32,7 +33,7 @@ def show(
         # Escapes of JSON: the document still holds what the file does, letter for letter.
         typer.echo(visible(json.dumps(document(image, story), indent=2, ensure_ascii=False), "\n"))
         return
-    found = rows(story)
+    found = rows(story) | {"again": again(image)}
     width = max(map(len, found))
     for name, value in found.items():
         lines = value.split("\n")
@@ -52,7 +53,13 @@ def document(image: Path, story: "Story") -> dict[str, object]:
         "request": None if story.request is None else asdict(story.request),
         "libraries": dict(story.libraries),
         "raw": story.raw,
+        "again": again(image),
     }
+
+
+def again(image: Path) -> str:
+    """The command that draws it again."""
+    return f"t2i generate --from {quote(str(image))}"
 
 
 def rows(story: "Story") -> dict[str, str]:

@@ -52,7 +52,8 @@ def resolve(name_or_path: str | os.PathLike[str], variant: str | None = None) ->
         )
     unknown = (
         f"Unknown model {name!r}: neither a known name nor a folder. "
-        f"{nearest(name, [*EMBEDDED, *neighbours(path), *hub.cached()])}"
+        f"{nearest(name, [*EMBEDDED, *neighbours(path), *hub.cached()])} `t2i models` says more of "
+        "those that are here."
     )
     if not hub.is_id(name):
         raise ModelError(unknown)

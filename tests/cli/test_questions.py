@@ -144,8 +144,8 @@ def test_with_a_lora_no_word_is_asked_about_for_it_may_have_taught_it() -> None:
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("apple.png", r"--image, as in t2i generate PROMPT --image PICTURE"),
-        ("prompts.txt", r"Did you mean t2i generate --prompts FILE"),
+        ("apple.png", '`t2i generate "a red apple" --image apple.png`'),
+        ("prompts.txt", "Did you mean `t2i generate --prompts prompts.txt`?"),
         ("cat", "Did you mean what is in it"),
     ],
 )
