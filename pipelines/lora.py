@@ -8,9 +8,9 @@ from torch import nn
 
 
 @contextmanager
-def lora_scaled(models: Sequence[nn.Module | None], scale: float | None) -> Iterator[None]:
-    """Within the block the LoRA layers of `models` weigh `scale` times what they are set to."""
-    loaded = [model for model in models if model is not None and hasattr(model, "peft_config")]
+def lora_scaled(loaded: Sequence[nn.Module], scale: float | None) -> Iterator[None]:
+    """Within the block the LoRA layers of models that have some weigh `scale` times what they are
+    set to."""
     if scale is None or not loaded:
         yield
         return

@@ -30,11 +30,12 @@ from pipelines import arguments
 from pipelines.call import Call, Prompts, Start
 from pipelines.checked import Checked
 from pipelines.learned_words import LearnedWords
+from pipelines.exclusive import pass_by_pass
 from pipelines.loop import sample
 from pipelines.output import Drawn
 from pipelines.telling import rows, tell
 from pipelines.texts import texts_of, weigh_parts
-from pipelines.under_way import UnderWay
+from pipelines.under_way import State, UnderWay
 from pipelines.visitors import Callback, Progress, Turning
 from t2i.conditioning.guidance import ClassifierFree, Conditional, choose_guidance
 from t2i.conditioning.perturbed import sites_of
@@ -107,8 +108,6 @@ class Pipeline(
         self.image_processor = VaeImageProcessor(
             vae_scale_factor=factor, vae_latent_channels=channels
         )
-        self.visitors: list[Visitor] = []
-        """Sent along with every run, before the user's callback."""
 
     @property
     def _callback_tensor_inputs(self) -> list[str]:
@@ -140,10 +139,17 @@ class Pipeline(
     def draw(self, call: Call, start: Starter) -> Output:
         """The stages of every call: told, started, sampled, decoded."""
         call.check(self._callback_tensor_inputs)
-        guidance = weigh_parts(self.begin(call), call)
-        device = self._execution_device
+        state = State(
+            guidance_scale=call.guidance_scale,
+            guidance_rescale=call.guidance_rescale,
+            own_guidance=call.guidance,
+            clip_skip=call.clip_skip,
+            cross_attention_kwargs=call.cross_attention_kwargs,
+        )
+        with self.calling(state):
+            guidance = weigh_parts(self.guidance(), call)
+            device = self._execution_device
 
-        try:
             # what the denoiser is told
             steps = set_timesteps(
                 self.scheduler, call.num_inference_steps, device, call.timesteps, call.sigmas
@@ -177,25 +183,13 @@ class Pipeline(
                 call.callback_inputs,
                 None if uncond is None else uncond.text_BTD,
             )
-            visitors = [*turning, *self.visitors, *begun.visitors, callback]
+            visitors = [*turning, *state.visitors, *begun.visitors, callback]
             latents_BCHW = self.sample(run, begun.num_inference_steps, call, visitors)
             images = self.to_images(latents_BCHW, call.output_type)
-        finally:
-            self.maybe_free_model_hooks()  # type: ignore[no-untyped-call]  # diffusers lacks types
 
         if not call.return_dict:
             return images, None
         return Drawn(images=images, nsfw_content_detected=None)
-
-    def begin(self, call: Call) -> Guidance:
-        """Take down what a call asks for, where diffusers' callbacks look for it and change it."""
-        self._guidance_scale = call.guidance_scale
-        self._guidance_rescale = call.guidance_rescale
-        self._own_guidance = call.guidance
-        self._clip_skip = call.clip_skip
-        self._cross_attention_kwargs = call.cross_attention_kwargs
-        self._interrupt = False
-        return self.guidance()
 
     @torch.no_grad()
     def encode_prompt(
@@ -239,7 +233,7 @@ class Pipeline(
             progress = Progress(bar, num_inference_steps, self.scheduler.order)
             return sample(
                 run,
-                perturbing(denoise, self.unet, sites_of(run.guidance)),
+                pass_by_pass(perturbing(denoise, self.unet, sites_of(run.guidance)), self.unet),
                 self.scheduler,
                 eta=call.eta,
                 generator=call.generator,
@@ -255,20 +249,26 @@ class Pipeline(
 
     def guidance(self) -> Guidance:
         """The formula for the current call: its own, or that of its scale and rescale."""
-        if self._own_guidance is not None:
-            return self._own_guidance
-        chosen = choose_guidance(self._guidance_scale, self._guidance_rescale)
+        state = self.current
+        if state is None:
+            raise AttributeError(f"{type(self).__name__} has no guidance: nothing was called.")
+        if state.own_guidance is not None:
+            return state.own_guidance
+        chosen = choose_guidance(state.guidance_scale, state.guidance_rescale)
         # A distilled UNet takes the scale as an input instead.
         return chosen if self.unet.config["time_cond_proj_dim"] is None else Conditional()
 
     @property
     def guidance_rescale(self) -> float:
-        return self._guidance_rescale
+        rescale: float = self._guidance_rescale
+        return rescale
 
     @property
     def clip_skip(self) -> int | None:
-        return self._clip_skip
+        skip: int | None = self._clip_skip
+        return skip
 
     @property
     def cross_attention_kwargs(self) -> Mapping[str, object] | None:
-        return self._cross_attention_kwargs
+        options: Mapping[str, object] | None = self._cross_attention_kwargs
+        return options

@@ -4,8 +4,8 @@ B batch rows (here: pictures), C channels, H W latent size.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from pipelines import arguments
 from pipelines.call import Call, Prompts
 from pipelines.chosen_edits import Blend, Wishes, choose_edits
+from pipelines.exclusive import alone_with
 from pipelines.output import Drawn
 from pipelines.pipeline import Output
 from pipelines.recording import BUDGET, Recording, Remember, written
@@ -134,7 +135,7 @@ class PromptEditPipeline(TextToImagePipeline):
             prompts = prompts[1:]
 
         # all at once, or the targets alone
-        with attend(self) as attn:
+        with self.alone_with_attention(), attend(self) as attn:
             attn.remembered = kept
             for edit in edits:
                 attn.edit(edit)
@@ -209,6 +210,7 @@ class PromptEditPipeline(TextToImagePipeline):
         place = None if folder is None else Path(folder)
         with ExitStack() as stack:
             steps = written(place, stack)
+            stack.enter_context(self.alone_with_attention())
             with attend(self) as attn:
                 attn.edit(Remember(kept=steps, recording=Recording(most), budget=budget))
                 drawn = super().__call__(
@@ -225,6 +227,13 @@ class PromptEditPipeline(TextToImagePipeline):
             finish(kept)
         steps.folder = place
         return kept
+
+    @contextmanager
+    def alone_with_attention(self) -> Iterator[None]:
+        """Within the block no other thread edits prompts with this UNet; `_interrupt` ends the
+        wait."""
+        with self.waiting() as waiting, alone_with(self.unet, purpose="attention", waiting=waiting):
+            yield
 
     def beside(self, kept: Remembered, latents_BCHW: Tensor, output_type: str) -> Any:
         """The pictures of a remembered source and of its targets."""

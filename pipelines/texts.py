@@ -11,6 +11,7 @@ import torch
 
 from pipelines import arguments
 from pipelines.call import Call, Prompts
+from pipelines.exclusive import alone_with, has_loras
 from pipelines.lora import lora_scaled
 from t2i.conditioning.composed import Composed
 from t2i.conditioning.conditioning import Branch
@@ -121,7 +122,8 @@ def texts_of(pipe: Any, call: Call, guidance: Guidance, steps: int, device: torc
 
     def encode(lines: Lines, lines_2: Lines, clip_skip: int | None, length: int | None) -> Encoded:
         lines = spelled(pipe, lines, pipe.tokenizer or pipe.tokenizer_2)
-        with lora_scaled((pipe.text_encoder, pipe.text_encoder_2), scale):
+        encoders = [one for one in (pipe.text_encoder, pipe.text_encoder_2) if has_loras(one)]
+        with alone_with(*encoders), lora_scaled(encoders, scale):
             if second is None:
                 return first.encode(lines, clip_skip=clip_skip, length=length, device=device)
             if first is None:  # The refiner of SDXL reads the prompt by the second one alone.

@@ -26,12 +26,13 @@ from transformers import (
 
 from pipelines import arguments, picture_embeds
 from pipelines.checked import Checked
+from pipelines.exclusive import pass_by_pass
 from pipelines.images import noise_of
 from pipelines.loop import Generators, sample
 from pipelines.output import Drawn
 from pipelines.pipeline import Output
 from pipelines.prior import imagined, parts_of_prior
-from pipelines.under_way import UnderWay
+from pipelines.under_way import OwnPart, State, UnderWay
 from pipelines.visitors import Callback, Progress, StepCallback
 from t2i.conditioning.conditioning import join
 from t2i.conditioning.guidance import choose_guidance
@@ -56,7 +57,8 @@ class UnclipPipeline(UnderWay, Checked):
     Its parts have the names that KandinskyV22CombinedPipeline gives them.
     """
 
-    scheduler: Scheduler
+    stepped = ("scheduler", "prior_scheduler")
+    prior_scheduler = OwnPart()
     kinds: ClassVar[tuple[str, ...]] = (KANDINSKY,)
     model_cpu_offload_seq = "prior_text_encoder->prior_image_encoder->unet->movq"  # type: ignore[assignment]  # None there
     # Two of its parameters are read outside of its forward.
@@ -92,8 +94,6 @@ class UnclipPipeline(UnderWay, Checked):
             prior_image_processor=prior_image_processor,
         )
         self.image_processor = VaeImageProcessor(vae_scale_factor=unclip.pixels_per_latent(movq))
-        self.visitors: list[Visitor] = []
-        """Sent along with every run of the decoder, before the user's callback."""
 
     @classmethod
     def from_pretrained(
@@ -156,15 +156,14 @@ class UnclipPipeline(UnderWay, Checked):
         arguments.check_callback_inputs(
             callback_on_step_end_tensor_inputs, self._callback_tensor_inputs
         )
-        self.scheduler = unclip.settle_scheduler(self.scheduler)
-        self._guidance_scale, self._own_guidance = guidance_scale, guidance
-        self._interrupt = False
-        needs = self.guidance().needs
-        picture_embeds.check_branches(needs)
-        size = self.latent_size(height, width, latents)
-        device = self._execution_device
+        self.scheduler = unclip.settle_scheduler(vars(self)["scheduler"])
+        state = State(guidance_scale=guidance_scale, own_guidance=guidance)
+        with self.calling(state):
+            needs = self.guidance().needs
+            picture_embeds.check_branches(needs)
+            size = self.latent_size(height, width, latents)
+            device = self._execution_device
 
-        try:
             steps = set_timesteps(self.scheduler, num_inference_steps, device)
 
             # what the denoiser is told
@@ -209,11 +208,9 @@ class UnclipPipeline(UnderWay, Checked):
                 text.get("uncond"),
             )
             latents_BCHW = self.sample(
-                run, steps, generator, [*self.visitors, callback], cross_attention_kwargs
+                run, steps, generator, [*state.visitors, callback], cross_attention_kwargs
             )
             images = self.to_images(latents_BCHW, output_type)
-        finally:
-            self.maybe_free_model_hooks()  # type: ignore[no-untyped-call]  # diffusers lacks types
 
         if not return_dict:
             return images, None
@@ -252,7 +249,11 @@ class UnclipPipeline(UnderWay, Checked):
         with self.progress_bar(total=num_inference_steps) as bar:
             progress = Progress(bar, num_inference_steps, self.scheduler.order)
             return sample(
-                run, denoise, self.scheduler, generator=generator, visitors=[*visitors, progress]
+                run,
+                pass_by_pass(denoise, self.unet),
+                self.scheduler,
+                generator=generator,
+                visitors=[*visitors, progress],
             )
 
     def to_images(self, latents_BCHW: Tensor, output_type: str) -> Any:
@@ -264,6 +265,9 @@ class UnclipPipeline(UnderWay, Checked):
 
     def guidance(self) -> Guidance:
         """The formula for the current call, which leaves a learned variance alone."""
-        chosen = self._own_guidance or choose_guidance(self._guidance_scale)
+        state = self.current
+        if state is None:
+            raise AttributeError(f"{type(self).__name__} has no guidance: nothing was called.")
+        chosen = state.own_guidance or choose_guidance(state.guidance_scale)
         learned = unclip.reads_variance(self.scheduler)
         return unclip.BesideVariance(chosen) if learned else chosen

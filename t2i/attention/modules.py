@@ -59,7 +59,10 @@ def _forward_of(module: nn.Module) -> Callable[..., Any]:
     def answered(*args: Any, **kwargs: Any) -> Any:
         own = reference()
         assert own is not None
-        inner, listener = _answers[own]
+        answer = _answers.get(own)
+        if answer is None:  # taken away just now, by another thread whose session it was
+            return own.forward(*args, **kwargs)
+        inner, listener = answer
         with heard(listener):
             return inner(*args, **kwargs)
 

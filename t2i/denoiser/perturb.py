@@ -4,6 +4,7 @@ B batch rows, Q image positions at a site, D its width, C channels, H W its size
 """
 
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -37,9 +38,15 @@ def perturbed(
         yield
         return
 
-    def replace_rows(
-        attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], attended: Tensor
-    ) -> Tensor:
+    thread = threading.get_ident()
+
+    def replace_rows(attention: nn.Module, args: tuple[Any, ...], *rest: Any) -> Tensor | None:
+        # Another thread's pass is none of ours; torch leaves out its kwargs where the hook was
+        # taken away when it had begun.
+        if threading.get_ident() != thread:
+            return None
+        kwargs: dict[str, Any] = rest[0]
+        attended: Tensor = rest[1]
         hidden = args[0] if args else kwargs["hidden_states"]
         if len(hidden) != len(roles):
             raise ArgumentError(

@@ -3,9 +3,13 @@
 B batch rows, T text tokens, D text width, K width of all heads of a site.
 """
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, TypeGuard
+from weakref import WeakKeyDictionary
 
 import torch
 from diffusers.models.attention_processor import Attention
@@ -13,45 +17,91 @@ from torch import Tensor, nn
 
 from t2i.attention.compiled import is_compiled
 
+Project = Callable[[Tensor], Tensor]
 MOST_BYTES = 2**28
 """Of keys and values kept at a time; what does not fit is computed at every pass."""
 
 
 @contextmanager
-def text_keys_kept(unet: nn.Module, most_bytes: int = MOST_BYTES) -> Iterator[None]:
+def text_keys_kept(
+    unet: nn.Module, most_bytes: int = MOST_BYTES
+) -> Iterator[Mapping[nn.Linear, "Kept"]]:
     """Within the block a cross-attention computes the keys and values of a text only once.
 
     Exact: what is kept is given again only for the same memory, unchanged since, read by the same
-    weights. LoRA layers work on top of it, anew at each pass; processors and whoever listens to
-    scaled_dot_product_attention notice nothing. With gradients, within torch.inference_mode()
-    and in a compiled model nothing is kept.
+    weights, and only in the thread that keeps it. LoRA layers work on top of it, anew at each pass;
+    processors and whoever listens to scaled_dot_product_attention notice nothing. With gradients,
+    within torch.inference_mode() and in a compiled model nothing is kept.
     """
     budget = Budget(most_bytes)
+    kept: dict[nn.Linear, Kept] = {}
     with ExitStack() as undo:
         if not is_compiled(unet):
             for attention in filter(reads_text, unet.modules()):
                 for name in ("to_k", "to_v"):
-                    undo.enter_context(projection_kept(attention, name, budget))
-        yield
+                    linear = plain_linear(attention, name)
+                    if linear is not None:
+                        project = undo.enter_context(projection_asked(linear))
+                        kept[linear] = Kept(attention, name, linear, project, budget)
+        token = _kept.set(kept)
+        undo.callback(_kept.reset, token)
+        yield kept
+
+
+_kept: ContextVar[Mapping[nn.Linear, "Kept"]] = ContextVar("kept", default={})  # noqa: B039
+"""Of the run that this thread is in; nobody writes into the default."""
+
+
+def plain_linear(attention: Attention, name: str) -> nn.Linear | None:
+    """A projection without its LoRA layers; None for one that is no plain linear layer."""
+    layer: Any = getattr(attention, name)
+    linear = layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer
+    return linear if type(linear) is nn.Linear else None
 
 
 @contextmanager
-def projection_kept(attention: Attention, name: str, budget: "Budget") -> Iterator[None]:
-    """The same for one projection; one that is not a plain linear layer is left alone."""
-    layer: Any = getattr(attention, name)
-    linear = layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer
-    if type(linear) is not nn.Linear:
-        yield
-        return
-    own = vars(linear).get("forward")  # as accelerate leaves one there
-    vars(linear)["forward"] = Kept(attention, name, linear, budget).forward
+def projection_asked(linear: nn.Linear) -> Iterator[Project]:
+    """Within the block the layer's forward asks what the thread's run keeps; gives what stood in
+    its place. Runs of several threads share it, and the last one to leave takes it away."""
+    with _lock:
+        asked = _asked.get(linear)
+        if asked is None:
+            asked = _asked[linear] = Asked(linear.forward, vars(linear).get("forward"))
+            vars(linear)["forward"] = forward_of(linear, asked.project)
+        asked.runs += 1
     try:
-        yield
+        yield asked.project
     finally:
-        if own is None:
-            del vars(linear)["forward"]
-        else:
-            vars(linear)["forward"] = own
+        with _lock:
+            asked.runs -= 1
+            if asked.runs == 0:
+                del _asked[linear]
+                if asked.own is None:
+                    del vars(linear)["forward"]
+                else:
+                    vars(linear)["forward"] = asked.own
+
+
+def forward_of(linear: nn.Linear, project: Project) -> Project:
+    def forward(text_BTD: Tensor) -> Tensor:
+        kept = _kept.get().get(linear)
+        return project(text_BTD) if kept is None else kept.forward(text_BTD)
+
+    return forward
+
+
+@dataclass(slots=True)
+class Asked:
+    """What stood in a layer, and how many runs are in."""
+
+    project: Project
+    own: Any
+    """As accelerate leaves one in the instance."""
+    runs: int = 0
+
+
+_asked: WeakKeyDictionary[nn.Linear, Asked] = WeakKeyDictionary()
+_lock = threading.Lock()
 
 
 class Budget:
@@ -64,11 +114,13 @@ class Budget:
 class Kept:
     """What a linear layer gave last, and what that followed from."""
 
-    def __init__(self, attention: Attention, name: str, linear: nn.Linear, budget: Budget) -> None:
+    def __init__(
+        self, attention: Attention, name: str, linear: nn.Linear, project: Project, budget: Budget
+    ) -> None:
         self.attention = attention
         self.name = name
         self.linear = linear
-        self.project = linear.forward
+        self.project = project
         self.budget = budget
         self.output_BTK: Tensor | None = None
         self.held: tuple[Tensor | None, ...] = ()

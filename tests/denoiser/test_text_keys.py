@@ -220,10 +220,10 @@ def test_offloaded_weights_are_fetched_once():
     plain = answer(unet, text_BTD)
     cpu_offload(unet, execution_device="cpu")
     forwards = [layer.forward for layer in projections(unet)]
-    with text_keys_kept(unet), counted(unet):
+    with text_keys_kept(unet) as own, counted(unet):
         for _ in range(3):
             assert torch.equal(answer(unet, text_BTD), plain)
-        kept = [layer.forward.__self__.output_BTK for layer in projections(unet)]
+        kept = [own[layer].output_BTK for layer in projections(unet)]
     assert all(output is not None for output in kept)
     assert all(
         a is b for a, b in zip(forwards, (p.forward for p in projections(unet)), strict=True)
