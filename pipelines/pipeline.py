@@ -44,8 +44,9 @@ from t2i.denoiser.denoised import denoised_factors
 from t2i.denoiser.families import sd, sdxl
 from t2i.denoiser.parts import SDXL, STABLE_DIFFUSION
 from t2i.denoiser.perturb import perturbing
-from t2i.denoiser.schedulers import Scheduler, set_timesteps
+from t2i.denoiser.schedulers import Scheduler
 from t2i.denoiser.text_keys import text_keys_kept
+from t2i.denoiser.timesteps import set_timesteps
 
 OPTIONAL = ["text_encoder_2", "tokenizer_2", "image_encoder", "feature_extractor"]
 OFFLOAD = "text_encoder->text_encoder_2->image_encoder->unet->vae"

@@ -25,6 +25,7 @@ from t2i.denoiser.finite import check_weights_finite
 from t2i.denoiser.folder import check_folder
 from t2i.denoiser.parts import KANDINSKY_PRIOR
 from t2i.denoiser.schedulers import first_latents
+from t2i.denoiser.timesteps import set_timesteps
 from t2i.errors import ArgumentError, ModelError
 from t2i.text.clip import Clip
 
@@ -67,7 +68,7 @@ def imagined(
         device=device,
         dtype=text_RWD.dtype,
     )
-    scheduler.set_timesteps(num_inference_steps, device=device)
+    set_timesteps(scheduler, num_inference_steps, device)
     run = Run(first_latents(scheduler, noise_BD), told, guidance, scheduler.timesteps)
     stepping: Any = unclip.KnowsNext(scheduler)
     with pipe.progress_bar(total=num_inference_steps) as bar:

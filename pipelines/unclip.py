@@ -40,7 +40,8 @@ from t2i.conditioning.run import Guidance, Run, Visitor
 from t2i.denoiser.denoised import denoised_factors
 from t2i.denoiser.families import unclip
 from t2i.denoiser.parts import KANDINSKY, PRIOR
-from t2i.denoiser.schedulers import Scheduler, first_latents, set_timesteps
+from t2i.denoiser.schedulers import Scheduler, first_latents
+from t2i.denoiser.timesteps import set_timesteps
 
 
 class UnclipPipeline(UnderWay, Checked):

@@ -1,7 +1,7 @@
 """diffusers' schedulers under the names people type, set up for a model's own noise schedule."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import diffusers
@@ -34,7 +34,7 @@ class Sampler(NamedTuple):
 def scheduler(name: str, config: Mapping[str, object]) -> Scheduler:
     """Build the sampler `name` on the noise schedule of another scheduler's `config`.
 
-    >>> pipe.scheduler = scheduler("dpm++ 2m karras", pipe.scheduler.config)
+    >>> pipe.scheduler = scheduler("dpm++ 2m", pipe.scheduler.config)
     """
     sampler = check_sampler(name)
     kind = getattr(diffusers, sampler.class_name)
@@ -98,43 +98,6 @@ def check_noise_schedule(name: str, sampler: Sampler, config: Mapping[str, objec
         raise ArgumentError(
             f"The sampler {name!r} divides by the last step's signal, which is zero in this model "
             f"(zero-terminal SNR). Choose one of: {', '.join(sorted(able))}."
-        )
-
-
-def set_timesteps(
-    scheduler: Scheduler,
-    num_inference_steps: int,
-    device: torch.device,
-    timesteps: Sequence[int] | None = None,
-    sigmas: Sequence[float] | None = None,
-) -> int:
-    """Lay out the scheduler's steps, evenly or as given; returns how many the user asked for."""
-    if timesteps is not None and sigmas is not None:
-        raise ArgumentError("Got both timesteps and sigmas: give one of them.")
-    if timesteps is None and sigmas is None:
-        check_steps(num_inference_steps)
-    settings: dict[str, Any] = {"num_inference_steps": num_inference_steps}
-    for custom in ("timesteps", "sigmas"):
-        values = timesteps if custom == "timesteps" else sigmas
-        if values is None:
-            continue
-        if custom not in inspect.signature(scheduler.set_timesteps).parameters:
-            raise ArgumentError(
-                f"{type(scheduler).__name__} does not take {custom} of one's own: "
-                "give num_inference_steps, or choose another sampler."
-            )
-        settings = {custom: values}
-    try:
-        scheduler.set_timesteps(device=device, **settings)
-    except ValueError as error:
-        raise ArgumentError(f"{type(scheduler).__name__} cannot step like this: {error}") from error
-    return num_inference_steps if "num_inference_steps" in settings else len(scheduler.timesteps)
-
-
-def check_steps(num_inference_steps: int) -> None:
-    if not isinstance(num_inference_steps, int) or num_inference_steps < 1:
-        raise ArgumentError(
-            f"Got num_inference_steps={num_inference_steps!r}, expected a whole number from 1 on."
         )
 
 

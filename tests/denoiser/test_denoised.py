@@ -9,7 +9,8 @@ from t2i.conditioning.conditioning import join
 from t2i.conditioning.projected import AdaptiveProjected
 from t2i.conditioning.run import Run
 from t2i.denoiser.denoised import denoised_factors
-from t2i.denoiser.schedulers import model_input, scheduler, set_timesteps
+from t2i.denoiser.schedulers import model_input, scheduler
+from t2i.denoiser.timesteps import set_timesteps
 from tests.tiny import tiny_scheduler
 
 SHAPE = (1, 4, 8, 8)

@@ -14,7 +14,7 @@ from t2i.conditioning.perturbed import PerturbedAttention, sites_of
 from t2i.conditioning.run import Run
 from t2i.denoiser.families import sd
 from t2i.denoiser.perturb import perturbed, perturbing, self_attentions
-from t2i.denoiser.schedulers import set_timesteps
+from t2i.denoiser.timesteps import set_timesteps
 from t2i.errors import ArgumentError
 from tests.tiny import TEXT_WIDTH, tiny_scheduler, tiny_sd_components, tiny_unet
 

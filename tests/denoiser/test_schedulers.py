@@ -5,7 +5,8 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from t2i.denoiser.schedulers import SAMPLERS, ZERO_SNR, scheduler, set_timesteps
+from t2i.denoiser.schedulers import SAMPLERS, ZERO_SNR, scheduler
+from t2i.denoiser.timesteps import set_timesteps
 from t2i.errors import ArgumentError
 from tests.tiny import tiny_scheduler
 
@@ -91,6 +92,14 @@ def test_steps_must_be_a_whole_number_from_one_on(steps):
 def test_more_steps_than_the_model_was_trained_on_are_refused():
     with pytest.raises(ArgumentError, match="DDIMScheduler cannot step like this: .*1001"):
         set_timesteps(tiny_scheduler(), 1001, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("given", [[], [1, 1], [1, 2], ["x"], [float("nan")], [None], 7, "ab"])
+def test_timesteps_and_sigmas_of_ones_own_must_fall(given):
+    euler = scheduler("euler", tiny_scheduler().config)
+    for name in ("timesteps", "sigmas"):
+        with pytest.raises(ArgumentError, match=f"Got {name}=.*each less than the one before"):
+            set_timesteps(euler, 5, torch.device("cpu"), **{name: given})
 
 
 def test_a_sampler_that_takes_no_timesteps_says_so():
