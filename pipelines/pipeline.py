@@ -29,8 +29,8 @@ from transformers import (
 from pipelines import arguments
 from pipelines.call import Call, Prompts, Start
 from pipelines.checked import Checked
-from pipelines.learned_words import LearnedWords
 from pipelines.exclusive import pass_by_pass
+from pipelines.learned_words import LearnedWords
 from pipelines.loop import sample
 from pipelines.output import Drawn
 from pipelines.telling import rows, tell
