@@ -7,6 +7,8 @@ rm -f $(sed -n 's/.*--out \(.*\.webp\)$/\1/p' ../pictures.sh)
 
 # pictures.md
 t2i generate "a red car on a blue background" --seed 8 --out car.webp
+t2i generate "a house on a blue background" --seed 8 --size 256 --out at-once.webp
+t2i generate "a house on a blue background" --seed 8 --upscale 2 --out upscaled.webp
 
 # prompts.md
 t2i generate "a (tree:0.5) to the left of a house" --seed 8 --out tree-less.webp

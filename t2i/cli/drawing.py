@@ -101,6 +101,35 @@ def sample(
     return pictures[0]
 
 
+def enlarged(
+    pipe: "TextToImagePipeline",
+    request: Request,
+    seed: int,
+    picture: "Image",
+    *,
+    bar: bool = True,
+) -> "Image":
+    """The drawn picture, larger where the request asks for it."""
+    if request.upscale is None:
+        return picture
+    from pipelines.image_to_image import ImageToImagePipeline
+    from pipelines.upscaling import upscale
+
+    drawer = as_kind(pipe, ImageToImagePipeline)
+    watch(drawer, seed, bar)
+    pictures: list[Image] = upscale(
+        drawer,
+        picture,
+        request.spoken(request.prompt),
+        factor=request.upscale.factor,
+        strength=request.upscale.strength,
+        return_dict=False,
+        **settings_of(request, seed),
+        **seen_by(request),
+    )[0]
+    return pictures[0]
+
+
 def draw_together(
     pipe: "TextToImagePipeline", request: Request, seed: int, *, bar: bool = True
 ) -> "list[Image]":
@@ -177,9 +206,7 @@ def pictures_for(pipe: "TextToImagePipeline", request: Request) -> dict[str, obj
     from t2i.denoiser.families import sd
     from t2i.pictures import open_picture
 
-    seen: dict[str, object] = {}
-    if request.image_prompt is not None:
-        seen["ip_adapter_image"] = opened(request.image_prompt)
+    seen = seen_by(request)
     if request.image is None:
         return seen | {"width": request.width, "height": request.height}
     image = opened(request.image)
@@ -195,6 +222,37 @@ def pictures_for(pipe: "TextToImagePipeline", request: Request) -> dict[str, obj
         mask = brought_to(open_picture(Path(request.mask.path).expanduser()), width, height)
         seen |= {"mask_image": mask, "width": width, "height": height}
     return seen
+
+
+def seen_by(request: Request) -> dict[str, object]:
+    """The picture that an IP-Adapter looks at, as an argument of the call."""
+    if request.image_prompt is None:
+        return {}
+    return {"ip_adapter_image": opened(request.image_prompt)}
+
+
+def warn_of_size(pipe: "TextToImagePipeline", request: Request) -> None:
+    """Where a picture of noise is to have more pixels than the model was trained at.
+
+    A longer side alone is no fault: SDXL was trained at 2048 x 512 too.
+    """
+    from t2i.denoiser.families import sd
+
+    if request.image is not None:
+        return
+    height, width = sd.default_size(pipe.unet, pipe.vae)
+    asked_width, asked_height = request.width or width, request.height or height
+    if asked_width * asked_height <= width * height:
+        return
+    factor = max(asked_width / width, asked_height / height)
+    step = sd.pixels_per_latent(pipe.vae)
+    sides = (max(round(side / factor / step), 1) * step for side in (asked_width, asked_height))
+    warnings.warn(
+        f"The model was trained at {width}x{height}: at {asked_width}x{asked_height} it repeats "
+        "things, or draws several side by side. Draw at its size and enlarge that: "
+        f"--size {'x'.join(map(str, sides))} --upscale {min(factor, 4):.3g}",
+        stacklevel=2,
+    )
 
 
 def opened(file: File) -> "Image":

@@ -79,6 +79,11 @@ def check_together(request: Request) -> None:
                 f"Got {given} without {KINDS[needed].option}: it says what to do with that. "
                 "Give both."
             )
+    if request.upscale is not None and request.image is not None:
+        raise ArgumentError(
+            "Got --upscale with --image: a picture that is changed is enlarged by naming the size, "
+            "--size 256. Leave --upscale out."
+        )
     if request.ip_adapter is not None and request.image_prompt is None:
         raise ArgumentError(
             "Got --ip-adapter without --image-prompt: give the picture that it is to look at."

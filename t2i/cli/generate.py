@@ -63,6 +63,13 @@ def generate(
         Path | None,
         typer.Option(metavar="PICTURE", help="Change this picture, towards what PROMPT says."),
     ] = None,
+    upscale: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FACTOR[:STRENGTH]",
+            help="Draw at the model's size, enlarge, and draw anew a little, as in 2 or 2:0.3.",
+        ),
+    ] = None,
     strength: Annotated[
         float | None,
         typer.Option(
@@ -97,6 +104,7 @@ def generate(
     from t2i.cli.found import check_there, check_together
     from t2i.cli.prompt_loras import FOLDER, speak
     from t2i.cli.request import Request, choose_seeds
+    from t2i.cli.upscaled import parse_upscale
 
     # what is asked for
     check_one_subject(prompt, prompts, again)
@@ -107,6 +115,7 @@ def generate(
         image=None if image is None else sources.parse_file(str(image)),
         mask=None if mask is None else sources.parse_file(str(mask)),
         strength=strength,
+        upscale=None if upscale is None else parse_upscale(upscale),
     )
     if prompts is not None:
         generate_bulk(prompts, out, wishes, seed, num, not no_metadata, lora_dir, format)

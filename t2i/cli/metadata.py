@@ -34,6 +34,7 @@ def parameters(request: Request, seed: int, model_digest: str) -> str:
         "Model hash": model_digest[:10],
         "Model": Path(request.model).name,
         **({} if request.strength is None else {"Denoising strength": request.strength}),
+        **hires(request),
         **({} if request.edited is None else {"Edited from": request.edited.prompts[0]}),
         **described(request),
         "Version": f"t2i {__version__}",
@@ -45,6 +46,18 @@ def parameters(request: Request, seed: int, model_digest: str) -> str:
     lines = [re.sub(r"\r\n?", "\n", line) for line in lines]
     lines.append(", ".join(f"{name}: {quoted(value)}" for name, value in settings.items()))
     return "\n".join(lines)
+
+
+def hires(request: Request) -> Mapping[str, object]:
+    """A picture that was made larger, in A1111's names; its `Size` is that before, as here."""
+    if request.upscale is None:
+        return {}
+    return {
+        "Denoising strength": request.upscale.strength,
+        "Hires upscale": f"{request.upscale.factor:g}",
+        "Hires steps": request.num_inference_steps,
+        "Hires upscaler": "Lanczos",
+    }
 
 
 def quoted(value: object) -> str:

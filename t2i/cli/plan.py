@@ -36,6 +36,7 @@ OPTIONS = {
     "grammar": "--grammar",
     "guidance_method": "--method",
     "strength": "--strength",
+    "upscale": "--upscale",
     **{name: kind.option for name, kind in KINDS.items()},
 }
 
@@ -127,6 +128,8 @@ class Folder:
 def recorded(options: Request) -> dict[str, object]:
     """Each option as JSON holds it; of files, what would be typed."""
     values = {name: value for name, value in asdict(options).items() if name in OPTIONS}
+    if options.upscale is not None:
+        values["upscale"] = options.upscale.typed
     for name in KINDS:
         value = getattr(options, name)
         if isinstance(value, tuple):

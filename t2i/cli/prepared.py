@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from t2i.cli.attached import Attached
 from t2i.cli.digests import digest
-from t2i.cli.drawing import load_pipeline, pipeline_defaults
+from t2i.cli.drawing import load_pipeline, pipeline_defaults, warn_of_size
 from t2i.cli.found import Digests
 from t2i.cli.known import read_known
 from t2i.cli.questions import questions
@@ -46,4 +46,5 @@ def prepare(request: Request, prompts: Sequence[str] = ()) -> Prepared:
     pipe = load_pipeline(folder, request.sampler)
     Attached(pipe).fit(request)
     request = request.with_defaults(pipeline_defaults(pipe, request))
+    warn_of_size(pipe, request)
     return Prepared(pipe, request, digest(folder), changed)

@@ -12,6 +12,7 @@ from t2i.cli.naming import NOT_WRITTEN
 from t2i.cli.request import MAX_PICTURES, MAX_SEED, Wishes, check_size, check_text, parse_size
 from t2i.cli.sources import parse_embeddings, parse_file, parse_loras, parse_scaled
 from t2i.cli.stories.samplers import by_class
+from t2i.cli.upscaled import parse_upscale
 from t2i.errors import ArgumentError, nearest
 from t2i.pictures import FORMATS
 
@@ -66,6 +67,7 @@ class Keys(BaseModel):
     image: str | None = None
     strength: Annotated[float, Field(ge=0, le=1)] | None = None
     mask: str | None = None
+    upscale: str | float | None = None
 
 
 KEYS = tuple(Keys.model_fields)
@@ -125,6 +127,7 @@ def line_with(number: int, keys: Keys) -> Line:
             image=None if keys.image is None else parse_file(keys.image),
             mask=None if keys.mask is None else parse_file(keys.mask),
             strength=keys.strength,
+            upscale=None if keys.upscale is None else parse_upscale(str(keys.upscale)),
         ),
     )
 

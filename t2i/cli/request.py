@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from t2i.cli.edited import Edited
 from t2i.cli.sources import Embedding, File, Scaled, check_count
+from t2i.cli.upscaled import Upscale
 from t2i.denoiser.address import NOTES
 from t2i.errors import ArgumentError, ModelError
 from t2i.pictures import MAX_PIXELS
@@ -55,6 +56,8 @@ class Request:
     """To be changed rather than drawn from noise; of the mask, if there is one, the white part."""
     mask: File | None = None
     strength: float | None = None
+    upscale: Upscale | None = None
+    """To be made larger by, once it is drawn; width and height are those before."""
     edited: Edited | None = None
     """What is drawn together with it, and tied to it by edits of attention."""
 
@@ -72,7 +75,9 @@ class Request:
                 f"{MAX_GUIDANCE:,}."
             )
         if self.width is not None and self.height is not None:
-            check_size(self.width, self.height)
+            factor = 1.0 if self.upscale is None else self.upscale.factor
+            check_size(int(self.width * factor), int(self.height * factor))
+        check_upscale(self.upscale, self.num_inference_steps)
         if self.strength is not None and not 0 <= self.strength <= 1:
             raise ArgumentError(
                 f"Got --strength {self.strength}: expected a number from 0 (the picture as it is) "
@@ -136,6 +141,7 @@ class Wishes:
     image: File | None = None
     mask: File | None = None
     strength: float | None = None
+    upscale: Upscale | None = None
 
     def over(self, request: Request) -> Request:
         """The request, with what was said in the place of what stood there."""
@@ -222,6 +228,16 @@ def parse_size(text: str, name: str = "--size") -> tuple[int, int]:
         )
     width, height = match.groups()
     return int(width), int(height or width)
+
+
+def check_upscale(upscale: Upscale | None, steps: int | None) -> None:
+    """Before the small picture is drawn: image to image refuses what leaves it no step."""
+    if upscale is not None and steps is not None and int(steps * upscale.strength) < 1:
+        raise ArgumentError(
+            f"Got --upscale {upscale.typed} with {steps} steps: its strength leaves none of them. "
+            f"Raise it, as in --upscale {upscale.factor:g}:{math.ceil(100 / steps) / 100:g}, or "
+            "take more --steps."
+        )
 
 
 def check_edited(edited: Edited, request: Request) -> None:

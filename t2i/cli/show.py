@@ -81,6 +81,7 @@ def rows(story: "Story") -> dict[str, str]:
         "model": settings.model,
         "model hash": settings.model_hash,
         "strength": story.request and story.request.strength,
+        "upscale": story.request and story.request.upscale and story.request.upscale.typed,
         **({} if story.request is None else described(story.request)),
         **({} if story.request is None else edits_of(story.request)),
         "tool": story.tool,

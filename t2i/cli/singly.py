@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from t2i.cli.answer import Format, note, print_json
-from t2i.cli.drawing import sample, warnings_in_one_line
+from t2i.cli.drawing import enlarged, sample, warnings_in_one_line
 from t2i.cli.metadata import picture_text
 from t2i.cli.naming import Names
 from t2i.cli.prepared import prepare
@@ -49,6 +49,7 @@ def generate_each(
                 start = time.perf_counter()
                 picture = sample(prepared.pipe, request, seed)
                 request = replace(request, width=picture.width, height=picture.height)
+                picture = enlarged(prepared.pipe, request, seed, picture)
                 path = names.path(index, seed)
                 text = picture_text(request, seed, prepared.weights) if metadata else None
                 save_picture(picture, path, text)

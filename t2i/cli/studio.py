@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from PIL.Image import Image
 
 from t2i.cli.attached import Attached
-from t2i.cli.drawing import chosen, load_pipeline, pipeline_defaults, sample
+from t2i.cli.drawing import chosen, enlarged, load_pipeline, pipeline_defaults, sample, warn_of_size
 from t2i.cli.index import Entry
 from t2i.cli.jobs import Job
 from t2i.cli.metadata import picture_text
@@ -80,8 +80,10 @@ class Studio:
         self.pipe.scheduler = chosen(request.sampler, self.own.config) or rebuild(self.own)
         self.attached.fit(request)
         request = request.with_defaults(pipeline_defaults(self.pipe, request))
+        warn_of_size(self.pipe, request)
         picture = sample(self.pipe, request, seed, bar=False)
-        return replace(request, width=picture.width, height=picture.height), picture
+        request = replace(request, width=picture.width, height=picture.height)
+        return request, enlarged(self.pipe, request, seed, picture, bar=False)
 
 
 def save_new(picture: Image, path: Path, text: Mapping[str, str] | None) -> bool:

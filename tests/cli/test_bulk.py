@@ -157,7 +157,10 @@ def test_what_a_picture_was_warned_of_is_in_the_index(
 
     monkeypatch.setattr("t2i.cli.studio.sample", warning)
     assert bulk().code == 0
-    assert [entry["warnings"] for entry in index()] == [["left out: a cat"]] * 4
+    said = [[text for text in one["warnings"] if "trained at" not in text] for one in index()]
+    assert said == [["left out: a cat"]] * 4
+    sizes = {one["request"]["width"] for one in index() if len(one["warnings"]) > 1}
+    assert sizes == {48}  # more than the model was trained at
 
 
 @pytest.mark.parametrize(

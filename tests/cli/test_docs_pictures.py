@@ -43,6 +43,8 @@ def test_each_picture_tells_of_its_command(repo: Path) -> None:
             "--method": request.guidance_method,
             "--image": request.image and request.image.path,
             "--strength": request.strength and f"{request.strength:g}",
+            "--size": str(request.width),
+            "--upscale": request.upscale and f"{request.upscale.factor:g}",
             "--mask": request.mask and request.mask.path,
         }
         assert options == {option: told[option] for option in options}, name

@@ -48,6 +48,7 @@ def test_a_picture_carries_its_full_request(generate: Cli, model: Path) -> None:
         "image": None,
         "mask": None,
         "strength": None,
+        "upscale": None,
         "edited": None,
     }
     assert len(record["model_digest"]) == 64

@@ -46,6 +46,8 @@ class EditingConfig(BaseModel):
     swap: int = Field(24, ge=0)
     recolour: int = Field(24, ge=0)
     background: int = Field(16, ge=0)
+    addition: int = Field(0, ge=0)
+    """One more object; not among the published figures."""
     strengthen: int = Field(12, ge=0)
     two: int = Field(24, ge=0)
     """Prompts of two objects, without an edit, excited and in regions."""

@@ -1,0 +1,42 @@
+"""What --upscale asks for: a picture drawn at its model's size, then made larger."""
+
+import math
+from dataclasses import dataclass
+
+from pipelines.upscaling import STRENGTH, check_factor
+from t2i.errors import ArgumentError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upscale:
+    """strength : how much is drawn anew at the larger size"""
+
+    factor: float
+    strength: float = STRENGTH
+
+    def __post_init__(self) -> None:
+        check_factor("--upscale", self.factor)
+        if not (math.isfinite(self.strength) and 0 < self.strength <= 1):
+            raise ArgumentError(
+                f"Got --upscale with the strength {self.strength}: expected a number above 0, up "
+                "to 1: how much is drawn anew at the larger size."
+            )
+
+    @property
+    def typed(self) -> str:
+        """As it would be typed."""
+        return f"{self.factor:g}:{self.strength:g}"
+
+
+def parse_upscale(text: str) -> Upscale:
+    """Of "2", or of "2:0.4", which names the strength."""
+    factor, colon, strength = text.strip().partition(":")
+    try:
+        return Upscale(factor=float(factor), **({"strength": float(strength)} if colon else {}))
+    except ValueError as error:
+        if isinstance(error, ArgumentError):
+            raise
+        raise ArgumentError(
+            f"Got --upscale {text!r:.80}: expected a factor, as in --upscale 2, or with the "
+            "strength in which the larger picture is drawn anew, --upscale 2:0.4."
+        ) from None
