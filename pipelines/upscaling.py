@@ -50,7 +50,7 @@ def upscale(
     from t2i.quiet import quietly
 
     check_factor("factor", factor)
-    pictures = list(image) if isinstance(image, list | tuple) else [image]
+    pictures: list[Any] = list(image) if isinstance(image, list | tuple) else [image]
     if not pictures or not all(isinstance(one, Image.Image) for one in pictures):
         raise ArgumentError(
             f"Got image={image!r:.80}, expected a Pillow picture, or a list of them, such as the "

@@ -184,6 +184,8 @@ def test_windows_and_heads_that_make_no_sense():
         Reweight(weights={"dog": "much"})
     with pytest.raises(ArgumentError, match="expected the source's and the target's"):
         LocalBlend(words="cat")
+    with pytest.raises(ArgumentError, match="name a word of the source or of the target"):
+        LocalBlend(words=((), ()))
 
 
 def test_what_is_no_edit_and_what_has_no_denoiser(pipe):

@@ -1,11 +1,13 @@
 """The part that edits pairs of prompts, with tiny parts from end to end."""
 
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
 import torch
 
 from t2i.attention import LocalBlend, Refine, Replace, Reweight, SelfReplace
+from t2i.attention.said import several
 from t2i.errors import ArgumentError
 from t2i.evaluate.editing.edited import Cost, EditedPair, TwoObjects
 from t2i.evaluate.editing.editing import Editing, EditingConfig
@@ -20,7 +22,9 @@ from tests.evaluate.tiny_bench import OBJECTS, tiny_bench
 from train.data.held_out import held_out
 from train.data.scenes import Scenes, ScenesConfig
 
-FEW = EditingConfig(swap=1, recolour=1, background=1, strengthen=1, two=1, cost_rounds=1)
+FEW = EditingConfig(
+    swap=1, recolour=1, background=1, addition=1, strengthen=1, two=1, cost_rounds=1
+)
 PAIRS = [f"{kind}/0" for kind in KINDS]
 SCENES = Scenes(ScenesConfig(size=32, seed=51, vocabulary=OBJECTS, max_objects=2))
 
@@ -59,16 +63,28 @@ def test_a_pair_differs_in_the_one_thing(kind: Kind) -> None:
         one = pair(SCENES, kind, number)
         differ = [
             spot
-            for spot, (a, b) in enumerate(zip(one.source.spots, one.target.spots, strict=True))
+            for spot, (a, b) in enumerate(zip_longest(one.source.spots, one.target.spots))
             if a != b
         ]
-        assert differ == ([one.spot] if kind in ("swap", "recolour") else [])
+        assert differ == ([one.spot] if kind in ("swap", "recolour", "addition") else [])
         assert (one.source.background != one.target.background) == (kind == "background")
         assert (one.texts[0] == one.texts[1]) == (kind == "strengthen")
-        assert one.source_word in one.texts[0]
-        assert one.target_word in one.texts[1]
+        for words, text in zip((one.source_word, one.target_word), one.texts, strict=True):
+            assert all(word in text for word in several(words))
         assert one.strong is None or one.strong in one.texts[1].split()
-        assert len(one.source.caption.mentions) == len(one.target.caption.mentions)
+        added = len(one.target.caption.mentions) - len(one.source.caption.mentions)
+        assert added == (kind == "addition")
+
+
+def test_one_more_object_is_put_in_behind_the_first_in_the_same_words() -> None:
+    for number in range(12):
+        one = pair(SCENES, "addition", number)
+        (first,), (_, second) = one.source.caption.mentions, one.target.caption.mentions
+        begin, end = one.texts[0][: first.span[1]], one.texts[0][first.span[1] :]
+        assert one.texts[1].startswith(f"{begin} ")
+        assert one.texts[1].endswith(second.word + end)
+        assert one.texts[1][slice(*second.span)] == second.word == one.target_word
+        assert (one.source_word, one.kept) == ((), (one.source.spots[0].name,))
 
 
 def test_no_target_is_a_combination_that_training_never_shows() -> None:

@@ -40,7 +40,8 @@ def chapters_of(records: Mapping[str, Record], settings: EditSettings, steps: in
             two.append(TwoObjects.model_validate(record))
         else:
             costs.append(Cost.model_validate(record))
-    every = [one for kind, several in pairs.items() if kind != "strengthen" for one in several]
+    apart = ("addition", "strengthen")
+    every = [one for kind, several in pairs.items() if kind not in apart for one in several]
     blocks: list[Block] = []
     if every:
         blocks.append(table_of("editing", "Another object, colour or background", every))
