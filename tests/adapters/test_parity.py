@@ -2,6 +2,7 @@
 read, at the strength that was meant."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -32,8 +33,13 @@ equal bit for bit; with AVX2 alone SDXL's differ by 1e-5 in float32 and by 3e-14
 """
 
 
-def trained(family, config, endings=EVERY + OF_XL, kind=torch.float32):
-    """The parts of a model as they were, the LoRA, and what the trained model draws."""
+@functools.cache
+def trained(family, name, endings=EVERY + OF_XL, kind=torch.float64):
+    """The parts of a model as they were, the LoRA, and what the trained model draws.
+
+    Read-only: several tests look at the same.
+    """
+    config = (CONFIGS | LYCORIS)[name]
     parts = components(family)
     for model in (parts["vae"], *models_of(parts).values()):
         model.to(kind)
@@ -56,13 +62,13 @@ def read_here(parts, path, name="again"):
 def test_what_is_written_as_diffusers_its_own_loader_reads_to_the_same_picture(
     family, config, tmp_path
 ):
-    plain, lora, reference = trained(family, CONFIGS[config], kind=torch.float64)
+    plain, lora, reference = trained(family, config)
     write_diffusers(tmp_path / "one.safetensors", lora)
     pipe = theirs(family, plain)
     pipe.load_lora_weights(tmp_path, weight_name="one.safetensors")
     here, there = read_here(plain, tmp_path / "one.safetensors"), drawn(pipe)
     assert apart(here, there) < ROUNDING
-    assert apart(here, reference) < CLOSE
+    assert apart(here, reference) < FINE
 
 
 @pytest.mark.parametrize("config", ["alpha is not the rank", "mixed ranks and alphas", "rslora"])
@@ -70,7 +76,7 @@ def test_what_is_written_as_diffusers_its_own_loader_reads_to_the_same_picture(
 def test_what_is_written_as_kohya_diffusers_own_loader_reads_to_the_same_picture(
     family, config, tmp_path
 ):
-    plain, lora, reference = trained(family, CONFIGS[config], EVERY, torch.float64)
+    plain, lora, reference = trained(family, config, EVERY)
     write_kohya(tmp_path / "one.safetensors", lora, Facts(family=family, layers_per_block=1))
     pipe = theirs(family, plain)
     pipe.load_lora_weights(tmp_path, weight_name="one.safetensors")
@@ -82,13 +88,10 @@ def test_what_is_written_as_kohya_diffusers_own_loader_reads_to_the_same_picture
 @pytest.mark.parametrize("config", CONFIGS | LYCORIS)
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 def test_what_is_written_is_read_here_at_the_strength_it_was_trained_with(family, config, tmp_path):
-    plain, lora, reference = trained(family, (CONFIGS | LYCORIS)[config], kind=torch.float64)
+    plain, lora, reference = trained(family, config)
     facts = Facts(family=family, layers_per_block=1)
     write_kohya(tmp_path / "kohya.safetensors", lora, facts)
     assert apart(read_here(plain, tmp_path / "kohya.safetensors"), reference) < FINE
-    if config not in LYCORIS:
-        write_diffusers(tmp_path / "one.safetensors", lora)
-        assert apart(read_here(plain, tmp_path / "one.safetensors"), reference) < FINE
     if not config.startswith("lokr"):
         write_peft(tmp_path / "peft", lora)
         assert apart(read_here(plain, tmp_path / "peft"), reference) < FINE
@@ -102,7 +105,7 @@ def test_what_is_written_is_read_here_at_the_strength_it_was_trained_with(family
 def test_a_few_layers_away_from_attention_are_read_by_diffusers_too(
     family, endings, layout, tmp_path
 ):
-    plain, lora, _ = trained(family, CONFIGS["alpha is not the rank"], endings)
+    plain, lora, _ = trained(family, "alpha is not the rank", endings, torch.float32)
     path = tmp_path / "one.safetensors"
     if layout == "diffusers":
         write_diffusers(path, lora)

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 import t2i
+from tests.train.apart import by_two, said
 from tests.train.runs import MODEL, RUN, write_run
-from tests.train.test_loop import newest, torchrun
+from tests.train.test_loop import newest
 from train.config import load
 from train.loop import Training, run
 from train.processes import accelerator_of
@@ -97,8 +98,7 @@ def test_two_processes_train_two_clips(tmp_path):
         for name, weight in begun.text_encoder.state_dict().items()
         if UNREAD.search(f"text_encoder.{name}")
     }
-    done = torchrun(tmp_path / "tiny.toml", tmp_path / "two")
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert by_two(tmp_path / "tiny.toml", tmp_path / "two") == [0, 0], said(tmp_path / "two")
     assert run(config, tmp_path / "one")
     one, two = (newest(tmp_path / name).tensors["weights"] for name in ("one", "two"))
     assert one.keys() == two.keys()

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from torch import Tensor
 
 import t2i
 from t2i.errors import ArgumentError, ModelError, OutputError, TrainingError
+from tests.train.apart import by_two, ended, ready, said, start
 from tests.train.runs import MODEL, tiny_run, write_run
 from train import checkpoint
 from train.batch import Batch
@@ -58,26 +60,13 @@ def logged(out: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
-def start(config: Path, out: Path, *options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "train", str(config), "--out", str(out), *options]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command,
-        cwd=REPO,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-
-
-def wait_for_step(out: Path, step: int, process: subprocess.Popen[str]) -> None:
+def wait_for_step(out: Path, step: int, process: BaseProcess) -> None:
     """Return once the log shows `step`; fail if the process ends before."""
     log = out / "log.jsonl"
     for _ in range(1200):
         if log.exists() and len(log.read_text().splitlines()) >= step:
             return
-        assert process.poll() is None, process.communicate()
+        assert process.exitcode is None, said(out)
         time.sleep(0.05)
     raise AssertionError(f"no step {step} in a minute")
 
@@ -112,33 +101,30 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
 @pytest.mark.slow
 def test_a_run_killed_with_9_ends_bit_for_bit_as_the_uninterrupted_one(tmp_path: Path) -> None:
     toml = write_run(tmp_path)
-    steps = "--set=train.steps=40"
+    steps = "train.steps=40"
+    ready()
     for _ in range(2):  # killed twice, in another epoch each time
         process = start(toml, tmp_path / "killed", steps)
         done = len(logged(tmp_path / "killed")) if (tmp_path / "killed/log.jsonl").exists() else 0
         wait_for_step(tmp_path / "killed", done + 7, process)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
+        process.kill()
+        assert ended(process) == -signal.SIGKILL
     for out in ("killed", "whole"):
-        process = start(toml, tmp_path / out, steps)
-        assert process.wait() == 0, process.communicate()
+        assert ended(start(toml, tmp_path / out, steps)) == 0, said(tmp_path / out)
     assert_equal_bit_for_bit(newest(tmp_path / "killed"), newest(tmp_path / "whole"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_a_checkpoint_and_exits_0(tmp_path: Path, number: signal.Signals) -> None:
-    process = start(
-        write_run(tmp_path),
-        tmp_path / "out",
-        "--set=train.steps=100000",
-        "--set=train.checkpoint_every=100000",
-    )
-    wait_for_step(tmp_path / "out", 2, process)
-    process.send_signal(number)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 0, said
-    assert "the same command goes on from here" in said
+    toml, out = write_run(tmp_path), tmp_path / "out"
+    ready()
+    process = start(toml, out, "train.steps=100000", "train.checkpoint_every=100000")
+    wait_for_step(out, 2, process)
+    assert process.pid is not None
+    os.kill(process.pid, number)
+    assert ended(process) == 0, said(out)
+    assert "the same command goes on from here" in said(out)
     assert newest(tmp_path / "out").step >= 2
 
 
@@ -170,9 +156,8 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
 def test_processes_fail_together_and_say_why(tmp_path: Path) -> None:
     toml = write_run(tmp_path)
     with locked(tmp_path / "out"):
-        done = torchrun(toml, tmp_path / "out")
-    assert done.returncode != 0
-    assert "OutputError: Another run is writing" in done.stderr
+        assert by_two(toml, tmp_path / "out") == [5, 5]
+    assert said(tmp_path / "out").count("OutputError: Another run is writing") == 2
 
 
 @pytest.mark.slow

@@ -1,9 +1,6 @@
 """The loss on held-out pictures: the same measure whatever a run is made of."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +10,7 @@ import pytest
 import torch
 
 from t2i.errors import ArgumentError
+from tests.train.apart import by_two, said
 from tests.train.finetunes import finetune_run, finetune_toml
 from tests.train.runs import tiny_run
 from tests.train.states import KINDS, largest_difference, logged, losses, newest
@@ -24,7 +22,6 @@ from train.targets.denoising import Denoising
 from train.targets.finetune import FineTune
 from train.validation import Measured
 
-REPO = Path(__file__).resolve().parents[2]
 HELD_OUT = ("data.held_out=3", "validation.every=2", "validation.levels=5")
 
 
@@ -278,14 +275,7 @@ def test_two_processes_measure_what_one_does(tmp_path: Path, base: Path) -> None
     parts = ("lora", "words")
     run(finetune_run(tmp_path, base, parts, *HELD_OUT), tmp_path / "one")
     toml = finetune_toml(tmp_path, base, *parts)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += ["-m", "train", str(toml), "--out", str(tmp_path / "two")]
-    command += [word for override in HELD_OUT for word in ("--set", override)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, cwd=REPO, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert by_two(toml, tmp_path / "two", *HELD_OUT) == [0, 0], said(tmp_path / "two")
     one, two = lines(tmp_path / "one"), lines(tmp_path / "two")
     assert json.dumps(one[0]) == json.dumps(two[0])  # the base: bit for bit
     for (step, loss, _), (there, other, _) in zip(one, two, strict=True):

@@ -6,8 +6,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 import weakref
 from pathlib import Path
@@ -20,10 +18,11 @@ from torch import Tensor
 
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.errors import ArgumentError, DataError, OutputError, TrainingError
+from tests.train import apart
 from tests.train.apart import by_two, said
 from tests.train.finetunes import finetune_run, finetune_toml
 from tests.train.runs import tiny_run
-from tests.train.test_loop import newest, torchrun
+from tests.train.test_loop import newest
 from train.cache import making
 from train.cache.encoders import Encoders
 from train.cache.hollow import is_hollow
@@ -168,8 +167,7 @@ def test_another_autoencoder_is_another_cache(tmp_path, base, capfd):
 def test_two_processes_make_each_their_share_and_equal_one(tmp_path, base):
     toml = finetune_toml(tmp_path / "c", base, "lora")
     one = end_of(load(toml), tmp_path / "one")
-    done = torchrun(toml, tmp_path / "two")
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert by_two(toml, tmp_path / "two") == [0, 0], said(tmp_path / "two")
     assert difference(one, weights(tmp_path / "two")) < 1e-5
     for kind in ("latents", "texts"):
         alone, shared = (shards_of(tmp_path / out, kind) for out in ("one", "two"))
@@ -267,22 +265,19 @@ def test_a_kill_in_the_middle_of_the_making_loses_no_finished_file(tmp_path, bas
     for number in range(40):
         pixels = rng.integers(0, 255, (256, 256, 3)).astype(np.uint8)
         Image.fromarray(pixels).save(pictures / f"more{number}.png")
-    settings = ["--set=data.size=256", "--set=data.bucket_step=8", "--set=cache.shard_mb=1"]
-    command = [sys.executable, "-m", "train", str(toml), *settings, "--set=train.steps=40"]
-    command += ["--out", str(tmp_path / "killed")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, cwd=REPO, env=environment, stderr=subprocess.DEVNULL)
+    settings = ["data.size=256", "data.bucket_step=8", "cache.shard_mb=1", "train.steps=40"]
+    apart.ready()
+    process = apart.start(toml, tmp_path / "killed", *settings)
     deadline = time.monotonic() + 90
     while not [*(tmp_path / "killed").glob("cache/latents-*/*.safetensors")]:
         assert time.monotonic() < deadline
-        assert process.poll() is None
+        assert process.exitcode is None
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.kill()
+    assert apart.ended(process) == -signal.SIGKILL
     before = shards_of(tmp_path / "killed", "latents")
     assert before.damaged(before.files()) == []
-    overrides = [setting.removeprefix("--set=") for setting in settings]
-    ready(load(toml, [*overrides, "train.steps=40"]), tmp_path / "killed")
+    ready(load(toml, settings), tmp_path / "killed")
     after = shards_of(tmp_path / "killed", "latents")
     assert {*before.files()} <= {*after.files()}
     assert before._entries.keys() < after._entries.keys()
