@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import typer
 
+import pipelines.text_to_image  # noqa: F401  # libraries set process-wide things when they come
+import train.__main__  # noqa: F401
 from t2i.cli import app
 
 GROUP: Any = typer.main.get_command(app)
