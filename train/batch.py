@@ -24,6 +24,8 @@ class Batch:
     marks_B2HW : (B, 2, H, W) uint8, numbers of the kind and the colour of every pixel, or None
     counted_B1HW : (B, 1, H, W) float32 in [0, 1], how much the loss counts there, or None
     weights_B : (B,) float32, of each row's loss
+    losers_BCHW, loser_moments_BCHW : as `pixels_BCHW` and `moments_BCHW`, of the worse ones of
+        pairs, or None
     masks_BKHW : (B, K, H, W) bool, where the things are that captions name, or None
     spans : of each row the letters of its caption that name them, at most K
     moments_BCHW : (B, 2C, h, w) float32, mean and standard deviation of latents, or None;
@@ -39,6 +41,8 @@ class Batch:
     counted_B1HW: Tensor | None = None
     weights_B: Tensor | None = None
     moments_BCHW: Tensor | None = None
+    losers_BCHW: Tensor | None = None
+    loser_moments_BCHW: Tensor | None = None
     masks_BKHW: Tensor | None = None
     spans: list[tuple[tuple[int, int], ...]] = field(default_factory=list)
     framings: list[Framing | None] = field(default_factory=list)
@@ -58,6 +62,8 @@ TENSORS = (
     "counted_B1HW",
     "weights_B",
     "moments_BCHW",
+    "losers_BCHW",
+    "loser_moments_BCHW",
     "masks_BKHW",
 )
 
@@ -80,22 +86,29 @@ def batches(
 def collate(rows: list[tuple[Place, Sample]]) -> Batch:
     places = [place for place, _ in rows]
     samples = [sample for _, sample in rows]
-    pixels_BHWC = torch.from_numpy(np.stack([sample.pixels for sample in samples]))
+    losers_BHWC = _stacked([sample.loser for sample in samples])
     counted_BHW = _counted(samples)
     return Batch(
         step=places[0].step,
         slots=[place.slot for place in places],
         names=[sample.name for sample in samples],
         captions=[sample.caption for sample in samples],
-        pixels_BCHW=pixels_BHWC.permute(0, 3, 1, 2).float() / 127.5 - 1,
+        pixels_BCHW=as_floats(torch.from_numpy(np.stack([sample.pixels for sample in samples]))),
         marks_B2HW=_stacked([sample.marks for sample in samples]),
         counted_B1HW=None if counted_BHW is None else counted_BHW[:, None].float() / 255,
         weights_B=torch.tensor([sample.weight for sample in samples]),
         moments_BCHW=_stacked([sample.moments for sample in samples]),
+        losers_BCHW=None if losers_BHWC is None else as_floats(losers_BHWC),
+        loser_moments_BCHW=_stacked([sample.loser_moments for sample in samples]),
         masks_BKHW=_masks(samples),
         spans=[sample.spans for sample in samples],
         framings=[sample.framing for sample in samples],
     )
+
+
+def as_floats(pixels_BHWC: Tensor) -> Tensor:
+    """Bytes (B, H, W, 3) as a model reads them, (B, 3, H, W) in [-1, 1]."""
+    return pixels_BHWC.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def _stacked(arrays: Sequence[NDArray[Any] | None]) -> Tensor | None:

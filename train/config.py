@@ -124,12 +124,13 @@ class RunConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _preserve_uncompiled(self) -> "RunConfig":
-        if getattr(self.target, "preserve_weight", 0.0) and self.train.compile:
-            raise ValueError(
-                "target.preserve_weight takes the adapters out and puts them back in every step, "
-                "which train.compile = true would compile anew: set one of the two off."
-            )
+    def _compare_uncompiled(self) -> "RunConfig":
+        for key in ("preserve_weight", "preference_beta"):
+            if getattr(self.target, key, 0.0) and self.train.compile:
+                raise ValueError(
+                    f"target.{key} takes what is trained out and puts it back in every step, which "
+                    "train.compile = true would compile anew: set one of the two off."
+                )
         return self
 
     @model_validator(mode="after")

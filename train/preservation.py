@@ -1,19 +1,13 @@
 """Differential output preservation: what a fine-tune is not about, it leaves as it was.
 
 In the same step and on the same noisy latents, the denoiser is told a caption without the new word,
-once with the adapters that are trained and once without them, and the difference is a part of the
-loss. DreamBooth's prior needs pictures of the class for that; this needs none.
-
-B batch rows, C channels, H W latent size.
+once as it is trained and once as the base model, and the difference is a part of the loss.
+DreamBooth's prior needs pictures of the class for that; this needs none.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable
 
-import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from pydantic import BaseModel, ConfigDict, Field
-from torch import nn
 
 from train.data.wording import put_in_place, says
 from train.randomness import key
@@ -52,19 +46,3 @@ def without(caption: str, words: dict[str, str]) -> str | None:
     for word in sorted(found, key=len, reverse=True):
         caption = put_in_place(caption, word, words[word])
     return caption if found else None
-
-
-@contextmanager
-def without_adapters(models: Sequence[nn.Module]) -> Iterator[None]:
-    """Within the block the models compute as if no adapter were there, without gradients."""
-    layers = [
-        layer for model in models for layer in model.modules() if isinstance(layer, BaseTunerLayer)
-    ]
-    for layer in layers:
-        layer.enable_adapters(False)
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for layer in layers:
-            layer.enable_adapters(True)

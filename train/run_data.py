@@ -41,6 +41,7 @@ def data_of(config: RunConfig, out: Path, accelerator: Accelerator) -> Samples:
         for remark in (
             *supervision_remarks(config, found[0]),
             *preservation_remarks(config, found[0]),
+            *preference_remarks(config, found[0]),
         ):
             print(remark, file=sys.stderr, flush=True)
 
@@ -106,6 +107,24 @@ def preservation_remarks(config: RunConfig, pictures: Pictures) -> list[str]:
         f"captions that say no word of target.preserve_words, so nothing is preserved there: "
         f"{len(captions) - len(kept)} of {len(captions)}"
     ]
+
+
+def preference_remarks(config: RunConfig, pictures: Pictures) -> list[str]:
+    """Raises ArgumentError where pairs are to be learned from and there are none, or the other
+    way round."""
+    beta, losers = getattr(config.target, "preference_beta", 0.0), pictures.losers()
+    if beta and losers < len(pictures):
+        raise ArgumentError(
+            f"target.preference_beta learns from pairs, and {len(pictures) - losers} of "
+            f"{len(pictures)} pictures are alone: name the folder of the worse ones, "
+            "data.subsets.losers, for every subset."
+        )
+    if losers and not beta:
+        raise ArgumentError(
+            "data.subsets.losers are the worse ones of pairs, from which only a fine-tune with "
+            "target.preference_beta learns: set it, as to 2000, or leave the losers out."
+        )
+    return [f"pairs: {losers}"] if losers else []
 
 
 def order_of(samples: Samples, config: RunConfig) -> Order:

@@ -13,7 +13,8 @@ from train.batch import batches
 from train.data.kinds import samples_of
 from train.loop import run
 from train.order import Order, Share
-from train.preservation import PreservationConfig, without, without_adapters
+from train.preservation import PreservationConfig, without
+from train.reference import Reference
 
 WEIGHT = "target.preserve_weight=3"
 WORDS = "target.preserve_words={ '<mug>' = 'cat' }"
@@ -63,7 +64,7 @@ def test_the_loss_is_how_far_the_adapter_moves_the_other_caption(tuned):
     told = target._tell(batch, [caption.replace("<mug>", "cat") for caption in batch.captions])
     with torch.no_grad():
         with_it = target._denoise(noised, told)
-        with without_adapters([target.unet]):
+        with target._reference.in_place():
             base = target._denoise(noised, told)
     moved_B = (with_it - base).pow(2).flatten(1).mean(1)
     assert (moved_B > 1e-4).all()
@@ -92,7 +93,7 @@ def test_the_gradient_is_that_of_the_adapters_alone_and_they_are_back(tuned):
     target(batch).mean().backward()
     assert set(target.weights()) == wanted
     assert all(weight.grad is not None for weight in target.weights().values())
-    with pytest.raises(RuntimeError), without_adapters([target.unet]):
+    with pytest.raises(RuntimeError), target._reference.in_place():
         raise RuntimeError
     assert set(target.weights()) == wanted
 
@@ -114,6 +115,7 @@ def test_training_moves_other_captions_less(tuned):
         target.config = target.config.model_copy(
             update={"preserve_weight": 1.0, "preserve_words": {"<mug>": "cat"}}
         )
+        target._reference = Reference(target.models(), [])
         with torch.no_grad():
             return target._changed(batch, target._noised(batch)).mean().item()
 
@@ -132,8 +134,7 @@ def test_a_run_with_cached_captions_has_the_preserved_ones_too(tmp_path, base, c
     ("settings", "parts", "message"),
     [
         ((WEIGHT,), ("lora",), "nothing says what is to stay: give preserve_words"),
-        ((WEIGHT, WORDS), ("full",), "'full') changes in place: train a LoRA"),
-        ((WEIGHT, WORDS, "train.compile=true"), ("lora",), "takes the adapters out and puts"),
+        ((WEIGHT, WORDS, "train.compile=true"), ("lora",), "takes what is trained out and puts"),
     ],
 )
 def test_what_cannot_be_preserved_is_refused(tmp_path, base, settings, parts, message):

@@ -16,13 +16,15 @@ from typing import TypeVar
 import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from numpy.typing import NDArray
 from torch import Tensor
 
 from t2i.denoiser.build import Components
 from t2i.denoiser.families.sd import VAE
 from t2i.errors import TrainingError
 from t2i.text.encoder import TextEncoder
-from train.cache.pictures import MASK, MOMENTS
+from train.batch import as_floats
+from train.cache.pictures import LOSER_MOMENTS, MASK, MOMENTS
 from train.cache.shards import Writer
 from train.cache.texts import arrays_of
 from train.data.buckets import Shape
@@ -75,16 +77,26 @@ def make_latents(
             else:
                 there.append((variant, sample))
         if there:
-            pixels_BCHW = pixels_of([sample for _, sample in there], size).to(device)
-            moments_BCHW = moments_of(vae, pixels_BCHW).float().cpu()
-            for (variant, sample), moments_CHW in zip(there, moments_BCHW, strict=False):
-                if not moments_CHW.isfinite().all():
+            pixels = [sample.pixels for _, sample in there]
+            losers = [sample.loser for _, sample in there if sample.loser is not None]
+            moments_BCHW = moments_of(vae, pixels_of(pixels, size).to(device)).float().cpu()
+            worse_BCHW = moments_BCHW[:, :0]
+            if len(losers) == len(pixels):  # a batch of pairs
+                worse_BCHW = moments_of(vae, pixels_of(losers, size).to(device)).float().cpu()
+            for (variant, sample), moments_CHW, worse_CHW in zip(
+                there, moments_BCHW, worse_BCHW, strict=False
+            ):
+                if not (moments_CHW.isfinite().all() and worse_CHW.isfinite().all()):
                     lost[variant.index] = BrokenPicture(
                         sample.name, "becomes latents that are not finite: take it out"
                     )
                     continue
-                mask = {} if sample.loss_mask is None else {MASK: sample.loss_mask}
-                writer.add(pictures.key(variant), {MOMENTS: moments_CHW.numpy(), **mask})
+                arrays = {MOMENTS: moments_CHW.numpy()}
+                if sample.loss_mask is not None:
+                    arrays[MASK] = sample.loss_mask
+                if len(worse_CHW):
+                    arrays[LOSER_MOMENTS] = worse_CHW.numpy()
+                writer.add(pictures.key(variant), arrays)
         advance(len(found))
     writer.flush()
     return lost
@@ -97,11 +109,9 @@ def picture_or_fault(pictures: Pictures, variant: Variant) -> Sample | BrokenPic
         return error
 
 
-def pixels_of(samples: Sequence[Sample], size: int) -> Tensor:
+def pixels_of(rows: Sequence[NDArray[np.uint8]], size: int) -> Tensor:
     """As batches have them, (B, 3, H, W) in [-1, 1]; filled up to `size` rows."""
-    rows = [sample.pixels for sample in samples]
-    pixels_BHWC = torch.from_numpy(np.stack(filled_up(rows, size)))
-    return pixels_BHWC.permute(0, 3, 1, 2).float() / 127.5 - 1
+    return as_floats(torch.from_numpy(np.stack(filled_up(rows, size))))
 
 
 def moments_of(vae: VAE, pixels_BCHW: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from train.data.decode import BrokenPicture
 from train.data.pictures import Pictures, Variant
 from train.data.sample import Sample
 
-MOMENTS, MASK = "moments", "mask"
+MOMENTS, MASK, LOSER_MOMENTS = "moments", "mask", "loser_moments"
 
 
 class Cached(Pictures):
@@ -54,7 +54,7 @@ class Cached(Pictures):
                 f"{self.name(index)} is not among what was encoded before the run: start the run "
                 "again, which completes the cache."
             )
-        bucket = self.bucket(index)
+        bucket, kept = self.bucket(index), self.shards.read(key)
         return Sample(
             name=self.name(index),
             pixels=np.zeros((*bucket, 0), dtype=np.uint8),
@@ -63,7 +63,8 @@ class Cached(Pictures):
             weight=self.weight(index),
             loss_mask=self.loss_mask(variant),
             framing=self.framing(variant),
-            moments=self.shards.read(key)[MOMENTS],
+            moments=kept[MOMENTS],
+            loser_moments=kept.get(LOSER_MOMENTS),
         )
 
     def loss_mask(self, variant: Variant) -> NDArray[np.uint8] | None:

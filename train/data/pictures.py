@@ -24,7 +24,7 @@ from train.data.overview import Overview, overview
 from train.data.sample import Framing, Sample
 from train.data.subsets import Count, Crop, Share, SubsetConfig, check_placeholders
 from train.data.survey import Progress, Seen
-from train.data.view import Corner, View, corners_of, mask_of, pixels_of
+from train.data.view import Corner, View, corners_of, loser_of, mask_of, pixels_of
 from train.data.wording import completed, every_wording, worded
 from train.randomness import key
 
@@ -234,6 +234,8 @@ class Pictures:
             f"{view.bucket.width}x{view.bucket.height}",
             f"{view.corner.left}+{view.corner.top}",
         ]
+        if loser := self.seen[index].loser_digest:
+            parts.append(f"before {loser}")
         parts += ["mirrored"] * view.flip + ["alpha"] * self._alpha_mask(index)
         return " ".join(parts)
 
@@ -266,6 +268,7 @@ class Pictures:
             weight=self.weight(index),
             loss_mask=self.loss_mask(variant),
             framing=self.framing(variant),
+            loser=loser_of(one, view, self._alpha_mask(index), self.config.max_pixels),
         )
 
     def loss_mask(self, variant: Variant) -> NDArray[np.uint8] | None:
@@ -277,6 +280,10 @@ class Pictures:
     def masked_word(self, index: int) -> str:
         """What the picture's mask shows, as its caption names it."""
         return self.config.masked_word or self._rules(index).wording.trigger
+
+    def losers(self) -> int:
+        """How many are the better one of a pair."""
+        return sum(one.listed.loser is not None for one in self.seen)
 
     def has_mask(self, index: int) -> bool:
         one = self.seen[index]
@@ -320,7 +327,8 @@ class Pictures:
         for index, one in enumerate(self.seen):
             listed = one.listed
             told = (one.digest, one.mask_digest, listed.captions, listed.repeats, one.subset)
-            digest.update(repr((*told, self.bucket(index))).encode())
+            pair = (one.loser_digest,) * bool(one.loser_digest)
+            digest.update(repr((*told, *pair, self.bucket(index))).encode())
         return digest.hexdigest()
 
     def _rules(self, index: int) -> Rules:

@@ -35,6 +35,7 @@ class Recorded(BaseModel):
     height: int
     width: int
     transparent: bool
+    loser_digest: str = ""
 
 
 class Record(BaseModel):
@@ -67,7 +68,11 @@ def pictures_of_run(
         write_atomically(path, lambda part: part.write_text(text, "utf-8"))
         return pictures
     record = read_record(path)
-    sound = {digest for one in record.pictures for digest in (one.digest, one.mask_digest)}
+    sound = {
+        digest
+        for one in record.pictures
+        for digest in (one.digest, one.mask_digest, one.loser_digest)
+    }
     found = find(config, progress, sound)
     return Pictures(config, found=follow(found, record))
 
@@ -87,6 +92,7 @@ def recorded(one: Seen) -> Recorded:
         height=one.shape.height,
         width=one.shape.width,
         transparent=one.transparent,
+        loser_digest=one.loser_digest,
     )
 
 
@@ -123,7 +129,7 @@ def follow(found: Found, record: Record) -> Found:
     if changed:
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
         raise ArgumentError(
-            f"Captions, masks or repeats have changed since the run began, of "
+            f"Captions, masks, pairs or repeats have changed since the run began, of "
             f"{', '.join(changed[:5])}{more}: restore them, or begin anew with another --out."
         )
     new = sum(map(len, here.values()))
@@ -137,6 +143,20 @@ def same(one: Seen, kept: Recorded) -> bool:
 
 
 def lost(kept: Recorded) -> Seen:
-    listed = Listed(kept.name, LostSource(), kept.captions, repeats=kept.repeats)
+    listed = Listed(
+        kept.name,
+        LostSource(),
+        kept.captions,
+        repeats=kept.repeats,
+        loser=LostSource() if kept.loser_digest else None,
+    )
     shape = Shape(kept.height, kept.width)
-    return Seen(listed, kept.subset, shape, kept.transparent, kept.digest, kept.mask_digest)
+    return Seen(
+        listed,
+        kept.subset,
+        shape,
+        kept.transparent,
+        kept.digest,
+        kept.mask_digest,
+        loser_digest=kept.loser_digest,
+    )

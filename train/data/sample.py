@@ -32,6 +32,8 @@ class Sample:
         (C, h, w) of an autoencoder that knows no deviation
     spans : for each mask, first and end of the letters of the caption that name what it shows; or
         none at all, where a data set does not say
+    loser, loser_moments : as `pixels` and `moments`, of the worse one of a pair of which this is
+        the better
     """
 
     name: str
@@ -44,6 +46,8 @@ class Sample:
     framing: Framing | None = None
     moments: NDArray[np.float32] | None = None
     spans: tuple[tuple[int, int], ...] = ()
+    loser: NDArray[np.uint8] | None = None
+    loser_moments: NDArray[np.float32] | None = None
 
 
 class Samples(Protocol):

@@ -57,6 +57,8 @@ class SubsetConfig(BaseModel):
     """Of the loss of a `prior` subset."""
     masks: Path | None = None
     """A folder of pictures named as these are: white where the loss counts."""
+    losers: Path | None = None
+    """A folder of pictures named as these, each the worse one of a pair, for preferences."""
     alpha_mask: bool | None = None
     """The loss counts where a picture is opaque; otherwise what is transparent becomes white."""
 
@@ -70,8 +72,9 @@ class SubsetConfig(BaseModel):
             )
         if self.masks is not None and self.alpha_mask:
             raise ValueError("Got both masks and alpha_mask: a picture has one mask, choose.")
-        if self.masks is not None and self.folder is None:
-            raise ValueError(f"masks go with folder, not with {given[0]}.")
+        for key in ("masks", "losers"):
+            if getattr(self, key) is not None and self.folder is None:
+                raise ValueError(f"{key} go with folder, not with {given[0]}.")
         check_placeholders(self.caption, "caption")
         check_placeholders(self.default_caption, "default_caption")
         # Not by what was given: a checkpoint gives every key.

@@ -8,15 +8,16 @@ from os import cpu_count
 
 from t2i.masks import Oddity, oddity_of
 from train.data.buckets import Shape
-from train.data.decode import BrokenPicture, decode, read_header
-from train.data.sources.listed import Listed, read_bytes
+from train.data.decode import BrokenPicture, Header, decode, read_header
+from train.data.sources.listed import Listed, Source, read_bytes
 
 AHEAD = 256
 """Pictures that wait to be read at a time, so that a data set of any size fits into memory."""
 MASK = "its mask"
 """How an error calls it."""
-MASK_ASPECT = 0.01
-"""By which share the proportions of a mask may differ from its picture's."""
+LOSER = "the worse one of its pair"
+ASPECT = 0.01
+"""By which share the proportions of a mask or a worse one may differ from the picture's."""
 
 Progress = Callable[[int, int], None]
 """Called with the number of pictures read, and of all."""
@@ -27,7 +28,8 @@ class Seen:
     """What reading a picture told.
 
     shape : of the upright picture
-    digest, mask_digest : SHA-256 of the file's bytes, and of its mask's, "" without one
+    digest, mask_digest, loser_digest : SHA-256 of the file's bytes, of its mask's, and of those of
+        the worse one of its pair; "" without one
     odd_mask : what of its mask may not be meant, where that was decoded
     """
 
@@ -38,6 +40,7 @@ class Seen:
     digest: str
     mask_digest: str
     odd_mask: Oddity | None = None
+    loser_digest: str = ""
 
 
 def survey(
@@ -74,22 +77,33 @@ def look(
 ) -> Seen:
     """Raises BrokenPicture."""
     data = read_bytes(listed.source, listed.name)
-    digest, mask_digest, odd = hashlib.sha256(data).hexdigest(), "", None
+    digest, mask_digest, loser_digest = hashlib.sha256(data).hexdigest(), "", ""
+    odd = None
     header = read_header(data, listed.name, max_pixels)
     if decoded and digest not in sound:
         decode(data, listed.name, max_pixels)
     if listed.mask is not None:
-        mask = read_bytes(listed.mask, MASK)
-        mask_digest = hashlib.sha256(mask).hexdigest()
-        its = read_header(mask, MASK, max_pixels)
-        here, there = header.width * its.height, its.width * header.height
-        if abs(here - there) > MASK_ASPECT * here:
-            raise BrokenPicture(
-                MASK,
-                f"is {its.width}x{its.height}, of other proportions than the picture's "
-                f"{header.width}x{header.height}",
-            )
+        mask, mask_digest = beside(listed.mask, MASK, header, max_pixels)
         if decoded and mask_digest not in sound:
             odd = oddity_of(decode(mask, MASK, max_pixels))
+    if listed.loser is not None:
+        loser, loser_digest = beside(listed.loser, LOSER, header, max_pixels)
+        if decoded and loser_digest not in sound:
+            decode(loser, LOSER, max_pixels)
     shape = Shape(header.height, header.width)
-    return Seen(listed, subset, shape, header.transparent, digest, mask_digest, odd)
+    return Seen(listed, subset, shape, header.transparent, digest, mask_digest, odd, loser_digest)
+
+
+def beside(source: Source, what: str, picture: Header, max_pixels: int) -> tuple[bytes, str]:
+    """The bytes and the digest of what goes with a picture. Raises BrokenPicture for another
+    shape."""
+    data = read_bytes(source, what)
+    its = read_header(data, what, max_pixels)
+    here, there = picture.width * its.height, its.width * picture.height
+    if abs(here - there) > ASPECT * here:
+        raise BrokenPicture(
+            what,
+            f"is {its.width}x{its.height}, of other proportions than the picture's "
+            f"{picture.width}x{picture.height}",
+        )
+    return data, hashlib.sha256(data).hexdigest()

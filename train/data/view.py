@@ -13,7 +13,7 @@ from train.data.buckets import Shape, covering
 from train.data.decode import BrokenPicture, decode, over_white
 from train.data.sources.listed import Source, read_bytes
 from train.data.subsets import Crop
-from train.data.survey import MASK, Seen
+from train.data.survey import LOSER, MASK, Seen
 from train.randomness import key
 
 GAP = 3.0
@@ -57,12 +57,23 @@ def pixels_of(one: Seen, view: View, alpha_mask: bool, max_pixels: int) -> NDArr
 
     Raises BrokenPicture where the picture cannot be read, or is not the one it was.
     """
-    picture = decoded(one, max_pixels)
+    return coloured(decoded(one, max_pixels), one.shape, view, alpha_mask)
+
+
+def loser_of(one: Seen, view: View, alpha_mask: bool, max_pixels: int) -> NDArray[np.uint8] | None:
+    """The worse one of its pair, seen alike, (H, W, 3); None without one. Raises as `pixels_of`."""
+    if one.listed.loser is None:
+        return None
+    data = unchanged(one.listed.loser, LOSER, one.loser_digest)
+    return coloured(decode(data, LOSER, max_pixels), one.shape, view, alpha_mask)
+
+
+def coloured(picture: Image.Image, shape: Shape, view: View, alpha_mask: bool) -> NDArray[np.uint8]:
     # Masked by its alpha, what is transparent keeps its colours: they are the scene's own.
     if alpha_mask and picture.mode == "RGBA":
         picture = picture.convert("RGB")
     picture = over_white(picture)
-    return shown(picture, one.shape, view, Image.Resampling.LANCZOS)
+    return shown(picture, shape, view, Image.Resampling.LANCZOS)
 
 
 def mask_of(one: Seen, view: View, alpha_mask: bool, max_pixels: int) -> NDArray[np.uint8] | None:

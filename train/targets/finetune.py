@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,6 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 from torch import Tensor, nn
 
 from pipelines.text_to_image import TextToImagePipeline
+from t2i.conditioning.conditioning import Conditioning
 from t2i.denoiser.build import Components
 from t2i.denoiser.schedulers import Scheduler
 from t2i.errors import ArgumentError
@@ -19,7 +21,9 @@ from train.export import ExportConfig, Notes
 from train.losses import row_means
 from train.objective import ObjectiveConfig
 from train.optimizer import Group
-from train.preservation import PreservationConfig, without_adapters
+from train.preferences import PreferenceConfig, preference_loss
+from train.preservation import PreservationConfig
+from train.reference import Reference
 from train.targets.adapters import AdapterPart, attach
 from train.targets.denoising import Denoising, Noised
 from train.targets.parts import FullPart, train_in_full
@@ -29,7 +33,7 @@ from train.targets.words import WordsPart, add_words
 PartConfig = Annotated[FullPart | AdapterPart | WordsPart, Field(discriminator="method")]
 
 
-class FineTuneConfig(SupervisionConfig, PreservationConfig):
+class FineTuneConfig(SupervisionConfig, PreservationConfig, PreferenceConfig):
     """Train parts of a finished model."""
 
     kind: Literal["finetune"] = "finetune"
@@ -42,6 +46,15 @@ class FineTuneConfig(SupervisionConfig, PreservationConfig):
     """Share of the captions replaced by the empty one, for classifier-free guidance."""
 
     @model_validator(mode="after")
+    def _prefer_alone(self) -> "FineTuneConfig":
+        if self.preference_beta and self.attention_weight:
+            raise ValueError(
+                "preference_beta learns from pairs, of which the masks are not known: set "
+                "attention_weight = 0."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _preserve_what_is_told(self) -> "FineTuneConfig":
         if not self.preserve_weight:
             return self
@@ -50,13 +63,6 @@ class FineTuneConfig(SupervisionConfig, PreservationConfig):
                 "preserve_weight is set, but nothing says what is to stay: give preserve_words, as "
                 '{ "<my-mug>" = "mug" }, or preserve_captions.'
             )
-        for number, part in enumerate(self.parts):
-            if isinstance(part, FullPart):
-                raise ValueError(
-                    f"preserve_weight compares with the base model, which parts[{number}] (method "
-                    "'full') changes in place: train a LoRA (method = 'lora'), or hold the class "
-                    "by pictures of it, [prior]."
-                )
         return self
 
     def words(self) -> list[str]:
@@ -83,13 +89,46 @@ class FineTune(Denoising):
         """Without the new words."""
         self._scheduler: Scheduler = pipe.scheduler
         self._groups = self._let_learn(config.parts)
+        full = [
+            weight
+            for _, part, weights in self._groups
+            for weight in weights
+            if not isinstance(part, AdapterPart)
+        ]
+        compares = config.preserve_weight > 0 or config.preference_beta > 0
+        self._reference = Reference(self.models(), full) if compares else None
         self.settle(config.gradient_checkpointing)
 
     def losses(self, batch: Batch, noised: Noised) -> Tensor:
-        loss_B = super().losses(batch, noised)
+        if self.config.preference_beta:
+            loss_B = self._preference(batch, noised)
+        else:
+            loss_B = super().losses(batch, noised)
         if self.config.preserve_weight:
             loss_B = loss_B + self.config.preserve_weight * self._changed(batch, noised)
         return loss_B
+
+    def _preference(self, batch: Batch, noised: Noised) -> Tensor:
+        """The loss of preferring each row's picture to the worse one of its pair, (B,)."""
+        pixels_BCHW = batch.pixels_BCHW if batch.losers_BCHW is None else batch.losers_BCHW
+        worse = replace(batch, pixels_BCHW=pixels_BCHW, moments_BCHW=batch.loser_moments_BCHW)
+        both = (noised, self._noised(worse))  # under the same noise, which is the slot's own
+        captions = self._captions(batch)
+        with torch.set_grad_enabled(bool(self._trained_encoders()) and torch.is_grad_enabled()):
+            told = self._tell(batch, captions)
+        better_B, worse_B = (self._denoising_errors(batch, one, told) for one in both)
+        assert self._reference is not None
+        with self._reference.in_place():
+            told = self._tell(batch, captions)
+            base_better_B, base_worse_B = (self._denoising_errors(batch, one, told) for one in both)
+        loss_B = preference_loss(
+            better_B - base_better_B, worse_B - base_worse_B, self.config.preference_beta
+        )
+        return loss_B if batch.weights_B is None else loss_B * batch.weights_B
+
+    def _denoising_errors(self, batch: Batch, noised: Noised, told: Conditioning) -> Tensor:
+        output_BCHW = self._denoise(noised, told)
+        return self._errors(batch, output_BCHW, noised.target_BCHW, noised.level)
 
     def _changed(self, batch: Batch, noised: Noised) -> Tensor:
         """How far what is trained has moved the denoiser from the base model under captions that
@@ -99,7 +138,8 @@ class FineTune(Denoising):
             for caption, slot in zip(batch.captions, batch.slots, strict=True)
         ]
         captions = ["" if caption is None else caption for caption in wanted]
-        with without_adapters([*self.models().values()]):
+        assert self._reference is not None
+        with self._reference.in_place():
             base_BCHW = self._denoise(noised, self._tell(batch, captions))
         with torch.set_grad_enabled(bool(self._trained_encoders()) and torch.is_grad_enabled()):
             told = self._tell(batch, captions)

@@ -34,6 +34,7 @@ class FolderRules:
     caption_suffixes: tuple[str, ...] = CAPTION_SUFFIXES
     caption_column: str | None = None
     masks: Path | None = None
+    losers: Path | None = None
 
 
 @dataclass(slots=True)
@@ -59,9 +60,10 @@ def list_folder(folder: Path, rules: FolderRules | None = None) -> Listing:
         )
     rules = rules or FolderRules()
     reading = _Reading(rules)
-    masks = masks_in(rules.masks) if rules.masks else None
+    masks = named_in(rules.masks, "masks") if rules.masks else None
+    losers = named_in(rules.losers, "losers") if rules.losers else None
     repeated = repeated_folders(folder)
-    for place, names in walk(folder, rules.masks):
+    for place, names in walk(folder, (rules.masks, rules.losers)):
         if table := table_in(place, names):
             reading.rows |= rows_of(table, rules.caption_column)
         first = place.relative_to(folder).parts[:1]
@@ -79,15 +81,21 @@ def list_folder(folder: Path, rules: FolderRules | None = None) -> Listing:
             told |= {text}
             if captions is None:
                 continue
+            loser = named_as(path.relative_to(folder), losers)
+            if losers is not None and loser is None:
+                reason = f"has no worse one of its name in {rules.losers}"
+                reading.listing.broken.append(BrokenPicture(str(path), reason))
+                continue
             reading.listing.pictures.append(
                 Listed(
                     str(path),
                     FileSource(path),
                     captions or ((words,) if words else ()),
-                    mask_of(path.relative_to(folder), masks),
+                    named_as(path.relative_to(folder), masks),
                     repeats,
                     path.stem,
                     place.name,
+                    loser,
                 )
             )
         reading.orphans += [place / text for text in sorted({*texts.values()} - told)]
@@ -147,13 +155,13 @@ def note_what_is_left(reading: _Reading, repeated: dict[str, tuple[int, str]]) -
         listing.notes.append(f"{reading.passed_over.total()} other files were passed over: {kinds}")
 
 
-def walk(folder: Path, without: Path | None) -> Iterator[tuple[Path, list[str]]]:
+def walk(folder: Path, without: Sequence[Path | None] = ()) -> Iterator[tuple[Path, list[str]]]:
     """Each folder with the names of its files; links are followed, hidden ones are not entered."""
     entered = set()
-    left_out = without.resolve() if without else None
+    left_out = {other.resolve() for other in without if other}
     for place, below, names in os.walk(folder, followlinks=True):
         here = Path(place).resolve()
-        if here in entered or here == left_out:
+        if here in entered or here in left_out:
             below.clear()
             continue
         entered.add(here)
@@ -174,23 +182,23 @@ def repeated_folders(folder: Path) -> dict[str, tuple[int, str]]:
     return found
 
 
-def masks_in(folder: Path) -> dict[str, Path]:
-    """Masks by their path in the folder, without its suffix."""
+def named_in(folder: Path, what: str) -> dict[str, Path]:
+    """Pictures of a folder by their path in it, without its suffix."""
     if not folder.is_dir():
-        raise DataError(f"No such folder of masks: {folder}. Check the path.")
+        raise DataError(f"No such folder of {what}: {folder}. Check the path.")
     return {
         (place / name).relative_to(folder).with_suffix("").as_posix(): place / name
-        for place, names in walk(folder, None)
+        for place, names in walk(folder)
         for name in names
         if Path(name).suffix.lower() in SUFFIXES
     }
 
 
-def mask_of(picture: Path, masks: dict[str, Path] | None) -> FileSource | None:
+def named_as(picture: Path, others: dict[str, Path] | None) -> FileSource | None:
     """The one of the same path and name, or else of the same name at the top."""
     names = picture.with_suffix("").as_posix(), picture.stem
-    mask = next((masks[name] for name in names if name in masks), None) if masks else None
-    return FileSource(mask) if mask else None
+    other = next((others[name] for name in names if name in others), None) if others else None
+    return FileSource(other) if other else None
 
 
 def some(paths: list[Path], most: int = 5) -> str:

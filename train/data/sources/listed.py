@@ -30,6 +30,7 @@ class FileSource:
 @dataclass(frozen=True, slots=True)
 class Listed:
     """captions : one of them is drawn at each visit; empty where none was found
+    loser : the worse picture of a pair, of which this is the better
     repeats : as the place where it lies asks for, times what the subset asks for
     """
 
@@ -40,6 +41,7 @@ class Listed:
     repeats: int = 1
     stem: str = ""
     folder: str = ""
+    loser: Source | None = None
 
 
 @dataclass(slots=True)

@@ -47,5 +47,5 @@ def list_place(subset: SubsetConfig) -> Listing:
     suffixes: tuple[str, ...] = CAPTION_SUFFIXES
     if subset.caption_extension is not None:
         suffixes = ("." + subset.caption_extension.removeprefix(".").lower(),)
-    rules = FolderRules(suffixes, subset.caption_column, subset.masks)
+    rules = FolderRules(suffixes, subset.caption_column, subset.masks, subset.losers)
     return list_folder(subset.folder, rules)
