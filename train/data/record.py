@@ -60,7 +60,7 @@ def pictures_of_run(
 ) -> Pictures:
     """The pictures of the run whose record is at `path`; at first it is written.
 
-    Raises ArgumentError where captions, masks or repeats have changed since.
+    Raises ArgumentError where captions, masks, pairs or repeats have changed since.
     """
     if not path.exists():
         pictures = Pictures(config, progress)
