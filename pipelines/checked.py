@@ -21,6 +21,7 @@ from t2i.denoiser.finite import check_weights_finite
 from t2i.denoiser.folder import check_folder
 from t2i.denoiser.parts import KANDINSKY, KANDINSKY_PRIOR, LAYOUTS, SDXL, STABLE_DIFFUSION
 from t2i.denoiser.single_file import load_single_file
+from t2i.denoiser.trial import check_vocabulary, load_tokenizer, loading
 from t2i.errors import ModelError
 from t2i.files import write_atomically
 from t2i.reading import MODEL_CONFIG, read_text
@@ -78,12 +79,19 @@ class Checked(DiffusionPipeline):
         optional = {*cls._optional_components, *LAYOUTS[contents.kind].together}
         absent = optional - {*contents.parts} - kwargs.keys()
         kwargs |= {part: None for part in absent}
-        pipe: Self = super().from_pretrained(
-            str(place), dtype=dtype, use_safetensors=True, **kwargs
-        )
+        for part, class_name in contents.parts.items():
+            if "tokenizer" in part:
+                kwargs[part] = load_tokenizer(place / part, class_name)
+        with loading(place):
+            pipe: Self = super().from_pretrained(
+                str(place), dtype=dtype, use_safetensors=True, **kwargs
+            )
         for part in contents.parts:
             if isinstance(model := getattr(pipe, part, None), nn.Module):
                 check_weights_finite(str(place / part), model)
+            encoder = part.replace("tokenizer", "text_encoder")
+            if "tokenizer" in part and pipe.components.get(encoder) is not None:
+                check_vocabulary(place / part, kwargs[part], pipe.components[encoder])
         check_opened(place, {part: pipe.components.get(part) for part in contents.parts})
         if (place / NOTES).is_file():
             pipe.notes = read_text(place / NOTES, MODEL_CONFIG)

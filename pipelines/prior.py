@@ -26,6 +26,7 @@ from t2i.denoiser.folder import check_folder
 from t2i.denoiser.parts import KANDINSKY_PRIOR
 from t2i.denoiser.schedulers import first_latents
 from t2i.denoiser.timesteps import set_timesteps
+from t2i.denoiser.trial import check_vocabulary, load_tokenizer, loading
 from t2i.errors import ArgumentError, ModelError
 from t2i.text.clip import Clip
 
@@ -135,13 +136,16 @@ def parts_of_prior(
     for part in contents.parts:
         check_adapter(place / part)
     absent = {} if "image_processor" in contents.parts else {"image_processor": None}
-    prior = KandinskyV22PriorPipeline.from_pretrained(
-        str(place),
-        variant=variant,
-        dtype=options.get("dtype", options.get("torch_dtype")) or torch.float32,
-        use_safetensors=True,
-        **absent,
-    )
+    with loading(place):
+        prior = KandinskyV22PriorPipeline.from_pretrained(
+            str(place),
+            variant=variant,
+            dtype=options.get("dtype", options.get("torch_dtype")) or torch.float32,
+            use_safetensors=True,
+            tokenizer=load_tokenizer(place / "tokenizer", contents.parts["tokenizer"]),
+            **absent,
+        )
+    check_vocabulary(place / "tokenizer", prior.tokenizer, prior.text_encoder)
     for name, part in prior.components.items():
         if isinstance(part, nn.Module):
             check_weights_finite(str(place / name), part)

@@ -55,6 +55,13 @@ class DrawingError(T2IError):
     exit_code = 8
 
 
+def in_short(error: BaseException) -> str:
+    """What a library said, in one line that fits into a message of ours."""
+    lines = str(error).strip().splitlines() or [""]
+    said = lines[-1 if lines[0].endswith(":") else 0].strip()
+    return f"{type(error).__name__}: {said:.200}".removesuffix(": ")
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Name the closest choice and list them all: "Did you mean 'ddim'? Choices: ddim, euler." """
     known = sorted(choices)

@@ -1,15 +1,16 @@
 """A model of any size from a TOML: what its parts are made of, no weights."""
 
 import inspect
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 from transformers import (
     BertConfig,
@@ -25,8 +26,12 @@ from transformers import (
     T5EncoderModel,
 )
 
+from t2i.denoiser.configs import SHORTEST
 from t2i.denoiser.families.sd import VAE
-from t2i.errors import ArgumentError, nearest
+from t2i.denoiser.skeletons import skeleton
+from t2i.denoiser.trial import try_pass
+from t2i.denoiser.values import check_values
+from t2i.errors import ArgumentError, ModelError, in_short, nearest
 from t2i.reading import CONFIG, read_toml
 from t2i.text.bpe import clip_tokenizer, load_bpe
 
@@ -52,7 +57,7 @@ class TokenizerSettings(BaseModel):
 
     folder: Path
     """With `vocab.json` and `merges.txt`; relative to the TOML."""
-    length: int
+    length: int = Field(ge=SHORTEST)
 
 
 class ModelConfig(BaseModel):
@@ -123,7 +128,23 @@ def build(config: ModelConfig) -> Components:
         **told,
     } | config.unet
     unet = make(UNet2DConditionModel, unet_settings, "unet")
+    check_pass({"unet": unet, "vae": vae, **({"text_encoder_2": second} if second else {})})
     return Components(vae, unet, text_encoder, tokenizer, second, second and tokenizer)
+
+
+def check_pass(parts: Mapping[str, Any]) -> None:
+    """Raise ArgumentError where parts that can be made cannot run, or do not fit one another."""
+    with torch.random.fork_rng(devices=[]):  # The weights of these are drawn from it.
+        models = {
+            part: skeleton(type(made).__name__, dict(made.config))
+            if part in ("unet", "vae")
+            else made
+            for part, made in parts.items()
+        }
+    try:
+        try_pass(models, {part: f"The model config's [{part}]" for part in parts})
+    except ModelError as error:
+        raise ArgumentError(str(error)) from error
 
 
 def build_text_encoder(
@@ -181,10 +202,14 @@ def make(kind: type, settings: Settings, table: str) -> Any:
     """One part of its settings; the table is named where they are wrong."""
     check_known(settings, _arguments(kind), f"key of [{table}]")
     try:
+        check_values(kind, settings)
+    except ModelError as error:
+        raise ArgumentError(f"The model config's [{table}] {error}") from error
+    try:
         return kind(**settings)
     except Exception as error:  # Constructors of the libraries fail in any way.
         raise ArgumentError(
-            f"The model config's [{table}] makes no {kind.__name__}: {error}"
+            f"The model config's [{table}] makes no {kind.__name__}: {in_short(error)}"
         ) from error
 
 

@@ -9,6 +9,9 @@ from t2i.errors import ModelError
 LARGEST_NUMBER = 1_000_000
 """Four times the largest vocabulary in use. Constructors loop over some numbers."""
 
+SHORTEST = 3
+"""Tokens of a prompt: a beginning, a word and an end."""
+
 CODE = {"auto_map", "custom_pipeline", "trust_remote_code"}
 """Keys by which diffusers and transformers are sent to code that is not theirs."""
 
@@ -32,6 +35,7 @@ def check_config(path: Path, config: Mapping[str, object]) -> None:
 
 def check_tokenizer_config(path: Path, config: Mapping[str, object]) -> None:
     """Raise ModelError where a tokenizer asks for code or for outside files; tokens may be any."""
+    check_length(path, config)
     for key, value in entries(config):
         check_code(path, key, value)
         names_a_file = key.endswith(("_file", "_path", "_dir")) and key not in PROVENANCE
@@ -39,6 +43,16 @@ def check_tokenizer_config(path: Path, config: Mapping[str, object]) -> None:
             raise ModelError(
                 f"Refused {path}: its {key} {value!r} names a file outside the folder."
             )
+
+
+def check_length(path: Path, config: Mapping[str, object]) -> None:
+    """Raise ModelError for a longest prompt that leaves no room for a word between its ends."""
+    longest = config.get("model_max_length", SHORTEST)
+    if isinstance(longest, bool) or not isinstance(longest, int | float) or not longest >= SHORTEST:
+        raise ModelError(
+            f"{path} has model_max_length = {longest!r:.80}, expected a whole number from "
+            f"{SHORTEST} on, such as 77."
+        )
 
 
 def check_code(path: Path, key: str, value: object) -> None:

@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
+from torch import nn
+
 from t2i.denoiser.configs import check_code, check_config, check_tokenizer_config, entries
 from t2i.denoiser.parts import CLASSES, LAYOUTS, LIBRARIES, PIPELINES, Layout
+from t2i.denoiser.trial import try_pass, try_scheduler
 from t2i.denoiser.weights import check_weights, read_json
 from t2i.errors import ModelError, nearest
 
@@ -29,8 +32,9 @@ def check_folder(
 ) -> Contents:
     """Raise ModelError unless every part that the model's kind needs is in `folder`, whole.
 
-    `given` names the parts that the caller brings along. Nothing is loaded and no code of the
-    folder is run; other parts it may have, such as a safety checker, are never looked at.
+    `given` names the parts that the caller brings along. No weights are loaded and no code of the
+    folder is run; a pass without memory shows that the parts run, and fit one
+    another; other parts it may have, such as a safety checker, are never looked at.
     """
     if not folder.is_dir():
         raise ModelError(f"{folder} is not a folder.")
@@ -54,7 +58,8 @@ def check_folder(
     if any(map(there, layout.together)):
         wanted += layout.together
     wanted += filter(there, layout.optional)
-    parts = {}
+    parts: dict[str, str] = {}
+    models: dict[str, nn.Module] = {}
     for part in wanted:
         if part in given:
             continue
@@ -64,7 +69,10 @@ def check_folder(
                 f"{folder} has no {part}: expected the parts {', '.join(needed)}, each in its "
                 "folder."
             )
-        parts[part] = check_part(folder, part, index[part], variant)
+        if (model := check_part(folder, part, index[part], variant)) is not None:
+            models[part] = model
+        parts[part] = index[part][1]
+    try_pass(models, {part: folder / part / "config.json" for part in models})
     return Contents(layout.name, parts)
 
 
@@ -73,10 +81,17 @@ def layout_of(folder: Path, index: Mapping[str, object]) -> Layout:
     for key, value in entries(index):
         check_code(folder / "model_index.json", key, value)
     for part, entry in index.items():
-        if part not in CLASSES and isinstance(entry, list) and entry and entry[0] not in LIBRARIES:
+        checked_later = part in CLASSES and (folder / part).is_dir()
+        if not checked_later and isinstance(entry, list) and not names_a_class(entry):
             raise ModelError(
                 f"Refused {folder}: its model_index.json has {part} {entry}, which asks for code "
                 f"of its own; expected classes of diffusers and transformers."
+            )
+    for key in ("force_zeros_for_empty_prompt", "requires_aesthetics_score"):
+        if not isinstance(index.get(key), bool | None):
+            raise ModelError(
+                f"{folder / 'model_index.json'} has {key} = {index[key]!r:.80}, expected true or "
+                "false."
             )
     pipeline = str(index.get("_class_name", ""))
     if pipeline not in PIPELINES:
@@ -87,11 +102,17 @@ def layout_of(folder: Path, index: Mapping[str, object]) -> Layout:
     return LAYOUTS[PIPELINES[pipeline]]
 
 
-def check_part(folder: Path, part: str, entry: object, variant: str | None) -> str:
-    """Raise ModelError unless the part is of a known class and whole; the name of its class."""
+def names_a_class(entry: list[object]) -> bool:
+    """Whether an entry of an index names a class of one of LIBRARIES, or none at all."""
+    sound = len(entry) == 2 and all(isinstance(one, str | None) for one in entry)
+    return sound and entry[0] in LIBRARIES
+
+
+def check_part(folder: Path, part: str, entry: object, variant: str | None) -> nn.Module | None:
+    """Raise ModelError unless the part is of a known class and whole; its skeleton, if any."""
     library, class_name = entry if isinstance(entry, list) and len(entry) == 2 else ("", entry)
     known_library, known_classes = CLASSES[part]
-    if library != known_library or class_name not in known_classes:
+    if library != known_library or str(class_name) not in known_classes:
         raise ModelError(
             f"{folder} has {part} {library}.{class_name}, expected one of {known_library}: "
             f"{', '.join(sorted(known_classes))}."
@@ -101,14 +122,14 @@ def check_part(folder: Path, part: str, entry: object, variant: str | None) -> s
     check_inside(folder, [place, *place.rglob("*")])
     own = part.removeprefix("prior_")
     if own == "scheduler":
-        check_file(place / "scheduler_config.json")
+        try_scheduler(place / "scheduler_config.json", str(class_name))
     elif own in ("feature_extractor", "image_processor"):
         check_file(place / "preprocessor_config.json")
     elif own.startswith("tokenizer"):
         check_tokenizer(place)
     else:
-        check_weights(place, str(class_name), variant)
-    return str(class_name)
+        return check_weights(place, str(class_name), variant)
+    return None
 
 
 def check_file(path: Path) -> None:

@@ -8,7 +8,7 @@ import diffusers
 import torch
 from torch import Tensor
 
-from t2i.errors import ArgumentError, nearest
+from t2i.errors import ArgumentError, in_short, nearest
 
 
 class Scheduler(Protocol):
@@ -49,6 +49,11 @@ def scheduler(name: str, config: Mapping[str, object]) -> Scheduler:
         package = "torchsde" if sampler.class_name == "DPMSolverSDEScheduler" else "scipy"
         raise ArgumentError(
             f"The sampler {name!r} needs {package}, which is not installed: pip install {package}"
+        ) from error
+    except Exception as error:  # The config may be anybody's, of any of diffusers' schedulers.
+        raise ArgumentError(
+            f"The sampler {name!r} cannot be built on this model's noise schedule "
+            f"({in_short(error)}): leave out the sampler to use the model's own."
         ) from error
     return built
 

@@ -23,11 +23,13 @@ from t2i.denoiser.checkpoints import SD2, Checkpoint, recognise
 from t2i.denoiser.configs import check_config
 from t2i.denoiser.conversion import TRANSFORMER, convert
 from t2i.denoiser.finite import check_weights_finite
-from t2i.denoiser.folder import check_file, check_inside, check_tokenizer
+from t2i.denoiser.folder import check_inside, check_tokenizer
 from t2i.denoiser.leftovers import is_leftover, is_text_extra
 from t2i.denoiser.parts import CLASSES, LAYOUTS
 from t2i.denoiser.schedulers import ZERO_SNR, Scheduler
 from t2i.denoiser.skeletons import skeleton
+from t2i.denoiser.trial import load_tokenizer as load_words
+from t2i.denoiser.trial import loading, try_pass, try_scheduler
 from t2i.denoiser.weights import check_dtypes, compare, read_json, spell
 from t2i.errors import ArgumentError, ModelError, nearest
 from t2i.reading.tensors import opened_tensors
@@ -74,13 +76,17 @@ def load_single_file(
 
     # everything is checked
     wanted = [part for part in checkpoint.family.sources if part not in given]
-    changes = {part: check_part(checkpoint, part, folder) for part in wanted}
+    checked = {part: check_part(checkpoint, part, folder) for part in wanted}
+    changes = {part: changes for part, (changes, _) in checked.items()}
+    models = {part: model for part, (_, model) in checked.items()}
+    try_pass(models, {part: folder / part / "config.json" for part in models})
     check_known(path, checkpoint.beside(given))
 
     # then loaded
-    made: dict[str, object] = {
-        part: load_part(checkpoint, part, folder, changes[part], dtype) for part in wanted
-    }
+    with loading(path):
+        made: dict[str, object] = {
+            part: load_part(checkpoint, part, folder, changes[part], dtype) for part in wanted
+        }
     for part, pad in checkpoint.family.pads.items():
         if part not in given:
             made[part] = load_tokenizer(folder / part, pad)
@@ -89,8 +95,11 @@ def load_single_file(
     return made | given
 
 
-def check_part(checkpoint: Checkpoint, part: str, folder: Path) -> dict[str, object]:
-    """Raise ModelError unless the part is in the file, whole; what its config must change."""
+def check_part(
+    checkpoint: Checkpoint, part: str, folder: Path
+) -> tuple[dict[str, object], nn.Module]:
+    """Raise ModelError unless the part is in the file, whole; what its config must change, and the
+    part without memory."""
     source = checkpoint.family.sources[part]
     found = checkpoint.part(part)
     if not found:
@@ -130,7 +139,7 @@ def check_part(checkpoint: Checkpoint, part: str, folder: Path) -> dict[str, obj
     check_known(checkpoint.path, set(made.dropped) - set(checkpoint.extras(part)))
     extra = {*made.dropped, *checkpoint.extras(part)}
     check_dtypes(checkpoint.path, [name for name in found if name not in extra])
-    return changes
+    return changes, model
 
 
 def check_known(path: Path, names: Collection[str]) -> None:
@@ -211,7 +220,7 @@ def load_tokenizer(place: Path, pad: str) -> CLIPTokenizer:
     if place.is_dir():
         check_inside(place.parent, [place, *place.rglob("*")])
         check_tokenizer(place)
-        read: CLIPTokenizer = CLIPTokenizer.from_pretrained(place, local_files_only=True)
+        read: CLIPTokenizer = load_words(place, "CLIPTokenizer")
         return read
     # Not CLIPTokenizer.from_pretrained: where it finds nothing it makes a tokenizer without words.
     try:
@@ -230,7 +239,6 @@ def load_tokenizer(place: Path, pad: str) -> CLIPTokenizer:
 def load_scheduler(checkpoint: Checkpoint, folder: Path) -> Scheduler:
     path = folder / "scheduler" / "scheduler_config.json"
     check_inside(folder, [path])
-    check_file(path)
     config = read_json(path) | {"prediction_type": checkpoint.prediction_type}
     name = str(config.get("_class_name"))
     if checkpoint.zero_snr:
@@ -238,6 +246,7 @@ def load_scheduler(checkpoint: Checkpoint, folder: Path) -> Scheduler:
         name = name if name in ZERO_SNR else "DDIMScheduler"
     if name not in CLASSES["scheduler"][1]:
         raise ModelError(f"{path} has the scheduler {name!r}, expected one of diffusers'.")
+    try_scheduler(path, name)
     made: Scheduler = getattr(diffusers, name).from_config(config)
     return made
 

@@ -30,7 +30,8 @@ from transformers import (
     T5EncoderModel,
 )
 
-from t2i.errors import ModelError
+from t2i.denoiser.values import check_values
+from t2i.errors import ModelError, in_short
 
 Config = Mapping[str, Any]
 
@@ -41,13 +42,29 @@ MOST_MODULES = 6000
 def skeleton(class_name: str, config: Config) -> nn.Module:
     """The model on the "meta" device.
 
-    Raises ModelError where the config describes none, or one of more than MOST_MODULES modules.
+    Raises ModelError where the config describes none, or one of more than MOST_MODULES modules; its
+    message follows the name of the file.
     """
+    check_values(ARGUMENTS[class_name], config)
+    check_model_type(ARGUMENTS[class_name], config)
+    if config.get("quantization_config") is not None:
+        raise ModelError(
+            "describes quantized weights (quantization_config): get the model in half or full "
+            "precision."
+        )
     try:
         with torch.device("meta"), few_modules():
             return SKELETONS[class_name](config)
     except Exception as error:  # A wrong config makes constructors fail in any way.
-        raise ModelError(f"does not describe a {class_name}: {error}") from error
+        raise ModelError(f"does not describe a {class_name}: {in_short(error)}") from error
+
+
+def check_model_type(kind: Any, config: Config) -> None:
+    """Raise ModelError where a config of transformers is of another kind than its class."""
+    own = getattr(kind, "model_type", None)
+    named = config.get("model_type", own)
+    if named != own and not (own == "t5" and named in ("mt5", "umt5")):
+        raise ModelError(f"has model_type = {named!r:.80}, expected {own!r}.")
 
 
 @contextlib.contextmanager
@@ -91,6 +108,21 @@ def from_config(
     """Build as transformers does: from the config object of the class."""
     return lambda config: kind(config_kind.from_dict(dict(config)))
 
+
+ARGUMENTS: dict[str, Callable[..., Any]] = {
+    "AutoencoderKL": AutoencoderKL,
+    "AutoencoderTiny": AutoencoderTiny,
+    "BertModel": BertConfig,
+    "CLIPTextModel": CLIPTextConfig,
+    "CLIPTextModelWithProjection": CLIPTextConfig,
+    "CLIPVisionModelWithProjection": CLIPVisionConfig,
+    "GPT2Model": GPT2Config,
+    "PriorTransformer": PriorTransformer,
+    "T5EncoderModel": T5Config,
+    "UNet2DConditionModel": UNet2DConditionModel,
+    "VQModel": VQModel,
+}
+"""Class -> whose signature says what its config may hold."""
 
 SKELETONS: dict[str, Callable[[Config], nn.Module]] = {
     "AutoencoderKL": from_arguments(AutoencoderKL),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+from torch import nn
 
 from t2i.denoiser.address import PICKLES
 from t2i.denoiser.configs import check_config
@@ -31,8 +32,8 @@ LARGEST_INDEX = 16_000_000
 """Bytes: of a JSON config, of an index of shards. Some ten times what is published."""
 
 
-def check_weights(folder: Path, class_name: str, variant: str | None) -> None:
-    """Raise ModelError unless `folder` holds exactly the weights of a `class_name`."""
+def check_weights(folder: Path, class_name: str, variant: str | None) -> nn.Module:
+    """Raise ModelError unless `folder` holds the weights of a `class_name`; its skeleton."""
     config_path = folder / "config.json"
     config = read_json(config_path)
     check_config(config_path, config)
@@ -57,6 +58,7 @@ def check_weights(folder: Path, class_name: str, variant: str | None) -> None:
             f"The weights in {folder} do not fit its config.json: {misfits}. "
             "Copy config.json and weights from the same model."
         )
+    return model
 
 
 def compare(
