@@ -7,7 +7,7 @@ from pathlib import Path
 from t2i.cli.story import read_story, request_of
 
 LARGEST = 60_000
-INPUTS = {"right.png", "edits.png", "benchmark.webp", "learning.webp", "mushrooms.webp"}
+INPUTS = {"right.png", "edits.webp", "benchmark.webp", "learning.webp", "mushrooms.webp"}
 """Painted by hand: the mask; what the Python on docs/edits.md makes; rows of an evaluation's;
 what benchmarks/learning.py draws, and docs/tour.py."""
 
