@@ -23,12 +23,17 @@ WHOLE = "text_model."
 UNDERSCORED = frozenset(
     "add_embedding conv_in conv_out conv_shortcut down_blocks linear_1 linear_2 mid_block "
     "out_proj proj_in proj_out q_proj k_proj v_proj self_attn text_model text_projection "
-    "time_emb_proj time_embedding to_k to_out to_q to_v transformer_blocks up_blocks".split()
+    "time_emb_proj time_embedding to_k to_out to_q to_v transformer_blocks up_blocks "
+    "c_attn c_fc c_proj dense_4h_to_h dense_h_to_4h down_proj gate_proj k_lin o_proj out_lin q_lin "
+    "query_key_value up_proj v_lin wi_0 wi_1".split()
 )
 PLAIN = frozenset(
     "attentions attn1 attn2 conv conv1 conv2 downsamplers encoder fc1 fc2 ff layers mlp net proj "
-    "resnets upsamplers".split()
+    "resnets upsamplers DenseReluDense SelfAttention attention attn block dense ffn h intermediate "
+    "k key layer lin1 lin2 o output pooler q query self transformer v value wi wo".split()
 )
+"""Words of paths; those behind the first lines are of other text encoders than CLIP."""
+OF_CLIP = ("encoder.layers.", "embeddings.", "final_layer_norm")
 RESNET = {
     "in_layers_2": "conv1",
     "out_layers_3": "conv2",
@@ -58,9 +63,8 @@ def plain(name: str) -> str:
 
 
 def whole(part: str, name: str) -> str:
-    """The name as files write it, of a text encoder with its "text_model."."""
-    outside = part == "unet" or name.startswith("text_projection")
-    return name if outside else WHOLE + name
+    """The name as files write it, of CLIP with its "text_model."."""
+    return WHOLE + name if part != "unet" and name.startswith(OF_CLIP) else name
 
 
 def flat(name: str) -> str:
@@ -108,7 +112,11 @@ def dotted(name: str) -> str:
     rest = name.split("_")
     while rest:
         length = next(
-            (size for size in (3, 2) if "_".join(rest[:size]) in UNDERSCORED and len(rest) >= size),
+            (
+                size
+                for size in (4, 3, 2)
+                if "_".join(rest[:size]) in UNDERSCORED and len(rest) >= size
+            ),
             1,
         )
         word = "_".join(rest[:length])

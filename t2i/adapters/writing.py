@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -12,9 +13,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from t2i.adapters.layers import Layer, Lora, Low, finer
-from t2i.adapters.names import OF_ONE, OF_TWO, flat, original, spell, whole
+from t2i.adapters.names import OF_ONE, OF_TWO, WHOLE, flat, original, spell, whole
 from t2i.adapters.reading import CONFIG, WEIGHTS
 from t2i.adapters.told import HEADER
+from t2i.denoiser.skeletons import skeleton
 from t2i.errors import ArgumentError, ModelError
 from t2i.files import whole_folder, write_atomically
 
@@ -105,7 +107,8 @@ def write_kohya(path: Path, lora: Lora, facts: Facts | None = None) -> None:
 
 
 def write_peft(folder: Path, lora: Lora) -> None:
-    """A folder for each part, as peft saves an adapter and `PeftModel.from_pretrained` reads it.
+    """A folder for each part, as peft saves an adapter and `PeftModel.from_pretrained` reads it:
+    modules have the names that the installed transformers gives them, for peft passes over others.
 
     Raises ModelError for LoKr, of which peft works out the shapes itself.
     """
@@ -120,7 +123,7 @@ def write_peft(folder: Path, lora: Lora) -> None:
                 )
             config = config_of(part, layers) | {"peft_type": kinds.pop().upper()}
             tensors = {
-                f"base_model.model.{whole(part, module)}.{DIFFUSERS.get(name, name)}": tensor
+                f"base_model.model.{at_home(part, module)}.{DIFFUSERS.get(name, name)}": tensor
                 for module, layer in layers.items()
                 for name, tensor in as_peft(layer).items()
             }
@@ -128,6 +131,19 @@ def write_peft(folder: Path, lora: Lora) -> None:
             (place / part / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True))
             content = save(contiguous(tensors), {"format": "pt"})
             (place / part / WEIGHTS).write_bytes(content)
+
+
+def at_home(part: str, name: str) -> str:
+    """The name of a module in the model itself: versions and classes of CLIP differ."""
+    return whole(part, name) if part != "unet" and has_text_model(part) else name
+
+
+@cache
+def has_text_model(part: str) -> bool:
+    second = part == "text_encoder_2"
+    kind = "CLIPTextModelWithProjection" if second else "CLIPTextModel"
+    names = skeleton(kind, {"num_hidden_layers": 1}).state_dict()
+    return any(name.startswith(WHOLE) for name in names)
 
 
 def as_peft(layer: Layer) -> dict[str, Tensor]:

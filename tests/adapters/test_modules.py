@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from t2i.adapters import Facts, facts_of, read, resize, write_diffusers, write_kohya
 from t2i.adapters.modules import is_module
-from t2i.adapters.names import original, plain
+from t2i.adapters.names import flat, from_flat, original, plain, whole
 from t2i.errors import ModelError
 from t2i.text.encoder import FAMILIES
 from tests.adapters.made import components, models_of
@@ -53,6 +53,7 @@ def test_every_layer_of_every_kind_of_text_encoder_is_known(kind):
     names = {f"encoder.{name}" for name in names} if kind.endswith("t5") else names
     assert len(names) > 5
     assert sorted(name for name in names if not is_module("text_encoder", name)) == []
+    assert {from_flat(flat(whole("text_encoder", name)), 2) for name in names} == names
 
 
 def test_every_layer_of_the_tiny_models_and_of_kandinsky_is_known():

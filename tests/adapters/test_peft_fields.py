@@ -239,7 +239,7 @@ def test_the_header_of_diffusers_is_read_by_the_same_tables(tmp_path):
         ({"peft_type": "LOHA"}, "its tensors are of a lora, and its config is of a loha"),
         ({"use_rslora": "yes"}, "its use_rslora is 'yes', expected true or false"),
         ({"rank_pattern": [1]}, "its rank_pattern is no JSON object"),
-        ({"lora_alpha": 10**400}, "its alpha is 1000.*, expected a finite number"),
+        ({"lora_alpha": 10**400}, "a number has 401 digits"),
         ({"init_lora_weights": 3}, "its config has init_lora_weights = 3, which is not known here"),
         ({"init_lora_weights": "loftq"}, "'loftq': it counts from the rounded weights"),
         ({"x\x1b[1m": 1}, r"its config has x\?\[1m = 1, which is not known here"),
