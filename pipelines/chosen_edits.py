@@ -16,7 +16,8 @@ from t2i.errors import ArgumentError
 from t2i.text.alignment import plain, words_of
 from t2i.text.layout import Readable
 from t2i.text.prompt import Prompt
-from t2i.text.words import pattern, unknown
+from t2i.text.pattern import pattern
+from t2i.text.words import unknown
 
 Blend = tuple[Words, Words]
 """Words of the source and of the target, as LocalBlend takes them."""

@@ -13,7 +13,7 @@ from t2i.attention.attending import attend
 from t2i.attention.maps import HeatMaps
 from t2i.attention.overlays import with_overlays
 from t2i.pictures import PAPER, sheet
-from t2i.text.words import pattern
+from t2i.text.pattern import pattern
 
 if TYPE_CHECKING:
     from pipelines.text_to_image import TextToImagePipeline

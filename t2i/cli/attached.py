@@ -20,7 +20,7 @@ from t2i.denoiser.folder import check_part
 from t2i.errors import ArgumentError, ModelError, T2IError
 from t2i.quiet import quietly
 from t2i.text.learned import is_known
-from t2i.text.words import pattern
+from t2i.text.pattern import pattern
 
 if TYPE_CHECKING:
     from pipelines.pipeline import Pipeline

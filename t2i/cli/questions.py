@@ -4,7 +4,6 @@ Each is asked about in a warning, and drawn all the same.
 """
 
 import json
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from shlex import quote
@@ -12,6 +11,7 @@ from shlex import quote
 from t2i.cli.known import Known
 from t2i.cli.request import Request
 from t2i.pictures import FORMATS
+from t2i.text.pattern import pattern
 
 LISTS = (".txt", ".jsonl", ".csv")
 MOST = 12
@@ -95,13 +95,13 @@ def of_words(
 
 def without(learned: Iterable[str], text: str) -> str:
     for word in learned:
-        text = re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", " ", text, flags=re.IGNORECASE)
+        text = pattern(word).sub(" ", text)
     return text
 
 
 def words_in(path: str, token: str | None) -> list[str]:
     """What may stand for a learned word in a prompt; [] for a file that is found wanting later."""
-    words = [token] if token else [Path(path).stem]
+    words = [token or Path(path).stem]
     try:
         with Path(path).expanduser().open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
@@ -109,7 +109,7 @@ def words_in(path: str, token: str | None) -> list[str]:
     except (OSError, ValueError, RecursionError):
         return words
     named = header if isinstance(header, dict) and not token else {}
-    return words + [name for name in named if name != "__metadata__"]
+    return words + [name for name in named if name != "__metadata__" and name.strip()]
 
 
 def questions_of_lines(

@@ -13,10 +13,9 @@ from transformers import PreTrainedTokenizerBase
 from t2i.errors import ArgumentError
 from t2i.text.interface import TextEncoder, check_prompts
 from t2i.text.layout import Readable, Window, window_of
+from t2i.text.pattern import pattern
 from t2i.text.prompt import Weighted
 
-# A letter of a script that puts spaces between words: not Thai, Lao, Burmese, Khmer, kana, Han.
-SPACED = r"[^\W\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]"
 NAMED_WORDS = 12
 """Words of the prompt that an error lists where none is alike."""
 
@@ -90,16 +89,6 @@ def tokens_of_stretches(
     window = text.layout if isinstance(text, TextEncoder) else window_of(text)
     tokens = _tokens(window, prompt)
     return tuple(_covering(tokens[0], start, end) for start, end in stretches)
-
-
-def pattern(word: str) -> re.Pattern[str]:
-    """Finds a word or phrase, whole, with any space between its words."""
-    spelled = r"\s+".join(re.escape(part) for part in word.split())
-    if not spelled:
-        raise ArgumentError(f"Got {word!r} where a word of the prompt is expected.")
-    start = f"(?<!{SPACED})" if re.match(SPACED, word.strip()) else ""
-    end = f"(?!{SPACED})" if re.match(SPACED, word.strip()[-1]) else ""
-    return re.compile(start + spelled + end, re.IGNORECASE)
 
 
 def unknown(word: str, text: str) -> str:

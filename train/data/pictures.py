@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from t2i.errors import DataError
 from t2i.pictures import MAX_PIXELS
-from t2i.text.words import pattern
+from t2i.text.pattern import pattern
 from train.data.buckets import Shape, buckets_of, nearest_bucket
 from train.data.decode import MOST_PIXELS, BrokenPicture
 from train.data.found import Found, Rules, check_share, find

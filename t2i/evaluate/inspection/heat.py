@@ -18,7 +18,8 @@ from t2i.attention.readers import readers_of
 from t2i.evaluate.inspection.along import along_picture, beside
 from t2i.evaluate.inspection.looked_at import ALL
 from t2i.evaluate.inspection.map_scores import centred, to_picture
-from t2i.text.words import Span, pattern, spans
+from t2i.text.pattern import pattern
+from t2i.text.words import Span, spans
 from train.data.captions import Mention
 from train.data.scenes import Scene
 
