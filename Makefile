@@ -10,6 +10,9 @@ DEV := dev,data,evaluate,optimizers,track
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 # One process of tests a core, each with one thread; every one needs some 2 GiB.
 TOGETHER ?= --numprocesses auto --maxprocesses 4 --dist loadfile
+# The slowest twenty are told at the end; `make test PYTEST="-m 'not slow'"` leaves out the slow.
+PYTEST ?=
+SLOWEST := --durations 20 --durations-min 1
 
 .DELETE_ON_ERROR:
 .PHONY: help demo install test test-all test-mixins lint bench docs docs-pictures docs-examples tour \
@@ -43,15 +46,16 @@ install: $(VENV)/.installed
 	@echo "Next: . $(BIN)/activate"
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(TOGETHER)
+	$(BIN)/python -m pytest $(TOGETHER) $(SLOWEST) $(PYTEST)
 
 # diffusers' own tests of pipelines, pointed at ours; DIFFUSERS is a clone of its repository.
 test-mixins: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --disable-pip-version-check parameterized requests-mock scipy torchsde
-	T2I_DIFFUSERS=$(DIFFUSERS) $(BIN)/python -m pytest tests/mixins --timeout 600 -o addopts=--import-mode=importlib
+	T2I_DIFFUSERS=$(DIFFUSERS) $(BIN)/python -m pytest tests/mixins --timeout 600 -p no:randomly \
+	    -o addopts=--import-mode=importlib
 
 test-all: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(TOGETHER) -m ""
+	$(BIN)/python -m pytest $(TOGETHER) $(SLOWEST) -m "" $(PYTEST)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

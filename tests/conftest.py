@@ -18,8 +18,10 @@ from tests import process_wide
 REPO = Path(__file__).resolve().parent.parent
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
+    # pytest-randomly is for the order of the tests; their seeds are the same in every order.
+    config.option.randomly_reset_seed = False
 
 
 def seed_everything() -> None:

@@ -21,6 +21,12 @@ EVERY = (*ATTENTION, *CONVS, "fc1", "fc2", "time_emb_proj", "net.0.proj", "net.2
 EVERY += ("time_embedding.linear_1", "time_embedding.linear_2")
 OF_XL = ("add_embedding.linear_1", "add_embedding.linear_2", "text_projection")
 
+
+def among(names: list[str], pattern: dict[str, int]) -> dict[str, int]:
+    """Those that a model has: peft warns of the others."""
+    return {end: size for end, size in pattern.items() if any(n.endswith(end) for n in names)}
+
+
 FAMILIES: dict[str, tuple[Callable[[], dict[str, Any]], Any]] = {
     "sd1": (tiny_sd_components, StableDiffusionPipeline),
     "sdxl": (tiny_sdxl_components, StableDiffusionXLPipeline),
@@ -31,8 +37,8 @@ CONFIGS: dict[str, Callable[[list[str]], Any]] = {
         r=2,
         lora_alpha=5,
         target_modules=names,
-        rank_pattern={"to_k": 3, "q_proj": 4, "conv1": 1},
-        alpha_pattern={"to_v": 1, "q_proj": 8, "conv1": 7},
+        rank_pattern=among(names, {"to_k": 3, "q_proj": 4, "conv1": 1}),
+        alpha_pattern=among(names, {"to_v": 1, "q_proj": 8, "conv1": 7}),
     ),
     "dora": lambda names: LoraConfig(r=3, lora_alpha=2, target_modules=names, use_dora=True),
     "rslora": lambda names: LoraConfig(r=3, lora_alpha=2, target_modules=names, use_rslora=True),
