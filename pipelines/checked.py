@@ -20,6 +20,7 @@ from t2i.denoiser.address import NOTES, resolve
 from t2i.denoiser.finite import check_weights_finite
 from t2i.denoiser.folder import check_folder
 from t2i.denoiser.parts import KANDINSKY, KANDINSKY_PRIOR, LAYOUTS, SDXL, STABLE_DIFFUSION
+from t2i.denoiser.sampling import sampling_of
 from t2i.denoiser.single_file import load_single_file
 from t2i.denoiser.trial import check_vocabulary, load_tokenizer, loading
 from t2i.errors import ModelError
@@ -41,7 +42,8 @@ class Checked(DiffusionPipeline):
     kinds: ClassVar[tuple[str, ...]]
     """Of t2i.denoiser.parts.LAYOUTS."""
     notes: str | None = None
-    """What stands in the folder's t2i.json: how the model likes to be sampled."""
+    """What stands in the folder's t2i.json: how the model likes to be sampled. It goes with the
+    UNet to other pipelines."""
 
     @classmethod
     def from_pretrained(
@@ -95,6 +97,9 @@ class Checked(DiffusionPipeline):
         check_opened(place, {part: pipe.components.get(part) for part in contents.parts})
         if (place / NOTES).is_file():
             pipe.notes = read_text(place / NOTES, MODEL_CONFIG)
+            sampling_of(pipe.notes, place / NOTES)
+            if "unet" not in kwargs:
+                note_on(pipe.components["unet"], pipe.notes)
         return pipe
 
     def save_pretrained(  # type: ignore[override]  # the rest is in kwargs
@@ -123,3 +128,13 @@ class Checked(DiffusionPipeline):
             write_atomically(
                 Path(save_directory) / NOTES, lambda part: part.write_text(notes, "utf-8")
             )
+
+
+def note_on(unet: Any, notes: str) -> None:
+    """Whatever pipeline is made of the same UNet, by from_pipe or of components, has its notes."""
+    unet.t2i_notes = notes
+
+
+def notes_on(unet: Any) -> str | None:
+    notes: str | None = getattr(unet, "t2i_notes", None)
+    return notes

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipelines import images
-from pipelines.call import Call, Prompts, Start
+from pipelines.call import Prompts, Start
 from pipelines.loop import Generators
 from pipelines.pipeline import Output, Pipeline
 from pipelines.shares import check_shares, stretch_of
@@ -33,10 +33,10 @@ class ImageToImagePipeline(Pipeline):
         prompt: Prompts | None = None,
         image: images.Images | None = None,
         strength: float = 0.8,
-        num_inference_steps: int = 50,
+        num_inference_steps: int | None = None,
         timesteps: Sequence[int] | None = None,
         sigmas: Sequence[float] | None = None,
-        guidance_scale: float = 7.5,
+        guidance_scale: float | None = None,
         negative_prompt: Prompts | None = None,
         num_images_per_prompt: int = 1,
         eta: float = 0.0,
@@ -91,4 +91,4 @@ class ImageToImagePipeline(Pipeline):
                 latents_BCHW = self.scheduler.add_noise(clean_BCHW, noise_BCHW, first_B)
             return Start(latents_BCHW, *stretch)
 
-        return self.draw(Call.of(locals()), start)
+        return self.draw(self.call_of(locals()), start)

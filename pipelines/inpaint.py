@@ -14,7 +14,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from pipelines import images
-from pipelines.call import Call, Prompts, Start
+from pipelines.call import Prompts, Start
 from pipelines.loop import Generators
 from pipelines.pipeline import Output, Pipeline
 from pipelines.shares import check_shares, stretch_of
@@ -37,6 +37,8 @@ class InpaintPipeline(Pipeline):
     >>> pipe("a green apple", image=picture, mask_image=mask).images[0].save("green.png")
     """
 
+    sdxl_guidance = 7.5
+
     @torch.no_grad()
     def __call__(
         self,
@@ -48,10 +50,10 @@ class InpaintPipeline(Pipeline):
         width: int | None = None,
         padding_mask_crop: int | None = None,
         strength: float = 1.0,
-        num_inference_steps: int = 50,
+        num_inference_steps: int | None = None,
         timesteps: Sequence[int] | None = None,
         sigmas: Sequence[float] | None = None,
-        guidance_scale: float = 7.5,
+        guidance_scale: float | None = None,
         negative_prompt: Prompts | None = None,
         num_images_per_prompt: int = 1,
         eta: float = 0.0,
@@ -175,7 +177,7 @@ class InpaintPipeline(Pipeline):
             channels = inpaint.channels(mask_B1HW, masked_BCHW)
             return Start(latents_BCHW, *stretch, extra={"channels": channels})
 
-        output = self.draw(Call.of(locals()), start)
+        output = self.draw(self.call_of(locals()), start)
         if crop is None:
             return output
         pictures = output[0] if isinstance(output, tuple) else output.images

@@ -28,7 +28,7 @@ from transformers import (
 
 from pipelines import arguments
 from pipelines.call import Call, Prompts, Start
-from pipelines.checked import Checked
+from pipelines.checked import Checked, notes_on
 from pipelines.exclusive import pass_by_pass
 from pipelines.learned_words import LearnedWords
 from pipelines.loop import sample
@@ -44,6 +44,7 @@ from t2i.denoiser.denoised import denoised_factors
 from t2i.denoiser.families import sd, sdxl
 from t2i.denoiser.parts import SDXL, STABLE_DIFFUSION
 from t2i.denoiser.perturb import perturbing
+from t2i.denoiser.sampling import sampling_of
 from t2i.denoiser.schedulers import Scheduler
 from t2i.denoiser.text_keys import text_keys_kept
 from t2i.denoiser.timesteps import set_timesteps
@@ -71,6 +72,8 @@ class Pipeline(
     """
 
     kinds: ClassVar[tuple[str, ...]] = (STABLE_DIFFUSION, SDXL)
+    sdxl_guidance: ClassVar[float] = 5.0
+    """As diffusers' pipelines of SDXL have it; other models have Call's."""
     model_cpu_offload_seq = OFFLOAD  # type: ignore[assignment]  # None there
     _optional_components = OPTIONAL
 
@@ -104,6 +107,7 @@ class Pipeline(
                 self._optional_components = [*OPTIONAL, "text_encoder", "tokenizer"]
             zeros = {"force_zeros_for_empty_prompt": force_zeros_for_empty_prompt}
             self.register_to_config(**zeros)  # type: ignore[no-untyped-call]  # as above
+        self.notes = notes_on(unet)
         factor = 8 if vae is None else sd.pixels_per_latent(vae)
         channels = 4 if vae is None else vae.config["latent_channels"]
         self.image_processor = VaeImageProcessor(
@@ -136,6 +140,24 @@ class Pipeline(
                 index["_class_name"] = "StableDiffusionXLImg2ImgPipeline"
                 index["requires_aesthetics_score"] = True
         return json.dumps(index, indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def usual(cls, *, of_sdxl: bool) -> dict[str, Any]:
+        """The steps and the guidance of a call where neither it nor the model says any: those of
+        diffusers' own pipeline."""
+        scale = cls.sdxl_guidance if of_sdxl else Call.guidance_scale
+        return {"num_inference_steps": Call.num_inference_steps, "guidance_scale": scale}
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The steps and the guidance of a call that says none: the model's own (`notes`), else the
+        usual."""
+        return sampling_of(self.notes).over(self.usual(of_sdxl=self.text_encoder_2 is not None))
+
+    def call_of(self, given: Mapping[str, Any]) -> Call:
+        """What a method was given, by its `locals()`, with what it left open."""
+        left = {name: one for name, one in self.defaults.items() if given.get(name) is None}
+        return Call.of({**given, **left})
 
     def draw(self, call: Call, start: Starter) -> Output:
         """The stages of every call: told, started, sampled, decoded."""
@@ -208,7 +230,7 @@ class Pipeline(
     ) -> tuple[Tensor | None, ...]:
         """The embeddings that a call makes of prompts, one row per picture, as diffusers returns
         them: prompt_embeds, negative_prompt_embeds, and of SDXL both pooled."""
-        call = Call.of(locals())
+        call = self.call_of(locals())
         guidance = ClassifierFree(7.5) if do_classifier_free_guidance else Conditional()
         device = device or self._execution_device
         told = texts_of(self, call, guidance, 1, device).at(0)

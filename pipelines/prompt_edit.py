@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pipelines import arguments
-from pipelines.call import Call, Prompts
+from pipelines.call import Prompts
 from pipelines.chosen_edits import Blend, Wishes, choose_edits
 from pipelines.exclusive import alone_with
 from pipelines.output import Drawn
@@ -126,7 +126,7 @@ class PromptEditPipeline(TextToImagePipeline):
             self_replace=self_replace,
         )
         if edits == "auto":
-            steps = told.get("num_inference_steps", Call.num_inference_steps)
+            steps = (self.defaults | told)["num_inference_steps"]
             edits = self.edits_for(prompts, wishes, steps, *size)
         else:
             check_own(edits, wishes)
@@ -167,8 +167,8 @@ class PromptEditPipeline(TextToImagePipeline):
         latents: Tensor | None = None,
         height: int | None = None,
         width: int | None = None,
-        num_inference_steps: int = 50,
-        guidance_scale: float = 7.5,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
         guidance_rescale: float = 0.0,
         guidance: Guidance | None = None,
         negative_prompt: str | Prompt | None = None,
@@ -204,6 +204,7 @@ class PromptEditPipeline(TextToImagePipeline):
             "clip_skip": clip_skip,
             "cross_attention_kwargs": cross_attention_kwargs,
         }
+        settings |= {name: one for name, one in self.defaults.items() if settings[name] is None}
         facts = facts_of(self, settings | {"seed": seed})
         facts |= {"max_positions": most, "generator": str(own.device)}
         state = own.get_state()

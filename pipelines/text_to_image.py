@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.call import Call, Prompts, Start
+from pipelines.call import Prompts, Start
 from pipelines.images import first_noise
 from pipelines.loop import Generators
 from pipelines.pipeline import Output, Pipeline
@@ -34,10 +34,10 @@ class TextToImagePipeline(Pipeline):
         prompt: Prompts | None = None,
         height: int | None = None,
         width: int | None = None,
-        num_inference_steps: int = 50,
+        num_inference_steps: int | None = None,
         timesteps: Sequence[int] | None = None,
         sigmas: Sequence[float] | None = None,
-        guidance_scale: float = 7.5,
+        guidance_scale: float | None = None,
         negative_prompt: Prompts | None = None,
         num_images_per_prompt: int = 1,
         eta: float = 0.0,
@@ -81,4 +81,4 @@ class TextToImagePipeline(Pipeline):
             whole = Stretch(self.scheduler.timesteps, num_inference_steps)
             return Start(latents_BCHW, *until_share(self.scheduler, whole, denoising_end))
 
-        return self.draw(Call.of(locals()), start)
+        return self.draw(self.call_of(locals()), start)

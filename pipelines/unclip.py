@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from pipelines import arguments, picture_embeds
-from pipelines.checked import Checked
+from pipelines.checked import Checked, notes_on
 from pipelines.exclusive import pass_by_pass
 from pipelines.images import noise_of
 from pipelines.loop import Generators, sample
@@ -40,8 +40,12 @@ from t2i.conditioning.run import Guidance, Run, Visitor
 from t2i.denoiser.denoised import denoised_factors
 from t2i.denoiser.families import unclip
 from t2i.denoiser.parts import KANDINSKY, PRIOR
+from t2i.denoiser.sampling import sampling_of
 from t2i.denoiser.schedulers import Scheduler, first_latents
 from t2i.denoiser.timesteps import set_timesteps
+
+USUAL = {"num_inference_steps": 100, "guidance_scale": 4.0}
+"""Of a call where neither it nor the model's notes say any, as in KandinskyV22CombinedPipeline."""
 
 
 class UnclipPipeline(UnderWay, Checked):
@@ -94,6 +98,7 @@ class UnclipPipeline(UnderWay, Checked):
             prior_image_encoder=prior_image_encoder,
             prior_image_processor=prior_image_processor,
         )
+        self.notes = notes_on(unet)
         self.image_processor = VaeImageProcessor(vae_scale_factor=unclip.pixels_per_latent(movq))
 
     @classmethod
@@ -129,8 +134,8 @@ class UnclipPipeline(UnderWay, Checked):
         negative_image_embeds: picture_embeds.Embeds | None = None,
         height: int | None = None,
         width: int | None = None,
-        num_inference_steps: int = 100,
-        guidance_scale: float = 4.0,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
         prior_num_inference_steps: int = 25,
         prior_guidance_scale: float = 4.0,
         num_images_per_prompt: int = 1,
@@ -158,6 +163,11 @@ class UnclipPipeline(UnderWay, Checked):
             callback_on_step_end_tensor_inputs, self._callback_tensor_inputs
         )
         self.scheduler = unclip.settle_scheduler(vars(self)["scheduler"])
+        own = self.defaults
+        if num_inference_steps is None:
+            num_inference_steps = own["num_inference_steps"]
+        if guidance_scale is None:
+            guidance_scale = own["guidance_scale"]
         state = State(guidance_scale=guidance_scale, own_guidance=guidance)
         with self.calling(state):
             needs = self.guidance().needs
@@ -216,6 +226,11 @@ class UnclipPipeline(UnderWay, Checked):
         if not return_dict:
             return images, None
         return Drawn(images=images, nsfw_content_detected=None)
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The decoder's steps and guidance of a call that says none."""
+        return sampling_of(self.notes).over(USUAL)
 
     def latent_size(
         self, height: int | None, width: int | None, latents: object

@@ -62,6 +62,9 @@ HOMES = {
 def load(model: str = "embedded") -> "TextToImagePipeline":
     """Load a model by its name or place, checked before anything is read into memory.
 
+    Calls take the steps and the guidance, and the pipeline the sampler, that the model's notes
+    (t2i.json) say; what they leave open is as in diffusers.
+
     >>> import t2i
     >>> pipe = t2i.load("embedded")
     >>> picture = pipe("a blue car", num_inference_steps=20).images[0]
@@ -72,8 +75,14 @@ def load(model: str = "embedded") -> "TextToImagePipeline":
         .safetensors checkpoint; or an id of the hub, "owner/name"
     """
     from pipelines.text_to_image import TextToImagePipeline
+    from t2i.denoiser.sampling import sampling_of
+    from t2i.denoiser.schedulers import scheduler
 
-    return TextToImagePipeline.from_pretrained(model)
+    pipe = TextToImagePipeline.from_pretrained(model)
+    sampler = sampling_of(pipe.notes).sampler
+    if sampler is not None and sampler != type(pipe.scheduler).__name__:
+        pipe.scheduler = scheduler(sampler, pipe.scheduler.config)
+    return pipe
 
 
 def __getattr__(name: str) -> object:

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from pipelines.text_to_image import TextToImagePipeline
     from t2i.denoiser.schedulers import Scheduler
 
-SDXL_GUIDANCE = 5.0
-"""As diffusers' pipelines of SDXL; every other model has the pipeline's default."""
-
 
 def load_pipeline(
     folder: Path, sampler: str | None, device: "torch.device | None" = None
@@ -74,13 +71,12 @@ def kind_of(request: Request) -> "type[Pipeline]":
 
 def pipeline_defaults(pipe: "TextToImagePipeline", request: Request) -> Defaults:
     """What the pipeline of the request does where nothing is said."""
-    parameters = inspect.signature(kind_of(request).__call__).parameters
-    of_sdxl = pipe.text_encoder_2 is not None
+    kind = kind_of(request)
+    strength = inspect.signature(kind.__call__).parameters.get("strength")
     return Defaults(
-        num_inference_steps=parameters["num_inference_steps"].default,
-        guidance_scale=SDXL_GUIDANCE if of_sdxl else parameters["guidance_scale"].default,
+        **kind.usual(of_sdxl=pipe.text_encoder_2 is not None),
         sampler=type(pipe.scheduler).__name__,
-        strength=None if request.image is None else parameters["strength"].default,
+        strength=None if strength is None else strength.default,
     )
 
 

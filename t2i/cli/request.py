@@ -5,17 +5,14 @@ import re
 import secrets
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing import Literal
 
 from t2i.cli.edited import Edited
 from t2i.cli.sources import Embedding, File, Scaled, check_count
 from t2i.cli.upscaled import Upscale
-from t2i.denoiser.address import NOTES
-from t2i.errors import ArgumentError, ModelError
+from t2i.denoiser.sampling import read_sampling
+from t2i.errors import ArgumentError
 from t2i.pictures import MAX_PIXELS
-from t2i.reading import MODEL_CONFIG, read_bytes
 from t2i.text.prompt import Prompt
 
 Grammar = Literal["a1111", "comfy", "plain"]
@@ -161,34 +158,9 @@ class Defaults:
     strength: float | None = None
 
 
-class ModelFile(BaseModel):
-    """The layout of a model folder's t2i.json; it may say more than is read here."""
-
-    class Sampling(BaseModel):
-        model_config = ConfigDict(frozen=True, extra="forbid")
-
-        steps: Annotated[int, Field(ge=1)] | None = None
-        guidance_scale: Annotated[float, Field(allow_inf_nan=False)] | None = None
-        sampler: str | None = None
-
-    defaults: Sampling = Sampling()
-
-
 def read_defaults(folder: Path) -> Defaults:
     """How the model likes to be sampled; a folder without t2i.json leaves everything open."""
-    path = folder / NOTES
-    if not path.exists():
-        return Defaults()
-    try:
-        sampling = ModelFile.model_validate_json(read_bytes(path, MODEL_CONFIG)).defaults
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the file"
-        raise ModelError(
-            f"Cannot use {path}: {place}: {first['msg']}. "
-            'Expected {"defaults": {"steps": 20, "guidance_scale": 4.0, "sampler": "ddim"}}; '
-            "mend the file or remove it."
-        ) from error
+    sampling = read_sampling(folder)
     return Defaults(
         num_inference_steps=sampling.steps,
         guidance_scale=sampling.guidance_scale,
