@@ -122,7 +122,9 @@ def test_a_changed_mask_is_refused_and_never_used(tmp_path: Path) -> None:
     pictures = pictures_of_run(config, tmp_path / "pictures.json")
     assert pictures.read(0, 0).loss_mask is not None
     plain("gray").save(masks / "00-red.png")
-    with pytest.raises(ArgumentError, match=r"Captions, masks, pairs or repeats .* of .*00-red\.png"):
+    with pytest.raises(
+        ArgumentError, match=r"Captions, masks, pairs or repeats .* of .*00-red\.png"
+    ):
         pictures_of_run(config, tmp_path / "pictures.json")
     with pytest.warns(UserWarning, match=r"00-red\.png: its mask: is another picture than when"):
         sample = pictures.read(0, 0)
