@@ -181,6 +181,8 @@ def changes(before: Values, after: Values) -> list[str]:
             continue
         if name == "warnings.filters" and imported:
             now = [one for one in now if one in value]  # libraries add their own
+        if name.startswith("the log level") and imported and value == logging.NOTSET:
+            continue  # nor had the library set it
         if value == now or value is None and name.startswith(("bars", "torch's recompile")):
             continue
         if isinstance(value, dict):
