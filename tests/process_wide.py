@@ -25,7 +25,8 @@ from torch.nn.modules import module as hooks
 
 Values = dict[str, Any]
 SPEAKERS = (None, "accelerate", "diffusers", "huggingface_hub", "PIL", "torch", "transformers")
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGALRM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+"""Without SIGALRM, which pytest-timeout holds and lets go when a test fails."""
 IMPORTED = "modules that are imported"
 CHANGING = ("PYTEST_CURRENT_TEST",)
 """Variables that pytest sets anew for each test."""
