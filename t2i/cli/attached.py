@@ -13,6 +13,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from t2i.adapters import PARTS, put_on, read, read_embeddings, take_off
+from t2i.adapters.ip_adapter import check_ip_adapter
 from t2i.cli.found import IMAGE_ENCODER, check_unchanged, files_of
 from t2i.cli.request import Request
 from t2i.cli.sources import Embedding, File, Scaled
@@ -109,13 +110,19 @@ class Attached:
     def learn_one(self, path: Path, token: str | None) -> None:
         found = read_embeddings(path)
         if token is not None and len(found) > 1:
-            raise ValueError(f"it holds {len(found)} words, which cannot all be called {token}")
+            raise ModelError(
+                f"{path} holds {len(found)} words, which cannot all be called {token}: leave out "
+                "the word behind its path."
+            )
         for embedding in found:
             word = token or embedding.token or path.stem
             self._learned.setdefault(str(path), []).append(word)
             for part, vectors in embedding.vectors.items():
                 if (encoder := getattr(self.pipe, part)) is None:
-                    raise ValueError(f"it is for SDXL, which has a {part}")
+                    raise ModelError(
+                        f"{path} has a word for a {part}, which this model does not have. Choose "
+                        "one that was learned with a model of its kind."
+                    )
                 tokenizer = getattr(self.pipe, part.replace("text_encoder", "tokenizer"))
                 if is_known(word, tokenizer):
                     raise ArgumentError(
@@ -146,6 +153,7 @@ class Attached:
                 )
             entry = ["transformers", "CLIPVisionModelWithProjection"]
             check_part(path.parent, IMAGE_ENCODER, entry, None)
+        check_ip_adapter(path, self.pipe.unet)
         eyes = ("image_encoder", "feature_extractor")
         self._sight = {name: getattr(self.pipe, name) for name in eyes}
         self._sight["processors"] = dict(self.pipe.unet.attn_processors)
@@ -193,10 +201,9 @@ def fitting(word: str, file: File) -> Iterator[None]:
         told = str(error)
         raise error if file.path in told else type(error)(f"{file.path}: {told}") from error
     except Exception as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise ModelError(
-            f"The {word} {file.path} does not fit this model: {first}. Choose one that was made "
-            f"for models of its kind{told_by(word, file)}."
+            f"The {word} {file.path} does not fit this model. Choose one that was made for models "
+            f"of its kind{told_by(word, file)}."
         ) from error
 
 

@@ -189,6 +189,15 @@ def test_a_learned_word_that_no_prompt_names_or_that_the_model_knows_is_said(
     done = cli("generate", "a cat", *options, "beside/sun.safetensors:cat")
     assert done.code == 2
     assert re.search(r"the model knows the word 'cat' already.*sun\.safetensors:<cat-2>'", done.err)
+    two = {key: torch.randn(2, TEXT_WIDTH) for key in ("clip_l", "clip_g")}
+    save_file(two, "two.safetensors")
+    done = cli("generate", "a cat", *options, "two.safetensors")
+    assert done.code == 3
+    assert "has a word for a text_encoder_2, which this model does not have" in done.err
+    save_file({word: torch.randn(1, TEXT_WIDTH) for word in ("<a>", "<b>")}, "many.safetensors")
+    done = cli("generate", "a cat", *options, "many.safetensors:<c>")
+    assert done.code == 3
+    assert "holds 2 words, which cannot all be called <c>: leave out" in done.err
 
 
 def test_sdxl_learns_a_word_with_both_encoders_and_has_its_own_guidance(
