@@ -22,7 +22,7 @@ from t2i.attention.rows import Pass
 from t2i.attention.said import Said
 from t2i.attention.site import Site
 from t2i.errors import ArgumentError, DataError, OutputError
-from t2i.files import whole_folder
+from t2i.folders import whole_folder
 from t2i.reading.tensors import read_tensors
 
 MANIFEST = "remembered.json"

@@ -29,6 +29,7 @@ from t2i.attention.edits.replace import Replace
 from t2i.attention.edits.reweight import Reweight
 from t2i.attention.edits.self_replace import SelfReplace
 from t2i.errors import ArgumentError, DataError
+from t2i.folders import recover
 from t2i.reading import RUN, bytes_of, parse_json, regular
 from t2i.text.layout import Readable
 from t2i.text.prompt import Prompt
@@ -152,6 +153,7 @@ def load_remembered(folder: str | Path) -> Remembered:
     little as a bit. Its steps are read as they are needed, and not checked again then.
     """
     folder = Path(folder)
+    recover(folder)
     try:
         manifest = parse_json(bytes_of(folder / MANIFEST, RUN.most), lenient=True)
         if manifest["version"] != VERSION:

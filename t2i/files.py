@@ -1,15 +1,27 @@
-"""Files and folders that appear whole or not at all."""
+"""Files that appear whole or not at all: in place of an old one, or only where there is none."""
 
 import contextlib
 import errno
+import itertools
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from t2i.errors import OutputError
+
+LONGEST_NAME = 255
+"""Bytes, where the file system does not say."""
+NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EACCES, errno.EMLINK}
+"""How a file system says that a file has one name only."""
+_numbers = itertools.count()
+
+
+class Taken(OutputError):
+    """Something has that name already, and is not replaced."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path} exists and is not replaced: remove it, or choose another name.")
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -18,7 +30,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     Raises OutputError, leaving neither the temporary nor a changed final file, when the disk
     refuses.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = temporary_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
@@ -32,45 +44,95 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             temporary.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def whole_folder(final: Path) -> Iterator[Path]:
-    """Within the block fill the folder it gives; after it, that is `final`, in place of an old one.
+def write_new(path: Path, write: Callable[[Path], object]) -> None:
+    """As write_atomically, but raise Taken where anything has that name already.
 
-    Raises OutputError, leaving what stood under the final name, when the disk refuses.
+    To look and to place are one act, so that of two who write at once one is refused.
     """
-    temporary = final.with_name(f".{final.name}.part")
+    write_new_together([[path]], lambda paths: write(paths[0]))
+
+
+def write_new_together(
+    families: Iterable[Sequence[Path]], write: Callable[[Sequence[Path]], object]
+) -> Sequence[Path]:
+    """Let `write` fill files, which get the names of the first family that is free as a whole.
+
+    families : of as many paths each, in one folder; what is written is called as in the first. The
+        one that was taken is returned.
+
+    Raises Taken where none is free, OutputError when the disk refuses; then nothing is left.
+    """
+    families = iter(families)
+    family = next(families)
+    folder = temporary_beside(family[0])
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        yield temporary
-        for path in [*temporary.rglob("*"), temporary]:
-            flush_to_disk(path)
-        take_place(temporary, final)
-        flush_to_disk(final.parent)
-    except SafetensorError as error:  # how safetensors says that a file cannot be written
-        raise OutputError(
-            f"Cannot write {final}: {error}. Free some space or choose another folder."
-        ) from error
+        family[0].parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir()
+        files = [folder / path.name for path in family]
+        write(files)
+        for file in files:
+            flush_to_disk(file)
+        for names in itertools.chain([family], families):
+            if place_together(files, names):
+                flush_to_disk(names[0].parent)
+                return names
+        raise Taken(next((path for path in family if os.path.lexists(path)), family[0]))
     except OSError as error:
-        raise cannot_write(final, error) from error
+        raise cannot_write(family[0], error) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def take_place(new: Path, final: Path) -> None:
-    """Rename `new`; a folder that stood under the final name is gone only once that is done."""
-    if not final.exists():
-        new.rename(final)
-        return
-    aside = final.with_name(f".{final.name}.old")
-    shutil.rmtree(aside, ignore_errors=True)
-    final.rename(aside)
+def place_together(files: Sequence[Path], family: Sequence[Path]) -> bool:
+    """Give the files these names, all or none; whether they were free."""
+    placed: list[Path] = []
     try:
-        new.rename(final)
-    except OSError:
-        aside.rename(final)
+        for file, path in zip(files, family, strict=True):
+            place(file, path)
+            placed.append(path)
+    except OSError as error:
+        for file, path in zip(files, placed, strict=False):
+            path.unlink() if file.exists() else os.replace(path, file)
+        if isinstance(error, FileExistsError):
+            return False
         raise
-    shutil.rmtree(aside, ignore_errors=True)
+    return True
+
+
+def place(file: Path, path: Path) -> None:
+    """Give a file this name, a further one if it can. Raises FileExistsError where it is taken."""
+    try:
+        os.link(file, path)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
+        try:
+            os.replace(file, path)
+        except OSError:
+            path.unlink()
+            raise
+
+
+def check_names(paths: Iterable[Path]) -> None:
+    """Raise OutputError where a name is longer than its file system takes: before the work."""
+    for path in paths:
+        place = next((one for one in path.parents if os.path.isdir(one)), Path())
+        try:
+            longest = os.pathconf(place, "PC_NAME_MAX")
+        except (OSError, ValueError, AttributeError):
+            longest = LONGEST_NAME
+        if any(len(os.fsencode(part)) > longest for part in path.parts if part != path.anchor):
+            raise cannot_write(path, OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG)))
+
+
+def temporary_beside(path: Path) -> Path:
+    """A hidden name of this call's own, and no longer than a file system takes."""
+    path = path if path.name else path.absolute()
+    name = path.name.encode(errors="surrogateescape")[:200].decode(errors="ignore")
+    return path.with_name(f".{name}.{os.getpid()}-{next(_numbers)}.part")
 
 
 def flush_to_disk(path: Path) -> None:
@@ -90,5 +152,7 @@ def cannot_write(path: Path, error: OSError) -> OutputError:
         errno.EROFS: "The file system is read-only: choose another folder.",
         errno.EEXIST: "A part of this path is a file, not a folder: choose another path.",
         errno.ENOTDIR: "A part of this path is a file, not a folder: choose another path.",
+        errno.ENAMETOOLONG: "A name has at most 255 bytes: choose a shorter one.",
     }.get(error.errno or 0, "Nothing was written under the final name.")
-    return OutputError(f"Cannot write {path}: {error.strerror or error}. {remedy}")
+    name = str(path) if len(str(path)) <= LONGEST_NAME else f"{str(path)[:LONGEST_NAME]}..."
+    return OutputError(f"Cannot write {name}: {error.strerror or error}. {remedy}")

@@ -1,54 +1,150 @@
-"""Folders appear whole, and what stood in their place is not lost on the way."""
+"""Files appear whole and replace nothing unasked, whoever else writes at the same moment."""
 
+import errno
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
+from t2i.cli.naming import Names
+from t2i.cli.siblings import Siblings
 from t2i.errors import OutputError
-from t2i.files import whole_folder
+from t2i.files import Taken, check_names, write_atomically, write_new, write_new_together
 
 
-def filled(folder: Path, text: str) -> None:
-    with whole_folder(folder) as new:
-        (new / "said").write_text(text)
+def race(tries: int, racers: Sequence[Callable[[int], object]]) -> list[list[object]]:
+    """What each came to, try after try; all begin each try at once."""
+    barrier = Barrier(len(racers))
+
+    def runs(racer: Callable[[int], object]) -> list[object]:
+        found: list[object] = []
+        for number in range(tries):
+            barrier.wait(60)
+            try:
+                found.append(racer(number))
+            except OutputError as error:
+                found.append(error)
+        return found
+
+    with ThreadPoolExecutor(len(racers)) as pool:
+        return [list(one) for one in zip(*pool.map(runs, racers), strict=True)]
 
 
-def test_a_folder_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
-    filled(tmp_path / "model", "old")
-    (tmp_path / "model" / "more").write_text("of the old one")
-    filled(tmp_path / "model", "new")
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
-    assert [path.name for path in (tmp_path / "model").iterdir()] == ["said"]
-    assert (tmp_path / "model" / "said").read_text() == "new"
+@pytest.fixture(params=["links", "no links"])
+def _links(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a file system without hard links answers, such as FAT."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if request.param == "no links":
+        monkeypatch.setattr(os, "link", refuse)
 
 
-def test_a_folder_that_cannot_be_named_leaves_the_old_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    filled(tmp_path / "model", "old")
-    rename = Path.rename
+@pytest.mark.usefixtures("_links")
+def test_of_two_who_write_one_name_at_once_one_is_refused(tmp_path: Path) -> None:
+    def writer(text: str) -> Callable[[int], object]:
+        return lambda number: write_new(
+            tmp_path / f"{number}.txt", lambda path: path.write_text(text)
+        )
 
-    def refuse(self: Path, target: Path) -> Path:
-        if self.name == ".model.part":
-            raise OSError("no")
-        return rename(self, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", refuse)
-        with pytest.raises(OutputError, match="Cannot write"):
-            filled(tmp_path / "model", "new")
-    assert (tmp_path / "model" / "said").read_text() == "old"
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    for number, ends in enumerate(race(100, [writer("one"), writer("other")])):
+        assert sorted(isinstance(end, Taken) for end in ends) == [False, True]
+        won = ("one", "other")[ends.index(None)]
+        assert (tmp_path / f"{number}.txt").read_text() == won
+    assert len(os.listdir(tmp_path)) == 100
 
 
-def test_an_exception_within_leaves_the_old_one(tmp_path: Path) -> None:
-    def half() -> None:
-        with whole_folder(tmp_path / "model") as new:
-            (new / "said").write_text("half")
-            raise KeyError("stop")
+def _write(folder: str, mark: str, gate: "multiprocessing.synchronize.Barrier") -> None:
+    for number in range(50):
+        gate.wait(60)
+        try:
+            write_new(Path(folder) / f"{number}", lambda path: path.write_text(mark))
+        except Taken:
+            continue
+        Path(folder, f"{number}-{mark}").touch()
 
-    filled(tmp_path / "model", "old")
-    with pytest.raises(KeyError):
-        half()
-    assert (tmp_path / "model" / "said").read_text() == "old"
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+def test_of_two_processes_one_is_refused_too(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    gate = context.Barrier(2)
+    racers = [context.Process(target=_write, args=(str(tmp_path), m, gate)) for m in "ab"]
+    for racer in racers:
+        racer.start()
+    for racer in racers:
+        racer.join(60)
+        assert racer.exitcode == 0
+    for number in range(50):
+        (winner,) = tmp_path.glob(f"{number}-*")
+        assert (tmp_path / f"{number}").read_text() == winner.name[-1]
+
+
+@pytest.mark.usefixtures("_links")
+def test_pictures_in_a_folder_get_names_of_their_own(tmp_path: Path) -> None:
+    def saver(mark: str) -> Callable[[int], object]:
+        names = Names(tmp_path, "a cat", 1)
+        return lambda number: names.save(0, number, lambda path: path.write_text(mark))
+
+    for number, ends in enumerate(race(30, [saver("a"), saver("b"), saver("c")])):
+        expected = {tmp_path / f"a-cat-{number}{tail}.png" for tail in ("", "-2", "-3")}
+        assert set(ends) == expected
+        for path, mark in zip(ends, "abc", strict=True):
+            assert isinstance(path, Path)
+            assert path.read_text() == mark
+
+
+@pytest.mark.usefixtures("_links")
+def test_files_that_belong_together_stay_together(tmp_path: Path) -> None:
+    def saver(mark: str) -> Callable[[int], object]:
+        names = Siblings(tmp_path, "a cat", "edit", ["-source.png", "-target.png"])
+
+        def write(paths: Sequence[Path]) -> None:
+            for path in paths:
+                path.write_text(mark)
+
+        return lambda number: names.save_all(number, write)
+
+    for ends in race(30, [saver("a"), saver("b")]):
+        for paths, mark in zip(ends, "ab", strict=True):
+            assert isinstance(paths, list)
+            assert [path.read_text() for path in paths] == [mark] * 3
+    assert not [*tmp_path.glob(".*")]
+
+
+def test_a_family_of_which_one_name_is_taken_leaves_the_others_free(tmp_path: Path) -> None:
+    (tmp_path / "b").write_text("mine")
+    family = [tmp_path / "a", tmp_path / "b", tmp_path / "c"]
+    with pytest.raises(Taken, match=r"b exists and is not replaced: remove it, or choose"):
+        write_new_together([family], lambda paths: [path.write_text("new") for path in paths])
+    assert os.listdir(tmp_path) == ["b"]
+    assert (tmp_path / "b").read_text() == "mine"
+
+
+def test_a_link_that_leads_nowhere_is_not_replaced_either(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to("nowhere")
+    with pytest.raises(Taken):
+        write_new(tmp_path / "a.png", lambda path: path.write_text("new"))
+    with pytest.raises(Taken):
+        Names(tmp_path / "a.png", "a cat", 1)
+
+
+def test_a_name_as_long_as_a_file_system_takes_is_written(tmp_path: Path) -> None:
+    for name in ("x" * 251 + ".png", "\u00e9" * 125 + ".png"):
+        for write in (write_new, write_atomically):
+            (tmp_path / name).unlink(missing_ok=True)
+            write(tmp_path / name, lambda path: path.write_text("a cat"))
+            assert (tmp_path / name).read_text() == "a cat"
+
+
+def test_a_name_that_is_too_long_is_refused_before_the_work(tmp_path: Path) -> None:
+    for path in (tmp_path / ("x" * 256), tmp_path / ("x" * 300) / "a.png"):
+        with pytest.raises(OutputError, match=r"Cannot write .*A name has at most 255 bytes"):
+            check_names([path])
+    with pytest.raises(OutputError, match="A name has at most 255 bytes"):
+        Names(tmp_path / ("x" * 300 + ".png"), "a cat", 1)
+    with pytest.raises(OutputError, match="A name has at most 255 bytes"):  # -source.png
+        Siblings(tmp_path / ("x" * 245 + ".png"), "a cat", "edit", ["-source.png"])

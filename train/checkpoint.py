@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from t2i.errors import TrainingError
-from t2i.files import whole_folder
+from t2i.folders import recover_all, whole_folder
 from t2i.reading import RUN, bytes_of, parse_json, regular
 from t2i.reading.tensors import read_tensors
 from train.optimizer import OWN_RATE
@@ -70,6 +70,7 @@ def save_state(folder: Path, state: State, keep: int) -> Path:
 
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoint folders by name, newest first, complete or not."""
+    recover_all(folder)
     found = [path for path in folder.glob("step-*") if NAME.fullmatch(path.name)]
     return sorted(found, key=step_of, reverse=True)
 

@@ -13,7 +13,7 @@ from t2i.denoiser.address import NOTES
 from t2i.denoiser.build import Components
 from t2i.denoiser.families.sd import VAE
 from t2i.denoiser.schedulers import Scheduler
-from t2i.files import whole_folder
+from t2i.folders import whole_folder
 from t2i.reading import MODEL_CONFIG, read_json
 from train.objective import ObjectiveConfig
 

@@ -3,16 +3,18 @@
 Its text is put together from t2i/assets/train/pieces.toml, line by line, with the reasons.
 """
 
+import os
 import re
 from dataclasses import dataclass
+from os.path import expanduser
 from pathlib import Path
 from shlex import quote
 
 from t2i.denoiser.address import EMBEDDED, resolve
 from t2i.denoiser.folder import check_folder
 from t2i.denoiser.hub import cached, is_id
-from t2i.errors import ArgumentError, OutputError, nearest
-from t2i.files import write_atomically
+from t2i.errors import ArgumentError, nearest
+from t2i.files import Taken, write_new
 from train.data.captions import article
 from train.data.found import check_share, find
 from train.data.pictures import SMALL, PicturesConfig
@@ -101,16 +103,14 @@ def look(folder: Path) -> Look:
 
 
 def write_start(wish: Wish, out: Path) -> Look:
-    """Write the file. Raises OutputError where something has that name already."""
+    """Write the file. Raises Taken where something has that name already."""
     check_wish(wish)
-    if out.exists():
-        raise OutputError(
-            f"{out} exists and is not replaced: choose another name with --out, or remove it."
-        )
+    if os.path.lexists(out):
+        raise Taken(out)
     seen = look(wish.folder)
     head = f"# Begin, and go on, with: t2i train {quote(str(out))}"
     text = starting_config(wish, seen, out.parent, head)
-    write_atomically(out, lambda part: part.write_text(text, "utf-8"))
+    write_new(out, lambda part: part.write_text(text, "utf-8"))
     return seen
 
 
@@ -133,7 +133,7 @@ def check_wish(wish: Wish) -> None:
 
 def check_base(base: str) -> None:
     """Raise ModelError for what is no model; an id of the hub is taken at its word."""
-    place = Path(base).expanduser()
+    place = Path(expanduser(base))
     if base in EMBEDDED or place.exists() or not is_id(base) or place.suffix == ".safetensors":
         if (found := resolve(base)).is_dir():
             check_folder(found)
@@ -141,7 +141,7 @@ def check_base(base: str) -> None:
 
 def is_unseen(base: str) -> bool:
     """Whether the base is a model of the hub that is not here, so that nothing is known of it."""
-    return base not in EMBEDDED and not Path(base).expanduser().exists() and base not in cached()
+    return base not in EMBEDDED and not Path(expanduser(base)).exists() and base not in cached()
 
 
 def will_start(seen: Look) -> bool:

@@ -3,6 +3,7 @@
 import json
 import re
 from importlib import resources
+from os.path import expanduser
 from pathlib import Path
 from string import Template
 
@@ -50,7 +51,7 @@ def toml(value: Value) -> str:
 
 def path_from(beside: Path, place: str) -> str:
     """Relative where it lies below the file that names it."""
-    path, base = Path(place).expanduser().resolve(), beside.resolve()
+    path, base = Path(expanduser(place)).resolve(), beside.resolve()
     return path.relative_to(base).as_posix() or "." if path.is_relative_to(base) else str(path)
 
 

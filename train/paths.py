@@ -1,6 +1,7 @@
 """Paths of a training config, which mean what they mean beside the TOML."""
 
 from glob import escape, has_magic
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def settle_paths(tree: dict[str, Any], base: Path) -> None:
 def beside(table: dict[str, Any], keys: tuple[str, ...], base: Path) -> None:
     for key in keys:
         if isinstance(table.get(key), str):
-            table[key] = base / Path(table[key]).expanduser()
+            table[key] = base / Path(expanduser(table[key]))
 
 
 def beside_if_there(table: dict[str, Any], key: str, base: Path) -> None:
@@ -48,6 +49,6 @@ def shards(tars: Any, base: Path) -> Any:
         return [shards(one, base) for one in tars]
     if not isinstance(tars, str) or "://" in tars:
         return tars
-    own = Path(tars).expanduser()
+    own = Path(expanduser(tars))
     folder = escape(str(base)) if has_magic(str(base)) else str(base)
     return str(own) if own.is_absolute() else f"{folder}/{own}"

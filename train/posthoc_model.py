@@ -1,11 +1,14 @@
 """The model of a finished run, written anew with averages of another length."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from t2i.errors import ArgumentError, OutputError
+from t2i.errors import ArgumentError
+from t2i.files import Taken
+from t2i.folders import free_place
 from t2i.reading import RUN, bytes_of
 from train.config import RunConfig
 from train.ema import lent
@@ -33,15 +36,15 @@ class Rebuilt:
 def rebuild(run: Path, length: float, step: int | None = None, out: Path | None = None) -> Rebuilt:
     """Write the run's model with the average of `length` after `step` steps, the last by default.
 
-    Raises ArgumentError for what the run has no snapshots of, OutputError for a folder that is
-    there already.
+    Raises ArgumentError for what the run has no snapshots of, Taken for a folder that is there
+    already.
     """
     config = config_of(run)
     found = snapshots(run / FOLDER)
     wanted = Average(length, step if step is not None else found[-1].step if found else 0)
     folder = out or run / f"model-length-{length:g}-step-{wanted.step}"
-    if folder.exists():
-        raise OutputError(f"{folder} is there already: choose another folder with --out.")
+    if os.path.lexists(folder):
+        raise Taken(folder)
     average, error = reconstruct(found, wanted)
 
     with accelerated(config) as accelerator:
@@ -49,8 +52,8 @@ def rebuild(run: Path, length: float, step: int | None = None, out: Path | None 
         told = {"length": length, "step": wanted.step, "error": error}
         notes = {**notes_of(config, wanted.step), "average": told}
         batch = training.first_batch(SCALE_PICTURES)
-        with lent(average, training.target.weights()):
-            training.target.export(folder, batch, config.export, notes)
+        with lent(average, training.target.weights()), free_place(folder) as place:
+            training.target.export(place, batch, config.export, notes)
     return Rebuilt(folder, length, wanted.step, len(found), error)
 
 

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.denoiser.address import NOTES
 from t2i.errors import OutputError, T2IError, TrainingError
-from t2i.files import whole_folder
+from t2i.folders import whole_folder
 from t2i.pictures import save_picture
 from t2i.reading import RUN, Kind, bytes_of, parse_json, read_json, read_text
 from train.export import export_vae

@@ -18,7 +18,8 @@ from t2i.adapters.reading import CONFIG, WEIGHTS
 from t2i.adapters.told import HEADER
 from t2i.denoiser.skeletons import skeleton
 from t2i.errors import ArgumentError, ModelError
-from t2i.files import whole_folder, write_atomically
+from t2i.files import write_atomically
+from t2i.folders import whole_folder
 
 Number = TypeVar("Number", int, int | float)
 Family = Literal["sd1", "sd2", "sdxl"]

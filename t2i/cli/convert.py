@@ -13,6 +13,7 @@ from t2i.cli.written import (
     PrecisionOption,
     To,
     check_free,
+    place_for,
     write_lora,
     write_model,
 )
@@ -64,7 +65,8 @@ def convert(
 
         check_free(out, overwrite, folder=to == "peft")
         lora = read(source, layers_per_block=layers_per_block)
-        write_lora(out, lora, to, family, layers_per_block)
+        with place_for(out, overwrite) as new:
+            write_lora(new, lora, to, family, layers_per_block)
     if format == "json":
         print_json({"path": str(out), "kind": kind, "layout": to})
     else:
@@ -109,7 +111,8 @@ def convert_embedding(
     check_free(out, overwrite)
     found = read_embedding(source, pickles=allow_pickle)
     named = Embedding(found.vectors, token or found.token or source.stem)
-    (write_embedding if to == "diffusers" else write_embedding_kohya)(out, named)
+    with place_for(out, overwrite) as new:
+        (write_embedding if to == "diffusers" else write_embedding_kohya)(new, named)
 
 
 def convert_model(
@@ -133,5 +136,5 @@ def convert_model(
     from t2i.quiet import quiet_libraries
 
     given = {} if config is None else {"config": config}
-    with quiet_libraries():
-        write_model(out, TextToImagePipeline.from_pretrained(source, **given), precision)
+    with quiet_libraries(), place_for(out, overwrite) as new:
+        write_model(new, TextToImagePipeline.from_pretrained(source, **given), precision)

@@ -1,6 +1,7 @@
 """`t2i data`: look at what a model is trained on."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -52,8 +53,7 @@ def show(
     names = Names(out, f"{name} {split}", num=1)
     names.make_folder()
     sheet = draw(DATA_SETS[name](seed, split), range(num), masks)
-    path = names.path(0, seed)
-    save_picture(sheet, path)
+    path = names.save(0, seed, partial(save_picture, sheet))
     if format == "json":
         print_json({"path": str(path), "num": num, "seed": seed, "split": split})
     else:
@@ -99,8 +99,8 @@ def check(
     path = None
     if num:
         names.make_folder()
-        path = names.path(0, config.seed)
-        save_picture(contact_sheet(pictures, spread(pictures, num)), path)
+        page = contact_sheet(pictures, spread(pictures, num))
+        path = names.save(0, config.seed, partial(save_picture, page))
     usable = len(found.broken) <= config.bad_share * found.number
     if format == "json":
         sheet = None if path is None else str(path)

@@ -4,6 +4,7 @@ import inspect
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from os.path import expanduser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -215,7 +216,7 @@ def pictures_for(pipe: "TextToImagePipeline", request: Request) -> dict[str, obj
     seen |= {"image": brought_to(image, width, height), "strength": request.strength}
     if request.mask is not None:
         # As it is painted: where it is clear is for the pipeline to read.
-        mask = brought_to(open_picture(Path(request.mask.path).expanduser()), width, height)
+        mask = brought_to(open_picture(Path(expanduser(request.mask.path))), width, height)
         seen |= {"mask_image": mask, "width": width, "height": height}
     return seen
 
@@ -256,7 +257,7 @@ def opened(file: File) -> "Image":
     from pipelines.images import in_full
     from t2i.pictures import open_picture
 
-    picture: Image = in_full(open_picture(Path(file.path).expanduser()))
+    picture: Image = in_full(open_picture(Path(expanduser(file.path))))
     return picture
 
 

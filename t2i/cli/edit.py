@@ -1,7 +1,7 @@
 """`t2i edit`: a picture, and the same picture of other words."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -130,16 +130,22 @@ def edit(
             raise typer.Exit(130) from None
         request = replace(request, width=pictures[0].width, height=pictures[0].height)
         assert request.edited is not None
-        sheet_path, *paths = names.paths(seed)
-        for number, (prompt, picture, path) in enumerate(
-            zip(prompts, pictures, paths, strict=True)
-        ):
-            own = replace(request, prompt=prompt, edited=replace(request.edited, picture=number))
-            text = None if no_metadata else picture_text(own, seed, prepared.weights)
-            save_picture(picture, path, text)
+        texts: list[dict[str, str] | None] = [None for _ in prompts]
+        if not no_metadata:
+            edits = [replace(request.edited, picture=number) for number in range(len(prompts))]
+            asked = [
+                replace(request, prompt=edit.prompts[edit.picture], edited=edit) for edit in edits
+            ]
+            texts = [picture_text(own, seed, prepared.weights) for own in asked]
         cell = max(SHOWN_WIDTH, pictures[0].width)
         side_by_side = sheet(pictures, prompts, columns=len(pictures), cell=cell)
-        save_picture(side_by_side, sheet_path, text)
+
+        def write(files: Sequence[Path]) -> None:
+            shown = zip([side_by_side, *pictures], files, [texts[-1], *texts], strict=True)
+            for picture, file, text in shown:
+                save_picture(picture, file, text)
+
+        sheet_path, *paths = names.save_all(seed, write)
     seconds = round(time.perf_counter() - start, 2)
 
     if format == "json":

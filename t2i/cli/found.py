@@ -4,6 +4,7 @@ import hashlib
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from os.path import expanduser
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -97,7 +98,7 @@ def place(name: str, file: File) -> Path:
     """
     kind = KINDS[name]
     try:
-        path = Path(file.path).expanduser()
+        path = Path(expanduser(file.path))
         if name == "ip_adapter" and path.is_dir():
             path = only_weights(path)
         if name == "loras" and is_peft_folder(path):

@@ -1,6 +1,7 @@
 """`t2i inspect`: where in the picture each word of its prompt lands."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -94,10 +95,13 @@ def inspect(
                 note("Interrupted: nothing is written.")
                 raise typer.Exit(130) from None
         request = replace(request, width=picture.width, height=picture.height)
-        strip_path, maps_path = names.paths(seed)
         text = None if no_metadata else picture_text(request, seed, prepared.weights)
-        save_picture(strip(picture, maps), strip_path, text)
-        maps.save(maps_path)
+
+        def write(paths: Sequence[Path]) -> None:
+            save_picture(strip(picture, maps), paths[0], text)
+            maps.save(paths[1])
+
+        strip_path, maps_path = names.save_all(seed, write)
     seconds = round(time.perf_counter() - start, 2)
 
     if format == "json":

@@ -12,6 +12,7 @@ from t2i.cli.written import (
     PrecisionOption,
     To,
     check_free,
+    place_for,
     write_lora,
     write_model,
 )
@@ -94,7 +95,8 @@ def merge(
     models = models_of(pipe)
     for path, file in zip(paths, scaled, strict=True):
         add(models, read(path, layers_per_block=layers_of(pipe)), file.scale)
-    write_model(out, pipe, precision)
+    with place_for(out, overwrite) as new:
+        write_model(new, pipe, precision)
     answer(out, format, {"loras": [file.typed for file in scaled]})
 
 
@@ -123,7 +125,8 @@ def extract(
     fit = found_in(models_of(first), models_of(second), rank=rank, share=share)
     if not fit.lora.parts:
         raise ArgumentError(f"{before} and {after} differ in no layer that a LoRA changes.")
-    write_lora(out, fit.lora, to, family, layers_of(second))
+    with place_for(out, overwrite) as new:
+        write_lora(new, fit.lora, to, family, layers_of(second))
     if fit.left:
         more = f" and {len(fit.left) - 3:,} more" if len(fit.left) > 3 else ""
         note(
@@ -156,7 +159,8 @@ def resize(
     from t2i.adapters import resize as resized
 
     fit = resized(read(file, layers_per_block=layers_per_block), rank=rank, share=share)
-    write_lora(out, fit.lora, to, family, layers_per_block)
+    with place_for(out, overwrite) as new:
+        write_lora(new, fit.lora, to, family, layers_per_block)
     answer(out, format, told(fit, format))
 
 

@@ -1,12 +1,14 @@
 """File names for pictures. No picture is ever replaced."""
 
 import itertools
+import os
 import re
 import unicodedata
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from t2i.errors import ArgumentError, OutputError
-from t2i.files import cannot_write
+from t2i.errors import ArgumentError
+from t2i.files import Taken, cannot_write, check_names, write_new_together
 from t2i.pictures import FORMATS
 
 NOT_WRITTEN = (".avif", ".bmp", ".gif", ".heic", ".jxl", ".ppm", ".tif", ".tiff")
@@ -23,6 +25,7 @@ class Names:
     """
 
     def __init__(self, out: Path, prompt: str, num: int) -> None:
+        check_names([out])
         suffix = out.suffix.lower()
         if suffix in NOT_WRITTEN and not out.is_dir():
             raise ArgumentError(
@@ -35,11 +38,14 @@ class Names:
             self.folder = out.parent
             numbers = [""] if num == 1 else [f"-{i}" for i in range(1, num + 1)]
             self.explicit = [out.with_name(f"{out.stem}{n}{out.suffix}") for n in numbers]
-            for path in self.explicit:
-                if path.exists():
-                    raise OutputError(
-                        f"{path} exists and is not replaced: remove it, or choose another --out."
-                    )
+            self.check_free(self.explicit)
+
+    def check_free(self, paths: Sequence[Path]) -> None:
+        """Before the work; another command may still be quicker, which `save` finds."""
+        check_names(paths)
+        for path in paths:
+            if os.path.lexists(path):
+                raise Taken(path)
 
     def make_folder(self) -> None:
         """Fail before the sampling rather than after it."""
@@ -48,12 +54,20 @@ class Names:
         except OSError as error:
             raise cannot_write(self.folder, error) from error
 
-    def path(self, index: int, seed: int) -> Path:
-        if self.explicit:
-            return self.explicit[index]
-        tails = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
-        candidates = (self.folder / f"{self.slug}-{seed}{tail}.png" for tail in tails)
-        return next(path for path in candidates if not path.exists())
+    def save(self, index: int, seed: int, write: Callable[[Path], object]) -> Path:
+        """Let `write` fill the file of a picture; where it is now. Raises Taken where the name that
+        was asked for is in use."""
+        families = [[self.explicit[index]]] if self.explicit else self.families(seed)
+        return write_new_together(families, lambda paths: write(paths[0]))[0]
+
+    def families(self, seed: int) -> Iterator[list[Path]]:
+        """The first name and the numbered ones after it, each with the files beside it."""
+        for tail in itertools.chain([""], (f"-{number}" for number in itertools.count(2))):
+            yield self.beside(self.folder / f"{self.slug}-{seed}{tail}.png")
+
+    def beside(self, path: Path) -> list[Path]:
+        """The file, and those that are written together with it."""
+        return [path]
 
 
 def slug(prompt: str) -> str:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,8 +24,8 @@ from t2i.reading import RUN, bytes_of, parse_json
 STATE = "bulk.json"
 VERSION = 1
 """Of the layout of bulk.json."""
-LEFTOVER = re.compile(r"\.+(?:again-)?(.+?)(?:\.\d+\.part)?")
-"""A temporary file that a kill left behind: its picture's name within."""
+LEFTOVER = re.compile(r"\.+(?:again-)?(.+?)(?:\.\d+(?:-\d+)?\.part)?")
+"""A temporary file or folder that a kill left behind: its picture's name within."""
 OPTIONS = {
     "negative_prompt": "--negative",
     "model": "--model",
@@ -212,4 +213,5 @@ def remove_leftovers(out: Path, there: Iterable[str], files: Collection[str]) ->
     for name in there:
         found = LEFTOVER.fullmatch(name)
         if found and found[1] in files:
-            (out / name).unlink(missing_ok=True)
+            path = out / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

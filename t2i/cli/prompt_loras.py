@@ -4,6 +4,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from os.path import expanduser
 from pathlib import Path
 
 from t2i.cli.prompt_line import Line
@@ -133,7 +134,7 @@ def find(name: str, folder: Path) -> Path:
     steps = name.split("/")
     if "\\" in name or "\0" in name or any(step in ("", ".", "..") for step in steps):
         raise ArgumentError(f"Got <lora:{name:.80}>: expected the name of a file in {folder}.")
-    place = folder.expanduser()
+    place = Path(expanduser(folder))
     path = place.joinpath(*steps[:-1], steps[-1] + SUFFIX)
     try:
         if path.is_file():

@@ -1,11 +1,10 @@
 """Names of several files that one command writes beside one another. None is ever replaced."""
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from t2i.cli.naming import Names
-from t2i.errors import OutputError
+from t2i.files import write_new_together
 
 
 class Siblings(Names):
@@ -22,18 +21,13 @@ class Siblings(Names):
         self.slug = f"{self.slug}-{mark}"
         self.ends = ends
         for path in self.explicit:
-            if used := [one for one in self.beside(path) if one.exists()]:
-                raise OutputError(
-                    f"{used[0]} exists and is not replaced: remove it, or choose another --out."
-                )
+            self.check_free(self.beside(path))
 
     def beside(self, path: Path) -> list[Path]:
         """The first file and the others."""
         return [path, *(path.with_name(f"{path.stem}{end}") for end in self.ends)]
 
-    def paths(self, seed: int) -> list[Path]:
-        if self.explicit:
-            return self.beside(self.explicit[0])
-        tails = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
-        families = (self.beside(self.folder / f"{self.slug}-{seed}{tail}.png") for tail in tails)
-        return next(family for family in families if not any(path.exists() for path in family))
+    def save_all(self, seed: int, write: Callable[[Sequence[Path]], object]) -> Sequence[Path]:
+        """Let `write` fill all files; where they are now. All or none get their names."""
+        families = [self.beside(self.explicit[0])] if self.explicit else self.families(seed)
+        return write_new_together(families, write)

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import typer
@@ -50,9 +51,8 @@ def generate_each(
                 picture = sample(prepared.pipe, request, seed)
                 request = replace(request, width=picture.width, height=picture.height)
                 picture = enlarged(prepared.pipe, request, seed, picture)
-                path = names.path(index, seed)
                 text = picture_text(request, seed, prepared.weights) if metadata else None
-                save_picture(picture, path, text)
+                path = names.save(index, seed, partial(save_picture, picture, text=text))
                 seconds = round(time.perf_counter() - start, 2)
                 made.append({"path": str(path), "seed": seed, "seconds": seconds})
                 if format == "text":

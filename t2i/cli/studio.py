@@ -5,6 +5,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from t2i.cli.request import Request
 from t2i.cli.stopping import Stopping
 from t2i.denoiser.schedulers import Scheduler, rebuild
 from t2i.errors import OutputError
-from t2i.files import cannot_write
+from t2i.files import Taken, cannot_write, write_new
 from t2i.pictures import save_picture
 
 if TYPE_CHECKING:
@@ -91,8 +92,11 @@ def save_new(picture: Image, path: Path, text: Mapping[str, str] | None) -> bool
 
     So it is after a kill between picture and index. Another file under its name is left alone.
     """
-    if not path.exists():
-        save_picture(picture, path, text)
+    try:
+        write_new(path, partial(save_picture, picture, text=text))
+    except Taken:
+        pass
+    else:
         return True
     again = path.with_name(f".again-{path.name}")
     try:

@@ -1,12 +1,16 @@
 """Weights that a command writes; what stands under their name stays, unless it may be lost."""
 
 import json
+import os
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from t2i.errors import ArgumentError, OutputError
+from t2i.files import check_names
+from t2i.folders import free_place, whole_folder
 from t2i.reading import MODEL_CONFIG, read_json
 
 if TYPE_CHECKING:
@@ -31,6 +35,7 @@ PrecisionOption = Annotated[Precision, typer.Option(help="Of the weights in the 
 
 def check_free(out: Path, overwrite: bool, *, folder: bool = False) -> None:
     """Raise unless `out` may be written: as a file that ends in .safetensors, or as a folder."""
+    check_names([out])
     if folder and out.is_file():
         raise OutputError(f"{out} is a file, and what is written is a folder: choose another name.")
     if not folder:
@@ -43,10 +48,15 @@ def check_free(out: Path, overwrite: bool, *, folder: bool = False) -> None:
             f"{out} holds other things than a model or a LoRA, and is not replaced: choose another "
             "name."
         )
-    if out.exists() and not overwrite:
+    if os.path.lexists(out) and not overwrite:
         raise OutputError(
             f"{out} exists and is not replaced: choose another name, or give --overwrite."
         )
+
+
+def place_for(out: Path, overwrite: bool) -> AbstractContextManager[Path]:
+    """Where to write what is to be `out`: another command may be quicker than check_free saw."""
+    return nullcontext(out) if overwrite else free_place(out)
 
 
 def holds_weights(folder: Path) -> bool:
@@ -74,7 +84,6 @@ def write_model(out: Path, pipe: "Pipeline", precision: Precision) -> None:
     """A model folder that every diffusers tool reads."""
     import torch
 
-    from t2i.files import whole_folder
     from t2i.quiet import quietly
 
     kinds = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}

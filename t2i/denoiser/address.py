@@ -4,10 +4,12 @@ Nothing here imports torch, for `t2i models` and `t2i show` ask too.
 """
 
 import os
+from os.path import expanduser
 from pathlib import Path
 
 from t2i.denoiser import hub
 from t2i.errors import ModelError, nearest
+from t2i.folders import recover
 
 ASSETS = Path(__file__).parent.parent / "assets"
 NOTES = "t2i.json"
@@ -28,7 +30,8 @@ def resolve(name_or_path: str | os.PathLike[str], variant: str | None = None) ->
             "id."
         )
     name = os.fspath(name_or_path)
-    path = EMBEDDED.get(name, Path(name).expanduser())
+    path = EMBEDDED.get(name, Path(expanduser(name)))
+    recover(path)
     try:
         if path.is_dir() or (path.is_file() and path.suffix == ".safetensors"):
             return path

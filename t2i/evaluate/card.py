@@ -21,7 +21,7 @@ from t2i.evaluate.generation.judge import judge, judge_by_another, said
 from t2i.evaluate.telling.chapter import Figure, Table
 from t2i.evaluate.telling.markdown import as_markdown
 from t2i.evaluate.telling.statistics import mean, share
-from t2i.files import whole_folder
+from t2i.folders import whole_folder
 from t2i.pictures import save_picture, sheet
 from t2i.recogniser.agreement import Agreement
 from t2i.recogniser.recogniser import CONFIG

@@ -80,7 +80,7 @@ def test_a_half_written_folder_is_not_a_checkpoint_and_the_next_save_replaces_it
     tmp_path: Path,
 ) -> None:
     save_state(tmp_path, state(1), keep=5)
-    half = tmp_path / ".step-00000002.part"
+    half = tmp_path / ".step-00000002.77-0.part"
     half.mkdir()
     (half / "weights.safetensors").write_bytes(b"half")
     loaded = load_newest(tmp_path)

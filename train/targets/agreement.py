@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional
 
-from t2i.files import whole_folder
+from t2i.folders import whole_folder
 from t2i.pictures import sheet
 from t2i.recogniser.agreement import Agreement
 from t2i.recogniser.recogniser import CONFIG, WEIGHTS, Recogniser

@@ -33,7 +33,7 @@ from t2i.adapters.writing import Family
 from t2i.denoiser.address import NOTES
 from t2i.denoiser.build import Components
 from t2i.denoiser.families.sdxl import is_told_sizes
-from t2i.files import whole_folder
+from t2i.folders import whole_folder
 from train.export import PRECISIONS, ExportConfig, Notes, write_model
 from train.targets.parts import FullPart
 from train.targets.words import Table, Word, WordsPart

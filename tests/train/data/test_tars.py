@@ -17,9 +17,10 @@ from PIL import Image
 
 from t2i.errors import ArgumentError, DataError
 from tests.train.data.making import NAMES, colour_of, plain
+from train.data.decode import BrokenPicture
 from train.data.pictures import Pictures, PicturesConfig
 from train.data.sources import remote
-from train.data.sources.tars import archives, in_braces, list_tars
+from train.data.sources.tars import MemberSource, archives, in_braces, list_tars
 from train.data.subsets import SubsetConfig
 
 
@@ -252,3 +253,21 @@ def test_a_server_without_ranges_is_refused_with_the_remedy(
 def test_a_shard_that_a_server_lacks_is_told(server: type[Server]) -> None:
     with pytest.raises(DataError, match=r"Cannot read http.*/none.tar: .*404.*Check the address"):
         pictures_of(server.address + "/none.tar")
+
+
+def test_a_header_that_claims_gigabytes_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    info = tarfile.TarInfo("pax")
+    info.type, info.size = tarfile.XHDTYPE, 8 << 30
+    with path.open("wb") as file:
+        file.write(info.tobuf())
+        file.truncate(9 << 30)  # a hole
+    (broken,) = list_tars([str(path)]).broken
+    assert "is no whole tar archive (a header of it claims 8,589,934,592 bytes)" in str(broken)
+
+
+def test_a_mask_that_claims_gigabytes_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    path.touch()
+    with pytest.raises(BrokenPicture, match="holds 8,589,934,592 bytes of one file"):
+        MemberSource(path, 512, 8 << 30).read()

@@ -7,6 +7,7 @@ import urllib.request
 from dataclasses import dataclass
 
 from t2i.errors import DataError
+from t2i.reading import PICTURE
 from train.data.decode import BrokenPicture
 
 SCHEMES = ("http://", "https://")
@@ -27,6 +28,8 @@ class RemoteSource:
     size: int
 
     def read(self) -> bytes:
+        if self.size > PICTURE.most:
+            raise BrokenPicture(self.url, f"holds {self.size:,} bytes of one file")
         return fetch(self.url, self.offset, self.size)
 
 
@@ -44,7 +47,7 @@ def fetch(url: str, offset: int, size: int) -> bytes:
             with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
                 if answer.status != 206:
                     raise no_ranges(url)
-                data: bytes = answer.read()
+                data: bytes = answer.read(size + 1)  # and no more, whatever it sends
             if len(data) == size:
                 return data
             problem = f"{len(data)} bytes came of {size}"

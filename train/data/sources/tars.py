@@ -39,6 +39,8 @@ MAX_TEXT = 16 * MAX_CAPTION
 """Bytes of a sample's JSON, which may hold more than its caption."""
 ARCHIVE = Kind("archive", 1 << 50)
 """Read where its files lie."""
+MAX_HEADER = 64 * 1024
+"""Bytes of a member's name and what else is said of it."""
 COMPRESSED = (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5")
 """How gzip, bzip2, xz and zstd begin."""
 
@@ -52,6 +54,8 @@ class MemberSource:
     size: int
 
     def read(self) -> bytes:
+        if self.size > MAX_BYTES:
+            raise BrokenPicture(str(self.archive), f"holds {self.size:,} bytes of one file")
         with regular(self.archive) as file:
             file.seek(self.offset)
             data = file.read(self.size)
@@ -168,7 +172,7 @@ def members(archive: str, listing: Listing) -> Iterator[Member]:
             )
         file.seek(0)
         try:
-            with tarfile.open(fileobj=file, mode="r:") as tar:
+            with tarfile.open(fileobj=Headers(file), mode="r:") as tar:  # type: ignore[call-overload]
                 for info in tar:
                     folder, slash, name = info.name.rpartition("/")
                     if not info.isreg() or name.startswith("."):
@@ -177,12 +181,25 @@ def members(archive: str, listing: Listing) -> Iterator[Member]:
                     kind = (dot + kind).lower()
                     text = None
                     if kind in TEXTS and info.size <= MAX_TEXT:
-                        held = tar.extractfile(info)
-                        text = held.read() if held else None
+                        file.seek(info.offset_data)  # tarfile seeks the next header by itself
+                        text = file.read(info.size)
                     place = source(info.offset_data, info.size)
                     yield Member(info.name, folder + slash + stem, kind, place, info.size, text)
         except tarfile.ReadError as error:
             listing.broken.append(BrokenPicture(archive, f"is no whole tar archive ({error})"))
+
+
+class Headers:
+    """An archive as tarfile sees it: a header may ask for no more memory than headers need."""
+
+    def __init__(self, file: io.BufferedReader) -> None:
+        self.file = file
+        self.seek, self.tell, self.close = file.seek, file.tell, file.close
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= MAX_HEADER:
+            raise tarfile.ReadError(f"a header of it claims {size:,} bytes")
+        return self.file.read(size)
 
 
 def archives(patterns: Sequence[str]) -> list[str]:
