@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from diffusers.models.embeddings import MultiIPAdapterImageProjection
-from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -22,6 +21,7 @@ from t2i.adapters.writing import write_tensors
 from t2i.denoiser.skeletons import SKELETONS, second_names, skeleton
 from t2i.denoiser.weights import compare
 from t2i.errors import ModelError, OutputError
+from t2i.reading.tensors import read_tensors
 
 REMEDY = (
     "Merge it into the weights with pipe.fuse_lora() and pipe.unload_lora_weights(), or take it "
@@ -108,7 +108,7 @@ def save_beneath(encoder: PreTrainedModel, folder: Path, **options: Any) -> None
 def name_magnitudes(folder: Path) -> None:
     """Give the magnitudes of a DoRA the names that both peft and transformers 5 take: under those
     that transformers itself writes it passes them over."""
-    tensors = load_file(folder / WEIGHTS)
+    tensors = read_tensors(folder / WEIGHTS)
     ending = ".lora_magnitude_vector"
     if any(name.endswith(ending) for name in tensors):
         named = {n + ".weight" * n.endswith(ending): tensor for n, tensor in tensors.items()}

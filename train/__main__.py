@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from t2i.errors import T2IError
+from t2i.terminal import print_line, print_note, visible_logs, warnings_in_one_line
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -30,19 +31,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         config = load(given.config, given.set)
         if given.dry_run:
-            print(config.model_dump_json(indent=2))
+            print_line(config.model_dump_json(indent=2))
             return
 
         from train.loop import run
 
         out = given.out or Path("runs") / given.config.stem
         if run(config, out):
-            print(out / "model")
+            print_line(out / "model")
 
 
 if __name__ == "__main__":
     try:
-        main()
+        with warnings_in_one_line(), visible_logs():
+            main()
     except T2IError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print_note(f"{type(error).__name__}: {error}")
         sys.exit(error.exit_code)

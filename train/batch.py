@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from train.data.sample import Framing, Sample, Samples
 from train.order import Order, Place, Share
+from train.runfolder import SIGNALS
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,5 +148,5 @@ class _Places(torch.utils.data.Dataset[tuple[Place, Sample]]):
 
 def _leave_signals_to_the_run(_worker: int) -> None:
     # A terminal or a launcher signals every process at once; the run still wants its last batch.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -1,7 +1,6 @@
 """Drawing DreamBooth's class pictures, those that are missing, before the first step."""
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from t2i.errors import ArgumentError
 from t2i.files import write_atomically
 from t2i.pictures import save_picture
 from t2i.reading import RUN, read_json
+from t2i.terminal import print_note
 from train.assembly import STORED
 from train.config import RunConfig
 from train.data.sources.folder import list_folder
@@ -64,7 +64,7 @@ def draw_missing(config: RunConfig, out: Path, device: torch.device, stop: StopR
     with progress("class pictures", prior.count, prior.count - len(numbers)) as advance:
         for batch in batches_of(numbers, prior):
             if stop.wanted:
-                print("stopped; the same command goes on from here", file=sys.stderr)
+                print_note("stopped; the same command goes on from here")
                 return
             pictures = draw(pipe, prior, config.data.size, batch)
             for number in sorted({*batch} & {*numbers}):

@@ -47,7 +47,7 @@ SCALE_PICTURES = 64
 def run(config: RunConfig, out: Path) -> bool:
     """Train to the last step, from the newest checkpoint in `out` on; True when that is reached.
 
-    On SIGTERM or Ctrl-C it saves a checkpoint and returns False. Raises T2IError, on every
+    On SIGTERM, SIGHUP or Ctrl-C it saves a checkpoint and returns False. Raises T2IError, on every
     process, for what a user can mend.
     """
     with StopRequest() as stop, ExitStack() as stack:

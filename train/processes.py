@@ -1,7 +1,6 @@
 """The processes of a run: what Accelerate gives them, and how they fail together."""
 
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from torch import distributed
 
 from t2i.errors import ArgumentError, T2IError
 from t2i.process_state import is_grouped, own_randomness, own_state
+from t2i.terminal import print_note
 from train import sharding
 from train.assembly import assemble
 from train.config import RunConfig
@@ -61,7 +61,7 @@ def on_main(accelerator: Accelerator, action: Callable[[], object]) -> None:
 def say(accelerator: Accelerator, text: str) -> None:
     """A line, once."""
     if accelerator.is_main_process:
-        print(text, file=sys.stderr, flush=True)
+        print_note(text)
 
 
 def put_together(target: Target, config: RunConfig, accelerator: Accelerator) -> Target:

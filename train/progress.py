@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from t2i.terminal import print_note
 from train.report import bar
 
 Advance = Callable[[int], None]
@@ -21,7 +22,7 @@ def progress(what: str, total: int, done: int = 0) -> Iterator[Advance]:
             task = shown.add_task(what, total=total, completed=done, facts="")
             yield lambda count: shown.advance(task, count)
     else:
-        print(f"{what}: {total - done} to do", file=sys.stderr, flush=True)
+        print_note(f"{what}: {total - done} to do")
         yield Lines(what, total, done).advance
 
 
@@ -37,4 +38,4 @@ class Lines:
         finished = before < self.done == self.total
         if finished or time.monotonic() - self._said >= SAID_EVERY:
             self._said = time.monotonic()
-            print(f"{self.what} {self.done}/{self.total}", file=sys.stderr, flush=True)
+            print_note(f"{self.what} {self.done}/{self.total}")

@@ -21,6 +21,7 @@ from t2i.errors import OutputError, T2IError, TrainingError
 from t2i.folders import whole_folder
 from t2i.pictures import save_picture
 from t2i.reading import RUN, Kind, bytes_of, parse_json, read_json, read_text
+from t2i.terminal import print_note
 from train.export import export_vae
 from train.loop import MODEL
 from train.samples import SamplesConfig, draw_prompts, page
@@ -203,7 +204,7 @@ def main() -> None:
     try:
         publish(given.run, given.folder, prose, given.vae)
     except T2IError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print_note(f"{type(error).__name__}: {error}")
         sys.exit(error.exit_code)
 
 

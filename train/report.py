@@ -5,6 +5,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from t2i.errors import ArgumentError
 from t2i.extras import how_to_install
 from t2i.files import cannot_write, write_atomically
 from t2i.reading import RUN, parse_json, read_text
+from t2i.terminal import LINES, print_note, visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -70,13 +72,15 @@ class Report:
     def say(self, text: str) -> None:
         """A line for whoever watches."""
         if self._bar is not None:
-            self._bar.console.print(text, markup=False, highlight=False)
+            with suppress(OSError):  # the terminal is gone
+                self._bar.console.print(visible(text, LINES), markup=False, highlight=False)
         else:
-            print(text, file=sys.stderr, flush=True)
+            print_note(text)
 
     def close(self) -> None:
         if self._bar is not None:
-            self._bar.stop()
+            with suppress(OSError):  # the terminal is gone
+                self._bar.stop()
         if self._board is not None:
             self._board.close()
 

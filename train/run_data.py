@@ -1,11 +1,11 @@
 """The data of a run: the same samples in the same order whenever it goes on."""
 
-import sys
 from pathlib import Path
 
 from accelerate import Accelerator
 
 from t2i.errors import ArgumentError
+from t2i.terminal import print_note
 from train.config import RunConfig
 from train.data.kinds import samples_of
 from train.data.pictures import Pictures, PicturesConfig
@@ -37,13 +37,13 @@ def data_of(config: RunConfig, out: Path, accelerator: Accelerator) -> Samples:
     def look() -> None:  # the first time the main process writes down what it sees
         found.append(pictures_of_run(data, out / RECORD, Looking()))
         for remark in found[0].overview().remarks(config.train.batch_size):
-            print(remark, file=sys.stderr, flush=True)
+            print_note(remark)
         for remark in (
             *supervision_remarks(config, found[0]),
             *preservation_remarks(config, found[0]),
             *preference_remarks(config, found[0]),
         ):
-            print(remark, file=sys.stderr, flush=True)
+            print_note(remark)
 
     on_main(accelerator, look)
     return found[0] if found else pictures_of_run(data, out / RECORD)
@@ -145,4 +145,4 @@ class Looking:
     def __call__(self, done: int, of: int) -> None:
         if of >= SHOWN_FROM and done * 10 // of > self._tenths:
             self._tenths = done * 10 // of
-            print(f"looked at {done} of {of} pictures", file=sys.stderr, flush=True)
+            print_note(f"looked at {done} of {of} pictures")

@@ -14,6 +14,8 @@ from t2i.errors import OutputError
 from t2i.files import cannot_write
 
 LOCK = "run.lock"
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, a polite kill, and a terminal that is closed."""
 
 
 @contextmanager
@@ -48,7 +50,7 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Turns the first SIGINT or SIGTERM into a wish to stop; the second acts at once.
+    """Turns the first of SIGNALS into a wish to stop; the second acts at once.
 
     In a thread beside the main one, which alone may answer signals, nothing is changed.
     """
@@ -59,7 +61,9 @@ class StopRequest:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in SIGNALS:
+                if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                    continue  # as nohup wants it
                 self._before[number] = signal.signal(number, self._note)
         return self
 

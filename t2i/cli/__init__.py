@@ -3,6 +3,8 @@
 Each command imports what it needs when it runs, so that `t2i --help` answers at once.
 """
 
+import errno
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -29,14 +31,21 @@ from t2i.cli.lora import lora
 from t2i.cli.models import models
 from t2i.cli.show import show
 from t2i.cli.train import train
-from t2i.errors import T2IError
+from t2i.errors import OutputError, T2IError
+from t2i.terminal import (
+    flush_lines,
+    leave_nothing_unwritten,
+    print_line,
+    visible_logs,
+    warnings_in_one_line,
+)
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 failed, 2 an argument or config key cannot be used, "
     "3 the model is unknown, incomplete or corrupt, 4 data cannot be read, "
     "5 the result cannot be written, 6 training had to stop, "
     "7 attention cannot be read or edited as asked, 8 the picture cannot be drawn, "
-    "130 interrupted, 143 terminated."
+    "129 hung up, 130 interrupted, 143 terminated."
 )
 
 app = typer.Typer(
@@ -55,7 +64,7 @@ def root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
-        typer.echo(__version__)
+        print_line(__version__)
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
@@ -81,8 +90,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with (
             searched_seldom() if ends else nullcontext(),
             loading_said(quiet=asks_for_json(arguments)),
+            warnings_in_one_line(),
+            visible_logs(),
         ):
-            return app(arguments, prog_name="t2i", standalone_mode=False) or 0
+            code = app(arguments, prog_name="t2i", standalone_mode=False) or 0
+            flush_lines()
+            return code
     except T2IError as error:
         print_error(str(error), type(error).__name__, as_json=asks_for_json(arguments))
         return error.exit_code
@@ -90,7 +103,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Refused while the words were read: an unknown option, a word where a number belongs.
         print_error(error.format_message(), "ArgumentError", as_json=asks_for_json(arguments))
         return error.exit_code
+    except OSError as error:
+        return system_said(error, arguments)
     finally:
         sys.excepthook = excepthook  # typer sets its own
         if ends:
+            leave_nothing_unwritten()
             search_no_more()
+
+
+def system_said(error: OSError, arguments: Sequence[str]) -> int:
+    """The exit code of what a file system, or the reader of the output, has refused; else it is
+    raised again: a fault of the program should show where it is."""
+    if isinstance(error, BrokenPipeError):  # as with `t2i show x.png | head -1`
+        return 128 + signal.SIGPIPE
+    if error.filename is None or error.errno not in SAID:
+        raise error
+    message = f"Cannot use the path {str(error.filename)[:200]}: {SAID[error.errno]}."
+    print_error(message, "OutputError", as_json=asks_for_json(arguments))
+    return OutputError.exit_code
+
+
+SAID = {
+    errno.ENAMETOOLONG: "a name in it is longer than a file system takes",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.EROFS: "the file system is read-only",
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.ELOOP: "its links lead around in a circle",
+    errno.ENOTDIR: "a part of it is a file, not a folder",
+    errno.EISDIR: "it is a folder",
+    errno.EIO: "the disk failed (input/output error)",
+}
+"""What a user's path can bring about, in words."""

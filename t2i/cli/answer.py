@@ -2,9 +2,12 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Annotated, Literal
 
 import typer
+
+from t2i.terminal import print_line, print_note
 
 Format = Annotated[
     Literal["text", "json"],
@@ -13,27 +16,29 @@ Format = Annotated[
 
 
 def print_json(document: Mapping[str, object]) -> None:
-    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    # Escapes of JSON: the document still holds everything, letter for letter.
+    print_line(json.dumps(document, indent=2, ensure_ascii=False))
 
 
 def print_rows(rows: Mapping[str, object]) -> None:
     """Names and values in two columns; never wrapped, so that a path can be copied."""
     width = max(map(len, rows))
     for name, value in rows.items():
-        typer.echo(f"{name:{width}}  {value}")
+        print_line(f"{name:{width}}  {value}")
 
 
 def note(message: str) -> None:
     """Say something beside the result: it goes where results are not read from."""
-    typer.echo(message, err=True)
+    print_note(message)
 
 
 def print_error(message: str, kind: str, *, as_json: bool) -> None:
     if as_json:
         print_json({"error": {"type": kind, "message": message}})
     else:
-        typer.secho("Error: ", fg="red", bold=True, nl=False, err=True)
-        typer.echo(message, err=True)
+        with suppress(OSError):  # nobody reads it any more
+            typer.secho("Error: ", fg="red", bold=True, nl=False, err=True)
+        print_note(message)
 
 
 def asks_for_json(arguments: Sequence[str]) -> bool:

@@ -28,6 +28,7 @@ from t2i.cli.questions import questions_of_lines
 from t2i.cli.stopping import Stopped, Stopping
 from t2i.errors import ArgumentError, DataError, ModelError, OutputError
 from t2i.quiet import quiet_libraries
+from t2i.terminal import print_line
 from train.runfolder import locked
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def run(bulk: Bulk, lines: Sequence[Line], *, as_json: bool) -> None:
                 note(summary(plan, tally, interrupted is not None))
                 for entry in failed[:3]:
                     note(f"{bulk.prompts}:{entry['line']}: {entry['error']['message']}")
-                typer.echo(document["index"])
+                print_line(document["index"])
         if interrupted is not None:
             raise typer.Exit(interrupted.exit_code)
         if state.is_main_process and tally.failed:

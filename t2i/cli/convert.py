@@ -18,6 +18,7 @@ from t2i.cli.written import (
     write_model,
 )
 from t2i.errors import ArgumentError, ModelError
+from t2i.terminal import print_line
 
 Kind = Literal["LoRA", "embedding", "model"]
 PICKLES = (".pt", ".bin")
@@ -71,7 +72,7 @@ def convert(
         print_json({"path": str(out), "kind": kind, "layout": to})
     else:
         note(f"{kind}, as {to} has it")
-        typer.echo(out)
+        print_line(out)
 
 
 def kind_of(source: Path) -> Kind:

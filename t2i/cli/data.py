@@ -11,6 +11,7 @@ import typer
 from t2i.cli.answer import Format, print_json
 from t2i.cli.overview import print_overview
 from t2i.errors import ArgumentError, DataError, nearest
+from t2i.terminal import print_line
 
 if TYPE_CHECKING:
     from train.data.found import Found
@@ -57,7 +58,7 @@ def show(
     if format == "json":
         print_json({"path": str(path), "num": num, "seed": seed, "split": split})
     else:
-        typer.echo(path)
+        print_line(path)
 
 
 @data.command()
@@ -108,7 +109,7 @@ def check(
     else:
         print_overview(told, config, batch_size_of(place))
         if path is not None:
-            typer.echo(f"\n{path}")
+            print_line(f"\n{path}")
     if not usable and format == "json":
         raise typer.Exit(DataError.exit_code)
     if not usable:

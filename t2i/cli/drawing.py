@@ -1,14 +1,10 @@
 """A request becomes a picture: the pipeline that it needs, and what that is told."""
 
 import inspect
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from os.path import expanduser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from t2i.cli.answer import note
 from t2i.cli.garbage import search_as_usual
 from t2i.cli.request import Defaults, Request
 from t2i.cli.sources import File
@@ -266,18 +262,3 @@ def brought_to(picture: "Image", width: int, height: int) -> "Image":
 
     same = picture.size == (width, height)
     return picture if same else picture.resize((width, height), Image.Resampling.LANCZOS)
-
-
-@contextmanager
-def warnings_in_one_line() -> Iterator[list[str]]:
-    """Show a warning as what it says, without the line of code that said it; give a list that
-    grows by each, for programs."""
-    said: list[str] = []
-
-    def show(message: Warning | str, *_: object, **__: object) -> None:
-        said.append(str(message))
-        note(f"Warning: {message}")
-
-    with warnings.catch_warnings():
-        warnings.showwarning = show
-        yield said

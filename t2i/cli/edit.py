@@ -11,6 +11,7 @@ import typer
 from t2i.cli import options
 from t2i.cli.answer import Format, note, print_json
 from t2i.errors import ArgumentError
+from t2i.terminal import print_line, warnings_in_one_line
 
 if TYPE_CHECKING:
     from pipelines.chosen_edits import Blend, Wishes
@@ -108,7 +109,7 @@ def edit(
     names = Siblings(out or Path("outputs"), source, "edit", ends(len(prompts)))
 
     from pipelines.chosen_edits import Wishes
-    from t2i.cli.drawing import draw_together, warnings_in_one_line
+    from t2i.cli.drawing import draw_together
     from t2i.cli.metadata import picture_text
     from t2i.cli.prepared import prepare
     from t2i.pictures import save_picture, sheet
@@ -155,7 +156,7 @@ def edit(
         return
     note(f"seed {seed}, {seconds} s")
     for path in (sheet_path, *paths):
-        typer.echo(path)
+        print_line(path)
 
 
 def sides(

@@ -8,6 +8,7 @@ import typer
 
 from t2i.cli.answer import Format, note, print_json
 from t2i.cli.garbage import search_as_usual
+from t2i.terminal import print_line
 
 FAR = 0.05
 """An error of the profile that is worth a word."""
@@ -45,4 +46,4 @@ def ema(
     if format == "json":
         print_json({**asdict(rebuilt), "folder": str(rebuilt.folder)})
     else:
-        typer.echo(rebuilt.folder)
+        print_line(rebuilt.folder)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from t2i.cli.answer import Format, note, print_json
+from t2i.terminal import print_line, print_rich
 
 if TYPE_CHECKING:
     from t2i.evaluate.part import Bench
@@ -121,7 +122,7 @@ def evaluate(
         print_json(document)
     else:
         print_tables(document)
-        typer.echo(out / PAGE)
+        print_line(out / PAGE)
 
 
 def prepare(
@@ -179,14 +180,12 @@ def prepare(
 
 def print_tables(document: dict[str, Any]) -> None:
     """The figures without their intervals, a table after the other."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from t2i.evaluate.telling.chapter import Figure
     from t2i.evaluate.telling.shown import with_unit
 
-    console = Console(highlight=False)
     for chapter in document["chapters"].values():
         for block in chapter["blocks"].values():
             if block["kind"] != "table":
@@ -204,6 +203,6 @@ def print_tables(document: dict[str, Any]) -> None:
                     for head, cell in row["cells"].items()
                 ]
                 table.add_row(Text(row["label"]), *map(Text, cells))
-            console.print(Text(block["title"], style="bold"))
-            console.print(table)
-            console.print()
+            print_rich(Text(block["title"], style="bold"))
+            print_rich(table)
+            print_rich()

@@ -12,8 +12,8 @@ from typing import Any
 from t2i.cli.digests import digest, file_digest
 from t2i.cli.request import Request
 from t2i.cli.sources import File
-from t2i.cli.stories.reading import visible
 from t2i.errors import ArgumentError, DataError, ModelError, T2IError
+from t2i.terminal import visible
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 TOLD = 3

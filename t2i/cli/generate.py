@@ -227,7 +227,7 @@ def retold(
 def check_found(picture: Path, request: "Request") -> None:
     """Raise for a file that the picture was made of and that is not here."""
     from t2i.cli.found import KINDS, files_of, place
-    from t2i.cli.stories.reading import visible
+    from t2i.terminal import visible
 
     for name, file in files_of(request):
         try:

@@ -11,6 +11,7 @@ import typer
 from t2i.cli import options
 from t2i.cli.answer import Format, note, print_json
 from t2i.errors import ArgumentError
+from t2i.terminal import print_line, print_rich, warnings_in_one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -76,7 +77,7 @@ def inspect(
     names = Siblings(out or Path("outputs"), prompt, "words", [".safetensors"])
 
     from t2i.attention.attending import attend
-    from t2i.cli.drawing import sample, warnings_in_one_line
+    from t2i.cli.drawing import sample
     from t2i.cli.metadata import picture_text
     from t2i.cli.prepared import prepare
     from t2i.pictures import save_picture
@@ -111,8 +112,8 @@ def inspect(
         return
     print_table(maps)
     note(f"seed {seed}, {seconds} s")
-    typer.echo(strip_path)
-    typer.echo(maps_path)
+    print_line(strip_path)
+    print_line(maps_path)
 
 
 def split_words(words: list[str] | None) -> list[str]:
@@ -167,7 +168,6 @@ def place(across: float, down: float) -> str:
 
 
 def print_table(maps: "HeatMaps") -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -180,4 +180,4 @@ def print_table(maps: "HeatMaps") -> None:
             place(*maps.centre(word)),
             f"{maps.share(word):.1%}",
         )
-    Console(highlight=False).print(table)
+    print_rich(table)

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from t2i.denoiser.address import NOTES
 from t2i.errors import ModelError
+from t2i.reading import MODEL_CONFIG, read_bytes
 
 WORDS = "words"
 """The list that holds every word; the other ones say what they stand for."""
@@ -66,7 +67,7 @@ def read_known(model: Path) -> Known | None:
     if not path.is_file():
         return None
     try:
-        notes = Notes.model_validate_json(path.read_bytes())
+        notes = Notes.model_validate_json(read_bytes(path, MODEL_CONFIG))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the file"

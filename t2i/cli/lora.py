@@ -17,6 +17,7 @@ from t2i.cli.written import (
     write_model,
 )
 from t2i.errors import ArgumentError
+from t2i.terminal import print_line, print_rich, visible
 
 if TYPE_CHECKING:
     from t2i.adapters import Fit, PartFacts
@@ -63,7 +64,7 @@ def info(file: File, layers_per_block: Layers = 2, format: Format = "text") -> N
     print_parts(parts)
     for name, text in sorted(found.header.items()):
         shown = text if len(text) <= 100 else f"{text[:97]}..."
-        typer.echo(f"{printable(name)[:60]}  {printable(shown)}")
+        print_line(f"{visible(name)[:60]}  {visible(shown)}")
 
 
 @lora.command()
@@ -207,11 +208,10 @@ def answer(out: Path, format: str, facts: dict[str, object]) -> None:
     if format == "json":
         print_json({"path": str(out)} | facts)
     else:
-        typer.echo(out)
+        print_line(out)
 
 
 def print_parts(parts: "list[PartFacts]") -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -228,7 +228,7 @@ def print_parts(parts: "list[PartFacts]") -> None:
     }
     for name, cells in rows.items():
         table.add_row(name, *(Text(cell) for cell in cells))
-    Console(highlight=False).print(table)
+    print_rich(table)
 
 
 def counts(values: Any) -> str:
@@ -236,9 +236,3 @@ def counts(values: Any) -> str:
     known = [f"{value} x{number}" for value, number in values.items()]
     more = f", {len(known) - COMMON} more" if len(known) > COMMON else ""
     return ", ".join(known[:COMMON]) + more
-
-
-def printable(text: str) -> str:
-    from t2i.cli.stories.reading import visible
-
-    return visible(text)

@@ -1,14 +1,15 @@
 """`t2i models`: what --model can name, and what one of them is and knows."""
 
-import json
 from collections.abc import Mapping
+from os.path import exists, expanduser
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from t2i.cli.answer import Format, print_json, print_rows
-from t2i.reading import regular
+from t2i.reading import MODEL_CONFIG, bytes_of, parse_json, regular
+from t2i.terminal import print_line
 
 LONGEST_CARD = 64_000
 """Bytes of a model card that are looked at; its first paragraph is what is shown."""
@@ -38,7 +39,7 @@ def models(
         print_json({"models": found})
         return
     for model in found:
-        typer.echo(model["name"])
+        print_line(model["name"])
         print_rows({f"  {key}": model[key] for key in ("summary", "size", "path")})
 
 
@@ -80,7 +81,7 @@ def found(name: str, here: Mapping[str, Path]) -> Path:
 
     if name in here:
         return here[name]
-    if Path(name).expanduser().exists():
+    if exists(expanduser(name)):
         return resolve(name)
     raise ModelError(f"No model {name!r:.200} here. {nearest(name, here)} All: t2i models")
 
@@ -89,11 +90,12 @@ def side_of(folder: Path) -> str | None:
     """The pictures that a model in a folder was made for, as its configs say."""
     try:
         unet, vae = (
-            json.loads((folder / part / "config.json").read_bytes()) for part in ("unet", "vae")
+            parse_json(bytes_of(folder / part / "config.json", MODEL_CONFIG.most), lenient=True)
+            for part in ("unet", "vae")
         )
         widths = vae.get("block_out_channels") or vae["encoder_block_out_channels"]
         side = int(unet["sample_size"]) * 2 ** (len(widths) - 1)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
     return f"{side}x{side}"
 

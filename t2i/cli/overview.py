@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import typer
-
 from t2i.cli.answer import print_rows
+from t2i.terminal import print_line
 
 if TYPE_CHECKING:
     from train.data.overview import BucketCount, Overview, SubsetCount
@@ -28,19 +27,19 @@ def print_overview(told: "Overview", config: "PicturesConfig", batch_size: int |
     }
     print_rows(rows)
     if len(told.subsets) > 1:
-        typer.echo("\nsubsets")
+        print_line("\nsubsets")
         for subset in told.subsets:
             kind = "prior, " if subset.prior else ""
-            typer.echo(f"  {subset.place}: {kind}{size_of(subset)}")
-    typer.echo(f"\nbuckets of at most {config.size}x{config.size} pixels")
+            print_line(f"  {subset.place}: {kind}{size_of(subset)}")
+    print_line(f"\nbuckets of at most {config.size}x{config.size} pixels")
     for bucket in told.buckets:
         shape = f"{bucket.width}x{bucket.height}"
         less = batch_size is not None and bucket.places < batch_size
-        typer.echo(f"  {shape:>9}  {size_of(bucket)}{' *' * less}")
+        print_line(f"  {shape:>9}  {size_of(bucket)}{' *' * less}")
     if batch_size is not None and told.smaller_than(batch_size):
-        typer.echo(f"  * fewer visits than a batch of {batch_size}: pictures repeat in it")
+        print_line(f"  * fewer visits than a batch of {batch_size}: pictures repeat in it")
     for note in told.notes:
-        typer.echo(f"\n{note}")
+        print_line(f"\n{note}")
     print_names("have no caption: give one, or a caption or trigger for all", told.uncaptioned)
     print_names("have no mask: all of them counts", told.unmasked)
     odd = [f"{name}: its mask {what}" for name, what in told.odd_masks]
@@ -49,9 +48,9 @@ def print_overview(told: "Overview", config: "PicturesConfig", batch_size: int |
     print_names("are transparent in part: that becomes white", told.transparent)
     print_names("are there more than once", [" = ".join(same) for same in told.duplicates])
     if told.broken:
-        typer.echo(f"\n{len(told.broken)} cannot be used")
+        print_line(f"\n{len(told.broken)} cannot be used")
         for name, reason in told.broken:
-            typer.echo(f"  {name}: {reason}")
+            print_line(f"  {name}: {reason}")
 
 
 def size_of(part: "BucketCount | SubsetCount") -> str:
@@ -65,8 +64,8 @@ def several(number: int, noun: str) -> str:
 def print_names(trait: str, names: Sequence[str]) -> None:
     if not names:
         return
-    typer.echo(f"\n{len(names)} {trait}")
+    print_line(f"\n{len(names)} {trait}")
     for name in names[:NAMED]:
-        typer.echo(f"  {name}")
+        print_line(f"  {name}")
     if len(names) > NAMED:
-        typer.echo(f"  and {len(names) - NAMED} more")
+        print_line(f"  and {len(names) - NAMED} more")

@@ -3,14 +3,15 @@
 Each is asked about in a warning, and drawn all the same.
 """
 
-import json
 from collections.abc import Iterable, Sequence
+from os.path import expanduser, isfile
 from pathlib import Path
 from shlex import quote
 
 from t2i.cli.known import Known
 from t2i.cli.request import Request
 from t2i.pictures import FORMATS
+from t2i.reading import parse_json, regular
 from t2i.text.pattern import pattern
 
 LISTS = (".txt", ".jsonl", ".csv")
@@ -56,7 +57,7 @@ def question(
 
 def is_file(prompt: str) -> bool:
     try:
-        return Path(prompt.strip()).expanduser().is_file()
+        return isfile(expanduser(prompt.strip()))
     except (OSError, ValueError, RuntimeError):  # longer than a path may be, or no path at all
         return False
 
@@ -103,10 +104,10 @@ def words_in(path: str, token: str | None) -> list[str]:
     """What may stand for a learned word in a prompt; [] for a file that is found wanting later."""
     words = [token or Path(path).stem]
     try:
-        with Path(path).expanduser().open("rb") as file:
+        with regular(expanduser(path)) as file:
             size = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(size)) if size <= LARGEST_HEADER else {}
-    except (OSError, ValueError, RecursionError):
+            header = parse_json(file.read(size), lenient=True) if size <= LARGEST_HEADER else {}
+    except (OSError, ValueError):
         return words
     named = header if isinstance(header, dict) and not token else {}
     return words + [name for name in named if name != "__metadata__" and name.strip()]

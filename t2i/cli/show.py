@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from t2i.cli.answer import Format
+from t2i.cli.answer import Format, print_json
+from t2i.terminal import print_line
 
 if TYPE_CHECKING:
     from t2i.cli.request import Request
@@ -25,21 +26,20 @@ def show(
     The picture itself is not decoded. What a file says is not trusted: nothing in it can reach the
     terminal as a command.
     """
-    from t2i.cli.stories.reading import visible
     from t2i.cli.story import read_story
+    from t2i.terminal import visible
 
     story = read_story(image)
     if format == "json":
-        # Escapes of JSON: the document still holds what the file does, letter for letter.
-        typer.echo(visible(json.dumps(document(image, story), indent=2, ensure_ascii=False), "\n"))
+        print_json(document(image, story))
         return
     found = rows(story) | {"again": again(image)}
     width = max(map(len, found))
     for name, value in found.items():
         lines = value.split("\n")
-        typer.echo(f"{name:{width}}  {visible(lines[0])}")
+        print_line(f"{name:{width}}  {visible(lines[0])}")
         for line in lines[1:]:
-            typer.echo(f"{'':{width}}  {visible(line)}")
+            print_line(f"{'':{width}}  {visible(line)}")
 
 
 def document(image: Path, story: "Story") -> dict[str, object]:

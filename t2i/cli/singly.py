@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import typer
 
 from t2i.cli.answer import Format, note, print_json
-from t2i.cli.drawing import enlarged, sample, warnings_in_one_line
+from t2i.cli.drawing import enlarged, sample
 from t2i.cli.metadata import picture_text
 from t2i.cli.naming import Names
 from t2i.cli.prepared import prepare
 from t2i.cli.request import Request
 from t2i.pictures import save_picture
 from t2i.quiet import quiet_libraries
+from t2i.terminal import print_line, warnings_in_one_line
 
 if TYPE_CHECKING:
     from t2i.cli.story import Story
@@ -57,7 +58,7 @@ def generate_each(
                 made.append({"path": str(path), "seed": seed, "seconds": seconds})
                 if format == "text":
                     note(f"seed {seed}, {seconds} s")
-                    typer.echo(path)
+                    print_line(path)
         except KeyboardInterrupt:
             interrupted = True
             note(f"Interrupted: {len(made)} of {len(seeds)} pictures are finished and kept.")

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during long work: what is finished stays whole."""
+"""Ctrl-C, SIGTERM and SIGHUP during long work: what is finished stays whole."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,8 +20,9 @@ class Stopped(KeyboardInterrupt):
 
 
 class Stopping(StopRequest):
-    """Turns the first SIGINT or SIGTERM into Stopped: at once in work that may be dropped, else
-    where such work begins. Further ones are ignored, as launchers send what a terminal has sent.
+    """Turns the first signal that stops a run into Stopped: at once in work that may be dropped,
+    else where such work begins. Further ones are ignored, as launchers send what a terminal has
+    sent.
     """
 
     def __init__(self) -> None:

@@ -12,10 +12,11 @@ from t2i.cli.stories.comfyui import read_comfyui
 from t2i.cli.stories.fooocus import read_fooocus
 from t2i.cli.stories.invokeai import read_invokeai
 from t2i.cli.stories.ours import TOOL, read_ours
-from t2i.cli.stories.reading import Settings, Story, visible
+from t2i.cli.stories.reading import Settings, Story
 from t2i.cli.stories.samplers import our_sampler
 from t2i.cli.stories.texts import read_texts
 from t2i.errors import ArgumentError, DataError
+from t2i.terminal import visible
 from t2i.text.dialects import Dialect
 from t2i.text.prompt import Prompt
 

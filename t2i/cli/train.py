@@ -8,6 +8,7 @@ import typer
 
 from t2i.cli.garbage import search_as_usual
 from t2i.errors import ArgumentError
+from t2i.terminal import print_line
 
 METHODS = (
     "full, cross-attention, lora, dora, dreambooth, dreambooth-lora, textual-inversion or pivotal"
@@ -89,7 +90,7 @@ def start(
         raise ArgumentError(f"Got --out {out}; with --init expected the name of a .toml file.")
     wish = Wish(method, folder, base, word, kind)
     seen = write_start(wish, out)
-    typer.echo(out)
+    print_line(out)
     if reason := as_they_are(wish, seen):
         note(f"Captions are learned as they are: {reason}. See [data] in the file.")
     if seen.broken:

@@ -26,6 +26,7 @@ from t2i.pictures import save_picture, sheet
 from t2i.recogniser.agreement import Agreement
 from t2i.recogniser.recogniser import CONFIG
 from t2i.recogniser.seen import Seen
+from t2i.terminal import print_line, print_note
 from train.data.scenes import Scene, Scenes, ScenesConfig
 from train.loop import MODEL
 from train.targets.agreement import turned_round
@@ -223,7 +224,7 @@ def write_card(run: Path, folder: Path, count: int) -> None:
         )
         (new / "README.md").write_text(card, "utf-8")
         counts = {split: len(found.overlaps) for split, found in tallies.items()}
-        print(json.dumps({"objects": counts, "folder": str(folder)}))
+        print_line(json.dumps({"objects": counts, "folder": str(folder)}))
 
 
 def main() -> None:
@@ -235,7 +236,7 @@ def main() -> None:
     try:
         write_card(given.run, given.folder, given.count)
     except T2IError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print_note(f"{type(error).__name__}: {error}")
         sys.exit(error.exit_code)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from t2i.evaluate.part import Part
+from t2i.terminal import print_note
 
 EVERY = 15.0
 """Seconds between two lines."""
@@ -57,7 +58,7 @@ class Lines:
             self._say(f"{name} {finished}/{total}, {left} left", now)
 
     def _say(self, text: str, now: float) -> None:
-        print(text, file=sys.stderr, flush=True)
+        print_note(text)
         self._told = now
 
 

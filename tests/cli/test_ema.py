@@ -59,7 +59,7 @@ def test_the_folder_is_named_and_the_error_of_a_far_profile_is_told(
     assert "meet the average of length 0.25 only to" in said.err
 
     assert main(["ema", str(finished), "--length=0.25", "--step=3"]) == 5
-    assert "is there already" in capsys.readouterr().err
+    assert "exists and is not replaced" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_no_run_is_named(

@@ -15,6 +15,7 @@ LAYERS = (
     (
         *("t2i.errors", "t2i.exif", "t2i.extras", "t2i.files", "t2i.folders", "t2i.machine"),
         *("t2i.masks", "t2i.pictures", "t2i.process_state", "t2i.quiet", "t2i.reading"),
+        "t2i.terminal",
     ),
     ("t2i.text",),
     ("t2i.conditioning",),

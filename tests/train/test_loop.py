@@ -2,10 +2,12 @@
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from train.batch import Batch
 from train.checkpoint import State, load_newest
 from train.config import RunConfig, load
 from train.loop import run
-from train.runfolder import locked
+from train.runfolder import SIGNALS, StopRequest, locked
 from train.targets.denoiser import Denoiser
 
 REPO = Path(__file__).resolve().parents[2]
@@ -126,6 +128,44 @@ def test_a_signal_saves_a_checkpoint_and_exits_0(tmp_path: Path, number: signal.
     assert ended(process) == 0, said(out)
     assert "the same command goes on from here" in said(out)
     assert newest(tmp_path / "out").step >= 2
+
+
+@pytest.mark.slow
+def test_a_closed_terminal_leaves_a_last_checkpoint(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "train", write_run(tmp_path), "--out", tmp_path / "out"]
+    many = ["--set=train.steps=100000", "--set=train.checkpoint_every=100000"]
+    process: subprocess.Popen[str] = subprocess.Popen(
+        [*command, *many], cwd=REPO, stdin=theirs, stdout=theirs, stderr=theirs, text=True
+    )
+    os.close(theirs)
+    with ThreadPoolExecutor(1) as pool:  # a bar fills the terminal, which somebody must read
+        seen = pool.submit(lambda: [os.read(ours, 1000) for _ in range(5)])
+        wait_for_step(tmp_path / "out", 2, process)
+        seen.result(60)
+    os.close(ours)  # from here on every write to it fails
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(60) == 0
+    assert newest(tmp_path / "out").step >= 2
+
+
+def test_each_signal_that_ends_a_session_is_a_wish_to_stop() -> None:
+    for number in SIGNALS:
+        with StopRequest() as stop:
+            signal.raise_signal(number)
+            assert stop.wanted
+    assert signal.SIGHUP in SIGNALS
+
+
+def test_nohup_is_respected() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop.wanted
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def torchrun(toml: Path, out: Path) -> subprocess.CompletedProcess[str]:

@@ -8,8 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from t2i.cli.metadata import VERSION
 from t2i.cli.request import MAX_SEED, Request
-from t2i.cli.stories.reading import Reading, Settings, Story, parsed_object, visible
+from t2i.cli.stories.reading import Reading, Settings, Story, parsed_object
 from t2i.errors import DataError
+from t2i.terminal import visible
 
 TOOL = "t2i"
 Name = Annotated[str, Field(max_length=200)]

@@ -2,7 +2,6 @@
 
 import json
 import math
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -11,6 +10,7 @@ from t2i.cli.stories.samplers import our_sampler
 from t2i.errors import DataError
 from t2i.pictures import MAX_PIXELS
 from t2i.reading import parse_json
+from t2i.terminal import visible
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
@@ -180,19 +180,3 @@ def parsed_object(name: str, text: str) -> dict[str, Json]:
     if not isinstance(value, dict):
         raise DataError(f"{name}: JSON, but not an object")
     return value
-
-
-def visible(text: str, keep: str = "") -> str:
-    """Text that a terminal cannot take for a command: what it would obey is spelled out.
-
-    keep : characters that stay, such as a line feed
-    """
-    return "".join(f"\\u{ord(c):04x}" if c not in keep and is_command(c) else c for c in text)
-
-
-def is_command(character: str) -> bool:
-    """Controls, halves of characters, line separators, and what reverses the order of letters."""
-    return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in REVERSING
-
-
-REVERSING = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"

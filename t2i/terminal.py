@@ -1,0 +1,140 @@
+"""What is printed: nothing in it reaches a terminal as a command, and no lost one stops work.
+
+Names of files and members, captions, configs and READMEs are others' words; so all that is printed
+goes through here, and what a terminal would obey is spelled out.
+"""
+
+import logging
+import os
+import sys
+import unicodedata
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from t2i.errors import OutputError
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
+
+REVERSING = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+LINES = "\n\t"
+"""What stays in a text of several lines."""
+
+
+def visible(text: str, keep: str = "") -> str:
+    """Text that a terminal cannot take for a command: what it would obey is spelled out.
+
+    keep : characters that stay, such as a line feed
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(f"\\u{ord(c):04x}" if c not in keep and is_command(c) else c for c in text)
+
+
+def is_command(character: str) -> bool:
+    """Controls, halves of characters, line separators, and what reverses the order of letters."""
+    return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in REVERSING
+
+
+def print_note(text: object) -> None:
+    """A line beside the result, on stderr. Where nobody can read it any more, work goes on."""
+    try:
+        print(visible(str(text), LINES), file=sys.stderr, flush=True)
+    except (OSError, ValueError):  # hung up, full, closed
+        pass
+
+
+def print_line(text: object) -> None:
+    """A line of the result, on stdout. Raises OutputError where it takes none."""
+    with _answering():
+        print(visible(str(text), LINES))
+
+
+def flush_lines() -> None:
+    """Raises OutputError where not all of the result could be written."""
+    with _answering():
+        sys.stdout.flush()
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:  # the reader has read enough
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"Cannot write the result to the standard output: {error.strerror}. Free some space, "
+            "or send it elsewhere."
+        ) from error
+
+
+def leave_nothing_unwritten() -> None:
+    """At the end of a process: what stdout refused, Python would write, and complain of, again."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class Visible:
+    """Anything that rich prints, its texts made visible."""
+
+    def __init__(self, inner: "RenderableType") -> None:
+        self.inner = inner
+
+    def __rich_console__(
+        self, console: "Console", options: "ConsoleOptions"
+    ) -> "Iterator[Segment]":
+        from rich.segment import Segment
+
+        for segment in console.render(self.inner, options):
+            if segment.control:
+                yield segment
+            else:
+                yield Segment(visible(segment.text, LINES), segment.style)
+
+
+def print_rich(inner: "RenderableType" = "") -> None:
+    """Print a table or a styled text on stdout."""
+    from rich.console import Console
+
+    Console(highlight=False).print(Visible(inner))
+
+
+@contextmanager
+def warnings_in_one_line() -> Iterator[list[str]]:
+    """Show a warning as what it says, without the line of code that said it; give a list that
+    grows by each, for programs."""
+    said: list[str] = []
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        said.append(str(message))
+        print_note(f"Warning: {message}")
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield said
+
+
+@contextmanager
+def visible_logs() -> Iterator[None]:
+    """What libraries log, such as the values of a config that they do not know, is visible too."""
+    before = logging.getLogRecordFactory()
+
+    def made(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = before(*args, **kwargs)
+        try:
+            record.msg, record.args = visible(record.getMessage(), LINES), ()
+        except Exception:  # a message that does not fit its arguments is the library's to report
+            pass
+        return record
+
+    logging.setLogRecordFactory(made)
+    try:
+        yield
+    finally:
+        logging.setLogRecordFactory(before)
