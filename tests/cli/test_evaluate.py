@@ -156,7 +156,7 @@ def test_two_runs_on_one_folder_are_refused(evaluate: Cli) -> None:
     ("arguments", "code", "words"),
     [
         (("--suite", "scences"), 2, "Unknown suite 'scences'. Did you mean 'scenes'?"),
-        (("--suite", "none.toml"), 2, "the suite none.toml: No such file or directory."),
+        (("--suite", "none.toml"), 2, "No such suite: none.toml"),
         (("--against", "none.json"), 2, "Cannot read none.json: No such file or directory."),
         (("--against", "suite.toml"), 2, "suite.toml is no JSON. Give the evaluation.json of"),
         (("--part", "generations"), 2, "Unknown part 'generations'. Did you mean 'generation'?"),
@@ -183,7 +183,7 @@ def test_what_cannot_be_used_is_refused(
         ("[1.0]", "[true]", "generation.guidance_scales.0: Input should be a valid number"),
         ("[1.0]", "[nan]", "generation.guidance_scales.0: Input should be a finite number"),
         ("batch = 2", "batch = 1979-05-27", "generation.batch: Input should be a valid integer"),
-        ("batch = 2", "batch = ", "The suite suite.toml is no TOML: Invalid value"),
+        ("batch = 2", "batch = ", "Cannot read the suite suite.toml as TOML: Invalid value"),
         ("batch = 2", "batch = 0", "generation.batch: Input should be greater than or equal to 1"),
         ("[generation]", "[generations]", "Did you mean 'generation'?"),
     ],
@@ -203,7 +203,7 @@ def test_a_suite_that_is_no_text_is_refused(evaluate: Cli) -> None:
     Path("suite.toml").write_bytes(b"# \xff")
     refused = evaluate()
     assert refused.code == 2
-    assert "The suite suite.toml is no text in UTF-8: byte 2 is none of it." in refused.err
+    assert "Cannot read the suite suite.toml: it is not UTF-8 text (line 1, byte 3)" in refused.err
 
 
 def test_a_missing_library_is_named_before_the_work(

@@ -41,7 +41,7 @@ def test_an_error_is_one_line_and_an_exit_code(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 2
-    assert "ArgumentError: Cannot read the training config" in done.stderr
+    assert "ArgumentError: No such training config" in done.stderr
     assert "Traceback" not in done.stderr
 
 
