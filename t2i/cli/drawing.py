@@ -1,6 +1,7 @@
 """A request becomes a picture: the pipeline that it needs, and what that is told."""
 
 import inspect
+import warnings
 from os.path import expanduser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
