@@ -15,8 +15,8 @@ from t2i.attention.site import Window, check_window, is_empty
 from t2i.errors import ArgumentError
 from t2i.text.alignment import plain, words_of
 from t2i.text.layout import Readable
-from t2i.text.prompt import Prompt
 from t2i.text.pattern import pattern
+from t2i.text.prompt import Prompt
 from t2i.text.words import unknown
 
 Blend = tuple[Words, Words]

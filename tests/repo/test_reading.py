@@ -22,6 +22,7 @@ ALLOWED = {
     "t2i.pictures": {"Image.open"},
     "train.data.decode": {"Image.open"},
     "t2i.cli.stories.ours": {"model_validate_json"},
+    "t2i.denoiser.sampling": {"model_validate_json"},
     "t2i.attention.edits.plain": {"Image.open"},
     "train.data.sources.metadata": {"csv"},
     "t2i.cli.prompts_file": {"csv"},
