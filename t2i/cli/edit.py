@@ -25,7 +25,7 @@ EPILOG = """Examples:
 
 `t2i edit "a red apple and a tree" --weight red=2.5 --weight tree=0.3`
 
-`t2i edit "a cat and a ball" "a dog and a ball" --blend cat,dog --out swap.png`
+`t2i edit "a cat and a balloon" "a dog and a balloon" --blend cat,dog --out swap.png`
 """
 
 SHOWN_WIDTH = 256

@@ -1,6 +1,7 @@
 """Prompts that may not be meant are asked about, on stderr and in JSON, and drawn all the same."""
 
 import json
+import re
 import tomllib
 from pathlib import Path
 
@@ -241,3 +242,17 @@ def test_models_tells_of_a_folder_and_refuses_an_unknown_name(cli: Cli, model: P
     done = cli("models", "embeded")
     assert done.code == 3
     assert "No model 'embeded' here. Did you mean 'embedded'?" in done.err
+
+
+def test_what_the_pages_and_the_help_draw_with_the_embedded_model_it_knows(repo: Path) -> None:
+    assert KNOWN is not None
+    places = [repo / "README.md", *repo.glob("docs/*.md"), *repo.glob("t2i/cli/*.py")]
+    found = {}
+    for place in places:
+        for command in re.findall(r"\bt2i (?:generate|inspect|edit) [^\n`]*", place.read_text()):
+            if re.search("--(model|lora|embedding|prompts|from)|<lora:|PROMPT", command):
+                continue
+            prompts = re.findall(r'(?<!--sampler )(?<!--method )"([^"{}]* [^"{}]*)"', command)
+            if unknown := KNOWN.unknown(text for prompt in prompts for text in Prompt(prompt).ever):
+                found[command] = unknown
+    assert found == {}
