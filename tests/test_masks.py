@@ -1,5 +1,6 @@
 """What is painted white is asked for, in whatever mode of whatever program the mask was saved."""
 
+import re
 import subprocess
 import sys
 from io import BytesIO
@@ -161,6 +162,18 @@ def test_what_is_said_of_a_hole_makes_its_mask(tmp_path: Path) -> None:
     expected = np.zeros((48, 64), dtype=bool)
     expected[10:30, 20:40] = True
     assert np.array_equal(white_of(painted(made)), expected)
+
+
+def test_every_mask_is_read_in_this_way(repo: Path) -> None:
+    """Its gray is taken after `painted` alone; `check_croppable` is given what was painted."""
+    bare = [
+        f"{path.relative_to(repo)}: {line.strip()}"
+        for folder in ("t2i", "pipelines", "train")
+        for path in sorted((repo / folder).rglob("*.py"))
+        for line in path.read_text("utf-8").splitlines()
+        if re.search(r'convert\("(L|1)"\)', line) and "painted(" not in line
+    ]
+    assert bare == ['pipelines/inpaint.py: if mask_image.convert("L").getbbox() is None:']
 
 
 def test_saved_as_webp_the_box_stays_a_box(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from t2i.cli.request import Request
 from t2i.pictures import FORMATS
 from t2i.reading import parse_json, regular
 from t2i.text.pattern import pattern
+from t2i.text.prompt import Prompt
 
 LISTS = (".txt", ".jsonl", ".csv")
 MOST = 12
@@ -52,7 +53,23 @@ def question(
         )
     if is_file(prompt):
         return f"The prompt {prompt!r:.{PRINTED}} is a file, and {what_for(prompt)}"
-    return None if known is None else of_words(prompt, request, known, learned, model)
+    spoken = request.spoken(prompt)
+    if isinstance(spoken, Prompt) and has_word_break(spoken):
+        return (
+            "BREAK stands in brackets that weigh it, where it is a word, as in A1111: to begin a "
+            "chunk there, close the brackets before it and open them again after it."
+        )
+    texts = [spoken] if isinstance(spoken, str) else spoken.ever
+    return None if known is None else of_words(texts, known, learned, model)
+
+
+def has_word_break(prompt: Prompt) -> bool:
+    return any(
+        segment.text == "BREAK" and segment.weight < 0
+        for weighted, _ in prompt.at(0, 1)
+        for section in weighted.sections
+        for segment in section
+    )
 
 
 def is_file(prompt: str) -> bool:
@@ -75,11 +92,7 @@ def what_for(prompt: str) -> str:
     return "only its name is read. Did you mean what is in it?"
 
 
-def of_words(
-    prompt: str, request: Request, known: Known, learned: Sequence[str], model: str
-) -> str | None:
-    spoken = request.spoken(prompt)
-    texts = [spoken] if isinstance(spoken, str) else spoken.ever
+def of_words(texts: Sequence[str], known: Known, learned: Sequence[str], model: str) -> str | None:
     unknown = known.unknown(without(learned, text) for text in texts)
     if not unknown:
         return None

@@ -163,6 +163,13 @@ def test_a_prompt_that_is_a_file_is_asked_about(
     assert asked("house") == []
 
 
+@pytest.mark.parametrize("prompt", ["(a red BREAK apple:1.3)", "[a BREAK cat] BREAK a dog"])
+def test_a_break_that_is_a_word_is_asked_about(prompt: str) -> None:
+    (said,) = asked(prompt)
+    assert said.startswith("BREAK stands in brackets that weigh it, where it is a word")
+    assert asked("a red apple BREAK (a cat:1.2)") == []
+
+
 @pytest.mark.parametrize("prompt", ["", "  \n"])
 def test_an_empty_prompt_is_asked_about(prompt: str) -> None:
     (said,) = asked(prompt)

@@ -13,6 +13,7 @@ from PIL import Image
 from t2i.attention.edits.edit import LARGEST
 from t2i.attention.site import Sites, Window, check_window
 from t2i.errors import ArgumentError, nearest
+from t2i.masks import painted
 from t2i.pictures import UNREADABLE
 
 LONGEST_TEXT = 2_000
@@ -223,7 +224,7 @@ def picture(value: object, name: str) -> Image.Image:
         file = io.BytesIO(base64.b64decode(text, validate=True))
         with Image.open(file, formats=["PNG"]) as opened:
             if opened.width * opened.height <= MOST_PIXELS:
-                return opened.convert("L")
+                return painted(opened).convert("L")
             found = f"{opened.width} x {opened.height}"
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         found = "far too many"

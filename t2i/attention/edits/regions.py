@@ -17,6 +17,7 @@ from t2i.attention.edits.bias import BiasEdit
 from t2i.attention.said import Said, Words, several
 from t2i.attention.site import Site, is_number
 from t2i.errors import ArgumentError
+from t2i.masks import painted
 
 Box = tuple[float, float, float, float]
 
@@ -27,7 +28,8 @@ class Region:
 
     words : a word or phrase, or several
     box : left, top, right, bottom as shares of the picture
-    mask : in the place of a box, a picture whose white is inside, or a tensor (H, W) of 0..1
+    mask : in the place of a box, a picture whose white is inside and what is clear outside, or a
+        tensor (H, W) of 0..1
     """
 
     words: Words
@@ -51,8 +53,8 @@ class Region:
         if isinstance(self.mask, Tensor):
             object.__setattr__(self, "mask", gray(self.mask))
         elif isinstance(self.mask, Image.Image):
-            plain = Image.fromarray(np.asarray(self.mask.convert("L")))  # nothing but its pixels
-            object.__setattr__(self, "mask", plain)
+            gray_HW = np.asarray(painted(self.mask).convert("L"))
+            object.__setattr__(self, "mask", Image.fromarray(gray_HW))  # nothing but its pixels
         elif self.mask is not None:
             raise ArgumentError(
                 f"Got a mask of type {type(self.mask).__name__}, expected a PIL picture or a "

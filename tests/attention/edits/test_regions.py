@@ -38,7 +38,9 @@ def test_a_mask_is_what_a_box_is() -> None:
     pixels[24:72, 30:90] = 1
     box = Region(words="cat", box=(0.25, 0.25, 0.75, 0.75))
     picture = Image.fromarray((pixels * 255).byte().numpy())
-    for mask in (pixels, pixels.bool(), pixels[None], picture, picture.convert("RGB")):
+    clear = Image.new("RGB", picture.size, "white")  # as paint on a clear layer is saved
+    clear.putalpha(picture)
+    for mask in (pixels, pixels.bool(), pixels[None], picture, picture.convert("RGB"), clear):
         region = Region(words="cat", mask=mask)
         for size in ((8, 8), (12, 10), (96, 120)):
             assert torch.equal(region.inside(size, 0.0), box.inside(size, 0.0))
