@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 
 from tests.cli.command import files
+from tests.train import apart
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -35,17 +37,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(folder: Path, model: Path, repo: Path) -> Path:
     """What one process makes that nobody disturbs."""
-    process = start(folder, model, repo, "whole")
-    assert process.wait() == 1  # for the one prompt that fails
+    apart.ready()
+    process = apart.start_command(words(model, "whole"), folder, folder / "whole.said")
+    assert apart.ended(process, 500) == 1  # for the one prompt that fails
     return folder / "whole"
+
+
+def words(model: Path, out: str) -> list[str]:
+    """Of the command line, after `t2i`."""
+    return ["generate", "--prompts", "p.jsonl", "--out", out, *OPTIONS, "--model", str(model)]
 
 
 def start(
     folder: Path, model: Path, repo: Path, out: str, launcher: tuple[str, ...] = ()
 ) -> subprocess.Popen[str]:
-    words = ["-m", "t2i.cli", "generate", "--prompts", "p.jsonl", "--out", out, *OPTIONS]
     return subprocess.Popen(
-        [sys.executable, *launcher, *words, "--model", str(model)],
+        [sys.executable, *launcher, "-m", "t2i.cli", *words(model, out)],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(repo), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
@@ -54,13 +61,19 @@ def start(
     )
 
 
-def wait_for_lines(out: Path, number: int, process: subprocess.Popen[str]) -> None:
-    while process.poll() is None:
+def wait_for_lines(out: Path, number: int, process: subprocess.Popen[str] | BaseProcess) -> None:
+    while has_not_ended(process):
         parts = list(out.glob("index.*.jsonl"))
         if sum(part.read_bytes().count(b"\n") for part in parts) >= number:
             return
         time.sleep(0.02)
-    pytest.fail(f"it ended before {number} pictures: {process.communicate()[1]}")
+    pytest.fail(f"it ended before {number} pictures")
+
+
+def has_not_ended(process: subprocess.Popen[str] | BaseProcess) -> bool:
+    if isinstance(process, BaseProcess):
+        return process.exitcode is None
+    return process.poll() is None
 
 
 def assert_same(out: Path, whole: Path) -> None:
@@ -93,19 +106,22 @@ def test_two_processes_make_the_pictures_of_one(
 
 
 def test_a_start_after_a_kill_ends_as_the_undisturbed_one(
-    folder: Path, model: Path, repo: Path, whole: Path
+    folder: Path, model: Path, whole: Path
 ) -> None:
-    out = folder / "killed"
-    process = start(folder, model, repo, "killed")
+    out, log = folder / "killed", folder / "killed.said"
+    process = apart.start_command(words(model, "killed"), folder, log)
     wait_for_lines(out, 6, process)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.kill()
+    assert apart.ended(process) == -signal.SIGKILL
     before = {path: path.stat().st_mtime_ns for path in out.glob("*.png")}
     assert 0 < len(before) < NUM - 1
-    process = start(folder, model, repo, "killed", TWO)  # on another number of processes
-    _, said = process.communicate(timeout=500)
-    assert process.returncode == 1, said
-    assert "1 failed" in said
+    both = [  # another number of processes
+        apart.start_command(words(model, "killed"), folder, log, own)
+        for own in apart.launched(2, apart.free_port())
+    ]
+    codes = [apart.ended(process, 500) for process in both]
+    assert codes == [1, 0], log.read_text()  # the main process tells of the one that fails
+    assert "1 failed" in log.read_text()
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert_same(out, whole)
 

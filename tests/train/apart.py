@@ -20,7 +20,9 @@ from train import checkpoint
 from train.__main__ import main
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["train.loop", "pipelines.text_to_image", "tests.train.apart"])
+CONTEXT.set_forkserver_preload(
+    ["train.loop", "pipelines.text_to_image", "t2i.cli.bulk", "tests.train.apart"]
+)
 MINUTE = 60
 
 
@@ -48,10 +50,7 @@ def train(
 ) -> None:
     """In the process: as `python -m train` does."""
     os.environ.update(environment)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    speak_into(log)
     if prepare is not None:
         prepare()
     try:
@@ -59,6 +58,35 @@ def train(
     except T2IError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+
+
+def start_command(
+    words: list[str], folder: Path, log: Path, environment: dict[str, str] | None = None
+) -> BaseProcess:
+    """`t2i words ...` in `folder`; what it says goes to `log`."""
+    arguments = (words, folder, log, environment or {})
+    process = CONTEXT.Process(target=command, args=arguments, daemon=True)
+    process.start()
+    return process
+
+
+def command(words: list[str], folder: Path, log: Path, environment: dict[str, str]) -> None:
+    """In the process: as `t2i` does."""
+    from t2i.cli import main
+
+    os.environ.update(environment)
+    os.chdir(folder)
+    speak_into(log)
+    torch.set_num_threads(1)
+    sys.exit(main(words))
+
+
+def speak_into(log: Path) -> None:
+    """Let all that this process says go to the end of a file."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
 
 
 def ready() -> None:
@@ -103,23 +131,21 @@ def start_together(
     environment: dict[str, str] | None = None,
 ) -> list[BaseProcess]:
     """As `torchrun --nproc_per_node=2 -m train config --out out`, on CPUs."""
+    return [
+        start(config, out, *overrides, prepare=prepare, environment={**(environment or {}), **own})
+        for own in launched(processes, port)
+    ]
+
+
+def launched(processes: int, port: int) -> list[dict[str, str]]:
+    """The variables by which a launcher tells each process of its place."""
     shared = {
-        **(environment or {}),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "WORLD_SIZE": str(processes),
         "LOCAL_WORLD_SIZE": str(processes),
     }
-    return [
-        start(
-            config,
-            out,
-            *overrides,
-            prepare=prepare,
-            environment={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(processes)
-    ]
+    return [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
 
 
 def by_two(
@@ -131,11 +157,14 @@ def by_two(
 ) -> list[int]:
     """The exit statuses of two processes that train together."""
     ready()
-    port = random.Random().randrange(20000, 60000)
     processes = start_together(
-        toml, out, *overrides, port=port, prepare=prepare, environment=environment
+        toml, out, *overrides, port=free_port(), prepare=prepare, environment=environment
     )
     return [ended(process, 180) for process in processes]
+
+
+def free_port() -> int:
+    return random.Random().randrange(20000, 60000)
 
 
 def die_in_third_save() -> None:
