@@ -48,8 +48,15 @@ from t2i.denoiser.sampling import sampling_of
 from t2i.denoiser.schedulers import Scheduler
 from t2i.denoiser.text_keys import text_keys_kept
 from t2i.denoiser.timesteps import set_timesteps
+from t2i.errors import ArgumentError
 
-OPTIONAL = ["text_encoder_2", "tokenizer_2", "image_encoder", "feature_extractor"]
+OPTIONAL = [
+    "text_encoder_2",
+    "tokenizer_2",
+    "image_encoder",
+    "feature_extractor",
+    "safety_checker",
+]
 OFFLOAD = "text_encoder->text_encoder_2->image_encoder->unet->vae"
 """The order in which the parts are needed."""
 Output = Drawn | tuple[Any, None]
@@ -88,8 +95,10 @@ class Pipeline(
         tokenizer_2: CLIPTokenizer | None = None,
         image_encoder: CLIPVisionModelWithProjection | None = None,
         feature_extractor: CLIPImageProcessor | None = None,
+        safety_checker: object = None,
         force_zeros_for_empty_prompt: bool = True,
     ) -> None:
+        check_no_safety_checker(safety_checker)
         super().__init__()
         self.register_modules(  # type: ignore[no-untyped-call]  # diffusers has no types for it
             vae=vae,
@@ -115,6 +124,24 @@ class Pipeline(
         )
 
     @property
+    def components(self) -> dict[str, Any]:
+        """The parts that make another pipeline around the same weights, ours or diffusers' own:
+        those of a StableDiffusionPipeline, or of a StableDiffusionXLPipeline."""
+        names = ["vae", "text_encoder", "tokenizer", "unet", "scheduler", *OPTIONAL]
+        parts = {name: getattr(self, name) for name in names if name != "safety_checker"}
+        if self.text_encoder_2 is None and self._is_clip:
+            del parts["text_encoder_2"], parts["tokenizer_2"]
+            parts["safety_checker"] = None
+        return parts
+
+    @property
+    def _is_clip(self) -> bool:
+        """Whether a StableDiffusionPipeline reads its text encoder as we do: of every other it
+        would let the denoiser look at the padding."""
+        encoder = self.text_encoder
+        return encoder is None or encoder.config.model_type == "clip_text_model"
+
+    @property
     def _callback_tensor_inputs(self) -> list[str]:
         """What diffusers' callbacks may ask for."""
         of_sdxl = [] if self.text_encoder_2 is None else ["add_text_embeds", "add_time_ids"]
@@ -124,11 +151,7 @@ class Pipeline(
         """The model index: the parts are a Stable Diffusion's, so every tool may open them."""
         index = json.loads(super().to_json_string())
         absent = ("safety_checker", "feature_extractor", "image_encoder")
-        if (
-            self.text_encoder is not None
-            and self.text_encoder.config.model_type != "clip_text_model"
-        ):
-            # StableDiffusionPipeline would let the denoiser look at this encoder's padding.
+        if not self._is_clip:
             index["_class_name"] = "TextToImagePipeline"
         elif self.text_encoder_2 is None:
             index = {name: value for name, value in index.items() if not name.endswith("_2")}
@@ -295,3 +318,14 @@ class Pipeline(
     def cross_attention_kwargs(self) -> Mapping[str, object] | None:
         options: Mapping[str, object] | None = self._cross_attention_kwargs
         return options
+
+
+def check_no_safety_checker(safety_checker: object) -> None:
+    """Raise ArgumentError for one that would look at nothing."""
+    if safety_checker is not None:
+        raise ArgumentError(
+            f"Got a {type(safety_checker).__name__} as safety_checker, and this pipeline runs "
+            "none: nothing would be looked at. To keep it draw with StableDiffusionPipeline of "
+            "diffusers; to do without give safety_checker=None, as in "
+            "from_pipe(pipe, safety_checker=None)."
+        )

@@ -21,6 +21,7 @@ from t2i.errors import (
 )
 
 if TYPE_CHECKING:
+    import pipelines.auto  # noqa: F401 - diffusers' AutoPipelines know what is loaded
     from pipelines.image_to_image import ImageToImagePipeline
     from pipelines.inpaint import InpaintPipeline
     from pipelines.prompt_edit import PromptEditPipeline
@@ -87,6 +88,8 @@ def load(model: str = "embedded") -> "TextToImagePipeline":
 
 def __getattr__(name: str) -> object:
     if name in HOMES:
+        if name.endswith("Pipeline"):
+            importlib.import_module("pipelines.auto")
         return getattr(importlib.import_module(HOMES[name]), name)
     raise AttributeError(f"module 't2i' has no attribute {name!r}")
 
