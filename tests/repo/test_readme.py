@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from docs.examples import examples, illustrations
 from docs.pages import PAGES, REPO, anchors, blocks, links, text_of
 from pipelines.pipeline import Pipeline
 from t2i.cli import main
@@ -133,3 +134,20 @@ def test_demo_says_what_makes_the_shell_find_t2i() -> None:
     readme = text_of("README.md")
     assert ". $(BIN)/activate" in demo
     assert readme.index(". .venv/bin/activate") < readme.index("t2i generate")
+
+
+def test_whatever_an_example_draws_is_laid_on_the_sheet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "```bash\nmake demo\nt2i data show scenes --num 1 --out scene.png\n```\n"
+        "```python\nfrom PIL import Image\nkept = Image.new('RGB', (8, 8))\n"
+        "kept.save('saved.png')\nseveral = [kept.copy(), kept.copy()]\n```\n"
+        "![shown](scene.png)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    drawn = [label for label, _ in (*examples(str(page)), *illustrations(str(page)))]
+    shown, *rest = drawn
+    assert shown == "data show scenes --num 1 --out scene.png"
+    assert rest == ["kept.save('saved.png')", "kept", "several", "several", "scene.png"]
