@@ -79,7 +79,7 @@ def test_every_edit_has_a_name_but_the_one_that_is_code() -> None:
 def test_a_soft_mask_comes_back_bit_for_bit() -> None:
     (_, region) = from_dict(EVERY[9].to_dict()).regions
     assert region.mask.tobytes() == EVERY[9].regions[1].mask.tobytes()
-    assert len(set(region.mask.getdata())) == 48
+    assert len(set(region.mask.get_flattened_data())) == 48
 
 
 def test_a_function_cannot_be_written_down() -> None:
