@@ -42,6 +42,7 @@ from t2i.conditioning.perturbed import sites_of
 from t2i.conditioning.run import Guidance, Run, Visitor
 from t2i.denoiser.denoised import denoised_factors
 from t2i.denoiser.families import sd, sdxl
+from t2i.denoiser.memory import check_fits, memory_to_draw
 from t2i.denoiser.parts import SDXL, STABLE_DIFFUSION
 from t2i.denoiser.perturb import perturbing
 from t2i.denoiser.sampling import sampling_of
@@ -192,7 +193,7 @@ class Pipeline(
             clip_skip=call.clip_skip,
             cross_attention_kwargs=call.cross_attention_kwargs,
         )
-        with self.calling(state):
+        with self.calling(state), memory_to_draw():
             guidance = weigh_parts(self.guidance(), call)
             device = self._execution_device
 
@@ -211,6 +212,7 @@ class Pipeline(
             arguments.check_width(text_BTD, self.unet)
             arguments.check_generators(call.generator, text_BTD.shape[0])
             begun = start(text_BTD, steps)
+            check_fits(self.unet, self.vae, begun.latents_BCHW, len(by_turn[0]))
             told = {
                 step: replace(tell(self, branches, begun, call, device), prompts=texts.said(step))
                 for step, branches in by_turn.items()

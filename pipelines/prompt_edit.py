@@ -28,6 +28,7 @@ from t2i.attention.edits.edit import Edit
 from t2i.attention.site import Window
 from t2i.conditioning.run import Guidance
 from t2i.denoiser.families import sd
+from t2i.denoiser.memory import memory_to_draw
 from t2i.errors import ArgumentError
 from t2i.text.prompt import Prompt
 
@@ -247,7 +248,8 @@ class PromptEditPipeline(TextToImagePipeline):
     def decoded(self, latents_BCHW: Tensor) -> Tensor:
         """(B, 3, Y, X)."""
         try:
-            return sd.decode(self.vae, latents_BCHW)
+            with memory_to_draw():
+                return sd.decode(self.vae, latents_BCHW)
         finally:
             self.maybe_free_model_hooks()  # type: ignore[no-untyped-call]  # diffusers lacks types
 

@@ -39,6 +39,7 @@ from t2i.conditioning.guidance import choose_guidance
 from t2i.conditioning.run import Guidance, Run, Visitor
 from t2i.denoiser.denoised import denoised_factors
 from t2i.denoiser.families import unclip
+from t2i.denoiser.memory import check_fits, memory_to_draw
 from t2i.denoiser.parts import KANDINSKY, PRIOR
 from t2i.denoiser.sampling import sampling_of
 from t2i.denoiser.schedulers import Scheduler, first_latents
@@ -169,7 +170,7 @@ class UnclipPipeline(UnderWay, Checked):
         if guidance_scale is None:
             guidance_scale = own["guidance_scale"]
         state = State(guidance_scale=guidance_scale, own_guidance=guidance)
-        with self.calling(state):
+        with self.calling(state), memory_to_draw():
             needs = self.guidance().needs
             picture_embeds.check_branches(needs)
             size = self.latent_size(height, width, latents)
@@ -207,6 +208,7 @@ class UnclipPipeline(UnderWay, Checked):
             shape = (told.pictures, self.unet.config["in_channels"], *size)
             noise_BCHW = noise_of(shape, generator, latents, device, self.unet.dtype)
             latents_BCHW = first_latents(self.scheduler, noise_BCHW)
+            check_fits(self.unet, self.movq, latents_BCHW, len(needs), force_not_quantize=True)
 
             # step by step, to pictures
             run = Run(latents_BCHW, told, self.guidance(), self.scheduler.timesteps)

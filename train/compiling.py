@@ -14,9 +14,10 @@ from accelerate.utils.memory import clear_device_cache
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
+from t2i.denoiser.memory import is_out_of_memory
 from t2i.errors import ArgumentError, TrainingError
 from train.batch import Batch
-from train.memory import SAVE_MEMORY, cut, is_out_of_memory
+from train.memory import SAVE_MEMORY, cut
 from train.processes import together
 from train.targets.target import Target
 

@@ -5,18 +5,12 @@ from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from t2i.denoiser.memory import is_out_of_memory
 from t2i.errors import TrainingError
 from train.batch import Batch
 
-SAID_BY_ALLOCATORS = (
-    "out of memory",  # CUDA, ROCm, MPS, XPU
-    "not enough memory",  # torch's allocator for CPUs
-    "DefaultCPUAllocator: can't allocate",
-    "STATUS_ALLOC_FAILED",  # cuBLAS and cuDNN, for their own workspaces
-)
 SAID_BY_EXCHANGES = ("Connection closed by peer", "Connection reset by peer", "NCCL")
 SAVE_MEMORY = (
     "Save memory by target.gradient_checkpointing = true, train.precision = 'bf16', a smaller "
@@ -27,12 +21,6 @@ SAVE_MEMORY = (
 def is_lost_peer(error: BaseException) -> bool:
     """Whether the exchange with the other processes broke off."""
     return isinstance(error, RuntimeError) and any(s in str(error) for s in SAID_BY_EXCHANGES)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(s in str(error) for s in SAID_BY_ALLOCATORS)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils.memory import clear_device_cache
 from torch import Tensor
 
+from t2i.denoiser.memory import is_out_of_memory
 from t2i.errors import DataError, OutputError, TrainingError
 from train.bad_step import (
     FOLDER,
@@ -23,7 +24,7 @@ from train.bad_step import (
 )
 from train.batch import Batch
 from train.config import RunConfig
-from train.memory import SAVE_MEMORY, cut, is_lost_peer, is_out_of_memory
+from train.memory import SAVE_MEMORY, cut, is_lost_peer
 from train.optimizer import build, set_rates
 from train.processes import on_main
 from train.randomness import key

@@ -6,6 +6,7 @@ from os.path import expanduser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from t2i.cli.first_step import FirstStep
 from t2i.cli.garbage import search_as_usual
 from t2i.cli.request import Defaults, Request
 from t2i.cli.sources import File
@@ -86,12 +87,14 @@ def sample(
         return draw_together(pipe, request, seed, bar=bar)[request.edited.picture]
     drawer = as_kind(pipe, kind_of(request))
     watch(drawer, seed, bar)
-    pictures: list[Image] = drawer(
-        prompt=request.spoken(request.prompt),
-        return_dict=False,
-        **settings_of(request, seed),
-        **pictures_for(pipe, request),
-    )[0]
+    with FirstStep(shown=bar) as first_step:
+        pictures: list[Image] = drawer(
+            prompt=request.spoken(request.prompt),
+            return_dict=False,
+            callback_on_step_end=first_step,
+            **settings_of(request, seed),
+            **pictures_for(pipe, request),
+        )[0]
     return pictures[0]
 
 
@@ -111,16 +114,18 @@ def enlarged(
 
     drawer = as_kind(pipe, ImageToImagePipeline)
     watch(drawer, seed, bar)
-    pictures: list[Image] = upscale(
-        drawer,
-        picture,
-        request.spoken(request.prompt),
-        factor=request.upscale.factor,
-        strength=request.upscale.strength,
-        return_dict=False,
-        **settings_of(request, seed),
-        **seen_by(request),
-    )[0]
+    with FirstStep(shown=bar) as first_step:
+        pictures: list[Image] = upscale(
+            drawer,
+            picture,
+            request.spoken(request.prompt),
+            factor=request.upscale.factor,
+            strength=request.upscale.strength,
+            return_dict=False,
+            callback_on_step_end=first_step,
+            **settings_of(request, seed),
+            **seen_by(request),
+        )[0]
     return pictures[0]
 
 
@@ -137,15 +142,17 @@ def draw_together(
     editor = editor_of(pipe)
     watch(editor, seed, bar)
     edits = request.edited.read()
-    pictures: list[Image] = editor(
-        source,
-        targets,
-        edits=[edit for edit in edits if reaches(edit, request.num_inference_steps)],
-        width=request.width,
-        height=request.height,
-        return_dict=False,
-        **settings_of(request, seed),
-    )[0]
+    with FirstStep(shown=bar) as first_step:
+        pictures: list[Image] = editor(
+            source,
+            targets,
+            edits=[edit for edit in edits if reaches(edit, request.num_inference_steps)],
+            width=request.width,
+            height=request.height,
+            return_dict=False,
+            callback_on_step_end=first_step,
+            **settings_of(request, seed),
+        )[0]
     return pictures
 
 

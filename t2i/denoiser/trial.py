@@ -110,7 +110,7 @@ def try_pass(models: Mapping[str, nn.Module], names: Mapping[str, object]) -> No
     with torch.device("meta"), torch.no_grad():
         if unet is not None:
             with running(names["unet"]):
-                latents_BCHW = pass_of(unet, models)
+                latents_BCHW = pass_of(unet, models, fewest(unet))
         if vae is not None:
             part = "vae" if "vae" in models else "movq"
             with running(names[part]):
@@ -124,10 +124,14 @@ def running(name: object) -> AbstractContextManager[None]:
     )
 
 
-def pass_of(unet: Any, models: Mapping[str, nn.Module]) -> torch.Tensor:
-    """A prediction (1, C, H, W) for latents of the fewest positions that the UNet can halve."""
+def fewest(unet: Any) -> int:
+    """The side of the smallest latents that the UNet can halve."""
+    return int(2 ** (len(unet.config["block_out_channels"]) - 1))
+
+
+def pass_of(unet: Any, models: Mapping[str, nn.Module], side: int) -> torch.Tensor:
+    """A prediction (1, C, side, side)."""
     config = unet.config
-    side = 2 ** (len(config["block_out_channels"]) - 1)
     latents_BCHW = torch.zeros(1, config["in_channels"], side, side)
     width = config["cross_attention_dim"]
     if config.get("encoder_hid_dim") and config.get("encoder_hid_dim_type") == "text_proj":

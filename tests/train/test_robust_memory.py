@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from t2i.denoiser.memory import is_out_of_memory
 from t2i.errors import TrainingError
 from tests.train.runs import tiny_run
 from tests.train.states import assert_same_end, largest_difference, logged, newest
@@ -14,7 +15,7 @@ from tests.train.tuning import tuning
 from train.batch import Batch, batches
 from train.data.kinds import samples_of
 from train.loop import order_of, run
-from train.memory import cut, is_out_of_memory
+from train.memory import cut
 from train.order import Share
 from train.step import Stepper
 from train.targets.denoiser import Denoiser
