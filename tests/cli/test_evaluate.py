@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,6 +13,7 @@ from t2i.evaluate.generation.generation import Generation
 from t2i.extras import how_to_install
 from tests.cli.command import Cli, Result
 from tests.evaluate.tiny_bench import tiny_recogniser
+from tests.train import apart
 from train.runfolder import locked
 
 SUITE = """
@@ -238,16 +237,17 @@ def test_a_kill_loses_at_most_the_unit_at_hand(
 ) -> None:
     (model / "t2i.json").write_text(json.dumps({"defaults": {"steps": 2, "guidance_scale": 3.0}}))
     options = ["--suite", "suite.toml", "--part", "generation", "--out", "out"]
-    command = [sys.executable, "-m", "t2i.cli", "evaluate", str(model), *options]
-    process = subprocess.Popen([*command, "--recogniser", str(recogniser)])
+    words = ["evaluate", str(model), *options, "--recogniser", str(recogniser)]
+    apart.ready()
+    process = apart.start_command(words, Path.cwd(), Path("killed.said").resolve())
     path = Path("out/records.jsonl")
     waited = time.monotonic() + 90
     while not (path.exists() and path.read_bytes().count(b"\n") >= 2):
         assert time.monotonic() < waited
-        assert process.poll() is None
+        assert process.exitcode is None
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    apart.ended(process)
     before = path.read_bytes().count(b"\n")
     assert evaluate().code == 0
     assert len(records()) == len(set(records())) == UNITS
