@@ -3,7 +3,9 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
+from pipelines.edit_kinds import Change, change_of
 from t2i.attention.edits.edit import Edit
 from t2i.attention.edits.local_blend import LocalBlend
 from t2i.attention.edits.refine import Refine
@@ -35,26 +37,35 @@ class Wishes:
     """What somebody wants of the targets, beside what their prompts say.
 
     weights : a word -> its factor, in each target that has the word
-    blend : change nothing but where these words are; a list has a pair for each target
+    blend : change nothing but where these words are; a list has a pair for each target; None for
+        no such bounds
     cross_replace, self_replace : when words, and places of the picture, look as in the source
+
+    What is "auto" is chosen by the kind of change, see pipelines.edit_kinds.
     """
 
     weights: Mapping[str, float] = field(default_factory=dict)
-    blend: Blend | Sequence[Blend] | None = None
-    cross_replace: Window = (0.0, 0.8)
-    self_replace: Window = (0.0, 0.4)
+    blend: Literal["auto"] | Blend | Sequence[Blend] | None = "auto"
+    cross_replace: Literal["auto"] | Window = "auto"
+    self_replace: Literal["auto"] | Window = "auto"
 
     def __post_init__(self) -> None:
-        check_window("cross_replace", self.cross_replace)
-        check_window("self_replace", self.self_replace)
+        for name in ("cross_replace", "self_replace"):
+            if getattr(self, name) != "auto":
+                check_window(name, getattr(self, name))
+        if isinstance(self.blend, str) and self.blend != "auto":
+            raise ArgumentError(
+                f'Got blend={self.blend!r:.80}, expected "auto", None, or a word of the source '
+                'and one of the target: blend=("cat", "dog").'
+            )
         if not isinstance(self.weights, Mapping):
             raise ArgumentError(
                 f"Got weights={self.weights!r:.80}, expected words and their factors: "
                 'weights={"red": 2.0}.'
             )
 
-    def blends(self, targets: int) -> Sequence[Blend | None]:
-        """The pair of each target."""
+    def blends(self, targets: int) -> Sequence[Literal["auto"] | Blend | None]:
+        """That of each target."""
         if not isinstance(self.blend, list):
             return [self.blend] * targets  # type: ignore[list-item]  # a tuple is one pair
         if len(self.blend) != targets:
@@ -63,6 +74,41 @@ class Wishes:
                 'each, or one tuple for all, blend=("cat", "dog").'
             )
         return self.blend
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How one target is edited: what its kind says, under what was wished for."""
+
+    change: Change
+    cross_replace: Window
+    self_replace: Window
+    blend: Blend | None
+
+
+def choices(prompts: Sequence[str | Prompt], num_steps: int, wishes: Wishes) -> list[Choice]:
+    """For each target, behind the source."""
+    found = []
+    blends = wishes.blends(len(prompts) - 1)
+    for prompt, blend in zip(prompts[1:], blends, strict=True):
+        weighted = any(has(prompt, word) for word in wishes.weights)
+        if turns_of(prompts[0], prompt, num_steps) == {0}:
+            change = change_of(said(prompts[0]), said(prompt), weighted=weighted)
+        else:
+            change = Change("other")  # its words change on the way
+        settings = change.settings
+        if blend == "auto":
+            blend = change.words if settings.blended else None
+        cross, own = wishes.cross_replace, wishes.self_replace
+        found.append(
+            Choice(
+                change,
+                settings.cross_replace if cross == "auto" else cross,
+                settings.self_replace if own == "auto" else own,
+                blend,
+            )
+        )
+    return found
 
 
 def choose_edits(
@@ -75,21 +121,20 @@ def choose_edits(
     """
     check_weighted(prompts[1:], wishes.weights)
     edits: list[Edit] = []
-    for target, (prompt, blend) in enumerate(
-        zip(prompts[1:], wishes.blends(len(prompts) - 1), strict=True), start=1
-    ):
+    chosen_for = choices(prompts, num_steps, wishes)
+    for target, (prompt, choice) in enumerate(zip(prompts[1:], chosen_for, strict=True), start=1):
         swap = as_many_words(prompts[0], prompt, num_steps)
         kind = Replace if swap else Refine
-        chosen: list[Edit] = [kind(target=target, steps=wishes.cross_replace)]
+        chosen: list[Edit] = [kind(target=target, steps=choice.cross_replace)]
         weights = {word: factor for word, factor in wishes.weights.items() if has(prompt, word)}
         if weights:
-            steps = wishes.cross_replace
+            steps = choice.cross_replace
             chosen.append(Reweight(source=0, target=target, weights=weights, steps=steps))
-        layout = SelfReplace(target=target, steps=wishes.self_replace, max_positions=max_positions)
+        layout = SelfReplace(target=target, steps=choice.self_replace, max_positions=max_positions)
         chosen.append(layout)
         edits += [edit for edit in chosen if reaches(edit, num_steps)]
-        if blend is not None:
-            edits.append(LocalBlend(target=target, words=blend))
+        if choice.blend is not None:
+            edits.append(LocalBlend(target=target, words=choice.blend))
     return edits
 
 
@@ -108,11 +153,16 @@ def reaches(edit: Edit, num_steps: int) -> bool:
 
 
 def as_many_words(source: str | Prompt, target: str | Prompt, num_steps: int) -> bool:
-    turns = {0}.union(*(p.changes(num_steps) for p in (source, target) if isinstance(p, Prompt)))
+    turns = turns_of(source, target, num_steps)
     return all(
         len(words_of(said(source, step, num_steps))) == len(words_of(said(target, step, num_steps)))
         for step in turns
     )
+
+
+def turns_of(source: str | Prompt, target: str | Prompt, num_steps: int) -> set[int]:
+    """The steps at which either says something else."""
+    return {0}.union(*(p.changes(num_steps) for p in (source, target) if isinstance(p, Prompt)))
 
 
 def said(prompt: str | Prompt, step: int = 0, num_steps: int = 1) -> Readable:

@@ -1,10 +1,11 @@
 """`t2i edit`: a picture, and the same picture of other words."""
 
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -14,7 +15,7 @@ from t2i.errors import ArgumentError
 from t2i.terminal import print_line, warnings_in_one_line
 
 if TYPE_CHECKING:
-    from pipelines.chosen_edits import Blend, Wishes
+    from pipelines.chosen_edits import Blend, Choice, Wishes
     from t2i.attention.edits.edit import Edit
     from t2i.cli.prepared import Prepared
     from t2i.cli.request import Request
@@ -53,20 +54,27 @@ def edit(
     blend: Annotated[
         str | None,
         typer.Option(
-            metavar="WORD,WORD",
-            help="Change nothing but where these words of SOURCE and TARGET are.",
+            metavar="WORD[,WORD]",
+            help="Change nothing but where these words of SOURCE and TARGET are; auto, or none.",
+            show_default="auto: by kind of edit",
         ),
     ] = None,
     cross_replace: Annotated[
-        str,
+        str | None,
         typer.Option(
-            metavar="[FROM:]TO", help="Part of the steps in which words look as in SOURCE."
+            metavar="[FROM:]TO",
+            help="Part of the steps in which words look as in SOURCE.",
+            show_default="by kind of edit",
         ),
-    ] = "0.8",
+    ] = None,
     self_replace: Annotated[
-        str,
-        typer.Option(metavar="[FROM:]TO", help="Part of the steps that keep SOURCE's layout."),
-    ] = "0.4",
+        str | None,
+        typer.Option(
+            metavar="[FROM:]TO",
+            help="Part of the steps that keep SOURCE's layout.",
+            show_default="by kind of edit",
+        ),
+    ] = None,
     out: options.Out = None,
     seed: options.Seed = None,
     steps: options.Steps = None,
@@ -98,17 +106,18 @@ def edit(
 
     seed = choose_seed(seed)
     weights = parse_weights(weight or [])
-    words = None if blend is None else parse_blend(blend)
-    windows = {
-        "cross_replace": parse_window("--cross-replace", cross_replace),
-        "self_replace": parse_window("--self-replace", self_replace),
-    }
+    words = parse_blend(blend or "auto")
+    windows: dict[str, Any] = {}
+    if cross_replace is not None:
+        windows["cross_replace"] = parse_window("--cross-replace", cross_replace)
+    if self_replace is not None:
+        windows["self_replace"] = parse_window("--self-replace", self_replace)
     prompts = sides(source, target, more or [], weights)
     check_none("a TARGET", prompts[1:], request)
     options.check_one_text(request, prompts)
     names = Siblings(out or Path("outputs"), source, "edit", ends(len(prompts)))
 
-    from pipelines.chosen_edits import Wishes
+    from pipelines.chosen_edits import Wishes, choices
     from t2i.cli.drawing import draw_together
     from t2i.cli.metadata import picture_text
     from t2i.cli.prepared import prepare
@@ -122,6 +131,9 @@ def edit(
         start = time.perf_counter()
         wishes = Wishes(weights=weights, blend=words, **windows)
         request = tied(prepared, prompts, chosen_edits(prepared, prompts, wishes))
+        spoken = [request.spoken(prompt) for prompt in prompts]
+        assert request.num_inference_steps is not None
+        chosen = choices(spoken, request.num_inference_steps, wishes)
 
         # the pictures
         try:
@@ -152,11 +164,28 @@ def edit(
     if format == "json":
         made = {"sheet": str(sheet_path), "pictures": [str(path) for path in paths]}
         told = {"request": asdict(request), "seed": seed, "seconds": seconds, "warnings": warned}
-        print_json(told | made)
+        print_json(told | {"chosen": [asdict(choice) for choice in chosen]} | made)
         return
+    for prompt, choice in zip(prompts[1:], chosen, strict=True):
+        note(told_of(choice) if len(chosen) == 1 else f"{prompt!r}: {told_of(choice)}")
     note(f"seed {seed}, {seconds} s")
     for path in (sheet_path, *paths):
         print_line(path)
+
+
+def told_of(choice: "Choice") -> str:
+    """What kind of edit it was taken for, and the options that say the same."""
+    windows = {"cross-replace": choice.cross_replace, "self-replace": choice.self_replace}
+    shares = {name: (0.0, 1.0) if one is None else one for name, one in windows.items()}
+    said = [
+        f"--{name} {first:g}:{end:g}" if first else f"--{name} {end:g}"
+        for name, (first, end) in shares.items()
+    ]
+    words = "none"
+    if choice.blend is not None:
+        sides = [side if isinstance(side, str) else "+".join(side) for side in choice.blend]
+        words = sides[0] if sides[0] == sides[1] else ",".join(sides)
+    return f"{choice.change.kind}: {' '.join(said)} --blend {shlex.quote(words)}"
 
 
 def sides(
@@ -196,14 +225,21 @@ def parse_weights(texts: list[str]) -> dict[str, float]:
     return weights
 
 
-def parse_blend(text: str) -> "Blend":
-    """The source's word and the target's, of "cat,dog"; several of a side are joined by "+"."""
+def parse_blend(text: str) -> "Blend | Literal['auto'] | None":
+    """The source's word and the target's, of "cat,dog"; several of a side are joined by "+". One
+    word alone is that of both."""
+    if text.strip() == "auto":
+        return "auto"
+    if text.strip() == "none":
+        return None
     parts = [part.strip() for part in text.split(",")]
     words = [tuple(word.strip() for word in part.split("+")) for part in parts]
+    if len(words) == 1:
+        words *= 2
     if len(words) != 2 or not all(word for side in words for word in side):
         raise ArgumentError(
             f"Got --blend {text!r:.80}: expected a word of SOURCE and one of TARGET, as in "
-            "--blend cat,dog, or --blend cat+bowl,dog for several."
+            "--blend cat,dog, or --blend cat+bowl,dog for several, one word for both, auto or none."
         )
     return (words[0], words[1])
 

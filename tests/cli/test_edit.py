@@ -81,6 +81,18 @@ def test_a_blended_picture_is_made_again_exactly(edit: Cli, cli: Cli) -> None:
     assert edits[-1]["words"] == [["cat"], ["dog"]]
 
 
+def test_what_was_chosen_is_said_and_recorded_and_can_be_typed(edit: Cli, cli: Cli) -> None:
+    done = edit(TARGET, "--out", "e.png")
+    line = "swap: --cross-replace 0.8 --self-replace 0.4 --blend cat,dog"
+    assert line in done.err
+    edit(TARGET, *line.split()[1:], "--out", "typed.png")
+    chosen = edit(TARGET, "--blend", "none", "--format", "json").json()["chosen"]
+    assert [(one["change"]["kind"], one["blend"]) for one in chosen] == [("swap", None)]
+    cli("generate", "--from", "e-target.png", "--out", "again.png")
+    drawn = [pixels(Path(name)) for name in ("e-target.png", "typed-target.png", "again.png")]
+    assert all(np.array_equal(drawn[0], other) for other in drawn[1:])
+
+
 def test_the_metadata_has_the_edits_and_show_prints_them(edit: Cli, cli: Cli) -> None:
     edit(TARGET, "--weight", "dog=2", "--cross-replace", "0.2:0.6", "--out", "e.png")
     request = json.loads(text_of(Path("e-target.png"))["t2i"])["request"]
@@ -88,7 +100,7 @@ def test_the_metadata_has_the_edits_and_show_prints_them(edit: Cli, cli: Cli) ->
     assert request["edited"]["prompts"] == [SOURCE, TARGET]
     assert request["edited"]["picture"] == 1
     kinds = [one["edit"] for one in request["edited"]["edits"]]
-    assert kinds == ["replace", "reweight", "self-replace"]
+    assert kinds == ["replace", "reweight", "self-replace", "local-blend"]
     assert request["edited"]["edits"][0]["steps"] == [0.2, 0.6]
     assert "Edited from: a red cat" in text_of(Path("e-target.png"))["parameters"]
     shown = cli("show", "e-target.png").out
@@ -132,7 +144,7 @@ def test_nothing_is_replaced(edit: Cli) -> None:
         ([], 2, "Missing what to change: give a TARGET"),
         ([TARGET, "--weight", "dog"], 2, "Got --weight 'dog': expected a word of the target"),
         ([TARGET, "--weight", "cow=2"], 2, "weights: 'cow' is not in any target"),
-        ([TARGET, "--blend", "cat"], 2, "Got --blend 'cat': expected a word of SOURCE and one"),
+        ([TARGET, "--blend", "a,b,c"], 2, "Got --blend 'a,b,c': expected a word of SOURCE and one"),
         ([TARGET, "--blend", "cow,dog"], 2, "'cow' is not in the prompt"),
         ([TARGET, "--self-replace", "2"], 2, "Got --self-replace '2': expected a share"),
         ([TARGET, "--cross-replace", "x"], 2, "Got --cross-replace 'x': expected a share"),
@@ -151,6 +163,9 @@ def test_what_cannot_be_used_is_named(
 def test_options_are_read_as_people_type_them() -> None:
     assert parse_weights(["red=2", "a=b=-.5"]) == {"red": 2.0, "a=b": -0.5}
     assert parse_blend("cat + bowl, dog") == (("cat", "bowl"), ("dog",))
+    assert parse_blend("apple") == (("apple",), ("apple",))
+    assert parse_blend("none") is None
+    assert parse_blend("auto") == "auto"
     assert parse_window("--x", "0.8") == (0.0, 0.8)
     assert parse_window("--x", "0.2:1") == (0.2, 1.0)
 

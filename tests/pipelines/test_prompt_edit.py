@@ -59,7 +59,8 @@ def test_auto_edits_are_the_ones_that_one_would_write(pipe):
 
 @pytest.mark.parametrize(("target", "kind"), [(TARGET, Replace), (LONGER, Refine)])
 def test_prompts_of_as_many_words_are_swapped_and_others_aligned(target, kind):
-    edits = choose_edits([SOURCE, target], 10, Wishes(), 256)
+    wishes = Wishes(cross_replace=(0.0, 0.8), self_replace=(0.0, 0.4), blend=None)
+    edits = choose_edits([SOURCE, target], 10, wishes, 256)
     assert [type(edit) for edit in edits] == [kind, SelfReplace]
     assert edits[0].steps == (0.0, 0.8)
     assert edits[1].steps == (0.0, 0.4)

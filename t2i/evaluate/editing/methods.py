@@ -73,7 +73,7 @@ def chosen(
 ) -> list[Edit]:
     """What edits="auto" chooses: as many words are replaced, else the prompts are aligned."""
     weights = {} if pair.strong is None else {pair.strong: settings.weight}
-    wishes = Wishes(cross_replace=settings.cross_replace, weights=weights, **windows)
+    wishes = Wishes(cross_replace=settings.cross_replace, weights=weights, blend=None, **windows)
     return editor.edits_for(pair.texts, wishes, steps)
 
 
