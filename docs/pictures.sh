@@ -36,6 +36,8 @@ t2i generate "a tree to the left of a strawberry" --seed 8 --image tree.webp --m
 t2i inspect "a red apple to the left of a cat" --words apple,cat,left --seed 8 --out where-apple.webp
 t2i inspect "a blue heart" --words "blue,heart,blue heart" --seed 8 --out where-heart.webp
 t2i edit "a cat on a blue background" "a dog on a blue background" --seed 8 --out swap.webp
+t2i edit "a red apple on a blue background" "a green apple on a blue background" --seed 7 --out recolour.webp
+t2i edit "a star" "a star and a heart" --seed 8 --out addition.webp
 t2i edit "a heart" "a blue heart" --seed 8 --out refine.webp
 t2i edit "a red apple to the left of a cat" "a red apple to the left of a dog" --blend cat,dog --seed 8 --out blend.webp
 t2i edit "a tree to the left of a house" --weight tree=-2 --self-replace 0 --seed 8 --out weight.webp

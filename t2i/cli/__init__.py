@@ -29,6 +29,7 @@ from t2i.cli.inspect import inspect
 from t2i.cli.loading import loading_said
 from t2i.cli.lora import lora
 from t2i.cli.models import models
+from t2i.cli.quotes import quotes_hint
 from t2i.cli.show import show
 from t2i.cli.train import train
 from t2i.errors import OutputError, T2IError
@@ -101,7 +102,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except typer.TyperException as error:
         # Refused while the words were read: an unknown option, a word where a number belongs.
-        print_error(error.format_message(), "ArgumentError", as_json=asks_for_json(arguments))
+        said = error.format_message()
+        said += quotes_hint(arguments, said)
+        print_error(said, "ArgumentError", as_json=asks_for_json(arguments))
         return error.exit_code
     except OSError as error:
         return system_said(error, arguments)

@@ -1,5 +1,6 @@
 """`t2i evaluate`: does a model do what the words say, measured where the truth is known."""
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from t2i.cli.answer import Format, note, print_json
+from t2i.cli.headlines import PAGES, print_headlines
 from t2i.terminal import print_line, print_rich
 
 if TYPE_CHECKING:
@@ -121,7 +123,8 @@ def evaluate(
     if format == "json":
         print_json(document)
     else:
-        print_tables(document)
+        print_headlines(document)
+        print_tables({name: document["chapters"].get(name) for name in PAGES})
         print_line(out / PAGE)
 
 
@@ -178,15 +181,15 @@ def prepare(
     return store, bench, identity | {"asked": asked, "machine": machine()}
 
 
-def print_tables(document: dict[str, Any]) -> None:
-    """The figures without their intervals, a table after the other."""
+def print_tables(chapters: Mapping[str, Any]) -> None:
+    """The figures of these chapters without their intervals, a table after the other."""
     from rich.table import Table
     from rich.text import Text
 
     from t2i.evaluate.telling.chapter import Figure
     from t2i.evaluate.telling.shown import with_unit
 
-    for chapter in document["chapters"].values():
+    for chapter in filter(None, chapters.values()):
         for block in chapter["blocks"].values():
             if block["kind"] != "table":
                 continue

@@ -1,0 +1,23 @@
+"""A prompt that was typed without quotes, and how it is typed."""
+
+from collections.abc import Sequence
+from itertools import takewhile
+from shlex import quote
+
+PROMPTS = {"generate": 1, "inspect": 1, "edit": 2}
+"""Command -> how many prompts it takes."""
+
+
+def quotes_hint(arguments: Sequence[str], message: str) -> str:
+    """What to type where a command got more words than it takes; "" where that is not the fault."""
+    command, *rest = arguments or [""]
+    if not message.startswith("Got unexpected extra argument") or command not in PROMPTS:
+        return ""
+    if PROMPTS[command] > 1:
+        return ' Put each prompt into quotes: t2i edit "a cat" "a dog"'
+    words = list(takewhile(lambda word: not word.startswith("-"), rest))
+    if len(words) < 2:
+        return f' Put the prompt into quotes: t2i {command} "a heart above a star"'
+    options = "".join(f" {quote(word)}" for word in rest[len(words) :])
+    prompt = " ".join(words).translate({ord(sign): f"\\{sign}" for sign in '\\"$`'})
+    return f' Put the prompt into quotes: t2i {command} "{prompt}"{options}'
