@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from t2i.adapters.injected import Models, base_of, matched
 from t2i.adapters.layers import Layer, Lora, Low, finer
-from t2i.adapters.names import plain
+from t2i.adapters.names import plain, shown
 from t2i.errors import ArgumentError, ModelError
 
 NEGLIGIBLE = 1e-12
@@ -41,7 +41,7 @@ def merge(models: Mapping[str, nn.Module | None], lora: Lora, scale: float = 1.0
     for part, (model, layers) in found.items():
         for name, layer in layers.items():
             weight = base_of(part, name, model.get_submodule(name)).weight
-            weight.copy_(changed(weight, layer, scale))
+            weight.copy_(check_numbers(changed(weight, layer, scale).to(weight.dtype), name))
 
 
 def changed(weight: Tensor, layer: Layer, scale: float) -> Tensor:
@@ -109,7 +109,7 @@ def resize(lora: Lora, *, rank: int | None = None, share: float | None = None) -
     sums = Sums()
     for part, name, layer in lora.layers():
         if isinstance(layer, Low):
-            found = truncated(*decomposed_low(layer), rank, share, sums)
+            found = truncated(*decomposed_low(layer, name), rank, share, sums)
             new = shaped(found, tuple(layer.down.shape[2:]))
             kept = Low(
                 new.down.to(layer.down.dtype),
@@ -118,7 +118,7 @@ def resize(lora: Lora, *, rank: int | None = None, share: float | None = None) -
                 layer.magnitude,
             )
         else:
-            found = truncated(*decomposed(layer.product()), rank, share, sums)
+            found = truncated(*decomposed(check_numbers(layer.product(), name)), rank, share, sums)
             kept = shaped(found, kernel(name, layer, found.down.shape[1]))
         parts.setdefault(part, {})[name] = kept
     return Fit(Lora(parts, lora.header), sums.kept)
@@ -136,17 +136,28 @@ class Sums:
         return self.part / self.whole if self.whole else 1.0
 
 
+def check_numbers(matrix: Tensor, name: str) -> Tensor:
+    """Raise ModelError where a product of finite numbers is too large for any."""
+    if not bool(torch.isfinite(matrix).all()):
+        raise ModelError(
+            f"What the LoRA adds to {shown(name)} is too large for a number: its alpha or its "
+            "tensors are broken. Take an earlier file of it."
+        )
+    return matrix
+
+
 def decomposed(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
     return left, values, right
 
 
-def decomposed_low(layer: Low) -> tuple[Tensor, Tensor, Tensor]:
+def decomposed_low(layer: Low, name: str) -> tuple[Tensor, Tensor, Tensor]:
     """The same of a product that is known by its factors: exact, and without the whole matrix."""
     up, down = layer.up.double().flatten(1), layer.down.double().flatten(1)
     left, inner_left = torch.linalg.qr(up)
     right, inner_right = torch.linalg.qr(down.T)
-    turn, values, back = torch.linalg.svd(layer.scale * inner_left @ inner_right.T)
+    inner = check_numbers(layer.scale * inner_left @ inner_right.T, name)
+    turn, values, back = torch.linalg.svd(inner)
     return left @ turn, values, back @ right.T
 
 

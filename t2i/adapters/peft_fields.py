@@ -38,7 +38,8 @@ UNSET: tuple[object, ...] = (None, False, "none", "", [], {}, ())
 def check_fields(path: object, config: Mapping[str, object]) -> None:
     """Raise ModelError for a field under which the numbers would mean something else."""
     kind = config.get("peft_type")
-    if kind is not None and getattr(kind, "value", kind) not in KINDS:
+    named = getattr(kind, "value", kind)
+    if kind is not None and not (isinstance(named, str) and named in KINDS):
         raise ModelError(
             f"{path}: its config is of the peft_type {spelled(kind)}, expected LORA, LOHA or LOKR."
         )

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from t2i.adapters import Lora, Low, extract, facts_of, from_model, merge, put_on, resize
+from t2i.adapters import Hadamard, Lora, Low, extract, facts_of, from_model, merge, put_on, resize
 from t2i.errors import ArgumentError, ModelError
 from tests.adapters.made import (
     ATTENTION,
@@ -178,3 +178,20 @@ def test_facts_are_those_of_the_whole_matrices():
     assert unet.modules["attn2.to_k"] == sum(name.endswith("attn2.to_k") for name in layers)
     assert "self_attn.q_proj" in text.modules
     assert facts_of(lora_of(CONFIGS["dora"], endings=ATTENTION))[0].kinds.keys() == {"dora"}
+
+
+def test_products_that_are_no_numbers_are_refused_before_they_are_written():
+    down, up = torch.full((1, 4), 1e30), torch.full((4, 1), 1e30)
+    loha = {name: torch.full((4, 4), 1e20) for name in ("w1_a", "w1_b", "w2_a", "w2_b")}
+    for layer in (Low(down, up, 1e300), Hadamard(loha, 1.0)):
+        lora = Lora({"unet": {"conv_in": layer}})
+        with pytest.raises(ModelError, match="adds to conv_in is too large for a number"):
+            resize(lora, rank=1)
+    unet = components("sd1")["unet"].half()
+    before = unet.conv_in.weight.clone()
+    change = Low(
+        torch.full((1, 4, 3, 3), 300.0), torch.full((before.shape[0], 1, 1, 1), 300.0), 1.0
+    )
+    with pytest.raises(ModelError, match="adds to conv_in is too large"):
+        merge({"unet": unet}, Lora({"unet": {"conv_in": change}}))
+    assert torch.equal(unet.conv_in.weight, before)

@@ -6,12 +6,15 @@ import typing
 
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from peft import LoHaConfig, LoKrConfig, LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from t2i.adapters import from_model, read
 from t2i.adapters.peft_fields import BEGINNINGS, CHANGING, HARMLESS, READ, check_fields
+from t2i.adapters.told import from_config
 from t2i.errors import ModelError
 from tests.adapters.made import components
 
@@ -252,6 +255,29 @@ def test_a_config_that_contradicts_its_tensors_is_refused(change, complaint, tmp
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ModelError, match=complaint):
         read(tmp_path)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6)
+    | st.sampled_from(["LORA", "LOHA", "pissa", "gaussian", "(a+)+", "proj_in"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner),
+    max_leaves=6,
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(config=st.dictionaries(st.sampled_from(sorted(ODD)) | st.text(max_size=8), JSON))
+@example(config={"peft_type": ["LORA"]})
+@example(config={"alpha_pattern": {"": 1}, "lora_alpha": 10**400})
+def test_no_config_gets_past_the_typed_errors(config):
+    try:
+        told = from_config("x", config)
+    except ModelError as error:
+        complaint = str(error)
+    else:
+        complaint = ""
+        assert told.alpha_of("mid_block.attentions.0.proj_in", 4) is not None
+    assert all(letter.isprintable() for letter in complaint.replace("\n", ""))
 
 
 def test_a_magnitude_that_the_config_denies_is_refused(tmp_path):
