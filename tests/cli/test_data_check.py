@@ -77,4 +77,4 @@ def test_a_run_s_batch_marks_the_buckets_that_are_smaller(cli: Cli, mine: Path) 
 def test_show_points_to_check(cli: Cli, mine: Path) -> None:
     done = cli("data", "show", str(mine))
     assert done.code == 2
-    assert re.search(r"For pictures of your own: t2i data check DIR", done.err)
+    assert re.search(r"Pictures of your own: t2i data check ", done.err)

@@ -43,6 +43,7 @@ ALLOWED = {
     "train.data.sprites": {"read_text", "read_bytes", "loads", "Image.open"},
     "train.init_text": {"read_text"},
     "t2i.machine": {"read_text"},
+    "t2i.denoiser.memory": {"read_text"},
     "t2i.extras": {"metadata.distribution('t2i').read_text", "json.loads"},
     "t2i.text.bpe": {"loads"},
     "train.cache.hollow": {"loads"},
