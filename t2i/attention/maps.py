@@ -3,6 +3,7 @@
 N heads, S tokens of the words, Q positions of a site, H W a size.
 """
 
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from torch.nn import functional
 from t2i.attention.site import Site
 from t2i.errors import ArgumentError, DataError, nearest
 from t2i.files import write_atomically
+from t2i.pictures import sheet
 from t2i.reading.tensors import opened_tensors
 
 Convention = Literal["default", "daam", "mean"]
@@ -27,6 +29,8 @@ CONVENTIONS = ("default", "daam", "mean")
 THRESHOLDS: dict[Convention, float] = {"default": 0.5, "daam": 0.4, "mean": 0.4}
 """Where a thing ends on its map: DAAM's is published, ours was chosen by `t2i evaluate`."""
 Size = tuple[int, int]
+SHOWN_WIDTH = 256
+"""Smaller maps and pictures are enlarged, so that they and their labels can be read."""
 
 
 @dataclass(slots=True)
@@ -186,6 +190,26 @@ class HeatMaps(Mapping[str, Tensor]):
         share = 0.25 + 0.45 * heat.numpy()[..., None]
         mixed = np.asarray(image.convert("RGB")) * (1 - share) + colours(heat.numpy()) * share
         return Image.fromarray(mixed.round().astype(np.uint8))
+
+    def sheet(self, picture: Image.Image | None = None) -> Image.Image:
+        """Every word's map side by side with labels: over the picture, or in colours alone."""
+        shown = []
+        for word in self.words:
+            heat = stretched(self._map(word)).numpy()
+            alone = Image.fromarray(colours(heat).round().astype(np.uint8))
+            shown.append(alone if picture is None else self.overlay(word, picture))
+        cell = max(SHOWN_WIDTH, shown[0].width)
+        return sheet(shown, self.words, columns=len(shown), cell=cell).convert("RGB")
+
+    def _repr_png_(self) -> bytes | None:
+        """What Jupyter shows; None, and so the plain text, while there are no maps."""
+        try:
+            drawn = self.sheet()
+        except ArgumentError:
+            return None
+        stream = io.BytesIO()
+        drawn.save(stream, "PNG")
+        return stream.getvalue()
 
     def peak(self, word: str) -> tuple[float, float]:
         """Where the map is highest: across and down, as shares of the picture."""

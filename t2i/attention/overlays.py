@@ -2,10 +2,7 @@
 
 from PIL import Image
 
-from t2i.attention.maps import HeatMaps
-
-SHOWN_WIDTH = 256
-"""Smaller pictures are enlarged, so that maps and labels can be read."""
+from t2i.attention.maps import SHOWN_WIDTH, HeatMaps
 
 
 def with_overlays(picture: Image.Image, maps: HeatMaps | None) -> list[Image.Image]:
