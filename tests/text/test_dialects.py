@@ -7,7 +7,7 @@ weights, backslashes and BREAK: a weight for each letter of each chunk.
 import re
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t2i.text.grammar import PromptError
@@ -196,7 +196,7 @@ def test_every_prompt_weighs_what_it_does_in_a1111_or_is_refused(text):
     try:
         read = ours(text, "a1111")
     except PromptError:
-        assume(False)
+        return
     assert inked(read) == close_to(as_a1111(text))
 
 
@@ -206,5 +206,5 @@ def test_every_prompt_weighs_what_it_does_in_comfy_or_is_refused(text):
     try:
         read = ours(text, "comfy")
     except PromptError:
-        assume(False)
+        return
     assert inked(read) == close_to(as_comfy(text))
