@@ -6,11 +6,21 @@ The CLI exits with the `exit_code` of the error.
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 10_000
+"""Letters of a message."""
+
 
 class T2IError(Exception):
     """Base of every error a user can cause."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """What was given may be a megabyte: of a long message the begin and the end are told."""
+        text = super().__str__()
+        if len(text) <= LONGEST:
+            return text
+        return f"{text[: LONGEST // 2]} [...] {text[-LONGEST // 2 :]}"
 
 
 class ArgumentError(T2IError, ValueError):

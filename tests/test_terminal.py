@@ -77,6 +77,13 @@ class Gone:
         raise self.error
 
 
+def test_what_was_given_at_any_length_makes_no_endless_message() -> None:
+    error = OutputError("Got " + "x" * 1_000_000 + ": expected less.")
+    assert len(str(error)) < 10_100
+    assert str(error).startswith("Got xxx")
+    assert str(error).endswith("xxx: expected less.")
+
+
 def test_a_terminal_that_is_gone_stops_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", Gone(OSError(5, "Input/output error")))
     print_note("a cat")
