@@ -47,6 +47,11 @@ def print_note(text: object) -> None:
         pass
 
 
+def several(number: int, noun: str) -> str:
+    """A number of things: "1 picture", "2 pictures"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def print_line(text: object) -> None:
     """A line of the result, on stdout. Raises OutputError where it takes none."""
     with _answering():

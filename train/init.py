@@ -15,6 +15,7 @@ from t2i.denoiser.folder import check_folder
 from t2i.denoiser.hub import cached, is_id
 from t2i.errors import ArgumentError, nearest
 from t2i.files import Taken, write_new
+from t2i.terminal import several
 from train.data.captions import article
 from train.data.found import check_share, find
 from train.data.pictures import SMALL, PicturesConfig
@@ -243,7 +244,7 @@ def blocks_of(wish: Wish, seen: Look, head: str) -> dict[str, list[str]]:
         captions = [f"# Captions are learned as they are: {reason}."]
     return {
         "next": head.splitlines(),
-        "seen": [f"# {seen.pictures} pictures, {sizes}; {told} of them with a caption."],
+        "seen": [f"# {several(seen.pictures, 'picture')}, {sizes}; {told} of them with a caption."],
         "captions": captions,
         "held_out": HELD_OUT if holds_out(seen) else [],
         "dora": ["dora = true"] if wish.method == "dora" else [],

@@ -72,7 +72,17 @@ def check(
     out: Out = Path("outputs"),
     num: Annotated[int, typer.Option(min=0, max=1000, help="Pictures on the sheet.")] = 48,
     size: Annotated[
-        int | None, typer.Option(min=8, max=4096, help="Side of the square they are to fill.")
+        int | None,
+        typer.Option(
+            min=8,
+            max=4096,
+            help="Side of the square they are to fill.",
+            show_default="the model's, or what a TOML says",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="That is to be trained on them.", show_default="embedded"),
     ] = None,
     bucket_step: Annotated[
         int | None, typer.Option(min=8, help="Their sides are multiples of it.")
@@ -90,6 +100,8 @@ def check(
     from train.data.found import check_share
     from train.data.pictures import Pictures
 
+    if size is None and (model is not None or place.suffix != ".toml"):
+        size = size_of_model(model or "embedded")
     config = config_of(place, size, bucket_step)
     names = Names(out, f"{place.resolve().name} pictures", num=1)
     found = found_with_progress(config)
@@ -117,6 +129,15 @@ def check(
             f"{len(found.broken)} of {found.number} pictures cannot be used, more than "
             f"data.bad_share = {config.bad_share:g} allows: mend or remove them, or raise it."
         )
+
+
+def size_of_model(name: str) -> int:
+    """The side of the pictures that it draws, as `t2i train --init` takes it."""
+    from t2i.denoiser.address import EMBEDDED, resolve
+    from train.init_values import family_of, size_of
+
+    base = name if name in EMBEDDED else str(resolve(name))
+    return size_of(base, family_of(base))
 
 
 def found_with_progress(config: "PicturesConfig") -> "Found":

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from t2i.cli.answer import print_rows
-from t2i.terminal import print_line
+from t2i.terminal import print_line, several
 
 if TYPE_CHECKING:
     from train.data.overview import BucketCount, Overview, SubsetCount
@@ -55,10 +55,6 @@ def print_overview(told: "Overview", config: "PicturesConfig", batch_size: int |
 
 def size_of(part: "BucketCount | SubsetCount") -> str:
     return f"{several(part.pictures, 'picture')}, {several(part.places, 'visit')}"
-
-
-def several(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def print_names(trait: str, names: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from t2i.cli.garbage import search_as_usual
 from t2i.errors import ArgumentError
-from t2i.terminal import print_line
+from t2i.terminal import print_line, several
 
 METHODS = (
     "full, cross-attention, lora, dora, dreambooth, dreambooth-lora, textual-inversion or pivotal"
@@ -96,7 +96,7 @@ def start(
     if seen.broken:
         mend = "" if will_start(seen) else "the run will not start before they are mended; "
         note(
-            f"{seen.broken} pictures cannot be used: {mend}see them with: "
+            f"{several(seen.broken, 'picture')} cannot be used: {mend}see with: "
             f"t2i data check {quote(str(folder))}"
         )
     if is_unseen(base):

@@ -78,3 +78,16 @@ def test_show_points_to_check(cli: Cli, mine: Path) -> None:
     done = cli("data", "show", str(mine))
     assert done.code == 2
     assert re.search(r"Pictures of your own: t2i data check ", done.err)
+
+
+def test_the_size_is_that_of_the_model_that_is_to_be_trained(cli: Cli, model: Path) -> None:
+    Path("one").mkdir()
+    Image.new("RGB", (300, 300), "red").save("one/a.png")
+    embedded = cli("data", "check", "one", "--num", "0").out
+    assert "buckets of at most 128x128 pixels" in embedded
+    assert "1 picture," in embedded
+    assert "1 pictures" not in embedded
+    tiny = cli("data", "check", "one", "--num", "0", "--model", model).out
+    assert "buckets of at most 32x32 pixels" in tiny
+    asked = cli("data", "check", "one", "--num", "0", "--size", "64").out
+    assert "buckets of at most 64x64 pixels" in asked

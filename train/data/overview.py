@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from t2i.terminal import several
 from train.data.buckets import Shape, is_enlarged
 
 if TYPE_CHECKING:
@@ -89,12 +90,14 @@ class Overview:
         if shapes:
             remarks.append(f"fewer visits than a batch, so pictures repeat in it: {shapes}")
         if self.uncaptioned:
-            remarks.append(f"without a caption: {len(self.uncaptioned)} pictures")
+            remarks.append(f"without a caption: {several(len(self.uncaptioned), 'picture')}")
         if self.odd_masks:
             (name, what), more = self.odd_masks[0], len(self.odd_masks) - 1
             remarks.append(f"mask of {name} {what}" + f"; {more} more such masks" * bool(more))
         if self.enlarged:
-            remarks.append(f"smaller than their bucket and enlarged: {len(self.enlarged)} pictures")
+            remarks.append(
+                f"smaller than their bucket and enlarged: {several(len(self.enlarged), 'picture')}"
+            )
         return remarks
 
     def as_json(self) -> dict[str, object]:

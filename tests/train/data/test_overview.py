@@ -69,7 +69,7 @@ def test_a_run_is_told_what_matters_to_it(pictures: Pictures, tmp_path: Path) ->
         "without a caption: 4 pictures",
         f"mask of {tmp_path}/mine/00-red.png is black all over, or clear: nothing of the picture "
         "counts",
-        "smaller than their bucket and enlarged: 1 pictures",
+        "smaller than their bucket and enlarged: 1 picture",
     ]
     assert told.smaller_than(1) == []
 
