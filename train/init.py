@@ -224,6 +224,17 @@ def called(wish: Wish, seen: Look) -> tuple[str, str, str]:
     return word, f"{article(word)} {word} {wish.kind}" if wish.kind else word, kind
 
 
+def about_word(wish: Wish, seen: Look) -> list[str]:
+    """Why a word stands there that nobody chose, and how to choose another."""
+    word, thing, _ = called(wish, seen)
+    if wish.word is not None or word != RARE or not has_a_word(wish):
+        return []
+    return [
+        f'Prompts are to call it "{thing}": {RARE} means nothing to most models, so that it can be',
+        "given a meaning, and what the model knows of the class stays. Another one: --word.",
+    ]
+
+
 def blocks_of(wish: Wish, seen: Look, head: str) -> dict[str, list[str]]:
     """Lines that stand in a piece by the name of a block."""
     word, thing, _ = called(wish, seen)
@@ -244,7 +255,10 @@ def blocks_of(wish: Wish, seen: Look, head: str) -> dict[str, list[str]]:
         captions = [f"# Captions are learned as they are: {reason}."]
     return {
         "next": head.splitlines(),
-        "seen": [f"# {several(seen.pictures, 'picture')}, {sizes}; {told} of them with a caption."],
+        "seen": [
+            f"# {several(seen.pictures, 'picture')}, {sizes}; {told} of them with a caption.",
+            *(f"# {line}" for line in about_word(wish, seen)),
+        ],
         "captions": captions,
         "held_out": HELD_OUT if holds_out(seen) else [],
         "dora": ["dora = true"] if wish.method == "dora" else [],

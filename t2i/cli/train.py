@@ -83,7 +83,7 @@ def start(
 ) -> None:
     """Write a config for a folder of pictures; print its path, and the next command."""
     from t2i.cli.answer import note
-    from train.init import Wish, as_they_are, is_unseen, will_start, write_start
+    from train.init import Wish, about_word, as_they_are, is_unseen, will_start, write_start
 
     out = out or Path(f"{folder.resolve().name}-{method}.toml")
     if out.suffix != ".toml":
@@ -91,6 +91,8 @@ def start(
     wish = Wish(method, folder, base, word, kind)
     seen = write_start(wish, out)
     print_line(out)
+    if told := about_word(wish, seen):
+        note(" ".join(told))
     if reason := as_they_are(wish, seen):
         note(f"Captions are learned as they are: {reason}. See [data] in the file.")
     if seen.broken:

@@ -17,7 +17,16 @@ from tests.tiny import tiny_sd_folder
 from tests.train.data.making import folder_of
 from tests.train.regenerate_configs import CONFIGS, shipped
 from train.config import RunConfig, load
-from train.init import METHODS, Look, Wish, look, starting_config, will_start, write_start
+from train.init import (
+    METHODS,
+    Look,
+    Wish,
+    about_word,
+    look,
+    starting_config,
+    will_start,
+    write_start,
+)
 from train.init_values import family_of, steps_for
 from train.loop import run
 
@@ -307,3 +316,22 @@ def test_sheets_of_a_thing_ask_for_its_word_even_where_captions_do_not_say_it(tm
         assert config.data.trigger == word
         assert all(word in prompt for prompt in config.samples.prompts[:3])
         assert config.samples.prompts[3] == "a photo of a mug"
+
+
+def test_a_word_that_nobody_chose_is_explained_where_it_is_chosen(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "mugs", "red", "blue")
+    chosen = [
+        about_word(wish, look(folder))
+        for wish in (
+            Wish("dreambooth", folder, "embedded", None, "mug"),
+            Wish("dreambooth", folder, "embedded", "zun", "mug"),
+            Wish("full", folder, "embedded", None, None),
+        )
+    ]
+    assert chosen[1:] == [[], []]
+    said = " ".join(chosen[0])
+    assert 'call it "a sks mug": sks means nothing to most models' in said
+    assert said.endswith("Another one: --word.")
+    write_start(Wish("dreambooth", folder, "embedded", None, "mug"), tmp_path / "mug.toml")
+    text = (tmp_path / "mug.toml").read_text("utf-8")
+    assert f"# {chosen[0][0]}\n# {chosen[0][1]}\n" in text
