@@ -9,6 +9,8 @@ from torch import Tensor
 from t2i.errors import ArgumentError, nearest
 from t2i.text.prompt import Prompt
 
+MOST = 1_000_000
+"""Above any count, side or step; whole numbers of Python have no bound, and tensors have."""
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
@@ -77,12 +79,12 @@ def check_same_shape(prompt_embeds: Tensor, negative_prompt_embeds: Tensor) -> N
 
 
 def check_count(name: str, value: int) -> None:
-    if not isinstance(value, int) or value < 1:
-        raise ArgumentError(f"Got {name}={value!r}, expected a whole number from 1 on.")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST:
+        raise ArgumentError(f"Got {name}={value!r:.80}, expected a whole number from 1 on.")
 
 
 def check_output_type(output_type: str) -> None:
-    if output_type not in OUTPUT_TYPES:
+    if not isinstance(output_type, str) or output_type not in OUTPUT_TYPES:
         raise ArgumentError(
             f"Unknown output_type {output_type!r}. {nearest(str(output_type), OUTPUT_TYPES)}"
         )
@@ -91,7 +93,9 @@ def check_output_type(output_type: str) -> None:
 def check_generators(generator: object, pictures: int) -> None:
     generators = generator if isinstance(generator, list) else [generator]
     for one in generators:
-        if one is not None and not isinstance(one, torch.Generator):
+        if (one is not None or isinstance(generator, list)) and not isinstance(
+            one, torch.Generator
+        ):
             raise ArgumentError(
                 f"Got a generator of type {type(one).__name__}, expected a torch.Generator: "
                 "torch.Generator().manual_seed(7)."
@@ -124,9 +128,27 @@ def check_guidance(guidance: object) -> None:
         )
 
 
-def check_callable(name: str, value: object) -> None:
-    if value is not None and not callable(value):
-        raise ArgumentError(f"Got {name} of type {type(value).__name__}, expected a function.")
+def check_pair(name: str, value: object) -> None:
+    pair = isinstance(value, list | tuple) and len(value) == 2
+    if value is not None and not (pair and all(is_whole(one) for one in value)):  # type: ignore[attr-defined]
+        raise ArgumentError(
+            f"Got {name}={value!r:.80}, expected two whole numbers, height and width: (512, 512)."
+        )
+
+
+def is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MOST
+
+
+def check_flag(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise ArgumentError(f"Got {name}={value!r:.80}, expected True or False.")
+
+
+def check_clip_skip(value: object) -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if value is not None and not whole:
+        raise ArgumentError(f"Got clip_skip={value!r:.80}, expected a whole number from 0 on.")
 
 
 def check_mapping(name: str, value: object) -> None:
@@ -135,9 +157,14 @@ def check_mapping(name: str, value: object) -> None:
 
 
 def check_callback_inputs(names: Sequence[str], choices: Sequence[str]) -> None:
+    if not isinstance(names, list | tuple):
+        raise ArgumentError(
+            "Got callback_on_step_end_tensor_inputs of type "
+            f"{type(names).__name__}, expected a list of names: ['latents']."
+        )
     for name in names:
-        if name not in choices:
+        if not isinstance(name, str) or name not in choices:
             raise ArgumentError(
                 f"Unknown name {name!r} in callback_on_step_end_tensor_inputs. "
-                f"{nearest(name, choices)}"
+                f"{nearest(str(name), choices)}"
             )

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipelines import arguments
 from pipelines.loop import Generators
+from pipelines.returned import check_takes_a_step
 from pipelines.visitors import StepCallback
 from t2i.conditioning.guidance import check_number
 from t2i.conditioning.run import Guidance, Visitor
@@ -20,6 +21,16 @@ from t2i.text.prompt import Prompt
 
 Prompts = str | Prompt | Sequence[str | Prompt]
 """A str is taken as it stands; a Prompt is written in a grammar."""
+
+
+SIZES = (
+    "original_size",
+    "crops_coords_top_left",
+    "target_size",
+    "negative_original_size",
+    "negative_crops_coords_top_left",
+    "negative_target_size",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +101,11 @@ class Call:
         check_number("eta", self.eta)
         check_number("aesthetic_score", self.aesthetic_score)
         check_number("negative_aesthetic_score", self.negative_aesthetic_score)
-        arguments.check_callable("callback_on_step_end", self.callback_on_step_end)
+        check_takes_a_step(self.callback_on_step_end)
+        arguments.check_clip_skip(self.clip_skip)
+        arguments.check_flag("return_dict", self.return_dict)
+        for name in SIZES:
+            arguments.check_pair(name, getattr(self, name))
         arguments.check_mapping("cross_attention_kwargs", self.cross_attention_kwargs)
         arguments.check_count("num_images_per_prompt", self.num_images_per_prompt)
         arguments.check_embeddings(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pipelines import arguments
+from pipelines.returned import tensors_of
 from pipelines.visitors import StepCallback
 from t2i.conditioning.conditioning import Branch
 from t2i.errors import ArgumentError
@@ -118,10 +119,15 @@ def called(callback: StepCallback) -> StepCallback:
             theirs.get(name, name): value[:, 0] if name in theirs and value is not None else value
             for name, value in tensors.items()
         }
-        returned = callback(pipe, step, timestep, given)
+        returned = tensors_of(callback(pipe, step, timestep, given))
         return {
-            CALLED.get(name, name): value[:, None] if name in CALLED else value
+            CALLED.get(name, name): widened(value) if name in CALLED else value
             for name, value in returned.items()
         }
 
     return renamed
+
+
+def widened(embeds: object) -> object:
+    """Embeddings as texts of one token; what is no such thing is refused where it is taken over."""
+    return embeds[:, None] if isinstance(embeds, Tensor) and embeds.ndim == 2 else embeds

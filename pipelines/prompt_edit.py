@@ -106,6 +106,7 @@ class PromptEditPipeline(TextToImagePipeline):
             "cross_attention_kwargs": cross_attention_kwargs,
         }
         arguments.check_output_type(output_type)
+        arguments.check_flag("return_dict", return_dict)
 
         # what is asked for
         if kept is None:
@@ -121,12 +122,12 @@ class PromptEditPipeline(TextToImagePipeline):
             latents = kept.noise
         size = size_of(self, told.get("height"), told.get("width"), latents)
         wishes = Wishes(
-            weights=weights or {},
+            weights={} if weights is None else weights,
             blend=blend,
             cross_replace=cross_replace,
             self_replace=self_replace,
         )
-        if edits == "auto":
+        if isinstance(edits, str) and edits == "auto":
             steps = (self.defaults | told)["num_inference_steps"]
             edits = self.edits_for(prompts, wishes, steps, *size)
         else:
@@ -315,8 +316,9 @@ def alike(seed: int | None, generator: torch.Generator | None, count: int) -> li
     """The source's generator, and one in the same state for each target."""
     if seed is not None and generator is not None:
         raise ArgumentError("Got both seed and generator: give one of them.")
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
-        raise ArgumentError(f"Got seed={seed!r}, expected a whole number.")
+    whole = isinstance(seed, int) and not isinstance(seed, bool) and -(2**63) <= seed < 2**64
+    if seed is not None and not whole:
+        raise ArgumentError(f"Got seed={seed!r:.80}, expected a whole number below 2**64.")
     if generator is None:
         generator = torch.Generator("cpu")
         generator.manual_seed(int(torch.randint(2**62, ())) if seed is None else seed)

@@ -32,6 +32,7 @@ from pipelines.loop import Generators, sample
 from pipelines.output import Drawn
 from pipelines.pipeline import Output
 from pipelines.prior import imagined, parts_of_prior
+from pipelines.returned import check_takes_a_step
 from pipelines.under_way import OwnPart, State, UnderWay
 from pipelines.visitors import Callback, Progress, StepCallback
 from t2i.conditioning.conditioning import join
@@ -158,7 +159,8 @@ class UnclipPipeline(UnderWay, Checked):
         arguments.check_output_type(output_type)
         arguments.check_guidance(guidance)
         arguments.check_count("num_images_per_prompt", num_images_per_prompt)
-        arguments.check_callable("callback_on_step_end", callback_on_step_end)
+        check_takes_a_step(callback_on_step_end)
+        arguments.check_flag("return_dict", return_dict)
         arguments.check_mapping("cross_attention_kwargs", cross_attention_kwargs)
         arguments.check_callback_inputs(
             callback_on_step_end_tensor_inputs, self._callback_tensor_inputs

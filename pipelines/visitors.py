@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from pipelines.returned import check_tensor, tensors_of
 from t2i.conditioning.conditioning import Conditioning
 from t2i.conditioning.run import Guidance, Run
 from t2i.errors import ArgumentError
@@ -68,18 +69,27 @@ class Callback:
     def after_step(self, run: Run) -> None:
         if self.callback is None:
             return
-        tensors = {
+        tensors: dict[str, Any] = {
             "latents": run.latents_BCHW,
             "prompt_embeds": run.conditioning.text_BTD,
             "negative_prompt_embeds": self.negative_prompt_embeds,
         } | {name: run.conditioning.extra.get(key) for name, key in EXTRA.items()}
         wanted = {name: tensors[name] for name in self.tensor_inputs}
-        returned = self.callback(self.pipeline, run.step, run.timestep, wanted)
+        returned = tensors_of(self.callback(self.pipeline, run.step, run.timestep, wanted))
 
-        run.latents_BCHW = returned.get("latents", run.latents_BCHW)
-        text_BTD = returned.get("prompt_embeds", run.conditioning.text_BTD)
-        run.conditioning = with_text(run.conditioning, text_BTD)
-        extra = {key: returned[name] for name, key in EXTRA.items() if name in returned}
+        if "latents" in returned:
+            run.latents_BCHW = check_tensor(
+                "latents", run.latents_BCHW, returned["latents"], same_rows=True
+            )
+        if "prompt_embeds" in returned:
+            text_BTD = run.conditioning.text_BTD
+            text_BTD = check_tensor("prompt_embeds", text_BTD, returned["prompt_embeds"])
+            run.conditioning = with_text(run.conditioning, text_BTD)
+        extra = {
+            key: check_tensor(name, tensors[name], returned[name])
+            for name, key in EXTRA.items()
+            if name in returned and tensors[name] is not None
+        }
         if extra:
             run.conditioning = replace(run.conditioning, extra={**run.conditioning.extra, **extra})
         # A callback may have set another scale, or switched guidance off.

@@ -3,7 +3,6 @@
 B batch rows (here: pictures), C channels, H W latent size, V values of a picture (C * H * W).
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
@@ -124,6 +123,10 @@ def check_scales(scale: float, rescale: float) -> None:
         raise ArgumentError(f"Got guidance_rescale={rescale}, expected a number from 0 (off) to 1.")
 
 
+LARGEST = 1e10
+"""Far above any use; whole numbers of Python have no bound, and tensors have."""
+
+
 def check_number(name: str, value: float) -> None:
-    if not isinstance(value, Real) or not math.isfinite(value):
+    if not isinstance(value, Real) or not abs(value) < LARGEST:
         raise ArgumentError(f"Got {name}={value}, expected a finite number such as 7.5 or 0.")

@@ -6,6 +6,7 @@ B batch rows, T text tokens, D text width, C channels, H W latent size, Y X pict
 import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
+from math import inf
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -18,6 +19,8 @@ from t2i.denoiser.finite import check_pixels_finite
 from t2i.denoiser.schedulers import Scheduler, rebuild
 from t2i.errors import ArgumentError
 
+LARGEST_SIDE = 2**20
+"""Pixels; whole numbers of Python have no bound, and tensors have."""
 VAE = AutoencoderKL | AutoencoderTiny
 
 ADDED = ("text_embeds", "time_ids")
@@ -72,7 +75,7 @@ def latent_size(vae: VAE, height: int, width: int) -> tuple[int, int]:
     """H and W for a picture of `height` x `width` pixels."""
     factor = pixels_per_latent(vae)
     for name, pixels in (("height", height), ("width", width)):
-        if not isinstance(pixels, int) or pixels < 1 or pixels % factor:
+        if not isinstance(pixels, int) or not 1 <= pixels <= LARGEST_SIDE or pixels % factor:
             raise ArgumentError(
                 f"Got {name}={pixels!r}, but this model needs a multiple of {factor}: "
                 f"{nearest_multiples(pixels, factor)}."
@@ -81,7 +84,7 @@ def latent_size(vae: VAE, height: int, width: int) -> tuple[int, int]:
 
 
 def nearest_multiples(pixels: object, factor: int) -> str:
-    if not isinstance(pixels, int | float) or pixels <= factor:
+    if not isinstance(pixels, int | float) or not factor < pixels < inf:
         return f"{factor} is the smallest"
     below = int(pixels // factor) * factor
     return f"the nearest are {below} and {below + factor}"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from t2i.conditioning.conditioning import Branch, Conditioning
 from t2i.conditioning.run import Guidance, Run
-from t2i.denoiser.families.sd import nearest_multiples
+from t2i.denoiser.families.sd import LARGEST_SIDE, nearest_multiples
 from t2i.denoiser.finite import check_pixels_finite
 from t2i.denoiser.schedulers import Scheduler, rebuild
 from t2i.errors import ArgumentError, ModelError
@@ -124,7 +124,7 @@ def latent_size(movq: VQModel, height: int, width: int) -> tuple[int, int]:
     """
     factor = pixels_per_latent(movq)
     for name, pixels in (("height", height), ("width", width)):
-        if not isinstance(pixels, int) or pixels < 1 or pixels % factor**2:
+        if not isinstance(pixels, int) or not 1 <= pixels <= LARGEST_SIDE or pixels % factor**2:
             raise ArgumentError(
                 f"Got {name}={pixels!r}, but this model needs a multiple of {factor**2}: "
                 f"{nearest_multiples(pixels, factor**2)}."
