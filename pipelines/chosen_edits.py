@@ -32,6 +32,18 @@ WINDOWS: dict[type[Edit], str] = {
 """Kind of edit -> the wish that says when it acts."""
 
 
+def is_blend(value: object) -> bool:
+    """Whether it is "auto", None, or words of the source and of the target."""
+    if value is None or (isinstance(value, str) and value == "auto"):
+        return True
+    sides = value if isinstance(value, tuple) and len(value) == 2 else [None]
+    return all(
+        isinstance(side, str)
+        or (isinstance(side, list | tuple) and all(isinstance(word, str) for word in side))
+        for side in sides
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Wishes:
     """What somebody wants of the targets, beside what their prompts say.
@@ -51,9 +63,11 @@ class Wishes:
 
     def __post_init__(self) -> None:
         for name in ("cross_replace", "self_replace"):
-            if getattr(self, name) != "auto":
-                check_window(name, getattr(self, name))
-        if isinstance(self.blend, str) and self.blend != "auto":
+            window = getattr(self, name)
+            if not (isinstance(window, str) and window == "auto"):
+                check_window(name, window)
+        asked = self.blend if isinstance(self.blend, list) else [self.blend]
+        if not all(is_blend(one) for one in asked):
             raise ArgumentError(
                 f'Got blend={self.blend!r:.80}, expected "auto", None, or a word of the source '
                 'and one of the target: blend=("cat", "dog").'

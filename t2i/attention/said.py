@@ -159,6 +159,17 @@ class Said:
         made: Made = known[1]
         return made
 
+    def pair(self, source: int, target: int) -> tuple[Readable, Readable]:
+        """Two of the prompts, to be compared."""
+        if not self.prompts:
+            raise ArgumentError(
+                "Cannot compare prompts that are not known: tell them, "
+                "attend(x, prompts=[...]), one for each of the call."
+            )
+        check_prompt("source", source, len(self.prompts))
+        check_prompt("target", target, len(self.prompts))
+        return self.prompts[source], self.prompts[target]
+
     def _pair(self, source: int, target: int, reader: Reader) -> tuple[Readable, Readable]:
         if not self.prompts or not self.readers:
             raise ArgumentError(
@@ -166,9 +177,8 @@ class Said:
                 "attend(x, prompts=[...]), one for each of the call, and of a model alone "
                 "tokenizer=... too."
             )
-        check_prompt("source", source, len(self.prompts))
-        check_prompt("target", target, len(self.prompts))
-        return reader.text_of(self.prompts[source]), reader.text_of(self.prompts[target])
+        one, other = self.pair(source, target)
+        return reader.text_of(one), reader.text_of(other)
 
     def _part(self, reader: Reader, length: int) -> tuple[int, int]:
         end = length if reader.tokens is None else reader.first + reader.tokens

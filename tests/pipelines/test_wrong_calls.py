@@ -13,9 +13,11 @@ from pipelines.inpaint import InpaintPipeline
 from pipelines.prompt_edit import PromptEditPipeline
 from pipelines.text_to_image import TextToImagePipeline
 from pipelines.unclip import UnclipPipeline
+from t2i.attention import Refine, Replace, attend
 from t2i.errors import ArgumentError, T2IError
+from tests.attention.edits.test_methods import EVERY
 from tests.denoiser.tiny_models import kandinsky_components, prior_components
-from tests.tiny import tiny_sd_components, tiny_sdxl_components
+from tests.tiny import diffusers_pipeline, tiny_sd_components, tiny_sdxl_components
 
 FEW = {"num_inference_steps": 1, "output_type": "latent"}
 PICTURE = Image.new("RGB", (32, 32), "teal")
@@ -169,3 +171,27 @@ def test_what_is_wrong_is_said(calls, argument, words):
     pipe, call = calls["text"]
     with pytest.raises(ArgumentError, match=words):
         pipe(**call | argument)
+
+
+def edited(pipe, edit, prompts=None):
+    with attend(pipe, prompts=prompts) as attn:
+        attn.edit(edit)
+        pipe(["a cat", "a dog"], callback_on_step_end=attn.on_step_end, **FEW)
+
+
+def test_edits_of_prompts_that_nobody_told_are_refused_in_words():
+    pipe = diffusers_pipeline(tiny_sd_components())
+    for edit in (Replace(target=1), Refine(target=1)):
+        with pytest.raises(ArgumentError, match="Cannot compare prompts that are not known"):
+            edited(pipe, edit)
+    with pytest.raises(ArgumentError, match="Got target=4, but this run has 2 prompts"):
+        edited(pipe, Replace(target=4), prompts=["a cat", "a dog"])
+
+
+def test_every_kind_of_edit_on_a_pipeline_of_diffusers_acts_or_is_refused_in_words():
+    pipe = diffusers_pipeline(tiny_sd_components())
+    for edit in EVERY:
+        try:
+            edited(pipe, edit)
+        except T2IError:
+            continue

@@ -21,7 +21,7 @@ class Replace(WordEdit):
 
     def check(self, said: Said) -> None:
         super().check(said)
-        changed_words(said.prompts[self.source], said.prompts[self.target])
+        changed_words(*said.pair(self.source, self.target))
 
     def apply(self, effects: Effects, at: At) -> None:
         rows, sources = at.passing.rows_of(self.target), at.passing.rows_of(self.source)
