@@ -167,7 +167,7 @@ def test_encode_prompt_is_that_of_text_to_image(pipe):
         ({"weights": {"dogs": 2.0}}, "weights: 'dogs' is not in any target. Nearest: dog"),
         ({"weights": {"dog": "much"}}, r"Got weights\['dog'\]='much', expected a number"),
         ({"weights": "dog"}, "Got weights='dog', expected words and their factors"),
-        ({"blend": ("cat",)}, "expected the source's and the target's"),
+        ({"blend": ("cat",)}, 'expected "auto", None, or a word of the source'),
         ({"blend": [("cat", "dog")] * 2}, "Got 2 pairs as blend for 1 targets"),
         ({"cross_replace": 0.8}, r"Got cross_replace=0\.8, expected two numbers"),
         ({"self_replace": (0.4, 0.0)}, "Got self_replace=.*the first to be at most the second"),
