@@ -41,10 +41,10 @@ def pixels_of(processor: VaeImageProcessor, name: str, images: Any, **options: A
         pixels_BCYX: Tensor = processor.preprocess(images, **options)
     except (ValueError, TypeError, RuntimeError, IndexError, AttributeError) as error:
         raise ArgumentError(f"The {name} cannot be used: {error}") from error
+    a_mask = processor.config["do_convert_grayscale"]  # whose channels are looked at later
     channels = (3, processor.config["vae_latent_channels"])
-    if processor.config["do_convert_grayscale"]:
-        channels = (1, 3)
-    if pixels_BCYX.ndim != 4 or 0 in pixels_BCYX.shape or pixels_BCYX.shape[1] not in channels:
+    flawed = pixels_BCYX.ndim != 4 or 0 in pixels_BCYX.shape
+    if flawed or not (a_mask or pixels_BCYX.shape[1] in channels):
         raise ArgumentError(
             f"The {name} comes to {tuple(pixels_BCYX.shape)} (pictures, channels, height, width), "
             "expected a picture in colour, at least as large as one latent."
