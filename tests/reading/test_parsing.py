@@ -3,6 +3,7 @@
 import json
 import time
 import tracemalloc
+from collections.abc import Callable
 
 import pytest
 
@@ -77,3 +78,22 @@ def test_toml_that_is_sound_is_read() -> None:
     assert told["a"][8] == 1.0
     assert (told["b"], told["d"]) == ("." * 500 + "[" * 500, '"')
     assert len(told["e"]["f"]) == 500
+
+
+@pytest.mark.parametrize(
+    ("parse", "begin"),
+    [
+        (parse_json, "[" * 101 + '"'),
+        (parse_toml, 'a = "'),
+        (parse_toml, 'a = """'),
+        (parse_toml, "a = '''"),
+    ],
+    ids=["json", "toml", "toml-lines", "toml-literal"],
+)
+def test_a_text_that_never_ends_takes_no_square_of_time(
+    parse: Callable[[str], object], begin: str
+) -> None:
+    begun = time.process_time()
+    with pytest.raises(ValueError, match="nested|Expected|Unterminated"):
+        parse(begin + '\\"' * 20_000)  # each of these quotes could begin another text
+    assert time.process_time() - begun < 2
