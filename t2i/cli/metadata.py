@@ -63,7 +63,7 @@ def hires(request: Request) -> Mapping[str, object]:
 def quoted(value: object) -> str:
     """A value that would be read as something else stands in quotes."""
     text = str(value)
-    plain = text and text == text.strip() and text[0] not in "[{" and not set(text) & set(',:\n"')
+    plain = text and text == text.strip() and text[0] not in "[{" and not set(text) & set(',:\r\n"')
     return text if plain else json.dumps(text, ensure_ascii=False)
 
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -84,6 +84,18 @@ def test_what_is_written_is_read_back(request: Request, seed: int) -> None:
 
 
 @given(requests, st.integers(0, MAX_SEED))
+@example(
+    Request(
+        prompt="a",
+        model="a\rb",
+        num_inference_steps=1,
+        guidance_scale=1.0,
+        sampler="ddim",
+        width=8,
+        height=8,
+    ),
+    1,
+)
 @settings(max_examples=300, deadline=None)
 def test_the_prompt_text_alone_says_the_same(request: Request, seed: int) -> None:
     # A line "Negative prompt:" begins the negative prompt, in a prompt too, and a carriage return
