@@ -220,7 +220,7 @@ def test_anything_may_stand_anywhere_in_a_graph(changes: dict[tuple[str, str], A
             r"without a sampler among Load\\u001b",
         ),
         ('{"1": 1e999, "2": NaN}', "no graph of ComfyUI"),
-        ("1" * 5000, "prompt: not JSON: Exceeds the limit"),
+        ("1" * 5000, "prompt: not JSON: a number has 5,000 digits, at most 100 are read"),
         ("a cat", "prompt: not JSON: Expecting value"),
     ],
 )
