@@ -110,10 +110,14 @@ class RunConfig(BaseModel):
         check_prior(self.prior, kind, self.data.kind)
         return self
 
+    @property
+    def draws(self) -> bool:
+        """Whether there is something to make a sheet of."""
+        return bool(self.samples.prompts) or self.target.kind not in ("denoiser", "finetune")
+
     @model_validator(mode="after")
     def _refuse_an_empty_sheet(self) -> "RunConfig":
-        draws_prompts = self.target.kind in ("denoiser", "finetune")
-        if self.samples.every and not self.samples.prompts and draws_prompts:
+        if self.samples.every and not self.draws:
             raise ValueError(
                 "samples.every is set, but samples.prompts is empty: name prompts to draw, "
                 "or set samples.every = 0."

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from t2i.errors import ArgumentError, DrawingError, TrainingError
+from t2i.denoiser.memory import memory_to_draw
+from t2i.errors import ArgumentError, T2IError, TrainingError
 from t2i.files import write_atomically
 from t2i.pictures import save_picture
 from train import checkpoint, snapshots
@@ -146,7 +147,7 @@ class Training:
                     self._validate(reports)
                 if self._due(train.checkpoint_every) or last or stopping:
                     self._save()
-                if self._due(self.config.samples.every):
+                if self._due(self.config.samples.every) and not last:
                     self._draw(reports)
                 if stopping and not last:
                     if main:
@@ -155,6 +156,8 @@ class Training:
                             "the same command goes on from here"
                         )
                     return False
+            if self.config.draws:
+                self._draw(reports)
         except NotANumber:
             # The state before that step, from which the run can go on.
             if self.steps_done > self.steps_saved:
@@ -253,13 +256,14 @@ class Training:
         path = self.out / "samples" / f"step-{self.steps_done:08d}.png"
         target.eval()
         try:
-            picture = target.draw(self.first_batch(PICTURES), self.config.samples)
-        except DrawingError as error:  # what is learned counts, not what a sheet shows of it
+            with memory_to_draw("while drawing a sheet"):
+                picture = target.draw(self.first_batch(PICTURES), self.config.samples)
+            save_picture(picture, path)
+        except T2IError as error:  # what is learned counts, not what a sheet shows of it
             reports[0].remark(self.steps_done, f"not drawn: {error}")
             return
         finally:
             target.train()
-        save_picture(picture, path)
         reports[0].say(f"step {self.steps_done}/{self.config.train.steps}  drawn: {path}")
 
     def _save(self) -> None:

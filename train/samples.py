@@ -28,7 +28,7 @@ class SamplesConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     every: int = Field(0, ge=0)
-    """Steps between sheets; 0 draws none."""
+    """Steps between sheets; the final weights have one whatever it is."""
     prompts: tuple[str, ...] = ()
     """A denoiser draws each; an autoencoder shows the first pictures of its data instead."""
     seed: int = Field(0, ge=0)

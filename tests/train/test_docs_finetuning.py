@@ -16,6 +16,7 @@ SHORT = {
         "train.batch_size=2",
         "train.device=cpu",
         "samples.every=0",
+        "samples.steps=1",
     ),
     "prior": ("prior.count=2", "prior.steps=2"),
 }

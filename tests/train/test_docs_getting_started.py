@@ -11,7 +11,7 @@ from docs.tour import PICTURE, TOUR, digest, pictures, run
 from t2i.cli import main
 
 PAGE = "docs/getting-started.md"
-FEW = ("--set=train.steps=2", "--set=samples.every=0")
+FEW = ("--set=train.steps=2", "--set=samples.every=0", "--set=samples.steps=1")
 SHORT = {
     "generate": ("--steps", "2", "--num", "1"),
     "inspect": ("--steps", "2"),

@@ -410,7 +410,7 @@ def test_every_prediction_draws_while_it_trains_and_when_loaded(
 def test_the_same_loop_trains_an_autoencoder(tmp_path: Path) -> None:
     config = tiny_run(tmp_path)
     tree = config.model_dump(mode="json")
-    tree |= {"target": {"kind": "autoencoder"}, "samples": {"every": 60}}
+    tree |= {"target": {"kind": "autoencoder"}, "samples": {}}
     tree["train"] |= {"steps": 60, "checkpoint_every": 100}
     tree["optimizer"]["learning_rate"] = 5e-3
     run(RunConfig.model_validate(tree), tmp_path / "out")
@@ -424,11 +424,11 @@ def test_the_same_loop_trains_an_autoencoder(tmp_path: Path) -> None:
 def test_drawing_samples_changes_nothing_of_the_run(tmp_path: Path) -> None:
     plain = end_of(tiny_run(tmp_path), tmp_path / "plain")
     drawing = tiny_run(
-        tmp_path, "samples.every=2", "samples.steps=2", 'samples.prompts=["a cat", "a dog"]'
+        tmp_path, "samples.every=4", "samples.steps=2", 'samples.prompts=["a cat", "a dog"]'
     )
     assert_equal_bit_for_bit(plain, end_of(drawing, tmp_path / "drawing"))
     sheets = sorted(path.name for path in (tmp_path / "drawing" / "samples").iterdir())
-    assert sheets == ["step-00000002.png", "step-00000004.png", "step-00000006.png"]
+    assert sheets == ["step-00000004.png", "step-00000006.png"]
 
 
 def test_tensorboard_writes_when_asked(tmp_path: Path) -> None:
@@ -451,6 +451,17 @@ def test_a_sheet_that_cannot_be_drawn_is_said_and_does_not_stop_the_run(
     run(config, tmp_path / "out")
     assert newest(tmp_path / "out").step == 2
     assert not list((tmp_path / "out" / "samples").glob("*.png"))
-    assert "step 1/2  not drawn: The latents became NaN or infinite in step" in (
-        capsys.readouterr().err
-    )
+    assert "step 1/2  not drawn: Got guidance_scale=3e+38" in (capsys.readouterr().err)
+
+
+def test_the_final_weights_have_a_sheet_and_a_run_that_cannot_write_it_ends_well(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("train.steps=1", "samples.steps=1", 'samples.prompts=["a cat"]')
+    assert run(tiny_run(tmp_path, *asked), tmp_path / "out")
+    assert (tmp_path / "out" / "samples" / "step-00000001.png").is_file()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "samples").write_text("mine")
+    assert run(tiny_run(tmp_path, *asked), tmp_path / "other")
+    assert "step 1/1  not drawn: Cannot write" in capsys.readouterr().err
+    assert (tmp_path / "other" / "model" / "unet").is_dir()
