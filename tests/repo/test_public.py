@@ -1,6 +1,7 @@
 """`import t2i` is small, honest and costs nothing until it is used."""
 
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -69,3 +70,13 @@ def test_import_touches_no_file_no_network_and_no_heavy_library(repo: Path) -> N
     done = subprocess.run(command, capture_output=True, text=True, cwd=repo, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "loaded:"
+
+
+def test_readme_tells_the_exit_code_of_every_error(repo: Path) -> None:
+    text = " ".join((repo / "README.md").read_text("utf-8").split())
+    kinds = [t2i.T2IError, *t2i.T2IError.__subclasses__()]
+    assert len(kinds) > 7
+    for kind in kinds:
+        told = re.search(rf"(\d+) [^`]*?\(`{kind.__name__}`", text)
+        assert told, kind.__name__
+        assert int(told[1]) == kind.exit_code
