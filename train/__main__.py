@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from t2i.errors import T2IError
+from t2i.errors import ArgumentError, T2IError
 from t2i.terminal import print_line, print_note, visible_logs, warnings_in_one_line
 
 
@@ -21,8 +21,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--out", type=Path, help="folder of the run (default: runs/<name of the config>)"
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and stop")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what would be done, and what it takes, and stop"
+    )
+    parser.add_argument(
+        "--format",
+        choices=("text", "json"),
+        default="text",
+        help="of --dry-run: json prints the resolved config with the numbers of the table",
+    )
     given = parser.parse_args(arguments)
+
+    if given.format == "json" and not given.dry_run:
+        raise ArgumentError("--format json is for --dry-run: a run writes its log as log.jsonl.")
 
     from t2i.quiet import quiet_libraries
 
@@ -31,7 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         config = load(given.config, given.set)
         if given.dry_run:
-            print_line(config.model_dump_json(indent=2))
+            from train.dry_run import print_plan
+
+            print_plan(config, as_json=given.format == "json")
             return
 
         from train.loop import run

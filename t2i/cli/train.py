@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from shlex import quote
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -30,7 +30,8 @@ def train(
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the resolved config and stop.")
+        bool,
+        typer.Option("--dry-run", help="Say what would be trained, and what it takes, and stop."),
     ] = False,
     init: Annotated[
         str | None,
@@ -49,6 +50,10 @@ def train(
     kind: Annotated[
         str | None, typer.Option("--class", help="With --init: what it is one of, as in mug.")
     ] = None,
+    format: Annotated[
+        Literal["text", "json"],
+        typer.Option(help="With --dry-run: json prints the resolved config, errors too."),
+    ] = "text",
 ) -> None:
     """Train what CONFIG describes; the same command again goes on where it stopped.
 
@@ -56,7 +61,7 @@ def train(
     With --init METHOD a config is written for the pictures in a folder, every choice explained.
     """
     if init is not None:
-        if set or dry_run:
+        if set or dry_run or format == "json":
             raise ArgumentError("--init writes a file; give --set and --dry-run with that file.")
         start(init, config, base or "embedded", word, kind, out)
         return
@@ -74,6 +79,7 @@ def train(
         arguments.append(f"--out={out}")
     if dry_run:
         arguments.append("--dry-run")
+    arguments.append(f"--format={format}")
     search_as_usual()
     main(arguments)
 

@@ -26,6 +26,15 @@ one CPU core in float32, of the embedded model and of Stable Diffusion 1's sizes
 passes, 1.7 to 2.0 for decoding."""
 
 
+class Kept(torch.autograd.Function):
+    """What fused attention keeps for its gradient: what it was given."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        ctx.save_for_backward(query, key, value)
+        return query.new_empty(*query.shape[:-1], value.shape[-1])
+
+
 class Fused(TorchFunctionMode):
     """Attention gives its output and nothing beside."""
 
@@ -37,8 +46,8 @@ class Fused(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         if func is nn.functional.scaled_dot_product_attention:
-            query, _, value = args[:3] if len(args) >= 3 else [(kwargs or {})[n] for n in NAMES]
-            return query.new_empty(*query.shape[:-1], value.shape[-1])
+            given = args[:3] if len(args) >= 3 else [(kwargs or {})[n] for n in NAMES]
+            return Kept.apply(*given)  # type: ignore[no-untyped-call]  # torch has no types for it
         return func(*args, **(kwargs or {}))
 
 
@@ -81,10 +90,13 @@ class Living(TorchDispatchMode):
 NAMES = ("query", "key", "value")
 
 
-def peak_of(model: nn.Module, run: Callable[[], object]) -> int:
-    """Bytes that a pass of a model without memory needs beside its weights."""
+def peak_of(model: nn.Module, run: Callable[[], object], *, gradients: bool = False) -> int:
+    """Bytes that a pass of a model without memory needs beside its weights.
+
+    gradients : with all that the pass keeps for the gradient of what is trained
+    """
     living = Living(model)
-    with torch.device("meta"), torch.no_grad(), Fused(), living:
+    with torch.device("meta"), torch.set_grad_enabled(gradients), Fused(), living:
         run()
     return living.peak
 

@@ -129,8 +129,13 @@ def fewest(unet: Any) -> int:
     return int(2 ** (len(unet.config["block_out_channels"]) - 1))
 
 
-def pass_of(unet: Any, models: Mapping[str, nn.Module], side: int) -> torch.Tensor:
-    """A prediction (1, C, side, side)."""
+def pass_of(
+    unet: Any, models: Mapping[str, nn.Module], side: int, *, learned: bool = False
+) -> torch.Tensor:
+    """A prediction (1, C, side, side).
+
+    learned : whether what it is told learns: new words, a text encoder
+    """
     config = unet.config
     latents_BCHW = torch.zeros(1, config["in_channels"], side, side)
     width = config["cross_attention_dim"]
@@ -155,7 +160,7 @@ def pass_of(unet: Any, models: Mapping[str, nn.Module], side: int) -> torch.Tens
     prediction_BCHW: torch.Tensor = unet(
         latents_BCHW,
         torch.zeros(()),
-        torch.zeros(1, 3, max(widths)),
+        torch.zeros(1, 3, max(widths), requires_grad=learned),
         **options,
         return_dict=False,
     )[0]

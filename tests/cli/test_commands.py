@@ -45,11 +45,19 @@ def test_an_unknown_data_set_is_answered_with_the_nearest(cli: Cli) -> None:
 
 def test_train_shows_the_resolved_config(cli: Cli, repo: Path) -> None:
     config = repo / "configs" / "train" / "embedded.toml"
-    done = cli("train", config, "--set", "train.steps=7", "--set", "seed=5", "--dry-run")
+    given = ("--set", "train.steps=7", "--set", "seed=5", "--dry-run", "--format", "json")
+    done = cli("train", config, *given)
     assert done.code == 0
     resolved = done.json()
     assert (resolved["train"]["steps"], resolved["seed"]) == (7, 5)
     assert files(Path()) == []
+
+
+def test_a_format_without_a_dry_run_is_refused(cli: Cli, repo: Path) -> None:
+    config = repo / "configs" / "train" / "embedded.toml"
+    done = cli("train", config, "--format", "json")
+    assert done.code == 2
+    assert "--format json is for --dry-run" in done.json()["error"]["message"]
 
 
 def test_a_mistyped_config_key_is_answered_with_the_nearest(cli: Cli, repo: Path) -> None:

@@ -96,7 +96,7 @@ def test_the_command_prints_the_file_and_what_comes_next(tmp_path, capsys):
     told = capsys.readouterr()
     assert told.out == f"{out}\n"
     assert f"Next: t2i train {out}" in told.err
-    assert main(["train", str(out), "--dry-run"]) == 0
+    assert main(["train", str(out), "--dry-run", "--format", "json"]) == 0
     assert '"trigger": "zqx mug"' in capsys.readouterr().out
 
 

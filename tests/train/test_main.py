@@ -13,7 +13,7 @@ from train.__main__ import main
 REPO = Path(__file__).resolve().parents[2]
 
 
-def test_a_dry_run_prints_the_resolved_config_and_writes_nothing(
+def test_a_dry_run_for_programs_is_the_resolved_config_and_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(
@@ -24,6 +24,7 @@ def test_a_dry_run_prints_the_resolved_config_and_writes_nothing(
             "--out",
             str(tmp_path / "out"),
             "--dry-run",
+            "--format=json",
         ]
     )
     shown = json.loads(capsys.readouterr().out)
