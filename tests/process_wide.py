@@ -28,8 +28,8 @@ SPEAKERS = (None, "accelerate", "diffusers", "huggingface_hub", "PIL", "torch", 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 """Without SIGALRM, which pytest-timeout holds and lets go when a test fails."""
 IMPORTED = "modules that are imported"
-CHANGING = ("PYTEST_CURRENT_TEST",)
-"""Variables that pytest sets anew for each test."""
+CHANGING = ("PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR")
+"""Variables that are nobody's doing: pytest's for each test, and torch's when inductor is first imported."""
 
 
 @dataclass(frozen=True, slots=True)
