@@ -29,7 +29,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 """Without SIGALRM, which pytest-timeout holds and lets go when a test fails."""
 IMPORTED = "modules that are imported"
 CHANGING = ("PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR")
-"""Variables that are nobody's doing: pytest's for each test, and torch's when inductor is first imported."""
+"""Nobody's doing: what pytest sets for each test, and torch when inductor is first imported."""
 
 
 @dataclass(frozen=True, slots=True)
