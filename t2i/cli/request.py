@@ -10,7 +10,7 @@ from typing import Literal
 from t2i.cli.edited import Edited
 from t2i.cli.sources import Embedding, File, Scaled, check_count
 from t2i.cli.upscaled import Upscale
-from t2i.denoiser.sampling import read_sampling
+from t2i.denoiser.sampling import MOST_STEPS, read_sampling
 from t2i.errors import ArgumentError
 from t2i.pictures import MAX_PIXELS
 from t2i.text.prompt import Prompt
@@ -61,9 +61,10 @@ class Request:
     def __post_init__(self) -> None:
         check_text("PROMPT", self.prompt)
         check_text("--negative", self.negative_prompt)
-        if self.num_inference_steps is not None and self.num_inference_steps < 1:
+        steps = self.num_inference_steps
+        if steps is not None and not 1 <= steps <= MOST_STEPS:
             raise ArgumentError(
-                f"Got --steps {self.num_inference_steps}: expected a whole number from 1 on."
+                f"Got --steps {steps}: expected a whole number from 1 to {MOST_STEPS:,}."
             )
         scale = self.guidance_scale
         if scale is not None and not (math.isfinite(scale) and abs(scale) <= MAX_GUIDANCE):

@@ -13,6 +13,8 @@ from t2i.denoiser.trial import try_pass, try_scheduler
 from t2i.denoiser.weights import check_weights, read_json
 from t2i.errors import ModelError, nearest
 
+NAMED = {*CLASSES, "feature_extractor", "safety_checker"}
+"""Parts that an index may name, also such as are not loaded."""
 LARGEST_TOKENIZER = 64_000_000
 """Bytes of one file: the largest vocabularies, of a quarter of a million words, take 17 million."""
 
@@ -87,6 +89,12 @@ def layout_of(folder: Path, index: Mapping[str, object]) -> Layout:
                 f"Refused {folder}: its model_index.json has {part} {entry}, which asks for code "
                 f"of its own; expected classes of diffusers and transformers."
             )
+        if not checked_later and part in NAMED and not isinstance(entry, list | None):
+            raise ModelError(
+                f"{folder / 'model_index.json'} has {part} = {entry!r:.80}, expected a library and "
+                'a class such as ["transformers", "CLIPTextModel"]: correct it, or copy the file '
+                "from the model again."
+            )
     for key in ("force_zeros_for_empty_prompt", "requires_aesthetics_score"):
         if not isinstance(index.get(key), bool | None):
             raise ModelError(
@@ -114,8 +122,8 @@ def check_part(folder: Path, part: str, entry: object, variant: str | None) -> n
     known_library, known_classes = CLASSES[part]
     if library != known_library or str(class_name) not in known_classes:
         raise ModelError(
-            f"{folder} has {part} {library}.{class_name}, expected one of {known_library}: "
-            f"{', '.join(sorted(known_classes))}."
+            f"{folder / 'model_index.json'} has {part} = {entry!r:.80}, expected one of "
+            f"{known_library}: {', '.join(sorted(known_classes))}."
         )
 
     place = folder / part

@@ -12,13 +12,16 @@ from t2i.denoiser.address import NOTES
 from t2i.errors import ModelError
 from t2i.reading import MODEL_CONFIG, read_bytes
 
+MOST_STEPS = 10_000
+"""Of a run; ten times those of the noise schedules that models are trained with."""
+
 
 class Sampling(BaseModel):
     """None is what the model leaves open."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    steps: Annotated[int, Field(ge=1)] | None = None
+    steps: Annotated[int, Field(ge=1, le=MOST_STEPS)] | None = None
     guidance_scale: Annotated[float, Field(allow_inf_nan=False)] | None = None
     sampler: str | None = None
 

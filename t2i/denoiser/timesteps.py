@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from t2i.denoiser.sampling import MOST_STEPS
 from t2i.denoiser.schedulers import WITH_SIGMAS, Scheduler
 from t2i.errors import ArgumentError
 
@@ -22,8 +23,7 @@ SPACINGS = {
 VISIBLE = (0.1, 15.0)
 """Sigmas between which a picture is made: below all is there, above nothing is; models that do not
 begin from noise alone begin at 14.6."""
-MOST_STEPS = 100
-"""No more are suggested."""
+MOST_SUGGESTED = 100
 
 
 def set_timesteps(
@@ -49,6 +49,8 @@ def set_timesteps(
                 "give num_inference_steps, or choose another sampler."
             )
         check_falling(custom, values)
+        if custom == "timesteps":
+            check_trained(values, scheduler.config.get("num_train_timesteps"))
         settings = {custom: values}
     try:
         scheduler.set_timesteps(device=device, **settings)
@@ -65,9 +67,11 @@ def set_timesteps(
 
 
 def check_steps(num_inference_steps: int) -> None:
-    if not isinstance(num_inference_steps, int) or num_inference_steps < 1:
+    whole = isinstance(num_inference_steps, int) and not isinstance(num_inference_steps, bool)
+    if not whole or not 1 <= num_inference_steps <= MOST_STEPS:
         raise ArgumentError(
-            f"Got num_inference_steps={num_inference_steps!r}, expected a whole number from 1 on."
+            f"Got num_inference_steps={num_inference_steps!r:.80}, expected a whole number from 1 "
+            f"to {MOST_STEPS:,}."
         )
 
 
@@ -81,6 +85,16 @@ def check_falling(name: str, values: object) -> None:
         raise ArgumentError(
             f"Got {name}={values!r:.80}, expected finite numbers, each less than the one before: "
             f"{name}={example}."
+        )
+
+
+def check_trained(timesteps: Sequence[int], trained: int | None) -> None:
+    """Raise ArgumentError for a timestep that the model was not trained at; values fall."""
+    first, last = float(timesteps[0]), float(timesteps[-1])
+    if trained is not None and not 0 <= last <= first <= trained - 1:
+        raise ArgumentError(
+            f"Got timesteps from {first:g} to {last:g}, expected some of {trained - 1} to 0, those "
+            "that this model was trained at."
         )
 
 
@@ -100,7 +114,7 @@ def check_spacing(scheduler: Scheduler, num_inference_steps: int) -> None:
     if seen >= needed:
         return
     trial, enough = copy.deepcopy(scheduler), num_inference_steps
-    while visible(trial) < needed and enough < MOST_STEPS:
+    while visible(trial) < needed and enough < MOST_SUGGESTED:
         enough += 1
         trial.set_timesteps(enough, device=torch.device("cpu"))
     plain = plain_name(scheduler)

@@ -97,7 +97,12 @@ def check_values(kind: Callable[..., Any], config: Mapping[str, object]) -> None
             if isinstance(number, float) and not math.isfinite(number):
                 raise misfit(key, value, "a finite number")
         parameter = inspect.signature(kind).parameters.get(key)
-        if parameter is None or value is None:
+        if parameter is None:
+            continue
+        if value is None:
+            # What these are for is done to a picture, long after the model is built.
+            if key in ABOVE_ZERO and parameter.default is not None:
+                raise misfit(key, value, "more than 0")
             continue
         if expected := misfit_of_type(key, value, parameter.annotation):
             raise misfit(key, value, expected)

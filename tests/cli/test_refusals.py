@@ -9,7 +9,8 @@ import pytest
 from tests.cli.command import Cli, files
 
 REFUSALS = [
-    (("--steps", "-3"), 2, r"Got --steps -3: expected a whole number from 1 on"),
+    (("--steps", "-3"), 2, r"Got --steps -3: expected a whole number from 1 to 10,000"),
+    (("--steps", str(10**9)), 2, r"Got --steps 1000000000: expected a whole number from 1 to 10,"),
     (("--steps", "many"), 2, r"'--steps': .*valid integer"),
     (("--num", "0"), 2, r"Got --num 0: expected a whole number from 1 to 10000"),
     (("--seed", "-1"), 2, r"Got --seed -1: expected a whole number from 0"),

@@ -38,6 +38,7 @@ NAN = float("nan")
         ("unet/config.json", "act_fn", 5, "a text"),
         ("vae/config.json", "scaling_factor", "x", "a number"),
         ("vae/config.json", "scaling_factor", 0, "more than 0"),
+        ("vae/config.json", "scaling_factor", None, "more than 0"),
         ("vae/config.json", "latent_channels", {"a": 4}, "a whole number"),
         ("text_encoder/config.json", "hidden_size", "x", "a whole number"),
         ("text_encoder/config.json", "num_hidden_layers", -1, "at least 1"),
@@ -90,6 +91,14 @@ def test_a_part_that_is_not_there_may_not_name_code_either(model, library):
         with pytest.raises(ModelError, match=f"{part} .* which asks for code of its own"):
             check_folder(model)
         rewrite_json(model / "model_index.json", **{part: [None, None]})
+
+
+@pytest.mark.parametrize("part", ["safety_checker", "feature_extractor", "image_encoder"])
+@pytest.mark.parametrize("entry", [-1, True, "", "ab", {"evil": 0, "x": 1}])
+def test_a_part_that_is_not_there_is_named_as_a_class_or_not_at_all(model, part, entry):
+    rewrite_json(model / "model_index.json", **{part: entry})
+    with pytest.raises(ModelError, match=f"model_index.json has {part} = .*a library and a class"):
+        check_folder(model)
 
 
 def test_parts_that_do_not_fit_one_another_are_refused(model, tmp_path):

@@ -83,9 +83,9 @@ def test_timesteps_and_sigmas_of_ones_own_are_followed():
     assert set_timesteps(euler, 50, torch.device("cpu"), sigmas=[10.0, 5.0, 0.0]) == 2
 
 
-@pytest.mark.parametrize("steps", [0, -3, 2.5, "20", None])
-def test_steps_must_be_a_whole_number_from_one_on(steps):
-    with pytest.raises(ArgumentError, match="num_inference_steps=.*whole number from 1 on"):
+@pytest.mark.parametrize("steps", [0, -3, 2.5, "20", None, True, 10_001, 10**9])
+def test_steps_must_be_a_whole_number_that_a_run_can_have(steps):
+    with pytest.raises(ArgumentError, match="num_inference_steps=.*whole number from 1 to 10,000"):
         set_timesteps(tiny_scheduler(), steps, torch.device("cpu"))
 
 
@@ -100,6 +100,14 @@ def test_timesteps_and_sigmas_of_ones_own_must_fall(given):
     for name in ("timesteps", "sigmas"):
         with pytest.raises(ArgumentError, match=f"Got {name}=.*each less than the one before"):
             set_timesteps(euler, 5, torch.device("cpu"), **{name: given})
+
+
+@pytest.mark.parametrize("given", [[1200, 400], [400, -1], [1000], torch.tensor([1000, 5])])
+@pytest.mark.parametrize("name", ["dpm++ 2m", "euler", "lcm", "ddpm"])
+def test_timesteps_of_ones_own_are_of_those_the_model_was_trained_at(name, given):
+    sampler = scheduler(name, tiny_scheduler().config)
+    with pytest.raises(ArgumentError, match="Got timesteps from .*, expected some of 999 to 0"):
+        set_timesteps(sampler, 5, torch.device("cpu"), timesteps=given)
 
 
 def test_a_sampler_that_takes_no_timesteps_says_so():
