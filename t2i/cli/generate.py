@@ -54,6 +54,9 @@ def generate(
     guidance: Guidance = None,
     sampler: Sampler = None,
     num: Annotated[int, typer.Option(help="How many pictures, of each prompt.")] = 1,
+    grid: Annotated[
+        bool, typer.Option("--grid", help="Lay the pictures of --num out on a sheet beside them.")
+    ] = False,
     method: Method = None,
     size: Size = None,
     negative: Negative = None,
@@ -102,6 +105,7 @@ def generate(
     """
     from t2i.cli import sources
     from t2i.cli.found import check_there, check_together
+    from t2i.cli.grid import Grid, check_says_which
     from t2i.cli.prompt_loras import FOLDER, speak
     from t2i.cli.request import Request, choose_seeds
     from t2i.cli.upscaled import parse_upscale
@@ -118,6 +122,10 @@ def generate(
         upscale=None if upscale is None else parse_upscale(upscale),
     )
     if prompts is not None:
+        if grid:
+            raise ArgumentError(
+                "Got --grid with --prompts: a sheet shows the pictures of one prompt. Give PROMPT."
+            )
         generate_bulk(prompts, out, wishes, seed, num, not no_metadata, lora_dir, format)
         return
     if launched_processes() > 1:
@@ -131,16 +139,19 @@ def generate(
         request = speak(request, prompt or "", lora_dir or FOLDER)
     else:
         story, request, recorded = retold(again, wishes, lora_dir or FOLDER)
-        seed = recorded if seed is None else seed
+        if seed is None:
+            check_says_which(again, story)
+            seed = recorded
     seeds = choose_seeds(seed, num)
+    laid_out = Grid(num) if grid else None
     check_together(request)
     check_there(request)
 
     from t2i.cli.naming import Names
     from t2i.cli.singly import generate_each
 
-    names = Names(out or Path("outputs"), request.prompt, num)
-    generate_each(request, seeds, names, story, not no_metadata, format)
+    names = Names(out or Path("outputs"), request.prompt, num, grid=grid)
+    generate_each(request, seeds, names, story, not no_metadata, format, laid_out)
 
 
 def check_one_subject(prompt: str | None, prompts: Path | None, again: Path | None) -> None:

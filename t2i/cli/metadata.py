@@ -16,11 +16,19 @@ VERSION = 1
 LIBRARIES = ("torch", "diffusers", "transformers")
 
 
-def picture_text(request: Request, seed: int, model_digest: str) -> dict[str, str]:
-    """Text keys of the file: `parameters` as A1111 lays it out, `t2i` as JSON."""
+def picture_text(
+    request: Request, seed: int, model_digest: str, pictures: int = 1
+) -> dict[str, str]:
+    """Text keys of the file: `parameters` as A1111 lays it out, `t2i` as JSON.
+
+    pictures : on a sheet, whose `parameters` are of the first one, as A1111 has it
+    """
+    told = record(request, seed, model_digest)
+    if pictures > 1:
+        told["pictures"] = pictures
     return {
         "parameters": parameters(request, seed, model_digest),
-        "t2i": json.dumps(record(request, seed, model_digest), ensure_ascii=False),
+        "t2i": json.dumps(told, ensure_ascii=False),
     }
 
 

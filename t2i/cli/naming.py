@@ -22,9 +22,12 @@ class Names:
     A folder: `<words of the prompt>-<seed>.png` in it, with `-2`, `-3` ... after a name in use.
     A file: that name, or `name-1.png`, `name-2.png` ... for several; refused when one is in use,
     because a script that names its file should not find the picture elsewhere.
+
+    grid : whether a sheet of them goes beside them: `<words of the prompt>-<first seed>-grid.png`,
+        numbered in the same way, or `name-grid.png`
     """
 
-    def __init__(self, out: Path, prompt: str, num: int) -> None:
+    def __init__(self, out: Path, prompt: str, num: int, *, grid: bool = False) -> None:
         check_names([out])
         suffix = out.suffix.lower()
         if suffix in NOT_WRITTEN and not out.is_dir():
@@ -32,13 +35,15 @@ class Names:
                 f"Got --out {out}: pictures are written as {', '.join(FORMATS)}, not {suffix}."
             )
         self.explicit: list[Path] = []
+        self.grid: Path | None = None
         self.folder = out
         self.slug = slug(prompt)
         if suffix in FORMATS and not out.is_dir():
             self.folder = out.parent
             numbers = [""] if num == 1 else [f"-{i}" for i in range(1, num + 1)]
             self.explicit = [out.with_name(f"{out.stem}{n}{out.suffix}") for n in numbers]
-            self.check_free(self.explicit)
+            self.grid = out.with_name(f"{out.stem}-grid{out.suffix}")
+            self.check_free([*self.explicit, *([self.grid] if grid else [])])
 
     def check_free(self, paths: Sequence[Path]) -> None:
         """Before the work; another command may still be quicker, which `save` finds."""
@@ -60,10 +65,15 @@ class Names:
         families = [[self.explicit[index]]] if self.explicit else self.families(seed)
         return write_new_together(families, lambda paths: write(paths[0]))[0]
 
-    def families(self, seed: int) -> Iterator[list[Path]]:
+    def save_grid(self, seed: int, write: Callable[[Path], object]) -> Path:
+        """As `save`, of the sheet of the pictures from this seed on."""
+        families = [[self.grid]] if self.grid else self.families(seed, "-grid")
+        return write_new_together(families, lambda paths: write(paths[0]))[0]
+
+    def families(self, seed: int, mark: str = "") -> Iterator[list[Path]]:
         """The first name and the numbered ones after it, each with the files beside it."""
         for tail in itertools.chain([""], (f"-{number}" for number in itertools.count(2))):
-            yield self.beside(self.folder / f"{self.slug}-{seed}{tail}.png")
+            yield self.beside(self.folder / f"{self.slug}-{seed}{mark}{tail}.png")
 
     def beside(self, path: Path) -> list[Path]:
         """The file, and those that are written together with it."""

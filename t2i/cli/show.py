@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from t2i.cli.answer import Format, print_json
-from t2i.terminal import print_line
+from t2i.terminal import print_line, several
 
 if TYPE_CHECKING:
     from t2i.cli.request import Request
@@ -33,7 +33,7 @@ def show(
     if format == "json":
         print_json(document(image, story))
         return
-    found = rows(story) | {"again": again(image)}
+    found = rows(story) | {"again": again(image, story)}
     width = max(map(len, found))
     for name, value in found.items():
         lines = value.split("\n")
@@ -53,12 +53,17 @@ def document(image: Path, story: "Story") -> dict[str, object]:
         "request": None if story.request is None else asdict(story.request),
         "libraries": dict(story.libraries),
         "raw": story.raw,
-        "again": again(image),
+        "pictures": story.pictures,
+        "again": again(image, story),
     }
 
 
-def again(image: Path) -> str:
+def again(image: Path, story: "Story") -> str:
     """The command that draws it again."""
+    if story.pictures > 1:
+        from t2i.cli.grid import all_again
+
+        return all_again(image, story)
     return f"t2i generate --from {quote(str(image))}"
 
 
@@ -78,6 +83,7 @@ def rows(story: "Story") -> dict[str, str]:
         "grammar": story.request and story.request.grammar,
         "seed": settings.seed,
         "size": size,
+        "sheet of": several(story.pictures, "picture") if story.pictures > 1 else None,
         "model": settings.model,
         "model hash": settings.model_hash,
         "strength": story.request and story.request.strength,

@@ -9,13 +9,14 @@ import typer
 
 from t2i.cli.answer import Format, note, print_json
 from t2i.cli.drawing import enlarged, sample
+from t2i.cli.grid import Grid
 from t2i.cli.metadata import picture_text
 from t2i.cli.naming import Names
 from t2i.cli.prepared import prepare
 from t2i.cli.request import Request
 from t2i.pictures import save_picture
 from t2i.quiet import quiet_libraries
-from t2i.terminal import print_line, warnings_in_one_line
+from t2i.terminal import print_line, several, warnings_in_one_line
 
 if TYPE_CHECKING:
     from t2i.cli.story import Story
@@ -28,8 +29,12 @@ def generate_each(
     story: "Story | None",
     metadata: bool,
     format: Format,
+    grid: Grid | None = None,
 ) -> None:
-    """One picture for each seed; of one that is made again, say what differs."""
+    """One picture for each seed; of one that is made again, say what differs.
+
+    grid : takes the pictures, and becomes a sheet beside them
+    """
     # what makes it
     names.make_folder()
     made: list[dict[str, object]] = []
@@ -59,13 +64,28 @@ def generate_each(
                 if format == "text":
                     note(f"seed {seed}, {seconds} s")
                     print_line(path)
+                if grid is not None:
+                    grid.add(picture, seed)
         except KeyboardInterrupt:
             interrupted = True
-            note(f"Interrupted: {len(made)} of {len(seeds)} pictures are finished and kept.")
+            note(f"Interrupted: {len(made)} of {several(len(seeds), 'picture')} finished and kept.")
+
+        # and a sheet of those that are finished
+        laid_out = None
+        if grid is not None and grid.cells:
+            text = None
+            if metadata:
+                text = picture_text(request, seeds[0], prepared.weights, len(grid.cells))
+            write = partial(save_picture, grid.page(), text=text)
+            laid_out = names.save_grid(seeds[0], write)
+            if format == "text":
+                print_line(laid_out)
 
     if format == "json":
         answer = {"request": asdict(request), "pictures": made, "interrupted": interrupted}
         answer["warnings"] = warned
+        if grid is not None:
+            answer["grid"] = None if laid_out is None else str(laid_out)
         print_json(answer if story is None else answer | {"differences": told})
     if interrupted:
         raise typer.Exit(130)

@@ -152,7 +152,7 @@ def test_ctrl_c_keeps_finished_pictures_and_exits_130(
     # Interrupted between writing and printing, the last one may be there unprinted.
     assert set(printed) <= set(files(tmp_path))
     assert len(files(tmp_path)) - len(printed) <= 1
-    assert f"{len(printed)} of 10000 pictures are finished and kept" in err
+    assert f"{len(printed)} of 10,000 pictures finished and kept" in err
     for name in files(tmp_path):
         assert name.endswith(".png")
         Image.open(tmp_path / "outputs" / name).load()
@@ -247,3 +247,57 @@ def test_a_method_of_guidance_is_heard_and_recorded(generate: Cli) -> None:
     wrong = generate("--method", "apq")
     assert wrong.code == 2
     assert "Did you mean 'apg'" in wrong.err
+
+
+# a sheet of them
+
+
+def test_a_grid_lies_beside_the_pictures_and_replaces_nothing(generate: Cli) -> None:
+    first = generate("--seed", "7", "--num", "3", "--grid").paths
+    assert [path.name for path in first[3:]] == [f"{SLUG}-7-grid.png"]
+    before = first[3].read_bytes()
+    page = Image.open(first[3])
+    assert page.width == 2 * 32 + 3 * 8  # two columns, and gaps
+    assert np.array_equal(np.asarray(page)[8:40, 8:40], pixels(first[0]))
+    assert np.array_equal(np.asarray(page)[8:40, 48:80], pixels(first[1]))
+    again = generate("--seed", "7", "--num", "2", "--grid", "--format", "json").json()
+    assert again["grid"] == f"outputs/{SLUG}-7-grid-2.png"
+    assert first[3].read_bytes() == before
+
+
+def test_a_grid_beside_a_named_file_has_its_name_and_is_refused_before_any_work(
+    generate: Cli,
+) -> None:
+    made = generate("--out", "cat.webp", "--num", "2", "--grid").paths
+    assert made == [Path("cat-1.webp"), Path("cat-2.webp"), Path("cat-grid.webp")]
+    Path("dog-grid.png").write_bytes(b"mine")
+    done = generate("--out", "dog.png", "--num", "2", "--grid", "--model", "no-such-model")
+    assert done.code == 5
+    assert "dog-grid.png exists and is not replaced" in done.err
+
+
+def test_a_grid_says_what_it_is_and_draws_one_or_all_of_it_again(cli: Cli, generate: Cli) -> None:
+    made = generate("--out", "cat.png", "--seed", "7", "--num", "2", "--grid").paths
+    shown = cli("show", "cat-grid.png").out
+    assert re.search(r"sheet of +2 pictures", shown)
+    assert "again       t2i generate --from cat-grid.png --seed 7 --num 2 --grid" in shown
+    done = cli("generate", "--from", "cat-grid.png")
+    assert done.code == 2
+    assert re.search(r"cat-grid\.png is a sheet of 2 pictures, of the seeds 7 to 8: say", done.err)
+    one = cli("generate", "--from", "cat-grid.png", "--seed", "8", "--out", "one.png").paths
+    assert np.array_equal(pixels(one[0]), pixels(made[1]))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("a cat", "--grid"), r"Got --grid with --num 1: say how many, as in --num 4 --grid"),
+        (("--prompts", "many.txt", "--grid"), r"Got --grid with --prompts: a sheet shows"),
+    ],
+)
+def test_a_grid_of_nothing_to_lay_side_by_side_is_refused(
+    cli: Cli, options: tuple[str, ...], message: str
+) -> None:
+    done = cli("generate", *options)
+    assert done.code == 2
+    assert re.search(message, done.err)

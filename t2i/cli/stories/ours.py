@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from t2i.cli.metadata import VERSION
-from t2i.cli.request import MAX_SEED, Request
+from t2i.cli.request import MAX_PICTURES, MAX_SEED, Request
 from t2i.cli.stories.reading import Reading, Settings, Story, parsed_object
 from t2i.errors import DataError
 from t2i.terminal import visible
@@ -26,6 +26,7 @@ class Record(BaseModel):
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)]
     model_digest: Name
     libraries: Annotated[dict[Name, Name], Field(max_length=50)] = {}
+    pictures: Annotated[int, Field(ge=1, le=MAX_PICTURES)] = 1
 
 
 def read_ours(texts: Mapping[str, str]) -> Story | None:
@@ -72,4 +73,4 @@ def read_ours(texts: Mapping[str, str]) -> Story | None:
         settings,
         text,
     )
-    return replace(story, request=request, libraries=record.libraries)
+    return replace(story, request=request, libraries=record.libraries, pictures=record.pictures)

@@ -45,6 +45,7 @@ class Story:
     raw : the text it was read from
     request : exactly what was asked of t2i; None where another tool made the picture
     libraries : name and version of those that made a picture of t2i
+    pictures : on a sheet of t2i, of the seed and those after it; 1 of what is no sheet
     """
 
     tool: str
@@ -55,6 +56,7 @@ class Story:
     raw: str = ""
     request: Request | None = None
     libraries: Mapping[str, str] = field(default_factory=dict)
+    pictures: int = 1
 
 
 @dataclass
