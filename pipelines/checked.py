@@ -10,6 +10,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import nn
 
 from pipelines.saving import (
+    alone,
     check_adapter,
     check_opened,
     check_parts,
@@ -120,7 +121,8 @@ class Checked(DiffusionPipeline):
         for name in with_lora:
             options = {key: kwargs[key] for key in ("variant", "max_shard_size") if key in kwargs}
             save_beneath(getattr(self, name), Path(save_directory) / name, **options)
-        super().save_pretrained(save_directory, **kwargs)
+        with alone(getattr(self, name) for name in with_lora):
+            super().save_pretrained(save_directory, **kwargs)
         for name in with_lora:
             name_magnitudes(Path(save_directory) / name)
         notes = self.notes

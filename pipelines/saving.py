@@ -5,7 +5,8 @@ random ones in their place; transformers saves of a text encoder with one the Lo
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,9 @@ def unlike_its_file(part: nn.Module) -> str:
     """Why a part with layers of peft's on it would open as something else, or ""."""
     if not isinstance(part, PreTrainedModel):
         return "a folder of diffusers' has no place for it"
-    called = list(part.peft_config)
+    called = list(getattr(part, "peft_config", {}))
+    if not called:
+        return "all of its adapters were deleted, which leaves their empty layers on"
     if len(called) != 1:
         return f"a folder has place for one of its {len(called)} adapters"
     (adapter,) = called
@@ -103,6 +106,23 @@ def save_beneath(encoder: PreTrainedModel, folder: Path, **options: Any) -> None
     """Put the weights under the LoRA beside it, where transformers looks for them."""
     with bare(encoder):
         encoder.save_pretrained(folder, **options)
+
+
+@contextmanager
+def alone(encoders: Iterable[PreTrainedModel]) -> Iterator[None]:
+    """Within the block the LoRA of each encoder is the only one that is named active on it:
+    `pipe.set_adapters` names those of the other parts too, and transformers saves none of two."""
+    named = []
+    for encoder in encoders:
+        (adapter,) = encoder.peft_config
+        for _, module in tuned(encoder):
+            named.append((module, module._active_adapter))
+            module._active_adapter = [adapter]
+    try:
+        yield
+    finally:
+        for module, active in named:
+            module._active_adapter = active
 
 
 def name_magnitudes(folder: Path) -> None:

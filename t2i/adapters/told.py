@@ -65,10 +65,9 @@ def matching(patterns: Mapping[str, float], module: str, default: float) -> floa
 
 
 def fits(pattern: str, module: str) -> bool:
-    """As peft matches: from the start, or from behind any dot; to the end."""
-    anchored = pattern.startswith("^")
-    bare = pattern.removeprefix("^").removeprefix(WHOLE).removesuffix("$")
-    return re.fullmatch(bare if anchored else rf"(?:.*\.)?(?:{bare})", module) is not None
+    """As peft matches: from the start, or from behind any dot; to the end. A text encoder's modules
+    are called with "text_model." and without, so that both names count."""
+    return any(re.match(rf"(?:.*\.)?(?:{pattern})$", name) for name in (module, WHOLE + module))
 
 
 def from_header(path: object, header: Mapping[str, str]) -> dict[str, Told]:

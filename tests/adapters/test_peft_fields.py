@@ -9,12 +9,13 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from peft import LoHaConfig, LoKrConfig, LoraConfig, get_peft_model
+from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from t2i.adapters import from_model, read
 from t2i.adapters.peft_fields import BEGINNINGS, CHANGING, HARMLESS, READ, check_fields
-from t2i.adapters.told import from_config
+from t2i.adapters.told import fits, from_config
 from t2i.errors import ModelError
 from tests.adapters.made import components
 
@@ -315,3 +316,29 @@ def test_layers_that_count_from_changed_weights_are_not_taken_off_a_model():
     unet.add_adapter(LoraConfig(r=2, target_modules=["to_k"], init_lora_weights="olora"))
     with pytest.raises(ModelError, match=r"adapter 'default' of unet: its config has .*'olora'"):
         from_model({"unet": unet})
+
+
+@pytest.mark.parametrize("named", ["{}", "text_model.{}"])
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "q_proj",
+        "layers.0.self_attn.q_proj",
+        "{}",
+        "^{}",
+        "^{}$",
+        r"^{}\.self_attn\.q_proj",
+        "layers.1.self_attn.q_proj",
+        "proj",
+        "encoder",
+        ".*q_proj",
+    ],
+)
+def test_a_pattern_fits_a_module_of_a_text_encoder_where_it_fits_for_peft(named, pattern):
+    module = "encoder.layers.0.self_attn.q_proj"
+    escaped = named.format(module).replace(".", r"\.")
+    if r"\." in pattern:
+        escaped = escaped.removesuffix(r"\.self_attn\.q_proj")
+    pattern = pattern.format(escaped)
+    theirs = get_pattern_key([pattern], named.format(module)) == pattern
+    assert fits(pattern, module) is theirs

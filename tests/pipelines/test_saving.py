@@ -12,7 +12,7 @@ from torch import nn
 
 from pipelines.prompt_edit import PromptEditPipeline
 from pipelines.text_to_image import TextToImagePipeline
-from t2i.adapters import Lora, Low, from_model, put_on, take_off
+from t2i.adapters import Lora, Low, from_model, put_on, read, take_off
 from t2i.adapters.injected import tuned
 from t2i.errors import ModelError, OutputError
 from tests.adapters.made import CONFIGS, components, drawn, models_of, ours
@@ -76,6 +76,45 @@ def test_a_text_encoder_is_saved_with_the_lora_on_it(family, name, tmp_path):
         assert torch.allclose(drawn(twice), reference, atol=1e-5)
 
 
+def test_adapters_of_two_text_encoders_are_saved_also_where_each_has_its_own_name(tmp_path):
+    pipe = ours(components("sdxl"))
+    pipe.text_encoder.add_adapter(TEXT_LORAS["lora"], "one")
+    pipe.text_encoder_2.add_adapter(TEXT_LORAS["rslora"], "two")
+    pipe.set_adapters(["one", "two"])
+    reference = drawn(pipe)
+    pipe.save_pretrained(tmp_path)
+    assert torch.equal(drawn(pipe), reference)
+    assert set(pipe.get_active_adapters()) == {"one", "two"}
+    for again in opened_by_both(StableDiffusionXLPipeline, tmp_path):
+        assert torch.allclose(drawn(again), reference, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_ranks_and_alphas_that_differ_by_layer_are_saved_and_read_again(family, tmp_path):
+    pipe = ours(components(family))
+    torch.manual_seed(1)
+    for part in ENCODERS[family]:
+        encoder = getattr(pipe, part)
+        width = encoder.config.hidden_size
+        layers = {
+            f"encoder.layers.{number}.self_attn.q_proj": Low(
+                torch.randn(rank, width), torch.randn(width, rank), alpha=alpha
+            )
+            for number, (rank, alpha) in enumerate([(2, 1.0), (2, 3.0), (3, 2.0)])
+            if number < encoder.config.num_hidden_layers
+        }
+        put_on({part: encoder}, Lora({part: layers}), "ink")
+    reference = drawn(pipe)
+    pipe.save_pretrained(tmp_path)
+    for part in ENCODERS[family]:
+        (written,) = read(tmp_path / part).parts.values()
+        on = from_model({part: getattr(pipe, part)}, "ink").parts[part]
+        alphas = {name: layer.alpha for name, layer in on.items()}
+        assert {name: layer.alpha for name, layer in written.items()} == alphas
+    for again in opened_by_both(KINDS[family], tmp_path):
+        assert torch.allclose(drawn(again), reference, atol=1e-5)
+
+
 def lora_on(pipe, part="unet", targets=("to_k",)):
     config = LoraConfig(r=2, target_modules=list(targets), init_lora_weights=False)
     getattr(pipe, part).add_adapter(config)
@@ -102,6 +141,11 @@ def fused(pipe):
     pipe.fuse_lora(components=["text_encoder"])
 
 
+def deleted(pipe):
+    lora_on(pipe, "text_encoder", TEXT)
+    pipe.delete_adapters("default")
+
+
 def seeing(pipe):
     pipe.unet._load_ip_adapter_weights([adapter_for(pipe.unet)])
 
@@ -120,6 +164,7 @@ ATTACHED = {
     "another strength": (scaled, "acts at another strength than its own"),
     "off": (switched_off, "it is switched off"),
     "fused": (fused, "it is merged already.*unload_lora_weights"),
+    "deleted": (deleted, "all of its adapters were deleted.*unload_lora_weights"),
     "pissa and the like": (begun_elsewhere, "init_lora_weights = 'olora'"),
     "an IP-Adapter": (seeing, r"An IP-Adapter is on the unet.*unload_ip_adapter\(\)"),
     "fused projections": (
@@ -174,7 +219,7 @@ def with_lora(tmp_path_factory):
 
 
 def renamed(tensors):
-    return {name.replace("q_proj", "k_projx"): tensor for name, tensor in tensors.items()}
+    return {name.replace("q_proj", "k_proj"): tensor for name, tensor in tensors.items()}
 
 
 @pytest.mark.parametrize(
