@@ -75,11 +75,14 @@ def load(model: str = "embedded") -> "TextToImagePipeline":
     model : "embedded", the model that comes with t2i; a folder as diffusers saves it; a single
         .safetensors checkpoint; or an id of the hub, "owner/name"
     """
+    import pipelines.auto  # noqa: F401 - diffusers' AutoPipelines know what is loaded
     from pipelines.text_to_image import TextToImagePipeline
     from t2i.denoiser.sampling import sampling_of
     from t2i.denoiser.schedulers import scheduler
+    from t2i.quiet import no_bars_of_reading
 
-    pipe = TextToImagePipeline.from_pretrained(model)
+    with no_bars_of_reading():
+        pipe = TextToImagePipeline.from_pretrained(model)
     sampler = sampling_of(pipe.notes).sampler
     if sampler is not None and sampler != type(pipe.scheduler).__name__:
         pipe.scheduler = scheduler(sampler, pipe.scheduler.config)

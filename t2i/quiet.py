@@ -1,7 +1,9 @@
 """Libraries that speak when asked only."""
 
+import importlib
 import logging
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -11,6 +13,8 @@ NOISE = {
     "transformers.utils.import_utils": r"`\w+` requires torchvision \(not installed\); falling",
     # Said whenever a model is cast, with an empty list of what it is about.
     "diffusers.models.modeling_utils": r"that should be kept in float32: \[\]\.",
+    # It adds this one to its own config whenever it is saved.
+    "diffusers.configuration_utils": r"'block_out_channels': [^}]*\} were .* to AutoencoderTiny,",
     # StableDiffusionPipeline draws with either autoencoder.
     "diffusers.pipelines.pipeline_utils": r"Expected types for vae: .*, got .*\.AutoencoderTiny'>",
     # Prompts of any length are read, window by window.
@@ -24,6 +28,10 @@ def drop_noise() -> None:
     """Keep what stands in NOISE from being shown, wherever the libraries would say it."""
     for name in NOISE:
         logging.getLogger(name).addFilter(is_news)
+    with warnings.catch_warnings():
+        # A notebook without ipywidgets shows bars as text, which is said once, at this import.
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        importlib.import_module("tqdm.auto")
 
 
 def is_news(record: logging.LogRecord) -> bool:
@@ -37,11 +45,19 @@ def quiet_libraries() -> Iterator[None]:
 
     Afterwards they speak as they did before.
     """
+    import transformers
+
+    with errors_only(transformers.utils.logging), no_bars_of_reading():
+        yield
+
+
+@contextmanager
+def no_bars_of_reading() -> Iterator[None]:
+    """No bars while weights are read from a disk; those of what is fetched are kept."""
     import diffusers
     import transformers
 
     with (
-        errors_only(transformers.utils.logging),
         hub_bars_kept(),  # transformers switches those of the hub as its own
         no_bars(transformers.utils.logging),
         no_bars(diffusers.utils.logging),

@@ -1,14 +1,20 @@
 """What libraries say of things that are as they should be is not shown; all else is."""
 
+import importlib
 import logging
+import sys
+import warnings
+from types import SimpleNamespace
 
+import diffusers
 import pytest
 import torch
 import transformers
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderTiny, StableDiffusionPipeline
 
 import pipelines  # noqa: F401  # imports nothing else: what it silences, it silences by itself
-from t2i.quiet import NOISE
+import t2i
+from t2i.quiet import NOISE, drop_noise
 from tests.tiny import tiny_sd_components, tiny_small_vae, tiny_tokenizer
 
 
@@ -85,6 +91,17 @@ def test_the_small_autoencoder_in_diffusers_own_pipeline_is_not_shown(shown, tmp
     assert not any("Expected types" in line for line in after)
 
 
+def test_what_a_small_autoencoder_saves_of_itself_is_not_shown(shown, tmp_path):
+    tiny_small_vae().save_pretrained(tmp_path)
+
+    def provoke():
+        AutoencoderTiny.from_pretrained(tmp_path)
+
+    said, after = silent("diffusers.configuration_utils", shown, provoke)
+    assert any("'block_out_channels'" in line for line in said)
+    assert after == []
+
+
 def test_the_length_of_a_prompt_is_not_shown(shown):
     tokenizer = tiny_tokenizer()
 
@@ -101,3 +118,34 @@ def test_the_length_of_a_prompt_is_not_shown(shown):
 def test_other_lines_of_the_same_libraries_are_shown(shown, name):
     logging.getLogger(name).warning("Some weights were not used: %s", ["a"])
     assert shown == ["Some weights were not used: ['a']"]
+
+
+def test_loading_in_a_notebook_shows_no_bars_and_leaves_them_switched_on(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    libraries = (diffusers.utils.logging, transformers.utils.logging)
+    for library in libraries:
+        library.enable_progress_bar()
+    t2i.load("embedded")
+    assert capfd.readouterr() == ("", "")
+    assert all(library.is_progress_bar_enabled() for library in libraries)
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+def test_a_notebook_without_widgets_is_not_told_of_them(
+    monkeypatch: pytest.MonkeyPatch, dropped: bool
+) -> None:
+    tqdm = importlib.import_module("tqdm")
+    monkeypatch.setattr("tqdm.notebook.IProgress", None)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: None))
+    monkeypatch.setitem(sys.modules, "ipykernel.zmqshell", SimpleNamespace())
+    for name in ("auto", "autonotebook"):
+        monkeypatch.setattr(tqdm, name, None)
+        monkeypatch.delitem(sys.modules, f"tqdm.{name}")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        if dropped:
+            drop_noise()
+        importlib.import_module("tqdm.auto")
+    told = [line for line in said if "IProgress not found" in str(line.message)]
+    assert len(told) == (0 if dropped else 1)

@@ -1,17 +1,25 @@
 """What people write with diffusers' pipelines works with ours, or is refused in words."""
 
+import sys
+
 import diffusers
 import pytest
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from diffusers.pipelines.auto_pipeline import (
+    AUTO_IMAGE2IMAGE_PIPELINES_MAPPING,
+    AUTO_INPAINT_PIPELINES_MAPPING,
+    AUTO_TEXT2IMAGE_PIPELINES_MAPPING,
+)
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from transformers import CLIPConfig, CLIPImageProcessor
 
 import t2i
+from pipelines.image_to_image import ImageToImagePipeline
 from pipelines.unclip import UnclipPipeline
 from t2i.errors import ArgumentError
 from tests.denoiser.tiny_models import kandinsky_components, prior_components
-from tests.tiny import diffusers_pipeline, tiny_sd_components, tiny_sdxl_components
+from tests.tiny import diffusers_pipeline, tiny_sd_components, tiny_sdxl_components, tiny_small_vae
 
 OURS = {
     "Text2Image": t2i.TextToImagePipeline,
@@ -24,6 +32,11 @@ THEIRS = {
 }
 THEIRS["SD"].append("StableDiffusionInpaintPipeline")
 THEIRS["SDXL"].append("StableDiffusionXLImg2ImgPipeline")
+TASKS = (
+    AUTO_TEXT2IMAGE_PIPELINES_MAPPING,
+    AUTO_IMAGE2IMAGE_PIPELINES_MAPPING,
+    AUTO_INPAINT_PIPELINES_MAPPING,
+)
 CALL = {"num_inference_steps": 2, "output_type": "latent", "return_dict": False}
 
 
@@ -86,6 +99,24 @@ def test_auto_pipelines_of_diffusers_give_ours_around_the_same_parts(ours, famil
         assert made.unet is ours[family].unet
     edit = auto.from_pipe(t2i.PromptEditPipeline(**ours[family].components))
     assert isinstance(edit, OURS[task])
+
+
+def test_a_small_autoencoder_goes_to_diffusers_when_it_is_named():
+    ours = t2i.TextToImagePipeline(**tiny_sd_components() | {"vae": tiny_small_vae()})
+    made = StableDiffusionPipeline.from_pipe(ours, vae=ours.vae)
+    assert (made.vae, made.unet) == (ours.vae, ours.unet)
+
+
+@pytest.mark.parametrize("name", ["load", *(name for name in t2i.__all__ if "Pipeline" in name)])
+def test_auto_pipelines_know_whatever_t2i_gives(monkeypatch, ours, name):
+    for task in TASKS:
+        for key in ("t2i", "t2i-prompt-edit"):
+            monkeypatch.delitem(task, key)
+    monkeypatch.delitem(sys.modules, "pipelines.auto")
+    kind = getattr(t2i, name)
+    given = kind("embedded") if name == "load" else kind(**ours["SD"].components)
+    made = diffusers.AutoPipelineForImage2Image.from_pipe(given)
+    assert type(made) is ImageToImagePipeline
 
 
 @pytest.mark.parametrize("family", ["SD", "SDXL"])
