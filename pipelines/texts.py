@@ -19,6 +19,7 @@ from t2i.conditioning.guidance import ClassifierFree
 from t2i.conditioning.run import Guidance
 from t2i.errors import ArgumentError
 from t2i.text.encoder import Encoded, TwoClip, text_encoder
+from t2i.text.learned import additions
 from t2i.text.prompt import Prompt, Weighted
 from t2i.text.two_clip import Penultimate
 
@@ -143,7 +144,10 @@ def spelled(pipe: Any, lines: Lines, tokenizer: Any) -> Lines:
     if not tokenizer.get_added_vocab():
         return lines
     spell = partial(pipe.maybe_convert_prompt, tokenizer=tokenizer)
-    return tuple(spell(line) if isinstance(line, str) else line.with_texts(spell) for line in lines)
+    find = partial(additions, tokenizer=tokenizer)
+    return tuple(
+        spell(line) if isinstance(line, str) else line.with_additions(find) for line in lines
+    )
 
 
 def count_of(call: Call) -> int:

@@ -5,6 +5,7 @@ T text tokens.
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -16,6 +17,7 @@ from t2i.errors import ArgumentError
 from t2i.text.alignment import Refined, refinement, replacement
 from t2i.text.interface import TextEncoder
 from t2i.text.layout import Readable
+from t2i.text.learned import additions
 from t2i.text.words import Span, spans
 
 Word = str | Span
@@ -39,7 +41,11 @@ class Reader:
     def text_of(self, prompt: Readable) -> Readable:
         if self.reads is None:
             return prompt
-        return self.reads(prompt) if isinstance(prompt, str) else prompt.with_texts(self.reads)
+        if isinstance(prompt, str):
+            return self.reads(prompt)
+        text = self.text
+        tokenizer = text.layout.tokenizer if isinstance(text, TextEncoder) else text
+        return prompt.with_additions(partial(additions, tokenizer=tokenizer))
 
     def places(self, prompt: Readable, word: str) -> Span:
         """Of those along T that it fills: of a learned word all its tokens."""

@@ -5,8 +5,9 @@ does not ask for is taken off again, so that its picture is the same whatever wa
 """
 
 import copy
+import itertools
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
@@ -20,8 +21,7 @@ from t2i.cli.sources import Embedding, File, Scaled
 from t2i.denoiser.folder import check_part
 from t2i.errors import ArgumentError, ModelError, T2IError
 from t2i.quiet import quietly
-from t2i.text.learned import is_known
-from t2i.text.pattern import pattern
+from t2i.text.learned import is_known, is_read
 
 if TYPE_CHECKING:
     from pipelines.pipeline import Pipeline
@@ -54,7 +54,7 @@ class Attached:
         if request.embeddings != self.embeddings:
             self.forget_words()
             self.learn(request.embeddings)
-        warn_of_unnamed(self._learned, request)
+        self.warn_of_unnamed(request)
         if request.loras != self.loras:
             self.take_off_loras()
             self.put_on(request.loras)
@@ -134,6 +134,22 @@ class Attached:
                     {word: vectors}, token=word, text_encoder=encoder, tokenizer=tokenizer
                 )
 
+    def warn_of_unnamed(self, request: Request) -> None:
+        """Say which learned words no prompt of the request speaks of: they change nothing."""
+        together = () if request.edited is None else request.edited.prompts
+        prompts = map(request.spoken, (request.prompt, request.negative_prompt, *together))
+        texts = [t for said in prompts for t in ([said] if isinstance(said, str) else said.ever)]
+        tokenizers = [getattr(self.pipe, f"tokenizer{end}") for end in self._words]
+        for path, words in self._learned.items():
+            tried = itertools.product(words, texts, tokenizers)
+            if not any(is_read(*one) for one in tried):
+                named = " or ".join(words[:3])
+                warnings.warn(
+                    f"No prompt names {named}, the learned word of {path}: it changes nothing. "
+                    "Write it where its thing is meant, with a space on either side.",
+                    stacklevel=2,
+                )
+
     def forget_words(self) -> None:
         for end, (tokenizer, table, size) in self._words.items():
             encoder = getattr(self.pipe, f"text_encoder{end}")
@@ -175,20 +191,6 @@ class Attached:
         self.pipe.register_modules(**self._sight)
         self._sight = {}
         self.ip_adapter = None
-
-
-def warn_of_unnamed(learned: Mapping[str, Sequence[str]], request: Request) -> None:
-    """Say which learned words no prompt of the request speaks of: they change nothing."""
-    together = () if request.edited is None else request.edited.prompts
-    texts = (request.prompt, request.negative_prompt, *together)
-    for path, words in learned.items():
-        if not any(pattern(word).search(text) for word in words for text in texts):
-            named = " or ".join(words[:3])
-            warnings.warn(
-                f"No prompt names {named}, the learned word of {path}: it changes nothing. Write "
-                "it where its thing is meant.",
-                stacklevel=2,
-            )
 
 
 @contextmanager

@@ -45,22 +45,37 @@ def is_known(word: str, tokenizer: PreTrainedTokenizerBase) -> bool:
     return word in tokenizer.get_vocab() or (len(tokens) == 1 and tokens != [tokenizer.unk_token])
 
 
+def is_read(word: str, text: str, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer finds a learned word in a text: where it does not, nothing is drawn
+    by it, whatever the letters look like."""
+    number = tokenizer.get_added_vocab().get(word)
+    return number is not None and number in tokenizer(text, verbose=False)["input_ids"]
+
+
 def spelled_out(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """The text with each learned word of several vectors as all its tokens: "zun zun_1 zun_2".
 
     diffusers replaces the word wherever its letters stand, in "zunflower" too.
     """
+    pieces, done = [], 0
+    for place, more in additions(text, tokenizer).items():
+        pieces += [text[done:place], more]
+        done = place
+    return "".join([*pieces, text[done:]])
+
+
+def additions(text: str, tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+    """Place in the text, in order -> what is to be put in there, behind a learned word."""
     learned = tokenizer.get_added_vocab()
     more = {number: further(word, learned) for word, number in learned.items()}
     if not any(more.values()):
-        return text
+        return {}
     read = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    pieces, done = [], 0
-    for number, (_, end) in zip(read["input_ids"], read["offset_mapping"], strict=True):
-        if follow := more.get(number):
-            pieces += [text[done:end], *(f" {word}" for word in follow)]
-            done = end
-    return "".join([*pieces, text[done:]])
+    return {
+        end: "".join(f" {word}" for word in follow)
+        for number, (_, end) in zip(read["input_ids"], read["offset_mapping"], strict=True)
+        if (follow := more.get(number))
+    }
 
 
 def further(word: str, learned: dict[str, int]) -> list[str]:

@@ -1,6 +1,7 @@
 """A prompt as it is typed, and what it says at each step of a run."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
@@ -46,20 +47,29 @@ class Weighted:
         """The plain text of each section."""
         return tuple("".join(segment.text for segment in section) for section in self.sections)
 
-    def with_texts(self, change: Callable[[str], str]) -> "Weighted":
-        """The same weights over texts that `change` makes of each segment's."""
-        return replace(
-            self,
-            sections=tuple(
-                tuple(Segment(change(text), weight) for text, weight in section)
-                for section in self.sections
-            ),
-        )
+    def with_additions(self, find: Callable[[str], Mapping[int, str]]) -> "Weighted":
+        """What `find` says is to be put into the whole text of a section, by its place, put in with
+        the weight of what stands before it: words may reach over two weights."""
+        return replace(self, sections=tuple(added(section, find) for section in self.sections))
 
     @property
     def is_weighted(self) -> bool:
         """Whether any weight is not 1."""
         return any(segment.weight != 1 for section in self.sections for segment in section)
+
+
+def added(section: Section, find: Callable[[str], Mapping[int, str]]) -> Section:
+    places = find("".join(segment.text for segment in section))
+    begin, segments = 0, []
+    for text, weight in section:
+        inside = sorted(place for place in places if begin < place <= begin + len(text))
+        bounds = [begin, *inside, begin + len(text)]
+        pieces = [text[a - begin : b - begin] for a, b in itertools.pairwise(bounds)]
+        more = [*(places[place] for place in inside), ""]
+        joined = "".join(piece + put_in for piece, put_in in zip(pieces, more, strict=True))
+        segments.append(Segment(joined, weight))
+        begin += len(text)
+    return tuple(segments)
 
 
 Composed: TypeAlias = tuple[tuple[Weighted, float], ...]

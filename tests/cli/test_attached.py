@@ -169,6 +169,19 @@ def test_a_learned_word_may_be_called_otherwise(cli: Cli, model: Path) -> None:
     assert seen("a red moon", "--embedding", "beside/moon.safetensors") != seen("a red moon")
 
 
+@pytest.mark.parametrize(
+    "prompt", ["a <sun>", "a <sun>red", "red<sun>", "(red)<sun>", "a <SUN>, red", "a [<sun>:red:1]"]
+)
+def test_a_learned_word_is_said_to_change_nothing_where_it_changes_nothing(
+    prompt: str, draw: Cli, cli: Cli, model: Path
+) -> None:
+    options = ("--model", model, "--steps", "2", "--seed", "7")
+    plain = cli("generate", prompt, *options)
+    done = cli("generate", prompt, *options, "--embedding", "beside/sun.safetensors")
+    changed = not np.array_equal(pixels(drawn(done)), pixels(drawn(plain)))
+    assert ("No prompt names <sun>" in done.err) is not changed
+
+
 def test_a_learned_word_that_no_prompt_names_or_that_the_model_knows_is_said(
     draw: Cli, cli: Cli, model: Path
 ) -> None:

@@ -1,6 +1,7 @@
 """Learned words are read where they stand as words, and nowhere else."""
 
 import re
+from functools import partial
 
 import pytest
 from hypothesis import example, given
@@ -8,7 +9,8 @@ from hypothesis import strategies as st
 from transformers import CLIPTokenizer
 
 from t2i.denoiser.address import EMBEDDED
-from t2i.text.learned import add_tokens, adding_whole_words, is_known, spelled_out
+from t2i.text.learned import add_tokens, adding_whole_words, additions, is_known, spelled_out
+from t2i.text.prompt import Segment, Weighted
 
 WORDS = ("zun", "Kub", "<s0>", "<s1>", "<my-cat>", "<my-cat>_1", "<my-cat>_2", "ink", "ink_1")
 
@@ -88,3 +90,15 @@ def test_words_of_the_vocabulary_are_known_under_any_of_its_names():
 def test_the_tokenizer_is_as_it_was_after_others_have_added_words():
     assert BORROWED.add_tokens.__func__ is CLIPTokenizer.add_tokens
     assert BORROWED.get_added_vocab() == LEARNED.get_added_vocab()
+
+
+@given(pieces=st.lists(st.tuples(PIECES, st.sampled_from([1.0, 1.3])), max_size=12))
+@example(pieces=[("<my-cat>", 1.3), ("flower", 1.0)])
+@example(pieces=[("red", 1.3), ("<my-cat>", 1.0), (" <my-cat>_1", 1.3)])
+def test_weights_do_not_change_which_words_are_read(pieces):
+    weighted = Weighted((tuple(Segment(text, weight) for text, weight in pieces),))
+    spelled = weighted.with_additions(partial(additions, tokenizer=LEARNED))
+    assert spelled.texts == (spelled_out(weighted.texts[0], LEARNED),)
+    assert [weight for _, weight in spelled.sections[0]] == [weight for _, weight in pieces]
+    for (text, _), (before, _) in zip(spelled.sections[0], pieces, strict=True):
+        assert text.startswith(before[:1]), "nothing moves to another weight"
