@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from t2i.errors import ArgumentError, nearest
+from t2i.terminal import several
 from t2i.text.prompt import Prompt
 
 MOST = 1_000_000
@@ -28,7 +29,7 @@ def list_of_prompts(name: str, prompts: object, count: int | None = None) -> lis
         raise ArgumentError(f'Got {name}=[]: give at least one prompt; "" is a prompt.')
     if count is not None and len(rows) != count:
         raise ArgumentError(
-            f"Got {len(rows)} strings as {name} for {count} prompts: "
+            f"Got {several(len(rows), 'string')} as {name} for {several(count, 'prompt')}: "
             "give one for each, or a single string for all."
         )
     return list(rows)
@@ -102,7 +103,7 @@ def check_generators(generator: object, pictures: int) -> None:
             )
     if isinstance(generator, list) and len(generator) != pictures:
         raise ArgumentError(
-            f"Got {len(generator)} generators for {pictures} pictures: "
+            f"Got {several(len(generator), 'generator')} for {several(pictures, 'picture')}: "
             "give one for each picture, or a single one for all."
         )
 

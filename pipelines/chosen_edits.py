@@ -15,6 +15,7 @@ from t2i.attention.edits.self_replace import SelfReplace
 from t2i.attention.said import Words
 from t2i.attention.site import Window, check_window, is_empty
 from t2i.errors import ArgumentError
+from t2i.terminal import several
 from t2i.text.alignment import plain, words_of
 from t2i.text.layout import Readable
 from t2i.text.pattern import pattern
@@ -84,7 +85,8 @@ class Wishes:
             return [self.blend] * targets  # type: ignore[list-item]  # a tuple is one pair
         if len(self.blend) != targets:
             raise ArgumentError(
-                f"Got {len(self.blend)} pairs as blend for {targets} targets: expected one for "
+                f"Got {several(len(self.blend), 'pair')} as blend for {targets} targets: expected "
+                "one for "
                 'each, or one tuple for all, blend=("cat", "dog").'
             )
         return self.blend
@@ -158,7 +160,7 @@ def reaches(edit: Edit, num_steps: int) -> bool:
         return True
     if not is_empty(edit.steps):
         name = WINDOWS.get(type(edit), f"steps of {type(edit).__name__}")
-        steps = "1 step is" if num_steps == 1 else f"{num_steps} steps are"
+        steps = "1 step is" if num_steps == 1 else f"{several(num_steps, 'step')} are"
         warnings.warn(
             f"{steps} too few for {name}={edit.steps}: none lies in it, so the targets do without.",
             stacklevel=4,

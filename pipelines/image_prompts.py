@@ -13,6 +13,7 @@ from pipelines.call import Call
 from t2i.conditioning.conditioning import Branch
 from t2i.denoiser.families.sd import IMAGE_PROMPT
 from t2i.errors import ArgumentError
+from t2i.terminal import several
 
 Sides = tuple[Tensor | None, Tensor]
 """Of one adapter: the rows of "uncond", if it is needed, and of every other branch."""
@@ -41,8 +42,8 @@ def image_prompts(
     given = given if isinstance(given, list | tuple) else [given]
     if len(given) != len(layers):
         raise ArgumentError(
-            f"Got {len(given)} pictures or embeddings for {len(layers)} IP-Adapters: give a list "
-            "with one for each; load one with pipe.load_ip_adapter(...)."
+            f"Got {several(len(given), 'picture')} or embeddings for {len(layers)} IP-Adapters: "
+            "give a list with one for each; load one with pipe.load_ip_adapter(...)."
         )
 
     extra = {}
@@ -86,8 +87,9 @@ def split(embeds: Tensor, guided: bool) -> Sides:
         return None, embeds
     if embeds.shape[0] % 2:
         raise ArgumentError(
-            f"Got ip_adapter_image_embeds of {embeds.shape[0]} rows: with guidance half of them "
-            "are of the empty picture, as pipe.prepare_ip_adapter_image_embeds of diffusers makes."
+            f"Got ip_adapter_image_embeds of {several(embeds.shape[0], 'row')}: with guidance "
+            "half of them are of the empty picture, as pipe.prepare_ip_adapter_image_embeds of "
+            "diffusers makes."
         )
     uncond, cond = embeds.chunk(2)
     return uncond, cond

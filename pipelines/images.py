@@ -20,6 +20,7 @@ from t2i.denoiser.families import sd
 from t2i.errors import ArgumentError
 from t2i.masks import MEANT, Oddity, oddity_of, painted
 from t2i.pictures import in_plain_colours
+from t2i.terminal import several
 
 Images = Image.Image | np.ndarray[Any, Any] | Tensor | list[Any]
 """One picture or several, as diffusers takes them: Pillow, (H, W, C) array or (C, H, W) tensor."""
@@ -114,7 +115,8 @@ def latents_of(
     given = pixels_BCYX.shape[0]
     if pictures % given:
         raise ArgumentError(
-            f"Got {given} pictures for {pictures} to make: give one, or one for each prompt."
+            f"Got {several(given, 'picture')} for {pictures} to make: give one, or one for each "
+            "prompt."
         )
     if pixels_BCYX.shape[1] == vae.config["latent_channels"]:
         latents_BCHW = pixels_BCYX

@@ -14,6 +14,7 @@ from pipelines.returned import tensors_of
 from pipelines.visitors import StepCallback
 from t2i.conditioning.conditioning import Branch
 from t2i.errors import ArgumentError
+from t2i.terminal import several
 
 Embeds = Tensor | Sequence[Tensor]
 """One row per picture; a list is joined, as diffusers does."""
@@ -41,8 +42,8 @@ def by_branch(
         uncond_BD = rows_of("negative_image_embeds", negative_image_embeds, width)
         if len(uncond_BD) not in (1, len(cond_BD)):
             raise ArgumentError(
-                f"Got {len(uncond_BD)} rows of negative_image_embeds for {len(cond_BD)} of "
-                "image_embeds: give one, or one for each."
+                f"Got {several(len(uncond_BD), 'row')} of negative_image_embeds for "
+                f"{len(cond_BD)} of image_embeds: give one, or one for each."
             )
         given["uncond"] = uncond_BD.expand_as(cond_BD)
     return {branch: rows.repeat_interleave(pictures, dim=0) for branch, rows in given.items()}

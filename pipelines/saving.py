@@ -23,6 +23,7 @@ from t2i.denoiser.skeletons import SKELETONS, second_names, skeleton
 from t2i.denoiser.weights import compare
 from t2i.errors import ModelError, OutputError
 from t2i.reading.tensors import read_tensors
+from t2i.terminal import several
 
 REMEDY = (
     "Merge it into the weights with pipe.fuse_lora() and pipe.unload_lora_weights(), or take it "
@@ -150,7 +151,7 @@ def check_opened(folder: Path, parts: Mapping[str, Any]) -> None:
         found = from_model({name: part}).parts[name] if any(tuned(part)) else {}
         if apart := layers.keys() ^ found.keys():
             raise ModelError(
-                f"The LoRA in {folder / name} does not fit the text encoder there: {len(apart):,} "
-                f"layers are of one of them alone, such as {shown(min(apart))}. Copy config and "
-                "weights of both from the same model."
+                f"The LoRA in {folder / name} does not fit the text encoder there: of one of them "
+                f"alone: {several(len(apart), 'layer')}, such as {shown(min(apart))}. Copy "
+                "config and weights of both from the same model."
             )

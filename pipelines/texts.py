@@ -18,6 +18,7 @@ from t2i.conditioning.conditioning import Branch
 from t2i.conditioning.guidance import ClassifierFree
 from t2i.conditioning.run import Guidance
 from t2i.errors import ArgumentError
+from t2i.terminal import several
 from t2i.text.encoder import Encoded, TwoClip, text_encoder
 from t2i.text.learned import additions
 from t2i.text.prompt import Prompt, Weighted
@@ -204,7 +205,7 @@ def check_parts(guidance: Composed, call: Call) -> None:
     expected = len(guidance.weights)
     if counts != {expected}:
         raise ArgumentError(
-            f"Got a composed guidance of {expected} weights for prompts of "
-            f"{' and '.join(map(str, sorted(counts)))} parts: write the parts with AND into a "
-            'Prompt, "a cat AND a dog", and give as many weights.'
+            f"Got a composed guidance of {several(expected, 'weight')} for prompts of "
+            f"{' and '.join(several(count, 'part') for count in sorted(counts))}: write the "
+            'parts with AND into a Prompt, "a cat AND a dog", and give as many weights.'
         )

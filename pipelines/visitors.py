@@ -10,6 +10,7 @@ from pipelines.returned import check_tensor, tensors_of
 from t2i.conditioning.conditioning import Conditioning
 from t2i.conditioning.run import Guidance, Run
 from t2i.errors import ArgumentError
+from t2i.terminal import several
 
 StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]]
 """diffusers' callback_on_step_end: (pipeline, step, timestep, tensors) -> tensors to replace."""
@@ -130,7 +131,7 @@ def with_text(conditioning: Conditioning, text_BTD: Tensor) -> Conditioning:
     conditional = conditioning.select(("cond",))
     if text_BTD.shape[0] != conditional.pictures:
         raise ArgumentError(
-            f"The callback returned prompt_embeds of {text_BTD.shape[0]} rows, expected "
+            f"The callback returned prompt_embeds of {several(text_BTD.shape[0], 'row')}, expected "
             f"{conditioning.text_BTD.shape[0]} as it was given, or {conditional.pictures} to go "
             "on without guidance."
         )

@@ -15,6 +15,7 @@ from t2i.errors import ArgumentError, DataError
 from t2i.exif import MAKER_NOTE, USER_COMMENT, exif_block
 from t2i.files import write_atomically
 from t2i.reading import PICTURE, opened
+from t2i.terminal import several
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 MAX_PIXELS = 64_000_000
@@ -188,7 +189,8 @@ def sheet(
         raise ArgumentError("A sheet needs at least one picture.")
     if len(labels) != len(pictures):
         raise ArgumentError(
-            f"A sheet of {len(pictures)} pictures got {len(labels)} labels: give one each."
+            f"A sheet of {several(len(pictures), 'picture')} got {several(len(labels), 'label')}: "
+            "give one each."
         )
     if columns < 1:
         raise ArgumentError(f"columns must be at least 1, got {columns}.")

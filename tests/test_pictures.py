@@ -276,7 +276,7 @@ def test_a_sheet_scales_pictures_to_the_cell_and_shows_transparency_as_paper() -
     ("count", "labels", "columns", "cell", "message"),
     [
         (0, [], 2, None, "needs at least one picture"),
-        (2, ["one"], 2, None, "2 pictures got 1 labels"),
+        (2, ["one"], 2, None, "2 pictures got 1 label"),
         (1, ["one"], 0, None, "columns must be at least 1, got 0"),
         (1, ["one"], 1, 0, "cell must be at least 1 pixel, got 0"),
     ],

@@ -23,6 +23,7 @@ from t2i.errors import TrainingError
 from t2i.folders import recover_all, whole_folder
 from t2i.reading import RUN, bytes_of, parse_json, regular
 from t2i.reading.tensors import read_tensors
+from t2i.terminal import several
 from train.optimizer import OWN_RATE
 from train.sharding import split_like
 
@@ -92,7 +93,7 @@ def load_newest(folder: Path) -> State | None:
         warnings.warn(f"Checkpoint {path} is passed over: {fault}.", stacklevel=2)
     if found:
         raise TrainingError(
-            f"None of the {len(found)} checkpoints in {folder} is complete. "
+            f"None of the {several(len(found), 'checkpoint')} in {folder} is complete. "
             "Restore one from a copy, or move the folder away to start anew."
         )
     return None

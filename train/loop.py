@@ -15,6 +15,7 @@ from t2i.denoiser.memory import memory_to_draw
 from t2i.errors import ArgumentError, T2IError, TrainingError
 from t2i.files import write_atomically
 from t2i.pictures import save_picture
+from t2i.terminal import several
 from train import checkpoint, snapshots
 from train.assembly import assemble
 from train.bad_step import NotANumber, pictures_at
@@ -314,7 +315,7 @@ class Training:
         check_same_run(self.out, state, self._identity)
         if state.step > self.config.train.steps:
             raise ArgumentError(
-                f"The run in {self.out} has done {state.step} steps already, more than "
+                f"The run in {self.out} has done {several(state.step, 'step')} already, more than "
                 f"train.steps = {self.config.train.steps}: ask for more, or choose another --out."
             )
         for name, weight in self.target.weights().items():

@@ -21,7 +21,7 @@ from t2i.errors import OutputError, T2IError, TrainingError
 from t2i.folders import whole_folder
 from t2i.pictures import save_picture
 from t2i.reading import RUN, Kind, bytes_of, parse_json, read_json, read_text
-from t2i.terminal import print_note
+from t2i.terminal import print_note, several
 from train.export import export_vae
 from train.loop import MODEL
 from train.samples import SamplesConfig, draw_prompts, page
@@ -190,7 +190,7 @@ def stage(run: Path) -> str:
         what += ", its decoder alone"
     crop = target.get("crop")
     read = f"crops of {crop} pixels" if crop else "pictures"
-    return f"{what}: {steps:,} steps of {train['batch_size']} {read}, last loss {loss:.4f}"
+    return f"{what}: {several(steps, 'step')} of {train['batch_size']} {read}, last loss {loss:.4f}"
 
 
 def main() -> None:

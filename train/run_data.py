@@ -5,7 +5,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from t2i.errors import ArgumentError
-from t2i.terminal import print_note
+from t2i.terminal import print_note, several
 from train.config import RunConfig
 from train.data.kinds import samples_of
 from train.data.pictures import Pictures, PicturesConfig
@@ -75,12 +75,12 @@ def supervision_remarks(config: RunConfig, pictures: Pictures) -> list[str]:
     if len(masked) < len(own):
         remarks.append(
             f"without a mask, so without attention supervision: {len(own) - len(masked)} of "
-            f"{len(own)} pictures"
+            f"{several(len(own), 'picture')}"
         )
     if len(naming) < len(masked):
         remarks.append(
             f"with a mask, and a caption that does not say {word!r}, so without attention "
-            f"supervision there: {len(masked) - len(naming)} pictures"
+            f"supervision there: {several(len(masked) - len(naming), 'picture')}"
         )
     return remarks
 
@@ -116,7 +116,7 @@ def preference_remarks(config: RunConfig, pictures: Pictures) -> list[str]:
     if beta and losers < len(pictures):
         raise ArgumentError(
             f"target.preference_beta learns from pairs, and {len(pictures) - losers} of "
-            f"{len(pictures)} pictures are alone: name the folder of the worse ones, "
+            f"{several(len(pictures), 'picture')} are alone: name the folder of the worse ones, "
             "data.subsets.losers, for every subset."
         )
     if losers and not beta:
@@ -145,4 +145,4 @@ class Looking:
     def __call__(self, done: int, of: int) -> None:
         if of >= SHOWN_FROM and done * 10 // of > self._tenths:
             self._tenths = done * 10 // of
-            print_note(f"looked at {done} of {of} pictures")
+            print_note(f"looked at {done} of {several(of, 'picture')}")

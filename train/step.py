@@ -13,6 +13,7 @@ from torch import Tensor
 
 from t2i.denoiser.memory import is_out_of_memory
 from t2i.errors import DataError, OutputError, TrainingError
+from t2i.terminal import several
 from train.bad_step import (
     FOLDER,
     BadStep,
@@ -109,9 +110,9 @@ class Stepper:
         )
         if self.rows != rows_before:
             outcome.remarks = (
-                f"out of memory: from step {number + 1} on each process computes {self.rows} "
-                f"rows at a time, in {len(pieces)} parts instead of {len(parts)}; the result is "
-                "the same",
+                f"out of memory: from step {number + 1} on each process computes "
+                f"{several(self.rows or 0, 'row')} at a time, in {several(len(pieces), 'part')} "
+                f"instead of {len(parts)}; the result is the same",
             )
         if self._sound(outcome):
             self._update()
@@ -129,11 +130,11 @@ class Stepper:
         Every process goes through the same attempts. Once the exchange of gradients has begun
         none can fall back any more, so that several first rehearse what is new without it.
         """
-        several = self.accelerator.num_processes > 1
+        exchanged = self.accelerator.num_processes > 1
         while True:
             pieces = [piece for part in parts for piece in cut(part, self.rows)]
             kind = kind_of(pieces)
-            if several and self._can_fall_back and kind not in self._fitting:
+            if exchanged and self._can_fall_back and kind not in self._fitting:
                 alone = self._attempt(number, pieces, exchange=False)
                 self._accelerated.zero_grad()
                 if self._any(alone is None):
@@ -144,11 +145,12 @@ class Stepper:
                 if self.optimizer.state:  # it, too, takes its memory, and not before a first step
                     self._fitting.add(kind)
                 return pieces, loss_B
-            if several:
+            if exchanged:
                 raise TrainingError(
-                    f"Out of memory in step {number + 1} with {largest(pieces)} rows at a time, "
-                    "while the processes exchanged theirs; the newest checkpoint is sound. Raise "
-                    f"train.accumulation, and the run goes on from there. {SAVE_MEMORY}"
+                    f"Out of memory in step {number + 1} with {several(largest(pieces), 'row')} "
+                    "at a time, while the processes exchanged theirs; the newest checkpoint is "
+                    "sound. Raise train.accumulation, and the run goes on from there. "
+                    f"{SAVE_MEMORY}"
                 )
             self._halve(pieces)
 
@@ -194,13 +196,13 @@ class Stepper:
             raise TrainingError(f"Out of memory with a single row at a time. {SAVE_MEMORY}")
         if not self.target.rows_apart:
             raise TrainingError(
-                f"Out of memory with {rows} rows at a time, and the loss of a row depends on the "
-                f"others: choose a smaller train.batch_size. {SAVE_MEMORY}"
+                f"Out of memory with {several(rows, 'row')} at a time, and the loss of a row "
+                f"depends on the others: choose a smaller train.batch_size. {SAVE_MEMORY}"
             )
         if not self._can_fall_back:
             raise TrainingError(
-                f"Out of memory with {rows} rows at a time; with the weights split no process "
-                f"can try again alone. Raise train.accumulation. {SAVE_MEMORY}"
+                f"Out of memory with {several(rows, 'row')} at a time; with the weights split no "
+                f"process can try again alone. Raise train.accumulation. {SAVE_MEMORY}"
             )
         self.rows = (rows + 1) // 2
 

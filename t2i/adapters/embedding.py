@@ -13,6 +13,7 @@ from t2i.adapters.tensors import check_finite, read_tensors
 from t2i.adapters.writing import write_tensors
 from t2i.errors import ArgumentError, ModelError
 from t2i.reading import Kind, read_bytes
+from t2i.terminal import several
 
 OF_TWO = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
 NAMELESS = "emb_params"
@@ -58,7 +59,7 @@ def read_embedding(path: Path, *, pickles: bool = False) -> Embedding:
     found = read_embeddings(path, pickles=pickles)
     if len(found) > 1:
         names = spell(str(embedding.token) for embedding in found)
-        raise ModelError(f"{path} holds {len(found)} words: {names}. Expected one.")
+        raise ModelError(f"{path} holds {several(len(found), 'word')}: {names}. Expected one.")
     return found[0]
 
 

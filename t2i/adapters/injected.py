@@ -18,6 +18,7 @@ from t2i.adapters.layers import Hadamard, Layer, Lora, Low, scaled_as_peft
 from t2i.adapters.names import plain, shown, spell
 from t2i.adapters.peft_fields import check_fields
 from t2i.errors import ArgumentError, ModelError
+from t2i.terminal import several
 
 Models = Mapping[str, nn.Module]
 """Part -> the module that diffusers calls so."""
@@ -202,8 +203,8 @@ def matched(
     known = {plain(name): name for name, _ in model.named_modules()}
     if missing := layers.keys() - known.keys():
         raise misfit(
-            f"{len(missing):,} of its {len(layers):,} layers for the {part} are of no module of "
-            f"this model: {spell(missing)}"
+            f"{len(missing):,} of its {several(len(layers), 'layer')} for the {part} are of no "
+            f"module of this model: {spell(missing)}"
         )
     found = {known[name]: layer for name, layer in layers.items()}
     for name, layer in found.items():

@@ -10,6 +10,7 @@ from typing import Any
 from t2i.adapters.names import spell
 from t2i.adapters.tensors import read_tensors
 from t2i.errors import ModelError
+from t2i.terminal import several
 
 LAYER = re.compile(
     r"ip_adapter\.(\d{1,4})\.(to_[kv]_ip\.weight|to_(?:q|k|v|out)_lora\.\w+\.weight)"
@@ -23,8 +24,8 @@ def check_ip_adapter(path: Path, unet: Any) -> None:
     layers = {name: match for name in tensors if (match := LAYER.fullmatch(name))}
     if unknown := [n for n in tensors if n not in layers and not n.startswith(IMAGE)]:
         raise ModelError(
-            f"{path}: {len(unknown):,} of its {len(tensors):,} tensors are of no IP-Adapter: "
-            f"{spell(unknown)}. Nothing of it was loaded."
+            f"{path}: {len(unknown):,} of its {several(len(tensors), 'tensor')} are of no "
+            f"IP-Adapter: {spell(unknown)}. Nothing of it was loaded."
         )
     if len(layers) == len(tensors):
         raise ModelError(f"{path} has nothing of what reads the picture: expected {IMAGE}...")
@@ -39,8 +40,8 @@ def check_ip_adapter(path: Path, unet: Any) -> None:
     if found != wanted:
         apart = [n for n in found.keys() | wanted.keys() if found.get(n) != wanted.get(n)]
         raise ModelError(
-            f"{path} does not fit this model: it is for a UNet of {len(found) // 2} layers that "
-            f"look at a picture, here are {len(sites)}, and {len(apart):,} of its tensors are "
-            f"missing, too many or of another shape: {spell(apart)}. Choose one that was made for "
-            "models of its kind."
+            f"{path} does not fit this model: it is for a UNet of "
+            f"{several(len(found) // 2, 'layer')} that look at a picture, here are {len(sites)}, "
+            f"and {len(apart):,} of its tensors are missing, too many or of another shape: "
+            f"{spell(apart)}. Choose one that was made for models of its kind."
         )

@@ -14,6 +14,7 @@ from t2i.adapters.tensors import number, read_tensors
 from t2i.adapters.told import Told, from_config, from_header
 from t2i.denoiser.weights import read_json
 from t2i.errors import ModelError
+from t2i.terminal import several
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 """Of a folder as peft saves one adapter."""
@@ -73,9 +74,9 @@ def gathered(
         fields[place.field] = tensor
     if unknown:
         raise ModelError(
-            f"{path}: {len(unknown):,} of its {len(tensors):,} tensors are of no LoRA, LoHa or "
-            f"LoKr for Stable Diffusion 1, 2 or XL that is known here: {spell(unknown)}. Nothing "
-            "of it was loaded."
+            f"{path}: {len(unknown):,} of its {several(len(tensors), 'tensor')} are of no LoRA, "
+            f"LoHa or LoKr for Stable Diffusion 1, 2 or XL that is known here: {spell(unknown)}. "
+            "Nothing of it was loaded."
         )
     parts: dict[str, dict[str, Layer]] = {}
     for (of, module), fields in places.items():

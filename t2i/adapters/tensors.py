@@ -13,6 +13,7 @@ from t2i.denoiser.address import PICKLES
 from t2i.denoiser.weights import read_shapes
 from t2i.errors import ArgumentError, ModelError
 from t2i.reading.tensors import opened_tensors
+from t2i.terminal import several
 
 MOST_TENSORS = 20_000
 """Of a file; a LoRA on every layer of SDXL and its text encoders has some ten thousand."""
@@ -34,8 +35,8 @@ def read_tensors(path: Path, word: str) -> tuple[dict[str, Tensor], dict[str, st
     shapes = read_shapes(path)
     if not 0 < len(shapes) <= MOST_TENSORS:
         raise ModelError(
-            f"Refused {path}: it has {len(shapes):,} tensors, expected 1 to {MOST_TENSORS:,} of a "
-            f"{word}."
+            f"Refused {path}: it has {several(len(shapes), 'tensor')}, expected 1 to "
+            f"{MOST_TENSORS:,} of a {word}."
         )
     try:
         with opened_tensors(path) as file:

@@ -11,6 +11,7 @@ from t2i.attention.rows import Pass
 from t2i.attention.site import Site, no_site
 from t2i.attention.tap import Call
 from t2i.errors import ArgumentError, AttentionError
+from t2i.terminal import several
 from t2i.text.layout import Readable
 
 GIBIBYTE = 1 << 30
@@ -68,10 +69,9 @@ def check_texts(passing: Pass, site: Site, call: Call) -> None:
         difference = (key_BNKE - key_BNKE[:1]).abs().max()
         if difference > OTHER_TEXT * key_BNKE.abs().max():
             raise ArgumentError(
-                f"attend() was told {passing.prompts} "
-                f"{'prompt' if passing.prompts == 1 else 'prompts'}, but the {len(key_BNKE)} "
-                f"pictures of number {prompt} hear different texts: give it the prompts of the "
-                "call, one for each of its texts."
+                f"attend() was told {several(passing.prompts, 'prompt')}, but the "
+                f"{several(len(key_BNKE), 'picture')} of number {prompt} hear different texts: "
+                "give it the prompts of the call, one for each of its texts."
             )
 
 
@@ -95,6 +95,6 @@ def check_fired(listed: Sequence[Listed], last: Pass | None, called_back: bool) 
     hint = (
         CALLBACK
         if idle[0].needs_callback and not called_back
-        else f"the run had {last.num_steps} steps; look at its steps, words and prompts"
+        else f"the run had {several(last.num_steps, 'step')}; look at its steps, words and prompts"
     )
     raise AttentionError(f"{idle[0].what} never fired: {hint}.")

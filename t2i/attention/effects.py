@@ -12,6 +12,7 @@ from torch import Tensor
 
 from t2i.attention.sent import Sent
 from t2i.errors import ArgumentError
+from t2i.terminal import several
 
 Parts = Literal["qk", "kv", "q", "k", "v"]
 MapFunction = Callable[[Tensor], Tensor]
@@ -155,13 +156,13 @@ class Effects:
         if not self:
             return "fused"
         if self.functions:
-            return f"explicit in {len(self.functions)} rows"
+            return f"explicit in {several(len(self.functions), 'row')}"
         ways = ["fused"]
         if self.bias:
             ways.append("with a mask")
         twice = sum(mix.columns is not None and not mix.swaps for mix in self.mixes.values())
         if twice:
-            ways.append(f"twice in {twice} rows")
+            ways.append(f"twice in {several(twice, 'row')}")
         return ", ".join(ways)
 
 

@@ -22,6 +22,7 @@ from t2i.attention.sent import Sent
 from t2i.attention.site import Site
 from t2i.attention.tap import Call, Scores, heard, scores_tapped, tapped
 from t2i.errors import AttentionError
+from t2i.terminal import several
 
 
 class Hearing(Protocol):
@@ -264,9 +265,9 @@ class Installation:
         for session in hearing:
             if session.rows() != rows:
                 raise AttentionError(
-                    f"{site.name} was called with {rows} rows in a pass of {session.rows()}: "
-                    "attend() cannot tell whose they are. Give it the prompts of the call, and "
-                    "switch off what divides the batch."
+                    f"{site.name} was called with {several(rows, 'row')} in a pass of "
+                    f"{session.rows()}: attend() cannot tell whose they are. Give it the prompts "
+                    "of the call, and switch off what divides the batch."
                 )
             session.edit_call(site, effects)
         if hearing:

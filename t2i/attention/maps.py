@@ -23,6 +23,7 @@ from t2i.errors import ArgumentError, DataError, nearest
 from t2i.files import write_atomically
 from t2i.pictures import sheet
 from t2i.reading.tensors import opened_tensors
+from t2i.terminal import several
 
 Convention = Literal["default", "daam", "mean"]
 CONVENTIONS = ("default", "daam", "mean")
@@ -272,7 +273,8 @@ class HeatMaps(Mapping[str, Tensor]):
         if not planes:
             pictures = {picture for picture, _ in self.recorded.planes}
             raise ArgumentError(
-                f"There are maps of {len(pictures)} pictures, none of number {self.picture}."
+                f"There are maps of {several(len(pictures), 'picture')}, none of number "
+                f"{self.picture}."
                 if pictures
                 else "There are no maps yet: make a picture inside `with attend(...)` first."
             )

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from t2i.attention.tap import Call, Listener, heard
 from t2i.errors import AttentionError
+from t2i.terminal import several
 
 Before = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
 After = Callable[[nn.Module, tuple[Any, ...], object], None]
@@ -79,9 +80,9 @@ def of_heads(query: Tensor, key: Tensor, module: Any) -> Call:
     heads = int(module.heads)
     if len(query) % heads:
         raise AttentionError(
-            f"A processor asks for the scores of {len(query)} rows at a time in a module of "
-            f"{heads} heads, a slice of the batch, and a map of its own row cannot be told. "
-            "Switch it off with pipe.disable_attention_slicing()."
+            f"A processor asks for the scores of {several(len(query), 'row')} at a time in a "
+            f"module of {several(heads, 'head')}, a slice of the batch, and a map of its own row "
+            "cannot be told. Switch it off with pipe.disable_attention_slicing()."
         )
     query, key = (one.unflatten(0, (-1, heads)) for one in (query, key))
     return Call(query, key, key, scale=getattr(module, "scale", 1 / math.sqrt(query.shape[-1])))

@@ -15,6 +15,7 @@ from t2i.attention.rows import check_prompt
 from t2i.attention.said import Said, Word
 from t2i.attention.site import Site, Sites, Window, check_heads, check_window, sites_of, steps_of
 from t2i.errors import ArgumentError
+from t2i.terminal import several
 
 DAAM_SITES = Sites(kind="cross", place=("up", "down"))
 
@@ -88,8 +89,8 @@ class Probe:
         read = self._columns(at.said)
         if read.places and max(read.places) >= at.tokens:
             raise ArgumentError(
-                f"{self} wants place {max(read.places)} of a text of {at.tokens} tokens: they "
-                f"count from 0 to {at.tokens - 1}."
+                f"{self} wants place {max(read.places)} of a text of "
+                f"{several(at.tokens, 'token')}: they count from 0 to {at.tokens - 1}."
             )
         live = []
         places_S = read.places_on(attended.call.query.device)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from t2i.attention.listed import Listed
 from t2i.attention.rows import Pass
 from t2i.attention.site import Site
+from t2i.terminal import several
 
 KIBIBYTE = 1 << 10
 
@@ -32,5 +33,8 @@ def reported(listed: Sequence[Listed]) -> str:
     for one in listed:
         steps = set().union(*one.met.values()) if one.met else one.met_latents
         calls = sum(len(met) for met in one.met.values())
-        lines.append(f"{one.what}: {len(one.met)} sites x {len(steps)} steps, {calls} calls")
+        lines.append(
+            f"{one.what}: {several(len(one.met), 'site')} x {several(len(steps), 'step')}, "
+            f"{several(calls, 'call')}"
+        )
     return "\n".join(lines)

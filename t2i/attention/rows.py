@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from t2i.errors import ArgumentError
+from t2i.terminal import several
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +76,8 @@ def pass_of(rows: int, branches: Sequence[str], prompts: int, step: int, num_ste
     pictures, left = divmod(rows, len(branches))
     if left or pictures % prompts:
         raise ArgumentError(
-            f"The denoiser was called with {rows} rows for the branches {', '.join(branches)} of "
-            f"{prompts} prompts: expected as many pictures of each. Give attend() the prompts of "
-            "the call, one for each of its texts."
+            f"The denoiser was called with {several(rows, 'row')} for the branches "
+            f"{', '.join(branches)} of {several(prompts, 'prompt')}: expected as many pictures "
+            "of each. Give attend() the prompts of the call, one for each of its texts."
         )
     return Pass(step, num_steps, tuple(branches), prompts, pictures)

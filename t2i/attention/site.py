@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from t2i.errors import ArgumentError, nearest
+from t2i.terminal import several
 
 Kind = Literal["self", "cross", "joint"]
 Place = Literal["down", "mid", "up", ""]
@@ -42,7 +43,8 @@ class Site:
 
     def __str__(self) -> str:
         size = "x".join(map(str, self.size)) if self.size else f"{self.positions} positions"
-        return f"{self.name} ({self.kind}, {self.place or 'nowhere'}, {size}, {self.heads} heads)"
+        heads = several(self.heads, "head")
+        return f"{self.name} ({self.kind}, {self.place or 'nowhere'}, {size}, {heads})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +108,8 @@ def no_site(wanted: object, sites: Iterable[Site]) -> str:
     lines = "; ".join(map(str, found[:6]))
     more = f"; and {len(found) - 6} more" if len(found) > 6 else ""
     return (
-        f"{wanted} fits none of the {len(found)} sites of this model. There are: {lines}{more}. "
-        "Ask attn.sites() for all of them."
+        f"{wanted} fits none of the {several(len(found), 'site')} of this model. There are: "
+        f"{lines}{more}. Ask attn.sites() for all of them."
     )
 
 

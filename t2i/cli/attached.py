@@ -21,6 +21,7 @@ from t2i.cli.sources import Embedding, File, Scaled
 from t2i.denoiser.folder import check_part
 from t2i.errors import ArgumentError, ModelError, T2IError
 from t2i.quiet import quietly
+from t2i.terminal import several
 from t2i.text.learned import is_known, is_read
 
 if TYPE_CHECKING:
@@ -111,8 +112,8 @@ class Attached:
         found = read_embeddings(path)
         if token is not None and len(found) > 1:
             raise ModelError(
-                f"{path} holds {len(found)} words, which cannot all be called {token}: leave out "
-                "the word behind its path."
+                f"{path} holds {several(len(found), 'word')}, which cannot all be called {token}: "
+                "leave out the word behind its path."
             )
         for embedding in found:
             word = token or embedding.token or path.stem

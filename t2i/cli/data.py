@@ -11,7 +11,7 @@ import typer
 from t2i.cli.answer import Format, print_json
 from t2i.cli.overview import print_overview
 from t2i.errors import ArgumentError, DataError, nearest
-from t2i.terminal import print_line
+from t2i.terminal import print_line, several
 
 if TYPE_CHECKING:
     from train.data.found import Found
@@ -126,7 +126,7 @@ def check(
         raise typer.Exit(DataError.exit_code)
     if not usable:
         raise DataError(
-            f"{len(found.broken)} of {found.number} pictures cannot be used, more than "
+            f"{len(found.broken)} of {several(found.number, 'picture')} cannot be used, more than "
             f"data.bad_share = {config.bad_share:g} allows: mend or remove them, or raise it."
         )
 

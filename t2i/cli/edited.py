@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from t2i.errors import ArgumentError
+from t2i.terminal import several
 
 if TYPE_CHECKING:
     from t2i.attention.edits.edit import Edit
@@ -29,8 +30,8 @@ class Edited:
     def __post_init__(self) -> None:
         if not 2 <= len(self.prompts) <= MAX_PROMPTS:
             raise ArgumentError(
-                f"Got {len(self.prompts)} prompts to draw together: expected a source and from 1 "
-                f"to {MAX_PROMPTS - 1} targets."
+                f"Got {several(len(self.prompts), 'prompt')} to draw together: expected a source "
+                f"and from 1 to {MAX_PROMPTS - 1} targets."
             )
         if not 0 <= self.picture < len(self.prompts):
             raise ArgumentError(

@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 from t2i.cli.answer import note
+from t2i.terminal import several
 
 PATIENCE = 5.0
 """Seconds of silence in the first step."""
@@ -45,8 +46,8 @@ class FirstStep:
             whole = took * pipe.num_timesteps
             if whole > LONG:
                 note(
-                    f"The first of {pipe.num_timesteps} steps took {duration(took)}: all will take "
-                    f"about {duration(whole)}, and decoding."
+                    f"The first of {several(pipe.num_timesteps, 'step')} took {duration(took)}: "
+                    f"all will take about {duration(whole)}, and decoding."
                 )
         return {}
 

@@ -17,7 +17,7 @@ from t2i.cli.written import (
     write_model,
 )
 from t2i.errors import ArgumentError
-from t2i.terminal import print_line, print_rich, visible
+from t2i.terminal import print_line, print_rich, several, visible
 
 if TYPE_CHECKING:
     from t2i.adapters import Fit, PartFacts
@@ -131,7 +131,7 @@ def extract(
     if fit.left:
         more = f" and {len(fit.left) - 3:,} more" if len(fit.left) > 3 else ""
         note(
-            f"Warning: {len(fit.left):,} tensors differ that no LoRA holds: "
+            f"Warning: no LoRA holds what differs in {several(len(fit.left), 'tensor')}: "
             f"{', '.join(fit.left[:3])}{more}."
         )
     answer(out, format, told(fit, format) | {"left": list(fit.left)})
@@ -200,7 +200,7 @@ def told(fit: "Fit", format: str) -> dict[str, object]:
     low, high = min(ranks), max(ranks)
     if format == "text":
         named = f"rank {low}" if low == high else f"ranks {low} to {high}"
-        note(f"{fit.kept:.2%} of the energy kept, {len(ranks)} layers, {named}")
+        note(f"{fit.kept:.2%} of the energy kept, {several(len(ranks), 'layer')}, {named}")
     return {"kept": round(fit.kept, 6), "layers": len(ranks), "ranks": [low, high]}
 
 

@@ -15,6 +15,7 @@ from t2i.cli.sources import File
 from t2i.cli.stories.samplers import NAMES, is_known, plain_words
 from t2i.errors import ArgumentError, DataError, T2IError, nearest
 from t2i.reading import PROMPTS, lines_in, opened, parse_json
+from t2i.terminal import several
 
 MAX_LINE = 64 * 1024
 """Bytes of one line, or of one record of a csv; a longer one ends the reading."""
@@ -108,7 +109,7 @@ def complaint(path: Path, broken: Sequence[tuple[int, str]]) -> str:
     found = [f"{path}:{number}: {reason}" for number, reason in broken[:SHOWN]]
     if len(broken) > SHOWN:
         found.append(f"... and {len(broken) - SHOWN:,} more.")
-    return "\n".join([f"{len(broken):,} lines of {path} cannot be used:", *found])
+    return "\n".join([f"{several(len(broken), 'line')} of {path} cannot be used:", *found])
 
 
 def physical_lines(file: BinaryIO) -> Lines:

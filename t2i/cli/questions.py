@@ -12,6 +12,7 @@ from t2i.cli.known import Known
 from t2i.cli.request import Request
 from t2i.pictures import FORMATS
 from t2i.reading import parse_json, regular
+from t2i.terminal import several
 from t2i.text.pattern import pattern
 from t2i.text.prompt import Prompt
 
@@ -136,5 +137,6 @@ def questions_of_lines(
         for said in questions(request, [request.prompt], model, known)
     ]
     if len(asked) > SHOWN:
-        return [*asked[:SHOWN], f"{path}: so with {len(asked) - SHOWN:,} more prompts."]
+        more = several(len(asked) - SHOWN, "more prompt")
+        return [*asked[:SHOWN], f"{path}: so with {more}."]
     return asked

@@ -13,6 +13,7 @@ from t2i.cli.upscaled import Upscale
 from t2i.denoiser.sampling import MOST_STEPS, read_sampling
 from t2i.errors import ArgumentError
 from t2i.pictures import MAX_PIXELS
+from t2i.terminal import several
 from t2i.text.prompt import Prompt
 
 Grammar = Literal["a1111", "comfy", "plain"]
@@ -207,9 +208,9 @@ def check_upscale(upscale: Upscale | None, steps: int | None) -> None:
     """Before the small picture is drawn: image to image refuses what leaves it no step."""
     if upscale is not None and steps is not None and int(steps * upscale.strength) < 1:
         raise ArgumentError(
-            f"Got --upscale {upscale.typed} with {steps} steps: its strength leaves none of them. "
-            f"Raise it, as in --upscale {upscale.factor:g}:{math.ceil(100 / steps) / 100:g}, or "
-            "take more --steps."
+            f"Got --upscale {upscale.typed} with {several(steps, 'step')}: its strength leaves "
+            "none of them. Raise it, as in --upscale "
+            f"{upscale.factor:g}:{math.ceil(100 / steps) / 100:g}, or take more --steps."
         )
 
 
@@ -240,7 +241,8 @@ def check_size(width: int, height: int) -> None:
 def check_text(name: str, text: str) -> None:
     if len(text) > MAX_LETTERS:
         raise ArgumentError(
-            f"{name} is {len(text):,} letters long, at most {MAX_LETTERS:,} are read. Shorten it."
+            f"{name} is {several(len(text), 'letter')} long, at most {MAX_LETTERS:,} are read. "
+            "Shorten it."
         )
     try:
         text.encode()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from t2i.errors import ArgumentError
+from t2i.terminal import several
 from t2i.text.layout import Readable
 
 Branch = str
@@ -44,12 +45,13 @@ class Conditioning:
         rows = self.text_BTD.shape[0]
         if not self.branches or rows % len(self.branches):
             raise ArgumentError(
-                f"Got {rows} rows of text for the branches {self.branches}: expected as many rows "
-                "for each branch, one per picture."
+                f"Got {several(rows, 'row')} of text for the branches {self.branches}: expected "
+                "as many rows for each branch, one per picture."
             )
         if self.parts and len(self.parts) != self.pictures:
             raise ArgumentError(
-                f"Got {len(self.parts)} parts for {self.pictures} pictures: expected one for each."
+                f"Got {several(len(self.parts), 'part')} for {several(self.pictures, 'picture')}: "
+                "expected one for each."
             )
         if self.mask_BT is not None and self.mask_BT.shape != self.text_BTD.shape[:2]:
             raise ArgumentError(
@@ -58,13 +60,14 @@ class Conditioning:
             )
         if self.prompts and self.pictures % len(self.prompts):
             raise ArgumentError(
-                f"Got {len(self.prompts)} prompts for {self.pictures} pictures: expected as many "
-                "pictures of each."
+                f"Got {several(len(self.prompts), 'prompt')} for "
+                f"{several(self.pictures, 'picture')}: expected as many pictures of each."
             )
         for name, tensor in self.extra.items():
             if tensor.shape[0] != rows:
                 raise ArgumentError(
-                    f"Got {tensor.shape[0]} rows of {name!r}, expected {rows}, as many as of text."
+                    f"Got {several(tensor.shape[0], 'row')} of {name!r}, expected {rows}, as many "
+                    "as of text."
                 )
 
     @property

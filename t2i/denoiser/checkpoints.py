@@ -13,6 +13,7 @@ from t2i.denoiser.parts import SDXL, STABLE_DIFFUSION
 from t2i.denoiser.weights import Shapes, read_shapes
 from t2i.errors import ModelError
 from t2i.reading.tensors import opened_tensors
+from t2i.terminal import several
 
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."
@@ -114,7 +115,8 @@ def recognise(path: Path) -> Checkpoint:
     shapes = read_shapes(path)
     if len(shapes) > MOST_TENSORS:
         raise ModelError(
-            f"Refused {path}: it has {len(shapes)} tensors, expected at most {MOST_TENSORS}."
+            f"Refused {path}: it has {several(len(shapes), 'tensor')}, expected at most "
+            f"{MOST_TENSORS}."
         )
     if len(shapes.get(f"{UNET}input_blocks.0.0.weight", ())) != 4:
         raise ModelError(f"{path} {other_kind(shapes)}")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from t2i.denoiser.activations import of_decoder, of_unet
 from t2i.errors import DrawingError
+from t2i.terminal import several
 
 SAID_BY_ALLOCATORS = (
     "out of memory",  # CUDA, ROCm, MPS, XPU
@@ -77,7 +78,7 @@ def check_fits(unet: Any, vae: Any, latents_BCHW: Tensor, branches: int, **decod
     pixels = OF_A_PIXEL * pictures * H * W * factor**2
     needed = max(passing, of_decoding * at_once * positions + pixels)
     if needed > free:
-        many = f"{pictures} pictures" if pictures > 1 else "A picture"
+        many = several(pictures, "picture") if pictures > 1 else "A picture"
         raise DrawingError(
             f"{many} of {W * factor}x{H * factor} pixels: about {needed / 1e9:.1f} GB of memory "
             f"are needed beside the model, and {free / 1e9:.1f} GB are free. {LOWER}."

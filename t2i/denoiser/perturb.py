@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from t2i.attention.compiled import is_compiled
 from t2i.conditioning.conditioning import Branch, Conditioning
 from t2i.errors import ArgumentError, nearest
+from t2i.terminal import several
 
 Denoise = Callable[[Tensor, Tensor, Conditioning], Tensor]
 """(latents (rows, C, H, W), timestep, what each row is told) -> prediction (rows, C, H, W)."""
@@ -50,7 +51,8 @@ def perturbed(
         hidden = args[0] if args else kwargs["hidden_states"]
         if len(hidden) != len(roles):
             raise ArgumentError(
-                f"Got a pass of {len(hidden)} rows, but roles for {len(roles)}: expected one each."
+                f"Got a pass of {several(len(hidden), 'row')}, but roles for {len(roles)}: "
+                "expected one each."
             )
         # Not in place: a probe may hold what the attention returned.
         attended = attended.clone()

@@ -33,6 +33,7 @@ from t2i.denoiser.trial import loading, try_pass, try_scheduler
 from t2i.denoiser.weights import check_dtypes, compare, read_json, spell
 from t2i.errors import ArgumentError, ModelError, nearest
 from t2i.reading.tensors import opened_tensors
+from t2i.terminal import several
 from t2i.text.bpe import clip_tokenizer, load_bpe
 
 Component = nn.Module | CLIPTokenizer | Scheduler
@@ -120,7 +121,7 @@ def check_part(
     remedy = "If it is a model of other sizes, give a model folder of its kind with config=..."
     if len(found) > MOST_PART_TENSORS:
         raise ModelError(
-            f"Refused {checkpoint.path}: its {part} has {len(found)} tensors, expected "
+            f"Refused {checkpoint.path}: its {part} has {several(len(found), 'tensor')}, expected "
             f"{len(expected)}."
         )
     try:
@@ -146,7 +147,7 @@ def check_known(path: Path, names: Collection[str]) -> None:
     """Raise ModelError for tensors of which nobody knows what they are for."""
     if names := {name for name in names if not is_leftover(name)}:
         raise ModelError(
-            f"Refused {path}: it has {len(names)} tensors that no model of its kind has "
+            f"Refused {path}: it has {several(len(names), 'tensor')} that no model of its kind has "
             f"({spell(names)}), and drawing without them would not be drawing with this model. "
             "If something was merged into it, such as a motion module, a ControlNet or a LoRA, "
             "get the model without that."

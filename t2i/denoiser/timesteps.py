@@ -13,6 +13,7 @@ import torch
 from t2i.denoiser.sampling import MOST_STEPS
 from t2i.denoiser.schedulers import WITH_SIGMAS, Scheduler
 from t2i.errors import ArgumentError
+from t2i.terminal import several
 
 SPACINGS = {
     "use_karras_sigmas": "karras",
@@ -120,10 +121,10 @@ def check_spacing(scheduler: Scheduler, num_inference_steps: int) -> None:
     plain = plain_name(scheduler)
     name = f"{plain} {spacing}" if plain in WITH_SIGMAS else f"{plain} with {spacing} spacing"
     raise ArgumentError(
-        f"At {num_inference_steps} steps {name!r} draws smeared pictures with this model, which "
-        f"begins from noise alone (zero-terminal SNR): the spacing leaves {seen} steps in which "
-        f"anything can be seen, expected {needed}. Choose {plain!r}, its plain spacing, or at "
-        f"least {enough} steps."
+        f"At {several(num_inference_steps, 'step')} {name!r} draws smeared pictures with this "
+        "model, which begins from noise alone (zero-terminal SNR): the spacing leaves "
+        f"{several(seen, 'step')} in which anything can be seen, expected {needed}. Choose "
+        f"{plain!r}, its plain spacing, or at least {enough} steps."
     )
 
 

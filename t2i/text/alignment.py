@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from t2i.errors import ArgumentError
+from t2i.terminal import several
 from t2i.text.interface import TextEncoder
 from t2i.text.layout import Readable, Window, window_of
 from t2i.text.prompt import Weighted
@@ -69,9 +70,9 @@ def changed_words(source: Readable, target: Readable) -> list[int]:
     source_words, target_words = words_of(source), words_of(target)
     if len(source_words) != len(target_words):
         raise ArgumentError(
-            f"Replace swaps words one for one, but {plain(source)!r} has {len(source_words)} words "
-            f"and {plain(target)!r} has {len(target_words)}. Use Refine, which aligns prompts of "
-            "other lengths."
+            f"Replace swaps words one for one, but {plain(source)!r} has "
+            f"{several(len(source_words), 'word')} and {plain(target)!r} has "
+            f"{len(target_words)}. Use Refine, which aligns prompts of other lengths."
         )
     pairs = zip(source_words, target_words, strict=True)
     return [number for number, (old, new) in enumerate(pairs) if old != new]

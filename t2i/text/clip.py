@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from t2i.errors import ArgumentError
+from t2i.terminal import several
 from t2i.text.windows import Windowed
 
 
@@ -38,7 +39,7 @@ class Clip(Windowed):
         layers = self.model.config.num_hidden_layers
         if not 0 <= clip_skip <= layers:
             raise ArgumentError(
-                f"Got clip_skip={clip_skip}, but this text encoder has {layers} layers: "
+                f"Got clip_skip={clip_skip}, but this text encoder has {several(layers, 'layer')}: "
                 f"choose a number from 0 (skip none) to {layers}."
             )
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NoReturn, TypeAlias
 
 from t2i.errors import ArgumentError
+from t2i.terminal import several
 from t2i.text.dialects import MARKS, NUMBERISH, SPECIAL, STEP, Dialect, weight_of
 
 LONGEST_PROMPT = 20_000
@@ -107,8 +108,8 @@ def parse(prompt: str, dialect: Dialect = "a1111") -> tuple[Part, ...]:
     """
     if len(prompt) > LONGEST_PROMPT:
         raise ArgumentError(
-            f"The prompt has {len(prompt):,} characters; at most {LONGEST_PROMPT:,} are read. "
-            "Shorten it."
+            f"The prompt has {several(len(prompt), 'character')}; at most {LONGEST_PROMPT:,} are "
+            "read. Shorten it."
         )
     return _Parser(prompt, dialect).read()
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from t2i.errors import ArgumentError
+from t2i.terminal import several
 from t2i.text.grammar import LONGEST_PROMPT
 from t2i.text.layout import Readable, Window
 from t2i.text.prompt import Prompt, Weighted
@@ -90,7 +91,8 @@ def check_prompts(prompts: Sequence[Readable]) -> None:
         text = prompt if isinstance(prompt, str) else "".join(prompt.texts)
         if len(text) > LONGEST_PROMPT:
             raise ArgumentError(
-                f"Prompt {index} has {len(text):,} characters; at most {LONGEST_PROMPT:,} are read."
+                f"Prompt {index} has {several(len(text), 'character')}; at most "
+                f"{LONGEST_PROMPT:,} are read."
             )
         try:
             text.encode()

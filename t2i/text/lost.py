@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Sequence
 
 from t2i.errors import ArgumentError
+from t2i.terminal import several
 from t2i.text.layout import LONGEST_WORD, Chunk, Readable, Window
 from t2i.text.prompt import Weighted
 
@@ -80,7 +81,7 @@ def spell_words(text: str) -> str:
     words = text.split()
     named = ", ".join(repr(shorten(word)) for word in words[:NAMED_WORDS])
     more = len(words) - NAMED_WORDS
-    return f"{named} and {more} more words" if more > 0 else named
+    return f"{named} and {several(more, 'more word')}" if more > 0 else named
 
 
 def shorten(text: str, letters: int = 60) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from t2i.errors import ArgumentError
+from t2i.terminal import several
 from t2i.text.clip import Clip
 from t2i.text.interface import Encoded, TextEncoder
 from t2i.text.layout import Readable, Window
@@ -29,8 +30,9 @@ class Penultimate(Clip):
         layers = self.model.config.num_hidden_layers
         if not 0 <= clip_skip < layers:
             raise ArgumentError(
-                f"Got clip_skip={clip_skip}, but this text encoder has {layers} layers, of which "
-                f"SDXL leaves out the last: choose a number from 0 (skip no more) to {layers - 1}."
+                f"Got clip_skip={clip_skip}, but this text encoder has "
+                f"{several(layers, 'layer')}, of which SDXL leaves out the last: choose a number "
+                f"from 0 (skip no more) to {layers - 1}."
             )
 
 
@@ -79,8 +81,8 @@ class TwoClip(TextEncoder):
         prompts_2 = prompts if prompts_2 is None else prompts_2
         if len(prompts) != len(prompts_2):
             raise ArgumentError(
-                f"Got {len(prompts)} prompts and {len(prompts_2)} for the second text encoder; "
-                "expected as many."
+                f"Got {several(len(prompts), 'prompt')} and {len(prompts_2)} for the second text "
+                "encoder; expected as many."
             )
         if length is None:
             chunks = max(chunks or 1, self.count_chunks(prompts, prompts_2))

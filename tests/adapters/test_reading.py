@@ -255,7 +255,7 @@ BROKEN = {
     ),
     "a name of nothing": (
         {"lora_unet_some_where.lora_down.weight": torch.ones(2, 4)},
-        "1 of its 1 tensors .*lora_unet_some_where",
+        "1 of its 1 tensor .*lora_unet_some_where",
     ),
 }
 

@@ -74,7 +74,7 @@ def test_what_is_explained_before_a_run_is_what_the_run_does(pipe):
     line = lines["mid_block.attentions.0.transformer_blocks.0.attn2"]
     assert line == (
         "mid_block.attentions.0.transformer_blocks.0.attn2 (cross, mid, 4x4, 4 heads): "
-        "fused / fused, twice in 1 rows; Probe, Refine, Reweight; 0 KiB"
+        "fused / fused, twice in 1 row; Probe, Refine, Reweight; 0 KiB"
     )
     assert "fused; SelfReplace" in lines["mid_block.attentions.0.transformer_blocks.0.attn1"]
     unwanted = lines["up_blocks.1.attentions.0.transformer_blocks.0.attn1"]

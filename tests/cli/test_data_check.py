@@ -37,7 +37,7 @@ def test_broken_pictures_are_named_and_end_with_4(cli: Cli, mine: Path) -> None:
     done = cli("data", "check", str(mine), "--size", "64", "--num", "0")
     assert done.code == 4
     assert re.search(r"1 cannot be used\n  .*2\.png: is damaged or cut short", done.out)
-    assert re.search(r"1 captions without a picture: .*5\.txt", done.out)
+    assert re.search(r"1 caption without a picture: .*5\.txt", done.out)
     assert re.search(r"Error: 1 of 5 pictures cannot be used, more than data.bad_sh", done.err)
     assert not Path("outputs").exists()
 
@@ -60,7 +60,7 @@ def test_where_nothing_can_be_used_all_is_named(cli: Cli, tmp_path: Path) -> Non
     (folder / "x.png").write_bytes(b"")
     done = cli("data", "check", str(folder))
     assert done.code == 4
-    assert re.search(r"1 of 1 pictures cannot be used.*\n  .*x\.png: is empty", done.err)
+    assert re.search(r"1 of 1 picture cannot be used.*\n  .*x\.png: is empty", done.err)
 
 
 def test_a_run_s_batch_marks_the_buckets_that_are_smaller(cli: Cli, mine: Path) -> None:

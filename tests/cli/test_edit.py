@@ -173,7 +173,7 @@ def test_options_are_read_as_people_type_them() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"prompts": (SOURCE,)}, "Got 1 prompts to draw together"),
+        ({"prompts": (SOURCE,)}, "Got 1 prompt to draw together"),
         ({"picture": 2}, "Got picture 2 of 2"),
         ({"edits": (REPLACE,) * 200}, "Got 200 edits: at most 128"),
         ({"edits": ({"edit": "replaced"},)}, "Unknown edit 'replaced'"),

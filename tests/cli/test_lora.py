@@ -131,7 +131,7 @@ def test_what_no_lora_holds_is_said(cli: Cli) -> None:
     pipe.save_pretrained("other")
     done = cli("lora", "extract", "base", "other", "--out", "found.safetensors", "--rank", "8")
     assert done.code == 0
-    assert "Warning: 1 tensors differ that no LoRA holds: unet.conv_norm_out.weight." in done.err
+    assert "Warning: no LoRA holds what differs in 1 tensor: unet.conv_norm_out.weight." in done.err
 
 
 def test_a_smaller_lora_says_what_it_keeps(cli: Cli) -> None:

@@ -59,7 +59,7 @@ def test_rows_must_fill_the_branches():
 
 
 def test_parts_and_extra_must_match_the_rows():
-    with pytest.raises(ArgumentError, match="1 parts for 2 pictures"):
+    with pytest.raises(ArgumentError, match="1 part for 2 pictures"):
         Conditioning(COND_BTD, parts=("source",))
     with pytest.raises(ArgumentError, match="5 rows of 'pooled', expected 2"):
         Conditioning(COND_BTD, extra={"pooled": torch.zeros(5, 1)})

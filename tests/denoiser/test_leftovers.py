@@ -84,7 +84,7 @@ def test_a_tensor_of_no_part_is_refused_by_name_wherever_it_stands(tmp_path, mad
 )
 def test_what_was_merged_into_a_model_is_refused_by_name(tmp_path, sd1, name):
     path = saved(tmp_path, sd1[0] | {name: ONE})
-    message = rf"Refused .*1 tensors that no model .*{re.escape(name)}.*get the model without that"
+    message = rf"Refused .*1 tensor that no model .*{re.escape(name)}.*get the model without that"
     with pytest.raises(ModelError, match=message):
         load_single_file(path, config=sd1[1])
 

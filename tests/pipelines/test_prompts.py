@@ -158,7 +158,7 @@ def test_the_same_guidance_given_either_way_draws_the_same(pipe):
     [
         ({"guidance": "apg"}, r"Got guidance='apg', expected an object.*parse_guidance"),
         ({"guidance": ClassifierFree}, "Got guidance=<class"),
-        ({"guidance": Composed((1.0, 0.5), 4.0)}, "of 2 weights for prompts of 1 parts"),
+        ({"guidance": Composed((1.0, 0.5), 4.0)}, "of 2 weights for prompts of 1 part"),
         ({"eta": "x"}, "Got eta=x, expected a finite number"),
         ({"latents": "x"}, "Got latents of type str, expected a tensor"),
         ({"callback_on_step_end": "x"}, "Got callback_on_step_end of type str"),

@@ -226,7 +226,7 @@ def renamed(tensors):
     ("change", "complaint"),
     [
         (lambda tensors: {}, "it has 0 tensors"),
-        (renamed, "6 layers are of one of them alone, such as encoder.layers.0"),
+        (renamed, "of one of them alone: 6 layers, such as encoder.layers.0"),
         (lambda t: {n: x * float("nan") for n, x in t.items()}, "no finite number"),
     ],
 )

@@ -416,7 +416,7 @@ def test_a_folder_that_is_not_whole_is_refused_before_loading(model_folder, tmp_
             {"negative_prompt": "dog", "negative_prompt_embeds": torch.zeros(1, 2, 3)},
             "Got both negative_prompt and negative_prompt_embeds",
         ),
-        ({"negative_prompt": ["a", "b"]}, "Got 2 strings as negative_prompt for 1 prompts"),
+        ({"negative_prompt": ["a", "b"]}, "Got 2 strings as negative_prompt for 1 prompt"),
         ({"negative_prompt": 3}, "Got negative_prompt of type int"),
         ({"height": 30}, "height=30, .* multiple of 4: the nearest are 28 and 32"),
         ({"width": 0}, "width=0, .*4 is the smallest"),
@@ -433,7 +433,7 @@ def test_a_folder_that_is_not_whole_is_refused_before_loading(model_folder, tmp_
         ({"latents": torch.zeros(1, 4, 8, 8), "height": 64}, r"expected \(1, 4, 16, 8\)"),
         ({"latents": torch.zeros(1, 4, 8, 8, dtype=torch.int64)}, "and torch.int64, expected"),
         ({"output_type": "PIL"}, "Unknown output_type 'PIL'. Did you mean 'pil'"),
-        ({"generator": [torch.Generator()] * 2}, "Got 2 generators for 1 pictures"),
+        ({"generator": [torch.Generator()] * 2}, "Got 2 generators for 1 picture"),
         ({"generator": 7}, "generator of type int, expected a torch.Generator"),
         ({"clip_skip": 9}, "clip_skip=9, but this text encoder has 3 layers"),
         (

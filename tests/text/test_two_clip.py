@@ -105,7 +105,7 @@ def test_an_impossible_clip_skip_is_refused(encoder, clip_skip):
 
 
 def test_unequal_numbers_of_prompts_are_refused(encoder):
-    with pytest.raises(ArgumentError, match="Got 1 prompts and 2 for the second"):
+    with pytest.raises(ArgumentError, match="Got 1 prompt and 2 for the second"):
         encoder.encode(["cat"], ["cat", "dog"])
 
 

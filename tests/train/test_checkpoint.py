@@ -95,7 +95,7 @@ def test_no_complete_checkpoint_at_all_is_an_error(tmp_path: Path) -> None:
     (path / "facts.json").write_text("{}")
     with (
         pytest.warns(UserWarning, match="passed over"),
-        pytest.raises(TrainingError, match="None of the 1 checkpoints"),
+        pytest.raises(TrainingError, match="None of the 1 checkpoint"),
     ):
         load_newest(tmp_path)
 

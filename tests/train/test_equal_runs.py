@@ -81,7 +81,7 @@ def test_two_processes_halve_their_parts_together_where_one_runs_out_of_memory(
 ) -> None:
     toml, out = write_run(tmp_path), tmp_path / "two"
     assert by_two(toml, out, prepare=short_of_memory_early) == [0, 0], said(out)
-    assert said(out).count("computes 1 rows at a time, in 2 parts") == 1
+    assert said(out).count("computes 1 row at a time, in 2 parts") == 1
     assert newest(out).facts["stepper"]["rows"] == 1
     run(tiny_run(tmp_path), tmp_path / "one")
     assert largest_difference(newest(tmp_path / "one"), newest(out)) < NEAR

@@ -70,7 +70,7 @@ def test_a_published_model_that_learns_on_keeps_its_history(tmp_path: Path) -> N
     publish(second, tmp_path / "published", "")
     stages = json.loads((tmp_path / "published" / "t2i.json").read_text())["stages"]
     assert [line.split(":")[1].split(",")[0] for line in stages] == [
-        " 1 steps of 4 pictures",
+        " 1 step of 4 pictures",
         " 2 steps of 4 pictures",
     ]
     card = (tmp_path / "published" / "README.md").read_text()

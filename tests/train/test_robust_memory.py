@@ -93,7 +93,7 @@ def test_halved_parts_come_to_the_same_and_it_is_said_once(
     assert capfd.readouterr().err.count("out of memory") == 1
     told = [line["remark"] for line in logged(tmp_path / "tight") if "remark" in line]
     assert len(told) == 1
-    assert "from step 3 on each process computes 1 rows at a time, in 4 parts" in told[0]
+    assert "from step 3 on each process computes 1 row at a time, in 4 parts" in told[0]
     # The step that failed is done again from its start, and later ones do not try more rows.
     assert memory.asked[:2] == [(0, 4), (1, 4)]
     assert memory.asked[-12:] == [(step, 1) for step in (3, 4, 5) for _ in range(4)]

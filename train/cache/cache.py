@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils.memory import clear_device_cache
 
 from t2i.errors import OutputError, TrainingError
+from t2i.terminal import several
 from train.assembly import STORED
 from train.cache.choice import GB, choose, latent_bytes, text_bytes, why_too_large
 from train.cache.encoders import OF, Encoders
@@ -127,7 +128,7 @@ class Making:
             with self._progress("encoding captions", len(missing)) as advance:
                 writer = self._writer(shards)
                 make = partial(make_texts, parts, encoder, batches, size, writer, advance)
-                self._make(make, f"encoding {size} captions at a time", lower)
+                self._make(make, f"encoding {several(size, 'caption')} at a time", lower)
             self._stop_if_asked()
             self._look(shards, self._files(shards), missing)
         return Texts(shards)
@@ -150,7 +151,7 @@ class Making:
             with self._progress("encoding pictures", len(missing)) as advance:
                 writer = self._writer(shards)
                 make = partial(make_latents, samples, batches, size, vae, writer, advance)
-                found = self._make(make, f"encoding {size} pictures at a time", lower)
+                found = self._make(make, f"encoding {several(size, 'picture')} at a time", lower)
             self._stop_if_asked()
             new = {index: error for each in found for index, error in each.items()}
             lost |= new

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from t2i.errors import ArgumentError, DataError
+from t2i.terminal import several
 from train.data.decode import BrokenPicture
 from train.data.sources.listed import Listed, Listing
 from train.data.sources.places import expanded, list_place
@@ -151,6 +152,7 @@ def check_share(broken: Sequence[BrokenPicture], number: int, bad_share: float) 
     told = "".join(f"\n  {one}" for one in broken[:TOLD])
     more = f"\n  and {len(broken) - TOLD} more" if len(broken) > TOLD else ""
     raise DataError(
-        f"{len(broken)} of {number} pictures cannot be used, more than bad_share = {bad_share:g} "
+        f"{len(broken)} of {several(number, 'picture')} cannot be used, more than bad_share = "
+        f"{bad_share:g} "
         f"allows:{told}{more}\nMend or remove them, or raise data.bad_share."
     )

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from t2i.errors import ArgumentError, DataError
 from t2i.files import write_atomically
 from t2i.reading import RUN, bytes_of
+from t2i.terminal import several
 from train.data.buckets import Shape
 from train.data.decode import BrokenPicture
 from train.data.found import Found, find
@@ -133,7 +134,9 @@ def follow(found: Found, record: Record) -> Found:
             f"{', '.join(changed[:5])}{more}: restore them, or begin anew with another --out."
         )
     new = sum(map(len, here.values()))
-    notes = found.notes + (f"{new} pictures are new since the run began: not shown",) * bool(new)
+    notes = found.notes + (
+        f"new since the run began, so not shown: {several(new, 'picture')}",
+    ) * bool(new)
     return replace(found, seen=tuple(seen), broken=tuple(broken), number=record.number, notes=notes)
 
 

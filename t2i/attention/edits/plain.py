@@ -15,6 +15,7 @@ from t2i.attention.site import Sites, Window, check_window
 from t2i.errors import ArgumentError, nearest
 from t2i.masks import painted
 from t2i.pictures import UNREADABLE
+from t2i.terminal import several
 
 LONGEST_TEXT = 2_000
 MOST_VALUES = 256
@@ -164,7 +165,7 @@ def scalar(value: object, hint: Any, name: str) -> Any:
         raise Unfit
     if isinstance(value, str) and len(value) > LONGEST_TEXT:
         raise ArgumentError(
-            f"Got {name} of {len(value):,} letters, expected at most {LONGEST_TEXT:,}."
+            f"Got {name} of {several(len(value), 'letter')}, expected at most {LONGEST_TEXT:,}."
         )
     if isinstance(value, int | float) and not abs(value) <= LARGEST:  # nan neither
         raise ArgumentError(f"Got {name}={shown(value)}, expected a number up to {LARGEST:,}.")
@@ -180,7 +181,7 @@ def choice(value: object, known: tuple[str, ...]) -> str:
 def check_count(values: Sequence[object] | Mapping[Any, object], name: str) -> None:
     if len(values) > MOST_VALUES:
         raise ArgumentError(
-            f"Got {name} of {len(values):,} values, expected at most {MOST_VALUES}."
+            f"Got {name} of {several(len(values), 'value')}, expected at most {MOST_VALUES}."
         )
 
 

@@ -10,6 +10,7 @@ from t2i.evaluate.editing.two_objects import HELPED, NAMES
 from t2i.evaluate.part import Record
 from t2i.evaluate.telling.chapter import Block, Cell, Chapter, Figure, Gallery, Table
 from t2i.evaluate.telling.statistics import mean, share
+from t2i.terminal import several
 
 READINGS: dict[str, Callable[[Edited], float | None]] = {
     "structure distance x1e3": lambda one: one.structure * 1e3,
@@ -76,9 +77,9 @@ def text_of(every: Sequence[EditedPair], settings: EditSettings, steps: int) -> 
         "object was, how well it fits the new object's own words. It is the judge's own score, no "
         "CLIP score. Costs are the processor's time (middle and range of the rounds) and what "
         f"torch holds at once, of a source and its target; with {' and '.join(HELPED)} of one "
-        f"picture. {steps} steps; word maps of the source for {span(settings.cross_replace)} of "
-        f"them, its layout for {span(settings.self_replace)}, blend above "
-        f"{settings.blend_threshold:g}, keys and values shared for "
+        f"picture. {several(steps, 'step')}; word maps of the source for "
+        f"{span(settings.cross_replace)} of them, its layout for {span(settings.self_replace)}, "
+        f"blend above {settings.blend_threshold:g}, keys and values shared for "
         f"{span(settings.share_keys_values)}, queries and keys for "
         f"{span(settings.inject_queries_keys)}; stronger words {settings.weight:g} times in maps, "
         f"{settings.prompt_weight:g} in prompts."
@@ -97,7 +98,7 @@ def table_of(name: str, title: str, pairs: Sequence[EditedPair]) -> Table:
             rows.append((method, cells_of(edited)))
     return Table(
         name=name,
-        title=f"{title}: {len(pairs)} pairs",
+        title=f"{title}: {several(len(pairs), 'pair')}",
         heads=HEADS,
         rows=rows,
         units=UNITS,
@@ -129,7 +130,7 @@ def of_two(two: Sequence[TwoObjects]) -> Table:
     heads = ("both objects", "as they should stand", "PSNR to no control")
     return Table(
         name="editing_two",
-        title=f"Two objects in one prompt: {len(two)} prompts",
+        title=f"Two objects in one prompt: {several(len(two), 'prompt')}",
         heads=heads,
         rows=rows,
         units={heads[0]: "%", heads[1]: "%", heads[2]: "dB"},

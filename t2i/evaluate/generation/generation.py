@@ -19,6 +19,7 @@ from t2i.evaluate.generation.judge import Said, judge, judge_by_another, said
 from t2i.evaluate.part import Bench, Record
 from t2i.evaluate.splits import SplitConfig, scenes_of
 from t2i.evaluate.telling.chapter import Chapter
+from t2i.terminal import several
 from train.data.scenes import Scenes
 from train.randomness import generator
 
@@ -176,7 +177,8 @@ class Generation:
                     for name, ways in self.sweeps.items()
                 },
                 own={name: self.usual.varied(name)[0] for name in self.sweeps},
-                way=f"{self.usual.steps} steps, guidance scale {self.usual.guidance_scale:g}",
+                way=f"{several(self.usual.steps, 'step')}, guidance scale "
+                f"{self.usual.guidance_scale:g}",
             )
         )
 

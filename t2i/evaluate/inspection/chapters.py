@@ -8,6 +8,7 @@ from t2i.evaluate.inspection.heat import METHODS, OVER_LEVELS, SITES
 from t2i.evaluate.inspection.looked_at import ALL, Choice, LookedAt, Scores, Shown
 from t2i.evaluate.telling.chapter import Block, Cell, Chapter, Figure, Gallery, Plot, Table
 from t2i.evaluate.telling.statistics import mean
+from t2i.terminal import several
 
 READINGS: dict[str, Callable[[Scores], float | None]] = {
     "mIoU": lambda scores: scores.iou,
@@ -46,8 +47,8 @@ def chapters_of(
         found = sum(len(scene.objects) for scene in drawn)
         absent = sum(len(scene.missing) for scene in drawn)
         title = (
-            f"Drawn pictures, against the recogniser's masks ({found} objects; {absent} more that "
-            "it did not find have no mask)"
+            f"Drawn pictures, against the recogniser's masks ({several(found, 'object')}; "
+            f"{absent} more that it did not find have no mask)"
         )
         blocks.append(table_of(choice, drawn, "inspection_drawn", title))
     for split, scenes in real.items():

@@ -23,7 +23,7 @@ from tests.tiny import tiny_sdxl_components
 EDITS = [
     (ShareKeysValues(), "fused;"),
     (InjectQueriesKeys(), "fused;"),
-    (Function(torch.zeros_like), "explicit in 1 rows;"),
+    (Function(torch.zeros_like), "explicit in 1 row;"),
     (WordWeights(weights={"cat": 2.0}), "fused, with a mask;"),
     (Regions([Region(words="cat", box=(0, 0, 0.5, 1))]), "fused, with a mask;"),
     (AttendAndExcite("cat"), "fused;"),

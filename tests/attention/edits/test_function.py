@@ -55,7 +55,7 @@ def test_self_attention_is_computed_when_it_is_asked_for(pipe) -> None:
     with attend(pipe) as attn:
         attn.edit(Function(look, sites=Sites(kind="self", place="mid")))
         pipe(SOURCE, num_inference_steps=1, output_type="latent")
-        explicit = [line for line in attn.explain().splitlines() if "explicit in 1 rows" in line]
+        explicit = [line for line in attn.explain().splitlines() if "explicit in 1 row" in line]
     assert len(explicit) == 1
     assert "mid_block" in explicit[0]
     assert "attn1" in explicit[0]

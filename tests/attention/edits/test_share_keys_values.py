@@ -81,4 +81,4 @@ def test_they_keep_to_the_self_attention_of_the_way_up_and_to_the_fused_kernel(p
     assert {name.split(".")[0] for name in touched} == {"up_blocks", "mid_block"}
     assert all("fused" in line and "explicit" not in line for line in touched.values())
     assert "2 sites x 2 steps" in report[0]
-    assert "1 sites x 1 steps" in report[1]
+    assert "1 site x 1 step" in report[1]

@@ -173,8 +173,8 @@ def test_what_is_passed_over_is_told(tmp_path: Path) -> None:
     listing = list_folder(folder)
     assert list(told(listing, folder)) == ["00-red.png", "old.gif"]
     assert listing.notes == [
-        f"1 captions without a picture: {folder}/lost.txt",
-        "2 other files were passed over: 1 README, 1 .npz",
+        f"1 caption without a picture: {folder}/lost.txt",
+        "passed over: 2 other files (1 README, 1 .npz)",
     ]
 
 

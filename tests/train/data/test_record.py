@@ -69,7 +69,7 @@ def test_new_pictures_wait_for_another_run(tmp_path: Path) -> None:
     again = pictures_of_run(config, tmp_path / "pictures.json")
     assert again.fingerprint() == first.fingerprint()
     assert again.held_out().fingerprint() == first.held_out().fingerprint()
-    assert again.found.notes[-1] == "20 pictures are new since the run began: not shown"
+    assert again.found.notes[-1] == "new since the run began, so not shown: 20 pictures"
 
 
 def test_other_captions_are_refused_by_name(tmp_path: Path) -> None:

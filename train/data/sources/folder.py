@@ -14,6 +14,7 @@ from pathlib import Path
 
 from t2i.errors import DataError
 from t2i.reading import bytes_of
+from t2i.terminal import several
 from train.data.decode import BrokenPicture
 from train.data.sources.listed import MAX_CAPTION, FileSource, Listed, Listing, as_caption
 from train.data.sources.metadata import TABLES, Rows, rows_of, table_in
@@ -148,11 +149,12 @@ def note_what_is_left(reading: _Reading, repeated: dict[str, tuple[int, str]]) -
         listing.notes.append(f"{name}: each picture {repeats} times; caption {words!r} if none")
     if reading.orphans:
         listing.notes.append(
-            f"{len(reading.orphans)} captions without a picture: {some(reading.orphans)}"
+            f"{several(len(reading.orphans), 'caption')} without a picture: {some(reading.orphans)}"
         )
     if reading.passed_over:
         kinds = ", ".join(f"{n} {suffix}" for suffix, n in reading.passed_over.most_common(6))
-        listing.notes.append(f"{reading.passed_over.total()} other files were passed over: {kinds}")
+        others = several(reading.passed_over.total(), "other file")
+        listing.notes.append(f"passed over: {others} ({kinds})")
 
 
 def walk(folder: Path, without: Sequence[Path | None] = ()) -> Iterator[tuple[Path, list[str]]]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from t2i.reading import CAPTION, PICTURE, bytes_of, check_letters, decoded
+from t2i.terminal import several
 from train.data.decode import BrokenPicture
 
 MAX_BYTES = PICTURE.most
@@ -73,7 +74,7 @@ def as_caption(data: bytes) -> str:
     Raises ValueError for what is no text.
     """
     if len(data) > MAX_CAPTION:
-        raise ValueError(f"has {len(data):,} bytes; a caption has at most {MAX_CAPTION:,}")
+        raise ValueError(f"has {several(len(data), 'byte')}; a caption has at most {MAX_CAPTION:,}")
     return " ".join(decoded(data).split())
 
 

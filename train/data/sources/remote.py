@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from t2i.errors import DataError
 from t2i.reading import PICTURE
+from t2i.terminal import several
 from train.data.decode import BrokenPicture
 
 SCHEMES = ("http://", "https://")
@@ -50,7 +51,7 @@ def fetch(url: str, offset: int, size: int) -> bytes:
                 data: bytes = answer.read(size + 1)  # and no more, whatever it sends
             if len(data) == size:
                 return data
-            problem = f"{len(data)} bytes came of {size}"
+            problem = f"{several(len(data), 'byte')} came of {size}"
         except urllib.error.HTTPError as error:
             if error.code in GONE:
                 raise BrokenPicture(url, f"is not there ({error})") from None
