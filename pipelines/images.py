@@ -66,9 +66,14 @@ def in_full(images: Any) -> Any:
 
 
 def painted_masks(masks: Any) -> Any:
-    """Pillow's masks as `t2i.masks.painted`, all others as they are; warns of what seems odd."""
+    """Pillow's masks as `t2i.masks.painted`, truth values as 1 and 0, all others as they are; warns
+    of what seems odd."""
     if isinstance(masks, list | tuple):
         return [painted_masks(one) for one in masks]
+    if isinstance(masks, Tensor) and masks.dtype == torch.bool:
+        return masks.float()
+    if isinstance(masks, np.ndarray) and masks.dtype == np.bool_:
+        return masks.astype(np.float32)
     if not isinstance(masks, Image.Image):
         return masks
     if odd := oddity_of(masks):
@@ -81,15 +86,22 @@ def are_pillow(images: Any) -> bool:
     return isinstance(first, Image.Image)
 
 
-def check_masks(mask_BCYX: Tensor, pillow: bool) -> None:
+def check_masks(mask_BCYX: Tensor, pictures: int, pillow: bool) -> None:
     """Raise ArgumentError for masks that are no masks; warn of those that ask for all or nothing.
 
+    pictures : that are to be made
     pillow : they were pictures, of which `painted_masks` has warned
     """
     if mask_BCYX.shape[1] != 1:
         raise ArgumentError(
             f"Got mask_image with {mask_BCYX.shape[1]} channels, expected one: white is 1. Give "
             "that channel alone, or a Pillow picture, of which the gray is taken."
+        )
+    if pictures % mask_BCYX.shape[0]:
+        raise ArgumentError(
+            f"Got {mask_BCYX.shape[0]} masks in mask_image for {pictures} to make: give one, or "
+            "one for each prompt. An array or tensor with three axes is read as masks, one after "
+            "another (masks, height, width)."
         )
     if pillow:
         return

@@ -157,7 +157,7 @@ class InpaintPipeline(Pipeline):
 
             # the mask, and the picture without what lies under it
             mask_B1YX = images.pixels_of(masks, "mask_image", mask_image, **sizing)
-            images.check_masks(mask_B1YX, pillow=images.are_pillow(mask_image))
+            images.check_masks(mask_B1YX, pictures, pillow=images.are_pillow(mask_image))
             mask_B1HW = inpaint.mask_on_latents(mask_B1YX, *latents_BCHW.shape[-2:])
             mask_B1HW = mask_B1HW.to(device, dtype)
             mask_B1HW = mask_B1HW.repeat(pictures // mask_B1HW.shape[0], 1, 1, 1)

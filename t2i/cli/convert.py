@@ -88,11 +88,15 @@ def kind_of(source: Path) -> Kind:
     if source.suffix != ".safetensors":
         raise ModelError(f"{source} is of no kind that is known here: expected .safetensors.")
     shapes = read_shapes(source)
-    if any(name.startswith(OF_A_MODEL) for name in shapes):
+    if any(name.startswith(OF_A_MODEL) and not is_layer(name) for name in shapes):
         return "model"
     small = 0 < len(shapes) <= MOST_WORDS and all(len(shape) <= 2 for shape in shapes.values())
-    layers = any(mark in name for name in shapes for mark in OF_A_LORA)
-    return "embedding" if small and not layers else "LoRA"
+    return "embedding" if small and not any(map(is_layer, shapes)) else "LoRA"
+
+
+def is_layer(name: str) -> bool:
+    """Whether a tensor is of a LoRA, which may name its modules as a model does."""
+    return name.endswith(".alpha") or any(mark in name for mark in OF_A_LORA)
 
 
 def convert_embedding(

@@ -106,7 +106,7 @@ def taken_out(prompt: str, folder: Path) -> tuple[str, tuple[Scaled, ...]]:
     matches = list(TAG.finditer(prompt))
     if not matches:
         return prompt, ()
-    return TAG.sub(gap, prompt).strip(), tuple(parse(match[2], folder) for match in matches)
+    return TAG.sub(gap, prompt).strip(), tuple(parse(match, folder) for match in matches)
 
 
 def gap(match: re.Match[str]) -> str:
@@ -114,26 +114,30 @@ def gap(match: re.Match[str]) -> str:
     return " " if match[1] or match[match.re.groups] else ""
 
 
-def parse(text: str, folder: Path) -> Scaled:
-    """What is between <lora: and >."""
-    name, colon, tail = (part.strip() for part in text.partition(":"))
+def parse(match: re.Match[str], folder: Path) -> Scaled:
+    """What a TAG says."""
+    tag = match[0].strip()
+    name, colon, tail = (part.strip() for part in match[2].partition(":"))
     try:
         scale = float(tail) if colon else 1.0
     except ValueError:
         name = ""
     if not name:
         raise ArgumentError(
-            f"Got <lora:{text:.80}>: expected <lora:NAME>, or <lora:NAME:0.8> with one strength. "
+            f"Got {tag:.80}: expected <lora:NAME>, or <lora:NAME:0.8> with one strength. "
             "With --grammar plain every letter is taken as it stands."
         )
-    return Scaled(path=str(find(name.removesuffix(SUFFIX), folder)), scale=scale)
+    return Scaled(path=str(find(name.removesuffix(SUFFIX), folder, tag)), scale=scale)
 
 
-def find(name: str, folder: Path) -> Path:
-    """The file of a name, also in a folder below: "styles/ink"."""
+def find(name: str, folder: Path, tag: str) -> Path:
+    """The file of a name, also in a folder below: "styles/ink".
+
+    tag : that named it
+    """
     steps = name.split("/")
     if "\\" in name or "\0" in name or any(step in ("", ".", "..") for step in steps):
-        raise ArgumentError(f"Got <lora:{name:.80}>: expected the name of a file in {folder}.")
+        raise ArgumentError(f"Got {tag:.80}: expected the name of a file in {folder}.")
     place = Path(expanduser(folder))
     path = place.joinpath(*steps[:-1], steps[-1] + SUFFIX)
     try:
@@ -144,10 +148,10 @@ def find(name: str, folder: Path) -> Path:
         ]
         there = place.is_dir()
     except OSError as error:
-        raise ArgumentError(f"Cannot look for <lora:{name:.80}> in {folder}: {error}.") from error
+        raise ArgumentError(f"Cannot look for {tag:.80} in {folder}: {error}.") from error
     if not there:
         raise ArgumentError(
-            f"No folder {folder} to look for <lora:{name:.80}> in: say where with --lora-dir."
+            f"No folder {folder} to look for {tag:.80} in: say where with --lora-dir."
         )
     close = difflib.get_close_matches(name, sorted(known), n=CLOSE, cutoff=0.4)
     hint = f"Did you mean {' or '.join(close)}?" if close else f"It holds {len(known):,} LoRAs."

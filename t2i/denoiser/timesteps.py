@@ -50,8 +50,8 @@ def set_timesteps(
                 "give num_inference_steps, or choose another sampler."
             )
         check_falling(custom, values)
-        if custom == "timesteps":
-            check_trained(values, scheduler.config.get("num_train_timesteps"))
+        if values is timesteps:
+            check_trained(timesteps, scheduler.config.get("num_train_timesteps"))
         settings = {custom: values}
     try:
         scheduler.set_timesteps(device=device, **settings)

@@ -169,6 +169,17 @@ def test_every_layout_of_a_lora_becomes_every_other(cli: Cli, low: Lora) -> None
     assert apart(drawn(pipes[0]), drawn(theirs("sd1", components("sd1")))) > 0.01
 
 
+@pytest.mark.parametrize("prefix", ["model.diffusion_model.", "diffusion_model.", "unet."])
+def test_a_lora_that_names_modules_as_a_whole_model_does_is_a_lora(cli: Cli, prefix: str) -> None:
+    module = "output_blocks.1.1.transformer_blocks.0.attn1.to_q"
+    ends = {"lora_down.weight": (2, 16), "lora_up.weight": (16, 2), "alpha": ()}
+    save_file({f"{prefix}{module}.{e}": torch.ones(n) for e, n in ends.items()}, "x.safetensors")
+    assert cli("convert", "x.safetensors", "y.safetensors").code == 0
+    assert [name for _, name, _ in read(Path("y.safetensors")).layers()] == [
+        name for _, name, _ in read(Path("x.safetensors")).layers()
+    ]
+
+
 def test_a_learned_word_changes_its_layout(cli: Cli) -> None:
     vectors = torch.randn(2, TEXT_WIDTH)
     save_file({"<sun>": vectors}, "sun.safetensors")

@@ -173,7 +173,7 @@ def test_looking_and_editing_take_them_too(cli: Cli, draw: Cli) -> None:
             2,
             r"Got <hypernet:ink:0\.8> in the prompt: hypernetworks are not",
         ),
-        ("a <lyco:ink:te=1>", 2, r"Got <lora:ink:te=1>: expected .* with one strength"),
+        ("a <lyco:ink:te=1>", 2, r"Got <lyco:ink:te=1>: expected .* with one strength"),
         ("a < lora:ink:0.8>", 2, r"Got < lora:ink:0\.8> in the prompt: expected <lora:NAME:0\.8>"),
         (
             "a <controlnet:x:1>",

@@ -174,3 +174,29 @@ def test_a_mask_of_several_channels_is_refused(components):
     pipe = InpaintPipeline(**components)
     with pytest.raises(ArgumentError, match="mask_image with 4 channels, expected one: white is 1"):
         pipe("a cat", image=PIXELS, mask_image=np.zeros((1, 32, 32, 4)), **SIZE)
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_an_array_with_its_channels_last_is_refused_and_not_read_as_a_mask_a_row(
+    components, channels
+):
+    pipe = InpaintPipeline(**components)
+    mask = np.ones((32, 32, channels), dtype=np.float32)
+    with pytest.raises(ArgumentError, match="Got 32 masks in mask_image for 1 to make: give one"):
+        pipe("a cat", image=PICTURE, mask_image=mask, num_inference_steps=1, **SIZE)
+    with pytest.raises(ArgumentError, match="Got 2 masks in mask_image for 3 to make"):
+        pipe(["a cat"] * 3, image=PICTURE, mask_image=[MASK_PICTURE] * 2, **SIZE)
+
+
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_truth_values_are_a_mask(components, as_tensor):
+    asked = {"image": PICTURE, "num_inference_steps": 1, "output_type": "latent", **SIZE}
+    mask = np.zeros((32, 32), dtype=bool)
+    mask[:16] = True
+    drawn = [
+        InpaintPipeline(**components)(
+            "a cat", mask_image=one, generator=generators((1,)), **asked
+        ).images
+        for one in (torch.from_numpy(mask) if as_tensor else mask, mask.astype(np.float32))
+    ]
+    assert torch.equal(*drawn)
