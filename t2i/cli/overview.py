@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 NAMED = 10
 """Of many pictures with one trait; broken ones are all named."""
+ONE = {"have": "has", "are": "is"}
 
 
 def print_overview(told: "Overview", config: "PicturesConfig", batch_size: int | None) -> None:
@@ -41,10 +42,10 @@ def print_overview(told: "Overview", config: "PicturesConfig", batch_size: int |
     for note in told.notes:
         print_line(f"\n{note}")
     print_names("have no caption: give one, or a caption or trigger for all", told.uncaptioned)
-    print_names("have no mask: all of them counts", told.unmasked)
+    print_names("have no mask: the whole picture counts", told.unmasked)
     odd = [f"{name}: its mask {what}" for name, what in told.odd_masks]
     print_names("have a mask that may not be meant", odd)
-    print_names("are smaller than their bucket and are enlarged", told.enlarged)
+    print_names("are enlarged to fill their bucket", told.enlarged)
     print_names("are transparent in part: that becomes white", told.transparent)
     print_names("are there more than once", [" = ".join(same) for same in told.duplicates])
     if told.broken:
@@ -58,9 +59,11 @@ def size_of(part: "BucketCount | SubsetCount") -> str:
 
 
 def print_names(trait: str, names: Sequence[str]) -> None:
+    """The trait begins with "have" or "are"."""
     if not names:
         return
-    print_line(f"\n{len(names)} {trait}")
+    verb, rest = trait.split(" ", 1)
+    print_line(f"\n{len(names)} {ONE[verb] if len(names) == 1 else verb} {rest}")
     for name in names[:NAMED]:
         print_line(f"  {name}")
     if len(names) > NAMED:

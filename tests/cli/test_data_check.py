@@ -42,6 +42,27 @@ def test_broken_pictures_are_named_and_end_with_4(cli: Cli, mine: Path) -> None:
     assert not Path("outputs").exists()
 
 
+def test_one_of_anything_is_said_of_one(cli: Cli, tmp_path: Path) -> None:
+    folder = tmp_path / "single"
+    folder.mkdir()
+    for number in range(2):
+        (folder / f"{number}.txt").write_text("")
+    Image.new("RGBA", (20, 20), (9, 9, 9, 9)).save(folder / "0.png")
+    (folder / "x.npz").write_bytes(b"")
+    done = cli("data", "check", str(folder), "--num", "0")
+    for line in (
+        "pictures  1: 1 to train on",
+        "captions  0 different",
+        "epoch     1 visit",
+        "1 caption without a picture: ",
+        "passed over: 1 other file",
+        "1 has no caption: give one",
+        "1 is enlarged to fill",
+        "1 is transparent in part",
+    ):
+        assert re.search(f"^{line}", done.out, re.MULTILINE), line
+
+
 def test_json_tells_the_same_and_ends_the_same(cli: Cli, mine: Path) -> None:
     done = cli("data", "check", str(mine), "--size", "64", "--format", "json")
     told = done.json()

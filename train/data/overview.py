@@ -44,7 +44,7 @@ class Overview:
 
     found : how many there should be; they are trained on, held out or broken
     sizes : of the smallest picture, the middle one and the largest, as (width, height)
-    captions : how many there are, or None where shuffling makes too many to list
+    captions : how many but the empty one, or None where shuffling makes too many to list
     broken : name and reason
     uncaptioned : neither a caption of their own nor a trigger
     unmasked : in a subset of which others have a mask
@@ -144,7 +144,7 @@ def overview(pictures: "Pictures") -> Overview:
             )
             for bucket, members in sorted(by_bucket.items())
         ],
-        captions=None if captions is None else len(captions),
+        captions=None if captions is None else len(captions - {""}),
         broken=[(one.name, one.reason) for one in found.broken],
         uncaptioned=[
             one.listed.name

@@ -46,7 +46,7 @@ def test_everything_that_was_found_is_told(pictures: Pictures, tmp_path: Path) -
         SubsetCount(f"{tmp_path}/prior", True, 1, 6),
     ]
     assert told.buckets == [BucketCount(40, 24, 1, 1), BucketCount(32, 32, 6, 11)]
-    assert told.captions == 4
+    assert told.captions == 3
     ((name, reason),) = told.broken
     assert (name, reason[:8]) == (f"{mine}/x.jpg", "is empty")
     assert told.uncaptioned == [f"{mine}/{n}.png" for n in ("copy", "cut", "small", "wide")]
