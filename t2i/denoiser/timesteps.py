@@ -89,7 +89,7 @@ def check_falling(name: str, values: object) -> None:
         )
 
 
-def check_trained(timesteps: Sequence[int], trained: int | None) -> None:
+def check_trained(timesteps: Sequence[float], trained: int | None) -> None:
     """Raise ArgumentError for a timestep that the model was not trained at; values fall."""
     first, last = float(timesteps[0]), float(timesteps[-1])
     if trained is not None and not 0 <= last <= first <= trained - 1:
