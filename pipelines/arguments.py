@@ -54,9 +54,12 @@ def check_embeddings(
     ):
         if embeds is not None and not isinstance(embeds, Tensor):
             raise ArgumentError(f"Got {name} of type {type(embeds).__name__}, expected a tensor.")
-        if embeds is not None and embeds.ndim != 3:
+        if embeds is None:
+            continue
+        if embeds.ndim != 3 or 0 in embeds.shape or not embeds.is_floating_point():
             raise ArgumentError(
-                f"Got {name} of shape {tuple(embeds.shape)}, expected (prompts, tokens, width)."
+                f"Got {name} of shape {tuple(embeds.shape)} and {embeds.dtype}, expected (prompts, "
+                "tokens, width) and floating point."
             )
 
 

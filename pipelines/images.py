@@ -17,7 +17,7 @@ from torch import Tensor
 from pipelines import arguments
 from pipelines.loop import Generators
 from t2i.denoiser.families import sd
-from t2i.errors import ArgumentError
+from t2i.errors import ArgumentError, in_short
 from t2i.masks import MEANT, Oddity, oddity_of, painted
 from t2i.pictures import in_plain_colours
 from t2i.terminal import several
@@ -41,7 +41,10 @@ def pixels_of(processor: VaeImageProcessor, name: str, images: Any, **options: A
     try:
         pixels_BCYX: Tensor = processor.preprocess(images, **options)
     except (ValueError, TypeError, RuntimeError, IndexError, AttributeError) as error:
-        raise ArgumentError(f"The {name} cannot be used: {error}") from error
+        raise ArgumentError(
+            f"The {name} cannot be used ({in_short(error)}): expected pictures at least as large as "
+            "one latent, arrays and tensors with numbers in float."
+        ) from error
     a_mask = processor.config["do_convert_grayscale"]  # whose channels are looked at later
     channels = (3, processor.config["vae_latent_channels"])
     flawed = pixels_BCYX.ndim != 4 or 0 in pixels_BCYX.shape

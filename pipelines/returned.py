@@ -48,10 +48,10 @@ def check_tensor(name: str, given: Tensor, returned: object, *, same_rows: bool 
         )
     first = 0 if same_rows else 1
     alike = returned.ndim == given.ndim and returned.shape[first:] == given.shape[first:]
-    if not alike or not returned.is_floating_point():
+    if not alike or returned.dtype != given.dtype:
         raise ArgumentError(
             f"{NAME} returned {name} of shape {tuple(returned.shape)} and {returned.dtype}, "
-            f"expected {shape} and floating point, as it was given."
+            f"expected {shape} and {given.dtype}, as it was given."
         )
     if returned.device != given.device:
         raise ArgumentError(

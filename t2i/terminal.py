@@ -60,6 +60,11 @@ def print_line(text: object) -> None:
 
 def flush_lines() -> None:
     """Raises OutputError where not all of the result could be written."""
+    if sys.stdout is None:  # as after `t2i show x.png >&-`
+        raise OutputError(
+            "Cannot write the result to the standard output: it is closed. Send it elsewhere, such "
+            "as to /dev/null."
+        )
     with _answering():
         sys.stdout.flush()
 
@@ -77,8 +82,20 @@ def _answering() -> Iterator[None]:
         ) from error
 
 
+def occupy_closed_streams() -> None:
+    """At the begin of a process: a file that is opened next gets no number of a closed stream, for
+    what libraries print would be written into it."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number, this one
+
+
 def leave_nothing_unwritten() -> None:
     """At the end of a process: what stdout refused, Python would write, and complain of, again."""
+    if sys.stdout is None:
+        return
     try:
         sys.stdout.flush()
     except OSError:

@@ -36,6 +36,7 @@ from t2i.errors import OutputError, T2IError
 from t2i.terminal import (
     flush_lines,
     leave_nothing_unwritten,
+    occupy_closed_streams,
     print_line,
     visible_logs,
     warnings_in_one_line,
@@ -87,6 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     ends, excepthook = arguments is None, sys.excepthook
     arguments = sys.argv[1:] if arguments is None else arguments
+    if ends:
+        occupy_closed_streams()
     try:
         with (
             searched_seldom() if ends else nullcontext(),
@@ -120,12 +123,18 @@ def system_said(error: OSError, arguments: Sequence[str]) -> int:
     raised again: a fault of the program should show where it is."""
     if isinstance(error, BrokenPipeError):  # as with `t2i show x.png | head -1`
         return 128 + signal.SIGPIPE
-    if error.filename is None or error.errno not in SAID:
+    said = SAID.get(error.errno or 0)
+    if said is None or (error.filename is None and error.errno not in FULL):
         raise error
-    message = f"Cannot use the path {str(error.filename)[:200]}: {SAID[error.errno]}."
+    if error.filename is None:  # written to a stream: what rich prints, such as --help
+        message = f"Cannot write the result: {said}. Free some space, or send it elsewhere."
+    else:
+        message = f"Cannot use the path {str(error.filename)[:200]}: {said}."
     print_error(message, "OutputError", as_json=asks_for_json(arguments))
     return OutputError.exit_code
 
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
 SAID = {
     errno.ENAMETOOLONG: "a name in it is longer than a file system takes",

@@ -47,6 +47,7 @@ def skeleton(class_name: str, config: Config) -> nn.Module:
     """
     check_values(ARGUMENTS[class_name], config)
     check_model_type(ARGUMENTS[class_name], config)
+    check_end(ARGUMENTS[class_name], config)
     if config.get("quantization_config") is not None:
         raise ModelError(
             "describes quantized weights (quantization_config): get the model in half or full "
@@ -65,6 +66,17 @@ def check_model_type(kind: Any, config: Config) -> None:
     named = config.get("model_type", own)
     if named != own and not (own == "t5" and named in ("mt5", "umt5")):
         raise ModelError(f"has model_type = {named!r:.80}, expected {own!r}.")
+
+
+def check_end(kind: Any, config: Config) -> None:
+    """Raise ModelError where a CLIP text encoder cannot find the end of a prompt, where it reads
+    what the whole says: transformers takes any JSON for the token's number."""
+    end = config.get("eos_token_id", 0)
+    if kind is CLIPTextConfig and type(end) is not int:
+        raise ModelError(
+            f"has eos_token_id = {end!r:.80}, expected a whole number, that of the token which "
+            "ends a prompt: correct it, or copy the file from the model again."
+        )
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -12,6 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+import t2i
 from t2i.pictures import save_picture
 from tests.cli.command import Cli
 from tests.test_terminal import HOSTILE, commands_in
@@ -160,6 +163,29 @@ def test_what_stdout_does_not_take_is_an_error_of_its_own(tmp_path: Path) -> Non
     assert done.returncode == 5
     assert done.stderr.count("\n") == 1
     assert "Cannot write the result to the standard output: No space left on device" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("redirected", "complaint"),
+    [
+        (
+            "--help >/dev/full",
+            "Cannot write the result: the disk is full. Free some space, or send",
+        ),
+        ("show s.png >&-", "Cannot write the result to the standard output: it is closed. Send it"),
+        ("show s.png >&- 0>&-", "to the standard output: it is closed"),
+    ],
+)
+def test_no_result_is_lost_without_a_word(tmp_path: Path, redirected: str, complaint: str) -> None:
+    save_picture(Image.new("RGB", (8, 8)), tmp_path / "s.png", {"parameters": "a cat\nSteps: 1"})
+    line = f"{shlex.quote(sys.executable)} -m t2i.cli {redirected}"
+    path = {"PYTHONPATH": str(Path(t2i.__file__).parents[1])}
+    done = subprocess.run(
+        line, shell=True, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=os.environ | path
+    )
+    assert done.returncode == 5
+    assert done.stderr.count("\n") == 1
+    assert complaint in done.stderr
 
 
 @pytest.mark.parametrize(

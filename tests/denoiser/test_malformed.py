@@ -43,6 +43,8 @@ NAN = float("nan")
         ("text_encoder/config.json", "hidden_size", "x", "a whole number"),
         ("text_encoder/config.json", "num_hidden_layers", -1, "at least 1"),
         ("text_encoder/config.json", "model_type", 0.5, "'clip_text_model'"),
+        ("text_encoder/config.json", "eos_token_id", None, "a whole number"),
+        ("text_encoder/config.json", "eos_token_id", [2], "a whole number"),
         ("scheduler/scheduler_config.json", "num_train_timesteps", 0, "at least 1"),
         ("scheduler/scheduler_config.json", "num_train_timesteps", 10**6, "at most 100,000"),
         ("scheduler/scheduler_config.json", "trained_betas", "x", "a list, each a number"),

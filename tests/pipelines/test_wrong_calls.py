@@ -107,6 +107,33 @@ def test_junk_in_any_argument_is_used_or_refused_by_an_error_of_ours(calls, kind
             pytest.fail(f"{name} = {what}: {type(error).__name__}: {error}")
 
 
+@pytest.mark.parametrize("name", ["prompt_embeds", "negative_prompt_embeds"])
+@pytest.mark.parametrize(
+    "junk",
+    [
+        torch.zeros(1, 16, 32, dtype=torch.complex64),
+        torch.zeros(1, 16, 32, dtype=torch.int32),
+        torch.zeros(0, 16, 32),
+        torch.zeros(1, 0, 32),
+    ],
+    ids=["complex", "whole numbers", "no prompts", "no tokens"],
+)
+def test_embeddings_of_the_right_width_may_still_be_none(calls, name, junk):
+    pipe, _ = calls["text"]
+    given = dict.fromkeys(("prompt_embeds", "negative_prompt_embeds"), torch.zeros(1, 16, 32))
+    with pytest.raises(ArgumentError, match=f"Got {name} of shape .*floating point"):
+        pipe(**given | {name: junk} | FEW)
+
+
+@pytest.mark.parametrize(
+    "picture", [Image.new("RGB", (0, 0)), Image.new("RGB", (1, 1)), torch.zeros(1, 3, 8, 8).long()]
+)
+def test_a_picture_that_a_library_refuses_is_refused_with_what_is_expected(calls, picture):
+    pipe, call = calls["image"]
+    with pytest.raises(ArgumentError, match=r"The image cannot be used \(.*\): expected pictures"):
+        pipe(**call | {"image": picture})
+
+
 # callbacks
 
 RETURNED = [
@@ -115,7 +142,8 @@ RETURNED = [
     ({"latents": None}, "returned latents of type NoneType, expected a tensor of shape"),
     ({"latents": torch.zeros(1, 4, 8, 9)}, r"latents of shape \(1, 4, 8, 9\) .* as it was given"),
     ({"latents": torch.zeros(2, 4, 8, 8)}, r"latents of shape \(2, 4, 8, 8\)"),
-    ({"latents": torch.zeros(1, 4, 8, 8, dtype=torch.long)}, "torch.int64, .* floating point"),
+    ({"latents": torch.zeros(1, 4, 8, 8, dtype=torch.long)}, "torch.int64, .* torch.float32"),
+    ({"latents": torch.zeros(1, 4, 8, 8).half()}, "torch.float16, expected .* torch.float32"),
     ({"latents": torch.full((1, 4, 8, 8), math.nan)}, "latents with values that are no finite"),
     ({"prompt_embeds": torch.zeros(2, 16, 5)}, r"prompt_embeds of shape \(2, 16, 5\)"),
     ({"prompt_embeds": "junk"}, "prompt_embeds of type str"),
