@@ -42,8 +42,8 @@ def pixels_of(processor: VaeImageProcessor, name: str, images: Any, **options: A
         pixels_BCYX: Tensor = processor.preprocess(images, **options)
     except (ValueError, TypeError, RuntimeError, IndexError, AttributeError) as error:
         raise ArgumentError(
-            f"The {name} cannot be used ({in_short(error)}): expected pictures at least as large as "
-            "one latent, arrays and tensors with numbers in float."
+            f"The {name} cannot be used ({in_short(error)}): expected pictures at least as large "
+            "as one latent, arrays and tensors with numbers in float."
         ) from error
     a_mask = processor.config["do_convert_grayscale"]  # whose channels are looked at later
     channels = (3, processor.config["vae_latent_channels"])
