@@ -32,6 +32,7 @@ from t2i.cli.models import models
 from t2i.cli.quotes import quotes_hint
 from t2i.cli.show import show
 from t2i.cli.train import train
+from t2i.cli.values import in_words
 from t2i.errors import OutputError, T2IError
 from t2i.terminal import (
     flush_lines,
@@ -105,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except typer.TyperException as error:
         # Refused while the words were read: an unknown option, a word where a number belongs.
-        said = error.format_message()
+        said = in_words(error)
         said += quotes_hint(arguments, said)
         print_error(said, "ArgumentError", as_json=asks_for_json(arguments))
         return error.exit_code

@@ -1,0 +1,35 @@
+"""A word of the command line that is not of its option's kind, in words of ours."""
+
+import typer
+
+EXPECTED = {
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "int_parsing_size": "a whole number of fewer digits",
+    "float_parsing": "a number",
+    "greater_than_equal": "a number from {ge} on",
+    "less_than_equal": "a number up to {le}",
+    "greater_than": "a number above {gt}",
+    "less_than": "a number below {lt}",
+    "bool_parsing": "true or false",
+}
+"""pydantic's name of a fault -> what belongs there; typer reads words with pydantic."""
+NOT_ONE_OF = " is not one of "
+
+
+def in_words(error: typer.TyperException) -> str:
+    """What was given, under the name that was typed, and what was expected; of any other fault,
+    what typer says."""
+    from pydantic import ValidationError  # typer has imported it, if this is its fault
+
+    option = getattr(error, "param", None)
+    if option is None or not isinstance(error.__cause__, ValidationError):
+        return error.format_message()
+    fault = error.__cause__.errors()[0]
+    reason, limits = str(fault["msg"]), fault.get("ctx", {})
+    expected = EXPECTED.get(fault["type"], "").format_map(limits)
+    if not expected and NOT_ONE_OF in reason:
+        expected = "one of " + reason.split(NOT_ONE_OF, 1)[1].rstrip(".").replace("'", "")
+    name = option.opts[0] if option.opts[0].startswith("-") else option.human_readable_name
+    got = f"Got {name} {fault['input']!r:.200}"
+    return f"{got}: expected {expected}." if expected else f"{got}: {reason}"
