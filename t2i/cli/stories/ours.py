@@ -41,7 +41,8 @@ def read_ours(texts: Mapping[str, str]) -> Story | None:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the record"
-        raise DataError(visible(f"t2i: {place}: {first['msg']}")) from None
+        said = first["msg"].removeprefix("Value error, ").rstrip(".")
+        raise DataError(visible(f"t2i: {place}: {said}")) from None
 
     reading = Reading()
     request = record.request
