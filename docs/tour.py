@@ -10,6 +10,7 @@ is also the picture of docs/getting-started.md.
 import base64
 import hashlib
 import io
+import signal
 import tempfile
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def digest(notebook: NotebookNode) -> str:
 
 def run(notebook: NotebookNode) -> NotebookNode:
     """The notebook with fresh outputs. Raises CellExecutionError where a cell does."""
+    held = signal.getsignal(signal.SIGINT)  # the client puts Python's own in its place
     with tempfile.TemporaryDirectory() as folder:
         client = NotebookClient(
             notebook,
@@ -44,7 +46,10 @@ def run(notebook: NotebookNode) -> NotebookNode:
             record_timing=False,
             resources={"metadata": {"path": folder}},
         )
-        return client.execute()
+        try:
+            return client.execute()
+        finally:
+            signal.signal(signal.SIGINT, held)
 
 
 def pictures(notebook: NotebookNode) -> list[Image.Image]:

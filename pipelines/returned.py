@@ -38,8 +38,11 @@ def tensors_of(returned: object) -> Mapping[str, Any]:
     )
 
 
-def check_tensor(name: str, given: Tensor, returned: object, *, same_rows: bool = False) -> Tensor:
-    """The tensor that takes the place of what was given, or an ArgumentError where it cannot."""
+def check_tensor(
+    name: str, given: Tensor, returned: object, step: int, *, same_rows: bool = False
+) -> Tensor:
+    """The tensor that takes the place of what was given after a step, counted from 0; an
+    ArgumentError where it cannot."""
     shape = tuple(given.shape)
     if not isinstance(returned, Tensor):
         raise ArgumentError(
@@ -59,7 +62,7 @@ def check_tensor(name: str, given: Tensor, returned: object, *, same_rows: bool 
         )
     if not torch.isfinite(returned).all():
         raise ArgumentError(
-            f"{NAME} returned {name} with values that are no finite numbers: what it computes "
-            "must not become NaN or infinite."
+            f"{NAME} returned {name} with values that are no finite numbers after step {step + 1}: "
+            "what it computes must not become NaN or infinite."
         )
     return returned

@@ -80,14 +80,14 @@ class Callback:
 
         if "latents" in returned:
             run.latents_BCHW = check_tensor(
-                "latents", run.latents_BCHW, returned["latents"], same_rows=True
+                "latents", run.latents_BCHW, returned["latents"], run.step, same_rows=True
             )
         if "prompt_embeds" in returned:
             text_BTD = run.conditioning.text_BTD
-            text_BTD = check_tensor("prompt_embeds", text_BTD, returned["prompt_embeds"])
+            text_BTD = check_tensor("prompt_embeds", text_BTD, returned["prompt_embeds"], run.step)
             run.conditioning = with_text(run.conditioning, text_BTD)
         extra = {
-            key: check_tensor(name, tensors[name], returned[name])
+            key: check_tensor(name, tensors[name], returned[name], run.step)
             for name, key in EXTRA.items()
             if name in returned and tensors[name] is not None
         }

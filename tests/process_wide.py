@@ -98,8 +98,12 @@ def set_recompile_limit(limit: int | None) -> None:
 
 
 def threads() -> list[str]:
-    """Those that keep the process from ending."""
-    return sorted(thread.name for thread in threading.enumerate() if not thread.daemon)
+    """Those that keep the process from ending; workers of a pool end when the pool is forgotten."""
+    return sorted(
+        thread.name
+        for thread in threading.enumerate()
+        if not thread.daemon and not thread.name.startswith("ThreadPoolExecutor")
+    )
 
 
 def set_filters(filters: list[Any]) -> None:

@@ -265,7 +265,7 @@ class _Parser:
             if factor is not None:
                 self.check_weight(factor, position + 1)
                 count -= 1
-                if not any(level.fields[:count]):
+                if count == 1 and not level.fields[0]:
                     self.fail('there is nothing before ":" to weigh.', position)
         nodes = list(level.fields[0])
         for field in level.fields[1:count]:

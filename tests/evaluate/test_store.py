@@ -87,7 +87,7 @@ def test_a_folder_that_cannot_be_gone_on_with_is_refused(tmp_path: Path) -> None
             Store(tmp_path, IDENTITY)
     (tmp_path / BEGUN).unlink()
     (tmp_path / BEGUN).mkdir()
-    with pytest.raises(OutputError, match=r"begun.json cannot be read \(Is a directory\)\."):
+    with pytest.raises(OutputError, match=r"begun.json cannot be read \(it is a folder\)\."):
         Store(tmp_path, IDENTITY)
     (tmp_path / BEGUN).rmdir()
     with pytest.raises(

@@ -4,7 +4,7 @@ import re
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from t2i.errors import ArgumentError
@@ -172,6 +172,7 @@ def test_escaped_text_is_read_back_as_it_stands(text, dialect):
 
 @settings(deadline=None)
 @given(st.one_of(texts, hostile).filter(bool), st.sampled_from(DIALECTS))
+@example(":", "comfy")
 def test_escaped_text_is_safe_in_brackets(text, dialect):
     assert said(f"({escape(text, dialect)}:1.3)", dialect) == [(text, 1.3)]
 

@@ -27,7 +27,9 @@ pytestmark = pytest.mark.usefixtures("_own_accelerator")
 
 @pytest.fixture
 def _traced_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The graph as it was traced, without the minutes in which inductor compiles it."""
+    """The graph as it was traced, without the minutes in which inductor compiles it, and none that
+    another test has left."""
+    torch._dynamo.reset()
     monkeypatch.setattr(compiling, "BACKEND", "eager")
 
 
