@@ -101,10 +101,11 @@ def read(path: Path) -> bytes:
 
 
 def entries_of(data: bytes) -> Iterator[Entry]:
-    """The whole lines of an index; one that a kill or a full disk cut short is passed over."""
+    """The whole lines of an index; one that a kill or a full disk cut short, or that
+    another program wrote, with halves of characters, is passed over."""
     for line in data.split(b"\n"):
         try:
-            entry = parse_json(line, lenient=True)
+            entry = parse_json(line)
         except ValueError:
             continue
         if isinstance(entry, dict) and isinstance(entry.get("job"), int):

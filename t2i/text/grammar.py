@@ -234,7 +234,7 @@ class _Parser:
                 f'0.5; got {shown(written)}. Write "\\:" for a literal colon.',
                 position + 1,
             )
-        when = float(written)
+        when = float(written.strip())  # of more kinds of space than float takes
         if when < 0:
             self.fail(
                 f"a prompt cannot change at step {written.strip()}: give 0 or more.", position

@@ -278,11 +278,10 @@ def test_a_bar_counts_the_pictures_where_somebody_watches(
     assert re.search(r"pictures .*4/4.*pictures/s", bulk().err.replace("\n", " "))
 
 
-def test_lines_that_were_cut_short_are_passed_over() -> None:
+def test_lines_that_were_cut_short_or_hold_half_letters_are_passed_over() -> None:
     whole = b'{"job": 1, "error": {}}\n'
-    assert [entry["job"] for entry in entries_of(whole + b'{"job": 2, "fi' + b"\n[]\n\xff\n")] == [
-        1
-    ]
+    others = b'{"job": 2, "fi\n[]\n\xff\n{"job": 3, "\\ud800error": {}}\n'
+    assert [entry["job"] for entry in entries_of(whole + others)] == [1]
 
 
 @pytest.mark.parametrize("option", [("--method", "apg"), ("--grammar", "plain")])

@@ -197,3 +197,9 @@ def test_the_text_that_goes_in_comes_out_without_its_syntax(tree):
     source, text = tree
     ((weighted, _),) = Prompt(source).at(0, 20)
     assert "".join(weighted.texts) == text
+
+
+def test_a_step_may_stand_between_any_kind_of_space():
+    spaced = Prompt("[cat:dog:\x1c5 ]")
+    assert spaced.at(0, 10) == Prompt("[cat:dog:5]").at(0, 10)
+    assert spaced.at(9, 10) == Prompt("[cat:dog:5]").at(9, 10)
