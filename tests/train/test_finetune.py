@@ -16,10 +16,10 @@ from t2i.errors import ArgumentError, ModelError
 from tests.train.finetunes import PARTS, finetune_run
 from train.assembly import assemble
 from train.batch import batches
+from train.caption_encoding import spelled
 from train.loop import Training, run
 from train.order import Share
 from train.processes import accelerator_of
-from train.targets.denoising import spelled
 from train.targets.finetune import FineTune
 
 pytestmark = pytest.mark.usefixtures("_own_accelerator")

@@ -27,6 +27,7 @@ from train.cache.needed import captions_needed, variants_needed
 from train.cache.pictures import Cached
 from train.cache.shards import DIGITS, Shards, Writer
 from train.cache.texts import Texts
+from train.caption_encoding import encoder_of
 from train.config import RunConfig
 from train.data.decode import BrokenPicture
 from train.data.pictures import Pictures
@@ -36,7 +37,6 @@ from train.order import Order
 from train.processes import on_main, say, together
 from train.progress import Advance, progress
 from train.runfolder import Stopped, StopRequest
-from train.targets.denoising import encoder_of
 from train.targets.finetune import FineTuneConfig
 
 Item = TypeVar("Item")

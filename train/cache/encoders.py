@@ -15,8 +15,8 @@ from t2i.denoiser.families.sd import pixels_per_latent
 from t2i.errors import ModelError
 from train.cache.hollow import fill, hollow, is_hollow, weights_digest, words_digest
 from train.cache.texts import Texts
+from train.caption_encoding import encoder_of
 from train.data.buckets import Shape
-from train.targets.denoising import encoder_of
 
 OF = {"latents": ("vae",), "texts": ("text_encoder", "text_encoder_2")}
 """What makes what is cached."""

@@ -27,13 +27,13 @@ from train.batch import as_floats
 from train.cache.pictures import LOSER_MOMENTS, MASK, MOMENTS
 from train.cache.shards import Writer
 from train.cache.texts import arrays_of
+from train.caption_encoding import read, windows
 from train.data.buckets import Shape
 from train.data.decode import BrokenPicture
 from train.data.pictures import Pictures, Variant
 from train.data.sample import Sample
 from train.progress import Advance
 from train.targets.autoencoder import middle
-from train.targets.denoising import read, windows
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")

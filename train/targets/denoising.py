@@ -13,19 +13,18 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from PIL import Image
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from t2i.conditioning.conditioning import Conditioning
 from t2i.denoiser.build import Components
 from t2i.denoiser.families import sd, sdxl
 from t2i.denoiser.families.sd import scale_latents
 from t2i.denoiser.schedulers import Scheduler
-from t2i.text.encoder import TextEncoder, TwoClip, text_encoder
 from t2i.text.interface import Encoded
-from t2i.text.learned import spelled_out
 from t2i.text.words import Span, tokens_of_stretches
 from train.attention_supervision import Supervision, SupervisionConfig, supervised
 from train.batch import Batch
+from train.caption_encoding import encoder_of, read, spelled
 from train.data.sample import Framing
 from train.export import ExportConfig, Notes, export, pipeline, sampler
 from train.losses import counted
@@ -350,41 +349,6 @@ def repeated(told: Conditioning, rows: int) -> Conditioning:
         extra={name: value.repeat_interleave(rows, 0) for name, value in told.extra.items()},
         mask_BT=None if told.mask_BT is None else told.mask_BT.repeat_interleave(rows, 0),
     )
-
-
-def encoder_of(components: Components) -> TextEncoder:
-    """What reads the captions: one model, or SDXL's two."""
-    first = text_encoder(components.tokenizer, components.text_encoder)
-    if components.text_encoder_2 is None:
-        return first
-    assert components.tokenizer_2 is not None
-    return TwoClip(first, text_encoder(components.tokenizer_2, components.text_encoder_2))
-
-
-def read(components: Components, encoder: TextEncoder, captions: Sequence[str]) -> Encoded:
-    """The embeddings of captions, learned words of several vectors spelled out."""
-    lines = [spelled(caption, components.tokenizer) for caption in captions]
-    if not isinstance(encoder, TwoClip):
-        return encoder.encode(lines, chunks=1)
-    return encoder.encode(
-        lines, [spelled(caption, components.tokenizer_2) for caption in captions], chunks=1
-    )
-
-
-def windows(components: Components, encoder: TextEncoder, captions: Sequence[str]) -> int:
-    """How many the longest of the captions needs."""
-    lines = [spelled(caption, components.tokenizer) for caption in captions]
-    if not isinstance(encoder, TwoClip):
-        return encoder.count_chunks(lines)
-    second = [spelled(caption, components.tokenizer_2) for caption in captions]
-    return encoder.count_chunks(lines, second)
-
-
-def spelled(caption: str, tokenizer: PreTrainedTokenizerBase | None) -> str:
-    """The caption with each learned word of several vectors spelled out, as the pipelines do."""
-    if tokenizer is None or not tokenizer.get_added_vocab():
-        return caption
-    return spelled_out(caption, tokenizer)
 
 
 def leaves_of(outputs: Iterable[Tensor]) -> set[Tensor]:

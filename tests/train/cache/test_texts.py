@@ -10,7 +10,7 @@ from tests.tiny import tiny_vae
 from train.cache.making import captions_in_batches, make_texts
 from train.cache.shards import Shards, Writer
 from train.cache.texts import Texts
-from train.targets.denoising import encoder_of, read
+from train.caption_encoding import encoder_of, read
 
 CAPTIONS = ["", "a red apple", "cat", "a cat left of the dog " * 4, "the blue picture " * 9]
 CPU = torch.device("cpu")
