@@ -55,7 +55,7 @@ def several(number: int, noun: str) -> str:
 def print_line(text: object) -> None:
     """A line of the result, on stdout. Raises OutputError where it takes none."""
     with _answering():
-        print(visible(str(text), LINES))
+        print(visible(str(text), LINES), flush=True)  # who reads it in a pipe may interrupt us
 
 
 def flush_lines() -> None:
@@ -93,13 +93,14 @@ def occupy_closed_streams() -> None:
 
 
 def leave_nothing_unwritten() -> None:
-    """At the end of a process: what stdout refused, Python would write, and complain of, again."""
-    if sys.stdout is None:
-        return
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """At the end of a process: what a stream refused, Python would write and complain of again."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is None:
+            continue
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class Visible:

@@ -8,6 +8,8 @@ from pathlib import Path
 # Read by huggingface_hub and torch when they are first imported, in processes of tests' own too.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
+# Output is buffered for users, and so for the processes of tests.
+os.environ.pop("PYTHONUNBUFFERED", None)
 
 import numpy as np
 import pytest

@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from t2i.errors import ArgumentError, T2IError
-from t2i.terminal import print_line, print_note, visible_logs, warnings_in_one_line
+from t2i.terminal import (
+    leave_nothing_unwritten,
+    print_line,
+    print_note,
+    visible_logs,
+    warnings_in_one_line,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -61,3 +67,5 @@ if __name__ == "__main__":
     except T2IError as error:
         print_note(f"{type(error).__name__}: {error}")
         sys.exit(error.exit_code)
+    finally:
+        leave_nothing_unwritten()
