@@ -88,7 +88,7 @@ train-embedded: $(VENV)/.installed-dev
 train-recogniser: $(VENV)/.installed-dev
 	$(BIN)/t2i train configs/train/recogniser.toml
 	$(BIN)/t2i train configs/train/agreement.toml
-	$(BIN)/python -m t2i.evaluate.card runs/agreement t2i/assets/recogniser
+	$(BIN)/python -m t2i.evaluate.recogniser_card runs/agreement t2i/assets/recogniser
 
 # A stamp is newer than what it was installed from, so a second run installs nothing.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.generate import SHAPES, pipeline_pair
-from pipelines.prompt_edit import PromptEditPipeline
-from pipelines.remembered import Remembered
+from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
+from pipelines.prompt_to_prompt.recorded_source import Remembered
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.attention import Replace, SelfReplace, attend
-from t2i.attention.edits.edit import Edit
+from t2i.attention.edits.base.edit import Edit
 from t2i.denoiser.schedulers import scheduler
 from tests.attention.published import Controller, controlled
 

@@ -30,9 +30,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from benchmarks.machine import machine, settle, write_result
 from pipelines.text_to_image import TextToImagePipeline
-from t2i.conditioning.methods import parse_guidance
-from t2i.denoiser.address import ASSETS
-from t2i.denoiser.weights import read_json
+from t2i.conditioning.guidance_registry import parse_guidance
+from t2i.denoiser.loading.address import ASSETS
+from t2i.denoiser.loading.weight_checks import read_json
 from t2i.text.bpe import clip_tokenizer, load_bpe
 
 REPO = Path(__file__).resolve().parent.parent

@@ -26,13 +26,13 @@ from PIL import Image
 from benchmarks.machine import machine, settle, write_result
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.adapters import PARTS, put_on, read, read_embeddings
-from t2i.files import write_atomically
+from t2i.atomic_files import write_atomically
 from t2i.pictures import FORMATS, open_picture, save_picture, sheet
-from t2i.recogniser.recogniser import Recogniser
-from t2i.recogniser.seen import Seen
-from train.data.scenes import ground, put
-from train.data.sprites import BACKGROUNDS, clear_backgrounds, sprite
-from train.init import Wish, write_start
+from t2i.scenes.recognised_objects import Seen
+from t2i.scenes.recogniser import Recogniser
+from t2i.scenes.scenes import ground, put
+from t2i.scenes.sprites import BACKGROUNDS, clear_backgrounds, sprite
+from train.init.init import Wish, write_start
 
 THING, KIND, WORD = "whale", "fish", "sks"
 SIZE, COUNT = 128, 8

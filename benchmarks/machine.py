@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from t2i.files import write_atomically
-from t2i.machine import machine
+from t2i.atomic_files import write_atomically
+from t2i.hardware import machine
 
 __all__ = ["machine", "settle", "write_result"]
 

@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.machine import machine, settle, write_result
 from pipelines.text_to_image import TextToImagePipeline
-from t2i.conditioning.methods import parse_guidance
+from t2i.conditioning.guidance_registry import parse_guidance
 
 PROMPT = "a red apple to the left of a cat"
 GUIDANCE = 5.0

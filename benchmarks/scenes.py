@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from benchmarks.machine import machine, write_result
-from train.data.scenes import Scenes, ScenesConfig
+from t2i.scenes.scenes import Scenes, ScenesConfig
 
 ROUNDS = 5
 

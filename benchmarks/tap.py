@@ -3,9 +3,10 @@
 OMP_NUM_THREADS=1 python -m benchmarks.tap [--out benchmarks/results/tap.json]
 
 `plain` is the module alone. `mode` enters a TorchFunctionMode around it, which sees every call of
-torch inside. `replaced` is our tap (t2i/attention/tap.py): the function of torch is another one
-while somebody listens, and the listener is in a context variable. Both ways pass on what they see,
-so that nothing but standing there is measured; the module is small, which makes that large.
+torch inside. `replaced` is our tap (t2i/attention/compute/tap.py): the function of torch is another
+one while somebody listens, and the listener is in a context variable. Both ways pass on what
+they see, so that nothing but standing there is measured; the module is small, which makes that
+large.
 
 Time is that of the processor on one thread, the ways in turn, who goes first changing.
 """
@@ -23,7 +24,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from benchmarks.machine import machine, write_result
-from t2i.attention import tap
+from t2i.attention.compute import tap
 
 PLACES, TOKENS, HEADS, WIDTH = 16, 8, 2, 32
 """Of the module: positions of the picture, of the text, heads, and their width."""

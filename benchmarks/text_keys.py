@@ -25,9 +25,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import machine, write_result
-from t2i.denoiser.address import ASSETS
-from t2i.denoiser.text_keys import text_keys_kept
-from t2i.denoiser.weights import read_json
+from t2i.denoiser.loading.address import ASSETS
+from t2i.denoiser.loading.weight_checks import read_json
+from t2i.denoiser.text_key_cache import text_keys_kept
 
 CASES = ("embedded:128", "embedded:128:3", "sd1:256", "sd1:256:3")
 COUNTED = ("sd1:512", "sd1:512:3", "sdxl:512", "sdxl:1024", "sdxl:1024:3")

@@ -71,8 +71,8 @@ def write_model(shape: Shape, folder: Path) -> dict[str, int]:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from t2i.denoiser.address import ASSETS
-    from t2i.denoiser.weights import read_json
+    from t2i.denoiser.loading.address import ASSETS
+    from t2i.denoiser.loading.weight_checks import read_json
     from t2i.text.bpe import clip_tokenizer, load_bpe
 
     torch.manual_seed(0)

@@ -19,7 +19,7 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 from PIL import Image
 
-from t2i.files import write_atomically
+from t2i.atomic_files import write_atomically
 from t2i.pictures import save_picture
 
 TOUR = Path(__file__).with_name("tour.ipynb")

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines import images
-from pipelines.call import Prompts, Start
+from pipelines.base.pipeline import Output, Pipeline
+from pipelines.images import input_images as images
+from pipelines.images.denoising_range import check_shares, stretch_of
 from pipelines.loop import Generators
-from pipelines.pipeline import Output, Pipeline
-from pipelines.shares import check_shares, stretch_of
-from pipelines.visitors import StepCallback
-from t2i.conditioning.run import Guidance
+from pipelines.run.call import Prompts, Start
+from pipelines.run.step_callbacks import StepCallback
+from t2i.conditioning.generation import Guidance
 from t2i.denoiser.families.sdxl import Size
 
 

@@ -13,13 +13,13 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from pipelines import images
-from pipelines.call import Prompts, Start
+from pipelines.base.pipeline import Output, Pipeline
+from pipelines.images import input_images as images
+from pipelines.images.denoising_range import check_shares, stretch_of
 from pipelines.loop import Generators
-from pipelines.pipeline import Output, Pipeline
-from pipelines.shares import check_shares, stretch_of
-from pipelines.visitors import StepCallback
-from t2i.conditioning.run import Guidance, Run
+from pipelines.run.call import Prompts, Start
+from pipelines.run.step_callbacks import StepCallback
+from t2i.conditioning.generation import Guidance, Run
 from t2i.denoiser.families import inpaint, sd
 from t2i.denoiser.families.sdxl import Size
 from t2i.denoiser.schedulers import first_latents

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from t2i.conditioning.conditioning import Conditioning
-from t2i.conditioning.run import Run, Visitor
-from t2i.denoiser.finite import LatentsWatch
+from t2i.conditioning.generation import Run, Visitor
+from t2i.denoiser.finite_checks import LatentsWatch
 from t2i.denoiser.schedulers import Scheduler, model_input
 
 Generators = torch.Generator | list[torch.Generator]

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.call import Prompts, Start
-from pipelines.images import first_noise
+from pipelines.base.pipeline import Output, Pipeline
+from pipelines.images.denoising_range import Stretch, check_shares, until_share
+from pipelines.images.input_images import first_noise
 from pipelines.loop import Generators
-from pipelines.pipeline import Output, Pipeline
-from pipelines.shares import Stretch, check_shares, until_share
-from pipelines.visitors import StepCallback
-from t2i.conditioning.run import Guidance
+from pipelines.run.call import Prompts, Start
+from pipelines.run.step_callbacks import StepCallback
+from t2i.conditioning.generation import Guidance
 from t2i.denoiser.families.sdxl import Size
 from t2i.denoiser.schedulers import first_latents
 

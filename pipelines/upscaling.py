@@ -12,7 +12,7 @@ from t2i.errors import ArgumentError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from pipelines.pipeline import Output, Pipeline
+    from pipelines.base.pipeline import Output, Pipeline
 
 STRENGTH = 0.15
 """How much is drawn anew: of the embedded model's ten steps the last. Its last two already draw
@@ -47,7 +47,7 @@ def upscale(
 
     from pipelines.image_to_image import ImageToImagePipeline
     from t2i.denoiser.families import sd
-    from t2i.quiet import quietly
+    from t2i.library_messages import quietly
 
     check_factor("factor", factor)
     pictures: list[Any] = list(image) if isinstance(image, list | tuple) else [image]

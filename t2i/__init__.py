@@ -21,12 +21,12 @@ from t2i.errors import (
 )
 
 if TYPE_CHECKING:
-    import pipelines.auto  # noqa: F401 - diffusers' AutoPipelines know what is loaded
+    import pipelines.auto_pipelines  # noqa: F401 - diffusers' AutoPipelines know what is loaded
     from pipelines.image_to_image import ImageToImagePipeline
     from pipelines.inpaint import InpaintPipeline
-    from pipelines.prompt_edit import PromptEditPipeline
+    from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
     from pipelines.text_to_image import TextToImagePipeline
-    from t2i.attention.attending import attend
+    from t2i.attention.attend import attend
     from t2i.text.prompt import Prompt
 
 __all__ = [
@@ -53,9 +53,9 @@ HOMES = {
     "ImageToImagePipeline": "pipelines.image_to_image",
     "InpaintPipeline": "pipelines.inpaint",
     "Prompt": "t2i.text.prompt",
-    "PromptEditPipeline": "pipelines.prompt_edit",
+    "PromptEditPipeline": "pipelines.prompt_to_prompt.prompt_edit",
     "TextToImagePipeline": "pipelines.text_to_image",
-    "attend": "t2i.attention.attending",
+    "attend": "t2i.attention.attend",
 }
 """Names that cost an import of their own, and the modules they wait in."""
 
@@ -75,11 +75,11 @@ def load(model: str = "embedded") -> "TextToImagePipeline":
     model : "embedded", the model that comes with t2i; a folder as diffusers saves it; a single
         .safetensors checkpoint; or an id of the hub, "owner/name"
     """
-    import pipelines.auto  # noqa: F401 - diffusers' AutoPipelines know what is loaded
+    import pipelines.auto_pipelines  # noqa: F401 - diffusers' AutoPipelines know what is loaded
     from pipelines.text_to_image import TextToImagePipeline
-    from t2i.denoiser.sampling import sampling_of
+    from t2i.denoiser.sampling_defaults import sampling_of
     from t2i.denoiser.schedulers import scheduler
-    from t2i.quiet import no_bars_of_reading
+    from t2i.library_messages import no_bars_of_reading
 
     with no_bars_of_reading():
         pipe = TextToImagePipeline.from_pretrained(model)
@@ -92,7 +92,7 @@ def load(model: str = "embedded") -> "TextToImagePipeline":
 def __getattr__(name: str) -> object:
     if name in HOMES:
         if name.endswith("Pipeline"):
-            importlib.import_module("pipelines.auto")
+            importlib.import_module("pipelines.auto_pipelines")
         return getattr(importlib.import_module(HOMES[name]), name)
     raise AttributeError(f"module 't2i' has no attribute {name!r}")
 

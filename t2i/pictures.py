@@ -11,10 +11,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
+from t2i.atomic_files import write_atomically
 from t2i.errors import ArgumentError, DataError
 from t2i.exif import MAKER_NOTE, USER_COMMENT, exif_block
-from t2i.files import write_atomically
-from t2i.reading import PICTURE, opened
+from t2i.safe_reading import PICTURE, opened
 from t2i.terminal import several
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from t2i.cli.stories.exif import exif_fields
+from t2i.cli.metadata.exif import exif_fields
 from t2i.exif import EXIF_IFD, MAKER_NOTE, UNDEFINED, USER_COMMENT, exif_block
 from t2i.pictures import save_picture
 

@@ -10,10 +10,10 @@ from threading import Barrier
 
 import pytest
 
-from t2i.cli.naming import Names
-from t2i.cli.siblings import Siblings
+from t2i.atomic_files import Taken, check_names, write_atomically, write_new, write_new_together
+from t2i.cli.file_names import Names
+from t2i.cli.output_files import Siblings
 from t2i.errors import OutputError
-from t2i.files import Taken, check_names, write_atomically, write_new, write_new_together
 
 
 def race(tries: int, racers: Sequence[Callable[[int], object]]) -> list[list[object]]:

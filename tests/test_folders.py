@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from t2i import folders
+from t2i import atomic_folders as folders
+from t2i.atomic_files import Taken
+from t2i.atomic_folders import free_place, recover, recover_all, whole_folder
 from t2i.errors import OutputError
-from t2i.files import Taken
-from t2i.folders import free_place, recover, recover_all, whole_folder
 from tests.test_files import race
 
 
@@ -86,7 +86,7 @@ def test_a_folder_that_a_kill_left_aside_is_put_back_by_whoever_needs_it(
 
 
 def test_readers_put_it_back_too(tmp_path: Path) -> None:
-    from t2i.denoiser.address import resolve
+    from t2i.denoiser.loading.address import resolve
     from train.checkpoint import checkpoints
 
     (tmp_path / ".model.old").mkdir()

@@ -23,8 +23,8 @@ from accelerate import Accelerator
 
 import t2i
 from pipelines.text_to_image import TextToImagePipeline
+from t2i.accelerate_state import device, own_randomness, own_state
 from t2i.cli import main
-from t2i.process_state import device, own_randomness, own_state
 from tests import process_wide
 from tests.evaluate.tiny_bench import tiny_recogniser
 from tests.tiny import tiny_sd_folder

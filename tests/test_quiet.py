@@ -14,7 +14,7 @@ from diffusers import AutoencoderTiny, StableDiffusionPipeline
 
 import pipelines  # noqa: F401  # imports nothing else: what it silences, it silences by itself
 import t2i
-from t2i.quiet import NOISE, drop_noise
+from t2i.library_messages import NOISE, drop_noise
 from tests.tiny import tiny_sd_components, tiny_small_vae, tiny_tokenizer
 
 

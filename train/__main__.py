@@ -41,14 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.format == "json" and not given.dry_run:
         raise ArgumentError("--format json is for --dry-run: a run writes its log as log.jsonl.")
 
-    from t2i.quiet import quiet_libraries
+    from t2i.library_messages import quiet_libraries
 
     with quiet_libraries():
-        from train.config import load
+        from train.config.run_config import load
 
         config = load(given.config, given.set)
         if given.dry_run:
-            from train.dry_run import print_plan
+            from train.dry_run.dry_run import print_plan
 
             print_plan(config, as_json=given.format == "json")
             return

@@ -19,13 +19,13 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from t2i.atomic_folders import recover_all, whole_folder
 from t2i.errors import TrainingError
-from t2i.folders import recover_all, whole_folder
-from t2i.reading import RUN, bytes_of, parse_json, regular
-from t2i.reading.tensors import read_tensors
+from t2i.safe_reading import RUN, bytes_of, parse_json, regular
+from t2i.safe_reading.tensors import read_tensors
 from t2i.terminal import several
-from train.optimizer import OWN_RATE
-from train.sharding import split_like
+from train.optim.optimizer import OWN_RATE
+from train.parallel.fsdp import split_like
 
 MANIFEST = "manifest.json"
 NAME = re.compile(r"step-(\d{8,})")

@@ -9,13 +9,13 @@ import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from pydantic import BaseModel, ConfigDict
 
-from t2i.denoiser.address import NOTES
+from t2i.atomic_folders import whole_folder
 from t2i.denoiser.build import Components
 from t2i.denoiser.families.sd import VAE
+from t2i.denoiser.loading.address import NOTES
 from t2i.denoiser.schedulers import Scheduler
-from t2i.folders import whole_folder
-from t2i.reading import MODEL_CONFIG, read_json
-from train.objective import ObjectiveConfig
+from t2i.safe_reading import MODEL_CONFIG, read_json
+from train.objective.objective import ObjectiveConfig
 
 if TYPE_CHECKING:
     from pipelines.text_to_image import TextToImagePipeline

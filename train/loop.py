@@ -11,30 +11,31 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from t2i.denoiser.memory import memory_to_draw
+from t2i.atomic_files import write_atomically
+from t2i.denoiser.memory_checks import memory_to_draw
 from t2i.errors import ArgumentError, T2IError, TrainingError
-from t2i.files import write_atomically
 from t2i.pictures import save_picture
+from t2i.run_folder import Stopped, StopRequest, locked
 from t2i.terminal import several
-from train import checkpoint, snapshots
-from train.assembly import assemble
-from train.bad_step import NotANumber, pictures_at
-from train.batch import Batch, batches
-from train.cache.cache import cached
-from train.class_pictures import draw_prior
-from train.compiling import Compilations, check_gradient, compiled_denoiser, uncompiled
-from train.config import RunConfig
-from train.ema import EMA
-from train.identity import check_same_config, check_same_run, identity
-from train.notes import notes_of
-from train.optimizer import averaged
-from train.order import Order, Share
-from train.processes import accelerated, on_main, put_together, together
-from train.report import Report
-from train.run_data import data_of, order_of, shown
-from train.runfolder import Stopped, StopRequest, locked
-from train.sharding import fill, gathered, is_split, placed
-from train.snapshots import forget_after, save_snapshot
+from train import checkpoint
+from train.bad_step_report import NotANumber, pictures_at
+from train.batches.batch import Batch, batches
+from train.batches.order import Order, Share
+from train.config.run_config import RunConfig
+from train.model_notes import notes_of
+from train.optim import ema_snapshots as snapshots
+from train.optim.ema import EMA
+from train.optim.ema_snapshots import forget_after, save_snapshot
+from train.optim.optimizer import averaged
+from train.parallel.fsdp import fill, gathered, is_split, placed
+from train.parallel.processes import accelerated, on_main, put_together, together
+from train.reporting.report import Report
+from train.setup.assembly import assemble
+from train.setup.build_cache import cached
+from train.setup.class_pictures import draw_prior
+from train.setup.compiling import Compilations, check_gradient, compiled_denoiser, uncompiled
+from train.setup.resume_checks import check_same_config, check_same_run, identity
+from train.setup.run_data import data_of, order_of, shown
 from train.step import Outcome, Stepper
 from train.targets.target import Target
 from train.validation import Validation

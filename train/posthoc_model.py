@@ -6,17 +6,17 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from t2i.atomic_files import Taken
+from t2i.atomic_folders import free_place
 from t2i.errors import ArgumentError
-from t2i.files import Taken
-from t2i.folders import free_place
-from t2i.reading import RUN, bytes_of
-from train.config import RunConfig
-from train.ema import lent
+from t2i.safe_reading import RUN, bytes_of
+from train.config.run_config import RunConfig
 from train.loop import SCALE_PICTURES, Training
-from train.notes import notes_of
-from train.posthoc import Average, reconstruct
-from train.processes import accelerated
-from train.snapshots import FOLDER, snapshots
+from train.model_notes import notes_of
+from train.optim.ema import lent
+from train.optim.ema_snapshots import FOLDER, snapshots
+from train.optim.posthoc_ema import Average, reconstruct
+from train.parallel.processes import accelerated
 
 
 @dataclass(frozen=True, slots=True)

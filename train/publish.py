@@ -16,15 +16,15 @@ from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from PIL import Image, ImageDraw
 
 from pipelines.text_to_image import TextToImagePipeline
-from t2i.denoiser.address import NOTES
+from t2i.atomic_folders import whole_folder
+from t2i.denoiser.loading.address import NOTES
 from t2i.errors import OutputError, T2IError, TrainingError
-from t2i.folders import whole_folder
 from t2i.pictures import save_picture
-from t2i.reading import RUN, Kind, bytes_of, parse_json, read_json, read_text
+from t2i.safe_reading import RUN, Kind, bytes_of, parse_json, read_json, read_text
 from t2i.terminal import print_note, several
 from train.export import export_vae
 from train.loop import MODEL
-from train.samples import SamplesConfig, draw_prompts, page
+from train.reporting.sample_sheets import SamplesConfig, draw_prompts, page
 
 PROSE = Kind("text", 4_000_000)
 CARD = """# The embedded model of t2i

@@ -11,10 +11,11 @@ from accelerate import Accelerator
 from accelerate.utils.memory import clear_device_cache
 from torch import Tensor
 
-from t2i.denoiser.memory import is_out_of_memory
+from t2i.denoiser.memory_checks import is_out_of_memory
 from t2i.errors import DataError, OutputError, TrainingError
+from t2i.randomness import key
 from t2i.terminal import several
-from train.bad_step import (
+from train.bad_step_report import (
     FOLDER,
     BadStep,
     NotANumber,
@@ -23,14 +24,13 @@ from train.bad_step import (
     gradient_norms,
     rows_of_all,
 )
-from train.batch import Batch
-from train.config import RunConfig
-from train.memory import SAVE_MEMORY, cut, is_lost_peer
-from train.optimizer import build, set_rates
-from train.processes import on_main
-from train.randomness import key
-from train.rate import rate
-from train.sharding import is_split, prepared, split
+from train.batches.batch import Batch
+from train.batches.micro_batches import SAVE_MEMORY, cut, is_lost_peer
+from train.config.run_config import RunConfig
+from train.optim.learning_rate import rate
+from train.optim.optimizer import build, set_rates
+from train.parallel.fsdp import is_split, prepared, split
+from train.parallel.processes import on_main
 from train.targets.target import Target
 
 SMALLEST_SCALE = 1.0

@@ -18,14 +18,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from t2i.errors import T2IError
-from train.batch import collate
-from train.data.kinds import DataConfig
+from t2i.randomness import generator, key
+from t2i.scenes.sample import Sample, Samples
+from t2i.scenes.scenes import Scenes
+from train.batches.batch import collate
+from train.batches.order import Place
 from train.data.pictures import Pictures, PicturesConfig
-from train.data.sample import Sample, Samples
-from train.data.scenes import Scenes
-from train.objective import Objective, ObjectiveConfig
-from train.order import Place
-from train.randomness import generator, key
+from train.data.registry import DataConfig
+from train.objective.objective import Objective, ObjectiveConfig
 from train.targets.denoising import Denoising, Still
 from train.targets.target import Target
 

@@ -4,8 +4,8 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
+from t2i.scenes.scenes import Scenes, ScenesConfig
 from t2i.text.bpe import save_bpe, train_bpe
-from train.data.scenes import Scenes, ScenesConfig
 
 SIZE = 2048
 SCENES = 40_000

@@ -3,19 +3,19 @@
 These names and their signatures are what training and the commands use.
 """
 
-from t2i.adapters.embedding import (
+from t2i.adapters.lora_arithmetic import Fit, extract, merge, resize
+from t2i.adapters.lora_layers import PARTS, Hadamard, Kronecker, Lora, Low
+from t2i.adapters.lora_reader import read
+from t2i.adapters.lora_summary import PartFacts, facts_of
+from t2i.adapters.lora_writer import Facts, write_diffusers, write_kohya, write_peft
+from t2i.adapters.peft_layers import from_model, put_on, take_off
+from t2i.adapters.textual_inversion import (
     Embedding,
     read_embedding,
     read_embeddings,
     write_embedding,
     write_embedding_kohya,
 )
-from t2i.adapters.facts import PartFacts, facts_of
-from t2i.adapters.injected import from_model, put_on, take_off
-from t2i.adapters.layers import PARTS, Hadamard, Kronecker, Lora, Low
-from t2i.adapters.maths import Fit, extract, merge, resize
-from t2i.adapters.reading import read
-from t2i.adapters.writing import Facts, write_diffusers, write_kohya, write_peft
 
 __all__ = [
     "PARTS",

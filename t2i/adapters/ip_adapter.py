@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from t2i.adapters.names import spell
-from t2i.adapters.tensors import read_tensors
+from t2i.adapters.module_names import spell
+from t2i.adapters.tensor_files import read_tensors
 from t2i.errors import ModelError
 from t2i.terminal import several
 

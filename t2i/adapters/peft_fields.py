@@ -3,7 +3,7 @@ could change what the numbers of a LoRA mean and are refused by name."""
 
 from collections.abc import Mapping
 
-from t2i.adapters.names import shown
+from t2i.adapters.module_names import shown
 from t2i.errors import ModelError
 
 KINDS = {"LORA": "lora", "LOHA": "loha", "LOKR": "lokr"}

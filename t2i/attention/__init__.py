@@ -1,20 +1,20 @@
 """Look into attention, and edit through it."""
 
-from t2i.attention.attending import attend
+from t2i.attention.attend import attend
 from t2i.attention.edits.attend_and_excite import AttendAndExcite
 from t2i.attention.edits.function import Function
 from t2i.attention.edits.inject_queries_keys import InjectQueriesKeys
 from t2i.attention.edits.local_blend import LocalBlend
-from t2i.attention.edits.methods import from_dict
 from t2i.attention.edits.refine import Refine
 from t2i.attention.edits.regions import Region, Regions
+from t2i.attention.edits.registry import from_dict
 from t2i.attention.edits.replace import Replace
 from t2i.attention.edits.reweight import Reweight
 from t2i.attention.edits.self_replace import SelfReplace
 from t2i.attention.edits.share_keys_values import ShareKeysValues
 from t2i.attention.edits.word_weights import WordWeights
-from t2i.attention.maps import HeatMaps, load_maps
-from t2i.attention.session import Session
+from t2i.attention.probes.heat_maps import HeatMaps, load_maps
+from t2i.attention.session.session import Session
 from t2i.attention.site import Site, Sites
 
 __all__ = [

@@ -13,26 +13,26 @@ from typing import Annotated
 import typer
 
 from t2i import __version__
-from t2i.cli.answer import asks_for_json, print_error
-from t2i.cli.convert import convert
-from t2i.cli.data import data
-from t2i.cli.edit import EPILOG as EDITS
-from t2i.cli.edit import edit
-from t2i.cli.ema import ema
-from t2i.cli.env import env
-from t2i.cli.evaluate import EPILOG as EVALUATES
-from t2i.cli.evaluate import evaluate
-from t2i.cli.garbage import search_no_more, searched_seldom
-from t2i.cli.generate import generate
-from t2i.cli.inspect import EPILOG as INSPECTS
-from t2i.cli.inspect import inspect
-from t2i.cli.loading import loading_said
-from t2i.cli.lora import lora
-from t2i.cli.models import models
-from t2i.cli.quotes import quotes_hint
-from t2i.cli.show import show
-from t2i.cli.train import train
-from t2i.cli.values import in_words
+from t2i.cli.commands.convert import convert
+from t2i.cli.commands.data import data
+from t2i.cli.commands.edit import EPILOG as EDITS
+from t2i.cli.commands.edit import edit
+from t2i.cli.commands.ema import ema
+from t2i.cli.commands.env import env
+from t2i.cli.commands.evaluate import EPILOG as EVALUATES
+from t2i.cli.commands.evaluate import evaluate
+from t2i.cli.commands.generate import generate
+from t2i.cli.commands.inspect import EPILOG as INSPECTS
+from t2i.cli.commands.inspect import inspect
+from t2i.cli.commands.lora import lora
+from t2i.cli.commands.models import models
+from t2i.cli.commands.show import show
+from t2i.cli.commands.train import train
+from t2i.cli.gc_control import search_no_more, searched_seldom
+from t2i.cli.loading_notice import loading_said
+from t2i.cli.option_errors import in_words
+from t2i.cli.output import asks_for_json, print_error
+from t2i.cli.unquoted_prompt import quotes_hint
 from t2i.errors import OutputError, T2IError
 from t2i.terminal import (
     flush_lines,

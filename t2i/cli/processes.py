@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
-from t2i.cli.answer import note
+from t2i.cli.output import note
 from t2i.errors import T2IError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def joined() -> "Iterator[PartialState]":
     from accelerate.utils import parse_flag_from_env
     from torch import distributed
 
-    from t2i.process_state import is_grouped, own_state
+    from t2i.accelerate_state import is_grouped, own_state
 
     on_cpu, grouped = parse_flag_from_env("ACCELERATE_USE_CPU"), is_grouped()
     with own_state():

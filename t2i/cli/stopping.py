@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from train.runfolder import StopRequest
+from t2i.run_folder import StopRequest
 
 
 class Stopped(KeyboardInterrupt):

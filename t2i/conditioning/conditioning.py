@@ -12,7 +12,7 @@ from torch import Tensor
 
 from t2i.errors import ArgumentError
 from t2i.terminal import several
-from t2i.text.layout import Readable
+from t2i.text.token_layout import Readable
 
 Branch = str
 """One of the predictions that guidance mixes: "uncond", "cond", or what a guidance adds."""

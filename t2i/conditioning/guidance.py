@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from t2i.conditioning.conditioning import Branch
-from t2i.conditioning.run import Guidance, Run
+from t2i.conditioning.generation import Guidance, Run
 from t2i.errors import ArgumentError
 
 

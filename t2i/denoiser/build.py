@@ -26,13 +26,13 @@ from transformers import (
     T5EncoderModel,
 )
 
-from t2i.denoiser.configs import SHORTEST
 from t2i.denoiser.families.sd import VAE
-from t2i.denoiser.skeletons import skeleton
-from t2i.denoiser.trial import try_pass
-from t2i.denoiser.values import check_values
+from t2i.denoiser.loading.config_checks import SHORTEST
+from t2i.denoiser.loading.config_values import check_values
+from t2i.denoiser.loading.meta_models import skeleton
+from t2i.denoiser.loading.trial_pass import try_pass
 from t2i.errors import ArgumentError, ModelError, in_short, nearest
-from t2i.reading import CONFIG, read_toml
+from t2i.safe_reading import CONFIG, read_toml
 from t2i.text.bpe import clip_tokenizer, load_bpe
 
 Settings = dict[str, Any]

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from t2i.denoiser.sampling import MOST_STEPS
+from t2i.denoiser.sampling_defaults import MOST_STEPS
 from t2i.denoiser.schedulers import WITH_SIGMAS, Scheduler
 from t2i.errors import ArgumentError
 from t2i.terminal import several

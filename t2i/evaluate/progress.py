@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from t2i.evaluate.part import Part
+from t2i.evaluate.suite_part import Part
 from t2i.terminal import print_note
 
 EVERY = 15.0
@@ -20,7 +20,7 @@ def progress(parts: Sequence[Part]) -> Iterator[Callable[[str, int], None]]:
         yield Lines(totals).tell
         return
 
-    from train.report import bar
+    from train.reporting.report import bar
 
     with bar() as shown:
         tasks = {

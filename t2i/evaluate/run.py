@@ -10,18 +10,18 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
+from t2i.accelerate_state import own_randomness
+from t2i.atomic_files import write_atomically
 from t2i.errors import DataError
-from t2i.evaluate.part import Part, Record
-from t2i.evaluate.store import PICTURES, RECORDS, Store, texts_in
-from t2i.evaluate.telling.against import against
-from t2i.evaluate.telling.chapter import Block, Chapter, Figure, Gallery, Plot, Table
-from t2i.evaluate.telling.earlier import Earlier
-from t2i.evaluate.telling.markdown import markdown
-from t2i.evaluate.telling.page import page
-from t2i.evaluate.telling.samples import as_text
-from t2i.files import write_atomically
-from t2i.process_state import own_randomness
-from train.randomness import key
+from t2i.evaluate.report.chapter import Block, Chapter, Figure, Gallery, Plot, Table
+from t2i.evaluate.report.comparison import against
+from t2i.evaluate.report.markdown import markdown
+from t2i.evaluate.report.page import page
+from t2i.evaluate.report.previous_result import Earlier
+from t2i.evaluate.report.sample_codes import as_text
+from t2i.evaluate.result_folder import PICTURES, RECORDS, Store, texts_in
+from t2i.evaluate.suite_part import Part, Record
+from t2i.randomness import key
 
 RESULT, PAGE, TABLES = "evaluation.json", "index.html", "tables.md"
 VERSION = 1

@@ -11,8 +11,8 @@ from t2i.errors import ArgumentError, nearest
 from t2i.evaluate.editing.editing import Editing, EditingConfig
 from t2i.evaluate.generation.generation import Generation, GenerationConfig
 from t2i.evaluate.inspection.inspection import Inspection, InspectionConfig
-from t2i.evaluate.part import Bench, Part
-from t2i.reading import CONFIG, read_toml
+from t2i.evaluate.suite_part import Bench, Part
+from t2i.safe_reading import CONFIG, read_toml
 
 ASSETS = Path(__file__).parent.parent / "assets" / "evaluate"
 SUITES = {"scenes": ASSETS / "scenes.toml"}

@@ -13,10 +13,10 @@ from transformers import PreTrainedTokenizerBase
 
 from t2i.errors import ArgumentError
 from t2i.terminal import several
-from t2i.text.interface import TextEncoder
-from t2i.text.layout import Readable, Window, window_of
+from t2i.text.encoder_interface import TextEncoder
 from t2i.text.prompt import Weighted
-from t2i.text.words import token_spans
+from t2i.text.token_layout import Readable, Window, window_of
+from t2i.text.word_spans import token_spans
 
 MATCH, MISMATCH, GAP = 1, -1, 0
 """Scores of the global alignment (Hertz et al. 2022, arXiv 2208.01626, "prompt refinement")."""

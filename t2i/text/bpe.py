@@ -8,7 +8,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, tr
 from transformers import CLIPTokenizer
 
 from t2i.errors import ModelError
-from t2i.reading import bytes_of, decoded, parse_json
+from t2i.safe_reading import bytes_of, decoded, parse_json
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"

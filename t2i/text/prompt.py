@@ -20,7 +20,7 @@ from t2i.text.grammar import (
 )
 
 WeightMode: TypeAlias = Literal["a1111", "comfy"]
-"""How weights act on embeddings: `t2i/text/weights.py` has the formulas."""
+"""How weights act on embeddings: `t2i/text/encoders/embedding_weights.py` has the formulas."""
 
 
 class Segment(NamedTuple):

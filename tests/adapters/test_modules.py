@@ -10,10 +10,10 @@ from transformers import AutoConfig, AutoModel
 from transformers.pytorch_utils import Conv1D
 
 from t2i.adapters import Facts, facts_of, read, resize, write_diffusers, write_kohya
-from t2i.adapters.modules import is_module
-from t2i.adapters.names import flat, from_flat, original, plain, whole
+from t2i.adapters.lora_targets import is_module
+from t2i.adapters.module_names import flat, from_flat, original, plain, whole
 from t2i.errors import ModelError
-from t2i.text.encoder import FAMILIES
+from t2i.text.encoders.selection import FAMILIES
 from tests.adapters.made import components, models_of
 from tests.adapters.test_names import layers, skeletons
 from tests.denoiser.tiny_models import kandinsky_components

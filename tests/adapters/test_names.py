@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from t2i.adapters import Facts, Lora, Low, read, write_diffusers, write_kohya
-from t2i.adapters.names import flat, from_flat, original, plain, whole
-from t2i.denoiser.address import ASSETS
-from t2i.denoiser.skeletons import skeleton
-from t2i.denoiser.weights import read_json
+from t2i.adapters.module_names import flat, from_flat, original, plain, whole
+from t2i.denoiser.loading.address import ASSETS
+from t2i.denoiser.loading.meta_models import skeleton
+from t2i.denoiser.loading.weight_checks import read_json
 from tests.adapters.made import components, models_of
 
 

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from t2i.adapters import from_model, read
+from t2i.adapters.lora_scales import fits, from_config
 from t2i.adapters.peft_fields import BEGINNINGS, CHANGING, HARMLESS, READ, check_fields
-from t2i.adapters.told import fits, from_config
 from t2i.errors import ModelError
 from tests.adapters.made import components
 

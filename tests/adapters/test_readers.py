@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from t2i.adapters import Facts, Lora, Low, from_model, merge, write_kohya, write_peft
-from t2i.adapters.names import plain
+from t2i.adapters.module_names import plain
 from tests.adapters.made import (
     CONFIGS,
     LYCORIS,

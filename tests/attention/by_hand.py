@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from t2i.attention.session import Session
+from t2i.attention.session.session import Session
 
 
 @dataclass(frozen=True)

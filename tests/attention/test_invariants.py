@@ -5,10 +5,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from t2i.attention import LocalBlend, Refine, Replace, Reweight, SelfReplace, attend
-from t2i.attention.attended import Attended
+from t2i.attention.compute.probabilities import Attended
 from t2i.conditioning.guidance import ClassifierFree
-from t2i.conditioning.interval import Interval
-from t2i.conditioning.perturbed import PerturbedAttention
+from t2i.conditioning.guidance_interval import Interval
+from t2i.conditioning.perturbed_guidance import PerturbedAttention
 from t2i.denoiser.schedulers import scheduler
 from t2i.text.prompt import Prompt
 from tests.attention.runs import (

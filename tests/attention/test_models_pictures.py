@@ -5,7 +5,7 @@ import torch
 from diffusers import KandinskyV22Pipeline
 from diffusers.models.attention_processor import IPAdapterAttnProcessor
 
-from pipelines.unclip import UnclipPipeline
+from pipelines.unclip.unclip import UnclipPipeline
 from t2i.attention import Replace, Reweight, attend
 from t2i.errors import ArgumentError
 from tests.attention.by_hand import asked, assert_maps, edited

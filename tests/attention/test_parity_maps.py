@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from t2i.attention import attend, attended
-from t2i.attention.attended import rivalry
-from t2i.attention.edits.edit import Edit
+from t2i.attention import attend
+from t2i.attention.compute import probabilities as attended
+from t2i.attention.compute.probabilities import rivalry
+from t2i.attention.edits.base.edit import Edit
 from tests.attention.published import Eager
 from tests.attention.runs import CAT, DOG, draw, ours, theirs
 from tests.tiny import tiny_scheduler, tiny_sd_components, tiny_unet

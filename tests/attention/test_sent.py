@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from t2i.attention import Refine, Replace, Reweight, attend
+from t2i.attention.compute.device_tensors import Sent
 from t2i.attention.edits.word_weights import WordWeights
-from t2i.attention.sent import Sent
 from tests.attention.runs import CAT, DOG, assert_equal, draw, ours
 
 PAIR = [CAT, DOG]

@@ -16,7 +16,7 @@ from t2i.attention import (
     attend,
     load_maps,
 )
-from t2i.attention.maps import SHOWN_WIDTH
+from t2i.attention.probes.heat_maps import SHOWN_WIDTH
 from t2i.errors import ArgumentError, AttentionError
 from tests.attention.runs import CAT, DOG, assert_equal, draw, left_behind, ours, theirs
 from tests.tiny import tiny_sd_components

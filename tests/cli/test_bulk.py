@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL.Image import Image
 
-from t2i.cli.drawing import sample
-from t2i.cli.index import entries_of
+from t2i.cli.bulk.index import entries_of
+from t2i.cli.drawing.drawing import sample
+from t2i.run_folder import locked
 from tests.cli.command import PROMPT, Cli, Result, files, pixels, text_of
-from train.runfolder import locked
 
 LINES = [
     {"prompt": PROMPT, "name": "first"},
@@ -155,7 +155,7 @@ def test_what_a_picture_was_warned_of_is_in_the_index(
         warnings.warn("not for users", FutureWarning, stacklevel=1)
         return sample(*arguments, **settings)
 
-    monkeypatch.setattr("t2i.cli.studio.sample", warning)
+    monkeypatch.setattr("t2i.cli.bulk.worker.sample", warning)
     assert bulk().code == 0
     said = [[text for text in one["warnings"] if "trained at" not in text] for one in index()]
     assert said == [["left out: a cat"]] * 4

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from docs.pages import blocks
 from t2i.adapters import Lora, from_model, write_diffusers, write_kohya
-from t2i.adapters.writing import Facts
+from t2i.adapters.lora_writer import Facts
 from tests.adapters.made import ATTENTION, CONFIGS, LYCORIS, components, models_of, train
 from tests.cli.command import Cli
 from tests.tiny import TEXT_WIDTH

@@ -4,7 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
-from t2i.cli.story import read_story, request_of
+from t2i.cli.metadata.reading import read_story, request_of
 
 LARGEST = 60_000
 INPUTS = {"right.png", "edits.webp", "benchmark.webp", "learning.webp", "mushrooms.webp"}

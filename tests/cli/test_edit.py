@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t2i.cli.edit import parse_blend, parse_weights, parse_window
-from t2i.cli.edited import Edited
-from t2i.cli.request import Request
+from t2i.cli.commands.edit import parse_blend, parse_weights, parse_window
+from t2i.cli.request.prompt_edits import Edited
+from t2i.cli.request.request import Request
 from t2i.errors import ArgumentError
 from tests.cli.carrying import png
 from tests.cli.command import Cli, Result, files, pixels, text_of

@@ -10,8 +10,8 @@ from diffusers import StableDiffusionPipeline
 from t2i.cli import main
 from tests.train.runs import tiny_run
 from train.loop import run
-from train.posthoc import Average, reconstruct
-from train.snapshots import snapshots
+from train.optim.ema_snapshots import snapshots
+from train.optim.posthoc_ema import Average, reconstruct
 
 POWER = ('ema={kind="power", snapshot_every=2}', "train.steps=8", "export.precision=fp32")
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from t2i.evaluate.generation.generation import Generation
-from t2i.extras import how_to_install
+from t2i.optional_dependencies import how_to_install
+from t2i.run_folder import locked
 from tests.cli.command import Cli, Result
 from tests.evaluate.tiny_bench import tiny_recogniser
 from tests.train import apart
-from train.runfolder import locked
 
 SUITE = """
 [generation]

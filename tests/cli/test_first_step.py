@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from t2i.cli import first_step
-from t2i.cli.first_step import FirstStep, duration
+from t2i.cli.drawing import time_estimate as first_step
+from t2i.cli.drawing.time_estimate import FirstStep, duration
 from tests.cli.command import Cli
 
 PIPE = SimpleNamespace(num_timesteps=10)
@@ -48,7 +48,7 @@ def test_durations_are_for_people(seconds, said):
 def test_a_picture_that_asks_for_too_much_memory_is_one_line(
     cli: Cli, tmp_path, monkeypatch
 ) -> None:
-    from t2i.denoiser import memory
+    from t2i.denoiser import memory_checks as memory
 
     monkeypatch.setattr(memory, "free_memory", lambda device: 10**6)
     result = cli("generate", "a cat", "--size", "1024", "--out", str(tmp_path / "x.png"))

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from t2i.cli import drawing, garbage
+from t2i.cli import gc_control as garbage
+from t2i.cli.drawing import drawing
 from tests.cli.command import Cli
 
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from t2i.attention import load_maps
-from t2i.cli.inspect import place, split_words
+from t2i.cli.commands.inspect import place, split_words
 from t2i.errors import ArgumentError
 from tests.cli.command import PROMPT, SLUG, Cli, Result, files, pixels
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from t2i import __version__
-from t2i.cli.digests import digest
-from t2i.cli.metadata import quoted
+from t2i.cli.metadata.writing import quoted
+from t2i.cli.request.digests import digest
 from tests.cli.command import PROMPT, Cli, text_of
 
 

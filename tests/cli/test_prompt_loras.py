@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t2i.adapters import Facts, from_model, write_kohya
-from t2i.cli.prompt_loras import check_none, speak, without
-from t2i.cli.request import Request
+from t2i.cli.request.prompt_loras import check_none, speak, without
+from t2i.cli.request.request import Request
 from t2i.errors import ArgumentError
 from tests.adapters.made import ATTENTION, CONFIGS, components, models_of, train
 from tests.cli.carrying import png

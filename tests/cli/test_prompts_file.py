@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from t2i.cli.prompt_line import Line
-from t2i.cli.prompts_file import MAX_LINE, SHOWN, read_prompts
-from t2i.cli.request import Wishes
+from t2i.cli.bulk.prompts_file import MAX_LINE, SHOWN, read_prompts
+from t2i.cli.request.prompt_line import Line
+from t2i.cli.request.request import Wishes
 from t2i.errors import ArgumentError, DataError
 
 

@@ -9,19 +9,19 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from t2i.cli.digests import digest
-from t2i.cli.known import WORD, Known, read_known
-from t2i.cli.questions import questions, questions_of_lines
-from t2i.cli.request import Request
-from t2i.cli.sources import Embedding, Scaled
-from t2i.denoiser.address import EMBEDDED, NOTES
+from t2i.cli.request.digests import digest
+from t2i.cli.request.input_files import Embedding, Scaled
+from t2i.cli.request.known_words import WORD, Known, read_known
+from t2i.cli.request.prompt_checks import questions, questions_of_lines
+from t2i.cli.request.request import Request
+from t2i.denoiser.loading.address import EMBEDDED, NOTES
 from t2i.errors import ModelError
+from t2i.scenes.caption_vocabulary import spoken
+from t2i.scenes.scenes import Scenes, ScenesConfig
 from t2i.text.prompt import Prompt
 from tests.cli.command import Cli
-from train.config import RunConfig
-from train.data.scenes import Scenes, ScenesConfig
-from train.data.spoken import spoken
-from train.notes import notes_of
+from train.config.run_config import RunConfig
+from train.model_notes import notes_of
 
 EMBEDDED_FOLDER = EMBEDDED["embedded"]
 KNOWN = read_known(EMBEDDED_FOLDER)

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from t2i import __version__
-from t2i.cli.metadata import picture_text
-from t2i.cli.request import Request
-from t2i.cli.story import differences, read_story, request_of
+from t2i.cli.metadata.reading import differences, read_story, request_of
+from t2i.cli.metadata.writing import picture_text
+from t2i.cli.request.request import Request
 from t2i.pictures import save_picture
 from tests.cli.carrying import png
 from tests.cli.command import PROMPT, Cli

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from t2i import __version__
-from t2i.cli.metadata import parameters, picture_text
-from t2i.cli.request import MAX_SEED, Request
-from t2i.cli.sources import Embedding, File, Scaled
-from t2i.cli.stories.a1111 import a1111_story
-from t2i.cli.stories.ours import read_ours
-from t2i.cli.stories.samplers import NAMES
-from t2i.cli.story import differences, read_story, request_of
+from t2i.cli.metadata.a1111 import a1111_story
+from t2i.cli.metadata.reading import differences, read_story, request_of
+from t2i.cli.metadata.t2i_json import read_ours
+from t2i.cli.metadata.writing import parameters, picture_text
+from t2i.cli.request.input_files import Embedding, File, Scaled
+from t2i.cli.request.request import MAX_SEED, Request
+from t2i.cli.request.sampler_names import NAMES
 from t2i.errors import DataError
 from t2i.pictures import save_picture
 from tests.cli.carrying import png

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from t2i.cli.metadata import parameters
-from t2i.cli.request import Request
-from t2i.cli.story import differences, read_story, request_of
+from t2i.cli.metadata.reading import differences, read_story, request_of
+from t2i.cli.metadata.writing import parameters
+from t2i.cli.request.request import Request
 from t2i.errors import DataError
 from tests.cli.carrying import png, user_comment, with_exif
 

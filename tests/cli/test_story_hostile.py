@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from t2i.cli.stories.texts import read_texts
-from t2i.cli.story import read_story
+from t2i.cli.metadata.embedded_texts import read_texts
+from t2i.cli.metadata.reading import read_story
 from t2i.errors import DataError
 from t2i.pictures import save_picture
 from tests.cli.carrying import START, chunk, png, png_of, user_comment, with_exif

@@ -2,7 +2,7 @@
 
 import pytest
 
-from t2i.cli.stories.samplers import CLASSES, NAMES, SPACED, our_sampler
+from t2i.cli.request.sampler_names import CLASSES, NAMES, SPACED, our_sampler
 from t2i.denoiser.schedulers import PLAIN, SAMPLERS, WITH_SIGMAS
 
 

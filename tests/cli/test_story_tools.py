@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t2i.cli.stories.comfyui import read_comfyui
-from t2i.cli.story import differences, read_story, request_of
+from t2i.cli.metadata.comfyui import read_comfyui
+from t2i.cli.metadata.reading import differences, read_story, request_of
 from t2i.errors import DataError
 from tests.cli.carrying import png, with_exif
 

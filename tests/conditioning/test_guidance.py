@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from t2i.conditioning.conditioning import join
+from t2i.conditioning.generation import Run
 from t2i.conditioning.guidance import ClassifierFree, Conditional, choose_guidance
-from t2i.conditioning.run import Run
 from t2i.errors import ArgumentError
 
 

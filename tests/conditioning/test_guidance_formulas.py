@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from t2i.conditioning.composed import Composed
+from t2i.conditioning.composed_guidance import Composed
 from t2i.conditioning.conditioning import join
+from t2i.conditioning.generation import Run
 from t2i.conditioning.guidance import ClassifierFree, Conditional, ZeroStar
-from t2i.conditioning.interval import Interval
-from t2i.conditioning.perturbed import PerturbedAttention, sites_of
-from t2i.conditioning.projected import AdaptiveProjected
-from t2i.conditioning.run import Run
+from t2i.conditioning.guidance_interval import Interval
+from t2i.conditioning.perturbed_guidance import PerturbedAttention, sites_of
+from t2i.conditioning.projected_guidance import AdaptiveProjected
 from t2i.errors import ArgumentError
 
 SHAPE = (2, 4, 8, 8)

@@ -5,12 +5,12 @@ from typing import ClassVar
 
 import pytest
 
-from t2i.conditioning.composed import Composed
+from t2i.conditioning.composed_guidance import Composed
 from t2i.conditioning.guidance import ClassifierFree, Conditional, ZeroStar, choose_guidance
-from t2i.conditioning.interval import Interval
-from t2i.conditioning.methods import GUIDANCES, from_dict, parse_guidance, to_dict
-from t2i.conditioning.perturbed import PerturbedAttention
-from t2i.conditioning.projected import AdaptiveProjected
+from t2i.conditioning.guidance_interval import Interval
+from t2i.conditioning.guidance_registry import GUIDANCES, from_dict, parse_guidance, to_dict
+from t2i.conditioning.perturbed_guidance import PerturbedAttention
+from t2i.conditioning.projected_guidance import AdaptiveProjected
 from t2i.errors import ArgumentError
 
 EXAMPLES = [

@@ -11,11 +11,11 @@ from diffusers.guiders import (
 from diffusers.hooks import LayerSkipConfig
 
 from t2i.conditioning.conditioning import join
+from t2i.conditioning.generation import Run
 from t2i.conditioning.guidance import ClassifierFree, Conditional, ZeroStar
-from t2i.conditioning.interval import Interval
-from t2i.conditioning.perturbed import PerturbedAttention
-from t2i.conditioning.projected import AdaptiveProjected
-from t2i.conditioning.run import Run
+from t2i.conditioning.guidance_interval import Interval
+from t2i.conditioning.perturbed_guidance import PerturbedAttention
+from t2i.conditioning.projected_guidance import AdaptiveProjected
 
 STEPS = 10
 

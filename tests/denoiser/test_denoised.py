@@ -6,9 +6,9 @@ from diffusers import EDMEulerScheduler, FlowMatchEulerDiscreteScheduler
 
 from pipelines.loop import sample
 from t2i.conditioning.conditioning import join
-from t2i.conditioning.projected import AdaptiveProjected
-from t2i.conditioning.run import Run
-from t2i.denoiser.denoised import denoised_factors
+from t2i.conditioning.generation import Run
+from t2i.conditioning.projected_guidance import AdaptiveProjected
+from t2i.denoiser.predicted_original import denoised_factors
 from t2i.denoiser.schedulers import model_input, scheduler
 from t2i.denoiser.timesteps import set_timesteps
 from tests.tiny import tiny_scheduler

@@ -17,9 +17,9 @@ from transformers import (
     T5EncoderModel,
 )
 
-from t2i.denoiser import address
-from t2i.denoiser.address import resolve
-from t2i.denoiser.folder import check_folder
+from t2i.denoiser.loading import address
+from t2i.denoiser.loading.address import resolve
+from t2i.denoiser.loading.model_folder import check_folder
 from t2i.errors import ModelError
 from tests.denoiser.conftest import UNET_FILE, rewrite_json
 from tests.denoiser.tiny_models import kandinsky_folder, prior_folder, xl_folder

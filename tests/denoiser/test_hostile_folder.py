@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from t2i.denoiser.folder import check_folder
+from t2i.denoiser.loading.model_folder import check_folder
 from t2i.errors import ModelError
 from tests.denoiser.conftest import UNET_FILE, rewrite_json
 

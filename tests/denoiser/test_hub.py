@@ -10,9 +10,9 @@ from huggingface_hub import constants
 from huggingface_hub.utils import filter_repo_objects
 
 from t2i.cli import main
-from t2i.denoiser import hub
-from t2i.denoiser.address import resolve
-from t2i.denoiser.folder import check_folder
+from t2i.denoiser.loading import hub
+from t2i.denoiser.loading.address import resolve
+from t2i.denoiser.loading.model_folder import check_folder
 from t2i.errors import ModelError
 from tests.tiny import tiny_sd_folder
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from t2i.denoiser.checkpoints import recognise
-from t2i.denoiser.folder import check_folder
-from t2i.denoiser.leftovers import SCHEDULE
-from t2i.denoiser.single_file import load_single_file
+from t2i.denoiser.loading.checkpoint_contents import recognise
+from t2i.denoiser.loading.model_folder import check_folder
+from t2i.denoiser.loading.single_file import load_single_file
+from t2i.denoiser.loading.unused_tensors import SCHEDULE
 from t2i.errors import ModelError
 from tests.denoiser.original_layout import write_sd1, write_sd2, write_sdxl
 from tests.denoiser.tiny_models import xl_components, xl_folder

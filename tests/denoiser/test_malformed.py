@@ -9,9 +9,9 @@ import torch
 
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.denoiser.build import ModelConfig, build
-from t2i.denoiser.folder import check_folder
+from t2i.denoiser.loading.model_folder import check_folder
+from t2i.denoiser.loading.trial_pass import load_tokenizer
 from t2i.denoiser.schedulers import scheduler
-from t2i.denoiser.trial import load_tokenizer
 from t2i.errors import ArgumentError, ModelError
 from tests.denoiser.conftest import rewrite_json
 from tests.denoiser.mutants import mutate

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from pipelines.prompt_edit import PromptEditPipeline
+from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.text_to_image import TextToImagePipeline
-from pipelines.unclip import UnclipPipeline
-from t2i.denoiser import memory
-from t2i.denoiser.activations import of_decoder, of_unet, peak_of
-from t2i.denoiser.memory import free_memory, left_in_container, memory_to_draw
+from pipelines.unclip.unclip import UnclipPipeline
+from t2i.denoiser import memory_checks as memory
+from t2i.denoiser.activation_memory import of_decoder, of_unet, peak_of
+from t2i.denoiser.memory_checks import free_memory, left_in_container, memory_to_draw
 from t2i.errors import DrawingError
 from tests.denoiser.tiny_models import kandinsky_components
 from tests.tiny import TEXT_WIDTH, tiny_sd_components, tiny_small_vae, tiny_unet, tiny_vae

@@ -8,12 +8,12 @@ from diffusers import StableDiffusionPAGPipeline
 
 from pipelines.loop import sample
 from t2i.conditioning.conditioning import join
+from t2i.conditioning.generation import Run
 from t2i.conditioning.guidance import ClassifierFree
-from t2i.conditioning.interval import Interval
-from t2i.conditioning.perturbed import PerturbedAttention, sites_of
-from t2i.conditioning.run import Run
+from t2i.conditioning.guidance_interval import Interval
+from t2i.conditioning.perturbed_guidance import PerturbedAttention, sites_of
 from t2i.denoiser.families import sd
-from t2i.denoiser.perturb import perturbed, perturbing, self_attentions
+from t2i.denoiser.perturbed_attention import perturbed, perturbing, self_attentions
 from t2i.denoiser.timesteps import set_timesteps
 from t2i.errors import ArgumentError
 from tests.tiny import TEXT_WIDTH, tiny_scheduler, tiny_sd_components, tiny_unet

@@ -4,10 +4,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from t2i.denoiser.checkpoints import recognise
-from t2i.denoiser.single_file import ASSETS, load_single_file, load_tokenizer
-from t2i.denoiser.skeletons import skeleton
-from t2i.denoiser.weights import read_json
+from t2i.denoiser.loading.checkpoint_contents import recognise
+from t2i.denoiser.loading.meta_models import skeleton
+from t2i.denoiser.loading.single_file import ASSETS, load_single_file, load_tokenizer
+from t2i.denoiser.loading.weight_checks import read_json
 from t2i.errors import ArgumentError, ModelError
 from tests.denoiser.original_layout import write_sd1, write_sd2, write_sdxl
 from tests.denoiser.tiny_models import xl_components, xl_folder

@@ -12,9 +12,9 @@ from torch.overrides import TorchFunctionMode
 
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.conditioning.guidance import ClassifierFree
-from t2i.conditioning.interval import Interval
-from t2i.conditioning.perturbed import PerturbedAttention
-from t2i.denoiser.text_keys import text_keys_kept
+from t2i.conditioning.guidance_interval import Interval
+from t2i.conditioning.perturbed_guidance import PerturbedAttention
+from t2i.denoiser.text_key_cache import text_keys_kept
 from t2i.text.prompt import Prompt
 from tests.tiny import TEXT_WIDTH, tiny_sd_components, tiny_sdxl_components, tiny_unet
 
@@ -261,7 +261,8 @@ def without(monkeypatch, pipe, *args, **call):
     """The same picture with every projection computed at every pass."""
     with monkeypatch.context() as patch:
         patch.setattr(
-            "pipelines.pipeline.text_keys_kept", lambda unet: text_keys_kept(unet, most_bytes=0)
+            "pipelines.base.pipeline.text_keys_kept",
+            lambda unet: text_keys_kept(unet, most_bytes=0),
         )
         return draw(pipe, *args, **call)
 

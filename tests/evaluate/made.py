@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from t2i.recogniser.seen import OWN, Found, Seen
+from t2i.scenes.recognised_objects import OWN, Found, Seen
 
 Place = tuple[str, tuple[float, float]]
 """A colour and a centre."""

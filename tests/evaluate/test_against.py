@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from t2i.errors import ArgumentError
+from t2i.evaluate.report.chapter import Chapter, Figure, Table
+from t2i.evaluate.report.comparison import against
+from t2i.evaluate.report.previous_result import Earlier, read_earlier
+from t2i.evaluate.report.statistics import is_sure, share
 from t2i.evaluate.run import VERSION, as_json
-from t2i.evaluate.telling.against import against
-from t2i.evaluate.telling.chapter import Chapter, Figure, Table
-from t2i.evaluate.telling.earlier import Earlier, read_earlier
-from t2i.evaluate.telling.statistics import is_sure, share
 
 FACTS = {"recogniser": "abc"}
 SCENES = {"generation": "same"}

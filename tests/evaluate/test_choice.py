@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import pytest
 
 from t2i.evaluate.generation.chapters import Results, chapters_of
-from t2i.evaluate.generation.choice import choose
-from t2i.evaluate.generation.drawn import Batch, Picture, Run
-from t2i.evaluate.telling.chapter import Figure, Table
+from t2i.evaluate.generation.records import Batch, Picture, Run
+from t2i.evaluate.generation.sampling_choice import choose
+from t2i.evaluate.report.chapter import Figure, Table
 
 SCENES = 48
 

@@ -7,20 +7,20 @@ import pytest
 import torch
 
 from t2i.attention import LocalBlend, Refine, Replace, Reweight, SelfReplace
-from t2i.attention.said import several
+from t2i.attention.prompts.prompt_tokens import several
 from t2i.errors import ArgumentError
-from t2i.evaluate.editing.edited import Cost, EditedPair, TwoObjects
 from t2i.evaluate.editing.editing import Editing, EditingConfig
 from t2i.evaluate.editing.methods import METHODS, NONE, EditSettings, aimed_at, target_of
 from t2i.evaluate.editing.pairs import KINDS, Kind, Pair, mention_of, pair
+from t2i.evaluate.editing.records import Cost, EditedPair, TwoObjects
 from t2i.evaluate.editing.two_objects import HELPED, box_of, edit_of, layout_of_two
 from t2i.evaluate.inspection.inspection import InspectionConfig
-from t2i.evaluate.part import Bench
-from t2i.evaluate.telling.chapter import Gallery, Table
+from t2i.evaluate.report.chapter import Gallery, Table
+from t2i.evaluate.suite_part import Bench
+from t2i.scenes.held_out import held_out
+from t2i.scenes.scenes import Scenes, ScenesConfig
 from t2i.text.prompt import Prompt
 from tests.evaluate.tiny_bench import OBJECTS, tiny_bench
-from train.data.held_out import held_out
-from train.data.scenes import Scenes, ScenesConfig
 
 FEW = EditingConfig(
     swap=1, recolour=1, background=1, addition=1, strengthen=1, two=1, cost_rounds=1

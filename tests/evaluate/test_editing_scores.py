@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+from t2i.evaluate.editing.caption_fit import cut_out, fits_of, place_of, words_of
 from t2i.evaluate.editing.cost import cost_of
-from t2i.evaluate.editing.fits import cut_out, fits_of, place_of, words_of
 from t2i.evaluate.editing.pairs import Pair, mention_of, pair
 from t2i.evaluate.editing.scores import (
     MOST_DECIBELS,
@@ -22,10 +22,10 @@ from t2i.evaluate.editing.scores import (
     to_stay,
     widened,
 )
-from t2i.recogniser.agreement import Agreement
-from t2i.recogniser.seen import OWN, Found, Seen
+from t2i.scenes.caption_matcher import Agreement
+from t2i.scenes.recognised_objects import OWN, Found, Seen
+from t2i.scenes.scenes import Scenes, ScenesConfig
 from tests.evaluate.tiny_bench import OBJECTS, tiny_recogniser
-from train.data.scenes import Scenes, ScenesConfig
 
 SIDE = 32
 WHOLE = np.ones((SIDE, SIDE), dtype=np.bool_)

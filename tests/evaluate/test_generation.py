@@ -12,11 +12,11 @@ from PIL import Image
 from pydantic import ValidationError
 
 from t2i.evaluate.generation.chapters import Results, chapters_of, main
-from t2i.evaluate.generation.distance import scenes_distance
-from t2i.evaluate.generation.drawn import Batch, Picture, Run
+from t2i.evaluate.generation.feature_distance import scenes_distance
 from t2i.evaluate.generation.generation import Generation, GenerationConfig
-from t2i.evaluate.splits import SplitConfig
-from t2i.evaluate.telling.chapter import Chapter, Figure, Gallery, Plot, Table
+from t2i.evaluate.generation.records import Batch, Picture, Run
+from t2i.evaluate.report.chapter import Chapter, Figure, Gallery, Plot, Table
+from t2i.evaluate.scene_splits import SplitConfig
 from tests.evaluate.tiny_bench import tiny_bench
 
 T = TypeVar("T")

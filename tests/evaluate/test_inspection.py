@@ -8,9 +8,11 @@ from diffusers import DDPMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscr
 
 from t2i.attention import Sites, attend
 from t2i.errors import ModelError
-from t2i.evaluate.inspection.along import along_picture, beside, schedule_at
 from t2i.evaluate.inspection.daam_package import DaamError, maps_of_daam
-from t2i.evaluate.inspection.heat import (
+from t2i.evaluate.inspection.inspection import CHOICE, Inspection, InspectionConfig
+from t2i.evaluate.inspection.known_picture_run import along_picture, beside, schedule_at
+from t2i.evaluate.inspection.records import ALL, Choice, Shown
+from t2i.evaluate.inspection.scene_heat_maps import (
     METHODS,
     heat_of_picture,
     of_sites,
@@ -18,13 +20,11 @@ from t2i.evaluate.inspection.heat import (
     told,
     windows,
 )
-from t2i.evaluate.inspection.inspection import CHOICE, Inspection, InspectionConfig
-from t2i.evaluate.inspection.looked_at import ALL, Choice, Shown
-from t2i.evaluate.part import Bench
-from t2i.evaluate.splits import SplitConfig
-from t2i.evaluate.telling.chapter import Table
+from t2i.evaluate.report.chapter import Table
+from t2i.evaluate.scene_splits import SplitConfig
+from t2i.evaluate.suite_part import Bench
+from t2i.randomness import generator
 from tests.evaluate.tiny_bench import tiny_bench
-from train.randomness import generator
 
 FEW = InspectionConfig(
     choose=SplitConfig(seed=41, count=2),

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from t2i.evaluate.inspection.looked_at import best_threshold, by_iou, scores_of
 from t2i.evaluate.inspection.map_scores import THRESHOLDS, centred, overlap, stretched, to_picture
+from t2i.evaluate.inspection.records import best_threshold, by_iou, scores_of
 
 HALF = THRESHOLDS.index(0.5)
 

@@ -1,10 +1,10 @@
 """What a caption says, and whether a picture written down by hand shows it."""
 
 from t2i.evaluate.generation.judge import KINDS, Said, judge, judge_by_another, said
-from t2i.recogniser.seen import OWN, Seen
+from t2i.scenes.recognised_objects import OWN, Seen
+from t2i.scenes.scenes import Scenes, ScenesConfig
+from t2i.scenes.sprites import HUES, things
 from tests.evaluate.made import at, seen_of
-from train.data.scenes import Scenes, ScenesConfig
-from train.data.sprites import HUES, things
 
 APPLE_AND_CAT = Said(
     text="a blue apple to the left of a cat on a white background",

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from t2i.errors import DataError
-from t2i.evaluate.telling.chapter import Chapter, Figure, Gallery, Plot, Table
-from t2i.evaluate.telling.markdown import markdown
-from t2i.evaluate.telling.page import LENGTH, page
-from t2i.evaluate.telling.plots import COLOURS, svg
-from t2i.evaluate.telling.shown import number
+from t2i.evaluate.report.chapter import Chapter, Figure, Gallery, Plot, Table
+from t2i.evaluate.report.markdown import markdown
+from t2i.evaluate.report.number_format import number
+from t2i.evaluate.report.page import LENGTH, page
+from t2i.evaluate.report.plots import COLOURS, svg
 
 HOSTILE = '<script>alert("a|b")</script>'
 TABLE = Table(

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from t2i.evaluate.telling.chapter import Figure
-from t2i.evaluate.telling.samples import as_text, of_text
-from t2i.evaluate.telling.statistics import (
+from t2i.evaluate.report.chapter import Figure
+from t2i.evaluate.report.sample_codes import as_text, of_text
+from t2i.evaluate.report.statistics import (
     difference,
     is_sure,
     mean,

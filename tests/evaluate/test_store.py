@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from t2i.errors import ArgumentError, OutputError
-from t2i.evaluate.store import BEGUN, RECORDS, Store
+from t2i.evaluate.result_folder import BEGUN, RECORDS, Store
 
 IDENTITY: dict[str, Any] = {
     "model": {"name": "mine", "digest": "abc"},

@@ -6,10 +6,10 @@ import torch
 from PIL import Image
 
 from pipelines.text_to_image import TextToImagePipeline
-from t2i.evaluate.part import Bench
-from t2i.recogniser.recogniser import Recogniser, labels_of
+from t2i.evaluate.suite_part import Bench
+from t2i.scenes.recogniser import Recogniser, labels_of
+from t2i.scenes.sprites import BACKGROUNDS, HUES
 from tests.tiny import tiny_sd_components
-from train.data.sprites import BACKGROUNDS, HUES
 
 OBJECTS = ("apple", "cat", "dog", "star", "car", "tree")
 

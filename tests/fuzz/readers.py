@@ -13,27 +13,27 @@ from PIL import Image
 from safetensors.torch import save
 
 from t2i.adapters import read, read_embedding
-from t2i.attention.maps import load_maps
-from t2i.cli.index import merge
-from t2i.cli.plan import read_state
-from t2i.cli.prompts_file import read_prompts
-from t2i.cli.request import Request, read_defaults
-from t2i.cli.story import read_story, request_of
+from t2i.attention.probes.heat_maps import load_maps
+from t2i.cli.bulk.index import merge
+from t2i.cli.bulk.plan import read_state
+from t2i.cli.bulk.prompts_file import read_prompts
+from t2i.cli.metadata.reading import read_story, request_of
+from t2i.cli.request.request import Request, read_defaults
 from t2i.denoiser.build import ModelConfig
-from t2i.denoiser.checkpoints import recognise
-from t2i.denoiser.folder import check_folder
-from t2i.denoiser.weights import read_json, read_shapes
-from t2i.evaluate.store import entries_of
+from t2i.denoiser.loading.checkpoint_contents import recognise
+from t2i.denoiser.loading.model_folder import check_folder
+from t2i.denoiser.loading.weight_checks import read_json, read_shapes
+from t2i.evaluate.report.previous_result import read_earlier
+from t2i.evaluate.result_folder import entries_of
 from t2i.evaluate.suite import ASSETS, read_suite
-from t2i.evaluate.telling.earlier import read_earlier
 from t2i.pictures import open_picture, save_picture
 from tests.train.runs import write_run
-from train import config as train_config
 from train.checkpoint import fault_of, newest_facts
+from train.config import run_config as train_config
 from train.data.decode import decode
-from train.data.described import config_of
-from train.data.found import find
-from train.data.record import read_record
+from train.data.discovery import find
+from train.data.named_data import config_of
+from train.data.picture_record import read_record
 from train.data.sources.folder import list_folder
 from train.data.sources.kohya import subsets_of_kohya
 from train.data.sources.metadata import rows_of

@@ -5,10 +5,10 @@ from inspect import signature
 
 import pytest
 
-from pipelines.call import Call
 from pipelines.image_to_image import ImageToImagePipeline
 from pipelines.inpaint import InpaintPipeline
-from pipelines.prompt_edit import PromptEditPipeline
+from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
+from pipelines.run.call import Call
 from pipelines.text_to_image import TextToImagePipeline
 
 DEFAULTS = {field.name: field.default for field in fields(Call)}

@@ -10,10 +10,10 @@ import pytest
 import t2i
 from pipelines.image_to_image import ImageToImagePipeline
 from pipelines.inpaint import InpaintPipeline
-from pipelines.prompt_edit import PromptEditPipeline
+from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.text_to_image import TextToImagePipeline
-from pipelines.unclip import UnclipPipeline
-from t2i.cli.request import read_defaults
+from pipelines.unclip.unclip import UnclipPipeline
+from t2i.cli.request.request import read_defaults
 from t2i.errors import ModelError
 from tests.denoiser.tiny_models import kandinsky_components
 from tests.tiny import tiny_sd_components, tiny_sd_folder, tiny_sdxl_components

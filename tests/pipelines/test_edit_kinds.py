@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipelines.chosen_edits import Wishes, choices, choose_edits
-from pipelines.edit_kinds import SETTINGS, change_of
+from pipelines.prompt_to_prompt.automatic_edits import Wishes, choices, choose_edits
+from pipelines.prompt_to_prompt.edit_kinds import SETTINGS, change_of
 from t2i.attention import LocalBlend, Refine, Reweight
 from t2i.errors import ArgumentError
 from t2i.text.prompt import Prompt

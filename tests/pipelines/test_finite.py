@@ -8,11 +8,11 @@ from safetensors.torch import load_file, save_file
 
 from pipelines.image_to_image import ImageToImagePipeline
 from pipelines.inpaint import InpaintPipeline
-from pipelines.prompt_edit import PromptEditPipeline
+from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.text_to_image import TextToImagePipeline
-from pipelines.unclip import UnclipPipeline
+from pipelines.unclip.unclip import UnclipPipeline
 from t2i.denoiser.families import sd
-from t2i.denoiser.finite import LatentsWatch, check_pixels_finite, check_weights_finite
+from t2i.denoiser.finite_checks import LatentsWatch, check_pixels_finite, check_weights_finite
 from t2i.errors import ArgumentError, DrawingError, ModelError
 from tests.denoiser.original_layout import write_sd1
 from tests.denoiser.tiny_models import kandinsky_components, kandinsky_folder, prior_folder

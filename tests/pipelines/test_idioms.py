@@ -16,7 +16,7 @@ from transformers import CLIPConfig, CLIPImageProcessor
 
 import t2i
 from pipelines.image_to_image import ImageToImagePipeline
-from pipelines.unclip import UnclipPipeline
+from pipelines.unclip.unclip import UnclipPipeline
 from t2i.errors import ArgumentError
 from tests.denoiser.tiny_models import kandinsky_components, prior_components
 from tests.tiny import diffusers_pipeline, tiny_sd_components, tiny_sdxl_components, tiny_small_vae
@@ -112,7 +112,7 @@ def test_auto_pipelines_know_whatever_t2i_gives(monkeypatch, ours, name):
     for task in TASKS:
         for key in ("t2i", "t2i-prompt-edit"):
             monkeypatch.delitem(task, key)
-    monkeypatch.delitem(sys.modules, "pipelines.auto")
+    monkeypatch.delitem(sys.modules, "pipelines.auto_pipelines")
     kind = getattr(t2i, name)
     given = kind("embedded") if name == "load" else kind(**ours["SD"].components)
     made = diffusers.AutoPipelineForImage2Image.from_pipe(given)

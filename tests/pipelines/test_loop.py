@@ -10,8 +10,8 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 
 from pipelines.loop import sample
 from t2i.conditioning.conditioning import join
+from t2i.conditioning.generation import Run
 from t2i.conditioning.guidance import ClassifierFree, Conditional
-from t2i.conditioning.run import Run
 from t2i.denoiser.schedulers import first_latents, scheduler
 from t2i.denoiser.timesteps import set_timesteps
 from tests.tiny import tiny_scheduler

@@ -10,14 +10,14 @@ from accelerate import cpu_offload
 from peft import LoraConfig
 from PIL import Image
 
-from pipelines.exclusive import alone_with
 from pipelines.image_to_image import ImageToImagePipeline
 from pipelines.inpaint import InpaintPipeline
-from pipelines.prompt_edit import PromptEditPipeline
+from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
+from pipelines.run.exclusive_access import alone_with
 from pipelines.text_to_image import TextToImagePipeline
-from pipelines.unclip import UnclipPipeline
+from pipelines.unclip.unclip import UnclipPipeline
 from t2i.attention import Replace, attend
-from t2i.conditioning.perturbed import PerturbedAttention
+from t2i.conditioning.perturbed_guidance import PerturbedAttention
 from t2i.denoiser.schedulers import scheduler
 from t2i.errors import ArgumentError, T2IError
 from tests.denoiser.tiny_models import kandinsky_components, prior_components

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pipelines.image_to_image import ImageToImagePipeline
 from pipelines.text_to_image import TextToImagePipeline
-from t2i.conditioning.perturbed import PerturbedAttention
+from t2i.conditioning.perturbed_guidance import PerturbedAttention
 from t2i.text.prompt import Prompt
 from tests.tiny import tiny_sd_components, tiny_sdxl_components, tiny_unet
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.chosen_edits import Wishes, choose_edits
-from pipelines.prompt_edit import PromptEditPipeline
+from pipelines.prompt_to_prompt.automatic_edits import Wishes, choose_edits
+from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.attention import LocalBlend, Refine, Replace, Reweight, SelfReplace, attend
 from t2i.denoiser.schedulers import scheduler

@@ -5,11 +5,11 @@ import torch
 
 import t2i
 from pipelines.text_to_image import TextToImagePipeline
-from t2i.conditioning.composed import Composed
+from t2i.conditioning.composed_guidance import Composed
 from t2i.conditioning.guidance import ClassifierFree
-from t2i.conditioning.interval import Interval
-from t2i.conditioning.perturbed import PerturbedAttention
-from t2i.conditioning.projected import AdaptiveProjected
+from t2i.conditioning.guidance_interval import Interval
+from t2i.conditioning.perturbed_guidance import PerturbedAttention
+from t2i.conditioning.projected_guidance import AdaptiveProjected
 from t2i.denoiser.schedulers import scheduler
 from t2i.errors import ArgumentError
 from tests.tiny import tiny_sdxl_components

@@ -14,7 +14,7 @@ import t2i
 from pipelines.image_to_image import ImageToImagePipeline
 from pipelines.inpaint import InpaintPipeline
 from pipelines.text_to_image import TextToImagePipeline
-from t2i.conditioning.projected import AdaptiveProjected
+from t2i.conditioning.projected_guidance import AdaptiveProjected
 from t2i.denoiser.schedulers import scheduler
 from t2i.errors import ArgumentError
 from tests.aligned import aligned

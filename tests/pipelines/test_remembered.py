@@ -6,12 +6,12 @@ import shutil
 import pytest
 import torch
 
-from pipelines.prompt_edit import PromptEditPipeline
-from pipelines.remembered import load_remembered
+from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
+from pipelines.prompt_to_prompt.recorded_source import load_remembered
 from t2i.attention import Replace, SelfReplace, attend
 from t2i.attention.edits.share_keys_values import ShareKeysValues
-from t2i.conditioning.interval import Interval
-from t2i.conditioning.projected import AdaptiveProjected
+from t2i.conditioning.guidance_interval import Interval
+from t2i.conditioning.projected_guidance import AdaptiveProjected
 from t2i.denoiser.schedulers import scheduler
 from t2i.errors import ArgumentError, AttentionError, DataError, OutputError
 from t2i.text.prompt import Prompt

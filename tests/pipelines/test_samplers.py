@@ -9,18 +9,18 @@ from PIL import Image
 import t2i
 from pipelines.image_to_image import ImageToImagePipeline
 from pipelines.inpaint import InpaintPipeline
-from pipelines.prompt_edit import PromptEditPipeline
+from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.attention import attend
 from t2i.denoiser.schedulers import SAMPLERS, scheduler
 from t2i.denoiser.schedulers import ZERO_SNR as SERVES_ZERO_SNR
 from t2i.denoiser.timesteps import set_timesteps
 from t2i.errors import ArgumentError
-from t2i.recogniser.agreement import Agreement
+from t2i.scenes.caption_matcher import Agreement
 from tests.tiny import tiny_scheduler, tiny_sd_components
 
 LEAST = 0.5
-"""How well a picture must fit its words (t2i.recogniser.agreement). Of three prompts each, those
+"""How well a picture must fit its words (t2i.scenes.caption_matcher). Of three prompts each, those
 by eye as good as the default's had 0.57 and more, smeared ones down to 0: docs/decisions.md."""
 PICTURE = Image.new("RGB", (32, 32), "teal")
 MASK = Image.new("L", (32, 32))

@@ -10,10 +10,10 @@ from peft import LoHaConfig, LoraConfig
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pipelines.prompt_edit import PromptEditPipeline
+from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.adapters import Lora, Low, from_model, put_on, read, take_off
-from t2i.adapters.injected import tuned
+from t2i.adapters.peft_layers import tuned
 from t2i.errors import ModelError, OutputError
 from tests.adapters.made import CONFIGS, components, drawn, models_of, ours
 from tests.pipelines.test_adapters import adapter_for

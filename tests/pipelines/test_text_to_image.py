@@ -12,7 +12,7 @@ from diffusers import StableDiffusionPipeline
 from diffusers.callbacks import SDCFGCutoffCallback
 
 from pipelines.text_to_image import TextToImagePipeline
-from t2i.denoiser.address import NOTES
+from t2i.denoiser.loading.address import NOTES
 from t2i.denoiser.schedulers import scheduler
 from t2i.errors import ArgumentError, ModelError
 from tests.tiny import (

@@ -15,10 +15,10 @@ from PIL import Image
 
 import t2i
 from pipelines.text_to_image import TextToImagePipeline
-from pipelines.unclip import UnclipPipeline
+from pipelines.unclip.unclip import UnclipPipeline
 from t2i.conditioning.guidance import ClassifierFree, ZeroStar
-from t2i.conditioning.interval import Interval
-from t2i.conditioning.perturbed import PerturbedAttention
+from t2i.conditioning.guidance_interval import Interval
+from t2i.conditioning.perturbed_guidance import PerturbedAttention
 from t2i.denoiser.schedulers import scheduler
 from t2i.errors import ArgumentError, ModelError
 from t2i.text.prompt import Prompt

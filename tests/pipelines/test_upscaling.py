@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from pipelines.image_to_image import ImageToImagePipeline
-from pipelines.prompt_edit import PromptEditPipeline
+from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.text_to_image import TextToImagePipeline
 from pipelines.upscaling import upscale
 from t2i.errors import ArgumentError

@@ -10,9 +10,9 @@ from PIL import Image
 
 from pipelines.image_to_image import ImageToImagePipeline
 from pipelines.inpaint import InpaintPipeline
-from pipelines.prompt_edit import PromptEditPipeline
+from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.text_to_image import TextToImagePipeline
-from pipelines.unclip import UnclipPipeline
+from pipelines.unclip.unclip import UnclipPipeline
 from t2i.attention import Refine, Replace, attend
 from t2i.errors import ArgumentError, T2IError
 from tests.attention.edits.test_methods import EVERY

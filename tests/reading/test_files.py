@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from t2i.cli.prompts_file import read_prompts
-from t2i.cli.story import read_story
-from t2i.denoiser.weights import read_json as read_model_json
-from t2i.denoiser.weights import read_shapes
+from t2i.cli.bulk.prompts_file import read_prompts
+from t2i.cli.metadata.reading import read_story
+from t2i.denoiser.loading.weight_checks import read_json as read_model_json
+from t2i.denoiser.loading.weight_checks import read_shapes
 from t2i.errors import DataError, T2IError
 from t2i.pictures import open_picture
-from t2i.reading import (
+from t2i.safe_reading import (
     CAPTION,
     CONFIG,
     Kind,
@@ -27,8 +27,8 @@ from t2i.reading import (
     read_toml,
     regular,
 )
-from train.data.described import config_of
-from train.data.found import find
+from train.data.discovery import find
+from train.data.named_data import config_of
 from train.data.sources.kohya import subsets_of_kohya
 from train.data.sources.metadata import rows_of
 from train.data.sources.tars import list_tars

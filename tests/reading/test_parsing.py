@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from t2i.reading import parse_json, parse_toml
+from t2i.safe_reading import parse_json, parse_toml
 
 DEEP = "it is nested more than 100 deep"
 

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from t2i.errors import ModelError
-from t2i.recogniser.recogniser import Labels, Maps, Recogniser, labels_of
-from t2i.recogniser.seen import OWN, Found, Relation, Seen
+from t2i.scenes.recognised_objects import OWN, Found, Relation, Seen
+from t2i.scenes.recogniser import Labels, Maps, Recogniser, labels_of
 
 LABELS = labels_of(("apple", "cat"), ("white", "red"), ("green",))
 

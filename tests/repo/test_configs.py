@@ -12,7 +12,7 @@ import torch
 from t2i.conditioning.conditioning import Conditioning
 from t2i.denoiser.build import Components, ModelConfig, build
 from t2i.denoiser.families import sd, sdxl
-from train.config import OF_A_MODEL, load
+from train.config.run_config import OF_A_MODEL, load
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 MODELS = sorted((CONFIGS / "models").rglob("*.toml"))

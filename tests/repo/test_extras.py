@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from t2i.extras import how_to_install
+from t2i.optional_dependencies import how_to_install
 
 
 def came_from(folder: Path, monkeypatch: pytest.MonkeyPatch, origin: object) -> None:
@@ -59,4 +59,4 @@ def test_no_other_place_says_how_an_extra_is_installed(repo: Path) -> None:
     places = [p for name in ("t2i", "pipelines", "train") for p in (repo / name).rglob("*.py")]
     places += [repo / "README.md", *(repo / "docs").glob("*.md")]
     said = {str(path.relative_to(repo)) for path in places if own.search(path.read_text("utf-8"))}
-    assert said == {"t2i/extras.py", "docs/getting-started.md"}
+    assert said == {"t2i/optional_dependencies.py", "docs/getting-started.md"}

@@ -137,8 +137,8 @@ def test_an_error_names_the_command_to_type_next_and_typer_reads_it(
     from PIL import Image
 
     from t2i.cli import main
-    from t2i.cli.metadata import picture_text
-    from t2i.cli.request import Request
+    from t2i.cli.metadata.writing import picture_text
+    from t2i.cli.request.request import Request
     from t2i.pictures import save_picture
 
     monkeypatch.chdir(tmp_path)

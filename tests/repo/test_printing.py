@@ -11,13 +11,13 @@ PRINTS = {"print", "echo", "secho", "Console", "print_exc"}
 STREAMS = ("stdout.write", "stderr.write", "console.print")
 ALLOWED = {
     "t2i.terminal": {"print", "Console"},
-    "t2i.cli.answer": {"secho"},
+    "t2i.cli.output": {"secho"},
     # typer's help, in which nothing is others'.
     "t2i.cli": {"echo"},
-    "t2i.cli.data": {"echo"},
-    "t2i.cli.lora": {"echo"},
+    "t2i.cli.commands.data": {"echo"},
+    "t2i.cli.commands.lora": {"echo"},
     # Bars; and a line beside one, made visible there.
-    "train.report": {"Console", "print"},
+    "train.reporting.report": {"Console", "print"},
 }
 
 

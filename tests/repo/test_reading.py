@@ -1,4 +1,4 @@
-"""What others wrote comes in one way: through t2i.reading, which bounds it."""
+"""What others wrote comes in one way: through t2i.safe_reading, which bounds it."""
 
 import ast
 from collections.abc import Iterator
@@ -15,42 +15,42 @@ MODULES = {"tomllib", "csv", "pickle", "marshal", "shelve", "yaml", "configparse
 LOADERS = {("torch", "load"), ("np", "load"), ("np", "fromfile"), ("json", "load")}
 ALLOWED = {
     # The way itself.
-    "t2i.reading.files": {"open", "fdopen"},
-    "t2i.reading.parsing": {"loads", "tomllib"},
-    "t2i.reading.tensors": {"safe_open"},
+    "t2i.safe_reading.files": {"open", "fdopen"},
+    "t2i.safe_reading.parsing": {"loads", "tomllib"},
+    "t2i.safe_reading.tensors": {"safe_open"},
     # Bytes that the way has read.
     "t2i.pictures": {"Image.open"},
     "train.data.decode": {"Image.open"},
-    "t2i.cli.stories.ours": {"model_validate_json"},
-    "t2i.denoiser.sampling": {"model_validate_json"},
-    "t2i.attention.edits.plain": {"Image.open"},
+    "t2i.cli.metadata.t2i_json": {"model_validate_json"},
+    "t2i.denoiser.sampling_defaults": {"model_validate_json"},
+    "t2i.attention.edits.serialisation": {"Image.open"},
     "train.data.sources.metadata": {"csv"},
-    "t2i.cli.prompts_file": {"csv"},
+    "t2i.cli.bulk.prompts_file": {"csv"},
     "train.data.sources.tars": {"tarfile.open"},
     # A pickle of tensors, of bounded size and opened by the way before.
-    "t2i.adapters.embedding": {"torch.load"},
+    "t2i.adapters.textual_inversion": {"torch.load"},
     # A web server's bytes: no file; their number is asked for.
     "train.data.sources.remote": {"urlopen"},
     # Files to write to, locks, and folders to flush.
-    "t2i.files": {"os.open"},
-    "t2i.folders": {"os.open"},
+    "t2i.atomic_files": {"os.open"},
+    "t2i.atomic_folders": {"os.open"},
     "t2i.terminal": {"os.open"},
-    "t2i.cli.index": {"os.open"},
-    "t2i.evaluate.store": {"os.open"},
-    "train.runfolder": {"os.open"},
+    "t2i.cli.bulk.index": {"os.open"},
+    "t2i.evaluate.result_folder": {"os.open"},
+    "t2i.run_folder": {"os.open"},
     # The package's own assets, and what libraries and the system made a moment ago.
-    "train.data.held_out": {"read_text", "loads"},
-    "train.data.sprites": {"read_text", "read_bytes", "loads", "Image.open"},
-    "train.init_text": {"read_text"},
-    "t2i.machine": {"read_text"},
-    "t2i.denoiser.memory": {"read_text"},
-    "t2i.extras": {"metadata.distribution('t2i').read_text", "json.loads"},
+    "t2i.scenes.held_out": {"read_text", "loads"},
+    "t2i.scenes.sprites": {"read_text", "read_bytes", "loads", "Image.open"},
+    "train.init.config_text": {"read_text"},
+    "t2i.hardware": {"read_text"},
+    "t2i.denoiser.memory_checks": {"read_text"},
+    "t2i.optional_dependencies": {"metadata.distribution('t2i').read_text", "json.loads"},
     "t2i.text.bpe": {"loads"},
-    "train.cache.hollow": {"loads"},
-    "pipelines.pipeline": {"loads"},
-    "pipelines.unclip": {"loads"},
+    "train.cache.weightless": {"loads"},
+    "pipelines.base.pipeline": {"loads"},
+    "pipelines.unclip.unclip": {"loads"},
     # "open" of an object of ours.
-    "t2i.attention.installation": {"installation.open"},
+    "t2i.attention.hooks.installation": {"installation.open"},
 }
 """Module -> what it may call, as it stands there or by the last name."""
 
@@ -65,7 +65,7 @@ def ways_in(source: str) -> Iterator[tuple[int, str]]:
         elif isinstance(node, ast.Call):
             name = ast.unparse(node.func)
             last = name.rpartition(".")[2]
-            if name in ("read_text", "read_bytes", "expanduser"):  # of t2i.reading, of os.path
+            if name in ("read_text", "read_bytes", "expanduser"):  # of t2i.safe_reading, of os.path
                 continue
             if (last in READS or tuple(name.split(".")) in LOADERS) and not writes(node):
                 yield node.lineno, name
@@ -83,7 +83,7 @@ def writes(call: ast.Call) -> bool:
 def astray(module: str, source: str) -> list[str]:
     allowed = ALLOWED.get(module, set())
     return [
-        f"{module}:{line} calls {name}: read it with t2i.reading"
+        f"{module}:{line} calls {name}: read it with t2i.safe_reading"
         for line, name in ways_in(source)
         if name not in allowed and name.rpartition(".")[2] not in allowed
     ]

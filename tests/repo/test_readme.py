@@ -8,7 +8,7 @@ import pytest
 
 from docs.examples import examples, illustrations
 from docs.pages import PAGES, REPO, anchors, blocks, links, text_of
-from pipelines.pipeline import Pipeline
+from pipelines.base.pipeline import Pipeline
 from t2i.cli import main
 
 # Checked by other means, or not ours.

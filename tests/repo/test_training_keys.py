@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from train.config import RunConfig, tables_of
+from train.config.run_config import RunConfig, tables_of
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from t2i.errors import ArgumentError
 from t2i.text.alignment import aligned, changed_words, refinement, replacement
-from t2i.text.encoder import text_encoder
+from t2i.text.encoders.selection import text_encoder
 from t2i.text.prompt import Prompt
 from tests.tiny import WINDOW, WORDS, tiny_text_encoder, tiny_tokenizer
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from t2i.errors import ArgumentError
-from t2i.text.encoder import text_encoder
+from t2i.text.encoders.selection import text_encoder
 from t2i.text.prompt import Prompt
 from tests.text.tiny_models import MODELS, clip
 from tests.tiny import TEXT_WIDTH, WINDOW

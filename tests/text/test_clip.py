@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from t2i.errors import ArgumentError
-from t2i.text.encoder import Clip, text_encoder
+from t2i.text.encoders.selection import Clip, text_encoder
 from t2i.text.prompt import Prompt
 from tests.text.tiny_models import clip, second_clip
 from tests.tiny import (

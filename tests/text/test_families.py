@@ -16,11 +16,11 @@ from transformers import (
 )
 
 from t2i.errors import ArgumentError
-from t2i.text.bert import Bert
-from t2i.text.causal import Causal
-from t2i.text.encoder import FAMILIES, TextEncoder, text_encoder
+from t2i.text.encoders.bert import Bert
+from t2i.text.encoders.causal import Causal
+from t2i.text.encoders.selection import FAMILIES, TextEncoder, text_encoder
+from t2i.text.encoders.t5 import T5
 from t2i.text.prompt import Prompt
-from t2i.text.t5 import T5
 from tests.text.tiny_models import MODELS, bert, byte_bpe, clip, gpt2, t5, unigram, wordpiece
 from tests.tiny import TEXT_WIDTH, WINDOW
 

@@ -8,8 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from transformers import CLIPTokenizer
 
-from t2i.denoiser.address import EMBEDDED
-from t2i.text.learned import add_tokens, adding_whole_words, additions, is_known, spelled_out
+from t2i.denoiser.loading.address import EMBEDDED
+from t2i.text.learned_words import add_tokens, adding_whole_words, additions, is_known, spelled_out
 from t2i.text.prompt import Segment, Weighted
 
 WORDS = ("zun", "Kub", "<s0>", "<s1>", "<my-cat>", "<my-cat>_1", "<my-cat>_2", "ink", "ink_1")

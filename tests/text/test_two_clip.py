@@ -5,7 +5,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 
 from t2i.errors import ArgumentError
-from t2i.text.encoder import TwoClip, text_encoder
+from t2i.text.encoders.selection import TwoClip, text_encoder
 from t2i.text.prompt import Prompt
 from tests.text.tiny_models import clip, second_clip, t5
 from tests.tiny import TEXT_WIDTH, WINDOW, tiny_scheduler, tiny_unet, tiny_vae

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from t2i.text.clip import final_norm
-from t2i.text.encoder import text_encoder
+from t2i.text.encoders.clip import final_norm
+from t2i.text.encoders.embedding_weights import drawn_from_empty, rescaled
+from t2i.text.encoders.selection import text_encoder
 from t2i.text.prompt import Prompt
-from t2i.text.weights import drawn_from_empty, rescaled
 from tests.text.tiny_models import MODELS, clip
 
 MODES = ["a1111", "comfy"]

@@ -3,9 +3,9 @@
 import pytest
 
 from t2i.errors import ArgumentError
-from t2i.text.encoder import TwoClip, text_encoder
+from t2i.text.encoders.selection import TwoClip, text_encoder
 from t2i.text.prompt import Prompt
-from t2i.text.words import spans, token_spans
+from t2i.text.word_spans import spans, token_spans
 from tests.text.tiny_models import MODELS, clip, second_clip
 from tests.tiny import WINDOW
 

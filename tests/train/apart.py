@@ -21,7 +21,7 @@ from train.__main__ import main
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["train.loop", "pipelines.text_to_image", "t2i.cli.bulk", "tests.train.apart"]
+    ["train.loop", "pipelines.text_to_image", "t2i.cli.bulk.bulk", "tests.train.apart"]
 )
 MINUTE = 60
 

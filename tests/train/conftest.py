@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from t2i.process_state import own_state
+from t2i.accelerate_state import own_state
 from tests.denoiser.tiny_models import xl_folder
 from tests.tiny import tiny_sd_folder
 

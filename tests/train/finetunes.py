@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from train.config import RunConfig, load
+from train.config.run_config import RunConfig, load
 
 SHAPES = ((32, 32), (32, 32), (48, 24), (24, 48), (40, 40), (50, 24))
 """Width and height of each picture; with `size = 32` and steps of 8 that is four buckets."""

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from train.init import METHODS, Look, Wish, starting_config
+from train.init.init import METHODS, Look, Wish, starting_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "train"
 FOLDER = "my-pictures"

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from t2i.denoiser.build import ModelConfig
-from train.config import RunConfig, load
+from train.config.run_config import RunConfig, load
 
 TOKENIZER = Path(__file__).resolve().parents[2] / "t2i" / "assets" / "tokenizer"
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from accelerate.utils import gather_object
 from torch.distributed.tensor import DTensor
 
-from train.config import load
+from t2i.run_folder import StopRequest
+from train.config.run_config import load
 from train.loop import Training
-from train.processes import accelerator_of, leave, on_main
-from train.runfolder import StopRequest
-from train.sharding import held
+from train.parallel.fsdp import held
+from train.parallel.processes import accelerator_of, leave, on_main
 
 
 def main() -> None:

@@ -10,12 +10,16 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.nn import functional
 
-from t2i.attention.attending import attend
+from t2i.attention.attend import attend
 from t2i.errors import ArgumentError
 from tests.train.finetunes import finetune_toml
 from tests.train.runs import tiny_run
-from train.assembly import assemble
-from train.attention_supervision import (
+from train.batches.batch import batches
+from train.batches.order import Order, Share
+from train.config.run_config import RunConfig, load
+from train.data.registry import samples_of
+from train.loop import run
+from train.objective.attention_supervision import (
     SupervisionConfig,
     masks_at,
     outside,
@@ -23,11 +27,7 @@ from train.attention_supervision import (
     supervised,
     word_maps,
 )
-from train.batch import batches
-from train.config import RunConfig, load
-from train.data.kinds import samples_of
-from train.loop import run
-from train.order import Order, Share
+from train.setup.assembly import assemble
 from train.targets.denoising import Denoising
 
 WEIGHT = "target.attention_weight=0.5"

@@ -14,12 +14,13 @@ from tests.train.apart import by_two, said
 from tests.train.finetunes import finetune_run
 from tests.train.runs import RUN, tiny_run, write_run
 from tests.train.test_loop import assert_equal_bit_for_bit, end_of, largest_difference, newest
-from train import checkpoint, compiling
-from train.batch import Batch
-from train.compiling import compiled_denoiser
-from train.config import RunConfig
+from train import checkpoint
+from train.batches.batch import Batch
+from train.config.run_config import RunConfig
 from train.loop import Training, run
-from train.processes import accelerator_of
+from train.parallel.processes import accelerator_of
+from train.setup import compiling
+from train.setup.compiling import compiled_denoiser
 from train.targets.denoising import Denoising
 
 pytestmark = pytest.mark.usefixtures("_own_accelerator")

@@ -8,7 +8,7 @@ import torch
 from t2i.denoiser.build import ModelConfig, build
 from t2i.errors import ArgumentError
 from tests.train.runs import MODEL, RUN, tiny_model, tiny_run, write_run
-from train.config import difference, load
+from train.config.run_config import difference, load
 from train.targets.adapters import AdapterPart
 from train.targets.denoiser import DenoiserConfig
 from train.targets.finetune import FineTuneConfig

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from t2i.errors import ArgumentError
+from t2i.scenes.scenes import Scenes
 from tests.train.runs import tiny_run
-from train.assembly import assemble
-from train.batch import batches
+from train.batches.batch import batches
+from train.batches.order import Order, Share
 from train.checkpoint import load_newest
-from train.data.scenes import Scenes
 from train.loop import run
-from train.order import Order, Share
+from train.setup.assembly import assemble
 from train.targets.autoencoder import Autoencoder
 
 CROP = ("target.kind=autoencoder", "target.crop=32", "data.size=64")

@@ -8,10 +8,10 @@ import torch
 
 from tests.train.data.making import folder_of
 from tests.train.runs import tiny_run
-from train.assembly import assemble
-from train.config import RunConfig
-from train.dry_run import print_plan
-from train.forecast import LIBRARIES, activations_of, forecast
+from train.config.run_config import RunConfig
+from train.dry_run.dry_run import print_plan
+from train.dry_run.memory_forecast import LIBRARIES, activations_of, forecast
+from train.setup.assembly import assemble
 
 
 def finetune_of(folder: Path, **more: object) -> RunConfig:

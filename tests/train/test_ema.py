@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from train.ema import EMA, LONGEST, EMAConfig, gamma_of
+from train.optim.ema import EMA, LONGEST, EMAConfig, gamma_of
 
 POWER = EMAConfig(kind="power", lengths=(0.05, 0.1, 0.25))
 

@@ -8,13 +8,13 @@ import torch
 from safetensors.torch import load_file
 
 import t2i
+from t2i.run_folder import StopRequest
 from tests.train.apart import by_two, said
 from tests.train.runs import MODEL, RUN, write_run
 from tests.train.test_loop import newest
-from train.config import load
+from train.config.run_config import load
 from train.loop import Training, run
-from train.processes import accelerator_of
-from train.runfolder import StopRequest
+from train.parallel.processes import accelerator_of
 
 pytestmark = pytest.mark.usefixtures("_own_accelerator")
 

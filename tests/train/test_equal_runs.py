@@ -11,7 +11,7 @@ from tests.train.apart import by_two, ended, said, start
 from tests.train.runs import tiny_run, write_run
 from tests.train.states import largest_difference, newest
 from tests.train.tuning import METHODS, OF_TWO_ENCODERS, tuning, write_tuning
-from train.batch import Batch
+from train.batches.batch import Batch
 from train.checkpoint import checkpoints, load
 from train.loop import run
 from train.targets.denoising import Denoising

@@ -14,12 +14,12 @@ import t2i
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.errors import ArgumentError, ModelError
 from tests.train.finetunes import PARTS, finetune_run
-from train.assembly import assemble
-from train.batch import batches
-from train.caption_encoding import spelled
+from train.batches.batch import batches
+from train.batches.order import Share
+from train.cache.caption_encoding import spelled
 from train.loop import Training, run
-from train.order import Share
-from train.processes import accelerator_of
+from train.parallel.processes import accelerator_of
+from train.setup.assembly import assemble
 from train.targets.finetune import FineTune
 
 pytestmark = pytest.mark.usefixtures("_own_accelerator")

@@ -11,13 +11,14 @@ import pytest
 from PIL import Image
 
 from t2i.cli import main
-from t2i.denoiser.address import EMBEDDED
+from t2i.denoiser.loading.address import EMBEDDED
 from t2i.errors import ArgumentError, DataError, ModelError, OutputError
 from tests.tiny import tiny_sd_folder
 from tests.train.data.making import folder_of
 from tests.train.regenerate_configs import CONFIGS, shipped
-from train.config import RunConfig, load
-from train.init import (
+from train.config.run_config import RunConfig, load
+from train.init.config_values import family_of, steps_for
+from train.init.init import (
     METHODS,
     Look,
     Wish,
@@ -27,7 +28,6 @@ from train.init import (
     will_start,
     write_start,
 )
-from train.init_values import family_of, steps_for
 from train.loop import run
 
 TINY = (

@@ -18,14 +18,14 @@ from torch import Tensor
 
 import t2i
 from t2i.errors import ArgumentError, ModelError, OutputError, TrainingError
+from t2i.run_folder import SIGNALS, StopRequest, locked
 from tests.train.apart import by_two, ended, ready, said, start
 from tests.train.runs import MODEL, tiny_run, write_run
 from train import checkpoint
-from train.batch import Batch
+from train.batches.batch import Batch
 from train.checkpoint import State, load_newest
-from train.config import RunConfig, load
+from train.config.run_config import RunConfig, load
 from train.loop import run
-from train.runfolder import SIGNALS, StopRequest, locked
 from train.targets.denoiser import Denoiser
 
 REPO = Path(__file__).resolve().parents[2]

@@ -6,8 +6,8 @@ from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.training_utils import compute_snr
 from pydantic import ValidationError
 
-from train.losses import counted, pseudo_huber, row_means, smooth_l1
-from train.objective import (
+from train.objective.losses import counted, pseudo_huber, row_means, smooth_l1
+from train.objective.objective import (
     Level,
     Objective,
     ObjectiveConfig,

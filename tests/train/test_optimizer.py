@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from t2i.errors import ArgumentError
 from train.checkpoint import pack_optimizer, unpack_optimizer
-from train.ema import EMAConfig
-from train.optimizer import Group, OptimizerConfig, averaged, build, check_fit, set_rates
-from train.rate import RateConfig, rate
+from train.optim.ema import EMAConfig
+from train.optim.learning_rate import RateConfig, rate
+from train.optim.optimizer import Group, OptimizerConfig, averaged, build, check_fit, set_rates
 
 HERE = ["adamw", "adafactor", "prodigy", "schedulefree"]
 """Those that run without a GPU."""

@@ -12,7 +12,7 @@ from tests.train.runs import tiny_run
 from train import checkpoint
 from train.checkpoint import State
 from train.loop import run
-from train.snapshots import snapshots
+from train.optim.ema_snapshots import snapshots
 
 # Sheets are drawn on the way, so that what they lend the model is given back to the bit.
 DRAWING = ('samples={every=3, prompts=["a red apple"], steps=2}', "train.steps=7")

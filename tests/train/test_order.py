@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from train.ema import EMA, EMAConfig
-from train.order import Order, slots_of
-from train.randomness import generator, key
-from train.rate import RateConfig, rate
+from t2i.randomness import generator, key
+from train.batches.order import Order, slots_of
+from train.optim.ema import EMA, EMAConfig
+from train.optim.learning_rate import RateConfig, rate
 
 
 def taken(order: Order, steps: range) -> list[int]:

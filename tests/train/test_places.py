@@ -6,14 +6,14 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from t2i.scenes.scenes import Scenes
 from tests.train.runs import tiny_run
-from train.assembly import assemble
-from train.batch import batches
-from train.data.scenes import Scenes
+from train.batches.batch import batches
+from train.batches.order import Order, Share
 from train.loop import run
-from train.order import Order, Share
-from train.places import Places, where
+from train.setup.assembly import assemble
 from train.targets.denoiser import Denoiser
+from train.targets.position_check import Places, where
 
 WEIGHT = "target.place_weight=0.5"
 

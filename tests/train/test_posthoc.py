@@ -10,10 +10,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from t2i.errors import ArgumentError, OutputError, TrainingError
-from train import snapshots as snapshot_files
-from train.ema import EMA, EMAConfig, gamma_of
-from train.posthoc import Average, inner, mix, reconstruct
-from train.snapshots import forget_after, save_snapshot, snapshots
+from train.optim import ema_snapshots as snapshot_files
+from train.optim.ema import EMA, EMAConfig, gamma_of
+from train.optim.ema_snapshots import forget_after, save_snapshot, snapshots
+from train.optim.posthoc_ema import Average, inner, mix, reconstruct
 
 STEPS, EVERY = 400, 5
 

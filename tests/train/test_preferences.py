@@ -12,14 +12,14 @@ from PIL import Image
 
 from t2i.errors import ArgumentError, DataError, TrainingError
 from tests.train.finetunes import finetune_toml
-from train.assembly import assemble
-from train.batch import batches
-from train.config import load
-from train.data.kinds import samples_of
+from train.batches.batch import batches
+from train.batches.order import Order, Share
+from train.config.run_config import load
+from train.data.registry import samples_of
 from train.loop import run
-from train.order import Order, Share
-from train.preferences import preference_loss
-from train.reference import Reference
+from train.objective.preferences import preference_loss
+from train.setup.assembly import assemble
+from train.targets.reference_model import Reference
 
 BETA = "target.preference_beta=50"
 STILL = ("target.caption_dropout=0", "data.flip=false", "data.crop=center", "ema.decay=0")

@@ -8,13 +8,13 @@ import torch
 
 from t2i.errors import ArgumentError
 from tests.train.finetunes import finetune_run
-from train.assembly import assemble
-from train.batch import batches
-from train.data.kinds import samples_of
+from train.batches.batch import batches
+from train.batches.order import Order, Share
+from train.data.registry import samples_of
 from train.loop import run
-from train.order import Order, Share
-from train.preservation import PreservationConfig, without
-from train.reference import Reference
+from train.objective.preservation import PreservationConfig, without
+from train.setup.assembly import assemble
+from train.targets.reference_model import Reference
 
 WEIGHT = "target.preserve_weight=3"
 WORDS = "target.preserve_words={ '<mug>' = 'cat' }"

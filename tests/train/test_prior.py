@@ -11,16 +11,16 @@ from pydantic import ValidationError
 
 import t2i
 from t2i.errors import ArgumentError, DataError
+from t2i.run_folder import StopRequest
 from tests.train.finetunes import finetune_run
-from train import class_pictures
-from train.class_pictures import NOTES, draw_missing, draw_prior, name_of
-from train.config import RunConfig
-from train.data.kinds import samples_of
+from train.config.run_config import RunConfig
+from train.data.class_picture_config import PriorConfig, with_prior
 from train.data.pictures import Pictures, PicturesConfig
+from train.data.registry import samples_of
 from train.loop import run
-from train.prior import PriorConfig, with_prior
-from train.processes import accelerator_of
-from train.runfolder import StopRequest
+from train.parallel.processes import accelerator_of
+from train.setup import class_pictures
+from train.setup.class_pictures import NOTES, draw_missing, draw_prior, name_of
 
 pytestmark = pytest.mark.usefixtures("_own_accelerator")
 

@@ -18,7 +18,7 @@ from torch import distributed
 from t2i.errors import ArgumentError
 from tests.train.runs import tiny_run
 from train.loop import run
-from train.processes import PATIENCE, accelerated
+from train.parallel.processes import PATIENCE, accelerated
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from PIL import Image
 
 from t2i.errors import OutputError, TrainingError
 from tests.train.runs import RUN, write_run
-from train.config import load
+from train.config.run_config import load
 from train.loop import run
 from train.publish import publish
 

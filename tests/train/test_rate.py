@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from train.rate import RateConfig, rate
+from train.optim.learning_rate import RateConfig, rate
 
 
 def test_a_rate_of_several_cycles_starts_again_from_the_full_one() -> None:

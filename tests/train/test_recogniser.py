@@ -8,16 +8,16 @@ import torch
 from PIL import Image
 
 from t2i.errors import ArgumentError, ModelError
-from t2i.recogniser.agreement import Agreement
-from t2i.recogniser.recogniser import Recogniser
+from t2i.scenes.caption_matcher import Agreement
+from t2i.scenes.recogniser import Recogniser
+from t2i.scenes.recogniser_data import Compositions, CompositionsConfig
+from t2i.scenes.scenes import Scenes, ScenesConfig
 from tests.train.test_loop import assert_equal_bit_for_bit, end_of, logged
-from train.batch import batches
-from train.config import RunConfig, load
-from train.data.compositions import Compositions, CompositionsConfig
-from train.data.scenes import Scenes, ScenesConfig
+from train.batches.batch import batches
+from train.batches.order import Order, Share
+from train.config.run_config import RunConfig, load
 from train.loop import run
-from train.order import Order, Share
-from train.targets.agreement import turned_round
+from train.targets.caption_matcher import turned_round
 
 OBJECTS = ("apple", "cat", "car")
 

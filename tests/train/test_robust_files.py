@@ -14,7 +14,7 @@ from t2i.errors import ArgumentError, DataError, OutputError
 from tests.train.data.making import noise
 from tests.train.states import assert_same_end, logged, newest
 from tests.train.tuning import pictures, tuning, write_tuning
-from train.config import load
+from train.config.run_config import load
 from train.loop import Training, run
 from train.step import Stepper
 

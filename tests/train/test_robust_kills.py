@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from t2i.run_folder import locked
 from tests.train.apart import die_in_third_save, ended, ready, said, start
 from tests.train.runs import write_run
 from tests.train.states import assert_same_end, logged, newest
 from tests.train.tuning import METHODS, OF_TWO_ENCODERS, tuning, write_tuning
-from train.batch import Batch
+from train.batches.batch import Batch
 from train.checkpoint import checkpoints
-from train.config import load
+from train.config.run_config import load
 from train.loop import run
-from train.runfolder import locked
 from train.targets.denoising import Denoising
 
 pytestmark = pytest.mark.timeout(400)  # the first process of its own imports everything

@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from t2i.denoiser.memory import is_out_of_memory
+from t2i.denoiser.memory_checks import is_out_of_memory
 from t2i.errors import TrainingError
 from tests.train.runs import tiny_run
 from tests.train.states import assert_same_end, largest_difference, logged, newest
 from tests.train.tuning import tuning
-from train.batch import Batch, batches
-from train.data.kinds import samples_of
+from train.batches.batch import Batch, batches
+from train.batches.micro_batches import cut
+from train.batches.order import Share
+from train.data.registry import samples_of
 from train.loop import order_of, run
-from train.memory import cut
-from train.order import Share
 from train.step import Stepper
 from train.targets.denoiser import Denoiser
 from train.targets.denoising import Denoising

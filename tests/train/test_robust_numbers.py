@@ -12,8 +12,8 @@ from t2i.errors import OutputError, TrainingError
 from tests.train.runs import tiny_run
 from tests.train.states import assert_same_end, largest_difference, logged, newest
 from tests.train.tuning import tuning
-from train import bad_step
-from train.batch import Batch
+from train import bad_step_report as bad_step
+from train.batches.batch import Batch
 from train.checkpoint import load
 from train.loop import run
 from train.publish import read_losses

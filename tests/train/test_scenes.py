@@ -16,12 +16,12 @@ from PIL import Image
 from pydantic import ValidationError
 
 from t2i.errors import ArgumentError
-from train.data.captions import MAX_WORDS, Caption, Mention
-from train.data.held_out import held_out
-from train.data.layout import Spot
-from train.data.scenes import Layout, Placed, Scene, Scenes, ScenesConfig, draw
-from train.data.show import MASK_COLOURS, show
-from train.data.sprites import BACKGROUNDS, assets, clear_backgrounds, sprite, things
+from t2i.scenes.captions import MAX_WORDS, Caption, Mention
+from t2i.scenes.held_out import held_out
+from t2i.scenes.layout import Spot
+from t2i.scenes.scenes import Layout, Placed, Scene, Scenes, ScenesConfig, draw
+from t2i.scenes.sprites import BACKGROUNDS, assets, clear_backgrounds, sprite, things
+from train.data.sheets.mask_sheet import MASK_COLOURS, show
 
 SMALL = ScenesConfig(size=64, seed=7, vocabulary="all")
 # Degrees of hue people call by each name.
@@ -76,7 +76,7 @@ def test_a_scene_is_the_same_in_another_instance_order_length_and_thread(
 
 def test_a_scene_is_the_same_in_another_process(scenes: list[Scene]) -> None:
     script = (
-        "from train.data.scenes import Scenes, ScenesConfig; from hashlib import sha256; "
+        "from t2i.scenes.scenes import Scenes, ScenesConfig; from hashlib import sha256; "
         "s = Scenes(ScenesConfig(size=64, seed=7, vocabulary='all')); "
         "seen = b''.join(s.read(i).pixels.tobytes() + s.read(i).caption.encode() for i in (9, 4)); "
         "print(sha256(seen).hexdigest())"

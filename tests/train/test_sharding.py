@@ -24,11 +24,12 @@ from tests.train.test_loop import (
     logged,
     newest,
 )
-from train import checkpoint, sharding
-from train.assembly import assemble
+from train import checkpoint
 from train.checkpoint import State
-from train.config import load
-from train.processes import accelerator_of
+from train.config.run_config import load
+from train.parallel import fsdp as sharding
+from train.parallel.processes import accelerator_of
+from train.setup.assembly import assemble
 
 REPO = Path(__file__).resolve().parents[2]
 CONFIG = REPO / "configs" / "accelerate" / "fsdp2.yaml"

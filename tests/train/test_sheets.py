@@ -8,15 +8,15 @@ import torch
 from PIL import Image
 
 from t2i.attention import attend
-from t2i.attention.overlays import SHOWN_WIDTH, with_overlays
+from t2i.attention.probes.overlays import SHOWN_WIDTH, with_overlays
 from t2i.errors import ArgumentError
 from t2i.pictures import GAP, PAPER
 from tests.train.finetunes import finetune_run
 from tests.train.runs import tiny_run
 from tests.train.states import logged
-from train.assembly import assemble
 from train.loop import run
-from train.samples import Drawn, SamplesConfig, draw_prompts, page
+from train.reporting.sample_sheets import Drawn, SamplesConfig, draw_prompts, page
+from train.setup.assembly import assemble
 from train.targets.finetune import FineTune
 
 PROMPTS = ("a <mug> left of a cat", "a cat", "a <pot> on a <mug>")

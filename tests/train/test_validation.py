@@ -14,10 +14,10 @@ from tests.train.apart import by_two, said
 from tests.train.finetunes import finetune_run, finetune_toml
 from tests.train.runs import tiny_run
 from tests.train.states import KINDS, largest_difference, logged, losses, newest
-from train.config import RunConfig
+from train.config.run_config import RunConfig
 from train.loop import Training, run
-from train.objective import Objective, ObjectiveConfig
-from train.processes import accelerated
+from train.objective.objective import Objective, ObjectiveConfig
+from train.parallel.processes import accelerated
 from train.targets.denoising import Denoising
 from train.targets.finetune import FineTune
 from train.validation import Measured

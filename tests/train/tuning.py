@@ -6,7 +6,7 @@ from PIL import Image
 
 from tests.tiny import WORDS
 from tests.train.data.making import noise
-from train.config import RunConfig, load
+from train.config.run_config import RunConfig, load
 
 SHAPES = ((40, 40), (44, 41), (60, 32), (64, 33), (40, 40), (32, 62), (41, 40), (60, 33), (48, 48))
 """Width and height of the pictures: three buckets, one of them smaller than a batch."""

@@ -13,9 +13,9 @@ from pipelines.text_to_image import TextToImagePipeline
 from t2i.denoiser.build import Components
 from t2i.denoiser.families.sd import pixels_per_latent
 from t2i.errors import ModelError
-from train.cache.hollow import fill, hollow, is_hollow, weights_digest, words_digest
-from train.cache.texts import Texts
-from train.caption_encoding import encoder_of
+from train.cache.caption_encoding import encoder_of
+from train.cache.text_cache import Texts
+from train.cache.weightless import fill, hollow, is_hollow, weights_digest, words_digest
 from train.data.buckets import Shape
 
 OF = {"latents": ("vae",), "texts": ("text_encoder", "text_encoder_2")}

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import save
 
+from t2i.atomic_files import cannot_write, write_atomically
 from t2i.errors import DataError
-from t2i.files import cannot_write, write_atomically
-from t2i.reading import parse_json, regular
-from t2i.reading.tensors import opened_tensors
+from t2i.safe_reading import parse_json, regular
+from t2i.safe_reading.tensors import opened_tensors
 
 Arrays = Mapping[str, NDArray[Any]]
 DIGITS = 32

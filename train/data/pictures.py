@@ -16,17 +16,17 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from t2i.errors import DataError
 from t2i.pictures import MAX_PIXELS
-from t2i.text.pattern import pattern
+from t2i.randomness import key
+from t2i.scenes.sample import Framing, Sample
+from t2i.text.word_pattern import pattern
 from train.data.buckets import Shape, buckets_of, nearest_bucket
+from train.data.caption_rules import completed, every_wording, worded
 from train.data.decode import MOST_PIXELS, BrokenPicture
-from train.data.found import Found, Rules, check_share, find
-from train.data.overview import Overview, overview
-from train.data.sample import Framing, Sample
+from train.data.discovery import Found, Rules, check_share, find
 from train.data.subsets import Count, Crop, Share, SubsetConfig, check_placeholders
+from train.data.summary import Overview, overview
 from train.data.survey import Progress, Seen
-from train.data.view import Corner, View, corners_of, loser_of, mask_of, pixels_of
-from train.data.wording import completed, every_wording, worded
-from train.randomness import key
+from train.data.transforms import Corner, View, corners_of, loser_of, mask_of, pixels_of
 
 SMALL = 256
 """A model that draws smaller pictures has few of them a side if they go in steps of 64."""

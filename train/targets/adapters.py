@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import nn
 
 from t2i.errors import ArgumentError
-from train.targets.parts import Models, Of, Part, model_of
-from train.targets.patterns import Patterns, named
+from train.targets.module_patterns import Patterns, named
+from train.targets.trained_parts import Models, Of, Part, model_of
 
 ATTENTION: dict[str, Patterns] = {
     "unet": ("to_q", "to_k", "to_v", "to_out.0"),

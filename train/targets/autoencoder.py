@@ -14,10 +14,10 @@ from torch import Tensor
 
 from t2i.denoiser.build import Components
 from t2i.pictures import sheet
-from train.batch import Batch
+from t2i.randomness import generator
+from train.batches.batch import Batch
 from train.export import ExportConfig, Notes, export_vae
-from train.randomness import generator
-from train.samples import SamplesConfig, pictures_of
+from train.reporting.sample_sheets import SamplesConfig, pictures_of
 from train.targets.target import Target
 
 

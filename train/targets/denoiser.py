@@ -10,11 +10,11 @@ from pydantic import Field
 from torch import Tensor
 
 from t2i.denoiser.build import Components
-from train.attention_supervision import SupervisionConfig
-from train.batch import Batch
-from train.objective import ObjectiveConfig
-from train.places import Places
+from train.batches.batch import Batch
+from train.objective.attention_supervision import SupervisionConfig
+from train.objective.objective import ObjectiveConfig
 from train.targets.denoising import Denoising
+from train.targets.position_check import Places
 
 
 class DenoiserConfig(SupervisionConfig):

@@ -20,15 +20,16 @@ from t2i.denoiser.build import Components
 from t2i.denoiser.families import sd, sdxl
 from t2i.denoiser.families.sd import scale_latents
 from t2i.denoiser.schedulers import Scheduler
-from t2i.text.interface import Encoded
-from t2i.text.words import Span, tokens_of_stretches
-from train.attention_supervision import Supervision, SupervisionConfig, supervised
-from train.batch import Batch
-from train.caption_encoding import encoder_of, read, spelled
-from train.data.sample import Framing
+from t2i.randomness import generator
+from t2i.scenes.sample import Framing
+from t2i.text.encoder_interface import Encoded
+from t2i.text.word_spans import Span, tokens_of_stretches
+from train.batches.batch import Batch
+from train.cache.caption_encoding import encoder_of, read, spelled
 from train.export import ExportConfig, Notes, export, pipeline, sampler
-from train.losses import counted
-from train.objective import (
+from train.objective.attention_supervision import Supervision, SupervisionConfig, supervised
+from train.objective.losses import counted
+from train.objective.objective import (
     Level,
     Objective,
     ObjectiveConfig,
@@ -36,8 +37,7 @@ from train.objective import (
     perturbed,
     quantiles,
 )
-from train.randomness import generator
-from train.samples import SamplesConfig, draw_prompts, page
+from train.reporting.sample_sheets import SamplesConfig, draw_prompts, page
 from train.targets.autoencoder import middle
 from train.targets.target import Target
 

@@ -15,20 +15,20 @@ from t2i.conditioning.conditioning import Conditioning
 from t2i.denoiser.build import Components
 from t2i.denoiser.schedulers import Scheduler
 from t2i.errors import ArgumentError
-from train.attention_supervision import SupervisionConfig
-from train.batch import Batch
+from train.batches.batch import Batch
 from train.export import ExportConfig, Notes
-from train.losses import row_means
-from train.objective import ObjectiveConfig
-from train.optimizer import Group
-from train.preferences import PreferenceConfig, preference_loss
-from train.preservation import PreservationConfig
-from train.reference import Reference
+from train.objective.attention_supervision import SupervisionConfig
+from train.objective.losses import row_means
+from train.objective.objective import ObjectiveConfig
+from train.objective.preferences import PreferenceConfig, preference_loss
+from train.objective.preservation import PreservationConfig
+from train.optim.optimizer import Group
 from train.targets.adapters import AdapterPart, attach
 from train.targets.denoising import Denoising, Noised
-from train.targets.parts import FullPart, train_in_full
-from train.targets.results import write_results
-from train.targets.words import WordsPart, add_words
+from train.targets.finetune_results import write_results
+from train.targets.learned_words import WordsPart, add_words
+from train.targets.reference_model import Reference
+from train.targets.trained_parts import FullPart, train_in_full
 
 PartConfig = Annotated[FullPart | AdapterPart | WordsPart, Field(discriminator="method")]
 

@@ -12,13 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional
 
-from t2i.folders import whole_folder
+from t2i.atomic_folders import whole_folder
 from t2i.pictures import sheet
-from t2i.recogniser.recogniser import Labels, Recogniser
-from t2i.recogniser.seen import OWN, Seen
-from train.batch import Batch
+from t2i.scenes.recognised_objects import OWN, Seen
+from t2i.scenes.recogniser import Labels, Recogniser
+from train.batches.batch import Batch
 from train.export import ExportConfig, Notes
-from train.samples import SamplesConfig, pictures_of
+from train.reporting.sample_sheets import SamplesConfig, pictures_of
 from train.targets.target import Target
 
 COLOUR_WEIGHT = 0.5

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from train.batch import Batch
+from t2i.randomness import generator
+from train.batches.batch import Batch
 from train.export import ExportConfig, Notes
-from train.optimizer import Group
-from train.randomness import generator
-from train.samples import SamplesConfig
+from train.optim.optimizer import Group
+from train.reporting.sample_sheets import SamplesConfig
 
 
 class Target(nn.Module, ABC):

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from t2i.attention.at import At
-from t2i.attention.attended import Attended
-from t2i.attention.edits.edit import Edit, Look
-from t2i.attention.rows import Pass
-from t2i.attention.said import Said, Words, several
+from t2i.attention.call import At
+from t2i.attention.compute.probabilities import Attended
+from t2i.attention.denoiser_pass import Pass
+from t2i.attention.edits.base.edit import Edit, Look
+from t2i.attention.prompts.prompt_tokens import Said, Words, several
 from t2i.attention.site import Site, Window, is_number
 from t2i.errors import ArgumentError, AttentionError
-from t2i.text.interface import TextEncoder
-from t2i.text.layout import window_of
+from t2i.text.encoder_interface import TextEncoder
+from t2i.text.token_layout import window_of
 
 Size = tuple[int, int]
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from t2i.attention.at import At
-from t2i.attention.attended import of_same_shape
-from t2i.attention.edits.edit import Edit
-from t2i.attention.effects import Effects, MapFunction
+from t2i.attention.call import At
+from t2i.attention.compute.edit_plan import Effects, MapFunction
+from t2i.attention.compute.probabilities import of_same_shape
+from t2i.attention.edits.base.edit import Edit
 from t2i.attention.site import Site, Sites
 from t2i.errors import ArgumentError
 

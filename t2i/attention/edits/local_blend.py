@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from t2i.attention.edits.edit import Edit
-from t2i.attention.probe import Probe
-from t2i.attention.rows import Pass
-from t2i.attention.said import Said, Words, several
+from t2i.attention.denoiser_pass import Pass
+from t2i.attention.edits.base.edit import Edit
+from t2i.attention.probes.probe import Probe
+from t2i.attention.prompts.prompt_tokens import Said, Words, several
 from t2i.attention.site import Sites
 from t2i.errors import ArgumentError
 

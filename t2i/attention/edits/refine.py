@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from t2i.attention.at import At
-from t2i.attention.edits.words import WordEdit
-from t2i.attention.effects import Effects
+from t2i.attention.call import At
+from t2i.attention.compute.edit_plan import Effects
+from t2i.attention.edits.base.word_edit import WordEdit
 
 
 @dataclass(frozen=True, kw_only=True)

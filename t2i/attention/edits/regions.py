@@ -12,9 +12,9 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 from torch.nn import functional
 
-from t2i.attention.at import At
-from t2i.attention.edits.bias import BiasEdit
-from t2i.attention.said import Said, Words, several
+from t2i.attention.call import At
+from t2i.attention.edits.base.score_bias import BiasEdit
+from t2i.attention.prompts.prompt_tokens import Said, Words, several
 from t2i.attention.site import Site, is_number
 from t2i.errors import ArgumentError
 from t2i.masks import painted

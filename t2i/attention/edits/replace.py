@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from t2i.attention.at import At
-from t2i.attention.edits.words import WordEdit
-from t2i.attention.effects import Effects
-from t2i.attention.said import Said
+from t2i.attention.call import At
+from t2i.attention.compute.edit_plan import Effects
+from t2i.attention.edits.base.word_edit import WordEdit
+from t2i.attention.prompts.prompt_tokens import Said
 from t2i.text.alignment import changed_words
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from t2i.attention.at import At
-from t2i.attention.edits.edit import LARGEST
-from t2i.attention.edits.words import WindowedEdit
-from t2i.attention.effects import Effects
-from t2i.attention.said import Said
+from t2i.attention.call import At
+from t2i.attention.compute.edit_plan import Effects
+from t2i.attention.edits.base.edit import LARGEST
+from t2i.attention.edits.base.word_edit import WindowedEdit
+from t2i.attention.prompts.prompt_tokens import Said
 from t2i.attention.site import is_number
 from t2i.errors import ArgumentError
 

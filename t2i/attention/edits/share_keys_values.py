@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from t2i.attention.at import At
-from t2i.attention.edits.edit import Edit
-from t2i.attention.effects import Effects
+from t2i.attention.call import At
+from t2i.attention.compute.edit_plan import Effects
+from t2i.attention.edits.base.edit import Edit
 from t2i.attention.site import Sites, Window
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from t2i.attention.at import At
-from t2i.attention.edits.bias import BiasEdit
-from t2i.attention.said import Said
+from t2i.attention.call import At
+from t2i.attention.edits.base.score_bias import BiasEdit
+from t2i.attention.prompts.prompt_tokens import Said
 from t2i.attention.site import is_number
 from t2i.errors import ArgumentError
 

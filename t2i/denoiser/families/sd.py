@@ -15,7 +15,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
 from t2i.conditioning.conditioning import Conditioning
-from t2i.denoiser.finite import check_pixels_finite
+from t2i.denoiser.finite_checks import check_pixels_finite
 from t2i.denoiser.schedulers import Scheduler, rebuild
 from t2i.errors import ArgumentError
 

@@ -16,9 +16,9 @@ from diffusers.schedulers.scheduling_unclip import UnCLIPScheduler
 from torch import Tensor
 
 from t2i.conditioning.conditioning import Branch, Conditioning
-from t2i.conditioning.run import Guidance, Run
+from t2i.conditioning.generation import Guidance, Run
 from t2i.denoiser.families.sd import LARGEST_SIDE, nearest_multiples
-from t2i.denoiser.finite import check_pixels_finite
+from t2i.denoiser.finite_checks import check_pixels_finite
 from t2i.denoiser.schedulers import Scheduler, rebuild
 from t2i.errors import ArgumentError, ModelError
 

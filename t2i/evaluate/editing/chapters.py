@@ -3,13 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
-from t2i.evaluate.editing.edited import Cost, Edited, EditedPair, TwoObjects
 from t2i.evaluate.editing.methods import METHODS, NONE, ONLY_STRONG, EditSettings
 from t2i.evaluate.editing.pairs import KINDS
+from t2i.evaluate.editing.records import Cost, Edited, EditedPair, TwoObjects
 from t2i.evaluate.editing.two_objects import HELPED, NAMES
-from t2i.evaluate.part import Record
-from t2i.evaluate.telling.chapter import Block, Cell, Chapter, Figure, Gallery, Table
-from t2i.evaluate.telling.statistics import mean, share
+from t2i.evaluate.report.chapter import Block, Cell, Chapter, Figure, Gallery, Table
+from t2i.evaluate.report.statistics import mean, share
+from t2i.evaluate.suite_part import Record
 from t2i.terminal import several
 
 READINGS: dict[str, Callable[[Edited], float | None]] = {

@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 
-from t2i.evaluate.editing.edited import Cost
+from t2i.evaluate.editing.records import Cost
 
 FEW = 4
 """Steps of a run whose memory is watched, as watching takes long; more steps hold no more."""

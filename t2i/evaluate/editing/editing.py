@@ -7,14 +7,13 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipelines.prompt_edit import PromptEditPipeline
+from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from t2i.denoiser.families import sd
 from t2i.denoiser.schedulers import rebuild
 from t2i.errors import ArgumentError
+from t2i.evaluate.editing.caption_fit import fits_of
 from t2i.evaluate.editing.chapters import chapters_of
 from t2i.evaluate.editing.cost import cost_of
-from t2i.evaluate.editing.edited import DECIMALS, Cost, Edited, EditedPair, TwoObjects, alike
-from t2i.evaluate.editing.fits import fits_of
 from t2i.evaluate.editing.methods import (
     METHODS,
     NONE,
@@ -24,15 +23,16 @@ from t2i.evaluate.editing.methods import (
     target_of,
 )
 from t2i.evaluate.editing.pairs import KINDS, Kind, Pair, pair
+from t2i.evaluate.editing.records import DECIMALS, Cost, Edited, EditedPair, TwoObjects, alike
 from t2i.evaluate.editing.scores import all_true, kept, structure_distance, succeeded, to_stay
 from t2i.evaluate.editing.two_objects import HELPED, drawn, drawn_with_help, layout_of_two
 from t2i.evaluate.generation.judge import judge, said
-from t2i.evaluate.part import Bench, Record
-from t2i.evaluate.telling.chapter import Chapter
+from t2i.evaluate.report.chapter import Chapter
+from t2i.evaluate.suite_part import Bench, Record
 from t2i.pictures import sheet
-from t2i.recogniser.seen import Seen
-from train.data.scenes import Scenes, ScenesConfig
-from train.randomness import key
+from t2i.randomness import key
+from t2i.scenes.recognised_objects import Seen
+from t2i.scenes.scenes import Scenes, ScenesConfig
 
 TWO, COST = "two", "cost"
 

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from pipelines.chosen_edits import Wishes
-from pipelines.prompt_edit import PromptEditPipeline
+from pipelines.prompt_to_prompt.automatic_edits import Wishes
+from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from t2i.attention import InjectQueriesKeys, LocalBlend, ShareKeysValues, WordWeights
-from t2i.attention.edits.edit import Edit
+from t2i.attention.edits.base.edit import Edit
 from t2i.attention.site import check_window
 from t2i.evaluate.editing.pairs import Pair
 from t2i.text.prompt import Prompt

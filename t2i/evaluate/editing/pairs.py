@@ -6,14 +6,14 @@ from typing import Literal
 
 import numpy as np
 
-from t2i.attention.said import Words
+from t2i.attention.prompts.prompt_tokens import Words
 from t2i.errors import ArgumentError
 from t2i.evaluate.generation.judge import Said, said
-from t2i.recogniser.seen import Relation
-from train.data.captions import MAX_WORDS, Caption, Mention, describe, phrase
-from train.data.held_out import fits, trained_colours
-from train.data.layout import Spot, pick
-from train.data.scenes import Layout, Scenes, shared_backgrounds
+from t2i.scenes.captions import MAX_WORDS, Caption, Mention, describe, phrase
+from t2i.scenes.held_out import fits, trained_colours
+from t2i.scenes.layout import Spot, pick
+from t2i.scenes.recognised_objects import Relation
+from t2i.scenes.scenes import Layout, Scenes, shared_backgrounds
 
 Kind = Literal["swap", "recolour", "background", "addition", "strengthen"]
 KINDS: dict[Kind, str] = {

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from t2i.evaluate.editing.pairs import Pair
-from t2i.evaluate.extra import needs_extra
 from t2i.evaluate.generation.judge import judge
-from t2i.recogniser.seen import Seen
+from t2i.evaluate.optional_imports import needs_extra
+from t2i.scenes.recognised_objects import Seen
 
 WIDENED = 0.03
 """By how much of the picture's side a mask of what changes is widened."""

@@ -8,16 +8,16 @@ import torch
 from PIL import Image
 
 from t2i.attention import AttendAndExcite, Region, Regions, attend
-from t2i.attention.edits.edit import Edit
-from t2i.evaluate.editing.edited import TwoObjects, alike
+from t2i.attention.edits.base.edit import Edit
 from t2i.evaluate.editing.methods import NONE
 from t2i.evaluate.editing.pairs import TRIES, mention_of
+from t2i.evaluate.editing.records import TwoObjects, alike
 from t2i.evaluate.editing.scores import kept
 from t2i.evaluate.generation.judge import judge, said
-from t2i.evaluate.part import Bench
+from t2i.evaluate.suite_part import Bench
 from t2i.pictures import sheet
-from t2i.recogniser.seen import Relation
-from train.data.scenes import Layout, Scenes
+from t2i.scenes.recognised_objects import Relation
+from t2i.scenes.scenes import Layout, Scenes
 
 EXCITED, PLACED = "AttendAndExcite", "Regions"
 HELPED = (EXCITED, PLACED)

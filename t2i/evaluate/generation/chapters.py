@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from t2i.evaluate.generation.choice import JUDGED_BY, Choice, choose
-from t2i.evaluate.generation.distance import scenes_distance
-from t2i.evaluate.generation.drawn import Picture, Run
+from t2i.evaluate.generation.feature_distance import scenes_distance
 from t2i.evaluate.generation.judge import KINDS
-from t2i.evaluate.telling.chapter import Block, Cell, Chapter, Figure, Gallery, Plot, Table
-from t2i.evaluate.telling.statistics import difference, mean, share
+from t2i.evaluate.generation.records import Picture, Run
+from t2i.evaluate.generation.sampling_choice import JUDGED_BY, Choice, choose
+from t2i.evaluate.report.chapter import Block, Cell, Chapter, Figure, Gallery, Plot, Table
+from t2i.evaluate.report.statistics import difference, mean, share
 
 SPLITS = {"seen": "seen", "held_out": "held out"}
 """Splits of the tables -> their heads."""

@@ -11,17 +11,17 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import nn
 
-from t2i.conditioning.methods import parse_guidance
+from t2i.conditioning.guidance_registry import parse_guidance
 from t2i.denoiser.schedulers import check_sampler, rebuild, scheduler
 from t2i.evaluate.generation.chapters import Results, chapters_of
-from t2i.evaluate.generation.drawn import DECIMALS, Batch, Picture, Run, seen_in
 from t2i.evaluate.generation.judge import Said, judge, judge_by_another, said
-from t2i.evaluate.part import Bench, Record
-from t2i.evaluate.splits import SplitConfig, scenes_of
-from t2i.evaluate.telling.chapter import Chapter
+from t2i.evaluate.generation.records import DECIMALS, Batch, Picture, Run, seen_in
+from t2i.evaluate.report.chapter import Chapter
+from t2i.evaluate.scene_splits import SplitConfig, scenes_of
+from t2i.evaluate.suite_part import Bench, Record
+from t2i.randomness import generator
+from t2i.scenes.scenes import Scenes
 from t2i.terminal import several
-from train.data.scenes import Scenes
-from train.randomness import generator
 
 Split = Literal["seen", "held_out", "sweep"]
 SPLITS: tuple[Split, ...] = ("seen", "held_out", "sweep")

@@ -7,9 +7,9 @@ one. The words small and large are not judged.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from t2i.recogniser.seen import OWN, Relation, Seen
-from train.data.scenes import Layout
-from train.data.sprites import HUES, things
+from t2i.scenes.recognised_objects import OWN, Relation, Seen
+from t2i.scenes.scenes import Layout
+from t2i.scenes.sprites import HUES, things
 
 KINDS: dict[str, str] = {
     "one": "one object",

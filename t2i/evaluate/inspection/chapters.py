@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
 from t2i.evaluate.inspection.daam_package import DAAM
-from t2i.evaluate.inspection.heat import METHODS, OVER_LEVELS, SITES
-from t2i.evaluate.inspection.looked_at import ALL, Choice, LookedAt, Scores, Shown
-from t2i.evaluate.telling.chapter import Block, Cell, Chapter, Figure, Gallery, Plot, Table
-from t2i.evaluate.telling.statistics import mean
+from t2i.evaluate.inspection.records import ALL, Choice, LookedAt, Scores, Shown
+from t2i.evaluate.inspection.scene_heat_maps import METHODS, OVER_LEVELS, SITES
+from t2i.evaluate.report.chapter import Block, Cell, Chapter, Figure, Gallery, Plot, Table
+from t2i.evaluate.report.statistics import mean
 from t2i.terminal import several
 
 READINGS: dict[str, Callable[[Scores], float | None]] = {

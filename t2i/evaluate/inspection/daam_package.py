@@ -9,9 +9,9 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from pipelines.text_to_image import TextToImagePipeline
-from t2i.evaluate.inspection.along import along_picture
+from t2i.evaluate.inspection.known_picture_run import along_picture
 from t2i.evaluate.inspection.map_scores import to_picture
-from train.data.scenes import Scene
+from t2i.scenes.scenes import Scene
 
 DAAM = "the daam package"
 

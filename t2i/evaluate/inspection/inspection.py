@@ -15,16 +15,8 @@ from torch import Tensor
 
 from t2i.evaluate.inspection.chapters import chapters_of
 from t2i.evaluate.inspection.daam_package import DAAM, DaamError, maps_of_daam
-from t2i.evaluate.inspection.heat import (
-    METHODS,
-    OVER_LEVELS,
-    SITES,
-    Heat,
-    heat_of_drawing,
-    heat_of_picture,
-    windows,
-)
-from t2i.evaluate.inspection.looked_at import (
+from t2i.evaluate.inspection.map_scores import Overlap, overlap, stretched
+from t2i.evaluate.inspection.records import (
     ALL,
     Choice,
     LookedAt,
@@ -34,13 +26,21 @@ from t2i.evaluate.inspection.looked_at import (
     by_iou,
     scores_of,
 )
-from t2i.evaluate.inspection.map_scores import Overlap, overlap, stretched
-from t2i.evaluate.part import Bench, Record
-from t2i.evaluate.splits import SplitConfig, scenes_of
-from t2i.evaluate.telling.chapter import Chapter
+from t2i.evaluate.inspection.scene_heat_maps import (
+    METHODS,
+    OVER_LEVELS,
+    SITES,
+    Heat,
+    heat_of_drawing,
+    heat_of_picture,
+    windows,
+)
+from t2i.evaluate.report.chapter import Chapter
+from t2i.evaluate.scene_splits import SplitConfig, scenes_of
+from t2i.evaluate.suite_part import Bench, Record
 from t2i.pictures import sheet
-from train.data.scenes import Scene, Scenes
-from train.randomness import generator
+from t2i.randomness import generator
+from t2i.scenes.scenes import Scene, Scenes
 
 Split = Literal["choose", "seen", "held_out", "drawn"]
 SPLITS: tuple[Split, ...] = ("choose", "seen", "held_out", "drawn")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from t2i.evaluate.extra import needs_extra
+from t2i.evaluate.optional_imports import needs_extra
 
 THRESHOLDS = tuple(round(0.05 * number, 2) for number in range(1, 20))
 """On a map stretched to 0..1; one of them is chosen for a method, on scenes of its own."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from t2i.attention import attend
-from t2i.attention.edits.edit import Edit
+from t2i.attention.edits.base.edit import Edit
 
 SOURCE, TARGET = "a red apple to the left of a cat", "a blue dog to the left of a cat"
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from t2i.attention import AttendAndExcite, LocalBlend, Replace, WordWeights, attend
 from t2i.errors import ArgumentError, AttentionError
-from t2i.text.words import spans
+from t2i.text.word_spans import spans
 from tests.attention.edits.drawn import SOURCE, TARGET, difference, drawn
 from tests.tiny import diffusers_pipeline, tiny_sd_components
 

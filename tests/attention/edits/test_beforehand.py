@@ -15,7 +15,7 @@ from t2i.attention import (
     WordWeights,
     attend,
 )
-from t2i.attention.edits.edit import Edit
+from t2i.attention.edits.base.edit import Edit
 from t2i.text.prompt import Prompt
 from tests.attention.edits.drawn import SOURCE, TARGET, drawn
 from tests.tiny import tiny_sdxl_components

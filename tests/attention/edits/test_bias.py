@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from t2i.attention import Site
-from t2i.attention.at import At
-from t2i.attention.edits.bias import over_keys
-from t2i.attention.effects import Effects
-from t2i.attention.kernel import fused
-from t2i.attention.rows import Pass
-from t2i.attention.said import Said
-from t2i.attention.tap import Call
+from t2i.attention.call import At
+from t2i.attention.compute.edit_plan import Effects
+from t2i.attention.compute.kernels import fused
+from t2i.attention.compute.tap import Call
+from t2i.attention.denoiser_pass import Pass
+from t2i.attention.edits.base.score_bias import over_keys
+from t2i.attention.prompts.prompt_tokens import Said
 
 TEXT_FIRST = Site("joint", "joint", "", (2, 3), 3, 10, (0, 4), (4, 10))
 TEXT_LAST = Site("joint", "joint", "", (2, 3), 3, 10, (6, 10), (0, 6))

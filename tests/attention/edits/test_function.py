@@ -5,7 +5,7 @@ import torch
 
 from t2i.attention import Function, Reweight, Sites, attend
 from t2i.errors import ArgumentError
-from t2i.text.words import spans
+from t2i.text.word_spans import spans
 from tests.attention.edits.drawn import SOURCE, TARGET, drawn
 
 

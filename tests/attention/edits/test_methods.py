@@ -25,8 +25,8 @@ from t2i.attention import (
     WordWeights,
     from_dict,
 )
-from t2i.attention.edits.edit import Edit
-from t2i.attention.edits.methods import EDITS, to_dict
+from t2i.attention.edits.base.edit import Edit
+from t2i.attention.edits.registry import EDITS, to_dict
 from t2i.errors import ArgumentError
 
 MASK = torch.linspace(0, 1, 48).view(6, 8)

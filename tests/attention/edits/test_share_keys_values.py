@@ -8,7 +8,7 @@ import torch
 
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.attention import InjectQueriesKeys, ShareKeysValues, attend
-from t2i.attention.edits.edit import Edit
+from t2i.attention.edits.base.edit import Edit
 from tests.attention.edits.drawn import SOURCE, TARGET, difference, drawn
 from tests.tiny import tiny_sd_components
 

@@ -10,7 +10,7 @@ from torch import nn
 from t2i.errors import ModelError
 from tests.tiny import tiny_sd_folder, tiny_text_encoder, tiny_tokenizer, tiny_vae
 from train.cache.encoders import Encoders
-from train.cache.hollow import fill, hollow, is_hollow, weights_digest, words_digest
+from train.cache.weightless import fill, hollow, is_hollow, weights_digest, words_digest
 
 
 def watched(model: nn.Module) -> list[weakref.ref]:

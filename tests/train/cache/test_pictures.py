@@ -13,14 +13,14 @@ from PIL import Image
 from t2i.errors import DataError
 from tests.tiny import tiny_small_vae, tiny_vae
 from tests.train.data.making import COLOURS, NAMES, folder_of, noise, plain
-from train.batch import batches
-from train.cache.making import make_latents, moments_of, pictures_in_batches
-from train.cache.needed import captions_needed, variants_needed
-from train.cache.pictures import Cached
+from train.batches.batch import batches
+from train.batches.order import Order, Share
+from train.cache.latent_cache import Cached
+from train.cache.needed_keys import captions_needed, variants_needed
 from train.cache.shards import Shards, Writer
 from train.data.decode import BrokenPicture
 from train.data.pictures import Pictures, PicturesConfig
-from train.order import Order, Share
+from train.setup.cache_encoding import make_latents, moments_of, pictures_in_batches
 
 
 @pytest.fixture(scope="module")

@@ -18,20 +18,20 @@ from torch import Tensor
 
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.errors import ArgumentError, DataError, OutputError, TrainingError
+from t2i.run_folder import StopRequest
 from tests.train import apart
 from tests.train.apart import by_two, said
 from tests.train.finetunes import finetune_run, finetune_toml
 from tests.train.runs import tiny_run
 from tests.train.test_loop import newest
-from train.cache import making
 from train.cache.encoders import Encoders
-from train.cache.hollow import is_hollow
-from train.cache.pictures import Cached
+from train.cache.latent_cache import Cached
 from train.cache.shards import Shards
-from train.config import RunConfig, load
+from train.cache.weightless import is_hollow
+from train.config.run_config import RunConfig, load
 from train.loop import Training, run
-from train.processes import accelerator_of
-from train.runfolder import StopRequest
+from train.parallel.processes import accelerator_of
+from train.setup import cache_encoding as making
 
 REPO = Path(__file__).resolve().parents[3]
 OFF = ("cache.latents=false", "cache.texts=false")

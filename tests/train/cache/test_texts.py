@@ -7,10 +7,10 @@ from t2i.denoiser.build import Components
 from t2i.errors import DataError, TrainingError
 from tests.text import tiny_models
 from tests.tiny import tiny_vae
-from train.cache.making import captions_in_batches, make_texts
+from train.cache.caption_encoding import encoder_of, read
 from train.cache.shards import Shards, Writer
-from train.cache.texts import Texts
-from train.caption_encoding import encoder_of, read
+from train.cache.text_cache import Texts
+from train.setup.cache_encoding import captions_in_batches, make_texts
 
 CAPTIONS = ["", "a red apple", "cat", "a cat left of the dog " * 4, "the blue picture " * 9]
 CPU = torch.device("cpu")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from t2i.errors import ArgumentError
-from train.data.described import batch_size_of, config_of
+from train.data.named_data import batch_size_of, config_of
 
 RUN = """
 [train]

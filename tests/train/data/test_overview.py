@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from tests.train.data.making import COLOURS, folder_of, noise, plain
-from train.data.contact import CELL, contact_sheet, spread
-from train.data.overview import BucketCount, SubsetCount
 from train.data.pictures import Pictures, PicturesConfig
+from train.data.sheets.contact_sheet import CELL, contact_sheet, spread
+from train.data.summary import BucketCount, SubsetCount
 
 
 @pytest.fixture

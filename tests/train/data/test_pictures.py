@@ -16,10 +16,10 @@ from pydantic import ValidationError
 
 from t2i.errors import ArgumentError, DataError
 from tests.train.data.making import COLOURS, NAMES, colour_of, folder_of, noise, plain
-from train.batch import batches
+from train.batches.batch import batches
+from train.batches.order import Order, Share
 from train.data.buckets import covering
 from train.data.pictures import Pictures, PicturesConfig, Variant
-from train.order import Order, Share
 
 
 def config_of(folder: Path | None = None, **keys: object) -> PicturesConfig:

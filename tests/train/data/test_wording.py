@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.data.wording import Wording, every_wording, joined, worded
+from train.data.caption_rules import Wording, every_wording, joined, worded
 
 WORDS = st.text("abc ", max_size=6)
 CAPTIONS = st.lists(st.lists(WORDS, max_size=4).map(",".join), max_size=3)

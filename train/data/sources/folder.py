@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from t2i.errors import DataError
-from t2i.reading import bytes_of
+from t2i.safe_reading import bytes_of
 from t2i.terminal import several
 from train.data.decode import BrokenPicture
 from train.data.sources.listed import MAX_CAPTION, FileSource, Listed, Listing, as_caption

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from t2i.errors import ArgumentError, DataError, nearest
-from t2i.reading import CONFIG, read_toml
+from t2i.safe_reading import CONFIG, read_toml
 from train.data.subsets import SubsetConfig
 
 TAKEN = {

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from t2i.reading import CAPTION, PICTURE, bytes_of, check_letters, decoded
+from t2i.safe_reading import CAPTION, PICTURE, bytes_of, check_letters, decoded
 from t2i.terminal import several
 from train.data.decode import BrokenPicture
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from t2i.errors import DataError, nearest
-from t2i.reading import TABLE, decoded, lines_in, opened, parse_json
+from t2i.safe_reading import TABLE, decoded, lines_in, opened, parse_json
 from train.data.sources.listed import as_captions
 
 TABLES = ("metadata.jsonl", "metadata.csv")

@@ -7,7 +7,7 @@ import urllib.request
 from dataclasses import dataclass
 
 from t2i.errors import DataError
-from t2i.reading import PICTURE
+from t2i.safe_reading import PICTURE
 from t2i.terminal import several
 from train.data.decode import BrokenPicture
 

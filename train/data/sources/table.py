@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from t2i.errors import ArgumentError, DataError, nearest
-from t2i.extras import how_to_install
+from t2i.optional_dependencies import how_to_install
 from train.data.decode import BrokenPicture
 from train.data.sources.listed import FileSource, Listed, Listing, as_captions
 from train.data.sources.metadata import CAPTION_COLUMNS

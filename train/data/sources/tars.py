@@ -17,7 +17,7 @@ from glob import glob, has_magic
 from pathlib import Path
 
 from t2i.errors import ArgumentError, DataError
-from t2i.reading import Kind, opened, parse_json, regular
+from t2i.safe_reading import Kind, opened, parse_json, regular
 from train.data.decode import BrokenPicture
 from train.data.sources.folder import FOREIGN_SUFFIXES, SUFFIXES
 from train.data.sources.listed import (

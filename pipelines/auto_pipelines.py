@@ -1,0 +1,27 @@
+"""diffusers' AutoPipelines know ours: `AutoPipelineForInpainting.from_pipe(pipe)` gives an
+InpaintPipeline around the same parts. To import this is to tell them; `t2i` does."""
+
+from typing import Any
+
+from diffusers.pipelines.auto_pipeline import (
+    AUTO_IMAGE2IMAGE_PIPELINES_MAPPING,
+    AUTO_INPAINT_PIPELINES_MAPPING,
+    AUTO_TEXT2IMAGE_PIPELINES_MAPPING,
+)
+
+from pipelines.image_to_image import ImageToImagePipeline
+from pipelines.inpaint import InpaintPipeline
+from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
+from pipelines.text_to_image import TextToImagePipeline
+
+TASKS: tuple[tuple[Any, type], ...] = (
+    (AUTO_TEXT2IMAGE_PIPELINES_MAPPING, TextToImagePipeline),
+    (AUTO_IMAGE2IMAGE_PIPELINES_MAPPING, ImageToImagePipeline),
+    (AUTO_INPAINT_PIPELINES_MAPPING, InpaintPipeline),
+)
+
+for task, pipeline in TASKS:
+    task["t2i"] = pipeline
+    # Looked up by the class that is given, and this one has a prompt more than text to image.
+    task["t2i-prompt-edit"] = pipeline
+AUTO_TEXT2IMAGE_PIPELINES_MAPPING["t2i-prompt-edit"] = PromptEditPipeline

@@ -1,0 +1,149 @@
+"""Folders of pipelines: checked before anything is loaded, and written without pickles."""
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from torch import nn
+
+from pipelines.base.saving import (
+    alone,
+    check_adapter,
+    check_opened,
+    check_parts,
+    name_magnitudes,
+    save_beneath,
+)
+from t2i.atomic_files import write_atomically
+from t2i.denoiser.finite_checks import check_weights_finite
+from t2i.denoiser.loading.address import NOTES, resolve
+from t2i.denoiser.loading.model_folder import check_folder
+from t2i.denoiser.loading.model_parts import (
+    KANDINSKY,
+    KANDINSKY_PRIOR,
+    LAYOUTS,
+    SDXL,
+    STABLE_DIFFUSION,
+)
+from t2i.denoiser.loading.single_file import load_single_file
+from t2i.denoiser.loading.trial_pass import check_vocabulary, load_tokenizer, loading
+from t2i.denoiser.sampling_defaults import sampling_of
+from t2i.errors import ModelError
+from t2i.safe_reading import MODEL_CONFIG, read_text
+
+LOADERS = {
+    STABLE_DIFFUSION: "TextToImagePipeline.from_pretrained(...) of pipelines.text_to_image",
+    SDXL: "TextToImagePipeline.from_pretrained(...) of pipelines.text_to_image",
+    KANDINSKY: "UnclipPipeline.from_pretrained(...) of pipelines.unclip.unclip",
+    KANDINSKY_PRIOR: "UnclipPipeline.from_pretrained(decoder, prior=...) of "
+    "pipelines.unclip.unclip",
+}
+"""Kind of model -> what loads it."""
+
+
+class Checked(DiffusionPipeline):
+    """A DiffusionPipeline that loads nothing unseen; each of ours says which kinds it takes."""
+
+    kinds: ClassVar[tuple[str, ...]]
+    """Of t2i.denoiser.loading.model_parts.LAYOUTS."""
+    notes: str | None = None
+    """What stands in the folder's t2i.json: how the model likes to be sampled. It goes with the
+    UNet to other pipelines."""
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> Self:
+        """Load a model: a folder, a single .safetensors file or a hub id, checked first.
+
+        Weights become float32 unless `dtype` is given. Takes the options of
+        DiffusionPipeline.from_pretrained; of a single file those of load_single_file.
+        """
+        variant = kwargs.get("variant")
+        place = resolve(pretrained_model_name_or_path, variant)
+        # Left open, transformers takes the file's precision and diffusers float32.
+        dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None)) or torch.float32
+        if place.is_file():
+            if STABLE_DIFFUSION not in cls.kinds:
+                raise ModelError(
+                    f"{place} is a single file, and {cls.__name__} reads none: give a folder as "
+                    "diffusers saves it."
+                )
+            kwargs.pop("variant", None)
+            parts = load_single_file(place, dtype=dtype, **kwargs)
+            if "text_encoder" not in parts:  # SDXL's refiner, which was trained with empty prompts
+                parts |= {part: None for part in LAYOUTS[SDXL].together}
+                parts["force_zeros_for_empty_prompt"] = False
+            return cls(**parts)
+        contents = check_folder(place, variant=variant, given=kwargs.keys())
+        if contents.kind not in cls.kinds:
+            raise ModelError(
+                f"{place} is a {contents.kind}, and {cls.__name__} cannot draw with it: load it "
+                f"with {LOADERS[contents.kind]}."
+            )
+        for part in contents.parts:
+            check_adapter(place / part)
+        optional = {*cls._optional_components, *LAYOUTS[contents.kind].together}
+        absent = optional - {*contents.parts} - kwargs.keys()
+        kwargs |= {part: None for part in absent}
+        for part, class_name in contents.parts.items():
+            if "tokenizer" in part:
+                kwargs[part] = load_tokenizer(place / part, class_name)
+        with loading(place):
+            pipe: Self = super().from_pretrained(
+                str(place), dtype=dtype, use_safetensors=True, **kwargs
+            )
+        for part in contents.parts:
+            if isinstance(model := getattr(pipe, part, None), nn.Module):
+                check_weights_finite(str(place / part), model)
+            encoder = part.replace("tokenizer", "text_encoder")
+            if "tokenizer" in part and pipe.components.get(encoder) is not None:
+                check_vocabulary(place / part, kwargs[part], pipe.components[encoder])
+        check_opened(place, {part: pipe.components.get(part) for part in contents.parts})
+        if (place / NOTES).is_file():
+            pipe.notes = read_text(place / NOTES, MODEL_CONFIG)
+            sampling_of(pipe.notes, place / NOTES)
+            if "unet" not in kwargs:
+                note_on(pipe.components["unet"], pipe.notes)
+        return pipe
+
+    def save_pretrained(  # type: ignore[override]  # the rest is in kwargs
+        self,
+        save_directory: str | os.PathLike[str],
+        safe_serialization: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        """Write a folder that diffusers reads; always as safetensors, whatever is asked for.
+
+        Raises ModelError, writing nothing, where what is attached would be lost or read as
+        something else: a LoRA on the UNet, an IP-Adapter. A LoRA on a text encoder is written with
+        it.
+        """
+        with_lora = check_parts(self.components, Path(save_directory))
+        if not safe_serialization:
+            warnings.warn("Pickled weights are not written: it becomes safetensors.", stacklevel=2)
+        for name in with_lora:
+            options = {key: kwargs[key] for key in ("variant", "max_shard_size") if key in kwargs}
+            save_beneath(getattr(self, name), Path(save_directory) / name, **options)
+        with alone(getattr(self, name) for name in with_lora):
+            super().save_pretrained(save_directory, **kwargs)
+        for name in with_lora:
+            name_magnitudes(Path(save_directory) / name)
+        notes = self.notes
+        if notes is not None:
+            write_atomically(
+                Path(save_directory) / NOTES, lambda part: part.write_text(notes, "utf-8")
+            )
+
+
+def note_on(unet: Any, notes: str) -> None:
+    """Whatever pipeline is made of the same UNet, by from_pipe or of components, has its notes."""
+    unet.t2i_notes = notes
+
+
+def notes_on(unet: Any) -> str | None:
+    notes: str | None = getattr(unet, "t2i_notes", None)
+    return notes

@@ -1,0 +1,157 @@
+"""Parts of a pipeline with something attached: saved so that they open again, or not at all.
+
+diffusers saves of a UNet with a LoRA on it tensors that no reader takes, and opens the folder with
+random ones in their place; transformers saves of a text encoder with one the LoRA alone.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from diffusers.models.embeddings import MultiIPAdapterImageProjection
+from torch import nn
+from transformers import PreTrainedModel
+
+from t2i.adapters import from_model, read
+from t2i.adapters.lora_reader import CONFIG, WEIGHTS
+from t2i.adapters.lora_writer import write_tensors
+from t2i.adapters.module_names import shown
+from t2i.adapters.peft_layers import bare, tuned
+from t2i.denoiser.loading.meta_models import SKELETONS, second_names, skeleton
+from t2i.denoiser.loading.weight_checks import compare
+from t2i.errors import ModelError, OutputError
+from t2i.safe_reading.tensors import read_tensors
+from t2i.terminal import several
+
+REMEDY = (
+    "Merge it into the weights with pipe.fuse_lora() and pipe.unload_lora_weights(), or take it "
+    "off with pipe.unload_lora_weights() and save it beside, then save the pipeline."
+)
+
+
+def check_parts(parts: Mapping[str, Any], folder: Path) -> list[str]:
+    """Raise ModelError unless each part as it stands can be opened again from `folder`; the names
+    of the text encoders that are saved with the LoRA on them."""
+    with_lora = []
+    for name, part in parts.items():
+        if not isinstance(part, nn.Module):
+            continue
+        if any(tuned(part)):
+            if why := unlike_its_file(part):
+                raise ModelError(f"A LoRA is on the {name}, and {why}. {REMEDY}")
+            with_lora.append(name)
+            with bare(part):
+                check_part(name, part)
+        else:
+            check_part(name, part)
+            if (folder / name / CONFIG).exists():
+                raise OutputError(
+                    f"{folder / name} holds the LoRA of another model, which would be read as a "
+                    f"part of this one: choose another folder, or remove {CONFIG} from it."
+                )
+    return with_lora
+
+
+def unlike_its_file(part: nn.Module) -> str:
+    """Why a part with layers of peft's on it would open as something else, or ""."""
+    if not isinstance(part, PreTrainedModel):
+        return "a folder of diffusers' has no place for it"
+    called = list(getattr(part, "peft_config", {}))
+    if not called:
+        return "all of its adapters were deleted, which leaves their empty layers on"
+    if len(called) != 1:
+        return f"a folder has place for one of its {len(called)} adapters"
+    (adapter,) = called
+    from_model({"text_encoder": part}, adapter)  # of a kind that counts from these very weights
+    for _, module in tuned(part):
+        if module.merged:
+            return "it is merged already"
+        if module.disable_adapters or adapter not in module.active_adapters:
+            return "it is switched off, and a folder cannot say so"
+        alphas = getattr(module, "lora_alpha", None) or module.alpha
+        by_root = getattr(module, "use_rslora", {}).get(adapter, False)
+        rank = math.sqrt(module.r[adapter]) if by_root else module.r[adapter]
+        if not math.isclose(module.scaling[adapter], alphas[adapter] / rank, rel_tol=1e-9):
+            return "it acts at another strength than its own, which a folder cannot say"
+    return ""
+
+
+def check_part(name: str, part: nn.Module) -> None:
+    """Raise ModelError unless its tensors are those that its config asks for."""
+    kind, config = type(part).__name__, getattr(part, "config", None)
+    if kind not in SKELETONS or config is None:
+        return
+    if not isinstance(config, dict):
+        config = config.to_dict()
+    if isinstance(getattr(part, "encoder_hid_proj", None), MultiIPAdapterImageProjection):
+        raise ModelError(
+            f"An IP-Adapter is on the {name}, and a folder of diffusers' has no place for it. Take "
+            "it off with pipe.unload_ip_adapter(), then save the pipeline."
+        )
+    expected = skeleton(kind, config)
+    misfits = compare(
+        {key: tuple(tensor.shape) for key, tensor in expected.state_dict().items()},
+        {key: tuple(tensor.shape) for key, tensor in part.state_dict().items()},
+        second_names(expected),
+    )
+    if misfits:
+        raise ModelError(
+            f"The {name} could not be opened again: next to what its config describes it has "
+            f"{misfits}. Take off what was added to it, then save the pipeline."
+        )
+
+
+def save_beneath(encoder: PreTrainedModel, folder: Path, **options: Any) -> None:
+    """Put the weights under the LoRA beside it, where transformers looks for them."""
+    with bare(encoder):
+        encoder.save_pretrained(folder, **options)
+
+
+@contextmanager
+def alone(encoders: Iterable[PreTrainedModel]) -> Iterator[None]:
+    """Within the block the LoRA of each encoder is the only one that is named active on it:
+    `pipe.set_adapters` names those of the other parts too, and transformers saves none of two."""
+    named = []
+    for encoder in encoders:
+        (adapter,) = encoder.peft_config
+        for _, module in tuned(encoder):
+            named.append((module, module._active_adapter))
+            module._active_adapter = [adapter]
+    try:
+        yield
+    finally:
+        for module, active in named:
+            module._active_adapter = active
+
+
+def name_magnitudes(folder: Path) -> None:
+    """Give the magnitudes of a DoRA the names that both peft and transformers 5 take: under those
+    that transformers itself writes it passes them over."""
+    tensors = read_tensors(folder / WEIGHTS)
+    ending = ".lora_magnitude_vector"
+    if any(name.endswith(ending) for name in tensors):
+        named = {n + ".weight" * n.endswith(ending): tensor for n, tensor in tensors.items()}
+        write_tensors(folder / WEIGHTS, named, {"format": "pt"})
+
+
+def check_adapter(place: Path) -> None:
+    """Raise ModelError where a part of a folder holds a LoRA that is none, or not whole."""
+    if (place / CONFIG).is_file():
+        read(place)
+
+
+def check_opened(folder: Path, parts: Mapping[str, Any]) -> None:
+    """Raise ModelError where a LoRA of the folder is not on its text encoder, layer by layer."""
+    for name, part in parts.items():
+        if not isinstance(part, PreTrainedModel) or not (folder / name / CONFIG).is_file():
+            continue
+        (layers,) = read(folder / name).parts.values()
+        found = from_model({name: part}).parts[name] if any(tuned(part)) else {}
+        if apart := layers.keys() ^ found.keys():
+            raise ModelError(
+                f"The LoRA in {folder / name} does not fit the text encoder there: of one of them "
+                f"alone: {several(len(apart), 'layer')}, such as {shown(min(apart))}. Copy "
+                "config and weights of both from the same model."
+            )

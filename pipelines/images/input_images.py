@@ -1,0 +1,215 @@
+"""Pictures that a pipeline is given: brought to size, to latents, and to a place in the schedule.
+
+B batch rows (here: pictures), C channels, H W latent size, Y X picture size.
+"""
+
+import warnings
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+from torch import Tensor
+
+from pipelines.loop import Generators
+from pipelines.run import arguments
+from t2i.denoiser.families import sd
+from t2i.errors import ArgumentError, in_short
+from t2i.masks import MEANT, Oddity, oddity_of, painted
+from t2i.pictures import in_plain_colours
+from t2i.terminal import several
+
+Images = Image.Image | np.ndarray[Any, Any] | Tensor | list[Any]
+"""One picture or several, as diffusers takes them: Pillow, (H, W, C) array or (C, H, W) tensor."""
+
+
+def check_images(name: str, images: object) -> None:
+    first = images[0] if isinstance(images, list | tuple) and images else images
+    if not isinstance(first, Image.Image | np.ndarray | Tensor):
+        raise ArgumentError(
+            f"Got {name} of type {type(first).__name__}, expected a Pillow picture, an array, a "
+            f"tensor, or a list of them: {name}=PIL.Image.open('cat.png')."
+        )
+
+
+def pixels_of(processor: VaeImageProcessor, name: str, images: Any, **options: Any) -> Tensor:
+    """Pixels (B, 3, Y, X) in -1..1 at a size the autoencoder can read; latents as they are."""
+    check_images(name, images)
+    try:
+        pixels_BCYX: Tensor = processor.preprocess(images, **options)
+    except (ValueError, TypeError, RuntimeError, IndexError, AttributeError) as error:
+        raise ArgumentError(
+            f"The {name} cannot be used ({in_short(error)}): expected pictures at least as large "
+            "as one latent, arrays and tensors with numbers in float."
+        ) from error
+    a_mask = processor.config["do_convert_grayscale"]  # whose channels are looked at later
+    channels = (3, processor.config["vae_latent_channels"])
+    flawed = pixels_BCYX.ndim != 4 or 0 in pixels_BCYX.shape
+    if flawed or not (a_mask or pixels_BCYX.shape[1] in channels):
+        raise ArgumentError(
+            f"The {name} comes to {tuple(pixels_BCYX.shape)} (pictures, channels, height, width), "
+            "expected a picture in colour, at least as large as one latent."
+        )
+    return pixels_BCYX.float()
+
+
+def in_full(images: Any) -> Any:
+    """Pillow's pictures in RGB, on white where they are transparent; all others as they are."""
+    if isinstance(images, list | tuple):
+        return [in_full(one) for one in images]
+    if not isinstance(images, Image.Image):
+        return images
+    picture = in_plain_colours(images)
+    if picture.mode == "RGB":
+        return picture
+    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+
+
+def painted_masks(masks: Any) -> Any:
+    """Pillow's masks as `t2i.masks.painted`, truth values as 1 and 0, all others as they are; warns
+    of what seems odd."""
+    if isinstance(masks, list | tuple):
+        return [painted_masks(one) for one in masks]
+    if isinstance(masks, Tensor) and masks.dtype == torch.bool:
+        return masks.float()
+    if isinstance(masks, np.ndarray) and masks.dtype == np.bool_:
+        return masks.astype(np.float32)
+    if not isinstance(masks, Image.Image):
+        return masks
+    if odd := oddity_of(masks):
+        warnings.warn(f"The mask {MEANT[odd]}", stacklevel=2)
+    return painted(masks)
+
+
+def are_pillow(images: Any) -> bool:
+    first = images[0] if isinstance(images, list | tuple) and images else images
+    return isinstance(first, Image.Image)
+
+
+def check_masks(mask_BCYX: Tensor, pictures: int, pillow: bool) -> None:
+    """Raise ArgumentError for masks that are no masks; warn of those that ask for all or nothing.
+
+    pictures : that are to be made
+    pillow : they were pictures, of which `painted_masks` has warned
+    """
+    if mask_BCYX.shape[1] != 1:
+        raise ArgumentError(
+            f"Got mask_image with {mask_BCYX.shape[1]} channels, expected one: white is 1. Give "
+            "that channel alone, or a Pillow picture, of which the gray is taken."
+        )
+    if pictures % mask_BCYX.shape[0]:
+        raise ArgumentError(
+            f"Got {mask_BCYX.shape[0]} masks in mask_image for {pictures} to make: give one, or "
+            "one for each prompt. An array or tensor with three axes is read as masks, one after "
+            "another (masks, height, width)."
+        )
+    if pillow:
+        return
+    for mask_1YX in mask_BCYX:
+        if (mask_1YX == mask_1YX.flatten()[0]).all():
+            odd: Oddity = "white" if mask_1YX.flatten()[0] else "black"
+            warnings.warn(f"The mask {MEANT[odd]}", stacklevel=2)
+
+
+def latents_of(
+    vae: sd.VAE,
+    pixels_BCYX: Tensor,
+    pictures: int,
+    generator: Generators | None,
+    like: Tensor,
+) -> Tensor:
+    """Latents (pictures, C, H, W), scaled; fewer pictures than asked for are repeated.
+
+    With a list of generators each row draws from its own, so that a batch equals its pictures one
+    by one. What has as many channels as latents is taken to be latents.
+    """
+    pixels_BCYX = pixels_BCYX.to(like.device, like.dtype)
+    given = pixels_BCYX.shape[0]
+    if pictures % given:
+        raise ArgumentError(
+            f"Got {several(given, 'picture')} for {pictures} to make: give one, or one for each "
+            "prompt."
+        )
+    if pixels_BCYX.shape[1] == vae.config["latent_channels"]:
+        latents_BCHW = pixels_BCYX
+    elif isinstance(generator, list):
+        pixels_BCYX = torch.cat([pixels_BCYX] * (pictures // given))
+        rows = zip(pixels_BCYX.split(1), generator, strict=True)
+        latents_BCHW = torch.cat([sd.encode(vae, row_1CYX, own) for row_1CYX, own in rows])
+    else:
+        latents_BCHW = sd.encode(vae, pixels_BCYX, generator)
+    return torch.cat([latents_BCHW] * (pictures // latents_BCHW.shape[0])).to(like.dtype)
+
+
+def first_noise(
+    pipe: Any,
+    text_BTD: Tensor,
+    height: int | None,
+    width: int | None,
+    generator: Generators | None,
+    latents: Tensor | None,
+) -> Tensor:
+    """Noise (B, C, H, W) of variance 1, one row per row of the text, drawn or from `latents`."""
+    default_height, default_width = sd.default_size(pipe.unet, pipe.vae)
+    if isinstance(latents, Tensor) and latents.ndim == 4:
+        factor = sd.pixels_per_latent(pipe.vae)
+        default_height, default_width = (side * factor for side in latents.shape[-2:])
+    height = default_height if height is None else height
+    width = default_width if width is None else width
+    shape = (
+        text_BTD.shape[0],
+        pipe.vae.config["latent_channels"],
+        *sd.latent_size(pipe.vae, height, width),
+    )
+    return noise_of(shape, generator, latents, text_BTD.device, text_BTD.dtype)
+
+
+def noise_of(
+    shape: tuple[int, ...],
+    generator: Generators | None,
+    latents: Tensor | None,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Noise of this shape and variance 1: `latents` where they are given, else drawn."""
+    if latents is not None:
+        arguments.check_latents(latents, shape)
+        return latents.to(device, dtype)
+    drawn: Tensor = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
+    return drawn
+
+
+def noise_like(latents_BCHW: Tensor, generator: Generators | None) -> Tensor:
+    drawn_BCHW: Tensor = randn_tensor(
+        latents_BCHW.shape,
+        generator=generator,
+        device=latents_BCHW.device,
+        dtype=latents_BCHW.dtype,
+    )
+    return drawn_BCHW
+
+
+def later_steps(scheduler: Any, num_inference_steps: int, strength: float) -> tuple[Tensor, int]:
+    """The timesteps that are left when a picture is changed by `strength`, and their number.
+
+    Strength 1 takes all of them, .5 the second half: `int(num_inference_steps * strength)`, as
+    SDEdit (Meng et al. 2021, https://arxiv.org/abs/2108.01073) and diffusers.
+    """
+    if not isinstance(strength, Real) or not 0 <= strength <= 1:
+        raise ArgumentError(
+            f"Got strength={strength!r}, expected a number from 0 (the picture as it is) to 1."
+        )
+    count = min(int(num_inference_steps * strength), num_inference_steps)
+    if count < 1:
+        raise ArgumentError(
+            f"Got strength={strength} with num_inference_steps={num_inference_steps}: less than "
+            "one step is left. Raise one of them."
+        )
+    begin = (num_inference_steps - count) * scheduler.order
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(begin)
+    timesteps: Tensor = scheduler.timesteps[begin:]
+    return timesteps, count

@@ -1,0 +1,174 @@
+"""What a caller may hand to a pipeline, checked before any work is done."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from t2i.errors import ArgumentError, nearest
+from t2i.terminal import several
+from t2i.text.prompt import Prompt
+
+MOST = 1_000_000
+"""Above any count, side or step; whole numbers of Python have no bound, and tensors have."""
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+
+def list_of_prompts(name: str, prompts: object, count: int | None = None) -> list[str | Prompt]:
+    """One prompt per row; a single one serves all `count` rows."""
+    if isinstance(prompts, str | Prompt):
+        return [prompts] * (count or 1)
+    rows = prompts if isinstance(prompts, list | tuple) else [None]
+    if not all(isinstance(row, str | Prompt) for row in rows):
+        raise ArgumentError(
+            f"Got {name} of type {type(prompts).__name__}: {prompts!r:.80}. "
+            "Expected a string, a Prompt, or a list of them."
+        )
+    if not rows:
+        raise ArgumentError(f'Got {name}=[]: give at least one prompt; "" is a prompt.')
+    if count is not None and len(rows) != count:
+        raise ArgumentError(
+            f"Got {several(len(rows), 'string')} as {name} for {several(count, 'prompt')}: "
+            "give one for each, or a single string for all."
+        )
+    return list(rows)
+
+
+def check_embeddings(
+    prompt: object,
+    negative_prompt: object,
+    prompt_embeds: Tensor | None,
+    negative_prompt_embeds: Tensor | None,
+) -> None:
+    if (prompt is None) == (prompt_embeds is None):
+        given = "neither" if prompt is None else "both"
+        raise ArgumentError(f"Got {given} of prompt and prompt_embeds: give exactly one of them.")
+    if negative_prompt is not None and negative_prompt_embeds is not None:
+        raise ArgumentError(
+            "Got both negative_prompt and negative_prompt_embeds: give one of them."
+        )
+    for name, embeds in (
+        ("prompt_embeds", prompt_embeds),
+        ("negative_prompt_embeds", negative_prompt_embeds),
+    ):
+        if embeds is not None and not isinstance(embeds, Tensor):
+            raise ArgumentError(f"Got {name} of type {type(embeds).__name__}, expected a tensor.")
+        if embeds is None:
+            continue
+        if embeds.ndim != 3 or 0 in embeds.shape or not embeds.is_floating_point():
+            raise ArgumentError(
+                f"Got {name} of shape {tuple(embeds.shape)} and {embeds.dtype}, expected (prompts, "
+                "tokens, width) and floating point."
+            )
+
+
+def check_width(embeds: Tensor, unet: Any) -> None:
+    """Raise ArgumentError unless the UNet reads embeddings of this width."""
+    expected = unet.config["cross_attention_dim"]
+    projected = unet.config["encoder_hid_dim"] is not None
+    if isinstance(expected, int) and not projected and embeds.shape[-1] != expected:
+        raise ArgumentError(
+            f"Got embeddings of width {embeds.shape[-1]}, but this UNet reads {expected}: use the "
+            "model's own text encoder."
+        )
+
+
+def check_same_shape(prompt_embeds: Tensor, negative_prompt_embeds: Tensor) -> None:
+    if prompt_embeds.shape != negative_prompt_embeds.shape:
+        raise ArgumentError(
+            f"Got negative_prompt_embeds of shape {tuple(negative_prompt_embeds.shape)} for a "
+            f"prompt of shape {tuple(prompt_embeds.shape)}: expected the same."
+        )
+
+
+def check_count(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST:
+        raise ArgumentError(f"Got {name}={value!r:.80}, expected a whole number from 1 on.")
+
+
+def check_output_type(output_type: str) -> None:
+    if not isinstance(output_type, str) or output_type not in OUTPUT_TYPES:
+        raise ArgumentError(
+            f"Unknown output_type {output_type!r}. {nearest(str(output_type), OUTPUT_TYPES)}"
+        )
+
+
+def check_generators(generator: object, pictures: int) -> None:
+    generators = generator if isinstance(generator, list) else [generator]
+    for one in generators:
+        if (one is not None or isinstance(generator, list)) and not isinstance(
+            one, torch.Generator
+        ):
+            raise ArgumentError(
+                f"Got a generator of type {type(one).__name__}, expected a torch.Generator: "
+                "torch.Generator().manual_seed(7)."
+            )
+    if isinstance(generator, list) and len(generator) != pictures:
+        raise ArgumentError(
+            f"Got {several(len(generator), 'generator')} for {several(pictures, 'picture')}: "
+            "give one for each picture, or a single one for all."
+        )
+
+
+def check_latents(latents: Tensor, shape: tuple[int, ...]) -> None:
+    if not isinstance(latents, Tensor):
+        raise ArgumentError(f"Got latents of type {type(latents).__name__}, expected a tensor.")
+    if tuple(latents.shape) != shape or not latents.is_floating_point():
+        raise ArgumentError(
+            f"Got latents of shape {tuple(latents.shape)} and {latents.dtype}, expected {shape} "
+            "(pictures, channels, height, width of the latents) and floating point."
+        )
+
+
+def check_guidance(guidance: object) -> None:
+    protocol = ("needs", "branches", "combine")
+    sound = not isinstance(guidance, type) and all(hasattr(guidance, name) for name in protocol)
+    if guidance is not None and not sound:
+        raise ArgumentError(
+            f"Got guidance={guidance!r:.80}, expected an object such as ClassifierFree(7.5) of "
+            "t2i.conditioning.guidance; "
+            "t2i.conditioning.guidance_registry.parse_guidance('apg', 7.5) makes one of a name."
+        )
+
+
+def check_pair(name: str, value: object) -> None:
+    pair = isinstance(value, list | tuple) and len(value) == 2
+    if value is not None and not (pair and all(is_whole(one) for one in value)):  # type: ignore[attr-defined]
+        raise ArgumentError(
+            f"Got {name}={value!r:.80}, expected two whole numbers, height and width: (512, 512)."
+        )
+
+
+def is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MOST
+
+
+def check_flag(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise ArgumentError(f"Got {name}={value!r:.80}, expected True or False.")
+
+
+def check_clip_skip(value: object) -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if value is not None and not whole:
+        raise ArgumentError(f"Got clip_skip={value!r:.80}, expected a whole number from 0 on.")
+
+
+def check_mapping(name: str, value: object) -> None:
+    if value is not None and not isinstance(value, Mapping):
+        raise ArgumentError(f"Got {name} of type {type(value).__name__}, expected a dict.")
+
+
+def check_callback_inputs(names: Sequence[str], choices: Sequence[str]) -> None:
+    if not isinstance(names, list | tuple):
+        raise ArgumentError(
+            "Got callback_on_step_end_tensor_inputs of type "
+            f"{type(names).__name__}, expected a list of names: ['latents']."
+        )
+    for name in names:
+        if not isinstance(name, str) or name not in choices:
+            raise ArgumentError(
+                f"Unknown name {name!r} in callback_on_step_end_tensor_inputs. "
+                f"{nearest(str(name), choices)}"
+            )

@@ -1,0 +1,138 @@
+"""Visitors that every pipeline sends along with a run: the progress bar and the user's callback."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from pipelines.run.callback_results import check_tensor, tensors_of
+from t2i.conditioning.conditioning import Conditioning
+from t2i.conditioning.generation import Guidance, Run
+from t2i.errors import ArgumentError
+from t2i.terminal import several
+
+StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]]
+"""diffusers' callback_on_step_end: (pipeline, step, timestep, tensors) -> tensors to replace."""
+
+
+class Bar(Protocol):
+    """What a progress bar (tqdm's, or the CLI's own) must do."""
+
+    def update(self) -> object: ...
+
+
+class Progress:
+    """Moves a bar by one for each step the user asked for, however many passes it takes."""
+
+    def __init__(self, bar: Bar, num_inference_steps: int, order: int) -> None:
+        self.bar = bar
+        self.num_inference_steps = num_inference_steps
+        self.order = order
+
+    def before_pass(self, run: Run) -> None:
+        pass
+
+    def after_step(self, run: Run) -> None:
+        passes = run.step + 1
+        first_passes = run.num_steps - self.num_inference_steps * self.order
+        if passes == run.num_steps or (passes > first_passes and passes % self.order == 0):
+            self.bar.update()
+
+
+class CallbackPipeline(Protocol):
+    """What a user's callback may read and set on the pipeline it is handed."""
+
+    @property
+    def interrupt(self) -> bool: ...
+    def guidance(self) -> Guidance: ...
+
+
+class Callback:
+    """Calls the user's callback_on_step_end and takes over what it returns or sets."""
+
+    def __init__(
+        self,
+        pipeline: CallbackPipeline,
+        callback: StepCallback | None,
+        tensor_inputs: Sequence[str],
+        negative_prompt_embeds: Tensor | None,
+    ) -> None:
+        self.pipeline = pipeline
+        self.callback = callback
+        self.tensor_inputs = tensor_inputs
+        self.negative_prompt_embeds = negative_prompt_embeds
+        self.guidance = pipeline.guidance()
+
+    def before_pass(self, run: Run) -> None:
+        run.stop = run.stop or self.pipeline.interrupt
+
+    def after_step(self, run: Run) -> None:
+        if self.callback is None:
+            return
+        tensors: dict[str, Any] = {
+            "latents": run.latents_BCHW,
+            "prompt_embeds": run.conditioning.text_BTD,
+            "negative_prompt_embeds": self.negative_prompt_embeds,
+        } | {name: run.conditioning.extra.get(key) for name, key in EXTRA.items()}
+        wanted = {name: tensors[name] for name in self.tensor_inputs}
+        returned = tensors_of(self.callback(self.pipeline, run.step, run.timestep, wanted))
+
+        if "latents" in returned:
+            run.latents_BCHW = check_tensor(
+                "latents", run.latents_BCHW, returned["latents"], run.step, same_rows=True
+            )
+        if "prompt_embeds" in returned:
+            text_BTD = run.conditioning.text_BTD
+            text_BTD = check_tensor("prompt_embeds", text_BTD, returned["prompt_embeds"], run.step)
+            run.conditioning = with_text(run.conditioning, text_BTD)
+        extra = {
+            key: check_tensor(name, tensors[name], returned[name], run.step)
+            for name, key in EXTRA.items()
+            if name in returned and tensors[name] is not None
+        }
+        if extra:
+            run.conditioning = replace(run.conditioning, extra={**run.conditioning.extra, **extra})
+        # A callback may have set another scale, or switched guidance off.
+        if self.pipeline.guidance() != self.guidance:
+            run.guidance = self.guidance = self.pipeline.guidance()
+
+
+class Turning:
+    """Tells the denoiser what the prompt says from each step on, as the user counts steps.
+
+    told : step -> what is said from then on; the first is 0
+    """
+
+    def __init__(self, told: Mapping[int, Conditioning], num_inference_steps: int) -> None:
+        self.told = told
+        self.num_inference_steps = num_inference_steps
+        self.said = 0
+
+    def before_pass(self, run: Run) -> None:
+        step = run.step * self.num_inference_steps // run.num_steps
+        turn = max(first for first in self.told if first <= step)
+        if turn != self.said:
+            self.said = turn
+            run.conditioning = self.told[turn]
+
+    def after_step(self, run: Run) -> None:
+        pass
+
+
+EXTRA = {"add_text_embeds": "text_embeds", "add_time_ids": "time_ids"}
+"""diffusers' name for a callback's tensor -> its name in `Conditioning.extra`."""
+
+
+def with_text(conditioning: Conditioning, text_BTD: Tensor) -> Conditioning:
+    """The same rows told something else; one row per picture leaves the prompt's branch alone."""
+    if text_BTD.shape[0] == conditioning.text_BTD.shape[0]:
+        return replace(conditioning, text_BTD=text_BTD)
+    conditional = conditioning.select(("cond",))
+    if text_BTD.shape[0] != conditional.pictures:
+        raise ArgumentError(
+            f"The callback returned prompt_embeds of {several(text_BTD.shape[0], 'row')}, expected "
+            f"{conditioning.text_BTD.shape[0]} as it was given, or {conditional.pictures} to go "
+            "on without guidance."
+        )
+    return replace(conditional, text_BTD=text_BTD)

@@ -1,0 +1,100 @@
+"""From embeddings to what the denoiser is told: one row per picture, branch after branch.
+
+B batch rows (here: pictures), T text tokens, D text width, C channels, H W latent size.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipelines.run.call import Call, Start
+from pipelines.text.image_prompts import image_prompts
+from t2i.conditioning.conditioning import Branch, Conditioning, join
+from t2i.denoiser.families import sd, sdxl
+from t2i.text.encoders.selection import Encoded
+
+
+def rows(pipe: Any, told: Encoded, call: Call, device: torch.device) -> Encoded:
+    """One row per picture, where and as the UNet reads them."""
+    part = pipe.text_encoder_2 or pipe.text_encoder or pipe.unet
+
+    def per_picture(rows: Tensor, dtype: torch.dtype | None) -> Tensor:
+        return rows.to(device, dtype).repeat_interleave(call.num_images_per_prompt, dim=0)
+
+    return Encoded(
+        per_picture(told.text_BTD, part.dtype),
+        None if told.mask_BT is None else per_picture(told.mask_BT, None),
+        None if told.pooled_BD is None else per_picture(told.pooled_BD, part.dtype),
+    )
+
+
+def tell(
+    pipe: Any,
+    told: Mapping[Branch, Encoded],
+    begun: Start,
+    call: Call,
+    device: torch.device,
+) -> Conditioning:
+    """One row per picture for each branch, and all that this family's UNet reads beside."""
+    branches = tuple(told)
+    conditioning = join({branch: one.text_BTD for branch, one in told.items()})
+    extra = {name: torch.cat([rows] * len(branches)) for name, rows in begun.extra.items()}
+    extra |= image_prompts(pipe, call, branches, begun.latents_BCHW.shape[0], device)
+
+    if pipe.unet.config["time_cond_proj_dim"] is not None:
+        extra["guidance_embedding"] = sd.guidance_embedding(
+            call.guidance_scale, pipe.unet.config["time_cond_proj_dim"], conditioning.text_BTD
+        )
+    if sdxl.is_told_sizes(pipe.unet):
+        pooled = [sdxl.checked(one.pooled_BD) for one in told.values()]
+        told_sizes = sizes(pipe, call, begun.latents_BCHW)
+        if sdxl.is_told_a_score(pipe.unet, pooled[0].shape[1]):
+            told_sizes = scored(told_sizes[0], call)
+        extra["text_embeds"] = torch.cat(pooled)
+        extra["time_ids"] = torch.cat(
+            [
+                sdxl.time_ids(pipe.unet, told_sizes[branch == "uncond"], pooled_BD)
+                for branch, pooled_BD in zip(branches, pooled, strict=True)
+            ]
+        )
+    mask_BT = None
+    if any(one.mask_BT is not None for one in told.values()):
+        mask_BT = torch.cat([seen(one) for one in told.values()])
+    return replace(conditioning, extra=extra, mask_BT=mask_BT)
+
+
+def scored(positive: sdxl.Sizes, call: Call) -> tuple[sdxl.Sizes, sdxl.Sizes]:
+    """What the refiner is told; for "uncond" each that is not given is the positive's, but the
+    crop, as in StableDiffusionXLImg2ImgPipeline."""
+    negative = sdxl.Sizes(
+        call.negative_original_size or positive.original,
+        call.negative_crops_coords_top_left,
+        score=call.negative_aesthetic_score,
+    )
+    return replace(positive, score=call.aesthetic_score), negative
+
+
+def seen(told: Encoded) -> Tensor:
+    """Its mask (B, T), all True where it has none."""
+    if told.mask_BT is not None:
+        return told.mask_BT
+    return torch.ones(told.text_BTD.shape[:2], dtype=torch.bool, device=told.text_BTD.device)
+
+
+def sizes(pipe: Any, call: Call, latents_BCHW: Tensor) -> tuple[sdxl.Sizes, sdxl.Sizes]:
+    """What SDXL is told of the picture's size; and for "uncond"."""
+    factor = sd.pixels_per_latent(pipe.vae)
+    size = (latents_BCHW.shape[2] * factor, latents_BCHW.shape[3] * factor)
+    positive = sdxl.Sizes(
+        call.original_size or size, call.crops_coords_top_left, call.target_size or size
+    )
+    if call.negative_original_size is None or call.negative_target_size is None:
+        return positive, positive
+    return positive, sdxl.Sizes(
+        call.negative_original_size,
+        call.negative_crops_coords_top_left,
+        call.negative_target_size,
+    )

@@ -1,0 +1,95 @@
+"""Pictures as prompts: what an IP-Adapter, loaded by diffusers, is told.
+
+B batch rows (here: pictures), I pictures of one prompt, C channels, Y X their size.
+"""
+
+from typing import Any
+
+import torch
+from diffusers.models.embeddings import ImageProjection
+from torch import Tensor
+
+from pipelines.run.call import Call
+from t2i.conditioning.conditioning import Branch
+from t2i.denoiser.families.sd import IMAGE_PROMPT
+from t2i.errors import ArgumentError
+from t2i.terminal import several
+
+Sides = tuple[Tensor | None, Tensor]
+"""Of one adapter: the rows of "uncond", if it is needed, and of every other branch."""
+
+
+def image_prompts(
+    pipe: Any, call: Call, branches: tuple[Branch, ...], pictures: int, device: torch.device
+) -> dict[str, Tensor]:
+    """Rows for `Conditioning.extra`, one tensor per adapter, branch after branch.
+
+    Raises ArgumentError where pictures and adapters do not go together.
+    """
+    images, embeds = call.ip_adapter_image, call.ip_adapter_image_embeds
+    projection = getattr(pipe.unet, "encoder_hid_proj", None)
+    layers = getattr(projection, "image_projection_layers", ())
+    if images is None and embeds is None:
+        if len(layers):
+            raise ArgumentError(
+                f"{len(layers)} IP-Adapters are loaded, but no picture is given: give "
+                "ip_adapter_image, or take them off with pipe.unload_ip_adapter()."
+            )
+        return {}
+    if images is not None and embeds is not None:
+        raise ArgumentError("Got both ip_adapter_image and ip_adapter_image_embeds: give one.")
+    given = images if embeds is None else embeds
+    given = given if isinstance(given, list | tuple) else [given]
+    if len(given) != len(layers):
+        raise ArgumentError(
+            f"Got {several(len(given), 'picture')} or embeddings for {len(layers)} IP-Adapters: "
+            "give a list with one for each; load one with pipe.load_ip_adapter(...)."
+        )
+
+    extra = {}
+    for number, (one, layer) in enumerate(zip(given, layers, strict=True)):
+        if embeds is None:
+            uncond, cond = encoded(pipe, one, layer, device)
+        else:
+            uncond, cond = split(one.to(device), "uncond" in branches)
+        rows = [uncond if branch == "uncond" else cond for branch in branches]
+        extra[f"{IMAGE_PROMPT}{number}"] = torch.cat(
+            [torch.cat([row] * (pictures // row.shape[0])) for row in rows if row is not None]
+        )
+    return extra
+
+
+def encoded(pipe: Any, image: Any, layer: Any, device: torch.device) -> Sides:
+    """(1, I, ...) of nothing and of `image`, in the form the adapter's projection reads."""
+    encoder = pipe.image_encoder
+    if encoder is None:
+        raise ArgumentError(
+            "The pipeline has no image_encoder to read ip_adapter_image with: load_ip_adapter "
+            "brings it (image_encoder_folder=...), or give ip_adapter_image_embeds."
+        )
+    if not isinstance(image, Tensor):
+        image = pipe.feature_extractor(image, return_tensors="pt").pixel_values
+    pixels_ICYX = image.to(device, encoder.dtype)
+    if isinstance(layer, ImageProjection):
+        cond = encoder(pixels_ICYX).image_embeds
+        return torch.zeros_like(cond)[None], cond[None]
+    black_ICYX = torch.zeros_like(pixels_ICYX)
+    cond, uncond = (
+        encoder(pixels, output_hidden_states=True).hidden_states[-2]
+        for pixels in (pixels_ICYX, black_ICYX)
+    )
+    return uncond[None], cond[None]
+
+
+def split(embeds: Tensor, guided: bool) -> Sides:
+    """diffusers' form: with guidance the first half of the rows is what nothing looks like."""
+    if not guided:
+        return None, embeds
+    if embeds.shape[0] % 2:
+        raise ArgumentError(
+            f"Got ip_adapter_image_embeds of {several(embeds.shape[0], 'row')}: with guidance "
+            "half of them are of the empty picture, as pipe.prepare_ip_adapter_image_embeds of "
+            "diffusers makes."
+        )
+    uncond, cond = embeds.chunk(2)
+    return uncond, cond

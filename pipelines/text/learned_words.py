@@ -1,0 +1,81 @@
+"""Learned words of files, through diffusers' loader: as whole words, and none that the model knows
+by another meaning."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from diffusers.loaders.textual_inversion import TextualInversionLoaderMixin
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from t2i.errors import ArgumentError, ModelError
+from t2i.text.learned_words import adding_whole_words, is_known, spelled_out
+
+WRONG_WIDTH = "Loaded embeddings are of incorrect shape"
+"""How diffusers' loader begins to say so."""
+
+
+class LearnedWords(TextualInversionLoaderMixin):
+    """What a pipeline does with learned words."""
+
+    def load_textual_inversion(
+        self,
+        pretrained_model_name_or_path: Any,
+        token: str | list[str] | None = None,
+        tokenizer: Any = None,
+        text_encoder: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """As in diffusers, for words that are whole: "zun" is not in "zunflower".
+
+        Raises ArgumentError for a word that the model knows already, ModelError for vectors of
+        another width than its own.
+        """
+        pipe: Any = self
+        tokenizer = tokenizer or getattr(pipe, "tokenizer", None)
+        text_encoder = text_encoder or getattr(pipe, "text_encoder", None)
+        if tokenizer is None or text_encoder is None:
+            raise ArgumentError(
+                "This pipeline has no text_encoder and tokenizer of those names: give the ones "
+                "that are to learn the word, as text_encoder=... and tokenizer=..."
+            )
+        try:
+            with adding_whole_words(tokenizer):
+                super().load_textual_inversion(
+                    pretrained_model_name_or_path, token, tokenizer, text_encoder, **kwargs
+                )
+        except ValueError as error:
+            if isinstance(error, ArgumentError) or not str(error).startswith(WRONG_WIDTH):
+                raise
+            width = text_encoder.get_input_embeddings().weight.shape[-1]
+            raise ModelError(
+                f"The vectors of the learned word are not {width} wide, as those of the text "
+                "encoder are: choose a word that was learned with a model of this kind."
+            ) from error
+
+    @staticmethod
+    def _retrieve_tokens_and_embeddings(
+        tokens: Sequence[str | None], state_dicts: Sequence[Any], tokenizer: PreTrainedTokenizerBase
+    ) -> tuple[list[str], list[Tensor]]:
+        find: Any = TextualInversionLoaderMixin._retrieve_tokens_and_embeddings
+        words, vectors = find(tokens, state_dicts, tokenizer)
+        for word in words:
+            check_new(word, tokenizer)
+        return words, vectors
+
+    def maybe_convert_prompt(
+        self, prompt: str | list[str], tokenizer: PreTrainedTokenizerBase
+    ) -> str | list[str]:
+        """Each learned word of several vectors as all its tokens."""
+        if isinstance(prompt, str):
+            return spelled_out(prompt, tokenizer)
+        return [spelled_out(text, tokenizer) for text in prompt]
+
+
+def check_new(word: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    if is_known(word, tokenizer):
+        raise ArgumentError(
+            f"The model knows the word {word!r:.80} already, and with another meaning of it every "
+            "prompt that says it would draw something else: give it another, as "
+            f"token='<{word.strip('<>'):.80}-2>'."
+        )

@@ -1,0 +1,138 @@
+"""What every edit is: data that says what to change, where and when."""
+
+from abc import ABC
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, TypeVar
+
+from torch import Tensor
+
+from t2i.attention.call import At
+from t2i.attention.compute.edit_plan import Effects
+from t2i.attention.compute.probabilities import Attended
+from t2i.attention.denoiser_pass import Pass, check_prompt
+from t2i.attention.probes.probe import Probe
+from t2i.attention.prompts.prompt_tokens import Said
+from t2i.attention.site import (
+    Site,
+    Sites,
+    Window,
+    check_heads,
+    check_window,
+    is_empty,
+    sites_of,
+    steps_of,
+)
+from t2i.errors import ArgumentError
+
+LARGEST = 1_000_000
+"""Of the numbers of an edit."""
+Needs = Literal["qkv", "bias", "linear", "probs", "latents"]
+Made = TypeVar("Made")
+Hear = Callable[[Attended, At], None]
+Look = Callable[[Tensor, Hear], None]
+"""(latents (B, C, H, W), who hears of each call of attention in the pass)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit(ABC):
+    """Base of the edits.
+
+    steps : see t2i.attention.site.Window
+    sites : a part of their names, or a Sites; within what the edit is made for
+    heads : their numbers; None for all
+    """
+
+    needs: ClassVar[Needs]
+    kinds: ClassVar[tuple[str, ...]] = ("cross", "joint")
+    """The kinds of site it is made for."""
+    longer_table: ClassVar[bool] = False
+    """Whether shares of the run count in a table of one more step, as published for words."""
+
+    looks: ClassVar[bool] = False
+    """Whether it needs passes of the denoiser before that of a step; see `before_pass`."""
+
+    steps: Window = None
+    sites: Sites | str | None = None
+    heads: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_window("steps", self.steps)
+        check_heads(self.heads)
+
+    def fits(self, site: Site) -> bool:
+        """Whether it is made for the site, and wants it."""
+        return site.kind in self.kinds and sites_of(self.sites).fit(site)
+
+    def covers(self, step: int, num_steps: int) -> bool:
+        """Whether it acts at this step."""
+        return step in steps_of(self.steps, num_steps, num_steps + self.longer_table)
+
+    @property
+    def does_nothing(self) -> bool:
+        """Whether it was asked for nothing, so that nobody should miss its effect."""
+        return is_empty(self.steps)
+
+    def to_dict(self) -> dict[str, object]:
+        """What JSON can hold, see t2i.attention.edits.registry; its `from_dict` reads it."""
+        from t2i.attention.edits.registry import to_dict  # it knows every edit, thus this module
+
+        return to_dict(self)
+
+    def prompts(self) -> Sequence[tuple[str, int]]:
+        """The prompts that it names, under the names of its arguments."""
+        return [
+            (name, getattr(self, name))
+            for name in ("source", "target")
+            if getattr(self, name, None) is not None
+        ]
+
+    def check(self, said: Said) -> None:
+        """Raise ArgumentError for prompts and words that are not there."""
+        named = [prompt for _, prompt in self.prompts()]
+        if len(named) != len(set(named)):
+            raise ArgumentError(
+                f"Got {type(self).__name__} with source={named[0]} and target={named[-1]}: a "
+                "prompt is not edited after itself; name two of them."
+            )
+        for name, prompt in self.prompts():
+            check_prompt(name, prompt, said.count)
+
+    def probes(self) -> Sequence[Probe]:
+        """What it reads itself, fresh for a session; for `after_step`."""
+        return ()
+
+    def before_pass(self, latents_BCHW: Tensor, passing: Pass, look: Look) -> Tensor:
+        """The latents before a step, one row per picture, as the edit wants them.
+
+        `look` runs the denoiser on latents and tells of its calls of attention, also of some where
+        the edit does not fit; `passing` is what its passes are: the branch "cond" alone.
+        """
+        return latents_BCHW
+
+    def after_step(self, latents_BCHW: Tensor, passing: Pass, probes: Sequence[Probe]) -> Tensor:
+        """The latents after a step, one row per picture, as the edit wants them."""
+        return latents_BCHW
+
+    def apply(self, effects: Effects, at: At) -> None:
+        """Say what is wanted of this call of attention."""
+        return None
+
+    def once(self, at: At, make: Callable[[], Made]) -> Made:
+        """What `make` gives, made once for all sites of a step with as many tokens and heads."""
+        moment = (at.passing.step, at.passing.num_steps)
+        return at.said.once((id(self), at.tokens, at.site.heads), make, moment)
+
+    def of_heads(
+        self, at: At, columns_TT: Tensor | None, kept_T: Tensor
+    ) -> tuple[Tensor | None, Tensor]:
+        """(1 or N, T, T) and (1 or N, T): other heads keep their own map."""
+        if self.heads is None:
+            return None if columns_TT is None else columns_TT[None], kept_T[None]
+        kept_NT = kept_T.new_ones(at.site.heads, len(kept_T))
+        kept_NT[list(self.heads)] = kept_T
+        if columns_TT is None:
+            return None, kept_NT
+        columns_NTT = columns_TT.new_zeros(at.site.heads, *columns_TT.shape)
+        columns_NTT[list(self.heads)] = columns_TT
+        return columns_NTT, kept_NT

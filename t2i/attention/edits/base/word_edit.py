@@ -1,0 +1,63 @@
+"""What the edits of a target's words share: from whose map, and each word in its own window.
+
+T text tokens.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from t2i.attention.call import At
+from t2i.attention.edits.base.edit import Edit
+from t2i.attention.prompts.prompt_tokens import Said
+from t2i.attention.site import Window, check_window, is_empty, steps_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowedEdit(Edit):
+    """Base of the edits in which each word of the target may have steps of its own.
+
+    words : a word of the target -> its own steps; the other words keep to `steps`
+    """
+
+    needs = "linear"
+    longer_table = True
+
+    target: int = 1
+    words: Mapping[str, Window] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for word, window in self.words.items():
+            check_window(f"words[{word!r}]", window)
+
+    def check(self, said: Said) -> None:
+        super().check(said)
+        for word in self.words:
+            said.span(self.target, word)
+
+    def covers(self, step: int, num_steps: int) -> bool:
+        windows = (self.steps, *self.words.values())
+        return any(step in steps_of(window, num_steps, num_steps + 1) for window in windows)
+
+    @property
+    def does_nothing(self) -> bool:
+        return all(is_empty(window) for window in (self.steps, *self.words.values()))
+
+    def open_T(self, at: At) -> Tensor:
+        """1 for the tokens whose window holds this step, else 0."""
+        step, num_steps = at.passing.step, at.passing.num_steps
+
+        def is_open(window: Window) -> float:
+            return float(step in steps_of(window, num_steps, num_steps + 1))
+
+        values = {word: is_open(window) for word, window in self.words.items()}
+        return at.said.per_token(self.target, values, at.tokens, is_open(self.steps))
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordEdit(WindowedEdit):
+    """Base of the edits that give the target's words the source's maps."""
+
+    source: int = 0

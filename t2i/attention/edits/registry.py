@@ -1,0 +1,70 @@
+"""Edits as data: by name, to JSON and back."""
+
+from collections.abc import Mapping
+
+from t2i.attention.edits.attend_and_excite import AttendAndExcite
+from t2i.attention.edits.base.edit import Edit
+from t2i.attention.edits.function import Function
+from t2i.attention.edits.inject_queries_keys import InjectQueriesKeys
+from t2i.attention.edits.local_blend import LocalBlend
+from t2i.attention.edits.refine import Refine
+from t2i.attention.edits.regions import Regions
+from t2i.attention.edits.replace import Replace
+from t2i.attention.edits.reweight import Reweight
+from t2i.attention.edits.self_replace import SelfReplace
+from t2i.attention.edits.serialisation import build, fields_of, shown
+from t2i.attention.edits.share_keys_values import ShareKeysValues
+from t2i.attention.edits.word_weights import WordWeights
+from t2i.errors import ArgumentError, nearest
+
+
+def to_dict(edit: Edit) -> dict[str, object]:
+    """What JSON can hold: {"edit": "replace", "steps": [0.0, 0.8], "source": 0, ...}.
+
+    >>> from_dict(to_dict(Replace(steps=(0.0, 0.8)))) == Replace(steps=(0.0, 0.8))
+    True
+    """
+    if isinstance(edit, Function):
+        raise ArgumentError(
+            "Cannot write down a Function: it is Python code, and an edit in a file is data. Give "
+            "it again when the picture is repeated, or write an edit of its own."
+        )
+    names = {kind: name for name, kind in EDITS.items()}
+    if type(edit) not in names:
+        raise ArgumentError(
+            f"Cannot write down {type(edit).__name__}: an edit of one's own needs a name in "
+            "t2i.attention.edits.registry.EDITS."
+        )
+    return {"edit": names[type(edit)]} | fields_of(edit)
+
+
+def from_dict(data: Mapping[str, object]) -> Edit:
+    """The edit that `to_dict` wrote down.
+
+    Raises ArgumentError for names and arguments that are unknown, and for values that do not fit.
+    """
+    if not isinstance(data, Mapping):
+        raise ArgumentError(
+            f'Got {shown(data)}, expected an edit as a mapping: {{"edit": "replace", ...}}.'
+        )
+    name = str(data.get("edit"))[:80]
+    if name not in EDITS:
+        raise ArgumentError(f"Unknown edit {name!r}. {nearest(name, EDITS)}")
+    values = {key: value for key, value in data.items() if key != "edit"}
+    edit: Edit = build(EDITS[name], values, name)
+    return edit
+
+
+EDITS: dict[str, type[Edit]] = {
+    "replace": Replace,
+    "refine": Refine,
+    "reweight": Reweight,
+    "self-replace": SelfReplace,
+    "local-blend": LocalBlend,
+    "word-weights": WordWeights,
+    "regions": Regions,
+    "attend-and-excite": AttendAndExcite,
+    "share-keys-values": ShareKeysValues,
+    "inject-queries-keys": InjectQueriesKeys,
+}
+"""Every edit by the name that files know it by."""

@@ -1,0 +1,342 @@
+"""What sessions put into a model while they are open, and how each call of attention is answered.
+
+B batch rows, N heads, Q query positions, K key positions, E width of a head.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from t2i.attention.compute import kernels as kernel
+from t2i.attention.compute.device_tensors import Sent
+from t2i.attention.compute.edit_plan import Effects
+from t2i.attention.compute.probabilities import Attended
+from t2i.attention.compute.recorded_rows import Behind
+from t2i.attention.compute.tap import Call, Scores, heard, scores_tapped, tapped
+from t2i.attention.hooks.compiled import is_compiled
+from t2i.attention.hooks.discovery import Discovery, discovering
+from t2i.attention.hooks.module_hooks import listening, of_heads, wrapped_call
+from t2i.attention.site import Site
+from t2i.errors import AttentionError
+from t2i.terminal import several
+
+
+class Hearing(Protocol):
+    """A session, as the model sees it."""
+
+    def rows(self) -> int | None:
+        """Of the pass that is under way; None when there is none."""
+
+    def leave_pass(self) -> None:
+        """The model has returned, or raised."""
+
+    def wants(self, site: Site) -> bool:
+        """Whether any of its probes and edits is made for the site."""
+
+    def check_call(self, site: Site, call: Call) -> None:
+        """Raise for a call that cannot be of the prompts it knows; once for each site."""
+
+    def edit_call(self, site: Site, effects: Effects) -> None:
+        """Say what its edits want of this call."""
+
+    def behind(self, site: Site) -> Behind | None:
+        """The row of a source that is not in the batch."""
+
+    def hear(self, attended: Attended) -> None:
+        """Let its probes read."""
+
+
+class Installation:
+    """One model with its open sessions; found sites, and the listening forwards there."""
+
+    def __init__(self, root: nn.Module) -> None:
+        self.called, self.root = root, getattr(root, "_orig_mod", root)
+        self.thread = threading.get_ident()
+        self.names = {module: name for name, module in self.root.named_modules()}
+        self.sessions: list[Hearing] = []
+        self.sites: dict[str, Site] = {}
+        self.kernels: dict[str, set[str]] = {}
+        self._sent = Sent()
+        self.rehearsing = False
+        """Whether the run is a trial in which nobody reads or edits."""
+        self._looked = 0
+        self._shapes: dict[Hearing, object] = {}
+        self._known: dict[Hearing, tuple[object, int]] = {}
+        """The shape that a session last had, and when the sites were looked for then."""
+        self._passing: set[Hearing] = set()
+        self._discovery: Discovery | None = None
+        self._broken = False
+        """Whether the model raised while the sites were looked for."""
+        self._looking: ExitStack | None = None
+        self._listening: dict[str, ExitStack] = {}
+        self._tap = ExitStack()
+
+    def open(self) -> None:
+        """Put the tap into torch, and listen for the end of every pass."""
+        self._tap.enter_context(tapped())
+        hook = self.called.register_forward_hook(self._returned, always_call=True)
+        self._tap.callback(hook.remove)
+        self._tap.enter_context(wrapped_call(self.called, None, self._returned))
+        for module in self.names:
+            if hasattr(module, "get_attention_scores"):
+                self._tap.enter_context(scores_tapped(module))
+
+    def close(self) -> None:
+        """Take out everything; what was found stays known."""
+        self._stop_looking()
+        self._stop_listening()
+        self._tap.close()
+
+    def leave(self, session: Hearing) -> None:
+        """One of several sessions ends."""
+        self.sessions.remove(session)
+        self._shapes.pop(session, None)
+        self._known.pop(session, None)
+        self._passing.discard(session)
+
+    # a pass of the model
+
+    def begin_pass(self, session: Hearing, shape: object) -> None:
+        """`shape` is what the sites depend on; when it changes they are looked for again.
+
+        Several sessions begin the same pass one after the other, and end it so.
+        """
+        self._shapes[session] = shape
+        if self._discovery is None:
+            if self._known.get(session) != (shape, self._looked):
+                self._look()
+        elif self._broken or session in self._passing:
+            self._look_again(self._discovery)
+        self._passing.add(session)
+
+    def end_pass(self, session: Hearing) -> bool:
+        """Whether the sites are news to this session."""
+        if self._discovery is not None:
+            self._settle(self._discovery)
+        self._passing.discard(session)
+        before, now = self._known.get(session), (self._shapes[session], self._looked)
+        self._known[session] = now
+        return before != now
+
+    @contextmanager
+    def alone(self, session: Hearing) -> Iterator[None]:
+        """A pass that only this session takes part in."""
+        every, self.sessions = self.sessions, [session]
+        try:
+            yield
+        finally:
+            self.sessions = every
+
+    def listen_to(self, session: Hearing) -> None:
+        """Sites that are known already and that this session wants."""
+        for name, site in self.sites.items():
+            if name not in self._listening and session.wants(site) and self._discovery is None:
+                self._listen(name)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch lacks types for it
+    def _returned(self, _module: nn.Module, _args: object, output: object) -> None:
+        if threading.get_ident() == self.thread:
+            # NOTE a footgun: no hook may be removed here, torch is going through them
+            self._broken = self._broken or output is None
+            for session in self.sessions:
+                session.leave_pass()
+
+    def _look(self) -> None:
+        self._forget()
+        self._looked += 1
+        self._looking = ExitStack()
+        if is_compiled(self.called):
+            # Sites are found by hooks, which a compiled model would be compiled with.
+            self._looking.enter_context(torch.compiler.set_stance("force_eager"))
+        self._discovery = self._looking.enter_context(discovering(self.root, self.names))
+        self._looking.enter_context(heard(self))
+
+    def _look_again(self, discovery: Discovery) -> None:
+        """The pass before has raised; its hooks are still there."""
+        discovery.stack.clear()
+        discovery.bypassed.clear()
+        self.sites.clear()
+        self._passing.clear()
+        self._broken = False
+
+    def _settle(self, discovery: Discovery) -> None:
+        """The pass is over in which the sites were looked for."""
+        self._stop_looking()
+        if discovery.bypassed:
+            self._looked += 1
+            raise AttentionError(discovery.bypass())
+        for session in self.sessions:
+            self.listen_to(session)
+
+    def _forget(self) -> None:
+        self._stop_looking()
+        self._stop_listening()
+        self.sites.clear()
+
+    def _listen(self, name: str) -> None:
+        stack = ExitStack()
+        stack.enter_context(listening(self.root.get_submodule(name), AtSite(self, name)))
+        self._listening[name] = stack
+
+    def _stop_listening(self) -> None:
+        for stack in self._listening.values():
+            stack.close()
+        self._listening.clear()
+
+    def _stop_looking(self) -> None:
+        if self._looking is not None:
+            self._looking.close()
+        self._looking = self._discovery = None
+        self._broken = False
+
+    # a call of attention, while the sites are looked for
+
+    def fused(self, call: Call) -> Tensor:
+        site = self._found(call)
+        return call.run() if site is None else self.answer(call, site)
+
+    def eager(
+        self, query: Tensor, key: Tensor, mask: Tensor | None, scores: Scores, module: Any
+    ) -> Tensor:
+        call = of_heads(query, key, module)
+        site = self._found(call)
+        if site is None:
+            return scores(query, key, mask)
+        return self.answer_eager(call, mask, site, scores)
+
+    def _found(self, call: Call) -> Site | None:
+        if self._discovery is None or self._broken:
+            return None
+        site = self._discovery.site(call)
+        if site is None or site.name in self.sites:
+            return None
+        self.sites[site.name] = site
+        for session in self._at_work():
+            session.check_call(site, call)
+        return site
+
+    # and afterwards
+
+    def answer(self, call: Call, site: Site) -> Tensor:
+        """The output of one call, edited and read."""
+        effects, hearing = self._effects(site, len(call.query))
+        every = (session.behind(site) for session in hearing)
+        behind = next((one for one in every if one is not None), None)
+        out, attended = kernel.fused(call, site, effects, behind)
+        for session in hearing:
+            session.hear(attended)
+        return out
+
+    def answer_eager(self, call: Call, mask: Tensor | None, site: Site, scores: Scores) -> Tensor:
+        """The probabilities, rows and heads in one axis, edited and read."""
+        rows, heads = call.query.shape[:2]
+        effects, hearing = self._effects(site, rows)
+        if any(session.behind(site) is not None for session in hearing):
+            raise AttentionError(
+                f"{site.name} is computed by an older processor, which has no place for a source "
+                "that is remembered: pipe.unet.set_default_attn_processor() puts the fused one in "
+                "its place."
+            )
+        if mask is not None:
+            mask = mask.unflatten(0, (rows, -1)) if len(mask) == rows * heads else mask[:, None]
+        attended = kernel.eager(call, mask, site, effects)
+        call = attended.call
+        scored = scores(
+            call.query.flatten(0, 1),
+            call.key.flatten(0, 1),
+            kernel.eager_mask(attended),
+        )
+        probs_BNQK = scored.unflatten(0, (rows, heads))
+        for row in effects.mixes.keys() | effects.functions.keys():
+            probs_BNQK = probs_BNQK.clone()
+            probs_BNQK[row] = torch.cat(list(attended.parts(row)), dim=1).to(probs_BNQK)
+        for session in hearing:
+            session.hear(attended)
+        edited: Tensor = probs_BNQK.flatten(0, 1)
+        return edited
+
+    def _effects(self, site: Site, rows: int) -> tuple[Effects, list[Hearing]]:
+        effects = Effects(sent=self._sent)
+        hearing = [session for session in self._at_work() if session.wants(site)]
+        for session in hearing:
+            if session.rows() != rows:
+                raise AttentionError(
+                    f"{site.name} was called with {several(rows, 'row')} in a pass of "
+                    f"{session.rows()}: attend() cannot tell whose they are. Give it the prompts "
+                    "of the call, and switch off what divides the batch."
+                )
+            session.edit_call(site, effects)
+        if hearing:
+            self.kernels.setdefault(site.name, set()).add(effects.kernel)
+        return effects, hearing
+
+    def _at_work(self) -> list[Hearing]:
+        return [session for session in self.sessions if session.rows() is not None]
+
+
+class AtSite:
+    """Answers the calls of a module that is known to be a site."""
+
+    def __init__(self, installation: Installation, name: str) -> None:
+        self.installation, self.name = installation, name
+
+    @property
+    def site(self) -> Site | None:
+        """None in a thread that is not the sessions'."""
+        if threading.get_ident() != self.installation.thread:
+            return None
+        return self.installation.sites.get(self.name)
+
+    def fused(self, call: Call) -> Tensor:
+        site = self.site
+        if site is None or call.key.shape[2] != site.keys:  # of image prompts
+            return call.run()
+        return self.installation.answer(call, site)
+
+    def eager(
+        self, query: Tensor, key: Tensor, mask: Tensor | None, scores: Scores, module: Any
+    ) -> Tensor:
+        site = self.site
+        if site is None or key.shape[1] != site.keys:
+            return scores(query, key, mask)
+        return self.installation.answer_eager(of_heads(query, key, module), mask, site, scores)
+
+
+_installed: dict[nn.Module, Installation] = {}
+_lock = threading.Lock()
+
+
+@contextmanager
+def installed(root: nn.Module, session: Hearing) -> Iterator[Installation]:
+    """The model's installation, shared by all sessions that are open on it."""
+    key = getattr(root, "_orig_mod", root)
+    with _lock:
+        installation = _installed.get(key)
+        if installation is None:
+            installation = Installation(root)
+            for other in _installed.values():
+                if key in other.names or other.root in installation.names:
+                    raise AttentionError(
+                        "A session is open on a model that this one is a part of, or that is a "
+                        "part of it: give attend() the same one, and choose places by sites=."
+                    )
+            installation.open()
+            _installed[key] = installation
+        elif installation.thread != threading.get_ident():
+            raise AttentionError(
+                "Another thread has a session open on this model: leave its `with attend(...)` "
+                "first, or give each thread a model of its own."
+            )
+        installation.sessions.append(session)
+    try:
+        yield installation
+    finally:
+        with _lock:
+            installation.leave(session)
+            if not installation.sessions:
+                del _installed[key]
+                installation.close()

@@ -1,0 +1,174 @@
+"""A probe reads where words land, and never touches what it reads.
+
+N heads, Q positions of a site, T text tokens, S those of the probed words.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from t2i.attention.call import At
+from t2i.attention.compute.probabilities import Attended
+from t2i.attention.denoiser_pass import check_prompt
+from t2i.attention.probes.heat_maps import Convention, HeatMaps, Plane, Recorded
+from t2i.attention.prompts.prompt_tokens import Said, Word
+from t2i.attention.site import Site, Sites, Window, check_heads, check_window, sites_of, steps_of
+from t2i.errors import ArgumentError
+from t2i.terminal import several
+
+DAAM_SITES = Sites(kind="cross", place=("up", "down"))
+
+
+@dataclass(slots=True)
+class Probe:
+    """What somebody wants to see; its `maps` fill as the run goes on."""
+
+    words: tuple[Word, ...]
+    prompt: int = 0
+    sites: Sites | str | None = None
+    steps: Window = None
+    heads: tuple[int, ...] | None = None
+    grid: tuple[int, int] | None = None
+    convention: Convention = "default"
+    grad: bool = False
+    raw: bool = False
+    recorded: Recorded = field(default_factory=Recorded)
+    maps: HeatMaps = field(init=False)
+    _read: "Columns | None" = None
+
+    def __post_init__(self) -> None:
+        if not self.words:
+            raise ArgumentError('A probe needs a word: attn.probe("cat").')
+        check_window("steps", self.steps)
+        check_heads(self.heads)
+        if self.sites is None and self.convention == "daam":
+            self.sites = DAAM_SITES
+        self.sites = sites_of(self.sites)
+        names = tuple(map(str, self.words))
+        self.maps = HeatMaps(self.recorded, names, self.convention, self.grid)
+
+    def __str__(self) -> str:
+        return f"Probe({', '.join(map(repr, self.words))}, prompt={self.prompt})"
+
+    @property
+    def does_nothing(self) -> bool:
+        return False
+
+    def fits(self, site: Site) -> bool:
+        """Whether it reads there."""
+        assert isinstance(self.sites, Sites)
+        return site.kind != "self" and self.sites.fit(site)
+
+    def covers(self, step: int, num_steps: int) -> bool:
+        """Whether it reads at this step."""
+        return step in steps_of(self.steps, num_steps)
+
+    def check(self, said: Said) -> None:
+        """Raise ArgumentError for a prompt or words that are not there."""
+        check_prompt("prompt", self.prompt, said.count)
+        for word in self.words:
+            said.span(self.prompt, word)
+
+    def begin(self, said: Said, latent_size: tuple[int, int] | None) -> None:
+        """A run begins: what was kept of the one before is let go."""
+        self.recorded.clear()
+        self.recorded.latent_size = latent_size
+        self._read = None
+        self._columns(said)
+
+    def bytes_at(self, site: Site, pictures: int, steps: int) -> int:
+        """What it keeps of a site in a run."""
+        heads = len(self.heads) if self.heads is not None else site.heads
+        number = pictures * self.recorded.columns * site.positions * 4
+        kept = {"daam": heads, "default": 2, "mean": 1}[self.convention]
+        return number * kept + (number * heads * steps if self.raw else 0)
+
+    def hear(self, attended: Attended, at: At) -> None:
+        """Take down what this call shows of the words."""
+        read = self._columns(at.said)
+        if read.places and max(read.places) >= at.tokens:
+            raise ArgumentError(
+                f"{self} wants place {max(read.places)} of a text of "
+                f"{several(at.tokens, 'token')}: they count from 0 to {at.tokens - 1}."
+            )
+        live = []
+        places_S = read.places_on(attended.call.query.device)
+        heads = None if self.heads is None else list(self.heads)
+        for picture, row in enumerate(at.passing.rows_of(self.prompt)):
+            with torch.set_grad_enabled(self.grad and torch.is_grad_enabled()):
+                words_NSQ = attended.tokens(row, places_S)
+                words_NSQ = words_NSQ if heads is None else words_NSQ[heads]
+                rivalry_1SQ = None
+                if self.convention == "default":
+                    rivalry_1SQ = attended.rivalry(row, places_S, heads)
+                    rivalry_1SQ = read.spread(rivalry_1SQ, self.recorded.columns)
+                words_NSQ = read.spread(words_NSQ, self.recorded.columns)
+            live.append(words_NSQ)
+            self._take(at.site, picture, words_NSQ.detach(), read, rivalry_1SQ)
+        if live and (self.grad or self.raw):
+            all_BNSQ = torch.stack(live)
+            if self.grad:
+                self.recorded.live[at.site.name] = all_BNSQ
+            if self.raw:
+                self.recorded.raw.setdefault(at.site.name, []).append(all_BNSQ.detach().cpu())
+
+    def _take(
+        self,
+        site: Site,
+        picture: int,
+        words_NSQ: Tensor,
+        read: "Columns",
+        rivalry_1SQ: Tensor | None,
+    ) -> None:
+        if self.convention != "daam":
+            words_NSQ = words_NSQ.mean(dim=0, keepdim=True)
+        plane = self.recorded.planes.get((picture, site.name))
+        if plane is None:
+            plane = Plane(site, torch.zeros_like(words_NSQ), [0] * words_NSQ.shape[1])
+            self.recorded.planes[picture, site.name] = plane
+        plane.add(words_NSQ, read.columns, rivalry_1SQ)
+
+    def _columns(self, said: Said) -> "Columns":
+        """Where the words stand in what is said now; the same token keeps its column."""
+        if self._read is not None and self._read.said is said:
+            return self._read
+        column_at: dict[int, int] = {}
+        places: dict[int, int] = {}
+        for word, name in zip(self.words, self.maps.words, strict=True):
+            own = list(self.recorded.tokens.get(name, ()))
+            for number, place in enumerate(said.span(self.prompt, word)):
+                if number == len(own):
+                    own.append(column_at.get(place, self.recorded.columns))
+                    self.recorded.columns = max(self.recorded.columns, own[number] + 1)
+                column_at[place] = own[number]
+                places[own[number]] = place
+            if own:
+                self.recorded.tokens[name] = tuple(own)
+        self._read = Columns(said, tuple(places), tuple(places.values()))
+        return self._read
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Of what is said at a step: which columns along S are there, and their places along T."""
+
+    said: Said
+    columns: tuple[int, ...]
+    places: tuple[int, ...]
+    _there: dict[torch.device, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def places_on(self, device: torch.device) -> Tensor:
+        """To pick them out there."""
+        if device not in self._there:
+            self._there[device] = torch.tensor(self.places, dtype=torch.long, device=device)
+        return self._there[device]
+
+    def spread(self, words_NSQ: Tensor, columns: int) -> Tensor:
+        """The same with all columns along S, 0 for those that are not there."""
+        if self.columns == tuple(range(columns)):
+            return words_NSQ
+        heads, _, positions = words_NSQ.shape
+        spread_NSQ = words_NSQ.new_zeros(heads, columns, positions)
+        index = torch.tensor(self.columns, dtype=torch.long, device=words_NSQ.device)
+        return spread_NSQ.index_copy(1, index, words_NSQ)

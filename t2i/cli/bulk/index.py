@@ -1,0 +1,112 @@
+"""`index.jsonl`: what became of each picture of a folder.
+
+While they work, each process adds to a part of its own, `index.0.jsonl` and so on; a line is there
+whole or does not count. The main process puts the parts together, in the order of the jobs.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from t2i.atomic_files import cannot_write, write_atomically
+from t2i.errors import OutputError
+from t2i.safe_reading import RUN, bytes_of, parse_json, regular
+
+INDEX = "index.jsonl"
+PART = re.compile(r"index\.\d+\.jsonl")
+
+Entry = dict[str, Any]
+"""One line: job, line, seed and request; then file and seconds, or error."""
+
+
+def part_path(folder: Path, rank: int) -> Path:
+    return folder / f"index.{rank}.jsonl"
+
+
+class Part:
+    """The lines of one process."""
+
+    def __init__(self, folder: Path, rank: int) -> None:
+        self.path = part_path(folder, rank)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+        try:
+            self._descriptor = os.open(self.path, flags, 0o644)
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+
+    def add(self, entry: Mapping[str, object]) -> None:
+        """On the disk when it returns."""
+        data = (json.dumps(entry, ensure_ascii=False) + "\n").encode()
+        try:
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+class Tally:
+    """Counts the lines of all parts while they grow."""
+
+    def __init__(self, folder: Path, ranks: int) -> None:
+        self.made = self.failed = 0
+        self._read = {part_path(folder, rank): 0 for rank in range(ranks)}
+
+    @property
+    def finished(self) -> int:
+        return self.made + self.failed
+
+    def update(self) -> None:
+        for path, start in self._read.items():
+            if not path.exists():
+                continue
+            with regular(path) as file:
+                file.seek(start)
+                whole, newline, _ = file.read().rpartition(b"\n")
+            self._read[path] = start + len(whole) + len(newline)
+            for entry in entries_of(whole):
+                self.failed += "error" in entry
+                self.made += "error" not in entry
+
+
+def merge(folder: Path) -> dict[int, Entry]:
+    """Put the parts into the index and remove them; what is known of each job. Of two lines the
+    later one counts, but a failure never hides a picture."""
+    parts = sorted(path for path in folder.iterdir() if PART.fullmatch(path.name))
+    known: dict[int, Entry] = {}
+    for path in (folder / INDEX, *parts):
+        for entry in entries_of(read(path)):
+            if "error" not in entry or "error" in known.get(entry["job"], entry):
+                known[entry["job"]] = entry
+    known = dict(sorted(known.items()))
+    if parts:
+        text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in known.values())
+        write_atomically(folder / INDEX, lambda part: part.write_text(text, "utf-8"))
+        for path in parts:
+            path.unlink()
+    return known
+
+
+def read(path: Path) -> bytes:
+    try:
+        return bytes_of(path, RUN.most) if path.exists() else b""
+    except OSError as error:
+        raise OutputError(f"Cannot read {path}: {error.strerror or error}.") from error
+
+
+def entries_of(data: bytes) -> Iterator[Entry]:
+    """The whole lines of an index; one that a kill or a full disk cut short, or that
+    another program wrote, with halves of characters, is passed over."""
+    for line in data.split(b"\n"):
+        try:
+            entry = parse_json(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and isinstance(entry.get("job"), int):
+            yield entry

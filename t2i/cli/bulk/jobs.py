@@ -1,0 +1,73 @@
+"""The pictures of a prompts file: each with its place, its seed and its file."""
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from t2i.cli.file_names import slug
+from t2i.cli.request.prompt_line import Line
+from t2i.cli.request.request import MAX_SEED, Request
+from t2i.errors import ArgumentError, DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One picture.
+
+    index : among all pictures of the file, from 0
+    line : number of its line in the file, from 1
+    file : its name in the folder of the pictures
+    """
+
+    index: int
+    line: int
+    seed: int
+    file: str
+    request: Request
+
+
+def jobs_of(path: Path, lines: Sequence[Line], options: Request, num: int, seed: int) -> list[Job]:
+    """The pictures that `lines` of `path` ask for.
+
+    options : for what a line leaves open
+    num : pictures of a line that does not say
+    seed : of the first picture; a line without a seed has this one, plus the number of pictures
+        before it, so that neither a restart nor other processes change it
+    """
+    jobs: list[Job] = []
+    digits = len(str(lines[-1].number))
+    for line in lines:
+        request = replace(line.wishes.over(options), prompt=line.prompt)
+        first = seed + len(jobs) if line.seed is None else line.seed
+        count = line.num or num
+        if first + count - 1 > MAX_SEED:
+            raise ArgumentError(f"{path}:{line.number}: its seed would be above {MAX_SEED}.")
+        for index in range(count):
+            file = file_of(line, index, count, first + index, digits)
+            jobs.append(Job(len(jobs), line.number, first + index, file, request))
+    check_files(path, jobs)
+    return jobs
+
+
+def file_of(line: Line, index: int, count: int, seed: int, digits: int) -> str:
+    """The line's own name, numbered if it has several pictures; else its number, words and seed."""
+    if line.name is None:
+        return f"{line.number:0{digits}}-{slug(line.prompt)}-{seed}.png"
+    if count == 1:
+        return line.name
+    name = Path(line.name)
+    return f"{name.stem}-{index + 1}{name.suffix}"
+
+
+def check_files(path: Path, jobs: Iterable[Job]) -> None:
+    """Refuse two pictures of one name, also where a file system does not tell case apart."""
+    lines: dict[str, int] = {}
+    for job in jobs:
+        plain = unicodedata.normalize("NFC", job.file).casefold()
+        other = lines.setdefault(plain, job.line)
+        if other != job.line:
+            raise DataError(
+                f"{path}:{job.line}: its picture would be {job.file!r}, as that of line {other}. "
+                'Give another "name".'
+            )

@@ -1,0 +1,217 @@
+"""What is left to do in a folder of pictures, and whether the same work goes on there."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from t2i.atomic_files import write_atomically
+from t2i.cli.bulk.index import INDEX, merge
+from t2i.cli.bulk.jobs import Job, jobs_of
+from t2i.cli.metadata.writing import LIBRARIES, library_versions
+from t2i.cli.request.digests import digest
+from t2i.cli.request.file_checks import KINDS, Digests, files_of
+from t2i.cli.request.prompt_line import Line
+from t2i.cli.request.request import Request, choose_seed, read_defaults
+from t2i.errors import ArgumentError, OutputError
+from t2i.safe_reading import RUN, bytes_of, parse_json
+
+STATE = "bulk.json"
+VERSION = 1
+"""Of the layout of bulk.json."""
+LEFTOVER = re.compile(r"\.+(?:again-)?(.+?)(?:\.\d+(?:-\d+)?\.part)?")
+"""A temporary file or folder that a kill left behind: its picture's name within."""
+OPTIONS = {
+    "negative_prompt": "--negative",
+    "model": "--model",
+    "num_inference_steps": "--steps",
+    "guidance_scale": "--guidance",
+    "sampler": "--sampler",
+    "width": "--size (width)",
+    "height": "--size (height)",
+    "grammar": "--grammar",
+    "guidance_method": "--method",
+    "strength": "--strength",
+    "upscale": "--upscale",
+    **{name: kind.option for name, kind in KINDS.items()},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bulk:
+    """What one command asks for.
+
+    options : for every line that leaves something open; it has no prompt
+    seed : of the first picture; drawn and recorded if it is None
+    num : pictures of each line
+    """
+
+    prompts: Path
+    out: Path
+    options: Request
+    seed: int | None = None
+    num: int = 1
+    metadata: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the processes share among them.
+
+    todo : in the order of the file
+    total : pictures of the file
+    weights : digest of the model
+    """
+
+    todo: list[Job]
+    total: int
+    weights: str
+
+
+class Folder:
+    """The folder of one bulk's pictures: what was asked for when it was begun, and what is done."""
+
+    def __init__(self, bulk: Bulk, lines: Sequence[Line], model: Path) -> None:
+        """Raises what is wrong with the request, before anything is made."""
+        self.out = bulk.out
+        self.before = read_state(self.out)
+        options = bulk.options.with_defaults(read_defaults(model))
+        seed = choose_seed(bulk.seed)
+        if bulk.seed is None and self.before is not None:
+            seed = self.before["seed"]
+        self.state: dict[str, Any] = {
+            "version": VERSION,
+            "prompts": bulk.prompts.name,
+            "lines": digest_of(lines),
+            "seed": seed,
+            "num": bulk.num,
+            "metadata": bulk.metadata,
+            "options": recorded(options),
+            "model_digest": digest(model),
+            "libraries": library_versions(LIBRARIES),
+        }
+        jobs = jobs_of(bulk.prompts, lines, options, bulk.num, seed)
+        digests = Digests()
+        self.jobs = [replace(job, request=digests.fill(job.request)) for job in jobs]
+        self.state["files"] = {
+            file.path: file.sha256 for job in self.jobs for _, file in files_of(job.request)
+        }
+        if self.before is not None:
+            check_same(self.out, self.before, self.state)
+        if self.before is None:
+            check_free(self.out, self.jobs)
+
+    def begin(self) -> Plan:
+        """Only while the folder is locked."""
+        if read_state(self.out) != self.before:
+            raise OutputError(f"Another run has just worked in {self.out}: start this one again.")
+        if self.before is None:
+            text = json.dumps(self.state, indent=1, ensure_ascii=False) + "\n"
+            write_atomically(self.out / STATE, lambda part: part.write_text(text, "utf-8"))
+        known = merge(self.out)
+        there = {entry.name for entry in os.scandir(self.out)}
+        remove_leftovers(self.out, there, {job.file for job in self.jobs})
+        done = {index for index, entry in known.items() if entry.get("file") in there}
+        todo = [job for job in self.jobs if job.index not in done]
+        return Plan(todo, len(self.jobs), self.state["model_digest"])
+
+    def changed_libraries(self) -> list[str]:
+        """Versions that are not those of the first pictures."""
+        before = self.state if self.before is None else self.before
+        return differences(before.get("libraries") or {}, self.state["libraries"])
+
+
+def recorded(options: Request) -> dict[str, object]:
+    """Each option as JSON holds it; of files, what would be typed."""
+    values = {name: value for name, value in asdict(options).items() if name in OPTIONS}
+    if options.upscale is not None:
+        values["upscale"] = options.upscale.typed
+    for name in KINDS:
+        value = getattr(options, name)
+        if isinstance(value, tuple):
+            values[name] = [file.typed for file in value] or None
+        elif value is not None:
+            values[name] = value.typed
+    return values
+
+
+def digest_of(lines: Iterable[Line]) -> str:
+    sha = hashlib.sha256()
+    for line in lines:
+        sha.update(repr(line).encode())
+    return sha.hexdigest()
+
+
+def read_state(out: Path) -> dict[str, Any] | None:
+    """What the folder was begun with; None where nothing was."""
+    path = out / STATE
+    if not path.is_file():
+        return None
+    try:
+        state = parse_json(bytes_of(path, RUN.most))
+        if state["version"] != VERSION:
+            raise ValueError(f"its layout is {state['version']}, expected {VERSION}")
+        return dict(state, seed=int(state["seed"]))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise OutputError(
+            f"Cannot go on in {out}: {path.name}: {error}. Choose another folder with --out."
+        ) from error
+
+
+def check_same(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    changed = []
+    if before.get("lines") != now["lines"]:
+        changed.append(f"the prompts ({before.get('prompts')} -> {now['prompts']})")
+    for name, option in (("seed", "--seed"), ("num", "--num"), ("metadata", "metadata")):
+        changed += differences({option: before.get(name)}, {option: now[name]})
+    options = dict(before.get("options") or {})
+    changed += differences(
+        {option: options.get(name) for name, option in OPTIONS.items()},
+        {option: now["options"][name] for name, option in OPTIONS.items()},
+    )
+    if before.get("model_digest") != now["model_digest"]:
+        changed.append("the weights of the model")
+    files = before.get("files") or {}
+    changed += [
+        f"what is in {path}"
+        for path, sha256 in now["files"].items()
+        if path in files and files[path] != sha256
+    ]
+    if changed:
+        raise ArgumentError(
+            f"{out} was begun with something else: {'; '.join(changed)}. Give what it was begun "
+            "with, to go on, or choose another folder with --out."
+        )
+
+
+def differences(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
+    return [
+        f"{name} {before.get(name)} -> {value}"
+        for name, value in now.items()
+        if before.get(name) != value
+    ]
+
+
+def check_free(out: Path, jobs: Iterable[Job]) -> None:
+    """A folder that is begun may hold other things, but nothing under a name of ours."""
+    if not out.is_dir():
+        return
+    there = {entry.name for entry in os.scandir(out)}
+    for name in (INDEX, *(job.file for job in jobs)):
+        if name in there:
+            raise OutputError(
+                f"{out / name} exists and is not replaced: remove it, or choose another --out."
+            )
+
+
+def remove_leftovers(out: Path, there: Iterable[str], files: Collection[str]) -> None:
+    for name in there:
+        found = LEFTOVER.fullmatch(name)
+        if found and found[1] in files:
+            path = out / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

@@ -1,0 +1,33 @@
+"""A bar over the pictures of all processes."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from t2i.cli.bulk.index import Tally
+from t2i.cli.bulk.plan import Plan
+
+
+@contextmanager
+def progress(plan: Plan, tally: Tally, shown: bool) -> Iterator[Callable[[], None]]:
+    """A function to call whenever something may be finished; without a viewer it does nothing."""
+    if not shown:
+        yield lambda: None
+        return
+
+    from train.reporting.report import bar
+
+    begun = time.monotonic()
+    before = plan.total - len(plan.todo)
+    with bar() as shown_bar:
+        task = shown_bar.add_task("pictures", total=plan.total, completed=before, facts="")
+
+        def update() -> None:
+            tally.update()
+            rate = tally.finished / (time.monotonic() - begun)
+            failed = f", {tally.failed} failed" if tally.failed else ""
+            shown_bar.update(
+                task, completed=before + tally.finished, facts=f"{rate:.2f} pictures/s{failed}"
+            )
+
+        yield update

@@ -1,0 +1,162 @@
+"""`t2i data`: look at what a model is trained on."""
+
+import sys
+from functools import partial
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from t2i.cli.data_summary import print_overview
+from t2i.cli.output import Format, print_json
+from t2i.errors import ArgumentError, DataError, nearest
+from t2i.terminal import print_line, several
+
+if TYPE_CHECKING:
+    from t2i.scenes.sample import Samples
+    from train.data.discovery import Found
+    from train.data.pictures import PicturesConfig
+
+Split = Literal["train", "held_out"]
+Out = Annotated[Path, typer.Option(help="A folder, or one file ending in .png, .jpg or .webp.")]
+
+data = typer.Typer(help="Look at data sets.")
+
+
+@data.callback(invoke_without_command=True)
+def root(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@data.command()
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The data set: scenes.")],
+    out: Out = Path("outputs"),
+    num: Annotated[int, typer.Option(min=1, max=1000, help="How many samples.")] = 24,
+    seed: Annotated[int, typer.Option(min=0, help="Of the data set.")] = 0,
+    split: Annotated[Split, typer.Option(help="held_out is never trained on.")] = "train",
+    masks: Annotated[
+        bool, typer.Option(help="Draw the mask of each named thing beside it.")
+    ] = True,
+    format: Format = "text",
+) -> None:
+    """Draw a contact sheet of the data set NAME, with captions, and print its path."""
+    if name not in DATA_SETS:
+        more = f" Pictures of your own: t2i data check {quote(name)}" if Path(name).exists() else ""
+        raise ArgumentError(f"Unknown data set {name!r}. {nearest(name, DATA_SETS)}{more}")
+
+    from t2i.cli.file_names import Names
+    from t2i.pictures import save_picture
+    from train.data.sheets.mask_sheet import show as draw
+
+    names = Names(out, f"{name} {split}", num=1)
+    names.make_folder()
+    sheet = draw(DATA_SETS[name](seed, split), range(num), masks)
+    path = names.save(0, seed, partial(save_picture, sheet))
+    if format == "json":
+        print_json({"path": str(path), "num": num, "seed": seed, "split": split})
+    else:
+        print_line(path)
+
+
+@data.command()
+def check(
+    place: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PLACE", help="A folder, a .tar, or the TOML of a run or of kohya's scripts."
+        ),
+    ],
+    out: Out = Path("outputs"),
+    num: Annotated[int, typer.Option(min=0, max=1000, help="Pictures on the sheet.")] = 48,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            min=8,
+            max=4096,
+            help="Side of the square they are to fill.",
+            show_default="the model's, or what a TOML says",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="That is to be trained on them.", show_default="embedded"),
+    ] = None,
+    bucket_step: Annotated[
+        int | None, typer.Option(min=8, help="Their sides are multiples of it.")
+    ] = None,
+    format: Format = "text",
+) -> None:
+    """Read every picture of PLACE, say what there is and what is broken, draw a contact sheet.
+
+    Ends with 4 where a training run would not begin: more is broken than data.bad_share allows.
+    """
+    from t2i.cli.file_names import Names
+    from t2i.pictures import save_picture
+    from train.data.discovery import check_share
+    from train.data.named_data import batch_size_of, config_of
+    from train.data.pictures import Pictures
+    from train.data.sheets.contact_sheet import contact_sheet, spread
+
+    if size is None and (model is not None or place.suffix != ".toml"):
+        size = size_of_model(model or "embedded")
+    config = config_of(place, size, bucket_step)
+    names = Names(out, f"{place.resolve().name} pictures", num=1)
+    found = found_with_progress(config)
+    if not found.seen:
+        check_share(found.broken, found.number, 0.0)
+    pictures = Pictures(config.model_copy(update={"bad_share": 1.0}), found=found)
+    told = pictures.overview()
+    path = None
+    if num:
+        names.make_folder()
+        page = contact_sheet(pictures, spread(pictures, num))
+        path = names.save(0, config.seed, partial(save_picture, page))
+    usable = len(found.broken) <= config.bad_share * found.number
+    if format == "json":
+        sheet = None if path is None else str(path)
+        print_json({"usable": usable, "sheet": sheet, **told.as_json()})
+    else:
+        print_overview(told, config, batch_size_of(place))
+        if path is not None:
+            print_line(f"\n{path}")
+    if not usable and format == "json":
+        raise typer.Exit(DataError.exit_code)
+    if not usable:
+        raise DataError(
+            f"{len(found.broken)} of {several(found.number, 'picture')} cannot be used, more than "
+            f"data.bad_share = {config.bad_share:g} allows: mend or remove them, or raise it."
+        )
+
+
+def size_of_model(name: str) -> int:
+    """The side of the pictures that it draws, as `t2i train --init` takes it."""
+    from t2i.denoiser.loading.address import EMBEDDED, resolve
+    from train.init.config_values import family_of, size_of
+
+    base = name if name in EMBEDDED else str(resolve(name))
+    return size_of(base, family_of(base))
+
+
+def found_with_progress(config: "PicturesConfig") -> "Found":
+    from train.data.discovery import find
+
+    if not sys.stderr.isatty():
+        return find(config)
+
+    from train.reporting.report import bar
+
+    with bar() as shown:
+        task = shown.add_task("reading pictures", total=None, facts="")
+        return find(config, lambda done, of: shown.update(task, completed=done, total=of))
+
+
+def scenes(seed: int, split: Split) -> "Samples":
+    from t2i.scenes.scenes import Scenes, ScenesConfig
+
+    return Scenes(ScenesConfig(seed=seed, split=split))
+
+
+DATA_SETS = {"scenes": scenes}

@@ -1,0 +1,49 @@
+"""`t2i ema`: the model of a run, with an average of another length."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from t2i.cli.gc_control import search_as_usual
+from t2i.cli.output import Format, note, print_json
+from t2i.terminal import print_line
+
+FAR = 0.05
+"""An error of the profile that is worth a word."""
+
+
+def ema(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
+    length: Annotated[
+        float, typer.Option(help="Width of the average as a share of the run, such as 0.1.")
+    ],
+    step: Annotated[
+        int | None, typer.Option(help="After which step; the last snapshot's by default.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the model; below RUN by default.")
+    ] = None,
+    format: Format = "text",
+) -> None:
+    """Write the model of RUN with its weights averaged over another length.
+
+    For runs with `ema.kind = "power"`: they keep snapshots, from which an average of any length can
+    be rebuilt after training (arXiv 2312.02696). Short ones follow the last steps, long ones smooth
+    more; which is best shows only in the pictures.
+    """
+    from train.posthoc_model import rebuild
+
+    search_as_usual()
+    rebuilt = rebuild(run, length, step, out)
+    if rebuilt.error > FAR:
+        note(
+            f"The snapshots meet the average of length {length:g} only to {rebuilt.error:.0%}: "
+            "take a length nearer to ema.lengths, a step with a snapshot, or a smaller "
+            "ema.snapshot_every next time."
+        )
+    if format == "json":
+        print_json({**asdict(rebuilt), "folder": str(rebuilt.folder)})
+    else:
+        print_line(rebuilt.folder)

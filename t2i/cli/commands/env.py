@@ -1,0 +1,56 @@
+"""`t2i env`: what a bug report needs to say about the machine."""
+
+import platform
+from typing import TYPE_CHECKING
+
+from t2i import __version__
+from t2i.cli.output import Format, print_json, print_rows
+
+if TYPE_CHECKING:
+    import torch
+
+LIBRARIES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "peft",
+    "safetensors",
+    "pillow",
+    "numpy",
+    "pydantic",
+    "typer",
+)
+
+
+def env(format: Format = "text") -> None:
+    """Print versions, device and platform."""
+    facts = environment()
+    if format == "json":
+        print_json(facts)
+    else:
+        print_rows(facts)
+
+
+def environment() -> dict[str, str | int]:
+    import torch
+
+    from t2i.accelerate_state import device
+    from t2i.cli.metadata.writing import library_versions
+
+    return {
+        "t2i": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": device_name(device()),
+        "threads": torch.get_num_threads(),
+        **library_versions(LIBRARIES),
+    }
+
+
+def device_name(device: "torch.device") -> str:
+    import torch
+
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return str(device)

@@ -1,0 +1,183 @@
+"""`t2i inspect`: where in the picture each word of its prompt lands."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from t2i.cli.output import Format, note, print_json
+from t2i.cli.request import options
+from t2i.errors import ArgumentError
+from t2i.terminal import print_line, print_rich, warnings_in_one_line
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from t2i.attention.probes.heat_maps import HeatMaps
+
+EPILOG = """Examples:
+
+`t2i inspect "a red apple to the left of a cat" --words apple,cat --seed 7`
+
+`t2i inspect "a blue car and a tree" --words "blue car,tree" --out car.png`
+"""
+LITTLE = {"a", "an", "the", "of", "to", "on", "in", "at", "and", "with", "is", "by", "for"}
+"""Words that nobody looks for, unless they are asked for."""
+PLACES = (
+    ("upper left", "top", "upper right"),
+    ("left", "middle", "right"),
+    ("lower left", "bottom", "lower right"),
+)
+
+
+def inspect(
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the picture shows.")],
+    words: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WORD,...",
+            help="Words or phrases of the prompt, separated by commas; may be repeated.",
+            show_default="all but little ones",
+        ),
+    ] = None,
+    out: options.Out = None,
+    seed: options.Seed = None,
+    steps: options.Steps = None,
+    guidance: options.Guidance = None,
+    sampler: options.Sampler = None,
+    method: options.Method = None,
+    size: options.Size = None,
+    negative: options.Negative = None,
+    model: options.Model = None,
+    grammar: options.Grammar = None,
+    lora: options.Lora = None,
+    lora_dir: options.LoraDir = None,
+    embedding: options.Embedding = None,
+    no_metadata: options.NoMetadata = False,
+    format: Format = "text",
+) -> None:
+    """Draw PROMPT, and show where each of its words looked: print a table, and the paths of what
+    is written.
+
+    That is a strip, the picture and each word's heat map over it, and the maps themselves as
+    .safetensors beside it. The picture is the one that `t2i generate` draws with the same seed,
+    bit for bit: looking changes nothing. No file is replaced.
+    """
+    request = options.request_for(prompt, options.typed(locals()), lora_dir)
+    prompt = request.prompt
+    options.check_one_text(request, [prompt])
+    from t2i.cli.output_files import Siblings
+    from t2i.cli.request.request import choose_seed
+
+    seed = choose_seed(seed)
+    chosen = split_words(words)
+    names = Siblings(out or Path("outputs"), prompt, "words", [".safetensors"])
+
+    from t2i.attention.attend import attend
+    from t2i.cli.drawing.drawing import sample
+    from t2i.cli.drawing.loaded_request import prepare
+    from t2i.cli.metadata.writing import picture_text
+    from t2i.library_messages import quiet_libraries
+    from t2i.pictures import save_picture
+
+    names.make_folder()
+    with warnings_in_one_line() as warned, quiet_libraries():
+        prepared = prepare(request)
+        request, start = prepared.request, time.perf_counter()
+        looked_for = chosen or telling_words(request.spoken(prompt))
+        with attend(prepared.pipe) as attn:
+            maps = attn.probe(*looked_for)
+            try:
+                picture = sample(prepared.pipe, request, seed)
+            except KeyboardInterrupt:
+                note("Interrupted: nothing is written.")
+                raise typer.Exit(130) from None
+        request = replace(request, width=picture.width, height=picture.height)
+        text = None if no_metadata else picture_text(request, seed, prepared.weights)
+
+        def write(paths: Sequence[Path]) -> None:
+            save_picture(strip(picture, maps), paths[0], text)
+            maps.save(paths[1])
+
+        strip_path, maps_path = names.save_all(seed, write)
+    seconds = round(time.perf_counter() - start, 2)
+
+    if format == "json":
+        found = {word: facts(maps, word) for word in maps}
+        made = {"strip": str(strip_path), "maps": str(maps_path), "seed": seed, "seconds": seconds}
+        print_json({"request": asdict(request), "words": found, "warnings": warned} | made)
+        return
+    print_table(maps)
+    note(f"seed {seed}, {seconds} s")
+    print_line(strip_path)
+    print_line(maps_path)
+
+
+def split_words(words: list[str] | None) -> list[str]:
+    """Each word or phrase once, in the order typed."""
+    if words is None:
+        return []
+    split = [word.strip() for text in words for word in text.split(",")]
+    if not all(split):
+        raise ArgumentError(
+            f"Got --words {','.join(words)!r:.80}: expected words of the prompt between commas, "
+            'as in --words cat,"red apple".'
+        )
+    return list(dict.fromkeys(split))
+
+
+def telling_words(prompt: object) -> list[str]:
+    """The words of a prompt that are worth a look."""
+    from pipelines.prompt_to_prompt.automatic_edits import said
+    from t2i.text.alignment import words_of
+    from t2i.text.prompt import Prompt
+
+    assert isinstance(prompt, str | Prompt)
+    spoken = dict.fromkeys(words_of(said(prompt)))
+    found = [word for word in spoken if word not in LITTLE]
+    if not found:
+        raise ArgumentError(
+            "The prompt has no word worth a look: name what you look for with --words."
+        )
+    return found
+
+
+def strip(picture: "Image", maps: "HeatMaps") -> "Image":
+    """The picture, and each word's heat map over it, side by side with labels."""
+    from t2i.attention.probes.overlays import with_overlays
+    from t2i.pictures import sheet
+
+    return sheet(with_overlays(picture, maps), ["the picture", *maps], columns=1 + len(maps))
+
+
+def facts(maps: "HeatMaps", word: str) -> dict[str, object]:
+    across, down = maps.peak(word)
+    return {
+        "peak": {"across": round(across, 4), "down": round(down, 4)},
+        "place": place(*maps.centre(word)),
+        "share": round(maps.share(word), 4),
+    }
+
+
+def place(across: float, down: float) -> str:
+    """A point of the picture in words, by thirds."""
+    return PLACES[min(int(down * 3), 2)][min(int(across * 3), 2)]
+
+
+def print_table(maps: "HeatMaps") -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("word", "peak", "where", "share", box=None, pad_edge=False)
+    for word in maps:
+        across, down = maps.peak(word)
+        table.add_row(
+            Text(word),
+            f"{across:.2f}, {down:.2f}",
+            place(*maps.centre(word)),
+            f"{maps.share(word):.1%}",
+        )
+    print_rich(table)

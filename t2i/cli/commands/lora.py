@@ -1,0 +1,238 @@
+"""`t2i lora`: what is in a LoRA, and sums with it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from t2i.cli.output import Format, note, print_json
+from t2i.cli.written_weights import (
+    FamilyOption,
+    Overwrite,
+    PrecisionOption,
+    To,
+    check_free,
+    place_for,
+    write_lora,
+    write_model,
+)
+from t2i.errors import ArgumentError
+from t2i.terminal import print_line, print_rich, several, visible
+
+if TYPE_CHECKING:
+    from t2i.adapters import Fit, PartFacts
+
+lora = typer.Typer(help="Look into LoRAs, and reckon with them.")
+
+File = Annotated[Path, typer.Argument(metavar="FILE", help="A LoRA of any layout.")]
+Out = Annotated[Path, typer.Option(help="The file to write.")]
+Rank = Annotated[int | None, typer.Option(min=1, help="Of each layer at most.")]
+Share = Annotated[
+    float | None, typer.Option(help="Of each layer's energy that is kept: above 0, up to 1.")
+]
+Layers = Annotated[
+    int, typer.Option(min=1, max=16, help="Of the UNet: kohya names SDXL's layers by it.")
+]
+COMMON = 6
+"""Values of a kind that a line of the table names."""
+
+
+@lora.callback(invoke_without_command=True)
+def root(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@lora.command()
+def info(file: File, layers_per_block: Layers = 2, format: Format = "text") -> None:
+    """Tell what FILE changes and how strongly: its layers, ranks, alphas, and its header."""
+    from dataclasses import asdict
+
+    from t2i.adapters import facts_of, read
+
+    found = read(file, layers_per_block=layers_per_block)
+    parts = facts_of(found)
+    if format == "json":
+        print_json(
+            {
+                "path": str(file),
+                "parts": [asdict(part) for part in parts],
+                "header": dict(found.header),
+            }
+        )
+        return
+    print_parts(parts)
+    for name, text in sorted(found.header.items()):
+        shown = text if len(text) <= 100 else f"{text[:97]}..."
+        print_line(f"{visible(name)[:60]}  {visible(shown)}")
+
+
+@lora.command()
+def merge(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A name, folder, file or hub id.")],
+    loras: Annotated[
+        list[str], typer.Argument(metavar="FILE[:SCALE]...", help="LoRAs, and their strengths.")
+    ],
+    out: Annotated[Path, typer.Option(help="The model folder to write.")],
+    precision: PrecisionOption = "fp32",
+    overwrite: Overwrite = False,
+    format: Format = "text",
+) -> None:
+    """Add LoRAs to the weights of MODEL, write it as a folder of diffusers', and print its path.
+
+    It draws what MODEL draws with these LoRAs, but for rounding.
+    """
+    from t2i.cli.request.input_files import parse_scaled
+
+    check_free(out, overwrite, folder=True)
+    scaled = [parse_scaled(text) for text in loras]
+
+    from t2i.adapters import merge as add
+    from t2i.adapters import read
+    from t2i.cli.request.file_checks import place
+
+    paths = [place("loras", file) for file in scaled]
+    pipe = loaded(model)
+    models = models_of(pipe)
+    for path, file in zip(paths, scaled, strict=True):
+        add(models, read(path, layers_per_block=layers_of(pipe)), file.scale)
+    with place_for(out, overwrite) as new:
+        write_model(new, pipe, precision)
+    answer(out, format, {"loras": [file.typed for file in scaled]})
+
+
+@lora.command()
+def extract(
+    before: Annotated[str, typer.Argument(metavar="BEFORE", help="The model it began as.")],
+    after: Annotated[str, typer.Argument(metavar="AFTER", help="The model it has become.")],
+    out: Out,
+    rank: Rank = None,
+    share: Share = None,
+    to: To = "diffusers",
+    family: FamilyOption = None,
+    overwrite: Overwrite = False,
+    format: Format = "text",
+) -> None:
+    """Find the LoRA that turns BEFORE into AFTER, as nearly as its rank allows, and print its path.
+
+    Says which share of the difference it holds, and what differs that no LoRA can hold.
+    """
+    check_wish(rank, share)
+    check_free(out, overwrite, folder=to == "peft")
+
+    from t2i.adapters import extract as found_in
+
+    first, second = loaded(before), loaded(after)
+    fit = found_in(models_of(first), models_of(second), rank=rank, share=share)
+    if not fit.lora.parts:
+        raise ArgumentError(f"{before} and {after} differ in no layer that a LoRA changes.")
+    with place_for(out, overwrite) as new:
+        write_lora(new, fit.lora, to, family, layers_of(second))
+    if fit.left:
+        more = f" and {len(fit.left) - 3:,} more" if len(fit.left) > 3 else ""
+        note(
+            f"Warning: no LoRA holds what differs in {several(len(fit.left), 'tensor')}: "
+            f"{', '.join(fit.left[:3])}{more}."
+        )
+    answer(out, format, told(fit, format) | {"left": list(fit.left)})
+
+
+@lora.command()
+def resize(
+    file: File,
+    out: Out,
+    rank: Rank = None,
+    share: Share = None,
+    to: To = "diffusers",
+    family: FamilyOption = None,
+    layers_per_block: Layers = 2,
+    overwrite: Overwrite = False,
+    format: Format = "text",
+) -> None:
+    """Write FILE at another rank, the nearest there is, and print its path.
+
+    A LoHa or LoKr becomes the LoRA that is nearest to it.
+    """
+    check_wish(rank, share)
+    check_free(out, overwrite, folder=to == "peft")
+
+    from t2i.adapters import read
+    from t2i.adapters import resize as resized
+
+    fit = resized(read(file, layers_per_block=layers_per_block), rank=rank, share=share)
+    with place_for(out, overwrite) as new:
+        write_lora(new, fit.lora, to, family, layers_per_block)
+    answer(out, format, told(fit, format))
+
+
+def check_wish(rank: int | None, share: float | None) -> None:
+    if rank is None and share is None:
+        raise ArgumentError("Missing how much to keep: give --rank, --share, or both.")
+    if share is not None and not 0 < share <= 1:
+        raise ArgumentError(f"Got --share {share}: expected a number above 0, up to 1.")
+
+
+def loaded(model: str) -> Any:
+    from t2i.library_messages import quiet_libraries
+
+    with quiet_libraries():
+        from pipelines.text_to_image import TextToImagePipeline
+
+        return TextToImagePipeline.from_pretrained(model)
+
+
+def models_of(pipe: Any) -> dict[str, Any]:
+    """Part -> the model, of the parts that a LoRA may change."""
+    from t2i.adapters import PARTS
+
+    found = {part: getattr(pipe, part, None) for part in PARTS}
+    return {part: model for part, model in found.items() if model is not None}
+
+
+def layers_of(pipe: Any) -> int:
+    layers = pipe.unet.config.layers_per_block
+    return layers if isinstance(layers, int) else 2
+
+
+def told(fit: "Fit", format: str) -> dict[str, object]:
+    """How near it comes, for programs; people are told at once."""
+    ranks = [layer.rank for _, _, layer in fit.lora.layers()]
+    low, high = min(ranks), max(ranks)
+    if format == "text":
+        named = f"rank {low}" if low == high else f"ranks {low} to {high}"
+        note(f"{fit.kept:.2%} of the energy kept, {several(len(ranks), 'layer')}, {named}")
+    return {"kept": round(fit.kept, 6), "layers": len(ranks), "ranks": [low, high]}
+
+
+def answer(out: Path, format: str, facts: dict[str, object]) -> None:
+    if format == "json":
+        print_json({"path": str(out)} | facts)
+    else:
+        print_line(out)
+
+
+def print_parts(parts: "list[PartFacts]") -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("", *(part.part for part in parts), box=None, pad_edge=False)
+    rows = {
+        "layers": [f"{part.layers}" for part in parts],
+        "parameters": [f"{part.parameters:,}" for part in parts],
+        "kinds": [counts(part.kinds) for part in parts],
+        "ranks": [counts(part.ranks) for part in parts],
+        "alphas": [counts(part.alphas) for part in parts],
+        "modules": [counts(part.modules) for part in parts],
+        "length": [f"{part.length:.4g}" for part in parts],
+        "largest": [f"{part.largest[0]} ({part.largest[1]:.3g})" for part in parts],
+    }
+    for name, cells in rows.items():
+        table.add_row(name, *(Text(cell) for cell in cells))
+    print_rich(table)
+
+
+def counts(values: Any) -> str:
+    """Each value and how often it stands, the commonest first."""
+    known = [f"{value} x{number}" for value, number in values.items()]
+    more = f", {len(known) - COMMON} more" if len(known) > COMMON else ""
+    return ", ".join(known[:COMMON]) + more

@@ -1,0 +1,136 @@
+"""`t2i models`: what --model can name, and what one of them is and knows."""
+
+from collections.abc import Mapping
+from os.path import exists, expanduser
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from t2i.cli.output import Format, print_json, print_rows
+from t2i.safe_reading import MODEL_CONFIG, bytes_of, parse_json, regular
+from t2i.terminal import print_line
+
+LONGEST_CARD = 64_000
+"""Bytes of a model card that are looked at; its first paragraph is what is shown."""
+
+
+def models(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="One of them, or a folder or file: tell all of it."),
+    ] = None,
+    format: Format = "text",
+) -> None:
+    """List the models that can be named: the embedded one, and those in the hub's local cache; or
+    tell of one what it knows, how it is sampled, its size and its digest.
+
+    Folders as diffusers saves them and single .safetensors checkpoints can be given by path.
+    """
+    from t2i.denoiser.loading import hub
+    from t2i.denoiser.loading.address import EMBEDDED
+
+    here = {name: folder for name, folder in EMBEDDED.items() if folder.is_dir()} | hub.cached()
+    if name is not None:
+        tell(name, here, as_json=format == "json")
+        return
+    found = [describe(one, folder) for one, folder in here.items()]
+    if format == "json":
+        print_json({"models": found})
+        return
+    for model in found:
+        print_line(model["name"])
+        print_rows({f"  {key}": model[key] for key in ("summary", "size", "path")})
+
+
+def tell(name: str, here: Mapping[str, Path], *, as_json: bool) -> None:
+    from t2i.cli.request.digests import digest
+    from t2i.cli.request.known_words import WORDS, read_known
+    from t2i.cli.request.request import read_defaults
+
+    folder = found(name, here)
+    known, defaults = read_known(folder), read_defaults(folder)
+    knows = {} if known is None else dict(known.kinds)
+    settings = {
+        "steps": defaults.num_inference_steps,
+        "guidance": defaults.guidance_scale,
+        "sampler": defaults.sampler,
+        "pixels": side_of(folder),
+    }
+    told = describe(name, folder) | {"digest": digest(folder)}
+    if as_json:
+        print_json(told | settings | {"knows": knows or None})
+        return
+    rows = {key: told[key] for key in ("name", "summary", "size", "path", "digest")}
+    rows |= {key: value for key, value in settings.items() if value is not None}
+    if not knows:
+        rows["knows"] = "what words it knows, it does not say"
+    rows |= {kind: ", ".join(words) for kind, words in knows.items() if kind != WORDS}
+    if knows:
+        rows["all words"] = f"{len(knows[WORDS])}: {' '.join(knows[WORDS])}"
+    print_rows({key: value for key, value in rows.items() if value != ""})
+
+
+def found(name: str, here: Mapping[str, Path]) -> Path:
+    """A model that lies here: asking for one downloads nothing.
+
+    Raises ModelError for an unknown one.
+    """
+    from t2i.denoiser.loading.address import resolve
+    from t2i.errors import ModelError, nearest
+
+    if name in here:
+        return here[name]
+    if exists(expanduser(name)):
+        return resolve(name)
+    raise ModelError(f"No model {name!r:.200} here. {nearest(name, here)} All: t2i models")
+
+
+def side_of(folder: Path) -> str | None:
+    """The pictures that a model in a folder was made for, as its configs say."""
+    try:
+        unet, vae = (
+            parse_json(bytes_of(folder / part / "config.json", MODEL_CONFIG.most), lenient=True)
+            for part in ("unet", "vae")
+        )
+        widths = vae.get("block_out_channels") or vae["encoder_block_out_channels"]
+        side = int(unet["sample_size"]) * 2 ** (len(widths) - 1)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+    return f"{side}x{side}"
+
+
+def describe(name: str, folder: Path) -> dict[str, object]:
+    size = sum(map(size_of, [folder] if folder.is_file() else folder.rglob("*")))
+    return {
+        "name": name,
+        "summary": summary(start_of(folder / "README.md")),
+        "size": f"{size / 1e6:.1f} MB",
+        "bytes": size,
+        "path": str(folder),
+    }
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file; none of what is not one, or cannot be looked at."""
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except OSError:
+        return 0
+
+
+def start_of(card: Path) -> str:
+    """The beginning of a text that anybody may have written in any encoding; "" without one."""
+    try:
+        with regular(card) as file:
+            return file.read(LONGEST_CARD).decode("utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def summary(card: str) -> str:
+    """The first paragraph of a model card, below its front matter and its title."""
+    body = card.split("\n---\n", 1)[-1] if card.startswith("---\n") else card
+    paragraphs = (part.strip() for part in body.split("\n\n"))
+    said = (part for part in paragraphs if part and not part.startswith(("#", "!", "---")))
+    return " ".join(next(said, "").split())

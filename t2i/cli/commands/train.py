@@ -1,0 +1,115 @@
+"""`t2i train`: the same run as `accelerate launch -m train`, in this process."""
+
+from pathlib import Path
+from shlex import quote
+from typing import Annotated, Literal
+
+import typer
+
+from t2i.cli.gc_control import search_as_usual
+from t2i.errors import ArgumentError
+from t2i.terminal import print_line, several
+
+METHODS = (
+    "full, cross-attention, lora, dora, dreambooth, dreambooth-lora, textual-inversion or pivotal"
+)
+
+
+def train(
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="A TOML file; with --init a folder.")
+    ],
+    set: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Override one key, as in train.steps=100."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where checkpoints, log and samples go; made if missing. With --init the TOML."
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say what would be trained, and what it takes, and stop."),
+    ] = False,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METHOD", help=f"Write a config for a folder of pictures instead: {METHODS}."
+        ),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(help="With --init: the model, by name, folder, file or hub id."),
+    ] = None,
+    word: Annotated[
+        str | None,
+        typer.Option(help="With --init: what the thing is to be called, as in \\<mug\\>."),
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Option("--class", help="With --init: what it is one of, as in mug.")
+    ] = None,
+    format: Annotated[
+        Literal["text", "json"],
+        typer.Option(help="With --dry-run: json prints the resolved config, errors too."),
+    ] = "text",
+) -> None:
+    """Train what CONFIG describes; the same command again goes on where it stopped.
+
+    Ctrl-C writes a checkpoint first. On several processes: accelerate launch -m train CONFIG.
+    With --init METHOD a config is written for the pictures in a folder, every choice explained.
+    """
+    if init is not None:
+        if set or dry_run or format == "json":
+            raise ArgumentError("--init writes a file; give --set and --dry-run with that file.")
+        start(init, config, base or "embedded", word, kind, out)
+        return
+    given = {"--base": base, "--word": word, "--class": kind}
+    if alone := [name for name, value in given.items() if value is not None]:
+        raise ArgumentError(
+            f"Got {alone[0]} without --init: it is for writing a config. In a run say it with "
+            "--set, as in --set target.base=embedded."
+        )
+
+    from train.__main__ import main
+
+    arguments = [str(config), *(f"--set={override}" for override in set or ())]
+    if out is not None:
+        arguments.append(f"--out={out}")
+    if dry_run:
+        arguments.append("--dry-run")
+    arguments.append(f"--format={format}")
+    search_as_usual()
+    main(arguments)
+
+
+def start(
+    method: str, folder: Path, base: str, word: str | None, kind: str | None, out: Path | None
+) -> None:
+    """Write a config for a folder of pictures; print its path, and the next command."""
+    from t2i.cli.output import note
+    from train.init.init import Wish, about_word, as_they_are, is_unseen, will_start, write_start
+
+    out = out or Path(f"{folder.resolve().name}-{method}.toml")
+    if out.suffix != ".toml":
+        raise ArgumentError(f"Got --out {out}; with --init expected the name of a .toml file.")
+    wish = Wish(method, folder, base, word, kind)
+    seen = write_start(wish, out)
+    print_line(out)
+    if told := about_word(wish, seen):
+        note(" ".join(told))
+    if reason := as_they_are(wish, seen):
+        note(f"Captions are learned as they are: {reason}. See [data] in the file.")
+    if seen.broken:
+        mend = "" if will_start(seen) else "the run will not start before they are mended; "
+        note(
+            f"{several(seen.broken, 'picture')} cannot be used: {mend}see with: "
+            f"t2i data check {quote(str(folder))}"
+        )
+    if is_unseen(base):
+        note(
+            f"{base} is not on this machine and was not looked up: check that the hub has it. Its "
+            "kind was told by its name."
+        )
+    note(f"Next: t2i train {quote(str(out))}")

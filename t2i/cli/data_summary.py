@@ -1,0 +1,70 @@
+"""What `t2i data check` found, printed for people."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from t2i.cli.output import print_rows
+from t2i.terminal import print_line, several
+
+if TYPE_CHECKING:
+    from train.data.pictures import PicturesConfig
+    from train.data.summary import BucketCount, Overview, SubsetCount
+
+NAMED = 10
+"""Of many pictures with one trait; broken ones are all named."""
+ONE = {"have": "has", "are": "is"}
+
+
+def print_overview(told: "Overview", config: "PicturesConfig", batch_size: int | None) -> None:
+    """First what there is, then what one may want to mend, what is broken last."""
+    sizes = ", ".join(f"{width}x{height}" for width, height in dict.fromkeys(told.sizes))
+    rows: dict[str, object] = {
+        "pictures": told.counts(),
+        "sizes": sizes + (" (smallest, middle, largest)" if len({*told.sizes}) > 2 else ""),
+        "captions": "shuffled anew at each visit"
+        if told.captions is None
+        else f"{told.captions} different",
+        "epoch": several(told.epoch, "visit"),
+    }
+    print_rows(rows)
+    if len(told.subsets) > 1:
+        print_line("\nsubsets")
+        for subset in told.subsets:
+            kind = "prior, " if subset.prior else ""
+            print_line(f"  {subset.place}: {kind}{size_of(subset)}")
+    print_line(f"\nbuckets of at most {config.size}x{config.size} pixels")
+    for bucket in told.buckets:
+        shape = f"{bucket.width}x{bucket.height}"
+        less = batch_size is not None and bucket.places < batch_size
+        print_line(f"  {shape:>9}  {size_of(bucket)}{' *' * less}")
+    if batch_size is not None and told.smaller_than(batch_size):
+        print_line(f"  * fewer visits than a batch of {batch_size}: pictures repeat in it")
+    for note in told.notes:
+        print_line(f"\n{note}")
+    print_names("have no caption: give one, or a caption or trigger for all", told.uncaptioned)
+    print_names("have no mask: the whole picture counts", told.unmasked)
+    odd = [f"{name}: its mask {what}" for name, what in told.odd_masks]
+    print_names("have a mask that may not be meant", odd)
+    print_names("are enlarged to fill their bucket", told.enlarged)
+    print_names("are transparent in part: that becomes white", told.transparent)
+    print_names("are there more than once", [" = ".join(same) for same in told.duplicates])
+    if told.broken:
+        print_line(f"\n{len(told.broken)} cannot be used")
+        for name, reason in told.broken:
+            print_line(f"  {name}: {reason}")
+
+
+def size_of(part: "BucketCount | SubsetCount") -> str:
+    return f"{several(part.pictures, 'picture')}, {several(part.places, 'visit')}"
+
+
+def print_names(trait: str, names: Sequence[str]) -> None:
+    """The trait begins with "have" or "are"."""
+    if not names:
+        return
+    verb, rest = trait.split(" ", 1)
+    print_line(f"\n{len(names)} {ONE[verb] if len(names) == 1 else verb} {rest}")
+    for name in names[:NAMED]:
+        print_line(f"  {name}")
+    if len(names) > NAMED:
+        print_line(f"  and {len(names) - NAMED} more")

@@ -1,0 +1,272 @@
+"""A request becomes a picture: the pipeline that it needs, and what that is told."""
+
+import inspect
+import warnings
+from os.path import expanduser
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from t2i.cli.drawing.time_estimate import FirstStep
+from t2i.cli.gc_control import search_as_usual
+from t2i.cli.request.input_files import File
+from t2i.cli.request.request import Defaults, Request
+from t2i.library_messages import quietly
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+    from pipelines.base.pipeline import Pipeline
+    from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
+    from pipelines.text_to_image import TextToImagePipeline
+    from t2i.denoiser.schedulers import Scheduler
+
+
+def load_pipeline(
+    folder: Path, sampler: str | None, device: "torch.device | None" = None
+) -> "TextToImagePipeline":
+    """The model on a device: by default the one where a single process computes."""
+    from pipelines.text_to_image import TextToImagePipeline
+    from t2i import accelerate_state as process_state
+    from t2i.denoiser.loading.weight_checks import read_json
+
+    parts = {}
+    if sampler is not None and folder.is_dir():
+        # Before the weights: a mistyped name should not wait for gigabytes.
+        config = read_json(folder / "scheduler" / "scheduler_config.json")
+        if built := chosen(sampler, config):
+            parts["scheduler"] = built
+    pipe = TextToImagePipeline.from_pretrained(folder, **parts)
+    if folder.is_file():
+        pipe.scheduler = chosen(sampler, pipe.scheduler.config) or pipe.scheduler
+    pipe.to(device or process_state.device())
+    search_as_usual()
+    return pipe
+
+
+def chosen(sampler: str | None, config: Any) -> "Scheduler | None":
+    """The scheduler of that name; None for the model's own, whose class may be named too."""
+    from t2i.denoiser.schedulers import scheduler
+
+    if sampler is None or sampler == config.get("_class_name"):
+        return None
+    return scheduler(sampler, config)
+
+
+def kind_of(request: Request) -> "type[Pipeline]":
+    """The pipeline that the request needs."""
+    if request.mask is not None:
+        from pipelines.inpaint import InpaintPipeline
+
+        return InpaintPipeline
+    if request.image is not None:
+        from pipelines.image_to_image import ImageToImagePipeline
+
+        return ImageToImagePipeline
+    from pipelines.text_to_image import TextToImagePipeline
+
+    return TextToImagePipeline
+
+
+def pipeline_defaults(pipe: "TextToImagePipeline", request: Request) -> Defaults:
+    """What the pipeline of the request does where nothing is said."""
+    kind = kind_of(request)
+    strength = inspect.signature(kind.__call__).parameters.get("strength")
+    return Defaults(
+        **kind.usual(of_sdxl=pipe.text_encoder_2 is not None),
+        sampler=type(pipe.scheduler).__name__,
+        strength=None if strength is None else strength.default,
+    )
+
+
+def sample(
+    pipe: "TextToImagePipeline", request: Request, seed: int, *, bar: bool = True
+) -> "Image":
+    """Draw with what is attached to the pipeline (attached.Attached)."""
+    if request.edited is not None:
+        return draw_together(pipe, request, seed, bar=bar)[request.edited.picture]
+    drawer = as_kind(pipe, kind_of(request))
+    watch(drawer, seed, bar)
+    with FirstStep(shown=bar) as first_step:
+        pictures: list[Image] = drawer(
+            prompt=request.spoken(request.prompt),
+            return_dict=False,
+            callback_on_step_end=first_step,
+            **settings_of(request, seed),
+            **pictures_for(pipe, request),
+        )[0]
+    return pictures[0]
+
+
+def enlarged(
+    pipe: "TextToImagePipeline",
+    request: Request,
+    seed: int,
+    picture: "Image",
+    *,
+    bar: bool = True,
+) -> "Image":
+    """The drawn picture, larger where the request asks for it."""
+    if request.upscale is None:
+        return picture
+    from pipelines.image_to_image import ImageToImagePipeline
+    from pipelines.upscaling import upscale
+
+    drawer = as_kind(pipe, ImageToImagePipeline)
+    watch(drawer, seed, bar)
+    with FirstStep(shown=bar) as first_step:
+        pictures: list[Image] = upscale(
+            drawer,
+            picture,
+            request.spoken(request.prompt),
+            factor=request.upscale.factor,
+            strength=request.upscale.strength,
+            return_dict=False,
+            callback_on_step_end=first_step,
+            **settings_of(request, seed),
+            **seen_by(request),
+        )[0]
+    return pictures[0]
+
+
+def draw_together(
+    pipe: "TextToImagePipeline", request: Request, seed: int, *, bar: bool = True
+) -> "list[Image]":
+    """All pictures of an edited request, the source's first; an edit that no step reaches is left
+    out with a warning."""
+    from pipelines.prompt_to_prompt.automatic_edits import reaches
+
+    assert request.edited is not None
+    assert request.num_inference_steps is not None
+    source, *targets = (request.spoken(prompt) for prompt in request.edited.prompts)
+    editor = editor_of(pipe)
+    watch(editor, seed, bar)
+    edits = request.edited.read()
+    with FirstStep(shown=bar) as first_step:
+        pictures: list[Image] = editor(
+            source,
+            targets,
+            edits=[edit for edit in edits if reaches(edit, request.num_inference_steps)],
+            width=request.width,
+            height=request.height,
+            return_dict=False,
+            callback_on_step_end=first_step,
+            **settings_of(request, seed),
+        )[0]
+    return pictures
+
+
+def editor_of(pipe: "TextToImagePipeline") -> "PromptEditPipeline":
+    """The same parts, to be edited with."""
+    from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
+
+    # from_pipe would cast every part, and say so.
+    zeros = pipe.config.get("force_zeros_for_empty_prompt", True)
+    return PromptEditPipeline(**pipe.components, force_zeros_for_empty_prompt=zeros)
+
+
+def as_kind(pipe: "Pipeline", kind: "type[Pipeline]") -> Any:
+    """The same parts, and all that is attached to them, in a pipeline of that kind."""
+    if isinstance(pipe, kind):
+        return pipe
+    with quietly():  # it gives advice on a precision that stays what it is
+        return kind.from_pipe(pipe)  # type: ignore[no-untyped-call]  # diffusers has no types
+
+
+def watch(drawer: "Pipeline", seed: int, bar: bool) -> None:
+    """Show a bar; none where nobody watches, as in a file or a pipe (disable=None)."""
+    settings = {"desc": f"seed {seed}", "disable": None if bar else True, "leave": False}
+    drawer.set_progress_bar_config(**settings)  # type: ignore[no-untyped-call]  # as above
+
+
+def settings_of(request: Request, seed: int) -> dict[str, Any]:
+    """Arguments of the call that do not depend on what is drawn."""
+    import torch
+
+    from t2i.conditioning.guidance_registry import parse_guidance
+
+    assert request.num_inference_steps is not None
+    assert request.guidance_scale is not None
+    method = request.guidance_method
+    return {
+        "negative_prompt": request.spoken(request.negative_prompt),
+        "guidance": None if method is None else parse_guidance(method, request.guidance_scale),
+        "num_inference_steps": request.num_inference_steps,
+        "guidance_scale": request.guidance_scale,
+        # Drawn on the CPU, so that a seed means the same picture on every device.
+        "generator": torch.Generator("cpu").manual_seed(seed),
+    }
+
+
+def pictures_for(pipe: "TextToImagePipeline", request: Request) -> dict[str, object]:
+    """Arguments of the call: its size, and the pictures that it begins from or looks at.
+
+    A picture is brought to the size that is asked for; left open, it keeps its own, rounded down to
+    what the autoencoder can read.
+    """
+    from t2i.denoiser.families import sd
+    from t2i.pictures import open_picture
+
+    seen = seen_by(request)
+    if request.image is None:
+        return seen | {"width": request.width, "height": request.height}
+    image = opened(request.image)
+    factor = sd.pixels_per_latent(pipe.vae)
+    width, height = (
+        max(side // factor, 1) * factor if asked is None else asked
+        for asked, side in zip((request.width, request.height), image.size, strict=True)
+    )
+    sd.latent_size(pipe.vae, height, width)
+    seen |= {"image": brought_to(image, width, height), "strength": request.strength}
+    if request.mask is not None:
+        # As it is painted: where it is clear is for the pipeline to read.
+        mask = brought_to(open_picture(Path(expanduser(request.mask.path))), width, height)
+        seen |= {"mask_image": mask, "width": width, "height": height}
+    return seen
+
+
+def seen_by(request: Request) -> dict[str, object]:
+    """The picture that an IP-Adapter looks at, as an argument of the call."""
+    if request.image_prompt is None:
+        return {}
+    return {"ip_adapter_image": opened(request.image_prompt)}
+
+
+def warn_of_size(pipe: "TextToImagePipeline", request: Request) -> None:
+    """Where a picture of noise is to have more pixels than the model was trained at.
+
+    A longer side alone is no fault: SDXL was trained at 2048 x 512 too.
+    """
+    from t2i.denoiser.families import sd
+
+    if request.image is not None:
+        return
+    height, width = sd.default_size(pipe.unet, pipe.vae)
+    asked_width, asked_height = request.width or width, request.height or height
+    if asked_width * asked_height <= width * height:
+        return
+    factor = max(asked_width / width, asked_height / height)
+    step = sd.pixels_per_latent(pipe.vae)
+    sides = (max(round(side / factor / step), 1) * step for side in (asked_width, asked_height))
+    warnings.warn(
+        f"The model was trained at {width}x{height}: at {asked_width}x{asked_height} it repeats "
+        "things, or draws several side by side. Draw at its size and enlarge that: "
+        f"--size {'x'.join(map(str, sides))} --upscale {min(factor, 4):.3g}",
+        stacklevel=2,
+    )
+
+
+def opened(file: File) -> "Image":
+    """In RGB, on white where it is transparent."""
+    from pipelines.images.input_images import in_full
+    from t2i.pictures import open_picture
+
+    picture: Image = in_full(open_picture(Path(expanduser(file.path))))
+    return picture
+
+
+def brought_to(picture: "Image", width: int, height: int) -> "Image":
+    from PIL import Image
+
+    same = picture.size == (width, height)
+    return picture if same else picture.resize((width, height), Image.Resampling.LANCZOS)

@@ -1,0 +1,59 @@
+"""What somebody who waits is told: that a first step takes long, and what the whole may take."""
+
+import threading
+import time
+from typing import Any
+
+from t2i.cli.output import note
+from t2i.terminal import several
+
+PATIENCE = 5.0
+"""Seconds of silence in the first step."""
+LONG = 20.0
+"""Seconds of the whole from which on it is said."""
+
+
+class FirstStep:
+    """A step callback for one call of a pipeline; within its `with` block the clock runs."""
+
+    def __init__(self, shown: bool) -> None:
+        self.shown = shown
+        self.begun = 0.0
+        self.timer = threading.Timer(PATIENCE, self.remark)
+        self.timer.daemon = True
+
+    def __enter__(self) -> "FirstStep":
+        self.begun = time.monotonic()
+        if self.shown:
+            self.timer.start()
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.timer.cancel()
+
+    def remark(self) -> None:
+        note(
+            f"The first step takes more than {PATIENCE:.0f} s; how long all may take is said after "
+            "it. A smaller --size is faster."
+        )
+
+    def __call__(
+        self, pipe: Any, step: int, timestep: object, tensors: dict[str, Any]
+    ) -> dict[str, Any]:
+        if step == 0 and self.shown:
+            self.timer.cancel()
+            took = time.monotonic() - self.begun
+            whole = took * pipe.num_timesteps
+            if whole > LONG:
+                note(
+                    f"The first of {several(pipe.num_timesteps, 'step')} took {duration(took)}: "
+                    f"all will take about {duration(whole)}, and decoding."
+                )
+        return {}
+
+
+def duration(seconds: float) -> str:
+    """For people: "8.2 s", "3 min", "2.5 h"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

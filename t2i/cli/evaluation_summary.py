@@ -1,0 +1,54 @@
+"""The figures of an evaluation that are worth a line; all of them are on its page."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from t2i.terminal import print_line
+
+HEADLINES = (
+    ("generation", "one object"),
+    ("generation", "both of two objects"),
+    ("generation", "relation"),
+    ("generation", "background"),
+    ("generation", "everything said"),
+    ("inspection_seen", "our default"),
+    ("inspection_held_out", "our default"),
+    ("editing", "no control"),
+    ("editing", "+ SelfReplace"),
+    ("editing", "+ LocalBlend"),
+)
+"""A table and its row, ten at most."""
+CELLS = 2
+"""Of a row, from the left; the columns that are compared with them stand on the page."""
+TITLES = {"inspection_seen": "heat maps", "inspection_held_out": "heat maps, held out"}
+PAGES = ("against",)
+"""Chapters that somebody asked for by an option: their tables are printed whole."""
+
+
+def print_headlines(document: Mapping[str, Any]) -> None:
+    for line in headlines(document):
+        print_line(line)
+
+
+def headlines(document: Mapping[str, Any]) -> Iterator[str]:
+    """One for each of HEADLINES that was measured."""
+    from t2i.evaluate.report.chapter import Figure
+    from t2i.evaluate.report.number_format import with_unit
+
+    blocks = {
+        name: block
+        for chapter in document["chapters"].values()
+        for name, block in chapter["blocks"].items()
+        if block["kind"] == "table"
+    }
+    for name, label in HEADLINES:
+        for row in blocks.get(name, {"rows": ()})["rows"]:
+            if row["label"] != label:
+                continue
+            units = blocks[name]["units"]
+            said = [
+                f"{head} {with_unit(Figure(cell['value']), units.get(head, ''))}"
+                for head, cell in row["cells"].items()
+                if isinstance(cell, dict)
+            ]
+            yield f"{TITLES.get(name, name)}, {label}: {', '.join(said[:CELLS])}"

@@ -1,0 +1,87 @@
+"""File names for pictures. No picture is ever replaced."""
+
+import itertools
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from t2i.atomic_files import Taken, cannot_write, check_names, write_new_together
+from t2i.errors import ArgumentError
+from t2i.pictures import FORMATS
+
+NOT_WRITTEN = (".avif", ".bmp", ".gif", ".heic", ".jxl", ".ppm", ".tif", ".tiff")
+SLUG_LETTERS = 48
+"""At up to four bytes a letter this leaves room for the seed within a file system's 255 bytes."""
+
+
+class Names:
+    """Where each picture of one command goes.
+
+    A folder: `<words of the prompt>-<seed>.png` in it, with `-2`, `-3` ... after a name in use.
+    A file: that name, or `name-1.png`, `name-2.png` ... for several; refused when one is in use,
+    because a script that names its file should not find the picture elsewhere.
+
+    grid : whether a sheet of them goes beside them: `<words of the prompt>-<first seed>-grid.png`,
+        numbered in the same way, or `name-grid.png`
+    """
+
+    def __init__(self, out: Path, prompt: str, num: int, *, grid: bool = False) -> None:
+        check_names([out])
+        suffix = out.suffix.lower()
+        if suffix in NOT_WRITTEN and not out.is_dir():
+            raise ArgumentError(
+                f"Got --out {out}: pictures are written as {', '.join(FORMATS)}, not {suffix}."
+            )
+        self.explicit: list[Path] = []
+        self.grid: Path | None = None
+        self.folder = out
+        self.slug = slug(prompt)
+        if suffix in FORMATS and not out.is_dir():
+            self.folder = out.parent
+            numbers = [""] if num == 1 else [f"-{i}" for i in range(1, num + 1)]
+            self.explicit = [out.with_name(f"{out.stem}{n}{out.suffix}") for n in numbers]
+            self.grid = out.with_name(f"{out.stem}-grid{out.suffix}")
+            self.check_free([*self.explicit, *([self.grid] if grid else [])])
+
+    def check_free(self, paths: Sequence[Path]) -> None:
+        """Before the work; another command may still be quicker, which `save` finds."""
+        check_names(paths)
+        for path in paths:
+            if os.path.lexists(path):
+                raise Taken(path)
+
+    def make_folder(self) -> None:
+        """Fail before the sampling rather than after it."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(self.folder, error) from error
+
+    def save(self, index: int, seed: int, write: Callable[[Path], object]) -> Path:
+        """Let `write` fill the file of a picture; where it is now. Raises Taken where the name that
+        was asked for is in use."""
+        families = [[self.explicit[index]]] if self.explicit else self.families(seed)
+        return write_new_together(families, lambda paths: write(paths[0]))[0]
+
+    def save_grid(self, seed: int, write: Callable[[Path], object]) -> Path:
+        """As `save`, of the sheet of the pictures from this seed on."""
+        families = [[self.grid]] if self.grid else self.families(seed, "-grid")
+        return write_new_together(families, lambda paths: write(paths[0]))[0]
+
+    def families(self, seed: int, mark: str = "") -> Iterator[list[Path]]:
+        """The first name and the numbered ones after it, each with the files beside it."""
+        for tail in itertools.chain([""], (f"-{number}" for number in itertools.count(2))):
+            yield self.beside(self.folder / f"{self.slug}-{seed}{mark}{tail}.png")
+
+    def beside(self, path: Path) -> list[Path]:
+        """The file, and those that are written together with it."""
+        return [path]
+
+
+def slug(prompt: str) -> str:
+    """The prompt's words as part of a file name; letters of any script stay."""
+    plain = unicodedata.normalize("NFKC", prompt).lower()
+    words = re.sub(r"[\W_]+", "-", plain)[:SLUG_LETTERS]
+    return words.strip("-") or "picture"

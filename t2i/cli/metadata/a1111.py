@@ -1,0 +1,126 @@
+"""A1111's `parameters`: the prompt, a line "Negative prompt: ...", and a last line of settings."""
+
+import json
+import re
+from collections.abc import Mapping
+
+from t2i.cli.metadata.parsed_metadata import Reading, Settings, Story
+from t2i.errors import DataError
+
+TOOL = "A1111"
+NEGATIVE = "Negative prompt:"
+FIRST_SETTING = "Steps:"
+LONGEST_NAME = 80
+MAX_SETTINGS = 500
+SIZE = re.compile(r"(\d{1,9})\s*x\s*(\d{1,9})")
+USED = {
+    *("Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", "Model", "Model hash"),
+    "Version",
+}
+
+
+def read_a1111(texts: Mapping[str, str]) -> Story | None:
+    if "fooocus_scheme" in texts or "parameters" not in texts:
+        return None
+    return a1111_story(texts["parameters"])
+
+
+def a1111_story(text: str, tool: str | None = None) -> Story:
+    """The text in the file, told as written: nothing is stripped, for ours comes back exactly.
+
+    But for the ends of lines, which an editor or a website may have written as Windows does.
+    """
+    reading = Reading()
+    prompt, negative_prompt, line, after = divided(re.sub(r"\r\n?", "\n", text))
+    if not line and not negative_prompt:
+        raise DataError(f"parameters: no line that begins with {FIRST_SETTING!r} or {NEGATIVE!r}")
+    values = settings_of(line, reading)
+    for extra in after:
+        if extra.strip():
+            reading.leave("after the settings", extra)
+
+    size = SIZE.fullmatch(values.get("Size", ""))
+    if size is None and values.get("Size"):
+        reading.leave("Size", values["Size"], "width x height")
+    width, height = reading.size(*size.groups()) if size else (None, None)
+    settings = Settings(
+        num_inference_steps=reading.steps(values.get("Steps")),
+        sampler=reading.sampler(values.get("Sampler"), values.get("Schedule type")),
+        guidance_scale=reading.real("CFG scale", values.get("CFG scale")),
+        seed=reading.seed(values.get("Seed")),
+        width=width,
+        height=height,
+        model=values.get("Model") or None,
+        model_hash=values.get("Model hash") or None,
+    )
+    reading.leave_rest(values, USED)
+    return reading.story(tool or tool_of(values), prompt, negative_prompt, settings, text)
+
+
+def tool_of(values: Mapping[str, str]) -> str:
+    """t2i writes this layout too, and says so in `Version`."""
+    version = values.get("Version", "")
+    return version if version.startswith("t2i ") else f"{TOOL} {version}".strip()
+
+
+def divided(text: str) -> tuple[str, str, str, list[str]]:
+    """Prompt, negative prompt, the line of settings, and the lines that others put after it.
+
+    Earlier lines may look like settings, for people paste them into prompts: the last one counts.
+    The first line "Negative prompt:" begins the negative prompt; the layout has no escape for it.
+    """
+    lines = text.split("\n")
+    starts = [index for index, line in enumerate(lines) if line.startswith(FIRST_SETTING)]
+    last = starts[-1] if starts else len(lines)
+    above = lines[:last]
+    split = next((i for i, line in enumerate(above) if line.startswith(NEGATIVE)), len(above))
+    negative_prompt = "\n".join(above[split:]).removeprefix(NEGATIVE).removeprefix(" ")
+    line = lines[last] if starts else ""
+    return "\n".join(above[:split]), negative_prompt, line, lines[last + 1 :]
+
+
+def settings_of(line: str, reading: Reading) -> dict[str, str]:
+    """Name -> value of "Steps: 20, Model: "a, b", ..."; a value may be quoted, or JSON."""
+    values: dict[str, str] = {}
+    place = 0
+    for _ in range(MAX_SETTINGS):
+        if place >= len(line):
+            break
+        colon = line.find(":", place, place + LONGEST_NAME)
+        end = next_comma(line, place)
+        if colon < 0 or end < colon:
+            if line[place:end].strip():
+                reading.leave("setting", line[place:end].strip())
+        else:
+            name = line[place:colon].strip()
+            value, end = value_at(line, colon + 1)
+            if name in values:
+                reading.leave(name, value)
+            else:
+                values[name] = value
+        place = end + 1
+    if line[place:].strip():
+        reading.leave(f"after {MAX_SETTINGS} settings", line[place:].strip())
+    return values
+
+
+def value_at(line: str, start: int) -> tuple[str, int]:
+    """The value that begins at `start`, and where the comma after it is."""
+    while line[start : start + 1] == " ":
+        start += 1
+    if line[start : start + 1] in ('"', "[", "{"):
+        try:
+            value, end = json.JSONDecoder().raw_decode(line, start)
+        except (ValueError, RecursionError):
+            pass
+        else:
+            if not line[end : next_comma(line, end)].strip():
+                text = value if isinstance(value, str) else line[start:end]
+                return text, next_comma(line, end)
+    end = next_comma(line, start)
+    return line[start:end].strip(), end
+
+
+def next_comma(line: str, start: int) -> int:
+    end = line.find(",", start)
+    return len(line) if end < 0 else end

@@ -1,0 +1,130 @@
+"""A graph of ComfyUI: nodes, and where their inputs come from. It may hold cycles and dead ends."""
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
+
+from t2i.cli.metadata.parsed_metadata import Json
+from t2i.errors import DataError
+
+WIDGETS = {
+    "KSampler": ("seed", "", "steps", "cfg", "sampler_name", "scheduler", "denoise"),
+    "KSamplerAdvanced": (
+        *("add_noise", "noise_seed", "", "steps", "cfg", "sampler_name", "scheduler"),
+        *("start_at_step", "end_at_step", "return_with_leftover_noise"),
+    ),
+    "KSamplerSelect": ("sampler_name",),
+    "BasicScheduler": ("scheduler", "steps", "denoise"),
+    "RandomNoise": ("noise_seed",),
+    "CFGGuider": ("cfg",),
+    "CLIPTextEncode": ("text",),
+    "CLIPTextEncodeSDXL": ("", "", "", "", "", "", "text_g", "text_l"),
+    "EmptyLatentImage": ("width", "height"),
+    "EmptySD3LatentImage": ("width", "height"),
+    "CheckpointLoaderSimple": ("ckpt_name",),
+    "UNETLoader": ("unet_name",),
+    "LoraLoader": ("lora_name", "strength_model", "strength_clip"),
+    "PrimitiveNode": ("value",),
+}
+"""The editor's page stores values without names, in this order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    name: str
+    kind: str
+    inputs: MutableMapping[str, Json]
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    nodes: Mapping[str, Node]
+
+    def target(self, value: Json) -> tuple[Node, int] | None:
+        """The node and output that an input is linked to; None where it is a value."""
+        if not isinstance(value, list) or len(value) != 2:
+            return None
+        name, output = value
+        if not isinstance(name, (str, int)) or not isinstance(output, int):
+            return None
+        node = self.nodes.get(str(name))
+        return None if node is None else (node, output)
+
+    def value(self, node: Node, key: str) -> Json:
+        """An input's value, or that of the node it is linked to and so on."""
+        keys, seen = (key, "value"), {node.name}
+        while True:
+            value = next((node.inputs[k] for k in keys if k in node.inputs), None)
+            target = self.target(value)
+            if target is None:
+                return None if isinstance(value, (list, dict)) else value
+            node = target[0]
+            if node.name in seen:
+                return None
+            seen.add(node.name)
+
+    def along(self, node: Node, keys: tuple[str, ...]) -> Iterator[Node]:
+        """The nodes upstream by the first of `keys` that is a link, each once."""
+        seen = {node.name}
+        while True:
+            links = (self.target(node.inputs[key]) for key in keys if key in node.inputs)
+            target = next(filter(None, links), None) or self.only_link(node)
+            if target is None or target[0].name in seen:
+                return
+            node = target[0]
+            seen.add(node.name)
+            yield node
+
+    def only_link(self, node: Node) -> tuple[Node, int] | None:
+        """As of a node that passes on what it gets."""
+        links = [found for value in node.inputs.values() if (found := self.target(value))]
+        return links[0] if len(links) == 1 else None
+
+
+def graph_of_prompt(values: Mapping[str, Json]) -> Graph:
+    """{"3": {"class_type": "KSampler", "inputs": {"steps": 20, "model": ["4", 0]}}}"""
+    nodes = {}
+    for name, entry in values.items():
+        if isinstance(entry, dict):
+            kind, inputs = entry.get("class_type"), entry.get("inputs")
+            if isinstance(kind, str) and isinstance(inputs, dict):
+                nodes[name] = Node(name, kind, inputs)
+    if not nodes:
+        raise DataError("prompt: JSON, but no graph of ComfyUI: no entry has class_type and inputs")
+    return Graph(nodes)
+
+
+def graph_of_workflow(values: Mapping[str, Json]) -> Graph:
+    """{"nodes": [{"id": 3, "type": ..., "inputs": [{"name", "link"}], "widgets_values": []}],
+    "links": [[link, node, output, ...]]}
+    """
+    entries, table = values.get("nodes"), values.get("links")
+    if not isinstance(entries, list) or not isinstance(table, list):
+        raise DataError("workflow: JSON, but no graph of ComfyUI: no lists 'nodes' and 'links'")
+    links: dict[int, Json] = {
+        row[0]: [row[1], row[2]]
+        for row in table
+        if isinstance(row, list) and len(row) >= 3 and isinstance(row[0], int)
+    }
+    nodes = {}
+    for entry in entries:
+        if not isinstance(entry, dict) or not isinstance(entry.get("id"), (int, str)):
+            continue
+        if not isinstance(entry.get("type"), str):
+            continue
+        name, kind = str(entry["id"]), str(entry["type"])
+        inputs: dict[str, Json] = {}
+        widgets, slots = entry.get("widgets_values"), entry.get("inputs")
+        if isinstance(widgets, dict):
+            inputs |= widgets
+        elif isinstance(widgets, list):
+            pairs = zip(WIDGETS.get(kind, ()), widgets, strict=False)
+            inputs |= {key: value for key, value in pairs if key}
+        for slot in slots if isinstance(slots, list) else []:
+            if isinstance(slot, dict) and isinstance(slot.get("name"), str):
+                link = slot.get("link")
+                if isinstance(link, int) and link in links:
+                    inputs[str(slot["name"])] = links[link]
+        nodes[name] = Node(name, kind, inputs)
+    if not nodes:
+        raise DataError("workflow: a ComfyUI graph without nodes")
+    return Graph(nodes)

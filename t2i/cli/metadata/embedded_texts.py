@@ -1,0 +1,208 @@
+"""The texts within a picture file, found without decoding the picture. Nothing in it is trusted."""
+
+import os
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+from t2i.cli.metadata.exif import MAKE, MODEL, decoded, exif_fields
+from t2i.errors import DataError
+from t2i.exif import MAKER_NOTE, USER_COMMENT
+from t2i.pictures import MAX_TEXT, what_it_is
+from t2i.safe_reading import PICTURE, opened
+
+PNG_START = b"\x89PNG\r\n\x1a\n"
+PNG_KEYS = (
+    "t2i",
+    "parameters",
+    "fooocus_scheme",
+    "prompt",
+    "workflow",
+    "invokeai_metadata",
+    "sd-metadata",
+    "Dream",
+)
+"""Others are skipped unread."""
+MAX_EXIF = 4 * MAX_TEXT
+MAX_BLOCKS = 100_000
+"""Chunks or segments of a file that are looked at; the largest honest PNG has fewer."""
+TOO_MANY = f"more than {MAX_BLOCKS:,} blocks; the rest is not read"
+
+
+@dataclass
+class Texts:
+    """Texts by the key that their tool gave them, and what stood in the way of others."""
+
+    found: dict[str, str] = field(default_factory=dict)
+    complaints: list[str] = field(default_factory=list)
+    seen: set[str] = field(default_factory=set)
+
+    def add(self, key: str, read: Callable[[], str]) -> None:
+        """The first of several under one key counts, so that a file of many costs no more."""
+        if key in self.seen:
+            return
+        self.seen.add(key)
+        try:
+            self.found[key] = read()
+        except (ValueError, zlib.error) as error:
+            self.complaints.append(f"{key}: {error}")
+
+
+def read_texts(path: Path) -> Texts:
+    """The texts of a PNG, JPEG or WebP, told apart by content and never by name."""
+    try:
+        with opened(path, PICTURE) as file:
+            start = file.read(12)
+            if start.startswith(PNG_START):
+                return png_texts(file)
+            if start.startswith(b"\xff\xd8\xff"):
+                return exif_texts(file, jpeg_exif)
+            if start[:4] == b"RIFF" and start[8:] == b"WEBP":
+                return exif_texts(file, webp_exif)
+    except ValueError as error:
+        raise DataError(f"Cannot read {path}: {error}.") from error
+    raise DataError(
+        f"{path} is {what_it_is(path)}; expected a PNG, JPEG or WebP picture. "
+        "A picture loses its story when it is converted: look for the file as it was made."
+    )
+
+
+def png_texts(file: BinaryIO) -> Texts:
+    texts = Texts()
+    file.seek(len(PNG_START))
+    for kind, size in blocks(file, ">I4s", texts, padding=4):  # after each chunk, its checksum
+        if kind in (b"tEXt", b"zTXt", b"iTXt"):
+            add_png_text(file, kind, size, texts)
+        elif kind == b"eXIf" and size <= MAX_EXIF:
+            add_exif(file.read(size), texts)
+    return texts
+
+
+def add_png_text(file: BinaryIO, kind: bytes, size: int, texts: Texts) -> None:
+    head = file.read(min(size, 80))  # a key has at most 79 letters
+    key = head.partition(b"\0")[0].decode("latin-1")
+    if key not in PNG_KEYS:
+        return
+
+    def read() -> str:
+        if size > MAX_TEXT + 512:  # the text and what stands before it
+            raise ValueError(f"{size:,} bytes, at most {MAX_TEXT:,} are read")
+        data = head + file.read(size - len(head))
+        if zlib.crc32(data, zlib.crc32(kind)) != int.from_bytes(file.read(4)):
+            raise ValueError("its checksum is wrong: the file is damaged")
+        return png_text(kind, data)
+
+    texts.add(key, read)
+
+
+def png_text(kind: bytes, data: bytes) -> str:
+    _, _, rest = data.partition(b"\0")
+    if kind == b"tEXt":
+        return rest.decode("latin-1")
+    if kind == b"zTXt":
+        return inflated(rest[1:]).decode("latin-1")
+    if len(rest) < 4 or rest.count(b"\0", 2) < 2:
+        raise ValueError("an iTXt chunk cut short")
+    _, _, text = rest[2:].split(b"\0", 2)  # language and translated key
+    return (inflated(text) if rest[0] else text).decode("utf-8")
+
+
+def inflated(data: bytes) -> bytes:
+    unzip = zlib.decompressobj()
+    text = unzip.decompress(data, MAX_TEXT + 1)
+    if len(text) > MAX_TEXT:
+        raise ValueError(f"unpacks to more than the {MAX_TEXT:,} bytes that are read")
+    if not unzip.eof:
+        raise ValueError("its compressed text is cut short")
+    return text
+
+
+def exif_texts(file: BinaryIO, find: Callable[[BinaryIO, Texts], bytes]) -> Texts:
+    texts = Texts()
+    add_exif(find(file, texts), texts)
+    return texts
+
+
+def jpeg_exif(file: BinaryIO, texts: Texts) -> bytes:
+    """The first Exif segment; pixels begin at the first scan."""
+    file.seek(2)
+    for _ in range(MAX_BLOCKS):
+        marker = file.read(2)
+        if marker == b"\xff\xff":  # padding
+            file.seek(-1, os.SEEK_CUR)
+            continue
+        if marker in (b"\xff\xda", b"\xff\xd9"):
+            return b""
+        length = file.read(2)
+        size = int.from_bytes(length) - 2
+        if len(length) < 2 or size < 0 or marker[:1] != b"\xff":
+            texts.complaints.append("the file is damaged or cut short")
+            return b""
+        here = file.tell()
+        if marker == b"\xff\xe1" and file.read(6) == b"Exif\0\0":
+            return file.read(size - 6)
+        file.seek(here + size)
+    texts.complaints.append(TOO_MANY)
+    return b""
+
+
+def webp_exif(file: BinaryIO, texts: Texts) -> bytes:
+    file.seek(12)
+    for kind, size in blocks(file, "<4sI", texts):
+        if kind == b"EXIF" and size > MAX_EXIF:
+            texts.complaints.append(f"Exif: {size:,} bytes, at most {MAX_EXIF:,} are read")
+        elif kind == b"EXIF":
+            return file.read(size).removeprefix(b"Exif\0\0")
+    return b""
+
+
+def blocks(
+    file: BinaryIO, head: str, texts: Texts, padding: int | None = None
+) -> Iterator[tuple[bytes, int]]:
+    """Kind and size of each block, with the file at its content; jumped over, never read.
+
+    padding : bytes after the content; None fills it up to an even size
+    """
+    end = os.fstat(file.fileno()).st_size
+    place = file.tell()
+    for _ in range(MAX_BLOCKS):
+        file.seek(place)
+        start = file.read(8)
+        if not start and padding is None:
+            return
+        first, second = struct.unpack(head, start) if len(start) == 8 else (b"", 0)
+        kind, size = (first, second) if isinstance(first, bytes) else (second, first)
+        after = size % 2 if padding is None else padding
+        if kind == b"IEND":
+            return
+        if not kind or place + 8 + size > end:
+            texts.complaints.append("the file is damaged or cut short")
+            return
+        yield kind, size
+        place += 8 + size + after
+    texts.complaints.append(TOO_MANY)
+
+
+def add_exif(data: bytes, texts: Texts) -> None:
+    if not data:
+        return
+    try:
+        fields = exif_fields(data)
+    except (ValueError, struct.error) as error:
+        texts.complaints.append(f"Exif: {error}")
+        return
+    comment, maker = fields.get(USER_COMMENT), fields.get(MAKER_NOTE, b"")
+    if comment:
+        texts.add("parameters", partial(decoded, comment))
+    if maker.startswith(b"t2i\0"):
+        texts.add("t2i", partial(maker[4:].decode, "utf-8"))
+    elif maker.rstrip(b"\0") in (b"fooocus", b"a1111"):
+        texts.add("fooocus_scheme", partial(maker.rstrip(b"\0").decode, "ascii"))
+    for tag in (MAKE, MODEL):  # ComfyUI writes "prompt:{...}" and "workflow:{...}" here
+        key, _, value = fields.get(tag, b"").partition(b":")
+        if key in (b"prompt", b"workflow"):
+            texts.add(key.decode("ascii"), partial(value.rstrip(b"\0").decode, "utf-8"))

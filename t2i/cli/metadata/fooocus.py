@@ -1,0 +1,56 @@
+"""Fooocus: `parameters` as JSON, or in A1111's layout; `fooocus_scheme` says which."""
+
+from collections.abc import Mapping
+
+from t2i.cli.metadata.a1111 import a1111_story
+from t2i.cli.metadata.parsed_metadata import Reading, Settings, Story, parsed_object
+from t2i.errors import DataError
+
+TOOL = "Fooocus"
+USED = {
+    *("prompt", "negative_prompt", "steps", "sampler", "scheduler", "guidance_scale", "seed"),
+    *("resolution", "base_model", "base_model_hash", "version", "metadata_scheme"),
+    *("full_prompt", "full_negative_prompt"),  # the prompt and what its styles add
+}
+
+
+def read_fooocus(texts: Mapping[str, str]) -> Story | None:
+    text, scheme = texts.get("parameters"), texts.get("fooocus_scheme")
+    if text is None or (scheme is None and not text.startswith("{")):
+        return None
+    if scheme == "a1111":
+        return a1111_story(text, TOOL)
+    if scheme not in (None, "fooocus"):
+        raise DataError(f"fooocus_scheme: {scheme!r:.40}, expected fooocus or a1111")
+    try:
+        found = parsed_object("parameters", text)
+    except DataError:
+        if scheme is None:
+            return None  # A1111's, with a prompt that begins with a brace.
+        raise
+    # Older files name the values as its page does: "Guidance Scale".
+    values = {name.lower().replace(" ", "_"): value for name, value in found.items()}
+    if not values.keys() & USED:
+        raise DataError("parameters: JSON without any value that Fooocus writes")
+
+    reading = Reading()
+    resolution = reading.text("resolution", values.get("resolution")) or ""
+    size = resolution.strip("() ").replace("x", ",").split(",")
+    if len(size) != 2 and resolution:
+        reading.leave("resolution", resolution, "(width, height)")
+    width, height = reading.size(*size) if len(size) == 2 else (None, None)
+    settings = Settings(
+        num_inference_steps=reading.steps(values.get("steps")),
+        sampler=reading.sampler(values.get("sampler"), values.get("scheduler")),
+        guidance_scale=reading.real("guidance_scale", values.get("guidance_scale")),
+        seed=reading.seed(values.get("seed")),
+        width=width,
+        height=height,
+        model=reading.text("base_model", values.get("base_model")),
+        model_hash=reading.text("base_model_hash", values.get("base_model_hash")),
+    )
+    prompt = reading.prompt("prompt", values.get("prompt"))
+    negative_prompt = reading.prompt("negative_prompt", values.get("negative_prompt"))
+    version = reading.text("version", values.get("version"))
+    reading.leave_rest(values, USED)
+    return reading.story(version or TOOL, prompt, negative_prompt, settings, text)

@@ -1,0 +1,134 @@
+"""InvokeAI: `invokeai_metadata` (3 and later), `sd-metadata` (2), `Dream` (1), the newest first."""
+
+import re
+from collections.abc import Mapping
+
+from t2i.cli.metadata.parsed_metadata import Json, Reading, Settings, Story, parsed_object
+from t2i.errors import DataError
+
+TOOL = "InvokeAI"
+USED = {
+    *("app_version", "positive_prompt", "negative_prompt", "width", "height", "seed", "cfg_scale"),
+    *("steps", "scheduler", "model"),
+}
+USED_BY_2 = {"prompt", "steps", "cfg_scale", "height", "width", "seed", "sampler"}
+# The prompt in quotes, then options of one letter: "a cat" -s 50 -S 7 -W 512 -H 512 -C 7.5 -A k_lms
+DREAM = re.compile(r'\s*"(.*)"((?:\s+-{1,2}\w.*)?)', re.DOTALL)
+LONG = ("cf", "embiggen", "embiggen_strength", "embiggen_tiles", "fit", "ft", "save_orig", "tm")
+"""Options of several letters behind one dash; behind any other letter stands its value."""
+OPTION = re.compile(rf"-(-\w+|(?:{'|'.join(LONG)})(?![^\s=])|[A-Za-z])=?(.*)", re.DOTALL)
+IN_BRACKETS = re.compile(r"\[([^\[\]]*)\]")
+
+
+def read_invokeai(texts: Mapping[str, str]) -> Story | None:
+    if "invokeai_metadata" in texts:
+        return read_3(texts["invokeai_metadata"])
+    if "sd-metadata" in texts:
+        return read_2(texts["sd-metadata"])
+    if "Dream" in texts:
+        return read_1(texts["Dream"])
+    return None
+
+
+def read_3(text: str) -> Story:
+    values = parsed_object("invokeai_metadata", text)
+    reading = Reading()
+    model = values.get("model")
+    if not isinstance(model, dict):
+        model = {"name": model}
+    width, height = reading.size(values.get("width"), values.get("height"))
+    settings = Settings(
+        num_inference_steps=reading.steps(values.get("steps")),
+        sampler=reading.sampler(values.get("scheduler")),
+        guidance_scale=reading.real("cfg_scale", values.get("cfg_scale")),
+        seed=reading.seed(values.get("seed")),
+        width=width,
+        height=height,
+        model=reading.text("model", model.get("name") or model.get("model_name")),
+        model_hash=reading.text("model hash", model.get("hash")),
+    )
+    prompt = reading.prompt("positive_prompt", values.get("positive_prompt"))
+    negative_prompt = reading.prompt("negative_prompt", values.get("negative_prompt"))
+    version = reading.text("app_version", values.get("app_version"))
+    reading.leave_rest(values, USED)
+    tool = f"{TOOL} {version}" if version else TOOL
+    return reading.story(tool, prompt, negative_prompt, settings, text)
+
+
+def read_2(text: str) -> Story:
+    values = parsed_object("sd-metadata", text)
+    image = values.get("image")
+    if not isinstance(image, dict):
+        raise DataError("sd-metadata: no object 'image' within it")
+    reading = Reading()
+    prompt, negative_prompt = without_brackets(prompt_of_2(image.get("prompt"), reading))
+    width, height = reading.size(image.get("width"), image.get("height"))
+    settings = Settings(
+        num_inference_steps=reading.steps(image.get("steps")),
+        sampler=reading.sampler(image.get("sampler")),
+        guidance_scale=reading.real("cfg_scale", image.get("cfg_scale")),
+        seed=reading.seed(image.get("seed")),
+        width=width,
+        height=height,
+        model=reading.text("model_weights", values.get("model_weights") or values.get("model")),
+        model_hash=reading.text("model_hash", values.get("model_hash")),
+    )
+    version = reading.text("app_version", values.get("app_version"))
+    reading.leave_rest(image, USED_BY_2)
+    tool = f"{TOOL} {version}" if version else TOOL
+    return reading.story(tool, prompt, negative_prompt, settings, text)
+
+
+def prompt_of_2(value: Json, reading: Reading) -> str:
+    """A string, or a list of parts with weights."""
+    if not isinstance(value, list):
+        return reading.prompt("prompt", value)
+    parts = [
+        part for part in value if isinstance(part, dict) and isinstance(part.get("prompt"), str)
+    ]
+    if len(parts) != len(value) or any(part.get("weight", 1) != 1 for part in parts):
+        reading.leave("prompt", value, "parts of weight 1")
+    return " ".join(str(part["prompt"]) for part in parts)
+
+
+def read_1(text: str) -> Story:
+    match = DREAM.fullmatch(text)
+    if match is None:
+        raise DataError("Dream: expected a prompt in quotes and options after it")
+    reading = Reading()
+    options = options_of(match[2])
+    prompt, negative_prompt = without_brackets(match[1])
+    width, height = reading.size(options.get("W"), options.get("H"))
+    settings = Settings(
+        num_inference_steps=reading.steps(options.get("s")),
+        sampler=reading.sampler(options.get("A")),
+        guidance_scale=reading.real("-C", options.get("C")),
+        seed=reading.seed(options.get("S")),
+        width=width,
+        height=height,
+    )
+    others = {f"-{name}": value or "given" for name, value in options.items()}
+    reading.leave_rest(others, {"-s", "-S", "-W", "-H", "-C", "-A"})
+    return reading.story(TOOL, prompt, negative_prompt, settings, text)
+
+
+def options_of(text: str) -> dict[str, str]:
+    """Name -> value of "-s 50 -A k_lms -f0.75 -c top 64"; the first of one name counts."""
+    options: dict[str, str] = {}
+    values: list[str] = []
+    name = ""
+    for word in [*text.split(), "-x"]:
+        option = OPTION.fullmatch(word)
+        if option is None:
+            values.append(word)
+            continue
+        if name:
+            options.setdefault(name, " ".join(filter(None, values)))
+        name, values = option[1], [option[2]]
+    return options
+
+
+def without_brackets(prompt: str) -> tuple[str, str]:
+    """Before version 3 the words in [brackets] were the negative prompt."""
+    negative = ", ".join(words.strip() for words in IN_BRACKETS.findall(prompt))
+    return (IN_BRACKETS.sub("", prompt).strip(), negative) if negative else (prompt, "")

@@ -1,0 +1,77 @@
+"""Our own record, the JSON under the key `t2i`: exact, and checked like anybody else's."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from t2i.cli.metadata.parsed_metadata import Reading, Settings, Story, parsed_object
+from t2i.cli.metadata.writing import VERSION
+from t2i.cli.request.request import MAX_PICTURES, MAX_SEED, Request
+from t2i.errors import DataError
+from t2i.terminal import visible
+
+TOOL = "t2i"
+Name = Annotated[str, Field(max_length=200)]
+
+
+class Record(BaseModel):
+    """What metadata.record writes."""
+
+    model_config = ConfigDict(strict=True)
+
+    version: int
+    request: Request
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)]
+    model_digest: Name
+    libraries: Annotated[dict[Name, Name], Field(max_length=50)] = {}
+    pictures: Annotated[int, Field(ge=1, le=MAX_PICTURES)] = 1
+
+
+def read_ours(texts: Mapping[str, str]) -> Story | None:
+    text = texts.get("t2i")
+    if text is None:
+        return None
+    values = parsed_object("t2i", text)
+    if isinstance(values.get("version"), int) and values["version"] != VERSION:
+        raise DataError(f"t2i: written in layout {values['version']}, this t2i reads {VERSION}")
+    try:
+        record = Record.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the record"
+        said = first["msg"].removeprefix("Value error, ").rstrip(".")
+        raise DataError(visible(f"t2i: {place}: {said}")) from None
+
+    reading = Reading()
+    request = record.request
+    steps = reading.steps(request.num_inference_steps)
+    width, height = reading.size(request.width, request.height)
+    if reading.not_understood:
+        raise DataError(f"t2i: {reading.not_understood[0]}")
+    reading.leave_rest(values, set(Record.model_fields))
+    asked = values["request"]
+    assert isinstance(asked, dict)  # else it had been no Request
+    reading.leave_rest(
+        {f"request.{key}": asked[key] for key in asked.keys() - asdict(request)}, set()
+    )
+    settings = Settings(
+        num_inference_steps=steps,
+        sampler=request.sampler,
+        guidance_scale=request.guidance_scale,
+        seed=record.seed,
+        width=width,
+        height=height,
+        model=request.model,
+        model_hash=record.model_digest,
+    )
+    version = record.libraries.get(TOOL)
+    story = reading.story(
+        f"{TOOL} {version}" if version else TOOL,
+        request.prompt,
+        request.negative_prompt,
+        settings,
+        text,
+    )
+    return replace(story, request=request, libraries=record.libraries, pictures=record.pictures)

@@ -1,0 +1,96 @@
+"""What a picture file says about its making: for people's tools, and in full for ours."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from t2i import __version__
+from t2i.cli.request.file_checks import described
+from t2i.cli.request.request import Request
+
+VERSION = 1
+"""Of the JSON layout; it grows when a reader of the old one would misread the new one."""
+LIBRARIES = ("torch", "diffusers", "transformers")
+
+
+def picture_text(
+    request: Request, seed: int, model_digest: str, pictures: int = 1
+) -> dict[str, str]:
+    """Text keys of the file: `parameters` as A1111 lays it out, `t2i` as JSON.
+
+    pictures : on a sheet, whose `parameters` are of the first one, as A1111 has it
+    """
+    told = record(request, seed, model_digest)
+    if pictures > 1:
+        told["pictures"] = pictures
+    return {
+        "parameters": parameters(request, seed, model_digest),
+        "t2i": json.dumps(told, ensure_ascii=False),
+    }
+
+
+def parameters(request: Request, seed: int, model_digest: str) -> str:
+    settings: Mapping[str, object] = {
+        "Steps": request.num_inference_steps,
+        "Sampler": request.sampler,
+        "CFG scale": request.guidance_scale,
+        "Seed": seed,
+        "Size": f"{request.width}x{request.height}",
+        "Model hash": model_digest[:10],
+        "Model": Path(request.model).name,
+        **({} if request.strength is None else {"Denoising strength": request.strength}),
+        **hires(request),
+        **({} if request.edited is None else {"Edited from": request.edited.prompts[0]}),
+        **described(request),
+        "Version": f"t2i {__version__}",
+    }
+    lines = [request.prompt]
+    if request.negative_prompt:
+        lines.append(f"Negative prompt: {request.negative_prompt}")
+    # Who reads it goes by lines, and a carriage return would be a letter to them.
+    lines = [re.sub(r"\r\n?", "\n", line) for line in lines]
+    lines.append(", ".join(f"{name}: {quoted(value)}" for name, value in settings.items()))
+    return "\n".join(lines)
+
+
+def hires(request: Request) -> Mapping[str, object]:
+    """A picture that was made larger, in A1111's names; its `Size` is that before, as here."""
+    if request.upscale is None:
+        return {}
+    return {
+        "Denoising strength": request.upscale.strength,
+        "Hires upscale": f"{request.upscale.factor:g}",
+        "Hires steps": request.num_inference_steps,
+        "Hires upscaler": "Lanczos",
+    }
+
+
+def quoted(value: object) -> str:
+    """A value that would be read as something else stands in quotes."""
+    text = str(value)
+    plain = text and text == text.strip() and text[0] not in "[{" and not set(text) & set(',:\r\n"')
+    return text if plain else json.dumps(text, ensure_ascii=False)
+
+
+def record(request: Request, seed: int, model_digest: str) -> dict[str, object]:
+    return {
+        "version": VERSION,
+        "request": asdict(request),
+        "seed": seed,
+        "model_digest": model_digest,
+        "libraries": {"t2i": __version__, **library_versions(LIBRARIES)},
+    }
+
+
+def library_versions(names: Iterable[str]) -> dict[str, str]:
+    return {name: installed(name) for name in names}
+
+
+def installed(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

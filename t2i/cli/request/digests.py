@@ -1,0 +1,27 @@
+"""Digests: one name may come to mean another file."""
+
+import hashlib
+from pathlib import Path
+
+from t2i.safe_reading import WEIGHTS, opened
+
+
+def digest(model: Path) -> str:
+    """SHA-256 over the names and bytes of weights and configs: one name may mean new weights.
+
+    model : a folder, or one file
+    """
+    weights = (path for path in model.rglob("*") if path.suffix in (".safetensors", ".json"))
+    sha = hashlib.sha256()
+    for path in [model] if model.is_file() else sorted(weights):
+        sha.update((path.relative_to(model).as_posix() if path != model else path.name).encode())
+        with opened(path, WEIGHTS) as file:
+            while chunk := file.read(1 << 20):
+                sha.update(chunk)
+    return sha.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of the bytes of a file, as sha256sum prints it."""
+    with opened(path, WEIGHTS) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,228 @@
+"""The files of a request on this machine: whether they are there, and what is in them."""
+
+import hashlib
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from os.path import expanduser
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from t2i.cli.request.digests import digest, file_digest
+from t2i.cli.request.input_files import File
+from t2i.cli.request.request import Request
+from t2i.errors import ArgumentError, DataError, ModelError, T2IError
+from t2i.terminal import visible
+
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+TOLD = 3
+"""Files of a folder that a message lists."""
+IMAGE_ENCODER = "image_encoder"
+"""Folder beside the weights of an IP-Adapter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One field of Request that names files.
+
+    error : what is wrong where such a file cannot be used
+    """
+
+    option: str
+    word: str
+    error: type[T2IError]
+
+    @property
+    def mistyped(self) -> type[T2IError]:
+        """What is wrong where there is no such file: a LoRA that is not there is no model."""
+        return ArgumentError if self.error is ModelError else self.error
+
+
+KINDS: dict[str, Kind] = {
+    "loras": Kind("--lora", "LoRA", ModelError),
+    "embeddings": Kind("--embedding", "embedding", ModelError),
+    "ip_adapter": Kind("--ip-adapter", "IP-Adapter", ModelError),
+    "image_prompt": Kind("--image-prompt", "image prompt", DataError),
+    "image": Kind("--image", "picture", DataError),
+    "mask": Kind("--mask", "mask", DataError),
+}
+
+
+def files_of(request: Request) -> Iterator[tuple[str, File]]:
+    """Field and file, one after the other."""
+    for name in KINDS:
+        value = getattr(request, name)
+        if isinstance(value, tuple):
+            yield from ((name, file) for file in value)
+        elif value is not None:
+            yield name, value
+
+
+def with_files(request: Request, change: Callable[[str, File], File]) -> Request:
+    """The request with each of its files as `change(field, file)` gives it."""
+    changed: dict[str, Any] = {}
+    for name in KINDS:
+        value = getattr(request, name)
+        if isinstance(value, tuple) and value:
+            changed[name] = tuple(change(name, file) for file in value)
+        elif value:
+            changed[name] = change(name, value)
+    return replace(request, **changed) if changed else request
+
+
+def check_together(request: Request) -> None:
+    """Raise ArgumentError where one file is given that means nothing without another."""
+    for name, needed in (("mask", "image"), ("strength", "image"), ("image_prompt", "ip_adapter")):
+        if getattr(request, name) is not None and getattr(request, needed) is None:
+            given = KINDS[name].option if name in KINDS else f"--{name}"
+            raise ArgumentError(
+                f"Got {given} without {KINDS[needed].option}: it says what to do with that. "
+                "Give both."
+            )
+    if request.upscale is not None and request.image is not None:
+        raise ArgumentError(
+            "Got --upscale with --image: a picture that is changed is enlarged by naming the size, "
+            "--size 256. Leave --upscale out."
+        )
+    if request.ip_adapter is not None and request.image_prompt is None:
+        raise ArgumentError(
+            "Got --ip-adapter without --image-prompt: give the picture that it is to look at."
+        )
+
+
+def place(name: str, file: File) -> Path:
+    """Where the file of a field lies: of an IP-Adapter its weights. Raises where it cannot be used.
+
+    Nothing is read but names: a device or a pipe would hold up a night's work.
+    """
+    kind = KINDS[name]
+    try:
+        path = Path(expanduser(file.path))
+        if name == "ip_adapter" and path.is_dir():
+            path = only_weights(path)
+        if name == "loras" and is_peft_folder(path):
+            return path
+        regular = stat.S_ISREG(path.stat().st_mode)
+    except FileNotFoundError:
+        raise kind.mistyped(f"No such {kind.word}: {file.path}. Check the path.") from None
+    except (OSError, RuntimeError) as error:  # RuntimeError: ~name of nobody
+        raise kind.mistyped(f"Cannot read {file.path}: {error}.") from error
+    if not regular:
+        raise kind.mistyped(
+            f"{file.path} is no plain file, expected that of the {kind.word}.{inside(kind, path)}"
+        )
+    if kind.error is ModelError and path.suffix != ".safetensors":
+        if path.suffix in PICKLES:
+            raise ModelError(
+                f"Refused the pickled {kind.word} {file.path}: loading it can run any code. "
+                f"{instead_of_pickle(kind, path)}"
+            )
+        raise ArgumentError(f"{file.path} is no {kind.word}: expected a .safetensors file.")
+    return path
+
+
+def instead_of_pickle(kind: Kind, path: Path) -> str:
+    if kind.word != "embedding":
+        return "Get its safetensors version, or convert it where you trust it."
+    command = convert_pickle(path, path.with_suffix(".safetensors"))
+    return f"Its tensors alone are read, and written without the rest, by: {command}"
+
+
+def convert_pickle(path: Path, out: Path) -> str:
+    """The command that makes a safetensors file of a pickled learned word."""
+    return f"t2i convert {quote(str(path))} {quote(str(out))} --allow-pickle"
+
+
+def inside(kind: Kind, folder: Path) -> str:
+    """What to give in place of a folder, such as the one that a training wrote."""
+    if kind.error is not ModelError:
+        return ""
+    files = [path for place in (folder, folder / "model") for path in place.glob("*.safetensors")]
+    named = [path for path in files if path.stem == kind.word.lower()] or sorted(files)
+    told = f" or {kind.option} ".join(quote(str(path)) for path in named[:TOLD])
+    return f" Give a file in it: {kind.option} {told}" if told else ""
+
+
+def is_peft_folder(path: Path) -> bool:
+    """Whether peft saved an adapter there, or one in a folder for each part of a model."""
+    folders = (path, *(path / part for part in ("unet", "text_encoder", "text_encoder_2")))
+    return any((folder / "adapter_config.json").is_file() for folder in folders)
+
+
+def check_there(request: Request) -> None:
+    """Raise for the first of its files that cannot be used, before anything slow is done."""
+    for name, file in files_of(request):
+        place(name, file)
+
+
+def only_weights(folder: Path) -> Path:
+    found = sorted(folder.glob("*.safetensors"))
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise ArgumentError(
+            f"{folder} has {len(found)} .safetensors files, expected the one of an IP-Adapter: "
+            f"name one of its files. Found: {names}."
+        )
+    return found[0]
+
+
+def sha256_of(name: str, file: File) -> str:
+    """Of the bytes of the file; of an IP-Adapter also of the image encoder beside it."""
+    path = place(name, file)
+    try:
+        sha = digest(path) if path.is_dir() else file_digest(path)
+        if name == "ip_adapter" and (path.parent / IMAGE_ENCODER).is_dir():
+            both = f"{sha} {digest(path.parent / IMAGE_ENCODER)}"
+            sha = hashlib.sha256(both.encode()).hexdigest()
+    except OSError as error:
+        raise KINDS[name].error(f"Cannot read {path}: {error.strerror or error}.") from error
+    return sha
+
+
+class Digests:
+    """The digests of files, each read once."""
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[str, str], str] = {}
+
+    def fill(self, request: Request) -> Request:
+        """The request with its files' digests as they are now. Raises for a missing file."""
+        return with_files(request, lambda name, file: replace(file, sha256=self.of(name, file)))
+
+    def of(self, name: str, file: File) -> str:
+        key = (name, file.path)
+        if key not in self.known:
+            self.known[key] = sha256_of(name, file)
+        return self.known[key]
+
+    def changed(self, request: Request) -> list[str]:
+        """A line for each file that is not what the request recorded."""
+        return [
+            visible(
+                f"{KINDS[name].word} {Path(file.path).name} {file.sha256[:10]} made it, "
+                f"here is {self.of(name, file)[:10]}"
+            )
+            for name, file in files_of(request)
+            if file.sha256 is not None and file.sha256 != self.of(name, file)
+        ]
+
+
+def check_unchanged(name: str, file: File) -> Path:
+    """Where the file lies. Raises where it is not the one that the request means."""
+    path = place(name, file)
+    if file.sha256 is not None and sha256_of(name, file) != file.sha256:
+        raise KINDS[name].error(
+            f"{file.path} is not the {KINDS[name].word} that was asked for, sha256 "
+            f"{file.sha256[:10]}...: it was changed, or differs on this machine. Copy it again."
+        )
+    return path
+
+
+def described(request: Request) -> Mapping[str, str]:
+    """Word -> what is recorded of it, for people: names, scales, and the start of each digest."""
+    found: dict[str, list[str]] = {}
+    for name, file in files_of(request):
+        sha = "" if file.sha256 is None else f" ({file.sha256[:10]})"
+        found.setdefault(KINDS[name].word, []).append(f"{Path(file.typed).name}{sha}")
+    return {word: "; ".join(files) for word, files in found.items()}

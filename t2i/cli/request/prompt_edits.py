@@ -1,0 +1,49 @@
+"""Prompts that are drawn together under edits of attention, as a request carries them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from t2i.errors import ArgumentError
+from t2i.terminal import several
+
+if TYPE_CHECKING:
+    from t2i.attention.edits.base.edit import Edit
+
+MAX_PROMPTS = 16
+MAX_EDITS = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edited:
+    """One picture of several that begin from the same noise and look at one another.
+
+    prompts : of all of them, the source first
+    picture : which of them is meant
+    edits : as t2i.attention.edits.registry.to_dict writes them
+    """
+
+    prompts: tuple[str, ...]
+    picture: int
+    edits: tuple[Mapping[str, object], ...]
+
+    def __post_init__(self) -> None:
+        if not 2 <= len(self.prompts) <= MAX_PROMPTS:
+            raise ArgumentError(
+                f"Got {several(len(self.prompts), 'prompt')} to draw together: expected a source "
+                f"and from 1 to {MAX_PROMPTS - 1} targets."
+            )
+        if not 0 <= self.picture < len(self.prompts):
+            raise ArgumentError(
+                f"Got picture {self.picture} of {len(self.prompts)}: they count from 0."
+            )
+        if len(self.edits) > MAX_EDITS:
+            raise ArgumentError(f"Got {len(self.edits)} edits: at most {MAX_EDITS} are taken.")
+        self.read()
+
+    def read(self) -> "list[Edit]":
+        """The edits themselves. Raises ArgumentError for one that cannot be read."""
+        # Here, for it imports torch, which most requests need much later.
+        from t2i.attention.edits.registry import from_dict
+
+        return [from_dict(edit) for edit in self.edits]

@@ -1,0 +1,160 @@
+"""LoRAs that are named in a prompt, as <lora:ink:0.8>: taken out of it, and found in a folder."""
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from os.path import expanduser
+from pathlib import Path
+
+from t2i.cli.request.input_files import Scaled
+from t2i.cli.request.prompt_line import Line
+from t2i.cli.request.request import Request
+from t2i.errors import ArgumentError, T2IError
+
+FOLDER = Path("loras")
+"""Where they are looked for unless something else is said."""
+TAG = re.compile(r"([ \t]*)<(?:lora|lyco):([^<>]*)>([ \t]*)", re.IGNORECASE)
+"""A LoRA, by either of the names that A1111 takes for it."""
+NETWORK = re.compile(r"([ \t]*)<\s*([a-z][\w-]*)\s*:[^<>]*>([ \t]*)", re.IGNORECASE)
+"""What A1111 or an extension of it takes for a network, and would take out of the prompt."""
+OPEN = re.compile(r"<\s*(?:lora|lyco|hypernet)\s*:[^<>]*", re.IGNORECASE)
+SUFFIX = ".safetensors"
+CLOSE = 3
+"""Names that are offered in the place of an unknown one."""
+
+
+def speak(request: Request, prompt: str, folder: Path) -> Request:
+    """The request with this prompt, and with the LoRAs that it names beside those it has.
+
+    With the grammar "plain" every letter stands for itself. Raises ArgumentError for a slip in
+    what is written, or a name that is not in the folder.
+    """
+    if request.grammar == "plain":
+        return replace(request, prompt=prompt)
+    if match := TAG.search(request.negative_prompt):
+        raise ArgumentError(
+            f"Got {match[0].strip():.80} in the negative prompt: a LoRA acts on the whole "
+            "picture. Put it into the prompt, with a negative strength if it is to take something "
+            "away."
+        )
+    text, found = taken_out(prompt, folder)
+    check_networks("the prompt", text)
+    check_networks("the negative prompt", request.negative_prompt)
+    return replace(request, prompt=text, loras=(*request.loras, *found))
+
+
+def speak_lines(
+    lines: Sequence[Line], options: Request, folder: Path
+) -> tuple[list[Line], list[tuple[int, str]]]:
+    """The same for the lines of a file; and those that cannot be used, with the reason."""
+    spoken: list[Line] = []
+    broken: list[tuple[int, str]] = []
+    for line in lines:
+        try:
+            request = speak(line.wishes.over(options), line.prompt, folder)
+        except T2IError as error:
+            broken.append((line.number, str(error)))
+            continue
+        if request.prompt != line.prompt:
+            wishes = replace(line.wishes, loras=request.loras)
+            line = replace(line, prompt=request.prompt, wishes=wishes)
+        spoken.append(line)
+    return spoken, broken
+
+
+def check_networks(name: str, text: str) -> None:
+    """Raise ArgumentError for what names a network and is no LoRA, or is not ended."""
+    if match := NETWORK.search(text):
+        tag, kind = match[0].strip(), match[2].lower()
+        why = {
+            "hypernet": "hypernetworks are not read. Take it out of the prompt; a LoRA of the same "
+            "subject is named <lora:NAME:0.8>",
+            "lora": "expected <lora:NAME:0.8>, without blanks before the name",
+        }
+        why["lyco"] = why["lora"]
+        other = "of such networks LoRAs alone are read, as <lora:NAME:0.8>"
+        raise ArgumentError(
+            f"Got {tag:.80} in {name}: {why.get(kind, other)}. With --grammar plain every letter "
+            "is taken as it stands."
+        )
+    if slip := OPEN.search(text):
+        raise ArgumentError(
+            f"Got {slip[0]:.80} in {name}, which nothing ends: expected <lora:NAME:0.8>. With "
+            "--grammar plain every letter is taken as it stands."
+        )
+
+
+def check_none(name: str, prompts: Sequence[str], request: Request) -> None:
+    """Raise ArgumentError where a prompt names one and must not."""
+    for prompt in prompts:
+        if request.grammar != "plain" and (match := TAG.search(prompt)):
+            raise ArgumentError(
+                f"Got {match[0].strip()} in {name}: what is drawn together shares its LoRAs. Name "
+                "them in the first prompt, or with --lora."
+            )
+        if request.grammar != "plain":
+            check_networks(name, prompt)
+
+
+def without(prompt: str) -> str:
+    """The prompt with nothing in the place of what names LoRAs and other networks."""
+    return NETWORK.sub(gap, prompt).strip()
+
+
+def taken_out(prompt: str, folder: Path) -> tuple[str, tuple[Scaled, ...]]:
+    matches = list(TAG.finditer(prompt))
+    if not matches:
+        return prompt, ()
+    return TAG.sub(gap, prompt).strip(), tuple(parse(match, folder) for match in matches)
+
+
+def gap(match: re.Match[str]) -> str:
+    """One space where there was one at either side."""
+    return " " if match[1] or match[match.re.groups] else ""
+
+
+def parse(match: re.Match[str], folder: Path) -> Scaled:
+    """What a TAG says."""
+    tag = match[0].strip()
+    name, colon, tail = (part.strip() for part in match[2].partition(":"))
+    try:
+        scale = float(tail) if colon else 1.0
+    except ValueError:
+        name = ""
+    if not name:
+        raise ArgumentError(
+            f"Got {tag:.80}: expected <lora:NAME>, or <lora:NAME:0.8> with one strength. "
+            "With --grammar plain every letter is taken as it stands."
+        )
+    return Scaled(path=str(find(name.removesuffix(SUFFIX), folder, tag)), scale=scale)
+
+
+def find(name: str, folder: Path, tag: str) -> Path:
+    """The file of a name, also in a folder below: "styles/ink".
+
+    tag : that named it
+    """
+    steps = name.split("/")
+    if "\\" in name or "\0" in name or any(step in ("", ".", "..") for step in steps):
+        raise ArgumentError(f"Got {tag:.80}: expected the name of a file in {folder}.")
+    place = Path(expanduser(folder))
+    path = place.joinpath(*steps[:-1], steps[-1] + SUFFIX)
+    try:
+        if path.is_file():
+            return path
+        known = [
+            str(found.relative_to(place).with_suffix("")) for found in place.rglob(f"*{SUFFIX}")
+        ]
+        there = place.is_dir()
+    except OSError as error:
+        raise ArgumentError(f"Cannot look for {tag:.80} in {folder}: {error}.") from error
+    if not there:
+        raise ArgumentError(
+            f"No folder {folder} to look for {tag:.80} in: say where with --lora-dir."
+        )
+    close = difflib.get_close_matches(name, sorted(known), n=CLOSE, cutoff=0.4)
+    hint = f"Did you mean {' or '.join(close)}?" if close else f"It holds {len(known):,} LoRAs."
+    raise ArgumentError(
+        f"No LoRA {name!r:.80} in {folder}. {hint} Another folder is given with --lora-dir."
+    )

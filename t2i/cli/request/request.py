@@ -1,0 +1,256 @@
+"""What is asked for, and how a model likes to be asked."""
+
+import math
+import re
+import secrets
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Literal
+
+from t2i.cli.request.input_files import Embedding, File, Scaled, check_count
+from t2i.cli.request.prompt_edits import Edited
+from t2i.cli.request.upscaling import Upscale
+from t2i.denoiser.sampling_defaults import MOST_STEPS, read_sampling
+from t2i.errors import ArgumentError
+from t2i.pictures import MAX_PIXELS
+from t2i.terminal import several
+from t2i.text.prompt import Prompt
+
+Grammar = Literal["a1111", "comfy", "plain"]
+"""How a prompt is read: as in one of these tools, or every letter as it stands."""
+MAX_PICTURES = 10_000
+DRAWN_SEEDS = 2**32
+"""A seed that nobody chose lies below this: ten digits at most, short enough to type again."""
+MAX_SEED = 2**53
+"""Whole numbers up to this survive every JSON reader."""
+MAX_GUIDANCE = 10_000
+"""Far above any use; at 1e30 nothing but overflow is drawn."""
+MAX_LETTERS = 20_000
+"""Of a prompt; a hundred times what the largest text encoder reads at once."""
+SIZE = re.compile(r"(\d{1,6})(?:x(\d{1,6}))?", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One picture but for its seed; None is what was left to the model."""
+
+    prompt: str
+    negative_prompt: str = ""
+    model: str = "embedded"
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    sampler: str | None = None
+    width: int | None = None
+    height: int | None = None
+    grammar: Grammar = "plain"
+    guidance_method: str | None = None
+    """As t2i.conditioning.guidance_registry.parse_guidance reads it.
+
+    None: classifier-free guidance.
+    """
+    loras: tuple[Scaled, ...] = ()
+    embeddings: tuple[Embedding, ...] = ()
+    ip_adapter: File | None = None
+    image_prompt: Scaled | None = None
+    """What the IP-Adapter looks at."""
+    image: File | None = None
+    """To be changed rather than drawn from noise; of the mask, if there is one, the white part."""
+    mask: File | None = None
+    strength: float | None = None
+    upscale: Upscale | None = None
+    """To be made larger by, once it is drawn; width and height are those before."""
+    edited: Edited | None = None
+    """What is drawn together with it, and tied to it by edits of attention."""
+
+    def __post_init__(self) -> None:
+        check_text("PROMPT", self.prompt)
+        check_text("--negative", self.negative_prompt)
+        steps = self.num_inference_steps
+        if steps is not None and not 1 <= steps <= MOST_STEPS:
+            raise ArgumentError(
+                f"Got --steps {steps}: expected a whole number from 1 to {MOST_STEPS:,}."
+            )
+        scale = self.guidance_scale
+        if scale is not None and not (math.isfinite(scale) and abs(scale) <= MAX_GUIDANCE):
+            raise ArgumentError(
+                f"Got --guidance {scale}: expected a finite number, such as 7.5, up to "
+                f"{MAX_GUIDANCE:,}."
+            )
+        if self.width is not None and self.height is not None:
+            factor = 1.0 if self.upscale is None else self.upscale.factor
+            check_size(int(self.width * factor), int(self.height * factor))
+        check_upscale(self.upscale, self.num_inference_steps)
+        if self.strength is not None and not 0 <= self.strength <= 1:
+            raise ArgumentError(
+                f"Got --strength {self.strength}: expected a number from 0 (the picture as it is) "
+                "to 1."
+            )
+        check_count("--lora", self.loras)
+        check_count("--embedding", self.embeddings)
+        together: tuple[str, ...] = ()
+        if self.edited is not None:
+            check_edited(self.edited, self)
+            together = self.edited.prompts
+            for text in together:
+                check_text("A prompt drawn together with it", text)
+        for text in (self.prompt, self.negative_prompt, *together):
+            self.spoken(text)
+        if self.guidance_method is not None:
+            # Here, for it imports torch, which most requests need much later.
+            from t2i.conditioning.guidance_registry import parse_guidance
+
+            if self.guidance_method.partition(":")[0].strip().lower() == "and":
+                raise ArgumentError(
+                    "Got --method and: prompts are composed by writing AND into them, as in "
+                    '"a cat AND a dog :0.5".'
+                )
+            parse_guidance(self.guidance_method, self.guidance_scale or 1.0)
+
+    def spoken(self, text: str) -> str | Prompt:
+        """A prompt as a pipeline is given it. Raises ArgumentError for a slip in its grammar."""
+        if self.grammar == "plain":
+            return text
+        try:
+            return Prompt(text, dialect=self.grammar)
+        except ArgumentError as error:
+            hint = "With --grammar plain every letter is taken as it stands."
+            raise ArgumentError(f"{error}\n{hint}") from error
+
+    def with_defaults(self, defaults: "Defaults") -> "Request":
+        """Fill in what was left open and is known now."""
+        names = [field.name for field in fields(defaults)]
+        missing = {name: getattr(defaults, name) for name in names if getattr(self, name) is None}
+        return replace(self, **missing)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What somebody said of a request, named as there; None is what was not said."""
+
+    negative_prompt: str | None = None
+    model: str | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    sampler: str | None = None
+    width: int | None = None
+    height: int | None = None
+    grammar: Grammar | None = None
+    guidance_method: str | None = None
+    loras: tuple[Scaled, ...] | None = None
+    embeddings: tuple[Embedding, ...] | None = None
+    ip_adapter: File | None = None
+    image_prompt: Scaled | None = None
+    image: File | None = None
+    mask: File | None = None
+    strength: float | None = None
+    upscale: Upscale | None = None
+
+    def over(self, request: Request) -> Request:
+        """The request, with what was said in the place of what stood there."""
+        said = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(
+            request, **{name: value for name, value in said.items() if value is not None}
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Defaults:
+    """Named as in Request."""
+
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    sampler: str | None = None
+    strength: float | None = None
+
+
+def read_defaults(folder: Path) -> Defaults:
+    """How the model likes to be sampled; a folder without t2i.json leaves everything open."""
+    sampling = read_sampling(folder)
+    return Defaults(
+        num_inference_steps=sampling.steps,
+        guidance_scale=sampling.guidance_scale,
+        sampler=sampling.sampler,
+    )
+
+
+def choose_seeds(first: int | None, num: int) -> range:
+    """One seed per picture, counting up from `first`, which is drawn if it is not given."""
+    check_num(num)
+    first = choose_seed(first)
+    choose_seed(first + num - 1)
+    return range(first, first + num)
+
+
+def check_num(num: int) -> None:
+    if not 1 <= num <= MAX_PICTURES:
+        raise ArgumentError(f"Got --num {num}: expected a whole number from 1 to {MAX_PICTURES}.")
+
+
+def choose_seed(seed: int | None) -> int:
+    """The seed that was given, or one that is drawn."""
+    if seed is None:
+        return secrets.randbelow(DRAWN_SEEDS)
+    if not 0 <= seed <= MAX_SEED:
+        raise ArgumentError(f"Got --seed {seed}: expected a whole number from 0 to {MAX_SEED}.")
+    return seed
+
+
+def parse_size(text: str, name: str = "--size") -> tuple[int, int]:
+    """Width and height of "512x384", or of "512" for a square."""
+    match = SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ArgumentError(
+            f"Got {name} {text!r:.80}: expected width x height in pixels, as in 512x384, "
+            "or one number for a square."
+        )
+    width, height = match.groups()
+    return int(width), int(height or width)
+
+
+def check_upscale(upscale: Upscale | None, steps: int | None) -> None:
+    """Before the small picture is drawn: image to image refuses what leaves it no step."""
+    if upscale is not None and steps is not None and int(steps * upscale.strength) < 1:
+        raise ArgumentError(
+            f"Got --upscale {upscale.typed} with {several(steps, 'step')}: its strength leaves "
+            "none of them. Raise it, as in --upscale "
+            f"{upscale.factor:g}:{math.ceil(100 / steps) / 100:g}, or take more --steps."
+        )
+
+
+def check_edited(edited: Edited, request: Request) -> None:
+    """Raise ArgumentError where the request asks for what cannot be drawn under edits."""
+    if request.prompt != edited.prompts[edited.picture]:
+        raise ArgumentError(
+            f"Picture {edited.picture} of the edited ones is of "
+            f"{edited.prompts[edited.picture]!r}, but the prompt is {request.prompt!r}."
+        )
+    for name, option in (("image", "--image"), ("ip_adapter", "--ip-adapter")):
+        if getattr(request, name) is not None:
+            raise ArgumentError(
+                f"Got {option} for a picture that was edited by its words: these cannot be "
+                "drawn together. Leave one of them out."
+            )
+
+
+def check_size(width: int, height: int) -> None:
+    """Refuse what no picture file of ours could be read back from."""
+    if width * height > MAX_PIXELS:
+        raise ArgumentError(
+            f"Got a size of {width}x{height}: a picture has at most "
+            f"{MAX_PIXELS // 1_000_000} million pixels."
+        )
+
+
+def check_text(name: str, text: str) -> None:
+    if len(text) > MAX_LETTERS:
+        raise ArgumentError(
+            f"{name} is {several(len(text), 'letter')} long, at most {MAX_LETTERS:,} are read. "
+            "Shorten it."
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ArgumentError(
+            f"{name} is not valid UTF-8 at character {error.start}: {text!r:.80}. "
+            "Check the encoding of the terminal or of the script that wrote it."
+        ) from error

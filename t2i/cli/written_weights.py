@@ -1,0 +1,96 @@
+"""Weights that a command writes; what stands under their name stays, unless it may be lost."""
+
+import json
+import os
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from t2i.atomic_files import check_names
+from t2i.atomic_folders import free_place, whole_folder
+from t2i.errors import ArgumentError, OutputError
+from t2i.safe_reading import MODEL_CONFIG, read_json
+
+if TYPE_CHECKING:
+    from pipelines.base.pipeline import Pipeline
+    from t2i.adapters import Lora
+
+Layout = Literal["diffusers", "kohya", "peft"]
+Precision = Literal["fp16", "bf16", "fp32"]
+
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what stands under that name.")
+]
+To = Annotated[Layout, typer.Option("--to", help="The layout of what is written.")]
+FamilyOption = Annotated[
+    Literal["sd1", "sd2", "sdxl"] | None,
+    typer.Option(
+        help="Of the models that a kohya file is for.", show_default="read off its layers"
+    ),
+]
+PrecisionOption = Annotated[Precision, typer.Option(help="Of the weights in the files.")]
+
+
+def check_free(out: Path, overwrite: bool, *, folder: bool = False) -> None:
+    """Raise unless `out` may be written: as a file that ends in .safetensors, or as a folder."""
+    check_names([out])
+    if folder and out.is_file():
+        raise OutputError(f"{out} is a file, and what is written is a folder: choose another name.")
+    if not folder:
+        if out.suffix != ".safetensors":
+            raise ArgumentError(f"Got {out}: expected a file name that ends in .safetensors.")
+        if out.is_dir():
+            raise OutputError(f"{out} is a folder, and what is written is a file.")
+    if out.is_dir() and any(out.iterdir()) and not holds_weights(out):
+        raise OutputError(
+            f"{out} holds other things than a model or a LoRA, and is not replaced: choose another "
+            "name."
+        )
+    if os.path.lexists(out) and not overwrite:
+        raise OutputError(
+            f"{out} exists and is not replaced: choose another name, or give --overwrite."
+        )
+
+
+def place_for(out: Path, overwrite: bool) -> AbstractContextManager[Path]:
+    """Where to write what is to be `out`: another command may be quicker than check_free saw."""
+    return nullcontext(out) if overwrite else free_place(out)
+
+
+def holds_weights(folder: Path) -> bool:
+    marks = ("model_index.json", "adapter_config.json", "*/adapter_config.json")
+    return any(next(folder.glob(mark), None) for mark in marks)
+
+
+def write_lora(out: Path, lora: "Lora", to: Layout, family: str | None, layers: int = 2) -> None:
+    from t2i.adapters import Facts, write_diffusers, write_kohya, write_peft
+
+    if to == "diffusers":
+        write_diffusers(out, lora)
+    elif to == "peft":
+        write_peft(out, lora)
+    else:
+        facts = Facts(
+            family=family,  # type: ignore[arg-type]  # typer has checked it
+            title=out.stem,
+            layers_per_block=layers,
+        )
+        write_kohya(out, lora, facts)
+
+
+def write_model(out: Path, pipe: "Pipeline", precision: Precision) -> None:
+    """A model folder that every diffusers tool reads."""
+    import torch
+
+    from t2i.library_messages import quietly
+
+    kinds = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+    with quietly(), whole_folder(out) as new:
+        pipe.to(kinds[precision])
+        pipe.save_pretrained(new)
+        # Left alone transformers takes the precision of the file, and diffusers float32.
+        for path in new.glob("text_encoder*/config.json"):
+            config = read_json(path, MODEL_CONFIG) | {"dtype": "float32"}
+            path.write_text(json.dumps(config, indent=2) + "\n", "utf-8")

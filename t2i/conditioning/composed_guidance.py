@@ -1,0 +1,63 @@
+"""Several prompts, each with its weight, heard at once.
+
+B batch rows (here: pictures), C channels, H W latent size.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from t2i.conditioning.conditioning import Branch
+from t2i.conditioning.generation import Run
+from t2i.conditioning.guidance import check_number, check_scales, rescale_contrast
+from t2i.errors import ArgumentError
+
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """Conjunction of prompts (Liu et al. 2022, https://arxiv.org/abs/2206.01714, "AND").
+
+    eps = uncond + scale * sum_i w_i (cond_i - uncond). The paper has no common scale: its w_i are
+    ours times `scale`, so that a prompt of one part is guided as ever. A negative weight leads away
+    from a part ("NOT" in the paper).
+
+    Part 0 of the prompt is told to the branch "cond", part i to the branch "cond<i>": who makes the
+    Conditioning gives each its own text.
+    """
+
+    weights: tuple[float, ...]
+    scale: float
+    rescale: float = 0.0
+    """How far to go back to the contrast of part 0's prediction, 0 to 1."""
+
+    def __post_init__(self) -> None:
+        check_scales(self.scale, self.rescale)
+        if not isinstance(self.weights, tuple) or not self.weights:
+            raise ArgumentError(
+                f"Got weights={self.weights!r}, expected a tuple with one number for each part of "
+                "the prompt, such as (1.0, 0.5)."
+            )
+        for weight in self.weights:
+            check_number("weights", weight)
+
+    @property
+    def parts(self) -> tuple[Branch, ...]:
+        """The branch of each part of the prompt."""
+        return ("cond", *(f"cond{i}" for i in range(1, len(self.weights))))
+
+    @property
+    def needs(self) -> tuple[Branch, ...]:
+        return ("uncond", *self.parts)
+
+    def branches(self, run: Run) -> tuple[Branch, ...]:
+        return self.needs
+
+    def combine(self, predictions: Mapping[Branch, Tensor], run: Run) -> Tensor:
+        uncond_BCHW = predictions["uncond"]
+        first_BCHW, *others_BCHW = (
+            w_i * (predictions[part] - uncond_BCHW)
+            for w_i, part in zip(self.weights, self.parts, strict=True)
+        )
+        guided_BCHW = uncond_BCHW + self.scale * sum(others_BCHW, start=first_BCHW)
+        return rescale_contrast(guided_BCHW, predictions["cond"], self.rescale)

@@ -1,0 +1,61 @@
+"""Guidance for a part of the run.
+
+B batch rows (here: pictures), C channels, H W latent size.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from t2i.conditioning.conditioning import Branch
+from t2i.conditioning.generation import Guidance, Run
+from t2i.conditioning.guidance import check_number
+from t2i.errors import ArgumentError
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Guidance in a limited interval (Kynkaanniemi et al. 2024, https://arxiv.org/abs/2404.07724).
+
+    Of a run of N turns those from int(start * N) up to, not including, int(stop * N) are guided.
+    The others compute the prompt's branch alone. The paper bounds the noise level sigma instead of
+    the turn; fractions of the run need no knowledge of the sampler, and mean what diffusers means.
+    """
+
+    guidance: Guidance
+    start: float = 0.0
+    stop: float = 1.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.guidance, Interval) or not hasattr(self.guidance, "combine"):
+            raise ArgumentError(
+                f"Got guidance={self.guidance!r}, expected a guidance that is no interval itself."
+            )
+        check_number("start", self.start)
+        check_number("stop", self.stop)
+        if not 0 <= self.start < self.stop <= 1:
+            raise ArgumentError(
+                f"Got start={self.start} and stop={self.stop}, expected fractions of the run with "
+                "0 <= start < stop <= 1, such as 0.2 and 0.8."
+            )
+        others = [b for b in self.needs if b.startswith("cond") and b != "cond"]
+        if others:
+            raise ArgumentError(
+                "Got an Interval around a composed guidance: outside it only the first part of the "
+                f"prompt would be heard, not {', '.join(others)}. Leave out start and stop."
+            )
+
+    @property
+    def needs(self) -> tuple[Branch, ...]:
+        return self.guidance.needs
+
+    def holds(self, run: Run) -> bool:
+        first, end = (int(fraction * run.num_steps) for fraction in (self.start, self.stop))
+        return first <= run.step < end
+
+    def branches(self, run: Run) -> tuple[Branch, ...]:
+        return self.guidance.branches(run) if self.holds(run) else ("cond",)
+
+    def combine(self, predictions: Mapping[Branch, Tensor], run: Run) -> Tensor:
+        return self.guidance.combine(predictions, run) if self.holds(run) else predictions["cond"]

@@ -1,0 +1,74 @@
+"""Guidance away from what the model predicts when its self-attention sees nothing.
+
+B batch rows (here: pictures), C channels, H W latent size.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from t2i.conditioning.conditioning import Branch
+from t2i.conditioning.generation import Guidance, Run
+from t2i.conditioning.guidance import check_number, check_scales, rescale_contrast
+from t2i.conditioning.guidance_interval import Interval
+from t2i.errors import ArgumentError
+
+
+@dataclass(frozen=True, slots=True)
+class PerturbedAttention:
+    """Perturbed-attention guidance (Ahn et al. 2024, https://arxiv.org/abs/2403.17377).
+
+    cond + s (cond - perturbed), where the perturbed branch is told the prompt but its
+    self-attention map is the identity at `sites`; above scale 1 together with classifier-free
+    guidance: uncond + scale (cond - uncond) + s (cond - perturbed).
+    Who calls the denoiser perturbs the rows: see t2i/denoiser/perturbed_attention.py.
+    """
+
+    scale: float
+    perturbed_scale: float = 3.0
+    """The paper's s."""
+    sites: tuple[str, ...] = ("mid",)
+    """Where to perturb: regular expressions, each searched in the names of the modules."""
+    rescale: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_scales(self.scale, self.rescale)
+        check_number("perturbed_scale", self.perturbed_scale)
+        if self.perturbed_scale <= 0:
+            raise ArgumentError(
+                f"Got perturbed_scale={self.perturbed_scale}, expected a number above 0, such as 3."
+            )
+        if (
+            not isinstance(self.sites, tuple)
+            or not self.sites
+            or not all(isinstance(site, str) and site for site in self.sites)
+        ):
+            raise ArgumentError(
+                f"Got sites={self.sites!r}, expected a tuple of parts of module names, such as "
+                "('mid',)."
+            )
+
+    @property
+    def needs(self) -> tuple[Branch, ...]:
+        return ("uncond", "cond", "perturbed") if self.scale > 1 else ("cond", "perturbed")
+
+    def branches(self, run: Run) -> tuple[Branch, ...]:
+        return self.needs
+
+    def combine(self, predictions: Mapping[Branch, Tensor], run: Run) -> Tensor:
+        cond_BCHW = predictions["cond"]
+        guided_BCHW = cond_BCHW
+        if self.scale > 1:
+            uncond_BCHW = predictions["uncond"]
+            guided_BCHW = uncond_BCHW + self.scale * (cond_BCHW - uncond_BCHW)
+        away_BCHW = cond_BCHW - predictions["perturbed"]
+        guided_BCHW = guided_BCHW + self.perturbed_scale * away_BCHW
+        return rescale_contrast(guided_BCHW, cond_BCHW, self.rescale)
+
+
+def sites_of(guidance: Guidance) -> tuple[str, ...]:
+    """Where this guidance wants self-attention perturbed; empty for most."""
+    if isinstance(guidance, Interval):
+        return sites_of(guidance.guidance)
+    return guidance.sites if isinstance(guidance, PerturbedAttention) else ()

@@ -1,0 +1,128 @@
+"""Guidance whose push towards more contrast is taken out.
+
+B batch rows (here: pictures), C channels, H W latent size.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from t2i.conditioning.conditioning import Branch
+from t2i.conditioning.generation import Run
+from t2i.conditioning.guidance import check_number, check_scales, rescale_contrast
+from t2i.errors import ArgumentError, nearest
+
+Space = Literal["denoised", "prediction"]
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptiveProjected:
+    """Adaptive projected guidance, APG (Sadat et al. 2024, https://arxiv.org/abs/2410.02416).
+
+    The difference of the branches gets momentum, a bounded length, and less of what is parallel to
+    the conditional prediction: D_cond + (scale - 1) (orthogonal + eta * parallel).
+
+    As in the paper, D is the clean picture that a prediction stands for, whatever the model
+    predicts: the result is turned back into a prediction. With `space="prediction"` D is the
+    prediction itself, which is what diffusers' guider does; for models that predict noise almost
+    nothing is parallel there.
+
+    The running average belongs to the run (`Run.notes`) and is one per picture. It moves once a
+    turn: twice a step with second-order samplers.
+    """
+
+    needs: ClassVar[tuple[Branch, ...]] = ("uncond", "cond")
+
+    scale: float
+    momentum: float = -0.5
+    """The paper's beta; below 0 the average pushes away from where it has been. 0: none."""
+    norm_threshold: float = 15.0
+    """The paper's r: the longest that the difference of a picture may be. 0: no bound. It is a
+    length over all values of the latents, so larger pictures want more."""
+    eta: float = 0.0
+    """How much of the parallel part stays: 1 is all of it, as in classifier-free guidance."""
+    rescale: float = 0.0
+    space: Space = "denoised"
+
+    def __post_init__(self) -> None:
+        check_scales(self.scale, self.rescale)
+        for name in ("momentum", "norm_threshold", "eta"):
+            check_number(name, getattr(self, name))
+        if not -1 < self.momentum < 1:
+            raise ArgumentError(
+                f"Got momentum={self.momentum}, expected a number between -1 and 1: beyond, the "
+                "average grows without bound."
+            )
+        if self.norm_threshold < 0:
+            raise ArgumentError(
+                f"Got norm_threshold={self.norm_threshold}, expected a length, or 0 for no bound."
+            )
+        if self.space not in get_args(Space):
+            raise ArgumentError(
+                f"Got space={self.space!r}. {nearest(str(self.space), get_args(Space))}"
+            )
+
+    def branches(self, run: Run) -> tuple[Branch, ...]:
+        return self.needs
+
+    def combine(self, predictions: Mapping[Branch, Tensor], run: Run) -> Tensor:
+        cond_BCHW = predictions["cond"]
+        a, b = self.denoised_factors(run)
+        D_cond_BCHW = (
+            cond_BCHW if self.space == "prediction" else a * run.latents_BCHW + b * cond_BCHW
+        )
+        diff_BCHW = b * (cond_BCHW - predictions["uncond"])
+
+        diff_BCHW = self.with_momentum(diff_BCHW, run)
+        diff_BCHW = bounded(diff_BCHW, self.norm_threshold)
+        parallel_BCHW, orthogonal_BCHW = project(diff_BCHW, D_cond_BCHW)
+        update_BCHW = orthogonal_BCHW + self.eta * parallel_BCHW
+
+        # D_cond + (scale - 1) update, turned back: the latents' part cancels out.
+        guided_BCHW = cond_BCHW + (self.scale - 1) / b * update_BCHW
+        return rescale_contrast(guided_BCHW, cond_BCHW, self.rescale)
+
+    def denoised_factors(self, run: Run) -> tuple[float, float]:
+        """The a and b of this turn in D = a * latents + b * prediction."""
+        if self.space == "prediction":
+            return 0.0, 1.0
+        if not run.denoised_factors:
+            raise ArgumentError(
+                "Adaptive projected guidance needs Run.denoised_factors, to know the clean picture "
+                "of a prediction: set it from "
+                "t2i.denoiser.predicted_original.denoised_factors(scheduler), or "
+                "choose space='prediction'."
+            )
+        return run.denoised_factors[run.step]
+
+    def with_momentum(self, diff_BCHW: Tensor, run: Run) -> Tensor:
+        """The running average that this difference moves on."""
+        if self.momentum == 0:
+            return diff_BCHW
+        before_BCHW = run.notes.get("apg_average")
+        if before_BCHW is not None:
+            diff_BCHW = diff_BCHW + self.momentum * before_BCHW
+        run.notes["apg_average"] = diff_BCHW
+        return diff_BCHW
+
+
+def bounded(diff_BCHW: Tensor, r: float) -> Tensor:
+    """Each picture's difference, shortened to length r where it is longer."""
+    if r == 0:
+        return diff_BCHW
+    length_B111: Tensor = torch.linalg.vector_norm(diff_BCHW, dim=(1, 2, 3), keepdim=True)
+    return diff_BCHW * (r / length_B111).clamp(max=1)
+
+
+def project(diff_BCHW: Tensor, D_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """The parts of each picture's difference parallel and orthogonal to D, summed in double."""
+    # Apple's devices have no double.
+    dtype = torch.float32 if diff_BCHW.device.type == "mps" else torch.float64
+    wide_BCHW, D_BCHW = diff_BCHW.to(dtype), D_BCHW.to(dtype)
+    length_B111 = torch.linalg.vector_norm(D_BCHW, dim=(1, 2, 3), keepdim=True)
+    unit_BCHW = D_BCHW / length_B111.clamp(min=1e-12)
+    parallel_BCHW = (wide_BCHW * unit_BCHW).sum(dim=(1, 2, 3), keepdim=True) * unit_BCHW
+    return parallel_BCHW.to(diff_BCHW), (wide_BCHW - parallel_BCHW).to(diff_BCHW)

@@ -1,0 +1,77 @@
+"""Where a model lies: the folder or the file that a name, a path or an id of the hub stands for.
+
+Nothing here imports torch, for `t2i models` and `t2i show` ask too.
+"""
+
+import os
+from os.path import expanduser
+from pathlib import Path
+
+from t2i.atomic_folders import recover
+from t2i.denoiser.loading import hub
+from t2i.errors import ModelError, nearest
+
+ASSETS = Path(__file__).parents[2] / "assets"
+NOTES = "t2i.json"
+"""Beside a model of ours: how it was trained, and how it likes to be sampled."""
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+
+
+def resolve(name_or_path: str | os.PathLike[str], variant: str | None = None) -> Path:
+    """The folder or the safetensors file of a model.
+
+    Takes a path, the name of one of EMBEDDED, or the id of a model of the Hugging Face hub
+    ("owner/name", "owner/name@revision"). What lies here wins over what lies there; `variant`
+    chooses among the weights that a hub model offers.
+    """
+    if not isinstance(name_or_path, str | os.PathLike) or not os.fspath(name_or_path):
+        raise ModelError(
+            f"Got the model {name_or_path!r}, expected a name such as 'embedded', a path or a hub "
+            "id."
+        )
+    name = os.fspath(name_or_path)
+    path = EMBEDDED.get(name, Path(expanduser(name)))
+    recover(path)
+    try:
+        if path.is_dir() or (path.is_file() and path.suffix == ".safetensors"):
+            return path
+        is_file = path.is_file()
+    except OSError as error:  # longer than a path may be
+        raise ModelError(f"The model {name[:80]!r}... is no path: {error.strerror}.") from error
+
+    if name in EMBEDDED:
+        raise ModelError(
+            f"The model {name!r} is not installed: make it with `make train-embedded`."
+        )
+    if path.suffix in PICKLES:
+        raise ModelError(
+            f"Refused the pickled model {name}: loading it can run any code. "
+            "Get its safetensors version, or convert it where you trust it."
+        )
+    if is_file:
+        raise ModelError(
+            f"{name} is a file, expected a model folder as diffusers saves it, or a .safetensors "
+            "checkpoint."
+        )
+    unknown = (
+        f"Unknown model {name!r}: neither a known name nor a folder. "
+        f"{nearest(name, [*EMBEDDED, *neighbours(path), *hub.cached()])} `t2i models` says more of "
+        "those that are here."
+    )
+    if not hub.is_id(name):
+        raise ModelError(unknown)
+    try:
+        return hub.download(name, variant)
+    except ModelError as error:
+        raise ModelError(f"{unknown} {error}") from error
+
+
+def neighbours(folder: Path) -> list[str]:
+    """Model folders beside the one that is not there."""
+    if not folder.parent.is_dir():
+        return []
+    return [str(index.parent) for index in folder.parent.glob("*/model_index.json")]
+
+
+EMBEDDED: dict[str, Path] = {"embedded": ASSETS / "embedded"}
+"""Models that come with the package."""

@@ -1,0 +1,71 @@
+"""diffusers' own conversion of a checkpoint's tensors, run without memory: what becomes of each."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.loaders.single_file_utils import (
+    convert_ldm_clip_checkpoint,
+    convert_ldm_unet_checkpoint,
+    convert_ldm_vae_checkpoint,
+    convert_open_clip_checkpoint,
+)
+from torch import Tensor, nn
+
+from t2i.denoiser.loading.weight_checks import Shapes
+
+TRANSFORMER = ".transformer."
+"""Ends the prefix of a text encoder that transformers saved; others are in OpenCLIP's layout."""
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """shapes : under diffusers' names
+    dropped : tensors of the file that are in none of them
+    """
+
+    shapes: Shapes
+    dropped: Collection[str]
+
+
+class Traced(Tensor):
+    """A tensor that knows the name it came from; so do its views and copies."""
+
+    origin: str = ""
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Collection[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        call: Callable[..., Any] = super().__torch_function__
+        result = call(func, types, args, kwargs or {})
+        if isinstance(result, Traced):
+            result.origin = args[0].origin
+        return result
+
+
+def convert(
+    part: str, prefix: str, model: nn.Module, config: Mapping[str, object], found: Shapes
+) -> Converted:
+    """What a part's tensors become. Raises whatever the conversion does where one is missing."""
+    tensors: dict[str, Tensor] = {}
+    for name, shape in found.items():
+        traced = torch.empty(shape, device="meta").as_subclass(Traced)
+        traced.origin = name
+        tensors[name] = traced
+    result: dict[str, Traced]
+    if part == "unet":
+        result = convert_ldm_unet_checkpoint(tensors, config)
+    elif part == "vae":
+        result = convert_ldm_vae_checkpoint(tensors, config)
+    elif prefix.endswith(TRANSFORMER):
+        result = convert_ldm_clip_checkpoint(tensors)
+    else:
+        result = convert_open_clip_checkpoint(model, tensors, prefix=prefix)
+    shapes = {name: tuple(tensor.shape) for name, tensor in result.items()}
+    return Converted(shapes, found.keys() - {tensor.origin for tensor in result.values()})

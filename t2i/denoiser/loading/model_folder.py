@@ -1,0 +1,188 @@
+"""The folder of a model, checked before anything is loaded."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
+
+from torch import nn
+
+from t2i.denoiser.loading.config_checks import (
+    check_code,
+    check_config,
+    check_tokenizer_config,
+    entries,
+)
+from t2i.denoiser.loading.model_parts import CLASSES, LAYOUTS, LIBRARIES, PIPELINES, Layout
+from t2i.denoiser.loading.trial_pass import try_pass, try_scheduler
+from t2i.denoiser.loading.weight_checks import check_weights, read_json
+from t2i.errors import ModelError, nearest
+
+NAMED = {*CLASSES, "feature_extractor", "safety_checker"}
+"""Parts that an index may name, also such as are not loaded."""
+LARGEST_TOKENIZER = 64_000_000
+"""Bytes of one file: the largest vocabularies, of a quarter of a million words, take 17 million."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a checked folder holds."""
+
+    kind: str
+    """One of LAYOUTS."""
+    parts: Mapping[str, str]
+    """Part -> its class. Parts that the caller brings, or that are not there, are left out."""
+
+
+def check_folder(
+    folder: Path, variant: str | None = None, given: Collection[str] = frozenset()
+) -> Contents:
+    """Raise ModelError unless every part that the model's kind needs is in `folder`, whole.
+
+    `given` names the parts that the caller brings along. No weights are loaded and no code of the
+    folder is run; a pass without memory shows that the parts run, and fit one
+    another; other parts it may have, such as a safety checker, are never looked at.
+    """
+    if not folder.is_dir():
+        raise ModelError(f"{folder} is not a folder.")
+    if not (folder / "model_index.json").is_file():
+        instead = "".join(
+            f" It has a LoRA: give its base as the model and --lora {quote(str(lora))}"
+            for lora in sorted(folder.glob("*lora*.safetensors"))[:1]
+        )
+        raise ModelError(
+            f"{folder} has no model_index.json: expected a pipeline folder as diffusers saves it."
+            f"{instead}"
+        )
+    check_inside(folder, [folder / "model_index.json"])
+    index = read_json(folder / "model_index.json")
+    layout = layout_of(folder, index)
+
+    def there(part: str) -> bool:
+        return index.get(part) not in (None, [None, None]) and (folder / part).is_dir()
+
+    wanted = [*layout.required]
+    if any(map(there, layout.together)):
+        wanted += layout.together
+    wanted += filter(there, layout.optional)
+    parts: dict[str, str] = {}
+    models: dict[str, nn.Module] = {}
+    for part in wanted:
+        if part in given:
+            continue
+        if not there(part):
+            needed = layout.required + layout.together * (part in layout.together)
+            raise ModelError(
+                f"{folder} has no {part}: expected the parts {', '.join(needed)}, each in its "
+                "folder."
+            )
+        if (model := check_part(folder, part, index[part], variant)) is not None:
+            models[part] = model
+        parts[part] = index[part][1]
+    try_pass(models, {part: folder / part / "config.json" for part in models})
+    return Contents(layout.name, parts)
+
+
+def layout_of(folder: Path, index: Mapping[str, object]) -> Layout:
+    """The kind of model that an index describes; refused where it asks for code of its own."""
+    for key, value in entries(index):
+        check_code(folder / "model_index.json", key, value)
+    for part, entry in index.items():
+        checked_later = part in CLASSES and (folder / part).is_dir()
+        if not checked_later and isinstance(entry, list) and not names_a_class(entry):
+            raise ModelError(
+                f"Refused {folder}: its model_index.json has {part} {entry}, which asks for code "
+                f"of its own; expected classes of diffusers and transformers."
+            )
+        if not checked_later and part in NAMED and not isinstance(entry, list | None):
+            raise ModelError(
+                f"{folder / 'model_index.json'} has {part} = {entry!r:.80}, expected a library and "
+                'a class such as ["transformers", "CLIPTextModel"]: correct it, or copy the file '
+                "from the model again."
+            )
+    for key in ("force_zeros_for_empty_prompt", "requires_aesthetics_score"):
+        if not isinstance(index.get(key), bool | None):
+            raise ModelError(
+                f"{folder / 'model_index.json'} has {key} = {index[key]!r:.80}, expected true or "
+                "false."
+            )
+    pipeline = str(index.get("_class_name", ""))
+    if pipeline not in PIPELINES:
+        raise ModelError(
+            f"{folder} is the model of a pipeline {pipeline!r}, which is none of those that can "
+            f"be loaded. {nearest(pipeline, PIPELINES)}"
+        )
+    return LAYOUTS[PIPELINES[pipeline]]
+
+
+def names_a_class(entry: list[object]) -> bool:
+    """Whether an entry of an index names a class of one of LIBRARIES, or none at all."""
+    sound = len(entry) == 2 and all(isinstance(one, str | None) for one in entry)
+    return sound and entry[0] in LIBRARIES
+
+
+def check_part(folder: Path, part: str, entry: object, variant: str | None) -> nn.Module | None:
+    """Raise ModelError unless the part is of a known class and whole; its skeleton, if any."""
+    library, class_name = entry if isinstance(entry, list) and len(entry) == 2 else ("", entry)
+    known_library, known_classes = CLASSES[part]
+    if library != known_library or str(class_name) not in known_classes:
+        raise ModelError(
+            f"{folder / 'model_index.json'} has {part} = {entry!r:.80}, expected one of "
+            f"{known_library}: {', '.join(sorted(known_classes))}."
+        )
+
+    place = folder / part
+    check_inside(folder, [place, *place.rglob("*")])
+    own = part.removeprefix("prior_")
+    if own == "scheduler":
+        try_scheduler(place / "scheduler_config.json", str(class_name))
+    elif own in ("feature_extractor", "image_processor"):
+        check_file(place / "preprocessor_config.json")
+    elif own.startswith("tokenizer"):
+        check_tokenizer(place)
+    else:
+        return check_weights(place, str(class_name), variant)
+    return None
+
+
+def check_file(path: Path) -> None:
+    check_config(path, read_json(path))
+
+
+def check_inside(folder: Path, paths: Collection[Path]) -> None:
+    """Raise ModelError for what is no plain file, or is a link to a file outside the folder.
+
+    In the hub's cache a model's files are links to blobs beside its folder: these count as inside.
+    """
+    root = folder.resolve()
+    homes = [root]
+    if root.parent.name == "snapshots":
+        homes.append(root.parent.parent / "blobs")
+    for path in paths:
+        real = path.resolve()
+        if not any(real.is_relative_to(home) for home in homes):
+            raise ModelError(
+                f"Refused {path}: it is a link to {real}, outside the folder. Copy the file here."
+            )
+        if real.exists() and not (real.is_file() or real.is_dir()):
+            raise ModelError(f"Refused {path}: it is not a plain file.")
+
+
+def check_tokenizer(place: Path) -> None:
+    """Raise ModelError unless a tokenizer has its words, in one of the forms that loaders read."""
+    config = place / "tokenizer_config.json"
+    if config.is_file():
+        check_tokenizer_config(config, read_json(config))
+    if (place / "tokenizer.json").is_file():
+        read_json(place / "tokenizer.json", LARGEST_TOKENIZER)
+        return
+    if (place / "vocab.txt").is_file():
+        return
+    if (place / "spiece.model").is_file():
+        raise ModelError(
+            f"{place} has its words in spiece.model only, which cannot be read: load the tokenizer "
+            "once with transformers and save_pretrained it, which writes tokenizer.json."
+        )
+    read_json(place / "vocab.json", LARGEST_TOKENIZER)
+    if not (place / "merges.txt").is_file():
+        raise ModelError(f"{place / 'merges.txt'} is missing: copy or download the model again.")

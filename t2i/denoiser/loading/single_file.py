@@ -1,0 +1,258 @@
+"""A model from one .safetensors checkpoint in the layout of the original Stable Diffusion code.
+
+Such a file holds weights only. The configs come from the package, or from a model folder; the
+words are CLIP's, which all these models share: of that folder, or of the hub. The conversion is
+diffusers' own.
+"""
+
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import diffusers
+import torch
+from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError
+from torch import nn
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from t2i.denoiser.finite_checks import check_weights_finite
+from t2i.denoiser.loading.address import ASSETS
+from t2i.denoiser.loading.checkpoint_contents import SD2, Checkpoint, recognise
+from t2i.denoiser.loading.config_checks import check_config
+from t2i.denoiser.loading.conversion import TRANSFORMER, convert
+from t2i.denoiser.loading.meta_models import skeleton
+from t2i.denoiser.loading.model_folder import check_inside, check_tokenizer
+from t2i.denoiser.loading.model_parts import CLASSES, LAYOUTS
+from t2i.denoiser.loading.trial_pass import load_tokenizer as load_words
+from t2i.denoiser.loading.trial_pass import loading, try_pass, try_scheduler
+from t2i.denoiser.loading.unused_tensors import is_leftover, is_text_extra
+from t2i.denoiser.loading.weight_checks import check_dtypes, compare, read_json, spell
+from t2i.denoiser.schedulers import ZERO_SNR, Scheduler
+from t2i.errors import ArgumentError, ModelError, nearest
+from t2i.safe_reading.tensors import opened_tensors
+from t2i.terminal import several
+from t2i.text.bpe import clip_tokenizer, load_bpe
+
+Component = nn.Module | CLIPTokenizer | Scheduler
+MOST_PART_TENSORS = 5000
+CLIP = "openai/clip-vit-large-patch14"
+"""Of the hub: where the words of every Stable Diffusion come from."""
+WINDOW = 77
+"""Tokens that CLIP reads at once."""
+
+
+def load_single_file(
+    path: Path,
+    *,
+    config: str | os.PathLike[str] | None = None,
+    prediction_type: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    **given: object,
+) -> dict[str, object]:
+    """The components of a checkpoint, under diffusers' names.
+
+    config : a model folder of the same architecture to take the configs, the scheduler and the
+        words from, for a model of other sizes than the published ones.
+    prediction_type : "epsilon" or "v_prediction", where the file does not say it; left open, what
+        its family usually predicts.
+    given : components that the caller brings along; they are returned as they are.
+
+    Raises ModelError before any weights are read unless every other part is in the file, whole.
+    """
+    checkpoint = recognise(path)
+    layout = LAYOUTS[checkpoint.family.layout]
+    if unknown := given.keys() - set(layout.parts):
+        name = min(unknown)
+        raise ArgumentError(f"{path} has no part {name!r}. {nearest(name, layout.parts)}")
+    if prediction_type not in (None, "epsilon", "v_prediction"):
+        raise ArgumentError(
+            f"Got prediction_type={prediction_type!r}, expected 'epsilon' or 'v_prediction'."
+        )
+    if prediction_type is not None:
+        checkpoint = replace(checkpoint, prediction_type=prediction_type)
+    folder = ASSETS / "single_file" / checkpoint.family.name if config is None else Path(config)
+
+    # everything is checked
+    wanted = [part for part in checkpoint.family.sources if part not in given]
+    checked = {part: check_part(checkpoint, part, folder) for part in wanted}
+    changes = {part: changes for part, (changes, _) in checked.items()}
+    models = {part: model for part, (_, model) in checked.items()}
+    try_pass(models, {part: folder / part / "config.json" for part in models})
+    check_known(path, checkpoint.beside(given))
+
+    # then loaded
+    with loading(path):
+        made: dict[str, object] = {
+            part: load_part(checkpoint, part, folder, changes[part], dtype) for part in wanted
+        }
+    for part, pad in checkpoint.family.pads.items():
+        if part not in given:
+            made[part] = load_tokenizer(folder / part, pad)
+    if "scheduler" not in given:
+        made["scheduler"] = load_scheduler(checkpoint, folder)
+    return made | given
+
+
+def check_part(
+    checkpoint: Checkpoint, part: str, folder: Path
+) -> tuple[dict[str, object], nn.Module]:
+    """Raise ModelError unless the part is in the file, whole; what its config must change, and the
+    part without memory."""
+    source = checkpoint.family.sources[part]
+    found = checkpoint.part(part)
+    if not found:
+        raise ModelError(f"{checkpoint.path} has no {part}: give one, with {part}=...")
+    config_path = folder / part / "config.json"
+    check_inside(folder, [config_path])
+    config = read_json(config_path)
+    check_config(config_path, config)
+
+    changes: dict[str, object] = {}
+    if part == "unet":
+        changes["in_channels"] = channels(checkpoint, config)
+        predicts_v = checkpoint.prediction_type == "v_prediction"
+        if checkpoint.family is SD2 and predicts_v and config.get("sample_size") == 64:
+            changes["sample_size"] = 96  # Those were trained at 768 pixels, the others at 512.
+    model = skeleton_of(config_path, source.class_name, config | changes)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    remedy = "If it is a model of other sizes, give a model folder of its kind with config=..."
+    if len(found) > MOST_PART_TENSORS:
+        raise ModelError(
+            f"Refused {checkpoint.path}: its {part} has {several(len(found), 'tensor')}, expected "
+            f"{len(expected)}."
+        )
+    try:
+        made = convert(part, source.prefix, model, config | changes, found)
+        extras = set(filter(is_text_extra, made.shapes)) if part.startswith("text") else ()
+        misfits = compare(expected, made.shapes, extras=extras)
+    except Exception as error:  # The conversion takes for granted what a file may lack.
+        raise ModelError(
+            f"The {part} in {checkpoint.path} is none of {checkpoint.family.name}: {error!r}. "
+            f"{remedy}"
+        ) from error
+    if misfits:
+        raise ModelError(
+            f"The {part} in {checkpoint.path} does not fit {config_path}: {misfits}. {remedy}"
+        )
+    check_known(checkpoint.path, set(made.dropped) - set(checkpoint.extras(part)))
+    extra = {*made.dropped, *checkpoint.extras(part)}
+    check_dtypes(checkpoint.path, [name for name in found if name not in extra])
+    return changes, model
+
+
+def check_known(path: Path, names: Collection[str]) -> None:
+    """Raise ModelError for tensors of which nobody knows what they are for."""
+    if names := {name for name in names if not is_leftover(name)}:
+        raise ModelError(
+            f"Refused {path}: it has {several(len(names), 'tensor')} that no model of its kind has "
+            f"({spell(names)}), and drawing without them would not be drawing with this model. "
+            "If something was merged into it, such as a motion module, a ControlNet or a LoRA, "
+            "get the model without that."
+        )
+
+
+def channels(checkpoint: Checkpoint, config: Mapping[str, object]) -> int:
+    """That the UNet reads; beside the latents, a mask and a masked picture at most."""
+    latent = config.get("out_channels", 4)
+    assert isinstance(latent, int)
+    if checkpoint.channels in (latent, 2 * latent + 1):
+        return checkpoint.channels
+    raise ModelError(
+        f"{checkpoint.path} has a UNet that reads {checkpoint.channels} channels, expected "
+        f"{latent}, or {2 * latent + 1} for inpainting. Models that edit by instruction, follow a "
+        "depth map or enlarge pictures cannot be loaded yet."
+    )
+
+
+def skeleton_of(config_path: Path, class_name: str, config: Mapping[str, object]) -> nn.Module:
+    try:
+        return skeleton(class_name, config)
+    except ModelError as error:
+        raise ModelError(f"{config_path} {error}") from error
+
+
+def load_part(
+    checkpoint: Checkpoint,
+    part: str,
+    folder: Path,
+    changes: Mapping[str, object],
+    dtype: torch.dtype,
+) -> nn.Module:
+    source = checkpoint.family.sources[part]
+    with opened_tensors(checkpoint.path) as file:
+        names = checkpoint.part(part).keys() - set(checkpoint.extras(part))
+        tensors = {name: file.get_tensor(name) for name in names}
+    if source.prefix.endswith(TRANSFORMER):
+        # Files of some merging tools leave out a name that diffusers looks for.
+        with_model = f"{source.prefix}text_model."
+        tensors = {
+            with_model + name.removeprefix(with_model).removeprefix(source.prefix): tensor
+            for name, tensor in tensors.items()
+        }
+    class_name = source.class_name
+    made: nn.Module
+    if class_name in TEXT_ENCODERS:
+        made = create_diffusers_clip_model_from_ldm(
+            TEXT_ENCODERS[class_name],
+            tensors,
+            subfolder=part,
+            config=str(folder),
+            torch_dtype=dtype,
+            local_files_only=True,
+        )
+    else:
+        made = getattr(diffusers, class_name).from_single_file(
+            tensors,
+            config=str(folder),
+            subfolder=part,
+            torch_dtype=dtype,
+            local_files_only=True,
+            **changes,
+        )
+    check_weights_finite(f"{checkpoint.path}, its {part}", made)
+    return made
+
+
+def load_tokenizer(place: Path, pad: str) -> CLIPTokenizer:
+    """The words of a model folder, or CLIP's own from the hub or its local cache."""
+    if place.is_dir():
+        check_inside(place.parent, [place, *place.rglob("*")])
+        check_tokenizer(place)
+        read: CLIPTokenizer = load_words(place, "CLIPTokenizer")
+        return read
+    # Not CLIPTokenizer.from_pretrained: where it finds nothing it makes a tokenizer without words.
+    try:
+        files = [Path(hf_hub_download(CLIP, name)) for name in ("vocab.json", "merges.txt")]
+    except (OSError, HfHubHTTPError) as error:
+        raise ModelError(
+            f"A single file carries no vocabulary, and {CLIP} cannot be had from the hub: give "
+            "config=, the folder of a Stable Diffusion of the same kind, or bring the tokenizers "
+            "along, tokenizer=CLIPTokenizer.from_pretrained(...)."
+        ) from error
+    tokenizer = clip_tokenizer(*load_bpe(files[0].parent), WINDOW)
+    tokenizer.pad_token = pad
+    return tokenizer
+
+
+def load_scheduler(checkpoint: Checkpoint, folder: Path) -> Scheduler:
+    path = folder / "scheduler" / "scheduler_config.json"
+    check_inside(folder, [path])
+    config = read_json(path) | {"prediction_type": checkpoint.prediction_type}
+    name = str(config.get("_class_name"))
+    if checkpoint.zero_snr:
+        config |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+        name = name if name in ZERO_SNR else "DDIMScheduler"
+    if name not in CLASSES["scheduler"][1]:
+        raise ModelError(f"{path} has the scheduler {name!r}, expected one of diffusers'.")
+    try_scheduler(path, name)
+    made: Scheduler = getattr(diffusers, name).from_config(config)
+    return made
+
+
+TEXT_ENCODERS: dict[str, type[CLIPTextModel] | type[CLIPTextModelWithProjection]] = {
+    "CLIPTextModel": CLIPTextModel,
+    "CLIPTextModelWithProjection": CLIPTextModelWithProjection,
+}

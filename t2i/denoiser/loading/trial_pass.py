@@ -1,0 +1,194 @@
+"""Parts of a model tried out on nothing before they are used: whatever a library says of a config
+that it cannot use is said here, with the file's name, and not in the middle of a picture.
+
+C channels, H W latent size.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from torch import nn
+
+from t2i.denoiser.loading.config_checks import check_config
+from t2i.denoiser.loading.config_values import check_values
+from t2i.denoiser.loading.weight_checks import read_json
+from t2i.errors import ModelError, T2IError, in_short
+
+STEPS = 8
+
+
+@contextmanager
+def refusing(problem: str, remedy: str) -> Iterator[None]:
+    """What fails inside, other than in words of ours, is a ModelError of this problem."""
+    try:
+        yield
+    except T2IError:
+        raise
+    except Exception as error:  # Libraries fail in any way over what they did not write.
+        raise ModelError(f"{problem} ({in_short(error)}): {remedy}") from error
+
+
+def loading(place: Path) -> AbstractContextManager[None]:
+    return refusing(
+        f"{place} cannot be loaded, though its parts are whole",
+        "check the options that were given, and the configs of its parts.",
+    )
+
+
+def try_scheduler(path: Path, class_name: str) -> None:
+    """Raise ModelError unless a scheduler of this config takes some steps."""
+    config = read_json(path)
+    check_config(path, config)
+    kind = getattr(diffusers, class_name)
+    try:
+        check_values(kind, config)
+    except ModelError as error:
+        raise ModelError(f"{path} {error}") from error
+    with refusing(
+        f"{path} describes no {class_name} that takes {STEPS} steps",
+        "correct what it says of the noise, or copy the file from the model again.",
+    ):
+        try:
+            stepping = kind.from_config(config)
+        except ImportError:
+            return  # The package to install is named where it is built to draw with.
+        if class_name != "UnCLIPScheduler":  # is told its next step, which only the prior knows
+            take_steps(stepping)
+
+
+def take_steps(stepping: Any) -> None:
+    """Some steps of zeros. Raises ValueError where numbers come of it that are none."""
+    stepping.set_timesteps(STEPS)
+    if hasattr(stepping, "set_begin_index"):
+        stepping.set_begin_index(0)
+    latents_BCHW = torch.zeros(1, 4, 2, 2)
+    for timestep in stepping.timesteps:
+        if hasattr(stepping, "scale_model_input"):
+            latents_BCHW = stepping.scale_model_input(latents_BCHW, timestep)
+        latents_BCHW = stepping.step(latents_BCHW, timestep, latents_BCHW, return_dict=False)[0]
+    if not latents_BCHW.isfinite().all():
+        raise ValueError("zeros became NaN or infinite")
+
+
+def load_tokenizer(place: Path, class_name: str) -> Any:
+    """The tokenizer of a checked folder. Raises ModelError where it reads no text."""
+    with refusing(
+        f"{place} has no {class_name} that reads a text",
+        "copy the folder from the model again.",
+    ):
+        tokenizer = getattr(transformers, class_name).from_pretrained(place, local_files_only=True)
+        for text in ("a red cat", ""):
+            tokenizer(text, truncation=True, max_length=tokenizer.model_max_length)
+    return tokenizer
+
+
+def check_vocabulary(place: Path, tokenizer: Any, text_encoder: Any) -> None:
+    """Raise ModelError where the tokenizer has tokens of which the text encoder knows nothing."""
+    known = text_encoder.get_input_embeddings().weight.shape[0]
+    most = max(tokenizer.get_vocab().values(), default=0) + 1
+    if most > known:
+        raise ModelError(
+            f"{place} has tokens up to number {most - 1}, but the text encoder has embeddings for "
+            f"{known}: take both from the same model."
+        )
+
+
+def try_pass(models: Mapping[str, nn.Module], names: Mapping[str, object]) -> None:
+    """Raise ModelError unless latents without memory go through denoiser and autoencoder.
+
+    models : part -> its skeleton; what the caller brings along is not there
+    names : part -> where it is described
+    """
+    unet: Any = models.get("unet")
+    vae: Any = models.get("vae") or models.get("movq")
+    latents_BCHW: torch.Tensor | None = None
+    with torch.device("meta"), torch.no_grad():
+        if unet is not None:
+            with running(names["unet"]):
+                latents_BCHW = pass_of(unet, models, fewest(unet))
+        if vae is not None:
+            part = "vae" if "vae" in models else "movq"
+            with running(names[part]):
+                check_pictures(names, vae, part, latents_BCHW)
+
+
+def running(name: object) -> AbstractContextManager[None]:
+    return refusing(
+        f"{name} describes a part that cannot run",
+        "its sizes do not fit one another, or the parts beside it.",
+    )
+
+
+def fewest(unet: Any) -> int:
+    """The side of the smallest latents that the UNet can halve."""
+    return int(2 ** (len(unet.config["block_out_channels"]) - 1))
+
+
+def pass_of(
+    unet: Any, models: Mapping[str, nn.Module], side: int, *, learned: bool = False
+) -> torch.Tensor:
+    """A prediction (1, C, side, side).
+
+    learned : whether what it is told learns: new words, a text encoder
+    """
+    config = unet.config
+    latents_BCHW = torch.zeros(1, config["in_channels"], side, side)
+    width = config["cross_attention_dim"]
+    if config.get("encoder_hid_dim") and config.get("encoder_hid_dim_type") == "text_proj":
+        width = config["encoder_hid_dim"]
+    widths = [width] if isinstance(width, int) else [*width]
+    options: dict[str, Any] = {}
+    if config.get("time_cond_proj_dim"):
+        options["timestep_cond"] = torch.zeros(1, config["time_cond_proj_dim"])
+    if config.get("addition_embed_type") == "text_time":
+        told = config["projection_class_embeddings_input_dim"]
+        sizes = 6 * config["addition_time_embed_dim"]
+        pooled = getattr(models.get("text_encoder_2"), "config", None)
+        wide = told - sizes if pooled is None else pooled.projection_dim
+        numbers = (told - wide) // config["addition_time_embed_dim"]
+        options["added_cond_kwargs"] = {
+            "text_embeds": torch.zeros(1, wide),
+            "time_ids": torch.zeros(1, numbers),
+        }
+    elif config.get("addition_embed_type") == "image":
+        options["added_cond_kwargs"] = {"image_embeds": torch.zeros(1, config["encoder_hid_dim"])}
+    prediction_BCHW: torch.Tensor = unet(
+        latents_BCHW,
+        torch.zeros(()),
+        torch.zeros(1, 3, max(widths), requires_grad=learned),
+        **options,
+        return_dict=False,
+    )[0]
+    return prediction_BCHW
+
+
+def check_pictures(
+    names: Mapping[str, object], vae: Any, part: str, latents_BCHW: torch.Tensor | None
+) -> None:
+    channels = vae.config["latent_channels"]
+    if latents_BCHW is None:
+        latents_BCHW = torch.zeros(1, channels, 2, 2)
+    predicted = latents_BCHW.shape[1]
+    if predicted not in (channels, 2 * channels):
+        raise ModelError(
+            f"{names['unet']} has out_channels = {predicted}, and {names[part]} latents of "
+            f"{channels} channels (latent_channels): take both from the same model."
+        )
+    options = {"force_not_quantize": True} if part == "movq" else {}
+    latents_BCHW = latents_BCHW[:, :channels]
+    pixels = vae.decode(latents_BCHW, return_dict=False, **options)[0]
+    factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
+    expected = (1, 3, latents_BCHW.shape[2] * factor, latents_BCHW.shape[3] * factor)
+    if tuple(pixels.shape) != expected:
+        raise ModelError(
+            f"{names[part]} describes an autoencoder that decodes latents "
+            f"{tuple(latents_BCHW.shape)} to {tuple(pixels.shape)}, expected {expected}: three "
+            f"colours, and {factor} pixels to a latent."
+        )
+    if part == "vae":
+        vae.encode(torch.zeros(expected))

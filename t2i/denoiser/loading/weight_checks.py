@@ -1,0 +1,190 @@
+"""Do the tensors in a component's safetensors files fit the model its config describes?
+
+Only headers are read, and the model is built without memory (on the "meta" device).
+"""
+
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from torch import nn
+
+from t2i.denoiser.loading.address import PICKLES
+from t2i.denoiser.loading.config_checks import check_config
+from t2i.denoiser.loading.meta_models import second_names, skeleton
+from t2i.denoiser.loading.model_parts import TEXT_ENCODERS
+from t2i.denoiser.loading.unused_tensors import is_text_extra
+from t2i.errors import ModelError
+from t2i.safe_reading import MODEL_CONFIG, bytes_of, parse_json
+from t2i.safe_reading.tensors import opened_tensors
+
+Shapes = dict[str, tuple[int, ...]]
+"""Name of a tensor -> its shape."""
+
+FLOATS = ("F16", "BF16", "F32", "F64")
+"""Types of weights, by the names they have in safetensors headers."""
+NAMED_TENSORS = 3
+"""Tensors of each kind of misfit that an error spells out."""
+
+LARGEST_CONFIG = MODEL_CONFIG.most
+LARGEST_INDEX = 16_000_000
+"""Bytes: of a JSON config, of an index of shards. Some ten times what is published."""
+
+
+def check_weights(folder: Path, class_name: str, variant: str | None) -> nn.Module:
+    """Raise ModelError unless `folder` holds the weights of a `class_name`; its skeleton."""
+    config_path = folder / "config.json"
+    config = read_json(config_path)
+    check_config(config_path, config)
+    named = config.get("_class_name", class_name)
+    if named != class_name:
+        raise ModelError(f"{config_path} describes a {named}, expected a {class_name}.")
+    try:
+        model = skeleton(class_name, config)
+    except ModelError as error:
+        raise ModelError(f"{config_path} {error}") from error
+
+    expected: Shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    floats = {plain(n) for n, t in model.state_dict().items() if t.is_floating_point()}
+    found: Shapes = {}
+    for path in weight_files(folder, variant):
+        shapes = read_shapes(path)
+        check_dtypes(path, [name for name in shapes if plain(name) in floats])
+        found |= shapes
+    extras = set(filter(is_text_extra, found)) if class_name in TEXT_ENCODERS else ()
+    if misfits := compare(expected, found, second_names(model), extras):
+        raise ModelError(
+            f"The weights in {folder} do not fit its config.json: {misfits}. "
+            "Copy config.json and weights from the same model."
+        )
+    return model
+
+
+def compare(
+    expected: Shapes, found: Shapes, second: Collection[str] = (), extras: Collection[str] = ()
+) -> str:
+    """How the tensors differ, in words, or "".
+
+    second : further names of tensors that are expected under a first one, too; files may leave
+        them out
+    extras : names that may be found without being expected
+    """
+    expected = {plain(name): shape for name, shape in expected.items()}
+    found = {plain(name): shape for name, shape in found.items()}
+    missing = expected.keys() - found.keys() - set(map(plain, second)) - UNREAD
+    unexpected = found.keys() - expected.keys() - set(map(plain, extras))
+    misshapen = [
+        f"{name} is {list(found[name])} instead of {list(expected[name])}"
+        for name in sorted(expected.keys() & found.keys())
+        if found[name] != expected[name]
+    ]
+    kinds = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
+    misfits = [f"{len(names)} {kind} ({spell(names)})" for kind, names in kinds.items() if names]
+    return f"tensors {'; '.join(misfits)}" if misfits else ""
+
+
+def weight_files(folder: Path, variant: str | None) -> list[Path]:
+    """The safetensors files that the loader will read: one, or the shards of an index."""
+    for infix in [f".{variant}", ""] if variant else [""]:
+        for stem in ("diffusion_pytorch_model", "model"):
+            single = folder / f"{stem}{infix}.safetensors"
+            index = folder / f"{stem}.safetensors.index{infix}.json"
+            if single.is_file():
+                return [single]
+            if index.is_file():
+                return shards(index)
+
+    names = sorted(path.name for path in folder.iterdir())
+    if pickles := [name for name in names if name.endswith(PICKLES)]:
+        raise ModelError(
+            f"Refused the pickled weights {folder / pickles[0]}: loading them can run any code. "
+            "Convert them to safetensors where you trust them, or get the safetensors version."
+        )
+    if variants := [name for name in names if name.endswith(".safetensors")]:
+        raise ModelError(
+            f"No weights in {folder} under the usual name, only {', '.join(variants)}: "
+            'choose with variant="...", such as "fp16".'
+        )
+    raise ModelError(f"No weights (*.safetensors) in {folder}: copy or download the model again.")
+
+
+def shards(index: Path) -> list[Path]:
+    weight_map = read_json(index, LARGEST_INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ModelError(f"{index} has no weight_map: copy or download the model again.")
+    paths = []
+    for name in sorted(set(map(str, weight_map.values()))):
+        path = index.parent / name
+        if path.parent != index.parent or path.suffix != ".safetensors":
+            raise ModelError(f"{index} names {name!r}, expected a safetensors file beside it.")
+        if not path.is_file():
+            raise ModelError(f"{index} names the missing file {name}: copy or download it again.")
+        paths.append(path)
+    return paths
+
+
+def read_shapes(path: Path) -> Shapes:
+    """The header of a safetensors file; its length is held against the file's."""
+    try:
+        with opened_tensors(path) as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"{path} is not a whole safetensors file ({error}): copy or download it again."
+        ) from error
+
+
+def check_dtypes(path: Path, names: Iterable[str]) -> None:
+    """Raise ModelError unless these tensors of a safetensors file are floating-point numbers."""
+    with opened_tensors(path) as file:
+        for name in names:
+            kind = file.get_slice(name).get_dtype()
+            if kind not in FLOATS:
+                raise ModelError(
+                    f"{path} has the tensor {name} as {kind}, expected floating point "
+                    f"({', '.join(FLOATS)}). If it was quantized, to 8 or 4 bits, get it in half "
+                    "or full precision."
+                )
+
+
+def read_json(path: Path, largest: int = LARGEST_CONFIG) -> dict[str, Any]:
+    """A JSON object of at most `largest` bytes."""
+    try:
+        content = parse_json(bytes_of(path, largest), lenient=True)
+    except FileNotFoundError:
+        raise ModelError(f"{path} is missing: copy or download the model again.") from None
+    except OSError as error:
+        raise ModelError(f"Refused {path}: {error.strerror or error}.") from error
+    except ValueError as error:
+        raise ModelError(f"{path} is not readable JSON ({error}).") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} holds a JSON {type(content).__name__}, expected an object.")
+    return content
+
+
+def plain(name: str) -> str:
+    """One name for a tensor that versions of transformers and diffusers name differently."""
+    name = name.removeprefix("text_model.").removeprefix("vision_model.")
+    if ".attentions." in name:
+        for old, new in OLD_ATTENTION.items():
+            name = name.replace(old, new)
+    return name
+
+
+def spell(names: Collection[str]) -> str:
+    more = len(names) - NAMED_TENSORS
+    first = ", ".join(sorted(names)[:NAMED_TENSORS])
+    return first + (f" and {more} more" if more > 0 else "")
+
+
+OLD_ATTENTION = {
+    ".query.": ".to_q.",
+    ".key.": ".to_k.",
+    ".value.": ".to_v.",
+    ".proj_attn.": ".to_out.0.",
+}
+"""As in the VAEs of Stable Diffusion 1 and 2; diffusers renames them while loading."""
+
+UNREAD = {"pooler.dense.weight", "pooler.dense.bias"}
+"""Of a BERT: no denoiser is told what they make, so that files may leave them out."""

@@ -1,0 +1,39 @@
+"""How far a set of pictures is from another, in the features of the recogniser.
+
+N pictures, F features.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from t2i.evaluate.optional_imports import needs_extra
+
+
+class Given(nn.Module):
+    """The feature module of features that are there already."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, features_NF: Tensor) -> Tensor:
+        return features_NF
+
+
+def scenes_distance(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> float:
+    """The Frechet distance of two normal distributions fitted to the features of two sets.
+
+    As Heusel et al. (2017) compare pictures, but in our recogniser's features: no figure of
+    another suite can be held against it. It grows as the sets shrink: compare equal sizes only.
+    """
+    with needs_extra():
+        from torchmetrics.image.fid import FrechetInceptionDistance
+
+    one_NF, other_NF = (torch.tensor(side, dtype=torch.float64) for side in (one, other))
+    metric = FrechetInceptionDistance(Given(one_NF.shape[1])).set_dtype(torch.float64)
+    metric.update(one_NF, real=True)
+    metric.update(other_NF, real=False)
+    # Rounding may leave a hair less than nothing.
+    return max(0.0, float(metric.compute()))

@@ -1,0 +1,123 @@
+"""What a record of generation holds, and the records put together."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict
+
+from t2i.scenes.recognised_objects import Seen
+
+DECIMALS = 4
+"""Of the features that a record keeps; they are of the size of 1."""
+
+WRONG: dict[str, str] = {
+    "one": "object missing",
+    "each": "object missing",
+    "relation": "not as placed",
+    "background": "other background",
+    "recolour": "other colour",
+    "natural": "other colour",
+    "nothing_else": "something else there",
+}
+"""Kinds of which none follows from another -> what people read under a picture where one fails."""
+
+
+class Saw(BaseModel):
+    """What was recognised of one object."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    colour: str
+    centre: tuple[float, float]
+    share: float
+
+
+class Picture(BaseModel):
+    """One picture and how it was judged, by kind of t2i.evaluate.generation.judge.KINDS."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    number: int
+    """Of the scene in its split."""
+    caption: str
+    objects: dict[str, Saw]
+    background: str
+    right: dict[str, list[bool]]
+    right_by_another: dict[str, list[bool]]
+    """As another caption has it."""
+    features: list[float]
+    fit: float | None = None
+    """How well the caption fits, as t2i.scenes.caption_matcher scores it."""
+    fit_of_another: float | None = None
+    """The same of the next scene's caption."""
+    file: str | None = None
+    """The name under which it was kept; a real scene is not."""
+
+    @property
+    def wrong(self) -> list[str]:
+        """What is not as the caption says, in words, once for each thing."""
+        told = {kind: self.right[kind] for kind in WRONG if kind in self.right}
+        return [WRONG[kind] for kind, flags in told.items() for flag in flags if not flag]
+
+
+class Batch(BaseModel):
+    """The record of a unit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pictures: list[Picture]
+    seconds: float
+    """Of sampling all of them."""
+    passes: int
+    """Rows that the denoiser was called with meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Pictures that were sampled in one way.
+
+    value : what was varied, where that is a number
+    """
+
+    label: str
+    value: float
+    batches: Sequence[Batch]
+
+    @property
+    def pictures(self) -> list[Picture]:
+        return [picture for batch in self.batches for picture in batch.pictures]
+
+    @property
+    def seconds(self) -> list[float]:
+        """Of a picture, one value of each batch."""
+        return [batch.seconds / len(batch.pictures) for batch in self.batches]
+
+    @property
+    def passes(self) -> float:
+        """Of the denoiser for a picture: what it costs on whatever machine."""
+        return sum(batch.passes for batch in self.batches) / len(self.pictures)
+
+    def flags(self, kind: str) -> list[bool | None]:
+        """Of each picture whose caption says such a thing; None where it could not be asked."""
+        return flags_of([picture.right for picture in self.pictures], kind)
+
+    def flags_by_another(self, kind: str) -> list[bool | None]:
+        return flags_of([picture.right_by_another for picture in self.pictures], kind)
+
+
+def flags_of(judged: Sequence[Mapping[str, Sequence[bool]]], kind: str) -> list[bool | None]:
+    """How many there are follows from the captions alone, so that runs can be paired."""
+    told = [flags[kind] for flags in judged if kind in flags]
+    nothing: list[bool | None] = [None]
+    return [flag for flags in told for flag in (flags or nothing)]
+
+
+def seen_in(seen: Seen) -> dict[str, Saw]:
+    return {
+        name: Saw(
+            colour=found.colour,
+            centre=(round(found.centre[0], 3), round(found.centre[1], 3)),
+            share=round(found.share, 4),
+        )
+        for name, found in seen.objects.items()
+    }

@@ -1,0 +1,159 @@
+"""The heat maps of a scene's words: of a real picture noised, or of a picture that is drawn.
+
+H W size of the picture.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pipelines.text_to_image import TextToImagePipeline
+from t2i.attention import HeatMaps, attend
+from t2i.attention.probes.heat_maps import CONVENTIONS, Convention, Recorded
+from t2i.attention.prompts.prompt_tokenizers import readers_of
+from t2i.evaluate.inspection.known_picture_run import along_picture, beside
+from t2i.evaluate.inspection.map_scores import centred, to_picture
+from t2i.evaluate.inspection.records import ALL
+from t2i.scenes.captions import Mention
+from t2i.scenes.scenes import Scene
+from t2i.text.word_pattern import pattern
+from t2i.text.word_spans import Span, spans
+
+CONTROLS = ("wrong word", "centred blob")
+SITES = "best sites"
+METHODS: tuple[str, ...] = (*CONVENTIONS, SITES, *CONTROLS)
+OVER_LEVELS: tuple[Convention, ...] = ("default", "daam", "mean")
+"""Those that are plotted against the level of noise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heat:
+    """Maps by convention and level of noise (or ALL), and the words under which they are."""
+
+    maps: Mapping[tuple[Convention, str], HeatMaps]
+    words: Sequence[str]
+    others: Sequence[str]
+    """For each of the words another one of the caption."""
+    size: tuple[int, int]
+
+    def of(self, method: str, level: str, number: int, sites: Sequence[str]) -> Tensor:
+        """The map (H, W) of word `number`, as large as the picture."""
+        if method == "centred blob":
+            return centred(self.size)
+        word = self.others[number] if method == "wrong word" else self.words[number]
+        convention: Convention = method if method in CONVENTIONS else "default"  # type: ignore[assignment]  # it is one of them
+        maps = self.maps[convention, level]
+        if method == SITES:
+            maps = of_sites(maps, sites)
+        mode = "bicubic" if convention == "daam" else "bilinear"
+        return to_picture(maps[word], self.size, mode)
+
+
+def of_sites(maps: HeatMaps, names: Sequence[str]) -> HeatMaps:
+    """The maps that a probe of these sites alone would have made."""
+    recorded = maps.recorded
+    chosen = Recorded(
+        tokens=recorded.tokens,
+        columns=recorded.columns,
+        planes={key: plane for key, plane in recorded.planes.items() if key[1] in names},
+        latent_size=recorded.latent_size,
+    )
+    return HeatMaps(chosen, maps.words, maps.convention, maps.wanted_grid, maps.picture)
+
+
+def heat_of_picture(
+    pipe: TextToImagePipeline,
+    scene: Scene,
+    levels: Sequence[float],
+    generator: torch.Generator,
+) -> Heat:
+    """One pass at each level of noise, told the caption alone, without guidance."""
+    scheduler = along_picture(pipe, scene.pixels, levels, generator)
+    along = beside(pipe, scheduler)
+    spots = [(placed.word, placed.span) for placed in scene.objects]
+    words, others = told(pipe, scene.caption, spots)
+    asked = [*words, *others]
+    with attend(along) as attn:
+        maps = {
+            (convention, level): attn.probe(*asked, convention=convention, steps=steps)
+            for convention in OVER_LEVELS
+            for level, steps in windows(levels).items()
+        }
+        along(
+            scene.caption,
+            latents=scheduler.noised[0],
+            num_inference_steps=len(levels),
+            guidance_scale=1.0,
+            output_type="latent",
+        )
+    names = list(map(str, words)), list(map(str, others))
+    return Heat(maps, *names, scene.pixels.shape[:2])
+
+
+def heat_of_drawing(
+    pipe: TextToImagePipeline,
+    caption: str,
+    mentions: Sequence[Mention],
+    steps: int,
+    guidance_scale: float,
+    generator: torch.Generator,
+) -> tuple[Heat, Image.Image]:
+    """A picture drawn as the model likes it, and where its words were looked at meanwhile."""
+    words, others = told(pipe, caption, [(mention.word, mention.span) for mention in mentions])
+    with attend(pipe) as attn:
+        maps = {
+            (convention, ALL): attn.probe(*words, *others, convention=convention)
+            for convention in OVER_LEVELS
+        }
+        drawn = pipe(
+            caption,
+            num_inference_steps=steps,
+            guidance_scale=guidance_scale,
+            generator=generator,
+            return_dict=False,
+        )
+    picture: Image.Image = drawn[0][0]
+    names = list(map(str, words)), list(map(str, others))
+    return Heat(maps, *names, (picture.height, picture.width)), picture
+
+
+def windows(levels: Sequence[float]) -> dict[str, tuple[int, int] | None]:
+    """Level, or ALL -> the steps at which it is shown."""
+    each: dict[str, tuple[int, int] | None] = {
+        f"{level:g}": (step, step + 1) for step, level in enumerate(levels)
+    }
+    return {ALL: None} | each
+
+
+def told(
+    pipe: TextToImagePipeline, caption: str, spots: Sequence[tuple[str, tuple[int, int]]]
+) -> tuple[list[Span], list[Span]]:
+    """The tokens of each mention, by its place in the caption, and those of another word."""
+    own = [tokens_at(pipe, caption, *spot) for spot in spots]
+    others = [tokens_at(pipe, caption, *other_word(caption, spots, n)) for n in range(len(spots))]
+    return own, others
+
+
+def other_word(
+    caption: str, spots: Sequence[tuple[str, tuple[int, int]]], number: int
+) -> tuple[str, tuple[int, int]]:
+    """The next mention; where there is no other the last word that is not the mention itself."""
+    if len(spots) > 1:
+        return spots[(number + 1) % len(spots)]
+    start, end = spots[number][1]
+    words = [
+        (match.group(), match.span())
+        for match in re.finditer(r"\w+", caption)
+        if match.end() <= start or match.start() >= end
+    ]
+    return words[-1]
+
+
+def tokens_at(pipe: TextToImagePipeline, caption: str, word: str, span: tuple[int, int]) -> Span:
+    """The tokens of a word there, however often the caption has it."""
+    which = sum(match.start() < span[0] for match in pattern(word).finditer(caption))
+    return spans(readers_of(pipe, None)[0].text, caption, [word], which=which)[word]

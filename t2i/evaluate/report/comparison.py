@@ -1,0 +1,134 @@
+"""A result held against an earlier one: what became better, what worse, and what may be chance."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from t2i.evaluate.report.chapter import Block, Cell, Chapter, Figure, Table
+from t2i.evaluate.report.number_format import interval, with_unit
+from t2i.evaluate.report.previous_result import Earlier, EarlierFigure, EarlierTable
+from t2i.evaluate.report.statistics import difference, is_sure, paired_difference
+
+NAME = "against"
+"""Of the chapter; an earlier result may hold one too."""
+WIDER = {"%": "points"}
+"""The unit of a difference, where it is another."""
+HERE, THERE = "this result", "the other"
+
+
+def against(chapters: Sequence[Chapter], scenes: Mapping[str, str], earlier: Earlier) -> Chapter:
+    """The differences of all that both have, those that are sure in a table of their own.
+
+    scenes : chapter -> digest of what was asked there; where it is the other's too, the samples of
+        both are paired
+    """
+    changed: list[Table] = []
+    lone: list[tuple[str, list[Cell]]] = []
+    for chapter in chapters:
+        tables = [block for block in chapter.blocks if isinstance(block, Table)]
+        before = earlier.tables(chapter.name)
+        if before is None:
+            lone += [(f"chapter {chapter.title!r}", [HERE])] * bool(tables)
+            continue
+        same = scenes[chapter.name] == earlier.scenes.get(chapter.name)
+        for table in tables:
+            if table.name not in before:
+                lone.append((table.title, [HERE]))
+                continue
+            lone += only_in_one(table, before[table.name])
+            change = changes(table, before[table.name], same)
+            changed += [] if change is None else [change]
+        known = {table.name for table in tables}
+        lone += [(table.title, [THERE]) for name, table in before.items() if name not in known]
+    names = {NAME, *(chapter.name for chapter in chapters)}
+    lone += [(f"chapter {name!r}", [THERE]) for name in earlier.chapters if name not in names]
+
+    rows = [row for table in changed for row in sure(table)]
+    title = f"Beyond their intervals: {len(rows)} of {sum(map(figures, changed))}"
+    blocks: list[Block] = [Table("sure_changes", title, ["change", "that is"], rows, {}, {})]
+    blocks += changed
+    if lone:
+        blocks.append(
+            Table("only_in_one", "Not compared, as only one has it", ["in"], lone, {}, {})
+        )
+    return Chapter(
+        name=NAME,
+        title=f"Against {earlier.model.name}",
+        text=f"This result less that of {earlier.model.name}, made on {earlier.machine.date}. "
+        f"{how_compared(chapters, scenes, earlier)} A change is sure where its interval does not "
+        "contain 0; of twenty that are none, one will look sure.",
+        blocks=blocks,
+    )
+
+
+def how_compared(chapters: Sequence[Chapter], scenes: Mapping[str, str], earlier: Earlier) -> str:
+    """Which intervals stand here."""
+    if not earlier.scenes:
+        return (
+            "It is of an older form, without the samples behind its figures: intervals are those "
+            "of independent samples, rather too wide where both used the same scenes."
+        )
+    both = [chapter for chapter in chapters if chapter.name in earlier.scenes]
+    other = [c.title for c in both if scenes[c.name] != earlier.scenes[c.name]]
+    if not other:
+        return "Both used the same scenes: they are compared sample by sample."
+    return (
+        f"Other scenes were used in {', '.join(other)}: intervals there are those of independent "
+        "samples. The rest is compared sample by sample."
+    )
+
+
+def only_in_one(table: Table, before: EarlierTable) -> Iterator[tuple[str, list[Cell]]]:
+    """Columns and rows that the other lacks."""
+    labels = [label for label, _ in table.rows], [row.label for row in before.rows]
+    for what, ours, theirs in (("columns", table.heads, before.heads), ("rows", *labels)):
+        for place, some, others in ((HERE, ours, theirs), (THERE, theirs, ours)):
+            lone = [name for name in some if name not in others]
+            if lone:
+                yield f"{table.title}: {what} {', '.join(map(repr, lone))}", [place]
+
+
+def changes(table: Table, before: EarlierTable, same_scenes: bool) -> Table | None:
+    """The table with each figure less the earlier one; None where they have none in common."""
+    old = {row.label: row.cells for row in before.rows}
+    rows: list[tuple[str, list[Cell]]] = []
+    for label, cells in table.rows:
+        there = old.get(label, {})
+        change: list[Cell] = [
+            less(cell, there.get(head), same_scenes)
+            for head, cell in zip(table.heads, cells, strict=True)
+        ]
+        if any(change):
+            rows.append((label, change))
+    kept = [n for n in range(len(table.heads)) if any(cells[n] for _, cells in rows)]
+    if not kept:
+        return None
+    return Table(
+        name=f"changes_{table.name}",
+        title=f"{table.title}: the differences",
+        heads=[table.heads[n] for n in kept],
+        rows=[(label, [cells[n] for n in kept]) for label, cells in rows],
+        units={head: WIDER.get(unit, unit) for head, unit in table.units.items()},
+        better=table.better,
+    )
+
+
+def less(cell: Cell, before: EarlierFigure | str | None, same_scenes: bool) -> Figure | None:
+    if not isinstance(cell, Figure) or not isinstance(before, EarlierFigure):
+        return None
+    return (paired_difference if same_scenes else difference)(cell, before.figure)
+
+
+def figures(table: Table) -> int:
+    return sum(isinstance(cell, Figure) for _, cells in table.rows for cell in cells)
+
+
+def sure(table: Table) -> Iterator[tuple[str, list[Cell]]]:
+    for label, cells in table.rows:
+        for head, cell in zip(table.heads, cells, strict=True):
+            if not isinstance(cell, Figure) or not is_sure(cell):
+                continue
+            unit, way = table.units.get(head, ""), table.better.get(head)
+            up = cell.value > 0
+            verdict = "" if way is None else "better" if up == (way == "higher") else "worse"
+            title = table.title.removesuffix(": the differences")
+            words = f"{with_unit(cell, unit)} ({interval(cell, unit)})"
+            yield f"{title}: {label}, {head}", [words, verdict]

@@ -1,0 +1,71 @@
+"""The result as one page: no script, nothing loaded from elsewhere, pictures within."""
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from t2i.evaluate.optional_imports import needs_extra
+from t2i.evaluate.report.chapter import Chapter, Figure, Gallery, Plot, Table
+from t2i.evaluate.report.markdown import origin
+from t2i.evaluate.report.number_format import interval, with_unit
+from t2i.evaluate.report.plots import COLOURS, svg
+from t2i.pictures import open_picture
+from t2i.safe_reading import PICTURE, read_bytes
+
+ASSETS = Path(__file__).parents[2] / "assets" / "evaluate"
+TEMPLATE = "page.html"
+SIDE, LENGTH = 256, 1024
+"""At most, pixels of the shorter and the longer side of an embedded picture; the whole one is in
+the folder."""
+
+
+def page(chapters: Sequence[Chapter], document: Mapping[str, Any], pictures: Path) -> str:
+    """HTML.
+
+    document : the head of evaluation.json
+    pictures : where those of galleries are kept
+    """
+    with needs_extra():
+        import jinja2
+
+    loader = jinja2.FileSystemLoader(ASSETS)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"with_unit": with_unit, "interval": interval}
+    environment.tests |= {
+        "a_table": lambda block: isinstance(block, Table),
+        "a_plot": lambda block: isinstance(block, Plot),
+        "a_gallery": lambda block: isinstance(block, Gallery),
+        "a_figure": lambda cell: isinstance(cell, Figure),
+    }
+    head = {name: value for name, value in document.items() if name != "chapters"}
+    return environment.get_template(TEMPLATE).render(
+        chapters=chapters,
+        document=document,
+        details=json.dumps(head, indent=1, ensure_ascii=False),
+        origin=origin(document).replace("`", ""),
+        colours=COLOURS,
+        svg=svg,
+        embedded=lambda name: embedded(pictures / name),
+    )
+
+
+def embedded(path: Path) -> str:
+    """A picture as a data URI."""
+    picture = open_picture(path)
+    times = min(SIDE / min(picture.size), LENGTH / max(picture.size))
+    if times >= 1:
+        data, kind = read_bytes(path, PICTURE), "png"
+    else:
+        width, height = (max(1, round(side * times)) for side in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+        stream = io.BytesIO()
+        picture.save(stream, "WEBP", quality=90)
+        data, kind = stream.getvalue(), "webp"
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

@@ -1,0 +1,58 @@
+"""Plots as SVG that takes its ink from the page around it, light or dark."""
+
+import io
+
+from t2i.evaluate.optional_imports import needs_extra
+from t2i.evaluate.report.chapter import Plot
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7a7a", "#8c6bb1")
+"""Of the lines, in order (Okabe and Ito's, told apart by colour-blind eyes too)."""
+INK = "#010203"
+"""A colour that nothing else has, to be replaced by the page's own."""
+SIZE = 5.6, 3.2
+"""Inches: on a telephone it is shrunk to two thirds, and must still be read."""
+
+
+def svg(plot: Plot) -> str:
+    """The plot without its legend, which the page sets in text; lines take COLOURS in order."""
+    with needs_extra():
+        import matplotlib
+        from matplotlib.figure import Figure
+    with matplotlib.rc_context(
+        {
+            "svg.fonttype": "none",
+            "svg.hashsalt": plot.name,
+            "font.size": 10,
+            "text.color": INK,
+            "axes.edgecolor": INK,
+            "axes.labelcolor": INK,
+            "xtick.color": INK,
+            "ytick.color": INK,
+        }
+    ):
+        figure = Figure(figsize=SIZE, layout="constrained")
+        axes = figure.add_subplot()
+        places = sorted({at for points in plot.lines.values() for at, _ in points})
+        nearest = min((b - a for a, b in zip(places, places[1:], strict=False)), default=1.0)
+        for number, points in enumerate(plot.lines.values()):
+            # Side by side, so that intervals at one place can be told apart.
+            aside = (number - (len(plot.lines) - 1) / 2) * nearest * 0.06
+            at = [place + aside for place, _ in points]
+            values = [point.value for _, point in points]
+            down = [0.0 if p.low is None else p.value - p.low for _, p in points]
+            up = [0.0 if p.high is None else p.high - p.value for _, p in points]
+            colour = COLOURS[number % len(COLOURS)]
+            axes.plot(at, values, color=colour, marker="o", markersize=4, linewidth=1.6)
+            axes.errorbar(at, values, (down, up), ecolor=colour, alpha=0.45, fmt="none")
+        axes.set_xticks(places, [f"{place:g}" for place in places])
+        axes.set_xlabel(plot.across)
+        axes.set_ylabel(plot.up)
+        axes.grid(axis="y", color="#808080", alpha=0.3, linewidth=0.6)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+        figure.patch.set_alpha(0)
+        axes.patch.set_alpha(0)
+        written = io.StringIO()
+        figure.savefig(written, format="svg", metadata={"Date": None})
+    text = written.getvalue().replace(INK, "currentColor")
+    return text[text.index("<svg") :]

@@ -1,0 +1,106 @@
+"""An evaluation.json that was written before, maybe by an older suite: what can be read of it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ValidationError
+
+from t2i.errors import ArgumentError
+from t2i.evaluate.report.chapter import Figure
+from t2i.evaluate.report.sample_codes import of_text
+from t2i.safe_reading import RUN, bytes_of, parse_json
+
+
+def read_samples(text: object) -> object:
+    return of_text(text) if isinstance(text, str) else text
+
+
+class EarlierFigure(BaseModel):
+    """A Figure; keys that it did not have then are None."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    count: int | None = None
+    samples: Annotated[list[float | None] | None, BeforeValidator(read_samples)] = None
+
+    @property
+    def figure(self) -> Figure:
+        return Figure(self.value, self.low, self.high, self.count, self.samples)
+
+
+class EarlierRow(BaseModel):
+    label: str
+    cells: dict[str, EarlierFigure | str | None]
+
+
+class EarlierTable(BaseModel):
+    title: str
+    heads: list[str]
+    rows: list[EarlierRow]
+
+
+class EarlierModel(BaseModel):
+    name: str
+
+
+class EarlierMachine(BaseModel):
+    date: str
+
+
+class Earlier(BaseModel):
+    """What a comparison reads of it; chapters are read one by one.
+
+    scenes : chapter -> digest of what was asked there
+    """
+
+    version: int
+    recogniser: str
+    model: EarlierModel
+    machine: EarlierMachine
+    scenes: dict[str, str] = {}
+    chapters: dict[str, Any]
+
+    def tables(self, chapter: str) -> dict[str, EarlierTable] | None:
+        """By name; None where it has no such chapter, or one that cannot be read."""
+        try:
+            return {
+                name: EarlierTable.model_validate(block)
+                for name, block in self.chapters[chapter]["blocks"].items()
+                if block["kind"] == "table"
+            }
+        except (ValidationError, TypeError, KeyError, AttributeError):
+            return None
+
+
+def read_earlier(path: Path, facts: Mapping[str, Any], version: int) -> Earlier:
+    """Raises ArgumentError for what cannot be compared with.
+
+    facts : of the result at hand
+    """
+    remedy = "Give the evaluation.json of another result."
+    try:
+        earlier = Earlier.model_validate(parse_json(bytes_of(path, RUN.most), lenient=True))
+    except OSError as error:
+        raise ArgumentError(f"Cannot read {path}: {error.strerror or error}. {remedy}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
+        raise ArgumentError(
+            f"{path} is no evaluation.json: {place}: {first['msg']}. {remedy}"
+        ) from error
+    except ValueError as error:  # no JSON, or no UTF-8
+        raise ArgumentError(f"{path} is no JSON. {remedy}") from error
+    if earlier.version != version:
+        raise ArgumentError(
+            f"{path} is laid out as version {earlier.version}, expected {version}: evaluate that "
+            "model again with this t2i."
+        )
+    if earlier.recogniser != facts["recogniser"]:
+        raise ArgumentError(
+            f"{path} was judged by another recogniser ({earlier.recogniser[:10]}, here "
+            f"{facts['recogniser'][:10]}): its figures mean something else. Evaluate that model "
+            "again with this one."
+        )
+    return earlier

@@ -1,0 +1,153 @@
+"""What a sample says of all there could have been: figures with 95 % intervals."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from t2i.evaluate.report.chapter import Figure
+
+Z = 1.959963984540054
+"""How many standard deviations of a normal distribution hold 95 % of it."""
+RESAMPLES = 2000
+SEED = 20_260_101
+"""Of the bootstrap: the same values have the same interval in every run."""
+
+
+def share(flags: Sequence[bool | None]) -> Figure | None:
+    """How many of the flags are set, with Wilson's interval (1927); None of no flags.
+
+    Unlike the textbook's interval it stays within 0 and 1, and is no point at either end. A flag
+    that is None could not be asked: it does not count, and keeps its place among the samples.
+    """
+    told = [flag for flag in flags if flag is not None]
+    if not told:
+        return None
+    p = sum(told) / len(told)
+    samples = [None if flag is None else float(flag) for flag in flags]
+    return Figure(p, *wilson(p, len(told)), len(told), samples)
+
+
+def wilson(p: float, count: int) -> tuple[float, float]:
+    spread = Z**2 / count
+    middle = (p + spread / 2) / (1 + spread)
+    half = Z / (1 + spread) * math.sqrt(p * (1 - p) / count + spread / (4 * count))
+    # At either end the formula meets it exactly; floats need not.
+    return 0.0 if p == 0 else middle - half, 1.0 if p == 1 else middle + half
+
+
+def mean(values: Sequence[float | None]) -> Figure | None:
+    """The mean, with a percentile bootstrap over the samples (Efron 1979); None of no values.
+
+    One value has no interval. What is None was not measured: it does not count, and keeps its place
+    among the samples.
+    """
+    told = [value for value in values if value is not None]
+    if not told:
+        return None
+    sample = np.asarray(told, dtype=np.float64)
+    value = float(sample.mean())
+    if len(told) == 1:
+        return Figure(value, None, None, 1, [*values])
+    ends = percentiles(sample[resampled(len(told))].mean(axis=1))
+    return Figure(value, *ends, len(told), [*values])
+
+
+def resampled(count: int) -> NDArray[np.int64]:
+    """Numbers of samples, (RESAMPLES, count), drawn with replacement."""
+    return np.random.default_rng(SEED).integers(0, count, (RESAMPLES, count))
+
+
+def percentiles(values: NDArray[np.float64]) -> tuple[float, float]:
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def difference(one: Figure | None, other: Figure | None) -> Figure | None:
+    """How much more `one` is, of independent samples, from the intervals of both.
+
+    The square-and-add interval: Newcombe (1998, Statistics in Medicine 17, 873-890), method 10, of
+    shares; Zou and Donner (2008) of whatever has an interval. Of the same units it is wider than
+    need be. None where one is missing.
+    """
+    if one is None or other is None:
+        return None
+    value = one.value - other.value
+    count = None if one.count is None or other.count is None else min(one.count, other.count)
+    if one.low is None or one.high is None or other.low is None or other.high is None:
+        return Figure(value, None, None, count)
+    down = math.hypot(one.value - one.low, other.high - other.value)
+    up = math.hypot(one.high - one.value, other.value - other.low)
+    return Figure(value, value - down, value + up, count)
+
+
+def paired_difference(one: Figure | None, other: Figure | None) -> Figure | None:
+    """How much more `one` is, where sample after sample both are of the same thing.
+
+    Of flags that both could ask everywhere Newcombe's interval (1998, Statistics in Medicine 17,
+    2635-2650, method 10); of other values a bootstrap that draws the things. Where the samples are
+    not at hand, or are not as many, the wider interval of `difference`.
+    """
+    unpaired = difference(one, other)
+    if unpaired is None or one is None or other is None or not (one.samples and other.samples):
+        return unpaired
+    if len(one.samples) != len(other.samples):
+        return unpaired
+    ours, theirs = (np.asarray(side.samples, dtype=np.float64) for side in (one, other))
+    if are_flags(ours) and are_flags(theirs):
+        if np.isnan(ours).any() or np.isnan(theirs).any():
+            return unpaired
+        return of_flags(ours > 0, theirs > 0)
+    if unpaired.low is None:
+        return unpaired
+    numbers = resampled(len(ours))
+    with np.errstate(invalid="ignore"):
+        changes = means(ours[numbers]) - means(theirs[numbers])
+    if np.isnan(changes).any():  # so few of them that a draw may hold none
+        return unpaired
+    both = int((~np.isnan(ours) & ~np.isnan(theirs)).sum())
+    return Figure(unpaired.value, *percentiles(changes), both)
+
+
+def are_flags(values: NDArray[np.float64]) -> bool:
+    return bool(np.isin(values[~np.isnan(values)], (0, 1)).all())
+
+
+def means(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Along the last axis, of what is no NaN; NaN where nothing is."""
+    there = ~np.isnan(values)
+    summed: NDArray[np.float64] = np.where(there, values, 0).sum(axis=-1)
+    mean_of: NDArray[np.float64] = summed / there.sum(axis=-1)
+    return mean_of
+
+
+def of_flags(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> Figure:
+    """The difference of two shares of the same things, by Newcombe's method 10 for pairs.
+
+    a, b, c, d : how often both hold, only the one, only the other, none
+    """
+    n = len(one)
+    a, b = int((one & other).sum()), int((one & ~other).sum())
+    c = int((~one & other).sum())
+    d = n - a - b - c
+    p1, p2 = (a + b) / n, (a + c) / n
+    (l1, u1), (l2, u2) = wilson(p1, n), wilson(p2, n)
+    # How alike both are, with his correction for continuity.
+    product, more = (a + b) * (c + d) * (a + c) * (b + d), a * d - b * c
+    phi = 0.0
+    if product:
+        phi = (max(0.0, more - n / 2) if more > 0 else more) / math.sqrt(product)
+    down = square_and_add(p1 - l1, u2 - p2, phi)
+    up = square_and_add(u1 - p1, p2 - l2, phi)
+    value = p1 - p2
+    return Figure(value, value - down, value + up, n)
+
+
+def square_and_add(one: float, other: float, phi: float) -> float:
+    return math.sqrt(max(0.0, one**2 - 2 * phi * one * other + other**2))
+
+
+def is_sure(change: Figure) -> bool:
+    """Whether the interval of a difference leaves no room for none."""
+    return change.low is not None and change.high is not None and not change.low <= 0 <= change.high

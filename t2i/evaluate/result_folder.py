@@ -1,0 +1,207 @@
+"""The folder of an evaluation: what was begun there, what is done, and its pictures.
+
+`begun.json` says what is evaluated with what; `records.jsonl` gets a line for each finished unit.
+Only while the folder is locked (t2i.run_folder.locked).
+"""
+
+import json
+import os
+import re
+import time
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from t2i.atomic_files import cannot_write, write_atomically
+from t2i.errors import ArgumentError, OutputError
+from t2i.evaluate.suite_part import Record
+from t2i.pictures import save_picture
+from t2i.run_folder import LOCK
+from t2i.safe_reading import RUN, bytes_of, parse_json
+from train.config.run_config import flat
+
+BEGUN, RECORDS, PICTURES = "begun.json", "records.jsonl", "pictures"
+VERSION = 2
+"""Of the layout of both files; it grows when a unit of the old one would be misread."""
+MAY_CHANGE = ("libraries",)
+"""What another start may have changed: it is warned of, not refused."""
+SAID_OTHERWISE = "model.name"
+"""A model is its weights, however its place is written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A finished unit, and the seconds it took."""
+
+    record: Record
+    seconds: float
+
+
+class Store:
+    """A folder in which an evaluation is begun or gone on with."""
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+        """Raises ArgumentError where something else was begun there, and says what differs.
+
+        identity : JSON data that all units of the folder have in common
+        """
+        self.folder = folder
+        self.identity = {"version": VERSION, **identity}
+        self.done: dict[tuple[str, str], Done] = {}
+        """By the names of part and unit."""
+        before = self._read_begun()
+        if before is None:
+            self._check_free()
+        else:
+            self._read_records()
+        if before is not None and self.done:
+            self._check_same(before)
+        else:
+            text = json.dumps(self.identity, indent=1, ensure_ascii=False) + "\n"
+            write_atomically(folder / BEGUN, lambda part: part.write_text(text, "utf-8"))
+        self.changed = changes(before or {}, self.identity, only=MAY_CHANGE) if self.done else []
+
+    def add(self, part: str, unit: str, record: Record, seconds: float) -> None:
+        """Keep what a unit measured; on the disk when it returns."""
+        entry = {
+            "part": part,
+            "unit": unit,
+            "seconds": round(seconds, 4),
+            "time": round(time.time(), 3),
+            "record": record,
+        }
+        path = self.folder / RECORDS
+        data = (json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                while data:
+                    data = data[os.write(descriptor, data) :]
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        self.done[part, unit] = Done(record, seconds)
+
+    def records(self, part: str) -> dict[str, Record]:
+        return {unit: done.record for (owner, unit), done in self.done.items() if owner == part}
+
+    def keep(self, name: str, picture: Image.Image) -> str:
+        """Write a picture; the name under which a Gallery finds it."""
+        file = re.sub(r"[^\w.=,+-]+", "-", name) + ".png"
+        save_picture(picture, self.folder / PICTURES / file)
+        return file
+
+    def _read_begun(self) -> dict[str, Any] | None:
+        path = self.folder / BEGUN
+        if not path.exists():
+            return None
+        try:
+            before = parse_json(bytes_of(path, RUN.most), lenient=True)
+        except OSError as error:
+            raise self._cannot_go_on(f"cannot be read ({error.strerror or error})") from error
+        except ValueError as error:  # no JSON, or no UTF-8
+            raise self._cannot_go_on("is no JSON") from error
+        if not isinstance(before, dict) or "version" not in before:
+            raise self._cannot_go_on("says no version of its layout")
+        if before["version"] != VERSION:
+            raise self._cannot_go_on(
+                f"has layout {shown(before['version'])}, expected {VERSION}: another t2i wrote it"
+            )
+        return before
+
+    def _cannot_go_on(self, reason: str) -> OutputError:
+        return OutputError(
+            f"Cannot go on in {self.folder}: {BEGUN} {reason}. Choose another folder with --out."
+        )
+
+    def _check_free(self) -> None:
+        """Raise OutputError for a folder that holds anything that is not an evaluation's."""
+        others = sorted({path.name for path in self.folder.glob("*")} - {LOCK})
+        if others:
+            raise OutputError(
+                f"{self.folder} holds {others[0]}, and no evaluation was begun there: choose "
+                "another --out, or an empty folder."
+            )
+
+    def _check_same(self, before: Mapping[str, Any]) -> None:
+        different = changes(before, self.identity, but=(*MAY_CHANGE, SAID_OTHERWISE))
+        if different:
+            raise ArgumentError(
+                f"{self.folder} was begun with something else: {'; '.join(different)}. Give what "
+                "it was begun with, to go on, or choose another folder with --out."
+            )
+
+    def _read_records(self) -> None:
+        """Take up the finished units, and cut off a line that a kill or a full disk cut short."""
+        path = self.folder / RECORDS
+        if not path.exists():
+            return
+        try:
+            data = bytes_of(path, RUN.most)
+            whole = data.rpartition(b"\n")[0]
+            if len(whole) + 1 < len(data) or (data and not data.endswith(b"\n")):
+                os.truncate(path, len(whole) + 1 if whole else 0)
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        for entry in entries_of(whole):
+            # Of a unit whose pictures are gone nothing could be shown: it is done again.
+            if all(self._is_there(file) for file in texts_in(entry["record"], ("file",))):
+                self.done[entry["part"], entry["unit"]] = Done(entry["record"], entry["seconds"])
+
+    def _is_there(self, file: str) -> bool:
+        path = self.folder / PICTURES / file
+        return path.is_file() and path.stat().st_size > 0
+
+
+def entries_of(data: bytes) -> Iterator[dict[str, Any]]:
+    """The whole lines; one that a crash filled with anything else is passed over."""
+    for line in data.split(b"\n"):
+        try:
+            entry = parse_json(line, lenient=True)
+            keys = entry.keys() >= {"part", "unit", "seconds", "record"}
+        except (ValueError, AttributeError):
+            continue
+        if keys:
+            yield entry
+
+
+def texts_in(record: object, names: Collection[str]) -> Iterator[str]:
+    """The texts that stand under these keys of a record, however deep."""
+    if isinstance(record, Mapping):
+        for key, value in record.items():
+            if key in names and isinstance(value, str):
+                yield value
+            else:
+                yield from texts_in(value, names)
+    elif isinstance(record, list):
+        for value in record:
+            yield from texts_in(value, names)
+
+
+def changes(
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    *,
+    only: tuple[str, ...] = (),
+    but: tuple[str, ...] = (),
+) -> list[str]:
+    """Where two trees differ, as "config.generation.seen.count 240 -> 16"."""
+    flat_before, flat_now = flat(before), flat(now)
+    names = sorted({*flat_before, *flat_now})
+    return [
+        f"{name} {shown(flat_before.get(name))} -> {shown(flat_now.get(name))}"
+        for name in names
+        if flat_before.get(name) != flat_now.get(name)
+        and (not only or name.startswith(only))
+        and not (but and name.startswith(but))
+    ]
+
+
+def shown(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

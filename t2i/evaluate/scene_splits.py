@@ -1,0 +1,47 @@
+"""Which scenes a part uses: seeds and counts, so that every caption is a pure function of them."""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from t2i.denoiser.families import sd
+from t2i.errors import ArgumentError
+from t2i.evaluate.suite_part import Bench
+from t2i.scenes.scenes import Scenes, ScenesConfig
+
+Split = TypeVar("Split", bound=str)
+MOST_OBJECTS = 3
+"""That scenes are composed of."""
+
+
+class SplitConfig(BaseModel):
+    """The first `count` scenes of a seed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = Field(ge=0)
+    count: int = Field(ge=1)
+
+
+def scenes_of(bench: Bench, wanted: Mapping[Split, SplitConfig]) -> dict[Split, Scenes]:
+    """The splits, of the objects that the model was shown; all but "held_out" as training shows.
+
+    Without "held_out" where no such combination can be made of these objects.
+    """
+    splits: dict[Split, Scenes] = {}
+    for split, config in wanted.items():
+        try:
+            splits[split] = Scenes(
+                ScenesConfig(
+                    size=sd.default_size(bench.pipe.unet, bench.pipe.vae)[0],
+                    seed=config.seed,
+                    length=config.count,
+                    vocabulary=bench.objects,
+                    max_objects=min(bench.most_objects, MOST_OBJECTS),
+                    split="held_out" if split == "held_out" else "train",
+                )
+            )
+        except ArgumentError:
+            continue
+    return splits

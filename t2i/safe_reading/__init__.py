@@ -1,0 +1,53 @@
+"""The one way in for files that others wrote: regular, of bounded size, parsed within bounds."""
+
+from t2i.safe_reading.files import (
+    CAPTION,
+    CONFIG,
+    MODEL_CONFIG,
+    PICTURE,
+    PROMPTS,
+    RUN,
+    TABLE,
+    WEIGHTS,
+    Kind,
+    Unfit,
+    bytes_of,
+    opened,
+    read_bytes,
+    regular,
+)
+from t2i.safe_reading.parsing import (
+    check_letters,
+    decoded,
+    lines_in,
+    parse_json,
+    parse_toml,
+    read_json,
+    read_text,
+    read_toml,
+)
+
+__all__ = [
+    "CAPTION",
+    "CONFIG",
+    "MODEL_CONFIG",
+    "PICTURE",
+    "PROMPTS",
+    "RUN",
+    "TABLE",
+    "WEIGHTS",
+    "Kind",
+    "Unfit",
+    "bytes_of",
+    "check_letters",
+    "decoded",
+    "lines_in",
+    "opened",
+    "parse_json",
+    "parse_toml",
+    "read_bytes",
+    "read_json",
+    "read_text",
+    "read_toml",
+    "regular",
+]

@@ -1,0 +1,181 @@
+"""Text, JSON and TOML that others wrote: their depth, their numbers and their keys are bounded.
+
+What cannot be parsed is a ValueError with the place of the fault; of a file, its kind's error.
+"""
+
+import codecs
+import json
+import math
+import os
+import re
+import tomllib
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+
+from t2i.errors import T2IError
+from t2i.safe_reading.files import Kind, read_bytes
+
+DEEPEST = 100
+"""Of lists and tables within one another; the deepest that anybody means has some ten."""
+MOST_DIGITS = 100
+LONGEST_KEY = 32
+"""Parts of a dotted key of a TOML: tomllib takes the square of it in time and memory."""
+
+UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+# Possessive, and an end of the text ends a string too: no letter is looked at twice.
+JSON_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+TOML_TEXT = re.compile(
+    r'"""[^"\\]*+(?:(?:\\.|"(?!""))[^"\\]*+)*+(?:"{3,5})?'
+    r"|'''[^']*+(?:'(?!'')[^']*+)*+(?:'{3,5})?"
+    r'|"[^"\\\n]*+(?:\\.[^"\\\n]*+)*+"?'
+    r"|'[^'\n]*+'?"
+    r"|\#[^\n]*+",
+    re.DOTALL,
+)
+TOML_KEYS = re.compile(r"[^\w.\- \t]")
+HALF = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def decoded(data: bytes) -> str:
+    """UTF-8 with or without its mark. Raises ValueError with line and byte of the fault."""
+    if data.startswith(UTF16):
+        raise ValueError("it is UTF-16: save it as UTF-8")
+    try:
+        return data.removeprefix(codecs.BOM_UTF8).decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"it is not UTF-8 text (line {line}, byte {error.start + 1})") from None
+
+
+def parse_json(
+    text: str | bytes,
+    *,
+    pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,
+    lenient: bool = False,
+) -> Any:
+    """The value. Raises ValueError, for what is nested too deep as well.
+
+    pairs : as object_pairs_hook of json.loads
+    lenient : take NaN, Infinity and halves of characters too, as some programs write them
+    """
+    if isinstance(text, bytes):
+        text = decoded(text)
+    if not lenient:
+        check_letters(text)
+    check_depth(text, JSON_STRING)
+    try:
+        value: Any = json.loads(
+            text,
+            object_pairs_hook=pairs,
+            parse_int=whole_number,
+            parse_float=float if lenient else finite_number,
+            parse_constant=float if lenient else no_number,
+        )
+    except RecursionError:
+        raise ValueError("it is nested too deep to be read") from None
+    if not lenient and HALF.search(text):
+        check_letters(json.dumps(value, ensure_ascii=False))
+    return value
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Raises ValueError, for what is nested too deep or has a key too long as well."""
+    bare = TOML_TEXT.sub("_", text)
+    check_depth(bare)
+    if any(part.count(".") > LONGEST_KEY for part in TOML_KEYS.split(bare)):
+        raise ValueError(f"one of its keys has more than {LONGEST_KEY} parts")
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        raise
+    except ValueError:  # Python's own limit
+        raise ValueError("it has a number of too many digits") from None
+    except RecursionError:
+        raise ValueError("it is nested too deep to be read") from None
+
+
+def read_text(path: str | os.PathLike[str], kind: Kind) -> str:
+    """All of a file in UTF-8. Raises the kind's error."""
+    data = read_bytes(path, kind)
+    try:
+        return decoded(data)
+    except ValueError as error:
+        raise unparsed(path, kind, error) from error
+
+
+def read_json(path: str | os.PathLike[str], kind: Kind, *, lenient: bool = False) -> dict[str, Any]:
+    """The object in a file. Raises the kind's error."""
+    text = read_text(path, kind)
+    try:
+        value = parse_json(text, lenient=lenient)
+    except ValueError as error:
+        raise unparsed(path, kind, error, "JSON") from error
+    if not isinstance(value, dict):
+        raise kind.error(f"{os.fspath(path)} holds a JSON {type(value).__name__}, not an object.")
+    return value
+
+
+def read_toml(path: str | os.PathLike[str], kind: Kind) -> dict[str, Any]:
+    """The tables in a file. Raises the kind's error."""
+    text = read_text(path, kind)
+    try:
+        return parse_toml(text)
+    except ValueError as error:
+        raise unparsed(path, kind, error, "TOML") from error
+
+
+def lines_in(file: BinaryIO, most: int) -> Iterator[tuple[int, bytes]]:
+    """Number and bytes of each line, its end included; at most `most` + 1 bytes of one are read.
+
+    Only a line feed ends a line: JSON may hold any other separator within a text.
+    """
+    number = 0
+    while data := file.readline(most + 1):
+        number += 1
+        yield number, data.removeprefix(codecs.BOM_UTF8) if number == 1 else data
+
+
+def unparsed(
+    path: str | os.PathLike[str], kind: Kind, error: ValueError, form: str = ""
+) -> T2IError:
+    """The kind's error for what a file holds."""
+    return kind.error(
+        f"Cannot read the {kind.noun} {os.fspath(path)}{form and f' as {form}'}: {error}."
+    )
+
+
+def check_depth(text: str, strings: re.Pattern[str] | None = None) -> None:
+    if text.count("[") + text.count("{") <= DEEPEST:
+        return
+    depth = 0
+    for bracket in re.finditer(r"[][{}]", strings.sub("", text) if strings else text):
+        depth += 1 if bracket[0] in "[{" else -1
+        if depth > DEEPEST:
+            raise ValueError(f"it is nested more than {DEEPEST} deep")
+
+
+def check_letters(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = text[error.start]
+        if "\udc80" <= half <= "\udcff":  # a byte that was none of UTF-8
+            raise ValueError(f"it is not UTF-8 text (character {error.start + 1})") from None
+        raise ValueError("one of its texts has half of a character (a lone surrogate)") from None
+
+
+def whole_number(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"a number has {len(digits):,} digits, at most {MOST_DIGITS} are read")
+    return int(digits)
+
+
+def finite_number(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{digits[:40]} is more than a number can be")
+    return number
+
+
+def no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number in JSON")

@@ -1,0 +1,227 @@
+"""Sentences about a scene: every statement in them is true of the layout they are written for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from t2i.scenes.layout import Arrangement, SizeWord, Spot, pick
+from t2i.scenes.recognised_objects import Relation
+from t2i.scenes.sprites import things
+
+MAX_WORDS = 22
+STATED_SHARE = 0.75
+"""Of the captions of several objects, those that say how these stand."""
+
+# A template names objects by their number in the layout; {the 0} mentions one again. Beside it: the
+# relations it states.
+Template = tuple[str, tuple[tuple[int, Relation, int], ...]]
+
+SINGLE: tuple[Template, ...] = (("{0}", ()),)
+PLAIN_TWO: tuple[Template, ...] = (
+    ("{0} and {1}", ()),
+    ("{1} and {0}", ()),
+    ("{0} with {1}", ()),
+    ("two objects: {0} and {1}", ()),
+    ("two things: {1} and {0}", ()),
+)
+PLAIN_THREE: tuple[Template, ...] = (
+    ("{0}, {1} and {2}", ()),
+    ("{2}, {0} and {1}", ()),
+    ("{1}, {2} and {0}", ()),
+    ("three objects: {0}, {1} and {2}", ()),
+)
+OPENINGS = (
+    "a picture of {}",
+    "a photo of {}",
+    "an image of {}",
+    "an illustration of {}",
+    "there is {}",
+)
+SETTINGS = (
+    "{} on COLOUR",
+    "{} on COLOUR",
+    "{} in front of COLOUR",
+    "{} against COLOUR",
+    "{}, PLAIN",
+    "on COLOUR, {}",
+    "COLOUR with {}",
+)
+
+STATED: dict[tuple[Arrangement, int], tuple[Template, ...]] = {
+    ("row", 2): (
+        ("{0} to the left of {1}", ((0, "left", 1),)),
+        ("{1} to the right of {0}", ((1, "right", 0),)),
+        ("{0} left of {1}", ((0, "left", 1),)),
+        ("{1} right of {0}", ((1, "right", 0),)),
+        ("{0} with {1} to its right", ((1, "right", 0),)),
+        ("{1} with {0} to its left", ((0, "left", 1),)),
+        ("{0} on the left and {1} on the right", ((0, "left", 1),)),
+        ("{0} next to {1}", ()),
+        ("{1} beside {0}", ()),
+    ),
+    ("column", 2): (
+        ("{0} above {1}", ((0, "above", 1),)),
+        ("{1} below {0}", ((1, "below", 0),)),
+        ("{0} over {1}", ((0, "above", 1),)),
+        ("{1} under {0}", ((1, "below", 0),)),
+        ("{0} with {1} below it", ((1, "below", 0),)),
+        ("{1} with {0} above it", ((0, "above", 1),)),
+        ("{0} at the top and {1} at the bottom", ((0, "above", 1),)),
+    ),
+    ("row", 3): (
+        ("{0}, {1} and {2} in a row", ()),
+        ("from left to right: {0}, {1} and {2}", ((0, "left", 1), (1, "left", 2))),
+        ("{1} between {0} and {2}", ()),
+        (
+            "{0} to the left of {1} and {2} to the right of {the 1}",
+            ((0, "left", 1), (2, "right", 1)),
+        ),
+        ("{1} with {0} to its left and {2} to its right", ((0, "left", 1), (2, "right", 1))),
+    ),
+    ("column", 3): (
+        ("from top to bottom: {0}, {1} and {2}", ((0, "above", 1), (1, "above", 2))),
+        ("{0} above {1} and {2} below {the 1}", ((0, "above", 1), (2, "below", 1))),
+        ("{1} with {0} above it and {2} below it", ((0, "above", 1), (2, "below", 1))),
+        ("{1} between {0} and {2}", ()),
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """Where the caption names an object: `word` is at caption[span[0]:span[1]]."""
+
+    spot: int
+    word: str
+    span: tuple[int, int]
+    colour: str | None
+    size_word: SizeWord | None
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """A sentence, its mentions in order, and the relations it states between spots."""
+
+    text: str
+    mentions: tuple[Mention, ...]
+    relations: tuple[tuple[int, Relation, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """How one object is going to be called."""
+
+    word: str
+    colour: str | None
+    size_word: SizeWord | None
+
+    def __str__(self) -> str:
+        said = " ".join(part for part in (self.size_word, self.colour, self.word) if part)
+        return f"{article(said)} {said}"
+
+
+def article(words: str) -> str:
+    return "an" if words[0] in "aeiou" and not words.startswith("unicorn") else "a"
+
+
+def describe(
+    rng: np.random.Generator,
+    spots: Sequence[Spot],
+    arrangement: Arrangement,
+    background: str,
+    share_stated: float = STATED_SHARE,
+) -> Caption:
+    """Write one caption; the same generator state gives the same sentence.
+
+    share_stated : how often it says how several objects stand
+    """
+    phrases = [phrase(rng, spot) for spot in spots]
+    stated = stated_templates(spots, arrangement)
+    plain = plain_templates(len(spots))
+    template = pick(rng, stated) if stated and rng.random() < share_stated else pick(rng, plain)
+    shorter = pick(rng, plain)
+    opening = pick(rng, OPENINGS) if rng.random() < 0.3 else "{}"
+    setting = pick(rng, SETTINGS) if rng.random() < 0.6 else "{}"
+    if template[0].startswith(("from ", "two ", "three ")) and setting == SETTINGS[-1]:
+        setting = SETTINGS[0]
+    setting = setting.replace("COLOUR", f"{article(background)} {background} background")
+    setting = setting.replace("PLAIN", f"{background} background")
+    if not template[0].startswith("{") or not setting.startswith("{}"):
+        opening = "{}"
+
+    for frame, (body, relations) in (
+        (setting.format(opening), template),
+        (setting, template),
+        ("{}", template),
+        ("{}", shorter),
+    ):
+        caption = render(frame, body, relations, phrases)
+        if len(caption.text.split()) <= MAX_WORDS:
+            break
+    return caption
+
+
+def phrase(rng: np.random.Generator, spot: Spot) -> Phrase:
+    thing = things()[spot.name]
+    use_synonym, say_natural, say_size = rng.random(), rng.random(), rng.random()
+    synonym = pick(rng, thing.synonyms or (thing.name,))
+    return Phrase(
+        word=synonym if use_synonym < 0.15 else thing.name,
+        colour=spot.colour or (thing.colour if say_natural < 0.2 else None),
+        size_word=spot.size_word if say_size < 0.85 else None,
+    )
+
+
+def plain_templates(count: int) -> tuple[Template, ...]:
+    return {1: SINGLE, 2: PLAIN_TWO, 3: PLAIN_THREE}[count]
+
+
+def stated_templates(spots: Sequence[Spot], arrangement: Arrangement) -> tuple[Template, ...]:
+    if arrangement != "corner":
+        return STATED.get((arrangement, len(spots)), ())
+    corner, beside, stacked = spots
+    across: Relation = "left" if corner.centre[0] < beside.centre[0] else "right"
+    along: Relation = "above" if corner.centre[1] < stacked.centre[1] else "below"
+    opposite: dict[Relation, Relation] = {
+        "left": "right",
+        "right": "left",
+        "above": "below",
+        "below": "above",
+    }
+    beyond, off = opposite[across], opposite[along]
+    return (
+        (f"{{0}} with {{1}} to its {beyond} and {{2}} {off} it", ((1, beyond, 0), (2, off, 0))),
+        (f"{{0}} to the {across} of {{1}} and {along} {{2}}", ((0, across, 1), (0, along, 2))),
+        (
+            f"{{0}} {along} {{2}} and {{1}} to the {beyond} of {{the 0}}",
+            ((0, along, 2), (1, beyond, 0)),
+        ),
+        (
+            f"{{2}} {off} {{0}}, with {{1}} to the {beyond} of {{the 0}}",
+            ((2, off, 0), (1, beyond, 0)),
+        ),
+    )
+
+
+def render(
+    frame: str,
+    body: str,
+    relations: tuple[tuple[int, Relation, int], ...],
+    phrases: Sequence[Phrase],
+) -> Caption:
+    """Fill the template, noting where each object's word lands."""
+    text = ""
+    mentions = []
+    for piece in frame.replace("{}", body).replace("{", "\0{").replace("}", "}\0").split("\0"):
+        if piece.startswith("{the "):
+            text += f"the {phrases[int(piece[5:-1])].word}"
+        elif piece.startswith("{"):
+            spot = int(piece[1:-1])
+            called = phrases[spot]
+            text += str(called)
+            span = (len(text) - len(called.word), len(text))
+            mentions.append(Mention(spot, called.word, span, called.colour, called.size_word))
+        else:
+            text += piece
+    return Caption(text, tuple(mentions), relations)

@@ -1,0 +1,208 @@
+"""Which objects of the scenes are in a picture, where, how painted, and before which background.
+
+B pictures, K labels, F features, H W size of a picture, h w that of the maps of labels.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.models.unets.unet_2d import UNet2DModel
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from t2i.errors import ModelError
+from t2i.safe_reading import MODEL_CONFIG, bytes_of, parse_json
+from t2i.safe_reading.tensors import read_tensors
+from t2i.scenes.recognised_objects import OWN, Found, Seen
+
+ASSET = Path(__file__).parent.parent / "assets" / "recogniser"
+CONFIG, WEIGHTS = "recogniser.json", "recogniser.safetensors"
+UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    SafetensorError,
+)
+"""What a folder that holds something else, or nothing whole, comes to."""
+UNSHUFFLE = 4
+"""Pixels of a side that one place of the maps stands for."""
+LEAST_SHARE = 0.01
+"""Of the picture's area that is enough of an object; the smallest of the scenes cover more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What there is to tell: channels of the first map are objects, SOMETHING, backgrounds."""
+
+    objects: tuple[str, ...]
+    backgrounds: tuple[str, ...]
+    colours: tuple[str, ...]
+    """The first is OWN: of many colours, or of one that has no name here."""
+
+    @property
+    def kinds(self) -> int:
+        """How many labels a place can have: an object, an unknown thing, a background."""
+        return len(self.objects) + 1 + len(self.backgrounds)
+
+    @property
+    def something(self) -> int:
+        return len(self.objects)
+
+    def colour_of(self, name: str | None) -> int:
+        """The number of a colour; that of OWN where it has none."""
+        return self.colours.index(name) if name in self.colours else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Maps:
+    """Logits of the labels of every place, (B, K, h, w), and the features they rest on."""
+
+    kinds_BKhw: Tensor
+    colours_BKhw: Tensor
+    features_BFhw: Tensor
+
+
+class Recogniser(nn.Module):
+    """A small UNet over 4 x 4 pixels a place that labels every place of a picture."""
+
+    def __init__(self, labels: Labels, size: int, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.labels, self.size, self.channels = labels, size, tuple(channels)
+        levels = len(self.channels)
+        self.unet = UNet2DModel(
+            sample_size=size // UNSHUFFLE,
+            in_channels=3 * UNSHUFFLE**2,
+            out_channels=labels.kinds + len(labels.colours),
+            block_out_channels=self.channels,
+            down_block_types=("DownBlock2D",) * levels,
+            up_block_types=("UpBlock2D",) * levels,
+            layers_per_block=1,
+            norm_num_groups=8,
+            add_attention=False,
+        )
+        self._middle_BFhw: Tensor | None = None
+        middle: nn.Module = self.unet.mid_block
+        middle.register_forward_hook(self._keep)
+
+    def _keep(self, _module: nn.Module, _args: object, output_BFhw: Tensor) -> None:
+        self._middle_BFhw = output_BFhw
+
+    def forward(self, pixels_BCHW: Tensor) -> Maps:
+        """pixels_BCHW : (B, 3, size, size) in [-1, 1]"""
+        patches_BChw = functional.pixel_unshuffle(pixels_BCHW, UNSHUFFLE)
+        still = torch.zeros((), device=pixels_BCHW.device)  # a picture is no step of a diffusion
+        logits_BKhw = self.unet(patches_BChw, still, return_dict=False)[0]
+        features_BFhw, self._middle_BFhw = self._middle_BFhw, None
+        assert features_BFhw is not None
+        kinds_BKhw, colours_BKhw = logits_BKhw.split(
+            [self.labels.kinds, len(self.labels.colours)], dim=1
+        )
+        return Maps(kinds_BKhw, colours_BKhw, features_BFhw)
+
+    @torch.no_grad()
+    def look(self, pictures: Sequence[Image.Image]) -> list[Seen]:
+        """What is in each picture; other sizes than the recogniser's own are resized to it."""
+        if not pictures:
+            return []
+        device = next(self.parameters()).device
+        maps = self(torch.stack([self.pixels_of(picture) for picture in pictures]).to(device))
+        return [
+            self._seen(
+                maps.kinds_BKhw[row].float().cpu(),
+                maps.colours_BKhw[row].float().cpu(),
+                maps.features_BFhw[row].float().cpu(),
+                picture.size,
+            )
+            for row, picture in enumerate(pictures)
+        ]
+
+    def pixels_of(self, picture: Image.Image) -> Tensor:
+        """The picture at the recogniser's size, (3, size, size) in [-1, 1]."""
+        side = (self.size, self.size)
+        rgb = picture.convert("RGB")
+        if rgb.size != side:
+            rgb = rgb.resize(side, Image.Resampling.LANCZOS)
+        pixels_CHW = torch.from_numpy(np.asarray(rgb).copy()).permute(2, 0, 1)
+        return pixels_CHW.float() / 127.5 - 1
+
+    def _seen(
+        self, kinds_Khw: Tensor, colours_Khw: Tensor, features_Fhw: Tensor, size: tuple[int, int]
+    ) -> Seen:
+        width, height = size
+        labels = self.labels
+        full_KHW = functional.interpolate(
+            kinds_Khw[None], (height, width), mode="bilinear", align_corners=False
+        )[0]
+        kind_HW = full_KHW.argmax(0)
+        shares = torch.bincount(kind_HW.flatten(), minlength=labels.kinds) / kind_HW.numel()
+        colours_KHW = functional.interpolate(
+            colours_Khw.softmax(0)[None], (height, width), mode="bilinear", align_corners=False
+        )[0]
+
+        objects = {}
+        for number, name in enumerate(labels.objects):
+            if shares[number] < LEAST_SHARE:
+                continue
+            mask_HW = kind_HW == number
+            rows, columns = mask_HW.nonzero().float().mean(0).tolist()
+            colour = labels.colours[int(colours_KHW[:, mask_HW].mean(1).argmax())]
+            centre = (columns + 0.5) / width, (rows + 0.5) / height
+            objects[name] = Found(name, float(shares[number]), centre, colour, mask_HW.numpy())
+        behind = kinds_Khw.softmax(0)[labels.something + 1 :].sum(dim=(1, 2))
+        return Seen(
+            objects=objects,
+            background=labels.backgrounds[int(behind.argmax())],
+            something=float(shares[labels.something]),
+            features=features_Fhw.mean(dim=(1, 2)).numpy(),
+            structure=features_Fhw.numpy(),
+        )
+
+    def save(self, folder: Path, notes: dict[str, Any], dtype: torch.dtype = torch.float16) -> None:
+        """Write the weights and, beside them, what they are; `folder` must be there.
+
+        notes : JSON data, such as how it was trained and how well it does
+        """
+        weights = {
+            name: weight.to(dtype).contiguous() for name, weight in self.state_dict().items()
+        }
+        save_file(weights, folder / WEIGHTS)
+        config = {
+            "labels": asdict(self.labels),
+            "size": self.size,
+            "channels": self.channels,
+            **notes,
+        }
+        (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", "utf-8")
+
+    @classmethod
+    def load(cls, folder: Path = ASSET) -> "Recogniser":
+        """The recogniser of a folder that `save` wrote; the one that comes with t2i when left out.
+
+        Raises ModelError for a folder that holds none.
+        """
+        try:
+            config = parse_json(bytes_of(folder / CONFIG, MODEL_CONFIG.most))
+            labels = Labels(**{name: tuple(names) for name, names in config["labels"].items()})
+            found = cls(labels, config["size"], config["channels"])
+            found.load_state_dict(read_tensors(folder / WEIGHTS))
+        except UNREADABLE as error:
+            raise ModelError(
+                f"No recogniser can be loaded from {folder}: {error}. Train one with "
+                "`t2i train configs/train/recogniser.toml`, or name the folder of a finished run."
+            ) from error
+        return found.float().eval().requires_grad_(False)
+
+
+def labels_of(objects: Sequence[str], backgrounds: Sequence[str], hues: Sequence[str]) -> Labels:
+    return Labels(tuple(objects), tuple(backgrounds), (OWN, *hues))

@@ -1,0 +1,214 @@
+"""What a recogniser learns from: the objects of scenes in any place, size and company, disturbed.
+
+Not as `scenes` composes: nothing is held out, objects overlap and are cut off from one another,
+the picture is warped, blurred, recoloured and noisy, and some things are none that have a name.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+from pydantic import BaseModel, ConfigDict, Field
+
+from t2i.scenes.layout import between, pick
+from t2i.scenes.recogniser import Labels, labels_of
+from t2i.scenes.sample import Sample
+from t2i.scenes.scenes import ground, new_tint, put, shared_backgrounds, vocabulary
+from t2i.scenes.sprites import BACKGROUNDS, HUES, sprite, things
+
+COMPOSITIONS_KEY = 2
+"""Apart from the splits of scenes, see `t2i.scenes.scenes.SPLIT_KEYS`."""
+COUNTS = (0.06, 0.34, 0.38, 0.17, 0.05)
+"""How often there are none, one, two, three, four objects."""
+SIDES = {1: (0.25, 0.9), 2: (0.22, 0.65), 3: (0.22, 0.48), 4: (0.22, 0.42)}
+SEEN_ENOUGH = 0.6
+"""Share of each object that must be visible."""
+TRIES = 8
+UNNAMED = 0.12
+"""Share of the objects that are spoiled until nobody could name them."""
+REPAINTED = 0.3
+
+
+class CompositionsConfig(BaseModel):
+    """Pictures with a label for every pixel."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["compositions"] = "compositions"
+    size: int = Field(128, ge=32, le=2048)
+    """Side of the square pictures, in pixels."""
+    seed: int = Field(0, ge=0)
+    length: int = Field(1_000_000, ge=1)
+    vocabulary: Literal["core", "all"] | tuple[str, ...] = "core"
+    """The 48 core objects, all of them, or the names of the ones wanted."""
+    disturbed: bool = True
+    """Warp, blur and recolour the pictures, and lay some unnameable things among the objects."""
+
+
+class Compositions:
+    """The data set: sample `index` is a pure function of the config and the index."""
+
+    def __init__(self, config: CompositionsConfig) -> None:
+        self.config = config
+        self.vocabulary = vocabulary(config.vocabulary)
+        self.labels: Labels = labels_of(self.vocabulary, tuple(BACKGROUNDS), tuple(HUES))
+
+    def __len__(self) -> int:
+        return self.config.length
+
+    def groups(self) -> Sequence[Sequence[int]]:
+        return [range(len(self))]
+
+    def read(self, index: int, _visit: int = 0, /) -> Sample:
+        config, labels = self.config, self.labels
+        key = (config.seed, COMPOSITIONS_KEY, index)
+        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+
+        # what is there, before what
+        names, painted, background = self._choose(rng)
+        pixels = ground(
+            new_tint(rng, background),
+            int(between(rng, -30, 30)),
+            "down" if rng.random() < 0.5 else "across",
+            config.size,
+        )
+        kinds, colours = list(map(labels.objects.index, names)), []
+        masks: list[NDArray[np.bool_]] = []
+        places = arranged(rng, len(names))
+        for number, (name, colour) in enumerate(zip(names, painted, strict=True)):
+            picture = sprite(name, colour)
+            if config.disturbed and rng.random() < UNNAMED:
+                picture = spoiled(rng, picture, sprite(pick(rng, self.vocabulary), None))
+                kinds[number] = labels.something
+            colours.append(labels.colour_of(colour or things()[name].colour))
+            put(pixels, masks, picture, *places[number])
+
+        # what each pixel is
+        behind = labels.something + 1 + labels.backgrounds.index(background)
+        marks = np.full((2, config.size, config.size), behind, dtype=np.uint8)
+        marks[1] = 0
+        for kind, colour_number, mask in zip(kinds, colours, masks, strict=True):
+            marks[0][mask], marks[1][mask] = kind, colour_number
+
+        if config.disturbed:
+            pixels, marks = warped(rng, pixels, marks)
+            pixels = disturbed(rng, pixels)
+        named = [i for i, kind in enumerate(kinds) if kind != labels.something]
+        shape = (0, config.size, config.size)
+        visible = (
+            np.stack([marks[0] == kinds[i] for i in named]) if named else np.zeros(shape, bool)
+        )
+        caption = ", ".join([*(names[i] for i in named), f"{background} background"])
+        return Sample(f"compositions/{config.seed}/{index}", pixels, caption, visible, marks)
+
+    def _choose(self, rng: np.random.Generator) -> tuple[list[str], list[str | None], str]:
+        count = int(np.searchsorted(np.cumsum(COUNTS), rng.random()))
+        count = min(count, len(self.vocabulary), len(COUNTS) - 1)
+        names = [self.vocabulary[i] for i in rng.permutation(len(self.vocabulary))[:count]]
+        painted = [
+            pick(rng, colours) if (colours := things()[name].new_colours) and wanted else None
+            for name, wanted in zip(names, rng.random(count) < REPAINTED, strict=True)
+        ]
+        while not (backgrounds := shared_backgrounds(names, painted)):
+            names, painted = names[:-1], painted[:-1]
+        return names, painted, pick(rng, backgrounds)
+
+
+Spots = list[tuple[float, tuple[float, float]]]
+
+
+def arranged(rng: np.random.Generator, count: int) -> Spots:
+    """Side and centre of each, drawn again while one hides too much of another."""
+    for _ in range(TRIES):
+        sides = [between(rng, *SIDES[count]) for _ in range(count)]
+        spots = [
+            (s, (between(rng, s / 2, 1 - s / 2), between(rng, s / 2, 1 - s / 2))) for s in sides
+        ]
+        if all(
+            overlap(below, above) < 1 - SEEN_ENOUGH
+            for number, below in enumerate(spots)
+            for above in spots[number + 1 :]
+        ):
+            return spots
+    step = 1 / (count + 1)
+    return [(step, (step * (number + 1), between(rng, 0.3, 0.7))) for number in range(count)]
+
+
+def overlap(
+    below: tuple[float, tuple[float, float]], above: tuple[float, tuple[float, float]]
+) -> float:
+    """Share of the one square that the other covers."""
+    (side, centre), (other, at) = below, above
+    width, height = (
+        max(0.0, min(a + side / 2, b + other / 2) - max(a - side / 2, b - other / 2))
+        for a, b in zip(centre, at, strict=True)
+    )
+    return width * height / side**2
+
+
+def spoiled(rng: np.random.Generator, picture: Image.Image, other: Image.Image) -> Image.Image:
+    """A thing without a name: halves of two, tiles in disorder, or a blob."""
+    side = picture.width
+    how = rng.random()
+    if how < 0.4:
+        half = Image.new("1", (side, side))
+        cut = (side // 2, 0, side, side) if rng.random() < 0.5 else (0, side // 2, side, side)
+        half.paste(1, cut)
+        return Image.composite(other.resize((side, side)), picture, half)
+    if how < 0.7:
+        tile = side // 4
+        boxes = [(x * tile, y * tile) for y in range(4) for x in range(4)]
+        mixed = Image.new("RGBa", (side, side))
+        for (x, y), number in zip(boxes, rng.permutation(16), strict=True):
+            u, v = boxes[number]
+            mixed.paste(picture.crop((u, v, u + tile, v + tile)), (x, y))
+        return mixed
+    return picture.filter(ImageFilter.GaussianBlur(side * between(rng, 0.16, 0.22)))
+
+
+def warped(
+    rng: np.random.Generator, pixels: NDArray[np.uint8], marks: NDArray[np.uint8]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Mirrored or not, and bent: a grid of 4 x 4 quadrilaterals whose inner corners have moved."""
+    if rng.random() < 0.5:
+        pixels, marks = pixels[:, ::-1], marks[:, :, ::-1]
+    size, cells = len(pixels), 4
+    corners = np.stack(np.meshgrid(*2 * [np.linspace(0, size, cells + 1)], indexing="ij"))
+    moved = rng.normal(0, size * between(rng, 0, 0.025), corners.shape)
+    moved[0, [0, -1]] = moved[1, :, [0, -1]] = 0  # the border stays on the border
+    rows, columns = np.clip(corners + moved, 0, size)
+    mesh = []
+    for i in range(cells):
+        for j in range(cells):
+            corner = ((i, j), (i + 1, j), (i + 1, j + 1), (i, j + 1))
+            box = tuple(int(corners[axis][at]) for at in (corner[0], corner[2]) for axis in (1, 0))
+            mesh.append((box, tuple(float(side[at]) for at in corner for side in (columns, rows))))
+
+    def bent(plane: NDArray[np.uint8], how: Image.Resampling) -> NDArray[np.uint8]:
+        picture = Image.fromarray(np.ascontiguousarray(plane))
+        return np.asarray(picture.transform((size, size), Image.Transform.MESH, mesh, how))
+
+    planes = [bent(plane, Image.Resampling.NEAREST) for plane in marks]
+    return bent(pixels, Image.Resampling.BILINEAR), np.stack(planes)
+
+
+def disturbed(rng: np.random.Generator, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Coarser, blurred, lighter or darker, tinted and noisy, each in some of the pictures."""
+    picture = Image.fromarray(pixels)
+    size = picture.width
+    if rng.random() < 0.5:
+        coarse = round(size / between(rng, 1, 2.5))
+        picture = picture.resize((coarse, coarse), Image.Resampling.BOX)
+        picture = picture.resize((size, size), Image.Resampling.BICUBIC)
+    if rng.random() < 0.5:
+        picture = picture.filter(ImageFilter.GaussianBlur(between(rng, 0.3, 1.6) * size / 128))
+    values = np.asarray(picture, dtype=np.float64)
+    if rng.random() < 0.7:
+        contrast, gain = between(rng, 0.85, 1.12), rng.uniform(0.96, 1.04, 3)
+        values = ((values - 128) * contrast + 128 + between(rng, -12, 12)) * gain
+    if rng.random() < 0.5:
+        grain = rng.standard_normal(values.shape)
+        values = values + grain * between(rng, 0, 10)
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)

@@ -1,0 +1,303 @@
+"""Scenes composed on the fly: one to three things on a background, captioned, with exact masks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+
+from t2i.errors import ArgumentError, nearest
+from t2i.scenes.captions import STATED_SHARE, Caption, describe
+from t2i.scenes.held_out import fits, held_out, trained_colours
+from t2i.scenes.layout import Arrangement, SizeWord, Spot, arrange, pick
+from t2i.scenes.recognised_objects import Relation
+from t2i.scenes.sample import Sample
+from t2i.scenes.sprites import BACKGROUNDS, clear_backgrounds, sprite, things
+
+SPLIT_KEYS = {"train": 0, "held_out": 1}
+TWO_OF_SEVERAL = 8 / 11
+"""Of the scenes with several objects, those with two; the others have three."""
+
+
+class ScenesConfig(BaseModel):
+    """Which scenes are composed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["scenes"] = "scenes"
+    size: int = Field(128, ge=32, le=2048)
+    """Side of the square pictures, in pixels."""
+    seed: int = Field(0, ge=0)
+    length: int = Field(1_000_000, ge=1)
+    """How many scenes there are; scene i is the same whatever the length."""
+    vocabulary: Literal["core", "all"] | tuple[str, ...] = "core"
+    """The 48 core objects, all of them, or the names of the ones wanted."""
+    max_objects: int = Field(3, ge=1, le=3)
+    alone: float = Field(0.45, ge=0, le=1)
+    """Share of the scenes that show one object."""
+    repainted: float = Field(0.25, ge=0, le=1)
+    """Share of the objects that are painted in another colour than their own."""
+    stated: float = Field(STATED_SHARE, ge=0, le=1)
+    """Share of the captions of several objects that say how these stand."""
+    split: Literal["train", "held_out"] = "train"
+    """`train` never shows a combination of `held_out.json`; every `held_out` scene shows one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """All that is decided about a scene before a pixel is drawn; spots as `arrange` lists them."""
+
+    spots: tuple[Spot, ...]
+    arrangement: Arrangement
+    background: str
+    tint: tuple[int, int, int]
+    slope: int
+    """How much brighter the background is at its far end, right or bottom, than at the near one."""
+    sloping: Literal["across", "down"]
+    caption: Caption
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """An object of a scene, as the caption names it.
+
+    colour, size_word : what it was painted or sized to be, said in the caption or not
+    box : left, top, right, bottom of its visible pixels
+    mask : (H, W) bool ndarray
+    """
+
+    name: str
+    word: str
+    span: tuple[int, int]
+    colour: str | None
+    size_word: SizeWord | None
+    box: tuple[int, int, int, int]
+    mask: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A composed picture and all that is known about it.
+
+    relations : (subject, relation, object) as the caption states them, indices into `objects`
+    """
+
+    name: str
+    pixels: NDArray[np.uint8]
+    caption: str
+    background: str
+    objects: tuple[Placed, ...]
+    relations: tuple[tuple[int, Relation, int], ...]
+
+
+class Scenes:
+    """The data set: scene `index` is a pure function of the config and the index."""
+
+    def __init__(self, config: ScenesConfig) -> None:
+        self.config = config
+        self.vocabulary = vocabulary(config.vocabulary)
+        known = set(self.vocabulary)
+        self.pairs = sorted(sorted(pair) for pair in held_out().pairs if pair <= known)
+        self.colours = sorted(pair for pair in held_out().colours if pair[0] in known)
+        if config.max_objects == 1:
+            self.pairs = []
+        if config.split == "held_out" and not self.pairs and not self.colours:
+            raise ArgumentError(
+                f"split='held_out' has nothing to show: no held-out combination can be made of "
+                f"{', '.join(self.vocabulary)}. Use vocabulary='core', or more of its objects."
+            )
+
+    def __len__(self) -> int:
+        return self.config.length
+
+    def groups(self) -> Sequence[Sequence[int]]:
+        return [range(len(self))]
+
+    def read(self, index: int, _visit: int = 0, /) -> Sample:
+        scene = self.scene(index)
+        masks = np.stack([placed.mask for placed in scene.objects])
+        spans = tuple(placed.span for placed in scene.objects)
+        return Sample(scene.name, scene.pixels, scene.caption, masks, spans=spans)
+
+    def scene(self, index: int) -> Scene:
+        """Compose scene `index`."""
+        layout = self.layout(index)
+        pixels, masks = draw(layout, self.config.size)
+        caption = layout.caption
+        order = [mention.spot for mention in caption.mentions]
+        objects = tuple(
+            Placed(
+                name=layout.spots[mention.spot].name,
+                word=mention.word,
+                span=mention.span,
+                colour=layout.spots[mention.spot].colour,
+                size_word=layout.spots[mention.spot].size_word,
+                box=box_of(masks[mention.spot]),
+                mask=masks[mention.spot],
+            )
+            for mention in caption.mentions
+        )
+        relations = tuple(
+            (order.index(a), relation, order.index(b)) for a, relation, b in caption.relations
+        )
+        return Scene(self.name(index), pixels, caption.text, layout.background, objects, relations)
+
+    def name(self, index: int) -> str:
+        split = "" if self.config.split == "train" else f"{self.config.split}/"
+        return f"scenes/{split}{self.config.seed}/{index}"
+
+    def layout(self, index: int) -> Layout:
+        """Decide scene `index` without drawing it."""
+        if not 0 <= index < self.config.length:
+            raise IndexError(f"No scene {index}: there are {self.config.length}, counted from 0.")
+        key = (self.config.seed, SPLIT_KEYS[self.config.split], index)
+        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+
+        # what is there
+        names, painted = self._choose_objects(rng)
+        backgrounds = shared_backgrounds(names, painted)
+        if not backgrounds:
+            names, painted = names[:2], painted[:2]
+            backgrounds = shared_backgrounds(names, painted)
+
+        # where it is
+        arrangement, places = arrange(rng, len(names))
+        spots = tuple(
+            place.taken_by(name, colour)
+            for place, name, colour in zip(places, names, painted, strict=True)
+        )
+
+        # what is behind it, and what is said
+        background = pick(rng, backgrounds)
+        tint = new_tint(rng, background)
+        slope = int(rng.random() * 49) - 24
+        sloping: Literal["across", "down"] = "down" if rng.random() < 0.5 else "across"
+        slope = 0 if rng.random() < 0.5 else slope
+        caption = describe(rng, spots, arrangement, background, self.config.stated)
+        return Layout(spots, arrangement, background, tint, slope, sloping, caption)
+
+    def _choose_objects(self, rng: np.random.Generator) -> tuple[list[str], list[str | None]]:
+        """Names and colours (None: as it is), keeping to the split."""
+        alone, u = self.config.alone, rng.random()
+        two = alone + TWO_OF_SEVERAL * (1 - alone)
+        count = min(1 if u < alone else 2 if u < two else 3, self.config.max_objects)
+        names: list[str] = []
+        forced: dict[str, str] = {}
+
+        # one held-out combination first, if this split asks for it
+        if self.config.split == "held_out":
+            combinations = [choices for choices in (self.pairs, self.colours) if choices]
+            chosen = pick(rng, pick(rng, combinations))
+            if isinstance(chosen, list):
+                names += chosen if rng.random() < 0.5 else chosen[::-1]
+            else:
+                names.append(chosen[0])
+                forced[chosen[0]] = chosen[1]
+
+        # the rest as in training
+        while len(names) < count:
+            fitting = [name for name in self.vocabulary if fits(name, names)]
+            if not fitting:
+                break
+            names.append(pick(rng, fitting))
+        share = self.config.repainted
+        painted = [forced.get(name) or new_colour(rng, name, share) for name in names]
+        return names, painted
+
+
+def vocabulary(wanted: Literal["core", "all"] | tuple[str, ...]) -> tuple[str, ...]:
+    """The names of the objects wanted, in the order of the data set's own list."""
+    if wanted == "core":
+        return tuple(name for name, thing in things().items() if thing.core)
+    if wanted == "all":
+        return tuple(things())
+    if not wanted:
+        raise ArgumentError(
+            "vocabulary is empty: name at least one object, or say 'core' or 'all'."
+        )
+    for name in wanted:
+        if name not in things():
+            raise ArgumentError(
+                f"vocabulary: no object is called {name!r}. {nearest(name, things())}"
+            )
+    return tuple(name for name in things() if name in wanted)
+
+
+def new_colour(rng: np.random.Generator, name: str, share: float) -> str | None:
+    wanted = rng.random() < share
+    choices = trained_colours(name)
+    return pick(rng, choices) if wanted and choices else None
+
+
+def new_tint(rng: np.random.Generator, background: str) -> tuple[int, int, int]:
+    """A shade of the background's colour."""
+    shade = int(rng.random() * 17) - 8
+    red, green, blue = (
+        channel + shade + int(rng.random() * 5) - 2 for channel in BACKGROUNDS[background]
+    )
+    return red, green, blue
+
+
+def shared_backgrounds(names: Sequence[str], painted: Sequence[str | None]) -> list[str]:
+    """The backgrounds before which none of the objects vanishes."""
+    clear = [clear_backgrounds(name, colour) for name, colour in zip(names, painted, strict=True)]
+    return [background for background in BACKGROUNDS if all(background in one for one in clear)]
+
+
+def draw(layout: Layout, size: int) -> tuple[NDArray[np.uint8], list[NDArray[np.bool_]]]:
+    """Compose the picture (H, W, 3) and, for each spot, the mask (H, W) of its visible pixels."""
+    pixels = ground(layout.tint, layout.slope, layout.sloping, size)
+    masks: list[NDArray[np.bool_]] = []
+    for spot in layout.spots:
+        put(pixels, masks, sprite(spot.name, spot.colour), spot.side, spot.centre)
+    return pixels, masks
+
+
+def ground(
+    tint: tuple[int, int, int], slope: int, sloping: Literal["across", "down"], size: int
+) -> NDArray[np.uint8]:
+    """A background, (H, W, 3), that grows brighter by `slope` to the right or downwards."""
+    ramp = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
+    shades = np.asarray(tint, dtype=np.float32) + ramp[:, None] * slope
+    shades = np.clip(np.rint(shades), 0, 255).astype(np.uint8)
+    pixels = np.empty((size, size, 3), dtype=np.uint8)
+    pixels[...] = shades[:, None] if sloping == "down" else shades
+    return pixels
+
+
+def put(
+    pixels: NDArray[np.uint8],
+    masks: list[NDArray[np.bool_]],
+    picture: Image.Image,
+    side: float,
+    centre: tuple[float, float],
+) -> None:
+    """Lay a sprite over the picture, and its mask over those of what was put before.
+
+    picture : mode RGBa
+    side : of the sprite, and `centre` across and down, as shares of the picture's side
+    """
+    size = len(pixels)
+    wide = max(8, round(side * size))
+    left, top = (min(max(round(c * size - wide / 2), 0), size - wide) for c in centre)
+    rgba = np.asarray(picture.resize((wide, wide), Image.Resampling.HAMMING))
+    window = np.s_[top : top + wide, left : left + wide]
+
+    # premultiplied "over"
+    behind = pixels[window].astype(np.uint16) * (255 - rgba[..., 3:].astype(np.uint16))
+    pixels[window] = np.minimum(rgba[..., :3] + (behind + 127) // 255, 255).astype(np.uint8)
+    solid = rgba[..., 3] > 127
+    for earlier in masks:
+        earlier[window] &= ~solid
+    mask = np.zeros((size, size), dtype=np.bool_)
+    mask[window] = solid
+    masks.append(mask)
+
+
+def box_of(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom (right and bottom exclusive) of the True pixels."""
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

@@ -1,0 +1,105 @@
+"""What every text encoder offers, whatever model is in it.
+
+B prompts, T tokens of all windows of a row, D width of an embedding.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from t2i.errors import ArgumentError
+from t2i.terminal import several
+from t2i.text.grammar import LONGEST_PROMPT
+from t2i.text.prompt import Prompt, Weighted
+from t2i.text.token_layout import Readable, Window
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """What a denoiser is told."""
+
+    text_BTD: Tensor
+    mask_BT: Tensor | None = None
+    """True where the denoiser may look; None where it may look everywhere."""
+    pooled_BD: Tensor | None = None
+    """One vector for the whole prompt, where the model gives one; of the first window."""
+
+
+class TextEncoder(ABC):
+    """Prompts to embeddings, in rows of as many windows as the longest prompt of a call needs."""
+
+    @property
+    @abstractmethod
+    def layout(self) -> Window:
+        """How a text stands in a window."""
+
+    @property
+    def window(self) -> int:
+        """Tokens the model reads at once, special ones included."""
+        return self.layout.size
+
+    @abstractmethod
+    def encode(
+        self,
+        prompts: Sequence[Readable],
+        *,
+        clip_skip: int | None = None,
+        chunks: int | None = None,
+        length: int | None = None,
+        device: torch.device | None = None,
+    ) -> Encoded:
+        """Embed each prompt; gradients flow when they are enabled.
+
+        Parameters
+        ----------
+        prompts : B strings, each literal text, or what Prompt.at gives; "" is unconditional
+        clip_skip : layers left out before the final norm; None takes the model's own output
+        chunks : windows per row at least, to match other rows
+        length : tokens per row exactly, to match embeddings made elsewhere: a number of windows,
+            or less than one; words that do not fit are dropped with a warning
+        device : where the model will compute, when hooks move its weights (offload)
+
+        Returns
+        -------
+        encoded : text_BTD (B, T, D) in the model's dtype, with mask and pooled vectors
+        """
+
+    @abstractmethod
+    def count_chunks(self, prompts: Sequence[Readable]) -> int:
+        """Windows that the longest of the prompts needs; `chunks=` for rows that must match it."""
+
+
+def check_prompts(prompts: Sequence[Readable]) -> None:
+    if isinstance(prompts, str):
+        raise ArgumentError(
+            f"Got the single string {prompts[:40]!r} where a list of prompts is expected: "
+            "put it into a list, [prompt]."
+        )
+    for index, prompt in enumerate(prompts):
+        if isinstance(prompt, Prompt):
+            raise ArgumentError(
+                f"Prompt {index} is a Prompt, which may say another thing at each step: encode "
+                "what prompt.at(step, steps) gives."
+            )
+        if not isinstance(prompt, (str, Weighted)):
+            raise ArgumentError(
+                f"Prompt {index} is a {type(prompt).__name__}, expected a string: {prompt!r:.80}."
+            )
+        text = prompt if isinstance(prompt, str) else "".join(prompt.texts)
+        if len(text) > LONGEST_PROMPT:
+            raise ArgumentError(
+                f"Prompt {index} has {several(len(text), 'character')}; at most "
+                f"{LONGEST_PROMPT:,} are read."
+            )
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ArgumentError(
+                f"Prompt {index} has half a character at {error.start}: {text[error.start]!r}. "
+                "Take it out."
+            ) from error
+    if len(prompts) == 0:
+        raise ArgumentError('Got an empty list of prompts: give at least one; "" is a prompt.')

@@ -1,0 +1,18 @@
+"""BERT: every text between [CLS] and [SEP], read in both directions."""
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from t2i.text.encoders.windows import Windowed, check_headless
+
+
+class Bert(Windowed):
+    """BertModel and its kin. The denoiser must not look at padding: use the mask."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        model: PreTrainedModel,
+        window: int | None = None,
+    ) -> None:
+        check_headless(model)
+        super().__init__(tokenizer, model, window)

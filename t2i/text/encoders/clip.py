@@ -1,0 +1,55 @@
+"""CLIP's text model, equal bit for bit to what StableDiffusionPipeline computes."""
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from t2i.errors import ArgumentError
+from t2i.terminal import several
+from t2i.text.encoders.windows import Windowed
+
+
+class Clip(Windowed):
+    """CLIPTextModel, or CLIPTextModelWithProjection, which gives pooled vectors too.
+
+    >>> encoder = Clip(pipe.tokenizer, pipe.text_encoder)
+    >>> encoder.encode(["a red apple", ""]).text_BTD.shape
+    torch.Size([2, 77, 768])
+    """
+
+    # Stable Diffusion's denoisers were trained to look at CLIP's padding.
+    masked: ClassVar[bool] = False
+
+    def read(
+        self, ids_RW: Tensor, mask_RW: Tensor, clip_skip: int | None
+    ) -> tuple[Tensor, Tensor | None]:
+        output = self.model(
+            ids_RW,
+            attention_mask=mask_RW if reads_mask(self.model) else None,
+            output_hidden_states=clip_skip is not None,
+        )
+        if clip_skip is None:
+            text_RWD: Tensor = output.last_hidden_state
+        else:
+            text_RWD = final_norm(self.model)(output.hidden_states[-1 - clip_skip])
+        return text_RWD, getattr(output, "text_embeds", None)
+
+    def check_clip_skip(self, clip_skip: int) -> None:
+        layers = self.model.config.num_hidden_layers
+        if not 0 <= clip_skip <= layers:
+            raise ArgumentError(
+                f"Got clip_skip={clip_skip}, but this text encoder has {several(layers, 'layer')}: "
+                f"choose a number from 0 (skip none) to {layers}."
+            )
+
+
+def reads_mask(model: PreTrainedModel) -> bool:
+    return bool(getattr(model.config, "use_attention_mask", False))
+
+
+def final_norm(model: PreTrainedModel) -> nn.Module:
+    # Some versions of transformers keep the layers in `model.text_model`, others in the model.
+    norm = getattr(model, "text_model", model).final_layer_norm
+    assert isinstance(norm, nn.Module)
+    return norm

@@ -1,0 +1,52 @@
+"""The text encoder that a model's own config asks for."""
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from t2i.errors import ArgumentError, nearest
+from t2i.text.encoder_interface import Encoded, TextEncoder
+from t2i.text.encoders.bert import Bert
+from t2i.text.encoders.causal import Causal
+from t2i.text.encoders.clip import Clip
+from t2i.text.encoders.t5 import T5
+from t2i.text.encoders.two_clip import TwoClip
+from t2i.text.encoders.windows import Windowed
+
+__all__ = ["FAMILIES", "Clip", "Encoded", "TextEncoder", "TwoClip", "Windowed", "text_encoder"]
+
+
+def text_encoder(
+    tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, window: int | None = None
+) -> Windowed:
+    """The encoder for a transformers model, by `model.config.model_type`.
+
+    `window` is the number of tokens read at once; left out, the tokenizer, the model and 512
+    decide, whichever is least. SDXL's two models: TwoClip(text_encoder(...), text_encoder(...)).
+
+    >>> encoder = text_encoder(pipe.tokenizer, pipe.text_encoder)
+    >>> encoder.encode(["a red apple", ""]).text_BTD.shape
+    torch.Size([2, 77, 768])
+    """
+    family = FAMILIES.get(model.config.model_type)
+    if family is None:
+        raise ArgumentError(
+            f"No text encoder is made of a {model.config.model_type!r}. "
+            f"{nearest(model.config.model_type, FAMILIES)}"
+        )
+    return family(tokenizer, model, window)
+
+
+FAMILIES: dict[str, type[Windowed]] = {
+    "clip_text_model": Clip,
+    "t5": T5,
+    "mt5": T5,
+    "umt5": T5,
+    "bert": Bert,
+    "distilbert": Bert,
+    "gpt2": Causal,
+    "gpt_neox": Causal,
+    "llama": Causal,
+    "mistral": Causal,
+    "qwen2": Causal,
+    "qwen3": Causal,
+}
+"""By model_type of the model's config."""

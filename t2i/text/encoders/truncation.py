@@ -1,0 +1,88 @@
+"""What does not fit: as little as possible is dropped, and the words are named."""
+
+import re
+import warnings
+from collections.abc import Sequence
+
+from t2i.errors import ArgumentError
+from t2i.terminal import several
+from t2i.text.prompt import Weighted
+from t2i.text.token_layout import LONGEST_WORD, Chunk, Readable, Window
+
+MOST_CHUNKS = 32
+"""Windows that one prompt may fill."""
+NAMED_WORDS = 12
+"""Words of the lost end that a message spells out; of the rest it gives the number."""
+
+
+def divide(window: Window, prompts: Sequence[Readable], most: int | None) -> list[list[Chunk]]:
+    """The chunks of each prompt.
+
+    What is more than `most` is dropped, with a warning; more than MOST_CHUNKS is refused.
+    """
+    divided = []
+    for prompt in prompts:
+        chunks = window.chunks(prompt)
+        if most is not None and len(chunks) > most:
+            chunks, lost = fit(chunks, most, window.room)
+            if lost:
+                warn_of_lost_words(prompt, lost, most * window.size)
+        if len(chunks) > MOST_CHUNKS:
+            _, dropped = split(prompt, chunks[MOST_CHUNKS])
+            raise ArgumentError(
+                f"The prompt fills {len(chunks)} windows of {window.size} tokens; at most "
+                f"{MOST_CHUNKS} are read. What would be lost: {spell_words(dropped)}. Shorten it."
+            )
+        divided.append(chunks)
+    return divided
+
+
+def fit(chunks: Sequence[Chunk], most: int, room: int) -> tuple[list[Chunk], Chunk | None]:
+    """The first chunks, the last of them filled to the brim, and what comes next."""
+    kept, rest = list(chunks[:most]), chunks[most:]
+    last = kept[-1]
+    same = [token for chunk in rest if chunk.section == last.section for token in chunk.tokens]
+    free = room - len(last.tokens)
+    kept[-1] = Chunk(last.section, (*last.tokens, *same[:free]))
+    if same[free:]:
+        return kept, Chunk(last.section, tuple(same[free:]))
+    return kept, next((chunk for chunk in rest if chunk.section != last.section), None)
+
+
+def warn_of_lost_words(prompt: Readable, lost: Chunk, tokens: int) -> None:
+    kept, dropped = split(prompt, lost)
+    warnings.warn(
+        f"The prompt is longer than the {tokens} tokens this model reads. Left out: "
+        f"{spell_words(dropped)}. The picture is made from: {shorten(kept)!r}. "
+        "Shorten the prompt, or move what matters to its beginning.",
+        stacklevel=5,
+    )
+
+
+def split(prompt: Readable, lost: Chunk) -> tuple[str, str]:
+    """The text before a chunk, and from it on."""
+    texts = prompt.texts if isinstance(prompt, Weighted) else (prompt,)
+    position = lost.tokens[0].start if lost.tokens else 0
+    kept, dropped = split_before_word(texts[lost.section], position)
+    before = [*texts[: lost.section], kept]
+    after = [dropped, *texts[lost.section + 1 :]]
+    return " ".join(before).strip(), " ".join(after).strip()
+
+
+def split_before_word(text: str, position: int) -> tuple[str, str]:
+    """Cut at `position`, or before the word it lies in: a word read in part counts as lost."""
+    beginning = re.search(r"\w+\Z", text[max(0, position - LONGEST_WORD) : position])
+    if beginning and beginning.start() > 0 and text[position : position + 1].isalnum():
+        position -= len(beginning.group())
+    return text[:position].rstrip(), text[position:].strip()
+
+
+def spell_words(text: str) -> str:
+    words = text.split()
+    named = ", ".join(repr(shorten(word)) for word in words[:NAMED_WORDS])
+    more = len(words) - NAMED_WORDS
+    return f"{named} and {several(more, 'more word')}" if more > 0 else named
+
+
+def shorten(text: str, letters: int = 60) -> str:
+    return text if len(text) <= letters else f"...{text[-letters:]}"

@@ -1,0 +1,107 @@
+"""Two CLIPs side by side, as SDXL has them, equal bit for bit to StableDiffusionXLPipeline's.
+
+B prompts, T tokens of a row, D width of an embedding.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from t2i.errors import ArgumentError
+from t2i.terminal import several
+from t2i.text.encoder_interface import Encoded, TextEncoder
+from t2i.text.encoders.clip import Clip
+from t2i.text.encoders.windows import Windowed
+from t2i.text.token_layout import Readable, Window
+
+
+class Penultimate(Clip):
+    """The layer before the last, without the final norm; clip_skip counts from there."""
+
+    def read(
+        self, ids_RW: Tensor, mask_RW: Tensor, clip_skip: int | None
+    ) -> tuple[Tensor, Tensor | None]:
+        output = self.model(ids_RW, output_hidden_states=True)
+        text_RWD: Tensor = output.hidden_states[-2 - (clip_skip or 0)]
+        return text_RWD, getattr(output, "text_embeds", None)
+
+    def check_clip_skip(self, clip_skip: int) -> None:
+        layers = self.model.config.num_hidden_layers
+        if not 0 <= clip_skip < layers:
+            raise ArgumentError(
+                f"Got clip_skip={clip_skip}, but this text encoder has "
+                f"{several(layers, 'layer')}, of which SDXL leaves out the last: choose a number "
+                f"from 0 (skip no more) to {layers - 1}."
+            )
+
+
+class TwoClip(TextEncoder):
+    """Both models' embeddings joined along D; the pooled vector is the second's.
+
+    Weights act on each model's embeddings by themselves, and leave the pooled vector alone.
+
+    >>> encoder = TwoClip(
+    ...     Clip(pipe.tokenizer, pipe.text_encoder), Clip(pipe.tokenizer_2, pipe.text_encoder_2)
+    ... )
+    >>> encoder.encode(["a red apple"]).text_BTD.shape
+    torch.Size([1, 77, 2048])
+    """
+
+    def __init__(self, first: Windowed, second: Windowed) -> None:
+        for encoder in (first, second):
+            if not isinstance(encoder, Clip):
+                raise ArgumentError(
+                    f"Got a {type(encoder).__name__} of a {encoder.model.config.model_type}; "
+                    "expected two CLIPs, as SDXL has them."
+                )
+        if first.window != second.window:
+            raise ArgumentError(
+                f"The two text encoders read {first.window} and {second.window} tokens at once; "
+                "expected the same number. Give both the smaller one, window=."
+            )
+        self.first = Penultimate(first.tokenizer, first.model, first.window)
+        self.second = Penultimate(second.tokenizer, second.model, second.window)
+
+    @property
+    def layout(self) -> Window:
+        return self.first.layout
+
+    def encode(
+        self,
+        prompts: Sequence[Readable],
+        prompts_2: Sequence[Readable] | None = None,
+        *,
+        clip_skip: int | None = None,
+        chunks: int | None = None,
+        length: int | None = None,
+        device: torch.device | None = None,
+    ) -> Encoded:
+        """As TextEncoder.encode; `prompts_2` are what the second model reads, if not the same."""
+        prompts_2 = prompts if prompts_2 is None else prompts_2
+        if len(prompts) != len(prompts_2):
+            raise ArgumentError(
+                f"Got {several(len(prompts), 'prompt')} and {len(prompts_2)} for the second text "
+                "encoder; expected as many."
+            )
+        if length is None:
+            chunks = max(chunks or 1, self.count_chunks(prompts, prompts_2))
+        first, second = (
+            model.encode(texts, clip_skip=clip_skip, chunks=chunks, length=length, device=device)
+            for model, texts in ((self.first, prompts), (self.second, prompts_2))
+        )
+        text_BTD = torch.cat([first.text_BTD, second.text_BTD], dim=-1)
+        return Encoded(text_BTD, joined(first.mask_BT, second.mask_BT), second.pooled_BD)
+
+    def count_chunks(
+        self, prompts: Sequence[Readable], prompts_2: Sequence[Readable] | None = None
+    ) -> int:
+        second = prompts if prompts_2 is None else prompts_2
+        return max(self.first.count_chunks(prompts), self.second.count_chunks(second))
+
+
+def joined(first_BT: Tensor | None, second_BT: Tensor | None) -> Tensor | None:
+    """Where either text has something to say; None where both do everywhere."""
+    if first_BT is None or second_BT is None:
+        return None
+    return first_BT | second_BT

@@ -1,0 +1,190 @@
+"""What encoders of one model share: prompts in windows, windows through the model, weights.
+
+B prompts, K windows of each, R = B K rows that the model reads, W tokens of a window, T = K W,
+D width of an embedding.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from t2i.errors import ArgumentError
+from t2i.text.encoder_interface import Encoded, TextEncoder, check_prompts
+from t2i.text.encoders.embedding_weights import drawn_from_empty, rescaled
+from t2i.text.encoders.truncation import MOST_CHUNKS, divide
+from t2i.text.prompt import Weighted
+from t2i.text.token_layout import Chunk, Readable, Window, window_of
+
+
+class Tokens(NamedTuple):
+    """What the text model reads, K rows after one another for each prompt."""
+
+    ids_RW: Tensor
+    mask_RW: Tensor
+    """1 for a token of the prompt or a special one; 0 for padding."""
+    weight_RW: Tensor
+    chunks: int
+    """Windows of each prompt, K."""
+    own_RW: Tensor
+    """False for padding, and for windows that only fill a row up."""
+
+
+class Windowed(TextEncoder):
+    """A tokenizer and the model it belongs to; each family says how the model is read."""
+
+    masked: ClassVar[bool] = True
+    """Whether the denoiser must not look at padding."""
+    begins: ClassVar[bool] = False
+    """Whether a text starts with BOS where the tokenizer itself adds nothing."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        model: PreTrainedModel,
+        window: int | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.model = model
+        self._layout = window_of(tokenizer, model.config, window, begin=self.begins)
+
+    def read(
+        self, ids_RW: Tensor, mask_RW: Tensor, clip_skip: int | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Embeddings (R, W, D), and pooled vectors (R, D) where the model gives them."""
+        text_RWD: Tensor = self.model(ids_RW, attention_mask=mask_RW).last_hidden_state
+        return text_RWD, None
+
+    @property
+    def layout(self) -> Window:
+        return self._layout
+
+    def encode(
+        self,
+        prompts: Sequence[Readable],
+        *,
+        clip_skip: int | None = None,
+        chunks: int | None = None,
+        length: int | None = None,
+        device: torch.device | None = None,
+    ) -> Encoded:
+        if clip_skip is not None:
+            self.check_clip_skip(clip_skip)
+        tokens = self.tokenize(prompts, chunks=chunks, length=length)
+        device = device or self.model.device
+
+        text_RWD, pooled_RD = self._read(tokens, clip_skip, device)
+        if (tokens.weight_RW != 1).any():
+            text_RWD = self._weigh(text_RWD, tokens, prompts, clip_skip, device)
+
+        text_BTD = text_RWD.reshape(len(prompts), -1, text_RWD.shape[-1])
+        mask_BT = self._mask(tokens, len(prompts), device)
+        pooled_BD = None if pooled_RD is None else pooled_RD[:: tokens.chunks]
+        return Encoded(text_BTD, mask_BT, pooled_BD)
+
+    def count_chunks(self, prompts: Sequence[Readable]) -> int:
+        check_prompts(prompts)
+        return max(len(chunks) for chunks in divide(self.layout, prompts, None))
+
+    def tokenize(
+        self,
+        prompts: Sequence[Readable],
+        *,
+        chunks: int | None = None,
+        length: int | None = None,
+    ) -> Tokens:
+        """Token ids in windows, as many for each prompt; `chunks` and `length` as in encode."""
+        check_prompts(prompts)
+        if chunks is not None and not 1 <= chunks <= MOST_CHUNKS:
+            raise ArgumentError(f"Got chunks={chunks}: choose a number from 1 to {MOST_CHUNKS}.")
+        window, most = self._fitting(length)
+        divided = divide(window, prompts, most)
+
+        count = most or max(chunks or 1, *(len(chunks) for chunks in divided))
+        rows = [
+            chunk
+            for chunks in divided
+            for chunk in [*chunks, *[Chunk(-1, ())] * (count - len(chunks))]
+        ]
+        places_W = torch.arange(window.size)
+        mask_RW = places_W < torch.tensor([[window.filled(chunk)] for chunk in rows])
+        filler_R = torch.tensor([chunk.section < 0 for chunk in rows])
+        return Tokens(
+            torch.tensor([window.ids(chunk) for chunk in rows]),
+            mask_RW.long(),
+            torch.tensor([window.weights(chunk) for chunk in rows]),
+            count,
+            mask_RW & ~filler_R[:, None],
+        )
+
+    def check_clip_skip(self, clip_skip: int) -> None:
+        raise ArgumentError(
+            f"Got clip_skip={clip_skip}, but this text encoder is a "
+            f"{self.model.config.model_type}: only CLIP has layers to skip. Leave it out."
+        )
+
+    def _mask(self, tokens: Tokens, prompts: int, device: torch.device) -> Tensor | None:
+        """Where the denoiser may look; windows that only fill a row up are hidden from it, so that
+        a prompt says the same beside a longer one as alone."""
+        if self.masked:
+            return tokens.own_RW.reshape(prompts, -1).to(device)
+        own_R1 = tokens.own_RW.any(dim=1, keepdim=True)
+        if own_R1.all():
+            return None
+        return own_R1.expand_as(tokens.own_RW).reshape(prompts, -1).to(device)
+
+    def _fitting(self, length: int | None) -> tuple[Window, int | None]:
+        """The window and the number of them that make rows of `length` tokens."""
+        window = self.layout
+        if length is None:
+            return window, None
+        count, rest = divmod(length, window.size)
+        if rest == 0 and 1 <= count <= MOST_CHUNKS:
+            return window, count
+        short = replace(window, size=length)
+        if length < window.size and short.room >= 1:
+            return short, 1
+        raise ArgumentError(
+            f"Got length={length}: rows have a multiple of {window.size} tokens, the window of "
+            f""
+            f"this text encoder, or from {window.size - window.room + 1} to {window.size}."
+        )
+
+    def _read(
+        self, tokens: Tokens, clip_skip: int | None, device: torch.device
+    ) -> tuple[Tensor, Tensor | None]:
+        return self.read(tokens.ids_RW.to(device), tokens.mask_RW.to(device), clip_skip)
+
+    def _weigh(
+        self,
+        text_RWD: Tensor,
+        tokens: Tokens,
+        prompts: Sequence[Readable],
+        clip_skip: int | None,
+        device: torch.device,
+    ) -> Tensor:
+        weight_RW = tokens.weight_RW.to(text_RWD.device)
+        comfy = [isinstance(prompt, Weighted) and prompt.mode == "comfy" for prompt in prompts]
+        comfy_R = torch.tensor(comfy, device=text_RWD.device).repeat_interleave(tokens.chunks)
+        comfy_R1 = comfy_R[:, None]
+
+        if not all(comfy):
+            mask_RW = tokens.mask_RW.to(text_RWD.device) if self.masked else None
+            text_RWD = rescaled(text_RWD, weight_RW.masked_fill(comfy_R1, 1.0), mask_RW)
+        if any(comfy):
+            empty = self.tokenize([""], length=tokens.ids_RW.shape[1])
+            empty_1WD, _ = self._read(empty, clip_skip, device)
+            weight_RW = weight_RW.masked_fill(~comfy_R1, 1.0)
+            text_RWD = drawn_from_empty(text_RWD, weight_RW, empty_1WD[0])
+        return text_RWD
+
+
+def check_headless(model: PreTrainedModel) -> None:
+    if model.base_model is not model:
+        raise ArgumentError(
+            f"Got a {type(model).__name__}, which ends in scores; expected the layers below: give "
+            f"model.base_model, a {type(model.base_model).__name__}."
+        )

@@ -1,0 +1,122 @@
+"""Where the words of a prompt stand among the tokens that the denoiser looks at."""
+
+import difflib
+import re
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import islice, takewhile
+from typing import TypeAlias
+
+from transformers import PreTrainedTokenizerBase
+
+from t2i.errors import ArgumentError
+from t2i.text.encoder_interface import TextEncoder, check_prompts
+from t2i.text.prompt import Weighted
+from t2i.text.token_layout import Readable, Window, window_of
+from t2i.text.word_pattern import pattern
+
+NAMED_WORDS = 12
+"""Words of the prompt that an error lists where none is alike."""
+
+Span: TypeAlias = tuple[int, ...]
+"""Positions along T, in order."""
+
+
+def spans(
+    text: TextEncoder | PreTrainedTokenizerBase,
+    prompt: Readable,
+    words: Sequence[str],
+    *,
+    which: int | None = None,
+) -> dict[str, Span]:
+    """The tokens of each word or phrase: of all its occurrences, or of number `which`.
+
+    Raises ArgumentError for a word that is not in the prompt. A tokenizer alone serves where its
+    own windows are the model's, as with CLIP.
+
+    >>> spans(encoder, "a red bicycle, a red door", ["bicycle", "red"])
+    {'bicycle': (3,), 'red': (2, 6)}
+    >>> spans(encoder, "a red bicycle, a red door", ["red"], which=1)
+    {'red': (6,)}
+    """
+    found = {}
+    for word, occurrences in token_spans(text, prompt, words).items():
+        if which is not None and not -len(occurrences) <= which < len(occurrences):
+            times = "once" if len(occurrences) == 1 else f"{len(occurrences)} times"
+            raise ArgumentError(
+                f"Got which={which}, but {word!r} stands in the prompt {times}: they count from "
+                f"0 to {len(occurrences) - 1}."
+            )
+        chosen = occurrences if which is None else [occurrences[which]]
+        found[word] = tuple(sorted({place for span in chosen for place in span}))
+    return found
+
+
+def token_spans(
+    text: TextEncoder | PreTrainedTokenizerBase, prompt: Readable, words: Sequence[str]
+) -> dict[str, tuple[Span, ...]]:
+    """The tokens of each word or phrase, one span per occurrence; case does not matter.
+
+    A word is whole, so that "car" is not in "carpet", and ends where its letters end: "bicycle"
+    is in "a bicycle, red".
+    """
+    check_prompts([prompt])
+    if isinstance(words, str):
+        raise ArgumentError(f"Got the string {words!r} where a list of words is expected.")
+    window = text.layout if isinstance(text, TextEncoder) else window_of(text)
+    texts = prompt.texts if isinstance(prompt, Weighted) else (prompt,)
+    tokens = _tokens(window, prompt)
+
+    found = {}
+    for word in words:
+        occurrences = [
+            span
+            for section, said in enumerate(texts)
+            for match in pattern(word).finditer(said)
+            if (span := _covering(tokens[section], *match.span()))
+        ]
+        if not occurrences:
+            raise ArgumentError(unknown(word, " ".join(texts)))
+        found[word] = tuple(occurrences)
+    return found
+
+
+def tokens_of_stretches(
+    text: TextEncoder | PreTrainedTokenizerBase, prompt: str, stretches: Sequence[tuple[int, int]]
+) -> tuple[Span, ...]:
+    """The tokens of stretches of a prompt's letters, [first, end) each; empty where it has none."""
+    window = text.layout if isinstance(text, TextEncoder) else window_of(text)
+    tokens = _tokens(window, prompt)
+    return tuple(_covering(tokens[0], start, end) for start, end in stretches)
+
+
+def unknown(word: str, text: str) -> str:
+    spoken = list(dict.fromkeys(re.findall(r"\w+", text)))
+    lower = {said.lower(): said for said in spoken}
+    alike = difflib.get_close_matches(word.lower(), lower, n=3, cutoff=0.5)
+    if alike:
+        return (
+            f"{word!r} is not in the prompt. Nearest: {', '.join(lower[name] for name in alike)}."
+        )
+    more = f" and {len(spoken) - NAMED_WORDS} more" if len(spoken) > NAMED_WORDS else ""
+    named = ", ".join(spoken[:NAMED_WORDS]) or "none"
+    return f"{word!r} is not in the prompt. Its words: {named}{more}."
+
+
+def _tokens(window: Window, prompt: Readable) -> dict[int, list[tuple[int, int, int]]]:
+    """Of each section the start, the end and the position along T of its tokens."""
+    tokens = defaultdict(list)
+    for number, chunk in enumerate(window.chunks(prompt)):
+        first = number * window.size + len(window.prefix)
+        for place, token in enumerate(chunk.tokens, first):
+            if token.end > token.start:
+                tokens[chunk.section].append((token.start, token.end, place))
+    return tokens
+
+
+def _covering(tokens: Sequence[tuple[int, int, int]], start: int, end: int) -> Span:
+    """The tokens that share a letter with a stretch of the text; they are in its order."""
+    first = bisect_right(tokens, start, key=lambda token: token[1])
+    stretch = takewhile(lambda token: token[0] < end, islice(tokens, first, None))
+    return tuple(place for _, _, place in stretch)

@@ -1,0 +1,72 @@
+"""Captions as they were encoded once.
+
+T tokens of a row, D width of an embedding, S tokens of a window.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from t2i.errors import DataError
+from t2i.text.encoder_interface import Encoded
+from train.cache.shards import Arrays, Shards
+
+TEXT, MASK, POOLED = "text", "mask", "pooled"
+
+
+def arrays_of(told: Encoded, row: int) -> Arrays:
+    """What is kept of a caption: text (T, D), and mask (T,) and pooled (D,) where there are some.
+
+    Its windows are its own; a row is filled up when it is read beside longer ones.
+    """
+    parts = {TEXT: told.text_BTD, MASK: told.mask_BT, POOLED: told.pooled_BD}
+    return {
+        name: (part[row] if part.dtype == torch.bool else part[row].float()).cpu().numpy()
+        for name, part in parts.items()
+        if part is not None
+    }
+
+
+class Texts:
+    """Reads captions as a text encoder would encode them together."""
+
+    def __init__(self, shards: Shards) -> None:
+        self.shards = shards
+        self._empty_SD: NDArray[np.float32] = shards.read("")[TEXT]
+
+    def read(self, captions: Sequence[str], device: torch.device) -> Encoded:
+        """Raises DataError for a caption that was not there when they were encoded."""
+        rows = [self._row(caption) for caption in captions]
+        longest = max(len(row[TEXT]) for row in rows)
+        text_BTD = np.stack([self._filled_up(row[TEXT], longest) for row in rows])
+        pooled = [row[POOLED] for row in rows if POOLED in row]
+        return Encoded(
+            torch.from_numpy(text_BTD).to(device),
+            self._mask(rows, longest, device),
+            torch.from_numpy(np.stack(pooled)).to(device) if pooled else None,
+        )
+
+    def _row(self, caption: str) -> Arrays:
+        if caption not in self.shards:
+            raise DataError(
+                f"The caption {caption[:80]!r} is not among those that were encoded before the "
+                "run: set cache.texts = false and begin another run."
+            )
+        return self.shards.read(caption)
+
+    def _filled_up(self, text_TD: NDArray[np.float32], longest: int) -> NDArray[np.float32]:
+        """As encoders do it, with windows of the empty text."""
+        missing = (longest - len(text_TD)) // len(self._empty_SD)
+        return np.concatenate([text_TD, *[self._empty_SD] * missing])
+
+    def _mask(self, rows: Sequence[Arrays], longest: int, device: torch.device) -> Tensor | None:
+        """The denoiser is not to look at windows that only fill a row up."""
+        if all(MASK not in row and len(row[TEXT]) == longest for row in rows):
+            return None
+        mask_BT = np.zeros((len(rows), longest), dtype=np.bool_)
+        for number, row in enumerate(rows):
+            mask_BT[number, : len(row[TEXT])] = row.get(MASK, True)
+        return torch.from_numpy(mask_BT).to(device)

@@ -1,0 +1,54 @@
+"""A contact sheet of one's own pictures, as a model is shown them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from t2i.pictures import PAPER, sheet
+from t2i.scenes.sample import Sample
+from train.data.pictures import Pictures
+
+CELL = 192
+COLUMNS = 6
+TINT = (235, 150, 150)
+
+
+def contact_sheet(pictures: Pictures, indices: Sequence[int]) -> Image.Image:
+    """Each at one of its visits: cropped, mirrored perhaps, under it its caption and its size."""
+    samples = [pictures.read(index, index) for index in indices]
+    labels = [
+        f"{sample.caption or '(no caption)'}\n{sample.pixels.shape[1]}x{sample.pixels.shape[0]}"
+        + (" prior" if pictures.is_prior(index) else "")
+        for index, sample in zip(indices, samples, strict=True)
+    ]
+    return sheet([in_a_square(tinted(sample)) for sample in samples], labels, COLUMNS)
+
+
+def spread(pictures: Pictures, most: int) -> list[int]:
+    """So many at most, evenly from all of them."""
+    number = min(most, len(pictures))
+    return [place * len(pictures) // number for place in range(number)]
+
+
+def tinted(sample: Sample) -> Image.Image:
+    """What the loss does not count is pale and hatched."""
+    if sample.loss_mask is None:
+        return Image.fromarray(sample.pixels)
+    height, width = sample.loss_mask.shape
+    pale = 0.25 * sample.pixels.mean(axis=-1, keepdims=True) + 165.0
+    pale = np.broadcast_to(pale, sample.pixels.shape).copy()
+    diagonal = np.add.outer(np.arange(height), np.arange(width))
+    pale[diagonal * 24 // max(height, width) % 3 == 0] = TINT
+    counted = sample.loss_mask[..., None] / 255
+    return Image.fromarray(np.rint(counted * sample.pixels + (1 - counted) * pale).astype(np.uint8))
+
+
+def in_a_square(picture: Image.Image) -> Image.Image:
+    """At the bottom of a cell, so that captions stand close; enlarged in crisp pixels."""
+    scale = CELL / max(picture.size)
+    method = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST
+    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    cell = Image.new("RGB", (CELL, CELL), PAPER)
+    cell.paste(picture.resize(size, method), ((CELL - size[0]) // 2, CELL - size[1]))
+    return cell

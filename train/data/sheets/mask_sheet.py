@@ -1,0 +1,58 @@
+"""A contact sheet of a data set: each picture, its masks in colours, its caption."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from t2i.errors import ArgumentError
+from t2i.pictures import sheet
+from t2i.scenes.sample import Sample, Samples
+
+# One per named thing, in caption order; a fourth and later ones start again.
+MASK_COLOURS = ((230, 50, 50), (40, 110, 240), (30, 170, 80), (240, 180, 30), (160, 70, 210))
+PICTURE_WIDTH = 192
+
+
+def show(dataset: Samples, indices: Sequence[int], masks: bool = True) -> Image.Image:
+    """Draw the samples with their captions; with `masks`, each beside its masks.
+
+    The thing named first in a caption is red, the second blue, the third green.
+    """
+    wrong = [index for index in indices if not 0 <= index < len(dataset)]
+    if wrong:
+        raise ArgumentError(
+            f"No sample {wrong[0]}: the data set holds {len(dataset)}, counted from 0."
+        )
+    samples = [dataset.read(index, 0) for index in indices]
+    pictures = [
+        beside(enlarged(sample.pixels), enlarged(coloured(sample)))
+        if masks
+        else enlarged(sample.pixels)
+        for sample in samples
+    ]
+    return sheet(pictures, [sample.caption for sample in samples], columns=4 if masks else 6)
+
+
+def coloured(sample: Sample) -> NDArray[np.uint8]:
+    """The picture in pale gray, the masks over it: (H, W, 3) uint8 ndarray."""
+    gray = 0.35 * sample.pixels.mean(axis=-1, keepdims=True) + 140.0
+    overlay = np.broadcast_to(gray, sample.pixels.shape).copy()
+    for number, mask in enumerate(sample.masks):
+        tint = np.array(MASK_COLOURS[number % len(MASK_COLOURS)], dtype=np.float64)
+        overlay[mask] = 0.25 * overlay[mask] + 0.75 * tint
+    return np.asarray(np.rint(overlay), dtype=np.uint8)
+
+
+def enlarged(pixels: NDArray[np.uint8]) -> Image.Image:
+    """By a whole factor, so that every pixel stays square and sharp."""
+    factor = max(1, round(PICTURE_WIDTH / pixels.shape[1]))
+    return Image.fromarray(pixels.repeat(factor, axis=0).repeat(factor, axis=1))
+
+
+def beside(left: Image.Image, right: Image.Image) -> Image.Image:
+    both = Image.new("RGB", (left.width + right.width + 2, left.height), (255, 255, 255))
+    both.paste(left, (0, 0))
+    both.paste(right, (left.width + 2, 0))
+    return both

@@ -1,0 +1,142 @@
+"""`--dry-run`: what a run will do, as a table for people or as its resolved config for programs."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from t2i.errors import T2IError
+from t2i.terminal import print_line, several
+from train.config.run_config import RunConfig
+from train.data.pictures import Pictures
+from train.data.registry import samples_of
+from train.dry_run.memory_forecast import Forecast, forecast
+from train.targets.adapters import AdapterPart
+from train.targets.denoiser import DenoiserConfig
+from train.targets.finetune import FineTuneConfig, PartConfig
+from train.targets.trained_parts import FullPart
+
+LATER = "told after the first steps, with what is left"
+ADAPTERS = {"lora": "LoRA", "dora": "DoRA", "loha": "LoHa", "lokr": "LoKr"}
+Facts = dict[str, Any]
+
+
+def print_plan(config: RunConfig, *, as_json: bool) -> None:
+    """Look at models and data as the run would, write nothing, and say what it will do."""
+    expected = facts_of(config, forecast(config))
+    if as_json:
+        document = config.model_dump(mode="json") | {"expected": expected}
+        print_line(json.dumps(document, indent=2, ensure_ascii=False))
+        return
+    lines = [*rows(config, expected)]
+    width = max(len(name) for name, _ in lines)
+    for name, value in lines:
+        print_line(f"{name:{width}}  {value}")
+
+
+def facts_of(config: RunConfig, told: Forecast) -> Facts:
+    """What the table says in numbers; null is what cannot be told."""
+    train = config.train
+    facts: Facts = {"trained": trained_of(config, told), "parameters": told.parameters}
+    facts |= {"not_counted": told.missing or None, "data": data_of(config)}
+    sheets = train.steps // config.samples.every if config.samples.every else 0
+    final = bool(not config.samples.every or train.steps % config.samples.every)
+    facts["sheets"] = sheets + final if config.draws else 0
+    facts["checkpoints"] = -(-train.steps // train.checkpoint_every)
+    facts["memory_bytes"] = None
+    if told.memory is not None:
+        least, most = told.memory.span()
+        facts["memory_bytes"] = {"from": least, "to": most, **asdict(told.memory)}
+    return facts
+
+
+def trained_of(config: RunConfig, told: Forecast) -> list[Facts]:
+    """What is trained, how, of how many numbers and at which learning rate."""
+    target, usual = config.target, config.optimizer.learning_rate
+    named: list[tuple[str, float | None]]
+    if isinstance(target, FineTuneConfig):
+        named = [(name_of(part), part.learning_rate) for part in target.parts]
+    elif isinstance(target, DenoiserConfig):
+        both = "UNet and text encoder" if target.train_text_encoder else "UNet"
+        named = [(f"{both}, from {'weights' if target.unet else 'nothing'}", None)]
+    else:
+        named = [(target.kind, None)]
+    numbers = told.trained or (None,) * len(named)
+    return [
+        {"what": what, "parameters": number, "learning_rate": usual if rate is None else rate}
+        for (what, rate), number in zip(named, numbers, strict=True)
+    ]
+
+
+def name_of(part: PartConfig) -> str:
+    if isinstance(part, AdapterPart):
+        kind = "dora" if part.dora else part.method
+        return f"{ADAPTERS[kind]} of rank {part.rank} on {part.of}"
+    if isinstance(part, FullPart):
+        return f"{part.of} in full" if part.modules == ("*",) else f"{part.of}, some modules"
+    return f"new {'word' if len(part.words) == 1 else 'words'} " + " ".join(
+        word.word for word in part.words
+    )
+
+
+def data_of(config: RunConfig) -> Facts:
+    """How many examples there are, and how often the run sees each."""
+    try:
+        samples = samples_of(config.data)
+    except T2IError as error:
+        return {"examples": None, "epochs": None, "problem": str(error)}
+    pictures = isinstance(samples, Pictures)
+    visits = sum(map(len, samples.groups())) if pictures else len(samples)
+    visits += config.prior.count if config.prior is not None else 0
+    epochs = config.train.steps * config.train.batch_size / max(visits, 1)
+    return {"examples": len(samples), "epochs": round(epochs, 2), "problem": None}
+
+
+def rows(config: RunConfig, facts: Facts) -> Iterator[tuple[str, str]]:
+    """The table, line by line."""
+    train, rate, data = config.train, config.rate, facts["data"]
+    for number, part in enumerate(facts["trained"]):
+        count = part["parameters"]
+        counted = "" if count is None else f"{several(count, 'parameter')}, "
+        told = f"{part['what']}: {counted}learning rate {part['learning_rate']:g}"
+        yield "" if number else "trained", told
+    if facts["not_counted"]:
+        yield "", f"not counted: {facts['not_counted']}"
+    else:
+        base = getattr(config.target, "base", config.model and config.model.name)
+        yield "of", f"{f'{base}, ' if base else ''}{several(facts['parameters'], 'parameter')}"
+    if data["problem"]:
+        yield "data", data["problem"]
+    else:
+        noun = "picture" if config.data.kind == "pictures" else config.data.kind.rstrip("s")
+        beside = f" and {several(config.prior.count, 'class picture')}" if config.prior else ""
+        seen = f"{data['epochs']:,g} epochs" if data["epochs"] != 1 else "1 epoch"
+        yield "data", f"{several(data['examples'], noun)}{beside}, {seen}"
+    parts = f", in {train.accumulation} parts" if train.accumulation > 1 else ""
+    yield "batch", f"{several(train.batch_size, 'picture')} of {config.data.size} pixels{parts}"
+    warm = f", warmup of {rate.warmup:,}" if rate.warmup else ""
+    fall = f", then {rate.decay} decay" if rate.decay != "none" else ""
+    yield "steps", f"{train.steps:,} with {config.optimizer.name}{warm}{fall}"
+    every = config.samples.every
+    often = f"every {several(every, 'step')} and of the final weights" if every else "of the end"
+    yield "sheets", f"{facts['sheets']:,}, {often}" if config.draws else "none: no samples.prompts"
+    kept = f"the newest {train.keep} stay" if train.keep > 1 else "the newest stays"
+    made = facts["checkpoints"]
+    yield "checkpoints", f"{made:,}, every {several(train.checkpoint_every, 'step')}; {kept}"
+    if (memory := facts["memory_bytes"]) is not None:
+        yield "memory", about(memory)
+    yield "time", LATER
+
+
+def about(memory: Facts) -> str:
+    """The span, and what it is made of."""
+    sums = ("weights", "gradients", "moments", "averages")
+    of = ", ".join(f"{name} {size(memory[name])}" for name in sums)
+    if memory["activations"] is None:
+        return f"at least {size(memory['from'])} ({of}; what a step keeps could not be counted)"
+    step = f"a step's activations {size(memory['activations'])} and up"
+    return f"{size(memory['from'])} to {size(memory['to'])} ({of}, {step}; the rest the libraries)"
+
+
+def size(number: int) -> str:
+    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:,.0f} MB"

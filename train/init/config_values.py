@@ -1,0 +1,115 @@
+"""What a starting configuration says, by the kind of its base model and by its method."""
+
+from pathlib import Path
+from typing import Literal
+
+from t2i.denoiser.loading.address import EMBEDDED
+from t2i.safe_reading import MODEL_CONFIG, read_json
+
+Family = Literal["embedded", "sd", "sdxl"]
+Value = int | float | bool | str | list[str]
+
+FAMILIES: tuple[Family, ...] = ("embedded", "sd", "sdxl")
+NAMES: dict[Family, str] = {
+    "embedded": "the embedded model",
+    "sd": "Stable Diffusion 1.5",
+    "sdxl": "XL",
+}
+PIECES: dict[str, tuple[str, ...]] = {
+    "full": ("part full", "data", "run"),
+    "cross-attention": ("part cross-attention", "data", "run"),
+    "lora": ("part lora", "part lora text", "data", "run"),
+    "dora": ("part lora", "part lora text", "data", "run"),
+    "dreambooth": ("part full", "data", "prior", "run"),
+    "dreambooth-lora": ("part lora", "part lora text", "data", "prior", "run"),
+    "textual-inversion": ("part words", "data", "run"),
+    "pivotal": ("part words", "part lora", "data", "run"),
+}
+"""Of each method: the pieces of its file, after what it is about and the target."""
+
+ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
+EVERYWHERE = [*ATTENTION, "proj_in", "proj_out", "ff.net.*", "conv1", "conv2", "conv_shortcut"]
+
+# Each for the embedded model, Stable Diffusion 1 and 2, and XL.
+COMMON: dict[str, tuple[Value, Value, Value]] = {
+    "base": (
+        "embedded",
+        "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        "stabilityai/stable-diffusion-xl-base-1.0",
+    ),
+    "checkpointing": (False, False, True),
+    "size": (128, 512, 1024),
+    "batch_size": (4, 2, 1),
+    "precision": ("no", "bf16", "bf16"),
+    "checkpoint_every": (100, 500, 500),
+    "warmup": (10, 100, 100),
+    "ema_decay": (0.95, 0.99, 0.99),
+    "sheet_every": (100, 250, 250),
+    "sample_steps": (20, 30, 30),
+    "guidance": (3.0, 7.0, 6.0),
+    "full_rate": (2e-4, 1e-5, 4e-6),
+    "text_full_rate": (1e-4, 1e-6, 1e-6),
+    "cross_rate": (1e-3, 2e-5, 1e-5),
+    "modules": (EVERYWHERE, ATTENTION, ATTENTION),
+    "rank": (16, 16, 16),
+    "lora_rate": (2e-3, 1e-4, 1e-4),
+    "text_rank": (8, 8, 8),
+    "text_rate": (1e-3, 5e-5, 5e-5),
+    "vectors": (8, 2, 2),
+    "word_rate": (2e-2, 5e-3, 5e-3),
+    "prior_count": (24, 100, 100),
+    "prior_steps": (10, 30, 30),
+    "prior_batch": (8, 4, 1),
+}
+OF_METHOD: dict[str, dict[str, tuple[Value, Value, Value]]] = {
+    "full": {"batch_size": (4, 4, 4), "checkpointing": (False, True, True)},
+    "cross-attention": {"batch_size": (4, 4, 2)},
+    "dora": {"rank": (8, 8, 8)},
+    "dreambooth": {"full_rate": (2e-4, 5e-6, 2e-6), "checkpointing": (False, True, True)},
+}
+STEPS = 200
+"""For the embedded model: a minute or two on two cores."""
+NARROW = 192
+"""A UNet with fewer channels at the start is of the embedded model's kind; others have 320."""
+VISITS, FEWEST, MOST = 100, 400, 4000
+"""Of each of few pictures, and of optimizer steps, for larger models."""
+
+
+def values_of(method: str, family: Family) -> dict[str, Value]:
+    """Everything that the method and the base decide alone."""
+    place = FAMILIES.index(family)
+    return {key: row[place] for key, row in (COMMON | OF_METHOD.get(method, {})).items()}
+
+
+def steps_for(family: Family, pictures: int, batch_size: int) -> int:
+    """At least once through all of them; few are shown often."""
+    epoch = -(-pictures // batch_size)
+    if family == "embedded":
+        return max(epoch, STEPS)
+    wanted = min(max(pictures * VISITS // batch_size, FEWEST), max(MOST, epoch))
+    return -(-wanted // 50) * 50
+
+
+def family_of(base: str) -> Family:
+    """Told by what a folder says of itself, else by the name."""
+    if base in EMBEDDED:
+        return "embedded"
+    config = Path(base) / "unet" / "config.json"
+    if config.is_file():
+        told = read_json(config, MODEL_CONFIG, lenient=True)
+        if told.get("addition_embed_type") == "text_time":
+            return "sdxl"
+        return "embedded" if told.get("block_out_channels", [NARROW])[0] < NARROW else "sd"
+    return "sdxl" if "xl" in Path(base).name.lower() else "sd"
+
+
+def size_of(base: str, family: Family) -> int:
+    """The side of the pictures that the base draws."""
+    folder = Path(base)
+    configs = folder / "unet" / "config.json", folder / "vae" / "config.json"
+    if base not in EMBEDDED and all(path.is_file() for path in configs):
+        unet, vae = (read_json(path, MODEL_CONFIG, lenient=True) for path in configs)
+        blocks = vae.get("block_out_channels") or vae.get("encoder_block_out_channels") or ()
+        if isinstance(side := unet.get("sample_size"), int) and len(blocks) > 1:
+            return int(side * 2 ** (len(blocks) - 1))
+    return int(str(COMMON["size"][FAMILIES.index(family)]))

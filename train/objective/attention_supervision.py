@@ -1,0 +1,207 @@
+"""Attention supervision: while a denoiser learns, the map of a word is pulled towards its mask.
+
+Wang et al. (2024), TokenCompose, arXiv 2312.03626, Equations 5 and 6. Here the masks are given and
+not guessed, a word of several tokens has the sum of their maps, and a mask at a site is the area
+that it covers of each of the site's places.
+
+B batch rows, I supervised words of a batch, K masks of a row, N heads, Q places of a site,
+T text tokens, E width of a head, H W size.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy, interpolate
+
+from t2i.attention.compute.edit_plan import Effects
+from t2i.attention.compute.probabilities import Attended
+from t2i.attention.compute.tap import Call, of_four_axes
+from t2i.attention.hooks.installation import installed
+from t2i.attention.site import Site, Sites
+from t2i.errors import ArgumentError
+
+LARGEST_SITE = 32 * 32
+"""Places of a site; maps of larger ones cost much memory, and 16 x 16 is where objects are told."""
+LEAST = 1e-6
+"""Of a probability, and of one beside 1, in a logarithm or a quotient."""
+
+
+class SupervisionConfig(BaseModel):
+    """Base of the targets whose attention can be supervised."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    attention_weight: float = Field(0.0, ge=0)
+    """Weight of attention supervision; 0 is without it. It needs masks."""
+    attention_pixel_weight: float = Field(1.0, ge=0)
+    """What the cross-entropy of each pixel counts beside the share that lies inside the mask."""
+    attention_sites: str = ""
+    """Part of the names of the cross-attention sites that are supervised; all up to 32 x 32."""
+    attention_noise: tuple[float, float] = (0.0, 1.0)
+    """Noise levels of the rows that are supervised, sigma^2 / (alpha^2 + sigma^2) from 0 to 1."""
+
+    @field_validator("attention_sites")
+    @classmethod
+    def _is_a_pattern(cls, name: str) -> str:
+        try:
+            Sites(name=name or None)
+        except ArgumentError as error:
+            raise ValueError(str(error)) from error
+        return name
+
+    @field_validator("attention_noise")
+    @classmethod
+    def _is_a_range(cls, noise: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= noise[0] < noise[1] <= 1:
+            raise ValueError(f"got {list(noise)}, expected two shares, such as [0.0, 0.8]")
+        return noise
+
+
+@dataclass(frozen=True, slots=True)
+class Supervised:
+    """The words of a batch that have masks.
+
+    row_I : the batch row of each
+    tokens_IT : True at the word's tokens
+    masks_IHW : float32, 1 where the word's thing is
+    """
+
+    row_I: Tensor
+    tokens_IT: Tensor
+    masks_IHW: Tensor
+
+
+class Supervision:
+    """Reads the maps of words in a pass of the denoiser, with their gradient: its loss of each row.
+
+    For the installation of the tap it is what a session is, with nothing to edit.
+    """
+
+    def __init__(self, config: SupervisionConfig, words: Supervised, rows: int) -> None:
+        self.config, self.words = config, words
+        self.sites = Sites(
+            name=config.attention_sites or None, kind="cross", max_positions=LARGEST_SITE
+        )
+        self._rows, self._passing = rows, False
+        self._losses: list[Tensor] = []
+        self._found: list[str] = []
+
+    @contextmanager
+    def reading(self, denoiser: nn.Module) -> Iterator[None]:
+        """Within the block one pass of the denoiser is read.
+
+        Raises ArgumentError where the denoiser has no site that is wanted.
+        """
+        with installed(denoiser, self) as installation:
+            self._passing = True
+            installation.begin_pass(self, ())
+            yield
+            installation.end_pass(self)
+            self._found = [str(site) for site in installation.sites.values()]
+        if not self._losses:
+            raise ArgumentError(
+                f"target.attention_sites = {self.config.attention_sites!r} fits no cross-attention "
+                f"of at most {LARGEST_SITE} places. There are: {'; '.join(self._found)}."
+            )
+
+    def losses(self) -> Tensor:
+        """The mean over sites and words of each row, (B,) float32; 0 where a row has no words."""
+        loss_I = torch.stack(self._losses).mean(0)
+        count_B = torch.bincount(self.words.row_I, minlength=self._rows).clamp(min=1)
+        return loss_I.new_zeros(self._rows).index_add(0, self.words.row_I, loss_I) / count_B
+
+    # what the model calls
+
+    def rows(self) -> int | None:
+        return self._rows if self._passing else None
+
+    def leave_pass(self) -> None:
+        self._passing = False
+
+    def wants(self, site: Site) -> bool:
+        return site.size is not None and self.sites.fit(site)
+
+    def check_call(self, site: Site, call: Call) -> None:
+        pass
+
+    def edit_call(self, site: Site, effects: Effects) -> None:
+        pass
+
+    def behind(self, site: Site) -> None:
+        return None
+
+    def hear(self, attended: Attended) -> None:
+        assert attended.site.size is not None
+        maps_IQ = word_maps(attended.call, self.words)
+        masks_IQ = masks_at(self.words.masks_IHW, attended.site.size)
+        self._losses.append(
+            outside(maps_IQ, masks_IQ)
+            + self.config.attention_pixel_weight * pixelwise(maps_IQ, masks_IQ)
+        )
+
+
+def word_maps(call: Call, words: Supervised) -> Tensor:
+    """How much each place looks at each word, (I, Q) float32: a mean over heads."""
+    with torch.autocast(call.query.device.type, enabled=False):
+        q_INQE, k_INTE = (one[words.row_I].float() for one in (call.query, call.key))
+        scale = q_INQE.shape[-1] ** -0.5 if call.scale is None else call.scale
+        scores_INQT = q_INQE @ k_INTE.transpose(-1, -2) * scale
+        if call.mask is not None:
+            mask = of_four_axes(call.mask)
+            mask = mask[words.row_I] if len(mask) > 1 else mask
+            if mask.dtype == torch.bool:
+                scores_INQT = scores_INQT.masked_fill(~mask, -torch.inf)
+            else:
+                scores_INQT = scores_INQT + mask.float()
+        probs_IQT = scores_INQT.softmax(dim=-1).mean(dim=1)
+        return (probs_IQT * words.tokens_IT[:, None]).sum(dim=-1)
+
+
+def masks_at(masks_IHW: Tensor, size: tuple[int, int]) -> Tensor:
+    """The area that each mask covers of each of a site's places, (I, Q) from 0 to 1."""
+    return interpolate(masks_IHW[:, None], size, mode="area").flatten(1)
+
+
+def outside(maps_IQ: Tensor, masks_IQ: Tensor) -> Tensor:
+    """(1 - the share of each map that lies inside its mask)^2, (I,); Equation 5."""
+    inside_I = (maps_IQ * masks_IQ).sum(-1) / maps_IQ.sum(-1).clamp(min=LEAST)
+    return (1 - inside_I).pow(2)
+
+
+def pixelwise(maps_IQ: Tensor, masks_IQ: Tensor) -> Tensor:
+    """The mean over places of the binary cross-entropy of map against mask, (I,); Equation 6."""
+    probs_IQ = maps_IQ.clamp(LEAST, 1 - LEAST)
+    return binary_cross_entropy(probs_IQ, masks_IQ, reduction="none").mean(-1)
+
+
+def supervised(
+    tokens: Sequence[Sequence[tuple[int, ...]]],
+    masks_BKHW: Tensor,
+    wanted_B: Tensor,
+    length: int,
+) -> Supervised | None:
+    """The words of the rows that are wanted, those with a token and a mask; None without any.
+
+    tokens : of each row the places along T of the words, one for each mask
+    length : T
+    """
+    device = masks_BKHW.device
+    seen_BK = masks_BKHW.flatten(2).any(-1) & wanted_B[:, None]
+    found = [
+        (row, number, places)
+        for row, words in enumerate(tokens)
+        for number, word in enumerate(words)
+        if (places := [place for place in word if place < length]) and bool(seen_BK[row, number])
+    ]
+    if not found:
+        return None
+    tokens_IT = torch.zeros(len(found), length)
+    for word, (_, _, places) in enumerate(found):
+        tokens_IT[word, places] = 1
+    row_I = torch.tensor([row for row, _, _ in found], device=device)
+    number_I = torch.tensor([number for _, number, _ in found], device=device)
+    return Supervised(row_I, tokens_IT.to(device), masks_BKHW[row_I, number_I].float())

@@ -1,0 +1,245 @@
+"""What the denoiser is asked for: noise schedule x prediction x timestep density x loss x weight.
+
+Suffixes: B batch rows, C channels, H W latent size.
+Two families of schedule share one form, x_t = alpha x_0 + sigma noise, SNR = (alpha / sigma)^2:
+diffusion (alpha^2 + sigma^2 = 1, the table of diffusers' DDPMScheduler) and flow
+(alpha = 1 - t, sigma = t).
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from diffusers import DDPMScheduler
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor
+
+from t2i.randomness import generator
+from train.objective.losses import THRESHOLDS, pseudo_huber, row_means, smooth_l1, squared_error
+
+NUM_TRAIN_TIMESTEPS = 1000
+
+
+class ObjectiveConfig(BaseModel):
+    """One choice per axis; the ones that cannot be combined are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prediction: Literal["epsilon", "v_prediction", "sample", "flow"] = "v_prediction"
+    """What the model outputs: noise, velocity, clean latents, or noise minus latents (flow)."""
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "scaled_linear"
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    zero_terminal_snr: bool = False
+    """Rescale the betas so that the last timestep is pure noise.
+
+    Lin et al. (2023), Algorithm 1, arXiv 2305.08891.
+    """
+    density: Literal["uniform", "logit_normal"] = "uniform"
+    """How timesteps are drawn; `logit_normal` as Esser et al. (2024), Eq. 19, arXiv 2403.03206."""
+    logit_mean: float = 0.0
+    logit_std: float = Field(1.0, gt=0)
+    stratified: bool = True
+    """Draw one timestep from each of `batch_size` equal strata of the density."""
+    weight: Literal["none", "min_snr"] = "none"
+    """`min_snr` is that of Hang et al. (2023), arXiv 2303.09556."""
+    min_snr_gamma: float = Field(5.0, gt=0)
+    loss: Literal["l2", "huber", "smooth_l1"] = "l2"
+    """The error of a place. `huber` and `smooth_l1` forgive outliers, such as broken pictures."""
+    huber_c: float = Field(0.1, gt=0)
+    """Where `huber` and `smooth_l1` turn from squared to absolute; what a schedule ends at."""
+    huber_schedule: Literal["constant", "exponential", "snr"] = "snr"
+    """How `huber_c` falls from 1 as the noise grows: not, as c^(t/T), or with the SNR."""
+    noise_offset: float = Field(0.0, ge=0)
+    """Strength of noise that moves whole channels; 0.05 to 0.1 teaches dark and bright pictures."""
+    input_perturbation: float = Field(0.0, ge=0)
+    """Strength of further noise on the input alone; 0.1 in Ning et al. (2023), arXiv 2301.11706."""
+
+    @model_validator(mode="after")
+    def _refuse_what_cannot_be_learned(self) -> "ObjectiveConfig":
+        if self.zero_terminal_snr and self.prediction == "epsilon":
+            raise ValueError(
+                "prediction = 'epsilon' with zero_terminal_snr = true: at the last timestep the "
+                "input is the noise itself, so predicting it teaches nothing and sampling divides "
+                "by zero. "
+                "Use prediction = 'v_prediction' or 'sample', or set zero_terminal_snr = false."
+            )
+        if self.zero_terminal_snr and self.prediction == "flow":
+            raise ValueError(
+                "prediction = 'flow' with zero_terminal_snr = true: flow's own schedule already "
+                "ends in pure noise and has no betas to rescale. Set zero_terminal_snr = false."
+            )
+        if self.loss != "l2" and self.huber_schedule != "constant" and self.huber_c > 1:
+            raise ValueError(
+                f"huber_c = {self.huber_c} with huber_schedule = {self.huber_schedule!r}, which "
+                "falls from 1 to it: choose at most 1, or huber_schedule = 'constant'."
+            )
+        return self
+
+    def scheduler_config(self) -> dict[str, Any]:
+        """The keys of a diffusers scheduler that samples what this objective trains."""
+        if self.prediction == "flow":
+            return {"num_train_timesteps": NUM_TRAIN_TIMESTEPS}
+        return {
+            "num_train_timesteps": NUM_TRAIN_TIMESTEPS,
+            "beta_schedule": self.beta_schedule,
+            "beta_start": self.beta_start,
+            "beta_end": self.beta_end,
+            "prediction_type": self.prediction,
+            "rescale_betas_zero_snr": self.zero_terminal_snr,
+            "timestep_spacing": "trailing" if self.zero_terminal_snr else "leading",
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """Where on the noise schedule each row stands.
+
+    timestep_B : what the model is told, 0..999 (int64), or 0..1000 (float32) for flow
+    alpha_B, sigma_B : factors of the clean latents and of the noise, float32
+    """
+
+    timestep_B: Tensor
+    alpha_B: Tensor
+    sigma_B: Tensor
+
+
+class Objective:
+    """The formulas of one configuration; keeps its schedule table."""
+
+    def __init__(self, config: ObjectiveConfig) -> None:
+        self.config = config
+        if config.prediction != "flow":
+            settings = config.scheduler_config()
+            table: Any = DDPMScheduler(**settings)
+            self._alpha2_T: Tensor = table.alphas_cumprod.double()
+
+    def level(self, quantile_B: Tensor) -> Level:
+        """The noise level at quantiles (B,) in [0, 1) of the timestep density."""
+        u_B = quantile_B.double()
+        if self.config.density == "logit_normal":
+            normal_B = torch.special.ndtri(u_B.clamp(1e-7, 1 - 1e-7))
+            u_B = torch.sigmoid(self.config.logit_mean + self.config.logit_std * normal_B)
+        if self.config.prediction == "flow":
+            return Level((u_B * NUM_TRAIN_TIMESTEPS).float(), (1 - u_B).float(), u_B.float())
+        timestep_B = (u_B * NUM_TRAIN_TIMESTEPS).long().clamp(max=NUM_TRAIN_TIMESTEPS - 1)
+        alpha2_B = self._alpha2_T[timestep_B.cpu()].to(u_B.device)
+        return Level(timestep_B, alpha2_B.sqrt().float(), (1 - alpha2_B).sqrt().float())
+
+    def noisy(self, latents_BCHW: Tensor, noise_BCHW: Tensor, level: Level) -> Tensor:
+        """x_t, (B, C, H, W)."""
+        return _rows(level.alpha_B) * latents_BCHW + _rows(level.sigma_B) * noise_BCHW
+
+    def target(self, latents_BCHW: Tensor, noise_BCHW: Tensor, level: Level) -> Tensor:
+        """What the model should output for x_t, (B, C, H, W)."""
+        match self.config.prediction:
+            case "epsilon":
+                return noise_BCHW
+            case "sample":
+                return latents_BCHW
+            case "v_prediction":  # Salimans & Ho (2022), Appendix D, arXiv 2202.00512
+                return _rows(level.alpha_B) * noise_BCHW - _rows(level.sigma_B) * latents_BCHW
+            case "flow":
+                return noise_BCHW - latents_BCHW
+
+    def weight(self, level: Level) -> Tensor:
+        """Factor (B,) on each row's squared error.
+
+        min-SNR weighs the error of x_0 by min(SNR, gamma), here turned into one of the model's
+        own output. With a zero terminal SNR that would silence the last timestep; SNR + 1 in its
+        place keeps it at weight 1.
+        """
+        if self.config.weight == "none":
+            return torch.ones_like(level.alpha_B)
+        alpha2_B, sigma2_B = level.alpha_B.double() ** 2, level.sigma_B.double() ** 2
+        raised = 1.0 if self.config.zero_terminal_snr else 0.0
+        # sigma^2 min(SNR, gamma), finite at both ends of the schedule
+        weight_B = torch.minimum(alpha2_B + raised * sigma2_B, self.config.min_snr_gamma * sigma2_B)
+        match self.config.prediction:
+            case "epsilon":  # |x_0 error|^2 = sigma^2 / alpha^2 |noise error|^2
+                return (weight_B / alpha2_B).float()
+            case "sample":
+                return (weight_B / sigma2_B).float()
+            case "v_prediction":  # |x_0 error| = sigma |v error|, as alpha^2 + sigma^2 = 1
+                return weight_B.float()
+            case "flow":  # |x_0 error| = sigma |velocity error|
+                return weight_B.float()
+
+    def losses(
+        self,
+        output_BCHW: Tensor,
+        target_BCHW: Tensor,
+        level: Level,
+        weight_B1HW: Tensor | None = None,
+    ) -> Tensor:
+        """Weighted mean error of each row, (B,), in float32.
+
+        weight_B1HW : how much each place counts in its row's mean, from 0 to 1, or all alike
+        """
+        error_BCHW = output_BCHW.float() - target_BCHW.float()
+        return self.weight(level) * row_means(self.error(error_BCHW, level), weight_B1HW)
+
+    def velocity_errors(self, output_BCHW: Tensor, target_BCHW: Tensor, level: Level) -> Tensor:
+        """Mean squared error of each row, (B,), of the velocity v = a noise - s x_0 that the output
+        amounts to, a and s being alpha and sigma over sqrt(alpha^2 + sigma^2).
+
+        The same for every prediction of the same x_0 from the same x_t. To say v = 0 of latents of
+        variance 1 costs 1 at every level, so that all of them count in a mean. An error of the
+        noise is a times that of v: where noise is all there is, and a model decides what stands
+        where, it vanishes.
+        """
+        error_B = row_means(squared_error(output_BCHW.float() - target_BCHW.float()))
+        match self.config.prediction:
+            case "epsilon":  # |v error| = |noise error| / a, as x_t is given
+                return error_B / level.alpha_B**2
+            case "sample":  # |v error| = |x_0 error| / s
+                return error_B / level.sigma_B**2
+            case "v_prediction":
+                return error_B
+            case "flow":  # |noise error| = alpha |flow error|
+                return error_B * (level.alpha_B**2 + level.sigma_B**2)
+
+    def error(self, error_BCHW: Tensor, level: Level) -> Tensor:
+        """What a difference costs at every place, (B, C, H, W)."""
+        config = self.config
+        if config.loss == "l2":
+            return squared_error(error_BCHW)
+        threshold = THRESHOLDS[config.huber_schedule]
+        c_B = threshold(
+            config.huber_c, level.timestep_B / NUM_TRAIN_TIMESTEPS, level.alpha_B, level.sigma_B
+        )
+        return {"huber": pseudo_huber, "smooth_l1": smooth_l1}[config.loss](error_BCHW, c_B)
+
+
+def offset_noise(noise_BCHW: Tensor, offset_BC11: Tensor, strength: float) -> Tensor:
+    """Noise that moves whole channels too, so that a picture's mean brightness can be learned.
+
+    noise + strength * offset, with one standard normal number per row and channel (N. Guttenberg,
+    "Diffusion with offset noise", 2023; 0.1 there). Its variance is 1 + strength^2, as published.
+    It is the noise: input and target both have it.
+    """
+    return noise_BCHW + strength * offset_BC11
+
+
+def perturbed(noise_BCHW: Tensor, extra_BCHW: Tensor, gamma: float) -> Tensor:
+    """The noise of the input alone, noise + gamma * extra, while the target keeps the clean one.
+
+    Ning et al. (2023), Algorithm 1, arXiv 2301.11706 (gamma = 0.1 there): in training the denoiser
+    sees such errors as its own predictions leave behind in sampling.
+    """
+    return noise_BCHW + gamma * extra_BCHW
+
+
+def quantiles(
+    config: ObjectiveConfig, seed: int, step: int, slots: list[int], batch_size: int
+) -> Tensor:
+    """Where each slot (B,) of the batch of `step` stands in the timestep density, in [0, 1)."""
+    within = [torch.rand((), generator=generator(seed, step, slot, "time")) for slot in slots]
+    if not config.stratified:
+        return torch.stack(within)
+    strata = torch.randperm(batch_size, generator=generator(seed, step, "strata"))
+    return (strata[slots] + torch.stack(within)) / batch_size
+
+
+def _rows(value_B: Tensor) -> Tensor:
+    return value_B.view(-1, 1, 1, 1)

@@ -1,0 +1,129 @@
+"""Averages of the trained weights: of exponential or power-function profile, or none.
+
+A power-function average of relative width sigma_rel ("length") gives the weights of step s the
+share s^gamma over all steps so far (Karras et al., 2024, section 3.1, arXiv 2312.02696): it
+stretches with the run. From snapshots of two of them any other is rebuilt, see
+`train.optim.posthoc_ema`.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from train.parallel.fsdp import fill, held
+
+LONGEST = 12**-0.5
+"""Length of the average in which all steps count alike."""
+Length = Annotated[float, Field(gt=0, lt=LONGEST)]
+
+
+class EMAConfig(BaseModel):
+    """How slowly the average follows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["decay", "power", "none"] = "decay"
+    """`decay` forgets at one rate; `power` can be given any length after training."""
+    decay: float = Field(0.999, ge=0, lt=1)
+    """Share of the old average that one step keeps; 0 is the weights themselves."""
+    warmup: bool = False
+    """Lower the decay to (1 + n) / (10 + n) at step n while that is smaller."""
+    lengths: tuple[Length, ...] = Field((0.05, 0.10), min_length=1)
+    """Of the power averages, as shares of the run; the first is drawn from and exported."""
+    snapshot_every: int = Field(250, ge=1)
+    """Steps between two snapshots of the power averages."""
+
+
+class EMA:
+    """After n updates a_n = d a_{n-1} + (1 - d) w_n, in float32; a_0 is the first weights.
+
+    averages : one for `decay`, one per length for `power`; the first is the one in use
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], config: EMAConfig) -> None:
+        self.config = config
+        labels = {"decay": [""], "power": [*map(label, config.lengths)], "none": []}[config.kind]
+        self.averages = {
+            name: {key: weight.detach().float().clone() for key, weight in weights.items()}
+            for name in labels
+        }
+        self._gammas = [gamma_of(length) for length in config.lengths]
+
+    @property
+    def average(self) -> Mapping[str, Tensor]:
+        """The one that is drawn from and exported; empty where none is kept."""
+        return next(iter(self.averages.values()), {})
+
+    def decay(self, step: int) -> float:
+        """The decay used by the update that makes `step` finished ones."""
+        if not self.config.warmup:
+            return self.config.decay
+        return min(self.config.decay, (1 + step) / (10 + step))
+
+    def decays(self, step: int) -> list[float]:
+        """Of each average. For the power ones (1 - 1/n)^(gamma + 1): section 3.1 of the paper."""
+        if self.config.kind == "power":
+            return [(1 - 1 / step) ** (gamma + 1) for gamma in self._gammas]
+        return [self.decay(step)] * len(self.averages)
+
+    @torch.no_grad()
+    def update(self, weights: Mapping[str, Tensor], step: int) -> None:
+        """Take the weights up as those after `step` finished steps, 1 for the first."""
+        current = [held(weight.detach()).float() for weight in weights.values()]
+        for average, decay in zip(self.averages.values(), self.decays(step), strict=True):
+            torch._foreach_lerp_([held(average[name]) for name in weights], current, 1 - decay)
+
+    def state(self) -> dict[str, Tensor]:
+        """All averages by name, for a checkpoint."""
+        return {
+            f"{name}{key}": value
+            for name, average in self.averages.items()
+            for key, value in average.items()
+        }
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take up what `state` gave."""
+        for key, value in self.state().items():
+            fill(value, state[key])
+
+    @contextmanager
+    def in_place_of(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
+        """Within the block the model computes with the average; afterwards it is as before."""
+        with lent(self.average, weights):
+            yield
+
+
+@contextmanager
+def lent(values: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Within the block the weights that are named in `values` have those; then their own again."""
+    kept = {name: weights[name].detach().clone() for name in values}
+    try:
+        with torch.no_grad():
+            for name, value in values.items():
+                weights[name].copy_(value)
+        yield
+    finally:
+        with torch.no_grad():
+            for name, value in kept.items():
+                weights[name].copy_(value)
+
+
+def label(length: float) -> str:
+    """What the names of a power average begin with."""
+    return f"{length:g}/"
+
+
+def gamma_of(length: float) -> float:
+    """The power of the profile of this length, sigma_rel in the paper.
+
+    It is the profile's standard deviation as a share of the run (appendix C):
+    sigma_rel^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)), solved for gamma a cubic with one
+    positive root for every length below `LONGEST`.
+    """
+    t = length**-2
+    return float(np.roots([1, 7, 16 - t, 12 - t]).real.max())

@@ -1,0 +1,85 @@
+"""Snapshots of power-function averages: `ema/step-00000250.safetensors`, one file for a step."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from t2i.atomic_files import write_atomically
+from t2i.errors import OutputError, TrainingError
+from t2i.safe_reading import parse_json
+from t2i.safe_reading.tensors import opened_tensors
+
+FOLDER = "ema"
+"""Of a run, where its snapshots lie."""
+NAME = re.compile(r"step-(\d{8,})\.safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One file: the averages of `lengths` as they were after `step` steps."""
+
+    path: Path
+    step: int
+    lengths: tuple[float, ...]
+
+
+def save_snapshot(
+    folder: Path, averages: Mapping[str, Tensor], lengths: Sequence[float], step: int
+) -> Path:
+    """Write what `EMA.state` gave after `step` steps, whole or not at all.
+
+    Raises OutputError when the disk refuses.
+    """
+    path = folder / f"step-{step:08d}.safetensors"
+    # Under one key: safetensors writes several in an order of its own, each time another.
+    facts = {"facts": json.dumps({"step": step, "lengths": lengths})}
+    tensors = {name: value.contiguous() for name, value in averages.items()}
+
+    def write(part: Path) -> None:
+        try:
+            save_file(tensors, part, facts)
+        except SafetensorError as error:  # how safetensors says that a file cannot be written
+            raise OutputError(
+                f"Cannot write {path}: {error}. Free some space or choose another folder."
+            ) from error
+
+    write_atomically(path, write)
+    return path
+
+
+def snapshots(folder: Path) -> list[Snapshot]:
+    """Those of a folder, oldest first. Raises TrainingError for a file that cannot be read."""
+    return [_opened(path) for path in sorted(_paths(folder), key=_step_of)]
+
+
+def forget_after(folder: Path, step: int) -> None:
+    """Remove the snapshots of steps that a run which goes on after `step` will make again."""
+    for path in _paths(folder):
+        if _step_of(path) > step:
+            path.unlink()
+
+
+def _paths(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("step-*.safetensors") if NAME.fullmatch(path.name)]
+
+
+def _step_of(path: Path) -> int:
+    return int(path.stem.removeprefix("step-"))
+
+
+def _opened(path: Path) -> Snapshot:
+    try:
+        with opened_tensors(path) as file:
+            facts = parse_json(file.metadata()["facts"])
+        return Snapshot(path, facts["step"], tuple(facts["lengths"]))
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise TrainingError(
+            f"Cannot read the snapshot {path}: {error}. Move it away; any length can be rebuilt "
+            "from the others, less exactly."
+        ) from error

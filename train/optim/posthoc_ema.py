@@ -1,0 +1,137 @@
+"""Averages of any length, rebuilt after training from snapshots of two.
+
+Karras et al. (2024), section 3.2 and appendix C, arXiv 2312.02696. Where we differ: their least
+squares are free, ours have weights that sum to 1. Free ones sum to it roughly, and what is missing
+scales the whole model: measured on random walks, the sum cut the error 2 to 70 times.
+
+Suffixes: P profiles that were tracked, one for each length of each snapshot.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from t2i.errors import ArgumentError, TrainingError
+from t2i.safe_reading.tensors import opened_tensors
+from train.optim.ema import LONGEST, gamma_of, label
+from train.optim.ema_snapshots import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Average:
+    """One that is wanted: of a length, a share of the run, as it would be after `step` steps."""
+
+    length: float
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """How much of each tracked average makes the wanted one.
+
+    weights_P : they sum to 1
+    error : distance of the profiles, as a share of the wanted one's norm
+    """
+
+    weights_P: Tensor
+    error: float
+
+
+def reconstruct(found: Sequence[Snapshot], wanted: Average) -> tuple[dict[str, Tensor], float]:
+    """The wanted average of every weight, float32, and the error of its profile.
+
+    Raises ArgumentError for a length or a step that no snapshots tell of, TrainingError for
+    snapshots that do not belong together.
+    """
+    check(found, wanted)
+    tracked = [Average(length, shot.step) for shot in found for length in shot.lengths]
+    mixture = mix(tracked, wanted)
+    share = iter(mixture.weights_P.tolist())
+    shares = [[(label(length), next(share)) for length in shot.lengths] for shot in found]
+    average: dict[str, Tensor] = {}
+    try:
+        with ExitStack() as stack:
+            files = [stack.enter_context(opened_tensors(shot.path)) for shot in found]
+            first = label(found[0].lengths[0])
+            names = [key.removeprefix(first) for key in files[0].keys() if key.startswith(first)]
+            for name in names:
+                parts = (
+                    weight * file.get_tensor(prefix + name).double()
+                    for file, of_file in zip(files, shares, strict=True)
+                    for prefix, weight in of_file
+                )
+                average[name] = sum(parts, torch.zeros((), dtype=torch.float64)).float()
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise TrainingError(
+            f"The snapshots in {found[0].path.parent} cannot be read together: {error}. Move away "
+            "those of another run."
+        ) from error
+    return average, mixture.error
+
+
+def check(found: Sequence[Snapshot], wanted: Average) -> None:
+    if not 0 < wanted.length < LONGEST:
+        raise ArgumentError(
+            f"length = {wanted.length}: expected more than 0 and less than {LONGEST:.4f}, the "
+            "length of the average in which all steps count alike."
+        )
+    if not found:
+        raise ArgumentError(
+            "There are no snapshots to rebuild an average from: a run writes them with "
+            "ema.kind = 'power', every ema.snapshot_every steps."
+        )
+    if not found[0].step <= wanted.step <= found[-1].step:
+        raise ArgumentError(
+            f"step = {wanted.step}: there are snapshots of steps {found[0].step} to "
+            f"{found[-1].step}; choose one among them."
+        )
+
+
+def mix(tracked: Sequence[Average], wanted: Average) -> Mixture:
+    """The mixture of tracked profiles nearest to the wanted one, in the norm of L2.
+
+    Minimises |sum_i x_i p_i - p|^2 under sum_i x_i = 1, by the linear system of its Lagrangian.
+    """
+    gram_PP = inner(tracked, tracked)
+    with_P = inner(tracked, [wanted])[:, 0]
+    norm = inner([wanted], [wanted])[0, 0]
+
+    # in units of each profile's norm, so that all rows of the system are alike
+    unit_P = gram_PP.diagonal().rsqrt()
+    ones_P = unit_P / unit_P.norm()
+    size = len(tracked)
+    system = torch.zeros(size + 1, size + 1, dtype=torch.float64)
+    system[:size, :size] = gram_PP * unit_P[:, None] * unit_P
+    system[:size, size] = system[size, :size] = ones_P
+    given = torch.cat([with_P * unit_P, 1 / unit_P.norm()[None]])
+    solved = torch.linalg.lstsq(system, given[:, None], driver="gelsd").solution[:size, 0]
+
+    weights_P = solved * unit_P
+    squared = weights_P @ gram_PP @ weights_P - 2 * weights_P @ with_P + norm
+    return Mixture(weights_P, (squared.clamp(min=0) / norm).sqrt().item())
+
+
+def inner(rows: Sequence[Average], columns: Sequence[Average]) -> Tensor:
+    """Inner products of profiles, (rows, columns) float64.
+
+    p(s) = (gamma + 1) s^gamma / t^(gamma + 1) for 0 <= s <= t, so for a and b the integral up to
+    m = min(t_a, t_b) is
+    (gamma_a + 1) (gamma_b + 1) / (gamma_a + gamma_b + 1)
+    * m^(gamma_a + gamma_b + 1) / (t_a^(gamma_a + 1) t_b^(gamma_b + 1)).
+    """
+    a, log_a = (value[:, None] for value in _powers_and_times(rows))
+    b, log_b = _powers_and_times(columns)
+    log_m = torch.minimum(log_a, log_b)
+    exponent = (a + b + 1) * log_m - (a + 1) * log_a - (b + 1) * log_b
+    return (a + 1) * (b + 1) / (a + b + 1) * exponent.exp()
+
+
+def _powers_and_times(averages: Sequence[Average]) -> tuple[Tensor, Tensor]:
+    gammas = {average.length: gamma_of(average.length) for average in averages}
+    powers = [gammas[average.length] for average in averages]
+    times = [float(average.step) for average in averages]
+    return torch.tensor(powers, dtype=torch.float64), torch.tensor(times).double().log()

@@ -1,0 +1,156 @@
+"""What a run says while it works: a bar with rate and time left, `log.jsonl`, and TensorBoard."""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from t2i.atomic_files import cannot_write, write_atomically
+from t2i.errors import ArgumentError
+from t2i.optional_dependencies import how_to_install
+from t2i.safe_reading import RUN, parse_json, read_text
+from t2i.terminal import LINES, print_note, visible
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+
+Number = int | float
+Numbers = Sequence[float]
+
+
+class Report:
+    """Everything the main process tells."""
+
+    def __init__(self, out: Path, start: int, steps: int, *, tensorboard: bool) -> None:
+        self.start, self.steps = start, steps
+        self._began = time.monotonic()
+        self._log = Log(out / "log.jsonl", start)
+        self._board = board(out / "tensorboard", start) if tensorboard else None
+        self._bar: Progress | None = None
+        if sys.stderr.isatty():
+            self._bar = bar()
+            self._task = self._bar.add_task("training", total=steps, completed=start, facts="")
+            self._bar.start()
+
+    def advance(self, step: int) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step)
+
+    def note(self, step: int, facts: Mapping[str, float]) -> None:
+        """Log the facts of one step, with the steps per second since this process began."""
+        rate = (step - self.start) / max(time.monotonic() - self._began, 1e-9)
+        self._log.write({"step": step, **facts, "steps_per_s": rate})
+        if self._board is not None:
+            for name, value in facts.items():
+                self._board.add_scalar(name, value, step)
+        text = f"loss {facts['loss']:.4f}  {rate:.2f} steps/s"
+        if self._bar is not None:
+            self._bar.update(self._task, facts=text)
+        else:
+            left = clock((self.steps - step) / max(rate, 1e-9))
+            self.say(f"step {step}/{self.steps}  {text}  {left} left")
+
+    def validated(self, step: int, loss: float, by_level: Sequence[float]) -> None:
+        """Log and say what held-out pictures cost after a step."""
+        self._log.write({"step": step, "validation_loss": loss, "validation_by_level": by_level})
+        if self._board is not None:
+            self._board.add_scalar("validation_loss", loss, step)
+            for number, value in enumerate(by_level):
+                self._board.add_scalar(f"validation_by_level/{number}", value, step)
+        self.say(f"step {step}/{self.steps}  validation loss {loss:.4f}")
+
+    def remark(self, step: int, text: str) -> None:
+        """Say what happened at one step, and keep it in the log."""
+        self._log.write({"step": step}, text)
+        self.say(f"step {step}/{self.steps}  {text}")
+
+    def say(self, text: str) -> None:
+        """A line for whoever watches."""
+        if self._bar is not None:
+            with suppress(OSError):  # the terminal is gone
+                self._bar.console.print(visible(text, LINES), markup=False, highlight=False)
+        else:
+            print_note(text)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            with suppress(OSError):  # the terminal is gone
+                self._bar.stop()
+        if self._board is not None:
+            self._board.close()
+
+
+class Log:
+    """`log.jsonl`, a line per logged step. On resuming, lines after the checkpoint are cut off."""
+
+    def __init__(self, path: Path, start: int) -> None:
+        self.path = path
+        if path.exists():
+            lines = read_text(path, RUN("log")).splitlines()
+            kept = "".join(line + "\n" for line in lines if start and step_of(line) <= start)
+            write_atomically(path, lambda part: part.write_text(kept, "utf-8"))
+
+    def write(self, facts: Mapping[str, Number | Numbers], remark: str | None = None) -> None:
+        told: dict[str, object] = {
+            name: finite(value) if isinstance(value, Number) else [*map(finite, value)]
+            for name, value in facts.items()
+        }
+        if remark is not None:
+            told["remark"] = remark
+        line = json.dumps({**told, "time": round(time.time(), 3)})
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+
+
+def finite(value: Number) -> Number | None:
+    """NaN and infinity are not JSON: an overflow in fp16 is logged as null."""
+    return value if math.isfinite(value) else None
+
+
+def step_of(line: str) -> float:
+    try:
+        return float(parse_json(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")  # a line that a kill cut short
+
+
+def bar() -> "Progress":
+    """A bar on stderr. Only here is rich needed, which takes a while to import."""
+    from rich import progress
+    from rich.console import Console
+
+    return progress.Progress(
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.TextColumn("{task.completed}/{task.total}"),
+        progress.TextColumn("{task.fields[facts]}"),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+
+
+def board(folder: Path, start: int) -> Any:
+    """A TensorBoard writer. Raises ArgumentError with the install command where it is missing."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ArgumentError(
+            f"train.tensorboard = true needs TensorBoard: {how_to_install('track')}, "
+            "or set it to false."
+        ) from error
+    return SummaryWriter(str(folder), purge_step=start + 1)
+
+
+def clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"
