@@ -123,4 +123,4 @@ def of_decoder(vae: Any, **options: Any) -> float:
 def bare(model: Any) -> Any:
     """The same without memory."""
     model = getattr(model, "_orig_mod", model)  # of a compiled one
-    return skeleton(type(model).__name__, dict(model.config)).eval()
+    return skeleton(type(model).__name__, dict(model.config))

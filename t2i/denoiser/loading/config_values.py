@@ -92,11 +92,12 @@ def check_values(kind: Callable[..., Any], config: Mapping[str, object]) -> None
     Keys that are no argument of the class are passed over, and so is null: what is built of it
     shows whether the class knows a default.
     """
+    parameters = inspect.signature(kind).parameters
     for key, value in config.items():
         for number in scalars(value):
             if isinstance(number, float) and not math.isfinite(number):
                 raise misfit(key, value, "a finite number")
-        parameter = inspect.signature(kind).parameters.get(key)
+        parameter = parameters.get(key)
         if parameter is None:
             continue
         if value is None:

@@ -3,6 +3,7 @@ without the time that a hostile config could cost."""
 
 import contextlib
 import inspect
+import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -37,10 +38,14 @@ Config = Mapping[str, Any]
 
 MOST_MODULES = 6000
 """Three times what the UNet of SDXL is made of."""
+KEPT: dict[str, nn.Module] = {}
+"""Skeletons made in this process, by class and config as JSON: one run opens its model several
+times, and one of SDXL's size takes a second to make."""
+MOST_KEPT = 12
 
 
 def skeleton(class_name: str, config: Config) -> nn.Module:
-    """The model on the "meta" device.
+    """The model on the "meta" device: shared by all who ask for it, to be read and run only.
 
     Raises ModelError where the config describes none, or one of more than MOST_MODULES modules; its
     message follows the name of the file.
@@ -54,10 +59,17 @@ def skeleton(class_name: str, config: Config) -> nn.Module:
             "precision."
         )
     try:
+        described = json.dumps([class_name, dict(config)], sort_keys=True, default=repr)
+        if (kept := KEPT.get(described)) is not None:
+            return kept
         with torch.device("meta"), few_modules():
-            return SKELETONS[class_name](config)
+            made = SKELETONS[class_name](config).eval()
     except Exception as error:  # A wrong config makes constructors fail in any way.
         raise ModelError(f"does not describe a {class_name}: {in_short(error)}") from error
+    if len(KEPT) >= MOST_KEPT:
+        KEPT.clear()
+    KEPT[described] = made
+    return made
 
 
 def check_model_type(kind: Any, config: Config) -> None:

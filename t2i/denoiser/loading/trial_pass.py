@@ -4,6 +4,7 @@ that it cannot use is said here, with the file's name, and not in the middle of 
 C channels, H W latent size.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -20,6 +21,10 @@ from t2i.denoiser.loading.weight_checks import read_json
 from t2i.errors import ModelError, T2IError, in_short
 
 STEPS = 8
+PASSED: set[str] = set()
+"""What went through `try_pass` in this process, as JSON: one run loads its model several
+times, and what its parts are tells whether they can run, not their weights."""
+MOST_PASSED = 64
 
 
 @contextmanager
@@ -106,6 +111,14 @@ def try_pass(models: Mapping[str, nn.Module], names: Mapping[str, object]) -> No
     """
     unet: Any = models.get("unet")
     vae: Any = models.get("vae") or models.get("movq")
+    described = json.dumps(
+        [[type(part).__name__, dict(part.config)] for part in (unet, vae) if part is not None]
+        + [pooled_width(models)],
+        sort_keys=True,
+        default=repr,
+    )
+    if described in PASSED:
+        return
     latents_BCHW: torch.Tensor | None = None
     with torch.device("meta"), torch.no_grad():
         if unet is not None:
@@ -115,6 +128,15 @@ def try_pass(models: Mapping[str, nn.Module], names: Mapping[str, object]) -> No
             part = "vae" if "vae" in models else "movq"
             with running(names[part]):
                 check_pictures(names, vae, part, latents_BCHW)
+    if len(PASSED) >= MOST_PASSED:
+        PASSED.clear()
+    PASSED.add(described)
+
+
+def pooled_width(models: Mapping[str, nn.Module]) -> int | None:
+    """Of what a second text encoder makes of a whole prompt."""
+    config: Any = getattr(models.get("text_encoder_2"), "config", None)
+    return None if config is None else int(config.projection_dim)
 
 
 def running(name: object) -> AbstractContextManager[None]:
@@ -148,8 +170,8 @@ def pass_of(
     if config.get("addition_embed_type") == "text_time":
         told = config["projection_class_embeddings_input_dim"]
         sizes = 6 * config["addition_time_embed_dim"]
-        pooled = getattr(models.get("text_encoder_2"), "config", None)
-        wide = told - sizes if pooled is None else pooled.projection_dim
+        pooled = pooled_width(models)
+        wide = told - sizes if pooled is None else pooled
         numbers = (told - wide) // config["addition_time_embed_dim"]
         options["added_cond_kwargs"] = {
             "text_embeds": torch.zeros(1, wide),
