@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from t2i.atomic_folders import whole_folder
-from t2i.attention.call import At
+from t2i.attention.call import AttentionCall
 from t2i.attention.compute.probabilities import Attended, row_of_mask
-from t2i.attention.denoiser_pass import Pass
+from t2i.attention.denoiser_pass import DenoiserPass
 from t2i.attention.edits.base.edit import Edit
 from t2i.attention.probes.probe import Probe
 from t2i.attention.prompts.prompt_tokens import Said
@@ -80,11 +80,11 @@ class Recording(Probe):
     def bytes_at(self, site: Site, pictures: int, steps: int) -> int:
         return 0  # told by Remember, which knows how large a head is
 
-    def hear(self, attended: Attended, at: At) -> None:
-        (row,) = at.passing.rows_of(0)
-        call, name = attended.call, at.site.name
-        found = {"query": call.query[row : row + 1], "key": call.key[row : row + 1]}
-        mask = row_of_mask(call.mask, row)
+    def on_attention(self, attended: Attended, call: AttentionCall) -> None:
+        (row,) = call.denoiser_pass.cond_rows(0)
+        inputs, name = attended.call, call.site.name
+        found = {"query": inputs.query[row : row + 1], "key": inputs.key[row : row + 1]}
+        mask = row_of_mask(inputs.mask, row)
         if mask is not None:
             found["mask"] = mask[None]
         self.heard |= {
@@ -112,10 +112,12 @@ class Remember(Edit):
     def probes(self) -> Sequence[Probe]:
         return [self.recording]
 
-    def after_step(self, latents_BCHW: Tensor, passing: Pass, probes: Sequence[Probe]) -> Tensor:
+    def after_step(
+        self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, probes: Sequence[Probe]
+    ) -> Tensor:
         tensors = self.recording.heard | {"latents": latents_BCHW.detach().to("cpu", copy=True)}
         self.recording.heard = {}
-        needed = passing.num_steps * sum(tensor.nbytes for tensor in tensors.values())
+        needed = denoiser_pass.num_steps * sum(tensor.nbytes for tensor in tensors.values())
         if needed > self.budget:
             raise ArgumentError(
                 f"To remember this source takes {needed / GIBIBYTE:.3g} GiB, and the budget is "

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from t2i.attention.hooks.drivers import Overhearing, Visiting, root_of
+from t2i.attention.hooks.drivers import CallbackDriver, PipelineDriver, root_of
 from t2i.attention.hooks.installation import installed
 from t2i.attention.prompts.prompt_tokenizers import readers_of
 from t2i.attention.session.checks import GIBIBYTE
@@ -43,7 +43,7 @@ def attend(
     session = Session(x, prompts, readers_of(x, tokenizer), budget)
     root = root_of(x)
     ours = hasattr(x, "visitors")
-    driver = Visiting(session, x) if ours else Overhearing(session, x, root)
+    driver = PipelineDriver(session, x) if ours else CallbackDriver(session, x, root)
     session.driven_by_callback = not ours
     with ExitStack() as stack:
         session.installation = stack.enter_context(installed(root, session))

@@ -2,21 +2,21 @@
 
 from dataclasses import dataclass
 
-from t2i.attention.denoiser_pass import Pass
+from t2i.attention.denoiser_pass import DenoiserPass
 from t2i.attention.prompts.prompt_tokens import Said
 from t2i.attention.site import Site
 
 
 @dataclass(frozen=True, slots=True)
-class At:
-    """One call of attention in a run: where, when, and what was said."""
+class AttentionCall:
+    """One call of attention in a run: its site, its denoiser pass and the tokens of its prompts."""
 
     site: Site
-    passing: Pass
-    said: Said
+    denoiser_pass: DenoiserPass
+    prompt_tokens: Said
 
     @property
-    def tokens(self) -> int:
-        """T, of the text among the keys."""
+    def text_length(self) -> int:
+        """Return T, the number of text tokens among the keys."""
         first, end = self.site.text
         return end - first

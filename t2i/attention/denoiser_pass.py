@@ -1,4 +1,4 @@
-"""One pass of a denoiser: its step, and whom each row of its batch speaks for."""
+"""One pass of a denoiser: its step, and the image and branch of each row of its batch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,76 +8,89 @@ from t2i.terminal import several
 
 
 @dataclass(frozen=True, slots=True)
-class Pass:
-    """One call of the denoiser.
+class DenoiserPass:
+    """One forward call of the denoiser.
 
-    step, num_steps : the turn of the loop, from 0, and how many there are
-    branches : of guidance, in the order of the rows; each has one row per picture
-    prompts : how many there are; a prompt's pictures follow one another
-    pictures : rows of one branch
-    remembered : prompts before these that have no row in the batch, but one behind it
+    Rows lie branch after branch, each branch with one row per image; the images of a prompt follow
+    one another.
+
+    step, num_steps : number of the step in the loop, from 0, and how many steps there are
+    branches : branches of the guidance, in the order of the rows
+    num_prompts, num_images : prompts and images of one branch
+    num_recorded : prompts counted before those of the batch whose rows were recorded by an earlier
+        run; attention has them behind the rows of the batch
     """
 
     step: int
     num_steps: int
     branches: tuple[str, ...]
-    prompts: int
-    pictures: int
-    remembered: int = 0
+    num_prompts: int
+    num_images: int
+    num_recorded: int = 0
     _rows: dict[int, tuple[int, ...]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
     @property
-    def rows(self) -> int:
-        """Of the whole batch."""
-        return self.pictures * len(self.branches)
+    def num_rows(self) -> int:
+        """Return the number of rows of the batch."""
+        return self.num_images * len(self.branches)
 
     @property
     def images_per_prompt(self) -> int:
-        return self.pictures // self.prompts
+        """Return the number of images of each prompt."""
+        return self.num_images // self.num_prompts
 
-    def rows_of(self, prompt: int) -> tuple[int, ...]:
-        """The conditional row of each of the prompt's pictures; empty where there is no such
-        branch in this pass."""
+    def cond_rows(self, prompt: int) -> tuple[int, ...]:
+        """Return the conditional row of each image of a prompt; empty without a branch "cond"."""
         if prompt not in self._rows:
-            self._rows[prompt] = self._find(prompt)
+            self._rows[prompt] = self._find_cond_rows(prompt)
         return self._rows[prompt]
 
-    def rows_of_all_branches(self, prompt: int) -> tuple[int, ...]:
-        """The rows of each of the prompt's pictures, branch after branch."""
+    def rows_in_all_branches(self, prompt: int) -> tuple[int, ...]:
+        """Return the rows of each image of a prompt, branch after branch."""
         count = self.images_per_prompt
         return tuple(
-            branch * self.pictures + prompt * count + picture
+            branch * self.num_images + prompt * count + image
             for branch in range(len(self.branches))
-            for picture in range(count)
+            for image in range(count)
         )
 
-    def _find(self, prompt: int) -> tuple[int, ...]:
-        if prompt < self.remembered:
-            return (self.rows + prompt,)
+    def _find_cond_rows(self, prompt: int) -> tuple[int, ...]:
+        if prompt < self.num_recorded:
+            return (self.num_rows + prompt,)
         if "cond" not in self.branches:
             return ()
-        prompt -= self.remembered
-        first = self.branches.index("cond") * self.pictures + prompt * self.images_per_prompt
+        prompt -= self.num_recorded
+        first = self.branches.index("cond") * self.num_images + prompt * self.images_per_prompt
         return tuple(range(first, first + self.images_per_prompt))
 
 
-def check_prompt(name: str, prompt: int, prompts: int) -> None:
-    if isinstance(prompt, bool) or not isinstance(prompt, int) or not 0 <= prompt < prompts:
+def check_prompt(name: str, prompt: int, num_prompts: int) -> None:
+    """Raise ArgumentError unless `prompt` is the number of one of the prompts.
+
+    `name` is the argument that it was given as.
+    """
+    if isinstance(prompt, bool) or not isinstance(prompt, int) or not 0 <= prompt < num_prompts:
         raise ArgumentError(
-            f"Got {name}={prompt!r}, but this run has {prompts} "
-            f"{'prompt' if prompts == 1 else 'prompts'}: they count from 0 to {prompts - 1}."
+            f"Got {name}={prompt!r}, but this run has {num_prompts} "
+            f"{'prompt' if num_prompts == 1 else 'prompts'}: they count from 0 to "
+            f"{num_prompts - 1}."
         )
 
 
-def pass_of(rows: int, branches: Sequence[str], prompts: int, step: int, num_steps: int) -> Pass:
-    """The pass whose batch has this many rows, branch after branch."""
-    pictures, left = divmod(rows, len(branches))
-    if left or pictures % prompts:
+def build_denoiser_pass(
+    rows: int, branches: Sequence[str], num_prompts: int, step: int, num_steps: int
+) -> DenoiserPass:
+    """Return the pass of a batch of `rows` rows, which lie branch after branch.
+
+    Raises ArgumentError where the rows do not divide into branches and prompts.
+    """
+    num_images, left = divmod(rows, len(branches))
+    if left or num_images % num_prompts:
         raise ArgumentError(
             f"The denoiser was called with {several(rows, 'row')} for the branches "
-            f"{', '.join(branches)} of {several(prompts, 'prompt')}: expected as many pictures "
+            f"{', '.join(branches)} of {several(num_prompts, 'prompt')}: expected as many pictures "
             "of each. Give attend() the prompts of the call, one for each of its texts."
         )
-    return Pass(step, num_steps, tuple(branches), prompts, pictures)
+    return DenoiserPass(step, num_steps, tuple(branches), num_prompts, num_images)

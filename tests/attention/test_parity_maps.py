@@ -220,13 +220,13 @@ class Through(Edit):
     kinds = ("self", "cross")
     seen: list[tuple[int, ...]] = field(default_factory=list)
 
-    def apply(self, effects, at):
+    def apply(self, effects, call):
         def keep(probs_NQK):
             self.seen.append(tuple(probs_NQK.shape))
             assert_near(probs_NQK.sum(-1), torch.ones(probs_NQK.shape[:2]), 1e-5)
             return probs_NQK
 
-        effects.compute(at.passing.rows_of(0), keep)
+        effects.compute(call.denoiser_pass.cond_rows(0), keep)
 
 
 @pytest.mark.parametrize("at_once", [None, 500])

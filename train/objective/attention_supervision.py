@@ -134,7 +134,7 @@ class Supervision:
     def behind(self, site: Site) -> None:
         return None
 
-    def hear(self, attended: Attended) -> None:
+    def on_attention(self, attended: Attended) -> None:
         assert attended.site.size is not None
         maps_IQ = word_maps(attended.call, self.words)
         masks_IQ = masks_at(self.words.masks_IHW, attended.site.size)

@@ -26,7 +26,7 @@ class Behind:
     def of(self, call: Call) -> Call:
         """The call with the source's row behind its own; it has no value, for it needs no output.
 
-        A site's edits and probes find it there as the row of prompt 0, see `Pass.remembered`.
+        Edits and probes find it there as the row of prompt 0, see `DenoiserPass.num_recorded`.
         """
         mask = call.mask
         if mask is not None:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from t2i.attention.call import At
+from t2i.attention.call import AttentionCall
 from t2i.attention.compute.probabilities import Attended
-from t2i.attention.denoiser_pass import Pass
+from t2i.attention.denoiser_pass import DenoiserPass
 from t2i.attention.edits.base.edit import Edit, Look
 from t2i.attention.prompts.prompt_tokens import Said, Words, several
 from t2i.attention.site import Site, Window, is_number
@@ -83,12 +83,12 @@ class AttendAndExcite(Edit):
         for word in several(self.words):
             said.span(self.target, word)
 
-    def before_pass(self, latents_BCHW: Tensor, passing: Pass, look: Look) -> Tensor:
-        share = passing.step / max(1, passing.num_steps - 1)
+    def before_pass(self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, look: Look) -> Tensor:
+        share = denoiser_pass.step / max(1, denoiser_pass.num_steps - 1)
         pace = self.scale * math.sqrt(1 - 0.5 * share)
-        goal = 1 - self.threshold(passing.step, passing.num_steps)
+        goal = 1 - self.threshold(denoiser_pass.step, denoiser_pass.num_steps)
 
-        loss_B, gradient_BCHW = self.measure(latents_BCHW, passing, look)
+        loss_B, gradient_BCHW = self.measure(latents_BCHW, denoiser_pass, look)
         unmet_B = loss_B > goal
         for _ in range(MOST_TRIES):
             if not unmet_B.any():
@@ -96,7 +96,7 @@ class AttendAndExcite(Edit):
             latents_BCHW = latents_BCHW - pace * gradient_BCHW * unmet_B[:, None, None, None]
             # As published, the goal is looked for before a move and not after it.
             unmet_B = unmet_B & (loss_B > goal)
-            loss_B, gradient_BCHW = self.measure(latents_BCHW, passing, look)
+            loss_B, gradient_BCHW = self.measure(latents_BCHW, denoiser_pass, look)
         return latents_BCHW - pace * gradient_BCHW
 
     def threshold(self, step: int, num_steps: int) -> float:
@@ -104,26 +104,28 @@ class AttendAndExcite(Edit):
         due = [least for share, least in self.thresholds if int(share * num_steps) == step]
         return max(due, default=0.0)
 
-    def measure(self, latents_BCHW: Tensor, passing: Pass, look: Look) -> tuple[Tensor, Tensor]:
+    def measure(
+        self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, look: Look
+    ) -> tuple[Tensor, Tensor]:
         """The loss of each picture (B,), 0 for those of other prompts, and its gradient."""
         if torch.is_inference_mode_enabled():
             raise AttentionError(
                 "AttendAndExcite needs gradients, and torch.inference_mode() allows none: draw "
                 "under torch.no_grad() or nothing, the pipelines see to it themselves."
             )
-        rows = list(passing.rows_of(self.target))
+        rows = list(denoiser_pass.cond_rows(self.target))
         maps: dict[Site, list[Tensor]] = {}
         tokens: list[tuple[slice, list[int]]] = []
 
-        def hear(attended: Attended, at: At) -> None:
-            if self.fits(at.site):
-                heads = list(range(at.site.heads)) if self.heads is None else list(self.heads)
-                maps[at.site] = [attended.maps(row)[heads] for row in rows]
-                tokens[:] = [self.tokens(at)]
+        def on_attention(attended: Attended, call: AttentionCall) -> None:
+            if self.fits(call.site):
+                heads = list(range(call.site.heads)) if self.heads is None else list(self.heads)
+                maps[call.site] = [attended.maps(row)[heads] for row in rows]
+                tokens[:] = [self.tokens(call)]
 
         with torch.enable_grad():
             latents_BCHW = latents_BCHW.detach().clone().requires_grad_()
-            look(latents_BCHW, hear)
+            look(latents_BCHW, on_attention)
             if not any(words for _, words in tokens):  # the prompt says none of them at this step
                 return torch.zeros(len(latents_BCHW)), torch.zeros_like(latents_BCHW)
             size, chosen = of_one_size(maps, latents_BCHW.shape)
@@ -139,13 +141,15 @@ class AttendAndExcite(Edit):
         own_BCHW[rows] = gradient_BCHW[rows]
         return loss_B, own_BCHW
 
-    def tokens(self, at: At) -> tuple[slice, list[int]]:
+    def tokens(self, call: AttentionCall) -> tuple[slice, list[int]]:
         """The tokens that compete for places, and those of the words among them."""
-        text = at.said.readers[0].text
+        text = call.prompt_tokens.readers[0].text
         window = text.layout if isinstance(text, TextEncoder) else window_of(text)
         first = min(1, len(window.prefix))
-        places = {p for word in several(self.words) for p in at.said.span(self.target, word)}
-        return slice(first, at.tokens - 1), [place - first for place in sorted(places)]
+        places = {
+            p for word in several(self.words) for p in call.prompt_tokens.span(self.target, word)
+        }
+        return slice(first, call.text_length - 1), [place - first for place in sorted(places)]
 
 
 def of_one_size(maps: Mapping[Site, object], latents: torch.Size) -> tuple[Size, list[Site]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from t2i.attention.call import At
+from t2i.attention.call import AttentionCall
 from t2i.attention.compute.edit_plan import Effects, MapFunction
 from t2i.attention.compute.probabilities import of_same_shape
 from t2i.attention.edits.base.edit import Edit
@@ -46,8 +46,8 @@ class Function(Edit):
         asked = isinstance(self.sites, Sites) and self.sites.kind is not None
         return super().fits(site) and (asked or site.kind in WITH_TEXT)
 
-    def apply(self, effects: Effects, at: At) -> None:
-        effects.compute(at.passing.rows_of(self.target), self.of_its_heads)
+    def apply(self, effects: Effects, call: AttentionCall) -> None:
+        effects.compute(call.denoiser_pass.cond_rows(self.target), self.of_its_heads)
 
     def of_its_heads(self, probs_NQK: Tensor) -> Tensor:
         """`fn` of the chosen heads; the others stay as they are."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from t2i.attention.denoiser_pass import Pass
+from t2i.attention.denoiser_pass import DenoiserPass
 from t2i.attention.edits.base.edit import Edit
 from t2i.attention.probes.probe import Probe
 from t2i.attention.prompts.prompt_tokens import Said, Words, several
@@ -70,8 +70,10 @@ class LocalBlend(Edit):
             if several(words)
         ]
 
-    def after_step(self, latents_BCHW: Tensor, passing: Pass, probes: Sequence[Probe]) -> Tensor:
-        count = passing.images_per_prompt
+    def after_step(
+        self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, probes: Sequence[Probe]
+    ) -> Tensor:
+        count = denoiser_pass.images_per_prompt
         changed = latents_BCHW.clone()
         for picture in range(count):
             source, target = (p * count + picture for p in (self.source, self.target))

@@ -12,7 +12,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 from torch.nn import functional
 
-from t2i.attention.call import At
+from t2i.attention.call import AttentionCall
 from t2i.attention.edits.base.score_bias import BiasEdit
 from t2i.attention.prompts.prompt_tokens import Said, Words, several
 from t2i.attention.site import Site, is_number
@@ -124,14 +124,14 @@ class Regions(BiasEdit):
             for word in several(region.words):
                 said.span(self.target, word)
 
-    def bias(self, at: At) -> Tensor:
+    def bias(self, call: AttentionCall) -> Tensor:
         """(P, T): between -strength and +strength for the words of regions, else 0."""
-        assert at.site.size is not None
-        inside_PT = torch.full((at.site.positions, at.tokens), -1.0)
+        assert call.site.size is not None
+        inside_PT = torch.full((call.site.positions, call.text_length), -1.0)
         for region in self.regions:
-            region_P1 = region.inside(at.site.size, self.feather).flatten()[:, None]
+            region_P1 = region.inside(call.site.size, self.feather).flatten()[:, None]
             for word in several(region.words):
-                places = list(at.said.span(self.target, word))
+                places = list(call.prompt_tokens.span(self.target, word))
                 inside_PT[:, places] = inside_PT[:, places].maximum(region_P1)
         free_PT = inside_PT < 0
         return (self.strength * (2 * inside_PT - 1)).masked_fill(free_PT, 0.0)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from t2i.attention.call import At
+from t2i.attention.call import AttentionCall
 from t2i.attention.compute.edit_plan import Effects
 from t2i.attention.edits.base.word_edit import WordEdit
 from t2i.attention.prompts.prompt_tokens import Said
@@ -23,12 +23,17 @@ class Replace(WordEdit):
         super().check(said)
         changed_words(*said.pair(self.source, self.target))
 
-    def apply(self, effects: Effects, at: At) -> None:
-        rows, sources = at.passing.rows_of(self.target), at.passing.rows_of(self.source)
-        effects.mix(rows, sources, *self.once(at, lambda: self.matrices(at)))
+    def apply(self, effects: Effects, call: AttentionCall) -> None:
+        rows, sources = (
+            call.denoiser_pass.cond_rows(self.target),
+            call.denoiser_pass.cond_rows(self.source),
+        )
+        effects.mix(rows, sources, *self.once(call, lambda: self.matrices(call)))
 
-    def matrices(self, at: At) -> tuple[Tensor | None, Tensor]:
+    def matrices(self, call: AttentionCall) -> tuple[Tensor | None, Tensor]:
         """What is taken of the source's map, and what stays of the target's own."""
-        open_T = self.open_T(at)
-        columns_TT = at.said.replacement(self.source, self.target, at.tokens) * open_T
-        return self.of_heads(at, columns_TT, 1 - open_T)
+        open_T = self.open_T(call)
+        columns_TT = (
+            call.prompt_tokens.replacement(self.source, self.target, call.text_length) * open_T
+        )
+        return self.of_heads(call, columns_TT, 1 - open_T)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from t2i.attention.call import At
+from t2i.attention.call import AttentionCall
 from t2i.attention.compute.edit_plan import Effects
 from t2i.attention.edits.base.edit import LARGEST
 from t2i.attention.edits.base.word_edit import WindowedEdit
@@ -50,24 +50,27 @@ class Reweight(WindowedEdit):
         for word in self.weights:
             said.span(self.target, word)
 
-    def apply(self, effects: Effects, at: At) -> None:
+    def apply(self, effects: Effects, call: AttentionCall) -> None:
         if self.does_nothing:
             return
-        rows = at.passing.rows_of(self.target)
-        sources = None if self.source is None else at.passing.rows_of(self.source)
+        rows = call.denoiser_pass.cond_rows(self.target)
+        sources = None if self.source is None else call.denoiser_pass.cond_rows(self.source)
         if sources is None or all(
             effects.mixes_from(row, source) for row, source in zip(rows, sources, strict=True)
         ):
-            effects.mix(rows, None, *self.once(at, lambda: self.own(at)))
+            effects.mix(rows, None, *self.once(call, lambda: self.own(call)))
         else:
-            effects.mix(rows, sources, *self.once(at, lambda: self.sources(at)))
+            effects.mix(rows, sources, *self.once(call, lambda: self.sources(call)))
 
-    def own(self, at: At) -> tuple[Tensor | None, Tensor]:
+    def own(self, call: AttentionCall) -> tuple[Tensor | None, Tensor]:
         """Where the map is multiplied that the edits before have left."""
-        weights_T = at.said.per_token(self.target, self.weights, at.tokens)
-        return self.of_heads(at, None, torch.where(self.open_T(at) > 0, weights_T, 1.0))
+        weights_T = call.prompt_tokens.per_token(self.target, self.weights, call.text_length)
+        return self.of_heads(call, None, torch.where(self.open_T(call) > 0, weights_T, 1.0))
 
-    def sources(self, at: At) -> tuple[Tensor | None, Tensor]:
+    def sources(self, call: AttentionCall) -> tuple[Tensor | None, Tensor]:
         """Where the source's map is multiplied, and put in the place of the target's."""
-        weights_T, open_T = at.said.per_token(self.target, self.weights, at.tokens), self.open_T(at)
-        return self.of_heads(at, torch.diag(weights_T * open_T), 1 - open_T)
+        weights_T, open_T = (
+            call.prompt_tokens.per_token(self.target, self.weights, call.text_length),
+            self.open_T(call),
+        )
+        return self.of_heads(call, torch.diag(weights_T * open_T), 1 - open_T)

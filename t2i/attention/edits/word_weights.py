@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from t2i.attention.call import At
+from t2i.attention.call import AttentionCall
 from t2i.attention.edits.base.score_bias import BiasEdit
 from t2i.attention.prompts.prompt_tokens import Said
 from t2i.attention.site import is_number
@@ -53,5 +53,5 @@ class WordWeights(BiasEdit):
         for word in self.weights:
             said.span(self.target, word)
 
-    def bias(self, at: At) -> Tensor:
-        return at.said.per_token(self.target, self.weights, at.tokens).log()[None]
+    def bias(self, call: AttentionCall) -> Tensor:
+        return call.prompt_tokens.per_token(self.target, self.weights, call.text_length).log()[None]

@@ -11,12 +11,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from t2i.attention.denoiser_pass import Pass, pass_of
+from t2i.attention.denoiser_pass import DenoiserPass, build_denoiser_pass
 from t2i.attention.hooks.current_pipeline import called_by_another
 from t2i.attention.hooks.discovery import begun, grid_of, named
-from t2i.attention.hooks.encoded_prompts import PromptsRead
+from t2i.attention.hooks.encoded_prompts import EncodedPrompts
 from t2i.attention.hooks.module_hooks import wrapped_call
-from t2i.attention.hooks.step_tracking import Clock
+from t2i.attention.hooks.step_tracking import StepTracker
 from t2i.attention.prompts.prompt_tokenizers import denoiser_of
 from t2i.conditioning.generation import Run
 from t2i.errors import AttentionError
@@ -26,39 +26,49 @@ Denoise = Callable[[Tensor], object]
 """A pass for the branch "cond" alone, of the step that is under way."""
 
 
-class Driven(Protocol):
+class DrivenSession(Protocol):
     """A session, as its driver sees it."""
 
     def begin_pass(
-        self, passing: Pass, prompts: Sequence[Readable] | None, shape: object, size: Any
+        self,
+        denoiser_pass: DenoiserPass,
+        prompts: Sequence[Readable] | None,
+        shape: object,
+        size: Any,
     ) -> None: ...
     def end_pass(self) -> None: ...
-    def before_pass(self, latents_BCHW: Tensor, passing: Pass, denoise: Denoise) -> Tensor: ...
+    def before_pass(
+        self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, denoise: Denoise
+    ) -> Tensor: ...
     def after_step(self, latents_BCHW: Tensor) -> Tensor: ...
 
     prompts: tuple[Readable, ...] | None
 
 
-class Visiting:
+class PipelineDriver:
     """Takes part in the runs of one of our pipelines, as one of its visitors."""
 
-    def __init__(self, session: Driven, pipeline: Any) -> None:
+    def __init__(self, session: DrivenSession, pipeline: Any) -> None:
         self.session, self.pipeline = session, pipeline
 
     def before_pass(self, run: Run) -> None:
         prompts = run.conditioning.prompts
         branches = run.guidance.branches(run)
         rows = len(run.latents_BCHW) * len(branches)
-        passing = pass_of(rows, branches, max(1, len(prompts)), run.step, run.num_steps)
+        denoiser_pass = build_denoiser_pass(
+            rows, branches, max(1, len(prompts)), run.step, run.num_steps
+        )
         size = tuple(run.latents_BCHW.shape[-2:])
         shape = (size, run.conditioning.text_BTD.shape[1])
-        self.session.begin_pass(passing, prompts, shape, size)
+        self.session.begin_pass(denoiser_pass, prompts, shape, size)
 
         def denoise(latents_BCHW: Tensor) -> object:
             assert run.denoise is not None
             return run.denoise(latents_BCHW, run.conditioning.select(("cond",)))
 
-        alone = pass_of(len(run.latents_BCHW), ("cond",), passing.prompts, run.step, run.num_steps)
+        alone = build_denoiser_pass(
+            len(run.latents_BCHW), ("cond",), denoiser_pass.num_prompts, run.step, run.num_steps
+        )
         run.latents_BCHW = self.session.before_pass(run.latents_BCHW, alone, denoise)
 
     def after_step(self, run: Run) -> None:
@@ -70,15 +80,15 @@ class Visiting:
         stack.callback(self.pipeline.visitors.remove, self)
 
 
-class Overhearing:
+class CallbackDriver:
     """Hooks the denoiser of any other pipeline, or a model alone; hears the calls of its own
     pipeline, in its own thread, and no others."""
 
-    def __init__(self, session: Driven, pipeline: Any, root: nn.Module) -> None:
+    def __init__(self, session: DrivenSession, pipeline: Any, root: nn.Module) -> None:
         self.session, self.root = session, root
         self.pipeline = None if isinstance(pipeline, nn.Module) else pipeline
-        self.clock = Clock(self.pipeline)
-        self.prompts_read = PromptsRead(self.pipeline)
+        self.clock = StepTracker(self.pipeline)
+        self.prompts_read = EncodedPrompts(self.pipeline)
         self._alone: str | None = None
         """What the pipeline says the pass is for, where it computes the branches one by one."""
         self._thread = threading.get_ident()
@@ -151,13 +161,13 @@ class Overhearing:
         step, num_steps = self.clock.read(given)
         branches = self._branches(rows, tensors[0], given.get("encoder_hidden_states"))
         prompts = len(self.session.prompts) if self.session.prompts else rows // len(branches)
-        passing = pass_of(rows, branches, prompts, step, num_steps)
+        denoiser_pass = build_denoiser_pass(rows, branches, prompts, step, num_steps)
         if step == 0:
             self.prompts_read.check(self.session.prompts)
         size = tuple(tensors[0].shape[-2:]) if tensors[0].ndim == 4 else grid_of(given)
         shape = (size, *(tuple(one.shape[1:]) for one in tensors))
         with begun(module, given):
-            self.session.begin_pass(passing, None, shape, size)
+            self.session.begin_pass(denoiser_pass, None, shape, size)
 
     def _end(self, _module: nn.Module, _args: object, output: object) -> None:
         here = threading.get_ident() == self._thread and self._own

@@ -15,7 +15,7 @@ from t2i.text.token_layout import Readable, window_of
 PARTS = ("", "_2", "_3")
 
 
-class PromptsRead:
+class EncodedPrompts:
     """The tokens that reached each text encoder since the last run began."""
 
     def __init__(self, pipeline: Any) -> None:

@@ -25,7 +25,7 @@ from t2i.errors import AttentionError
 from t2i.terminal import several
 
 
-class Hearing(Protocol):
+class AttentionListener(Protocol):
     """A session, as the model sees it."""
 
     def rows(self) -> int | None:
@@ -46,7 +46,7 @@ class Hearing(Protocol):
     def behind(self, site: Site) -> Behind | None:
         """The row of a source that is not in the batch."""
 
-    def hear(self, attended: Attended) -> None:
+    def on_attention(self, attended: Attended) -> None:
         """Let its probes read."""
 
 
@@ -57,17 +57,17 @@ class Installation:
         self.called, self.root = root, getattr(root, "_orig_mod", root)
         self.thread = threading.get_ident()
         self.names = {module: name for name, module in self.root.named_modules()}
-        self.sessions: list[Hearing] = []
+        self.sessions: list[AttentionListener] = []
         self.sites: dict[str, Site] = {}
         self.kernels: dict[str, set[str]] = {}
         self._sent = Sent()
         self.rehearsing = False
         """Whether the run is a trial in which nobody reads or edits."""
         self._looked = 0
-        self._shapes: dict[Hearing, object] = {}
-        self._known: dict[Hearing, tuple[object, int]] = {}
+        self._shapes: dict[AttentionListener, object] = {}
+        self._known: dict[AttentionListener, tuple[object, int]] = {}
         """The shape that a session last had, and when the sites were looked for then."""
-        self._passing: set[Hearing] = set()
+        self._passing: set[AttentionListener] = set()
         self._discovery: Discovery | None = None
         self._broken = False
         """Whether the model raised while the sites were looked for."""
@@ -91,7 +91,7 @@ class Installation:
         self._stop_listening()
         self._tap.close()
 
-    def leave(self, session: Hearing) -> None:
+    def leave(self, session: AttentionListener) -> None:
         """One of several sessions ends."""
         self.sessions.remove(session)
         self._shapes.pop(session, None)
@@ -100,7 +100,7 @@ class Installation:
 
     # a pass of the model
 
-    def begin_pass(self, session: Hearing, shape: object) -> None:
+    def begin_pass(self, session: AttentionListener, shape: object) -> None:
         """`shape` is what the sites depend on; when it changes they are looked for again.
 
         Several sessions begin the same pass one after the other, and end it so.
@@ -113,7 +113,7 @@ class Installation:
             self._look_again(self._discovery)
         self._passing.add(session)
 
-    def end_pass(self, session: Hearing) -> bool:
+    def end_pass(self, session: AttentionListener) -> bool:
         """Whether the sites are news to this session."""
         if self._discovery is not None:
             self._settle(self._discovery)
@@ -123,7 +123,7 @@ class Installation:
         return before != now
 
     @contextmanager
-    def alone(self, session: Hearing) -> Iterator[None]:
+    def alone(self, session: AttentionListener) -> Iterator[None]:
         """A pass that only this session takes part in."""
         every, self.sessions = self.sessions, [session]
         try:
@@ -131,7 +131,7 @@ class Installation:
         finally:
             self.sessions = every
 
-    def listen_to(self, session: Hearing) -> None:
+    def listen_to(self, session: AttentionListener) -> None:
         """Sites that are known already and that this session wants."""
         for name, site in self.sites.items():
             if name not in self._listening and session.wants(site) and self._discovery is None:
@@ -179,7 +179,7 @@ class Installation:
 
     def _listen(self, name: str) -> None:
         stack = ExitStack()
-        stack.enter_context(listening(self.root.get_submodule(name), AtSite(self, name)))
+        stack.enter_context(listening(self.root.get_submodule(name), SiteListener(self, name)))
         self._listening[name] = stack
 
     def _stop_listening(self) -> None:
@@ -228,7 +228,7 @@ class Installation:
         behind = next((one for one in every if one is not None), None)
         out, attended = kernel.fused(call, site, effects, behind)
         for session in hearing:
-            session.hear(attended)
+            session.on_attention(attended)
         return out
 
     def answer_eager(self, call: Call, mask: Tensor | None, site: Site, scores: Scores) -> Tensor:
@@ -255,11 +255,11 @@ class Installation:
             probs_BNQK = probs_BNQK.clone()
             probs_BNQK[row] = torch.cat(list(attended.parts(row)), dim=1).to(probs_BNQK)
         for session in hearing:
-            session.hear(attended)
+            session.on_attention(attended)
         edited: Tensor = probs_BNQK.flatten(0, 1)
         return edited
 
-    def _effects(self, site: Site, rows: int) -> tuple[Effects, list[Hearing]]:
+    def _effects(self, site: Site, rows: int) -> tuple[Effects, list[AttentionListener]]:
         effects = Effects(sent=self._sent)
         hearing = [session for session in self._at_work() if session.wants(site)]
         for session in hearing:
@@ -274,11 +274,11 @@ class Installation:
             self.kernels.setdefault(site.name, set()).add(effects.kernel)
         return effects, hearing
 
-    def _at_work(self) -> list[Hearing]:
+    def _at_work(self) -> list[AttentionListener]:
         return [session for session in self.sessions if session.rows() is not None]
 
 
-class AtSite:
+class SiteListener:
     """Answers the calls of a module that is known to be a site."""
 
     def __init__(self, installation: Installation, name: str) -> None:
@@ -311,7 +311,7 @@ _lock = threading.Lock()
 
 
 @contextmanager
-def installed(root: nn.Module, session: Hearing) -> Iterator[Installation]:
+def installed(root: nn.Module, session: AttentionListener) -> Iterator[Installation]:
     """The model's installation, shared by all sessions that are open on it."""
     key = getattr(root, "_orig_mod", root)
     with _lock:

@@ -9,7 +9,7 @@ from torch import Tensor
 from t2i.errors import AttentionError
 
 
-class Clock:
+class StepTracker:
     """Reads the scheduler of one of diffusers' pipelines; without one every call is a run.
 
     A run begins where the scheduler has new timesteps, and its first call is turn 0, also where

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from t2i.attention.call import At
+from t2i.attention.call import AttentionCall
 from t2i.attention.compute.probabilities import Attended
 from t2i.attention.denoiser_pass import check_prompt
 from t2i.attention.probes.heat_maps import Convention, HeatMaps, Plane, Recorded
@@ -84,18 +84,19 @@ class Probe:
         kept = {"daam": heads, "default": 2, "mean": 1}[self.convention]
         return number * kept + (number * heads * steps if self.raw else 0)
 
-    def hear(self, attended: Attended, at: At) -> None:
+    def on_attention(self, attended: Attended, call: AttentionCall) -> None:
         """Take down what this call shows of the words."""
-        read = self._columns(at.said)
-        if read.places and max(read.places) >= at.tokens:
+        read = self._columns(call.prompt_tokens)
+        if read.places and max(read.places) >= call.text_length:
             raise ArgumentError(
                 f"{self} wants place {max(read.places)} of a text of "
-                f"{several(at.tokens, 'token')}: they count from 0 to {at.tokens - 1}."
+                f"{several(call.text_length, 'token')}: they count from 0 to "
+                f"{call.text_length - 1}."
             )
         live = []
         places_S = read.places_on(attended.call.query.device)
         heads = None if self.heads is None else list(self.heads)
-        for picture, row in enumerate(at.passing.rows_of(self.prompt)):
+        for picture, row in enumerate(call.denoiser_pass.cond_rows(self.prompt)):
             with torch.set_grad_enabled(self.grad and torch.is_grad_enabled()):
                 words_NSQ = attended.tokens(row, places_S)
                 words_NSQ = words_NSQ if heads is None else words_NSQ[heads]
@@ -105,13 +106,13 @@ class Probe:
                     rivalry_1SQ = read.spread(rivalry_1SQ, self.recorded.columns)
                 words_NSQ = read.spread(words_NSQ, self.recorded.columns)
             live.append(words_NSQ)
-            self._take(at.site, picture, words_NSQ.detach(), read, rivalry_1SQ)
+            self._take(call.site, picture, words_NSQ.detach(), read, rivalry_1SQ)
         if live and (self.grad or self.raw):
             all_BNSQ = torch.stack(live)
             if self.grad:
-                self.recorded.live[at.site.name] = all_BNSQ
+                self.recorded.live[call.site.name] = all_BNSQ
             if self.raw:
-                self.recorded.raw.setdefault(at.site.name, []).append(all_BNSQ.detach().cpu())
+                self.recorded.raw.setdefault(call.site.name, []).append(all_BNSQ.detach().cpu())
 
     def _take(
         self,

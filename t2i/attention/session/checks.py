@@ -6,9 +6,9 @@ B rows of one prompt, N heads, K key positions, E width of a head.
 from collections.abc import Sequence
 
 from t2i.attention.compute.tap import Call
-from t2i.attention.denoiser_pass import Pass
+from t2i.attention.denoiser_pass import DenoiserPass
 from t2i.attention.edits.base.edit import Edit
-from t2i.attention.session.participant import Listed
+from t2i.attention.session.participant import ParticipantEntry
 from t2i.attention.site import Site, no_site
 from t2i.errors import ArgumentError, AttentionError
 from t2i.terminal import several
@@ -43,13 +43,16 @@ def check_told(known: tuple[Readable, ...] | None, told: tuple[Readable, ...]) -
 
 
 def check_sites(
-    listed: Sequence[Listed], sites: Sequence[Site], passing: Pass, budget: int
+    listed: Sequence[ParticipantEntry],
+    sites: Sequence[Site],
+    denoiser_pass: DenoiserPass,
+    budget: int,
 ) -> None:
     """Once the sites are known: everybody has one, and what is kept has room."""
     for one in listed:
         if not any(one.wants(site) for site in sites):
             raise AttentionError(no_site(one.what, sites))
-    kept = sum(one.bytes(sites, passing) for one in listed)
+    kept = sum(one.bytes(sites, denoiser_pass) for one in listed)
     if kept > budget:
         raise AttentionError(
             f"The probes would keep {kept / GIBIBYTE:.2f} GiB in this run, and the budget is "
@@ -58,31 +61,37 @@ def check_sites(
         )
 
 
-def check_texts(passing: Pass, site: Site, call: Call) -> None:
+def check_texts(denoiser_pass: DenoiserPass, site: Site, call: Call) -> None:
     """The pictures of a prompt hear the same text, or the prompts are not those of the call."""
-    if site.kind != "cross" or len(call.key) != passing.rows or passing.remembered:
+    if (
+        site.kind != "cross"
+        or len(call.key) != denoiser_pass.num_rows
+        or denoiser_pass.num_recorded
+    ):
         return
-    for prompt in range(passing.prompts):
-        key_BNKE = call.key[list(passing.rows_of(prompt))]
+    for prompt in range(denoiser_pass.num_prompts):
+        key_BNKE = call.key[list(denoiser_pass.cond_rows(prompt))]
         if len(key_BNKE) < 2:
             continue
         difference = (key_BNKE - key_BNKE[:1]).abs().max()
         if difference > OTHER_TEXT * key_BNKE.abs().max():
             raise ArgumentError(
-                f"attend() was told {several(passing.prompts, 'prompt')}, but the "
+                f"attend() was told {several(denoiser_pass.num_prompts, 'prompt')}, but the "
                 f"{several(len(key_BNKE), 'picture')} of number {prompt} hear different texts: "
                 "give it the prompts of the call, one for each of its texts."
             )
 
 
-def check_called_back(listed: Sequence[Listed]) -> None:
+def check_called_back(listed: Sequence[ParticipantEntry]) -> None:
     """The second step begins, and the pipeline has not called back: nobody needs it to."""
     for one in listed:
         if one.needs_callback and not one.at_work:
             raise AttentionError(f"{one.what} never fired: {CALLBACK}.")
 
 
-def check_fired(listed: Sequence[Listed], last: Pass | None, called_back: bool) -> None:
+def check_fired(
+    listed: Sequence[ParticipantEntry], last: DenoiserPass | None, called_back: bool
+) -> None:
     """The session ends: everybody has been at work."""
     idle = [one for one in listed if not one.at_work]
     if not idle:

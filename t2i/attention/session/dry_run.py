@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 
-from t2i.attention.call import At
+from t2i.attention.call import AttentionCall
 from t2i.attention.compute.edit_plan import Effects
-from t2i.attention.denoiser_pass import Pass
+from t2i.attention.denoiser_pass import DenoiserPass
 from t2i.attention.edits.base.edit import Edit
 from t2i.attention.hooks.installation import Installation
 from t2i.attention.prompts.prompt_tokens import Said
-from t2i.attention.session.participant import Listed
+from t2i.attention.session.participant import ParticipantEntry
 from t2i.attention.site import Site
 from t2i.errors import AttentionError
 from t2i.text.token_layout import Readable
@@ -70,7 +70,10 @@ def quiet(pipeline: Any) -> Iterator[None]:
 
 
 def planned(
-    sites: Sequence[Site], listed: Sequence[Listed], said: Said | None, passing: Pass
+    sites: Sequence[Site],
+    listed: Sequence[ParticipantEntry],
+    said: Said | None,
+    denoiser_pass: DenoiserPass,
 ) -> dict[str, set[str]]:
     """For each site the kernels that a run of as many steps will need, as far as prompts are
     known."""
@@ -85,11 +88,13 @@ def planned(
             kernels[site.name] = {"told when the prompts are known"}
             continue
         kernels[site.name] = set()
-        for step in range(passing.num_steps):
+        for step in range(denoiser_pass.num_steps):
             effects = Effects()
             for edit in fitting:
-                if edit.covers(step, passing.num_steps):
+                if edit.covers(step, denoiser_pass.num_steps):
                     assert said is not None
-                    edit.apply(effects, At(site, replace(passing, step=step), said))
+                    edit.apply(
+                        effects, AttentionCall(site, replace(denoiser_pass, step=step), said)
+                    )
             kernels[site.name].add(effects.kernel)
     return kernels

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from t2i.attention.call import At
+from t2i.attention.call import AttentionCall
 from t2i.attention.compute.edit_plan import Effects
 from t2i.attention.compute.probabilities import Attended
-from t2i.attention.denoiser_pass import Pass
+from t2i.attention.denoiser_pass import DenoiserPass
 from t2i.attention.edits.base.edit import Edit
 from t2i.attention.probes.probe import Probe
 from t2i.attention.prompts.prompt_tokens import Said
@@ -17,7 +17,7 @@ from t2i.errors import ArgumentError
 
 
 @dataclass(slots=True)
-class Listed:
+class ParticipantEntry:
     """met : name of a site -> the steps at which it was at work there."""
 
     what: Probe | Edit
@@ -48,51 +48,58 @@ class Listed:
         """Whether it reads or edits there."""
         return any(probe.fits(site) for probe in self.probes) or self.what.fits(site)
 
-    def covers(self, passing: Pass) -> bool:
+    def covers(self, denoiser_pass: DenoiserPass) -> bool:
         """Whether it acts at the step of this pass."""
-        return self.what.covers(passing.step, passing.num_steps)
+        return self.what.covers(denoiser_pass.step, denoiser_pass.num_steps)
 
-    def edit(self, effects: Effects, at: At) -> None:
+    def edit(self, effects: Effects, call: AttentionCall) -> None:
         """Say what it wants of a call, if it is an edit for it."""
-        if isinstance(self.what, Edit) and self.what.fits(at.site) and self.covers(at.passing):
-            self._check_heads(at)
-            self.what.apply(effects, at)
-            self._meet(at)
+        if (
+            isinstance(self.what, Edit)
+            and self.what.fits(call.site)
+            and self.covers(call.denoiser_pass)
+        ):
+            self._check_heads(call)
+            self.what.apply(effects, call)
+            self._meet(call)
 
-    def hear(self, attended: Attended, at: At) -> None:
+    def on_attention(self, attended: Attended, call: AttentionCall) -> None:
         """Let its probes read a call, those that want to."""
-        step, num_steps = at.passing.step, at.passing.num_steps
+        step, num_steps = call.denoiser_pass.step, call.denoiser_pass.num_steps
         for probe in self.probes:
-            if probe.fits(at.site) and probe.covers(step, num_steps):
-                self._check_heads(at)
-                probe.hear(attended, at)
-                self._meet(at)
+            if probe.fits(call.site) and probe.covers(step, num_steps):
+                self._check_heads(call)
+                probe.on_attention(attended, call)
+                self._meet(call)
 
-    def after_step(self, latents_BCHW: Tensor, passing: Pass) -> Tensor:
+    def after_step(self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass) -> Tensor:
         """The latents as the edit wants them."""
         assert isinstance(self.what, Edit)
         if self.needs_callback:
-            self.met_latents.add(passing.step)
-        return self.what.after_step(latents_BCHW, passing, self.probes)
+            self.met_latents.add(denoiser_pass.step)
+        return self.what.after_step(latents_BCHW, denoiser_pass, self.probes)
 
-    def bytes(self, sites: Iterable[Site], passing: Pass) -> int:
+    def bytes(self, sites: Iterable[Site], denoiser_pass: DenoiserPass) -> int:
         """What its probes keep in the run."""
         total = 0
         for probe in self.probes:
-            steps = sum(probe.covers(step, passing.num_steps) for step in range(passing.num_steps))
-            pictures = passing.images_per_prompt
+            steps = sum(
+                probe.covers(step, denoiser_pass.num_steps)
+                for step in range(denoiser_pass.num_steps)
+            )
+            pictures = denoiser_pass.images_per_prompt
             total += sum(
                 probe.bytes_at(site, pictures, steps) for site in sites if probe.fits(site)
             )
         return total
 
-    def _check_heads(self, at: At) -> None:
+    def _check_heads(self, call: AttentionCall) -> None:
         heads = self.what.heads or ()
-        if heads and max(heads) >= at.site.heads:
+        if heads and max(heads) >= call.site.heads:
             raise ArgumentError(
-                f"{self.what} wants head {max(heads)}, but {at.site.name} has {at.site.heads}: "
-                f"they count from 0 to {at.site.heads - 1}. Choose its sites too, sites=..."
+                f"{self.what} wants head {max(heads)}, but {call.site.name} has {call.site.heads}: "
+                f"they count from 0 to {call.site.heads - 1}. Choose its sites too, sites=..."
             )
 
-    def _meet(self, at: At) -> None:
-        self.met.setdefault(at.site.name, set()).add(at.passing.step)
+    def _meet(self, call: AttentionCall) -> None:
+        self.met.setdefault(call.site.name, set()).add(call.denoiser_pass.step)

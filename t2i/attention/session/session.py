@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from t2i.attention.call import At
+from t2i.attention.call import AttentionCall
 from t2i.attention.compute.edit_plan import Effects
 from t2i.attention.compute.probabilities import Attended
 from t2i.attention.compute.recorded_rows import Behind, Source
 from t2i.attention.compute.tap import Call
-from t2i.attention.denoiser_pass import Pass
-from t2i.attention.edits.base.edit import Edit, Hear
+from t2i.attention.denoiser_pass import DenoiserPass
+from t2i.attention.edits.base.edit import AttentionCallback, Edit
 from t2i.attention.hooks.drivers import Denoise
 from t2i.attention.hooks.installation import Installation
 from t2i.attention.probes.heat_maps import Convention, HeatMaps
@@ -32,7 +32,7 @@ from t2i.attention.session.checks import (
     check_told,
 )
 from t2i.attention.session.dry_run import FIRST, planned, rehearse
-from t2i.attention.session.participant import Listed
+from t2i.attention.session.participant import ParticipantEntry
 from t2i.attention.session.report import explained, reported
 from t2i.attention.site import Site, Sites, Window
 from t2i.errors import AttentionError
@@ -51,11 +51,11 @@ class Session:
         self.installation: Installation | None = None
         self._x, self._readers = x, readers
         self._said = None if self.prompts is None else Said(self.prompts, readers)
-        self._listed: list[Listed] = []
-        self._passing: Pass | None = None
-        self._last: Pass | None = None
-        self._rehearsed: Pass | None = None
-        self._looking: Hear | None = None
+        self._listed: list[ParticipantEntry] = []
+        self._passing: DenoiserPass | None = None
+        self._last: DenoiserPass | None = None
+        self._rehearsed: DenoiserPass | None = None
+        self._looking: AttentionCallback | None = None
         self._size: tuple[int, int] | None = None
         self._checked = self._called_back = False
         self._thread = threading.get_ident()
@@ -121,9 +121,9 @@ class Session:
         if self._rehearsed is None:
             self._rehearse()
         assert self._rehearsed is not None
-        passing = replace(self._rehearsed, num_steps=num_inference_steps)
-        kernels = planned(self.sites(), self._listed, self._said, passing)
-        return explained(self.sites(), kernels, self._listed, passing)
+        denoiser_pass = replace(self._rehearsed, num_steps=num_inference_steps)
+        kernels = planned(self.sites(), self._listed, self._said, denoiser_pass)
+        return explained(self.sites(), kernels, self._listed, denoiser_pass)
 
     def _rehearse(self) -> None:
         if not self._is_open:
@@ -145,45 +145,61 @@ class Session:
     # what its driver calls
 
     def begin_pass(
-        self, passing: Pass, prompts: Sequence[Readable] | None, shape: object, size: Any
+        self,
+        denoiser_pass: DenoiserPass,
+        prompts: Sequence[Readable] | None,
+        shape: object,
+        size: Any,
     ) -> None:
         if not self._is_here:
             return
         if self.remembered is not None:
-            passing = replace(passing, remembered=1)
-            prompts = (self.remembered.prompt_at(passing.step), *(prompts or ()))
+            denoiser_pass = replace(denoiser_pass, num_recorded=1)
+            prompts = (self.remembered.prompt_at(denoiser_pass.step), *(prompts or ()))
         if self._installed.rehearsing:
-            self._rehearsed = passing
+            self._rehearsed = denoiser_pass
         else:
-            begins = passing.step == 0 or self._last is None or passing.step < self._last.step
-            self._hear_prompts(prompts, passing, begins)
+            begins = (
+                denoiser_pass.step == 0
+                or self._last is None
+                or denoiser_pass.step < self._last.step
+            )
+            self._hear_prompts(prompts, denoiser_pass, begins)
             if begins:
                 self._begin_run(size)
             elif self.driven_by_callback and not self._called_back:
                 check_called_back(self._listed)
-            self._passing = self._last = passing
+            self._passing = self._last = denoiser_pass
         self._installed.begin_pass(self, shape)
 
-    def before_pass(self, latents_BCHW: Tensor, passing: Pass, denoise: Denoise) -> Tensor:
+    def before_pass(
+        self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, denoise: Denoise
+    ) -> Tensor:
         """The latents (B, C, H, W) as the edits want the denoiser to read them.
 
-        `passing` is what `denoise` makes: a pass that no probe hears, for edits that look ahead.
+        `denoiser_pass` is the pass that `denoise` makes for edits that look ahead.
         """
         if not self._is_here or self._installed.rehearsing:
             return latents_BCHW
         for listed in self._listed:
-            if isinstance(listed.what, Edit) and listed.what.looks and listed.covers(passing):
+            if isinstance(listed.what, Edit) and listed.what.looks and listed.covers(denoiser_pass):
 
-                def look(looked_BCHW: Tensor, hear: Hear) -> None:
-                    self._look(looked_BCHW, hear, passing, denoise)
+                def look(looked_BCHW: Tensor, on_attention: AttentionCallback) -> None:
+                    self._look(looked_BCHW, on_attention, denoiser_pass, denoise)
 
-                latents_BCHW = listed.what.before_pass(latents_BCHW, passing, look)
-                listed.met_latents.add(passing.step)
+                latents_BCHW = listed.what.before_pass(latents_BCHW, denoiser_pass, look)
+                listed.met_latents.add(denoiser_pass.step)
         return latents_BCHW
 
-    def _look(self, latents_BCHW: Tensor, hear: Hear, passing: Pass, denoise: Denoise) -> None:
+    def _look(
+        self,
+        latents_BCHW: Tensor,
+        on_attention: AttentionCallback,
+        denoiser_pass: DenoiserPass,
+        denoise: Denoise,
+    ) -> None:
         under_way = self._passing
-        self._passing, self._looking = passing, hear
+        self._passing, self._looking = denoiser_pass, on_attention
         try:
             with self._installed.alone(self):
                 denoise(latents_BCHW)
@@ -210,22 +226,22 @@ class Session:
 
     def after_step(self, latents_BCHW: Tensor) -> Tensor:
         """The latents (B, C, H, W) as the edits want them, one row per picture."""
-        passing = self._last
-        if passing is None or not self._is_here or self._installed.rehearsing:
+        denoiser_pass = self._last
+        if denoiser_pass is None or not self._is_here or self._installed.rehearsing:
             return latents_BCHW
         self._called_back = True
         if self.remembered is not None:
-            source_1CHW = self.remembered.latents_at(passing.step).to(latents_BCHW)
+            source_1CHW = self.remembered.latents_at(denoiser_pass.step).to(latents_BCHW)
             latents_BCHW = torch.cat([source_1CHW, latents_BCHW])
         for listed in self._listed:
-            if isinstance(listed.what, Edit) and listed.covers(passing):
-                latents_BCHW = listed.after_step(latents_BCHW, passing)
-        return latents_BCHW[passing.remembered :]
+            if isinstance(listed.what, Edit) and listed.covers(denoiser_pass):
+                latents_BCHW = listed.after_step(latents_BCHW, denoiser_pass)
+        return latents_BCHW[denoiser_pass.num_recorded :]
 
     # what the model calls
 
     def rows(self) -> int | None:
-        return None if self._passing is None else self._passing.rows
+        return None if self._passing is None else self._passing.num_rows
 
     def leave_pass(self) -> None:
         self._passing = None
@@ -238,22 +254,22 @@ class Session:
             check_texts(self._passing, site, call)
 
     def edit_call(self, site: Site, effects: Effects) -> None:
-        at = self._at(site)
+        call = self._at(site)
         for listed in self._listed:
-            listed.edit(effects, at)
+            listed.edit(effects, call)
 
     def behind(self, site: Site) -> Behind | None:
         if self.remembered is None or self._passing is None:
             return None
         return self.remembered.behind(site.name, self._passing.step)
 
-    def hear(self, attended: Attended) -> None:
-        at = self._at(attended.site)
+    def on_attention(self, attended: Attended) -> None:
+        call = self._at(attended.site)
         if self._looking is not None:
-            self._looking(attended, at)
+            self._looking(attended, call)
             return
         for listed in self._listed:
-            listed.hear(attended, at)
+            listed.on_attention(attended, call)
 
     # what is checked
 
@@ -279,7 +295,7 @@ class Session:
             )
         if self._said is not None:
             what.check(self._said)
-        listed = Listed(what)
+        listed = ParticipantEntry(what)
         self._listed.append(listed)
         self._checked = False
         if self._last is not None and self._said is not None:
@@ -287,7 +303,7 @@ class Session:
             self._installed.listen_to(self)
 
     def _hear_prompts(
-        self, prompts: Sequence[Readable] | None, passing: Pass, begins: bool
+        self, prompts: Sequence[Readable] | None, denoiser_pass: DenoiserPass, begins: bool
     ) -> None:
         told = tuple(prompts or ())
         check_told(self.prompts, told)
@@ -297,7 +313,7 @@ class Session:
         if begins and self._said is not None and self._last is not None:
             self._said.mentions.check()
         mentions = Mentions() if begins or self._said is None else self._said.mentions
-        self._said = Said(said, self._readers, mentions, passing.prompts)
+        self._said = Said(said, self._readers, mentions, denoiser_pass.num_prompts)
         for listed in self._listed:
             listed.what.check(self._said)
 
@@ -308,10 +324,10 @@ class Session:
         for listed in self._listed:
             listed.begin(self._said, size)
 
-    def _at(self, site: Site) -> At:
+    def _at(self, site: Site) -> AttentionCall:
         assert self._passing is not None
         assert self._said is not None
-        return At(site, self._passing, self._said)
+        return AttentionCall(site, self._passing, self._said)
 
     def finish(self) -> None:
         """Raise ArgumentError or AttentionError for whoever waited in vain."""

@@ -67,8 +67,8 @@ def test_loss_and_gradient_against_an_eager_implementation(pipe) -> None:
     measured = []
 
     class Noting(AttendAndExcite):
-        def measure(self, latents_BCHW, passing, look):
-            measured.append((latents_BCHW, *super().measure(latents_BCHW, passing, look)))
+        def measure(self, latents_BCHW, denoiser_pass, look):
+            measured.append((latents_BCHW, *super().measure(latents_BCHW, denoiser_pass, look)))
             return measured[-1][1:]
 
     edit = Noting(WORDS, steps=(0, 1), thresholds=())

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from t2i.attention import Site
-from t2i.attention.call import At
+from t2i.attention.call import AttentionCall
 from t2i.attention.compute.edit_plan import Effects
 from t2i.attention.compute.kernels import fused
 from t2i.attention.compute.tap import Call
-from t2i.attention.denoiser_pass import Pass
+from t2i.attention.denoiser_pass import DenoiserPass
 from t2i.attention.edits.base.score_bias import over_keys
 from t2i.attention.prompts.prompt_tokens import Said
 
@@ -29,10 +29,10 @@ def test_a_bias_of_the_text_is_for_the_picture(site: Site, heads, places: int) -
     query = torch.randn(2, 3, queries, 8)
     key, value = torch.randn(2, 2, 3, site.keys, 8).unbind()
     bias_PT = torch.randn(places, 4)
-    at = At(site, Pass(0, 1, ("cond",), 2, 2), Said(("a", "b"), ()))
+    call = AttentionCall(site, DenoiserPass(0, 1, ("cond",), 2, 2), Said(("a", "b"), ()))
 
     effects = Effects()
-    effects.add([1], over_keys(at, bias_PT, heads))
+    effects.add([1], over_keys(call, bias_PT, heads))
     out_BNQE, _ = fused(Call(query, key, value), site, effects)
 
     scores_NQK = query[1] @ key[1].transpose(-1, -2) / 8**0.5

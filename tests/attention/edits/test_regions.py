@@ -93,18 +93,18 @@ def test_words_of_no_region_are_free(pipe) -> None:
     seen = []
 
     class Noting(Regions):
-        def bias(self, at):
-            seen.append((at, super().bias(at)))
+        def bias(self, call):
+            seen.append((call, super().bias(call)))
             return seen[-1][1]
 
     regions = [Region(words="apple", box=LEFT), Region(words=("red", "cat"), box=RIGHT)]
     drawn(pipe, Noting(regions, strength=2.0, feather=0.0, target=0))
-    at, bias_PT = seen[0]
-    places = {word: list(at.said.span(0, word)) for word in ("apple", "red", "cat")}
+    call, bias_PT = seen[0]
+    places = {word: list(call.prompt_tokens.span(0, word)) for word in ("apple", "red", "cat")}
     held = sorted(place for span in places.values() for place in span)
-    free = [place for place in range(at.tokens) if place not in held]
+    free = [place for place in range(call.text_length) if place not in held]
     assert not bias_PT[:, free].any()
-    bias_HWT = bias_PT.unflatten(0, at.site.size)
+    bias_HWT = bias_PT.unflatten(0, call.site.size)
     assert (bias_HWT[:, :4][..., places["apple"]] == 2).all()
     assert (bias_HWT[:, 4:][..., places["apple"]] == -2).all()
     assert torch.equal(bias_PT[:, places["red"]], -bias_PT[:, places["apple"]])

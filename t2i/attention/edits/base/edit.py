@@ -7,10 +7,10 @@ from typing import ClassVar, Literal, TypeVar
 
 from torch import Tensor
 
-from t2i.attention.call import At
+from t2i.attention.call import AttentionCall
 from t2i.attention.compute.edit_plan import Effects
 from t2i.attention.compute.probabilities import Attended
-from t2i.attention.denoiser_pass import Pass, check_prompt
+from t2i.attention.denoiser_pass import DenoiserPass, check_prompt
 from t2i.attention.probes.probe import Probe
 from t2i.attention.prompts.prompt_tokens import Said
 from t2i.attention.site import (
@@ -29,8 +29,8 @@ LARGEST = 1_000_000
 """Of the numbers of an edit."""
 Needs = Literal["qkv", "bias", "linear", "probs", "latents"]
 Made = TypeVar("Made")
-Hear = Callable[[Attended, At], None]
-Look = Callable[[Tensor, Hear], None]
+AttentionCallback = Callable[[Attended, AttentionCall], None]
+Look = Callable[[Tensor, AttentionCallback], None]
 """(latents (B, C, H, W), who hears of each call of attention in the pass)"""
 
 
@@ -102,37 +102,39 @@ class Edit(ABC):
         """What it reads itself, fresh for a session; for `after_step`."""
         return ()
 
-    def before_pass(self, latents_BCHW: Tensor, passing: Pass, look: Look) -> Tensor:
+    def before_pass(self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, look: Look) -> Tensor:
         """The latents before a step, one row per picture, as the edit wants them.
 
         `look` runs the denoiser on latents and tells of its calls of attention, also of some where
-        the edit does not fit; `passing` is what its passes are: the branch "cond" alone.
+        the edit does not fit; `denoiser_pass` is what its passes are: the branch "cond" alone.
         """
         return latents_BCHW
 
-    def after_step(self, latents_BCHW: Tensor, passing: Pass, probes: Sequence[Probe]) -> Tensor:
+    def after_step(
+        self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, probes: Sequence[Probe]
+    ) -> Tensor:
         """The latents after a step, one row per picture, as the edit wants them."""
         return latents_BCHW
 
-    def apply(self, effects: Effects, at: At) -> None:
+    def apply(self, effects: Effects, call: AttentionCall) -> None:
         """Say what is wanted of this call of attention."""
         return None
 
-    def once(self, at: At, make: Callable[[], Made]) -> Made:
+    def once(self, call: AttentionCall, make: Callable[[], Made]) -> Made:
         """What `make` gives, made once for all sites of a step with as many tokens and heads."""
-        moment = (at.passing.step, at.passing.num_steps)
-        return at.said.once((id(self), at.tokens, at.site.heads), make, moment)
+        moment = (call.denoiser_pass.step, call.denoiser_pass.num_steps)
+        return call.prompt_tokens.once((id(self), call.text_length, call.site.heads), make, moment)
 
     def of_heads(
-        self, at: At, columns_TT: Tensor | None, kept_T: Tensor
+        self, call: AttentionCall, columns_TT: Tensor | None, kept_T: Tensor
     ) -> tuple[Tensor | None, Tensor]:
         """(1 or N, T, T) and (1 or N, T): other heads keep their own map."""
         if self.heads is None:
             return None if columns_TT is None else columns_TT[None], kept_T[None]
-        kept_NT = kept_T.new_ones(at.site.heads, len(kept_T))
+        kept_NT = kept_T.new_ones(call.site.heads, len(kept_T))
         kept_NT[list(self.heads)] = kept_T
         if columns_TT is None:
             return None, kept_NT
-        columns_NTT = columns_TT.new_zeros(at.site.heads, *columns_TT.shape)
+        columns_NTT = columns_TT.new_zeros(call.site.heads, *columns_TT.shape)
         columns_NTT[list(self.heads)] = columns_TT
         return columns_NTT, kept_NT

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from t2i.attention.call import At
+from t2i.attention.call import AttentionCall
 from t2i.attention.compute.edit_plan import Effects
 from t2i.attention.edits.base.edit import Edit
 
@@ -23,24 +23,26 @@ class BiasEdit(Edit):
     target: int = 0
 
     @abstractmethod
-    def bias(self, at: At) -> Tensor:
+    def bias(self, call: AttentionCall) -> Tensor:
         """(P or 1, T) float32, the same at every step."""
 
-    def apply(self, effects: Effects, at: At) -> None:
+    def apply(self, effects: Effects, call: AttentionCall) -> None:
         if self.does_nothing:
             return
-        site = at.site
+        site = call.site
         alike = (id(self), site.size, site.heads, site.keys, site.text, site.image)
-        bias_NQK = at.said.once(alike, lambda: over_keys(at, self.bias(at), self.heads))
-        effects.add(at.passing.rows_of(self.target), bias_NQK)
+        bias_NQK = call.prompt_tokens.once(
+            alike, lambda: over_keys(call, self.bias(call), self.heads)
+        )
+        effects.add(call.denoiser_pass.cond_rows(self.target), bias_NQK)
 
 
-def over_keys(at: At, bias_PT: Tensor, heads: tuple[int, ...] | None) -> Tensor:
+def over_keys(call: AttentionCall, bias_PT: Tensor, heads: tuple[int, ...] | None) -> Tensor:
     """(P or 1, T) laid out over all queries, keys and heads of a site, (1 or N, Q or 1, K).
 
     Nothing is added to what does not ask for the picture, nor to keys that are not the text's.
     """
-    site = at.site
+    site = call.site
     first, end = site.text
     asking, stop = site.image
     bias_QK = torch.zeros(len(bias_PT), site.keys)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from t2i.attention.call import At
+from t2i.attention.call import AttentionCall
 from t2i.attention.edits.base.edit import Edit
 from t2i.attention.prompts.prompt_tokens import Said
 from t2i.attention.site import Window, check_window, is_empty, steps_of
@@ -45,15 +45,17 @@ class WindowedEdit(Edit):
     def does_nothing(self) -> bool:
         return all(is_empty(window) for window in (self.steps, *self.words.values()))
 
-    def open_T(self, at: At) -> Tensor:
+    def open_T(self, call: AttentionCall) -> Tensor:
         """1 for the tokens whose window holds this step, else 0."""
-        step, num_steps = at.passing.step, at.passing.num_steps
+        step, num_steps = call.denoiser_pass.step, call.denoiser_pass.num_steps
 
         def is_open(window: Window) -> float:
             return float(step in steps_of(window, num_steps, num_steps + 1))
 
         values = {word: is_open(window) for word, window in self.words.items()}
-        return at.said.per_token(self.target, values, at.tokens, is_open(self.steps))
+        return call.prompt_tokens.per_token(
+            self.target, values, call.text_length, is_open(self.steps)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
