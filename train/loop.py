@@ -28,9 +28,9 @@ from train.optim.ema import EMA
 from train.optim.ema_snapshots import forget_after, save_snapshot
 from train.optim.optimizer import averaged
 from train.parallel.fsdp import fill, gathered, is_split, placed
-from train.parallel.processes import accelerated, on_main, put_together, together
+from train.parallel.processes import accelerated, on_main, together
 from train.reporting.report import Report
-from train.setup.assembly import assemble
+from train.setup.assembly import assemble, put_together
 from train.setup.build_cache import cached
 from train.setup.class_pictures import draw_prior
 from train.setup.compiling import Compilations, check_gradient, compiled_denoiser, uncompiled
@@ -54,7 +54,7 @@ def run(config: RunConfig, out: Path) -> bool:
     process, for what a user can mend.
     """
     with StopRequest() as stop, ExitStack() as stack:
-        accelerator = stack.enter_context(accelerated(config))
+        accelerator = stack.enter_context(accelerated(config.train, config.optimizer.name))
         on_main(accelerator, lambda: begin(config, out, stack))
         if not draw_prior(config, out, accelerator, stop):
             return False

@@ -47,7 +47,7 @@ def rebuild(run: Path, length: float, step: int | None = None, out: Path | None 
         raise Taken(folder)
     average, error = reconstruct(found, wanted)
 
-    with accelerated(config) as accelerator:
+    with accelerated(config.train, config.optimizer.name) as accelerator:
         training = Training(config, run, accelerator)
         told = {"length": length, "step": wanted.step, "error": error}
         notes = {**notes_of(config, wanted.step), "average": told}

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -74,7 +74,12 @@ class Stepper:
         show: Show,
     ) -> None:
         self.config, self.target, self.accelerator, self.out = config, target, accelerator, out
-        self.optimizer = build(config.optimizer, split(target, accelerator))
+        groups = target.groups()
+        now = split(target, accelerator)
+        self.optimizer = build(
+            config.optimizer,
+            [replace(group, parameters=[now[p] for p in group.parameters]) for group in groups],
+        )
         self._model, self._accelerated = prepared(target, self.optimizer, accelerator)
         self._show = show
         self.skipped = 0

@@ -1,10 +1,14 @@
 """A run of a few seconds, from files as a user writes them: 40 thousand weights, 32 pixels."""
 
 import json
+from contextlib import AbstractContextManager
 from pathlib import Path
+
+from accelerate import Accelerator
 
 from t2i.denoiser.build import ModelConfig
 from train.config.run_config import RunConfig, load
+from train.parallel.processes import accelerated, accelerator_of
 
 TOKENIZER = Path(__file__).resolve().parents[2] / "t2i" / "assets" / "tokenizer"
 
@@ -80,3 +84,13 @@ def tiny_run(folder: Path, *overrides: str) -> RunConfig:
 def tiny_model(folder: Path) -> ModelConfig:
     write_run(folder)
     return ModelConfig.load(folder / "model.toml")
+
+
+def accelerator_for(config: RunConfig) -> Accelerator:
+    """Build the accelerator of a run; the caller cleans up."""
+    return accelerator_of(config.train, config.optimizer.name)
+
+
+def accelerated_for(config: RunConfig) -> AbstractContextManager[Accelerator]:
+    """Give the accelerator of a run within a block, as the run has it."""
+    return accelerated(config.train, config.optimizer.name)

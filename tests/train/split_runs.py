@@ -13,17 +13,18 @@ from accelerate.utils import gather_object
 from torch.distributed.tensor import DTensor
 
 from t2i.run_folder import StopRequest
+from tests.train.runs import accelerator_for
 from train.config.run_config import load
 from train.loop import Training
 from train.parallel.fsdp import held
-from train.parallel.processes import accelerator_of, leave, on_main
+from train.parallel.processes import leave, on_main
 
 
 def main() -> None:
     given = sys.argv[1:]
     for toml, out, start in zip(given[::3], given[1::3], given[2::3], strict=True):
         config = load(Path(toml))
-        accelerator = accelerator_of(config)
+        accelerator = accelerator_for(config)
         if start != "-":
             folder = Path(out) / "checkpoints" / Path(start).name
             on_main(accelerator, lambda: shutil.copytree(start, folder))  # noqa: B023

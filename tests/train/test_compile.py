@@ -12,13 +12,12 @@ from torch.fx import GraphModule
 from t2i.errors import ArgumentError, TrainingError
 from tests.train.apart import by_two, said
 from tests.train.finetunes import finetune_run
-from tests.train.runs import RUN, tiny_run, write_run
+from tests.train.runs import RUN, accelerator_for, tiny_run, write_run
 from tests.train.test_loop import assert_equal_bit_for_bit, end_of, largest_difference, newest
 from train import checkpoint
 from train.batches.batch import Batch
 from train.config.run_config import RunConfig
 from train.loop import Training, run
-from train.parallel.processes import accelerator_of
 from train.setup import compiling
 from train.setup.compiling import compiled_denoiser
 from train.targets.denoising import Denoising
@@ -53,7 +52,7 @@ def test_weights_keep_their_names_and_nothing_is_compiled_to_draw(
     tmp_path: Path,
 ) -> None:
     config = tiny_run(tmp_path)
-    training = Training(config, tmp_path / "out", accelerator_of(config))
+    training = Training(config, tmp_path / "out", accelerator_for(config))
     names = training.target.weights().keys()
     limit = torch._dynamo.config.recompile_limit
     with compiled_denoiser(training.target, sizes=99):

@@ -14,11 +14,11 @@ import t2i
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.errors import ArgumentError, ModelError
 from tests.train.finetunes import PARTS, finetune_run
+from tests.train.runs import accelerator_for
 from train.batches.batch import batches
 from train.batches.order import Share
 from train.cache.caption_encoding import spelled
 from train.loop import Training, run
-from train.parallel.processes import accelerator_of
 from train.setup.assembly import assemble
 from train.targets.finetune import FineTune
 
@@ -96,7 +96,7 @@ def test_an_adapter_weighs_what_its_config_says(tmp_path, base, part, told, expe
 def test_only_new_rows_move_and_only_they_are_kept(tmp_path, base):
     config = finetune_run(tmp_path / "a", base, ("words",))
     before = t2i.load(str(base)).text_encoder.state_dict()
-    training = Training(config, tmp_path / "out", accelerator_of(config))
+    training = Training(config, tmp_path / "out", accelerator_for(config))
     target = training.target
     assert isinstance(target, FineTune)
     assert [tuple(weight.shape) for weight in target.weights().values()] == [(3, 32)]
@@ -159,7 +159,7 @@ def test_each_part_has_its_own_rate(tmp_path, base):
 @pytest.mark.parametrize("parts", [("lora",), ("dora",), ("pivotal",)])
 def test_what_is_written_draws_in_diffusers_what_was_trained(tmp_path, base, parts):
     config = finetune_run(tmp_path, base, parts, "export.precision=fp32", "ema.decay=0")
-    training = Training(config, tmp_path / "out", accelerator_of(config))
+    training = Training(config, tmp_path / "out", accelerator_for(config))
     for weight in training.target.weights().values():
         torch.nn.init.normal_(weight, std=0.05) if weight.dim() > 1 else None
     training.ema.update(training.target.weights(), 1)
@@ -255,7 +255,7 @@ def test_a_part_that_is_written_wrongly_is_named(tmp_path, base, table, complain
 
 def test_a_masked_place_counts_for_nothing(tmp_path, base):
     config = finetune_run(tmp_path, base, ("lora",))
-    training = Training(config, tmp_path / "out", accelerator_of(config))
+    training = Training(config, tmp_path / "out", accelerator_for(config))
     batch = next(batches(training.samples, training.order, Share(), range(1)))
     height, width = batch.pixels_BCHW.shape[2:]
     half = torch.ones(2, 1, height, width)

@@ -13,14 +13,15 @@ import t2i
 from t2i.errors import ArgumentError, DataError
 from t2i.run_folder import StopRequest
 from tests.train.finetunes import finetune_run
+from tests.train.runs import accelerator_for
 from train.config.run_config import RunConfig
-from train.data.class_picture_config import PriorConfig, with_prior
+from train.data.class_picture_config import PriorConfig
 from train.data.pictures import Pictures, PicturesConfig
 from train.data.registry import samples_of
 from train.loop import run
-from train.parallel.processes import accelerator_of
 from train.setup import class_pictures
 from train.setup.class_pictures import NOTES, draw_missing, draw_prior, name_of
+from train.setup.run_data import with_class_pictures
 
 pytestmark = pytest.mark.usefixtures("_own_accelerator")
 
@@ -96,7 +97,7 @@ def test_a_stopped_drawing_goes_on_where_it_was(tmp_path, config, monkeypatch, c
         stop.wanted = True
         return draw(*arguments)
 
-    out, accelerator = tmp_path / "out", accelerator_of(config)
+    out, accelerator = tmp_path / "out", accelerator_for(config)
     with monkeypatch.context() as patch:
         patch.setattr(class_pictures, "draw", draw_and_stop)
         assert not draw_prior(config, out, accelerator, stop)
@@ -125,7 +126,7 @@ def test_a_base_that_moved_may_keep_its_pictures_but_not_add_to_them(tmp_path, c
 def test_they_are_learned_from_as_the_class_with_their_weight(tmp_path, config):
     own = samples_of(config.data)
     drawn(config, tmp_path / "out")
-    data = with_prior(config, tmp_path / "out")
+    data = with_class_pictures(config.data, config.prior, tmp_path / "out")
     assert isinstance(data, PicturesConfig)
     both = samples_of(data.model_copy(update={"prefix": "a photo of", "flip": True}))
     assert isinstance(both, Pictures)

@@ -16,9 +16,9 @@ from accelerate.utils import DynamoBackend
 from torch import distributed
 
 from t2i.errors import ArgumentError
-from tests.train.runs import tiny_run
+from tests.train.runs import accelerated_for, tiny_run
 from train.loop import run
-from train.parallel.processes import PATIENCE, accelerated
+from train.parallel.processes import PATIENCE
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def timeout() -> timedelta:
 def test_the_others_wait_for_the_main_process_longer_than_pictures_take_to_draw(
     tmp_path: Path,
 ) -> None:
-    with accelerated(tiny_run(tmp_path)):
+    with accelerated_for(tiny_run(tmp_path)):
         assert timeout() == PATIENCE
     assert PATIENCE.total_seconds() >= 3600
 
@@ -62,7 +62,7 @@ def test_the_others_wait_for_the_main_process_longer_than_pictures_take_to_draw(
 @pytest.mark.usefixtures("_one_of_one")
 def test_the_second_run_of_a_process_has_its_own_group_and_precision(tmp_path: Path) -> None:
     for precision in ("no", "bf16", "no"):
-        with accelerated(tiny_run(tmp_path, f"train.precision={precision}")) as accelerator:
+        with accelerated_for(tiny_run(tmp_path, f"train.precision={precision}")) as accelerator:
             assert accelerator.mixed_precision == precision
             assert timeout() == PATIENCE
         assert not distributed.is_initialized()
@@ -72,7 +72,7 @@ def test_the_second_run_of_a_process_has_its_own_group_and_precision(tmp_path: P
 def test_a_run_that_fails_leaves_no_group_and_no_state(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="'fp16' needs an accelerator"):
         run(tiny_run(tmp_path, "train.precision=fp16"), tmp_path / "out")
-    with suppress(ZeroDivisionError), accelerated(tiny_run(tmp_path)):
+    with suppress(ZeroDivisionError), accelerated_for(tiny_run(tmp_path)):
         assert distributed.is_initialized()
         1 / 0  # noqa: B018
     assert not distributed.is_initialized()
@@ -82,7 +82,7 @@ def test_a_run_that_fails_leaves_no_group_and_no_state(tmp_path: Path) -> None:
 def test_an_accelerator_of_somebody_else_is_neither_used_nor_changed(tmp_path: Path) -> None:
     try:
         theirs = Accelerator(mixed_precision="bf16", gradient_accumulation_steps=3)
-        with accelerated(tiny_run(tmp_path)) as ours:
+        with accelerated_for(tiny_run(tmp_path)) as ours:
             assert ours.mixed_precision == "no"
             assert ours.gradient_accumulation_steps == 1
         assert theirs.mixed_precision == "bf16"
@@ -121,6 +121,6 @@ def test_parts_of_a_batch_and_compiling_are_the_runs_to_say(
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
     # And with this compile the whole target, its gradient not looked at.
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "EAGER")
-    with accelerated(tiny_run(tmp_path)) as accelerator:
+    with accelerated_for(tiny_run(tmp_path)) as accelerator:
         assert accelerator.gradient_accumulation_steps == 1
         assert accelerator.state.dynamo_plugin.backend == DynamoBackend.NO

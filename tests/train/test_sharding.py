@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from t2i.errors import ArgumentError
 from tests.train.finetunes import finetune_toml
-from tests.train.runs import RUN, tiny_run, write_run
+from tests.train.runs import RUN, accelerator_for, tiny_run, write_run
 from tests.train.test_loop import (
     assert_equal_bit_for_bit,
     end_of,
@@ -28,7 +28,6 @@ from train import checkpoint
 from train.checkpoint import State
 from train.config.run_config import load
 from train.parallel import fsdp as sharding
-from train.parallel.processes import accelerator_of
 from train.setup.assembly import assemble
 
 REPO = Path(__file__).resolve().parents[2]
@@ -209,7 +208,7 @@ def test_what_split_weights_cannot_have_is_refused(
     if variable is not None:
         monkeypatch.setenv(variable, value)
     with pytest.raises(ArgumentError, match=f"asks for FSDP, .*{message}"):
-        accelerator_of(tiny_run(tmp_path, *filter(None, [override])))
+        accelerator_for(tiny_run(tmp_path, *filter(None, [override])))
 
 
 def test_deepspeed_is_refused_and_fsdp2_named(
@@ -217,7 +216,7 @@ def test_deepspeed_is_refused_and_fsdp2_named(
 ) -> None:
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     with pytest.raises(ArgumentError, match=r"asks for DeepSpeed.*configs/accelerate/fsdp2.yaml"):
-        accelerator_of(tiny_run(tmp_path))
+        accelerator_for(tiny_run(tmp_path))
 
 
 def test_a_model_is_put_together_block_by_block(tmp_path: Path, base: Path) -> None:

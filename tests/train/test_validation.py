@@ -12,12 +12,11 @@ import torch
 from t2i.errors import ArgumentError
 from tests.train.apart import by_two, said
 from tests.train.finetunes import finetune_run, finetune_toml
-from tests.train.runs import tiny_run
+from tests.train.runs import accelerated_for, tiny_run
 from tests.train.states import KINDS, largest_difference, logged, losses, newest
 from train.config.run_config import RunConfig
 from train.loop import Training, run
 from train.objective.objective import Objective, ObjectiveConfig
-from train.parallel.processes import accelerated
 from train.targets.denoising import Denoising
 from train.targets.finetune import FineTune
 from train.validation import Measured
@@ -27,7 +26,7 @@ HELD_OUT = ("data.held_out=3", "validation.every=2", "validation.levels=5")
 
 @contextmanager
 def training_of(config: RunConfig, out: Path) -> Iterator[Training]:
-    with accelerated(config) as accelerator:
+    with accelerated_for(config) as accelerator:
         yield Training(config, out, accelerator)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from shlex import quote
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -17,6 +17,7 @@ from train.config_paths import settle_paths
 from train.data.class_picture_config import PriorConfig, check_prior
 from train.data.registry import DataConfig
 from train.export import ExportConfig
+from train.loop_config import LoopConfig
 from train.objective.objective import ObjectiveConfig
 from train.optim.ema import EMAConfig
 from train.optim.learning_rate import RateConfig
@@ -28,36 +29,6 @@ from train.targets.denoiser import DenoiserConfig
 from train.targets.finetune import FineTuneConfig
 from train.targets.recogniser import RecogniserConfig
 from train.validation import ValidationConfig, check_can_be_measured
-
-
-class LoopConfig(BaseModel):
-    """The loop itself."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    steps: int = Field(ge=1)
-    """Optimizer steps in all."""
-    batch_size: int = Field(ge=1)
-    """Pictures per step, over all processes and accumulation parts."""
-    accumulation: int = Field(1, ge=1)
-    """Parts in which each process computes its share of a batch."""
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    """What autocast computes in; weights and averages stay float32."""
-    channels_last: bool = False
-    """Lay the weights of convolutions out channels last: the same model, most often faster."""
-    compile: bool = False
-    """Compile the denoiser: the same but for rounding; the first step takes minutes."""
-    device: Literal["auto", "cpu"] = "auto"
-    workers: int = Field(0, ge=0)
-    """Processes that read data ahead."""
-    log_every: int = Field(10, ge=1)
-    tensorboard: bool = False
-    checkpoint_every: int = Field(500, ge=1)
-    keep: int = Field(2, ge=1)
-    """Checkpoints that stay."""
-    bad_steps: int = Field(0, ge=0)
-    """Steps that are skipped where loss or gradient is no number; one more ends the run."""
-
 
 TargetConfig = (
     AutoencoderConfig | DenoiserConfig | FineTuneConfig | RecogniserConfig | AgreementConfig

@@ -4,16 +4,8 @@ Ruiz et al. (2022), section 3.3, arXiv 2208.12242. They are drawn by `train.setu
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
-
-from train.data.pictures import PicturesConfig
-from train.data.registry import DataConfig
-from train.data.subsets import SubsetConfig
-
-if TYPE_CHECKING:
-    from train.config.run_config import RunConfig
 
 PRIOR = "prior"
 """The folder of a run where they lie unless told otherwise."""
@@ -48,27 +40,6 @@ def check_prior(prior: PriorConfig | None, target: str, data: str) -> None:
         f"[prior] is for target.kind = 'finetune' on data.kind = 'pictures', not for {target!r} on "
         f"{data!r}: drop it, or change those."
     )
-
-
-def with_prior(config: "RunConfig", out: Path) -> DataConfig:
-    """The run's data, with the class pictures as one more subset where there are to be some."""
-    data, prior = config.data, config.prior
-    if prior is None:
-        return data
-    assert isinstance(data, PicturesConfig)
-    own = (SubsetConfig(folder=data.folder),) if data.folder is not None else data.subsets
-    drawn = SubsetConfig(
-        folder=folder_of(prior, out),
-        caption=prior.prompt,
-        trigger="",
-        prefix="",
-        suffix="",
-        shuffle_captions=False,
-        tag_dropout=0.0,
-        prior=True,
-        prior_weight=prior.weight,
-    )
-    return data.model_copy(update={"folder": None, "subsets": (*own, drawn)})
 
 
 def folder_of(prior: PriorConfig, out: Path) -> Path:

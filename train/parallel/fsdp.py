@@ -7,8 +7,7 @@ leaves plain ones as they are.
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -19,11 +18,9 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from t2i.errors import ArgumentError
+from train.loop_config import LoopConfig
 
-if TYPE_CHECKING:
-    from train.config.run_config import RunConfig
-    from train.optim.optimizer import Group
-    from train.targets.target import Target
+Module = TypeVar("Module", bound=nn.Module)
 
 OPTIMIZERS = ("adamw", "schedulefree")
 """Those that step each number by itself; the others look at rows, blocks or sums of a tensor."""
@@ -42,7 +39,7 @@ def plugin() -> FullyShardedDataParallelPlugin | None:
     return FullyShardedDataParallelPlugin(mixed_precision_policy=MixedPrecisionPolicy())
 
 
-def check_plugin(asked: FullyShardedDataParallelPlugin, config: "RunConfig") -> None:
+def check_plugin(asked: FullyShardedDataParallelPlugin, loop: LoopConfig, optimizer: str) -> None:
     """Raise ArgumentError for what split weights cannot have here, with the remedy."""
     remedies = {
         "fsdp_activation_checkpointing is on": (
@@ -61,11 +58,11 @@ def check_plugin(asked: FullyShardedDataParallelPlugin, config: "RunConfig") -> 
             asked.min_num_params is not None,
             "choose TRANSFORMER_BASED_WRAP with fsdp_transformer_layer_cls_to_wrap, or NO_WRAP",
         ),
-        "train.precision is 'fp16'": (config.train.precision == "fp16", "choose 'bf16' or 'no'"),
-        "train.channels_last is true": (config.train.channels_last, "set it to false"),
-        "train.compile is true": (config.train.compile, "set it to false"),
-        f"optimizer.name is {config.optimizer.name!r}": (
-            config.optimizer.name not in OPTIMIZERS,
+        "train.precision is 'fp16'": (loop.precision == "fp16", "choose 'bf16' or 'no'"),
+        "train.channels_last is true": (loop.channels_last, "set it to false"),
+        "train.compile is true": (loop.compile, "set it to false"),
+        f"optimizer.name is {optimizer!r}": (
+            optimizer not in OPTIMIZERS,
             f"choose {' or '.join(map(repr, OPTIMIZERS))}",
         ),
     }
@@ -89,16 +86,16 @@ def is_split(module: nn.Module) -> bool:
     return isinstance(module, FSDPModule)
 
 
-def placed(target: "Target", accelerator: Accelerator) -> "Target":
+def placed(target: Module, accelerator: Accelerator) -> Module:
     """The target on its device; one that is to be split goes there block by block, later."""
     return target if is_wanted() else target.to(accelerator.device)
 
 
-def split(target: "Target", accelerator: Accelerator) -> "list[Group]":
-    """Split the target's weights where that is asked for; its groups, of what it has now."""
-    groups, asked = target.groups(), plugin()
+def split(target: nn.Module, accelerator: Accelerator) -> dict[nn.Parameter, nn.Parameter]:
+    """Split the target's weights where that is asked for; each parameter it had -> the one now."""
+    asked = plugin()
     if asked is None or not is_wanted():
-        return groups
+        return {parameter: parameter for parameter in target.parameters()}
     names = {parameter: name for name, parameter in target.named_parameters()}
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     settings: dict[str, Any] = {"reshard_after_forward": asked.reshard_after_forward}
@@ -108,14 +105,10 @@ def split(target: "Target", accelerator: Accelerator) -> "list[Group]":
     compute_in_precision(target, accelerator)
 
     now = dict(target.named_parameters())
-    split_groups = [
-        replace(group, parameters=[now[names[parameter]] for parameter in group.parameters])
-        for group in groups
-    ]
     for parameter in names:
         # Whoever still has one of the old parameters must not keep the whole weight with it.
         parameter.data = parameter.data.new_empty(0)
-    return split_groups
+    return {parameter: now[name] for parameter, name in names.items()}
 
 
 def blocks(target: nn.Module, classes: list[str] | None = None) -> list[nn.Module]:
@@ -148,17 +141,17 @@ def blocks(target: nn.Module, classes: list[str] | None = None) -> list[nn.Modul
     return [module for module in found if next(module.parameters(), None) is not None]
 
 
-def compute_in_precision(target: "Target", accelerator: Accelerator) -> None:
+def compute_in_precision(target: nn.Module, accelerator: Accelerator) -> None:
     """Let the target's forward be under autocast, as Accelerate does with whole ones.
 
     Without its cache, which would keep a copy of every block that was put together.
     """
     handler = AutocastKwargs(cache_enabled=False)
-    target.forward = accelerator.autocast(handler)(target.forward)  # type: ignore[method-assign]
+    target.forward = accelerator.autocast(handler)(target.forward)
 
 
 def prepared(
-    target: "Target", optimizer: torch.optim.Optimizer, accelerator: Accelerator
+    target: nn.Module, optimizer: torch.optim.Optimizer, accelerator: Accelerator
 ) -> tuple[nn.Module, Any]:
     """Target and optimizer as Accelerate runs them."""
     if is_split(target):

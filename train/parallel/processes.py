@@ -19,10 +19,8 @@ from torch import distributed
 from t2i.accelerate_state import is_grouped, own_randomness, own_state
 from t2i.errors import ArgumentError, T2IError
 from t2i.terminal import print_note
-from train.config.run_config import RunConfig
+from train.loop_config import LoopConfig
 from train.parallel import fsdp as sharding
-from train.setup.assembly import assemble
-from train.targets.target import Target
 
 Result = TypeVar("Result")
 PATIENCE = timedelta(hours=3)
@@ -64,28 +62,8 @@ def say(accelerator: Accelerator, text: str) -> None:
         print_note(text)
 
 
-def put_together(target: Target, config: RunConfig, accelerator: Accelerator) -> Target:
-    """The target; where it is split, on the main process one of its own with the whole weights.
-
-    All processes ask for it.
-    """
-    if not sharding.is_split(target):
-        return target
-    weights = sharding.gathered(target.weights(), main=accelerator.is_main_process)
-    found = [target]
-
-    def build() -> None:
-        found[0], _ = assemble(config)
-        for name, weight in found[0].weights().items():
-            sharding.fill(weight, weights[name])
-        found[0].to(accelerator.device)
-
-    on_main(accelerator, build)
-    return found[0]
-
-
 @contextmanager
-def accelerated(config: RunConfig) -> Iterator[Accelerator]:
+def accelerated(loop: LoopConfig, optimizer: str) -> Iterator[Accelerator]:
     """Devices, precision and processes as the run says, whatever this process did before.
 
     All processes leave the block together. Afterwards Accelerate, the environment and torch's
@@ -94,7 +72,7 @@ def accelerated(config: RunConfig) -> Iterator[Accelerator]:
     """
     with own_state():
         check_no_group()
-        accelerator = accelerator_of(config)
+        accelerator = accelerator_of(loop, optimizer)
         with own_randomness():
             yield accelerator
         leave(accelerator)
@@ -124,7 +102,7 @@ def check_no_group() -> None:
         )
 
 
-def accelerator_of(config: RunConfig) -> Accelerator:
+def accelerator_of(loop: LoopConfig, optimizer: str) -> Accelerator:
     """Devices, precision and processes; checks that a batch divides among them."""
     if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
         raise ArgumentError(
@@ -142,11 +120,11 @@ def accelerator_of(config: RunConfig) -> Accelerator:
             )
     asked = sharding.plugin()
     if asked is not None:
-        sharding.check_plugin(asked, config)
+        sharding.check_plugin(asked, loop, optimizer)
     try:
         accelerator = Accelerator(
-            mixed_precision=config.train.precision,
-            cpu=config.train.device == "cpu",
+            mixed_precision=loop.precision,
+            cpu=loop.device == "cpu",
             fsdp_plugin=asked,
             # What else an accelerate config or variable may ask for is the run's to say.
             dynamo_backend="no",
@@ -157,18 +135,18 @@ def accelerator_of(config: RunConfig) -> Accelerator:
             ],
         )
     except ValueError as error:
-        raise ArgumentError(f"train.precision = {config.train.precision!r}: {error}") from error
-    if config.train.precision == "fp16" and accelerator.device.type == "cpu":
+        raise ArgumentError(f"train.precision = {loop.precision!r}: {error}") from error
+    if loop.precision == "fp16" and accelerator.device.type == "cpu":
         # Accelerate takes it and computes in float32 without a word.
         raise ArgumentError(
             "train.precision = 'fp16' needs an accelerator, and this run is on a CPU: "
             "set it to 'bf16' or 'no'."
         )
-    parts = accelerator.num_processes * config.train.accumulation
-    if config.train.batch_size % parts:
+    parts = accelerator.num_processes * loop.accumulation
+    if loop.batch_size % parts:
         raise ArgumentError(
-            f"train.batch_size = {config.train.batch_size} does not divide among "
-            f"{accelerator.num_processes} processes x accumulation {config.train.accumulation}: "
+            f"train.batch_size = {loop.batch_size} does not divide among "
+            f"{accelerator.num_processes} processes x accumulation {loop.accumulation}: "
             f"choose a multiple of {parts}."
         )
     return accelerator

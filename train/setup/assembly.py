@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from accelerate import Accelerator
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 from transformers import PreTrainedModel
@@ -24,6 +25,8 @@ from t2i.scenes.recogniser import UNSHUFFLE
 from t2i.scenes.recogniser_data import Compositions, CompositionsConfig
 from train.cache.encoders import Encoders
 from train.config.run_config import RunConfig
+from train.parallel.fsdp import fill, gathered, is_split
+from train.parallel.processes import on_main
 from train.targets.autoencoder import Autoencoder, AutoencoderConfig
 from train.targets.caption_matcher import AgreementConfig, AgreementTarget
 from train.targets.denoiser import Denoiser, DenoiserConfig
@@ -60,6 +63,26 @@ def assemble(config: RunConfig, encoders: Encoders | None = None) -> tuple[Targe
     model = ModelConfig.load(config.model)
     parts = with_trained(build(model), config)
     return target_of(parts, config), facts_of(model, parts)
+
+
+def put_together(target: Target, config: RunConfig, accelerator: Accelerator) -> Target:
+    """The target; where it is split, on the main process one of its own with the whole weights.
+
+    All processes ask for it.
+    """
+    if not is_split(target):
+        return target
+    weights = gathered(target.weights(), main=accelerator.is_main_process)
+    found = [target]
+
+    def build_whole() -> None:
+        found[0], _ = assemble(config)
+        for name, weight in found[0].weights().items():
+            fill(weight, weights[name])
+        found[0].to(accelerator.device)
+
+    on_main(accelerator, build_whole)
+    return found[0]
 
 
 def fine_tune(

@@ -10,10 +10,11 @@ from t2i.scenes.sample import Samples
 from t2i.terminal import print_note, several
 from train.batches.order import Order
 from train.config.run_config import RunConfig
-from train.data.class_picture_config import with_prior
+from train.data.class_picture_config import PriorConfig, folder_of
 from train.data.picture_record import pictures_of_run
 from train.data.pictures import Pictures, PicturesConfig
-from train.data.registry import samples_of
+from train.data.registry import DataConfig, samples_of
+from train.data.subsets import SubsetConfig
 from train.parallel.processes import on_main
 from train.targets.finetune import FineTuneConfig
 
@@ -29,7 +30,7 @@ def data_of(config: RunConfig, out: Path, accelerator: Accelerator) -> Samples:
     Raises DataError where too many pictures are broken, ArgumentError where they are not those that
     the run began with.
     """
-    data = with_prior(config, out)
+    data = with_class_pictures(config.data, config.prior, out)
     if not isinstance(data, PicturesConfig):
         return samples_of(data)
     found: list[Pictures] = []
@@ -47,6 +48,26 @@ def data_of(config: RunConfig, out: Path, accelerator: Accelerator) -> Samples:
 
     on_main(accelerator, look)
     return found[0] if found else pictures_of_run(data, out / RECORD)
+
+
+def with_class_pictures(data: DataConfig, prior: PriorConfig | None, out: Path) -> DataConfig:
+    """Add the class pictures, where there are to be some, to a run's data as one more subset."""
+    if prior is None:
+        return data
+    assert isinstance(data, PicturesConfig)
+    own = (SubsetConfig(folder=data.folder),) if data.folder is not None else data.subsets
+    drawn = SubsetConfig(
+        folder=folder_of(prior, out),
+        caption=prior.prompt,
+        trigger="",
+        prefix="",
+        suffix="",
+        shuffle_captions=False,
+        tag_dropout=0.0,
+        prior=True,
+        prior_weight=prior.weight,
+    )
+    return data.model_copy(update={"folder": None, "subsets": (*own, drawn)})
 
 
 def supervision_remarks(config: RunConfig, pictures: Pictures) -> list[str]:

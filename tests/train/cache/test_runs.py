@@ -22,7 +22,7 @@ from t2i.run_folder import StopRequest
 from tests.train import apart
 from tests.train.apart import by_two, said
 from tests.train.finetunes import finetune_run, finetune_toml
-from tests.train.runs import tiny_run
+from tests.train.runs import accelerator_for, tiny_run
 from tests.train.test_loop import newest
 from train.cache.encoders import Encoders
 from train.cache.latent_cache import Cached
@@ -30,7 +30,6 @@ from train.cache.shards import Shards
 from train.cache.weightless import is_hollow
 from train.config.run_config import RunConfig, load
 from train.loop import Training, run
-from train.parallel.processes import accelerator_of
 from train.setup import cache_encoding as making
 
 REPO = Path(__file__).resolve().parents[3]
@@ -53,7 +52,7 @@ def difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
 
 
 def ready(config: RunConfig, out: Path) -> Training:
-    return Training(config, out, accelerator_of(config))
+    return Training(config, out, accelerator_for(config))
 
 
 def shards_of(out: Path, kind: str) -> Shards:
