@@ -44,9 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from t2i.library_messages import quiet_libraries
 
     with quiet_libraries():
-        from train.config.run_config import load
+        from train.config.load_config import load_run_config
 
-        config = load(given.config, given.set)
+        config = load_run_config(given.config, given.set)
         if given.dry_run:
             from train.dry_run.dry_run import print_plan
 

@@ -1,52 +1,52 @@
-"""Paths of a training config, which mean what they mean beside the TOML."""
+"""Paths of a training config: relative ones count from the folder of the TOML."""
 
 from glob import escape, has_magic
 from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
-FOLDERS = ("vae", "unet", "text_encoder", "recogniser")
-"""Keys of a target that name what it starts from."""
-OF_PICTURES = ("folder", "kohya", "masks")
+TARGET_FOLDER_KEYS = ("vae", "unet", "text_encoder", "recogniser")
+"""Keys of a target that name folders of weights to start from."""
+DATA_PATH_KEYS = ("folder", "kohya", "masks")
 """Keys of a data set, and of its subsets, that are always paths."""
 
 
-def settle_paths(tree: dict[str, Any], base: Path) -> None:
-    """Make the relative paths of a run's tables those of files below `base`."""
-    beside(tree, ("model",), base)
+def resolve_paths(tree: dict[str, Any], base: Path) -> None:
+    """Make the relative paths in a run's tables paths below `base`, in place."""
+    _resolve_keys(tree, ("model",), base)
     if isinstance(target := tree.get("target"), dict):
-        beside(target, FOLDERS, base)
-        beside_if_there(target, "base", base)
+        _resolve_keys(target, TARGET_FOLDER_KEYS, base)
+        _resolve_existing(target, "base", base)
     if isinstance(prior := tree.get("prior"), dict):
-        beside(prior, ("folder",), base)
+        _resolve_keys(prior, ("folder",), base)
     if isinstance(cache := tree.get("cache"), dict):
-        beside(cache, ("folder",), base)
+        _resolve_keys(cache, ("folder",), base)
     if isinstance(data := tree.get("data"), dict):
         subsets = data.get("subsets")
         for table in [data, *(subsets if isinstance(subsets, list) else [])]:
             if isinstance(table, dict):
-                beside(table, OF_PICTURES, base)
-                beside_if_there(table, "dataset", base)
+                _resolve_keys(table, DATA_PATH_KEYS, base)
+                _resolve_existing(table, "dataset", base)
                 if "tars" in table:
-                    table["tars"] = shards(table["tars"], base)
+                    table["tars"] = _resolve_tar_patterns(table["tars"], base)
 
 
-def beside(table: dict[str, Any], keys: tuple[str, ...], base: Path) -> None:
+def _resolve_keys(table: dict[str, Any], keys: tuple[str, ...], base: Path) -> None:
     for key in keys:
         if isinstance(table.get(key), str):
             table[key] = base / Path(expanduser(table[key]))
 
 
-def beside_if_there(table: dict[str, Any], key: str, base: Path) -> None:
-    """A name may also be one of the hub's, or of a model that comes with t2i."""
+def _resolve_existing(table: dict[str, Any], key: str, base: Path) -> None:
+    """Resolve a name where such a path exists; it may also be an id of the hub."""
     if isinstance(name := table.get(key), str) and (base / name).exists():
         table[key] = str(base / name)
 
 
-def shards(tars: Any, base: Path) -> Any:
-    """Patterns of shards; what the folder itself is called is no part of the pattern."""
+def _resolve_tar_patterns(tars: Any, base: Path) -> Any:
+    """Resolve glob patterns of tars; wildcards in the name of `base` itself are escaped."""
     if isinstance(tars, list):
-        return [shards(one, base) for one in tars]
+        return [_resolve_tar_patterns(one, base) for one in tars]
     if not isinstance(tars, str) or "://" in tars:
         return tars
     own = Path(expanduser(tars))

@@ -158,7 +158,7 @@ class Training:
                             "the same command goes on from here"
                         )
                     return False
-            if self.config.draws:
+            if self.config.has_sample_sheets:
                 self._draw(reports)
         except NotANumber:
             # The state before that step, from which the run can go on.

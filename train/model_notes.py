@@ -4,7 +4,7 @@ from typing import Any
 
 from t2i.scenes.caption_vocabulary import spoken
 from train.config.run_config import RunConfig
-from train.config_paths import FOLDERS
+from train.config_paths import TARGET_FOLDER_KEYS
 from train.export import Notes
 
 
@@ -17,7 +17,7 @@ def notes_of(config: RunConfig, steps: int) -> Notes:
     left_out: Any = {
         "model": True,
         "cache": True,
-        "target": {*FOLDERS, "base"},
+        "target": {*TARGET_FOLDER_KEYS, "base"},
         "prior": {"folder"},
     }
     if config.data.kind == "pictures":

@@ -21,7 +21,7 @@ from t2i.evaluate.suite_part import Record
 from t2i.pictures import save_picture
 from t2i.run_folder import LOCK
 from t2i.safe_reading import RUN, bytes_of, parse_json
-from train.config.run_config import flat
+from train.config.config_changes import flatten
 
 BEGUN, RECORDS, PICTURES = "begun.json", "records.jsonl", "pictures"
 VERSION = 2
@@ -191,7 +191,7 @@ def changes(
     but: tuple[str, ...] = (),
 ) -> list[str]:
     """Where two trees differ, as "config.generation.seen.count 240 -> 16"."""
-    flat_before, flat_now = flat(before), flat(now)
+    flat_before, flat_now = flatten(before), flatten(now)
     names = sorted({*flat_before, *flat_now})
     return [
         f"{name} {shown(flat_before.get(name))} -> {shown(flat_now.get(name))}"

@@ -8,8 +8,8 @@ import pytest
 from torch import nn
 
 from t2i.denoiser.loading import meta_models, trial_pass
-from t2i.denoiser.loading.model_folder import check_folder
 from t2i.denoiser.loading.meta_models import skeleton
+from t2i.denoiser.loading.model_folder import check_folder
 from t2i.errors import ModelError
 from tests.tiny import tiny_sd_folder, tiny_unet
 

@@ -29,7 +29,7 @@ from t2i.evaluate.suite import ASSETS, read_suite
 from t2i.pictures import open_picture, save_picture
 from tests.train.runs import write_run
 from train.checkpoint import fault_of, newest_facts
-from train.config import run_config as train_config
+from train.config.load_config import load_run_config
 from train.data.decode import decode
 from train.data.discovery import find
 from train.data.named_data import config_of
@@ -138,7 +138,7 @@ def read_override(path: Path) -> None:
     toml = path.with_name("tiny.toml")
     if not toml.exists():
         write_run(path.parent).rename(toml)
-    train_config.load(toml, [path.read_bytes().decode("utf-8", "surrogateescape")])
+    load_run_config(toml, [path.read_bytes().decode("utf-8", "surrogateescape")])
 
 
 def read_one_prompt(path: Path) -> None:
@@ -211,7 +211,7 @@ READERS = {
         "metadata.csv", lambda path: rows_of(path, None), texts('file_name,text\na.png,"a, b"\n')
     ),
     "caption": Reader("a.txt", in_folder(list_folder), texts("a cat, sitting\n")),
-    "train.toml": Reader("run.toml", train_config.load, training),
+    "train.toml": Reader("run.toml", load_run_config, training),
     "--set": Reader("set", read_override, texts("train.steps=3", "target.parts.0.rank=4", "a=[1]")),
     "data.toml": Reader(
         "run.toml", config_of, texts('[data]\nkind = "pictures"\nfolder = "."\nsize = 64\n')

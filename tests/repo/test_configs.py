@@ -12,7 +12,8 @@ import torch
 from t2i.conditioning.conditioning import Conditioning
 from t2i.denoiser.build import Components, ModelConfig, build
 from t2i.denoiser.families import sd, sdxl
-from train.config.run_config import OF_A_MODEL, load
+from train.config.load_config import load_run_config
+from train.config.run_config import MODEL_PART_KINDS
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 MODELS = sorted((CONFIGS / "models").rglob("*.toml"))
@@ -55,9 +56,9 @@ def test_a_model_of_configs_is_built_and_its_parts_fit(path: Path) -> None:
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
 def test_a_run_of_configs_loads_and_its_pictures_fit_its_model(path: Path) -> None:
-    config = load(path)
+    config = load_run_config(path)
     if config.model is None:
-        assert config.target.kind not in OF_A_MODEL
+        assert config.target.kind not in MODEL_PART_KINDS
         return
     parts = built(config.model)
     before, after = shapes(parts, config.data.size)

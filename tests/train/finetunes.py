@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from train.config.run_config import RunConfig, load
+from train.config.load_config import load_run_config
+from train.config.run_config import RunConfig
 
 SHAPES = ((32, 32), (32, 32), (48, 24), (24, 48), (40, 40), (50, 24))
 """Width and height of each picture; with `size = 32` and steps of 8 that is four buckets."""
@@ -81,4 +82,4 @@ def finetune_toml(folder: Path, base: Path, *parts: str) -> Path:
 
 
 def finetune_run(folder: Path, base: Path, parts: tuple[str, ...], *overrides: str) -> RunConfig:
-    return load(finetune_toml(folder, base, *parts), overrides)
+    return load_run_config(finetune_toml(folder, base, *parts), overrides)

@@ -7,7 +7,8 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from t2i.denoiser.build import ModelConfig
-from train.config.run_config import RunConfig, load
+from train.config.load_config import load_run_config
+from train.config.run_config import RunConfig
 from train.parallel.processes import accelerated, accelerator_of
 
 TOKENIZER = Path(__file__).resolve().parents[2] / "t2i" / "assets" / "tokenizer"
@@ -78,7 +79,7 @@ def write_run(folder: Path, run: str = RUN, model: str = MODEL) -> Path:
 
 
 def tiny_run(folder: Path, *overrides: str) -> RunConfig:
-    return load(write_run(folder), overrides)
+    return load_run_config(write_run(folder), overrides)
 
 
 def tiny_model(folder: Path) -> ModelConfig:

@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 
 from t2i.run_folder import StopRequest
 from tests.train.runs import accelerator_for
-from train.config.run_config import load
+from train.config.load_config import load_run_config
 from train.loop import Training
 from train.parallel.fsdp import held
 from train.parallel.processes import leave, on_main
@@ -23,7 +23,7 @@ from train.parallel.processes import leave, on_main
 def main() -> None:
     given = sys.argv[1:]
     for toml, out, start in zip(given[::3], given[1::3], given[2::3], strict=True):
-        config = load(Path(toml))
+        config = load_run_config(Path(toml))
         accelerator = accelerator_for(config)
         if start != "-":
             folder = Path(out) / "checkpoints" / Path(start).name

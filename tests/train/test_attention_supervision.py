@@ -16,7 +16,8 @@ from tests.train.finetunes import finetune_toml
 from tests.train.runs import tiny_run
 from train.batches.batch import batches
 from train.batches.order import Order, Share
-from train.config.run_config import RunConfig, load
+from train.config.load_config import load_run_config
+from train.config.run_config import RunConfig
 from train.data.registry import samples_of
 from train.loop import run
 from train.objective.attention_supervision import (
@@ -63,7 +64,7 @@ def on_pictures(tmp_path, base, folder, *settings, parts=("lora",)):
     path = finetune_toml(tmp_path, base, *parts)
     subset = f'subsets = [{{folder = "{folder}", masks = "{folder / "masks"}"}}]'
     path.write_text(re.sub("folder = .*", subset, path.read_text(), count=1))
-    return load(path, settings)
+    return load_run_config(path, settings)
 
 
 # The formulas

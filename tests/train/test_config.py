@@ -8,7 +8,8 @@ import torch
 from t2i.denoiser.build import ModelConfig, build
 from t2i.errors import ArgumentError
 from tests.train.runs import MODEL, RUN, tiny_model, tiny_run, write_run
-from train.config.run_config import difference, load
+from train.config.config_changes import list_forbidden_changes
+from train.config.load_config import load_run_config
 from train.targets.adapters import AdapterPart
 from train.targets.denoiser import DenoiserConfig
 from train.targets.finetune import FineTuneConfig
@@ -76,7 +77,7 @@ def test_a_wrong_value_of_pictures_is_said_without_their_table(
 ) -> None:
     path = write_run(tmp_path, RUN.split("[data]")[0] + "[train]\nsteps = 1\nbatch_size = 1\n")
     with pytest.raises(ArgumentError, match=message) as refused:
-        load(path, [*PICTURES, override])
+        load_run_config(path, [*PICTURES, override])
     assert "{" not in str(refused.value)
     assert "Path(" not in str(refused.value)
 
@@ -86,7 +87,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "train"
 
 def test_an_override_may_name_an_entry_of_a_list() -> None:
     overrides = ("target.parts.0.rank=4", "samples.prompts.1=a dog")
-    config = load(CONFIGS / "lora.toml", overrides)
+    config = load_run_config(CONFIGS / "lora.toml", overrides)
     assert isinstance(config.target, FineTuneConfig)
     assert isinstance(config.target.parts[0], AdapterPart)
     assert config.target.parts[0].rank == 4
@@ -99,23 +100,23 @@ def test_an_entry_that_a_list_does_not_have_is_named(entry: str) -> None:
         f"'target.parts' is a list and has no entry '{entry}'.*target.parts.0 to target.parts.1"
     )
     with pytest.raises(ArgumentError, match=message):
-        load(CONFIGS / "lora.toml", (f"target.parts.{entry}.rank=4",))
+        load_run_config(CONFIGS / "lora.toml", (f"target.parts.{entry}.rank=4",))
 
 
 def test_a_missing_key_is_named(tmp_path: Path) -> None:
     path = write_run(tmp_path, RUN.replace("steps = 6\n", ""))
     with pytest.raises(ArgumentError, match=r"'train.steps' is missing"):
-        load(path)
+        load_run_config(path)
 
 
 def test_a_file_that_is_missing_or_no_toml_is_named(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=r"No such training config: .*absent.toml"):
-        load(tmp_path / "absent.toml")
+        load_run_config(tmp_path / "absent.toml")
     (tmp_path / "my cups").mkdir()
     with pytest.raises(ArgumentError, match="is a folder, .* t2i train --init lora '.*my cups'$"):
-        load(tmp_path / "my cups")
+        load_run_config(tmp_path / "my cups")
     with pytest.raises(ArgumentError, match="Cannot read the training config"):
-        load(write_run(tmp_path, "steps = = 3"))
+        load_run_config(write_run(tmp_path, "steps = = 3"))
 
 
 def test_the_reason_for_refusing_epsilon_with_zero_terminal_snr_is_told(tmp_path: Path) -> None:
@@ -126,9 +127,9 @@ def test_the_reason_for_refusing_epsilon_with_zero_terminal_snr_is_told(tmp_path
 def test_only_harmful_differences_count(tmp_path: Path) -> None:
     before = tiny_run(tmp_path).model_dump(mode="json")
     harmless = tiny_run(tmp_path, "train.steps=99", "train.keep=7", "samples.columns=3")
-    assert difference(before, harmless.model_dump(mode="json")) == []
+    assert list_forbidden_changes(before, harmless.model_dump(mode="json")) == []
     harmful = tiny_run(tmp_path, "train.batch_size=8", "objective.weight=min_snr")
-    assert difference(before, harmful.model_dump(mode="json")) == [
+    assert list_forbidden_changes(before, harmful.model_dump(mode="json")) == [
         "objective.weight: none -> min_snr",
         "train.batch_size: 4 -> 8",
     ]

@@ -12,7 +12,7 @@ from t2i.run_folder import StopRequest
 from tests.train.apart import by_two, said
 from tests.train.runs import MODEL, RUN, accelerator_for, write_run
 from tests.train.test_loop import newest
-from train.config.run_config import load
+from train.config.load_config import load_run_config
 from train.loop import Training, run
 
 pytestmark = pytest.mark.usefixtures("_own_accelerator")
@@ -33,7 +33,7 @@ CLIP = MODEL[MODEL.index("[text_encoder]") : MODEL.index("[tokenizer]")]
 
 def config_with(folder, kind):
     text_encoder = f'[text_encoder]\nkind = "{kind}"\n{ENCODERS[kind]}\n'
-    return load(write_run(folder, RUN, MODEL.replace(CLIP, text_encoder)))
+    return load_run_config(write_run(folder, RUN, MODEL.replace(CLIP, text_encoder)))
 
 
 @pytest.mark.parametrize("kind", ENCODERS)

@@ -16,7 +16,8 @@ from t2i.errors import ArgumentError, DataError, ModelError, OutputError
 from tests.tiny import tiny_sd_folder
 from tests.train.data.making import folder_of
 from tests.train.regenerate_configs import CONFIGS, shipped
-from train.config.run_config import RunConfig, load
+from train.config.load_config import load_run_config
+from train.config.run_config import RunConfig
 from train.init.config_values import family_of, steps_for
 from train.init.init import (
     METHODS,
@@ -49,7 +50,7 @@ def init(method: str, folder: Path, *options: str, out: Path | None = None) -> i
 def written(method: str, folder: Path, **wishes: str) -> RunConfig:
     out = folder.parent / f"{method}.toml"
     write_start(Wish(method, folder, **wishes), out)
-    return load(out)
+    return load_run_config(out)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -65,7 +66,7 @@ def test_a_shipped_config_trains_on_a_folder_of_pictures(tmp_path, method):
     overrides = [*TINY, f"data.folder={folder}", "data.held_out=0", "validation.every=0"]
     if "dreambooth" in method:
         overrides += ["prior.count=2", "prior.steps=2"]
-    config = load(CONFIGS / f"{method}.toml", overrides)
+    config = load_run_config(CONFIGS / f"{method}.toml", overrides)
     assert run(config, tmp_path / "out")
     names = {path.name for path in (tmp_path / "out" / "model").iterdir()}
     assert "t2i.json" in names
@@ -142,7 +143,7 @@ def test_a_class_alone_puts_the_word_before_captions_that_lack_it(tmp_path, caps
     out = tmp_path / "start.toml"
     assert init(method, folder, "--class", "fish", out=out) == 0
     assert "as they are" not in capsys.readouterr().err
-    config = load(out)
+    config = load_run_config(out)
     assert config.data.trigger == "sks fish"
     assert config.samples.prompts[0] == "a photo of a sks fish"
 
@@ -157,7 +158,7 @@ def test_captions_that_are_learned_as_they_are_are_told(tmp_path, capsys):
         assert init("lora", folder, *options, out=out) == 0
         assert f"Captions are learned as they are: {reason}." in capsys.readouterr().err
         assert f"# Captions are learned as they are: {reason}." in out.read_text("utf-8")
-        assert load(out).data.trigger == ""
+        assert load_run_config(out).data.trigger == ""
 
 
 def test_a_second_caption_that_lacks_the_word_counts(tmp_path):

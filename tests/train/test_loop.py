@@ -24,7 +24,8 @@ from tests.train.runs import MODEL, tiny_run, write_run
 from train import checkpoint
 from train.batches.batch import Batch
 from train.checkpoint import State, load_newest
-from train.config.run_config import RunConfig, load
+from train.config.load_config import load_run_config
+from train.config.run_config import RunConfig
 from train.loop import run
 from train.targets.denoiser import Denoiser
 
@@ -241,7 +242,7 @@ def test_a_run_does_not_go_on_with_another_model(tmp_path: Path) -> None:
     run(tiny_run(tmp_path, "train.steps=2"), tmp_path / "out")
     heads = MODEL.replace("attention_head_dim = 2", "attention_head_dim = 4")
     with pytest.raises(ArgumentError, match=r"\[model\] unet.attention_head_dim: 2 -> 4"):
-        run(load(write_run(tmp_path, model=heads)), tmp_path / "out")
+        run(load_run_config(write_run(tmp_path, model=heads)), tmp_path / "out")
 
 
 def test_accumulation_changes_nothing_but_rounding(tmp_path: Path) -> None:
@@ -349,7 +350,7 @@ def test_a_part_of_another_shape_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ModelError, match=r"target.unet\) are not of the model's config: .*expected"
     ):
-        run(load(other, [f"target.unet={unet}"]), tmp_path / "elsewhere")
+        run(load_run_config(other, [f"target.unet={unet}"]), tmp_path / "elsewhere")
 
 
 def test_a_run_starts_from_the_parts_it_is_given(tmp_path: Path) -> None:

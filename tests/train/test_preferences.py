@@ -14,7 +14,7 @@ from t2i.errors import ArgumentError, DataError, TrainingError
 from tests.train.finetunes import finetune_toml
 from train.batches.batch import batches
 from train.batches.order import Order, Share
-from train.config.run_config import load
+from train.config.load_config import load_run_config
 from train.data.registry import samples_of
 from train.loop import run
 from train.objective.preferences import preference_loss
@@ -46,7 +46,7 @@ def preferring(tmp_path, base, *settings, parts=("lora",), folder=None):
     path = finetune_toml(tmp_path, base, *parts)
     subset = f'subsets = [{{folder = "{folder / "win"}", losers = "{folder / "lose"}"}}]'
     path.write_text(re.sub("folder = .*", subset, path.read_text(), count=1))
-    return load(path, (*STILL, *settings))
+    return load_run_config(path, (*STILL, *settings))
 
 
 def target_of(config, rows=2):
@@ -202,7 +202,7 @@ def test_pairs_and_beta_go_together(tmp_path, base):
     config = preferring(tmp_path / "a", base)
     with pytest.raises(ArgumentError, match="only a fine-tune with target.preference_beta learns"):
         run(config, tmp_path / "out")
-    config = load(finetune_toml(tmp_path / "b", base, "lora"), (BETA,))
+    config = load_run_config(finetune_toml(tmp_path / "b", base, "lora"), (BETA,))
     with pytest.raises(ArgumentError, match="6 of 6 pictures are alone: name the folder of the"):
         run(config, tmp_path / "out2")
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from t2i.errors import OutputError, TrainingError
 from tests.train.runs import RUN, write_run
-from train.config.run_config import load
+from train.config.load_config import load_run_config
 from train.loop import run
 from train.publish import publish
 
@@ -23,10 +23,10 @@ def train_stages(folder: Path) -> Path:
     """An autoencoder, a denoiser on it, and its decoder once more; the folder of their runs."""
     runs = folder / "runs"
     vae = f"target.vae={runs / 'tiny-vae' / 'model'}"
-    run(load(write_run(folder, AUTOENCODER)), runs / "tiny-vae")
-    run(load(write_run(folder, RUN + SAMPLES), [vae]), runs / "tiny")
+    run(load_run_config(write_run(folder, AUTOENCODER)), runs / "tiny-vae")
+    run(load_run_config(write_run(folder, RUN + SAMPLES), [vae]), runs / "tiny")
     decoder = [vae, "target.train_encoder=false", "seed=9"]
-    run(load(write_run(folder, AUTOENCODER), decoder), runs / "tiny-decoder")
+    run(load_run_config(write_run(folder, AUTOENCODER), decoder), runs / "tiny-decoder")
     return runs
 
 
@@ -63,10 +63,10 @@ def test_a_published_model_has_its_card_curve_and_sheet(tmp_path: Path) -> None:
 
 def test_a_published_model_that_learns_on_keeps_its_history(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
-    run(load(write_run(tmp_path, RUN + SAMPLES), ["train.steps=1"]), first)
+    run(load_run_config(write_run(tmp_path, RUN + SAMPLES), ["train.steps=1"]), first)
     publish(first, tmp_path / "published", "")
     parts = [f"target.{p}={tmp_path / 'published' / p}" for p in ("vae", "unet", "text_encoder")]
-    run(load(write_run(tmp_path, RUN + SAMPLES), ["train.steps=2", *parts]), second)
+    run(load_run_config(write_run(tmp_path, RUN + SAMPLES), ["train.steps=2", *parts]), second)
     publish(second, tmp_path / "published", "")
     stages = json.loads((tmp_path / "published" / "t2i.json").read_text())["stages"]
     assert [line.split(":")[1].split(",")[0] for line in stages] == [
@@ -81,7 +81,7 @@ def test_an_unfinished_run_is_not_published(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="No finished model"):
         publish(tmp_path / "absent", tmp_path / "published", "")
     out = tmp_path / "out"
-    run(load(write_run(tmp_path, RUN + SAMPLES), ["train.steps=1"]), out)
+    run(load_run_config(write_run(tmp_path, RUN + SAMPLES), ["train.steps=1"]), out)
     config = json.loads((out / "config.json").read_text())
     config["train"]["steps"] = 9
     (out / "config.json").write_text(json.dumps(config))
@@ -91,7 +91,7 @@ def test_an_unfinished_run_is_not_published(tmp_path: Path) -> None:
 
 def test_a_folder_of_something_else_is_never_replaced(tmp_path: Path) -> None:
     out, precious = tmp_path / "out", tmp_path / "precious"
-    run(load(write_run(tmp_path, RUN + SAMPLES), ["train.steps=1"]), out)
+    run(load_run_config(write_run(tmp_path, RUN + SAMPLES), ["train.steps=1"]), out)
     precious.mkdir()
     (precious / "letter.txt").write_text("dear")
     with pytest.raises(OutputError, match="holds no model"):

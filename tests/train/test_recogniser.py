@@ -15,7 +15,8 @@ from t2i.scenes.scenes import Scenes, ScenesConfig
 from tests.train.test_loop import assert_equal_bit_for_bit, end_of, logged
 from train.batches.batch import batches
 from train.batches.order import Order, Share
-from train.config.run_config import RunConfig, load
+from train.config.load_config import load_run_config
+from train.config.run_config import RunConfig
 from train.loop import run
 from train.targets.caption_matcher import turned_round
 
@@ -65,7 +66,7 @@ def written(folder: Path, text: str, *overrides: str) -> RunConfig:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "run.toml"
     path.write_text(text)
-    return load(path, overrides)
+    return load_run_config(path, overrides)
 
 
 def test_a_composition_is_a_function_of_seed_and_index() -> None:

@@ -14,7 +14,7 @@ from t2i.errors import ArgumentError, DataError, OutputError
 from tests.train.data.making import noise
 from tests.train.states import assert_same_end, logged, newest
 from tests.train.tuning import pictures, tuning, write_tuning
-from train.config.run_config import load
+from train.config.load_config import load_run_config
 from train.loop import Training, run
 from train.step import Stepper
 
@@ -148,7 +148,7 @@ def test_broken_pictures_over_the_limit_stop_a_run_before_its_first_step(
     toml = write_tuning(tmp_path, base, "lora")
     broken = break_some(tmp_path / "things")
     with pytest.raises(DataError, match=r"6 of 15 pictures cannot be used.*bad_share = 0.01") as e:
-        run(load(toml), tmp_path / "out")
+        run(load_run_config(toml), tmp_path / "out")
     told = str(e.value).splitlines()
     for name, why in broken.items():
         line = next(line for line in told if name in line)
@@ -162,7 +162,7 @@ def test_broken_pictures_under_the_limit_are_named_and_the_others_trained_on(
 ) -> None:
     toml = write_tuning(tmp_path, base, "lora")
     broken = break_some(tmp_path / "things")
-    assert run(load(toml, ["data.bad_share=0.5", "train.steps=4"]), tmp_path / "out")
+    assert run(load_run_config(toml, ["data.bad_share=0.5", "train.steps=4"]), tmp_path / "out")
     said = capfd.readouterr().err
     for name in broken:
         assert said.count(f"{name}:") == 1
@@ -203,10 +203,12 @@ def test_another_configuration_is_refused_before_anything_is_read(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     toml = write_tuning(tmp_path, base, "lora")
-    run(load(toml, ["train.steps=1", "rate.decay=none"]), tmp_path / "out")
+    run(load_run_config(toml, ["train.steps=1", "rate.decay=none"]), tmp_path / "out")
     monkeypatch.setattr("train.loop.data_of", lambda *_: pytest.fail("pictures were read"))
     with pytest.raises(ArgumentError, match=r"started otherwise: seed: \d+ -> 77"):
-        run(load(toml, ["train.steps=1", "rate.decay=none", "seed=77"]), tmp_path / "out")
+        run(
+            load_run_config(toml, ["train.steps=1", "rate.decay=none", "seed=77"]), tmp_path / "out"
+        )
 
 
 @pytest.mark.slow
@@ -214,12 +216,15 @@ def test_what_may_change_between_two_parts_of_a_run_and_what_may_not(
     base: Path, tmp_path: Path
 ) -> None:
     toml = write_tuning(tmp_path, base, "pivotal")
-    run(load(toml, ["train.steps=2", "rate.decay=none"]), tmp_path / "out")
+    run(load_run_config(toml, ["train.steps=2", "rate.decay=none"]), tmp_path / "out")
 
     def go_on(*overrides: str, text: Callable[[str], str] = str) -> None:
         other = tmp_path / "other.toml"
         other.write_text(text(toml.read_text()))
-        run(load(other, ["train.steps=3", "rate.decay=none", *overrides]), tmp_path / "out")
+        run(
+            load_run_config(other, ["train.steps=3", "rate.decay=none", *overrides]),
+            tmp_path / "out",
+        )
 
     with pytest.raises(ArgumentError, match=r"started otherwise: target.parts.0.rank: 2 -> 4\. Go"):
         go_on(text=lambda told: told.replace("rank = 2, modules", "rank = 4, modules"))

@@ -18,7 +18,7 @@ from tests.train.states import assert_same_end, logged, newest
 from tests.train.tuning import METHODS, OF_TWO_ENCODERS, tuning, write_tuning
 from train.batches.batch import Batch
 from train.checkpoint import checkpoints
-from train.config.run_config import load
+from train.config.load_config import load_run_config
 from train.loop import run
 from train.targets.denoising import Denoising
 
@@ -132,10 +132,10 @@ def test_a_kill_during_a_save_leaves_the_checkpoint_before(base: Path, tmp_path:
     assert [*saves.glob(".step-00000006.*.part/weights.safetensors")]
     assert newest(tmp_path / "killed").step == 4
 
-    run(load(toml), tmp_path / "killed")
+    run(load_run_config(toml), tmp_path / "killed")
     assert [path.name for path in checkpoints(saves)] == ["step-00000009", "step-00000008"]
     assert not [*saves.glob(".*")]
-    run(load(toml), tmp_path / "whole")
+    run(load_run_config(toml), tmp_path / "whole")
     assert_same_end(tmp_path / "whole", tmp_path / "killed")
 
 

@@ -26,7 +26,7 @@ from tests.train.test_loop import (
 )
 from train import checkpoint
 from train.checkpoint import State
-from train.config.run_config import load
+from train.config.load_config import load_run_config
 from train.parallel import fsdp as sharding
 from train.setup.assembly import assemble
 
@@ -79,7 +79,7 @@ def test_split_weights_train_draw_export_and_resume_as_whole_ones(
     toml = write_run(tmp_path, RUN.replace("decay = 0.9", AVERAGED).replace("= 6", "= 4"))
     tuned = finetune_toml(tmp_path / "tuned", base, "pivotal", "[export]\nprecision = 'fp32'")
     tuned.write_text(tuned.read_text().replace("steps = 4", "steps = 2"))
-    one = end_of(load(toml), tmp_path / "one")
+    one = end_of(load_run_config(toml), tmp_path / "one")
 
     said = on_two_processes(
         (toml, tmp_path / "two", "-"),
@@ -107,7 +107,7 @@ def test_split_weights_train_draw_export_and_resume_as_whole_ones(
     checkpoint.save_state(
         whole_again / "checkpoints", checkpoint.load(at_step(tmp_path / "two", 2)), 2
     )
-    assert_close(one, end_of(load(toml), whole_again))
+    assert_close(one, end_of(load_run_config(toml), whole_again))
 
     # What is drawn and written is of the whole weights.
     sheet = "samples/step-00000004.png"
@@ -117,7 +117,9 @@ def test_split_weights_train_draw_export_and_resume_as_whole_ones(
         assert_files_close(tmp_path / "one" / name, tmp_path / "two" / name)
 
     # Adapters, new words and a text encoder, most of the model being frozen.
-    assert_close(end_of(load(tuned), tmp_path / "tuned by one"), newest(tmp_path / "tuned by two"))
+    assert_close(
+        end_of(load_run_config(tuned), tmp_path / "tuned by one"), newest(tmp_path / "tuned by two")
+    )
     for name in ("lora.safetensors", "mug.safetensors"):
         folders = (tmp_path / f"tuned by {who}" / "model" / name for who in ("one", "two"))
         assert_files_close(*folders)
@@ -161,7 +163,7 @@ def test_every_way_to_split_comes_to_the_same(tmp_path: Path, base_xl: Path) -> 
     blockwise = [(toml, out.with_name("by class"), start) for toml, out, start in runs]
     on_two_processes(*blockwise, config=smaller)
     for toml, out, _ in runs:
-        one = end_of(load(toml), out.with_name("one"))
+        one = end_of(load_run_config(toml), out.with_name("one"))
         assert_close(one, newest(out))
         assert_close(one, newest(out.with_name("by class")))
 
@@ -220,7 +222,7 @@ def test_deepspeed_is_refused_and_fsdp2_named(
 
 
 def test_a_model_is_put_together_block_by_block(tmp_path: Path, base: Path) -> None:
-    target, _ = assemble(load(finetune_toml(tmp_path, base, "pivotal")))
+    target, _ = assemble(load_run_config(finetune_toml(tmp_path, base, "pivotal")))
     names = {module: name for name, module in target.named_modules()}
     found = {names[block] for block in sharding.blocks(target)}
     assert {name for name in found if name.startswith("unet.")} == {

@@ -6,7 +6,8 @@ from PIL import Image
 
 from tests.tiny import WORDS
 from tests.train.data.making import noise
-from train.config.run_config import RunConfig, load
+from train.config.load_config import load_run_config
+from train.config.run_config import RunConfig
 
 SHAPES = ((40, 40), (44, 41), (60, 32), (64, 33), (40, 40), (32, 62), (41, 40), (60, 33), (48, 48))
 """Width and height of the pictures: three buckets, one of them smaller than a batch."""
@@ -106,4 +107,4 @@ def write_tuning(folder: Path, base: Path, method: str, parts: str | None = None
 
 
 def tuning(folder: Path, base: Path, method: str, *overrides: str) -> RunConfig:
-    return load(write_tuning(folder, base, method), overrides)
+    return load_run_config(write_tuning(folder, base, method), overrides)

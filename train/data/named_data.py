@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from t2i.errors import ArgumentError, nearest
 from t2i.safe_reading import CONFIG, read_toml
-from train.config_paths import settle_paths
+from train.config_paths import resolve_paths
 from train.data.pictures import PicturesConfig
 from train.data.subsets import SubsetConfig
 
@@ -21,7 +21,7 @@ def config_of(place: Path, size: int | None = None, step: int | None = None) -> 
     tree: dict[str, Any] = {}
     if place.suffix == ".toml":
         tree = tables_of(place)
-        settle_paths({"data": tree}, place.resolve().parent)
+        resolve_paths({"data": tree}, place.resolve().parent)
     elif place.suffix == ".tar":
         tree["subsets"] = [{"tars": escape(str(place))}]
     elif place.is_dir():

@@ -41,7 +41,7 @@ def facts_of(config: RunConfig, told: Forecast) -> Facts:
     facts |= {"not_counted": told.missing or None, "data": data_of(config)}
     sheets = train.steps // config.samples.every if config.samples.every else 0
     final = bool(not config.samples.every or train.steps % config.samples.every)
-    facts["sheets"] = sheets + final if config.draws else 0
+    facts["sheets"] = sheets + final if config.has_sample_sheets else 0
     facts["checkpoints"] = -(-train.steps // train.checkpoint_every)
     facts["memory_bytes"] = None
     if told.memory is not None:
@@ -119,7 +119,10 @@ def rows(config: RunConfig, facts: Facts) -> Iterator[tuple[str, str]]:
     yield "steps", f"{train.steps:,} with {config.optimizer.name}{warm}{fall}"
     every = config.samples.every
     often = f"every {several(every, 'step')} and of the final weights" if every else "of the end"
-    yield "sheets", f"{facts['sheets']:,}, {often}" if config.draws else "none: no samples.prompts"
+    yield (
+        "sheets",
+        f"{facts['sheets']:,}, {often}" if config.has_sample_sheets else "none: no samples.prompts",
+    )
     kept = f"the newest {train.keep} stay" if train.keep > 1 else "the newest stays"
     made = facts["checkpoints"]
     yield "checkpoints", f"{made:,}, every {several(train.checkpoint_every, 'step')}; {kept}"

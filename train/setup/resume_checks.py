@@ -11,7 +11,9 @@ from pydantic import ValidationError
 
 from t2i.errors import ArgumentError
 from train.checkpoint import State
-from train.config.run_config import RunConfig, difference, explain
+from train.config.config_changes import list_forbidden_changes
+from train.config.error_messages import explain_validation_error
+from train.config.run_config import RunConfig
 from train.setup.assembly import Facts
 from train.targets.target import Target
 
@@ -39,7 +41,7 @@ def check_same_run(out: Path, state: State, ours: dict[str, Any]) -> None:
     model_before, model = ({**facts["model"]} for facts in (state.facts, ours))
     if model_before.pop("pictures", None) != model.pop("pictures", None):
         changes.append("the pictures, or what is said of them")
-    changes += [f"[model] {change}" for change in difference(model_before, model)]
+    changes += [f"[model] {change}" for change in list_forbidden_changes(model_before, model)]
     if state.facts["frozen"] != ours["frozen"]:
         changes.append("the weights of the frozen parts")
     refuse(out, changes)
@@ -52,10 +54,10 @@ def changed_keys(out: Path, facts: Mapping[str, Any], config: dict[str, Any]) ->
     except ValidationError as error:
         raise ArgumentError(
             f"The run in {out} was started by another version of t2i, whose configuration this one "
-            f"does not read: {explain(error, facts['config'])}. "
+            f"does not read: {explain_validation_error(error, RunConfig)}. "
             "Go on with that version, or choose another folder with --out."
         ) from error
-    return difference(before, config)
+    return list_forbidden_changes(before, config)
 
 
 def refuse(out: Path, changes: Sequence[str]) -> None:

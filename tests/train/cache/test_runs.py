@@ -28,7 +28,8 @@ from train.cache.encoders import Encoders
 from train.cache.latent_cache import Cached
 from train.cache.shards import Shards
 from train.cache.weightless import is_hollow
-from train.config.run_config import RunConfig, load
+from train.config.load_config import load_run_config
+from train.config.run_config import RunConfig
 from train.loop import Training, run
 from train.setup import cache_encoding as making
 
@@ -165,7 +166,7 @@ def test_another_autoencoder_is_another_cache(tmp_path, base, capfd):
 @pytest.mark.slow
 def test_two_processes_make_each_their_share_and_equal_one(tmp_path, base):
     toml = finetune_toml(tmp_path / "c", base, "lora")
-    one = end_of(load(toml), tmp_path / "one")
+    one = end_of(load_run_config(toml), tmp_path / "one")
     assert by_two(toml, tmp_path / "two") == [0, 0], said(tmp_path / "two")
     assert difference(one, weights(tmp_path / "two")) < 1e-5
     for kind in ("latents", "texts"):
@@ -185,7 +186,7 @@ def test_two_processes_share_out_the_same_work_whatever_each_sees_of_the_folder(
     tmp_path, base, seen
 ):
     toml = finetune_toml(tmp_path / "c", base, "lora")
-    one = end_of(load(toml), tmp_path / "one")
+    one = end_of(load_run_config(toml), tmp_path / "one")
     folder = tmp_path / "one/cache"
     prepare = blind_second
     if seen == "late":
@@ -276,7 +277,7 @@ def test_a_kill_in_the_middle_of_the_making_loses_no_finished_file(tmp_path, bas
     assert apart.ended(process) == -signal.SIGKILL
     before = shards_of(tmp_path / "killed", "latents")
     assert before.damaged(before.files()) == []
-    ready(load(toml, settings), tmp_path / "killed")
+    ready(load_run_config(toml, settings), tmp_path / "killed")
     after = shards_of(tmp_path / "killed", "latents")
     assert {*before.files()} <= {*after.files()}
     assert before._entries.keys() < after._entries.keys()
@@ -392,7 +393,7 @@ def test_scenes_are_not_cached_and_other_targets_say_nothing(tmp_path, base, cap
         '[[target.parts]]\nmethod = "lora"\n[data]\nkind = "scenes"\nsize = 32\nlength = 4\n'
         "[train]\nsteps = 1\nbatch_size = 2\n"
     )
-    assert run(load(toml), tmp_path / "out")
+    assert run(load_run_config(toml), tmp_path / "out")
     said = capfd.readouterr().err
     assert "The latents are not cached: scenes are made anew at each visit." in said
     assert not (tmp_path / "out/cache").exists()
