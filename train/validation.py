@@ -23,7 +23,8 @@ from t2i.scenes.sample import Sample, Samples
 from t2i.scenes.scenes import Scenes
 from train.batches.batch import collate
 from train.batches.order import Place
-from train.data.pictures import Pictures, PicturesConfig
+from train.data.pictures import Pictures
+from train.data.pictures_config import PicturesConfig
 from train.data.registry import DataConfig
 from train.objective.objective import Objective, ObjectiveConfig
 from train.targets.denoising import Denoising, Still

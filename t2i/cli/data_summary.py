@@ -7,7 +7,7 @@ from t2i.cli.output import print_rows
 from t2i.terminal import print_line, several
 
 if TYPE_CHECKING:
-    from train.data.pictures import PicturesConfig
+    from train.data.pictures_config import PicturesConfig
     from train.data.summary import BucketCount, Overview, SubsetCount
 
 NAMED = 10

@@ -16,7 +16,8 @@ from tests.train.finetunes import finetune_run
 from tests.train.runs import accelerator_for
 from train.config.run_config import RunConfig
 from train.data.class_picture_config import PriorConfig
-from train.data.pictures import Pictures, PicturesConfig
+from train.data.pictures import Pictures
+from train.data.pictures_config import PicturesConfig
 from train.data.registry import samples_of
 from train.loop import run
 from train.setup import class_pictures

@@ -1,10 +1,11 @@
 """What is made of a picture's captions at a visit: one is drawn, shuffled, completed."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from train.caption_words import contains_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,24 +53,9 @@ def every_wording(captions: Sequence[str], wording: Wording) -> set[str] | None:
 def completed(caption: str, wording: Wording) -> str:
     """With trigger, prefix and suffix."""
     trigger = wording.trigger
-    if trigger and not says(caption, trigger):
+    if trigger and not contains_words(caption, trigger):
         caption = f"{trigger}, {caption}" if caption else trigger
     return joined(joined(wording.prefix, caption), wording.suffix)
-
-
-def says(caption: str, words: str) -> bool:
-    """Whether they stand in it, not as a part of other words."""
-    return re.search(whole(words), caption) is not None
-
-
-def put_in_place(caption: str, words: str, others: str) -> str:
-    """The caption with others wherever these stand, not as a part of other words."""
-    return re.sub(whole(words), lambda _: others, caption)
-
-
-def whole(words: str) -> str:
-    """A pattern for them, not as a part of other words."""
-    return rf"(?<!\w){re.escape(words)}(?!\w)"
 
 
 def joined(left: str, right: str) -> str:

@@ -42,5 +42,5 @@ def check_prior(prior: PriorConfig | None, target: str, data: str) -> None:
     )
 
 
-def folder_of(prior: PriorConfig, out: Path) -> Path:
+def class_picture_folder(prior: PriorConfig, out: Path) -> Path:
     return out / PRIOR if prior.folder is None else prior.folder

@@ -2,19 +2,16 @@
 
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from t2i.errors import ArgumentError, DataError
 from t2i.terminal import several
 from train.data.caption_rules import Wording
 from train.data.decode import BrokenPicture
+from train.data.pictures_config import PicturesConfig
 from train.data.sources.listed import Listed, Listing
 from train.data.sources.places import expanded, list_place
 from train.data.subsets import PLACEHOLDER, Crop, SubsetConfig
 from train.data.survey import Progress, Seen, survey
-
-if TYPE_CHECKING:
-    from train.data.pictures import PicturesConfig
 
 TOLD = 20
 """Broken pictures that a message lists."""
@@ -74,7 +71,7 @@ class Found:
 
 
 def find(
-    config: "PicturesConfig", progress: Progress | None = None, sound: Container[str] = ()
+    config: PicturesConfig, progress: Progress | None = None, sound: Container[str] = ()
 ) -> Found:
     """List every subset and read every picture; those of the digests `sound` are not decoded again.
 
@@ -102,7 +99,7 @@ def find(
     return Found(tuple(seen), tuple(broken), number, tuple(notes), tuple(rules))
 
 
-def rules_of(config: "PicturesConfig", subset: SubsetConfig) -> Rules:
+def rules_of(config: PicturesConfig, subset: SubsetConfig) -> Rules:
     prior = subset.prior
     trigger = subset.trigger if subset.trigger is not None else "" if prior else config.trigger
     if subset.caption is None and config.caption is not None and not prior:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from t2i.errors import ArgumentError, nearest
 from t2i.safe_reading import CONFIG, read_toml
 from train.config_paths import resolve_paths
-from train.data.pictures import PicturesConfig
+from train.data.pictures_config import PicturesConfig
 from train.data.subsets import SubsetConfig
 
 

@@ -17,7 +17,8 @@ from t2i.terminal import several
 from train.data.buckets import Shape
 from train.data.decode import BrokenPicture
 from train.data.discovery import Found, find
-from train.data.pictures import Pictures, PicturesConfig
+from train.data.pictures import Pictures
+from train.data.pictures_config import PicturesConfig
 from train.data.sources.listed import Listed
 from train.data.survey import Progress, Seen
 

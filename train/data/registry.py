@@ -3,7 +3,8 @@
 from t2i.scenes.recogniser_data import Compositions, CompositionsConfig
 from t2i.scenes.sample import Samples
 from t2i.scenes.scenes import Scenes, ScenesConfig
-from train.data.pictures import Pictures, PicturesConfig
+from train.data.pictures import Pictures
+from train.data.pictures_config import PicturesConfig
 
 DataConfig = ScenesConfig | CompositionsConfig | PicturesConfig
 

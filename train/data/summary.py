@@ -1,17 +1,16 @@
 """What reading all pictures told, for people and programs, before a step is taken."""
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
+from t2i.masks import Oddity
 from t2i.terminal import several
 from train.data.buckets import Shape, is_enlarged
+from train.data.discovery import Found, Rules
+from train.data.survey import Seen
 
-if TYPE_CHECKING:
-    from t2i.masks import Oddity
-    from train.data.pictures import Pictures
-
-ODD: "dict[Oddity, str]" = {
+ODD: dict[Oddity, str] = {
     "white": "is white all over: the whole picture counts",
     "black": "is black all over, or clear: nothing of the picture counts",
     "hole": "looks like a picture with a clear hole, which does not count: white counts",
@@ -104,71 +103,96 @@ class Overview:
         return asdict(self)
 
 
-def overview(pictures: "Pictures") -> Overview:
-    """Look at what was found once; nothing is read again."""
-    seen, rules, found = pictures.seen, pictures.rules, pictures.found
-    places = Counter(index for group in pictures.groups() for index in group)
-    shapes = sorted((one.shape for one in seen), key=lambda shape: shape.height * shape.width)
-    masked = {one.subset for one in seen if one.listed.mask or rules[one.subset].subset.alpha_mask}
-    by_bucket: dict[Shape, list[int]] = defaultdict(list)
-    by_subset: dict[int, list[int]] = defaultdict(list)
-    by_digest: dict[str, list[str]] = defaultdict(list)
-    for index, one in enumerate(seen):
-        by_bucket[pictures.bucket(index)].append(index)
-        by_subset[one.subset].append(index)
-    for one in found.seen:
-        by_digest[one.digest].append(one.listed.name)
-    captions = pictures.captions()
+def summarize(
+    found: Found,
+    trained: Sequence[Seen],
+    buckets: Sequence[Shape],
+    epoch: Sequence[int],
+    captions: set[str] | None,
+) -> Overview:
+    """Return the summary of the pictures that are trained on; no file is read again.
 
+    trained, buckets : the pictures and the shape that each is brought to
+    epoch : indices into `trained`, each as often as one epoch shows it
+    captions : all that can occur, or None where they are too many to list
+    """
+    rules, places = found.rules, Counter(epoch)
+    shapes = sorted((one.shape for one in trained), key=lambda shape: shape.height * shape.width)
+    masked = {
+        one.subset for one in trained if one.listed.mask or rules[one.subset].subset.alpha_mask
+    }
     return Overview(
         found=found.number,
-        trained=len(seen),
-        held_out=len(found.seen) - len(seen),
-        epoch=places.total(),
+        trained=len(trained),
+        held_out=len(found.seen) - len(trained),
+        epoch=len(epoch),
         sizes=[(s.width, s.height) for s in (shapes[0], shapes[len(shapes) // 2], shapes[-1])],
-        subsets=[
-            SubsetCount(
-                rules[number].place,
-                rules[number].subset.prior,
-                len(members),
-                sum(places[index] for index in members),
-            )
-            for number, members in sorted(by_subset.items())
-        ],
-        buckets=[
-            BucketCount(
-                bucket.width,
-                bucket.height,
-                len(members),
-                sum(places[index] for index in members),
-            )
-            for bucket, members in sorted(by_bucket.items())
-        ],
+        subsets=_count_subsets(trained, rules, places),
+        buckets=_count_buckets(buckets, places),
         captions=None if captions is None else len(captions - {""}),
         broken=[(one.name, one.reason) for one in found.broken],
         uncaptioned=[
             one.listed.name
-            for one in seen
+            for one in trained
             if not one.listed.captions and not rules[one.subset].wording.trigger
         ],
         unmasked=[
             one.listed.name
-            for one in seen
+            for one in trained
             if one.subset in masked and not one.listed.mask and not one.transparent
         ],
         odd_masks=[
-            (one.listed.name, ODD[one.odd_mask]) for one in seen if one.odd_mask is not None
+            (one.listed.name, ODD[one.odd_mask]) for one in trained if one.odd_mask is not None
         ],
         enlarged=[
             one.listed.name
-            for index, one in enumerate(seen)
-            if is_enlarged(one.shape, pictures.bucket(index))
+            for one, bucket in zip(trained, buckets, strict=True)
+            if is_enlarged(one.shape, bucket)
         ],
         transparent=[
             one.listed.name
-            for one in seen
+            for one in trained
             if one.transparent and not rules[one.subset].subset.alpha_mask
         ],
-        duplicates=[names for names in by_digest.values() if len(names) > 1],
+        duplicates=_duplicates(found.seen),
         notes=list(found.notes),
     )
+
+
+def _count_subsets(
+    trained: Sequence[Seen], rules: Sequence[Rules], places: Mapping[int, int]
+) -> list[SubsetCount]:
+    by_subset: dict[int, list[int]] = defaultdict(list)
+    for index, one in enumerate(trained):
+        by_subset[one.subset].append(index)
+    return [
+        SubsetCount(
+            rules[number].place,
+            rules[number].subset.prior,
+            len(members),
+            sum(places[index] for index in members),
+        )
+        for number, members in sorted(by_subset.items())
+    ]
+
+
+def _count_buckets(buckets: Sequence[Shape], places: Mapping[int, int]) -> list[BucketCount]:
+    by_bucket: dict[Shape, list[int]] = defaultdict(list)
+    for index, bucket in enumerate(buckets):
+        by_bucket[bucket].append(index)
+    return [
+        BucketCount(
+            bucket.width,
+            bucket.height,
+            len(members),
+            sum(places[index] for index in members),
+        )
+        for bucket, members in sorted(by_bucket.items())
+    ]
+
+
+def _duplicates(seen: Iterable[Seen]) -> list[list[str]]:
+    by_digest: dict[str, list[str]] = defaultdict(list)
+    for one in seen:
+        by_digest[one.digest].append(one.listed.name)
+    return [names for names in by_digest.values() if len(names) > 1]

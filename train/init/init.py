@@ -17,9 +17,9 @@ from t2i.denoiser.loading.model_folder import check_folder
 from t2i.errors import ArgumentError, nearest
 from t2i.scenes.captions import article
 from t2i.terminal import several
-from train.data.caption_rules import says
+from train.caption_words import contains_words
 from train.data.discovery import check_share, find
-from train.data.pictures import SMALL, PicturesConfig
+from train.data.pictures_config import SMALL, PicturesConfig
 from train.init.config_text import fill, path_from, pieces, toml
 from train.init.config_values import (
     FAMILIES,
@@ -208,7 +208,7 @@ def as_they_are(wish: Wish, seen: Look) -> str | None:
     word, _, _ = called(wish, seen)
     if not has_a_word(wish):
         return "neither --class nor --word was given"
-    if all(says(caption, word) for caption in seen.captions):
+    if all(contains_words(caption, word) for caption in seen.captions):
         return f"each says {word} already"
     return None
 

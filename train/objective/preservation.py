@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pydantic import BaseModel, ConfigDict, Field
 
 from t2i.randomness import key
-from train.data.caption_rules import put_in_place, says
+from train.caption_words import contains_words, replace_words
 
 
 class PreservationConfig(BaseModel):
@@ -42,7 +42,7 @@ class PreservationConfig(BaseModel):
 
 def without(caption: str, words: dict[str, str]) -> str | None:
     """The caption with other words in the place of new ones; None where it says none of them."""
-    found = [word for word in words if says(caption, word)]
+    found = [word for word in words if contains_words(caption, word)]
     for word in sorted(found, key=len, reverse=True):
-        caption = put_in_place(caption, word, words[word])
+        caption = replace_words(caption, word, words[word])
     return caption if found else None

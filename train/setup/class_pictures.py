@@ -17,7 +17,7 @@ from t2i.run_folder import StopRequest
 from t2i.safe_reading import RUN, read_json
 from t2i.terminal import print_note
 from train.config.run_config import RunConfig
-from train.data.class_picture_config import PriorConfig, folder_of
+from train.data.class_picture_config import PriorConfig, class_picture_folder
 from train.data.sources.folder import list_folder
 from train.data.sources.listed import Listing
 from train.parallel.processes import on_main
@@ -46,7 +46,7 @@ def draw_prior(config: RunConfig, out: Path, accelerator: Accelerator, stop: Sto
 def draw_missing(config: RunConfig, out: Path, device: torch.device, stop: StopRequest) -> None:
     prior = config.prior
     assert prior is not None
-    folder = folder_of(prior, out)
+    folder = class_picture_folder(prior, out)
     numbers = missing(folder, prior.count)
     check_made_alike(folder, facts_of(config), beside_new=bool(numbers))
     if not numbers:

@@ -10,9 +10,10 @@ from t2i.scenes.sample import Samples
 from t2i.terminal import print_note, several
 from train.batches.order import Order
 from train.config.run_config import RunConfig
-from train.data.class_picture_config import PriorConfig, folder_of
+from train.data.class_picture_config import PriorConfig, class_picture_folder
 from train.data.picture_record import pictures_of_run
-from train.data.pictures import Pictures, PicturesConfig
+from train.data.pictures import Pictures
+from train.data.pictures_config import PicturesConfig
 from train.data.registry import DataConfig, samples_of
 from train.data.subsets import SubsetConfig
 from train.parallel.processes import on_main
@@ -57,7 +58,7 @@ def with_class_pictures(data: DataConfig, prior: PriorConfig | None, out: Path) 
     assert isinstance(data, PicturesConfig)
     own = (SubsetConfig(folder=data.folder),) if data.folder is not None else data.subsets
     drawn = SubsetConfig(
-        folder=folder_of(prior, out),
+        folder=class_picture_folder(prior, out),
         caption=prior.prompt,
         trigger="",
         prefix="",

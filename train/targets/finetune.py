@@ -25,8 +25,8 @@ from train.objective.preservation import PreservationConfig
 from train.optim.optimizer import Group
 from train.targets.adapters import AdapterPart, attach
 from train.targets.denoising import Denoising, Noised
-from train.targets.finetune_results import write_results
-from train.targets.learned_words import WordsPart, add_words
+from train.targets.finetune_results import FineTuned, write_results
+from train.targets.learned_words import Word, WordsPart, add_words
 from train.targets.reference_model import Reference
 from train.targets.trained_parts import FullPart, train_in_full
 
@@ -65,10 +65,14 @@ class FineTuneConfig(SupervisionConfig, PreservationConfig, PreferenceConfig):
             )
         return self
 
-    def words(self) -> list[str]:
-        """The new words."""
+    def new_words(self) -> list[Word]:
+        """Return the words that are learned, in the order of the parts."""
         parts = [part for part in self.parts if isinstance(part, WordsPart)]
-        return [word.word for part in parts for word in part.words]
+        return [word for part in parts for word in part.words]
+
+    def words(self) -> list[str]:
+        """Return the spellings of the words that are learned."""
+        return [word.word for word in self.new_words()]
 
 
 class FineTune(Denoising):
@@ -176,9 +180,20 @@ class FineTune(Denoising):
         return {name: model for name, model in found.items() if model is not None}
 
     def export(self, folder: Path, batch: Batch, config: ExportConfig, notes: Notes) -> None:
-        if any(isinstance(part, FullPart) for part in self.config.parts):
+        has_full_parts = any(isinstance(part, FullPart) for part in self.config.parts)
+        if has_full_parts:
             self.take_up()
-        write_results(self, folder, config, notes)
+        trained = FineTuned(
+            components=self.components,
+            original_tokenizers=self.tokenizers,
+            scheduler=self._scheduler,
+            models=self.models(),
+            adapters=self.adapters(),
+            words=self.config.new_words(),
+            has_full_parts=has_full_parts,
+            base=self.config.base,
+        )
+        write_results(trained, folder, config, notes)
 
     def _let_learn(
         self, parts: Sequence[PartConfig]

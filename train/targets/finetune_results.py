@@ -1,4 +1,4 @@
-"""What a fine-tune leaves: files that other programs read, and a folder for what was retrained.
+"""Files of a finished fine-tune: adapters and new words for other programs, retrained models.
 
 lora.safetensors, lora-kohya.safetensors    adapters, for diffusers and for the UIs
 peft/                                       adapters as peft's own folders
@@ -9,13 +9,15 @@ t2i.json                                    how it was made, and how to draw wit
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTokenizer
 
 from t2i.adapters import (
     Embedding,
@@ -34,63 +36,80 @@ from t2i.atomic_folders import whole_folder
 from t2i.denoiser.build import Components
 from t2i.denoiser.families.sdxl import is_told_sizes
 from t2i.denoiser.loading.address import NOTES
+from t2i.denoiser.schedulers import Scheduler
 from train.export import PRECISIONS, ExportConfig, Notes, write_model
-from train.targets.learned_words import Table, Word, WordsPart
-from train.targets.trained_parts import FullPart
-
-if TYPE_CHECKING:
-    from train.targets.finetune import FineTune
+from train.targets.learned_words import Table, Word
 
 WIDTH_SD2 = 1024
-"""Of what the UNet of Stable Diffusion 2 reads."""
+"""Width of the text embeddings that the UNet of Stable Diffusion 2 reads."""
 LORA, LORA_KOHYA, PEFT = "lora.safetensors", "lora-kohya.safetensors", "peft"
 
 
-def write_results(target: "FineTune", folder: Path, config: ExportConfig, notes: Notes) -> None:
-    """Write all files of the module's docstring that there is something for, or none."""
+@dataclass(frozen=True, slots=True)
+class FineTuned:
+    """A fine-tuned model, with everything that its files are written from.
+
+    original_tokenizers : those of both text encoders, without the new words
+    models : the trainable models by their names in a pipeline
+    adapters : peft's names of the trained adapters
+    has_full_parts : weights of the model itself were trained
+    base : the model that it was trained from, as the config names it
+    """
+
+    components: Components
+    original_tokenizers: tuple[CLIPTokenizer, CLIPTokenizer | None]
+    scheduler: Scheduler
+    models: Mapping[str, nn.Module]
+    adapters: Sequence[str]
+    words: Sequence[Word]
+    has_full_parts: bool
+    base: str
+
+
+def write_results(trained: FineTuned, folder: Path, config: ExportConfig, notes: Notes) -> None:
+    """Write every file of the module's docstring that the fine-tune has content for, or none.
+
+    The folder is complete or not there at all.
+    """
     precision = PRECISIONS[config.precision]
-    adapters, parts = target.adapters(), target.config.parts
     with whole_folder(folder) as new:
-        if any(isinstance(part, FullPart) for part in parts):
-            write_model(plain(target), target.scheduler(), new, config)
-        if adapters:
-            write_lora(new, lora_of(target, adapters, precision), target)
-        for embedding in embeddings(target, precision):
+        if trained.has_full_parts:
+            write_model(without_adapters(trained), trained.scheduler, new, config)
+        if trained.adapters:
+            write_lora(new, trained_lora(trained, precision), trained.components.unet)
+        for embedding in trained_embeddings(trained, precision):
             name = re.sub(r"[^\w.-]", "", str(embedding.token)) or "word"
             write_embedding(new / f"{name}.safetensors", embedding)
             write_embedding_kohya(new / f"{name}-kohya.safetensors", embedding)
         defaults = {**notes["defaults"]}
         defaults.pop("sampler", None)  # the base model's own stays
-        told = notes | {
+        facts = notes | {
             "defaults": defaults,
-            "base": called(target.config.base),
-            "words": target.words(),
+            "base": base_name(trained.base),
+            "words": [word.word for word in trained.words],
         }
-        (new / NOTES).write_text(json.dumps(told, indent=1) + "\n", "utf-8")
+        (new / NOTES).write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
 
 
-def lora_of(target: "FineTune", adapters: Sequence[str], precision: torch.dtype) -> Lora:
-    """The trained adapters, their tensors on the CPU."""
+def trained_lora(trained: FineTuned, precision: torch.dtype) -> Lora:
+    """Return the trained adapters as one LoRA, their tensors on the CPU."""
     states = {
         name: {
             key: tensor.detach().to("cpu", precision)
             for key, tensor in model.state_dict().items()
-            if not adapters_of(key).isdisjoint(adapters)
+            if not {*key.split(".")}.isdisjoint(trained.adapters)
         }
-        for name, model in target.models().items()
+        for name, model in trained.models.items()
     }
-    return from_model(target.models(), adapters, states)
+    return from_model(trained.models, trained.adapters, states)
 
 
-def adapters_of(key: str) -> set[str]:
-    return {*key.split(".")}
-
-
-def write_lora(folder: Path, lora: Lora, target: "FineTune") -> None:
-    per_block = target.unet.config["layers_per_block"]
-    one_text: Family = "sd2" if target.unet.config["cross_attention_dim"] == WIDTH_SD2 else "sd1"
+def write_lora(folder: Path, lora: Lora, unet: UNet2DConditionModel) -> None:
+    """Write the LoRA in each format that can hold its kind: diffusers, kohya, peft."""
+    per_block = unet.config["layers_per_block"]
+    one_text: Family = "sd2" if unet.config["cross_attention_dim"] == WIDTH_SD2 else "sd1"
     facts = Facts(
-        family="sdxl" if is_told_sizes(target.unet) else one_text,
+        family="sdxl" if is_told_sizes(unet) else one_text,
         layers_per_block=per_block if isinstance(per_block, int) else 2,
     )
     write_kohya(folder / LORA_KOHYA, lora, facts)
@@ -100,16 +119,20 @@ def write_lora(folder: Path, lora: Lora, target: "FineTune") -> None:
         write_peft(folder / PEFT, lora)
 
 
-def embeddings(target: "FineTune", precision: torch.dtype) -> list[Embedding]:
-    """The new words with their vectors, one after the other."""
-    encoders = {"text_encoder": target.text_encoder, "text_encoder_2": target.text_encoder_2}
+def trained_embeddings(trained: FineTuned, precision: torch.dtype) -> list[Embedding]:
+    """Return the embeddings of each new word, in every text encoder that has them."""
+    components = trained.components
+    encoders = {
+        "text_encoder": components.text_encoder,
+        "text_encoder_2": components.text_encoder_2,
+    }
     tables = {
         name: table
         for name, encoder in encoders.items()
         if encoder and isinstance(table := encoder.get_input_embeddings(), Table)
     }
     found, first = [], 0
-    for word in words_of(target):
+    for word in trained.words:
         rows = slice(first, first + word.vectors)
         vectors = {n: t.vectors.detach()[rows].to(precision).cpu() for n, t in tables.items()}
         found.append(Embedding(vectors, word.word))
@@ -117,15 +140,10 @@ def embeddings(target: "FineTune", precision: torch.dtype) -> list[Embedding]:
     return found
 
 
-def words_of(target: "FineTune") -> list[Word]:
-    parts = [part for part in target.config.parts if isinstance(part, WordsPart)]
-    return [word for part in parts for word in part.words]
-
-
-def plain(target: "FineTune") -> Components:
-    """Copies of the parts without adapters and new words, which have files of their own."""
-    first, second = target.tokenizers
-    parts = replace(deepcopy(target.components), tokenizer=first, tokenizer_2=second)
+def without_adapters(trained: FineTuned) -> Components:
+    """Return copies of the components without the adapters and new words written beside them."""
+    first, second = trained.original_tokenizers
+    parts = replace(deepcopy(trained.components), tokenizer=first, tokenizer_2=second)
     take_off([parts.unet, parts.text_encoder, parts.text_encoder_2])
     for encoder in (parts.text_encoder, parts.text_encoder_2):
         if encoder is not None and isinstance(table := encoder.get_input_embeddings(), Table):
@@ -133,6 +151,6 @@ def plain(target: "FineTune") -> Components:
     return parts
 
 
-def called(base: str) -> str:
-    """The base model's name; of a path the last part alone, as paths mean something here only."""
+def base_name(base: str) -> str:
+    """Return the base model's name: of a path its last part alone, as paths are local."""
     return Path(base).name if Path(base).exists() else base

@@ -16,7 +16,7 @@ from t2i.terminal import print_line, several
 if TYPE_CHECKING:
     from t2i.scenes.sample import Samples
     from train.data.discovery import Found
-    from train.data.pictures import PicturesConfig
+    from train.data.pictures_config import PicturesConfig
 
 Split = Literal["train", "held_out"]
 Out = Annotated[Path, typer.Option(help="A folder, or one file ending in .png, .jpg or .webp.")]

@@ -19,7 +19,8 @@ from train.cache.latent_cache import Cached
 from train.cache.needed_keys import captions_needed, variants_needed
 from train.cache.shards import Shards, Writer
 from train.data.decode import BrokenPicture
-from train.data.pictures import Pictures, PicturesConfig
+from train.data.pictures import Pictures
+from train.data.pictures_config import PicturesConfig
 from train.setup.cache_encoding import make_latents, moments_of, pictures_in_batches
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from t2i.errors import ArgumentError, DataError
 from tests.train.data.making import folder_of
-from train.data.pictures import Pictures, PicturesConfig
+from train.data.pictures import Pictures
+from train.data.pictures_config import PicturesConfig
 from train.data.sources.kohya import subsets_of_kohya
 from train.data.subsets import SubsetConfig
 

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from tests.train.data.making import COLOURS, folder_of, noise, plain
-from train.data.pictures import Pictures, PicturesConfig
+from train.data.pictures import Pictures
+from train.data.pictures_config import PicturesConfig
 from train.data.sheets.contact_sheet import CELL, contact_sheet, spread
 from train.data.summary import BucketCount, SubsetCount
 

@@ -19,7 +19,8 @@ from tests.train.data.making import COLOURS, NAMES, colour_of, folder_of, noise,
 from train.batches.batch import batches
 from train.batches.order import Order, Share
 from train.data.buckets import covering
-from train.data.pictures import Pictures, PicturesConfig, Variant
+from train.data.pictures import Pictures, Variant
+from train.data.pictures_config import PicturesConfig
 
 
 def config_of(folder: Path | None = None, **keys: object) -> PicturesConfig:
@@ -79,7 +80,8 @@ def test_every_visit_is_the_same_in_a_copy_any_order_and_another_process(tmp_pat
 
     script = (
         "import sys; from hashlib import sha256; from pathlib import Path; "
-        "from train.data.pictures import Pictures, PicturesConfig; "
+        "from train.data.pictures import Pictures; "
+        "from train.data.pictures_config import PicturesConfig; "
         "p = Pictures(PicturesConfig(folder=Path(sys.argv[1]), size=32, bucket_step=8, "
         "crop='random', flip=True, shuffle_captions=True, keep_tokens=1)); "
         "s = p.read(4, 1000); "

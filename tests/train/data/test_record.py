@@ -8,7 +8,8 @@ import pytest
 from t2i.errors import ArgumentError, DataError
 from tests.train.data.making import NAMES, folder_of, noise, plain
 from train.data.picture_record import pictures_of_run
-from train.data.pictures import Pictures, PicturesConfig
+from train.data.pictures import Pictures
+from train.data.pictures_config import PicturesConfig
 
 
 def config_of(folder: Path | None, **keys: object) -> PicturesConfig:

@@ -9,7 +9,8 @@ import pytest
 
 from t2i.errors import ArgumentError, DataError
 from tests.train.data.making import NAMES, colour_of, folder_of, plain
-from train.data.pictures import Pictures, PicturesConfig
+from train.data.pictures import Pictures
+from train.data.pictures_config import PicturesConfig
 from train.data.sources.table import list_table
 from train.data.subsets import SubsetConfig
 

@@ -18,7 +18,8 @@ from PIL import Image
 from t2i.errors import ArgumentError, DataError
 from tests.train.data.making import NAMES, colour_of, plain
 from train.data.decode import BrokenPicture
-from train.data.pictures import Pictures, PicturesConfig
+from train.data.pictures import Pictures
+from train.data.pictures_config import PicturesConfig
 from train.data.sources import remote
 from train.data.sources.tars import MemberSource, archives, in_braces, list_tars
 from train.data.subsets import SubsetConfig

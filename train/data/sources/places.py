@@ -1,7 +1,6 @@
 """Where pictures come from: each kind of place that a subset may name, and how it is listed."""
 
-from typing import TYPE_CHECKING
-
+from train.data.pictures_config import PicturesConfig
 from train.data.sources.folder import CAPTION_SUFFIXES, FolderRules, list_folder
 from train.data.sources.kohya import subsets_of_kohya
 from train.data.sources.listed import Listing
@@ -9,11 +8,8 @@ from train.data.sources.table import list_table
 from train.data.sources.tars import list_tars
 from train.data.subsets import SubsetConfig
 
-if TYPE_CHECKING:
-    from train.data.pictures import PicturesConfig
 
-
-def expanded(config: "PicturesConfig") -> tuple[list[SubsetConfig], list[str]]:
+def expanded(config: PicturesConfig) -> tuple[list[SubsetConfig], list[str]]:
     """The subsets, those of a kohya TOML among them, and what one should know of that."""
     if config.folder is not None:
         return [SubsetConfig(folder=config.folder)], []
