@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks.generate import SHAPES, pipeline_pair
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
-from pipelines.prompt_to_prompt.recorded_source import Remembered
+from pipelines.prompt_to_prompt.recorded_source import RecordedSource
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.attention import Replace, SelfReplace, attend
 from t2i.attention.edits.base.edit import Edit
@@ -58,7 +58,7 @@ class Runs:
     pipe: TextToImagePipeline
     editing: PromptEditPipeline
     options: argparse.Namespace
-    kept: Remembered | None = None
+    kept: RecordedSource | None = None
 
     # watched
 
@@ -123,7 +123,7 @@ class Runs:
         assert self.kept is not None
         return self.edit(self.kept)
 
-    def edit(self, source: str | Remembered, **asked: Any) -> Tensor:
+    def edit(self, source: str | RecordedSource, **asked: Any) -> Tensor:
         drawn = self.editing(source, TARGET, edits=edits(), output_type="latent", **asked)
         latents_BCHW: Tensor = drawn.images  # type: ignore[union-attr]  # no tuple was asked for
         return latents_BCHW

@@ -14,8 +14,8 @@ from pipelines.images import input_images as images
 from pipelines.images.denoising_range import check_shares, stretch_of
 from pipelines.loop import Generators
 from pipelines.run.call import Prompts, Start
-from pipelines.run.step_callbacks import StepCallback
-from t2i.conditioning.generation import Guidance
+from pipelines.run.step_callbacks import StepEndCallback
+from t2i.conditioning.run_state import Guidance
 from t2i.denoiser.families.sdxl import Size
 
 
@@ -50,7 +50,7 @@ class ImageToImagePipeline(Pipeline):
         cross_attention_kwargs: Mapping[str, object] | None = None,
         guidance_rescale: float = 0.0,
         clip_skip: int | None = None,
-        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end: StepEndCallback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         guidance: Guidance | None = None,
         prompt_2: Prompts | None = None,

@@ -18,8 +18,8 @@ from pipelines.images import input_images as images
 from pipelines.images.denoising_range import check_shares, stretch_of
 from pipelines.loop import Generators
 from pipelines.run.call import Prompts, Start
-from pipelines.run.step_callbacks import StepCallback
-from t2i.conditioning.generation import Guidance, Run
+from pipelines.run.step_callbacks import StepEndCallback
+from t2i.conditioning.run_state import Guidance, RunState
 from t2i.denoiser.families import inpaint, sd
 from t2i.denoiser.families.sdxl import Size
 from t2i.denoiser.schedulers import first_latents
@@ -68,7 +68,7 @@ class InpaintPipeline(Pipeline):
         cross_attention_kwargs: Mapping[str, object] | None = None,
         guidance_rescale: float = 0.0,
         clip_skip: int | None = None,
-        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end: StepEndCallback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         guidance: Guidance | None = None,
         prompt_2: Prompts | None = None,
@@ -168,7 +168,7 @@ class InpaintPipeline(Pipeline):
                     # an ancestral sampler goes on from the numbers after those.
                     draw_posterior(self.vae, pixels_BCYX, clean_BCHW, generator)
                 keep = KeepOutside(self.scheduler, mask_B1HW, clean_BCHW, noise_BCHW)
-                return Start(latents_BCHW, *stretch, visitors=[keep])
+                return Start(latents_BCHW, *stretch, step_callbacks=[keep])
             masked = masked_image_latents
             if masked is None:
                 check_pixels(are_latents)
@@ -190,17 +190,17 @@ class InpaintPipeline(Pipeline):
 
 @dataclass(frozen=True, slots=True)
 class KeepOutside:
-    """A visitor that puts the picture back, at the noise of the next step, where the mask is 0."""
+    """Step callback that restores the image where the mask is 0, at the next step's noise level."""
 
     scheduler: Any
     mask_B1HW: Tensor
     clean_BCHW: Tensor
     noise_BCHW: Tensor
 
-    def before_pass(self, run: Run) -> None:
+    def before_pass(self, run: RunState) -> None:
         pass
 
-    def after_step(self, run: Run) -> None:
+    def after_step(self, run: RunState) -> None:
         kept_BCHW = self.clean_BCHW
         if run.step + 1 < run.num_steps:
             next_1 = run.timesteps[run.step + 1 : run.step + 2]

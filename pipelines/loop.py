@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from t2i.conditioning.conditioning import Conditioning
-from t2i.conditioning.generation import Run, Visitor
+from t2i.conditioning.run_state import RunState, StepCallback
 from t2i.denoiser.finite_checks import LatentsWatch
 from t2i.denoiser.schedulers import Scheduler, model_input
 
@@ -23,13 +23,13 @@ Denoise = Callable[[Tensor, Tensor, Conditioning], Tensor]
 
 
 def sample(
-    run: Run,
+    run: RunState,
     denoise: Denoise,
     scheduler: Scheduler,
     *,
     eta: float = 0.0,
     generator: Generators | None = None,
-    visitors: Sequence[Visitor] = (),
+    step_callbacks: Sequence[StepCallback] = (),
 ) -> Tensor:
     """Take the latents of `run` through its timesteps; returns them as (B, C, H, W).
 
@@ -47,8 +47,8 @@ def sample(
     watch.begin(run.latents_BCHW, run.conditioning.text_BTD)
     for step in range(run.num_steps):
         run.step = step
-        for visitor in visitors:
-            visitor.before_pass(run)
+        for step_callback in step_callbacks:
+            step_callback.before_pass(run)
         if run.stop:
             break
 
@@ -58,17 +58,17 @@ def sample(
         )[0]
         watch.stepped(run.latents_BCHW, step)
 
-        for visitor in visitors:
-            visitor.after_step(run)
+        for step_callback in step_callbacks:
+            step_callback.after_step(run)
         watch.visited(run.latents_BCHW, step)
     watch.end()
     return run.latents_BCHW
 
 
-def predict(run: Run, denoise: Denoise, scheduler: Scheduler) -> Tensor:
+def predict(run: RunState, denoise: Denoise, scheduler: Scheduler) -> Tensor:
     """One pass of the denoiser for all branches of this step, made one by guidance."""
     timestep = run.timestep
-    told = run.told
+    told = run.pass_conditioning
     branches = told.branches
 
     # Scaled once, then repeated: the same numbers as the other way round.

@@ -31,15 +31,15 @@ from pipelines.base.output import Drawn
 from pipelines.loop import sample
 from pipelines.run import arguments
 from pipelines.run.call import Call, Prompts, Start
+from pipelines.run.call_state import CallState, UnderWay
 from pipelines.run.exclusive_access import pass_by_pass
-from pipelines.run.run_state import State, UnderWay
 from pipelines.run.step_callbacks import Callback, Progress, Turning
 from pipelines.text.branch_prompts import texts_of, weigh_parts
 from pipelines.text.build_conditioning import rows, tell
 from pipelines.text.learned_words import LearnedWords
-from t2i.conditioning.generation import Guidance, Run, Visitor
 from t2i.conditioning.guidance import ClassifierFree, Conditional, choose_guidance
 from t2i.conditioning.perturbed_guidance import sites_of
+from t2i.conditioning.run_state import Guidance, RunState, StepCallback
 from t2i.denoiser.families import sd, sdxl
 from t2i.denoiser.loading.model_parts import SDXL, STABLE_DIFFUSION
 from t2i.denoiser.memory_checks import check_fits, memory_to_draw
@@ -186,7 +186,7 @@ class Pipeline(
     def draw(self, call: Call, start: Starter) -> Output:
         """The stages of every call: told, started, sampled, decoded."""
         call.check(self._callback_tensor_inputs)
-        state = State(
+        state = CallState(
             guidance_scale=call.guidance_scale,
             guidance_rescale=call.guidance_rescale,
             own_guidance=call.guidance,
@@ -219,7 +219,7 @@ class Pipeline(
             }
 
             # step by step, to pictures
-            run = Run(begun.latents_BCHW, told[0], guidance, begun.timesteps)
+            run = RunState(begun.latents_BCHW, told[0], guidance, begun.timesteps)
             factors = denoised_factors(self.scheduler)
             factors = factors[: len(factors) - begun.left]
             run.denoised_factors = factors[-run.num_steps :]
@@ -231,8 +231,8 @@ class Pipeline(
                 call.callback_inputs,
                 None if uncond is None else uncond.text_BTD,
             )
-            visitors = [*turning, *state.visitors, *begun.visitors, callback]
-            latents_BCHW = self.sample(run, begun.num_inference_steps, call, visitors)
+            step_callbacks = [*turning, *state.step_callbacks, *begun.step_callbacks, callback]
+            latents_BCHW = self.sample(run, begun.num_inference_steps, call, step_callbacks)
             images = self.to_images(latents_BCHW, call.output_type)
 
         if not call.return_dict:
@@ -272,7 +272,11 @@ class Pipeline(
         )
 
     def sample(
-        self, run: Run, num_inference_steps: int, call: Call, visitors: Sequence[Visitor]
+        self,
+        run: RunState,
+        num_inference_steps: int,
+        call: Call,
+        step_callbacks: Sequence[StepCallback],
     ) -> Tensor:
         """Step by step, with a progress bar; latents (B, C, H, W)."""
         self._num_timesteps = run.num_steps
@@ -285,7 +289,7 @@ class Pipeline(
                 self.scheduler,
                 eta=call.eta,
                 generator=call.generator,
-                visitors=[*visitors, progress],
+                step_callbacks=[*step_callbacks, progress],
             )
 
     def to_images(self, latents_BCHW: Tensor, output_type: str) -> Any:

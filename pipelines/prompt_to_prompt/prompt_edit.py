@@ -16,7 +16,7 @@ from pipelines.base.output import Drawn
 from pipelines.base.pipeline import Output
 from pipelines.prompt_to_prompt.automatic_edits import Blend, Wishes, choose_edits
 from pipelines.prompt_to_prompt.recorded_source import (
-    Remembered,
+    RecordedSource,
     check_edits,
     check_no_noise,
     finish,
@@ -27,12 +27,12 @@ from pipelines.run import arguments
 from pipelines.run.call import Prompts
 from pipelines.run.exclusive_access import alone_with
 from pipelines.run.run_facts import facts_of, recalled
-from pipelines.run.step_callbacks import StepCallback
+from pipelines.run.step_callbacks import StepEndCallback
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.attention.attend import attend
 from t2i.attention.edits.base.edit import Edit
 from t2i.attention.site import Window
-from t2i.conditioning.generation import Guidance
+from t2i.conditioning.run_state import Guidance
 from t2i.denoiser.families import sd
 from t2i.denoiser.memory_checks import memory_to_draw
 from t2i.errors import ArgumentError
@@ -53,7 +53,7 @@ class PromptEditPipeline(TextToImagePipeline):
     @torch.no_grad()
     def __call__(  # type: ignore[override]  # its prompts have two sides
         self,
-        source: str | Prompt | Remembered,
+        source: str | Prompt | RecordedSource,
         target: Prompts,
         *,
         edits: Literal["auto"] | Sequence[Edit] = "auto",
@@ -76,7 +76,7 @@ class PromptEditPipeline(TextToImagePipeline):
         cross_attention_kwargs: Mapping[str, object] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
-        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end: StepEndCallback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     ) -> Output:
         """The source's picture first, then one for each target, in their order.
@@ -99,7 +99,7 @@ class PromptEditPipeline(TextToImagePipeline):
         seed : in the place of a generator
         latents : noise of one picture
         """
-        kept = source if isinstance(source, Remembered) else None
+        kept = source if isinstance(source, RecordedSource) else None
         given: dict[str, Any] = {
             "height": height,
             "width": width,
@@ -117,7 +117,7 @@ class PromptEditPipeline(TextToImagePipeline):
 
         # what is asked for
         if kept is None:
-            assert not isinstance(source, Remembered)
+            assert not isinstance(source, RecordedSource)
             prompts = sides(source, target)
             told = {name: one for name, one in given.items() if one is not None}
             generators = alike(seed, generator, len(prompts))
@@ -144,8 +144,7 @@ class PromptEditPipeline(TextToImagePipeline):
             prompts = prompts[1:]
 
         # all at once, or the targets alone
-        with self.alone_with_attention(), attend(self) as attn:
-            attn.remembered = kept
+        with self.alone_with_attention(), attend(self, recorded_source=kept) as attn:
             for edit in edits:
                 attn.edit(edit)
             drawn = super().__call__(
@@ -184,7 +183,7 @@ class PromptEditPipeline(TextToImagePipeline):
         eta: float = 0.0,
         clip_skip: int | None = None,
         cross_attention_kwargs: Mapping[str, object] | None = None,
-    ) -> Remembered:
+    ) -> RecordedSource:
         """Draw a source once, so that each later edit of it computes the targets alone.
 
         >>> kept = pipe.remember("a red apple", seed=7)
@@ -233,7 +232,7 @@ class PromptEditPipeline(TextToImagePipeline):
                 )
             latents_1CHW = first_of(drawn)
             pixels = self.decoded(latents_1CHW)
-            kept = Remembered(source, facts, steps, state, latents, latents_1CHW, pixels)
+            kept = RecordedSource(source, facts, steps, state, latents, latents_1CHW, pixels)
             finish(kept)
         steps.folder = place
         return kept
@@ -245,7 +244,7 @@ class PromptEditPipeline(TextToImagePipeline):
         with self.waiting() as waiting, alone_with(self.unet, purpose="attention", waiting=waiting):
             yield
 
-    def beside(self, kept: Remembered, latents_BCHW: Tensor, output_type: str) -> Any:
+    def beside(self, kept: RecordedSource, latents_BCHW: Tensor, output_type: str) -> Any:
         """The pictures of a remembered source and of its targets."""
         if output_type == "latent":
             return torch.cat([kept.latents.to(latents_BCHW), latents_BCHW])

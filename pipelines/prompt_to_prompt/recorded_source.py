@@ -22,7 +22,7 @@ from pipelines.prompt_to_prompt.automatic_edits import said
 from pipelines.prompt_to_prompt.recording import BEGUN, ENDED, MANIFEST, Steps, name_of, read_file
 from pipelines.run.run_facts import Facts, prompt_facts
 from t2i.atomic_folders import recover
-from t2i.attention.compute.recorded_rows import Behind
+from t2i.attention.compute.recorded_rows import RecordedRow
 from t2i.attention.edits.base.edit import Edit
 from t2i.attention.edits.local_blend import LocalBlend
 from t2i.attention.edits.refine import Refine
@@ -40,7 +40,7 @@ FOLLOWING = (Replace, Refine, Reweight, SelfReplace, LocalBlend)
 
 
 @dataclass(slots=True)
-class Remembered:
+class RecordedSource:
     """What PromptEditPipeline.remember gives: hand it to the pipeline in the place of the source.
 
     facts : what it was made of: model, prompt, sampler and so on; an edit of it takes them over
@@ -74,11 +74,13 @@ class Remembered:
         turns, asked = self.steps.count, self.facts["num_inference_steps"]
         return said(self.prompt, step * asked // turns, asked)
 
-    def behind(self, site: str, step: int) -> Behind | None:
+    def recorded_row(self, site: str, step: int) -> RecordedRow | None:
         tensors = self.steps[step]
         if f"{site}/query" not in tensors:
             return None
-        return Behind(tensors[f"{site}/query"], tensors[f"{site}/key"], tensors.get(f"{site}/mask"))
+        return RecordedRow(
+            tensors[f"{site}/query"], tensors[f"{site}/key"], tensors.get(f"{site}/mask")
+        )
 
     def latents_at(self, step: int) -> Tensor:
         return self.steps[step]["latents"]
@@ -109,7 +111,7 @@ def check_edits(edits: Sequence[Edit], kept: Facts) -> None:
                 )
 
 
-def finish(kept: Remembered) -> None:
+def finish(kept: RecordedSource) -> None:
     """Write all but the steps, which are there."""
     folder = kept.steps.folder
     if folder is None:
@@ -146,7 +148,7 @@ def digest_of_told(manifest: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-def load_remembered(folder: str | Path) -> Remembered:
+def load_remembered(folder: str | Path) -> RecordedSource:
     """A source that PromptEditPipeline.remember(..., folder=...) wrote.
 
     Raises DataError for a folder that is no such thing, and for one that has changed since by as
@@ -182,7 +184,7 @@ def load_remembered(folder: str | Path) -> Remembered:
         check_digest(folder / name, digests, digest_of(folder / name))
     begun, ended = read_file(folder / BEGUN), read_file(folder / ENDED)
     try:
-        return Remembered(
+        return RecordedSource(
             prompt=text,
             facts=facts,
             steps=Steps(folder, count=count, bytes=size),
@@ -212,7 +214,7 @@ def check_no_noise(generator: object, latents: object) -> None:
         )
 
 
-def restored(kept: Remembered, count: int) -> list[torch.Generator]:
+def restored(kept: RecordedSource, count: int) -> list[torch.Generator]:
     """The source's generator as it was at first, for each target."""
     generators = [torch.Generator(kept.facts["generator"]) for _ in range(count)]
     for generator in generators:

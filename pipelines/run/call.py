@@ -13,9 +13,9 @@ from torch import Tensor
 from pipelines.loop import Generators
 from pipelines.run import arguments
 from pipelines.run.callback_results import check_takes_a_step
-from pipelines.run.step_callbacks import StepCallback
-from t2i.conditioning.generation import Guidance, Visitor
+from pipelines.run.step_callbacks import StepEndCallback
 from t2i.conditioning.guidance import check_number
+from t2i.conditioning.run_state import Guidance, StepCallback
 from t2i.denoiser.families.sdxl import Size
 from t2i.text.prompt import Prompt
 
@@ -57,7 +57,7 @@ class Call:
     return_dict: bool = True
     cross_attention_kwargs: Mapping[str, object] | None = None
     clip_skip: int | None = None
-    callback_on_step_end: StepCallback | None = None
+    callback_on_step_end: StepEndCallback | None = None
     callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",)
     # of SDXL
     prompt_2: Prompts | None = None
@@ -122,7 +122,7 @@ class Start:
 
     left : turns of the scheduler after these timesteps, which another pipeline will take
     extra : further rows for `Conditioning.extra`, one per picture
-    visitors : those that this pipeline needs, before the user's callback
+    step_callbacks : those that this pipeline needs, before the user's callback
     """
 
     latents_BCHW: Tensor
@@ -130,4 +130,4 @@ class Start:
     num_inference_steps: int
     left: int = 0
     extra: Mapping[str, Tensor] = field(default_factory=dict)
-    visitors: Sequence[Visitor] = ()
+    step_callbacks: Sequence[StepCallback] = ()

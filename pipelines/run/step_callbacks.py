@@ -8,11 +8,11 @@ from torch import Tensor
 
 from pipelines.run.callback_results import check_tensor, tensors_of
 from t2i.conditioning.conditioning import Conditioning
-from t2i.conditioning.generation import Guidance, Run
+from t2i.conditioning.run_state import Guidance, RunState
 from t2i.errors import ArgumentError
 from t2i.terminal import several
 
-StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]]
+StepEndCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]]
 """diffusers' callback_on_step_end: (pipeline, step, timestep, tensors) -> tensors to replace."""
 
 
@@ -30,10 +30,10 @@ class Progress:
         self.num_inference_steps = num_inference_steps
         self.order = order
 
-    def before_pass(self, run: Run) -> None:
+    def before_pass(self, run: RunState) -> None:
         pass
 
-    def after_step(self, run: Run) -> None:
+    def after_step(self, run: RunState) -> None:
         passes = run.step + 1
         first_passes = run.num_steps - self.num_inference_steps * self.order
         if passes == run.num_steps or (passes > first_passes and passes % self.order == 0):
@@ -54,7 +54,7 @@ class Callback:
     def __init__(
         self,
         pipeline: CallbackPipeline,
-        callback: StepCallback | None,
+        callback: StepEndCallback | None,
         tensor_inputs: Sequence[str],
         negative_prompt_embeds: Tensor | None,
     ) -> None:
@@ -64,10 +64,10 @@ class Callback:
         self.negative_prompt_embeds = negative_prompt_embeds
         self.guidance = pipeline.guidance()
 
-    def before_pass(self, run: Run) -> None:
+    def before_pass(self, run: RunState) -> None:
         run.stop = run.stop or self.pipeline.interrupt
 
-    def after_step(self, run: Run) -> None:
+    def after_step(self, run: RunState) -> None:
         if self.callback is None:
             return
         tensors: dict[str, Any] = {
@@ -109,14 +109,14 @@ class Turning:
         self.num_inference_steps = num_inference_steps
         self.said = 0
 
-    def before_pass(self, run: Run) -> None:
+    def before_pass(self, run: RunState) -> None:
         step = run.step * self.num_inference_steps // run.num_steps
         turn = max(first for first in self.told if first <= step)
         if turn != self.said:
             self.said = turn
             run.conditioning = self.told[turn]
 
-    def after_step(self, run: Run) -> None:
+    def after_step(self, run: RunState) -> None:
         pass
 
 
@@ -129,10 +129,10 @@ def with_text(conditioning: Conditioning, text_BTD: Tensor) -> Conditioning:
     if text_BTD.shape[0] == conditioning.text_BTD.shape[0]:
         return replace(conditioning, text_BTD=text_BTD)
     conditional = conditioning.select(("cond",))
-    if text_BTD.shape[0] != conditional.pictures:
+    if text_BTD.shape[0] != conditional.num_images:
         raise ArgumentError(
             f"The callback returned prompt_embeds of {several(text_BTD.shape[0], 'row')}, expected "
-            f"{conditioning.text_BTD.shape[0]} as it was given, or {conditional.pictures} to go "
+            f"{conditioning.text_BTD.shape[0]} as it was given, or {conditional.num_images} to go "
             "on without guidance."
         )
     return replace(conditional, text_BTD=text_BTD)

@@ -15,8 +15,8 @@ from pipelines.run.exclusive_access import alone_with, has_loras
 from pipelines.text.text_lora_scale import lora_scaled
 from t2i.conditioning.composed_guidance import Composed
 from t2i.conditioning.conditioning import Branch
-from t2i.conditioning.generation import Guidance
 from t2i.conditioning.guidance import ClassifierFree
+from t2i.conditioning.run_state import Guidance
 from t2i.errors import ArgumentError
 from t2i.terminal import several
 from t2i.text.encoders.selection import Encoded, TwoClip, text_encoder

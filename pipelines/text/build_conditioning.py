@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipelines.run.call import Call, Start
 from pipelines.text.image_prompts import image_prompts
-from t2i.conditioning.conditioning import Branch, Conditioning, join
+from t2i.conditioning.conditioning import Branch, Conditioning, join_branches
 from t2i.denoiser.families import sd, sdxl
 from t2i.text.encoders.selection import Encoded
 
@@ -40,7 +40,7 @@ def tell(
 ) -> Conditioning:
     """One row per picture for each branch, and all that this family's UNet reads beside."""
     branches = tuple(told)
-    conditioning = join({branch: one.text_BTD for branch, one in told.items()})
+    conditioning = join_branches({branch: one.text_BTD for branch, one in told.items()})
     extra = {name: torch.cat([rows] * len(branches)) for name, rows in begun.extra.items()}
     extra |= image_prompts(pipe, call, branches, begun.latents_BCHW.shape[0], device)
 

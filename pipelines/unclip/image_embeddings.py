@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipelines.run import arguments
 from pipelines.run.callback_results import tensors_of
-from pipelines.run.step_callbacks import StepCallback
+from pipelines.run.step_callbacks import StepEndCallback
 from t2i.conditioning.conditioning import Branch
 from t2i.errors import ArgumentError
 from t2i.terminal import several
@@ -111,7 +111,7 @@ def check_branches(needs: Sequence[Branch]) -> None:
         )
 
 
-def called(callback: StepCallback) -> StepCallback:
+def called(callback: StepEndCallback) -> StepEndCallback:
     """The callback under diffusers' names for embeddings of pictures."""
     theirs = {ours: name for name, ours in CALLED.items()}
 

@@ -17,8 +17,8 @@ from pipelines.base.saving import check_adapter, check_opened
 from pipelines.loop import Generators, sample
 from pipelines.run.step_callbacks import Progress
 from t2i.conditioning.conditioning import Branch, Conditioning
-from t2i.conditioning.generation import Run
 from t2i.conditioning.guidance import choose_guidance
+from t2i.conditioning.run_state import RunState
 from t2i.denoiser.families import unclip
 from t2i.denoiser.finite_checks import check_weights_finite
 from t2i.denoiser.loading.address import resolve
@@ -58,7 +58,7 @@ def imagined(
     said: dict[Branch, Sequence[str]] = {"uncond": silence, "cond": lines}
     rows = [read(pipe, said[branch], pictures, device) for branch in guidance.needs]
     text_RWD, sentence_RD, mask_RW = (torch.cat(parts) for parts in zip(*rows, strict=True))
-    told = Conditioning(text_RWD, guidance.needs, (), {unclip.SENTENCE: sentence_RD}, mask_RW)
+    told = Conditioning(text_RWD, guidance.needs, {unclip.SENTENCE: sentence_RD}, mask_RW)
 
     # step by step, from noise to embeddings
     if isinstance(generator, list) and negative_prompts:
@@ -70,7 +70,7 @@ def imagined(
         dtype=text_RWD.dtype,
     )
     set_timesteps(scheduler, num_inference_steps, device)
-    run = Run(first_latents(scheduler, noise_BD), told, guidance, scheduler.timesteps)
+    run = RunState(first_latents(scheduler, noise_BD), told, guidance, scheduler.timesteps)
     stepping: Any = unclip.KnowsNext(scheduler)
     with pipe.progress_bar(total=num_inference_steps) as bar:
         embeds_BD = sample(
@@ -78,7 +78,7 @@ def imagined(
             partial(unclip.imagine, pipe.prior_prior),
             stepping,
             generator=generator,
-            visitors=[Progress(bar, num_inference_steps, order=1)],
+            step_callbacks=[Progress(bar, num_inference_steps, order=1)],
         )
     embeds_BD = pipe.prior_prior.post_process_latents(embeds_BD)
     if negative_prompts:

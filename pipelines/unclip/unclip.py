@@ -30,15 +30,15 @@ from pipelines.base.pipeline import Output
 from pipelines.images.input_images import noise_of
 from pipelines.loop import Generators, sample
 from pipelines.run import arguments
+from pipelines.run.call_state import CallState, OwnPart, UnderWay
 from pipelines.run.callback_results import check_takes_a_step
 from pipelines.run.exclusive_access import pass_by_pass
-from pipelines.run.run_state import OwnPart, State, UnderWay
-from pipelines.run.step_callbacks import Callback, Progress, StepCallback
+from pipelines.run.step_callbacks import Callback, Progress, StepEndCallback
 from pipelines.unclip import image_embeddings as picture_embeds
 from pipelines.unclip.prior import imagined, parts_of_prior
-from t2i.conditioning.conditioning import join
-from t2i.conditioning.generation import Guidance, Run, Visitor
+from t2i.conditioning.conditioning import join_branches
 from t2i.conditioning.guidance import choose_guidance
+from t2i.conditioning.run_state import Guidance, RunState, StepCallback
 from t2i.denoiser.families import unclip
 from t2i.denoiser.loading.model_parts import KANDINSKY, PRIOR
 from t2i.denoiser.memory_checks import check_fits, memory_to_draw
@@ -147,7 +147,7 @@ class UnclipPipeline(UnderWay, Checked):
         output_type: str = "pil",
         return_dict: bool = True,
         cross_attention_kwargs: Mapping[str, object] | None = None,
-        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end: StepEndCallback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         guidance: Guidance | None = None,
     ) -> Output:
@@ -172,7 +172,7 @@ class UnclipPipeline(UnderWay, Checked):
             num_inference_steps = own["num_inference_steps"]
         if guidance_scale is None:
             guidance_scale = own["guidance_scale"]
-        state = State(guidance_scale=guidance_scale, own_guidance=guidance)
+        state = CallState(guidance_scale=guidance_scale, own_guidance=guidance)
         with self.calling(state), memory_to_draw():
             needs = self.guidance().needs
             picture_embeds.check_branches(needs)
@@ -205,16 +205,16 @@ class UnclipPipeline(UnderWay, Checked):
                 )
                 arguments.check_generators(generator, len(embeds["cond"]))
             text = {branch: embeds[branch].to(device, self.unet.dtype)[:, None] for branch in needs}
-            told = join(text)
+            told = join_branches(text)
 
             # where it starts
-            shape = (told.pictures, self.unet.config["in_channels"], *size)
+            shape = (told.num_images, self.unet.config["in_channels"], *size)
             noise_BCHW = noise_of(shape, generator, latents, device, self.unet.dtype)
             latents_BCHW = first_latents(self.scheduler, noise_BCHW)
             check_fits(self.unet, self.movq, latents_BCHW, len(needs), force_not_quantize=True)
 
             # step by step, to pictures
-            run = Run(latents_BCHW, told, self.guidance(), self.scheduler.timesteps)
+            run = RunState(latents_BCHW, told, self.guidance(), self.scheduler.timesteps)
             run.denoised_factors = denoised_factors(self.scheduler)
             called = picture_embeds.CALLED
             callback = Callback(
@@ -224,7 +224,7 @@ class UnclipPipeline(UnderWay, Checked):
                 text.get("uncond"),
             )
             latents_BCHW = self.sample(
-                run, steps, generator, [*state.visitors, callback], cross_attention_kwargs
+                run, steps, generator, [*state.step_callbacks, callback], cross_attention_kwargs
             )
             images = self.to_images(latents_BCHW, output_type)
 
@@ -253,10 +253,10 @@ class UnclipPipeline(UnderWay, Checked):
 
     def sample(
         self,
-        run: Run,
+        run: RunState,
         num_inference_steps: int,
         generator: Generators | None,
-        visitors: Sequence[Visitor],
+        step_callbacks: Sequence[StepCallback],
         attention_options: Mapping[str, object] | None,
     ) -> Tensor:
         """Step by step, with a progress bar; latents (B, C, H, W)."""
@@ -274,7 +274,7 @@ class UnclipPipeline(UnderWay, Checked):
                 pass_by_pass(denoise, self.unet),
                 self.scheduler,
                 generator=generator,
-                visitors=[*visitors, progress],
+                step_callbacks=[*step_callbacks, progress],
             )
 
     def to_images(self, latents_BCHW: Tensor, output_type: str) -> Any:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from t2i.conditioning.conditioning import Branch
-from t2i.conditioning.generation import Run
 from t2i.conditioning.guidance import check_number, check_scales, rescale_contrast
+from t2i.conditioning.run_state import RunState
 from t2i.errors import ArgumentError
 
 
@@ -50,10 +50,10 @@ class Composed:
     def needs(self) -> tuple[Branch, ...]:
         return ("uncond", *self.parts)
 
-    def branches(self, run: Run) -> tuple[Branch, ...]:
+    def branches(self, run: RunState) -> tuple[Branch, ...]:
         return self.needs
 
-    def combine(self, predictions: Mapping[Branch, Tensor], run: Run) -> Tensor:
+    def combine(self, predictions: Mapping[Branch, Tensor], run: RunState) -> Tensor:
         uncond_BCHW = predictions["uncond"]
         first_BCHW, *others_BCHW = (
             w_i * (predictions[part] - uncond_BCHW)

@@ -1,11 +1,10 @@
-"""What the denoiser is told in one pass, and whom each row of its batch speaks for.
+"""Everything the denoiser is given in one pass, and the role of each row of its batch.
 
 B batch rows, T text tokens, D text width.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,53 +14,42 @@ from t2i.terminal import several
 from t2i.text.token_layout import Readable
 
 Branch = str
-"""One of the predictions that guidance mixes: "uncond", "cond", or what a guidance adds."""
-
-Part = Literal["cond", "source", "target"]
-"""What the conditional row of a picture is: itself alone, or a side of an edit."""
+"""Name of one prediction that guidance combines: "uncond", "cond", or one that a guidance adds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conditioning:
-    """The rows of one denoiser pass: branch after branch, each with one row per picture.
+    """The rows of one denoiser pass: branch after branch, each with one row per image.
 
-    Two pictures under classifier-free guidance have rows (uncond 0, uncond 1, cond 0, cond 1).
+    Two images under classifier-free guidance have rows (uncond 0, uncond 1, cond 0, cond 1).
     A feature that steers the denoiser adds its tensors to `extra`; no signature grows.
     """
 
     text_BTD: Tensor
     branches: tuple[Branch, ...] = ("cond",)
-    parts: tuple[Part, ...] = ()
-    """One per picture; empty means that no picture takes part in an edit."""
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     """Further tensors with B rows that the model family reads, such as pooled embeddings."""
     mask_BT: Tensor | None = None
-    """Where the denoiser may look: 1 for a token that is read. None lets it look everywhere."""
+    """Attention mask of the text: 1 for a token that is read. None: every token is read."""
     prompts: tuple[Readable, ...] = ()
-    """What the branch "cond" is told in words, if anybody knows: one for each prompt, whose
-    pictures follow one another."""
+    """Text of the branch "cond", if known: one per prompt; the images of a prompt are adjacent."""
 
     def __post_init__(self) -> None:
         rows = self.text_BTD.shape[0]
         if not self.branches or rows % len(self.branches):
             raise ArgumentError(
                 f"Got {several(rows, 'row')} of text for the branches {self.branches}: expected "
-                "as many rows for each branch, one per picture."
-            )
-        if self.parts and len(self.parts) != self.pictures:
-            raise ArgumentError(
-                f"Got {several(len(self.parts), 'part')} for {several(self.pictures, 'picture')}: "
-                "expected one for each."
+                "as many rows for each branch, one per image."
             )
         if self.mask_BT is not None and self.mask_BT.shape != self.text_BTD.shape[:2]:
             raise ArgumentError(
                 f"Got a mask of shape {tuple(self.mask_BT.shape)} for text of shape "
                 f"{tuple(self.text_BTD.shape)}: expected one number per token."
             )
-        if self.prompts and self.pictures % len(self.prompts):
+        if self.prompts and self.num_images % len(self.prompts):
             raise ArgumentError(
                 f"Got {several(len(self.prompts), 'prompt')} for "
-                f"{several(self.pictures, 'picture')}: expected as many pictures of each."
+                f"{several(self.num_images, 'image')}: expected as many images for each."
             )
         for name, tensor in self.extra.items():
             if tensor.shape[0] != rows:
@@ -71,27 +59,23 @@ class Conditioning:
                 )
 
     @property
-    def pictures(self) -> int:
+    def num_images(self) -> int:
+        """Number of images, that is rows of one branch."""
         return self.text_BTD.shape[0] // len(self.branches)
 
     @property
-    def roles(self) -> tuple[str, ...]:
-        """The role of every row: its branch, or for a conditional row its part in an edit."""
-        parts = self.parts or ("cond",) * self.pictures
-        return tuple(
-            parts[picture] if branch == "cond" else branch
-            for branch in self.branches
-            for picture in range(self.pictures)
-        )
+    def row_branches(self) -> tuple[Branch, ...]:
+        """Branch of each row."""
+        return tuple(branch for branch in self.branches for _ in range(self.num_images))
 
     def select(self, branches: Sequence[Branch]) -> "Conditioning":
-        """The rows of these branches, in this order."""
+        """Return the rows of these branches, in this order; ArgumentError for an absent one."""
         if tuple(branches) == self.branches:
             return self
         for branch in branches:
             if branch not in self.branches:
                 raise ArgumentError(
-                    f"Guidance asks for the branch {branch!r}, but only "
+                    f"Guidance needs the branch {branch!r}, but only "
                     f"{', '.join(self.branches)} were encoded."
                 )
         blocks = [self.branches.index(branch) for branch in branches]
@@ -113,6 +97,6 @@ class Conditioning:
         )
 
 
-def join(branches: Mapping[Branch, Tensor]) -> Conditioning:
-    """Stack the embeddings of each branch, one row per picture, into one batch."""
+def join_branches(branches: Mapping[Branch, Tensor]) -> Conditioning:
+    """Stack the embeddings of each branch, one row per image, into one batch."""
     return Conditioning(torch.cat(list(branches.values())), tuple(branches))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from t2i.conditioning.conditioning import Branch
-from t2i.conditioning.generation import Guidance, Run
+from t2i.conditioning.run_state import Guidance, RunState
 from t2i.errors import ArgumentError
 
 
@@ -22,10 +22,10 @@ class Conditional:
 
     needs: ClassVar[tuple[Branch, ...]] = ("cond",)
 
-    def branches(self, run: Run) -> tuple[Branch, ...]:
+    def branches(self, run: RunState) -> tuple[Branch, ...]:
         return self.needs
 
-    def combine(self, predictions: Mapping[Branch, Tensor], run: Run) -> Tensor:
+    def combine(self, predictions: Mapping[Branch, Tensor], run: RunState) -> Tensor:
         return predictions["cond"]
 
 
@@ -45,10 +45,10 @@ class ClassifierFree:
     def __post_init__(self) -> None:
         check_scales(self.scale, self.rescale)
 
-    def branches(self, run: Run) -> tuple[Branch, ...]:
+    def branches(self, run: RunState) -> tuple[Branch, ...]:
         return self.needs
 
-    def combine(self, predictions: Mapping[Branch, Tensor], run: Run) -> Tensor:
+    def combine(self, predictions: Mapping[Branch, Tensor], run: RunState) -> Tensor:
         uncond_BCHW = predictions["uncond"]
         cond_BCHW = predictions["cond"]
         guided_BCHW = uncond_BCHW + self.scale * (cond_BCHW - uncond_BCHW)
@@ -78,11 +78,11 @@ class ZeroStar:
                 f"Got zero_init_steps={self.zero_init_steps!r}, expected a whole number from 0 on."
             )
 
-    def branches(self, run: Run) -> tuple[Branch, ...]:
+    def branches(self, run: RunState) -> tuple[Branch, ...]:
         # A pass has one branch at least, though nobody reads it here.
         return ("cond",) if run.step < self.zero_init_steps else self.needs
 
-    def combine(self, predictions: Mapping[Branch, Tensor], run: Run) -> Tensor:
+    def combine(self, predictions: Mapping[Branch, Tensor], run: RunState) -> Tensor:
         cond_BCHW = predictions["cond"]
         if run.step < self.zero_init_steps:
             return torch.zeros_like(cond_BCHW)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from t2i.conditioning.conditioning import Branch
-from t2i.conditioning.generation import Guidance, Run
 from t2i.conditioning.guidance import check_number
+from t2i.conditioning.run_state import Guidance, RunState
 from t2i.errors import ArgumentError
 
 
@@ -50,12 +50,12 @@ class Interval:
     def needs(self) -> tuple[Branch, ...]:
         return self.guidance.needs
 
-    def holds(self, run: Run) -> bool:
+    def holds(self, run: RunState) -> bool:
         first, end = (int(fraction * run.num_steps) for fraction in (self.start, self.stop))
         return first <= run.step < end
 
-    def branches(self, run: Run) -> tuple[Branch, ...]:
+    def branches(self, run: RunState) -> tuple[Branch, ...]:
         return self.guidance.branches(run) if self.holds(run) else ("cond",)
 
-    def combine(self, predictions: Mapping[Branch, Tensor], run: Run) -> Tensor:
+    def combine(self, predictions: Mapping[Branch, Tensor], run: RunState) -> Tensor:
         return self.guidance.combine(predictions, run) if self.holds(run) else predictions["cond"]

@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, get_type_hints
 
 from t2i.conditioning.composed_guidance import Composed
-from t2i.conditioning.generation import Guidance
 from t2i.conditioning.guidance import ClassifierFree, Conditional, ZeroStar
 from t2i.conditioning.guidance_interval import Interval
 from t2i.conditioning.perturbed_guidance import PerturbedAttention
 from t2i.conditioning.projected_guidance import AdaptiveProjected
+from t2i.conditioning.run_state import Guidance
 from t2i.errors import ArgumentError, nearest
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from t2i.conditioning.conditioning import Branch
-from t2i.conditioning.generation import Guidance, Run
 from t2i.conditioning.guidance import check_number, check_scales, rescale_contrast
 from t2i.conditioning.guidance_interval import Interval
+from t2i.conditioning.run_state import Guidance, RunState
 from t2i.errors import ArgumentError
 
 
@@ -53,10 +53,10 @@ class PerturbedAttention:
     def needs(self) -> tuple[Branch, ...]:
         return ("uncond", "cond", "perturbed") if self.scale > 1 else ("cond", "perturbed")
 
-    def branches(self, run: Run) -> tuple[Branch, ...]:
+    def branches(self, run: RunState) -> tuple[Branch, ...]:
         return self.needs
 
-    def combine(self, predictions: Mapping[Branch, Tensor], run: Run) -> Tensor:
+    def combine(self, predictions: Mapping[Branch, Tensor], run: RunState) -> Tensor:
         cond_BCHW = predictions["cond"]
         guided_BCHW = cond_BCHW
         if self.scale > 1:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from t2i.conditioning.conditioning import Branch
-from t2i.conditioning.generation import Run
 from t2i.conditioning.guidance import check_number, check_scales, rescale_contrast
+from t2i.conditioning.run_state import RunState
 from t2i.errors import ArgumentError, nearest
 
 Space = Literal["denoised", "prediction"]
@@ -30,8 +30,8 @@ class AdaptiveProjected:
     prediction itself, which is what diffusers' guider does; for models that predict noise almost
     nothing is parallel there.
 
-    The running average belongs to the run (`Run.notes`) and is one per picture. It moves once a
-    turn: twice a step with second-order samplers.
+    The running average is kept per image in `RunState.guidance_memory`. It is updated once per
+    denoiser pass, so twice per requested step with second-order samplers.
     """
 
     needs: ClassVar[tuple[Branch, ...]] = ("uncond", "cond")
@@ -65,10 +65,10 @@ class AdaptiveProjected:
                 f"Got space={self.space!r}. {nearest(str(self.space), get_args(Space))}"
             )
 
-    def branches(self, run: Run) -> tuple[Branch, ...]:
+    def branches(self, run: RunState) -> tuple[Branch, ...]:
         return self.needs
 
-    def combine(self, predictions: Mapping[Branch, Tensor], run: Run) -> Tensor:
+    def combine(self, predictions: Mapping[Branch, Tensor], run: RunState) -> Tensor:
         cond_BCHW = predictions["cond"]
         a, b = self.denoised_factors(run)
         D_cond_BCHW = (
@@ -85,27 +85,27 @@ class AdaptiveProjected:
         guided_BCHW = cond_BCHW + (self.scale - 1) / b * update_BCHW
         return rescale_contrast(guided_BCHW, cond_BCHW, self.rescale)
 
-    def denoised_factors(self, run: Run) -> tuple[float, float]:
+    def denoised_factors(self, run: RunState) -> tuple[float, float]:
         """The a and b of this turn in D = a * latents + b * prediction."""
         if self.space == "prediction":
             return 0.0, 1.0
         if not run.denoised_factors:
             raise ArgumentError(
-                "Adaptive projected guidance needs Run.denoised_factors, to know the clean picture "
-                "of a prediction: set it from "
+                "Adaptive projected guidance needs RunState.denoised_factors, to compute the "
+                "predicted original sample: set it from "
                 "t2i.denoiser.predicted_original.denoised_factors(scheduler), or "
                 "choose space='prediction'."
             )
         return run.denoised_factors[run.step]
 
-    def with_momentum(self, diff_BCHW: Tensor, run: Run) -> Tensor:
+    def with_momentum(self, diff_BCHW: Tensor, run: RunState) -> Tensor:
         """The running average that this difference moves on."""
         if self.momentum == 0:
             return diff_BCHW
-        before_BCHW = run.notes.get("apg_average")
+        before_BCHW = run.guidance_memory.get("apg_average")
         if before_BCHW is not None:
             diff_BCHW = diff_BCHW + self.momentum * before_BCHW
-        run.notes["apg_average"] = diff_BCHW
+        run.guidance_memory["apg_average"] = diff_BCHW
         return diff_BCHW
 
 

@@ -30,8 +30,8 @@ def perturbed(
     hears its own value only (Ahn et al. 2024, https://arxiv.org/abs/2403.17377, "perturbed
     self-attention").
 
-    `roles` are those of the rows of the passes made inside (Conditioning.roles). The other rows
-    are the same bit for bit as without; the attention processors are never touched.
+    `roles` are those of the rows of the passes made inside (Conditioning.row_branches). The other
+    rows are the same bit for bit as without; the attention processors are never touched.
     """
     rows = [row for row, its in enumerate(roles) if its == role]
     modules = self_attentions(unet, sites)
@@ -132,7 +132,7 @@ def perturbing(denoise: Denoise, unet: nn.Module, sites: Sequence[str]) -> Denoi
     def with_perturbed_rows(latents_BCHW: Tensor, timestep: Tensor, told: Conditioning) -> Tensor:
         # Code that was compiled without hooks does not hear them.
         eager = torch.compiler.set_stance("force_eager") if compiled else nullcontext()
-        with perturbed(unet, sites, told.roles), eager:
+        with perturbed(unet, sites, told.row_branches), eager:
             return denoise(latents_BCHW, timestep, told)
 
     return with_perturbed_rows

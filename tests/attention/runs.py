@@ -47,7 +47,7 @@ def left_behind(pipe: Any) -> dict[str, object]:
     """Whatever a session puts into torch, a pipeline or its models: to compare before and after."""
     found: dict[str, object] = {
         "torch": torch.nn.functional.scaled_dot_product_attention,
-        "visitors": list(getattr(pipe, "visitors", ())),
+        "step_callbacks": list(getattr(pipe, "step_callbacks", ())),
     }
     for part in pipe.components.values():
         if not isinstance(part, nn.Module):

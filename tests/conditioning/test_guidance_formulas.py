@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from t2i.conditioning.composed_guidance import Composed
-from t2i.conditioning.conditioning import join
-from t2i.conditioning.generation import Run
+from t2i.conditioning.conditioning import join_branches
 from t2i.conditioning.guidance import ClassifierFree, Conditional, ZeroStar
 from t2i.conditioning.guidance_interval import Interval
 from t2i.conditioning.perturbed_guidance import PerturbedAttention, sites_of
 from t2i.conditioning.projected_guidance import AdaptiveProjected
+from t2i.conditioning.run_state import RunState
 from t2i.errors import ArgumentError
 
 SHAPE = (2, 4, 8, 8)
@@ -21,9 +21,9 @@ A, B = 1.7, -0.9
 
 @pytest.fixture
 def run():
-    told = join({"cond": torch.zeros(2, 3, 4)})
+    told = join_branches({"cond": torch.zeros(2, 3, 4)})
     latents = torch.randn(SHAPE, dtype=torch.float64)
-    return Run(latents, told, Conditional(), torch.arange(10), denoised_factors=[(A, B)] * 10)
+    return RunState(latents, told, Conditional(), torch.arange(10), denoised_factors=[(A, B)] * 10)
 
 
 @pytest.fixture
@@ -161,8 +161,8 @@ def test_momentum_averages_in_the_space_of_clean_pictures(run, predictions):
 
 def test_momentum_belongs_to_the_run_and_runs_may_take_turns(run, predictions):
     guidance = AdaptiveProjected(7.5)
-    other = replace(run, notes={})
-    alone = guidance.combine(predictions, replace(run, notes={}))
+    other = replace(run, guidance_memory={})
+    alone = guidance.combine(predictions, replace(run, guidance_memory={}))
     first = guidance.combine(predictions, run)
     between = guidance.combine(predictions, other)
     assert torch.equal(first, between)
@@ -172,7 +172,7 @@ def test_momentum_belongs_to_the_run_and_runs_may_take_turns(run, predictions):
 
 def test_pictures_of_a_batch_are_projected_one_by_one(run, predictions):
     guidance = AdaptiveProjected(7.5, norm_threshold=3.0)
-    single = replace(run, latents_BCHW=run.latents_BCHW[1:], notes={})
+    single = replace(run, latents_BCHW=run.latents_BCHW[1:], guidance_memory={})
     for _ in range(2):
         both = guidance.combine(predictions, run)
         second = guidance.combine({name: p[1:] for name, p in predictions.items()}, single)
@@ -181,7 +181,7 @@ def test_pictures_of_a_batch_are_projected_one_by_one(run, predictions):
 
 def test_projection_asks_for_what_the_run_does_not_know(run, predictions):
     unknown = replace(run, denoised_factors=())
-    with pytest.raises(ArgumentError, match=r"needs Run.denoised_factors.*space='prediction'"):
+    with pytest.raises(ArgumentError, match=r"needs RunState.denoised_factors.*space='prediction'"):
         AdaptiveProjected(7.5).combine(predictions, unknown)
     assert AdaptiveProjected(7.5, space="prediction").combine(predictions, unknown).isfinite().all()
 

@@ -10,19 +10,19 @@ from diffusers.guiders import (
 )
 from diffusers.hooks import LayerSkipConfig
 
-from t2i.conditioning.conditioning import join
-from t2i.conditioning.generation import Run
+from t2i.conditioning.conditioning import join_branches
 from t2i.conditioning.guidance import ClassifierFree, Conditional, ZeroStar
 from t2i.conditioning.guidance_interval import Interval
 from t2i.conditioning.perturbed_guidance import PerturbedAttention
 from t2i.conditioning.projected_guidance import AdaptiveProjected
+from t2i.conditioning.run_state import RunState
 
 STEPS = 10
 
 
 def start():
-    told = join({"cond": torch.zeros(2, 3, 4)})
-    return Run(torch.zeros(2, 4, 8, 8), told, Conditional(), torch.arange(STEPS))
+    told = join_branches({"cond": torch.zeros(2, 3, 4)})
+    return RunState(torch.zeros(2, 4, 8, 8), told, Conditional(), torch.arange(STEPS))
 
 
 def predictions(branches, dtype=torch.float64):

@@ -5,9 +5,9 @@ import torch
 from diffusers import EDMEulerScheduler, FlowMatchEulerDiscreteScheduler
 
 from pipelines.loop import sample
-from t2i.conditioning.conditioning import join
-from t2i.conditioning.generation import Run
+from t2i.conditioning.conditioning import join_branches
 from t2i.conditioning.projected_guidance import AdaptiveProjected
+from t2i.conditioning.run_state import RunState
 from t2i.denoiser.predicted_original import denoised_factors
 from t2i.denoiser.schedulers import model_input, scheduler
 from t2i.denoiser.timesteps import set_timesteps
@@ -60,9 +60,9 @@ def guided(predicted, space):
     set_timesteps(stepper, 5, torch.device("cpu"))
     guidance = AdaptiveProjected(6.0, space=space)
     text_BTD = torch.zeros(1, 3, 5)
-    told = join({branch: text_BTD + i for i, branch in enumerate(guidance.needs)})
+    told = join_branches({branch: text_BTD + i for i, branch in enumerate(guidance.needs)})
     latents_BCHW = torch.randn(SHAPE, dtype=torch.float64)
-    run = Run(latents_BCHW, told, guidance, stepper.timesteps)
+    run = RunState(latents_BCHW, told, guidance, stepper.timesteps)
     run.denoised_factors = denoised_factors(stepper)
 
     def denoise(latents_BCHW, timestep, told):

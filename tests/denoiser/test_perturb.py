@@ -7,11 +7,11 @@ import torch
 from diffusers import StableDiffusionPAGPipeline
 
 from pipelines.loop import sample
-from t2i.conditioning.conditioning import join
-from t2i.conditioning.generation import Run
+from t2i.conditioning.conditioning import join_branches
 from t2i.conditioning.guidance import ClassifierFree
 from t2i.conditioning.guidance_interval import Interval
 from t2i.conditioning.perturbed_guidance import PerturbedAttention, sites_of
+from t2i.conditioning.run_state import RunState
 from t2i.denoiser.families import sd
 from t2i.denoiser.perturbed_attention import perturbed, perturbing, self_attentions
 from t2i.denoiser.timesteps import set_timesteps
@@ -195,7 +195,7 @@ def test_an_interval_perturbs_within_it_only():
 def ours(unet, guidance, cond, uncond, latents, steps):
     stepper = tiny_scheduler()
     set_timesteps(stepper, steps, torch.device("cpu"))
-    told = join({name: uncond if name == "uncond" else cond for name in guidance.needs})
-    run = Run(latents, told, guidance, stepper.timesteps)
+    told = join_branches({name: uncond if name == "uncond" else cond for name in guidance.needs})
+    run = RunState(latents, told, guidance, stepper.timesteps)
     denoise = perturbing(partial(sd.denoise, unet), unet, sites_of(guidance))
     return sample(run, denoise, stepper)

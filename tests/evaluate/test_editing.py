@@ -217,4 +217,4 @@ def test_the_pipe_of_the_bench_keeps_its_scheduler(part: Editing, bench: Bench) 
     before = bench.pipe.scheduler
     part.measure("swap/0")
     assert bench.pipe.scheduler is before
-    assert bench.pipe.visitors == []
+    assert bench.pipe.step_callbacks == []

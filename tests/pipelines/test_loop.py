@@ -1,5 +1,4 @@
-"""The sampling loop on denoisers whose answer is known, and the parts that guidance and visitors
-play in it."""
+"""Sampling loop, guidance and step callbacks with denoisers whose prediction is known."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -9,9 +8,9 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from pipelines.loop import sample
-from t2i.conditioning.conditioning import join
-from t2i.conditioning.generation import Run
+from t2i.conditioning.conditioning import join_branches
 from t2i.conditioning.guidance import ClassifierFree, Conditional
+from t2i.conditioning.run_state import RunState
 from t2i.denoiser.schedulers import first_latents, scheduler
 from t2i.denoiser.timesteps import set_timesteps
 from tests.tiny import tiny_scheduler
@@ -25,19 +24,19 @@ def start(name, guidance, steps=6, dtype=torch.float32):
     set_timesteps(stepper, steps, torch.device("cpu"))
     latents_BCHW = torch.randn(SHAPE, dtype=dtype) * stepper.init_noise_sigma
     text_BTD = torch.zeros(2, 3, 5)
-    told = join({branch: text_BTD + i for i, branch in enumerate(guidance.needs)})
-    return Run(latents_BCHW, told, guidance, stepper.timesteps), stepper
+    told = join_branches({branch: text_BTD + i for i, branch in enumerate(guidance.needs)})
+    return RunState(latents_BCHW, told, guidance, stepper.timesteps), stepper
 
 
 class Recorder:
-    """A denoiser that answers 0, and a visitor, both taking notes."""
+    """A denoiser that answers 0, and a step callback, both taking notes."""
 
     def __init__(self):
         self.rows, self.notes = [], []
 
     def __call__(self, latents_BCHW, timestep, told):
         assert len(latents_BCHW) == len(told.text_BTD)
-        self.rows.append(told.roles)
+        self.rows.append(told.row_branches)
         self.notes.append("pass")
         return torch.zeros_like(latents_BCHW)
 
@@ -55,12 +54,12 @@ def test_a_flow_that_knows_the_picture_reaches_it():
     set_timesteps(stepper, 5, torch.device("cpu"))
     goal_BCHW = torch.randn(SHAPE)
     noise_BCHW = first_latents(stepper, torch.randn(SHAPE))
-    told = join({"cond": torch.zeros(2, 3, 5)})
+    told = join_branches({"cond": torch.zeros(2, 3, 5)})
 
     def denoise(latents_BCHW, timestep, told):
         return (latents_BCHW - goal_BCHW) / (timestep / 1000)
 
-    run = Run(noise_BCHW, told, Conditional(), stepper.timesteps)
+    run = RunState(noise_BCHW, told, Conditional(), stepper.timesteps)
     torch.testing.assert_close(sample(run, denoise, stepper), goal_BCHW, rtol=0, atol=1e-5)
 
 
@@ -131,10 +130,10 @@ def test_a_guidance_of_one_class_may_leave_branches_out_at_some_steps():
 
 
 @torch.no_grad()
-def test_visitors_come_before_each_pass_and_after_each_step():
+def test_step_callbacks_come_before_each_pass_and_after_each_step():
     run, stepper = start("ddim", Conditional(), steps=2)
     recorder = Recorder()
-    sample(run, recorder, stepper, visitors=[recorder])
+    sample(run, recorder, stepper, step_callbacks=[recorder])
     assert recorder.notes == ["before 0", "pass", "after 0", "before 1", "pass", "after 1"]
 
 
@@ -142,29 +141,29 @@ def test_visitors_come_before_each_pass_and_after_each_step():
 def test_a_sampler_that_asks_twice_a_step_takes_two_turns():
     run, stepper = start("heun", Conditional(), steps=3)
     recorder = Recorder()
-    sample(run, recorder, stepper, visitors=[recorder])
+    sample(run, recorder, stepper, step_callbacks=[recorder])
     assert run.num_steps == len(recorder.rows) == 5
 
 
 @torch.no_grad()
-def test_a_visitor_may_put_other_latents_in_place():
+def test_a_step_callback_may_put_other_latents_in_place():
     class Wipe(Recorder):
         def after_step(self, run):
             run.latents_BCHW = torch.zeros_like(run.latents_BCHW)
 
     run, stepper = start("ddim", Conditional())
-    assert not sample(run, Recorder(), stepper, visitors=[Wipe()]).any()
+    assert not sample(run, Recorder(), stepper, step_callbacks=[Wipe()]).any()
 
 
 @torch.no_grad()
-def test_a_visitor_may_stop_the_run():
+def test_a_step_callback_may_stop_the_run():
     class Stop(Recorder):
         def after_step(self, run):
             run.stop = run.step == 1
 
     run, stepper = start("ddim", Conditional())
     recorder = Recorder()
-    latents_BCHW = sample(run, recorder, stepper, visitors=[Stop()])
+    latents_BCHW = sample(run, recorder, stepper, step_callbacks=[Stop()])
     assert len(recorder.rows) == 2
     assert latents_BCHW is run.latents_BCHW
 
@@ -179,7 +178,7 @@ def test_an_exception_leaves_what_was_reached_in_the_run():
     run, stepper = start("ddim", Conditional())
     first_BCHW = run.latents_BCHW
     with pytest.raises(KeyboardInterrupt):
-        sample(run, Recorder(), stepper, visitors=[Cancel()])
+        sample(run, Recorder(), stepper, step_callbacks=[Cancel()])
     assert run.step == 3
     assert not torch.equal(run.latents_BCHW, first_BCHW)
 

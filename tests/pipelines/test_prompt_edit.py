@@ -135,10 +135,10 @@ def test_too_few_steps_for_a_window_are_told(pipe):
 
 
 def test_nothing_is_left_in_the_pipeline(pipe):
-    before = list(pipe.visitors)
+    before = list(pipe.step_callbacks)
     with pytest.raises(ArgumentError, match="'bird' is not in the prompt"):
         pipe(SOURCE, TARGET, blend=("bird", "dog"), seed=1, **FEW)
-    assert pipe.visitors == before
+    assert pipe.step_callbacks == before
     assert not [m for m in pipe.unet.modules() if "forward" in m.__dict__]
 
 

@@ -24,7 +24,7 @@ class Listener:
         self.told = []
 
     def before_pass(self, run):
-        self.told.append(run.told.select(("cond",)).text_BTD.clone())
+        self.told.append(run.pass_conditioning.select(("cond",)).text_BTD.clone())
 
     def after_step(self, run):
         pass
@@ -37,11 +37,11 @@ def draw(pipe, prompt, **call):
 
 def heard(pipe, prompt, **call):
     listener = Listener()
-    pipe.visitors.append(listener)
+    pipe.step_callbacks.append(listener)
     try:
         draw(pipe, prompt, **call)
     finally:
-        pipe.visitors.remove(listener)
+        pipe.step_callbacks.remove(listener)
     return listener.told
 
 

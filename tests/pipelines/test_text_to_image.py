@@ -314,23 +314,27 @@ def test_the_progress_bar_counts_the_steps_the_user_asked_for(components, name, 
     assert bars[0].n == bars[0].total == steps
 
 
-def test_visitors_of_the_pipeline_come_before_the_users_callback(pipe):
+def test_step_callbacks_of_the_pipeline_come_before_the_users_callback(pipe):
     order = []
 
     class Note:
         def before_pass(self, run):
-            order.append(("visitor before", run.told.roles))
+            order.append(("step callback before", run.pass_conditioning.row_branches))
 
         def after_step(self, run):
-            order.append("visitor after")
+            order.append("step callback after")
 
-    pipe.visitors.append(Note())
+    pipe.step_callbacks.append(Note())
     pipe(
         "cat",
         num_inference_steps=1,
         callback_on_step_end=lambda p, i, t, x: order.append("callback") or x,
     )
-    assert order == [("visitor before", ("uncond", "cond")), "visitor after", "callback"]
+    assert order == [
+        ("step callback before", ("uncond", "cond")),
+        "step callback after",
+        "callback",
+    ]
 
 
 # folders

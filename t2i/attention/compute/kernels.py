@@ -15,17 +15,17 @@ from torch import Tensor
 
 from t2i.attention.compute.edit_plan import Effects, wide
 from t2i.attention.compute.probabilities import Attended, row_of_mask
-from t2i.attention.compute.recorded_rows import Behind
+from t2i.attention.compute.recorded_rows import RecordedRow
 from t2i.attention.compute.tap import Call, of_four_axes
 from t2i.attention.site import Site
 from t2i.errors import AttentionError
 
 
 def fused(
-    call: Call, site: Site, effects: Effects, behind: Behind | None = None
+    call: Call, site: Site, effects: Effects, recorded_row: RecordedRow | None = None
 ) -> tuple[Tensor, Attended]:
     """The output (B, N, Q, E) under these effects, and what the maps have become."""
-    whole = call if behind is None else behind.of(call)
+    whole = call if recorded_row is None else recorded_row.append_to(call)
     if not effects:
         return call.run(), Attended(whole, site, effects)
     mask = None if whole.mask is None else of_four_axes(whole.mask)

@@ -15,7 +15,7 @@ from t2i.text.token_layout import Readable
 
 
 @dataclass(frozen=True, slots=True)
-class Behind:
+class RecordedRow:
     """What a call of attention was given for the source: query (1, N, Q, E), key (1, N, K, E), and
     mask (1, 1 or N, 1 or Q, K), if it had one."""
 
@@ -23,7 +23,7 @@ class Behind:
     key: Tensor
     mask: Tensor | None = None
 
-    def of(self, call: Call) -> Call:
+    def append_to(self, call: Call) -> Call:
         """The call with the source's row behind its own; it has no value, for it needs no output.
 
         Edits and probes find it there as the row of prompt 0, see `DenoiserPass.num_recorded`.
@@ -42,13 +42,13 @@ class Behind:
         )
 
 
-class Source(Protocol):
+class RecordedRun(Protocol):
     """A run that was taken down, in which one prompt made one picture."""
 
     def prompt_at(self, step: int) -> Readable:
         """What the branch "cond" was told."""
 
-    def behind(self, site: str, step: int) -> Behind | None:
+    def recorded_row(self, site: str, step: int) -> RecordedRow | None:
         """None where nothing was kept of the site."""
 
     def latents_at(self, step: int) -> Tensor:

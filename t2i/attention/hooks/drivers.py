@@ -18,7 +18,7 @@ from t2i.attention.hooks.encoded_prompts import EncodedPrompts
 from t2i.attention.hooks.module_hooks import wrapped_call
 from t2i.attention.hooks.step_tracking import StepTracker
 from t2i.attention.prompts.prompt_tokenizers import denoiser_of
-from t2i.conditioning.generation import Run
+from t2i.conditioning.run_state import RunState
 from t2i.errors import AttentionError
 from t2i.text.token_layout import Readable
 
@@ -46,12 +46,12 @@ class DrivenSession(Protocol):
 
 
 class PipelineDriver:
-    """Takes part in the runs of one of our pipelines, as one of its visitors."""
+    """Takes part in the runs of a pipeline with step callbacks, as one of them."""
 
     def __init__(self, session: DrivenSession, pipeline: Any) -> None:
         self.session, self.pipeline = session, pipeline
 
-    def before_pass(self, run: Run) -> None:
+    def before_pass(self, run: RunState) -> None:
         prompts = run.conditioning.prompts
         branches = run.guidance.branches(run)
         rows = len(run.latents_BCHW) * len(branches)
@@ -71,13 +71,13 @@ class PipelineDriver:
         )
         run.latents_BCHW = self.session.before_pass(run.latents_BCHW, alone, denoise)
 
-    def after_step(self, run: Run) -> None:
+    def after_step(self, run: RunState) -> None:
         self.session.end_pass()
         run.latents_BCHW = self.session.after_step(run.latents_BCHW)
 
     def install(self, stack: ExitStack) -> None:
-        self.pipeline.visitors.append(self)
-        stack.callback(self.pipeline.visitors.remove, self)
+        self.pipeline.step_callbacks.append(self)
+        stack.callback(self.pipeline.step_callbacks.remove, self)
 
 
 class CallbackDriver:

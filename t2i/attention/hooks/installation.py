@@ -15,7 +15,7 @@ from t2i.attention.compute import kernels as kernel
 from t2i.attention.compute.device_tensors import Sent
 from t2i.attention.compute.edit_plan import Effects
 from t2i.attention.compute.probabilities import Attended
-from t2i.attention.compute.recorded_rows import Behind
+from t2i.attention.compute.recorded_rows import RecordedRow
 from t2i.attention.compute.tap import Call, Scores, heard, scores_tapped, tapped
 from t2i.attention.hooks.compiled import is_compiled
 from t2i.attention.hooks.discovery import Discovery, discovering
@@ -43,7 +43,7 @@ class AttentionListener(Protocol):
     def edit_call(self, site: Site, effects: Effects) -> None:
         """Say what its edits want of this call."""
 
-    def behind(self, site: Site) -> Behind | None:
+    def recorded_row(self, site: Site) -> RecordedRow | None:
         """The row of a source that is not in the batch."""
 
     def on_attention(self, attended: Attended) -> None:
@@ -224,9 +224,9 @@ class Installation:
     def answer(self, call: Call, site: Site) -> Tensor:
         """The output of one call, edited and read."""
         effects, hearing = self._effects(site, len(call.query))
-        every = (session.behind(site) for session in hearing)
-        behind = next((one for one in every if one is not None), None)
-        out, attended = kernel.fused(call, site, effects, behind)
+        every = (session.recorded_row(site) for session in hearing)
+        recorded_row = next((one for one in every if one is not None), None)
+        out, attended = kernel.fused(call, site, effects, recorded_row)
         for session in hearing:
             session.on_attention(attended)
         return out
@@ -235,7 +235,7 @@ class Installation:
         """The probabilities, rows and heads in one axis, edited and read."""
         rows, heads = call.query.shape[:2]
         effects, hearing = self._effects(site, rows)
-        if any(session.behind(site) is not None for session in hearing):
+        if any(session.recorded_row(site) is not None for session in hearing):
             raise AttentionError(
                 f"{site.name} is computed by an older processor, which has no place for a source "
                 "that is remembered: pipe.unet.set_default_attn_processor() puts the fused one in "

@@ -8,6 +8,7 @@ from diffusers.utils.import_utils import is_bs4_available, is_ftfy_available
 from torch import nn
 
 from t2i.attention.prompts.prompt_tokens import Reader
+from t2i.conditioning.run_state import SupportsStepCallbacks
 from t2i.errors import ArgumentError
 from t2i.text.encoders.selection import text_encoder
 
@@ -27,7 +28,7 @@ def readers_of(x: Any, tokenizer: Any) -> tuple[Reader, ...]:
     first = places_before_text(x, root)
     if tokenizer is not None:
         return (Reader(tokenizer, first),)
-    if hasattr(x, "visitors"):
+    if isinstance(x, SupportsStepCallbacks):
         return of_our_pipeline(x)
     if isinstance(x, nn.Module):
         return ()

@@ -14,7 +14,7 @@ from torch import Tensor
 from t2i.attention.call import AttentionCall
 from t2i.attention.compute.edit_plan import Effects
 from t2i.attention.compute.probabilities import Attended
-from t2i.attention.compute.recorded_rows import Behind, Source
+from t2i.attention.compute.recorded_rows import RecordedRow, RecordedRun
 from t2i.attention.compute.tap import Call
 from t2i.attention.denoiser_pass import DenoiserPass
 from t2i.attention.edits.base.edit import AttentionCallback, Edit
@@ -43,7 +43,12 @@ class Session:
     """Probes and edits of the runs inside one `with attend(...)`, in the thread that opened it."""
 
     def __init__(
-        self, x: Any, prompts: Sequence[Readable] | None, readers: tuple[Reader, ...], budget: int
+        self,
+        x: Any,
+        prompts: Sequence[Readable] | None,
+        readers: tuple[Reader, ...],
+        budget: int,
+        recorded_source: RecordedRun | None = None,
     ) -> None:
         self.prompts = None if prompts is None else check_prompts(prompts)
         self.budget = budget
@@ -59,7 +64,7 @@ class Session:
         self._size: tuple[int, int] | None = None
         self._checked = self._called_back = False
         self._thread = threading.get_ident()
-        self.remembered: Source | None = None
+        self.recorded_source = recorded_source
         """Prompt 0 of its runs, which is not in the batch; those of the batch follow."""
 
     # what its user calls
@@ -153,9 +158,9 @@ class Session:
     ) -> None:
         if not self._is_here:
             return
-        if self.remembered is not None:
+        if self.recorded_source is not None:
             denoiser_pass = replace(denoiser_pass, num_recorded=1)
-            prompts = (self.remembered.prompt_at(denoiser_pass.step), *(prompts or ()))
+            prompts = (self.recorded_source.prompt_at(denoiser_pass.step), *(prompts or ()))
         if self._installed.rehearsing:
             self._rehearsed = denoiser_pass
         else:
@@ -230,8 +235,8 @@ class Session:
         if denoiser_pass is None or not self._is_here or self._installed.rehearsing:
             return latents_BCHW
         self._called_back = True
-        if self.remembered is not None:
-            source_1CHW = self.remembered.latents_at(denoiser_pass.step).to(latents_BCHW)
+        if self.recorded_source is not None:
+            source_1CHW = self.recorded_source.latents_at(denoiser_pass.step).to(latents_BCHW)
             latents_BCHW = torch.cat([source_1CHW, latents_BCHW])
         for listed in self._listed:
             if isinstance(listed.what, Edit) and listed.covers(denoiser_pass):
@@ -258,10 +263,10 @@ class Session:
         for listed in self._listed:
             listed.edit(effects, call)
 
-    def behind(self, site: Site) -> Behind | None:
-        if self.remembered is None or self._passing is None:
+    def recorded_row(self, site: Site) -> RecordedRow | None:
+        if self.recorded_source is None or self._passing is None:
             return None
-        return self.remembered.behind(site.name, self._passing.step)
+        return self.recorded_source.recorded_row(site.name, self._passing.step)
 
     def on_attention(self, attended: Attended) -> None:
         call = self._at(attended.site)

@@ -16,7 +16,7 @@ from diffusers.schedulers.scheduling_unclip import UnCLIPScheduler
 from torch import Tensor
 
 from t2i.conditioning.conditioning import Branch, Conditioning
-from t2i.conditioning.generation import Guidance, Run
+from t2i.conditioning.run_state import Guidance, RunState
 from t2i.denoiser.families.sd import LARGEST_SIDE, nearest_multiples
 from t2i.denoiser.finite_checks import check_pixels_finite
 from t2i.denoiser.schedulers import Scheduler, rebuild
@@ -64,10 +64,10 @@ class BesideVariance:
     def needs(self) -> tuple[Branch, ...]:
         return self.guidance.needs
 
-    def branches(self, run: Run) -> tuple[Branch, ...]:
+    def branches(self, run: RunState) -> tuple[Branch, ...]:
         return self.guidance.branches(run)
 
-    def combine(self, predictions: Mapping[Branch, Tensor], run: Run) -> Tensor:
+    def combine(self, predictions: Mapping[Branch, Tensor], run: RunState) -> Tensor:
         noises = {branch: both.chunk(2, dim=1)[0] for branch, both in predictions.items()}
         variance_BCHW = predictions["cond"].chunk(2, dim=1)[1]
         return torch.cat([self.guidance.combine(noises, run), variance_BCHW], dim=1)

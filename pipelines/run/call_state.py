@@ -11,16 +11,16 @@ from torch import nn
 
 from pipelines.run.exclusive_access import Waiting, alone_with, is_offloaded
 from pipelines.run.own_scheduler import own
-from t2i.conditioning.generation import Guidance, Visitor
+from t2i.conditioning.run_state import Guidance, StepCallback
 from t2i.errors import ArgumentError
 
 
 @dataclass(eq=False, kw_only=True)
-class State(Waiting):
+class CallState(Waiting):
     """What belongs to one call and to no other.
 
     schedulers : name of the part -> the pipeline's, and the call's own
-    visitors : those of the pipeline that this call sends along
+    step_callbacks : those of the pipeline that this call sends along
     """
 
     guidance_scale: float
@@ -31,10 +31,10 @@ class State(Waiting):
     interrupt: bool = False
     num_timesteps: int = 0
     schedulers: dict[str, tuple[Any, Any]] = field(default_factory=dict)
-    visitors: Sequence[Visitor] = ()
+    step_callbacks: Sequence[StepCallback] = ()
 
 
-_here: ContextVar[tuple[tuple[object, State], ...]] = ContextVar("calls", default=())
+_here: ContextVar[tuple[tuple[object, CallState], ...]] = ContextVar("calls", default=())
 """The calls that this thread is in, the innermost last, each with its pipeline."""
 
 
@@ -104,11 +104,11 @@ class UnderWay:
 
     def __init__(self) -> None:
         super().__init__()
-        self.visitors: list[Visitor] = []
+        self.step_callbacks: list[StepCallback] = []
         """Sent along with every run, before the user's callback."""
-        self._calls: list[State] = []
+        self._calls: list[CallState] = []
         self._waiting: list[Waiting] = []
-        self._last: State | None = None
+        self._last: CallState | None = None
 
     @abstractmethod
     def guidance(self) -> Guidance:
@@ -138,12 +138,12 @@ class UnderWay:
     # whose state
 
     @property
-    def here(self) -> State | None:
+    def here(self) -> CallState | None:
         """Of the call of this pipeline that this thread is in, the innermost."""
         return next((state for pipe, state in reversed(_here.get()) if pipe is self), None)
 
     @property
-    def current(self) -> State | None:
+    def current(self) -> CallState | None:
         """Of the call that this thread is in; else of the one that began last."""
         under_way = self._calls
         return self.here or (under_way[-1] if under_way else self._last)
@@ -157,7 +157,7 @@ class UnderWay:
         return under_way or [one for one in (self._last,) if one is not None]
 
     @contextmanager
-    def calling(self, state: State) -> Iterator[State]:
+    def calling(self, state: CallState) -> Iterator[CallState]:
         """Within the block the pipeline is in this call, in this thread.
 
         Where hooks bring the models' weights and take them away, it waits until no other thread's
@@ -165,9 +165,11 @@ class UnderWay:
         """
         pipe: Any = self
         around = [one for its, one in _here.get() if its is self]
-        # A call that a callback makes is none of those that the outer call's visitors take part in.
-        busy = {id(visitor) for one in around for visitor in one.visitors}
-        state.visitors = [visitor for visitor in self.visitors if id(visitor) not in busy]
+        # A call made by a callback is not seen by the step callbacks of the outer call.
+        busy = {id(step_callback) for one in around for step_callback in one.step_callbacks}
+        state.step_callbacks = [
+            step_callback for step_callback in self.step_callbacks if id(step_callback) not in busy
+        ]
         models = [part for part in vars(self).values() if isinstance(part, nn.Module)]
         with ExitStack() as stack:
             self._calls.append(state)
@@ -184,7 +186,7 @@ class UnderWay:
             stack.callback(_here.reset, token)
             yield state
 
-    def _end(self, state: State) -> None:
+    def _end(self, state: CallState) -> None:
         self._calls.remove(state)
         self._last = state
 

@@ -1,0 +1,83 @@
+"""The state of one run, and the protocols of what takes part in it: guidance and step callbacks.
+
+B batch rows (here: images), C channels, H W latent size.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from t2i.conditioning.conditioning import Branch, Conditioning
+
+
+@dataclass(slots=True)
+class RunState:
+    """The state of one generation; step callbacks may replace latents, conditioning or guidance.
+
+    A step is one turn of the sampling loop, that is one denoiser pass: second-order samplers take
+    about twice as many steps as `num_inference_steps`.
+    """
+
+    latents_BCHW: Tensor
+    conditioning: Conditioning
+    """Every branch that the guidance may compute."""
+    guidance: "Guidance"
+    timesteps: Tensor
+    step: int = 0
+    stop: bool = False
+    """Set by a step callback: the loop ends before its next pass."""
+    guidance_memory: dict[str, Tensor] = field(default_factory=dict)
+    """Tensors that a guidance keeps from one step to the next."""
+    denoised_factors: Sequence[tuple[float, float]] = ()
+    """For each step a and b of x0 = a * latents + b * prediction; empty if not computed."""
+    denoise: Callable[[Tensor, Conditioning], Tensor] | None = None
+    """An extra denoiser pass at this step's timestep, set by the loop:
+    (latents (rows, C, H, W), conditioning of these rows) -> prediction (rows, C, H, W)."""
+
+    @property
+    def num_steps(self) -> int:
+        """Number of steps of the loop."""
+        return len(self.timesteps)
+
+    @property
+    def timestep(self) -> Tensor:
+        """Timestep of the current step."""
+        return self.timesteps[self.step]
+
+    @property
+    def pass_conditioning(self) -> Conditioning:
+        """Conditioning of this step's denoiser pass: the branches that guidance computes now."""
+        return self.conditioning.select(self.guidance.branches(self))
+
+
+class Guidance(Protocol):
+    """Formula that combines the predictions of several branches; see guidance.py."""
+
+    @property
+    def needs(self) -> tuple[Branch, ...]:
+        """Every branch that a run may compute; all but "uncond" are given the prompt."""
+
+    def branches(self, run: RunState) -> tuple[Branch, ...]:
+        """Branches to compute at this step; each one left out makes the batch smaller."""
+
+    def combine(self, predictions: Mapping[Branch, Tensor], run: RunState) -> Tensor:
+        """Combine the predictions of the computed branches into one, (B, C, H, W)."""
+
+
+class StepCallback(Protocol):
+    """Reads or changes a run before each denoiser pass and after each scheduler step."""
+
+    def before_pass(self, run: RunState) -> None:
+        """Called before the denoiser reads `run.pass_conditioning` and `run.latents_BCHW`."""
+
+    def after_step(self, run: RunState) -> None:
+        """Called after the scheduler has written `run.latents_BCHW`."""
+
+
+@runtime_checkable
+class SupportsStepCallbacks(Protocol):
+    """A pipeline whose sampling loop calls each of `step_callbacks`: one of this library's."""
+
+    step_callbacks: list[StepCallback]
