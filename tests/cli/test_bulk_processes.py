@@ -16,10 +16,9 @@ from tests.train import apart
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
-NUM = 24
-OPTIONS = ("--steps", "20", "--seed", "7")
-ACCELERATE = ("-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no")
-TWO = (*ACCELERATE, "--dynamo_backend", "no", "--num_processes", "2", "--multi_gpu")
+NUM = 16
+OPTIONS = ("--steps", "12", "--seed", "7")
+TWO = ("--num_processes", "2", "--multi_gpu", "--num_machines", "1", "--mixed_precision", "no")
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(folder: Path, model: Path, repo: Path) -> Path:
+def whole(folder: Path, model: Path) -> Path:
     """What one process makes that nobody disturbs."""
     apart.ready()
     process = apart.start_command(words(model, "whole"), folder, folder / "whole.said")
@@ -48,11 +47,9 @@ def words(model: Path, out: str) -> list[str]:
     return ["generate", "--prompts", "p.jsonl", "--out", out, *OPTIONS, "--model", str(model)]
 
 
-def start(
-    folder: Path, model: Path, repo: Path, out: str, launcher: tuple[str, ...] = ()
-) -> subprocess.Popen[str]:
+def start(folder: Path, model: Path, repo: Path, out: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, *launcher, "-m", "t2i.cli", *words(model, out)],
+        [sys.executable, "-m", "t2i.cli", *words(model, out)],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(repo), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
@@ -90,17 +87,22 @@ def outcome(line: str) -> dict[str, object]:
     return {key: value for key, value in entry.items() if key not in ("seconds", "time")}
 
 
-def test_two_processes_make_the_pictures_of_one(
-    folder: Path, model: Path, repo: Path, whole: Path
-) -> None:
-    process = start(folder, model, repo, "two", TWO)
-    wait_for_lines(folder / "two", 3, process)
+def test_two_processes_make_the_pictures_of_one(folder: Path, model: Path, whole: Path) -> None:
+    log, given = folder / "two.said", words(model, "two")
+    arguments = (*TWO, "--dynamo_backend", "no", "-m", "t2i.cli", *given)
+    command, told = apart.told_by_accelerate(*arguments)
+    assert command[1:] == ["-m", "t2i.cli", *given]
+    both = [
+        apart.start_command(given, folder, log, told | own)
+        for own in apart.launched(2, apart.free_port())
+    ]
+    wait_for_lines(folder / "two", 3, both[0])
     assert {path.name for path in (folder / "two").glob("index.*.jsonl")} <= {
         "index.0.jsonl",
         "index.1.jsonl",
     }
-    _, said = process.communicate(timeout=500)
-    assert process.returncode == 1, said  # for the one prompt that fails
+    codes, said = [apart.ended(process, 500) for process in both], log.read_text()
+    assert codes == [1, 0], said  # the main process tells of the one that fails
     assert said.count(f"{NUM - 1} made, 0 made before, 1 failed, of {NUM}.") == 1, said
     assert_same(folder / "two", whole)
 
