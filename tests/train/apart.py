@@ -3,16 +3,21 @@
 So there is time to kill many of them.
 """
 
+import argparse
 import multiprocessing
 import os
 import random
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import NoReturn
+from unittest.mock import patch
 
 import torch
+from accelerate.commands.launch import launch_command, launch_command_parser
 from safetensors.torch import save_file
 
 from t2i.errors import T2IError
@@ -35,14 +40,25 @@ def start(
 ) -> BaseProcess:
     """`python -m train config --out out`; what it says goes to `said(out)`."""
     arguments = [str(config), "--out", str(out), *(f"--set={one}" for one in overrides)]
-    process = CONTEXT.Process(
-        target=train, args=(arguments, log_of(out), prepare, environment or {}), daemon=True
-    )
+    return start_program(main, arguments, log_of(out), prepare, environment)
+
+
+def start_program(
+    program: Callable[[list[str]], object],
+    arguments: list[str],
+    log: Path,
+    prepare: Callable[[], object] | None = None,
+    environment: dict[str, str] | None = None,
+) -> BaseProcess:
+    """A process that calls `program` with its arguments; what it says goes to `log`."""
+    given = (program, arguments, log, prepare, environment or {})
+    process = CONTEXT.Process(target=act, args=given, daemon=True)
     process.start()
     return process
 
 
-def train(
+def act(
+    program: Callable[[list[str]], object],
     arguments: list[str],
     log: Path,
     prepare: Callable[[], object] | None,
@@ -54,7 +70,7 @@ def train(
     if prepare is not None:
         prepare()
     try:
-        main(arguments)
+        program(arguments)
     except T2IError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -146,6 +162,43 @@ def launched(processes: int, port: int) -> list[dict[str, str]]:
         "LOCAL_WORLD_SIZE": str(processes),
     }
     return [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+
+
+class Launch(BaseException):
+    """`accelerate launch` at the moment when it would start its processes."""
+
+
+def told_by_accelerate(*words: str) -> tuple[list[str], dict[str, str]]:
+    """What `accelerate launch words...` would run, and the variables that it adds.
+
+    For several processes it is torch's launcher which starts them, with a rank and a place to meet:
+    see `launched`.
+    """
+    before = dict(os.environ)
+    told: dict[str, str] = {}
+    command: list[str] = []
+
+    def run(launched: argparse.Namespace) -> NoReturn:
+        module = ["-m"] if launched.module else []
+        command[:] = [sys.executable, *module, launched.training_script]
+        command.extend(launched.training_script_args)
+        told.update(os.environ)
+        raise Launch
+
+    def popen(words: list[str], env: dict[str, str]) -> NoReturn:
+        command[:] = words
+        told.update(env)
+        raise Launch
+
+    with (
+        patch.dict(os.environ),
+        patch("torch.distributed.run.run", run),
+        patch("accelerate.commands.launch.subprocess.Popen", popen),
+        suppress(Launch),
+    ):
+        launch_command(launch_command_parser().parse_args(words))
+    assert command
+    return command, {name: value for name, value in told.items() if before.get(name) != value}
 
 
 def by_two(

@@ -8,6 +8,8 @@ import pytest
 from t2i.accelerate_state import own_state
 from tests.denoiser.tiny_models import xl_folder
 from tests.tiny import tiny_sd_folder
+from tests.train.runs import tiny_run
+from train.loop import run
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +22,14 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def base_xl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of SDXL's kind."""
     return xl_folder(tmp_path_factory.mktemp("base") / "xl")
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the tiny run comes to by one process, whole steps at a time; to be read only."""
+    folder = tmp_path_factory.mktemp("plain")
+    assert run(tiny_run(folder), folder / "one")
+    return folder / "one"
 
 
 @pytest.fixture

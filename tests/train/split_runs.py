@@ -1,12 +1,10 @@
 """Runs on two processes, one after the other, each over split weights.
 
-`accelerate launch --config_file FSDP2.yaml -m tests.train.split_runs TOML OUT START ...`, where
-START is a checkpoint to go on from, or "-". Prints a line for each run: what share of the weights
-each process held.
+The arguments are TOML OUT START ..., where START is a checkpoint to go on from, or "-". Prints a
+line for each run: what share of the weights each process held.
 """
 
 import shutil
-import sys
 from pathlib import Path
 
 from accelerate.utils import gather_object
@@ -20,8 +18,7 @@ from train.parallel.fsdp import held
 from train.parallel.processes import leave, on_main
 
 
-def main() -> None:
-    given = sys.argv[1:]
+def main(given: list[str]) -> None:
     for toml, out, start in zip(given[::3], given[1::3], given[2::3], strict=True):
         config = load_run_config(Path(toml))
         accelerator = accelerator_for(config)
@@ -38,7 +35,3 @@ def main() -> None:
         shares = gather_object([here / sum(weight.numel() for weight in weights)])
         on_main(accelerator, lambda: print(f"{out} {shares}", flush=True))  # noqa: B023
     leave(accelerator)
-
-
-if __name__ == "__main__":
-    main()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.train.apart import by_two, ended, said, start
-from tests.train.runs import tiny_run, write_run
+from tests.train.runs import write_run
 from tests.train.states import largest_difference, newest
 from tests.train.tuning import METHODS, OF_TWO_ENCODERS, tuning, write_tuning
 from train.batches.batch import Batch
@@ -77,14 +77,13 @@ def test_two_processes_train_words_and_adapters_of_all_models_as_one_does(
 
 @pytest.mark.slow
 def test_two_processes_halve_their_parts_together_where_one_runs_out_of_memory(
-    tmp_path: Path,
+    tmp_path: Path, plain: Path
 ) -> None:
     toml, out = write_run(tmp_path), tmp_path / "two"
     assert by_two(toml, out, prepare=short_of_memory_early) == [0, 0], said(out)
     assert said(out).count("computes 1 row at a time, in 2 parts") == 1
     assert newest(out).facts["stepper"]["rows"] == 1
-    run(tiny_run(tmp_path), tmp_path / "one")
-    assert largest_difference(newest(tmp_path / "one"), newest(out)) < NEAR
+    assert largest_difference(newest(plain), newest(out)) < NEAR
 
 
 @pytest.mark.slow

@@ -15,6 +15,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from t2i.errors import ArgumentError
+from tests.train import split_runs
+from tests.train.apart import (
+    ended,
+    free_port,
+    launched,
+    ready,
+    start_program,
+    told_by_accelerate,
+    use_one_thread,
+)
 from tests.train.finetunes import finetune_toml
 from tests.train.runs import RUN, accelerator_for, tiny_run, write_run
 from tests.train.test_loop import (
@@ -49,15 +59,16 @@ precision = "fp32"
 
 def on_two_processes(*runs: tuple[Path, Path, Path | str], config: Path = CONFIG) -> dict[str, str]:
     """Do the runs (TOML, folder, checkpoint to go on from or "-"); what each said, by folder."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
-    command += ["--main_process_port", "0", "-m", "tests.train.split_runs"]
-    command += [str(argument) for run in runs for argument in run]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, cwd=REPO, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    said = [line.split(" [") for line in done.stdout.splitlines() if " [" in line]
+    arguments = [str(argument) for run in runs for argument in run]
+    _, told = told_by_accelerate("--config_file", str(config), "-m", "tests.train.split_runs")
+    ready()
+    log = runs[0][1].with_name("split.said")
+    processes = [
+        start_program(split_runs.main, arguments, log, use_one_thread, told | own)
+        for own in launched(2, free_port())
+    ]
+    assert [ended(process, 280) for process in processes] == [0, 0], log.read_text()
+    said = [line.split(" [") for line in log.read_text().splitlines() if " [0." in line]
     return {folder: shares for folder, shares in said}
 
 
@@ -260,7 +271,8 @@ def test_every_accelerate_config_is_read(path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_accelerate_launch_takes_a_config_of_several_processes(tmp_path: Path) -> None:
+def test_two_processes_of_accelerate_launch_equal_one(tmp_path: Path, plain: Path) -> None:
+    # It is torch's launcher, `torchrun`, that it starts them with.
     command = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
     command += ["--config_file", str(CONFIG.parent / "two-processes.yaml"), "-m", "train"]
     command += [str(write_run(tmp_path)), "--out", str(tmp_path / "two")]
@@ -271,4 +283,4 @@ def test_accelerate_launch_takes_a_config_of_several_processes(tmp_path: Path) -
     assert done.returncode == 0, done.stderr[-4000:]
     two = newest(tmp_path / "two")
     assert two.facts["processes"] == 2
-    assert_close(end_of(tiny_run(tmp_path), tmp_path / "one"), two)
+    assert_close(newest(plain), two)

@@ -47,6 +47,14 @@ def end_of(config: RunConfig, out: Path) -> dict[str, Tensor]:
     return weights(out)
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
+    """A cached run by one process, beside its TOML; to be read only."""
+    folder = tmp_path_factory.mktemp("alone")
+    assert run(load_run_config(finetune_toml(folder, base, "lora")), folder / "out")
+    return folder / "out"
+
+
 def difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     assert one.keys() == other.keys()
     return max(float((one[name] - other[name]).abs().max()) for name in one)
@@ -96,13 +104,14 @@ def test_sdxl_is_cached_with_both_its_encoders(tmp_path, base_xl):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("setting", ["train.workers=2", "train.precision=bf16"])
-def test_any_number_of_workers_and_any_precision_read_one_cache(tmp_path, base, setting):
-    whole = end_of(finetune_run(tmp_path / "c", base, ("lora",)), tmp_path / "one")
-    before = {*(tmp_path / "one/cache").rglob("*")}
-    folder = f"cache.folder={tmp_path / 'one/cache'}"
-    other = end_of(finetune_run(tmp_path / "c", base, ("lora",), folder, setting), tmp_path / "two")
-    assert difference(whole, other) <= (0 if "workers" in setting else 1e-2)
-    assert {*(tmp_path / "one/cache").rglob("*")} == before
+def test_any_number_of_workers_and_any_precision_read_one_cache(tmp_path, alone, setting):
+    before = {*(alone / "cache").rglob("*")}
+    config = load_run_config(
+        alone.parent / "run.toml", [f"cache.folder={alone / 'cache'}", setting]
+    )
+    other = end_of(config, tmp_path / "two")
+    assert difference(weights(alone), other) <= (0 if "workers" in setting else 1e-2)
+    assert {*(alone / "cache").rglob("*")} == before
 
 
 @pytest.mark.slow
@@ -164,18 +173,17 @@ def test_another_autoencoder_is_another_cache(tmp_path, base, capfd):
 
 
 @pytest.mark.slow
-def test_two_processes_make_each_their_share_and_equal_one(tmp_path, base):
-    toml = finetune_toml(tmp_path / "c", base, "lora")
-    one = end_of(load_run_config(toml), tmp_path / "one")
-    assert by_two(toml, tmp_path / "two") == [0, 0], said(tmp_path / "two")
-    assert difference(one, weights(tmp_path / "two")) < 1e-5
+def test_two_processes_make_each_their_share_and_equal_one(tmp_path, alone):
+    two = tmp_path / "two"
+    assert by_two(alone.parent / "run.toml", two) == [0, 0], said(two)
+    assert difference(weights(alone), weights(two)) < 1e-5
     for kind in ("latents", "texts"):
-        alone, shared = (shards_of(tmp_path / out, kind) for out in ("one", "two"))
-        assert (len(alone.files()), len(shared.files())) == (1, 2)
-        assert alone._entries.keys() == shared._entries.keys()
-        assert len(alone._entries) == sum(count(shared, name) for name in shared.files())
-        for key in alone._entries:
-            here, there = alone.read(key), shared.read(key)
+        whole, shared = (shards_of(out, kind) for out in (alone, two))
+        assert (len(whole.files()), len(shared.files())) == (1, 2)
+        assert whole._entries.keys() == shared._entries.keys()
+        assert len(whole._entries) == sum(count(shared, name) for name in shared.files())
+        for key in whole._entries:
+            here, there = whole.read(key), shared.read(key)
             assert all(np.array_equal(here[name], there[name]) for name in here)
 
 
@@ -183,11 +191,10 @@ def test_two_processes_make_each_their_share_and_equal_one(tmp_path, base):
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("seen", ["late", "without what others wrote"])
 def test_two_processes_share_out_the_same_work_whatever_each_sees_of_the_folder(
-    tmp_path, base, seen
+    tmp_path, alone, seen
 ):
-    toml = finetune_toml(tmp_path / "c", base, "lora")
-    one = end_of(load_run_config(toml), tmp_path / "one")
-    folder = tmp_path / "one/cache"
+    toml, folder = alone.parent / "run.toml", tmp_path / "cache"
+    shutil.copytree(alone / "cache", folder)
     prepare = blind_second
     if seen == "late":
         prepare = hesitant_main
@@ -197,7 +204,7 @@ def test_two_processes_share_out_the_same_work_whatever_each_sees_of_the_folder(
         file.write_bytes(data)
     more = f"cache.folder={folder}"
     assert by_two(toml, tmp_path / "two", more, prepare=prepare) == [0, 0], said(tmp_path / "two")
-    assert difference(one, weights(tmp_path / "two")) < 1e-5
+    assert difference(weights(alone), weights(tmp_path / "two")) < 1e-5
 
 
 def hesitant_main() -> None:
@@ -402,14 +409,15 @@ def test_scenes_are_not_cached_and_other_targets_say_nothing(tmp_path, base, cap
 
 
 @pytest.mark.slow
-def test_a_run_does_not_go_on_with_another_choice_of_what_is_cached(tmp_path, base):
-    end_of(finetune_run(tmp_path / "c", base, ("lora",)), tmp_path / "out")
+def test_a_run_does_not_go_on_with_another_choice_of_what_is_cached(tmp_path, alone):
+    toml = alone.parent / "run.toml"
+    shutil.copytree(alone, tmp_path / "out")
     with pytest.raises(ArgumentError, match="was started otherwise: .*cached.latents"):
-        run(finetune_run(tmp_path / "c", base, ("lora",), OFF[0]), tmp_path / "out")
+        run(load_run_config(toml, [OFF[0]]), tmp_path / "out")
     moved = tmp_path / "moved"
     (tmp_path / "out/cache").rename(moved)
     settings = (f"cache.folder={moved}", "cache.shard_mb=3", "train.steps=5", "cache.max_gb=3")
-    assert run(finetune_run(tmp_path / "c", base, ("lora",), *settings), tmp_path / "out")
+    assert run(load_run_config(toml, settings), tmp_path / "out")
 
 
 def test_a_disk_without_room_is_refused_before_anything_is_made(tmp_path, base, monkeypatch):
