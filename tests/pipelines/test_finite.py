@@ -52,8 +52,10 @@ def change(path, number):
 # while weights are read
 
 
-@pytest.mark.parametrize("part", WEIGHTS)
-@pytest.mark.parametrize("number", [NAN, INF, -INF])
+@pytest.mark.parametrize(
+    ("part", "number"),
+    [("unet", NAN), ("unet", INF), ("unet", -INF), ("vae", INF), ("text_encoder", NAN)],
+)
 def test_a_folder_with_one_such_weight_is_refused_by_the_names_of_part_and_weight(
     tmp_path, part, number
 ):

@@ -98,7 +98,21 @@ def with_lora(pipe):
 
 
 COMPILE = pytest.mark.parametrize("compiled", [as_a_new_object, in_place, its_blocks])
-WHOLE = pytest.mark.parametrize("compiled", [as_a_new_object, in_place])
+# One way to compile in the usual run, the others in the long one.
+FIRST = pytest.mark.parametrize(
+    "compiled",
+    [
+        as_a_new_object,
+        *(pytest.param(way, marks=pytest.mark.long) for way in (in_place, its_blocks)),
+    ],
+)
+LAST = pytest.mark.parametrize(
+    "compiled",
+    [
+        *(pytest.param(way, marks=pytest.mark.long) for way in (as_a_new_object, in_place)),
+        its_blocks,
+    ],
+)
 
 
 def frames():
@@ -119,7 +133,7 @@ def test_a_compiled_denoiser_draws_the_same(small, compiled):
 
 
 @pytest.mark.slow
-@COMPILE
+@LAST
 def test_a_compiled_denoiser_has_perturbed_rows(small, compiled):
     method = PerturbedAttention(4.0, sites=("mid", "up_blocks"))
     plain = draw(small, guidance=method)
@@ -154,7 +168,7 @@ def test_the_whole_denoiser_is_one_graph(small):
 
 
 @pytest.mark.slow
-@COMPILE
+@FIRST
 def test_lora_layers_are_compiled_too(small, compiled):
     without = draw(small)
     with_lora(small)
