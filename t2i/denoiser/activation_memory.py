@@ -7,6 +7,7 @@ pass tells what any size needs.
 C channels, H W latent size.
 """
 
+import json
 import weakref
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -88,6 +89,10 @@ class Living(TorchDispatchMode):
 
 
 NAMES = ("query", "key", "value")
+MOST_KNOWN = 256
+KNOWN: dict[str, int] = {}
+"""Peaks that were counted in this process, by what the model is: one is asked for again for every
+picture."""
 
 
 def peak_of(model: nn.Module, run: Callable[[], object], *, gradients: bool = False) -> int:
@@ -104,23 +109,43 @@ def peak_of(model: nn.Module, run: Callable[[], object], *, gradients: bool = Fa
 def of_unet(unet: Any) -> float:
     """Bytes of a pass for each position of the latents of one row."""
     side = 4 * fewest(unet)
-    model = bare(unet)
-    size: float = torch.empty((), dtype=unet.dtype).element_size() / 4
-    return FACTOR * size * peak_of(model, lambda: pass_of(model, {}, side)) / side**2
+
+    def run(model: Any) -> object:
+        return pass_of(model, {}, side)
+
+    return FACTOR * bytes_of(unet) / 4 * known_peak(unet, run) / side**2
 
 
 def of_decoder(vae: Any, **options: Any) -> float:
     """Bytes of decoding for each position of the latents of one picture."""
-    side, model = 16, bare(vae)
-    size = torch.empty((), dtype=vae.dtype).element_size() / 4
+    side = 16
 
-    def decode() -> None:
-        model.decode(torch.zeros(1, vae.config["latent_channels"], side, side), **options)
+    def decode(model: Any) -> object:
+        return model.decode(torch.zeros(1, vae.config["latent_channels"], side, side), **options)
 
-    return FACTOR * size * peak_of(model, decode) / side**2
+    return FACTOR * bytes_of(vae) / 4 * known_peak(vae, decode, str(options)) / side**2
+
+
+def bytes_of(model: Any) -> int:
+    """Of one of its numbers."""
+    return torch.empty((), dtype=model.dtype).element_size()
+
+
+def known_peak(model: Any, run: Callable[[Any], object], way: str = "") -> int:
+    """The peak of a pass of the same model without memory, counted once in a process.
+
+    way : tells passes of one kind of model apart
+    """
+    model = getattr(model, "_orig_mod", model)  # of a compiled one
+    kind = json.dumps([type(model).__name__, dict(model.config), way], default=repr)
+    if kind not in KNOWN:
+        if len(KNOWN) == MOST_KNOWN:
+            KNOWN.clear()
+        without_memory = bare(model)
+        KNOWN[kind] = peak_of(without_memory, lambda: run(without_memory))
+    return KNOWN[kind]
 
 
 def bare(model: Any) -> Any:
     """The same without memory."""
-    model = getattr(model, "_orig_mod", model)  # of a compiled one
     return skeleton(type(model).__name__, dict(model.config))

@@ -6,8 +6,10 @@ import torch
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.text_to_image import TextToImagePipeline
 from pipelines.unclip.unclip import UnclipPipeline
+from t2i.denoiser import activation_memory
 from t2i.denoiser import memory_checks as memory
 from t2i.denoiser.activation_memory import of_decoder, of_unet, peak_of
+from t2i.denoiser.loading.trial_pass import pass_of
 from t2i.denoiser.memory_checks import free_memory, left_in_container, memory_to_draw
 from t2i.errors import DrawingError
 from tests.denoiser.tiny_models import kandinsky_components
@@ -147,3 +149,20 @@ def test_out_of_memory_while_drawing_says_what_to_lower(parts, error):
 def test_other_errors_pass_as_they_are():
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), memory_to_draw():
         raise RuntimeError("shapes cannot be multiplied")
+
+
+# once in a process
+
+
+def test_a_pass_is_counted_once_for_models_that_differ_in_their_weights_alone(monkeypatch):
+    passes = []
+
+    def counted(unet, *args, **options):
+        passes.append(unet.config["sample_size"])
+        return pass_of(unet, *args, **options)
+
+    monkeypatch.setattr(activation_memory, "KNOWN", {})
+    monkeypatch.setattr(activation_memory, "pass_of", counted)
+    found = [of_unet(tiny_unet(sample_size=size)) for size in (11, 11, 13)]
+    assert passes == [11, 13]
+    assert found[0] == found[1]
