@@ -58,7 +58,11 @@ def prompt_facts(prompt: str | Prompt) -> Facts:
 
 def facts_of(pipe: Any, settings: Mapping[str, Any]) -> Facts:
     """What a run depends on beside its prompts, as JSON holds it."""
-    config = json.dumps(dict(pipe.scheduler.config), sort_keys=True, default=str)
+    config = dict(pipe.scheduler.config)
+    # diffusers makes this list from a set, so that its order differs from process to process.
+    if "_use_default_values" in config:
+        config["_use_default_values"] = sorted(config["_use_default_values"])
+    sampler_config = json.dumps(config, sort_keys=True, default=str)
     values = dict(settings)
     if values.get("guidance") is not None:
         values["guidance"] = guidance_to_dict(values["guidance"])
@@ -69,7 +73,7 @@ def facts_of(pipe: Any, settings: Mapping[str, Any]) -> Facts:
     return values | {
         "model": fingerprint(pipe),
         "sampler": type(pipe.scheduler).__name__,
-        "sampler_config": hashlib.sha256(config.encode()).hexdigest(),
+        "sampler_config": hashlib.sha256(sampler_config.encode()).hexdigest(),
         "precision": str(pipe.unet.dtype),
     }
 
