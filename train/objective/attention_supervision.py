@@ -131,7 +131,7 @@ class Supervision:
     def edit_call(self, site: Site, effects: Effects) -> None:
         pass
 
-    def behind(self, site: Site) -> None:
+    def recorded_row(self, site: Site) -> None:
         return None
 
     def on_attention(self, attended: Attended) -> None:
