@@ -95,7 +95,7 @@ def check_edits(edits: Sequence[Edit], kept: Facts) -> None:
                 "already. The targets count from 1."
             )
         source = getattr(edit, "source", None)
-        if edit.looks or (source == 0 and not isinstance(edit, FOLLOWING)):
+        if edit.looks_ahead or (source == 0 and not isinstance(edit, FOLLOWING)):
             names = ", ".join(kind.__name__ for kind in FOLLOWING)
             raise ArgumentError(
                 f"{type(edit).__name__} cannot follow a remembered source: only {names} can. Give "

@@ -100,7 +100,7 @@ class Remember(Edit):
     budget : bytes of all steps; one that cannot be kept stops the run after its first
     """
 
-    needs = "latents"
+    edits_latents = True
 
     kept: Steps
     recording: Recording

@@ -1,18 +1,21 @@
-"""`attend`: look into the attention of a pipeline's runs, and edit it."""
+"""`attend`: the context manager that reads and edits the attention of a pipeline's runs."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from t2i.attention.compute.recorded_rows import RecordedRun
-from t2i.attention.hooks.drivers import CallbackDriver, PipelineDriver, root_of
+from t2i.attention.hooks.callback_driver import CallbackDriver
 from t2i.attention.hooks.installation import installed
-from t2i.attention.prompts.prompt_tokenizers import readers_of
+from t2i.attention.hooks.pipeline_driver import PipelineDriver
+from t2i.attention.prompts.prompt_tokenizers import denoiser_of, readers_of
 from t2i.attention.session.checks import GIBIBYTE
 from t2i.attention.session.session import Session
 from t2i.conditioning.run_state import SupportsStepCallbacks
+from t2i.errors import ArgumentError, AttentionError
 from t2i.text.token_layout import Readable
 
 
@@ -25,32 +28,54 @@ def attend(
     budget: int = GIBIBYTE,
     recorded_source: RecordedRun | None = None,
 ) -> Iterator[Session]:
-    """Look into the attention of everything `x` does inside, and edit it.
+    """Open a session that reads and edits the attention of everything `x` runs inside the block.
 
     Parameters
     ----------
     x : one of our pipelines, any of diffusers', or a model whose attention is torch's
-    prompts : of the call, in its order; ours tell them themselves
-    tokenizer : of a model alone, to find words by
-    budget : bytes that probes may keep, known before step 1
-    recorded_source : a recorded run that edits read as prompt 0; the prompts of the call follow it
+    prompts : prompts of the call, in its order; with one of our pipelines they are known without
+    tokenizer : tokenizer of a model alone, to find words by
+    budget : bytes that probes may keep; checked before the second step
+    recorded_source : run of a source that was recorded earlier: it is prompt 0 of the runs inside,
+        and the prompts of their batch follow; with our pipelines only
 
-    Raises AttentionError for a probe or an edit that met no site, never fired, or was bypassed.
+    Raises AttentionError for a probe or an edit that met no site, never acted, or was bypassed.
     Afterwards `x` holds the very same objects as before, also after an exception; maps, `sites()`,
-    `explain()` and `report()` of the session still answer.
+    `explain()` and `report()` of the session can still be used.
 
     >>> with attend(pipe) as attn:
     ...     maps = attn.probe("cat")
     ...     image = pipe("a cat on a chair").images[0]
     >>> maps.overlay("cat", image)
     """
-    session = Session(x, prompts, readers_of(x, tokenizer), budget, recorded_source)
-    root = root_of(x)
-    ours = isinstance(x, SupportsStepCallbacks)
-    driver = PipelineDriver(session, x) if ours else CallbackDriver(session, x, root)
-    session.driven_by_callback = not ours
+    is_observable = isinstance(x, SupportsStepCallbacks)
+    if recorded_source is not None and not is_observable:
+        raise ArgumentError(
+            f"Got a recorded_source for a {type(x).__name__}, and only our pipelines can continue "
+            "one: t2i.load(path), or PromptEditPipeline(...) around the same parts."
+        )
+    session = Session(
+        x,
+        prompts,
+        readers_of(x, tokenizer),
+        budget=budget,
+        driven_by_callback=not is_observable,
+        recorded_source=recorded_source,
+    )
+    root = _denoiser_or_model(x)
+    driver = PipelineDriver(session, x) if is_observable else CallbackDriver(session, x, root)
     with ExitStack() as stack:
         session.installation = stack.enter_context(installed(root, session))
         driver.install(stack)
         yield session
         session.finish()
+
+
+def _denoiser_or_model(x: Any) -> nn.Module:
+    root = denoiser_of(x)
+    if isinstance(root, nn.Module):
+        return root
+    raise AttentionError(
+        f"Got a {type(x).__name__} without unet, transformer or decoder; expected a pipeline, or "
+        "the model whose attention is meant: attend(pipe.unet)."
+    )

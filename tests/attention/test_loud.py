@@ -1,5 +1,7 @@
 """Whoever asks for what cannot be is told so, with what to do."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from diffusers.models.attention_processor import Attention
@@ -87,7 +89,7 @@ def test_replace_wants_as_many_words(pipe):
 @pytest.mark.parametrize(
     ("prompts", "message"),
     [
-        ([CAT], "was told 1 prompt, but the 2 pictures of number 0 hear different texts"),
+        ([CAT], "got 1 prompt, but the 2 pictures of prompt 0 attend to different texts"),
         ([CAT, DOG, CAT], r"give it the prompts of the call, in its order|4 rows .* of 3 prompts"),
         (CAT, r"Got prompts='a red apple.*, expected a list of prompts"),
         ([Prompt(CAT), DOG], "Got a Prompt among the prompts"),
@@ -99,8 +101,18 @@ def test_prompts_that_are_not_those_of_the_call(diffusers, prompts, message):
 
 
 def test_other_prompts_than_our_pipeline_is_called_with(pipe):
-    with pytest.raises(ArgumentError, match="leave prompts= out, the pipeline tells them"):
+    with pytest.raises(
+        ArgumentError, match="leave out prompts=, the session takes them from the pipeline"
+    ):
         ask(pipe, lambda attn: attn.probe("cat"), [CAT, CAT])
+
+
+def test_a_recorded_source_needs_one_of_our_pipelines(diffusers):
+    with (
+        pytest.raises(ArgumentError, match="recorded_source for a .*only our pipelines can"),
+        attend(diffusers, recorded_source=SimpleNamespace()),
+    ):
+        pass
 
 
 def test_words_without_prompts_or_without_a_tokenizer(diffusers):

@@ -85,7 +85,7 @@ def test_before_prompts_are_known_kernels_are_not(components):
     pipe = ours(**components)
     with attend(pipe) as attn:
         attn.edit(SelfReplace())
-        assert "told when the prompts are known; SelfReplace" in attn.explain()
+        assert "known once the prompts are; SelfReplace" in attn.explain()
         draw(pipe, PAIR)
         assert "fused; SelfReplace" in attn.explain()
 

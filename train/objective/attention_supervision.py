@@ -114,27 +114,32 @@ class Supervision:
         count_B = torch.bincount(self.words.row_I, minlength=self._rows).clamp(min=1)
         return loss_I.new_zeros(self._rows).index_add(0, self.words.row_I, loss_I) / count_B
 
-    # what the model calls
+    # for the model (t2i.attention.hooks.attention_listener)
 
-    def rows(self) -> int | None:
+    def num_rows(self) -> int | None:
+        """Return the batch rows of the running pass; None between passes."""
         return self._rows if self._passing else None
 
     def leave_pass(self) -> None:
+        """Note that the model returned or raised."""
         self._passing = False
 
     def wants(self, site: Site) -> bool:
+        """Return True for a site that is supervised."""
         return site.size is not None and self.sites.fit(site)
 
     def check_call(self, site: Site, call: Call) -> None:
-        pass
+        """Accept every call: there are no prompts to compare its keys with."""
 
-    def edit_call(self, site: Site, effects: Effects) -> None:
-        pass
+    def plan_edits(self, site: Site, effects: Effects) -> None:
+        """Add nothing to the edit plan."""
 
     def recorded_row(self, site: Site) -> None:
+        """Return None: nothing was recorded."""
         return None
 
     def on_attention(self, attended: Attended) -> None:
+        """Add the losses of the supervised words at this site."""
         assert attended.site.size is not None
         maps_IQ = word_maps(attended.call, self.words)
         masks_IQ = masks_at(self.words.masks_IHW, attended.site.size)

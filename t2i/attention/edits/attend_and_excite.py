@@ -47,8 +47,8 @@ class AttendAndExcite(Edit):
     thresholds : (share of the run, how much each word has to be looked at by then)
     """
 
-    needs = "latents"
-    looks = True
+    edits_latents = True
+    looks_ahead = True
 
     words: Words = field(kw_only=False)
     target: int = 0

@@ -28,7 +28,6 @@ class Function(Edit):
     >>> sharper = Function(lambda probs_NQK: (3 * probs_NQK.log()).softmax(-1), sites="mid_block")
     """
 
-    needs = "probs"
     kinds = ("self", "cross", "joint")
 
     fn: MapFunction = field(kw_only=False)

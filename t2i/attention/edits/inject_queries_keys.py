@@ -17,7 +17,6 @@ class InjectQueriesKeys(Edit):
     out the first layer of Stable Diffusion 1 there: sites="up_blocks.(1.attentions.[12]|[23])".
     """
 
-    needs = "qkv"
     kinds = ("self",)
 
     source: int = 0

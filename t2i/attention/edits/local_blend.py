@@ -31,7 +31,7 @@ class LocalBlend(Edit):
         that lacks what the target adds
     """
 
-    needs = "latents"
+    edits_latents = True
 
     source: int = 0
     target: int = 1

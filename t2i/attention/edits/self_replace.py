@@ -16,7 +16,6 @@ class SelfReplace(Edit):
     code does it where there are at most 16 * 16 positions).
     """
 
-    needs = "qkv"
     kinds = ("self",)
 
     source: int = 0

@@ -18,7 +18,6 @@ class ShareKeysValues(Edit):
     way up unless `sites` says more.
     """
 
-    needs = "qkv"
     kinds = ("self",)
 
     source: int = 0

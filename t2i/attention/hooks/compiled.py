@@ -1,10 +1,13 @@
-"""Whether a model was compiled: what hooks say is then not heard where it was compiled without."""
+"""Detection of models that torch.compile has compiled; hooks added later do not run in them."""
 
 from torch import nn
 
 
 def is_compiled(model: nn.Module) -> bool:
-    """Whether torch.compile has had a hand in it: a change of its layers would compile it again."""
+    """Return True if torch.compile compiled the model or a part of it.
+
+    A change of its layers would compile it again.
+    """
     return any(
         "_orig_mod" in module._modules
         or module._compiled_call_impl is not None

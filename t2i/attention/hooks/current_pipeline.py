@@ -1,23 +1,23 @@
-"""Whose call of a denoiser is under way: several pipelines may share one."""
+"""Lookup of the pipeline that is calling a denoiser: several pipelines may share one."""
 
 import sys
 
 from diffusers import DiffusionPipeline
 
 
-def called_by_another(pipeline: object) -> bool:
-    """Whether what runs now is called by pipelines, and this one is none of them.
+def is_called_by_another(pipeline: object) -> bool:
+    """Return True if the running call was made by pipelines, and `pipeline` is none of them.
 
-    A model in the place of the pipeline, or none, hears every call.
+    Looks through the frames of the call stack. False for a `pipeline` that is none of diffusers'.
     """
     if not isinstance(pipeline, DiffusionPipeline):
         return False
-    others = False
+    is_other = False
     frame = sys._getframe(1)
     while (frame := frame.f_back) is not None:  # type: ignore[assignment]  # None ends it
         names = frame.f_code.co_varnames
         caller = frame.f_locals.get("self") if names and names[0] == "self" else None
         if caller is pipeline:
             return False
-        others = others or isinstance(caller, DiffusionPipeline)
-    return others
+        is_other = is_other or isinstance(caller, DiffusionPipeline)
+    return is_other

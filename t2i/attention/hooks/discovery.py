@@ -7,19 +7,18 @@ size of the picture there is that of the nearest module around it that was given
 B batch rows, T text tokens, N heads, K key positions, E width of a head.
 """
 
-import inspect
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from t2i.attention.compute.tap import Call
+from t2i.attention.hooks.forward_arguments import bind_arguments
 from t2i.attention.site import Kind, Place, Site
 from t2i.errors import AttentionError
 
@@ -141,7 +140,7 @@ class Discovery:
 
     def _size(self, positions: int) -> Size | None:
         for running in reversed(self.stack):
-            grid = grid_of(running.given)
+            grid = grid_of_ids(running.given)
             if grid is not None and grid[0] * grid[1] == positions:
                 return grid
             picture = running.picture
@@ -156,10 +155,9 @@ class Discovery:
         return None
 
     def _grid(self) -> Size | None:
-        """Of the picture that is made, where others, to edit by, follow it."""
-        return next(
-            (grid for one in reversed(self.stack) if (grid := grid_of(one.given)) is not None), None
-        )
+        """Return H, W of the image that is made, where images to edit by follow it."""
+        grids = (grid_of_ids(one.given) for one in reversed(self.stack))
+        return next((grid for grid in grids if grid is not None), None)
 
     def bypass(self) -> str:
         """The message for modules whose attention never came to the tap."""
@@ -190,7 +188,7 @@ class Discovery:
         # NOTE a footgun: torch leaves out the kwargs where this thread took the hook away just when
         # another had begun to go through a module's
         if not self._is_elsewhere:
-            self.stack.append(Running(module, named(module, args, kwargs or {})))
+            self.stack.append(Running(module, bind_arguments(module, args, kwargs or {})))
 
     def leave(self, module: nn.Module, *_: object) -> None:
         if self._is_elsewhere or not self.stack or self.stack[-1].module is not module:
@@ -218,23 +216,23 @@ class Discovery:
 
 
 @contextmanager
-def begun(module: nn.Module, given: Mapping[str, Any]) -> Iterator[None]:
+def open_forward(module: nn.Module, given: Mapping[str, Any]) -> Iterator[None]:
     """The forward of `module` is under way, though nobody listened when it began."""
-    token = _begun.set(Running(module, given))
+    token = _open_forward.set(Running(module, given))
     try:
         yield
     finally:
-        _begun.reset(token)
+        _open_forward.reset(token)
 
 
-_begun: ContextVar[Running | None] = ContextVar("begun", default=None)
+_open_forward: ContextVar[Running | None] = ContextVar("open_forward", default=None)
 
 
 @contextmanager
 def discovering(root: nn.Module, names: Mapping[nn.Module, str]) -> Iterator[Discovery]:
     """Sites are found while `root` runs inside, or the rest of its forward."""
     discovery = Discovery(names)
-    under_way = _begun.get()
+    under_way = _open_forward.get()
     if under_way is not None and under_way.module is root:
         discovery.stack.append(under_way)
     with ExitStack() as stack:
@@ -273,34 +271,7 @@ def values_noted(discovery: Discovery, owner: nn.Module, parts: int) -> Callable
     return note
 
 
-def named(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The arguments of a call by the names that the module's forward gives them."""
-    forward: Callable[..., object] = getattr(module, "_orig_mod", module).forward
-    try:
-        signature = signature_of(forward)
-        bound = dict(signature.bind_partial(*args, **kwargs).arguments)
-    except (TypeError, ValueError):
-        return {**{f"_{number}": one for number, one in enumerate(args)}, **kwargs}
-    for name, parameter in signature.parameters.items():
-        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            bound |= bound.pop(name, {})
-    return bound
-
-
-def signature_of(forward: Callable[..., object]) -> inspect.Signature:
-    """Of a method, which all objects of a class share; Python would work it out at each call."""
-    function = getattr(forward, "__func__", None)
-    if function is None:
-        return inspect.signature(forward)
-    if function not in _signatures:
-        _signatures[function] = inspect.signature(forward)
-    return _signatures[function]
-
-
-_signatures: WeakKeyDictionary[Callable[..., object], inspect.Signature] = WeakKeyDictionary()
-
-
-def grid_of(given: Mapping[str, Any]) -> Size | None:
+def grid_of_ids(given: Mapping[str, Any]) -> Size | None:
     """H, W of the picture, where a model is told the places of its parts: (L, 3), of which the
     first is 0 for the picture itself, and the others are its row and column."""
     ids = given.get("img_ids")

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from t2i.attention.hooks.discovery import named
+from t2i.attention.hooks.forward_arguments import bind_arguments
 from t2i.attention.prompts.prompt_tokenizers import readers_of
 from t2i.attention.prompts.prompt_tokens import Reader
 from t2i.errors import ArgumentError
@@ -54,7 +54,7 @@ def noting(calls: list[list[list[int]]]) -> Callable[..., None]:
     def note(
         module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
     ) -> None:
-        ids = named(module, args, kwargs or {}).get("input_ids")
+        ids = bind_arguments(module, args, kwargs or {}).get("input_ids")
         if isinstance(ids, Tensor) and ids.ndim == 2:
             calls.append(ids.tolist())
 

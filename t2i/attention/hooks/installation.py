@@ -6,7 +6,7 @@ B batch rows, N heads, Q query positions, K key positions, E width of a head.
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,40 +14,14 @@ from torch import Tensor, nn
 from t2i.attention.compute import kernels as kernel
 from t2i.attention.compute.device_tensors import Sent
 from t2i.attention.compute.edit_plan import Effects
-from t2i.attention.compute.probabilities import Attended
-from t2i.attention.compute.recorded_rows import RecordedRow
 from t2i.attention.compute.tap import Call, Scores, heard, scores_tapped, tapped
+from t2i.attention.hooks.attention_listener import AttentionListener
 from t2i.attention.hooks.compiled import is_compiled
 from t2i.attention.hooks.discovery import Discovery, discovering
 from t2i.attention.hooks.module_hooks import listening, of_heads, wrapped_call
 from t2i.attention.site import Site
 from t2i.errors import AttentionError
 from t2i.terminal import several
-
-
-class AttentionListener(Protocol):
-    """A session, as the model sees it."""
-
-    def rows(self) -> int | None:
-        """Of the pass that is under way; None when there is none."""
-
-    def leave_pass(self) -> None:
-        """The model has returned, or raised."""
-
-    def wants(self, site: Site) -> bool:
-        """Whether any of its probes and edits is made for the site."""
-
-    def check_call(self, site: Site, call: Call) -> None:
-        """Raise for a call that cannot be of the prompts it knows; once for each site."""
-
-    def edit_call(self, site: Site, effects: Effects) -> None:
-        """Say what its edits want of this call."""
-
-    def recorded_row(self, site: Site) -> RecordedRow | None:
-        """The row of a source that is not in the batch."""
-
-    def on_attention(self, attended: Attended) -> None:
-        """Let its probes read."""
 
 
 class Installation:
@@ -61,7 +35,7 @@ class Installation:
         self.sites: dict[str, Site] = {}
         self.kernels: dict[str, set[str]] = {}
         self._sent = Sent()
-        self.rehearsing = False
+        self.is_dry_run = False
         """Whether the run is a trial in which nobody reads or edits."""
         self._looked = 0
         self._shapes: dict[AttentionListener, object] = {}
@@ -263,19 +237,19 @@ class Installation:
         effects = Effects(sent=self._sent)
         hearing = [session for session in self._at_work() if session.wants(site)]
         for session in hearing:
-            if session.rows() != rows:
+            if session.num_rows() != rows:
                 raise AttentionError(
                     f"{site.name} was called with {several(rows, 'row')} in a pass of "
-                    f"{session.rows()}: attend() cannot tell whose they are. Give it the prompts "
-                    "of the call, and switch off what divides the batch."
+                    f"{session.num_rows()}: attend() cannot assign them. Give it the prompts of "
+                    "the call, and switch off what divides the batch."
                 )
-            session.edit_call(site, effects)
+            session.plan_edits(site, effects)
         if hearing:
             self.kernels.setdefault(site.name, set()).add(effects.kernel)
         return effects, hearing
 
     def _at_work(self) -> list[AttentionListener]:
-        return [session for session in self.sessions if session.rows() is not None]
+        return [session for session in self.sessions if session.num_rows() is not None]
 
 
 class SiteListener:

@@ -21,7 +21,7 @@ class StepTracker:
         self._timesteps: Tensor | None = None
         self._first = self._last = 0
 
-    def read(self, given: Mapping[str, Any]) -> tuple[int, int]:
+    def advance(self, given: Mapping[str, Any]) -> tuple[int, int]:
         """The turn, from 0, and how many there are; `given` is what the denoiser was called with.
 
         Raises AttentionError for a timestep that is none of the scheduler's.

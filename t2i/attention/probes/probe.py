@@ -3,6 +3,7 @@
 N heads, Q positions of a site, T text tokens, S those of the probed words.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -51,9 +52,42 @@ class Probe:
     def __str__(self) -> str:
         return f"Probe({', '.join(map(repr, self.words))}, prompt={self.prompt})"
 
+    # as a participant of a session: it reads, and changes neither attention nor latents
+
+    @property
+    def reads_only(self) -> bool:
+        """Return True: a probe changes nothing."""
+        return True
+
+    @property
+    def edits_latents(self) -> bool:
+        """Return False, see `reads_only`."""
+        return False
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Return False, see `reads_only`."""
+        return False
+
     @property
     def does_nothing(self) -> bool:
+        """Return False: a probe always has a word to read."""
         return False
+
+    def probes(self) -> "Sequence[Probe]":
+        """Return the probe itself."""
+        return (self,)
+
+    def before_pass(self, latents_BCHW: Tensor, *_: object) -> Tensor:
+        """Return the latents as they are."""
+        return latents_BCHW
+
+    def apply(self, *_: object) -> None:
+        """Change nothing of an attention call."""
+
+    def after_step(self, latents_BCHW: Tensor, *_: object) -> Tensor:
+        """Return the latents as they are."""
+        return latents_BCHW
 
     def fits(self, site: Site) -> bool:
         """Whether it reads there."""

@@ -1,4 +1,4 @@
-"""What a session refuses: whoever would wait in vain, keep too much, or hear another's text.
+"""Errors of a session: unusable edits, sites that do not exist, wrong prompts, no effect.
 
 B rows of one prompt, N heads, K key positions, E width of a head.
 """
@@ -16,16 +16,20 @@ from t2i.text.token_layout import Readable
 
 GIBIBYTE = 1 << 30
 OTHER_TEXT = 0.05
-"""Of the largest key: how far the keys of two texts are apart at least, rounding aside."""
+"""Least difference between the keys of two texts, as a share of the largest key."""
 CALLBACK = "pass callback_on_step_end=attn.on_step_end to the pipeline"
 
 
 def check_edit(edit: object, driven_by_callback: bool) -> None:
+    """Raise ArgumentError for what is no edit, AttentionError for one that this driver cannot run.
+
+    An edit that looks ahead needs a pipeline whose loop the session takes part in.
+    """
     if not isinstance(edit, Edit):
         raise ArgumentError(
             f"Got a {type(edit).__name__}, expected an edit, such as Replace(source=0)."
         )
-    if edit.looks and driven_by_callback:
+    if edit.looks_ahead and driven_by_callback:
         raise AttentionError(
             f"{type(edit).__name__} needs passes of the denoiser before each step, which only our "
             "pipelines can give it: t2i.load(path), or TextToImagePipeline(...) around the same "
@@ -33,26 +37,26 @@ def check_edit(edit: object, driven_by_callback: bool) -> None:
         )
 
 
-def check_told(known: tuple[Readable, ...] | None, told: tuple[Readable, ...]) -> None:
-    """What the pipeline tells is what attend() was told, if both were told anything."""
-    if known is not None and told and told != known:
+def check_same_prompts(own: tuple[Readable, ...] | None, of_pipeline: tuple[Readable, ...]) -> None:
+    """Raise ArgumentError where attend() and the pipeline were given different prompts."""
+    if own is not None and of_pipeline and of_pipeline != own:
         raise ArgumentError(
-            f"attend() was told the prompts {list(known)}, and the pipeline was called with "
-            f"{list(told)}: leave prompts= out, the pipeline tells them."
+            f"attend() got the prompts {list(own)}, but the pipeline was called with "
+            f"{list(of_pipeline)}: leave out prompts=, the session takes them from the pipeline."
         )
 
 
 def check_sites(
-    listed: Sequence[ParticipantEntry],
+    entries: Sequence[ParticipantEntry],
     sites: Sequence[Site],
     denoiser_pass: DenoiserPass,
     budget: int,
 ) -> None:
-    """Once the sites are known: everybody has one, and what is kept has room."""
-    for one in listed:
-        if not any(one.wants(site) for site in sites):
-            raise AttentionError(no_site(one.what, sites))
-    kept = sum(one.bytes(sites, denoiser_pass) for one in listed)
+    """Raise AttentionError for a participant without a site, or probes over the budget (bytes)."""
+    for entry in entries:
+        if not any(entry.wants(site) for site in sites):
+            raise AttentionError(no_site(entry.participant, sites))
+    kept = sum(entry.kept_bytes(sites, denoiser_pass) for entry in entries)
     if kept > budget:
         raise AttentionError(
             f"The probes would keep {kept / GIBIBYTE:.2f} GiB in this run, and the budget is "
@@ -62,12 +66,13 @@ def check_sites(
 
 
 def check_texts(denoiser_pass: DenoiserPass, site: Site, call: Call) -> None:
-    """The pictures of a prompt hear the same text, or the prompts are not those of the call."""
-    if (
-        site.kind != "cross"
-        or len(call.key) != denoiser_pass.num_rows
-        or denoiser_pass.num_recorded
-    ):
+    """Raise ArgumentError where the images of one prompt attend to different texts.
+
+    Then the prompts of the session are not those of the call.
+    """
+    if site.kind != "cross" or denoiser_pass.num_recorded:
+        return
+    if len(call.key) != denoiser_pass.num_rows:
         return
     for prompt in range(denoiser_pass.num_prompts):
         key_BNKE = call.key[list(denoiser_pass.cond_rows(prompt))]
@@ -76,34 +81,37 @@ def check_texts(denoiser_pass: DenoiserPass, site: Site, call: Call) -> None:
         difference = (key_BNKE - key_BNKE[:1]).abs().max()
         if difference > OTHER_TEXT * key_BNKE.abs().max():
             raise ArgumentError(
-                f"attend() was told {several(denoiser_pass.num_prompts, 'prompt')}, but the "
-                f"{several(len(key_BNKE), 'picture')} of number {prompt} hear different texts: "
-                "give it the prompts of the call, one for each of its texts."
+                f"attend() got {several(denoiser_pass.num_prompts, 'prompt')}, but the "
+                f"{several(len(key_BNKE), 'picture')} of prompt {prompt} attend to different "
+                "texts: give it the prompts of the call, one for each of its texts."
             )
 
 
-def check_called_back(listed: Sequence[ParticipantEntry]) -> None:
-    """The second step begins, and the pipeline has not called back: nobody needs it to."""
-    for one in listed:
-        if one.needs_callback and not one.at_work:
-            raise AttentionError(f"{one.what} never fired: {CALLBACK}.")
+def check_called_back(entries: Sequence[ParticipantEntry]) -> None:
+    """Raise AttentionError if an edit of latents waits for a callback that has not come.
+
+    Called when the second step begins and the pipeline has not called back.
+    """
+    for entry in entries:
+        if entry.participant.edits_latents and not entry.has_acted:
+            raise AttentionError(f"{entry.participant} never fired: {CALLBACK}.")
 
 
-def check_fired(
-    listed: Sequence[ParticipantEntry], last: DenoiserPass | None, called_back: bool
+def check_all_acted(
+    entries: Sequence[ParticipantEntry], last: DenoiserPass | None, called_back: bool
 ) -> None:
-    """The session ends: everybody has been at work."""
-    idle = [one for one in listed if not one.at_work]
+    """Raise AttentionError for a participant that never acted; `last` is the last pass."""
+    idle = [entry for entry in entries if not entry.has_acted]
     if not idle:
         return
     if last is None:
         raise AttentionError(
-            f"{idle[0].what} never fired: no picture was made inside the `with` block, or by "
-            "another pipeline than the one that was given to attend(), or in another thread."
+            f"{idle[0].participant} never fired: no picture was made inside the `with` block, or "
+            "by another pipeline than the one that was given to attend(), or in another thread."
         )
     hint = (
         CALLBACK
-        if idle[0].needs_callback and not called_back
+        if idle[0].participant.edits_latents and not called_back
         else f"the run had {several(last.num_steps, 'step')}; look at its steps, words and prompts"
     )
-    raise AttentionError(f"{idle[0].what} never fired: {hint}.")
+    raise AttentionError(f"{idle[0].participant} never fired: {hint}.")

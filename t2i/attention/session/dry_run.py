@@ -1,4 +1,4 @@
-"""What a session can say before its first run: the sites, and which kernels the edits will need."""
+"""The dry run of a session: its sites and the kernels of its edits, before the first run."""
 
 import inspect
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,6 @@ from diffusers import DiffusionPipeline
 from t2i.attention.call import AttentionCall
 from t2i.attention.compute.edit_plan import Effects
 from t2i.attention.denoiser_pass import DenoiserPass
-from t2i.attention.edits.base.edit import Edit
 from t2i.attention.hooks.installation import Installation
 from t2i.attention.prompts.prompt_tokens import Said
 from t2i.attention.session.participant import ParticipantEntry
@@ -20,13 +19,18 @@ from t2i.attention.site import Site
 from t2i.errors import AttentionError
 from t2i.text.token_layout import Readable
 
-FIRST = "make a picture inside the `with` block first; one step will do."
+RUN_FIRST = "make a picture inside the `with` block first; one step will do."
 
 
-def rehearse(pipeline: Any, prompts: Sequence[Readable] | None, installation: Installation) -> None:
-    """One step of the pipeline, whose result is thrown away; torch's own seed is left alone."""
+def run_trial_step(
+    pipeline: Any, prompts: Sequence[Readable] | None, installation: Installation
+) -> None:
+    """Run one step of the pipeline to discover its sites; torch's global seed is left alone.
+
+    Raises AttentionError for a model alone, and for a pipeline that needs more than a prompt.
+    """
     if not isinstance(pipeline, DiffusionPipeline):
-        raise AttentionError(f"The sites are found by running, and nothing ran yet: {FIRST}")
+        raise AttentionError(f"The sites are found by running, and nothing ran yet: {RUN_FIRST}")
     run: Any = pipeline
     known = inspect.signature(type(run).__call__).parameters
     options = {
@@ -45,19 +49,19 @@ def rehearse(pipeline: Any, prompts: Sequence[Readable] | None, installation: In
     if required or "prompt" not in known:
         raise AttentionError(
             f"The sites are found by running, and {type(pipeline).__name__} cannot be tried with a "
-            f"prompt alone: {FIRST}"
+            f"prompt alone: {RUN_FIRST}"
         )
-    installation.rehearsing = True
+    installation.is_dry_run = True
     try:
-        with quiet(pipeline):
+        with _hidden_progress_bar(pipeline):
             run(**{name: value for name, value in options.items() if name in known})
     finally:
-        installation.rehearsing = False
+        installation.is_dry_run = False
 
 
 @contextmanager
-def quiet(pipeline: Any) -> Iterator[None]:
-    """Without a progress bar."""
+def _hidden_progress_bar(pipeline: Any) -> Iterator[None]:
+    """Hide the progress bar inside the block."""
     before = vars(pipeline).get("_progress_bar_config")
     pipeline.set_progress_bar_config(disable=True)
     try:
@@ -69,32 +73,33 @@ def quiet(pipeline: Any) -> Iterator[None]:
             pipeline._progress_bar_config = before
 
 
-def planned(
+def plan_kernels(
     sites: Sequence[Site],
-    listed: Sequence[ParticipantEntry],
-    said: Said | None,
+    entries: Sequence[ParticipantEntry],
+    prompt_tokens: Said | None,
     denoiser_pass: DenoiserPass,
 ) -> dict[str, set[str]]:
-    """For each site the kernels that a run of as many steps will need, as far as prompts are
-    known."""
-    if said is not None:
-        for one in listed:
-            one.begin(said, None)
-    edits = [one.what for one in listed if isinstance(one.what, Edit)]
+    """Return for each site the kernels that a run of `denoiser_pass.num_steps` steps will need.
+
+    Edits that depend on words are planned only once the prompts are known.
+    """
+    if prompt_tokens is not None:
+        for entry in entries:
+            entry.begin_run(prompt_tokens, None)
+    edits = [entry.participant for entry in entries if not entry.participant.reads_only]
     kernels: dict[str, set[str]] = {}
     for site in sites:
         fitting = [edit for edit in edits if edit.fits(site)]
-        if fitting and said is None:
-            kernels[site.name] = {"told when the prompts are known"}
+        if fitting and prompt_tokens is None:
+            kernels[site.name] = {"known once the prompts are"}
             continue
         kernels[site.name] = set()
         for step in range(denoiser_pass.num_steps):
             effects = Effects()
             for edit in fitting:
                 if edit.covers(step, denoiser_pass.num_steps):
-                    assert said is not None
-                    edit.apply(
-                        effects, AttentionCall(site, replace(denoiser_pass, step=step), said)
-                    )
+                    assert prompt_tokens is not None
+                    one_pass = replace(denoiser_pass, step=step)
+                    edit.apply(effects, AttentionCall(site, one_pass, prompt_tokens))
             kernels[site.name].add(effects.kernel)
     return kernels

@@ -1,7 +1,8 @@
-"""A probe or an edit of a session, and where it has been at work."""
+"""A probe or an edit registered in a session, and the sites and steps at which it acted."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from torch import Tensor
 
@@ -9,97 +10,143 @@ from t2i.attention.call import AttentionCall
 from t2i.attention.compute.edit_plan import Effects
 from t2i.attention.compute.probabilities import Attended
 from t2i.attention.denoiser_pass import DenoiserPass
-from t2i.attention.edits.base.edit import Edit
+from t2i.attention.edits.base.edit import Look
 from t2i.attention.probes.probe import Probe
 from t2i.attention.prompts.prompt_tokens import Said
 from t2i.attention.site import Site
 from t2i.errors import ArgumentError
 
 
+class Participant(Protocol):
+    """A probe or an edit, as a session calls it.
+
+    heads : numbers of the heads that it reads or edits; None for all
+    reads_only : it changes neither attention nor latents
+    edits_latents : it acts on the latents between passes, and not on attention
+    looks_ahead : it calls the denoiser before a step's own pass, see `before_pass`
+    does_nothing : it was given nothing to do, so that having had no effect is no error
+    """
+
+    @property
+    def heads(self) -> tuple[int, ...] | None: ...
+    @property
+    def reads_only(self) -> bool: ...
+    @property
+    def edits_latents(self) -> bool: ...
+    @property
+    def looks_ahead(self) -> bool: ...
+    @property
+    def does_nothing(self) -> bool: ...
+
+    def check(self, prompt_tokens: Said, /) -> None:
+        """Raise ArgumentError for prompts and words that the run does not have."""
+
+    def probes(self) -> Sequence[Probe]:
+        """Return the probes that read attention for it."""
+
+    def fits(self, site: Site, /) -> bool:
+        """Return True where it reads or edits the attention of the site."""
+
+    def covers(self, step: int, num_steps: int, /) -> bool:
+        """Return True for a step at which it acts."""
+
+    def before_pass(
+        self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, look: Look, /
+    ) -> Tensor:
+        """Return the latents (B, C, H, W) that the denoiser shall read."""
+
+    def apply(self, effects: Effects, call: AttentionCall, /) -> None:
+        """Add its changes of this attention call to the edit plan."""
+
+    def after_step(
+        self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, probes: Sequence[Probe], /
+    ) -> Tensor:
+        """Return the latents (B, C, H, W) with which the run goes on."""
+
+
 @dataclass(slots=True)
 class ParticipantEntry:
-    """met : name of a site -> the steps at which it was at work there."""
+    """A participant of a session with the record of where it acted.
 
-    what: Probe | Edit
-    met: dict[str, set[int]] = field(default_factory=dict)
-    met_latents: set[int] = field(default_factory=set)
+    active_steps : name of a site -> steps at which it read or edited attention there
+    latent_steps : steps at which it acted on the latents
+    """
+
+    participant: Participant
+    active_steps: dict[str, set[int]] = field(default_factory=dict)
+    latent_steps: set[int] = field(default_factory=set)
     probes: Sequence[Probe] = ()
-    """Its own, if it is an edit that reads; else a probe itself."""
 
     def __post_init__(self) -> None:
-        self.probes = self.what.probes() if isinstance(self.what, Edit) else (self.what,)
+        self.probes = self.participant.probes()
 
     @property
-    def at_work(self) -> bool:
-        """Whether it has done something, or was asked for nothing."""
-        done = self.met_latents if self.needs_callback else self.met
-        return bool(done) or self.what.does_nothing
+    def has_acted(self) -> bool:
+        """Return True if it acted, or was given nothing to do."""
+        steps = self.latent_steps if self.participant.edits_latents else self.active_steps
+        return bool(steps) or self.participant.does_nothing
 
-    @property
-    def needs_callback(self) -> bool:
-        """Whether it acts between the passes only."""
-        return isinstance(self.what, Edit) and self.what.needs == "latents"
-
-    def begin(self, said: Said, latent_size: tuple[int, int] | None) -> None:
+    def begin_run(self, prompt_tokens: Said, latent_size: tuple[int, int] | None) -> None:
+        """Prepare its probes for a new run."""
         for probe in self.probes:
-            probe.begin(said, latent_size)
+            probe.begin(prompt_tokens, latent_size)
 
     def wants(self, site: Site) -> bool:
-        """Whether it reads or edits there."""
-        return any(probe.fits(site) for probe in self.probes) or self.what.fits(site)
+        """Return True if it reads or edits the attention of the site."""
+        return any(probe.fits(site) for probe in self.probes) or self.participant.fits(site)
 
     def covers(self, denoiser_pass: DenoiserPass) -> bool:
-        """Whether it acts at the step of this pass."""
-        return self.what.covers(denoiser_pass.step, denoiser_pass.num_steps)
+        """Return True if it acts at the step of this pass."""
+        return self.participant.covers(denoiser_pass.step, denoiser_pass.num_steps)
 
-    def edit(self, effects: Effects, call: AttentionCall) -> None:
-        """Say what it wants of a call, if it is an edit for it."""
-        if (
-            isinstance(self.what, Edit)
-            and self.what.fits(call.site)
-            and self.covers(call.denoiser_pass)
-        ):
+    def plan_edit(self, effects: Effects, call: AttentionCall) -> None:
+        """Add its changes of an attention call to the edit plan, if it edits that call."""
+        participant = self.participant
+        if participant.reads_only or not participant.fits(call.site):
+            return
+        if self.covers(call.denoiser_pass):
             self._check_heads(call)
-            self.what.apply(effects, call)
-            self._meet(call)
+            participant.apply(effects, call)
+            self._record(call)
 
     def on_attention(self, attended: Attended, call: AttentionCall) -> None:
-        """Let its probes read a call, those that want to."""
+        """Let its probes read an attention call that they fit and cover."""
         step, num_steps = call.denoiser_pass.step, call.denoiser_pass.num_steps
         for probe in self.probes:
             if probe.fits(call.site) and probe.covers(step, num_steps):
                 self._check_heads(call)
                 probe.on_attention(attended, call)
-                self._meet(call)
+                self._record(call)
+
+    def before_pass(self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, look: Look) -> Tensor:
+        """Return the latents (B, C, H, W) that the denoiser shall read at this step."""
+        latents_BCHW = self.participant.before_pass(latents_BCHW, denoiser_pass, look)
+        self.latent_steps.add(denoiser_pass.step)
+        return latents_BCHW
 
     def after_step(self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass) -> Tensor:
-        """The latents as the edit wants them."""
-        assert isinstance(self.what, Edit)
-        if self.needs_callback:
-            self.met_latents.add(denoiser_pass.step)
-        return self.what.after_step(latents_BCHW, denoiser_pass, self.probes)
+        """Return the latents (B, C, H, W) with which the run goes on."""
+        if self.participant.edits_latents:
+            self.latent_steps.add(denoiser_pass.step)
+        return self.participant.after_step(latents_BCHW, denoiser_pass, self.probes)
 
-    def bytes(self, sites: Iterable[Site], denoiser_pass: DenoiserPass) -> int:
-        """What its probes keep in the run."""
+    def kept_bytes(self, sites: Iterable[Site], denoiser_pass: DenoiserPass) -> int:
+        """Return the bytes that its probes keep of these sites during a run."""
         total = 0
+        num_steps = denoiser_pass.num_steps
         for probe in self.probes:
-            steps = sum(
-                probe.covers(step, denoiser_pass.num_steps)
-                for step in range(denoiser_pass.num_steps)
-            )
-            pictures = denoiser_pass.images_per_prompt
-            total += sum(
-                probe.bytes_at(site, pictures, steps) for site in sites if probe.fits(site)
-            )
+            steps = sum(probe.covers(step, num_steps) for step in range(num_steps))
+            images = denoiser_pass.images_per_prompt
+            total += sum(probe.bytes_at(site, images, steps) for site in sites if probe.fits(site))
         return total
 
     def _check_heads(self, call: AttentionCall) -> None:
-        heads = self.what.heads or ()
-        if heads and max(heads) >= call.site.heads:
+        heads, site = self.participant.heads or (), call.site
+        if heads and max(heads) >= site.heads:
             raise ArgumentError(
-                f"{self.what} wants head {max(heads)}, but {call.site.name} has {call.site.heads}: "
-                f"they count from 0 to {call.site.heads - 1}. Choose its sites too, sites=..."
+                f"{self.participant} wants head {max(heads)}, but {site.name} has {site.heads}: "
+                f"they count from 0 to {site.heads - 1}. Choose its sites too, sites=..."
             )
 
-    def _meet(self, call: AttentionCall) -> None:
-        self.met.setdefault(call.site.name, set()).add(call.denoiser_pass.step)
+    def _record(self, call: AttentionCall) -> None:
+        self.active_steps.setdefault(call.site.name, set()).add(call.denoiser_pass.step)

@@ -1,4 +1,4 @@
-"""What a session says of itself, in lines of text."""
+"""Lines of text about a session: which kernels run at its sites, and which participants acted."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -10,33 +10,34 @@ from t2i.terminal import several
 KIBIBYTE = 1 << 10
 
 
-def explained(
+def explain_sites(
     sites: Sequence[Site],
     kernels: Mapping[str, Iterable[str]],
-    listed: Sequence[ParticipantEntry],
+    entries: Sequence[ParticipantEntry],
     denoiser_pass: DenoiserPass | None,
 ) -> str:
-    """One line per site: how it is computed, who listens there, and what is kept of it."""
+    """Return one line per site: its kernels, its participants, and the KiB kept of it."""
     lines = []
     for site in sites:
-        who = [type(one.what).__name__ for one in listed if one.wants(site)]
-        kept = (
-            0 if denoiser_pass is None else sum(one.bytes([site], denoiser_pass) for one in listed)
-        )
-        how = " / ".join(sorted(kernels.get(site.name, ()))) if who else "untouched"
-        names = ", ".join(dict.fromkeys(who)) or "nobody"
-        lines.append(f"{site}: {how or 'fused'}; {names}; {kept / KIBIBYTE:.0f} KiB")
+        kinds = [type(entry.participant).__name__ for entry in entries if entry.wants(site)]
+        kept = 0
+        if denoiser_pass is not None:
+            kept = sum(entry.kept_bytes([site], denoiser_pass) for entry in entries)
+        kernel = " / ".join(sorted(kernels.get(site.name, ()))) if kinds else "untouched"
+        names = ", ".join(dict.fromkeys(kinds)) or "nobody"
+        lines.append(f"{site}: {kernel or 'fused'}; {names}; {kept / KIBIBYTE:.0f} KiB")
     return "\n".join(lines)
 
 
-def reported(listed: Sequence[ParticipantEntry]) -> str:
-    """One line per probe and edit: sites x steps."""
+def report_activity(entries: Sequence[ParticipantEntry]) -> str:
+    """Return one line per probe and edit: the numbers of sites, steps and calls it acted at."""
     lines = []
-    for one in listed:
-        steps = set().union(*one.met.values()) if one.met else one.met_latents
-        calls = sum(len(met) for met in one.met.values())
+    for entry in entries:
+        active = entry.active_steps
+        steps = set().union(*active.values()) if active else entry.latent_steps
+        calls = sum(len(at_site) for at_site in active.values())
         lines.append(
-            f"{one.what}: {several(len(one.met), 'site')} x {several(len(steps), 'step')}, "
-            f"{several(calls, 'call')}"
+            f"{entry.participant}: {several(len(active), 'site')} x "
+            f"{several(len(steps), 'step')}, {several(calls, 'call')}"
         )
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""A session: the probes and edits of all that runs while it is open.
+"""The session that `attend` opens: its probes and edits, and the calls that drive them.
 
 B batch rows, C channels, H W latent size.
 """
@@ -18,56 +18,63 @@ from t2i.attention.compute.recorded_rows import RecordedRow, RecordedRun
 from t2i.attention.compute.tap import Call
 from t2i.attention.denoiser_pass import DenoiserPass
 from t2i.attention.edits.base.edit import AttentionCallback, Edit
-from t2i.attention.hooks.drivers import Denoise
+from t2i.attention.hooks.driven_session import CondPass
 from t2i.attention.hooks.installation import Installation
 from t2i.attention.probes.heat_maps import Convention, HeatMaps
 from t2i.attention.probes.probe import Probe
 from t2i.attention.prompts.prompt_tokens import Mentions, Reader, Said, Word, check_prompts
 from t2i.attention.session.checks import (
+    check_all_acted,
     check_called_back,
     check_edit,
-    check_fired,
+    check_same_prompts,
     check_sites,
     check_texts,
-    check_told,
 )
-from t2i.attention.session.dry_run import FIRST, planned, rehearse
-from t2i.attention.session.participant import ParticipantEntry
-from t2i.attention.session.report import explained, reported
+from t2i.attention.session.dry_run import RUN_FIRST, plan_kernels, run_trial_step
+from t2i.attention.session.participant import Participant, ParticipantEntry
+from t2i.attention.session.report import explain_sites, report_activity
 from t2i.attention.site import Site, Sites, Window
 from t2i.errors import AttentionError
 from t2i.text.token_layout import Readable
 
 
 class Session:
-    """Probes and edits of the runs inside one `with attend(...)`, in the thread that opened it."""
+    """Probes and edits of the runs inside one `with attend(...)`, in the thread that opened it.
+
+    Raises ArgumentError for prompts that are no list of prompts.
+    """
 
     def __init__(
         self,
         x: Any,
         prompts: Sequence[Readable] | None,
         readers: tuple[Reader, ...],
+        *,
         budget: int,
+        driven_by_callback: bool,
         recorded_source: RecordedRun | None = None,
     ) -> None:
         self.prompts = None if prompts is None else check_prompts(prompts)
         self.budget = budget
-        self.driven_by_callback = False
+        self.driven_by_callback = driven_by_callback
+        self.recorded_source = recorded_source
         self.installation: Installation | None = None
         self._x, self._readers = x, readers
-        self._said = None if self.prompts is None else Said(self.prompts, readers)
-        self._listed: list[ParticipantEntry] = []
-        self._passing: DenoiserPass | None = None
+        self._prompt_tokens = None if self.prompts is None else Said(self.prompts, readers)
+        self._entries: list[ParticipantEntry] = []
+        self._pass: DenoiserPass | None = None
+        """The pass that is running."""
         self._last: DenoiserPass | None = None
-        self._rehearsed: DenoiserPass | None = None
-        self._looking: AttentionCallback | None = None
-        self._size: tuple[int, int] | None = None
+        self._trial_pass: DenoiserPass | None = None
+        """The pass of the dry run."""
+        self._look_ahead: AttentionCallback | None = None
+        """Reader of the attention of a pass that an edit makes before a step's own."""
+        self._latent_size: tuple[int, int] | None = None
         self._checked = self._called_back = False
         self._thread = threading.get_ident()
-        self.recorded_source = recorded_source
-        """Prompt 0 of its runs, which is not in the batch; those of the batch follow."""
 
-    # what its user calls
+    # for its user
 
     def probe(
         self,
@@ -81,21 +88,22 @@ class Session:
         grad: bool = False,
         raw: bool = False,
     ) -> HeatMaps:
-        """Heat maps of words or phrases of a prompt; they fill while pictures are made.
+        """Add a probe and return its heat maps, which fill while pictures are made.
 
         Parameters
         ----------
-        words : as in the prompt, "cat" or "red car", or places along the text, (3, 4)
+        words : words or phrases of the prompt, "cat" or "red car", or token positions, (3, 4)
         prompt : number of the prompt in the call, from 0
-        sites : a part of their names, or a Sites; all that look at the text when left out
-        steps : two floats are a share of the run, two integers the steps [first, end)
-        heads : their numbers
-        grid : H, W of the maps; the latents' when left out
+        sites : a part of their names, or a Sites; every site with text keys when left out
+        steps : two floats are shares of the run, two integers the steps [first, end)
+        heads : numbers of the heads; all when left out
+        grid : H, W of the maps; those of the latents when left out
         convention : see HeatMaps
-        grad : keep the last pass's maps with their gradients (`maps.recorded.live`)
-        raw : keep every step's maps, head by head (`maps.recorded.raw`)
+        grad : keep the maps of the last pass with their gradients (`maps.recorded.live`)
+        raw : keep the maps of every step and head (`maps.recorded.raw`)
 
-        Raises ArgumentError for a word that the prompt has not, if the prompts are known by now.
+        Raises ArgumentError for a word that the prompt does not have, as soon as the prompts are
+        known.
         """
         probe = Probe(words, prompt, sites, steps, heads, grid, convention, grad, raw)
         self._add(probe)
@@ -107,176 +115,171 @@ class Session:
         self._add(edit)
 
     def sites(self) -> list[Site]:
-        """Where attention happens, as the last run showed.
+        """Return the sites of the last run.
 
-        Before the first run a pipeline makes one step, which nobody reads or edits; for a size or
-        further arguments of your own, or a model alone, run it first.
+        Before the first run a pipeline runs one step to discover them, which no probe reads and no
+        edit changes. A model alone, or a call with other arguments, has to be run first.
         """
         if not self._installed.sites:
-            self._rehearse()
+            self._discover_sites()
         return list(self._installed.sites.values())
 
     def explain(self, num_inference_steps: int = 50) -> str:
-        """Site by site: which kernel runs, for whom, and the bytes that are kept.
+        """Return a line per site: the kernels that compute it, its participants, bytes kept.
 
-        Before the first run: what a run of so many steps will need.
+        Before the first run it is a forecast for a run of so many steps.
         """
         if self._last is not None:
-            return explained(self.sites(), self._installed.kernels, self._listed, self._last)
-        if self._rehearsed is None:
-            self._rehearse()
-        assert self._rehearsed is not None
-        denoiser_pass = replace(self._rehearsed, num_steps=num_inference_steps)
-        kernels = planned(self.sites(), self._listed, self._said, denoiser_pass)
-        return explained(self.sites(), kernels, self._listed, denoiser_pass)
-
-    def _rehearse(self) -> None:
-        if not self._is_open:
-            raise AttentionError(f"Nothing ran while the session was open: {FIRST}")
-        rehearse(self._x, self.prompts, self._installed)
+            kernels = self._installed.kernels
+            return explain_sites(self.sites(), kernels, self._entries, self._last)
+        if self._trial_pass is None:
+            self._discover_sites()
+        assert self._trial_pass is not None
+        one_pass = replace(self._trial_pass, num_steps=num_inference_steps)
+        plans = plan_kernels(self.sites(), self._entries, self._prompt_tokens, one_pass)
+        return explain_sites(self.sites(), plans, self._entries, one_pass)
 
     def report(self) -> str:
-        """How many sites and steps each probe and each edit has met."""
-        return reported(self._listed)
+        """Return a line per probe and edit: the numbers of sites and steps at which it acted."""
+        return report_activity(self._entries)
 
     def on_step_end(
         self, pipeline: object, step: int, timestep: object, tensors: dict[str, Any]
     ) -> dict[str, Any]:
-        """For `callback_on_step_end`, of pipelines that are not ours; in ours it does nothing."""
+        """Edit the latents after a step, as `callback_on_step_end` of diffusers' pipelines.
+
+        With our pipelines, which need no callback, it changes nothing.
+        """
         if self.driven_by_callback and "latents" in tensors:
             tensors["latents"] = self.after_step(tensors["latents"])
         return tensors
 
-    # what its driver calls
+    # for its driver (t2i.attention.hooks.driven_session)
 
     def begin_pass(
         self,
         denoiser_pass: DenoiserPass,
         prompts: Sequence[Readable] | None,
         shape: object,
-        size: Any,
+        latent_size: tuple[int, int] | None,
     ) -> None:
-        if not self._is_here:
+        """Note that a denoiser pass begins; the first of a run begins the run.
+
+        prompts : prompts of the call, if the driver knows them
+        shape : all that the sites depend on; another one discovers them again
+        latent_size : H, W of the latents, if they have any
+        """
+        if not self._is_own_thread:
             return
         if self.recorded_source is not None:
             denoiser_pass = replace(denoiser_pass, num_recorded=1)
             prompts = (self.recorded_source.prompt_at(denoiser_pass.step), *(prompts or ()))
-        if self._installed.rehearsing:
-            self._rehearsed = denoiser_pass
+        if self._installed.is_dry_run:
+            self._trial_pass = denoiser_pass
         else:
             begins = (
                 denoiser_pass.step == 0
                 or self._last is None
                 or denoiser_pass.step < self._last.step
             )
-            self._hear_prompts(prompts, denoiser_pass, begins)
+            self._take_prompts(prompts, denoiser_pass, begins)
             if begins:
-                self._begin_run(size)
+                self._begin_run(latent_size)
             elif self.driven_by_callback and not self._called_back:
-                check_called_back(self._listed)
-            self._passing = self._last = denoiser_pass
+                check_called_back(self._entries)
+            self._pass = self._last = denoiser_pass
         self._installed.begin_pass(self, shape)
 
     def before_pass(
-        self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, denoise: Denoise
+        self, latents_BCHW: Tensor, cond_pass: DenoiserPass, run_cond_pass: CondPass
     ) -> Tensor:
-        """The latents (B, C, H, W) as the edits want the denoiser to read them.
+        """Return the latents (B, C, H, W) that the edits want the denoiser to read.
 
-        `denoiser_pass` is the pass that `denoise` makes for edits that look ahead.
+        Edits that look ahead make passes of the branch "cond" alone by `run_cond_pass`; no probe
+        reads those. `cond_pass` describes them.
         """
-        if not self._is_here or self._installed.rehearsing:
+        if not self._is_own_thread or self._installed.is_dry_run:
             return latents_BCHW
-        for listed in self._listed:
-            if isinstance(listed.what, Edit) and listed.what.looks and listed.covers(denoiser_pass):
 
-                def look(looked_BCHW: Tensor, on_attention: AttentionCallback) -> None:
-                    self._look(looked_BCHW, on_attention, denoiser_pass, denoise)
+        def look(look_BCHW: Tensor, on_attention: AttentionCallback) -> None:
+            self._run_look_ahead(look_BCHW, on_attention, cond_pass, run_cond_pass)
 
-                latents_BCHW = listed.what.before_pass(latents_BCHW, denoiser_pass, look)
-                listed.met_latents.add(denoiser_pass.step)
+        for entry in self._entries:
+            if entry.participant.looks_ahead and entry.covers(cond_pass):
+                latents_BCHW = entry.before_pass(latents_BCHW, cond_pass, look)
         return latents_BCHW
 
-    def _look(
-        self,
-        latents_BCHW: Tensor,
-        on_attention: AttentionCallback,
-        denoiser_pass: DenoiserPass,
-        denoise: Denoise,
-    ) -> None:
-        under_way = self._passing
-        self._passing, self._looking = denoiser_pass, on_attention
-        try:
-            with self._installed.alone(self):
-                denoise(latents_BCHW)
-        finally:
-            self._passing, self._looking = under_way, None
-        self._know(self._installed.end_pass(self))
-
     def end_pass(self) -> None:
-        if not self._is_here:
+        """Note that the denoiser pass is over; check the participants against new sites."""
+        if not self._is_own_thread:
             return
-        self._passing = None
-        news = self._installed.end_pass(self)
-        if not self._installed.rehearsing:
-            self._know(news)
-
-    def _know(self, news: bool) -> None:
-        """The sites are known."""
-        if news or not self._checked:
-            self._installed.listen_to(self)
-            assert self._last is not None
-            sites = list(self._installed.sites.values())
-            check_sites(self._listed, sites, self._last, self.budget)
-            self._checked = True
+        self._pass = None
+        has_new_sites = self._installed.end_pass(self)
+        if not self._installed.is_dry_run:
+            self._on_sites_discovered(has_new_sites)
 
     def after_step(self, latents_BCHW: Tensor) -> Tensor:
-        """The latents (B, C, H, W) as the edits want them, one row per picture."""
-        denoiser_pass = self._last
-        if denoiser_pass is None or not self._is_here or self._installed.rehearsing:
+        """Return the latents (B, C, H, W) after a step, edited; one row per image."""
+        last = self._last
+        if last is None or not self._is_own_thread or self._installed.is_dry_run:
             return latents_BCHW
         self._called_back = True
         if self.recorded_source is not None:
-            source_1CHW = self.recorded_source.latents_at(denoiser_pass.step).to(latents_BCHW)
+            source_1CHW = self.recorded_source.latents_at(last.step).to(latents_BCHW)
             latents_BCHW = torch.cat([source_1CHW, latents_BCHW])
-        for listed in self._listed:
-            if isinstance(listed.what, Edit) and listed.covers(denoiser_pass):
-                latents_BCHW = listed.after_step(latents_BCHW, denoiser_pass)
-        return latents_BCHW[denoiser_pass.num_recorded :]
+        for entry in self._entries:
+            if entry.covers(last):
+                latents_BCHW = entry.after_step(latents_BCHW, last)
+        return latents_BCHW[last.num_recorded :]
 
-    # what the model calls
+    # for the model (t2i.attention.hooks.attention_listener)
 
-    def rows(self) -> int | None:
-        return None if self._passing is None else self._passing.num_rows
+    def num_rows(self) -> int | None:
+        """Return the batch rows of the running pass; None between passes."""
+        return None if self._pass is None else self._pass.num_rows
 
     def leave_pass(self) -> None:
-        self._passing = None
+        """Note that the model returned or raised."""
+        self._pass = None
 
     def wants(self, site: Site) -> bool:
-        return any(listed.wants(site) for listed in self._listed)
+        """Return True if a probe or an edit is made for the site."""
+        return any(entry.wants(site) for entry in self._entries)
 
     def check_call(self, site: Site, call: Call) -> None:
-        if self._passing is not None and self.prompts is not None:
-            check_texts(self._passing, site, call)
+        """Raise ArgumentError for keys that cannot be those of the session's prompts."""
+        if self._pass is not None and self.prompts is not None:
+            check_texts(self._pass, site, call)
 
-    def edit_call(self, site: Site, effects: Effects) -> None:
-        call = self._at(site)
-        for listed in self._listed:
-            listed.edit(effects, call)
+    def plan_edits(self, site: Site, effects: Effects) -> None:
+        """Add the changes that the edits make at the site to the edit plan."""
+        call = self._call_at(site)
+        for entry in self._entries:
+            entry.plan_edit(effects, call)
 
     def recorded_row(self, site: Site) -> RecordedRow | None:
-        if self.recorded_source is None or self._passing is None:
+        """Return the queries and keys of the recorded source at the site, if there are any."""
+        if self.recorded_source is None or self._pass is None:
             return None
-        return self.recorded_source.recorded_row(site.name, self._passing.step)
+        return self.recorded_source.recorded_row(site.name, self._pass.step)
 
     def on_attention(self, attended: Attended) -> None:
-        call = self._at(attended.site)
-        if self._looking is not None:
-            self._looking(attended, call)
+        """Let the probes read a call, or the edit that looks ahead."""
+        call = self._call_at(attended.site)
+        if self._look_ahead is not None:
+            self._look_ahead(attended, call)
             return
-        for listed in self._listed:
-            listed.on_attention(attended, call)
+        for entry in self._entries:
+            entry.on_attention(attended, call)
 
-    # what is checked
+    def finish(self) -> None:
+        """Raise ArgumentError for a word that no prompt had, AttentionError for a participant that
+        never acted."""
+        if self._prompt_tokens is not None and self._last is not None:
+            self._prompt_tokens.mentions.check()
+        check_all_acted(self._entries, self._last, self._called_back)
+
+    # its parts
 
     @property
     def _installed(self) -> Installation:
@@ -284,58 +287,81 @@ class Session:
         return self.installation
 
     @property
-    def _is_here(self) -> bool:
-        """Whether this thread is the session's."""
+    def _is_own_thread(self) -> bool:
         return threading.get_ident() == self._thread
 
     @property
     def _is_open(self) -> bool:
         return self in self._installed.sessions
 
-    def _add(self, what: Probe | Edit) -> None:
+    def _add(self, participant: Participant) -> None:
         if not self._is_open:
             raise AttentionError(
-                f"{what} comes too late, the session is over: ask for it inside the `with` block, "
-                "before the picture is made."
+                f"{participant} comes too late, the session is over: ask for it inside the `with` "
+                "block, before the picture is made."
             )
-        if self._said is not None:
-            what.check(self._said)
-        listed = ParticipantEntry(what)
-        self._listed.append(listed)
+        if self._prompt_tokens is not None:
+            participant.check(self._prompt_tokens)
+        entry = ParticipantEntry(participant)
+        self._entries.append(entry)
         self._checked = False
-        if self._last is not None and self._said is not None:
-            listed.begin(self._said, self._size)
+        if self._last is not None and self._prompt_tokens is not None:
+            entry.begin_run(self._prompt_tokens, self._latent_size)
             self._installed.listen_to(self)
 
-    def _hear_prompts(
+    def _discover_sites(self) -> None:
+        if not self._is_open:
+            raise AttentionError(f"Nothing ran while the session was open: {RUN_FIRST}")
+        run_trial_step(self._x, self.prompts, self._installed)
+
+    def _run_look_ahead(
+        self,
+        latents_BCHW: Tensor,
+        on_attention: AttentionCallback,
+        cond_pass: DenoiserPass,
+        run_cond_pass: CondPass,
+    ) -> None:
+        outer = self._pass
+        self._pass, self._look_ahead = cond_pass, on_attention
+        try:
+            with self._installed.alone(self):
+                run_cond_pass(latents_BCHW)
+        finally:
+            self._pass, self._look_ahead = outer, None
+        self._on_sites_discovered(self._installed.end_pass(self))
+
+    def _on_sites_discovered(self, has_new_sites: bool) -> None:
+        if has_new_sites or not self._checked:
+            self._installed.listen_to(self)
+            assert self._last is not None
+            sites = list(self._installed.sites.values())
+            check_sites(self._entries, sites, self._last, self.budget)
+            self._checked = True
+
+    def _take_prompts(
         self, prompts: Sequence[Readable] | None, denoiser_pass: DenoiserPass, begins: bool
     ) -> None:
-        told = tuple(prompts or ())
-        check_told(self.prompts, told)
-        said = told or self.prompts or ()
-        if self._said is not None and not begins and said == self._said.prompts:
+        of_pipeline = tuple(prompts or ())
+        check_same_prompts(self.prompts, of_pipeline)
+        prompts = of_pipeline or self.prompts or ()
+        before = self._prompt_tokens
+        if before is not None and not begins and prompts == before.prompts:
             return
-        if begins and self._said is not None and self._last is not None:
-            self._said.mentions.check()
-        mentions = Mentions() if begins or self._said is None else self._said.mentions
-        self._said = Said(said, self._readers, mentions, denoiser_pass.num_prompts)
-        for listed in self._listed:
-            listed.what.check(self._said)
+        if begins and before is not None and self._last is not None:
+            before.mentions.check()
+        mentions = Mentions() if begins or before is None else before.mentions
+        self._prompt_tokens = Said(prompts, self._readers, mentions, denoiser_pass.num_prompts)
+        for entry in self._entries:
+            entry.participant.check(self._prompt_tokens)
 
-    def _begin_run(self, size: tuple[int, int] | None) -> None:
-        assert self._said is not None
-        self._size = size
+    def _begin_run(self, latent_size: tuple[int, int] | None) -> None:
+        assert self._prompt_tokens is not None
+        self._latent_size = latent_size
         self._checked = False
-        for listed in self._listed:
-            listed.begin(self._said, size)
+        for entry in self._entries:
+            entry.begin_run(self._prompt_tokens, latent_size)
 
-    def _at(self, site: Site) -> AttentionCall:
-        assert self._passing is not None
-        assert self._said is not None
-        return AttentionCall(site, self._passing, self._said)
-
-    def finish(self) -> None:
-        """Raise ArgumentError or AttentionError for whoever waited in vain."""
-        if self._said is not None and self._last is not None:
-            self._said.mentions.check()
-        check_fired(self._listed, self._last, self._called_back)
+    def _call_at(self, site: Site) -> AttentionCall:
+        assert self._pass is not None
+        assert self._prompt_tokens is not None
+        return AttentionCall(site, self._pass, self._prompt_tokens)

@@ -1,9 +1,8 @@
 """What every edit is: data that says what to change, where and when."""
 
-from abc import ABC
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeVar
+from typing import ClassVar, TypeVar
 
 from torch import Tensor
 
@@ -27,7 +26,6 @@ from t2i.errors import ArgumentError
 
 LARGEST = 1_000_000
 """Of the numbers of an edit."""
-Needs = Literal["qkv", "bias", "linear", "probs", "latents"]
 Made = TypeVar("Made")
 AttentionCallback = Callable[[Attended, AttentionCall], None]
 Look = Callable[[Tensor, AttentionCallback], None]
@@ -35,7 +33,7 @@ Look = Callable[[Tensor, AttentionCallback], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Edit(ABC):
+class Edit:
     """Base of the edits.
 
     steps : see t2i.attention.site.Window
@@ -43,14 +41,17 @@ class Edit(ABC):
     heads : their numbers; None for all
     """
 
-    needs: ClassVar[Needs]
     kinds: ClassVar[tuple[str, ...]] = ("cross", "joint")
     """The kinds of site it is made for."""
     longer_table: ClassVar[bool] = False
     """Whether shares of the run count in a table of one more step, as published for words."""
 
-    looks: ClassVar[bool] = False
-    """Whether it needs passes of the denoiser before that of a step; see `before_pass`."""
+    reads_only: ClassVar[bool] = False
+    """False for every edit; True for probes, which change nothing."""
+    edits_latents: ClassVar[bool] = False
+    """True for an edit that acts on the latents between passes, and not on attention."""
+    looks_ahead: ClassVar[bool] = False
+    """True for an edit that calls the denoiser before a step's own pass; see `before_pass`."""
 
     steps: Window = None
     sites: Sites | str | None = None

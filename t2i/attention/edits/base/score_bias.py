@@ -3,7 +3,7 @@
 N heads, Q query positions, K key positions, T text tokens, P places of the picture.
 """
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -15,10 +15,8 @@ from t2i.attention.edits.base.edit import Edit
 
 
 @dataclass(frozen=True, kw_only=True)
-class BiasEdit(Edit):
+class BiasEdit(Edit, ABC):
     """Base of the edits that make the target's words likelier or less likely to be looked at."""
-
-    needs = "bias"
 
     target: int = 0
 

@@ -21,7 +21,6 @@ class WindowedEdit(Edit):
     words : a word of the target -> its own steps; the other words keep to `steps`
     """
 
-    needs = "linear"
     longer_table = True
 
     target: int = 1

@@ -1,0 +1,163 @@
+"""The driver of a session on any other pipeline or a model alone: hooks on the denoiser's calls.
+
+B batch rows, C channels, H W latent size.
+"""
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from t2i.attention.denoiser_pass import build_denoiser_pass
+from t2i.attention.hooks.current_pipeline import is_called_by_another
+from t2i.attention.hooks.discovery import grid_of_ids, open_forward
+from t2i.attention.hooks.driven_session import DrivenSession
+from t2i.attention.hooks.encoded_prompts import EncodedPrompts
+from t2i.attention.hooks.forward_arguments import bind_arguments
+from t2i.attention.hooks.module_hooks import wrapped_call
+from t2i.attention.hooks.step_tracking import StepTracker
+from t2i.errors import AttentionError
+
+
+class CallbackDriver:
+    """Announces the calls of a denoiser to a session, from hooks on the module.
+
+    Only calls by the session's own pipeline, in the session's thread, are announced. Edits of
+    latents are driven by the pipeline's `callback_on_step_end`, see `Session.on_step_end`.
+    """
+
+    def __init__(self, session: DrivenSession, pipeline: Any, root: nn.Module) -> None:
+        self.session, self.root = session, root
+        self.pipeline = None if isinstance(pipeline, nn.Module) else pipeline
+        self.step_tracker = StepTracker(self.pipeline)
+        self.encoded_prompts = EncodedPrompts(self.pipeline)
+        self._cache_name: str | None = None
+        """Name of the pass in a pipeline that computes the branches one by one."""
+        self._thread = threading.get_ident()
+        self._is_compiled_in_place = root._compiled_call_impl is not None
+        self._is_own_call = self._is_announced = False
+
+    def install(self, stack: ExitStack) -> None:
+        """Put the hooks into the denoiser until the stack is closed."""
+        before = self.root.register_forward_pre_hook(self._before, with_kwargs=True)
+        after = self.root.register_forward_hook(self._after, always_call=True)
+        stack.callback(before.remove)
+        stack.callback(after.remove)
+        self.encoded_prompts.install(stack)
+        if hasattr(self.root, "cache_context"):
+            stack.enter_context(self._watched_cache_context())
+        stack.enter_context(wrapped_call(self.root, self._begin, self._end))
+
+    @contextmanager
+    def _watched_cache_context(self) -> Iterator[None]:
+        """Note the name under which a pipeline has the denoiser cache what it computes."""
+        root: Any = self.root
+        inner, before = root.cache_context, root.__dict__.get("cache_context")
+
+        @contextmanager
+        def cache_context(name: str, **kwargs: Any) -> Iterator[None]:
+            outer, self._cache_name = self._cache_name, name
+            try:
+                with inner(name, **kwargs):
+                    yield
+            finally:
+                self._cache_name = outer
+
+        root.cache_context = cache_context
+        try:
+            yield
+        finally:
+            if before is None:
+                del root.cache_context
+            else:
+                root.cache_context = before
+
+    # the hooks
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch lacks types for it
+    def _before(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
+    ) -> None:
+        if not self._is_compiled_in_place:
+            self._begin(module, args, kwargs or {})
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch lacks types for it
+    def _after(self, module: nn.Module, args: object, output: object) -> None:
+        if not self._is_compiled_in_place:
+            self._end(module, args, output)
+
+    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if threading.get_ident() != self._thread:
+            return
+        self._is_own_call = not is_called_by_another(self.pipeline)
+        if not self._is_own_call:
+            return
+        arguments = bind_arguments(module, args, kwargs)
+        self._is_announced = self._has_cond_rows(arguments)
+        if not self._is_announced:
+            return
+        _check_whole_sequence(arguments)
+        tensors = [one for one in arguments.values() if isinstance(one, Tensor) and one.ndim > 1]
+        rows = len(tensors[0])
+        step, num_steps = self.step_tracker.advance(arguments)
+        branches = self._branches(rows, tensors[0], arguments.get("encoder_hidden_states"))
+        own_prompts = self.session.prompts
+        prompts = len(own_prompts) if own_prompts else rows // len(branches)
+        denoiser_pass = build_denoiser_pass(rows, branches, prompts, step, num_steps)
+        if step == 0:
+            self.encoded_prompts.check(own_prompts)
+        is_spatial = tensors[0].ndim == 4
+        height, width = tensors[0].shape[-2:]
+        size = (height, width) if is_spatial else grid_of_ids(arguments)
+        shape = (size, *(tuple(one.shape[1:]) for one in tensors))
+        with open_forward(module, arguments):
+            self.session.begin_pass(denoiser_pass, None, shape, size)
+
+    def _end(self, _module: nn.Module, _args: object, output: object) -> None:
+        is_own_call = threading.get_ident() == self._thread and self._is_own_call
+        if is_own_call and output is not None and self._is_announced:
+            self.session.end_pass()
+
+    def _has_cond_rows(self, arguments: Mapping[str, Any]) -> bool:
+        """Return True for a pass with rows of the branch "cond"."""
+        if arguments.get("skip_layers") is not None:  # SD3's skip-layer guidance
+            return False
+        return self._cache_name is None or "cond" in self._cache_name.split("_")
+
+    def _branches(self, rows: int, latents: Tensor, text: object) -> tuple[str, ...]:
+        """Return the branches of guidance in the order of their rows."""
+        if self._cache_name is not None and "uncond" not in self._cache_name.split("_"):
+            return ("cond",)
+        guided = getattr(self.pipeline, "do_classifier_free_guidance", None)
+        if guided is None:
+            prompts = len(self.session.prompts) if self.session.prompts else 1
+            guided = rows % (2 * prompts) == 0 and _looks_guided(latents, text)
+        if guided and hasattr(self.pipeline, "image_guidance_scale"):  # InstructPix2Pix
+            return ("cond", "picture", "uncond")
+        branches = ("uncond", "cond") if guided else ("cond",)
+        perturbed = bool(getattr(self.pipeline, "do_perturbed_attention_guidance", False))
+        return (*branches, "perturbed") if perturbed else branches
+
+
+def _looks_guided(latents: Tensor, text: object) -> bool:
+    """Return True for a batch that holds the same latents twice, each time with other text."""
+    if not isinstance(text, Tensor) or len(text) != len(latents) or len(latents) % 2:
+        return False
+    (first, second), (negative, prompt) = latents.chunk(2), text.chunk(2)
+    return torch.equal(first, second) and not torch.equal(negative, prompt)
+
+
+def _check_whole_sequence(arguments: Mapping[str, Any]) -> None:
+    """Raise AttentionError for a call that computes one more token beside a cache."""
+    length = getattr(arguments.get("past_key_values"), "get_seq_length", None)
+    past = 0 if length is None else int(length())
+    if past:
+        raise AttentionError(
+            f"The model was called for one more token after {past} that it keeps in a cache: a map "
+            "would hold that token alone. Generate before the `with` block, and inside call the "
+            "model once with what it wrote, model(**inputs, decoder_input_ids=written); or "
+            "generate inside with use_cache=False, and the maps are those of the last call."
+        )

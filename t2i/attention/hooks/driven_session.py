@@ -1,0 +1,41 @@
+"""The session, as the driver that announces denoiser passes calls it.
+
+B batch rows, C channels, H W latent size.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from t2i.attention.denoiser_pass import DenoiserPass
+from t2i.text.token_layout import Readable
+
+CondPass = Callable[[Tensor], object]
+"""A denoiser pass of the branch "cond" alone at the current step, on latents (B, C, H, W)."""
+
+
+class DrivenSession(Protocol):
+    """A session to which a driver announces each denoiser pass and step."""
+
+    prompts: tuple[Readable, ...] | None
+
+    def begin_pass(
+        self,
+        denoiser_pass: DenoiserPass,
+        prompts: Sequence[Readable] | None,
+        shape: object,
+        latent_size: tuple[int, int] | None,
+    ) -> None:
+        """Note that a denoiser pass begins; `shape` is all that the sites depend on."""
+
+    def end_pass(self) -> None:
+        """Note that the denoiser pass is over."""
+
+    def before_pass(
+        self, latents_BCHW: Tensor, cond_pass: DenoiserPass, run_cond_pass: CondPass
+    ) -> Tensor:
+        """Return the latents (B, C, H, W) that the denoiser shall read at this step."""
+
+    def after_step(self, latents_BCHW: Tensor) -> Tensor:
+        """Return the latents (B, C, H, W) with which the run goes on."""

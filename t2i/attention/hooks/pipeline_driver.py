@@ -1,0 +1,47 @@
+"""The driver of a session on one of our pipelines: a step callback of the sampling loop.
+
+B batch rows (here: images), C channels, H W latent size, T text tokens.
+"""
+
+from contextlib import ExitStack
+
+from torch import Tensor
+
+from t2i.attention.denoiser_pass import build_denoiser_pass
+from t2i.attention.hooks.driven_session import DrivenSession
+from t2i.conditioning.run_state import RunState, SupportsStepCallbacks
+
+
+class PipelineDriver:
+    """Announces the passes of a pipeline's runs to a session, and hands it the latents."""
+
+    def __init__(self, session: DrivenSession, pipeline: SupportsStepCallbacks) -> None:
+        self.session, self.pipeline = session, pipeline
+
+    def install(self, stack: ExitStack) -> None:
+        """Register with the pipeline until the stack is closed."""
+        self.pipeline.step_callbacks.append(self)
+        stack.callback(self.pipeline.step_callbacks.remove, self)
+
+    def before_pass(self, run: RunState) -> None:
+        """Announce the pass of this step, and take the latents that the session returns for it."""
+        prompts = run.conditioning.prompts
+        branches = run.guidance.branches(run)
+        images = len(run.latents_BCHW)
+        num_prompts, step, num_steps = max(1, len(prompts)), run.step, run.num_steps
+        every = build_denoiser_pass(images * len(branches), branches, num_prompts, step, num_steps)
+        height, width = run.latents_BCHW.shape[-2:]
+        shape = ((height, width), run.conditioning.text_BTD.shape[1])
+        self.session.begin_pass(every, prompts, shape, (height, width))
+
+        def run_cond_pass(latents_BCHW: Tensor) -> object:
+            assert run.denoise is not None
+            return run.denoise(latents_BCHW, run.conditioning.select(("cond",)))
+
+        cond = build_denoiser_pass(images, ("cond",), num_prompts, step, num_steps)
+        run.latents_BCHW = self.session.before_pass(run.latents_BCHW, cond, run_cond_pass)
+
+    def after_step(self, run: RunState) -> None:
+        """End the pass, and take the latents that the session returns after the step."""
+        self.session.end_pass()
+        run.latents_BCHW = self.session.after_step(run.latents_BCHW)
