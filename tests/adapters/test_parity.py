@@ -57,8 +57,14 @@ def read_here(parts, path, name="again"):
     return drawn(ours(parts))
 
 
-@pytest.mark.parametrize("config", CONFIGS)
-@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+@pytest.mark.parametrize(
+    ("family", "config"),
+    [
+        *(("sd1", config) for config in CONFIGS),
+        ("sdxl", "mixed ranks and alphas"),
+        ("sdxl", "dora"),
+    ],
+)
 def test_what_is_written_as_diffusers_its_own_loader_reads_to_the_same_picture(
     family, config, tmp_path
 ):
@@ -71,8 +77,15 @@ def test_what_is_written_as_diffusers_its_own_loader_reads_to_the_same_picture(
     assert apart(here, reference) < FINE
 
 
-@pytest.mark.parametrize("config", ["alpha is not the rank", "mixed ranks and alphas", "rslora"])
-@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+@pytest.mark.parametrize(
+    ("family", "config"),
+    [
+        ("sd1", "alpha is not the rank"),
+        ("sd1", "mixed ranks and alphas"),
+        ("sd1", "rslora"),
+        ("sdxl", "mixed ranks and alphas"),
+    ],
+)
 def test_what_is_written_as_kohya_diffusers_own_loader_reads_to_the_same_picture(
     family, config, tmp_path
 ):
@@ -85,8 +98,14 @@ def test_what_is_written_as_kohya_diffusers_own_loader_reads_to_the_same_picture
     assert apart(here, reference) < CLOSE
 
 
-@pytest.mark.parametrize("config", CONFIGS | LYCORIS)
-@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+@pytest.mark.parametrize(
+    ("family", "config"),
+    [
+        *(("sd1", config) for config in CONFIGS | LYCORIS),
+        # Of the other family the names are others, not the sums: one of each kind.
+        *(("sdxl", config) for config in ("mixed ranks and alphas", "loha", "lokr with cores")),
+    ],
+)
 def test_what_is_written_is_read_here_at_the_strength_it_was_trained_with(family, config, tmp_path):
     plain, lora, reference = trained(family, config)
     facts = Facts(family=family, layers_per_block=1)
