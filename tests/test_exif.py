@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from t2i.cli.metadata.exif import exif_fields
+from t2i.cli.metadata.exif import parse_exif
 from t2i.exif import EXIF_IFD, MAKER_NOTE, UNDEFINED, USER_COMMENT, exif_block
 from t2i.pictures import save_picture
 
@@ -41,7 +41,7 @@ def test_what_is_written_is_read_back_by_piexif_by_pillow_and_by_us(
     fields: dict[int, bytes],
 ) -> None:
     block = exif_block(fields)
-    assert exif_fields(block.removeprefix(b"Exif\0\0")) == fields
+    assert parse_exif(block.removeprefix(b"Exif\0\0")) == fields
     assert piexif.load(block)["Exif"] == fields
     pillow = Image.Exif()
     pillow.load(block)
@@ -63,4 +63,4 @@ def test_files_of_an_earlier_t2i_whose_fields_are_bytes_are_still_read() -> None
     data = old.tobytes()
     place = data.index(USER_COMMENT.to_bytes(2, "little" if data[6:8] == b"II" else "big"))
     assert BYTE in data[place + 2 : place + 4]
-    assert exif_fields(data[6:]) == {USER_COMMENT: b"UNICODE\0\0a", MAKER_NOTE: b"t2i\0{}"}
+    assert parse_exif(data[6:]) == {USER_COMMENT: b"UNICODE\0\0a", MAKER_NOTE: b"t2i\0{}"}

@@ -28,11 +28,11 @@ from t2i.cli.commands.lora import lora
 from t2i.cli.commands.models import models
 from t2i.cli.commands.show import show
 from t2i.cli.commands.train import train
-from t2i.cli.gc_control import search_no_more, searched_seldom
-from t2i.cli.loading_notice import loading_said
-from t2i.cli.option_errors import in_words
+from t2i.cli.gc_control import delay_gc, freeze_gc
+from t2i.cli.loading_notice import loading_notice
+from t2i.cli.option_errors import describe_option_error
 from t2i.cli.output import asks_for_json, print_error
-from t2i.cli.unquoted_prompt import quotes_hint
+from t2i.cli.unquoted_prompt import suggest_quotes
 from t2i.errors import OutputError, T2IError
 from t2i.terminal import (
     flush_lines,
@@ -93,8 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         occupy_closed_streams()
     try:
         with (
-            searched_seldom() if ends else nullcontext(),
-            loading_said(quiet=asks_for_json(arguments)),
+            delay_gc() if ends else nullcontext(),
+            loading_notice(quiet=asks_for_json(arguments)),
             warnings_in_one_line(),
             visible_logs(),
         ):
@@ -106,26 +106,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except typer.TyperException as error:
         # Refused while the words were read: an unknown option, a word where a number belongs.
-        said = in_words(error)
-        said += quotes_hint(arguments, said)
+        said = describe_option_error(error)
+        said += suggest_quotes(arguments, said)
         print_error(said, "ArgumentError", as_json=asks_for_json(arguments))
         return error.exit_code
     except OSError as error:
-        return system_said(error, arguments)
+        return report_os_error(error, arguments)
     finally:
         sys.excepthook = excepthook  # typer sets its own
         if ends:
             leave_nothing_unwritten()
-            search_no_more()
+            freeze_gc()
 
 
-def system_said(error: OSError, arguments: Sequence[str]) -> int:
+def report_os_error(error: OSError, arguments: Sequence[str]) -> int:
     """The exit code of what a file system, or the reader of the output, has refused; else it is
     raised again: a fault of the program should show where it is."""
     if isinstance(error, BrokenPipeError):  # as with `t2i show x.png | head -1`
         return 128 + signal.SIGPIPE
-    said = SAID.get(error.errno or 0)
-    if said is None or (error.filename is None and error.errno not in FULL):
+    said = OS_ERROR_REASONS.get(error.errno or 0)
+    if said is None or (error.filename is None and error.errno not in WRITE_ERRORS):
         raise error
     if error.filename is None:  # written to a stream: what rich prints, such as --help
         message = f"Cannot write the result: {said}. Free some space, or send it elsewhere."
@@ -135,9 +135,9 @@ def system_said(error: OSError, arguments: Sequence[str]) -> int:
     return OutputError.exit_code
 
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
+WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
-SAID = {
+OS_ERROR_REASONS = {
     errno.ENAMETOOLONG: "a name in it is longer than a file system takes",
     errno.EACCES: "permission denied",
     errno.EPERM: "permission denied",

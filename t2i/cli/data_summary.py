@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from train.data.pictures_config import PicturesConfig
     from train.data.summary import BucketCount, Overview, SubsetCount
 
-NAMED = 10
+MAX_NAMED = 10
 """Of many pictures with one trait; broken ones are all named."""
-ONE = {"have": "has", "are": "is"}
+SINGULAR_VERBS = {"have": "has", "are": "is"}
 
 
 def print_overview(told: "Overview", config: "PicturesConfig", batch_size: int | None) -> None:
@@ -31,40 +31,40 @@ def print_overview(told: "Overview", config: "PicturesConfig", batch_size: int |
         print_line("\nsubsets")
         for subset in told.subsets:
             kind = "prior, " if subset.prior else ""
-            print_line(f"  {subset.place}: {kind}{size_of(subset)}")
+            print_line(f"  {subset.place}: {kind}{_format_size(subset)}")
     print_line(f"\nbuckets of at most {config.size}x{config.size} pixels")
     for bucket in told.buckets:
         shape = f"{bucket.width}x{bucket.height}"
         less = batch_size is not None and bucket.places < batch_size
-        print_line(f"  {shape:>9}  {size_of(bucket)}{' *' * less}")
+        print_line(f"  {shape:>9}  {_format_size(bucket)}{' *' * less}")
     if batch_size is not None and told.smaller_than(batch_size):
         print_line(f"  * fewer visits than a batch of {batch_size}: pictures repeat in it")
     for note in told.notes:
         print_line(f"\n{note}")
-    print_names("have no caption: give one, or a caption or trigger for all", told.uncaptioned)
-    print_names("have no mask: the whole picture counts", told.unmasked)
+    _print_names("have no caption: give one, or a caption or trigger for all", told.uncaptioned)
+    _print_names("have no mask: the whole picture counts", told.unmasked)
     odd = [f"{name}: its mask {what}" for name, what in told.odd_masks]
-    print_names("have a mask that may not be meant", odd)
-    print_names("are enlarged to fill their bucket", told.enlarged)
-    print_names("are transparent in part: that becomes white", told.transparent)
-    print_names("are there more than once", [" = ".join(same) for same in told.duplicates])
+    _print_names("have a mask that may not be meant", odd)
+    _print_names("are enlarged to fill their bucket", told.enlarged)
+    _print_names("are transparent in part: that becomes white", told.transparent)
+    _print_names("are there more than once", [" = ".join(same) for same in told.duplicates])
     if told.broken:
         print_line(f"\n{len(told.broken)} cannot be used")
         for name, reason in told.broken:
             print_line(f"  {name}: {reason}")
 
 
-def size_of(part: "BucketCount | SubsetCount") -> str:
+def _format_size(part: "BucketCount | SubsetCount") -> str:
     return f"{several(part.pictures, 'picture')}, {several(part.places, 'visit')}"
 
 
-def print_names(trait: str, names: Sequence[str]) -> None:
+def _print_names(trait: str, names: Sequence[str]) -> None:
     """The trait begins with "have" or "are"."""
     if not names:
         return
     verb, rest = trait.split(" ", 1)
-    print_line(f"\n{len(names)} {ONE[verb] if len(names) == 1 else verb} {rest}")
-    for name in names[:NAMED]:
+    print_line(f"\n{len(names)} {SINGULAR_VERBS[verb] if len(names) == 1 else verb} {rest}")
+    for name in names[:MAX_NAMED]:
         print_line(f"  {name}")
-    if len(names) > NAMED:
-        print_line(f"  and {len(names) - NAMED} more")
+    if len(names) > MAX_NAMED:
+        print_line(f"  and {len(names) - MAX_NAMED} more")

@@ -18,19 +18,19 @@ HEADLINES = (
     ("editing", "+ LocalBlend"),
 )
 """A table and its row, ten at most."""
-CELLS = 2
+MAX_CELLS = 2
 """Of a row, from the left; the columns that are compared with them stand on the page."""
 TITLES = {"inspection_seen": "heat maps", "inspection_held_out": "heat maps, held out"}
-PAGES = ("against",)
+PRINTED_CHAPTERS = ("against",)
 """Chapters that somebody asked for by an option: their tables are printed whole."""
 
 
 def print_headlines(document: Mapping[str, Any]) -> None:
-    for line in headlines(document):
+    for line in format_headlines(document):
         print_line(line)
 
 
-def headlines(document: Mapping[str, Any]) -> Iterator[str]:
+def format_headlines(document: Mapping[str, Any]) -> Iterator[str]:
     """One for each of HEADLINES that was measured."""
     from t2i.evaluate.report.chapter import Figure
     from t2i.evaluate.report.number_format import with_unit
@@ -51,4 +51,4 @@ def headlines(document: Mapping[str, Any]) -> Iterator[str]:
                 for head, cell in row["cells"].items()
                 if isinstance(cell, dict)
             ]
-            yield f"{TITLES.get(name, name)}, {label}: {', '.join(said[:CELLS])}"
+            yield f"{TITLES.get(name, name)}, {label}: {', '.join(said[:MAX_CELLS])}"

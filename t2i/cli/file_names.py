@@ -11,12 +11,12 @@ from t2i.atomic_files import Taken, cannot_write, check_names, write_new_togethe
 from t2i.errors import ArgumentError
 from t2i.pictures import FORMATS
 
-NOT_WRITTEN = (".avif", ".bmp", ".gif", ".heic", ".jxl", ".ppm", ".tif", ".tiff")
+UNSUPPORTED_FORMATS = (".avif", ".bmp", ".gif", ".heic", ".jxl", ".ppm", ".tif", ".tiff")
 SLUG_LETTERS = 48
 """At up to four bytes a letter this leaves room for the seed within a file system's 255 bytes."""
 
 
-class Names:
+class OutputNames:
     """Where each picture of one command goes.
 
     A folder: `<words of the prompt>-<seed>.png` in it, with `-2`, `-3` ... after a name in use.
@@ -30,14 +30,14 @@ class Names:
     def __init__(self, out: Path, prompt: str, num: int, *, grid: bool = False) -> None:
         check_names([out])
         suffix = out.suffix.lower()
-        if suffix in NOT_WRITTEN and not out.is_dir():
+        if suffix in UNSUPPORTED_FORMATS and not out.is_dir():
             raise ArgumentError(
                 f"Got --out {out}: pictures are written as {', '.join(FORMATS)}, not {suffix}."
             )
         self.explicit: list[Path] = []
         self.grid: Path | None = None
         self.folder = out
-        self.slug = slug(prompt)
+        self.slug = slugify(prompt)
         if suffix in FORMATS and not out.is_dir():
             self.folder = out.parent
             numbers = [""] if num == 1 else [f"-{i}" for i in range(1, num + 1)]
@@ -80,7 +80,7 @@ class Names:
         return [path]
 
 
-def slug(prompt: str) -> str:
+def slugify(prompt: str) -> str:
     """The prompt's words as part of a file name; letters of any script stay."""
     plain = unicodedata.normalize("NFKC", prompt).lower()
     words = re.sub(r"[\W_]+", "-", plain)[:SLUG_LETTERS]

@@ -9,18 +9,18 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-SELDOM = 200_000
+STARTUP_THRESHOLD = 200_000
 """New objects between two searches while a command starts."""
 _usual: tuple[int, int, int] | None = None
 """The thresholds before the block, while garbage is searched seldom in it."""
 
 
 @contextmanager
-def searched_seldom() -> Iterator[None]:
+def delay_gc() -> Iterator[None]:
     """Within the block, until `search_as_usual` is called; afterwards all is as it was."""
     global _usual
     _usual = gc.get_threshold()
-    gc.set_threshold(SELDOM, *_usual[1:])
+    gc.set_threshold(STARTUP_THRESHOLD, *_usual[1:])
     try:
         yield
     finally:
@@ -29,7 +29,7 @@ def searched_seldom() -> Iterator[None]:
         _usual = None
 
 
-def search_as_usual() -> None:
+def restore_gc() -> None:
     """The work begins: search among what is made from now on, and not in what is there.
 
     Outside of such a block, in somebody else's process, nothing is changed.
@@ -39,6 +39,6 @@ def search_as_usual() -> None:
         gc.set_threshold(*_usual)
 
 
-def search_no_more() -> None:
+def freeze_gc() -> None:
     """The process ends, and with it all that is there."""
     gc.freeze()

@@ -9,33 +9,33 @@ from types import ModuleType
 from t2i.cli.output import note
 from t2i.cli.processes import launched_rank
 
-SLOW = ("torch", "diffusers", "transformers", "accelerate")
+SLOW_IMPORTS = ("torch", "diffusers", "transformers", "accelerate")
 """Half a second each, and ten on a machine that does other things."""
 
 
-class Said(MetaPathFinder):
+class SlowImportFinder(MetaPathFinder):
     """Finds nothing, but sees the first of SLOW looked for, whichever command does it."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None, /
     ) -> None:
-        if name in SLOW:
-            forget(self)
+        if name in SLOW_IMPORTS:
+            _remove_finder(self)
             note("loading ...")
 
 
 @contextmanager
-def loading_said(*, quiet: bool) -> Iterator[None]:
+def loading_notice(*, quiet: bool) -> Iterator[None]:
     """Say so within the block, once, before the import begins; a program is told nothing."""
-    said = Said()
+    said = SlowImportFinder()
     if not quiet and launched_rank() == 0:
         sys.meta_path.insert(0, said)
     try:
         yield
     finally:
-        forget(said)
+        _remove_finder(said)
 
 
-def forget(said: Said) -> None:
+def _remove_finder(said: SlowImportFinder) -> None:
     if said in sys.meta_path:
         sys.meta_path.remove(said)

@@ -17,7 +17,7 @@ EXPECTED = {
 NOT_ONE_OF = " is not one of "
 
 
-def in_words(error: typer.TyperException) -> str:
+def describe_option_error(error: typer.TyperException) -> str:
     """What was given, under the name that was typed, and what was expected; of any other fault,
     what typer says."""
     from pydantic import ValidationError  # typer has imported it, if this is its fault

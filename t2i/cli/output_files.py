@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from t2i.atomic_files import write_new_together
-from t2i.cli.file_names import Names
+from t2i.cli.file_names import OutputNames
 
 
-class Siblings(Names):
+class SiblingNames(OutputNames):
     """Files that share a beginning.
 
     In a folder that is `<words of the prompt>-<mark>-<seed>`, numbered when any of its files is in

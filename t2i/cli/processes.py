@@ -26,7 +26,7 @@ def launched_processes() -> int:
 
 
 @contextmanager
-def joined() -> "Iterator[PartialState]":
+def join_processes() -> "Iterator[PartialState]":
     """Meet the other processes, over gloo where there is no accelerator; leave them at the end."""
     import torch
     from accelerate import PartialState
@@ -50,7 +50,7 @@ def joined() -> "Iterator[PartialState]":
                 distributed.destroy_process_group()
 
 
-def from_main(state: "PartialState", action: Callable[[], T]) -> T:
+def broadcast_from_main(state: "PartialState", action: Callable[[], T]) -> T:
     """What `action` gives in the main process, in all of them; where it fails, all leave."""
     from accelerate.utils import broadcast_object_list
 

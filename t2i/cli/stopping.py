@@ -7,7 +7,7 @@ from types import FrameType
 from t2i.run_folder import StopRequest
 
 
-class Stopped(KeyboardInterrupt):
+class SignalInterrupt(KeyboardInterrupt):
     """Somebody asked to stop: `number` is the signal, `exit_code` what a shell expects."""
 
     def __init__(self, number: int) -> None:
@@ -19,7 +19,7 @@ class Stopped(KeyboardInterrupt):
         return 128 + self.number
 
 
-class Stopping(StopRequest):
+class SignalStop(StopRequest):
     """Turns the first signal that stops a run into Stopped: at once in work that may be dropped,
     else where such work begins. Further ones are ignored, as launchers send what a terminal has
     sent.
@@ -36,7 +36,7 @@ class Stopping(StopRequest):
         self._droppable = True
         try:
             if self._number is not None:
-                raise Stopped(self._number)
+                raise SignalInterrupt(self._number)
             yield
         finally:
             self._droppable = False
@@ -46,4 +46,4 @@ class Stopping(StopRequest):
         if first:
             self.wanted, self._number = True, number
         if first and self._droppable:
-            raise Stopped(number)
+            raise SignalInterrupt(number)

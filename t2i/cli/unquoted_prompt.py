@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from itertools import takewhile
 from shlex import quote
 
-PROMPTS = {"generate": 1, "inspect": 1, "edit": 2}
+NUM_PROMPTS = {"generate": 1, "inspect": 1, "edit": 2}
 """Command -> how many prompts it takes."""
 
 
-def quotes_hint(arguments: Sequence[str], message: str) -> str:
+def suggest_quotes(arguments: Sequence[str], message: str) -> str:
     """What to type where a command got more words than it takes; "" where that is not the fault."""
     command, *rest = arguments or [""]
-    if not message.startswith("Got unexpected extra argument") or command not in PROMPTS:
+    if not message.startswith("Got unexpected extra argument") or command not in NUM_PROMPTS:
         return ""
-    if PROMPTS[command] > 1:
+    if NUM_PROMPTS[command] > 1:
         return ' Put each prompt into quotes: t2i edit "a cat" "a dog"'
     words = list(takewhile(lambda word: not word.startswith("-"), rest))
     if len(words) < 2:

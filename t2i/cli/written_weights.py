@@ -23,7 +23,7 @@ Precision = Literal["fp16", "bf16", "fp32"]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace what stands under that name.")
 ]
-To = Annotated[Layout, typer.Option("--to", help="The layout of what is written.")]
+LayoutOption = Annotated[Layout, typer.Option("--to", help="The layout of what is written.")]
 FamilyOption = Annotated[
     Literal["sd1", "sd2", "sdxl"] | None,
     typer.Option(
@@ -33,7 +33,7 @@ FamilyOption = Annotated[
 PrecisionOption = Annotated[Precision, typer.Option(help="Of the weights in the files.")]
 
 
-def check_free(out: Path, overwrite: bool, *, folder: bool = False) -> None:
+def check_output_free(out: Path, overwrite: bool, *, folder: bool = False) -> None:
     """Raise unless `out` may be written: as a file that ends in .safetensors, or as a folder."""
     check_names([out])
     if folder and out.is_file():
@@ -43,7 +43,7 @@ def check_free(out: Path, overwrite: bool, *, folder: bool = False) -> None:
             raise ArgumentError(f"Got {out}: expected a file name that ends in .safetensors.")
         if out.is_dir():
             raise OutputError(f"{out} is a folder, and what is written is a file.")
-    if out.is_dir() and any(out.iterdir()) and not holds_weights(out):
+    if out.is_dir() and any(out.iterdir()) and not _holds_weights(out):
         raise OutputError(
             f"{out} holds other things than a model or a LoRA, and is not replaced: choose another "
             "name."
@@ -54,12 +54,12 @@ def check_free(out: Path, overwrite: bool, *, folder: bool = False) -> None:
         )
 
 
-def place_for(out: Path, overwrite: bool) -> AbstractContextManager[Path]:
+def reserve_output(out: Path, overwrite: bool) -> AbstractContextManager[Path]:
     """Where to write what is to be `out`: another command may be quicker than check_free saw."""
     return nullcontext(out) if overwrite else free_place(out)
 
 
-def holds_weights(folder: Path) -> bool:
+def _holds_weights(folder: Path) -> bool:
     marks = ("model_index.json", "adapter_config.json", "*/adapter_config.json")
     return any(next(folder.glob(mark), None) for mark in marks)
 

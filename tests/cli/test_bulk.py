@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL.Image import Image
 
-from t2i.cli.bulk.index import entries_of
-from t2i.cli.drawing.drawing import sample
+from t2i.cli.bulk.index import parse_entries
+from t2i.cli.drawing.drawing import draw_image
 from t2i.run_folder import locked
 from tests.cli.command import PROMPT, Cli, Result, files, pixels, text_of
 
@@ -153,9 +153,9 @@ def test_what_a_picture_was_warned_of_is_in_the_index(
         for _ in range(2):
             warnings.warn("left out: a cat", stacklevel=1)
         warnings.warn("not for users", FutureWarning, stacklevel=1)
-        return sample(*arguments, **settings)
+        return draw_image(*arguments, **settings)
 
-    monkeypatch.setattr("t2i.cli.bulk.worker.sample", warning)
+    monkeypatch.setattr("t2i.cli.bulk.worker.draw_image", warning)
     assert bulk().code == 0
     said = [[text for text in one["warnings"] if "trained at" not in text] for one in index()]
     assert said == [["left out: a cat"]] * 4
@@ -281,7 +281,7 @@ def test_a_bar_counts_the_pictures_where_somebody_watches(
 def test_lines_that_were_cut_short_or_hold_half_letters_are_passed_over() -> None:
     whole = b'{"job": 1, "error": {}}\n'
     others = b'{"job": 2, "fi\n[]\n\xff\n{"job": 3, "\\ud800error": {}}\n'
-    assert [entry["job"] for entry in entries_of(whole + others)] == [1]
+    assert [entry["job"] for entry in parse_entries(whole + others)] == [1]
 
 
 @pytest.mark.parametrize("option", [("--method", "apg"), ("--grammar", "plain")])

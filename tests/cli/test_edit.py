@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from t2i.cli.commands.edit import parse_blend, parse_weights, parse_window
-from t2i.cli.request.prompt_edits import Edited
+from t2i.cli.request.prompt_edits import EditedPrompts
 from t2i.cli.request.request import Request
 from t2i.errors import ArgumentError
 from tests.cli.carrying import png
@@ -183,14 +183,14 @@ def test_options_are_read_as_people_type_them() -> None:
 def test_a_record_that_cannot_be_drawn_is_refused(given: dict[str, object], message: str) -> None:
     whole: dict[str, object] = {"prompts": (SOURCE, TARGET), "picture": 1, "edits": (REPLACE,)}
     with pytest.raises(ArgumentError, match=message):
-        Edited(**whole | given)  # type: ignore[arg-type]  # that is what is tested
+        EditedPrompts(**whole | given)  # type: ignore[arg-type]  # that is what is tested
 
 
 def test_a_request_and_its_edits_agree() -> None:
-    edited = Edited(prompts=(SOURCE, TARGET), picture=1, edits=(REPLACE,))
+    edited = EditedPrompts(prompts=(SOURCE, TARGET), picture=1, edits=(REPLACE,))
     with pytest.raises(ArgumentError, match="Picture 1 of the edited ones is of 'a red dog'"):
         Request(prompt=SOURCE, edited=edited)
-    long = Edited(prompts=("a" * 30_000, TARGET), picture=1, edits=())
+    long = EditedPrompts(prompts=("a" * 30_000, TARGET), picture=1, edits=())
     with pytest.raises(ArgumentError, match="letters long"):
         Request(prompt=TARGET, edited=long)
 

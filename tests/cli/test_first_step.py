@@ -6,15 +6,15 @@ from types import SimpleNamespace
 import pytest
 
 from t2i.cli.drawing import time_estimate as first_step
-from t2i.cli.drawing.time_estimate import FirstStep, duration
+from t2i.cli.drawing.time_estimate import FirstStepNotice, format_duration
 from tests.cli.command import Cli
 
 PIPE = SimpleNamespace(num_timesteps=10)
 
 
 def test_a_first_step_that_takes_long_is_said_before_it_ends(capsys, monkeypatch):
-    monkeypatch.setattr(first_step, "PATIENCE", 0.02)
-    waiting = FirstStep(shown=True)
+    monkeypatch.setattr(first_step, "SLOW_STEP", 0.02)
+    waiting = FirstStepNotice(shown=True)
     waiting.timer.interval = 0.02
     with waiting:
         waiting.timer.join()
@@ -22,18 +22,20 @@ def test_a_first_step_that_takes_long_is_said_before_it_ends(capsys, monkeypatch
 
 
 def test_the_time_of_the_first_step_and_of_all_is_said_once(capsys, monkeypatch):
-    with FirstStep(shown=True) as told:
+    with FirstStepNotice(shown=True) as told:
         monkeypatch.setattr(time, "monotonic", lambda: told.begun + 30)
         assert told(PIPE, 0, None, {}) == {}
         told(PIPE, 1, None, {})
     said = capsys.readouterr().err
-    assert said == ("The first of 10 steps took 30.0 s: all will take about 5 min, and decoding.\n")
+    assert said == (
+        "The first of 10 steps took 30.0 s: all steps will take about 5 min, plus decoding.\n"
+    )
 
 
 def test_quick_steps_and_unwatched_ones_are_silent(capsys):
-    with FirstStep(shown=True) as told:
+    with FirstStepNotice(shown=True) as told:
         told(PIPE, 0, None, {})
-    with FirstStep(shown=False) as told:
+    with FirstStepNotice(shown=False) as told:
         told.begun -= 100
         told(PIPE, 0, None, {})
     assert not told.timer.is_alive()
@@ -42,7 +44,7 @@ def test_quick_steps_and_unwatched_ones_are_silent(capsys):
 
 @pytest.mark.parametrize(("seconds", "said"), [(8.21, "8.2 s"), (200, "3 min"), (9000, "2.5 h")])
 def test_durations_are_for_people(seconds, said):
-    assert duration(seconds) == said
+    assert format_duration(seconds) == said
 
 
 def test_a_picture_that_asks_for_too_much_memory_is_one_line(

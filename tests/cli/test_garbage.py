@@ -14,9 +14,9 @@ from tests.cli.command import Cli
 
 def test_garbage_is_searched_seldom_until_the_work_begins() -> None:
     usual = gc.get_threshold()
-    with garbage.searched_seldom():
-        assert gc.get_threshold()[0] == garbage.SELDOM
-        garbage.search_as_usual()
+    with garbage.delay_gc():
+        assert gc.get_threshold()[0] == garbage.STARTUP_THRESHOLD
+        garbage.restore_gc()
         assert gc.get_threshold() == usual
         assert gc.get_freeze_count() > 0
     assert gc.get_threshold() == usual
@@ -27,13 +27,13 @@ def test_a_process_that_searches_as_it_chose_goes_on_so(
     generate: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    settings_of = drawing.settings_of
+    settings_of = drawing._sampling_arguments
 
     def looking(*arguments: object) -> dict[str, object]:
         seen.append((gc.get_threshold(), gc.get_freeze_count()))
         return settings_of(*arguments)  # type: ignore[arg-type]  # handed on as they are
 
-    monkeypatch.setattr(drawing, "settings_of", looking)
+    monkeypatch.setattr(drawing, "_sampling_arguments", looking)
     usual = gc.get_threshold()
     gc.set_threshold(1234, 5, 6)
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from t2i import __version__
-from t2i.cli.metadata.writing import quoted
+from t2i.cli.metadata.writing import _quote_value
 from t2i.cli.request.digests import digest
 from tests.cli.command import PROMPT, Cli, text_of
 
@@ -74,7 +74,7 @@ def test_a_comma_in_a_model_name_does_not_split_the_parameters(cli: Cli, model: 
     ],
 )
 def test_a_value_that_would_be_read_otherwise_is_quoted(value: object, written: str) -> None:
-    assert quoted(value) == written
+    assert _quote_value(value) == written
 
 
 def test_the_digest_is_of_weights_and_configs_by_name(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t2i.adapters import Facts, from_model, write_kohya
-from t2i.cli.request.prompt_loras import check_none, speak, without
+from t2i.cli.request.prompt_loras import check_no_lora_tags, remove_network_tags, set_prompt
 from t2i.cli.request.request import Request
 from t2i.errors import ArgumentError
 from tests.adapters.made import ATTENTION, CONFIGS, components, models_of, train
@@ -210,11 +210,11 @@ def test_whatever_a1111_takes_for_a_network_never_becomes_words(
     for prompts in ({"prompt": before + tag}, {"negative_prompt": before + tag}):
         spoken = replace(request, **prompts) if "negative_prompt" in prompts else request
         with pytest.raises(ArgumentError, match="Got <|No LoRA|No folder"):
-            speak(spoken, prompts.get("prompt", "a"), Path("nowhere"))
+            set_prompt(spoken, prompts.get("prompt", "a"), Path("nowhere"))
     with pytest.raises(ArgumentError, match="Got <"):
-        check_none("a TARGET", [before + tag], request)
-    assert tag not in without(before + tag)
-    assert speak(replace(request, grammar="plain"), tag, Path("nowhere")).prompt == tag
+        check_no_lora_tags("a TARGET", [before + tag], request)
+    assert tag not in remove_network_tags(before + tag)
+    assert set_prompt(replace(request, grammar="plain"), tag, Path("nowhere")).prompt == tag
 
 
 def test_a_picture_whose_hypernetwork_is_not_read_is_made_without_it(cli: Cli) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from t2i.cli.bulk.prompts_file import MAX_LINE, SHOWN, read_prompts
-from t2i.cli.request.prompt_line import Line
-from t2i.cli.request.request import Wishes
+from t2i.cli.bulk.plan import lines_digest
+from t2i.cli.bulk.prompts_file import MAX_LINE, MAX_NAMED_LINES, read_prompts
+from t2i.cli.request.prompt_line import PromptLine
+from t2i.cli.request.request import RequestOverrides
 from t2i.errors import ArgumentError, DataError
 
 
@@ -30,8 +31,8 @@ def test_a_text_file_has_a_prompt_on_each_line(tmp_path: Path) -> None:
     text = "\ufeff# fruit\r\n a red apple \r\n\r\n#no\r\nein grüner Apfel"
     lines = read_prompts(written(tmp_path, "p.txt", text))
     assert lines == [
-        Line(number=2, prompt="a red apple"),
-        Line(number=5, prompt="ein grüner Apfel"),
+        PromptLine(number=2, prompt="a red apple"),
+        PromptLine(number=5, prompt="ein grüner Apfel"),
     ]
 
 
@@ -49,13 +50,13 @@ def test_a_line_of_json_says_what_it_wants(tmp_path: Path) -> None:
     }
     text = "\n" + json.dumps(record) + '\n{"prompt": "x", "width": 64, "height": 32, "seed": null}'
     assert read_prompts(written(tmp_path, "p.jsonl", text)) == [
-        Line(
+        PromptLine(
             number=2,
             prompt="# a cat\n{and} a dog",
             seed=7,
             num=2,
             name="cat.png",
-            wishes=Wishes(
+            wishes=RequestOverrides(
                 negative_prompt="rain",
                 num_inference_steps=3,
                 guidance_scale=2.0,
@@ -64,15 +65,15 @@ def test_a_line_of_json_says_what_it_wants(tmp_path: Path) -> None:
                 height=32,
             ),
         ),
-        Line(number=3, prompt="x", wishes=Wishes(width=64, height=32)),
+        PromptLine(number=3, prompt="x", wishes=RequestOverrides(width=64, height=32)),
     ]
 
 
 def test_a_csv_has_cells_with_commas_and_line_breaks(tmp_path: Path) -> None:
     text = '\ufeffprompt,seed,size\r\n"red, ""ripe""\napple",7,\r\n\r\na cat,,64\r\n'
     assert read_prompts(written(tmp_path, "p.csv", text)) == [
-        Line(number=2, prompt='red, "ripe"\napple', seed=7),
-        Line(number=5, prompt="a cat", wishes=Wishes(width=64, height=64)),
+        PromptLine(number=2, prompt='red, "ripe"\napple', seed=7),
+        PromptLine(number=5, prompt="a cat", wishes=RequestOverrides(width=64, height=64)),
     ]
 
 
@@ -146,7 +147,9 @@ def test_all_broken_lines_are_named_up_to_a_limit(tmp_path: Path) -> None:
     text = "".join(f'{{"prompt": "{"x" * (n % 2)}"}}\n' for n in range(100))
     message = refused(written(tmp_path, "p.jsonl", text)).splitlines()
     assert re.fullmatch(r"50 lines of .*p\.jsonl cannot be used:", message[0])
-    assert [line.split(":")[1] for line in message[1:-1]] == [str(2 * n + 1) for n in range(SHOWN)]
+    assert [line.split(":")[1] for line in message[1:-1]] == [
+        str(2 * n + 1) for n in range(MAX_NAMED_LINES)
+    ]
     assert message[-1] == "... and 30 more."
 
 
@@ -188,3 +191,34 @@ def test_a_hundred_thousand_lines_are_read(tmp_path: Path, suffix: str) -> None:
     lines = read_prompts(written(tmp_path, f"p.{suffix}", text))
     assert len(lines) == 100_000
     assert lines[-1].prompt == "apple 99999"
+
+
+def test_the_digest_of_the_lines_is_that_of_folders_begun_before(tmp_path: Path) -> None:
+    # Taken at commit 146a70b. Another one would refuse to continue every folder begun until then.
+    lines = [
+        {
+            "prompt": "a red apple",
+            "seed": 7,
+            "num": 2,
+            "name": "apple",
+            "size": "512x384",
+            "steps": 20,
+            "guidance": 4.5,
+            "sampler": "ddim",
+            "negative": "blur",
+            "lora": ["ink.safetensors:0.5", "wash.safetensors"],
+            "embedding": "sun.safetensors:<sun>",
+            "image": "a.png",
+            "mask": "m.png",
+            "strength": 0.5,
+        },
+        {
+            "prompt": "a cat",
+            "ip_adapter": "ip.safetensors",
+            "image_prompt": "b.png:0.3",
+            "upscale": 2,
+        },
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    digest = lines_digest(read_prompts(written(tmp_path, "p.jsonl", text)))
+    assert digest == "b023c03ac71693f522cd4601890f92609f3d4a4736ca9a3a09f360850045254f"

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 from t2i.cli.request.digests import digest
-from t2i.cli.request.input_files import Embedding, Scaled
-from t2i.cli.request.known_words import WORD, Known, read_known
-from t2i.cli.request.prompt_checks import questions, questions_of_lines
+from t2i.cli.request.input_files import EmbeddingFile, ScaledFile
+from t2i.cli.request.known_words import WORD, KnownWords, read_known_words
+from t2i.cli.request.prompt_checks import find_line_warnings, find_prompt_warnings
 from t2i.cli.request.request import Request
 from t2i.denoiser.loading.address import EMBEDDED, NOTES
 from t2i.errors import ModelError
@@ -24,12 +24,12 @@ from train.config.run_config import RunConfig
 from train.model_notes import notes_of
 
 EMBEDDED_FOLDER = EMBEDDED["embedded"]
-KNOWN = read_known(EMBEDDED_FOLDER)
+KNOWN = read_known_words(EMBEDDED_FOLDER)
 
 
 def asked(*prompts: str, **options: object) -> list[str]:
     request = Request(prompt=prompts[0], **{"grammar": "a1111", **options})
-    return questions(request, prompts, "embedded", KNOWN)
+    return find_prompt_warnings(request, prompts, "embedded", KNOWN)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def asked(*prompts: str, **options: object) -> list[str]:
     ids=["two", "three", "plain", "one"],
 )
 def test_what_scenes_can_say_is_what_their_captions_say(config: ScenesConfig) -> None:
-    known = Known(spoken(config))
+    known = KnownWords(spoken(config))
     scenes = Scenes(config)
     captions = [scenes.layout(index).caption.text for index in range(3000)]
     assert known.unknown(captions) == {}
@@ -53,7 +53,7 @@ def test_what_scenes_can_say_is_what_their_captions_say(config: ScenesConfig) ->
 
 
 def test_the_embedded_model_knows_what_it_was_shown() -> None:
-    known = read_known(EMBEDDED_FOLDER)
+    known = read_known_words(EMBEDDED_FOLDER)
     assert known is not None
     assert len(known.kinds["objects"]) == 16
     asked_in_card = json.loads((EMBEDDED_FOLDER / NOTES).read_text())["trained"]["config"][
@@ -72,16 +72,16 @@ def test_a_model_of_scenes_records_what_it_knows_and_another_one_nothing(tmp_pat
     notes = notes_of(config, 1)
     assert len(notes["knows"]["objects"]) == 16
     (tmp_path / NOTES).write_text(json.dumps(notes))
-    assert read_known(tmp_path) == Known(notes["knows"])
+    assert read_known_words(tmp_path) == KnownWords(notes["knows"])
     (tmp_path / NOTES).write_text(json.dumps({"defaults": {"steps": 4}}))
-    assert read_known(tmp_path) is None
+    assert read_known_words(tmp_path) is None
     (tmp_path / NOTES).write_text('{"knows": {"words": ["zun"]}}')
-    known = read_known(tmp_path)
+    known = read_known_words(tmp_path)
     assert known is not None
     assert known.unknown(["a Zun"]) == {"a": None}
     (tmp_path / NOTES).write_text('{"knows": {"words": "zun"}}')
     with pytest.raises(ModelError, match=r"t2i\.json: knows\.words: .*array.*Expected .*mend the"):
-        read_known(tmp_path)
+        read_known_words(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -128,10 +128,10 @@ def test_learned_words_are_known_by_whatever_names_them(tmp_path: Path) -> None:
     save_file({"emb_params": torch.zeros(1, 4)}, tmp_path / "wug.safetensors")
     (tmp_path / "broken.safetensors").write_bytes(b"\xff" * 20)
     files = (
-        Embedding(path=str(tmp_path / "a.safetensors")),
-        Embedding(path=str(tmp_path / "a.safetensors"), token="<sun>"),
-        Embedding(path=str(tmp_path / "wug.safetensors")),
-        Embedding(path=str(tmp_path / "broken.safetensors")),
+        EmbeddingFile(path=str(tmp_path / "a.safetensors")),
+        EmbeddingFile(path=str(tmp_path / "a.safetensors"), token="<sun>"),
+        EmbeddingFile(path=str(tmp_path / "wug.safetensors")),
+        EmbeddingFile(path=str(tmp_path / "broken.safetensors")),
     )
     assert asked("a <zun> cat and a <sun> wug, broken", embeddings=files) == []
     (said,) = asked("a <zun> zunflower", embeddings=files)
@@ -139,7 +139,7 @@ def test_learned_words_are_known_by_whatever_names_them(tmp_path: Path) -> None:
 
 
 def test_with_a_lora_no_word_is_asked_about_for_it_may_have_taught_it() -> None:
-    assert asked("a sks cat", loras=(Scaled(path="sks.safetensors"),)) == []
+    assert asked("a sks cat", loras=(ScaledFile(path="sks.safetensors"),)) == []
 
 
 @pytest.mark.parametrize(
@@ -183,12 +183,12 @@ def test_no_prompt_breaks_the_questions(prompt: str, tmp_path: Path) -> None:
 
 def test_a_model_that_says_nothing_is_asked_nothing() -> None:
     request = Request(prompt="a zebra", grammar="a1111")
-    assert questions(request, ["a zebra"], "other", None) == []
+    assert find_prompt_warnings(request, ["a zebra"], "other", None) == []
 
 
 def test_lines_of_a_file_are_asked_about_by_number_and_not_without_end() -> None:
     requests = [(n, Request(prompt=f"a wug{n}", grammar="a1111")) for n in range(1, 31)]
-    found = questions_of_lines(Path("p.txt"), requests, "embedded", KNOWN)
+    found = find_line_warnings(Path("p.txt"), requests, "embedded", KNOWN)
     assert len(found) == 21
     assert found[0].startswith('p.txt:1: The model embedded was never shown "wug1"')
     assert found[-1] == "p.txt: so with 10 more prompts."

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from t2i import __version__
-from t2i.cli.metadata.a1111 import a1111_story
-from t2i.cli.metadata.reading import differences, read_story, request_of
-from t2i.cli.metadata.t2i_json import read_ours
-from t2i.cli.metadata.writing import parameters, picture_text
-from t2i.cli.request.input_files import Embedding, File, Scaled
+from t2i.cli.metadata.a1111 import parse_a1111
+from t2i.cli.metadata.reading import list_differences, read_metadata, request_from_metadata
+from t2i.cli.metadata.t2i_json import read_t2i
+from t2i.cli.metadata.writing import build_image_texts, format_a1111
+from t2i.cli.request.input_files import EmbeddingFile, InputFile, ScaledFile
 from t2i.cli.request.request import MAX_SEED, Request
 from t2i.cli.request.sampler_names import NAMES
 from t2i.errors import DataError
@@ -31,19 +31,22 @@ ASKED = Request(
     sampler="dpm++ 2m karras",
     width=96,
     height=64,
-    loras=(Scaled(path="~/a, b.safetensors", scale=-0.5, sha256="f" * 64), Scaled(path="c")),
-    embeddings=(Embedding(path="d.safetensors", token="<d>"),),
-    ip_adapter=File(path="e"),
-    image_prompt=Scaled(path="f.png"),
-    image=File(path="g.png"),
-    mask=File(path="h.png"),
+    loras=(
+        ScaledFile(path="~/a, b.safetensors", scale=-0.5, sha256="f" * 64),
+        ScaledFile(path="c"),
+    ),
+    embeddings=(EmbeddingFile(path="d.safetensors", token="<d>"),),
+    ip_adapter=InputFile(path="e"),
+    image_prompt=ScaledFile(path="f.png"),
+    image=InputFile(path="g.png"),
+    mask=InputFile(path="h.png"),
     strength=0.5,
 )
 
 
 def ours(path: Path, **changes: object) -> Path:
     """A picture of ours whose record says something else."""
-    text = picture_text(ASKED, 7, DIGEST)
+    text = build_image_texts(ASKED, 7, DIGEST)
     record = json.loads(text["t2i"])
     return png(path, text | {"t2i": json.dumps(record | changes)})
 
@@ -51,9 +54,9 @@ def ours(path: Path, **changes: object) -> Path:
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
 def test_every_format_tells_the_whole_request_and_seed(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
-    save_picture(Image.new("RGB", (96, 64)), path, picture_text(ASKED, 7, DIGEST))
-    story = read_story(path)
-    assert request_of(story) == (ASKED, 7)
+    save_picture(Image.new("RGB", (96, 64)), path, build_image_texts(ASKED, 7, DIGEST))
+    story = read_metadata(path)
+    assert request_from_metadata(story) == (ASKED, 7)
     assert (story.prompt, story.negative_prompt) == (ASKED.prompt, ASKED.negative_prompt)
     assert story.tool == f"t2i {__version__}"
     assert story.settings.model_hash == DIGEST
@@ -77,10 +80,10 @@ requests = st.builds(
 @given(requests, st.integers(0, MAX_SEED))
 @settings(max_examples=300, deadline=None)
 def test_what_is_written_is_read_back(request: Request, seed: int) -> None:
-    text = picture_text(request, seed, DIGEST)
-    story = read_ours(text)
+    text = build_image_texts(request, seed, DIGEST)
+    story = read_t2i(text)
     assert story is not None
-    assert request_of(story) == (request, seed)
+    assert request_from_metadata(story) == (request, seed)
 
 
 @given(requests, st.integers(0, MAX_SEED))
@@ -103,12 +106,12 @@ def test_the_prompt_text_alone_says_the_same(request: Request, seed: int) -> Non
     prompt = request.prompt.replace("Negative prompt:", "").replace("\r", "")
     negative_prompt = request.negative_prompt.replace("\r", "")
     request = replace(request, prompt=prompt, negative_prompt=negative_prompt)
-    story = a1111_story(parameters(request, seed, DIGEST))
+    story = parse_a1111(format_a1111(request, seed, DIGEST))
     assert (story.prompt, story.negative_prompt) == (prompt, request.negative_prompt)
     told = story.settings
     name = Path(request.model).name
     assert told.model == (name or None)
-    asked, again = request_of(story)
+    asked, again = request_from_metadata(story)
     # The text does not say how the prompt was read: it is taken as A1111 would, if it can be.
     assert replace(asked, grammar="plain") == replace(request, model="embedded")
     assert again == seed
@@ -119,26 +122,29 @@ def test_the_prompt_text_alone_says_the_same(request: Request, seed: int) -> Non
 
 def test_a_models_own_sampler_is_left_to_the_model(tmp_path: Path) -> None:
     request = replace(ASKED, sampler="DDIMScheduler")
-    story = read_story(png(tmp_path / "a.png", picture_text(request, 7, DIGEST)))
+    story = read_metadata(png(tmp_path / "a.png", build_image_texts(request, 7, DIGEST)))
     assert story.settings.sampler == "DDIMScheduler"
-    assert request_of(story)[0] == replace(ASKED, sampler=None)
+    assert request_from_metadata(story)[0] == replace(ASKED, sampler=None)
 
 
 def test_other_versions_and_another_model_are_named(tmp_path: Path) -> None:
     versions = {"t2i": "0.0.1", "torch": "1.0\x1b[31m"}
-    story = read_story(ours(tmp_path / "a.png", libraries=versions))
-    first, second, third = differences(story, "f" * 64)
+    story = read_metadata(ours(tmp_path / "a.png", libraries=versions))
+    first, second, third = list_differences(story, "f" * 64)
     assert first == f"t2i 0.0.1 made it, here is {__version__}"
     assert second.startswith("torch 1.0\\u001b[31m made it, here is ")
     assert third == "model 0123456789 made it, here is ffffffffff"
-    assert len(differences(story, DIGEST)) == 2
-    assert differences(story, None)[2] == "whether the model is the same, 0123456789, is not known"
+    assert len(list_differences(story, DIGEST)) == 2
+    assert (
+        list_differences(story, None)[2]
+        == "whether the model is the same, 0123456789, is not known"
+    )
 
 
 def test_fields_of_a_newer_t2i_are_named(tmp_path: Path) -> None:
     asked = asdict(ASKED) | {"mood": "calm"}
-    story = read_story(ours(tmp_path / "a.png", request=asked, place="here"))
-    assert request_of(story) == (ASKED, 7)
+    story = read_metadata(ours(tmp_path / "a.png", request=asked, place="here"))
+    assert request_from_metadata(story) == (ASKED, 7)
     assert story.not_understood == ("place: here", "request.mood: calm")
 
 
@@ -169,19 +175,19 @@ def test_fields_of_a_newer_t2i_are_named(tmp_path: Path) -> None:
 def test_a_record_that_cannot_be_used_is_refused_by_name(
     tmp_path: Path, changes: dict[str, object], complaint: str
 ) -> None:
-    record = json.loads(picture_text(ASKED, 7, DIGEST)["t2i"]) | changes
+    record = json.loads(build_image_texts(ASKED, 7, DIGEST)["t2i"]) | changes
     path = png(tmp_path / "a.png", {"t2i": json.dumps(record)})
     with pytest.raises(
         DataError, match=rf"a\.png carries no story that can be read: .*{complaint}"
     ):
-        read_story(path)
+        read_metadata(path)
 
 
 def test_a_broken_record_leaves_the_prompt_text(tmp_path: Path) -> None:
-    text = picture_text(replace(ASKED, prompt="a cat"), 7, DIGEST)
-    story = read_story(png(tmp_path / "a.png", text | {"t2i": "{"}))
+    text = build_image_texts(replace(ASKED, prompt="a cat"), 7, DIGEST)
+    story = read_metadata(png(tmp_path / "a.png", text | {"t2i": "{"}))
     assert (story.prompt, story.settings.seed) == ("a cat", 7)
     assert story.not_understood[0].startswith("t2i: not JSON")
-    assert differences(story, DIGEST)[0] == (
+    assert list_differences(story, DIGEST)[0] == (
         f"made by t2i {__version__}, but its full record is missing: it may not be identical"
     )

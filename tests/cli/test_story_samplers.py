@@ -2,7 +2,7 @@
 
 import pytest
 
-from t2i.cli.request.sampler_names import CLASSES, NAMES, SPACED, our_sampler
+from t2i.cli.request.sampler_names import CLASS_NAMES, NAMES, SPACED, translate_sampler
 from t2i.denoiser.schedulers import PLAIN, SAMPLERS, WITH_SIGMAS
 
 
@@ -10,8 +10,8 @@ def test_our_names_of_samplers_are_those_of_the_schedulers() -> None:
     assert NAMES == PLAIN.keys() | WITH_SIGMAS.keys()
     assert SPACED == WITH_SIGMAS.keys()
     for name in SAMPLERS:
-        assert our_sampler(name) == (name, "")
-    for class_name, name in CLASSES.items():
+        assert translate_sampler(name) == (name, "")
+    for class_name, name in CLASS_NAMES.items():
         assert SAMPLERS[name].class_name == class_name
 
 
@@ -38,4 +38,4 @@ def test_our_names_of_samplers_are_those_of_the_schedulers() -> None:
 def test_samplers_of_other_tools_get_our_names(
     theirs: str, spacing: str, ours: str | None, left: str
 ) -> None:
-    assert our_sampler(theirs, spacing) == (ours, left)
+    assert translate_sampler(theirs, spacing) == (ours, left)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t2i.cli.metadata.comfyui import read_comfyui
-from t2i.cli.metadata.reading import differences, read_story, request_of
+from t2i.cli.metadata.reading import list_differences, read_metadata, request_from_metadata
 from t2i.errors import DataError
 from tests.cli.carrying import png, with_exif
 
@@ -44,7 +44,7 @@ def comfyui(path: Path, graph: Nodes) -> Path:
 
 
 def test_a_comfyui_graph_is_followed_from_the_sampler(tmp_path: Path) -> None:
-    story = read_story(comfyui(tmp_path / "a.png", plain_graph()))
+    story = read_metadata(comfyui(tmp_path / "a.png", plain_graph()))
     assert (story.tool, story.prompt, story.negative_prompt) == (
         "ComfyUI",
         "a cat\nin a hat",
@@ -55,14 +55,14 @@ def test_a_comfyui_graph_is_followed_from_the_sampler(tmp_path: Path) -> None:
     assert (told.sampler, told.seed) == ("dpm++ 2m karras", 156680208700286)
     assert (told.width, told.height, told.model) == (512, 768, "v1-5.safetensors")
     assert story.not_understood == ()
-    assert request_of(story)[1] == 156680208700286
-    assert "another tool, ComfyUI: it will not be identical" in differences(story, None)[0]
+    assert request_from_metadata(story)[1] == 156680208700286
+    assert "another tool, ComfyUI: it will not be identical" in list_differences(story, None)[0]
 
 
 def test_a_comfyui_webp_keeps_its_graph_in_exif(tmp_path: Path) -> None:
     graph = f"prompt:{json.dumps(plain_graph())}"
     path = with_exif(tmp_path / "a.webp", {0x0110: graph, 0x010F: "workflow:{}"}, below=False)
-    assert read_story(path).prompt == "a cat\nin a hat"
+    assert read_metadata(path).prompt == "a cat\nin a hat"
 
 
 def test_base_and_refiner_of_sdxl_are_one_picture(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_base_and_refiner_of_sdxl_are_one_picture(tmp_path: Path) -> None:
     graph["11"] = node("PrimitiveInt", value=5)
     graph["12"] = node("CheckpointLoaderSimple", ckpt_name="refiner.safetensors")
     graph["13"] = node("LoraLoader", lora_name="fine.safetensors", model=["4", 0], clip=["4", 1])
-    story = read_story(comfyui(tmp_path / "a.png", graph))
+    story = read_metadata(comfyui(tmp_path / "a.png", graph))
     assert (story.prompt, story.settings.seed, story.settings.sampler) == ("a cat", 5, "euler")
     assert (story.settings.model, story.settings.width) == ("v1-5.safetensors", 512)
     told = "\n".join(story.not_understood)
@@ -104,7 +104,7 @@ def test_a_sampler_in_parts_is_put_together(tmp_path: Path) -> None:
     graph["21"] = node("CFGGuider", cfg=3, model=["4", 0], positive=["6", 0], negative=["7", 0])
     graph["22"] = node("KSamplerSelect", sampler_name="euler_ancestral")
     graph["23"] = node("BasicScheduler", steps=12, scheduler="simple", model=["4", 0])
-    story = read_story(comfyui(tmp_path / "a.png", graph))
+    story = read_metadata(comfyui(tmp_path / "a.png", graph))
     assert (story.prompt, story.negative_prompt) == ("a cat\nin a hat", "blurry")
     told = story.settings
     assert (told.seed, told.num_inference_steps, told.guidance_scale) == (9, 12, 3.0)
@@ -127,7 +127,7 @@ def test_what_stands_between_prompt_and_sampler_is_named(tmp_path: Path) -> None
     graph["32"] = node("CLIPTextEncode", text="a dog", clip=["4", 1])
     graph["33"] = node("VAEEncode", pixels=["34", 0], vae=["4", 2])
     graph["34"] = node("LoadImage", image="in.png")
-    story = read_story(comfyui(tmp_path / "a.png", graph))
+    story = read_metadata(comfyui(tmp_path / "a.png", graph))
     assert (story.prompt, story.negative_prompt) == ("a cat\nin a hat\na dog", "blurry")
     assert story.settings.width is None
     told = "\n".join(story.not_understood)
@@ -162,7 +162,7 @@ def test_a_comfyui_workflow_without_a_graph_is_read(tmp_path: Path) -> None:
             *([4, 6, 0, 3, 1, "CONDITIONING"], [6, 7, 0, 3, 2, "CONDITIONING"]),
         ],
     }
-    story = read_story(png(tmp_path / "a.png", {"workflow": json.dumps(workflow)}))
+    story = read_metadata(png(tmp_path / "a.png", {"workflow": json.dumps(workflow)}))
     assert (story.prompt, story.negative_prompt) == ("a cat", "blurry")
     told = story.settings
     assert (told.seed, told.num_inference_steps, told.sampler) == (7, 20, "euler")
@@ -179,7 +179,7 @@ def test_cycles_in_a_graph_end(tmp_path: Path) -> None:
     graph["41"] = node("PrimitiveInt", value=["41", 0])
     graph["42"] = node("LoraLoader", lora_name="x", model=["42", 0])
     graph["43"] = node("Reroute", any=["40", 0])
-    story = read_story(comfyui(tmp_path / "a.png", graph))
+    story = read_metadata(comfyui(tmp_path / "a.png", graph))
     assert (story.prompt, story.negative_prompt) == ("", "")
     told = story.settings
     assert (told.seed, told.num_inference_steps, told.model) == (None, None, None)
@@ -206,7 +206,7 @@ def test_anything_may_stand_anywhere_in_a_graph(changes: dict[tuple[str, str], A
     for (name, key), value in changes.items():
         if (name, key) == ("3", "steps") and type(value) is int:
             assert story.settings.num_inference_steps == (value if 1 <= value <= 10_000 else None)
-    letters = {unicodedata.category(letter) for letter in "".join(differences(story, None))}
+    letters = {unicodedata.category(letter) for letter in "".join(list_differences(story, None))}
     assert not letters & {"Cc", "Cs", "Zl", "Zp"}
 
 
@@ -226,7 +226,7 @@ def test_anything_may_stand_anywhere_in_a_graph(changes: dict[tuple[str, str], A
 )
 def test_what_is_no_graph_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
     with pytest.raises(DataError, match=complaint):
-        read_story(png(tmp_path / "a.png", {"prompt": text}))
+        read_metadata(png(tmp_path / "a.png", {"prompt": text}))
 
 
 def test_invokeai_3_is_read(tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_invokeai_3_is_read(tmp_path: Path) -> None:
         "model": {"key": "k", "hash": "blake3:12", "name": "sd-1.5", "base": "sd-1"},
     }
     path = png(tmp_path / "a.png", {"invokeai_metadata": json.dumps(metadata)})
-    story = read_story(path)
+    story = read_metadata(path)
     assert (story.tool, story.prompt, story.negative_prompt) == (
         "InvokeAI 5.4.0",
         "a cat",
@@ -252,7 +252,7 @@ def test_invokeai_3_is_read(tmp_path: Path) -> None:
 
 def test_a_prompt_that_says_none_is_a_prompt(tmp_path: Path) -> None:
     metadata = json.dumps({"positive_prompt": "None", "negative_prompt": 3})
-    story = read_story(png(tmp_path / "a.png", {"invokeai_metadata": metadata}))
+    story = read_metadata(png(tmp_path / "a.png", {"invokeai_metadata": metadata}))
     assert (story.prompt, story.negative_prompt) == ("None", "")
     assert story.not_understood == ("negative_prompt: 3 (expected text)",)
 
@@ -264,7 +264,7 @@ def test_invokeai_2_is_read(tmp_path: Path) -> None:
         **{"sampler": "k_euler_a", "type": "txt2img", "seamless": False},
     }
     metadata = {"model_weights": "stable-1.5", "app_version": "2.2.5", "image": image}
-    story = read_story(png(tmp_path / "a.png", {"sd-metadata": json.dumps(metadata)}))
+    story = read_metadata(png(tmp_path / "a.png", {"sd-metadata": json.dumps(metadata)}))
     assert (story.tool, story.prompt, story.negative_prompt) == (
         "InvokeAI 2.2.5",
         "a cat",
@@ -276,12 +276,12 @@ def test_invokeai_2_is_read(tmp_path: Path) -> None:
 
 def test_the_first_invokeai_is_read(tmp_path: Path) -> None:
     text = '"a "red" cat" -s 50 -S 7 -W 512 -H 640 -C 7.5 -G -A k_lms -f0.75'
-    story = read_story(png(tmp_path / "a.png", {"Dream": text}))
+    story = read_metadata(png(tmp_path / "a.png", {"Dream": text}))
     assert (story.prompt, story.settings.seed) == ('a "red" cat', 7)
     assert (story.settings.height, story.settings.sampler) == (640, "lms")
     assert story.not_understood == ("-G: given", "-f: 0.75")
     with pytest.raises(DataError, match="Dream: expected a prompt in quotes"):
-        read_story(png(tmp_path / "b.png", {"Dream": "no quotes"}))
+        read_metadata(png(tmp_path / "b.png", {"Dream": "no quotes"}))
 
 
 @pytest.mark.parametrize(
@@ -306,7 +306,7 @@ def test_options_of_the_first_invokeai_keep_their_names_and_values(
     tmp_path: Path, written: str, expected: tuple[str, ...]
 ) -> None:
     text = f'"a cat" -s 50 {written} -S7 -C7.5 -Ak_lms'
-    story = read_story(png(tmp_path / "a.png", {"Dream": text}))
+    story = read_metadata(png(tmp_path / "a.png", {"Dream": text}))
     assert story.not_understood == expected
     told = story.settings
     assert (told.num_inference_steps, told.seed, told.guidance_scale) == (50, 7, 7.5)
@@ -329,7 +329,7 @@ def test_fooocus_is_read(tmp_path: Path) -> None:
         png(tmp_path / "b.png", {"parameters": texts["parameters"]}),
         with_exif(tmp_path / "c.jpg", fields, below=False),
     ):
-        story = read_story(path)
+        story = read_metadata(path)
         assert (story.tool, story.prompt) == ("Fooocus v2.5.5", "a cat")
         told = story.settings
         assert (told.width, told.height, told.seed) == (1152, 896, 123)
@@ -340,12 +340,12 @@ def test_fooocus_is_read(tmp_path: Path) -> None:
 def test_fooocus_in_the_layout_of_a1111_is_read(tmp_path: Path) -> None:
     text = "a cat\nNegative prompt: blurry\nSteps: 30, Sampler: Euler a, Seed: 123, Size: 1152x896"
     path = png(tmp_path / "a.png", {"parameters": text, "fooocus_scheme": "a1111"})
-    story = read_story(path)
+    story = read_metadata(path)
     assert (story.tool, story.negative_prompt, story.settings.seed) == ("Fooocus", "blurry", 123)
 
 
 def test_a_prompt_that_begins_with_a_brace_is_not_fooocus(tmp_path: Path) -> None:
-    story = read_story(png(tmp_path / "a.png", {"parameters": "{a|b} cat\nSteps: 20, Seed: 5"}))
+    story = read_metadata(png(tmp_path / "a.png", {"parameters": "{a|b} cat\nSteps: 20, Seed: 5"}))
     assert (story.tool, story.prompt, story.not_understood) == ("A1111", "{a|b} cat", ())
 
 
@@ -363,4 +363,4 @@ def test_texts_that_their_tool_did_not_write_are_refused(
     tmp_path: Path, texts: dict[str, str], complaint: str
 ) -> None:
     with pytest.raises(DataError, match=complaint):
-        read_story(png(tmp_path / "a.png", texts))
+        read_metadata(png(tmp_path / "a.png", texts))

@@ -14,10 +14,10 @@ from safetensors.torch import save
 
 from t2i.adapters import read, read_embedding
 from t2i.attention.probes.heat_maps import load_maps
-from t2i.cli.bulk.index import merge
-from t2i.cli.bulk.plan import read_state
+from t2i.cli.bulk.index import merge_index_parts
+from t2i.cli.bulk.plan import read_bulk_state
 from t2i.cli.bulk.prompts_file import read_prompts
-from t2i.cli.metadata.reading import read_story, request_of
+from t2i.cli.metadata.reading import read_metadata, request_from_metadata
 from t2i.cli.request.request import Request, read_defaults
 from t2i.denoiser.build import ModelConfig
 from t2i.denoiser.loading.checkpoint_contents import recognise
@@ -154,7 +154,7 @@ def read_decoded(path: Path) -> None:
 
 def read_told(path: Path) -> None:
     """A picture's story, and what t2i would be asked for by it."""
-    request_of(read_story(path))
+    request_from_metadata(read_metadata(path))
 
 
 def read_pictures(path: Path) -> None:
@@ -248,11 +248,11 @@ READERS = {
         "m/t2i.json", in_folder(read_defaults), texts('{"defaults": {"steps": 2, "sampler": "x"}}')
     ),
     "bulk": Reader(
-        "bulk.json", in_folder(read_state), texts('{"version": 1, "seed": 5, "num": 1}')
+        "bulk.json", in_folder(read_bulk_state), texts('{"version": 1, "seed": 5, "num": 1}')
     ),
     "index": Reader(
         "index.0.jsonl",
-        in_folder(merge),
+        in_folder(merge_index_parts),
         texts('{"job": 1, "file": "a"}\n{"job": 2, "error": {}}\n'),
     ),
     "records": Reader(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from t2i.cli.bulk.prompts_file import read_prompts
-from t2i.cli.metadata.reading import read_story
+from t2i.cli.metadata.reading import read_metadata
 from t2i.denoiser.loading.weight_checks import read_json as read_model_json
 from t2i.denoiser.loading.weight_checks import read_shapes
 from t2i.errors import DataError, T2IError
@@ -42,7 +42,7 @@ NO_FILES: dict[str, Callable[[Path], object]] = {
 }
 READERS: dict[str, Callable[[Path], object]] = {
     "x.png": open_picture,
-    "story.png": read_story,
+    "story.png": read_metadata,
     "x.txt": read_prompts,
     "x.jsonl": lambda path: rows_of(path, None),
     "x.tar": lambda path: list_tars([str(path)]),

@@ -64,15 +64,15 @@ LIGHT = (
     ["inspect", "a cat", "--words", ","],
     ["train", "docs/images", "--init", "lora", "--dry-run"],
 )
-"""Commands, and slips, that need none of the libraries of SLOW."""
+"""Commands, and slips, that need none of the libraries of SLOW_IMPORTS."""
 
 
 def test_commands_that_need_no_model_import_no_large_library(repo: Path, tmp_path: Path) -> None:
     code = (
-        "import sys, json; from t2i.cli import main; from t2i.cli.loading_notice import SLOW\n"
+        "import sys, json; from t2i.cli import main; from t2i.cli.loading_notice import SLOW_IMPORTS\n"
         "for command in json.loads(sys.argv[1]):\n"
         "    main(command)\n"
-        "    for name in {*SLOW} & {*sys.modules}:\n"
+        "    for name in {*SLOW_IMPORTS} & {*sys.modules}:\n"
         "        sys.exit(f'{command} imports {name}')\n"
     )
     commands = [

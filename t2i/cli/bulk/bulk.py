@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from t2i.cli.bulk.index import INDEX, Part, Tally, merge
+from t2i.cli.bulk.index import INDEX, IndexPart, JobCounter, merge_index_parts
 from t2i.cli.bulk.jobs import Job
-from t2i.cli.bulk.plan import STATE, Bulk, Folder, Plan
-from t2i.cli.drawing.drawing import chosen
+from t2i.cli.bulk.plan import STATE_FILE, BulkFolder, BulkRun, JobPlan
+from t2i.cli.drawing.drawing import build_scheduler
 from t2i.cli.output import note, print_json
-from t2i.cli.processes import from_main, joined
+from t2i.cli.processes import broadcast_from_main, join_processes
 from t2i.cli.request.digests import digest
-from t2i.cli.request.known_words import read_known
-from t2i.cli.request.prompt_checks import questions_of_lines
-from t2i.cli.request.prompt_line import Line
-from t2i.cli.stopping import Stopped, Stopping
+from t2i.cli.request.known_words import read_known_words
+from t2i.cli.request.prompt_checks import find_line_warnings
+from t2i.cli.request.prompt_line import PromptLine
+from t2i.cli.stopping import SignalInterrupt, SignalStop
 from t2i.errors import ArgumentError, DataError, ModelError, OutputError
 from t2i.library_messages import quiet_libraries
 from t2i.run_folder import locked
@@ -34,49 +34,51 @@ from t2i.terminal import print_line
 if TYPE_CHECKING:
     from accelerate import PartialState
 
-    from t2i.cli.bulk.worker import Studio
+    from t2i.cli.bulk.worker import BulkWorker
 
-WAIT = 0.5
+POLL_INTERVAL = 0.5
 """Seconds between two looks at the parts of other processes."""
-MOUNTED = 30.0
+MOUNT_TIMEOUT = 30.0
 """Seconds in which a shared folder shows on one machine what another one wrote."""
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class ProcessWork:
     """What one process has to do, and with what; no studio where nothing is to be done."""
 
     state: "PartialState"
-    plan: Plan
+    plan: JobPlan
     jobs: list[Job]
-    studio: "Studio | None"
+    studio: "BulkWorker | None"
 
 
-def run(bulk: Bulk, lines: Sequence[Line], *, as_json: bool) -> None:
+def run_bulk(bulk: BulkRun, lines: Sequence[PromptLine], *, as_json: bool) -> None:
     """Make what is missing, and say what came of it.
 
     lines : of the file; only the main process needs them
     """
-    with Stopping() as stop, ExitStack() as held:
+    with SignalStop() as stop, ExitStack() as held:
         try:
             with stop.droppable():
-                share = prepare(bulk, lines, held)
-        except Stopped as stopped:
+                share = _load_process_work(bulk, lines, held)
+        except SignalInterrupt as stopped:
             note("Interrupted before the first picture.")
             raise typer.Exit(stopped.exit_code) from None
 
         state, plan = share.state, share.plan
-        asked = ask(bulk, lines) if state.is_main_process else []
-        tally = Tally(bulk.out, state.num_processes)
-        interrupted: Stopped | None = None
+        asked = _print_line_warnings(bulk, lines) if state.is_main_process else []
+        tally = JobCounter(bulk.out, state.num_processes)
+        interrupted: SignalInterrupt | None = None
         try:
-            work(bulk, share, tally, stop)
-        except Stopped as stopped:
+            _run_jobs(bulk, share, tally, stop)
+        except SignalInterrupt as stopped:
             interrupted = stopped
         if state.is_main_process:
             tally.update()
             if interrupted is None or state.num_processes == 1:
-                failed = [entry for entry in merge(bulk.out).values() if "error" in entry]
+                failed = [
+                    entry for entry in merge_index_parts(bulk.out).values() if "error" in entry
+                ]
             else:
                 failed = []  # others may still be writing: the next start puts the parts together
             document: dict[str, object] = {
@@ -91,7 +93,7 @@ def run(bulk: Bulk, lines: Sequence[Line], *, as_json: bool) -> None:
             if as_json:
                 print_json(document)
             else:
-                note(summary(plan, tally, interrupted is not None))
+                note(_format_summary(plan, tally, interrupted is not None))
                 for entry in failed[:3]:
                     note(f"{bulk.prompts}:{entry['line']}: {entry['error']['message']}")
                 print_line(document["index"])
@@ -101,7 +103,7 @@ def run(bulk: Bulk, lines: Sequence[Line], *, as_json: bool) -> None:
             raise typer.Exit(1)
 
 
-def ask(bulk: Bulk, lines: Sequence[Line]) -> list[str]:
+def _print_line_warnings(bulk: BulkRun, lines: Sequence[PromptLine]) -> list[str]:
     """What may not be meant in the prompts: said, and given."""
     from t2i.denoiser.loading.address import resolve
 
@@ -109,13 +111,13 @@ def ask(bulk: Bulk, lines: Sequence[Line]) -> list[str]:
     requests = (
         (line.number, replace(line.wishes.over(bulk.options), prompt=line.prompt)) for line in lines
     )
-    asked = questions_of_lines(bulk.prompts, requests, model, read_known(resolve(model)))
+    asked = find_line_warnings(bulk.prompts, requests, model, read_known_words(resolve(model)))
     for question in asked:
         note(f"Warning: {question}")
     return asked
 
 
-def summary(plan: Plan, tally: Tally, interrupted: bool) -> str:
+def _format_summary(plan: JobPlan, tally: JobCounter, interrupted: bool) -> str:
     before = plan.total - len(plan.todo)
     counts = f"{tally.made} made, {before} made before, {tally.failed} failed, of {plan.total}."
     if interrupted:
@@ -125,40 +127,40 @@ def summary(plan: Plan, tally: Tally, interrupted: bool) -> str:
     return counts
 
 
-def prepare(bulk: Bulk, lines: Sequence[Line], held: ExitStack) -> Share:
+def _load_process_work(bulk: BulkRun, lines: Sequence[PromptLine], held: ExitStack) -> ProcessWork:
     """Agree with the others on what is missing, and load what makes it."""
     held.enter_context(quiet_libraries())
-    state = held.enter_context(joined())
-    plan = from_main(state, lambda: begin(bulk, lines, held))
+    state = held.enter_context(join_processes())
+    plan = broadcast_from_main(state, lambda: _lock_and_plan(bulk, lines, held))
     jobs = plan.todo[state.process_index :: state.num_processes]
     if not jobs:
-        return Share(state, plan, jobs, None)
+        return ProcessWork(state, plan, jobs, None)
 
-    from t2i.cli.bulk.worker import Studio
+    from t2i.cli.bulk.worker import BulkWorker
     from t2i.denoiser.loading.address import resolve
 
     if not state.is_main_process:
-        check_shared(bulk.out)
+        _check_folder_is_shared(bulk.out)
     model = resolve(bulk.options.model)
     if state.is_local_main_process and not state.is_main_process:
-        check_model(model, plan.weights)
-    return Share(state, plan, jobs, Studio.load(model, plan.weights, bulk, state.device))
+        _check_same_model(model, plan.weights)
+    return ProcessWork(state, plan, jobs, BulkWorker.load(model, plan.weights, bulk, state.device))
 
 
-def begin(bulk: Bulk, lines: Sequence[Line], held: ExitStack) -> Plan:
+def _lock_and_plan(bulk: BulkRun, lines: Sequence[PromptLine], held: ExitStack) -> JobPlan:
     """Refuse what cannot be done, then lock the folder until `held` is closed."""
     from t2i.denoiser.loading.address import resolve
 
     model = resolve(bulk.options.model)
-    folder = Folder(bulk, lines, model)
-    check_samplers(bulk.prompts, folder.jobs, model)
+    folder = BulkFolder(bulk, lines, model)
+    _check_samplers(bulk.prompts, folder.jobs, model)
     held.enter_context(locked(bulk.out))
     for change in folder.changed_libraries():
         note(f"Warning: since the first pictures {change}: the others may differ slightly.")
     return folder.begin()
 
 
-def check_samplers(path: Path, jobs: Sequence[Job], model: Path) -> None:
+def _check_samplers(path: Path, jobs: Sequence[Job], model: Path) -> None:
     """Before the weights are read; what only a run shows is recorded with its picture."""
     from t2i.denoiser.loading.weight_checks import read_json
 
@@ -169,23 +171,23 @@ def check_samplers(path: Path, jobs: Sequence[Job], model: Path) -> None:
             lines.setdefault(job.request.sampler, job.line)
     for sampler, line in lines.items():
         try:
-            chosen(sampler, config)
+            build_scheduler(sampler, config)
         except ArgumentError as error:
             raise DataError(f"{path}:{line}: {error}") from error
 
 
-def check_shared(out: Path) -> None:
-    waited = time.monotonic() + MOUNTED
-    while not (out / STATE).is_file():
+def _check_folder_is_shared(out: Path) -> None:
+    waited = time.monotonic() + MOUNT_TIMEOUT
+    while not (out / STATE_FILE).is_file():
         if time.monotonic() > waited:
             raise OutputError(
                 f"{out} is not the folder that the main process writes to: name one that every "
                 "machine has mounted at the same place."
             )
-        time.sleep(WAIT)
+        time.sleep(POLL_INTERVAL)
 
 
-def check_model(model: Path, weights: str) -> None:
+def _check_same_model(model: Path, weights: str) -> None:
     if digest(model) != weights:
         raise ModelError(
             f"{model} on this machine is not the model of the main process: their weights or "
@@ -193,15 +195,15 @@ def check_model(model: Path, weights: str) -> None:
         )
 
 
-def work(bulk: Bulk, share: Share, tally: Tally, stop: Stopping) -> None:
+def _run_jobs(bulk: BulkRun, share: ProcessWork, tally: JobCounter, stop: SignalStop) -> None:
     """Make this process's pictures; the main one then waits for those of the others."""
-    from t2i.cli.bulk.progress import progress
+    from t2i.cli.bulk.progress import show_progress
 
     state, plan = share.state, share.plan
     watched = state.is_main_process and sys.stderr.isatty()
-    with progress(plan, tally, watched) as update:
+    with show_progress(plan, tally, watched) as update:
         if share.studio is not None:
-            with closing(Part(bulk.out, state.process_index)) as part:
+            with closing(IndexPart(bulk.out, state.process_index)) as part:
                 for job in share.jobs:
                     part.add(share.studio.make(job, stop))
                     update()
@@ -209,4 +211,4 @@ def work(bulk: Bulk, share: Share, tally: Tally, stop: Stopping) -> None:
             tally.update()
             update()
             with stop.droppable():
-                time.sleep(WAIT if tally.finished < len(plan.todo) else 0)
+                time.sleep(POLL_INTERVAL if tally.finished < len(plan.todo) else 0)

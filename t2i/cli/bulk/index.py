@@ -16,21 +16,21 @@ from t2i.errors import OutputError
 from t2i.safe_reading import RUN, bytes_of, parse_json, regular
 
 INDEX = "index.jsonl"
-PART = re.compile(r"index\.\d+\.jsonl")
+PART_NAME = re.compile(r"index\.\d+\.jsonl")
 
-Entry = dict[str, Any]
+IndexEntry = dict[str, Any]
 """One line: job, line, seed and request; then file and seconds, or error."""
 
 
-def part_path(folder: Path, rank: int) -> Path:
+def index_part_path(folder: Path, rank: int) -> Path:
     return folder / f"index.{rank}.jsonl"
 
 
-class Part:
+class IndexPart:
     """The lines of one process."""
 
     def __init__(self, folder: Path, rank: int) -> None:
-        self.path = part_path(folder, rank)
+        self.path = index_part_path(folder, rank)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
         try:
             self._descriptor = os.open(self.path, flags, 0o644)
@@ -51,12 +51,12 @@ class Part:
         os.close(self._descriptor)
 
 
-class Tally:
+class JobCounter:
     """Counts the lines of all parts while they grow."""
 
     def __init__(self, folder: Path, ranks: int) -> None:
         self.made = self.failed = 0
-        self._read = {part_path(folder, rank): 0 for rank in range(ranks)}
+        self._read = {index_part_path(folder, rank): 0 for rank in range(ranks)}
 
     @property
     def finished(self) -> int:
@@ -70,18 +70,18 @@ class Tally:
                 file.seek(start)
                 whole, newline, _ = file.read().rpartition(b"\n")
             self._read[path] = start + len(whole) + len(newline)
-            for entry in entries_of(whole):
+            for entry in parse_entries(whole):
                 self.failed += "error" in entry
                 self.made += "error" not in entry
 
 
-def merge(folder: Path) -> dict[int, Entry]:
+def merge_index_parts(folder: Path) -> dict[int, IndexEntry]:
     """Put the parts into the index and remove them; what is known of each job. Of two lines the
     later one counts, but a failure never hides a picture."""
-    parts = sorted(path for path in folder.iterdir() if PART.fullmatch(path.name))
-    known: dict[int, Entry] = {}
+    parts = sorted(path for path in folder.iterdir() if PART_NAME.fullmatch(path.name))
+    known: dict[int, IndexEntry] = {}
     for path in (folder / INDEX, *parts):
-        for entry in entries_of(read(path)):
+        for entry in parse_entries(_read_index(path)):
             if "error" not in entry or "error" in known.get(entry["job"], entry):
                 known[entry["job"]] = entry
     known = dict(sorted(known.items()))
@@ -93,14 +93,14 @@ def merge(folder: Path) -> dict[int, Entry]:
     return known
 
 
-def read(path: Path) -> bytes:
+def _read_index(path: Path) -> bytes:
     try:
         return bytes_of(path, RUN.most) if path.exists() else b""
     except OSError as error:
         raise OutputError(f"Cannot read {path}: {error.strerror or error}.") from error
 
 
-def entries_of(data: bytes) -> Iterator[Entry]:
+def parse_entries(data: bytes) -> Iterator[IndexEntry]:
     """The whole lines of an index; one that a kill or a full disk cut short, or that
     another program wrote, with halves of characters, is passed over."""
     for line in data.split(b"\n"):

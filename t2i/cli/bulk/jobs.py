@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from t2i.cli.file_names import slug
-from t2i.cli.request.prompt_line import Line
+from t2i.cli.file_names import slugify
+from t2i.cli.request.prompt_line import PromptLine
 from t2i.cli.request.request import MAX_SEED, Request
 from t2i.errors import ArgumentError, DataError
 
@@ -27,7 +27,9 @@ class Job:
     request: Request
 
 
-def jobs_of(path: Path, lines: Sequence[Line], options: Request, num: int, seed: int) -> list[Job]:
+def build_jobs(
+    path: Path, lines: Sequence[PromptLine], options: Request, num: int, seed: int
+) -> list[Job]:
     """The pictures that `lines` of `path` ask for.
 
     options : for what a line leaves open
@@ -44,23 +46,23 @@ def jobs_of(path: Path, lines: Sequence[Line], options: Request, num: int, seed:
         if first + count - 1 > MAX_SEED:
             raise ArgumentError(f"{path}:{line.number}: its seed would be above {MAX_SEED}.")
         for index in range(count):
-            file = file_of(line, index, count, first + index, digits)
+            file = _name_image_file(line, index, count, first + index, digits)
             jobs.append(Job(len(jobs), line.number, first + index, file, request))
-    check_files(path, jobs)
+    _check_unique_names(path, jobs)
     return jobs
 
 
-def file_of(line: Line, index: int, count: int, seed: int, digits: int) -> str:
+def _name_image_file(line: PromptLine, index: int, count: int, seed: int, digits: int) -> str:
     """The line's own name, numbered if it has several pictures; else its number, words and seed."""
     if line.name is None:
-        return f"{line.number:0{digits}}-{slug(line.prompt)}-{seed}.png"
+        return f"{line.number:0{digits}}-{slugify(line.prompt)}-{seed}.png"
     if count == 1:
         return line.name
     name = Path(line.name)
     return f"{name.stem}-{index + 1}{name.suffix}"
 
 
-def check_files(path: Path, jobs: Iterable[Job]) -> None:
+def _check_unique_names(path: Path, jobs: Iterable[Job]) -> None:
     """Refuse two pictures of one name, also where a file system does not tell case apart."""
     lines: dict[str, int] = {}
     for job in jobs:

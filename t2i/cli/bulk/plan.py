@@ -6,27 +6,27 @@ import os
 import re
 import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from t2i.atomic_files import write_atomically
-from t2i.cli.bulk.index import INDEX, merge
-from t2i.cli.bulk.jobs import Job, jobs_of
+from t2i.cli.bulk.index import INDEX, merge_index_parts
+from t2i.cli.bulk.jobs import Job, build_jobs
 from t2i.cli.metadata.writing import LIBRARIES, library_versions
 from t2i.cli.request.digests import digest
-from t2i.cli.request.file_checks import KINDS, Digests, files_of
-from t2i.cli.request.prompt_line import Line
+from t2i.cli.request.file_checks import FILE_KINDS, FileDigests, iter_files
+from t2i.cli.request.prompt_line import PromptLine
 from t2i.cli.request.request import Request, choose_seed, read_defaults
 from t2i.errors import ArgumentError, OutputError
 from t2i.safe_reading import RUN, bytes_of, parse_json
 
-STATE = "bulk.json"
+STATE_FILE = "bulk.json"
 VERSION = 1
 """Of the layout of bulk.json."""
-LEFTOVER = re.compile(r"\.+(?:again-)?(.+?)(?:\.\d+(?:-\d+)?\.part)?")
+LEFTOVER_NAME = re.compile(r"\.+(?:again-)?(.+?)(?:\.\d+(?:-\d+)?\.part)?")
 """A temporary file or folder that a kill left behind: its picture's name within."""
-OPTIONS = {
+OPTION_NAMES = {
     "negative_prompt": "--negative",
     "model": "--model",
     "num_inference_steps": "--steps",
@@ -38,12 +38,12 @@ OPTIONS = {
     "guidance_method": "--method",
     "strength": "--strength",
     "upscale": "--upscale",
-    **{name: kind.option for name, kind in KINDS.items()},
+    **{name: kind.option for name, kind in FILE_KINDS.items()},
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bulk:
+class BulkRun:
     """What one command asks for.
 
     options : for every line that leaves something open; it has no prompt
@@ -60,7 +60,7 @@ class Bulk:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class JobPlan:
     """What the processes share among them.
 
     todo : in the order of the file
@@ -73,13 +73,13 @@ class Plan:
     weights: str
 
 
-class Folder:
+class BulkFolder:
     """The folder of one bulk's pictures: what was asked for when it was begun, and what is done."""
 
-    def __init__(self, bulk: Bulk, lines: Sequence[Line], model: Path) -> None:
+    def __init__(self, bulk: BulkRun, lines: Sequence[PromptLine], model: Path) -> None:
         """Raises what is wrong with the request, before anything is made."""
         self.out = bulk.out
-        self.before = read_state(self.out)
+        self.before = read_bulk_state(self.out)
         options = bulk.options.with_defaults(read_defaults(model))
         seed = choose_seed(bulk.seed)
         if bulk.seed is None and self.before is not None:
@@ -87,51 +87,51 @@ class Folder:
         self.state: dict[str, Any] = {
             "version": VERSION,
             "prompts": bulk.prompts.name,
-            "lines": digest_of(lines),
+            "lines": lines_digest(lines),
             "seed": seed,
             "num": bulk.num,
             "metadata": bulk.metadata,
-            "options": recorded(options),
+            "options": _options_record(options),
             "model_digest": digest(model),
             "libraries": library_versions(LIBRARIES),
         }
-        jobs = jobs_of(bulk.prompts, lines, options, bulk.num, seed)
-        digests = Digests()
+        jobs = build_jobs(bulk.prompts, lines, options, bulk.num, seed)
+        digests = FileDigests()
         self.jobs = [replace(job, request=digests.fill(job.request)) for job in jobs]
         self.state["files"] = {
-            file.path: file.sha256 for job in self.jobs for _, file in files_of(job.request)
+            file.path: file.sha256 for job in self.jobs for _, file in iter_files(job.request)
         }
         if self.before is not None:
-            check_same(self.out, self.before, self.state)
+            _check_same_run(self.out, self.before, self.state)
         if self.before is None:
-            check_free(self.out, self.jobs)
+            _check_names_free(self.out, self.jobs)
 
-    def begin(self) -> Plan:
+    def begin(self) -> JobPlan:
         """Only while the folder is locked."""
-        if read_state(self.out) != self.before:
+        if read_bulk_state(self.out) != self.before:
             raise OutputError(f"Another run has just worked in {self.out}: start this one again.")
         if self.before is None:
             text = json.dumps(self.state, indent=1, ensure_ascii=False) + "\n"
-            write_atomically(self.out / STATE, lambda part: part.write_text(text, "utf-8"))
-        known = merge(self.out)
+            write_atomically(self.out / STATE_FILE, lambda part: part.write_text(text, "utf-8"))
+        known = merge_index_parts(self.out)
         there = {entry.name for entry in os.scandir(self.out)}
-        remove_leftovers(self.out, there, {job.file for job in self.jobs})
+        _remove_leftovers(self.out, there, {job.file for job in self.jobs})
         done = {index for index, entry in known.items() if entry.get("file") in there}
         todo = [job for job in self.jobs if job.index not in done]
-        return Plan(todo, len(self.jobs), self.state["model_digest"])
+        return JobPlan(todo, len(self.jobs), self.state["model_digest"])
 
     def changed_libraries(self) -> list[str]:
         """Versions that are not those of the first pictures."""
         before = self.state if self.before is None else self.before
-        return differences(before.get("libraries") or {}, self.state["libraries"])
+        return list_differences(before.get("libraries") or {}, self.state["libraries"])
 
 
-def recorded(options: Request) -> dict[str, object]:
+def _options_record(options: Request) -> dict[str, object]:
     """Each option as JSON holds it; of files, what would be typed."""
-    values = {name: value for name, value in asdict(options).items() if name in OPTIONS}
+    values = {name: value for name, value in asdict(options).items() if name in OPTION_NAMES}
     if options.upscale is not None:
         values["upscale"] = options.upscale.typed
-    for name in KINDS:
+    for name in FILE_KINDS:
         value = getattr(options, name)
         if isinstance(value, tuple):
             values[name] = [file.typed for file in value] or None
@@ -140,16 +140,46 @@ def recorded(options: Request) -> dict[str, object]:
     return values
 
 
-def digest_of(lines: Iterable[Line]) -> str:
+def lines_digest(lines: Iterable[PromptLine]) -> str:
+    """Return the SHA-256 of the lines of a prompts file, as bulk.json records it."""
     sha = hashlib.sha256()
     for line in lines:
-        sha.update(repr(line).encode())
+        sha.update(_stable_repr(line).encode())
     return sha.hexdigest()
 
 
-def read_state(out: Path) -> dict[str, Any] | None:
+RECORDED_NAMES = {
+    "PromptLine": "Line",
+    "RequestOverrides": "Wishes",
+    "InputFile": "File",
+    "ScaledFile": "Scaled",
+    "EmbeddingFile": "Embedding",
+    "overrides": "wishes",
+}
+"""Class or field -> its name in the text that `lines_digest` hashes.
+
+Folders written under these names must still be continued: the text may not follow a renaming.
+"""
+
+
+def _stable_repr(value: object) -> str:
+    """Return `repr(value)`, with dataclasses and their fields under RECORDED_NAMES."""
+    if isinstance(value, tuple):
+        items = ", ".join(map(_stable_repr, value))
+        return f"({items},)" if len(value) == 1 else f"({items})"
+    if not is_dataclass(value):
+        return repr(value)
+    shown = (
+        f"{RECORDED_NAMES.get(field.name, field.name)}={_stable_repr(getattr(value, field.name))}"
+        for field in fields(value)
+    )
+    name = type(value).__name__
+    return f"{RECORDED_NAMES.get(name, name)}({', '.join(shown)})"
+
+
+def read_bulk_state(out: Path) -> dict[str, Any] | None:
     """What the folder was begun with; None where nothing was."""
-    path = out / STATE
+    path = out / STATE_FILE
     if not path.is_file():
         return None
     try:
@@ -163,16 +193,16 @@ def read_state(out: Path) -> dict[str, Any] | None:
         ) from error
 
 
-def check_same(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def _check_same_run(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     changed = []
     if before.get("lines") != now["lines"]:
         changed.append(f"the prompts ({before.get('prompts')} -> {now['prompts']})")
     for name, option in (("seed", "--seed"), ("num", "--num"), ("metadata", "metadata")):
-        changed += differences({option: before.get(name)}, {option: now[name]})
+        changed += list_differences({option: before.get(name)}, {option: now[name]})
     options = dict(before.get("options") or {})
-    changed += differences(
-        {option: options.get(name) for name, option in OPTIONS.items()},
-        {option: now["options"][name] for name, option in OPTIONS.items()},
+    changed += list_differences(
+        {option: options.get(name) for name, option in OPTION_NAMES.items()},
+        {option: now["options"][name] for name, option in OPTION_NAMES.items()},
     )
     if before.get("model_digest") != now["model_digest"]:
         changed.append("the weights of the model")
@@ -189,7 +219,7 @@ def check_same(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> 
         )
 
 
-def differences(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
+def list_differences(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
     return [
         f"{name} {before.get(name)} -> {value}"
         for name, value in now.items()
@@ -197,7 +227,7 @@ def differences(before: Mapping[str, object], now: Mapping[str, object]) -> list
     ]
 
 
-def check_free(out: Path, jobs: Iterable[Job]) -> None:
+def _check_names_free(out: Path, jobs: Iterable[Job]) -> None:
     """A folder that is begun may hold other things, but nothing under a name of ours."""
     if not out.is_dir():
         return
@@ -209,9 +239,9 @@ def check_free(out: Path, jobs: Iterable[Job]) -> None:
             )
 
 
-def remove_leftovers(out: Path, there: Iterable[str], files: Collection[str]) -> None:
+def _remove_leftovers(out: Path, there: Iterable[str], files: Collection[str]) -> None:
     for name in there:
-        found = LEFTOVER.fullmatch(name)
+        found = LEFTOVER_NAME.fullmatch(name)
         if found and found[1] in files:
             path = out / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

@@ -4,12 +4,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from t2i.cli.bulk.index import Tally
-from t2i.cli.bulk.plan import Plan
+from t2i.cli.bulk.index import JobCounter
+from t2i.cli.bulk.plan import JobPlan
 
 
 @contextmanager
-def progress(plan: Plan, tally: Tally, shown: bool) -> Iterator[Callable[[], None]]:
+def show_progress(plan: JobPlan, tally: JobCounter, shown: bool) -> Iterator[Callable[[], None]]:
     """A function to call whenever something may be finished; without a viewer it does nothing."""
     if not shown:
         yield lambda: None

@@ -9,11 +9,11 @@ from t2i.cli.output import Format, note, print_json
 from t2i.cli.written_weights import (
     FamilyOption,
     Layout,
+    LayoutOption,
     Overwrite,
     PrecisionOption,
-    To,
-    check_free,
-    place_for,
+    check_output_free,
+    reserve_output,
     write_lora,
     write_model,
 )
@@ -22,16 +22,21 @@ from t2i.terminal import print_line
 
 Kind = Literal["LoRA", "embedding", "model"]
 PICKLES = (".pt", ".bin")
-OF_A_MODEL = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conditioner.")
-OF_A_LORA = ("lora", "hada_", "lokr_", "dora_scale")
-MOST_WORDS = 64
+MODEL_PREFIXES = (
+    "model.diffusion_model.",
+    "first_stage_model.",
+    "cond_stage_model.",
+    "conditioner.",
+)
+LORA_MARKS = ("lora", "hada_", "lokr_", "dora_scale")
+MAX_WORDS = 64
 """Tensors of a file of learned words; one of them is one word."""
 
 
 def convert(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A file, or a folder.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A file, or a folder.")],
-    to: To = "diffusers",
+    to: LayoutOption = "diffusers",
     family: FamilyOption = None,
     layers_per_block: Annotated[
         int, typer.Option(min=1, max=16, help="Of the UNet: kohya names SDXL's layers by it.")
@@ -56,17 +61,17 @@ def convert(
     word a file of diffusers' or kohya's; a model in one file a folder of diffusers'. A tensor that
     is not understood is an error that names it: nothing is left out.
     """
-    kind = kind_of(source)
+    kind = _detect_kind(source)
     if kind == "model":
-        convert_model(source, out, to, config, precision, overwrite)
+        _convert_model(source, out, to, config, precision, overwrite)
     elif kind == "embedding":
-        convert_embedding(source, out, to, token, allow_pickle, overwrite)
+        _convert_embedding(source, out, to, token, allow_pickle, overwrite)
     else:
         from t2i.adapters import read
 
-        check_free(out, overwrite, folder=to == "peft")
+        check_output_free(out, overwrite, folder=to == "peft")
         lora = read(source, layers_per_block=layers_per_block)
-        with place_for(out, overwrite) as new:
+        with reserve_output(out, overwrite) as new:
             write_lora(new, lora, to, family, layers_per_block)
     if format == "json":
         print_json({"path": str(out), "kind": kind, "layout": to})
@@ -75,7 +80,7 @@ def convert(
         print_line(out)
 
 
-def kind_of(source: Path) -> Kind:
+def _detect_kind(source: Path) -> Kind:
     """What a file or folder holds, by its name and its header."""
     from t2i.denoiser.loading.weight_checks import read_shapes
 
@@ -88,39 +93,39 @@ def kind_of(source: Path) -> Kind:
     if source.suffix != ".safetensors":
         raise ModelError(f"{source} is of no kind that is known here: expected .safetensors.")
     shapes = read_shapes(source)
-    if any(name.startswith(OF_A_MODEL) and not is_layer(name) for name in shapes):
+    if any(name.startswith(MODEL_PREFIXES) and not _is_lora_tensor(name) for name in shapes):
         return "model"
-    small = 0 < len(shapes) <= MOST_WORDS and all(len(shape) <= 2 for shape in shapes.values())
-    return "embedding" if small and not any(map(is_layer, shapes)) else "LoRA"
+    small = 0 < len(shapes) <= MAX_WORDS and all(len(shape) <= 2 for shape in shapes.values())
+    return "embedding" if small and not any(map(_is_lora_tensor, shapes)) else "LoRA"
 
 
-def is_layer(name: str) -> bool:
+def _is_lora_tensor(name: str) -> bool:
     """Whether a tensor is of a LoRA, which may name its modules as a model does."""
-    return name.endswith(".alpha") or any(mark in name for mark in OF_A_LORA)
+    return name.endswith(".alpha") or any(mark in name for mark in LORA_MARKS)
 
 
-def convert_embedding(
+def _convert_embedding(
     source: Path, out: Path, to: Layout, token: str | None, allow_pickle: bool, overwrite: bool
 ) -> None:
     from t2i.adapters import Embedding, read_embedding, write_embedding, write_embedding_kohya
 
     if to == "peft":
         raise ArgumentError("peft has no files of learned words: give --to diffusers or kohya.")
-    from t2i.cli.request.file_checks import convert_pickle
+    from t2i.cli.request.file_checks import pickle_conversion_command
 
     if source.suffix in PICKLES and not allow_pickle:
         raise ModelError(
             f"Refused the pickle {source}: with --allow-pickle its tensors alone are read, and "
-            f"nothing in it is run: {convert_pickle(source, out)}"
+            f"nothing in it is run: {pickle_conversion_command(source, out)}"
         )
-    check_free(out, overwrite)
+    check_output_free(out, overwrite)
     found = read_embedding(source, pickles=allow_pickle)
     named = Embedding(found.vectors, token or found.token or source.stem)
-    with place_for(out, overwrite) as new:
+    with reserve_output(out, overwrite) as new:
         (write_embedding if to == "diffusers" else write_embedding_kohya)(new, named)
 
 
-def convert_model(
+def _convert_model(
     source: Path,
     out: Path,
     to: Layout,
@@ -135,11 +140,11 @@ def convert_model(
             f"{source} is a folder as diffusers has it. It cannot be written as one file: "
             "diffusers reads the layout of the original code and has nothing that writes it."
         )
-    check_free(out, overwrite, folder=True)
+    check_output_free(out, overwrite, folder=True)
 
     from pipelines.text_to_image import TextToImagePipeline
     from t2i.library_messages import quiet_libraries
 
     given = {} if config is None else {"config": config}
-    with quiet_libraries(), place_for(out, overwrite) as new:
+    with quiet_libraries(), reserve_output(out, overwrite) as new:
         write_model(new, TextToImagePipeline.from_pretrained(source, **given), precision)

@@ -32,7 +32,7 @@ def root(context: typer.Context) -> None:
 
 @data.command()
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The data set: scenes.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The data set: _build_scenes.")],
     out: Out = Path("outputs"),
     num: Annotated[int, typer.Option(min=1, max=1000, help="How many samples.")] = 24,
     seed: Annotated[int, typer.Option(min=0, help="Of the data set.")] = 0,
@@ -47,11 +47,11 @@ def show(
         more = f" Pictures of your own: t2i data check {quote(name)}" if Path(name).exists() else ""
         raise ArgumentError(f"Unknown data set {name!r}. {nearest(name, DATA_SETS)}{more}")
 
-    from t2i.cli.file_names import Names
+    from t2i.cli.file_names import OutputNames
     from t2i.pictures import save_picture
     from train.data.sheets.mask_sheet import show as draw
 
-    names = Names(out, f"{name} {split}", num=1)
+    names = OutputNames(out, f"{name} {split}", num=1)
     names.make_folder()
     sheet = draw(DATA_SETS[name](seed, split), range(num), masks)
     path = names.save(0, seed, partial(save_picture, sheet))
@@ -93,7 +93,7 @@ def check(
 
     Ends with 4 where a training run would not begin: more is broken than data.bad_share allows.
     """
-    from t2i.cli.file_names import Names
+    from t2i.cli.file_names import OutputNames
     from t2i.pictures import save_picture
     from train.data.discovery import check_share
     from train.data.named_data import batch_size_of, config_of
@@ -101,10 +101,10 @@ def check(
     from train.data.sheets.contact_sheet import contact_sheet, spread
 
     if size is None and (model is not None or place.suffix != ".toml"):
-        size = size_of_model(model or "embedded")
+        size = _image_size_of_model(model or "embedded")
     config = config_of(place, size, bucket_step)
-    names = Names(out, f"{place.resolve().name} pictures", num=1)
-    found = found_with_progress(config)
+    names = OutputNames(out, f"{place.resolve().name} pictures", num=1)
+    found = _find_with_progress(config)
     if not found.seen:
         check_share(found.broken, found.number, 0.0)
     pictures = Pictures(config.model_copy(update={"bad_share": 1.0}), found=found)
@@ -131,7 +131,7 @@ def check(
         )
 
 
-def size_of_model(name: str) -> int:
+def _image_size_of_model(name: str) -> int:
     """The side of the pictures that it draws, as `t2i train --init` takes it."""
     from t2i.denoiser.loading.address import EMBEDDED, resolve
     from train.init.config_values import family_of, size_of
@@ -140,7 +140,7 @@ def size_of_model(name: str) -> int:
     return size_of(base, family_of(base))
 
 
-def found_with_progress(config: "PicturesConfig") -> "Found":
+def _find_with_progress(config: "PicturesConfig") -> "Found":
     from train.data.discovery import find
 
     if not sys.stderr.isatty():
@@ -153,10 +153,10 @@ def found_with_progress(config: "PicturesConfig") -> "Found":
         return find(config, lambda done, of: shown.update(task, completed=done, total=of))
 
 
-def scenes(seed: int, split: Split) -> "Samples":
+def _build_scenes(seed: int, split: Split) -> "Samples":
     from t2i.scenes.scenes import Scenes, ScenesConfig
 
     return Scenes(ScenesConfig(seed=seed, split=split))
 
 
-DATA_SETS = {"scenes": scenes}
+DATA_SETS = {"scenes": _build_scenes}

@@ -17,7 +17,7 @@ from t2i.terminal import print_line, warnings_in_one_line
 if TYPE_CHECKING:
     from pipelines.prompt_to_prompt.automatic_edits import Blend, Choice, Wishes
     from t2i.attention.edits.base.edit import Edit
-    from t2i.cli.drawing.loaded_request import Prepared
+    from t2i.cli.drawing.loaded_request import LoadedRequest
     from t2i.cli.request.request import Request
 
 EPILOG = """Examples:
@@ -29,7 +29,7 @@ EPILOG = """Examples:
 `t2i edit "a cat and a balloon" "a dog and a balloon" --blend cat,dog --out swap.png`
 """
 
-SHOWN_WIDTH = 256
+MIN_CELL_WIDTH = 256
 """Smaller pictures are enlarged in the sheet."""
 
 
@@ -98,10 +98,10 @@ def edit(
     its metadata: `t2i generate --from` draws it again. The sheet tells that of its last picture. No
     file is replaced.
     """
-    request = options.request_for(source, options.typed(locals()), lora_dir)
+    request = options.build_request(source, options.typed(locals()), lora_dir)
     source = request.prompt
-    from t2i.cli.output_files import Siblings
-    from t2i.cli.request.prompt_loras import check_none
+    from t2i.cli.output_files import SiblingNames
+    from t2i.cli.request.prompt_loras import check_no_lora_tags
     from t2i.cli.request.request import choose_seed
 
     seed = choose_seed(seed)
@@ -112,32 +112,32 @@ def edit(
         windows["cross_replace"] = parse_window("--cross-replace", cross_replace)
     if self_replace is not None:
         windows["self_replace"] = parse_window("--self-replace", self_replace)
-    prompts = sides(source, target, more or [], weights)
-    check_none("a TARGET", prompts[1:], request)
-    options.check_one_text(request, prompts)
-    names = Siblings(out or Path("outputs"), source, "edit", ends(len(prompts)))
+    prompts = _list_prompts(source, target, more or [], weights)
+    check_no_lora_tags("a TARGET", prompts[1:], request)
+    options.check_not_composed(request, prompts)
+    names = SiblingNames(out or Path("outputs"), source, "edit", _file_endings(len(prompts)))
 
     from pipelines.prompt_to_prompt.automatic_edits import Wishes, choices
-    from t2i.cli.drawing.drawing import draw_together
-    from t2i.cli.drawing.loaded_request import prepare
-    from t2i.cli.metadata.writing import picture_text
+    from t2i.cli.drawing.drawing import draw_edited_images
+    from t2i.cli.drawing.loaded_request import load_request
+    from t2i.cli.metadata.writing import build_image_texts
     from t2i.library_messages import quiet_libraries
     from t2i.pictures import save_picture, sheet
 
     names.make_folder()
     with warnings_in_one_line() as warned, quiet_libraries():
         # what ties them
-        prepared = prepare(request, prompts)
+        prepared = load_request(request, prompts)
         start = time.perf_counter()
         wishes = Wishes(weights=weights, blend=words, **windows)
-        request = tied(prepared, prompts, chosen_edits(prepared, prompts, wishes))
+        request = _with_edits(prepared, prompts, _choose_edits(prepared, prompts, wishes))
         spoken = [request.spoken(prompt) for prompt in prompts]
         assert request.num_inference_steps is not None
         chosen = choices(spoken, request.num_inference_steps, wishes)
 
         # the pictures
         try:
-            pictures = draw_together(prepared.pipe, request, seed)
+            pictures = draw_edited_images(prepared.pipe, request, seed)
         except KeyboardInterrupt:
             note("Interrupted: nothing is written.")
             raise typer.Exit(130) from None
@@ -149,8 +149,8 @@ def edit(
             asked = [
                 replace(request, prompt=edit.prompts[edit.picture], edited=edit) for edit in edits
             ]
-            texts = [picture_text(own, seed, prepared.weights) for own in asked]
-        cell = max(SHOWN_WIDTH, pictures[0].width)
+            texts = [build_image_texts(own, seed, prepared.weights) for own in asked]
+        cell = max(MIN_CELL_WIDTH, pictures[0].width)
         side_by_side = sheet(pictures, prompts, columns=len(pictures), cell=cell)
 
         def write(files: Sequence[Path]) -> None:
@@ -167,13 +167,15 @@ def edit(
         print_json(told | {"chosen": [asdict(choice) for choice in chosen]} | made)
         return
     for prompt, choice in zip(prompts[1:], chosen, strict=True):
-        note(told_of(choice) if len(chosen) == 1 else f"{prompt!r}: {told_of(choice)}")
+        note(
+            _describe_edit(choice) if len(chosen) == 1 else f"{prompt!r}: {_describe_edit(choice)}"
+        )
     note(f"seed {seed}, {seconds} s")
     for path in (sheet_path, *paths):
         print_line(path)
 
 
-def told_of(choice: "Choice") -> str:
+def _describe_edit(choice: "Choice") -> str:
     """What kind of edit it was taken for, and the options that say the same."""
     windows = {"cross-replace": choice.cross_replace, "self-replace": choice.self_replace}
     shares = {name: (0.0, 1.0) if one is None else one for name, one in windows.items()}
@@ -188,7 +190,7 @@ def told_of(choice: "Choice") -> str:
     return f"{choice.change.kind}: {' '.join(said)} --blend {shlex.quote(words)}"
 
 
-def sides(
+def _list_prompts(
     source: str, target: str | None, more: list[str], weights: Mapping[str, float]
 ) -> list[str]:
     """The prompts: the source, then the targets."""
@@ -201,7 +203,7 @@ def sides(
     return [source, *(targets or [source])]
 
 
-def ends(prompts: int) -> list[str]:
+def _file_endings(prompts: int) -> list[str]:
     """What stands at the end of each picture's name."""
     if prompts == 2:
         return ["-source.png", "-target.png"]
@@ -259,22 +261,22 @@ def parse_window(name: str, text: str) -> tuple[float, float]:
     return window
 
 
-def chosen_edits(prepared: "Prepared", prompts: list[str], wishes: "Wishes") -> "list[Edit]":
+def _choose_edits(prepared: "LoadedRequest", prompts: list[str], wishes: "Wishes") -> "list[Edit]":
     """The edits that these prompts call for, on this model at this size."""
-    from t2i.cli.drawing.drawing import editor_of
+    from t2i.cli.drawing.drawing import build_editor
 
     request = prepared.request
     assert request.num_inference_steps is not None
     spoken = [request.spoken(prompt) for prompt in prompts]
-    return editor_of(prepared.pipe).edits_for(
+    return build_editor(prepared.pipe).edits_for(
         spoken, wishes, request.num_inference_steps, request.height, request.width
     )
 
 
-def tied(prepared: "Prepared", prompts: list[str], edits: "list[Edit]") -> "Request":
+def _with_edits(prepared: "LoadedRequest", prompts: list[str], edits: "list[Edit]") -> "Request":
     """The request of the source, with all that is drawn together with it."""
     from t2i.attention.edits.registry import to_dict
-    from t2i.cli.request.prompt_edits import Edited
+    from t2i.cli.request.prompt_edits import EditedPrompts
 
-    edited = Edited(prompts=tuple(prompts), picture=0, edits=tuple(map(to_dict, edits)))
+    edited = EditedPrompts(prompts=tuple(prompts), picture=0, edits=tuple(map(to_dict, edits)))
     return replace(prepared.request, edited=edited)

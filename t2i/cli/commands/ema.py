@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from t2i.cli.gc_control import search_as_usual
+from t2i.cli.gc_control import restore_gc
 from t2i.cli.output import Format, note, print_json
 from t2i.terminal import print_line
 
-FAR = 0.05
+MAX_PROFILE_ERROR = 0.05
 """An error of the profile that is worth a word."""
 
 
@@ -35,9 +35,9 @@ def ema(
     """
     from train.posthoc_model import rebuild
 
-    search_as_usual()
+    restore_gc()
     rebuilt = rebuild(run, length, step, out)
-    if rebuilt.error > FAR:
+    if rebuilt.error > MAX_PROFILE_ERROR:
         note(
             f"The snapshots meet the average of length {length:g} only to {rebuilt.error:.0%}: "
             "take a length nearer to ema.lengths, a step with a snapshot, or a smaller "

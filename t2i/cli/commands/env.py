@@ -25,14 +25,14 @@ LIBRARIES = (
 
 def env(format: Format = "text") -> None:
     """Print versions, device and platform."""
-    facts = environment()
+    facts = read_environment()
     if format == "json":
         print_json(facts)
     else:
         print_rows(facts)
 
 
-def environment() -> dict[str, str | int]:
+def read_environment() -> dict[str, str | int]:
     import torch
 
     from t2i.accelerate_state import device
@@ -42,13 +42,13 @@ def environment() -> dict[str, str | int]:
         "t2i": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "device": device_name(device()),
+        "device": _device_name(device()),
         "threads": torch.get_num_threads(),
         **library_versions(LIBRARIES),
     }
 
 
-def device_name(device: "torch.device") -> str:
+def _device_name(device: "torch.device") -> str:
     import torch
 
     if device.type == "cuda":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from t2i.cli.evaluation_summary import PAGES, print_headlines
+from t2i.cli.evaluation_summary import PRINTED_CHAPTERS, print_headlines
 from t2i.cli.output import Format, note, print_json
 from t2i.terminal import print_line, print_rich
 
@@ -96,7 +96,7 @@ def evaluate(
         held.enter_context(locked(out))
         held.enter_context(quiet_libraries())
         held.enter_context(own_randomness())
-        store, bench, facts = prepare(place, model, config, out, recogniser)
+        store, bench, facts = _prepare_evaluation(place, model, config, out, recogniser)
         facts["command"] = " ".join(
             ["t2i evaluate", model, *[f"--suite {suite}"] * (suite != "scenes")]
             + ["--quick"] * quick
@@ -124,16 +124,16 @@ def evaluate(
         print_json(document)
     else:
         print_headlines(document)
-        print_tables({name: document["chapters"].get(name) for name in PAGES})
+        _print_tables({name: document["chapters"].get(name) for name in PRINTED_CHAPTERS})
         print_line(out / PAGE)
 
 
-def prepare(
+def _prepare_evaluation(
     place: Path, name: str, config: "SuiteConfig", out: Path, recogniser: Path | None
 ) -> "tuple[Store, Bench, dict[str, Any]]":
     """The folder, the loaded model, and what the head of the result says of them."""
     from t2i import __version__
-    from t2i.cli.drawing.drawing import load_pipeline, pipeline_defaults
+    from t2i.cli.drawing.drawing import load_pipeline, read_pipeline_defaults
     from t2i.cli.metadata.writing import library_versions
     from t2i.cli.request.digests import digest
     from t2i.cli.request.request import Request, read_defaults
@@ -157,7 +157,7 @@ def prepare(
     request = Request(prompt="").with_defaults(read_defaults(place))
     pipe = load_pipeline(place, request.sampler)
     pipe.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]  # diffusers'
-    request = request.with_defaults(pipeline_defaults(pipe, request))
+    request = request.with_defaults(read_pipeline_defaults(pipe, request))
     assert request.num_inference_steps is not None
     assert request.guidance_scale is not None
     store = Store(out, identity)
@@ -181,7 +181,7 @@ def prepare(
     return store, bench, identity | {"asked": asked, "machine": machine()}
 
 
-def print_tables(chapters: Mapping[str, Any]) -> None:
+def _print_tables(chapters: Mapping[str, Any]) -> None:
     """The figures of these chapters without their intervals, a table after the other."""
     from rich.table import Table
     from rich.text import Text

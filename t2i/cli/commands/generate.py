@@ -27,9 +27,9 @@ from t2i.cli.request.options import (
 from t2i.errors import ArgumentError, ModelError, T2IError
 
 if TYPE_CHECKING:
-    from t2i.cli.metadata.reading import Story
-    from t2i.cli.request.prompt_line import Line
-    from t2i.cli.request.request import Request, Wishes
+    from t2i.cli.metadata.reading import ImageMetadata
+    from t2i.cli.request.prompt_line import PromptLine
+    from t2i.cli.request.request import Request, RequestOverrides
 
 
 def generate(
@@ -103,19 +103,19 @@ def generate(
     from the model where they are not given. No file is replaced: in a folder a number is added to
     a name in use; a file named by --out is refused if it exists. Ctrl-C keeps finished pictures.
     """
-    from t2i.cli.drawing.grid import Grid, check_says_which
+    from t2i.cli.drawing.grid import ImageGrid, check_single_image
     from t2i.cli.request import input_files as sources
-    from t2i.cli.request.file_checks import check_there, check_together
-    from t2i.cli.request.prompt_loras import FOLDER, speak
+    from t2i.cli.request.file_checks import check_file_combinations, check_files_exist
+    from t2i.cli.request.prompt_loras import LORA_FOLDER, set_prompt
     from t2i.cli.request.request import Request, choose_seeds
     from t2i.cli.request.upscaling import parse_upscale
 
     # what is asked for
-    check_one_subject(prompt, prompts, again)
+    _check_one_subject(prompt, prompts, again)
     wishes = replace(
         typed(locals()),
         ip_adapter=None if ip_adapter is None else sources.parse_file(str(ip_adapter)),
-        image_prompt=None if image_prompt is None else sources.parse_scaled(image_prompt),
+        image_prompt=None if image_prompt is None else sources.parse_scaled_file(image_prompt),
         image=None if image is None else sources.parse_file(str(image)),
         mask=None if mask is None else sources.parse_file(str(mask)),
         strength=strength,
@@ -126,7 +126,7 @@ def generate(
             raise ArgumentError(
                 "Got --grid with --prompts: a sheet shows the pictures of one prompt. Give PROMPT."
             )
-        generate_bulk(prompts, out, wishes, seed, num, not no_metadata, lora_dir, format)
+        _generate_bulk(prompts, out, wishes, seed, num, not no_metadata, lora_dir, format)
         return
     if launched_processes() > 1:
         raise ArgumentError(
@@ -136,25 +136,25 @@ def generate(
     story = None
     if again is None:
         request = wishes.over(Request(prompt="", grammar="a1111"))
-        request = speak(request, prompt or "", lora_dir or FOLDER)
+        request = set_prompt(request, prompt or "", lora_dir or LORA_FOLDER)
     else:
-        story, request, recorded = retold(again, wishes, lora_dir or FOLDER)
+        story, request, recorded = request_from_image(again, wishes, lora_dir or LORA_FOLDER)
         if seed is None:
-            check_says_which(again, story)
+            check_single_image(again, story)
             seed = recorded
     seeds = choose_seeds(seed, num)
-    laid_out = Grid(num) if grid else None
-    check_together(request)
-    check_there(request)
+    laid_out = ImageGrid(num) if grid else None
+    check_file_combinations(request)
+    check_files_exist(request)
 
-    from t2i.cli.drawing.single_request import generate_each
-    from t2i.cli.file_names import Names
+    from t2i.cli.drawing.single_request import generate_images
+    from t2i.cli.file_names import OutputNames
 
-    names = Names(out or Path("outputs"), request.prompt, num, grid=grid)
-    generate_each(request, seeds, names, story, not no_metadata, format, laid_out)
+    names = OutputNames(out or Path("outputs"), request.prompt, num, grid=grid)
+    generate_images(request, seeds, names, story, not no_metadata, format, laid_out)
 
 
-def check_one_subject(prompt: str | None, prompts: Path | None, again: Path | None) -> None:
+def _check_one_subject(prompt: str | None, prompts: Path | None, again: Path | None) -> None:
     subjects = {"PROMPT": prompt, "--prompts": prompts, "--from": again}
     given = [name for name, value in subjects.items() if value is not None]
     if not given:
@@ -166,29 +166,29 @@ def check_one_subject(prompt: str | None, prompts: Path | None, again: Path | No
         raise ArgumentError(f"Got {' and '.join(given)}: give one of them.")
 
 
-def generate_bulk(
+def _generate_bulk(
     prompts: Path,
     out: Path | None,
-    wishes: "Wishes",
+    wishes: "RequestOverrides",
     seed: int | None,
     num: int,
     metadata: bool,
     lora_dir: Path | None,
     format: Format,
 ) -> None:
-    from t2i.cli.bulk.plan import Bulk
+    from t2i.cli.bulk.plan import BulkRun
     from t2i.cli.bulk.prompts_file import read_prompts
-    from t2i.cli.request.file_checks import check_there
-    from t2i.cli.request.prompt_loras import FOLDER
-    from t2i.cli.request.request import Request, check_num, choose_seed
+    from t2i.cli.request.file_checks import check_files_exist
+    from t2i.cli.request.prompt_loras import LORA_FOLDER
+    from t2i.cli.request.request import Request, check_num_images, choose_seed
     from t2i.pictures import FORMATS
 
-    check_num(num)
+    check_num_images(num)
     choose_seed(seed)
     out = Path("outputs") / prompts.stem if out is None else out
     if out.suffix.lower() in FORMATS and not out.is_dir():
         raise ArgumentError(f"Got --out {out}: the pictures of a file need a folder.")
-    bulk = Bulk(
+    bulk = BulkRun(
         prompts=prompts,
         out=out,
         options=wishes.over(Request(prompt="", grammar="a1111")),
@@ -197,26 +197,26 @@ def generate_bulk(
         metadata=metadata,
     )
     # Before anything slow is imported: a mistake in the file is answered at once.
-    check_there(bulk.options)
-    lines: list[Line] = []
+    check_files_exist(bulk.options)
+    lines: list[PromptLine] = []
     if launched_rank() == 0:
-        lines = read_prompts(prompts, bulk.options, lora_dir or FOLDER)
+        lines = read_prompts(prompts, bulk.options, lora_dir or LORA_FOLDER)
 
-    from t2i.cli.bulk.bulk import run
+    from t2i.cli.bulk.bulk import run_bulk
 
-    run(bulk, lines, as_json=format == "json")
+    run_bulk(bulk, lines, as_json=format == "json")
 
 
-def retold(
-    picture: Path, wishes: "Wishes", lora_dir: Path
-) -> tuple["Story", "Request", int | None]:
+def request_from_image(
+    picture: Path, wishes: "RequestOverrides", lora_dir: Path
+) -> tuple["ImageMetadata", "Request", int | None]:
     """What a picture says of its making; the request, under what was typed; and its seed."""
-    from t2i.cli.metadata.reading import read_story, request_of
-    from t2i.cli.request.prompt_loras import speak, without
+    from t2i.cli.metadata.reading import read_metadata, request_from_metadata
+    from t2i.cli.request.prompt_loras import remove_network_tags, set_prompt
     from t2i.denoiser.loading.address import EMBEDDED
 
-    story = read_story(picture)
-    request, seed = request_of(story)
+    story = read_metadata(picture)
+    request, seed = request_from_metadata(story)
     if wishes.model is None and request.model not in EMBEDDED and not Path(request.model).exists():
         # Looked for here alone: a picture must not make anybody download what it names.
         raise ModelError(
@@ -228,25 +228,25 @@ def retold(
     if story.request is None and request.grammar != "plain":
         # Another tool wrote the names of its LoRAs; ours are in the request.
         if wishes.loras == ():
-            request = replace(request, prompt=without(request.prompt))
+            request = replace(request, prompt=remove_network_tags(request.prompt))
         else:
-            request = speak(request, request.prompt, lora_dir)
-    check_found(picture, request)
+            request = set_prompt(request, request.prompt, lora_dir)
+    _check_files_found(picture, request)
     return story, request, seed
 
 
-def check_found(picture: Path, request: "Request") -> None:
+def _check_files_found(picture: Path, request: "Request") -> None:
     """Raise for a file that the picture was made of and that is not here."""
-    from t2i.cli.request.file_checks import KINDS, files_of, place
+    from t2i.cli.request.file_checks import FILE_KINDS, iter_files, locate_file
     from t2i.terminal import visible
 
-    for name, file in files_of(request):
+    for name, file in iter_files(request):
         try:
-            place(name, file)
+            locate_file(name, file)
         except T2IError as error:
             if file.sha256 is None:  # it was typed
                 raise
-            kind = KINDS[name]
+            kind = FILE_KINDS[name]
             raise type(error)(
                 f"{picture} was made with the {kind.word} {file.path!r:.200}, sha256 "
                 f"{file.sha256[:10]}..., which cannot be used here: "

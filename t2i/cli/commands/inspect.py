@@ -24,9 +24,9 @@ EPILOG = """Examples:
 
 `t2i inspect "a blue car and a tree" --words "blue car,tree" --out car.png`
 """
-LITTLE = {"a", "an", "the", "of", "to", "on", "in", "at", "and", "with", "is", "by", "for"}
+FUNCTION_WORDS = {"a", "an", "the", "of", "to", "on", "in", "at", "and", "with", "is", "by", "for"}
 """Words that nobody looks for, unless they are asked for."""
-PLACES = (
+POSITION_NAMES = (
     ("upper left", "top", "upper right"),
     ("left", "middle", "right"),
     ("lower left", "bottom", "lower right"),
@@ -66,51 +66,51 @@ def inspect(
     .safetensors beside it. The picture is the one that `t2i generate` draws with the same seed,
     bit for bit: looking changes nothing. No file is replaced.
     """
-    request = options.request_for(prompt, options.typed(locals()), lora_dir)
+    request = options.build_request(prompt, options.typed(locals()), lora_dir)
     prompt = request.prompt
-    options.check_one_text(request, [prompt])
-    from t2i.cli.output_files import Siblings
+    options.check_not_composed(request, [prompt])
+    from t2i.cli.output_files import SiblingNames
     from t2i.cli.request.request import choose_seed
 
     seed = choose_seed(seed)
     chosen = split_words(words)
-    names = Siblings(out or Path("outputs"), prompt, "words", [".safetensors"])
+    names = SiblingNames(out or Path("outputs"), prompt, "words", [".safetensors"])
 
     from t2i.attention.attend import attend
-    from t2i.cli.drawing.drawing import sample
-    from t2i.cli.drawing.loaded_request import prepare
-    from t2i.cli.metadata.writing import picture_text
+    from t2i.cli.drawing.drawing import draw_image
+    from t2i.cli.drawing.loaded_request import load_request
+    from t2i.cli.metadata.writing import build_image_texts
     from t2i.library_messages import quiet_libraries
     from t2i.pictures import save_picture
 
     names.make_folder()
     with warnings_in_one_line() as warned, quiet_libraries():
-        prepared = prepare(request)
+        prepared = load_request(request)
         request, start = prepared.request, time.perf_counter()
-        looked_for = chosen or telling_words(request.spoken(prompt))
+        looked_for = chosen or content_words(request.spoken(prompt))
         with attend(prepared.pipe) as attn:
             maps = attn.probe(*looked_for)
             try:
-                picture = sample(prepared.pipe, request, seed)
+                picture = draw_image(prepared.pipe, request, seed)
             except KeyboardInterrupt:
                 note("Interrupted: nothing is written.")
                 raise typer.Exit(130) from None
         request = replace(request, width=picture.width, height=picture.height)
-        text = None if no_metadata else picture_text(request, seed, prepared.weights)
+        text = None if no_metadata else build_image_texts(request, seed, prepared.weights)
 
         def write(paths: Sequence[Path]) -> None:
-            save_picture(strip(picture, maps), paths[0], text)
+            save_picture(_build_strip(picture, maps), paths[0], text)
             maps.save(paths[1])
 
         strip_path, maps_path = names.save_all(seed, write)
     seconds = round(time.perf_counter() - start, 2)
 
     if format == "json":
-        found = {word: facts(maps, word) for word in maps}
+        found = {word: _word_facts(maps, word) for word in maps}
         made = {"strip": str(strip_path), "maps": str(maps_path), "seed": seed, "seconds": seconds}
         print_json({"request": asdict(request), "words": found, "warnings": warned} | made)
         return
-    print_table(maps)
+    _print_table(maps)
     note(f"seed {seed}, {seconds} s")
     print_line(strip_path)
     print_line(maps_path)
@@ -129,7 +129,7 @@ def split_words(words: list[str] | None) -> list[str]:
     return list(dict.fromkeys(split))
 
 
-def telling_words(prompt: object) -> list[str]:
+def content_words(prompt: object) -> list[str]:
     """The words of a prompt that are worth a look."""
     from pipelines.prompt_to_prompt.automatic_edits import said
     from t2i.text.alignment import words_of
@@ -137,7 +137,7 @@ def telling_words(prompt: object) -> list[str]:
 
     assert isinstance(prompt, str | Prompt)
     spoken = dict.fromkeys(words_of(said(prompt)))
-    found = [word for word in spoken if word not in LITTLE]
+    found = [word for word in spoken if word not in FUNCTION_WORDS]
     if not found:
         raise ArgumentError(
             "The prompt has no word worth a look: name what you look for with --words."
@@ -145,7 +145,7 @@ def telling_words(prompt: object) -> list[str]:
     return found
 
 
-def strip(picture: "Image", maps: "HeatMaps") -> "Image":
+def _build_strip(picture: "Image", maps: "HeatMaps") -> "Image":
     """The picture, and each word's heat map over it, side by side with labels."""
     from t2i.attention.probes.overlays import with_overlays
     from t2i.pictures import sheet
@@ -153,21 +153,21 @@ def strip(picture: "Image", maps: "HeatMaps") -> "Image":
     return sheet(with_overlays(picture, maps), ["the picture", *maps], columns=1 + len(maps))
 
 
-def facts(maps: "HeatMaps", word: str) -> dict[str, object]:
+def _word_facts(maps: "HeatMaps", word: str) -> dict[str, object]:
     across, down = maps.peak(word)
     return {
         "peak": {"across": round(across, 4), "down": round(down, 4)},
-        "place": place(*maps.centre(word)),
+        "place": name_position(*maps.centre(word)),
         "share": round(maps.share(word), 4),
     }
 
 
-def place(across: float, down: float) -> str:
+def name_position(across: float, down: float) -> str:
     """A point of the picture in words, by thirds."""
-    return PLACES[min(int(down * 3), 2)][min(int(across * 3), 2)]
+    return POSITION_NAMES[min(int(down * 3), 2)][min(int(across * 3), 2)]
 
 
-def print_table(maps: "HeatMaps") -> None:
+def _print_table(maps: "HeatMaps") -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -177,7 +177,7 @@ def print_table(maps: "HeatMaps") -> None:
         table.add_row(
             Text(word),
             f"{across:.2f}, {down:.2f}",
-            place(*maps.centre(word)),
+            name_position(*maps.centre(word)),
             f"{maps.share(word):.1%}",
         )
     print_rich(table)

@@ -8,11 +8,11 @@ import typer
 from t2i.cli.output import Format, note, print_json
 from t2i.cli.written_weights import (
     FamilyOption,
+    LayoutOption,
     Overwrite,
     PrecisionOption,
-    To,
-    check_free,
-    place_for,
+    check_output_free,
+    reserve_output,
     write_lora,
     write_model,
 )
@@ -33,7 +33,7 @@ Share = Annotated[
 Layers = Annotated[
     int, typer.Option(min=1, max=16, help="Of the UNet: kohya names SDXL's layers by it.")
 ]
-COMMON = 6
+MAX_COUNTED_VALUES = 6
 """Values of a kind that a line of the table names."""
 
 
@@ -61,7 +61,7 @@ def info(file: File, layers_per_block: Layers = 2, format: Format = "text") -> N
             }
         )
         return
-    print_parts(parts)
+    _print_parts(parts)
     for name, text in sorted(found.header.items()):
         shown = text if len(text) <= 100 else f"{text[:97]}..."
         print_line(f"{visible(name)[:60]}  {visible(shown)}")
@@ -82,23 +82,23 @@ def merge(
 
     It draws what MODEL draws with these LoRAs, but for rounding.
     """
-    from t2i.cli.request.input_files import parse_scaled
+    from t2i.cli.request.input_files import parse_scaled_file
 
-    check_free(out, overwrite, folder=True)
-    scaled = [parse_scaled(text) for text in loras]
+    check_output_free(out, overwrite, folder=True)
+    scaled = [parse_scaled_file(text) for text in loras]
 
     from t2i.adapters import merge as add
     from t2i.adapters import read
-    from t2i.cli.request.file_checks import place
+    from t2i.cli.request.file_checks import locate_file
 
-    paths = [place("loras", file) for file in scaled]
-    pipe = loaded(model)
-    models = models_of(pipe)
+    paths = [locate_file("loras", file) for file in scaled]
+    pipe = _load_pipeline(model)
+    models = _lora_models(pipe)
     for path, file in zip(paths, scaled, strict=True):
-        add(models, read(path, layers_per_block=layers_of(pipe)), file.scale)
-    with place_for(out, overwrite) as new:
+        add(models, read(path, layers_per_block=_layers_per_block(pipe)), file.scale)
+    with reserve_output(out, overwrite) as new:
         write_model(new, pipe, precision)
-    answer(out, format, {"loras": [file.typed for file in scaled]})
+    _print_result(out, format, {"loras": [file.typed for file in scaled]})
 
 
 @lora.command()
@@ -108,7 +108,7 @@ def extract(
     out: Out,
     rank: Rank = None,
     share: Share = None,
-    to: To = "diffusers",
+    to: LayoutOption = "diffusers",
     family: FamilyOption = None,
     overwrite: Overwrite = False,
     format: Format = "text",
@@ -117,24 +117,24 @@ def extract(
 
     Says which share of the difference it holds, and what differs that no LoRA can hold.
     """
-    check_wish(rank, share)
-    check_free(out, overwrite, folder=to == "peft")
+    _check_rank_and_share(rank, share)
+    check_output_free(out, overwrite, folder=to == "peft")
 
     from t2i.adapters import extract as found_in
 
-    first, second = loaded(before), loaded(after)
-    fit = found_in(models_of(first), models_of(second), rank=rank, share=share)
+    first, second = _load_pipeline(before), _load_pipeline(after)
+    fit = found_in(_lora_models(first), _lora_models(second), rank=rank, share=share)
     if not fit.lora.parts:
         raise ArgumentError(f"{before} and {after} differ in no layer that a LoRA changes.")
-    with place_for(out, overwrite) as new:
-        write_lora(new, fit.lora, to, family, layers_of(second))
+    with reserve_output(out, overwrite) as new:
+        write_lora(new, fit.lora, to, family, _layers_per_block(second))
     if fit.left:
         more = f" and {len(fit.left) - 3:,} more" if len(fit.left) > 3 else ""
         note(
             f"Warning: no LoRA holds what differs in {several(len(fit.left), 'tensor')}: "
             f"{', '.join(fit.left[:3])}{more}."
         )
-    answer(out, format, told(fit, format) | {"left": list(fit.left)})
+    _print_result(out, format, _report_fit(fit, format) | {"left": list(fit.left)})
 
 
 @lora.command()
@@ -143,7 +143,7 @@ def resize(
     out: Out,
     rank: Rank = None,
     share: Share = None,
-    to: To = "diffusers",
+    to: LayoutOption = "diffusers",
     family: FamilyOption = None,
     layers_per_block: Layers = 2,
     overwrite: Overwrite = False,
@@ -153,26 +153,26 @@ def resize(
 
     A LoHa or LoKr becomes the LoRA that is nearest to it.
     """
-    check_wish(rank, share)
-    check_free(out, overwrite, folder=to == "peft")
+    _check_rank_and_share(rank, share)
+    check_output_free(out, overwrite, folder=to == "peft")
 
     from t2i.adapters import read
     from t2i.adapters import resize as resized
 
     fit = resized(read(file, layers_per_block=layers_per_block), rank=rank, share=share)
-    with place_for(out, overwrite) as new:
+    with reserve_output(out, overwrite) as new:
         write_lora(new, fit.lora, to, family, layers_per_block)
-    answer(out, format, told(fit, format))
+    _print_result(out, format, _report_fit(fit, format))
 
 
-def check_wish(rank: int | None, share: float | None) -> None:
+def _check_rank_and_share(rank: int | None, share: float | None) -> None:
     if rank is None and share is None:
         raise ArgumentError("Missing how much to keep: give --rank, --share, or both.")
     if share is not None and not 0 < share <= 1:
         raise ArgumentError(f"Got --share {share}: expected a number above 0, up to 1.")
 
 
-def loaded(model: str) -> Any:
+def _load_pipeline(model: str) -> Any:
     from t2i.library_messages import quiet_libraries
 
     with quiet_libraries():
@@ -181,7 +181,7 @@ def loaded(model: str) -> Any:
         return TextToImagePipeline.from_pretrained(model)
 
 
-def models_of(pipe: Any) -> dict[str, Any]:
+def _lora_models(pipe: Any) -> dict[str, Any]:
     """Part -> the model, of the parts that a LoRA may change."""
     from t2i.adapters import PARTS
 
@@ -189,12 +189,12 @@ def models_of(pipe: Any) -> dict[str, Any]:
     return {part: model for part, model in found.items() if model is not None}
 
 
-def layers_of(pipe: Any) -> int:
+def _layers_per_block(pipe: Any) -> int:
     layers = pipe.unet.config.layers_per_block
     return layers if isinstance(layers, int) else 2
 
 
-def told(fit: "Fit", format: str) -> dict[str, object]:
+def _report_fit(fit: "Fit", format: str) -> dict[str, object]:
     """How near it comes, for programs; people are told at once."""
     ranks = [layer.rank for _, _, layer in fit.lora.layers()]
     low, high = min(ranks), max(ranks)
@@ -204,14 +204,14 @@ def told(fit: "Fit", format: str) -> dict[str, object]:
     return {"kept": round(fit.kept, 6), "layers": len(ranks), "ranks": [low, high]}
 
 
-def answer(out: Path, format: str, facts: dict[str, object]) -> None:
+def _print_result(out: Path, format: str, facts: dict[str, object]) -> None:
     if format == "json":
         print_json({"path": str(out)} | facts)
     else:
         print_line(out)
 
 
-def print_parts(parts: "list[PartFacts]") -> None:
+def _print_parts(parts: "list[PartFacts]") -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -219,10 +219,10 @@ def print_parts(parts: "list[PartFacts]") -> None:
     rows = {
         "layers": [f"{part.layers}" for part in parts],
         "parameters": [f"{part.parameters:,}" for part in parts],
-        "kinds": [counts(part.kinds) for part in parts],
-        "ranks": [counts(part.ranks) for part in parts],
-        "alphas": [counts(part.alphas) for part in parts],
-        "modules": [counts(part.modules) for part in parts],
+        "kinds": [_format_counts(part.kinds) for part in parts],
+        "ranks": [_format_counts(part.ranks) for part in parts],
+        "alphas": [_format_counts(part.alphas) for part in parts],
+        "modules": [_format_counts(part.modules) for part in parts],
         "length": [f"{part.length:.4g}" for part in parts],
         "largest": [f"{part.largest[0]} ({part.largest[1]:.3g})" for part in parts],
     }
@@ -231,8 +231,8 @@ def print_parts(parts: "list[PartFacts]") -> None:
     print_rich(table)
 
 
-def counts(values: Any) -> str:
+def _format_counts(values: Any) -> str:
     """Each value and how often it stands, the commonest first."""
     known = [f"{value} x{number}" for value, number in values.items()]
-    more = f", {len(known) - COMMON} more" if len(known) > COMMON else ""
-    return ", ".join(known[:COMMON]) + more
+    more = f", {len(known) - MAX_COUNTED_VALUES} more" if len(known) > MAX_COUNTED_VALUES else ""
+    return ", ".join(known[:MAX_COUNTED_VALUES]) + more

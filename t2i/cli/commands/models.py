@@ -11,14 +11,16 @@ from t2i.cli.output import Format, print_json, print_rows
 from t2i.safe_reading import MODEL_CONFIG, bytes_of, parse_json, regular
 from t2i.terminal import print_line
 
-LONGEST_CARD = 64_000
+MAX_CARD = 64_000
 """Bytes of a model card that are looked at; its first paragraph is what is shown."""
 
 
 def models(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME]", help="One of them, or a folder or file: tell all of it."),
+        typer.Argument(
+            metavar="[NAME]", help="One of them, or a folder or file: _print_model all of it."
+        ),
     ] = None,
     format: Format = "text",
 ) -> None:
@@ -32,9 +34,9 @@ def models(
 
     here = {name: folder for name, folder in EMBEDDED.items() if folder.is_dir()} | hub.cached()
     if name is not None:
-        tell(name, here, as_json=format == "json")
+        _print_model(name, here, as_json=format == "json")
         return
-    found = [describe(one, folder) for one, folder in here.items()]
+    found = [_describe_model(one, folder) for one, folder in here.items()]
     if format == "json":
         print_json({"models": found})
         return
@@ -43,21 +45,21 @@ def models(
         print_rows({f"  {key}": model[key] for key in ("summary", "size", "path")})
 
 
-def tell(name: str, here: Mapping[str, Path], *, as_json: bool) -> None:
+def _print_model(name: str, here: Mapping[str, Path], *, as_json: bool) -> None:
     from t2i.cli.request.digests import digest
-    from t2i.cli.request.known_words import WORDS, read_known
+    from t2i.cli.request.known_words import ALL_WORDS, read_known_words
     from t2i.cli.request.request import read_defaults
 
-    folder = found(name, here)
-    known, defaults = read_known(folder), read_defaults(folder)
+    folder = _find_local_model(name, here)
+    known, defaults = read_known_words(folder), read_defaults(folder)
     knows = {} if known is None else dict(known.kinds)
     settings = {
         "steps": defaults.num_inference_steps,
         "guidance": defaults.guidance_scale,
         "sampler": defaults.sampler,
-        "pixels": side_of(folder),
+        "pixels": _read_image_size(folder),
     }
-    told = describe(name, folder) | {"digest": digest(folder)}
+    told = _describe_model(name, folder) | {"digest": digest(folder)}
     if as_json:
         print_json(told | settings | {"knows": knows or None})
         return
@@ -65,13 +67,13 @@ def tell(name: str, here: Mapping[str, Path], *, as_json: bool) -> None:
     rows |= {key: value for key, value in settings.items() if value is not None}
     if not knows:
         rows["knows"] = "what words it knows, it does not say"
-    rows |= {kind: ", ".join(words) for kind, words in knows.items() if kind != WORDS}
+    rows |= {kind: ", ".join(words) for kind, words in knows.items() if kind != ALL_WORDS}
     if knows:
-        rows["all words"] = f"{len(knows[WORDS])}: {' '.join(knows[WORDS])}"
+        rows["all words"] = f"{len(knows[ALL_WORDS])}: {' '.join(knows[ALL_WORDS])}"
     print_rows({key: value for key, value in rows.items() if value != ""})
 
 
-def found(name: str, here: Mapping[str, Path]) -> Path:
+def _find_local_model(name: str, here: Mapping[str, Path]) -> Path:
     """A model that lies here: asking for one downloads nothing.
 
     Raises ModelError for an unknown one.
@@ -86,7 +88,7 @@ def found(name: str, here: Mapping[str, Path]) -> Path:
     raise ModelError(f"No model {name!r:.200} here. {nearest(name, here)} All: t2i models")
 
 
-def side_of(folder: Path) -> str | None:
+def _read_image_size(folder: Path) -> str | None:
     """The pictures that a model in a folder was made for, as its configs say."""
     try:
         unet, vae = (
@@ -100,18 +102,18 @@ def side_of(folder: Path) -> str | None:
     return f"{side}x{side}"
 
 
-def describe(name: str, folder: Path) -> dict[str, object]:
-    size = sum(map(size_of, [folder] if folder.is_file() else folder.rglob("*")))
+def _describe_model(name: str, folder: Path) -> dict[str, object]:
+    size = sum(map(_file_size, [folder] if folder.is_file() else folder.rglob("*")))
     return {
         "name": name,
-        "summary": summary(start_of(folder / "README.md")),
+        "summary": summarise_card(_read_card(folder / "README.md")),
         "size": f"{size / 1e6:.1f} MB",
         "bytes": size,
         "path": str(folder),
     }
 
 
-def size_of(path: Path) -> int:
+def _file_size(path: Path) -> int:
     """Bytes of a file; none of what is not one, or cannot be looked at."""
     try:
         return path.stat().st_size if path.is_file() else 0
@@ -119,16 +121,16 @@ def size_of(path: Path) -> int:
         return 0
 
 
-def start_of(card: Path) -> str:
+def _read_card(card: Path) -> str:
     """The beginning of a text that anybody may have written in any encoding; "" without one."""
     try:
         with regular(card) as file:
-            return file.read(LONGEST_CARD).decode("utf-8", errors="replace")
+            return file.read(MAX_CARD).decode("utf-8", errors="replace")
     except OSError:
         return ""
 
 
-def summary(card: str) -> str:
+def summarise_card(card: str) -> str:
     """The first paragraph of a model card, below its front matter and its title."""
     body = card.split("\n---\n", 1)[-1] if card.startswith("---\n") else card
     paragraphs = (part.strip() for part in body.split("\n\n"))

@@ -12,7 +12,7 @@ from t2i.cli.output import Format, print_json
 from t2i.terminal import print_line, several
 
 if TYPE_CHECKING:
-    from t2i.cli.metadata.reading import Story
+    from t2i.cli.metadata.reading import ImageMetadata
     from t2i.cli.request.request import Request
 
 
@@ -26,14 +26,14 @@ def show(
     The picture itself is not decoded. What a file says is not trusted: nothing in it can reach the
     terminal as a command.
     """
-    from t2i.cli.metadata.reading import read_story
+    from t2i.cli.metadata.reading import read_metadata
     from t2i.terminal import visible
 
-    story = read_story(image)
+    story = read_metadata(image)
     if format == "json":
-        print_json(document(image, story))
+        print_json(_metadata_document(image, story))
         return
-    found = rows(story) | {"again": again(image, story)}
+    found = _metadata_rows(story) | {"again": _reproduce_command(image, story)}
     width = max(map(len, found))
     for name, value in found.items():
         lines = value.split("\n")
@@ -42,7 +42,7 @@ def show(
             print_line(f"{'':{width}}  {visible(line)}")
 
 
-def document(image: Path, story: "Story") -> dict[str, object]:
+def _metadata_document(image: Path, story: "ImageMetadata") -> dict[str, object]:
     return {
         "path": str(image),
         "tool": story.tool,
@@ -54,22 +54,22 @@ def document(image: Path, story: "Story") -> dict[str, object]:
         "libraries": dict(story.libraries),
         "raw": story.raw,
         "pictures": story.pictures,
-        "again": again(image, story),
+        "again": _reproduce_command(image, story),
     }
 
 
-def again(image: Path, story: "Story") -> str:
+def _reproduce_command(image: Path, story: "ImageMetadata") -> str:
     """The command that draws it again."""
     if story.pictures > 1:
-        from t2i.cli.drawing.grid import all_again
+        from t2i.cli.drawing.grid import reproduce_grid_command
 
-        return all_again(image, story)
+        return reproduce_grid_command(image, story)
     return f"t2i generate --from {quote(str(image))}"
 
 
-def rows(story: "Story") -> dict[str, str]:
+def _metadata_rows(story: "ImageMetadata") -> dict[str, str]:
     """Name and value of what the story says; what it does not say has no row."""
-    from t2i.cli.request.file_checks import described
+    from t2i.cli.request.file_checks import describe_files
 
     settings = story.settings
     size = None if settings.width is None else f"{settings.width}x{settings.height}"
@@ -88,8 +88,8 @@ def rows(story: "Story") -> dict[str, str]:
         "model hash": settings.model_hash,
         "strength": story.request and story.request.strength,
         "upscale": story.request and story.request.upscale and story.request.upscale.typed,
-        **({} if story.request is None else described(story.request)),
-        **({} if story.request is None else edits_of(story.request)),
+        **({} if story.request is None else describe_files(story.request)),
+        **({} if story.request is None else _edit_rows(story.request)),
         "tool": story.tool,
         "libraries": ", ".join(f"{name} {version}" for name, version in story.libraries.items()),
         "not understood": "\n".join(story.not_understood),
@@ -97,7 +97,7 @@ def rows(story: "Story") -> dict[str, str]:
     return {name: str(value) for name, value in values.items() if value not in (None, "")}
 
 
-def edits_of(request: "Request") -> dict[str, str]:
+def _edit_rows(request: "Request") -> dict[str, str]:
     """What it was drawn together with, and the edits, a line each."""
     edited = request.edited
     if edited is None:

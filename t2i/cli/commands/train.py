@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from t2i.cli.gc_control import search_as_usual
+from t2i.cli.gc_control import restore_gc
 from t2i.errors import ArgumentError
 from t2i.terminal import print_line, several
 
@@ -63,7 +63,7 @@ def train(
     if init is not None:
         if set or dry_run or format == "json":
             raise ArgumentError("--init writes a file; give --set and --dry-run with that file.")
-        start(init, config, base or "embedded", word, kind, out)
+        _write_config(init, config, base or "embedded", word, kind, out)
         return
     given = {"--base": base, "--word": word, "--class": kind}
     if alone := [name for name, value in given.items() if value is not None]:
@@ -80,11 +80,11 @@ def train(
     if dry_run:
         arguments.append("--dry-run")
     arguments.append(f"--format={format}")
-    search_as_usual()
+    restore_gc()
     main(arguments)
 
 
-def start(
+def _write_config(
     method: str, folder: Path, base: str, word: str | None, kind: str | None, out: Path | None
 ) -> None:
     """Write a config for a folder of pictures; print its path, and the next command."""

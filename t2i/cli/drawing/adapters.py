@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from t2i.adapters import PARTS, put_on, read, read_embeddings, take_off
 from t2i.adapters.ip_adapter import check_ip_adapter
-from t2i.cli.request.file_checks import IMAGE_ENCODER, check_unchanged, files_of
-from t2i.cli.request.input_files import Embedding, File, Scaled
+from t2i.cli.request.file_checks import IMAGE_ENCODER, iter_files, locate_unchanged_file
+from t2i.cli.request.input_files import EmbeddingFile, InputFile, ScaledFile
 from t2i.cli.request.request import Request
 from t2i.denoiser.loading.model_folder import check_part
 from t2i.errors import ArgumentError, ModelError, T2IError
@@ -27,18 +27,18 @@ from t2i.text.learned_words import is_known, is_read
 if TYPE_CHECKING:
     from pipelines.base.pipeline import Pipeline
 
-PICTURES = ("image_prompt", "image", "mask")
+IMAGE_FIELDS = ("image_prompt", "image", "mask")
 
 
-class Attached:
+class AttachedAdapters:
     """A pipeline, and what is attached to it now."""
 
     def __init__(self, pipe: "Pipeline") -> None:
         self.pipe: Any = pipe
-        self.loras: tuple[Scaled, ...] = ()
+        self.loras: tuple[ScaledFile, ...] = ()
         self._put_on = 0
-        self.embeddings: tuple[Embedding, ...] = ()
-        self.ip_adapter: File | None = None
+        self.embeddings: tuple[EmbeddingFile, ...] = ()
+        self.ip_adapter: InputFile | None = None
         self._words: dict[str, Any] = {}
         self._learned: dict[str, list[str]] = {}
         self._sight: dict[str, Any] = {}
@@ -49,9 +49,9 @@ class Attached:
         Raises ModelError for a file that does not fit the model, DataError for a picture that is
         not the one that was asked for.
         """
-        for name, file in files_of(request):
-            if name in PICTURES:
-                check_unchanged(name, file)
+        for name, file in iter_files(request):
+            if name in IMAGE_FIELDS:
+                locate_unchanged_file(name, file)
         if request.embeddings != self.embeddings:
             self.forget_words()
             self.learn(request.embeddings)
@@ -66,14 +66,14 @@ class Attached:
         if request.image_prompt is not None:
             self.pipe.set_ip_adapter_scale(request.image_prompt.scale)
 
-    def put_on(self, loras: tuple[Scaled, ...]) -> None:
+    def put_on(self, loras: tuple[ScaledFile, ...]) -> None:
         models = {part: getattr(self.pipe, part, None) for part in PARTS}
         layers = self.pipe.unet.config.layers_per_block
         try:
             for number, lora in enumerate(loras):
-                path = check_unchanged("loras", lora)
+                path = locate_unchanged_file("loras", lora)
                 found = read(path, layers_per_block=layers if isinstance(layers, int) else 2)
-                with fitting("LoRA", lora):
+                with _name_file_in_errors("LoRA", lora):
                     self._put_on = number + 1
                     put_on(models, found, f"lora{number}", lora.scale)
         except BaseException:
@@ -88,7 +88,7 @@ class Attached:
         self.loras = ()
         self._put_on = 0
 
-    def learn(self, embeddings: tuple[Embedding, ...]) -> None:
+    def learn(self, embeddings: tuple[EmbeddingFile, ...]) -> None:
         """Add words to copies of the tokenizers; the encoders' own tables are kept aside."""
         if not embeddings:
             return
@@ -100,8 +100,8 @@ class Attached:
                 setattr(self.pipe, f"tokenizer{end}", copy.deepcopy(tokenizer))
         try:
             for embedding in embeddings:
-                path = check_unchanged("embeddings", embedding)
-                with fitting("embedding", embedding):
+                path = locate_unchanged_file("embeddings", embedding)
+                with _name_file_in_errors("embedding", embedding):
                     self.learn_one(path, embedding.token)
         except BaseException:
             self.forget_words()
@@ -160,8 +160,8 @@ class Attached:
         self._words, self._learned = {}, {}
         self.embeddings = ()
 
-    def open_eyes(self, adapter: File) -> None:
-        path = check_unchanged("ip_adapter", adapter)
+    def open_eyes(self, adapter: InputFile) -> None:
+        path = locate_unchanged_file("ip_adapter", adapter)
         if self.pipe.image_encoder is None:
             if not (path.parent / IMAGE_ENCODER).is_dir():
                 raise ModelError(
@@ -175,7 +175,7 @@ class Attached:
         self._sight = {name: getattr(self.pipe, name) for name in eyes}
         self._sight["processors"] = dict(self.pipe.unet.attn_processors)
         try:
-            with fitting("IP-Adapter", adapter):
+            with _name_file_in_errors("IP-Adapter", adapter):
                 self.pipe.load_ip_adapter(
                     str(path.parent), subfolder="", weight_name=path.name, local_files_only=True
                 )
@@ -195,7 +195,7 @@ class Attached:
 
 
 @contextmanager
-def fitting(word: str, file: File) -> Iterator[None]:
+def _name_file_in_errors(word: str, file: InputFile) -> Iterator[None]:
     """Say which file it is where a loader of the libraries fails, in whatever way."""
     try:
         with quietly():
@@ -206,11 +206,11 @@ def fitting(word: str, file: File) -> Iterator[None]:
     except Exception as error:
         raise ModelError(
             f"The {word} {file.path} does not fit this model. Choose one that was made for models "
-            f"of its kind{told_by(word, file)}."
+            f"of its kind{_lora_info_hint(word, file)}."
         ) from error
 
 
-def told_by(word: str, file: File) -> str:
+def _lora_info_hint(word: str, file: InputFile) -> str:
     if word != "LoRA":
         return ""
     return f"; what this one is for says `t2i lora info {quote(file.path)}`"

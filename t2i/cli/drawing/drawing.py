@@ -6,10 +6,10 @@ from os.path import expanduser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from t2i.cli.drawing.time_estimate import FirstStep
-from t2i.cli.gc_control import search_as_usual
-from t2i.cli.request.input_files import File
-from t2i.cli.request.request import Defaults, Request
+from t2i.cli.drawing.time_estimate import FirstStepNotice
+from t2i.cli.gc_control import restore_gc
+from t2i.cli.request.input_files import InputFile
+from t2i.cli.request.request import Request, RequestDefaults
 from t2i.library_messages import quietly
 
 if TYPE_CHECKING:
@@ -34,17 +34,17 @@ def load_pipeline(
     if sampler is not None and folder.is_dir():
         # Before the weights: a mistyped name should not wait for gigabytes.
         config = read_json(folder / "scheduler" / "scheduler_config.json")
-        if built := chosen(sampler, config):
+        if built := build_scheduler(sampler, config):
             parts["scheduler"] = built
     pipe = TextToImagePipeline.from_pretrained(folder, **parts)
     if folder.is_file():
-        pipe.scheduler = chosen(sampler, pipe.scheduler.config) or pipe.scheduler
+        pipe.scheduler = build_scheduler(sampler, pipe.scheduler.config) or pipe.scheduler
     pipe.to(device or process_state.device())
-    search_as_usual()
+    restore_gc()
     return pipe
 
 
-def chosen(sampler: str | None, config: Any) -> "Scheduler | None":
+def build_scheduler(sampler: str | None, config: Any) -> "Scheduler | None":
     """The scheduler of that name; None for the model's own, whose class may be named too."""
     from t2i.denoiser.schedulers import scheduler
 
@@ -53,7 +53,7 @@ def chosen(sampler: str | None, config: Any) -> "Scheduler | None":
     return scheduler(sampler, config)
 
 
-def kind_of(request: Request) -> "type[Pipeline]":
+def pipeline_class(request: Request) -> "type[Pipeline]":
     """The pipeline that the request needs."""
     if request.mask is not None:
         from pipelines.inpaint import InpaintPipeline
@@ -68,37 +68,37 @@ def kind_of(request: Request) -> "type[Pipeline]":
     return TextToImagePipeline
 
 
-def pipeline_defaults(pipe: "TextToImagePipeline", request: Request) -> Defaults:
+def read_pipeline_defaults(pipe: "TextToImagePipeline", request: Request) -> RequestDefaults:
     """What the pipeline of the request does where nothing is said."""
-    kind = kind_of(request)
+    kind = pipeline_class(request)
     strength = inspect.signature(kind.__call__).parameters.get("strength")
-    return Defaults(
+    return RequestDefaults(
         **kind.usual(of_sdxl=pipe.text_encoder_2 is not None),
         sampler=type(pipe.scheduler).__name__,
         strength=None if strength is None else strength.default,
     )
 
 
-def sample(
+def draw_image(
     pipe: "TextToImagePipeline", request: Request, seed: int, *, bar: bool = True
 ) -> "Image":
     """Draw with what is attached to the pipeline (attached.Attached)."""
     if request.edited is not None:
-        return draw_together(pipe, request, seed, bar=bar)[request.edited.picture]
-    drawer = as_kind(pipe, kind_of(request))
-    watch(drawer, seed, bar)
-    with FirstStep(shown=bar) as first_step:
+        return draw_edited_images(pipe, request, seed, bar=bar)[request.edited.picture]
+    drawer = _convert_pipeline(pipe, pipeline_class(request))
+    _set_progress_bar(drawer, seed, bar)
+    with FirstStepNotice(shown=bar) as first_step:
         pictures: list[Image] = drawer(
             prompt=request.spoken(request.prompt),
             return_dict=False,
             callback_on_step_end=first_step,
-            **settings_of(request, seed),
-            **pictures_for(pipe, request),
+            **_sampling_arguments(request, seed),
+            **_image_arguments(pipe, request),
         )[0]
     return pictures[0]
 
 
-def enlarged(
+def enlarge_image(
     pipe: "TextToImagePipeline",
     request: Request,
     seed: int,
@@ -112,9 +112,9 @@ def enlarged(
     from pipelines.image_to_image import ImageToImagePipeline
     from pipelines.upscaling import upscale
 
-    drawer = as_kind(pipe, ImageToImagePipeline)
-    watch(drawer, seed, bar)
-    with FirstStep(shown=bar) as first_step:
+    drawer = _convert_pipeline(pipe, ImageToImagePipeline)
+    _set_progress_bar(drawer, seed, bar)
+    with FirstStepNotice(shown=bar) as first_step:
         pictures: list[Image] = upscale(
             drawer,
             picture,
@@ -123,13 +123,13 @@ def enlarged(
             strength=request.upscale.strength,
             return_dict=False,
             callback_on_step_end=first_step,
-            **settings_of(request, seed),
-            **seen_by(request),
+            **_sampling_arguments(request, seed),
+            **_image_prompt_arguments(request),
         )[0]
     return pictures[0]
 
 
-def draw_together(
+def draw_edited_images(
     pipe: "TextToImagePipeline", request: Request, seed: int, *, bar: bool = True
 ) -> "list[Image]":
     """All pictures of an edited request, the source's first; an edit that no step reaches is left
@@ -139,10 +139,10 @@ def draw_together(
     assert request.edited is not None
     assert request.num_inference_steps is not None
     source, *targets = (request.spoken(prompt) for prompt in request.edited.prompts)
-    editor = editor_of(pipe)
-    watch(editor, seed, bar)
+    editor = build_editor(pipe)
+    _set_progress_bar(editor, seed, bar)
     edits = request.edited.read()
-    with FirstStep(shown=bar) as first_step:
+    with FirstStepNotice(shown=bar) as first_step:
         pictures: list[Image] = editor(
             source,
             targets,
@@ -151,12 +151,12 @@ def draw_together(
             height=request.height,
             return_dict=False,
             callback_on_step_end=first_step,
-            **settings_of(request, seed),
+            **_sampling_arguments(request, seed),
         )[0]
     return pictures
 
 
-def editor_of(pipe: "TextToImagePipeline") -> "PromptEditPipeline":
+def build_editor(pipe: "TextToImagePipeline") -> "PromptEditPipeline":
     """The same parts, to be edited with."""
     from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 
@@ -165,7 +165,7 @@ def editor_of(pipe: "TextToImagePipeline") -> "PromptEditPipeline":
     return PromptEditPipeline(**pipe.components, force_zeros_for_empty_prompt=zeros)
 
 
-def as_kind(pipe: "Pipeline", kind: "type[Pipeline]") -> Any:
+def _convert_pipeline(pipe: "Pipeline", kind: "type[Pipeline]") -> Any:
     """The same parts, and all that is attached to them, in a pipeline of that kind."""
     if isinstance(pipe, kind):
         return pipe
@@ -173,13 +173,13 @@ def as_kind(pipe: "Pipeline", kind: "type[Pipeline]") -> Any:
         return kind.from_pipe(pipe)  # type: ignore[no-untyped-call]  # diffusers has no types
 
 
-def watch(drawer: "Pipeline", seed: int, bar: bool) -> None:
+def _set_progress_bar(drawer: "Pipeline", seed: int, bar: bool) -> None:
     """Show a bar; none where nobody watches, as in a file or a pipe (disable=None)."""
     settings = {"desc": f"seed {seed}", "disable": None if bar else True, "leave": False}
     drawer.set_progress_bar_config(**settings)  # type: ignore[no-untyped-call]  # as above
 
 
-def settings_of(request: Request, seed: int) -> dict[str, Any]:
+def _sampling_arguments(request: Request, seed: int) -> dict[str, Any]:
     """Arguments of the call that do not depend on what is drawn."""
     import torch
 
@@ -198,7 +198,7 @@ def settings_of(request: Request, seed: int) -> dict[str, Any]:
     }
 
 
-def pictures_for(pipe: "TextToImagePipeline", request: Request) -> dict[str, object]:
+def _image_arguments(pipe: "TextToImagePipeline", request: Request) -> dict[str, object]:
     """Arguments of the call: its size, and the pictures that it begins from or looks at.
 
     A picture is brought to the size that is asked for; left open, it keeps its own, rounded down to
@@ -207,32 +207,32 @@ def pictures_for(pipe: "TextToImagePipeline", request: Request) -> dict[str, obj
     from t2i.denoiser.families import sd
     from t2i.pictures import open_picture
 
-    seen = seen_by(request)
+    seen = _image_prompt_arguments(request)
     if request.image is None:
         return seen | {"width": request.width, "height": request.height}
-    image = opened(request.image)
+    image = _open_rgb(request.image)
     factor = sd.pixels_per_latent(pipe.vae)
     width, height = (
         max(side // factor, 1) * factor if asked is None else asked
         for asked, side in zip((request.width, request.height), image.size, strict=True)
     )
     sd.latent_size(pipe.vae, height, width)
-    seen |= {"image": brought_to(image, width, height), "strength": request.strength}
+    seen |= {"image": _resize_image(image, width, height), "strength": request.strength}
     if request.mask is not None:
         # As it is painted: where it is clear is for the pipeline to read.
-        mask = brought_to(open_picture(Path(expanduser(request.mask.path))), width, height)
+        mask = _resize_image(open_picture(Path(expanduser(request.mask.path))), width, height)
         seen |= {"mask_image": mask, "width": width, "height": height}
     return seen
 
 
-def seen_by(request: Request) -> dict[str, object]:
+def _image_prompt_arguments(request: Request) -> dict[str, object]:
     """The picture that an IP-Adapter looks at, as an argument of the call."""
     if request.image_prompt is None:
         return {}
-    return {"ip_adapter_image": opened(request.image_prompt)}
+    return {"ip_adapter_image": _open_rgb(request.image_prompt)}
 
 
-def warn_of_size(pipe: "TextToImagePipeline", request: Request) -> None:
+def warn_of_large_size(pipe: "TextToImagePipeline", request: Request) -> None:
     """Where a picture of noise is to have more pixels than the model was trained at.
 
     A longer side alone is no fault: SDXL was trained at 2048 x 512 too.
@@ -256,7 +256,7 @@ def warn_of_size(pipe: "TextToImagePipeline", request: Request) -> None:
     )
 
 
-def opened(file: File) -> "Image":
+def _open_rgb(file: InputFile) -> "Image":
     """In RGB, on white where it is transparent."""
     from pipelines.images.input_images import in_full
     from t2i.pictures import open_picture
@@ -265,7 +265,7 @@ def opened(file: File) -> "Image":
     return picture
 
 
-def brought_to(picture: "Image", width: int, height: int) -> "Image":
+def _resize_image(picture: "Image", width: int, height: int) -> "Image":
     from PIL import Image
 
     same = picture.size == (width, height)

@@ -6,17 +6,17 @@ from shlex import quote
 
 from PIL import Image
 
-from t2i.cli.metadata.parsed_metadata import Story
+from t2i.cli.metadata.parsed_metadata import ImageMetadata
 from t2i.errors import ArgumentError
 from t2i.pictures import MAX_PIXELS, scale_to_width, sheet
 
-LARGEST_CELL = 512
+MAX_CELL_WIDTH = 512
 """Pixels of width that a picture has on a sheet, at most."""
-SHARE = 0.8
+USABLE_AREA = 0.8
 """Of MAX_PIXELS, so that labels have room and the sheet can be opened again."""
 
 
-class Grid:
+class ImageGrid:
     """Pictures as they are made, small, and the seeds that stand beneath them."""
 
     def __init__(self, num: int) -> None:
@@ -28,9 +28,9 @@ class Grid:
         self.seeds: list[int] = []
 
     def add(self, picture: Image.Image, seed: int) -> None:
-        room = SHARE * MAX_PIXELS / self.num
+        room = USABLE_AREA * MAX_PIXELS / self.num
         width = int(math.sqrt(room * picture.width / picture.height))
-        cell = max(1, min(picture.width, LARGEST_CELL, width))
+        cell = max(1, min(picture.width, MAX_CELL_WIDTH, width))
         self.cells.append(scale_to_width(picture, cell))
         self.seeds.append(seed)
 
@@ -39,18 +39,19 @@ class Grid:
         return sheet(self.cells, labels, math.ceil(math.sqrt(len(self.cells))))
 
 
-def all_again(path: Path, story: Story) -> str:
+def reproduce_grid_command(path: Path, story: ImageMetadata) -> str:
     """The command that draws all pictures of a sheet again."""
     seed = story.settings.seed
     return f"t2i generate --from {quote(str(path))} --seed {seed} --num {story.pictures} --grid"
 
 
-def check_says_which(path: Path, story: Story) -> None:
+def check_single_image(path: Path, story: ImageMetadata) -> None:
     """Raise ArgumentError for a sheet, which is no picture that could be made again."""
     if story.pictures > 1:
         first = story.settings.seed or 0
         last = first + story.pictures - 1
         raise ArgumentError(
             f"{path} is a sheet of {story.pictures} pictures, of the seeds {first} to {last}: say "
-            f"which with --seed, or draw all of them again with: {all_again(path, story)}"
+            "which with --seed, or draw all of them again with: "
+            f"{reproduce_grid_command(path, story)}"
         )

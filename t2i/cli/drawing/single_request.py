@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from t2i.cli.drawing.drawing import enlarged, sample
-from t2i.cli.drawing.grid import Grid
-from t2i.cli.drawing.loaded_request import prepare
-from t2i.cli.file_names import Names
-from t2i.cli.metadata.writing import picture_text
+from t2i.cli.drawing.drawing import draw_image, enlarge_image
+from t2i.cli.drawing.grid import ImageGrid
+from t2i.cli.drawing.loaded_request import load_request
+from t2i.cli.file_names import OutputNames
+from t2i.cli.metadata.writing import build_image_texts
 from t2i.cli.output import Format, note, print_json
 from t2i.cli.request.request import Request
 from t2i.library_messages import quiet_libraries
@@ -19,17 +19,17 @@ from t2i.pictures import save_picture
 from t2i.terminal import print_line, several, warnings_in_one_line
 
 if TYPE_CHECKING:
-    from t2i.cli.metadata.reading import Story
+    from t2i.cli.metadata.reading import ImageMetadata
 
 
-def generate_each(
+def generate_images(
     request: Request,
     seeds: range,
-    names: Names,
-    story: "Story | None",
+    names: OutputNames,
+    story: "ImageMetadata | None",
     metadata: bool,
     format: Format,
-    grid: Grid | None = None,
+    grid: ImageGrid | None = None,
 ) -> None:
     """One picture for each seed; of one that is made again, say what differs.
 
@@ -40,13 +40,13 @@ def generate_each(
     made: list[dict[str, object]] = []
     interrupted = False
     with warnings_in_one_line() as warned, quiet_libraries():
-        prepared = prepare(request)
+        prepared = load_request(request)
         request = prepared.request
         told = []
         if story is not None:
-            from t2i.cli.metadata.reading import differences  # most pictures have none
+            from t2i.cli.metadata.reading import list_differences  # most pictures have none
 
-            told = differences(story, prepared.weights) + prepared.changed
+            told = list_differences(story, prepared.weights) + prepared.changed
         for difference in told:
             note(f"Not the same here: {difference}")
 
@@ -54,10 +54,10 @@ def generate_each(
         try:
             for index, seed in enumerate(seeds):
                 start = time.perf_counter()
-                picture = sample(prepared.pipe, request, seed)
+                picture = draw_image(prepared.pipe, request, seed)
                 request = replace(request, width=picture.width, height=picture.height)
-                picture = enlarged(prepared.pipe, request, seed, picture)
-                text = picture_text(request, seed, prepared.weights) if metadata else None
+                picture = enlarge_image(prepared.pipe, request, seed, picture)
+                text = build_image_texts(request, seed, prepared.weights) if metadata else None
                 path = names.save(index, seed, partial(save_picture, picture, text=text))
                 seconds = round(time.perf_counter() - start, 2)
                 made.append({"path": str(path), "seed": seed, "seconds": seconds})
@@ -75,7 +75,7 @@ def generate_each(
         if grid is not None and grid.cells:
             text = None
             if metadata:
-                text = picture_text(request, seeds[0], prepared.weights, len(grid.cells))
+                text = build_image_texts(request, seeds[0], prepared.weights, len(grid.cells))
             write = partial(save_picture, grid.page(), text=text)
             laid_out = names.save_grid(seeds[0], write)
             if format == "text":

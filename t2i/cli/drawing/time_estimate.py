@@ -7,22 +7,22 @@ from typing import Any
 from t2i.cli.output import note
 from t2i.terminal import several
 
-PATIENCE = 5.0
+SLOW_STEP = 5.0
 """Seconds of silence in the first step."""
-LONG = 20.0
+SLOW_RUN = 20.0
 """Seconds of the whole from which on it is said."""
 
 
-class FirstStep:
+class FirstStepNotice:
     """A step callback for one call of a pipeline; within its `with` block the clock runs."""
 
     def __init__(self, shown: bool) -> None:
         self.shown = shown
         self.begun = 0.0
-        self.timer = threading.Timer(PATIENCE, self.remark)
+        self.timer = threading.Timer(SLOW_STEP, self.remark)
         self.timer.daemon = True
 
-    def __enter__(self) -> "FirstStep":
+    def __enter__(self) -> "FirstStepNotice":
         self.begun = time.monotonic()
         if self.shown:
             self.timer.start()
@@ -33,8 +33,8 @@ class FirstStep:
 
     def remark(self) -> None:
         note(
-            f"The first step takes more than {PATIENCE:.0f} s; how long all may take is said after "
-            "it. A smaller --size is faster."
+            f"The first step takes more than {SLOW_STEP:.0f} s; an estimate of the whole time "
+            "follows it. A smaller --size is faster."
         )
 
     def __call__(
@@ -44,15 +44,16 @@ class FirstStep:
             self.timer.cancel()
             took = time.monotonic() - self.begun
             whole = took * pipe.num_timesteps
-            if whole > LONG:
+            if whole > SLOW_RUN:
                 note(
-                    f"The first of {several(pipe.num_timesteps, 'step')} took {duration(took)}: "
-                    f"all will take about {duration(whole)}, and decoding."
+                    f"The first of {several(pipe.num_timesteps, 'step')} took "
+                    f"{format_duration(took)}: all steps will take about {format_duration(whole)}, "
+                    "plus decoding."
                 )
         return {}
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """For people: "8.2 s", "3 min", "2.5 h"."""
     if seconds < 60:
         return f"{seconds:.1f} s"

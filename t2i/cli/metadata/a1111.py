@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 
-from t2i.cli.metadata.parsed_metadata import Reading, Settings, Story
+from t2i.cli.metadata.parsed_metadata import ImageMetadata, MetadataParser, RecordedSettings
 from t2i.errors import DataError
 
 TOOL = "A1111"
@@ -19,22 +19,22 @@ USED = {
 }
 
 
-def read_a1111(texts: Mapping[str, str]) -> Story | None:
+def read_a1111(texts: Mapping[str, str]) -> ImageMetadata | None:
     if "fooocus_scheme" in texts or "parameters" not in texts:
         return None
-    return a1111_story(texts["parameters"])
+    return parse_a1111(texts["parameters"])
 
 
-def a1111_story(text: str, tool: str | None = None) -> Story:
+def parse_a1111(text: str, tool: str | None = None) -> ImageMetadata:
     """The text in the file, told as written: nothing is stripped, for ours comes back exactly.
 
     But for the ends of lines, which an editor or a website may have written as Windows does.
     """
-    reading = Reading()
-    prompt, negative_prompt, line, after = divided(re.sub(r"\r\n?", "\n", text))
+    reading = MetadataParser()
+    prompt, negative_prompt, line, after = _split_parameters(re.sub(r"\r\n?", "\n", text))
     if not line and not negative_prompt:
         raise DataError(f"parameters: no line that begins with {FIRST_SETTING!r} or {NEGATIVE!r}")
-    values = settings_of(line, reading)
+    values = _parse_settings(line, reading)
     for extra in after:
         if extra.strip():
             reading.leave("after the settings", extra)
@@ -43,7 +43,7 @@ def a1111_story(text: str, tool: str | None = None) -> Story:
     if size is None and values.get("Size"):
         reading.leave("Size", values["Size"], "width x height")
     width, height = reading.size(*size.groups()) if size else (None, None)
-    settings = Settings(
+    settings = RecordedSettings(
         num_inference_steps=reading.steps(values.get("Steps")),
         sampler=reading.sampler(values.get("Sampler"), values.get("Schedule type")),
         guidance_scale=reading.real("CFG scale", values.get("CFG scale")),
@@ -54,16 +54,16 @@ def a1111_story(text: str, tool: str | None = None) -> Story:
         model_hash=values.get("Model hash") or None,
     )
     reading.leave_rest(values, USED)
-    return reading.story(tool or tool_of(values), prompt, negative_prompt, settings, text)
+    return reading.story(tool or _tool_name(values), prompt, negative_prompt, settings, text)
 
 
-def tool_of(values: Mapping[str, str]) -> str:
+def _tool_name(values: Mapping[str, str]) -> str:
     """t2i writes this layout too, and says so in `Version`."""
     version = values.get("Version", "")
     return version if version.startswith("t2i ") else f"{TOOL} {version}".strip()
 
 
-def divided(text: str) -> tuple[str, str, str, list[str]]:
+def _split_parameters(text: str) -> tuple[str, str, str, list[str]]:
     """Prompt, negative prompt, the line of settings, and the lines that others put after it.
 
     Earlier lines may look like settings, for people paste them into prompts: the last one counts.
@@ -79,7 +79,7 @@ def divided(text: str) -> tuple[str, str, str, list[str]]:
     return "\n".join(above[:split]), negative_prompt, line, lines[last + 1 :]
 
 
-def settings_of(line: str, reading: Reading) -> dict[str, str]:
+def _parse_settings(line: str, reading: MetadataParser) -> dict[str, str]:
     """Name -> value of "Steps: 20, Model: "a, b", ..."; a value may be quoted, or JSON."""
     values: dict[str, str] = {}
     place = 0
@@ -87,13 +87,13 @@ def settings_of(line: str, reading: Reading) -> dict[str, str]:
         if place >= len(line):
             break
         colon = line.find(":", place, place + LONGEST_NAME)
-        end = next_comma(line, place)
+        end = _find_comma(line, place)
         if colon < 0 or end < colon:
             if line[place:end].strip():
                 reading.leave("setting", line[place:end].strip())
         else:
             name = line[place:colon].strip()
-            value, end = value_at(line, colon + 1)
+            value, end = _parse_value(line, colon + 1)
             if name in values:
                 reading.leave(name, value)
             else:
@@ -104,7 +104,7 @@ def settings_of(line: str, reading: Reading) -> dict[str, str]:
     return values
 
 
-def value_at(line: str, start: int) -> tuple[str, int]:
+def _parse_value(line: str, start: int) -> tuple[str, int]:
     """The value that begins at `start`, and where the comma after it is."""
     while line[start : start + 1] == " ":
         start += 1
@@ -114,13 +114,13 @@ def value_at(line: str, start: int) -> tuple[str, int]:
         except (ValueError, RecursionError):
             pass
         else:
-            if not line[end : next_comma(line, end)].strip():
+            if not line[end : _find_comma(line, end)].strip():
                 text = value if isinstance(value, str) else line[start:end]
-                return text, next_comma(line, end)
-    end = next_comma(line, start)
+                return text, _find_comma(line, end)
+    end = _find_comma(line, start)
     return line[start:end].strip(), end
 
 
-def next_comma(line: str, start: int) -> int:
+def _find_comma(line: str, start: int) -> int:
     end = line.find(",", start)
     return len(line) if end < 0 else end

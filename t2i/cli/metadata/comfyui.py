@@ -4,56 +4,62 @@ from collections import ChainMap
 from collections.abc import Mapping
 from itertools import islice
 
-from t2i.cli.metadata.comfyui_graph import Graph, Node, graph_of_prompt, graph_of_workflow
-from t2i.cli.metadata.parsed_metadata import Json, Reading, Settings, Story, parsed_object
+from t2i.cli.metadata.comfyui_graph import Graph, Node, parse_prompt_graph, parse_workflow_graph
+from t2i.cli.metadata.parsed_metadata import (
+    ImageMetadata,
+    Json,
+    MetadataParser,
+    RecordedSettings,
+    parse_json_object,
+)
 from t2i.errors import DataError
 
 TOOL = "ComfyUI"
-TEXTS = ("text", "text_g", "t5xxl", "clip_l", "clip_g", "text_l")
+TEXT_INPUTS = ("text", "text_g", "t5xxl", "clip_l", "clip_g", "text_l")
 """What text encoders call their prompt, the fullest first."""
-PARTS = ("noise", "guider", "sampler", "sigmas")
+PART_INPUTS = ("noise", "guider", "sampler", "sigmas")
 """Links to nodes that say what other samplers say themselves."""
 SPACINGS = {"KarrasScheduler": "karras", "ExponentialScheduler": "exponential"}
 MAX_SAMPLERS = 20
 """Of one graph that are looked at."""
 CHECKPOINTS = ("ckpt_name", "unet_name", "model_name")
-USUAL = {
+IGNORED_NODES = {
     *("VAEDecode", "VAEDecodeTiled", "VAELoader", "SaveImage", "PreviewImage", "CLIPLoader"),
     *("DualCLIPLoader", "TripleCLIPLoader", "Note", "MarkdownNote", "Reroute"),
 }
 """Nodes that need no mention."""
 
 
-def read_comfyui(texts: Mapping[str, str]) -> Story | None:
+def read_comfyui(texts: Mapping[str, str]) -> ImageMetadata | None:
     """`prompt` is the graph as it ran; `workflow` the editor's page, read where that is missing."""
     if "prompt" in texts:
         text = texts["prompt"]
-        return comfyui_story(graph_of_prompt(parsed_object("prompt", text)), text)
+        return parse_comfyui_graph(parse_prompt_graph(parse_json_object("prompt", text)), text)
     if "workflow" in texts:
         text = texts["workflow"]
-        return comfyui_story(graph_of_workflow(parsed_object("workflow", text)), text)
+        return parse_comfyui_graph(parse_workflow_graph(parse_json_object("workflow", text)), text)
     return None
 
 
-def comfyui_story(graph: Graph, raw: str) -> Story:
-    reading = Reading()
-    whole = (with_parts(graph, node) for node in graph.nodes.values())
-    samplers = list(islice(filter(is_sampler, whole), MAX_SAMPLERS))
+def parse_comfyui_graph(graph: Graph, raw: str) -> ImageMetadata:
+    reading = MetadataParser()
+    whole = (_merge_parts(graph, node) for node in graph.nodes.values())
+    samplers = list(islice(filter(_is_sampler, whole), MAX_SAMPLERS))
     if not samplers:
         kinds = sorted({node.kind for node in graph.nodes.values()})
         raise DataError(f"ComfyUI: a graph without a sampler among {', '.join(kinds):.80}")
     # Of several that follow on one another, the one that starts from noise says the most.
-    starts = {node.name: start_of(graph, node) for node in samplers}
-    sampler = next((node for node in samplers if is_empty(starts[node.name])), samplers[0])
+    starts = {node.name: _find_latent_source(graph, node) for node in samplers}
+    sampler = next((node for node in samplers if _is_empty_latent(starts[node.name])), samplers[0])
     for other in samplers:
         if other is not sampler:
             reading.leave(f"node {other.name}", f"{other.kind} samples once more")
     start = starts[sampler.name]
 
     # along the links
-    seen = {sampler.name, *(node.name for node in parts_of(graph, sampler))}
-    prompt = prompt_along(graph, sampler, "positive", reading, seen)
-    negative_prompt = prompt_along(graph, sampler, "negative", reading, seen)
+    seen = {sampler.name, *(node.name for node in _linked_parts(graph, sampler))}
+    prompt = _collect_prompt(graph, sampler, "positive", reading, seen)
+    negative_prompt = _collect_prompt(graph, sampler, "negative", reading, seen)
     model = None
     for node in graph.along(sampler, ("model",)):
         seen.add(node.name)
@@ -64,13 +70,13 @@ def comfyui_story(graph: Graph, raw: str) -> Story:
 
     # values
     width = height = None
-    if start is not None and is_empty(start):
+    if start is not None and _is_empty_latent(start):
         seen.add(start.name)
         width, height = reading.size(graph.value(start, "width"), graph.value(start, "height"))
     elif start is not None:
         reading.leave(f"node {start.name}", f"{start.kind}: the picture did not begin from noise")
     seed = graph.value(sampler, "seed" if "seed" in sampler.inputs else "noise_seed")
-    settings = Settings(
+    settings = RecordedSettings(
         num_inference_steps=reading.steps(graph.value(sampler, "steps")),
         sampler=reading.sampler(
             graph.value(sampler, "sampler_name"), graph.value(sampler, "scheduler")
@@ -86,19 +92,19 @@ def comfyui_story(graph: Graph, raw: str) -> Story:
     if graph.value(sampler, "start_at_step") not in (None, 0, "0"):
         reading.leave("start_at_step", graph.value(sampler, "start_at_step"))
     for node in graph.nodes.values():
-        if node.name not in seen and node.kind not in USUAL and node.name not in starts:
+        if node.name not in seen and node.kind not in IGNORED_NODES and node.name not in starts:
             reading.leave(f"node {node.name}", node.kind)
     return reading.story(TOOL, prompt, negative_prompt, settings, raw)
 
 
-def parts_of(graph: Graph, node: Node) -> list[Node]:
-    links = (graph.target(node.inputs[key]) for key in PARTS if key in node.inputs)
+def _linked_parts(graph: Graph, node: Node) -> list[Node]:
+    links = (graph.target(node.inputs[key]) for key in PART_INPUTS if key in node.inputs)
     return [link[0] for link in links if link is not None]
 
 
-def with_parts(graph: Graph, node: Node) -> Node:
+def _merge_parts(graph: Graph, node: Node) -> Node:
     """A sampler that leaves seed, guidance, name or steps to nodes of their own, made whole."""
-    parts = parts_of(graph, node)
+    parts = _linked_parts(graph, node)
     more: dict[str, Json] = {}
     for part in parts:
         if part.kind in SPACINGS:
@@ -110,24 +116,26 @@ def with_parts(graph: Graph, node: Node) -> Node:
     return Node(node.name, node.kind, inputs)
 
 
-def is_sampler(node: Node) -> bool:
+def _is_sampler(node: Node) -> bool:
     return "positive" in node.inputs and ("seed" in node.inputs or "noise_seed" in node.inputs)
 
 
-def start_of(graph: Graph, sampler: Node) -> Node | None:
+def _find_latent_source(graph: Graph, sampler: Node) -> Node | None:
     """The last node upstream of the latents: an empty picture, or one that was loaded."""
     last = None
     for last in graph.along(sampler, ("latent_image", "samples", "pixels", "image")):
-        if is_empty(last):
+        if _is_empty_latent(last):
             break
     return last
 
 
-def is_empty(node: Node | None) -> bool:
+def _is_empty_latent(node: Node | None) -> bool:
     return node is not None and "Empty" in node.kind and "Latent" in node.kind
 
 
-def prompt_along(graph: Graph, sampler: Node, role: str, reading: Reading, seen: set[str]) -> str:
+def _collect_prompt(
+    graph: Graph, sampler: Node, role: str, reading: MetadataParser, seen: set[str]
+) -> str:
     """The texts upstream of the input `role`: of one encoder, or of several, one on a line."""
     found: list[str] = []
     visited: set[str] = set()
@@ -139,7 +147,7 @@ def prompt_along(graph: Graph, sampler: Node, role: str, reading: Reading, seen:
         node, output = target
         visited.add(node.name)
         if "TextEncode" in node.kind:
-            found += texts_of(graph, node, reading)
+            found += _encoder_texts(graph, node, reading)
             continue
         if node.kind == "ConditioningZeroOut":
             continue
@@ -151,14 +159,14 @@ def prompt_along(graph: Graph, sampler: Node, role: str, reading: Reading, seen:
             links += [node.inputs[key] for key in reversed(wanted)]
         elif only is not None:
             links.append([only[0].name, only[1]])
-        if node.kind not in USUAL:
+        if node.kind not in IGNORED_NODES:
             reading.leave(f"node {node.name}", f"{node.kind} changes what the {role} prompt does")
     seen |= visited
     return "\n".join(found)
 
 
-def texts_of(graph: Graph, encoder: Node, reading: Reading) -> list[str]:
-    values = [graph.value(encoder, key) for key in TEXTS if key in encoder.inputs]
+def _encoder_texts(graph: Graph, encoder: Node, reading: MetadataParser) -> list[str]:
+    values = [graph.value(encoder, key) for key in TEXT_INPUTS if key in encoder.inputs]
     texts = [value for value in values if isinstance(value, str)]
     if not texts:
         reading.leave(f"node {encoder.name}", f"{encoder.kind} gets its text from another node")

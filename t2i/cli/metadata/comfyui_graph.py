@@ -80,7 +80,7 @@ class Graph:
         return links[0] if len(links) == 1 else None
 
 
-def graph_of_prompt(values: Mapping[str, Json]) -> Graph:
+def parse_prompt_graph(values: Mapping[str, Json]) -> Graph:
     """{"3": {"class_type": "KSampler", "inputs": {"steps": 20, "model": ["4", 0]}}}"""
     nodes = {}
     for name, entry in values.items():
@@ -93,7 +93,7 @@ def graph_of_prompt(values: Mapping[str, Json]) -> Graph:
     return Graph(nodes)
 
 
-def graph_of_workflow(values: Mapping[str, Json]) -> Graph:
+def parse_workflow_graph(values: Mapping[str, Json]) -> Graph:
     """{"nodes": [{"id": 3, "type": ..., "inputs": [{"name", "link"}], "widgets_values": []}],
     "links": [[link, node, output, ...]]}
     """

@@ -9,13 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from t2i.cli.metadata.exif import MAKE, MODEL, decoded, exif_fields
+from t2i.cli.metadata.exif import MAKE, MODEL, decode_comment, parse_exif
 from t2i.errors import DataError
 from t2i.exif import MAKER_NOTE, USER_COMMENT
 from t2i.pictures import MAX_TEXT, what_it_is
 from t2i.safe_reading import PICTURE, opened
 
-PNG_START = b"\x89PNG\r\n\x1a\n"
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_KEYS = (
     "t2i",
     "parameters",
@@ -34,7 +34,7 @@ TOO_MANY = f"more than {MAX_BLOCKS:,} blocks; the rest is not read"
 
 
 @dataclass
-class Texts:
+class EmbeddedTexts:
     """Texts by the key that their tool gave them, and what stood in the way of others."""
 
     found: dict[str, str] = field(default_factory=dict)
@@ -52,17 +52,17 @@ class Texts:
             self.complaints.append(f"{key}: {error}")
 
 
-def read_texts(path: Path) -> Texts:
+def read_texts(path: Path) -> EmbeddedTexts:
     """The texts of a PNG, JPEG or WebP, told apart by content and never by name."""
     try:
         with opened(path, PICTURE) as file:
             start = file.read(12)
-            if start.startswith(PNG_START):
-                return png_texts(file)
+            if start.startswith(PNG_SIGNATURE):
+                return _read_png_texts(file)
             if start.startswith(b"\xff\xd8\xff"):
-                return exif_texts(file, jpeg_exif)
+                return _read_exif_texts(file, _find_jpeg_exif)
             if start[:4] == b"RIFF" and start[8:] == b"WEBP":
-                return exif_texts(file, webp_exif)
+                return _read_exif_texts(file, _find_webp_exif)
     except ValueError as error:
         raise DataError(f"Cannot read {path}: {error}.") from error
     raise DataError(
@@ -71,18 +71,20 @@ def read_texts(path: Path) -> Texts:
     )
 
 
-def png_texts(file: BinaryIO) -> Texts:
-    texts = Texts()
-    file.seek(len(PNG_START))
-    for kind, size in blocks(file, ">I4s", texts, padding=4):  # after each chunk, its checksum
+def _read_png_texts(file: BinaryIO) -> EmbeddedTexts:
+    texts = EmbeddedTexts()
+    file.seek(len(PNG_SIGNATURE))
+    for kind, size in _iter_blocks(
+        file, ">I4s", texts, padding=4
+    ):  # after each chunk, its checksum
         if kind in (b"tEXt", b"zTXt", b"iTXt"):
-            add_png_text(file, kind, size, texts)
+            _add_png_text(file, kind, size, texts)
         elif kind == b"eXIf" and size <= MAX_EXIF:
-            add_exif(file.read(size), texts)
+            _add_exif(file.read(size), texts)
     return texts
 
 
-def add_png_text(file: BinaryIO, kind: bytes, size: int, texts: Texts) -> None:
+def _add_png_text(file: BinaryIO, kind: bytes, size: int, texts: EmbeddedTexts) -> None:
     head = file.read(min(size, 80))  # a key has at most 79 letters
     key = head.partition(b"\0")[0].decode("latin-1")
     if key not in PNG_KEYS:
@@ -94,24 +96,24 @@ def add_png_text(file: BinaryIO, kind: bytes, size: int, texts: Texts) -> None:
         data = head + file.read(size - len(head))
         if zlib.crc32(data, zlib.crc32(kind)) != int.from_bytes(file.read(4)):
             raise ValueError("its checksum is wrong: the file is damaged")
-        return png_text(kind, data)
+        return _decode_png_text(kind, data)
 
     texts.add(key, read)
 
 
-def png_text(kind: bytes, data: bytes) -> str:
+def _decode_png_text(kind: bytes, data: bytes) -> str:
     _, _, rest = data.partition(b"\0")
     if kind == b"tEXt":
         return rest.decode("latin-1")
     if kind == b"zTXt":
-        return inflated(rest[1:]).decode("latin-1")
+        return _inflate(rest[1:]).decode("latin-1")
     if len(rest) < 4 or rest.count(b"\0", 2) < 2:
         raise ValueError("an iTXt chunk cut short")
     _, _, text = rest[2:].split(b"\0", 2)  # language and translated key
-    return (inflated(text) if rest[0] else text).decode("utf-8")
+    return (_inflate(text) if rest[0] else text).decode("utf-8")
 
 
-def inflated(data: bytes) -> bytes:
+def _inflate(data: bytes) -> bytes:
     unzip = zlib.decompressobj()
     text = unzip.decompress(data, MAX_TEXT + 1)
     if len(text) > MAX_TEXT:
@@ -121,13 +123,15 @@ def inflated(data: bytes) -> bytes:
     return text
 
 
-def exif_texts(file: BinaryIO, find: Callable[[BinaryIO, Texts], bytes]) -> Texts:
-    texts = Texts()
-    add_exif(find(file, texts), texts)
+def _read_exif_texts(
+    file: BinaryIO, find: Callable[[BinaryIO, EmbeddedTexts], bytes]
+) -> EmbeddedTexts:
+    texts = EmbeddedTexts()
+    _add_exif(find(file, texts), texts)
     return texts
 
 
-def jpeg_exif(file: BinaryIO, texts: Texts) -> bytes:
+def _find_jpeg_exif(file: BinaryIO, texts: EmbeddedTexts) -> bytes:
     """The first Exif segment; pixels begin at the first scan."""
     file.seek(2)
     for _ in range(MAX_BLOCKS):
@@ -150,9 +154,9 @@ def jpeg_exif(file: BinaryIO, texts: Texts) -> bytes:
     return b""
 
 
-def webp_exif(file: BinaryIO, texts: Texts) -> bytes:
+def _find_webp_exif(file: BinaryIO, texts: EmbeddedTexts) -> bytes:
     file.seek(12)
-    for kind, size in blocks(file, "<4sI", texts):
+    for kind, size in _iter_blocks(file, "<4sI", texts):
         if kind == b"EXIF" and size > MAX_EXIF:
             texts.complaints.append(f"Exif: {size:,} bytes, at most {MAX_EXIF:,} are read")
         elif kind == b"EXIF":
@@ -160,8 +164,8 @@ def webp_exif(file: BinaryIO, texts: Texts) -> bytes:
     return b""
 
 
-def blocks(
-    file: BinaryIO, head: str, texts: Texts, padding: int | None = None
+def _iter_blocks(
+    file: BinaryIO, head: str, texts: EmbeddedTexts, padding: int | None = None
 ) -> Iterator[tuple[bytes, int]]:
     """Kind and size of each block, with the file at its content; jumped over, never read.
 
@@ -187,17 +191,17 @@ def blocks(
     texts.complaints.append(TOO_MANY)
 
 
-def add_exif(data: bytes, texts: Texts) -> None:
+def _add_exif(data: bytes, texts: EmbeddedTexts) -> None:
     if not data:
         return
     try:
-        fields = exif_fields(data)
+        fields = parse_exif(data)
     except (ValueError, struct.error) as error:
         texts.complaints.append(f"Exif: {error}")
         return
     comment, maker = fields.get(USER_COMMENT), fields.get(MAKER_NOTE, b"")
     if comment:
-        texts.add("parameters", partial(decoded, comment))
+        texts.add("parameters", partial(decode_comment, comment))
     if maker.startswith(b"t2i\0"):
         texts.add("t2i", partial(maker[4:].decode, "utf-8"))
     elif maker.rstrip(b"\0") in (b"fooocus", b"a1111"):

@@ -10,19 +10,19 @@ WANTED = {MAKE, MODEL, USER_COMMENT, MAKER_NOTE}
 BYTES, ASCII, UNDEFINED = 1, 2, 7
 
 
-def exif_fields(data: bytes) -> dict[int, bytes]:
+def parse_exif(data: bytes) -> dict[int, bytes]:
     """Tag -> bytes, of the first directory and of its Exif directory, which counts more."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[:4])
     if order is None:
         raise ValueError("neither byte order of Exif at its start")
     (first,) = struct.unpack_from(f"{order}I", data, 4)
-    fields, below = directory(data, first, order)
+    fields, below = _parse_directory(data, first, order)
     if below is not None:
-        fields |= directory(data, below, order)[0]
+        fields |= _parse_directory(data, below, order)[0]
     return fields
 
 
-def directory(data: bytes, start: int, order: str) -> tuple[dict[int, bytes], int | None]:
+def _parse_directory(data: bytes, start: int, order: str) -> tuple[dict[int, bytes], int | None]:
     """The fields wanted of one directory, and where its Exif directory begins."""
     fields: dict[int, bytes] = {}
     below = None
@@ -42,17 +42,17 @@ def directory(data: bytes, start: int, order: str) -> tuple[dict[int, bytes], in
     return fields, below
 
 
-def decoded(comment: bytes) -> str:
+def decode_comment(comment: bytes) -> str:
     """A UserComment: eight bytes name the encoding; some tools leave them out."""
     code, text = comment[:8], comment[8:]
     if code == b"UNICODE\0":
-        return utf16(text)
+        return _decode_utf16(text)
     if code in (b"ASCII\0\0\0", bytes(8)):
         return text.rstrip(b"\0").decode("utf-8")
     return comment.rstrip(b"\0").decode("utf-8")
 
 
-def utf16(data: bytes) -> str:
+def _decode_utf16(data: bytes) -> str:
     """Big-endian, as A1111 writes it; little-endian only where that alone makes sense."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return data.decode("utf-16")

@@ -2,8 +2,13 @@
 
 from collections.abc import Mapping
 
-from t2i.cli.metadata.a1111 import a1111_story
-from t2i.cli.metadata.parsed_metadata import Reading, Settings, Story, parsed_object
+from t2i.cli.metadata.a1111 import parse_a1111
+from t2i.cli.metadata.parsed_metadata import (
+    ImageMetadata,
+    MetadataParser,
+    RecordedSettings,
+    parse_json_object,
+)
 from t2i.errors import DataError
 
 TOOL = "Fooocus"
@@ -14,16 +19,16 @@ USED = {
 }
 
 
-def read_fooocus(texts: Mapping[str, str]) -> Story | None:
+def read_fooocus(texts: Mapping[str, str]) -> ImageMetadata | None:
     text, scheme = texts.get("parameters"), texts.get("fooocus_scheme")
     if text is None or (scheme is None and not text.startswith("{")):
         return None
     if scheme == "a1111":
-        return a1111_story(text, TOOL)
+        return parse_a1111(text, TOOL)
     if scheme not in (None, "fooocus"):
         raise DataError(f"fooocus_scheme: {scheme!r:.40}, expected fooocus or a1111")
     try:
-        found = parsed_object("parameters", text)
+        found = parse_json_object("parameters", text)
     except DataError:
         if scheme is None:
             return None  # A1111's, with a prompt that begins with a brace.
@@ -33,13 +38,13 @@ def read_fooocus(texts: Mapping[str, str]) -> Story | None:
     if not values.keys() & USED:
         raise DataError("parameters: JSON without any value that Fooocus writes")
 
-    reading = Reading()
+    reading = MetadataParser()
     resolution = reading.text("resolution", values.get("resolution")) or ""
     size = resolution.strip("() ").replace("x", ",").split(",")
     if len(size) != 2 and resolution:
         reading.leave("resolution", resolution, "(width, height)")
     width, height = reading.size(*size) if len(size) == 2 else (None, None)
-    settings = Settings(
+    settings = RecordedSettings(
         num_inference_steps=reading.steps(values.get("steps")),
         sampler=reading.sampler(values.get("sampler"), values.get("scheduler")),
         guidance_scale=reading.real("guidance_scale", values.get("guidance_scale")),

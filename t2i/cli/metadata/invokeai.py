@@ -3,7 +3,13 @@
 import re
 from collections.abc import Mapping
 
-from t2i.cli.metadata.parsed_metadata import Json, Reading, Settings, Story, parsed_object
+from t2i.cli.metadata.parsed_metadata import (
+    ImageMetadata,
+    Json,
+    MetadataParser,
+    RecordedSettings,
+    parse_json_object,
+)
 from t2i.errors import DataError
 
 TOOL = "InvokeAI"
@@ -20,24 +26,24 @@ OPTION = re.compile(rf"-(-\w+|(?:{'|'.join(LONG)})(?![^\s=])|[A-Za-z])=?(.*)", r
 IN_BRACKETS = re.compile(r"\[([^\[\]]*)\]")
 
 
-def read_invokeai(texts: Mapping[str, str]) -> Story | None:
+def read_invokeai(texts: Mapping[str, str]) -> ImageMetadata | None:
     if "invokeai_metadata" in texts:
-        return read_3(texts["invokeai_metadata"])
+        return _parse_version_3(texts["invokeai_metadata"])
     if "sd-metadata" in texts:
-        return read_2(texts["sd-metadata"])
+        return _parse_version_2(texts["sd-metadata"])
     if "Dream" in texts:
-        return read_1(texts["Dream"])
+        return _parse_version_1(texts["Dream"])
     return None
 
 
-def read_3(text: str) -> Story:
-    values = parsed_object("invokeai_metadata", text)
-    reading = Reading()
+def _parse_version_3(text: str) -> ImageMetadata:
+    values = parse_json_object("invokeai_metadata", text)
+    reading = MetadataParser()
     model = values.get("model")
     if not isinstance(model, dict):
         model = {"name": model}
     width, height = reading.size(values.get("width"), values.get("height"))
-    settings = Settings(
+    settings = RecordedSettings(
         num_inference_steps=reading.steps(values.get("steps")),
         sampler=reading.sampler(values.get("scheduler")),
         guidance_scale=reading.real("cfg_scale", values.get("cfg_scale")),
@@ -55,15 +61,17 @@ def read_3(text: str) -> Story:
     return reading.story(tool, prompt, negative_prompt, settings, text)
 
 
-def read_2(text: str) -> Story:
-    values = parsed_object("sd-metadata", text)
+def _parse_version_2(text: str) -> ImageMetadata:
+    values = parse_json_object("sd-metadata", text)
     image = values.get("image")
     if not isinstance(image, dict):
         raise DataError("sd-metadata: no object 'image' within it")
-    reading = Reading()
-    prompt, negative_prompt = without_brackets(prompt_of_2(image.get("prompt"), reading))
+    reading = MetadataParser()
+    prompt, negative_prompt = _split_bracketed_negative(
+        _join_prompt_parts(image.get("prompt"), reading)
+    )
     width, height = reading.size(image.get("width"), image.get("height"))
-    settings = Settings(
+    settings = RecordedSettings(
         num_inference_steps=reading.steps(image.get("steps")),
         sampler=reading.sampler(image.get("sampler")),
         guidance_scale=reading.real("cfg_scale", image.get("cfg_scale")),
@@ -79,7 +87,7 @@ def read_2(text: str) -> Story:
     return reading.story(tool, prompt, negative_prompt, settings, text)
 
 
-def prompt_of_2(value: Json, reading: Reading) -> str:
+def _join_prompt_parts(value: Json, reading: MetadataParser) -> str:
     """A string, or a list of parts with weights."""
     if not isinstance(value, list):
         return reading.prompt("prompt", value)
@@ -91,15 +99,15 @@ def prompt_of_2(value: Json, reading: Reading) -> str:
     return " ".join(str(part["prompt"]) for part in parts)
 
 
-def read_1(text: str) -> Story:
+def _parse_version_1(text: str) -> ImageMetadata:
     match = DREAM.fullmatch(text)
     if match is None:
         raise DataError("Dream: expected a prompt in quotes and options after it")
-    reading = Reading()
-    options = options_of(match[2])
-    prompt, negative_prompt = without_brackets(match[1])
+    reading = MetadataParser()
+    options = _parse_options(match[2])
+    prompt, negative_prompt = _split_bracketed_negative(match[1])
     width, height = reading.size(options.get("W"), options.get("H"))
-    settings = Settings(
+    settings = RecordedSettings(
         num_inference_steps=reading.steps(options.get("s")),
         sampler=reading.sampler(options.get("A")),
         guidance_scale=reading.real("-C", options.get("C")),
@@ -112,7 +120,7 @@ def read_1(text: str) -> Story:
     return reading.story(TOOL, prompt, negative_prompt, settings, text)
 
 
-def options_of(text: str) -> dict[str, str]:
+def _parse_options(text: str) -> dict[str, str]:
     """Name -> value of "-s 50 -A k_lms -f0.75 -c top 64"; the first of one name counts."""
     options: dict[str, str] = {}
     values: list[str] = []
@@ -128,7 +136,7 @@ def options_of(text: str) -> dict[str, str]:
     return options
 
 
-def without_brackets(prompt: str) -> tuple[str, str]:
+def _split_bracketed_negative(prompt: str) -> tuple[str, str]:
     """Before version 3 the words in [brackets] were the negative prompt."""
     negative = ", ".join(words.strip() for words in IN_BRACKETS.findall(prompt))
     return (IN_BRACKETS.sub("", prompt).strip(), negative) if negative else (prompt, "")

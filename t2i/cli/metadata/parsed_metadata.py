@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from t2i.cli.request.request import Request
-from t2i.cli.request.sampler_names import our_sampler
+from t2i.cli.request.sampler_names import translate_sampler
 from t2i.errors import DataError
 from t2i.pictures import MAX_PIXELS
 from t2i.safe_reading import parse_json
@@ -15,16 +15,16 @@ from t2i.terminal import visible
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 MAX_STEPS = 10_000
-THEIR_SEEDS = 2**64 - 1
+MAX_FOREIGN_SEED = 2**64 - 1
 """Other tools go beyond MAX_SEED."""
-SHOWN = 120
+MAX_SHOWN_LETTERS = 120
 """Letters of a value that is named as not understood."""
-NAMED = 100
+MAX_NAMED_VALUES = 100
 """Values that are named; of the rest only the number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class RecordedSettings:
     """Named as in Request; None is what the picture does not say."""
 
     num_inference_steps: int | None = None
@@ -38,7 +38,7 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Story:
+class ImageMetadata:
     """How a picture says it was made.
 
     not_understood : "name: value" of everything it says that has no place in the other fields
@@ -51,7 +51,7 @@ class Story:
     tool: str
     prompt: str
     negative_prompt: str = ""
-    settings: Settings = Settings()
+    settings: RecordedSettings = RecordedSettings()
     not_understood: tuple[str, ...] = ()
     raw: str = ""
     request: Request | None = None
@@ -60,19 +60,19 @@ class Story:
 
 
 @dataclass
-class Reading:
+class MetadataParser:
     """Takes values of any type as found, and keeps those that a picture can have."""
 
     not_understood: list[str] = field(default_factory=list)
     left_out: int = 0
 
     def leave(self, name: str, value: object, expected: str = "") -> None:
-        if len(self.not_understood) >= NAMED:
+        if len(self.not_understood) >= MAX_NAMED_VALUES:
             self.left_out += 1
             return
-        said = value if isinstance(value, str) else shown(value)
-        text = visible(f"{name}: {said[:SHOWN]}"[:SHOWN])
-        text = f"{text}..." if len(said) > SHOWN else text
+        said = value if isinstance(value, str) else _to_json(value)
+        text = visible(f"{name}: {said[:MAX_SHOWN_LETTERS]}"[:MAX_SHOWN_LETTERS])
+        text = f"{text}..." if len(said) > MAX_SHOWN_LETTERS else text
         self.not_understood.append(f"{text} (expected {expected})" if expected else text)
 
     def leave_rest(self, values: Mapping[str, object], used: set[str]) -> None:
@@ -125,7 +125,7 @@ class Reading:
         return self.whole("steps", value, 1, MAX_STEPS)
 
     def seed(self, value: object) -> int | None:
-        return self.whole("seed", value, 0, THEIR_SEEDS)
+        return self.whole("seed", value, 0, MAX_FOREIGN_SEED)
 
     def size(self, width: object, height: object) -> tuple[int | None, int | None]:
         wide = self.whole("width", width, 1, MAX_PIXELS)
@@ -140,7 +140,7 @@ class Reading:
         name = self.text("sampler", name)
         if name is None:
             return None
-        ours, rest = our_sampler(name, self.text("schedule", spacing) or "")
+        ours, rest = translate_sampler(name, self.text("schedule", spacing) or "")
         if ours is None:
             self.leave("sampler", name)
         if rest:
@@ -148,10 +148,10 @@ class Reading:
         return ours or name
 
     def story(
-        self, tool: str, prompt: str, negative_prompt: str, settings: Settings, raw: str
-    ) -> Story:
+        self, tool: str, prompt: str, negative_prompt: str, settings: RecordedSettings, raw: str
+    ) -> ImageMetadata:
         rest = [f"and {self.left_out:,} more"] if self.left_out else []
-        return Story(
+        return ImageMetadata(
             tool=tool,
             prompt=prompt,
             negative_prompt=negative_prompt,
@@ -161,14 +161,14 @@ class Reading:
         )
 
 
-def shown(value: object) -> str:
+def _to_json(value: object) -> str:
     try:
         return json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError):
         return str(type(value).__name__)
 
 
-def parsed(name: str, text: str) -> Json:
+def _parse_json(name: str, text: str) -> Json:
     """JSON of any depth and size of number: read, or refused by name."""
     try:
         value: Json = parse_json(text, lenient=True)
@@ -177,8 +177,8 @@ def parsed(name: str, text: str) -> Json:
     return value
 
 
-def parsed_object(name: str, text: str) -> dict[str, Json]:
-    value = parsed(name, text)
+def parse_json_object(name: str, text: str) -> dict[str, Json]:
+    value = _parse_json(name, text)
     if not isinstance(value, dict):
         raise DataError(f"{name}: JSON, but not an object")
     return value

@@ -10,20 +10,26 @@ from t2i.cli.metadata.comfyui import read_comfyui
 from t2i.cli.metadata.embedded_texts import read_texts
 from t2i.cli.metadata.fooocus import read_fooocus
 from t2i.cli.metadata.invokeai import read_invokeai
-from t2i.cli.metadata.parsed_metadata import Settings, Story
-from t2i.cli.metadata.t2i_json import TOOL, read_ours
-from t2i.cli.metadata.writing import installed
+from t2i.cli.metadata.parsed_metadata import ImageMetadata, RecordedSettings
+from t2i.cli.metadata.t2i_json import TOOL, read_t2i
+from t2i.cli.metadata.writing import installed_version
 from t2i.cli.request.request import MAX_SEED, Grammar, Request
-from t2i.cli.request.sampler_names import our_sampler
+from t2i.cli.request.sampler_names import translate_sampler
 from t2i.errors import ArgumentError, DataError
 from t2i.terminal import visible
 from t2i.text.dialects import Dialect
 from t2i.text.prompt import Prompt
 
-__all__ = ["Settings", "Story", "differences", "read_story", "request_of"]
+__all__ = [
+    "ImageMetadata",
+    "RecordedSettings",
+    "list_differences",
+    "read_metadata",
+    "request_from_metadata",
+]
 
-READERS: tuple[Callable[[Mapping[str, str]], Story | None], ...] = (
-    read_ours,
+READERS: tuple[Callable[[Mapping[str, str]], ImageMetadata | None], ...] = (
+    read_t2i,
     read_fooocus,
     read_invokeai,
     read_comfyui,
@@ -31,7 +37,7 @@ READERS: tuple[Callable[[Mapping[str, str]], Story | None], ...] = (
 )
 """The most exact first: a file may carry several texts."""
 
-WORDS = {
+SETTING_NAMES = {
     "num_inference_steps": "steps",
     "guidance_scale": "guidance",
     "model_hash": "model hash",
@@ -39,7 +45,7 @@ WORDS = {
 """What people call a setting, where that is not its name."""
 
 
-def read_story(path: Path) -> Story:
+def read_metadata(path: Path) -> ImageMetadata:
     """The story in a PNG, JPEG or WebP, without decoding the picture.
 
     Raises DataError if there is none that can be read, and says why. What stood in the way of one
@@ -68,7 +74,7 @@ def read_story(path: Path) -> Story:
     )
 
 
-def request_of(story: Story) -> tuple[Request, int | None]:
+def request_from_metadata(story: ImageMetadata) -> tuple[Request, int | None]:
     """What to ask t2i for, and the seed; None is what the story does not say or t2i cannot take.
 
     Of another tool's picture the model is not taken over: its name means nothing here.
@@ -79,7 +85,7 @@ def request_of(story: Story) -> tuple[Request, int | None]:
         own = story.request.sampler is not None and story.request.sampler.endswith("Scheduler")
         # The name of a class stands for the sampler that the model brings along.
         return (replace(story.request, sampler=None) if own else story.request), seed
-    sampler = our_sampler(settings.sampler)[0] if settings.sampler else None
+    sampler = translate_sampler(settings.sampler)[0] if settings.sampler else None
     request = Request(
         prompt=story.prompt,
         negative_prompt=story.negative_prompt,
@@ -88,12 +94,12 @@ def request_of(story: Story) -> tuple[Request, int | None]:
         sampler=sampler,
         width=settings.width,
         height=settings.height,
-        grammar=grammar_of(story),
+        grammar=detect_grammar(story),
     )
     return request, seed
 
 
-def grammar_of(story: Story) -> Grammar:
+def detect_grammar(story: ImageMetadata) -> Grammar:
     """How the tool that made the picture reads a prompt; plain where we cannot read it so."""
     known = [GRAMMARS[tool] for tool in GRAMMARS if story.tool.startswith(tool)]
     if not known:
@@ -110,16 +116,16 @@ GRAMMARS: dict[str, Dialect] = {"A1111": "a1111", "ComfyUI": "comfy", TOOL: "a11
 """Beginning of a tool's name -> what its prompts are written in."""
 
 
-def differences(story: Story, model_digest: str | None) -> list[str]:
+def list_differences(story: ImageMetadata, model_digest: str | None) -> list[str]:
     """Why the picture may not come out the same here, a line each; safe to print.
 
     model_digest : metadata.digest of the model that will make it; None where that is not known
     """
     if story.request is None:
-        return [visible(line) for line in of_another_tool(story)]
+        return [visible(line) for line in _list_foreign_differences(story)]
     lines = []
     for name, theirs in story.libraries.items():
-        here = __version__ if name == TOOL else installed(name)
+        here = __version__ if name == TOOL else installed_version(name)
         if here != theirs:
             lines.append(f"{name} {theirs} made it, here is {here}")
     theirs = story.settings.model_hash or ""
@@ -131,7 +137,7 @@ def differences(story: Story, model_digest: str | None) -> list[str]:
     return [visible(line) for line in lines]
 
 
-def of_another_tool(story: Story) -> list[str]:
+def _list_foreign_differences(story: ImageMetadata) -> list[str]:
     settings = story.settings
     if story.tool.startswith(f"{TOOL} "):
         lines = [f"made by {story.tool}, but its full record is missing: it may not be identical"]
@@ -139,13 +145,13 @@ def of_another_tool(story: Story) -> list[str]:
         lines = [f"made by another tool, {story.tool}: it will not be identical"]
     if settings.model is not None:
         lines.append(f"the model {settings.model!r} is not taken over: choose one with --model")
-    if settings.sampler is not None and our_sampler(settings.sampler)[0] is None:
+    if settings.sampler is not None and translate_sampler(settings.sampler)[0] is None:
         lines.append(f"the sampler {settings.sampler!r} is unknown here: the model's own is used")
     if settings.seed is not None and settings.seed > MAX_SEED:
         lines.append(f"the seed {settings.seed} is above {MAX_SEED}: another is drawn")
     missing = [
-        WORDS.get(field.name, field.name)
-        for field in fields(Settings)
+        SETTING_NAMES.get(field.name, field.name)
+        for field in fields(RecordedSettings)
         if getattr(settings, field.name) is None and field.name != "model_hash"
     ]
     if missing:

@@ -6,7 +6,12 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from t2i.cli.metadata.parsed_metadata import Reading, Settings, Story, parsed_object
+from t2i.cli.metadata.parsed_metadata import (
+    ImageMetadata,
+    MetadataParser,
+    RecordedSettings,
+    parse_json_object,
+)
 from t2i.cli.metadata.writing import VERSION
 from t2i.cli.request.request import MAX_PICTURES, MAX_SEED, Request
 from t2i.errors import DataError
@@ -29,11 +34,11 @@ class Record(BaseModel):
     pictures: Annotated[int, Field(ge=1, le=MAX_PICTURES)] = 1
 
 
-def read_ours(texts: Mapping[str, str]) -> Story | None:
+def read_t2i(texts: Mapping[str, str]) -> ImageMetadata | None:
     text = texts.get("t2i")
     if text is None:
         return None
-    values = parsed_object("t2i", text)
+    values = parse_json_object("t2i", text)
     if isinstance(values.get("version"), int) and values["version"] != VERSION:
         raise DataError(f"t2i: written in layout {values['version']}, this t2i reads {VERSION}")
     try:
@@ -44,7 +49,7 @@ def read_ours(texts: Mapping[str, str]) -> Story | None:
         said = first["msg"].removeprefix("Value error, ").rstrip(".")
         raise DataError(visible(f"t2i: {place}: {said}")) from None
 
-    reading = Reading()
+    reading = MetadataParser()
     request = record.request
     steps = reading.steps(request.num_inference_steps)
     width, height = reading.size(request.width, request.height)
@@ -56,7 +61,7 @@ def read_ours(texts: Mapping[str, str]) -> Story | None:
     reading.leave_rest(
         {f"request.{key}": asked[key] for key in asked.keys() - asdict(request)}, set()
     )
-    settings = Settings(
+    settings = RecordedSettings(
         num_inference_steps=steps,
         sampler=request.sampler,
         guidance_scale=request.guidance_scale,

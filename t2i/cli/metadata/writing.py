@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from t2i import __version__
-from t2i.cli.request.file_checks import described
+from t2i.cli.request.file_checks import describe_files
 from t2i.cli.request.request import Request
 
 VERSION = 1
@@ -16,23 +16,23 @@ VERSION = 1
 LIBRARIES = ("torch", "diffusers", "transformers")
 
 
-def picture_text(
+def build_image_texts(
     request: Request, seed: int, model_digest: str, pictures: int = 1
 ) -> dict[str, str]:
     """Text keys of the file: `parameters` as A1111 lays it out, `t2i` as JSON.
 
     pictures : on a sheet, whose `parameters` are of the first one, as A1111 has it
     """
-    told = record(request, seed, model_digest)
+    told = _build_record(request, seed, model_digest)
     if pictures > 1:
         told["pictures"] = pictures
     return {
-        "parameters": parameters(request, seed, model_digest),
+        "parameters": format_a1111(request, seed, model_digest),
         "t2i": json.dumps(told, ensure_ascii=False),
     }
 
 
-def parameters(request: Request, seed: int, model_digest: str) -> str:
+def format_a1111(request: Request, seed: int, model_digest: str) -> str:
     settings: Mapping[str, object] = {
         "Steps": request.num_inference_steps,
         "Sampler": request.sampler,
@@ -42,9 +42,9 @@ def parameters(request: Request, seed: int, model_digest: str) -> str:
         "Model hash": model_digest[:10],
         "Model": Path(request.model).name,
         **({} if request.strength is None else {"Denoising strength": request.strength}),
-        **hires(request),
+        **_upscale_settings(request),
         **({} if request.edited is None else {"Edited from": request.edited.prompts[0]}),
-        **described(request),
+        **describe_files(request),
         "Version": f"t2i {__version__}",
     }
     lines = [request.prompt]
@@ -52,11 +52,11 @@ def parameters(request: Request, seed: int, model_digest: str) -> str:
         lines.append(f"Negative prompt: {request.negative_prompt}")
     # Who reads it goes by lines, and a carriage return would be a letter to them.
     lines = [re.sub(r"\r\n?", "\n", line) for line in lines]
-    lines.append(", ".join(f"{name}: {quoted(value)}" for name, value in settings.items()))
+    lines.append(", ".join(f"{name}: {_quote_value(value)}" for name, value in settings.items()))
     return "\n".join(lines)
 
 
-def hires(request: Request) -> Mapping[str, object]:
+def _upscale_settings(request: Request) -> Mapping[str, object]:
     """A picture that was made larger, in A1111's names; its `Size` is that before, as here."""
     if request.upscale is None:
         return {}
@@ -68,14 +68,14 @@ def hires(request: Request) -> Mapping[str, object]:
     }
 
 
-def quoted(value: object) -> str:
+def _quote_value(value: object) -> str:
     """A value that would be read as something else stands in quotes."""
     text = str(value)
     plain = text and text == text.strip() and text[0] not in "[{" and not set(text) & set(',:\r\n"')
     return text if plain else json.dumps(text, ensure_ascii=False)
 
 
-def record(request: Request, seed: int, model_digest: str) -> dict[str, object]:
+def _build_record(request: Request, seed: int, model_digest: str) -> dict[str, object]:
     return {
         "version": VERSION,
         "request": asdict(request),
@@ -86,10 +86,10 @@ def record(request: Request, seed: int, model_digest: str) -> dict[str, object]:
 
 
 def library_versions(names: Iterable[str]) -> dict[str, str]:
-    return {name: installed(name) for name in names}
+    return {name: installed_version(name) for name in names}
 
 
-def installed(name: str) -> str:
+def installed_version(name: str) -> str:
     try:
         return version(name)
     except PackageNotFoundError:

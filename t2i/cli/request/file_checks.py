@@ -10,20 +10,20 @@ from shlex import quote
 from typing import Any
 
 from t2i.cli.request.digests import digest, file_digest
-from t2i.cli.request.input_files import File
+from t2i.cli.request.input_files import InputFile
 from t2i.cli.request.request import Request
 from t2i.errors import ArgumentError, DataError, ModelError, T2IError
 from t2i.terminal import visible
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
-TOLD = 3
+MAX_LISTED = 3
 """Files of a folder that a message lists."""
 IMAGE_ENCODER = "image_encoder"
 """Folder beside the weights of an IP-Adapter."""
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class FileKind:
     """One field of Request that names files.
 
     error : what is wrong where such a file cannot be used
@@ -39,19 +39,19 @@ class Kind:
         return ArgumentError if self.error is ModelError else self.error
 
 
-KINDS: dict[str, Kind] = {
-    "loras": Kind("--lora", "LoRA", ModelError),
-    "embeddings": Kind("--embedding", "embedding", ModelError),
-    "ip_adapter": Kind("--ip-adapter", "IP-Adapter", ModelError),
-    "image_prompt": Kind("--image-prompt", "image prompt", DataError),
-    "image": Kind("--image", "picture", DataError),
-    "mask": Kind("--mask", "mask", DataError),
+FILE_KINDS: dict[str, FileKind] = {
+    "loras": FileKind("--lora", "LoRA", ModelError),
+    "embeddings": FileKind("--embedding", "embedding", ModelError),
+    "ip_adapter": FileKind("--ip-adapter", "IP-Adapter", ModelError),
+    "image_prompt": FileKind("--image-prompt", "image prompt", DataError),
+    "image": FileKind("--image", "picture", DataError),
+    "mask": FileKind("--mask", "mask", DataError),
 }
 
 
-def files_of(request: Request) -> Iterator[tuple[str, File]]:
+def iter_files(request: Request) -> Iterator[tuple[str, InputFile]]:
     """Field and file, one after the other."""
-    for name in KINDS:
+    for name in FILE_KINDS:
         value = getattr(request, name)
         if isinstance(value, tuple):
             yield from ((name, file) for file in value)
@@ -59,10 +59,10 @@ def files_of(request: Request) -> Iterator[tuple[str, File]]:
             yield name, value
 
 
-def with_files(request: Request, change: Callable[[str, File], File]) -> Request:
+def map_files(request: Request, change: Callable[[str, InputFile], InputFile]) -> Request:
     """The request with each of its files as `change(field, file)` gives it."""
     changed: dict[str, Any] = {}
-    for name in KINDS:
+    for name in FILE_KINDS:
         value = getattr(request, name)
         if isinstance(value, tuple) and value:
             changed[name] = tuple(change(name, file) for file in value)
@@ -71,13 +71,13 @@ def with_files(request: Request, change: Callable[[str, File], File]) -> Request
     return replace(request, **changed) if changed else request
 
 
-def check_together(request: Request) -> None:
+def check_file_combinations(request: Request) -> None:
     """Raise ArgumentError where one file is given that means nothing without another."""
     for name, needed in (("mask", "image"), ("strength", "image"), ("image_prompt", "ip_adapter")):
         if getattr(request, name) is not None and getattr(request, needed) is None:
-            given = KINDS[name].option if name in KINDS else f"--{name}"
+            given = FILE_KINDS[name].option if name in FILE_KINDS else f"--{name}"
             raise ArgumentError(
-                f"Got {given} without {KINDS[needed].option}: it says what to do with that. "
+                f"Got {given} without {FILE_KINDS[needed].option}: it says what to do with that. "
                 "Give both."
             )
     if request.upscale is not None and request.image is not None:
@@ -91,16 +91,16 @@ def check_together(request: Request) -> None:
         )
 
 
-def place(name: str, file: File) -> Path:
+def locate_file(name: str, file: InputFile) -> Path:
     """Where the file of a field lies: of an IP-Adapter its weights. Raises where it cannot be used.
 
     Nothing is read but names: a device or a pipe would hold up a night's work.
     """
-    kind = KINDS[name]
+    kind = FILE_KINDS[name]
     try:
         path = Path(expanduser(file.path))
         if name == "ip_adapter" and path.is_dir():
-            path = only_weights(path)
+            path = _find_adapter_weights(path)
         if name == "loras" and is_peft_folder(path):
             return path
         regular = stat.S_ISREG(path.stat().st_mode)
@@ -110,37 +110,38 @@ def place(name: str, file: File) -> Path:
         raise kind.mistyped(f"Cannot read {file.path}: {error}.") from error
     if not regular:
         raise kind.mistyped(
-            f"{file.path} is no plain file, expected that of the {kind.word}.{inside(kind, path)}"
+            f"{file.path} is not a regular file: expected the file of the {kind.word}."
+            f"{_folder_advice(kind, path)}"
         )
     if kind.error is ModelError and path.suffix != ".safetensors":
         if path.suffix in PICKLES:
             raise ModelError(
                 f"Refused the pickled {kind.word} {file.path}: loading it can run any code. "
-                f"{instead_of_pickle(kind, path)}"
+                f"{_pickle_advice(kind, path)}"
             )
         raise ArgumentError(f"{file.path} is no {kind.word}: expected a .safetensors file.")
     return path
 
 
-def instead_of_pickle(kind: Kind, path: Path) -> str:
+def _pickle_advice(kind: FileKind, path: Path) -> str:
     if kind.word != "embedding":
         return "Get its safetensors version, or convert it where you trust it."
-    command = convert_pickle(path, path.with_suffix(".safetensors"))
+    command = pickle_conversion_command(path, path.with_suffix(".safetensors"))
     return f"Its tensors alone are read, and written without the rest, by: {command}"
 
 
-def convert_pickle(path: Path, out: Path) -> str:
+def pickle_conversion_command(path: Path, out: Path) -> str:
     """The command that makes a safetensors file of a pickled learned word."""
     return f"t2i convert {quote(str(path))} {quote(str(out))} --allow-pickle"
 
 
-def inside(kind: Kind, folder: Path) -> str:
+def _folder_advice(kind: FileKind, folder: Path) -> str:
     """What to give in place of a folder, such as the one that a training wrote."""
     if kind.error is not ModelError:
         return ""
     files = [path for place in (folder, folder / "model") for path in place.glob("*.safetensors")]
     named = [path for path in files if path.stem == kind.word.lower()] or sorted(files)
-    told = f" or {kind.option} ".join(quote(str(path)) for path in named[:TOLD])
+    told = f" or {kind.option} ".join(quote(str(path)) for path in named[:MAX_LISTED])
     return f" Give a file in it: {kind.option} {told}" if told else ""
 
 
@@ -150,13 +151,13 @@ def is_peft_folder(path: Path) -> bool:
     return any((folder / "adapter_config.json").is_file() for folder in folders)
 
 
-def check_there(request: Request) -> None:
+def check_files_exist(request: Request) -> None:
     """Raise for the first of its files that cannot be used, before anything slow is done."""
-    for name, file in files_of(request):
-        place(name, file)
+    for name, file in iter_files(request):
+        locate_file(name, file)
 
 
-def only_weights(folder: Path) -> Path:
+def _find_adapter_weights(folder: Path) -> Path:
     found = sorted(folder.glob("*.safetensors"))
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
@@ -167,20 +168,20 @@ def only_weights(folder: Path) -> Path:
     return found[0]
 
 
-def sha256_of(name: str, file: File) -> str:
+def compute_file_digest(name: str, file: InputFile) -> str:
     """Of the bytes of the file; of an IP-Adapter also of the image encoder beside it."""
-    path = place(name, file)
+    path = locate_file(name, file)
     try:
         sha = digest(path) if path.is_dir() else file_digest(path)
         if name == "ip_adapter" and (path.parent / IMAGE_ENCODER).is_dir():
             both = f"{sha} {digest(path.parent / IMAGE_ENCODER)}"
             sha = hashlib.sha256(both.encode()).hexdigest()
     except OSError as error:
-        raise KINDS[name].error(f"Cannot read {path}: {error.strerror or error}.") from error
+        raise FILE_KINDS[name].error(f"Cannot read {path}: {error.strerror or error}.") from error
     return sha
 
 
-class Digests:
+class FileDigests:
     """The digests of files, each read once."""
 
     def __init__(self) -> None:
@@ -188,41 +189,41 @@ class Digests:
 
     def fill(self, request: Request) -> Request:
         """The request with its files' digests as they are now. Raises for a missing file."""
-        return with_files(request, lambda name, file: replace(file, sha256=self.of(name, file)))
+        return map_files(request, lambda name, file: replace(file, sha256=self.of(name, file)))
 
-    def of(self, name: str, file: File) -> str:
+    def of(self, name: str, file: InputFile) -> str:
         key = (name, file.path)
         if key not in self.known:
-            self.known[key] = sha256_of(name, file)
+            self.known[key] = compute_file_digest(name, file)
         return self.known[key]
 
     def changed(self, request: Request) -> list[str]:
         """A line for each file that is not what the request recorded."""
         return [
             visible(
-                f"{KINDS[name].word} {Path(file.path).name} {file.sha256[:10]} made it, "
+                f"{FILE_KINDS[name].word} {Path(file.path).name} {file.sha256[:10]} made it, "
                 f"here is {self.of(name, file)[:10]}"
             )
-            for name, file in files_of(request)
+            for name, file in iter_files(request)
             if file.sha256 is not None and file.sha256 != self.of(name, file)
         ]
 
 
-def check_unchanged(name: str, file: File) -> Path:
+def locate_unchanged_file(name: str, file: InputFile) -> Path:
     """Where the file lies. Raises where it is not the one that the request means."""
-    path = place(name, file)
-    if file.sha256 is not None and sha256_of(name, file) != file.sha256:
-        raise KINDS[name].error(
-            f"{file.path} is not the {KINDS[name].word} that was asked for, sha256 "
+    path = locate_file(name, file)
+    if file.sha256 is not None and compute_file_digest(name, file) != file.sha256:
+        raise FILE_KINDS[name].error(
+            f"{file.path} is not the {FILE_KINDS[name].word} that was asked for, sha256 "
             f"{file.sha256[:10]}...: it was changed, or differs on this machine. Copy it again."
         )
     return path
 
 
-def described(request: Request) -> Mapping[str, str]:
+def describe_files(request: Request) -> Mapping[str, str]:
     """Word -> what is recorded of it, for people: names, scales, and the start of each digest."""
     found: dict[str, list[str]] = {}
-    for name, file in files_of(request):
+    for name, file in iter_files(request):
         sha = "" if file.sha256 is None else f" ({file.sha256[:10]})"
-        found.setdefault(KINDS[name].word, []).append(f"{Path(file.typed).name}{sha}")
+        found.setdefault(FILE_KINDS[name].word, []).append(f"{Path(file.typed).name}{sha}")
     return {word: "; ".join(files) for word, files in found.items()}

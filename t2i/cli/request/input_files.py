@@ -12,13 +12,13 @@ MAX_SCALE = 100
 """Far above any use: at 2 or 3 most adapters draw nothing but themselves."""
 MAX_FILES = 32
 """Of one kind in one request."""
-NONE = "none"
+NO_FILES = "none"
 """What is typed to have none of what a picture or a command asks for."""
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class File:
+class InputFile:
     """One file, or the folder of an IP-Adapter.
 
     sha256 : of what was in it when the picture was made; None until it is read
@@ -47,13 +47,13 @@ class File:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scaled(File):
+class ScaledFile(InputFile):
     """A LoRA, or the picture that an IP-Adapter looks at, and how strongly it acts."""
 
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        File.__post_init__(self)
+        InputFile.__post_init__(self)
         if not (math.isfinite(self.scale) and abs(self.scale) <= MAX_SCALE):
             raise ArgumentError(
                 f"Got the scale {self.scale} of {self.path!r:.80}: expected a finite number, such "
@@ -66,7 +66,7 @@ class Scaled(File):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Embedding(File):
+class EmbeddingFile(InputFile):
     """A learned word.
 
     token : that stands for it in a prompt; None takes the file's own
@@ -79,43 +79,43 @@ class Embedding(File):
         return self.path if self.token is None else f"{self.path}:{self.token}"
 
 
-def parse_file(text: str) -> File:
-    return File(path=text.strip())
+def parse_file(text: str) -> InputFile:
+    return InputFile(path=text.strip())
 
 
-def parse_scaled(text: str) -> Scaled:
+def parse_scaled_file(text: str) -> ScaledFile:
     """A path, and behind its last colon a scale if that reads as a number."""
     path, colon, tail = text.strip().rpartition(":")
     try:
-        return Scaled(path=path, scale=float(tail)) if colon and path else Scaled(path=tail)
+        return ScaledFile(path=path, scale=float(tail)) if colon and path else ScaledFile(path=tail)
     except ValueError as error:
         if isinstance(error, ArgumentError):
             raise
-        return Scaled(path=text.strip())
+        return ScaledFile(path=text.strip())
 
 
-def parse_embedding(text: str) -> Embedding:
+def parse_embedding(text: str) -> EmbeddingFile:
     """A path, and behind its last colon a word, unless that is the rest of a path."""
     path, colon, tail = text.strip().rpartition(":")
     if not (colon and path and tail) or set(tail) & set("/\\"):
-        return Embedding(path=text.strip())
+        return EmbeddingFile(path=text.strip())
     if not tail.strip() or any(letter.isspace() for letter in tail):
         raise ArgumentError(f"Got the word {tail!r:.80} of {path!r:.80}: expected one, as <sun>.")
-    return Embedding(path=path, token=tail)
+    return EmbeddingFile(path=path, token=tail)
 
 
-def parse_loras(texts: Sequence[str]) -> tuple[Scaled, ...]:
-    return tuple(map(parse_scaled, several(texts)))
+def parse_loras(texts: Sequence[str]) -> tuple[ScaledFile, ...]:
+    return tuple(map(parse_scaled_file, _drop_none(texts)))
 
 
-def parse_embeddings(texts: Sequence[str]) -> tuple[Embedding, ...]:
-    return tuple(map(parse_embedding, several(texts)))
+def parse_embeddings(texts: Sequence[str]) -> tuple[EmbeddingFile, ...]:
+    return tuple(map(parse_embedding, _drop_none(texts)))
 
 
-def several(texts: Sequence[str]) -> Sequence[str]:
-    return [] if list(texts) == [NONE] else texts
+def _drop_none(texts: Sequence[str]) -> Sequence[str]:
+    return [] if list(texts) == [NO_FILES] else texts
 
 
-def check_count(name: str, files: Sequence[File]) -> None:
+def check_file_count(name: str, files: Sequence[InputFile]) -> None:
     if len(files) > MAX_FILES:
         raise ArgumentError(f"Got {len(files)} times {name}: at most {MAX_FILES} are taken.")

@@ -13,11 +13,11 @@ from t2i.denoiser.loading.address import NOTES
 from t2i.errors import ModelError
 from t2i.safe_reading import MODEL_CONFIG, read_bytes
 
-WORDS = "words"
+ALL_WORDS = "words"
 """The list that holds every word; the other ones say what they stand for."""
-CLOSE = 0.6
+MIN_SIMILARITY = 0.6
 """How alike a word must be to be offered for another: "yelow" is to "yellow", a lion to nothing."""
-SHORTEST = 3
+MIN_SUGGESTED_LETTERS = 3
 """Letters of a word that is offered: "on" is like too many."""
 WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
 
@@ -36,29 +36,29 @@ class Notes(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class KnownWords:
     """kinds : "objects", "colours", ... -> their names; and under "words" every word"""
 
     kinds: Mapping[str, list[str]]
 
     def unknown(self, texts: Iterable[str]) -> dict[str, str | None]:
         """Each word of the texts that it does not know, and the nearest that it does."""
-        words = {word.casefold() for word in self.kinds.get(WORDS, ())}
-        offered = tuple(sorted(word for word in words if len(word) >= SHORTEST))
+        words = {word.casefold() for word in self.kinds.get(ALL_WORDS, ())}
+        offered = tuple(sorted(word for word in words if len(word) >= MIN_SUGGESTED_LETTERS))
         said = (match[0] for text in texts for match in WORD.finditer(text))
         return {
-            word: alike(word.casefold(), offered)
+            word: _closest_word(word.casefold(), offered)
             for word in dict.fromkeys(said)
             if word.casefold() not in words
         }
 
 
 @lru_cache(maxsize=4096)
-def alike(word: str, words: tuple[str, ...]) -> str | None:
-    return next(iter(difflib.get_close_matches(word, words, 1, CLOSE)), None)
+def _closest_word(word: str, words: tuple[str, ...]) -> str | None:
+    return next(iter(difflib.get_close_matches(word, words, 1, MIN_SIMILARITY)), None)
 
 
-def read_known(model: Path) -> Known | None:
+def read_known_words(model: Path) -> KnownWords | None:
     """None for a model that says nothing: most models.
 
     One that was trained on scenes before its words were recorded says which scenes: they tell.
@@ -76,17 +76,17 @@ def read_known(model: Path) -> Known | None:
             '"cat"]}}; mend the file or remove it.'
         ) from error
     if notes.knows is not None:
-        return Known(notes.knows) if WORDS in notes.knows else None
-    return of_scenes(notes.trained.config.get("data"))
+        return KnownWords(notes.knows) if ALL_WORDS in notes.knows else None
+    return _words_of_scenes(notes.trained.config.get("data"))
 
 
-def of_scenes(data: object) -> Known | None:
+def _words_of_scenes(data: object) -> KnownWords | None:
     if not isinstance(data, dict) or data.get("kind") != "scenes":
         return None
     from t2i.scenes.caption_vocabulary import spoken
     from t2i.scenes.scenes import ScenesConfig
 
     try:
-        return Known(spoken(ScenesConfig.model_validate(data)))
+        return KnownWords(spoken(ScenesConfig.model_validate(data)))
     except (ValidationError, ValueError):
         return None  # scenes of another t2i, whose captions are not known here

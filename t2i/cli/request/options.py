@@ -10,7 +10,7 @@ from t2i.cli.processes import launched_processes
 from t2i.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from t2i.cli.request.request import Request, Wishes
+    from t2i.cli.request.request import Request, RequestOverrides
 
 Out = Annotated[
     Path | None,
@@ -58,24 +58,24 @@ NoMetadata = Annotated[
 ]
 
 
-def typed(given: Mapping[str, Any]) -> "Wishes":
+def typed(given: Mapping[str, Any]) -> "RequestOverrides":
     """These options, read, out of the `locals()` of a command that has them all.
 
     Raises for what cannot be drawn.
     """
     from t2i.cli.request import input_files as sources
-    from t2i.cli.request.request import Wishes, parse_size
-    from t2i.cli.request.sampler_names import by_class
+    from t2i.cli.request.request import RequestOverrides, parse_size
+    from t2i.cli.request.sampler_names import sampler_from_class
 
     size, sampler = given["size"], given["sampler"]
     loras, embeddings = given["lora"], given["embedding"]
     width, height = (None, None) if size is None else parse_size(size)
-    return Wishes(
+    return RequestOverrides(
         negative_prompt=given["negative"],
         model=given["model"],
         num_inference_steps=given["steps"],
         guidance_scale=given["guidance"],
-        sampler=None if sampler is None else by_class(sampler),
+        sampler=None if sampler is None else sampler_from_class(sampler),
         width=width,
         height=height,
         grammar=given["grammar"],
@@ -85,9 +85,9 @@ def typed(given: Mapping[str, Any]) -> "Wishes":
     )
 
 
-def request_for(prompt: str, wishes: "Wishes", lora_dir: Path | None) -> "Request":
+def build_request(prompt: str, wishes: "RequestOverrides", lora_dir: Path | None) -> "Request":
     """What was typed, over what every command begins from; for commands of one process."""
-    from t2i.cli.request.prompt_loras import FOLDER, speak
+    from t2i.cli.request.prompt_loras import LORA_FOLDER, set_prompt
     from t2i.cli.request.request import Request
 
     if launched_processes() > 1:
@@ -95,10 +95,10 @@ def request_for(prompt: str, wishes: "Wishes", lora_dir: Path | None) -> "Reques
             f"{launched_processes()} processes were started for one prompt: start one."
         )
     request = wishes.over(Request(prompt="", grammar="a1111"))
-    return speak(request, prompt, lora_dir or FOLDER)
+    return set_prompt(request, prompt, lora_dir or LORA_FOLDER)
 
 
-def check_one_text(request: "Request", prompts: Sequence[str]) -> None:
+def check_not_composed(request: "Request", prompts: Sequence[str]) -> None:
     """Raise ArgumentError for a prompt whose parts are told to passes of their own."""
     for prompt in prompts:
         said = request.spoken(prompt)

@@ -8,7 +8,7 @@ from os.path import expanduser, isfile
 from pathlib import Path
 from shlex import quote
 
-from t2i.cli.request.known_words import Known
+from t2i.cli.request.known_words import KnownWords
 from t2i.cli.request.request import Request
 from t2i.pictures import FORMATS
 from t2i.safe_reading import parse_json, regular
@@ -16,19 +16,19 @@ from t2i.terminal import several
 from t2i.text.prompt import Prompt
 from t2i.text.word_pattern import pattern
 
-LISTS = (".txt", ".jsonl", ".csv")
-MOST = 12
+PROMPTS_FILES = (".txt", ".jsonl", ".csv")
+MAX_NAMED_WORDS = 12
 """Unknown words of one prompt that are named."""
-SHOWN = 20
+MAX_LINE_WARNINGS = 20
 """Lines of a file of prompts that are asked about; of the rest only the number."""
-LARGEST_HEADER = 1_000_000
+MAX_HEADER = 1_000_000
 """Bytes of the header of a file of learned words that are read for their names."""
-PRINTED = 80
+MAX_QUOTED_LETTERS = 80
 """Letters of a prompt that are shown."""
 
 
-def questions(
-    request: Request, prompts: Sequence[str], model: str, known: Known | None
+def find_prompt_warnings(
+    request: Request, prompts: Sequence[str], model: str, known: KnownWords | None
 ) -> list[str]:
     """Of these prompts and the negative one, each question once.
 
@@ -36,35 +36,38 @@ def questions(
     """
     if request.loras:  # they may have taught any word
         known = None
-    learned = [word for file in request.embeddings for word in words_in(file.path, file.token)]
-    asked = [question(prompt, request, known, learned, model) for prompt in prompts]
+    learned = [
+        word for file in request.embeddings for word in _read_learned_words(file.path, file.token)
+    ]
+    asked = [_find_prompt_warning(prompt, request, known, learned, model) for prompt in prompts]
     if request.negative_prompt:
-        said = question(request.negative_prompt, request, known, learned, model)
+        said = _find_prompt_warning(request.negative_prompt, request, known, learned, model)
         asked.append(said and f"Negative prompt: {said}")
     return list(dict.fromkeys(filter(None, asked)))
 
 
-def question(
-    prompt: str, request: Request, known: Known | None, learned: Sequence[str], model: str
+def _find_prompt_warning(
+    prompt: str, request: Request, known: KnownWords | None, learned: Sequence[str], model: str
 ) -> str | None:
     if not prompt.strip():
         return (
             "The prompt is empty, so nothing says what to draw: was it meant so? One is typed as "
             'in: t2i generate "a red apple"'
         )
-    if is_file(prompt):
-        return f"The prompt {prompt!r:.{PRINTED}} is a file, and {what_for(prompt)}"
+    if _is_file(prompt):
+        quoted = f"{prompt!r:.{MAX_QUOTED_LETTERS}}"
+        return f"The prompt {quoted} is a file, and {_suggest_file_option(prompt)}"
     spoken = request.spoken(prompt)
-    if isinstance(spoken, Prompt) and has_word_break(spoken):
+    if isinstance(spoken, Prompt) and _has_weighted_break(spoken):
         return (
             "BREAK stands in brackets that weigh it, where it is a word, as in A1111: to begin a "
             "chunk there, close the brackets before it and open them again after it."
         )
     texts = [spoken] if isinstance(spoken, str) else spoken.ever
-    return None if known is None else of_words(texts, known, learned, model)
+    return None if known is None else _warn_of_unknown_words(texts, known, learned, model)
 
 
-def has_word_break(prompt: Prompt) -> bool:
+def _has_weighted_break(prompt: Prompt) -> bool:
     return any(
         segment.text == "BREAK" and segment.weight < 0
         for weighted, _ in prompt.at(0, 1)
@@ -73,14 +76,14 @@ def has_word_break(prompt: Prompt) -> bool:
     )
 
 
-def is_file(prompt: str) -> bool:
+def _is_file(prompt: str) -> bool:
     try:
         return isfile(expanduser(prompt.strip()))
     except (OSError, ValueError, RuntimeError):  # longer than a path may be, or no path at all
         return False
 
 
-def what_for(prompt: str) -> str:
+def _suggest_file_option(prompt: str) -> str:
     file, suffix = quote(prompt.strip()), Path(prompt.strip()).suffix.lower()
     if suffix in FORMATS:
         return (
@@ -88,55 +91,57 @@ def what_for(prompt: str) -> str:
             f'`t2i generate "a red apple" --image {file}`, or to make it again, '
             f"`t2i generate --from {file}`?"
         )
-    if suffix in LISTS:
+    if suffix in PROMPTS_FILES:
         return f"only its name is read. Did you mean `t2i generate --prompts {file}`?"
     return "only its name is read. Did you mean what is in it?"
 
 
-def of_words(texts: Sequence[str], known: Known, learned: Sequence[str], model: str) -> str | None:
-    unknown = known.unknown(without(learned, text) for text in texts)
+def _warn_of_unknown_words(
+    texts: Sequence[str], known: KnownWords, learned: Sequence[str], model: str
+) -> str | None:
+    unknown = known.unknown(_remove_words(learned, text) for text in texts)
     if not unknown:
         return None
     named = [
         f'"{word}"' if nearest is None else f'"{word}" (did you mean "{nearest}"?)'
-        for word, nearest in list(unknown.items())[:MOST]
+        for word, nearest in list(unknown.items())[:MAX_NAMED_WORDS]
     ]
-    more = [f"{len(unknown) - MOST} more"] if len(unknown) > MOST else []
+    more = [f"{len(unknown) - MAX_NAMED_WORDS} more"] if len(unknown) > MAX_NAMED_WORDS else []
     return (
         f"The model {model} was never shown {', '.join([*named, *more])}, and draws something "
         f"else for it. What it knows: t2i models {quote(model)}"
     )
 
 
-def without(learned: Iterable[str], text: str) -> str:
+def _remove_words(learned: Iterable[str], text: str) -> str:
     for word in learned:
         text = pattern(word).sub(" ", text)
     return text
 
 
-def words_in(path: str, token: str | None) -> list[str]:
+def _read_learned_words(path: str, token: str | None) -> list[str]:
     """What may stand for a learned word in a prompt; [] for a file that is found wanting later."""
     words = [token or Path(path).stem]
     try:
         with regular(expanduser(path)) as file:
             size = int.from_bytes(file.read(8), "little")
-            header = parse_json(file.read(size), lenient=True) if size <= LARGEST_HEADER else {}
+            header = parse_json(file.read(size), lenient=True) if size <= MAX_HEADER else {}
     except (OSError, ValueError):
         return words
     named = header if isinstance(header, dict) and not token else {}
     return words + [name for name in named if name != "__metadata__" and name.strip()]
 
 
-def questions_of_lines(
-    path: Path, lines: Iterable[tuple[int, Request]], model: str, known: Known | None
+def find_line_warnings(
+    path: Path, lines: Iterable[tuple[int, Request]], model: str, known: KnownWords | None
 ) -> list[str]:
     """The same for a file of prompts, by the number of its lines."""
     asked = [
         f"{path}:{number}: {said}"
         for number, request in lines
-        for said in questions(request, [request.prompt], model, known)
+        for said in find_prompt_warnings(request, [request.prompt], model, known)
     ]
-    if len(asked) > SHOWN:
-        more = several(len(asked) - SHOWN, "more prompt")
-        return [*asked[:SHOWN], f"{path}: so with {more}."]
+    if len(asked) > MAX_LINE_WARNINGS:
+        more = several(len(asked) - MAX_LINE_WARNINGS, "more prompt")
+        return [*asked[:MAX_LINE_WARNINGS], f"{path}: so with {more}."]
     return asked

@@ -15,7 +15,7 @@ MAX_EDITS = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Edited:
+class EditedPrompts:
     """One picture of several that begin from the same noise and look at one another.
 
     prompts : of all of them, the source first

@@ -8,17 +8,17 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from t2i.cli.file_names import NOT_WRITTEN
-from t2i.cli.request.input_files import parse_embeddings, parse_file, parse_loras, parse_scaled
+from t2i.cli.file_names import UNSUPPORTED_FORMATS
+from t2i.cli.request.input_files import parse_embeddings, parse_file, parse_loras, parse_scaled_file
 from t2i.cli.request.request import (
     MAX_PICTURES,
     MAX_SEED,
-    Wishes,
+    RequestOverrides,
     check_size,
     check_text,
     parse_size,
 )
-from t2i.cli.request.sampler_names import by_class
+from t2i.cli.request.sampler_names import sampler_from_class
 from t2i.cli.request.upscaling import parse_upscale
 from t2i.errors import ArgumentError, nearest
 from t2i.pictures import FORMATS
@@ -31,12 +31,12 @@ MAX_STEPS = 10_000
 """More are a slip, and would hold up a night's work."""
 
 
-class Broken(Exception):
+class InvalidLine(Exception):
     """Why a line cannot be used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class PromptLine:
     """What a line asks for; None is what it leaves to the options of the command.
 
     number : of the line in the file, from 1; of its first one where a csv record has several
@@ -48,10 +48,10 @@ class Line:
     seed: int | None = None
     num: int | None = None
     name: str | None = None
-    wishes: Wishes = Wishes()
+    wishes: RequestOverrides = RequestOverrides()
 
 
-class Keys(BaseModel):
+class LineKeys(BaseModel):
     """As people write them; null, or an empty cell, says nothing."""
 
     model_config = ConfigDict(extra="forbid")
@@ -77,60 +77,68 @@ class Keys(BaseModel):
     upscale: str | float | None = None
 
 
-KEYS = tuple(Keys.model_fields)
+KEYS = tuple(LineKeys.model_fields)
 
 
-def line_of(number: int, record: Mapping[str, object] | Broken, *, strict: bool) -> Line:
+def parse_line(
+    number: int, record: Mapping[str, object] | InvalidLine, *, strict: bool
+) -> PromptLine:
     """Raises Broken unless every key is known and its value can be used.
 
     strict : whether "7" is text and no number, as in JSON
     """
-    if isinstance(record, Broken):
+    if isinstance(record, InvalidLine):
         raise record
     try:
-        keys = Keys.model_validate(dict(record), strict=strict)
+        keys = LineKeys.model_validate(dict(record), strict=strict)
     except ValidationError as error:
-        raise Broken(complaint(record, error)) from None
+        raise InvalidLine(_describe_invalid_key(record, error)) from None
     try:
-        return line_with(number, keys)
+        return _build_line(number, keys)
     except ArgumentError as error:
-        raise Broken(str(error)) from None
+        raise InvalidLine(str(error)) from None
 
 
-def complaint(record: Mapping[str, object], error: ValidationError) -> str:
+def _describe_invalid_key(record: Mapping[str, object], error: ValidationError) -> str:
     first = error.errors()[0]
     key = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
-        return f"Unknown key {shown(key)}. {nearest(key[:80], KEYS)}"
+        return f"Unknown key {quote_json(key)}. {nearest(key[:80], KEYS)}"
     if first["type"] == "missing":
         return 'There is no "prompt". Write {"prompt": "a cat"}.'
-    return f'Got "{key}": {shown(record[key])}. {first["msg"]}.'
+    return f'Got "{key}": {quote_json(record[key])}. {first["msg"]}.'
 
 
-def line_with(number: int, keys: Keys) -> Line:
+def _build_line(number: int, keys: LineKeys) -> PromptLine:
     check_text('"prompt"', keys.prompt)
     if not keys.prompt.strip() or "\0" in keys.prompt:
-        raise ArgumentError(f'Got "prompt": {shown(keys.prompt)}. Write what the picture shows.')
+        raise ArgumentError(
+            f'Got "prompt": {quote_json(keys.prompt)}. Write what the picture shows.'
+        )
     for name, text in (("negative", keys.negative), ("sampler", keys.sampler)):
         check_text(f'"{name}"', text or "")
-    width, height = size_of(keys)
-    return Line(
+    width, height = _parse_line_size(keys)
+    return PromptLine(
         number=number,
         prompt=keys.prompt,
         seed=keys.seed,
         num=keys.num,
-        name=None if keys.name is None else file_name(keys.name),
-        wishes=Wishes(
+        name=None if keys.name is None else check_file_name(keys.name),
+        wishes=RequestOverrides(
             negative_prompt=keys.negative,
             num_inference_steps=keys.steps,
             guidance_scale=keys.guidance,
-            sampler=None if keys.sampler is None else by_class(keys.sampler),
+            sampler=None if keys.sampler is None else sampler_from_class(keys.sampler),
             width=width,
             height=height,
-            loras=None if keys.lora is None else parse_loras(listed(keys.lora)),
-            embeddings=None if keys.embedding is None else parse_embeddings(listed(keys.embedding)),
+            loras=None if keys.lora is None else parse_loras(_split_files(keys.lora)),
+            embeddings=None
+            if keys.embedding is None
+            else parse_embeddings(_split_files(keys.embedding)),
             ip_adapter=None if keys.ip_adapter is None else parse_file(keys.ip_adapter),
-            image_prompt=None if keys.image_prompt is None else parse_scaled(keys.image_prompt),
+            image_prompt=None
+            if keys.image_prompt is None
+            else parse_scaled_file(keys.image_prompt),
             image=None if keys.image is None else parse_file(keys.image),
             mask=None if keys.mask is None else parse_file(keys.mask),
             strength=keys.strength,
@@ -139,14 +147,14 @@ def line_with(number: int, keys: Keys) -> Line:
     )
 
 
-def listed(files: str | list[str]) -> list[str]:
+def _split_files(files: str | list[str]) -> list[str]:
     """A list as it stands; text is divided at semicolons, for a cell of a csv."""
     if isinstance(files, list):
         return files
     return [part for part in (part.strip() for part in files.split(";")) if part]
 
 
-def size_of(keys: Keys) -> tuple[int | None, int | None]:
+def _parse_line_size(keys: LineKeys) -> tuple[int | None, int | None]:
     width, height = keys.width, keys.height
     if keys.size is not None:
         if width is not None or height is not None:
@@ -159,25 +167,28 @@ def size_of(keys: Keys) -> tuple[int | None, int | None]:
     return width, height
 
 
-def file_name(name: str) -> str:
+def check_file_name(name: str) -> str:
     """A plain name in the folder of the pictures, with a suffix; nothing that leads out of it."""
     if name.startswith((".", "~")) or any(c in "/\\" or ord(c) < 32 for c in name) or not name:
         raise ArgumentError(
-            f'Got "name": {shown(name)}. Expected a plain file name: no folder, no dot in front.'
+            f'Got "name": {quote_json(name)}. Expected a plain file name: no folder, no '
+            "leading dot."
         )
     suffix = Path(name).suffix.lower()
-    if suffix in NOT_WRITTEN:
+    if suffix in UNSUPPORTED_FORMATS:
         raise ArgumentError(
-            f'Got "name": {shown(name)}. Pictures are written as {", ".join(FORMATS)}.'
+            f'Got "name": {quote_json(name)}. Pictures are written as {", ".join(FORMATS)}.'
         )
     check_text('"name"', name)
     name = name if suffix in FORMATS else f"{name}.png"
     if len(name.encode()) > MAX_NAME:
-        raise ArgumentError(f'Got "name": {shown(name)}. At most {MAX_NAME} bytes fit. Shorten it.')
+        raise ArgumentError(
+            f'Got "name": {quote_json(name)}. At most {MAX_NAME} bytes fit. Shorten it.'
+        )
     return name
 
 
-def shown(value: object) -> str:
+def quote_json(value: object) -> str:
     """As JSON has it, cut short; nothing in it reaches the terminal as a command."""
     try:
         text = json.dumps(value)

@@ -7,24 +7,24 @@ from dataclasses import replace
 from os.path import expanduser
 from pathlib import Path
 
-from t2i.cli.request.input_files import Scaled
-from t2i.cli.request.prompt_line import Line
+from t2i.cli.request.input_files import ScaledFile
+from t2i.cli.request.prompt_line import PromptLine
 from t2i.cli.request.request import Request
 from t2i.errors import ArgumentError, T2IError
 
-FOLDER = Path("loras")
+LORA_FOLDER = Path("loras")
 """Where they are looked for unless something else is said."""
-TAG = re.compile(r"([ \t]*)<(?:lora|lyco):([^<>]*)>([ \t]*)", re.IGNORECASE)
+LORA_TAG = re.compile(r"([ \t]*)<(?:lora|lyco):([^<>]*)>([ \t]*)", re.IGNORECASE)
 """A LoRA, by either of the names that A1111 takes for it."""
-NETWORK = re.compile(r"([ \t]*)<\s*([a-z][\w-]*)\s*:[^<>]*>([ \t]*)", re.IGNORECASE)
+NETWORK_TAG = re.compile(r"([ \t]*)<\s*([a-z][\w-]*)\s*:[^<>]*>([ \t]*)", re.IGNORECASE)
 """What A1111 or an extension of it takes for a network, and would take out of the prompt."""
-OPEN = re.compile(r"<\s*(?:lora|lyco|hypernet)\s*:[^<>]*", re.IGNORECASE)
+UNCLOSED_TAG = re.compile(r"<\s*(?:lora|lyco|hypernet)\s*:[^<>]*", re.IGNORECASE)
 SUFFIX = ".safetensors"
-CLOSE = 3
+MAX_SUGGESTIONS = 3
 """Names that are offered in the place of an unknown one."""
 
 
-def speak(request: Request, prompt: str, folder: Path) -> Request:
+def set_prompt(request: Request, prompt: str, folder: Path) -> Request:
     """The request with this prompt, and with the LoRAs that it names beside those it has.
 
     With the grammar "plain" every letter stands for itself. Raises ArgumentError for a slip in
@@ -32,27 +32,27 @@ def speak(request: Request, prompt: str, folder: Path) -> Request:
     """
     if request.grammar == "plain":
         return replace(request, prompt=prompt)
-    if match := TAG.search(request.negative_prompt):
+    if match := LORA_TAG.search(request.negative_prompt):
         raise ArgumentError(
             f"Got {match[0].strip():.80} in the negative prompt: a LoRA acts on the whole "
             "picture. Put it into the prompt, with a negative strength if it is to take something "
             "away."
         )
-    text, found = taken_out(prompt, folder)
-    check_networks("the prompt", text)
-    check_networks("the negative prompt", request.negative_prompt)
+    text, found = _extract_loras(prompt, folder)
+    _check_network_tags("the prompt", text)
+    _check_network_tags("the negative prompt", request.negative_prompt)
     return replace(request, prompt=text, loras=(*request.loras, *found))
 
 
-def speak_lines(
-    lines: Sequence[Line], options: Request, folder: Path
-) -> tuple[list[Line], list[tuple[int, str]]]:
+def set_line_prompts(
+    lines: Sequence[PromptLine], options: Request, folder: Path
+) -> tuple[list[PromptLine], list[tuple[int, str]]]:
     """The same for the lines of a file; and those that cannot be used, with the reason."""
-    spoken: list[Line] = []
+    spoken: list[PromptLine] = []
     broken: list[tuple[int, str]] = []
     for line in lines:
         try:
-            request = speak(line.wishes.over(options), line.prompt, folder)
+            request = set_prompt(line.wishes.over(options), line.prompt, folder)
         except T2IError as error:
             broken.append((line.number, str(error)))
             continue
@@ -63,9 +63,9 @@ def speak_lines(
     return spoken, broken
 
 
-def check_networks(name: str, text: str) -> None:
+def _check_network_tags(name: str, text: str) -> None:
     """Raise ArgumentError for what names a network and is no LoRA, or is not ended."""
-    if match := NETWORK.search(text):
+    if match := NETWORK_TAG.search(text):
         tag, kind = match[0].strip(), match[2].lower()
         why = {
             "hypernet": "hypernetworks are not read. Take it out of the prompt; a LoRA of the same "
@@ -78,43 +78,45 @@ def check_networks(name: str, text: str) -> None:
             f"Got {tag:.80} in {name}: {why.get(kind, other)}. With --grammar plain every letter "
             "is taken as it stands."
         )
-    if slip := OPEN.search(text):
+    if slip := UNCLOSED_TAG.search(text):
         raise ArgumentError(
             f"Got {slip[0]:.80} in {name}, which nothing ends: expected <lora:NAME:0.8>. With "
             "--grammar plain every letter is taken as it stands."
         )
 
 
-def check_none(name: str, prompts: Sequence[str], request: Request) -> None:
+def check_no_lora_tags(name: str, prompts: Sequence[str], request: Request) -> None:
     """Raise ArgumentError where a prompt names one and must not."""
     for prompt in prompts:
-        if request.grammar != "plain" and (match := TAG.search(prompt)):
+        if request.grammar != "plain" and (match := LORA_TAG.search(prompt)):
             raise ArgumentError(
                 f"Got {match[0].strip()} in {name}: what is drawn together shares its LoRAs. Name "
                 "them in the first prompt, or with --lora."
             )
         if request.grammar != "plain":
-            check_networks(name, prompt)
+            _check_network_tags(name, prompt)
 
 
-def without(prompt: str) -> str:
+def remove_network_tags(prompt: str) -> str:
     """The prompt with nothing in the place of what names LoRAs and other networks."""
-    return NETWORK.sub(gap, prompt).strip()
+    return NETWORK_TAG.sub(_replacement_space, prompt).strip()
 
 
-def taken_out(prompt: str, folder: Path) -> tuple[str, tuple[Scaled, ...]]:
-    matches = list(TAG.finditer(prompt))
+def _extract_loras(prompt: str, folder: Path) -> tuple[str, tuple[ScaledFile, ...]]:
+    matches = list(LORA_TAG.finditer(prompt))
     if not matches:
         return prompt, ()
-    return TAG.sub(gap, prompt).strip(), tuple(parse(match, folder) for match in matches)
+    return LORA_TAG.sub(_replacement_space, prompt).strip(), tuple(
+        _parse_lora_tag(match, folder) for match in matches
+    )
 
 
-def gap(match: re.Match[str]) -> str:
+def _replacement_space(match: re.Match[str]) -> str:
     """One space where there was one at either side."""
     return " " if match[1] or match[match.re.groups] else ""
 
 
-def parse(match: re.Match[str], folder: Path) -> Scaled:
+def _parse_lora_tag(match: re.Match[str], folder: Path) -> ScaledFile:
     """What a TAG says."""
     tag = match[0].strip()
     name, colon, tail = (part.strip() for part in match[2].partition(":"))
@@ -127,10 +129,10 @@ def parse(match: re.Match[str], folder: Path) -> Scaled:
             f"Got {tag:.80}: expected <lora:NAME>, or <lora:NAME:0.8> with one strength. "
             "With --grammar plain every letter is taken as it stands."
         )
-    return Scaled(path=str(find(name.removesuffix(SUFFIX), folder, tag)), scale=scale)
+    return ScaledFile(path=str(_find_lora(name.removesuffix(SUFFIX), folder, tag)), scale=scale)
 
 
-def find(name: str, folder: Path, tag: str) -> Path:
+def _find_lora(name: str, folder: Path, tag: str) -> Path:
     """The file of a name, also in a folder below: "styles/ink".
 
     tag : that named it
@@ -153,7 +155,7 @@ def find(name: str, folder: Path, tag: str) -> Path:
         raise ArgumentError(
             f"No folder {folder} to look for {tag:.80} in: say where with --lora-dir."
         )
-    close = difflib.get_close_matches(name, sorted(known), n=CLOSE, cutoff=0.4)
+    close = difflib.get_close_matches(name, sorted(known), n=MAX_SUGGESTIONS, cutoff=0.4)
     hint = f"Did you mean {' or '.join(close)}?" if close else f"It holds {len(known):,} LoRAs."
     raise ArgumentError(
         f"No LoRA {name!r:.80} in {folder}. {hint} Another folder is given with --lora-dir."

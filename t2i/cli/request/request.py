@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
-from t2i.cli.request.input_files import Embedding, File, Scaled, check_count
-from t2i.cli.request.prompt_edits import Edited
+from t2i.cli.request.input_files import EmbeddingFile, InputFile, ScaledFile, check_file_count
+from t2i.cli.request.prompt_edits import EditedPrompts
 from t2i.cli.request.upscaling import Upscale
 from t2i.denoiser.sampling_defaults import MOST_STEPS, read_sampling
 from t2i.errors import ArgumentError
@@ -19,7 +19,7 @@ from t2i.text.prompt import Prompt
 Grammar = Literal["a1111", "comfy", "plain"]
 """How a prompt is read: as in one of these tools, or every letter as it stands."""
 MAX_PICTURES = 10_000
-DRAWN_SEEDS = 2**32
+RANDOM_SEEDS = 2**32
 """A seed that nobody chose lies below this: ten digits at most, short enough to type again."""
 MAX_SEED = 2**53
 """Whole numbers up to this survive every JSON reader."""
@@ -48,18 +48,18 @@ class Request:
 
     None: classifier-free guidance.
     """
-    loras: tuple[Scaled, ...] = ()
-    embeddings: tuple[Embedding, ...] = ()
-    ip_adapter: File | None = None
-    image_prompt: Scaled | None = None
+    loras: tuple[ScaledFile, ...] = ()
+    embeddings: tuple[EmbeddingFile, ...] = ()
+    ip_adapter: InputFile | None = None
+    image_prompt: ScaledFile | None = None
     """What the IP-Adapter looks at."""
-    image: File | None = None
+    image: InputFile | None = None
     """To be changed rather than drawn from noise; of the mask, if there is one, the white part."""
-    mask: File | None = None
+    mask: InputFile | None = None
     strength: float | None = None
     upscale: Upscale | None = None
     """To be made larger by, once it is drawn; width and height are those before."""
-    edited: Edited | None = None
+    edited: EditedPrompts | None = None
     """What is drawn together with it, and tied to it by edits of attention."""
 
     def __post_init__(self) -> None:
@@ -79,17 +79,17 @@ class Request:
         if self.width is not None and self.height is not None:
             factor = 1.0 if self.upscale is None else self.upscale.factor
             check_size(int(self.width * factor), int(self.height * factor))
-        check_upscale(self.upscale, self.num_inference_steps)
+        _check_upscale(self.upscale, self.num_inference_steps)
         if self.strength is not None and not 0 <= self.strength <= 1:
             raise ArgumentError(
                 f"Got --strength {self.strength}: expected a number from 0 (the picture as it is) "
                 "to 1."
             )
-        check_count("--lora", self.loras)
-        check_count("--embedding", self.embeddings)
+        check_file_count("--lora", self.loras)
+        check_file_count("--embedding", self.embeddings)
         together: tuple[str, ...] = ()
         if self.edited is not None:
-            check_edited(self.edited, self)
+            _check_edited(self.edited, self)
             together = self.edited.prompts
             for text in together:
                 check_text("A prompt drawn together with it", text)
@@ -116,7 +116,7 @@ class Request:
             hint = "With --grammar plain every letter is taken as it stands."
             raise ArgumentError(f"{error}\n{hint}") from error
 
-    def with_defaults(self, defaults: "Defaults") -> "Request":
+    def with_defaults(self, defaults: "RequestDefaults") -> "Request":
         """Fill in what was left open and is known now."""
         names = [field.name for field in fields(defaults)]
         missing = {name: getattr(defaults, name) for name in names if getattr(self, name) is None}
@@ -124,7 +124,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wishes:
+class RequestOverrides:
     """What somebody said of a request, named as there; None is what was not said."""
 
     negative_prompt: str | None = None
@@ -136,12 +136,12 @@ class Wishes:
     height: int | None = None
     grammar: Grammar | None = None
     guidance_method: str | None = None
-    loras: tuple[Scaled, ...] | None = None
-    embeddings: tuple[Embedding, ...] | None = None
-    ip_adapter: File | None = None
-    image_prompt: Scaled | None = None
-    image: File | None = None
-    mask: File | None = None
+    loras: tuple[ScaledFile, ...] | None = None
+    embeddings: tuple[EmbeddingFile, ...] | None = None
+    ip_adapter: InputFile | None = None
+    image_prompt: ScaledFile | None = None
+    image: InputFile | None = None
+    mask: InputFile | None = None
     strength: float | None = None
     upscale: Upscale | None = None
 
@@ -154,7 +154,7 @@ class Wishes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Defaults:
+class RequestDefaults:
     """Named as in Request."""
 
     num_inference_steps: int | None = None
@@ -163,10 +163,10 @@ class Defaults:
     strength: float | None = None
 
 
-def read_defaults(folder: Path) -> Defaults:
+def read_defaults(folder: Path) -> RequestDefaults:
     """How the model likes to be sampled; a folder without t2i.json leaves everything open."""
     sampling = read_sampling(folder)
-    return Defaults(
+    return RequestDefaults(
         num_inference_steps=sampling.steps,
         guidance_scale=sampling.guidance_scale,
         sampler=sampling.sampler,
@@ -175,13 +175,13 @@ def read_defaults(folder: Path) -> Defaults:
 
 def choose_seeds(first: int | None, num: int) -> range:
     """One seed per picture, counting up from `first`, which is drawn if it is not given."""
-    check_num(num)
+    check_num_images(num)
     first = choose_seed(first)
     choose_seed(first + num - 1)
     return range(first, first + num)
 
 
-def check_num(num: int) -> None:
+def check_num_images(num: int) -> None:
     if not 1 <= num <= MAX_PICTURES:
         raise ArgumentError(f"Got --num {num}: expected a whole number from 1 to {MAX_PICTURES}.")
 
@@ -189,7 +189,7 @@ def check_num(num: int) -> None:
 def choose_seed(seed: int | None) -> int:
     """The seed that was given, or one that is drawn."""
     if seed is None:
-        return secrets.randbelow(DRAWN_SEEDS)
+        return secrets.randbelow(RANDOM_SEEDS)
     if not 0 <= seed <= MAX_SEED:
         raise ArgumentError(f"Got --seed {seed}: expected a whole number from 0 to {MAX_SEED}.")
     return seed
@@ -207,7 +207,7 @@ def parse_size(text: str, name: str = "--size") -> tuple[int, int]:
     return int(width), int(height or width)
 
 
-def check_upscale(upscale: Upscale | None, steps: int | None) -> None:
+def _check_upscale(upscale: Upscale | None, steps: int | None) -> None:
     """Before the small picture is drawn: image to image refuses what leaves it no step."""
     if upscale is not None and steps is not None and int(steps * upscale.strength) < 1:
         raise ArgumentError(
@@ -217,7 +217,7 @@ def check_upscale(upscale: Upscale | None, steps: int | None) -> None:
         )
 
 
-def check_edited(edited: Edited, request: Request) -> None:
+def _check_edited(edited: EditedPrompts, request: Request) -> None:
     """Raise ArgumentError where the request asks for what cannot be drawn under edits."""
     if request.prompt != edited.prompts[edited.picture]:
         raise ArgumentError(

@@ -22,7 +22,7 @@ SPACED = NAMES - {"ddim", "ddpm", "pndm", "plms", "euler a", "dpm2 a", "lcm", "t
 SPACINGS = ("karras", "exponential")
 PLAIN_SPACINGS = ("", "automatic", "normal")
 
-CLASSES = {
+CLASS_NAMES = {
     "DDIMScheduler": "ddim",
     "DDPMScheduler": "ddpm",
     "PNDMScheduler": "pndm",
@@ -43,36 +43,36 @@ CLASSES = {
 """What t2i records for a model's own sampler, and what it is called."""
 
 
-def by_class(name: str) -> str:
+def sampler_from_class(name: str) -> str:
     """The name of the sampler whose class is typed, as `t2i show` prints it; any other as it is."""
-    return CLASSES.get(name.strip(), name)
+    return CLASS_NAMES.get(name.strip(), name)
 
 
-def is_known(name: str) -> bool:
+def is_known_sampler(name: str) -> bool:
     """Whether it is spelled as the schedulers are; the name of any scheduler class may be one."""
-    base = plain_words(name)
+    base = normalise_name(name)
     for spacing in SPACINGS:
         if base.removesuffix(f" {spacing}") in SPACED:
             return True
     return base in NAMES or name.endswith("Scheduler")
 
 
-def our_sampler(name: str, spacing: str = "") -> tuple[str | None, str]:
+def translate_sampler(name: str, spacing: str = "") -> tuple[str | None, str]:
     """Our name of another tool's sampler, or None; and the spacing that could not be kept.
 
     >>> our_sampler("dpmpp_2m", "karras")
     ('dpm++ 2m karras', '')
     """
-    if name in CLASSES:
-        return CLASSES[name], spacing
-    words = plain_words(name).removesuffix(" gpu")
+    if name in CLASS_NAMES:
+        return CLASS_NAMES[name], spacing
+    words = normalise_name(name).removesuffix(" gpu")
     for own in SPACINGS:
         if words.endswith(f" {own}"):
             words, spacing = words.removesuffix(f" {own}"), own
     if words.endswith(" k"):  # InvokeAI's mark of Karras' spacing
         words, spacing = words.removesuffix(" k"), "karras"
     base = ALIASES.get(words, words)
-    plain_spacing = plain_words(spacing)
+    plain_spacing = normalise_name(spacing)
     if base not in NAMES:
         return None, spacing
     if plain_spacing in SPACINGS and base in SPACED:
@@ -80,6 +80,6 @@ def our_sampler(name: str, spacing: str = "") -> tuple[str | None, str]:
     return base, "" if plain_spacing in PLAIN_SPACINGS else spacing
 
 
-def plain_words(name: str) -> str:
+def normalise_name(name: str) -> str:
     words = name.lower().replace("_", " ").replace("-", " ").replace("dpmpp", "dpm++").split()
     return " ".join(words[1:] if words[:1] == ["k"] else words)
