@@ -29,7 +29,7 @@ from t2i.cli.commands.models import models
 from t2i.cli.commands.show import show
 from t2i.cli.commands.train import train
 from t2i.cli.gc_control import delay_gc, freeze_gc
-from t2i.cli.loading_notice import loading_notice
+from t2i.cli.loading_notice import show_loading_notice
 from t2i.cli.option_errors import describe_option_error
 from t2i.cli.output import asks_for_json, print_error
 from t2i.cli.unquoted_prompt import suggest_quotes
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with (
             delay_gc() if ends else nullcontext(),
-            loading_notice(quiet=asks_for_json(arguments)),
+            show_loading_notice(quiet=asks_for_json(arguments)),
             warnings_in_one_line(),
             visible_logs(),
         ):

@@ -25,7 +25,7 @@ class SlowImportFinder(MetaPathFinder):
 
 
 @contextmanager
-def loading_notice(*, quiet: bool) -> Iterator[None]:
+def show_loading_notice(*, quiet: bool) -> Iterator[None]:
     """Say so within the block, once, before the import begins; a program is told nothing."""
     said = SlowImportFinder()
     if not quiet and launched_rank() == 0:

@@ -6,11 +6,10 @@ Nothing here imports torch, for the command line reads it before it loads anythi
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from t2i.denoiser.loading.address import NOTES
-from t2i.errors import ModelError
-from t2i.safe_reading import MODEL_CONFIG, read_bytes
+from t2i.denoiser.loading.model_notes import parse_model_notes, read_model_notes
 
 MOST_STEPS = 10_000
 """Of a run; ten times those of the noise schedules that models are trained with."""
@@ -31,6 +30,12 @@ class Sampling(BaseModel):
         return usual | {name: value for name, value in said.items() if value is not None}
 
 
+REMEDY = (
+    'Expected {"defaults": {"steps": 20, "guidance_scale": 4.0, "sampler": "ddim"}}; mend the file '
+    "or remove it."
+)
+
+
 class ModelFile(BaseModel):
     """The layout of a t2i.json; it may say more than is read here."""
 
@@ -39,21 +44,12 @@ class ModelFile(BaseModel):
 
 def read_sampling(folder: Path) -> Sampling:
     """What the folder says; one without t2i.json leaves everything open."""
-    path = folder / NOTES
-    return sampling_of(read_bytes(path, MODEL_CONFIG), path) if path.exists() else Sampling()
+    notes = read_model_notes(folder, ModelFile, REMEDY)
+    return Sampling() if notes is None else notes.defaults
 
 
 def sampling_of(notes: str | bytes | None, path: Path = Path(NOTES)) -> Sampling:
-    """Raises ModelError for notes of another layout."""
+    """Return the defaults in the text of a t2i.json. Raises ModelError for another layout."""
     if notes is None:
         return Sampling()
-    try:
-        return ModelFile.model_validate_json(notes).defaults
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the file"
-        raise ModelError(
-            f"Cannot use {path}: {place}: {first['msg']}. "
-            'Expected {"defaults": {"steps": 20, "guidance_scale": 4.0, "sampler": "ddim"}}; '
-            "mend the file or remove it."
-        ) from error
+    return parse_model_notes(notes, ModelFile, REMEDY, path).defaults

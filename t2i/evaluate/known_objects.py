@@ -6,8 +6,8 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from t2i.denoiser.loading.address import NOTES
+from t2i.denoiser.loading.model_notes import notes_error, read_model_notes
 from t2i.errors import ModelError
-from t2i.safe_reading import MODEL_CONFIG, read_bytes
 from t2i.scenes.recogniser import Recogniser
 from t2i.scenes.scenes import ScenesConfig, vocabulary
 
@@ -15,6 +15,10 @@ FEWEST = 4
 """Objects that a model and the recogniser must both know: scenes of fewer say little."""
 UNTOLD = ScenesConfig(vocabulary="core", max_objects=2)
 """What a model is asked that does not say what it was trained on."""
+REMEDY = (
+    "Mend the file or remove it; a model without it is evaluated with the core objects, two at a "
+    "time."
+)
 
 
 class Run(BaseModel):
@@ -35,21 +39,13 @@ class Notes(BaseModel):
 
 def shown_to(model: Path) -> ScenesConfig:
     """The scenes that a model of ours was trained on; of other models, what they are asked."""
-    path = model / NOTES
-    if not path.is_file():
+    notes = read_model_notes(model, Notes, REMEDY)
+    if notes is None or notes.trained.config.data.get("kind") != UNTOLD.kind:
         return UNTOLD
     try:
-        data = Notes.model_validate_json(read_bytes(path, MODEL_CONFIG)).trained.config.data
-        if data.get("kind") != UNTOLD.kind:
-            return UNTOLD
-        return ScenesConfig.model_validate(data)
+        return ScenesConfig.model_validate(notes.trained.config.data)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the file"
-        raise ModelError(
-            f"Cannot use {path}: {place}: {first['msg']}. Mend the file or remove it; without it a "
-            "model is asked for the core objects, two at a time."
-        ) from error
+        raise notes_error(model / NOTES, error, REMEDY) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ def test_what_scenes_can_say_is_what_their_captions_say(config: ScenesConfig) ->
     known = KnownWords(spoken(config))
     scenes = Scenes(config)
     captions = [scenes.layout(index).caption.text for index in range(3000)]
-    assert known.unknown(captions) == {}
+    assert known.find_unknown(captions) == {}
     if config.vocabulary != "all":  # its rarest words need more captions
         said = {word for caption in captions for word in WORD.findall(caption)}
         assert {*known.kinds["words"]} == said
@@ -59,7 +59,7 @@ def test_the_embedded_model_knows_what_it_was_shown() -> None:
     asked_in_card = json.loads((EMBEDDED_FOLDER / NOTES).read_text())["trained"]["config"][
         "samples"
     ]
-    assert known.unknown(asked_in_card["prompts"]) == {}
+    assert known.find_unknown(asked_in_card["prompts"]) == {}
 
 
 def embedded_recipe() -> RunConfig:
@@ -78,7 +78,7 @@ def test_a_model_of_scenes_records_what_it_knows_and_another_one_nothing(tmp_pat
     (tmp_path / NOTES).write_text('{"knows": {"words": ["zun"]}}')
     known = read_known_words(tmp_path)
     assert known is not None
-    assert known.unknown(["a Zun"]) == {"a": None}
+    assert known.find_unknown(["a Zun"]) == {"a": None}
     (tmp_path / NOTES).write_text('{"knows": {"words": "zun"}}')
     with pytest.raises(ModelError, match=r"t2i\.json: knows\.words: .*array.*Expected .*mend the"):
         read_known_words(tmp_path)
@@ -260,6 +260,8 @@ def test_what_the_pages_and_the_help_draw_with_the_embedded_model_it_knows(repo:
             if re.search("--(model|lora|embedding|prompts|from)|<lora:|PROMPT", command):
                 continue
             prompts = re.findall(r'(?<!--sampler )(?<!--method )"([^"{}]* [^"{}]*)"', command)
-            if unknown := KNOWN.unknown(text for prompt in prompts for text in Prompt(prompt).ever):
+            if unknown := KNOWN.find_unknown(
+                text for prompt in prompts for text in Prompt(prompt).ever
+            ):
                 found[command] = unknown
     assert found == {}

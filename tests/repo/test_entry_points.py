@@ -69,7 +69,8 @@ LIGHT = (
 
 def test_commands_that_need_no_model_import_no_large_library(repo: Path, tmp_path: Path) -> None:
     code = (
-        "import sys, json; from t2i.cli import main; from t2i.cli.loading_notice import SLOW_IMPORTS\n"
+        "import sys, json; from t2i.cli import main\n"
+        "from t2i.cli.loading_notice import SLOW_IMPORTS\n"
         "for command in json.loads(sys.argv[1]):\n"
         "    main(command)\n"
         "    for name in {*SLOW_IMPORTS} & {*sys.modules}:\n"

@@ -16,6 +16,7 @@ from t2i.cli.metadata.writing import VERSION
 from t2i.cli.request.request import MAX_PICTURES, MAX_SEED, Request
 from t2i.errors import DataError
 from t2i.terminal import visible
+from t2i.validation_errors import describe_validation_error
 
 TOOL = "t2i"
 Name = Annotated[str, Field(max_length=200)]
@@ -44,10 +45,8 @@ def read_t2i(texts: Mapping[str, str]) -> ImageMetadata | None:
     try:
         record = Record.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the record"
-        said = first["msg"].removeprefix("Value error, ").rstrip(".")
-        raise DataError(visible(f"t2i: {place}: {said}")) from None
+        reason = describe_validation_error(error, "the record")
+        raise DataError(visible(f"t2i: {reason}")) from None
 
     reading = MetadataParser()
     request = record.request

@@ -1,4 +1,4 @@
-"""What a model says it knows: the words of the captions that it was trained on."""
+"""The words of the captions that a model was trained on, as its t2i.json records them."""
 
 import difflib
 import re
@@ -9,47 +9,49 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from t2i.denoiser.loading.address import NOTES
-from t2i.errors import ModelError
-from t2i.safe_reading import MODEL_CONFIG, read_bytes
+from t2i.denoiser.loading.model_notes import read_model_notes
 
 ALL_WORDS = "words"
-"""The list that holds every word; the other ones say what they stand for."""
+"""Key of the list that holds every word; the other lists hold those of one kind."""
 MIN_SIMILARITY = 0.6
-"""How alike a word must be to be offered for another: "yelow" is to "yellow", a lion to nothing."""
+"""Similarity from which a word is suggested for another: "yellow" for "yelow", none for "lion"."""
 MIN_SUGGESTED_LETTERS = 3
-"""Letters of a word that is offered: "on" is like too many."""
+"""Letters of a word that is suggested: "on" is similar to too many."""
 WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
+REMEDY = 'Expected {"knows": {"words": ["a", "cat"]}}; mend the file or remove it.'
 
 
-class Trained(BaseModel):
+class _Trained(BaseModel):
     config: Mapping[str, object] = {}
 
 
-class Notes(BaseModel):
-    """What is read of a model's t2i.json here."""
+class _Notes(BaseModel):
+    """The keys of a t2i.json that are read here."""
 
     model_config = ConfigDict(strict=True)
 
     knows: Mapping[str, list[str]] | None = None
-    trained: Trained = Trained()
+    trained: _Trained = _Trained()
 
 
 @dataclass(frozen=True, slots=True)
 class KnownWords:
-    """kinds : "objects", "colours", ... -> their names; and under "words" every word"""
+    """The vocabulary of a model.
+
+    kinds : "objects", "colours", ... -> their names; and under "words" every word
+    """
 
     kinds: Mapping[str, list[str]]
 
-    def unknown(self, texts: Iterable[str]) -> dict[str, str | None]:
-        """Each word of the texts that it does not know, and the nearest that it does."""
-        words = {word.casefold() for word in self.kinds.get(ALL_WORDS, ())}
-        offered = tuple(sorted(word for word in words if len(word) >= MIN_SUGGESTED_LETTERS))
-        said = (match[0] for text in texts for match in WORD.finditer(text))
+    def find_unknown(self, texts: Iterable[str]) -> dict[str, str | None]:
+        """Map each word of the texts that the model does not know to the most similar known one."""
+        known = {word.casefold() for word in self.kinds.get(ALL_WORDS, ())}
+        suggestions = tuple(sorted(word for word in known if len(word) >= MIN_SUGGESTED_LETTERS))
+        words = (match[0] for text in texts for match in WORD.finditer(text))
         return {
-            word: _closest_word(word.casefold(), offered)
-            for word in dict.fromkeys(said)
-            if word.casefold() not in words
+            word: _closest_word(word.casefold(), suggestions)
+            for word in dict.fromkeys(words)
+            if word.casefold() not in known
         }
 
 
@@ -59,22 +61,14 @@ def _closest_word(word: str, words: tuple[str, ...]) -> str | None:
 
 
 def read_known_words(model: Path) -> KnownWords | None:
-    """None for a model that says nothing: most models.
+    """Read the vocabulary of a model; None for the many models that record none.
 
-    One that was trained on scenes before its words were recorded says which scenes: they tell.
+    For a model that was trained on scenes before vocabularies were recorded it follows from the
+    recorded config of the scenes. Raises ModelError for a t2i.json of another layout.
     """
-    path = model / NOTES
-    if not path.is_file():
+    notes = read_model_notes(model, _Notes, REMEDY)
+    if notes is None:
         return None
-    try:
-        notes = Notes.model_validate_json(read_bytes(path, MODEL_CONFIG))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the file"
-        raise ModelError(
-            f'Cannot use {path}: {place}: {first["msg"]}. Expected {{"knows": {{"words": ["a", '
-            '"cat"]}}; mend the file or remove it.'
-        ) from error
     if notes.knows is not None:
         return KnownWords(notes.knows) if ALL_WORDS in notes.knows else None
     return _words_of_scenes(notes.trained.config.get("data"))
@@ -89,4 +83,4 @@ def _words_of_scenes(data: object) -> KnownWords | None:
     try:
         return KnownWords(spoken(ScenesConfig.model_validate(data)))
     except (ValidationError, ValueError):
-        return None  # scenes of another t2i, whose captions are not known here
+        return None  # scenes of another version of t2i, whose captions are not known here

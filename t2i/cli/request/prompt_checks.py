@@ -99,7 +99,7 @@ def _suggest_file_option(prompt: str) -> str:
 def _warn_of_unknown_words(
     texts: Sequence[str], known: KnownWords, learned: Sequence[str], model: str
 ) -> str | None:
-    unknown = known.unknown(_remove_words(learned, text) for text in texts)
+    unknown = known.find_unknown(_remove_words(learned, text) for text in texts)
     if not unknown:
         return None
     named = [

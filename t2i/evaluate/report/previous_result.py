@@ -10,6 +10,7 @@ from t2i.errors import ArgumentError
 from t2i.evaluate.report.chapter import Figure
 from t2i.evaluate.report.sample_codes import of_text
 from t2i.safe_reading import RUN, bytes_of, parse_json
+from t2i.validation_errors import describe_validation_error
 
 
 def read_samples(text: object) -> object:
@@ -85,11 +86,8 @@ def read_earlier(path: Path, facts: Mapping[str, Any], version: int) -> Earlier:
     except OSError as error:
         raise ArgumentError(f"Cannot read {path}: {error.strerror or error}. {remedy}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the file"
-        raise ArgumentError(
-            f"{path} is no evaluation.json: {place}: {first['msg']}. {remedy}"
-        ) from error
+        reason = describe_validation_error(error)
+        raise ArgumentError(f"{path} is no evaluation.json: {reason}. {remedy}") from error
     except ValueError as error:  # no JSON, or no UTF-8
         raise ArgumentError(f"{path} is no JSON. {remedy}") from error
     if earlier.version != version:

@@ -1,0 +1,42 @@
+"""The t2i.json beside a model: read into the layout that a caller needs of it.
+
+Nothing here imports torch: the command line reads notes before it loads a model.
+"""
+
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from t2i.denoiser.loading.address import NOTES
+from t2i.errors import ModelError
+from t2i.safe_reading import MODEL_CONFIG, read_bytes
+from t2i.validation_errors import describe_validation_error
+
+Layout = TypeVar("Layout", bound=BaseModel)
+
+
+def read_model_notes(folder: Path, layout: type[Layout], remedy: str) -> Layout | None:
+    """Read the t2i.json of a model folder; None for a folder without one.
+
+    Raises ModelError, ending in `remedy`, for notes of another layout.
+    """
+    path = folder / NOTES
+    if not path.is_file():
+        return None
+    return parse_model_notes(read_bytes(path, MODEL_CONFIG), layout, remedy, path)
+
+
+def parse_model_notes(
+    notes: str | bytes, layout: type[Layout], remedy: str, path: Path = Path(NOTES)
+) -> Layout:
+    """Parse the text of a t2i.json. Raises ModelError, ending in `remedy`, for another layout."""
+    try:
+        return layout.model_validate_json(notes)
+    except ValidationError as error:
+        raise notes_error(path, error, remedy) from error
+
+
+def notes_error(path: Path, error: ValidationError, remedy: str) -> ModelError:
+    """Return the error that names the file, its first fault and what to do."""
+    return ModelError(f"Cannot use {path}: {describe_validation_error(error)}. {remedy}")
