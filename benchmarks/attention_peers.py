@@ -35,7 +35,7 @@ def ours(pipe: Any, options: argparse.Namespace, covered: dict[str, Any]) -> Ten
         latents_BCHW = draw(pipe, [SOURCE], options)
         found = {word: tuple(maps[word].shape) for word in WORDS}
         covered["ours"] = {"maps": len(found), "size": found[WORDS[0]]}
-        covered["ours"]["sites"] = len({site for _, site in maps.recorded.planes})
+        covered["ours"]["sites"] = len({site for _, site in maps.measurements.accumulators})
     return latents_BCHW
 
 

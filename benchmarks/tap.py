@@ -46,14 +46,19 @@ class PassOn(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class Hear:
+class PassThrough:
     """Answers as the kernel does."""
 
-    def fused(self, call: tap.Call) -> Tensor:
-        return call.run()
+    def handle_attention(self, call: tap.AttentionInputs) -> Tensor:
+        return call.run_kernel()
 
-    def eager(
-        self, query: Tensor, key: Tensor, mask: Tensor | None, scores: tap.Scores, module: object
+    def handle_scores(
+        self,
+        query: Tensor,
+        key: Tensor,
+        mask: Tensor | None,
+        scores: tap.ScoresFunction,
+        module: object,
     ) -> Tensor:
         return scores(query, key, mask)
 
@@ -75,7 +80,7 @@ def ways() -> dict[str, Run]:
             return plain()
 
     def replaced() -> Tensor:
-        with tap.heard(Hear()):
+        with tap.listen(PassThrough()):
             return plain()
 
     return {"plain": plain, "mode": mode, "replaced": replaced}
@@ -98,7 +103,7 @@ def measure(rounds: int, calls: int) -> dict[str, Any]:
     for turn in range(-1, rounds):  # one round to warm up
         for name in WAYS[:: 1 if turn % 2 else -1]:
             if name == "replaced":
-                with tap.tapped():
+                with tap.install_tap():
                     took, outputs[name] = seconds_of(runs[name], calls), runs[name]()
             else:
                 took, outputs[name] = seconds_of(runs[name], calls), runs[name]()

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from t2i.atomic_folders import whole_folder
 from t2i.attention.call import AttentionCall
-from t2i.attention.compute.probabilities import Attended, row_of_mask
+from t2i.attention.compute.probabilities import AttentionProbabilities, select_mask_row
 from t2i.attention.denoiser_pass import DenoiserPass
 from t2i.attention.edits.base.edit import Edit
 from t2i.attention.probes.probe import Probe
-from t2i.attention.prompts.prompt_tokens import Said
+from t2i.attention.prompts.prompt_tokens import PromptTokens
 from t2i.attention.site import Site
 from t2i.errors import ArgumentError, DataError, OutputError
 from t2i.safe_reading.tensors import read_tensors
@@ -74,17 +74,17 @@ class Recording(Probe):
     def covers(self, step: int, num_steps: int) -> bool:
         return True
 
-    def begin(self, said: Said, latent_size: tuple[int, int] | None) -> None:
+    def begin(self, prompt_tokens: PromptTokens, latent_size: tuple[int, int] | None) -> None:
         return None
 
     def bytes_at(self, site: Site, pictures: int, steps: int) -> int:
         return 0  # told by Remember, which knows how large a head is
 
-    def on_attention(self, attended: Attended, call: AttentionCall) -> None:
+    def on_attention(self, probabilities: AttentionProbabilities, call: AttentionCall) -> None:
         (row,) = call.denoiser_pass.cond_rows(0)
-        inputs, name = attended.call, call.site.name
+        inputs, name = probabilities.inputs, call.site.name
         found = {"query": inputs.query[row : row + 1], "key": inputs.key[row : row + 1]}
-        mask = row_of_mask(inputs.mask, row)
+        mask = select_mask_row(inputs.mask, row)
         if mask is not None:
             found["mask"] = mask[None]
         self.heard |= {

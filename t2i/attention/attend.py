@@ -11,7 +11,7 @@ from t2i.attention.compute.recorded_rows import RecordedRun
 from t2i.attention.hooks.callback_driver import CallbackDriver
 from t2i.attention.hooks.installation import installed
 from t2i.attention.hooks.pipeline_driver import PipelineDriver
-from t2i.attention.prompts.prompt_tokenizers import denoiser_of, readers_of
+from t2i.attention.prompts.prompt_tokenizers import denoiser_of, find_prompt_tokenizers
 from t2i.attention.session.checks import GIBIBYTE
 from t2i.attention.session.session import Session
 from t2i.conditioning.run_state import SupportsStepCallbacks
@@ -57,7 +57,7 @@ def attend(
     session = Session(
         x,
         prompts,
-        readers_of(x, tokenizer),
+        find_prompt_tokenizers(x, tokenizer),
         budget=budget,
         driven_by_callback=not is_observable,
         recorded_source=recorded_source,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from t2i.attention.denoiser_pass import DenoiserPass
-from t2i.attention.prompts.prompt_tokens import Said
+from t2i.attention.prompts.prompt_tokens import PromptTokens
 from t2i.attention.site import Site
 
 
@@ -13,7 +13,7 @@ class AttentionCall:
 
     site: Site
     denoiser_pass: DenoiserPass
-    prompt_tokens: Said
+    prompt_tokens: PromptTokens
 
     @property
     def text_length(self) -> int:

@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from t2i.attention import LocalBlend, Refine, Replace, Reweight, SelfReplace, attend
-from t2i.attention.compute.probabilities import Attended
+from t2i.attention.compute.probabilities import AttentionProbabilities
 from t2i.conditioning.guidance import ClassifierFree
 from t2i.conditioning.guidance_interval import Interval
 from t2i.conditioning.perturbed_guidance import PerturbedAttention
@@ -87,7 +87,7 @@ def test_samplers_that_turn_twice_are_read_at_every_turn(pipe, components):
     with attend(heun) as attn:
         maps = attn.probe("cat", raw=True)
         assert_equal(draw(heun, CAT), plain)
-    assert {len(steps) for steps in maps.recorded.raw.values()} == {7}
+    assert {len(steps) for steps in maps.measurements.raw.values()} == {7}
 
 
 def test_a_word_of_a_schedule_is_read_while_it_is_said(pipe):
@@ -106,7 +106,7 @@ def test_phrases_share_the_tokens_of_their_words(pipe):
         maps = attn.probe("red", "apple", "red apple", convention="mean")
         draw(pipe, CAT)
     assert torch.allclose(maps["red apple"], (maps["red"] + maps["apple"]) / 2)
-    assert next(iter(maps.recorded.planes.values())).total_NSQ.shape[1] == 2
+    assert next(iter(maps.measurements.accumulators.values())).total_NSQ.shape[1] == 2
 
 
 # identities
@@ -178,13 +178,13 @@ def test_the_unconditional_branch_is_never_changed(pipe):
 
 
 def test_linear_edits_compute_no_map_and_probes_none_of_the_picture_alone(pipe, monkeypatch):
-    scored, computed = [], Attended._scores
+    scored, computed = [], AttentionProbabilities._scores
 
-    def count(attended, *args):
-        scored.append(attended.site.kind)
-        return computed(attended, *args)
+    def count(probabilities, *args):
+        scored.append(probabilities.site.kind)
+        return computed(probabilities, *args)
 
-    monkeypatch.setattr(Attended, "_scores", count)
+    monkeypatch.setattr(AttentionProbabilities, "_scores", count)
     with attend(pipe) as attn:
         attn.edit(Replace(steps=(0.0, 0.8), words={"dog": (0.0, 0.4)}))
         attn.edit(Reweight(source=0, weights={"apple": 2.0}, steps=(0.0, 0.8)))

@@ -144,7 +144,7 @@ def test_what_another_pipeline_draws_is_neither_read_nor_edited(of, shared):
         attn.edit(SelfReplace())
         maps = attn.probe("dog", prompt=1)
         assert_equal(draw(other, PAIR, num_inference_steps=3), of_other)
-        assert not maps.recorded.planes
+        assert not maps.measurements.accumulators
         edited = draw(pipe, PAIR)
         assert_differ(edited, plain)
         seen = maps["dog"]
@@ -260,7 +260,7 @@ def test_two_pipelines_may_share_a_denoiser_and_both_be_read():
         maps, others = attn.probe("cat"), of_other.probe("dog")
         draw(pipe, CAT)
         draw(other, DOG)
-        assert maps.recorded.tokens != {}
+        assert maps.measurements.tokens != {}
         assert "cat" in maps
         assert "dog" in others
         draw(pipe, CAT, height=48)

@@ -8,8 +8,8 @@ import torch
 from torch.nn import functional
 
 from t2i.attention import attend
-from t2i.attention.compute import probabilities as attended
-from t2i.attention.compute.probabilities import rivalry
+from t2i.attention.compute import probabilities
+from t2i.attention.compute.probabilities import relative_probability
 from t2i.attention.edits.base.edit import Edit
 from tests.attention.published import Eager
 from tests.attention.runs import CAT, DOG, draw, ours, theirs
@@ -167,8 +167,12 @@ def test_a_map_does_not_ask_how_strongly_a_place_looks_at_the_text():
     probs_NQT = torch.rand(3, 5, 7, generator=torch.Generator().manual_seed(0))
     dimmed_NQT = probs_NQT * torch.tensor([1.0, 0.5, 0.1, 0.01, 1.0])[:, None]
     words, dimmed = probs_NQT[..., :2].mT, dimmed_NQT[..., :2].mT
-    assert_near(rivalry(dimmed, dimmed_NQT), rivalry(words, probs_NQT), 1e-6)
-    assert_near(rivalry(probs_NQT.amax(-1)[:, None], probs_NQT), torch.ones(1, 1, 5), 1e-6)
+    assert_near(
+        relative_probability(dimmed, dimmed_NQT), relative_probability(words, probs_NQT), 1e-6
+    )
+    assert_near(
+        relative_probability(probs_NQT.amax(-1)[:, None], probs_NQT), torch.ones(1, 1, 5), 1e-6
+    )
 
 
 def test_raw_maps_are_those_of_every_step_and_head(parts):
@@ -180,7 +184,7 @@ def test_raw_maps_are_those_of_every_step_and_head(parts):
     for name, passes in seen.items():
         for step, probs_BNQT in enumerate(passes):
             expected_NSQ = probs_BNQT[1][..., [9, 3]].transpose(-1, -2)
-            assert_near(maps.recorded.raw[name][step][0], expected_NSQ, 1e-5)
+            assert_near(maps.measurements.raw[name][step][0], expected_NSQ, 1e-5)
 
 
 def test_maps_that_are_alive_have_the_gradients_of_the_maps_that_are_made():
@@ -194,7 +198,7 @@ def test_maps_that_are_alive_have_the_gradients_of_the_maps_that_are_made():
     with torch.enable_grad(), attend(unet, prompts=[CAT], tokenizer=pipe.tokenizer) as attn:
         maps = attn.probe("cat", sites=site, grad=True)
         unet(own, 500, encoder_hidden_states=told)
-        (maps.recorded.live[site] ** 2).sum().backward()
+        (maps.measurements.live[site] ** 2).sum().backward()
 
     kept, before = {}, dict(unet.attn_processors)
 
@@ -220,13 +224,13 @@ class Through(Edit):
     kinds = ("self", "cross")
     seen: list[tuple[int, ...]] = field(default_factory=list)
 
-    def apply(self, effects, call):
+    def apply(self, plan, call):
         def keep(probs_NQK):
             self.seen.append(tuple(probs_NQK.shape))
             assert_near(probs_NQK.sum(-1), torch.ones(probs_NQK.shape[:2]), 1e-5)
             return probs_NQK
 
-        effects.compute(call.denoiser_pass.cond_rows(0), keep)
+        plan.add_function(call.denoiser_pass.cond_rows(0), keep)
 
 
 @pytest.mark.parametrize("at_once", [None, 500])
@@ -236,7 +240,7 @@ def test_maps_that_are_made_whole_or_in_parts_draw_the_same(parts, at_once, monk
         maps = attn.probe("cat", convention="mean")
         plain = draw(pipe, CAT)
     if at_once is not None:
-        monkeypatch.setattr(attended, "NUMBERS_AT_ONCE", at_once)
+        monkeypatch.setattr(probabilities, "NUMBERS_AT_ONCE", at_once)
     edit = Through()
     with attend(pipe) as attn:
         attn.edit(edit)

@@ -54,7 +54,7 @@ def test_a_trial_before_the_first_run_leaves_no_trace(pipe):
         attn.edit(Replace(steps=(0, 0)))
         attn.explain()
         assert torch.equal(torch.random.get_rng_state(), seed)
-        assert not maps.recorded.planes
+        assert not maps.measurements.accumulators
         assert_equal(draw(pipe, PAIR), plain)
         assert maps["dog"].max() == 1
     assert left_behind(pipe) == before

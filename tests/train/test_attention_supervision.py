@@ -92,7 +92,9 @@ def test_the_maps_are_those_that_a_probe_reads(scenes):
     level = target.objective.level(torch.linspace(0.1, 0.9, 4))
     supervision = target._supervise(batch, batch.captions, level, 32)
     read = []
-    supervision.on_attention = lambda attended: read.append((attended.call, attended.site.name))
+    supervision.on_attention = lambda probabilities: read.append(
+        (probabilities.inputs, probabilities.site.name)
+    )
     supervision._losses.append(torch.zeros(1))
     told = target._tell(batch, batch.captions)
     noisy_BCHW = target._latents(batch)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from t2i.attention import attend
-from t2i.attention.probes.overlays import SHOWN_WIDTH, with_overlays
+from t2i.attention.probes.overlays import SHOWN_WIDTH, draw_overlays
 from t2i.errors import ArgumentError
 from t2i.pictures import GAP, PAPER
 from tests.train.finetunes import finetune_run
@@ -79,7 +79,7 @@ def test_the_overlays_stand_right_of_their_picture_in_its_row(drawn: list[Drawn]
     rows = [top for top in tops if top - 1 not in tops]
     assert len(rows) == 3
     for top, one in zip(rows, drawn, strict=True):
-        cells = with_overlays(one.picture, one.maps)
+        cells = draw_overlays(one.picture, one.maps)
         for column in range(3):
             left = GAP + column * step
             found = sheet.crop((left, top, left + SHOWN_WIDTH, top + SHOWN_WIDTH))

@@ -17,9 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy, interpolate
 
-from t2i.attention.compute.edit_plan import Effects
-from t2i.attention.compute.probabilities import Attended
-from t2i.attention.compute.tap import Call, of_four_axes
+from t2i.attention.compute.edit_plan import EditPlan
+from t2i.attention.compute.probabilities import AttentionProbabilities
+from t2i.attention.compute.tap import AttentionInputs, to_four_axes
 from t2i.attention.hooks.installation import installed
 from t2i.attention.site import Site, Sites
 from t2i.errors import ArgumentError
@@ -128,35 +128,35 @@ class Supervision:
         """Return True for a site that is supervised."""
         return site.size is not None and self.sites.fit(site)
 
-    def check_call(self, site: Site, call: Call) -> None:
+    def check_call(self, site: Site, call: AttentionInputs) -> None:
         """Accept every call: there are no prompts to compare its keys with."""
 
-    def plan_edits(self, site: Site, effects: Effects) -> None:
+    def plan_edits(self, site: Site, plan: EditPlan) -> None:
         """Add nothing to the edit plan."""
 
     def recorded_row(self, site: Site) -> None:
         """Return None: nothing was recorded."""
         return None
 
-    def on_attention(self, attended: Attended) -> None:
+    def on_attention(self, probabilities: AttentionProbabilities) -> None:
         """Add the losses of the supervised words at this site."""
-        assert attended.site.size is not None
-        maps_IQ = word_maps(attended.call, self.words)
-        masks_IQ = masks_at(self.words.masks_IHW, attended.site.size)
+        assert probabilities.site.size is not None
+        maps_IQ = word_maps(probabilities.inputs, self.words)
+        masks_IQ = masks_at(self.words.masks_IHW, probabilities.site.size)
         self._losses.append(
             outside(maps_IQ, masks_IQ)
             + self.config.attention_pixel_weight * pixelwise(maps_IQ, masks_IQ)
         )
 
 
-def word_maps(call: Call, words: Supervised) -> Tensor:
+def word_maps(call: AttentionInputs, words: Supervised) -> Tensor:
     """How much each place looks at each word, (I, Q) float32: a mean over heads."""
     with torch.autocast(call.query.device.type, enabled=False):
         q_INQE, k_INTE = (one[words.row_I].float() for one in (call.query, call.key))
         scale = q_INQE.shape[-1] ** -0.5 if call.scale is None else call.scale
         scores_INQT = q_INQE @ k_INTE.transpose(-1, -2) * scale
         if call.mask is not None:
-            mask = of_four_axes(call.mask)
+            mask = to_four_axes(call.mask)
             mask = mask[words.row_I] if len(mask) > 1 else mask
             if mask.dtype == torch.bool:
                 scores_INQT = scores_INQT.masked_fill(~mask, -torch.inf)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from t2i.attention.attend import attend
 from t2i.attention.probes.heat_maps import HeatMaps
-from t2i.attention.probes.overlays import with_overlays
+from t2i.attention.probes.overlays import draw_overlays
 from t2i.pictures import PAPER, sheet
 from t2i.text.word_pattern import pattern
 
@@ -111,7 +111,7 @@ def page(drawn: Sequence[Drawn], columns: int) -> Image.Image:
     """A sheet of about so many columns; a picture's heat maps stand right of it, in its row."""
     if not any(one.maps for one in drawn):
         return sheet([one.picture for one in drawn], [one.prompt for one in drawn], columns)
-    groups = [with_overlays(one.picture, one.maps) for one in drawn]
+    groups = [draw_overlays(one.picture, one.maps) for one in drawn]
     most = max(len(group) for group in groups)
     cells: list[Image.Image] = []
     labels: list[str] = []

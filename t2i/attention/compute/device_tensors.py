@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 
-class Sent:
+class DeviceTensors:
     """Tensors of edits on the devices and in the precisions that asked for them, and what chains of
     edits make of them: each once, and kept for as long as the tensor itself.
     """

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from t2i.attention.compute.device_tensors import Sent
+from t2i.attention.compute.device_tensors import DeviceTensors
 from t2i.errors import ArgumentError
 from t2i.terminal import several
 
@@ -20,7 +20,7 @@ MapFunction = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class RowCopy:
     """A row asks with, or looks at, what belongs to another row."""
 
     parts: Parts
@@ -30,7 +30,7 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
-class Mix:
+class ProbabilityMix:
     """P' = P_source A + P B over the columns of the text, B diagonal.
 
     columns : A, (1 or N, T, T)
@@ -40,40 +40,40 @@ class Mix:
     source: int | None
     columns: Tensor | None
     kept: Tensor
-    sent: Sent
+    device_tensors: DeviceTensors
 
     @property
-    def swaps(self) -> bool:
+    def replaces_own(self) -> bool:
         """Whether nothing is left of the row's own map."""
         return self.columns is not None and not self.kept.any()
 
-    def of_own(self, value_NTE: Tensor) -> Tensor:
+    def mix_own_values(self, value_NTE: Tensor) -> Tensor:
         """B V, in the values' own dtype."""
-        wide_NTE = wide(value_NTE)
-        return (wide_NTE * self.sent.to(self.kept, wide_NTE).unsqueeze(-1)).to(value_NTE)
+        wide_NTE = upcast(value_NTE)
+        return (wide_NTE * self.device_tensors.to(self.kept, wide_NTE).unsqueeze(-1)).to(value_NTE)
 
-    def of_source(self, value_NTE: Tensor) -> Tensor:
+    def mix_source_values(self, value_NTE: Tensor) -> Tensor:
         """A V."""
         assert self.columns is not None
-        wide_NTE = wide(value_NTE)
-        return (self.sent.to(self.columns, wide_NTE) @ wide_NTE).to(value_NTE)
+        wide_NTE = upcast(value_NTE)
+        return (self.device_tensors.to(self.columns, wide_NTE) @ wide_NTE).to(value_NTE)
 
 
 @dataclass(slots=True)
-class Effects:
+class EditPlan:
     """Empty at first, and then the call is answered by the plain kernel."""
 
-    shares: list[Share] = field(default_factory=list)
-    bias: dict[int, Tensor] = field(default_factory=dict)
+    row_copies: list[RowCopy] = field(default_factory=list)
+    biases: dict[int, Tensor] = field(default_factory=dict)
     """Row -> what is added to its scores, (1 or N, 1 or Q, K) float32."""
-    mixes: dict[int, Mix] = field(default_factory=dict)
+    mixes: dict[int, ProbabilityMix] = field(default_factory=dict)
     functions: dict[int, list[MapFunction]] = field(default_factory=dict)
-    sent: Sent = field(default_factory=Sent, repr=False, compare=False)
+    device_tensors: DeviceTensors = field(default_factory=DeviceTensors, repr=False, compare=False)
 
     def __bool__(self) -> bool:
-        return bool(self.shares or self.bias or self.mixes or self.functions)
+        return bool(self.row_copies or self.biases or self.mixes or self.functions)
 
-    def share(
+    def copy_rows(
         self,
         parts: Parts,
         rows: Sequence[int],
@@ -81,25 +81,25 @@ class Effects:
         heads: tuple[int, ...] | None = None,
     ) -> None:
         """These rows use the queries, keys or values of those."""
-        self.shares += [
-            Share(parts, row, source, heads) for row, source in zip(rows, sources, strict=True)
+        self.row_copies += [
+            RowCopy(parts, row, source, heads) for row, source in zip(rows, sources, strict=True)
         ]
 
-    def add(self, rows: Sequence[int], bias_NQK: Tensor) -> None:
+    def add_bias(self, rows: Sequence[int], bias_NQK: Tensor) -> None:
         """Add to the scores of these rows, before the softmax."""
         for row in rows:
-            before = self.bias.get(row)
-            self.bias[row] = bias_NQK if before is None else self._sum(before, bias_NQK)
+            before = self.biases.get(row)
+            self.biases[row] = bias_NQK if before is None else self._sum(before, bias_NQK)
 
     def _sum(self, before: Tensor, more: Tensor) -> Tensor:
-        return self.sent.chained("sum", before, more, make=lambda: before + more)
+        return self.device_tensors.chained("sum", before, more, make=lambda: before + more)
 
     def bias_at(self, row: int | None, like: Tensor) -> Tensor | None:
         """What is added to the row's scores, on the device and in the precision of `like`."""
-        bias_NQK = None if row is None else self.bias.get(row)
-        return None if bias_NQK is None else self.sent.to(bias_NQK, like)
+        bias_NQK = None if row is None else self.biases.get(row)
+        return None if bias_NQK is None else self.device_tensors.to(bias_NQK, like)
 
-    def mix(
+    def add_mix(
         self,
         rows: Sequence[int],
         sources: Sequence[int] | None,
@@ -111,7 +111,7 @@ class Effects:
             source = None if sources is None else sources[number]
             before = self.mixes.get(row)
             if before is None:
-                self.mixes[row] = Mix(source, columns_NTT, kept_NT, self.sent)
+                self.mixes[row] = ProbabilityMix(source, columns_NTT, kept_NT, self.device_tensors)
                 continue
             if source is not None and before.source not in (None, source):
                 raise ArgumentError(
@@ -121,10 +121,10 @@ class Effects:
                 )
             other = before.source if source is None else source
             columns, kept = self._chain(before, columns_NTT, kept_NT)
-            self.mixes[row] = Mix(other, columns, kept, self.sent)
+            self.mixes[row] = ProbabilityMix(other, columns, kept, self.device_tensors)
 
     def _chain(
-        self, before: Mix, columns_NTT: Tensor | None, kept_NT: Tensor
+        self, before: ProbabilityMix, columns_NTT: Tensor | None, kept_NT: Tensor
     ) -> tuple[Tensor | None, Tensor]:
         """P_source C + (P_source A + P B) D is P_source (A D + C) + P (B D)."""
 
@@ -138,34 +138,39 @@ class Effects:
 
         taken = columns_NTT
         if before.columns is not None:
-            taken = self.sent.chained("A", before.columns, kept_NT, columns_NTT, make=columns)
-        return taken, self.sent.chained("B", before.kept, kept_NT, make=kept)
+            taken = self.device_tensors.chained(
+                "A", before.columns, kept_NT, columns_NTT, make=columns
+            )
+        return taken, self.device_tensors.chained("B", before.kept, kept_NT, make=kept)
 
-    def mixes_from(self, row: int, source: int) -> bool:
+    def has_mix_from(self, row: int, source: int) -> bool:
         """Whether an edit before took the row's map from this source."""
         return row in self.mixes and self.mixes[row].source == source
 
-    def compute(self, rows: Sequence[int], function: MapFunction) -> None:
+    def add_function(self, rows: Sequence[int], function: MapFunction) -> None:
         """The rows' maps are computed, and replaced by what `function` makes of them."""
         for row in rows:
             self.functions.setdefault(row, []).append(function)
 
     @property
-    def kernel(self) -> str:
+    def kernel_description(self) -> str:
         """What computes the output, in words."""
         if not self:
             return "fused"
         if self.functions:
             return f"explicit in {several(len(self.functions), 'row')}"
         ways = ["fused"]
-        if self.bias:
+        if self.biases:
             ways.append("with a mask")
-        twice = sum(mix.columns is not None and not mix.swaps for mix in self.mixes.values())
+        twice = sum(
+            add_mix.columns is not None and not add_mix.replaces_own
+            for add_mix in self.mixes.values()
+        )
         if twice:
             ways.append(f"twice in {several(twice, 'row')}")
         return ", ".join(ways)
 
 
-def wide(tensor: Tensor) -> Tensor:
+def upcast(tensor: Tensor) -> Tensor:
     """In float32 at least."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from t2i.attention.compute.tap import Call, of_four_axes
+from t2i.attention.compute.tap import AttentionInputs, to_four_axes
 from t2i.text.token_layout import Readable
 
 
@@ -23,14 +23,14 @@ class RecordedRow:
     key: Tensor
     mask: Tensor | None = None
 
-    def append_to(self, call: Call) -> Call:
+    def append_to(self, call: AttentionInputs) -> AttentionInputs:
         """The call with the source's row behind its own; it has no value, for it needs no output.
 
         Edits and probes find it there as the row of prompt 0, see `DenoiserPass.num_recorded`.
         """
         mask = call.mask
         if mask is not None:
-            mask = of_four_axes(mask)
+            mask = to_four_axes(mask)
             own = mask.expand(len(call.query), *mask.shape[1:])
             last = own[:1] if self.mask is None else self.mask.to(own).expand(1, *own.shape[1:])
             mask = torch.cat([own, last])

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class AttentionInputs:
     """One call of attention: query (B, N, Q, E), key and value (B, N, K, E), and its options.
 
     mask : additive or bool, broadcast to (B, N, Q, K), or None
@@ -37,7 +37,7 @@ class Call:
     grouped: bool = False
     """Several heads of queries share one of keys."""
 
-    def run(self, **changed: Tensor | None) -> Tensor:
+    def run_kernel(self, **changed: Tensor | None) -> Tensor:
         """The fused kernel, (B, N, Q, E)."""
         call = replace(self, **changed) if changed else self  # type: ignore[arg-type]
         return _kernel(
@@ -52,34 +52,39 @@ class Call:
         )
 
 
-def of_four_axes(mask: Tensor) -> Tensor:
+def to_four_axes(mask: Tensor) -> Tensor:
     """(1 or B, 1 or N, 1 or Q, K)."""
     return mask[(None,) * (4 - mask.ndim)]
 
 
-class Listener(Protocol):
+class AttentionHandler(Protocol):
     """Somebody who answers in the place of the kernel."""
 
-    def fused(self, call: Call) -> Tensor:
+    def handle_attention(self, call: AttentionInputs) -> Tensor:
         """The output (B, N, Q, E)."""
 
-    def eager(
-        self, query: Tensor, key: Tensor, mask: Tensor | None, scores: "Scores", module: object
+    def handle_scores(
+        self,
+        query: Tensor,
+        key: Tensor,
+        mask: Tensor | None,
+        scores: "ScoresFunction",
+        module: object,
     ) -> Tensor:
         """The probabilities, of the shape that `scores` gives them."""
 
 
-Scores = Callable[..., Tensor]
+ScoresFunction = Callable[..., Tensor]
 """(query, key, mask) -> probabilities, each with rows and heads in one axis."""
 
 _kernel: Callable[..., Tensor] = functional.scaled_dot_product_attention
-_listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
+_listener: ContextVar[AttentionHandler | None] = ContextVar("listener", default=None)
 _lock = threading.Lock()
 _open = 0
 
 
 @contextmanager
-def heard(listener: Listener) -> Iterator[None]:
+def listen(listener: AttentionHandler) -> Iterator[None]:
     """The attention inside, in this thread, is answered by `listener`."""
     token = _listener.set(listener)
     try:
@@ -89,7 +94,7 @@ def heard(listener: Listener) -> Iterator[None]:
 
 
 @contextmanager
-def tapped() -> Iterator[None]:
+def install_tap() -> Iterator[None]:
     """Attention passes through here; afterwards the very same function stands in torch again."""
     global _open, _kernel
     with _lock:
@@ -125,23 +130,25 @@ def attention(
         )
     token = _listener.set(None)
     try:
-        call = Call(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
-        return listener.fused(call)
+        call = AttentionInputs(
+            query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa
+        )
+        return listener.handle_attention(call)
     finally:
         _listener.reset(token)
 
 
 @contextmanager
-def scores_tapped(module: object) -> Iterator[None]:
+def install_scores_tap(module: object) -> Iterator[None]:
     """The same for a module that is asked for its scores (`get_attention_scores`)."""
-    scores: Scores = module.get_attention_scores  # type: ignore[attr-defined]
+    scores: ScoresFunction = module.get_attention_scores  # type: ignore[attr-defined]
     before = vars(module).get("get_attention_scores")
 
     def tapped_scores(query: Tensor, key: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         listener = _listener.get()
         if listener is None:
             return scores(query, key, attention_mask)
-        return listener.eager(query, key, attention_mask, scores, module)
+        return listener.handle_scores(query, key, attention_mask, scores, module)
 
     module.get_attention_scores = tapped_scores  # type: ignore[attr-defined]
     try:

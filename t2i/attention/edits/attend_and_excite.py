@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from t2i.attention.call import AttentionCall
-from t2i.attention.compute.probabilities import Attended
+from t2i.attention.compute.probabilities import AttentionProbabilities
 from t2i.attention.denoiser_pass import DenoiserPass
-from t2i.attention.edits.base.edit import Edit, Look
-from t2i.attention.prompts.prompt_tokens import Said, Words, several
+from t2i.attention.edits.base.edit import Edit, RunPass
+from t2i.attention.prompts.prompt_tokens import PromptTokens, Words, several
 from t2i.attention.site import Site, Window, is_number
 from t2i.errors import ArgumentError, AttentionError
 from t2i.text.encoder_interface import TextEncoder
@@ -78,12 +78,14 @@ class AttendAndExcite(Edit):
         small = self.sites is not None or site.positions <= MOST_POSITIONS
         return known and small and super().fits(site)
 
-    def check(self, said: Said) -> None:
-        super().check(said)
+    def check(self, prompt_tokens: PromptTokens) -> None:
+        super().check(prompt_tokens)
         for word in several(self.words):
-            said.span(self.target, word)
+            prompt_tokens.span(self.target, word)
 
-    def before_pass(self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, look: Look) -> Tensor:
+    def before_pass(
+        self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, look: RunPass
+    ) -> Tensor:
         share = denoiser_pass.step / max(1, denoiser_pass.num_steps - 1)
         pace = self.scale * math.sqrt(1 - 0.5 * share)
         goal = 1 - self.threshold(denoiser_pass.step, denoiser_pass.num_steps)
@@ -105,7 +107,7 @@ class AttendAndExcite(Edit):
         return max(due, default=0.0)
 
     def measure(
-        self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, look: Look
+        self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, look: RunPass
     ) -> tuple[Tensor, Tensor]:
         """The loss of each picture (B,), 0 for those of other prompts, and its gradient."""
         if torch.is_inference_mode_enabled():
@@ -117,10 +119,10 @@ class AttendAndExcite(Edit):
         maps: dict[Site, list[Tensor]] = {}
         tokens: list[tuple[slice, list[int]]] = []
 
-        def on_attention(attended: Attended, call: AttentionCall) -> None:
+        def on_attention(probabilities: AttentionProbabilities, call: AttentionCall) -> None:
             if self.fits(call.site):
                 heads = list(range(call.site.heads)) if self.heads is None else list(self.heads)
-                maps[call.site] = [attended.maps(row)[heads] for row in rows]
+                maps[call.site] = [probabilities.attention_map(row)[heads] for row in rows]
                 tokens[:] = [self.tokens(call)]
 
         with torch.enable_grad():

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from t2i.attention.call import AttentionCall
-from t2i.attention.compute.edit_plan import Effects, MapFunction
-from t2i.attention.compute.probabilities import of_same_shape
+from t2i.attention.compute.edit_plan import EditPlan, MapFunction
+from t2i.attention.compute.probabilities import validate_map
 from t2i.attention.edits.base.edit import Edit
 from t2i.attention.site import Site, Sites
 from t2i.errors import ArgumentError
@@ -45,8 +45,8 @@ class Function(Edit):
         asked = isinstance(self.sites, Sites) and self.sites.kind is not None
         return super().fits(site) and (asked or site.kind in WITH_TEXT)
 
-    def apply(self, effects: Effects, call: AttentionCall) -> None:
-        effects.compute(call.denoiser_pass.cond_rows(self.target), self.of_its_heads)
+    def apply(self, plan: EditPlan, call: AttentionCall) -> None:
+        plan.add_function(call.denoiser_pass.cond_rows(self.target), self.of_its_heads)
 
     def of_its_heads(self, probs_NQK: Tensor) -> Tensor:
         """`fn` of the chosen heads; the others stay as they are."""
@@ -55,5 +55,5 @@ class Function(Edit):
         heads = list(self.heads)
         chosen_NQK = probs_NQK[heads]
         changed_NQK = probs_NQK.clone()
-        changed_NQK[heads] = of_same_shape(self.fn(chosen_NQK), chosen_NQK)
+        changed_NQK[heads] = validate_map(self.fn(chosen_NQK), chosen_NQK)
         return changed_NQK

@@ -10,7 +10,7 @@ from torch.nn import functional
 from t2i.attention.denoiser_pass import DenoiserPass
 from t2i.attention.edits.base.edit import Edit
 from t2i.attention.probes.probe import Probe
-from t2i.attention.prompts.prompt_tokens import Said, Words, several
+from t2i.attention.prompts.prompt_tokens import PromptTokens, Words, several
 from t2i.attention.site import Sites
 from t2i.errors import ArgumentError
 
@@ -54,11 +54,11 @@ class LocalBlend(Edit):
     def fits(self, site: object) -> bool:
         return False  # it changes no attention
 
-    def check(self, said: Said) -> None:
-        super().check(said)
+    def check(self, prompt_tokens: PromptTokens) -> None:
+        super().check(prompt_tokens)
         for prompt, words in zip((self.source, self.target), self.words, strict=True):
             for word in several(words):
-                said.span(prompt, word)
+                prompt_tokens.span(prompt, word)
 
     def probes(self) -> Sequence[Probe]:
         sites = self.sites
@@ -86,18 +86,22 @@ class LocalBlend(Edit):
 
     def mask(self, probe: Probe, picture: int, size: tuple[int, int]) -> Tensor:
         """Where the words of a probe are by now, (H, W) bool."""
-        planes = [
-            plane for (number, _), plane in probe.recorded.planes.items() if number == picture
+        accumulators = [
+            plane
+            for (number, _), plane in probe.measurements.accumulators.items()
+            if number == picture
         ]
         if self.sites is None:
-            small = [plane for plane in planes if plane.site.positions <= FEW]
-            least = min(plane.site.positions for plane in planes)
-            planes = small or [plane for plane in planes if plane.site.positions == least]
-            largest = max(plane.site.positions for plane in planes)
-            planes = [plane for plane in planes if plane.site.positions == largest]
+            small = [plane for plane in accumulators if plane.site.positions <= FEW]
+            least = min(plane.site.positions for plane in accumulators)
+            accumulators = small or [
+                plane for plane in accumulators if plane.site.positions == least
+            ]
+            largest = max(plane.site.positions for plane in accumulators)
+            accumulators = [plane for plane in accumulators if plane.site.positions == largest]
         maps = [
             plane.total_NSQ.sum(dim=1).mean(dim=0).view(plane.site.size or (1, -1))
-            for plane in planes
+            for plane in accumulators
         ]
         mean_11HW = torch.stack(maps).mean(dim=0)[None, None]
         wide_11HW = functional.max_pool2d(mean_11HW, 3, stride=1, padding=1)

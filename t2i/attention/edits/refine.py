@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from t2i.attention.call import AttentionCall
-from t2i.attention.compute.edit_plan import Effects
+from t2i.attention.compute.edit_plan import EditPlan
 from t2i.attention.edits.base.word_edit import WordEdit
 
 
@@ -18,12 +18,12 @@ class Refine(WordEdit):
     Prompt-to-prompt's prompt refinement (Hertz et al. 2022, Section 3.2, arXiv 2208.01626).
     """
 
-    def apply(self, effects: Effects, call: AttentionCall) -> None:
+    def apply(self, plan: EditPlan, call: AttentionCall) -> None:
         rows, sources = (
             call.denoiser_pass.cond_rows(self.target),
             call.denoiser_pass.cond_rows(self.source),
         )
-        effects.mix(rows, sources, *self.once(call, lambda: self.matrices(call)))
+        plan.add_mix(rows, sources, *self.once(call, lambda: self.matrices(call)))
 
     def matrices(self, call: AttentionCall) -> tuple[Tensor | None, Tensor]:
         """What is taken of the source's map, and what stays of the target's own."""

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from t2i.attention.call import AttentionCall
 from t2i.attention.edits.base.score_bias import BiasEdit
-from t2i.attention.prompts.prompt_tokens import Said, Words, several
+from t2i.attention.prompts.prompt_tokens import PromptTokens, Words, several
 from t2i.attention.site import Site, is_number
 from t2i.errors import ArgumentError
 from t2i.masks import painted
@@ -118,11 +118,11 @@ class Regions(BiasEdit):
     def fits(self, site: Site) -> bool:
         return site.size is not None and super().fits(site)
 
-    def check(self, said: Said) -> None:
-        super().check(said)
+    def check(self, prompt_tokens: PromptTokens) -> None:
+        super().check(prompt_tokens)
         for region in self.regions:
             for word in several(region.words):
-                said.span(self.target, word)
+                prompt_tokens.span(self.target, word)
 
     def bias(self, call: AttentionCall) -> Tensor:
         """(P, T): between -strength and +strength for the words of regions, else 0."""

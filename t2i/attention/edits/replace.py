@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from t2i.attention.call import AttentionCall
-from t2i.attention.compute.edit_plan import Effects
+from t2i.attention.compute.edit_plan import EditPlan
 from t2i.attention.edits.base.word_edit import WordEdit
-from t2i.attention.prompts.prompt_tokens import Said
+from t2i.attention.prompts.prompt_tokens import PromptTokens
 from t2i.text.alignment import changed_words
 
 
@@ -19,16 +19,16 @@ class Replace(WordEdit):
     have as many words.
     """
 
-    def check(self, said: Said) -> None:
-        super().check(said)
-        changed_words(*said.pair(self.source, self.target))
+    def check(self, prompt_tokens: PromptTokens) -> None:
+        super().check(prompt_tokens)
+        changed_words(*prompt_tokens.pair(self.source, self.target))
 
-    def apply(self, effects: Effects, call: AttentionCall) -> None:
+    def apply(self, plan: EditPlan, call: AttentionCall) -> None:
         rows, sources = (
             call.denoiser_pass.cond_rows(self.target),
             call.denoiser_pass.cond_rows(self.source),
         )
-        effects.mix(rows, sources, *self.once(call, lambda: self.matrices(call)))
+        plan.add_mix(rows, sources, *self.once(call, lambda: self.matrices(call)))
 
     def matrices(self, call: AttentionCall) -> tuple[Tensor | None, Tensor]:
         """What is taken of the source's map, and what stays of the target's own."""

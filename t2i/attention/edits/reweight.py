@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from t2i.attention.call import AttentionCall
-from t2i.attention.compute.edit_plan import Effects
+from t2i.attention.compute.edit_plan import EditPlan
 from t2i.attention.edits.base.edit import LARGEST
 from t2i.attention.edits.base.word_edit import WindowedEdit
-from t2i.attention.prompts.prompt_tokens import Said
+from t2i.attention.prompts.prompt_tokens import PromptTokens
 from t2i.attention.site import is_number
 from t2i.errors import ArgumentError
 
@@ -45,22 +45,22 @@ class Reweight(WindowedEdit):
         neutral = self.source is None and all(weight == 1 for weight in self.weights.values())
         return super().does_nothing or neutral
 
-    def check(self, said: Said) -> None:
-        super().check(said)
+    def check(self, prompt_tokens: PromptTokens) -> None:
+        super().check(prompt_tokens)
         for word in self.weights:
-            said.span(self.target, word)
+            prompt_tokens.span(self.target, word)
 
-    def apply(self, effects: Effects, call: AttentionCall) -> None:
+    def apply(self, plan: EditPlan, call: AttentionCall) -> None:
         if self.does_nothing:
             return
         rows = call.denoiser_pass.cond_rows(self.target)
         sources = None if self.source is None else call.denoiser_pass.cond_rows(self.source)
         if sources is None or all(
-            effects.mixes_from(row, source) for row, source in zip(rows, sources, strict=True)
+            plan.has_mix_from(row, source) for row, source in zip(rows, sources, strict=True)
         ):
-            effects.mix(rows, None, *self.once(call, lambda: self.own(call)))
+            plan.add_mix(rows, None, *self.once(call, lambda: self.own(call)))
         else:
-            effects.mix(rows, sources, *self.once(call, lambda: self.sources(call)))
+            plan.add_mix(rows, sources, *self.once(call, lambda: self.sources(call)))
 
     def own(self, call: AttentionCall) -> tuple[Tensor | None, Tensor]:
         """Where the map is multiplied that the edits before have left."""

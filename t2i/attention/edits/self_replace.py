@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from t2i.attention.call import AttentionCall
-from t2i.attention.compute.edit_plan import Effects
+from t2i.attention.compute.edit_plan import EditPlan
 from t2i.attention.edits.base.edit import Edit
 from t2i.attention.site import Site
 
@@ -26,9 +26,9 @@ class SelfReplace(Edit):
         few = self.max_positions is None or site.positions <= self.max_positions
         return few and super().fits(site)
 
-    def apply(self, effects: Effects, call: AttentionCall) -> None:
+    def apply(self, plan: EditPlan, call: AttentionCall) -> None:
         rows, sources = (
             call.denoiser_pass.cond_rows(self.target),
             call.denoiser_pass.cond_rows(self.source),
         )
-        effects.share("qk", rows, sources, self.heads)
+        plan.copy_rows("qk", rows, sources, self.heads)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from t2i.attention.call import AttentionCall
-from t2i.attention.compute.edit_plan import Effects
+from t2i.attention.compute.edit_plan import EditPlan
 from t2i.attention.edits.base.edit import Edit
 from t2i.attention.site import Sites, Window
 
@@ -25,7 +25,7 @@ class ShareKeysValues(Edit):
     steps: Window = (0.08, 1.0)
     sites: Sites | str | None = Sites(place="up")
 
-    def apply(self, effects: Effects, call: AttentionCall) -> None:
+    def apply(self, plan: EditPlan, call: AttentionCall) -> None:
         rows = call.denoiser_pass.rows_in_all_branches(self.target)
         sources = call.denoiser_pass.rows_in_all_branches(self.source)
-        effects.share("kv", rows, sources, self.heads)
+        plan.copy_rows("kv", rows, sources, self.heads)

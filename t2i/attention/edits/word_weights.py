@@ -11,7 +11,7 @@ from torch import Tensor
 
 from t2i.attention.call import AttentionCall
 from t2i.attention.edits.base.score_bias import BiasEdit
-from t2i.attention.prompts.prompt_tokens import Said
+from t2i.attention.prompts.prompt_tokens import PromptTokens
 from t2i.attention.site import is_number
 from t2i.errors import ArgumentError
 
@@ -48,10 +48,10 @@ class WordWeights(BiasEdit):
     def does_nothing(self) -> bool:
         return super().does_nothing or all(weight == 1 for weight in self.weights.values())
 
-    def check(self, said: Said) -> None:
-        super().check(said)
+    def check(self, prompt_tokens: PromptTokens) -> None:
+        super().check(prompt_tokens)
         for word in self.weights:
-            said.span(self.target, word)
+            prompt_tokens.span(self.target, word)
 
     def bias(self, call: AttentionCall) -> Tensor:
         return call.prompt_tokens.per_token(self.target, self.weights, call.text_length).log()[None]

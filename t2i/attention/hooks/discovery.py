@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from t2i.attention.compute.tap import Call
+from t2i.attention.compute.tap import AttentionInputs
 from t2i.attention.hooks.forward_arguments import bind_arguments
 from t2i.attention.site import Kind, Place, Site
 from t2i.errors import AttentionError
@@ -73,7 +73,7 @@ class Discovery:
     thread: int = field(default_factory=threading.get_ident)
     """Another that runs the same model meanwhile is not heard."""
 
-    def site(self, call: Call) -> Site | None:
+    def site(self, call: AttentionInputs) -> Site | None:
         """The site that this call belongs to; None where it is not the text's, as the further
         calls that image prompts make."""
         if not self.stack or self._is_elsewhere:
@@ -116,7 +116,7 @@ class Discovery:
                 break
         return ("self", own, 0) if queries == keys else (None, own, 0)
 
-    def _see_order(self, inner: Running, call: Call, told: int) -> None:
+    def _see_order(self, inner: Running, call: AttentionInputs, told: int) -> None:
         """Whether the text comes first among the keys, by looking for it there."""
         whole, text = call.value.transpose(1, 2).flatten(2), inner.text_values_BTD
         if text is None:  # both go through the same parts

@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from t2i.attention.hooks.forward_arguments import bind_arguments
-from t2i.attention.prompts.prompt_tokenizers import readers_of
-from t2i.attention.prompts.prompt_tokens import Reader
+from t2i.attention.prompts.prompt_tokenizers import find_prompt_tokenizers
+from t2i.attention.prompts.prompt_tokens import PromptTokenizer
 from t2i.errors import ArgumentError
 from t2i.text.token_layout import Readable, window_of
 
@@ -19,8 +19,8 @@ class EncodedPrompts:
     """The tokens that reached each text encoder since the last run began."""
 
     def __init__(self, pipeline: Any) -> None:
-        self._read: list[tuple[Reader, nn.Module, list[list[list[int]]]]] = []
-        for reader in () if pipeline is None else readers_of(pipeline, None):
+        self._read: list[tuple[PromptTokenizer, nn.Module, list[list[list[int]]]]] = []
+        for reader in () if pipeline is None else find_prompt_tokenizers(pipeline, None):
             for part in PARTS:
                 encoder = getattr(pipeline, f"text_encoder{part}", None)
                 own = getattr(pipeline, f"tokenizer{part}", None) is reader.text
@@ -61,7 +61,7 @@ def noting(calls: list[list[list[int]]]) -> Callable[..., None]:
     return note
 
 
-def beginning(reader: Reader, prompt: Readable) -> list[int]:
+def beginning(reader: PromptTokenizer, prompt: Readable) -> list[int]:
     """The tokens that a row of the prompt begins with, up to its end or to the first window's."""
     window = window_of(reader.text)  # type: ignore[arg-type]  # of a pipeline that is not ours
     first, *more = window.chunks(reader.text_of(prompt))

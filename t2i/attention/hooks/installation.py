@@ -11,10 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from t2i.attention.compute import kernels as kernel
-from t2i.attention.compute.device_tensors import Sent
-from t2i.attention.compute.edit_plan import Effects
-from t2i.attention.compute.tap import Call, Scores, heard, scores_tapped, tapped
+from t2i.attention.compute import kernels
+from t2i.attention.compute.device_tensors import DeviceTensors
+from t2i.attention.compute.edit_plan import EditPlan
+from t2i.attention.compute.tap import (
+    AttentionInputs,
+    ScoresFunction,
+    install_scores_tap,
+    install_tap,
+    listen,
+)
 from t2i.attention.hooks.attention_listener import AttentionListener
 from t2i.attention.hooks.compiled import is_compiled
 from t2i.attention.hooks.discovery import Discovery, discovering
@@ -34,7 +40,7 @@ class Installation:
         self.sessions: list[AttentionListener] = []
         self.sites: dict[str, Site] = {}
         self.kernels: dict[str, set[str]] = {}
-        self._sent = Sent()
+        self._device_tensors = DeviceTensors()
         self.is_dry_run = False
         """Whether the run is a trial in which nobody reads or edits."""
         self._looked = 0
@@ -51,13 +57,13 @@ class Installation:
 
     def open(self) -> None:
         """Put the tap into torch, and listen for the end of every pass."""
-        self._tap.enter_context(tapped())
+        self._tap.enter_context(install_tap())
         hook = self.called.register_forward_hook(self._returned, always_call=True)
         self._tap.callback(hook.remove)
         self._tap.enter_context(wrapped_call(self.called, None, self._returned))
         for module in self.names:
             if hasattr(module, "get_attention_scores"):
-                self._tap.enter_context(scores_tapped(module))
+                self._tap.enter_context(install_scores_tap(module))
 
     def close(self) -> None:
         """Take out everything; what was found stays known."""
@@ -127,7 +133,7 @@ class Installation:
             # Sites are found by hooks, which a compiled model would be compiled with.
             self._looking.enter_context(torch.compiler.set_stance("force_eager"))
         self._discovery = self._looking.enter_context(discovering(self.root, self.names))
-        self._looking.enter_context(heard(self))
+        self._looking.enter_context(listen(self))
 
     def _look_again(self, discovery: Discovery) -> None:
         """The pass before has raised; its hooks are still there."""
@@ -169,12 +175,12 @@ class Installation:
 
     # a call of attention, while the sites are looked for
 
-    def fused(self, call: Call) -> Tensor:
+    def handle_attention(self, call: AttentionInputs) -> Tensor:
         site = self._found(call)
-        return call.run() if site is None else self.answer(call, site)
+        return call.run_kernel() if site is None else self.answer(call, site)
 
-    def eager(
-        self, query: Tensor, key: Tensor, mask: Tensor | None, scores: Scores, module: Any
+    def handle_scores(
+        self, query: Tensor, key: Tensor, mask: Tensor | None, scores: ScoresFunction, module: Any
     ) -> Tensor:
         call = of_heads(query, key, module)
         site = self._found(call)
@@ -182,7 +188,7 @@ class Installation:
             return scores(query, key, mask)
         return self.answer_eager(call, mask, site, scores)
 
-    def _found(self, call: Call) -> Site | None:
+    def _found(self, call: AttentionInputs) -> Site | None:
         if self._discovery is None or self._broken:
             return None
         site = self._discovery.site(call)
@@ -195,20 +201,22 @@ class Installation:
 
     # and afterwards
 
-    def answer(self, call: Call, site: Site) -> Tensor:
+    def answer(self, call: AttentionInputs, site: Site) -> Tensor:
         """The output of one call, edited and read."""
-        effects, hearing = self._effects(site, len(call.query))
+        plan, hearing = self._plan_edits(site, len(call.query))
         every = (session.recorded_row(site) for session in hearing)
         recorded_row = next((one for one in every if one is not None), None)
-        out, attended = kernel.fused(call, site, effects, recorded_row)
+        out, probabilities = kernels.run_edited_attention(call, site, plan, recorded_row)
         for session in hearing:
-            session.on_attention(attended)
+            session.on_attention(probabilities)
         return out
 
-    def answer_eager(self, call: Call, mask: Tensor | None, site: Site, scores: Scores) -> Tensor:
+    def answer_eager(
+        self, call: AttentionInputs, mask: Tensor | None, site: Site, scores: ScoresFunction
+    ) -> Tensor:
         """The probabilities, rows and heads in one axis, edited and read."""
         rows, heads = call.query.shape[:2]
-        effects, hearing = self._effects(site, rows)
+        plan, hearing = self._plan_edits(site, rows)
         if any(session.recorded_row(site) is not None for session in hearing):
             raise AttentionError(
                 f"{site.name} is computed by an older processor, which has no place for a source "
@@ -217,24 +225,24 @@ class Installation:
             )
         if mask is not None:
             mask = mask.unflatten(0, (rows, -1)) if len(mask) == rows * heads else mask[:, None]
-        attended = kernel.eager(call, mask, site, effects)
-        call = attended.call
+        probabilities = kernels.prepare_scores(call, mask, site, plan)
+        call = probabilities.inputs
         scored = scores(
             call.query.flatten(0, 1),
             call.key.flatten(0, 1),
-            kernel.eager_mask(attended),
+            kernels.build_scores_mask(probabilities),
         )
         probs_BNQK = scored.unflatten(0, (rows, heads))
-        for row in effects.mixes.keys() | effects.functions.keys():
+        for row in plan.mixes.keys() | plan.functions.keys():
             probs_BNQK = probs_BNQK.clone()
-            probs_BNQK[row] = torch.cat(list(attended.parts(row)), dim=1).to(probs_BNQK)
+            probs_BNQK[row] = torch.cat(list(probabilities.map_chunks(row)), dim=1).to(probs_BNQK)
         for session in hearing:
-            session.on_attention(attended)
+            session.on_attention(probabilities)
         edited: Tensor = probs_BNQK.flatten(0, 1)
         return edited
 
-    def _effects(self, site: Site, rows: int) -> tuple[Effects, list[AttentionListener]]:
-        effects = Effects(sent=self._sent)
+    def _plan_edits(self, site: Site, rows: int) -> tuple[EditPlan, list[AttentionListener]]:
+        plan = EditPlan(device_tensors=self._device_tensors)
         hearing = [session for session in self._at_work() if session.wants(site)]
         for session in hearing:
             if session.num_rows() != rows:
@@ -243,10 +251,10 @@ class Installation:
                     f"{session.num_rows()}: attend() cannot assign them. Give it the prompts of "
                     "the call, and switch off what divides the batch."
                 )
-            session.plan_edits(site, effects)
+            session.plan_edits(site, plan)
         if hearing:
-            self.kernels.setdefault(site.name, set()).add(effects.kernel)
-        return effects, hearing
+            self.kernels.setdefault(site.name, set()).add(plan.kernel_description)
+        return plan, hearing
 
     def _at_work(self) -> list[AttentionListener]:
         return [session for session in self.sessions if session.num_rows() is not None]
@@ -265,14 +273,14 @@ class SiteListener:
             return None
         return self.installation.sites.get(self.name)
 
-    def fused(self, call: Call) -> Tensor:
+    def handle_attention(self, call: AttentionInputs) -> Tensor:
         site = self.site
         if site is None or call.key.shape[2] != site.keys:  # of image prompts
-            return call.run()
+            return call.run_kernel()
         return self.installation.answer(call, site)
 
-    def eager(
-        self, query: Tensor, key: Tensor, mask: Tensor | None, scores: Scores, module: Any
+    def handle_scores(
+        self, query: Tensor, key: Tensor, mask: Tensor | None, scores: ScoresFunction, module: Any
     ) -> Tensor:
         site = self.site
         if site is None or key.shape[1] != site.keys:

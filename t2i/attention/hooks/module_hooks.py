@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from t2i.attention.compute.tap import Call, Listener, heard
+from t2i.attention.compute.tap import AttentionHandler, AttentionInputs, listen
 from t2i.errors import AttentionError
 from t2i.terminal import several
 
@@ -23,7 +23,7 @@ After = Callable[[nn.Module, tuple[Any, ...], object], None]
 
 
 @contextmanager
-def listening(module: nn.Module, listener: Listener) -> Iterator[None]:
+def listening(module: nn.Module, listener: AttentionHandler) -> Iterator[None]:
     """The attention inside the module's forward is answered by `listener`.
 
     It runs uncompiled, and everything around it as before.
@@ -44,7 +44,9 @@ def listening(module: nn.Module, listener: Listener) -> Iterator[None]:
             _answers[module] = around
 
 
-_answers: WeakKeyDictionary[nn.Module, tuple[Callable[..., Any], Listener]] = WeakKeyDictionary()
+_answers: WeakKeyDictionary[nn.Module, tuple[Callable[..., Any], AttentionHandler]] = (
+    WeakKeyDictionary()
+)
 """Of each module that is listened to: its own forward, and who answers."""
 _forwards: WeakKeyDictionary[nn.Module, Callable[..., Any]] = WeakKeyDictionary()
 """The same function in every session: what is compiled around it need not be compiled again."""
@@ -64,7 +66,7 @@ def _forward_of(module: nn.Module) -> Callable[..., Any]:
         if answer is None:  # taken away just now, by another thread whose session it was
             return own.forward(*args, **kwargs)
         inner, listener = answer
-        with heard(listener):
+        with listen(listener):
             return inner(*args, **kwargs)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
@@ -75,7 +77,7 @@ def _forward_of(module: nn.Module) -> Callable[..., Any]:
     return forward
 
 
-def of_heads(query: Tensor, key: Tensor, module: Any) -> Call:
+def of_heads(query: Tensor, key: Tensor, module: Any) -> AttentionInputs:
     """What a processor asks scores of, (rows * heads, Q, E), by rows and heads."""
     heads = int(module.heads)
     if len(query) % heads:
@@ -85,7 +87,9 @@ def of_heads(query: Tensor, key: Tensor, module: Any) -> Call:
             "cannot be told. Switch it off with pipe.disable_attention_slicing()."
         )
     query, key = (one.unflatten(0, (-1, heads)) for one in (query, key))
-    return Call(query, key, key, scale=getattr(module, "scale", 1 / math.sqrt(query.shape[-1])))
+    return AttentionInputs(
+        query, key, key, scale=getattr(module, "scale", 1 / math.sqrt(query.shape[-1]))
+    )
 
 
 @contextmanager

@@ -35,7 +35,7 @@ SHOWN_WIDTH = 256
 
 
 @dataclass(slots=True)
-class Plane:
+class SiteAccumulator:
     """What one site showed of one picture: a sum over steps, (N or 1, S, Q) float32.
 
     steps : for each token at how many of them it was said
@@ -46,7 +46,7 @@ class Plane:
     site: Site
     total_NSQ: Tensor
     steps: list[int]
-    rivalry_1SQ: Tensor | None = None
+    relative_1SQ: Tensor | None = None
 
     @property
     def mean_NSQ(self) -> Tensor:
@@ -54,26 +54,26 @@ class Plane:
         return self.total_NSQ / self._said_S1()
 
     @property
-    def mean_rivalry_1SQ(self) -> Tensor:
+    def mean_relative_1SQ(self) -> Tensor:
         """The same of what the default convention is made of."""
-        assert self.rivalry_1SQ is not None
-        return self.rivalry_1SQ / self._said_S1()
+        assert self.relative_1SQ is not None
+        return self.relative_1SQ / self._said_S1()
 
     def add(
-        self, words_NSQ: Tensor, columns: Sequence[int], rivalry_1SQ: Tensor | None = None
+        self, words_NSQ: Tensor, columns: Sequence[int], relative_1SQ: Tensor | None = None
     ) -> None:
         """One more step, at which these columns are said; new ones are the last."""
         new = words_NSQ.shape[1] - self.total_NSQ.shape[1]
         if new:
             self.total_NSQ = functional.pad(self.total_NSQ, (0, 0, 0, new))
             self.steps += [0] * new
-            if self.rivalry_1SQ is not None:
-                self.rivalry_1SQ = functional.pad(self.rivalry_1SQ, (0, 0, 0, new))
+            if self.relative_1SQ is not None:
+                self.relative_1SQ = functional.pad(self.relative_1SQ, (0, 0, 0, new))
         self.total_NSQ += words_NSQ
-        if rivalry_1SQ is not None:
-            if self.rivalry_1SQ is None:
-                self.rivalry_1SQ = torch.zeros_like(rivalry_1SQ)
-            self.rivalry_1SQ += rivalry_1SQ
+        if relative_1SQ is not None:
+            if self.relative_1SQ is None:
+                self.relative_1SQ = torch.zeros_like(relative_1SQ)
+            self.relative_1SQ += relative_1SQ
         for column in columns:
             self.steps[column] += 1
 
@@ -82,7 +82,7 @@ class Plane:
 
 
 @dataclass(slots=True)
-class Recorded:
+class ProbeMeasurements:
     """What a probe heard in a run.
 
     tokens : for each word the columns along S that are its own; words may share them
@@ -92,7 +92,7 @@ class Recorded:
 
     tokens: dict[str, tuple[int, ...]] = field(default_factory=dict)
     columns: int = 0
-    planes: dict[tuple[int, str], Plane] = field(default_factory=dict)
+    accumulators: dict[tuple[int, str], SiteAccumulator] = field(default_factory=dict)
     latent_size: Size | None = None
     raw: dict[str, list[Tensor]] = field(default_factory=dict)
     """Site -> for each step (pictures, N, S, Q), where they were asked for."""
@@ -101,7 +101,7 @@ class Recorded:
 
     def clear(self) -> None:
         """Let go of a run."""
-        for kept in (self.tokens, self.planes, self.raw, self.live):
+        for kept in (self.tokens, self.accumulators, self.raw, self.live):
             kept.clear()
         self.columns = 0
 
@@ -121,7 +121,7 @@ class HeatMaps(Mapping[str, Tensor]):
 
     def __init__(
         self,
-        recorded: Recorded,
+        measurements: ProbeMeasurements,
         words: tuple[str, ...],
         convention: Convention = "default",
         grid: Size | None = None,
@@ -131,7 +131,7 @@ class HeatMaps(Mapping[str, Tensor]):
             raise ArgumentError(
                 f"Got convention={convention!r}. {nearest(convention, CONVENTIONS)}"
             )
-        self.recorded, self.words, self.convention = recorded, words, convention
+        self.measurements, self.words, self.convention = measurements, words, convention
         self.wanted_grid, self.picture = grid, picture
 
     def __getitem__(self, word: str) -> Tensor:
@@ -146,7 +146,7 @@ class HeatMaps(Mapping[str, Tensor]):
 
     def of(self, picture: int) -> "HeatMaps":
         """The maps of another of the prompt's pictures."""
-        return HeatMaps(self.recorded, self.words, self.convention, self.wanted_grid, picture)
+        return HeatMaps(self.measurements, self.words, self.convention, self.wanted_grid, picture)
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -157,15 +157,17 @@ class HeatMaps(Mapping[str, Tensor]):
     def grid(self) -> Size:
         """H, W of every map: as asked for, else the latents', else the largest site's."""
         sizes = [plane.site.size for plane in self._planes() if plane.site.size]
-        if self.wanted_grid or self.recorded.latent_size:
-            return self.wanted_grid or self.recorded.latent_size or (0, 0)
+        if self.wanted_grid or self.measurements.latent_size:
+            return self.wanted_grid or self.measurements.latent_size or (0, 0)
         return max(sizes) if sizes else (1, self._planes()[0].site.positions)
 
     def at(self, word: str, site: str) -> Tensor:
         """The word's mean probability at one site, (H, W) there: over heads, steps, tokens."""
-        plane = self.recorded.planes.get((self.picture, site))
+        plane = self.measurements.accumulators.get((self.picture, site))
         if plane is None:
-            names = [name for picture, name in self.recorded.planes if picture == self.picture]
+            names = [
+                name for picture, name in self.measurements.accumulators if picture == self.picture
+            ]
             raise ArgumentError(f"No map of the site {site!r}. {nearest(site, names)}")
         mean_Q = plane.mean_NSQ[:, self._columns(word)].cpu().float().mean(dim=(0, 1))
         return mean_Q.view(plane.site.size or (1, -1))
@@ -244,7 +246,7 @@ class HeatMaps(Mapping[str, Tensor]):
         """All sites, heads, steps and tokens of the word as one, (H, W)."""
         if self.convention != "default":
             return self._probability(word)
-        return self._one(word, [plane.mean_rivalry_1SQ for plane in self._planes()])
+        return self._one(word, [plane.mean_relative_1SQ for plane in self._planes()])
 
     def _probability(self, word: str) -> Tensor:
         """The same of the probabilities, whatever the map is made of."""
@@ -268,25 +270,29 @@ class HeatMaps(Mapping[str, Tensor]):
                 maps.append(resized_NSHW.mean(dim=(0, 1)))
         return torch.stack(maps).mean(0)
 
-    def _planes(self) -> list[Plane]:
-        planes = [p for (picture, _), p in self.recorded.planes.items() if picture == self.picture]
-        if not planes:
-            pictures = {picture for picture, _ in self.recorded.planes}
+    def _planes(self) -> list[SiteAccumulator]:
+        accumulators = [
+            p
+            for (picture, _), p in self.measurements.accumulators.items()
+            if picture == self.picture
+        ]
+        if not accumulators:
+            pictures = {picture for picture, _ in self.measurements.accumulators}
             raise ArgumentError(
                 f"There are maps of {several(len(pictures), 'picture')}, none of number "
                 f"{self.picture}."
                 if pictures
                 else "There are no maps yet: make a picture inside `with attend(...)` first."
             )
-        return planes
+        return accumulators
 
     def _columns(self, word: str) -> list[int]:
         if word not in self.words:
             raise ArgumentError(f"No probe was asked for {word!r}. {nearest(word, self.words)}")
         self._planes()
-        if word not in self.recorded.tokens:
+        if word not in self.measurements.tokens:
             raise ArgumentError(f"There is no map of {word!r} yet: no step so far has said it.")
-        return list(self.recorded.tokens[word])
+        return list(self.measurements.tokens[word])
 
 
 def load_maps(path: str | Path) -> dict[str, Tensor]:

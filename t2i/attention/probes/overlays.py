@@ -5,7 +5,7 @@ from PIL import Image
 from t2i.attention.probes.heat_maps import SHOWN_WIDTH, HeatMaps
 
 
-def with_overlays(picture: Image.Image, maps: HeatMaps | None) -> list[Image.Image]:
+def draw_overlays(picture: Image.Image, maps: HeatMaps | None) -> list[Image.Image]:
     """The picture, then one for each word of its maps, in their order."""
     shown = enlarged(picture)
     return [shown] if maps is None else [shown, *(maps.overlay(word, shown) for word in maps)]

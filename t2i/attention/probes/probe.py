@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from t2i.attention.call import AttentionCall
-from t2i.attention.compute.probabilities import Attended
+from t2i.attention.compute.probabilities import AttentionProbabilities
 from t2i.attention.denoiser_pass import check_prompt
-from t2i.attention.probes.heat_maps import Convention, HeatMaps, Plane, Recorded
-from t2i.attention.prompts.prompt_tokens import Said, Word
+from t2i.attention.probes.heat_maps import Convention, HeatMaps, ProbeMeasurements, SiteAccumulator
+from t2i.attention.prompts.prompt_tokens import PromptTokens, Word
 from t2i.attention.site import Site, Sites, Window, check_heads, check_window, sites_of, steps_of
 from t2i.errors import ArgumentError
 from t2i.terminal import several
@@ -34,7 +34,7 @@ class Probe:
     convention: Convention = "default"
     grad: bool = False
     raw: bool = False
-    recorded: Recorded = field(default_factory=Recorded)
+    measurements: ProbeMeasurements = field(default_factory=ProbeMeasurements)
     maps: HeatMaps = field(init=False)
     _read: "Columns | None" = None
 
@@ -47,7 +47,7 @@ class Probe:
             self.sites = DAAM_SITES
         self.sites = sites_of(self.sites)
         names = tuple(map(str, self.words))
-        self.maps = HeatMaps(self.recorded, names, self.convention, self.grid)
+        self.maps = HeatMaps(self.measurements, names, self.convention, self.grid)
 
     def __str__(self) -> str:
         return f"Probe({', '.join(map(repr, self.words))}, prompt={self.prompt})"
@@ -98,27 +98,27 @@ class Probe:
         """Whether it reads at this step."""
         return step in steps_of(self.steps, num_steps)
 
-    def check(self, said: Said) -> None:
+    def check(self, prompt_tokens: PromptTokens) -> None:
         """Raise ArgumentError for a prompt or words that are not there."""
-        check_prompt("prompt", self.prompt, said.count)
+        check_prompt("prompt", self.prompt, prompt_tokens.count)
         for word in self.words:
-            said.span(self.prompt, word)
+            prompt_tokens.span(self.prompt, word)
 
-    def begin(self, said: Said, latent_size: tuple[int, int] | None) -> None:
+    def begin(self, prompt_tokens: PromptTokens, latent_size: tuple[int, int] | None) -> None:
         """A run begins: what was kept of the one before is let go."""
-        self.recorded.clear()
-        self.recorded.latent_size = latent_size
+        self.measurements.clear()
+        self.measurements.latent_size = latent_size
         self._read = None
-        self._columns(said)
+        self._columns(prompt_tokens)
 
     def bytes_at(self, site: Site, pictures: int, steps: int) -> int:
         """What it keeps of a site in a run."""
         heads = len(self.heads) if self.heads is not None else site.heads
-        number = pictures * self.recorded.columns * site.positions * 4
+        number = pictures * self.measurements.columns * site.positions * 4
         kept = {"daam": heads, "default": 2, "mean": 1}[self.convention]
         return number * kept + (number * heads * steps if self.raw else 0)
 
-    def on_attention(self, attended: Attended, call: AttentionCall) -> None:
+    def on_attention(self, probabilities: AttentionProbabilities, call: AttentionCall) -> None:
         """Take down what this call shows of the words."""
         read = self._columns(call.prompt_tokens)
         if read.places and max(read.places) >= call.text_length:
@@ -128,25 +128,25 @@ class Probe:
                 f"{call.text_length - 1}."
             )
         live = []
-        places_S = read.places_on(attended.call.query.device)
+        places_S = read.places_on(probabilities.inputs.query.device)
         heads = None if self.heads is None else list(self.heads)
         for picture, row in enumerate(call.denoiser_pass.cond_rows(self.prompt)):
             with torch.set_grad_enabled(self.grad and torch.is_grad_enabled()):
-                words_NSQ = attended.tokens(row, places_S)
+                words_NSQ = probabilities.token_probabilities(row, places_S)
                 words_NSQ = words_NSQ if heads is None else words_NSQ[heads]
-                rivalry_1SQ = None
+                relative_1SQ = None
                 if self.convention == "default":
-                    rivalry_1SQ = attended.rivalry(row, places_S, heads)
-                    rivalry_1SQ = read.spread(rivalry_1SQ, self.recorded.columns)
-                words_NSQ = read.spread(words_NSQ, self.recorded.columns)
+                    relative_1SQ = probabilities.relative_probability(row, places_S, heads)
+                    relative_1SQ = read.spread(relative_1SQ, self.measurements.columns)
+                words_NSQ = read.spread(words_NSQ, self.measurements.columns)
             live.append(words_NSQ)
-            self._take(call.site, picture, words_NSQ.detach(), read, rivalry_1SQ)
+            self._take(call.site, picture, words_NSQ.detach(), read, relative_1SQ)
         if live and (self.grad or self.raw):
             all_BNSQ = torch.stack(live)
             if self.grad:
-                self.recorded.live[call.site.name] = all_BNSQ
+                self.measurements.live[call.site.name] = all_BNSQ
             if self.raw:
-                self.recorded.raw.setdefault(call.site.name, []).append(all_BNSQ.detach().cpu())
+                self.measurements.raw.setdefault(call.site.name, []).append(all_BNSQ.detach().cpu())
 
     def _take(
         self,
@@ -154,33 +154,33 @@ class Probe:
         picture: int,
         words_NSQ: Tensor,
         read: "Columns",
-        rivalry_1SQ: Tensor | None,
+        relative_1SQ: Tensor | None,
     ) -> None:
         if self.convention != "daam":
             words_NSQ = words_NSQ.mean(dim=0, keepdim=True)
-        plane = self.recorded.planes.get((picture, site.name))
+        plane = self.measurements.accumulators.get((picture, site.name))
         if plane is None:
-            plane = Plane(site, torch.zeros_like(words_NSQ), [0] * words_NSQ.shape[1])
-            self.recorded.planes[picture, site.name] = plane
-        plane.add(words_NSQ, read.columns, rivalry_1SQ)
+            plane = SiteAccumulator(site, torch.zeros_like(words_NSQ), [0] * words_NSQ.shape[1])
+            self.measurements.accumulators[picture, site.name] = plane
+        plane.add(words_NSQ, read.columns, relative_1SQ)
 
-    def _columns(self, said: Said) -> "Columns":
+    def _columns(self, prompt_tokens: PromptTokens) -> "Columns":
         """Where the words stand in what is said now; the same token keeps its column."""
-        if self._read is not None and self._read.said is said:
+        if self._read is not None and self._read.prompt_tokens is prompt_tokens:
             return self._read
         column_at: dict[int, int] = {}
         places: dict[int, int] = {}
         for word, name in zip(self.words, self.maps.words, strict=True):
-            own = list(self.recorded.tokens.get(name, ()))
-            for number, place in enumerate(said.span(self.prompt, word)):
+            own = list(self.measurements.tokens.get(name, ()))
+            for number, place in enumerate(prompt_tokens.span(self.prompt, word)):
                 if number == len(own):
-                    own.append(column_at.get(place, self.recorded.columns))
-                    self.recorded.columns = max(self.recorded.columns, own[number] + 1)
+                    own.append(column_at.get(place, self.measurements.columns))
+                    self.measurements.columns = max(self.measurements.columns, own[number] + 1)
                 column_at[place] = own[number]
                 places[own[number]] = place
             if own:
-                self.recorded.tokens[name] = tuple(own)
-        self._read = Columns(said, tuple(places), tuple(places.values()))
+                self.measurements.tokens[name] = tuple(own)
+        self._read = Columns(prompt_tokens, tuple(places), tuple(places.values()))
         return self._read
 
 
@@ -188,7 +188,7 @@ class Probe:
 class Columns:
     """Of what is said at a step: which columns along S are there, and their places along T."""
 
-    said: Said
+    prompt_tokens: PromptTokens
     columns: tuple[int, ...]
     places: tuple[int, ...]
     _there: dict[torch.device, Tensor] = field(default_factory=dict, repr=False, compare=False)

@@ -7,7 +7,7 @@ from typing import Any
 from diffusers.utils.import_utils import is_bs4_available, is_ftfy_available
 from torch import nn
 
-from t2i.attention.prompts.prompt_tokens import Reader
+from t2i.attention.prompts.prompt_tokens import PromptTokenizer
 from t2i.conditioning.run_state import SupportsStepCallbacks
 from t2i.errors import ArgumentError
 from t2i.text.encoders.selection import text_encoder
@@ -15,7 +15,7 @@ from t2i.text.encoders.selection import text_encoder
 CLIP_TOKENS = 77
 
 
-def readers_of(x: Any, tokenizer: Any) -> tuple[Reader, ...]:
+def find_prompt_tokenizers(x: Any, tokenizer: Any) -> tuple[PromptTokenizer, ...]:
     """One reader for each stretch of the text, in the order in which they stand there."""
     root = denoiser_of(x)
     if told_pictures_only(root):
@@ -27,7 +27,7 @@ def readers_of(x: Any, tokenizer: Any) -> tuple[Reader, ...]:
         return ()
     first = places_before_text(x, root)
     if tokenizer is not None:
-        return (Reader(tokenizer, first),)
+        return (PromptTokenizer(tokenizer, first),)
     if isinstance(x, SupportsStepCallbacks):
         return of_our_pipeline(x)
     if isinstance(x, nn.Module):
@@ -39,22 +39,24 @@ def readers_of(x: Any, tokenizer: Any) -> tuple[Reader, ...]:
         room = int(getattr(x, "tokenizer_max_length", CLIP_TOKENS))
         t5 = own[2] if x.text_encoder_3 is not None else None
         parts = [(clip, 0, room), (t5, room, None)]
-        return tuple(Reader(part[0], part[1], part[2]) for part in parts if part[0] is not None)
+        return tuple(
+            PromptTokenizer(part[0], part[1], part[2]) for part in parts if part[0] is not None
+        )
     if own[1] is not None and hasattr(x, "transformer"):
         if "encoder_hidden_states_t5" in inspect.signature(root.forward).parameters:
             return ()  # HunyuanDiT puts two texts of any length side by side: places only
-        return (Reader(own[1]),)  # Flux: CLIP gives it one vector only, T5 the tokens
+        return (PromptTokenizer(own[1]),)  # Flux: CLIP gives it one vector only, T5 the tokens
     found = next((one for one in own if one is not None), None)
-    return () if found is None else (Reader(found, first, reads=changed_by(x, found)),)
+    return () if found is None else (PromptTokenizer(found, first, reads=changed_by(x, found)),)
 
 
-def of_our_pipeline(x: Any) -> tuple[Reader, ...]:
+def of_our_pipeline(x: Any) -> tuple[PromptTokenizer, ...]:
     """The words of a second encoder stand in the same places."""
     for end in ("", "_2"):
         tokenizer = getattr(x, f"tokenizer{end}", None)
         if tokenizer is not None:
             encoder = text_encoder(tokenizer, getattr(x, f"text_encoder{end}"))
-            return (Reader(encoder, reads=changed_by(x, tokenizer)),)
+            return (PromptTokenizer(encoder, reads=changed_by(x, tokenizer)),)
     return ()
 
 

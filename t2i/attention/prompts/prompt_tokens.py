@@ -28,7 +28,7 @@ Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True)
-class Reader:
+class PromptTokenizer:
     """What turns a prompt into tokens, and where they begin along T."""
 
     text: TextEncoder | PreTrainedTokenizerBase
@@ -60,27 +60,27 @@ class Reader:
 
 
 @dataclass(frozen=True, slots=True)
-class Mentions:
+class WordMentions:
     """Words that were asked for in a run, as (prompt, word): those that some step of it says, and
     for the others what to answer."""
 
-    said: set[tuple[int, str]] = field(default_factory=set)
+    prompt_tokens: set[tuple[int, str]] = field(default_factory=set)
     unsaid: dict[tuple[int, str], ArgumentError] = field(default_factory=dict)
 
     def check(self) -> None:
         """The run is over: raise ArgumentError for a word that no step of it said."""
         for mention, error in self.unsaid.items():
-            if mention not in self.said:
+            if mention not in self.prompt_tokens:
                 raise error
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class PromptTokens:
     """The prompts of a run, each read by the same readers, as they are at some of its steps."""
 
     prompts: tuple[Readable, ...]
-    readers: tuple[Reader, ...]
-    mentions: Mentions = field(default_factory=Mentions, repr=False, compare=False)
+    readers: tuple[PromptTokenizer, ...]
+    mentions: WordMentions = field(default_factory=WordMentions, repr=False, compare=False)
     """Shared by all steps of a run."""
     unknown: int = 0
     """How many prompts there are whose texts nobody told."""
@@ -113,22 +113,24 @@ class Said:
                 "attend(pipe, prompts=[...]), one for each of the call."
             )
         check_prompt("prompt", prompt, len(self.prompts))
-        said = self.prompts[prompt]
+        prompt_tokens = self.prompts[prompt]
         try:
-            places = tuple(place for reader in self.readers for place in reader.places(said, word))
+            places = tuple(
+                place for reader in self.readers for place in reader.places(prompt_tokens, word)
+            )
             if not places:
                 raise ArgumentError(
                     f"{word!r} stands behind the tokens that this model reads of prompt {prompt}: "
                     "shorten the prompt before it."
                 )
         except ArgumentError as error:
-            if isinstance(said, str):
+            if isinstance(prompt_tokens, str):
                 if len(self.prompts) == 1:
                     raise
-                raise ArgumentError(f"{error} (Prompt {prompt}: {said!r:.80})") from error
+                raise ArgumentError(f"{error} (Prompt {prompt}: {prompt_tokens!r:.80})") from error
             self.mentions.unsaid[prompt, word] = error
             return ()
-        self.mentions.said.add((prompt, word))
+        self.mentions.prompt_tokens.add((prompt, word))
         return places
 
     def replacement(self, source: int, target: int, length: int) -> Tensor:
@@ -176,7 +178,7 @@ class Said:
         check_prompt("target", target, len(self.prompts))
         return self.prompts[source], self.prompts[target]
 
-    def _pair(self, source: int, target: int, reader: Reader) -> tuple[Readable, Readable]:
+    def _pair(self, source: int, target: int, reader: PromptTokenizer) -> tuple[Readable, Readable]:
         if not self.prompts or not self.readers:
             raise ArgumentError(
                 "Cannot compare prompts that are not known, or without a tokenizer: tell them, "
@@ -186,7 +188,7 @@ class Said:
         one, other = self.pair(source, target)
         return reader.text_of(one), reader.text_of(other)
 
-    def _part(self, reader: Reader, length: int) -> tuple[int, int]:
+    def _part(self, reader: PromptTokenizer, length: int) -> tuple[int, int]:
         end = length if reader.tokens is None else reader.first + reader.tokens
         return reader.first, min(end, length)
 

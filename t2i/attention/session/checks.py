@@ -5,7 +5,7 @@ B rows of one prompt, N heads, K key positions, E width of a head.
 
 from collections.abc import Sequence
 
-from t2i.attention.compute.tap import Call
+from t2i.attention.compute.tap import AttentionInputs
 from t2i.attention.denoiser_pass import DenoiserPass
 from t2i.attention.edits.base.edit import Edit
 from t2i.attention.session.participant import ParticipantEntry
@@ -65,7 +65,7 @@ def check_sites(
         )
 
 
-def check_texts(denoiser_pass: DenoiserPass, site: Site, call: Call) -> None:
+def check_texts(denoiser_pass: DenoiserPass, site: Site, call: AttentionInputs) -> None:
     """Raise ArgumentError where the images of one prompt attend to different texts.
 
     Then the prompts of the session are not those of the call.

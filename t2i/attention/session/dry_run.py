@@ -10,10 +10,10 @@ import torch
 from diffusers import DiffusionPipeline
 
 from t2i.attention.call import AttentionCall
-from t2i.attention.compute.edit_plan import Effects
+from t2i.attention.compute.edit_plan import EditPlan
 from t2i.attention.denoiser_pass import DenoiserPass
 from t2i.attention.hooks.installation import Installation
-from t2i.attention.prompts.prompt_tokens import Said
+from t2i.attention.prompts.prompt_tokens import PromptTokens
 from t2i.attention.session.participant import ParticipantEntry
 from t2i.attention.site import Site
 from t2i.errors import AttentionError
@@ -76,7 +76,7 @@ def _hidden_progress_bar(pipeline: Any) -> Iterator[None]:
 def plan_kernels(
     sites: Sequence[Site],
     entries: Sequence[ParticipantEntry],
-    prompt_tokens: Said | None,
+    prompt_tokens: PromptTokens | None,
     denoiser_pass: DenoiserPass,
 ) -> dict[str, set[str]]:
     """Return for each site the kernels that a run of `denoiser_pass.num_steps` steps will need.
@@ -95,11 +95,11 @@ def plan_kernels(
             continue
         kernels[site.name] = set()
         for step in range(denoiser_pass.num_steps):
-            effects = Effects()
+            plan = EditPlan()
             for edit in fitting:
                 if edit.covers(step, denoiser_pass.num_steps):
                     assert prompt_tokens is not None
                     one_pass = replace(denoiser_pass, step=step)
-                    edit.apply(effects, AttentionCall(site, one_pass, prompt_tokens))
-            kernels[site.name].add(effects.kernel)
+                    edit.apply(plan, AttentionCall(site, one_pass, prompt_tokens))
+            kernels[site.name].add(plan.kernel_description)
     return kernels

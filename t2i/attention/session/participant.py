@@ -7,12 +7,12 @@ from typing import Protocol
 from torch import Tensor
 
 from t2i.attention.call import AttentionCall
-from t2i.attention.compute.edit_plan import Effects
-from t2i.attention.compute.probabilities import Attended
+from t2i.attention.compute.edit_plan import EditPlan
+from t2i.attention.compute.probabilities import AttentionProbabilities
 from t2i.attention.denoiser_pass import DenoiserPass
-from t2i.attention.edits.base.edit import Look
+from t2i.attention.edits.base.edit import RunPass
 from t2i.attention.probes.probe import Probe
-from t2i.attention.prompts.prompt_tokens import Said
+from t2i.attention.prompts.prompt_tokens import PromptTokens
 from t2i.attention.site import Site
 from t2i.errors import ArgumentError
 
@@ -38,7 +38,7 @@ class Participant(Protocol):
     @property
     def does_nothing(self) -> bool: ...
 
-    def check(self, prompt_tokens: Said, /) -> None:
+    def check(self, prompt_tokens: PromptTokens, /) -> None:
         """Raise ArgumentError for prompts and words that the run does not have."""
 
     def probes(self) -> Sequence[Probe]:
@@ -51,11 +51,11 @@ class Participant(Protocol):
         """Return True for a step at which it acts."""
 
     def before_pass(
-        self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, look: Look, /
+        self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, look: RunPass, /
     ) -> Tensor:
         """Return the latents (B, C, H, W) that the denoiser shall read."""
 
-    def apply(self, effects: Effects, call: AttentionCall, /) -> None:
+    def apply(self, plan: EditPlan, call: AttentionCall, /) -> None:
         """Add its changes of this attention call to the edit plan."""
 
     def after_step(
@@ -86,7 +86,7 @@ class ParticipantEntry:
         steps = self.latent_steps if self.participant.edits_latents else self.active_steps
         return bool(steps) or self.participant.does_nothing
 
-    def begin_run(self, prompt_tokens: Said, latent_size: tuple[int, int] | None) -> None:
+    def begin_run(self, prompt_tokens: PromptTokens, latent_size: tuple[int, int] | None) -> None:
         """Prepare its probes for a new run."""
         for probe in self.probes:
             probe.begin(prompt_tokens, latent_size)
@@ -99,26 +99,28 @@ class ParticipantEntry:
         """Return True if it acts at the step of this pass."""
         return self.participant.covers(denoiser_pass.step, denoiser_pass.num_steps)
 
-    def plan_edit(self, effects: Effects, call: AttentionCall) -> None:
+    def plan_edit(self, plan: EditPlan, call: AttentionCall) -> None:
         """Add its changes of an attention call to the edit plan, if it edits that call."""
         participant = self.participant
         if participant.reads_only or not participant.fits(call.site):
             return
         if self.covers(call.denoiser_pass):
             self._check_heads(call)
-            participant.apply(effects, call)
+            participant.apply(plan, call)
             self._record(call)
 
-    def on_attention(self, attended: Attended, call: AttentionCall) -> None:
+    def on_attention(self, probabilities: AttentionProbabilities, call: AttentionCall) -> None:
         """Let its probes read an attention call that they fit and cover."""
         step, num_steps = call.denoiser_pass.step, call.denoiser_pass.num_steps
         for probe in self.probes:
             if probe.fits(call.site) and probe.covers(step, num_steps):
                 self._check_heads(call)
-                probe.on_attention(attended, call)
+                probe.on_attention(probabilities, call)
                 self._record(call)
 
-    def before_pass(self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, look: Look) -> Tensor:
+    def before_pass(
+        self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, look: RunPass
+    ) -> Tensor:
         """Return the latents (B, C, H, W) that the denoiser shall read at this step."""
         latents_BCHW = self.participant.before_pass(latents_BCHW, denoiser_pass, look)
         self.latent_steps.add(denoiser_pass.step)

@@ -12,17 +12,23 @@ import torch
 from torch import Tensor
 
 from t2i.attention.call import AttentionCall
-from t2i.attention.compute.edit_plan import Effects
-from t2i.attention.compute.probabilities import Attended
+from t2i.attention.compute.edit_plan import EditPlan
+from t2i.attention.compute.probabilities import AttentionProbabilities
 from t2i.attention.compute.recorded_rows import RecordedRow, RecordedRun
-from t2i.attention.compute.tap import Call
+from t2i.attention.compute.tap import AttentionInputs
 from t2i.attention.denoiser_pass import DenoiserPass
 from t2i.attention.edits.base.edit import AttentionCallback, Edit
 from t2i.attention.hooks.driven_session import CondPass
 from t2i.attention.hooks.installation import Installation
 from t2i.attention.probes.heat_maps import Convention, HeatMaps
 from t2i.attention.probes.probe import Probe
-from t2i.attention.prompts.prompt_tokens import Mentions, Reader, Said, Word, check_prompts
+from t2i.attention.prompts.prompt_tokens import (
+    PromptTokenizer,
+    PromptTokens,
+    Word,
+    WordMentions,
+    check_prompts,
+)
 from t2i.attention.session.checks import (
     check_all_acted,
     check_called_back,
@@ -49,7 +55,7 @@ class Session:
         self,
         x: Any,
         prompts: Sequence[Readable] | None,
-        readers: tuple[Reader, ...],
+        readers: tuple[PromptTokenizer, ...],
         *,
         budget: int,
         driven_by_callback: bool,
@@ -61,7 +67,7 @@ class Session:
         self.recorded_source = recorded_source
         self.installation: Installation | None = None
         self._x, self._readers = x, readers
-        self._prompt_tokens = None if self.prompts is None else Said(self.prompts, readers)
+        self._prompt_tokens = None if self.prompts is None else PromptTokens(self.prompts, readers)
         self._entries: list[ParticipantEntry] = []
         self._pass: DenoiserPass | None = None
         """The pass that is running."""
@@ -99,8 +105,8 @@ class Session:
         heads : numbers of the heads; all when left out
         grid : H, W of the maps; those of the latents when left out
         convention : see HeatMaps
-        grad : keep the maps of the last pass with their gradients (`maps.recorded.live`)
-        raw : keep the maps of every step and head (`maps.recorded.raw`)
+        grad : keep the maps of the last pass with their gradients (`maps.measurements.live`)
+        raw : keep the maps of every step and head (`maps.measurements.raw`)
 
         Raises ArgumentError for a word that the prompt does not have, as soon as the prompts are
         known.
@@ -246,16 +252,16 @@ class Session:
         """Return True if a probe or an edit is made for the site."""
         return any(entry.wants(site) for entry in self._entries)
 
-    def check_call(self, site: Site, call: Call) -> None:
+    def check_call(self, site: Site, call: AttentionInputs) -> None:
         """Raise ArgumentError for keys that cannot be those of the session's prompts."""
         if self._pass is not None and self.prompts is not None:
             check_texts(self._pass, site, call)
 
-    def plan_edits(self, site: Site, effects: Effects) -> None:
+    def plan_edits(self, site: Site, plan: EditPlan) -> None:
         """Add the changes that the edits make at the site to the edit plan."""
         call = self._call_at(site)
         for entry in self._entries:
-            entry.plan_edit(effects, call)
+            entry.plan_edit(plan, call)
 
     def recorded_row(self, site: Site) -> RecordedRow | None:
         """Return the queries and keys of the recorded source at the site, if there are any."""
@@ -263,14 +269,14 @@ class Session:
             return None
         return self.recorded_source.recorded_row(site.name, self._pass.step)
 
-    def on_attention(self, attended: Attended) -> None:
+    def on_attention(self, probabilities: AttentionProbabilities) -> None:
         """Let the probes read a call, or the edit that looks ahead."""
-        call = self._call_at(attended.site)
+        call = self._call_at(probabilities.site)
         if self._look_ahead is not None:
-            self._look_ahead(attended, call)
+            self._look_ahead(probabilities, call)
             return
         for entry in self._entries:
-            entry.on_attention(attended, call)
+            entry.on_attention(probabilities, call)
 
     def finish(self) -> None:
         """Raise ArgumentError for a word that no prompt had, AttentionError for a participant that
@@ -349,8 +355,10 @@ class Session:
             return
         if begins and before is not None and self._last is not None:
             before.mentions.check()
-        mentions = Mentions() if begins or before is None else before.mentions
-        self._prompt_tokens = Said(prompts, self._readers, mentions, denoiser_pass.num_prompts)
+        mentions = WordMentions() if begins or before is None else before.mentions
+        self._prompt_tokens = PromptTokens(
+            prompts, self._readers, mentions, denoiser_pass.num_prompts
+        )
         for entry in self._entries:
             entry.participant.check(self._prompt_tokens)
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.attention import HeatMaps, attend
-from t2i.attention.probes.heat_maps import CONVENTIONS, Convention, Recorded
-from t2i.attention.prompts.prompt_tokenizers import readers_of
+from t2i.attention.probes.heat_maps import CONVENTIONS, Convention, ProbeMeasurements
+from t2i.attention.prompts.prompt_tokenizers import find_prompt_tokenizers
 from t2i.evaluate.inspection.known_picture_run import along_picture, beside
 from t2i.evaluate.inspection.map_scores import centred, to_picture
 from t2i.evaluate.inspection.records import ALL
@@ -55,12 +55,14 @@ class Heat:
 
 def of_sites(maps: HeatMaps, names: Sequence[str]) -> HeatMaps:
     """The maps that a probe of these sites alone would have made."""
-    recorded = maps.recorded
-    chosen = Recorded(
-        tokens=recorded.tokens,
-        columns=recorded.columns,
-        planes={key: plane for key, plane in recorded.planes.items() if key[1] in names},
-        latent_size=recorded.latent_size,
+    measurements = maps.measurements
+    chosen = ProbeMeasurements(
+        tokens=measurements.tokens,
+        columns=measurements.columns,
+        accumulators={
+            key: plane for key, plane in measurements.accumulators.items() if key[1] in names
+        },
+        latent_size=measurements.latent_size,
     )
     return HeatMaps(chosen, maps.words, maps.convention, maps.wanted_grid, maps.picture)
 
@@ -156,4 +158,4 @@ def other_word(
 def tokens_at(pipe: TextToImagePipeline, caption: str, word: str, span: tuple[int, int]) -> Span:
     """The tokens of a word there, however often the caption has it."""
     which = sum(match.start() < span[0] for match in pattern(word).finditer(caption))
-    return spans(readers_of(pipe, None)[0].text, caption, [word], which=which)[word]
+    return spans(find_prompt_tokenizers(pipe, None)[0].text, caption, [word], which=which)[word]

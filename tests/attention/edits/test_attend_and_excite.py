@@ -136,7 +136,7 @@ def test_probes_hear_the_steps_own_passes_only(pipe) -> None:
         attn.edit(AttendAndExcite(WORDS))
         pipe(SOURCE, num_inference_steps=4, output_type="latent")
         assert "2 steps" in attn.report().splitlines()[1]
-    assert all(len(steps) == 4 for steps in maps.recorded.raw.values())
+    assert all(len(steps) == 4 for steps in maps.measurements.raw.values())
 
 
 def test_it_goes_with_other_edits_and_sessions(pipe) -> None:
@@ -155,7 +155,7 @@ def test_it_goes_with_other_edits_and_sessions(pipe) -> None:
         outer.edit(Replace(steps=(0.0, 0.0)))
         inner = drawn(pipe, *edits)
     assert torch.equal(inner, together), difference(inner, together)
-    assert all(len(steps) == 4 for steps in maps.recorded.raw.values())
+    assert all(len(steps) == 4 for steps in maps.measurements.raw.values())
 
 
 def test_nothing_is_left_behind(pipe) -> None:

@@ -8,12 +8,12 @@ import torch
 
 from t2i.attention import Site
 from t2i.attention.call import AttentionCall
-from t2i.attention.compute.edit_plan import Effects
-from t2i.attention.compute.kernels import fused
-from t2i.attention.compute.tap import Call
+from t2i.attention.compute.edit_plan import EditPlan
+from t2i.attention.compute.kernels import run_edited_attention
+from t2i.attention.compute.tap import AttentionInputs
 from t2i.attention.denoiser_pass import DenoiserPass
 from t2i.attention.edits.base.score_bias import over_keys
-from t2i.attention.prompts.prompt_tokens import Said
+from t2i.attention.prompts.prompt_tokens import PromptTokens
 
 TEXT_FIRST = Site("joint", "joint", "", (2, 3), 3, 10, (0, 4), (4, 10))
 TEXT_LAST = Site("joint", "joint", "", (2, 3), 3, 10, (6, 10), (0, 6))
@@ -29,11 +29,11 @@ def test_a_bias_of_the_text_is_for_the_picture(site: Site, heads, places: int) -
     query = torch.randn(2, 3, queries, 8)
     key, value = torch.randn(2, 2, 3, site.keys, 8).unbind()
     bias_PT = torch.randn(places, 4)
-    call = AttentionCall(site, DenoiserPass(0, 1, ("cond",), 2, 2), Said(("a", "b"), ()))
+    call = AttentionCall(site, DenoiserPass(0, 1, ("cond",), 2, 2), PromptTokens(("a", "b"), ()))
 
-    effects = Effects()
-    effects.add([1], over_keys(call, bias_PT, heads))
-    out_BNQE, _ = fused(Call(query, key, value), site, effects)
+    plan = EditPlan()
+    plan.add_bias([1], over_keys(call, bias_PT, heads))
+    out_BNQE, _ = run_edited_attention(AttentionInputs(query, key, value), site, plan)
 
     scores_NQK = query[1] @ key[1].transpose(-1, -2) / 8**0.5
     plain_NQE = scores_NQK.softmax(-1) @ value[1]

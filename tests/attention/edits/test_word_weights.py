@@ -26,7 +26,7 @@ def first_maps(pipe, *edits, word: str = "cat", **call: object) -> torch.Tensor:
             attn.edit(edit)
         options = {"num_inference_steps": 1, "output_type": "latent", **call}
         pipe(SOURCE, generator=torch.Generator().manual_seed(1), **options)
-    (raw_BNSQ,) = maps.recorded.raw[FIRST]
+    (raw_BNSQ,) = maps.measurements.raw[FIRST]
     return raw_BNSQ[0]
 
 

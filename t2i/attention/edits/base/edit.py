@@ -7,11 +7,11 @@ from typing import ClassVar, TypeVar
 from torch import Tensor
 
 from t2i.attention.call import AttentionCall
-from t2i.attention.compute.edit_plan import Effects
-from t2i.attention.compute.probabilities import Attended
+from t2i.attention.compute.edit_plan import EditPlan
+from t2i.attention.compute.probabilities import AttentionProbabilities
 from t2i.attention.denoiser_pass import DenoiserPass, check_prompt
 from t2i.attention.probes.probe import Probe
-from t2i.attention.prompts.prompt_tokens import Said
+from t2i.attention.prompts.prompt_tokens import PromptTokens
 from t2i.attention.site import (
     Site,
     Sites,
@@ -27,8 +27,8 @@ from t2i.errors import ArgumentError
 LARGEST = 1_000_000
 """Of the numbers of an edit."""
 Made = TypeVar("Made")
-AttentionCallback = Callable[[Attended, AttentionCall], None]
-Look = Callable[[Tensor, AttentionCallback], None]
+AttentionCallback = Callable[[AttentionProbabilities, AttentionCall], None]
+RunPass = Callable[[Tensor, AttentionCallback], None]
 """(latents (B, C, H, W), who hears of each call of attention in the pass)"""
 
 
@@ -88,7 +88,7 @@ class Edit:
             if getattr(self, name, None) is not None
         ]
 
-    def check(self, said: Said) -> None:
+    def check(self, prompt_tokens: PromptTokens) -> None:
         """Raise ArgumentError for prompts and words that are not there."""
         named = [prompt for _, prompt in self.prompts()]
         if len(named) != len(set(named)):
@@ -97,13 +97,15 @@ class Edit:
                 "prompt is not edited after itself; name two of them."
             )
         for name, prompt in self.prompts():
-            check_prompt(name, prompt, said.count)
+            check_prompt(name, prompt, prompt_tokens.count)
 
     def probes(self) -> Sequence[Probe]:
         """What it reads itself, fresh for a session; for `after_step`."""
         return ()
 
-    def before_pass(self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, look: Look) -> Tensor:
+    def before_pass(
+        self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, look: RunPass
+    ) -> Tensor:
         """The latents before a step, one row per picture, as the edit wants them.
 
         `look` runs the denoiser on latents and tells of its calls of attention, also of some where
@@ -117,7 +119,7 @@ class Edit:
         """The latents after a step, one row per picture, as the edit wants them."""
         return latents_BCHW
 
-    def apply(self, effects: Effects, call: AttentionCall) -> None:
+    def apply(self, plan: EditPlan, call: AttentionCall) -> None:
         """Say what is wanted of this call of attention."""
         return None
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from t2i.attention.call import AttentionCall
-from t2i.attention.compute.edit_plan import Effects
+from t2i.attention.compute.edit_plan import EditPlan
 from t2i.attention.edits.base.edit import Edit
 
 
@@ -24,7 +24,7 @@ class BiasEdit(Edit, ABC):
     def bias(self, call: AttentionCall) -> Tensor:
         """(P or 1, T) float32, the same at every step."""
 
-    def apply(self, effects: Effects, call: AttentionCall) -> None:
+    def apply(self, plan: EditPlan, call: AttentionCall) -> None:
         if self.does_nothing:
             return
         site = call.site
@@ -32,7 +32,7 @@ class BiasEdit(Edit, ABC):
         bias_NQK = call.prompt_tokens.once(
             alike, lambda: over_keys(call, self.bias(call), self.heads)
         )
-        effects.add(call.denoiser_pass.cond_rows(self.target), bias_NQK)
+        plan.add_bias(call.denoiser_pass.cond_rows(self.target), bias_NQK)
 
 
 def over_keys(call: AttentionCall, bias_PT: Tensor, heads: tuple[int, ...] | None) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from t2i.attention.call import AttentionCall
 from t2i.attention.edits.base.edit import Edit
-from t2i.attention.prompts.prompt_tokens import Said
+from t2i.attention.prompts.prompt_tokens import PromptTokens
 from t2i.attention.site import Window, check_window, is_empty, steps_of
 
 
@@ -31,10 +31,10 @@ class WindowedEdit(Edit):
         for word, window in self.words.items():
             check_window(f"words[{word!r}]", window)
 
-    def check(self, said: Said) -> None:
-        super().check(said)
+    def check(self, prompt_tokens: PromptTokens) -> None:
+        super().check(prompt_tokens)
         for word in self.words:
-            said.span(self.target, word)
+            prompt_tokens.span(self.target, word)
 
     def covers(self, step: int, num_steps: int) -> bool:
         windows = (self.steps, *self.words.values())
