@@ -7,7 +7,7 @@ from t2i.attention.edits.inject_queries_keys import InjectQueriesKeys
 from t2i.attention.edits.local_blend import LocalBlend
 from t2i.attention.edits.refine import Refine
 from t2i.attention.edits.regions import Region, Regions
-from t2i.attention.edits.registry import from_dict
+from t2i.attention.edits.registry import from_dict, to_dict
 from t2i.attention.edits.replace import Replace
 from t2i.attention.edits.reweight import Reweight
 from t2i.attention.edits.self_replace import SelfReplace
@@ -37,4 +37,5 @@ __all__ = [
     "attend",
     "from_dict",
     "load_maps",
+    "to_dict",
 ]

@@ -52,11 +52,6 @@ class Weighted:
         the weight of what stands before it: words may reach over two weights."""
         return replace(self, sections=tuple(added(section, find) for section in self.sections))
 
-    @property
-    def is_weighted(self) -> bool:
-        """Whether any weight is not 1."""
-        return any(segment.weight != 1 for section in self.sections for segment in section)
-
 
 def added(section: Section, find: Callable[[str], Mapping[int, str]]) -> Section:
     places = find("".join(segment.text for segment in section))

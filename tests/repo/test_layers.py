@@ -151,14 +151,9 @@ def rooms(found: Mapping[str, Path]) -> dict[str, dict[str, set[str]]]:
     return graph
 
 
-UNMENDED = {"t2i.attention.edits"}
-
-
 def test_no_room_is_in_a_circle_of_imports(repo: Path) -> None:
     circles = []
     for folder, children in rooms(modules(repo)).items():
-        if folder in UNMENDED:
-            continue
         try:
             TopologicalSorter(children).prepare()
         except CycleError as error:

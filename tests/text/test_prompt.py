@@ -99,8 +99,11 @@ def test_weights_act_as_in_the_dialect_unless_told_otherwise():
 
 
 def test_weights_of_one_are_no_weights():
-    assert not Prompt("a (cat:1.0) [(dog)]").at(0, 1)[0][0].is_weighted
-    assert Prompt("a (cat:1.01)").at(0, 1)[0][0].is_weighted
+    def weights(text):
+        return {s.weight for section in Prompt(text).at(0, 1)[0][0].sections for s in section}
+
+    assert weights("a (cat:1.0) [(dog)]") == {1.0}
+    assert weights("a (cat:1.01)") == {1.0, 1.01}
 
 
 @pytest.mark.parametrize(

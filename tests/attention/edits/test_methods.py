@@ -24,9 +24,10 @@ from t2i.attention import (
     Sites,
     WordWeights,
     from_dict,
+    to_dict,
 )
 from t2i.attention.edits.base.edit import Edit
-from t2i.attention.edits.registry import EDITS, to_dict
+from t2i.attention.edits.registry import EDITS
 from t2i.errors import ArgumentError
 
 MASK = torch.linspace(0, 1, 48).view(6, 8)
@@ -58,11 +59,11 @@ def number(edit: Edit) -> str:
 
 @pytest.mark.parametrize("edit", EVERY, ids=number)
 def test_an_edit_comes_back_from_json_as_it_was(edit: Edit) -> None:
-    data = json.loads(json.dumps(edit.to_dict(), allow_nan=False))
+    data = json.loads(json.dumps(to_dict(edit), allow_nan=False))
     again = from_dict(data)
     assert again == edit
     assert type(again) is type(edit)
-    assert again.to_dict() == data
+    assert to_dict(again) == data
     assert list(map(type, again.steps or ())) == list(map(type, edit.steps or ()))
 
 
@@ -77,14 +78,14 @@ def test_every_edit_has_a_name_but_the_one_that_is_code() -> None:
 
 
 def test_a_soft_mask_comes_back_bit_for_bit() -> None:
-    (_, region) = from_dict(EVERY[9].to_dict()).regions
+    (_, region) = from_dict(to_dict(EVERY[9])).regions
     assert region.mask.tobytes() == EVERY[9].regions[1].mask.tobytes()
     assert len(set(region.mask.get_flattened_data())) == 48
 
 
 def test_a_function_cannot_be_written_down() -> None:
     with pytest.raises(ArgumentError, match="Cannot write down a Function: it is Python code"):
-        Function(lambda probs_NQK: probs_NQK).to_dict()
+        to_dict(Function(lambda probs_NQK: probs_NQK))
 
 
 def test_an_edit_of_ones_own_needs_a_name() -> None:
@@ -97,7 +98,7 @@ def test_an_edit_of_ones_own_needs_a_name() -> None:
 
 def test_words_that_are_places_cannot_be_keys_in_json() -> None:
     with pytest.raises(ArgumentError, match="JSON has words for keys"):
-        WordWeights(weights={(3,): 2.0}).to_dict()  # type: ignore[dict-item]  # what is tested
+        to_dict(WordWeights(weights={(3,): 2.0}))  # type: ignore[dict-item]  # what is tested
 
 
 def png(width: int, height: int, kind: str = "PNG") -> str:

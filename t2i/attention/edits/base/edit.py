@@ -74,12 +74,6 @@ class Edit:
         """Whether it was asked for nothing, so that nobody should miss its effect."""
         return is_empty(self.steps)
 
-    def to_dict(self) -> dict[str, object]:
-        """What JSON can hold, see t2i.attention.edits.registry; its `from_dict` reads it."""
-        from t2i.attention.edits.registry import to_dict  # it knows every edit, thus this module
-
-        return to_dict(self)
-
     def prompts(self) -> Sequence[tuple[str, int]]:
         """The prompts that it names, under the names of its arguments."""
         return [
