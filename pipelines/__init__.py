@@ -4,6 +4,6 @@ Whoever imports a pipeline imports diffusers and transformers, which then speak 
 should be: here, before they are imported, exactly that is silenced.
 """
 
-from t2i.library_messages import drop_noise
+from t2i.library_messages import filter_noise
 
-drop_noise()
+filter_noise()

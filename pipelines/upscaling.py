@@ -47,7 +47,7 @@ def upscale(
 
     from pipelines.image_to_image import ImageToImagePipeline
     from t2i.denoiser.families import sd
-    from t2i.library_messages import quietly
+    from t2i.library_messages import diffusers_errors_only
 
     check_factor("factor", factor)
     pictures: list[Any] = list(image) if isinstance(image, list | tuple) else [image]
@@ -66,7 +66,7 @@ def upscale(
     ]
     drawer: Any = pipe
     if not isinstance(pipe, ImageToImagePipeline):
-        with quietly():  # it gives advice on a precision that stays what it is
+        with diffusers_errors_only():  # it gives advice on a precision that stays what it is
             drawer = ImageToImagePipeline.from_pipe(pipe)  # type: ignore[no-untyped-call]  # diffusers'
     output: Output = drawer(prompt=prompt, image=large, strength=strength, **call)
     return output

@@ -79,9 +79,9 @@ def load(model: str = "embedded") -> "TextToImagePipeline":
     from pipelines.text_to_image import TextToImagePipeline
     from t2i.denoiser.sampling_defaults import sampling_of
     from t2i.denoiser.schedulers import scheduler
-    from t2i.library_messages import no_bars_of_reading
+    from t2i.library_messages import no_loading_bars
 
-    with no_bars_of_reading():
+    with no_loading_bars():
         pipe = TextToImagePipeline.from_pretrained(model)
     sampler = sampling_of(pipe.notes).sampler
     if sampler is not None and sampler != type(pipe.scheduler).__name__:

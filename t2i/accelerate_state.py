@@ -1,8 +1,8 @@
-"""What Accelerate keeps for a whole process: the caller's own within a block, as before after it.
+"""Isolation of Accelerate's process-wide state.
 
 Accelerate's first user in a process decides for all: a second `Accelerator` keeps the timeout, the
-processes and the device of the first, and refuses another precision. So nobody here makes one, or a
-`PartialState`, but in such a block.
+processes and the device of the first, and refuses another precision. Therefore every `Accelerator`
+and `PartialState` of this project is made inside `isolated_accelerate_state`.
 """
 
 import os
@@ -19,46 +19,43 @@ SHARED = (PartialState, AcceleratorState, GradientState)
 
 
 @contextmanager
-def own_state() -> Iterator[None]:
-    """Within the block Accelerate is as in a fresh process; afterwards as it was before, with the
-    variables, the number of threads and the excepthook that it and torch set.
+def isolated_accelerate_state() -> Iterator[None]:
+    """Give Accelerate a fresh state inside the context and restore the previous one afterwards.
 
-    A group of this process alone that was made meanwhile is ended too. One of several processes is
-    ended by who made it: where one of them fails the others may still wait in it.
+    Environment variables, thread count and excepthook that Accelerate and torch set are restored
+    too. A process group of this process alone that was made inside is destroyed; a group of several
+    processes is destroyed by whoever made it: where one fails, the others may still wait in it.
     """
     before = [dict(kind._shared_state) for kind in SHARED]
-    variables, threads, grouped = dict(os.environ), torch.get_num_threads(), is_grouped()
+    variables, threads, grouped = dict(os.environ), torch.get_num_threads(), in_process_group()
     excepthook = sys.excepthook
-    refill([{} for _ in SHARED])
+    _replace_states([{} for _ in SHARED])
     try:
         yield
     finally:
-        if is_grouped() and not grouped and distributed.get_world_size() == 1:
+        if in_process_group() and not grouped and distributed.get_world_size() == 1:
             distributed.destroy_process_group()
-        refill(before)
-        restore(variables)
+        _replace_states(before)
+        _restore_environment(variables)
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
-        if is_grouped() == grouped:
+        if in_process_group() == grouped:
             sys.excepthook = excepthook  # that of a group says which process failed
 
 
-def device() -> torch.device:
-    """Where a pipeline of this process computes, as Accelerate chooses it."""
-    grouped = is_grouped()
-    with own_state():
+def default_device() -> torch.device:
+    """Return the device that Accelerate chooses for this process."""
+    grouped = in_process_group()
+    with isolated_accelerate_state():
         found: torch.device = PartialState().device
-        if is_grouped() and not grouped:
+        if in_process_group() and not grouped:
             distributed.destroy_process_group()
     return found
 
 
 @contextmanager
-def own_randomness() -> Iterator[None]:
-    """Within the block torch's global generators may be seeded; afterwards they go on as before.
-
-    Those of the CPU and of the device in use.
-    """
+def isolated_rng() -> Iterator[None]:
+    """Restore torch's global generators (CPU and current device) after the context."""
     kind = torch.accelerator.current_accelerator(check_available=True)
     if kind is None or kind.type == "mps":  # of which torch's fork_rng knows nothing
         forked = torch.random.fork_rng([])
@@ -70,20 +67,20 @@ def own_randomness() -> Iterator[None]:
         yield
 
 
-def is_grouped() -> bool:
-    """Whether this process stands in a group, with others or alone."""
+def in_process_group() -> bool:
+    """Return whether torch.distributed is initialized in this process."""
     return distributed.is_available() and distributed.is_initialized()
 
 
-def refill(states: list[dict[str, object]]) -> None:
+def _replace_states(states: list[dict[str, object]]) -> None:
     # In place: the objects that were made of a class have this very dict as their own.
     for kind, state in zip(SHARED, states, strict=True):
         kind._shared_state.clear()
         kind._shared_state.update(state)
 
 
-def restore(variables: dict[str, str]) -> None:
-    """The environment, one variable at a time: only what differs is touched."""
+def _restore_environment(variables: dict[str, str]) -> None:
+    """Restore environment variables; only those that differ are touched."""
     for name in os.environ.keys() - variables.keys():
         del os.environ[name]
     for name, value in variables.items():

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: in place of an old one, or only where there is none."""
+"""Atomic writing of files: a file appears whole or not at all."""
 
 import contextlib
 import errno
@@ -17,8 +17,8 @@ NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EA
 _numbers = itertools.count()
 
 
-class Taken(OutputError):
-    """Something has that name already, and is not replaced."""
+class NameTaken(OutputError):
+    """OutputError for a name that is in use; the existing file is not replaced."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(f"{path} exists and is not replaced: remove it, or choose another name.")
@@ -38,16 +38,16 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(temporary, path)
         flush_to_disk(path.parent)
     except OSError as error:
-        raise cannot_write(path, error) from error
+        raise write_error(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
 def write_new(path: Path, write: Callable[[Path], object]) -> None:
-    """As write_atomically, but raise Taken where anything has that name already.
+    """Write a file atomically under a free name. Raises NameTaken where the name is in use.
 
-    To look and to place are one act, so that of two who write at once one is refused.
+    Checking and placing are one atomic operation: of two writers at once one is refused.
     """
     write_new_together([[path]], lambda paths: write(paths[0]))
 
@@ -60,7 +60,7 @@ def write_new_together(
     families : of as many paths each, in one folder; what is written is called as in the first. The
         one that was taken is returned.
 
-    Raises Taken where none is free, OutputError when the disk refuses; then nothing is left.
+    Raises NameTaken where none is free, OutputError when the disk refuses; then nothing is left.
     """
     families = iter(families)
     family = next(families)
@@ -73,22 +73,22 @@ def write_new_together(
         for file in files:
             flush_to_disk(file)
         for names in itertools.chain([family], families):
-            if place_together(files, names):
+            if link_new_together(files, names):
                 flush_to_disk(names[0].parent)
                 return names
-        raise Taken(next((path for path in family if os.path.lexists(path)), family[0]))
+        raise NameTaken(next((path for path in family if os.path.lexists(path)), family[0]))
     except OSError as error:
-        raise cannot_write(family[0], error) from error
+        raise write_error(family[0], error) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def place_together(files: Sequence[Path], family: Sequence[Path]) -> bool:
-    """Give the files these names, all or none; whether they were free."""
+def link_new_together(files: Sequence[Path], family: Sequence[Path]) -> bool:
+    """Give all files these names, or none; return whether all names were free."""
     placed: list[Path] = []
     try:
         for file, path in zip(files, family, strict=True):
-            place(file, path)
+            link_new(file, path)
             placed.append(path)
     except OSError as error:
         for file, path in zip(files, placed, strict=False):
@@ -99,8 +99,8 @@ def place_together(files: Sequence[Path], family: Sequence[Path]) -> bool:
     return True
 
 
-def place(file: Path, path: Path) -> None:
-    """Give a file this name, a further one if it can. Raises FileExistsError where it is taken."""
+def link_new(file: Path, path: Path) -> None:
+    """Hard-link or move a file to a free name. Raises FileExistsError where it is in use."""
     try:
         os.link(file, path)
     except FileExistsError:
@@ -117,19 +117,19 @@ def place(file: Path, path: Path) -> None:
 
 
 def check_names(paths: Iterable[Path]) -> None:
-    """Raise OutputError where a name is longer than its file system takes: before the work."""
+    """Raise OutputError for a name longer than its file system takes, before any work is done."""
     for path in paths:
-        place = next((one for one in path.parents if os.path.isdir(one)), Path())
+        link_new = next((one for one in path.parents if os.path.isdir(one)), Path())
         try:
-            longest = os.pathconf(place, "PC_NAME_MAX")
+            longest = os.pathconf(link_new, "PC_NAME_MAX")
         except (OSError, ValueError, AttributeError):
             longest = LONGEST_NAME
         if any(len(os.fsencode(part)) > longest for part in path.parts if part != path.anchor):
-            raise cannot_write(path, OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG)))
+            raise write_error(path, OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG)))
 
 
 def temporary_beside(path: Path) -> Path:
-    """A hidden name of this call's own, and no longer than a file system takes."""
+    """Return a hidden temporary path in the same folder, unique to this call."""
     path = path if path.name else path.absolute()
     name = path.name.encode(errors="surrogateescape")[:200].decode(errors="ignore")
     return path.with_name(f".{name}.{os.getpid()}-{next(_numbers)}.part")
@@ -144,7 +144,8 @@ def flush_to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
-def cannot_write(path: Path, error: OSError) -> OutputError:
+def write_error(path: Path, error: OSError) -> OutputError:
+    """Return an OutputError with a remedy for an OSError."""
     remedy = {
         errno.ENOSPC: "The disk is full: free some space or choose another folder.",
         errno.EDQUOT: "The disk quota is used up: free some space or choose another folder.",

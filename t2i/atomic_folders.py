@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all, and what a kill left of one."""
+"""Atomic writing of folders, and recovery after a kill."""
 
 import contextlib
 import ctypes
@@ -12,17 +12,17 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from t2i.atomic_files import Taken, cannot_write, flush_to_disk, place, temporary_beside
+from t2i.atomic_files import NameTaken, flush_to_disk, link_new, temporary_beside, write_error
 from t2i.errors import OutputError
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
 
 
 @contextlib.contextmanager
-def whole_folder(final: Path) -> Iterator[Path]:
-    """Within the block fill the folder it gives; after it, that is `final`, in place of an old one.
+def atomic_folder(final: Path) -> Iterator[Path]:
+    """Yield a temporary folder to fill; when the context ends it replaces `final` as a whole.
 
-    Raises OutputError, leaving what stood under the final name, when the disk refuses.
+    Raises OutputError when the disk refuses; then the previous folder stays.
     """
     temporary = temporary_beside(final)
     lock = None
@@ -30,18 +30,18 @@ def whole_folder(final: Path) -> Iterator[Path]:
         final.parent.mkdir(parents=True, exist_ok=True)
         recover(final)
         remove_abandoned(final)
-        lock = made_and_locked(temporary)
+        lock = make_locked_folder(temporary)
         yield temporary
         for path in [*temporary.rglob("*"), temporary]:
             flush_to_disk(path)
-        take_place(temporary, final)
+        replace_folder(temporary, final)
         flush_to_disk(final.parent)
     except SafetensorError as error:  # how safetensors says that a file cannot be written
         raise OutputError(
             f"Cannot write {final}: {error}. Free some space or choose another folder."
         ) from error
     except OSError as error:
-        raise cannot_write(final, error) from error
+        raise write_error(final, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if lock is not None:
@@ -49,41 +49,42 @@ def whole_folder(final: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def free_place(final: Path) -> Iterator[Path]:
-    """Within the block write a file or folder under the path it gives; after it, that is `final`.
+def new_place(final: Path) -> Iterator[Path]:
+    """Yield a temporary path for a file or folder; when the context ends it becomes `final`.
 
-    Raises Taken where anything but an empty folder has that name: to look and to place are one act.
+    Raises NameTaken where anything but an empty folder has that name; checking and placing are one
+    atomic operation.
     """
     temporary = temporary_beside(final)
     lock = None
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        lock = made_and_locked(temporary)
+        lock = make_locked_folder(temporary)
         new = temporary / final.name
         yield new
         if new.is_dir():
             os.rename(new, final)
         else:
-            place(new, final)
+            link_new(new, final)
         flush_to_disk(final.parent)
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR) and final.exists():
-            raise Taken(final) from None
-        raise cannot_write(final, error) from error
+            raise NameTaken(final) from None
+        raise write_error(final, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if lock is not None:
             os.close(lock)
 
 
-def take_place(new: Path, final: Path) -> None:
-    """Rename `new`; a folder that stood under the final name is gone only once that is done."""
+def replace_folder(new: Path, final: Path) -> None:
+    """Rename `new` to `final`; a previous folder is removed only after that."""
     if not final.exists():
         new.rename(final)
         return
-    if exchange(new, final):
+    if exchange_names(new, final):
         return  # the old one is now under the temporary name
-    aside = aside_of(final)
+    aside = backup_path(final)
     shutil.rmtree(aside, ignore_errors=True)
     final.rename(aside)
     try:
@@ -94,8 +95,8 @@ def take_place(new: Path, final: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def exchange(one: Path, other: Path) -> bool:
-    """Let two folders swap their names in one act; False where the system cannot."""
+def exchange_names(one: Path, other: Path) -> bool:
+    """Swap the names of two folders atomically; return False where the system cannot."""
     swap = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if swap is None:
         return False
@@ -109,27 +110,28 @@ def exchange(one: Path, other: Path) -> bool:
 
 
 def recover(final: Path) -> None:
-    """Put back the folder that a kill left aside between two renames, where no exchange is."""
+    """Restore a folder that a kill left under its backup name."""
     if not final.name:  # "." or "/"
         return
-    aside = aside_of(final)
+    aside = backup_path(final)
     if os.path.isdir(aside) and not os.path.lexists(final):
         with contextlib.suppress(OSError):  # another was quicker
             aside.rename(final)
 
 
 def recover_all(folder: Path) -> None:
-    """As recover, for each folder within."""
+    """Restore every folder inside `folder` that a kill left under its backup name."""
     for aside in folder.glob(".*.old"):
         recover(aside.with_name(aside.name[1:].removesuffix(".old")))
 
 
-def aside_of(final: Path) -> Path:
+def backup_path(final: Path) -> Path:
+    """Return the path of a folder's backup while it is being replaced."""
     return final.with_name(f".{final.name}.old")
 
 
-def made_and_locked(temporary: Path) -> int | None:
-    """Make a folder that remove_abandoned leaves alone as long as this process lives."""
+def make_locked_folder(temporary: Path) -> int | None:
+    """Make a folder with a lock that keeps `remove_abandoned` away while this process lives."""
     while True:
         temporary.mkdir()
         try:
@@ -149,7 +151,7 @@ def made_and_locked(temporary: Path) -> int | None:
 
 
 def remove_abandoned(final: Path) -> None:
-    """Remove what was begun under this name by processes that are no more."""
+    """Remove unfinished temporary folders of processes that no longer run."""
     for path in final.parent.glob(f".{escape(final.name)}.*.part"):
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

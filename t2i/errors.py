@@ -65,8 +65,8 @@ class DrawingError(T2IError):
     exit_code = 8
 
 
-def in_short(error: BaseException) -> str:
-    """What a library said, in one line that fits into a message of ours."""
+def library_message(error: BaseException) -> str:
+    """Return a library's error in one line for use in a message."""
     lines = str(error).strip().splitlines() or [""]
     said = lines[-1 if lines[0].endswith(":") else 0].strip()
     return f"{type(error).__name__}: {said:.200}".removesuffix(": ")

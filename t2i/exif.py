@@ -1,4 +1,4 @@
-"""An Exif block that holds texts, as the standard wants it and as other tools read it."""
+"""Exif blocks with text, as the standard defines them and other tools read them."""
 
 import struct
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ LONG, UNDEFINED = 4, 7
 
 
 def exif_block(fields: Mapping[int, bytes]) -> bytes:
-    """These fields, each of type UNDEFINED, in the Exif directory below an otherwise empty first.
+    """Return an Exif block with these fields, each of type UNDEFINED, in the Exif IFD.
 
     Written here because Pillow writes bytes as BYTE, which A1111, Forge and sd-prompt-reader, all
     through piexif, do not read as a comment.

@@ -1,4 +1,4 @@
-"""What a figure was measured on."""
+"""Hardware and library versions for benchmark results."""
 
 import os
 import platform
@@ -10,13 +10,13 @@ from typing import Any
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "numpy", "pillow")
 
 
-def machine() -> dict[str, Any]:
-    """Hardware, versions and date."""
+def hardware_info() -> dict[str, Any]:
+    """Return hardware, library versions and date."""
     import torch
 
     return {
         "date": date.today().isoformat(),
-        "processor": processor(),
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load_average": os.getloadavg()[0],
@@ -26,7 +26,8 @@ def machine() -> dict[str, Any]:
     }
 
 
-def processor() -> str:
+def processor_name() -> str:
+    """Return the model name of the processor."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

@@ -1,4 +1,4 @@
-"""Libraries that speak when asked only."""
+"""Filters for log messages and progress bars of third-party libraries."""
 
 import importlib
 import logging
@@ -24,36 +24,33 @@ NOISE = {
 says is shown."""
 
 
-def drop_noise() -> None:
-    """Keep what stands in NOISE from being shown, wherever the libraries would say it."""
+def filter_noise() -> None:
+    """Install log filters for the messages in NOISE."""
     for name in NOISE:
-        logging.getLogger(name).addFilter(is_news)
+        logging.getLogger(name).addFilter(is_not_noise)
     with warnings.catch_warnings():
         # A notebook without ipywidgets shows bars as text, which is said once, at this import.
         warnings.filterwarnings("ignore", message="IProgress not found")
         importlib.import_module("tqdm.auto")
 
 
-def is_news(record: logging.LogRecord) -> bool:
-    """Whether a record of a logger of NOISE says anything else."""
+def is_not_noise(record: logging.LogRecord) -> bool:
+    """Return whether a log record does not match the NOISE pattern of its logger."""
     return re.search(NOISE[record.name], record.getMessage()) is None
 
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """No bars while weights are read, and no advice on libraries that this project does without.
-
-    Afterwards they speak as they did before.
-    """
+    """Suppress loading bars and advice of transformers and diffusers while the context is open."""
     import transformers
 
-    with errors_only(transformers.utils.logging), no_bars_of_reading():
+    with errors_only(transformers.utils.logging), no_loading_bars():
         yield
 
 
 @contextmanager
-def no_bars_of_reading() -> Iterator[None]:
-    """No bars while weights are read from a disk; those of what is fetched are kept."""
+def no_loading_bars() -> Iterator[None]:
+    """Suppress progress bars of reading weights from disk; download bars stay."""
     import diffusers
     import transformers
 
@@ -66,8 +63,8 @@ def no_bars_of_reading() -> Iterator[None]:
 
 
 @contextmanager
-def quietly() -> Iterator[None]:
-    """diffusers gives no advice inside; what fails is still raised."""
+def diffusers_errors_only() -> Iterator[None]:
+    """Suppress diffusers' warnings while the context is open; exceptions are still raised."""
     from diffusers.utils import logging
 
     with errors_only(logging):
@@ -76,6 +73,7 @@ def quietly() -> Iterator[None]:
 
 @contextmanager
 def errors_only(logging: ModuleType) -> Iterator[None]:
+    """Set a library's log level to errors while the context is open."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
@@ -86,6 +84,7 @@ def errors_only(logging: ModuleType) -> Iterator[None]:
 
 @contextmanager
 def hub_bars_kept() -> Iterator[None]:
+    """Restore the hub's progress-bar setting after the context."""
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
 
     disabled = are_progress_bars_disabled()
@@ -98,6 +97,7 @@ def hub_bars_kept() -> Iterator[None]:
 
 @contextmanager
 def no_bars(logging: ModuleType) -> Iterator[None]:
+    """Disable a library's progress bars while the context is open."""
     wanted = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

@@ -1,4 +1,4 @@
-"""Masks that people paint: what counts as white, and what is probably not meant.
+"""Masks painted by people: transparency, thresholds, and probable mistakes.
 
 A mask is a picture of any kind, painted on a sheet or on a clear layer. White is asked for; what is
 clear is not painted, so it is black.
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from t2i.pictures import in_plain_colours
+from t2i.pictures import to_rgb_or_rgba
 
 Oddity = Literal["white", "black", "hole"]
 """White or black all over; or a picture with a clear hole, where other programs draw."""
@@ -28,7 +28,7 @@ INVERTED = (
 )
 """Python that makes a mask of the clear part of PICTURE."""
 
-MEANT: dict[Oddity, str] = {
+ODDITY_WARNINGS: dict[Oddity, str] = {
     "white": "is white all over, so the whole picture is drawn anew: paint black what is to stay.",
     "black": "is black all over, so nothing is drawn anew: paint white what is to change. What is "
     "clear counts as black.",
@@ -38,34 +38,34 @@ MEANT: dict[Oddity, str] = {
 """What is to be said of the mask of a picture."""
 
 
-def painted(mask: Image.Image) -> Image.Image:
-    """The mask without transparency, black where it is clear.
+def flatten_mask(mask: Image.Image) -> Image.Image:
+    """Return the mask without transparency, black where it is clear.
 
-    One that nothing shines through comes back as it is, for diffusers to read as it does; but 16
-    bits of gray become 8, of which Pillow would cut off all but the darkest.
+    An opaque mask is returned as it is, for diffusers to read; but 16 bits of gray become 8, of
+    which Pillow would cut off all but the darkest.
     """
-    plain = in_plain_colours(mask)
+    plain = to_rgb_or_rgba(mask)
     if plain.mode != "RGBA" or plain.getchannel("A").getextrema() == (255, 255):
         return plain if mask.mode.startswith("I") else mask
     return Image.alpha_composite(Image.new("RGBA", plain.size, "black"), plain).convert("RGB")
 
 
-def oddity_of(mask: Image.Image) -> Oddity | None:
-    """What may not be meant: found from the mask as it was given, before `painted`."""
-    plain = in_plain_colours(mask)
+def mask_oddity(mask: Image.Image) -> Oddity | None:
+    """Return the probable mistake in a mask as it was given, or None."""
+    plain = to_rgb_or_rgba(mask)
     if plain.mode == "RGBA":
         rgba = np.asarray(plain)
         covered = rgba[..., 3] >= HALF
-        if not covered.all() and is_picture(rgba[covered][:, :3]):
+        if not covered.all() and has_many_colours(rgba[covered][:, :3]):
             return "hole"
-    darkest, lightest = painted(mask).convert("L").getextrema()
+    darkest, lightest = flatten_mask(mask).convert("L").getextrema()
     assert isinstance(darkest, int | float)  # of one channel
     assert isinstance(lightest, int | float)
     return "white" if darkest >= HALF else "black" if lightest < HALF else None
 
 
-def is_picture(colours_N3: NDArray[np.uint8]) -> bool:
-    """Whether a mask's opaque part has more colours, or shades between, than anybody paints."""
+def has_many_colours(colours_N3: NDArray[np.uint8]) -> bool:
+    """Return whether colours (N, 3) are too many, or too gradual, for a painted mask."""
     coarse_N3 = colours_N3.astype(np.int32) >> 4
     colours = np.unique(coarse_N3 @ np.array([256, 16, 1]))
     if len(colours) > GRAYS:

@@ -1,4 +1,4 @@
-"""What to type for a library that only part of us needs, however t2i itself came here."""
+"""Installation command for an optional dependency."""
 
 import json
 from importlib import metadata
@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 
 def how_to_install(extra: str) -> str:
-    """The command that adds an extra of pyproject.toml to the t2i that is installed.
+    """Return the command that adds an extra of pyproject.toml to the installed t2i.
 
     pip notes where a package came from (PEP 610): nothing for one from an index, whose name is
     then enough; a clone, an archive or a repository have to be named again.

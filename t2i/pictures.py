@@ -1,4 +1,4 @@
-"""Pictures in, pictures out, and sheets of them. What comes from a file is not trusted."""
+"""Reading, writing and arranging of picture files. Files are untrusted input."""
 
 import math
 import struct
@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 from t2i.atomic_files import write_atomically
 from t2i.errors import ArgumentError, DataError
 from t2i.exif import MAKER_NOTE, USER_COMMENT, exif_block
-from t2i.safe_reading import PICTURE, opened
+from t2i.safe_reading import PICTURE, open_untrusted
 from t2i.terminal import several
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -57,34 +57,37 @@ def open_picture(path: Path) -> Image.Image:
     """
     try:
         with (
-            opened(path, PICTURE) as file,
+            open_untrusted(path, PICTURE) as file,
             Image.open(file, formats=sorted(set(FORMATS.values()))) as picture,
         ):
             if picture.width * picture.height > MAX_PIXELS:
-                raise too_large(path, f"{picture.width}x{picture.height} pixels")
+                raise too_large_error(path, f"{picture.width}x{picture.height} pixels")
             picture.load()
-            return in_plain_colours(ImageOps.exif_transpose(picture))
+            return to_rgb_or_rgba(ImageOps.exif_transpose(picture))
     except UnidentifiedImageError:
         raise DataError(
-            f"{path} is {what_it_is(path)}; expected a PNG, JPEG or WebP picture. Convert it first."
+            f"{path} is {describe_file(path)}; expected a PNG, JPEG or WebP picture. "
+            "Convert it first."
         ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise too_large(path, "far more pixels") from None
+        raise too_large_error(path, "far more pixels") from None
     except UNREADABLE as error:
         raise DataError(
             f"Cannot decode {path}: {error}. The file is damaged or cut short; get a fresh copy."
         ) from error
 
 
-def too_large(path: Path, found: str) -> DataError:
+def too_large_error(path: Path, found: str) -> DataError:
+    """Return the DataError for a picture of too many pixels."""
     return DataError(
         f"{path} holds {found}; at most {MAX_PIXELS // 1_000_000} million are decoded. "
         f"Scale it down first."
     )
 
 
-def what_it_is(path: Path) -> str:
-    with opened(path, PICTURE) as file:
+def describe_file(path: Path) -> str:
+    """Return what kind of file this is, by its first bytes."""
+    with open_untrusted(path, PICTURE) as file:
         start = file.read(16)
     if not start:
         return "empty"
@@ -95,8 +98,11 @@ def what_it_is(path: Path) -> str:
     )
 
 
-def in_plain_colours(picture: Image.Image) -> Image.Image:
-    """RGBA if anything in it may be transparent, RGB otherwise; 16 bits of gray become 8."""
+def to_rgb_or_rgba(picture: Image.Image) -> Image.Image:
+    """Convert a picture to RGBA if it may have transparency, else to RGB.
+
+    16-bit gray becomes 8-bit.
+    """
     if not picture.mode.startswith("I"):
         mode = "RGBA" if picture.has_transparency_data else "RGB"
         return picture if picture.mode == mode else picture.convert(mode)
@@ -128,25 +134,31 @@ def save_picture(picture: Image.Image, path: Path, text: Mapping[str, str] | Non
     if form == "JPEG":
         options["comment"] = b""  # Else Pillow keeps the comment of the file it was read from.
     if text and form == "PNG":
-        options["pnginfo"] = as_png_text(text, path.name)
+        options["pnginfo"] = png_text(text, path.name)
     elif text:
-        options["exif"] = as_exif(text, form, path.name)
+        options["exif"] = exif_texts(text, form, path.name)
     write_atomically(path, lambda temporary: picture.save(temporary, format=form, **options))
 
 
-def as_png_text(text: Mapping[str, str], name: str) -> PngInfo:
+def png_text(text: Mapping[str, str], name: str) -> PngInfo:
+    """Return the texts as PNG chunks; warn of those above MAX_TEXT and leave them out."""
     info = PngInfo()
     for key, value in text.items():
         size = len(value.encode())
         if size > MAX_TEXT:
-            leave_out(key, size, name, f"at most {MAX_TEXT // 1024} KiB of a text are read back")
+            _warn_text_left_out(
+                key, size, name, f"at most {MAX_TEXT // 1024} KiB of a text are read back"
+            )
         else:
             info.add_text(key, value)
     return info
 
 
-def as_exif(text: Mapping[str, str], form: str, name: str) -> bytes:
-    """`parameters` comes first: if there is room for one text only, it is what most tools read."""
+def exif_texts(text: Mapping[str, str], form: str, name: str) -> bytes:
+    """Return the texts as an Exif block for JPEG or WebP.
+
+    `parameters` comes first: if there is room for one text only, it is the one most tools read.
+    """
     if unknown := text.keys() - EXIF_TEXTS.keys():
         raise ArgumentError(
             f"Cannot store text under {', '.join(map(repr, sorted(unknown)))} in {name!r}: "
@@ -159,29 +171,31 @@ def as_exif(text: Mapping[str, str], form: str, name: str) -> bytes:
         fields[tag] = start + text[key].encode(encoding)
         size = len(fields[tag])
         if size > MAX_TEXT:
-            leave_out(key, size, name, f"at most {MAX_TEXT // 1024} KiB of a text are read back")
+            _warn_text_left_out(
+                key, size, name, f"at most {MAX_TEXT // 1024} KiB of a text are read back"
+            )
             del fields[tag]
         elif form == "JPEG" and len(exif_block(fields)) > MAX_JPEG_EXIF:
-            leave_out(
+            _warn_text_left_out(
                 key, size, name, "a JPEG has room for 64 KiB in all; .png and .webp have more"
             )
             del fields[tag]
     return exif_block(fields) if fields else b""
 
 
-def leave_out(key: str, size: int, name: str, why: str) -> None:
+def _warn_text_left_out(key: str, size: int, name: str, why: str) -> None:
     warnings.warn(
         f"{name} is saved without its text {key!r} of {size:,} bytes: {why}.", stacklevel=4
     )
 
 
-def sheet(
+def picture_grid(
     pictures: Sequence[Image.Image],
     labels: Sequence[str],
     columns: int,
     cell: int | None = None,
 ) -> Image.Image:
-    """Lay pictures out in a grid, each with its label wrapped underneath.
+    """Arrange pictures in a grid, each with its label wrapped underneath.
 
     cell : width each picture is scaled to, in pixels; the widest picture's by default
     """
@@ -227,14 +241,14 @@ def sheet(
 
 
 def scale_to_width(picture: Image.Image, width: int) -> Image.Image:
-    """Shrink smoothly; enlarge in crisp pixels, so that a sheet flatters no small picture."""
+    """Scale a picture to a width: Lanczos when shrinking, nearest neighbour when enlarging."""
     height = max(1, round(picture.height * width / picture.width))
     method = Image.Resampling.LANCZOS if width < picture.width else Image.Resampling.NEAREST
     return picture.convert("RGBA").resize((width, height), method)
 
 
 def wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
-    """Break at spaces, and inside a word only where it alone is wider than a line."""
+    """Wrap text at spaces, and inside a word only where it is wider than a line."""
     lines: list[str] = []
     for paragraph in text.splitlines():
         current = ""

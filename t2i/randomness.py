@@ -1,4 +1,4 @@
-"""Randomness as a pure function of what it is for: nothing is saved, nothing can be lost."""
+"""Seeds and generators as pure functions of their purpose."""
 
 import hashlib
 from typing import TYPE_CHECKING
@@ -7,15 +7,15 @@ if TYPE_CHECKING:
     import torch
 
 
-def key(seed: int, *purpose: int | str) -> int:
-    """A 63-bit seed for one purpose, such as `key(seed, step, slot, "noise")`."""
+def derive_seed(seed: int, *purpose: int | str) -> int:
+    """Return a 63-bit seed for one purpose, such as `derive_seed(seed, step, slot, "noise")`."""
     text = "/".join(map(str, (seed, *purpose)))
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
-def generator(seed: int, *purpose: int | str) -> "torch.Generator":
-    """A fresh generator for one purpose, on the CPU, so that every device sees the same draws."""
+def derive_generator(seed: int, *purpose: int | str) -> "torch.Generator":
+    """Return a fresh CPU generator for one purpose, so that every device sees the same draws."""
     import torch  # here, for data are looked at without it
 
-    return torch.Generator().manual_seed(key(seed, *purpose))
+    return torch.Generator().manual_seed(derive_seed(seed, *purpose))

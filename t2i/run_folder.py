@@ -1,4 +1,4 @@
-"""One run, one folder: who may write there, and when to stop."""
+"""Lock of a run's folder, and requests to stop by signal."""
 
 import fcntl
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
-from t2i.atomic_files import cannot_write
+from t2i.atomic_files import write_error
 from t2i.errors import OutputError
 
 LOCK = "run.lock"
@@ -19,21 +19,24 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold `folder` for one run; a kill lets go. Raises OutputError when another holds it."""
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Hold an exclusive lock on `folder`; the system releases it when the process dies.
+
+    Raises OutputError when another run holds it.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise cannot_write(folder, error) from error
+        raise write_error(folder, error) from error
     try:
-        take(descriptor, folder)
+        _acquire_lock(descriptor, folder)
         yield
     finally:
         os.close(descriptor)
 
 
-def take(descriptor: int, folder: Path) -> None:
+def _acquire_lock(descriptor: int, folder: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -42,17 +45,17 @@ def take(descriptor: int, folder: Path) -> None:
             "with --out."
         ) from None
     except OSError as error:
-        raise cannot_write(folder, error) from error
+        raise write_error(folder, error) from error
 
 
-class Stopped(Exception):
-    """Somebody asked to stop before there was a step to save."""
+class StoppedEarly(Exception):
+    """Raised when a stop was requested before there was a step to save."""
 
 
 class StopRequest:
-    """Turns the first of SIGNALS into a wish to stop; the second acts at once.
+    """Signal handler: the first of SIGNALS is recorded as a request to stop, the second acts.
 
-    In a thread beside the main one, which alone may answer signals, nothing is changed.
+    In a thread beside the main one, where Python installs no signal handlers, nothing is changed.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
-"""What is printed: nothing in it reaches a terminal as a command, and no lost one stops work.
+"""Printing to terminals: escape sequences from untrusted text are made visible.
 
-Names of files and members, captions, configs and READMEs are others' words; so all that is printed
-goes through here, and what a terminal would obey is spelled out.
+Names of files and members, captions, configs and READMEs are untrusted text; therefore everything
+is printed through this module. A lost terminal never stops work.
 """
 
 import logging
@@ -25,7 +25,7 @@ LINES = "\n\t"
 
 
 def visible(text: str, keep: str = "") -> str:
-    """Text that a terminal cannot take for a command: what it would obey is spelled out.
+    """Replace characters that a terminal would interpret by their escapes.
 
     keep : characters that stay, such as a line feed
     """
@@ -35,12 +35,15 @@ def visible(text: str, keep: str = "") -> str:
 
 
 def is_command(character: str) -> bool:
-    """Controls, halves of characters, line separators, and what reverses the order of letters."""
+    """Return whether a terminal would interpret a character.
+
+    These are controls, surrogates, line separators and bidirectional marks.
+    """
     return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in REVERSING
 
 
 def print_note(text: object) -> None:
-    """A line beside the result, on stderr. Where nobody can read it any more, work goes on."""
+    """Print a line to stderr; ignore a closed or full stream."""
     try:
         print(visible(str(text), LINES), file=sys.stderr, flush=True)
     except (OSError, ValueError):  # hung up, full, closed
@@ -48,18 +51,18 @@ def print_note(text: object) -> None:
 
 
 def several(number: int, noun: str) -> str:
-    """A number of things: "1 picture", "2 pictures"."""
+    """Return a count with its noun in singular or plural: "1 picture", "2 pictures"."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def print_line(text: object) -> None:
-    """A line of the result, on stdout. Raises OutputError where it takes none."""
+    """Print a line of the result to stdout. Raises OutputError where it cannot be written."""
     with _answering():
         print(visible(str(text), LINES), flush=True)  # who reads it in a pipe may interrupt us
 
 
 def flush_lines() -> None:
-    """Raises OutputError where not all of the result could be written."""
+    """Flush stdout. Raises OutputError where the result could not be written."""
     if sys.stdout is None:  # as after `t2i show x.png >&-`
         raise OutputError(
             "Cannot write the result to the standard output: it is closed. Send it elsewhere, such "
@@ -83,8 +86,11 @@ def _answering() -> Iterator[None]:
 
 
 def occupy_closed_streams() -> None:
-    """At the begin of a process: a file that is opened next gets no number of a closed stream, for
-    what libraries print would be written into it."""
+    """Open /dev/null in place of closed standard streams at process start.
+
+    Otherwise a file opened later would get the number of a closed stream, and library output would
+    be written into it.
+    """
     for number in range(3):
         try:
             os.fstat(number)
@@ -93,7 +99,7 @@ def occupy_closed_streams() -> None:
 
 
 def leave_nothing_unwritten() -> None:
-    """At the end of a process: what a stream refused, Python would write and complain of again."""
+    """Flush the standard streams at process end; discard what they cannot take."""
     for stream in (sys.stdout, sys.stderr):
         if stream is None:
             continue
@@ -104,7 +110,7 @@ def leave_nothing_unwritten() -> None:
 
 
 class Visible:
-    """Anything that rich prints, its texts made visible."""
+    """Rich renderable whose text is made visible."""
 
     def __init__(self, inner: "RenderableType") -> None:
         self.inner = inner
@@ -122,7 +128,7 @@ class Visible:
 
 
 def print_rich(inner: "RenderableType" = "") -> None:
-    """Print a table or a styled text on stdout."""
+    """Print a rich table or text on stdout."""
     from rich.console import Console
 
     Console(highlight=False).print(Visible(inner))
@@ -130,8 +136,9 @@ def print_rich(inner: "RenderableType" = "") -> None:
 
 @contextmanager
 def warnings_in_one_line() -> Iterator[list[str]]:
-    """Show a warning as what it says, without the line of code that said it; give a list that
-    grows by each, for programs."""
+    """Show each warning as one line without source code; yield a list that collects
+    the messages.
+    """
     said: list[str] = []
 
     def show(message: Warning | str, *_: object, **__: object) -> None:
@@ -145,7 +152,7 @@ def warnings_in_one_line() -> Iterator[list[str]]:
 
 @contextmanager
 def visible_logs() -> Iterator[None]:
-    """What libraries log, such as the values of a config that they do not know, is visible too."""
+    """Make log records of libraries safe for the terminal."""
     before = logging.getLogRecordFactory()
 
     def made(*args: Any, **kwargs: Any) -> logging.LogRecord:

@@ -10,7 +10,7 @@ from threading import Barrier
 
 import pytest
 
-from t2i.atomic_files import Taken, check_names, write_atomically, write_new, write_new_together
+from t2i.atomic_files import NameTaken, check_names, write_atomically, write_new, write_new_together
 from t2i.cli.file_names import OutputNames
 from t2i.cli.output_files import SiblingNames
 from t2i.errors import OutputError
@@ -53,7 +53,7 @@ def test_of_two_who_write_one_name_at_once_one_is_refused(tmp_path: Path) -> Non
         )
 
     for number, ends in enumerate(race(100, [writer("one"), writer("other")])):
-        assert sorted(isinstance(end, Taken) for end in ends) == [False, True]
+        assert sorted(isinstance(end, NameTaken) for end in ends) == [False, True]
         won = ("one", "other")[ends.index(None)]
         assert (tmp_path / f"{number}.txt").read_text() == won
     assert len(os.listdir(tmp_path)) == 100
@@ -64,7 +64,7 @@ def _write(folder: str, mark: str, gate: "multiprocessing.synchronize.Barrier") 
         gate.wait(60)
         try:
             write_new(Path(folder) / f"{number}", lambda path: path.write_text(mark))
-        except Taken:
+        except NameTaken:
             continue
         Path(folder, f"{number}-{mark}").touch()
 
@@ -118,7 +118,7 @@ def test_files_that_belong_together_stay_together(tmp_path: Path) -> None:
 def test_a_family_of_which_one_name_is_taken_leaves_the_others_free(tmp_path: Path) -> None:
     (tmp_path / "b").write_text("mine")
     family = [tmp_path / "a", tmp_path / "b", tmp_path / "c"]
-    with pytest.raises(Taken, match=r"b exists and is not replaced: remove it, or choose"):
+    with pytest.raises(NameTaken, match=r"b exists and is not replaced: remove it, or choose"):
         write_new_together([family], lambda paths: [path.write_text("new") for path in paths])
     assert os.listdir(tmp_path) == ["b"]
     assert (tmp_path / "b").read_text() == "mine"
@@ -126,9 +126,9 @@ def test_a_family_of_which_one_name_is_taken_leaves_the_others_free(tmp_path: Pa
 
 def test_a_link_that_leads_nowhere_is_not_replaced_either(tmp_path: Path) -> None:
     (tmp_path / "a.png").symlink_to("nowhere")
-    with pytest.raises(Taken):
+    with pytest.raises(NameTaken):
         write_new(tmp_path / "a.png", lambda path: path.write_text("new"))
-    with pytest.raises(Taken):
+    with pytest.raises(NameTaken):
         OutputNames(tmp_path / "a.png", "a cat", 1)
 
 

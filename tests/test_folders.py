@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from t2i import atomic_folders as folders
-from t2i.atomic_files import Taken
-from t2i.atomic_folders import free_place, recover, recover_all, whole_folder
+from t2i.atomic_files import NameTaken
+from t2i.atomic_folders import atomic_folder, new_place, recover, recover_all
 from t2i.errors import OutputError
 from tests.test_files import race
 
 
 def filled(folder: Path, text: str) -> None:
-    with whole_folder(folder) as new:
+    with atomic_folder(folder) as new:
         (new / "said").write_text(text)
 
 
@@ -129,7 +129,7 @@ def test_a_folder_that_cannot_be_named_leaves_the_old_one(
 
 def test_an_exception_within_leaves_the_old_one(tmp_path: Path) -> None:
     def half() -> None:
-        with whole_folder(tmp_path / "model") as new:
+        with atomic_folder(tmp_path / "model") as new:
             (new / "said").write_text("half")
             raise KeyError("stop")
 
@@ -143,7 +143,7 @@ def test_an_exception_within_leaves_the_old_one(tmp_path: Path) -> None:
 def test_what_a_kill_left_half_written_is_removed_and_what_lives_is_not(tmp_path: Path) -> None:
     (tmp_path / ".model.12345-0.part").mkdir()
     (tmp_path / ".model.12345-0.part" / "half").touch()
-    with whole_folder(tmp_path / "model") as slow:
+    with atomic_folder(tmp_path / "model") as slow:
         (slow / "said").write_text("slow")
         filled(tmp_path / "model", "quick")
         assert [path.name for path in tmp_path.glob(".*")] == [slow.name]
@@ -155,7 +155,7 @@ def test_what_a_kill_left_half_written_is_removed_and_what_lives_is_not(tmp_path
 def test_of_two_who_write_one_name_at_once_one_is_refused(tmp_path: Path, kind: str) -> None:
     def writer(text: str) -> object:
         def write(number: int) -> None:
-            with free_place(tmp_path / f"{number}") as new:
+            with new_place(tmp_path / f"{number}") as new:
                 if kind == "folder":
                     new.mkdir()
                 (new / "said" if kind == "folder" else new).write_text(text)
@@ -163,7 +163,7 @@ def test_of_two_who_write_one_name_at_once_one_is_refused(tmp_path: Path, kind: 
         return write
 
     for number, ends in enumerate(race(50, [writer("one"), writer("other")])):  # type: ignore[list-item]
-        assert sorted(isinstance(end, Taken) for end in ends) == [False, True]
+        assert sorted(isinstance(end, NameTaken) for end in ends) == [False, True]
         place = tmp_path / f"{number}"
         won = ("one", "other")[ends.index(None)]
         assert (place / "said" if kind == "folder" else place).read_text() == won
@@ -174,12 +174,12 @@ def test_a_folder_with_anything_in_it_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine").touch()
     with (
-        pytest.raises(Taken, match="model exists and is not replaced"),
-        free_place(tmp_path / "model") as new,
+        pytest.raises(NameTaken, match="model exists and is not replaced"),
+        new_place(tmp_path / "model") as new,
     ):
         new.mkdir()
     (tmp_path / "note").write_text("mine")
-    with pytest.raises(Taken, match="note exists"), free_place(tmp_path / "note") as new:
+    with pytest.raises(NameTaken, match="note exists"), new_place(tmp_path / "note") as new:
         new.mkdir()
     assert sorted(os.listdir(tmp_path)) == ["model", "note"]
     assert os.listdir(tmp_path / "model") == ["mine"]

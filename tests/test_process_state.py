@@ -23,7 +23,7 @@ from accelerate import Accelerator
 
 import t2i
 from pipelines.text_to_image import TextToImagePipeline
-from t2i.accelerate_state import device, own_randomness, own_state
+from t2i.accelerate_state import default_device, isolated_accelerate_state, isolated_rng
 from t2i.cli import main
 from tests import process_wide
 from tests.evaluate.tiny_bench import tiny_recogniser
@@ -195,7 +195,7 @@ def test_a_run_in_a_thread_leaves_the_signals_to_the_main_one(tmp_path: Path) ->
 
 def test_a_device_is_found_without_a_state_that_stays() -> None:
     before = process_wide.settings()
-    assert device() == torch.device("cpu")
+    assert default_device() == torch.device("cpu")
     assert process_wide.changes(before, process_wide.settings()) == []
 
 
@@ -203,7 +203,7 @@ def test_chance_within_a_block_is_its_own() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    with own_randomness():
+    with isolated_rng():
         torch.manual_seed(6)
         torch.rand(1)
     assert torch.equal(torch.rand(3), expected)
@@ -211,7 +211,7 @@ def test_chance_within_a_block_is_its_own() -> None:
 
 def test_what_accelerate_is_told_within_a_block_is_forgotten_after_an_exception() -> None:
     before = process_wide.settings()
-    with suppress(ZeroDivisionError), own_state():
+    with suppress(ZeroDivisionError), isolated_accelerate_state():
         Accelerator(mixed_precision="bf16", cpu=True)
         1 / 0  # noqa: B018
     assert process_wide.changes(before, process_wide.settings()) == []

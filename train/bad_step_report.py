@@ -19,7 +19,7 @@ from torch import Tensor
 
 from t2i.atomic_files import write_atomically
 from t2i.errors import TrainingError
-from t2i.pictures import save_picture, sheet
+from t2i.pictures import picture_grid, save_picture
 from t2i.scenes.sample import Samples
 from train.batches.batch import Batch, batches
 from train.batches.order import Order, Share
@@ -91,7 +91,7 @@ class BadStep:
         write_atomically(path, lambda part: part.write_text(text, "utf-8"))
         pictures, rows = show(self.step - 1), self.suspects()[:SHOWN]
         labels = [f"{row.name} (loss {row.loss:.4g})" for row in rows]
-        page = sheet([pictures[row.slot] for row in rows], labels, columns=6)
+        page = picture_grid([pictures[row.slot] for row in rows], labels, columns=6)
         save_picture(page, path.with_suffix(".png"))
 
 

@@ -19,9 +19,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from t2i.atomic_folders import recover_all, whole_folder
+from t2i.atomic_folders import atomic_folder, recover_all
 from t2i.errors import TrainingError
-from t2i.safe_reading import RUN, bytes_of, parse_json, regular
+from t2i.safe_reading import RUN, open_regular, parse_json, read_bounded
 from t2i.safe_reading.tensors import read_tensors
 from t2i.terminal import several
 from train.optim.optimizer import OWN_RATE
@@ -53,7 +53,7 @@ def save_state(folder: Path, state: State, keep: int) -> Path:
     when the disk refuses; the checkpoints that were there stay.
     """
     final = folder / f"step-{state.step:08d}"
-    with whole_folder(final) as part:
+    with atomic_folder(final) as part:
         facts = {"step": state.step, **state.facts}
         (part / "facts.json").write_text(json.dumps(facts, indent=1), "utf-8")
         for name, tensors in state.tensors.items():
@@ -107,7 +107,7 @@ def newest_facts(folder: Path) -> dict[str, Any] | None:
     for path in checkpoints(folder):
         try:
             facts: dict[str, Any] = parse_json(
-                bytes_of(path / "facts.json", RUN.most), lenient=True
+                read_bounded(path / "facts.json", RUN.most), lenient=True
             )
         except (OSError, ValueError):
             continue
@@ -118,7 +118,7 @@ def newest_facts(folder: Path) -> dict[str, Any] | None:
 def fault_of(path: Path) -> str | None:
     """What is wrong with a checkpoint folder, or None."""
     try:
-        digests = parse_json(bytes_of(path / MANIFEST, RUN.most))
+        digests = parse_json(read_bounded(path / MANIFEST, RUN.most))
         for name, noted in digests.items():
             if digest(path / name) != noted:
                 return f"{name} differs from its digest in the manifest"
@@ -132,7 +132,7 @@ def fault_of(path: Path) -> str | None:
 def load(path: Path) -> State:
     """Read one checkpoint folder. Raises TrainingError for one that cannot be read."""
     try:
-        facts = parse_json(bytes_of(path / "facts.json", RUN.most), lenient=True)
+        facts = parse_json(read_bounded(path / "facts.json", RUN.most), lenient=True)
         tensors = {file.stem: read_tensors(file) for file in path.glob("*.safetensors")}
     except (OSError, ValueError, SafetensorError) as error:
         raise TrainingError(f"Cannot read the checkpoint {path}: {error}.") from error
@@ -220,5 +220,5 @@ def _in_layout_of(parameter: Tensor, value: Any) -> Any:
 
 
 def digest(path: Path) -> str:
-    with regular(path) as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

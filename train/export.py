@@ -9,7 +9,7 @@ import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from pydantic import BaseModel, ConfigDict
 
-from t2i.atomic_folders import whole_folder
+from t2i.atomic_folders import atomic_folder
 from t2i.denoiser.build import Components
 from t2i.denoiser.families.sd import VAE
 from t2i.denoiser.loading.address import NOTES
@@ -70,7 +70,7 @@ def export(
 
     notes : JSON data kept beside the model as `t2i.json`: how it was trained, its sampling defaults
     """
-    with whole_folder(folder) as new:
+    with atomic_folder(folder) as new:
         write_model(deepcopy(components), scheduler, new, config)
         (new / NOTES).write_text(json.dumps(notes, indent=1) + "\n", "utf-8")
 
@@ -95,7 +95,7 @@ def export_vae(vae: VAE, folder: Path) -> None:
     """Write an autoencoder alone, complete or not at all."""
     part = deepcopy(vae)
     in_plain_layout(part)
-    with whole_folder(folder) as new:
+    with atomic_folder(folder) as new:
         part.save_pretrained(new)
         _settle(new / "config.json")
         _let_others_read(new)

@@ -15,7 +15,7 @@ from t2i.atomic_files import write_atomically
 from t2i.denoiser.memory_checks import memory_to_draw
 from t2i.errors import ArgumentError, T2IError, TrainingError
 from t2i.pictures import save_picture
-from t2i.run_folder import Stopped, StopRequest, locked
+from t2i.run_folder import StoppedEarly, StopRequest, lock_folder
 from t2i.terminal import several
 from train import checkpoint
 from train.bad_step_report import NotANumber, pictures_at
@@ -61,7 +61,7 @@ def run(config: RunConfig, out: Path) -> bool:
         try:
             training = Training(config, out, accelerator, stop)
             finished = training.go(stop)
-        except Stopped:
+        except StoppedEarly:
             finished = False
         if finished:
             training.export()
@@ -70,7 +70,7 @@ def run(config: RunConfig, out: Path) -> bool:
 
 def begin(config: RunConfig, out: Path, stack: ExitStack) -> None:
     """The folder is this run's alone, and what it holds is no other run's."""
-    stack.enter_context(locked(out))
+    stack.enter_context(lock_folder(out))
     facts = checkpoint.newest_facts(out / CHECKPOINTS)
     if facts is not None:
         check_same_config(out, facts, config)

@@ -16,17 +16,17 @@ from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from PIL import Image, ImageDraw
 
 from pipelines.text_to_image import TextToImagePipeline
-from t2i.atomic_folders import whole_folder
+from t2i.atomic_folders import atomic_folder
 from t2i.denoiser.loading.address import NOTES
 from t2i.errors import OutputError, T2IError, TrainingError
 from t2i.pictures import save_picture
-from t2i.safe_reading import RUN, Kind, bytes_of, parse_json, read_json, read_text
+from t2i.safe_reading import RUN, FileKind, parse_json, read_bounded, read_json, read_text
 from t2i.terminal import print_note, several
 from train.export import export_vae
 from train.loop import MODEL
 from train.reporting.sample_sheets import SamplesConfig, draw_prompts, page
 
-PROSE = Kind("text", 4_000_000)
+PROSE = FileKind("text", 4_000_000)
 CARD = """# The embedded model of t2i
 
 {prose}
@@ -70,7 +70,7 @@ def publish(run: Path, folder: Path, prose: str, vae: Path | None = None) -> Non
     notes = finished(run)
     if folder.exists() and not (folder / "model_index.json").is_file():
         raise OutputError(f"{folder} exists and holds no model: choose another folder.")
-    with whole_folder(folder) as new:
+    with atomic_folder(folder) as new:
         shutil.copytree(run / MODEL, new, dirs_exist_ok=True)
         if vae is not None:
             refined = AutoencoderTiny.from_pretrained(vae, use_safetensors=True)
@@ -88,8 +88,8 @@ def publish(run: Path, folder: Path, prose: str, vae: Path | None = None) -> Non
 def finished(run: Path) -> dict[str, Any]:
     """The notes of the model that the run's last step wrote."""
     try:
-        notes: dict[str, Any] = parse_json(bytes_of(run / MODEL / NOTES, RUN.most))
-        asked = parse_json(bytes_of(run / "config.json", RUN.most))["train"]["steps"]
+        notes: dict[str, Any] = parse_json(read_bounded(run / MODEL / NOTES, RUN.most))
+        asked = parse_json(read_bounded(run / "config.json", RUN.most))["train"]["steps"]
     except FileNotFoundError as error:
         raise TrainingError(
             f"No finished model in {run} ({error.filename} is missing): train it to its last step."

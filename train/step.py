@@ -13,7 +13,7 @@ from torch import Tensor
 
 from t2i.denoiser.memory_checks import is_out_of_memory
 from t2i.errors import DataError, OutputError, TrainingError
-from t2i.randomness import key
+from t2i.randomness import derive_seed
 from t2i.terminal import several
 from train.bad_step_report import (
     FOLDER,
@@ -187,7 +187,7 @@ class Stepper:
         rows = sum(len(piece.slots) for piece in pieces)
         for place, batch in enumerate(pieces):
             # Dropout inside a model draws from the global generator.
-            torch.manual_seed(key(self.config.seed, number, batch.slots[0], "model"))
+            torch.manual_seed(derive_seed(self.config.seed, number, batch.slots[0], "model"))
             last = exchange and place == len(pieces) - 1
             with nullcontext() if last else self.accelerator.no_sync(self._model):
                 loss_B = self._model(batch.to(self.accelerator.device))

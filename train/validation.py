@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from t2i.errors import T2IError
-from t2i.randomness import generator, key
+from t2i.randomness import derive_generator, derive_seed
 from t2i.scenes.sample import Sample, Samples
 from t2i.scenes.scenes import Scenes
 from train.batches.batch import collate
@@ -139,7 +139,7 @@ class Validation:
     def _noise(self, number: int, levels_B: Tensor, latents_1CHW: Tensor) -> Tensor:
         """(B, C, H, W), the picture's own at each level."""
         digest, seed = self._digests[number], self.config.seed
-        drawn = [generator(seed, digest, level, "validation") for level in levels_B.tolist()]
+        drawn = [derive_generator(seed, digest, level, "validation") for level in levels_B.tolist()]
         rows = [torch.randn(latents_1CHW.shape[1:], generator=one) for one in drawn]
         return torch.stack(rows).to(latents_1CHW.device)
 
@@ -163,7 +163,7 @@ def held_out(
     Of scenes they are ones of another seed: composed as those of the run, but not among them.
     """
     if isinstance(samples, Scenes):
-        other = {"seed": key(config.seed, "validation"), "length": config.most}
+        other = {"seed": derive_seed(config.seed, "validation"), "length": config.most}
         scenes = Scenes(samples.config.model_copy(update=other))
         return scenes.read, [scenes.name(index) for index in range(len(scenes))]
     assert isinstance(samples, Pictures)

@@ -17,9 +17,9 @@ from torch import Tensor
 from pipelines.loop import Generators
 from pipelines.run import arguments
 from t2i.denoiser.families import sd
-from t2i.errors import ArgumentError, in_short
-from t2i.masks import MEANT, Oddity, oddity_of, painted
-from t2i.pictures import in_plain_colours
+from t2i.errors import ArgumentError, library_message
+from t2i.masks import ODDITY_WARNINGS, Oddity, flatten_mask, mask_oddity
+from t2i.pictures import to_rgb_or_rgba
 from t2i.terminal import several
 
 Images = Image.Image | np.ndarray[Any, Any] | Tensor | list[Any]
@@ -42,8 +42,8 @@ def pixels_of(processor: VaeImageProcessor, name: str, images: Any, **options: A
         pixels_BCYX: Tensor = processor.preprocess(images, **options)
     except (ValueError, TypeError, RuntimeError, IndexError, AttributeError) as error:
         raise ArgumentError(
-            f"The {name} cannot be used ({in_short(error)}): expected pictures at least as large "
-            "as one latent, arrays and tensors with numbers in float."
+            f"The {name} cannot be used ({library_message(error)}): expected pictures at least as "
+            "large as one latent, arrays and tensors with numbers in float."
         ) from error
     a_mask = processor.config["do_convert_grayscale"]  # whose channels are looked at later
     channels = (3, processor.config["vae_latent_channels"])
@@ -62,15 +62,17 @@ def in_full(images: Any) -> Any:
         return [in_full(one) for one in images]
     if not isinstance(images, Image.Image):
         return images
-    picture = in_plain_colours(images)
+    picture = to_rgb_or_rgba(images)
     if picture.mode == "RGB":
         return picture
     return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
 
 
 def painted_masks(masks: Any) -> Any:
-    """Pillow's masks as `t2i.masks.painted`, truth values as 1 and 0, all others as they are; warns
-    of what seems odd."""
+    """Return masks without transparency: Pillow's flattened, truth values as 1 and 0, others as is.
+
+    Warn of masks that are probably not meant (see t2i.masks.mask_oddity).
+    """
     if isinstance(masks, list | tuple):
         return [painted_masks(one) for one in masks]
     if isinstance(masks, Tensor) and masks.dtype == torch.bool:
@@ -79,9 +81,9 @@ def painted_masks(masks: Any) -> Any:
         return masks.astype(np.float32)
     if not isinstance(masks, Image.Image):
         return masks
-    if odd := oddity_of(masks):
-        warnings.warn(f"The mask {MEANT[odd]}", stacklevel=2)
-    return painted(masks)
+    if odd := mask_oddity(masks):
+        warnings.warn(f"The mask {ODDITY_WARNINGS[odd]}", stacklevel=2)
+    return flatten_mask(masks)
 
 
 def are_pillow(images: Any) -> bool:
@@ -111,7 +113,7 @@ def check_masks(mask_BCYX: Tensor, pictures: int, pillow: bool) -> None:
     for mask_1YX in mask_BCYX:
         if (mask_1YX == mask_1YX.flatten()[0]).all():
             odd: Oddity = "white" if mask_1YX.flatten()[0] else "black"
-            warnings.warn(f"The mask {MEANT[odd]}", stacklevel=2)
+            warnings.warn(f"The mask {ODDITY_WARNINGS[odd]}", stacklevel=2)
 
 
 def latents_of(

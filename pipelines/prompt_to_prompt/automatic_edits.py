@@ -16,11 +16,11 @@ from t2i.attention.prompts.prompt_tokens import Words
 from t2i.attention.site import Window, check_window, is_empty
 from t2i.errors import ArgumentError
 from t2i.terminal import several
-from t2i.text.alignment import plain, words_of
+from t2i.text.alignment import plain_text, words_of
 from t2i.text.prompt import Prompt
-from t2i.text.token_layout import Readable
+from t2i.text.token_layout import EncoderInput
 from t2i.text.word_pattern import pattern
-from t2i.text.word_spans import unknown
+from t2i.text.word_spans import unknown_word_message
 
 Blend = tuple[Words, Words]
 """Words of the source and of the target, as LocalBlend takes them."""
@@ -181,13 +181,13 @@ def turns_of(source: str | Prompt, target: str | Prompt, num_steps: int) -> set[
     return {0}.union(*(p.changes(num_steps) for p in (source, target) if isinstance(p, Prompt)))
 
 
-def said(prompt: str | Prompt, step: int = 0, num_steps: int = 1) -> Readable:
+def said(prompt: str | Prompt, step: int = 0, num_steps: int = 1) -> EncoderInput:
     """What the branch "cond" is told."""
     return prompt.at(step, num_steps)[0][0] if isinstance(prompt, Prompt) else prompt
 
 
 def has(prompt: str | Prompt, word: str) -> bool:
-    return pattern(word).search(plain(said(prompt))) is not None
+    return pattern(word).search(plain_text(said(prompt))) is not None
 
 
 def check_weighted(targets: Sequence[str | Prompt], weights: Mapping[str, float]) -> None:
@@ -196,6 +196,6 @@ def check_weighted(targets: Sequence[str | Prompt], weights: Mapping[str, float]
         if not isinstance(word, str):
             raise ArgumentError(f"Got the word {word!r} in weights, expected a string.")
         if not any(has(target, word) for target in targets):
-            texts = " ".join(plain(said(target)) for target in targets)
-            missing = unknown(word, texts).replace("the prompt", "any target", 1)
+            texts = " ".join(plain_text(said(target)) for target in targets)
+            missing = unknown_word_message(word, texts).replace("the prompt", "any target", 1)
             raise ArgumentError(f"weights: {missing}")

@@ -10,8 +10,8 @@ from typing import Literal
 
 from t2i.attention.prompts.prompt_tokens import Words
 from t2i.attention.site import Window
-from t2i.text.alignment import aligned, words_of
-from t2i.text.token_layout import Readable
+from t2i.text.alignment import align_tokens, words_of
+from t2i.text.token_layout import EncoderInput
 
 Kind = Literal["recolour", "swap", "addition", "stronger word", "other"]
 LITTLE = set(
@@ -57,7 +57,7 @@ class Change:
         return SETTINGS[self.kind]
 
 
-def change_of(source: Readable, target: Readable, *, weighted: bool = False) -> Change:
+def change_of(source: EncoderInput, target: EncoderInput, *, weighted: bool = False) -> Change:
     """The kind of change between two prompts.
 
     recolour : every changed word says something of a word behind it that stays, as "red" of "apple"
@@ -68,7 +68,7 @@ def change_of(source: Readable, target: Readable, *, weighted: bool = False) -> 
     """
     before, after = words_of(source), words_of(target)
     numbers = {word: number for number, word in enumerate(dict.fromkeys([*before, *after]))}
-    partners = aligned([numbers[w] for w in before], [numbers[w] for w in after])
+    partners = align_tokens([numbers[w] for w in before], [numbers[w] for w in after])
     gone = changed(before, [i in {*partners} for i in range(len(before))])
     new = changed(after, [partner is not None for partner in partners])
     if not gone and not new:

@@ -30,9 +30,9 @@ from t2i.attention.edits.replace import Replace
 from t2i.attention.edits.reweight import Reweight
 from t2i.attention.edits.self_replace import SelfReplace
 from t2i.errors import ArgumentError, DataError
-from t2i.safe_reading import RUN, bytes_of, parse_json, regular
+from t2i.safe_reading import RUN, open_regular, parse_json, read_bounded
 from t2i.text.prompt import Prompt
-from t2i.text.token_layout import Readable
+from t2i.text.token_layout import EncoderInput
 
 VERSION = 2
 FOLLOWING = (Replace, Refine, Reweight, SelfReplace, LocalBlend)
@@ -70,7 +70,7 @@ class RecordedSource:
 
     # what a session asks (t2i.attention.compute.recorded_rows.Source)
 
-    def prompt_at(self, step: int) -> Readable:
+    def prompt_at(self, step: int) -> EncoderInput:
         turns, asked = self.steps.count, self.facts["num_inference_steps"]
         return said(self.prompt, step * asked // turns, asked)
 
@@ -136,7 +136,7 @@ def names_of(steps: int) -> list[str]:
 def digest_of(path: Path) -> str:
     """Raises DataError for a file that cannot be read."""
     try:
-        with regular(path) as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"Cannot read {path}: {error.strerror}.") from error
@@ -157,7 +157,7 @@ def load_remembered(folder: str | Path) -> RecordedSource:
     folder = Path(folder)
     recover(folder)
     try:
-        manifest = parse_json(bytes_of(folder / MANIFEST, RUN.most), lenient=True)
+        manifest = parse_json(read_bounded(folder / MANIFEST, RUN.most), lenient=True)
         if manifest["version"] != VERSION:
             raise DataError(
                 f"{folder} is written in layout {manifest['version']}, this t2i reads {VERSION}: "

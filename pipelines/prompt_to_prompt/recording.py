@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from t2i.atomic_folders import whole_folder
+from t2i.atomic_folders import atomic_folder
 from t2i.attention.call import AttentionCall
 from t2i.attention.compute.probabilities import AttentionProbabilities, select_mask_row
 from t2i.attention.denoiser_pass import DenoiserPass
@@ -142,7 +142,7 @@ def written(folder: Path | None, stack: ExitStack) -> Steps:
                 f"{folder} {what}, and is no remembered source: it is not replaced. Name another "
                 "folder."
             )
-    return Steps(None if folder is None else stack.enter_context(whole_folder(folder)))
+    return Steps(None if folder is None else stack.enter_context(atomic_folder(folder)))
 
 
 def name_of(step: int) -> str:

@@ -19,14 +19,14 @@ from t2i.conditioning.guidance import ClassifierFree
 from t2i.conditioning.run_state import Guidance
 from t2i.errors import ArgumentError
 from t2i.terminal import several
-from t2i.text.encoders.selection import Encoded, TwoClip, text_encoder
+from t2i.text.encoders.selection import EncodedText, TwoClip, text_encoder
 from t2i.text.encoders.two_clip import Penultimate
-from t2i.text.learned_words import additions
-from t2i.text.prompt import Prompt, Weighted
+from t2i.text.learned_words import continuation_insertions
+from t2i.text.prompt import Prompt, WeightedText
 
-Lines = tuple[str | Weighted, ...]
+Lines = tuple[str | WeightedText, ...]
 """One text per prompt of the call."""
-Encode = Callable[[Lines, Lines, int | None, int | None], Encoded]
+Encode = Callable[[Lines, Lines, int | None, int | None], EncodedText]
 """(texts, those for a second encoder, clip_skip, tokens per row if told) -> one row per text."""
 
 
@@ -43,7 +43,7 @@ class Texts:
         self.prompts = count_of(call)
         self.encode = cache(encode)
 
-    def by_turn(self) -> dict[int, dict[Branch, Encoded]]:
+    def by_turn(self) -> dict[int, dict[Branch, EncodedText]]:
         """For each step at which something else is said, the first being 0: every branch's rows.
 
         All have as many tokens as the longest.
@@ -55,7 +55,7 @@ class Texts:
             told = {step: self.at(step, max(lengths)) for step in turns}
         return told
 
-    def at(self, step: int, length: int | None = None) -> dict[Branch, Encoded]:
+    def at(self, step: int, length: int | None = None) -> dict[Branch, EncodedText]:
         """What each branch that guidance needs is told at `step`, one row per prompt."""
         told = {
             branch: self.cond(branch, step, length)
@@ -66,10 +66,10 @@ class Texts:
             told["uncond"] = self.uncond(told["cond"], step, length)
         return {branch: told[branch] for branch in self.guidance.needs}
 
-    def cond(self, branch: Branch, step: int, length: int | None) -> Encoded:
+    def cond(self, branch: Branch, step: int, length: int | None) -> EncodedText:
         call = self.call
         if call.prompt_embeds is not None:
-            return Encoded(call.prompt_embeds, pooled_BD=call.pooled_prompt_embeds)
+            return EncodedText(call.prompt_embeds, pooled_BD=call.pooled_prompt_embeds)
         composed = self.guidance if isinstance(self.guidance, Composed) else None
         part = 0 if composed is None else composed.parts.index(branch)
         lines = self.lines("prompt", call.prompt, step)[part]
@@ -78,16 +78,16 @@ class Texts:
             second = self.lines("prompt_2", call.prompt_2, step)[part]
         return self.encode(lines, second, call.clip_skip, length)
 
-    def uncond(self, cond: Encoded, step: int, length: int | None) -> Encoded:
+    def uncond(self, cond: EncodedText, step: int, length: int | None) -> EncodedText:
         call = self.call
         if call.negative_prompt_embeds is not None:
             arguments.check_same_shape(cond.text_BTD, call.negative_prompt_embeds)
-            return Encoded(
+            return EncodedText(
                 call.negative_prompt_embeds, pooled_BD=call.negative_pooled_prompt_embeds
             )
         if self.silence and call.negative_prompt is None:
             pooled_BD = None if cond.pooled_BD is None else torch.zeros_like(cond.pooled_BD)
-            return Encoded(torch.zeros_like(cond.text_BTD), cond.mask_BT, pooled_BD)
+            return EncodedText(torch.zeros_like(cond.text_BTD), cond.mask_BT, pooled_BD)
         parts = self.lines("negative_prompt", call.negative_prompt or "", step)
         parts_2 = parts
         if call.negative_prompt_2:
@@ -122,7 +122,9 @@ def texts_of(pipe: Any, call: Call, guidance: Guidance, steps: int, device: torc
     second = pipe.text_encoder_2 and text_encoder(pipe.tokenizer_2, pipe.text_encoder_2)
     scale: Any = (call.cross_attention_kwargs or {}).get("scale")
 
-    def encode(lines: Lines, lines_2: Lines, clip_skip: int | None, length: int | None) -> Encoded:
+    def encode(
+        lines: Lines, lines_2: Lines, clip_skip: int | None, length: int | None
+    ) -> EncodedText:
         lines = spelled(pipe, lines, pipe.tokenizer or pipe.tokenizer_2)
         encoders = [one for one in (pipe.text_encoder, pipe.text_encoder_2) if has_loras(one)]
         with alone_with(*encoders), lora_scaled(encoders, scale):
@@ -145,7 +147,7 @@ def spelled(pipe: Any, lines: Lines, tokenizer: Any) -> Lines:
     if not tokenizer.get_added_vocab():
         return lines
     spell = partial(pipe.maybe_convert_prompt, tokenizer=tokenizer)
-    find = partial(additions, tokenizer=tokenizer)
+    find = partial(continuation_insertions, tokenizer=tokenizer)
     return tuple(
         spell(line) if isinstance(line, str) else line.with_additions(find) for line in lines
     )

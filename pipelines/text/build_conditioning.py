@@ -14,17 +14,17 @@ from pipelines.run.call import Call, Start
 from pipelines.text.image_prompts import image_prompts
 from t2i.conditioning.conditioning import Branch, Conditioning, join_branches
 from t2i.denoiser.families import sd, sdxl
-from t2i.text.encoders.selection import Encoded
+from t2i.text.encoders.selection import EncodedText
 
 
-def rows(pipe: Any, told: Encoded, call: Call, device: torch.device) -> Encoded:
+def rows(pipe: Any, told: EncodedText, call: Call, device: torch.device) -> EncodedText:
     """One row per picture, where and as the UNet reads them."""
     part = pipe.text_encoder_2 or pipe.text_encoder or pipe.unet
 
     def per_picture(rows: Tensor, dtype: torch.dtype | None) -> Tensor:
         return rows.to(device, dtype).repeat_interleave(call.num_images_per_prompt, dim=0)
 
-    return Encoded(
+    return EncodedText(
         per_picture(told.text_BTD, part.dtype),
         None if told.mask_BT is None else per_picture(told.mask_BT, None),
         None if told.pooled_BD is None else per_picture(told.pooled_BD, part.dtype),
@@ -33,7 +33,7 @@ def rows(pipe: Any, told: Encoded, call: Call, device: torch.device) -> Encoded:
 
 def tell(
     pipe: Any,
-    told: Mapping[Branch, Encoded],
+    told: Mapping[Branch, EncodedText],
     begun: Start,
     call: Call,
     device: torch.device,
@@ -77,7 +77,7 @@ def scored(positive: sdxl.Sizes, call: Call) -> tuple[sdxl.Sizes, sdxl.Sizes]:
     return replace(positive, score=call.aesthetic_score), negative
 
 
-def seen(told: Encoded) -> Tensor:
+def seen(told: EncodedText) -> Tensor:
     """Its mask (B, T), all True where it has none."""
     if told.mask_BT is not None:
         return told.mask_BT

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from t2i.errors import ArgumentError, ModelError
-from t2i.text.learned_words import adding_whole_words, is_known, spelled_out
+from t2i.text.learned_words import adding_whole_words, expand_learned_words, is_single_token
 
 WRONG_WIDTH = "Loaded embeddings are of incorrect shape"
 """How diffusers' loader begins to say so."""
@@ -68,12 +68,12 @@ class LearnedWords(TextualInversionLoaderMixin):
     ) -> str | list[str]:
         """Each learned word of several vectors as all its tokens."""
         if isinstance(prompt, str):
-            return spelled_out(prompt, tokenizer)
-        return [spelled_out(text, tokenizer) for text in prompt]
+            return expand_learned_words(prompt, tokenizer)
+        return [expand_learned_words(text, tokenizer) for text in prompt]
 
 
 def check_new(word: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    if is_known(word, tokenizer):
+    if is_single_token(word, tokenizer):
         raise ArgumentError(
             f"The model knows the word {word!r:.80} already, and with another meaning of it every "
             "prompt that says it would draw something else: give it another, as "

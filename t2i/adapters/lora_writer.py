@@ -17,7 +17,7 @@ from t2i.adapters.lora_reader import CONFIG, WEIGHTS
 from t2i.adapters.lora_scales import HEADER
 from t2i.adapters.module_names import OF_ONE, OF_TWO, WHOLE, flat, original, spell, whole
 from t2i.atomic_files import write_atomically
-from t2i.atomic_folders import whole_folder
+from t2i.atomic_folders import atomic_folder
 from t2i.denoiser.loading.meta_models import skeleton
 from t2i.errors import ArgumentError, ModelError
 
@@ -114,7 +114,7 @@ def write_peft(folder: Path, lora: Lora) -> None:
     Raises ModelError for LoKr, of which peft works out the shapes itself.
     """
     check_layers(lora)
-    with whole_folder(folder) as place:
+    with atomic_folder(folder) as place:
         for part, layers in lora.parts.items():
             kinds = {layer.kind for layer in layers.values()}
             if len(kinds) > 1 or kinds == {"lokr"}:

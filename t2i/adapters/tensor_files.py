@@ -12,7 +12,7 @@ from t2i.adapters.module_names import shown
 from t2i.denoiser.loading.address import PICKLES
 from t2i.denoiser.loading.weight_checks import read_shapes
 from t2i.errors import ArgumentError, ModelError
-from t2i.safe_reading.tensors import opened_tensors
+from t2i.safe_reading.tensors import open_tensors
 from t2i.terminal import several
 
 MOST_TENSORS = 20_000
@@ -39,7 +39,7 @@ def read_tensors(path: Path, word: str) -> tuple[dict[str, Tensor], dict[str, st
             f"{MOST_TENSORS:,} of a {word}."
         )
     try:
-        with opened_tensors(path) as file:
+        with open_tensors(path) as file:
             header = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in shapes}
     except (SafetensorError, OSError) as error:

@@ -12,7 +12,7 @@ from t2i.adapters.lora_writer import write_tensors
 from t2i.adapters.module_names import shown, spell
 from t2i.adapters.tensor_files import check_finite, read_tensors
 from t2i.errors import ArgumentError, ModelError
-from t2i.safe_reading import Kind, read_bytes
+from t2i.safe_reading import FileKind, read_bytes
 from t2i.terminal import several
 
 OF_TWO = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
@@ -20,7 +20,7 @@ NAMELESS = "emb_params"
 """The key of an embedding that has no name of its own but that of its file."""
 PLAIN = {"format": "pt"}
 MOST_VECTORS = 1024
-PICKLE = Kind("embedding", 64_000_000, ModelError)
+PICKLE = FileKind("embedding", 64_000_000, ModelError)
 
 
 @dataclass(frozen=True, slots=True)

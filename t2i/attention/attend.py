@@ -16,13 +16,13 @@ from t2i.attention.session.checks import GIBIBYTE
 from t2i.attention.session.session import Session
 from t2i.conditioning.run_state import SupportsStepCallbacks
 from t2i.errors import ArgumentError, AttentionError
-from t2i.text.token_layout import Readable
+from t2i.text.token_layout import EncoderInput
 
 
 @contextmanager
 def attend(
     x: Any,
-    prompts: Sequence[Readable] | None = None,
+    prompts: Sequence[EncoderInput] | None = None,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
     budget: int = GIBIBYTE,

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from t2i.atomic_files import Taken, cannot_write, check_names, write_new_together
+from t2i.atomic_files import NameTaken, check_names, write_error, write_new_together
 from t2i.errors import ArgumentError
 from t2i.pictures import FORMATS
 
@@ -50,18 +50,20 @@ class OutputNames:
         check_names(paths)
         for path in paths:
             if os.path.lexists(path):
-                raise Taken(path)
+                raise NameTaken(path)
 
     def make_folder(self) -> None:
         """Fail before the sampling rather than after it."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise cannot_write(self.folder, error) from error
+            raise write_error(self.folder, error) from error
 
     def save(self, index: int, seed: int, write: Callable[[Path], object]) -> Path:
-        """Let `write` fill the file of a picture; where it is now. Raises Taken where the name that
-        was asked for is in use."""
+        """Let `write` fill the file of a picture and return its path.
+
+        Raises NameTaken where the requested name is in use.
+        """
         families = [[self.explicit[index]]] if self.explicit else self.families(seed)
         return write_new_together(families, lambda paths: write(paths[0]))[0]
 

@@ -33,10 +33,10 @@ def join_processes() -> "Iterator[PartialState]":
     from accelerate.utils import parse_flag_from_env
     from torch import distributed
 
-    from t2i.accelerate_state import is_grouped, own_state
+    from t2i.accelerate_state import in_process_group, isolated_accelerate_state
 
-    on_cpu, grouped = parse_flag_from_env("ACCELERATE_USE_CPU"), is_grouped()
-    with own_state():
+    on_cpu, grouped = parse_flag_from_env("ACCELERATE_USE_CPU"), in_process_group()
+    with isolated_accelerate_state():
         state = PartialState(cpu=on_cpu or not torch.accelerator.is_available())
         if on_cpu and state.num_processes == 1 and "MASTER_PORT" in os.environ:
             note(
@@ -46,7 +46,7 @@ def join_processes() -> "Iterator[PartialState]":
         try:
             yield state
         finally:
-            if is_grouped() and not grouped:
+            if in_process_group() and not grouped:
                 distributed.destroy_process_group()
 
 

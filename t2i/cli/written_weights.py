@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from t2i.atomic_files import check_names
-from t2i.atomic_folders import free_place, whole_folder
+from t2i.atomic_folders import atomic_folder, new_place
 from t2i.errors import ArgumentError, OutputError
 from t2i.safe_reading import MODEL_CONFIG, read_json
 
@@ -56,7 +56,7 @@ def check_output_free(out: Path, overwrite: bool, *, folder: bool = False) -> No
 
 def reserve_output(out: Path, overwrite: bool) -> AbstractContextManager[Path]:
     """Where to write what is to be `out`: another command may be quicker than check_free saw."""
-    return nullcontext(out) if overwrite else free_place(out)
+    return nullcontext(out) if overwrite else new_place(out)
 
 
 def _holds_weights(folder: Path) -> bool:
@@ -84,10 +84,10 @@ def write_model(out: Path, pipe: "Pipeline", precision: Precision) -> None:
     """A model folder that every diffusers tool reads."""
     import torch
 
-    from t2i.library_messages import quietly
+    from t2i.library_messages import diffusers_errors_only
 
     kinds = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-    with quietly(), whole_folder(out) as new:
+    with diffusers_errors_only(), atomic_folder(out) as new:
         pipe.to(kinds[precision])
         pipe.save_pretrained(new)
         # Left alone transformers takes the precision of the file, and diffusers float32.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from t2i.errors import ArgumentError
 from t2i.terminal import several
-from t2i.text.token_layout import Readable
+from t2i.text.token_layout import EncoderInput
 
 Branch = str
 """Name of one prediction that guidance combines: "uncond", "cond", or one that a guidance adds."""
@@ -31,7 +31,7 @@ class Conditioning:
     """Further tensors with B rows that the model family reads, such as pooled embeddings."""
     mask_BT: Tensor | None = None
     """Attention mask of the text: 1 for a token that is read. None: every token is read."""
-    prompts: tuple[Readable, ...] = ()
+    prompts: tuple[EncoderInput, ...] = ()
     """Text of the branch "cond", if known: one per prompt; the images of a prompt are adjacent."""
 
     def __post_init__(self) -> None:

@@ -31,7 +31,7 @@ from t2i.denoiser.loading.config_checks import SHORTEST
 from t2i.denoiser.loading.config_values import check_values
 from t2i.denoiser.loading.meta_models import skeleton
 from t2i.denoiser.loading.trial_pass import try_pass
-from t2i.errors import ArgumentError, ModelError, in_short, nearest
+from t2i.errors import ArgumentError, ModelError, library_message, nearest
 from t2i.safe_reading import CONFIG, read_toml
 from t2i.text.bpe import clip_tokenizer, load_bpe
 
@@ -209,7 +209,7 @@ def make(kind: type, settings: Settings, table: str) -> Any:
         return kind(**settings)
     except Exception as error:  # Constructors of the libraries fail in any way.
         raise ArgumentError(
-            f"The model config's [{table}] makes no {kind.__name__}: {in_short(error)}"
+            f"The model config's [{table}] makes no {kind.__name__}: {library_message(error)}"
         ) from error
 
 

@@ -8,7 +8,7 @@ import diffusers
 import torch
 from torch import Tensor
 
-from t2i.errors import ArgumentError, in_short, nearest
+from t2i.errors import ArgumentError, library_message, nearest
 
 
 class Scheduler(Protocol):
@@ -53,7 +53,7 @@ def scheduler(name: str, config: Mapping[str, object]) -> Scheduler:
     except Exception as error:  # The config may be anybody's, of any of diffusers' schedulers.
         raise ArgumentError(
             f"The sampler {name!r} cannot be built on this model's noise schedule "
-            f"({in_short(error)}): leave out the sampler to use the model's own."
+            f"({library_message(error)}): leave out the sampler to use the model's own."
         ) from error
     return built
 

@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from t2i.atomic_folders import whole_folder
+from t2i.atomic_folders import atomic_folder
 from t2i.errors import OutputError, T2IError
 from t2i.evaluate.generation.judge import judge, judge_by_another, said
 from t2i.evaluate.report.chapter import Figure, Table
 from t2i.evaluate.report.markdown import as_markdown
 from t2i.evaluate.report.statistics import mean, share
-from t2i.pictures import save_picture, sheet
+from t2i.pictures import picture_grid, save_picture
 from t2i.scenes.caption_matcher import Agreement
 from t2i.scenes.recognised_objects import Seen
 from t2i.scenes.recogniser import CONFIG
@@ -187,7 +187,7 @@ def recognised(agreement: Agreement, scenes: Scenes) -> Image.Image:
     pictures = [Image.fromarray(scenes.scene(number).pixels) for number in range(SHOWN)]
     looks = agreement.recogniser.look(pictures)
     both = [marked(*one) for one in zip(pictures, looks, strict=True)]
-    return sheet(both, [told(seen) for seen in looks], columns=3)
+    return picture_grid(both, [told(seen) for seen in looks], columns=3)
 
 
 def write_card(run: Path, folder: Path, count: int) -> None:
@@ -208,7 +208,7 @@ def write_card(run: Path, folder: Path, count: int) -> None:
         "picture side of the score": agreement.eyes,
         "text side": agreement.ears,
     }
-    with whole_folder(folder) as new:
+    with atomic_folder(folder) as new:
         shutil.copytree(run / MODEL, new, dirs_exist_ok=True)
         save_picture(recognised(agreement, sets["train"]), new / "recognised.png")
         card = CARD.format(

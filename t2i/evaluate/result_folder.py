@@ -1,7 +1,7 @@
 """The folder of an evaluation: what was begun there, what is done, and its pictures.
 
 `begun.json` says what is evaluated with what; `records.jsonl` gets a line for each finished unit.
-Only while the folder is locked (t2i.run_folder.locked).
+Only while the folder is locked (t2i.run_folder.lock_folder).
 """
 
 import json
@@ -15,12 +15,12 @@ from typing import Any
 
 from PIL import Image
 
-from t2i.atomic_files import cannot_write, write_atomically
+from t2i.atomic_files import write_atomically, write_error
 from t2i.errors import ArgumentError, OutputError
 from t2i.evaluate.suite_part import Record
 from t2i.pictures import save_picture
 from t2i.run_folder import LOCK
-from t2i.safe_reading import RUN, bytes_of, parse_json
+from t2i.safe_reading import RUN, parse_json, read_bounded
 from train.config.config_changes import flatten
 
 BEGUN, RECORDS, PICTURES = "begun.json", "records.jsonl", "pictures"
@@ -84,7 +84,7 @@ class Store:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise cannot_write(path, error) from error
+            raise write_error(path, error) from error
         self.done[part, unit] = Done(record, seconds)
 
     def records(self, part: str) -> dict[str, Record]:
@@ -101,7 +101,7 @@ class Store:
         if not path.exists():
             return None
         try:
-            before = parse_json(bytes_of(path, RUN.most), lenient=True)
+            before = parse_json(read_bounded(path, RUN.most), lenient=True)
         except OSError as error:
             raise self._cannot_go_on(f"cannot be read ({error.strerror or error})") from error
         except ValueError as error:  # no JSON, or no UTF-8
@@ -142,12 +142,12 @@ class Store:
         if not path.exists():
             return
         try:
-            data = bytes_of(path, RUN.most)
+            data = read_bounded(path, RUN.most)
             whole = data.rpartition(b"\n")[0]
             if len(whole) + 1 < len(data) or (data and not data.endswith(b"\n")):
                 os.truncate(path, len(whole) + 1 if whole else 0)
         except OSError as error:
-            raise cannot_write(path, error) from error
+            raise write_error(path, error) from error
         for entry in entries_of(whole):
             # Of a unit whose pictures are gone nothing could be shown: it is done again.
             if all(self._is_there(file) for file in texts_in(entry["record"], ("file",))):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from t2i.accelerate_state import own_randomness
+from t2i.accelerate_state import isolated_rng
 from t2i.atomic_files import write_atomically
 from t2i.errors import DataError
 from t2i.evaluate.report.chapter import Block, Chapter, Figure, Gallery, Plot, Table
@@ -21,7 +21,7 @@ from t2i.evaluate.report.previous_result import Earlier
 from t2i.evaluate.report.sample_codes import as_text
 from t2i.evaluate.result_folder import PICTURES, RECORDS, Store, texts_in
 from t2i.evaluate.suite_part import Part, Record
-from t2i.randomness import key
+from t2i.randomness import derive_seed
 
 RESULT, PAGE, TABLES = "evaluation.json", "index.html", "tables.md"
 VERSION = 1
@@ -44,8 +44,8 @@ def measure(parts: Sequence[Part], store: Store, told: Told) -> None:
                 continue
             begun = time.perf_counter()
             # Whatever draws without a generator of its own draws the same in every run.
-            with own_randomness():
-                torch.manual_seed(key(0, part.name, unit))
+            with isolated_rng():
+                torch.manual_seed(derive_seed(0, part.name, unit))
                 record = part.measure(unit)
             store.add(part.name, unit, record, time.perf_counter() - begun)
             finished += 1

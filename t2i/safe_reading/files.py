@@ -15,59 +15,63 @@ LONGEST_SHOWN = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """What a file is said to be, how many bytes of it are read at most, and what is raised."""
+class FileKind:
+    """Kind of file for error messages, with its size limit and its error class."""
 
     noun: str
     most: int
     error: type[T2IError] = DataError
 
-    def __call__(self, noun: str) -> "Kind":
+    def __call__(self, noun: str) -> "FileKind":
         """The same bounds under another name."""
         return replace(self, noun=noun)
 
     @property
     def a(self) -> str:
+        """Noun with its article, as "a picture"."""
         return f"{'an' if self.noun[0] in 'aeio' else 'a'} {self.noun}"
 
 
-PICTURE = Kind("picture", 512 * 1024**2)
-CAPTION = Kind("caption", 64 * 1024)
-TABLE = Kind("table of captions", 1024**3)
+PICTURE = FileKind("picture", 512 * 1024**2)
+CAPTION = FileKind("caption", 64 * 1024)
+TABLE = FileKind("table of captions", 1024**3)
 """Read line by line."""
-PROMPTS = Kind("file of prompts", 1024**3)
+PROMPTS = FileKind("file of prompts", 1024**3)
 """Read line by line."""
-CONFIG = Kind("config", 1_000_000, ArgumentError)
+CONFIG = FileKind("config", 1_000_000, ArgumentError)
 """A TOML."""
-MODEL_CONFIG = Kind("config", 1_000_000, ModelError)
-RUN = Kind("file of a run", 256 * 1024**2, OutputError)
+MODEL_CONFIG = FileKind("config", 1_000_000, ModelError)
+RUN = FileKind("file of a run", 256 * 1024**2, OutputError)
 """What a run or a bulk keeps of itself, with a record of each of many pictures."""
-WEIGHTS = Kind("weights file", 1 << 50, ModelError)
+WEIGHTS = FileKind("weights file", 1 << 50, ModelError)
 """Mapped into memory, not read; the header has a bound of its own."""
 
 
-class Unfit(OSError):
-    """No regular file, or too large; `strerror` says which."""
+class UnsuitableFile(OSError):
+    """OSError for something that is not a regular file, or too large; `strerror` says which."""
 
     def __init__(self, path: object, reason: str, number: int = errno.EINVAL) -> None:
         super().__init__(number, reason, str(path))
 
 
-def regular(path: str | os.PathLike[str], most: int | None = None) -> BufferedReader:
-    """The file, opened to be read. Raises OSError, Unfit for what is no regular file or larger than
-    `most` bytes; nothing is waited for, as a pipe would have it.
+def open_regular(path: str | os.PathLike[str], most: int | None = None) -> BufferedReader:
+    """Open a regular file for reading, never blocking on a pipe or device.
+
+    Raises OSError; UnsuitableFile for anything but a regular file of at most `most` bytes.
     """
     try:
         check_kind(path, os.stat(path))  # before it is opened: a device may act on that
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         descriptor = os.open(path, flags | getattr(os, "O_NOCTTY", 0))
     except ValueError:
-        raise Unfit(path, "no file can be called so (a NUL, or half of a character)") from None
+        raise UnsuitableFile(
+            path, "no file can be called so (a NUL, or half of a character)"
+        ) from None
     try:
         found = os.fstat(descriptor)  # what was opened: the name may mean another by now
         check_kind(path, found)
         if most is not None and found.st_size > most:
-            raise Unfit(path, f"it has {found.st_size:,} bytes, at most {most:,} are read")
+            raise UnsuitableFile(path, f"it has {found.st_size:,} bytes, at most {most:,} are read")
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
@@ -80,7 +84,7 @@ def check_kind(path: str | os.PathLike[str], found: os.stat_result) -> None:
         raise IsADirectoryError(errno.EISDIR, "it is a folder", os.fspath(path))
     for is_one, what in NO_FILES.items():
         if is_one(found.st_mode):
-            raise Unfit(path, f"it is a {what}, not a file")
+            raise UnsuitableFile(path, f"it is a {what}, not a file")
 
 
 NO_FILES = {
@@ -92,36 +96,36 @@ NO_FILES = {
 
 
 @contextmanager
-def opened(path: str | os.PathLike[str], kind: Kind) -> Iterator[BufferedReader]:
-    """The file, open within the block. Raises the kind's error, also where reading it fails."""
+def open_untrusted(path: str | os.PathLike[str], kind: FileKind) -> Iterator[BufferedReader]:
+    """Open a file while the context is open. Raises the kind's error, also where reading fails."""
     try:
-        with regular(path, kind.most) as file:
+        with open_regular(path, kind.most) as file:
             yield file
     except OSError as error:
         if error.errno is None:  # not the system's: so Pillow says what a file holds
             raise
-        raise unread(path, kind, error) from error
+        raise unreadable_error(path, kind, error) from error
 
 
-def bytes_of(path: str | os.PathLike[str], most: int) -> bytes:
-    """All of it. Raises OSError."""
-    with regular(path, most) as file:
+def read_bounded(path: str | os.PathLike[str], most: int) -> bytes:
+    """Return all bytes of a regular file. Raises OSError above `most` bytes."""
+    with open_regular(path, most) as file:
         data = file.read(most + 1)
     if len(data) > most:  # it grows, or its size is not known as in /proc
-        raise Unfit(path, f"it has more than the {most:,} bytes that are read")
+        raise UnsuitableFile(path, f"it has more than the {most:,} bytes that are read")
     return data
 
 
-def read_bytes(path: str | os.PathLike[str], kind: Kind) -> bytes:
-    """All of it. Raises the kind's error."""
+def read_bytes(path: str | os.PathLike[str], kind: FileKind) -> bytes:
+    """Return all bytes of a file. Raises the kind's error."""
     try:
-        return bytes_of(path, kind.most)
+        return read_bounded(path, kind.most)
     except OSError as error:
-        raise unread(path, kind, error) from error
+        raise unreadable_error(path, kind, error) from error
 
 
-def unread(path: str | os.PathLike[str], kind: Kind, error: OSError) -> T2IError:
-    """Why a file cannot be read, in words."""
+def unreadable_error(path: str | os.PathLike[str], kind: FileKind, error: OSError) -> T2IError:
+    """Return the kind's error for a file that cannot be read, with the reason."""
     name = os.fspath(path)
     name = name if len(name) <= LONGEST_SHOWN else f"{name[:LONGEST_SHOWN]}..."
     if isinstance(error, FileNotFoundError | NotADirectoryError):

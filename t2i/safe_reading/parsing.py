@@ -1,6 +1,7 @@
-"""Text, JSON and TOML that others wrote: their depth, their numbers and their keys are bounded.
+"""Bounded parsing of UTF-8 text, JSON and TOML from untrusted sources.
 
-What cannot be parsed is a ValueError with the place of the fault; of a file, its kind's error.
+Depth, digits and keys are limited. Faults are ValueErrors with their place; those of a file are
+the error of its kind.
 """
 
 import codecs
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 from t2i.errors import T2IError
-from t2i.safe_reading.files import Kind, read_bytes
+from t2i.safe_reading.files import FileKind, read_bytes
 
 DEEPEST = 100
 """Of lists and tables within one another; the deepest that anybody means has some ten."""
@@ -36,8 +37,8 @@ TOML_KEYS = re.compile(r"[^\w.\- \t]")
 HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def decoded(data: bytes) -> str:
-    """UTF-8 with or without its mark. Raises ValueError with line and byte of the fault."""
+def decode_utf8(data: bytes) -> str:
+    """Decode UTF-8, with or without BOM. Raises ValueError with line and byte of the fault."""
     if data.startswith(UTF16):
         raise ValueError("it is UTF-16: save it as UTF-8")
     try:
@@ -53,13 +54,13 @@ def parse_json(
     pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,
     lenient: bool = False,
 ) -> Any:
-    """The value. Raises ValueError, for what is nested too deep as well.
+    """Parse JSON. Raises ValueError for faults and for what is nested too deep.
 
     pairs : as object_pairs_hook of json.loads
     lenient : take NaN, Infinity and halves of characters too, as some programs write them
     """
     if isinstance(text, bytes):
-        text = decoded(text)
+        text = decode_utf8(text)
     if not lenient:
         check_letters(text)
     check_depth(text, JSON_STRING)
@@ -67,9 +68,9 @@ def parse_json(
         value: Any = json.loads(
             text,
             object_pairs_hook=pairs,
-            parse_int=whole_number,
-            parse_float=float if lenient else finite_number,
-            parse_constant=float if lenient else no_number,
+            parse_int=_parse_int,
+            parse_float=float if lenient else _parse_float,
+            parse_constant=float if lenient else _refuse_constant,
         )
     except RecursionError:
         raise ValueError("it is nested too deep to be read") from None
@@ -79,7 +80,7 @@ def parse_json(
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """Raises ValueError, for what is nested too deep or has a key too long as well."""
+    """Parse TOML. Raises ValueError for faults, deep nesting and long keys."""
     bare = TOML_TEXT.sub("_", text)
     check_depth(bare)
     if any(part.count(".") > LONGEST_KEY for part in TOML_KEYS.split(bare)):
@@ -94,39 +95,42 @@ def parse_toml(text: str) -> dict[str, Any]:
         raise ValueError("it is nested too deep to be read") from None
 
 
-def read_text(path: str | os.PathLike[str], kind: Kind) -> str:
-    """All of a file in UTF-8. Raises the kind's error."""
+def read_text(path: str | os.PathLike[str], kind: FileKind) -> str:
+    """Return the text of a UTF-8 file. Raises the kind's error."""
     data = read_bytes(path, kind)
     try:
-        return decoded(data)
+        return decode_utf8(data)
     except ValueError as error:
-        raise unparsed(path, kind, error) from error
+        raise unparsable_error(path, kind, error) from error
 
 
-def read_json(path: str | os.PathLike[str], kind: Kind, *, lenient: bool = False) -> dict[str, Any]:
-    """The object in a file. Raises the kind's error."""
+def read_json(
+    path: str | os.PathLike[str], kind: FileKind, *, lenient: bool = False
+) -> dict[str, Any]:
+    """Return the JSON object in a file. Raises the kind's error."""
     text = read_text(path, kind)
     try:
         value = parse_json(text, lenient=lenient)
     except ValueError as error:
-        raise unparsed(path, kind, error, "JSON") from error
+        raise unparsable_error(path, kind, error, "JSON") from error
     if not isinstance(value, dict):
         raise kind.error(f"{os.fspath(path)} holds a JSON {type(value).__name__}, not an object.")
     return value
 
 
-def read_toml(path: str | os.PathLike[str], kind: Kind) -> dict[str, Any]:
-    """The tables in a file. Raises the kind's error."""
+def read_toml(path: str | os.PathLike[str], kind: FileKind) -> dict[str, Any]:
+    """Return the tables of a TOML file. Raises the kind's error."""
     text = read_text(path, kind)
     try:
         return parse_toml(text)
     except ValueError as error:
-        raise unparsed(path, kind, error, "TOML") from error
+        raise unparsable_error(path, kind, error, "TOML") from error
 
 
-def lines_in(file: BinaryIO, most: int) -> Iterator[tuple[int, bytes]]:
-    """Number and bytes of each line, its end included; at most `most` + 1 bytes of one are read.
+def iterate_lines(file: BinaryIO, most: int) -> Iterator[tuple[int, bytes]]:
+    """Yield number and bytes of each line, its end included.
 
+    At most `most` + 1 bytes of a line are read.
     Only a line feed ends a line: JSON may hold any other separator within a text.
     """
     number = 0
@@ -135,16 +139,17 @@ def lines_in(file: BinaryIO, most: int) -> Iterator[tuple[int, bytes]]:
         yield number, data.removeprefix(codecs.BOM_UTF8) if number == 1 else data
 
 
-def unparsed(
-    path: str | os.PathLike[str], kind: Kind, error: ValueError, form: str = ""
+def unparsable_error(
+    path: str | os.PathLike[str], kind: FileKind, error: ValueError, form: str = ""
 ) -> T2IError:
-    """The kind's error for what a file holds."""
+    """Return the kind's error for a file whose content cannot be parsed."""
     return kind.error(
         f"Cannot read the {kind.noun} {os.fspath(path)}{form and f' as {form}'}: {error}."
     )
 
 
 def check_depth(text: str, strings: re.Pattern[str] | None = None) -> None:
+    """Raise ValueError for brackets nested more than DEEPEST deep."""
     if text.count("[") + text.count("{") <= DEEPEST:
         return
     depth = 0
@@ -155,6 +160,7 @@ def check_depth(text: str, strings: re.Pattern[str] | None = None) -> None:
 
 
 def check_letters(text: str) -> None:
+    """Raise ValueError for a text with lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -164,18 +170,18 @@ def check_letters(text: str) -> None:
         raise ValueError("one of its texts has half of a character (a lone surrogate)") from None
 
 
-def whole_number(digits: str) -> int:
+def _parse_int(digits: str) -> int:
     if len(digits) > MOST_DIGITS:
         raise ValueError(f"a number has {len(digits):,} digits, at most {MOST_DIGITS} are read")
     return int(digits)
 
 
-def finite_number(digits: str) -> float:
+def _parse_float(digits: str) -> float:
     number = float(digits)
     if not math.isfinite(number):
         raise ValueError(f"{digits[:40]} is more than a number can be")
     return number
 
 
-def no_number(name: str) -> float:
+def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is no number in JSON")

@@ -1,11 +1,11 @@
-"""Weights that others wrote: a regular safetensors file with a header of bounded size."""
+"""Reading of safetensors files from untrusted sources, with a bound on the header."""
 
 import os
 from typing import TYPE_CHECKING, Literal
 
 from safetensors import SafetensorError, safe_open
 
-from t2i.safe_reading.files import regular
+from t2i.safe_reading.files import open_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,14 +14,14 @@ LARGEST_HEADER = 16_000_000
 """Bytes; some ten times what is published."""
 
 
-def opened_tensors(
+def open_tensors(
     path: str | os.PathLike[str], framework: Literal["pt", "numpy"] = "pt"
 ) -> safe_open:
-    """The file as safetensors gives it, to be used as a context.
+    """Open a safetensors file as safetensors does, to be used as a context.
 
-    Raises OSError for what is no regular file, SafetensorError for what is no whole safetensors.
+    Raises OSError for anything but a regular file, SafetensorError for an incomplete file.
     """
-    with regular(path) as file:
+    with open_regular(path) as file:
         claimed = int.from_bytes(file.read(8), "little")
     if claimed > LARGEST_HEADER:
         raise SafetensorError(
@@ -31,6 +31,6 @@ def opened_tensors(
 
 
 def read_tensors(path: str | os.PathLike[str]) -> "dict[str, Tensor]":
-    """All tensors of a file. Raises as opened_tensors does."""
-    with opened_tensors(path) as file:
+    """Return all tensors of a safetensors file. Raises as open_tensors does."""
+    with open_tensors(path) as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping

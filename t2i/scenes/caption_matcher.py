@@ -17,7 +17,7 @@ from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from t2i.errors import ModelError
-from t2i.safe_reading import MODEL_CONFIG, bytes_of, parse_json
+from t2i.safe_reading import MODEL_CONFIG, parse_json, read_bounded
 from t2i.safe_reading.tensors import read_tensors
 from t2i.scenes.recogniser import ASSET, UNREADABLE, Maps, Recogniser
 from t2i.text.bpe import Merges, Vocabulary, clip_tokenizer, load_bpe
@@ -119,7 +119,7 @@ class Agreement(nn.Module):
         """
         recogniser = Recogniser.load(folder)
         try:
-            config = parse_json(bytes_of(folder / CONFIG, MODEL_CONFIG.most))
+            config = parse_json(read_bounded(folder / CONFIG, MODEL_CONFIG.most))
             found = cls(recogniser, config["width"], config["layers"])
             if found.vocabulary != config["vocabulary"]:
                 raise ValueError(f"it read another vocabulary than {VOCABULARY.name}")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from t2i.errors import ModelError
-from t2i.safe_reading import MODEL_CONFIG, bytes_of, parse_json
+from t2i.safe_reading import MODEL_CONFIG, parse_json, read_bounded
 from t2i.safe_reading.tensors import read_tensors
 from t2i.scenes.recognised_objects import OWN, Found, Seen
 
@@ -192,7 +192,7 @@ class Recogniser(nn.Module):
         Raises ModelError for a folder that holds none.
         """
         try:
-            config = parse_json(bytes_of(folder / CONFIG, MODEL_CONFIG.most))
+            config = parse_json(read_bounded(folder / CONFIG, MODEL_CONFIG.most))
             labels = Labels(**{name: tuple(names) for name, names in config["labels"].items()})
             found = cls(labels, config["size"], config["channels"])
             found.load_state_dict(read_tensors(folder / WEIGHTS))

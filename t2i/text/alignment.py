@@ -1,4 +1,4 @@
-"""Which token of one prompt corresponds to which of another.
+"""Token-level alignment of a source and a target prompt.
 
 T text tokens of a row, special tokens and padding included.
 """
@@ -14,23 +14,26 @@ from transformers import PreTrainedTokenizerBase
 from t2i.errors import ArgumentError
 from t2i.terminal import several
 from t2i.text.encoder_interface import TextEncoder
-from t2i.text.prompt import Weighted
-from t2i.text.token_layout import Readable, Window, window_of
+from t2i.text.prompt import WeightedText
+from t2i.text.token_layout import EncoderInput, Window, window_of
 from t2i.text.word_spans import token_spans
 
 MATCH, MISMATCH, GAP = 1, -1, 0
 """Scores of the global alignment (Hertz et al. 2022, arXiv 2208.01626, "prompt refinement")."""
 
 
-class Refined(NamedTuple):
-    """For each token of the target the one of the source that it comes from, and whether any."""
+class TokenMapping(NamedTuple):
+    """Source position of each target token, and whether the token has one."""
 
     source_T: Tensor
     found_T: Tensor
 
 
-def replacement(
-    text: TextEncoder | PreTrainedTokenizerBase, source: Readable, target: Readable, length: int
+def replacement_matrix(
+    text: TextEncoder | PreTrainedTokenizerBase,
+    source: EncoderInput,
+    target: EncoderInput,
+    length: int,
 ) -> Tensor:
     """The (T, T) matrix M with which P M is the source's map on the target's tokens.
 
@@ -41,8 +44,8 @@ def replacement(
     changed = changed_words(source, target)
     blocks = list(
         zip(
-            spans_of_words(text, source, changed),
-            spans_of_words(text, target, changed),
+            word_token_spans(text, source, changed),
+            word_token_spans(text, target, changed),
             strict=True,
         )
     )
@@ -65,39 +68,42 @@ def replacement(
     return matrix_TT
 
 
-def changed_words(source: Readable, target: Readable) -> list[int]:
+def changed_words(source: EncoderInput, target: EncoderInput) -> list[int]:
     """The numbers of the words that differ. Raises ArgumentError where there are not as many."""
     source_words, target_words = words_of(source), words_of(target)
     if len(source_words) != len(target_words):
         raise ArgumentError(
-            f"Replace swaps words one for one, but {plain(source)!r} has "
-            f"{several(len(source_words), 'word')} and {plain(target)!r} has "
+            f"Replace swaps words one for one, but {plain_text(source)!r} has "
+            f"{several(len(source_words), 'word')} and {plain_text(target)!r} has "
             f"{len(target_words)}. Use Refine, which aligns prompts of other lengths."
         )
     pairs = zip(source_words, target_words, strict=True)
     return [number for number, (old, new) in enumerate(pairs) if old != new]
 
 
-def refinement(
-    text: TextEncoder | PreTrainedTokenizerBase, source: Readable, target: Readable, length: int
-) -> Refined:
-    """Where each of the target's tokens comes from, by global alignment of the two prompts.
+def refinement_mapping(
+    text: TextEncoder | PreTrainedTokenizerBase,
+    source: EncoderInput,
+    target: EncoderInput,
+    length: int,
+) -> TokenMapping:
+    """Map each target token to its source token by global alignment of the two prompts.
 
-    As prompt-to-prompt's refinement: a token without a partner keeps its own map; padding comes
-    from the same place.
+    Prompt-to-prompt's refinement (Hertz et al. 2022): a token without a partner is unmatched;
+    padding maps to the same position.
     """
-    window = window_for(text)
-    source_ids, source_places = filled(window, source)
-    target_ids, target_places = filled(window, target)
+    window = token_window(text)
+    source_ids, source_places = tokens_without_padding(window, source)
+    target_ids, target_places = tokens_without_padding(window, target)
     source_T, found_T = torch.arange(length), torch.ones(length, dtype=torch.bool)
-    for number, partner in enumerate(aligned(source_ids, target_ids)):
+    for number, partner in enumerate(align_tokens(source_ids, target_ids)):
         place = target_places[number]
         found_T[place] = partner is not None
         source_T[place] = place if partner is None else source_places[partner]
-    return Refined(source_T, found_T)
+    return TokenMapping(source_T, found_T)
 
 
-def aligned(source: Sequence[int], target: Sequence[int]) -> list[int | None]:
+def align_tokens(source: Sequence[int], target: Sequence[int]) -> list[int | None]:
     """For each number of the target its partner in the source (Needleman-Wunsch).
 
     Of alignments that score the same, a gap in the source comes before one in the target, and that
@@ -134,7 +140,7 @@ def aligned(source: Sequence[int], target: Sequence[int]) -> list[int | None]:
     return partners
 
 
-def filled(window: Window, prompt: Readable) -> tuple[list[int], list[int]]:
+def tokens_without_padding(window: Window, prompt: EncoderInput) -> tuple[list[int], list[int]]:
     """The tokens of a prompt that are no padding, and their places along T."""
     ids: list[int] = []
     places: list[int] = []
@@ -145,12 +151,13 @@ def filled(window: Window, prompt: Readable) -> tuple[list[int], list[int]]:
     return ids, places
 
 
-def words_of(prompt: Readable) -> list[str]:
-    return re.findall(r"[\w'-]+", plain(prompt).lower())
+def words_of(prompt: EncoderInput) -> list[str]:
+    """Return the prompt's words in lower case, in order."""
+    return re.findall(r"[\w'-]+", plain_text(prompt).lower())
 
 
-def spans_of_words(
-    text: TextEncoder | PreTrainedTokenizerBase, prompt: Readable, numbers: Sequence[int]
+def word_token_spans(
+    text: TextEncoder | PreTrainedTokenizerBase, prompt: EncoderInput, numbers: Sequence[int]
 ) -> list[tuple[int, ...]]:
     """The tokens of the words with these numbers."""
     words = words_of(prompt)
@@ -162,9 +169,11 @@ def spans_of_words(
     ]
 
 
-def plain(prompt: Readable) -> str:
-    return " ".join(prompt.texts) if isinstance(prompt, Weighted) else prompt
+def plain_text(prompt: EncoderInput) -> str:
+    """Return the text of a prompt without weights."""
+    return " ".join(prompt.texts) if isinstance(prompt, WeightedText) else prompt
 
 
-def window_for(text: TextEncoder | PreTrainedTokenizerBase) -> Window:
+def token_window(text: TextEncoder | PreTrainedTokenizerBase) -> Window:
+    """Return the token window of a text encoder, or of a tokenizer alone."""
     return text.layout if isinstance(text, TextEncoder) else window_of(text)

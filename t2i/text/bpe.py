@@ -1,4 +1,4 @@
-"""A small byte-pair vocabulary of one's own, in the form that CLIPTokenizer reads."""
+"""Byte-pair vocabularies: trained, saved and loaded in the form that CLIPTokenizer reads."""
 
 import json
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, tr
 from transformers import CLIPTokenizer
 
 from t2i.errors import ModelError
-from t2i.safe_reading import bytes_of, decoded, parse_json
+from t2i.safe_reading import decode_utf8, parse_json, read_bounded
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"
@@ -80,6 +80,7 @@ def clip_tokenizer(vocabulary: Vocabulary, merges: Merges, length: int) -> CLIPT
 
 
 def save_bpe(vocabulary: Vocabulary, merges: Merges, folder: Path) -> None:
+    """Write `vocab.json` and `merges.txt` into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(
         json.dumps(vocabulary, ensure_ascii=False, indent=0) + "\n", "utf-8"
@@ -91,8 +92,8 @@ def save_bpe(vocabulary: Vocabulary, merges: Merges, folder: Path) -> None:
 def load_bpe(folder: Path) -> tuple[Vocabulary, Merges]:
     """Read `vocab.json` and `merges.txt`. Raises ModelError where they are missing or garbled."""
     try:
-        vocabulary: Vocabulary = parse_json(bytes_of(folder / "vocab.json", LARGEST_VOCABULARY))
-        lines = decoded(bytes_of(folder / "merges.txt", LARGEST_VOCABULARY)).splitlines()
+        vocabulary: Vocabulary = parse_json(read_bounded(folder / "vocab.json", LARGEST_VOCABULARY))
+        lines = decode_utf8(read_bounded(folder / "merges.txt", LARGEST_VOCABULARY)).splitlines()
         merges = [(pair[0], pair[1]) for pair in (line.split(" ") for line in lines[1:] if line)]
     except (OSError, ValueError, IndexError) as error:
         raise ModelError(

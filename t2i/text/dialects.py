@@ -1,4 +1,4 @@
-"""Which marks and numbers each dialect of prompts has."""
+"""Marks and number formats of the prompt dialects."""
 
 import re
 from typing import Literal, TypeAlias

@@ -1,6 +1,6 @@
-"""What every text encoder offers, whatever model is in it.
+"""Interface of all text encoders.
 
-B prompts, T tokens of all windows of a row, D width of an embedding.
+B prompts, T text tokens, D embedding width.
 """
 
 from abc import ABC, abstractmethod
@@ -13,13 +13,13 @@ from torch import Tensor
 from t2i.errors import ArgumentError
 from t2i.terminal import several
 from t2i.text.grammar import LONGEST_PROMPT
-from t2i.text.prompt import Prompt, Weighted
-from t2i.text.token_layout import Readable, Window
+from t2i.text.prompt import Prompt, WeightedText
+from t2i.text.token_layout import EncoderInput, Window
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
-    """What a denoiser is told."""
+class EncodedText:
+    """Text embeddings of a batch of prompts, with mask and pooled vectors."""
 
     text_BTD: Tensor
     mask_BT: Tensor | None = None
@@ -34,23 +34,23 @@ class TextEncoder(ABC):
     @property
     @abstractmethod
     def layout(self) -> Window:
-        """How a text stands in a window."""
+        """Token window of the encoder: its size and its special tokens."""
 
     @property
     def window(self) -> int:
-        """Tokens the model reads at once, special ones included."""
+        """Number of tokens the model reads at once, special tokens included."""
         return self.layout.size
 
     @abstractmethod
     def encode(
         self,
-        prompts: Sequence[Readable],
+        prompts: Sequence[EncoderInput],
         *,
         clip_skip: int | None = None,
         chunks: int | None = None,
         length: int | None = None,
         device: torch.device | None = None,
-    ) -> Encoded:
+    ) -> EncodedText:
         """Embed each prompt; gradients flow when they are enabled.
 
         Parameters
@@ -68,11 +68,14 @@ class TextEncoder(ABC):
         """
 
     @abstractmethod
-    def count_chunks(self, prompts: Sequence[Readable]) -> int:
+    def count_chunks(self, prompts: Sequence[EncoderInput]) -> int:
         """Windows that the longest of the prompts needs; `chunks=` for rows that must match it."""
 
 
-def check_prompts(prompts: Sequence[Readable]) -> None:
+def check_prompts(prompts: Sequence[EncoderInput]) -> None:
+    """Raise ArgumentError unless `prompts` is a list of strings or weighted texts of readable
+    length.
+    """
     if isinstance(prompts, str):
         raise ArgumentError(
             f"Got the single string {prompts[:40]!r} where a list of prompts is expected: "
@@ -84,7 +87,7 @@ def check_prompts(prompts: Sequence[Readable]) -> None:
                 f"Prompt {index} is a Prompt, which may say another thing at each step: encode "
                 "what prompt.at(step, steps) gives."
             )
-        if not isinstance(prompt, (str, Weighted)):
+        if not isinstance(prompt, (str, WeightedText)):
             raise ArgumentError(
                 f"Prompt {index} is a {type(prompt).__name__}, expected a string: {prompt!r:.80}."
             )

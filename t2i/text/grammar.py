@@ -1,7 +1,7 @@
-"""The prompt grammar that people type, read into a small tree; every error says where.
+"""Parser of the prompt grammar; errors name the position in the prompt.
 
 `docs/prompts.md` shows the grammar. Two dialects: "a1111" has all of it, "comfy" has `(x)` and
-`(x:w)`, where an explicit weight stands for itself instead of multiplying what is around it.
+`(x:w)`, where an explicit weight replaces the weight around it instead of multiplying it.
 """
 
 import re
@@ -44,16 +44,22 @@ class PromptError(ArgumentError):
 
 @dataclass(frozen=True, slots=True)
 class Text:
+    """Plain text of a prompt."""
+
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Break:
-    """The rest goes into a new chunk; within brackets that weigh it is a word."""
+    """BREAK: the rest of the prompt goes into a new chunk; inside weighting brackets
+    it is a word.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Emphasis:
+    """Weighted part of a prompt, as `(x:1.3)` or `[x]`."""
+
     nodes: "Nodes"
     factor: float
     absolute: bool
@@ -61,12 +67,15 @@ class Emphasis:
     position: int
 
     def weight(self, around: float) -> float:
+        """Return the weight inside these brackets, given the weight around them."""
         return self.factor if self.absolute else around * self.factor
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """`before` up to and with step `when`, counted from 1, then `after`."""
+    """Prompt editing `[before:after:when]`: `before` up to and including step `when`, from 1, then
+    `after`.
+    """
 
     before: "Nodes"
     after: "Nodes"
@@ -75,15 +84,17 @@ class Schedule:
     """`when` is a share of all steps."""
 
     def chosen(self, step: int, steps: int) -> "Nodes":
+        """Return the nodes in effect at `step`, counted from 0."""
         return self.before if step + 1 <= self.last(steps) else self.after
 
     def last(self, steps: int) -> float:
+        """Return the last step, counted from 1, of `before`."""
         return self.when * steps if self.fraction else self.when
 
 
 @dataclass(frozen=True, slots=True)
 class Alternation:
-    """One choice per step, in turn."""
+    """Alternation `[a|b]`: one choice per step, in turn."""
 
     choices: "tuple[Nodes, ...]"
 
@@ -93,15 +104,15 @@ Nodes: TypeAlias = tuple[Node, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """What stands between two AND."""
+class SubPrompt:
+    """One prompt of a composition with AND, and its weight."""
 
     nodes: Nodes
     weight: float
 
 
-def parse(prompt: str, dialect: Dialect = "a1111") -> tuple[Part, ...]:
-    """Read a prompt; one part where it has no AND. Raises PromptError.
+def parse(prompt: str, dialect: Dialect = "a1111") -> tuple[SubPrompt, ...]:
+    """Parse a prompt into its sub-prompts: one if it has no AND. Raises PromptError.
 
     >>> parse("a (red:1.3) cat")[0].nodes[1].factor
     1.3
@@ -140,46 +151,47 @@ class _Parser:
 
     def __init__(self, prompt: str, dialect: Dialect) -> None:
         self.prompt, self.dialect = prompt, dialect
-        self.parts: list[Part] = []
+        self.parts: list[SubPrompt] = []
         self.levels = [_Level("", 0, [[]], [])]
 
-    def read(self) -> tuple[Part, ...]:
+    def read(self) -> tuple[SubPrompt, ...]:
+        """Parse the whole prompt."""
         end = 0
         for match in MARKS[self.dialect].finditer(self.prompt):
-            self.text(self.prompt[end : match.start()])
-            self.mark(match[0], match.start())
+            self._text(self.prompt[end : match.start()])
+            self._mark(match[0], match.start())
             end = match.end()
-        self.text(self.prompt[end:])
-        self.part(len(self.prompt))
+        self._text(self.prompt[end:])
+        self._part(len(self.prompt))
         return tuple(self.parts)
 
-    def text(self, text: str) -> None:
+    def _text(self, text: str) -> None:
         if text:
             self.levels[-1].fields[-1].append(Text(text))
 
-    def mark(self, mark: str, position: int) -> None:
+    def _mark(self, mark: str, position: int) -> None:
         if mark[0] == "\\":
-            self.text(mark[1:])
+            self._text(mark[1:])
         elif mark in "([":
             if len(self.levels) > DEEPEST:
-                self.fail(f"brackets stand in more than {DEEPEST} brackets.", position)
+                self._fail(f"brackets stand in more than {DEEPEST} brackets.", position)
             self.levels.append(_Level(mark, position, [[]], []))
         elif mark in ")]":
-            self.close(mark, position)
+            self._close(mark, position)
         elif mark == "BREAK":
             self.levels[-1].fields[-1].append(Break())
         elif mark == "AND":
-            self.part(position)
+            self._part(position)
         else:
-            self.separate(mark, position)
+            self._separate(mark, position)
 
-    def separate(self, mark: str, position: int) -> None:
+    def _separate(self, mark: str, position: int) -> None:
         level = self.levels[-1]
         if mark == "|" and level.mark != "[":
-            self.text(mark)
+            self._text(mark)
             return
         if level.marks and level.mark == "[" and level.marks[-1][0] != mark:
-            self.fail(
+            self._fail(
                 'one pair of brackets has both ":" and "|": put one into brackets of its own, or '
                 f'write "\\{mark}" for a literal one.',
                 position,
@@ -187,26 +199,26 @@ class _Parser:
         level.marks.append((mark, position))
         level.fields.append([])
 
-    def close(self, mark: str, position: int) -> None:
+    def _close(self, mark: str, position: int) -> None:
         level = self.levels[-1]
         if CLOSING.get(level.mark) != mark:
             opened = (
                 f'"{level.mark}" at character {level.position + 1}' if level.mark else "nothing"
             )
-            self.fail(
+            self._fail(
                 f'"{mark}" closes what was never opened (open is {opened}). '
                 f'Write "\\{mark}" for a literal one.',
                 position,
             )
         if not any(level.fields):
-            self.fail(
+            self._fail(
                 f'there is nothing in the brackets. Take them out, or write "\\{level.mark}" '
                 f'and "\\{mark}" for literal ones.',
                 level.position,
             )
         node: Node
         if level.mark == "(":
-            nodes, factor = self.weighed(level)
+            nodes, factor = self._weighed(level)
             absolute = self.dialect == "comfy" and factor is not None
             factor = BARE if factor is None else factor
             node = Emphasis(nodes, factor, absolute, level.position)
@@ -215,125 +227,127 @@ class _Parser:
         elif level.marks[0][0] == "|":
             node = Alternation(tuple(tuple(field) for field in level.fields))
         else:
-            node = self.schedule(level)
+            node = self._schedule(level)
         self.levels.pop()
         self.levels[-1].fields[-1].append(node)
 
-    def schedule(self, level: _Level) -> Schedule:
+    def _schedule(self, level: _Level) -> Schedule:
         position = level.marks[-1][1]
         if len(level.fields) > 3:
-            self.fail(
+            self._fail(
                 'brackets hold at most "from:to:when". Write "\\:" for a literal colon.',
                 level.marks[2][1],
             )
         *sides, last = level.fields
-        written = spelled(last)
+        written = literal_text(last)
         if written is None or not STEP.fullmatch(written):
-            self.fail(
+            self._fail(
                 f"the last of [from:to:when] must be a step, as 12, or a share of the steps, as "
-                f'0.5; got {shown(written)}. Write "\\:" for a literal colon.',
+                f'0.5; got {quote_or_brackets(written)}. Write "\\:" for a literal colon.',
                 position + 1,
             )
         when = float(written.strip())  # of more kinds of space than float takes
         if when < 0:
-            self.fail(
+            self._fail(
                 f"a prompt cannot change at step {written.strip()}: give 0 or more.", position
             )
         if not any(sides):
-            self.fail("nothing is to change into nothing. Take it out.", level.position)
+            self._fail("nothing is to change into nothing. Take it out.", level.position)
         before = tuple(sides[0]) if len(sides) == 2 else ()
         return Schedule(before, tuple(sides[-1]), when, "." in written)
 
-    def weighed(self, level: _Level) -> tuple[Nodes, float | None]:
+    def _weighed(self, level: _Level) -> tuple[Nodes, float | None]:
         """The contents, and the weight where the last field is one; other colons are text."""
         factor = None
         count = len(level.fields)
         if count > 1:
-            written, position = spelled(level.fields[-1]), level.marks[-1][1]
+            written, position = literal_text(level.fields[-1]), level.marks[-1][1]
             if level.mark and written is not None and not written.strip():
-                self.fail(
+                self._fail(
                     f'a weight is missing after ":". Write {LITERAL_COLON[self.dialect]}.',
                     position,
                 )
             factor = None if written is None else weight_of(written, self.dialect)
             if factor is None and written is not None and NUMBERISH.fullmatch(written):
-                self.fail(
+                self._fail(
                     f'{written.strip()!r} is no number: write a weight as in "(cat:1.3)", or '
                     f"{LITERAL_COLON[self.dialect]}.",
                     position + 1,
                 )
             if factor is not None:
-                self.check_weight(factor, position + 1)
+                self._check_weight(factor, position + 1)
                 count -= 1
                 if count == 1 and not level.fields[0]:
-                    self.fail('there is nothing before ":" to weigh.', position)
+                    self._fail('there is nothing before ":" to weigh.', position)
         nodes = list(level.fields[0])
         for field in level.fields[1:count]:
             nodes += [Text(":"), *field]
         return tuple(nodes), factor
 
-    def part(self, end: int) -> None:
+    def _part(self, end: int) -> None:
         """End what stands before an AND, or before the end of the prompt."""
         level = self.levels[-1]
         at_and = end < len(self.prompt)
         if level.mark and at_and:
-            self.fail(
+            self._fail(
                 "AND stands in brackets, but divides whole prompts. Close them first, or write "
                 '"\\AND" for the word.',
                 end,
             )
         if level.mark:
             closing = CLOSING[level.mark]
-            self.fail(
+            self._fail(
                 f'"{level.mark}" is never closed. Add "{closing}", or write "\\{level.mark}" for '
                 "a literal one.",
                 level.position,
             )
-        nodes, weight = self.nodes_of_part(level, end, divided=at_and or bool(self.parts))
-        self.check_weights(nodes, 1.0)
-        self.parts.append(Part(nodes, weight))
+        nodes, weight = self._nodes_of_part(level, end, divided=at_and or bool(self.parts))
+        self._check_weights(nodes, 1.0)
+        self.parts.append(SubPrompt(nodes, weight))
         self.levels = [_Level("", end, [[]], [])]
 
-    def nodes_of_part(self, level: _Level, end: int, divided: bool) -> tuple[Nodes, float]:
+    def _nodes_of_part(self, level: _Level, end: int, divided: bool) -> tuple[Nodes, float]:
         if not divided:  # without an AND, colons are text
             head, *rest = level.fields
             return (*head, *(node for field in rest for node in (Text(":"), *field))), 1.0
-        nodes, weight = self.weighed(level)
+        nodes, weight = self._weighed(level)
         if not any(isinstance(node, Break) or holds_text(node) for node in nodes):
-            self.fail('AND needs a prompt on either side. Write "\\AND" for the word.', end)
+            self._fail('AND needs a prompt on either side. Write "\\AND" for the word.', end)
         return nodes, 1.0 if weight is None else weight
 
-    def check_weights(self, nodes: Sequence[Node], around: float) -> None:
+    def _check_weights(self, nodes: Sequence[Node], around: float) -> None:
         for node in nodes:
             if isinstance(node, Emphasis):
                 weight = node.weight(around)
-                self.check_weight(weight, node.position)
-                self.check_weights(node.nodes, weight)
+                self._check_weight(weight, node.position)
+                self._check_weights(node.nodes, weight)
             elif isinstance(node, Schedule):
-                self.check_weights((*node.before, *node.after), around)
+                self._check_weights((*node.before, *node.after), around)
             elif isinstance(node, Alternation):
-                self.check_weights([node for choice in node.choices for node in choice], around)
+                self._check_weights([node for choice in node.choices for node in choice], around)
 
-    def check_weight(self, weight: float, position: int) -> None:
+    def _check_weight(self, weight: float, position: int) -> None:
         if not abs(weight) <= HEAVIEST:
-            self.fail(
+            self._fail(
                 f"a weight comes to {weight:.4g}; it must lie from {-HEAVIEST:g} to {HEAVIEST:g}.",
                 position,
             )
 
-    def fail(self, complaint: str, position: int) -> NoReturn:
+    def _fail(self, complaint: str, position: int) -> NoReturn:
         raise PromptError(complaint, self.prompt, position)
 
 
-def spelled(nodes: Sequence[Node]) -> str | None:
-    """The text of nodes that are nothing else."""
+def literal_text(nodes: Sequence[Node]) -> str | None:
+    """Return the text of nodes that are all plain text, else None."""
     texts = [node.text for node in nodes if isinstance(node, Text)]
     return "".join(texts) if len(texts) == len(nodes) else None
 
 
-def shown(written: str | None) -> str:
+def quote_or_brackets(written: str | None) -> str:
+    """Return a text quoted for a message, or the word "brackets" for None."""
     return "brackets" if written is None else repr(written.strip()[:30])
 
 
 def holds_text(node: Node) -> bool:
+    """Return whether a node is more than blank text."""
     return not isinstance(node, Text) or bool(node.text.strip())

@@ -1,5 +1,7 @@
-"""Learned words (textual inversion, Gal et al. 2022) among the tokens of a prompt: only where they
-stand as words."""
+"""Learned words (textual inversion, Gal et al. 2022) among the tokens of a prompt.
+
+A learned word counts only where it is a whole word.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,17 +11,16 @@ from transformers import AddedToken, PreTrainedTokenizerBase
 
 
 def add_tokens(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> int:
-    """Let the tokenizer know new words, each one token; how many are new.
+    """Add words to a tokenizer, each as one token, and return how many were new.
 
-    Where letters, digits or "_" stand on either side it is no word, so that "zun" is not in
-    "zunflower".
+    A word next to letters, digits or "_" does not match: "zun" is not in "zunflower".
     """
     return tokenizer.add_tokens([AddedToken(word, single_word=True) for word in words])
 
 
 @contextmanager
 def adding_whole_words(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
-    """Within the block others who add plain words to the tokenizer add them so too."""
+    """Make a tokenizer add plain words as whole words only, while the context is open."""
     known: Any = tokenizer
     added = known.add_tokens
 
@@ -36,38 +37,40 @@ def adding_whole_words(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
         del known.add_tokens
 
 
-def is_known(word: str, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether it is one token, also under a name of the vocabulary's own, as "cat</w>" for "cat".
+def is_single_token(word: str, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether a word is one token of the tokenizer, as "cat</w>" for "cat".
 
-    With another meaning of it every prompt that says it would draw something else.
+    Such a word must not be learned anew: every prompt with it would change its meaning.
     """
     tokens = tokenizer.tokenize(word)
     return word in tokenizer.get_vocab() or (len(tokens) == 1 and tokens != [tokenizer.unk_token])
 
 
-def is_read(word: str, text: str, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the tokenizer finds a learned word in a text: where it does not, nothing is drawn
-    by it, whatever the letters look like."""
+def tokenizer_finds(word: str, text: str, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether the tokenizer finds a learned word in a text."""
     number = tokenizer.get_added_vocab().get(word)
     return number is not None and number in tokenizer(text, verbose=False)["input_ids"]
 
 
-def spelled_out(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The text with each learned word of several vectors as all its tokens: "zun zun_1 zun_2".
+def expand_learned_words(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the text with each learned word of several vectors as all its tokens: "zun zun_1
+    zun_2".
 
-    diffusers replaces the word wherever its letters stand, in "zunflower" too.
+    diffusers replaces the word wherever its letters occur, in "zunflower" too.
     """
     pieces, done = [], 0
-    for place, more in additions(text, tokenizer).items():
+    for place, more in continuation_insertions(text, tokenizer).items():
         pieces += [text[done:place], more]
         done = place
     return "".join([*pieces, text[done:]])
 
 
-def additions(text: str, tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
-    """Place in the text, in order -> what is to be put in there, behind a learned word."""
+def continuation_insertions(text: str, tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+    """Return position -> text to insert there: the further tokens of each learned
+    word, in order.
+    """
     learned = tokenizer.get_added_vocab()
-    more = {number: further(word, learned) for word, number in learned.items()}
+    more = {number: continuation_tokens(word, learned) for word, number in learned.items()}
     if not any(more.values()):
         return {}
     read = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
@@ -78,8 +81,8 @@ def additions(text: str, tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
     }
 
 
-def further(word: str, learned: dict[str, int]) -> list[str]:
-    """The tokens that follow a word, as diffusers names them: zun_1, zun_2, ..."""
+def continuation_tokens(word: str, learned: dict[str, int]) -> list[str]:
+    """Return the tokens that follow a word's first, as diffusers names them: zun_1, zun_2, ..."""
     found: list[str] = []
     while (name := f"{word}_{len(found) + 1}") in learned:
         found.append(name)

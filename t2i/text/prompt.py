@@ -1,4 +1,4 @@
-"""A prompt as it is typed, and what it says at each step of a run."""
+"""Prompts in a prompt grammar, and their weighted text at each step of a run."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,8 +13,8 @@ from t2i.text.grammar import (
     Emphasis,
     Node,
     Nodes,
-    Part,
     Schedule,
+    SubPrompt,
     Text,
     parse,
 )
@@ -24,6 +24,8 @@ WeightMode: TypeAlias = Literal["a1111", "comfy"]
 
 
 class Segment(NamedTuple):
+    """Text with one weight."""
+
     text: str
     weight: float
 
@@ -32,8 +34,8 @@ Section: TypeAlias = tuple[Segment, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Weighted:
-    """What an encoder reads at one step: sections, each in chunks of its own, of weighted text.
+class WeightedText:
+    """Prompt text at one step: sections of weighted segments, each section in chunks of its own.
 
     >>> Prompt("a (red:1.3) cat").at(0, 20)[0][0].sections[0][1]
     Segment(text='red', weight=1.3)
@@ -47,13 +49,18 @@ class Weighted:
         """The plain text of each section."""
         return tuple("".join(segment.text for segment in section) for section in self.sections)
 
-    def with_additions(self, find: Callable[[str], Mapping[int, str]]) -> "Weighted":
-        """What `find` says is to be put into the whole text of a section, by its place, put in with
-        the weight of what stands before it: words may reach over two weights."""
-        return replace(self, sections=tuple(added(section, find) for section in self.sections))
+    def with_additions(self, find: Callable[[str], Mapping[int, str]]) -> "WeightedText":
+        """Insert text into each section; `find` maps a section's text to position -> inserted text.
+
+        An insertion takes the weight of the text before it.
+        """
+        return replace(
+            self, sections=tuple(insert_text(section, find) for section in self.sections)
+        )
 
 
-def added(section: Section, find: Callable[[str], Mapping[int, str]]) -> Section:
+def insert_text(section: Section, find: Callable[[str], Mapping[int, str]]) -> Section:
+    """Insert text into a section, with the weight of the text before each position."""
     places = find("".join(segment.text for segment in section))
     begin, segments = 0, []
     for text, weight in section:
@@ -67,13 +74,13 @@ def added(section: Section, find: Callable[[str], Mapping[int, str]]) -> Section
     return tuple(segments)
 
 
-Composed: TypeAlias = tuple[tuple[Weighted, float], ...]
+ComposedPrompt: TypeAlias = tuple[tuple[WeightedText, float], ...]
 """One entry per part that AND divides, with its weight."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt in the grammar of `dialect`; PromptError says where it breaks the rules.
+    """Prompt in the grammar of `dialect`. Raises PromptError where it cannot be parsed.
 
     >>> prompt = Prompt("a [cat:dog:0.5] in (snow:1.2)")
     >>> prompt.changes(20)
@@ -86,7 +93,7 @@ class Prompt:
     dialect: Dialect = "a1111"
     weights: WeightMode | None = None
     """How weights act; None: as in the dialect's own program."""
-    _parts: tuple[Part, ...] = field(init=False, repr=False, compare=False)
+    _parts: tuple[SubPrompt, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.text, str):
@@ -106,24 +113,25 @@ class Prompt:
 
     @property
     def mode(self) -> WeightMode:
+        """Way in which weights act on embeddings."""
         return self.weights or self.dialect
 
     @property
     def plain(self) -> str:
-        """The text without syntax: of what changes, the first that is said at all."""
+        """Text without syntax; of alternatives, the first that is not empty."""
         return " ".join(text for said, _ in self._said(None) for text in said.texts)
 
     @property
     def ever(self) -> tuple[str, ...]:
-        """Every stretch of text that it says at some step, without syntax."""
+        """Every stretch of text in effect at some step, without syntax."""
         stretches: list[list[str]] = [[]]
         for part in self._parts:
             _stretches(part.nodes, stretches)
             stretches.append([])
         return tuple("".join(stretch) for stretch in stretches if stretch)
 
-    def at(self, step: int, steps: int) -> Composed:
-        """What to encode at `step`, counted from 0, of `steps`."""
+    def at(self, step: int, steps: int) -> ComposedPrompt:
+        """Return the weighted texts to encode at `step`, counted from 0, of `steps`."""
         check_steps(steps)
         if not 0 <= step < steps:
             raise ArgumentError(
@@ -132,7 +140,7 @@ class Prompt:
         return self._said((step, steps))
 
     def changes(self, steps: int) -> tuple[int, ...]:
-        """The steps at which `at` says something new, in order; the first is 0."""
+        """Return the steps at which the text changes, in order; the first is 0."""
         check_steps(steps)
         changes, said = [0], self.at(0, steps)
         for step in sorted(self._candidates(steps)):
@@ -142,7 +150,7 @@ class Prompt:
                 said = now
         return tuple(changes)
 
-    def _said(self, moment: tuple[int, int] | None) -> Composed:
+    def _said(self, moment: tuple[int, int] | None) -> ComposedPrompt:
         """What it says at a step of so many; without a moment, what it says first."""
         divided = len(self._parts) > 1
         return tuple(
@@ -161,6 +169,7 @@ class Prompt:
 
 
 def check_steps(steps: int) -> None:
+    """Raise ArgumentError unless there is at least one step."""
     if steps < 1:
         raise ArgumentError(f"Got steps={steps}: a run has at least one step.")
 
@@ -201,7 +210,7 @@ def _apart(choices: Iterable[Nodes], stretches: list[list[str]]) -> None:
 
 def _weighted(
     nodes: Nodes, moment: tuple[int, int] | None, mode: WeightMode, divided: bool
-) -> Weighted:
+) -> WeightedText:
     sections: list[list[Segment]] = [[]]
     _say(nodes, moment, 1.0, sections)
     last = len(sections) - 1
@@ -213,7 +222,7 @@ def _weighted(
     # And there a BREAK with nothing after it ends a chunk that would end anyway.
     if last and not trimmed[-1]:
         trimmed.pop()
-    return Weighted(tuple(trimmed), mode)
+    return WeightedText(tuple(trimmed), mode)
 
 
 def _say(

@@ -1,6 +1,6 @@
-"""Texts laid out in windows: which token stands where, and what weight it has.
+"""Tokens of a prompt divided into the windows of a text encoder.
 
-A window holds `prefix + room tokens + suffix`; a text that needs more is divided in chunks, one
+A window holds `prefix + room tokens + suffix`; a text that needs more is divided into chunks, one
 window each.
 """
 
@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from t2i.errors import ArgumentError
-from t2i.text.prompt import Segment, Weighted
+from t2i.text.prompt import Segment, WeightedText
 
 LONGEST_WINDOW = 512
 """Tokens, where neither the tokenizer nor the model has a limit, or a larger one."""
@@ -20,11 +20,13 @@ COMMA_REACH = 20
 LONGEST_WORD = 40
 """Letters in a row beyond which a text is taken to be written without spaces."""
 
-Readable: TypeAlias = str | Weighted
+EncoderInput: TypeAlias = str | WeightedText
 """What an encoder reads: a string is literal text."""
 
 
 class Token(NamedTuple):
+    """Token id with its range of characters and its weight."""
+
     id: int
     start: int
     end: int
@@ -42,7 +44,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """How the tokens of a text stand in what a model reads at once."""
+    """Size, special tokens and padding of the windows that a text model reads."""
 
     tokenizer: PreTrainedTokenizerBase = field(repr=False)
     size: int
@@ -52,12 +54,14 @@ class Window:
 
     @property
     def room(self) -> int:
-        """Tokens of a text that fit."""
+        """Number of a text's own tokens that fit into a window."""
         return self.size - len(self.prefix) - len(self.suffix)
 
-    def chunks(self, prompt: Readable) -> list[Chunk]:
-        """Divide a prompt, at least one chunk per section."""
-        sections = prompt.sections if isinstance(prompt, Weighted) else ((Segment(prompt, 1.0),),)
+    def chunks(self, prompt: EncoderInput) -> list[Chunk]:
+        """Tokenize a prompt and divide it into chunks, at least one per section."""
+        sections = (
+            prompt.sections if isinstance(prompt, WeightedText) else ((Segment(prompt, 1.0),),)
+        )
         texts = ["".join(segment.text for segment in section) for section in sections]
         rows = self.tokenizer(
             texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False
@@ -78,7 +82,9 @@ class Window:
         return chunks
 
     def cuts(self, text: str, tokens: Sequence[Token]) -> list[int]:
-        """Where chunks begin and end: after a comma near the end, else before a word."""
+        """Return the token indices where chunks begin and end: after a comma near the end, else
+        before a word.
+        """
         cuts = [0]
         while len(tokens) - cuts[-1] > self.room:
             start, end = cuts[-1], cuts[-1] + self.room
@@ -89,16 +95,17 @@ class Window:
         return [*cuts, len(tokens)]
 
     def ids(self, chunk: Chunk) -> list[int]:
+        """Return the token ids of a window, special tokens and padding included."""
         ids = [*self.prefix, *(token.id for token in chunk.tokens), *self.suffix]
         return ids + [self.pad] * (self.size - len(ids))
 
     def weights(self, chunk: Chunk) -> list[float]:
-        """One per token of the window; 1 for special tokens and padding."""
+        """Return one weight per token of the window; 1 for special tokens and padding."""
         weights = [1.0] * len(self.prefix) + [token.weight for token in chunk.tokens]
         return weights + [1.0] * (self.size - len(weights))
 
     def filled(self, chunk: Chunk) -> int:
-        """Tokens that are no padding."""
+        """Return the number of tokens of a window that are not padding."""
         return len(self.prefix) + len(chunk.tokens) + len(self.suffix)
 
 
@@ -108,7 +115,7 @@ def window_of(
     size: int | None = None,
     begin: bool = False,
 ) -> Window:
-    """The window of a tokenizer, `size` tokens or as many as it and the model allow.
+    """Return the token window of a tokenizer: `size` tokens, or as many as it and the model allow.
 
     With `begin` a text starts with BOS or EOS where the tokenizer itself adds nothing.
     """
@@ -145,7 +152,7 @@ def window_of(
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """What the tokenizer itself puts before and after a text."""
+    """Return the token ids that the tokenizer puts before and after a text."""
     inner = tokenizer("a", add_special_tokens=False).input_ids
     whole = tokenizer("a").input_ids
     starts = range(len(whole) - len(inner) + 1)
@@ -156,7 +163,7 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...],
 def weights_of(
     section: Sequence[Segment], text: str, offsets: Sequence[tuple[int, int]]
 ) -> list[float]:
-    """A weight per token; one that reaches over two segments gets the mean over its letters."""
+    """Return a weight per token; a token across two segments gets the mean over its characters."""
     if len({segment.weight for segment in section}) < 2:
         return [section[0].weight if section else 1.0] * len(offsets)
     letters = [segment.weight for segment in section for _ in segment.text]
@@ -170,15 +177,16 @@ def weights_of(
 
 
 def start_of_word(text: str, tokens: Sequence[Token], index: int) -> int:
-    """The token with which the word begins that token `index` lies in."""
+    """Return the index of the first token of the word that token `index` belongs to."""
     start = index
-    while start > 0 and continues(text, tokens[start - 1], tokens[start]):
+    while start > 0 and continues_word(text, tokens[start - 1], tokens[start]):
         start -= 1
     long = tokens[index].start - tokens[start].start > LONGEST_WORD
     return index if long else start
 
 
-def continues(text: str, before: Token, token: Token) -> bool:
+def continues_word(text: str, before: Token, token: Token) -> bool:
+    """Return whether a token continues the word of the token before it."""
     if token.start > before.end or token.start == 0:
         return False
     # One letter of several bytes may be several tokens.

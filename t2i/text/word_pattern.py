@@ -1,4 +1,4 @@
-"""How a word is looked for in a text. Imports no torch: captions are searched without it."""
+"""Regular expression that finds a whole word in a text. Imports no torch."""
 
 import re
 
@@ -9,7 +9,9 @@ SPACED = r"[^\W\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf
 
 
 def pattern(word: str) -> re.Pattern[str]:
-    """Finds a word or phrase, whole, with any space between its words."""
+    """Return the expression that finds a word or phrase, whole, with any space
+    between its words.
+    """
     spelled = r"\s+".join(re.escape(part) for part in word.split())
     if not spelled:
         raise ArgumentError(f"Got {word!r} where a word of the prompt is expected.")

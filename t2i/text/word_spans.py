@@ -1,4 +1,4 @@
-"""Where the words of a prompt stand among the tokens that the denoiser looks at."""
+"""Token spans of the words of a prompt."""
 
 import difflib
 import re
@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerBase
 
 from t2i.errors import ArgumentError
 from t2i.text.encoder_interface import TextEncoder, check_prompts
-from t2i.text.prompt import Weighted
-from t2i.text.token_layout import Readable, Window, window_of
+from t2i.text.prompt import WeightedText
+from t2i.text.token_layout import EncoderInput, Window, window_of
 from t2i.text.word_pattern import pattern
 
 NAMED_WORDS = 12
@@ -25,12 +25,12 @@ Span: TypeAlias = tuple[int, ...]
 
 def spans(
     text: TextEncoder | PreTrainedTokenizerBase,
-    prompt: Readable,
+    prompt: EncoderInput,
     words: Sequence[str],
     *,
     which: int | None = None,
 ) -> dict[str, Span]:
-    """The tokens of each word or phrase: of all its occurrences, or of number `which`.
+    """Return the token positions of each word or phrase: of all occurrences, or of number `which`.
 
     Raises ArgumentError for a word that is not in the prompt. A tokenizer alone serves where its
     own windows are the model's, as with CLIP.
@@ -54,9 +54,9 @@ def spans(
 
 
 def token_spans(
-    text: TextEncoder | PreTrainedTokenizerBase, prompt: Readable, words: Sequence[str]
+    text: TextEncoder | PreTrainedTokenizerBase, prompt: EncoderInput, words: Sequence[str]
 ) -> dict[str, tuple[Span, ...]]:
-    """The tokens of each word or phrase, one span per occurrence; case does not matter.
+    """Return the token positions of each word or phrase, one span per occurrence, ignoring case.
 
     A word is whole, so that "car" is not in "carpet", and ends where its letters end: "bicycle"
     is in "a bicycle, red".
@@ -65,7 +65,7 @@ def token_spans(
     if isinstance(words, str):
         raise ArgumentError(f"Got the string {words!r} where a list of words is expected.")
     window = text.layout if isinstance(text, TextEncoder) else window_of(text)
-    texts = prompt.texts if isinstance(prompt, Weighted) else (prompt,)
+    texts = prompt.texts if isinstance(prompt, WeightedText) else (prompt,)
     tokens = _tokens(window, prompt)
 
     found = {}
@@ -77,21 +77,24 @@ def token_spans(
             if (span := _covering(tokens[section], *match.span()))
         ]
         if not occurrences:
-            raise ArgumentError(unknown(word, " ".join(texts)))
+            raise ArgumentError(unknown_word_message(word, " ".join(texts)))
         found[word] = tuple(occurrences)
     return found
 
 
-def tokens_of_stretches(
+def token_spans_of_ranges(
     text: TextEncoder | PreTrainedTokenizerBase, prompt: str, stretches: Sequence[tuple[int, int]]
 ) -> tuple[Span, ...]:
-    """The tokens of stretches of a prompt's letters, [first, end) each; empty where it has none."""
+    """Return the token positions of ranges of characters, [first, end) each; empty where it has
+    none.
+    """
     window = text.layout if isinstance(text, TextEncoder) else window_of(text)
     tokens = _tokens(window, prompt)
     return tuple(_covering(tokens[0], start, end) for start, end in stretches)
 
 
-def unknown(word: str, text: str) -> str:
+def unknown_word_message(word: str, text: str) -> str:
+    """Return an error message for a word that is not in the prompt; it names similar words."""
     spoken = list(dict.fromkeys(re.findall(r"\w+", text)))
     lower = {said.lower(): said for said in spoken}
     alike = difflib.get_close_matches(word.lower(), lower, n=3, cutoff=0.5)
@@ -104,7 +107,7 @@ def unknown(word: str, text: str) -> str:
     return f"{word!r} is not in the prompt. Its words: {named}{more}."
 
 
-def _tokens(window: Window, prompt: Readable) -> dict[int, list[tuple[int, int, int]]]:
+def _tokens(window: Window, prompt: EncoderInput) -> dict[int, list[tuple[int, int, int]]]:
     """Of each section the start, the end and the position along T of its tokens."""
     tokens = defaultdict(list)
     for number, chunk in enumerate(window.chunks(prompt)):

@@ -68,13 +68,13 @@ def test_a_trained_autoencoder_brings_the_picture_back():
 
     class Copy(AutoencoderKL):
         def encode(self, x):
-            class Encoded:
+            class EncodedText:
                 class latent_dist:
                     @staticmethod
                     def sample(generator):
                         return x
 
-            return Encoded
+            return EncodedText
 
         def decode(self, z, return_dict=True):
             return (z,)

@@ -23,7 +23,7 @@ from t2i.evaluate.inspection.scene_heat_maps import (
 from t2i.evaluate.report.chapter import Table
 from t2i.evaluate.scene_splits import SplitConfig
 from t2i.evaluate.suite_part import Bench
-from t2i.randomness import generator
+from t2i.randomness import derive_generator
 from tests.evaluate.tiny_bench import tiny_bench
 
 FEW = InspectionConfig(
@@ -103,7 +103,7 @@ def test_chapters_have_a_row_for_each_method_and_say_what_does_not_run(part: Ins
 def test_the_run_shows_the_denoiser_the_picture_and_nothing_it_predicts(bench: Bench) -> None:
     part = Inspection(FEW, bench)
     scene = part.scenes["seen"].scene(0)
-    scheduler = along_picture(bench.pipe, scene.pixels, (0.8, 0.3), generator(0, "noise"))
+    scheduler = along_picture(bench.pipe, scene.pixels, (0.8, 0.3), derive_generator(0, "noise"))
     read: list[torch.Tensor] = []
     hook = bench.pipe.unet.register_forward_pre_hook(
         lambda _module, args: read.append(args[0].clone())
@@ -156,11 +156,11 @@ def test_a_scheduler_without_a_schedule_is_refused() -> None:
 def test_maps_of_some_sites_are_those_of_a_probe_of_these_sites(bench: Bench) -> None:
     part = Inspection(FEW, bench)
     scene = part.scenes["seen"].scene(0)
-    heat = heat_of_picture(bench.pipe, scene, FEW.levels, generator(0, "noise"))
+    heat = heat_of_picture(bench.pipe, scene, FEW.levels, derive_generator(0, "noise"))
     maps = heat.maps["default", ALL]
     site = maps.sites[-1].name
 
-    scheduler = along_picture(bench.pipe, scene.pixels, FEW.levels, generator(0, "noise"))
+    scheduler = along_picture(bench.pipe, scene.pixels, FEW.levels, derive_generator(0, "noise"))
     along = beside(bench.pipe, scheduler)
     words, _ = told(bench.pipe, scene.caption, [(p.word, p.span) for p in scene.objects])
     with attend(along) as attn:
@@ -195,7 +195,7 @@ def test_the_other_word_is_the_next_object_or_else_the_last_word() -> None:
 def test_the_package_daam_is_said_to_be_missing_or_not_to_run(bench: Bench) -> None:
     scene = Inspection(FEW, bench).scenes["seen"].scene(0)
     with pytest.raises(DaamError, match="not installed: pip install daam|does not run: "):
-        maps_of_daam(bench.pipe, scene, FEW.levels, generator(0, "noise"))
+        maps_of_daam(bench.pipe, scene, FEW.levels, derive_generator(0, "noise"))
 
 
 def test_pictures_are_kept_beside_the_records(part: Inspection, folder: Path) -> None:

@@ -54,7 +54,7 @@ def test_a_source_of_an_earlier_commit_is_edited(tmp_path):
 
 
 def test_facts_do_not_depend_on_the_order_of_the_schedulers_defaults():
-    """diffusers lists the defaulted config keys in an order that differs from process to process."""
+    """diffusers lists the defaulted config keys in another order from process to process."""
     pipe = PromptEditPipeline(**tiny_sd_components())
     before = facts_of(pipe, {})
     config = pipe.scheduler.config

@@ -17,15 +17,15 @@ from t2i.pictures import open_picture
 from t2i.safe_reading import (
     CAPTION,
     CONFIG,
-    Kind,
-    Unfit,
-    bytes_of,
-    lines_in,
-    opened,
+    FileKind,
+    UnsuitableFile,
+    iterate_lines,
+    open_regular,
+    open_untrusted,
+    read_bounded,
     read_bytes,
     read_text,
     read_toml,
-    regular,
 )
 from train.data.discovery import find
 from train.data.named_data import config_of
@@ -33,7 +33,7 @@ from train.data.sources.kohya import subsets_of_kohya
 from train.data.sources.metadata import rows_of
 from train.data.sources.tars import list_tars
 
-SMALL = Kind("note", 10)
+SMALL = FileKind("note", 10)
 
 NO_FILES: dict[str, Callable[[Path], object]] = {
     "pipe": os.mkfifo,
@@ -103,20 +103,20 @@ def test_a_picture_or_caption_that_is_no_file_breaks_that_picture_alone(what: st
 def test_what_cannot_be_read_is_named_in_words(name: str, complaint: str) -> None:
     Path("large").write_bytes(bytes(11))
     Path("circle").symlink_to("circle")
-    for read in (read_bytes, lambda path, kind: opened(path, kind).__enter__()):
+    for read in (read_bytes, lambda path, kind: open_untrusted(path, kind).__enter__()):
         with pytest.raises(DataError, match=complaint):
             read(name, SMALL)
 
 
 def test_a_file_that_is_said_to_be_empty_is_still_bounded() -> None:
-    with pytest.raises(Unfit, match="more than the 10 bytes"):
-        bytes_of("/proc/self/status", 10)
+    with pytest.raises(UnsuitableFile, match="more than the 10 bytes"):
+        read_bounded("/proc/self/status", 10)
 
 
 def test_a_link_to_a_file_is_the_file() -> None:
     Path("file").write_text("a cat")
     Path("link").symlink_to("file")
-    with regular("link") as file:
+    with open_regular("link") as file:
         assert file.read() == b"a cat"
 
 
@@ -133,8 +133,8 @@ def test_text_is_utf8_and_a_fault_has_its_place() -> None:
 
 def test_only_a_line_feed_ends_a_line_and_no_line_is_read_whole_that_is_too_long() -> None:
     Path("a").write_bytes("\ufeffone\u2028still\x0bone\n".encode() + bytes(99))
-    with regular("a") as file:
-        first, second, *_ = lines_in(file, 20)
+    with open_regular("a") as file:
+        first, second, *_ = iterate_lines(file, 20)
     assert first == (1, "one\u2028still\x0bone\n".encode())
     assert (second[0], len(second[1])) == (2, 21)
 

@@ -9,8 +9,14 @@ from hypothesis import strategies as st
 from transformers import CLIPTokenizer
 
 from t2i.denoiser.loading.address import EMBEDDED
-from t2i.text.learned_words import add_tokens, adding_whole_words, additions, is_known, spelled_out
-from t2i.text.prompt import Segment, Weighted
+from t2i.text.learned_words import (
+    add_tokens,
+    adding_whole_words,
+    continuation_insertions,
+    expand_learned_words,
+    is_single_token,
+)
+from t2i.text.prompt import Segment, WeightedText
 
 WORDS = ("zun", "Kub", "<s0>", "<s1>", "<my-cat>", "<my-cat>_1", "<my-cat>_2", "ink", "ink_1")
 
@@ -55,7 +61,7 @@ def test_a_prompt_without_the_words_is_read_as_by_one_who_never_learned_them(lea
     if occurrences(prompt):
         return
     assert learned.tokenize(prompt) == PLAIN.tokenize(prompt)
-    assert spelled_out(prompt, learned) == prompt
+    assert expand_learned_words(prompt, learned) == prompt
 
 
 @BOTH
@@ -75,16 +81,16 @@ def test_every_occurrence_as_a_word_is_read_and_no_other(learned, prompt):
     ],
 )
 def test_a_word_of_several_vectors_is_spelled_out_where_it_stands(prompt, spelled):
-    assert spelled_out(prompt, LEARNED) == spelled
-    assert spelled_out(prompt, PLAIN) == prompt
+    assert expand_learned_words(prompt, LEARNED) == spelled
+    assert expand_learned_words(prompt, PLAIN) == prompt
 
 
 def test_words_of_the_vocabulary_are_known_under_any_of_its_names():
-    assert is_known("apple", PLAIN)
-    assert is_known("Apple", PLAIN)
-    assert not is_known("zun", PLAIN)
-    assert is_known("kub", LEARNED)
-    assert is_known("Kub", LEARNED)
+    assert is_single_token("apple", PLAIN)
+    assert is_single_token("Apple", PLAIN)
+    assert not is_single_token("zun", PLAIN)
+    assert is_single_token("kub", LEARNED)
+    assert is_single_token("Kub", LEARNED)
 
 
 def test_the_tokenizer_is_as_it_was_after_others_have_added_words():
@@ -96,9 +102,9 @@ def test_the_tokenizer_is_as_it_was_after_others_have_added_words():
 @example(pieces=[("<my-cat>", 1.3), ("flower", 1.0)])
 @example(pieces=[("red", 1.3), ("<my-cat>", 1.0), (" <my-cat>_1", 1.3)])
 def test_weights_do_not_change_which_words_are_read(pieces):
-    weighted = Weighted((tuple(Segment(text, weight) for text, weight in pieces),))
-    spelled = weighted.with_additions(partial(additions, tokenizer=LEARNED))
-    assert spelled.texts == (spelled_out(weighted.texts[0], LEARNED),)
+    weighted = WeightedText((tuple(Segment(text, weight) for text, weight in pieces),))
+    spelled = weighted.with_additions(partial(continuation_insertions, tokenizer=LEARNED))
+    assert spelled.texts == (expand_learned_words(weighted.texts[0], LEARNED),)
     assert [weight for _, weight in spelled.sections[0]] == [weight for _, weight in pieces]
     for (text, _), (before, _) in zip(spelled.sections[0], pieces, strict=True):
         assert text.startswith(before[:1]), "nothing moves to another weight"

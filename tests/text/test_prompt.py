@@ -3,7 +3,7 @@
 import pytest
 
 from t2i.errors import ArgumentError
-from t2i.text.prompt import Prompt, Segment, Weighted
+from t2i.text.prompt import Prompt, Segment, WeightedText
 
 
 def texts(text, steps):
@@ -75,7 +75,7 @@ def test_and_divides_parts_with_weights():
 
 def test_a_prompt_without_and_keeps_its_last_number():
     assert Prompt("a cat at 12:30").at(0, 1)[0] == (
-        Weighted(((Segment("a cat at 12:30", 1.0),),)),
+        WeightedText(((Segment("a cat at 12:30", 1.0),),)),
         1.0,
     )
 
@@ -99,8 +99,9 @@ def test_weights_act_as_in_the_dialect_unless_told_otherwise():
 
 
 def test_weights_of_one_are_no_weights():
-    def weights(text):
-        return {s.weight for section in Prompt(text).at(0, 1)[0][0].sections for s in section}
+    def weights(prompt: str) -> set[float]:
+        sections = Prompt(prompt).at(0, 1)[0][0].sections
+        return {segment.weight for section in sections for segment in section}
 
     assert weights("a (cat:1.0) [(dog)]") == {1.0}
     assert weights("a (cat:1.01)") == {1.0, 1.01}

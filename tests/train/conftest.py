@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from t2i.accelerate_state import own_state
+from t2i.accelerate_state import isolated_accelerate_state
 from tests.denoiser.tiny_models import xl_folder
 from tests.tiny import tiny_sd_folder
 from tests.train.runs import tiny_run
@@ -35,5 +35,5 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def _own_accelerator() -> Iterator[None]:
     """For tests that look at a run in progress, in `accelerator_of` in place of `accelerated`."""
-    with own_state():
+    with isolated_accelerate_state():
         yield

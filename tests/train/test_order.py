@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from t2i.randomness import generator, key
+from t2i.randomness import derive_generator, derive_seed
 from train.batches.order import Order, slots_of
 from train.optim.ema import EMA, EMAConfig
 from train.optim.learning_rate import RateConfig, rate
@@ -66,10 +66,15 @@ def test_ranks_and_parts_fill_every_slot_once(ranks: int, parts: int) -> None:
 
 
 def test_randomness_is_a_function_of_its_purpose() -> None:
-    draw = torch.randn(4, generator=generator(1, 2, 3, "noise"))
-    assert torch.equal(draw, torch.randn(4, generator=generator(1, 2, 3, "noise")))
-    others = [key(1, 2, 3, "time"), key(1, 2, 4, "noise"), key(1, 23, "noise"), key(12, 3, "noise")]
-    assert len({key(1, 2, 3, "noise"), *others}) == 5
+    draw = torch.randn(4, generator=derive_generator(1, 2, 3, "noise"))
+    assert torch.equal(draw, torch.randn(4, generator=derive_generator(1, 2, 3, "noise")))
+    others = [
+        derive_seed(1, 2, 3, "time"),
+        derive_seed(1, 2, 4, "noise"),
+        derive_seed(1, 23, "noise"),
+        derive_seed(12, 3, "noise"),
+    ]
+    assert len({derive_seed(1, 2, 3, "noise"), *others}) == 5
 
 
 def test_rate_rises_linearly_then_falls_as_told() -> None:

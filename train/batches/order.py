@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from t2i.randomness import generator
+from t2i.randomness import derive_generator
 
 
 class Order:
@@ -40,7 +40,7 @@ class Order:
         number, position = divmod(step, self.round)
         if number != self._round:
             turns = torch.arange(len(self.groups)).repeat_interleave(torch.tensor(self._turns))
-            drawn = generator(self.seed, number, "round")
+            drawn = derive_generator(self.seed, number, "round")
             self._schedule = turns[torch.randperm(self.round, generator=drawn)]
             self._round = number
         group = int(self._schedule[position])
@@ -51,7 +51,7 @@ class Order:
         members = self.groups[group]
         again, position = divmod(place, len(members))
         if self._passes.get(group, (-1,))[0] != again:
-            drawn = generator(self.seed, again, "order", group)
+            drawn = derive_generator(self.seed, again, "order", group)
             self._passes[group] = again, torch.randperm(len(members), generator=drawn)
         return members[int(self._passes[group][1][position])]
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase
 
 from t2i.denoiser.build import Components
-from t2i.text.encoder_interface import Encoded
+from t2i.text.encoder_interface import EncodedText
 from t2i.text.encoders.selection import TextEncoder, TwoClip, text_encoder
-from t2i.text.learned_words import spelled_out
+from t2i.text.learned_words import expand_learned_words
 
 
 def encoder_of(components: Components) -> TextEncoder:
@@ -19,7 +19,7 @@ def encoder_of(components: Components) -> TextEncoder:
     return TwoClip(first, text_encoder(components.tokenizer_2, components.text_encoder_2))
 
 
-def read(components: Components, encoder: TextEncoder, captions: Sequence[str]) -> Encoded:
+def read(components: Components, encoder: TextEncoder, captions: Sequence[str]) -> EncodedText:
     """The embeddings of captions, learned words of several vectors spelled out."""
     lines = [spelled(caption, components.tokenizer) for caption in captions]
     if not isinstance(encoder, TwoClip):
@@ -42,4 +42,4 @@ def spelled(caption: str, tokenizer: PreTrainedTokenizerBase | None) -> str:
     """The caption with each learned word of several vectors spelled out, as the pipelines do."""
     if tokenizer is None or not tokenizer.get_added_vocab():
         return caption
-    return spelled_out(caption, tokenizer)
+    return expand_learned_words(caption, tokenizer)

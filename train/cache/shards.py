@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import save
 
-from t2i.atomic_files import cannot_write, write_atomically
+from t2i.atomic_files import write_atomically, write_error
 from t2i.errors import DataError
-from t2i.safe_reading import parse_json, regular
-from t2i.safe_reading.tensors import opened_tensors
+from t2i.safe_reading import open_regular, parse_json
+from t2i.safe_reading.tensors import open_tensors
 
 Arrays = Mapping[str, NDArray[Any]]
 DIGITS = 32
@@ -73,7 +73,7 @@ class Shards:
             except FileNotFoundError:  # another run was quicker
                 continue
             except OSError as error:
-                raise cannot_write(path, error) from error
+                raise write_error(path, error) from error
 
     def look(self, files: Collection[str] | None = None) -> None:
         """Take notice of what is there, or of some files. Of a key that stands twice the last file
@@ -82,7 +82,7 @@ class Shards:
         self._entries = {}
         for name in self.files() if files is None else files:
             try:
-                with opened_tensors(self.folder / name, "numpy") as file:
+                with open_tensors(self.folder / name, "numpy") as file:
                     keys, names = parse_json(file.metadata()["keys"]), sorted(file.keys())
             except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
                 raise unreadable(self.folder / name) from error
@@ -104,7 +104,7 @@ class Shards:
 
     def _file(self, name: str) -> Any:
         if name not in self._open:
-            self._open[name] = opened_tensors(self.folder / name, "numpy")
+            self._open[name] = open_tensors(self.folder / name, "numpy")
             if len(self._open) > OPEN:
                 self._open.popitem(last=False)
         self._open.move_to_end(name)
@@ -141,7 +141,7 @@ class Writer:
 
 def is_whole(path: Path) -> bool:
     try:
-        with regular(path) as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:DIGITS] == path.stem
     except OSError:
         return False

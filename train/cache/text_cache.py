@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from t2i.errors import DataError
-from t2i.text.encoder_interface import Encoded
+from t2i.text.encoder_interface import EncodedText
 from train.cache.shards import Arrays, Shards
 
 TEXT, MASK, POOLED = "text", "mask", "pooled"
 
 
-def arrays_of(told: Encoded, row: int) -> Arrays:
+def arrays_of(told: EncodedText, row: int) -> Arrays:
     """What is kept of a caption: text (T, D), and mask (T,) and pooled (D,) where there are some.
 
     Its windows are its own; a row is filled up when it is read beside longer ones.
@@ -37,13 +37,13 @@ class Texts:
         self.shards = shards
         self._empty_SD: NDArray[np.float32] = shards.read("")[TEXT]
 
-    def read(self, captions: Sequence[str], device: torch.device) -> Encoded:
+    def read(self, captions: Sequence[str], device: torch.device) -> EncodedText:
         """Raises DataError for a caption that was not there when they were encoded."""
         rows = [self._row(caption) for caption in captions]
         longest = max(len(row[TEXT]) for row in rows)
         text_BTD = np.stack([self._filled_up(row[TEXT], longest) for row in rows])
         pooled = [row[POOLED] for row in rows if POOLED in row]
-        return Encoded(
+        return EncodedText(
             torch.from_numpy(text_BTD).to(device),
             self._mask(rows, longest, device),
             torch.from_numpy(np.stack(pooled)).to(device) if pooled else None,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from PIL import Image, UnidentifiedImageError
 
 from t2i.errors import DataError
-from t2i.pictures import FOREIGN, MAX_PIXELS, UNREADABLE, in_plain_colours
+from t2i.pictures import FOREIGN, MAX_PIXELS, UNREADABLE, to_rgb_or_rgba
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 MOST_PIXELS = 89_000_000
@@ -74,7 +74,7 @@ def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
         turn = TURNS.get(orientation(picture))
         try:
             picture.load()
-            plain = in_plain_colours(picture)
+            plain = to_rgb_or_rgba(picture)
         except UNREADABLE as error:
             raise damaged(name, error) from error
         return plain if turn is None else plain.transpose(turn)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from t2i.atomic_files import write_atomically
 from t2i.errors import ArgumentError, DataError
-from t2i.safe_reading import RUN, bytes_of
+from t2i.safe_reading import RUN, read_bounded
 from t2i.terminal import several
 from train.data.buckets import Shape
 from train.data.decode import BrokenPicture
@@ -100,7 +100,7 @@ def recorded(one: Seen) -> Recorded:
 
 def read_record(path: Path) -> Record:
     try:
-        return Record.model_validate_json(bytes_of(path, RUN.most))
+        return Record.model_validate_json(read_bounded(path, RUN.most))
     except (OSError, ValidationError) as error:
         why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise DataError(

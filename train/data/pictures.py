@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t2i.errors import DataError
-from t2i.randomness import key
+from t2i.randomness import derive_seed
 from t2i.scenes.sample import Framing, Sample
 from t2i.text.word_pattern import pattern
 from train.data.buckets import Shape, nearest_bucket
@@ -263,7 +263,7 @@ class Pictures:
         return corners_of(one, bucket, crop, config.crop_variants, config.seed)
 
     def _rng(self, index: int, visit: int, purpose: str) -> np.random.Generator:
-        drawn = key(self.config.seed, index, visit, purpose)
+        drawn = derive_seed(self.config.seed, index, visit, purpose)
         return np.random.Generator(np.random.Philox(drawn))
 
     def _and_stand_ins(self, index: int) -> Iterator[int]:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from os import cpu_count
 
-from t2i.masks import Oddity, oddity_of
+from t2i.masks import Oddity, mask_oddity
 from train.data.buckets import Shape
 from train.data.decode import BrokenPicture, Header, decode, read_header
 from train.data.sources.listed import Listed, Source, read_bytes
@@ -85,7 +85,7 @@ def look(
     if listed.mask is not None:
         mask, mask_digest = beside(listed.mask, MASK, header, max_pixels)
         if decoded and mask_digest not in sound:
-            odd = oddity_of(decode(mask, MASK, max_pixels))
+            odd = mask_oddity(decode(mask, MASK, max_pixels))
     if listed.loser is not None:
         loser, loser_digest = beside(listed.loser, LOSER, header, max_pixels)
         if decoded and loser_digest not in sound:

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from t2i.masks import painted
-from t2i.randomness import key
+from t2i.masks import flatten_mask
+from t2i.randomness import derive_seed
 from train.data.buckets import Shape, covering
 from train.data.decode import BrokenPicture, decode, over_white
 from train.data.sources.listed import Source, read_bytes
@@ -34,7 +34,7 @@ def corners_of(one: Seen, bucket: Shape, crop: Crop, variants: int, seed: int) -
     down, across = covered.height - bucket.height, covered.width - bucket.width
     corners = [Corner(down // 2, across // 2)]
     if crop == "random" and (down or across):
-        rng = np.random.Generator(np.random.Philox(key(seed, one.digest, "corners")))
+        rng = np.random.Generator(np.random.Philox(derive_seed(seed, one.digest, "corners")))
         drawn = rng.random((variants - 1, 2))
         corners += [Corner(int(y * (down + 1)), int(x * (across + 1))) for y, x in drawn]
     return list(dict.fromkeys(corners))
@@ -80,7 +80,7 @@ def mask_of(one: Seen, view: View, alpha_mask: bool, max_pixels: int) -> NDArray
     """Where the loss counts, (H, W), or None where everything does. Raises as `pixels_of`."""
     if one.listed.mask is not None:
         data = unchanged(one.listed.mask, MASK, one.mask_digest)
-        mask = painted(decode(data, MASK, max_pixels)).convert("L")
+        mask = flatten_mask(decode(data, MASK, max_pixels)).convert("L")
     elif alpha_mask and one.transparent:
         mask = decoded(one, max_pixels).getchannel("A")
     else:

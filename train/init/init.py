@@ -10,7 +10,7 @@ from os.path import expanduser
 from pathlib import Path
 from shlex import quote
 
-from t2i.atomic_files import Taken, write_new
+from t2i.atomic_files import NameTaken, write_new
 from t2i.denoiser.loading.address import EMBEDDED, resolve
 from t2i.denoiser.loading.hub import cached, is_id
 from t2i.denoiser.loading.model_folder import check_folder
@@ -104,10 +104,10 @@ def look(folder: Path) -> Look:
 
 
 def write_start(wish: Wish, out: Path) -> Look:
-    """Write the file. Raises Taken where something has that name already."""
+    """Write the file. Raises NameTaken where something has that name already."""
     check_wish(wish)
     if os.path.lexists(out):
-        raise Taken(out)
+        raise NameTaken(out)
     seen = look(wish.folder)
     head = f"# Begin, and go on, with: t2i train {quote(str(out))}"
     text = starting_config(wish, seen, out.parent, head)

@@ -14,7 +14,7 @@ from diffusers import DDPMScheduler
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from t2i.randomness import generator
+from t2i.randomness import derive_generator
 from train.objective.losses import THRESHOLDS, pseudo_huber, row_means, smooth_l1, squared_error
 
 NUM_TRAIN_TIMESTEPS = 1000
@@ -172,7 +172,7 @@ class Objective:
         level: Level,
         weight_B1HW: Tensor | None = None,
     ) -> Tensor:
-        """Weighted mean error of each row, (B,), in float32.
+        """WeightedText mean error of each row, (B,), in float32.
 
         weight_B1HW : how much each place counts in its row's mean, from 0 to 1, or all alike
         """
@@ -234,10 +234,12 @@ def quantiles(
     config: ObjectiveConfig, seed: int, step: int, slots: list[int], batch_size: int
 ) -> Tensor:
     """Where each slot (B,) of the batch of `step` stands in the timestep density, in [0, 1)."""
-    within = [torch.rand((), generator=generator(seed, step, slot, "time")) for slot in slots]
+    within = [
+        torch.rand((), generator=derive_generator(seed, step, slot, "time")) for slot in slots
+    ]
     if not config.stratified:
         return torch.stack(within)
-    strata = torch.randperm(batch_size, generator=generator(seed, step, "strata"))
+    strata = torch.randperm(batch_size, generator=derive_generator(seed, step, "strata"))
     return (strata[slots] + torch.stack(within)) / batch_size
 
 

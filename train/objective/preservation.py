@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from t2i.randomness import key
+from t2i.randomness import derive_seed
 from train.caption_words import contains_words, replace_words
 
 
@@ -28,7 +28,7 @@ class PreservationConfig(BaseModel):
     def preserved(self, caption: str, seed: int, step: int, slot: int) -> str | None:
         """The caption of a row that is to stay as it is; None where there is none for it."""
         if self.preserve_captions:
-            chosen = key(seed, step, slot, "preserve") % len(self.preserve_captions)
+            chosen = derive_seed(seed, step, slot, "preserve") % len(self.preserve_captions)
             return self.preserve_captions[chosen]
         return without(caption, self.preserve_words)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from t2i.atomic_files import write_atomically
 from t2i.errors import OutputError, TrainingError
 from t2i.safe_reading import parse_json
-from t2i.safe_reading.tensors import opened_tensors
+from t2i.safe_reading.tensors import open_tensors
 
 FOLDER = "ema"
 """Of a run, where its snapshots lie."""
@@ -75,7 +75,7 @@ def _step_of(path: Path) -> int:
 
 def _opened(path: Path) -> Snapshot:
     try:
-        with opened_tensors(path) as file:
+        with open_tensors(path) as file:
             facts = parse_json(file.metadata()["facts"])
         return Snapshot(path, facts["step"], tuple(facts["lengths"]))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from t2i.errors import ArgumentError, TrainingError
-from t2i.safe_reading.tensors import opened_tensors
+from t2i.safe_reading.tensors import open_tensors
 from train.optim.ema import LONGEST, gamma_of, label
 from train.optim.ema_snapshots import Snapshot
 
@@ -55,7 +55,7 @@ def reconstruct(found: Sequence[Snapshot], wanted: Average) -> tuple[dict[str, T
     average: dict[str, Tensor] = {}
     try:
         with ExitStack() as stack:
-            files = [stack.enter_context(opened_tensors(shot.path)) for shot in found]
+            files = [stack.enter_context(open_tensors(shot.path)) for shot in found]
             first = label(found[0].lengths[0])
             names = [key.removeprefix(first) for key in files[0].keys() if key.startswith(first)]
             for name in names:

@@ -16,7 +16,7 @@ from accelerate.utils import (
 )
 from torch import distributed
 
-from t2i.accelerate_state import is_grouped, own_randomness, own_state
+from t2i.accelerate_state import in_process_group, isolated_accelerate_state, isolated_rng
 from t2i.errors import ArgumentError, T2IError
 from t2i.terminal import print_note
 from train.loop_config import LoopConfig
@@ -70,10 +70,10 @@ def accelerated(loop: LoopConfig, optimizer: str) -> Iterator[Accelerator]:
     global generators are as before it, also after an exception. Raises ArgumentError for a process
     that stands in a group already.
     """
-    with own_state():
+    with isolated_accelerate_state():
         check_no_group()
         accelerator = accelerator_of(loop, optimizer)
-        with own_randomness():
+        with isolated_rng():
             yield accelerator
         leave(accelerator)
 
@@ -86,14 +86,14 @@ def leave(accelerator: Accelerator) -> None:
         # is over, for which they need the interpreter's lock; to take the group down waits for
         # those threads while holding it. Asleep, we hold nothing.
         time.sleep(0.2)
-    if is_grouped():
+    if in_process_group():
         # Accelerate leaves it standing in a notebook's processes, where the next run may begin.
         distributed.destroy_process_group()
 
 
 def check_no_group() -> None:
     """Raise ArgumentError where this process stands in a group: its timeout is not the run's."""
-    if is_grouped():
+    if in_process_group():
         raise ArgumentError(
             f"This process stands in a process group already, of "
             f"{distributed.get_world_size()} over {distributed.get_backend()}. Its processes and "

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from t2i.atomic_files import cannot_write, write_atomically
+from t2i.atomic_files import write_atomically, write_error
 from t2i.errors import ArgumentError
 from t2i.optional_dependencies import how_to_install
 from t2i.safe_reading import RUN, parse_json, read_text
@@ -107,7 +107,7 @@ class Log:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
         except OSError as error:
-            raise cannot_write(self.path, error) from error
+            raise write_error(self.path, error) from error
 
 
 def finite(value: Number) -> Number | None:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from t2i.attention.attend import attend
 from t2i.attention.probes.heat_maps import HeatMaps
 from t2i.attention.probes.overlays import draw_overlays
-from t2i.pictures import PAPER, sheet
+from t2i.pictures import PAPER, picture_grid
 from t2i.text.word_pattern import pattern
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def says(prompt: str, word: str) -> bool:
 def page(drawn: Sequence[Drawn], columns: int) -> Image.Image:
     """A sheet of about so many columns; a picture's heat maps stand right of it, in its row."""
     if not any(one.maps for one in drawn):
-        return sheet([one.picture for one in drawn], [one.prompt for one in drawn], columns)
+        return picture_grid([one.picture for one in drawn], [one.prompt for one in drawn], columns)
     groups = [draw_overlays(one.picture, one.maps) for one in drawn]
     most = max(len(group) for group in groups)
     cells: list[Image.Image] = []
@@ -119,4 +119,4 @@ def page(drawn: Sequence[Drawn], columns: int) -> Image.Image:
         blank = [Image.new("RGB", group[0].size, PAPER)] * (most - len(group))
         cells += [*group, *blank]
         labels += [one.prompt, *(one.maps or ()), *("" for _ in blank)]
-    return sheet(cells, labels, max(1, columns // most) * most)
+    return picture_grid(cells, labels, max(1, columns // most) * most)

@@ -20,7 +20,7 @@ from t2i.denoiser.families.sd import VAE, default_size, pixels_per_latent
 from t2i.denoiser.finite_checks import check_weights_finite
 from t2i.denoiser.loading.weight_checks import Shapes, check_weights
 from t2i.errors import ArgumentError, ModelError
-from t2i.randomness import key
+from t2i.randomness import derive_seed
 from t2i.scenes.recogniser import UNSHUFFLE
 from t2i.scenes.recogniser_data import Compositions, CompositionsConfig
 from train.cache.encoders import Encoders
@@ -48,7 +48,7 @@ def assemble(config: RunConfig, encoders: Encoders | None = None) -> tuple[Targe
 
     encoders : of a fine-tune, where they are loaded already
     """
-    torch.manual_seed(key(config.seed, "weights"))
+    torch.manual_seed(derive_seed(config.seed, "weights"))
     if isinstance(config.target, AgreementConfig):
         return AgreementTarget(config.target, config.seed, config.train.batch_size), {}
     if isinstance(config.target, RecogniserConfig):

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils.memory import clear_device_cache
 
 from t2i.errors import OutputError, TrainingError
-from t2i.run_folder import Stopped, StopRequest
+from t2i.run_folder import StoppedEarly, StopRequest
 from t2i.scenes.sample import Samples
 from t2i.terminal import several
 from train.batches.micro_batches import memory_for
@@ -217,7 +217,7 @@ class Making:
     def _stop_if_asked(self) -> None:
         if any(together(self.accelerator, lambda: self.stop.wanted)):
             say(self.accelerator, "stopped while encoding; the same command goes on from here")
-            raise Stopped
+            raise StoppedEarly
 
     def _writer(self, shards: Shards) -> Writer:
         return Writer(shards.folder, self.config.cache.shard_mb * MB)

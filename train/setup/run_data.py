@@ -5,7 +5,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from t2i.errors import ArgumentError
-from t2i.randomness import key
+from t2i.randomness import derive_seed
 from t2i.scenes.sample import Samples
 from t2i.terminal import print_note, several
 from train.batches.order import Order
@@ -150,7 +150,7 @@ def preference_remarks(config: RunConfig, pictures: Pictures) -> list[str]:
 
 
 def order_of(samples: Samples, config: RunConfig) -> Order:
-    return Order(samples.groups(), config.train.batch_size, key(config.seed, "data"))
+    return Order(samples.groups(), config.train.batch_size, derive_seed(config.seed, "data"))
 
 
 def shown(samples: Samples) -> dict[str, str]:

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from t2i.denoiser.build import Components
-from t2i.pictures import sheet
-from t2i.randomness import generator
+from t2i.pictures import picture_grid
+from t2i.randomness import derive_generator
 from train.batches.batch import Batch
 from train.export import ExportConfig, Notes, export_vae
 from train.reporting.sample_sheets import SamplesConfig, pictures_of
@@ -79,7 +79,9 @@ class Autoencoder(Target):
         height, width = batch.pixels_BCHW.shape[2:]
         rows = []
         for row_CHW, slot in zip(batch.pixels_BCHW, batch.slots, strict=True):
-            u, v = torch.rand(2, generator=generator(self.seed, batch.step, slot, "crop")).tolist()
+            u, v = torch.rand(
+                2, generator=derive_generator(self.seed, batch.step, slot, "crop")
+            ).tolist()
             top, left = int(u * (height - side + 1)), int(v * (width - side + 1))
             rows.append(row_CHW[:, top : top + side, left : left + side])
         return torch.stack(rows)
@@ -103,7 +105,7 @@ class Autoencoder(Target):
         decoded_BCHW = self.vae.decode(middle(self.vae.encode(batch.pixels_BCHW)))[0].float()
         both = torch.cat([batch.pixels_BCHW, decoded_BCHW], dim=2).clamp(-1, 1)
         labels = [f"{name} (below: decoded)" for name in batch.names]
-        return sheet(pictures_of(both), labels, config.columns)
+        return picture_grid(pictures_of(both), labels, config.columns)
 
     @torch.no_grad()
     def export(self, folder: Path, batch: Batch, config: ExportConfig, notes: Notes) -> None:

@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional
 
-from t2i.atomic_folders import whole_folder
-from t2i.pictures import sheet
+from t2i.atomic_folders import atomic_folder
+from t2i.pictures import picture_grid
 from t2i.scenes.caption_matcher import Agreement
 from t2i.scenes.recogniser import CONFIG, WEIGHTS, Recogniser
 from train.batches.batch import Batch
@@ -83,11 +83,11 @@ class AgreementTarget(Target):
             ("" if own == chosen else "WRONG: ") + batch.captions[chosen]
             for own, chosen in enumerate(best)
         ]
-        return sheet(pictures, labels, config.columns)
+        return picture_grid(pictures, labels, config.columns)
 
     def export(self, folder: Path, batch: Batch, config: ExportConfig, notes: Notes) -> None:
         """Its recogniser goes with it."""
-        with whole_folder(folder) as new:
+        with atomic_folder(folder) as new:
             for name in (CONFIG, WEIGHTS):
                 shutil.copy(self.config.recogniser / name, new / name)
             self.agreement.save(new, {"trained": notes["trained"]})

@@ -20,10 +20,10 @@ from t2i.denoiser.build import Components
 from t2i.denoiser.families import sd, sdxl
 from t2i.denoiser.families.sd import scale_latents
 from t2i.denoiser.schedulers import Scheduler
-from t2i.randomness import generator
+from t2i.randomness import derive_generator
 from t2i.scenes.sample import Framing
-from t2i.text.encoder_interface import Encoded
-from t2i.text.word_spans import Span, tokens_of_stretches
+from t2i.text.encoder_interface import EncodedText
+from t2i.text.word_spans import Span, token_spans_of_ranges
 from train.batches.batch import Batch
 from train.cache.caption_encoding import encoder_of, read, spelled
 from train.export import ExportConfig, Notes, export, pipeline, sampler
@@ -174,7 +174,7 @@ class Denoising(Target):
             (len(spelled(caption[:start], tokenizer)), len(spelled(caption[:end], tokenizer)))
             for start, end in spans
         ]
-        return tokens_of_stretches(self.encoder, spelled(caption, tokenizer), stretches)
+        return token_spans_of_ranges(self.encoder, spelled(caption, tokenizer), stretches)
 
     @torch.no_grad()
     def still(self, batch: Batch) -> Still:
@@ -300,7 +300,7 @@ class Denoising(Target):
         extra = {"text_embeds": pooled_BD, "time_ids": torch.cat(rows)}
         return Conditioning(told.text_BTD, extra=extra, mask_BT=told.mask_BT)
 
-    def _read(self, captions: Sequence[str]) -> Encoded:
+    def _read(self, captions: Sequence[str]) -> EncodedText:
         if self.cache is not None and self.cache.texts is not None:
             return self.cache.texts.read(captions, self.device)
         return read(self.components, self.encoder, captions)
@@ -335,7 +335,9 @@ class Denoising(Target):
 
     def _captions(self, batch: Batch) -> list[str]:
         dropped = [
-            torch.rand((), generator=generator(self.seed, batch.step, slot, "dropout")).item()
+            torch.rand(
+                (), generator=derive_generator(self.seed, batch.step, slot, "dropout")
+            ).item()
             < self.caption_dropout
             for slot in batch.slots
         ]

@@ -32,7 +32,7 @@ from t2i.adapters import (
     write_peft,
 )
 from t2i.adapters.lora_writer import Family
-from t2i.atomic_folders import whole_folder
+from t2i.atomic_folders import atomic_folder
 from t2i.denoiser.build import Components
 from t2i.denoiser.families.sdxl import is_told_sizes
 from t2i.denoiser.loading.address import NOTES
@@ -72,7 +72,7 @@ def write_results(trained: FineTuned, folder: Path, config: ExportConfig, notes:
     The folder is complete or not there at all.
     """
     precision = PRECISIONS[config.precision]
-    with whole_folder(folder) as new:
+    with atomic_folder(folder) as new:
         if trained.has_full_parts:
             write_model(without_adapters(trained), trained.scheduler, new, config)
         if trained.adapters:

@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2i.errors import ArgumentError
-from t2i.text.learned_words import add_tokens, is_known
+from t2i.text.learned_words import add_tokens, is_single_token
 from train.targets.trained_parts import Part
 
 
@@ -90,7 +90,7 @@ def add_words(
     if isinstance(known, Table):
         raise ArgumentError(f"{key}: another part has new words already; name them all in one.")
     tokens = [token for word in part.words for token in word.spelling]
-    if old := [token for token in tokens if is_known(token, tokenizer)]:
+    if old := [token for token in tokens if is_single_token(token, tokenizer)]:
         raise ArgumentError(
             f"{key}: the model knows {old[0]!r} already; choose a word that it does not, such as "
             f"'<{old[0].strip('<>')}-2>'."

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional
 
-from t2i.atomic_folders import whole_folder
-from t2i.pictures import sheet
+from t2i.atomic_folders import atomic_folder
+from t2i.pictures import picture_grid
 from t2i.scenes.recognised_objects import OWN, Seen
 from t2i.scenes.recogniser import Labels, Recogniser
 from train.batches.batch import Batch
@@ -67,10 +67,10 @@ class RecogniserTarget(Target):
         seen = self.recogniser.look(pictures)
         labels = [f"{told(one)} ({said})" for one, said in zip(seen, batch.captions, strict=True)]
         both = [marked(*one) for one in zip(pictures, seen, strict=True)]
-        return sheet(both, labels, config.columns)
+        return picture_grid(both, labels, config.columns)
 
     def export(self, folder: Path, batch: Batch, config: ExportConfig, notes: Notes) -> None:
-        with whole_folder(folder) as new:
+        with atomic_folder(folder) as new:
             self.recogniser.save(new, {"trained": notes["trained"]})
 
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from t2i.randomness import generator
+from t2i.randomness import derive_generator
 from train.batches.batch import Batch
 from train.export import ExportConfig, Notes
 from train.optim.optimizer import Group
@@ -64,7 +64,9 @@ class Target(nn.Module, ABC):
     def noise(self, like: Tensor, batch: Batch, purpose: str) -> Tensor:
         """Standard normal noise of the shape of `like`, row by row from the row's own slot."""
         rows = [
-            torch.randn(like.shape[1:], generator=generator(self.seed, batch.step, slot, purpose))
+            torch.randn(
+                like.shape[1:], generator=derive_generator(self.seed, batch.step, slot, purpose)
+            )
             for slot in batch.slots
         ]
         return torch.stack(rows).to(like.device, like.dtype)

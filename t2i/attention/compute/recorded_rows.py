@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from t2i.attention.compute.tap import AttentionInputs, to_four_axes
-from t2i.text.token_layout import Readable
+from t2i.text.token_layout import EncoderInput
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class RecordedRow:
 class RecordedRun(Protocol):
     """A run that was taken down, in which one prompt made one picture."""
 
-    def prompt_at(self, step: int) -> Readable:
+    def prompt_at(self, step: int) -> EncoderInput:
         """What the branch "cond" was told."""
 
     def recorded_row(self, site: str, step: int) -> RecordedRow | None:

@@ -13,7 +13,7 @@ from PIL import Image
 from t2i.attention.edits.base.edit import LARGEST
 from t2i.attention.site import Sites, Window, check_window
 from t2i.errors import ArgumentError, nearest
-from t2i.masks import painted
+from t2i.masks import flatten_mask
 from t2i.pictures import UNREADABLE
 from t2i.terminal import several
 
@@ -94,7 +94,7 @@ def read(value: object, hint: Any, name: str) -> Any:
     for arm in arms:
         try:
             return read_as(value, arm, name)
-        except Unfit:
+        except UnsuitableFile:
             continue
         except ArgumentError as error:  # of the right form, with something wrong inside
             wrong.append(error)
@@ -104,7 +104,7 @@ def read(value: object, hint: Any, name: str) -> Any:
     raise ArgumentError(f"Got {name}={shown(value)}, expected {expected}.")
 
 
-class Unfit(Exception):
+class UnsuitableFile(Exception):
     """A value that is not of a type at all."""
 
 
@@ -117,7 +117,7 @@ def read_as(value: object, hint: Any, name: str) -> Any:
         return picture(value, name)
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
-            raise Unfit
+            raise UnsuitableFile
         built = build(hint, value, name)  # type: ignore[arg-type]  # a class, not an instance
         if isinstance(built, Sites):
             check_pattern(built.name, name)
@@ -125,7 +125,7 @@ def read_as(value: object, hint: Any, name: str) -> Any:
     if origin is tuple or origin is Sequence:
         one_type = origin is Sequence or inner[-1] is Ellipsis
         if not isinstance(value, list | tuple) or not (one_type or len(value) == len(inner)):
-            raise Unfit
+            raise UnsuitableFile
         check_count(value, name)
         each = [inner[0]] * len(value) if one_type else inner
         return tuple(
@@ -134,7 +134,7 @@ def read_as(value: object, hint: Any, name: str) -> Any:
         )
     if origin is Mapping:
         if not isinstance(value, Mapping):
-            raise Unfit
+            raise UnsuitableFile
         check_count(value, name)
         return {
             scalar(key, str, name): read(one, inner[1], f"{name}[{key!r}]")
@@ -142,7 +142,7 @@ def read_as(value: object, hint: Any, name: str) -> Any:
         }
     if get_origin(hint) is not None and set(inner) and all(isinstance(a, str) for a in inner):
         return choice(value, inner)
-    raise Unfit
+    raise UnsuitableFile
 
 
 def window(value: object, name: str) -> Any:
@@ -162,7 +162,7 @@ def window(value: object, name: str) -> Any:
 def scalar(value: object, hint: Any, name: str) -> Any:
     numbers = (int, float) if hint is float else (hint,)
     if type(value) not in numbers:  # a bool is no number
-        raise Unfit
+        raise UnsuitableFile
     if isinstance(value, str) and len(value) > LONGEST_TEXT:
         raise ArgumentError(
             f"Got {name} of {several(len(value), 'letter')}, expected at most {LONGEST_TEXT:,}."
@@ -174,7 +174,7 @@ def scalar(value: object, hint: Any, name: str) -> Any:
 
 def choice(value: object, known: tuple[str, ...]) -> str:
     if not isinstance(value, str) or value not in known:
-        raise Unfit
+        raise UnsuitableFile
     return value
 
 
@@ -214,7 +214,7 @@ def check_pattern(pattern: str | None, name: str) -> None:
 def picture(value: object, name: str) -> Image.Image:
     """A mask from {"png": base64}."""
     if not isinstance(value, Mapping):
-        raise Unfit
+        raise UnsuitableFile
     text = value.get("png")
     if set(value) != {"png"} or not isinstance(text, str) or len(text) > LONGEST_PICTURE:
         raise ArgumentError(
@@ -225,7 +225,7 @@ def picture(value: object, name: str) -> Image.Image:
         file = io.BytesIO(base64.b64decode(text, validate=True))
         with Image.open(file, formats=["PNG"]) as opened:
             if opened.width * opened.height <= MOST_PIXELS:
-                return painted(opened).convert("L")
+                return flatten_mask(opened).convert("L")
             found = f"{opened.width} x {opened.height}"
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         found = "far too many"

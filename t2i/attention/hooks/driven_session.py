@@ -9,7 +9,7 @@ from typing import Protocol
 from torch import Tensor
 
 from t2i.attention.denoiser_pass import DenoiserPass
-from t2i.text.token_layout import Readable
+from t2i.text.token_layout import EncoderInput
 
 CondPass = Callable[[Tensor], object]
 """A denoiser pass of the branch "cond" alone at the current step, on latents (B, C, H, W)."""
@@ -18,12 +18,12 @@ CondPass = Callable[[Tensor], object]
 class DrivenSession(Protocol):
     """A session to which a driver announces each denoiser pass and step."""
 
-    prompts: tuple[Readable, ...] | None
+    prompts: tuple[EncoderInput, ...] | None
 
     def begin_pass(
         self,
         denoiser_pass: DenoiserPass,
-        prompts: Sequence[Readable] | None,
+        prompts: Sequence[EncoderInput] | None,
         shape: object,
         latent_size: tuple[int, int] | None,
     ) -> None:

@@ -10,7 +10,7 @@ from t2i.attention.hooks.forward_arguments import bind_arguments
 from t2i.attention.prompts.prompt_tokenizers import find_prompt_tokenizers
 from t2i.attention.prompts.prompt_tokens import PromptTokenizer
 from t2i.errors import ArgumentError
-from t2i.text.token_layout import Readable, window_of
+from t2i.text.token_layout import EncoderInput, window_of
 
 PARTS = ("", "_2", "_3")
 
@@ -34,7 +34,7 @@ class EncodedPrompts:
                 encoder.register_forward_pre_hook(noting(calls), with_kwargs=True).remove
             )
 
-    def check(self, prompts: Sequence[Readable] | None) -> None:
+    def check(self, prompts: Sequence[EncoderInput] | None) -> None:
         """A run begins. Raise ArgumentError where an encoder has read, but not these prompts."""
         for reader, _, calls in self._read:
             if calls and prompts and all(isinstance(prompt, str) for prompt in prompts):
@@ -61,7 +61,7 @@ def noting(calls: list[list[list[int]]]) -> Callable[..., None]:
     return note
 
 
-def beginning(reader: PromptTokenizer, prompt: Readable) -> list[int]:
+def beginning(reader: PromptTokenizer, prompt: EncoderInput) -> list[int]:
     """The tokens that a row of the prompt begins with, up to its end or to the first window's."""
     window = window_of(reader.text)  # type: ignore[arg-type]  # of a pipeline that is not ours
     first, *more = window.chunks(reader.text_of(prompt))

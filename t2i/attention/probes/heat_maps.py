@@ -21,8 +21,8 @@ from torch.nn import functional
 from t2i.atomic_files import write_atomically
 from t2i.attention.site import Site
 from t2i.errors import ArgumentError, DataError, nearest
-from t2i.pictures import sheet
-from t2i.safe_reading.tensors import opened_tensors
+from t2i.pictures import picture_grid
+from t2i.safe_reading.tensors import open_tensors
 from t2i.terminal import several
 
 Convention = Literal["default", "daam", "mean"]
@@ -202,7 +202,7 @@ class HeatMaps(Mapping[str, Tensor]):
             alone = Image.fromarray(colours(heat).round().astype(np.uint8))
             shown.append(alone if picture is None else self.overlay(word, picture))
         cell = max(SHOWN_WIDTH, shown[0].width)
-        return sheet(shown, self.words, columns=len(shown), cell=cell).convert("RGB")
+        return picture_grid(shown, self.words, columns=len(shown), cell=cell).convert("RGB")
 
     def _repr_png_(self) -> bytes | None:
         """What Jupyter shows; None, and so the plain text, while there are no maps."""
@@ -298,7 +298,7 @@ class HeatMaps(Mapping[str, Tensor]):
 def load_maps(path: str | Path) -> dict[str, Tensor]:
     """The maps of a file that HeatMaps.save wrote."""
     try:
-        with opened_tensors(path) as file:
+        with open_tensors(path) as file:
             return {word: file.get_tensor(word) for word in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise DataError(f"Cannot read maps from {path}: {error}") from error

@@ -14,10 +14,10 @@ from transformers import PreTrainedTokenizerBase
 
 from t2i.attention.denoiser_pass import check_prompt
 from t2i.errors import ArgumentError
-from t2i.text.alignment import Refined, refinement, replacement
+from t2i.text.alignment import TokenMapping, refinement_mapping, replacement_matrix
 from t2i.text.encoder_interface import TextEncoder
-from t2i.text.learned_words import additions
-from t2i.text.token_layout import Readable
+from t2i.text.learned_words import continuation_insertions
+from t2i.text.token_layout import EncoderInput
 from t2i.text.word_spans import Span, spans
 
 Word = str | Span
@@ -38,16 +38,16 @@ class PromptTokenizer:
     reads: Callable[[str], str] | None = None
     """What its pipeline makes of a text beforehand."""
 
-    def text_of(self, prompt: Readable) -> Readable:
+    def text_of(self, prompt: EncoderInput) -> EncoderInput:
         if self.reads is None:
             return prompt
         if isinstance(prompt, str):
             return self.reads(prompt)
         text = self.text
         tokenizer = text.layout.tokenizer if isinstance(text, TextEncoder) else text
-        return prompt.with_additions(partial(additions, tokenizer=tokenizer))
+        return prompt.with_additions(partial(continuation_insertions, tokenizer=tokenizer))
 
-    def places(self, prompt: Readable, word: str) -> Span:
+    def places(self, prompt: EncoderInput, word: str) -> Span:
         """Of those along T that it fills: of a learned word all its tokens."""
         read = word if self.reads is None else self.reads(word)
         try:
@@ -78,7 +78,7 @@ class WordMentions:
 class PromptTokens:
     """The prompts of a run, each read by the same readers, as they are at some of its steps."""
 
-    prompts: tuple[Readable, ...]
+    prompts: tuple[EncoderInput, ...]
     readers: tuple[PromptTokenizer, ...]
     mentions: WordMentions = field(default_factory=WordMentions, repr=False, compare=False)
     """Shared by all steps of a run."""
@@ -141,21 +141,25 @@ class PromptTokens:
             for reader in self.readers:
                 first, end = self._part(reader, length)
                 texts = self._pair(source, target, reader)
-                matrix_TT[first:end, first:end] = replacement(reader.text, *texts, end - first)
+                matrix_TT[first:end, first:end] = replacement_matrix(
+                    reader.text, *texts, end - first
+                )
             return matrix_TT
 
         return self.once(("replacement", source, target, length), make)
 
-    def refinement(self, source: int, target: int, length: int) -> Refined:
+    def refinement(self, source: int, target: int, length: int) -> TokenMapping:
         """Source places and whether there are any, (T,) each."""
 
-        def make() -> Refined:
+        def make() -> TokenMapping:
             source_T, found_T = torch.arange(length), torch.ones(length, dtype=torch.bool)
             for reader in self.readers:
                 first, end = self._part(reader, length)
-                one = refinement(reader.text, *self._pair(source, target, reader), end - first)
+                one = refinement_mapping(
+                    reader.text, *self._pair(source, target, reader), end - first
+                )
                 source_T[first:end], found_T[first:end] = one.source_T + first, one.found_T
-            return Refined(source_T, found_T)
+            return TokenMapping(source_T, found_T)
 
         return self.once(("refinement", source, target, length), make)
 
@@ -167,7 +171,7 @@ class PromptTokens:
         made: Made = known[1]
         return made
 
-    def pair(self, source: int, target: int) -> tuple[Readable, Readable]:
+    def pair(self, source: int, target: int) -> tuple[EncoderInput, EncoderInput]:
         """Two of the prompts, to be compared."""
         if not self.prompts:
             raise ArgumentError(
@@ -178,7 +182,9 @@ class PromptTokens:
         check_prompt("target", target, len(self.prompts))
         return self.prompts[source], self.prompts[target]
 
-    def _pair(self, source: int, target: int, reader: PromptTokenizer) -> tuple[Readable, Readable]:
+    def _pair(
+        self, source: int, target: int, reader: PromptTokenizer
+    ) -> tuple[EncoderInput, EncoderInput]:
         if not self.prompts or not self.readers:
             raise ArgumentError(
                 "Cannot compare prompts that are not known, or without a tokenizer: tell them, "
@@ -206,11 +212,11 @@ def several(words: Words) -> tuple[str, ...]:
     return (words,) if isinstance(words, str) else tuple(words)
 
 
-def check_prompts(prompts: Sequence[Readable]) -> tuple[Readable, ...]:
+def check_prompts(prompts: Sequence[EncoderInput]) -> tuple[EncoderInput, ...]:
     if isinstance(prompts, str):
         raise ArgumentError(f"Got prompts={prompts!r}, expected a list of prompts: [prompt].")
     for prompt in prompts:
-        if not isinstance(prompt, Readable):
+        if not isinstance(prompt, EncoderInput):
             raise ArgumentError(
                 f"Got a {type(prompt).__name__} among the prompts, expected strings. Our pipelines "
                 "tell a Prompt themselves: leave prompts= out."

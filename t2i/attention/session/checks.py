@@ -12,7 +12,7 @@ from t2i.attention.session.participant import ParticipantEntry
 from t2i.attention.site import Site, no_site
 from t2i.errors import ArgumentError, AttentionError
 from t2i.terminal import several
-from t2i.text.token_layout import Readable
+from t2i.text.token_layout import EncoderInput
 
 GIBIBYTE = 1 << 30
 OTHER_TEXT = 0.05
@@ -37,7 +37,9 @@ def check_edit(edit: object, driven_by_callback: bool) -> None:
         )
 
 
-def check_same_prompts(own: tuple[Readable, ...] | None, of_pipeline: tuple[Readable, ...]) -> None:
+def check_same_prompts(
+    own: tuple[EncoderInput, ...] | None, of_pipeline: tuple[EncoderInput, ...]
+) -> None:
     """Raise ArgumentError where attend() and the pipeline were given different prompts."""
     if own is not None and of_pipeline and of_pipeline != own:
         raise ArgumentError(

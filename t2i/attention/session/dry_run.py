@@ -17,13 +17,13 @@ from t2i.attention.prompts.prompt_tokens import PromptTokens
 from t2i.attention.session.participant import ParticipantEntry
 from t2i.attention.site import Site
 from t2i.errors import AttentionError
-from t2i.text.token_layout import Readable
+from t2i.text.token_layout import EncoderInput
 
 RUN_FIRST = "make a picture inside the `with` block first; one step will do."
 
 
 def run_trial_step(
-    pipeline: Any, prompts: Sequence[Readable] | None, installation: Installation
+    pipeline: Any, prompts: Sequence[EncoderInput] | None, installation: Installation
 ) -> None:
     """Run one step of the pipeline to discover its sites; torch's global seed is left alone.
 

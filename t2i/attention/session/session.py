@@ -42,7 +42,7 @@ from t2i.attention.session.participant import Participant, ParticipantEntry
 from t2i.attention.session.report import explain_sites, report_activity
 from t2i.attention.site import Site, Sites, Window
 from t2i.errors import AttentionError
-from t2i.text.token_layout import Readable
+from t2i.text.token_layout import EncoderInput
 
 
 class Session:
@@ -54,7 +54,7 @@ class Session:
     def __init__(
         self,
         x: Any,
-        prompts: Sequence[Readable] | None,
+        prompts: Sequence[EncoderInput] | None,
         readers: tuple[PromptTokenizer, ...],
         *,
         budget: int,
@@ -165,7 +165,7 @@ class Session:
     def begin_pass(
         self,
         denoiser_pass: DenoiserPass,
-        prompts: Sequence[Readable] | None,
+        prompts: Sequence[EncoderInput] | None,
         shape: object,
         latent_size: tuple[int, int] | None,
     ) -> None:
@@ -345,7 +345,7 @@ class Session:
             self._checked = True
 
     def _take_prompts(
-        self, prompts: Sequence[Readable] | None, denoiser_pass: DenoiserPass, begins: bool
+        self, prompts: Sequence[EncoderInput] | None, denoiser_pass: DenoiserPass, begins: bool
     ) -> None:
         of_pipeline = tuple(prompts or ())
         check_same_prompts(self.prompts, of_pipeline)

@@ -28,7 +28,7 @@ from t2i.cli.request.prompt_line import PromptLine
 from t2i.cli.stopping import SignalInterrupt, SignalStop
 from t2i.errors import ArgumentError, DataError, ModelError, OutputError
 from t2i.library_messages import quiet_libraries
-from t2i.run_folder import locked
+from t2i.run_folder import lock_folder
 from t2i.terminal import print_line
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def _lock_and_plan(bulk: BulkRun, lines: Sequence[PromptLine], held: ExitStack) 
     model = resolve(bulk.options.model)
     folder = BulkFolder(bulk, lines, model)
     _check_samplers(bulk.prompts, folder.jobs, model)
-    held.enter_context(locked(bulk.out))
+    held.enter_context(lock_folder(bulk.out))
     for change in folder.changed_libraries():
         note(f"Warning: since the first pictures {change}: the others may differ slightly.")
     return folder.begin()

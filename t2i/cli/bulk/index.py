@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from t2i.atomic_files import cannot_write, write_atomically
+from t2i.atomic_files import write_atomically, write_error
 from t2i.errors import OutputError
-from t2i.safe_reading import RUN, bytes_of, parse_json, regular
+from t2i.safe_reading import RUN, open_regular, parse_json, read_bounded
 
 INDEX = "index.jsonl"
 PART_NAME = re.compile(r"index\.\d+\.jsonl")
@@ -35,7 +35,7 @@ class IndexPart:
         try:
             self._descriptor = os.open(self.path, flags, 0o644)
         except OSError as error:
-            raise cannot_write(self.path, error) from error
+            raise write_error(self.path, error) from error
 
     def add(self, entry: Mapping[str, object]) -> None:
         """On the disk when it returns."""
@@ -45,7 +45,7 @@ class IndexPart:
                 data = data[os.write(self._descriptor, data) :]
             os.fsync(self._descriptor)
         except OSError as error:
-            raise cannot_write(self.path, error) from error
+            raise write_error(self.path, error) from error
 
     def close(self) -> None:
         os.close(self._descriptor)
@@ -66,7 +66,7 @@ class JobCounter:
         for path, start in self._read.items():
             if not path.exists():
                 continue
-            with regular(path) as file:
+            with open_regular(path) as file:
                 file.seek(start)
                 whole, newline, _ = file.read().rpartition(b"\n")
             self._read[path] = start + len(whole) + len(newline)
@@ -95,7 +95,7 @@ def merge_index_parts(folder: Path) -> dict[int, IndexEntry]:
 
 def _read_index(path: Path) -> bytes:
     try:
-        return bytes_of(path, RUN.most) if path.exists() else b""
+        return read_bounded(path, RUN.most) if path.exists() else b""
     except OSError as error:
         raise OutputError(f"Cannot read {path}: {error.strerror or error}.") from error
 

@@ -19,7 +19,7 @@ from t2i.cli.request.file_checks import FILE_KINDS, FileDigests, iter_files
 from t2i.cli.request.prompt_line import PromptLine
 from t2i.cli.request.request import Request, choose_seed, read_defaults
 from t2i.errors import ArgumentError, OutputError
-from t2i.safe_reading import RUN, bytes_of, parse_json
+from t2i.safe_reading import RUN, parse_json, read_bounded
 
 STATE_FILE = "bulk.json"
 VERSION = 1
@@ -183,7 +183,7 @@ def read_bulk_state(out: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        state = parse_json(bytes_of(path, RUN.most))
+        state = parse_json(read_bounded(path, RUN.most))
         if state["version"] != VERSION:
             raise ValueError(f"its layout is {state['version']}, expected {VERSION}")
         return dict(state, seed=int(state["seed"]))

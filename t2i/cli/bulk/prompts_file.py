@@ -14,7 +14,7 @@ from t2i.cli.request.prompt_loras import LORA_FOLDER, set_line_prompts
 from t2i.cli.request.request import Request
 from t2i.cli.request.sampler_names import NAMES, is_known_sampler, normalise_name
 from t2i.errors import ArgumentError, DataError, T2IError, nearest
-from t2i.safe_reading import PROMPTS, lines_in, opened, parse_json
+from t2i.safe_reading import PROMPTS, iterate_lines, open_untrusted, parse_json
 from t2i.terminal import several
 
 MAX_LINE = 64 * 1024
@@ -42,7 +42,7 @@ def read_prompts(
     records = READERS.get(path.suffix.lower())
     if records is None:
         raise ArgumentError(f"Got --prompts {path}: expected a file in {', '.join(READERS)}.")
-    with opened(path, PROMPTS) as file:
+    with open_untrusted(path, PROMPTS) as file:
         lines, broken = _parse_records(records(_decode_lines(file)), strict=records is parse_jsonl)
     if options is not None:
         lines, unspoken = set_line_prompts(lines, options, lora_dir)
@@ -120,7 +120,7 @@ def _format_invalid_lines(path: Path, broken: Sequence[tuple[int, str]]) -> str:
 
 def _decode_lines(file: BinaryIO) -> NumberedLines:
     """Number and text of each line; what is no UTF-8 becomes surrogates, refused with its text."""
-    for number, data in lines_in(file, MAX_LINE):
+    for number, data in iterate_lines(file, MAX_LINE):
         if number == 1 and data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             raise UnreadableRest(1, "The file is UTF-16: save it as UTF-8.")
         if len(data) > MAX_LINE:

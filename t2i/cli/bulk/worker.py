@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from PIL.Image import Image
 
-from t2i.atomic_files import Taken, cannot_write, write_new
+from t2i.atomic_files import NameTaken, write_error, write_new
 from t2i.cli.bulk.index import IndexEntry
 from t2i.cli.bulk.jobs import Job
 from t2i.cli.bulk.plan import BulkRun
@@ -101,7 +101,7 @@ def _save_new_image(picture: Image, path: Path, text: Mapping[str, str] | None) 
     """
     try:
         write_new(path, partial(save_picture, picture, text=text))
-    except Taken:
+    except NameTaken:
         pass
     else:
         return True
@@ -110,7 +110,7 @@ def _save_new_image(picture: Image, path: Path, text: Mapping[str, str] | None) 
         save_picture(picture, again, text)
         return filecmp.cmp(path, again, shallow=False)
     except OSError as error:
-        raise cannot_write(path, error) from error
+        raise write_error(path, error) from error
     finally:
         again.unlink(missing_ok=True)
 

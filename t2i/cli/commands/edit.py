@@ -122,7 +122,7 @@ def edit(
     from t2i.cli.drawing.loaded_request import load_request
     from t2i.cli.metadata.writing import build_image_texts
     from t2i.library_messages import quiet_libraries
-    from t2i.pictures import save_picture, sheet
+    from t2i.pictures import picture_grid, save_picture
 
     names.make_folder()
     with warnings_in_one_line() as warned, quiet_libraries():
@@ -151,7 +151,7 @@ def edit(
             ]
             texts = [build_image_texts(own, seed, prepared.weights) for own in asked]
         cell = max(MIN_CELL_WIDTH, pictures[0].width)
-        side_by_side = sheet(pictures, prompts, columns=len(pictures), cell=cell)
+        side_by_side = picture_grid(pictures, prompts, columns=len(pictures), cell=cell)
 
         def write(files: Sequence[Path]) -> None:
             shown = zip([side_by_side, *pictures], files, [texts[-1], *texts], strict=True)

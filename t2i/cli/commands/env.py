@@ -35,14 +35,14 @@ def env(format: Format = "text") -> None:
 def read_environment() -> dict[str, str | int]:
     import torch
 
-    from t2i.accelerate_state import device
+    from t2i.accelerate_state import default_device
     from t2i.cli.metadata.writing import library_versions
 
     return {
         "t2i": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "device": _device_name(device()),
+        "device": _device_name(default_device()),
         "threads": torch.get_num_threads(),
         **library_versions(LIBRARIES),
     }

@@ -83,19 +83,19 @@ def evaluate(
             ]
         )
 
-    from t2i.accelerate_state import own_randomness
+    from t2i.accelerate_state import isolated_rng
     from t2i.evaluate.progress import progress
     from t2i.evaluate.report.previous_result import read_earlier
     from t2i.evaluate.run import PAGE, VERSION, measure, whole, write
     from t2i.evaluate.suite import PARTS, part_of
     from t2i.library_messages import quiet_libraries
-    from t2i.run_folder import locked
+    from t2i.run_folder import lock_folder
 
     with ExitStack() as held:
         # what it is measured with
-        held.enter_context(locked(out))
+        held.enter_context(lock_folder(out))
         held.enter_context(quiet_libraries())
-        held.enter_context(own_randomness())
+        held.enter_context(isolated_rng())
         store, bench, facts = _prepare_evaluation(place, model, config, out, recogniser)
         facts["command"] = " ".join(
             ["t2i evaluate", model, *[f"--suite {suite}"] * (suite != "scenes")]
@@ -140,7 +140,7 @@ def _prepare_evaluation(
     from t2i.evaluate.known_objects import known
     from t2i.evaluate.result_folder import Store
     from t2i.evaluate.suite_part import Bench
-    from t2i.hardware import machine
+    from t2i.hardware import hardware_info
     from t2i.scenes.caption_matcher import Agreement
     from t2i.scenes.recogniser import ASSET, Recogniser
 
@@ -178,7 +178,7 @@ def _prepare_evaluation(
         "guidance_scale": bench.guidance_scale,
         "sampler": request.sampler,
     }
-    return store, bench, identity | {"asked": asked, "machine": machine()}
+    return store, bench, identity | {"asked": asked, "machine": hardware_info()}
 
 
 def _print_tables(chapters: Mapping[str, Any]) -> None:

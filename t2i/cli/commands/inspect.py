@@ -148,9 +148,9 @@ def content_words(prompt: object) -> list[str]:
 def _build_strip(picture: "Image", maps: "HeatMaps") -> "Image":
     """The picture, and each word's heat map over it, side by side with labels."""
     from t2i.attention.probes.overlays import draw_overlays
-    from t2i.pictures import sheet
+    from t2i.pictures import picture_grid
 
-    return sheet(draw_overlays(picture, maps), ["the picture", *maps], columns=1 + len(maps))
+    return picture_grid(draw_overlays(picture, maps), ["the picture", *maps], columns=1 + len(maps))
 
 
 def _word_facts(maps: "HeatMaps", word: str) -> dict[str, object]:

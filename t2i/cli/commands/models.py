@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from t2i.cli.output import Format, print_json, print_rows
-from t2i.safe_reading import MODEL_CONFIG, bytes_of, parse_json, regular
+from t2i.safe_reading import MODEL_CONFIG, open_regular, parse_json, read_bounded
 from t2i.terminal import print_line
 
 MAX_CARD = 64_000
@@ -92,7 +92,7 @@ def _read_image_size(folder: Path) -> str | None:
     """The pictures that a model in a folder was made for, as its configs say."""
     try:
         unet, vae = (
-            parse_json(bytes_of(folder / part / "config.json", MODEL_CONFIG.most), lenient=True)
+            parse_json(read_bounded(folder / part / "config.json", MODEL_CONFIG.most), lenient=True)
             for part in ("unet", "vae")
         )
         widths = vae.get("block_out_channels") or vae["encoder_block_out_channels"]
@@ -124,7 +124,7 @@ def _file_size(path: Path) -> int:
 def _read_card(card: Path) -> str:
     """The beginning of a text that anybody may have written in any encoding; "" without one."""
     try:
-        with regular(card) as file:
+        with open_regular(card) as file:
             return file.read(MAX_CARD).decode("utf-8", errors="replace")
     except OSError:
         return ""

@@ -20,9 +20,9 @@ from t2i.cli.request.input_files import EmbeddingFile, InputFile, ScaledFile
 from t2i.cli.request.request import Request
 from t2i.denoiser.loading.model_folder import check_part
 from t2i.errors import ArgumentError, ModelError, T2IError
-from t2i.library_messages import quietly
+from t2i.library_messages import diffusers_errors_only
 from t2i.terminal import several
-from t2i.text.learned_words import is_known, is_read
+from t2i.text.learned_words import is_single_token, tokenizer_finds
 
 if TYPE_CHECKING:
     from pipelines.base.pipeline import Pipeline
@@ -125,7 +125,7 @@ class AttachedAdapters:
                         "one that was learned with a model of its kind."
                     )
                 tokenizer = getattr(self.pipe, part.replace("text_encoder", "tokenizer"))
-                if is_known(word, tokenizer):
+                if is_single_token(word, tokenizer):
                     raise ArgumentError(
                         f"{path}: the model knows the word {word!r:.80} already, and with another "
                         "meaning of it every prompt that says it would draw something else. Give "
@@ -143,7 +143,7 @@ class AttachedAdapters:
         tokenizers = [getattr(self.pipe, f"tokenizer{end}") for end in self._words]
         for path, words in self._learned.items():
             tried = itertools.product(words, texts, tokenizers)
-            if not any(is_read(*one) for one in tried):
+            if not any(tokenizer_finds(*one) for one in tried):
                 named = " or ".join(words[:3])
                 warnings.warn(
                     f"No prompt names {named}, the learned word of {path}: it changes nothing. "
@@ -198,7 +198,7 @@ class AttachedAdapters:
 def _name_file_in_errors(word: str, file: InputFile) -> Iterator[None]:
     """Say which file it is where a loader of the libraries fails, in whatever way."""
     try:
-        with quietly():
+        with diffusers_errors_only():
             yield
     except T2IError as error:
         told = str(error)

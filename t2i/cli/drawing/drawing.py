@@ -10,7 +10,7 @@ from t2i.cli.drawing.time_estimate import FirstStepNotice
 from t2i.cli.gc_control import restore_gc
 from t2i.cli.request.input_files import InputFile
 from t2i.cli.request.request import Request, RequestDefaults
-from t2i.library_messages import quietly
+from t2i.library_messages import diffusers_errors_only
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +39,7 @@ def load_pipeline(
     pipe = TextToImagePipeline.from_pretrained(folder, **parts)
     if folder.is_file():
         pipe.scheduler = build_scheduler(sampler, pipe.scheduler.config) or pipe.scheduler
-    pipe.to(device or process_state.device())
+    pipe.to(device or process_state.default_device())
     restore_gc()
     return pipe
 
@@ -169,7 +169,7 @@ def _convert_pipeline(pipe: "Pipeline", kind: "type[Pipeline]") -> Any:
     """The same parts, and all that is attached to them, in a pipeline of that kind."""
     if isinstance(pipe, kind):
         return pipe
-    with quietly():  # it gives advice on a precision that stays what it is
+    with diffusers_errors_only():  # it gives advice on a precision that stays what it is
         return kind.from_pipe(pipe)  # type: ignore[no-untyped-call]  # diffusers has no types
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from t2i.cli.metadata.parsed_metadata import ImageMetadata
 from t2i.errors import ArgumentError
-from t2i.pictures import MAX_PIXELS, scale_to_width, sheet
+from t2i.pictures import MAX_PIXELS, picture_grid, scale_to_width
 
 MAX_CELL_WIDTH = 512
 """Pixels of width that a picture has on a sheet, at most."""
@@ -36,7 +36,7 @@ class ImageGrid:
 
     def page(self) -> Image.Image:
         labels = [f"seed {seed}" for seed in self.seeds]
-        return sheet(self.cells, labels, math.ceil(math.sqrt(len(self.cells))))
+        return picture_grid(self.cells, labels, math.ceil(math.sqrt(len(self.cells))))
 
 
 def reproduce_grid_command(path: Path, story: ImageMetadata) -> str:

@@ -12,8 +12,8 @@ from typing import BinaryIO
 from t2i.cli.metadata.exif import MAKE, MODEL, decode_comment, parse_exif
 from t2i.errors import DataError
 from t2i.exif import MAKER_NOTE, USER_COMMENT
-from t2i.pictures import MAX_TEXT, what_it_is
-from t2i.safe_reading import PICTURE, opened
+from t2i.pictures import MAX_TEXT, describe_file
+from t2i.safe_reading import PICTURE, open_untrusted
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_KEYS = (
@@ -55,7 +55,7 @@ class EmbeddedTexts:
 def read_texts(path: Path) -> EmbeddedTexts:
     """The texts of a PNG, JPEG or WebP, told apart by content and never by name."""
     try:
-        with opened(path, PICTURE) as file:
+        with open_untrusted(path, PICTURE) as file:
             start = file.read(12)
             if start.startswith(PNG_SIGNATURE):
                 return _read_png_texts(file)
@@ -66,7 +66,7 @@ def read_texts(path: Path) -> EmbeddedTexts:
     except ValueError as error:
         raise DataError(f"Cannot read {path}: {error}.") from error
     raise DataError(
-        f"{path} is {what_it_is(path)}; expected a PNG, JPEG or WebP picture. "
+        f"{path} is {describe_file(path)}; expected a PNG, JPEG or WebP picture. "
         "A picture loses its story when it is converted: look for the file as it was made."
     )
 

@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from t2i.safe_reading import WEIGHTS, opened
+from t2i.safe_reading import WEIGHTS, open_untrusted
 
 
 def digest(model: Path) -> str:
@@ -15,7 +15,7 @@ def digest(model: Path) -> str:
     sha = hashlib.sha256()
     for path in [model] if model.is_file() else sorted(weights):
         sha.update((path.relative_to(model).as_posix() if path != model else path.name).encode())
-        with opened(path, WEIGHTS) as file:
+        with open_untrusted(path, WEIGHTS) as file:
             while chunk := file.read(1 << 20):
                 sha.update(chunk)
     return sha.hexdigest()
@@ -23,5 +23,5 @@ def digest(model: Path) -> str:
 
 def file_digest(path: Path) -> str:
     """SHA-256 of the bytes of a file, as sha256sum prints it."""
-    with opened(path, WEIGHTS) as file:
+    with open_untrusted(path, WEIGHTS) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,7 +12,7 @@ from t2i.denoiser.loading.model_parts import SDXL, STABLE_DIFFUSION
 from t2i.denoiser.loading.unused_tensors import is_text_extra
 from t2i.denoiser.loading.weight_checks import Shapes, read_shapes
 from t2i.errors import ModelError
-from t2i.safe_reading.tensors import opened_tensors
+from t2i.safe_reading.tensors import open_tensors
 from t2i.terminal import several
 
 UNET = "model.diffusion_model."
@@ -152,7 +152,7 @@ def family_of(path: Path, shapes: Shapes) -> Family:
 
 def told_prediction(path: Path, shapes: Shapes) -> str | None:
     """What the file itself says of its prediction, in modelspec metadata or by a marker tensor."""
-    with opened_tensors(path) as file:
+    with open_tensors(path) as file:
         metadata = file.metadata() or {}
     said = metadata.get("modelspec.prediction_type", "").lower()
     architecture = metadata.get("modelspec.architecture", "").lower()

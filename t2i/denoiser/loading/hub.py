@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub import constants, snapshot_download
 
 from t2i.errors import ModelError
-from t2i.safe_reading import bytes_of, decoded
+from t2i.safe_reading import decode_utf8, read_bounded
 
 ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*(@[\w][\w./-]*)?", re.ASCII)
 LONGEST_REF = 1000
@@ -93,7 +93,7 @@ def snapshot(place: Path, revision: str) -> Path | None:
     """
     ref = place / "refs" / revision
     try:
-        commit = decoded(bytes_of(ref, LONGEST_REF)).strip() if ref.is_file() else revision
+        commit = decode_utf8(read_bounded(ref, LONGEST_REF)).strip() if ref.is_file() else revision
         folder = place / "snapshots" / commit
         return (
             folder if COMMIT.fullmatch(commit) and (folder / "model_index.json").is_file() else None

@@ -32,7 +32,7 @@ from transformers import (
 )
 
 from t2i.denoiser.loading.config_values import check_values
-from t2i.errors import ModelError, in_short
+from t2i.errors import ModelError, library_message
 
 Config = Mapping[str, Any]
 
@@ -65,7 +65,7 @@ def skeleton(class_name: str, config: Config) -> nn.Module:
         with torch.device("meta"), few_modules():
             made = SKELETONS[class_name](config).eval()
     except Exception as error:  # A wrong config makes constructors fail in any way.
-        raise ModelError(f"does not describe a {class_name}: {in_short(error)}") from error
+        raise ModelError(f"does not describe a {class_name}: {library_message(error)}") from error
     if len(KEPT) >= MOST_KEPT:
         KEPT.clear()
     KEPT[described] = made

@@ -32,7 +32,7 @@ from t2i.denoiser.loading.unused_tensors import is_leftover, is_text_extra
 from t2i.denoiser.loading.weight_checks import check_dtypes, compare, read_json, spell
 from t2i.denoiser.schedulers import ZERO_SNR, Scheduler
 from t2i.errors import ArgumentError, ModelError, nearest
-from t2i.safe_reading.tensors import opened_tensors
+from t2i.safe_reading.tensors import open_tensors
 from t2i.terminal import several
 from t2i.text.bpe import clip_tokenizer, load_bpe
 
@@ -182,7 +182,7 @@ def load_part(
     dtype: torch.dtype,
 ) -> nn.Module:
     source = checkpoint.family.sources[part]
-    with opened_tensors(checkpoint.path) as file:
+    with open_tensors(checkpoint.path) as file:
         names = checkpoint.part(part).keys() - set(checkpoint.extras(part))
         tensors = {name: file.get_tensor(name) for name in names}
     if source.prefix.endswith(TRANSFORMER):

@@ -18,7 +18,7 @@ from torch import nn
 from t2i.denoiser.loading.config_checks import check_config
 from t2i.denoiser.loading.config_values import check_values
 from t2i.denoiser.loading.weight_checks import read_json
-from t2i.errors import ModelError, T2IError, in_short
+from t2i.errors import ModelError, T2IError, library_message
 
 STEPS = 8
 PASSED: set[str] = set()
@@ -35,7 +35,7 @@ def refusing(problem: str, remedy: str) -> Iterator[None]:
     except T2IError:
         raise
     except Exception as error:  # Libraries fail in any way over what they did not write.
-        raise ModelError(f"{problem} ({in_short(error)}): {remedy}") from error
+        raise ModelError(f"{problem} ({library_message(error)}): {remedy}") from error
 
 
 def loading(place: Path) -> AbstractContextManager[None]:

@@ -16,8 +16,8 @@ from t2i.denoiser.loading.meta_models import second_names, skeleton
 from t2i.denoiser.loading.model_parts import TEXT_ENCODERS
 from t2i.denoiser.loading.unused_tensors import is_text_extra
 from t2i.errors import ModelError
-from t2i.safe_reading import MODEL_CONFIG, bytes_of, parse_json
-from t2i.safe_reading.tensors import opened_tensors
+from t2i.safe_reading import MODEL_CONFIG, parse_json, read_bounded
+from t2i.safe_reading.tensors import open_tensors
 
 Shapes = dict[str, tuple[int, ...]]
 """Name of a tensor -> its shape."""
@@ -127,7 +127,7 @@ def shards(index: Path) -> list[Path]:
 def read_shapes(path: Path) -> Shapes:
     """The header of a safetensors file; its length is held against the file's."""
     try:
-        with opened_tensors(path) as file:
+        with open_tensors(path) as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
     except (SafetensorError, OSError) as error:
         raise ModelError(
@@ -137,7 +137,7 @@ def read_shapes(path: Path) -> Shapes:
 
 def check_dtypes(path: Path, names: Iterable[str]) -> None:
     """Raise ModelError unless these tensors of a safetensors file are floating-point numbers."""
-    with opened_tensors(path) as file:
+    with open_tensors(path) as file:
         for name in names:
             kind = file.get_slice(name).get_dtype()
             if kind not in FLOATS:
@@ -151,7 +151,7 @@ def check_dtypes(path: Path, names: Iterable[str]) -> None:
 def read_json(path: Path, largest: int = LARGEST_CONFIG) -> dict[str, Any]:
     """A JSON object of at most `largest` bytes."""
     try:
-        content = parse_json(bytes_of(path, largest), lenient=True)
+        content = parse_json(read_bounded(path, largest), lenient=True)
     except FileNotFoundError:
         raise ModelError(f"{path} is missing: copy or download the model again.") from None
     except OSError as error:

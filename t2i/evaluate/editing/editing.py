@@ -29,8 +29,8 @@ from t2i.evaluate.editing.two_objects import HELPED, drawn, drawn_with_help, lay
 from t2i.evaluate.generation.judge import judge, said
 from t2i.evaluate.report.chapter import Chapter
 from t2i.evaluate.suite_part import Bench, Record
-from t2i.pictures import sheet
-from t2i.randomness import key
+from t2i.pictures import picture_grid
+from t2i.randomness import derive_seed
 from t2i.scenes.recognised_objects import Seen
 from t2i.scenes.scenes import Scenes, ScenesConfig
 
@@ -131,7 +131,7 @@ class Editing:
             told.texts[0],
             [target_of(told, method, settings) for method in methods],
             edits=edits,
-            seed=key(self.config.seed, kind, number, "noise"),
+            seed=derive_seed(self.config.seed, kind, number, "noise"),
             num_inference_steps=steps,
             guidance_scale=self.bench.guidance_scale,
             return_dict=False,
@@ -142,7 +142,7 @@ class Editing:
         fits_there = fits
         if self.bench.agreement is not None:
             fits, fits_there = fits_of(self.bench.agreement, told, source, pictures[1:])
-        strip = sheet(pictures, ["source", *methods], columns=len(pictures)).convert("RGB")
+        strip = picture_grid(pictures, ["source", *methods], columns=len(pictures)).convert("RGB")
         return EditedPair(
             kind=kind,
             source=told.texts[0],
@@ -160,7 +160,7 @@ class Editing:
     def _help(self, number: int) -> TwoObjects:
         layout = layout_of_two(self.scenes, number)
         assert layout is not None  # units() asked for the first
-        seed = key(self.config.seed, TWO, number, "noise")
+        seed = derive_seed(self.config.seed, TWO, number, "noise")
         return drawn_with_help(self.bench, layout, seed, f"editing/{TWO}/{number:04d}")
 
     def _cost(self, method: str) -> Cost:

@@ -15,7 +15,7 @@ from t2i.evaluate.editing.records import TwoObjects, alike
 from t2i.evaluate.editing.scores import kept
 from t2i.evaluate.generation.judge import judge, said
 from t2i.evaluate.suite_part import Bench
-from t2i.pictures import sheet
+from t2i.pictures import picture_grid
 from t2i.scenes.recognised_objects import Relation
 from t2i.scenes.scenes import Layout, Scenes
 
@@ -41,7 +41,7 @@ def drawn_with_help(bench: Bench, layout: Layout, seed: int, name: str) -> TwoOb
     told = [judge(said(layout), seen) for seen in bench.recogniser.look(pictures)]
     everywhere = np.ones((pictures[0].height, pictures[0].width), dtype=np.bool_)
     whole = [kept(pictures[0], picture, everywhere) for picture in pictures]
-    strip = sheet(pictures, NAMES, columns=len(NAMES)).convert("RGB")
+    strip = picture_grid(pictures, NAMES, columns=len(NAMES)).convert("RGB")
     return TwoObjects(
         caption=layout.caption.text,
         both={one: right["both"][0] for one, right in zip(NAMES, told, strict=True)},

@@ -19,7 +19,7 @@ from t2i.evaluate.generation.records import DECIMALS, Batch, Picture, Run, seen_
 from t2i.evaluate.report.chapter import Chapter
 from t2i.evaluate.scene_splits import SplitConfig, scenes_of
 from t2i.evaluate.suite_part import Bench, Record
-from t2i.randomness import generator
+from t2i.randomness import derive_generator
 from t2i.scenes.scenes import Scenes
 from t2i.terminal import several
 
@@ -226,7 +226,7 @@ class Generation:
     def _draw(self, work: Work, way: Way, texts: list[str]) -> list[Image.Image]:
         pipe, seed = self.bench.pipe, self.scenes[work.split].config.seed
         sampler, method = way.sampler, way.method
-        noises = [generator(seed, work.split, number, "noise") for number in work.numbers]
+        noises = [derive_generator(seed, work.split, number, "noise") for number in work.numbers]
         try:
             # A fresh one each time, so that nothing passes from one unit to the next.
             own = self._own

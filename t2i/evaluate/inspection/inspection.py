@@ -38,8 +38,8 @@ from t2i.evaluate.inspection.scene_heat_maps import (
 from t2i.evaluate.report.chapter import Chapter
 from t2i.evaluate.scene_splits import SplitConfig, scenes_of
 from t2i.evaluate.suite_part import Bench, Record
-from t2i.pictures import sheet
-from t2i.randomness import generator
+from t2i.pictures import picture_grid
+from t2i.randomness import derive_generator
 from t2i.scenes.scenes import Scene, Scenes
 
 Split = Literal["choose", "seen", "held_out", "drawn"]
@@ -231,7 +231,7 @@ class Inspection:
         return maps_of_daam(self.bench.pipe, scene, self.config.levels, noise)
 
     def _noise(self, split: Split, number: int) -> torch.Generator:
-        return generator(self.scenes[split].config.seed, split, number, "noise")
+        return derive_generator(self.scenes[split].config.seed, split, number, "noise")
 
 
 def overlaps(heat: Heat, scene: Scene, method: str, sites: Sequence[str]) -> list[Overlap]:
@@ -264,7 +264,7 @@ def strip_of(picture: Image.Image, heat: Heat, sites: Sequence[str]) -> Image.Im
             map_HW = stretched(heat.of(method, ALL, number, sites))
             pictures.append(over(picture, map_HW))
             labels.append(f"{number + 1}: {method}")
-    return sheet(pictures, labels, columns=len(pictures)).convert("RGB")
+    return picture_grid(pictures, labels, columns=len(pictures)).convert("RGB")
 
 
 def over(picture: Image.Image, map_HW: Tensor) -> Image.Image:

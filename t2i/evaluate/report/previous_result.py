@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ValidationError
 from t2i.errors import ArgumentError
 from t2i.evaluate.report.chapter import Figure
 from t2i.evaluate.report.sample_codes import of_text
-from t2i.safe_reading import RUN, bytes_of, parse_json
+from t2i.safe_reading import RUN, parse_json, read_bounded
 from t2i.validation_errors import describe_validation_error
 
 
@@ -82,7 +82,7 @@ def read_earlier(path: Path, facts: Mapping[str, Any], version: int) -> Earlier:
     """
     remedy = "Give the evaluation.json of another result."
     try:
-        earlier = Earlier.model_validate(parse_json(bytes_of(path, RUN.most), lenient=True))
+        earlier = Earlier.model_validate(parse_json(read_bounded(path, RUN.most), lenient=True))
     except OSError as error:
         raise ArgumentError(f"Cannot read {path}: {error.strerror or error}. {remedy}") from error
     except ValidationError as error:

@@ -2,10 +2,10 @@
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from t2i.text.encoders.windows import Windowed, check_headless
+from t2i.text.encoders.windows import WindowedEncoder, check_headless
 
 
-class Bert(Windowed):
+class Bert(WindowedEncoder):
     """BertModel and its kin. The denoiser must not look at padding: use the mask."""
 
     def __init__(

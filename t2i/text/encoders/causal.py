@@ -5,10 +5,10 @@ from typing import ClassVar
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from t2i.text.encoders.windows import Windowed, check_headless
+from t2i.text.encoders.windows import WindowedEncoder, check_headless
 
 
-class Causal(Windowed):
+class Causal(WindowedEncoder):
     """A decoder without its output layer. The denoiser must not look at padding: use the mask.
 
     A text begins with BOS (or EOS), also where the tokenizer adds none: the empty prompt is a
@@ -30,6 +30,7 @@ class Causal(Windowed):
     def read(
         self, ids_RW: Tensor, mask_RW: Tensor, clip_skip: int | None
     ) -> tuple[Tensor, Tensor | None]:
+        """Return last hidden states (R, W, D); causal models have no pooled vector."""
         output = self.model(ids_RW, attention_mask=mask_RW, use_cache=False)
         text_RWD: Tensor = output.last_hidden_state
         return text_RWD, None

@@ -7,10 +7,10 @@ from transformers import PreTrainedModel
 
 from t2i.errors import ArgumentError
 from t2i.terminal import several
-from t2i.text.encoders.windows import Windowed
+from t2i.text.encoders.windows import WindowedEncoder
 
 
-class Clip(Windowed):
+class Clip(WindowedEncoder):
     """CLIPTextModel, or CLIPTextModelWithProjection, which gives pooled vectors too.
 
     >>> encoder = Clip(pipe.tokenizer, pipe.text_encoder)
@@ -24,6 +24,9 @@ class Clip(Windowed):
     def read(
         self, ids_RW: Tensor, mask_RW: Tensor, clip_skip: int | None
     ) -> tuple[Tensor, Tensor | None]:
+        """Return last or skipped hidden states (R, W, D), and text_embeds where the
+        model projects.
+        """
         output = self.model(
             ids_RW,
             attention_mask=mask_RW if reads_mask(self.model) else None,
@@ -36,6 +39,7 @@ class Clip(Windowed):
         return text_RWD, getattr(output, "text_embeds", None)
 
     def check_clip_skip(self, clip_skip: int) -> None:
+        """Raise ArgumentError unless the model has more than `clip_skip` layers."""
         layers = self.model.config.num_hidden_layers
         if not 0 <= clip_skip <= layers:
             raise ArgumentError(
@@ -45,10 +49,12 @@ class Clip(Windowed):
 
 
 def reads_mask(model: PreTrainedModel) -> bool:
+    """Return whether the model's config asks for an attention mask."""
     return bool(getattr(model.config, "use_attention_mask", False))
 
 
 def final_norm(model: PreTrainedModel) -> nn.Module:
+    """Return CLIP's final layer norm."""
     # Some versions of transformers keep the layers in `model.text_model`, others in the model.
     norm = getattr(model, "text_model", model).final_layer_norm
     assert isinstance(norm, nn.Module)

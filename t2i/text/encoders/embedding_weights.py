@@ -1,4 +1,4 @@
-"""What the weights of words do to their embeddings.
+"""Word weights applied to text embeddings: the formulas of A1111 and ComfyUI.
 
 R rows, W tokens of a window, D width of an embedding. Nothing here touches a row whose weights
 are all 1: it comes back bit for bit.
@@ -11,7 +11,7 @@ LEAST_MEAN = 1e-5
 """A mean that is less than this share of the numbers' size is rounding, and no measure of them."""
 
 
-def rescaled(text_RWD: Tensor, weight_RW: Tensor, mask_RW: Tensor | None = None) -> Tensor:
+def rescale_to_mean(text_RWD: Tensor, weight_RW: Tensor, mask_RW: Tensor | None = None) -> Tensor:
     """Multiply, then rescale each window to its old mean, as A1111's "original" emphasis does.
 
     z' = z w,  z'' = z' mean(z) / mean(z'): the behaviour that the wiki of stable-diffusion-webui
@@ -36,7 +36,7 @@ def rescaled(text_RWD: Tensor, weight_RW: Tensor, mask_RW: Tensor | None = None)
     return torch.where(weighted_R[:, None, None], new_RWD.to(text_RWD.dtype), text_RWD)
 
 
-def drawn_from_empty(text_RWD: Tensor, weight_RW: Tensor, empty_WD: Tensor) -> Tensor:
+def interpolate_from_empty(text_RWD: Tensor, weight_RW: Tensor, empty_WD: Tensor) -> Tensor:
     """Move each token along the line from the empty prompt's token at its place, as ComfyUI does.
 
     z' = e + w (z - e), token by token: a weight of 0 is the empty prompt, above 1 exaggerates.

@@ -1,22 +1,30 @@
-"""The text encoder that a model's own config asks for."""
+"""Choice of the text encoder class by the model's config."""
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2i.errors import ArgumentError, nearest
-from t2i.text.encoder_interface import Encoded, TextEncoder
+from t2i.text.encoder_interface import EncodedText, TextEncoder
 from t2i.text.encoders.bert import Bert
 from t2i.text.encoders.causal import Causal
 from t2i.text.encoders.clip import Clip
 from t2i.text.encoders.t5 import T5
 from t2i.text.encoders.two_clip import TwoClip
-from t2i.text.encoders.windows import Windowed
+from t2i.text.encoders.windows import WindowedEncoder
 
-__all__ = ["FAMILIES", "Clip", "Encoded", "TextEncoder", "TwoClip", "Windowed", "text_encoder"]
+__all__ = [
+    "FAMILIES",
+    "Clip",
+    "EncodedText",
+    "TextEncoder",
+    "TwoClip",
+    "WindowedEncoder",
+    "text_encoder",
+]
 
 
 def text_encoder(
     tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, window: int | None = None
-) -> Windowed:
+) -> WindowedEncoder:
     """The encoder for a transformers model, by `model.config.model_type`.
 
     `window` is the number of tokens read at once; left out, the tokenizer, the model and 512
@@ -35,7 +43,7 @@ def text_encoder(
     return family(tokenizer, model, window)
 
 
-FAMILIES: dict[str, type[Windowed]] = {
+FAMILIES: dict[str, type[WindowedEncoder]] = {
     "clip_text_model": Clip,
     "t5": T5,
     "mt5": T5,

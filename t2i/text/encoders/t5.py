@@ -3,10 +3,10 @@
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2i.errors import ArgumentError
-from t2i.text.encoders.windows import Windowed
+from t2i.text.encoders.windows import WindowedEncoder
 
 
-class T5(Windowed):
+class T5(WindowedEncoder):
     """T5EncoderModel and its kin. The denoiser must not look at padding: use the mask."""
 
     def __init__(

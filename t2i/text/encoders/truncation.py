@@ -1,4 +1,4 @@
-"""What does not fit: as little as possible is dropped, and the words are named."""
+"""Truncation of prompts that are too long; a warning names the words left out."""
 
 import re
 import warnings
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from t2i.errors import ArgumentError
 from t2i.terminal import several
-from t2i.text.prompt import Weighted
-from t2i.text.token_layout import LONGEST_WORD, Chunk, Readable, Window
+from t2i.text.prompt import WeightedText
+from t2i.text.token_layout import LONGEST_WORD, Chunk, EncoderInput, Window
 
 MOST_CHUNKS = 32
 """Windows that one prompt may fill."""
@@ -15,10 +15,10 @@ NAMED_WORDS = 12
 """Words of the lost end that a message spells out; of the rest it gives the number."""
 
 
-def divide(window: Window, prompts: Sequence[Readable], most: int | None) -> list[list[Chunk]]:
-    """The chunks of each prompt.
+def divide(window: Window, prompts: Sequence[EncoderInput], most: int | None) -> list[list[Chunk]]:
+    """Return the chunks of each prompt, at most `most` of them.
 
-    What is more than `most` is dropped, with a warning; more than MOST_CHUNKS is refused.
+    Tokens beyond `most` chunks are dropped with a warning. Raises ArgumentError above MOST_CHUNKS.
     """
     divided = []
     for prompt in prompts:
@@ -38,7 +38,9 @@ def divide(window: Window, prompts: Sequence[Readable], most: int | None) -> lis
 
 
 def fit(chunks: Sequence[Chunk], most: int, room: int) -> tuple[list[Chunk], Chunk | None]:
-    """The first chunks, the last of them filled to the brim, and what comes next."""
+    """Return the first `most` chunks, the last one filled up, and the first chunk that
+    is dropped.
+    """
     kept, rest = list(chunks[:most]), chunks[most:]
     last = kept[-1]
     same = [token for chunk in rest if chunk.section == last.section for token in chunk.tokens]
@@ -49,7 +51,8 @@ def fit(chunks: Sequence[Chunk], most: int, room: int) -> tuple[list[Chunk], Chu
     return kept, next((chunk for chunk in rest if chunk.section != last.section), None)
 
 
-def warn_of_lost_words(prompt: Readable, lost: Chunk, tokens: int) -> None:
+def warn_of_lost_words(prompt: EncoderInput, lost: Chunk, tokens: int) -> None:
+    """Warn which words of a prompt are left out."""
     kept, dropped = split(prompt, lost)
     warnings.warn(
         f"The prompt is longer than the {tokens} tokens this model reads. Left out: "
@@ -59,9 +62,9 @@ def warn_of_lost_words(prompt: Readable, lost: Chunk, tokens: int) -> None:
     )
 
 
-def split(prompt: Readable, lost: Chunk) -> tuple[str, str]:
-    """The text before a chunk, and from it on."""
-    texts = prompt.texts if isinstance(prompt, Weighted) else (prompt,)
+def split(prompt: EncoderInput, lost: Chunk) -> tuple[str, str]:
+    """Split a prompt's text at the first token of a chunk."""
+    texts = prompt.texts if isinstance(prompt, WeightedText) else (prompt,)
     position = lost.tokens[0].start if lost.tokens else 0
     kept, dropped = split_before_word(texts[lost.section], position)
     before = [*texts[: lost.section], kept]
@@ -78,6 +81,7 @@ def split_before_word(text: str, position: int) -> tuple[str, str]:
 
 
 def spell_words(text: str) -> str:
+    """Return the first words of a text quoted, and the number of the others."""
     words = text.split()
     named = ", ".join(repr(shorten(word)) for word in words[:NAMED_WORDS])
     more = len(words) - NAMED_WORDS
@@ -85,4 +89,5 @@ def spell_words(text: str) -> str:
 
 
 def shorten(text: str, letters: int = 60) -> str:
+    """Return the last letters of a long text, or all of a short one."""
     return text if len(text) <= letters else f"...{text[-letters:]}"

@@ -10,23 +10,29 @@ from torch import Tensor
 
 from t2i.errors import ArgumentError
 from t2i.terminal import several
-from t2i.text.encoder_interface import Encoded, TextEncoder
+from t2i.text.encoder_interface import EncodedText, TextEncoder
 from t2i.text.encoders.clip import Clip
-from t2i.text.encoders.windows import Windowed
-from t2i.text.token_layout import Readable, Window
+from t2i.text.encoders.windows import WindowedEncoder
+from t2i.text.token_layout import EncoderInput, Window
 
 
 class Penultimate(Clip):
-    """The layer before the last, without the final norm; clip_skip counts from there."""
+    """CLIP read at the layer before the last, without the final norm; clip_skip counts
+    from there.
+    """
 
     def read(
         self, ids_RW: Tensor, mask_RW: Tensor, clip_skip: int | None
     ) -> tuple[Tensor, Tensor | None]:
+        """Return hidden states (R, W, D) of the last layer but one, and text_embeds if the model
+        projects.
+        """
         output = self.model(ids_RW, output_hidden_states=True)
         text_RWD: Tensor = output.hidden_states[-2 - (clip_skip or 0)]
         return text_RWD, getattr(output, "text_embeds", None)
 
     def check_clip_skip(self, clip_skip: int) -> None:
+        """Raise ArgumentError unless layers remain below the last and the skipped ones."""
         layers = self.model.config.num_hidden_layers
         if not 0 <= clip_skip < layers:
             raise ArgumentError(
@@ -48,7 +54,7 @@ class TwoClip(TextEncoder):
     torch.Size([1, 77, 2048])
     """
 
-    def __init__(self, first: Windowed, second: Windowed) -> None:
+    def __init__(self, first: WindowedEncoder, second: WindowedEncoder) -> None:
         for encoder in (first, second):
             if not isinstance(encoder, Clip):
                 raise ArgumentError(
@@ -65,19 +71,24 @@ class TwoClip(TextEncoder):
 
     @property
     def layout(self) -> Window:
+        """Token window of both models."""
         return self.first.layout
 
     def encode(
         self,
-        prompts: Sequence[Readable],
-        prompts_2: Sequence[Readable] | None = None,
+        prompts: Sequence[EncoderInput],
+        prompts_2: Sequence[EncoderInput] | None = None,
         *,
         clip_skip: int | None = None,
         chunks: int | None = None,
         length: int | None = None,
         device: torch.device | None = None,
-    ) -> Encoded:
-        """As TextEncoder.encode; `prompts_2` are what the second model reads, if not the same."""
+    ) -> EncodedText:
+        """Embed each prompt with both models; `prompts_2` are read by the second, by default the
+        same.
+
+        See TextEncoder.encode for the other parameters.
+        """
         prompts_2 = prompts if prompts_2 is None else prompts_2
         if len(prompts) != len(prompts_2):
             raise ArgumentError(
@@ -91,17 +102,18 @@ class TwoClip(TextEncoder):
             for model, texts in ((self.first, prompts), (self.second, prompts_2))
         )
         text_BTD = torch.cat([first.text_BTD, second.text_BTD], dim=-1)
-        return Encoded(text_BTD, joined(first.mask_BT, second.mask_BT), second.pooled_BD)
+        return EncodedText(text_BTD, union_mask(first.mask_BT, second.mask_BT), second.pooled_BD)
 
     def count_chunks(
-        self, prompts: Sequence[Readable], prompts_2: Sequence[Readable] | None = None
+        self, prompts: Sequence[EncoderInput], prompts_2: Sequence[EncoderInput] | None = None
     ) -> int:
+        """Return the number of windows that the longest prompt of either list needs."""
         second = prompts if prompts_2 is None else prompts_2
         return max(self.first.count_chunks(prompts), self.second.count_chunks(second))
 
 
-def joined(first_BT: Tensor | None, second_BT: Tensor | None) -> Tensor | None:
-    """Where either text has something to say; None where both do everywhere."""
+def union_mask(first_BT: Tensor | None, second_BT: Tensor | None) -> Tensor | None:
+    """Return True where either text has tokens; None where no position is masked."""
     if first_BT is None or second_BT is None:
         return None
     return first_BT | second_BT

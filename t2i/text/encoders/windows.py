@@ -1,4 +1,4 @@
-"""What encoders of one model share: prompts in windows, windows through the model, weights.
+"""Base class of single-model text encoders: windows of tokens, embeddings, weights.
 
 B prompts, K windows of each, R = B K rows that the model reads, W tokens of a window, T = K W,
 D width of an embedding.
@@ -13,15 +13,15 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2i.errors import ArgumentError
-from t2i.text.encoder_interface import Encoded, TextEncoder, check_prompts
-from t2i.text.encoders.embedding_weights import drawn_from_empty, rescaled
+from t2i.text.encoder_interface import EncodedText, TextEncoder, check_prompts
+from t2i.text.encoders.embedding_weights import interpolate_from_empty, rescale_to_mean
 from t2i.text.encoders.truncation import MOST_CHUNKS, divide
-from t2i.text.prompt import Weighted
-from t2i.text.token_layout import Chunk, Readable, Window, window_of
+from t2i.text.prompt import WeightedText
+from t2i.text.token_layout import Chunk, EncoderInput, Window, window_of
 
 
-class Tokens(NamedTuple):
-    """What the text model reads, K rows after one another for each prompt."""
+class TokenBatch(NamedTuple):
+    """Token ids, masks and weights of a batch of prompts, K consecutive rows for each prompt."""
 
     ids_RW: Tensor
     mask_RW: Tensor
@@ -33,8 +33,8 @@ class Tokens(NamedTuple):
     """False for padding, and for windows that only fill a row up."""
 
 
-class Windowed(TextEncoder):
-    """A tokenizer and the model it belongs to; each family says how the model is read."""
+class WindowedEncoder(TextEncoder):
+    """Base class of encoders with one tokenizer and one model; families override `read`."""
 
     masked: ClassVar[bool] = True
     """Whether the denoiser must not look at padding."""
@@ -60,17 +60,19 @@ class Windowed(TextEncoder):
 
     @property
     def layout(self) -> Window:
+        """Token window of the model."""
         return self._layout
 
     def encode(
         self,
-        prompts: Sequence[Readable],
+        prompts: Sequence[EncoderInput],
         *,
         clip_skip: int | None = None,
         chunks: int | None = None,
         length: int | None = None,
         device: torch.device | None = None,
-    ) -> Encoded:
+    ) -> EncodedText:
+        """Embed each prompt; see TextEncoder.encode."""
         if clip_skip is not None:
             self.check_clip_skip(clip_skip)
         tokens = self.tokenize(prompts, chunks=chunks, length=length)
@@ -83,19 +85,20 @@ class Windowed(TextEncoder):
         text_BTD = text_RWD.reshape(len(prompts), -1, text_RWD.shape[-1])
         mask_BT = self._mask(tokens, len(prompts), device)
         pooled_BD = None if pooled_RD is None else pooled_RD[:: tokens.chunks]
-        return Encoded(text_BTD, mask_BT, pooled_BD)
+        return EncodedText(text_BTD, mask_BT, pooled_BD)
 
-    def count_chunks(self, prompts: Sequence[Readable]) -> int:
+    def count_chunks(self, prompts: Sequence[EncoderInput]) -> int:
+        """Return the number of windows that the longest prompt needs."""
         check_prompts(prompts)
         return max(len(chunks) for chunks in divide(self.layout, prompts, None))
 
     def tokenize(
         self,
-        prompts: Sequence[Readable],
+        prompts: Sequence[EncoderInput],
         *,
         chunks: int | None = None,
         length: int | None = None,
-    ) -> Tokens:
+    ) -> TokenBatch:
         """Token ids in windows, as many for each prompt; `chunks` and `length` as in encode."""
         check_prompts(prompts)
         if chunks is not None and not 1 <= chunks <= MOST_CHUNKS:
@@ -112,7 +115,7 @@ class Windowed(TextEncoder):
         places_W = torch.arange(window.size)
         mask_RW = places_W < torch.tensor([[window.filled(chunk)] for chunk in rows])
         filler_R = torch.tensor([chunk.section < 0 for chunk in rows])
-        return Tokens(
+        return TokenBatch(
             torch.tensor([window.ids(chunk) for chunk in rows]),
             mask_RW.long(),
             torch.tensor([window.weights(chunk) for chunk in rows]),
@@ -121,12 +124,13 @@ class Windowed(TextEncoder):
         )
 
     def check_clip_skip(self, clip_skip: int) -> None:
+        """Raise ArgumentError: only CLIP has layers to skip."""
         raise ArgumentError(
             f"Got clip_skip={clip_skip}, but this text encoder is a "
             f"{self.model.config.model_type}: only CLIP has layers to skip. Leave it out."
         )
 
-    def _mask(self, tokens: Tokens, prompts: int, device: torch.device) -> Tensor | None:
+    def _mask(self, tokens: TokenBatch, prompts: int, device: torch.device) -> Tensor | None:
         """Where the denoiser may look; windows that only fill a row up are hidden from it, so that
         a prompt says the same beside a longer one as alone."""
         if self.masked:
@@ -154,35 +158,36 @@ class Windowed(TextEncoder):
         )
 
     def _read(
-        self, tokens: Tokens, clip_skip: int | None, device: torch.device
+        self, tokens: TokenBatch, clip_skip: int | None, device: torch.device
     ) -> tuple[Tensor, Tensor | None]:
         return self.read(tokens.ids_RW.to(device), tokens.mask_RW.to(device), clip_skip)
 
     def _weigh(
         self,
         text_RWD: Tensor,
-        tokens: Tokens,
-        prompts: Sequence[Readable],
+        tokens: TokenBatch,
+        prompts: Sequence[EncoderInput],
         clip_skip: int | None,
         device: torch.device,
     ) -> Tensor:
         weight_RW = tokens.weight_RW.to(text_RWD.device)
-        comfy = [isinstance(prompt, Weighted) and prompt.mode == "comfy" for prompt in prompts]
+        comfy = [isinstance(prompt, WeightedText) and prompt.mode == "comfy" for prompt in prompts]
         comfy_R = torch.tensor(comfy, device=text_RWD.device).repeat_interleave(tokens.chunks)
         comfy_R1 = comfy_R[:, None]
 
         if not all(comfy):
             mask_RW = tokens.mask_RW.to(text_RWD.device) if self.masked else None
-            text_RWD = rescaled(text_RWD, weight_RW.masked_fill(comfy_R1, 1.0), mask_RW)
+            text_RWD = rescale_to_mean(text_RWD, weight_RW.masked_fill(comfy_R1, 1.0), mask_RW)
         if any(comfy):
             empty = self.tokenize([""], length=tokens.ids_RW.shape[1])
             empty_1WD, _ = self._read(empty, clip_skip, device)
             weight_RW = weight_RW.masked_fill(~comfy_R1, 1.0)
-            text_RWD = drawn_from_empty(text_RWD, weight_RW, empty_1WD[0])
+            text_RWD = interpolate_from_empty(text_RWD, weight_RW, empty_1WD[0])
         return text_RWD
 
 
 def check_headless(model: PreTrainedModel) -> None:
+    """Raise ArgumentError for a model with an output head."""
     if model.base_model is not model:
         raise ArgumentError(
             f"Got a {type(model).__name__}, which ends in scores; expected the layers below: give "

@@ -87,7 +87,7 @@ def test_a_cached_run_is_the_run_without_a_cache(tmp_path, base, parts, cached, 
     assert "not cached" not in capfd.readouterr().err
     config = finetune_run(tmp_path / "c", base, parts, eps)
     found = end_of(config, tmp_path / "cached")
-    # Encoded alone or in a batch, the autoencoder's convolutions round otherwise.
+    # EncodedText alone or in a batch, the autoencoder's convolutions round otherwise.
     assert difference(plain, found) < 1e-6
     assert {path.name.split("-")[0] for path in (tmp_path / "cached/cache").iterdir()} == cached
     said = capfd.readouterr().err

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from t2i.pictures import PAPER, sheet
+from t2i.pictures import PAPER, picture_grid
 from t2i.scenes.sample import Sample
 from train.data.pictures import Pictures
 
@@ -22,7 +22,7 @@ def contact_sheet(pictures: Pictures, indices: Sequence[int]) -> Image.Image:
         + (" prior" if pictures.is_prior(index) else "")
         for index, sample in zip(indices, samples, strict=True)
     ]
-    return sheet([in_a_square(tinted(sample)) for sample in samples], labels, COLUMNS)
+    return picture_grid([in_a_square(tinted(sample)) for sample in samples], labels, COLUMNS)
 
 
 def spread(pictures: Pictures, most: int) -> list[int]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from t2i.errors import DataError
-from t2i.safe_reading import bytes_of
+from t2i.safe_reading import read_bounded
 from t2i.terminal import several
 from train.data.decode import BrokenPicture
 from train.data.sources.listed import MAX_CAPTION, FileSource, Listed, Listing, as_caption
@@ -131,7 +131,7 @@ def captions_of(
     if beside is None:
         return (), None
     try:
-        text = as_caption(bytes_of(path.with_name(beside), MAX_CAPTION))
+        text = as_caption(read_bounded(path.with_name(beside), MAX_CAPTION))
     except (OSError, ValueError) as error:
         reading.listing.broken.append(
             BrokenPicture(str(path), f"its caption {beside} cannot be used: {why(error)}")

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from t2i.safe_reading import CAPTION, PICTURE, bytes_of, check_letters, decoded
+from t2i.safe_reading import CAPTION, PICTURE, check_letters, decode_utf8, read_bounded
 from t2i.terminal import several
 from train.data.decode import BrokenPicture
 
@@ -25,7 +25,7 @@ class FileSource:
     path: Path
 
     def read(self) -> bytes:
-        return bytes_of(self.path, MAX_BYTES)
+        return read_bounded(self.path, MAX_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def as_caption(data: bytes) -> str:
     """
     if len(data) > MAX_CAPTION:
         raise ValueError(f"has {several(len(data), 'byte')}; a caption has at most {MAX_CAPTION:,}")
-    return " ".join(decoded(data).split())
+    return " ".join(decode_utf8(data).split())
 
 
 def as_captions(value: object) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from t2i.errors import DataError, nearest
-from t2i.safe_reading import TABLE, decoded, lines_in, opened, parse_json
+from t2i.safe_reading import TABLE, decode_utf8, iterate_lines, open_untrusted, parse_json
 from train.data.sources.listed import as_captions
 
 TABLES = ("metadata.jsonl", "metadata.csv")
@@ -60,7 +60,7 @@ def column_of(row: dict[str, object], wanted: str | None, place: str) -> str:
 
 def lines_of(table: Path) -> Iterator[tuple[int, dict[str, object]]]:
     """Each row with its line's number, counted from 1."""
-    with opened(table, TABLE) as file:
+    with open_untrusted(table, TABLE) as file:
         yield from (csv_rows if table.suffix == ".csv" else json_rows)(table, file)
 
 
@@ -88,11 +88,11 @@ def csv_rows(table: Path, file: BinaryIO) -> Iterator[tuple[int, dict[str, objec
 
 def texts_of(table: Path, file: BinaryIO) -> Iterator[tuple[int, str]]:
     """Number and text of each line, its end included."""
-    for number, data in lines_in(file, MAX_LINE):
+    for number, data in iterate_lines(file, MAX_LINE):
         if len(data) > MAX_LINE:
             raise DataError(f"{table}, line {number}: it is longer than {MAX_LINE:,} bytes.")
         try:
-            yield number, decoded(data)
+            yield number, decode_utf8(data)
         except ValueError as error:
             raise DataError(f"{table}, line {number}: {error}.") from error
 

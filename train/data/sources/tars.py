@@ -17,7 +17,7 @@ from glob import glob, has_magic
 from pathlib import Path
 
 from t2i.errors import ArgumentError, DataError
-from t2i.safe_reading import Kind, opened, parse_json, regular
+from t2i.safe_reading import FileKind, open_regular, open_untrusted, parse_json
 from train.data.decode import BrokenPicture
 from train.data.sources.folder import FOREIGN_SUFFIXES, SUFFIXES
 from train.data.sources.listed import (
@@ -37,7 +37,7 @@ RANGE = re.compile(r"(\d+)\.\.(\d+)")
 TEXTS = (".txt", ".caption", ".json")
 MAX_TEXT = 16 * MAX_CAPTION
 """Bytes of a sample's JSON, which may hold more than its caption."""
-ARCHIVE = Kind("archive", 1 << 50)
+ARCHIVE = FileKind("archive", 1 << 50)
 """Read where its files lie."""
 MAX_HEADER = 64 * 1024
 """Bytes of a member's name and what else is said of it."""
@@ -56,7 +56,7 @@ class MemberSource:
     def read(self) -> bytes:
         if self.size > MAX_BYTES:
             raise BrokenPicture(str(self.archive), f"holds {self.size:,} bytes of one file")
-        with regular(self.archive) as file:
+        with open_regular(self.archive) as file:
             file.seek(self.offset)
             data = file.read(self.size)
         if len(data) < self.size:
@@ -163,7 +163,7 @@ def members(archive: str, listing: Listing) -> Iterator[Member]:
             )
             source = partial(RemoteSource, archive)
         else:
-            file = stack.enter_context(opened(archive, ARCHIVE))
+            file = stack.enter_context(open_untrusted(archive, ARCHIVE))
             source = partial(MemberSource, Path(archive))
         if file.read(2) in COMPRESSED:
             raise DataError(
