@@ -43,7 +43,7 @@ from t2i.conditioning.run_state import Guidance, RunState, StepCallback
 from t2i.denoiser.families import sd, sdxl
 from t2i.denoiser.loading.model_parts import SDXL, STABLE_DIFFUSION
 from t2i.denoiser.memory_checks import check_fits, memory_to_draw
-from t2i.denoiser.perturbed_attention import perturbing
+from t2i.denoiser.perturbed_attention import perturb_denoiser
 from t2i.denoiser.predicted_original import denoised_factors
 from t2i.denoiser.sampling_defaults import sampling_of
 from t2i.denoiser.schedulers import Scheduler
@@ -285,7 +285,9 @@ class Pipeline(
             progress = Progress(bar, num_inference_steps, self.scheduler.order)
             return sample(
                 run,
-                pass_by_pass(perturbing(denoise, self.unet, sites_of(run.guidance)), self.unet),
+                pass_by_pass(
+                    perturb_denoiser(denoise, self.unet, sites_of(run.guidance)), self.unet
+                ),
                 self.scheduler,
                 eta=call.eta,
                 generator=call.generator,

@@ -1,95 +1,91 @@
-"""Self-attention that sees nothing but its own place, in some rows of a pass.
+"""Perturbed self-attention: an identity attention map in some rows of a denoiser pass.
 
-B batch rows, Q image positions at a site, D its width, C channels, H W its size.
+B batch rows, C channels, H W latent size.
 """
 
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
+from t2i.attention.compute.identity_rows import identity_rows
+from t2i.attention.compute.tap import install_scores_tap, install_tap
 from t2i.attention.hooks.compiled import is_compiled
+from t2i.attention.hooks.module_hooks import forward_in_context
 from t2i.conditioning.conditioning import Branch, Conditioning
-from t2i.errors import ArgumentError, nearest
+from t2i.errors import ArgumentError, AttentionError, nearest
 from t2i.terminal import several
 
 Denoise = Callable[[Tensor, Tensor, Conditioning], Tensor]
-"""(latents (rows, C, H, W), timestep, what each row is told) -> prediction (rows, C, H, W)."""
+"""(latents (rows, C, H, W), timestep, conditioning of the rows) -> prediction (rows, C, H, W)."""
 
 
 @contextmanager
 def perturbed(
     unet: nn.Module, sites: Sequence[str], roles: Sequence[str], role: Branch = "perturbed"
 ) -> Iterator[None]:
-    """The rows of this role get the identity as their self-attention map: each image position
-    hears its own value only (Ahn et al. 2024, https://arxiv.org/abs/2403.17377, "perturbed
-    self-attention").
+    """Give the rows of this role the identity as their self-attention map at the sites.
 
-    `roles` are those of the rows of the passes made inside (Conditioning.row_branches). The other
-    rows are the same bit for bit as without; the attention processors are never touched.
+    "Perturbed self-attention" of Ahn et al. 2024, https://arxiv.org/abs/2403.17377: each position
+    attends to itself alone. It passes through the tap of t2i.attention, after the edits of any
+    session; the other rows are bit for bit those without it.
+
+    roles : role of each row of the passes inside, see Conditioning.roles
+
+    Raises ArgumentError for a pass of another number of rows, AttentionError for a processor that
+    computes attention without the tap.
     """
     rows = [row for row, its in enumerate(roles) if its == role]
     modules = self_attentions(unet, sites)
     if not rows:
         yield
         return
-
     thread = threading.get_ident()
 
-    def replace_rows(attention: nn.Module, args: tuple[Any, ...], *rest: Any) -> Tensor | None:
-        # Another thread's pass is none of ours; torch leaves out its kwargs where the hook was
-        # taken away when it had begun.
-        if threading.get_ident() != thread:
-            return None
-        kwargs: dict[str, Any] = rest[0]
-        attended: Tensor = rest[1]
-        hidden = args[0] if args else kwargs["hidden_states"]
-        if len(hidden) != len(roles):
-            raise ArgumentError(
-                f"Got a pass of {several(len(hidden), 'row')}, but roles for {len(roles)}: "
-                "expected one each."
-            )
-        # Not in place: a probe may hold what the attention returned.
-        attended = attended.clone()
-        attended[rows] = identity_attention(attention, hidden[rows]).to(attended)
-        return attended
+    def context_of(
+        name: str,
+    ) -> Callable[[tuple[Any, ...], dict[str, Any]], AbstractContextManager[object]]:
+        def make_context(
+            args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> AbstractContextManager[object]:
+            if threading.get_ident() != thread:
+                return nullcontext()
+            hidden = args[0] if args else kwargs["hidden_states"]
+            if len(hidden) != len(roles):
+                raise ArgumentError(
+                    f"Got a pass of {several(len(hidden), 'row')}, but roles for {len(roles)}: "
+                    "expected one each."
+                )
+            return _identity_rows_checked(name, rows)
 
-    hooks = [
-        module.register_forward_hook(replace_rows, with_kwargs=True) for module in modules.values()
-    ]
-    try:
+        return make_context
+
+    with install_tap(), ExitStack() as stack:
+        for name, module in modules.items():
+            stack.enter_context(install_scores_tap(module))
+            stack.enter_context(forward_in_context(module, context_of(name)))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
-def identity_attention(attention: Any, hidden: Tensor) -> Tensor:
-    """What a diffusers Attention returns for hidden (B, Q, D) or (B, C, H, W) if its map is I."""
-    tokens_BQD = hidden.flatten(2).transpose(1, 2) if hidden.ndim == 4 else hidden
-    if attention.group_norm is not None:
-        tokens_BQD = attention.group_norm(tokens_BQD.transpose(1, 2)).transpose(1, 2)
-
-    out_BQD = attention.to_v(tokens_BQD)
-    for layer in attention.to_out:
-        out_BQD = layer(out_BQD)
-
-    out = out_BQD
-    if hidden.ndim == 4:
-        out = out_BQD.transpose(1, 2).unflatten(2, hidden.shape[-2:])
-    if attention.residual_connection:
-        out = out + hidden
-    rescaled: Tensor = out / attention.rescale_output_factor
-    return rescaled
+@contextmanager
+def _identity_rows_checked(name: str, rows: Sequence[int]) -> Iterator[None]:
+    with identity_rows(rows) as identity:
+        yield
+    if identity.num_calls == 0:
+        raise AttentionError(
+            f"The attention of {name!r} never came to the tap, so that it cannot be perturbed: a "
+            "backend or processor goes another way there (xformers, flex or sage attention). Take "
+            "it off, with set_default_attn_processor() of the pipeline's denoiser, and try again."
+        )
 
 
 def self_attentions(unet: nn.Module, sites: Sequence[str]) -> Mapping[str, nn.Module]:
-    """The self-attention modules whose names match one of the patterns.
+    """Return the self-attention modules whose names match one of the patterns, by name.
 
     A pattern is a regular expression searched in the name, as diffusers' pag_applied_layers: "mid",
     "up_blocks.1". Raises ArgumentError for a pattern that matches none.
@@ -117,11 +113,11 @@ def self_attentions(unet: nn.Module, sites: Sequence[str]) -> Mapping[str, nn.Mo
     return found
 
 
-def perturbing(denoise: Denoise, unet: nn.Module, sites: Sequence[str]) -> Denoise:
-    """The same denoiser, with the rows of the branch "perturbed" perturbed at these sites.
+def perturb_denoiser(denoise: Denoise, unet: nn.Module, sites: Sequence[str]) -> Denoise:
+    """Return a denoiser whose rows of the branch "perturbed" are perturbed at these sites.
 
-    Which rows those are is asked of what each pass is told. Without sites it is `denoise` itself;
-    sites that the model has not are an ArgumentError now, not at the first pass.
+    The rows are those of each pass's conditioning. Without sites it is `denoise` itself. Raises
+    ArgumentError for sites that the model does not have.
     """
     if not sites:
         return denoise
@@ -129,10 +125,12 @@ def perturbing(denoise: Denoise, unet: nn.Module, sites: Sequence[str]) -> Denoi
 
     compiled = is_compiled(unet)
 
-    def with_perturbed_rows(latents_BCHW: Tensor, timestep: Tensor, told: Conditioning) -> Tensor:
-        # Code that was compiled without hooks does not hear them.
+    def denoise_perturbed(
+        latents_BCHW: Tensor, timestep: Tensor, conditioning: Conditioning
+    ) -> Tensor:
+        # Code that was compiled without the patches does not run them.
         eager = torch.compiler.set_stance("force_eager") if compiled else nullcontext()
-        with perturbed(unet, sites, told.row_branches), eager:
-            return denoise(latents_BCHW, timestep, told)
+        with perturbed(unet, sites, conditioning.row_branches), eager:
+            return denoise(latents_BCHW, timestep, conditioning)
 
-    return with_perturbed_rows
+    return denoise_perturbed

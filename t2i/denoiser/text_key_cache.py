@@ -1,4 +1,7 @@
-"""Keys and values of the text: the same at every step, so computed once.
+"""Cache of the text's keys and values in cross-attention, which are the same at every step.
+
+It patches the linear layers `to_k` and `to_v` and does not pass through the tap of t2i.attention:
+it changes no attention, and the tap comes after these layers.
 
 B batch rows, T text tokens, D text width, K width of all heads of a site.
 """

@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 from diffusers import StableDiffusionPAGPipeline
+from diffusers.models.attention_processor import AttnProcessor, SlicedAttnProcessor
 
 from pipelines.loop import sample
 from t2i.conditioning.conditioning import join_branches
@@ -13,9 +14,9 @@ from t2i.conditioning.guidance_interval import Interval
 from t2i.conditioning.perturbed_guidance import PerturbedAttention, sites_of
 from t2i.conditioning.run_state import RunState
 from t2i.denoiser.families import sd
-from t2i.denoiser.perturbed_attention import perturbed, perturbing, self_attentions
+from t2i.denoiser.perturbed_attention import perturb_denoiser, perturbed, self_attentions
 from t2i.denoiser.timesteps import set_timesteps
-from t2i.errors import ArgumentError
+from t2i.errors import ArgumentError, AttentionError
 from tests.tiny import TEXT_WIDTH, tiny_scheduler, tiny_sd_components, tiny_unet
 
 ROLES = ("uncond", "perturbed", "cond", "perturbed")
@@ -59,8 +60,8 @@ def test_only_the_rows_of_the_role_change_wherever_they_are():
 
 
 @torch.no_grad()
-def test_the_perturbed_rows_hear_each_place_only():
-    """With one image position at the site there is nothing else to hear: nothing changes."""
+def test_each_position_of_the_perturbed_rows_attends_to_itself_alone():
+    """With one image position at the site there is nothing else to attend to: nothing changes."""
     unet = tiny_unet()
     latents = torch.randn(2, 4, 2, 2)  # the middle block sees one position
     text = torch.randn(2, 16, TEXT_WIDTH)
@@ -114,6 +115,53 @@ def test_roles_for_another_number_of_rows_are_refused():
         answer(unet, rows=3)
 
 
+@pytest.mark.parametrize(
+    "processor", [AttnProcessor(), SlicedAttnProcessor(3)], ids=["old", "sliced"]
+)
+@torch.no_grad()
+def test_processors_that_compute_their_own_scores_are_perturbed(processor):
+    """Slices of 3 rows x heads lie across the rows of the batch."""
+    unet = tiny_unet()
+    without = answer(unet)
+    with perturbed(unet, ["mid", "up"], ROLES):
+        expected = answer(unet)
+    unet.set_attn_processor(processor)
+    scores = [vars(module).get("get_attention_scores") for module in unet.modules()]
+    with perturbed(unet, ["mid", "up"], ROLES):
+        inside = answer(unet)
+    torch.testing.assert_close(inside, expected, rtol=0, atol=1e-5)
+    assert (inside[1] - without[1]).abs().max() > 1e-4
+    assert scores == [vars(module).get("get_attention_scores") for module in unet.modules()]
+
+
+@torch.no_grad()
+def test_a_processor_that_goes_past_the_tap_is_refused():
+    class Elsewhere:
+        def __call__(self, attn, hidden_states, **_):
+            return hidden_states
+
+    unet = tiny_unet()
+    unet.set_attn_processor(Elsewhere())
+    with (
+        pytest.raises(AttentionError, match="mid_block.* never came to the tap"),
+        perturbed(unet, ["mid"], ROLES),
+    ):
+        answer(unet)
+
+
+@torch.no_grad()
+def test_two_that_overlap_leave_the_model_as_it_was_whichever_ends_first():
+    unet = tiny_unet()
+    before = state(unet)
+    first, second = (perturbed(unet, ["mid"], ROLES) for _ in range(2))
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not same(before, state(unet))
+    second.__exit__(None, None, None)
+    assert same(before, state(unet))
+
+
 def test_patterns_choose_self_attention_by_name():
     unet = tiny_unet()
     everywhere = self_attentions(unet, ["."])
@@ -135,14 +183,14 @@ def test_patterns_choose_self_attention_by_name():
 )
 def test_a_site_that_the_model_has_not_is_refused_before_the_first_pass(site, message):
     with pytest.raises(ArgumentError, match=message):
-        perturbing(lambda *_: None, tiny_unet(), [site])
+        perturb_denoiser(lambda *_: None, tiny_unet(), [site])
 
 
 def test_a_guidance_without_sites_leaves_the_denoiser_alone():
     def denoise(latents_BCHW, timestep, told):
         raise AssertionError
 
-    assert perturbing(denoise, tiny_unet(), sites_of(ClassifierFree(7.5))) is denoise
+    assert perturb_denoiser(denoise, tiny_unet(), sites_of(ClassifierFree(7.5))) is denoise
 
 
 @pytest.mark.parametrize("scale", [1.0, 5.0])
@@ -197,5 +245,5 @@ def ours(unet, guidance, cond, uncond, latents, steps):
     set_timesteps(stepper, steps, torch.device("cpu"))
     told = join_branches({name: uncond if name == "uncond" else cond for name in guidance.needs})
     run = RunState(latents, told, guidance, stepper.timesteps)
-    denoise = perturbing(partial(sd.denoise, unet), unet, sites_of(guidance))
+    denoise = perturb_denoiser(partial(sd.denoise, unet), unet, sites_of(guidance))
     return sample(run, denoise, stepper)

@@ -13,11 +13,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+
+from t2i.attention.compute.identity_rows import current_identity_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,38 +126,75 @@ def attention(
 ) -> Tensor:
     """What stands in torch while somebody listens; its arguments are those of torch."""
     # Sites that somebody listens to are never compiled.
-    listener = None if torch.compiler.is_compiling() else _listener.get()
+    compiling = torch.compiler.is_compiling()
+    listener = None if compiling else _listener.get()
+    identity = None if compiling else current_identity_rows()
     if listener is None:
-        return _kernel(
+        out = _kernel(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )
-    token = _listener.set(None)
-    try:
-        call = AttentionInputs(
-            query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa
-        )
-        return listener.handle_attention(call)
-    finally:
-        _listener.reset(token)
+    else:
+        token = _listener.set(None)
+        try:
+            call = AttentionInputs(
+                query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa
+            )
+            out = listener.handle_attention(call)
+        finally:
+            _listener.reset(token)
+    return out if identity is None else identity.replace_output(out, value)
+
+
+@dataclass(slots=True)
+class _TappedScores:
+    """The method that a module had before the tap, and how many blocks have the tap in it."""
+
+    scores: ScoresFunction
+    own: Any
+    """The method if it was the instance's own, as other libraries leave one there."""
+    blocks: int = 0
+
+
+_tapped_scores: WeakKeyDictionary[nn.Module, _TappedScores] = WeakKeyDictionary()
 
 
 @contextmanager
-def install_scores_tap(module: object) -> Iterator[None]:
-    """The same for a module that is asked for its scores (`get_attention_scores`)."""
-    scores: ScoresFunction = module.get_attention_scores  # type: ignore[attr-defined]
-    before = vars(module).get("get_attention_scores")
+def install_scores_tap(module: Any) -> Iterator[None]:
+    """Pass the attention of a module that computes its scores itself (`get_attention_scores`).
 
-    def tapped_scores(query: Tensor, key: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        listener = _listener.get()
-        if listener is None:
-            return scores(query, key, attention_mask)
-        return listener.handle_scores(query, key, attention_mask, scores, module)
-
-    module.get_attention_scores = tapped_scores  # type: ignore[attr-defined]
+    Several blocks, also of several threads, may have the tap in one module; the last one to end
+    takes it out.
+    """
+    with _lock:
+        tapped_scores = _tapped_scores.get(module)
+        if tapped_scores is None:
+            own = vars(module).get("get_attention_scores")
+            tapped_scores = _TappedScores(module.get_attention_scores, own)
+            _tapped_scores[module] = tapped_scores
+            module.get_attention_scores = _tap_of_scores(module, tapped_scores.scores)
+        tapped_scores.blocks += 1
     try:
         yield
     finally:
-        if before is None:
-            del module.get_attention_scores  # type: ignore[attr-defined]
+        with _lock:
+            tapped_scores.blocks -= 1
+            if tapped_scores.blocks == 0:
+                del _tapped_scores[module]
+                if tapped_scores.own is None:
+                    del module.get_attention_scores
+                else:
+                    module.get_attention_scores = tapped_scores.own
+
+
+def _tap_of_scores(module: Any, scores: ScoresFunction) -> ScoresFunction:
+    def get_attention_scores(
+        query: Tensor, key: Tensor, attention_mask: Tensor | None = None
+    ) -> Tensor:
+        listener, identity = _listener.get(), current_identity_rows()
+        if listener is None:
+            probs = scores(query, key, attention_mask)
         else:
-            module.get_attention_scores = before  # type: ignore[attr-defined]
+            probs = listener.handle_scores(query, key, attention_mask, scores, module)
+        return probs if identity is None else identity.replace_probabilities(probs, module.heads)
+
+    return get_attention_scores

@@ -24,7 +24,7 @@ from t2i.attention.compute.tap import (
 from t2i.attention.hooks.attention_listener import AttentionListener
 from t2i.attention.hooks.compiled import is_compiled
 from t2i.attention.hooks.discovery import Discovery, discovering
-from t2i.attention.hooks.module_hooks import listening, of_heads, wrapped_call
+from t2i.attention.hooks.module_hooks import forward_in_context, split_heads, wrapped_call
 from t2i.attention.site import Site
 from t2i.errors import AttentionError
 from t2i.terminal import several
@@ -158,8 +158,11 @@ class Installation:
         self.sites.clear()
 
     def _listen(self, name: str) -> None:
+        listener = SiteListener(self, name)
         stack = ExitStack()
-        stack.enter_context(listening(self.root.get_submodule(name), SiteListener(self, name)))
+        stack.enter_context(
+            forward_in_context(self.root.get_submodule(name), lambda *_: listen(listener))
+        )
         self._listening[name] = stack
 
     def _stop_listening(self) -> None:
@@ -182,7 +185,7 @@ class Installation:
     def handle_scores(
         self, query: Tensor, key: Tensor, mask: Tensor | None, scores: ScoresFunction, module: Any
     ) -> Tensor:
-        call = of_heads(query, key, module)
+        call = split_heads(query, key, module)
         site = self._found(call)
         if site is None:
             return scores(query, key, mask)
@@ -285,7 +288,7 @@ class SiteListener:
         site = self.site
         if site is None or key.shape[1] != site.keys:
             return scores(query, key, mask)
-        return self.installation.answer_eager(of_heads(query, key, module), mask, site, scores)
+        return self.installation.answer_eager(split_heads(query, key, module), mask, site, scores)
 
 
 _installed: dict[nn.Module, Installation] = {}

@@ -1,84 +1,105 @@
-"""What a session does to single modules: it listens there, around them, and asks what they are.
+"""Patches of single modules: contexts around their forward, calls of compiled models.
 
 B batch rows, N heads, Q query positions, E width of a head.
 """
 
 import inspect
 import math
+import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from t2i.attention.compute.tap import AttentionHandler, AttentionInputs, listen
+from t2i.attention.compute.tap import AttentionInputs
 from t2i.errors import AttentionError
 from t2i.terminal import several
 
 Before = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
 After = Callable[[nn.Module, tuple[Any, ...], object], None]
+CallContext = Callable[[tuple[Any, ...], dict[str, Any]], AbstractContextManager[object]]
+"""(args, kwargs of a module's call) -> the context that its forward runs in."""
+
+
+@dataclass(slots=True)
+class _PatchedForward:
+    """A module's forward before it was patched, and the contexts that its calls run in."""
+
+    forward: Callable[..., Any]
+    own: Any
+    """The forward if it was the instance's own, as accelerate leaves one there."""
+    contexts: tuple[CallContext, ...] = ()
+
+
+_patched: WeakKeyDictionary[nn.Module, _PatchedForward] = WeakKeyDictionary()
+_replacements: WeakKeyDictionary[nn.Module, Callable[..., Any]] = WeakKeyDictionary()
+"""The same function at each patch: code that was compiled around it is not compiled again."""
+_lock = threading.Lock()
 
 
 @contextmanager
-def listening(module: nn.Module, listener: AttentionHandler) -> Iterator[None]:
-    """The attention inside the module's forward is answered by `listener`.
+def forward_in_context(module: nn.Module, make_context: CallContext) -> Iterator[None]:
+    """Run each forward of the module in a context of its own while the block is open.
 
-    It runs uncompiled, and everything around it as before.
+    The forward runs uncompiled. Several blocks, also of several threads, may patch one module; the
+    last one to end restores its forward. `make_context` is called in whatever thread the module is.
     """
-    before, around = module.__dict__.get("forward"), _answers.get(module)
-    _answers[module] = (module.forward, listener)
-    module.forward = _forward_of(module)
+    with _lock:
+        patched = _patched.get(module)
+        if patched is None:
+            patched = _PatchedForward(module.forward, module.__dict__.get("forward"))
+            _patched[module] = patched
+            module.forward = _replacement(module)
+        patched.contexts = (*patched.contexts, make_context)
     try:
         yield
     finally:
-        if before is None:
-            del module.forward
-        else:
-            module.forward = before
-        if around is None:
-            del _answers[module]
-        else:
-            _answers[module] = around
+        with _lock:
+            patched.contexts = tuple(one for one in patched.contexts if one is not make_context)
+            if not patched.contexts:
+                del _patched[module]
+                if patched.own is None:
+                    del module.forward
+                else:
+                    module.forward = patched.own
 
 
-_answers: WeakKeyDictionary[nn.Module, tuple[Callable[..., Any], AttentionHandler]] = (
-    WeakKeyDictionary()
-)
-"""Of each module that is listened to: its own forward, and who answers."""
-_forwards: WeakKeyDictionary[nn.Module, Callable[..., Any]] = WeakKeyDictionary()
-"""The same function in every session: what is compiled around it need not be compiled again."""
-
-
-def _forward_of(module: nn.Module) -> Callable[..., Any]:
-    known = _forwards.get(module)
+def _replacement(module: nn.Module) -> Callable[..., Any]:
+    known = _replacements.get(module)
     if known is not None:
         return known
     reference = weakref.ref(module)  # a strong one would keep the module for ever
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch lacks types for it
-    def answered(*args: Any, **kwargs: Any) -> Any:
+    def run(*args: Any, **kwargs: Any) -> Any:
         own = reference()
         assert own is not None
-        answer = _answers.get(own)
-        if answer is None:  # taken away just now, by another thread whose session it was
+        patched = _patched.get(own)
+        if patched is None:  # restored just now, by another thread
             return own.forward(*args, **kwargs)
-        inner, listener = answer
-        with listen(listener):
-            return inner(*args, **kwargs)
+        with ExitStack() as stack:
+            for make_context in patched.contexts:
+                stack.enter_context(make_context(args, kwargs))
+            return patched.forward(*args, **kwargs)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        return answered(*args, **kwargs)
+        return run(*args, **kwargs)
 
     forward.__signature__ = inspect.signature(module.forward)  # type: ignore[attr-defined]
-    _forwards[module] = forward
+    _replacements[module] = forward
     return forward
 
 
-def of_heads(query: Tensor, key: Tensor, module: Any) -> AttentionInputs:
-    """What a processor asks scores of, (rows * heads, Q, E), by rows and heads."""
+def split_heads(query: Tensor, key: Tensor, module: Any) -> AttentionInputs:
+    """Return the call of a processor that computes scores of (rows * heads, Q, E) tensors.
+
+    Raises AttentionError where it slices the batch, so that rows cannot be told apart.
+    """
     heads = int(module.heads)
     if len(query) % heads:
         raise AttentionError(
@@ -94,9 +115,10 @@ def of_heads(query: Tensor, key: Tensor, module: Any) -> AttentionInputs:
 
 @contextmanager
 def wrapped_call(root: nn.Module, before: Before | None, after: After) -> Iterator[None]:
-    """Around the calls of a model that was compiled in place: hooks are compiled away there.
+    """Call `before` and `after` around each call of a model that was compiled in place.
 
-    Does nothing for other models. `after` is told None where the model raised.
+    Hooks do not run in such models; for others this does nothing. `after` gets None as the output
+    where the model raised.
     """
     inner = root._compiled_call_impl
     if inner is None:

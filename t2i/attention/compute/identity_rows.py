@@ -1,0 +1,62 @@
+"""Rows of a self-attention whose attention map is the identity matrix.
+
+B batch rows, R some of them, N heads, Q positions, E width of a head.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+
+
+class IdentityRows:
+    """Replacement of the output of some batch rows by that of an identity attention map.
+
+    Each position of these rows attends to itself alone. Serves one forward call of one module,
+    whose attention may be computed at once or in slices along rows x heads.
+    """
+
+    def __init__(self, rows: Sequence[int]) -> None:
+        self.rows = list(rows)
+        self.num_calls = 0
+        self._num_scored = 0
+
+    def replace_output(self, out: Tensor, value: Tensor) -> Tensor:
+        """Return the output (B, N, Q, E) with the rows' values (B, N, Q, E) in their place."""
+        self.num_calls += 1
+        # Not in place: a probe may hold the output.
+        out = out.clone()
+        out[self.rows] = value[self.rows].to(out)
+        return out
+
+    def replace_probabilities(self, probs: Tensor, heads: int) -> Tensor:
+        """Return the probabilities of the next slice of rows x heads, (slice, Q, Q)."""
+        self.num_calls += 1
+        first, self._num_scored = self._num_scored, self._num_scored + len(probs)
+        places = [row * heads + head - first for row in self.rows for head in range(heads)]
+        places = [place for place in places if 0 <= place < len(probs)]
+        if places:
+            probs = probs.clone()
+            probs[places] = torch.eye(probs.shape[-1]).to(probs)
+        return probs
+
+
+_identity_rows: ContextVar[IdentityRows | None] = ContextVar("identity_rows", default=None)
+
+
+def current_identity_rows() -> IdentityRows | None:
+    """Return the rows that the tap replaces in this thread; None for none."""
+    return _identity_rows.get()
+
+
+@contextmanager
+def identity_rows(rows: Sequence[int]) -> Iterator[IdentityRows]:
+    """Have the tap replace these rows of the attention inside the block, in this thread."""
+    current = IdentityRows(rows)
+    token = _identity_rows.set(current)
+    try:
+        yield current
+    finally:
+        _identity_rows.reset(token)
