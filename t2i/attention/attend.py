@@ -11,7 +11,7 @@ from t2i.attention.compute.recorded_rows import RecordedRun
 from t2i.attention.hooks.callback_driver import CallbackDriver
 from t2i.attention.hooks.installation import installed
 from t2i.attention.hooks.pipeline_driver import PipelineDriver
-from t2i.attention.prompts.prompt_tokenizers import denoiser_of, find_prompt_tokenizers
+from t2i.attention.prompts.prompt_tokenizers import find_denoiser, find_prompt_tokenizers
 from t2i.attention.session.checks import GIBIBYTE
 from t2i.attention.session.session import Session
 from t2i.conditioning.run_state import SupportsStepCallbacks
@@ -72,7 +72,7 @@ def attend(
 
 
 def _denoiser_or_model(x: Any) -> nn.Module:
-    root = denoiser_of(x)
+    root = find_denoiser(x)
     if isinstance(root, nn.Module):
         return root
     raise AttentionError(

@@ -116,7 +116,7 @@ def test_a_recorded_source_needs_one_of_our_pipelines(diffusers):
 
 
 def test_words_without_prompts_or_without_a_tokenizer(diffusers):
-    with pytest.raises(ArgumentError, match=r"the prompts are not known. Tell them, attend\(pipe"):
+    with pytest.raises(ArgumentError, match=r"the prompts are not known. Give them, attend\(pipe"):
         ask(diffusers, lambda attn: attn.probe("cat"))
     with (
         attend(diffusers.unet, prompts=[CAT]) as attn,

@@ -97,7 +97,7 @@ def test_words_of_a_model_that_is_told_none_are_refused(kandinsky):
 
     with pytest.raises(ArgumentError, match="'apple': this model came without a tokenizer"):
         run()
-    with pytest.raises(ArgumentError, match="told an embedding of a picture and no words"):
+    with pytest.raises(ArgumentError, match="conditioned on an image embedding and no words"):
         run(tokenizer=tokenizer)
 
 

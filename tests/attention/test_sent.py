@@ -58,7 +58,7 @@ def test_matrices_are_sent_once_a_step_and_not_to_every_site(pipe, monkeypatch, 
 def test_what_is_sent_once_is_what_would_be_sent_every_time(pipe, monkeypatch):
     latents, map_HW, _ = edited(pipe)
     monkeypatch.setattr(DeviceTensors, "to", lambda self, tensor, like: tensor.to(like))
-    monkeypatch.setattr(DeviceTensors, "chained", lambda self, *names, make: make())
+    monkeypatch.setattr(DeviceTensors, "derive", lambda self, *names, make: make())
     again = edited(pipe)
     assert_equal(latents, again[0])
     assert_equal(map_HW, again[1])
@@ -69,12 +69,12 @@ def test_what_was_sent_is_let_go_with_the_tensor_it_was_made_of():
     first, second = torch.ones(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
     like = torch.ones(1)
     assert sent.to(first, like) is sent.to(first, like)
-    product = sent.chained("product", first, second, make=partial(torch.mul, first, second))
-    assert sent.chained("product", first, second, make=partial(torch.mul, first, second)) is product
-    assert sent.chained("sum", first, second, make=partial(torch.add, first, second)) is not product
-    square = sent.chained("product", first, first, make=partial(torch.mul, first, first))
+    product = sent.derive("product", first, second, make=partial(torch.mul, first, second))
+    assert sent.derive("product", first, second, make=partial(torch.mul, first, second)) is product
+    assert sent.derive("sum", first, second, make=partial(torch.add, first, second)) is not product
+    square = sent.derive("product", first, first, make=partial(torch.mul, first, first))
     assert sent.to(square, like).dtype == torch.float32
-    assert len(sent._known) == 2
+    assert len(sent._entries) == 2
     del first, second, product, square
     gc.collect()
-    assert len(sent._known) == 0
+    assert len(sent._entries) == 0

@@ -1,4 +1,4 @@
-"""What edits say, where the model computes."""
+"""Cache of edit tensors: their copies per device and dtype, and tensors derived from them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,38 +9,43 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 
 class DeviceTensors:
-    """Tensors of edits on the devices and in the precisions that asked for them, and what chains of
-    edits make of them: each once, and kept for as long as the tensor itself.
+    """Cache of an edit's tensors on each device and in each dtype that attention uses.
+
+    Entries are computed once and live as long as the tensor from which they were made.
     """
 
     def __init__(self) -> None:
-        self._known: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._entries: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
     def to(self, tensor: Tensor, like: Tensor) -> Tensor:
-        """The tensor as `like` has it."""
+        """Return the tensor on the device and in the dtype of `like`."""
         if tensor.device == like.device and tensor.dtype == like.dtype:
             return tensor
-        place = (like.device, like.dtype, torch.is_inference_mode_enabled())
-        known = self._of(tensor)
-        if place not in known:
-            known[place] = tensor.to(like)
-        made: Tensor = known[place]
-        return made
+        key = (like.device, like.dtype, torch.is_inference_mode_enabled())
+        entries = self._entries_of(tensor)
+        if key not in entries:
+            entries[key] = tensor.to(like)
+        copy: Tensor = entries[key]
+        return copy
 
-    def chained(
+    def derive(
         self, name: str, first: Tensor, *others: Tensor | None, make: Callable[[], Tensor]
     ) -> Tensor:
-        """What `make` gives for these tensors."""
-        known = self._of(first)
-        key = (name, *map(id, others))
-        if key not in known:
-            # The others are kept, so that their ids stay theirs; itself would never be let go.
-            known[key] = ([one for one in others if one is not first], make())
-        made: Tensor = known[key][1]
-        return made
+        """Return `make()`, computed once for these input tensors.
 
-    def _of(self, tensor: Tensor) -> dict[object, Any]:
-        known: dict[object, Any] | None = self._known.get(tensor)
-        if known is None:
-            known = self._known[tensor] = {}
-        return known
+        name : distinguishes several tensors that are derived from the same inputs
+        """
+        entries = self._entries_of(first)
+        key = (name, *map(id, others))
+        if key not in entries:
+            # The other inputs are kept alive, so that their ids stay theirs. Keeping `first` alive
+            # here would keep the entry for ever.
+            entries[key] = ([one for one in others if one is not first], make())
+        derived: Tensor = entries[key][1]
+        return derived
+
+    def _entries_of(self, tensor: Tensor) -> dict[object, Any]:
+        entries: dict[object, Any] | None = self._entries.get(tensor)
+        if entries is None:
+            entries = self._entries[tensor] = {}
+        return entries

@@ -1,4 +1,4 @@
-"""What the edits want of one call of attention, in the order they said it.
+"""Edit plan: the changes that the edits of a session make to one attention call.
 
 B batch rows, N heads, Q query positions, K key positions, T text tokens, E width of a head.
 """
@@ -14,16 +14,16 @@ from t2i.attention.compute.device_tensors import DeviceTensors
 from t2i.errors import ArgumentError
 from t2i.terminal import several
 
-Parts = Literal["qk", "kv", "q", "k", "v"]
+TensorNames = Literal["qk", "kv", "q", "k", "v"]
 MapFunction = Callable[[Tensor], Tensor]
 """(N, Q, K) probabilities of one row, float32 -> the same shape."""
 
 
 @dataclass(frozen=True, slots=True)
 class RowCopy:
-    """A row asks with, or looks at, what belongs to another row."""
+    """Copy of the query, key or value heads of batch row `source` to batch row `row`."""
 
-    parts: Parts
+    tensors: TensorNames
     row: int
     source: int
     heads: tuple[int, ...] | None = None
@@ -31,10 +31,11 @@ class RowCopy:
 
 @dataclass(frozen=True, slots=True)
 class ProbabilityMix:
-    """P' = P_source A + P B over the columns of the text, B diagonal.
+    """Linear change of a row's attention map: P' = P_source A + P B over the text tokens.
 
-    columns : A, (1 or N, T, T)
-    kept : the diagonal of B, (1 or N, T)
+    source : batch row of P_source; None where A is absent
+    columns : A, (1 or N, T, T), or None
+    kept : the diagonal of the diagonal matrix B, (1 or N, T)
     """
 
     source: int | None
@@ -44,16 +45,16 @@ class ProbabilityMix:
 
     @property
     def replaces_own(self) -> bool:
-        """Whether nothing is left of the row's own map."""
+        """Return True if B is zero, so that nothing of the row's own map remains."""
         return self.columns is not None and not self.kept.any()
 
     def mix_own_values(self, value_NTE: Tensor) -> Tensor:
-        """B V, in the values' own dtype."""
+        """Return B V, (N, T, E) in the dtype of the values."""
         wide_NTE = upcast(value_NTE)
         return (wide_NTE * self.device_tensors.to(self.kept, wide_NTE).unsqueeze(-1)).to(value_NTE)
 
     def mix_source_values(self, value_NTE: Tensor) -> Tensor:
-        """A V."""
+        """Return A V, (N, T, E) in the dtype of the values."""
         assert self.columns is not None
         wide_NTE = upcast(value_NTE)
         return (self.device_tensors.to(self.columns, wide_NTE) @ wide_NTE).to(value_NTE)
@@ -61,11 +62,14 @@ class ProbabilityMix:
 
 @dataclass(slots=True)
 class EditPlan:
-    """Empty at first, and then the call is answered by the plain kernel."""
+    """Changes of one attention call, by batch row; an empty plan leaves the call as it is.
+
+    Row copies come first, then biases, then mixes, then functions.
+    """
 
     row_copies: list[RowCopy] = field(default_factory=list)
     biases: dict[int, Tensor] = field(default_factory=dict)
-    """Row -> what is added to its scores, (1 or N, 1 or Q, K) float32."""
+    """Row -> bias added to its scores before the softmax, (1 or N, 1 or Q, K) float32."""
     mixes: dict[int, ProbabilityMix] = field(default_factory=dict)
     functions: dict[int, list[MapFunction]] = field(default_factory=dict)
     device_tensors: DeviceTensors = field(default_factory=DeviceTensors, repr=False, compare=False)
@@ -75,27 +79,27 @@ class EditPlan:
 
     def copy_rows(
         self,
-        parts: Parts,
+        tensors: TensorNames,
         rows: Sequence[int],
         sources: Sequence[int],
         heads: tuple[int, ...] | None = None,
     ) -> None:
-        """These rows use the queries, keys or values of those."""
+        """Give `rows` the queries, keys or values of the batch rows `sources`, one for one."""
         self.row_copies += [
-            RowCopy(parts, row, source, heads) for row, source in zip(rows, sources, strict=True)
+            RowCopy(tensors, row, source, heads) for row, source in zip(rows, sources, strict=True)
         ]
 
     def add_bias(self, rows: Sequence[int], bias_NQK: Tensor) -> None:
-        """Add to the scores of these rows, before the softmax."""
+        """Add a bias (1 or N, 1 or Q, K) to the scores of these rows, before the softmax."""
         for row in rows:
             before = self.biases.get(row)
             self.biases[row] = bias_NQK if before is None else self._sum(before, bias_NQK)
 
     def _sum(self, before: Tensor, more: Tensor) -> Tensor:
-        return self.device_tensors.chained("sum", before, more, make=lambda: before + more)
+        return self.device_tensors.derive("sum", before, more, make=lambda: before + more)
 
-    def bias_at(self, row: int | None, like: Tensor) -> Tensor | None:
-        """What is added to the row's scores, on the device and in the precision of `like`."""
+    def bias_for_row(self, row: int | None, like: Tensor) -> Tensor | None:
+        """Return the bias of the row's scores on the device and in the dtype of `like`, if any."""
         bias_NQK = None if row is None else self.biases.get(row)
         return None if bias_NQK is None else self.device_tensors.to(bias_NQK, like)
 
@@ -106,7 +110,11 @@ class EditPlan:
         columns_NTT: Tensor | None,
         kept_NT: Tensor,
     ) -> None:
-        """Each row's map becomes P_source A + P B, where P is what the edits before made of it."""
+        """Change each row's map P, as the edits before left it, to P_source A + P B.
+
+        columns_NTT, kept_NT : A and the diagonal of B, see ProbabilityMix
+        Raises ArgumentError where an earlier edit mixed in the map of another source.
+        """
         for number, row in enumerate(rows):
             source = None if sources is None else sources[number]
             before = self.mixes.get(row)
@@ -117,7 +125,7 @@ class EditPlan:
                 raise ArgumentError(
                     f"Two edits give row {row} the maps of different rows, {before.source} and "
                     f"{source}: a target follows one source at a time. Give them steps that do "
-                    "not meet, or two targets."
+                    "not overlap, or two targets."
                 )
             other = before.source if source is None else source
             columns, kept = self._chain(before, columns_NTT, kept_NT)
@@ -126,7 +134,7 @@ class EditPlan:
     def _chain(
         self, before: ProbabilityMix, columns_NTT: Tensor | None, kept_NT: Tensor
     ) -> tuple[Tensor | None, Tensor]:
-        """P_source C + (P_source A + P B) D is P_source (A D + C) + P (B D)."""
+        """Return A D + C and B D, since P_s C + (P_s A + P B) D = P_s (A D + C) + P (B D)."""
 
         def columns() -> Tensor:
             assert before.columns is not None
@@ -136,25 +144,25 @@ class EditPlan:
         def kept() -> Tensor:
             return before.kept * kept_NT
 
-        taken = columns_NTT
+        columns_of_both = columns_NTT
         if before.columns is not None:
-            taken = self.device_tensors.chained(
+            columns_of_both = self.device_tensors.derive(
                 "A", before.columns, kept_NT, columns_NTT, make=columns
             )
-        return taken, self.device_tensors.chained("B", before.kept, kept_NT, make=kept)
+        return columns_of_both, self.device_tensors.derive("B", before.kept, kept_NT, make=kept)
 
     def has_mix_from(self, row: int, source: int) -> bool:
-        """Whether an edit before took the row's map from this source."""
+        """Return True if an earlier edit mixed the map of `source` into the row's map."""
         return row in self.mixes and self.mixes[row].source == source
 
     def add_function(self, rows: Sequence[int], function: MapFunction) -> None:
-        """The rows' maps are computed, and replaced by what `function` makes of them."""
+        """Replace the attention maps of these rows by what `function` returns for them."""
         for row in rows:
             self.functions.setdefault(row, []).append(function)
 
     @property
     def kernel_description(self) -> str:
-        """What computes the output, in words."""
+        """Return the kernels that compute the output, as text, such as "fused, with a mask"."""
         if not self:
             return "fused"
         if self.functions:
@@ -162,15 +170,12 @@ class EditPlan:
         ways = ["fused"]
         if self.biases:
             ways.append("with a mask")
-        twice = sum(
-            add_mix.columns is not None and not add_mix.replaces_own
-            for add_mix in self.mixes.values()
-        )
+        twice = sum(mix.columns is not None and not mix.replaces_own for mix in self.mixes.values())
         if twice:
             ways.append(f"twice in {several(twice, 'row')}")
         return ", ".join(ways)
 
 
 def upcast(tensor: Tensor) -> Tensor:
-    """In float32 at least."""
+    """Return the tensor in float32, or unchanged if it is float64."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()

@@ -35,11 +35,11 @@ class IdentityRows:
         """Return the probabilities of the next slice of rows x heads, (slice, Q, Q)."""
         self.num_calls += 1
         first, self._num_scored = self._num_scored, self._num_scored + len(probs)
-        places = [row * heads + head - first for row in self.rows for head in range(heads)]
-        places = [place for place in places if 0 <= place < len(probs)]
-        if places:
+        indices = [row * heads + head - first for row in self.rows for head in range(heads)]
+        indices = [index for index in indices if 0 <= index < len(probs)]
+        if indices:
             probs = probs.clone()
-            probs[places] = torch.eye(probs.shape[-1]).to(probs)
+            probs[indices] = torch.eye(probs.shape[-1]).to(probs)
         return probs
 
 

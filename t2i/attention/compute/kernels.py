@@ -1,6 +1,6 @@
-"""One call of attention under edits, in the cheapest way.
+"""Attention kernels under edits, computed with as little extra work as the edits allow.
 
-An edit that is linear in the maps never makes one: P' V = P_source (A V) + P (B V), so mixed
+An edit that is linear in the attention map needs no map: P' V = P_source (A V) + P (B V), so mixed
 values go through the fused kernel, once where one of the two terms is gone and twice elsewhere.
 
 B batch rows, R some of them, N heads, Q query positions, K key positions, T text tokens, E width
@@ -24,7 +24,10 @@ from t2i.errors import AttentionError
 def run_edited_attention(
     inputs: AttentionInputs, site: Site, plan: EditPlan, recorded_row: RecordedRow | None = None
 ) -> tuple[Tensor, AttentionProbabilities]:
-    """The output (B, N, Q, E) under these effects, and what the maps have become."""
+    """Return the output (B, N, Q, E) under the plan, and the attention probabilities.
+
+    recorded_row : row of a recorded source, appended behind the batch
+    """
     whole = inputs if recorded_row is None else recorded_row.append_to(inputs)
     if not plan:
         return inputs.run_kernel(), AttentionProbabilities(whole, site, plan)
@@ -34,7 +37,7 @@ def run_edited_attention(
     if site.text != (0, site.keys):
         return run_joint_attention(inputs, site, plan, probabilities), probabilities
 
-    # every row, its values mixed
+    # all rows, with mixed values
     mixes = plan.mixes
     value = inputs.value.clone() if mixes else inputs.value
     for row, mix in mixes.items():
@@ -49,21 +52,28 @@ def run_edited_attention(
     ]
     out = run_rows(scores, inputs, value, plan)
 
-    # what comes from the source, where a part of the row's own map stays
-    twice = [row for row, mix in mixes.items() if mix.columns is not None and not mix.replaces_own]
-    if twice:
-        value = torch.stack([mixes[row].mix_source_values(inputs.value[row]) for row in twice])
-        second = run_rows([mixes[row].source for row in twice], inputs, value, plan)
-        out = out.index_add(0, torch.tensor(twice, device=out.device), second)
+    # the term of the source, where a part of the row's own map is kept
+    partial_rows = [
+        row for row, mix in mixes.items() if mix.columns is not None and not mix.replaces_own
+    ]
+    if partial_rows:
+        value = torch.stack(
+            [mixes[row].mix_source_values(inputs.value[row]) for row in partial_rows]
+        )
+        second = run_rows([mixes[row].source for row in partial_rows], inputs, value, plan)
+        out = out.index_add(0, torch.tensor(partial_rows, device=out.device), second)
     return apply_map_functions(out, probabilities), probabilities
 
 
 def run_joint_attention(
     inputs: AttentionInputs, site: Site, plan: EditPlan, probabilities: AttentionProbabilities
 ) -> Tensor:
-    """Where the text is a part of the keys only: what the picture's queries get, twice fused."""
+    """Return the output (B, N, Q, E) of a site whose keys are text and image together.
+
+    Mixes change the outputs of the image queries only; the fused kernel runs twice for those rows.
+    """
     out = run_rows(range(len(inputs.value)), inputs, inputs.value, plan)
-    asking, text = slice(*site.image), slice(*site.text)
+    queries, text = slice(*site.image), slice(*site.text)
     rows = [row for row in plan.mixes if row not in plan.functions]
     if rows:
         out = out.clone()
@@ -71,24 +81,24 @@ def run_joint_attention(
         mix = plan.mixes[row]
         own = inputs.value[row].clone()
         own[:, text] = mix.mix_own_values(own[:, text])
-        mixed = run_rows([row], inputs, own[None], plan, asking)
+        mixed = run_rows([row], inputs, own[None], plan, queries)
         if mix.columns is not None:
             source = torch.zeros_like(own)
             source[:, text] = mix.mix_source_values(inputs.value[row][:, text])
-            mixed = mixed + run_rows([mix.source], inputs, source[None], plan, asking)
-        out[row, :, asking] = mixed[0]
+            mixed = mixed + run_rows([mix.source], inputs, source[None], plan, queries)
+        out[row, :, queries] = mixed[0]
     return apply_map_functions(out, probabilities)
 
 
 def apply_map_functions(out: Tensor, probabilities: AttentionProbabilities) -> Tensor:
-    """The output with the rows whose maps somebody computes."""
+    """Return the output with the rows replaced whose plan has map functions: P' V computed."""
     functions = probabilities.plan.functions
     if functions:
         out = out.clone()
     for row in functions:
         value_NKE = upcast(probabilities.inputs.value[row])
-        parts = [probs_NQK @ value_NKE for probs_NQK in probabilities.map_chunks(row)]
-        out[row] = torch.cat(parts, dim=1).to(out)
+        chunks = [probs_NQK @ value_NKE for probs_NQK in probabilities.map_chunks(row)]
+        out[row] = torch.cat(chunks, dim=1).to(out)
     return out
 
 
@@ -97,34 +107,37 @@ def run_rows(
     inputs: AttentionInputs,
     value: Tensor,
     plan: EditPlan,
-    asking: slice = slice(None),
+    queries: slice = slice(None),
 ) -> Tensor:
-    """One output (R, N, Q, E) for each of these values (R, N, K, E), with the scores of `rows`."""
+    """Return the outputs (R, N, Q, E) of values (R, N, K, E) under the scores of batch rows `rows`.
+
+    queries : the query positions to compute
+    """
     every = list(rows) == list(range(len(inputs.query)))
     index = torch.tensor(rows, device=value.device)
     query = inputs.query if every else inputs.query[index]
     key = inputs.key if every else inputs.key[index]
     mask = inputs.mask if every else select_mask_rows(index, inputs.mask)
-    chosen = replace(inputs, query=query[:, :, asking], key=key, value=value, mask=mask)
+    chosen = replace(inputs, query=query[:, :, queries], key=key, value=value, mask=mask)
     if mask is not None and mask.shape[-2] > 1:
-        chosen = replace(chosen, mask=mask[..., asking, :])
+        chosen = replace(chosen, mask=mask[..., queries, :])
     biased = [number for number, row in enumerate(rows) if row in plan.biases]
     if not biased:
         return chosen.run_kernel()
 
-    # NOTE a mask for some rows only: the others keep the kernel they had
+    # NOTE only rows with a bias get a mask: the others keep the kernel that they had
     plain = [number for number in range(len(rows)) if number not in set(biased)]
-    out = query.new_empty(*query[:, :, asking].shape[:3], value.shape[-1])
+    out = query.new_empty(*query[:, :, queries].shape[:3], value.shape[-1])
     if plain:
         out[plain] = select_rows(chosen, plain).run_kernel()
     for number in biased:
         one = select_rows(chosen, [number])
         before = select_mask_row(one.mask, 0)
         like = one.query if before is None else before.float()
-        bias_NQK = plan.bias_at(rows[number], like)
+        bias_NQK = plan.bias_for_row(rows[number], like)
         assert bias_NQK is not None
         if bias_NQK.shape[-2] > 1:
-            bias_NQK = bias_NQK[:, asking]
+            bias_NQK = bias_NQK[:, queries]
         added = bias_NQK if before is None else like + bias_NQK
         shape = (1, added.shape[0], one.query.shape[2], one.key.shape[2])
         out[number] = one.run_kernel(mask=added[None].to(one.query).expand(shape))[0]
@@ -132,7 +145,7 @@ def run_rows(
 
 
 def select_rows(inputs: AttentionInputs, rows: list[int]) -> AttentionInputs:
-    """The call of some rows alone."""
+    """Return the inputs of some batch rows."""
     return replace(
         inputs,
         query=inputs.query[rows],
@@ -143,49 +156,50 @@ def select_rows(inputs: AttentionInputs, rows: list[int]) -> AttentionInputs:
 
 
 def select_mask_rows(rows: list[int] | Tensor, mask: Tensor | None) -> Tensor | None:
-    """Of (1 or B, 1 or N, 1 or Q, K)."""
+    """Return the mask of some batch rows, from one of (1 or B, 1 or N, 1 or Q, K)."""
     return mask if mask is None or len(mask) == 1 else mask[rows]
 
 
 def copy_rows(inputs: AttentionInputs, plan: EditPlan) -> AttentionInputs:
-    """The call in which rows have taken over what belongs to others."""
+    """Return the inputs after the row copies of the plan; with keys their mask is copied too."""
     if not plan.row_copies:
         return inputs
     originals = {"q": inputs.query, "k": inputs.key, "v": inputs.value}
-    written = {part for copy in plan.row_copies for part in copy.parts}
+    changed = {part for copy in plan.row_copies for part in copy.tensors}
     tensors = {
-        part: tensor.clone() if part in written else tensor for part, tensor in originals.items()
+        part: tensor.clone() if part in changed else tensor for part, tensor in originals.items()
     }
     mask = before = inputs.mask
-    if mask is not None and any("k" in copy.parts for copy in plan.row_copies):
+    if mask is not None and any("k" in copy.tensors for copy in plan.row_copies):
         mask = mask.expand(len(inputs.query), *mask.shape[1:]).clone()
     for copy in plan.row_copies:
         heads = slice(None) if copy.heads is None else list(copy.heads)
-        for part in copy.parts:
+        for part in copy.tensors:
             tensors[part][copy.row, heads] = originals[part][copy.source, heads]
-        if mask is not None and before is not None and "k" in copy.parts and copy.heads is None:
+        if mask is not None and before is not None and "k" in copy.tensors and copy.heads is None:
             mask[copy.row] = before[copy.source if len(before) > 1 else 0]
     return replace(inputs, query=tensors["q"], key=tensors["k"], value=tensors["v"], mask=mask)
 
 
-def prepare_scores(
+def prepare_eager_probabilities(
     inputs: AttentionInputs, mask: Tensor | None, site: Site, plan: EditPlan
 ) -> AttentionProbabilities:
-    """The same for a processor that computes its scores: what it is to compute them of.
+    """Return the probabilities of an eager attention processor, whose inputs have no values.
 
-    The call carries no values; `mask` is (B, 1 or N, 1 or Q, K).
+    mask : (B, 1 or N, 1 or Q, K)
+    Raises AttentionError for a plan that copies values.
     """
-    if any("v" in copy.parts for copy in plan.row_copies):
+    if any("v" in copy.tensors for copy in plan.row_copies):
         raise AttentionError(
-            f"{site.name} is computed by an older processor, which never shows its values, and an "
-            "edit wants to share them: pipe.unet.set_default_attn_processor() puts the fused one "
-            "in its place."
+            f"{site.name} is computed by an older (eager) processor, whose values cannot be "
+            "edited, and an edit shares values between rows: "
+            "pipe.unet.set_default_attn_processor() puts the fused one in its place."
         )
     return AttentionProbabilities(copy_rows(replace(inputs, mask=mask), plan), site, plan)
 
 
-def build_scores_mask(probabilities: AttentionProbabilities) -> Tensor | None:
-    """What is added to the scores, (B * N, 1 or Q, K), or None."""
+def build_eager_mask(probabilities: AttentionProbabilities) -> Tensor | None:
+    """Return mask and biases as one tensor (B * N, Q, K) to add to the scores, or None."""
     inputs, plan = probabilities.inputs, probabilities.plan
     if inputs.mask is None and not plan.biases:
         return None
@@ -195,7 +209,7 @@ def build_scores_mask(probabilities: AttentionProbabilities) -> Tensor | None:
     added = [
         sum(
             one.to(like).expand(shape)
-            for one in (select_mask_row(inputs.mask, row), plan.bias_at(row, like))
+            for one in (select_mask_row(inputs.mask, row), plan.bias_for_row(row, like))
             if one is not None
         )
         for row in range(rows)

@@ -1,4 +1,4 @@
-"""The maps of one call of attention, computed beside the kernel, in float32 at least.
+"""Attention probabilities of one call, computed beside the kernel in float32 or wider.
 
 N heads, Q query positions, K key positions, T text tokens, S some of them, E width of a head.
 """
@@ -15,48 +15,55 @@ from t2i.attention.compute.tap import AttentionInputs, to_four_axes
 from t2i.attention.site import Site
 from t2i.errors import ArgumentError
 
-NUMBERS_AT_ONCE = 1 << 24
-"""Of a map that is computed: 64 MiB."""
-LEAST = 1e-12
-"""Of a probability that others are divided by."""
+MAX_ELEMENTS = 1 << 24
+"""Largest part of an attention map computed at once: 64 MiB in float32."""
+MIN_PROBABILITY = 1e-12
+"""Smallest divisor of a relative probability."""
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionProbabilities:
-    """Who asked with what, after the edits that share; the other edits are in `effects`."""
+    """Attention probabilities of one call under edits, computed for the rows that are read.
+
+    inputs : inputs of the call, after the row copies of the plan
+    plan : its other changes, which are applied here
+    """
 
     inputs: AttentionInputs
     site: Site
     plan: EditPlan
-    _known: dict[tuple[int, bool], Tensor] = field(default_factory=dict, repr=False, compare=False)
-    """Maps of the text, for the next probe that asks."""
+    _maps: dict[tuple[int, bool], Tensor] = field(default_factory=dict, repr=False, compare=False)
+    """(row, with gradients) -> map over the text, for the next probe that reads it."""
     _weights: dict[int, tuple[Tensor, Tensor]] = field(
         default_factory=dict, repr=False, compare=False
     )
 
-    def token_probabilities(self, row: int, places_S: Tensor) -> Tensor:
-        """How much a row's positions look at some tokens of the text, (N, S, Q), after all
-        edits."""
-        if self._softmax_is_left(row):
-            weights_NTQ, total_N1Q = self._weighed(row)
-            return weights_NTQ.index_select(1, places_S) / total_N1Q
-        return self.attention_map(row).index_select(-1, places_S).transpose(-1, -2)
+    def token_probabilities(self, row: int, positions_S: Tensor) -> Tensor:
+        """Return the probabilities of some text tokens in a row, (N, S, Q), after all edits."""
+        if self._needs_softmax_only(row):
+            weights_NTQ, total_N1Q = self._relative_weights(row)
+            return weights_NTQ.index_select(1, positions_S) / total_N1Q
+        return self.attention_map(row).index_select(-1, positions_S).transpose(-1, -2)
 
-    def relative_probability(self, row: int, places_S: Tensor, heads: list[int] | None) -> Tensor:
-        """The same in proportion to the token that is looked at most, a mean over heads,
-        (1, S, Q)."""
-        if self._softmax_is_left(row):
-            weights_NSQ = self._weighed(row)[0].index_select(1, places_S)
+    def relative_probability(
+        self, row: int, positions_S: Tensor, heads: list[int] | None
+    ) -> Tensor:
+        """Return the function `relative_probability` of some text tokens in a row, (1, S, Q).
+
+        heads : heads of the mean; None for all
+        """
+        if self._needs_softmax_only(row):
+            weights_NSQ = self._relative_weights(row)[0].index_select(1, positions_S)
             chosen_NSQ = weights_NSQ if heads is None else weights_NSQ[heads]
             return chosen_NSQ.mean(dim=0, keepdim=True)
         probs_NQT = self.attention_map(row).detach()
         probs_NQT = probs_NQT if heads is None else probs_NQT[heads]
         return relative_probability(
-            probs_NQT.index_select(-1, places_S).transpose(-1, -2), probs_NQT
+            probs_NQT.index_select(-1, positions_S).transpose(-1, -2), probs_NQT
         )
 
-    def _softmax_is_left(self, row: int) -> bool:
-        """Whether nobody needs the whole map, which is the softmax over the text alone."""
+    def _needs_softmax_only(self, row: int) -> bool:
+        """Return True if probabilities are the softmax over the text alone, without a whole map."""
         inputs, plan = self.inputs, self.plan
         return not (
             self.site.kind != "cross"
@@ -65,14 +72,13 @@ class AttentionProbabilities:
             or inputs.causal
             or torch.is_grad_enabled()
             or inputs.key.shape[1] != inputs.query.shape[1]
-            or inputs.query.shape[1] * inputs.query.shape[2] * inputs.key.shape[2] > NUMBERS_AT_ONCE
+            or inputs.query.shape[1] * inputs.query.shape[2] * inputs.key.shape[2] > MAX_ELEMENTS
         )
 
-    def _weighed(self, row: int) -> tuple[Tensor, Tensor]:
-        """Probabilities in proportion to the largest, (N, T, Q), and their sums (N, 1, Q).
+    def _relative_weights(self, row: int) -> tuple[Tensor, Tensor]:
+        """Return probabilities divided by the largest, (N, T, Q), and their sums, (N, 1, Q).
 
-        Positions come last, so that what is picked out and summed over tokens or heads lies in one
-        piece.
+        Positions are the last axis, so that sums over tokens or heads read contiguous memory.
         """
         if row not in self._weights:
             scores_NTQ = self._scores(row, *self.site.image).transpose(-1, -2)
@@ -81,28 +87,30 @@ class AttentionProbabilities:
         return self._weights[row]
 
     def attention_map(self, row: int) -> Tensor:
-        """What the picture's positions of a row look at, (N, Q, T) over the text, or over all keys
-        where there is no text; after all edits."""
+        """Return the attention map of a row's image positions after all edits, (N, Q, T).
+
+        It is over the text tokens, or over all keys at a self-attention site.
+        """
         key = (row, torch.is_grad_enabled())
-        if key not in self._known:
+        if key not in self._maps:
             columns = slice(None) if self.site.kind == "self" else slice(*self.site.text)
             chunks = [part[..., columns] for part in self.map_chunks(row, *self.site.image)]
             probs_NQT = chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=1)
             if self.site.kind == "self":
                 return probs_NQT
-            self._known[key] = probs_NQT
-        return self._known[key]
+            self._maps[key] = probs_NQT
+        return self._maps[key]
 
     def map_chunks(self, row: int, first: int = 0, end: int | None = None) -> Iterator[Tensor]:
-        """The row's map (N, Q, K), some queries at a time, after all edits."""
+        """Yield the row's map (N, Q, K) after all edits, some query positions at a time."""
         heads, queries, keys = (*self.inputs.query.shape[1:3], self.inputs.key.shape[2])
         end = queries if end is None else end
-        at_once = max(1, NUMBERS_AT_ONCE // (heads * keys))
-        for start in range(first, end, at_once):
-            yield self._edited(row, start, min(start + at_once, end))
+        num_queries = max(1, MAX_ELEMENTS // (heads * keys))
+        for start in range(first, end, num_queries):
+            yield self._edited_map(row, start, min(start + num_queries, end))
 
-    def _edited(self, row: int, first: int, end: int) -> Tensor:
-        probs_NQK = self._scored(row, first, end)
+    def _edited_map(self, row: int, first: int, end: int) -> Tensor:
+        probs_NQK = self._softmax(row, first, end)
         mix = self.plan.mixes.get(row)
         if mix is not None:
             begin, stop = self.site.text
@@ -110,7 +118,7 @@ class AttentionProbabilities:
                 mix.kept, probs_NQK
             ).unsqueeze(-2)
             if mix.columns is not None:
-                source_NQT = self._scored(mix.source, first, end)[..., begin:stop]
+                source_NQT = self._softmax(mix.source, first, end)[..., begin:stop]
                 mixed_NQT = mixed_NQT + source_NQT @ self.plan.device_tensors.to(
                     mix.columns, source_NQT
                 )
@@ -121,12 +129,12 @@ class AttentionProbabilities:
             probs_NQK = validate_map(function(probs_NQK), probs_NQK)
         return probs_NQK
 
-    def _scored(self, row: int | None, first: int, end: int) -> Tensor:
+    def _softmax(self, row: int | None, first: int, end: int) -> Tensor:
         assert row is not None
         return self._scores(row, first, end).softmax(dim=-1)
 
     def _scores(self, row: int, first: int, end: int) -> Tensor:
-        """(N, Q, K), before the softmax; in memory (N, K, Q), as `_weighed` wants it."""
+        """Return the scores (N, Q, K) before the softmax, stored as (N, K, Q)."""
         inputs = self.inputs
         q_NQE, k_NKE = upcast(inputs.query[row, :, first:end]), upcast(inputs.key[row])
         if len(k_NKE) != len(q_NQE):  # several heads of queries share one of keys
@@ -136,20 +144,20 @@ class AttentionProbabilities:
         unread = q_NQE.new_empty(1, 1, 1)
         scores_NKQ = torch.baddbmm(unread, k_NKE, q_NQE.transpose(-1, -2), beta=0, alpha=scale)
         scores_NQK = scores_NKQ.transpose(-1, -2)
-        bias_NQK = self.plan.bias_at(row, like=scores_NQK)
-        for added in (select_mask_row(inputs.mask, row), bias_NQK):
-            if added is not None:
-                part = added if added.shape[-2] == 1 else added[:, first:end]
+        bias_NQK = self.plan.bias_for_row(row, like=scores_NQK)
+        for bias in (select_mask_row(inputs.mask, row), bias_NQK):
+            if bias is not None:
+                part = bias if bias.shape[-2] == 1 else bias[:, first:end]
                 scores_NQK = scores_NQK + part.to(scores_NQK)
         if inputs.causal:
             queries, keys = inputs.query.shape[2], inputs.key.shape[2]
-            seen = torch.ones(queries, keys, dtype=torch.bool, device=q_NQE.device).tril()
-            scores_NQK = scores_NQK.masked_fill(~seen[first:end], -torch.inf)
+            visible = torch.ones(queries, keys, dtype=torch.bool, device=q_NQE.device).tril()
+            scores_NQK = scores_NQK.masked_fill(~visible[first:end], -torch.inf)
         return scores_NQK
 
 
 def select_mask_row(mask: Tensor | None, row: int) -> Tensor | None:
-    """What is added to the scores of a row, (1 or N, 1 or Q, K)."""
+    """Return the additive mask of one batch row, (1 or N, 1 or Q, K)."""
     if mask is None:
         return None
     mask = to_four_axes(mask)
@@ -160,22 +168,28 @@ def select_mask_row(mask: Tensor | None, row: int) -> Tensor | None:
 
 
 def relative_probability(words_NSQ: Tensor, probs_NQT: Tensor) -> Tensor:
-    """What tokens have in proportion to the one that is looked at most, a mean over heads.
+    """Return token probabilities divided by the position's largest one, a mean over heads.
 
-    1 where a token is that one itself: how strongly a place or a head looks at the text at all
-    makes no difference.
+    It is 1 where the token itself has the largest probability, however strongly the position or
+    the head attends to the text as a whole.
+
+    words_NSQ, probs_NQT : probabilities of some tokens, and of all
     """
-    most_N1Q = probs_NQT.amax(dim=-1).clamp(min=LEAST)[:, None]
+    most_N1Q = probs_NQT.amax(dim=-1).clamp(min=MIN_PROBABILITY)[:, None]
     return (words_NSQ / most_N1Q).mean(dim=0, keepdim=True)
 
 
-def validate_map(made: object, probs_NQK: Tensor) -> Tensor:
-    if not isinstance(made, Tensor) or made.shape != probs_NQK.shape:
-        got = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
+def validate_map(result: object, probs_NQK: Tensor) -> Tensor:
+    """Return the result of a map function in the dtype of the map.
+
+    Raises ArgumentError unless it is finite and has the shape of the map.
+    """
+    if not isinstance(result, Tensor) or result.shape != probs_NQK.shape:
+        got = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
         raise ArgumentError(
-            f"A function of the map gave {got}, expected probabilities of the shape it was given, "
-            f"{tuple(probs_NQK.shape)}: heads, positions, keys."
+            f"A function of the map returned {got}, expected probabilities of the shape of its "
+            f"argument, {tuple(probs_NQK.shape)}: heads, positions, keys."
         )
-    if not torch.isfinite(made).all():
-        raise ArgumentError("A function of the map gave numbers that are not finite.")
-    return made.to(probs_NQK)
+    if not torch.isfinite(result).all():
+        raise ArgumentError("A function of the map returned numbers that are not finite.")
+    return result.to(probs_NQK)

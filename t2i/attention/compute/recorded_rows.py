@@ -1,4 +1,4 @@
-"""A source whose rows are not in the batch, because its run is over and was taken down.
+"""Attention inputs of a recorded source, whose rows are not in the batch.
 
 B batch rows, N heads, Q query positions, K key positions, E width of a head, C channels, H W latent
 size.
@@ -16,40 +16,39 @@ from t2i.text.token_layout import EncoderInput
 
 @dataclass(frozen=True, slots=True)
 class RecordedRow:
-    """What a call of attention was given for the source: query (1, N, Q, E), key (1, N, K, E), and
-    mask (1, 1 or N, 1 or Q, K), if it had one."""
+    """Query (1, N, Q, E), key (1, N, K, E) and mask (1, 1 or N, 1 or Q, K) of a recorded source."""
 
     query: Tensor
     key: Tensor
     mask: Tensor | None = None
 
-    def append_to(self, call: AttentionInputs) -> AttentionInputs:
-        """The call with the source's row behind its own; it has no value, for it needs no output.
+    def append_to(self, inputs: AttentionInputs) -> AttentionInputs:
+        """Return the inputs with this row behind those of the batch; its values are not needed.
 
         Edits and probes find it there as the row of prompt 0, see `DenoiserPass.num_recorded`.
         """
-        mask = call.mask
+        mask = inputs.mask
         if mask is not None:
             mask = to_four_axes(mask)
-            own = mask.expand(len(call.query), *mask.shape[1:])
+            own = mask.expand(len(inputs.query), *mask.shape[1:])
             last = own[:1] if self.mask is None else self.mask.to(own).expand(1, *own.shape[1:])
             mask = torch.cat([own, last])
         return replace(
-            call,
-            query=torch.cat([call.query, self.query.to(call.query)]),
-            key=torch.cat([call.key, self.key.to(call.key)]),
+            inputs,
+            query=torch.cat([inputs.query, self.query.to(inputs.query)]),
+            key=torch.cat([inputs.key, self.key.to(inputs.key)]),
             mask=mask,
         )
 
 
 class RecordedRun(Protocol):
-    """A run that was taken down, in which one prompt made one picture."""
+    """Recording of a run of one prompt and one image, which later runs read as their source."""
 
     def prompt_at(self, step: int) -> EncoderInput:
-        """What the branch "cond" was told."""
+        """Return the prompt of the branch "cond" at a step."""
 
     def recorded_row(self, site: str, step: int) -> RecordedRow | None:
-        """None where nothing was kept of the site."""
+        """Return the attention inputs at a site and step; None where the site was not recorded."""
 
     def latents_at(self, step: int) -> Tensor:
-        """After the step, (1, C, H, W)."""
+        """Return the latents (1, C, H, W) after a step."""

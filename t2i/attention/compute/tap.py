@@ -1,9 +1,9 @@
-"""The tap: every attention of a model passes here while a session listens.
+"""Tap: the replacement of scaled_dot_product_attention that calls the handler of this thread.
 
-All denoisers end in one call, `torch.nn.functional.scaled_dot_product_attention`. While any
-session is open that function is ours: it hands the call to whoever listens in this thread and
-otherwise passes it on. The older processors, which compute their scores themselves, ask their
-module's `get_attention_scores`; there the tap sits in the module.
+Every denoiser computes attention by `torch.nn.functional.scaled_dot_product_attention`. While any
+session is open, that function is `tapped_attention`: it calls the handler that this thread has
+set, or else the original kernel. Eager processors call their module's `get_attention_scores`
+instead; there the tap replaces that method.
 
 B batch rows, N heads, Q query positions, K key positions, E width of a head.
 """
@@ -25,9 +25,9 @@ from t2i.attention.compute.identity_rows import current_identity_rows
 
 @dataclass(frozen=True, slots=True)
 class AttentionInputs:
-    """One call of attention: query (B, N, Q, E), key and value (B, N, K, E), and its options.
+    """Arguments of one attention call: query (B, N, Q, E), key and value (B, N, K, E), options.
 
-    mask : additive or bool, broadcast to (B, N, Q, K), or None
+    mask : additive or bool, broadcastable to (B, N, Q, K), or None
     """
 
     query: Tensor
@@ -38,33 +38,33 @@ class AttentionInputs:
     causal: bool = False
     scale: float | None = None
     grouped: bool = False
-    """Several heads of queries share one of keys."""
+    """True if several query heads share one key head (grouped-query attention)."""
 
     def run_kernel(self, **changed: Tensor | None) -> Tensor:
-        """The fused kernel, (B, N, Q, E)."""
-        call = replace(self, **changed) if changed else self  # type: ignore[arg-type]
+        """Return the output (B, N, Q, E) of the original kernel, with some arguments changed."""
+        inputs = replace(self, **changed) if changed else self  # type: ignore[arg-type]
         return _kernel(
-            call.query,
-            call.key,
-            call.value,
-            attn_mask=call.mask,
-            dropout_p=call.dropout,
-            is_causal=call.causal,
-            scale=call.scale,
-            enable_gqa=call.grouped,
+            inputs.query,
+            inputs.key,
+            inputs.value,
+            attn_mask=inputs.mask,
+            dropout_p=inputs.dropout,
+            is_causal=inputs.causal,
+            scale=inputs.scale,
+            enable_gqa=inputs.grouped,
         )
 
 
 def to_four_axes(mask: Tensor) -> Tensor:
-    """(1 or B, 1 or N, 1 or Q, K)."""
+    """Return a mask with leading axes added: (1 or B, 1 or N, 1 or Q, K)."""
     return mask[(None,) * (4 - mask.ndim)]
 
 
 class AttentionHandler(Protocol):
-    """Somebody who answers in the place of the kernel."""
+    """Replacement of the attention kernel within one thread."""
 
-    def handle_attention(self, call: AttentionInputs) -> Tensor:
-        """The output (B, N, Q, E)."""
+    def handle_attention(self, inputs: AttentionInputs) -> Tensor:
+        """Return the output (B, N, Q, E) of a call."""
 
     def handle_scores(
         self,
@@ -74,36 +74,36 @@ class AttentionHandler(Protocol):
         scores: "ScoresFunction",
         module: object,
     ) -> Tensor:
-        """The probabilities, of the shape that `scores` gives them."""
+        """Return the probabilities of an eager processor, in the shape of those of `scores`."""
 
 
 ScoresFunction = Callable[..., Tensor]
 """(query, key, mask) -> probabilities, each with rows and heads in one axis."""
 
 _kernel: Callable[..., Tensor] = functional.scaled_dot_product_attention
-_listener: ContextVar[AttentionHandler | None] = ContextVar("listener", default=None)
+_handler: ContextVar[AttentionHandler | None] = ContextVar("listener", default=None)
 _lock = threading.Lock()
 _open = 0
 
 
 @contextmanager
-def listen(listener: AttentionHandler) -> Iterator[None]:
-    """The attention inside, in this thread, is answered by `listener`."""
-    token = _listener.set(listener)
+def listen(handler: AttentionHandler) -> Iterator[None]:
+    """Route this thread's attention calls to `handler` within the block."""
+    token = _handler.set(handler)
     try:
         yield
     finally:
-        _listener.reset(token)
+        _handler.reset(token)
 
 
 @contextmanager
 def install_tap() -> Iterator[None]:
-    """Attention passes through here; afterwards the very same function stands in torch again."""
+    """Replace torch's attention function within the block, and restore the same object."""
     global _open, _kernel
     with _lock:
         if _open == 0:
             _kernel = functional.scaled_dot_product_attention
-            functional.scaled_dot_product_attention = attention
+            functional.scaled_dot_product_attention = tapped_attention
         _open += 1
     try:
         yield
@@ -114,7 +114,7 @@ def install_tap() -> Iterator[None]:
                 functional.scaled_dot_product_attention = _kernel
 
 
-def attention(
+def tapped_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -124,24 +124,24 @@ def attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """What stands in torch while somebody listens; its arguments are those of torch."""
-    # Sites that somebody listens to are never compiled.
+    """Compute attention by this thread's handler, or by the kernel; the arguments are torch's."""
+    # Sites with a handler are never compiled.
     compiling = torch.compiler.is_compiling()
-    listener = None if compiling else _listener.get()
+    handler = None if compiling else _handler.get()
     identity = None if compiling else current_identity_rows()
-    if listener is None:
+    if handler is None:
         out = _kernel(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )
     else:
-        token = _listener.set(None)
+        token = _handler.set(None)
         try:
-            call = AttentionInputs(
+            inputs = AttentionInputs(
                 query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa
             )
-            out = listener.handle_attention(call)
+            out = handler.handle_attention(inputs)
         finally:
-            _listener.reset(token)
+            _handler.reset(token)
     return out if identity is None else identity.replace_output(out, value)
 
 
@@ -160,7 +160,7 @@ _tapped_scores: WeakKeyDictionary[nn.Module, _TappedScores] = WeakKeyDictionary(
 
 @contextmanager
 def install_scores_tap(module: Any) -> Iterator[None]:
-    """Pass the attention of a module that computes its scores itself (`get_attention_scores`).
+    """Replace a module's `get_attention_scores` within the block, for eager processors.
 
     Several blocks, also of several threads, may have the tap in one module; the last one to end
     takes it out.
@@ -190,11 +190,11 @@ def _tap_of_scores(module: Any, scores: ScoresFunction) -> ScoresFunction:
     def get_attention_scores(
         query: Tensor, key: Tensor, attention_mask: Tensor | None = None
     ) -> Tensor:
-        listener, identity = _listener.get(), current_identity_rows()
-        if listener is None:
+        handler, identity = _handler.get(), current_identity_rows()
+        if handler is None:
             probs = scores(query, key, attention_mask)
         else:
-            probs = listener.handle_scores(query, key, attention_mask, scores, module)
+            probs = handler.handle_scores(query, key, attention_mask, scores, module)
         return probs if identity is None else identity.replace_probabilities(probs, module.heads)
 
     return get_attention_scores

@@ -16,7 +16,7 @@ from t2i.attention.call import AttentionCall
 from t2i.attention.compute.probabilities import AttentionProbabilities
 from t2i.attention.denoiser_pass import DenoiserPass
 from t2i.attention.edits.base.edit import Edit, RunPass
-from t2i.attention.prompts.prompt_tokens import PromptTokens, Words, several
+from t2i.attention.prompts.prompt_tokens import PromptTokens, Words, as_words
 from t2i.attention.site import Site, Window, is_number
 from t2i.errors import ArgumentError, AttentionError
 from t2i.text.encoder_interface import TextEncoder
@@ -58,7 +58,7 @@ class AttendAndExcite(Edit):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        words = several(self.words) if isinstance(self.words, str | tuple | list) else ()
+        words = as_words(self.words) if isinstance(self.words, str | tuple | list) else ()
         if not words or not all(isinstance(word, str) for word in words):
             raise ArgumentError(
                 f'Got words={self.words!r}, expected words of the prompt: ("cat", "dog").'
@@ -80,7 +80,7 @@ class AttendAndExcite(Edit):
 
     def check(self, prompt_tokens: PromptTokens) -> None:
         super().check(prompt_tokens)
-        for word in several(self.words):
+        for word in as_words(self.words):
             prompt_tokens.span(self.target, word)
 
     def before_pass(
@@ -145,11 +145,11 @@ class AttendAndExcite(Edit):
 
     def tokens(self, call: AttentionCall) -> tuple[slice, list[int]]:
         """The tokens that compete for places, and those of the words among them."""
-        text = call.prompt_tokens.readers[0].text
+        text = call.prompt_tokens.tokenizers[0].tokenizer
         window = text.layout if isinstance(text, TextEncoder) else window_of(text)
         first = min(1, len(window.prefix))
         places = {
-            p for word in several(self.words) for p in call.prompt_tokens.span(self.target, word)
+            p for word in as_words(self.words) for p in call.prompt_tokens.span(self.target, word)
         }
         return slice(first, call.text_length - 1), [place - first for place in sorted(places)]
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 from t2i.attention.denoiser_pass import DenoiserPass
 from t2i.attention.edits.base.edit import Edit
 from t2i.attention.probes.probe import Probe
-from t2i.attention.prompts.prompt_tokens import PromptTokens, Words, several
+from t2i.attention.prompts.prompt_tokens import PromptTokens, Words, as_words
 from t2i.attention.site import Sites
 from t2i.errors import ArgumentError
 
@@ -45,7 +45,7 @@ class LocalBlend(Edit):
                 f"Got words={self.words!r}, expected the source's and the target's: "
                 'words=("cat", "dog"), or several, words=(("cat", "bowl"), ("dog",)).'
             )
-        if not any(map(several, self.words)):
+        if not any(map(as_words, self.words)):
             raise ArgumentError(
                 f"Got words={self.words!r}: name a word of the source or of the target, as in "
                 'words=((), ("dog",)).'
@@ -57,7 +57,7 @@ class LocalBlend(Edit):
     def check(self, prompt_tokens: PromptTokens) -> None:
         super().check(prompt_tokens)
         for prompt, words in zip((self.source, self.target), self.words, strict=True):
-            for word in several(words):
+            for word in as_words(words):
                 prompt_tokens.span(prompt, word)
 
     def probes(self) -> Sequence[Probe]:
@@ -65,9 +65,9 @@ class LocalBlend(Edit):
         if sites is None:
             sites = Sites(kind="cross", place=("down", "up"), max_positions=SOME)
         return [
-            Probe(several(words), prompt, sites, heads=self.heads, convention="mean")
+            Probe(as_words(words), prompt, sites, heads=self.heads, convention="mean")
             for prompt, words in zip((self.source, self.target), self.words, strict=True)
-            if several(words)
+            if as_words(words)
         ]
 
     def after_step(

@@ -23,11 +23,11 @@ class Refine(WordEdit):
             call.denoiser_pass.cond_rows(self.target),
             call.denoiser_pass.cond_rows(self.source),
         )
-        plan.add_mix(rows, sources, *self.once(call, lambda: self.matrices(call)))
+        plan.add_mix(rows, sources, *self.cached(call, lambda: self.matrices(call)))
 
     def matrices(self, call: AttentionCall) -> tuple[Tensor | None, Tensor]:
         """What is taken of the source's map, and what stays of the target's own."""
-        source_T, found_T = call.prompt_tokens.refinement(
+        source_T, found_T = call.prompt_tokens.refinement_mapping(
             self.source, self.target, call.text_length
         )
         taken_T = self.open_T(call) * found_T

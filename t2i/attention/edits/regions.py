@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from t2i.attention.call import AttentionCall
 from t2i.attention.edits.base.score_bias import BiasEdit
-from t2i.attention.prompts.prompt_tokens import PromptTokens, Words, several
+from t2i.attention.prompts.prompt_tokens import PromptTokens, Words, as_words
 from t2i.attention.site import Site, is_number
 from t2i.errors import ArgumentError
 from t2i.masks import flatten_mask
@@ -37,7 +37,7 @@ class Region:
     mask: Image.Image | Tensor | None = None
 
     def __post_init__(self) -> None:
-        words = several(self.words) if isinstance(self.words, str | tuple | list) else ()
+        words = as_words(self.words) if isinstance(self.words, str | tuple | list) else ()
         if not words or not all(isinstance(word, str) for word in words):
             raise ArgumentError(
                 f'Got words={self.words!r}, expected a word of the prompt, "cat", or several.'
@@ -121,7 +121,7 @@ class Regions(BiasEdit):
     def check(self, prompt_tokens: PromptTokens) -> None:
         super().check(prompt_tokens)
         for region in self.regions:
-            for word in several(region.words):
+            for word in as_words(region.words):
                 prompt_tokens.span(self.target, word)
 
     def bias(self, call: AttentionCall) -> Tensor:
@@ -130,7 +130,7 @@ class Regions(BiasEdit):
         inside_PT = torch.full((call.site.positions, call.text_length), -1.0)
         for region in self.regions:
             region_P1 = region.inside(call.site.size, self.feather).flatten()[:, None]
-            for word in several(region.words):
+            for word in as_words(region.words):
                 places = list(call.prompt_tokens.span(self.target, word))
                 inside_PT[:, places] = inside_PT[:, places].maximum(region_P1)
         free_PT = inside_PT < 0

@@ -21,19 +21,20 @@ class Replace(WordEdit):
 
     def check(self, prompt_tokens: PromptTokens) -> None:
         super().check(prompt_tokens)
-        changed_words(*prompt_tokens.pair(self.source, self.target))
+        changed_words(*prompt_tokens.prompt_pair(self.source, self.target))
 
     def apply(self, plan: EditPlan, call: AttentionCall) -> None:
         rows, sources = (
             call.denoiser_pass.cond_rows(self.target),
             call.denoiser_pass.cond_rows(self.source),
         )
-        plan.add_mix(rows, sources, *self.once(call, lambda: self.matrices(call)))
+        plan.add_mix(rows, sources, *self.cached(call, lambda: self.matrices(call)))
 
     def matrices(self, call: AttentionCall) -> tuple[Tensor | None, Tensor]:
         """What is taken of the source's map, and what stays of the target's own."""
         open_T = self.open_T(call)
         columns_TT = (
-            call.prompt_tokens.replacement(self.source, self.target, call.text_length) * open_T
+            call.prompt_tokens.replacement_matrix(self.source, self.target, call.text_length)
+            * open_T
         )
         return self.of_heads(call, columns_TT, 1 - open_T)

@@ -58,19 +58,19 @@ class Reweight(WindowedEdit):
         if sources is None or all(
             plan.has_mix_from(row, source) for row, source in zip(rows, sources, strict=True)
         ):
-            plan.add_mix(rows, None, *self.once(call, lambda: self.own(call)))
+            plan.add_mix(rows, None, *self.cached(call, lambda: self.own(call)))
         else:
-            plan.add_mix(rows, sources, *self.once(call, lambda: self.sources(call)))
+            plan.add_mix(rows, sources, *self.cached(call, lambda: self.sources(call)))
 
     def own(self, call: AttentionCall) -> tuple[Tensor | None, Tensor]:
         """Where the map is multiplied that the edits before have left."""
-        weights_T = call.prompt_tokens.per_token(self.target, self.weights, call.text_length)
+        weights_T = call.prompt_tokens.values_per_token(self.target, self.weights, call.text_length)
         return self.of_heads(call, None, torch.where(self.open_T(call) > 0, weights_T, 1.0))
 
     def sources(self, call: AttentionCall) -> tuple[Tensor | None, Tensor]:
         """Where the source's map is multiplied, and put in the place of the target's."""
         weights_T, open_T = (
-            call.prompt_tokens.per_token(self.target, self.weights, call.text_length),
+            call.prompt_tokens.values_per_token(self.target, self.weights, call.text_length),
             self.open_T(call),
         )
         return self.of_heads(call, torch.diag(weights_T * open_T), 1 - open_T)

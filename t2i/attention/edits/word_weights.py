@@ -54,4 +54,6 @@ class WordWeights(BiasEdit):
             prompt_tokens.span(self.target, word)
 
     def bias(self, call: AttentionCall) -> Tensor:
-        return call.prompt_tokens.per_token(self.target, self.weights, call.text_length).log()[None]
+        return call.prompt_tokens.values_per_token(
+            self.target, self.weights, call.text_length
+        ).log()[None]

@@ -20,12 +20,12 @@ class EncodedPrompts:
 
     def __init__(self, pipeline: Any) -> None:
         self._read: list[tuple[PromptTokenizer, nn.Module, list[list[list[int]]]]] = []
-        for reader in () if pipeline is None else find_prompt_tokenizers(pipeline, None):
+        for prompt_tokenizer in () if pipeline is None else find_prompt_tokenizers(pipeline, None):
             for part in PARTS:
                 encoder = getattr(pipeline, f"text_encoder{part}", None)
-                own = getattr(pipeline, f"tokenizer{part}", None) is reader.text
+                own = getattr(pipeline, f"tokenizer{part}", None) is prompt_tokenizer.tokenizer
                 if own and isinstance(encoder, nn.Module):
-                    self._read.append((reader, encoder, []))
+                    self._read.append((prompt_tokenizer, encoder, []))
                     break
 
     def install(self, stack: ExitStack) -> None:
@@ -36,9 +36,9 @@ class EncodedPrompts:
 
     def check(self, prompts: Sequence[EncoderInput] | None) -> None:
         """A run begins. Raise ArgumentError where an encoder has read, but not these prompts."""
-        for reader, _, calls in self._read:
+        for prompt_tokenizer, _, calls in self._read:
             if calls and prompts and all(isinstance(prompt, str) for prompt in prompts):
-                beginnings = [beginning(reader, prompt) for prompt in prompts]
+                beginnings = [beginning(prompt_tokenizer, prompt) for prompt in prompts]
                 if not any(holds(rows, beginnings) for rows in calls):
                     raise ArgumentError(
                         f"attend() was told the prompts {list(prompts)}, but the pipeline's text "
@@ -61,10 +61,10 @@ def noting(calls: list[list[list[int]]]) -> Callable[..., None]:
     return note
 
 
-def beginning(reader: PromptTokenizer, prompt: EncoderInput) -> list[int]:
+def beginning(prompt_tokenizer: PromptTokenizer, prompt: EncoderInput) -> list[int]:
     """The tokens that a row of the prompt begins with, up to its end or to the first window's."""
-    window = window_of(reader.text)  # type: ignore[arg-type]  # of a pipeline that is not ours
-    first, *more = window.chunks(reader.text_of(prompt))
+    window = window_of(prompt_tokenizer.tokenizer)  # type: ignore[arg-type]  # of a pipeline that is not ours
+    first, *more = window.chunks(prompt_tokenizer.preprocess_prompt(prompt))
     end = () if more else window.suffix[:1]
     return [*window.prefix, *(token.id for token in first.tokens), *end]
 

@@ -228,12 +228,12 @@ class Installation:
             )
         if mask is not None:
             mask = mask.unflatten(0, (rows, -1)) if len(mask) == rows * heads else mask[:, None]
-        probabilities = kernels.prepare_scores(call, mask, site, plan)
+        probabilities = kernels.prepare_eager_probabilities(call, mask, site, plan)
         call = probabilities.inputs
         scored = scores(
             call.query.flatten(0, 1),
             call.key.flatten(0, 1),
-            kernels.build_scores_mask(probabilities),
+            kernels.build_eager_mask(probabilities),
         )
         probs_BNQK = scored.unflatten(0, (rows, heads))
         for row in plan.mixes.keys() | plan.functions.keys():

@@ -100,7 +100,7 @@ class Probe:
 
     def check(self, prompt_tokens: PromptTokens) -> None:
         """Raise ArgumentError for a prompt or words that are not there."""
-        check_prompt("prompt", self.prompt, prompt_tokens.count)
+        check_prompt("prompt", self.prompt, prompt_tokens.num_prompts)
         for word in self.words:
             prompt_tokens.span(self.prompt, word)
 

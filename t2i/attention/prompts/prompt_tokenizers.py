@@ -1,4 +1,4 @@
-"""What turns the prompts of a pipeline into the tokens that its denoiser looks at."""
+"""Discovery of the tokenizers behind the text tokens that a pipeline's denoiser attends to."""
 
 import inspect
 from collections.abc import Callable
@@ -16,80 +16,83 @@ CLIP_TOKENS = 77
 
 
 def find_prompt_tokenizers(x: Any, tokenizer: Any) -> tuple[PromptTokenizer, ...]:
-    """One reader for each stretch of the text, in the order in which they stand there."""
-    root = denoiser_of(x)
-    if told_pictures_only(root):
+    """Return one tokenizer for each range of the text tokens, in their order along T.
+
+    tokenizer : the tokenizer given to `attend`, or None
+    Raises ArgumentError for a tokenizer of a pipeline that is conditioned on images only.
+    """
+    root = find_denoiser(x)
+    if _has_image_conditioning_only(root):
         if tokenizer is not None:
             raise ArgumentError(
-                f"Got a tokenizer, but a {type(x).__name__} is told an embedding of a picture and "
-                "no words: probe the places of the embedding, attn.probe((0, 1))."
+                f"Got a tokenizer, but a {type(x).__name__} is conditioned on an image embedding "
+                "and no words: probe the positions of the embedding, attn.probe((0, 1))."
             )
         return ()
-    first = places_before_text(x, root)
+    first = _count_image_tokens(x, root)
     if tokenizer is not None:
         return (PromptTokenizer(tokenizer, first),)
     if isinstance(x, SupportsStepCallbacks):
-        return of_our_pipeline(x)
+        return _find_in_own_pipeline(x)
     if isinstance(x, nn.Module):
         return ()
 
     own = [getattr(x, name, None) for name in ("tokenizer", "tokenizer_2", "tokenizer_3")]
-    if hasattr(x, "text_encoder_3"):  # SD3: two CLIPs in the same places, then T5
+    if hasattr(x, "text_encoder_3"):  # SD3: two CLIPs at the same positions, then T5
         clip = own[0] or own[1]
-        room = int(getattr(x, "tokenizer_max_length", CLIP_TOKENS))
+        length = int(getattr(x, "tokenizer_max_length", CLIP_TOKENS))
         t5 = own[2] if x.text_encoder_3 is not None else None
-        parts = [(clip, 0, room), (t5, room, None)]
-        return tuple(
-            PromptTokenizer(part[0], part[1], part[2]) for part in parts if part[0] is not None
-        )
+        ranges = [(clip, 0, length), (t5, length, None)]
+        return tuple(PromptTokenizer(t, at, most) for t, at, most in ranges if t is not None)
     if own[1] is not None and hasattr(x, "transformer"):
         if "encoder_hidden_states_t5" in inspect.signature(root.forward).parameters:
-            return ()  # HunyuanDiT puts two texts of any length side by side: places only
+            return ()  # HunyuanDiT joins two texts of any length: positions only
         return (PromptTokenizer(own[1]),)  # Flux: CLIP gives it one vector only, T5 the tokens
     found = next((one for one in own if one is not None), None)
-    return () if found is None else (PromptTokenizer(found, first, reads=changed_by(x, found)),)
+    if found is None:
+        return ()
+    return (PromptTokenizer(found, first, preprocess=_find_preprocessing(x, found)),)
 
 
-def of_our_pipeline(x: Any) -> tuple[PromptTokenizer, ...]:
-    """The words of a second encoder stand in the same places."""
+def find_denoiser(x: Any) -> Any:
+    """Return the model itself, or the denoiser of a pipeline; None where it has none."""
+    if isinstance(x, nn.Module):
+        return x
+    parts = (getattr(x, name, None) for name in ("unet", "transformer", "decoder"))
+    return next((part for part in parts if part is not None), None)
+
+
+def _find_in_own_pipeline(x: Any) -> tuple[PromptTokenizer, ...]:
+    """Return the first encoder as tokenizer; the second has its tokens at the same positions."""
     for end in ("", "_2"):
         tokenizer = getattr(x, f"tokenizer{end}", None)
         if tokenizer is not None:
             encoder = text_encoder(tokenizer, getattr(x, f"text_encoder{end}"))
-            return (PromptTokenizer(encoder, reads=changed_by(x, tokenizer)),)
+            return (PromptTokenizer(encoder, preprocess=_find_preprocessing(x, tokenizer)),)
     return ()
 
 
-def denoiser_of(x: Any) -> Any:
-    names = ("unet", "transformer", "decoder")
-    return (
-        x
-        if isinstance(x, nn.Module)
-        else next((part for name in names if (part := getattr(x, name, None)) is not None), None)
-    )
-
-
-def told_pictures_only(root: Any) -> bool:
-    """Kandinsky 2.2's way."""
+def _has_image_conditioning_only(root: Any) -> bool:
+    """Return True for a denoiser without text, as Kandinsky 2.2's."""
     return getattr(getattr(root, "config", None), "encoder_hid_dim_type", None) == "image_proj"
 
 
-def places_before_text(x: Any, root: Any) -> int:
-    """Places of the text that tell of a picture, before the words."""
-    own = getattr(getattr(root, "encoder_hid_proj", None), "num_image_text_embeds", 0)  # Kandinsky
-    of_unclip = getattr(getattr(x, "text_proj", None), "clip_extra_context_tokens", 0)
-    return int(own or of_unclip)
+def _count_image_tokens(x: Any, root: Any) -> int:
+    """Return the number of tokens of an image embedding that precede the text tokens."""
+    kandinsky = getattr(getattr(root, "encoder_hid_proj", None), "num_image_text_embeds", 0)
+    unclip = getattr(getattr(x, "text_proj", None), "clip_extra_context_tokens", 0)
+    return int(kandinsky or unclip)
 
 
-def changed_by(x: Any, tokenizer: Any) -> Callable[[str], str] | None:
-    """What a pipeline makes of a prompt before it is divided into tokens."""
+def _find_preprocessing(x: Any, tokenizer: Any) -> Callable[[str], str] | None:
+    """Return the pipeline's change of a prompt before it is tokenized, if it has one."""
     cleaned = getattr(x, "_text_preprocessing", None)
-    if cleaned is not None:  # PixArt: small letters, and more where its packages are installed
+    if cleaned is not None:  # PixArt: lower case, and more where its packages are installed
         parameter = inspect.signature(type(x).__call__).parameters.get("clean_caption")
         clean = parameter is not None and parameter.default is True
         clean = clean and is_bs4_available() and is_ftfy_available()
         return lambda prompt: str(cleaned(prompt, clean_caption=clean)[0])
     converted = getattr(x, "maybe_convert_prompt", None)
-    if converted is not None:  # new words of several tokens
+    if converted is not None:  # learned words of several tokens
         return lambda prompt: str(converted(prompt, tokenizer))
     return None

@@ -1,6 +1,6 @@
-"""What the prompts of a run say, and where their words stand among the keys.
+"""The tokens of a run's prompts as cross-attention sees them: words and their key positions.
 
-T text tokens.
+T text tokens among the keys.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -21,218 +21,232 @@ from t2i.text.token_layout import EncoderInput
 from t2i.text.word_spans import Span, spans
 
 Word = str | Span
-"""A word or phrase of the prompt, or the places along T themselves."""
+"""A word or phrase of the prompt, or token positions along T."""
 Words = str | tuple[str, ...]
 """One word of a prompt, or several."""
-Made = TypeVar("Made")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
 class PromptTokenizer:
-    """What turns a prompt into tokens, and where they begin along T."""
+    """Tokenizer of a prompt, and the range of text tokens among the keys that it fills.
 
-    text: TextEncoder | PreTrainedTokenizerBase
-    first: int = 0
-    tokens: int | None = None
-    """How many it fills; None: all from `first` on."""
-    reads: Callable[[str], str] | None = None
-    """What its pipeline makes of a text beforehand."""
+    first_position : position along T of its first token
+    max_tokens : number of tokens that it fills; None for all from `first_position` on
+    preprocess : the pipeline's change of a text before it is tokenized
+    """
 
-    def text_of(self, prompt: EncoderInput) -> EncoderInput:
-        if self.reads is None:
+    tokenizer: TextEncoder | PreTrainedTokenizerBase
+    first_position: int = 0
+    max_tokens: int | None = None
+    preprocess: Callable[[str], str] | None = None
+
+    def preprocess_prompt(self, prompt: EncoderInput) -> EncoderInput:
+        """Return the prompt as it is tokenized."""
+        if self.preprocess is None:
             return prompt
         if isinstance(prompt, str):
-            return self.reads(prompt)
-        text = self.text
+            return self.preprocess(prompt)
+        text = self.tokenizer
         tokenizer = text.layout.tokenizer if isinstance(text, TextEncoder) else text
         return prompt.with_additions(partial(continuation_insertions, tokenizer=tokenizer))
 
-    def places(self, prompt: EncoderInput, word: str) -> Span:
-        """Of those along T that it fills: of a learned word all its tokens."""
-        read = word if self.reads is None else self.reads(word)
+    def find_positions(self, prompt: EncoderInput, word: str) -> Span:
+        """Return the positions of a word along T, all of them for a learned word.
+
+        Raises ArgumentError for a word that the prompt does not contain.
+        """
+        text = word if self.preprocess is None else self.preprocess(word)
         try:
-            places = spans(self.text, self.text_of(prompt), [read])[read]
+            positions = spans(self.tokenizer, self.preprocess_prompt(prompt), [text])[text]
         except ArgumentError as error:
-            raise ArgumentError(str(error).replace(repr(read), repr(word))) from None
-        return tuple(
-            self.first + place for place in places if self.tokens is None or place < self.tokens
-        )
+            raise ArgumentError(str(error).replace(repr(text), repr(word))) from None
+        most = self.max_tokens
+        return tuple(self.first_position + p for p in positions if most is None or p < most)
+
+    def key_range(self, length: int) -> slice:
+        """Return the positions along T that it fills, of `length` text tokens."""
+        end = length if self.max_tokens is None else self.first_position + self.max_tokens
+        return slice(self.first_position, min(end, length))
 
 
 @dataclass(frozen=True, slots=True)
 class WordMentions:
-    """Words that were asked for in a run, as (prompt, word): those that some step of it says, and
-    for the others what to answer."""
+    """Words that probes and edits of a run name, as (prompt, word).
 
-    prompt_tokens: set[tuple[int, str]] = field(default_factory=set)
-    unsaid: dict[tuple[int, str], ArgumentError] = field(default_factory=dict)
+    present : words that the prompt contains at some step of the run
+    absent : for words that it lacked at some step, the error of that step
+    """
+
+    present: set[tuple[int, str]] = field(default_factory=set)
+    absent: dict[tuple[int, str], ArgumentError] = field(default_factory=dict)
 
     def check(self) -> None:
-        """The run is over: raise ArgumentError for a word that no step of it said."""
-        for mention, error in self.unsaid.items():
-            if mention not in self.prompt_tokens:
+        """Raise ArgumentError for a word that the prompt contained at no step of the run."""
+        for mention, error in self.absent.items():
+            if mention not in self.present:
                 raise error
 
 
 @dataclass(frozen=True, slots=True)
 class PromptTokens:
-    """The prompts of a run, each read by the same readers, as they are at some of its steps."""
+    """Prompts of a run as tokenized at some of its steps, with the positions of their words.
+
+    mentions : shared by all steps of a run
+    num_unknown : number of prompts if their texts are not known
+    """
 
     prompts: tuple[EncoderInput, ...]
-    readers: tuple[PromptTokenizer, ...]
+    tokenizers: tuple[PromptTokenizer, ...]
     mentions: WordMentions = field(default_factory=WordMentions, repr=False, compare=False)
-    """Shared by all steps of a run."""
-    unknown: int = 0
-    """How many prompts there are whose texts nobody told."""
-    _known: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
+    num_unknown: int = 0
+    _cache: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
-    def count(self) -> int:
-        """How many prompts the run has."""
-        return len(self.prompts) or self.unknown
+    def num_prompts(self) -> int:
+        """Return the number of prompts of the run."""
+        return len(self.prompts) or self.num_unknown
 
     def span(self, prompt: int, word: Word) -> Span:
-        """The places of a word along T. Raises ArgumentError for one that the prompt has not.
+        """Return the positions of a word along T.
 
-        A prompt in a grammar may say a word at other steps only: it has no places then, and the
-        session raises when the run is over and nothing said it.
+        Raises ArgumentError for a word that the prompt does not contain. A prompt in a grammar may
+        contain it at other steps only: the span is empty then, and the session raises at the end of
+        the run if no step contained the word.
         """
         if not isinstance(word, str):
-            return places_of(word)
-        return self.once(("span", prompt, word), lambda: self._find(prompt, word))
+            return check_positions(word)
+        return self.cached(("span", prompt, word), lambda: self._find(prompt, word))
 
     def _find(self, prompt: int, word: str) -> Span:
-        if not self.readers:
+        if not self.tokenizers:
             raise ArgumentError(
                 f"Cannot look for {word!r}: this model came without a tokenizer. Give one, "
-                "attend(model, prompts=..., tokenizer=...), or the places of the word, (3, 4)."
+                "attend(model, prompts=..., tokenizer=...), or the token positions of the word, "
+                "(3, 4)."
             )
         if not self.prompts:
             raise ArgumentError(
-                f"Cannot look for {word!r}: the prompts are not known. Tell them, "
+                f"Cannot look for {word!r}: the prompts are not known. Give them, "
                 "attend(pipe, prompts=[...]), one for each of the call."
             )
         check_prompt("prompt", prompt, len(self.prompts))
-        prompt_tokens = self.prompts[prompt]
+        text = self.prompts[prompt]
         try:
-            places = tuple(
-                place for reader in self.readers for place in reader.places(prompt_tokens, word)
-            )
-            if not places:
+            positions = tuple(p for one in self.tokenizers for p in one.find_positions(text, word))
+            if not positions:
                 raise ArgumentError(
-                    f"{word!r} stands behind the tokens that this model reads of prompt {prompt}: "
+                    f"{word!r} comes after the tokens that this model reads of prompt {prompt}: "
                     "shorten the prompt before it."
                 )
         except ArgumentError as error:
-            if isinstance(prompt_tokens, str):
+            if isinstance(text, str):
                 if len(self.prompts) == 1:
                     raise
-                raise ArgumentError(f"{error} (Prompt {prompt}: {prompt_tokens!r:.80})") from error
-            self.mentions.unsaid[prompt, word] = error
+                raise ArgumentError(f"{error} (Prompt {prompt}: {text!r:.80})") from error
+            self.mentions.absent[prompt, word] = error
             return ()
-        self.mentions.prompt_tokens.add((prompt, word))
-        return places
+        self.mentions.present.add((prompt, word))
+        return positions
 
-    def replacement(self, source: int, target: int, length: int) -> Tensor:
-        """(T, T), see t2i.text.alignment; one block per reader."""
+    def replacement_matrix(self, source: int, target: int, length: int) -> Tensor:
+        """Return the (T, T) matrix of t2i.text.alignment, one block per tokenizer."""
 
         def make() -> Tensor:
             matrix_TT = torch.eye(length, dtype=torch.float64)
-            for reader in self.readers:
-                first, end = self._part(reader, length)
-                texts = self._pair(source, target, reader)
-                matrix_TT[first:end, first:end] = replacement_matrix(
-                    reader.text, *texts, end - first
+            for one in self.tokenizers:
+                part = one.key_range(length)
+                texts = self._preprocessed_pair(source, target, one)
+                matrix_TT[part, part] = replacement_matrix(
+                    one.tokenizer, *texts, part.stop - part.start
                 )
             return matrix_TT
 
-        return self.once(("replacement", source, target, length), make)
+        return self.cached(("replacement", source, target, length), make)
 
-    def refinement(self, source: int, target: int, length: int) -> TokenMapping:
-        """Source places and whether there are any, (T,) each."""
+    def refinement_mapping(self, source: int, target: int, length: int) -> TokenMapping:
+        """Return each target token's source position and whether it has one, (T,) each."""
 
         def make() -> TokenMapping:
             source_T, found_T = torch.arange(length), torch.ones(length, dtype=torch.bool)
-            for reader in self.readers:
-                first, end = self._part(reader, length)
-                one = refinement_mapping(
-                    reader.text, *self._pair(source, target, reader), end - first
-                )
-                source_T[first:end], found_T[first:end] = one.source_T + first, one.found_T
+            for one in self.tokenizers:
+                part = one.key_range(length)
+                texts = self._preprocessed_pair(source, target, one)
+                aligned = refinement_mapping(one.tokenizer, *texts, part.stop - part.start)
+                source_T[part], found_T[part] = aligned.source_T + part.start, aligned.found_T
             return TokenMapping(source_T, found_T)
 
-        return self.once(("refinement", source, target, length), make)
+        return self.cached(("refinement", source, target, length), make)
 
-    def once(self, key: Hashable, make: Callable[[], Made], moment: object = None) -> Made:
-        """What `make` gives, kept under this key for as long as the moment is the same."""
-        known = self._known.get(key)
-        if known is None or known[0] != moment:
-            known = self._known[key] = (moment, make())
-        made: Made = known[1]
-        return made
+    def cached(self, key: Hashable, make: Callable[[], Value], moment: object = None) -> Value:
+        """Return `make()`, computed once for the key until `moment` changes."""
+        entry = self._cache.get(key)
+        if entry is None or entry[0] != moment:
+            entry = self._cache[key] = (moment, make())
+        value: Value = entry[1]
+        return value
 
-    def pair(self, source: int, target: int) -> tuple[EncoderInput, EncoderInput]:
-        """Two of the prompts, to be compared."""
+    def prompt_pair(self, source: int, target: int) -> tuple[EncoderInput, EncoderInput]:
+        """Return two of the prompts. Raises ArgumentError if the prompts are not known."""
         if not self.prompts:
             raise ArgumentError(
-                "Cannot compare prompts that are not known: tell them, "
+                "Cannot compare prompts that are not known: give them, "
                 "attend(x, prompts=[...]), one for each of the call."
             )
         check_prompt("source", source, len(self.prompts))
         check_prompt("target", target, len(self.prompts))
         return self.prompts[source], self.prompts[target]
 
-    def _pair(
-        self, source: int, target: int, reader: PromptTokenizer
+    def _preprocessed_pair(
+        self, source: int, target: int, prompt_tokenizer: PromptTokenizer
     ) -> tuple[EncoderInput, EncoderInput]:
-        if not self.prompts or not self.readers:
+        if not self.prompts or not self.tokenizers:
             raise ArgumentError(
-                "Cannot compare prompts that are not known, or without a tokenizer: tell them, "
+                "Cannot compare prompts that are not known, or without a tokenizer: give them, "
                 "attend(x, prompts=[...]), one for each of the call, and of a model alone "
                 "tokenizer=... too."
             )
-        one, other = self.pair(source, target)
-        return reader.text_of(one), reader.text_of(other)
+        first, second = self.prompt_pair(source, target)
+        preprocess = prompt_tokenizer.preprocess_prompt
+        return preprocess(first), preprocess(second)
 
-    def _part(self, reader: PromptTokenizer, length: int) -> tuple[int, int]:
-        end = length if reader.tokens is None else reader.first + reader.tokens
-        return reader.first, min(end, length)
-
-    def per_token(
-        self, prompt: int, values: Mapping[str, float], length: int, other: float = 1.0
+    def values_per_token(
+        self, prompt: int, values: Mapping[str, float], length: int, default: float = 1.0
     ) -> Tensor:
-        """A number for each token (T,): that of its word, or `other`."""
-        numbers_T = torch.full((length,), other, dtype=torch.float64)
+        """Return a number for each text token, (T,): the value of its word, or the default."""
+        values_T = torch.full((length,), default, dtype=torch.float64)
         for word, value in values.items():
-            numbers_T[list(self.span(prompt, word))] = value
-        return numbers_T
+            values_T[list(self.span(prompt, word))] = value
+        return values_T
 
 
-def several(words: Words) -> tuple[str, ...]:
+def as_words(words: Words) -> tuple[str, ...]:
+    """Return one word or several as a tuple of words."""
     return (words,) if isinstance(words, str) else tuple(words)
 
 
 def check_prompts(prompts: Sequence[EncoderInput]) -> tuple[EncoderInput, ...]:
+    """Return the prompts given to `attend` as a tuple; raise ArgumentError for other types."""
     if isinstance(prompts, str):
         raise ArgumentError(f"Got prompts={prompts!r}, expected a list of prompts: [prompt].")
     for prompt in prompts:
         if not isinstance(prompt, EncoderInput):
             raise ArgumentError(
                 f"Got a {type(prompt).__name__} among the prompts, expected strings. Our pipelines "
-                "tell a Prompt themselves: leave prompts= out."
+                "pass a Prompt to the session themselves: leave prompts= out."
             )
     return tuple(prompts)
 
 
-def places_of(word: object) -> Span:
-    """Places along T that somebody gave in the place of a word."""
+def check_positions(word: object) -> Span:
+    """Return token positions given in place of a word; raise ArgumentError for anything else."""
     if (
         not isinstance(word, tuple | list)
         or not word
         or not all(isinstance(p, int) and not isinstance(p, bool) and p >= 0 for p in word)
     ):
         raise ArgumentError(
-            f"Got {word!r} where a word is expected: a text such as 'cat', or its places along the "
-            "tokens, whole numbers from 0, such as (3, 4)."
+            f"Got {word!r} where a word is expected: a text such as 'cat', or its token positions, "
+            "whole numbers from 0, such as (3, 4)."
         )
     return tuple(word)

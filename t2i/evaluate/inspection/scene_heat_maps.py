@@ -158,4 +158,6 @@ def other_word(
 def tokens_at(pipe: TextToImagePipeline, caption: str, word: str, span: tuple[int, int]) -> Span:
     """The tokens of a word there, however often the caption has it."""
     which = sum(match.start() < span[0] for match in pattern(word).finditer(caption))
-    return spans(find_prompt_tokenizers(pipe, None)[0].text, caption, [word], which=which)[word]
+    return spans(find_prompt_tokenizers(pipe, None)[0].tokenizer, caption, [word], which=which)[
+        word
+    ]

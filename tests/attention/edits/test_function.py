@@ -63,9 +63,9 @@ def test_self_attention_is_computed_when_it_is_asked_for(pipe) -> None:
 
 
 def test_what_is_no_map_is_refused(pipe) -> None:
-    with pytest.raises(ArgumentError, match=r"gave \(\), expected probabilities of the shape"):
+    with pytest.raises(ArgumentError, match=r"returned \(\), expected probabilities of the shape"):
         drawn(pipe, Function(lambda probs_NQK: probs_NQK.sum()))
-    with pytest.raises(ArgumentError, match="gave NoneType, expected probabilities"):
+    with pytest.raises(ArgumentError, match="returned NoneType, expected probabilities"):
         drawn(pipe, Function(lambda probs_NQK: None, heads=(0,)))  # type: ignore[arg-type,return-value]
     with pytest.raises(ArgumentError, match="Got fn='sharper', expected a function of a map"):
         Function("sharper")  # type: ignore[arg-type]  # what is tested

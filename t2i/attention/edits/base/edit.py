@@ -91,7 +91,7 @@ class Edit:
                 "prompt is not edited after itself; name two of them."
             )
         for name, prompt in self.prompts():
-            check_prompt(name, prompt, prompt_tokens.count)
+            check_prompt(name, prompt, prompt_tokens.num_prompts)
 
     def probes(self) -> Sequence[Probe]:
         """What it reads itself, fresh for a session; for `after_step`."""
@@ -117,10 +117,12 @@ class Edit:
         """Say what is wanted of this call of attention."""
         return None
 
-    def once(self, call: AttentionCall, make: Callable[[], Made]) -> Made:
+    def cached(self, call: AttentionCall, make: Callable[[], Made]) -> Made:
         """What `make` gives, made once for all sites of a step with as many tokens and heads."""
         moment = (call.denoiser_pass.step, call.denoiser_pass.num_steps)
-        return call.prompt_tokens.once((id(self), call.text_length, call.site.heads), make, moment)
+        return call.prompt_tokens.cached(
+            (id(self), call.text_length, call.site.heads), make, moment
+        )
 
     def of_heads(
         self, call: AttentionCall, columns_TT: Tensor | None, kept_T: Tensor

@@ -29,7 +29,7 @@ class BiasEdit(Edit, ABC):
             return
         site = call.site
         alike = (id(self), site.size, site.heads, site.keys, site.text, site.image)
-        bias_NQK = call.prompt_tokens.once(
+        bias_NQK = call.prompt_tokens.cached(
             alike, lambda: over_keys(call, self.bias(call), self.heads)
         )
         plan.add_bias(call.denoiser_pass.cond_rows(self.target), bias_NQK)

@@ -52,7 +52,7 @@ class WindowedEdit(Edit):
             return float(step in steps_of(window, num_steps, num_steps + 1))
 
         values = {word: is_open(window) for word, window in self.words.items()}
-        return call.prompt_tokens.per_token(
+        return call.prompt_tokens.values_per_token(
             self.target, values, call.text_length, is_open(self.steps)
         )
 
