@@ -1,7 +1,7 @@
 """What mkdocs is told beside mkdocs.yml: what README and the pages link to outside docs/.
 
 Those files become pages of the site too, below "repository/": Markdown as it is, a folder as a
-list, other text as code, pictures as they are. README is the first page, the notebook a page too.
+list, other text as code, pictures as they are. README is a page too, and so is the notebook.
 """
 
 import json
@@ -26,7 +26,7 @@ sources: dict[str, str] = {}
 def place_of(path: str) -> str:
     """Where a file or folder of the repository lies in the site's sources."""
     if path == HOME:
-        return "index.md"
+        return "readme.md"
     if path == TOUR:
         return "tour.md"
     if path.startswith("docs/"):

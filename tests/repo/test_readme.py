@@ -76,7 +76,9 @@ def test_commands_that_follow_on_one_another_run_in_their_order(
     monkeypatch.chdir(tmp_path)
     made = ["generate", "a strawberry", "--num", "4", "--out", "strawberries", "--steps", "2"]
     assert main(made) == 0
-    lines = [c for block in blocks("console", page="README.md") for c in block.commands()]
+    lines = [
+        c for block in blocks("console", page="docs/command-line.md") for c in block.commands()
+    ]
     assert lines
     for line in lines:
         assert line.startswith("t2i ")
@@ -126,7 +128,7 @@ def test_the_site_lists_every_page_and_is_built_from_what_is_here() -> None:
     settings = (REPO / "mkdocs.yml").read_text("utf-8")
     listed = set(re.findall(r": ([\w-]+\.md)$", settings, re.MULTILINE))
     pages = {path.name for path in (REPO / "docs").glob("*.md")} - {"embedded.md"}  # of a card
-    assert listed == pages | {"index.md", "tour.md"}
+    assert listed == pages | {"readme.md", "tour.md"}
     assert "font: false" in settings  # no page fetches anything from elsewhere
 
 
