@@ -1,7 +1,7 @@
-"""Loops over time that make pictures.
+"""Sampling loops and the pipelines around them.
 
-Whoever imports a pipeline imports diffusers and transformers, which then speak of what is as it
-should be: here, before they are imported, exactly that is silenced.
+Importing a pipeline imports diffusers and transformers, which then print notices about normal
+conditions: these are silenced here, before the import.
 """
 
 from t2i.library_messages import filter_noise

@@ -1,5 +1,7 @@
-"""diffusers' AutoPipelines know ours: `AutoPipelineForInpainting.from_pipe(pipe)` gives an
-InpaintPipeline around the same parts. To import this is to tell them; `t2i` does."""
+"""Registration of our pipelines with diffusers' AutoPipelines, on import; `t2i` imports it.
+
+`AutoPipelineForInpainting.from_pipe(pipe)` then returns an InpaintPipeline with the same parts.
+"""
 
 from typing import Any
 

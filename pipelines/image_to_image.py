@@ -1,6 +1,6 @@
-"""A picture and a prompt to pictures: `ImageToImagePipeline`.
+"""Image and prompt to images: `ImageToImagePipeline`.
 
-B batch rows (here: pictures), C channels, H W latent size, Y X picture size.
+B batch rows (here: images), C channels, H W latent size, Y X image size.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,22 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.base.pipeline import Output, Pipeline
+from pipelines.base.pipeline import OutputOrTuple, Pipeline
 from pipelines.images import input_images as images
-from pipelines.images.denoising_range import check_shares, stretch_of
+from pipelines.images.denoising_range import check_denoising_fractions, image_timesteps
 from pipelines.loop import Generators
-from pipelines.run.call import Prompts, Start
+from pipelines.run.call_arguments import CallArguments, Prompts, RunStart
 from pipelines.run.step_callbacks import StepEndCallback
 from t2i.conditioning.run_state import Guidance
 from t2i.denoiser.families.sdxl import Size
 
 
 class ImageToImagePipeline(Pipeline):
-    """Draws a picture anew, as far as `strength` says, towards what the prompt says.
+    """Redraws an image towards a prompt, as far as `strength` allows.
 
     >>> pipe = ImageToImagePipeline.from_pretrained("embedded")
-    >>> picture = PIL.Image.open("apple.png")
-    >>> pipe("a green apple", image=picture, strength=0.6).images[0].save("green.png")
+    >>> image = PIL.Image.open("apple.png")
+    >>> pipe("a green apple", image=image, strength=0.6).images[0].save("green.png")
     """
 
     @torch.no_grad()
@@ -67,28 +67,65 @@ class ImageToImagePipeline(Pipeline):
         negative_aesthetic_score: float = 2.5,
         denoising_start: float | None = None,
         denoising_end: float | None = None,
-    ) -> Output:
-        """Change `image`, one or one per prompt; arguments mean what diffusers says.
+    ) -> OutputOrTuple:
+        """Change `image`, one or one per prompt; arguments mean what they mean in diffusers.
 
-        The picture's own size is kept, rounded down to what the autoencoder can read; at `strength`
-        1 nothing but its size is left of it. With `denoising_start` the image is what another
-        pipeline left at that share of the run, output_type="latent", and strength has no say.
+        The image keeps its size, rounded down to what the autoencoder can read; at `strength` 1
+        only its size is kept. With `denoising_start` the image is the output of another pipeline
+        at that fraction of the run (output_type="latent"), and strength is ignored.
         """
-        check_shares(denoising_start, denoising_end)
+        check_denoising_fractions(denoising_start, denoising_end)
 
-        def start(text_BTD: Tensor, num_inference_steps: int) -> Start:
-            pixels_BCYX = images.pixels_of(self.image_processor, "image", images.in_full(image))
-            stretch = stretch_of(
+        def start(text_BTD: Tensor, num_inference_steps: int) -> RunStart:
+            pixels_BCYX = images.preprocess_images(
+                self.image_processor, "image", images.to_opaque_rgb(image)
+            )
+            timestep_range = image_timesteps(
                 self.scheduler, num_inference_steps, strength, denoising_start, denoising_end
             )
-            clean_BCHW = images.latents_of(
+            clean_BCHW = images.encode_images(
                 self.vae, pixels_BCYX, text_BTD.shape[0], generator, like=text_BTD
             )
             latents_BCHW = clean_BCHW
             if denoising_start is None:
-                noise_BCHW = images.noise_like(clean_BCHW, generator)
-                first_B = stretch.timesteps[:1].repeat(text_BTD.shape[0])
+                noise_BCHW = images.draw_noise_like(clean_BCHW, generator)
+                first_B = timestep_range.timesteps[:1].repeat(text_BTD.shape[0])
                 latents_BCHW = self.scheduler.add_noise(clean_BCHW, noise_BCHW, first_B)
-            return Start(latents_BCHW, *stretch)
+            return RunStart(latents_BCHW, *timestep_range)
 
-        return self.draw(self.call_of(locals()), start)
+        call = CallArguments(
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            num_inference_steps=self.steps_or_default(num_inference_steps),
+            timesteps=timesteps,
+            sigmas=sigmas,
+            guidance_scale=self.guidance_scale_or_default(guidance_scale),
+            guidance_rescale=guidance_rescale,
+            guidance=guidance,
+            num_images_per_prompt=num_images_per_prompt,
+            eta=eta,
+            generator=generator,
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+            ip_adapter_image=ip_adapter_image,
+            ip_adapter_image_embeds=ip_adapter_image_embeds,
+            output_type=output_type,
+            return_dict=return_dict,
+            cross_attention_kwargs=cross_attention_kwargs,
+            clip_skip=clip_skip,
+            callback_on_step_end=callback_on_step_end,
+            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+            prompt_2=prompt_2,
+            negative_prompt_2=negative_prompt_2,
+            pooled_prompt_embeds=pooled_prompt_embeds,
+            negative_pooled_prompt_embeds=negative_pooled_prompt_embeds,
+            original_size=original_size,
+            crops_coords_top_left=crops_coords_top_left,
+            target_size=target_size,
+            negative_original_size=negative_original_size,
+            negative_crops_coords_top_left=negative_crops_coords_top_left,
+            negative_target_size=negative_target_size,
+            aesthetic_score=aesthetic_score,
+            negative_aesthetic_score=negative_aesthetic_score,
+        )
+        return self.generate(call, start)

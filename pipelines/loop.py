@@ -1,6 +1,6 @@
-"""The one sampling loop.
+"""The sampling loop that every pipeline uses.
 
-B batch rows (here: pictures), C channels, H W latent size.
+B batch rows (here: images), C channels, H W latent size.
 """
 
 import inspect
@@ -31,9 +31,9 @@ def sample(
     generator: Generators | None = None,
     step_callbacks: Sequence[StepCallback] = (),
 ) -> Tensor:
-    """Take the latents of `run` through its timesteps; returns them as (B, C, H, W).
+    """Step the latents of `run` through its timesteps and return them, (B, C, H, W).
 
-    An exception, Ctrl-C among them, leaves at once; what the run held so far stays in `run`. Raises
+    An exception, also Ctrl-C, leaves the loop at once; `run` then holds the state so far. Raises
     DrawingError where latents become NaN or infinite.
     """
     step_options = accepted_options(scheduler, eta=eta, generator=generator)
@@ -66,7 +66,7 @@ def sample(
 
 
 def predict(run: RunState, denoise: Denoise, scheduler: Scheduler) -> Tensor:
-    """One pass of the denoiser for all branches of this step, made one by guidance."""
+    """Return the guided prediction of this step, from one denoiser pass for all branches."""
     timestep = run.timestep
     told = run.pass_conditioning
     branches = told.branches
@@ -82,6 +82,6 @@ def predict(run: RunState, denoise: Denoise, scheduler: Scheduler) -> Tensor:
 
 
 def accepted_options(scheduler: Scheduler, **options: Any) -> dict[str, Any]:
-    """Those of the options that this scheduler's step takes."""
+    """Return the options that this scheduler's step accepts."""
     parameters = inspect.signature(scheduler.step).parameters
     return {name: value for name, value in options.items() if name in parameters}

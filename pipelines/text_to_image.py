@@ -1,6 +1,6 @@
-"""Prompts to pictures: `TextToImagePipeline`, called as diffusers' pipelines are.
+"""Prompts to images: `TextToImagePipeline`, called as diffusers' pipelines are.
 
-B batch rows (here: pictures), T text tokens, D text width.
+B batch rows (here: images), T text tokens, D text width.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.base.pipeline import Output, Pipeline
-from pipelines.images.denoising_range import Stretch, check_shares, until_share
-from pipelines.images.input_images import first_noise
+from pipelines.base.pipeline import OutputOrTuple, Pipeline
+from pipelines.images.denoising_range import TimestepRange, check_denoising_fractions, limit_to_end
+from pipelines.images.input_images import prepare_noise
 from pipelines.loop import Generators
-from pipelines.run.call import Prompts, Start
+from pipelines.run.call_arguments import CallArguments, Prompts, RunStart
 from pipelines.run.step_callbacks import StepEndCallback
 from t2i.conditioning.run_state import Guidance
 from t2i.denoiser.families.sdxl import Size
@@ -21,7 +21,7 @@ from t2i.denoiser.schedulers import first_latents
 
 
 class TextToImagePipeline(Pipeline):
-    """Draws what a prompt says, with Stable Diffusion 1, 2 or XL, or the embedded model.
+    """Generates images of a prompt with Stable Diffusion 1, 2 or XL, or the embedded model.
 
     >>> pipe = TextToImagePipeline.from_pretrained("embedded")
     >>> seed = torch.Generator().manual_seed(7)
@@ -66,19 +66,52 @@ class TextToImagePipeline(Pipeline):
         negative_crops_coords_top_left: Size = (0, 0),
         negative_target_size: Size | None = None,
         denoising_end: float | None = None,
-    ) -> Output:
-        """Draw `num_images_per_prompt` pictures of each prompt; arguments mean what diffusers says.
+    ) -> OutputOrTuple:
+        """Generate `num_images_per_prompt` images of each prompt, with the arguments of diffusers.
 
-        Beyond diffusers: a prompt may be a `Prompt`; `guidance` is any of t2i.conditioning, in the
-        place of `guidance_scale`; `generator` may be a list, one per picture; a single negative
-        prompt serves all prompts; the size is taken from `latents` where it is not given.
+        Beyond diffusers: a prompt may be a `Prompt`; `guidance` is any of t2i.conditioning and
+        replaces `guidance_scale`; `generator` may be a list, one per image; a single negative
+        prompt serves all prompts; the size defaults to that of `latents`.
         """
-        check_shares(None, denoising_end)
+        check_denoising_fractions(None, denoising_end)
 
-        def start(text_BTD: Tensor, num_inference_steps: int) -> Start:
-            noise_BCHW = first_noise(self, text_BTD, height, width, generator, latents)
+        def start(text_BTD: Tensor, num_inference_steps: int) -> RunStart:
+            noise_BCHW = prepare_noise(self, text_BTD, height, width, generator, latents)
             latents_BCHW = first_latents(self.scheduler, noise_BCHW)
-            whole = Stretch(self.scheduler.timesteps, num_inference_steps)
-            return Start(latents_BCHW, *until_share(self.scheduler, whole, denoising_end))
+            whole = TimestepRange(self.scheduler.timesteps, num_inference_steps)
+            return RunStart(latents_BCHW, *limit_to_end(self.scheduler, whole, denoising_end))
 
-        return self.draw(self.call_of(locals()), start)
+        call = CallArguments(
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            num_inference_steps=self.steps_or_default(num_inference_steps),
+            timesteps=timesteps,
+            sigmas=sigmas,
+            guidance_scale=self.guidance_scale_or_default(guidance_scale),
+            guidance_rescale=guidance_rescale,
+            guidance=guidance,
+            num_images_per_prompt=num_images_per_prompt,
+            eta=eta,
+            generator=generator,
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+            ip_adapter_image=ip_adapter_image,
+            ip_adapter_image_embeds=ip_adapter_image_embeds,
+            output_type=output_type,
+            return_dict=return_dict,
+            cross_attention_kwargs=cross_attention_kwargs,
+            clip_skip=clip_skip,
+            callback_on_step_end=callback_on_step_end,
+            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+            prompt_2=prompt_2,
+            negative_prompt_2=negative_prompt_2,
+            pooled_prompt_embeds=pooled_prompt_embeds,
+            negative_pooled_prompt_embeds=negative_pooled_prompt_embeds,
+            original_size=original_size,
+            crops_coords_top_left=crops_coords_top_left,
+            target_size=target_size,
+            negative_original_size=negative_original_size,
+            negative_crops_coords_top_left=negative_crops_coords_top_left,
+            negative_target_size=negative_target_size,
+        )
+        return self.generate(call, start)

@@ -1,7 +1,7 @@
-"""A drawn picture made larger, and what it lacks at that size drawn: `upscale`.
+"""Enlarging of generated images, with the missing detail redrawn: `upscale` ("hires fix").
 
-A model that is asked for more pixels than it was trained at draws things side by side. Drawn at its
-own size, enlarged, and drawn anew a little, they stay what they are ("hires fix").
+A model asked for more pixels than it was trained at repeats objects. Drawn at the model's own size,
+enlarged and then redrawn a little, an image keeps its objects.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from t2i.errors import ArgumentError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from pipelines.base.pipeline import Output, Pipeline
+    from pipelines.base.pipeline import OutputOrTuple, Pipeline
 
 STRENGTH = 0.15
 """How much is drawn anew: of the embedded model's ten steps the last. Its last two already draw
@@ -29,9 +29,10 @@ def upscale(
     factor: float = 2.0,
     strength: float = STRENGTH,
     **call: Any,
-) -> "Output":
-    """Enlarge what any pipeline has drawn by `factor`, then change it by `strength` towards what
-    its prompt says: image to image, with the parts of `pipe` and all that is attached to them.
+) -> "OutputOrTuple":
+    """Enlarge generated images by `factor`, then redraw them by `strength` with their prompt.
+
+    This is image to image with the parts of `pipe` and everything attached to them.
 
     >>> drawn = pipe("a red apple", generator=torch.Generator().manual_seed(7))
     >>> upscale(pipe, drawn.images, "a red apple", num_inference_steps=10).images[0].size
@@ -39,8 +40,8 @@ def upscale(
 
     Parameters
     ----------
-    image : one picture, or one for each prompt; sides end as multiples of what a latent covers
-    call : further arguments of ImageToImagePipeline, of which the size is given by the picture
+    image : one image, or one for each prompt; sides become multiples of the autoencoder's factor
+    call : further arguments of ImageToImagePipeline; the size is that of the enlarged image
     """
     # Here: the command line reads STRENGTH and MOST without torch.
     from PIL import Image
@@ -59,7 +60,7 @@ def upscale(
     step = sd.pixels_per_latent(pipe.vae)
     large = [
         one.resize(
-            (larger(one.width, factor, step), larger(one.height, factor, step)),
+            (scaled_side(one.width, factor, step), scaled_side(one.height, factor, step)),
             Image.Resampling.LANCZOS,
         )
         for one in pictures
@@ -68,15 +69,17 @@ def upscale(
     if not isinstance(pipe, ImageToImagePipeline):
         with diffusers_errors_only():  # it gives advice on a precision that stays what it is
             drawer = ImageToImagePipeline.from_pipe(pipe)  # type: ignore[no-untyped-call]  # diffusers'
-    output: Output = drawer(prompt=prompt, image=large, strength=strength, **call)
+    output: OutputOrTuple = drawer(prompt=prompt, image=large, strength=strength, **call)
     return output
 
 
-def larger(side: int, factor: float, step: int) -> int:
+def scaled_side(side: int, factor: float, step: int) -> int:
+    """Return the enlarged side in pixels, rounded down to a multiple of `step`."""
     return max(int(side * factor) // step, 1) * step
 
 
 def check_factor(name: str, factor: float) -> None:
+    """Raise ArgumentError unless the factor is above 1 and at most MOST."""
     if isinstance(factor, bool) or not isinstance(factor, int | float) or not 1 < factor <= MOST:
         raise ArgumentError(
             f"Got {name} {factor}: expected a number above 1, up to {MOST:g}, such as 2."

@@ -1,4 +1,4 @@
-"""Folders of pipelines: checked before anything is loaded, and written without pickles."""
+"""Loading of pipeline folders with checks before any weight is read, and saving without pickles."""
 
 import os
 import warnings
@@ -10,12 +10,12 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import nn
 
 from pipelines.base.saving import (
-    alone,
-    check_adapter,
-    check_opened,
-    check_parts,
-    name_magnitudes,
-    save_beneath,
+    check_adapter_file,
+    check_adapters_loaded,
+    check_saveable,
+    only_adapter_active,
+    rename_dora_magnitudes,
+    save_base_weights,
 )
 from t2i.atomic_files import write_atomically
 from t2i.denoiser.finite_checks import check_weights_finite
@@ -44,8 +44,8 @@ LOADERS = {
 """Kind of model -> what loads it."""
 
 
-class Checked(DiffusionPipeline):
-    """A DiffusionPipeline that loads nothing unseen; each of ours says which kinds it takes."""
+class CheckedPipeline(DiffusionPipeline):
+    """DiffusionPipeline that checks a folder before it loads it; subclasses list their `kinds`."""
 
     kinds: ClassVar[tuple[str, ...]]
     """Of t2i.denoiser.loading.model_parts.LAYOUTS."""
@@ -60,7 +60,7 @@ class Checked(DiffusionPipeline):
         """Load a model: a folder, a single .safetensors file or a hub id, checked first.
 
         Weights become float32 unless `dtype` is given. Takes the options of
-        DiffusionPipeline.from_pretrained; of a single file those of load_single_file.
+        DiffusionPipeline.from_pretrained; for a single file those of load_single_file.
         """
         variant = kwargs.get("variant")
         place = resolve(pretrained_model_name_or_path, variant)
@@ -85,7 +85,7 @@ class Checked(DiffusionPipeline):
                 f"with {LOADERS[contents.kind]}."
             )
         for part in contents.parts:
-            check_adapter(place / part)
+            check_adapter_file(place / part)
         optional = {*cls._optional_components, *LAYOUTS[contents.kind].together}
         absent = optional - {*contents.parts} - kwargs.keys()
         kwargs |= {part: None for part in absent}
@@ -102,12 +102,12 @@ class Checked(DiffusionPipeline):
             encoder = part.replace("tokenizer", "text_encoder")
             if "tokenizer" in part and pipe.components.get(encoder) is not None:
                 check_vocabulary(place / part, kwargs[part], pipe.components[encoder])
-        check_opened(place, {part: pipe.components.get(part) for part in contents.parts})
+        check_adapters_loaded(place, {part: pipe.components.get(part) for part in contents.parts})
         if (place / NOTES).is_file():
             pipe.notes = read_text(place / NOTES, MODEL_CONFIG)
             sampling_of(pipe.notes, place / NOTES)
             if "unet" not in kwargs:
-                note_on(pipe.components["unet"], pipe.notes)
+                attach_notes(pipe.components["unet"], pipe.notes)
         return pipe
 
     def save_pretrained(  # type: ignore[override]  # the rest is in kwargs
@@ -116,22 +116,22 @@ class Checked(DiffusionPipeline):
         safe_serialization: bool = True,
         **kwargs: Any,
     ) -> None:
-        """Write a folder that diffusers reads; always as safetensors, whatever is asked for.
+        """Save a folder that diffusers reads; always as safetensors, whatever `safe_serialization`
+        is.
 
-        Raises ModelError, writing nothing, where what is attached would be lost or read as
-        something else: a LoRA on the UNet, an IP-Adapter. A LoRA on a text encoder is written with
-        it.
+        Raises ModelError, writing nothing, where an attached adapter would be lost or misread: a
+        LoRA on the UNet, an IP-Adapter. A LoRA on a text encoder is saved with it.
         """
-        with_lora = check_parts(self.components, Path(save_directory))
+        with_lora = check_saveable(self.components, Path(save_directory))
         if not safe_serialization:
             warnings.warn("Pickled weights are not written: it becomes safetensors.", stacklevel=2)
         for name in with_lora:
             options = {key: kwargs[key] for key in ("variant", "max_shard_size") if key in kwargs}
-            save_beneath(getattr(self, name), Path(save_directory) / name, **options)
-        with alone(getattr(self, name) for name in with_lora):
+            save_base_weights(getattr(self, name), Path(save_directory) / name, **options)
+        with only_adapter_active(getattr(self, name) for name in with_lora):
             super().save_pretrained(save_directory, **kwargs)
         for name in with_lora:
-            name_magnitudes(Path(save_directory) / name)
+            rename_dora_magnitudes(Path(save_directory) / name)
         notes = self.notes
         if notes is not None:
             write_atomically(
@@ -139,11 +139,12 @@ class Checked(DiffusionPipeline):
             )
 
 
-def note_on(unet: Any, notes: str) -> None:
-    """Whatever pipeline is made of the same UNet, by from_pipe or of components, has its notes."""
+def attach_notes(unet: Any, notes: str) -> None:
+    """Store the notes on the UNet, for other pipelines that are made of it."""
     unet.t2i_notes = notes
 
 
-def notes_on(unet: Any) -> str | None:
+def attached_notes(unet: Any) -> str | None:
+    """Return the notes that `attach_notes` has stored on the UNet, or None."""
     notes: str | None = getattr(unet, "t2i_notes", None)
     return notes

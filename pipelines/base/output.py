@@ -1,4 +1,4 @@
-"""What a call of a pipeline returns: its pictures, which show themselves in a notebook."""
+"""Output of a pipeline call: the images, with a grid of them that notebooks display."""
 
 import io
 import math
@@ -11,17 +11,17 @@ from t2i.errors import ArgumentError
 
 
 @dataclass
-class Drawn(StableDiffusionPipelineOutput):
-    """diffusers' own output, and the pictures side by side.
+class PipelineOutput(StableDiffusionPipelineOutput):
+    """diffusers' own output, with the images as a grid.
 
-    >>> drawn = pipe("a red apple", num_images_per_prompt=4)
-    >>> drawn.grid(columns=2).save("apples.png")
+    >>> output = pipe("a red apple", num_images_per_prompt=4)
+    >>> output.grid(columns=2).save("apples.png")
     """
 
     def grid(self, columns: int | None = None) -> Image.Image:
-        """All pictures in rows of `columns`; as square as can be where that is not given.
+        """Return all images in rows of `columns`; as square as possible if None.
 
-        Raises ArgumentError where the pictures are tensors or arrays.
+        Raises ArgumentError where the images are tensors or arrays.
         """
         pictures = self.images
         if not isinstance(pictures, list) or not isinstance(pictures[0], Image.Image):

@@ -1,7 +1,7 @@
-"""What every pipeline shares: its parts, their folder, and the stages of a call.
+"""Base of all text-to-image pipelines: parts, saving, and the stages of a call.
 
-B batch rows (here: pictures), T text tokens, D text width, C channels, H W latent size,
-Y X picture size.
+B batch rows (here: images), T text tokens, D text width, C channels, H W latent size,
+Y X image size.
 """
 
 import json
@@ -26,19 +26,20 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from pipelines.base.loading_checks import Checked, notes_on
-from pipelines.base.output import Drawn
+from pipelines.base.loading_checks import CheckedPipeline, attached_notes
+from pipelines.base.output import PipelineOutput
 from pipelines.loop import sample
-from pipelines.run import arguments
-from pipelines.run.call import Call, Prompts, Start
-from pipelines.run.call_state import CallState, UnderWay
-from pipelines.run.exclusive_access import pass_by_pass
-from pipelines.run.step_callbacks import Callback, Progress, Turning
-from pipelines.text.branch_prompts import texts_of, weigh_parts
-from pipelines.text.build_conditioning import rows, tell
-from pipelines.text.learned_words import LearnedWords
+from pipelines.run import argument_checks
+from pipelines.run.call_arguments import CallArguments, Prompts, RunStart
+from pipelines.run.call_state import CallState, CallStateMixin
+from pipelines.run.exclusive_access import one_pass_at_a_time
+from pipelines.run.step_callbacks import ProgressCallback, PromptSchedule, UserCallback
+from pipelines.text.branch_prompts import build_branch_texts, compose_guidance
+from pipelines.text.build_conditioning import build_conditioning, expand_to_images
+from pipelines.text.learned_words import LearnedWordsMixin
+from t2i.conditioning.conditioning import Conditioning
 from t2i.conditioning.guidance import ClassifierFree, Conditional, choose_guidance
-from t2i.conditioning.perturbed_guidance import sites_of
+from t2i.conditioning.perturbed_guidance import perturbed_sites
 from t2i.conditioning.run_state import Guidance, RunState, StepCallback
 from t2i.denoiser.families import sd, sdxl
 from t2i.denoiser.loading.model_parts import SDXL, STABLE_DIFFUSION
@@ -60,23 +61,23 @@ OPTIONAL = [
 ]
 OFFLOAD = "text_encoder->text_encoder_2->image_encoder->unet->vae"
 """The order in which the parts are needed."""
-Output = Drawn | tuple[Any, None]
-Starter = Callable[[Tensor, int], Start]
+OutputOrTuple = PipelineOutput | tuple[Any, None]
+StartBuilder = Callable[[Tensor, int], RunStart]
 """(a row of text per picture, the steps asked for) -> where the run starts."""
 
 
 class Pipeline(
-    UnderWay,
-    Checked,
+    CallStateMixin,
+    CheckedPipeline,
     StableDiffusionMixin,
     StableDiffusionXLLoraLoaderMixin,
-    LearnedWords,
+    LearnedWordsMixin,
     IPAdapterMixin,
 ):
-    """The parts under diffusers' names, and the stages that a call is composed of.
+    """Base pipeline: the parts under diffusers' names, and the stages that a call consists of.
 
-    With a second text encoder it is SDXL, with the second alone its refiner; what else is optional
-    serves IP-Adapters.
+    With two text encoders it is SDXL, with the second alone SDXL's refiner; the other optional
+    parts serve IP-Adapters.
     """
 
     kinds: ClassVar[tuple[str, ...]] = (STABLE_DIFFUSION, SDXL)
@@ -117,7 +118,7 @@ class Pipeline(
                 self._optional_components = [*OPTIONAL, "text_encoder", "tokenizer"]
             zeros = {"force_zeros_for_empty_prompt": force_zeros_for_empty_prompt}
             self.register_to_config(**zeros)  # type: ignore[no-untyped-call]  # as above
-        self.notes = notes_on(unet)
+        self.notes = attached_notes(unet)
         factor = 8 if vae is None else sd.pixels_per_latent(vae)
         channels = 4 if vae is None else vae.config["latent_channels"]
         self.image_processor = VaeImageProcessor(
@@ -126,8 +127,11 @@ class Pipeline(
 
     @property
     def components(self) -> dict[str, Any]:
-        """The parts that make another pipeline around the same weights, ours or diffusers' own:
-        those of a StableDiffusionPipeline, or of a StableDiffusionXLPipeline."""
+        """Parts with which another pipeline, ours or diffusers', can be made around the same
+        weights.
+
+        They are those of a StableDiffusionPipeline or of a StableDiffusionXLPipeline.
+        """
         names = ["vae", "text_encoder", "tokenizer", "unet", "scheduler", *OPTIONAL]
         parts = {name: getattr(self, name) for name in names if name != "safety_checker"}
         if self.text_encoder_2 is None and self._is_clip:
@@ -137,19 +141,22 @@ class Pipeline(
 
     @property
     def _is_clip(self) -> bool:
-        """Whether a StableDiffusionPipeline reads its text encoder as we do: of every other it
-        would let the denoiser look at the padding."""
+        """True if a StableDiffusionPipeline encodes prompts as this pipeline does: with CLIP's text
+        encoder.
+
+        With every other encoder it would let the denoiser attend to the padding.
+        """
         encoder = self.text_encoder
         return encoder is None or encoder.config.model_type == "clip_text_model"
 
     @property
     def _callback_tensor_inputs(self) -> list[str]:
-        """What diffusers' callbacks may ask for."""
-        of_sdxl = [] if self.text_encoder_2 is None else ["add_text_embeds", "add_time_ids"]
-        return ["latents", "prompt_embeds", "negative_prompt_embeds", *of_sdxl]
+        """Names of the tensors that diffusers' callbacks may read."""
+        is_sdxl = [] if self.text_encoder_2 is None else ["add_text_embeds", "add_time_ids"]
+        return ["latents", "prompt_embeds", "negative_prompt_embeds", *is_sdxl]
 
     def to_json_string(self) -> str:
-        """The model index: the parts are a Stable Diffusion's, so every tool may open them."""
+        """Return the model index, with the class name of diffusers' pipeline of the same parts."""
         index = json.loads(super().to_json_string())
         absent = ("safety_checker", "feature_extractor", "image_encoder")
         if not self._is_clip:
@@ -166,78 +173,109 @@ class Pipeline(
         return json.dumps(index, indent=2, sort_keys=True) + "\n"
 
     @classmethod
-    def usual(cls, *, of_sdxl: bool) -> dict[str, Any]:
-        """The steps and the guidance of a call where neither it nor the model says any: those of
-        diffusers' own pipeline."""
-        scale = cls.sdxl_guidance if of_sdxl else Call.guidance_scale
-        return {"num_inference_steps": Call.num_inference_steps, "guidance_scale": scale}
+    def fallback_defaults(cls, *, is_sdxl: bool) -> dict[str, Any]:
+        """Return steps and guidance scale for models without own defaults: those of diffusers'
+        pipeline."""
+        scale = cls.sdxl_guidance if is_sdxl else CallArguments.guidance_scale
+        return {"num_inference_steps": CallArguments.num_inference_steps, "guidance_scale": scale}
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """The steps and the guidance of a call that says none: the model's own (`notes`), else the
-        usual."""
-        return sampling_of(self.notes).over(self.usual(of_sdxl=self.text_encoder_2 is not None))
+        """Steps and guidance scale of a call that gives none: the model's own (`notes`), else the
+        fallback."""
+        return sampling_of(self.notes).over(
+            self.fallback_defaults(is_sdxl=self.text_encoder_2 is not None)
+        )
 
-    def call_of(self, given: Mapping[str, Any]) -> Call:
-        """What a method was given, by its `locals()`, with what it left open."""
-        left = {name: one for name, one in self.defaults.items() if given.get(name) is None}
-        return Call.of({**given, **left})
+    def steps_or_default(self, num_inference_steps: int | None) -> int:
+        """Return the given number of steps, or the model's own for None."""
+        if num_inference_steps is None:
+            return int(self.defaults["num_inference_steps"])
+        return num_inference_steps
 
-    def draw(self, call: Call, start: Starter) -> Output:
-        """The stages of every call: told, started, sampled, decoded."""
+    def guidance_scale_or_default(self, guidance_scale: float | None) -> float:
+        """Return the given guidance scale, or the model's own for None."""
+        if guidance_scale is None:
+            return float(self.defaults["guidance_scale"])
+        return guidance_scale
+
+    def generate(self, call: CallArguments, start: StartBuilder) -> OutputOrTuple:
+        """Run a call: encode the prompts, build the starting latents, sample, decode."""
         call.check(self._callback_tensor_inputs)
         state = CallState(
             guidance_scale=call.guidance_scale,
             guidance_rescale=call.guidance_rescale,
-            own_guidance=call.guidance,
+            custom_guidance=call.guidance,
             clip_skip=call.clip_skip,
             cross_attention_kwargs=call.cross_attention_kwargs,
         )
-        with self.calling(state), memory_to_draw():
-            guidance = weigh_parts(self.guidance(), call)
+        with self.enter_call(state), memory_to_draw():
+            guidance = compose_guidance(self.guidance(), call)
             device = self._execution_device
 
-            # what the denoiser is told
+            # encode the prompts
             steps = set_timesteps(
                 self.scheduler, call.num_inference_steps, device, call.timesteps, call.sigmas
             )
-            texts = texts_of(self, call, guidance, steps, device)
-            by_turn = {
-                step: {branch: rows(self, one, call, device) for branch, one in told.items()}
-                for step, told in texts.by_turn().items()
+            texts = build_branch_texts(self, call, guidance, steps, device)
+            embeddings = {
+                step: {
+                    branch: expand_to_images(self, encoded, call, device)
+                    for branch, encoded in by_branch.items()
+                }
+                for step, by_branch in texts.encode_schedule().items()
+            }
+            text_BTD = embeddings[0]["cond"].text_BTD
+            argument_checks.check_width(text_BTD, self.unet)
+            argument_checks.check_generators(call.generator, text_BTD.shape[0])
+
+            # build the starting latents and the conditioning
+            run_start = start(text_BTD, steps)
+            check_fits(self.unet, self.vae, run_start.latents_BCHW, len(embeddings[0]))
+            conditionings = {
+                step: replace(
+                    build_conditioning(self, by_branch, run_start, call, device),
+                    prompts=texts.prompt_texts(step),
+                )
+                for step, by_branch in embeddings.items()
             }
 
-            # where it starts
-            text_BTD = by_turn[0]["cond"].text_BTD
-            arguments.check_width(text_BTD, self.unet)
-            arguments.check_generators(call.generator, text_BTD.shape[0])
-            begun = start(text_BTD, steps)
-            check_fits(self.unet, self.vae, begun.latents_BCHW, len(by_turn[0]))
-            told = {
-                step: replace(tell(self, branches, begun, call, device), prompts=texts.said(step))
-                for step, branches in by_turn.items()
-            }
-
-            # step by step, to pictures
-            run = RunState(begun.latents_BCHW, told[0], guidance, begun.timesteps)
-            factors = denoised_factors(self.scheduler)
-            factors = factors[: len(factors) - begun.left]
-            run.denoised_factors = factors[-run.num_steps :]
-            turning = [Turning(told, begun.num_inference_steps)] if len(told) > 1 else []
-            uncond = by_turn[0].get("uncond")
-            callback = Callback(
-                self,
-                call.callback_on_step_end,
-                call.callback_inputs,
-                None if uncond is None else uncond.text_BTD,
+            # sample and decode
+            uncond = embeddings[0].get("uncond")
+            negative_prompt_embeds = None if uncond is None else uncond.text_BTD
+            run = RunState(run_start.latents_BCHW, conditionings[0], guidance, run_start.timesteps)
+            run.denoised_factors = factors_of_run(self.scheduler, run, run_start.remaining)
+            latents_BCHW = self.sample(
+                run,
+                run_start.num_inference_steps,
+                call,
+                self._step_callbacks(call, state, run_start, conditionings, negative_prompt_embeds),
             )
-            step_callbacks = [*turning, *state.step_callbacks, *begun.step_callbacks, callback]
-            latents_BCHW = self.sample(run, begun.num_inference_steps, call, step_callbacks)
             images = self.to_images(latents_BCHW, call.output_type)
 
         if not call.return_dict:
             return images, None
-        return Drawn(images=images, nsfw_content_detected=None)
+        return PipelineOutput(images=images, nsfw_content_detected=None)
+
+    def _step_callbacks(
+        self,
+        call: CallArguments,
+        state: CallState,
+        run_start: RunStart,
+        conditionings: Mapping[int, Conditioning],
+        negative_prompt_embeds: Tensor | None,
+    ) -> list[StepCallback]:
+        """List the step callbacks of a call, in the order in which they are called."""
+        callbacks: list[StepCallback] = []
+        if len(conditionings) > 1:
+            callbacks.append(PromptSchedule(conditionings, run_start.num_inference_steps))
+        callbacks += [*state.step_callbacks, *run_start.step_callbacks]
+        callbacks.append(
+            UserCallback(
+                self, call.callback_on_step_end, call.callback_inputs, negative_prompt_embeds
+            )
+        )
+        return callbacks
 
     @torch.no_grad()
     def encode_prompt(
@@ -253,14 +291,27 @@ class Pipeline(
         prompt_2: Prompts | None = None,
         negative_prompt_2: Prompts | None = None,
     ) -> tuple[Tensor | None, ...]:
-        """The embeddings that a call makes of prompts, one row per picture, as diffusers returns
-        them: prompt_embeds, negative_prompt_embeds, and of SDXL both pooled."""
-        call = self.call_of(locals())
+        """Return the embeddings of prompts, one row per image, as diffusers does.
+
+        They are prompt_embeds, negative_prompt_embeds, and for SDXL both pooled embeddings.
+        """
+        call = CallArguments(
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            num_images_per_prompt=num_images_per_prompt,
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+            clip_skip=clip_skip,
+            prompt_2=prompt_2,
+            negative_prompt_2=negative_prompt_2,
+        )
         guidance = ClassifierFree(7.5) if do_classifier_free_guidance else Conditional()
         device = device or self._execution_device
-        told = texts_of(self, call, guidance, 1, device).at(0)
-        cond = rows(self, told["cond"], call, device)
-        uncond = rows(self, told["uncond"], call, device) if "uncond" in told else None
+        encoded = build_branch_texts(self, call, guidance, 1, device).at(0)
+        cond = expand_to_images(self, encoded["cond"], call, device)
+        uncond = None
+        if "uncond" in encoded:
+            uncond = expand_to_images(self, encoded["uncond"], call, device)
         prompt_embeds, pooled_prompt_embeds = cond.text_BTD, cond.pooled_BD
         negative_prompt_embeds = None if uncond is None else uncond.text_BTD
         negative_pooled_prompt_embeds = None if uncond is None else uncond.pooled_BD
@@ -275,18 +326,18 @@ class Pipeline(
         self,
         run: RunState,
         num_inference_steps: int,
-        call: Call,
+        call: CallArguments,
         step_callbacks: Sequence[StepCallback],
     ) -> Tensor:
-        """Step by step, with a progress bar; latents (B, C, H, W)."""
+        """Run the sampling loop with a progress bar; returns latents (B, C, H, W)."""
         self._num_timesteps = run.num_steps
         denoise = partial(sd.denoise, self.unet, attention_options=self._cross_attention_kwargs)
         with self.progress_bar(total=num_inference_steps) as bar, text_keys_kept(self.unet):
-            progress = Progress(bar, num_inference_steps, self.scheduler.order)
+            progress = ProgressCallback(bar, num_inference_steps, self.scheduler.order)
             return sample(
                 run,
-                pass_by_pass(
-                    perturb_denoiser(denoise, self.unet, sites_of(run.guidance)), self.unet
+                one_pass_at_a_time(
+                    perturb_denoiser(denoise, self.unet, perturbed_sites(run.guidance)), self.unet
                 ),
                 self.scheduler,
                 eta=call.eta,
@@ -295,41 +346,54 @@ class Pipeline(
             )
 
     def to_images(self, latents_BCHW: Tensor, output_type: str) -> Any:
-        """Pictures in the form asked for: "pil", "np", "pt", or the latents as they are."""
+        """Decode latents to images of `output_type`: "pil", "np", "pt"; "latent" returns the
+        latents."""
         if output_type == "latent":
             return latents_BCHW
         pixels_B3YX = sd.decode(self.vae, latents_BCHW)
         return self.image_processor.postprocess(pixels_B3YX, output_type)
 
     def guidance(self) -> Guidance:
-        """The formula for the current call: its own, or that of its scale and rescale."""
-        state = self.current
+        """Return the guidance of the current call: its own, or that of its scale and rescale."""
+        state = self.current_call
         if state is None:
             raise AttributeError(f"{type(self).__name__} has no guidance: nothing was called.")
-        if state.own_guidance is not None:
-            return state.own_guidance
+        if state.custom_guidance is not None:
+            return state.custom_guidance
         chosen = choose_guidance(state.guidance_scale, state.guidance_rescale)
         # A distilled UNet takes the scale as an input instead.
         return chosen if self.unet.config["time_cond_proj_dim"] is None else Conditional()
 
     @property
     def guidance_rescale(self) -> float:
+        """Guidance rescale of the current call."""
         rescale: float = self._guidance_rescale
         return rescale
 
     @property
     def clip_skip(self) -> int | None:
+        """Last text encoder layers that the current call skips."""
         skip: int | None = self._clip_skip
         return skip
 
     @property
     def cross_attention_kwargs(self) -> Mapping[str, object] | None:
+        """Options of the attention processors in the current call."""
         options: Mapping[str, object] | None = self._cross_attention_kwargs
         return options
 
 
+def factors_of_run(
+    scheduler: Scheduler, run: RunState, remaining: int
+) -> Sequence[tuple[float, float]]:
+    """Return `denoised_factors` of the timesteps of a run, which `remaining` others follow."""
+    factors = denoised_factors(scheduler)
+    factors = factors[: len(factors) - remaining]
+    return factors[-run.num_steps :]
+
+
 def check_no_safety_checker(safety_checker: object) -> None:
-    """Raise ArgumentError for one that would look at nothing."""
+    """Raise ArgumentError for a safety checker, which this pipeline would never run."""
     if safety_checker is not None:
         raise ArgumentError(
             f"Got a {type(safety_checker).__name__} as safety_checker, and this pipeline runs "

@@ -1,7 +1,7 @@
-"""Parts of a pipeline with something attached: saved so that they open again, or not at all.
+"""Saving of models with adapters attached: so that they load again, or not at all.
 
-diffusers saves of a UNet with a LoRA on it tensors that no reader takes, and opens the folder with
-random ones in their place; transformers saves of a text encoder with one the LoRA alone.
+For a UNet with a LoRA on it diffusers saves tensors that no loader reads, and then loads the folder
+with random ones in their place; for a text encoder with a LoRA transformers saves the LoRA alone.
 """
 
 import math
@@ -31,21 +31,23 @@ REMEDY = (
 )
 
 
-def check_parts(parts: Mapping[str, Any], folder: Path) -> list[str]:
-    """Raise ModelError unless each part as it stands can be opened again from `folder`; the names
-    of the text encoders that are saved with the LoRA on them."""
+def check_saveable(parts: Mapping[str, Any], folder: Path) -> list[str]:
+    """Return the names of the text encoders to save with their LoRA.
+
+    Raises ModelError unless each part as it is can be loaded again from `folder`.
+    """
     with_lora = []
     for name, part in parts.items():
         if not isinstance(part, nn.Module):
             continue
         if any(tuned(part)):
-            if why := unlike_its_file(part):
+            if why := lora_save_problem(part):
                 raise ModelError(f"A LoRA is on the {name}, and {why}. {REMEDY}")
             with_lora.append(name)
             with bare(part):
-                check_part(name, part)
+                check_weights_match_config(name, part)
         else:
-            check_part(name, part)
+            check_weights_match_config(name, part)
             if (folder / name / CONFIG).exists():
                 raise OutputError(
                     f"{folder / name} holds the LoRA of another model, which would be read as a "
@@ -54,8 +56,8 @@ def check_parts(parts: Mapping[str, Any], folder: Path) -> list[str]:
     return with_lora
 
 
-def unlike_its_file(part: nn.Module) -> str:
-    """Why a part with layers of peft's on it would open as something else, or ""."""
+def lora_save_problem(part: nn.Module) -> str:
+    """Return the reason why a part with peft layers would load as something else, or ""."""
     if not isinstance(part, PreTrainedModel):
         return "a folder of diffusers' has no place for it"
     called = list(getattr(part, "peft_config", {}))
@@ -78,8 +80,8 @@ def unlike_its_file(part: nn.Module) -> str:
     return ""
 
 
-def check_part(name: str, part: nn.Module) -> None:
-    """Raise ModelError unless its tensors are those that its config asks for."""
+def check_weights_match_config(name: str, part: nn.Module) -> None:
+    """Raise ModelError unless the part's tensors are those that its config describes."""
     kind, config = type(part).__name__, getattr(part, "config", None)
     if kind not in SKELETONS or config is None:
         return
@@ -103,16 +105,19 @@ def check_part(name: str, part: nn.Module) -> None:
         )
 
 
-def save_beneath(encoder: PreTrainedModel, folder: Path, **options: Any) -> None:
-    """Put the weights under the LoRA beside it, where transformers looks for them."""
+def save_base_weights(encoder: PreTrainedModel, folder: Path, **options: Any) -> None:
+    """Save the weights under the LoRA beside it, where transformers looks for them."""
     with bare(encoder):
         encoder.save_pretrained(folder, **options)
 
 
 @contextmanager
-def alone(encoders: Iterable[PreTrainedModel]) -> Iterator[None]:
-    """Within the block the LoRA of each encoder is the only one that is named active on it:
-    `pipe.set_adapters` names those of the other parts too, and transformers saves none of two."""
+def only_adapter_active(encoders: Iterable[PreTrainedModel]) -> Iterator[None]:
+    """Make the LoRA of each encoder the only active one within the block.
+
+    `pipe.set_adapters` activates the names of the other parts too, and transformers saves none of
+    two.
+    """
     named = []
     for encoder in encoders:
         (adapter,) = encoder.peft_config
@@ -126,9 +131,11 @@ def alone(encoders: Iterable[PreTrainedModel]) -> Iterator[None]:
             module._active_adapter = active
 
 
-def name_magnitudes(folder: Path) -> None:
-    """Give the magnitudes of a DoRA the names that both peft and transformers 5 take: under those
-    that transformers itself writes it passes them over."""
+def rename_dora_magnitudes(folder: Path) -> None:
+    """Rename the magnitudes of a DoRA so that both peft and transformers 5 load them.
+
+    transformers ignores them under the names that it writes itself.
+    """
     tensors = read_tensors(folder / WEIGHTS)
     ending = ".lora_magnitude_vector"
     if any(name.endswith(ending) for name in tensors):
@@ -136,14 +143,14 @@ def name_magnitudes(folder: Path) -> None:
         write_tensors(folder / WEIGHTS, named, {"format": "pt"})
 
 
-def check_adapter(place: Path) -> None:
-    """Raise ModelError where a part of a folder holds a LoRA that is none, or not whole."""
+def check_adapter_file(place: Path) -> None:
+    """Raise ModelError where a part's folder holds a LoRA that is invalid or incomplete."""
     if (place / CONFIG).is_file():
         read(place)
 
 
-def check_opened(folder: Path, parts: Mapping[str, Any]) -> None:
-    """Raise ModelError where a LoRA of the folder is not on its text encoder, layer by layer."""
+def check_adapters_loaded(folder: Path, parts: Mapping[str, Any]) -> None:
+    """Raise ModelError where layers of a folder's LoRA are missing from its text encoder."""
     for name, part in parts.items():
         if not isinstance(part, PreTrainedModel) or not (folder / name / CONFIG).is_file():
             continue

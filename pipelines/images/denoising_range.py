@@ -1,7 +1,7 @@
-"""Which turns of a schedule one run takes, where several pipelines share a picture.
+"""The timesteps of a run that makes a part of an image's schedule, for several pipelines in turn.
 
-A share is counted in the noise the model was trained on, as diffusers does: the base draws with
-denoising_end=0.8, the refiner goes on with denoising_start=0.8, whatever the steps of each.
+A fraction counts the noise that the model was trained on, as in diffusers: the base draws with
+denoising_end=0.8, the refiner continues with denoising_start=0.8, whatever their step counts.
 """
 
 import math
@@ -10,21 +10,21 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from pipelines.images.input_images import later_steps
+from pipelines.images.input_images import strength_timesteps
 from t2i.errors import ArgumentError
 
 
-class Stretch(NamedTuple):
-    """Turns that follow on one another."""
+class TimestepRange(NamedTuple):
+    """Consecutive timesteps of a scheduler."""
 
     timesteps: Tensor
     num_inference_steps: int
-    left: int = 0
+    remaining: int = 0
     """Turns of the scheduler that come after these, for somebody else to take."""
 
 
-def check_shares(denoising_start: float | None, denoising_end: float | None) -> None:
-    """Raise ArgumentError unless the shares are numbers between 0 and 1 that leave some steps."""
+def check_denoising_fractions(denoising_start: float | None, denoising_end: float | None) -> None:
+    """Raise ArgumentError unless the fractions lie between 0 and 1, the start below the end."""
     for name, share in (("denoising_start", denoising_start), ("denoising_end", denoising_end)):
         if share is not None and (not isinstance(share, Real) or not 0 < share < 1):
             raise ArgumentError(
@@ -39,52 +39,62 @@ def check_shares(denoising_start: float | None, denoising_end: float | None) -> 
             )
 
 
-def stretch_of(
+def image_timesteps(
     scheduler: Any,
     num_inference_steps: int,
     strength: float,
     denoising_start: float | None,
     denoising_end: float | None,
-) -> Stretch:
-    """The turns of a picture that is changed by `strength`, or goes on at `denoising_start`, where
-    strength has no say."""
+) -> TimestepRange:
+    """Return the timesteps for an image changed by `strength`, or continued at `denoising_start`.
+
+    With `denoising_start` strength is ignored.
+    """
     if denoising_start is None:
-        stretch = Stretch(*later_steps(scheduler, num_inference_steps, strength))
+        timestep_range = TimestepRange(
+            *strength_timesteps(scheduler, num_inference_steps, strength)
+        )
     else:
-        stretch = from_share(scheduler, denoising_start)
-    return until_share(scheduler, stretch, denoising_end)
+        timestep_range = timesteps_from(scheduler, denoising_start)
+    return limit_to_end(scheduler, timestep_range, denoising_end)
 
 
-def from_share(scheduler: Any, denoising_start: float) -> Stretch:
-    """The turns that are left when this share is done; the scheduler is set to their first."""
-    later = int((scheduler.timesteps < cutoff(scheduler, denoising_start)).sum())
+def timesteps_from(scheduler: Any, denoising_start: float) -> TimestepRange:
+    """Return the timesteps after this fraction, and set the scheduler to their first."""
+    later = int((scheduler.timesteps < cutoff_timestep(scheduler, denoising_start)).sum())
     if scheduler.order == 2 and later % 2 == 0:
         later += 1  # Second-order samplers take all turns but the first in twos.
     begin = len(scheduler.timesteps) - later
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(begin)
     timesteps = scheduler.timesteps[begin:]
-    return Stretch(timesteps, some("denoising_start", denoising_start, timesteps, scheduler.order))
+    return TimestepRange(
+        timesteps, count_steps("denoising_start", denoising_start, timesteps, scheduler.order)
+    )
 
 
-def until_share(scheduler: Any, stretch: Stretch, denoising_end: float | None) -> Stretch:
-    """The turns of `stretch` before this share is done; all of them for None."""
+def limit_to_end(
+    scheduler: Any, timestep_range: TimestepRange, denoising_end: float | None
+) -> TimestepRange:
+    """Return the timesteps of the range before this fraction; all of them for None."""
     if denoising_end is None:
-        return stretch
-    count = int((stretch.timesteps >= cutoff(scheduler, denoising_end)).sum())
-    timesteps = stretch.timesteps[:count]
-    steps = some("denoising_end", denoising_end, timesteps, scheduler.order)
-    return Stretch(timesteps, steps, stretch.left + len(stretch.timesteps) - count)
+        return timestep_range
+    count = int((timestep_range.timesteps >= cutoff_timestep(scheduler, denoising_end)).sum())
+    timesteps = timestep_range.timesteps[:count]
+    steps = count_steps("denoising_end", denoising_end, timesteps, scheduler.order)
+    return TimestepRange(
+        timesteps, steps, timestep_range.remaining + len(timestep_range.timesteps) - count
+    )
 
 
-def cutoff(scheduler: Any, share: float) -> int:
-    """The training timestep at which this share of the noise is gone."""
+def cutoff_timestep(scheduler: Any, share: float) -> int:
+    """Return the training timestep at which this fraction of the noise is removed."""
     trained: int = scheduler.config["num_train_timesteps"]
     return round(trained - share * trained)
 
 
-def some(name: str, share: float, timesteps: Tensor, order: int) -> int:
-    """How many steps these turns are, or an ArgumentError where there is none."""
+def count_steps(name: str, share: float, timesteps: Tensor, order: int) -> int:
+    """Return the number of steps that these timesteps make; ArgumentError if there is none."""
     if len(timesteps) == 0:
         raise ArgumentError(
             f"Got {name}={share}, which leaves no step: raise num_inference_steps, or let the "

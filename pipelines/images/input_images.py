@@ -1,6 +1,6 @@
-"""Pictures that a pipeline is given: brought to size, to latents, and to a place in the schedule.
+"""Input images of a pipeline: preprocessed, encoded to latents, with their noise and timesteps.
 
-B batch rows (here: pictures), C channels, H W latent size, Y X picture size.
+B batch rows (here: images), C channels, H W latent size, Y X image size.
 """
 
 import warnings
@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipelines.loop import Generators
-from pipelines.run import arguments
+from pipelines.run import argument_checks
 from t2i.denoiser.families import sd
 from t2i.errors import ArgumentError, library_message
 from t2i.masks import ODDITY_WARNINGS, Oddity, flatten_mask, mask_oddity
@@ -27,6 +27,7 @@ Images = Image.Image | np.ndarray[Any, Any] | Tensor | list[Any]
 
 
 def check_images(name: str, images: object) -> None:
+    """Raise ArgumentError unless these are Pillow images, arrays or tensors."""
     first = images[0] if isinstance(images, list | tuple) and images else images
     if not isinstance(first, Image.Image | np.ndarray | Tensor):
         raise ArgumentError(
@@ -35,8 +36,11 @@ def check_images(name: str, images: object) -> None:
         )
 
 
-def pixels_of(processor: VaeImageProcessor, name: str, images: Any, **options: Any) -> Tensor:
-    """Pixels (B, 3, Y, X) in -1..1 at a size the autoencoder can read; latents as they are."""
+def preprocess_images(
+    processor: VaeImageProcessor, name: str, images: Any, **options: Any
+) -> Tensor:
+    """Return pixels (B, 3, Y, X) in -1..1 at a size the autoencoder can read; latents are
+    unchanged."""
     check_images(name, images)
     try:
         pixels_BCYX: Tensor = processor.preprocess(images, **options)
@@ -56,10 +60,10 @@ def pixels_of(processor: VaeImageProcessor, name: str, images: Any, **options: A
     return pixels_BCYX.float()
 
 
-def in_full(images: Any) -> Any:
-    """Pillow's pictures in RGB, on white where they are transparent; all others as they are."""
+def to_opaque_rgb(images: Any) -> Any:
+    """Convert Pillow images to RGB, on white where transparent; all others are unchanged."""
     if isinstance(images, list | tuple):
-        return [in_full(one) for one in images]
+        return [to_opaque_rgb(one) for one in images]
     if not isinstance(images, Image.Image):
         return images
     picture = to_rgb_or_rgba(images)
@@ -68,13 +72,13 @@ def in_full(images: Any) -> Any:
     return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
 
 
-def painted_masks(masks: Any) -> Any:
-    """Return masks without transparency: Pillow's flattened, truth values as 1 and 0, others as is.
+def convert_masks(masks: Any) -> Any:
+    """Convert Pillow masks as `t2i.masks.flatten_mask` does, and booleans to 1 and 0.
 
-    Warn of masks that are probably not meant (see t2i.masks.mask_oddity).
+    All others are unchanged. Warns of masks that are probably a mistake.
     """
     if isinstance(masks, list | tuple):
-        return [painted_masks(one) for one in masks]
+        return [convert_masks(one) for one in masks]
     if isinstance(masks, Tensor) and masks.dtype == torch.bool:
         return masks.float()
     if isinstance(masks, np.ndarray) and masks.dtype == np.bool_:
@@ -86,16 +90,17 @@ def painted_masks(masks: Any) -> Any:
     return flatten_mask(masks)
 
 
-def are_pillow(images: Any) -> bool:
+def is_pillow(images: Any) -> bool:
+    """Return True for a Pillow image or a list of them."""
     first = images[0] if isinstance(images, list | tuple) and images else images
     return isinstance(first, Image.Image)
 
 
 def check_masks(mask_BCYX: Tensor, pictures: int, pillow: bool) -> None:
-    """Raise ArgumentError for masks that are no masks; warn of those that ask for all or nothing.
+    """Raise ArgumentError for invalid masks; warn of masks that select all or nothing.
 
-    pictures : that are to be made
-    pillow : they were pictures, of which `painted_masks` has warned
+    num_images : to be generated
+    pillow : the masks were Pillow images, of which `convert_masks` has warned
     """
     if mask_BCYX.shape[1] != 1:
         raise ArgumentError(
@@ -116,17 +121,17 @@ def check_masks(mask_BCYX: Tensor, pictures: int, pillow: bool) -> None:
             warnings.warn(f"The mask {ODDITY_WARNINGS[odd]}", stacklevel=2)
 
 
-def latents_of(
+def encode_images(
     vae: sd.VAE,
     pixels_BCYX: Tensor,
     pictures: int,
     generator: Generators | None,
     like: Tensor,
 ) -> Tensor:
-    """Latents (pictures, C, H, W), scaled; fewer pictures than asked for are repeated.
+    """Encode images to scaled latents (num_images, C, H, W), repeated if there are fewer images.
 
-    With a list of generators each row draws from its own, so that a batch equals its pictures one
-    by one. What has as many channels as latents is taken to be latents.
+    With a list of generators each row draws from its own, so that a batch equals its images one by
+    one. Input with as many channels as latents is taken to be latents.
     """
     pixels_BCYX = pixels_BCYX.to(like.device, like.dtype)
     given = pixels_BCYX.shape[0]
@@ -146,7 +151,7 @@ def latents_of(
     return torch.cat([latents_BCHW] * (pictures // latents_BCHW.shape[0])).to(like.dtype)
 
 
-def first_noise(
+def prepare_noise(
     pipe: Any,
     text_BTD: Tensor,
     height: int | None,
@@ -154,7 +159,7 @@ def first_noise(
     generator: Generators | None,
     latents: Tensor | None,
 ) -> Tensor:
-    """Noise (B, C, H, W) of variance 1, one row per row of the text, drawn or from `latents`."""
+    """Return noise (B, C, H, W) of variance 1, one row per text row: drawn, or `latents`."""
     default_height, default_width = sd.default_size(pipe.unet, pipe.vae)
     if isinstance(latents, Tensor) and latents.ndim == 4:
         factor = sd.pixels_per_latent(pipe.vae)
@@ -166,25 +171,26 @@ def first_noise(
         pipe.vae.config["latent_channels"],
         *sd.latent_size(pipe.vae, height, width),
     )
-    return noise_of(shape, generator, latents, text_BTD.device, text_BTD.dtype)
+    return draw_noise(shape, generator, latents, text_BTD.device, text_BTD.dtype)
 
 
-def noise_of(
+def draw_noise(
     shape: tuple[int, ...],
     generator: Generators | None,
     latents: Tensor | None,
     device: torch.device,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Noise of this shape and variance 1: `latents` where they are given, else drawn."""
+    """Return noise of this shape and variance 1: `latents` where given, else drawn."""
     if latents is not None:
-        arguments.check_latents(latents, shape)
+        argument_checks.check_latents(latents, shape)
         return latents.to(device, dtype)
     drawn: Tensor = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
     return drawn
 
 
-def noise_like(latents_BCHW: Tensor, generator: Generators | None) -> Tensor:
+def draw_noise_like(latents_BCHW: Tensor, generator: Generators | None) -> Tensor:
+    """Draw noise with the shape, device and dtype of these latents."""
     drawn_BCHW: Tensor = randn_tensor(
         latents_BCHW.shape,
         generator=generator,
@@ -194,10 +200,12 @@ def noise_like(latents_BCHW: Tensor, generator: Generators | None) -> Tensor:
     return drawn_BCHW
 
 
-def later_steps(scheduler: Any, num_inference_steps: int, strength: float) -> tuple[Tensor, int]:
-    """The timesteps that are left when a picture is changed by `strength`, and their number.
+def strength_timesteps(
+    scheduler: Any, num_inference_steps: int, strength: float
+) -> tuple[Tensor, int]:
+    """Return the timesteps for an image changed by `strength`, and the number of steps.
 
-    Strength 1 takes all of them, .5 the second half: `int(num_inference_steps * strength)`, as
+    Strength 1 takes all of them, 0.5 the second half: `int(num_inference_steps * strength)`, as
     SDEdit (Meng et al. 2021, https://arxiv.org/abs/2108.01073) and diffusers.
     """
     if not isinstance(strength, Real) or not 0 <= strength <= 1:

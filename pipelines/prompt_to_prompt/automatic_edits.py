@@ -1,11 +1,11 @@
-"""The edits of attention that a source, its targets and wishes for their words call for."""
+"""Automatic choice of attention edits for a source, its targets and options for their words."""
 
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pipelines.prompt_to_prompt.edit_kinds import Change, change_of
+from pipelines.prompt_to_prompt.edit_kinds import PromptChange, classify_change
 from t2i.attention.edits.base.edit import Edit
 from t2i.attention.edits.local_blend import LocalBlend
 from t2i.attention.edits.refine import Refine
@@ -34,7 +34,7 @@ WINDOWS: dict[type[Edit], str] = {
 
 
 def is_blend(value: object) -> bool:
-    """Whether it is "auto", None, or words of the source and of the target."""
+    """Return True for "auto", None, or a pair of words of the source and of the target."""
     if value is None or (isinstance(value, str) and value == "auto"):
         return True
     sides = value if isinstance(value, tuple) and len(value) == 2 else [None]
@@ -46,15 +46,16 @@ def is_blend(value: object) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wishes:
-    """What somebody wants of the targets, beside what their prompts say.
+class WordEditOptions:
+    """Options of the targets of a prompt edit, beside their prompts.
 
-    weights : a word -> its factor, in each target that has the word
-    blend : change nothing but where these words are; a list has a pair for each target; None for
-        no such bounds
-    cross_replace, self_replace : when words, and places of the picture, look as in the source
+    weights : word -> factor, in each target that has the word
+    blend : change only the region of these words; a list has a pair per target; None changes the
+        whole image
+    cross_replace, self_replace : steps in which the attention maps of words, and those of image
+        positions, are those of the source
 
-    What is "auto" is chosen by the kind of change, see pipelines.prompt_to_prompt.edit_kinds.
+    "auto" is resolved by the kind of change, see pipelines.prompt_to_prompt.edit_kinds.
     """
 
     weights: Mapping[str, float] = field(default_factory=dict)
@@ -80,7 +81,7 @@ class Wishes:
             )
 
     def blends(self, targets: int) -> Sequence[Literal["auto"] | Blend | None]:
-        """That of each target."""
+        """Return the blend of each target; ArgumentError where a list has another length."""
         if not isinstance(self.blend, list):
             return [self.blend] * targets  # type: ignore[list-item]  # a tuple is one pair
         if len(self.blend) != targets:
@@ -93,31 +94,33 @@ class Wishes:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """How one target is edited: what its kind says, under what was wished for."""
+class TargetSettings:
+    """Settings of the edits of one target: the options given, else those of its kind of change."""
 
-    change: Change
+    change: PromptChange
     cross_replace: Window
     self_replace: Window
     blend: Blend | None
 
 
-def choices(prompts: Sequence[str | Prompt], num_steps: int, wishes: Wishes) -> list[Choice]:
-    """For each target, behind the source."""
+def choose_target_settings(
+    prompts: Sequence[str | Prompt], num_steps: int, options: WordEditOptions
+) -> list[TargetSettings]:
+    """Return the settings of each target; `prompts` begins with the source."""
     found = []
-    blends = wishes.blends(len(prompts) - 1)
+    blends = options.blends(len(prompts) - 1)
     for prompt, blend in zip(prompts[1:], blends, strict=True):
-        weighted = any(has(prompt, word) for word in wishes.weights)
-        if turns_of(prompts[0], prompt, num_steps) == {0}:
-            change = change_of(said(prompts[0]), said(prompt), weighted=weighted)
+        weighted = any(has_word(prompt, word) for word in options.weights)
+        if steps_with_changes(prompts[0], prompt, num_steps) == {0}:
+            change = classify_change(cond_text(prompts[0]), cond_text(prompt), weighted=weighted)
         else:
-            change = Change("other")  # its words change on the way
+            change = PromptChange("other")  # its words change on the way
         settings = change.settings
         if blend == "auto":
             blend = change.words if settings.blended else None
-        cross, own = wishes.cross_replace, wishes.self_replace
+        cross, own = options.cross_replace, options.self_replace
         found.append(
-            Choice(
+            TargetSettings(
                 change,
                 settings.cross_replace if cross == "auto" else cross,
                 settings.self_replace if own == "auto" else own,
@@ -128,34 +131,38 @@ def choices(prompts: Sequence[str | Prompt], num_steps: int, wishes: Wishes) -> 
 
 
 def choose_edits(
-    prompts: Sequence[str | Prompt], num_steps: int, wishes: Wishes, max_positions: int
+    prompts: Sequence[str | Prompt], num_steps: int, options: WordEditOptions, max_positions: int
 ) -> list[Edit]:
-    """Edits for prompts of which the first is the source, in the order in which they act.
+    """Return the edits for prompts of which the first is the source, in the order in which they
+    act.
 
-    Where two prompts have as many words at every step these are swapped (Replace); else the prompts
-    are aligned (Refine). Then come weights on the source's map, then the layout, then the blend.
+    Where two prompts have equal word counts at every step their words are swapped (Replace); else
+    the prompts are aligned (Refine). Then follow weights on the source's map, the layout, and the
+    blend.
     """
-    check_weighted(prompts[1:], wishes.weights)
+    check_weighted_words(prompts[1:], options.weights)
     edits: list[Edit] = []
-    chosen_for = choices(prompts, num_steps, wishes)
+    chosen_for = choose_target_settings(prompts, num_steps, options)
     for target, (prompt, choice) in enumerate(zip(prompts[1:], chosen_for, strict=True), start=1):
-        swap = as_many_words(prompts[0], prompt, num_steps)
+        swap = has_equal_word_counts(prompts[0], prompt, num_steps)
         kind = Replace if swap else Refine
         chosen: list[Edit] = [kind(target=target, steps=choice.cross_replace)]
-        weights = {word: factor for word, factor in wishes.weights.items() if has(prompt, word)}
+        weights = {
+            word: factor for word, factor in options.weights.items() if has_word(prompt, word)
+        }
         if weights:
             steps = choice.cross_replace
             chosen.append(Reweight(source=0, target=target, weights=weights, steps=steps))
         layout = SelfReplace(target=target, steps=choice.self_replace, max_positions=max_positions)
         chosen.append(layout)
-        edits += [edit for edit in chosen if reaches(edit, num_steps)]
+        edits += [edit for edit in chosen if covers_any_step(edit, num_steps)]
         if choice.blend is not None:
             edits.append(LocalBlend(target=target, words=choice.blend))
     return edits
 
 
-def reaches(edit: Edit, num_steps: int) -> bool:
-    """Whether any step lies in its window; a warning where that was not to be expected."""
+def covers_any_step(edit: Edit, num_steps: int) -> bool:
+    """Return True if any step lies in the edit's window; warn where none does unexpectedly."""
     if any(edit.covers(step, num_steps) for step in range(num_steps)):
         return True
     if not is_empty(edit.steps):
@@ -168,34 +175,37 @@ def reaches(edit: Edit, num_steps: int) -> bool:
     return False
 
 
-def as_many_words(source: str | Prompt, target: str | Prompt, num_steps: int) -> bool:
-    turns = turns_of(source, target, num_steps)
+def has_equal_word_counts(source: str | Prompt, target: str | Prompt, num_steps: int) -> bool:
+    """Return True if source and target have as many words as one another at every step."""
+    turns = steps_with_changes(source, target, num_steps)
     return all(
-        len(words_of(said(source, step, num_steps))) == len(words_of(said(target, step, num_steps)))
+        len(words_of(cond_text(source, step, num_steps)))
+        == len(words_of(cond_text(target, step, num_steps)))
         for step in turns
     )
 
 
-def turns_of(source: str | Prompt, target: str | Prompt, num_steps: int) -> set[int]:
-    """The steps at which either says something else."""
+def steps_with_changes(source: str | Prompt, target: str | Prompt, num_steps: int) -> set[int]:
+    """Return the steps at which either prompt changes, and 0."""
     return {0}.union(*(p.changes(num_steps) for p in (source, target) if isinstance(p, Prompt)))
 
 
-def said(prompt: str | Prompt, step: int = 0, num_steps: int = 1) -> EncoderInput:
-    """What the branch "cond" is told."""
+def cond_text(prompt: str | Prompt, step: int = 0, num_steps: int = 1) -> EncoderInput:
+    """Return the text of the branch "cond" at a step."""
     return prompt.at(step, num_steps)[0][0] if isinstance(prompt, Prompt) else prompt
 
 
-def has(prompt: str | Prompt, word: str) -> bool:
-    return pattern(word).search(plain_text(said(prompt))) is not None
+def has_word(prompt: str | Prompt, word: str) -> bool:
+    """Return True if the prompt contains the word at step 0."""
+    return pattern(word).search(plain_text(cond_text(prompt))) is not None
 
 
-def check_weighted(targets: Sequence[str | Prompt], weights: Mapping[str, float]) -> None:
-    """Raise ArgumentError for a word that no target has."""
+def check_weighted_words(targets: Sequence[str | Prompt], weights: Mapping[str, float]) -> None:
+    """Raise ArgumentError for a weighted word that no target contains."""
     for word in weights:
         if not isinstance(word, str):
             raise ArgumentError(f"Got the word {word!r} in weights, expected a string.")
-        if not any(has(target, word) for target in targets):
-            texts = " ".join(plain_text(said(target)) for target in targets)
+        if not any(has_word(target, word) for target in targets):
+            texts = " ".join(plain_text(cond_text(target)) for target in targets)
             missing = unknown_word_message(word, texts).replace("the prompt", "any target", 1)
             raise ArgumentError(f"weights: {missing}")

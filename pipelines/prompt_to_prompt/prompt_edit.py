@@ -1,32 +1,33 @@
-"""Prompt-to-prompt: a picture, and the same picture of other words: `PromptEditPipeline`.
+"""Prompt-to-prompt editing: an image, and the same image of other words: `PromptEditPipeline`.
 
-B batch rows (here: pictures), C channels, H W latent size.
+B batch rows (here: images), C channels, H W latent size.
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from pipelines.base.output import Drawn
-from pipelines.base.pipeline import Output
-from pipelines.prompt_to_prompt.automatic_edits import Blend, Wishes, choose_edits
+from pipelines.base.output import PipelineOutput
+from pipelines.base.pipeline import OutputOrTuple
+from pipelines.prompt_to_prompt.automatic_edits import Blend, WordEditOptions, choose_edits
 from pipelines.prompt_to_prompt.recorded_source import (
     RecordedSource,
-    check_edits,
     check_no_noise,
-    finish,
-    restored,
+    check_replayable_edits,
+    restored_generators,
+    write_recorded_source,
 )
-from pipelines.prompt_to_prompt.recording import BUDGET, Recording, Remember, written
-from pipelines.run import arguments
-from pipelines.run.call import Prompts
-from pipelines.run.exclusive_access import alone_with
-from pipelines.run.run_facts import facts_of, recalled
+from pipelines.prompt_to_prompt.recording import BUDGET, RecordingEdit, RecordingProbe, create_steps
+from pipelines.run import argument_checks
+from pipelines.run.call_arguments import Prompts
+from pipelines.run.exclusive_access import exclusive_access
+from pipelines.run.run_facts import RunSettings, collect_facts, settings_from_facts
 from pipelines.run.step_callbacks import StepEndCallback
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.attention.attend import attend
@@ -38,12 +39,12 @@ from t2i.denoiser.memory_checks import memory_to_draw
 from t2i.errors import ArgumentError
 from t2i.text.prompt import Prompt
 
-FEW = 16 * 16
+LAYOUT_POSITIONS = 16 * 16
 """Positions of the sites whose layout prompt-to-prompt keeps, where a model has any so small."""
 
 
 class PromptEditPipeline(TextToImagePipeline):
-    """Draws a source and its targets from one noise, tied to one another by edits of attention.
+    """Generates a source and its targets from one noise, tied to one another by attention edits.
 
     >>> pipe = PromptEditPipeline.from_pretrained("embedded")
     >>> cat, dog = pipe("a cat on a blue background", "a dog on a blue background", seed=7).images
@@ -78,89 +79,89 @@ class PromptEditPipeline(TextToImagePipeline):
         return_dict: bool = True,
         callback_on_step_end: StepEndCallback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
-    ) -> Output:
-        """The source's picture first, then one for each target, in their order.
+    ) -> OutputOrTuple:
+        """Generate the source's image, then one for each target, in their order.
 
-        All begin from the same noise, and a sampler that adds noise adds the same to all, so that
-        the source is the picture that TextToImagePipeline draws of it with this seed. What is left
-        out is as there; 50 steps, guidance 7.5.
+        All start from the same noise, and a stochastic sampler adds the same noise to all, so that
+        the source is the image of TextToImagePipeline with this seed. Defaults are those of that
+        pipeline; 50 steps, guidance 7.5.
 
-        Of a source that was remembered only the targets are computed, with the settings that it
-        was remembered with. They equal those with the source beside them but for the rounding of a
-        smaller batch: after 50 steps of a tiny model the latents differ by 3e-5 of 38 in float32
-        and 6e-14 of 50 in float64; those of the embedded model by nothing.
+        For a recorded source only the targets are computed, with its settings. They equal those
+        computed beside the source up to the rounding of a smaller batch: after 50 steps of a tiny
+        model the latents differ by 3e-5 of 38 in float32 and 6e-14 of 50 in float64; those of the
+        embedded model not at all.
 
         Parameters
         ----------
         edits : "auto", see choose_edits; or your own, where the source is prompt 0 and the targets
-            count from 1: they take the place of the four arguments that follow
+            count from 1: they replace the next four arguments
         weights, blend, cross_replace, self_replace : see
-            pipelines.prompt_to_prompt.automatic_edits.Wishes
-        seed : in the place of a generator
-        latents : noise of one picture
+            pipelines.prompt_to_prompt.automatic_edits.WordEditOptions
+        seed : instead of a generator
+        latents : noise of one image
         """
-        kept = source if isinstance(source, RecordedSource) else None
-        given: dict[str, Any] = {
-            "height": height,
-            "width": width,
-            "num_inference_steps": num_inference_steps,
-            "guidance_scale": guidance_scale,
-            "guidance_rescale": guidance_rescale,
-            "guidance": guidance,
-            "negative_prompt": negative_prompt,
-            "eta": eta,
-            "clip_skip": clip_skip,
-            "cross_attention_kwargs": cross_attention_kwargs,
-        }
-        arguments.check_output_type(output_type)
-        arguments.check_flag("return_dict", return_dict)
-
-        # what is asked for
-        if kept is None:
-            assert not isinstance(source, RecordedSource)
-            prompts = sides(source, target)
-            told = {name: one for name, one in given.items() if one is not None}
-            generators = alike(seed, generator, len(prompts))
-        else:
-            prompts = sides(kept.prompt, target)
-            told = recalled(self, kept.facts, given | {"seed": seed})
-            check_no_noise(generator, latents)
-            generators = restored(kept, len(prompts) - 1)
-            latents = kept.noise
-        size = size_of(self, told.get("height"), told.get("width"), latents)
-        wishes = Wishes(
+        argument_checks.check_output_type(output_type)
+        argument_checks.check_flag("return_dict", return_dict)
+        settings = RunSettings(
+            height=height,
+            width=width,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            guidance_rescale=guidance_rescale,
+            guidance=guidance,
+            negative_prompt=negative_prompt,
+            eta=eta,
+            clip_skip=clip_skip,
+            cross_attention_kwargs=cross_attention_kwargs,
+        )
+        noise = NoiseArguments(seed, generator, latents)
+        recorded = source if isinstance(source, RecordedSource) else None
+        run = plan_edit_run(self, source, target, settings, noise)
+        options = WordEditOptions(
             weights={} if weights is None else weights,
             blend=blend,
             cross_replace=cross_replace,
             self_replace=self_replace,
         )
-        if isinstance(edits, str) and edits == "auto":
-            steps = (self.defaults | told)["num_inference_steps"]
-            edits = self.edits_for(prompts, wishes, steps, *size)
-        else:
-            check_own(edits, wishes)
-        if kept is not None:
-            check_edits(edits, kept.facts)
-            prompts = prompts[1:]
+        run_edits = self._resolve_edits(edits, options, run)
+        if recorded is not None:
+            check_replayable_edits(run_edits, recorded.facts)
 
-        # all at once, or the targets alone
-        with self.alone_with_attention(), attend(self, recorded_source=kept) as attn:
-            for edit in edits:
+        with self.exclusive_attention(), attend(self, recorded_source=recorded) as attn:
+            for edit in run_edits:
                 attn.edit(edit)
             drawn = super().__call__(
-                prompt=prompts,
-                generator=generators,
-                latents=None if latents is None else for_each(latents, len(prompts)),
-                output_type=output_type if kept is None else "latent",
+                prompt=run.prompts if recorded is None else run.prompts[1:],
+                generator=run.generators,
+                latents=run.repeated_latents,
+                output_type=output_type if recorded is None else "latent",
                 return_dict=False,
                 callback_on_step_end=callback_on_step_end,
                 callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
-                **told,
+                **run.arguments,
             )
-        images = first_of(drawn)
-        if kept is not None:
-            images = self.beside(kept, images, output_type)
-        return Drawn(images=images, nsfw_content_detected=None) if return_dict else (images, None)
+        images = images_of(drawn)
+        if recorded is not None:
+            images = self.with_source_image(recorded, images, output_type)
+        if not return_dict:
+            return images, None
+        return PipelineOutput(images=images, nsfw_content_detected=None)
+
+    def _resolve_edits(
+        self,
+        edits: Literal["auto"] | Sequence[Edit],
+        options: WordEditOptions,
+        run: "EditRun",
+    ) -> Sequence[Edit]:
+        """Return the caller's own edits, checked, or those that "auto" chooses for the prompts."""
+        arguments = run.arguments
+        height, width = arguments.get("height"), arguments.get("width")
+        size = image_size(self, height, width, run.latents)
+        if isinstance(edits, str) and edits == "auto":
+            steps = (self.defaults | arguments)["num_inference_steps"]
+            return self.automatic_edits(run.prompts, options, steps, *size)
+        check_custom_edits(edits, options)
+        return edits
 
     @torch.no_grad()
     def remember(
@@ -184,122 +185,185 @@ class PromptEditPipeline(TextToImagePipeline):
         clip_skip: int | None = None,
         cross_attention_kwargs: Mapping[str, object] | None = None,
     ) -> RecordedSource:
-        """Draw a source once, so that each later edit of it computes the targets alone.
+        """Record a source, so that each later edit of it computes the targets alone.
 
-        >>> kept = pipe.remember("a red apple", seed=7)
-        >>> apples = [pipe(kept, "a red apple", weights={"red": w}).images[1] for w in (1, 2, 4)]
+        >>> recorded = pipe.remember("a red apple", seed=7) >>> apples = [pipe(recorded, "a red
+        apple", weights={"red": w}).images[1] for w in (1, 2, 4)]
 
         Parameters
         ----------
-        folder : where to keep it, for load_remembered(folder) to find; else in memory
-        budget : bytes of what is kept, known after the first step
-        max_positions : of the sites whose layout is kept; as edits="auto" needs it when left out
+        folder : written for load_recorded_source(folder) to read; None records in memory
+        budget : most bytes to record, checked after the first step
+        max_positions : of the largest site whose self-attention is recorded; None for what
+            edits="auto" needs
         """
         if not isinstance(source, str | Prompt):
-            sides(source, "")
-        (own,) = alike(seed, generator, 1)
-        size = size_of(self, height, width, latents)
-        most = self.layout_positions(*size) if max_positions is None else max_positions
-        settings: dict[str, Any] = {
-            "height": size[0],
-            "width": size[1],
-            "num_inference_steps": num_inference_steps,
-            "guidance_scale": guidance_scale,
-            "guidance_rescale": guidance_rescale,
-            "guidance": guidance,
-            "negative_prompt": negative_prompt,
-            "eta": eta,
-            "clip_skip": clip_skip,
-            "cross_attention_kwargs": cross_attention_kwargs,
-        }
-        settings |= {name: one for name, one in self.defaults.items() if settings[name] is None}
-        facts = facts_of(self, settings | {"seed": seed})
-        facts |= {"max_positions": most, "generator": str(own.device)}
-        state = own.get_state()
-        place = None if folder is None else Path(folder)
+            list_prompts(source, "")
+        noise = NoiseArguments(seed, generator, latents)
+        (source_generator,) = identical_generators(noise, 1)
+        height, width = image_size(self, height, width, latents)
+        settings = RunSettings(
+            height=height,
+            width=width,
+            num_inference_steps=self.steps_or_default(num_inference_steps),
+            guidance_scale=self.guidance_scale_or_default(guidance_scale),
+            guidance_rescale=guidance_rescale,
+            guidance=guidance,
+            negative_prompt=negative_prompt,
+            eta=eta,
+            clip_skip=clip_skip,
+            cross_attention_kwargs=cross_attention_kwargs,
+        )
+        if max_positions is None:
+            max_positions = self.layout_positions(height, width)
+        facts = collect_facts(self, settings.to_arguments() | {"seed": seed})
+        facts |= {"max_positions": max_positions, "generator": str(source_generator.device)}
+        generator_state = source_generator.get_state()
+        path = None if folder is None else Path(folder)
         with ExitStack() as stack:
-            steps = written(place, stack)
-            stack.enter_context(self.alone_with_attention())
+            steps = create_steps(path, stack)
+            stack.enter_context(self.exclusive_attention())
             with attend(self) as attn:
-                attn.edit(Remember(kept=steps, recording=Recording(most), budget=budget))
+                probe = RecordingProbe(max_positions)
+                attn.edit(RecordingEdit(storage=steps, probe=probe, budget=budget))
                 drawn = super().__call__(
                     prompt=source,
-                    generator=[own],
-                    latents=None if latents is None else for_each(latents, 1),
+                    generator=[source_generator],
+                    latents=None if latents is None else repeat_noise(latents, 1),
                     output_type="latent",
                     return_dict=False,
-                    **settings,
+                    **settings.to_arguments(),
                 )
-            latents_1CHW = first_of(drawn)
-            pixels = self.decoded(latents_1CHW)
-            kept = RecordedSource(source, facts, steps, state, latents, latents_1CHW, pixels)
-            finish(kept)
-        steps.folder = place
-        return kept
+            final_1CHW = images_of(drawn)
+            pixels = self.decode_latents(final_1CHW)
+            recorded = RecordedSource(
+                source, facts, steps, generator_state, latents, final_1CHW, pixels
+            )
+            write_recorded_source(recorded)
+        steps.folder = path
+        return recorded
 
     @contextmanager
-    def alone_with_attention(self) -> Iterator[None]:
-        """Within the block no other thread edits prompts with this UNet; `_interrupt` ends the
-        wait."""
-        with self.waiting() as waiting, alone_with(self.unet, purpose="attention", waiting=waiting):
+    def exclusive_attention(self) -> Iterator[None]:
+        """Prevent other threads from editing prompts with this UNet in the block; `_interrupt` ends
+        waiting."""
+        with (
+            self.waiting() as waiting,
+            exclusive_access(self.unet, purpose="attention", waiting=waiting),
+        ):
             yield
 
-    def beside(self, kept: RecordedSource, latents_BCHW: Tensor, output_type: str) -> Any:
-        """The pictures of a remembered source and of its targets."""
+    def with_source_image(
+        self, kept: RecordedSource, latents_BCHW: Tensor, output_type: str
+    ) -> Any:
+        """Return the images of a recorded source and of its targets."""
         if output_type == "latent":
             return torch.cat([kept.latents.to(latents_BCHW), latents_BCHW])
-        pixels_B3YX = self.decoded(latents_BCHW)
+        pixels_B3YX = self.decode_latents(latents_BCHW)
         every = torch.cat([kept.pixels.to(pixels_B3YX), pixels_B3YX])
         return self.image_processor.postprocess(every, output_type)
 
-    def decoded(self, latents_BCHW: Tensor) -> Tensor:
-        """(B, 3, Y, X)."""
+    def decode_latents(self, latents_BCHW: Tensor) -> Tensor:
+        """Decode latents to pixels, (B, 3, Y, X)."""
         try:
             with memory_to_draw():
                 return sd.decode(self.vae, latents_BCHW)
         finally:
             self.maybe_free_model_hooks()  # type: ignore[no-untyped-call]  # diffusers lacks types
 
-    def edits_for(
+    def automatic_edits(
         self,
         prompts: Sequence[str | Prompt],
-        wishes: Wishes,
+        options: WordEditOptions,
         num_inference_steps: int,
         height: int | None = None,
         width: int | None = None,
     ) -> list[Edit]:
-        """What edits="auto" means for these prompts, the source first."""
-        arguments.check_count("num_inference_steps", num_inference_steps)
-        most = self.layout_positions(*size_of(self, height, width))
-        return choose_edits(prompts, num_inference_steps, wishes, most)
+        """Return the edits that edits="auto" chooses for these prompts, the source first."""
+        argument_checks.check_count("num_inference_steps", num_inference_steps)
+        most = self.layout_positions(*image_size(self, height, width))
+        return choose_edits(prompts, num_inference_steps, options, most)
 
     def layout_positions(self, height: int, width: int) -> int:
-        """Most positions of the sites whose layout edits="auto" keeps, for this size of picture."""
+        """Return the most positions of the sites whose layout edits="auto" keeps at this image
+        size."""
         H, W = sd.latent_size(self.vae, height, width)
         # The layout is kept where it is coarse: large pictures have no site of FEW positions.
         halved = 2 ** (len(self.unet.config["block_out_channels"]) - 1)
         smallest: int = math.ceil(H / halved) * math.ceil(W / halved)
-        return max(FEW, smallest)
+        return max(LAYOUT_POSITIONS, smallest)
 
 
-def sides(source: str | Prompt, target: Prompts) -> list[str | Prompt]:
-    """The prompts of the call: the source, then the targets."""
+@dataclass(frozen=True)
+class NoiseArguments:
+    """Arguments of a call that determine its starting noise."""
+
+    seed: int | None
+    generator: torch.Generator | None
+    latents: Tensor | None
+
+
+@dataclass(frozen=True)
+class EditRun:
+    """Prompts, noise and settings of one editing call.
+
+    prompts : the source first, then the targets
+    arguments : further arguments of TextToImagePipeline, those that are given
+    generators : one per computed prompt
+    latents : noise of one image, if given
+    """
+
+    prompts: list[str | Prompt]
+    arguments: dict[str, Any]
+    generators: list[torch.Generator]
+    latents: Tensor | None
+
+    @property
+    def repeated_latents(self) -> Tensor | None:
+        """Noise of each computed prompt, if given."""
+        return None if self.latents is None else repeat_noise(self.latents, len(self.generators))
+
+
+def plan_edit_run(
+    pipe: Any,
+    source: str | Prompt | RecordedSource,
+    target: Prompts,
+    settings: RunSettings,
+    noise: NoiseArguments,
+) -> EditRun:
+    """Plan a run of source and targets, or of the targets alone if the source is recorded.
+
+    Raises ArgumentError where the settings or the pipeline differ from those of the recording.
+    """
+    if not isinstance(source, RecordedSource):
+        prompts = list_prompts(source, target)
+        generators = identical_generators(noise, len(prompts))
+        return EditRun(prompts, settings.given, generators, noise.latents)
+    prompts = list_prompts(source.prompt, target)
+    arguments = settings_from_facts(pipe, source.facts, settings, noise.seed)
+    check_no_noise(noise.generator, noise.latents)
+    generators = restored_generators(source, len(prompts) - 1)
+    return EditRun(prompts, arguments, generators, source.noise)
+
+
+def list_prompts(source: str | Prompt, target: Prompts) -> list[str | Prompt]:
+    """Return the prompts of the call: the source, then the targets."""
     if not isinstance(source, str | Prompt):
         raise ArgumentError(
             f"Got source of type {type(source).__name__}: {source!r:.80}. Expected one prompt; "
             "the targets may be several."
         )
-    return [source, *arguments.list_of_prompts("target", target)]
+    return [source, *argument_checks.list_of_prompts("target", target)]
 
 
-def check_own(edits: object, wishes: Wishes) -> None:
-    """Raise ArgumentError unless these are somebody's own edits, and all that is wished for."""
+def check_custom_edits(edits: object, options: WordEditOptions) -> None:
+    """Raise ArgumentError unless these are edits, given without options for automatic ones."""
     if not isinstance(edits, list | tuple) or not all(isinstance(edit, Edit) for edit in edits):
         raise ArgumentError(
             f'Got edits={edits!r:.80}, expected "auto", or a list of edits, such as '
             "[Replace(target=1), SelfReplace(target=1)]."
         )
-    if wishes != Wishes():
+    if options != WordEditOptions():
         raise ArgumentError(
             "Got edits of your own, and one of weights, blend, cross_replace and self_replace, "
             'which are for edits="auto": say it with Reweight, LocalBlend or steps= among your '
@@ -307,10 +371,10 @@ def check_own(edits: object, wishes: Wishes) -> None:
         )
 
 
-def size_of(
+def image_size(
     pipe: Any, height: int | None, width: int | None, latents: Tensor | None = None
 ) -> tuple[int, int]:
-    """Height and width of the pictures, in pixels."""
+    """Return height and width of the images, in pixels."""
     default = sd.default_size(pipe.unet, pipe.vae)
     if isinstance(latents, Tensor) and latents.ndim == 4:
         factor = sd.pixels_per_latent(pipe.vae)
@@ -318,8 +382,9 @@ def size_of(
     return (default[0] if height is None else height), (default[1] if width is None else width)
 
 
-def alike(seed: int | None, generator: torch.Generator | None, count: int) -> list[torch.Generator]:
-    """The source's generator, and one in the same state for each target."""
+def identical_generators(noise: "NoiseArguments", count: int) -> list[torch.Generator]:
+    """Return the source's generator, and one in the same state for each target."""
+    seed, generator = noise.seed, noise.generator
     if seed is not None and generator is not None:
         raise ArgumentError("Got both seed and generator: give one of them.")
     whole = isinstance(seed, int) and not isinstance(seed, bool) and -(2**63) <= seed < 2**64
@@ -331,7 +396,7 @@ def alike(seed: int | None, generator: torch.Generator | None, count: int) -> li
     if not isinstance(generator, torch.Generator):
         raise ArgumentError(
             f"Got generator of type {type(generator).__name__}, expected one torch.Generator: "
-            "source and targets begin from the same noise."
+            "source and targets start from the same noise."
         )
     others = [torch.Generator(generator.device) for _ in range(count - 1)]
     for other in others:
@@ -339,8 +404,8 @@ def alike(seed: int | None, generator: torch.Generator | None, count: int) -> li
     return [generator, *others]
 
 
-def for_each(latents_BCHW: Tensor, count: int) -> Tensor:
-    """The same starting noise for each prompt."""
+def repeat_noise(latents_BCHW: Tensor, count: int) -> Tensor:
+    """Repeat the noise of one image for each prompt."""
     if not isinstance(latents_BCHW, Tensor) or latents_BCHW.ndim != 4 or len(latents_BCHW) != 1:
         got = getattr(latents_BCHW, "shape", type(latents_BCHW).__name__)
         raise ArgumentError(
@@ -350,7 +415,7 @@ def for_each(latents_BCHW: Tensor, count: int) -> Tensor:
     return latents_BCHW.repeat(count, 1, 1, 1)
 
 
-def first_of(drawn: Output) -> Any:
-    """The pictures of a call with return_dict=False."""
+def images_of(drawn: OutputOrTuple) -> Any:
+    """Return the images of a call with return_dict=False."""
     assert isinstance(drawn, tuple)
     return drawn[0]

@@ -1,10 +1,10 @@
-"""A source's run, taken down once, so that its later edits need no pass for the source.
+"""A recorded source run, which its later edits read instead of computing the source again.
 
-Of every step: the latents, and at each site what the source asked with and what it looked at. That
-is all that edits of a target read of the source.
+For every step it holds the latents, and for each site the source's query and key: everything that
+edits of a target read of the source.
 
 N heads, Q query positions, K key positions, E width of a head, C channels, H W latent size,
-Y X picture size.
+Y X image size.
 """
 
 import hashlib
@@ -18,9 +18,16 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipelines.prompt_to_prompt.automatic_edits import said
-from pipelines.prompt_to_prompt.recording import BEGUN, ENDED, MANIFEST, Steps, name_of, read_file
-from pipelines.run.run_facts import Facts, prompt_facts
+from pipelines.prompt_to_prompt.automatic_edits import cond_text
+from pipelines.prompt_to_prompt.recording import (
+    END_FILE,
+    MANIFEST,
+    START_FILE,
+    RecordedSteps,
+    read_step_file,
+    step_file_name,
+)
+from pipelines.run.run_facts import Facts, prompt_from_facts, prompt_to_facts
 from t2i.atomic_folders import recover
 from t2i.attention.compute.recorded_rows import RecordedRow
 from t2i.attention.edits.base.edit import Edit
@@ -35,23 +42,23 @@ from t2i.text.prompt import Prompt
 from t2i.text.token_layout import EncoderInput
 
 VERSION = 2
-FOLLOWING = (Replace, Refine, Reweight, SelfReplace, LocalBlend)
+REPLAYABLE = (Replace, Refine, Reweight, SelfReplace, LocalBlend)
 """Edits that need no more of their source than what is kept."""
 
 
 @dataclass(slots=True)
 class RecordedSource:
-    """What PromptEditPipeline.remember gives: hand it to the pipeline in the place of the source.
+    """Recorded run of a source, given to PromptEditPipeline instead of the source prompt.
 
-    facts : what it was made of: model, prompt, sampler and so on; an edit of it takes them over
-    state : of the generator, before anything was drawn
-    noise : that it began from, if that was not drawn
+    facts : model, prompt, sampler and all settings of the run, which edits of it take over
+    state : state of the generator before anything was drawn
+    noise : starting noise, if it was given
     pixels : (1, 3, Y, X) in -1..1
     """
 
     prompt: str | Prompt
     facts: Facts
-    steps: Steps
+    steps: RecordedSteps
     state: Tensor
     noise: Tensor | None
     latents: Tensor
@@ -59,22 +66,24 @@ class RecordedSource:
 
     @property
     def image(self) -> Image.Image:
-        """The source's picture."""
+        """The source's image."""
         pixels_YX3 = ((self.pixels[0].float() / 2 + 0.5).clamp(0, 1) * 255).round()
         return Image.fromarray(pixels_YX3.permute(1, 2, 0).to(torch.uint8).cpu().numpy())
 
     @property
     def bytes(self) -> int:
-        """Of its steps, in memory or on disk."""
+        """Size of the recorded steps in bytes, in memory or on disk."""
         return self.steps.bytes
 
     # what a session asks (t2i.attention.compute.recorded_rows.Source)
 
     def prompt_at(self, step: int) -> EncoderInput:
+        """Return the source's text at a step."""
         turns, asked = self.steps.count, self.facts["num_inference_steps"]
-        return said(self.prompt, step * asked // turns, asked)
+        return cond_text(self.prompt, step * asked // turns, asked)
 
     def recorded_row(self, site: str, step: int) -> RecordedRow | None:
+        """Return the source's query, key and mask at a site and step; None if not recorded."""
         tensors = self.steps[step]
         if f"{site}/query" not in tensors:
             return None
@@ -83,11 +92,12 @@ class RecordedSource:
         )
 
     def latents_at(self, step: int) -> Tensor:
+        """Return the source's latents after a step, (1, C, H, W)."""
         return self.steps[step]["latents"]
 
 
-def check_edits(edits: Sequence[Edit], kept: Facts) -> None:
-    """Raise ArgumentError for an edit that needs more of the source than what is kept."""
+def check_replayable_edits(edits: Sequence[Edit], kept: Facts) -> None:
+    """Raise ArgumentError for an edit that needs more of the source than was recorded."""
     for edit in edits:
         if getattr(edit, "target", None) == 0:
             raise ArgumentError(
@@ -95,8 +105,8 @@ def check_edits(edits: Sequence[Edit], kept: Facts) -> None:
                 "already. The targets count from 1."
             )
         source = getattr(edit, "source", None)
-        if edit.looks_ahead or (source == 0 and not isinstance(edit, FOLLOWING)):
-            names = ", ".join(kind.__name__ for kind in FOLLOWING)
+        if edit.looks_ahead or (source == 0 and not isinstance(edit, REPLAYABLE)):
+            names = ", ".join(kind.__name__ for kind in REPLAYABLE)
             raise ArgumentError(
                 f"{type(edit).__name__} cannot follow a remembered source: only {names} can. Give "
                 "the source as a prompt."
@@ -111,30 +121,30 @@ def check_edits(edits: Sequence[Edit], kept: Facts) -> None:
                 )
 
 
-def finish(kept: RecordedSource) -> None:
-    """Write all but the steps, which are there."""
+def write_recorded_source(kept: RecordedSource) -> None:
+    """Write everything but the steps, which are written already, and the manifest last."""
     folder = kept.steps.folder
     if folder is None:
         return
     noise = {} if kept.noise is None else {"noise": kept.noise.cpu().contiguous()}
-    save_file({"state": kept.state, **noise}, folder / BEGUN)
+    save_file({"state": kept.state, **noise}, folder / START_FILE)
     ended = {"latents": kept.latents, "pixels": kept.pixels}
-    save_file({name: one.cpu().contiguous() for name, one in ended.items()}, folder / ENDED)
-    prompt = prompt_facts(kept.prompt)
+    save_file({name: one.cpu().contiguous() for name, one in ended.items()}, folder / END_FILE)
+    prompt = prompt_to_facts(kept.prompt)
     steps = {"steps": kept.steps.count, "bytes": kept.steps.bytes}
     told = {"version": VERSION, "prompt": prompt, **steps, "facts": kept.facts}
-    digests = {name: digest_of(folder / name) for name in names_of(kept.steps.count)}
-    manifest = told | {"sha256": {**digests, MANIFEST: digest_of_told(told)}}
+    digests = {name: file_digest(folder / name) for name in file_names(kept.steps.count)}
+    manifest = told | {"sha256": {**digests, MANIFEST: manifest_digest(told)}}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
 
-def names_of(steps: int) -> list[str]:
-    """The files beside the manifest."""
-    return [BEGUN, *map(name_of, range(steps)), ENDED]
+def file_names(steps: int) -> list[str]:
+    """Return the names of the files beside the manifest."""
+    return [START_FILE, *map(step_file_name, range(steps)), END_FILE]
 
 
-def digest_of(path: Path) -> str:
-    """Raises DataError for a file that cannot be read."""
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file; DataError if it cannot be read."""
     try:
         with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -142,17 +152,17 @@ def digest_of(path: Path) -> str:
         raise DataError(f"Cannot read {path}: {error.strerror}.") from error
 
 
-def digest_of_told(manifest: Mapping[str, object]) -> str:
-    """Of all that a manifest says but the digests."""
+def manifest_digest(manifest: Mapping[str, object]) -> str:
+    """Return the SHA-256 of everything in a manifest but its digests."""
     told = {key: value for key, value in manifest.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-def load_remembered(folder: str | Path) -> RecordedSource:
-    """A source that PromptEditPipeline.remember(..., folder=...) wrote.
+def load_recorded_source(folder: str | Path) -> RecordedSource:
+    """Load a source that PromptEditPipeline.remember(..., folder=...) has written.
 
-    Raises DataError for a folder that is no such thing, and for one that has changed since by as
-    little as a bit. Its steps are read as they are needed, and not checked again then.
+    Raises DataError for any other folder, and for one that has changed since by as little as a
+    bit. The steps are read when they are needed, and not checked again then.
     """
     folder = Path(folder)
     recover(folder)
@@ -164,15 +174,15 @@ def load_remembered(folder: str | Path) -> RecordedSource:
                 "remember the source anew."
             )
         prompt = manifest["prompt"]
-        text = prompt["text"] if len(prompt) == 1 else Prompt(**prompt)
+        source = prompt_from_facts(prompt)
         facts = dict(manifest["facts"])
         count, size = int(manifest["steps"]), int(manifest["bytes"])
         for name in ("num_inference_steps", "max_positions"):
             facts[name] = int(facts[name])
         digests = dict(manifest["sha256"])
         # First its own, so that no damaged number is counted to.
-        check_digest(folder / MANIFEST, digests, digest_of_told(manifest))
-        missing = [name for name in names_of(count) if not (folder / name).is_file()]
+        check_digest(folder / MANIFEST, digests, manifest_digest(manifest))
+        missing = [name for name in file_names(count) if not (folder / name).is_file()]
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise DataError(
             f"{folder} is no remembered source: {type(error).__name__}: {error}. Name the folder "
@@ -180,14 +190,14 @@ def load_remembered(folder: str | Path) -> RecordedSource:
         ) from error
     if missing:
         raise DataError(f"{folder} lacks {missing[0]}: remember the source anew.")
-    for name in names_of(count):
-        check_digest(folder / name, digests, digest_of(folder / name))
-    begun, ended = read_file(folder / BEGUN), read_file(folder / ENDED)
+    for name in file_names(count):
+        check_digest(folder / name, digests, file_digest(folder / name))
+    begun, ended = read_step_file(folder / START_FILE), read_step_file(folder / END_FILE)
     try:
         return RecordedSource(
-            prompt=text,
+            prompt=source,
             facts=facts,
-            steps=Steps(folder, count=count, bytes=size),
+            steps=RecordedSteps(folder, count=count, bytes=size),
             state=begun["state"],
             noise=begun.get("noise"),
             latents=ended["latents"],
@@ -198,7 +208,7 @@ def load_remembered(folder: str | Path) -> RecordedSource:
 
 
 def check_digest(path: Path, digests: Mapping[str, object], found: str) -> None:
-    """Raise DataError for a file that is not as it was written."""
+    """Raise DataError for a file that has changed since it was written."""
     if digests.get(path.name) != found:
         raise DataError(
             f"{path} has changed since it was written, or its disk has failed: "
@@ -207,6 +217,7 @@ def check_digest(path: Path, digests: Mapping[str, object], found: str) -> None:
 
 
 def check_no_noise(generator: object, latents: object) -> None:
+    """Raise ArgumentError where noise is given for a recorded source."""
     if generator is not None or latents is not None:
         raise ArgumentError(
             "Got generator or latents with a remembered source, which has the noise that it began "
@@ -214,8 +225,8 @@ def check_no_noise(generator: object, latents: object) -> None:
         )
 
 
-def restored(kept: RecordedSource, count: int) -> list[torch.Generator]:
-    """The source's generator as it was at first, for each target."""
+def restored_generators(kept: RecordedSource, count: int) -> list[torch.Generator]:
+    """Return a generator in the source's initial state for each target."""
     generators = [torch.Generator(kept.facts["generator"]) for _ in range(count)]
     for generator in generators:
         generator.set_state(kept.state)

@@ -1,4 +1,4 @@
-"""A run is taken down: of every step the latents, and what attention was given at each site.
+"""Recording of a run: the latents of every step, and the attention inputs at each site.
 
 N heads, Q query positions, K key positions, E width of a head, B batch rows, C channels, H W latent
 size.
@@ -26,15 +26,15 @@ from t2i.errors import ArgumentError, DataError, OutputError
 from t2i.safe_reading.tensors import read_tensors
 
 MANIFEST = "remembered.json"
-BEGUN, ENDED = "begun.safetensors", "ended.safetensors"
+START_FILE, END_FILE = "begun.safetensors", "ended.safetensors"
 OWN_NAMES = re.compile(r"remembered\.json|(begun|ended|step-\d{5,})\.safetensors")
 GIBIBYTE = 1 << 30
 BUDGET = 4 * GIBIBYTE
 
 
 @dataclass(slots=True)
-class Steps:
-    """What is kept of each step; in memory, or a file for each in a folder."""
+class RecordedSteps:
+    """Tensors of each recorded step; in memory, or in a folder with one file per step."""
 
     folder: Path | None = None
     kept: list[dict[str, Tensor]] = field(default_factory=list)
@@ -44,10 +44,11 @@ class Steps:
     """The file that was read last."""
 
     def add(self, tensors: dict[str, Tensor]) -> None:
+        """Append the tensors of a step."""
         if self.folder is None:
             self.kept.append(tensors)
         else:
-            save_file(tensors, self.folder / name_of(self.count))
+            save_file(tensors, self.folder / step_file_name(self.count))
         self.count += 1
         self.bytes += sum(tensor.nbytes for tensor in tensors.values())
 
@@ -55,68 +56,79 @@ class Steps:
         if self.folder is None:
             return self.kept[step]
         if self._open is None or self._open[0] != step:
-            self._open = (step, read_file(self.folder / name_of(step)))
+            self._open = (step, read_step_file(self.folder / step_file_name(step)))
         return self._open[1]
 
 
-class Recording(Probe):
-    """Takes down the source's queries and keys at every site that looks at the text, and at those
-    of at most `max_positions` places that look at the picture."""
+class RecordingProbe(Probe):
+    """Probe that records the source's queries and keys.
+
+    It reads every site that attends to text, and self-attention of at most `max_positions`
+    positions.
+    """
 
     def __init__(self, max_positions: int) -> None:
         super().__init__(words=((0,),))
         self.max_positions = max_positions
-        self.heard: dict[str, Tensor] = {}
+        self.tensors: dict[str, Tensor] = {}
 
     def fits(self, site: Site) -> bool:
+        """Return True for sites that are recorded."""
         return site.kind != "self" or site.positions <= self.max_positions
 
     def covers(self, step: int, num_steps: int) -> bool:
+        """Return True: every step is recorded."""
         return True
 
     def begin(self, prompt_tokens: PromptTokens, latent_size: tuple[int, int] | None) -> None:
+        """Do nothing at the start of a run."""
         return None
 
     def bytes_at(self, site: Site, pictures: int, steps: int) -> int:
+        """Return 0: RecordingEdit checks the budget, since it knows the width of the heads."""
         return 0  # told by Remember, which knows how large a head is
 
     def on_attention(self, probabilities: AttentionProbabilities, call: AttentionCall) -> None:
+        """Copy the source's query, key and mask of this call."""
         (row,) = call.denoiser_pass.cond_rows(0)
         inputs, name = probabilities.inputs, call.site.name
         found = {"query": inputs.query[row : row + 1], "key": inputs.key[row : row + 1]}
         mask = select_mask_row(inputs.mask, row)
         if mask is not None:
             found["mask"] = mask[None]
-        self.heard |= {
+        self.tensors |= {
             f"{name}/{part}": tensor.detach().to("cpu", copy=True).contiguous()
             for part, tensor in found.items()
         }
 
 
 @dataclass(frozen=True, kw_only=True)
-class Remember(Edit):
-    """Changes nothing, and keeps what edits of this run will need.
+class RecordingEdit(Edit):
+    """Edit that changes nothing and records each step.
 
-    budget : bytes of all steps; one that cannot be kept stops the run after its first
+    budget : most bytes of all steps; a run that would exceed it stops after its first step
     """
 
     edits_latents = True
 
-    kept: Steps
-    recording: Recording
+    storage: RecordedSteps
+    probe: RecordingProbe
     budget: int
 
     def fits(self, site: Site) -> bool:
+        """Return False: it changes no attention."""
         return False
 
     def probes(self) -> Sequence[Probe]:
-        return [self.recording]
+        """Return the probe that reads attention for it."""
+        return [self.probe]
 
     def after_step(
         self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, probes: Sequence[Probe]
     ) -> Tensor:
-        tensors = self.recording.heard | {"latents": latents_BCHW.detach().to("cpu", copy=True)}
-        self.recording.heard = {}
+        """Record the step; ArgumentError if all steps would exceed the budget."""
+        tensors = self.probe.tensors | {"latents": latents_BCHW.detach().to("cpu", copy=True)}
+        self.probe.tensors = {}
         needed = denoiser_pass.num_steps * sum(tensor.nbytes for tensor in tensors.values())
         if needed > self.budget:
             raise ArgumentError(
@@ -124,14 +136,14 @@ class Remember(Edit):
                 f"{self.budget / GIBIBYTE:.3g} GiB: raise budget=, or take fewer steps or a "
                 "smaller picture."
             )
-        self.kept.add(tensors)
+        self.storage.add(tensors)
         return latents_BCHW
 
 
-def written(folder: Path | None, stack: ExitStack) -> Steps:
-    """Where steps are kept: in memory, or in a folder that appears when the stack is closed.
+def create_steps(folder: Path | None, stack: ExitStack) -> RecordedSteps:
+    """Return empty steps: in memory, or in a folder that appears when the stack is closed.
 
-    Raises OutputError for a folder that holds anything but a remembered source.
+    Raises OutputError for a folder that holds anything but a recorded source.
     """
     if folder is not None and folder.exists():
         names = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
@@ -142,14 +154,16 @@ def written(folder: Path | None, stack: ExitStack) -> Steps:
                 f"{folder} {what}, and is no remembered source: it is not replaced. Name another "
                 "folder."
             )
-    return Steps(None if folder is None else stack.enter_context(atomic_folder(folder)))
+    return RecordedSteps(None if folder is None else stack.enter_context(atomic_folder(folder)))
 
 
-def name_of(step: int) -> str:
+def step_file_name(step: int) -> str:
+    """Return the file name of a step."""
     return f"step-{step:05d}.safetensors"
 
 
-def read_file(path: Path) -> dict[str, Tensor]:
+def read_step_file(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file; DataError if it cannot be read."""
     try:
         return read_tensors(path)
     except (OSError, SafetensorError) as error:

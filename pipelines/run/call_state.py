@@ -1,4 +1,4 @@
-"""The state of a call, which callbacks and others read and set on its pipeline."""
+"""State of a pipeline call, which callbacks and other threads read and set on the pipeline."""
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,23 +9,23 @@ from typing import Any, ClassVar, overload
 
 from torch import nn
 
-from pipelines.run.exclusive_access import Waiting, alone_with, is_offloaded
-from pipelines.run.own_scheduler import own
+from pipelines.run.exclusive_access import Waiter, exclusive_access, is_offloaded
+from pipelines.run.own_scheduler import own_scheduler
 from t2i.conditioning.run_state import Guidance, StepCallback
 from t2i.errors import ArgumentError
 
 
 @dataclass(eq=False, kw_only=True)
-class CallState(Waiting):
-    """What belongs to one call and to no other.
+class CallState(Waiter):
+    """State that belongs to one call alone.
 
-    schedulers : name of the part -> the pipeline's, and the call's own
-    step_callbacks : those of the pipeline that this call sends along
+    schedulers : name of the part -> the pipeline's scheduler, and the call's own copy
+    step_callbacks : those of the pipeline that take part in this call
     """
 
     guidance_scale: float
     guidance_rescale: float = 0.0
-    own_guidance: Guidance | None = None
+    custom_guidance: Guidance | None = None
     clip_skip: int | None = None
     cross_attention_kwargs: Mapping[str, object] | None = None
     interrupt: bool = False
@@ -38,130 +38,139 @@ _here: ContextVar[tuple[tuple[object, CallState], ...]] = ContextVar("calls", de
 """The calls that this thread is in, the innermost last, each with its pipeline."""
 
 
-class OfCall:
-    """An attribute of a pipeline that belongs to a call: inside one, as in its callbacks, to that
-    one. Elsewhere the call that began last is read, and every call under way is set."""
+class CallStateAttribute:
+    """Descriptor of a pipeline attribute that is kept in the state of a call.
+
+    Inside a call, as in its callbacks, it is that call's. Outside, reading returns that of the call
+    that began last, and setting it sets every running call.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     @overload
-    def __get__(self, pipe: None, owner: object) -> "OfCall": ...
+    def __get__(self, pipe: None, owner: object) -> "CallStateAttribute": ...
     @overload
-    def __get__(self, pipe: "UnderWay", owner: object) -> Any: ...
-    def __get__(self, pipe: "UnderWay | None", owner: object) -> Any:
+    def __get__(self, pipe: "CallStateMixin", owner: object) -> Any: ...
+    def __get__(self, pipe: "CallStateMixin | None", owner: object) -> Any:
         if pipe is None:
             return self
-        state = pipe.current
+        state = pipe.current_call
         if state is None:
             raise AttributeError(f"{type(pipe).__name__} has no {self.name}: nothing was called.")
         return getattr(state, self.name)
 
-    def __set__(self, pipe: "UnderWay", value: Any) -> None:
-        for state in pipe.meant():
+    def __set__(self, pipe: "CallStateMixin", value: Any) -> None:
+        for state in pipe.states_to_set():
             setattr(state, self.name, value)
 
 
-class OwnPart:
-    """A scheduler of a pipeline; inside a call it is the call's own."""
+class CallScheduler:
+    """Descriptor of a pipeline's scheduler; inside a call it is the call's own copy."""
 
     def __set_name__(self, owner: object, name: str) -> None:
         self.name = name
 
     @overload
-    def __get__(self, pipe: None, owner: object) -> "OwnPart": ...
+    def __get__(self, pipe: None, owner: object) -> "CallScheduler": ...
     @overload
-    def __get__(self, pipe: "UnderWay", owner: object) -> Any: ...
-    def __get__(self, pipe: "UnderWay | None", owner: object) -> Any:
+    def __get__(self, pipe: "CallStateMixin", owner: object) -> Any: ...
+    def __get__(self, pipe: "CallStateMixin | None", owner: object) -> Any:
         if pipe is None:
             return self
         if self.name not in vars(pipe):
             raise AttributeError(f"{type(pipe).__name__} has no {self.name}.")
         kept = vars(pipe)[self.name]
-        state = pipe.here
+        state = pipe.innermost_call
         shared, own = (
             (None, None) if state is None else state.schedulers.get(self.name, (None,) * 2)
         )
         return own if kept is shared else kept
 
-    def __set__(self, pipe: "UnderWay", value: Any) -> None:
+    def __set__(self, pipe: "CallStateMixin", value: Any) -> None:
         vars(pipe)[self.name] = value
 
 
-class UnderWay:
-    """Base of our pipelines: a call owns its state, under diffusers' names for it."""
+class CallStateMixin:
+    """Mixin that gives each call its own state, under diffusers' names for it."""
 
-    stepped: ClassVar[tuple[str, ...]] = ("scheduler",)
+    scheduler_names: ClassVar[tuple[str, ...]] = ("scheduler",)
     """Parts that a call steps, and so has of its own."""
 
-    scheduler = OwnPart()
-    _guidance_scale = OfCall("guidance_scale")
-    _guidance_rescale = OfCall("guidance_rescale")
-    _clip_skip = OfCall("clip_skip")
-    _cross_attention_kwargs = OfCall("cross_attention_kwargs")
-    _interrupt = OfCall("interrupt")
-    _num_timesteps = OfCall("num_timesteps")
+    scheduler = CallScheduler()
+    _guidance_scale = CallStateAttribute("guidance_scale")
+    _guidance_rescale = CallStateAttribute("guidance_rescale")
+    _clip_skip = CallStateAttribute("clip_skip")
+    _cross_attention_kwargs = CallStateAttribute("cross_attention_kwargs")
+    _interrupt = CallStateAttribute("interrupt")
+    _num_timesteps = CallStateAttribute("num_timesteps")
 
     def __init__(self) -> None:
         super().__init__()
         self.step_callbacks: list[StepCallback] = []
         """Sent along with every run, before the user's callback."""
         self._calls: list[CallState] = []
-        self._waiting: list[Waiting] = []
+        self._waiting: list[Waiter] = []
         self._last: CallState | None = None
 
     @abstractmethod
     def guidance(self) -> Guidance:
-        """The formula for the current call."""
+        """Return the guidance of the current call."""
 
     @property
     def guidance_scale(self) -> float:
+        """Guidance scale of the current call."""
         scale: float = self._guidance_scale
         return scale
 
     @property
     def do_classifier_free_guidance(self) -> bool:
+        """True if the current call computes an unconditional branch."""
         return "uncond" in self.guidance().needs
 
     @property
     def num_timesteps(self) -> int:
+        """Number of timesteps of the current call."""
         count: int = self._num_timesteps
         return count
 
     @property
     def interrupt(self) -> bool:
-        """Whether a callback has set `_interrupt`, which ends its own call early; set by another
-        thread it ends every call of this pipeline that is under way or waits."""
+        """True once `_interrupt` is set, which ends a call early.
+
+        Set by a callback it ends that callback's call; set by another thread it ends every call of
+        this pipeline that is running or waiting.
+        """
         interrupt: bool = self._interrupt
         return interrupt
 
     # whose state
 
     @property
-    def here(self) -> CallState | None:
-        """Of the call of this pipeline that this thread is in, the innermost."""
+    def innermost_call(self) -> CallState | None:
+        """State of this thread's innermost call of this pipeline, or None."""
         return next((state for pipe, state in reversed(_here.get()) if pipe is self), None)
 
     @property
-    def current(self) -> CallState | None:
-        """Of the call that this thread is in; else of the one that began last."""
+    def current_call(self) -> CallState | None:
+        """State of this thread's innermost call, else of the call that began last."""
         under_way = self._calls
-        return self.here or (under_way[-1] if under_way else self._last)
+        return self.innermost_call or (under_way[-1] if under_way else self._last)
 
-    def meant(self) -> Sequence[Waiting]:
-        """Whose state is set by whoever sets it on the pipeline now."""
-        state = self.here
+    def states_to_set(self) -> Sequence[Waiter]:
+        """Return the states that an attribute set on the pipeline now is written to."""
+        state = self.innermost_call
         if state is not None:
             return [state]
         under_way = [*self._calls, *self._waiting]
         return under_way or [one for one in (self._last,) if one is not None]
 
     @contextmanager
-    def calling(self, state: CallState) -> Iterator[CallState]:
-        """Within the block the pipeline is in this call, in this thread.
+    def enter_call(self, state: CallState) -> Iterator[CallState]:
+        """Make this the current call of the pipeline in this thread, within the block.
 
-        Where hooks bring the models' weights and take them away, it waits until no other thread's
-        call has these models.
+        Where hooks move the models' weights between devices, it first waits until no other
+        thread's call uses these models.
         """
         pipe: Any = self
         around = [one for its, one in _here.get() if its is self]
@@ -175,13 +184,16 @@ class UnderWay:
             self._calls.append(state)
             stack.callback(self._end, state)
             if any(is_offloaded(model) for model in models):
-                stack.enter_context(alone_with(*models, waiting=state))
+                stack.enter_context(exclusive_access(*models, waiting=state))
             stack.callback(pipe.maybe_free_model_hooks)
-            for name in self.stepped:
+            for name in self.scheduler_names:
                 shared = vars(self)[name]
                 if shared is not None:
-                    check_free(shared)
-                    state.schedulers[name] = (shared, stack.enter_context(own(shared, state)))
+                    check_scheduler_not_in_use(shared)
+                    state.schedulers[name] = (
+                        shared,
+                        stack.enter_context(own_scheduler(shared, state)),
+                    )
             token = _here.set((*_here.get(), (self, state)))
             stack.callback(_here.reset, token)
             yield state
@@ -191,9 +203,9 @@ class UnderWay:
         self._last = state
 
     @contextmanager
-    def waiting(self) -> Iterator[Waiting]:
-        """Somebody who waits before a call of this pipeline, and whom `_interrupt` ends."""
-        waiting = Waiting()
+    def waiting(self) -> Iterator[Waiter]:
+        """Register a waiter before a call of this pipeline, which `_interrupt` ends."""
+        waiting = Waiter()
         self._waiting.append(waiting)
         try:
             yield waiting
@@ -201,11 +213,11 @@ class UnderWay:
             self._waiting.remove(waiting)
 
 
-def check_free(scheduler: Any) -> None:
-    """Raise ArgumentError where a call that this one is made from steps the very scheduler."""
+def check_scheduler_not_in_use(scheduler: Any) -> None:
+    """Raise ArgumentError where an outer call of this thread steps the same scheduler object."""
     for _, state in _here.get():
-        for shared, stepped in state.schedulers.values():
-            if stepped is shared is scheduler:
+        for shared, scheduler_names in state.schedulers.values():
+            if scheduler_names is shared is scheduler:
                 raise ArgumentError(
                     f"A callback calls a pipeline whose {type(scheduler).__name__} the outer call "
                     "steps: it cannot be copied, because a method of it was replaced or it holds "

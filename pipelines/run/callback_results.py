@@ -1,4 +1,4 @@
-"""What a user's callback gives back, checked before a run goes on with it."""
+"""Checks of what a user's callback returns, before the run continues with it."""
 
 from collections.abc import Mapping
 from inspect import signature
@@ -12,8 +12,9 @@ from t2i.errors import ArgumentError
 NAME = "callback_on_step_end"
 
 
-def check_takes_a_step(callback: object) -> None:
-    """Raise ArgumentError unless it is a function of a pipeline, a step, a timestep and tensors."""
+def check_callback_signature(callback: object) -> None:
+    """Raise ArgumentError unless the callback can be called with pipeline, step, timestep and
+    tensors."""
     if callback is None:
         return
     if not callable(callback):
@@ -28,8 +29,8 @@ def check_takes_a_step(callback: object) -> None:
         return
 
 
-def tensors_of(returned: object) -> Mapping[str, Any]:
-    """What was returned, if it is a dict."""
+def check_returned_dict(returned: object) -> Mapping[str, Any]:
+    """Return what the callback returned; ArgumentError unless it is a dict."""
     if isinstance(returned, Mapping):
         return returned
     raise ArgumentError(
@@ -38,11 +39,13 @@ def tensors_of(returned: object) -> Mapping[str, Any]:
     )
 
 
-def check_tensor(
+def check_returned_tensor(
     name: str, given: Tensor, returned: object, step: int, *, same_rows: bool = False
 ) -> Tensor:
-    """The tensor that takes the place of what was given after a step, counted from 0; an
-    ArgumentError where it cannot."""
+    """Return the tensor that replaces `given` after a step, counted from 0.
+
+    Raises ArgumentError where type, shape, dtype or device differ, or values are not finite.
+    """
     shape = tuple(given.shape)
     if not isinstance(returned, Tensor):
         raise ArgumentError(
@@ -50,8 +53,10 @@ def check_tensor(
             f"{shape}."
         )
     first = 0 if same_rows else 1
-    alike = returned.ndim == given.ndim and returned.shape[first:] == given.shape[first:]
-    if not alike or returned.dtype != given.dtype:
+    identical_generators = (
+        returned.ndim == given.ndim and returned.shape[first:] == given.shape[first:]
+    )
+    if not identical_generators or returned.dtype != given.dtype:
         raise ArgumentError(
             f"{NAME} returned {name} of shape {tuple(returned.shape)} and {returned.dtype}, "
             f"expected {shape} and {given.dtype}, as it was given."

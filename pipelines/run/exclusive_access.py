@@ -1,4 +1,4 @@
-"""What calls of several threads share and none can own: one call at a time has it."""
+"""Locks on models and schedulers, so that one thread's call uses them at a time."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -11,30 +11,29 @@ from torch import Tensor, nn
 from t2i.attention.hooks.compiled import is_compiled
 from t2i.errors import T2IError
 
-Purpose = Literal["state", "attention"]
+LockPurpose = Literal["state", "attention"]
 """What of a thing is taken: what its use changes in it, or its attention, by an edit of prompts."""
 POLL = 0.05
 """Seconds between two looks at whether somebody has ended the wait."""
 
 
-class Waiting:
-    """Somebody who waits; `interrupt` is set by whoever wants that to end."""
+class Waiter:
+    """A call that waits for a lock; setting `interrupt` ends the wait."""
 
     interrupt = False
 
 
 @contextmanager
-def alone_with(
-    *things: Any, purpose: Purpose = "state", waiting: Waiting | None = None
+def exclusive_access(
+    *things: Any, purpose: LockPurpose = "state", waiting: Waiter | None = None
 ) -> Iterator[None]:
-    """Within the block no other thread has any of these for this purpose; the same thread may take
-    them again.
+    """Hold the locks of these objects for this purpose within the block; reentrant in one thread.
 
     Ctrl-C ends the wait, and so does `waiting.interrupt`, with a T2IError.
     """
     with ExitStack() as stack:
         # In one order everywhere, so that no two wait for one another.
-        for lock in (lock_of(thing, purpose) for thing in sorted(things, key=id)):
+        for lock in (lock_for(thing, purpose) for thing in sorted(things, key=id)):
             while not lock.acquire(timeout=POLL):
                 if waiting is not None and waiting.interrupt:
                     raise T2IError(
@@ -45,32 +44,33 @@ def alone_with(
         yield
 
 
-def lock_of(thing: Any, purpose: Purpose) -> "threading.RLock":
+def lock_for(thing: Any, purpose: LockPurpose) -> "threading.RLock":
+    """Return the lock of an object for a purpose."""
     with _guard:
         return _locks.setdefault(thing, {}).setdefault(purpose, threading.RLock())
 
 
 _guard = threading.Lock()
-_locks: WeakKeyDictionary[Any, dict[Purpose, "threading.RLock"]] = WeakKeyDictionary()
+_locks: WeakKeyDictionary[Any, dict[LockPurpose, "threading.RLock"]] = WeakKeyDictionary()
 
 
-def pass_by_pass(denoise: Callable[..., Tensor], model: nn.Module) -> Callable[..., Tensor]:
-    """The same denoiser, in one thread at a time where a pass changes the model for its duration:
-    LoRA layers are scaled, and torch.compile compiles."""
+def one_pass_at_a_time(denoise: Callable[..., Tensor], model: nn.Module) -> Callable[..., Tensor]:
+    """Return `denoise`, locked where a pass changes the model: scales LoRA or compiles."""
     if not has_loras(model) and not is_compiled(model):
         return denoise
 
     def alone(*args: Any, **kwargs: Any) -> Tensor:
-        with alone_with(model):
+        with exclusive_access(model):
             return denoise(*args, **kwargs)
 
     return alone
 
 
 def has_loras(model: object) -> bool:
+    """Return True for a model with peft adapters."""
     return hasattr(model, "peft_config")
 
 
 def is_offloaded(model: nn.Module) -> bool:
-    """Whether hooks of accelerate or diffusers bring its weights and take them away."""
+    """Return True if hooks of accelerate or diffusers move the model's weights between devices."""
     return hasattr(model, "_hf_hook") or hasattr(model, "_diffusers_hook")

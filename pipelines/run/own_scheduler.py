@@ -1,4 +1,4 @@
-"""A scheduler of the call's own: stepping it moves nobody else's."""
+"""A copy of the scheduler for each call, so that stepping it affects no other call."""
 
 import copy
 import threading
@@ -10,18 +10,18 @@ from typing import Any
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from pipelines.run.exclusive_access import Waiting, alone_with
+from pipelines.run.exclusive_access import Waiter, exclusive_access
 
 
 @contextmanager
-def own(scheduler: Any, waiting: Waiting) -> Iterator[Any]:
-    """A copy of the scheduler; when the block ends the scheduler is where the copy was left.
+def own_scheduler(scheduler: Any, waiting: Waiter) -> Iterator[Any]:
+    """Yield a copy of the scheduler; afterwards the scheduler has the copy's state.
 
-    One that cannot be copied is given itself, to one thread at a time.
+    A scheduler that cannot be copied is yielded itself, to one thread at a time.
     """
-    copied = copy_of(scheduler)
+    copied = copy_scheduler(scheduler)
     if copied is None:
-        with alone_with(scheduler, waiting=waiting):
+        with exclusive_access(scheduler, waiting=waiting):
             yield scheduler
         return
     try:
@@ -31,11 +31,10 @@ def own(scheduler: Any, waiting: Waiting) -> Iterator[Any]:
             vars(scheduler).update(vars(copied))
 
 
-def copy_of(scheduler: Any) -> Any | None:
-    """One that shares nothing but the config; None where that cannot be had.
+def copy_scheduler(scheduler: Any) -> Any | None:
+    """Return a deep copy that shares only the config, or None if there can be none.
 
-    A method that was replaced on the object would step the scheduler it was taken from, and models
-    are not copied.
+    A method replaced on the object would step the original scheduler, and models are not copied.
     """
     if scheduler is None:
         return None

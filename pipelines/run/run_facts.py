@@ -1,14 +1,15 @@
-"""What a run depends on, as JSON holds it: two runs of the same facts are the same."""
+"""Everything that a run depends on, as JSON data: runs with equal facts are equal."""
 
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 
-from t2i.conditioning.guidance_registry import from_dict as guidance_from_dict
-from t2i.conditioning.guidance_registry import to_dict as guidance_to_dict
+from t2i.conditioning.guidance_registry import guidance_from_dict, guidance_to_dict
+from t2i.conditioning.run_state import Guidance
 from t2i.errors import ArgumentError
 from t2i.text.prompt import Prompt
 
@@ -18,9 +19,11 @@ Facts = dict[str, Any]
 """What JSON can hold."""
 
 
-def fingerprint(pipe: Any) -> str:
-    """SHA-256 over names, shapes and evenly spread values of all weights, and how strongly LoRA
-    layers act: what tells two models apart in a moment."""
+def model_fingerprint(pipe: Any) -> str:
+    """Return a SHA-256 that identifies a model's weights in a moment.
+
+    It covers names, shapes and evenly spaced values of all weights, and the scales of LoRA layers.
+    """
     sha = hashlib.sha256()
     for part in ("unet", "text_encoder", "text_encoder_2", "vae"):
         model = getattr(pipe, part, None)
@@ -39,25 +42,57 @@ def fingerprint(pipe: Any) -> str:
     return sha.hexdigest()
 
 
-def check_facts(kept: Facts, here: Facts) -> None:
-    """Raise ArgumentError where an edit asks for another run than the one that was kept."""
+def check_same_facts(kept: Facts, here: Facts) -> None:
+    """Raise ArgumentError where an edit needs another run than the recorded one."""
     for name, value in here.items():
         if kept.get(name) != value:
             raise ArgumentError(
-                f"The source was remembered with {name}={short(kept.get(name))}, and this call or "
-                f"pipeline has {name}={short(value)}. Leave {name} as it was, or remember the "
-                "source anew."
+                f"The source was recorded with {name}={shorten(kept.get(name))}, but this call or "
+                f"pipeline has {name}={shorten(value)}. Leave {name} as it was, or record the "
+                "source again."
             )
 
 
-def prompt_facts(prompt: str | Prompt) -> Facts:
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """Arguments of a call that a recorded source fixes for its edits; None where not given."""
+
+    height: int | None
+    width: int | None
+    num_inference_steps: int | None
+    guidance_scale: float | None
+    guidance_rescale: float | None
+    guidance: Guidance | None
+    negative_prompt: str | Prompt | None
+    eta: float | None
+    clip_skip: int | None
+    cross_attention_kwargs: Mapping[str, object] | None
+
+    def to_arguments(self) -> dict[str, Any]:
+        """Return all settings by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Settings by name, without those that are None."""
+        return {name: value for name, value in self.to_arguments().items() if value is not None}
+
+
+def prompt_to_facts(prompt: str | Prompt) -> Facts:
+    """Return a prompt as JSON data."""
     if isinstance(prompt, str):
         return {"text": prompt}
     return {"text": prompt.text, "dialect": prompt.dialect, "weights": prompt.weights}
 
 
-def facts_of(pipe: Any, settings: Mapping[str, Any]) -> Facts:
-    """What a run depends on beside its prompts, as JSON holds it."""
+def prompt_from_facts(facts: Mapping[str, Any]) -> str | Prompt:
+    """Return the prompt that `prompt_to_facts` has written."""
+    text: str = facts["text"]
+    return text if len(facts) == 1 else Prompt(**facts)
+
+
+def collect_facts(pipe: Any, settings: Mapping[str, Any]) -> Facts:
+    """Return everything a run depends on beside its prompts, as JSON data."""
     config = dict(pipe.scheduler.config)
     # diffusers makes this list from a set, so that its order differs from process to process.
     if "_use_default_values" in config:
@@ -67,32 +102,36 @@ def facts_of(pipe: Any, settings: Mapping[str, Any]) -> Facts:
     if values.get("guidance") is not None:
         values["guidance"] = guidance_to_dict(values["guidance"])
     if values.get("negative_prompt") is not None:
-        values["negative_prompt"] = prompt_facts(values["negative_prompt"])
+        values["negative_prompt"] = prompt_to_facts(values["negative_prompt"])
     if values.get("cross_attention_kwargs") is not None:
         values["cross_attention_kwargs"] = dict(values["cross_attention_kwargs"])
     return values | {
-        "model": fingerprint(pipe),
+        "model": model_fingerprint(pipe),
         "sampler": type(pipe.scheduler).__name__,
         "sampler_config": hashlib.sha256(sampler_config.encode()).hexdigest(),
         "precision": str(pipe.unet.dtype),
     }
 
 
-def recalled(pipe: Any, kept: Facts, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that the source was remembered with, as arguments of a call.
+def settings_from_facts(
+    pipe: Any, kept: Facts, settings: RunSettings, seed: int | None
+) -> dict[str, Any]:
+    """Return the settings of a recorded source as arguments of a call.
 
-    Raises ArgumentError where others are given, or the pipeline is another.
+    Raises ArgumentError if other settings are given, or the pipeline is another one.
     """
-    said = {name: value for name, value in given.items() if value is not None}
-    check_facts(kept, facts_of(pipe, said))
-    told = {name: kept.get(name) for name in given if name != "seed"}
-    if told["guidance"] is not None:
-        told["guidance"] = guidance_from_dict(told["guidance"])
-    if told["negative_prompt"] is not None:
-        negative = told["negative_prompt"]
-        told["negative_prompt"] = negative["text"] if len(negative) == 1 else Prompt(**negative)
-    return told
+    given = settings.given
+    if seed is not None:
+        given["seed"] = seed
+    check_same_facts(kept, collect_facts(pipe, given))
+    arguments = {name: kept.get(name) for name in settings.to_arguments()}
+    if arguments["guidance"] is not None:
+        arguments["guidance"] = guidance_from_dict(arguments["guidance"])
+    if arguments["negative_prompt"] is not None:
+        arguments["negative_prompt"] = prompt_from_facts(arguments["negative_prompt"])
+    return arguments
 
 
-def short(value: object) -> str:
+def shorten(value: object) -> str:
+    """Return the first 60 characters of a value's repr."""
     return f"{value!r:.60}"

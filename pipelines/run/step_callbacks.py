@@ -1,4 +1,4 @@
-"""Visitors that every pipeline sends along with a run: the progress bar and the user's callback."""
+"""Step callbacks of every pipeline: progress bar, scheduled prompts, the user's callback."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from pipelines.run.callback_results import check_tensor, tensors_of
+from pipelines.run.callback_results import check_returned_dict, check_returned_tensor
 from t2i.conditioning.conditioning import Conditioning
 from t2i.conditioning.run_state import Guidance, RunState
 from t2i.errors import ArgumentError
@@ -16,24 +16,26 @@ StepEndCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]]
 """diffusers' callback_on_step_end: (pipeline, step, timestep, tensors) -> tensors to replace."""
 
 
-class Bar(Protocol):
-    """What a progress bar (tqdm's, or the CLI's own) must do."""
+class ProgressBar(Protocol):
+    """A progress bar: tqdm's, or the command line's own."""
 
-    def update(self) -> object: ...
+    def update(self) -> object:
+        """Advance the bar by one."""
 
 
-class Progress:
-    """Moves a bar by one for each step the user asked for, however many passes it takes."""
+class ProgressCallback:
+    """Step callback that advances a bar once per requested step, however many passes it takes."""
 
-    def __init__(self, bar: Bar, num_inference_steps: int, order: int) -> None:
+    def __init__(self, bar: ProgressBar, num_inference_steps: int, order: int) -> None:
         self.bar = bar
         self.num_inference_steps = num_inference_steps
         self.order = order
 
     def before_pass(self, run: RunState) -> None:
-        pass
+        """Do nothing."""
 
     def after_step(self, run: RunState) -> None:
+        """Advance the bar if a requested step is complete."""
         passes = run.step + 1
         first_passes = run.num_steps - self.num_inference_steps * self.order
         if passes == run.num_steps or (passes > first_passes and passes % self.order == 0):
@@ -41,15 +43,19 @@ class Progress:
 
 
 class CallbackPipeline(Protocol):
-    """What a user's callback may read and set on the pipeline it is handed."""
+    """The attributes of a pipeline that its user's callback may read and set."""
 
     @property
-    def interrupt(self) -> bool: ...
-    def guidance(self) -> Guidance: ...
+    def interrupt(self) -> bool:
+        """True once the run is to stop."""
+
+    def guidance(self) -> Guidance:
+        """Return the guidance of the current call."""
 
 
-class Callback:
-    """Calls the user's callback_on_step_end and takes over what it returns or sets."""
+class UserCallback:
+    """Step callback that calls the user's callback_on_step_end, and applies what it returns or
+    sets."""
 
     def __init__(
         self,
@@ -65,9 +71,11 @@ class Callback:
         self.guidance = pipeline.guidance()
 
     def before_pass(self, run: RunState) -> None:
+        """Stop the run if the pipeline was interrupted."""
         run.stop = run.stop or self.pipeline.interrupt
 
     def after_step(self, run: RunState) -> None:
+        """Call the callback, and apply the returned tensors and a changed guidance."""
         if self.callback is None:
             return
         tensors: dict[str, Any] = {
@@ -76,18 +84,20 @@ class Callback:
             "negative_prompt_embeds": self.negative_prompt_embeds,
         } | {name: run.conditioning.extra.get(key) for name, key in EXTRA.items()}
         wanted = {name: tensors[name] for name in self.tensor_inputs}
-        returned = tensors_of(self.callback(self.pipeline, run.step, run.timestep, wanted))
+        returned = check_returned_dict(self.callback(self.pipeline, run.step, run.timestep, wanted))
 
         if "latents" in returned:
-            run.latents_BCHW = check_tensor(
+            run.latents_BCHW = check_returned_tensor(
                 "latents", run.latents_BCHW, returned["latents"], run.step, same_rows=True
             )
         if "prompt_embeds" in returned:
             text_BTD = run.conditioning.text_BTD
-            text_BTD = check_tensor("prompt_embeds", text_BTD, returned["prompt_embeds"], run.step)
-            run.conditioning = with_text(run.conditioning, text_BTD)
+            text_BTD = check_returned_tensor(
+                "prompt_embeds", text_BTD, returned["prompt_embeds"], run.step
+            )
+            run.conditioning = replace_text(run.conditioning, text_BTD)
         extra = {
-            key: check_tensor(name, tensors[name], returned[name], run.step)
+            key: check_returned_tensor(name, tensors[name], returned[name], run.step)
             for name, key in EXTRA.items()
             if name in returned and tensors[name] is not None
         }
@@ -98,10 +108,10 @@ class Callback:
             run.guidance = self.guidance = self.pipeline.guidance()
 
 
-class Turning:
-    """Tells the denoiser what the prompt says from each step on, as the user counts steps.
+class PromptSchedule:
+    """Step callback that switches the conditioning at the steps where a scheduled prompt changes.
 
-    told : step -> what is said from then on; the first is 0
+    conditionings : step, as the user counts steps -> conditioning from there on; the first is 0
     """
 
     def __init__(self, told: Mapping[int, Conditioning], num_inference_steps: int) -> None:
@@ -110,6 +120,7 @@ class Turning:
         self.said = 0
 
     def before_pass(self, run: RunState) -> None:
+        """Switch the conditioning if another one begins at this step."""
         step = run.step * self.num_inference_steps // run.num_steps
         turn = max(first for first in self.told if first <= step)
         if turn != self.said:
@@ -117,15 +128,15 @@ class Turning:
             run.conditioning = self.told[turn]
 
     def after_step(self, run: RunState) -> None:
-        pass
+        """Do nothing."""
 
 
 EXTRA = {"add_text_embeds": "text_embeds", "add_time_ids": "time_ids"}
 """diffusers' name for a callback's tensor -> its name in `Conditioning.extra`."""
 
 
-def with_text(conditioning: Conditioning, text_BTD: Tensor) -> Conditioning:
-    """The same rows told something else; one row per picture leaves the prompt's branch alone."""
+def replace_text(conditioning: Conditioning, text_BTD: Tensor) -> Conditioning:
+    """Return the conditioning with other text; one row per image leaves the branch "cond" alone."""
     if text_BTD.shape[0] == conditioning.text_BTD.shape[0]:
         return replace(conditioning, text_BTD=text_BTD)
     conditional = conditioning.select(("cond",))

@@ -1,6 +1,6 @@
-"""From embeddings to what the denoiser is told: one row per picture, branch after branch.
+"""Conditioning built from embeddings: one row per image, branch after branch.
 
-B batch rows (here: pictures), T text tokens, D text width, C channels, H W latent size.
+B batch rows (here: images), T text tokens, D text width, C channels, H W latent size.
 """
 
 from collections.abc import Mapping
@@ -10,19 +10,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.run.call import Call, Start
+from pipelines.run.call_arguments import CallArguments, RunStart
 from pipelines.text.image_prompts import image_prompts
 from t2i.conditioning.conditioning import Branch, Conditioning, join_branches
 from t2i.denoiser.families import sd, sdxl
 from t2i.text.encoders.selection import EncodedText
 
 
-def rows(pipe: Any, told: EncodedText, call: Call, device: torch.device) -> EncodedText:
-    """One row per picture, where and as the UNet reads them."""
+def expand_to_images(
+    pipe: Any, told: EncodedText, call: CallArguments, device: torch.device
+) -> EncodedText:
+    """Repeat the embeddings to one row per image, on the UNet's device and in its dtype."""
     part = pipe.text_encoder_2 or pipe.text_encoder or pipe.unet
 
-    def per_picture(rows: Tensor, dtype: torch.dtype | None) -> Tensor:
-        return rows.to(device, dtype).repeat_interleave(call.num_images_per_prompt, dim=0)
+    def per_picture(expand_to_images: Tensor, dtype: torch.dtype | None) -> Tensor:
+        return expand_to_images.to(device, dtype).repeat_interleave(
+            call.num_images_per_prompt, dim=0
+        )
 
     return EncodedText(
         per_picture(told.text_BTD, part.dtype),
@@ -31,17 +35,20 @@ def rows(pipe: Any, told: EncodedText, call: Call, device: torch.device) -> Enco
     )
 
 
-def tell(
+def build_conditioning(
     pipe: Any,
     told: Mapping[Branch, EncodedText],
-    begun: Start,
-    call: Call,
+    begun: RunStart,
+    call: CallArguments,
     device: torch.device,
 ) -> Conditioning:
-    """One row per picture for each branch, and all that this family's UNet reads beside."""
+    """Build the conditioning of all branches, with everything else that the UNet reads."""
     branches = tuple(told)
     conditioning = join_branches({branch: one.text_BTD for branch, one in told.items()})
-    extra = {name: torch.cat([rows] * len(branches)) for name, rows in begun.extra.items()}
+    extra = {
+        name: torch.cat([expand_to_images] * len(branches))
+        for name, expand_to_images in begun.extra.items()
+    }
     extra |= image_prompts(pipe, call, branches, begun.latents_BCHW.shape[0], device)
 
     if pipe.unet.config["time_cond_proj_dim"] is not None:
@@ -50,9 +57,9 @@ def tell(
         )
     if sdxl.is_told_sizes(pipe.unet):
         pooled = [sdxl.checked(one.pooled_BD) for one in told.values()]
-        told_sizes = sizes(pipe, call, begun.latents_BCHW)
+        told_sizes = image_sizes(pipe, call, begun.latents_BCHW)
         if sdxl.is_told_a_score(pipe.unet, pooled[0].shape[1]):
-            told_sizes = scored(told_sizes[0], call)
+            told_sizes = sizes_with_scores(told_sizes[0], call)
         extra["text_embeds"] = torch.cat(pooled)
         extra["time_ids"] = torch.cat(
             [
@@ -62,13 +69,16 @@ def tell(
         )
     mask_BT = None
     if any(one.mask_BT is not None for one in told.values()):
-        mask_BT = torch.cat([seen(one) for one in told.values()])
+        mask_BT = torch.cat([mask_or_ones(one) for one in told.values()])
     return replace(conditioning, extra=extra, mask_BT=mask_BT)
 
 
-def scored(positive: sdxl.Sizes, call: Call) -> tuple[sdxl.Sizes, sdxl.Sizes]:
-    """What the refiner is told; for "uncond" each that is not given is the positive's, but the
-    crop, as in StableDiffusionXLImg2ImgPipeline."""
+def sizes_with_scores(positive: sdxl.Sizes, call: CallArguments) -> tuple[sdxl.Sizes, sdxl.Sizes]:
+    """Return the refiner's sizes and aesthetic scores, for "cond" and for "uncond".
+
+    As in StableDiffusionXLImg2ImgPipeline, negative sizes default to the positive ones, but not the
+    crop.
+    """
     negative = sdxl.Sizes(
         call.negative_original_size or positive.original,
         call.negative_crops_coords_top_left,
@@ -77,15 +87,17 @@ def scored(positive: sdxl.Sizes, call: Call) -> tuple[sdxl.Sizes, sdxl.Sizes]:
     return replace(positive, score=call.aesthetic_score), negative
 
 
-def seen(told: EncodedText) -> Tensor:
-    """Its mask (B, T), all True where it has none."""
+def mask_or_ones(told: EncodedText) -> Tensor:
+    """Return the mask (B, T), all True if there is none."""
     if told.mask_BT is not None:
         return told.mask_BT
     return torch.ones(told.text_BTD.shape[:2], dtype=torch.bool, device=told.text_BTD.device)
 
 
-def sizes(pipe: Any, call: Call, latents_BCHW: Tensor) -> tuple[sdxl.Sizes, sdxl.Sizes]:
-    """What SDXL is told of the picture's size; and for "uncond"."""
+def image_sizes(
+    pipe: Any, call: CallArguments, latents_BCHW: Tensor
+) -> tuple[sdxl.Sizes, sdxl.Sizes]:
+    """Return the sizes that SDXL reads, for "cond" and for "uncond"."""
     factor = sd.pixels_per_latent(pipe.vae)
     size = (latents_BCHW.shape[2] * factor, latents_BCHW.shape[3] * factor)
     positive = sdxl.Sizes(

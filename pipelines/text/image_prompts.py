@@ -1,6 +1,6 @@
-"""Pictures as prompts: what an IP-Adapter, loaded by diffusers, is told.
+"""Image prompts of IP-Adapters that diffusers has loaded.
 
-B batch rows (here: pictures), I pictures of one prompt, C channels, Y X their size.
+B batch rows (here: images), I images of one prompt, C channels, Y X their size.
 """
 
 from typing import Any
@@ -9,22 +9,26 @@ import torch
 from diffusers.models.embeddings import ImageProjection
 from torch import Tensor
 
-from pipelines.run.call import Call
+from pipelines.run.call_arguments import CallArguments
 from t2i.conditioning.conditioning import Branch
 from t2i.denoiser.families.sd import IMAGE_PROMPT
 from t2i.errors import ArgumentError
 from t2i.terminal import several
 
-Sides = tuple[Tensor | None, Tensor]
+UncondAndCond = tuple[Tensor | None, Tensor]
 """Of one adapter: the rows of "uncond", if it is needed, and of every other branch."""
 
 
 def image_prompts(
-    pipe: Any, call: Call, branches: tuple[Branch, ...], pictures: int, device: torch.device
+    pipe: Any,
+    call: CallArguments,
+    branches: tuple[Branch, ...],
+    pictures: int,
+    device: torch.device,
 ) -> dict[str, Tensor]:
-    """Rows for `Conditioning.extra`, one tensor per adapter, branch after branch.
+    """Return the rows for `Conditioning.extra`, one tensor per adapter, branch after branch.
 
-    Raises ArgumentError where pictures and adapters do not go together.
+    Raises ArgumentError where the numbers of images and adapters differ.
     """
     images, embeds = call.ip_adapter_image, call.ip_adapter_image_embeds
     projection = getattr(pipe.unet, "encoder_hid_proj", None)
@@ -49,9 +53,9 @@ def image_prompts(
     extra = {}
     for number, (one, layer) in enumerate(zip(given, layers, strict=True)):
         if embeds is None:
-            uncond, cond = encoded(pipe, one, layer, device)
+            uncond, cond = encode_image_prompt(pipe, one, layer, device)
         else:
-            uncond, cond = split(one.to(device), "uncond" in branches)
+            uncond, cond = split_embeddings(one.to(device), "uncond" in branches)
         rows = [uncond if branch == "uncond" else cond for branch in branches]
         extra[f"{IMAGE_PROMPT}{number}"] = torch.cat(
             [torch.cat([row] * (pictures // row.shape[0])) for row in rows if row is not None]
@@ -59,8 +63,8 @@ def image_prompts(
     return extra
 
 
-def encoded(pipe: Any, image: Any, layer: Any, device: torch.device) -> Sides:
-    """(1, I, ...) of nothing and of `image`, in the form the adapter's projection reads."""
+def encode_image_prompt(pipe: Any, image: Any, layer: Any, device: torch.device) -> UncondAndCond:
+    """Return embeddings (1, I, ...) of an empty image and of `image`, as the adapter reads them."""
     encoder = pipe.image_encoder
     if encoder is None:
         raise ArgumentError(
@@ -81,8 +85,8 @@ def encoded(pipe: Any, image: Any, layer: Any, device: torch.device) -> Sides:
     return uncond[None], cond[None]
 
 
-def split(embeds: Tensor, guided: bool) -> Sides:
-    """diffusers' form: with guidance the first half of the rows is what nothing looks like."""
+def split_embeddings(embeds: Tensor, guided: bool) -> UncondAndCond:
+    """Split embeddings in diffusers' form: with guidance the first half is of the empty image."""
     if not guided:
         return None, embeds
     if embeds.shape[0] % 2:

@@ -1,5 +1,4 @@
-"""Learned words of files, through diffusers' loader: as whole words, and none that the model knows
-by another meaning."""
+"""Loading of learned words through diffusers' loader: whole words only, and none that is known."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,8 +14,8 @@ WRONG_WIDTH = "Loaded embeddings are of incorrect shape"
 """How diffusers' loader begins to say so."""
 
 
-class LearnedWords(TextualInversionLoaderMixin):
-    """What a pipeline does with learned words."""
+class LearnedWordsMixin(TextualInversionLoaderMixin):
+    """Mixin that loads learned words into a pipeline and expands them in prompts."""
 
     def load_textual_inversion(
         self,
@@ -26,7 +25,7 @@ class LearnedWords(TextualInversionLoaderMixin):
         text_encoder: Any = None,
         **kwargs: Any,
     ) -> None:
-        """As in diffusers, for words that are whole: "zun" is not in "zunflower".
+        """Load learned words as diffusers does, but as whole words: "zun" is not in "zunflower".
 
         Raises ArgumentError for a word that the model knows already, ModelError for vectors of
         another width than its own.
@@ -60,19 +59,20 @@ class LearnedWords(TextualInversionLoaderMixin):
         find: Any = TextualInversionLoaderMixin._retrieve_tokens_and_embeddings
         words, vectors = find(tokens, state_dicts, tokenizer)
         for word in words:
-            check_new(word, tokenizer)
+            check_word_is_new(word, tokenizer)
         return words, vectors
 
     def maybe_convert_prompt(
         self, prompt: str | list[str], tokenizer: PreTrainedTokenizerBase
     ) -> str | list[str]:
-        """Each learned word of several vectors as all its tokens."""
+        """Replace each learned word of several vectors by all its tokens."""
         if isinstance(prompt, str):
             return expand_learned_words(prompt, tokenizer)
         return [expand_learned_words(text, tokenizer) for text in prompt]
 
 
-def check_new(word: str, tokenizer: PreTrainedTokenizerBase) -> None:
+def check_word_is_new(word: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise ArgumentError for a word that the tokenizer knows already."""
     if is_single_token(word, tokenizer):
         raise ArgumentError(
             f"The model knows the word {word!r:.80} already, and with another meaning of it every "

@@ -1,4 +1,4 @@
-"""LoRA layers of text encoders at the strength that a call asks for."""
+"""Scaling of the LoRA layers of text encoders for one call."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,9 +8,8 @@ from torch import nn
 
 
 @contextmanager
-def lora_scaled(loaded: Sequence[nn.Module], scale: float | None) -> Iterator[None]:
-    """Within the block the LoRA layers of models that have some weigh `scale` times what they are
-    set to."""
+def scale_text_loras(loaded: Sequence[nn.Module], scale: float | None) -> Iterator[None]:
+    """Scale the LoRA layers of these models by `scale` within the block."""
     if scale is None or not loaded:
         yield
         return

@@ -1,6 +1,6 @@
-"""Embeddings of pictures as a caller hands them over, or prompts to imagine them from: checked.
+"""Checks of the image embeddings or prompts of a Kandinsky call.
 
-B batch rows (here: pictures), D width of an embedding.
+B batch rows (here: images), D width of an embedding.
 """
 
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.run import arguments
-from pipelines.run.callback_results import tensors_of
+from pipelines.run import argument_checks
+from pipelines.run.callback_results import check_returned_dict
 from pipelines.run.step_callbacks import StepEndCallback
 from t2i.conditioning.conditioning import Branch
 from t2i.errors import ArgumentError
@@ -19,19 +19,22 @@ from t2i.terminal import several
 Embeds = Tensor | Sequence[Tensor]
 """One row per picture; a list is joined, as diffusers does."""
 
-CALLED = {"image_embeds": "prompt_embeds", "negative_image_embeds": "negative_prompt_embeds"}
+CALLBACK_NAMES = {
+    "image_embeds": "prompt_embeds",
+    "negative_image_embeds": "negative_prompt_embeds",
+}
 """A callback's name for embeddings of pictures -> for those of texts of one token."""
 
 
-def by_branch(
+def embeddings_by_branch(
     needs: Sequence[Branch],
     image_embeds: Embeds,
     negative_image_embeds: Embeds | None,
     width: int,
     pictures: int,
 ) -> dict[Branch, Tensor]:
-    """What was given, `pictures` rows for each embedding; "uncond" where guidance needs it."""
-    cond_BD = rows_of("image_embeds", image_embeds, width)
+    """Return the embeddings by branch, `num_images_per_prompt` rows each; "uncond" if needed."""
+    cond_BD = check_embeddings("image_embeds", image_embeds, width)
     given = {"cond": cond_BD}
     if "uncond" in needs:
         if negative_image_embeds is None:
@@ -39,7 +42,7 @@ def by_branch(
                 "Got image_embeds without negative_image_embeds: guidance needs an embedding of "
                 "what is not to be drawn, such as that of a black picture; or guidance_scale=1."
             )
-        uncond_BD = rows_of("negative_image_embeds", negative_image_embeds, width)
+        uncond_BD = check_embeddings("negative_image_embeds", negative_image_embeds, width)
         if len(uncond_BD) not in (1, len(cond_BD)):
             raise ArgumentError(
                 f"Got {several(len(uncond_BD), 'row')} of negative_image_embeds for "
@@ -49,8 +52,8 @@ def by_branch(
     return {branch: rows.repeat_interleave(pictures, dim=0) for branch, rows in given.items()}
 
 
-def rows_of(name: str, embeds: Embeds, width: int) -> Tensor:
-    """The embeddings (B, D), or an ArgumentError for another shape."""
+def check_embeddings(name: str, embeds: Embeds, width: int) -> Tensor:
+    """Return the embeddings as one tensor (B, D); ArgumentError for another shape."""
     given = list(embeds) if isinstance(embeds, list | tuple) else [embeds]
     parts = [part for part in given if isinstance(part, Tensor)]
     if not parts or len(parts) < len(given):
@@ -66,10 +69,10 @@ def rows_of(name: str, embeds: Embeds, width: int) -> Tensor:
     return torch.cat(parts)
 
 
-def prompts_of(
+def check_prior_prompts(
     prompt: object, negative_prompt: object, negative_image_embeds: object, prior: object
 ) -> tuple[list[str], list[str] | None]:
-    """The prompts, and a negative one for each if there are any."""
+    """Return the prompts, and one negative prompt for each if any is given."""
     if prompt is None:
         raise ArgumentError("Got neither prompt nor image_embeds: give exactly one of them.")
     if negative_image_embeds is not None:
@@ -81,29 +84,29 @@ def prompts_of(
             "Got a prompt, but this pipeline has no prior to imagine a picture with: load one, "
             "UnclipPipeline.from_pretrained(decoder, prior=...), or give image_embeds."
         )
-    prompts = literal("prompt", prompt)
+    prompts = plain_strings("prompt", prompt)
     if negative_prompt is None:
         return prompts, None
-    return prompts, literal("negative_prompt", negative_prompt, len(prompts))
+    return prompts, plain_strings("negative_prompt", negative_prompt, len(prompts))
 
 
-def literal(name: str, prompt: object, count: int | None = None) -> list[str]:
-    """The prompts as strings; a prior hears a prompt once, so that no grammar acts on it."""
-    rows = arguments.list_of_prompts(name, prompt, count)
+def plain_strings(name: str, prompt: object, count: int | None = None) -> list[str]:
+    """Return the prompts as strings; ArgumentError for a Prompt, since a prior reads no grammar."""
+    rows = argument_checks.list_of_prompts(name, prompt, count)
     if not all(isinstance(row, str) for row in rows):
         raise ArgumentError(f"Got {name} with a Prompt: a prior reads plain strings.")
     return [str(row) for row in rows]
 
 
-def check_alone(prompt: object, negative_prompt: object) -> None:
-    """Raise ArgumentError where there are prompts beside embeddings."""
+def check_no_prompts(prompt: object, negative_prompt: object) -> None:
+    """Raise ArgumentError where prompts are given beside embeddings."""
     for name, given in (("prompt", prompt), ("negative_prompt", negative_prompt)):
         if given is not None:
             raise ArgumentError(f"Got both {name} and image_embeds: give one of them.")
 
 
-def check_branches(needs: Sequence[Branch]) -> None:
-    """Raise ArgumentError for a guidance that asks for more than embeddings can tell."""
+def check_guidance_branches(needs: Sequence[Branch]) -> None:
+    """Raise ArgumentError for a guidance with other branches than "uncond" and "cond"."""
     if "cond" not in needs or not {*needs} <= {"uncond", "cond"}:
         raise ArgumentError(
             f"Got a guidance of the branches {', '.join(needs)}; a model that is told pictures has "
@@ -111,24 +114,26 @@ def check_branches(needs: Sequence[Branch]) -> None:
         )
 
 
-def called(callback: StepEndCallback) -> StepEndCallback:
-    """The callback under diffusers' names for embeddings of pictures."""
-    theirs = {ours: name for name, ours in CALLED.items()}
+def rename_callback_tensors(callback: StepEndCallback) -> StepEndCallback:
+    """Return the callback with diffusers' names for image embeddings."""
+    theirs = {ours: name for name, ours in CALLBACK_NAMES.items()}
 
     def renamed(pipe: Any, step: int, timestep: Tensor, tensors: dict[str, Any]) -> dict[str, Any]:
         given = {
             theirs.get(name, name): value[:, 0] if name in theirs and value is not None else value
             for name, value in tensors.items()
         }
-        returned = tensors_of(callback(pipe, step, timestep, given))
+        returned = check_returned_dict(callback(pipe, step, timestep, given))
         return {
-            CALLED.get(name, name): widened(value) if name in CALLED else value
+            CALLBACK_NAMES.get(name, name): add_token_axis(value)
+            if name in CALLBACK_NAMES
+            else value
             for name, value in returned.items()
         }
 
     return renamed
 
 
-def widened(embeds: object) -> object:
-    """Embeddings as texts of one token; what is no such thing is refused where it is taken over."""
+def add_token_axis(embeds: object) -> object:
+    """Return embeddings (B, D) as texts of one token, (B, 1, D); anything else is unchanged."""
     return embeds[:, None] if isinstance(embeds, Tensor) and embeds.ndim == 2 else embeds

@@ -1,6 +1,6 @@
-"""From prompts to embeddings of the pictures they speak of: unCLIP's prior, over the one loop.
+"""Image embeddings of prompts, predicted by unCLIP's prior in the common sampling loop.
 
-B batch rows (here: pictures), R rows of a pass, W tokens of a window, D width of an embedding.
+B batch rows (here: images), R rows of a pass, W tokens of a window, D width of an embedding.
 """
 
 import os
@@ -13,9 +13,9 @@ from diffusers.pipelines.kandinsky2_2.pipeline_kandinsky2_2_prior import Kandins
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
-from pipelines.base.saving import check_adapter, check_opened
+from pipelines.base.saving import check_adapter_file, check_adapters_loaded
 from pipelines.loop import Generators, sample
-from pipelines.run.step_callbacks import Progress
+from pipelines.run.step_callbacks import ProgressCallback
 from t2i.conditioning.conditioning import Branch, Conditioning
 from t2i.conditioning.guidance import choose_guidance
 from t2i.conditioning.run_state import RunState
@@ -31,84 +31,88 @@ from t2i.errors import ArgumentError, ModelError
 from t2i.text.encoders.clip import Clip
 
 
-def imagined(
+def sample_image_embeddings(
     pipe: Any,
     prompts: Sequence[str],
     negative_prompts: Sequence[str] | None,
     *,
-    pictures: int,
+    num_images_per_prompt: int,
     num_inference_steps: int,
     guidance_scale: float,
     generator: Generators | None,
     device: torch.device,
 ) -> dict[Branch, Tensor]:
-    """Embeddings (B, D) of what is to be drawn, "cond", and of what is not, "uncond"; `pictures`
-    rows for each prompt.
+    """Sample image embeddings (B, D) of the prompts, "cond", and of the negative prompts, "uncond".
 
-    Without negative prompts "uncond" is a black picture; with them it is imagined too, guided away
-    from nothing but itself, as KandinskyV22PriorPipeline does.
+    Without negative prompts "uncond" is the embedding of a black image; with them it is sampled,
+    guided away from the negative prompt itself, as KandinskyV22PriorPipeline does.
     """
     scheduler = pipe.prior_scheduler
     check_steps(num_inference_steps, scheduler.config["num_train_timesteps"])
     guidance = choose_guidance(guidance_scale)
 
-    # what the prior is told
-    lines = [*prompts, *(negative_prompts or ())]
-    silence = [*negative_prompts, *negative_prompts] if negative_prompts else [""] * len(lines)
-    said: dict[Branch, Sequence[str]] = {"uncond": silence, "cond": lines}
-    rows = [read(pipe, said[branch], pictures, device) for branch in guidance.needs]
-    text_RWD, sentence_RD, mask_RW = (torch.cat(parts) for parts in zip(*rows, strict=True))
-    told = Conditioning(text_RWD, guidance.needs, {unclip.SENTENCE: sentence_RD}, mask_RW)
+    # encode the prompts
+    cond_texts = [*prompts, *(negative_prompts or ())]
+    uncond_texts = [""] * len(cond_texts)
+    if negative_prompts:
+        uncond_texts = [*negative_prompts, *negative_prompts]
+    texts: dict[Branch, Sequence[str]] = {"uncond": uncond_texts, "cond": cond_texts}
+    encoded = [
+        encode_prior_prompts(pipe, texts[branch], num_images_per_prompt, device)
+        for branch in guidance.needs
+    ]
+    text_RWD, sentence_RD, mask_RW = (torch.cat(rows) for rows in zip(*encoded, strict=True))
+    conditioning = Conditioning(text_RWD, guidance.needs, {unclip.SENTENCE: sentence_RD}, mask_RW)
 
-    # step by step, from noise to embeddings
+    # sample embeddings from noise
     if isinstance(generator, list) and negative_prompts:
         generator = generator * 2
     noise_BD = randn_tensor(
-        (len(lines) * pictures, pipe.prior_prior.config["embedding_dim"]),
+        (len(cond_texts) * num_images_per_prompt, pipe.prior_prior.config["embedding_dim"]),
         generator=generator,
         device=device,
         dtype=text_RWD.dtype,
     )
     set_timesteps(scheduler, num_inference_steps, device)
-    run = RunState(first_latents(scheduler, noise_BD), told, guidance, scheduler.timesteps)
-    stepping: Any = unclip.KnowsNext(scheduler)
+    run = RunState(first_latents(scheduler, noise_BD), conditioning, guidance, scheduler.timesteps)
+    prior_scheduler: Any = unclip.KnowsNext(scheduler)
     with pipe.progress_bar(total=num_inference_steps) as bar:
         embeds_BD = sample(
             run,
             partial(unclip.imagine, pipe.prior_prior),
-            stepping,
+            prior_scheduler,
             generator=generator,
-            step_callbacks=[Progress(bar, num_inference_steps, order=1)],
+            step_callbacks=[ProgressCallback(bar, num_inference_steps, order=1)],
         )
     embeds_BD = pipe.prior_prior.post_process_latents(embeds_BD)
     if negative_prompts:
         cond_BD, uncond_BD = embeds_BD.chunk(2)
         return {"cond": cond_BD, "uncond": uncond_BD}
-    black_1D = of_a_black_picture(pipe.prior_image_encoder, device)
+    black_1D = black_image_embedding(pipe.prior_image_encoder, device)
     return {"cond": embeds_BD, "uncond": black_1D.expand_as(embeds_BD)}
 
 
-def read(
-    pipe: Any, lines: Sequence[str], pictures: int, device: torch.device
+def encode_prior_prompts(
+    pipe: Any, texts: Sequence[str], num_images_per_prompt: int, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Each token, the whole sentence, and which tokens are words: one row per picture.
+    """Encode texts to token embeddings, a pooled embedding and the token mask, a row per image.
 
     A prior reads a single window; words that do not fit are dropped with a warning that names them.
     """
     encoder = Clip(pipe.prior_tokenizer, pipe.prior_text_encoder)
-    tokens = encoder.tokenize(lines, length=encoder.window)
+    tokens = encoder.tokenize(texts, length=encoder.window)
     mask_RW = tokens.mask_RW.to(device)
     text_RWD, sentence_RD = encoder.read(tokens.ids_RW.to(device), mask_RW, None)
     assert sentence_RD is not None
     text_RWD, sentence_RD, mask_RW = (
-        tensor.repeat_interleave(pictures, dim=0)
+        tensor.repeat_interleave(num_images_per_prompt, dim=0)
         for tensor in (text_RWD, sentence_RD, mask_RW.bool())
     )
     return text_RWD, sentence_RD, mask_RW
 
 
-def of_a_black_picture(image_encoder: Any, device: torch.device) -> Tensor:
-    """The embedding (1, D) that stands for no picture."""
+def black_image_embedding(image_encoder: Any, device: torch.device) -> Tensor:
+    """Return the embedding (1, D) of a black image."""
     size = image_encoder.config.image_size
     pixels_13YX = torch.zeros(1, 3, size, size, device=device, dtype=image_encoder.dtype)
     embeds_1D: Tensor = image_encoder(pixels_13YX).image_embeds
@@ -116,16 +120,17 @@ def of_a_black_picture(image_encoder: Any, device: torch.device) -> Tensor:
 
 
 def check_steps(steps: int, most: int) -> None:
+    """Raise ArgumentError unless the prior can take this many steps."""
     if not isinstance(steps, int) or not 2 <= steps <= most:
         raise ArgumentError(
             f"Got prior_num_inference_steps={steps!r}, expected a whole number from 2 to {most}."
         )
 
 
-def parts_of_prior(
+def load_prior(
     name_or_path: str | os.PathLike[str], variant: str | None = None, **options: Any
 ) -> dict[str, Any]:
-    """The parts of a prior's folder, checked first, under the names they have beside a decoder."""
+    """Load a prior's folder, checked first; its parts have the names of a combined pipeline."""
     place = resolve(name_or_path, variant)
     if place.is_file() or (contents := check_folder(place, variant)).kind != KANDINSKY_PRIOR:
         kind = "a single file" if place.is_file() else f"a {contents.kind}"
@@ -134,7 +139,7 @@ def parts_of_prior(
             "hub id of a KandinskyV22PriorPipeline."
         )
     for part in contents.parts:
-        check_adapter(place / part)
+        check_adapter_file(place / part)
     absent = {} if "image_processor" in contents.parts else {"image_processor": None}
     with loading(place):
         prior = KandinskyV22PriorPipeline.from_pretrained(
@@ -149,5 +154,5 @@ def parts_of_prior(
     for name, part in prior.components.items():
         if isinstance(part, nn.Module):
             check_weights_finite(str(place / name), part)
-    check_opened(place, prior.components)
+    check_adapters_loaded(place, prior.components)
     return {f"prior_{name}": part for name, part in prior.components.items()}

@@ -1,7 +1,7 @@
-"""Embeddings of pictures, or prompts by way of a prior, to pictures: `UnclipPipeline`.
+"""Image embeddings, or prompts through a prior, to images: `UnclipPipeline`.
 
-B batch rows (here: pictures), D width of an embedding, C channels, H W latent size,
-Y X picture size.
+B batch rows (here: images), D width of an embedding, C channels, H W latent size,
+Y X image size.
 """
 
 import json
@@ -24,19 +24,19 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from pipelines.base.loading_checks import Checked, notes_on
-from pipelines.base.output import Drawn
-from pipelines.base.pipeline import Output
-from pipelines.images.input_images import noise_of
+from pipelines.base.loading_checks import CheckedPipeline, attached_notes
+from pipelines.base.output import PipelineOutput
+from pipelines.base.pipeline import OutputOrTuple
+from pipelines.images.input_images import draw_noise
 from pipelines.loop import Generators, sample
-from pipelines.run import arguments
-from pipelines.run.call_state import CallState, OwnPart, UnderWay
-from pipelines.run.callback_results import check_takes_a_step
-from pipelines.run.exclusive_access import pass_by_pass
-from pipelines.run.step_callbacks import Callback, Progress, StepEndCallback
+from pipelines.run import argument_checks
+from pipelines.run.call_state import CallScheduler, CallState, CallStateMixin
+from pipelines.run.exclusive_access import one_pass_at_a_time
+from pipelines.run.step_callbacks import ProgressCallback, StepEndCallback, UserCallback
 from pipelines.unclip import image_embeddings as picture_embeds
-from pipelines.unclip.prior import imagined, parts_of_prior
-from t2i.conditioning.conditioning import join_branches
+from pipelines.unclip.prior import load_prior, sample_image_embeddings
+from pipelines.unclip.unclip_arguments import UnclipArguments
+from t2i.conditioning.conditioning import Branch, join_branches
 from t2i.conditioning.guidance import choose_guidance
 from t2i.conditioning.run_state import Guidance, RunState, StepCallback
 from t2i.denoiser.families import unclip
@@ -51,28 +51,27 @@ USUAL = {"num_inference_steps": 100, "guidance_scale": 4.0}
 """Of a call where neither it nor the model's notes say any, as in KandinskyV22CombinedPipeline."""
 
 
-class UnclipPipeline(UnderWay, Checked):
-    """Draws what embeddings of pictures show, with Kandinsky 2.2; with its prior, what a prompt
-    says.
+class UnclipPipeline(CallStateMixin, CheckedPipeline):
+    """Generates images of image embeddings with Kandinsky 2.2, or of prompts with its prior.
 
     >>> pipe = UnclipPipeline.from_pretrained(
     ...     "kandinsky-community/kandinsky-2-2-decoder",
     ...     prior="kandinsky-community/kandinsky-2-2-prior",
     ... )
     >>> pipe("a red apple").images[0].save("apple.png")
-    >>> pipe(image_embeds=of_a_picture, negative_image_embeds=of_nothing).images[0].save("like.png")
+    >>> pipe(image_embeds=embeds, negative_image_embeds=zeros).images[0].save("like.png")
 
     Its parts have the names that KandinskyV22CombinedPipeline gives them.
     """
 
-    stepped = ("scheduler", "prior_scheduler")
-    prior_scheduler = OwnPart()
+    scheduler_names = ("scheduler", "prior_scheduler")
+    prior_scheduler = CallScheduler()
     kinds: ClassVar[tuple[str, ...]] = (KANDINSKY,)
     model_cpu_offload_seq = "prior_text_encoder->prior_image_encoder->unet->movq"  # type: ignore[assignment]  # None there
     # Two of its parameters are read outside of its forward.
     _exclude_from_cpu_offload = ["prior_prior"]
     _optional_components = [*(f"prior_{part}" for part in PRIOR), "prior_image_processor"]
-    _callback_tensor_inputs = ["latents", *picture_embeds.CALLED]
+    _callback_tensor_inputs = ["latents", *picture_embeds.CALLBACK_NAMES]
 
     def __init__(
         self,
@@ -101,7 +100,7 @@ class UnclipPipeline(UnderWay, Checked):
             prior_image_encoder=prior_image_encoder,
             prior_image_processor=prior_image_processor,
         )
-        self.notes = notes_on(unet)
+        self.notes = attached_notes(unet)
         self.image_processor = VaeImageProcessor(vae_scale_factor=unclip.pixels_per_latent(movq))
 
     @classmethod
@@ -116,11 +115,11 @@ class UnclipPipeline(UnderWay, Checked):
         A folder that holds both, as KandinskyV22CombinedPipeline saves it, needs no `prior`.
         """
         if prior is not None:
-            kwargs = parts_of_prior(prior, **kwargs) | kwargs
+            kwargs = load_prior(prior, **kwargs) | kwargs
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     def to_json_string(self) -> str:
-        """The model index, under the name of the pipeline of diffusers that has these parts."""
+        """Return the model index, with the class name of diffusers' pipeline of the same parts."""
         index = json.loads(super().to_json_string())
         index["_class_name"] = "KandinskyV22CombinedPipeline"
         if self.prior_prior is None:
@@ -150,97 +149,133 @@ class UnclipPipeline(UnderWay, Checked):
         callback_on_step_end: StepEndCallback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         guidance: Guidance | None = None,
-    ) -> Output:
-        """Draw `num_images_per_prompt` pictures of each prompt, or of each row of `image_embeds`.
+    ) -> OutputOrTuple:
+        """Generate `num_images_per_prompt` images of each prompt, or of each row of `image_embeds`.
 
-        Arguments mean what they mean to KandinskyV22CombinedPipeline and KandinskyV22Pipeline, but
-        `latents` are the decoder's; `guidance` is any of t2i.conditioning that mixes the branches
-        "uncond" and "cond", in the place of `guidance_scale`.
+        Arguments mean what they mean in KandinskyV22CombinedPipeline and KandinskyV22Pipeline, but
+        `latents` are the decoder's; `guidance` is any of t2i.conditioning that needs only the
+        branches "uncond" and "cond", and replaces `guidance_scale`.
         """
-        arguments.check_output_type(output_type)
-        arguments.check_guidance(guidance)
-        arguments.check_count("num_images_per_prompt", num_images_per_prompt)
-        check_takes_a_step(callback_on_step_end)
-        arguments.check_flag("return_dict", return_dict)
-        arguments.check_mapping("cross_attention_kwargs", cross_attention_kwargs)
-        arguments.check_callback_inputs(
-            callback_on_step_end_tensor_inputs, self._callback_tensor_inputs
+        default_steps = self.defaults["num_inference_steps"]
+        default_scale = self.defaults["guidance_scale"]
+        call = UnclipArguments(
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            image_embeds=image_embeds,
+            negative_image_embeds=negative_image_embeds,
+            height=height,
+            width=width,
+            num_inference_steps=default_steps
+            if num_inference_steps is None
+            else num_inference_steps,
+            guidance_scale=default_scale if guidance_scale is None else guidance_scale,
+            prior_num_inference_steps=prior_num_inference_steps,
+            prior_guidance_scale=prior_guidance_scale,
+            num_images_per_prompt=num_images_per_prompt,
+            generator=generator,
+            latents=latents,
+            output_type=output_type,
+            return_dict=return_dict,
+            cross_attention_kwargs=cross_attention_kwargs,
+            callback_on_step_end=callback_on_step_end,
+            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+            guidance=guidance,
         )
+        return self.generate(call)
+
+    def generate(self, call: UnclipArguments) -> OutputOrTuple:
+        """Run a call: embed images or prompts, draw the noise, sample, decode."""
+        call.check(self._callback_tensor_inputs)
         self.scheduler = unclip.settle_scheduler(vars(self)["scheduler"])
-        own = self.defaults
-        if num_inference_steps is None:
-            num_inference_steps = own["num_inference_steps"]
-        if guidance_scale is None:
-            guidance_scale = own["guidance_scale"]
-        state = CallState(guidance_scale=guidance_scale, own_guidance=guidance)
-        with self.calling(state), memory_to_draw():
+        state = CallState(guidance_scale=call.guidance_scale, custom_guidance=call.guidance)
+        with self.enter_call(state), memory_to_draw():
             needs = self.guidance().needs
-            picture_embeds.check_branches(needs)
-            size = self.latent_size(height, width, latents)
+            picture_embeds.check_guidance_branches(needs)
+            size = self.latent_size(call.height, call.width, call.latents)
             device = self._execution_device
+            steps = set_timesteps(self.scheduler, call.num_inference_steps, device)
 
-            steps = set_timesteps(self.scheduler, num_inference_steps, device)
-
-            # what the denoiser is told
-            if image_embeds is None:
-                prompts, negative_prompts = picture_embeds.prompts_of(
-                    prompt, negative_prompt, negative_image_embeds, self.prior_prior
-                )
-                arguments.check_generators(generator, len(prompts) * num_images_per_prompt)
-                embeds = imagined(
-                    self,
-                    prompts,
-                    negative_prompts,
-                    pictures=num_images_per_prompt,
-                    num_inference_steps=prior_num_inference_steps,
-                    guidance_scale=prior_guidance_scale,
-                    generator=generator,
-                    device=device,
-                )
-            else:
-                picture_embeds.check_alone(prompt, negative_prompt)
-                width_D = self.unet.config["encoder_hid_dim"]
-                embeds = picture_embeds.by_branch(
-                    needs, image_embeds, negative_image_embeds, width_D, num_images_per_prompt
-                )
-                arguments.check_generators(generator, len(embeds["cond"]))
+            # embeddings of the images to draw
+            embeds = self._image_embeddings(call, needs, device)
             text = {branch: embeds[branch].to(device, self.unet.dtype)[:, None] for branch in needs}
-            told = join_branches(text)
+            conditioning = join_branches(text)
 
-            # where it starts
-            shape = (told.num_images, self.unet.config["in_channels"], *size)
-            noise_BCHW = noise_of(shape, generator, latents, device, self.unet.dtype)
+            # starting noise
+            shape = (conditioning.num_images, self.unet.config["in_channels"], *size)
+            noise_BCHW = draw_noise(shape, call.generator, call.latents, device, self.unet.dtype)
             latents_BCHW = first_latents(self.scheduler, noise_BCHW)
             check_fits(self.unet, self.movq, latents_BCHW, len(needs), force_not_quantize=True)
 
-            # step by step, to pictures
-            run = RunState(latents_BCHW, told, self.guidance(), self.scheduler.timesteps)
+            # sample and decode
+            run = RunState(latents_BCHW, conditioning, self.guidance(), self.scheduler.timesteps)
             run.denoised_factors = denoised_factors(self.scheduler)
-            called = picture_embeds.CALLED
-            callback = Callback(
-                self,
-                callback_on_step_end and picture_embeds.called(callback_on_step_end),
-                [called.get(name, name) for name in callback_on_step_end_tensor_inputs],
-                text.get("uncond"),
-            )
+            callback = self._user_callback(call, text.get("uncond"))
             latents_BCHW = self.sample(
-                run, steps, generator, [*state.step_callbacks, callback], cross_attention_kwargs
+                run,
+                steps,
+                call.generator,
+                [*state.step_callbacks, callback],
+                call.cross_attention_kwargs,
             )
-            images = self.to_images(latents_BCHW, output_type)
+            images = self.to_images(latents_BCHW, call.output_type)
 
-        if not return_dict:
+        if not call.return_dict:
             return images, None
-        return Drawn(images=images, nsfw_content_detected=None)
+        return PipelineOutput(images=images, nsfw_content_detected=None)
+
+    def _image_embeddings(
+        self, call: UnclipArguments, needs: Sequence[Branch], device: torch.device
+    ) -> dict[Branch, Tensor]:
+        """Return the given embeddings (B, D) by branch, or those the prior predicts for prompts."""
+        if call.image_embeds is not None:
+            picture_embeds.check_no_prompts(call.prompt, call.negative_prompt)
+            embeds = picture_embeds.embeddings_by_branch(
+                needs,
+                call.image_embeds,
+                call.negative_image_embeds,
+                self.unet.config["encoder_hid_dim"],
+                call.num_images_per_prompt,
+            )
+            argument_checks.check_generators(call.generator, len(embeds["cond"]))
+            return embeds
+        prompts, negative_prompts = picture_embeds.check_prior_prompts(
+            call.prompt, call.negative_prompt, call.negative_image_embeds, self.prior_prior
+        )
+        num_images = len(prompts) * call.num_images_per_prompt
+        argument_checks.check_generators(call.generator, num_images)
+        return sample_image_embeddings(
+            self,
+            prompts,
+            negative_prompts,
+            num_images_per_prompt=call.num_images_per_prompt,
+            num_inference_steps=call.prior_num_inference_steps,
+            guidance_scale=call.prior_guidance_scale,
+            generator=call.generator,
+            device=device,
+        )
+
+    def _user_callback(
+        self, call: UnclipArguments, negative_prompt_embeds: Tensor | None
+    ) -> UserCallback:
+        """Return the step callback that calls `callback_on_step_end` with diffusers' names."""
+        callback = call.callback_on_step_end
+        names = picture_embeds.CALLBACK_NAMES
+        return UserCallback(
+            self,
+            callback and picture_embeds.rename_callback_tensors(callback),
+            [names.get(name, name) for name in call.callback_on_step_end_tensor_inputs],
+            negative_prompt_embeds,
+        )
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """The decoder's steps and guidance of a call that says none."""
+        """Steps and guidance scale of the decoder in a call that gives none."""
         return sampling_of(self.notes).over(USUAL)
 
     def latent_size(
         self, height: int | None, width: int | None, latents: object
     ) -> tuple[int, int]:
-        """H and W of what is asked for: of `latents`, or of the model, where it is not said."""
+        """Return H and W: of the given size, else of `latents`, else of the model."""
         default_height, default_width = unclip.default_size(self.unet, self.movq)
         if isinstance(latents, Tensor) and latents.ndim == 4:
             factor = unclip.pixels_per_latent(self.movq)
@@ -259,7 +294,7 @@ class UnclipPipeline(UnderWay, Checked):
         step_callbacks: Sequence[StepCallback],
         attention_options: Mapping[str, object] | None,
     ) -> Tensor:
-        """Step by step, with a progress bar; latents (B, C, H, W)."""
+        """Run the sampling loop with a progress bar; returns latents (B, C, H, W)."""
         self._num_timesteps = run.num_steps
         denoise = partial(
             unclip.denoise,
@@ -268,27 +303,28 @@ class UnclipPipeline(UnderWay, Checked):
             attention_options=attention_options,
         )
         with self.progress_bar(total=num_inference_steps) as bar:
-            progress = Progress(bar, num_inference_steps, self.scheduler.order)
+            progress = ProgressCallback(bar, num_inference_steps, self.scheduler.order)
             return sample(
                 run,
-                pass_by_pass(denoise, self.unet),
+                one_pass_at_a_time(denoise, self.unet),
                 self.scheduler,
                 generator=generator,
                 step_callbacks=[*step_callbacks, progress],
             )
 
     def to_images(self, latents_BCHW: Tensor, output_type: str) -> Any:
-        """Pictures in the form asked for: "pil", "np", "pt", or the latents as they are."""
+        """Decode latents to images of `output_type`: "pil", "np", "pt"; "latent" returns the
+        latents."""
         if output_type == "latent":
             return latents_BCHW
         pixels_B3YX = unclip.decode(self.movq, latents_BCHW)
         return self.image_processor.postprocess(pixels_B3YX, output_type)
 
     def guidance(self) -> Guidance:
-        """The formula for the current call, which leaves a learned variance alone."""
-        state = self.current
+        """Return the guidance of the current call, which leaves a learned variance unchanged."""
+        state = self.current_call
         if state is None:
             raise AttributeError(f"{type(self).__name__} has no guidance: nothing was called.")
-        chosen = state.own_guidance or choose_guidance(state.guidance_scale)
+        chosen = state.custom_guidance or choose_guidance(state.guidance_scale)
         learned = unclip.reads_variance(self.scheduler)
         return unclip.BesideVariance(chosen) if learned else chosen

@@ -1,6 +1,6 @@
-"""Several prompts, each with its weight, heard at once.
+"""Guidance that combines several weighted prompts.
 
-B batch rows (here: pictures), C channels, H W latent size.
+B batch rows (here: images), C channels, H W latent size.
 """
 
 from collections.abc import Mapping
@@ -19,11 +19,10 @@ class Composed:
     """Conjunction of prompts (Liu et al. 2022, https://arxiv.org/abs/2206.01714, "AND").
 
     eps = uncond + scale * sum_i w_i (cond_i - uncond). The paper has no common scale: its w_i are
-    ours times `scale`, so that a prompt of one part is guided as ever. A negative weight leads away
-    from a part ("NOT" in the paper).
+    ours times `scale`, so that a prompt of one part is guided as by ClassifierFree. A negative
+    weight guides away from a part ("NOT" in the paper).
 
-    Part 0 of the prompt is told to the branch "cond", part i to the branch "cond<i>": who makes the
-    Conditioning gives each its own text.
+    Part 0 of the prompt is the text of the branch "cond", part i that of "cond<i>".
     """
 
     weights: tuple[float, ...]
@@ -42,22 +41,25 @@ class Composed:
             check_number("weights", weight)
 
     @property
-    def parts(self) -> tuple[Branch, ...]:
-        """The branch of each part of the prompt."""
+    def part_branches(self) -> tuple[Branch, ...]:
+        """Branch of each part of the prompt."""
         return ("cond", *(f"cond{i}" for i in range(1, len(self.weights))))
 
     @property
     def needs(self) -> tuple[Branch, ...]:
-        return ("uncond", *self.parts)
+        """ "uncond" and the branch of each part."""
+        return ("uncond", *self.part_branches)
 
     def branches(self, run: RunState) -> tuple[Branch, ...]:
+        """Return every branch."""
         return self.needs
 
     def combine(self, predictions: Mapping[Branch, Tensor], run: RunState) -> Tensor:
+        """Combine the predictions by the weights of their parts, (B, C, H, W)."""
         uncond_BCHW = predictions["uncond"]
         first_BCHW, *others_BCHW = (
             w_i * (predictions[part] - uncond_BCHW)
-            for w_i, part in zip(self.weights, self.parts, strict=True)
+            for w_i, part in zip(self.weights, self.part_branches, strict=True)
         )
         guided_BCHW = uncond_BCHW + self.scale * sum(others_BCHW, start=first_BCHW)
         return rescale_contrast(guided_BCHW, predictions["cond"], self.rescale)

@@ -1,6 +1,6 @@
-"""How the predictions of a step's branches become one: each guidance is a class with one formula.
+"""Guidance formulas that combine the predictions of a step's branches; one class per formula.
 
-B batch rows (here: pictures), C channels, H W latent size, V values of a picture (C * H * W).
+B batch rows (here: images), C channels, H W latent size, V values of an image (C * H * W).
 """
 
 from collections.abc import Mapping
@@ -18,14 +18,16 @@ from t2i.errors import ArgumentError
 
 @dataclass(frozen=True, slots=True)
 class Conditional:
-    """No guidance: what the prompt says, one row per picture."""
+    """No guidance: the conditional prediction, with one row per image."""
 
     needs: ClassVar[tuple[Branch, ...]] = ("cond",)
 
     def branches(self, run: RunState) -> tuple[Branch, ...]:
+        """Return "cond"."""
         return self.needs
 
     def combine(self, predictions: Mapping[Branch, Tensor], run: RunState) -> Tensor:
+        """Return the conditional prediction, (B, C, H, W)."""
         return predictions["cond"]
 
 
@@ -46,9 +48,11 @@ class ClassifierFree:
         check_scales(self.scale, self.rescale)
 
     def branches(self, run: RunState) -> tuple[Branch, ...]:
+        """Return "uncond" and "cond"."""
         return self.needs
 
     def combine(self, predictions: Mapping[Branch, Tensor], run: RunState) -> Tensor:
+        """Return uncond + scale * (cond - uncond), rescaled, (B, C, H, W)."""
         uncond_BCHW = predictions["uncond"]
         cond_BCHW = predictions["cond"]
         guided_BCHW = uncond_BCHW + self.scale * (cond_BCHW - uncond_BCHW)
@@ -59,8 +63,8 @@ class ClassifierFree:
 class ZeroStar:
     """CFG-Zero* (Fan et al. 2025, https://arxiv.org/abs/2503.18886): optimized scale, zero-init.
 
-    The unconditional prediction is first brought to the length that fits the conditional one best,
-    s_star = <cond, uncond> / |uncond|^2 for each picture. A step of zero-init predicts zero.
+    The unconditional prediction is first multiplied by the factor that brings it closest to the
+    conditional one, s_star = <cond, uncond> / |uncond|^2 per image. Zero-init steps predict zero.
     """
 
     needs: ClassVar[tuple[Branch, ...]] = ("uncond", "cond")
@@ -80,9 +84,12 @@ class ZeroStar:
 
     def branches(self, run: RunState) -> tuple[Branch, ...]:
         # A pass has one branch at least, though nobody reads it here.
+        """Return "uncond" and "cond"; "cond" alone in the zero-init steps."""
         return ("cond",) if run.step < self.zero_init_steps else self.needs
 
     def combine(self, predictions: Mapping[Branch, Tensor], run: RunState) -> Tensor:
+        """Return s_star uncond + scale * (cond - s_star uncond), or zero at zero-init, (B, C, H,
+        W)."""
         cond_BCHW = predictions["cond"]
         if run.step < self.zero_init_steps:
             return torch.zeros_like(cond_BCHW)
@@ -92,7 +99,8 @@ class ZeroStar:
 
 
 def s_star(cond_BCHW: Tensor, uncond_BCHW: Tensor) -> Tensor:
-    """(B, 1, 1, 1): the s that makes |cond - s uncond| least; half precision is summed as float."""
+    """Return the s that minimises |cond - s uncond| per image, (B, 1, 1, 1); summed in float32 or
+    wider."""
     dtype = torch.promote_types(cond_BCHW.dtype, torch.float32)
     cond_BV, uncond_BV = (x.flatten(1).to(dtype) for x in (cond_BCHW, uncond_BCHW))
     dot_B1 = (cond_BV * uncond_BV).sum(dim=1, keepdim=True)
@@ -101,7 +109,10 @@ def s_star(cond_BCHW: Tensor, uncond_BCHW: Tensor) -> Tensor:
 
 
 def rescale_contrast(guided_BCHW: Tensor, cond_BCHW: Tensor, amount: float) -> Tensor:
-    """Lin et al. (2023), section 3.4, equations 14 to 16, https://arxiv.org/abs/2305.08891."""
+    """Rescale the standard deviation of the guided prediction towards that of the conditional one.
+
+    Lin et al. (2023), section 3.4, equations 14 to 16, https://arxiv.org/abs/2305.08891.
+    """
     if amount == 0:
         return guided_BCHW
     cond_std_B111 = cond_BCHW.std(dim=(1, 2, 3), keepdim=True)
@@ -111,12 +122,13 @@ def rescale_contrast(guided_BCHW: Tensor, cond_BCHW: Tensor, amount: float) -> T
 
 
 def choose_guidance(scale: float, rescale: float = 0.0) -> Guidance:
-    """Up to scale 1 the prompt alone is computed, as in diffusers, where 0 does not mean uncond."""
+    """Return classifier-free guidance, or Conditional for a scale up to 1, as in diffusers."""
     guidance = ClassifierFree(scale, rescale)
     return guidance if scale > 1 else Conditional()
 
 
 def check_scales(scale: float, rescale: float) -> None:
+    """Raise ArgumentError unless scale and rescale are finite, and rescale at least 0."""
     check_number("guidance_scale", scale)
     check_number("guidance_rescale", rescale)
     if rescale < 0:
@@ -128,5 +140,6 @@ LARGEST = 1e10
 
 
 def check_number(name: str, value: float) -> None:
+    """Raise ArgumentError unless `value` is a finite number."""
     if not isinstance(value, Real) or not abs(value) < LARGEST:
         raise ArgumentError(f"Got {name}={value}, expected a finite number such as 7.5 or 0.")

@@ -1,6 +1,6 @@
-"""Guidance for a part of the run.
+"""Guidance that acts in an interval of the run.
 
-B batch rows (here: pictures), C channels, H W latent size.
+B batch rows (here: images), C channels, H W latent size.
 """
 
 from collections.abc import Mapping
@@ -18,9 +18,9 @@ from t2i.errors import ArgumentError
 class Interval:
     """Guidance in a limited interval (Kynkaanniemi et al. 2024, https://arxiv.org/abs/2404.07724).
 
-    Of a run of N turns those from int(start * N) up to, not including, int(stop * N) are guided.
-    The others compute the prompt's branch alone. The paper bounds the noise level sigma instead of
-    the turn; fractions of the run need no knowledge of the sampler, and mean what diffusers means.
+    Of N steps those from int(start * N) up to, not including, int(stop * N) are guided; the others
+    compute the branch "cond" alone. The paper bounds the noise level sigma instead of the step;
+    fractions of the run do not depend on the sampler, and mean what they mean in diffusers.
     """
 
     guidance: Guidance
@@ -48,14 +48,21 @@ class Interval:
 
     @property
     def needs(self) -> tuple[Branch, ...]:
+        """Branches of the guidance inside the interval."""
         return self.guidance.needs
 
-    def holds(self, run: RunState) -> bool:
+    def is_active(self, run: RunState) -> bool:
+        """Return True if the current step lies in the interval."""
         first, end = (int(fraction * run.num_steps) for fraction in (self.start, self.stop))
         return first <= run.step < end
 
     def branches(self, run: RunState) -> tuple[Branch, ...]:
-        return self.guidance.branches(run) if self.holds(run) else ("cond",)
+        """Return the branches of the guidance inside the interval, and "cond" outside."""
+        return self.guidance.branches(run) if self.is_active(run) else ("cond",)
 
     def combine(self, predictions: Mapping[Branch, Tensor], run: RunState) -> Tensor:
-        return self.guidance.combine(predictions, run) if self.holds(run) else predictions["cond"]
+        """Combine as the guidance does inside the interval; return the conditional prediction
+        outside."""
+        return (
+            self.guidance.combine(predictions, run) if self.is_active(run) else predictions["cond"]
+        )

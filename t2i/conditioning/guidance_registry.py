@@ -1,4 +1,4 @@
-"""Guidance as data: by name, from the text people type, to JSON and back."""
+"""Guidance by name: parsed from command-line text, written to JSON and read back."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -14,11 +14,12 @@ from t2i.errors import ArgumentError, nearest
 
 
 def parse_guidance(text: str, scale: float, rescale: float = 0.0) -> Guidance:
-    """A guidance from its name and arguments, "apg:eta=0.5,momentum=0"; see GUIDANCES for names.
+    """Parse a guidance from its name and arguments, "apg:eta=0.5,momentum=0"; see GUIDANCES for
+    names.
 
-    `start` and `stop` limit any method to a part of the run; several values are joined by "/":
-    "pag:sites=mid/up_blocks.0,stop=0.8". Up to scale 1 methods that mix but the prompt's branch
-    and the unconditional one compute the prompt alone, as `choose_guidance` does.
+    `start` and `stop` limit any method to an interval of the run; several values are joined by "/":
+    "pag:sites=mid/up_blocks.0,stop=0.8". Up to scale 1 methods that need only "uncond" and "cond"
+    become Conditional, as in `choose_guidance`.
     """
     name, _, arguments = text.partition(":")
     kind = GUIDANCES.get(name.strip().lower())
@@ -38,8 +39,8 @@ def parse_guidance(text: str, scale: float, rescale: float = 0.0) -> Guidance:
     return limited
 
 
-def to_dict(guidance: Guidance) -> dict[str, Any]:
-    """What JSON can hold: {"method": "cfg", "scale": 7.5, "rescale": 0.0}."""
+def guidance_to_dict(guidance: Guidance) -> dict[str, Any]:
+    """Return the guidance as JSON data: {"method": "cfg", "scale": 7.5, "rescale": 0.0}."""
     names = {kind: name for name, kind in GUIDANCES.items()}
     if type(guidance) not in names:
         raise ArgumentError(
@@ -48,13 +49,13 @@ def to_dict(guidance: Guidance) -> dict[str, Any]:
         )
     values = {name: getattr(guidance, name) for name in _fields(type(guidance))}
     return {"method": names[type(guidance)]} | {
-        name: to_dict(value) if name == "guidance" else _plain(value)
+        name: guidance_to_dict(value) if name == "guidance" else _plain(value)
         for name, value in values.items()
     }
 
 
-def from_dict(data: Mapping[str, Any]) -> Guidance:
-    """The guidance that `to_dict` wrote down."""
+def guidance_from_dict(data: Mapping[str, Any]) -> Guidance:
+    """Build the guidance that `guidance_to_dict` has written."""
     kind, values = _read(data)
     if isinstance(values.get("guidance"), Mapping):
         values["guidance"] = _build(*_read(values["guidance"]))

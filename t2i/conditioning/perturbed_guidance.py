@@ -1,6 +1,6 @@
-"""Guidance away from what the model predicts when its self-attention sees nothing.
+"""Guidance away from the prediction under perturbed self-attention.
 
-B batch rows (here: pictures), C channels, H W latent size.
+B batch rows (here: images), C channels, H W latent size.
 """
 
 from collections.abc import Mapping
@@ -19,10 +19,10 @@ from t2i.errors import ArgumentError
 class PerturbedAttention:
     """Perturbed-attention guidance (Ahn et al. 2024, https://arxiv.org/abs/2403.17377).
 
-    cond + s (cond - perturbed), where the perturbed branch is told the prompt but its
-    self-attention map is the identity at `sites`; above scale 1 together with classifier-free
-    guidance: uncond + scale (cond - uncond) + s (cond - perturbed).
-    Who calls the denoiser perturbs the rows: see t2i/denoiser/perturbed_attention.py.
+    cond + s (cond - perturbed), where the branch "perturbed" has the prompt of "cond" but the
+    identity as its self-attention map at `sites`; above scale 1 together with classifier-free
+    guidance: uncond + scale (cond - uncond) + s (cond - perturbed). The rows are perturbed by the
+    denoiser's caller: see t2i/denoiser/perturbed_attention.py.
     """
 
     scale: float
@@ -51,12 +51,15 @@ class PerturbedAttention:
 
     @property
     def needs(self) -> tuple[Branch, ...]:
+        """Branches to compute: "uncond" only above scale 1."""
         return ("uncond", "cond", "perturbed") if self.scale > 1 else ("cond", "perturbed")
 
     def branches(self, run: RunState) -> tuple[Branch, ...]:
+        """Return every branch."""
         return self.needs
 
     def combine(self, predictions: Mapping[Branch, Tensor], run: RunState) -> Tensor:
+        """Guide away from the perturbed and, above scale 1, the unconditional prediction."""
         cond_BCHW = predictions["cond"]
         guided_BCHW = cond_BCHW
         if self.scale > 1:
@@ -67,8 +70,8 @@ class PerturbedAttention:
         return rescale_contrast(guided_BCHW, cond_BCHW, self.rescale)
 
 
-def sites_of(guidance: Guidance) -> tuple[str, ...]:
-    """Where this guidance wants self-attention perturbed; empty for most."""
+def perturbed_sites(guidance: Guidance) -> tuple[str, ...]:
+    """Return the sites whose self-attention this guidance perturbs; empty for most."""
     if isinstance(guidance, Interval):
-        return sites_of(guidance.guidance)
+        return perturbed_sites(guidance.guidance)
     return guidance.sites if isinstance(guidance, PerturbedAttention) else ()

@@ -1,6 +1,6 @@
-"""Guidance whose push towards more contrast is taken out.
+"""Guidance without the component that raises contrast: adaptive projected guidance.
 
-B batch rows (here: pictures), C channels, H W latent size.
+B batch rows (here: images), C channels, H W latent size.
 """
 
 from collections.abc import Mapping
@@ -22,13 +22,12 @@ Space = Literal["denoised", "prediction"]
 class AdaptiveProjected:
     """Adaptive projected guidance, APG (Sadat et al. 2024, https://arxiv.org/abs/2410.02416).
 
-    The difference of the branches gets momentum, a bounded length, and less of what is parallel to
-    the conditional prediction: D_cond + (scale - 1) (orthogonal + eta * parallel).
+    The difference of the branches gets momentum, a bounded norm, and less of its component
+    parallel to the conditional prediction: D_cond + (scale - 1) (orthogonal + eta * parallel).
 
-    As in the paper, D is the clean picture that a prediction stands for, whatever the model
-    predicts: the result is turned back into a prediction. With `space="prediction"` D is the
-    prediction itself, which is what diffusers' guider does; for models that predict noise almost
-    nothing is parallel there.
+    As in the paper, D is the predicted original sample, whatever the model predicts; the result is
+    converted back to a prediction. With `space="prediction"` D is the prediction itself, as in
+    diffusers' guider; for models that predict noise almost nothing is parallel there.
 
     The running average is kept per image in `RunState.guidance_memory`. It is updated once per
     denoiser pass, so twice per requested step with second-order samplers.
@@ -66,9 +65,11 @@ class AdaptiveProjected:
             )
 
     def branches(self, run: RunState) -> tuple[Branch, ...]:
+        """Return "uncond" and "cond"."""
         return self.needs
 
     def combine(self, predictions: Mapping[Branch, Tensor], run: RunState) -> Tensor:
+        """Combine the two predictions by the formula above, (B, C, H, W)."""
         cond_BCHW = predictions["cond"]
         a, b = self.denoised_factors(run)
         D_cond_BCHW = (
@@ -76,8 +77,8 @@ class AdaptiveProjected:
         )
         diff_BCHW = b * (cond_BCHW - predictions["uncond"])
 
-        diff_BCHW = self.with_momentum(diff_BCHW, run)
-        diff_BCHW = bounded(diff_BCHW, self.norm_threshold)
+        diff_BCHW = self.add_momentum(diff_BCHW, run)
+        diff_BCHW = clip_norm(diff_BCHW, self.norm_threshold)
         parallel_BCHW, orthogonal_BCHW = project(diff_BCHW, D_cond_BCHW)
         update_BCHW = orthogonal_BCHW + self.eta * parallel_BCHW
 
@@ -86,7 +87,7 @@ class AdaptiveProjected:
         return rescale_contrast(guided_BCHW, cond_BCHW, self.rescale)
 
     def denoised_factors(self, run: RunState) -> tuple[float, float]:
-        """The a and b of this turn in D = a * latents + b * prediction."""
+        """Return a and b of this step in D = a * latents + b * prediction."""
         if self.space == "prediction":
             return 0.0, 1.0
         if not run.denoised_factors:
@@ -98,8 +99,8 @@ class AdaptiveProjected:
             )
         return run.denoised_factors[run.step]
 
-    def with_momentum(self, diff_BCHW: Tensor, run: RunState) -> Tensor:
-        """The running average that this difference moves on."""
+    def add_momentum(self, diff_BCHW: Tensor, run: RunState) -> Tensor:
+        """Add `momentum` times the running average, and store the sum as the new average."""
         if self.momentum == 0:
             return diff_BCHW
         before_BCHW = run.guidance_memory.get("apg_average")
@@ -109,8 +110,8 @@ class AdaptiveProjected:
         return diff_BCHW
 
 
-def bounded(diff_BCHW: Tensor, r: float) -> Tensor:
-    """Each picture's difference, shortened to length r where it is longer."""
+def clip_norm(diff_BCHW: Tensor, r: float) -> Tensor:
+    """Scale the difference of each image down to norm r where it is larger; 0 for no bound."""
     if r == 0:
         return diff_BCHW
     length_B111: Tensor = torch.linalg.vector_norm(diff_BCHW, dim=(1, 2, 3), keepdim=True)
@@ -118,7 +119,7 @@ def bounded(diff_BCHW: Tensor, r: float) -> Tensor:
 
 
 def project(diff_BCHW: Tensor, D_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-    """The parts of each picture's difference parallel and orthogonal to D, summed in double."""
+    """Split each image's difference into parts parallel and orthogonal to D, computed in double."""
     # Apple's devices have no double.
     dtype = torch.float32 if diff_BCHW.device.type == "mps" else torch.float64
     wide_BCHW, D_BCHW = diff_BCHW.to(dtype), D_BCHW.to(dtype)

@@ -10,7 +10,7 @@ from t2i.conditioning.composed_guidance import Composed
 from t2i.conditioning.conditioning import join_branches
 from t2i.conditioning.guidance import ClassifierFree, Conditional, ZeroStar
 from t2i.conditioning.guidance_interval import Interval
-from t2i.conditioning.perturbed_guidance import PerturbedAttention, sites_of
+from t2i.conditioning.perturbed_guidance import PerturbedAttention, perturbed_sites
 from t2i.conditioning.projected_guidance import AdaptiveProjected
 from t2i.conditioning.run_state import RunState
 from t2i.errors import ArgumentError
@@ -220,8 +220,10 @@ def test_perturbed_attention_computes_no_unconditional_branch_up_to_scale_one(ru
 
 def test_sites_are_known_through_an_interval_and_none_for_other_guidance():
     inner = PerturbedAttention(3.0, sites=("mid", "up"))
-    assert sites_of(inner) == sites_of(Interval(inner, 0.1, 0.9)) == ("mid", "up")
-    assert sites_of(ClassifierFree(7.5)) == sites_of(Interval(ClassifierFree(7.5))) == ()
+    assert perturbed_sites(inner) == perturbed_sites(Interval(inner, 0.1, 0.9)) == ("mid", "up")
+    assert (
+        perturbed_sites(ClassifierFree(7.5)) == perturbed_sites(Interval(ClassifierFree(7.5))) == ()
+    )
 
 
 @pytest.mark.parametrize("sites", [(), "mid", ("",), (3,)])
@@ -251,7 +253,7 @@ def test_parts_add_up_by_their_weights(run, predictions):
     composed = Composed((1.0, -0.5, 2.0), 3.0)
     assert composed.branches(run) == composed.needs == ("uncond", "cond", "cond1", "cond2")
     uncond = predictions["uncond"]
-    away = [predictions[name] - uncond for name in composed.parts]
+    away = [predictions[name] - uncond for name in composed.part_branches]
     expected = uncond + 3 * (away[0] - 0.5 * away[1] + 2 * away[2])
     close(composed.combine(predictions, run), expected)
 

@@ -8,7 +8,12 @@ import pytest
 from t2i.conditioning.composed_guidance import Composed
 from t2i.conditioning.guidance import ClassifierFree, Conditional, ZeroStar, choose_guidance
 from t2i.conditioning.guidance_interval import Interval
-from t2i.conditioning.guidance_registry import GUIDANCES, from_dict, parse_guidance, to_dict
+from t2i.conditioning.guidance_registry import (
+    GUIDANCES,
+    guidance_from_dict,
+    guidance_to_dict,
+    parse_guidance,
+)
 from t2i.conditioning.perturbed_guidance import PerturbedAttention
 from t2i.conditioning.projected_guidance import AdaptiveProjected
 from t2i.errors import ArgumentError
@@ -39,14 +44,14 @@ def test_text_names_a_guidance_and_its_arguments(text, guidance):
 
 @pytest.mark.parametrize("guidance", [guidance for _, guidance in EXAMPLES])
 def test_a_guidance_comes_back_from_json(guidance):
-    data = json.loads(json.dumps(to_dict(guidance)))
-    assert from_dict(data) == guidance
-    assert type(from_dict(data)) is type(guidance)
+    data = json.loads(json.dumps(guidance_to_dict(guidance)))
+    assert guidance_from_dict(data) == guidance
+    assert type(guidance_from_dict(data)) is type(guidance)
 
 
 def test_the_written_form_is_flat_and_says_everything():
-    assert to_dict(ClassifierFree(7.5)) == {"method": "cfg", "scale": 7.5, "rescale": 0.0}
-    assert to_dict(Interval(Conditional(), stop=0.5))["guidance"] == {"method": "none"}
+    assert guidance_to_dict(ClassifierFree(7.5)) == {"method": "cfg", "scale": 7.5, "rescale": 0.0}
+    assert guidance_to_dict(Interval(Conditional(), stop=0.5))["guidance"] == {"method": "none"}
 
 
 def test_every_guidance_has_an_example_here():
@@ -105,7 +110,7 @@ def test_text_that_cannot_be_read_is_answered_with_what_can(text, message):
 )
 def test_data_that_is_no_guidance_is_refused(data, message):
     with pytest.raises(ArgumentError, match=message):
-        from_dict(data)
+        guidance_from_dict(data)
 
 
 def test_a_guidance_without_a_name_cannot_be_written_down():
@@ -113,4 +118,4 @@ def test_a_guidance_without_a_name_cannot_be_written_down():
         needs: ClassVar = ("cond",)
 
     with pytest.raises(ArgumentError, match="Cannot write down Mine: .* needs a name"):
-        to_dict(Mine())
+        guidance_to_dict(Mine())

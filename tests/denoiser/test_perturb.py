@@ -11,7 +11,7 @@ from pipelines.loop import sample
 from t2i.conditioning.conditioning import join_branches
 from t2i.conditioning.guidance import ClassifierFree
 from t2i.conditioning.guidance_interval import Interval
-from t2i.conditioning.perturbed_guidance import PerturbedAttention, sites_of
+from t2i.conditioning.perturbed_guidance import PerturbedAttention, perturbed_sites
 from t2i.conditioning.run_state import RunState
 from t2i.denoiser.families import sd
 from t2i.denoiser.perturbed_attention import perturb_denoiser, perturbed, self_attentions
@@ -190,7 +190,7 @@ def test_a_guidance_without_sites_leaves_the_denoiser_alone():
     def denoise(latents_BCHW, timestep, told):
         raise AssertionError
 
-    assert perturb_denoiser(denoise, tiny_unet(), sites_of(ClassifierFree(7.5))) is denoise
+    assert perturb_denoiser(denoise, tiny_unet(), perturbed_sites(ClassifierFree(7.5))) is denoise
 
 
 @pytest.mark.parametrize("scale", [1.0, 5.0])
@@ -245,5 +245,5 @@ def ours(unet, guidance, cond, uncond, latents, steps):
     set_timesteps(stepper, steps, torch.device("cpu"))
     told = join_branches({name: uncond if name == "uncond" else cond for name in guidance.needs})
     run = RunState(latents, told, guidance, stepper.timesteps)
-    denoise = perturb_denoiser(partial(sd.denoise, unet), unet, sites_of(guidance))
+    denoise = perturb_denoiser(partial(sd.denoise, unet), unet, perturbed_sites(guidance))
     return sample(run, denoise, stepper)

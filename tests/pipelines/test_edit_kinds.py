@@ -2,8 +2,12 @@
 
 import pytest
 
-from pipelines.prompt_to_prompt.automatic_edits import Wishes, choices, choose_edits
-from pipelines.prompt_to_prompt.edit_kinds import SETTINGS, change_of
+from pipelines.prompt_to_prompt.automatic_edits import (
+    WordEditOptions,
+    choose_edits,
+    choose_target_settings,
+)
+from pipelines.prompt_to_prompt.edit_kinds import SETTINGS, classify_change
 from t2i.attention import LocalBlend, Refine, Reweight
 from t2i.errors import ArgumentError
 from t2i.text.prompt import Prompt
@@ -28,9 +32,9 @@ from t2i.text.prompt import Prompt
     ],
 )  # fmt: skip
 def test_the_kind_and_the_blend_come_from_what_the_words_change(source, target, kind, words):
-    change = change_of(source, target)
+    change = classify_change(source, target)
     assert change.kind == kind
-    (choice,) = choices([source, target], 10, Wishes())
+    (choice,) = choose_target_settings([source, target], 10, WordEditOptions())
     sides = None if words is None else tuple((w,) if isinstance(w, str) else w for w in words)
     assert choice.blend == sides
     assert (choice.cross_replace, choice.self_replace) == (
@@ -40,33 +44,35 @@ def test_the_kind_and_the_blend_come_from_what_the_words_change(source, target, 
 
 
 def test_a_stronger_word_alone_is_a_kind_and_beside_other_words_it_is_not():
-    wishes = Wishes(weights={"red": 2.0})
-    alone, beside = choices(["a red cat", "a red cat", "a red dog"], 10, wishes)
+    options = WordEditOptions(weights={"red": 2.0})
+    alone, beside = choose_target_settings(["a red cat", "a red cat", "a red dog"], 10, options)
     assert alone.change.kind == "stronger word"
     assert beside.change.kind == "swap"
-    edits = choose_edits(["a red cat", "a red cat"], 10, wishes, 256)
+    edits = choose_edits(["a red cat", "a red cat"], 10, options, 256)
     assert [edit.steps for edit in edits if isinstance(edit, Reweight)] == [(0.0, 0.4)]
 
 
 def test_what_is_wished_for_holds_over_what_the_kind_says():
-    wishes = Wishes(cross_replace=(0.0, 0.5), self_replace=(0.1, 0.3), blend=None)
-    (choice,) = choices(["a cat", "a dog"], 10, wishes)
+    options = WordEditOptions(cross_replace=(0.0, 0.5), self_replace=(0.1, 0.3), blend=None)
+    (choice,) = choose_target_settings(["a cat", "a dog"], 10, options)
     assert (choice.cross_replace, choice.self_replace, choice.blend) == (
         (0.0, 0.5),
         (0.1, 0.3),
         None,
     )
     with pytest.raises(ArgumentError, match="Got blend='cat', expected \"auto\", None, or a word"):
-        Wishes(blend="cat")
+        WordEditOptions(blend="cat")
 
 
 def test_an_addition_leaves_the_new_thing_its_place():
-    edits = choose_edits(["a star", "a star and a heart"], 10, Wishes(), 256)
+    edits = choose_edits(["a star", "a star and a heart"], 10, WordEditOptions(), 256)
     assert [(type(edit), edit.steps) for edit in edits] == [(Refine, (0.0, 0.2))]
 
 
 def test_words_that_change_on_the_way_are_edited_as_published():
     turning = ["a cat", Prompt("a [dog:fish:0.5]")]
-    (choice,) = choices(turning, 10, Wishes())
+    (choice,) = choose_target_settings(turning, 10, WordEditOptions())
     assert choice.change.kind == "other"
-    assert not any(isinstance(e, LocalBlend) for e in choose_edits(turning, 10, Wishes(), 256))
+    assert not any(
+        isinstance(e, LocalBlend) for e in choose_edits(turning, 10, WordEditOptions(), 256)
+    )

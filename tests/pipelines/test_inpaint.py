@@ -95,7 +95,7 @@ def test_outside_the_mask_the_latents_are_the_pictures(components):
         ({"mask_image": 3}, "Got mask_image of type int"),
         ({"strength": -1}, "Got strength=-1"),
         ({"height": 33}, "Got height=33.*the nearest are 32 and 36"),
-        ({"padding_mask_crop": 4}, "works on one Pillow picture and one Pillow mask"),
+        ({"padding_mask_crop": 4}, "needs one Pillow image, one Pillow mask"),
     ],
 )
 def test_bad_input_is_refused_with_what_was_given_and_expected(components, call, message):

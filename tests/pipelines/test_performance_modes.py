@@ -292,9 +292,9 @@ def test_attention_in_slices_draws_the_same(pipe):
 def test_pictures_decoded_one_by_one_are_the_same(pipe):
     plain = draw(pipe, num_images_per_prompt=3, output_type="pt")
     pipe.vae.enable_slicing()
-    decoded = count_decodes(pipe)
+    decodes = count_decodes(pipe)
     assert_near(draw(pipe, num_images_per_prompt=3, output_type="pt"), plain)
-    assert decoded == [1, 1, 1]
+    assert decodes == [1, 1, 1]
 
 
 def count_decodes(pipe):
@@ -313,9 +313,9 @@ def test_a_picture_of_one_tile_is_the_same(pipe):
 def test_a_picture_of_many_tiles_is_nearly_the_same(pipe):
     plain = draw(pipe, height=64, width=96, output_type="pt")
     pipe.vae.enable_tiling()
-    decoded = count_decodes(pipe)
+    decodes = count_decodes(pipe)
     tiled = draw(pipe, height=64, width=96, output_type="pt")
-    assert len(decoded) == 12
+    assert len(decodes) == 12
     assert tiled.shape == plain.shape
     assert 0 < (tiled - plain).abs().mean() < 0.05
     pipe.vae.disable_tiling()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.prompt_to_prompt.automatic_edits import Wishes, choose_edits
+from pipelines.prompt_to_prompt.automatic_edits import WordEditOptions, choose_edits
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.attention import LocalBlend, Refine, Replace, Reweight, SelfReplace, attend
@@ -14,7 +14,7 @@ from t2i.text.prompt import Prompt
 from tests.tiny import tiny_sd_components
 
 SOURCE, TARGET, LONGER = "a red cat", "a red dog", "a red cat and a blue dog"
-FEW = {"num_inference_steps": 5, "guidance_scale": 3.0, "output_type": "pt"}
+FEW_STEPS = {"num_inference_steps": 5, "guidance_scale": 3.0, "output_type": "pt"}
 
 
 @pytest.fixture(scope="module")
@@ -35,17 +35,19 @@ def seeded(seed):
 
 
 def test_the_source_is_drawn_as_alone_and_the_target_is_tied_to_it(pipe):
-    source, target = pipe(SOURCE, TARGET, seed=3, **FEW).images
+    source, target = pipe(SOURCE, TARGET, seed=3, **FEW_STEPS).images
     plain = plain_of(pipe)
-    alone = plain(SOURCE, generator=seeded(3), **FEW).images[0]
-    other = plain(TARGET, generator=seeded(3), **FEW).images[0]
+    alone = plain(SOURCE, generator=seeded(3), **FEW_STEPS).images[0]
+    other = plain(TARGET, generator=seeded(3), **FEW_STEPS).images[0]
     torch.testing.assert_close(source, alone, atol=1e-5, rtol=0)
     assert (target - source).abs().max() > 1e-3
     assert (target - other).abs().max() > 1e-3
 
 
 def test_auto_edits_are_the_ones_that_one_would_write(pipe):
-    auto = pipe(SOURCE, TARGET, weights={"red": 2.0}, blend=("cat", "dog"), seed=3, **FEW).images
+    auto = pipe(
+        SOURCE, TARGET, weights={"red": 2.0}, blend=("cat", "dog"), seed=3, **FEW_STEPS
+    ).images
     latents = torch.randn(1, 4, 8, 8, generator=seeded(3)).repeat(2, 1, 1, 1)
     plain = plain_of(pipe)
     with attend(plain) as attn:
@@ -53,14 +55,14 @@ def test_auto_edits_are_the_ones_that_one_would_write(pipe):
         attn.edit(Reweight(source=0, target=1, weights={"red": 2.0}, steps=(0.0, 0.8)))
         attn.edit(SelfReplace(source=0, target=1, steps=(0.0, 0.4)))
         attn.edit(LocalBlend(source=0, target=1, words=("cat", "dog")))
-        by_hand = plain([SOURCE, TARGET], latents=latents, **FEW).images
+        by_hand = plain([SOURCE, TARGET], latents=latents, **FEW_STEPS).images
     assert torch.equal(auto, by_hand)
 
 
 @pytest.mark.parametrize(("target", "kind"), [(TARGET, Replace), (LONGER, Refine)])
 def test_prompts_of_as_many_words_are_swapped_and_others_aligned(target, kind):
-    wishes = Wishes(cross_replace=(0.0, 0.8), self_replace=(0.0, 0.4), blend=None)
-    edits = choose_edits([SOURCE, target], 10, wishes, 256)
+    options = WordEditOptions(cross_replace=(0.0, 0.8), self_replace=(0.0, 0.4), blend=None)
+    edits = choose_edits([SOURCE, target], 10, options, 256)
     assert [type(edit) for edit in edits] == [kind, SelfReplace]
     assert edits[0].steps == (0.0, 0.8)
     assert edits[1].steps == (0.0, 0.4)
@@ -68,36 +70,40 @@ def test_prompts_of_as_many_words_are_swapped_and_others_aligned(target, kind):
 
 def test_prompts_in_a_grammar_are_compared_without_it_at_every_step():
     weighted = [Prompt("a (red:1.2) cat"), Prompt("a red dog")]
-    assert isinstance(choose_edits(weighted, 10, Wishes(), 256)[0], Replace)
+    assert isinstance(choose_edits(weighted, 10, WordEditOptions(), 256)[0], Replace)
     grows = [SOURCE, Prompt("a red [dog:big dog:0.5]")]
-    assert isinstance(choose_edits(grows, 10, Wishes(), 256)[0], Refine)
+    assert isinstance(choose_edits(grows, 10, WordEditOptions(), 256)[0], Refine)
 
 
 def test_weights_go_to_the_targets_that_have_the_word():
-    edits = choose_edits([SOURCE, TARGET, "a blue cat"], 10, Wishes(weights={"dog": 2.0}), 256)
+    edits = choose_edits(
+        [SOURCE, TARGET, "a blue cat"], 10, WordEditOptions(weights={"dog": 2.0}), 256
+    )
     assert [edit.target for edit in edits if isinstance(edit, Reweight)] == [1]
 
 
 def test_each_target_may_have_its_own_blend(pipe):
     pairs = [("cat", "dog"), ("red", "blue")]
-    images = pipe(SOURCE, [TARGET, "a blue cat"], blend=pairs, seed=1, **FEW).images
+    images = pipe(SOURCE, [TARGET, "a blue cat"], blend=pairs, seed=1, **FEW_STEPS).images
     assert len(images) == 3
     blends = [
         edit
-        for edit in choose_edits([SOURCE, TARGET, "a blue cat"], 5, Wishes(blend=pairs), 256)
+        for edit in choose_edits(
+            [SOURCE, TARGET, "a blue cat"], 5, WordEditOptions(blend=pairs), 256
+        )
         if isinstance(edit, LocalBlend)
     ]
     assert [(edit.target, edit.words) for edit in blends] == [(1, pairs[0]), (2, pairs[1])]
 
 
 def test_targets_do_not_depend_on_one_another(pipe):
-    both = pipe(SOURCE, [TARGET, LONGER], seed=4, **FEW).images
-    alone = pipe(SOURCE, LONGER, seed=4, **FEW).images
+    both = pipe(SOURCE, [TARGET, LONGER], seed=4, **FEW_STEPS).images
+    alone = pipe(SOURCE, LONGER, seed=4, **FEW_STEPS).images
     torch.testing.assert_close(both[2], alone[1], atol=1e-5, rtol=0)
 
 
 def test_the_same_prompt_without_wishes_is_the_same_picture(pipe):
-    source, target = pipe(SOURCE, SOURCE, seed=5, **FEW).images
+    source, target = pipe(SOURCE, SOURCE, seed=5, **FEW_STEPS).images
     torch.testing.assert_close(source, target, atol=1e-6, rtol=0)
 
 
@@ -106,38 +112,38 @@ def test_a_sampler_that_adds_noise_adds_the_same_to_all():
     components["scheduler"] = scheduler("euler a", components["scheduler"].config)
     pipe = PromptEditPipeline(**components)
     pipe.set_progress_bar_config(disable=True)
-    source, target = pipe(SOURCE, SOURCE, seed=5, **FEW).images
+    source, target = pipe(SOURCE, SOURCE, seed=5, **FEW_STEPS).images
     torch.testing.assert_close(source, target, atol=1e-6, rtol=0)
-    alone = plain_of(pipe)(SOURCE, generator=[seeded(5)], **FEW).images[0]
+    alone = plain_of(pipe)(SOURCE, generator=[seeded(5)], **FEW_STEPS).images[0]
     torch.testing.assert_close(source, alone, atol=1e-5, rtol=0)
 
 
 def test_own_edits_take_the_place_of_auto(pipe):
-    nothing = pipe(SOURCE, TARGET, edits=[], seed=2, **FEW).images
-    other = plain_of(pipe)(TARGET, generator=seeded(2), **FEW).images[0]
+    nothing = pipe(SOURCE, TARGET, edits=[], seed=2, **FEW_STEPS).images
+    other = plain_of(pipe)(TARGET, generator=seeded(2), **FEW_STEPS).images[0]
     torch.testing.assert_close(nothing[1], other, atol=1e-5, rtol=0)
-    edited = pipe(SOURCE, TARGET, edits=[Replace(steps=(0.0, 1.0))], seed=2, **FEW).images
+    edited = pipe(SOURCE, TARGET, edits=[Replace(steps=(0.0, 1.0))], seed=2, **FEW_STEPS).images
     assert (edited[1] - other).abs().max() > 1e-3
 
 
 def test_pictures_of_large_latents_keep_the_layout_of_the_coarsest_sites(pipe):
-    edits = pipe.edits_for([SOURCE, TARGET], Wishes(), 10, height=256, width=192)
+    edits = pipe.automatic_edits([SOURCE, TARGET], WordEditOptions(), 10, height=256, width=192)
     (layout,) = (edit for edit in edits if isinstance(edit, SelfReplace))
     assert layout.max_positions == 32 * 24
-    edits = pipe.edits_for([SOURCE, TARGET], Wishes(), 10)
+    edits = pipe.automatic_edits([SOURCE, TARGET], WordEditOptions(), 10)
     (layout,) = (edit for edit in edits if isinstance(edit, SelfReplace))
     assert layout.max_positions == 16 * 16
 
 
 def test_too_few_steps_for_a_window_are_told(pipe):
     with pytest.warns(UserWarning, match=r"2 steps are too few for self_replace=\(0\.0, 0\.4\)"):
-        pipe(SOURCE, TARGET, seed=1, **FEW | {"num_inference_steps": 2})
+        pipe(SOURCE, TARGET, seed=1, **FEW_STEPS | {"num_inference_steps": 2})
 
 
 def test_nothing_is_left_in_the_pipeline(pipe):
     before = list(pipe.step_callbacks)
     with pytest.raises(ArgumentError, match="'bird' is not in the prompt"):
-        pipe(SOURCE, TARGET, blend=("bird", "dog"), seed=1, **FEW)
+        pipe(SOURCE, TARGET, blend=("bird", "dog"), seed=1, **FEW_STEPS)
     assert pipe.step_callbacks == before
     assert not [m for m in pipe.unet.modules() if "forward" in m.__dict__]
 
@@ -179,9 +185,9 @@ def test_encode_prompt_is_that_of_text_to_image(pipe):
 )
 def test_what_cannot_be_used_is_named(pipe, arguments, message):
     with pytest.raises(ArgumentError, match=message):
-        pipe(**{"source": SOURCE, "target": TARGET, **FEW} | arguments)
+        pipe(**{"source": SOURCE, "target": TARGET, **FEW_STEPS} | arguments)
 
 
 def test_an_edit_of_a_prompt_that_is_not_there_is_refused(pipe):
     with pytest.raises((ArgumentError, AttentionError), match="target=2"):
-        pipe(SOURCE, TARGET, edits=[Replace(target=2)], seed=1, **FEW)
+        pipe(SOURCE, TARGET, edits=[Replace(target=2)], seed=1, **FEW_STEPS)

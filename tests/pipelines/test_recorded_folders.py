@@ -13,8 +13,8 @@ import torch
 from diffusers.configuration_utils import FrozenDict
 
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
-from pipelines.prompt_to_prompt.recorded_source import load_remembered
-from pipelines.run.run_facts import facts_of
+from pipelines.prompt_to_prompt.recorded_source import load_recorded_source
+from pipelines.run.run_facts import collect_facts
 from t2i.text.prompt import Prompt
 from tests.tiny import tiny_sd_components
 
@@ -23,7 +23,7 @@ FOLDER = Path(__file__).parent / "recorded_source_v2"
 
 def test_a_folder_of_an_earlier_commit_is_read(tmp_path):
     """Prompt, facts, latents and the recorded rows of every step are those that were written."""
-    kept = load_remembered(shutil.copytree(FOLDER, tmp_path / "kept"))
+    kept = load_recorded_source(shutil.copytree(FOLDER, tmp_path / "kept"))
     assert kept.prompt == Prompt("a (red:1.5) apple", "a1111")
     assert kept.facts["seed"] == 7
     assert kept.facts["negative_prompt"] == {"text": "a cat"}
@@ -40,12 +40,12 @@ def test_a_folder_of_an_earlier_commit_is_read(tmp_path):
 
 def test_a_source_of_an_earlier_commit_is_edited(tmp_path):
     """The pipeline draws a target from the recorded rows of a folder of an earlier commit."""
-    kept = load_remembered(shutil.copytree(FOLDER, tmp_path / "kept"))
+    kept = load_recorded_source(shutil.copytree(FOLDER, tmp_path / "kept"))
     pipe = PromptEditPipeline(**tiny_sd_components())
     pipe.set_progress_bar_config(disable=True)
     # Initial weights may change with torch's random numbers, and the digest of the scheduler's
     # config depended on the process; the recorded values stay.
-    here = facts_of(pipe, {})
+    here = collect_facts(pipe, {})
     kept.facts |= {name: here[name] for name in ("model", "sampler_config")}
     source, target = pipe(kept, Prompt("a (red:1.5) dog", "a1111"), output_type="latent").images
     assert torch.equal(source[None], kept.latents)
@@ -54,11 +54,11 @@ def test_a_source_of_an_earlier_commit_is_edited(tmp_path):
 
 
 def test_facts_do_not_depend_on_the_order_of_the_schedulers_defaults():
-    """diffusers lists the defaulted config keys in another order from process to process."""
+    """diffusers lists the defaulted config keys in another order in each process."""
     pipe = PromptEditPipeline(**tiny_sd_components())
-    before = facts_of(pipe, {})
+    before = collect_facts(pipe, {})
     config = pipe.scheduler.config
     defaulted = list(reversed(config["_use_default_values"]))
     assert len(defaulted) > 1
     pipe.scheduler._internal_dict = FrozenDict({**config, "_use_default_values": defaulted})
-    assert facts_of(pipe, {}) == before
+    assert collect_facts(pipe, {}) == before

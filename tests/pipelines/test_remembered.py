@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
-from pipelines.prompt_to_prompt.recorded_source import load_remembered
+from pipelines.prompt_to_prompt.recorded_source import load_recorded_source
 from t2i.attention import Replace, SelfReplace, attend
 from t2i.attention.edits.share_keys_values import ShareKeysValues
 from t2i.conditioning.guidance_interval import Interval
@@ -126,7 +126,7 @@ def test_all_settings_are_taken_over(pipe, settings):
 def test_a_prompt_in_a_grammar_is_remembered_at_every_step(pipe, tmp_path):
     source, target = Prompt("a [red:blue:0.5] cat"), Prompt("a [red:blue:0.5] dog")
     pipe.remember(source, seed=3, folder=tmp_path / "kept", **RUN)
-    kept = load_remembered(tmp_path / "kept")
+    kept = load_recorded_source(tmp_path / "kept")
     both = pipe(source, target, seed=3, output_type="latent", **RUN).images
     alone = pipe(kept, target, output_type="latent").images
     assert_same(alone, both)
@@ -152,7 +152,7 @@ def test_half_precision_keeps_half_and_equals_within_its_rounding(pipe):
 def test_on_disk_it_is_the_same_and_read_step_by_step(pipe, kept, tmp_path):
     folder = tmp_path / "cat"
     written = pipe.remember(SOURCE, seed=3, folder=folder, **RUN)
-    again = load_remembered(folder)
+    again = load_recorded_source(folder)
     assert written.bytes == again.bytes == kept.bytes
     expected = pipe(kept, TARGET, output_type="latent").images
     for one in (written, again):
@@ -189,7 +189,7 @@ def test_a_folder_of_somebody_else_is_not_replaced(pipe, tmp_path):
     assert (tmp_path / "mine.txt").read_text() == "mine"
     pipe.remember(SOURCE, folder=tmp_path / "new", seed=3, **RUN)
     pipe.remember(TARGET, folder=tmp_path / "new", seed=3, **RUN)
-    assert load_remembered(tmp_path / "new").prompt == TARGET
+    assert load_recorded_source(tmp_path / "new").prompt == TARGET
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_another_model_sampler_or_precision_is_refused(kept):
     assert len(other(kept, TARGET).images) == 2  # the same weights
     with torch.no_grad():
         other.unet.conv_in.bias[0] += 0.1
-    with pytest.raises(ArgumentError, match="The source was remembered with model="):
+    with pytest.raises(ArgumentError, match="The source was recorded with model="):
         other(kept, TARGET)
     sampled = quiet({**tiny_sd_components(), "scheduler": with_sampler("euler")})
     with pytest.raises(ArgumentError, match="sampler='DDIMScheduler'"):
@@ -244,22 +244,22 @@ def test_an_older_processor_is_refused(kept):
 
 def test_folders_that_are_none_are_named(pipe, tmp_path):
     with pytest.raises(DataError, match="is no remembered source"):
-        load_remembered(tmp_path)
+        load_recorded_source(tmp_path)
     folder = tmp_path / "cat"
     pipe.remember(SOURCE, seed=3, folder=folder, **RUN)
     (folder / "step-00003.safetensors").unlink()
     with pytest.raises(DataError, match=r"lacks step-00003\.safetensors: remember"):
-        load_remembered(folder)
+        load_recorded_source(folder)
     pipe.remember(SOURCE, seed=3, folder=folder, **RUN)
     (folder / "ended.safetensors").write_bytes(b"{}")
     with pytest.raises(DataError, match=r"ended\.safetensors has changed since it was written"):
-        load_remembered(folder)
+        load_recorded_source(folder)
     shutil.rmtree(folder)
     pipe.remember(SOURCE, seed=3, folder=folder, **RUN)
     manifest = json.loads((folder / "remembered.json").read_text()) | {"version": 9}
     (folder / "remembered.json").write_text(json.dumps(manifest))
     with pytest.raises(DataError, match="layout 9, this t2i reads 2"):
-        load_remembered(folder)
+        load_recorded_source(folder)
 
 
 FILES = ["begun.safetensors", "ended.safetensors", "remembered.json", "step-00001.safetensors"]
@@ -269,13 +269,13 @@ FILES = ["begun.safetensors", "ended.safetensors", "remembered.json", "step-0000
 def test_a_bit_that_has_flipped_is_noticed(pipe, tmp_path, name):
     folder = tmp_path / "cat"
     pipe.remember(SOURCE, seed=3, folder=folder, num_inference_steps=2)
-    load_remembered(folder)
+    load_recorded_source(folder)
     content = bytearray((folder / name).read_bytes())
     place = content.index(b"red cat") if name.endswith("json") else len(content) - 5
     content[place] ^= 1
     (folder / name).write_bytes(content)
     with pytest.raises(DataError, match=f"cat/{name} has changed since it was written.*anew"):
-        load_remembered(folder)
+        load_recorded_source(folder)
 
 
 def test_a_folder_without_digests_is_of_another_layout(pipe, tmp_path):
@@ -285,7 +285,7 @@ def test_a_folder_without_digests_is_of_another_layout(pipe, tmp_path):
     del manifest["sha256"]
     path.write_text(json.dumps(manifest))
     with pytest.raises(DataError, match="layout 1, this t2i reads 2: remember the source anew"):
-        load_remembered(tmp_path / "cat")
+        load_recorded_source(tmp_path / "cat")
 
 
 def test_a_remembered_source_with_files_of_somebody_else_is_not_replaced(pipe, tmp_path):
@@ -295,4 +295,4 @@ def test_a_remembered_source_with_files_of_somebody_else_is_not_replaced(pipe, t
     with pytest.raises(OutputError, match=r"holds mine\.txt, and is no .* it is not replaced"):
         pipe.remember(TARGET, seed=3, folder=folder, num_inference_steps=2)
     assert (folder / "mine.txt").read_text() == "mine"
-    assert load_remembered(folder).prompt == SOURCE
+    assert load_recorded_source(folder).prompt == SOURCE

@@ -19,7 +19,7 @@ from tests.attention.edits.test_methods import EVERY
 from tests.denoiser.tiny_models import kandinsky_components, prior_components
 from tests.tiny import diffusers_pipeline, tiny_sd_components, tiny_sdxl_components
 
-FEW = {"num_inference_steps": 1, "output_type": "latent"}
+FEW_STEPS = {"num_inference_steps": 1, "output_type": "latent"}
 PICTURE = Image.new("RGB", (32, 32), "teal")
 MASK = Image.new("L", (32, 32), "white")
 JUNK = {
@@ -57,14 +57,14 @@ def quiet(pipe):
 def calls():
     parts, sdxl = tiny_sd_components(), tiny_sdxl_components()
     prior = {f"prior_{name}": part for name, part in prior_components().items()}
-    prompt = {"prompt": "a cat"} | FEW
+    prompt = {"prompt": "a cat"} | FEW_STEPS
     made = {
         "text": (TextToImagePipeline(**parts), prompt),
         "image": (ImageToImagePipeline(**parts), prompt | {"image": PICTURE, "strength": 1.0}),
         "inpaint": (InpaintPipeline(**parts), prompt | {"image": PICTURE, "mask_image": MASK}),
         "edit": (
             PromptEditPipeline(**parts),
-            {"source": "a cat", "target": "a dog", "self_replace": None} | FEW,
+            {"source": "a cat", "target": "a dog", "self_replace": None} | FEW_STEPS,
         ),
         "sdxl": (TextToImagePipeline(**sdxl), prompt),
         "unclip": (
@@ -122,7 +122,7 @@ def test_embeddings_of_the_right_width_may_still_be_none(calls, name, junk):
     pipe, _ = calls["text"]
     given = dict.fromkeys(("prompt_embeds", "negative_prompt_embeds"), torch.zeros(1, 16, 32))
     with pytest.raises(ArgumentError, match=f"Got {name} of shape .*floating point"):
-        pipe(**given | {name: junk} | FEW)
+        pipe(**given | {name: junk} | FEW_STEPS)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_what_is_wrong_is_said(calls, argument, words):
 def edited(pipe, edit, prompts=None):
     with attend(pipe, prompts=prompts) as attn:
         attn.edit(edit)
-        pipe(["a cat", "a dog"], callback_on_step_end=attn.on_step_end, **FEW)
+        pipe(["a cat", "a dog"], callback_on_step_end=attn.on_step_end, **FEW_STEPS)
 
 
 def test_edits_of_prompts_that_nobody_told_are_refused_in_words():

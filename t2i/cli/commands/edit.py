@@ -15,7 +15,7 @@ from t2i.errors import ArgumentError
 from t2i.terminal import print_line, warnings_in_one_line
 
 if TYPE_CHECKING:
-    from pipelines.prompt_to_prompt.automatic_edits import Blend, Choice, Wishes
+    from pipelines.prompt_to_prompt.automatic_edits import Blend, TargetSettings, WordEditOptions
     from t2i.attention.edits.base.edit import Edit
     from t2i.cli.drawing.loaded_request import LoadedRequest
     from t2i.cli.request.request import Request
@@ -117,7 +117,7 @@ def edit(
     options.check_not_composed(request, prompts)
     names = SiblingNames(out or Path("outputs"), source, "edit", _file_endings(len(prompts)))
 
-    from pipelines.prompt_to_prompt.automatic_edits import Wishes, choices
+    from pipelines.prompt_to_prompt.automatic_edits import WordEditOptions, choose_target_settings
     from t2i.cli.drawing.drawing import draw_edited_images
     from t2i.cli.drawing.loaded_request import load_request
     from t2i.cli.metadata.writing import build_image_texts
@@ -129,11 +129,11 @@ def edit(
         # what ties them
         prepared = load_request(request, prompts)
         start = time.perf_counter()
-        wishes = Wishes(weights=weights, blend=words, **windows)
+        wishes = WordEditOptions(weights=weights, blend=words, **windows)
         request = _with_edits(prepared, prompts, _choose_edits(prepared, prompts, wishes))
         spoken = [request.spoken(prompt) for prompt in prompts]
         assert request.num_inference_steps is not None
-        chosen = choices(spoken, request.num_inference_steps, wishes)
+        chosen = choose_target_settings(spoken, request.num_inference_steps, wishes)
 
         # the pictures
         try:
@@ -175,7 +175,7 @@ def edit(
         print_line(path)
 
 
-def _describe_edit(choice: "Choice") -> str:
+def _describe_edit(choice: "TargetSettings") -> str:
     """What kind of edit it was taken for, and the options that say the same."""
     windows = {"cross-replace": choice.cross_replace, "self-replace": choice.self_replace}
     shares = {name: (0.0, 1.0) if one is None else one for name, one in windows.items()}
@@ -261,14 +261,16 @@ def parse_window(name: str, text: str) -> tuple[float, float]:
     return window
 
 
-def _choose_edits(prepared: "LoadedRequest", prompts: list[str], wishes: "Wishes") -> "list[Edit]":
+def _choose_edits(
+    prepared: "LoadedRequest", prompts: list[str], wishes: "WordEditOptions"
+) -> "list[Edit]":
     """The edits that these prompts call for, on this model at this size."""
     from t2i.cli.drawing.drawing import build_editor
 
     request = prepared.request
     assert request.num_inference_steps is not None
     spoken = [request.spoken(prompt) for prompt in prompts]
-    return build_editor(prepared.pipe).edits_for(
+    return build_editor(prepared.pipe).automatic_edits(
         spoken, wishes, request.num_inference_steps, request.height, request.width
     )
 

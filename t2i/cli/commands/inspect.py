@@ -131,12 +131,12 @@ def split_words(words: list[str] | None) -> list[str]:
 
 def content_words(prompt: object) -> list[str]:
     """The words of a prompt that are worth a look."""
-    from pipelines.prompt_to_prompt.automatic_edits import said
+    from pipelines.prompt_to_prompt.automatic_edits import cond_text
     from t2i.text.alignment import words_of
     from t2i.text.prompt import Prompt
 
     assert isinstance(prompt, str | Prompt)
-    spoken = dict.fromkeys(words_of(said(prompt)))
+    spoken = dict.fromkeys(words_of(cond_text(prompt)))
     found = [word for word in spoken if word not in FUNCTION_WORDS]
     if not found:
         raise ArgumentError(

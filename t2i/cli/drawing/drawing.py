@@ -73,7 +73,7 @@ def read_pipeline_defaults(pipe: "TextToImagePipeline", request: Request) -> Req
     kind = pipeline_class(request)
     strength = inspect.signature(kind.__call__).parameters.get("strength")
     return RequestDefaults(
-        **kind.usual(of_sdxl=pipe.text_encoder_2 is not None),
+        **kind.fallback_defaults(is_sdxl=pipe.text_encoder_2 is not None),
         sampler=type(pipe.scheduler).__name__,
         strength=None if strength is None else strength.default,
     )
@@ -134,7 +134,7 @@ def draw_edited_images(
 ) -> "list[Image]":
     """All pictures of an edited request, the source's first; an edit that no step reaches is left
     out with a warning."""
-    from pipelines.prompt_to_prompt.automatic_edits import reaches
+    from pipelines.prompt_to_prompt.automatic_edits import covers_any_step
 
     assert request.edited is not None
     assert request.num_inference_steps is not None
@@ -146,7 +146,7 @@ def draw_edited_images(
         pictures: list[Image] = editor(
             source,
             targets,
-            edits=[edit for edit in edits if reaches(edit, request.num_inference_steps)],
+            edits=[edit for edit in edits if covers_any_step(edit, request.num_inference_steps)],
             width=request.width,
             height=request.height,
             return_dict=False,
@@ -258,10 +258,10 @@ def warn_of_large_size(pipe: "TextToImagePipeline", request: Request) -> None:
 
 def _open_rgb(file: InputFile) -> "Image":
     """In RGB, on white where it is transparent."""
-    from pipelines.images.input_images import in_full
+    from pipelines.images.input_images import to_opaque_rgb
     from t2i.pictures import open_picture
 
-    picture: Image = in_full(open_picture(Path(expanduser(file.path))))
+    picture: Image = to_opaque_rgb(open_picture(Path(expanduser(file.path))))
     return picture
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from pipelines.prompt_to_prompt.automatic_edits import Wishes
+from pipelines.prompt_to_prompt.automatic_edits import WordEditOptions
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from t2i.attention import InjectQueriesKeys, LocalBlend, ShareKeysValues, WordWeights
 from t2i.attention.edits.base.edit import Edit
@@ -73,8 +73,10 @@ def chosen(
 ) -> list[Edit]:
     """What edits="auto" chooses: as many words are replaced, else the prompts are aligned."""
     weights = {} if pair.strong is None else {pair.strong: settings.weight}
-    wishes = Wishes(cross_replace=settings.cross_replace, weights=weights, blend=None, **windows)
-    return editor.edits_for(pair.texts, wishes, steps)
+    wishes = WordEditOptions(
+        cross_replace=settings.cross_replace, weights=weights, blend=None, **windows
+    )
+    return editor.automatic_edits(pair.texts, wishes, steps)
 
 
 def share(

@@ -1,18 +1,18 @@
-"""What the caller of a pipeline asks for, and what a pipeline starts its run from.
+"""Arguments of a pipeline call, and the start of the run that a pipeline builds from them.
 
-B batch rows (here: pictures), T text tokens, D text width, C channels, H W latent size.
+B batch rows (here: images), T text tokens, D text width, C channels, H W latent size.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, Self
+from dataclasses import dataclass, field
+from typing import Any
 
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from torch import Tensor
 
 from pipelines.loop import Generators
-from pipelines.run import arguments
-from pipelines.run.callback_results import check_takes_a_step
+from pipelines.run import argument_checks
+from pipelines.run.callback_results import check_callback_signature
 from pipelines.run.step_callbacks import StepEndCallback
 from t2i.conditioning.guidance import check_number
 from t2i.conditioning.run_state import Guidance, StepCallback
@@ -34,9 +34,8 @@ SIZES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Call:
-    """The arguments that every pipeline takes, under diffusers' names, with its meaning and its
-    defaults."""
+class CallArguments:
+    """Arguments that every pipeline takes, with diffusers' names, meanings and defaults."""
 
     prompt: Prompts | None = None
     negative_prompt: Prompts | None = None
@@ -74,60 +73,49 @@ class Call:
     aesthetic_score: float = 6.0
     negative_aesthetic_score: float = 2.5
 
-    @classmethod
-    def of(cls, given: Mapping[str, Any]) -> Self:
-        """Those of a method's `locals()` that are fields here.
-
-        The signatures stay spelled out, for people, editors and diffusers' own tests to read; a
-        test holds that their defaults are these.
-        """
-        return cls(
-            **{field.name: given[field.name] for field in fields(cls) if field.name in given}
-        )
-
     @property
     def callback_inputs(self) -> Sequence[str]:
-        """The tensors that the callback wants; those of diffusers name them themselves."""
+        """Names of the tensors that the callback reads; diffusers' callbacks name their own."""
         if isinstance(self.callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
             inputs: Sequence[str] = self.callback_on_step_end.tensor_inputs
             return inputs
         return self.callback_on_step_end_tensor_inputs
 
     def check(self, tensor_inputs: Sequence[str]) -> None:
-        """Raise ArgumentError for what can be seen to be wrong before any work is done."""
-        arguments.check_callback_inputs(self.callback_inputs, tensor_inputs)
-        arguments.check_output_type(self.output_type)
-        arguments.check_guidance(self.guidance)
+        """Raise ArgumentError for every error that can be seen before any work is done."""
+        argument_checks.check_callback_inputs(self.callback_inputs, tensor_inputs)
+        argument_checks.check_output_type(self.output_type)
+        argument_checks.check_guidance(self.guidance)
         check_number("eta", self.eta)
         check_number("aesthetic_score", self.aesthetic_score)
         check_number("negative_aesthetic_score", self.negative_aesthetic_score)
-        check_takes_a_step(self.callback_on_step_end)
-        arguments.check_clip_skip(self.clip_skip)
-        arguments.check_flag("return_dict", self.return_dict)
+        check_callback_signature(self.callback_on_step_end)
+        argument_checks.check_clip_skip(self.clip_skip)
+        argument_checks.check_flag("return_dict", self.return_dict)
         for name in SIZES:
-            arguments.check_pair(name, getattr(self, name))
-        arguments.check_mapping("cross_attention_kwargs", self.cross_attention_kwargs)
-        arguments.check_count("num_images_per_prompt", self.num_images_per_prompt)
-        arguments.check_embeddings(
+            argument_checks.check_pair(name, getattr(self, name))
+        argument_checks.check_mapping("cross_attention_kwargs", self.cross_attention_kwargs)
+        argument_checks.check_count("num_images_per_prompt", self.num_images_per_prompt)
+        argument_checks.check_embeddings(
             self.prompt, self.negative_prompt, self.prompt_embeds, self.negative_prompt_embeds
         )
         for name in ("prompt", "prompt_2", "negative_prompt", "negative_prompt_2"):
             if getattr(self, name) is not None:
-                arguments.list_of_prompts(name, getattr(self, name))
+                argument_checks.list_of_prompts(name, getattr(self, name))
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
-    """Where a run begins.
+class RunStart:
+    """Starting latents and timesteps of a run.
 
-    left : turns of the scheduler after these timesteps, which another pipeline will take
-    extra : further rows for `Conditioning.extra`, one per picture
-    step_callbacks : those that this pipeline needs, before the user's callback
+    remaining : timesteps of the scheduler after these, left to another pipeline
+    extra : further rows for `Conditioning.extra`, one per image
+    step_callbacks : those of the pipeline itself, called before the user's callback
     """
 
     latents_BCHW: Tensor
     timesteps: Tensor
     num_inference_steps: int
-    left: int = 0
+    remaining: int = 0
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     step_callbacks: Sequence[StepCallback] = ()

@@ -1,4 +1,4 @@
-"""What a caller may hand to a pipeline, checked before any work is done."""
+"""Checks of a pipeline call's arguments, made before any work is done."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
 def list_of_prompts(name: str, prompts: object, count: int | None = None) -> list[str | Prompt]:
-    """One prompt per row; a single one serves all `count` rows."""
+    """Return one prompt per row; a single one is repeated for all `count` rows."""
     if isinstance(prompts, str | Prompt):
         return [prompts] * (count or 1)
     rows = prompts if isinstance(prompts, list | tuple) else [None]
@@ -41,6 +41,7 @@ def check_embeddings(
     prompt_embeds: Tensor | None,
     negative_prompt_embeds: Tensor | None,
 ) -> None:
+    """Raise ArgumentError unless either a prompt or embeddings of the right shape are given."""
     if (prompt is None) == (prompt_embeds is None):
         given = "neither" if prompt is None else "both"
         raise ArgumentError(f"Got {given} of prompt and prompt_embeds: give exactly one of them.")
@@ -75,6 +76,7 @@ def check_width(embeds: Tensor, unet: Any) -> None:
 
 
 def check_same_shape(prompt_embeds: Tensor, negative_prompt_embeds: Tensor) -> None:
+    """Raise ArgumentError where the two embeddings differ in shape."""
     if prompt_embeds.shape != negative_prompt_embeds.shape:
         raise ArgumentError(
             f"Got negative_prompt_embeds of shape {tuple(negative_prompt_embeds.shape)} for a "
@@ -83,11 +85,13 @@ def check_same_shape(prompt_embeds: Tensor, negative_prompt_embeds: Tensor) -> N
 
 
 def check_count(name: str, value: int) -> None:
+    """Raise ArgumentError unless the argument is a whole number from 1 on."""
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST:
         raise ArgumentError(f"Got {name}={value!r:.80}, expected a whole number from 1 on.")
 
 
 def check_output_type(output_type: str) -> None:
+    """Raise ArgumentError for an unknown output type."""
     if not isinstance(output_type, str) or output_type not in OUTPUT_TYPES:
         raise ArgumentError(
             f"Unknown output_type {output_type!r}. {nearest(str(output_type), OUTPUT_TYPES)}"
@@ -95,6 +99,7 @@ def check_output_type(output_type: str) -> None:
 
 
 def check_generators(generator: object, pictures: int) -> None:
+    """Raise ArgumentError unless `generator` is None, one generator, or a list of one per image."""
     generators = generator if isinstance(generator, list) else [generator]
     for one in generators:
         if (one is not None or isinstance(generator, list)) and not isinstance(
@@ -112,6 +117,7 @@ def check_generators(generator: object, pictures: int) -> None:
 
 
 def check_latents(latents: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise ArgumentError unless the latents are floating point and of this shape."""
     if not isinstance(latents, Tensor):
         raise ArgumentError(f"Got latents of type {type(latents).__name__}, expected a tensor.")
     if tuple(latents.shape) != shape or not latents.is_floating_point():
@@ -122,6 +128,7 @@ def check_latents(latents: Tensor, shape: tuple[int, ...]) -> None:
 
 
 def check_guidance(guidance: object) -> None:
+    """Raise ArgumentError unless the object implements the Guidance protocol."""
     protocol = ("needs", "branches", "combine")
     sound = not isinstance(guidance, type) and all(hasattr(guidance, name) for name in protocol)
     if guidance is not None and not sound:
@@ -133,6 +140,7 @@ def check_guidance(guidance: object) -> None:
 
 
 def check_pair(name: str, value: object) -> None:
+    """Raise ArgumentError unless the argument is None or two whole numbers."""
     pair = isinstance(value, list | tuple) and len(value) == 2
     if value is not None and not (pair and all(is_whole(one) for one in value)):  # type: ignore[attr-defined]
         raise ArgumentError(
@@ -141,26 +149,31 @@ def check_pair(name: str, value: object) -> None:
 
 
 def is_whole(value: object) -> bool:
+    """Return True for a whole number of moderate size."""
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MOST
 
 
 def check_flag(name: str, value: object) -> None:
+    """Raise ArgumentError unless the argument is True or False."""
     if not isinstance(value, bool):
         raise ArgumentError(f"Got {name}={value!r:.80}, expected True or False.")
 
 
 def check_clip_skip(value: object) -> None:
+    """Raise ArgumentError unless clip_skip is None or a whole number from 0 on."""
     whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
     if value is not None and not whole:
         raise ArgumentError(f"Got clip_skip={value!r:.80}, expected a whole number from 0 on.")
 
 
 def check_mapping(name: str, value: object) -> None:
+    """Raise ArgumentError unless the argument is None or a mapping."""
     if value is not None and not isinstance(value, Mapping):
         raise ArgumentError(f"Got {name} of type {type(value).__name__}, expected a dict.")
 
 
 def check_callback_inputs(names: Sequence[str], choices: Sequence[str]) -> None:
+    """Raise ArgumentError unless the names are a list of those in `choices`."""
     if not isinstance(names, list | tuple):
         raise ArgumentError(
             "Got callback_on_step_end_tensor_inputs of type "

@@ -1,0 +1,216 @@
+"""Starting latents, mask and step callback of an inpainting run.
+
+B batch rows (here: images), C channels, H W latent size, Y X image size.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from pipelines.images import input_images as images
+from pipelines.images.denoising_range import TimestepRange, image_timesteps
+from pipelines.loop import Generators
+from pipelines.run.call_arguments import RunStart
+from t2i.conditioning.run_state import RunState
+from t2i.denoiser.families import inpaint, sd
+from t2i.denoiser.schedulers import first_latents
+from t2i.errors import ArgumentError
+
+
+@dataclass(frozen=True, kw_only=True)
+class InpaintInputs:
+    """Arguments of an inpainting call that say what is repainted, and how much of it.
+
+    mask_image : with Pillow masks converted, see `convert_masks`
+    mask_processor : brings masks to size and to 0 or 1
+    crop : left, top, right and bottom of the region that is drawn; None for the whole image
+    """
+
+    image: Any
+    mask_image: Any
+    masked_image_latents: Tensor | None
+    height: int
+    width: int
+    strength: float
+    generator: Generators | None
+    latents: Tensor | None
+    denoising_start: float | None
+    denoising_end: float | None
+    mask_processor: VaeImageProcessor
+    crop: tuple[int, int, int, int] | None = None
+
+    @property
+    def sizing(self) -> dict[str, Any]:
+        """Options of `VaeImageProcessor.preprocess` for image and mask."""
+        size: dict[str, Any] = {"height": self.height, "width": self.width}
+        if self.crop is not None:
+            size |= {"crops_coords": self.crop, "resize_mode": "fill"}
+        return size
+
+
+@dataclass(frozen=True)
+class SourceLatents:
+    """Latents of the given image, and the latents that the run starts from.
+
+    clean_BCHW : latents of the image; None where neither start nor callback needs them
+    are_pixels : False for an image that was given as latents
+    """
+
+    pixels_BCYX: Tensor
+    are_pixels: bool
+    clean_BCHW: Tensor | None
+    noise_BCHW: Tensor
+    start_BCHW: Tensor
+
+
+def build_inpaint_start(
+    pipe: Any, inputs: InpaintInputs, text_BTD: Tensor, num_inference_steps: int
+) -> RunStart:
+    """Build the start of a run that repaints the white part of the mask.
+
+    A UNet for inpainting is given mask and masked image as further channels; every other one gets a
+    step callback that restores the unmasked part.
+    """
+    reads_mask = inpaint.reads_the_mask(pipe.unet, pipe.vae.config["latent_channels"])
+    timesteps = image_timesteps(
+        pipe.scheduler,
+        num_inference_steps,
+        inputs.strength,
+        inputs.denoising_start,
+        inputs.denoising_end,
+    )
+    source = encode_source(pipe, inputs, text_BTD, timesteps, reads_mask=reads_mask)
+    mask_B1YX, mask_B1HW = prepare_mask(inputs, source.start_BCHW)
+    if not reads_mask:
+        assert source.clean_BCHW is not None
+        if source.are_pixels:
+            # StableDiffusionInpaintPipeline encodes the masked image here and discards it: an
+            # ancestral sampler continues with the random numbers after those.
+            draw_posterior(pipe.vae, source.pixels_BCYX, source.clean_BCHW, inputs.generator)
+        keep = KeepUnmasked(pipe.scheduler, mask_B1HW, source.clean_BCHW, source.noise_BCHW)
+        return RunStart(source.start_BCHW, *timesteps, step_callbacks=[keep])
+    masked = inputs.masked_image_latents
+    if masked is None:
+        check_pixels(source.are_pixels)
+        masked = source.pixels_BCYX * (mask_B1YX < 0.5)
+    masked_BCHW = images.encode_images(
+        pipe.vae, masked, text_BTD.shape[0], inputs.generator, like=text_BTD
+    )
+    channels = inpaint.channels(mask_B1HW, masked_BCHW)
+    return RunStart(source.start_BCHW, *timesteps, extra={"channels": channels})
+
+
+def encode_source(
+    pipe: Any,
+    inputs: InpaintInputs,
+    text_BTD: Tensor,
+    timesteps: TimestepRange,
+    *,
+    reads_mask: bool,
+) -> SourceLatents:
+    """Encode the image where its latents are needed, and add the noise of the first timestep."""
+    num_images = text_BTD.shape[0]
+    generator = inputs.generator
+    pixels_BCYX = images.preprocess_images(
+        pipe.image_processor, "image", images.to_opaque_rgb(inputs.image), **inputs.sizing
+    )
+    clean_BCHW = None
+    if inputs.strength < 1 or not reads_mask or inputs.denoising_start is not None:
+        clean_BCHW = images.encode_images(
+            pipe.vae, pixels_BCYX, num_images, generator, like=text_BTD
+        ).contiguous()  # Other strides, other rounding: here as in diffusers.
+    noise_BCHW = images.prepare_noise(
+        pipe, text_BTD, inputs.height, inputs.width, generator, inputs.latents
+    )
+    if inputs.denoising_start is not None:
+        assert clean_BCHW is not None
+        start_BCHW = clean_BCHW
+    elif inputs.latents is not None or inputs.strength == 1:
+        start_BCHW = first_latents(pipe.scheduler, noise_BCHW)
+    else:
+        first_B = timesteps.timesteps[:1].repeat(num_images)
+        start_BCHW = pipe.scheduler.add_noise(clean_BCHW, noise_BCHW, first_B)
+    return SourceLatents(
+        pixels_BCYX,
+        pixels_BCYX.shape[1] != pipe.vae.config["latent_channels"],
+        clean_BCHW,
+        noise_BCHW,
+        start_BCHW,
+    )
+
+
+def prepare_mask(inputs: InpaintInputs, latents_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mask at image size, (B, 1, Y, X), and at latent size, (B, 1, H, W)."""
+    num_images = latents_BCHW.shape[0]
+    mask_image = inputs.mask_image
+    mask_B1YX = images.preprocess_images(
+        inputs.mask_processor, "mask_image", mask_image, **inputs.sizing
+    )
+    images.check_masks(mask_B1YX, num_images, pillow=images.is_pillow(mask_image))
+    mask_B1HW = inpaint.mask_on_latents(mask_B1YX, *latents_BCHW.shape[-2:])
+    mask_B1HW = mask_B1HW.to(latents_BCHW.device, latents_BCHW.dtype)
+    return mask_B1YX, mask_B1HW.repeat(num_images // mask_B1HW.shape[0], 1, 1, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class KeepUnmasked:
+    """Step callback that restores the image where the mask is 0, at the next step's noise level."""
+
+    scheduler: Any
+    mask_B1HW: Tensor
+    clean_BCHW: Tensor
+    noise_BCHW: Tensor
+
+    def before_pass(self, run: RunState) -> None:
+        """Do nothing."""
+
+    def after_step(self, run: RunState) -> None:
+        """Restore the unmasked part of the latents."""
+        kept_BCHW = self.clean_BCHW
+        if run.step + 1 < run.num_steps:
+            next_1 = run.timesteps[run.step + 1 : run.step + 2]
+            kept_BCHW = self.scheduler.add_noise(self.clean_BCHW, self.noise_BCHW, next_1)
+        run.latents_BCHW = (1 - self.mask_B1HW) * kept_BCHW + self.mask_B1HW * run.latents_BCHW
+
+
+def draw_posterior(
+    vae: sd.VAE, pixels_BCYX: Tensor, like_BCHW: Tensor, generator: Generators | None
+) -> None:
+    """Draw and discard the random numbers that encoding these pixels would draw."""
+    if not isinstance(vae, AutoencoderKL):
+        return
+    count = len(generator) if isinstance(generator, list) else pixels_BCYX.shape[0]
+    shape = (count, *like_BCHW.shape[1:])
+    randn_tensor(shape, generator=generator, device=like_BCHW.device, dtype=like_BCHW.dtype)
+
+
+def check_pixels(are_pixels: bool) -> None:
+    """Raise ArgumentError for an image given as latents, from which nothing can be masked out."""
+    if not are_pixels:
+        raise ArgumentError(
+            "Got latents as image: a model for inpainting reads the image around the mask. Give "
+            "the latents of the image with the white part of the mask painted grey as "
+            "masked_image_latents, or give the image as pixels."
+        )
+
+
+def check_croppable(image: Any, mask_image: Any, output_type: str, margin: int) -> None:
+    """Raise ArgumentError unless padding_mask_crop=margin can be applied to image and mask."""
+    if not isinstance(margin, int) or margin < 0:
+        raise ArgumentError(f"Got padding_mask_crop={margin!r}, expected pixels, from 0 on.")
+    pillow = all(hasattr(one, "crop") for one in (image, mask_image))
+    if not pillow or output_type != "pil":
+        raise ArgumentError(
+            "padding_mask_crop needs one Pillow image, one Pillow mask and output_type='pil'; "
+            f"got {type(image).__name__}, {type(mask_image).__name__} and "
+            f"output_type={output_type!r}."
+        )
+    if mask_image.convert("L").getbbox() is None:
+        raise ArgumentError(
+            "Got a mask_image that is black everywhere: there is nothing to crop to. Paint the "
+            "part to redraw white."
+        )
