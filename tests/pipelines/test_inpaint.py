@@ -110,7 +110,7 @@ def test_a_unet_of_other_channels_is_refused(components):
         pipe("a cat", image=PIXELS, mask_image=MASK, **SIZE)
 
 
-@pytest.mark.filterwarnings("ignore:The mask is black everywhere")
+@pytest.mark.filterwarnings("ignore:The mask is black all over")
 def test_a_crop_around_nothing_is_refused(components):
     pipe, _ = both(components)
     black = Image.new("L", PICTURE.size)
@@ -152,10 +152,10 @@ def hole():
     ("mask", "message"),
     [
         (Image.new("L", (50, 37), 255), "white all over, so the whole picture is drawn anew"),
-        (Image.new("L", (50, 37), 0), "black everywhere, so nothing is drawn anew: paint white"),
-        (Image.new("RGBA", (50, 37), (255, 255, 255, 0)), "black everywhere.*clear counts as black"),
+        (Image.new("L", (50, 37), 0), "black all over, so nothing is drawn anew: paint white"),
+        (Image.new("RGBA", (50, 37), (255, 255, 255, 0)), "black all over.*clear counts as black"),
         (torch.ones_like(MASK), "white all over"),
-        (np.zeros((1, 32, 32, 1), dtype=np.float32), "black everywhere"),
+        (np.zeros((1, 32, 32, 1), dtype=np.float32), "black all over"),
         (hole(), "looks like a picture with a clear hole.*make a mask of it: python -c"),
     ],
     ids=["white", "black", "clear", "white tensor", "black array", "hole"],

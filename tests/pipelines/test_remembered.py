@@ -195,7 +195,7 @@ def test_a_folder_of_somebody_else_is_not_replaced(pipe, tmp_path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"num_inference_steps": 6}, "remembered with num_inference_steps=5, and this call"),
+        ({"num_inference_steps": 6}, "recorded with num_inference_steps=5, but this call"),
         ({"guidance_scale": 7.0}, r"guidance_scale=3\.0"),
         ({"seed": 4}, "seed=3"),
         ({"negative_prompt": "x"}, "negative_prompt=None"),
