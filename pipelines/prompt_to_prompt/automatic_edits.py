@@ -13,7 +13,7 @@ from t2i.attention.edits.replace import Replace
 from t2i.attention.edits.reweight import Reweight
 from t2i.attention.edits.self_replace import SelfReplace
 from t2i.attention.prompts.prompt_tokens import Words
-from t2i.attention.site import Window, check_window, is_empty
+from t2i.attention.site import StepWindow, check_step_window, is_empty_window
 from t2i.errors import ArgumentError
 from t2i.terminal import several
 from t2i.text.alignment import plain_text, words_of
@@ -60,14 +60,14 @@ class WordEditOptions:
 
     weights: Mapping[str, float] = field(default_factory=dict)
     blend: Literal["auto"] | Blend | Sequence[Blend] | None = "auto"
-    cross_replace: Literal["auto"] | Window = "auto"
-    self_replace: Literal["auto"] | Window = "auto"
+    cross_replace: Literal["auto"] | StepWindow = "auto"
+    self_replace: Literal["auto"] | StepWindow = "auto"
 
     def __post_init__(self) -> None:
         for name in ("cross_replace", "self_replace"):
             window = getattr(self, name)
             if not (isinstance(window, str) and window == "auto"):
-                check_window(name, window)
+                check_step_window(name, window)
         asked = self.blend if isinstance(self.blend, list) else [self.blend]
         if not all(is_blend(one) for one in asked):
             raise ArgumentError(
@@ -98,8 +98,8 @@ class TargetSettings:
     """Settings of the edits of one target: the options given, else those of its kind of change."""
 
     change: PromptChange
-    cross_replace: Window
-    self_replace: Window
+    cross_replace: StepWindow
+    self_replace: StepWindow
     blend: Blend | None
 
 
@@ -165,7 +165,7 @@ def covers_any_step(edit: Edit, num_steps: int) -> bool:
     """Return True if any step lies in the edit's window; warn where none does unexpectedly."""
     if any(edit.covers(step, num_steps) for step in range(num_steps)):
         return True
-    if not is_empty(edit.steps):
+    if not is_empty_window(edit.steps):
         name = WINDOWS.get(type(edit), f"steps of {type(edit).__name__}")
         steps = "1 step is" if num_steps == 1 else f"{several(num_steps, 'step')} are"
         warnings.warn(

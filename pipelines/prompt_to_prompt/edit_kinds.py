@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from t2i.attention.prompts.prompt_tokens import Words
-from t2i.attention.site import Window
+from t2i.attention.site import StepWindow
 from t2i.text.alignment import align_tokens, words_of
 from t2i.text.token_layout import EncoderInput
 
@@ -30,8 +30,8 @@ class KindSettings:
     blended : only the region of the changed words is edited
     """
 
-    cross_replace: Window
-    self_replace: Window
+    cross_replace: StepWindow
+    self_replace: StepWindow
     blended: bool
 
 

@@ -32,7 +32,7 @@ from pipelines.run.step_callbacks import StepEndCallback
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.attention.attend import attend
 from t2i.attention.edits.base.edit import Edit
-from t2i.attention.site import Window
+from t2i.attention.site import StepWindow
 from t2i.conditioning.run_state import Guidance
 from t2i.denoiser.families import sd
 from t2i.denoiser.memory_checks import memory_to_draw
@@ -60,8 +60,8 @@ class PromptEditPipeline(TextToImagePipeline):
         edits: Literal["auto"] | Sequence[Edit] = "auto",
         weights: Mapping[str, float] | None = None,
         blend: Literal["auto"] | Blend | Sequence[Blend] | None = "auto",
-        cross_replace: Literal["auto"] | Window = "auto",
-        self_replace: Literal["auto"] | Window = "auto",
+        cross_replace: Literal["auto"] | StepWindow = "auto",
+        self_replace: Literal["auto"] | StepWindow = "auto",
         seed: int | None = None,
         generator: torch.Generator | None = None,
         latents: Tensor | None = None,

@@ -9,11 +9,12 @@ from transformers import PreTrainedTokenizerBase
 
 from t2i.attention.compute.recorded_rows import RecordedRun
 from t2i.attention.hooks.callback_driver import CallbackDriver
-from t2i.attention.hooks.installation import installed
+from t2i.attention.hooks.installation import session_installed
 from t2i.attention.hooks.pipeline_driver import PipelineDriver
 from t2i.attention.prompts.prompt_tokenizers import find_denoiser, find_prompt_tokenizers
 from t2i.attention.session.checks import GIBIBYTE
 from t2i.attention.session.session import Session
+from t2i.attention.session.session_prompts import SessionPrompts
 from t2i.conditioning.run_state import SupportsStepCallbacks
 from t2i.errors import ArgumentError, AttentionError
 from t2i.text.token_layout import EncoderInput
@@ -56,8 +57,7 @@ def attend(
         )
     session = Session(
         x,
-        prompts,
-        find_prompt_tokenizers(x, tokenizer),
+        SessionPrompts(prompts, find_prompt_tokenizers(x, tokenizer)),
         budget=budget,
         driven_by_callback=not is_observable,
         recorded_source=recorded_source,
@@ -65,7 +65,7 @@ def attend(
     root = _denoiser_or_model(x)
     driver = PipelineDriver(session, x) if is_observable else CallbackDriver(session, x, root)
     with ExitStack() as stack:
-        session.installation = stack.enter_context(installed(root, session))
+        session.installation = stack.enter_context(session_installed(root, session))
         driver.install(stack)
         yield session
         session.finish()

@@ -1,4 +1,4 @@
-"""Where attention happens, and which of those places, steps and heads somebody means."""
+"""Sites of attention in a model, and the selection of sites, steps and heads."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -8,28 +8,30 @@ from typing import Literal
 from t2i.errors import ArgumentError, nearest
 from t2i.terminal import several
 
-Kind = Literal["self", "cross", "joint"]
-Place = Literal["down", "mid", "up", ""]
+SiteKind = Literal["self", "cross", "joint"]
+SitePlace = Literal["down", "mid", "up", ""]
 
-Window = tuple[float, float] | tuple[int, int] | Sequence[int] | None
-"""Steps: None means all, two floats a share of the run, integers the steps [first, end)."""
+StepWindow = tuple[float, float] | tuple[int, int] | Sequence[int] | None
+"""Steps of a run: None for all, two floats for shares of it, two integers for [first, end)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A module in whose forward the queries meet the keys.
+    """A module whose forward calls attention.
 
-    kind : "cross" where the keys are the text's, "self" where they are the picture's own, "joint"
-        where they are both
-    size : H, W of the picture there; None where the queries lie on no grid
-    heads, keys : heads, and key positions of one row
+    name : its name in the model
+    kind : "cross" where the keys are the text's, "self" where they are the image's, "joint" where
+        they are both
+    place : "down", "mid" or "up" of a UNet; "" elsewhere
+    size : H, W of the image there; None where the queries lie on no grid
+    heads, keys : numbers of heads, and of key positions of one row
     text : first and end of the text among the keys; (0, 0) where there is none
-    image : first and end of the picture among the queries
+    image : first and end of the image among the queries
     """
 
     name: str
-    kind: Kind
-    place: Place
+    kind: SiteKind
+    place: SitePlace
     size: tuple[int, int] | None
     heads: int
     keys: int
@@ -38,7 +40,7 @@ class Site:
 
     @property
     def positions(self) -> int:
-        """Places of the picture that ask."""
+        """Return the number of image positions among the queries."""
         return self.image[1] - self.image[0]
 
     def __str__(self) -> str:
@@ -49,23 +51,25 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Sites:
-    """The sites that fit all that is said here.
+    """A selection of sites: those that match every field that is given.
 
     name : a regular expression searched in the site's name, such as "up_blocks.1"
     kind, place : one of them, or several
-    size : H, W of the picture there
-    max_positions : most places of the picture there, such as 16 * 16
+    size : H, W of the image there
+    max_positions : largest number of image positions there, such as 16 * 16
+
+    Raises ArgumentError for unknown kinds and places and for a malformed regular expression.
     """
 
     name: str | None = None
-    kind: Kind | tuple[Kind, ...] | None = None
-    place: Place | tuple[Place, ...] | None = None
+    kind: SiteKind | tuple[SiteKind, ...] | None = None
+    place: SitePlace | tuple[SitePlace, ...] | None = None
     size: tuple[int, int] | None = None
     max_positions: int | None = None
 
     def __post_init__(self) -> None:
-        for field, known in (("kind", KINDS), ("place", PLACES)):
-            for value in _several(getattr(self, field)):
+        for field, known in (("kind", SITE_KINDS), ("place", SITE_PLACES)):
+            for value in _as_tuple(getattr(self, field)):
                 if value not in known:
                     raise ArgumentError(f"Got {field}={value!r}. {nearest(str(value), known)}")
         try:
@@ -75,23 +79,26 @@ class Sites:
                 f"Got the site {self.name!r}, which is no regular expression: {error}"
             ) from error
 
-    def fit(self, site: Site) -> bool:
-        """Whether all that is said here holds for the site."""
+    def matches(self, site: Site) -> bool:
+        """Return True if the site matches every field."""
         return (
             (self.name is None or re.search(self.name, site.name) is not None)
-            and (self.kind is None or site.kind in _several(self.kind))
-            and (self.place is None or site.place in _several(self.place))
+            and (self.kind is None or site.kind in _as_tuple(self.kind))
+            and (self.place is None or site.place in _as_tuple(self.place))
             and (self.size is None or site.size == tuple(self.size))
             and (self.max_positions is None or site.positions <= self.max_positions)
         )
 
 
-KINDS = ("self", "cross", "joint")
-PLACES = ("down", "mid", "up")
+SITE_KINDS = ("self", "cross", "joint")
+SITE_PLACES = ("down", "mid", "up")
 
 
-def sites_of(chosen: "Sites | str | None") -> Sites:
-    """A selector from what people write: a part of the name, a Sites, or None for all."""
+def as_sites(chosen: "Sites | str | None") -> Sites:
+    """Return the selection for a part of a name, a Sites, or None for all sites.
+
+    Raises ArgumentError for anything else.
+    """
     if isinstance(chosen, Sites):
         return chosen
     if chosen is None or isinstance(chosen, str):
@@ -102,24 +109,24 @@ def sites_of(chosen: "Sites | str | None") -> Sites:
     )
 
 
-def no_site(wanted: object, sites: Iterable[Site]) -> str:
-    """The message for a selector that fits none of the sites."""
+def no_site_message(wanted: object, sites: Iterable[Site]) -> str:
+    """Return the error message for a selection that matches none of the sites."""
     found = list(sites)
     lines = "; ".join(map(str, found[:6]))
     more = f"; and {len(found) - 6} more" if len(found) > 6 else ""
     return (
         f"{wanted} fits none of the {several(len(found), 'site')} of this model. There are: "
-        f"{lines}{more}. Ask attn.sites() for all of them."
+        f"{lines}{more}. attn.sites() lists all of them."
     )
 
 
-def steps_of(window: Window, num_steps: int, table: int | None = None) -> range:
-    """The steps that a window means in a run of `num_steps`.
+def steps_in_window(window: StepWindow, num_steps: int, table: int | None = None) -> range:
+    """Return the steps of a window in a run of `num_steps` steps.
 
-    A share f of the run ends before step int(f * table); `table` is the number of steps, or one
+    A share f of the run ends before step int(f * table). `table` is the number of steps, or one
     more, as prompt-to-prompt counts in cross-attention (Hertz et al. 2022, arXiv 2208.01626).
     """
-    check_window("steps", window)
+    check_step_window("steps", window)
     if window is None:
         return range(num_steps)
     first, end = window
@@ -129,7 +136,8 @@ def steps_of(window: Window, num_steps: int, table: int | None = None) -> range:
     return range(min(int(first), num_steps), min(int(end), num_steps))
 
 
-def check_window(name: str, window: object) -> None:
+def check_step_window(name: str, window: object) -> None:
+    """Raise ArgumentError unless the argument called `name` is a step window."""
     if window is None:
         return
     example = f"{name}=(0.0, 0.8) for a share of the run or {name}=(0, 10) for steps"
@@ -144,17 +152,18 @@ def check_window(name: str, window: object) -> None:
         )
 
 
-def is_empty(window: Window) -> bool:
-    """Whether nobody could expect it to cover a step."""
+def is_empty_window(window: StepWindow) -> bool:
+    """Return True for a window that was written to cover no step, such as (0, 0)."""
     return window is not None and window[0] == window[1]
 
 
 def is_number(value: object) -> bool:
-    """Which True and False are not."""
+    """Return True for an int or a float; bools are neither."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def check_heads(heads: object) -> None:
+    """Raise ArgumentError unless `heads` is None or a tuple of head numbers."""
     if heads is not None and not (
         isinstance(heads, tuple)
         and heads
@@ -166,5 +175,5 @@ def check_heads(heads: object) -> None:
         )
 
 
-def _several(value: str | tuple[str, ...] | None) -> tuple[str, ...]:
+def _as_tuple(value: str | tuple[str, ...] | None) -> tuple[str, ...]:
     return () if value is None else (value,) if isinstance(value, str) else tuple(value)

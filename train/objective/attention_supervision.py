@@ -20,7 +20,7 @@ from torch.nn.functional import binary_cross_entropy, interpolate
 from t2i.attention.compute.edit_plan import EditPlan
 from t2i.attention.compute.probabilities import AttentionProbabilities
 from t2i.attention.compute.tap import AttentionInputs, to_four_axes
-from t2i.attention.hooks.installation import installed
+from t2i.attention.hooks.installation import session_installed
 from t2i.attention.site import Site, Sites
 from t2i.errors import ArgumentError
 
@@ -96,7 +96,7 @@ class Supervision:
 
         Raises ArgumentError where the denoiser has no site that is wanted.
         """
-        with installed(denoiser, self) as installation:
+        with session_installed(denoiser, self) as installation:
             self._passing = True
             installation.begin_pass(self, ())
             yield
@@ -126,7 +126,7 @@ class Supervision:
 
     def wants(self, site: Site) -> bool:
         """Return True for a site that is supervised."""
-        return site.size is not None and self.sites.fit(site)
+        return site.size is not None and self.sites.matches(site)
 
     def check_call(self, site: Site, call: AttentionInputs) -> None:
         """Accept every call: there are no prompts to compare its keys with."""

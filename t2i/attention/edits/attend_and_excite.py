@@ -17,7 +17,7 @@ from t2i.attention.compute.probabilities import AttentionProbabilities
 from t2i.attention.denoiser_pass import DenoiserPass
 from t2i.attention.edits.base.edit import Edit, RunPass
 from t2i.attention.prompts.prompt_tokens import PromptTokens, Words, as_words
-from t2i.attention.site import Site, Window, is_number
+from t2i.attention.site import Site, StepWindow, is_number
 from t2i.errors import ArgumentError, AttentionError
 from t2i.text.encoder_interface import TextEncoder
 from t2i.text.token_layout import window_of
@@ -52,7 +52,7 @@ class AttendAndExcite(Edit):
 
     words: Words = field(kw_only=False)
     target: int = 0
-    steps: Window = (0.0, 0.5)
+    steps: StepWindow = (0.0, 0.5)
     scale: float = 20.0
     thresholds: tuple[tuple[float, float], ...] = ((0.0, 0.05), (0.2, 0.5), (0.4, 0.8))
 

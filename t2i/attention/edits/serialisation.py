@@ -11,7 +11,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from PIL import Image
 
 from t2i.attention.edits.base.edit import LARGEST
-from t2i.attention.site import Sites, Window, check_window
+from t2i.attention.site import Sites, StepWindow, check_step_window
 from t2i.errors import ArgumentError, nearest
 from t2i.masks import flatten_mask
 from t2i.pictures import UNREADABLE
@@ -85,7 +85,7 @@ def build(kind: type[Any], data: Mapping[str, object], name: str) -> Any:
 
 def read(value: object, hint: Any, name: str) -> Any:
     """A value from JSON as an argument of this type; raises ArgumentError if it is none."""
-    if hint == Window:
+    if hint == StepWindow:
         return window(value, name)
     arms = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     if Sites in arms and isinstance(value, str):
@@ -155,7 +155,7 @@ def window(value: object, name: str) -> Any:
             f"Got {name}={shown(value)}, expected two numbers: [0.0, 0.8] for a share of the run "
             "or [0, 10] for steps."
         )
-    check_window(name, pair)
+    check_step_window(name, pair)
     return pair
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from t2i.attention.call import AttentionCall
 from t2i.attention.compute.edit_plan import EditPlan
 from t2i.attention.edits.base.edit import Edit
-from t2i.attention.site import Sites, Window
+from t2i.attention.site import Sites, StepWindow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class ShareKeysValues(Edit):
 
     source: int = 0
     target: int = 1
-    steps: Window = (0.08, 1.0)
+    steps: StepWindow = (0.08, 1.0)
     sites: Sites | str | None = Sites(place="up")
 
     def apply(self, plan: EditPlan, call: AttentionCall) -> None:

@@ -18,7 +18,9 @@ CondPass = Callable[[Tensor], object]
 class DrivenSession(Protocol):
     """A session to which a driver announces each denoiser pass and step."""
 
-    prompts: tuple[EncoderInput, ...] | None
+    @property
+    def prompts(self) -> tuple[EncoderInput, ...] | None:
+        """Return the prompts that attend() was given."""
 
     def begin_pass(
         self,

@@ -1,4 +1,4 @@
-"""What sessions put into a model while they are open, and how each call of attention is answered.
+"""The hooks of open sessions in one model, and the edited computation of its attention calls.
 
 B batch rows, N heads, Q query positions, K key positions, E width of a head.
 """
@@ -23,7 +23,7 @@ from t2i.attention.compute.tap import (
 )
 from t2i.attention.hooks.attention_listener import AttentionListener
 from t2i.attention.hooks.compiled import is_compiled
-from t2i.attention.hooks.discovery import Discovery, discovering
+from t2i.attention.hooks.discovery import Discovery, discover_sites
 from t2i.attention.hooks.module_hooks import forward_in_context, split_heads, wrapped_call
 from t2i.attention.site import Site
 from t2i.errors import AttentionError
@@ -31,10 +31,17 @@ from t2i.terminal import several
 
 
 class Installation:
-    """One model with its open sessions; found sites, and the listening forwards there."""
+    """Hooks in one model for all sessions that are open on it.
+
+    In the first pass the sites are discovered; later only the sites that a session wants are
+    hooked.
+
+    sites : discovered sites by name
+    kernels : name of a site -> descriptions of the kernels that computed it
+    """
 
     def __init__(self, root: nn.Module) -> None:
-        self.called, self.root = root, getattr(root, "_orig_mod", root)
+        self.called_module, self.root = root, getattr(root, "_orig_mod", root)
         self.thread = threading.get_ident()
         self.names = {module: name for name, module in self.root.named_modules()}
         self.sessions: list[AttentionListener] = []
@@ -42,188 +49,199 @@ class Installation:
         self.kernels: dict[str, set[str]] = {}
         self._device_tensors = DeviceTensors()
         self.is_dry_run = False
-        """Whether the run is a trial in which nobody reads or edits."""
-        self._looked = 0
+        """True in a trial step, which no probe reads and no edit changes."""
+        self._num_discoveries = 0
         self._shapes: dict[AttentionListener, object] = {}
-        self._known: dict[AttentionListener, tuple[object, int]] = {}
-        """The shape that a session last had, and when the sites were looked for then."""
-        self._passing: set[AttentionListener] = set()
+        self._known_shapes: dict[AttentionListener, tuple[object, int]] = {}
+        """For each session the shape of its last pass, and the number of discoveries by then."""
+        self._in_pass: set[AttentionListener] = set()
         self._discovery: Discovery | None = None
-        self._broken = False
-        """Whether the model raised while the sites were looked for."""
-        self._looking: ExitStack | None = None
-        self._listening: dict[str, ExitStack] = {}
+        self._has_raised = False
+        """True if the model raised during the discovery."""
+        self._discovery_stack: ExitStack | None = None
+        self._site_hooks: dict[str, ExitStack] = {}
         self._tap = ExitStack()
 
     def open(self) -> None:
-        """Put the tap into torch, and listen for the end of every pass."""
+        """Install the tap, and a hook on the end of every pass."""
         self._tap.enter_context(install_tap())
-        hook = self.called.register_forward_hook(self._returned, always_call=True)
+        hook = self.called_module.register_forward_hook(self._returned, always_call=True)
         self._tap.callback(hook.remove)
-        self._tap.enter_context(wrapped_call(self.called, None, self._returned))
+        self._tap.enter_context(wrapped_call(self.called_module, None, self._returned))
         for module in self.names:
             if hasattr(module, "get_attention_scores"):
                 self._tap.enter_context(install_scores_tap(module))
 
     def close(self) -> None:
-        """Take out everything; what was found stays known."""
-        self._stop_looking()
-        self._stop_listening()
+        """Remove every hook; the discovered sites stay known."""
+        self._stop_discovery()
+        self._remove_site_hooks()
         self._tap.close()
 
-    def leave(self, session: AttentionListener) -> None:
-        """One of several sessions ends."""
+    def remove_session(self, session: AttentionListener) -> None:
+        """Remove a session that ends."""
         self.sessions.remove(session)
         self._shapes.pop(session, None)
-        self._known.pop(session, None)
-        self._passing.discard(session)
+        self._known_shapes.pop(session, None)
+        self._in_pass.discard(session)
 
     # a pass of the model
 
     def begin_pass(self, session: AttentionListener, shape: object) -> None:
-        """`shape` is what the sites depend on; when it changes they are looked for again.
+        """Note that a session's pass begins; a new `shape` discovers the sites again.
 
         Several sessions begin the same pass one after the other, and end it so.
         """
         self._shapes[session] = shape
         if self._discovery is None:
-            if self._known.get(session) != (shape, self._looked):
-                self._look()
-        elif self._broken or session in self._passing:
-            self._look_again(self._discovery)
-        self._passing.add(session)
+            if self._known_shapes.get(session) != (shape, self._num_discoveries):
+                self._start_discovery()
+        elif self._has_raised or session in self._in_pass:
+            self._restart_discovery(self._discovery)
+        self._in_pass.add(session)
 
     def end_pass(self, session: AttentionListener) -> bool:
-        """Whether the sites are news to this session."""
+        """Note that a session's pass is over; return True if it has not met these sites before.
+
+        Raises AttentionError if a module computed attention without the tap.
+        """
         if self._discovery is not None:
-            self._settle(self._discovery)
-        self._passing.discard(session)
-        before, now = self._known.get(session), (self._shapes[session], self._looked)
-        self._known[session] = now
+            self._finish_discovery(self._discovery)
+        self._in_pass.discard(session)
+        before, now = (
+            self._known_shapes.get(session),
+            (self._shapes[session], self._num_discoveries),
+        )
+        self._known_shapes[session] = now
         return before != now
 
     @contextmanager
-    def alone(self, session: AttentionListener) -> Iterator[None]:
-        """A pass that only this session takes part in."""
+    def only_session(self, session: AttentionListener) -> Iterator[None]:
+        """Run the passes inside for this session alone."""
         every, self.sessions = self.sessions, [session]
         try:
             yield
         finally:
             self.sessions = every
 
-    def listen_to(self, session: AttentionListener) -> None:
-        """Sites that are known already and that this session wants."""
+    def hook_wanted_sites(self, session: AttentionListener) -> None:
+        """Hook the known sites that this session wants."""
         for name, site in self.sites.items():
-            if name not in self._listening and session.wants(site) and self._discovery is None:
-                self._listen(name)
+            if name not in self._site_hooks and session.wants(site) and self._discovery is None:
+                self._hook_site(name)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch lacks types for it
     def _returned(self, _module: nn.Module, _args: object, output: object) -> None:
         if threading.get_ident() == self.thread:
             # NOTE a footgun: no hook may be removed here, torch is going through them
-            self._broken = self._broken or output is None
+            self._has_raised = self._has_raised or output is None
             for session in self.sessions:
                 session.leave_pass()
 
-    def _look(self) -> None:
-        self._forget()
-        self._looked += 1
-        self._looking = ExitStack()
-        if is_compiled(self.called):
+    def _start_discovery(self) -> None:
+        self._forget_sites()
+        self._num_discoveries += 1
+        self._discovery_stack = ExitStack()
+        if is_compiled(self.called_module):
             # Sites are found by hooks, which a compiled model would be compiled with.
-            self._looking.enter_context(torch.compiler.set_stance("force_eager"))
-        self._discovery = self._looking.enter_context(discovering(self.root, self.names))
-        self._looking.enter_context(listen(self))
+            self._discovery_stack.enter_context(torch.compiler.set_stance("force_eager"))
+        self._discovery = self._discovery_stack.enter_context(discover_sites(self.root, self.names))
+        self._discovery_stack.enter_context(listen(self))
 
-    def _look_again(self, discovery: Discovery) -> None:
-        """The pass before has raised; its hooks are still there."""
+    def _restart_discovery(self, discovery: Discovery) -> None:
+        """Discover again after a pass that raised; the hooks are still there."""
         discovery.stack.clear()
         discovery.bypassed.clear()
         self.sites.clear()
-        self._passing.clear()
-        self._broken = False
+        self._in_pass.clear()
+        self._has_raised = False
 
-    def _settle(self, discovery: Discovery) -> None:
-        """The pass is over in which the sites were looked for."""
-        self._stop_looking()
+    def _finish_discovery(self, discovery: Discovery) -> None:
+        """End the pass of a discovery, and hook the sites that sessions want."""
+        self._stop_discovery()
         if discovery.bypassed:
-            self._looked += 1
-            raise AttentionError(discovery.bypass())
+            self._num_discoveries += 1
+            raise AttentionError(discovery.bypass_message())
         for session in self.sessions:
-            self.listen_to(session)
+            self.hook_wanted_sites(session)
 
-    def _forget(self) -> None:
-        self._stop_looking()
-        self._stop_listening()
+    def _forget_sites(self) -> None:
+        self._stop_discovery()
+        self._remove_site_hooks()
         self.sites.clear()
 
-    def _listen(self, name: str) -> None:
+    def _hook_site(self, name: str) -> None:
         listener = SiteListener(self, name)
         stack = ExitStack()
         stack.enter_context(
             forward_in_context(self.root.get_submodule(name), lambda *_: listen(listener))
         )
-        self._listening[name] = stack
+        self._site_hooks[name] = stack
 
-    def _stop_listening(self) -> None:
-        for stack in self._listening.values():
+    def _remove_site_hooks(self) -> None:
+        for stack in self._site_hooks.values():
             stack.close()
-        self._listening.clear()
+        self._site_hooks.clear()
 
-    def _stop_looking(self) -> None:
-        if self._looking is not None:
-            self._looking.close()
-        self._looking = self._discovery = None
-        self._broken = False
+    def _stop_discovery(self) -> None:
+        if self._discovery_stack is not None:
+            self._discovery_stack.close()
+        self._discovery_stack = self._discovery = None
+        self._has_raised = False
 
-    # a call of attention, while the sites are looked for
+    # attention calls during a discovery (t2i.attention.compute.tap.AttentionHandler)
 
     def handle_attention(self, call: AttentionInputs) -> Tensor:
-        site = self._found(call)
-        return call.run_kernel() if site is None else self.answer(call, site)
+        """Return the output (B, N, Q, E) of a call, whose site may be new."""
+        site = self._new_site(call)
+        return call.run_kernel() if site is None else self.run_attention(call, site)
 
     def handle_scores(
         self, query: Tensor, key: Tensor, mask: Tensor | None, scores: ScoresFunction, module: Any
     ) -> Tensor:
+        """Return the probabilities of a call, whose site may be new."""
         call = split_heads(query, key, module)
-        site = self._found(call)
+        site = self._new_site(call)
         if site is None:
             return scores(query, key, mask)
-        return self.answer_eager(call, mask, site, scores)
+        return self.run_scores(call, mask, site, scores)
 
-    def _found(self, call: AttentionInputs) -> Site | None:
-        if self._discovery is None or self._broken:
+    def _new_site(self, call: AttentionInputs) -> Site | None:
+        if self._discovery is None or self._has_raised:
             return None
-        site = self._discovery.site(call)
+        site = self._discovery.find_site(call)
         if site is None or site.name in self.sites:
             return None
         self.sites[site.name] = site
-        for session in self._at_work():
+        for session in self._active_sessions():
             session.check_call(site, call)
         return site
 
-    # and afterwards
+    # attention calls at a known site
 
-    def answer(self, call: AttentionInputs, site: Site) -> Tensor:
-        """The output of one call, edited and read."""
-        plan, hearing = self._plan_edits(site, len(call.query))
-        every = (session.recorded_row(site) for session in hearing)
+    def run_attention(self, call: AttentionInputs, site: Site) -> Tensor:
+        """Return the edited output (B, N, Q, E) of a call, after the probes have read it."""
+        plan, listeners = self._plan_edits(site, len(call.query))
+        every = (session.recorded_row(site) for session in listeners)
         recorded_row = next((one for one in every if one is not None), None)
         out, probabilities = kernels.run_edited_attention(call, site, plan, recorded_row)
-        for session in hearing:
+        for session in listeners:
             session.on_attention(probabilities)
         return out
 
-    def answer_eager(
+    def run_scores(
         self, call: AttentionInputs, mask: Tensor | None, site: Site, scores: ScoresFunction
     ) -> Tensor:
-        """The probabilities, rows and heads in one axis, edited and read."""
+        """Return the edited probabilities (B * N, Q, K) of a call, after the probes have read it.
+
+        Raises AttentionError with a recorded source, which needs the fused kernel.
+        """
         rows, heads = call.query.shape[:2]
-        plan, hearing = self._plan_edits(site, rows)
-        if any(session.recorded_row(site) is not None for session in hearing):
+        plan, listeners = self._plan_edits(site, rows)
+        if any(session.recorded_row(site) is not None for session in listeners):
             raise AttentionError(
-                f"{site.name} is computed by an older processor, which has no place for a source "
-                "that is remembered: pipe.unet.set_default_attn_processor() puts the fused one in "
+                f"{site.name} is computed by an older processor, which cannot read a recorded "
+                "source: pipe.unet.set_default_attn_processor() puts the fused one in "
                 "its place."
             )
         if mask is not None:
@@ -239,15 +257,15 @@ class Installation:
         for row in plan.mixes.keys() | plan.functions.keys():
             probs_BNQK = probs_BNQK.clone()
             probs_BNQK[row] = torch.cat(list(probabilities.map_chunks(row)), dim=1).to(probs_BNQK)
-        for session in hearing:
+        for session in listeners:
             session.on_attention(probabilities)
         edited: Tensor = probs_BNQK.flatten(0, 1)
         return edited
 
     def _plan_edits(self, site: Site, rows: int) -> tuple[EditPlan, list[AttentionListener]]:
         plan = EditPlan(device_tensors=self._device_tensors)
-        hearing = [session for session in self._at_work() if session.wants(site)]
-        for session in hearing:
+        listeners = [session for session in self._active_sessions() if session.wants(site)]
+        for session in listeners:
             if session.num_rows() != rows:
                 raise AttentionError(
                     f"{site.name} was called with {several(rows, 'row')} in a pass of "
@@ -255,40 +273,42 @@ class Installation:
                     "the call, and switch off what divides the batch."
                 )
             session.plan_edits(site, plan)
-        if hearing:
+        if listeners:
             self.kernels.setdefault(site.name, set()).add(plan.kernel_description)
-        return plan, hearing
+        return plan, listeners
 
-    def _at_work(self) -> list[AttentionListener]:
+    def _active_sessions(self) -> list[AttentionListener]:
         return [session for session in self.sessions if session.num_rows() is not None]
 
 
 class SiteListener:
-    """Answers the calls of a module that is known to be a site."""
+    """Handler of the attention calls of one hooked module."""
 
     def __init__(self, installation: Installation, name: str) -> None:
         self.installation, self.name = installation, name
 
     @property
     def site(self) -> Site | None:
-        """None in a thread that is not the sessions'."""
+        """Return the module's site; None in another thread than the sessions'."""
         if threading.get_ident() != self.installation.thread:
             return None
         return self.installation.sites.get(self.name)
 
     def handle_attention(self, call: AttentionInputs) -> Tensor:
+        """Return the output (B, N, Q, E) of a call in the module."""
         site = self.site
         if site is None or call.key.shape[2] != site.keys:  # of image prompts
             return call.run_kernel()
-        return self.installation.answer(call, site)
+        return self.installation.run_attention(call, site)
 
     def handle_scores(
         self, query: Tensor, key: Tensor, mask: Tensor | None, scores: ScoresFunction, module: Any
     ) -> Tensor:
+        """Return the probabilities of a call in the module."""
         site = self.site
         if site is None or key.shape[1] != site.keys:
             return scores(query, key, mask)
-        return self.installation.answer_eager(split_heads(query, key, module), mask, site, scores)
+        return self.installation.run_scores(split_heads(query, key, module), mask, site, scores)
 
 
 _installed: dict[nn.Module, Installation] = {}
@@ -296,8 +316,12 @@ _lock = threading.Lock()
 
 
 @contextmanager
-def installed(root: nn.Module, session: AttentionListener) -> Iterator[Installation]:
-    """The model's installation, shared by all sessions that are open on it."""
+def session_installed(root: nn.Module, session: AttentionListener) -> Iterator[Installation]:
+    """Add a session to the model's installation, which all sessions on it share, while open.
+
+    Raises AttentionError if another thread has a session on the model, or if one is open on a part
+    of it or on a model around it.
+    """
     key = getattr(root, "_orig_mod", root)
     with _lock:
         installation = _installed.get(key)
@@ -321,7 +345,7 @@ def installed(root: nn.Module, session: AttentionListener) -> Iterator[Installat
         yield installation
     finally:
         with _lock:
-            installation.leave(session)
+            installation.remove_session(session)
             if not installation.sessions:
                 del _installed[key]
                 installation.close()

@@ -1,4 +1,4 @@
-"""Which turn of a pipeline's loop a call of the denoiser belongs to, as its scheduler tells."""
+"""The step of a pipeline's loop that a denoiser call belongs to, indices from its scheduler."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,10 +10,10 @@ from t2i.errors import AttentionError
 
 
 class StepTracker:
-    """Reads the scheduler of one of diffusers' pipelines; without one every call is a run.
+    """Number of the step of each denoiser call, by the scheduler of one of diffusers' pipelines.
 
-    A run begins where the scheduler has new timesteps, and its first call is turn 0, also where
-    image-to-image leaves out the first of them.
+    A run begins when the scheduler has new timesteps; its first call is step 0, also where
+    image-to-image leaves out the first timesteps. Without a scheduler every call is a run.
     """
 
     def __init__(self, pipeline: Any) -> None:
@@ -21,8 +21,10 @@ class StepTracker:
         self._timesteps: Tensor | None = None
         self._first = self._last = 0
 
-    def advance(self, given: Mapping[str, Any]) -> tuple[int, int]:
-        """The turn, from 0, and how many there are; `given` is what the denoiser was called with.
+    def advance(self, arguments: Mapping[str, Any]) -> tuple[int, int]:
+        """Return the step of the next call, from 0, and the number of steps.
+
+        arguments : arguments of the denoiser's call by name
 
         Raises AttentionError for a timestep that is none of the scheduler's.
         """
@@ -33,28 +35,28 @@ class StepTracker:
         if not isinstance(timesteps, Tensor):
             return 0, 1
 
-        turns = getattr(self.pipeline, "num_timesteps", None)
-        turns = turns if isinstance(turns, int) else len(timesteps)
+        steps = getattr(self.pipeline, "num_timesteps", None)
+        steps = steps if isinstance(steps, int) else len(timesteps)
         begins = timesteps is not self._timesteps
-        before = len(timesteps) - turns - 1 if begins else self._last
-        self._last = self._index(scheduler, timesteps, given, before)
+        before = len(timesteps) - steps - 1 if begins else self._last
+        self._last = self._index(scheduler, timesteps, arguments, before)
         if begins or self._last < self._first:
             self._timesteps, self._first = timesteps, self._last
-        return self._last - self._first, min(turns, len(timesteps) - self._first)
+        return self._last - self._first, min(steps, len(timesteps) - self._first)
 
     def _index(
-        self, scheduler: Any, timesteps: Tensor, given: Mapping[str, Any], before: int
+        self, scheduler: Any, timesteps: Tensor, arguments: Mapping[str, Any], before: int
     ) -> int:
         if hasattr(scheduler, "step_index"):
             index = scheduler.step_index  # None until it has made a step
             return int((scheduler.begin_index or 0) if index is None else index)
 
-        timestep = torch.as_tensor(given["timestep"]).flatten()[0]
-        found = (timesteps == timestep.to(timesteps.device)).nonzero().flatten().tolist()
-        if not found:
+        timestep = torch.as_tensor(arguments["timestep"]).flatten()[0]
+        indices = (timesteps == timestep.to(timesteps.device)).nonzero().flatten().tolist()
+        if not indices:
             raise AttentionError(
                 f"The denoiser was called at timestep {timestep.item()}, which is none of its "
-                "scheduler's: attend() cannot tell the step."
+                "scheduler's: attend() cannot find the step."
             )
         # NOTE a footgun: PNDM comes to one of its timesteps twice
-        return int(next((index for index in found if index > before), found[-1]))
+        return int(next((index for index in indices if index > before), indices[-1]))

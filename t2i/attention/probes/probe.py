@@ -14,7 +14,15 @@ from t2i.attention.compute.probabilities import AttentionProbabilities
 from t2i.attention.denoiser_pass import check_prompt
 from t2i.attention.probes.heat_maps import Convention, HeatMaps, ProbeMeasurements, SiteAccumulator
 from t2i.attention.prompts.prompt_tokens import PromptTokens, Word
-from t2i.attention.site import Site, Sites, Window, check_heads, check_window, sites_of, steps_of
+from t2i.attention.site import (
+    Site,
+    Sites,
+    StepWindow,
+    as_sites,
+    check_heads,
+    check_step_window,
+    steps_in_window,
+)
 from t2i.errors import ArgumentError
 from t2i.terminal import several
 
@@ -28,7 +36,7 @@ class Probe:
     words: tuple[Word, ...]
     prompt: int = 0
     sites: Sites | str | None = None
-    steps: Window = None
+    steps: StepWindow = None
     heads: tuple[int, ...] | None = None
     grid: tuple[int, int] | None = None
     convention: Convention = "default"
@@ -41,11 +49,11 @@ class Probe:
     def __post_init__(self) -> None:
         if not self.words:
             raise ArgumentError('A probe needs a word: attn.probe("cat").')
-        check_window("steps", self.steps)
+        check_step_window("steps", self.steps)
         check_heads(self.heads)
         if self.sites is None and self.convention == "daam":
             self.sites = DAAM_SITES
-        self.sites = sites_of(self.sites)
+        self.sites = as_sites(self.sites)
         names = tuple(map(str, self.words))
         self.maps = HeatMaps(self.measurements, names, self.convention, self.grid)
 
@@ -92,11 +100,11 @@ class Probe:
     def fits(self, site: Site) -> bool:
         """Whether it reads there."""
         assert isinstance(self.sites, Sites)
-        return site.kind != "self" and self.sites.fit(site)
+        return site.kind != "self" and self.sites.matches(site)
 
     def covers(self, step: int, num_steps: int) -> bool:
         """Whether it reads at this step."""
-        return step in steps_of(self.steps, num_steps)
+        return step in steps_in_window(self.steps, num_steps)
 
     def check(self, prompt_tokens: PromptTokens) -> None:
         """Raise ArgumentError for a prompt or words that are not there."""

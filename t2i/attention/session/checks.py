@@ -9,7 +9,7 @@ from t2i.attention.compute.tap import AttentionInputs
 from t2i.attention.denoiser_pass import DenoiserPass
 from t2i.attention.edits.base.edit import Edit
 from t2i.attention.session.participant import ParticipantEntry
-from t2i.attention.site import Site, no_site
+from t2i.attention.site import Site, no_site_message
 from t2i.errors import ArgumentError, AttentionError
 from t2i.terminal import several
 from t2i.text.token_layout import EncoderInput
@@ -57,7 +57,7 @@ def check_sites(
     """Raise AttentionError for a participant without a site, or probes over the budget (bytes)."""
     for entry in entries:
         if not any(entry.wants(site) for site in sites):
-            raise AttentionError(no_site(entry.participant, sites))
+            raise AttentionError(no_site_message(entry.participant, sites))
     kept = sum(entry.kept_bytes(sites, denoiser_pass) for entry in entries)
     if kept > budget:
         raise AttentionError(

@@ -18,25 +18,27 @@ from t2i.errors import ArgumentError
 
 
 class Participant(Protocol):
-    """A probe or an edit, as a session calls it.
-
-    heads : numbers of the heads that it reads or edits; None for all
-    reads_only : it changes neither attention nor latents
-    edits_latents : it acts on the latents between passes, and not on attention
-    looks_ahead : it calls the denoiser before a step's own pass, see `before_pass`
-    does_nothing : it was given nothing to do, so that having had no effect is no error
-    """
+    """A probe or an edit, as a session calls it."""
 
     @property
-    def heads(self) -> tuple[int, ...] | None: ...
+    def heads(self) -> tuple[int, ...] | None:
+        """Return the numbers of the heads that it reads or edits; None for all."""
+
     @property
-    def reads_only(self) -> bool: ...
+    def reads_only(self) -> bool:
+        """Return True if it changes neither attention nor latents."""
+
     @property
-    def edits_latents(self) -> bool: ...
+    def edits_latents(self) -> bool:
+        """Return True if it acts on the latents between passes, and not on attention."""
+
     @property
-    def looks_ahead(self) -> bool: ...
+    def looks_ahead(self) -> bool:
+        """Return True if it calls the denoiser before a step's own pass, see `before_pass`."""
+
     @property
-    def does_nothing(self) -> bool: ...
+    def does_nothing(self) -> bool:
+        """Return True if it was given nothing to do: then having no effect is no error."""
 
     def check(self, prompt_tokens: PromptTokens, /) -> None:
         """Raise ArgumentError for prompts and words that the run does not have."""

@@ -22,52 +22,40 @@ from t2i.attention.hooks.driven_session import CondPass
 from t2i.attention.hooks.installation import Installation
 from t2i.attention.probes.heat_maps import Convention, HeatMaps
 from t2i.attention.probes.probe import Probe
-from t2i.attention.prompts.prompt_tokens import (
-    PromptTokenizer,
-    PromptTokens,
-    Word,
-    WordMentions,
-    check_prompts,
-)
+from t2i.attention.prompts.prompt_tokens import Word
 from t2i.attention.session.checks import (
     check_all_acted,
     check_called_back,
     check_edit,
-    check_same_prompts,
     check_sites,
     check_texts,
 )
 from t2i.attention.session.dry_run import RUN_FIRST, plan_kernels, run_trial_step
 from t2i.attention.session.participant import Participant, ParticipantEntry
 from t2i.attention.session.report import explain_sites, report_activity
-from t2i.attention.site import Site, Sites, Window
+from t2i.attention.session.session_prompts import SessionPrompts
+from t2i.attention.site import Site, Sites, StepWindow
 from t2i.errors import AttentionError
 from t2i.text.token_layout import EncoderInput
 
 
 class Session:
-    """Probes and edits of the runs inside one `with attend(...)`, in the thread that opened it.
-
-    Raises ArgumentError for prompts that are no list of prompts.
-    """
+    """Probes and edits of the runs inside one `with attend(...)`, in the thread that opened it."""
 
     def __init__(
         self,
         x: Any,
-        prompts: Sequence[EncoderInput] | None,
-        readers: tuple[PromptTokenizer, ...],
+        prompts: SessionPrompts,
         *,
         budget: int,
         driven_by_callback: bool,
         recorded_source: RecordedRun | None = None,
     ) -> None:
-        self.prompts = None if prompts is None else check_prompts(prompts)
         self.budget = budget
         self.driven_by_callback = driven_by_callback
         self.recorded_source = recorded_source
         self.installation: Installation | None = None
-        self._x, self._readers = x, readers
-        self._prompt_tokens = None if self.prompts is None else PromptTokens(self.prompts, readers)
+        self._x, self._prompts = x, prompts
         self._entries: list[ParticipantEntry] = []
         self._pass: DenoiserPass | None = None
         """The pass that is running."""
@@ -87,7 +75,7 @@ class Session:
         *words: Word,
         prompt: int = 0,
         sites: Sites | str | None = None,
-        steps: Window = None,
+        steps: StepWindow = None,
         heads: tuple[int, ...] | None = None,
         grid: tuple[int, int] | None = None,
         convention: Convention = "default",
@@ -142,7 +130,7 @@ class Session:
             self._discover_sites()
         assert self._trial_pass is not None
         one_pass = replace(self._trial_pass, num_steps=num_inference_steps)
-        plans = plan_kernels(self.sites(), self._entries, self._prompt_tokens, one_pass)
+        plans = plan_kernels(self.sites(), self._entries, self._prompts.tokens, one_pass)
         return explain_sites(self.sites(), plans, self._entries, one_pass)
 
     def report(self) -> str:
@@ -159,6 +147,11 @@ class Session:
         if self.driven_by_callback and "latents" in tensors:
             tensors["latents"] = self.after_step(tensors["latents"])
         return tensors
+
+    @property
+    def prompts(self) -> tuple[EncoderInput, ...] | None:
+        """Return the prompts that attend() was given."""
+        return self._prompts.given
 
     # for its driver (t2i.attention.hooks.driven_session)
 
@@ -183,12 +176,12 @@ class Session:
         if self._installed.is_dry_run:
             self._trial_pass = denoiser_pass
         else:
-            begins = (
-                denoiser_pass.step == 0
-                or self._last is None
-                or denoiser_pass.step < self._last.step
-            )
-            self._take_prompts(prompts, denoiser_pass, begins)
+            step = denoiser_pass.step
+            begins = step == 0 or self._last is None or step < self._last.step
+            new_tokens = self._prompts.update(prompts, denoiser_pass.num_prompts, begins)
+            if new_tokens is not None:
+                for entry in self._entries:
+                    entry.participant.check(new_tokens)
             if begins:
                 self._begin_run(latent_size)
             elif self.driven_by_callback and not self._called_back:
@@ -281,8 +274,7 @@ class Session:
     def finish(self) -> None:
         """Raise ArgumentError for a word that no prompt had, AttentionError for a participant that
         never acted."""
-        if self._prompt_tokens is not None and self._last is not None:
-            self._prompt_tokens.mentions.check()
+        self._prompts.check_mentions()
         check_all_acted(self._entries, self._last, self._called_back)
 
     # its parts
@@ -306,14 +298,14 @@ class Session:
                 f"{participant} comes too late, the session is over: ask for it inside the `with` "
                 "block, before the picture is made."
             )
-        if self._prompt_tokens is not None:
-            participant.check(self._prompt_tokens)
+        if self._prompts.tokens is not None:
+            participant.check(self._prompts.tokens)
         entry = ParticipantEntry(participant)
         self._entries.append(entry)
         self._checked = False
-        if self._last is not None and self._prompt_tokens is not None:
-            entry.begin_run(self._prompt_tokens, self._latent_size)
-            self._installed.listen_to(self)
+        if self._last is not None and self._prompts.tokens is not None:
+            entry.begin_run(self._prompts.tokens, self._latent_size)
+            self._installed.hook_wanted_sites(self)
 
     def _discover_sites(self) -> None:
         if not self._is_open:
@@ -330,7 +322,7 @@ class Session:
         outer = self._pass
         self._pass, self._look_ahead = cond_pass, on_attention
         try:
-            with self._installed.alone(self):
+            with self._installed.only_session(self):
                 run_cond_pass(latents_BCHW)
         finally:
             self._pass, self._look_ahead = outer, None
@@ -338,38 +330,20 @@ class Session:
 
     def _on_sites_discovered(self, has_new_sites: bool) -> None:
         if has_new_sites or not self._checked:
-            self._installed.listen_to(self)
+            self._installed.hook_wanted_sites(self)
             assert self._last is not None
             sites = list(self._installed.sites.values())
             check_sites(self._entries, sites, self._last, self.budget)
             self._checked = True
 
-    def _take_prompts(
-        self, prompts: Sequence[EncoderInput] | None, denoiser_pass: DenoiserPass, begins: bool
-    ) -> None:
-        of_pipeline = tuple(prompts or ())
-        check_same_prompts(self.prompts, of_pipeline)
-        prompts = of_pipeline or self.prompts or ()
-        before = self._prompt_tokens
-        if before is not None and not begins and prompts == before.prompts:
-            return
-        if begins and before is not None and self._last is not None:
-            before.mentions.check()
-        mentions = WordMentions() if begins or before is None else before.mentions
-        self._prompt_tokens = PromptTokens(
-            prompts, self._readers, mentions, denoiser_pass.num_prompts
-        )
-        for entry in self._entries:
-            entry.participant.check(self._prompt_tokens)
-
     def _begin_run(self, latent_size: tuple[int, int] | None) -> None:
-        assert self._prompt_tokens is not None
+        assert self._prompts.tokens is not None
         self._latent_size = latent_size
         self._checked = False
         for entry in self._entries:
-            entry.begin_run(self._prompt_tokens, latent_size)
+            entry.begin_run(self._prompts.tokens, latent_size)
 
     def _call_at(self, site: Site) -> AttentionCall:
         assert self._pass is not None
-        assert self._prompt_tokens is not None
-        return AttentionCall(site, self._pass, self._prompt_tokens)
+        assert self._prompts.tokens is not None
+        return AttentionCall(site, self._pass, self._prompts.tokens)

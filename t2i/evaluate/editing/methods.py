@@ -10,7 +10,7 @@ from pipelines.prompt_to_prompt.automatic_edits import WordEditOptions
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from t2i.attention import InjectQueriesKeys, LocalBlend, ShareKeysValues, WordWeights
 from t2i.attention.edits.base.edit import Edit
-from t2i.attention.site import check_window
+from t2i.attention.site import check_step_window
 from t2i.evaluate.editing.pairs import Pair
 from t2i.text.prompt import Prompt
 
@@ -19,7 +19,7 @@ EMPTY = (0.0, 0.0)
 
 
 def in_order(window: tuple[float, float]) -> tuple[float, float]:
-    check_window("a window", window)
+    check_step_window("a window", window)
     return window
 
 

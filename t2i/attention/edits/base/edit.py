@@ -15,12 +15,12 @@ from t2i.attention.prompts.prompt_tokens import PromptTokens
 from t2i.attention.site import (
     Site,
     Sites,
-    Window,
+    StepWindow,
+    as_sites,
     check_heads,
-    check_window,
-    is_empty,
-    sites_of,
-    steps_of,
+    check_step_window,
+    is_empty_window,
+    steps_in_window,
 )
 from t2i.errors import ArgumentError
 
@@ -36,7 +36,7 @@ RunPass = Callable[[Tensor, AttentionCallback], None]
 class Edit:
     """Base of the edits.
 
-    steps : see t2i.attention.site.Window
+    steps : see t2i.attention.site.StepWindow
     sites : a part of their names, or a Sites; within what the edit is made for
     heads : their numbers; None for all
     """
@@ -53,26 +53,26 @@ class Edit:
     looks_ahead: ClassVar[bool] = False
     """True for an edit that calls the denoiser before a step's own pass; see `before_pass`."""
 
-    steps: Window = None
+    steps: StepWindow = None
     sites: Sites | str | None = None
     heads: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        check_window("steps", self.steps)
+        check_step_window("steps", self.steps)
         check_heads(self.heads)
 
     def fits(self, site: Site) -> bool:
         """Whether it is made for the site, and wants it."""
-        return site.kind in self.kinds and sites_of(self.sites).fit(site)
+        return site.kind in self.kinds and as_sites(self.sites).matches(site)
 
     def covers(self, step: int, num_steps: int) -> bool:
         """Whether it acts at this step."""
-        return step in steps_of(self.steps, num_steps, num_steps + self.longer_table)
+        return step in steps_in_window(self.steps, num_steps, num_steps + self.longer_table)
 
     @property
     def does_nothing(self) -> bool:
         """Whether it was asked for nothing, so that nobody should miss its effect."""
-        return is_empty(self.steps)
+        return is_empty_window(self.steps)
 
     def prompts(self) -> Sequence[tuple[str, int]]:
         """The prompts that it names, under the names of its arguments."""

@@ -1,0 +1,55 @@
+"""The prompts of a session, and their tokens at the current step."""
+
+from collections.abc import Sequence
+
+from t2i.attention.prompts.prompt_tokens import (
+    PromptTokenizer,
+    PromptTokens,
+    WordMentions,
+    check_prompts,
+)
+from t2i.attention.session.checks import check_same_prompts
+from t2i.text.token_layout import EncoderInput
+
+
+class SessionPrompts:
+    """Prompts given to attend() or by the pipeline; their tokens change where the prompts do.
+
+    Raises ArgumentError for prompts that are no list of prompts.
+    """
+
+    def __init__(
+        self, prompts: Sequence[EncoderInput] | None, tokenizers: tuple[PromptTokenizer, ...]
+    ) -> None:
+        self.given = None if prompts is None else check_prompts(prompts)
+        """The prompts that attend() was given."""
+        self.tokens = None if self.given is None else PromptTokens(self.given, tokenizers)
+        """Tokens of the current prompts; None as long as no prompts are known."""
+        self._tokenizers = tokenizers
+        self._has_run = False
+
+    def update(
+        self, of_pipeline: Sequence[EncoderInput] | None, num_prompts: int, begins_run: bool
+    ) -> PromptTokens | None:
+        """Take the prompts of a pass; return their tokens if these are new.
+
+        Raises ArgumentError for prompts other than those of attend(), and at the end of a run for
+        a word that no prompt of the run had.
+        """
+        prompts = tuple(of_pipeline or ())
+        check_same_prompts(self.given, prompts)
+        prompts = prompts or self.given or ()
+        before = self.tokens
+        if before is not None and not begins_run and prompts == before.prompts:
+            return None
+        if begins_run:
+            self.check_mentions()
+        mentions = WordMentions() if begins_run or before is None else before.mentions
+        self.tokens = PromptTokens(prompts, self._tokenizers, mentions, num_prompts)
+        self._has_run = True
+        return self.tokens
+
+    def check_mentions(self) -> None:
+        """Raise ArgumentError for a word that no prompt of the last run had."""
+        if self.tokens is not None and self._has_run:
+            self.tokens.mentions.check()
