@@ -280,5 +280,5 @@ def test_an_order_that_cannot_be_seen_is_refused():
             attn.probe((3,))
             transformer(**given)
 
-    with pytest.raises(AttentionError, match=r"'single_transformer_blocks.0.attn' looks at text"):
+    with pytest.raises(AttentionError, match=r"'single_transformer_blocks.0.attn' attends to text"):
         run()
