@@ -2,7 +2,9 @@
 
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,7 +44,28 @@ def test_the_readme_has_blocks_to_run() -> None:
     assert list(blocks("python", page="README.md"))
 
 
-@pytest.mark.parametrize("command", sorted(set(commands())))
+def option_names(command: str) -> set[tuple[str, ...]]:
+    """Each option of a command with the command's name; make and others are their own."""
+    words = shlex.split(command, comments=True)
+    if words[0] != "t2i":
+        return {(command,)}
+    name = tuple(words[: 3 if words[1] in ("lora", "data") else 2])
+    return {name} | {(*name, word) for word in words if word.startswith("-")}
+
+
+def runnable() -> Iterator[Any]:
+    """All commands; those whose options occur together with earlier ones are long.
+
+    That each of these can be typed is a test of its own (test_named_commands.py).
+    """
+    seen: set[tuple[str, ...]] = set()
+    for command in sorted(set(commands()), key=lambda line: (-len(option_names(line)), line)):
+        new = option_names(command) - seen
+        seen |= new
+        yield command if new else pytest.param(command, marks=pytest.mark.long)
+
+
+@pytest.mark.parametrize("command", runnable())
 def test_commands_in_the_pages_run(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
