@@ -80,7 +80,7 @@ class RecordingProbe(Probe):
         """Return True: every step is recorded."""
         return True
 
-    def begin(self, prompt_tokens: PromptTokens, latent_size: tuple[int, int] | None) -> None:
+    def begin_run(self, prompt_tokens: PromptTokens, latent_size: tuple[int, int] | None) -> None:
         """Do nothing at the start of a run."""
         return None
 

@@ -145,7 +145,7 @@ def assert_maps(
     for number, site in enumerate(sites):
         first, end = site.image
         expected_Q = word_maps(calls, keys, len(sites), row, columns, slice(first, end))[number]
-        seen_Q = maps.at(word, site.name).flatten()
+        seen_Q = maps.site_map(word, site.name).flatten()
         difference = (seen_Q.double() - expected_Q).abs().max().item()
         assert difference < 1e-6, f"{site} row {row} {word}: {difference}"
         assert expected_Q.std() > 0  # thus no other row or column would do

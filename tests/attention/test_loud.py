@@ -46,7 +46,7 @@ def ask(pipe, what, prompts=None, said=PAIR, **call):
         (lambda attn: attn.probe("appel"), r"'appel' is not in the prompt. Nearest: apple"),
         (lambda attn: attn.probe("dog"), r"'dog' is not in the prompt. Its words: a, red, apple"),
         (lambda attn: attn.probe("cat", prompt=2), "Got prompt=2, but this run has 2 prompts"),
-        (lambda attn: attn.probe((99,)), r"wants place 99 of a text of 16 tokens"),
+        (lambda attn: attn.probe((99,)), r"reads token position 99 of a text of 16 tokens"),
         (
             lambda attn: attn.edit(Replace(words={"doc": (0.0, 0.5)})),
             r"'doc' is not in the prompt. Nearest: dog",
@@ -307,8 +307,8 @@ def test_no_map_is_there_before_a_run(pipe):
         with pytest.raises(ArgumentError, match="no maps yet: make a picture inside"):
             maps["cat"]
         draw(pipe, CAT)
-    with pytest.raises(ArgumentError, match="No probe was asked for 'dog'"):
+    with pytest.raises(ArgumentError, match="There is no probe of 'dog'"):
         maps["dog"]
     with pytest.raises(ArgumentError, match="none of number 3"):
-        maps.of(3)["cat"]
-    assert torch.equal(maps.of(0)["cat"], maps["cat"])
+        maps.for_image(3)["cat"]
+    assert torch.equal(maps.for_image(0)["cat"], maps["cat"])

@@ -114,7 +114,7 @@ def test_our_decoder_is_read_by_places():
             num_inference_steps=2,
             output_type="latent",
         )
-    assert maps.of(1)["(0, 5)"].shape == (8, 16)
+    assert maps.for_image(1)["(0, 5)"].shape == (8, 16)
 
 
 # unCLIP: places of a picture's embedding, then the text

@@ -45,7 +45,7 @@ def test_maps_are_of_the_right_rows_and_columns(pipe, guidance):
         for prompt, word in enumerate(PLACES):
             for picture in range(2):
                 row = uncond + 2 * prompt + picture
-                of = maps[prompt].of(picture)
+                of = maps[prompt].for_image(picture)
                 assert_maps(attn, of, word, calls, KEYS, row, PLACES[word])
         assert attn.report().splitlines()[0].endswith("2 sites x 2 steps, 4 calls")
     assert torch.equal(plain, seen)

@@ -75,7 +75,7 @@ def test_maps_are_of_the_right_rows_columns_and_steps(pipe, scheduler, guidance,
         for prompt, word in enumerate(PLACES):
             for picture in range(2):
                 row = uncond + 2 * prompt + picture
-                of = maps[prompt].of(picture)
+                of = maps[prompt].for_image(picture)
                 assert_maps(attn, of, word, calls, KEYS, row, PLACES[word])
         passes = len(pipe.scheduler.timesteps)
         assert f"x {passes} steps, {passes * len(maps[0].sites)} calls" in attn.report()
@@ -293,7 +293,9 @@ def test_a_word_that_the_pipeline_cuts_off_is_refused(pipe):
             attn.probe("dog")
             draw(pipe, [prompt])
 
-    with pytest.raises(ArgumentError, match=r"'dog'.* wants place .* of a text of 20 tokens"):
+    with pytest.raises(
+        ArgumentError, match=r"'dog'.* reads token position .* of a text of 20 tokens"
+    ):
         run()
 
 

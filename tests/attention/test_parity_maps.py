@@ -124,11 +124,11 @@ def test_means_of_every_site_are_those_of_softmax(parts, run, of):
             for word in ("cat", "a red apple"):
                 mean_Q = probs_SNQT[..., PLACES[word]].mean(dim=(0, 1, 3))
                 expected = mean_Q.view(sites[name].size)
-                assert_near(all_steps.of(picture).at(word, name), expected, 1e-5)
+                assert_near(all_steps.for_image(picture).site_map(word, name), expected, 1e-5)
             if name.startswith("up"):
                 mean_Q = probs_SNQT[2:4, 1][..., PLACES["cat"]].mean(dim=(0, 2))
                 expected = mean_Q.view(sites[name].size)
-                assert_near(late.of(picture).at("cat", name), expected, 1e-5)
+                assert_near(late.for_image(picture).site_map("cat", name), expected, 1e-5)
 
 
 def test_default_maps_are_in_proportion_to_the_strongest_token(parts):

@@ -16,7 +16,7 @@ from t2i.attention import (
     attend,
     load_maps,
 )
-from t2i.attention.probes.heat_maps import SHOWN_WIDTH
+from t2i.attention.probes.heat_maps import MIN_DISPLAY_WIDTH
 from t2i.errors import ArgumentError, AttentionError
 from tests.attention.runs import CAT, DOG, assert_equal, draw, left_behind, ours, theirs
 from tests.tiny import tiny_sd_components
@@ -193,7 +193,7 @@ def test_maps_are_written_and_read(components, tmp_path):
         across, down = maps.peak(word)
         assert maps[word][int(down * 5), int(across * 7)] == 1
         assert maps.mask(word, 1.0).sum() == 1
-    assert abs(sum(maps.share(word) for word in maps) - 1) < 1e-6
+    assert abs(sum(maps.probability_share(word) for word in maps) - 1) < 1e-6
 
 
 def test_heat_maps_show_themselves_as_a_sheet_of_every_word(pipe):
@@ -203,7 +203,7 @@ def test_heat_maps_show_themselves_as_a_sheet_of_every_word(pipe):
         draw(pipe, PAIR, callback_on_step_end=attn.on_step_end)
     shown = Image.open(io.BytesIO(maps._repr_png_()))
     assert shown.size == maps.sheet().size
-    assert shown.width > 2 * SHOWN_WIDTH
+    assert shown.width > 2 * MIN_DISPLAY_WIDTH
     over = maps.sheet(Image.new("RGB", (40, 40), "white"))
     assert over.size == shown.size
     assert over.getpixel((20, 20)) != shown.getpixel((20, 20))

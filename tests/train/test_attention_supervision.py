@@ -110,7 +110,7 @@ def test_the_maps_are_those_that_a_probe_reads(scenes):
         target.unet(noisy_BCHW, level.timestep_B, told.text_BTD)
     (call, site), *_ = read
     mine_HW = word_maps(call, supervision.words)[0].view(4, 4) / len(places)
-    torch.testing.assert_close(mine_HW, maps.at(str(places), site), rtol=0, atol=1e-6)
+    torch.testing.assert_close(mine_HW, maps.site_map(str(places), site), rtol=0, atol=1e-6)
 
 
 def test_words_and_masks_belong_together(scenes):

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from t2i.attention import attend
-from t2i.attention.probes.overlays import SHOWN_WIDTH, draw_overlays
+from t2i.attention.probes.overlays import MIN_DISPLAY_WIDTH, draw_overlays
 from t2i.errors import ArgumentError
 from t2i.pictures import GAP, PAPER
 from tests.train.finetunes import finetune_run
@@ -73,7 +73,7 @@ def test_a_word_of_two_vectors_is_looked_for_with_both(
 
 def test_the_overlays_stand_right_of_their_picture_in_its_row(drawn: list[Drawn]) -> None:
     sheet = page(drawn, columns=4)  # room for one picture and two words, not for two such
-    step = SHOWN_WIDTH + GAP
+    step = MIN_DISPLAY_WIDTH + GAP
     assert sheet.width == 3 * step + GAP
     tops = [top for top in range(sheet.height) if is_cell(sheet, GAP, top)]
     rows = [top for top in tops if top - 1 not in tops]
@@ -82,16 +82,16 @@ def test_the_overlays_stand_right_of_their_picture_in_its_row(drawn: list[Drawn]
         cells = draw_overlays(one.picture, one.maps)
         for column in range(3):
             left = GAP + column * step
-            found = sheet.crop((left, top, left + SHOWN_WIDTH, top + SHOWN_WIDTH))
+            found = sheet.crop((left, top, left + MIN_DISPLAY_WIDTH, top + MIN_DISPLAY_WIDTH))
             if column < len(cells):
                 assert np.array_equal(np.asarray(found), np.asarray(cells[column]))
             else:
-                assert found.getcolors() == [(SHOWN_WIDTH**2, PAPER)]
+                assert found.getcolors() == [(MIN_DISPLAY_WIDTH**2, PAPER)]
 
 
 def is_cell(sheet: Image.Image, left: int, top: int) -> bool:
     """Whether a picture, and no label, lies along this line."""
-    line = sheet.crop((left, top, left + SHOWN_WIDTH, top + 1))
+    line = sheet.crop((left, top, left + MIN_DISPLAY_WIDTH, top + 1))
     return PAPER not in line.get_flattened_data()
 
 
@@ -137,7 +137,7 @@ def test_a_run_draws_them_says_where_and_is_the_same_without(
         path = tmp_path / name / "samples" / "step-00000002.png"
         assert f"step 2/2  drawn: {path}" in capsys.readouterr().err
         widths[name] = Image.open(path).width
-    assert widths["maps"] == 2 * (SHOWN_WIDTH + GAP) + GAP
+    assert widths["maps"] == 2 * (MIN_DISPLAY_WIDTH + GAP) + GAP
     assert widths["plain"] < widths["maps"]
 
 

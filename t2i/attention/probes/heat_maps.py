@@ -1,4 +1,4 @@
-"""Heat maps: where in the picture each word landed.
+"""Heat maps: the image region that attends to each word of a prompt.
 
 N heads, S tokens of the words, Q positions of a site, H W a size.
 """
@@ -28,19 +28,19 @@ from t2i.terminal import several
 Convention = Literal["default", "daam", "mean"]
 CONVENTIONS = ("default", "daam", "mean")
 THRESHOLDS: dict[Convention, float] = {"default": 0.5, "daam": 0.4, "mean": 0.4}
-"""Where a thing ends on its map: DAAM's is published, ours was chosen by `t2i evaluate`."""
+"""Default threshold of `HeatMaps.mask`: DAAM's is published, ours was chosen by `t2i evaluate`."""
 Size = tuple[int, int]
-SHOWN_WIDTH = 256
-"""Smaller maps and pictures are enlarged, so that they and their labels can be read."""
+MIN_DISPLAY_WIDTH = 256
+"""Pixels to which smaller maps and images are enlarged for display."""
 
 
 @dataclass(slots=True)
 class SiteAccumulator:
-    """What one site showed of one picture: a sum over steps, (N or 1, S, Q) float32.
+    """Token probabilities of one site and one image, summed over steps.
 
-    steps : for each token at how many of them it was said
-    rivalry_1SQ : as `total_NSQ`, of what a token has in proportion to its strongest rival, where
-        the convention asks for it
+    total_NSQ : the sum, (N or 1, S, Q) float32
+    steps : for each token the number of steps at which the prompt contained it
+    relative_1SQ : the sum of relative probabilities, where the convention needs them
     """
 
     site: Site
@@ -50,19 +50,22 @@ class SiteAccumulator:
 
     @property
     def mean_NSQ(self) -> Tensor:
-        """Over the steps at which a token was said."""
-        return self.total_NSQ / self._said_S1()
+        """Return the mean over the steps at which the prompt contained the token."""
+        return self.total_NSQ / self._num_steps_S1()
 
     @property
     def mean_relative_1SQ(self) -> Tensor:
-        """The same of what the default convention is made of."""
+        """Return the mean relative probability, of which the default convention is made."""
         assert self.relative_1SQ is not None
-        return self.relative_1SQ / self._said_S1()
+        return self.relative_1SQ / self._num_steps_S1()
 
     def add(
         self, words_NSQ: Tensor, columns: Sequence[int], relative_1SQ: Tensor | None = None
     ) -> None:
-        """One more step, at which these columns are said; new ones are the last."""
+        """Add the probabilities of a step whose prompt contains the tokens `columns`.
+
+        Tokens that are new at this step are the last columns of `words_NSQ`.
+        """
         new = words_NSQ.shape[1] - self.total_NSQ.shape[1]
         if new:
             self.total_NSQ = functional.pad(self.total_NSQ, (0, 0, 0, new))
@@ -77,17 +80,19 @@ class SiteAccumulator:
         for column in columns:
             self.steps[column] += 1
 
-    def _said_S1(self) -> Tensor:
+    def _num_steps_S1(self) -> Tensor:
         return self.total_NSQ.new_tensor(self.steps).clamp(min=1)[:, None]
 
 
 @dataclass(slots=True)
 class ProbeMeasurements:
-    """What a probe heard in a run.
+    """Attention that a probe has read in one run.
 
-    tokens : for each word the columns along S that are its own; words may share them
-    columns : how many there are
-    planes : (picture of the prompt, name of the site) -> Plane
+    tokens : for each word its columns along S; words may share columns
+    columns : number of columns
+    accumulators : (number of the prompt's image, name of the site) -> SiteAccumulator
+    raw : site -> for each step (images, N, S, Q), if requested by the probe
+    live : site -> (images, N, S, Q) of the last pass with gradients, if requested by the probe
     """
 
     tokens: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -95,28 +100,26 @@ class ProbeMeasurements:
     accumulators: dict[tuple[int, str], SiteAccumulator] = field(default_factory=dict)
     latent_size: Size | None = None
     raw: dict[str, list[Tensor]] = field(default_factory=dict)
-    """Site -> for each step (pictures, N, S, Q), where they were asked for."""
     live: dict[str, Tensor] = field(default_factory=dict)
-    """Site -> (pictures, N, S, Q) of the last pass, with gradients, where they were asked for."""
 
     def clear(self) -> None:
-        """Let go of a run."""
-        for kept in (self.tokens, self.accumulators, self.raw, self.live):
-            kept.clear()
+        """Discard what was read in a run."""
+        for entries in (self.tokens, self.accumulators, self.raw, self.live):
+            entries.clear()
         self.columns = 0
 
 
 class HeatMaps(Mapping[str, Tensor]):
-    """The maps of the words of one prompt, (H, W) float32 on the CPU, on one grid.
+    """Heat maps of the words of one prompt: word -> (H, W) float32 on the CPU, on one grid.
 
-    The convention says how sites, heads, tokens and steps become one map:
-    "default" : at each place, head and step the word's probability, divided by that of the token
-        that is looked at most there; the mean of all, bilinear to the grid, then stretched to 0..1;
-    "mean" : the mean of the probabilities themselves, unstretched;
+    The convention is the aggregation of sites, heads, tokens and steps to one map:
+    "default" : at each position, head and step the word's probability, divided by the largest
+        probability of a token there; the mean of all, bilinear to the grid, rescaled to 0..1;
+    "mean" : the mean of the probabilities themselves, not rescaled;
     "daam" : Tang et al. 2022 (arXiv 2210.04885): the sum over steps, bicubic to the latents' grid,
         clamped at 0, then the mean.
 
-    They fill while pictures are made. `picture` chooses among several of one prompt.
+    Maps fill while images are generated. `image_index` selects one of several images of the prompt.
     """
 
     def __init__(
@@ -125,18 +128,18 @@ class HeatMaps(Mapping[str, Tensor]):
         words: tuple[str, ...],
         convention: Convention = "default",
         grid: Size | None = None,
-        picture: int = 0,
+        image_index: int = 0,
     ) -> None:
         if convention not in CONVENTIONS:
             raise ArgumentError(
                 f"Got convention={convention!r}. {nearest(convention, CONVENTIONS)}"
             )
         self.measurements, self.words, self.convention = measurements, words, convention
-        self.wanted_grid, self.picture = grid, picture
+        self.requested_grid, self.image_index = grid, image_index
 
     def __getitem__(self, word: str) -> Tensor:
         map_HW = self._map(word)
-        return stretched(map_HW) if self.convention == "default" else map_HW
+        return rescale_to_unit(map_HW) if self.convention == "default" else map_HW
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.words)
@@ -144,68 +147,70 @@ class HeatMaps(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self.words)
 
-    def of(self, picture: int) -> "HeatMaps":
-        """The maps of another of the prompt's pictures."""
-        return HeatMaps(self.measurements, self.words, self.convention, self.wanted_grid, picture)
+    def for_image(self, image_index: int) -> "HeatMaps":
+        """Return the maps of another image of the prompt."""
+        return HeatMaps(
+            self.measurements, self.words, self.convention, self.requested_grid, image_index
+        )
 
     @property
     def sites(self) -> tuple[Site, ...]:
-        """Where they come from."""
-        return tuple(plane.site for plane in self._planes())
+        """Return the sites from which the maps are aggregated."""
+        return tuple(accumulator.site for accumulator in self._accumulators())
 
     @property
     def grid(self) -> Size:
-        """H, W of every map: as asked for, else the latents', else the largest site's."""
-        sizes = [plane.site.size for plane in self._planes() if plane.site.size]
-        if self.wanted_grid or self.measurements.latent_size:
-            return self.wanted_grid or self.measurements.latent_size or (0, 0)
-        return max(sizes) if sizes else (1, self._planes()[0].site.positions)
+        """Return H, W of every map: as requested, else the latents', else the largest site's."""
+        sizes = [site.size for site in self.sites if site.size]
+        if self.requested_grid or self.measurements.latent_size:
+            return self.requested_grid or self.measurements.latent_size or (0, 0)
+        return max(sizes) if sizes else (1, self.sites[0].positions)
 
-    def at(self, word: str, site: str) -> Tensor:
-        """The word's mean probability at one site, (H, W) there: over heads, steps, tokens."""
-        plane = self.measurements.accumulators.get((self.picture, site))
-        if plane is None:
-            names = [
-                name for picture, name in self.measurements.accumulators if picture == self.picture
-            ]
+    def site_map(self, word: str, site: str) -> Tensor:
+        """Return the word's map (H, W) of one site: the mean over heads, steps and tokens."""
+        accumulator = self.measurements.accumulators.get((self.image_index, site))
+        if accumulator is None:
+            keys = self.measurements.accumulators
+            names = [name for index, name in keys if index == self.image_index]
             raise ArgumentError(f"No map of the site {site!r}. {nearest(site, names)}")
-        mean_Q = plane.mean_NSQ[:, self._columns(word)].cpu().float().mean(dim=(0, 1))
-        return mean_Q.view(plane.site.size or (1, -1))
+        mean_Q = accumulator.mean_NSQ[:, self._columns(word)].cpu().float().mean(dim=(0, 1))
+        return mean_Q.view(accumulator.site.size or (1, -1))
 
     def mask(self, word: str, threshold: float | None = None) -> Tensor:
-        """Where the map, stretched to 0..1, is at least `threshold`: (H, W) bool.
+        """Return the mask (H, W) bool of the map, rescaled to 0..1, at or above a threshold.
 
-        Left out it is that of the convention, see THRESHOLDS.
+        threshold : None for that of the convention, see THRESHOLDS
         """
         least = THRESHOLDS[self.convention] if threshold is None else threshold
-        return stretched(self._map(word)) >= least
+        return rescale_to_unit(self._map(word)) >= least
 
     def overlay(self, word: str, image: Image.Image) -> Image.Image:
-        """The picture with the word's map over it: from blue, where it is lowest, to red."""
+        """Return the image with the word's map over it, from blue (lowest) to red (highest)."""
         if not isinstance(image, Image.Image):
             raise ArgumentError(
-                f"Got a {type(image).__name__}, expected a PIL picture: pipe(..., "
+                f"Got a {type(image).__name__}, expected a PIL image: pipe(..., "
                 'output_type="pil").images[0].'
             )
-        map_11HW = stretched(self._map(word))[None, None]
+        map_11HW = rescale_to_unit(self._map(word))[None, None]
         heat = functional.interpolate(map_11HW, (image.height, image.width), mode="bicubic")
         heat = heat[0, 0].clamp(0, 1)
-        share = 0.25 + 0.45 * heat.numpy()[..., None]
-        mixed = np.asarray(image.convert("RGB")) * (1 - share) + colours(heat.numpy()) * share
+        opacity = 0.25 + 0.45 * heat.numpy()[..., None]
+        colours = apply_colour_map(heat.numpy())
+        mixed = np.asarray(image.convert("RGB")) * (1 - opacity) + colours * opacity
         return Image.fromarray(mixed.round().astype(np.uint8))
 
-    def sheet(self, picture: Image.Image | None = None) -> Image.Image:
-        """Every word's map side by side with labels: over the picture, or in colours alone."""
-        shown = []
+    def sheet(self, image: Image.Image | None = None) -> Image.Image:
+        """Return the maps of all words side by side with labels, over the image if one is given."""
+        tiles = []
         for word in self.words:
-            heat = stretched(self._map(word)).numpy()
-            alone = Image.fromarray(colours(heat).round().astype(np.uint8))
-            shown.append(alone if picture is None else self.overlay(word, picture))
-        cell = max(SHOWN_WIDTH, shown[0].width)
-        return picture_grid(shown, self.words, columns=len(shown), cell=cell).convert("RGB")
+            heat = rescale_to_unit(self._map(word)).numpy()
+            colours = Image.fromarray(apply_colour_map(heat).round().astype(np.uint8))
+            tiles.append(colours if image is None else self.overlay(word, image))
+        cell = max(MIN_DISPLAY_WIDTH, tiles[0].width)
+        return picture_grid(tiles, self.words, columns=len(tiles), cell=cell).convert("RGB")
 
     def _repr_png_(self) -> bytes | None:
-        """What Jupyter shows; None, and so the plain text, while there are no maps."""
+        """Return the PNG that Jupyter displays, or None (plain text) while there are no maps."""
         try:
             drawn = self.sheet()
         except ArgumentError:
@@ -215,52 +220,58 @@ class HeatMaps(Mapping[str, Tensor]):
         return stream.getvalue()
 
     def peak(self, word: str) -> tuple[float, float]:
-        """Where the map is highest: across and down, as shares of the picture."""
+        """Return the position of the maximum: x and y as fractions of width and height."""
         map_HW = self._map(word)
         row, column = divmod(int(map_HW.argmax()), map_HW.shape[1])
         return (column + 0.5) / map_HW.shape[1], (row + 0.5) / map_HW.shape[0]
 
     def centre(self, word: str) -> tuple[float, float]:
-        """The middle of the places where the word's `mask` is: across and down, as shares."""
+        """Return the centroid of the word's `mask`: x and y as fractions of width and height."""
         mask_HW = self.mask(word)
         rows, columns = mask_HW.nonzero(as_tuple=True)
         across, down = columns.float().mean() + 0.5, rows.float().mean() + 0.5
         return float(across) / mask_HW.shape[1], float(down) / mask_HW.shape[0]
 
-    def share(self, word: str) -> float:
-        """The word's part in the probability that all the probed words have together, 0 to 1."""
-        total = sum(self._probability(other).sum() for other in self.words)
-        return float(self._probability(word).sum() / total)
+    def probability_share(self, word: str) -> float:
+        """Return the word's fraction of the summed probability of all probed words, 0 to 1."""
+        total = sum(self._combined_probability(other).sum() for other in self.words)
+        return float(self._combined_probability(word).sum() / total)
 
     def save(self, path: str | Path) -> None:
-        """Write maps and what they are to a .safetensors file."""
+        """Write the maps to a .safetensors file with words, convention and sites as metadata."""
         maps = {word: self[word].contiguous() for word in self.words}
-        facts = {
+        metadata = {
             "words": json.dumps(self.words),
             "convention": self.convention,
             "sites": json.dumps([site.name for site in self.sites]),
         }
-        write_atomically(Path(path), lambda part: save_file(maps, part, metadata=facts))
+        write_atomically(Path(path), lambda part: save_file(maps, part, metadata=metadata))
 
     def _map(self, word: str) -> Tensor:
-        """All sites, heads, steps and tokens of the word as one, (H, W)."""
+        """Return the word's aggregated map (H, W), before it is rescaled."""
         if self.convention != "default":
-            return self._probability(word)
-        return self._one(word, [plane.mean_relative_1SQ for plane in self._planes()])
+            return self._combined_probability(word)
+        return self._combine(
+            word, [accumulator.mean_relative_1SQ for accumulator in self._accumulators()]
+        )
 
-    def _probability(self, word: str) -> Tensor:
-        """The same of the probabilities, whatever the map is made of."""
+    def _combined_probability(self, word: str) -> Tensor:
+        """Return the word's aggregated probability (H, W), whatever the convention's map is."""
         if self.convention == "daam":
-            return self._one(word, [plane.total_NSQ for plane in self._planes()])
-        return self._one(word, [plane.mean_NSQ for plane in self._planes()])
+            return self._combine(
+                word, [accumulator.total_NSQ for accumulator in self._accumulators()]
+            )
+        return self._combine(word, [accumulator.mean_NSQ for accumulator in self._accumulators()])
 
-    def _one(self, word: str, kept: Sequence[Tensor]) -> Tensor:
-        """What is kept of each site, (N or 1, S, Q), as one map (H, W)."""
+    def _combine(self, word: str, values: Sequence[Tensor]) -> Tensor:
+        """Return one map (H, W) of the word from a tensor (N or 1, S, Q) for each site."""
         grid, columns = self.grid, self._columns(word)
         maps: list[Tensor] = []
-        for plane, kept_NSQ in zip(self._planes(), kept, strict=True):
-            map_NSHW = kept_NSQ[:, columns].cpu().float().unflatten(-1, plane.site.size or (1, -1))
-            if self.convention == "daam":  # every head counts alike, however many a site has
+        for accumulator, values_NSQ in zip(self._accumulators(), values, strict=True):
+            map_NSHW = (
+                values_NSQ[:, columns].cpu().float().unflatten(-1, accumulator.site.size or (1, -1))
+            )
+            if self.convention == "daam":  # every head has the same weight, whatever its site
                 resized_NSHW = functional.interpolate(map_NSHW, grid, mode="bicubic")
                 maps += list(resized_NSHW.clamp(min=0).mean(dim=1))
             else:
@@ -270,33 +281,32 @@ class HeatMaps(Mapping[str, Tensor]):
                 maps.append(resized_NSHW.mean(dim=(0, 1)))
         return torch.stack(maps).mean(0)
 
-    def _planes(self) -> list[SiteAccumulator]:
-        accumulators = [
-            p
-            for (picture, _), p in self.measurements.accumulators.items()
-            if picture == self.picture
-        ]
+    def _accumulators(self) -> list[SiteAccumulator]:
+        every = self.measurements.accumulators
+        accumulators = [one for (index, _), one in every.items() if index == self.image_index]
         if not accumulators:
-            pictures = {picture for picture, _ in self.measurements.accumulators}
+            indices = {index for index, _ in every}
             raise ArgumentError(
-                f"There are maps of {several(len(pictures), 'picture')}, none of number "
-                f"{self.picture}."
-                if pictures
+                f"There are maps of {several(len(indices), 'picture')}, none of number "
+                f"{self.image_index}."
+                if indices
                 else "There are no maps yet: make a picture inside `with attend(...)` first."
             )
         return accumulators
 
     def _columns(self, word: str) -> list[int]:
         if word not in self.words:
-            raise ArgumentError(f"No probe was asked for {word!r}. {nearest(word, self.words)}")
-        self._planes()
+            raise ArgumentError(f"There is no probe of {word!r}. {nearest(word, self.words)}")
+        self._accumulators()
         if word not in self.measurements.tokens:
-            raise ArgumentError(f"There is no map of {word!r} yet: no step so far has said it.")
+            raise ArgumentError(
+                f"There is no map of {word!r} yet: the prompt of no step so far contains it."
+            )
         return list(self.measurements.tokens[word])
 
 
 def load_maps(path: str | Path) -> dict[str, Tensor]:
-    """The maps of a file that HeatMaps.save wrote."""
+    """Load the maps of a file written by HeatMaps.save. Raises DataError if it is not readable."""
     try:
         with open_tensors(path) as file:
             return {word: file.get_tensor(word) for word in file.keys()}  # noqa: SIM118
@@ -304,19 +314,19 @@ def load_maps(path: str | Path) -> dict[str, Tensor]:
         raise DataError(f"Cannot read maps from {path}: {error}") from error
 
 
-def stretched(map_HW: Tensor) -> Tensor:
-    """From 0, where it is lowest, to 1."""
+def rescale_to_unit(map_HW: Tensor) -> Tensor:
+    """Return the map rescaled linearly to 0..1."""
     low, high = map_HW.min(), map_HW.max()
     return (map_HW - low) / (high - low).clamp(min=1e-12)
 
 
-def colours(
+def apply_colour_map(
     heat_HW: np.ndarray[tuple[int, int], np.dtype[np.float32]],
 ) -> np.ndarray[tuple[int, int, int], np.dtype[np.float32]]:
-    """0..1 from blue over green and yellow to red, (H, W, 3) of 0..255."""
-    stops = np.linspace(0, 1, len(RAMP))
-    channels = [np.interp(heat_HW, stops, [colour[c] for colour in RAMP]) for c in range(3)]
+    """Return colours (H, W, 3) of 0..255 for a map of 0..1: blue, green, yellow, red."""
+    stops = np.linspace(0, 1, len(COLOUR_RAMP))
+    channels = [np.interp(heat_HW, stops, [colour[c] for colour in COLOUR_RAMP]) for c in range(3)]
     return np.stack(channels, axis=-1).astype(np.float32)
 
 
-RAMP = ((20, 20, 110), (0, 90, 230), (0, 200, 170), (250, 220, 0), (220, 20, 20))
+COLOUR_RAMP = ((20, 20, 110), (0, 90, 230), (0, 200, 170), (250, 220, 0), (220, 20, 20))

@@ -1,17 +1,18 @@
-"""A picture beside itself with the heat map of each of its words over it."""
+"""Images with heat maps drawn over them."""
 
 from PIL import Image
 
-from t2i.attention.probes.heat_maps import SHOWN_WIDTH, HeatMaps
+from t2i.attention.probes.heat_maps import MIN_DISPLAY_WIDTH, HeatMaps
 
 
-def draw_overlays(picture: Image.Image, maps: HeatMaps | None) -> list[Image.Image]:
-    """The picture, then one for each word of its maps, in their order."""
-    shown = enlarged(picture)
-    return [shown] if maps is None else [shown, *(maps.overlay(word, shown) for word in maps)]
+def draw_overlays(image: Image.Image, maps: HeatMaps | None) -> list[Image.Image]:
+    """Return the image, then a copy for each word with the word's map over it."""
+    base = enlarge(image)
+    return [base] if maps is None else [base, *(maps.overlay(word, base) for word in maps)]
 
 
-def enlarged(picture: Image.Image) -> Image.Image:
-    times = max(1, round(SHOWN_WIDTH / picture.width))
-    size = (picture.width * times, picture.height * times)
-    return picture if times == 1 else picture.resize(size, Image.Resampling.BICUBIC)
+def enlarge(image: Image.Image) -> Image.Image:
+    """Return the image, enlarged by a whole factor if it is below the display width."""
+    factor = max(1, round(MIN_DISPLAY_WIDTH / image.width))
+    size = (image.width * factor, image.height * factor)
+    return image if factor == 1 else image.resize(size, Image.Resampling.BICUBIC)

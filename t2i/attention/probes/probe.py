@@ -1,4 +1,4 @@
-"""A probe reads where words land, and never touches what it reads.
+"""Probe: reads the attention of words and accumulates their heat maps; it changes nothing.
 
 N heads, Q positions of a site, T text tokens, S those of the probed words.
 """
@@ -31,7 +31,10 @@ DAAM_SITES = Sites(kind="cross", place=("up", "down"))
 
 @dataclass(slots=True)
 class Probe:
-    """What somebody wants to see; its `maps` fill as the run goes on."""
+    """Probe of some words of one prompt; its `maps` fill while the run proceeds.
+
+    The arguments are those of Session.probe.
+    """
 
     words: tuple[Word, ...]
     prompt: int = 0
@@ -44,7 +47,7 @@ class Probe:
     raw: bool = False
     measurements: ProbeMeasurements = field(default_factory=ProbeMeasurements)
     maps: HeatMaps = field(init=False)
-    _read: "Columns | None" = None
+    _current_columns: "WordColumns | None" = None
 
     def __post_init__(self) -> None:
         if not self.words:
@@ -98,57 +101,57 @@ class Probe:
         return latents_BCHW
 
     def fits(self, site: Site) -> bool:
-        """Whether it reads there."""
+        """Return True for a site whose attention it reads."""
         assert isinstance(self.sites, Sites)
         return site.kind != "self" and self.sites.matches(site)
 
     def covers(self, step: int, num_steps: int) -> bool:
-        """Whether it reads at this step."""
+        """Return True for a step at which it reads."""
         return step in steps_in_window(self.steps, num_steps)
 
     def check(self, prompt_tokens: PromptTokens) -> None:
-        """Raise ArgumentError for a prompt or words that are not there."""
+        """Raise ArgumentError for a prompt or words that the run does not have."""
         check_prompt("prompt", self.prompt, prompt_tokens.num_prompts)
         for word in self.words:
             prompt_tokens.span(self.prompt, word)
 
-    def begin(self, prompt_tokens: PromptTokens, latent_size: tuple[int, int] | None) -> None:
-        """A run begins: what was kept of the one before is let go."""
+    def begin_run(self, prompt_tokens: PromptTokens, latent_size: tuple[int, int] | None) -> None:
+        """Prepare for a new run: discard the measurements of the one before."""
         self.measurements.clear()
         self.measurements.latent_size = latent_size
-        self._read = None
-        self._columns(prompt_tokens)
+        self._current_columns = None
+        self._columns_of(prompt_tokens)
 
-    def bytes_at(self, site: Site, pictures: int, steps: int) -> int:
-        """What it keeps of a site in a run."""
+    def bytes_at(self, site: Site, images: int, steps: int) -> int:
+        """Return the bytes that it keeps of a site during a run."""
         heads = len(self.heads) if self.heads is not None else site.heads
-        number = pictures * self.measurements.columns * site.positions * 4
+        number = images * self.measurements.columns * site.positions * 4
         kept = {"daam": heads, "default": 2, "mean": 1}[self.convention]
         return number * kept + (number * heads * steps if self.raw else 0)
 
     def on_attention(self, probabilities: AttentionProbabilities, call: AttentionCall) -> None:
-        """Take down what this call shows of the words."""
-        read = self._columns(call.prompt_tokens)
-        if read.places and max(read.places) >= call.text_length:
+        """Accumulate the probabilities of the words in this attention call."""
+        columns = self._columns_of(call.prompt_tokens)
+        if columns.positions and max(columns.positions) >= call.text_length:
             raise ArgumentError(
-                f"{self} wants place {max(read.places)} of a text of "
+                f"{self} reads token position {max(columns.positions)} of a text of "
                 f"{several(call.text_length, 'token')}: they count from 0 to "
                 f"{call.text_length - 1}."
             )
         live = []
-        places_S = read.places_on(probabilities.inputs.query.device)
+        positions_S = columns.positions_on(probabilities.inputs.query.device)
         heads = None if self.heads is None else list(self.heads)
-        for picture, row in enumerate(call.denoiser_pass.cond_rows(self.prompt)):
+        for image_index, row in enumerate(call.denoiser_pass.cond_rows(self.prompt)):
             with torch.set_grad_enabled(self.grad and torch.is_grad_enabled()):
-                words_NSQ = probabilities.token_probabilities(row, places_S)
+                words_NSQ = probabilities.token_probabilities(row, positions_S)
                 words_NSQ = words_NSQ if heads is None else words_NSQ[heads]
                 relative_1SQ = None
                 if self.convention == "default":
-                    relative_1SQ = probabilities.relative_probability(row, places_S, heads)
-                    relative_1SQ = read.spread(relative_1SQ, self.measurements.columns)
-                words_NSQ = read.spread(words_NSQ, self.measurements.columns)
+                    relative_1SQ = probabilities.relative_probability(row, positions_S, heads)
+                    relative_1SQ = columns.expand(relative_1SQ, self.measurements.columns)
+                words_NSQ = columns.expand(words_NSQ, self.measurements.columns)
             live.append(words_NSQ)
-            self._take(call.site, picture, words_NSQ.detach(), read, relative_1SQ)
+            self._accumulate(call.site, image_index, words_NSQ.detach(), columns, relative_1SQ)
         if live and (self.grad or self.raw):
             all_BNSQ = torch.stack(live)
             if self.grad:
@@ -156,62 +159,69 @@ class Probe:
             if self.raw:
                 self.measurements.raw.setdefault(call.site.name, []).append(all_BNSQ.detach().cpu())
 
-    def _take(
+    def _accumulate(
         self,
         site: Site,
-        picture: int,
+        image_index: int,
         words_NSQ: Tensor,
-        read: "Columns",
+        columns: "WordColumns",
         relative_1SQ: Tensor | None,
     ) -> None:
         if self.convention != "daam":
             words_NSQ = words_NSQ.mean(dim=0, keepdim=True)
-        plane = self.measurements.accumulators.get((picture, site.name))
-        if plane is None:
-            plane = SiteAccumulator(site, torch.zeros_like(words_NSQ), [0] * words_NSQ.shape[1])
-            self.measurements.accumulators[picture, site.name] = plane
-        plane.add(words_NSQ, read.columns, relative_1SQ)
+        accumulator = self.measurements.accumulators.get((image_index, site.name))
+        if accumulator is None:
+            accumulator = SiteAccumulator(
+                site, torch.zeros_like(words_NSQ), [0] * words_NSQ.shape[1]
+            )
+            self.measurements.accumulators[image_index, site.name] = accumulator
+        accumulator.add(words_NSQ, columns.columns, relative_1SQ)
 
-    def _columns(self, prompt_tokens: PromptTokens) -> "Columns":
-        """Where the words stand in what is said now; the same token keeps its column."""
-        if self._read is not None and self._read.prompt_tokens is prompt_tokens:
-            return self._read
+    def _columns_of(self, prompt_tokens: PromptTokens) -> "WordColumns":
+        """Return the columns of the words at this step; a token keeps its column for the run."""
+        if (
+            self._current_columns is not None
+            and self._current_columns.prompt_tokens is prompt_tokens
+        ):
+            return self._current_columns
         column_at: dict[int, int] = {}
-        places: dict[int, int] = {}
+        positions: dict[int, int] = {}
         for word, name in zip(self.words, self.maps.words, strict=True):
             own = list(self.measurements.tokens.get(name, ()))
-            for number, place in enumerate(prompt_tokens.span(self.prompt, word)):
+            for number, position in enumerate(prompt_tokens.span(self.prompt, word)):
                 if number == len(own):
-                    own.append(column_at.get(place, self.measurements.columns))
+                    own.append(column_at.get(position, self.measurements.columns))
                     self.measurements.columns = max(self.measurements.columns, own[number] + 1)
-                column_at[place] = own[number]
-                places[own[number]] = place
+                column_at[position] = own[number]
+                positions[own[number]] = position
             if own:
                 self.measurements.tokens[name] = tuple(own)
-        self._read = Columns(prompt_tokens, tuple(places), tuple(places.values()))
-        return self._read
+        self._current_columns = WordColumns(
+            prompt_tokens, tuple(positions), tuple(positions.values())
+        )
+        return self._current_columns
 
 
 @dataclass(frozen=True, slots=True)
-class Columns:
-    """Of what is said at a step: which columns along S are there, and their places along T."""
+class WordColumns:
+    """Columns along S of the words in the prompts of one step, and their positions along T."""
 
     prompt_tokens: PromptTokens
     columns: tuple[int, ...]
-    places: tuple[int, ...]
-    _there: dict[torch.device, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    positions: tuple[int, ...]
+    _on_device: dict[torch.device, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
-    def places_on(self, device: torch.device) -> Tensor:
-        """To pick them out there."""
-        if device not in self._there:
-            self._there[device] = torch.tensor(self.places, dtype=torch.long, device=device)
-        return self._there[device]
+    def positions_on(self, device: torch.device) -> Tensor:
+        """Return the positions (S,) as a tensor on a device."""
+        if device not in self._on_device:
+            self._on_device[device] = torch.tensor(self.positions, dtype=torch.long, device=device)
+        return self._on_device[device]
 
-    def spread(self, words_NSQ: Tensor, columns: int) -> Tensor:
-        """The same with all columns along S, 0 for those that are not there."""
+    def expand(self, words_NSQ: Tensor, columns: int) -> Tensor:
+        """Return the tensor with `columns` columns along S, 0 for those absent at this step."""
         if self.columns == tuple(range(columns)):
             return words_NSQ
         heads, _, positions = words_NSQ.shape
-        spread_NSQ = words_NSQ.new_zeros(heads, columns, positions)
+        expanded_NSQ = words_NSQ.new_zeros(heads, columns, positions)
         index = torch.tensor(self.columns, dtype=torch.long, device=words_NSQ.device)
-        return spread_NSQ.index_copy(1, index, words_NSQ)
+        return expanded_NSQ.index_copy(1, index, words_NSQ)

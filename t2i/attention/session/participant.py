@@ -91,7 +91,7 @@ class ParticipantEntry:
     def begin_run(self, prompt_tokens: PromptTokens, latent_size: tuple[int, int] | None) -> None:
         """Prepare its probes for a new run."""
         for probe in self.probes:
-            probe.begin(prompt_tokens, latent_size)
+            probe.begin_run(prompt_tokens, latent_size)
 
     def wants(self, site: Site) -> bool:
         """Return True if it reads or edits the attention of the site."""

@@ -158,7 +158,7 @@ def _word_facts(maps: "HeatMaps", word: str) -> dict[str, object]:
     return {
         "peak": {"across": round(across, 4), "down": round(down, 4)},
         "place": name_position(*maps.centre(word)),
-        "share": round(maps.share(word), 4),
+        "share": round(maps.probability_share(word), 4),
     }
 
 
@@ -178,6 +178,6 @@ def _print_table(maps: "HeatMaps") -> None:
             Text(word),
             f"{across:.2f}, {down:.2f}",
             name_position(*maps.centre(word)),
-            f"{maps.share(word):.1%}",
+            f"{maps.probability_share(word):.1%}",
         )
     print_rich(table)

@@ -60,11 +60,11 @@ def of_sites(maps: HeatMaps, names: Sequence[str]) -> HeatMaps:
         tokens=measurements.tokens,
         columns=measurements.columns,
         accumulators={
-            key: plane for key, plane in measurements.accumulators.items() if key[1] in names
+            key: one for key, one in measurements.accumulators.items() if key[1] in names
         },
         latent_size=measurements.latent_size,
     )
-    return HeatMaps(chosen, maps.words, maps.convention, maps.wanted_grid, maps.picture)
+    return HeatMaps(chosen, maps.words, maps.convention, maps.requested_grid, maps.image_index)
 
 
 def heat_of_picture(

@@ -68,7 +68,7 @@ def word_maps(pipe, edit: Regions | None, word: str, **call: object) -> torch.Te
             attn.edit(edit)
         options = {"num_inference_steps": 1, "output_type": "latent", **call}
         pipe(SOURCE, generator=torch.Generator().manual_seed(1), **options)
-    return maps.at(word, FIRST)
+    return maps.site_map(word, FIRST)
 
 
 @pytest.mark.parametrize("size", [{}, {"height": 32, "width": 64}])
