@@ -30,7 +30,7 @@ from tests.evaluate.tiny_bench import tiny_recogniser
 from tests.tiny import tiny_sd_folder
 from tests.train.runs import tiny_run, write_run
 from train.loop import run
-from train.targets.denoiser import Denoiser
+from train.targets.denoiser import DenoiserTarget
 
 PROMPT = "a red apple to the left of a cat"
 SUITE = """
@@ -109,7 +109,7 @@ def crashed(_model: Path) -> None:
         raise ZeroDivisionError
 
     with pytest.MonkeyPatch.context() as patch, suppress(ZeroDivisionError):
-        patch.setattr(Denoiser, "forward", crash)
+        patch.setattr(DenoiserTarget, "forward", crash)
         run(tiny_run(Path("run")), Path("trained"))
 
 

@@ -101,7 +101,7 @@ def rows_of_all(
     """The rows of all processes, in the order of their slots."""
     rows: list[Row] = []
     for batch in pieces:
-        drawn = target.drawn(batch)
+        drawn = target.drawn_values(batch)
         for number, slot in enumerate(batch.slots):
             own = {name: values[number] for name, values in drawn.items()}
             loss = losses[len(rows)].item()

@@ -223,7 +223,7 @@ class Training:
             try:
                 yield put_together(self.target, self.config, self.accelerator)
             finally:
-                self.target.let_go()
+                self.target.release_encoders()
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.steps_done % every == 0

@@ -27,7 +27,7 @@ from train.data.pictures import Pictures
 from train.data.pictures_config import PicturesConfig
 from train.data.registry import DataConfig
 from train.objective.objective import Objective, ObjectiveConfig
-from train.targets.denoising import Denoising, Still
+from train.targets.denoising import DenoisingTarget, ValidationPicture
 from train.targets.target import Target
 
 AT_ONCE = 4
@@ -85,7 +85,7 @@ class Validation:
     ) -> None:
         self.config, self.accelerator = config, accelerator
         self._read, self._digests = held_out(samples, config)
-        self._stills: dict[int, Still] = {}
+        self._pictures: dict[int, ValidationPicture] = {}
 
     def __len__(self) -> int:
         """How many pictures are measured."""
@@ -98,7 +98,7 @@ class Validation:
 
         Raises DataError, on every process, for a picture that cannot be read.
         """
-        assert isinstance(target, Denoising)
+        assert isinstance(target, DenoisingTarget)
         errors: dict[int, list[float]] = {}
         failure: list[T2IError] = []
         try:
@@ -121,19 +121,19 @@ class Validation:
             return range(len(self) if self.accelerator.is_main_process else 0)
         return range(self.accelerator.process_index, len(self), self.accelerator.num_processes)
 
-    def _errors(self, target: Denoising, number: int) -> list[float]:
+    def _errors(self, target: DenoisingTarget, number: int) -> list[float]:
         """Of a picture at each level."""
-        if number not in self._stills:
+        if number not in self._pictures:
             batch = collate([(Place(0, 0, number, 0), self._read(number))])
-            self._stills[number] = target.still(batch.to(target.device))
-        still, objective = self._stills[number], evenly(target.objective.config)
+            self._pictures[number] = target.validation_picture(batch.to(target.device))
+        picture, objective = self._pictures[number], evenly(target.objective.config)
         levels = torch.arange(self.config.levels)
         errors = []
         for part in levels.split(AT_ONCE):
-            noise_BCHW = self._noise(number, part, still.latents_1CHW)
+            noise_BCHW = self._noise(number, part, picture.latents_1CHW)
             quantile_B = (part + 0.5) / len(levels)
             level = objective.level(quantile_B.to(noise_BCHW.device))
-            errors.append(target.velocity_errors(still, noise_BCHW, level))
+            errors.append(target.velocity_errors(picture, noise_BCHW, level))
         return [float(error) for error in torch.cat(errors)]
 
     def _noise(self, number: int, levels_B: Tensor, latents_1CHW: Tensor) -> Tensor:

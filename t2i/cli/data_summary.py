@@ -8,49 +8,51 @@ from t2i.terminal import print_line, several
 
 if TYPE_CHECKING:
     from train.data.pictures_config import PicturesConfig
-    from train.data.summary import BucketCount, Overview, SubsetCount
+    from train.data.summary import BucketCount, DatasetSummary, SubsetCount
 
 MAX_NAMED = 10
 """Of many pictures with one trait; broken ones are all named."""
 SINGULAR_VERBS = {"have": "has", "are": "is"}
 
 
-def print_overview(told: "Overview", config: "PicturesConfig", batch_size: int | None) -> None:
+def print_summary(
+    summary: "DatasetSummary", config: "PicturesConfig", batch_size: int | None
+) -> None:
     """First what there is, then what one may want to mend, what is broken last."""
-    sizes = ", ".join(f"{width}x{height}" for width, height in dict.fromkeys(told.sizes))
+    sizes = ", ".join(f"{width}x{height}" for width, height in dict.fromkeys(summary.sizes))
     rows: dict[str, object] = {
-        "pictures": told.counts(),
-        "sizes": sizes + (" (smallest, middle, largest)" if len({*told.sizes}) > 2 else ""),
+        "pictures": summary.counts(),
+        "sizes": sizes + (" (smallest, middle, largest)" if len({*summary.sizes}) > 2 else ""),
         "captions": "shuffled anew at each visit"
-        if told.captions is None
-        else f"{told.captions} different",
-        "epoch": several(told.epoch, "visit"),
+        if summary.captions is None
+        else f"{summary.captions} different",
+        "epoch": several(summary.epoch, "visit"),
     }
     print_rows(rows)
-    if len(told.subsets) > 1:
+    if len(summary.subsets) > 1:
         print_line("\nsubsets")
-        for subset in told.subsets:
+        for subset in summary.subsets:
             kind = "prior, " if subset.prior else ""
             print_line(f"  {subset.place}: {kind}{_format_size(subset)}")
     print_line(f"\nbuckets of at most {config.size}x{config.size} pixels")
-    for bucket in told.buckets:
+    for bucket in summary.buckets:
         shape = f"{bucket.width}x{bucket.height}"
         less = batch_size is not None and bucket.places < batch_size
         print_line(f"  {shape:>9}  {_format_size(bucket)}{' *' * less}")
-    if batch_size is not None and told.smaller_than(batch_size):
+    if batch_size is not None and summary.smaller_than(batch_size):
         print_line(f"  * fewer visits than a batch of {batch_size}: pictures repeat in it")
-    for note in told.notes:
+    for note in summary.notes:
         print_line(f"\n{note}")
-    _print_names("have no caption: give one, or a caption or trigger for all", told.uncaptioned)
-    _print_names("have no mask: the whole picture counts", told.unmasked)
-    odd = [f"{name}: its mask {what}" for name, what in told.odd_masks]
+    _print_names("have no caption: give one, or a caption or trigger for all", summary.uncaptioned)
+    _print_names("have no mask: the whole picture counts", summary.unmasked)
+    odd = [f"{name}: its mask {what}" for name, what in summary.odd_masks]
     _print_names("have a mask that may not be meant", odd)
-    _print_names("are enlarged to fill their bucket", told.enlarged)
-    _print_names("are transparent in part: that becomes white", told.transparent)
-    _print_names("are there more than once", [" = ".join(same) for same in told.duplicates])
-    if told.broken:
-        print_line(f"\n{len(told.broken)} cannot be used")
-        for name, reason in told.broken:
+    _print_names("are enlarged to fill their bucket", summary.enlarged)
+    _print_names("are transparent in part: that becomes white", summary.transparent)
+    _print_names("are there more than once", [" = ".join(same) for same in summary.duplicates])
+    if summary.broken:
+        print_line(f"\n{len(summary.broken)} cannot be used")
+        for name, reason in summary.broken:
             print_line(f"  {name}: {reason}")
 
 

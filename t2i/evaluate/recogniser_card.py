@@ -31,8 +31,8 @@ from t2i.scenes.recogniser import CONFIG
 from t2i.scenes.scenes import Scene, Scenes, ScenesConfig
 from t2i.terminal import print_line, print_note
 from train.loop import MODEL
-from train.targets.caption_matcher import turned_round
-from train.targets.recogniser import marked, told
+from train.targets.caption_matcher import reverse_positions
+from train.targets.recogniser import describe, highlight_objects
 
 SEED = 9000
 AT_ONCE = 16
@@ -123,7 +123,7 @@ def score(
     """Whether each picture prefers its caption to the next one's, and to its own turned round."""
     own_B = agreement.score(pictures, captions)
     next_B = agreement.score(pictures, [*captions[1:], captions[0]])
-    turned = [turned_round(caption) for caption in captions]
+    turned = [reverse_positions(caption) for caption in captions]
     turned_B = agreement.score(pictures, turned)
     found.own_to_other += (own_B > next_B).tolist()
     found.own_to_turned += [
@@ -186,8 +186,8 @@ def table(tallies: dict[str, Tally]) -> Table:
 def recognised(agreement: Agreement, scenes: Scenes) -> Image.Image:
     pictures = [Image.fromarray(scenes.scene(number).pixels) for number in range(SHOWN)]
     looks = agreement.recogniser.look(pictures)
-    both = [marked(*one) for one in zip(pictures, looks, strict=True)]
-    return picture_grid(both, [told(seen) for seen in looks], columns=3)
+    both = [highlight_objects(*one) for one in zip(pictures, looks, strict=True)]
+    return picture_grid(both, [describe(seen) for seen in looks], columns=3)
 
 
 def write_card(run: Path, folder: Path, count: int) -> None:

@@ -55,7 +55,7 @@ def test_one_of_anything_is_said_of_one(cli: Cli, tmp_path: Path) -> None:
         "captions  0 different",
         "epoch     1 visit",
         "1 caption without a picture: ",
-        "passed over: 1 other file",
+        "ignored: 1 other file",
         "1 has no caption: give one",
         "1 is enlarged to fill",
         "1 is transparent in part",

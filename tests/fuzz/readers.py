@@ -31,12 +31,12 @@ from tests.train.runs import write_run
 from train.checkpoint import fault_of, newest_facts
 from train.config.load_config import load_run_config
 from train.data.decode import decode
-from train.data.discovery import find
-from train.data.named_data import config_of
+from train.data.discovery import find_pictures
+from train.data.named_data import load_data_config
 from train.data.picture_record import read_record
 from train.data.sources.folder import list_folder
-from train.data.sources.kohya import subsets_of_kohya
-from train.data.sources.metadata import rows_of
+from train.data.sources.kohya import load_kohya_subsets
+from train.data.sources.metadata import read_table
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 """Of the repository."""
@@ -159,7 +159,7 @@ def read_told(path: Path) -> None:
 
 def read_pictures(path: Path) -> None:
     """A folder or archive, every picture in it looked at."""
-    find(config_of(path))
+    find_pictures(load_data_config(path))
 
 
 def in_folder(read_folder: Callable[[Path], object]) -> Callable[[Path], object]:
@@ -204,19 +204,19 @@ READERS = {
     ),
     "metadata.jsonl": Reader(
         "metadata.jsonl",
-        lambda path: rows_of(path, None),
+        lambda path: read_table(path, None),
         texts('{"file_name": "a.png", "text": "a"}\n{"file_name": "b.png", "text": ["b", null]}\n'),
     ),
     "metadata.csv": Reader(
-        "metadata.csv", lambda path: rows_of(path, None), texts('file_name,text\na.png,"a, b"\n')
+        "metadata.csv", lambda path: read_table(path, None), texts('file_name,text\na.png,"a, b"\n')
     ),
     "caption": Reader("a.txt", in_folder(list_folder), texts("a cat, sitting\n")),
     "train.toml": Reader("run.toml", load_run_config, training),
     "--set": Reader("set", read_override, texts("train.steps=3", "target.parts.0.rank=4", "a=[1]")),
     "data.toml": Reader(
-        "run.toml", config_of, texts('[data]\nkind = "pictures"\nfolder = "."\nsize = 64\n')
+        "run.toml", load_data_config, texts('[data]\nkind = "pictures"\nfolder = "."\nsize = 64\n')
     ),
-    "kohya.toml": Reader("k.toml", lambda path: subsets_of_kohya(path, 64), texts(KOHYA)),
+    "kohya.toml": Reader("k.toml", lambda path: load_kohya_subsets(path, 64), texts(KOHYA)),
     "suite.toml": Reader(
         "s.toml",
         lambda path: read_suite(str(path), quick=False),

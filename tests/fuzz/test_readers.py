@@ -37,7 +37,7 @@ def path(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     return found
 
 
-def samples_of(reader: Reader, tmp_path: Path) -> tuple[bytes, ...]:
+def open_data_set(reader: Reader, tmp_path: Path) -> tuple[bytes, ...]:
     place = tmp_path / "samples"
     place.mkdir()
     return reader.samples(place)
@@ -66,7 +66,7 @@ def memory() -> int:
 
 @pytest.mark.parametrize("name", READERS)
 def test_a_sound_file_is_read_or_refused(name: str, path: Path, tmp_path: Path) -> None:
-    for data in samples_of(READERS[name], tmp_path):
+    for data in open_data_set(READERS[name], tmp_path):
         try_out(READERS[name], path, data)
 
 
@@ -74,14 +74,14 @@ def test_a_sound_file_is_read_or_refused(name: str, path: Path, tmp_path: Path) 
 def test_nothing_in_a_file_is_an_error_of_the_program(
     name: str, path: Path, tmp_path: Path
 ) -> None:
-    search(READERS[name], path, samples_of(READERS[name], tmp_path), MOMENT, derandomize=True)
+    search(READERS[name], path, open_data_set(READERS[name], tmp_path), MOMENT, derandomize=True)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("name", READERS)
 def test_nothing_found_in_minutes_is_one_either(name: str, path: Path, tmp_path: Path) -> None:
-    samples, end = samples_of(READERS[name], tmp_path), time.monotonic() + LONG
+    samples, end = open_data_set(READERS[name], tmp_path), time.monotonic() + LONG
     while time.monotonic() < end:
         search(READERS[name], path, samples, AT_ONCE, derandomize=False)
 

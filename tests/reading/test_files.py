@@ -27,10 +27,10 @@ from t2i.safe_reading import (
     read_text,
     read_toml,
 )
-from train.data.discovery import find
-from train.data.named_data import config_of
-from train.data.sources.kohya import subsets_of_kohya
-from train.data.sources.metadata import rows_of
+from train.data.discovery import find_pictures
+from train.data.named_data import load_data_config
+from train.data.sources.kohya import load_kohya_subsets
+from train.data.sources.metadata import read_table
 from train.data.sources.tars import list_tars
 
 SMALL = FileKind("note", 10)
@@ -44,10 +44,10 @@ READERS: dict[str, Callable[[Path], object]] = {
     "x.png": open_picture,
     "story.png": read_metadata,
     "x.txt": read_prompts,
-    "x.jsonl": lambda path: rows_of(path, None),
+    "x.jsonl": lambda path: read_table(path, None),
     "x.tar": lambda path: list_tars([str(path)]),
-    "run.toml": config_of,
-    "kohya.toml": lambda path: subsets_of_kohya(path, 64),
+    "run.toml": load_data_config,
+    "kohya.toml": lambda path: load_kohya_subsets(path, 64),
     "config.json": read_model_json,
     "x.safetensors": read_shapes,
 }
@@ -78,8 +78,8 @@ def test_a_picture_or_caption_that_is_no_file_breaks_that_picture_alone(what: st
         Image.new("RGB", (64, 64)).save(folder / f"{name}.png")
     NO_FILES[what](folder / "bad caption.txt")
     NO_FILES[what](folder / "bad picture.png")
-    found = find(config_of(folder))
-    assert [Path(one.listed.name).name for one in found.seen] == ["good.png"]
+    found = find_pictures(load_data_config(folder))
+    assert [Path(one.entry.name).name for one in found.pictures] == ["good.png"]
     assert len(found.broken) == 2
     assert all(f"it is a {what}, not a file" in str(one) for one in found.broken)
 

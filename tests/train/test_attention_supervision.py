@@ -18,7 +18,7 @@ from train.batches.batch import batches
 from train.batches.order import Order, Share
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
-from train.data.registry import samples_of
+from train.data.registry import open_data_set
 from train.loop import run
 from train.objective.attention_supervision import (
     SupervisionConfig,
@@ -29,7 +29,7 @@ from train.objective.attention_supervision import (
     word_maps,
 )
 from train.setup.assembly import assemble
-from train.targets.denoising import Denoising
+from train.targets.denoising import DenoisingTarget
 
 WEIGHT = "target.attention_weight=0.5"
 SDPA = functional.scaled_dot_product_attention
@@ -37,8 +37,8 @@ SDPA = functional.scaled_dot_product_attention
 
 def target_of(config: RunConfig, rows: int = 4):
     target = assemble(config)[0]
-    assert isinstance(target, Denoising)
-    data = samples_of(config.data)
+    assert isinstance(target, DenoisingTarget)
+    data = open_data_set(config.data)
     order = Order([range(len(data))], rows, 1)
     return target.train(), next(batches(data, order, Share(), range(1)))
 
@@ -96,7 +96,7 @@ def test_the_maps_are_those_that_a_probe_reads(scenes):
         (probabilities.inputs, probabilities.site.name)
     )
     supervision._losses.append(torch.zeros(1))
-    told = target._tell(batch, batch.captions)
+    told = target._build_conditioning(batch, batch.captions)
     noisy_BCHW = target._latents(batch)
     with torch.no_grad(), supervision.reading(target.unet):
         target.unet(noisy_BCHW, level.timestep_B, told.text_BTD)
@@ -134,8 +134,8 @@ def test_a_learned_word_of_several_vectors_has_the_maps_of_all_of_them(tmp_path,
     folder = masked_folder(tmp_path / "p", ["a <mug> here"], {0})
     config = on_pictures(tmp_path, base, folder, "data.masked_word=<mug>", parts=("words",))
     target = assemble(config)[0]
-    assert target._places("a <mug> here", [(2, 7)]) == ((2, 3),)
-    assert target._places("a <mug> here", [(8, 12)])[0][0] == 4
+    assert target._token_positions("a <mug> here", [(2, 7)]) == ((2, 3),)
+    assert target._token_positions("a <mug> here", [(8, 12)])[0][0] == 4
 
 
 # The loss
@@ -161,7 +161,7 @@ def test_rows_without_words_masks_or_the_wanted_noise_have_no_such_term(scenes):
     assert target(replace(batch, masks_BKHW=empty))[1] == plain(batch)[1]
     assert torch.equal(target(replace(batch, masks_BKHW=None)), plain(batch))
     high, _ = scenes(WEIGHT, "target.attention_noise=[0.5, 1.0]")
-    timestep_B = torch.tensor(plain.drawn(batch)["timestep"], dtype=torch.int64)
+    timestep_B = torch.tensor(plain.drawn_values(batch)["timestep"], dtype=torch.int64)
     noisy_B = plain.objective._alpha2_T[timestep_B] < 0.5
     assert 0 < noisy_B.sum() < 4
     assert torch.equal(high(batch) > plain(batch), noisy_B)

@@ -20,7 +20,7 @@ from train.config.run_config import RunConfig
 from train.loop import Training, run
 from train.setup import compiling
 from train.setup.compiling import compiled_denoiser
-from train.targets.denoising import Denoising
+from train.targets.denoising import DenoisingTarget
 
 pytestmark = pytest.mark.usefixtures("_own_accelerator")
 
@@ -83,15 +83,15 @@ def test_a_compiler_that_gets_the_gradient_wrong_is_found_out_before_the_first_s
 def test_the_comparison_takes_no_more_rows_than_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward, asked = Denoising.forward, []
+    forward, asked = DenoisingTarget.forward, []
 
-    def limited(target: Denoising, batch: Batch) -> Tensor:
+    def limited(target: DenoisingTarget, batch: Batch) -> Tensor:
         asked.append(len(batch.slots))
         if len(batch.slots) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return forward(target, batch)
 
-    monkeypatch.setattr(Denoising, "forward", limited)
+    monkeypatch.setattr(DenoisingTarget, "forward", limited)
     config = tiny_run(tmp_path, "train.compile=true", "train.steps=2", "train.checkpoint_every=1")
     assert run(config, tmp_path / "out")
     # What did not fit is not tried again once it is known, not in a resumed run either.

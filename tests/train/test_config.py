@@ -10,9 +10,9 @@ from t2i.errors import ArgumentError
 from tests.train.runs import MODEL, RUN, tiny_model, tiny_run, write_run
 from train.config.config_changes import list_forbidden_changes
 from train.config.load_config import load_run_config
-from train.targets.adapters import AdapterPart
 from train.targets.denoiser import DenoiserConfig
 from train.targets.finetune import FineTuneConfig
+from train.targets.parts.adapters import AdapterPart
 
 
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from train.batches.order import Order, Share
 from train.checkpoint import load_newest
 from train.loop import run
 from train.setup.assembly import assemble
-from train.targets.autoencoder import Autoencoder
+from train.targets.autoencoder import AutoencoderTarget
 
 CROP = ("target.kind=autoencoder", "target.crop=32", "data.size=64")
 
@@ -21,7 +21,7 @@ CROP = ("target.kind=autoencoder", "target.crop=32", "data.size=64")
 def test_crops_are_pieces_of_the_pictures_and_differ_by_slot(tmp_path):
     config = tiny_run(tmp_path, *CROP)
     target = assemble(config)[0]
-    assert isinstance(target, Autoencoder)
+    assert isinstance(target, AutoencoderTarget)
     batch = next(batches(Scenes(config.data), Order([range(10)], 4, 1), Share(), range(1)))
     crops_BCHW = target._cropped(batch)
     assert crops_BCHW.shape == (4, 3, 32, 32)

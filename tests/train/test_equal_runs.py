@@ -14,7 +14,7 @@ from tests.train.tuning import METHODS, OF_TWO_ENCODERS, tuning, write_tuning
 from train.batches.batch import Batch
 from train.checkpoint import checkpoints, load
 from train.loop import run
-from train.targets.denoising import Denoising
+from train.targets.denoising import DenoisingTarget
 
 pytestmark = pytest.mark.timeout(400)  # the first process of its own imports everything
 
@@ -110,15 +110,15 @@ def short_of_memory_late() -> None:
 def run_out_of_memory(at_step: int) -> None:
     """Let the second process have no memory for two rows at a step, 0 being the first."""
     torch.set_num_threads(1)
-    forward = Denoising.forward
+    forward = DenoisingTarget.forward
 
-    def limited(target: Denoising, batch: Batch) -> torch.Tensor:
+    def limited(target: DenoisingTarget, batch: Batch) -> torch.Tensor:
         loss_B = forward(target, batch)
         if os.environ["RANK"] == "1" and len(batch.slots) > 1 and batch.step == at_step:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return loss_B
 
-    Denoising.forward = limited  # type: ignore[method-assign]
+    DenoisingTarget.forward = limited  # type: ignore[method-assign]
 
 
 @pytest.mark.slow
@@ -154,10 +154,10 @@ def test_two_processes_stop_together_at_a_bad_step_and_keep_the_one_before(tmp_p
 def bad_third_step() -> None:
     """Let the losses of the second process be no numbers at the third step."""
     torch.set_num_threads(1)
-    forward = Denoising.forward
+    forward = DenoisingTarget.forward
 
-    def poisoned(target: Denoising, batch: Batch) -> torch.Tensor:
+    def poisoned(target: DenoisingTarget, batch: Batch) -> torch.Tensor:
         bad = os.environ["RANK"] == "1" and batch.step == 2
         return forward(target, batch) * (float("nan") if bad else 1.0)
 
-    Denoising.forward = poisoned  # type: ignore[method-assign]
+    DenoisingTarget.forward = poisoned  # type: ignore[method-assign]

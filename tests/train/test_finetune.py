@@ -20,7 +20,7 @@ from train.batches.order import Share
 from train.cache.caption_encoding import spelled
 from train.loop import Training, run
 from train.setup.assembly import assemble
-from train.targets.finetune import FineTune
+from train.targets.finetune import FineTuneTarget
 
 pytestmark = pytest.mark.usefixtures("_own_accelerator")
 
@@ -28,13 +28,15 @@ PROMPT = "a red apple left of the cat"
 DRAWN = {"num_inference_steps": 3, "guidance_scale": 2.0, "height": 32, "width": 32}
 
 
-def fine_tune(folder: Path, base: Path, *parts: str, settings: tuple[str, ...] = ()) -> FineTune:
+def fine_tune(
+    folder: Path, base: Path, *parts: str, settings: tuple[str, ...] = ()
+) -> FineTuneTarget:
     target = assemble(finetune_run(folder, base, parts, *settings))[0]
-    assert isinstance(target, FineTune)
+    assert isinstance(target, FineTuneTarget)
     return target
 
 
-def names(target: FineTune) -> set[str]:
+def names(target: FineTuneTarget) -> set[str]:
     return {*target.weights()}
 
 
@@ -98,7 +100,7 @@ def test_only_new_rows_move_and_only_they_are_kept(tmp_path, base):
     before = t2i.load(str(base)).text_encoder.state_dict()
     training = Training(config, tmp_path / "out", accelerator_for(config))
     target = training.target
-    assert isinstance(target, FineTune)
+    assert isinstance(target, FineTuneTarget)
     assert [tuple(weight.shape) for weight in target.weights().values()] == [(3, 32)]
     started = {name: weight.clone() for name, weight in target.weights().items()}
     assert run(config, tmp_path / "out2")
@@ -126,10 +128,10 @@ def test_captions_and_prompts_spell_a_word_of_two_vectors_alike(tmp_path, base):
     target = fine_tune(tmp_path, base, "words")
     tokenizer = target.components.tokenizer
     assert spelled("a <mug> left of <pot>", tokenizer) == "a <mug> <mug>_1 left of <pot>"
-    read_here = target._read(["a <mug> left"]).text_BTD
+    read_here = target._encode(["a <mug> left"]).text_BTD
     (read_there,) = prompt_embeds(target.pipeline(), "a <mug> left")
     assert torch.equal(read_here[0], read_there)
-    assert not torch.equal(read_here, target._read(["a <pot> left"]).text_BTD)
+    assert not torch.equal(read_here, target._encode(["a <pot> left"]).text_BTD)
 
 
 def prompt_embeds(pipe, prompt):
@@ -172,7 +174,7 @@ def test_what_is_written_draws_in_diffusers_what_was_trained(tmp_path, base, par
     if parts == ("pivotal",):
         for word in ("mug", "pot"):
             pipe.load_textual_inversion(model, weight_name=f"{word}.safetensors")
-    assert isinstance(training.target, FineTune)
+    assert isinstance(training.target, FineTuneTarget)
     ours = latents(training.target.pipeline(), prompt)
     torch.testing.assert_close(latents(pipe, prompt), ours, atol=1e-5, rtol=1e-5)
     plain = diffusers.StableDiffusionPipeline.from_pretrained(base, safety_checker=None)
@@ -219,7 +221,10 @@ def test_the_base_models_own_schedule_is_the_objective(tmp_path, base):
 @pytest.mark.parametrize(
     ("parts", "complaint"),
     [
-        (("lora", "lora"), r"target.parts\[1\].modules: .* carries the adapter of another part"),
+        (
+            ("lora", "lora"),
+            r"target.parts\[1\].modules: .* already has the adapter of another part",
+        ),
         (("full", "cross-attention"), r"target.parts\[0\] and target.parts\[1\] both train"),
         (('[[target.parts]]\nmethod = "lora"\nmodules = ["attn2.to_kk"]',), "matches no module"),
         (('[[target.parts]]\nmethod = "lora"\nmodules = ["conv_norm_out"]',), "no linear or"),
@@ -244,7 +249,7 @@ def test_parts_that_cannot_be_trained_are_refused(tmp_path, base, parts, complai
         ('[[target.parts]]\nmethod = "words"\nwords = [{word = "two words"}]', "no blanks"),
         (
             '[[target.parts]]\nmethod = "words"\nwords = [{word = "a"}, {word = "a"}]',
-            "is there twice",
+            "appears twice",
         ),
     ],
 )

@@ -27,7 +27,7 @@ from train.checkpoint import State, load_newest
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
 from train.loop import run
-from train.targets.denoiser import Denoiser
+from train.targets.denoiser import DenoiserTarget
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -81,15 +81,15 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     config = tiny_run(tmp_path, "train.checkpoint_every=4", "train.steps=7")
     whole = end_of(config, tmp_path / "whole")
 
-    forward = Denoiser.forward
+    forward = DenoiserTarget.forward
 
-    def crash(self: Denoiser, batch: Batch) -> Tensor:
+    def crash(self: DenoiserTarget, batch: Batch) -> Tensor:
         if batch.step == 5:
             raise RuntimeError("crash")
         return forward(self, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Denoiser, "forward", crash)
+        patch.setattr(DenoiserTarget, "forward", crash)
         with pytest.raises(RuntimeError, match="crash"):
             run(config, tmp_path / "parts")
     assert newest(tmp_path / "parts").step == 4
@@ -262,15 +262,15 @@ def test_the_average_is_that_of_the_weights_of_every_step(tmp_path: Path) -> Non
 def test_a_loss_that_is_not_a_number_stops_before_the_weights_are_touched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward = Denoiser.forward
-    target: list[Denoiser] = []
+    forward = DenoiserTarget.forward
+    target: list[DenoiserTarget] = []
 
-    def poisoned(self: Denoiser, batch: Batch) -> Tensor:
+    def poisoned(self: DenoiserTarget, batch: Batch) -> Tensor:
         loss_B = forward(self, batch)
         target[:] = [self]
         return loss_B * torch.tensor([1, float("nan"), 1, 1]) if batch.step == 2 else loss_B
 
-    monkeypatch.setattr(Denoiser, "forward", poisoned)
+    monkeypatch.setattr(DenoiserTarget, "forward", poisoned)
     config = tiny_run(tmp_path)
     with pytest.raises(
         TrainingError, match=r"Step 3 gave loss nan.*as after step 2.*scenes/"

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from train.objective.losses import counted, pseudo_huber, row_means, smooth_l1
 from train.objective.objective import (
-    Level,
+    NoiseLevel,
     Objective,
     ObjectiveConfig,
     offset_noise,
@@ -60,7 +60,7 @@ def test_every_prediction_gives_the_clean_latents_back(prediction: str) -> None:
     objective = of(prediction=prediction)
     latents, noise = (value.double() for value in drawn())
     level = objective.level(QUANTILES[1:])
-    level = Level(level.timestep_B, level.alpha_B.double(), level.sigma_B.double())
+    level = NoiseLevel(level.timestep_B, level.alpha_B.double(), level.sigma_B.double())
     latents, noise = latents[1:], noise[1:]
     alpha, sigma = level.alpha_B.view(-1, 1, 1, 1), level.sigma_B.view(-1, 1, 1, 1)
     noisy = objective.noisy(latents, noise, level)
@@ -143,7 +143,7 @@ def test_logit_normal_density_has_its_mean_and_spread() -> None:
     assert abs(logits.std().item() - 0.7) < 0.01
 
 
-def published_c(schedule: str, c: float, level: Level) -> torch.Tensor:
+def published_c(schedule: str, c: float, level: NoiseLevel) -> torch.Tensor:
     """The three schedules as kohya's scripts write them, in float64, on diffusers' own table."""
     alpha2 = DDPMScheduler(**of().config.scheduler_config()).alphas_cumprod.double()
     sigmas = ((1 - alpha2) / alpha2).sqrt()[level.timestep_B]

@@ -12,8 +12,8 @@ from train.batches.batch import batches
 from train.batches.order import Order, Share
 from train.loop import run
 from train.setup.assembly import assemble
-from train.targets.denoiser import Denoiser
-from train.targets.position_check import Places, where
+from train.targets.denoiser import DenoiserTarget
+from train.targets.position_loss import PositionLoss, position_grid
 
 WEIGHT = "target.place_weight=0.5"
 
@@ -21,25 +21,25 @@ WEIGHT = "target.place_weight=0.5"
 def denoiser(tmp_path, *settings):
     config = tiny_run(tmp_path, *settings)
     target = assemble(config)[0]
-    assert isinstance(target, Denoiser)
+    assert isinstance(target, DenoiserTarget)
     return target, next(batches(Scenes(config.data), Order([range(10)], 4, 1), Share(), range(1)))
 
 
 def test_rows_and_columns_go_from_minus_one_to_one():
-    places_2HW = where(3, 2)
+    places_2HW = position_grid(3, 2)
     assert places_2HW[0].tolist() == [[-1, -1], [0, 0], [1, 1]]
     assert places_2HW[1].tolist() == [[-1, 1]] * 3
 
 
 def test_features_that_are_their_places_cost_nothing(tmp_path):
     target, _ = denoiser(tmp_path)
-    places = Places(target.unet)
+    places = PositionLoss(target.unet)
     channels = places.reading.in_channels
     with torch.no_grad():
         places.reading.weight.copy_(torch.eye(2, channels)[..., None, None])
         places.reading.bias.zero_()
     features_BCHW = torch.zeros(1, channels, 4, 4)
-    features_BCHW[:, :2] = where(4, 4)
+    features_BCHW[:, :2] = position_grid(4, 4)
     places._keep(nn.Identity(), (), features_BCHW)
     assert places.losses().tolist() == [0.0]
 

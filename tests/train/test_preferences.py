@@ -15,11 +15,11 @@ from tests.train.finetunes import finetune_toml
 from train.batches.batch import batches
 from train.batches.order import Order, Share
 from train.config.load_config import load_run_config
-from train.data.registry import samples_of
+from train.data.registry import open_data_set
 from train.loop import run
 from train.objective.preferences import preference_loss
 from train.setup.assembly import assemble
-from train.targets.reference_model import Reference
+from train.targets.reference_model import ReferenceModel
 
 BETA = "target.preference_beta=50"
 STILL = ("target.caption_dropout=0", "data.flip=false", "data.crop=center", "ema.decay=0")
@@ -50,7 +50,7 @@ def preferring(tmp_path, base, *settings, parts=("lora",), folder=None):
 
 
 def target_of(config, rows=2):
-    data = samples_of(config.data)
+    data = open_data_set(config.data)
     batch = next(batches(data, Order(data.groups(), rows, 1), Share(), range(1)))
     return assemble(config)[0].train(), batch
 
@@ -98,16 +98,16 @@ def test_the_reference_is_the_base_model_whatever_is_trained(tmp_path, base, par
     target, batch = target_of(config)
     untouched = deepcopy(target)
     moved(target)
-    told = untouched._tell(batch, batch.captions)
-    noised = untouched._noised(batch)
+    told = untouched._build_conditioning(batch, batch.captions)
+    noised = untouched._add_noise(batch)
     with torch.no_grad():
         expected = untouched._denoise(noised, told)
         assert not torch.equal(
-            target._denoise(noised, target._tell(batch, batch.captions)), expected
+            target._denoise(noised, target._build_conditioning(batch, batch.captions)), expected
         )
     before = {name: weight.detach().clone() for name, weight in target.weights().items()}
-    with target._reference.in_place():
-        found = target._denoise(noised, target._tell(batch, batch.captions))
+    with target._reference.active():
+        found = target._denoise(noised, target._build_conditioning(batch, batch.captions))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     assert all(torch.equal(weight, before[name]) for name, weight in target.weights().items())
 
@@ -129,9 +129,9 @@ def test_the_gradient_is_that_of_two_models_side_by_side(tmp_path, base, parts, 
         errors = []
         for model in (target, base_model):
             with torch.set_grad_enabled(model is target):
-                told = model._tell(batch, batch.captions)
+                told = model._build_conditioning(batch, batch.captions)
                 errors += [
-                    model._denoising_errors(batch, model._noised(one), told)
+                    model._denoising_errors(batch, model._add_noise(one), told)
                     for one in (batch, worse)
                 ]
         better, bad, base_better, base_bad = errors
@@ -155,12 +155,12 @@ def test_the_better_ones_become_likelier_than_the_worse_ones(tmp_path, base):
         loss_B.mean().backward()
         optimizer.step()
     assert (loss_B < 0.5 * math.log(2)).all()
-    told = target._tell(batch, batch.captions)
+    told = target._build_conditioning(batch, batch.captions)
     worse = replace(batch, pixels_BCHW=batch.losers_BCHW)
     with torch.no_grad():
         gained = [
-            untouched._denoising_errors(batch, untouched._noised(one), told)
-            - target._denoising_errors(batch, target._noised(one), told)
+            untouched._denoising_errors(batch, untouched._add_noise(one), told)
+            - target._denoising_errors(batch, target._add_noise(one), told)
             for one in (batch, worse)
         ]
     assert (gained[0] > gained[1]).all()
@@ -208,16 +208,16 @@ def test_pairs_and_beta_go_together(tmp_path, base):
 
 
 def test_a_preference_with_attention_supervision_is_refused(tmp_path, base):
-    with pytest.raises(ArgumentError, match="of which the masks are not known"):
+    with pytest.raises(ArgumentError, match="pairs, which have no masks"):
         preferring(tmp_path, base, BETA, "target.attention_weight=0.1")
 
 
 def test_split_weights_have_no_reference(tmp_path):
     layer = torch.nn.Linear(4, 4)
-    reference = Reference({"unet": layer}, [layer.weight])
+    reference = ReferenceModel({"unet": layer}, [layer.weight])
     layer.weight.data = layer.weight.data[:2]
     with (
         pytest.raises(TrainingError, match="weights are split over the processes"),
-        reference.in_place(),
+        reference.active(),
     ):
         pass

@@ -10,11 +10,11 @@ from t2i.errors import ArgumentError
 from tests.train.finetunes import finetune_run
 from train.batches.batch import batches
 from train.batches.order import Order, Share
-from train.data.registry import samples_of
+from train.data.registry import open_data_set
 from train.loop import run
 from train.objective.preservation import PreservationConfig, without
 from train.setup.assembly import assemble
-from train.targets.reference_model import Reference
+from train.targets.reference_model import ReferenceModel
 
 WEIGHT = "target.preserve_weight=3"
 WORDS = "target.preserve_words={ '<mug>' = 'cat' }"
@@ -33,7 +33,7 @@ def tuned(tmp_path, base):
             for name, weight in sorted(target.weights().items()):
                 if "lora" in name:
                     weight += 0.3 * torch.randn(weight.shape, generator=generator)
-        data = samples_of(config.data)
+        data = open_data_set(config.data)
         order = Order(data.groups(), 2, 1)
         return target, next(batches(data, order, Share(), range(1)))
 
@@ -60,11 +60,13 @@ def test_captions_of_ones_own_take_turns_by_step_and_slot():
 def test_the_loss_is_how_far_the_adapter_moves_the_other_caption(tuned):
     target, batch = tuned(WEIGHT, WORDS)
     plain, _ = tuned()
-    noised = target._noised(batch)
-    told = target._tell(batch, [caption.replace("<mug>", "cat") for caption in batch.captions])
+    noised = target._add_noise(batch)
+    told = target._build_conditioning(
+        batch, [caption.replace("<mug>", "cat") for caption in batch.captions]
+    )
     with torch.no_grad():
         with_it = target._denoise(noised, told)
-        with target._reference.in_place():
+        with target._reference.active():
             base = target._denoise(noised, told)
     moved_B = (with_it - base).pow(2).flatten(1).mean(1)
     assert (moved_B > 1e-4).all()
@@ -74,7 +76,7 @@ def test_the_loss_is_how_far_the_adapter_moves_the_other_caption(tuned):
 def test_an_adapter_that_does_nothing_yet_costs_nothing(tmp_path, base):
     config = finetune_run(tmp_path, base, ("lora",), WEIGHT, WORDS, *STILL)
     plain = finetune_run(tmp_path, base, ("lora",), *STILL)
-    data = samples_of(config.data)
+    data = open_data_set(config.data)
     batch = next(batches(data, Order(data.groups(), 2, 1), Share(), range(1)))
     assert torch.equal(assemble(config)[0](batch), assemble(plain)[0](batch))
 
@@ -93,7 +95,7 @@ def test_the_gradient_is_that_of_the_adapters_alone_and_they_are_back(tuned):
     target(batch).mean().backward()
     assert set(target.weights()) == wanted
     assert all(weight.grad is not None for weight in target.weights().values())
-    with pytest.raises(RuntimeError), target._reference.in_place():
+    with pytest.raises(RuntimeError), target._reference.active():
         raise RuntimeError
     assert set(target.weights()) == wanted
 
@@ -115,9 +117,9 @@ def test_training_moves_other_captions_less(tuned):
         target.config = target.config.model_copy(
             update={"preserve_weight": 1.0, "preserve_words": {"<mug>": "cat"}}
         )
-        target._reference = Reference(target.models(), [])
+        target._reference = ReferenceModel(target.models(), [])
         with torch.no_grad():
-            return target._changed(batch, target._noised(batch)).mean().item()
+            return target._preservation_losses(batch, target._add_noise(batch)).mean().item()
 
     assert moved(WEIGHT, WORDS) < 0.5 * moved()
 
@@ -133,7 +135,7 @@ def test_a_run_with_cached_captions_has_the_preserved_ones_too(tmp_path, base, c
 @pytest.mark.parametrize(
     ("settings", "parts", "message"),
     [
-        ((WEIGHT,), ("lora",), "nothing says what is to stay: give preserve_words"),
+        ((WEIGHT,), ("lora",), "but not what is preserved: give preserve_words"),
         ((WEIGHT, WORDS, "train.compile=true"), ("lora",), "takes what is trained out and puts"),
     ],
 )

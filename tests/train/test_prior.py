@@ -18,7 +18,7 @@ from train.config.run_config import RunConfig
 from train.data.class_picture_config import PriorConfig
 from train.data.pictures import Pictures
 from train.data.pictures_config import PicturesConfig
-from train.data.registry import samples_of
+from train.data.registry import open_data_set
 from train.loop import run
 from train.setup import class_pictures
 from train.setup.class_pictures import NOTES, draw_missing, draw_prior, name_of
@@ -125,11 +125,11 @@ def test_a_base_that_moved_may_keep_its_pictures_but_not_add_to_them(tmp_path, c
 
 
 def test_they_are_learned_from_as_the_class_with_their_weight(tmp_path, config):
-    own = samples_of(config.data)
+    own = open_data_set(config.data)
     drawn(config, tmp_path / "out")
     data = with_class_pictures(config.data, config.prior, tmp_path / "out")
     assert isinstance(data, PicturesConfig)
-    both = samples_of(data.model_copy(update={"prefix": "a photo of", "flip": True}))
+    both = open_data_set(data.model_copy(update={"prefix": "a photo of", "flip": True}))
     assert isinstance(both, Pictures)
     assert len(both) == len(own) + 5
     prior = [both.read(index, 0) for index in range(len(both)) if both.is_prior(index)]
@@ -153,7 +153,7 @@ def test_a_run_does_not_go_on_with_other_class_pictures(tmp_path, config):
     assert run(config, out)
     Image.new("RGB", (32, 32), "red").save(out / "prior" / name_of(0))
     longer = config.train.model_copy(update={"steps": 3})
-    with pytest.raises(DataError, match=r"class-00000.png: is not there since the run began"):
+    with pytest.raises(DataError, match=r"class-00000.png: is missing since the run began"):
         run(config.model_copy(update={"train": longer}), out)
 
 

@@ -245,7 +245,7 @@ def test_what_may_change_between_two_parts_of_a_run_and_what_may_not(
     picture = tmp_path / "things" / "04.png"
     kept = picture.read_bytes()
     noise(99, 40, 40).save(picture)
-    with pytest.raises(DataError, match=r"04.png: is not there since the run began"):
+    with pytest.raises(DataError, match=r"04.png: is missing since the run began"):
         go_on()
     picture.write_bytes(kept)
 

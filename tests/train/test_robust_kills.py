@@ -20,7 +20,7 @@ from train.batches.batch import Batch
 from train.checkpoint import checkpoints
 from train.config.load_config import load_run_config
 from train.loop import run
-from train.targets.denoising import Denoising
+from train.targets.denoising import DenoisingTarget
 
 pytestmark = pytest.mark.timeout(400)  # the first process of its own imports everything
 
@@ -50,14 +50,14 @@ class Interrupted(BaseException):
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, at_step: int) -> None:
     """End the next run in the middle of the last part of a step."""
-    forward = Denoising.forward
+    forward = DenoisingTarget.forward
 
-    def or_not(self: Denoising, batch: Batch) -> Tensor:
+    def or_not(self: DenoisingTarget, batch: Batch) -> Tensor:
         if batch.step == at_step and max(batch.slots) == self.batch_size - 1:
             raise Interrupted
         return forward(self, batch)
 
-    monkeypatch.setattr(Denoising, "forward", or_not)
+    monkeypatch.setattr(DenoisingTarget, "forward", or_not)
 
 
 @pytest.fixture(autouse=True)

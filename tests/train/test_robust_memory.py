@@ -15,11 +15,11 @@ from tests.train.tuning import tuning
 from train.batches.batch import Batch, batches
 from train.batches.micro_batches import cut
 from train.batches.order import Share
-from train.data.registry import samples_of
+from train.data.registry import open_data_set
 from train.loop import order_of, run
 from train.step import Stepper
-from train.targets.denoiser import Denoiser
-from train.targets.denoising import Denoising
+from train.targets.denoiser import DenoiserTarget
+from train.targets.denoising import DenoisingTarget
 
 CUDA = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
 CPU = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to ...")
@@ -34,10 +34,10 @@ class Memory:
         self.asked: list[tuple[int, int]] = []
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        forward = Denoising.forward
+        forward = DenoisingTarget.forward
         check = self.check
 
-        def limited(target: Denoising, batch: Batch) -> Tensor:
+        def limited(target: DenoisingTarget, batch: Batch) -> Tensor:
             if not self.backward:
                 check(batch)
             loss_B = forward(target, batch)
@@ -45,7 +45,7 @@ class Memory:
                 loss_B.register_hook(lambda _grad: check(batch))
             return loss_B
 
-        monkeypatch.setattr(Denoising, "forward", limited)
+        monkeypatch.setattr(DenoisingTarget, "forward", limited)
 
     def check(self, batch: Batch) -> None:
         self.asked.append((batch.step, len(batch.slots)))
@@ -55,7 +55,7 @@ class Memory:
 
 def test_the_pieces_of_a_batch_are_its_rows_in_their_order(tmp_path: Path) -> None:
     config = tiny_run(tmp_path, "train.batch_size=6")
-    samples = samples_of(config.data)
+    samples = open_data_set(config.data)
     batch = next(batches(samples, order_of(samples, config), Share(), range(1)))
     pieces = cut(batch, 2)
     assert [piece.slots for piece in pieces] == [[0, 1], [2], [3, 4], [5]]
@@ -159,7 +159,7 @@ def test_losses_that_depend_on_the_other_rows_are_not_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Memory(rows=2).install(monkeypatch)
-    monkeypatch.setattr(Denoiser, "rows_apart", False)
+    monkeypatch.setattr(DenoiserTarget, "rows_apart", False)
     with pytest.raises(TrainingError, match="depends on the others.*train.batch_size"):
         run(tiny_run(tmp_path), tmp_path / "out")
 

@@ -17,19 +17,19 @@ from train.batches.batch import Batch
 from train.checkpoint import load
 from train.loop import run
 from train.publish import read_losses
-from train.targets.denoising import Denoising
+from train.targets.denoising import DenoisingTarget
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, *steps: int, slot: int = 1) -> None:
     """Make the loss of one row no number at these steps, 0 being the first."""
-    forward = Denoising.forward
+    forward = DenoisingTarget.forward
 
-    def poisoned(self: Denoising, batch: Batch) -> Tensor:
+    def poisoned(self: DenoisingTarget, batch: Batch) -> Tensor:
         loss_B = forward(self, batch)
         here = [batch.step in steps and one == slot for one in batch.slots]
         return loss_B * torch.tensor([float("nan") if bad else 1.0 for bad in here])
 
-    monkeypatch.setattr(Denoising, "forward", poisoned)
+    monkeypatch.setattr(DenoisingTarget, "forward", poisoned)
 
 
 def evidence(out: Path, step: int) -> dict[str, object]:
@@ -110,9 +110,9 @@ def test_one_bad_step_too_many_stops_and_the_count_outlives_a_resume(
 def test_gradients_that_overflow_from_sound_losses_are_told_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward = Denoising.forward
+    forward = DenoisingTarget.forward
 
-    def steep(self: Denoising, batch: Batch) -> Tensor:
+    def steep(self: DenoisingTarget, batch: Batch) -> Tensor:
         loss_B = forward(self, batch)
         if batch.step != 1:
             return loss_B
@@ -120,7 +120,7 @@ def test_gradients_that_overflow_from_sound_losses_are_told_apart(
         bias = self.unet.conv_out.bias
         return loss_B + (bias - bias.detach()).abs().sqrt().sum()
 
-    monkeypatch.setattr(Denoising, "forward", steep)
+    monkeypatch.setattr(DenoisingTarget, "forward", steep)
     with pytest.raises(TrainingError, match=r"gradient norm nan.*\(any of the batch\)"):
         run(tiny_run(tmp_path), tmp_path / "out")
     told = evidence(tmp_path / "out", 2)

@@ -21,7 +21,7 @@ from t2i.scenes.held_out import held_out
 from t2i.scenes.layout import Spot
 from t2i.scenes.scenes import Layout, Placed, Scene, Scenes, ScenesConfig, draw
 from t2i.scenes.sprites import BACKGROUNDS, assets, clear_backgrounds, sprite, things
-from train.data.sheets.mask_sheet import MASK_COLOURS, show
+from train.data.sheets.mask_sheet import MASK_COLOURS, draw_mask_sheet
 
 SMALL = ScenesConfig(size=64, seed=7, vocabulary="all")
 # Degrees of hue people call by each name.
@@ -450,7 +450,7 @@ def test_a_config_out_of_range_or_with_an_unknown_key_is_refused(key: str, value
 def test_the_sheet_shows_each_scene_beside_its_masks() -> None:
     data = Scenes(SMALL)
     index = next(i for i in range(50) if len(data.read(i).masks) == 2)
-    bare, full = show(data, [index], masks=False), show(data, [index])
+    bare, full = draw_mask_sheet(data, [index], masks=False), draw_mask_sheet(data, [index])
     assert full.width > 2 * bare.width - 20
     overlay = np.asarray(full)[:, full.width // 2 :].astype(int)
     for mask, colour in zip(data.read(index).masks, MASK_COLOURS, strict=False):
@@ -460,7 +460,7 @@ def test_the_sheet_shows_each_scene_beside_its_masks() -> None:
 
 def test_the_sheet_refuses_a_sample_that_is_not_there() -> None:
     with pytest.raises(ArgumentError, match="No sample 7: the data set holds 5"):
-        show(Scenes(ScenesConfig(length=5)), [1, 7])
+        draw_mask_sheet(Scenes(ScenesConfig(length=5)), [1, 7])
 
 
 @pytest.mark.parametrize(

@@ -17,18 +17,18 @@ from tests.train.states import logged
 from train.loop import run
 from train.reporting.sample_sheets import Drawn, SamplesConfig, draw_prompts, page
 from train.setup.assembly import assemble
-from train.targets.finetune import FineTune
+from train.targets.finetune import FineTuneTarget
 
 PROMPTS = ("a <mug> left of a cat", "a cat", "a <pot> on a <mug>")
 LOOKED_FOR = ("<mug>", "<pot>")
 
 
 @pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory, base: Path) -> FineTune:
+def target(tmp_path_factory: pytest.TempPathFactory, base: Path) -> FineTuneTarget:
     """It learns "<mug>", two vectors, and "<pot>"."""
     folder = tmp_path_factory.mktemp("sheets")
     found = assemble(finetune_run(folder, base, ("pivotal",)))[0]
-    assert isinstance(found, FineTune)
+    assert isinstance(found, FineTuneTarget)
     return found.eval()  # type: ignore[no-any-return]
 
 
@@ -37,7 +37,7 @@ def config_of(**keys: object) -> SamplesConfig:
 
 
 @pytest.fixture(scope="module")
-def drawn(target: FineTune) -> list[Drawn]:
+def drawn(target: FineTuneTarget) -> list[Drawn]:
     with torch.no_grad():
         return draw_prompts(target.pipeline(), config_of(), LOOKED_FOR)
 
@@ -47,7 +47,7 @@ def test_each_picture_has_the_maps_of_the_words_that_its_prompt_says(drawn: list
     assert [one.prompt for one in drawn] == [*PROMPTS]
 
 
-def test_looking_changes_no_picture(target: FineTune, drawn: list[Drawn]) -> None:
+def test_looking_changes_no_picture(target: FineTuneTarget, drawn: list[Drawn]) -> None:
     with torch.no_grad():
         plain = draw_prompts(target.pipeline(), config_of())
     for one, other in zip(drawn, plain, strict=True):
@@ -56,7 +56,7 @@ def test_looking_changes_no_picture(target: FineTune, drawn: list[Drawn]) -> Non
 
 
 def test_a_word_of_two_vectors_is_looked_for_with_both(
-    target: FineTune, drawn: list[Drawn]
+    target: FineTuneTarget, drawn: list[Drawn]
 ) -> None:
     pipe = target.pipeline()
     tokens = pipe.tokenizer("a <mug> <mug>_1 left", add_special_tokens=False)["input_ids"]

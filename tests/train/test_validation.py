@@ -17,8 +17,8 @@ from tests.train.states import KINDS, largest_difference, logged, losses, newest
 from train.config.run_config import RunConfig
 from train.loop import Training, run
 from train.objective.objective import Objective, ObjectiveConfig
-from train.targets.denoising import Denoising
-from train.targets.finetune import FineTune
+from train.targets.denoising import DenoisingTarget
+from train.targets.finetune import FineTuneTarget
 from train.validation import Measured
 
 HELD_OUT = ("data.held_out=3", "validation.every=2", "validation.levels=5")
@@ -159,7 +159,7 @@ def test_a_resumed_run_logs_what_the_whole_one_does(
 ) -> None:
     config = finetune_run(tmp_path, base, ("lora",), *HELD_OUT, "train.steps=6")
     run(config, tmp_path / "whole")
-    forward, crashes = FineTune.forward, [1, 3]  # before the first checkpoint, and after it
+    forward, crashes = FineTuneTarget.forward, [1, 3]  # before the first checkpoint, and after it
 
     def crash(self, batch):  # type: ignore[no-untyped-def]
         if crashes and batch.step == crashes[0]:
@@ -167,7 +167,7 @@ def test_a_resumed_run_logs_what_the_whole_one_does(
             raise RuntimeError("crash")
         return forward(self, batch)
 
-    monkeypatch.setattr(FineTune, "forward", crash)
+    monkeypatch.setattr(FineTuneTarget, "forward", crash)
     for _ in range(2):
         with pytest.raises(RuntimeError, match="crash"):
             run(config, tmp_path / "parts")
@@ -207,7 +207,7 @@ def test_a_model_that_learns_the_pictures_has_a_smaller_loss_and_a_spoiled_one_a
     with training_of(config, tmp_path / "out") as training:
         assert training.validation is not None
         with training.as_used() as target, torch.no_grad():
-            assert isinstance(target, Denoising)
+            assert isinstance(target, DenoisingTarget)
             target.unet.conv_out.weight += 0.2 * torch.randn_like(target.unet.conv_out.weight)
             assert training.validation.measure(target).loss > last
 

@@ -36,14 +36,14 @@ class Cached(Pictures):
         """The held-out ones, once it is known which of them are lost."""
         self._lost = pictures._lost  # so that each is named once
         for index, error in (lost or {}).items():
-            self._lose(index, error)
+            self._note_lost(index, error)
 
     def held_out(self) -> "Cached":
         return self.apart if self.apart is not None else Cached(super().held_out(), self.shards)
 
     def shown(self, index: int) -> int:
         """The picture that stands at the place of `index`: itself, unless it was lost."""
-        return next((one for one in self._and_stand_ins(index) if one not in self._lost), index)
+        return next((one for one in self._candidates(index) if one not in self._lost), index)
 
     def picture(self, variant: Variant) -> Sample:
         index, key = variant.index, self.key(variant)
@@ -68,6 +68,6 @@ class Cached(Pictures):
         )
 
     def loss_mask(self, variant: Variant) -> NDArray[np.uint8] | None:
-        if self.seen[variant.index].listed.mask is not None:
+        if self.surveyed[variant.index].entry.mask is not None:
             return super().loss_mask(variant)
         return self.shards.read(self.key(variant)).get(MASK)

@@ -1,4 +1,4 @@
-"""Shapes that pictures are brought to, so that those of a batch agree and little is cut off."""
+"""Buckets: image shapes of about equal area, so that the pictures of a batch have one shape."""
 
 import math
 from collections.abc import Sequence
@@ -7,17 +7,18 @@ from typing import NamedTuple
 
 
 class Shape(NamedTuple):
-    """Of a picture, in pixels."""
+    """Height and width of a picture, in pixels."""
 
     height: int
     width: int
 
 
 @cache
-def buckets_of(size: int, step: int, max_aspect: float) -> tuple[Shape, ...]:
-    """For each width the greatest height within size x size pixels, and each of them turned.
+def bucket_shapes(size: int, step: int, max_aspect: float) -> tuple[Shape, ...]:
+    """Return all bucket shapes: for each width the greatest height within size x size pixels.
 
-    All sides are multiples of `step`, and no longer side is more than `max_aspect` shorter ones.
+    Portrait and landscape both; sides are multiples of `step`, with an aspect ratio of at most
+    `max_aspect`.
     """
     shapes = set()
     for width in range(step, size * size // step + 1, step):
@@ -28,19 +29,19 @@ def buckets_of(size: int, step: int, max_aspect: float) -> tuple[Shape, ...]:
 
 
 def nearest_bucket(picture: Shape, buckets: Sequence[Shape]) -> Shape:
-    """The bucket whose proportions the picture has most nearly; of equal ones the largest."""
+    """Return the bucket with the aspect ratio nearest to the picture's, the largest of equals."""
 
-    def away(bucket: Shape) -> tuple[float, int, int]:
-        # As a product, and so exact: which of two ratios is the farther from 1.
+    def distance(bucket: Shape) -> tuple[float, int, int]:
+        # A ratio of integer products, so that the comparison of two buckets is exact.
         across, along = bucket.width * picture.height, bucket.height * picture.width
         ratio = max(across, along) / min(across, along)
         return ratio, -bucket.height * bucket.width, bucket.height
 
-    return min(buckets, key=away)
+    return min(buckets, key=distance)
 
 
-def covering(picture: Shape, bucket: Shape) -> Shape:
-    """The picture's shape when it is scaled until it just covers the bucket."""
+def covering_shape(picture: Shape, bucket: Shape) -> Shape:
+    """Return the picture's shape after scaling it until it just covers the bucket."""
     scale = max(bucket.height / picture.height, bucket.width / picture.width)
     return Shape(
         max(bucket.height, math.floor(picture.height * scale + 0.5)),
@@ -49,4 +50,5 @@ def covering(picture: Shape, bucket: Shape) -> Shape:
 
 
 def is_enlarged(picture: Shape, bucket: Shape) -> bool:
+    """Return True if the picture is smaller than the bucket in some direction."""
     return picture.height < bucket.height or picture.width < bucket.width

@@ -1,4 +1,4 @@
-"""What is made of a picture's captions at a visit: one is drawn, shuffled, completed."""
+"""Caption rules of a subset: at each visit one caption is chosen, shuffled and completed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from train.caption_words import contains_words
 
 
 @dataclass(frozen=True, slots=True)
-class Wording:
-    """The rules for the captions of a subset.
+class CaptionRules:
+    """Rules for the captions of a subset.
 
-    shuffle, keep_tokens : the tags between commas change places, but for the first ones
+    shuffle, keep_tokens : shuffle the comma-separated tags after the first `keep_tokens`
     tag_dropout : share of those tags that is left out
-    trigger : goes before a caption that does not name it
+    trigger : put before a caption that does not contain it
     """
 
     shuffle: bool = False
@@ -25,45 +25,47 @@ class Wording:
     suffix: str = ""
 
 
-def worded(captions: Sequence[str], wording: Wording, rng: np.random.Generator) -> str:
-    """The caption of one visit; no caption counts as an empty one."""
+def compose_caption(captions: Sequence[str], rules: CaptionRules, rng: np.random.Generator) -> str:
+    """Return the caption of one visit; a picture without captions has an empty one."""
     caption = captions[int(rng.integers(len(captions)))] if captions else ""
-    if wording.shuffle or wording.tag_dropout:
-        tags = tags_of(caption)
-        kept, rest = tags[: wording.keep_tokens], tags[wording.keep_tokens :]
-        if wording.shuffle:
-            rest = [rest[place] for place in rng.permutation(len(rest))]
-        if wording.tag_dropout:
-            stays = rng.random(len(rest)) >= wording.tag_dropout
+    if rules.shuffle or rules.tag_dropout:
+        tags = _split_tags(caption)
+        kept, rest = tags[: rules.keep_tokens], tags[rules.keep_tokens :]
+        if rules.shuffle:
+            rest = [rest[index] for index in rng.permutation(len(rest))]
+        if rules.tag_dropout:
+            stays = rng.random(len(rest)) >= rules.tag_dropout
             rest = [tag for tag, stay in zip(rest, stays, strict=True) if stay]
         caption = ", ".join([*kept, *rest])
-    return completed(caption, wording)
+    return complete_caption(caption, rules)
 
 
-def every_wording(captions: Sequence[str], wording: Wording) -> set[str] | None:
-    """All that `worded` may give, or None where shuffling or leaving out makes too many to list."""
-    if wording.shuffle or wording.tag_dropout:
-        rest = max((len(tags_of(caption)) - wording.keep_tokens for caption in captions), default=0)
-        if rest > (0 if wording.tag_dropout else 1):
+def all_captions(captions: Sequence[str], rules: CaptionRules) -> set[str] | None:
+    """Return every possible result of `compose_caption`; None if there are too many to list."""
+    if rules.shuffle or rules.tag_dropout:
+        rest = max(
+            (len(_split_tags(caption)) - rules.keep_tokens for caption in captions), default=0
+        )
+        if rest > (0 if rules.tag_dropout else 1):
             return None
-        captions = [", ".join(tags_of(caption)) for caption in captions]
-    return {completed(caption, wording) for caption in captions or ("",)}
+        captions = [", ".join(_split_tags(caption)) for caption in captions]
+    return {complete_caption(caption, rules) for caption in captions or ("",)}
 
 
-def completed(caption: str, wording: Wording) -> str:
-    """With trigger, prefix and suffix."""
-    trigger = wording.trigger
+def complete_caption(caption: str, rules: CaptionRules) -> str:
+    """Return the caption with trigger, prefix and suffix."""
+    trigger = rules.trigger
     if trigger and not contains_words(caption, trigger):
         caption = f"{trigger}, {caption}" if caption else trigger
-    return joined(joined(wording.prefix, caption), wording.suffix)
+    return join_texts(join_texts(rules.prefix, caption), rules.suffix)
 
 
-def joined(left: str, right: str) -> str:
-    """With one space between, unless either brings it or `right` goes on with punctuation."""
+def join_texts(left: str, right: str) -> str:
+    """Join two texts by a space, unless one has it already or `right` starts with punctuation."""
     if not left or not right or left[-1].isspace() or right[0].isspace() or right[0] in ",.;:!?":
         return left + right
     return f"{left} {right}"
 
 
-def tags_of(caption: str) -> list[str]:
+def _split_tags(caption: str) -> list[str]:
     return [tag for part in caption.split(",") if (tag := part.strip())]

@@ -8,32 +8,32 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 PRIOR = "prior"
-"""The folder of a run where they lie unless told otherwise."""
+"""Folder of the class pictures within the folder of a run, by default."""
 
 
 class PriorConfig(BaseModel):
-    """Pictures of the class beside those of the thing; the base model draws what is missing."""
+    """Class pictures trained on beside those of the subject; missing ones are generated."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     prompt: str = Field(min_length=1)
-    """The class, such as "a mug": what they are drawn from, and their caption."""
+    """Prompt and caption of the class pictures, such as "a mug"."""
     count: int = Field(100, ge=1)
-    """How many there are to be, those that lie in the folder already among them."""
+    """Number of class pictures, including those that are already in the folder."""
     folder: Path | None = None
-    """Where they lie, to share them among runs; `prior` in the run's folder when left out."""
+    """Folder of the class pictures, to share among runs; default: `prior` in the run's folder."""
     weight: float = Field(1.0, gt=0)
-    """Of their loss beside that of the thing's pictures."""
+    """Weight of the loss on class pictures, relative to that on the subject's pictures."""
     seed: int = Field(0, ge=0)
-    """Of the first picture; the next ones count up."""
+    """Seed of the first picture; each further picture has the next one."""
     steps: int = Field(20, ge=1, le=1000)
     guidance_scale: float = Field(4.0, ge=0)
     batch_size: int = Field(4, ge=1)
-    """Pictures drawn at a time."""
+    """Number of class pictures generated at once."""
 
 
 def check_prior(prior: PriorConfig | None, target: str, data: str) -> None:
-    """Raise ValueError where nobody would learn from the class pictures."""
+    """Raise ValueError if the target or the data cannot use class pictures."""
     if prior is None or (target, data) == ("finetune", "pictures"):
         return
     raise ValueError(
@@ -43,4 +43,5 @@ def check_prior(prior: PriorConfig | None, target: str, data: str) -> None:
 
 
 def class_picture_folder(prior: PriorConfig, out: Path) -> Path:
+    """Return the folder of the class pictures. out : folder of the run"""
     return out / PRIOR if prior.folder is None else prior.folder

@@ -1,4 +1,4 @@
-"""From the bytes of a picture to its pixels: what each kind becomes, and what is refused.
+"""Decoding of image files into upright RGB or RGBA pictures.
 
 PNG, JPEG, WebP and BMP are read; formats whose decoders are larger, such as TIFF, are not. The size
 in the header is checked before anything is decoded. Of an animation the first frame is taken.
@@ -16,7 +16,7 @@ from t2i.pictures import FOREIGN, MAX_PIXELS, UNREADABLE, to_rgb_or_rgba
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 MOST_PIXELS = 89_000_000
-"""No limit may be higher: beyond, Pillow itself suspects a decompression bomb."""
+"""Upper bound of `max_pixels`: above it Pillow reports a decompression bomb."""
 ORIENTATION = 0x0112
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -27,20 +27,23 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What turns a picture upright, by the Exif orientation."""
-LYING = (5, 6, 7, 8)
-"""Orientations that swap width and height."""
+"""Transposition that turns a picture upright, by Exif orientation."""
+ROTATED = (5, 6, 7, 8)
+"""Exif orientations that swap width and height."""
 
 
 class BrokenPicture(DataError):
-    """One picture that cannot be used, and why."""
+    """A picture that cannot be used, with its name and the reason."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"{name}: {reason}")
         self.name, self.reason = name, reason
 
-    def of(self, picture: str) -> "BrokenPicture":
-        """The same, told of the picture that breaks by it: it may lie in a mask or archive."""
+    def attributed_to(self, picture: str) -> "BrokenPicture":
+        """Return the error under the name of the picture that cannot be used because of it.
+
+        The fault itself may be in its mask or in an archive.
+        """
         return self if self.name == picture else BrokenPicture(picture, str(self))
 
     def __reduce__(self) -> tuple[type["BrokenPicture"], tuple[str, str]]:
@@ -48,59 +51,60 @@ class BrokenPicture(DataError):
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
-    """What a picture says of itself before it is decoded; the size is that of the upright one."""
+class PictureHeader:
+    """Size and transparency of a picture, read without decoding it; the size is the upright one."""
 
     height: int
     width: int
     transparent: bool
 
 
-def read_header(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Header:
-    """Raises BrokenPicture."""
-    with opened(data, name, max_pixels) as picture:
+def read_header(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> PictureHeader:
+    """Return the header of an image file. Raises BrokenPicture."""
+    with _open_picture(data, name, max_pixels) as picture:
         height, width = picture.height, picture.width
-        if orientation(picture) in LYING:
+        if _exif_orientation(picture) in ROTATED:
             height, width = width, height
-        return Header(height, width, picture.has_transparency_data)
+        return PictureHeader(height, width, picture.has_transparency_data)
 
 
 def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The upright picture: mode RGBA if anything in it may be transparent, else RGB.
+    """Return the upright picture, in mode RGBA if it can be transparent, else RGB.
 
     Raises BrokenPicture.
     """
-    with opened(data, name, max_pixels) as picture:
-        turn = TURNS.get(orientation(picture))
+    with _open_picture(data, name, max_pixels) as picture:
+        turn = TURNS.get(_exif_orientation(picture))
         try:
             picture.load()
             plain = to_rgb_or_rgba(picture)
         except UNREADABLE as error:
-            raise damaged(name, error) from error
+            raise _damaged(name, error) from error
         return plain if turn is None else plain.transpose(turn)
 
 
-def opened(data: bytes, name: str, max_pixels: int) -> Image.Image:
-    """The picture, its header read, its size allowed."""
+def _open_picture(data: bytes, name: str, max_pixels: int) -> Image.Image:
+    """Return the picture undecoded, after checking its format and size."""
     try:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
         raise BrokenPicture(
-            name, f"is {what_it_is(data)}; expected a PNG, JPEG, WebP or BMP picture: convert it"
+            name,
+            f"is {_describe_contents(data)}; expected a PNG, JPEG, WebP or BMP picture: convert it",
         ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise too_large(name, "far more pixels", max_pixels) from None
+        raise _too_large(name, "far more pixels", max_pixels) from None
     except UNREADABLE as error:
-        raise damaged(name, error) from error
+        raise _damaged(name, error) from error
     if picture.width * picture.height > max_pixels:
-        raise too_large(name, f"{picture.width}x{picture.height} pixels", max_pixels)
+        raise _too_large(name, f"{picture.width}x{picture.height} pixels", max_pixels)
     return picture
 
 
-def orientation(picture: Image.Image) -> int:
-    """1 is upright. Exif that cannot be read counts as none, and so does what follows a PNG's data.
+def _exif_orientation(picture: Image.Image) -> int:
+    """Return the Exif orientation, 1 to 8; 1, upright, if there is no readable Exif data.
 
-    Pillow would decode the whole PNG to look for it there.
+    Exif data behind the pixels of a PNG is ignored: Pillow would decode the whole file to find it.
     """
     if picture.format == "PNG" and not {"exif", "Raw profile type exif"} & picture.info.keys():
         return 1
@@ -110,15 +114,15 @@ def orientation(picture: Image.Image) -> int:
         return 1
 
 
-def over_white(picture: Image.Image) -> Image.Image:
-    """Mode RGB; what was transparent is white."""
+def composite_over_white(picture: Image.Image) -> Image.Image:
+    """Return the picture in mode RGB, composited over white."""
     if picture.mode == "RGB":
         return picture
     white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
     return Image.alpha_composite(white, picture).convert("RGB")
 
 
-def what_it_is(data: bytes) -> str:
+def _describe_contents(data: bytes) -> str:
     if not data:
         return "empty"
     if data[4:8] == b"ftyp":
@@ -128,12 +132,12 @@ def what_it_is(data: bytes) -> str:
     )
 
 
-def too_large(name: str, found: str, max_pixels: int) -> BrokenPicture:
+def _too_large(name: str, found: str, max_pixels: int) -> BrokenPicture:
     return BrokenPicture(
         name,
         f"holds {found}; at most {max_pixels:,} are decoded: scale it down, or raise max_pixels",
     )
 
 
-def damaged(name: str, error: Exception) -> BrokenPicture:
+def _damaged(name: str, error: Exception) -> BrokenPicture:
     return BrokenPicture(name, f"is damaged or cut short ({error}): get a fresh copy")

@@ -1,68 +1,73 @@
-"""What a configuration of pictures stands for: all of them found, read once, and their rules."""
+"""Discovery of the pictures that a configuration names: listed, read once, with their rules."""
 
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 
 from t2i.errors import ArgumentError, DataError
 from t2i.terminal import several
-from train.data.caption_rules import Wording
+from train.data.caption_rules import CaptionRules
 from train.data.decode import BrokenPicture
 from train.data.pictures_config import PicturesConfig
-from train.data.sources.listed import Listed, Listing
-from train.data.sources.places import expanded, list_place
+from train.data.sources.listing import Listing, PictureEntry
+from train.data.sources.subset_listing import expand_subsets, list_subset
 from train.data.subsets import PLACEHOLDER, Crop, SubsetConfig
-from train.data.survey import Progress, Seen, survey
+from train.data.survey import Progress, SurveyedPicture, survey_pictures
 
-TOLD = 20
-"""Broken pictures that a message lists."""
+MOST_NAMED = 20
+"""Greatest number of broken pictures that a message lists."""
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
-    """What holds for the pictures of one subset, the data set's own choices filled in."""
+class SubsetRules:
+    """Settings of one subset, with those of the whole data set filled in."""
 
     subset: SubsetConfig
-    wording: Wording
+    captions: CaptionRules
     crop: Crop
     flip: bool
 
     @property
-    def place(self) -> str:
-        """Where the pictures lie, as it was given."""
+    def location(self) -> str:
+        """Folder, data set or archives of the subset, as the config names them."""
         subset = self.subset
         return str(subset.folder or subset.dataset or subset.tars)
 
     @property
     def weight(self) -> float:
+        """Weight of the loss on these pictures."""
         return self.subset.prior_weight if self.subset.prior else 1.0
 
-    def still(self) -> "Rules":
-        """The same, but a picture looks the same and is called the same at every visit."""
-        wording = replace(self.wording, shuffle=False, tag_dropout=0.0)
-        return replace(self, wording=wording, crop="center", flip=False)
+    def without_randomness(self) -> "SubsetRules":
+        """Return rules under which every visit shows a picture alike, with the same caption."""
+        captions = replace(self.captions, shuffle=False, tag_dropout=0.0)
+        return replace(self, captions=captions, crop="center", flip=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """seen : the sound pictures, subset by subset; each knows its subset's number in `rules`
-    number : of all that there should be
-    notes : how the places were read
+class FoundPictures:
+    """All pictures of a data set, usable and broken.
+
+    pictures : the usable ones, subset by subset; each has its subset's index in `rules`
+    total : number of usable and broken pictures
+    notes : remarks on how the sources were read
     """
 
-    seen: tuple[Seen, ...]
+    pictures: tuple[SurveyedPicture, ...]
     broken: tuple[BrokenPicture, ...]
-    number: int
+    total: int
     notes: tuple[str, ...]
-    rules: tuple[Rules, ...]
+    rules: tuple[SubsetRules, ...]
 
     def held_out(self, wanted: int | float) -> frozenset[str]:
-        """Digests of the pictures never trained on; prior ones are not among them.
+        """Return the digests of the pictures that are held out; class pictures never are.
 
-        By content alone: a share stays as it is when pictures are added, but for the new ones; of
-        a number some may change places with new ones. A share holds one picture out at least.
+        wanted : their number or share; a share holds out at least one picture
+
+        The choice depends on content alone: with a share, adding pictures changes nothing for the
+        others; with a number, new pictures can take the place of others.
         """
         digests = sorted(
-            {one.digest for one in self.seen if not self.rules[one.subset].subset.prior}
+            {one.digest for one in self.pictures if not self.rules[one.subset].subset.prior}
         )
         if isinstance(wanted, int):
             return frozenset(digests[:wanted])
@@ -70,36 +75,42 @@ class Found:
         return frozenset(below or digests[:1])
 
 
-def find(
+def find_pictures(
     config: PicturesConfig, progress: Progress | None = None, sound: Container[str] = ()
-) -> Found:
-    """List every subset and read every picture; those of the digests `sound` are not decoded again.
+) -> FoundPictures:
+    """List every subset and read every picture.
 
-    Raises DataError where a place cannot be read or holds no picture at all.
+    sound : digests of pictures that need not be decoded again
+
+    Raises DataError if a source cannot be read or has no picture at all.
     """
-    subsets, notes = expanded(config)
-    rules = [rules_of(config, subset) for subset in subsets]
+    subsets, notes = expand_subsets(config)
+    rules = [resolve_rules(config, subset) for subset in subsets]
     broken: list[BrokenPicture] = []
-    todo: list[tuple[int, Listed]] = []
+    todo: list[tuple[int, PictureEntry]] = []
     for number, rule in enumerate(rules):
-        listing: Listing = list_place(rule.subset)
+        listing: Listing = list_subset(rule.subset)
         if not listing.pictures and not listing.broken:
-            raise DataError(f"No pictures in {rule.place}. Check the path.")
-        todo += [(number, settled(picture, rule)) for picture in listing.pictures]
+            raise DataError(f"No pictures in {rule.location}. Check the path.")
+        todo += [(number, apply_rules(picture, rule)) for picture in listing.pictures]
         broken += listing.broken
         notes += listing.notes
 
-    seen = []
-    for one in survey(todo, config.max_pixels, config.check == "full", sound, progress):
-        if isinstance(one, Seen):
-            seen.append(one)
+    usable = []
+    for one in survey_pictures(todo, config.max_pixels, config.check == "full", sound, progress):
+        if isinstance(one, SurveyedPicture):
+            usable.append(one)
         else:
             broken.append(one)
-    number = len(seen) + len(broken)
-    return Found(tuple(seen), tuple(broken), number, tuple(notes), tuple(rules))
+    total = len(usable) + len(broken)
+    return FoundPictures(tuple(usable), tuple(broken), total, tuple(notes), tuple(rules))
 
 
-def rules_of(config: PicturesConfig, subset: SubsetConfig) -> Rules:
+def resolve_rules(config: PicturesConfig, subset: SubsetConfig) -> SubsetRules:
+    """Return the settings of a subset, with those of the data set where it has none of its own.
+
+    Raises ArgumentError for a caption template with a trigger that is not set.
+    """
     prior = subset.prior
     trigger = subset.trigger if subset.trigger is not None else "" if prior else config.trigger
     if subset.caption is None and config.caption is not None and not prior:
@@ -112,7 +123,7 @@ def rules_of(config: PicturesConfig, subset: SubsetConfig) -> Rules:
     if subset.alpha_mask is None:
         alpha_mask = config.alpha_mask and subset.masks is None
         subset = subset.model_copy(update={"alpha_mask": alpha_mask})
-    wording = Wording(
+    captions = CaptionRules(
         config.shuffle_captions if subset.shuffle_captions is None else subset.shuffle_captions,
         config.keep_tokens if subset.keep_tokens is None else subset.keep_tokens,
         config.tag_dropout if subset.tag_dropout is None else subset.tag_dropout,
@@ -120,21 +131,21 @@ def rules_of(config: PicturesConfig, subset: SubsetConfig) -> Rules:
         config.prefix if subset.prefix is None else subset.prefix,
         config.suffix if subset.suffix is None else subset.suffix,
     )
-    return Rules(
+    return SubsetRules(
         subset,
-        wording,
+        captions,
         subset.crop or config.crop,
         config.flip if subset.flip is None else subset.flip,
     )
 
 
-def settled(picture: Listed, rules: Rules) -> Listed:
-    """The picture with the caption and the repeats that its subset asks for."""
+def apply_rules(picture: PictureEntry, rules: SubsetRules) -> PictureEntry:
+    """Return the picture with the caption and repeats that the rules of its subset set."""
     captions, subset = picture.captions, rules.subset
     template = subset.default_caption if subset.caption is None else subset.caption
     if template is not None and (subset.caption is not None or not captions):
         words = {
-            "trigger": rules.wording.trigger,
+            "trigger": rules.captions.trigger,
             "stem": picture.stem,
             "folder": picture.folder,
         }
@@ -142,14 +153,14 @@ def settled(picture: Listed, rules: Rules) -> Listed:
     return replace(picture, captions=captions, repeats=picture.repeats * subset.repeats)
 
 
-def check_share(broken: Sequence[BrokenPicture], number: int, bad_share: float) -> None:
-    """Raise DataError, with the list, where more of all pictures are broken than allowed."""
-    if len(broken) <= bad_share * number:
+def check_broken_share(broken: Sequence[BrokenPicture], total: int, bad_share: float) -> None:
+    """Raise DataError, with a list, if more than the allowed share of the pictures is broken."""
+    if len(broken) <= bad_share * total:
         return
-    told = "".join(f"\n  {one}" for one in broken[:TOLD])
-    more = f"\n  and {len(broken) - TOLD} more" if len(broken) > TOLD else ""
+    listed = "".join(f"\n  {one}" for one in broken[:MOST_NAMED])
+    more = f"\n  and {len(broken) - MOST_NAMED} more" if len(broken) > MOST_NAMED else ""
     raise DataError(
-        f"{len(broken)} of {several(number, 'picture')} cannot be used, more than bad_share = "
+        f"{len(broken)} of {several(total, 'picture')} cannot be used, more than bad_share = "
         f"{bad_share:g} "
-        f"allows:{told}{more}\nMend or remove them, or raise data.bad_share."
+        f"allows:{listed}{more}\nMend or remove them, or raise data.bad_share."
     )

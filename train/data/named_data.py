@@ -1,4 +1,4 @@
-"""What a file or folder of pictures that somebody names stands for, as a configuration."""
+"""Data configuration made from one path: a folder, an archive, a run's config or kohya's."""
 
 from glob import escape
 from pathlib import Path
@@ -13,14 +13,18 @@ from train.data.pictures_config import PicturesConfig
 from train.data.subsets import SubsetConfig
 
 
-def config_of(place: Path, size: int | None = None, step: int | None = None) -> PicturesConfig:
-    """Of a folder, a .tar, a training run's TOML or one of kohya's.
+def load_data_config(
+    place: Path, size: int | None = None, step: int | None = None
+) -> PicturesConfig:
+    """Return the data config for a folder, a .tar, a training run's TOML or one of kohya's.
 
-    Raises ArgumentError where it is none of these or says something else.
+    size, step : override the size and the bucket step
+
+    Raises ArgumentError if it is none of these, or holds no data config.
     """
     tree: dict[str, Any] = {}
     if place.suffix == ".toml":
-        tree = tables_of(place)
+        tree = _data_table(place)
         resolve_paths({"data": tree}, place.resolve().parent)
     elif place.suffix == ".tar":
         tree["subsets"] = [{"tars": escape(str(place))}]
@@ -38,25 +42,25 @@ def config_of(place: Path, size: int | None = None, step: int | None = None) -> 
     try:
         return PicturesConfig.model_validate(tree)
     except ValidationError as error:
-        raise ArgumentError(f"{place}: {complaint(error)}") from error
+        raise ArgumentError(f"{place}: {_first_error(error)}") from error
 
 
-def batch_size_of(place: Path) -> int | None:
-    """What a training run's TOML says; None for anything else."""
+def batch_size_in(place: Path) -> int | None:
+    """Return the batch size in a training run's TOML; None for any other path."""
     if place.suffix != ".toml":
         return None
-    train = tree_of(place).get("train")
+    train = _read_tree(place).get("train")
     size = train.get("batch_size") if isinstance(train, dict) else None
     return size if isinstance(size, int) else None
 
 
-def tree_of(path: Path) -> dict[str, Any]:
+def _read_tree(path: Path) -> dict[str, Any]:
     return read_toml(path, CONFIG)
 
 
-def tables_of(path: Path) -> dict[str, Any]:
-    """The table [data] of a run, or one subset where the file is kohya's."""
-    tree = tree_of(path)
+def _data_table(path: Path) -> dict[str, Any]:
+    """Return the table [data] of a run's TOML, or one subset for a TOML of kohya's."""
+    tree = _read_tree(path)
     if "datasets" in tree:
         return {"subsets": [{"kohya": path.name}]}
     data = tree.get("data")
@@ -68,8 +72,8 @@ def tables_of(path: Path) -> dict[str, Any]:
     return data
 
 
-def complaint(error: ValidationError) -> str:
-    """The first one, in the user's terms."""
+def _first_error(error: ValidationError) -> str:
+    """Return the first validation error as a message with the full key."""
     first = error.errors()[0]
     key = ".".join(("data", *map(str, first["loc"])))
     if first["type"] == "extra_forbidden":

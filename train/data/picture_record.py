@@ -1,7 +1,7 @@
-"""The pictures a run began with, kept beside it: a run that goes on shows them in the same order.
+"""Record of the pictures that a run began with, so that a resumed run has the same order.
 
-A picture that was lost since keeps its place, where another one stands in for it; new ones wait for
-another run.
+A picture that is missing since then keeps its position, and another one replaces it there; new
+pictures are not used.
 """
 
 from collections import defaultdict
@@ -16,15 +16,15 @@ from t2i.safe_reading import RUN, read_bounded
 from t2i.terminal import several
 from train.data.buckets import Shape
 from train.data.decode import BrokenPicture
-from train.data.discovery import Found, find
+from train.data.discovery import FoundPictures, find_pictures
 from train.data.pictures import Pictures
 from train.data.pictures_config import PicturesConfig
-from train.data.sources.listed import Listed
-from train.data.survey import Progress, Seen
+from train.data.sources.listing import PictureEntry
+from train.data.survey import Progress, SurveyedPicture
 
 
-class Recorded(BaseModel):
-    """What is kept of a picture."""
+class RecordedPicture(BaseModel):
+    """One picture in the record of a run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,33 +40,34 @@ class Recorded(BaseModel):
     loser_digest: str = ""
 
 
-class Record(BaseModel):
-    """number : of all pictures there were, broken ones too"""
+class PictureRecord(BaseModel):
+    """All pictures that a run began with. number : of them, broken ones included"""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     number: int
-    pictures: tuple[Recorded, ...]
+    pictures: tuple[RecordedPicture, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class LostSource:
-    """Where a picture was."""
+class MissingSource:
+    """Source of a recorded picture that is no longer there."""
 
     def read(self) -> bytes:
+        """Raise FileNotFoundError."""
         raise FileNotFoundError
 
 
-def pictures_of_run(
+def load_run_pictures(
     config: PicturesConfig, path: Path, progress: Progress | None = None
 ) -> Pictures:
-    """The pictures of the run whose record is at `path`; at first it is written.
+    """Return the pictures of the run whose record is at `path`, and write that if it is missing.
 
-    Raises ArgumentError where captions, masks, pairs or repeats have changed since.
+    Raises ArgumentError if captions, masks, pairs or repeats have changed since it was written.
     """
     if not path.exists():
         pictures = Pictures(config, progress)
-        text = record_of(pictures.found).model_dump_json()
+        text = make_record(pictures.found).model_dump_json()
         write_atomically(path, lambda part: part.write_text(text, "utf-8"))
         return pictures
     record = read_record(path)
@@ -75,22 +76,24 @@ def pictures_of_run(
         for one in record.pictures
         for digest in (one.digest, one.mask_digest, one.loser_digest)
     }
-    found = find(config, progress, sound)
-    return Pictures(config, found=follow(found, record))
+    found = find_pictures(config, progress, sound)
+    return Pictures(config, found=match_record(found, record))
 
 
-def record_of(found: Found) -> Record:
-    return Record(number=found.number, pictures=tuple(map(recorded, found.seen)))
+def make_record(found: FoundPictures) -> PictureRecord:
+    """Return the record of the pictures that were found."""
+    return PictureRecord(number=found.total, pictures=tuple(map(record_picture, found.pictures)))
 
 
-def recorded(one: Seen) -> Recorded:
-    return Recorded(
-        name=one.listed.name,
+def record_picture(one: SurveyedPicture) -> RecordedPicture:
+    """Return the record entry of a picture."""
+    return RecordedPicture(
+        name=one.entry.name,
         subset=one.subset,
         digest=one.digest,
         mask_digest=one.mask_digest,
-        captions=one.listed.captions,
-        repeats=one.listed.repeats,
+        captions=one.entry.captions,
+        repeats=one.entry.repeats,
         height=one.shape.height,
         width=one.shape.width,
         transparent=one.transparent,
@@ -98,9 +101,10 @@ def recorded(one: Seen) -> Recorded:
     )
 
 
-def read_record(path: Path) -> Record:
+def read_record(path: Path) -> PictureRecord:
+    """Read the record of a run. Raises DataError if it cannot be read."""
     try:
-        return Record.model_validate_json(read_bounded(path, RUN.most))
+        return PictureRecord.model_validate_json(read_bounded(path, RUN.most))
     except (OSError, ValidationError) as error:
         why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise DataError(
@@ -109,25 +113,28 @@ def read_record(path: Path) -> Record:
         ) from error
 
 
-def follow(found: Found, record: Record) -> Found:
-    """What was found, as the run began with it: told by content, so that paths may change."""
-    here: dict[tuple[str, int], list[Seen]] = defaultdict(list)
-    for one in reversed(found.seen):
+def match_record(found: FoundPictures, record: PictureRecord) -> FoundPictures:
+    """Return the found pictures in the order of the record, matched by content and not by path.
+
+    Missing ones become broken ones. Raises ArgumentError for changed captions, masks or repeats.
+    """
+    here: dict[tuple[str, int], list[SurveyedPicture]] = defaultdict(list)
+    for one in reversed(found.pictures):
         here[one.digest, one.subset].append(one)
-    seen, broken, changed = [], list(found.broken), []
-    told = {one.name for one in broken}
+    pictures, broken, changed = [], list(found.broken), []
+    broken_names = {one.name for one in broken}
     for kept in record.pictures:
         alike = here[kept.digest, kept.subset]
         if not alike:
-            seen.append(lost(kept))
-            if kept.name not in told:
-                broken.append(BrokenPicture(kept.name, "is not there since the run began"))
+            pictures.append(missing_picture(kept))
+            if kept.name not in broken_names:
+                broken.append(BrokenPicture(kept.name, "is missing since the run began"))
             continue
-        one = next((one for one in reversed(alike) if same(one, kept)), alike[-1])
+        one = next((one for one in reversed(alike) if is_unchanged(one, kept)), alike[-1])
         alike.remove(one)
-        seen.append(one)
-        if not same(one, kept):
-            changed.append(one.listed.name)
+        pictures.append(one)
+        if not is_unchanged(one, kept):
+            changed.append(one.entry.name)
     if changed:
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
         raise ArgumentError(
@@ -136,27 +143,31 @@ def follow(found: Found, record: Record) -> Found:
         )
     new = sum(map(len, here.values()))
     notes = found.notes + (
-        f"new since the run began, so not shown: {several(new, 'picture')}",
+        f"new since the run began, so not used: {several(new, 'picture')}",
     ) * bool(new)
-    return replace(found, seen=tuple(seen), broken=tuple(broken), number=record.number, notes=notes)
+    return replace(
+        found, pictures=tuple(pictures), broken=tuple(broken), total=record.number, notes=notes
+    )
 
 
-def same(one: Seen, kept: Recorded) -> bool:
-    now = recorded(one)
+def is_unchanged(one: SurveyedPicture, kept: RecordedPicture) -> bool:
+    """Return True if the picture is as recorded in everything but its name."""
+    now = record_picture(one)
     return now.model_copy(update={"name": kept.name}) == kept
 
 
-def lost(kept: Recorded) -> Seen:
-    listed = Listed(
+def missing_picture(kept: RecordedPicture) -> SurveyedPicture:
+    """Return an entry for a recorded picture that is no longer there; reading it fails."""
+    entry = PictureEntry(
         kept.name,
-        LostSource(),
+        MissingSource(),
         kept.captions,
         repeats=kept.repeats,
-        loser=LostSource() if kept.loser_digest else None,
+        loser=MissingSource() if kept.loser_digest else None,
     )
     shape = Shape(kept.height, kept.width)
-    return Seen(
-        listed,
+    return SurveyedPicture(
+        entry,
         kept.subset,
         shape,
         kept.transparent,

@@ -6,66 +6,66 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from t2i.pictures import MAX_PIXELS
-from train.data.buckets import Shape, buckets_of
+from train.data.buckets import Shape, bucket_shapes
 from train.data.decode import MOST_PIXELS
-from train.data.subsets import Count, Crop, Share, SubsetConfig, check_placeholders
+from train.data.subsets import Count, Crop, Fraction, SubsetConfig, check_placeholders
 
 SMALL = 256
-"""A model that draws smaller pictures has few of them a side if they go in steps of 64."""
+"""Below this size, in pixels, the default bucket step is 8 and not 64."""
 
 
 class PicturesConfig(BaseModel):
-    """Which pictures, in which shapes, with which captions."""
+    """One's own pictures: their sources, shapes and captions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["pictures"] = "pictures"
     folder: Path | None = None
-    """Short for one subset."""
+    """Folder of the pictures; short for one subset."""
     subsets: tuple[SubsetConfig, ...] = ()
     size: int = Field(512, ge=8, le=4096)
-    """Side in pixels of the square whose area no picture exceeds."""
+    """Side in pixels of the square whose area no bucket exceeds."""
     seed: int = Field(0, ge=0)
-    """Of crops, flips and captions."""
+    """Seed of crops, flips and captions."""
     buckets: bool = True
-    """Keep proportions, nearly; without it every picture becomes the square."""
+    """Keep the aspect ratio, nearly; without it every picture becomes the square."""
     bucket_step: int = Field(64, ge=8)
-    """Every side is a multiple of it; 8 where it is not given and the size is below 256."""
+    """Sides of buckets are multiples of it, in pixels; default 64, or 8 for a size below 256."""
     max_aspect: float = Field(4.0, ge=1)
-    """Of a bucket; what is longer is cut."""
+    """Greatest aspect ratio of a bucket; longer pictures are cropped."""
     crop: Crop = "center"
     crop_variants: int = Field(4, ge=1, le=256)
-    """Of a picture whose crop is random: that many places, the first of them the center."""
+    """Number of positions of a random crop; the first of them is the center."""
     flip: bool = False
-    """Show every other visit, on average, mirrored."""
+    """Mirror the picture in every other visit, on average."""
     caption: str | None = None
-    """For every picture of no prior subset, in place of its own."""
+    """Caption for every picture of a subset that is not prior, instead of its own."""
     trigger: str = ""
-    """The new word: goes before a caption that does not name it."""
+    """The new word; put before a caption that does not contain it."""
     prefix: str = ""
     suffix: str = ""
     shuffle_captions: bool = False
-    """The tags between a caption's commas change places at each visit."""
+    """Shuffle the comma-separated tags of a caption at each visit."""
     keep_tokens: Count = 0
-    """So many of the first tags stay where they are."""
-    tag_dropout: Share = 0.0
-    """Share of the other tags that is left out at a visit."""
+    """Number of first tags that are neither shuffled nor dropped."""
+    tag_dropout: Fraction = 0.0
+    """Share of the other tags that is dropped at a visit."""
     alpha_mask: bool = False
-    """The loss counts where a picture is opaque."""
+    """Use the alpha channel of pictures as a mask: the loss counts where they are opaque."""
     masked_word: str = ""
-    """What masks show, as captions name it, for attention supervision; the trigger by default."""
+    """Word for what the masks show, for attention supervision; default: the trigger."""
     held_out: Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)] = 0
-    """Pictures that are never trained on, by their content: a number or a share."""
+    """Pictures that are never trained on, chosen by content: their number or share."""
     bad_share: float = Field(0.01, ge=0, lt=1)
-    """Share of broken pictures up to which training goes on without them."""
+    """Greatest share of broken pictures with which training still starts, without them."""
     check: Literal["full", "quick"] = "full"
-    """Decode every picture before the first step, or look at headers only."""
+    """Check before the first step: decode every picture, or read headers only."""
     max_pixels: int = Field(MAX_PIXELS, ge=1, le=MOST_PIXELS)
     """A larger picture counts as broken and is not decoded."""
 
     @model_validator(mode="before")
     @classmethod
-    def _step_finely_where_pictures_are_small(cls, given: object) -> object:
+    def _choose_bucket_step(cls, given: object) -> object:
         if not isinstance(given, dict) or "bucket_step" in given:
             return given
         size = given.get("size")
@@ -73,7 +73,7 @@ class PicturesConfig(BaseModel):
         return {**given, "bucket_step": 8} if small else given
 
     @model_validator(mode="after")
-    def _name_pictures_of_a_fitting_size(self) -> Self:
+    def _check_sources_and_size(self) -> Self:
         if (self.folder is None) == (not self.subsets):
             given = "neither" if self.folder is None else "both"
             raise ValueError(
@@ -93,8 +93,8 @@ class PicturesConfig(BaseModel):
         return self
 
 
-def shapes_of(config: PicturesConfig) -> tuple[Shape, ...]:
-    """All that a picture may be brought to."""
+def allowed_shapes(config: PicturesConfig) -> tuple[Shape, ...]:
+    """Return the shapes of all buckets of the configuration."""
     if not config.buckets:
         return (Shape(config.size, config.size),)
-    return buckets_of(config.size, config.bucket_step, config.max_aspect)
+    return bucket_shapes(config.size, config.bucket_step, config.max_aspect)

@@ -1,4 +1,4 @@
-"""The data sets there are, by the `kind` of their configuration."""
+"""Construction of a data set from its configuration, by `kind`."""
 
 from t2i.scenes.recogniser_data import Compositions, CompositionsConfig
 from t2i.scenes.sample import Samples
@@ -9,8 +9,8 @@ from train.data.pictures_config import PicturesConfig
 DataConfig = ScenesConfig | CompositionsConfig | PicturesConfig
 
 
-def samples_of(config: DataConfig) -> Samples:
-    """The data set that a configuration asks for."""
+def open_data_set(config: DataConfig) -> Samples:
+    """Return the data set of a configuration."""
     if isinstance(config, CompositionsConfig):
         return Compositions(config)
     if isinstance(config, PicturesConfig):

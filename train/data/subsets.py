@@ -1,4 +1,4 @@
-"""One part of a data set of pictures: where they lie, and what holds for them alone."""
+"""Configuration of one subset of a data set of pictures: [[data.subsets]]."""
 
 import re
 from pathlib import Path
@@ -7,68 +7,68 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Count = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, lt=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
 Crop = Literal["center", "random"]
 PLACEHOLDER = re.compile(r"\{(\w*)\}")
-FILLED_IN = ("trigger", "stem", "folder")
-PLACES = ("folder", "tars", "dataset", "kohya")
+PLACEHOLDER_NAMES = ("trigger", "stem", "folder")
+SOURCE_KEYS = ("folder", "tars", "dataset", "kohya")
 
 
 class SubsetConfig(BaseModel):
-    """Pictures of one place. What is not said here is as the data set says."""
+    """Pictures from one source; a key left out has the value of the whole data set."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     folder: Path | None = None
-    """Of pictures, with captions as imagefolder, text files or kohya's folder names give them."""
+    """Folder of pictures, with captions from imagefolder, text files or kohya's folder names."""
     tars: str | tuple[str, ...] | None = None
-    """webdataset's shards: paths with * or {000..012} in them."""
+    """webdataset shards: paths, which may contain * or {000..012}."""
     dataset: str | None = None
-    """A name or path that the library `datasets` opens."""
+    """Name or path of a data set for the library `datasets`."""
     kohya: Path | None = None
-    """A TOML that describes data sets to kohya's scripts."""
+    """TOML that describes data sets to kohya's scripts."""
 
     dataset_config: str | None = None
     split: str = "train"
     image_column: str = "image"
     caption_column: str | None = None
-    """Of `dataset` and of a folder's metadata; by default text, caption or captions."""
+    """Caption column of `dataset` or of a folder's metadata; default: text, caption or captions."""
     caption_extension: str | None = None
-    """Of the files beside the pictures; by default .txt, then .caption."""
+    """Suffix of the caption files beside the pictures; default: .txt, then .caption."""
 
     caption: str | None = None
-    """For every picture, in place of its own; {trigger}, {stem} and {folder} are filled in."""
+    """Caption for every picture, instead of its own; {trigger}, {stem}, {folder} are filled in."""
     default_caption: str | None = None
-    """For a picture that has none."""
+    """Caption for pictures that have none."""
     trigger: str | None = None
     prefix: str | None = None
     suffix: str | None = None
     shuffle_captions: bool | None = None
     keep_tokens: Count | None = None
-    tag_dropout: Share | None = None
+    tag_dropout: Fraction | None = None
     crop: Crop | None = None
     flip: bool | None = None
 
     repeats: int = Field(1, ge=1)
-    """How often each picture stands in an epoch."""
+    """Number of times each picture occurs in an epoch."""
     prior: bool = False
-    """Pictures of the class, which keep it as it is; the data set's own trigger is not for them."""
+    """Class pictures, for prior preservation; the trigger of the data set is not added to them."""
     prior_weight: float = Field(1.0, gt=0)
-    """Of the loss of a `prior` subset."""
+    """Weight of the loss on a `prior` subset."""
     masks: Path | None = None
-    """A folder of pictures named as these are: white where the loss counts."""
+    """Folder of masks with the names of the pictures: the loss counts where they are white."""
     losers: Path | None = None
-    """A folder of pictures named as these, each the worse one of a pair, for preferences."""
+    """Folder of pictures with the same names, each the worse one of a pair, for preferences."""
     alpha_mask: bool | None = None
-    """The loss counts where a picture is opaque; otherwise what is transparent becomes white."""
+    """Use the alpha channel as a mask; otherwise transparent pixels become white."""
 
     @model_validator(mode="after")
-    def _lie_in_one_place(self) -> Self:
-        given = [place for place in PLACES if getattr(self, place) is not None]
+    def _have_one_source(self) -> Self:
+        given = [key for key in SOURCE_KEYS if getattr(self, key) is not None]
         if len(given) != 1:
             raise ValueError(
-                f"Got {' and '.join(given) or 'none'} of {', '.join(PLACES)}: a subset has exactly "
-                "one of them."
+                f"Got {' and '.join(given) or 'none'} of {', '.join(SOURCE_KEYS)}: a subset has "
+                "exactly one of them."
             )
         if self.masks is not None and self.alpha_mask:
             raise ValueError("Got both masks and alpha_mask: a picture has one mask, choose.")
@@ -77,13 +77,14 @@ class SubsetConfig(BaseModel):
                 raise ValueError(f"{key} go with folder, not with {given[0]}.")
         check_placeholders(self.caption, "caption")
         check_placeholders(self.default_caption, "default_caption")
-        # Not by what was given: a checkpoint gives every key.
+        # Compared by value, as the config in a checkpoint sets every key.
         if self.prior_weight != 1 and not self.prior:
             raise ValueError("prior_weight is set, but prior is not: set prior = true.")
         return self
 
 
 def check_placeholders(template: str | None, key: str) -> None:
+    """Raise ValueError if a caption template has an unknown placeholder."""
     for word in PLACEHOLDER.findall(template or ""):
-        if word not in FILLED_IN:
-            raise ValueError(f"{key}: {{{word}}} is none of {', '.join(FILLED_IN)}.")
+        if word not in PLACEHOLDER_NAMES:
+            raise ValueError(f"{key}: {{{word}}} is none of {', '.join(PLACEHOLDER_NAMES)}.")

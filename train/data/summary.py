@@ -1,4 +1,4 @@
-"""What reading all pictures told, for people and programs, before a step is taken."""
+"""Summary of a data set of pictures: counts, sizes, and what may be wrong with it."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from t2i.masks import Oddity
 from t2i.terminal import several
 from train.data.buckets import Shape, is_enlarged
-from train.data.discovery import Found, Rules
-from train.data.survey import Seen
+from train.data.discovery import FoundPictures, SubsetRules
+from train.data.survey import SurveyedPicture
 
-ODD: dict[Oddity, str] = {
+MASK_WARNINGS: dict[Oddity, str] = {
     "white": "is white all over: the whole picture counts",
     "black": "is black all over, or clear: nothing of the picture counts",
     "hole": "looks like a picture with a clear hole, which does not count: white counts",
@@ -19,7 +19,7 @@ ODD: dict[Oddity, str] = {
 
 @dataclass(frozen=True, slots=True)
 class BucketCount:
-    """pictures : of this shape; places : of theirs in an epoch"""
+    """Pictures of one bucket. places : number of times that they occur in an epoch"""
 
     width: int
     height: int
@@ -29,7 +29,7 @@ class BucketCount:
 
 @dataclass(frozen=True, slots=True)
 class SubsetCount:
-    """pictures : of this place; places : of theirs in an epoch"""
+    """Pictures of one subset. places : number of times that they occur in an epoch"""
 
     place: str
     prior: bool
@@ -38,20 +38,20 @@ class SubsetCount:
 
 
 @dataclass(frozen=True, slots=True)
-class Overview:
-    """Of the pictures that are trained on, and of what is not.
+class DatasetSummary:
+    """Counts, sizes and remarks on the pictures that are trained on, and on the others.
 
-    found : how many there should be; they are trained on, held out or broken
-    sizes : of the smallest picture, the middle one and the largest, as (width, height)
-    captions : how many but the empty one, or None where shuffling makes too many to list
-    broken : name and reason
-    uncaptioned : neither a caption of their own nor a trigger
-    unmasked : in a subset of which others have a mask
-    odd_masks : name, and what of its mask may not be meant
-    enlarged : smaller than the shape they are brought to
-    transparent : become white in part
-    duplicates : names of pictures that are the same
-    notes : how the places were read
+    found : number of all pictures: trained on, held out or broken
+    sizes : (width, height) of the smallest, the median and the largest picture
+    captions : number of different captions, the empty one aside; None if shuffled
+    broken : name and reason of each
+    uncaptioned : names of those with neither a caption nor a trigger
+    unmasked : names of those without a mask in a subset where others have one
+    odd_masks : name and warning of each
+    enlarged : names of those smaller than their bucket
+    transparent : names of those that become white in part
+    duplicates : names of pictures with equal content
+    notes : remarks on how the sources were read
     """
 
     found: int
@@ -72,17 +72,18 @@ class Overview:
     notes: list[str]
 
     def smaller_than(self, batch_size: int) -> list[BucketCount]:
-        """Buckets that do not fill one batch: their pictures stand in it more than once."""
+        """Return the buckets that do not fill one batch, so that their pictures repeat in it."""
         return [bucket for bucket in self.buckets if bucket.places < batch_size]
 
     def counts(self) -> str:
+        """Return the numbers of trained, held-out and broken pictures as text."""
         parts = [f"{self.trained} to train on"]
         parts += [f"{self.held_out} held out"] * bool(self.held_out)
         parts += [f"{len(self.broken)} broken"] * bool(self.broken)
         return f"{self.found}: {', '.join(parts)}"
 
     def remarks(self, batch_size: int) -> list[str]:
-        """What a run should say of its pictures when it begins."""
+        """Return the lines that a run prints about its pictures when it begins."""
         shapes = ", ".join(f"{b.width}x{b.height}" for b in self.smaller_than(batch_size))
         remarks = [f"pictures {self.counts()}; {len(self.buckets)} buckets"]
         remarks += [f"left out: {name}: {reason}" for name, reason in self.broken]
@@ -100,16 +101,17 @@ class Overview:
         return remarks
 
     def as_json(self) -> dict[str, object]:
+        """Return all fields as values for JSON."""
         return asdict(self)
 
 
 def summarize(
-    found: Found,
-    trained: Sequence[Seen],
+    found: FoundPictures,
+    trained: Sequence[SurveyedPicture],
     buckets: Sequence[Shape],
     epoch: Sequence[int],
     captions: set[str] | None,
-) -> Overview:
+) -> DatasetSummary:
     """Return the summary of the pictures that are trained on; no file is read again.
 
     trained, buckets : the pictures and the shape that each is brought to
@@ -119,12 +121,12 @@ def summarize(
     rules, places = found.rules, Counter(epoch)
     shapes = sorted((one.shape for one in trained), key=lambda shape: shape.height * shape.width)
     masked = {
-        one.subset for one in trained if one.listed.mask or rules[one.subset].subset.alpha_mask
+        one.subset for one in trained if one.entry.mask or rules[one.subset].subset.alpha_mask
     }
-    return Overview(
-        found=found.number,
+    return DatasetSummary(
+        found=found.total,
         trained=len(trained),
-        held_out=len(found.seen) - len(trained),
+        held_out=len(found.pictures) - len(trained),
         epoch=len(epoch),
         sizes=[(s.width, s.height) for s in (shapes[0], shapes[len(shapes) // 2], shapes[-1])],
         subsets=_count_subsets(trained, rules, places),
@@ -132,42 +134,44 @@ def summarize(
         captions=None if captions is None else len(captions - {""}),
         broken=[(one.name, one.reason) for one in found.broken],
         uncaptioned=[
-            one.listed.name
+            one.entry.name
             for one in trained
-            if not one.listed.captions and not rules[one.subset].wording.trigger
+            if not one.entry.captions and not rules[one.subset].captions.trigger
         ],
         unmasked=[
-            one.listed.name
+            one.entry.name
             for one in trained
-            if one.subset in masked and not one.listed.mask and not one.transparent
+            if one.subset in masked and not one.entry.mask and not one.transparent
         ],
         odd_masks=[
-            (one.listed.name, ODD[one.odd_mask]) for one in trained if one.odd_mask is not None
+            (one.entry.name, MASK_WARNINGS[one.odd_mask])
+            for one in trained
+            if one.odd_mask is not None
         ],
         enlarged=[
-            one.listed.name
+            one.entry.name
             for one, bucket in zip(trained, buckets, strict=True)
             if is_enlarged(one.shape, bucket)
         ],
         transparent=[
-            one.listed.name
+            one.entry.name
             for one in trained
             if one.transparent and not rules[one.subset].subset.alpha_mask
         ],
-        duplicates=_duplicates(found.seen),
+        duplicates=_duplicates(found.pictures),
         notes=list(found.notes),
     )
 
 
 def _count_subsets(
-    trained: Sequence[Seen], rules: Sequence[Rules], places: Mapping[int, int]
+    trained: Sequence[SurveyedPicture], rules: Sequence[SubsetRules], places: Mapping[int, int]
 ) -> list[SubsetCount]:
     by_subset: dict[int, list[int]] = defaultdict(list)
     for index, one in enumerate(trained):
         by_subset[one.subset].append(index)
     return [
         SubsetCount(
-            rules[number].place,
+            rules[number].location,
             rules[number].subset.prior,
             len(members),
             sum(places[index] for index in members),
@@ -191,8 +195,8 @@ def _count_buckets(buckets: Sequence[Shape], places: Mapping[int, int]) -> list[
     ]
 
 
-def _duplicates(seen: Iterable[Seen]) -> list[list[str]]:
+def _duplicates(seen: Iterable[SurveyedPicture]) -> list[list[str]]:
     by_digest: dict[str, list[str]] = defaultdict(list)
     for one in seen:
-        by_digest[one.digest].append(one.listed.name)
+        by_digest[one.digest].append(one.entry.name)
     return [names for names in by_digest.values() if len(names) > 1]

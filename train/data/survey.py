@@ -1,4 +1,4 @@
-"""Reading every picture before the first step: what there is, what is broken, what will happen."""
+"""Survey: every picture is read once before the first step, to find the broken ones."""
 
 import hashlib
 from collections.abc import Callable, Container, Iterable, Iterator
@@ -8,32 +8,34 @@ from os import cpu_count
 
 from t2i.masks import Oddity, mask_oddity
 from train.data.buckets import Shape
-from train.data.decode import BrokenPicture, Header, decode, read_header
-from train.data.sources.listed import Listed, Source, read_bytes
+from train.data.decode import BrokenPicture, PictureHeader, decode, read_header
+from train.data.sources.listing import ByteSource, PictureEntry, read_bytes
 
-AHEAD = 256
-"""Pictures that wait to be read at a time, so that a data set of any size fits into memory."""
+READ_AHEAD = 256
+"""Pictures read at a time, so that a data set of any size fits into memory."""
 MASK = "its mask"
-"""How an error calls it."""
+"""Name of a mask in errors."""
 LOSER = "the worse one of its pair"
-ASPECT = 0.01
-"""By which share the proportions of a mask or a worse one may differ from the picture's."""
+"""Name of the worse picture of a pair in errors."""
+ASPECT_TOLERANCE = 0.01
+"""Relative difference in aspect ratio allowed between a picture and its mask or worse one."""
 
 Progress = Callable[[int, int], None]
-"""Called with the number of pictures read, and of all."""
+"""Callback with the number of pictures read so far and of all."""
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What reading a picture told.
+class SurveyedPicture:
+    """A usable picture with what was found out by reading it.
 
+    subset : index of its subset
     shape : of the upright picture
-    digest, mask_digest, loser_digest : SHA-256 of the file's bytes, of its mask's, and of those of
-        the worse one of its pair; "" without one
-    odd_mask : what of its mask may not be meant, where that was decoded
+    digest, mask_digest, loser_digest : SHA-256 of the bytes of the file, of its mask and of the
+        worse picture of its pair; "" without one
+    odd_mask : kind of a mask that is probably a mistake, if it was decoded
     """
 
-    listed: Listed
+    entry: PictureEntry
     subset: int
     shape: Shape
     transparent: bool
@@ -43,64 +45,72 @@ class Seen:
     loser_digest: str = ""
 
 
-def survey(
-    listed: Iterable[tuple[int, Listed]],
+def survey_pictures(
+    entries: Iterable[tuple[int, PictureEntry]],
     max_pixels: int,
     decoded: bool,
     sound: Container[str] = (),
     progress: Progress | None = None,
-) -> Iterator[Seen | BrokenPicture]:
-    """Read all pictures, several at a time, and give what they told in their own order.
+) -> Iterator[SurveyedPicture | BrokenPicture]:
+    """Read all pictures in several threads and yield the results in order.
 
-    decoded : decode each too; without it a picture whose header is sound passes
-    sound : digests of pictures that were decoded before
+    decoded : decode each picture; otherwise a readable header is enough
+    sound : digests of files that were decoded before
     """
-    todo = list(listed)
+    todo = list(entries)
 
-    def one(place: tuple[int, Listed]) -> Seen | BrokenPicture:
-        subset, picture = place
+    def read_one(item: tuple[int, PictureEntry]) -> SurveyedPicture | BrokenPicture:
+        subset, picture = item
         try:
-            return look(subset, picture, max_pixels, decoded, sound)
+            return survey_picture(subset, picture, max_pixels, decoded, sound)
         except BrokenPicture as error:
-            return error.of(picture.name)
+            return error.attributed_to(picture.name)
 
     with ThreadPoolExecutor(min(8, cpu_count() or 1)) as pool:
-        for start in range(0, len(todo), AHEAD):
-            for number, found in enumerate(pool.map(one, todo[start : start + AHEAD]), start + 1):
+        for start in range(0, len(todo), READ_AHEAD):
+            for number, found in enumerate(
+                pool.map(read_one, todo[start : start + READ_AHEAD]), start + 1
+            ):
                 if progress is not None:
                     progress(number, len(todo))
                 yield found
 
 
-def look(
-    subset: int, listed: Listed, max_pixels: int, decoded: bool, sound: Container[str]
-) -> Seen:
-    """Raises BrokenPicture."""
-    data = read_bytes(listed.source, listed.name)
+def survey_picture(
+    subset: int, entry: PictureEntry, max_pixels: int, decoded: bool, sound: Container[str]
+) -> SurveyedPicture:
+    """Read one picture with its mask and its worse one. Raises BrokenPicture."""
+    data = read_bytes(entry.source, entry.name)
     digest, mask_digest, loser_digest = hashlib.sha256(data).hexdigest(), "", ""
     odd = None
-    header = read_header(data, listed.name, max_pixels)
+    header = read_header(data, entry.name, max_pixels)
     if decoded and digest not in sound:
-        decode(data, listed.name, max_pixels)
-    if listed.mask is not None:
-        mask, mask_digest = beside(listed.mask, MASK, header, max_pixels)
+        decode(data, entry.name, max_pixels)
+    if entry.mask is not None:
+        mask, mask_digest = _read_companion(entry.mask, MASK, header, max_pixels)
         if decoded and mask_digest not in sound:
             odd = mask_oddity(decode(mask, MASK, max_pixels))
-    if listed.loser is not None:
-        loser, loser_digest = beside(listed.loser, LOSER, header, max_pixels)
+    if entry.loser is not None:
+        loser, loser_digest = _read_companion(entry.loser, LOSER, header, max_pixels)
         if decoded and loser_digest not in sound:
             decode(loser, LOSER, max_pixels)
     shape = Shape(header.height, header.width)
-    return Seen(listed, subset, shape, header.transparent, digest, mask_digest, odd, loser_digest)
+    return SurveyedPicture(
+        entry, subset, shape, header.transparent, digest, mask_digest, odd, loser_digest
+    )
 
 
-def beside(source: Source, what: str, picture: Header, max_pixels: int) -> tuple[bytes, str]:
-    """The bytes and the digest of what goes with a picture. Raises BrokenPicture for another
-    shape."""
+def _read_companion(
+    source: ByteSource, what: str, picture: PictureHeader, max_pixels: int
+) -> tuple[bytes, str]:
+    """Return bytes and digest of a mask or a worse picture.
+
+    Raises BrokenPicture if its aspect ratio is not the picture's.
+    """
     data = read_bytes(source, what)
     its = read_header(data, what, max_pixels)
     here, there = picture.width * its.height, its.width * picture.height
-    if abs(here - there) > ASPECT * here:
+    if abs(here - there) > ASPECT_TOLERANCE * here:
         raise BrokenPicture(
             what,
             f"is {its.width}x{its.height}, of other proportions than the picture's "

@@ -1,4 +1,4 @@
-"""A picture as it is seen: scaled to cover its bucket, cropped, mirrored if asked."""
+"""Transforms of a picture to its bucket: scaling to cover it, cropping, mirroring."""
 
 import hashlib
 from dataclasses import dataclass
@@ -10,106 +10,121 @@ from PIL import Image, ImageOps
 
 from t2i.masks import flatten_mask
 from t2i.randomness import derive_seed
-from train.data.buckets import Shape, covering
-from train.data.decode import BrokenPicture, decode, over_white
-from train.data.sources.listed import Source, read_bytes
+from train.data.buckets import Shape, covering_shape
+from train.data.decode import BrokenPicture, composite_over_white, decode
+from train.data.sources.listing import ByteSource, read_bytes
 from train.data.subsets import Crop
-from train.data.survey import LOSER, MASK, Seen
+from train.data.survey import LOSER, MASK, SurveyedPicture
 
-GAP = 3.0
-"""Pillow first averages whole pixels down to this many times the size: faster, no worse to see."""
+REDUCING_GAP = 3.0
+"""Pillow first averages down to this multiple of the size: faster, with no visible loss."""
 
 
-class Corner(NamedTuple):
-    """Of a crop, in pixels of the picture that covers the bucket."""
+class CropCorner(NamedTuple):
+    """Upper left corner of a crop, in pixels of the picture scaled to cover the bucket."""
 
     top: int
     left: int
 
 
-def corners_of(one: Seen, bucket: Shape, crop: Crop, variants: int, seed: int) -> list[Corner]:
-    """Where the picture may be cut, without repetition: first in the center, then, if crops are
-    random, at places that depend on the seed and on its content alone."""
-    covered = covering(one.shape, bucket)
+def crop_corners(
+    one: SurveyedPicture, bucket: Shape, crop: Crop, variants: int, seed: int
+) -> list[CropCorner]:
+    """Return the corners of all crops of a picture without repetition, the center first.
+
+    Random corners depend on the seed and on the picture's content alone.
+    """
+    covered = covering_shape(one.shape, bucket)
     down, across = covered.height - bucket.height, covered.width - bucket.width
-    corners = [Corner(down // 2, across // 2)]
+    corners = [CropCorner(down // 2, across // 2)]
     if crop == "random" and (down or across):
         rng = np.random.Generator(np.random.Philox(derive_seed(seed, one.digest, "corners")))
         drawn = rng.random((variants - 1, 2))
-        corners += [Corner(int(y * (down + 1)), int(x * (across + 1))) for y, x in drawn]
+        corners += [CropCorner(int(y * (down + 1)), int(x * (across + 1))) for y, x in drawn]
     return list(dict.fromkeys(corners))
 
 
 @dataclass(frozen=True, slots=True)
-class View:
-    """How a picture is brought to its bucket's shape.
-
-    corner : of the crop, in the picture scaled until it just covers the bucket
-    """
+class BucketTransform:
+    """Transform of a picture to its bucket's shape: scaling, crop corner, mirroring."""
 
     bucket: Shape
-    corner: Corner
+    corner: CropCorner
     flip: bool
 
 
-def pixels_of(one: Seen, view: View, alpha_mask: bool, max_pixels: int) -> NDArray[np.uint8]:
-    """What is seen of it, (H, W, 3).
+def load_pixels(
+    one: SurveyedPicture, view: BucketTransform, alpha_mask: bool, max_pixels: int
+) -> NDArray[np.uint8]:
+    """Return the transformed pixels, (H, W, 3).
 
-    Raises BrokenPicture where the picture cannot be read, or is not the one it was.
+    Raises BrokenPicture if the picture cannot be read or has changed since the survey.
     """
-    return coloured(decoded(one, max_pixels), one.shape, view, alpha_mask)
+    return _to_rgb(_decode_unchanged(one, max_pixels), one.shape, view, alpha_mask)
 
 
-def loser_of(one: Seen, view: View, alpha_mask: bool, max_pixels: int) -> NDArray[np.uint8] | None:
-    """The worse one of its pair, seen alike, (H, W, 3); None without one. Raises as `pixels_of`."""
-    if one.listed.loser is None:
+def load_loser(
+    one: SurveyedPicture, view: BucketTransform, alpha_mask: bool, max_pixels: int
+) -> NDArray[np.uint8] | None:
+    """Return the worse picture of the pair, transformed alike, (H, W, 3); None without one.
+
+    Raises BrokenPicture as `load_pixels`.
+    """
+    if one.entry.loser is None:
         return None
-    data = unchanged(one.listed.loser, LOSER, one.loser_digest)
-    return coloured(decode(data, LOSER, max_pixels), one.shape, view, alpha_mask)
+    data = _read_unchanged(one.entry.loser, LOSER, one.loser_digest)
+    return _to_rgb(decode(data, LOSER, max_pixels), one.shape, view, alpha_mask)
 
 
-def coloured(picture: Image.Image, shape: Shape, view: View, alpha_mask: bool) -> NDArray[np.uint8]:
-    # Masked by its alpha, what is transparent keeps its colours: they are the scene's own.
+def _to_rgb(
+    picture: Image.Image, shape: Shape, view: BucketTransform, alpha_mask: bool
+) -> NDArray[np.uint8]:
+    # With alpha as the mask, transparent pixels keep their colours, which belong to the scene.
     if alpha_mask and picture.mode == "RGBA":
         picture = picture.convert("RGB")
-    picture = over_white(picture)
-    return shown(picture, shape, view, Image.Resampling.LANCZOS)
+    picture = composite_over_white(picture)
+    return _resize_and_crop(picture, shape, view, Image.Resampling.LANCZOS)
 
 
-def mask_of(one: Seen, view: View, alpha_mask: bool, max_pixels: int) -> NDArray[np.uint8] | None:
-    """Where the loss counts, (H, W), or None where everything does. Raises as `pixels_of`."""
-    if one.listed.mask is not None:
-        data = unchanged(one.listed.mask, MASK, one.mask_digest)
+def load_mask(
+    one: SurveyedPicture, view: BucketTransform, alpha_mask: bool, max_pixels: int
+) -> NDArray[np.uint8] | None:
+    """Return the loss mask, (H, W), 255 where the loss counts; None without a mask.
+
+    Raises BrokenPicture as `load_pixels`.
+    """
+    if one.entry.mask is not None:
+        data = _read_unchanged(one.entry.mask, MASK, one.mask_digest)
         mask = flatten_mask(decode(data, MASK, max_pixels)).convert("L")
     elif alpha_mask and one.transparent:
-        mask = decoded(one, max_pixels).getchannel("A")
+        mask = _decode_unchanged(one, max_pixels).getchannel("A")
     else:
         return None
-    return shown(mask, one.shape, view, Image.Resampling.BILINEAR)
+    return _resize_and_crop(mask, one.shape, view, Image.Resampling.BILINEAR)
 
 
-def decoded(one: Seen, max_pixels: int) -> Image.Image:
-    name = one.listed.name
-    return decode(unchanged(one.listed.source, name, one.digest), name, max_pixels)
+def _decode_unchanged(one: SurveyedPicture, max_pixels: int) -> Image.Image:
+    name = one.entry.name
+    return decode(_read_unchanged(one.entry.source, name, one.digest), name, max_pixels)
 
 
-def unchanged(source: Source, name: str, digest: str) -> bytes:
-    """Raises BrokenPicture where these are not the bytes that they were."""
+def _read_unchanged(source: ByteSource, name: str, digest: str) -> bytes:
+    """Return the bytes of a source. Raises BrokenPicture if they changed since the survey."""
     data = read_bytes(source, name)
     if hashlib.sha256(data).hexdigest() != digest:
         raise BrokenPicture(name, "is another picture than when the run began")
     return data
 
 
-def shown(
-    picture: Image.Image, shape: Shape, view: View, resampling: Image.Resampling
+def _resize_and_crop(
+    picture: Image.Image, shape: Shape, view: BucketTransform, resampling: Image.Resampling
 ) -> NDArray[np.uint8]:
-    """Scaled to cover the bucket, cropped, mirrored.
+    """Return the picture scaled to cover the bucket, cropped and mirrored, (H, W[, 3]).
 
-    shape : of the picture; a mask may have another size
+    shape : of the picture that a mask belongs to, which may have another size
     """
     (height, width), (top, left) = view.bucket, view.corner
-    covered = covering(shape, view.bucket)
-    scaled = picture.resize((covered.width, covered.height), resampling, reducing_gap=GAP)
+    covered = covering_shape(shape, view.bucket)
+    scaled = picture.resize((covered.width, covered.height), resampling, reducing_gap=REDUCING_GAP)
     part = scaled.crop((left, top, left + width, top + height))
     return np.array(ImageOps.mirror(part) if view.flip else part)

@@ -9,12 +9,12 @@ from t2i.errors import T2IError
 from t2i.terminal import print_line, several
 from train.config.run_config import RunConfig
 from train.data.pictures import Pictures
-from train.data.registry import samples_of
+from train.data.registry import open_data_set
 from train.dry_run.memory_forecast import Forecast, forecast
-from train.targets.adapters import AdapterPart
 from train.targets.denoiser import DenoiserConfig
 from train.targets.finetune import FineTuneConfig, PartConfig
-from train.targets.trained_parts import FullPart
+from train.targets.parts.adapters import AdapterPart
+from train.targets.parts.full_weights import FullPart
 
 LATER = "told after the first steps, with what is left"
 ADAPTERS = {"lora": "LoRA", "dora": "DoRA", "loha": "LoHa", "lokr": "LoKr"}
@@ -82,7 +82,7 @@ def name_of(part: PartConfig) -> str:
 def data_of(config: RunConfig) -> Facts:
     """How many examples there are, and how often the run sees each."""
     try:
-        samples = samples_of(config.data)
+        samples = open_data_set(config.data)
     except T2IError as error:
         return {"examples": None, "epochs": None, "problem": str(error)}
     pictures = isinstance(samples, Pictures)

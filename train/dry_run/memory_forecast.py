@@ -18,10 +18,11 @@ from t2i.errors import T2IError
 from train.config.run_config import RunConfig
 from train.init.init import is_unseen
 from train.setup.assembly import assemble
-from train.targets.autoencoder import Autoencoder, middle
+from train.targets.autoencoder import AutoencoderTarget
 from train.targets.caption_matcher import AgreementTarget
-from train.targets.denoising import Denoising
+from train.targets.denoising import DenoisingTarget
 from train.targets.finetune import FineTuneConfig
+from train.targets.latents import latent_mean
 from train.targets.recogniser import RecogniserTarget
 from train.targets.target import Target
 
@@ -120,7 +121,7 @@ def activations_of(target: Target, config: RunConfig) -> int | None:
 def pass_for(target: Target, config: RunConfig) -> tuple[Any, Callable[[], object]]:
     """The part that keeps the most, and a pass of one row through it."""
     size = config.data.size
-    if isinstance(target, Denoising):
+    if isinstance(target, DenoisingTarget):
         unet: Any = target.unet
         side = size // pixels_per_latent(target.vae)
         told = any(
@@ -130,10 +131,10 @@ def pass_for(target: Target, config: RunConfig) -> tuple[Any, Callable[[], objec
             for weight in encoder.parameters()
         )
         return unet, lambda: pass_of(unet, {}, side, learned=told)
-    if isinstance(target, Autoencoder):
+    if isinstance(target, AutoencoderTarget):
         vae: Any = target.vae
         side = target.config.crop or size
-        return vae, lambda: vae.decode(middle(vae.encode(torch.zeros(1, 3, side, side))))
+        return vae, lambda: vae.decode(latent_mean(vae.encode(torch.zeros(1, 3, side, side))))
     assert isinstance(target, RecogniserTarget | AgreementTarget)
     seer: nn.Module = (
         target.recogniser if isinstance(target, RecogniserTarget) else target.agreement.recogniser

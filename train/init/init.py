@@ -18,7 +18,7 @@ from t2i.errors import ArgumentError, nearest
 from t2i.scenes.captions import article
 from t2i.terminal import several
 from train.caption_words import contains_words
-from train.data.discovery import check_share, find
+from train.data.discovery import check_broken_share, find_pictures
 from train.data.pictures_config import SMALL, PicturesConfig
 from train.init.config_text import fill, path_from, pieces, toml
 from train.init.config_values import (
@@ -84,15 +84,17 @@ class Wish:
 
 def look(folder: Path) -> Look:
     """Read every picture of the folder, as the run will. Raises DataError where none is sound."""
-    found = find(PicturesConfig(folder=folder))
-    if not found.seen:
-        check_share(found.broken, found.number, 0.0)
-    shapes = sorted((one.shape for one in found.seen), key=lambda shape: shape.height * shape.width)
+    found = find_pictures(PicturesConfig(folder=folder))
+    if not found.pictures:
+        check_broken_share(found.broken, found.total, 0.0)
+    shapes = sorted(
+        (one.shape for one in found.pictures), key=lambda shape: shape.height * shape.width
+    )
     middle = shapes[len(shapes) // 2]
-    told = [one.listed.captions for one in found.seen if one.listed.captions]
+    told = [one.entry.captions for one in found.pictures if one.entry.captions]
     captions = [captions[0] for captions in told] + [other for of in told for other in of]
     return Look(
-        pictures=len(found.seen),
+        pictures=len(found.pictures),
         broken=len(found.broken),
         side=round((middle.height * middle.width) ** 0.5),
         sizes=tuple(

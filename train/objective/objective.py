@@ -92,7 +92,7 @@ class ObjectiveConfig(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Level:
+class NoiseLevel:
     """Where on the noise schedule each row stands.
 
     timestep_B : what the model is told, 0..999 (int64), or 0..1000 (float32) for flow
@@ -114,23 +114,23 @@ class Objective:
             table: Any = DDPMScheduler(**settings)
             self._alpha2_T: Tensor = table.alphas_cumprod.double()
 
-    def level(self, quantile_B: Tensor) -> Level:
+    def level(self, quantile_B: Tensor) -> NoiseLevel:
         """The noise level at quantiles (B,) in [0, 1) of the timestep density."""
         u_B = quantile_B.double()
         if self.config.density == "logit_normal":
             normal_B = torch.special.ndtri(u_B.clamp(1e-7, 1 - 1e-7))
             u_B = torch.sigmoid(self.config.logit_mean + self.config.logit_std * normal_B)
         if self.config.prediction == "flow":
-            return Level((u_B * NUM_TRAIN_TIMESTEPS).float(), (1 - u_B).float(), u_B.float())
+            return NoiseLevel((u_B * NUM_TRAIN_TIMESTEPS).float(), (1 - u_B).float(), u_B.float())
         timestep_B = (u_B * NUM_TRAIN_TIMESTEPS).long().clamp(max=NUM_TRAIN_TIMESTEPS - 1)
         alpha2_B = self._alpha2_T[timestep_B.cpu()].to(u_B.device)
-        return Level(timestep_B, alpha2_B.sqrt().float(), (1 - alpha2_B).sqrt().float())
+        return NoiseLevel(timestep_B, alpha2_B.sqrt().float(), (1 - alpha2_B).sqrt().float())
 
-    def noisy(self, latents_BCHW: Tensor, noise_BCHW: Tensor, level: Level) -> Tensor:
+    def noisy(self, latents_BCHW: Tensor, noise_BCHW: Tensor, level: NoiseLevel) -> Tensor:
         """x_t, (B, C, H, W)."""
         return _rows(level.alpha_B) * latents_BCHW + _rows(level.sigma_B) * noise_BCHW
 
-    def target(self, latents_BCHW: Tensor, noise_BCHW: Tensor, level: Level) -> Tensor:
+    def target(self, latents_BCHW: Tensor, noise_BCHW: Tensor, level: NoiseLevel) -> Tensor:
         """What the model should output for x_t, (B, C, H, W)."""
         match self.config.prediction:
             case "epsilon":
@@ -142,7 +142,7 @@ class Objective:
             case "flow":
                 return noise_BCHW - latents_BCHW
 
-    def weight(self, level: Level) -> Tensor:
+    def weight(self, level: NoiseLevel) -> Tensor:
         """Factor (B,) on each row's squared error.
 
         min-SNR weighs the error of x_0 by min(SNR, gamma), here turned into one of the model's
@@ -169,7 +169,7 @@ class Objective:
         self,
         output_BCHW: Tensor,
         target_BCHW: Tensor,
-        level: Level,
+        level: NoiseLevel,
         weight_B1HW: Tensor | None = None,
     ) -> Tensor:
         """WeightedText mean error of each row, (B,), in float32.
@@ -179,7 +179,9 @@ class Objective:
         error_BCHW = output_BCHW.float() - target_BCHW.float()
         return self.weight(level) * row_means(self.error(error_BCHW, level), weight_B1HW)
 
-    def velocity_errors(self, output_BCHW: Tensor, target_BCHW: Tensor, level: Level) -> Tensor:
+    def velocity_errors(
+        self, output_BCHW: Tensor, target_BCHW: Tensor, level: NoiseLevel
+    ) -> Tensor:
         """Mean squared error of each row, (B,), of the velocity v = a noise - s x_0 that the output
         amounts to, a and s being alpha and sigma over sqrt(alpha^2 + sigma^2).
 
@@ -199,7 +201,7 @@ class Objective:
             case "flow":  # |noise error| = alpha |flow error|
                 return error_B * (level.alpha_B**2 + level.sigma_B**2)
 
-    def error(self, error_BCHW: Tensor, level: Level) -> Tensor:
+    def error(self, error_BCHW: Tensor, level: NoiseLevel) -> Tensor:
         """What a difference costs at every place, (B, C, H, W)."""
         config = self.config
         if config.loss == "l2":

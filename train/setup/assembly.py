@@ -27,10 +27,15 @@ from train.cache.encoders import Encoders
 from train.config.run_config import RunConfig
 from train.parallel.fsdp import fill, gathered, is_split
 from train.parallel.processes import on_main
-from train.targets.autoencoder import Autoencoder, AutoencoderConfig
+from train.targets.autoencoder import AutoencoderConfig, AutoencoderTarget
 from train.targets.caption_matcher import AgreementConfig, AgreementTarget
-from train.targets.denoiser import Denoiser, DenoiserConfig
-from train.targets.finetune import FineTune, FineTuneConfig, objective_of, store_frozen
+from train.targets.denoiser import DenoiserConfig, DenoiserTarget
+from train.targets.finetune import (
+    FineTuneConfig,
+    FineTuneTarget,
+    cast_frozen_weights,
+    resolve_objective,
+)
 from train.targets.recogniser import RecogniserConfig, RecogniserTarget
 from train.targets.target import Target
 
@@ -87,14 +92,14 @@ def put_together(target: Target, config: RunConfig, accelerator: Accelerator) ->
 
 def fine_tune(
     target: FineTuneConfig, config: RunConfig, encoders: Encoders | None
-) -> tuple[FineTune, Facts]:
+) -> tuple[FineTuneTarget, Facts]:
     """The base model with what is trained of it; the rest is held in the precision of the run."""
     given = {} if encoders is None else encoders.given
     pipe = TextToImagePipeline.from_pretrained(target.base, **given)
     check_plain(pipe.components, target.base)
-    objective = objective_of(config.objective, pipe.scheduler)
-    built = FineTune(pipe, target, objective, config.seed, config.train.batch_size)
-    store_frozen(built, STORED[config.train.precision])
+    objective = resolve_objective(config.objective, pipe.scheduler)
+    built = FineTuneTarget(pipe, target, objective, config.seed, config.train.batch_size)
+    cast_frozen_weights(built, STORED[config.train.precision])
     facts = {
         "unet": shapes_digest(built.components.unet),
         "vocabulary": vocabulary_digest(built.components),
@@ -130,10 +135,10 @@ def target_of(parts: Components, config: RunConfig) -> Target:
     if isinstance(target, AutoencoderConfig):
         check_picture_size(config, parts)
         check_crop(config.data.size, target.crop, pixels_per_latent(parts.vae))
-        return Autoencoder(parts, target, config.seed, batch_size)
+        return AutoencoderTarget(parts, target, config.seed, batch_size)
     assert isinstance(target, DenoiserConfig)
     check_picture_size(config, parts, default_size(parts.unet, parts.vae)[0])
-    return Denoiser(parts, target, config.objective, config.seed, batch_size)
+    return DenoiserTarget(parts, target, config.objective, config.seed, batch_size)
 
 
 def facts_of(model: ModelConfig, parts: Components) -> Facts:

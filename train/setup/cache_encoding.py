@@ -33,7 +33,7 @@ from train.data.buckets import Shape
 from train.data.decode import BrokenPicture
 from train.data.pictures import Pictures, Variant
 from train.reporting.progress import Advance
-from train.targets.autoencoder import middle
+from train.targets.latents import latent_mean
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -117,7 +117,7 @@ def pixels_of(rows: Sequence[NDArray[np.uint8]], size: int) -> Tensor:
 def moments_of(vae: VAE, pixels_BCHW: Tensor) -> Tensor:
     """(B, 2C, h, w): mean and standard deviation; (B, C, h, w) where there is no posterior."""
     encoded = vae.encode(pixels_BCHW)
-    mean_BCHW = middle(encoded)
+    mean_BCHW = latent_mean(encoded)
     if not isinstance(vae, AutoencoderKL):
         return mean_BCHW
     return torch.cat([mean_BCHW, encoded.latent_dist.std], dim=1)

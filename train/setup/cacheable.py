@@ -7,7 +7,7 @@ from train.cache.encoders import Encoders
 from train.config.run_config import RunConfig
 from train.data.pictures import Pictures, Variant
 from train.targets.finetune import FineTuneConfig
-from train.targets.learned_words import WordsPart
+from train.targets.parts.learned_words import WordsPart
 
 KINDS = ("latents", "texts")
 GB = 10**9

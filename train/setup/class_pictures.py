@@ -19,7 +19,7 @@ from t2i.terminal import print_note
 from train.config.run_config import RunConfig
 from train.data.class_picture_config import PriorConfig, class_picture_folder
 from train.data.sources.folder import list_folder
-from train.data.sources.listed import Listing
+from train.data.sources.listing import Listing
 from train.parallel.processes import on_main
 from train.reporting.progress import progress
 from train.setup.assembly import STORED

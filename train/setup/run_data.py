@@ -11,10 +11,10 @@ from t2i.terminal import print_note, several
 from train.batches.order import Order
 from train.config.run_config import RunConfig
 from train.data.class_picture_config import PriorConfig, class_picture_folder
-from train.data.picture_record import pictures_of_run
+from train.data.picture_record import load_run_pictures
 from train.data.pictures import Pictures
 from train.data.pictures_config import PicturesConfig
-from train.data.registry import DataConfig, samples_of
+from train.data.registry import DataConfig, open_data_set
 from train.data.subsets import SubsetConfig
 from train.parallel.processes import on_main
 from train.targets.finetune import FineTuneConfig
@@ -33,12 +33,12 @@ def data_of(config: RunConfig, out: Path, accelerator: Accelerator) -> Samples:
     """
     data = with_class_pictures(config.data, config.prior, out)
     if not isinstance(data, PicturesConfig):
-        return samples_of(data)
+        return open_data_set(data)
     found: list[Pictures] = []
 
     def look() -> None:  # the first time the main process writes down what it sees
-        found.append(pictures_of_run(data, out / RECORD, Looking()))
-        for remark in found[0].overview().remarks(config.train.batch_size):
+        found.append(load_run_pictures(data, out / RECORD, Looking()))
+        for remark in found[0].summary().remarks(config.train.batch_size):
             print_note(remark)
         for remark in (
             *supervision_remarks(config, found[0]),
@@ -48,7 +48,7 @@ def data_of(config: RunConfig, out: Path, accelerator: Accelerator) -> Samples:
             print_note(remark)
 
     on_main(accelerator, look)
-    return found[0] if found else pictures_of_run(data, out / RECORD)
+    return found[0] if found else load_run_pictures(data, out / RECORD)
 
 
 def with_class_pictures(data: DataConfig, prior: PriorConfig | None, out: Path) -> DataConfig:
@@ -80,7 +80,7 @@ def supervision_remarks(config: RunConfig, pictures: Pictures) -> list[str]:
         return []
     own = [index for index in range(len(pictures)) if not pictures.is_prior(index)]
     masked = [index for index in own if pictures.has_mask(index)]
-    naming = [index for index in masked if pictures.says_masked_word(index)]
+    naming = [index for index in masked if pictures.has_masked_word(index)]
     if not masked:
         raise ArgumentError(
             "target.attention_weight is set, but no picture has a mask: name a folder of them, "
@@ -134,7 +134,7 @@ def preservation_remarks(config: RunConfig, pictures: Pictures) -> list[str]:
 def preference_remarks(config: RunConfig, pictures: Pictures) -> list[str]:
     """Raises ArgumentError where pairs are to be learned from and there are none, or the other
     way round."""
-    beta, losers = getattr(config.target, "preference_beta", 0.0), pictures.losers()
+    beta, losers = getattr(config.target, "preference_beta", 0.0), pictures.count_pairs()
     if beta and losers < len(pictures):
         raise ArgumentError(
             f"target.preference_beta learns from pairs, and {len(pictures) - losers} of "

@@ -1,10 +1,10 @@
-"""Training an autoencoder.
+"""Target: an autoencoder, trained to reconstruct images.
 
 B batch rows, C channels, H W size of pictures or latents.
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -18,11 +18,12 @@ from t2i.randomness import derive_generator
 from train.batches.batch import Batch
 from train.export import ExportConfig, Notes, export_vae
 from train.reporting.sample_sheets import SamplesConfig, pictures_of
+from train.targets.latents import latent_mean
 from train.targets.target import Target
 
 
 class AutoencoderConfig(BaseModel):
-    """Train the autoencoder to give back its pictures."""
+    """Train the autoencoder to reconstruct its pictures."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -30,12 +31,12 @@ class AutoencoderConfig(BaseModel):
     vae: Path | None = None
     """Folder of a finished autoencoder to start from; fresh weights when left out."""
     train_encoder: bool = True
-    """Train the encoder too. Without it the latents stay what a denoiser was trained on."""
+    """Train the encoder too; without it the latents stay those that a denoiser was trained on."""
     crop: int | None = Field(None, ge=32)
-    """Learn from random square crops of this side, in pixels; from whole pictures when left out.
+    """Side in pixels of the random square crops to train on; whole pictures when left out.
 
-    It is convolutions all through, so what it learned from crops holds at any size, and many
-    small steps teach it faster than few large ones.
+    The autoencoder is fully convolutional, so that what it learns from crops holds at any size, and
+    many small steps train it faster than few large ones.
     """
     latent_noise: float = Field(0.05, ge=0)
     """Standard deviation of noise on the latents of AutoencoderTiny, which has no posterior."""
@@ -45,8 +46,8 @@ class AutoencoderConfig(BaseModel):
     """Weight of the absolute error of the differences between neighbouring pixels."""
 
 
-class Autoencoder(Target):
-    """Reconstruction: absolute + squared error, edges, and a small price on the latents."""
+class AutoencoderTarget(Target):
+    """Reconstruction loss: absolute and squared error, edge error, and a penalty on the latents."""
 
     def __init__(
         self, components: Components, config: AutoencoderConfig, seed: int, batch_size: int
@@ -59,8 +60,9 @@ class Autoencoder(Target):
             self.vae.quant_conv.requires_grad_(config.train_encoder)
 
     def forward(self, batch: Batch) -> Tensor:
+        """Return the reconstruction loss of each row, (B,)."""
         pixels_BCHW = self._cropped(batch)
-        latents_BCHW, price_B = self._latents(pixels_BCHW, batch)
+        latents_BCHW, penalty_B = self._latents(pixels_BCHW, batch)
         decoded_BCHW = self.vae.decode(latents_BCHW, return_dict=False)[0].float()
 
         error_BCHW = decoded_BCHW - pixels_BCHW
@@ -69,7 +71,7 @@ class Autoencoder(Target):
             _row_mean(error_BCHW.abs())
             + _row_mean(error_BCHW.pow(2))
             + self.config.gradient_weight * sum(_row_mean(edge) for edge in edges)
-            + self.config.latent_weight * price_B
+            + self.config.latent_weight * penalty_B
         )
 
     def _cropped(self, batch: Batch) -> Tensor:
@@ -96,34 +98,28 @@ class Autoencoder(Target):
             return posterior.mean + posterior.std * noise_BCHW, kl_B
         latents_BCHW = encoded.latents
         noise_BCHW = self.noise(latents_BCHW, batch, "posterior")
-        price_B = _row_mean(latents_BCHW.float().pow(2))
-        return latents_BCHW + self.config.latent_noise * noise_BCHW, price_B
+        penalty_B = _row_mean(latents_BCHW.float().pow(2))
+        return latents_BCHW + self.config.latent_noise * noise_BCHW, penalty_B
 
     @torch.no_grad()
     def draw(self, batch: Batch, config: SamplesConfig) -> Image.Image:
-        """Each picture above what is decoded from its latents without noise."""
-        decoded_BCHW = self.vae.decode(middle(self.vae.encode(batch.pixels_BCHW)))[0].float()
+        """Return a sheet of the pictures, each above its reconstruction without noise."""
+        decoded_BCHW = self.vae.decode(latent_mean(self.vae.encode(batch.pixels_BCHW)))[0].float()
         both = torch.cat([batch.pixels_BCHW, decoded_BCHW], dim=2).clamp(-1, 1)
         labels = [f"{name} (below: decoded)" for name in batch.names]
         return picture_grid(pictures_of(both), labels, config.columns)
 
     @torch.no_grad()
     def export(self, folder: Path, batch: Batch, config: ExportConfig, notes: Notes) -> None:
-        """Also sets the factor that gives the latents of `batch` unit variance.
+        """Write the autoencoder in float32.
 
-        Where the encoder was not trained that stays, as a denoiser may know it. In float32, for a
-        denoiser to be trained on.
+        If its encoder was trained, `scaling_factor` becomes the factor that gives the latents of
+        `batch` unit variance; otherwise it stays, as a denoiser may depend on it.
         """
         if self.config.train_encoder:
-            scale = 1 / middle(self.vae.encode(batch.pixels_BCHW)).float().std().item()
+            scale = 1 / latent_mean(self.vae.encode(batch.pixels_BCHW)).float().std().item()
             self.vae.register_to_config(scaling_factor=scale)  # type: ignore[no-untyped-call]
         export_vae(self.components.vae, folder)
-
-
-def middle(encoded: Any) -> Tensor:
-    """Latents (B, C, H, W), unscaled, of what an autoencoder encoded; of a posterior, the mean."""
-    latents: Tensor = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mean
-    return latents
 
 
 def _row_mean(value_BCHW: Tensor) -> Tensor:

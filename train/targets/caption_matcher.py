@@ -1,4 +1,4 @@
-"""Training the agreement of captions and pictures.
+"""Target: the caption matcher, which scores how well a caption fits a picture.
 
 B batch rows.
 """
@@ -28,7 +28,7 @@ OPPOSITES |= {word: opposite for opposite, word in OPPOSITES.items()}
 
 
 class AgreementConfig(BaseModel):
-    """Learn which captions fit which pictures, over a recogniser that stays as it is."""
+    """Train the caption matcher on top of a frozen recogniser."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,15 +36,15 @@ class AgreementConfig(BaseModel):
     recogniser: Path
     """Folder of the finished recogniser."""
     width: int = Field(128, ge=8, multiple_of=4)
-    """Of the text's layers and of the embeddings."""
+    """Width of the text layers and of the embeddings."""
     layers: int = Field(2, ge=1)
 
 
 class AgreementTarget(Target):
-    """Each picture is to know its caption among all of the batch and its own turned round.
+    """Contrastive loss: each picture is matched with its caption among all captions of the batch.
 
-    The others are those that one process reads at once, so that processes and accumulation make
-    the task easier: keep the batch in one part.
+    A further negative is its own caption with every position word reversed. The negatives are those
+    of one micro-batch, so that several processes and gradient accumulation make the task easier.
     """
 
     rows_apart = False
@@ -56,17 +56,20 @@ class AgreementTarget(Target):
         self.agreement = Agreement(recogniser, config.width, config.layers)
 
     def forward(self, batch: Batch) -> Tensor:
+        """Return the mean of both cross-entropies, picture to text and text to picture, (B,)."""
         pictures_BD = self.agreement.pictures(batch.pixels_BCHW)
-        wrong = [turned_round(caption) for caption in batch.captions]
-        told_BD, wrong_BD = self.agreement.captions([*batch.captions, *wrong]).chunk(2)
+        wrong = [reverse_positions(caption) for caption in batch.captions]
+        text_BD, wrong_BD = self.agreement.captions([*batch.captions, *wrong]).chunk(2)
 
         scale = self.agreement.log_scale.exp()
-        each_BB = scale * pictures_BD @ told_BD.T
+        each_BB = scale * pictures_BD @ text_BD.T
         own_B = torch.arange(len(wrong), device=each_BB.device)
         wrong_B1 = scale * (pictures_BD * wrong_BD).sum(-1, keepdim=True)
-        # Captions that say no place have no wrong form.
-        said_B = [a != b for a, b in zip(wrong, batch.captions, strict=True)]
-        wrong_B1 = wrong_B1.masked_fill(~torch.tensor(said_B, device=own_B.device)[:, None], -100)
+        # Captions without a position word have no wrong form.
+        has_wrong_B = [a != b for a, b in zip(wrong, batch.captions, strict=True)]
+        wrong_B1 = wrong_B1.masked_fill(
+            ~torch.tensor(has_wrong_B, device=own_B.device)[:, None], -100
+        )
         to_text_B = functional.cross_entropy(
             torch.cat([each_BB, wrong_B1], 1), own_B, reduction="none"
         )
@@ -75,10 +78,10 @@ class AgreementTarget(Target):
 
     @torch.no_grad()
     def draw(self, batch: Batch, config: SamplesConfig) -> Image.Image:
-        """Each picture with the caption of the batch that fits it best."""
+        """Return a sheet of the pictures, each with the best-fitting caption of the batch."""
         pictures = pictures_of(batch.pixels_BCHW)
-        told_BD = self.agreement.captions(batch.captions)
-        best = (self.agreement.pictures(batch.pixels_BCHW) @ told_BD.T).argmax(1).tolist()
+        text_BD = self.agreement.captions(batch.captions)
+        best = (self.agreement.pictures(batch.pixels_BCHW) @ text_BD.T).argmax(1).tolist()
         labels = [
             ("" if own == chosen else "WRONG: ") + batch.captions[chosen]
             for own, chosen in enumerate(best)
@@ -86,13 +89,13 @@ class AgreementTarget(Target):
         return picture_grid(pictures, labels, config.columns)
 
     def export(self, folder: Path, batch: Batch, config: ExportConfig, notes: Notes) -> None:
-        """Its recogniser goes with it."""
+        """Write the caption matcher and a copy of its recogniser."""
         with atomic_folder(folder) as new:
             for name in (CONFIG, WEIGHTS):
                 shutil.copy(self.config.recogniser / name, new / name)
             self.agreement.save(new, {"trained": notes["trained"]})
 
 
-def turned_round(caption: str) -> str:
-    """The caption with each place said the other way: it fits the picture no more."""
+def reverse_positions(caption: str) -> str:
+    """Return the caption with each position word replaced by its opposite."""
     return re.sub(r"\w+", lambda word: OPPOSITES.get(word[0], word[0]), caption)

@@ -1,4 +1,4 @@
-"""Training a denoiser from scratch, and the text encoder with it.
+"""Target: a denoiser trained from scratch, with its text encoder if wanted.
 
 B batch rows.
 """
@@ -13,8 +13,8 @@ from t2i.denoiser.build import Components
 from train.batches.batch import Batch
 from train.objective.attention_supervision import SupervisionConfig
 from train.objective.objective import ObjectiveConfig
-from train.targets.denoising import Denoising
-from train.targets.position_check import Places
+from train.targets.denoising import DenoisingTarget
+from train.targets.position_loss import PositionLoss
 
 
 class DenoiserConfig(SupervisionConfig):
@@ -33,11 +33,11 @@ class DenoiserConfig(SupervisionConfig):
     caption_dropout: float = Field(0.1, ge=0, le=1)
     """Share of the captions replaced by the empty one, for classifier-free guidance."""
     place_weight: float = Field(0.0, ge=0)
-    """Weight of the loss of Places, with which "left" and "above" are learned far sooner."""
+    """Weight of PositionLoss, with which "left" and "above" are learned far sooner."""
 
 
-class Denoiser(Denoising):
-    """The whole UNet, and unless told otherwise all that reads the captions."""
+class DenoiserTarget(DenoisingTarget):
+    """The whole UNet and, unless configured otherwise, the text encoders."""
 
     def __init__(
         self,
@@ -52,10 +52,11 @@ class Denoiser(Denoising):
         self.unet.requires_grad_(True)
         for encoder in filter(None, (self.text_encoder, self.text_encoder_2)):
             encoder.requires_grad_(config.train_text_encoder)
-        self.settle(config.gradient_checkpointing)
-        self.places = Places(self.unet) if config.place_weight > 0 else None
+        self.finish_setup(config.gradient_checkpointing)
+        self.places = PositionLoss(self.unet) if config.place_weight > 0 else None
 
     def forward(self, batch: Batch) -> Tensor:
+        """Return the denoising loss of each row, (B,), plus the position loss if enabled."""
         loss_B = super().forward(batch)
         if self.places is not None:
             loss_B = loss_B + self.config.place_weight * self.places.losses()

@@ -1,16 +1,15 @@
-"""The denoising of latents under text, whatever of it is trained.
+"""Training to denoise latents under text: the loss that every denoising target shares.
 
 B batch rows, C channels, H W size of latents, T D text tokens and width.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -21,7 +20,6 @@ from t2i.denoiser.families import sd, sdxl
 from t2i.denoiser.families.sd import scale_latents
 from t2i.denoiser.schedulers import Scheduler
 from t2i.randomness import derive_generator
-from t2i.scenes.sample import Framing
 from t2i.text.encoder_interface import EncodedText
 from t2i.text.word_spans import Span, token_spans_of_ranges
 from train.batches.batch import Batch
@@ -30,7 +28,7 @@ from train.export import ExportConfig, Notes, export, pipeline, sampler
 from train.objective.attention_supervision import Supervision, SupervisionConfig, supervised
 from train.objective.losses import counted
 from train.objective.objective import (
-    Level,
+    NoiseLevel,
     Objective,
     ObjectiveConfig,
     offset_noise,
@@ -38,8 +36,10 @@ from train.objective.objective import (
     quantiles,
 )
 from train.reporting.sample_sheets import SamplesConfig, draw_prompts, page
-from train.targets.autoencoder import middle
+from train.targets.conditioning import build_conditioning, repeat_conditioning
+from train.targets.latents import encode_batch
 from train.targets.target import Target
+from train.targets.unread_weights import freeze_unread_weights
 
 if TYPE_CHECKING:
     from pipelines.text_to_image import TextToImagePipeline
@@ -47,28 +47,28 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Still:
-    """A picture and its caption, nothing of them drawn.
+class ValidationPicture:
+    """One picture with its caption, encoded without any random choice.
 
-    told : what the denoiser is told of the caption, or None where that is learned
+    conditioning : None if a text encoder is trained, so that it changes with every step
     """
 
     batch: Batch
     latents_1CHW: Tensor
-    told: Conditioning | None
+    conditioning: Conditioning | None
 
 
 @dataclass(frozen=True, slots=True)
-class Noised:
-    """Latents under noise, and what the denoiser is to make of them."""
+class NoisyLatents:
+    """Latents with noise added, and the output that the denoiser should have for them."""
 
     noisy_BCHW: Tensor
     target_BCHW: Tensor
-    level: Level
+    level: NoiseLevel
 
 
-class Denoising(Target):
-    """A denoiser, its autoencoder and text encoders, of which a subclass lets some be trained."""
+class DenoisingTarget(Target):
+    """Base of the targets that train a denoiser on latents; subclasses choose what is trained."""
 
     def __init__(
         self,
@@ -84,47 +84,51 @@ class Denoising(Target):
         self.components, self.caption_dropout = components, caption_dropout
         self.objective = Objective(objective)
         self.cache: Encoders | None = None
-        """What reads the captions, and has the weights of the encoders, where these were let go."""
+        """Cached embeddings, and the encoders whose weights were freed, where there is a cache."""
         self.unet, self.vae = components.unet, components.vae.eval()
         self.text_encoder, self.text_encoder_2 = components.text_encoder, components.text_encoder_2
         for part in filter(None, (self.unet, self.vae, self.text_encoder, self.text_encoder_2)):
             part.requires_grad_(False)
 
-    def settle(self, gradient_checkpointing: bool) -> None:
-        """Once it is known what is trained."""
+    def finish_setup(self, gradient_checkpointing: bool) -> None:
+        """Prepare the text encoders; called by a subclass once `requires_grad` is set."""
         self.encoder = encoder_of(self.components)
-        self._freeze_unread()
+        if encoders := self._trained_encoders():
+            freeze_unread_weights(encoders, self._encode_every_word)
         if gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
             for encoder in self._trained_encoders():
                 encoder.gradient_checkpointing_enable({"use_reentrant": False})
 
-    def train(self, mode: bool = True) -> "Denoising":
-        """What is not trained stays as it is used: a frozen T5 must not drop out."""
+    def train(self, mode: bool = True) -> "DenoisingTarget":
+        """Set the training mode of trained components only: a frozen T5 must not use dropout."""
         super().train(mode)
         for part in self.children():
             part.train(mode and any(weight.requires_grad for weight in part.parameters()))
         return self
 
     def forward(self, batch: Batch) -> Tensor:
-        return self.losses(batch, self._noised(batch))
+        """Return the loss of each row, (B,) float32, at a noise level drawn for its slot."""
+        return self.losses(batch, self._add_noise(batch))
 
-    def losses(self, batch: Batch, noised: Noised) -> Tensor:
-        """One loss per row, (B,)."""
+    def losses(self, batch: Batch, noised: NoisyLatents) -> Tensor:
+        """Return the loss of each row, (B,), for noisy latents of the batch."""
         with torch.set_grad_enabled(bool(self._trained_encoders()) and torch.is_grad_enabled()):
             captions = self._captions(batch)
-            told = self._tell(batch, captions)
+            conditioning = self._build_conditioning(batch, captions)
 
-        supervision = self._supervise(batch, captions, noised.level, told.text_BTD.shape[1])
+        supervision = self._supervision(
+            batch, captions, noised.level, conditioning.text_BTD.shape[1]
+        )
         with nullcontext() if supervision is None else supervision.reading(self.unet):
-            output_BCHW = self._denoise(noised, told)
+            output_BCHW = self._denoise(noised, conditioning)
         loss_B = self._errors(batch, output_BCHW, noised.target_BCHW, noised.level)
         if supervision is not None:
             loss_B = loss_B + self.supervision.attention_weight * supervision.losses()
         return loss_B if batch.weights_B is None else loss_B * batch.weights_B
 
-    def _noised(self, batch: Batch) -> Noised:
-        """The latents of the batch, each row at its own level of noise."""
+    def _add_noise(self, batch: Batch) -> NoisyLatents:
+        """Return the latents of the batch, each row at its own noise level."""
         latents_BCHW = self._latents(batch)
         quantile_B = quantiles(
             self.objective.config, self.seed, batch.step, batch.slots, self.batch_size
@@ -133,24 +137,24 @@ class Denoising(Target):
         noise_BCHW, on_input_BCHW = self._noises(latents_BCHW, batch)
         noisy_BCHW = self.objective.noisy(latents_BCHW, on_input_BCHW, level)
         target_BCHW = self.objective.target(latents_BCHW, noise_BCHW, level)
-        return Noised(noisy_BCHW, target_BCHW, level)
+        return NoisyLatents(noisy_BCHW, target_BCHW, level)
 
-    def _denoise(self, noised: Noised, told: Conditioning) -> Tensor:
-        return sd.denoise(self.unet, noised.noisy_BCHW, noised.level.timestep_B, told)
+    def _denoise(self, noised: NoisyLatents, conditioning: Conditioning) -> Tensor:
+        return sd.denoise(self.unet, noised.noisy_BCHW, noised.level.timestep_B, conditioning)
 
     def _errors(
-        self, batch: Batch, output_BCHW: Tensor, target_BCHW: Tensor, level: Level
+        self, batch: Batch, output_BCHW: Tensor, target_BCHW: Tensor, level: NoiseLevel
     ) -> Tensor:
-        """How far the denoiser's output is from its target where the loss counts, (B,)."""
+        """Return the weighted error of the denoiser's output in each row, (B,)."""
         weight_B1HW = batch.counted_B1HW
         if weight_B1HW is not None:
             weight_B1HW = counted(weight_B1HW, *output_BCHW.shape[2:])
         return self.objective.losses(output_BCHW, target_BCHW, level, weight_B1HW)
 
-    def _supervise(
-        self, batch: Batch, captions: Sequence[str], level: Level, length: int
+    def _supervision(
+        self, batch: Batch, captions: Sequence[str], level: NoiseLevel, length: int
     ) -> Supervision | None:
-        """Who reads the maps of the words that have masks; None where no row is supervised.
+        """Return the attention supervision of the batch; None if no row is supervised.
 
         length : T, text tokens of a row
         """
@@ -160,47 +164,58 @@ class Denoising(Target):
         noise_B = level.sigma_B.square() / (level.alpha_B.square() + level.sigma_B.square())
         low, high = config.attention_noise
         tokens = [
-            self._places(caption, spans) if caption else ()
+            self._token_positions(caption, spans) if caption else ()
             for caption, spans in zip(captions, batch.spans, strict=True)
         ]
         wanted_B = (noise_B >= low) & (noise_B <= high)
         words = supervised(tokens, batch.masks_BKHW, wanted_B, length)
         return None if words is None else Supervision(config, words, len(captions))
 
-    def _places(self, caption: str, spans: Sequence[tuple[int, int]]) -> tuple[Span, ...]:
-        """The places along T of stretches of a caption, learned words spelled out."""
+    def _token_positions(self, caption: str, spans: Sequence[tuple[int, int]]) -> tuple[Span, ...]:
+        """Return the positions along T of character spans of a caption, new words expanded."""
         tokenizer = self.components.tokenizer
-        stretches = [
+        expanded = [
             (len(spelled(caption[:start], tokenizer)), len(spelled(caption[:end], tokenizer)))
             for start, end in spans
         ]
-        return token_spans_of_ranges(self.encoder, spelled(caption, tokenizer), stretches)
+        return token_spans_of_ranges(self.encoder, spelled(caption, tokenizer), expanded)
 
     @torch.no_grad()
-    def still(self, batch: Batch) -> Still:
-        """What a validation reads of the one picture of a batch, again and again."""
-        latents_1CHW = scale_latents(self.components.vae, self._posterior(batch)[0].float())
-        told = None if self._trained_encoders() else self._tell(batch, batch.captions)
+    def validation_picture(self, batch: Batch) -> ValidationPicture:
+        """Encode the one picture of a batch for `velocity_errors`, which may use it many times."""
+        latents_1CHW = scale_latents(
+            self.components.vae, encode_batch(self.vae, batch, self.device)[0].float()
+        )
+        conditioning = None
+        if not self._trained_encoders():
+            conditioning = self._build_conditioning(batch, batch.captions)
         height, width = batch.pixels_BCHW.shape[2:]
         seen = replace(batch, pixels_BCHW=batch.pixels_BCHW.new_zeros(1, 0, height, width))
-        return Still(seen, latents_1CHW, told)
+        return ValidationPicture(seen, latents_1CHW, conditioning)
 
     @torch.no_grad()
-    def velocity_errors(self, still: Still, noise_BCHW: Tensor, level: Level) -> Tensor:
-        """The squared error of the velocity, (B,), for one picture under several noises.
+    def velocity_errors(
+        self, picture: ValidationPicture, noise_BCHW: Tensor, level: NoiseLevel
+    ) -> Tensor:
+        """Return the squared error of the velocity, (B,), for one picture under B noises.
 
-        The same measure for every prediction, see `Objective.velocity_errors`.
+        One measure for every prediction type, see `Objective.velocity_errors`.
         """
-        told = still.told or self._tell(still.batch, still.batch.captions)
-        noisy_BCHW = self.objective.noisy(still.latents_1CHW, noise_BCHW, level)
-        target_BCHW = self.objective.target(still.latents_1CHW, noise_BCHW, level)
+        conditioning = picture.conditioning
+        if conditioning is None:
+            conditioning = self._build_conditioning(picture.batch, picture.batch.captions)
+        noisy_BCHW = self.objective.noisy(picture.latents_1CHW, noise_BCHW, level)
+        target_BCHW = self.objective.target(picture.latents_1CHW, noise_BCHW, level)
         output_BCHW = sd.denoise(
-            self.unet, noisy_BCHW, level.timestep_B, repeated(told, len(noise_BCHW))
+            self.unet,
+            noisy_BCHW,
+            level.timestep_B,
+            repeat_conditioning(conditioning, len(noise_BCHW)),
         )
         return self.objective.velocity_errors(output_BCHW, target_BCHW, level)
 
     def _noises(self, latents_BCHW: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The noise that is to be found, and the one on the input."""
+        """Return the noise that the target is made of, and the noise on the input."""
         config = self.objective.config
         noise_BCHW = self.noise(latents_BCHW, batch, "noise")
         if config.noise_offset:
@@ -211,7 +226,8 @@ class Denoising(Target):
         extra_BCHW = self.noise(latents_BCHW, batch, "perturbation")
         return noise_BCHW, perturbed(noise_BCHW, extra_BCHW, config.input_perturbation)
 
-    def drawn(self, batch: Batch) -> dict[str, list[float]]:
+    def drawn_values(self, batch: Batch) -> dict[str, list[float]]:
+        """Return the timestep of each row."""
         quantile_B = quantiles(
             self.objective.config, self.seed, batch.step, batch.slots, self.batch_size
         )
@@ -219,34 +235,37 @@ class Denoising(Target):
 
     @torch.no_grad()
     def draw(self, batch: Batch, config: SamplesConfig) -> Image.Image:
+        """Generate an image for each prompt of the config and return them as one sheet."""
         pipe = self.pipeline()
         with self._lower_precision():
             drawn = draw_prompts(pipe, config, config.looked_for(self.words()))
         return page(drawn, config.columns)
 
     def words(self) -> list[str]:
-        """New words that it learns."""
+        """Return the new words that are learned."""
         return []
 
     def pipeline(self) -> "TextToImagePipeline":
-        """The parts at work, sharing their weights."""
-        self.take_up()
+        """Return a pipeline of the components, which shares their weights."""
+        self.restore_encoders()
         return pipeline(self.components, self.scheduler())
 
-    def take_up(self) -> None:
-        """Load again what the cache stands for in training, to draw with it or to export it."""
+    def restore_encoders(self) -> None:
+        """Load the weights that were freed because of the cache, to draw or to export."""
         if self.cache is not None:
             self.cache.take_up(self.device)
 
-    def let_go(self) -> None:
+    def release_encoders(self) -> None:
+        """Free the weights of the encoders that the cache replaces in training."""
         if self.cache is not None:
             self.cache.let_go()
 
     def scheduler(self) -> Scheduler:
-        """One that samples what is trained."""
+        """Return a scheduler that samples what the objective trains."""
         return sampler(self.objective.config)
 
     def export(self, folder: Path, batch: Batch, config: ExportConfig, notes: Notes) -> None:
+        """Write the whole pipeline as a folder that diffusers reads."""
         export(self.components, self.scheduler(), folder, config, notes)
 
     def _trained_encoders(self) -> list[PreTrainedModel]:
@@ -255,83 +274,35 @@ class Denoising(Target):
 
     @torch.no_grad()
     def _latents(self, batch: Batch) -> Tensor:
-        latents_BCHW, std_BCHW = self._posterior(batch)
+        latents_BCHW, std_BCHW = encode_batch(self.vae, batch, self.device)
         if std_BCHW is not None:
             noise_BCHW = self.noise(latents_BCHW, batch, "posterior")
             latents_BCHW = latents_BCHW + std_BCHW * noise_BCHW
         return scale_latents(self.components.vae, latents_BCHW.float())
 
-    def _posterior(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """What the autoencoder makes of the pictures: the middle, and how far it may be from it."""
-        has_posterior = isinstance(self.vae, AutoencoderKL)
-        if batch.moments_BCHW is not None:
-            moments = batch.moments_BCHW.chunk(1 + has_posterior, dim=1)
-            return moments[0], moments[1] if has_posterior else None
-        with self._vae_precision():
-            encoded = self.vae.encode(batch.pixels_BCHW)
-        std = encoded.latent_dist.std if has_posterior else None
-        return middle(encoded), std
-
     def _lower_precision(self) -> AbstractContextManager[object]:
-        """Autocast where what is trained is in float32 and the rest in less."""
+        """Return autocast to the type of the frozen weights if that is not float32."""
         kinds = {weight.dtype for weight in self.parameters()} - {torch.float32}
         return torch.autocast(self.device.type, kinds.pop()) if kinds else nullcontext()
 
-    def _vae_precision(self) -> AbstractContextManager[object]:
-        """In float32 where the autoencoder, as SDXL's, says that less is not enough."""
-        upcast = self.vae.config.get("force_upcast", False)
-        return torch.autocast(self.device.type, enabled=False) if upcast else nullcontext()
+    def _build_conditioning(self, batch: Batch, captions: Sequence[str]) -> Conditioning:
+        """Return the conditioning that the pipelines would build for the batch and these captions.
 
-    def _tell(self, batch: Batch, captions: Sequence[str]) -> Conditioning:
-        """What the pipelines would tell the denoiser of the batch under these captions."""
-        told = self._read(captions)
-        if not sdxl.is_told_sizes(self.unet):
-            return Conditioning(told.text_BTD, mask_BT=told.mask_BT)
-        pooled_BD = sdxl.checked(told.pooled_BD)
-        height, width = batch.pixels_BCHW.shape[2:]
-        whole = Framing(original=(height, width), corner=(0, 0))
-        sizes = [
-            sdxl.Sizes(framing.original, framing.corner, target=(height, width))
-            for framing in (framing or whole for framing in batch.framings)
-        ]
-        rows = [
-            sdxl.time_ids(self.unet, size, pooled_BD[i : i + 1]) for i, size in enumerate(sizes)
-        ]
-        extra = {"text_embeds": pooled_BD, "time_ids": torch.cat(rows)}
-        return Conditioning(told.text_BTD, extra=extra, mask_BT=told.mask_BT)
+        Differentiable where a text encoder is trained.
+        """
+        return build_conditioning(self.unet, self._encode(captions), batch)
 
-    def _read(self, captions: Sequence[str]) -> EncodedText:
+    def _encode(self, captions: Sequence[str]) -> EncodedText:
         if self.cache is not None and self.cache.texts is not None:
             return self.cache.texts.read(captions, self.device)
         return read(self.components, self.encoder, captions)
 
-    def _freeze_unread(self) -> None:
-        """Leave what the denoiser is told nothing of untrained: it would never get a gradient.
-
-        Several processes wait for the gradient of every weight that is trained. Of SDXL's first
-        encoder the layer before the last is read, so that its last one and the norm behind it stay.
-        """
-        encoders = self._trained_encoders()
-        if not encoders:
-            return
-        training = [encoder.training for encoder in encoders]
-        for encoder in encoders:
-            encoder.eval()  # dropout would draw from the generator of the run
-        with torch.enable_grad():
-            told = self._read([self._every_word()])
-        for encoder, was in zip(encoders, training, strict=True):
-            encoder.train(was)
-        outputs = [told.text_BTD]
+    def _encode_every_word(self) -> list[Tensor]:
+        """Return the embeddings that the denoiser reads, of a caption with every new word."""
+        encoded = self._encode([" ".join(self.words())])
         if sdxl.is_told_sizes(self.unet):
-            outputs.append(sdxl.checked(told.pooled_BD))
-        reached = leaves_of(outputs)
-        for encoder in encoders:
-            for weight in encoder.parameters():
-                weight.requires_grad_(weight.requires_grad and weight in reached)
-
-    def _every_word(self) -> str:
-        """A caption that every trained weight has its part in."""
-        return ""
+            return [encoded.text_BTD, sdxl.checked(encoded.pooled_BD)]
+        return [encoded.text_BTD]
 
     def _captions(self, batch: Batch) -> list[str]:
         dropped = [
@@ -342,28 +313,3 @@ class Denoising(Target):
             for slot in batch.slots
         ]
         return ["" if drop else text for drop, text in zip(dropped, batch.captions, strict=True)]
-
-
-def repeated(told: Conditioning, rows: int) -> Conditioning:
-    """The same to so many rows."""
-    return Conditioning(
-        told.text_BTD.repeat_interleave(rows, 0),
-        extra={name: value.repeat_interleave(rows, 0) for name, value in told.extra.items()},
-        mask_BT=None if told.mask_BT is None else told.mask_BT.repeat_interleave(rows, 0),
-    )
-
-
-def leaves_of(outputs: Iterable[Tensor]) -> set[Tensor]:
-    """The leaves, such as parameters, that a gradient of the outputs reaches."""
-    leaves: set[Tensor] = set()
-    seen: set[object] = set()
-    nodes = [output.grad_fn for output in outputs]
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if (leaf := getattr(node, "variable", None)) is not None:
-            leaves.add(leaf)
-        nodes += [following for following, _ in node.next_functions]
-    return leaves

@@ -1,4 +1,4 @@
-"""Fine-tuning a finished model: its own weights, low-rank adapters, new words, or some of each."""
+"""Target: a fine-tune of a finished model: its weights, low-rank adapters, new words, or a mix."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -23,12 +23,12 @@ from train.objective.objective import ObjectiveConfig
 from train.objective.preferences import PreferenceConfig, preference_loss
 from train.objective.preservation import PreservationConfig
 from train.optim.optimizer import Group
-from train.targets.adapters import AdapterPart, attach
-from train.targets.denoising import Denoising, Noised
+from train.targets.denoising import DenoisingTarget, NoisyLatents
 from train.targets.finetune_results import FineTuned, write_results
-from train.targets.learned_words import Word, WordsPart, add_words
-from train.targets.reference_model import Reference
-from train.targets.trained_parts import FullPart, train_in_full
+from train.targets.parts.adapters import AdapterPart, inject_adapter
+from train.targets.parts.full_weights import FullPart, enable_full_training
+from train.targets.parts.learned_words import NewWord, WordsPart, add_words
+from train.targets.reference_model import ReferenceModel
 
 PartConfig = Annotated[FullPart | AdapterPart | WordsPart, Field(discriminator="method")]
 
@@ -40,32 +40,31 @@ class FineTuneConfig(SupervisionConfig, PreservationConfig, PreferenceConfig):
     base: str = Field("embedded", min_length=1)
     """A model by name, folder, single file or hub id."""
     parts: tuple[PartConfig, ...] = Field(min_length=1)
-    """What is trained; each entry has a `method`."""
+    """Parts of the model that are trained; each entry has a `method`."""
     gradient_checkpointing: bool = False
     caption_dropout: float = Field(0.1, ge=0, le=1)
     """Share of the captions replaced by the empty one, for classifier-free guidance."""
 
     @model_validator(mode="after")
-    def _prefer_alone(self) -> "FineTuneConfig":
+    def _refuse_preferences_with_masks(self) -> "FineTuneConfig":
         if self.preference_beta and self.attention_weight:
             raise ValueError(
-                "preference_beta learns from pairs, of which the masks are not known: set "
-                "attention_weight = 0."
+                "preference_beta learns from pairs, which have no masks: set attention_weight = 0."
             )
         return self
 
     @model_validator(mode="after")
-    def _preserve_what_is_told(self) -> "FineTuneConfig":
+    def _need_captions_to_preserve(self) -> "FineTuneConfig":
         if not self.preserve_weight:
             return self
         if not self.preserve_words and not self.preserve_captions:
             raise ValueError(
-                "preserve_weight is set, but nothing says what is to stay: give preserve_words, as "
+                "preserve_weight is set, but not what is preserved: give preserve_words, as "
                 '{ "<my-mug>" = "mug" }, or preserve_captions.'
             )
         return self
 
-    def new_words(self) -> list[Word]:
+    def new_words(self) -> list[NewWord]:
         """Return the words that are learned, in the order of the parts."""
         parts = [part for part in self.parts if isinstance(part, WordsPart)]
         return [word for part in parts for word in part.words]
@@ -75,8 +74,8 @@ class FineTuneConfig(SupervisionConfig, PreservationConfig, PreferenceConfig):
         return [word.word for word in self.new_words()]
 
 
-class FineTune(Denoising):
-    """A finished model of which parts are trained."""
+class FineTuneTarget(DenoisingTarget):
+    """A finished model, some parts of which are trained."""
 
     def __init__(
         self,
@@ -89,70 +88,77 @@ class FineTune(Denoising):
         parts = components_of(pipe)
         super().__init__(parts, objective, seed, batch_size, config.caption_dropout, config)
         self.config = config
-        self.tokenizers = pipe.tokenizer, pipe.tokenizer_2
-        """Without the new words."""
+        self.original_tokenizers = pipe.tokenizer, pipe.tokenizer_2
+        """Both tokenizers without the new words."""
         self._scheduler: Scheduler = pipe.scheduler
-        self._groups = self._let_learn(config.parts)
+        self._groups = self._enable_training(config.parts)
         full = [
             weight
             for _, part, weights in self._groups
             for weight in weights
             if not isinstance(part, AdapterPart)
         ]
-        compares = config.preserve_weight > 0 or config.preference_beta > 0
-        self._reference = Reference(self.models(), full) if compares else None
-        self.settle(config.gradient_checkpointing)
+        needs_reference = config.preserve_weight > 0 or config.preference_beta > 0
+        self._reference = ReferenceModel(self.models(), full) if needs_reference else None
+        self.finish_setup(config.gradient_checkpointing)
 
-    def losses(self, batch: Batch, noised: Noised) -> Tensor:
+    def losses(self, batch: Batch, noised: NoisyLatents) -> Tensor:
+        """Return the loss of each row, (B,): denoising or preference, plus preservation."""
         if self.config.preference_beta:
-            loss_B = self._preference(batch, noised)
+            loss_B = self._preference_losses(batch, noised)
         else:
             loss_B = super().losses(batch, noised)
         if self.config.preserve_weight:
-            loss_B = loss_B + self.config.preserve_weight * self._changed(batch, noised)
+            loss_B = loss_B + self.config.preserve_weight * self._preservation_losses(batch, noised)
         return loss_B
 
-    def _preference(self, batch: Batch, noised: Noised) -> Tensor:
-        """The loss of preferring each row's picture to the worse one of its pair, (B,)."""
+    def _preference_losses(self, batch: Batch, noised: NoisyLatents) -> Tensor:
+        """Return the loss of preferring each picture to the worse one of its pair, (B,)."""
         pixels_BCHW = batch.pixels_BCHW if batch.losers_BCHW is None else batch.losers_BCHW
         worse = replace(batch, pixels_BCHW=pixels_BCHW, moments_BCHW=batch.loser_moments_BCHW)
-        both = (noised, self._noised(worse))  # under the same noise, which is the slot's own
+        both = (noised, self._add_noise(worse))  # under the same noise, which is the slot's own
         captions = self._captions(batch)
         with torch.set_grad_enabled(bool(self._trained_encoders()) and torch.is_grad_enabled()):
-            told = self._tell(batch, captions)
-        better_B, worse_B = (self._denoising_errors(batch, one, told) for one in both)
+            conditioning = self._build_conditioning(batch, captions)
+        better_B, worse_B = (self._denoising_errors(batch, one, conditioning) for one in both)
         assert self._reference is not None
-        with self._reference.in_place():
-            told = self._tell(batch, captions)
-            base_better_B, base_worse_B = (self._denoising_errors(batch, one, told) for one in both)
+        with self._reference.active():
+            conditioning = self._build_conditioning(batch, captions)
+            base_better_B, base_worse_B = (
+                self._denoising_errors(batch, one, conditioning) for one in both
+            )
         loss_B = preference_loss(
             better_B - base_better_B, worse_B - base_worse_B, self.config.preference_beta
         )
         return loss_B if batch.weights_B is None else loss_B * batch.weights_B
 
-    def _denoising_errors(self, batch: Batch, noised: Noised, told: Conditioning) -> Tensor:
-        output_BCHW = self._denoise(noised, told)
+    def _denoising_errors(
+        self, batch: Batch, noised: NoisyLatents, conditioning: Conditioning
+    ) -> Tensor:
+        output_BCHW = self._denoise(noised, conditioning)
         return self._errors(batch, output_BCHW, noised.target_BCHW, noised.level)
 
-    def _changed(self, batch: Batch, noised: Noised) -> Tensor:
-        """How far what is trained has moved the denoiser from the base model under captions that
-        are to draw what they drew, (B,); 0 for rows without one."""
+    def _preservation_losses(self, batch: Batch, noised: NoisyLatents) -> Tensor:
+        """Return the squared difference to the base model under preserved captions, (B,).
+
+        It is 0 for rows without a preserved caption.
+        """
         wanted = [
             None if not caption else self.config.preserved(caption, self.seed, batch.step, slot)
             for caption, slot in zip(batch.captions, batch.slots, strict=True)
         ]
         captions = ["" if caption is None else caption for caption in wanted]
         assert self._reference is not None
-        with self._reference.in_place():
-            base_BCHW = self._denoise(noised, self._tell(batch, captions))
+        with self._reference.active():
+            base_BCHW = self._denoise(noised, self._build_conditioning(batch, captions))
         with torch.set_grad_enabled(bool(self._trained_encoders()) and torch.is_grad_enabled()):
-            told = self._tell(batch, captions)
-        error_B = row_means((self._denoise(noised, told) - base_BCHW).float().pow(2))
+            conditioning = self._build_conditioning(batch, captions)
+        error_B = row_means((self._denoise(noised, conditioning) - base_BCHW).float().pow(2))
         counts_B = torch.tensor([caption is not None for caption in wanted], device=error_B.device)
         return error_B * counts_B
 
     def groups(self) -> list[Group]:
-        """One for each part, with the learning rate it asks for."""
+        """Return one parameter group per part, with its learning rate and weight decay."""
         return [
             Group(name, [w for w in weights if w.requires_grad], part.learning_rate, decay)
             for name, part, weights in self._groups
@@ -160,18 +166,19 @@ class FineTune(Denoising):
         ]
 
     def scheduler(self) -> Scheduler:
-        """The base model's own."""
+        """Return the base model's own scheduler."""
         return self._scheduler
 
     def adapters(self) -> list[str]:
-        """peft's names of the adapters that are trained."""
+        """Return peft's names of the trained adapters."""
         return [name for name, part, _ in self._groups if isinstance(part, AdapterPart)]
 
     def words(self) -> list[str]:
+        """Return the spellings of the words that are learned."""
         return self.config.words()
 
     def models(self) -> dict[str, nn.Module]:
-        """What can be trained, by its name in a pipeline."""
+        """Return the models that can be trained, by their names in a pipeline."""
         found = {
             "unet": self.unet,
             "text_encoder": self.text_encoder,
@@ -180,12 +187,13 @@ class FineTune(Denoising):
         return {name: model for name, model in found.items() if model is not None}
 
     def export(self, folder: Path, batch: Batch, config: ExportConfig, notes: Notes) -> None:
+        """Write adapters and new words, and the whole model if its own weights were trained."""
         has_full_parts = any(isinstance(part, FullPart) for part in self.config.parts)
         if has_full_parts:
-            self.take_up()
+            self.restore_encoders()
         trained = FineTuned(
             components=self.components,
-            original_tokenizers=self.tokenizers,
+            original_tokenizers=self.original_tokenizers,
             scheduler=self._scheduler,
             models=self.models(),
             adapters=self.adapters(),
@@ -195,10 +203,13 @@ class FineTune(Denoising):
         )
         write_results(trained, folder, config, notes)
 
-    def _let_learn(
+    def _enable_training(
         self, parts: Sequence[PartConfig]
     ) -> list[tuple[str, PartConfig, list[nn.Parameter]]]:
-        """What each part trains. peft, which freezes all it does not know, comes first."""
+        """Return name, part and trained weights of each part.
+
+        Adapters come first, as peft freezes all other weights.
+        """
         trained: dict[int, list[nn.Parameter]] = {}
         models = self.models()
         for kind in (AdapterPart, FullPart, WordsPart):
@@ -207,17 +218,17 @@ class FineTune(Denoising):
                     continue
                 name, key = f"part{number}", f"target.parts[{number}]"
                 if isinstance(part, AdapterPart):
-                    trained[number] = attach(part, models, name, key)
+                    trained[number] = inject_adapter(part, models, name, key)
                 elif isinstance(part, FullPart):
-                    trained[number] = train_in_full(part, models, key)
+                    trained[number] = enable_full_training(part, models, key)
                 else:
-                    trained[number] = self._learn_words(part, key)
+                    trained[number] = self._add_words(part, key)
         for weight in (weight for weights in trained.values() for weight in weights):
             weight.requires_grad_(True)
-        check_apart(trained)
+        check_disjoint(trained)
         return [(f"part{number}", part, trained[number]) for number, part in enumerate(parts)]
 
-    def _learn_words(self, part: WordsPart, key: str) -> list[nn.Parameter]:
+    def _add_words(self, part: WordsPart, key: str) -> list[nn.Parameter]:
         components = self.components
         vectors = add_words(part, components.tokenizer, components.text_encoder, key)
         if components.text_encoder_2 is not None:
@@ -226,12 +237,9 @@ class FineTune(Denoising):
             vectors += add_words(part, *second, key)
         return vectors
 
-    def _every_word(self) -> str:
-        return " ".join(self.words())
 
-
-def check_apart(trained: dict[int, list[nn.Parameter]]) -> None:
-    """Raise ArgumentError where two parts would train the same weight."""
+def check_disjoint(trained: dict[int, list[nn.Parameter]]) -> None:
+    """Raise ArgumentError if two parts would train the same weight."""
     owner: dict[int, int] = {}
     for number, weights in trained.items():
         for weight in weights:
@@ -243,7 +251,7 @@ def check_apart(trained: dict[int, list[nn.Parameter]]) -> None:
 
 
 def components_of(pipe: TextToImagePipeline) -> Components:
-    """The parts, with tokenizers of their own, so that those of `pipe` learn no words."""
+    """Return the components with copies of the tokenizers, which can get new words."""
     return Components(
         vae=pipe.vae,
         unet=pipe.unet,
@@ -254,39 +262,39 @@ def components_of(pipe: TextToImagePipeline) -> Components:
     )
 
 
-def objective_of(config: ObjectiveConfig, scheduler: Any) -> ObjectiveConfig:
-    """The objective, what it leaves open taken from the base model's own schedule.
+def resolve_objective(config: ObjectiveConfig, scheduler: Any) -> ObjectiveConfig:
+    """Return the objective with unset keys taken from the base model's schedule.
 
     Raises ArgumentError for a schedule that no objective describes.
     """
-    told = dict(scheduler.config)
+    schedule = dict(scheduler.config)
     if "Flow" in type(scheduler).__name__:
         own: dict[str, Any] = {"prediction": "flow"}
-    elif told.get("trained_betas") is not None:
+    elif schedule.get("trained_betas") is not None:
         raise ArgumentError(
-            "The base model's schedule has betas of its own (trained_betas), which no objective "
+            "The base model's schedule lists its own betas (trained_betas), which no objective "
             "describes."
         )
     else:
         own = {
-            "prediction": told.get("prediction_type", "epsilon"),
-            "beta_schedule": told.get("beta_schedule", "linear"),
-            "beta_start": told.get("beta_start", 0.0001),
-            "beta_end": told.get("beta_end", 0.02),
-            "zero_terminal_snr": bool(told.get("rescale_betas_zero_snr", False)),
+            "prediction": schedule.get("prediction_type", "epsilon"),
+            "beta_schedule": schedule.get("beta_schedule", "linear"),
+            "beta_start": schedule.get("beta_start", 0.0001),
+            "beta_end": schedule.get("beta_end", 0.02),
+            "zero_terminal_snr": bool(schedule.get("rescale_betas_zero_snr", False)),
         }
     given = config.model_dump(include=config.model_fields_set)
     try:
         return ObjectiveConfig(**{**own, **given})
     except ValidationError as error:
         raise ArgumentError(
-            f"The base model's schedule and [objective] do not go together: "
+            f"The base model's schedule and [objective] contradict each other: "
             f"{error.errors()[0]['msg']}."
         ) from error
 
 
-def store_frozen(target: Denoising, kind: torch.dtype) -> None:
-    """Hold what is not trained in the type that is computed in, for the sake of memory."""
+def cast_frozen_weights(target: DenoisingTarget, kind: torch.dtype) -> None:
+    """Cast the untrained weights to the type that is computed in, to save memory."""
     precise = target.vae.config.get("force_upcast", False)
     kept = {id(weight) for weight in target.vae.parameters() if precise}
     for weight in target.parameters():

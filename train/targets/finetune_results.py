@@ -38,7 +38,7 @@ from t2i.denoiser.families.sdxl import is_told_sizes
 from t2i.denoiser.loading.address import NOTES
 from t2i.denoiser.schedulers import Scheduler
 from train.export import PRECISIONS, ExportConfig, Notes, write_model
-from train.targets.learned_words import Table, Word
+from train.targets.parts.learned_words import ExtendedEmbedding, NewWord
 
 WIDTH_SD2 = 1024
 """Width of the text embeddings that the UNet of Stable Diffusion 2 reads."""
@@ -61,7 +61,7 @@ class FineTuned:
     scheduler: Scheduler
     models: Mapping[str, nn.Module]
     adapters: Sequence[str]
-    words: Sequence[Word]
+    words: Sequence[NewWord]
     has_full_parts: bool
     base: str
 
@@ -129,7 +129,7 @@ def trained_embeddings(trained: FineTuned, precision: torch.dtype) -> list[Embed
     tables = {
         name: table
         for name, encoder in encoders.items()
-        if encoder and isinstance(table := encoder.get_input_embeddings(), Table)
+        if encoder and isinstance(table := encoder.get_input_embeddings(), ExtendedEmbedding)
     }
     found, first = [], 0
     for word in trained.words:
@@ -146,7 +146,9 @@ def without_adapters(trained: FineTuned) -> Components:
     parts = replace(deepcopy(trained.components), tokenizer=first, tokenizer_2=second)
     take_off([parts.unet, parts.text_encoder, parts.text_encoder_2])
     for encoder in (parts.text_encoder, parts.text_encoder_2):
-        if encoder is not None and isinstance(table := encoder.get_input_embeddings(), Table):
+        if encoder is not None and isinstance(
+            table := encoder.get_input_embeddings(), ExtendedEmbedding
+        ):
             encoder.set_input_embeddings(table.known)
     return parts
 

@@ -1,4 +1,4 @@
-"""Training the recogniser to label every place of a picture.
+"""Target: the recogniser, which labels every pixel of a picture.
 
 B batch rows, K labels, H W size of the pictures, h w half of it.
 """
@@ -31,11 +31,11 @@ class RecogniserConfig(BaseModel):
 
     kind: Literal["recogniser"] = "recogniser"
     channels: tuple[int, ...] = Field((32, 96, 160), min_length=1)
-    """Of its levels from 4 x 4 pixels a place on, each half as fine as the one before."""
+    """Channels of its levels, from one position per 4 x 4 pixels on, each level half as fine."""
 
 
 class RecogniserTarget(Target):
-    """Cross-entropy of the label of each place, background and objects weighing the same."""
+    """Cross-entropy of the label of each position, background and objects weighted equally."""
 
     def __init__(
         self, labels: Labels, size: int, config: RecogniserConfig, seed: int, batch_size: int
@@ -45,48 +45,54 @@ class RecogniserTarget(Target):
         self.labels = labels
 
     def forward(self, batch: Batch) -> Tensor:
+        """Return the cross-entropy of kinds and colours of each row, (B,)."""
         assert batch.marks_B2HW is not None
         maps = self.recogniser(batch.pixels_BCHW)
         kind_Bhw, colour_Bhw = batch.marks_B2HW[:, :, ::2, ::2].long().unbind(1)
         losses_Bhw = functional.cross_entropy(
-            at_size(maps.kinds_BKhw, kind_Bhw), kind_Bhw, reduction="none"
+            resize_logits(maps.kinds_BKhw, kind_Bhw), kind_Bhw, reduction="none"
         )
         colours_Bhw = functional.cross_entropy(
-            at_size(maps.colours_BKhw, colour_Bhw), colour_Bhw, reduction="none"
+            resize_logits(maps.colours_BKhw, colour_Bhw), colour_Bhw, reduction="none"
         )
         thing_Bhw, named_Bhw = kind_Bhw <= self.labels.something, kind_Bhw < self.labels.something
         return (
-            mean_where(losses_Bhw, ~thing_Bhw)
-            + mean_where(losses_Bhw, thing_Bhw)
-            + COLOUR_WEIGHT * mean_where(colours_Bhw, named_Bhw)
+            masked_mean(losses_Bhw, ~thing_Bhw)
+            + masked_mean(losses_Bhw, thing_Bhw)
+            + COLOUR_WEIGHT * masked_mean(colours_Bhw, named_Bhw)
         )
 
     def draw(self, batch: Batch, config: SamplesConfig) -> Image.Image:
-        """Each picture with what was recognised in it."""
+        """Return a sheet of the pictures, each with the recognised objects and its caption."""
         pictures = pictures_of(batch.pixels_BCHW)
         seen = self.recogniser.look(pictures)
-        labels = [f"{told(one)} ({said})" for one, said in zip(seen, batch.captions, strict=True)]
-        both = [marked(*one) for one in zip(pictures, seen, strict=True)]
+        labels = [
+            f"{describe(one)} ({caption})"
+            for one, caption in zip(seen, batch.captions, strict=True)
+        ]
+        both = [highlight_objects(*one) for one in zip(pictures, seen, strict=True)]
         return picture_grid(both, labels, config.columns)
 
     def export(self, folder: Path, batch: Batch, config: ExportConfig, notes: Notes) -> None:
+        """Write the recogniser as a folder."""
         with atomic_folder(folder) as new:
             self.recogniser.save(new, {"trained": notes["trained"]})
 
 
-def at_size(logits_BKhw: Tensor, like_Bhw: Tensor) -> Tensor:
+def resize_logits(logits_BKhw: Tensor, like_Bhw: Tensor) -> Tensor:
+    """Return the logits at the size of `like_Bhw`, in float32."""
     size = like_Bhw.shape[-2:]
     return functional.interpolate(logits_BKhw.float(), size, mode="bilinear", align_corners=False)
 
 
-def mean_where(values_Bhw: Tensor, where_Bhw: Tensor) -> Tensor:
-    """Mean of each row over the places that count, (B,); 0 where there is none."""
+def masked_mean(values_Bhw: Tensor, where_Bhw: Tensor) -> Tensor:
+    """Return the mean of each row over the masked positions, (B,); 0 if there is none."""
     counts_Bhw = where_Bhw.to(values_Bhw.dtype)
     return (values_Bhw * counts_Bhw).sum((1, 2)) / counts_Bhw.sum((1, 2)).clamp(min=1)
 
 
-def told(seen: Seen) -> str:
-    """What was recognised, in words."""
+def describe(seen: Seen) -> str:
+    """Return the names of the recognised objects and of the background."""
     things = [
         found.name if found.colour == OWN else f"{found.colour} {found.name}"
         for found in seen.objects.values()
@@ -94,8 +100,8 @@ def told(seen: Seen) -> str:
     return ", ".join([*things, f"{seen.background} background"])
 
 
-def marked(picture: Image.Image, seen: Seen) -> Image.Image:
-    """The picture beside itself with everything but the recognised objects made pale."""
+def highlight_objects(picture: Image.Image, seen: Seen) -> Image.Image:
+    """Return the picture beside a copy in which all but the recognised objects is pale."""
     pixels = np.asarray(picture)
     found = [one.mask for one in seen.objects.values()]
     shown = np.any(found, axis=0) if found else np.zeros(pixels.shape[:2], dtype=np.bool_)

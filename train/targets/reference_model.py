@@ -1,4 +1,4 @@
-"""The model that a fine-tune began from, within the one that is trained."""
+"""The base model of a fine-tune, computed with the model that is being trained."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,21 +10,21 @@ from torch import Tensor, nn
 from t2i.errors import TrainingError
 
 
-class Reference:
-    """Adapters are switched off; of all other weights that are trained it keeps what they were."""
+class ReferenceModel:
+    """Copy of the trained weights as they began; adapters are switched off instead of copied."""
 
     def __init__(self, models: Mapping[str, nn.Module], full: Sequence[nn.Parameter]) -> None:
-        """full : the weights that are trained and are no adapter's, as they are before training"""
+        """full : trained weights that belong to no adapter, at their values before training"""
         self._models = [*models.values()]
         self._kept: list[tuple[nn.Parameter, Tensor]] = [
             (weight, weight.detach().clone()) for weight in full
         ]
 
     @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """Within the block the models compute as the base model does, without gradients.
+    def active(self) -> Iterator[None]:
+        """Make the models compute as the base model within the block, without gradients.
 
-        Raises TrainingError where weights were split over processes since.
+        Raises TrainingError if weights were split over processes since.
         """
         layers = [
             layer
@@ -35,8 +35,8 @@ class Reference:
         for layer in layers:
             layer.enable_adapters(False)
         self._exchange()
-        # NOTE a footgun: autocast keeps what it made of a weight, by the weight, and without a
-        # gradient where it made it so.
+        # NOTE a footgun: autocast caches the cast copy of a weight by its identity, and a copy made
+        # without gradients would be used again where gradients are needed.
         torch.clear_autocast_cache()
         try:
             with torch.no_grad():
@@ -48,14 +48,15 @@ class Reference:
                 layer.enable_adapters(True)
 
     def _exchange(self) -> None:
-        """What a weight holds is swapped, and not the weight: the gradient of a pass before is
-        still that of the weight."""
+        """Swap the values of each weight with the kept ones.
+
+        The parameter object stays, so that it keeps the gradient of an earlier pass.
+        """
         for place, (weight, kept) in enumerate(self._kept):
             if kept.shape != weight.data.shape or type(kept) is not type(weight.data):
                 raise TrainingError(
-                    "The weights are split over the processes, and what they began as is not: "
-                    "train without FSDP, or a LoRA, of which the base model is what is left when "
-                    "it is switched off."
+                    "The weights are split over the processes, but the copy of the base model is "
+                    "not: train without FSDP, or train a LoRA, which needs no such copy."
                 )
             self._kept[place] = (weight, weight.data)
             weight.data = kept.to(weight.device)

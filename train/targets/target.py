@@ -1,4 +1,4 @@
-"""What is trained. A target is a module whose forward turns a batch into one loss per row.
+"""Base class of the training targets: modules whose forward pass returns one loss per row.
 
 B batch rows.
 """
@@ -18,13 +18,13 @@ from train.reporting.sample_sheets import SamplesConfig
 
 
 class Target(nn.Module, ABC):
-    """Base of the targets: modules, those that are trained having `requires_grad`.
+    """Base class of the targets; trained parameters are those with `requires_grad`.
 
-    It knows its seed and the size of the global batch, so that noise can be a row's own.
+    seed, batch_size : of the run, from which each row of the global batch has noise of its own
     """
 
     rows_apart = True
-    """Whether the loss of a row is the same whatever rows are computed with it."""
+    """True if the loss of a row does not depend on the other rows of its batch."""
 
     def __init__(self, seed: int, batch_size: int) -> None:
         super().__init__()
@@ -32,37 +32,38 @@ class Target(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:
-        """One loss per row, (B,) float32."""
+        """Return the loss of each row, (B,) float32."""
 
-    def drawn(self, _batch: Batch) -> dict[str, list[float]]:
-        """What forward draws for each row, by name, for whoever looks into a bad step."""
+    def drawn_values(self, _batch: Batch) -> dict[str, list[float]]:
+        """Return the random values of each row in the forward pass by name, for reports."""
         return {}
 
     @property
     def device(self) -> torch.device:
+        """Device of the parameters."""
         return next(self.parameters()).device
 
     @abstractmethod
     def draw(self, batch: Batch, config: SamplesConfig) -> Image.Image:
-        """A sheet of what the target makes now, of a batch or of the config's prompts."""
+        """Return a sheet of what the target produces now, from a batch or the config's prompts."""
 
     @abstractmethod
     def export(self, folder: Path, batch: Batch, config: ExportConfig, notes: Notes) -> None:
-        """Write what was trained as a folder that diffusers reads, complete or not at all."""
+        """Write the trained model as a folder that diffusers reads, complete or not at all."""
 
-    def let_go(self) -> None:
-        """Free what only drawing and exporting have needed."""
+    def release_encoders(self) -> None:
+        """Free weights that only drawing and exporting need."""
 
     def weights(self) -> dict[str, nn.Parameter]:
-        """The trained parameters, by name."""
+        """Return the trained parameters by name."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
     def groups(self) -> list[Group]:
-        """The trained parameters, by what is stepped alike."""
+        """Return the trained parameters in groups with one learning rate and weight decay each."""
         return [Group("all", [*self.weights().values()])]
 
     def noise(self, like: Tensor, batch: Batch, purpose: str) -> Tensor:
-        """Standard normal noise of the shape of `like`, row by row from the row's own slot."""
+        """Return standard normal noise of the shape of `like`, seeded by each row's own slot."""
         rows = [
             torch.randn(
                 like.shape[1:], generator=derive_generator(self.seed, batch.step, slot, purpose)

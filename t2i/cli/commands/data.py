@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from t2i.cli.data_summary import print_overview
+from t2i.cli.data_summary import print_summary
 from t2i.cli.output import Format, print_json
 from t2i.errors import ArgumentError, DataError, nearest
 from t2i.terminal import print_line, several
 
 if TYPE_CHECKING:
     from t2i.scenes.sample import Samples
-    from train.data.discovery import Found
+    from train.data.discovery import FoundPictures
     from train.data.pictures_config import PicturesConfig
 
 Split = Literal["train", "held_out"]
@@ -49,11 +49,11 @@ def show(
 
     from t2i.cli.file_names import OutputNames
     from t2i.pictures import save_picture
-    from train.data.sheets.mask_sheet import show as draw
+    from train.data.sheets.mask_sheet import draw_mask_sheet
 
     names = OutputNames(out, f"{name} {split}", num=1)
     names.make_folder()
-    sheet = draw(DATA_SETS[name](seed, split), range(num), masks)
+    sheet = draw_mask_sheet(DATA_SETS[name](seed, split), range(num), masks)
     path = names.save(0, seed, partial(save_picture, sheet))
     if format == "json":
         print_json({"path": str(path), "num": num, "seed": seed, "split": split})
@@ -95,38 +95,38 @@ def check(
     """
     from t2i.cli.file_names import OutputNames
     from t2i.pictures import save_picture
-    from train.data.discovery import check_share
-    from train.data.named_data import batch_size_of, config_of
+    from train.data.discovery import check_broken_share
+    from train.data.named_data import batch_size_in, load_data_config
     from train.data.pictures import Pictures
-    from train.data.sheets.contact_sheet import contact_sheet, spread
+    from train.data.sheets.contact_sheet import contact_sheet, spread_indices
 
     if size is None and (model is not None or place.suffix != ".toml"):
         size = _image_size_of_model(model or "embedded")
-    config = config_of(place, size, bucket_step)
+    config = load_data_config(place, size, bucket_step)
     names = OutputNames(out, f"{place.resolve().name} pictures", num=1)
     found = _find_with_progress(config)
-    if not found.seen:
-        check_share(found.broken, found.number, 0.0)
+    if not found.pictures:
+        check_broken_share(found.broken, found.total, 0.0)
     pictures = Pictures(config.model_copy(update={"bad_share": 1.0}), found=found)
-    told = pictures.overview()
+    told = pictures.summary()
     path = None
     if num:
         names.make_folder()
-        page = contact_sheet(pictures, spread(pictures, num))
+        page = contact_sheet(pictures, spread_indices(pictures, num))
         path = names.save(0, config.seed, partial(save_picture, page))
-    usable = len(found.broken) <= config.bad_share * found.number
+    usable = len(found.broken) <= config.bad_share * found.total
     if format == "json":
         sheet = None if path is None else str(path)
         print_json({"usable": usable, "sheet": sheet, **told.as_json()})
     else:
-        print_overview(told, config, batch_size_of(place))
+        print_summary(told, config, batch_size_in(place))
         if path is not None:
             print_line(f"\n{path}")
     if not usable and format == "json":
         raise typer.Exit(DataError.exit_code)
     if not usable:
         raise DataError(
-            f"{len(found.broken)} of {several(found.number, 'picture')} cannot be used, more than "
+            f"{len(found.broken)} of {several(found.total, 'picture')} cannot be used, more than "
             f"data.bad_share = {config.bad_share:g} allows: mend or remove them, or raise it."
         )
 
@@ -140,17 +140,17 @@ def _image_size_of_model(name: str) -> int:
     return size_of(base, family_of(base))
 
 
-def _find_with_progress(config: "PicturesConfig") -> "Found":
-    from train.data.discovery import find
+def _find_with_progress(config: "PicturesConfig") -> "FoundPictures":
+    from train.data.discovery import find_pictures
 
     if not sys.stderr.isatty():
-        return find(config)
+        return find_pictures(config)
 
     from train.reporting.report import bar
 
     with bar() as shown:
         task = shown.add_task("reading pictures", total=None, facts="")
-        return find(config, lambda done, of: shown.update(task, completed=done, total=of))
+        return find_pictures(config, lambda done, of: shown.update(task, completed=done, total=of))
 
 
 def _build_scenes(seed: int, split: Split) -> "Samples":

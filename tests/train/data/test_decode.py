@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.train.data.making import COLOURS, noise, plain
-from train.data.decode import TURNS, BrokenPicture, Header, decode, over_white, read_header
+from train.data.decode import (
+    TURNS,
+    BrokenPicture,
+    PictureHeader,
+    composite_over_white,
+    decode,
+    read_header,
+)
 
 
 def encoded(picture: Image.Image, form: str = "PNG", **options: object) -> bytes:
@@ -37,7 +44,7 @@ def test_exif_turns_a_picture_upright(orientation: int, form: str) -> None:
     exif[0x0112] = orientation
     data = encoded(stored, form, exif=exif)
 
-    assert read_header(data, "a") == Header(32, 48, transparent=False)
+    assert read_header(data, "a") == PictureHeader(32, 48, transparent=False)
     shown = decode(data, "a")
     assert shown.size == (48, 32)
     assert np.abs(mean(shown.crop((2, 2, 14, 14))) - COLOURS["red"]).max() < 12
@@ -47,7 +54,7 @@ def test_exif_turns_a_picture_upright(orientation: int, form: str) -> None:
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow says so, and gives none
 def test_unreadable_exif_counts_as_none() -> None:
     data = encoded(plain("red", 24, 16), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
-    assert read_header(data, "a") == Header(16, 24, transparent=False)
+    assert read_header(data, "a") == PictureHeader(16, 24, transparent=False)
     assert decode(data, "a").size == (24, 16)
 
 
@@ -89,7 +96,7 @@ def test_what_is_transparent_becomes_white() -> None:
     picture.putalpha(Image.linear_gradient("L").resize((40, 40)))
     data = encoded(picture)
     assert read_header(data, "a").transparent
-    shown = np.asarray(over_white(decode(data, "a"))).astype(float)
+    shown = np.asarray(composite_over_white(decode(data, "a"))).astype(float)
     alpha = np.asarray(picture.getchannel("A"))[..., None] / 255
     expected = alpha * np.array(COLOURS["blue"]) + (1 - alpha) * 255
     assert np.abs(shown - expected).max() <= 1

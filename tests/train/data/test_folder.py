@@ -7,8 +7,8 @@ import pytest
 
 from t2i.errors import DataError
 from tests.train.data.making import folder_of, plain
-from train.data.sources.folder import FolderRules, list_folder
-from train.data.sources.listed import Listing
+from train.data.sources.folder import FolderOptions, list_folder
+from train.data.sources.listing import Listing
 
 
 def told(listing: Listing, folder: Path) -> dict[str, tuple[str, ...]]:
@@ -38,7 +38,7 @@ def test_texts_beside_the_pictures_are_their_captions(tmp_path: Path) -> None:
 def test_another_suffix_of_captions_can_be_asked_for(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "red")
     (folder / "00-red.tags").write_text("sheet, red")
-    listing = list_folder(folder, FolderRules(caption_suffixes=(".tags",)))
+    listing = list_folder(folder, FolderOptions(caption_suffixes=(".tags",)))
     assert told(listing, folder) == {"00-red.png": ("sheet, red",)}
 
 
@@ -116,10 +116,10 @@ def test_a_wrong_line_of_metadata_is_named(tmp_path: Path, line: str, message: s
 def test_the_column_of_captions_can_be_named(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "red", captions=False)
     (folder / "metadata.jsonl").write_text('{"file_name": "00-red.png", "text": "a", "en": "b"}')
-    listing = list_folder(folder, FolderRules(caption_column="en"))
+    listing = list_folder(folder, FolderOptions(caption_column="en"))
     assert told(listing, folder) == {"00-red.png": ("b",)}
     with pytest.raises(DataError, match="no column 'fr'. Choices: en, file_name, text"):
-        list_folder(folder, FolderRules(caption_column="fr"))
+        list_folder(folder, FolderOptions(caption_column="fr"))
 
 
 def test_two_tables_are_refused(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_what_is_passed_over_is_told(tmp_path: Path) -> None:
     assert list(told(listing, folder)) == ["00-red.png", "old.gif"]
     assert listing.notes == [
         f"1 caption without a picture: {folder}/lost.txt",
-        "passed over: 2 other files (1 README, 1 .npz)",
+        "ignored: 2 other files (1 README, 1 .npz)",
     ]
 
 
@@ -193,7 +193,7 @@ def test_masks_are_found_by_name_and_are_no_pictures(tmp_path: Path) -> None:
     (masks / "sub").mkdir(parents=True)
     plain("black").save(masks / "00-red.png")
     plain("black").save(masks / "sub" / "00-cyan.jpg")
-    listing = list_folder(folder, FolderRules(masks=masks))
+    listing = list_folder(folder, FolderOptions(masks=masks))
     found = [
         (Path(one.name).name, one.mask and Path(one.mask.path).name) for one in listing.pictures
     ]
@@ -223,4 +223,4 @@ def test_a_folder_that_is_none_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="file is a file, not a folder of pictures"):
         list_folder(tmp_path / "file")
     with pytest.raises(DataError, match="No such folder of masks"):
-        list_folder(tmp_path, FolderRules(masks=tmp_path / "nowhere"))
+        list_folder(tmp_path, FolderOptions(masks=tmp_path / "nowhere"))

@@ -8,7 +8,7 @@ from t2i.errors import ArgumentError, DataError
 from tests.train.data.making import folder_of
 from train.data.pictures import Pictures
 from train.data.pictures_config import PicturesConfig
-from train.data.sources.kohya import subsets_of_kohya
+from train.data.sources.kohya import load_kohya_subsets
 from train.data.subsets import SubsetConfig
 
 WHOLE = """
@@ -47,7 +47,7 @@ def written(tmp_path: Path, text: str) -> Path:
 
 def test_its_keys_become_ours_and_inherit_as_there(tmp_path: Path) -> None:
     path = written(tmp_path, WHOLE)
-    subsets, notes = subsets_of_kohya(path, 512)
+    subsets, notes = load_kohya_subsets(path, 512)
     shared = {"caption_extension": ".txt"}
     assert subsets == [
         SubsetConfig(
@@ -72,8 +72,8 @@ def test_its_keys_become_ours_and_inherit_as_there(tmp_path: Path) -> None:
         ),
     ]
     assert notes == [
-        f"{path}: batch_size is not used, train.batch_size says it",
-        f"{path}: enable_bucket is not used, data.buckets says it",
+        f"{path}: batch_size is not used; set train.batch_size instead",
+        f"{path}: enable_bucket is not used; set data.buckets instead",
     ]
 
 
@@ -94,7 +94,7 @@ def test_its_keys_become_ours_and_inherit_as_there(tmp_path: Path) -> None:
         ),
         (
             '[[datasets]]\ncolor_aug = true\n[[datasets.subsets]]\nimage_dir = "a"',
-            "color_aug = True is something we do not do; remove the key",
+            "color_aug = True is not supported; remove the key",
         ),
         (
             '[[datasets]]\ncaption_separator = ";"\n[[datasets.subsets]]\nimage_dir = "a"',
@@ -109,12 +109,12 @@ def test_its_keys_become_ours_and_inherit_as_there(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_taken_over_is_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
-        subsets_of_kohya(written(tmp_path, text), 512)
+        load_kohya_subsets(written(tmp_path, text), 512)
 
 
 def test_a_file_without_subsets_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no \[\[datasets.subsets\]\] in it"):
-        subsets_of_kohya(written(tmp_path, "[[datasets]]"), 512)
+        load_kohya_subsets(written(tmp_path, "[[datasets]]"), 512)
 
 
 def test_its_pictures_are_shown(tmp_path: Path) -> None:

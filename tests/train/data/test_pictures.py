@@ -18,7 +18,7 @@ from t2i.errors import ArgumentError, DataError
 from tests.train.data.making import COLOURS, NAMES, colour_of, folder_of, noise, plain
 from train.batches.batch import batches
 from train.batches.order import Order, Share
-from train.data.buckets import covering
+from train.data.buckets import covering_shape
 from train.data.pictures import Pictures, Variant
 from train.data.pictures_config import PicturesConfig
 
@@ -159,7 +159,7 @@ def test_a_picture_is_scaled_cut_and_mirrored_as_its_framing_says(tmp_path: Path
     for variant in pictures.variants(0):
         sample = pictures.picture(variant)
         assert sample.framing is not None
-        covered = covering(pictures.seen[0].shape, pictures.bucket(0))
+        covered = covering_shape(pictures.surveyed[0].shape, pictures.bucket(0))
         assert covered == (32, 53)
         top, left = sample.framing.corner
         scaled = picture.resize(covered[::-1], Image.Resampling.LANCZOS)
@@ -276,7 +276,7 @@ def test_where_a_mask_is_clear_the_loss_does_not_count(tmp_path: Path, below: st
     assert loss_mask is not None
     assert loss_mask[:, :14].min() > 250
     assert loss_mask[:, 18:].max() < 5
-    assert pictures.overview().odd_masks == []
+    assert pictures.summary().odd_masks == []
 
 
 def test_a_subset_may_do_without_the_data_set_s_alpha_mask(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from t2i.errors import ArgumentError, DataError
 from tests.train.data.making import NAMES, folder_of, noise, plain
-from train.data.picture_record import pictures_of_run
+from train.data.picture_record import load_run_pictures
 from train.data.pictures import Pictures
 from train.data.pictures_config import PicturesConfig
 
@@ -25,13 +25,13 @@ def shown(pictures: Pictures, indices: range = range(8)) -> list[tuple[bytes, st
 def test_a_run_goes_on_with_the_same_pictures_wherever_they_lie(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "a", *NAMES)
     config = config_of(folder, crop="random", flip=True)
-    first = pictures_of_run(config, tmp_path / "pictures.json")
+    first = load_run_pictures(config, tmp_path / "pictures.json")
     before = shown(first)
     shutil.move(folder, tmp_path / "b")
     (tmp_path / "b" / "00-red.png").rename(tmp_path / "b" / "zz.png")
     (tmp_path / "b" / "00-red.txt").rename(tmp_path / "b" / "zz.txt")
     moved = config.model_copy(update={"folder": tmp_path / "b"})
-    again = pictures_of_run(moved, tmp_path / "pictures.json")
+    again = load_run_pictures(moved, tmp_path / "pictures.json")
     assert shown(again) == before
     assert again.fingerprint() == first.fingerprint()
     assert again.name(0) == f"{tmp_path}/b/zz.png"
@@ -41,12 +41,12 @@ def test_a_run_goes_on_with_the_same_pictures_wherever_they_lie(tmp_path: Path) 
 def test_a_lost_picture_keeps_its_place_and_the_same_one_stands_in(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "a", *NAMES)
     config = config_of(folder, buckets=False)
-    first = pictures_of_run(config, tmp_path / "pictures.json")
+    first = load_run_pictures(config, tmp_path / "pictures.json")
     (folder / "02-blue.png").unlink()
     (folder / "05-magenta.png").write_bytes(b"")
     with pytest.warns(UserWarning, match="takes its place"):
         before = shown(first)
-    again = pictures_of_run(config, tmp_path / "pictures.json")
+    again = load_run_pictures(config, tmp_path / "pictures.json")
     assert (len(again), again.groups()) == (8, first.groups())
     with pytest.warns(UserWarning, match="takes its place") as told:
         assert shown(again) == before
@@ -55,30 +55,30 @@ def test_a_lost_picture_keeps_its_place_and_the_same_one_stands_in(tmp_path: Pat
         "05-magenta.png",
         "02-blue.png",
     ]
-    assert again.overview().trained == 8
+    assert again.summary().trained == 8
     (folder / "00-red.png").unlink()
     with pytest.raises(DataError, match="3 of 8 pictures cannot be used, more than bad_share"):
-        pictures_of_run(config, tmp_path / "pictures.json")
+        load_run_pictures(config, tmp_path / "pictures.json")
 
 
 def test_new_pictures_wait_for_another_run(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "a", *NAMES)
     config = config_of(folder, held_out=2)
-    first = pictures_of_run(config, tmp_path / "pictures.json")
+    first = load_run_pictures(config, tmp_path / "pictures.json")
     for number in range(20):
         noise(number, 40, 40).save(folder / f"00-{number}.png")
-    again = pictures_of_run(config, tmp_path / "pictures.json")
+    again = load_run_pictures(config, tmp_path / "pictures.json")
     assert again.fingerprint() == first.fingerprint()
     assert again.held_out().fingerprint() == first.held_out().fingerprint()
-    assert again.found.notes[-1] == "new since the run began, so not shown: 20 pictures"
+    assert again.found.notes[-1] == "new since the run began, so not used: 20 pictures"
 
 
 def test_other_captions_are_refused_by_name(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "a", *NAMES)
-    pictures_of_run(config_of(folder), tmp_path / "pictures.json")
+    load_run_pictures(config_of(folder), tmp_path / "pictures.json")
     (folder / "03-yellow.txt").write_text("another caption")
     with pytest.raises(ArgumentError, match=r"changed since the run began, of .*03-yellow\.png: "):
-        pictures_of_run(config_of(folder), tmp_path / "pictures.json")
+        load_run_pictures(config_of(folder), tmp_path / "pictures.json")
 
 
 def test_copies_with_other_captions_keep_theirs(tmp_path: Path) -> None:
@@ -86,10 +86,10 @@ def test_copies_with_other_captions_keep_theirs(tmp_path: Path) -> None:
     for name, caption in (("b", "one"), ("a", "two")):
         plain("red").save(folder / f"{name}.png")
         (folder / f"{name}.txt").write_text(caption)
-    first = pictures_of_run(config_of(folder), tmp_path / "pictures.json")
+    first = load_run_pictures(config_of(folder), tmp_path / "pictures.json")
     (folder / "a.png").rename(folder / "c.png")
     (folder / "a.txt").rename(folder / "c.txt")
-    again = pictures_of_run(config_of(folder), tmp_path / "pictures.json")
+    again = load_run_pictures(config_of(folder), tmp_path / "pictures.json")
     captions = [first.caption(index, 0) for index in range(10)]
     assert [again.caption(index, 0) for index in range(10)] == captions
     assert {"one", "two"} < {*captions}
@@ -99,11 +99,11 @@ def test_what_was_decoded_once_is_not_decoded_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = folder_of(tmp_path / "a", *NAMES)
-    pictures_of_run(config_of(folder), tmp_path / "pictures.json")
+    load_run_pictures(config_of(folder), tmp_path / "pictures.json")
     decoded: list[str] = []
     monkeypatch.setattr("train.data.survey.decode", lambda data, name, limit: decoded.append(name))
     noise(1, 40, 40).save(folder / "new.png")
-    pictures_of_run(config_of(folder), tmp_path / "pictures.json")
+    load_run_pictures(config_of(folder), tmp_path / "pictures.json")
     assert decoded == [f"{folder}/new.png"]
 
 
@@ -111,7 +111,7 @@ def test_a_damaged_record_is_told(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "a", *NAMES)
     (tmp_path / "pictures.json").write_text("{")
     with pytest.raises(DataError, match=r"Cannot read the record .*pictures\.json: .*Begin anew"):
-        pictures_of_run(config_of(folder), tmp_path / "pictures.json")
+        load_run_pictures(config_of(folder), tmp_path / "pictures.json")
 
 
 def test_a_changed_mask_is_refused_and_never_used(tmp_path: Path) -> None:
@@ -120,13 +120,13 @@ def test_a_changed_mask_is_refused_and_never_used(tmp_path: Path) -> None:
     masks.mkdir()
     plain("black").save(masks / "00-red.png")
     config = config_of(None, subsets=[{"folder": folder, "masks": masks}], buckets=False)
-    pictures = pictures_of_run(config, tmp_path / "pictures.json")
+    pictures = load_run_pictures(config, tmp_path / "pictures.json")
     assert pictures.read(0, 0).loss_mask is not None
     plain("gray").save(masks / "00-red.png")
     with pytest.raises(
         ArgumentError, match=r"Captions, masks, pairs or repeats .* of .*00-red\.png"
     ):
-        pictures_of_run(config, tmp_path / "pictures.json")
+        load_run_pictures(config, tmp_path / "pictures.json")
     with pytest.warns(UserWarning, match=r"00-red\.png: its mask: is another picture than when"):
         sample = pictures.read(0, 0)
     assert sample.name.endswith("01-green.png")

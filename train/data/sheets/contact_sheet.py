@@ -1,4 +1,4 @@
-"""A contact sheet of one's own pictures, as a model is shown them."""
+"""Contact sheet of one's own pictures, cropped and captioned as in training."""
 
 from collections.abc import Sequence
 
@@ -15,24 +15,24 @@ TINT = (235, 150, 150)
 
 
 def contact_sheet(pictures: Pictures, indices: Sequence[int]) -> Image.Image:
-    """Each at one of its visits: cropped, mirrored perhaps, under it its caption and its size."""
+    """Return a sheet of the pictures as one visit shows them, with caption and size."""
     samples = [pictures.read(index, index) for index in indices]
     labels = [
         f"{sample.caption or '(no caption)'}\n{sample.pixels.shape[1]}x{sample.pixels.shape[0]}"
         + (" prior" if pictures.is_prior(index) else "")
         for index, sample in zip(indices, samples, strict=True)
     ]
-    return picture_grid([in_a_square(tinted(sample)) for sample in samples], labels, COLUMNS)
+    return picture_grid([fit_into_cell(tint_masked(sample)) for sample in samples], labels, COLUMNS)
 
 
-def spread(pictures: Pictures, most: int) -> list[int]:
-    """So many at most, evenly from all of them."""
+def spread_indices(pictures: Pictures, most: int) -> list[int]:
+    """Return at most so many indices, evenly spaced over the data set."""
     number = min(most, len(pictures))
-    return [place * len(pictures) // number for place in range(number)]
+    return [index * len(pictures) // number for index in range(number)]
 
 
-def tinted(sample: Sample) -> Image.Image:
-    """What the loss does not count is pale and hatched."""
+def tint_masked(sample: Sample) -> Image.Image:
+    """Return the picture with the pixels that the loss does not count pale and hatched."""
     if sample.loss_mask is None:
         return Image.fromarray(sample.pixels)
     height, width = sample.loss_mask.shape
@@ -44,8 +44,8 @@ def tinted(sample: Sample) -> Image.Image:
     return Image.fromarray(np.rint(counted * sample.pixels + (1 - counted) * pale).astype(np.uint8))
 
 
-def in_a_square(picture: Image.Image) -> Image.Image:
-    """At the bottom of a cell, so that captions stand close; enlarged in crisp pixels."""
+def fit_into_cell(picture: Image.Image) -> Image.Image:
+    """Return the picture scaled to a square cell and aligned to its bottom, above the caption."""
     scale = CELL / max(picture.size)
     method = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))

@@ -1,4 +1,4 @@
-"""A contact sheet of a data set: each picture, its masks in colours, its caption."""
+"""Contact sheet of a data set: each picture beside its masks in colours, with its caption."""
 
 from collections.abc import Sequence
 
@@ -15,8 +15,8 @@ MASK_COLOURS = ((230, 50, 50), (40, 110, 240), (30, 170, 80), (240, 180, 30), (1
 PICTURE_WIDTH = 192
 
 
-def show(dataset: Samples, indices: Sequence[int], masks: bool = True) -> Image.Image:
-    """Draw the samples with their captions; with `masks`, each beside its masks.
+def draw_mask_sheet(dataset: Samples, indices: Sequence[int], masks: bool = True) -> Image.Image:
+    """Return a sheet of the samples with their captions; with `masks`, each beside its masks.
 
     The thing named first in a caption is red, the second blue, the third green.
     """
@@ -27,16 +27,16 @@ def show(dataset: Samples, indices: Sequence[int], masks: bool = True) -> Image.
         )
     samples = [dataset.read(index, 0) for index in indices]
     pictures = [
-        beside(enlarged(sample.pixels), enlarged(coloured(sample)))
+        join_side_by_side(enlarge(sample.pixels), enlarge(overlay_masks(sample)))
         if masks
-        else enlarged(sample.pixels)
+        else enlarge(sample.pixels)
         for sample in samples
     ]
     return picture_grid(pictures, [sample.caption for sample in samples], columns=4 if masks else 6)
 
 
-def coloured(sample: Sample) -> NDArray[np.uint8]:
-    """The picture in pale gray, the masks over it: (H, W, 3) uint8 ndarray."""
+def overlay_masks(sample: Sample) -> NDArray[np.uint8]:
+    """Return the masks in colours over the picture in pale gray, (H, W, 3) uint8."""
     gray = 0.35 * sample.pixels.mean(axis=-1, keepdims=True) + 140.0
     overlay = np.broadcast_to(gray, sample.pixels.shape).copy()
     for number, mask in enumerate(sample.masks):
@@ -45,13 +45,14 @@ def coloured(sample: Sample) -> NDArray[np.uint8]:
     return np.asarray(np.rint(overlay), dtype=np.uint8)
 
 
-def enlarged(pixels: NDArray[np.uint8]) -> Image.Image:
-    """By a whole factor, so that every pixel stays square and sharp."""
+def enlarge(pixels: NDArray[np.uint8]) -> Image.Image:
+    """Return the picture enlarged by an integer factor, with square, sharp pixels."""
     factor = max(1, round(PICTURE_WIDTH / pixels.shape[1]))
     return Image.fromarray(pixels.repeat(factor, axis=0).repeat(factor, axis=1))
 
 
-def beside(left: Image.Image, right: Image.Image) -> Image.Image:
+def join_side_by_side(left: Image.Image, right: Image.Image) -> Image.Image:
+    """Return both pictures in one, with a gap of two pixels."""
     both = Image.new("RGB", (left.width + right.width + 2, left.height), (255, 255, 255))
     both.paste(left, (0, 0))
     both.paste(right, (left.width + 2, 0))

@@ -1,4 +1,4 @@
-"""The pictures of a folder, whichever way people lay them out.
+"""Listing of a folder of pictures, in any of the usual layouts.
 
 A picture's caption is, where there is one, that of metadata.jsonl or metadata.csv in its folder or
 one above; else the text beside it under the same name; else the words of a folder named as
@@ -16,21 +16,21 @@ from t2i.errors import DataError
 from t2i.safe_reading import read_bounded
 from t2i.terminal import several
 from train.data.decode import BrokenPicture
-from train.data.sources.listed import MAX_CAPTION, FileSource, Listed, Listing, as_caption
-from train.data.sources.metadata import TABLES, Rows, rows_of, table_in
+from train.data.sources.listing import MAX_CAPTION, FileSource, Listing, PictureEntry, parse_caption
+from train.data.sources.metadata import TABLES, Rows, find_table, read_table
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp")
 FOREIGN_SUFFIXES = (".gif", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jxl", ".jp2", ".psd")
-"""Listed too, so that they are told as pictures that cannot be read rather than passed over."""
+"""Suffixes listed too, so that such pictures are reported as unreadable and not ignored."""
 CAPTION_SUFFIXES = (".txt", ".caption")
 MOST_REPEATS = 999
-"""A larger number before a folder's name, such as a year, is no number of repeats."""
+"""Greatest number of repeats in a folder's name; a larger one may be a year."""
 REPEATED = re.compile(r"(\d+)_(.*)")
 
 
 @dataclass(frozen=True, slots=True)
-class FolderRules:
-    """How a folder is to be read."""
+class FolderOptions:
+    """Options for reading a folder: caption files, mask folder, folder of worse pictures."""
 
     caption_suffixes: tuple[str, ...] = CAPTION_SUFFIXES
     caption_column: str | None = None
@@ -39,19 +39,19 @@ class FolderRules:
 
 
 @dataclass(slots=True)
-class _Reading:
-    rules: FolderRules
+class _Scan:
+    options: FolderOptions
     listing: Listing = field(default_factory=Listing)
     rows: Rows = field(default_factory=dict)
     seen: set[Path] = field(default_factory=set)
-    passed_over: Counter[str] = field(default_factory=Counter)
+    ignored: Counter[str] = field(default_factory=Counter)
     orphans: list[Path] = field(default_factory=list)
 
 
-def list_folder(folder: Path, rules: FolderRules | None = None) -> Listing:
-    """Everything in the folder and the ones below, in the order of the names.
+def list_folder(folder: Path, options: FolderOptions | None = None) -> Listing:
+    """Return the listing of a folder and those below it, in the order of names.
 
-    Raises DataError where there is no such folder, or a table in it cannot be read.
+    Raises DataError if there is no such folder, or if a table in it cannot be read.
     """
     if not folder.is_dir():
         raise DataError(
@@ -59,57 +59,58 @@ def list_folder(folder: Path, rules: FolderRules | None = None) -> Listing:
             if folder.exists()
             else f"No such folder of pictures: {folder}. Check the path."
         )
-    rules = rules or FolderRules()
-    reading = _Reading(rules)
-    masks = named_in(rules.masks, "masks") if rules.masks else None
-    losers = named_in(rules.losers, "losers") if rules.losers else None
-    repeated = repeated_folders(folder)
-    for place, names in walk(folder, (rules.masks, rules.losers)):
-        if table := table_in(place, names):
-            reading.rows |= rows_of(table, rules.caption_column)
+    options = options or FolderOptions()
+    scan = _Scan(options)
+    masks = pictures_by_name(options.masks, "masks") if options.masks else None
+    losers = pictures_by_name(options.losers, "losers") if options.losers else None
+    repeated = folder_repeats(folder)
+    for place, names in walk_folders(folder, (options.masks, options.losers)):
+        if table := find_table(place, names):
+            scan.rows |= read_table(table, options.caption_column)
         first = place.relative_to(folder).parts[:1]
         repeats, words = repeated.get(first[0], (1, "")) if first else (1, "")
-        texts = texts_in(names, rules.caption_suffixes)
-        told = set()
+        texts = caption_files(names, options.caption_suffixes)
+        used_texts = set()
         for name in names:
             path = place / name
             suffix = path.suffix.lower()
             if suffix not in SUFFIXES + FOREIGN_SUFFIXES:
                 if name not in texts.values() and name not in TABLES:
-                    reading.passed_over[suffix or name] += 1
+                    scan.ignored[suffix or name] += 1
                 continue
-            captions, text = captions_of(reading, path, texts)
-            told |= {text}
+            captions, text = read_captions(scan, path, texts)
+            used_texts |= {text}
             if captions is None:
                 continue
-            loser = named_as(path.relative_to(folder), losers)
+            loser = find_companion(path.relative_to(folder), losers)
             if losers is not None and loser is None:
-                reason = f"has no worse one of its name in {rules.losers}"
-                reading.listing.broken.append(BrokenPicture(str(path), reason))
+                reason = f"has no worse one of its name in {options.losers}"
+                scan.listing.broken.append(BrokenPicture(str(path), reason))
                 continue
-            reading.listing.pictures.append(
-                Listed(
+            scan.listing.pictures.append(
+                PictureEntry(
                     str(path),
                     FileSource(path),
                     captions or ((words,) if words else ()),
-                    named_as(path.relative_to(folder), masks),
+                    find_companion(path.relative_to(folder), masks),
                     repeats,
                     path.stem,
                     place.name,
                     loser,
                 )
             )
-        reading.orphans += [place / text for text in sorted({*texts.values()} - told)]
-    note_what_is_left(reading, repeated)
-    return reading.listing
+        scan.orphans += [place / text for text in sorted({*texts.values()} - used_texts)]
+    add_notes(scan, repeated)
+    return scan.listing
 
 
-def why(error: OSError | ValueError) -> str:
+def error_text(error: OSError | ValueError) -> str:
+    """Return the reason of an error, without errno and path."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
-def texts_in(names: Iterable[str], suffixes: Sequence[str]) -> dict[str, str]:
-    """The files of captions, by their names with a suffix in small letters."""
+def caption_files(names: Iterable[str], suffixes: Sequence[str]) -> dict[str, str]:
+    """Return the names of caption files by their names with the suffix in lower case."""
     found = ((Path(name), name) for name in names)
     return {
         path.stem + path.suffix.lower(): name
@@ -118,47 +119,54 @@ def texts_in(names: Iterable[str], suffixes: Sequence[str]) -> dict[str, str]:
     }
 
 
-def captions_of(
-    reading: _Reading, path: Path, texts: Mapping[str, str]
+def read_captions(
+    scan: _Scan, path: Path, texts: Mapping[str, str]
 ) -> tuple[tuple[str, ...] | None, str | None]:
-    """What is said of the picture, None where that cannot be read; and the text file that told."""
-    names = (path.stem + suffix for suffix in reading.rules.caption_suffixes)
+    """Return the captions of a picture and the name of its caption file.
+
+    The captions are None if the file cannot be read; the name is None without a file.
+    """
+    names = (path.stem + suffix for suffix in scan.options.caption_suffixes)
     beside = next((texts[name] for name in names if name in texts), None)
-    if path in reading.rows:
-        reading.seen.add(path)
-        if captions := reading.rows[path]:
+    if path in scan.rows:
+        scan.seen.add(path)
+        if captions := scan.rows[path]:
             return captions, beside
     if beside is None:
         return (), None
     try:
-        text = as_caption(read_bounded(path.with_name(beside), MAX_CAPTION))
+        text = parse_caption(read_bounded(path.with_name(beside), MAX_CAPTION))
     except (OSError, ValueError) as error:
-        reading.listing.broken.append(
-            BrokenPicture(str(path), f"its caption {beside} cannot be used: {why(error)}")
+        scan.listing.broken.append(
+            BrokenPicture(str(path), f"its caption {beside} cannot be used: {error_text(error)}")
         )
         return None, beside
     return ((text,) if text else ()), beside
 
 
-def note_what_is_left(reading: _Reading, repeated: dict[str, tuple[int, str]]) -> None:
-    listing = reading.listing
-    for path in sorted(reading.rows.keys() - reading.seen):
+def add_notes(scan: _Scan, repeated: dict[str, tuple[int, str]]) -> None:
+    """Add missing pictures, repeats and ignored files to the listing's broken ones and notes."""
+    listing = scan.listing
+    for path in sorted(scan.rows.keys() - scan.seen):
         reason = "its suffix is no picture's" if path.exists() else "is not there"
         listing.broken.append(BrokenPicture(str(path), f"named in the metadata, but {reason}"))
     for name, (repeats, words) in repeated.items():
         listing.notes.append(f"{name}: each picture {repeats} times; caption {words!r} if none")
-    if reading.orphans:
+    if scan.orphans:
         listing.notes.append(
-            f"{several(len(reading.orphans), 'caption')} without a picture: {some(reading.orphans)}"
+            f"{several(len(scan.orphans), 'caption')} without a picture: "
+            f"{shorten_list(scan.orphans)}"
         )
-    if reading.passed_over:
-        kinds = ", ".join(f"{n} {suffix}" for suffix, n in reading.passed_over.most_common(6))
-        others = several(reading.passed_over.total(), "other file")
-        listing.notes.append(f"passed over: {others} ({kinds})")
+    if scan.ignored:
+        kinds = ", ".join(f"{n} {suffix}" for suffix, n in scan.ignored.most_common(6))
+        others = several(scan.ignored.total(), "other file")
+        listing.notes.append(f"ignored: {others} ({kinds})")
 
 
-def walk(folder: Path, without: Sequence[Path | None] = ()) -> Iterator[tuple[Path, list[str]]]:
-    """Each folder with the names of its files; links are followed, hidden ones are not entered."""
+def walk_folders(
+    folder: Path, without: Sequence[Path | None] = ()
+) -> Iterator[tuple[Path, list[str]]]:
+    """Yield each folder with the names of its files; links are followed, hidden folders skipped."""
     entered = set()
     left_out = {other.resolve() for other in without if other}
     for place, below, names in os.walk(folder, followlinks=True):
@@ -171,8 +179,8 @@ def walk(folder: Path, without: Sequence[Path | None] = ()) -> Iterator[tuple[Pa
         yield Path(place), sorted(name for name in names if name[0] != ".")
 
 
-def repeated_folders(folder: Path) -> dict[str, tuple[int, str]]:
-    """Repeats and words of the folders in it named as `10_sks dog`, if all of them are."""
+def folder_repeats(folder: Path) -> dict[str, tuple[int, str]]:
+    """Return repeats and words of the folders named as `10_sks dog`; empty unless all are."""
     found = {}
     for below in sorted(folder.iterdir()):
         if below.name.startswith(".") or not below.is_dir():
@@ -184,25 +192,26 @@ def repeated_folders(folder: Path) -> dict[str, tuple[int, str]]:
     return found
 
 
-def named_in(folder: Path, what: str) -> dict[str, Path]:
-    """Pictures of a folder by their path in it, without its suffix."""
+def pictures_by_name(folder: Path, what: str) -> dict[str, Path]:
+    """Return the pictures of a folder by their relative path without the suffix."""
     if not folder.is_dir():
         raise DataError(f"No such folder of {what}: {folder}. Check the path.")
     return {
         (place / name).relative_to(folder).with_suffix("").as_posix(): place / name
-        for place, names in walk(folder)
+        for place, names in walk_folders(folder)
         for name in names
         if Path(name).suffix.lower() in SUFFIXES
     }
 
 
-def named_as(picture: Path, others: dict[str, Path] | None) -> FileSource | None:
-    """The one of the same path and name, or else of the same name at the top."""
+def find_companion(picture: Path, others: dict[str, Path] | None) -> FileSource | None:
+    """Return the file with the picture's relative path, or else with its name at the top."""
     names = picture.with_suffix("").as_posix(), picture.stem
     other = next((others[name] for name in names if name in others), None) if others else None
     return FileSource(other) if other else None
 
 
-def some(paths: list[Path], most: int = 5) -> str:
-    told = ", ".join(str(path) for path in paths[:most])
-    return told + (", ..." if len(paths) > most else "")
+def shorten_list(paths: list[Path], most: int = 5) -> str:
+    """Return the first paths as text, with "..." if there are more."""
+    text = ", ".join(str(path) for path in paths[:most])
+    return text + (", ..." if len(paths) > most else "")

@@ -1,8 +1,8 @@
-"""The data sets that a kohya TOML describes, as subsets of ours.
+"""Subsets from a TOML that describes data sets to kohya's scripts.
 
-Its keys are inherited from [general] to [[datasets]] to [[datasets.subsets]]. What belongs to our
-data is taken over; what another table of a run says (`batch_size`, for one) is told, not used;
-anything else is an error that names it.
+Its keys are inherited from [general] to [[datasets]] to [[datasets.subsets]]. Keys of
+a subset are converted; keys of another table of a run, such as `batch_size`, are reported and not
+used; any other key is an error.
 """
 
 import math
@@ -15,7 +15,7 @@ from t2i.errors import ArgumentError, DataError, nearest
 from t2i.safe_reading import CONFIG, read_toml
 from train.data.subsets import SubsetConfig
 
-TAKEN = {
+CONVERTED_KEYS = {
     "image_dir": "folder",
     "class_tokens": "default_caption",
     "num_repeats": "repeats",
@@ -30,10 +30,10 @@ TAKEN = {
     "alpha_mask": "alpha_mask",
     "conditioning_data_dir": "masks",
 }
-"""kohya's keys that are keys of a subset of ours."""
-READ = ("random_crop", "resolution", "caption_separator")
-"""Keys that need more than another name."""
-ELSEWHERE = {
+"""kohya's keys and the keys of SubsetConfig with the same meaning."""
+SPECIAL_KEYS = ("random_crop", "resolution", "caption_separator")
+"""Keys whose values need a conversion."""
+RUN_KEYS = {
     "batch_size": "train.batch_size",
     "caption_dropout_rate": "target.caption_dropout",
     "enable_bucket": "data.buckets",
@@ -41,8 +41,8 @@ ELSEWHERE = {
     "min_bucket_reso": "data.max_aspect",
     "max_bucket_reso": "data.max_aspect",
 }
-"""Keys whose place is elsewhere in a run's configuration."""
-OFF: dict[str, object] = {
+"""kohya's keys and the keys of other tables of a run's config that replace them."""
+UNSUPPORTED_KEYS: dict[str, object] = {
     "color_aug": False,
     "bucket_no_upscale": False,
     "cache_info": False,
@@ -56,14 +56,16 @@ OFF: dict[str, object] = {
     "secondary_separator": "",
     "custom_attributes": {},
 }
-"""Keys of what we do not do: only this value is accepted."""
-KEYS = (*TAKEN, *READ, *ELSEWHERE, *OFF)
+"""Keys of unsupported features, with the only value that is accepted."""
+KEYS = (*CONVERTED_KEYS, *SPECIAL_KEYS, *RUN_KEYS, *UNSUPPORTED_KEYS)
 
 
-def subsets_of_kohya(path: Path, size: int) -> tuple[list[SubsetConfig], list[str]]:
-    """The subsets of the file, and what of it is not used.
+def load_kohya_subsets(path: Path, size: int) -> tuple[list[SubsetConfig], list[str]]:
+    """Return the subsets of a kohya TOML, and notes on keys that are not used.
 
-    size : ours, which the resolutions of the file must agree with
+    size : `data.size`, which the resolutions in the file must agree with
+
+    Raises ArgumentError for an unknown or unsupported key.
     """
     tree = read_toml(path, CONFIG("kohya config"))
     if unknown := sorted(tree.keys() - {"general", "datasets"}):
@@ -72,41 +74,39 @@ def subsets_of_kohya(path: Path, size: int) -> tuple[list[SubsetConfig], list[st
         )
     subsets: list[SubsetConfig] = []
     unused: dict[str, None] = {}
-    for number, dataset in enumerate(tables(tree, "datasets", str(path))):
+    for number, dataset in enumerate(_tables(tree, "datasets", str(path))):
         place = f"{path}, datasets[{number}]"
         inherited = {**tree.get("general", {}), **dataset}
         inherited.pop("subsets", None)
-        for which, own in enumerate(tables(dataset, "subsets", place)):
+        for which, own in enumerate(_tables(dataset, "subsets", place)):
             keys = {**inherited, **own}
-            subsets.append(subset_of(keys, path, f"{place}.subsets[{which}]", size))
-            unused |= dict.fromkeys(key for key in keys if key in ELSEWHERE)
+            subsets.append(_convert_subset(keys, path, f"{place}.subsets[{which}]", size))
+            unused |= dict.fromkeys(key for key in keys if key in RUN_KEYS)
     if not subsets:
         raise DataError(f"{path}: no [[datasets.subsets]] in it, so there is nothing to train on.")
-    notes = [f"{path}: {key} is not used, {ELSEWHERE[key]} says it" for key in unused]
+    notes = [f"{path}: {key} is not used; set {RUN_KEYS[key]} instead" for key in unused]
     return subsets, notes
 
 
-def tables(tree: Mapping[str, object], key: str, place: str) -> list[dict[str, object]]:
+def _tables(tree: Mapping[str, object], key: str, place: str) -> list[dict[str, object]]:
     found = tree.get(key, [])
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
         raise ArgumentError(f"{place}: {key} must be written as [[{key}]], a list of tables.")
     return found
 
 
-def subset_of(keys: Mapping[str, object], path: Path, place: str, size: int) -> SubsetConfig:
+def _convert_subset(keys: Mapping[str, object], path: Path, place: str, size: int) -> SubsetConfig:
     for key, value in keys.items():
         if key not in KEYS:
             raise ArgumentError(f"{place}: unknown key {key!r}. {nearest(key, KEYS)}")
-        if key in OFF and value not in (OFF[key], None):
-            raise ArgumentError(
-                f"{place}: {key} = {value!r} is something we do not do; remove the key."
-            )
+        if key in UNSUPPORTED_KEYS and value not in (UNSUPPORTED_KEYS[key], None):
+            raise ArgumentError(f"{place}: {key} = {value!r} is not supported; remove the key.")
     if (separator := keys.get("caption_separator", ",")) != ",":
         raise ArgumentError(f"{place}: caption_separator = {separator!r}; only ',' is understood.")
     if "image_dir" not in keys:
         raise ArgumentError(f"{place}: no image_dir, so there are no pictures; add it.")
-    check_resolution(keys.get("resolution", size), place, size)
-    ours = {TAKEN[key]: value for key, value in keys.items() if key in TAKEN}
+    _check_resolution(keys.get("resolution", size), place, size)
+    ours = {CONVERTED_KEYS[key]: value for key, value in keys.items() if key in CONVERTED_KEYS}
     for name in ("folder", "masks"):
         if isinstance(folder := ours.get(name), str):
             ours[name] = path.resolve().parent / folder
@@ -116,13 +116,13 @@ def subset_of(keys: Mapping[str, object], path: Path, place: str, size: int) -> 
         return SubsetConfig.model_validate(ours)
     except ValidationError as error:
         first = error.errors()[0]
-        ours_to_kohya = {value: key for key, value in TAKEN.items()}
+        ours_to_kohya = {value: key for key, value in CONVERTED_KEYS.items()}
         where = f"{ours_to_kohya.get(str(first['loc'][0]))}: " if first["loc"] else ""
         message = str(first["msg"]).removeprefix("Value error, ")
         raise ArgumentError(f"{place}: {where}{message} (given: {first['input']!r})") from None
 
 
-def check_resolution(resolution: object, place: str, size: int) -> None:
+def _check_resolution(resolution: object, place: str, size: int) -> None:
     given = resolution if isinstance(resolution, list) else [resolution]
     sides = [side for side in given if isinstance(side, int) and side > 0]
     if len(given) not in (1, 2) or len(sides) != len(given):

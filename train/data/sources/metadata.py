@@ -1,4 +1,4 @@
-"""The table beside a folder's pictures: metadata.jsonl or metadata.csv, as imagefolder has it."""
+"""Captions from metadata.jsonl or metadata.csv beside the pictures, in imagefolder's format."""
 
 import csv
 from collections.abc import Iterator, Sequence
@@ -7,22 +7,22 @@ from typing import BinaryIO
 
 from t2i.errors import DataError, nearest
 from t2i.safe_reading import TABLE, decode_utf8, iterate_lines, open_untrusted, parse_json
-from train.data.sources.listed import as_captions
+from train.data.sources.listing import parse_captions
 
 TABLES = ("metadata.jsonl", "metadata.csv")
 FILE_COLUMN = "file_name"
 CAPTION_COLUMNS = ("text", "caption", "captions")
 MAX_LINE = 1024 * 1024
-"""Bytes of one row, which may hold much beside its caption."""
+"""Greatest number of bytes of one row, which may have many columns."""
 
 Rows = dict[Path, tuple[str, ...]]
-"""Captions by picture; a picture named in several rows has those of all."""
+"""Captions by picture; a picture in several rows has the captions of all."""
 
 
-def rows_of(table: Path, caption_column: str | None) -> Rows:
-    """Raises DataError that names file and line."""
+def read_table(table: Path, caption_column: str | None) -> Rows:
+    """Return the captions of a table by picture. Raises DataError with file and line."""
     rows: Rows = {}
-    for line, row in lines_of(table):
+    for line, row in read_rows(table):
         place = f"{table}, line {line}"
         name = row.get(FILE_COLUMN)
         if not isinstance(name, str) or not name:
@@ -30,7 +30,7 @@ def rows_of(table: Path, caption_column: str | None) -> Rows:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise DataError(f"{place}: {name!r} leads out of the folder; name what lies within.")
         try:
-            captions = as_captions(row.get(column_of(row, caption_column, place)))
+            captions = parse_captions(row.get(find_caption_column(row, caption_column, place)))
         except ValueError as error:
             raise DataError(f"{place}: {error}.") from None
         path = table.parent / name
@@ -38,8 +38,8 @@ def rows_of(table: Path, caption_column: str | None) -> Rows:
     return rows
 
 
-def column_of(row: dict[str, object], wanted: str | None, place: str) -> str:
-    """The name of the column that holds the captions."""
+def find_caption_column(row: dict[str, object], wanted: str | None, place: str) -> str:
+    """Return the name of the caption column. Raises DataError if it is missing or ambiguous."""
     if wanted is not None:
         if wanted not in row:
             raise DataError(f"{place}: no column {wanted!r}. {nearest(wanted, row)}")
@@ -47,8 +47,7 @@ def column_of(row: dict[str, object], wanted: str | None, place: str) -> str:
     found = [column for column in CAPTION_COLUMNS if column in row]
     if len(found) > 1:
         raise DataError(
-            f"{place}: which are the captions, {' or '.join(map(repr, found))}? Say it with "
-            "caption_column."
+            f"{place}: which are the captions, {' or '.join(map(repr, found))}? Set caption_column."
         )
     if not found and len(row) > 1:
         raise DataError(
@@ -58,14 +57,14 @@ def column_of(row: dict[str, object], wanted: str | None, place: str) -> str:
     return found[0] if found else CAPTION_COLUMNS[0]
 
 
-def lines_of(table: Path) -> Iterator[tuple[int, dict[str, object]]]:
-    """Each row with its line's number, counted from 1."""
+def read_rows(table: Path) -> Iterator[tuple[int, dict[str, object]]]:
+    """Yield each row with its line number, counted from 1."""
     with open_untrusted(table, TABLE) as file:
-        yield from (csv_rows if table.suffix == ".csv" else json_rows)(table, file)
+        yield from (_csv_rows if table.suffix == ".csv" else _json_rows)(table, file)
 
 
-def json_rows(table: Path, file: BinaryIO) -> Iterator[tuple[int, dict[str, object]]]:
-    for number, line in texts_of(table, file):
+def _json_rows(table: Path, file: BinaryIO) -> Iterator[tuple[int, dict[str, object]]]:
+    for number, line in _text_lines(table, file):
         if not line.strip():
             continue
         try:
@@ -77,8 +76,8 @@ def json_rows(table: Path, file: BinaryIO) -> Iterator[tuple[int, dict[str, obje
         yield number, row
 
 
-def csv_rows(table: Path, file: BinaryIO) -> Iterator[tuple[int, dict[str, object]]]:
-    reader = csv.DictReader((text for _, text in texts_of(table, file)), strict=True)
+def _csv_rows(table: Path, file: BinaryIO) -> Iterator[tuple[int, dict[str, object]]]:
+    reader = csv.DictReader((text for _, text in _text_lines(table, file)), strict=True)
     try:
         for row in reader:
             yield reader.line_num, {str(key): value for key, value in row.items()}
@@ -86,8 +85,8 @@ def csv_rows(table: Path, file: BinaryIO) -> Iterator[tuple[int, dict[str, objec
         raise DataError(f"{table}, line {reader.line_num}: {error}.") from error
 
 
-def texts_of(table: Path, file: BinaryIO) -> Iterator[tuple[int, str]]:
-    """Number and text of each line, its end included."""
+def _text_lines(table: Path, file: BinaryIO) -> Iterator[tuple[int, str]]:
+    """Yield number and text of each line, the line end included."""
     for number, data in iterate_lines(file, MAX_LINE):
         if len(data) > MAX_LINE:
             raise DataError(f"{table}, line {number}: it is longer than {MAX_LINE:,} bytes.")
@@ -97,8 +96,8 @@ def texts_of(table: Path, file: BinaryIO) -> Iterator[tuple[int, str]]:
             raise DataError(f"{table}, line {number}: {error}.") from error
 
 
-def table_in(folder: Path, names: Sequence[str]) -> Path | None:
-    """The table among a folder's files."""
+def find_table(folder: Path, names: Sequence[str]) -> Path | None:
+    """Return the path of the folder's table, or None. Raises DataError if there are two."""
     found = [name for name in TABLES if name in names]
     if len(found) > 1:
         raise DataError(f"{folder} holds both {' and '.join(found)}: keep one of them.")

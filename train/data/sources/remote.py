@@ -1,4 +1,4 @@
-"""Bytes of a file on a web server, by ranges: an archive is used where it lies, in any order."""
+"""Reading of files in archives on a web server, by HTTP range requests."""
 
 import io
 import time
@@ -13,31 +13,33 @@ from train.data.decode import BrokenPicture
 
 SCHEMES = ("http://", "https://")
 TRIES = 6
-"""Waiting 1, 2, 4 ... seconds between them: no picture is given up for a moment without network."""
+"""Number of attempts, 1, 2, 4 ... seconds apart, to survive a short loss of the network."""
 TIMEOUT = 60.0
 BLOCK = 256 * 1024
-"""Read at a time while an archive's list is made; a seek within it costs nothing."""
+"""Bytes read at a time while an archive is listed; seeks within a block are free."""
 GONE = (403, 404, 410)
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteSource:
-    """A file in an uncompressed archive on a web server."""
+    """A file within an uncompressed archive on a web server."""
 
     url: str
     offset: int
     size: int
 
     def read(self) -> bytes:
+        """Download the bytes of the file. Raises BrokenPicture if it is too large or gone."""
         if self.size > PICTURE.most:
             raise BrokenPicture(self.url, f"holds {self.size:,} bytes of one file")
-        return fetch(self.url, self.offset, self.size)
+        return fetch_range(self.url, self.offset, self.size)
 
 
-def fetch(url: str, offset: int, size: int) -> bytes:
-    """Raises BrokenPicture where the server has no such file, DataError where it cannot be asked.
+def fetch_range(url: str, offset: int, size: int) -> bytes:
+    """Download a range of bytes.
 
-    Only the first is a fault of the file, for which another picture may stand in.
+    Raises BrokenPicture if the server has no such file, for which another picture can be used, and
+    DataError if the server cannot be reached.
     """
     if size == 0:
         return b""
@@ -47,7 +49,7 @@ def fetch(url: str, offset: int, size: int) -> bytes:
         try:
             with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
                 if answer.status != 206:
-                    raise no_ranges(url)
+                    raise _no_ranges(url)
                 data: bytes = answer.read(size + 1)  # and no more, whatever it sends
             if len(data) == size:
                 return data
@@ -68,48 +70,53 @@ def fetch(url: str, offset: int, size: int) -> bytes:
     )
 
 
-def length_of(url: str) -> int:
-    """In bytes. Raises DataError."""
+def content_length(url: str) -> int:
+    """Return the length of a file in bytes. Raises DataError."""
     request = urllib.request.Request(url, headers={"Range": "bytes=0-0"})
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-            told = answer.headers.get("Content-Range", "").rpartition("/")[2]
-            if answer.status != 206 or not told.isdecimal():
-                raise no_ranges(url)
-            return int(told)
+            length = answer.headers.get("Content-Range", "").rpartition("/")[2]
+            if answer.status != 206 or not length.isdecimal():
+                raise _no_ranges(url)
+            return int(length)
     except OSError as error:
         raise DataError(f"Cannot read {url}: {error}. Check the address.") from error
 
 
-def no_ranges(url: str) -> DataError:
+def _no_ranges(url: str) -> DataError:
     return DataError(
-        f"The server of {url} gives no ranges of a file, so that a picture in the archive cannot "
-        "be reached: download the archive and name its path."
+        f"The server of {url} does not support range requests, which reading a picture within the "
+        "archive needs: download the archive and name its path."
     )
 
 
 class RemoteFile(io.RawIOBase):
-    """A file on a web server, to be read and sought in; wrap it in io.BufferedReader."""
+    """Seekable file on a web server; wrap it in io.BufferedReader."""
 
     def __init__(self, url: str) -> None:
-        self.url, self.length, self.place = url, length_of(url), 0
+        self.url, self.length, self.position = url, content_length(url), 0
 
     def readable(self) -> bool:
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
+        """Return True."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self.place, io.SEEK_END: self.length}[whence]
-        self.place = start + offset
-        return self.place
+        """Set the position and return it, as io.RawIOBase does."""
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.length}[whence]
+        self.position = start + offset
+        return self.position
 
     def tell(self) -> int:
-        return self.place
+        """Return the position."""
+        return self.position
 
     def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
-        size = max(0, min(len(buffer), self.length - self.place))
-        buffer[:size] = fetch(self.url, self.place, size)
-        self.place += size
+        """Download bytes into the buffer and return their number."""
+        size = max(0, min(len(buffer), self.length - self.position))
+        buffer[:size] = fetch_range(self.url, self.position, size)
+        self.position += size
         return size

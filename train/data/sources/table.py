@@ -1,4 +1,4 @@
-"""A data set of the library `datasets`, by its name or from a folder."""
+"""Listing of a data set of the library `datasets`, by its name or from a folder."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -8,25 +8,26 @@ from typing import TYPE_CHECKING
 from t2i.errors import ArgumentError, DataError, nearest
 from t2i.optional_dependencies import how_to_install
 from train.data.decode import BrokenPicture
-from train.data.sources.listed import FileSource, Listed, Listing, as_captions
+from train.data.sources.listing import FileSource, Listing, PictureEntry, parse_captions
 from train.data.sources.metadata import CAPTION_COLUMNS
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 SAVED = ("dataset_info.json", "state.json")
-"""What lies in a folder that `save_to_disk` wrote."""
+"""Files in a folder that `save_to_disk` wrote."""
 
 
 @dataclass(frozen=True, slots=True)
-class RowSource:
-    """A picture in a row; the table is opened in each process from its own files."""
+class TableRowSource:
+    """A picture in a row; each process opens the table's files itself."""
 
     table: "Dataset"
     row: int
     column: str
 
     def read(self) -> bytes:
+        """Return the bytes in the cell, or of the file that it names."""
         cell = self.table[self.row][self.column]
         if cell is None:
             raise BrokenPicture(f"row {self.row}", "has no picture")
@@ -42,8 +43,11 @@ def list_table(
     image_column: str = "image",
     caption_column: str | None = None,
 ) -> Listing:
-    """Every row; pictures are decoded by us and nothing else is read of them now."""
-    table = opened(name, configuration, split)
+    """Return the listing of all rows; pictures are neither read nor decoded yet.
+
+    Raises ArgumentError for an unknown column, DataError if the data set cannot be opened.
+    """
+    table = open_table(name, configuration, split)
     columns = table.column_names
     if image_column not in columns:
         raise ArgumentError(
@@ -61,21 +65,23 @@ def list_table(
             f"image_column = {image_column!r} of {name} holds no pictures: {error}."
         ) from error
     listing = Listing()
-    captions = captions_of(table, name, caption_column)
+    captions = caption_cells(table, name, caption_column)
     for row in range(len(table)):
-        told = f"{name}[{row}]"
+        place = f"{name}[{row}]"
         try:
-            texts = as_captions(captions[row]) if captions is not None else ()
+            texts = parse_captions(captions[row]) if captions is not None else ()
         except ValueError as error:
-            listing.broken.append(BrokenPicture(told, str(error)))
+            listing.broken.append(BrokenPicture(place, str(error)))
             continue
-        source = RowSource(pictures, row, image_column)
-        listing.pictures.append(Listed(told, source, texts, stem=str(row), folder=Path(name).name))
+        source = TableRowSource(pictures, row, image_column)
+        listing.pictures.append(
+            PictureEntry(place, source, texts, stem=str(row), folder=Path(name).name)
+        )
     return listing
 
 
-def captions_of(table: "Dataset", name: str, wanted: str | None) -> list[object] | None:
-    """The column of captions; None where there is none."""
+def caption_cells(table: "Dataset", name: str, wanted: str | None) -> list[object] | None:
+    """Return the cells of the caption column; None if there is no such column."""
     columns = table.column_names
     if wanted is not None and wanted not in columns:
         raise ArgumentError(
@@ -84,13 +90,16 @@ def captions_of(table: "Dataset", name: str, wanted: str | None) -> list[object]
     found = [wanted] if wanted else [column for column in CAPTION_COLUMNS if column in columns]
     if len(found) > 1:
         raise ArgumentError(
-            f"{name}: which are the captions, {' or '.join(map(repr, found))}? Say it with "
-            "caption_column."
+            f"{name}: which are the captions, {' or '.join(map(repr, found))}? Set caption_column."
         )
     return list(table[found[0]]) if found else None
 
 
-def opened(name: str, configuration: str | None, split: str) -> "Dataset":
+def open_table(name: str, configuration: str | None, split: str) -> "Dataset":
+    """Open a data set by name or path.
+
+    Raises ArgumentError if the library or the split is missing, DataError if it cannot be opened.
+    """
     try:
         import datasets
     except ImportError:

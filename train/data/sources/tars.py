@@ -1,9 +1,9 @@
-"""webdataset's shards, here or on a web server: where in which archive each picture lies.
+"""Listing of webdataset shards, on disk or on a web server.
 
 Files of an archive that share a name up to its first dot, and follow one another, are one sample: a
 picture (`.jpg`), its caption (`.txt`, `.caption`, or `.json` with text or caption) and, if there is
-one, its mask (`.mask.png`). The list is made once; then a picture is read where it lies, and any
-order costs the same.
+one, its mask (`.mask.png`). The archives are listed once; then pictures are read in place, in any
+order at the same cost.
 """
 
 import io
@@ -20,14 +20,14 @@ from t2i.errors import ArgumentError, DataError
 from t2i.safe_reading import FileKind, open_regular, open_untrusted, parse_json
 from train.data.decode import BrokenPicture
 from train.data.sources.folder import FOREIGN_SUFFIXES, SUFFIXES
-from train.data.sources.listed import (
+from train.data.sources.listing import (
     MAX_BYTES,
     MAX_CAPTION,
-    Listed,
+    ByteSource,
     Listing,
-    Source,
-    as_caption,
-    as_captions,
+    PictureEntry,
+    parse_caption,
+    parse_captions,
 )
 from train.data.sources.metadata import CAPTION_COLUMNS
 from train.data.sources.remote import BLOCK, SCHEMES, RemoteFile, RemoteSource
@@ -36,24 +36,25 @@ BRACES = re.compile(r"\{([^{}]*)\}")
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
 TEXTS = (".txt", ".caption", ".json")
 MAX_TEXT = 16 * MAX_CAPTION
-"""Bytes of a sample's JSON, which may hold more than its caption."""
+"""Greatest number of bytes of a sample's JSON, which may hold more than its caption."""
 ARCHIVE = FileKind("archive", 1 << 50)
-"""Read where its files lie."""
+"""Kind of an archive for reading, whose size is not limited in effect."""
 MAX_HEADER = 64 * 1024
-"""Bytes of a member's name and what else is said of it."""
+"""Greatest number of bytes of a member's header."""
 COMPRESSED = (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5")
-"""How gzip, bzip2, xz and zstd begin."""
+"""First bytes of gzip, bzip2, xz and zstd files."""
 
 
 @dataclass(frozen=True, slots=True)
-class MemberSource:
-    """A file in an uncompressed archive."""
+class TarMemberSource:
+    """A file within an uncompressed archive on disk."""
 
     archive: Path
     offset: int
     size: int
 
     def read(self) -> bytes:
+        """Return the bytes of the file. Raises BrokenPicture if it is too large or cut short."""
         if self.size > MAX_BYTES:
             raise BrokenPicture(str(self.archive), f"holds {self.size:,} bytes of one file")
         with open_regular(self.archive) as file:
@@ -65,36 +66,36 @@ class MemberSource:
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
-    """A file of an archive.
+class TarMember:
+    """A file within an archive.
 
-    key, kind : its name before and after the first dot of the last part, as in ".mask.png"
-    text : what it holds, of a kind that may tell the caption
+    key, kind : its name before and after the first dot of the last path part, as in ".mask.png"
+    text : its content, if its kind can hold a caption
     """
 
     name: str
     key: str
     kind: str
-    source: Source
+    source: ByteSource
     size: int
     text: bytes | None
 
 
 def list_tars(patterns: Sequence[str], caption_column: str | None = None) -> Listing:
-    """The samples of all archives, in their order.
+    """Return the listing of the samples of all archives, in their order.
 
     Raises DataError for an archive that cannot be read in place.
     """
     listing = Listing()
-    for archive in archives(patterns):
-        for parts in samples_in(members(archive, listing)):
-            add_sample(parts, archive, caption_column, listing)
+    for archive in expand_patterns(patterns):
+        for parts in group_samples(list_members(archive, listing)):
+            _add_sample(parts, archive, caption_column, listing)
     return listing
 
 
-def samples_in(members: Iterator[Member]) -> Iterator[dict[str, Member]]:
-    """The files of each sample by their kind; where a kind comes again, another sample begins."""
-    parts: dict[str, Member] = {}
+def group_samples(members: Iterator[TarMember]) -> Iterator[dict[str, TarMember]]:
+    """Yield the files of each sample by kind; a repeated kind begins another sample."""
+    parts: dict[str, TarMember] = {}
     for member in members:
         if parts and (member.kind in parts or member.key != next(iter(parts.values())).key):
             yield parts
@@ -104,25 +105,25 @@ def samples_in(members: Iterator[Member]) -> Iterator[dict[str, Member]]:
         yield parts
 
 
-def add_sample(
-    parts: dict[str, Member], archive: str, caption_column: str | None, listing: Listing
+def _add_sample(
+    parts: dict[str, TarMember], archive: str, caption_column: str | None, listing: Listing
 ) -> None:
     pictures = [part for kind, part in parts.items() if kind in SUFFIXES + FOREIGN_SUFFIXES]
     if not pictures:
-        told = ", ".join(part.name for part in parts.values())
-        listing.notes.append(f"{archive}: no picture among {told}")
+        names = ", ".join(part.name for part in parts.values())
+        listing.notes.append(f"{archive}: no picture among {names}")
     mask = next((parts[f".mask{end}"] for end in SUFFIXES if f".mask{end}" in parts), None)
     for picture in pictures:
         name = f"{archive}!{picture.name}"
         try:
             if picture.size > MAX_BYTES:
                 raise ValueError(f"has {picture.size:,} bytes; at most {MAX_BYTES:,} are read")
-            captions = captions_of(parts, caption_column)
+            captions = _sample_captions(parts, caption_column)
         except ValueError as error:
             listing.broken.append(BrokenPicture(name, str(error)))
             continue
         listing.pictures.append(
-            Listed(
+            PictureEntry(
                 name,
                 picture.source,
                 captions,
@@ -133,29 +134,29 @@ def add_sample(
         )
 
 
-def captions_of(parts: dict[str, Member], caption_column: str | None) -> tuple[str, ...]:
-    """Raises ValueError where what should be a caption is none."""
-    told = TEXTS if caption_column is None else (".json",)
-    part = next((parts[kind] for kind in told if kind in parts), None)
+def _sample_captions(parts: dict[str, TarMember], caption_column: str | None) -> tuple[str, ...]:
+    """Return the captions of a sample. Raises ValueError if its caption file is unusable."""
+    kinds = TEXTS if caption_column is None else (".json",)
+    part = next((parts[kind] for kind in kinds if kind in parts), None)
     if part is None:
         return ()
     if part.text is None:
         raise ValueError(f"its {part.name} has {part.size:,} bytes, far more than a caption")
     try:
         if part.kind != ".json":
-            text = as_caption(part.text)
+            text = parse_caption(part.text)
             return (text,) if text else ()
         row = parse_json(part.text, lenient=True)
     except ValueError as error:
         raise ValueError(f"its {part.name} cannot be used: {error}") from None
     columns = CAPTION_COLUMNS if caption_column is None else (caption_column,)
     found = [row[column] for column in columns if isinstance(row, dict) and column in row]
-    return as_captions(found[0]) if found else ()
+    return parse_captions(found[0]) if found else ()
 
 
-def members(archive: str, listing: Listing) -> Iterator[Member]:
-    """The files of an archive in its order; one that is cut short is told and read to its end."""
-    source: Callable[[int, int], Source]
+def list_members(archive: str, listing: Listing) -> Iterator[TarMember]:
+    """Yield the files of an archive in order; an incomplete archive is added to the broken ones."""
+    source: Callable[[int, int], ByteSource]
     with ExitStack() as stack:
         if archive.startswith(SCHEMES):
             file: io.BufferedReader = stack.enter_context(
@@ -164,7 +165,7 @@ def members(archive: str, listing: Listing) -> Iterator[Member]:
             source = partial(RemoteSource, archive)
         else:
             file = stack.enter_context(open_untrusted(archive, ARCHIVE))
-            source = partial(MemberSource, Path(archive))
+            source = partial(TarMemberSource, Path(archive))
         if file.read(2) in COMPRESSED:
             raise DataError(
                 f"{archive} is compressed, so that nothing can be read from its midst: decompress "
@@ -172,7 +173,7 @@ def members(archive: str, listing: Listing) -> Iterator[Member]:
             )
         file.seek(0)
         try:
-            with tarfile.open(fileobj=Headers(file), mode="r:") as tar:  # type: ignore[call-overload]
+            with tarfile.open(fileobj=HeaderReader(file), mode="r:") as tar:  # type: ignore[call-overload]
                 for info in tar:
                     folder, slash, name = info.name.rpartition("/")
                     if not info.isreg() or name.startswith("."):
@@ -184,29 +185,33 @@ def members(archive: str, listing: Listing) -> Iterator[Member]:
                         file.seek(info.offset_data)  # tarfile seeks the next header by itself
                         text = file.read(info.size)
                     place = source(info.offset_data, info.size)
-                    yield Member(info.name, folder + slash + stem, kind, place, info.size, text)
+                    yield TarMember(info.name, folder + slash + stem, kind, place, info.size, text)
         except tarfile.ReadError as error:
             listing.broken.append(BrokenPicture(archive, f"is no whole tar archive ({error})"))
 
 
-class Headers:
-    """An archive as tarfile sees it: a header may ask for no more memory than headers need."""
+class HeaderReader:
+    """Archive file for tarfile, which refuses headers that would need much memory."""
 
     def __init__(self, file: io.BufferedReader) -> None:
         self.file = file
         self.seek, self.tell, self.close = file.seek, file.tell, file.close
 
     def read(self, size: int = -1) -> bytes:
+        """Return the next bytes. Raises tarfile.ReadError for more than a header needs."""
         if not 0 <= size <= MAX_HEADER:
             raise tarfile.ReadError(f"a header of it claims {size:,} bytes")
         return self.file.read(size)
 
 
-def archives(patterns: Sequence[str]) -> list[str]:
-    """The paths and addresses that the patterns stand for; each must stand for one at least."""
+def expand_patterns(patterns: Sequence[str]) -> list[str]:
+    """Return the paths and URLs that the patterns match.
+
+    Raises DataError for a pattern without a match, ArgumentError for an unsupported URL.
+    """
     found: dict[str, None] = {}
     for pattern in patterns:
-        for name in in_braces(pattern):
+        for name in expand_braces(pattern):
             if "://" in name or name.startswith("pipe:"):
                 if not name.startswith(SCHEMES):
                     raise ArgumentError(
@@ -223,8 +228,8 @@ def archives(patterns: Sequence[str]) -> list[str]:
     return list(found)
 
 
-def in_braces(pattern: str) -> list[str]:
-    """All that a pattern with {000..012} or {a,b} in it stands for."""
+def expand_braces(pattern: str) -> list[str]:
+    """Return all expansions of a pattern with {000..012} or {a,b} in it."""
     match = BRACES.search(pattern)
     if match is None:
         return [pattern]
@@ -235,5 +240,5 @@ def in_braces(pattern: str) -> list[str]:
             raise ArgumentError(f"tars: {match[0]} in {pattern!r} counts from {first} to {last}.")
         width = len(span[1]) if span[1].startswith("0") else 0
         words = [f"{number:0{width}}" for number in range(first, last + 1)]
-    start, end = pattern[: match.start()], in_braces(pattern[match.end() :])
+    start, end = pattern[: match.start()], expand_braces(pattern[match.end() :])
     return [start + word + rest for word in words for rest in end]

@@ -1,4 +1,4 @@
-"""A picture that was found, before it is opened: where its bytes are, and what was said of it."""
+"""Pictures as the sources list them, before they are opened: bytes, captions, masks."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,54 +12,60 @@ MAX_BYTES = PICTURE.most
 MAX_CAPTION = CAPTION.most
 
 
-class Source(Protocol):
-    """Where bytes lie. It goes to worker processes, and so holds nothing open."""
+class ByteSource(Protocol):
+    """Source of the bytes of a file; picklable for worker processes, so nothing is held open."""
 
     def read(self) -> bytes:
-        """Raises OSError, or BrokenPicture with a reason of its own."""
+        """Return the bytes. Raises OSError, or BrokenPicture with a reason."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class FileSource:
+    """A file on disk."""
+
     path: Path
 
     def read(self) -> bytes:
+        """Return the bytes of the file."""
         return read_bounded(self.path, MAX_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
-    """captions : one of them is drawn at each visit; empty where none was found
-    loser : the worse picture of a pair, of which this is the better
-    repeats : as the place where it lies asks for, times what the subset asks for
+class PictureEntry:
+    """One picture that a source lists.
+
+    captions : one of them is chosen at each visit; empty if none was found
+    repeats : from its folder's name, times those of the subset
+    stem, folder : names for caption templates
+    loser : the worse picture of a pair of which this is the better
     """
 
     name: str
-    source: Source
+    source: ByteSource
     captions: tuple[str, ...] = ()
-    mask: Source | None = None
+    mask: ByteSource | None = None
     repeats: int = 1
     stem: str = ""
     folder: str = ""
-    loser: Source | None = None
+    loser: ByteSource | None = None
 
 
 @dataclass(slots=True)
 class Listing:
-    """All that was found in one place.
+    """Everything that one source lists.
 
-    broken : what is named there but cannot be used
-    notes : what one should know of how the place was read
+    broken : pictures that are named there but cannot be used
+    notes : remarks on how the source was read
     """
 
-    pictures: list[Listed] = field(default_factory=list)
+    pictures: list[PictureEntry] = field(default_factory=list)
     broken: list[BrokenPicture] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
-def read_bytes(source: Source, name: str) -> bytes:
-    """Raises BrokenPicture, whatever went wrong."""
+def read_bytes(source: ByteSource, name: str) -> bytes:
+    """Return the bytes of a source. Raises BrokenPicture for every failure to read it."""
     try:
         return source.read()
     except FileNotFoundError:
@@ -68,20 +74,17 @@ def read_bytes(source: Source, name: str) -> bytes:
         raise BrokenPicture(name, f"cannot be read ({error.strerror or error})") from error
 
 
-def as_caption(data: bytes) -> str:
-    """The text of a caption file, its lines joined.
-
-    Raises ValueError for what is no text.
-    """
+def parse_caption(data: bytes) -> str:
+    """Return the text of a caption file with its lines joined. Raises ValueError if not text."""
     if len(data) > MAX_CAPTION:
         raise ValueError(f"has {several(len(data), 'byte')}; a caption has at most {MAX_CAPTION:,}")
     return " ".join(decode_utf8(data).split())
 
 
-def as_captions(value: object) -> tuple[str, ...]:
-    """Of a row of a table: a string or a list of strings; nothing said is no caption.
+def parse_captions(value: object) -> tuple[str, ...]:
+    """Return the captions in a table's cell: a string, a list of strings, or nothing.
 
-    Raises ValueError for anything else.
+    Raises ValueError for any other value.
     """
     values = value if isinstance(value, list | tuple) else [value]
     texts = [one for one in values if isinstance(one, str)]

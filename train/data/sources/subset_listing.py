@@ -1,16 +1,16 @@
-"""Where pictures come from: each kind of place that a subset may name, and how it is listed."""
+"""Listing of a subset, whichever kind of source it names."""
 
 from train.data.pictures_config import PicturesConfig
-from train.data.sources.folder import CAPTION_SUFFIXES, FolderRules, list_folder
-from train.data.sources.kohya import subsets_of_kohya
-from train.data.sources.listed import Listing
+from train.data.sources.folder import CAPTION_SUFFIXES, FolderOptions, list_folder
+from train.data.sources.kohya import load_kohya_subsets
+from train.data.sources.listing import Listing
 from train.data.sources.table import list_table
 from train.data.sources.tars import list_tars
 from train.data.subsets import SubsetConfig
 
 
-def expanded(config: PicturesConfig) -> tuple[list[SubsetConfig], list[str]]:
-    """The subsets, those of a kohya TOML among them, and what one should know of that."""
+def expand_subsets(config: PicturesConfig) -> tuple[list[SubsetConfig], list[str]]:
+    """Return the subsets of a configuration, with those of kohya TOMLs, and notes on these."""
     if config.folder is not None:
         return [SubsetConfig(folder=config.folder)], []
     subsets: list[SubsetConfig] = []
@@ -19,15 +19,15 @@ def expanded(config: PicturesConfig) -> tuple[list[SubsetConfig], list[str]]:
         if subset.kohya is None:
             subsets.append(subset)
             continue
-        described, told = subsets_of_kohya(subset.kohya, config.size)
+        described, remarks = load_kohya_subsets(subset.kohya, config.size)
         own = {key: getattr(subset, key) for key in subset.model_fields_set - {"kohya"}}
         subsets += [one.model_copy(update=own) for one in described]
-        notes += told
+        notes += remarks
     return subsets, notes
 
 
-def list_place(subset: SubsetConfig) -> Listing:
-    """All that lies there."""
+def list_subset(subset: SubsetConfig) -> Listing:
+    """Return the listing of a subset. Raises DataError if its source cannot be read."""
     if subset.tars is not None:
         patterns = (subset.tars,) if isinstance(subset.tars, str) else subset.tars
         return list_tars(patterns, subset.caption_column)
@@ -43,5 +43,5 @@ def list_place(subset: SubsetConfig) -> Listing:
     suffixes: tuple[str, ...] = CAPTION_SUFFIXES
     if subset.caption_extension is not None:
         suffixes = ("." + subset.caption_extension.removeprefix(".").lower(),)
-    rules = FolderRules(suffixes, subset.caption_column, subset.masks, subset.losers)
+    rules = FolderOptions(suffixes, subset.caption_column, subset.masks, subset.losers)
     return list_folder(subset.folder, rules)

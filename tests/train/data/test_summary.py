@@ -9,7 +9,7 @@ from PIL import Image
 from tests.train.data.making import COLOURS, folder_of, noise, plain
 from train.data.pictures import Pictures
 from train.data.pictures_config import PicturesConfig
-from train.data.sheets.contact_sheet import CELL, contact_sheet, spread
+from train.data.sheets.contact_sheet import CELL, contact_sheet, spread_indices
 from train.data.summary import BucketCount, SubsetCount
 
 
@@ -38,7 +38,7 @@ def pictures(tmp_path: Path) -> Pictures:
 
 
 def test_everything_that_was_found_is_told(pictures: Pictures, tmp_path: Path) -> None:
-    told = pictures.overview()
+    told = pictures.summary()
     mine = f"{tmp_path}/mine"
     assert (told.found, told.trained, told.held_out, told.epoch) == (8, 7, 0, 12)
     assert told.sizes == [(20, 20), (40, 40), (100, 50)]
@@ -61,7 +61,7 @@ def test_everything_that_was_found_is_told(pictures: Pictures, tmp_path: Path) -
 
 
 def test_a_run_is_told_what_matters_to_it(pictures: Pictures, tmp_path: Path) -> None:
-    told = pictures.overview()
+    told = pictures.summary()
     assert told.remarks(batch_size=4) == [
         "pictures 8: 7 to train on, 1 broken; 2 buckets",
         f"left out: {tmp_path}/mine/x.jpg: is empty; expected a PNG, JPEG, WebP or BMP picture: "
@@ -78,9 +78,9 @@ def test_a_run_is_told_what_matters_to_it(pictures: Pictures, tmp_path: Path) ->
 def test_with_a_trigger_no_caption_is_missing(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "red", captions=False)
     config = PicturesConfig(folder=folder, size=32, bucket_step=8)
-    assert Pictures(config).overview().uncaptioned == [f"{folder}/00-red.png"]
+    assert Pictures(config).summary().uncaptioned == [f"{folder}/00-red.png"]
     config = config.model_copy(update={"trigger": "sks"})
-    assert Pictures(config).overview().uncaptioned == []
+    assert Pictures(config).summary().uncaptioned == []
 
 
 def test_the_sheet_shows_pictures_as_the_model_sees_them(pictures: Pictures) -> None:
@@ -103,5 +103,5 @@ def test_what_the_loss_does_not_count_is_pale_on_the_sheet(pictures: Pictures) -
 
 
 def test_a_sheet_s_pictures_are_spread_over_all(pictures: Pictures) -> None:
-    assert spread(pictures, 3) == [0, 2, 4]
-    assert spread(pictures, 99) == list(range(7))
+    assert spread_indices(pictures, 3) == [0, 2, 4]
+    assert spread_indices(pictures, 99) == list(range(7))

@@ -1,0 +1,40 @@
+"""Conditioning of the denoiser in training, as the pipelines build it."""
+
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+from t2i.conditioning.conditioning import Conditioning
+from t2i.denoiser.families import sdxl
+from t2i.scenes.sample import Framing
+from t2i.text.encoder_interface import EncodedText
+from train.batches.batch import Batch
+
+
+def build_conditioning(
+    unet: UNet2DConditionModel, encoded: EncodedText, batch: Batch
+) -> Conditioning:
+    """Return the conditioning of a batch whose captions are encoded; for SDXL with image sizes."""
+    if not sdxl.is_told_sizes(unet):
+        return Conditioning(encoded.text_BTD, mask_BT=encoded.mask_BT)
+    pooled_BD = sdxl.checked(encoded.pooled_BD)
+    height, width = batch.pixels_BCHW.shape[2:]
+    whole = Framing(original=(height, width), corner=(0, 0))
+    sizes = [
+        sdxl.Sizes(framing.original, framing.corner, target=(height, width))
+        for framing in (framing or whole for framing in batch.framings)
+    ]
+    rows = [sdxl.time_ids(unet, size, pooled_BD[i : i + 1]) for i, size in enumerate(sizes)]
+    extra = {"text_embeds": pooled_BD, "time_ids": torch.cat(rows)}
+    return Conditioning(encoded.text_BTD, extra=extra, mask_BT=encoded.mask_BT)
+
+
+def repeat_conditioning(conditioning: Conditioning, rows: int) -> Conditioning:
+    """Return the conditioning with every batch row repeated `rows` times."""
+    mask_BT = conditioning.mask_BT
+    return Conditioning(
+        conditioning.text_BTD.repeat_interleave(rows, 0),
+        extra={
+            name: value.repeat_interleave(rows, 0) for name, value in conditioning.extra.items()
+        },
+        mask_BT=None if mask_BT is None else mask_BT.repeat_interleave(rows, 0),
+    )
