@@ -39,7 +39,7 @@ def test_edits_that_mean_nothing_are_refused(make, message):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (Replace(source=1, target=1), "a prompt is not edited after itself"),
+        (Replace(source=1, target=1), "a prompt cannot be its own source"),
         (Replace(heads=(99,)), "wants head 99, but .* has 4: they count from 0 to 3"),
         (Function(lambda probs: probs * math.nan, target=1), "numbers that are not finite"),
         (Reweight(weights={"cat": 2.0}), r"'cat' is not in the prompt.*Prompt 1: 'a dog'"),

@@ -1,6 +1,6 @@
-"""Nothing that the prompt names is forgotten: latents move until every word is looked at.
+"""Attend-and-Excite: latents move along a gradient until every word is attended to.
 
-B batch rows (here: pictures), C channels, H W a size, N heads, Q positions of a site, T text
+B batch rows (here: images), C channels, H W a size, N heads, Q positions of a site, T text
 tokens, S tokens of the words.
 """
 
@@ -24,17 +24,17 @@ from t2i.text.token_layout import window_of
 
 Size = tuple[int, int]
 
-MOST_POSITIONS = 48 * 48
-"""Of the sites that are kept to choose of."""
+MAX_POSITIONS = 48 * 48
+"""Largest site whose maps are kept to choose from."""
 POSITIONS = 16 * 16
 SHARPNESS = 100.0
-"""Of the softmax over tokens."""
-MOST_TRIES = 20
+"""Factor of the probabilities in the softmax over tokens."""
+MAX_ITERATIONS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttendAndExcite(Edit):
-    """Before a step the target's latents move so that each of the words is looked at somewhere.
+    """Before a step, move the target's latents until each word is attended to at some position.
 
     Chefer et al. 2023 (Section 3, arXiv 2301.13826) as published: the cross-attention of the sites
     of a quarter of the latents' size (where there is none, nearest to 16 x 16 positions), the mean
@@ -42,9 +42,9 @@ class AttendAndExcite(Edit):
     the loss is the largest of 1 - max over the words' tokens. A step costs a pass with gradients,
     and up to 21 more at each of the thresholds.
 
-    words : of the target, one or several
-    scale : of the first step's move; the last has sqrt(0.5) of it
-    thresholds : (share of the run, how much each word has to be looked at by then)
+    words : words of the target, one or several
+    scale : step size of the first step; that of the last is sqrt(0.5) times as large
+    thresholds : (fraction of the run, attention that each word has to reach by then)
     """
 
     edits_latents = True
@@ -74,46 +74,49 @@ class AttendAndExcite(Edit):
                 )
 
     def fits(self, site: Site) -> bool:
+        """Return True for a small site with a known grid, whose maps the loss may read."""
         known = site.size is not None and min(site.size) > 1
-        small = self.sites is not None or site.positions <= MOST_POSITIONS
+        small = self.sites is not None or site.positions <= MAX_POSITIONS
         return known and small and super().fits(site)
 
     def check(self, prompt_tokens: PromptTokens) -> None:
+        """Raise ArgumentError for prompts and words that the run does not have."""
         super().check(prompt_tokens)
         for word in as_words(self.words):
             prompt_tokens.span(self.target, word)
 
     def before_pass(
-        self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, look: RunPass
+        self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, run_pass: RunPass
     ) -> Tensor:
-        share = denoiser_pass.step / max(1, denoiser_pass.num_steps - 1)
-        pace = self.scale * math.sqrt(1 - 0.5 * share)
-        goal = 1 - self.threshold(denoiser_pass.step, denoiser_pass.num_steps)
+        """Return the latents (B, C, H, W), moved along the gradient of the words' loss."""
+        progress = denoiser_pass.step / max(1, denoiser_pass.num_steps - 1)
+        step_size = self.scale * math.sqrt(1 - 0.5 * progress)
+        target_loss = 1 - self.threshold_at(denoiser_pass.step, denoiser_pass.num_steps)
 
-        loss_B, gradient_BCHW = self.measure(latents_BCHW, denoiser_pass, look)
-        unmet_B = loss_B > goal
-        for _ in range(MOST_TRIES):
+        loss_B, gradient_BCHW = self.compute_loss(latents_BCHW, denoiser_pass, run_pass)
+        unmet_B = loss_B > target_loss
+        for _ in range(MAX_ITERATIONS):
             if not unmet_B.any():
                 break
-            latents_BCHW = latents_BCHW - pace * gradient_BCHW * unmet_B[:, None, None, None]
-            # As published, the goal is looked for before a move and not after it.
-            unmet_B = unmet_B & (loss_B > goal)
-            loss_B, gradient_BCHW = self.measure(latents_BCHW, denoiser_pass, look)
-        return latents_BCHW - pace * gradient_BCHW
+            latents_BCHW = latents_BCHW - step_size * gradient_BCHW * unmet_B[:, None, None, None]
+            # As published, the threshold is checked before a move and not after it.
+            unmet_B = unmet_B & (loss_B > target_loss)
+            loss_B, gradient_BCHW = self.compute_loss(latents_BCHW, denoiser_pass, run_pass)
+        return latents_BCHW - step_size * gradient_BCHW
 
-    def threshold(self, step: int, num_steps: int) -> float:
-        """What each word has to reach at this step; 0 where nothing is asked."""
-        due = [least for share, least in self.thresholds if int(share * num_steps) == step]
+    def threshold_at(self, step: int, num_steps: int) -> float:
+        """Return the attention that each word has to reach at this step; 0 for no threshold."""
+        due = [least for progress, least in self.thresholds if int(progress * num_steps) == step]
         return max(due, default=0.0)
 
-    def measure(
-        self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, look: RunPass
+    def compute_loss(
+        self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, run_pass: RunPass
     ) -> tuple[Tensor, Tensor]:
-        """The loss of each picture (B,), 0 for those of other prompts, and its gradient."""
+        """Return each image's loss (B,), 0 for other prompts, and its gradient (B, C, H, W)."""
         if torch.is_inference_mode_enabled():
             raise AttentionError(
                 "AttendAndExcite needs gradients, and torch.inference_mode() allows none: draw "
-                "under torch.no_grad() or nothing, the pipelines see to it themselves."
+                "under torch.no_grad() or without it; the pipelines switch gradients themselves."
             )
         rows = list(denoiser_pass.cond_rows(self.target))
         maps: dict[Site, list[Tensor]] = {}
@@ -123,16 +126,16 @@ class AttendAndExcite(Edit):
             if self.fits(call.site):
                 heads = list(range(call.site.heads)) if self.heads is None else list(self.heads)
                 maps[call.site] = [probabilities.attention_map(row)[heads] for row in rows]
-                tokens[:] = [self.tokens(call)]
+                tokens[:] = [self.competing_tokens(call)]
 
         with torch.enable_grad():
             latents_BCHW = latents_BCHW.detach().clone().requires_grad_()
-            look(latents_BCHW, on_attention)
-            if not any(words for _, words in tokens):  # the prompt says none of them at this step
+            run_pass(latents_BCHW, on_attention)
+            if not any(words for _, words in tokens):  # the prompt of this step has none of them
                 return torch.zeros(len(latents_BCHW)), torch.zeros_like(latents_BCHW)
-            size, chosen = of_one_size(maps, latents_BCHW.shape)
+            size, chosen = select_sites(maps, latents_BCHW.shape)
             losses = [
-                loss_of(torch.cat([maps[site][row] for site in chosen]), size, *tokens[0])
+                compute_map_loss(torch.cat([maps[site][row] for site in chosen]), size, *tokens[0])
                 for row in range(len(rows))
             ]
             (gradient_BCHW,) = torch.autograd.grad(torch.stack(losses).sum(), latents_BCHW)
@@ -143,43 +146,43 @@ class AttendAndExcite(Edit):
         own_BCHW[rows] = gradient_BCHW[rows]
         return loss_B, own_BCHW
 
-    def tokens(self, call: AttentionCall) -> tuple[slice, list[int]]:
-        """The tokens that compete for places, and those of the words among them."""
+    def competing_tokens(self, call: AttentionCall) -> tuple[slice, list[int]]:
+        """Return the tokens of the softmax, and the numbers of the words' tokens among them."""
         text = call.prompt_tokens.tokenizers[0].tokenizer
-        window = text.layout if isinstance(text, TextEncoder) else window_of(text)
-        first = min(1, len(window.prefix))
+        layout = text.layout if isinstance(text, TextEncoder) else window_of(text)
+        first = min(1, len(layout.prefix))
         places = {
             p for word in as_words(self.words) for p in call.prompt_tokens.span(self.target, word)
         }
         return slice(first, call.text_length - 1), [place - first for place in sorted(places)]
 
 
-def of_one_size(maps: Mapping[Site, object], latents: torch.Size) -> tuple[Size, list[Site]]:
-    """The sites of a quarter of the latents' size, else those nearest to POSITIONS."""
+def select_sites(maps: Mapping[Site, object], latents: torch.Size) -> tuple[Size, list[Site]]:
+    """Return size and sites of a quarter of the latents' size, else nearest to POSITIONS."""
     quarter = (math.ceil(latents[-2] / 4), math.ceil(latents[-1] / 4))
 
     def distance(size: Size) -> tuple[bool, float]:
         return size != quarter, abs(math.log(size[0] * size[1] / POSITIONS))
 
-    best = min((site.size for site in maps if site.size is not None), key=distance)
-    return best, [site for site in maps if site.size == best]
+    nearest_size = min((site.size for site in maps if site.size is not None), key=distance)
+    return nearest_size, [site for site in maps if site.size == nearest_size]
 
 
-def loss_of(maps_NQT: Tensor, size: Size, competing: slice, words: list[int]) -> Tensor:
-    """How far the least seen of the words' tokens is from being all that a place looks at.
+def compute_map_loss(maps_NQT: Tensor, size: Size, competing: slice, words: list[int]) -> Tensor:
+    """Return 1 - the smoothed map's maximum, for the least attended token of the words.
 
-    maps_NQT : of all heads of all sites
+    maps_NQT : maps of all heads of all sites
     """
     mean_QT = maps_NQT.mean(dim=0)[:, competing]
     words_QS = (SHARPNESS * mean_QT).softmax(dim=-1)[:, words]
     words_S1HW = words_QS.T.unflatten(-1, size).unsqueeze(1)
     padded_S1HW = functional.pad(words_S1HW, (1, 1, 1, 1), mode="reflect")
-    smooth_S1HW = functional.conv2d(padded_S1HW, smoothing().to(padded_S1HW))
+    smooth_S1HW = functional.conv2d(padded_S1HW, gaussian_kernel().to(padded_S1HW))
     return (1 - smooth_S1HW.amax(dim=(1, 2, 3))).clamp(min=0).max()
 
 
-def smoothing() -> Tensor:
-    """3 x 3, of standard deviation 0.5 as the published code means it: exp(-(x / (2 * 0.5))^2)."""
+def gaussian_kernel() -> Tensor:
+    """Return the published 3 x 3 kernel of standard deviation 0.5: exp(-(x / (2 * 0.5))^2)."""
     side = torch.tensor([math.exp(-1), 1.0, math.exp(-1)])
     kernel = side[:, None] * side
     return (kernel / kernel.sum())[None, None]

@@ -1,4 +1,4 @@
-"""A map as somebody's own function wants it.
+"""Edit of attention maps by a function of the user.
 
 N heads, Q query positions, K key positions.
 """
@@ -19,11 +19,11 @@ WITH_TEXT = ("cross", "joint")
 
 @dataclass(frozen=True, kw_only=True)
 class Function(Edit):
-    """The target's maps are what `fn` makes of them: (N, Q, K) probabilities to the same shape.
+    """Replace the target's attention maps by `fn` of them: (N, Q, K) probabilities, same shape.
 
-    The one edit whose maps are computed, in float32, at its sites only; name few. A large map comes
-    in parts, some queries at a time, so `fn` must not mix positions Q. At sites that look at the
-    text, unless `sites` asks for others: Sites(kind="self").
+    The one edit whose maps are computed, in float32, at its sites only; select few. A large map is
+    passed in chunks of query positions, so `fn` must not mix positions Q. Applies at sites with
+    text among the keys, unless `sites` selects others: Sites(kind="self").
 
     >>> sharper = Function(lambda probs_NQK: (3 * probs_NQK.log()).softmax(-1), sites="mid_block")
     """
@@ -42,14 +42,16 @@ class Function(Edit):
             )
 
     def fits(self, site: Site) -> bool:
+        """Return True for a site whose attention it edits."""
         asked = isinstance(self.sites, Sites) and self.sites.kind is not None
         return super().fits(site) and (asked or site.kind in WITH_TEXT)
 
     def apply(self, plan: EditPlan, call: AttentionCall) -> None:
-        plan.add_function(call.denoiser_pass.cond_rows(self.target), self.of_its_heads)
+        """Add the function to the target's rows."""
+        plan.add_function(call.denoiser_pass.cond_rows(self.target), self._apply_to_heads)
 
-    def of_its_heads(self, probs_NQK: Tensor) -> Tensor:
-        """`fn` of the chosen heads; the others stay as they are."""
+    def _apply_to_heads(self, probs_NQK: Tensor) -> Tensor:
+        """Return the map with `fn` applied to the selected heads."""
         if self.heads is None:
             return self.fn(probs_NQK)
         heads = list(self.heads)

@@ -1,4 +1,4 @@
-"""Keep the layout of a picture under another prompt: who looks where is the source's."""
+"""Plug-and-play: the target keeps the source's layout through its self-attention maps."""
 
 from dataclasses import dataclass
 
@@ -10,11 +10,12 @@ from t2i.attention.site import Sites, StepWindow
 
 @dataclass(frozen=True, kw_only=True)
 class InjectQueriesKeys(Edit):
-    """The target's self-attention asks with the source's queries, and answers with its keys.
+    """Give the target's self-attention the queries and keys of the source.
 
-    The attention part of plug-and-play (Tumanyan et al. 2022, Section 4, arXiv 2211.12572): on the
-    way up, in the first half of the steps, in each branch of guidance. The published code leaves
-    out the first layer of Stable Diffusion 1 there: sites="up_blocks.(1.attentions.[12]|[23])".
+    The attention part of plug-and-play (Tumanyan et al. 2022, Section 4, arXiv 2211.12572): in the
+    upsampling blocks, in the first half of the steps, in each branch of guidance. The published
+    code omits the first layer of Stable Diffusion 1 there, which is
+    sites="up_blocks.(1.attentions.[12]|[23])".
     """
 
     kinds = ("self",)
@@ -25,6 +26,7 @@ class InjectQueriesKeys(Edit):
     sites: Sites | str | None = Sites(place="up")
 
     def apply(self, plan: EditPlan, call: AttentionCall) -> None:
+        """Copy queries and keys of the source rows to the target rows, in all branches."""
         rows = call.denoiser_pass.rows_in_all_branches(self.target)
         sources = call.denoiser_pass.rows_in_all_branches(self.source)
         plan.copy_rows("qk", rows, sources, self.heads)

@@ -1,4 +1,4 @@
-"""Change a picture only where the changed words are."""
+"""Local blend: the image changes only where the edited words are."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,20 +14,20 @@ from t2i.attention.prompts.prompt_tokens import PromptTokens, Words, as_words
 from t2i.attention.site import Sites
 from t2i.errors import ArgumentError
 
-FEW, SOME = 16 * 16, 48 * 48
-"""Positions of the sites that the published code reads, and of those that are kept to choose of."""
+PUBLISHED_POSITIONS, MAX_POSITIONS = 16 * 16, 48 * 48
+"""Largest sites that the published code reads, and that are kept to choose from."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LocalBlend(Edit):
-    """After each step the target is the source again, but where either picture's words are.
+    """After each step, reset the target's latents to the source's outside the mask of the words.
 
     Prompt-to-prompt's local editing (Hertz et al. 2022, Section 4, arXiv 2208.01626) with the
     published constants: the words' maps of the sites of at most 16 x 16 positions, summed over the
-    steps so far, widened by one place, stretched to a maximum of 1, above `threshold`. Where a
+    steps so far, dilated by one position, scaled to a maximum of 1, above `threshold`. Where a
     model has no site so small, its smallest are read.
 
-    words : of the source and of the target, each one word or several; () for none, as of a source
+    words : of the source and of the target, each one word or several; () for none, as for a source
         that lacks what the target adds
     """
 
@@ -52,18 +52,21 @@ class LocalBlend(Edit):
             )
 
     def fits(self, site: object) -> bool:
+        """Return False: it changes no attention."""
         return False  # it changes no attention
 
     def check(self, prompt_tokens: PromptTokens) -> None:
+        """Raise ArgumentError for prompts and words that the run does not have."""
         super().check(prompt_tokens)
         for prompt, words in zip((self.source, self.target), self.words, strict=True):
             for word in as_words(words):
                 prompt_tokens.span(prompt, word)
 
     def probes(self) -> Sequence[Probe]:
+        """Return a probe of the source's words and one of the target's."""
         sites = self.sites
         if sites is None:
-            sites = Sites(kind="cross", place=("down", "up"), max_positions=SOME)
+            sites = Sites(kind="cross", place=("down", "up"), max_positions=MAX_POSITIONS)
         return [
             Probe(as_words(words), prompt, sites, heads=self.heads, convention="mean")
             for prompt, words in zip((self.source, self.target), self.words, strict=True)
@@ -73,37 +76,44 @@ class LocalBlend(Edit):
     def after_step(
         self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, probes: Sequence[Probe]
     ) -> Tensor:
+        """Return the latents with the target blended into the source by the words' mask."""
         count = denoiser_pass.images_per_prompt
-        changed = latents_BCHW.clone()
-        for picture in range(count):
-            source, target = (p * count + picture for p in (self.source, self.target))
+        blended = latents_BCHW.clone()
+        for image_index in range(count):
+            source, target = (p * count + image_index for p in (self.source, self.target))
             size = (latents_BCHW.shape[2], latents_BCHW.shape[3])
-            masks = [self.mask(probe, picture, size) for probe in probes]
+            masks = [self.blend_mask(probe, image_index, size) for probe in probes]
             mask_HW = torch.stack(masks).any(dim=0).to(latents_BCHW)
-            kept = latents_BCHW[source]
-            changed[target] = kept + mask_HW * (latents_BCHW[target] - kept)
-        return changed
+            source_CHW = latents_BCHW[source]
+            blended[target] = source_CHW + mask_HW * (latents_BCHW[target] - source_CHW)
+        return blended
 
-    def mask(self, probe: Probe, picture: int, size: tuple[int, int]) -> Tensor:
-        """Where the words of a probe are by now, (H, W) bool."""
+    def blend_mask(self, probe: Probe, image_index: int, size: tuple[int, int]) -> Tensor:
+        """Return the mask (H, W) bool of a probe's words after the steps so far."""
         accumulators = [
-            plane
-            for (number, _), plane in probe.measurements.accumulators.items()
-            if number == picture
+            accumulator
+            for (number, _), accumulator in probe.measurements.accumulators.items()
+            if number == image_index
         ]
         if self.sites is None:
-            small = [plane for plane in accumulators if plane.site.positions <= FEW]
-            least = min(plane.site.positions for plane in accumulators)
-            accumulators = small or [
-                plane for plane in accumulators if plane.site.positions == least
+            small = [
+                accumulator
+                for accumulator in accumulators
+                if accumulator.site.positions <= PUBLISHED_POSITIONS
             ]
-            largest = max(plane.site.positions for plane in accumulators)
-            accumulators = [plane for plane in accumulators if plane.site.positions == largest]
+            least = min(accumulator.site.positions for accumulator in accumulators)
+            accumulators = small or [
+                accumulator for accumulator in accumulators if accumulator.site.positions == least
+            ]
+            largest = max(accumulator.site.positions for accumulator in accumulators)
+            accumulators = [
+                accumulator for accumulator in accumulators if accumulator.site.positions == largest
+            ]
         maps = [
-            plane.total_NSQ.sum(dim=1).mean(dim=0).view(plane.site.size or (1, -1))
-            for plane in accumulators
+            accumulator.total_NSQ.sum(dim=1).mean(dim=0).view(accumulator.site.size or (1, -1))
+            for accumulator in accumulators
         ]
         mean_11HW = torch.stack(maps).mean(dim=0)[None, None]
-        wide_11HW = functional.max_pool2d(mean_11HW, 3, stride=1, padding=1)
-        large_HW = functional.interpolate(wide_11HW, size)[0, 0]
-        return large_HW / large_HW.max() > self.threshold
+        dilated_11HW = functional.max_pool2d(mean_11HW, 3, stride=1, padding=1)
+        upsampled_HW = functional.interpolate(dilated_11HW, size)[0, 0]
+        return upsampled_HW / upsampled_HW.max() > self.threshold

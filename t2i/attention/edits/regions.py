@@ -1,6 +1,6 @@
-"""Words that belong to places of the picture.
+"""Regions: words are bound to parts of the image by a bias on the attention scores.
 
-H W size of the picture at a site, P its places, T text tokens.
+H W size of the image at a site, P its positions, T text tokens.
 """
 
 from collections.abc import Sequence
@@ -24,11 +24,11 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Region:
-    """Words of the prompt, and the part of the picture that is theirs.
+    """Words of the prompt and the part of the image that they are bound to.
 
     words : a word or phrase, or several
-    box : left, top, right, bottom as shares of the picture
-    mask : in the place of a box, a picture whose white is inside and what is clear outside, or a
+    box : left, top, right, bottom as fractions of the image's size
+    mask : instead of a box, an image whose white is inside and whose transparency is outside, or a
         tensor (H, W) of 0..1
     """
 
@@ -51,7 +51,7 @@ class Region:
         if self.box is not None:
             check_box(self.box)
         if isinstance(self.mask, Tensor):
-            object.__setattr__(self, "mask", gray(self.mask))
+            object.__setattr__(self, "mask", mask_to_image(self.mask))
         elif isinstance(self.mask, Image.Image):
             gray_HW = np.asarray(flatten_mask(self.mask).convert("L"))
             object.__setattr__(self, "mask", Image.fromarray(gray_HW))  # nothing but its pixels
@@ -61,12 +61,15 @@ class Region:
                 "tensor (H, W) of 0 to 1."
             )
 
-    def inside(self, size: tuple[int, int], feather: float) -> Tensor:
-        """How much of each place is inside, (H, W) of 0..1; each is the mean of its area."""
+    def coverage(self, size: tuple[int, int], feather: float) -> Tensor:
+        """Return the fraction of each position's area that is inside the region, (H, W) of 0..1.
+
+        feather : width of the soft edge, as a fraction of the image's size
+        """
         if self.box is not None:
             left, top, right, bottom = self.box
-            down_H = between(top, bottom, size[0], feather)
-            across_W = between(left, right, size[1], feather)
+            down_H = interval_coverage(top, bottom, size[0], feather)
+            across_W = interval_coverage(left, right, size[1], feather)
             return down_H[:, None] * across_W
         assert isinstance(self.mask, Image.Image)
         width, height = self.mask.size
@@ -78,15 +81,15 @@ class Region:
 
 @dataclass(frozen=True, kw_only=True)
 class Regions(BiasEdit):
-    """Inside its region a phrase is raised, outside it is hidden; other words are free everywhere.
+    """Raise the words of each region inside it and hide them outside; other words are unchanged.
 
-    What is added to the scores of a region's words goes from -strength outside to +strength inside:
-    e^strength times as likely to be looked at, or as unlikely. Words of several regions are raised
-    in each of them. Boxes as additive bias are those of Balaji et al. 2022 (eDiff-I, Section 4.3,
-    arXiv 2211.01324), who only raise, and by the noise level.
+    The bias of a region's words goes from -strength outside to +strength inside, a factor of
+    e^-strength to e^strength on their probability before normalisation. A word of several regions
+    is raised in each of them. Boxes as an additive bias are those of Balaji et al. 2022 (eDiff-I,
+    Section 4.3, arXiv 2211.01324), which raises only, and in proportion to the noise level.
 
     strength : in nats
-    feather : width of the soft edge, as a share of the picture
+    feather : width of the soft edge, as a fraction of the image's size
     """
 
     regions: Sequence[Region] = field(kw_only=False)
@@ -113,43 +116,47 @@ class Regions(BiasEdit):
 
     @property
     def does_nothing(self) -> bool:
+        """Return True if its arguments leave everything as it is."""
         return super().does_nothing or not self.regions or self.strength == 0
 
     def fits(self, site: Site) -> bool:
+        """Return True for a site whose attention it edits."""
         return site.size is not None and super().fits(site)
 
     def check(self, prompt_tokens: PromptTokens) -> None:
+        """Raise ArgumentError for prompts and words that the run does not have."""
         super().check(prompt_tokens)
         for region in self.regions:
             for word in as_words(region.words):
                 prompt_tokens.span(self.target, word)
 
-    def bias(self, call: AttentionCall) -> Tensor:
-        """(P, T): between -strength and +strength for the words of regions, else 0."""
+    def compute_bias(self, call: AttentionCall) -> Tensor:
+        """Return the bias (P, T): -strength to +strength for the regions' words, else 0."""
         assert call.site.size is not None
-        inside_PT = torch.full((call.site.positions, call.text_length), -1.0)
+        coverage_PT = torch.full((call.site.positions, call.text_length), -1.0)
         for region in self.regions:
-            region_P1 = region.inside(call.site.size, self.feather).flatten()[:, None]
+            region_P1 = region.coverage(call.site.size, self.feather).flatten()[:, None]
             for word in as_words(region.words):
                 places = list(call.prompt_tokens.span(self.target, word))
-                inside_PT[:, places] = inside_PT[:, places].maximum(region_P1)
-        free_PT = inside_PT < 0
-        return (self.strength * (2 * inside_PT - 1)).masked_fill(free_PT, 0.0)
+                coverage_PT[:, places] = coverage_PT[:, places].maximum(region_P1)
+        unassigned_PT = coverage_PT < 0
+        return (self.strength * (2 * coverage_PT - 1)).masked_fill(unassigned_PT, 0.0)
 
 
-def between(first: float, end: float, cells: int, feather: float) -> Tensor:
-    """How much of each of the cells of 0..1 lies between two edges, exactly.
+def interval_coverage(first: float, end: float, cells: int, feather: float) -> Tensor:
+    """Return the exact fraction of each of `cells` equal cells of 0..1 between two edges.
 
-    An edge is a ramp as wide as `feather` around its place; the picture's own edges are none.
+    An edge is a linear ramp of width `feather` around its position; the image's own edges are
+    sharp.
     """
-    bounds = torch.linspace(0, 1, cells + 1, dtype=torch.float64)
-    passed = area_past(bounds, first if first > 0 else -1.0, feather)
-    passed = passed - area_past(bounds, end if end < 1 else 2.0, feather)
+    edges = torch.linspace(0, 1, cells + 1, dtype=torch.float64)
+    passed = ramp_integral(edges, first if first > 0 else -1.0, feather)
+    passed = passed - ramp_integral(edges, end if end < 1 else 2.0, feather)
     return (passed.diff() * cells).float()
 
 
-def area_past(x: Tensor, edge: float, feather: float) -> Tensor:
-    """The integral up to x of a ramp that goes from 0 to 1 around an edge."""
+def ramp_integral(x: Tensor, edge: float, feather: float) -> Tensor:
+    """Return the integral up to x of a ramp that rises from 0 to 1 around an edge."""
     if feather == 0:
         return (x - edge).relu()
     ramp = (x - edge) / feather + 0.5
@@ -157,6 +164,7 @@ def area_past(x: Tensor, edge: float, feather: float) -> Tensor:
 
 
 def check_box(box: object) -> None:
+    """Raise ArgumentError unless a box is left, top, right, bottom, in order and within 0..1."""
     sides = box if isinstance(box, tuple | list) else ()
     if len(sides) != 4 or not all(map(is_number, sides)):
         raise ArgumentError(f"Got box={box!r}, expected four numbers: left, top, right, bottom.")
@@ -168,16 +176,20 @@ def check_box(box: object) -> None:
         )
 
 
-def gray(mask: Tensor) -> Image.Image:
-    """A mask (H, W) or (1, H, W) as a picture."""
-    plane = (
+def mask_to_image(mask: Tensor) -> Image.Image:
+    """Return a mask (H, W) or (1, H, W) of 0..1 as a grayscale image."""
+    plane_HW = (
         mask.detach().float().cpu().squeeze(0) if mask.ndim == 3 else mask.detach().float().cpu()
     )
-    if plane.ndim != 2 or plane.numel() == 0 or not bool(((plane >= 0) & (plane <= 1)).all()):
+    if (
+        plane_HW.ndim != 2
+        or plane_HW.numel() == 0
+        or not bool(((plane_HW >= 0) & (plane_HW <= 1)).all())
+    ):
         raise ArgumentError(
             f"Got a mask of shape {tuple(mask.shape)} and values from {mask.min().item():.3g} to "
             f"{mask.max().item():.3g}, expected (H, W) with values from 0, outside, to 1, inside."
             if mask.numel()
             else f"Got an empty mask of shape {tuple(mask.shape)}, expected (H, W)."
         )
-    return Image.fromarray((plane * 255).round().byte().numpy())
+    return Image.fromarray((plane_HW * 255).round().byte().numpy())

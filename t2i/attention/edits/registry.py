@@ -1,4 +1,4 @@
-"""Edits as data: by name, to JSON and back."""
+"""Registry of the edits by name, and their conversion to JSON and back."""
 
 from collections.abc import Mapping
 
@@ -12,46 +12,48 @@ from t2i.attention.edits.regions import Regions
 from t2i.attention.edits.replace import Replace
 from t2i.attention.edits.reweight import Reweight
 from t2i.attention.edits.self_replace import SelfReplace
-from t2i.attention.edits.serialisation import build, fields_of, shown
+from t2i.attention.edits.serialisation import build_dataclass, fields_to_json, shorten
 from t2i.attention.edits.share_keys_values import ShareKeysValues
 from t2i.attention.edits.word_weights import WordWeights
 from t2i.errors import ArgumentError, nearest
 
 
 def to_dict(edit: Edit) -> dict[str, object]:
-    """What JSON can hold: {"edit": "replace", "steps": [0.0, 0.8], "source": 0, ...}.
+    """Return the edit as JSON data: {"edit": "replace", "steps": [0.0, 0.8], "source": 0, ...}.
+
+    Raises ArgumentError for a Function, an edit that is not registered, and values that JSON lacks.
 
     >>> from_dict(to_dict(Replace(steps=(0.0, 0.8)))) == Replace(steps=(0.0, 0.8))
     True
     """
     if isinstance(edit, Function):
         raise ArgumentError(
-            "Cannot write down a Function: it is Python code, and an edit in a file is data. Give "
+            "Cannot serialise a Function: it is Python code, and an edit in a file is data. Give "
             "it again when the picture is repeated, or write an edit of its own."
         )
     names = {kind: name for name, kind in EDITS.items()}
     if type(edit) not in names:
         raise ArgumentError(
-            f"Cannot write down {type(edit).__name__}: an edit of one's own needs a name in "
+            f"Cannot serialise {type(edit).__name__}: register it under a name in "
             "t2i.attention.edits.registry.EDITS."
         )
-    return {"edit": names[type(edit)]} | fields_of(edit)
+    return {"edit": names[type(edit)]} | fields_to_json(edit)
 
 
 def from_dict(data: Mapping[str, object]) -> Edit:
-    """The edit that `to_dict` wrote down.
+    """Return the edit that `to_dict` wrote.
 
-    Raises ArgumentError for names and arguments that are unknown, and for values that do not fit.
+    Raises ArgumentError for unknown names and arguments, and for values of a wrong type or range.
     """
     if not isinstance(data, Mapping):
         raise ArgumentError(
-            f'Got {shown(data)}, expected an edit as a mapping: {{"edit": "replace", ...}}.'
+            f'Got {shorten(data)}, expected an edit as a mapping: {{"edit": "replace", ...}}.'
         )
     name = str(data.get("edit"))[:80]
     if name not in EDITS:
         raise ArgumentError(f"Unknown edit {name!r}. {nearest(name, EDITS)}")
     values = {key: value for key, value in data.items() if key != "edit"}
-    edit: Edit = build(EDITS[name], values, name)
+    edit: Edit = build_dataclass(EDITS[name], values, name)
     return edit
 
 
@@ -67,4 +69,4 @@ EDITS: dict[str, type[Edit]] = {
     "share-keys-values": ShareKeysValues,
     "inject-queries-keys": InjectQueriesKeys,
 }
-"""Every edit by the name that files know it by."""
+"""Name of an edit in files -> its class."""

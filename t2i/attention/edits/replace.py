@@ -1,4 +1,4 @@
-"""Swap words one for one, and keep the picture."""
+"""Word swap of prompt-to-prompt: words are replaced one for one, the layout stays."""
 
 from dataclasses import dataclass
 
@@ -13,28 +13,30 @@ from t2i.text.alignment import changed_words
 
 @dataclass(frozen=True, kw_only=True)
 class Replace(WordEdit):
-    """The target's words look where those of the source look that stand in their places.
+    """Give the target's words the attention maps of the source's words at the same positions.
 
-    Prompt-to-prompt's word swap (Hertz et al. 2022, Section 3.2, arXiv 2208.01626). The prompts
-    have as many words.
+    Prompt-to-prompt's word swap (Hertz et al. 2022, Section 3.2, arXiv 2208.01626). Both prompts
+    need the same number of words.
     """
 
     def check(self, prompt_tokens: PromptTokens) -> None:
+        """Raise ArgumentError for prompts and words that the run does not have."""
         super().check(prompt_tokens)
         changed_words(*prompt_tokens.prompt_pair(self.source, self.target))
 
     def apply(self, plan: EditPlan, call: AttentionCall) -> None:
+        """Mix the source's maps into the target rows."""
         rows, sources = (
             call.denoiser_pass.cond_rows(self.target),
             call.denoiser_pass.cond_rows(self.source),
         )
-        plan.add_mix(rows, sources, *self.cached(call, lambda: self.matrices(call)))
+        plan.add_mix(rows, sources, *self.cached(call, lambda: self.build_mix(call)))
 
-    def matrices(self, call: AttentionCall) -> tuple[Tensor | None, Tensor]:
-        """What is taken of the source's map, and what stays of the target's own."""
-        open_T = self.open_T(call)
+    def build_mix(self, call: AttentionCall) -> tuple[Tensor | None, Tensor]:
+        """Return A and the diagonal of B of the mix, see ProbabilityMix."""
+        active_T = self.active_T(call)
         columns_TT = (
             call.prompt_tokens.replacement_matrix(self.source, self.target, call.text_length)
-            * open_T
+            * active_T
         )
-        return self.of_heads(call, columns_TT, 1 - open_T)
+        return self.restrict_to_heads(call, columns_TT, 1 - active_T)

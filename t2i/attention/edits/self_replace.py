@@ -1,4 +1,4 @@
-"""Keep the picture's layout: its places look at one another as in the source."""
+"""Self-attention injection of prompt-to-prompt: the target keeps the source's layout."""
 
 from dataclasses import dataclass
 
@@ -10,10 +10,10 @@ from t2i.attention.site import Site
 
 @dataclass(frozen=True, kw_only=True)
 class SelfReplace(Edit):
-    """The target's self-attention maps are the source's; its values stay its own.
+    """Replace the target's self-attention maps by the source's; its values stay its own.
 
     Prompt-to-prompt's self-attention injection (Hertz et al. 2022, arXiv 2208.01626; the published
-    code does it where there are at most 16 * 16 positions).
+    code applies it at sites of at most 16 * 16 positions).
     """
 
     kinds = ("self",)
@@ -23,10 +23,12 @@ class SelfReplace(Edit):
     max_positions: int | None = 16 * 16
 
     def fits(self, site: Site) -> bool:
+        """Return True for a site whose attention it edits."""
         few = self.max_positions is None or site.positions <= self.max_positions
         return few and super().fits(site)
 
     def apply(self, plan: EditPlan, call: AttentionCall) -> None:
+        """Copy queries and keys of the source rows to the target rows."""
         rows, sources = (
             call.denoiser_pass.cond_rows(self.target),
             call.denoiser_pass.cond_rows(self.source),

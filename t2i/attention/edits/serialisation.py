@@ -1,4 +1,4 @@
-"""The values of edits as JSON holds them, and back. What comes from a file is not trusted."""
+"""Conversion of edit dataclasses to JSON data and back, with untrusted data checked."""
 
 import base64
 import dataclasses
@@ -10,59 +10,59 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from PIL import Image
 
-from t2i.attention.edits.base.edit import LARGEST
+from t2i.attention.edits.base.edit import MAX_NUMBER
 from t2i.attention.site import Sites, StepWindow, check_step_window
 from t2i.errors import ArgumentError, nearest
 from t2i.masks import flatten_mask
 from t2i.pictures import UNREADABLE
 from t2i.terminal import several
 
-LONGEST_TEXT = 2_000
-MOST_VALUES = 256
-"""In one list or mapping."""
-DEEPEST = 8
-"""Lists and mappings in one another."""
-LONGEST_PICTURE = 4 * 1024 * 1024
-"""Letters of a mask in base64."""
-MOST_PIXELS = 4096 * 4096
-LONGEST_PATTERN, MOST_REPEATS = 200, 4
-"""Of a site's name in data: what Python's search answers at once."""
+MAX_TEXT_LENGTH = 2_000
+MAX_VALUES = 256
+"""Most values of one list or mapping."""
+MAX_DEPTH = 8
+"""Deepest nesting of lists and mappings."""
+MAX_PNG_LENGTH = 4 * 1024 * 1024
+"""Longest mask, in base64 characters."""
+MAX_PIXELS = 4096 * 4096
+MAX_PATTERN_LENGTH, MAX_REPETITIONS = 200, 4
+"""Limits of a site pattern in data, which keep the search by Python's `re` fast."""
 
 
-def plain(value: Any, name: str) -> Any:
-    """A value of an edit as JSON holds it; raises ArgumentError for what it cannot hold."""
+def to_json_value(value: Any, name: str) -> Any:
+    """Return a value of an edit as JSON data. Raises ArgumentError for types that JSON lacks."""
     if isinstance(value, Image.Image):
         file = io.BytesIO()
         value.save(file, format="PNG", optimize=True)
         return {"png": base64.b64encode(file.getvalue()).decode()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return fields_of(value, name)
+        return fields_to_json(value, name)
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
                 raise ArgumentError(
-                    f"Cannot write down {name}[{key!r}]: JSON has words for keys. Name it by its "
-                    "word."
+                    f"Cannot serialise {name}[{key!r}]: keys in JSON are texts. Use the "
+                    "word as its key."
                 )
-        return {key: plain(one, f"{name}[{key!r}]") for key, one in value.items()}
+        return {key: to_json_value(one, f"{name}[{key!r}]") for key, one in value.items()}
     if isinstance(value, tuple | list):
-        return [plain(one, f"{name}[{number}]") for number, one in enumerate(value)]
+        return [to_json_value(one, f"{name}[{number}]") for number, one in enumerate(value)]
     if value is None or isinstance(value, str | bool | int | float):
         return value
-    raise ArgumentError(f"Cannot write down {name}={value!r}: JSON has no {type(value).__name__}.")
+    raise ArgumentError(f"Cannot serialise {name}={value!r}: JSON has no {type(value).__name__}.")
 
 
-def fields_of(value: Any, name: str = "") -> dict[str, Any]:
-    """The arguments of a dataclass, each as JSON holds it."""
+def fields_to_json(value: Any, name: str = "") -> dict[str, Any]:
+    """Return the fields of a dataclass as JSON data."""
     start = f"{name}." if name else ""
     return {
-        field.name: plain(getattr(value, field.name), f"{start}{field.name}")
+        field.name: to_json_value(getattr(value, field.name), f"{start}{field.name}")
         for field in dataclasses.fields(value)
     }
 
 
-def build(kind: type[Any], data: Mapping[str, object], name: str) -> Any:
-    """A dataclass from its arguments; raises ArgumentError for those that do not fit."""
+def build_dataclass(kind: type[Any], data: Mapping[str, object], name: str) -> Any:
+    """Build a dataclass from JSON data. Raises ArgumentError for arguments that do not fit."""
     check_depth(data, name)
     types_of = get_type_hints(kind)
     known = {field.name: field for field in dataclasses.fields(kind)}
@@ -80,164 +80,168 @@ def build(kind: type[Any], data: Mapping[str, object], name: str) -> Any:
     ]
     if missing:
         raise ArgumentError(f"{name} needs {', '.join(missing)}: give a value for each.")
-    return kind(**{key: read(value, types_of[key], key) for key, value in data.items()})
+    return kind(**{key: read_value(value, types_of[key], key) for key, value in data.items()})
 
 
-def read(value: object, hint: Any, name: str) -> Any:
-    """A value from JSON as an argument of this type; raises ArgumentError if it is none."""
+def read_value(value: object, hint: Any, name: str) -> Any:
+    """Return a JSON value as an argument of a type. Raises ArgumentError if it does not fit."""
     if hint == StepWindow:
-        return window(value, name)
-    arms = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    if Sites in arms and isinstance(value, str):
+        return read_window(value, name)
+    alternatives = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    if Sites in alternatives and isinstance(value, str):
         check_pattern(value, name)
-    wrong: list[ArgumentError] = []
-    for arm in arms:
+    errors: list[ArgumentError] = []
+    for alternative in alternatives:
         try:
-            return read_as(value, arm, name)
-        except UnsuitableFile:
+            return _read_as_type(value, alternative, name)
+        except TypeMismatch:
             continue
         except ArgumentError as error:  # of the right form, with something wrong inside
-            wrong.append(error)
-    if wrong:
-        raise wrong[0]
-    expected = " or ".join(dict.fromkeys(filter(None, map(spoken, arms))))
-    raise ArgumentError(f"Got {name}={shown(value)}, expected {expected}.")
+            errors.append(error)
+    if errors:
+        raise errors[0]
+    expected = " or ".join(dict.fromkeys(filter(None, map(describe_type, alternatives))))
+    raise ArgumentError(f"Got {name}={shorten(value)}, expected {expected}.")
 
 
-class UnsuitableFile(Exception):
-    """A value that is not of a type at all."""
+class TypeMismatch(Exception):
+    """Raised for a value that is not of the expected type."""
 
 
-def read_as(value: object, hint: Any, name: str) -> Any:
-    """The same for a type without alternatives."""
+def _read_as_type(value: object, hint: Any, name: str) -> Any:
+    """Return a JSON value as an argument of a type without alternatives; raise TypeMismatch."""
     origin, inner = get_origin(hint), get_args(hint)
     if hint in (int, float, bool, str, type(None)):
-        return scalar(value, hint, name)
+        return read_scalar(value, hint, name)
     if hint is Image.Image:
-        return picture(value, name)
+        return read_mask(value, name)
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
-            raise UnsuitableFile
-        built = build(hint, value, name)  # type: ignore[arg-type]  # a class, not an instance
+            raise TypeMismatch
+        built = build_dataclass(hint, value, name)  # type: ignore[arg-type]  # a class, not an instance
         if isinstance(built, Sites):
             check_pattern(built.name, name)
         return built
     if origin is tuple or origin is Sequence:
         one_type = origin is Sequence or inner[-1] is Ellipsis
         if not isinstance(value, list | tuple) or not (one_type or len(value) == len(inner)):
-            raise UnsuitableFile
+            raise TypeMismatch
         check_count(value, name)
         each = [inner[0]] * len(value) if one_type else inner
         return tuple(
-            read(one, arm, f"{name}[{number}]")
-            for number, (one, arm) in enumerate(zip(value, each, strict=True))
+            read_value(one, alternative, f"{name}[{number}]")
+            for number, (one, alternative) in enumerate(zip(value, each, strict=True))
         )
     if origin is Mapping:
         if not isinstance(value, Mapping):
-            raise UnsuitableFile
+            raise TypeMismatch
         check_count(value, name)
         return {
-            scalar(key, str, name): read(one, inner[1], f"{name}[{key!r}]")
+            read_scalar(key, str, name): read_value(one, inner[1], f"{name}[{key!r}]")
             for key, one in value.items()
         }
     if get_origin(hint) is not None and set(inner) and all(isinstance(a, str) for a in inner):
-        return choice(value, inner)
-    raise UnsuitableFile
+        return read_choice(value, inner)
+    raise TypeMismatch
 
 
-def window(value: object, name: str) -> Any:
-    """Steps; floats stay floats, they mean shares of the run."""
+def read_window(value: object, name: str) -> Any:
+    """Return a window of steps; floats stay floats, as they mean fractions of the run."""
     pair = tuple(value) if isinstance(value, list) and len(value) == 2 else value
     if not isinstance(pair, tuple | None) or not all(
         isinstance(s, int | float) for s in pair or ()
     ):
         raise ArgumentError(
-            f"Got {name}={shown(value)}, expected two numbers: [0.0, 0.8] for a share of the run "
+            f"Got {name}={shorten(value)}, expected two numbers: [0.0, 0.8] for a share of the run "
             "or [0, 10] for steps."
         )
     check_step_window(name, pair)
     return pair
 
 
-def scalar(value: object, hint: Any, name: str) -> Any:
+def read_scalar(value: object, hint: Any, name: str) -> Any:
+    """Return a number, truth value or text within its limits; raise TypeMismatch for others."""
     numbers = (int, float) if hint is float else (hint,)
     if type(value) not in numbers:  # a bool is no number
-        raise UnsuitableFile
-    if isinstance(value, str) and len(value) > LONGEST_TEXT:
+        raise TypeMismatch
+    if isinstance(value, str) and len(value) > MAX_TEXT_LENGTH:
         raise ArgumentError(
-            f"Got {name} of {several(len(value), 'letter')}, expected at most {LONGEST_TEXT:,}."
+            f"Got {name} of {several(len(value), 'letter')}, expected at most {MAX_TEXT_LENGTH:,}."
         )
-    if isinstance(value, int | float) and not abs(value) <= LARGEST:  # nan neither
-        raise ArgumentError(f"Got {name}={shown(value)}, expected a number up to {LARGEST:,}.")
+    if isinstance(value, int | float) and not abs(value) <= MAX_NUMBER:  # nan neither
+        raise ArgumentError(f"Got {name}={shorten(value)}, expected a number up to {MAX_NUMBER:,}.")
     return value
 
 
-def choice(value: object, known: tuple[str, ...]) -> str:
+def read_choice(value: object, known: tuple[str, ...]) -> str:
+    """Return the value if it is one of the known texts; raise TypeMismatch otherwise."""
     if not isinstance(value, str) or value not in known:
-        raise UnsuitableFile
+        raise TypeMismatch
     return value
 
 
 def check_count(values: Sequence[object] | Mapping[Any, object], name: str) -> None:
-    if len(values) > MOST_VALUES:
+    """Raise ArgumentError for a list or mapping of more than MAX_VALUES values."""
+    if len(values) > MAX_VALUES:
         raise ArgumentError(
-            f"Got {name} of {several(len(values), 'value')}, expected at most {MOST_VALUES}."
+            f"Got {name} of {several(len(values), 'value')}, expected at most {MAX_VALUES}."
         )
 
 
-def check_depth(value: object, name: str, left: int = DEEPEST) -> None:
+def check_depth(value: object, name: str, left: int = MAX_DEPTH) -> None:
+    """Raise ArgumentError for lists and mappings nested beyond MAX_DEPTH levels."""
     if not isinstance(value, Mapping | list | tuple):
         return
     if not left:
-        raise ArgumentError(f"Got {name} with lists in lists beyond {DEEPEST} levels.")
+        raise ArgumentError(f"Got {name} with lists in lists beyond {MAX_DEPTH} levels.")
     for one in value.values() if isinstance(value, Mapping) else value:
         check_depth(one, name, left - 1)
 
 
 def check_pattern(pattern: str | None, name: str) -> None:
-    """Raise ArgumentError for a site's name that could take Python's search very long."""
+    """Raise ArgumentError for a regular expression that could take exponential time."""
     if pattern is None:
         return
     repeats = len(re.findall(r"[*+?{]", pattern))
     if (
-        len(pattern) > LONGEST_PATTERN
-        or repeats > MOST_REPEATS
+        len(pattern) > MAX_PATTERN_LENGTH
+        or repeats > MAX_REPETITIONS
         or re.search(r"\)\s*[*+?{]", pattern)
     ):
         raise ArgumentError(
-            f"Got {name}={shown(pattern)}: in data a site's name has at most {LONGEST_PATTERN} "
-            f"letters, {MOST_REPEATS} repetitions, and none after a bracket. A part of the name "
-            "will do, such as 'up_blocks.1'."
+            f"Got {name}={shorten(pattern)}: in data a site's name has at most "
+            f"{MAX_PATTERN_LENGTH} letters, {MAX_REPETITIONS} repetitions, and none after a "
+            "bracket. A part of the name will do, such as 'up_blocks.1'."
         )
 
 
-def picture(value: object, name: str) -> Image.Image:
-    """A mask from {"png": base64}."""
+def read_mask(value: object, name: str) -> Image.Image:
+    """Return the mask of {"png": base64}. Raises ArgumentError for other data."""
     if not isinstance(value, Mapping):
-        raise UnsuitableFile
+        raise TypeMismatch
     text = value.get("png")
-    if set(value) != {"png"} or not isinstance(text, str) or len(text) > LONGEST_PICTURE:
+    if set(value) != {"png"} or not isinstance(text, str) or len(text) > MAX_PNG_LENGTH:
         raise ArgumentError(
-            f'Got {name}={shown(value)}, expected {{"png": ...}}: a PNG in base64 of at most '
-            f"{LONGEST_PICTURE // 1024**2} MiB."
+            f'Got {name}={shorten(value)}, expected {{"png": ...}}: a PNG in base64 of at most '
+            f"{MAX_PNG_LENGTH // 1024**2} MiB."
         )
     try:
         file = io.BytesIO(base64.b64decode(text, validate=True))
         with Image.open(file, formats=["PNG"]) as opened:
-            if opened.width * opened.height <= MOST_PIXELS:
+            if opened.width * opened.height <= MAX_PIXELS:
                 return flatten_mask(opened).convert("L")
             found = f"{opened.width} x {opened.height}"
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         found = "far too many"
     except UNREADABLE as error:
         raise ArgumentError(f"Got {name}, which is no PNG in base64: {error}") from error
-    raise ArgumentError(f"Got {name} of {found} pixels, expected at most {MOST_PIXELS:,}.")
+    raise ArgumentError(f"Got {name} of {found} pixels, expected at most {MAX_PIXELS:,}.")
 
 
-def spoken(hint: Any) -> str:
-    """What a type wants, in words; "" for what data cannot hold."""
-    if hint in SPOKEN:
-        return SPOKEN[hint]
+def describe_type(hint: Any) -> str:
+    """Return a description of a type for messages; "" for types that JSON data cannot hold."""
+    if hint in TYPE_DESCRIPTIONS:
+        return TYPE_DESCRIPTIONS[hint]
     origin, inner = get_origin(hint), get_args(hint)
     if dataclasses.is_dataclass(hint) or origin is Mapping:
         return "a mapping of its arguments" if origin is not Mapping else "a mapping"
@@ -246,12 +250,13 @@ def spoken(hint: Any) -> str:
     return " or ".join(map(repr, inner)) if all(isinstance(one, str) for one in inner) else ""
 
 
-def shown(value: object) -> str:
+def shorten(value: object) -> str:
+    """Return the repr of a value, shortened to 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-SPOKEN: dict[Any, str] = {
+TYPE_DESCRIPTIONS: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
     bool: "true or false",

@@ -1,4 +1,4 @@
-"""Keep what things look like, let them take another shape: the target looks at the source."""
+"""MasaCtrl: the target attends to the source's keys and values, and may change its layout."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,12 @@ from t2i.attention.site import Sites, StepWindow
 
 @dataclass(frozen=True, kw_only=True)
 class ShareKeysValues(Edit):
-    """The target's self-attention looks at the source's places: its keys and values are theirs.
+    """Give the target's self-attention the keys and values of the source.
 
     Mutual self-attention (Cao et al. 2023, MasaCtrl, Section 3.2, arXiv 2304.08465), in each branch
     of guidance. The published code begins at step 4 of 50 and at layer 10 of Stable Diffusion 1,
-    which is sites="up_blocks.[23]"; other models number their layers otherwise, so here it is the
-    way up unless `sites` says more.
+    which is sites="up_blocks.[23]"; other models number their layers otherwise, so the default here
+    is all upsampling blocks.
     """
 
     kinds = ("self",)
@@ -26,6 +26,7 @@ class ShareKeysValues(Edit):
     sites: Sites | str | None = Sites(place="up")
 
     def apply(self, plan: EditPlan, call: AttentionCall) -> None:
+        """Copy keys and values of the source rows to the target rows, in all branches."""
         rows = call.denoiser_pass.rows_in_all_branches(self.target)
         sources = call.denoiser_pass.rows_in_all_branches(self.source)
         plan.copy_rows("kv", rows, sources, self.heads)

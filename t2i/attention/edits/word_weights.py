@@ -1,4 +1,4 @@
-"""Words that are looked at more, or less, as the weights of prompt syntax ask for.
+"""Word weights of the prompt grammar, as a bias on the attention scores.
 
 T text tokens.
 """
@@ -18,10 +18,10 @@ from t2i.errors import ArgumentError
 
 @dataclass(frozen=True, kw_only=True)
 class WordWeights(BiasEdit):
-    """Each word is as likely to be looked at as if it stood there `weight` times.
+    """Give each word the attention that it would have if the prompt contained it `weight` times.
 
-    log(weight) is added to the scores of the word's tokens, so that what a place looks at still
-    sums to 1, unlike under Reweight. Weight 1 leaves a word alone, 0 hides it.
+    log(weight) is added to the scores of the word's tokens, so that a position's map still sums to
+    1, unlike under Reweight. Weight 1 leaves a word alone, 0 hides it.
 
     weights : a word of the target -> its weight, from 0 on
     """
@@ -46,14 +46,17 @@ class WordWeights(BiasEdit):
 
     @property
     def does_nothing(self) -> bool:
+        """Return True if its arguments leave everything as it is."""
         return super().does_nothing or all(weight == 1 for weight in self.weights.values())
 
     def check(self, prompt_tokens: PromptTokens) -> None:
+        """Raise ArgumentError for prompts and words that the run does not have."""
         super().check(prompt_tokens)
         for word in self.weights:
             prompt_tokens.span(self.target, word)
 
-    def bias(self, call: AttentionCall) -> Tensor:
+    def compute_bias(self, call: AttentionCall) -> Tensor:
+        """Return log(weight) of each text token, (1, T)."""
         return call.prompt_tokens.values_per_token(
             self.target, self.weights, call.text_length
         ).log()[None]

@@ -67,8 +67,10 @@ def test_loss_and_gradient_against_an_eager_implementation(pipe) -> None:
     measured = []
 
     class Noting(AttendAndExcite):
-        def measure(self, latents_BCHW, denoiser_pass, look):
-            measured.append((latents_BCHW, *super().measure(latents_BCHW, denoiser_pass, look)))
+        def compute_loss(self, latents_BCHW, denoiser_pass, look):
+            measured.append(
+                (latents_BCHW, *super().compute_loss(latents_BCHW, denoiser_pass, look))
+            )
             return measured[-1][1:]
 
     edit = Noting(WORDS, steps=(0, 1), thresholds=())
@@ -119,7 +121,7 @@ def test_whole_runs_against_diffusers(pipe, pictures: int) -> None:
 def test_the_steps_of_fifty_are_the_published_ones() -> None:
     edit = AttendAndExcite("cat")
     assert [step for step in range(50) if edit.covers(step, 50)] == list(range(25))
-    asked = {step: edit.threshold(step, 50) for step in range(50) if edit.threshold(step, 50)}
+    asked = {step: edit.threshold_at(step, 50) for step in range(50) if edit.threshold_at(step, 50)}
     assert asked == {0: 0.05, 10: 0.5, 20: 0.8}
 
 

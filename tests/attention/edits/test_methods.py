@@ -83,8 +83,8 @@ def test_a_soft_mask_comes_back_bit_for_bit() -> None:
     assert len(set(region.mask.get_flattened_data())) == 48
 
 
-def test_a_function_cannot_be_written_down() -> None:
-    with pytest.raises(ArgumentError, match="Cannot write down a Function: it is Python code"):
+def test_a_function_cannot_be_serialised() -> None:
+    with pytest.raises(ArgumentError, match="Cannot serialise a Function: it is Python code"):
         to_dict(Function(lambda probs_NQK: probs_NQK))
 
 
@@ -92,12 +92,12 @@ def test_an_edit_of_ones_own_needs_a_name() -> None:
     class Mine(Replace):
         pass
 
-    with pytest.raises(ArgumentError, match="Mine: an edit of one's own needs a name in"):
+    with pytest.raises(ArgumentError, match="Mine: register it under a name in"):
         to_dict(Mine())
 
 
 def test_words_that_are_places_cannot_be_keys_in_json() -> None:
-    with pytest.raises(ArgumentError, match="JSON has words for keys"):
+    with pytest.raises(ArgumentError, match="keys in JSON are texts"):
         to_dict(WordWeights(weights={(3,): 2.0}))  # type: ignore[dict-item]  # what is tested
 
 

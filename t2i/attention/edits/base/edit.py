@@ -1,4 +1,4 @@
-"""What every edit is: data that says what to change, where and when."""
+"""Base class of the edits: frozen data that says what to change, where and when."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,27 +24,27 @@ from t2i.attention.site import (
 )
 from t2i.errors import ArgumentError
 
-LARGEST = 1_000_000
-"""Of the numbers of an edit."""
-Made = TypeVar("Made")
+MAX_NUMBER = 1_000_000
+"""Largest absolute value of an edit's numbers."""
+Value = TypeVar("Value")
 AttentionCallback = Callable[[AttentionProbabilities, AttentionCall], None]
 RunPass = Callable[[Tensor, AttentionCallback], None]
-"""(latents (B, C, H, W), who hears of each call of attention in the pass)"""
+"""(latents (B, C, H, W), callback for each attention call of the pass) -> None"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Edit:
-    """Base of the edits.
+    """Base class of the edits.
 
-    steps : see t2i.attention.site.StepWindow
-    sites : a part of their names, or a Sites; within what the edit is made for
-    heads : their numbers; None for all
+    steps : window of steps, see t2i.attention.site
+    sites : part of the sites' names, or a Sites; the edit's own `kinds` apply as well
+    heads : numbers of the heads; None for all
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("cross", "joint")
-    """The kinds of site it is made for."""
+    """Kinds of site that it edits."""
     longer_table: ClassVar[bool] = False
-    """Whether shares of the run count in a table of one more step, as published for words."""
+    """True if fractions of the run count num_steps + 1 steps, as published for words."""
 
     reads_only: ClassVar[bool] = False
     """False for every edit; True for probes, which change nothing."""
@@ -62,20 +62,20 @@ class Edit:
         check_heads(self.heads)
 
     def fits(self, site: Site) -> bool:
-        """Whether it is made for the site, and wants it."""
+        """Return True for a site whose attention it edits."""
         return site.kind in self.kinds and as_sites(self.sites).matches(site)
 
     def covers(self, step: int, num_steps: int) -> bool:
-        """Whether it acts at this step."""
+        """Return True for a step at which it acts."""
         return step in steps_in_window(self.steps, num_steps, num_steps + self.longer_table)
 
     @property
     def does_nothing(self) -> bool:
-        """Whether it was asked for nothing, so that nobody should miss its effect."""
+        """Return True if its arguments leave everything as it is, so that no effect is no error."""
         return is_empty_window(self.steps)
 
     def prompts(self) -> Sequence[tuple[str, int]]:
-        """The prompts that it names, under the names of its arguments."""
+        """Return the prompts that it names, as (name of the argument, number of the prompt)."""
         return [
             (name, getattr(self, name))
             for name in ("source", "target")
@@ -83,51 +83,52 @@ class Edit:
         ]
 
     def check(self, prompt_tokens: PromptTokens) -> None:
-        """Raise ArgumentError for prompts and words that are not there."""
+        """Raise ArgumentError for prompts and words that the run does not have."""
         named = [prompt for _, prompt in self.prompts()]
         if len(named) != len(set(named)):
             raise ArgumentError(
                 f"Got {type(self).__name__} with source={named[0]} and target={named[-1]}: a "
-                "prompt is not edited after itself; name two of them."
+                "prompt cannot be its own source; name two of them."
             )
         for name, prompt in self.prompts():
             check_prompt(name, prompt, prompt_tokens.num_prompts)
 
     def probes(self) -> Sequence[Probe]:
-        """What it reads itself, fresh for a session; for `after_step`."""
+        """Return new probes whose measurements `after_step` reads."""
         return ()
 
     def before_pass(
-        self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, look: RunPass
+        self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, run_pass: RunPass
     ) -> Tensor:
-        """The latents before a step, one row per picture, as the edit wants them.
+        """Return the latents (B, C, H, W) for the denoiser at a step, one row per image.
 
-        `look` runs the denoiser on latents and tells of its calls of attention, also of some where
-        the edit does not fit; `denoiser_pass` is what its passes are: the branch "cond" alone.
+        denoiser_pass : the passes of `run_pass`, which have the branch "cond" alone
+        run_pass : runs the denoiser on latents and calls its callback for each attention call,
+            also at sites that the edit does not fit
         """
         return latents_BCHW
 
     def after_step(
         self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, probes: Sequence[Probe]
     ) -> Tensor:
-        """The latents after a step, one row per picture, as the edit wants them."""
+        """Return the latents (B, C, H, W) after a step, one row per image."""
         return latents_BCHW
 
     def apply(self, plan: EditPlan, call: AttentionCall) -> None:
-        """Say what is wanted of this call of attention."""
+        """Add its changes of this attention call to the edit plan."""
         return None
 
-    def cached(self, call: AttentionCall, make: Callable[[], Made]) -> Made:
-        """What `make` gives, made once for all sites of a step with as many tokens and heads."""
+    def cached(self, call: AttentionCall, make: Callable[[], Value]) -> Value:
+        """Return `make()`, computed once a step for all sites with as many tokens and heads."""
         moment = (call.denoiser_pass.step, call.denoiser_pass.num_steps)
         return call.prompt_tokens.cached(
             (id(self), call.text_length, call.site.heads), make, moment
         )
 
-    def of_heads(
+    def restrict_to_heads(
         self, call: AttentionCall, columns_TT: Tensor | None, kept_T: Tensor
     ) -> tuple[Tensor | None, Tensor]:
-        """(1 or N, T, T) and (1 or N, T): other heads keep their own map."""
+        """Return A (1 or N, T, T) and diagonal of B (1 or N, T); other heads keep their map."""
         if self.heads is None:
             return None if columns_TT is None else columns_TT[None], kept_T[None]
         kept_NT = kept_T.new_ones(call.site.heads, len(kept_T))

@@ -1,6 +1,6 @@
-"""What edits share that add to the picture's scores of the text, before the softmax.
+"""Base class of the edits that add a bias to the text scores of image positions.
 
-N heads, Q query positions, K key positions, T text tokens, P places of the picture.
+N heads, Q query positions, K key positions, T text tokens, P image positions.
 """
 
 from abc import ABC, abstractmethod
@@ -16,29 +16,30 @@ from t2i.attention.edits.base.edit import Edit
 
 @dataclass(frozen=True, kw_only=True)
 class BiasEdit(Edit, ABC):
-    """Base of the edits that make the target's words likelier or less likely to be looked at."""
+    """Base class of the edits that change the target's scores of text tokens before the softmax."""
 
     target: int = 0
 
     @abstractmethod
-    def bias(self, call: AttentionCall) -> Tensor:
-        """(P or 1, T) float32, the same at every step."""
+    def compute_bias(self, call: AttentionCall) -> Tensor:
+        """Return the bias (P or 1, T) float32, which is the same at every step."""
 
     def apply(self, plan: EditPlan, call: AttentionCall) -> None:
+        """Add the bias to the scores of the target rows."""
         if self.does_nothing:
             return
         site = call.site
         alike = (id(self), site.size, site.heads, site.keys, site.text, site.image)
         bias_NQK = call.prompt_tokens.cached(
-            alike, lambda: over_keys(call, self.bias(call), self.heads)
+            alike, lambda: expand_bias(call, self.compute_bias(call), self.heads)
         )
         plan.add_bias(call.denoiser_pass.cond_rows(self.target), bias_NQK)
 
 
-def over_keys(call: AttentionCall, bias_PT: Tensor, heads: tuple[int, ...] | None) -> Tensor:
-    """(P or 1, T) laid out over all queries, keys and heads of a site, (1 or N, Q or 1, K).
+def expand_bias(call: AttentionCall, bias_PT: Tensor, heads: tuple[int, ...] | None) -> Tensor:
+    """Return a bias (P or 1, T) on all heads, queries and keys of a site, (1 or N, Q or 1, K).
 
-    Nothing is added to what does not ask for the picture, nor to keys that are not the text's.
+    It is 0 for queries outside the image and for keys outside the text.
     """
     site = call.site
     first, end = site.text

@@ -1,4 +1,4 @@
-"""What the edits of a target's words share: from whose map, and each word in its own window.
+"""Base classes of the edits of a target's words, each word in its own window of steps.
 
 T text tokens.
 """
@@ -16,9 +16,9 @@ from t2i.attention.site import StepWindow, check_step_window, is_empty_window, s
 
 @dataclass(frozen=True, kw_only=True)
 class WindowedEdit(Edit):
-    """Base of the edits in which each word of the target may have steps of its own.
+    """Base class of the edits in which words of the target may have windows of their own.
 
-    words : a word of the target -> its own steps; the other words keep to `steps`
+    words : a word of the target -> its window of steps; other words have `steps`
     """
 
     longer_table = True
@@ -32,33 +32,36 @@ class WindowedEdit(Edit):
             check_step_window(f"words[{word!r}]", window)
 
     def check(self, prompt_tokens: PromptTokens) -> None:
+        """Raise ArgumentError for prompts and words that the run does not have."""
         super().check(prompt_tokens)
         for word in self.words:
             prompt_tokens.span(self.target, word)
 
     def covers(self, step: int, num_steps: int) -> bool:
+        """Return True for a step in the window of any word."""
         windows = (self.steps, *self.words.values())
         return any(step in steps_in_window(window, num_steps, num_steps + 1) for window in windows)
 
     @property
     def does_nothing(self) -> bool:
+        """Return True if its arguments leave everything as it is."""
         return all(is_empty_window(window) for window in (self.steps, *self.words.values()))
 
-    def open_T(self, call: AttentionCall) -> Tensor:
-        """1 for the tokens whose window holds this step, else 0."""
+    def active_T(self, call: AttentionCall) -> Tensor:
+        """Return 1 for each token whose window contains this step, else 0; (T,)."""
         step, num_steps = call.denoiser_pass.step, call.denoiser_pass.num_steps
 
-        def is_open(window: StepWindow) -> float:
+        def is_active(window: StepWindow) -> float:
             return float(step in steps_in_window(window, num_steps, num_steps + 1))
 
-        values = {word: is_open(window) for word, window in self.words.items()}
+        values = {word: is_active(window) for word, window in self.words.items()}
         return call.prompt_tokens.values_per_token(
-            self.target, values, call.text_length, is_open(self.steps)
+            self.target, values, call.text_length, is_active(self.steps)
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class WordEdit(WindowedEdit):
-    """Base of the edits that give the target's words the source's maps."""
+    """Base class of the edits that give the target's words the source's attention maps."""
 
     source: int = 0
