@@ -63,7 +63,7 @@ def test_a_head_that_is_not_there_is_refused_by_a_probe():
 
 def test_a_map_lies_over_pictures_only():
     maps = run()
-    with pytest.raises(ArgumentError, match="expected a PIL picture"):
+    with pytest.raises(ArgumentError, match="expected a PIL image"):
         maps.overlay("cat", torch.zeros(3, 8, 8))  # type: ignore[arg-type]  # on purpose
     across, down = maps.centre("cat")
     assert 0 < across < 1
