@@ -1,4 +1,4 @@
-"""The command `t2i`: it reads what was typed and prints what came of it; others do the work.
+"""The command `t2i`: parses the command line, runs a command and reports its errors.
 
 Each command imports what it needs when it runs, so that `t2i --help` answers at once.
 """
@@ -66,6 +66,7 @@ def root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
+    """Print the version, or the help where no command is given."""
     if version:
         print_line(__version__)
     elif context.invoked_subcommand is None:
@@ -106,9 +107,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except typer.TyperException as error:
         # Refused while the words were read: an unknown option, a word where a number belongs.
-        said = describe_option_error(error)
-        said += suggest_quotes(arguments, said)
-        print_error(said, "ArgumentError", as_json=asks_for_json(arguments))
+        message = describe_option_error(error)
+        message += suggest_quotes(arguments, message)
+        print_error(message, "ArgumentError", as_json=asks_for_json(arguments))
         return error.exit_code
     except OSError as error:
         return report_os_error(error, arguments)
@@ -120,17 +121,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def report_os_error(error: OSError, arguments: Sequence[str]) -> int:
-    """The exit code of what a file system, or the reader of the output, has refused; else it is
-    raised again: a fault of the program should show where it is."""
+    """Print an error of the file system or of a closed output, and return its exit code.
+
+    Any other error is raised again: a fault of the program should show where it is.
+    """
     if isinstance(error, BrokenPipeError):  # as with `t2i show x.png | head -1`
         return 128 + signal.SIGPIPE
-    said = OS_ERROR_REASONS.get(error.errno or 0)
-    if said is None or (error.filename is None and error.errno not in WRITE_ERRORS):
+    reason = OS_ERROR_REASONS.get(error.errno or 0)
+    if reason is None or (error.filename is None and error.errno not in WRITE_ERRORS):
         raise error
     if error.filename is None:  # written to a stream: what rich prints, such as --help
-        message = f"Cannot write the result: {said}. Free some space, or send it elsewhere."
+        message = f"Cannot write the result: {reason}. Free some space, or send it elsewhere."
     else:
-        message = f"Cannot use the path {str(error.filename)[:200]}: {said}."
+        message = f"Cannot use the path {str(error.filename)[:200]}: {reason}."
     print_error(message, "OutputError", as_json=asks_for_json(arguments))
     return OutputError.exit_code
 
@@ -149,4 +152,4 @@ OS_ERROR_REASONS = {
     errno.EISDIR: "it is a folder",
     errno.EIO: "the disk failed (input/output error)",
 }
-"""What a user's path can bring about, in words."""
+"""errno -> reason, for the errors that a user's path can cause."""

@@ -1,4 +1,4 @@
-"""What `t2i data check` found, printed for people."""
+"""Text output of `t2i data check`."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from train.data.summary import BucketCount, DatasetSummary, SubsetCount
 
 MAX_NAMED = 10
-"""Of many pictures with one trait; broken ones are all named."""
+"""Maximum number of images named for one trait; invalid ones are all named."""
 SINGULAR_VERBS = {"have": "has", "are": "is"}
 
 
 def print_summary(
     summary: "DatasetSummary", config: "PicturesConfig", batch_size: int | None
 ) -> None:
-    """First what there is, then what one may want to mend, what is broken last."""
+    """Print the contents of a data set, then what may need attention, and broken images last."""
     sizes = ", ".join(f"{width}x{height}" for width, height in dict.fromkeys(summary.sizes))
     rows: dict[str, object] = {
         "pictures": summary.counts(),
@@ -61,7 +61,7 @@ def _format_size(part: "BucketCount | SubsetCount") -> str:
 
 
 def _print_names(trait: str, names: Sequence[str]) -> None:
-    """The trait begins with "have" or "are"."""
+    """Print the names that share a trait, which begins with "have" or "are"."""
     if not names:
         return
     verb, rest = trait.split(" ", 1)

@@ -1,4 +1,4 @@
-"""The figures of an evaluation that are worth a line; all of them are on its page."""
+"""The main figures of an evaluation, one on a line; all of them are on its page."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -17,21 +17,22 @@ HEADLINES = (
     ("editing", "+ SelfReplace"),
     ("editing", "+ LocalBlend"),
 )
-"""A table and its row, ten at most."""
+"""Table and label of each row that is printed."""
 MAX_CELLS = 2
-"""Of a row, from the left; the columns that are compared with them stand on the page."""
+"""Cells of a row that are printed, from the left; the others are on the page."""
 TITLES = {"inspection_seen": "heat maps", "inspection_held_out": "heat maps, held out"}
 PRINTED_CHAPTERS = ("against",)
-"""Chapters that somebody asked for by an option: their tables are printed whole."""
+"""Chapters requested by an option, whose tables are printed in full."""
 
 
 def print_headlines(document: Mapping[str, Any]) -> None:
+    """Print the main figures of an evaluation.json."""
     for line in format_headlines(document):
         print_line(line)
 
 
 def format_headlines(document: Mapping[str, Any]) -> Iterator[str]:
-    """One for each of HEADLINES that was measured."""
+    """Yield a line for each of HEADLINES that was measured."""
     from t2i.evaluate.report.chapter import Figure
     from t2i.evaluate.report.number_format import with_unit
 
@@ -46,9 +47,9 @@ def format_headlines(document: Mapping[str, Any]) -> Iterator[str]:
             if row["label"] != label:
                 continue
             units = blocks[name]["units"]
-            said = [
+            figures = [
                 f"{head} {with_unit(Figure(cell['value']), units.get(head, ''))}"
                 for head, cell in row["cells"].items()
                 if isinstance(cell, dict)
             ]
-            yield f"{TITLES.get(name, name)}, {label}: {', '.join(said[:MAX_CELLS])}"
+            yield f"{TITLES.get(name, name)}, {label}: {', '.join(figures[:MAX_CELLS])}"

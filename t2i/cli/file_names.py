@@ -1,4 +1,4 @@
-"""File names for pictures. No picture is ever replaced."""
+"""File names of the images that a command writes. No image is ever replaced."""
 
 import itertools
 import os
@@ -17,11 +17,11 @@ SLUG_LETTERS = 48
 
 
 class OutputNames:
-    """Where each picture of one command goes.
+    """File names of the images of one command.
 
     A folder: `<words of the prompt>-<seed>.png` in it, with `-2`, `-3` ... after a name in use.
     A file: that name, or `name-1.png`, `name-2.png` ... for several; refused when one is in use,
-    because a script that names its file should not find the picture elsewhere.
+    because a script that names its file should not find the image elsewhere.
 
     grid : whether a sheet of them goes beside them: `<words of the prompt>-<first seed>-grid.png`,
         numbered in the same way, or `name-grid.png`
@@ -34,56 +34,56 @@ class OutputNames:
             raise ArgumentError(
                 f"Got --out {out}: pictures are written as {', '.join(FORMATS)}, not {suffix}."
             )
-        self.explicit: list[Path] = []
+        self.given_paths: list[Path] = []
         self.grid: Path | None = None
         self.folder = out
         self.slug = slugify(prompt)
         if suffix in FORMATS and not out.is_dir():
             self.folder = out.parent
             numbers = [""] if num == 1 else [f"-{i}" for i in range(1, num + 1)]
-            self.explicit = [out.with_name(f"{out.stem}{n}{out.suffix}") for n in numbers]
+            self.given_paths = [out.with_name(f"{out.stem}{n}{out.suffix}") for n in numbers]
             self.grid = out.with_name(f"{out.stem}-grid{out.suffix}")
-            self.check_free([*self.explicit, *([self.grid] if grid else [])])
+            self.check_free([*self.given_paths, *([self.grid] if grid else [])])
 
     def check_free(self, paths: Sequence[Path]) -> None:
-        """Before the work; another command may still be quicker, which `save` finds."""
+        """Raise NameTaken for a file that exists; one that appears later is found by `save`."""
         check_names(paths)
         for path in paths:
             if os.path.lexists(path):
                 raise NameTaken(path)
 
     def make_folder(self) -> None:
-        """Fail before the sampling rather than after it."""
+        """Create the folder before the sampling. Raises OutputError."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise write_error(self.folder, error) from error
 
     def save(self, index: int, seed: int, write: Callable[[Path], object]) -> Path:
-        """Let `write` fill the file of a picture and return its path.
+        """Let `write` fill the file of an image and return its path.
 
-        Raises NameTaken where the requested name is in use.
+        Raises NameTaken where the name that was given is in use.
         """
-        families = [[self.explicit[index]]] if self.explicit else self.families(seed)
-        return write_new_together(families, lambda paths: write(paths[0]))[0]
+        candidates = [[self.given_paths[index]]] if self.given_paths else self.candidate_paths(seed)
+        return write_new_together(candidates, lambda paths: write(paths[0]))[0]
 
     def save_grid(self, seed: int, write: Callable[[Path], object]) -> Path:
-        """As `save`, of the sheet of the pictures from this seed on."""
-        families = [[self.grid]] if self.grid else self.families(seed, "-grid")
-        return write_new_together(families, lambda paths: write(paths[0]))[0]
+        """Let `write` fill the file of the sheet that begins at this seed; return its path."""
+        candidates = [[self.grid]] if self.grid else self.candidate_paths(seed, "-grid")
+        return write_new_together(candidates, lambda paths: write(paths[0]))[0]
 
-    def families(self, seed: int, mark: str = "") -> Iterator[list[Path]]:
-        """The first name and the numbered ones after it, each with the files beside it."""
+    def candidate_paths(self, seed: int, mark: str = "") -> Iterator[list[Path]]:
+        """Yield the first name and the numbered ones after it, each with its sibling files."""
         for tail in itertools.chain([""], (f"-{number}" for number in itertools.count(2))):
-            yield self.beside(self.folder / f"{self.slug}-{seed}{mark}{tail}.png")
+            yield self.with_siblings(self.folder / f"{self.slug}-{seed}{mark}{tail}.png")
 
-    def beside(self, path: Path) -> list[Path]:
-        """The file, and those that are written together with it."""
+    def with_siblings(self, path: Path) -> list[Path]:
+        """Return the file and those that are written together with it."""
         return [path]
 
 
 def slugify(prompt: str) -> str:
-    """The prompt's words as part of a file name; letters of any script stay."""
+    """Return the prompt's words as part of a file name; letters of any script stay."""
     plain = unicodedata.normalize("NFKC", prompt).lower()
     words = re.sub(r"[\W_]+", "-", plain)[:SLUG_LETTERS]
     return words.strip("-") or "picture"

@@ -1,8 +1,8 @@
-"""Python's search for garbage, put off while a command starts and left out when it ends.
+"""Garbage collection, delayed while a command starts and left out when it ends.
 
-The imports make a million objects that all stay. Searching among them, again and again while they
-are made and once more at the end, finds nothing, and takes a fourth of the processor's time of one
-picture of a small model (`benchmarks/startup.py`).
+The imports make a million objects that all stay. Searching them, again and again while they are
+made and once more at the end, finds nothing, and takes a fourth of the processor time of one image
+of a small model (`benchmarks/startup.py`).
 """
 
 import gc
@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 STARTUP_THRESHOLD = 200_000
-"""New objects between two searches while a command starts."""
+"""Number of new objects between two collections while a command starts."""
 _usual: tuple[int, int, int] | None = None
-"""The thresholds before the block, while garbage is searched seldom in it."""
+"""Thresholds to restore after a `delay_gc` block; None outside of one."""
 
 
 @contextmanager
 def delay_gc() -> Iterator[None]:
-    """Within the block, until `search_as_usual` is called; afterwards all is as it was."""
+    """Collect garbage rarely within the block, until `restore_gc`; restore the settings after."""
     global _usual
     _usual = gc.get_threshold()
     gc.set_threshold(STARTUP_THRESHOLD, *_usual[1:])
@@ -30,9 +30,9 @@ def delay_gc() -> Iterator[None]:
 
 
 def restore_gc() -> None:
-    """The work begins: search among what is made from now on, and not in what is there.
+    """Collect as usual from now on, but not among the objects that exist already.
 
-    Outside of such a block, in somebody else's process, nothing is changed.
+    Outside of a `delay_gc` block, in somebody else's process, nothing is changed.
     """
     if _usual is not None:
         gc.freeze()
@@ -40,5 +40,5 @@ def restore_gc() -> None:
 
 
 def freeze_gc() -> None:
-    """The process ends, and with it all that is there."""
+    """Exclude all objects from collection: the process ends."""
     gc.freeze()

@@ -1,4 +1,4 @@
-"""The first word of a command that must import the large libraries, which takes seconds."""
+"""The notice "loading ..." before the import of the large libraries, which takes seconds."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,15 +10,16 @@ from t2i.cli.output import note
 from t2i.cli.processes import launched_rank
 
 SLOW_IMPORTS = ("torch", "diffusers", "transformers", "accelerate")
-"""Half a second each, and ten on a machine that does other things."""
+"""Libraries whose import takes half a second, or ten on a busy machine."""
 
 
 class SlowImportFinder(MetaPathFinder):
-    """Finds nothing, but sees the first of SLOW looked for, whichever command does it."""
+    """Import finder that finds nothing, and prints a notice at the first import of SLOW_IMPORTS."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None, /
     ) -> None:
+        """Print the notice once; leave the import to the other finders."""
         if name in SLOW_IMPORTS:
             _remove_finder(self)
             note("loading ...")
@@ -26,16 +27,16 @@ class SlowImportFinder(MetaPathFinder):
 
 @contextmanager
 def show_loading_notice(*, quiet: bool) -> Iterator[None]:
-    """Say so within the block, once, before the import begins; a program is told nothing."""
-    said = SlowImportFinder()
+    """Print the notice within the block, once, before the import begins; nothing where `quiet`."""
+    finder = SlowImportFinder()
     if not quiet and launched_rank() == 0:
-        sys.meta_path.insert(0, said)
+        sys.meta_path.insert(0, finder)
     try:
         yield
     finally:
-        _remove_finder(said)
+        _remove_finder(finder)
 
 
-def _remove_finder(said: SlowImportFinder) -> None:
-    if said in sys.meta_path:
-        sys.meta_path.remove(said)
+def _remove_finder(finder: SlowImportFinder) -> None:
+    if finder in sys.meta_path:
+        sys.meta_path.remove(finder)

@@ -1,4 +1,4 @@
-"""A word of the command line that is not of its option's kind, in words of ours."""
+"""Errors of option values in the words of this command line instead of typer's and pydantic's."""
 
 import typer
 
@@ -18,8 +18,10 @@ NOT_ONE_OF = " is not one of "
 
 
 def describe_option_error(error: typer.TyperException) -> str:
-    """What was given, under the name that was typed, and what was expected; of any other fault,
-    what typer says."""
+    """Return the given value under its option's name, and what was expected.
+
+    For any other fault this is typer's own message.
+    """
     from pydantic import ValidationError  # typer has imported it, if this is its fault
 
     option = getattr(error, "param", None)

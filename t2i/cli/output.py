@@ -1,4 +1,4 @@
-"""How a command answers: text for people, or one JSON document for programs."""
+"""Output of a command: text for people, or one JSON document for programs."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,23 +16,25 @@ Format = Annotated[
 
 
 def print_json(document: Mapping[str, object]) -> None:
+    """Print a document as JSON."""
     # Escapes of JSON: the document still holds everything, letter for letter.
     print_line(json.dumps(document, indent=2, ensure_ascii=False))
 
 
 def print_rows(rows: Mapping[str, object]) -> None:
-    """Names and values in two columns; never wrapped, so that a path can be copied."""
+    """Print names and values in two columns, never wrapped, so that a path can be copied."""
     width = max(map(len, rows))
     for name, value in rows.items():
         print_line(f"{name:{width}}  {value}")
 
 
 def note(message: str) -> None:
-    """Say something beside the result: it goes where results are not read from."""
+    """Print a remark to standard error, beside the result on standard output."""
     print_note(message)
 
 
 def print_error(message: str, kind: str, *, as_json: bool) -> None:
+    """Print an error: a line on standard error, or a JSON document."""
     if as_json:
         print_json({"error": {"type": kind, "message": message}})
     else:
@@ -42,6 +44,9 @@ def print_error(message: str, kind: str, *, as_json: bool) -> None:
 
 
 def asks_for_json(arguments: Sequence[str]) -> bool:
-    """Read from the words themselves: a command line in error may never have been parsed."""
+    """Return whether the arguments choose JSON.
+
+    They are not parsed: a command line in error may never have been.
+    """
     pairs = zip(arguments, arguments[1:], strict=False)
     return "--format=json" in arguments or ("--format", "json") in pairs

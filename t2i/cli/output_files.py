@@ -8,7 +8,7 @@ from t2i.cli.file_names import OutputNames
 
 
 class SiblingNames(OutputNames):
-    """Files that share a beginning.
+    """Names of files that share a beginning.
 
     In a folder that is `<words of the prompt>-<mark>-<seed>`, numbered when any of its files is in
     use; `out` may name the first file instead, and the others get its name with their own ends.
@@ -20,14 +20,18 @@ class SiblingNames(OutputNames):
         super().__init__(out, prompt, 1)
         self.slug = f"{self.slug}-{mark}"
         self.ends = ends
-        for path in self.explicit:
-            self.check_free(self.beside(path))
+        for path in self.given_paths:
+            self.check_free(self.with_siblings(path))
 
-    def beside(self, path: Path) -> list[Path]:
-        """The first file and the others."""
+    def with_siblings(self, path: Path) -> list[Path]:
+        """Return the first file and the others."""
         return [path, *(path.with_name(f"{path.stem}{end}") for end in self.ends)]
 
     def save_all(self, seed: int, write: Callable[[Sequence[Path]], object]) -> Sequence[Path]:
-        """Let `write` fill all files; where they are now. All or none get their names."""
-        families = [self.beside(self.explicit[0])] if self.explicit else self.families(seed)
-        return write_new_together(families, write)
+        """Let `write` fill all files and return their paths. All or none get their names."""
+        candidates = (
+            [self.with_siblings(self.given_paths[0])]
+            if self.given_paths
+            else self.candidate_paths(seed)
+        )
+        return write_new_together(candidates, write)

@@ -1,4 +1,4 @@
-"""The processes that `accelerate launch` or torchrun started, and what the main one tells them."""
+"""Processes started by `accelerate launch` or torchrun, and results broadcast by the main one."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -17,17 +17,18 @@ T = TypeVar("T")
 
 
 def launched_rank() -> int:
-    """Known without importing anything; launchers that say nothing of it start main processes."""
+    """Return the rank of this process from the environment; 0 where no launcher set it."""
     return int(os.environ.get("RANK", 0))
 
 
 def launched_processes() -> int:
+    """Return the number of processes from the environment; 1 where no launcher set it."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
 @contextmanager
 def join_processes() -> "Iterator[PartialState]":
-    """Meet the other processes, over gloo where there is no accelerator; leave them at the end."""
+    """Join the process group, over gloo where there is no accelerator; leave it at the end."""
     import torch
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env
@@ -51,7 +52,10 @@ def join_processes() -> "Iterator[PartialState]":
 
 
 def broadcast_from_main(state: "PartialState", action: Callable[[], T]) -> T:
-    """What `action` gives in the main process, in all of them; where it fails, all leave."""
+    """Run `action` in the main process and return its result in all of them.
+
+    Where it fails, the main process raises its error and the others exit with its code.
+    """
     from accelerate.utils import broadcast_object_list
 
     answer: list[T | T2IError] = []

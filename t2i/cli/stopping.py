@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP during long work: what is finished stays whole."""
+"""Ctrl-C, SIGTERM and SIGHUP during long work: finished results stay whole."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from t2i.run_folder import StopRequest
 
 
 class SignalInterrupt(KeyboardInterrupt):
-    """Somebody asked to stop: `number` is the signal, `exit_code` what a shell expects."""
+    """Interrupt by a signal: `number` is the signal, `exit_code` the code that a shell expects."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -16,34 +16,36 @@ class SignalInterrupt(KeyboardInterrupt):
 
     @property
     def exit_code(self) -> int:
+        """Exit code of a process that this signal ends."""
         return 128 + self.number
 
 
 class SignalStop(StopRequest):
-    """Turns the first signal that stops a run into Stopped: at once in work that may be dropped,
-    else where such work begins. Further ones are ignored, as launchers send what a terminal has
-    sent.
+    """Stop request that turns the first signal into SignalInterrupt.
+
+    It is raised at once within an `interruptible` block, else where the next one begins. Further
+    signals are ignored, as launchers repeat those that the terminal sends.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._number: int | None = None
-        self._droppable = False
+        self._interruptible = False
 
     @contextmanager
-    def droppable(self) -> Iterator[None]:
-        """Raises Stopped, in its midst too."""
-        self._droppable = True
+    def interruptible(self) -> Iterator[None]:
+        """Allow a signal to raise SignalInterrupt within the block."""
+        self._interruptible = True
         try:
             if self._number is not None:
                 raise SignalInterrupt(self._number)
             yield
         finally:
-            self._droppable = False
+            self._interruptible = False
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         first = not self.wanted
         if first:
             self.wanted, self._number = True, number
-        if first and self._droppable:
+        if first and self._interruptible:
             raise SignalInterrupt(number)

@@ -1,15 +1,15 @@
-"""A prompt that was typed without quotes, and how it is typed."""
+"""Hint for a prompt that was typed without quotes."""
 
 from collections.abc import Sequence
 from itertools import takewhile
 from shlex import quote
 
 NUM_PROMPTS = {"generate": 1, "inspect": 1, "edit": 2}
-"""Command -> how many prompts it takes."""
+"""Command -> number of prompts that it takes."""
 
 
 def suggest_quotes(arguments: Sequence[str], message: str) -> str:
-    """What to type where a command got more words than it takes; "" where that is not the fault."""
+    """Return the command with its prompt in quotes; "" for any other error message."""
     command, *rest = arguments or [""]
     if not message.startswith("Got unexpected extra argument") or command not in NUM_PROMPTS:
         return ""

@@ -1,4 +1,4 @@
-"""Weights that a command writes; what stands under their name stays, unless it may be lost."""
+"""Options and checks of the commands that write weights, and the writing itself."""
 
 import json
 import os
@@ -21,16 +21,16 @@ Layout = Literal["diffusers", "kohya", "peft"]
 Precision = Literal["fp16", "bf16", "fp32"]
 
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace what stands under that name.")
+    bool, typer.Option("--overwrite", help="Replace a file or folder of that name.")
 ]
 LayoutOption = Annotated[Layout, typer.Option("--to", help="The layout of what is written.")]
 FamilyOption = Annotated[
     Literal["sd1", "sd2", "sdxl"] | None,
     typer.Option(
-        help="Of the models that a kohya file is for.", show_default="read off its layers"
+        help="Family of the models that a kohya file is for.", show_default="read off its layers"
     ),
 ]
-PrecisionOption = Annotated[Precision, typer.Option(help="Of the weights in the files.")]
+PrecisionOption = Annotated[Precision, typer.Option(help="Precision of the weights in the files.")]
 
 
 def check_output_free(out: Path, overwrite: bool, *, folder: bool = False) -> None:
@@ -55,7 +55,10 @@ def check_output_free(out: Path, overwrite: bool, *, folder: bool = False) -> No
 
 
 def reserve_output(out: Path, overwrite: bool) -> AbstractContextManager[Path]:
-    """Where to write what is to be `out`: another command may be quicker than check_free saw."""
+    """Return a context with the path to write to, which becomes `out` at the end.
+
+    Another command may have created `out` since check_output_free: that raises OutputError.
+    """
     return nullcontext(out) if overwrite else new_place(out)
 
 
@@ -65,6 +68,11 @@ def _holds_weights(folder: Path) -> bool:
 
 
 def write_lora(out: Path, lora: "Lora", to: Layout, family: str | None, layers: int = 2) -> None:
+    """Write a LoRA in a layout.
+
+    family : of models, for the names in a kohya file
+    layers : layers per block of the UNet, by which kohya names SDXL's layers
+    """
     from t2i.adapters import Facts, write_diffusers, write_kohya, write_peft
 
     if to == "diffusers":
@@ -81,7 +89,7 @@ def write_lora(out: Path, lora: "Lora", to: Layout, family: str | None, layers: 
 
 
 def write_model(out: Path, pipe: "Pipeline", precision: Precision) -> None:
-    """A model folder that every diffusers tool reads."""
+    """Write a pipeline as a model folder of diffusers."""
     import torch
 
     from t2i.library_messages import diffusers_errors_only

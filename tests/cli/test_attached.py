@@ -179,7 +179,7 @@ def test_a_learned_word_is_said_to_change_nothing_where_it_changes_nothing(
     plain = cli("generate", prompt, *options)
     done = cli("generate", prompt, *options, "--embedding", "beside/sun.safetensors")
     changed = not np.array_equal(pixels(drawn(done)), pixels(drawn(plain)))
-    assert ("No prompt names <sun>" in done.err) is not changed
+    assert ("No prompt contains <sun>" in done.err) is not changed
 
 
 def test_a_learned_word_that_no_prompt_names_or_that_the_model_knows_is_said(
@@ -189,7 +189,7 @@ def test_a_learned_word_that_no_prompt_names_or_that_the_model_knows_is_said(
     done = cli("generate", "a red sunflower", *options, "beside/sun.safetensors:sun")
     plain = cli("generate", "a red sunflower", *options[:-1])
     assert np.array_equal(pixels(drawn(done)), pixels(drawn(plain)))
-    said = "Warning: No prompt names sun, the learned word of beside/sun.safetensors"
+    said = "Warning: No prompt contains sun, the learned word of beside/sun.safetensors"
     assert said in done.err
     for named in (("a (sun:1.2), red",), ("a cat", "--negative", "Sun")):
         assert "Warning" not in cli("generate", *named, *options, "beside/sun.safetensors:sun").err
@@ -201,7 +201,7 @@ def test_a_learned_word_that_no_prompt_names_or_that_the_model_knows_is_said(
     assert "warnings" not in second
     done = cli("generate", "a cat", *options, "beside/sun.safetensors:cat")
     assert done.code == 2
-    assert re.search(r"the model knows the word 'cat' already.*sun\.safetensors:<cat-2>'", done.err)
+    assert re.search(r"the model has the word 'cat' already.*sun\.safetensors:<cat-2>'", done.err)
     two = {key: torch.randn(2, TEXT_WIDTH) for key in ("clip_l", "clip_g")}
     save_file(two, "two.safetensors")
     done = cli("generate", "a cat", *options, "two.safetensors")
@@ -235,7 +235,7 @@ def test_files_that_are_gone_or_changed_are_named(draw: Cli, cli: Cli) -> None:
     done = cli("generate", "--from", path, "--out", "again")
     assert done.code == 0
     assert re.search(
-        r"Not the same here: LoRA mine\.safetensors \w{10} made it, here is \w{10}\n", done.err
+        r"Not the same here: made with LoRA mine\.safetensors \w{10}, here is \w{10}\n", done.err
     )
     Path("mine.safetensors").unlink()
     done = cli("generate", "--from", path)
@@ -256,7 +256,7 @@ REFUSALS = [
     (("--lora", "no.safetensors:0.5"), 2, r"No such LoRA: no\.safetensors\. Check the path"),
     (("--lora", "beside/pickle.pt"), 3, r"Refused the pickled LoRA beside/pickle\.pt: loading"),
     (("--lora", "beside/teal.png"), 2, r"teal\.png is no LoRA: expected a \.safetensors file"),
-    (("--lora", "beside"), 2, r"beside is no plain file, expected that of the LoRA"),
+    (("--lora", "beside"), 2, r"beside is not a regular file: expected the file of the LoRA"),
     (("--lora", "beside/red.safetensors:1e9"), 2, r"Got the scale 1000000000\.0 of 'beside/red"),
     (
         ("--lora", "beside/other.safetensors"),
@@ -270,7 +270,7 @@ REFUSALS = [
         r"beside/wide\.safetensors: .* are not 32 wide",
     ),
     (("--embedding", "beside/sun.safetensors:a b"), 2, r"Got the word 'a b' of 'beside/sun"),
-    (("--ip-adapter", "beside/eyes"), 2, r"Got --ip-adapter without --image-prompt: give the pict"),
+    (("--ip-adapter", "beside/eyes"), 2, r"Got --ip-adapter without --image-prompt: give the imag"),
     (("--image-prompt", "beside/teal.png"), 2, r"Got --image-prompt without --ip-adapter"),
     (
         ("--ip-adapter", "beside/blind", "--image-prompt", "beside/teal.png"),
@@ -282,7 +282,7 @@ REFUSALS = [
         2,
         r"beside has 6 \.safetensors files, expected the one .*: blue\.safetensors, moon",
     ),
-    (("--mask", "beside/half.png"), 2, r"Got --mask without --image: it says what to do with that"),
+    (("--mask", "beside/half.png"), 2, r"Got --mask without --image: it applies to that"),
     (("--strength", "0.5"), 2, r"Got --strength without --image"),
     (("--image", "beside/noise.png", "--strength", "2"), 2, r"Got --strength 2\.0: expected a num"),
     (("--image", "beside/noise.png", "--strength", "0.1"), 2, r"less than one step is left"),

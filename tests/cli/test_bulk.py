@@ -251,7 +251,7 @@ def test_a_state_that_cannot_be_read_is_named(bulk: Cli) -> None:
         Path("out/bulk.json").write_text(text)
         done = bulk()
         assert done.code == 5
-        assert re.search(r"Cannot go on in out: bulk\.json: .*Choose another folder", done.err)
+        assert re.search(r"Cannot continue in out: bulk\.json: .*Choose another folder", done.err)
 
 
 def test_pictures_without_metadata_and_in_other_formats(bulk: Cli) -> None:

@@ -56,7 +56,7 @@ def test_the_folder_is_named_and_the_error_of_a_far_profile_is_told(
     assert document["folder"] == str(finished / "model-length-0.25-step-3")
     assert document["snapshots"] == 4
     assert document["error"] > 0.05
-    assert "meet the average of length 0.25 only to" in said.err
+    assert "reproduce the average of length 0.25 with an error of" in said.err
 
     assert main(["ema", str(finished), "--length=0.25", "--step=3"]) == 5
     assert "exists and is not replaced" in capsys.readouterr().err

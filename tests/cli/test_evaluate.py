@@ -128,7 +128,7 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(
         patched.setattr(Generation, "measure", interrupted)
         stopped = evaluate()
     assert stopped.code == 130
-    assert "Interrupted: 3 units are finished. The same command goes on." in stopped.err
+    assert "Interrupted: 3 units are finished. The same command continues." in stopped.err
     assert not Path("out/index.html").exists()
     assert evaluate().code == 0
     assert records()[:3] == done

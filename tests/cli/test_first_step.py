@@ -23,7 +23,7 @@ def test_a_first_step_that_takes_long_is_said_before_it_ends(capsys, monkeypatch
 
 def test_the_time_of_the_first_step_and_of_all_is_said_once(capsys, monkeypatch):
     with FirstStepNotice(shown=True) as told:
-        monkeypatch.setattr(time, "monotonic", lambda: told.begun + 30)
+        monkeypatch.setattr(time, "monotonic", lambda: told.started + 30)
         assert told(PIPE, 0, None, {}) == {}
         told(PIPE, 1, None, {})
     said = capsys.readouterr().err
@@ -36,7 +36,7 @@ def test_quick_steps_and_unwatched_ones_are_silent(capsys):
     with FirstStepNotice(shown=True) as told:
         told(PIPE, 0, None, {})
     with FirstStepNotice(shown=False) as told:
-        told.begun -= 100
+        told.started -= 100
         told(PIPE, 0, None, {})
     assert not told.timer.is_alive()
     assert capsys.readouterr().err == ""

@@ -183,7 +183,7 @@ def test_what_differs_from_the_picture_is_said(generate: Cli, cli: Cli, model: P
     other = folder_with_defaults(model, '{"defaults": {}}')
     again = cli("generate", "--from", first, "--model", other, "--out", "again")
     assert again.code == 0
-    assert re.search(r"Not the same here: .*model .* made it, here is", again.err)
+    assert re.search(r"Not the same here: .*made with model .*, here is", again.err)
 
 
 def test_a_picture_of_a_model_that_is_not_here_asks_for_one(cli: Cli, model: Path) -> None:
@@ -197,7 +197,7 @@ def test_a_picture_of_a_model_that_is_not_here_asks_for_one(cli: Cli, model: Pat
 
 def test_a_picture_without_a_story_cannot_be_made_again(cli: Cli) -> None:
     Image.new("RGB", (8, 8)).save("plain.png")
-    assert "carries no story" in cli("generate", "--from", "plain.png").err
+    assert "has no generation metadata" in cli("generate", "--from", "plain.png").err
     assert cli("generate", "--from", "plain.png").code == 4
     assert cli("generate", "--from", "none.png").code == 4
 

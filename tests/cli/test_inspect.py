@@ -108,7 +108,7 @@ def test_what_cannot_be_used_is_named(
 def test_a_prompt_of_little_words_asks_for_words(cli: Cli, model: Path) -> None:
     done = cli("inspect", "of the", "--model", model, "--steps", "1")
     assert done.code == 2
-    assert "The prompt has no word worth a look" in done.err
+    assert "The prompt has only function words" in done.err
 
 
 def test_words_are_split_at_commas_and_kept_once() -> None:

@@ -241,7 +241,7 @@ REFUSALS = [
         5,
         r"holds other things",
     ),
-    (("convert", "one.txt", "x.safetensors"), 3, r"one\.txt is of no kind that is known here"),
+    (("convert", "one.txt", "x.safetensors"), 3, r"one\.txt is of no known kind"),
     (("lora", "info", "base"), 3, r"base holds no LoRA: expected adapter_config\.json"),
     (
         ("lora", "resize", "ink.safetensors", "--out", "x.safetensors"),

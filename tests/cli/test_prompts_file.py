@@ -56,7 +56,7 @@ def test_a_line_of_json_says_what_it_wants(tmp_path: Path) -> None:
             seed=7,
             num=2,
             name="cat.png",
-            wishes=RequestOverrides(
+            overrides=RequestOverrides(
                 negative_prompt="rain",
                 num_inference_steps=3,
                 guidance_scale=2.0,
@@ -65,7 +65,7 @@ def test_a_line_of_json_says_what_it_wants(tmp_path: Path) -> None:
                 height=32,
             ),
         ),
-        PromptLine(number=3, prompt="x", wishes=RequestOverrides(width=64, height=32)),
+        PromptLine(number=3, prompt="x", overrides=RequestOverrides(width=64, height=32)),
     ]
 
 
@@ -73,7 +73,7 @@ def test_a_csv_has_cells_with_commas_and_line_breaks(tmp_path: Path) -> None:
     text = '\ufeffprompt,seed,size\r\n"red, ""ripe""\napple",7,\r\n\r\na cat,,64\r\n'
     assert read_prompts(written(tmp_path, "p.csv", text)) == [
         PromptLine(number=2, prompt='red, "ripe"\napple', seed=7),
-        PromptLine(number=5, prompt="a cat", wishes=RequestOverrides(width=64, height=64)),
+        PromptLine(number=5, prompt="a cat", overrides=RequestOverrides(width=64, height=64)),
     ]
 
 
@@ -86,7 +86,7 @@ def test_a_csv_has_cells_with_commas_and_line_breaks(tmp_path: Path) -> None:
         ('{"prompt": "x", "seed": ' + "9" * 5000 + "}", r"Not JSON: .*digits"),
         ("{}", r'There is no "prompt"'),
         ('{"prompt": "x", "promt": "y"}', r"Unknown key \"promt\"\. Did you mean 'prompt'\?"),
-        ('{"prompt": "x", "prompt": "y"}', r'key "prompt" stands twice'),
+        ('{"prompt": "x", "prompt": "y"}', r'key "prompt" is given twice'),
         ('{"prompt": " "}', r'Got "prompt": " "\. Write what the picture shows'),
         ('{"prompt": null}', r'Got "prompt": null\. .*valid string'),
         ('{"prompt": "a\\u0000b"}', r'Got "prompt": "a\\u0000b"'),
@@ -126,7 +126,7 @@ def test_a_broken_line_is_named_by_file_and_line(tmp_path: Path, line: str, comp
     ("text", "complaint"),
     [
         ("promt,seed\n", r":1: Unknown column \"promt\"\. Did you mean 'prompt'\?"),
-        ("seed,seed,prompt\n", r':1: The column "seed" stands twice'),
+        ("seed,seed,prompt\n", r':1: The column "seed" is given twice'),
         ("seed\n7\n", r":1: There is no column 'prompt'"),
         ("", r":1: There is no column 'prompt'"),
         ("prompt,seed\na cat,7,8\n", r":2: 3 cells, but the header has 2"),

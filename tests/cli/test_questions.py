@@ -108,8 +108,8 @@ def test_words_that_the_model_was_not_shown_are_named_with_the_nearest(
     else:
         (said,) = found
         assert expected in said
-        assert said.startswith("The model embedded was never shown ")
-        assert said.endswith("What it knows: t2i models embedded")
+        assert said.startswith("The model embedded was not trained on ")
+        assert said.endswith("Its vocabulary: t2i models embedded")
 
 
 def test_syntax_is_no_syntax_where_the_grammar_is_plain() -> None:
@@ -166,14 +166,14 @@ def test_a_prompt_that_is_a_file_is_asked_about(
 @pytest.mark.parametrize("prompt", ["(a red BREAK apple:1.3)", "[a BREAK cat] BREAK a dog"])
 def test_a_break_that_is_a_word_is_asked_about(prompt: str) -> None:
     (said,) = asked(prompt)
-    assert said.startswith("BREAK stands in brackets that weigh it, where it is a word")
+    assert said.startswith("BREAK within weighted brackets is an ordinary word")
     assert asked("a red apple BREAK (a cat:1.2)") == []
 
 
 @pytest.mark.parametrize("prompt", ["", "  \n"])
 def test_an_empty_prompt_is_asked_about(prompt: str) -> None:
     (said,) = asked(prompt)
-    assert said.startswith("The prompt is empty, so nothing says what to draw")
+    assert said.startswith("The prompt is empty: was that meant?")
 
 
 @pytest.mark.parametrize("prompt", ["a" * 5000, "a\0b", "~nobody/x"])
@@ -190,12 +190,12 @@ def test_lines_of_a_file_are_asked_about_by_number_and_not_without_end() -> None
     requests = [(n, Request(prompt=f"a wug{n}", grammar="a1111")) for n in range(1, 31)]
     found = find_line_warnings(Path("p.txt"), requests, "embedded", KNOWN)
     assert len(found) == 21
-    assert found[0].startswith('p.txt:1: The model embedded was never shown "wug1"')
-    assert found[-1] == "p.txt: so with 10 more prompts."
+    assert found[0].startswith('p.txt:1: The model embedded was not trained on "wug1"')
+    assert found[-1] == "p.txt: the same holds for 10 more prompts."
 
 
 def test_generate_inspect_edit_and_bulk_say_it_on_stderr_and_in_json(cli: Cli) -> None:
-    asks = 'was never shown "yelow" (did you mean "yellow"?)'
+    asks = 'was not trained on "yelow" (did you mean "yellow"?)'
     options = ("--steps", "2", "--size", "64", "--seed", "1")
     Path("two.txt").write_text("a red apple\na yelow star\n")
     for words in (
@@ -245,7 +245,7 @@ def test_the_page_of_the_embedded_model_lists_what_it_knows_and_so_does_the_comm
 
 def test_models_tells_of_a_folder_and_refuses_an_unknown_name(cli: Cli, model: Path) -> None:
     told = cli("models", model).out
-    assert "what words it knows, it does not say" in told
+    assert "its vocabulary is not recorded" in told
     done = cli("models", "embeded")
     assert done.code == 3
     assert "No model 'embeded' here. Did you mean 'embedded'?" in done.err

@@ -122,7 +122,8 @@ def test_a_picture_without_a_story_is_an_error(cli: Cli) -> None:
     done = cli("show", "a.png")
     assert (done.code, done.out) == (4, "")
     assert re.fullmatch(
-        r"Error: a\.png carries no story: .*Look for the file as it was made\.\n", done.err
+        r"Error: a\.png has no generation metadata: .*Look for the file as it was made\.\n",
+        done.err,
     )
     error = cli("show", "a.png", "--format", "json").json()["error"]
     assert error["type"] == "DataError"
@@ -134,7 +135,7 @@ def test_a_picture_without_a_story_is_an_error(cli: Cli) -> None:
         ("prompt", "[" * 100_000, "prompt: not JSON: it is nested more than 100 deep"),
         ("prompt", "x" * 1_000_000, "1,000,007 bytes, at most 262,144 are read"),
         ("Dream", "\x1b[31m", "Dream: expected a prompt in quotes"),
-        ("fooocus_scheme", "x", "carries no story"),
+        ("fooocus_scheme", "x", "has no generation metadata"),
     ],
 )
 def test_hostile_metadata_is_one_clear_line(cli: Cli, key: str, text: str, complaint: str) -> None:

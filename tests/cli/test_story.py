@@ -131,13 +131,13 @@ def test_other_versions_and_another_model_are_named(tmp_path: Path) -> None:
     versions = {"t2i": "0.0.1", "torch": "1.0\x1b[31m"}
     story = read_metadata(ours(tmp_path / "a.png", libraries=versions))
     first, second, third = list_differences(story, "f" * 64)
-    assert first == f"t2i 0.0.1 made it, here is {__version__}"
-    assert second.startswith("torch 1.0\\u001b[31m made it, here is ")
-    assert third == "model 0123456789 made it, here is ffffffffff"
+    assert first == f"made with t2i 0.0.1, here is {__version__}"
+    assert second.startswith("made with torch 1.0\\u001b[31m, here is ")
+    assert third == "made with model 0123456789, here is ffffffffff"
     assert len(list_differences(story, DIGEST)) == 2
     assert (
         list_differences(story, None)[2]
-        == "whether the model is the same, 0123456789, is not known"
+        == "made with model 0123456789; the model here is not known"
     )
 
 
@@ -178,7 +178,7 @@ def test_a_record_that_cannot_be_used_is_refused_by_name(
     record = json.loads(build_image_texts(ASKED, 7, DIGEST)["t2i"]) | changes
     path = png(tmp_path / "a.png", {"t2i": json.dumps(record)})
     with pytest.raises(
-        DataError, match=rf"a\.png carries no story that can be read: .*{complaint}"
+        DataError, match=rf"a\.png has no generation metadata that can be read: .*{complaint}"
     ):
         read_metadata(path)
 

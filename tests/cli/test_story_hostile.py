@@ -79,7 +79,9 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
 def test_a_picture_without_a_story_says_so(tmp_path: Path) -> None:
     for name in ("a.png", "a.jpg", "a.webp"):
         save_picture(Image.new("RGB", (8, 8)), tmp_path / name)
-        with pytest.raises(DataError, match=rf"{name} carries no story: it was saved without"):
+        with pytest.raises(
+            DataError, match=rf"{name} has no generation metadata: it was saved without"
+        ):
             read_metadata(tmp_path / name)
 
 
@@ -112,7 +114,7 @@ def test_a_text_that_cannot_be_read_is_refused_by_name(
     tmp_path: Path, kind: bytes, data: bytes, complaint: str, cheap: None
 ) -> None:
     path = png_of(tmp_path / "a.png", chunk(kind, b"parameters\0" + data))
-    with pytest.raises(DataError, match=rf"story that can be read: parameters: .*{complaint}"):
+    with pytest.raises(DataError, match=rf"metadata that can be read: parameters: .*{complaint}"):
         read_metadata(path)
 
 
@@ -210,7 +212,10 @@ def test_an_invalid_comment_is_refused(tmp_path: Path, comment: bytes, complaint
             b"II*\0\x08\0\0\0\x01\0\x86\x92\x07\0\x00\x01\0\0\xff\0\0\0",
             "field 37510 ends beyond the file",
         ),
-        (b"II*\0\x08\0\0\0\x01\0\x69\x87\x04\0\x01\0\0\0\x08\0\0\0", "carries no story: "),
+        (
+            b"II*\0\x08\0\0\0\x01\0\x69\x87\x04\0\x01\0\0\0\x08\0\0\0",
+            "has no generation metadata: ",
+        ),
     ],
 )
 def test_exif_that_points_astray_is_refused(tmp_path: Path, exif: bytes, complaint: str) -> None:

@@ -1,8 +1,8 @@
-"""`t2i generate --prompts`: the pictures of a file, on one process or several, begun or gone on.
+"""`t2i generate --prompts`: the images of a file, on one process or several, begun or continued.
 
-The main process reads the file and the folder and tells all which pictures are missing; each makes
-every N-th of them. From then on they meet only in the folder: each adds to its own part of the
-index, and the main process watches the parts grow.
+The main process reads the file and the folder and sends all processes the list of missing images;
+each makes every N-th of them. From then on they communicate through the folder alone: each appends
+to its own part of the index, and the main process watches the parts grow.
 """
 
 import sys
@@ -37,40 +37,40 @@ if TYPE_CHECKING:
     from t2i.cli.bulk.worker import BulkWorker
 
 POLL_INTERVAL = 0.5
-"""Seconds between two looks at the parts of other processes."""
+"""Seconds between two reads of the index parts of other processes."""
 MOUNT_TIMEOUT = 30.0
-"""Seconds in which a shared folder shows on one machine what another one wrote."""
+"""Seconds within which a file appears on all machines that share a folder."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessWork:
-    """What one process has to do, and with what; no studio where nothing is to be done."""
+    """Jobs of one process and the worker that runs them; no worker where there are no jobs."""
 
     state: "PartialState"
     plan: JobPlan
     jobs: list[Job]
-    studio: "BulkWorker | None"
+    worker: "BulkWorker | None"
 
 
 def run_bulk(bulk: BulkRun, lines: Sequence[PromptLine], *, as_json: bool) -> None:
-    """Make what is missing, and say what came of it.
+    """Make the missing images and print a summary.
 
-    lines : of the file; only the main process needs them
+    lines : of the prompts file; only the main process needs them
     """
     with SignalStop() as stop, ExitStack() as held:
         try:
-            with stop.droppable():
-                share = _load_process_work(bulk, lines, held)
+            with stop.interruptible():
+                work = _load_process_work(bulk, lines, held)
         except SignalInterrupt as stopped:
             note("Interrupted before the first picture.")
             raise typer.Exit(stopped.exit_code) from None
 
-        state, plan = share.state, share.plan
-        asked = _print_line_warnings(bulk, lines) if state.is_main_process else []
+        state, plan = work.state, work.plan
+        warnings = _print_line_warnings(bulk, lines) if state.is_main_process else []
         tally = JobCounter(bulk.out, state.num_processes)
         interrupted: SignalInterrupt | None = None
         try:
-            _run_jobs(bulk, share, tally, stop)
+            _run_jobs(bulk, work, tally, stop)
         except SignalInterrupt as stopped:
             interrupted = stopped
         if state.is_main_process:
@@ -88,7 +88,7 @@ def run_bulk(bulk: BulkRun, lines: Sequence[PromptLine], *, as_json: bool) -> No
                 "made_before": plan.total - len(plan.todo),
                 "failed": tally.failed,
                 "interrupted": interrupted is not None,
-                "warnings": asked,
+                "warnings": warnings,
             }
             if as_json:
                 print_json(document)
@@ -104,31 +104,32 @@ def run_bulk(bulk: BulkRun, lines: Sequence[PromptLine], *, as_json: bool) -> No
 
 
 def _print_line_warnings(bulk: BulkRun, lines: Sequence[PromptLine]) -> list[str]:
-    """What may not be meant in the prompts: said, and given."""
+    """Print and return the warnings about prompts that may not be meant as written."""
     from t2i.denoiser.loading.address import resolve
 
     model = bulk.options.model
     requests = (
-        (line.number, replace(line.wishes.over(bulk.options), prompt=line.prompt)) for line in lines
+        (line.number, replace(line.overrides.apply_to(bulk.options), prompt=line.prompt))
+        for line in lines
     )
-    asked = find_line_warnings(bulk.prompts, requests, model, read_known_words(resolve(model)))
-    for question in asked:
-        note(f"Warning: {question}")
-    return asked
+    warnings = find_line_warnings(bulk.prompts, requests, model, read_known_words(resolve(model)))
+    for warning in warnings:
+        note(f"Warning: {warning}")
+    return warnings
 
 
 def _format_summary(plan: JobPlan, tally: JobCounter, interrupted: bool) -> str:
     before = plan.total - len(plan.todo)
     counts = f"{tally.made} made, {before} made before, {tally.failed} failed, of {plan.total}."
     if interrupted:
-        return f"Interrupted: {counts} The same command goes on."
+        return f"Interrupted: {counts} The same command continues."
     if tally.failed:
         return f"{counts} The index says why; the same command tries them again."
     return counts
 
 
 def _load_process_work(bulk: BulkRun, lines: Sequence[PromptLine], held: ExitStack) -> ProcessWork:
-    """Agree with the others on what is missing, and load what makes it."""
+    """Agree with the other processes on the missing images, and load the pipeline."""
     held.enter_context(quiet_libraries())
     state = held.enter_context(join_processes())
     plan = broadcast_from_main(state, lambda: _lock_and_plan(bulk, lines, held))
@@ -148,7 +149,7 @@ def _load_process_work(bulk: BulkRun, lines: Sequence[PromptLine], held: ExitSta
 
 
 def _lock_and_plan(bulk: BulkRun, lines: Sequence[PromptLine], held: ExitStack) -> JobPlan:
-    """Refuse what cannot be done, then lock the folder until `held` is closed."""
+    """Check the whole run, then lock the folder until `held` is closed."""
     from t2i.denoiser.loading.address import resolve
 
     model = resolve(bulk.options.model)
@@ -161,7 +162,10 @@ def _lock_and_plan(bulk: BulkRun, lines: Sequence[PromptLine], held: ExitStack) 
 
 
 def _check_samplers(path: Path, jobs: Sequence[Job], model: Path) -> None:
-    """Before the weights are read; what only a run shows is recorded with its picture."""
+    """Raise DataError for an unknown sampler before the weights are read.
+
+    Faults that only a run shows are recorded with their image.
+    """
     from t2i.denoiser.loading.weight_checks import read_json
 
     config = {} if model.is_file() else read_json(model / "scheduler" / "scheduler_config.json")
@@ -195,20 +199,20 @@ def _check_same_model(model: Path, weights: str) -> None:
         )
 
 
-def _run_jobs(bulk: BulkRun, share: ProcessWork, tally: JobCounter, stop: SignalStop) -> None:
-    """Make this process's pictures; the main one then waits for those of the others."""
+def _run_jobs(bulk: BulkRun, work: ProcessWork, tally: JobCounter, stop: SignalStop) -> None:
+    """Run the jobs of this process; the main process then waits for those of the others."""
     from t2i.cli.bulk.progress import show_progress
 
-    state, plan = share.state, share.plan
+    state, plan = work.state, work.plan
     watched = state.is_main_process and sys.stderr.isatty()
     with show_progress(plan, tally, watched) as update:
-        if share.studio is not None:
+        if work.worker is not None:
             with closing(IndexPart(bulk.out, state.process_index)) as part:
-                for job in share.jobs:
-                    part.add(share.studio.make(job, stop))
+                for job in work.jobs:
+                    part.add(work.worker.run_job(job, stop))
                     update()
         while state.is_main_process and tally.finished < len(plan.todo):
             tally.update()
             update()
-            with stop.droppable():
+            with stop.interruptible():
                 time.sleep(POLL_INTERVAL if tally.finished < len(plan.todo) else 0)

@@ -1,7 +1,7 @@
-"""`index.jsonl`: what became of each picture of a folder.
+"""`index.jsonl`: the outcome of each job of a bulk run.
 
-While they work, each process adds to a part of its own, `index.0.jsonl` and so on; a line is there
-whole or does not count. The main process puts the parts together, in the order of the jobs.
+While they work, each process appends to a part of its own, `index.0.jsonl` and so on; an incomplete
+line does not count. The main process merges the parts, in the order of the jobs.
 """
 
 import json
@@ -23,11 +23,12 @@ IndexEntry = dict[str, Any]
 
 
 def index_part_path(folder: Path, rank: int) -> Path:
+    """Return the path of the part of the index that one process writes."""
     return folder / f"index.{rank}.jsonl"
 
 
 class IndexPart:
-    """The lines of one process."""
+    """The lines of the index that one process appends."""
 
     def __init__(self, folder: Path, rank: int) -> None:
         self.path = index_part_path(folder, rank)
@@ -38,7 +39,7 @@ class IndexPart:
             raise write_error(self.path, error) from error
 
     def add(self, entry: Mapping[str, object]) -> None:
-        """On the disk when it returns."""
+        """Append one line; it is on the disk when this returns. Raises OutputError."""
         data = (json.dumps(entry, ensure_ascii=False) + "\n").encode()
         try:
             while data:
@@ -48,11 +49,12 @@ class IndexPart:
             raise write_error(self.path, error) from error
 
     def close(self) -> None:
+        """Close the file."""
         os.close(self._descriptor)
 
 
 class JobCounter:
-    """Counts the lines of all parts while they grow."""
+    """Counter of made and failed jobs over all parts of the index while they grow."""
 
     def __init__(self, folder: Path, ranks: int) -> None:
         self.made = self.failed = 0
@@ -60,9 +62,11 @@ class JobCounter:
 
     @property
     def finished(self) -> int:
+        """Number of jobs that were made or have failed."""
         return self.made + self.failed
 
     def update(self) -> None:
+        """Count the lines that were added since the last update."""
         for path, start in self._read.items():
             if not path.exists():
                 continue
@@ -76,8 +80,10 @@ class JobCounter:
 
 
 def merge_index_parts(folder: Path) -> dict[int, IndexEntry]:
-    """Put the parts into the index and remove them; what is known of each job. Of two lines the
-    later one counts, but a failure never hides a picture."""
+    """Merge the parts into the index, remove them, and return the last entry of each job.
+
+    A later entry replaces an earlier one, but a failure never replaces an image.
+    """
     parts = sorted(path for path in folder.iterdir() if PART_NAME.fullmatch(path.name))
     known: dict[int, IndexEntry] = {}
     for path in (folder / INDEX, *parts):
@@ -101,8 +107,10 @@ def _read_index(path: Path) -> bytes:
 
 
 def parse_entries(data: bytes) -> Iterator[IndexEntry]:
-    """The whole lines of an index; one that a kill or a full disk cut short, or that
-    another program wrote, with halves of characters, is passed over."""
+    """Yield the valid lines of an index.
+
+    A line that a kill or a full disk cut short, or that another program wrote, is skipped.
+    """
     for line in data.split(b"\n"):
         try:
             entry = parse_json(line)

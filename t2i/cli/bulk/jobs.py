@@ -1,4 +1,4 @@
-"""The pictures of a prompts file: each with its place, its seed and its file."""
+"""The jobs of a prompts file: one image each, with its index, seed and file name."""
 
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -13,11 +13,11 @@ from t2i.errors import ArgumentError, DataError
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One picture.
+    """One image of a bulk run.
 
-    index : among all pictures of the file, from 0
+    index : among all images of the file, from 0
     line : number of its line in the file, from 1
-    file : its name in the folder of the pictures
+    file : its name in the folder of the images
     """
 
     index: int
@@ -30,17 +30,19 @@ class Job:
 def build_jobs(
     path: Path, lines: Sequence[PromptLine], options: Request, num: int, seed: int
 ) -> list[Job]:
-    """The pictures that `lines` of `path` ask for.
+    """Return the jobs of the lines of a prompts file, in their order.
 
-    options : for what a line leaves open
-    num : pictures of a line that does not say
-    seed : of the first picture; a line without a seed has this one, plus the number of pictures
-        before it, so that neither a restart nor other processes change it
+    path : of the file, for messages
+    options : values for the fields that a line leaves open
+    num : images of a line that does not give a number
+    seed : of the first image; a line without a seed has this one plus the number of images before
+        it, so that neither a restart nor the number of processes changes it
+    Raises ArgumentError for a seed out of range, DataError for two images of one name.
     """
     jobs: list[Job] = []
     digits = len(str(lines[-1].number))
     for line in lines:
-        request = replace(line.wishes.over(options), prompt=line.prompt)
+        request = replace(line.overrides.apply_to(options), prompt=line.prompt)
         first = seed + len(jobs) if line.seed is None else line.seed
         count = line.num or num
         if first + count - 1 > MAX_SEED:
@@ -53,7 +55,7 @@ def build_jobs(
 
 
 def _name_image_file(line: PromptLine, index: int, count: int, seed: int, digits: int) -> str:
-    """The line's own name, numbered if it has several pictures; else its number, words and seed."""
+    """Return the line's own name, numbered for several images; else number, words and seed."""
     if line.name is None:
         return f"{line.number:0{digits}}-{slugify(line.prompt)}-{seed}.png"
     if count == 1:
@@ -63,7 +65,7 @@ def _name_image_file(line: PromptLine, index: int, count: int, seed: int, digits
 
 
 def _check_unique_names(path: Path, jobs: Iterable[Job]) -> None:
-    """Refuse two pictures of one name, also where a file system does not tell case apart."""
+    """Raise DataError for two images of one name, also on a file system that ignores case."""
     lines: dict[str, int] = {}
     for job in jobs:
         plain = unicodedata.normalize("NFC", job.file).casefold()

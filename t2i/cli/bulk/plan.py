@@ -1,4 +1,4 @@
-"""What is left to do in a folder of pictures, and whether the same work goes on there."""
+"""The recorded state of a bulk run's folder, and the jobs that are still to be done in it."""
 
 import hashlib
 import json
@@ -23,9 +23,9 @@ from t2i.safe_reading import RUN, parse_json, read_bounded
 
 STATE_FILE = "bulk.json"
 VERSION = 1
-"""Of the layout of bulk.json."""
+"""Version of the layout of bulk.json."""
 LEFTOVER_NAME = re.compile(r"\.+(?:again-)?(.+?)(?:\.\d+(?:-\d+)?\.part)?")
-"""A temporary file or folder that a kill left behind: its picture's name within."""
+"""Temporary file or folder left by a killed run; the group is the name of its image."""
 OPTION_NAMES = {
     "negative_prompt": "--negative",
     "model": "--model",
@@ -44,11 +44,11 @@ OPTION_NAMES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BulkRun:
-    """What one command asks for.
+    """Arguments of one `t2i generate --prompts` command.
 
-    options : for every line that leaves something open; it has no prompt
-    seed : of the first picture; drawn and recorded if it is None
-    num : pictures of each line
+    options : request of every line, for the fields that a line leaves open; it has no prompt
+    seed : of the first image; drawn and recorded if it is None
+    num : images of each line
     """
 
     prompts: Path
@@ -61,10 +61,10 @@ class BulkRun:
 
 @dataclass(frozen=True, slots=True)
 class JobPlan:
-    """What the processes share among them.
+    """Jobs that the processes divide among themselves.
 
     todo : in the order of the file
-    total : pictures of the file
+    total : number of images of the file
     weights : digest of the model
     """
 
@@ -74,16 +74,16 @@ class JobPlan:
 
 
 class BulkFolder:
-    """The folder of one bulk's pictures: what was asked for when it was begun, and what is done."""
+    """Output folder of a bulk run: the recorded arguments it was begun with, and its jobs."""
 
     def __init__(self, bulk: BulkRun, lines: Sequence[PromptLine], model: Path) -> None:
-        """Raises what is wrong with the request, before anything is made."""
+        """Compare the run with the folder. Raises T2IError before anything is written."""
         self.out = bulk.out
-        self.before = read_bulk_state(self.out)
+        self.recorded_state = read_bulk_state(self.out)
         options = bulk.options.with_defaults(read_defaults(model))
         seed = choose_seed(bulk.seed)
-        if bulk.seed is None and self.before is not None:
-            seed = self.before["seed"]
+        if bulk.seed is None and self.recorded_state is not None:
+            seed = self.recorded_state["seed"]
         self.state: dict[str, Any] = {
             "version": VERSION,
             "prompts": bulk.prompts.name,
@@ -97,20 +97,20 @@ class BulkFolder:
         }
         jobs = build_jobs(bulk.prompts, lines, options, bulk.num, seed)
         digests = FileDigests()
-        self.jobs = [replace(job, request=digests.fill(job.request)) for job in jobs]
+        self.jobs = [replace(job, request=digests.add_to(job.request)) for job in jobs]
         self.state["files"] = {
             file.path: file.sha256 for job in self.jobs for _, file in iter_files(job.request)
         }
-        if self.before is not None:
-            _check_same_run(self.out, self.before, self.state)
-        if self.before is None:
+        if self.recorded_state is not None:
+            _check_same_run(self.out, self.recorded_state, self.state)
+        if self.recorded_state is None:
             _check_names_free(self.out, self.jobs)
 
     def begin(self) -> JobPlan:
-        """Only while the folder is locked."""
-        if read_bulk_state(self.out) != self.before:
+        """Record the run and return the missing jobs. The folder must be locked."""
+        if read_bulk_state(self.out) != self.recorded_state:
             raise OutputError(f"Another run has just worked in {self.out}: start this one again.")
-        if self.before is None:
+        if self.recorded_state is None:
             text = json.dumps(self.state, indent=1, ensure_ascii=False) + "\n"
             write_atomically(self.out / STATE_FILE, lambda part: part.write_text(text, "utf-8"))
         known = merge_index_parts(self.out)
@@ -121,22 +121,22 @@ class BulkFolder:
         return JobPlan(todo, len(self.jobs), self.state["model_digest"])
 
     def changed_libraries(self) -> list[str]:
-        """Versions that are not those of the first pictures."""
-        before = self.state if self.before is None else self.before
+        """Return a line for each library whose version differs from that of the first images."""
+        before = self.state if self.recorded_state is None else self.recorded_state
         return list_differences(before.get("libraries") or {}, self.state["libraries"])
 
 
 def _options_record(options: Request) -> dict[str, object]:
-    """Each option as JSON holds it; of files, what would be typed."""
+    """Return each option as JSON holds it; files as they are typed."""
     values = {name: value for name, value in asdict(options).items() if name in OPTION_NAMES}
     if options.upscale is not None:
-        values["upscale"] = options.upscale.typed
+        values["upscale"] = options.upscale.argument
     for name in FILE_KINDS:
         value = getattr(options, name)
         if isinstance(value, tuple):
-            values[name] = [file.typed for file in value] or None
+            values[name] = [file.argument for file in value] or None
         elif value is not None:
-            values[name] = value.typed
+            values[name] = value.argument
     return values
 
 
@@ -178,7 +178,10 @@ def _stable_repr(value: object) -> str:
 
 
 def read_bulk_state(out: Path) -> dict[str, Any] | None:
-    """What the folder was begun with; None where nothing was."""
+    """Read the state that the folder was begun with; None for a folder without one.
+
+    Raises OutputError for a state that cannot be read.
+    """
     path = out / STATE_FILE
     if not path.is_file():
         return None
@@ -189,11 +192,12 @@ def read_bulk_state(out: Path) -> dict[str, Any] | None:
         return dict(state, seed=int(state["seed"]))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise OutputError(
-            f"Cannot go on in {out}: {path.name}: {error}. Choose another folder with --out."
+            f"Cannot continue in {out}: {path.name}: {error}. Choose another folder with --out."
         ) from error
 
 
 def _check_same_run(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise ArgumentError, naming each difference, unless the folder has the same arguments."""
     changed = []
     if before.get("lines") != now["lines"]:
         changed.append(f"the prompts ({before.get('prompts')} -> {now['prompts']})")
@@ -215,11 +219,12 @@ def _check_same_run(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]
     if changed:
         raise ArgumentError(
             f"{out} was begun with something else: {'; '.join(changed)}. Give what it was begun "
-            "with, to go on, or choose another folder with --out."
+            "with, to continue it, or choose another folder with --out."
         )
 
 
 def list_differences(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
+    """Return "name before -> now" for each value of `now` that differs."""
     return [
         f"{name} {before.get(name)} -> {value}"
         for name, value in now.items()
@@ -228,7 +233,7 @@ def list_differences(before: Mapping[str, object], now: Mapping[str, object]) ->
 
 
 def _check_names_free(out: Path, jobs: Iterable[Job]) -> None:
-    """A folder that is begun may hold other things, but nothing under a name of ours."""
+    """Raise OutputError where a new folder holds a file of a name that will be written."""
     if not out.is_dir():
         return
     there = {entry.name for entry in os.scandir(out)}
@@ -240,6 +245,7 @@ def _check_names_free(out: Path, jobs: Iterable[Job]) -> None:
 
 
 def _remove_leftovers(out: Path, there: Iterable[str], files: Collection[str]) -> None:
+    """Remove temporary files of the images that a killed run left behind."""
     for name in there:
         found = LEFTOVER_NAME.fullmatch(name)
         if found and found[1] in files:

@@ -1,4 +1,4 @@
-"""A bar over the pictures of all processes."""
+"""A progress bar over the images of all processes."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ from t2i.cli.bulk.plan import JobPlan
 
 @contextmanager
 def show_progress(plan: JobPlan, tally: JobCounter, shown: bool) -> Iterator[Callable[[], None]]:
-    """A function to call whenever something may be finished; without a viewer it does nothing."""
+    """Yield a function that updates the bar; it does nothing where `shown` is false."""
     if not shown:
         yield lambda: None
         return

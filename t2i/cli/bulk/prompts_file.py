@@ -1,4 +1,4 @@
-"""A file of prompts: what each line asks for, and every line that cannot be used, by number."""
+"""Prompts files in text, JSON lines and CSV: all lines are parsed, and bad ones named by number."""
 
 import codecs
 import csv
@@ -18,26 +18,27 @@ from t2i.safe_reading import PROMPTS, iterate_lines, open_untrusted, parse_json
 from t2i.terminal import several
 
 MAX_LINE = 64 * 1024
-"""Bytes of one line, or of one record of a csv; a longer one ends the reading."""
+"""Maximum bytes of a line, or of a record of a csv; reading ends at a longer one."""
 MAX_PROMPTS = 1_000_000
 MAX_NAMED_LINES = 20
-"""Broken lines that are named; of the rest only the number."""
+"""Maximum number of invalid lines in a message; the others are counted."""
 
 NumberedLines = Iterator[tuple[int, str]]
 NumberedRecords = Iterator[tuple[int, Mapping[str, object] | InvalidLine]]
 
 
 class UnreadableRest(Exception):
-    """Why the file cannot be read on from a line: (line, reason)."""
+    """Reason why a file cannot be read from some line on: (line, reason)."""
 
 
 def read_prompts(
     path: Path, options: Request | None = None, lora_dir: Path = LORA_FOLDER
 ) -> list[PromptLine]:
-    """What the lines of a .txt, .jsonl or .csv ask for. Raises DataError naming the broken ones,
-    with `options` also those that make no sound request under them.
+    """Read the lines of a .txt, .jsonl or .csv file.
 
-    lora_dir : where the LoRAs are that prompts name, once there are options
+    options : where given, lines that make no valid request under them are errors too
+    lora_dir : folder of the LoRAs that prompts name, used together with `options`
+    Raises DataError naming the lines that cannot be used.
     """
     records = READERS.get(path.suffix.lower())
     if records is None:
@@ -55,12 +56,12 @@ def read_prompts(
 
 
 def _check_lines(lines: Sequence[PromptLine], options: Request) -> list[tuple[int, str]]:
-    """The lines that are no sound requests under these options, and why."""
+    """Return number and reason of each line that makes no valid request under these options."""
     broken: list[tuple[int, str]] = []
     missing: dict[tuple[str, str], str | None] = {}
     for line in lines:
         try:
-            request = replace(line.wishes.over(options), prompt=line.prompt)
+            request = replace(line.overrides.apply_to(options), prompt=line.prompt)
             check_file_combinations(request)
             _check_sampler(request.sampler)
         except ArgumentError as error:
@@ -83,7 +84,7 @@ def _find_file_error(name: str, file: InputFile) -> str | None:
 
 
 def _check_sampler(name: str | None) -> None:
-    """By its name alone: whether the model can use it is seen when that is known."""
+    """Raise ArgumentError for an unknown name; whether the model can use it is checked later."""
     if name is not None and not is_known_sampler(name):
         raise ArgumentError(f"Unknown sampler {name!r:.80}. {nearest(normalise_name(name), NAMES)}")
 
@@ -109,7 +110,7 @@ def _parse_records(
 
 
 def _format_invalid_lines(path: Path, broken: Sequence[tuple[int, str]]) -> str:
-    """Each broken line as file:line, under what is wrong with the file."""
+    """Return one message with each bad line as file:line."""
     if len(broken) == 1:
         return f"{path}:{broken[0][0]}: {broken[0][1]}"
     found = [f"{path}:{number}: {reason}" for number, reason in broken[:MAX_NAMED_LINES]]
@@ -119,7 +120,7 @@ def _format_invalid_lines(path: Path, broken: Sequence[tuple[int, str]]) -> str:
 
 
 def _decode_lines(file: BinaryIO) -> NumberedLines:
-    """Number and text of each line; what is no UTF-8 becomes surrogates, refused with its text."""
+    """Yield number and text of each line; bytes that are not UTF-8 become surrogates."""
     for number, data in iterate_lines(file, MAX_LINE):
         if number == 1 and data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             raise UnreadableRest(1, "The file is UTF-16: save it as UTF-8.")
@@ -131,7 +132,7 @@ def _decode_lines(file: BinaryIO) -> NumberedLines:
 
 
 def parse_text(lines: NumberedLines) -> NumberedRecords:
-    """A prompt on each line; blank lines and those that begin with # are skipped."""
+    """Yield a prompt for each line; blank lines and those that begin with # are skipped."""
     for number, text in lines:
         prompt = text.strip()
         if prompt and not prompt.startswith("#"):
@@ -139,7 +140,7 @@ def parse_text(lines: NumberedLines) -> NumberedRecords:
 
 
 def parse_jsonl(lines: NumberedLines) -> NumberedRecords:
-    """An object on each line; blank lines are skipped."""
+    """Yield the object of each line; blank lines are skipped."""
     for number, text in lines:
         if text.strip():
             yield number, _parse_json_record(text)
@@ -165,13 +166,13 @@ def _reject_repeated_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     record: dict[str, object] = {}
     for key, value in pairs:
         if key in record:
-            raise InvalidLine(f"The key {quote_json(key)} stands twice: keep one.")
+            raise InvalidLine(f"The key {quote_json(key)} is given twice: keep one.")
         record[key] = value
     return record
 
 
 def parse_csv(lines: NumberedLines) -> NumberedRecords:
-    """Rows under a header; a quoted cell may hold line breaks, an empty one says nothing."""
+    """Yield the rows under a header; a quoted cell may hold line breaks, an empty one skipped."""
     source = CsvReader(lines)
     rows = source.rows()
     number, header = next(((n, row) for n, row in rows if row), (1, []))
@@ -192,7 +193,7 @@ def parse_csv(lines: NumberedLines) -> NumberedRecords:
 
 
 class CsvReader:
-    """Lines for csv.reader, with the place and size of the record that it is reading."""
+    """CSV reader that knows the first line and the size of the record it is reading."""
 
     def __init__(self, lines: NumberedLines) -> None:
         self.lines = lines
@@ -210,6 +211,10 @@ class CsvReader:
             yield text
 
     def rows(self) -> Iterator[tuple[int, list[str]]]:
+        """Yield the number of the first line and the cells of each record.
+
+        Raises UnreadableRest.
+        """
         try:
             for row in csv.reader(self, strict=True):
                 yield self.first, row
@@ -228,7 +233,9 @@ def _check_header(number: int, columns: Sequence[str]) -> None:
                 number, f"Unknown column {quote_json(column)}. {nearest(column, KEYS)} {expected}"
             )
         if columns.count(column) > 1:
-            raise UnreadableRest(number, f"The column {quote_json(column)} stands twice: keep one.")
+            raise UnreadableRest(
+                number, f"The column {quote_json(column)} is given twice: keep one."
+            )
     if "prompt" not in columns:
         raise UnreadableRest(number, f"There is no column 'prompt'. {expected}")
 

@@ -1,4 +1,4 @@
-"""Where the pictures of a bulk are made: one loaded pipeline, and a job after the other."""
+"""Execution of the jobs of a bulk run with one loaded pipeline."""
 
 import filecmp
 import time
@@ -37,29 +37,34 @@ if TYPE_CHECKING:
     from pipelines.text_to_image import TextToImagePipeline
 
 MAX_MESSAGE = 2_000
-"""Letters of an error in the index."""
+"""Maximum letters of an error in the index."""
 
 
 @dataclass(frozen=True, slots=True)
 class BulkWorker:
-    """A pipeline, what is attached to it, its own sampler, and where its pictures go."""
+    """A loaded pipeline that runs jobs and saves their images.
+
+    own_scheduler : the model's, for requests that name no sampler
+    weights : digest of the model
+    """
 
     pipe: "TextToImagePipeline"
     attached: AttachedAdapters
-    own: Scheduler
+    own_scheduler: Scheduler
     weights: str
     out: Path
     metadata: bool
 
     @classmethod
     def load(cls, model: Path, weights: str, bulk: BulkRun, device: "torch.device") -> "BulkWorker":
+        """Load the model on a device."""
         pipe = load_pipeline(model, None, device)
         return cls(pipe, AttachedAdapters(pipe), pipe.scheduler, weights, bulk.out, bulk.metadata)
 
-    def make(self, job: Job, stop: SignalStop) -> IndexEntry:
-        """The job's line of the index: its file, or why there is none.
+    def run_job(self, job: Job, stop: SignalStop) -> IndexEntry:
+        """Draw and save one image; return its line of the index, with the file or the error.
 
-        Raises OutputError where the folder takes no picture: that is not the fault of one job.
+        Raises OutputError where the folder takes no image: that is not the fault of one job.
         """
         entry: IndexEntry = {"job": job.index, "line": job.line, "seed": job.seed}
         start = time.perf_counter()
@@ -67,8 +72,8 @@ class BulkWorker:
             warnings.simplefilter("ignore")
             warnings.simplefilter("always", UserWarning)
             try:
-                with stop.droppable():
-                    request, picture = self.draw(job.request, job.seed)
+                with stop.interruptible():
+                    request, picture = self._draw(job.request, job.seed)
             except Exception as error:  # whatever it is, the other prompts may fare better
                 entry |= {"request": asdict(job.request), "error": _error_record(error)}
                 _free_memory()
@@ -83,10 +88,12 @@ class BulkWorker:
             entry["warnings"] = list(dict.fromkeys(str(w.message)[:MAX_MESSAGE] for w in caught))
         return entry | {"time": round(time.time(), 3)}
 
-    def draw(self, request: Request, seed: int) -> tuple[Request, Image]:
+    def _draw(self, request: Request, seed: int) -> tuple[Request, Image]:
         # A fresh sampler each time, so that nothing passes from one picture to the next.
-        self.pipe.scheduler = build_scheduler(request.sampler, self.own.config) or rebuild(self.own)
-        self.attached.fit(request)
+        self.pipe.scheduler = build_scheduler(
+            request.sampler, self.own_scheduler.config
+        ) or rebuild(self.own_scheduler)
+        self.attached.attach(request)
         request = request.with_defaults(read_pipeline_defaults(self.pipe, request))
         warn_of_large_size(self.pipe, request)
         picture = draw_image(self.pipe, request, seed, bar=False)
@@ -95,9 +102,9 @@ class BulkWorker:
 
 
 def _save_new_image(picture: Image, path: Path, text: Mapping[str, str] | None) -> bool:
-    """Whether the picture is there: written now, or found just as it would be written.
+    """Save the image unless its file exists; return whether the file holds this image now.
 
-    So it is after a kill between picture and index. Another file under its name is left alone.
+    It does too after a kill between image and index. Another file of that name is left alone.
     """
     try:
         write_new(path, partial(save_picture, picture, text=text))
@@ -127,7 +134,7 @@ def _error_record(error: Exception) -> dict[str, str]:
 
 
 def _free_memory() -> None:
-    """After a picture that did not fit, so that the next one may."""
+    """Free cached device memory after a failed job, for the next one."""
     from accelerate.utils.memory import clear_device_cache
 
     clear_device_cache(garbage_collection=True)

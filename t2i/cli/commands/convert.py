@@ -30,7 +30,7 @@ MODEL_PREFIXES = (
 )
 LORA_MARKS = ("lora", "hada_", "lokr_", "dora_scale")
 MAX_WORDS = 64
-"""Tensors of a file of learned words; one of them is one word."""
+"""Maximum tensors of a file of learned words, each of which is one word."""
 
 
 def convert(
@@ -39,7 +39,8 @@ def convert(
     to: LayoutOption = "diffusers",
     family: FamilyOption = None,
     layers_per_block: Annotated[
-        int, typer.Option(min=1, max=16, help="Of the UNet: kohya names SDXL's layers by it.")
+        int,
+        typer.Option(min=1, max=16, help="Layers of a UNet block, by which kohya names SDXL's."),
     ] = 2,
     token: Annotated[
         str | None, typer.Option(help="What a learned word is called in prompts.")
@@ -81,7 +82,7 @@ def convert(
 
 
 def _detect_kind(source: Path) -> Kind:
-    """What a file or folder holds, by its name and its header."""
+    """Return the kind of weights in a file or folder, by its name and its header."""
     from t2i.denoiser.loading.weight_checks import read_shapes
 
     if source.is_dir():
@@ -91,7 +92,7 @@ def _detect_kind(source: Path) -> Kind:
     if not source.is_file():
         raise ModelError(f"No such file or folder: {source}. Check the path.")
     if source.suffix != ".safetensors":
-        raise ModelError(f"{source} is of no kind that is known here: expected .safetensors.")
+        raise ModelError(f"{source} is of no known kind: expected .safetensors.")
     shapes = read_shapes(source)
     if any(name.startswith(MODEL_PREFIXES) and not _is_lora_tensor(name) for name in shapes):
         return "model"
@@ -100,7 +101,7 @@ def _detect_kind(source: Path) -> Kind:
 
 
 def _is_lora_tensor(name: str) -> bool:
-    """Whether a tensor is of a LoRA, which may name its modules as a model does."""
+    """Return whether a tensor belongs to a LoRA, which may name its modules as a model does."""
     return name.endswith(".alpha") or any(mark in name for mark in LORA_MARKS)
 
 

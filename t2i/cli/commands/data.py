@@ -1,4 +1,4 @@
-"""`t2i data`: look at what a model is trained on."""
+"""`t2i data`: contact sheets and checks of data sets."""
 
 import sys
 from functools import partial
@@ -21,21 +21,22 @@ if TYPE_CHECKING:
 Split = Literal["train", "held_out"]
 Out = Annotated[Path, typer.Option(help="A folder, or one file ending in .png, .jpg or .webp.")]
 
-data = typer.Typer(help="Look at data sets.")
+data = typer.Typer(help="Show and check data sets.")
 
 
 @data.callback(invoke_without_command=True)
 def root(context: typer.Context) -> None:
+    """Print the help where no command is given."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
 
 @data.command()
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The data set: _build_scenes.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The data set: scenes.")],
     out: Out = Path("outputs"),
     num: Annotated[int, typer.Option(min=1, max=1000, help="How many samples.")] = 24,
-    seed: Annotated[int, typer.Option(min=0, help="Of the data set.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the data set.")] = 0,
     split: Annotated[Split, typer.Option(help="held_out is never trained on.")] = "train",
     masks: Annotated[
         bool, typer.Option(help="Draw the mask of each named thing beside it.")
@@ -61,32 +62,37 @@ def show(
         print_line(path)
 
 
+Place = Annotated[
+    Path,
+    typer.Argument(
+        metavar="PLACE", help="A folder, a .tar, or the TOML of a run or of kohya's scripts."
+    ),
+]
+SheetNum = Annotated[int, typer.Option(min=0, max=1000, help="Pictures on the sheet.")]
+Size = Annotated[
+    int | None,
+    typer.Option(
+        min=8,
+        max=4096,
+        help="Side of the square they are to fill.",
+        show_default="the model's, or what a TOML says",
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(help="Model to be trained on them.", show_default="embedded"),
+]
+BucketStep = Annotated[int | None, typer.Option(min=8, help="Their sides are multiples of it.")]
+
+
 @data.command()
 def check(
-    place: Annotated[
-        Path,
-        typer.Argument(
-            metavar="PLACE", help="A folder, a .tar, or the TOML of a run or of kohya's scripts."
-        ),
-    ],
+    place: Place,
     out: Out = Path("outputs"),
-    num: Annotated[int, typer.Option(min=0, max=1000, help="Pictures on the sheet.")] = 48,
-    size: Annotated[
-        int | None,
-        typer.Option(
-            min=8,
-            max=4096,
-            help="Side of the square they are to fill.",
-            show_default="the model's, or what a TOML says",
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help="That is to be trained on them.", show_default="embedded"),
-    ] = None,
-    bucket_step: Annotated[
-        int | None, typer.Option(min=8, help="Their sides are multiples of it.")
-    ] = None,
+    num: SheetNum = 48,
+    size: Size = None,
+    model: Model = None,
+    bucket_step: BucketStep = None,
     format: Format = "text",
 ) -> None:
     """Read every picture of PLACE, say what there is and what is broken, draw a contact sheet.
@@ -108,7 +114,7 @@ def check(
     if not found.pictures:
         check_broken_share(found.broken, found.total, 0.0)
     pictures = Pictures(config.model_copy(update={"bad_share": 1.0}), found=found)
-    told = pictures.summary()
+    summary = pictures.summary()
     path = None
     if num:
         names.make_folder()
@@ -117,9 +123,9 @@ def check(
     usable = len(found.broken) <= config.bad_share * found.total
     if format == "json":
         sheet = None if path is None else str(path)
-        print_json({"usable": usable, "sheet": sheet, **told.as_json()})
+        print_json({"usable": usable, "sheet": sheet, **summary.as_json()})
     else:
-        print_summary(told, config, batch_size_in(place))
+        print_summary(summary, config, batch_size_in(place))
         if path is not None:
             print_line(f"\n{path}")
     if not usable and format == "json":
@@ -132,7 +138,7 @@ def check(
 
 
 def _image_size_of_model(name: str) -> int:
-    """The side of the pictures that it draws, as `t2i train --init` takes it."""
+    """Return the side of a model's images in pixels, as `t2i train --init` takes it."""
     from t2i.denoiser.loading.address import EMBEDDED, resolve
     from train.init.config_values import family_of, size_of
 

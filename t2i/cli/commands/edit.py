@@ -1,11 +1,11 @@
-"""`t2i edit`: a picture, and the same picture of other words."""
+"""`t2i edit`: an image, and the image of changed words drawn from the same noise."""
 
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,9 +15,11 @@ from t2i.errors import ArgumentError
 from t2i.terminal import print_line, warnings_in_one_line
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from pipelines.prompt_to_prompt.automatic_edits import Blend, TargetSettings, WordEditOptions
-    from t2i.attention.edits.base.edit import Edit
     from t2i.cli.drawing.loaded_request import LoadedRequest
+    from t2i.cli.output_files import SiblingNames
     from t2i.cli.request.request import Request
 
 EPILOG = """Examples:
@@ -30,51 +32,93 @@ EPILOG = """Examples:
 """
 
 MIN_CELL_WIDTH = 256
-"""Smaller pictures are enlarged in the sheet."""
+"""Pixels; smaller images are enlarged in the sheet."""
+
+
+Source = Annotated[str, typer.Argument(metavar="SOURCE", help="What the first picture shows.")]
+Target = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[TARGET]", help="What the second shows instead; left out, SOURCE with weights."
+    ),
+]
+MoreTargets = Annotated[
+    list[str] | None,
+    typer.Option("--target", metavar="TARGET", help="A further one; may be repeated."),
+]
+Weights = Annotated[
+    list[str] | None,
+    typer.Option(metavar="WORD=FACTOR", help="Make a word stronger or weaker; may be repeated."),
+]
+BlendOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WORD[,WORD]",
+        help="Change nothing but where these words of SOURCE and TARGET are; auto, or none.",
+        show_default="auto: by kind of edit",
+    ),
+]
+CrossReplace = Annotated[
+    str | None,
+    typer.Option(
+        metavar="[FROM:]TO",
+        help="Part of the steps in which words look as in SOURCE.",
+        show_default="by kind of edit",
+    ),
+]
+SelfReplace = Annotated[
+    str | None,
+    typer.Option(
+        metavar="[FROM:]TO",
+        help="Part of the steps that keep SOURCE's layout.",
+        show_default="by kind of edit",
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EditOptions:
+    """Options of the edits of attention, parsed.
+
+    weights : word -> factor
+    windows : "cross_replace" and "self_replace" -> the shares of the run between which they act
+    """
+
+    weights: Mapping[str, float]
+    blend: "Blend | Literal['auto'] | None"
+    windows: Mapping[str, tuple[float, float]]
+
+    @classmethod
+    def parse(
+        cls,
+        weights: Sequence[str],
+        blend: str,
+        cross_replace: str | None,
+        self_replace: str | None,
+    ) -> "EditOptions":
+        """Parse the options as they were typed. Raises ArgumentError for an unusable one."""
+        windows = {}
+        if cross_replace is not None:
+            windows["cross_replace"] = parse_window("--cross-replace", cross_replace)
+        if self_replace is not None:
+            windows["self_replace"] = parse_window("--self-replace", self_replace)
+        return cls(weights=parse_weights(weights), blend=parse_blend(blend), windows=windows)
+
+    def to_word_edit_options(self) -> "WordEditOptions":
+        """Return the options as the automatic edits take them."""
+        from pipelines.prompt_to_prompt.automatic_edits import WordEditOptions
+
+        return WordEditOptions(weights=self.weights, blend=self.blend, **self.windows)
 
 
 def edit(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="What the first picture shows.")],
-    target: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[TARGET]", help="What the second shows instead; left out, SOURCE with weights."
-        ),
-    ] = None,
-    more: Annotated[
-        list[str] | None,
-        typer.Option("--target", metavar="TARGET", help="A further one; may be repeated."),
-    ] = None,
-    weight: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="WORD=FACTOR", help="Make a word stronger or weaker; may be repeated."
-        ),
-    ] = None,
-    blend: Annotated[
-        str | None,
-        typer.Option(
-            metavar="WORD[,WORD]",
-            help="Change nothing but where these words of SOURCE and TARGET are; auto, or none.",
-            show_default="auto: by kind of edit",
-        ),
-    ] = None,
-    cross_replace: Annotated[
-        str | None,
-        typer.Option(
-            metavar="[FROM:]TO",
-            help="Part of the steps in which words look as in SOURCE.",
-            show_default="by kind of edit",
-        ),
-    ] = None,
-    self_replace: Annotated[
-        str | None,
-        typer.Option(
-            metavar="[FROM:]TO",
-            help="Part of the steps that keep SOURCE's layout.",
-            show_default="by kind of edit",
-        ),
-    ] = None,
+    source: Source,
+    target: Target = None,
+    more: MoreTargets = None,
+    weight: Weights = None,
+    blend: BlendOption = None,
+    cross_replace: CrossReplace = None,
+    self_replace: SelfReplace = None,
     out: options.Out = None,
     seed: options.Seed = None,
     steps: options.Steps = None,
@@ -94,92 +138,152 @@ def edit(
     """Draw SOURCE and TARGET from the same noise, so that only what the words change changes;
     print the paths of what is written.
 
-    That is a sheet of all pictures side by side, and each picture alone, with its whole story in
-    its metadata: `t2i generate --from` draws it again. The sheet tells that of its last picture. No
-    file is replaced.
+    That is a sheet of all pictures side by side, and each picture alone, with all its settings
+    in its metadata: `t2i generate --from` draws it again. The sheet has those of its last picture.
+    No file is replaced.
     """
-    request = options.build_request(source, options.typed(locals()), lora_dir)
-    source = request.prompt
+    sampling = options.SamplingOptions(
+        negative=negative,
+        model=model,
+        steps=steps,
+        guidance=guidance,
+        sampler=sampler,
+        method=method,
+        size=size,
+        grammar=grammar,
+        lora=lora,
+        embedding=embedding,
+    )
+    request = options.build_request(source, sampling.to_overrides(), lora_dir)
+    edit_options = EditOptions.parse(weight or [], blend or "auto", cross_replace, self_replace)
+    prompts = _list_prompts(request.prompt, target, more or [], edit_options.weights)
+    metadata, as_json = not no_metadata, format == "json"
+    _draw_edit(request, prompts, edit_options, seed, out, metadata=metadata, as_json=as_json)
+
+
+def _draw_edit(
+    request: "Request",
+    prompts: list[str],
+    edit_options: EditOptions,
+    seed: int | None,
+    out: Path | None,
+    *,
+    metadata: bool,
+    as_json: bool,
+) -> None:
+    """Draw the prompts from one noise under the edits; save the images and print their paths."""
     from t2i.cli.output_files import SiblingNames
     from t2i.cli.request.prompt_loras import check_no_lora_tags
     from t2i.cli.request.request import choose_seed
 
     seed = choose_seed(seed)
-    weights = parse_weights(weight or [])
-    words = parse_blend(blend or "auto")
-    windows: dict[str, Any] = {}
-    if cross_replace is not None:
-        windows["cross_replace"] = parse_window("--cross-replace", cross_replace)
-    if self_replace is not None:
-        windows["self_replace"] = parse_window("--self-replace", self_replace)
-    prompts = _list_prompts(source, target, more or [], weights)
     check_no_lora_tags("a TARGET", prompts[1:], request)
     options.check_not_composed(request, prompts)
-    names = SiblingNames(out or Path("outputs"), source, "edit", _file_endings(len(prompts)))
+    endings = _file_endings(len(prompts))
+    names = SiblingNames(out or Path("outputs"), request.prompt, "edit", endings)
 
-    from pipelines.prompt_to_prompt.automatic_edits import WordEditOptions, choose_target_settings
     from t2i.cli.drawing.drawing import draw_edited_images
     from t2i.cli.drawing.loaded_request import load_request
-    from t2i.cli.metadata.writing import build_image_texts
     from t2i.library_messages import quiet_libraries
-    from t2i.pictures import picture_grid, save_picture
 
     names.make_folder()
     with warnings_in_one_line() as warned, quiet_libraries():
-        # what ties them
-        prepared = load_request(request, prompts)
+        loaded = load_request(request, prompts)
         start = time.perf_counter()
-        wishes = WordEditOptions(weights=weights, blend=words, **windows)
-        request = _with_edits(prepared, prompts, _choose_edits(prepared, prompts, wishes))
-        spoken = [request.spoken(prompt) for prompt in prompts]
-        assert request.num_inference_steps is not None
-        chosen = choose_target_settings(spoken, request.num_inference_steps, wishes)
-
-        # the pictures
+        request, chosen = _choose_edits(loaded, prompts, edit_options.to_word_edit_options())
         try:
-            pictures = draw_edited_images(prepared.pipe, request, seed)
+            images = draw_edited_images(loaded.pipe, request, seed)
         except KeyboardInterrupt:
             note("Interrupted: nothing is written.")
             raise typer.Exit(130) from None
-        request = replace(request, width=pictures[0].width, height=pictures[0].height)
-        assert request.edited is not None
+        request = replace(request, width=images[0].width, height=images[0].height)
         texts: list[dict[str, str] | None] = [None for _ in prompts]
-        if not no_metadata:
-            edits = [replace(request.edited, picture=number) for number in range(len(prompts))]
-            asked = [
-                replace(request, prompt=edit.prompts[edit.picture], edited=edit) for edit in edits
-            ]
-            texts = [build_image_texts(own, seed, prepared.weights) for own in asked]
-        cell = max(MIN_CELL_WIDTH, pictures[0].width)
-        side_by_side = picture_grid(pictures, prompts, columns=len(pictures), cell=cell)
-
-        def write(files: Sequence[Path]) -> None:
-            shown = zip([side_by_side, *pictures], files, [texts[-1], *texts], strict=True)
-            for picture, file, text in shown:
-                save_picture(picture, file, text)
-
-        sheet_path, *paths = names.save_all(seed, write)
+        if metadata:
+            texts = _build_texts(request, seed, loaded.weights)
+        sheet_path, *paths = _save_images(names, seed, prompts, images, texts)
     seconds = round(time.perf_counter() - start, 2)
 
-    if format == "json":
+    if as_json:
         made = {"sheet": str(sheet_path), "pictures": [str(path) for path in paths]}
-        told = {"request": asdict(request), "seed": seed, "seconds": seconds, "warnings": warned}
-        print_json(told | {"chosen": [asdict(choice) for choice in chosen]} | made)
+        facts = {"request": asdict(request), "seed": seed, "seconds": seconds, "warnings": warned}
+        print_json(facts | {"chosen": [asdict(choice) for choice in chosen]} | made)
         return
     for prompt, choice in zip(prompts[1:], chosen, strict=True):
-        note(
-            _describe_edit(choice) if len(chosen) == 1 else f"{prompt!r}: {_describe_edit(choice)}"
-        )
+        line = _describe_edit(choice)
+        note(line if len(chosen) == 1 else f"{prompt!r}: {line}")
     note(f"seed {seed}, {seconds} s")
     for path in (sheet_path, *paths):
         print_line(path)
 
 
+def _choose_edits(
+    loaded: "LoadedRequest", prompts: Sequence[str], edit_options: "WordEditOptions"
+) -> "tuple[Request, list[TargetSettings]]":
+    """Choose the edits that the prompts call for, on this model at this size.
+
+    Returns the request of the source with all that is drawn together with it, and the choice for
+    each target.
+    """
+    from pipelines.prompt_to_prompt.automatic_edits import choose_target_settings
+    from t2i.attention.edits.registry import to_dict
+    from t2i.cli.drawing.drawing import build_editor
+    from t2i.cli.request.prompt_edits import EditedPrompts
+
+    request = loaded.request
+    assert request.num_inference_steps is not None
+    parsed = [request.parse_prompt(prompt) for prompt in prompts]
+    edits = build_editor(loaded.pipe).automatic_edits(
+        parsed, edit_options, request.num_inference_steps, request.height, request.width
+    )
+    edited = EditedPrompts(prompts=tuple(prompts), picture=0, edits=tuple(map(to_dict, edits)))
+    chosen = choose_target_settings(parsed, request.num_inference_steps, edit_options)
+    return replace(request, edited=edited), chosen
+
+
+def _build_texts(request: "Request", seed: int, model_digest: str) -> list[dict[str, str] | None]:
+    """Return the metadata of each image that is drawn together, the source's first."""
+    from t2i.cli.metadata.writing import build_image_texts
+
+    assert request.edited is not None
+    together = [
+        replace(request.edited, picture=number) for number in range(len(request.edited.prompts))
+    ]
+    requests = [
+        replace(request, prompt=edited.prompts[edited.picture], edited=edited)
+        for edited in together
+    ]
+    return [build_image_texts(own, seed, model_digest) for own in requests]
+
+
+def _save_images(
+    names: "SiblingNames",
+    seed: int,
+    prompts: Sequence[str],
+    images: "Sequence[Image]",
+    texts: Sequence[dict[str, str] | None],
+) -> Sequence[Path]:
+    """Save a sheet of all images, with the metadata of the last, and each image alone.
+
+    Returns the paths, the sheet's first.
+    """
+    from t2i.pictures import picture_grid, save_picture
+
+    cell = max(MIN_CELL_WIDTH, images[0].width)
+    side_by_side = picture_grid(images, prompts, columns=len(images), cell=cell)
+
+    def write(files: Sequence[Path]) -> None:
+        saved = zip([side_by_side, *images], files, [texts[-1], *texts], strict=True)
+        for image, file, text in saved:
+            save_picture(image, file, text)
+
+    return names.save_all(seed, write)
+
+
 def _describe_edit(choice: "TargetSettings") -> str:
-    """What kind of edit it was taken for, and the options that say the same."""
+    """Return the kind of edit that was detected, and the options that reproduce it."""
     windows = {"cross-replace": choice.cross_replace, "self-replace": choice.self_replace}
     shares = {name: (0.0, 1.0) if one is None else one for name, one in windows.items()}
-    said = [
+    settings = [
         f"--{name} {first:g}:{end:g}" if first else f"--{name} {end:g}"
         for name, (first, end) in shares.items()
     ]
@@ -187,13 +291,13 @@ def _describe_edit(choice: "TargetSettings") -> str:
     if choice.blend is not None:
         sides = [side if isinstance(side, str) else "+".join(side) for side in choice.blend]
         words = sides[0] if sides[0] == sides[1] else ",".join(sides)
-    return f"{choice.change.kind}: {' '.join(said)} --blend {shlex.quote(words)}"
+    return f"{choice.change.kind}: {' '.join(settings)} --blend {shlex.quote(words)}"
 
 
 def _list_prompts(
     source: str, target: str | None, more: list[str], weights: Mapping[str, float]
 ) -> list[str]:
-    """The prompts: the source, then the targets."""
+    """Return the source prompt, then the targets. Raises ArgumentError where nothing changes."""
     targets = [*([] if target is None else [target]), *more]
     if not targets and not weights:
         raise ArgumentError(
@@ -204,14 +308,14 @@ def _list_prompts(
 
 
 def _file_endings(prompts: int) -> list[str]:
-    """What stands at the end of each picture's name."""
+    """Return the end of the file name of each image, the source's first."""
     if prompts == 2:
         return ["-source.png", "-target.png"]
     return ["-source.png", *(f"-target-{number}.png" for number in range(1, prompts))]
 
 
-def parse_weights(texts: list[str]) -> dict[str, float]:
-    """Word -> factor, of "red=2"."""
+def parse_weights(texts: Sequence[str]) -> dict[str, float]:
+    """Parse texts such as "red=2" into word -> factor. Raises ArgumentError."""
     weights: dict[str, float] = {}
     for text in texts:
         word, _, factor = (part.strip() for part in text.rpartition("="))
@@ -228,8 +332,10 @@ def parse_weights(texts: list[str]) -> dict[str, float]:
 
 
 def parse_blend(text: str) -> "Blend | Literal['auto'] | None":
-    """The source's word and the target's, of "cat,dog"; several of a side are joined by "+". One
-    word alone is that of both."""
+    """Parse "cat,dog" into the words of the source and of the target. Raises ArgumentError.
+
+    Several words of a side are joined by "+"; one word alone is that of both sides.
+    """
     if text.strip() == "auto":
         return "auto"
     if text.strip() == "none":
@@ -247,7 +353,10 @@ def parse_blend(text: str) -> "Blend | Literal['auto'] | None":
 
 
 def parse_window(name: str, text: str) -> tuple[float, float]:
-    """Shares of the run: "0.8" is from its beginning, "0.2:0.8" from a fifth on."""
+    """Parse the shares of the run between which an edit acts. Raises ArgumentError.
+
+    "0.8" is from the beginning to 0.8, "0.2:0.8" from 0.2 on. `name` is the option, for messages.
+    """
     first, _, end = text.rpartition(":")
     try:
         window = (float(first or 0), float(end))
@@ -259,26 +368,3 @@ def parse_window(name: str, text: str) -> tuple[float, float]:
             f"or two, as in {name} 0.2:0.8."
         )
     return window
-
-
-def _choose_edits(
-    prepared: "LoadedRequest", prompts: list[str], wishes: "WordEditOptions"
-) -> "list[Edit]":
-    """The edits that these prompts call for, on this model at this size."""
-    from t2i.cli.drawing.drawing import build_editor
-
-    request = prepared.request
-    assert request.num_inference_steps is not None
-    spoken = [request.spoken(prompt) for prompt in prompts]
-    return build_editor(prepared.pipe).automatic_edits(
-        spoken, wishes, request.num_inference_steps, request.height, request.width
-    )
-
-
-def _with_edits(prepared: "LoadedRequest", prompts: list[str], edits: "list[Edit]") -> "Request":
-    """The request of the source, with all that is drawn together with it."""
-    from t2i.attention.edits.registry import to_dict
-    from t2i.cli.request.prompt_edits import EditedPrompts
-
-    edited = EditedPrompts(prompts=tuple(prompts), picture=0, edits=tuple(map(to_dict, edits)))
-    return replace(prepared.request, edited=edited)

@@ -1,4 +1,4 @@
-"""`t2i ema`: the model of a run, with an average of another length."""
+"""`t2i ema`: the model of a run with a moving average of another length."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +11,7 @@ from t2i.cli.output import Format, note, print_json
 from t2i.terminal import print_line
 
 MAX_PROFILE_ERROR = 0.05
-"""An error of the profile that is worth a word."""
+"""Relative error of the averaging profile above which a note is printed."""
 
 
 def ema(
@@ -39,9 +39,9 @@ def ema(
     rebuilt = rebuild(run, length, step, out)
     if rebuilt.error > MAX_PROFILE_ERROR:
         note(
-            f"The snapshots meet the average of length {length:g} only to {rebuilt.error:.0%}: "
-            "take a length nearer to ema.lengths, a step with a snapshot, or a smaller "
-            "ema.snapshot_every next time."
+            f"The snapshots reproduce the average of length {length:g} with an error of "
+            f"{rebuilt.error:.0%}: choose a length nearer to ema.lengths, a step with a snapshot, "
+            "or a smaller ema.snapshot_every next time."
         )
     if format == "json":
         print_json({**asdict(rebuilt), "folder": str(rebuilt.folder)})

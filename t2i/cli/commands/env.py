@@ -1,4 +1,4 @@
-"""`t2i env`: what a bug report needs to say about the machine."""
+"""`t2i env`: versions and hardware, for bug reports."""
 
 import platform
 from typing import TYPE_CHECKING
@@ -33,6 +33,7 @@ def env(format: Format = "text") -> None:
 
 
 def read_environment() -> dict[str, str | int]:
+    """Return versions, platform and device, by name."""
     import torch
 
     from t2i.accelerate_state import default_device

@@ -1,7 +1,8 @@
-"""`t2i evaluate`: does a model do what the words say, measured where the truth is known."""
+"""`t2i evaluate`: measure how well a model follows its prompts, where the truth is known."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,100 +27,102 @@ EPILOG = """Examples:
 """
 
 
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A name of `t2i models`, a folder or a file.")
+]
+SuiteOption = Annotated[
+    str, typer.Option(metavar="NAME_OR_TOML", help="What is measured, and how much of it.")
+]
+Quick = Annotated[
+    bool, typer.Option("--quick", help="A minute of it, to see that nothing is broken.")
+]
+PartOption = Annotated[
+    list[str] | None,
+    typer.Option(help="generation, inspection or editing; may be repeated.", show_default="all"),
+]
+OutFolder = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Where the result goes.", show_default="outputs/..."),
+]
+RecogniserOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="The judge.", show_default="the one of t2i"),
+]
+AgainstOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--against", metavar="FILE", help="Another evaluation.json: say what has changed."
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationOptions:
+    """Options of `t2i evaluate`.
+
+    model : as it was typed; folder : where it lies
+    parts : names of the parts of the suite to measure
+    earlier : evaluation.json of another result to compare with
+    """
+
+    model: str
+    folder: Path
+    suite: str
+    quick: bool
+    config: "SuiteConfig"
+    parts: Sequence[str]
+    out: Path
+    recogniser: Path | None
+    earlier: Path | None
+
+    @property
+    def command(self) -> str:
+        """The command line that measures it again, for the head of the result."""
+        suite = [f"--suite {self.suite}"] * (self.suite != "scenes")
+        return " ".join(["t2i evaluate", self.model, *suite, *["--quick"] * self.quick])
+
+
 def evaluate(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A name of `t2i models`, a folder or a file.")
-    ],
-    suite: Annotated[
-        str, typer.Option(metavar="NAME_OR_TOML", help="What is measured, and how much of it.")
-    ] = "scenes",
-    quick: Annotated[
-        bool, typer.Option("--quick", help="A minute of it, to see that nothing is broken.")
-    ] = False,
-    part: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="generation, inspection or editing; may be repeated.", show_default="all"
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Where the result goes.", show_default="outputs/..."),
-    ] = None,
-    recogniser: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="The judge.", show_default="the one of t2i"),
-    ] = None,
-    compared: Annotated[
-        Path | None,
-        typer.Option(
-            "--against", metavar="FILE", help="Another evaluation.json: say what has changed."
-        ),
-    ] = None,
+    model: ModelArgument,
+    suite: SuiteOption = "scenes",
+    quick: Quick = False,
+    part: PartOption = None,
+    out: OutFolder = None,
+    recogniser: RecogniserOption = None,
+    compared: AgainstOption = None,
     format: Format = "text",
 ) -> None:
-    """Measure how well MODEL does what its prompts say; print the path of a page that shows it.
+    """Measure how well MODEL follows its prompts; print the path of a page with the result.
 
-    Scenes are drawn, looked into and edited, and held against what is known of every pixel. In the
-    folder: index.html, the page; evaluation.json and tables.md, its figures; records.jsonl, every
-    unit; pictures/. The same command goes on where it was stopped.
+    Scenes are drawn, inspected and edited, and compared with the known content of every pixel. In
+    the folder: index.html, the page; evaluation.json and tables.md, its figures; records.jsonl,
+    every unit; pictures/. The same command continues where it was stopped.
     """
     from t2i.denoiser.loading.address import resolve
     from t2i.evaluate.optional_imports import check_extra
     from t2i.evaluate.suite import check_parts, read_suite
 
-    # what is asked for
     config = read_suite(suite, quick=quick)
-    wanted = check_parts(part or [])
+    parts = check_parts(part or [])
     check_extra()
-    place = resolve(model)
+    folder = resolve(model)
     if out is None:
-        out = Path("outputs") / "-".join(
-            [
-                "evaluate",
-                Path(model).stem or place.resolve().name,
-                Path(suite).stem,
-                *["quick"] * quick,
-            ]
-        )
+        names = [Path(model).stem or folder.resolve().name, Path(suite).stem, *["quick"] * quick]
+        out = Path("outputs") / "-".join(["evaluate", *names])
+    options = EvaluationOptions(
+        model=model,
+        folder=folder,
+        suite=suite,
+        quick=quick,
+        config=config,
+        parts=parts,
+        out=out,
+        recogniser=recogniser,
+        earlier=compared,
+    )
+    from t2i.evaluate.run import PAGE
 
-    from t2i.accelerate_state import isolated_rng
-    from t2i.evaluate.progress import progress
-    from t2i.evaluate.report.previous_result import read_earlier
-    from t2i.evaluate.run import PAGE, VERSION, measure, whole, write
-    from t2i.evaluate.suite import PARTS, part_of
-    from t2i.library_messages import quiet_libraries
-    from t2i.run_folder import lock_folder
-
-    with ExitStack() as held:
-        # what it is measured with
-        held.enter_context(lock_folder(out))
-        held.enter_context(quiet_libraries())
-        held.enter_context(isolated_rng())
-        store, bench, facts = _prepare_evaluation(place, model, config, out, recogniser)
-        facts["command"] = " ".join(
-            ["t2i evaluate", model, *[f"--suite {suite}"] * (suite != "scenes")]
-            + ["--quick"] * quick
-        )
-        earlier = None if compared is None else read_earlier(compared, facts, VERSION)
-        for change in store.changed:
-            note(f"Warning: since the first units {change}: the others may differ slightly.")
-        parts = [part_of(name, config, bench) for name in wanted]
-
-        # unit by unit
-        try:
-            with progress(parts) as told:
-                measure(parts, store, told)
-        except KeyboardInterrupt:
-            note(f"Interrupted: {len(store.done)} units are finished. The same command goes on.")
-            raise typer.Exit(130) from None
-
-        # what they say, with what another start has done
-        names = {name for name, _ in store.done}
-        others = [part_of(name, config, bench) for name in PARTS if name in names - {*wanted}]
-        order = list(PARTS)
-        finished = sorted(whole([*parts, *others], store), key=lambda p: order.index(p.name))
-        document = write(finished, store, facts, earlier)
+    document = _measure_suite(options)
     if format == "json":
         print_json(document)
     else:
@@ -128,10 +131,48 @@ def evaluate(
         print_line(out / PAGE)
 
 
-def _prepare_evaluation(
-    place: Path, name: str, config: "SuiteConfig", out: Path, recogniser: Path | None
-) -> "tuple[Store, Bench, dict[str, Any]]":
-    """The folder, the loaded model, and what the head of the result says of them."""
+def _measure_suite(options: EvaluationOptions) -> dict[str, Any]:
+    """Measure what is not measured yet, write the result and return its document."""
+    from t2i.accelerate_state import isolated_rng
+    from t2i.evaluate.progress import progress
+    from t2i.evaluate.report.previous_result import read_earlier
+    from t2i.evaluate.run import VERSION, measure, whole, write
+    from t2i.evaluate.suite import PARTS, part_of
+    from t2i.library_messages import quiet_libraries
+    from t2i.run_folder import lock_folder
+
+    with ExitStack() as held:
+        # the folder, the model and what it is compared with
+        held.enter_context(lock_folder(options.out))
+        held.enter_context(quiet_libraries())
+        held.enter_context(isolated_rng())
+        store, bench, facts = _prepare_evaluation(options)
+        facts["command"] = options.command
+        earlier = None
+        if options.earlier is not None:
+            earlier = read_earlier(options.earlier, facts, VERSION)
+        for change in store.changed:
+            note(f"Warning: since the first units {change}: the others may differ slightly.")
+        parts = [part_of(name, options.config, bench) for name in options.parts]
+
+        # unit by unit
+        try:
+            with progress(parts) as report:
+                measure(parts, store, report)
+        except KeyboardInterrupt:
+            note(f"Interrupted: {len(store.done)} units are finished. The same command continues.")
+            raise typer.Exit(130) from None
+
+        # the result, with parts that earlier commands have finished
+        names = {name for name, _ in store.done} - set(options.parts)
+        others = [part_of(name, options.config, bench) for name in PARTS if name in names]
+        order = list(PARTS)
+        finished = sorted(whole([*parts, *others], store), key=lambda p: order.index(p.name))
+        return write(finished, store, facts, earlier)
+
+
+def _prepare_evaluation(options: EvaluationOptions) -> "tuple[Store, Bench, dict[str, Any]]":
+    """Return the result folder, the loaded model, and the head of the result."""
     from t2i import __version__
     from t2i.cli.drawing.drawing import load_pipeline, read_pipeline_defaults
     from t2i.cli.metadata.writing import library_versions
@@ -144,23 +185,23 @@ def _prepare_evaluation(
     from t2i.scenes.caption_matcher import Agreement
     from t2i.scenes.recogniser import ASSET, Recogniser
 
-    judging = recogniser or ASSET
+    judging = options.recogniser or ASSET
     agreement = Agreement.load(judging) if Agreement.is_in(judging) else None
     judge = agreement.recogniser if agreement else Recogniser.load(judging)
-    knows = known(place, judge)
+    knows = known(options.folder, judge)
     identity = {
-        "model": {"name": name, "digest": digest(place)},
+        "model": {"name": options.model, "digest": digest(options.folder)},
         "recogniser": digest(judging),
-        "config": config.model_dump(mode="json"),
+        "config": options.config.model_dump(mode="json"),
         "libraries": {"t2i": __version__, **library_versions(("torch", "diffusers"))},
     }
-    request = Request(prompt="").with_defaults(read_defaults(place))
-    pipe = load_pipeline(place, request.sampler)
+    request = Request(prompt="").with_defaults(read_defaults(options.folder))
+    pipe = load_pipeline(options.folder, request.sampler)
     pipe.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]  # diffusers'
     request = request.with_defaults(read_pipeline_defaults(pipe, request))
     assert request.num_inference_steps is not None
     assert request.guidance_scale is not None
-    store = Store(out, identity)
+    store = Store(options.out, identity)
     bench = Bench(
         pipe=pipe,
         recogniser=judge.to(pipe.device),
@@ -182,7 +223,7 @@ def _prepare_evaluation(
 
 
 def _print_tables(chapters: Mapping[str, Any]) -> None:
-    """The figures of these chapters without their intervals, a table after the other."""
+    """Print the tables of these chapters, without confidence intervals."""
     from rich.table import Table
     from rich.text import Text
 

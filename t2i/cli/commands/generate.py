@@ -1,6 +1,6 @@
-"""`t2i generate`: pictures of a prompt, one per seed; of a file of prompts; or of a picture."""
+"""`t2i generate`: images of a prompt, of a file of prompts, or of another image's metadata."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,22 +8,7 @@ import typer
 
 from t2i.cli.output import Format
 from t2i.cli.processes import launched_processes, launched_rank
-from t2i.cli.request.options import (
-    Embedding,
-    Grammar,
-    Guidance,
-    Lora,
-    LoraDir,
-    Method,
-    Model,
-    Negative,
-    NoMetadata,
-    Out,
-    Sampler,
-    Size,
-    Steps,
-    typed,
-)
+from t2i.cli.request import options
 from t2i.errors import ArgumentError, ModelError, T2IError
 
 if TYPE_CHECKING:
@@ -31,70 +16,124 @@ if TYPE_CHECKING:
     from t2i.cli.request.prompt_line import PromptLine
     from t2i.cli.request.request import Request, RequestOverrides
 
+PromptArgument = Annotated[
+    str | None, typer.Argument(metavar="[PROMPT]", help="What the picture shows.")
+]
+PromptsOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Many prompts: .txt, .jsonl or .csv; the same command continues."
+    ),
+]
+FromOption = Annotated[
+    Path | None,
+    typer.Option("--from", metavar="IMAGE", help="A picture to make again from its own metadata."),
+]
+FirstSeed = Annotated[
+    int | None, typer.Option(help="Seed of the first picture; the next ones count up.")
+]
+Num = Annotated[int, typer.Option(help="How many pictures, of each prompt.")]
+GridOption = Annotated[
+    bool, typer.Option("--grid", help="Lay the pictures of --num out on a sheet beside them.")
+]
+ImageOption = Annotated[
+    Path | None,
+    typer.Option(metavar="PICTURE", help="Change this picture, towards what PROMPT says."),
+]
+UpscaleOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FACTOR[:STRENGTH]",
+        help="Draw at the model's size, enlarge, and draw anew a little, as in 2 or 2:0.3.",
+    ),
+]
+Strength = Annotated[
+    float | None,
+    typer.Option(
+        help="How much of --image is drawn anew: 0 to 1.", show_default="0.8; 1 with --mask"
+    ),
+]
+Mask = Annotated[
+    Path | None,
+    typer.Option(metavar="PICTURE", help="White where --image is drawn anew, black elsewhere."),
+]
+IPAdapter = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER_OR_FILE", help="An IP-Adapter, to look at --image-prompt."),
+]
+ImagePrompt = Annotated[
+    str | None,
+    typer.Option(metavar="PICTURE[:SCALE]", help="A picture as a part of the prompt."),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputImageOptions:
+    """Options that name images to draw from, as they were typed; None for those not given."""
+
+    ip_adapter: Path | None
+    image_prompt: str | None
+    image: Path | None
+    mask: Path | None
+    strength: float | None
+
+    def add_to(self, overrides: "RequestOverrides") -> "RequestOverrides":
+        """Return the overrides with these options. Raises ArgumentError for an unusable path."""
+        from t2i.cli.request.input_files import parse_file, parse_scaled_file
+
+        return replace(
+            overrides,
+            ip_adapter=None if self.ip_adapter is None else parse_file(str(self.ip_adapter)),
+            image_prompt=None
+            if self.image_prompt is None
+            else parse_scaled_file(self.image_prompt),
+            image=None if self.image is None else parse_file(str(self.image)),
+            mask=None if self.mask is None else parse_file(str(self.mask)),
+            strength=self.strength,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputOptions:
+    """Options about the files that are written and how they are reported.
+
+    num : images of each prompt
+    metadata : whether to write into an image how it was made
+    """
+
+    out: Path | None
+    num: int
+    grid: bool
+    metadata: bool
+    format: Format
+
 
 def generate(
-    prompt: Annotated[
-        str | None, typer.Argument(metavar="[PROMPT]", help="What the picture shows.")
-    ] = None,
-    prompts: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Many prompts: .txt, .jsonl or .csv; the same command goes on."
-        ),
-    ] = None,
-    again: Annotated[
-        Path | None,
-        typer.Option("--from", metavar="IMAGE", help="A picture to make again, as it says itself."),
-    ] = None,
-    out: Out = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Of the first picture; the next ones count up.")
-    ] = None,
-    steps: Steps = None,
-    guidance: Guidance = None,
-    sampler: Sampler = None,
-    num: Annotated[int, typer.Option(help="How many pictures, of each prompt.")] = 1,
-    grid: Annotated[
-        bool, typer.Option("--grid", help="Lay the pictures of --num out on a sheet beside them.")
-    ] = False,
-    method: Method = None,
-    size: Size = None,
-    negative: Negative = None,
-    model: Model = None,
-    grammar: Grammar = None,
-    image: Annotated[
-        Path | None,
-        typer.Option(metavar="PICTURE", help="Change this picture, towards what PROMPT says."),
-    ] = None,
-    upscale: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FACTOR[:STRENGTH]",
-            help="Draw at the model's size, enlarge, and draw anew a little, as in 2 or 2:0.3.",
-        ),
-    ] = None,
-    strength: Annotated[
-        float | None,
-        typer.Option(
-            help="How much of --image is drawn anew: 0 to 1.", show_default="0.8; 1 with --mask"
-        ),
-    ] = None,
-    mask: Annotated[
-        Path | None,
-        typer.Option(metavar="PICTURE", help="White where --image is drawn anew, black elsewhere."),
-    ] = None,
-    lora: Lora = None,
-    lora_dir: LoraDir = None,
-    embedding: Embedding = None,
-    ip_adapter: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER_OR_FILE", help="An IP-Adapter, to look at --image-prompt."),
-    ] = None,
-    image_prompt: Annotated[
-        str | None,
-        typer.Option(metavar="PICTURE[:SCALE]", help="A picture as a part of the prompt."),
-    ] = None,
-    no_metadata: NoMetadata = False,
+    prompt: PromptArgument = None,
+    prompts: PromptsOption = None,
+    again: FromOption = None,
+    out: options.Out = None,
+    seed: FirstSeed = None,
+    steps: options.Steps = None,
+    guidance: options.Guidance = None,
+    sampler: options.Sampler = None,
+    num: Num = 1,
+    grid: GridOption = False,
+    method: options.Method = None,
+    size: options.Size = None,
+    negative: options.Negative = None,
+    model: options.Model = None,
+    grammar: options.Grammar = None,
+    image: ImageOption = None,
+    upscale: UpscaleOption = None,
+    strength: Strength = None,
+    mask: Mask = None,
+    lora: options.Lora = None,
+    lora_dir: options.LoraDir = None,
+    embedding: options.Embedding = None,
+    ip_adapter: IPAdapter = None,
+    image_prompt: ImagePrompt = None,
+    no_metadata: options.NoMetadata = False,
     format: Format = "text",
 ) -> None:
     """Make pictures of PROMPT, or of each prompt of FILE, or IMAGE again; print their paths.
@@ -103,55 +142,74 @@ def generate(
     from the model where they are not given. No file is replaced: in a folder a number is added to
     a name in use; a file named by --out is refused if it exists. Ctrl-C keeps finished pictures.
     """
+    _check_one_subject(prompt, prompts, again)
+    sampling = options.SamplingOptions(
+        negative=negative,
+        model=model,
+        steps=steps,
+        guidance=guidance,
+        sampler=sampler,
+        method=method,
+        size=size,
+        grammar=grammar,
+        lora=lora,
+        embedding=embedding,
+        upscale=upscale,
+    )
+    inputs = InputImageOptions(
+        ip_adapter=ip_adapter, image_prompt=image_prompt, image=image, mask=mask, strength=strength
+    )
+    output = OutputOptions(out=out, num=num, grid=grid, metadata=not no_metadata, format=format)
+    overrides = inputs.add_to(sampling.to_overrides())
+    if prompts is not None:
+        _generate_bulk(prompts, overrides, seed, lora_dir, output)
+        return
+    _generate_request(prompt, again, overrides, seed, lora_dir, output)
+
+
+def _generate_request(
+    prompt: str | None,
+    image: Path | None,
+    overrides: "RequestOverrides",
+    seed: int | None,
+    lora_dir: Path | None,
+    output: OutputOptions,
+) -> None:
+    """Generate the images of one request: of `prompt`, or of the metadata of `image`."""
     from t2i.cli.drawing.grid import ImageGrid, check_single_image
-    from t2i.cli.request import input_files as sources
     from t2i.cli.request.file_checks import check_file_combinations, check_files_exist
     from t2i.cli.request.prompt_loras import LORA_FOLDER, set_prompt
     from t2i.cli.request.request import Request, choose_seeds
-    from t2i.cli.request.upscaling import parse_upscale
 
-    # what is asked for
-    _check_one_subject(prompt, prompts, again)
-    wishes = replace(
-        typed(locals()),
-        ip_adapter=None if ip_adapter is None else sources.parse_file(str(ip_adapter)),
-        image_prompt=None if image_prompt is None else sources.parse_scaled_file(image_prompt),
-        image=None if image is None else sources.parse_file(str(image)),
-        mask=None if mask is None else sources.parse_file(str(mask)),
-        strength=strength,
-        upscale=None if upscale is None else parse_upscale(upscale),
-    )
-    if prompts is not None:
-        if grid:
-            raise ArgumentError(
-                "Got --grid with --prompts: a sheet shows the pictures of one prompt. Give PROMPT."
-            )
-        _generate_bulk(prompts, out, wishes, seed, num, not no_metadata, lora_dir, format)
-        return
     if launched_processes() > 1:
         raise ArgumentError(
             f"{launched_processes()} processes were started for one prompt: only the prompts of a "
             "file are shared among them. Give --prompts FILE, or start one process."
         )
-    story = None
-    if again is None:
-        request = wishes.over(Request(prompt="", grammar="a1111"))
+    original = None
+    if image is None:
+        request = overrides.apply_to(Request(prompt="", grammar="a1111"))
         request = set_prompt(request, prompt or "", lora_dir or LORA_FOLDER)
     else:
-        story, request, recorded = request_from_image(again, wishes, lora_dir or LORA_FOLDER)
+        original, request, recorded_seed = request_from_image(
+            image, overrides, lora_dir or LORA_FOLDER
+        )
         if seed is None:
-            check_single_image(again, story)
-            seed = recorded
-    seeds = choose_seeds(seed, num)
-    laid_out = ImageGrid(num) if grid else None
+            check_single_image(image, original)
+            seed = recorded_seed
+    seeds = choose_seeds(seed, output.num)
+    grid = ImageGrid(output.num) if output.grid else None
     check_file_combinations(request)
     check_files_exist(request)
 
-    from t2i.cli.drawing.single_request import generate_images
+    from t2i.cli.drawing.single_request import ImageOutput, generate_images
     from t2i.cli.file_names import OutputNames
 
-    names = OutputNames(out or Path("outputs"), request.prompt, num, grid=grid)
-    generate_images(request, seeds, names, story, not no_metadata, format, laid_out)
+    names = OutputNames(output.out or Path("outputs"), request.prompt, output.num, grid=output.grid)
+    images = ImageOutput(
+        names=names, metadata=output.metadata, as_json=output.format == "json", grid=grid
+    )
+    generate_images(request, seeds, images, original)
 
 
 def _check_one_subject(prompt: str | None, prompts: Path | None, again: Path | None) -> None:
@@ -168,14 +226,12 @@ def _check_one_subject(prompt: str | None, prompts: Path | None, again: Path | N
 
 def _generate_bulk(
     prompts: Path,
-    out: Path | None,
-    wishes: "RequestOverrides",
+    overrides: "RequestOverrides",
     seed: int | None,
-    num: int,
-    metadata: bool,
     lora_dir: Path | None,
-    format: Format,
+    output: OutputOptions,
 ) -> None:
+    """Generate the images of a prompts file, or continue where an earlier run stopped."""
     from t2i.cli.bulk.plan import BulkRun
     from t2i.cli.bulk.prompts_file import read_prompts
     from t2i.cli.request.file_checks import check_files_exist
@@ -183,20 +239,24 @@ def _generate_bulk(
     from t2i.cli.request.request import Request, check_num_images, choose_seed
     from t2i.pictures import FORMATS
 
-    check_num_images(num)
+    if output.grid:
+        raise ArgumentError(
+            "Got --grid with --prompts: a sheet shows the pictures of one prompt. Give PROMPT."
+        )
+    check_num_images(output.num)
     choose_seed(seed)
-    out = Path("outputs") / prompts.stem if out is None else out
+    out = Path("outputs") / prompts.stem if output.out is None else output.out
     if out.suffix.lower() in FORMATS and not out.is_dir():
         raise ArgumentError(f"Got --out {out}: the pictures of a file need a folder.")
     bulk = BulkRun(
         prompts=prompts,
         out=out,
-        options=wishes.over(Request(prompt="", grammar="a1111")),
+        options=overrides.apply_to(Request(prompt="", grammar="a1111")),
         seed=seed,
-        num=num,
-        metadata=metadata,
+        num=output.num,
+        metadata=output.metadata,
     )
-    # Before anything slow is imported: a mistake in the file is answered at once.
+    # Before anything slow is imported: a mistake in the file is reported at once.
     check_files_exist(bulk.options)
     lines: list[PromptLine] = []
     if launched_rank() == 0:
@@ -204,39 +264,46 @@ def _generate_bulk(
 
     from t2i.cli.bulk.bulk import run_bulk
 
-    run_bulk(bulk, lines, as_json=format == "json")
+    run_bulk(bulk, lines, as_json=output.format == "json")
 
 
 def request_from_image(
-    picture: Path, wishes: "RequestOverrides", lora_dir: Path
+    picture: Path, overrides: "RequestOverrides", lora_dir: Path
 ) -> tuple["ImageMetadata", "Request", int | None]:
-    """What a picture says of its making; the request, under what was typed; and its seed."""
+    """Return an image's metadata, the request that reproduces it under the overrides, and its seed.
+
+    Raises DataError for an image without metadata, ModelError for a model that is not found here.
+    """
     from t2i.cli.metadata.reading import read_metadata, request_from_metadata
     from t2i.cli.request.prompt_loras import remove_network_tags, set_prompt
     from t2i.denoiser.loading.address import EMBEDDED
 
-    story = read_metadata(picture)
-    request, seed = request_from_metadata(story)
-    if wishes.model is None and request.model not in EMBEDDED and not Path(request.model).exists():
+    metadata = read_metadata(picture)
+    request, seed = request_from_metadata(metadata)
+    if (
+        overrides.model is None
+        and request.model not in EMBEDDED
+        and not Path(request.model).exists()
+    ):
         # Looked for here alone: a picture must not make anybody download what it names.
         raise ModelError(
             f"{picture} was made with the model {request.model!r}, which is not found here. "
             "Give its folder, or another model, with --model; those that are here are listed by: "
             "t2i models"
         )
-    request = wishes.over(request)
-    if story.request is None and request.grammar != "plain":
+    request = overrides.apply_to(request)
+    if metadata.request is None and request.grammar != "plain":
         # Another tool wrote the names of its LoRAs; ours are in the request.
-        if wishes.loras == ():
+        if overrides.loras == ():
             request = replace(request, prompt=remove_network_tags(request.prompt))
         else:
             request = set_prompt(request, request.prompt, lora_dir)
     _check_files_found(picture, request)
-    return story, request, seed
+    return metadata, request, seed
 
 
 def _check_files_found(picture: Path, request: "Request") -> None:
-    """Raise for a file that the picture was made of and that is not here."""
+    """Raise where a file that the image was made with cannot be used here."""
     from t2i.cli.request.file_checks import FILE_KINDS, iter_files, locate_file
     from t2i.terminal import visible
 
@@ -248,7 +315,7 @@ def _check_files_found(picture: Path, request: "Request") -> None:
                 raise
             kind = FILE_KINDS[name]
             raise type(error)(
-                f"{picture} was made with the {kind.word} {file.path!r:.200}, sha256 "
+                f"{picture} was made with the {kind.label} {file.path!r:.200}, sha256 "
                 f"{file.sha256[:10]}..., which cannot be used here: "
                 f"{visible(str(error))} Or give another with {kind.option}."
             ) from error

@@ -1,4 +1,4 @@
-"""`t2i inspect`: where in the picture each word of its prompt lands."""
+"""`t2i inspect`: heat maps of the words of a prompt over its image."""
 
 import time
 from collections.abc import Sequence
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from t2i.attention.probes.heat_maps import HeatMaps
+    from t2i.cli.output_files import SiblingNames
+    from t2i.cli.request.request import Request
 
 EPILOG = """Examples:
 
@@ -25,24 +27,26 @@ EPILOG = """Examples:
 `t2i inspect "a blue car and a tree" --words "blue car,tree" --out car.png`
 """
 FUNCTION_WORDS = {"a", "an", "the", "of", "to", "on", "in", "at", "and", "with", "is", "by", "for"}
-"""Words that nobody looks for, unless they are asked for."""
+"""Words that are not probed unless --words names them."""
 POSITION_NAMES = (
     ("upper left", "top", "upper right"),
     ("left", "middle", "right"),
     ("lower left", "bottom", "lower right"),
 )
 
+Words = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="WORD,...",
+        help="Words or phrases of the prompt, separated by commas; may be repeated.",
+        show_default="all but little ones",
+    ),
+]
+
 
 def inspect(
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the picture shows.")],
-    words: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="WORD,...",
-            help="Words or phrases of the prompt, separated by commas; may be repeated.",
-            show_default="all but little ones",
-        ),
-    ] = None,
+    words: Words = None,
     out: options.Out = None,
     seed: options.Seed = None,
     steps: options.Steps = None,
@@ -59,23 +63,51 @@ def inspect(
     no_metadata: options.NoMetadata = False,
     format: Format = "text",
 ) -> None:
-    """Draw PROMPT, and show where each of its words looked: print a table, and the paths of what
-    is written.
+    """Draw PROMPT, and show which parts of the picture attend to each of its words: print a
+    table, and the paths of what is written.
 
     That is a strip, the picture and each word's heat map over it, and the maps themselves as
     .safetensors beside it. The picture is the one that `t2i generate` draws with the same seed,
     bit for bit: looking changes nothing. No file is replaced.
     """
-    request = options.build_request(prompt, options.typed(locals()), lora_dir)
-    prompt = request.prompt
-    options.check_not_composed(request, [prompt])
+    sampling = options.SamplingOptions(
+        negative=negative,
+        model=model,
+        steps=steps,
+        guidance=guidance,
+        sampler=sampler,
+        method=method,
+        size=size,
+        grammar=grammar,
+        lora=lora,
+        embedding=embedding,
+    )
+    request = options.build_request(prompt, sampling.to_overrides(), lora_dir)
+    options.check_not_composed(request, [request.prompt])
     from t2i.cli.output_files import SiblingNames
     from t2i.cli.request.request import choose_seed
 
     seed = choose_seed(seed)
     chosen = split_words(words)
-    names = SiblingNames(out or Path("outputs"), prompt, "words", [".safetensors"])
+    names = SiblingNames(out or Path("outputs"), request.prompt, "words", [".safetensors"])
+    _draw_and_probe(
+        request, chosen, seed, names, metadata=not no_metadata, as_json=format == "json"
+    )
 
+
+def _draw_and_probe(
+    request: "Request",
+    words: Sequence[str],
+    seed: int,
+    names: "SiblingNames",
+    *,
+    metadata: bool,
+    as_json: bool,
+) -> None:
+    """Draw the image under a heat-map probe of the words; save and print what it shows.
+
+    words : all content words of the prompt where it is empty
+    """
     from t2i.attention.attend import attend
     from t2i.cli.drawing.drawing import draw_image
     from t2i.cli.drawing.loaded_request import load_request
@@ -85,30 +117,30 @@ def inspect(
 
     names.make_folder()
     with warnings_in_one_line() as warned, quiet_libraries():
-        prepared = load_request(request)
-        request, start = prepared.request, time.perf_counter()
-        looked_for = chosen or content_words(request.spoken(prompt))
-        with attend(prepared.pipe) as attn:
-            maps = attn.probe(*looked_for)
+        loaded = load_request(request)
+        request, start = loaded.request, time.perf_counter()
+        words = words or content_words(request.parse_prompt(request.prompt))
+        with attend(loaded.pipe) as attn:
+            maps = attn.probe(*words)
             try:
-                picture = draw_image(prepared.pipe, request, seed)
+                image = draw_image(loaded.pipe, request, seed)
             except KeyboardInterrupt:
                 note("Interrupted: nothing is written.")
                 raise typer.Exit(130) from None
-        request = replace(request, width=picture.width, height=picture.height)
-        text = None if no_metadata else build_image_texts(request, seed, prepared.weights)
+        request = replace(request, width=image.width, height=image.height)
+        texts = build_image_texts(request, seed, loaded.weights) if metadata else None
 
         def write(paths: Sequence[Path]) -> None:
-            save_picture(_build_strip(picture, maps), paths[0], text)
+            save_picture(_build_strip(image, maps), paths[0], texts)
             maps.save(paths[1])
 
         strip_path, maps_path = names.save_all(seed, write)
     seconds = round(time.perf_counter() - start, 2)
 
-    if format == "json":
-        found = {word: _word_facts(maps, word) for word in maps}
+    if as_json:
+        facts = {word: _word_facts(maps, word) for word in maps}
         made = {"strip": str(strip_path), "maps": str(maps_path), "seed": seed, "seconds": seconds}
-        print_json({"request": asdict(request), "words": found, "warnings": warned} | made)
+        print_json({"request": asdict(request), "words": facts, "warnings": warned} | made)
         return
     _print_table(maps)
     note(f"seed {seed}, {seconds} s")
@@ -117,7 +149,10 @@ def inspect(
 
 
 def split_words(words: list[str] | None) -> list[str]:
-    """Each word or phrase once, in the order typed."""
+    """Return each word or phrase of comma-separated texts once, in the order typed.
+
+    Raises ArgumentError for an empty one.
+    """
     if words is None:
         return []
     split = [word.strip() for text in words for word in text.split(",")]
@@ -130,7 +165,10 @@ def split_words(words: list[str] | None) -> list[str]:
 
 
 def content_words(prompt: object) -> list[str]:
-    """The words of a prompt that are worth a look."""
+    """Return the words of a prompt without articles, prepositions and other function words.
+
+    Raises ArgumentError where none is left.
+    """
     from pipelines.prompt_to_prompt.automatic_edits import cond_text
     from t2i.text.alignment import words_of
     from t2i.text.prompt import Prompt
@@ -140,13 +178,13 @@ def content_words(prompt: object) -> list[str]:
     found = [word for word in spoken if word not in FUNCTION_WORDS]
     if not found:
         raise ArgumentError(
-            "The prompt has no word worth a look: name what you look for with --words."
+            "The prompt has only function words: name the words to look up with --words."
         )
     return found
 
 
 def _build_strip(picture: "Image", maps: "HeatMaps") -> "Image":
-    """The picture, and each word's heat map over it, side by side with labels."""
+    """Return the image and each word's heat map over it, side by side with labels."""
     from t2i.attention.probes.overlays import draw_overlays
     from t2i.pictures import picture_grid
 
@@ -163,7 +201,7 @@ def _word_facts(maps: "HeatMaps", word: str) -> dict[str, object]:
 
 
 def name_position(across: float, down: float) -> str:
-    """A point of the picture in words, by thirds."""
+    """Name a point of the image, given as shares of its sides, by thirds: "upper left"."""
     return POSITION_NAMES[min(int(down * 3), 2)][min(int(across * 3), 2)]
 
 

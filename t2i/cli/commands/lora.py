@@ -1,4 +1,4 @@
-"""`t2i lora`: what is in a LoRA, and sums with it."""
+"""`t2i lora`: inspect, merge, extract and resize LoRAs."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,30 +22,31 @@ from t2i.terminal import print_line, print_rich, several, visible
 if TYPE_CHECKING:
     from t2i.adapters import Fit, PartFacts
 
-lora = typer.Typer(help="Look into LoRAs, and reckon with them.")
+lora = typer.Typer(help="Inspect, merge, extract and resize LoRAs.")
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A LoRA of any layout.")]
 Out = Annotated[Path, typer.Option(help="The file to write.")]
-Rank = Annotated[int | None, typer.Option(min=1, help="Of each layer at most.")]
+Rank = Annotated[int | None, typer.Option(min=1, help="Maximum rank of each layer.")]
 Share = Annotated[
-    float | None, typer.Option(help="Of each layer's energy that is kept: above 0, up to 1.")
+    float | None, typer.Option(help="Share of each layer's energy to keep: above 0, up to 1.")
 ]
 Layers = Annotated[
-    int, typer.Option(min=1, max=16, help="Of the UNet: kohya names SDXL's layers by it.")
+    int, typer.Option(min=1, max=16, help="Layers of a UNet block, by which kohya names SDXL's.")
 ]
 MAX_COUNTED_VALUES = 6
-"""Values of a kind that a line of the table names."""
+"""Maximum number of values in a line of the table."""
 
 
 @lora.callback(invoke_without_command=True)
 def root(context: typer.Context) -> None:
+    """Print the help where no command is given."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
 
 @lora.command()
 def info(file: File, layers_per_block: Layers = 2, format: Format = "text") -> None:
-    """Tell what FILE changes and how strongly: its layers, ranks, alphas, and its header."""
+    """Print what FILE changes and how strongly: its layers, ranks, alphas, and its header."""
     from dataclasses import asdict
 
     from t2i.adapters import facts_of, read
@@ -98,7 +99,7 @@ def merge(
         add(models, read(path, layers_per_block=_layers_per_block(pipe)), file.scale)
     with reserve_output(out, overwrite) as new:
         write_model(new, pipe, precision)
-    _print_result(out, format, {"loras": [file.typed for file in scaled]})
+    _print_result(out, format, {"loras": [file.argument for file in scaled]})
 
 
 @lora.command()
@@ -182,7 +183,7 @@ def _load_pipeline(model: str) -> Any:
 
 
 def _lora_models(pipe: Any) -> dict[str, Any]:
-    """Part -> the model, of the parts that a LoRA may change."""
+    """Return the parts of a pipeline that a LoRA may change, by name."""
     from t2i.adapters import PARTS
 
     found = {part: getattr(pipe, part, None) for part in PARTS}
@@ -195,7 +196,7 @@ def _layers_per_block(pipe: Any) -> int:
 
 
 def _report_fit(fit: "Fit", format: str) -> dict[str, object]:
-    """How near it comes, for programs; people are told at once."""
+    """Return how much of the weights the LoRA holds; with the format "text" also print it."""
     ranks = [layer.rank for _, _, layer in fit.lora.layers()]
     low, high = min(ranks), max(ranks)
     if format == "text":
@@ -232,7 +233,7 @@ def _print_parts(parts: "list[PartFacts]") -> None:
 
 
 def _format_counts(values: Any) -> str:
-    """Each value and how often it stands, the commonest first."""
+    """Return each value with its count, the most frequent first."""
     known = [f"{value} x{number}" for value, number in values.items()]
     more = f", {len(known) - MAX_COUNTED_VALUES} more" if len(known) > MAX_COUNTED_VALUES else ""
     return ", ".join(known[:MAX_COUNTED_VALUES]) + more

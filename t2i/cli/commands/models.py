@@ -1,4 +1,4 @@
-"""`t2i models`: what --model can name, and what one of them is and knows."""
+"""`t2i models`: the models that --model can name, and the facts of one of them."""
 
 from collections.abc import Mapping
 from os.path import exists, expanduser
@@ -12,20 +12,20 @@ from t2i.safe_reading import MODEL_CONFIG, open_regular, parse_json, read_bounde
 from t2i.terminal import print_line
 
 MAX_CARD = 64_000
-"""Bytes of a model card that are looked at; its first paragraph is what is shown."""
+"""Bytes of a model card that are read; its first paragraph is printed."""
 
 
 def models(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="[NAME]", help="One of them, or a folder or file: _print_model all of it."
+            metavar="[NAME]", help="One of them, or a folder or file: print all its facts."
         ),
     ] = None,
     format: Format = "text",
 ) -> None:
     """List the models that can be named: the embedded one, and those in the hub's local cache; or
-    tell of one what it knows, how it is sampled, its size and its digest.
+    print the vocabulary, sampling defaults, size and digest of one.
 
     Folders as diffusers saves them and single .safetensors checkpoints can be given by path.
     """
@@ -59,14 +59,14 @@ def _print_model(name: str, here: Mapping[str, Path], *, as_json: bool) -> None:
         "sampler": defaults.sampler,
         "pixels": _read_image_size(folder),
     }
-    told = _describe_model(name, folder) | {"digest": digest(folder)}
+    facts = _describe_model(name, folder) | {"digest": digest(folder)}
     if as_json:
-        print_json(told | settings | {"knows": knows or None})
+        print_json(facts | settings | {"knows": knows or None})
         return
-    rows = {key: told[key] for key in ("name", "summary", "size", "path", "digest")}
+    rows = {key: facts[key] for key in ("name", "summary", "size", "path", "digest")}
     rows |= {key: value for key, value in settings.items() if value is not None}
     if not knows:
-        rows["knows"] = "what words it knows, it does not say"
+        rows["knows"] = "its vocabulary is not recorded"
     rows |= {kind: ", ".join(words) for kind, words in knows.items() if kind != ALL_WORDS}
     if knows:
         rows["all words"] = f"{len(knows[ALL_WORDS])}: {' '.join(knows[ALL_WORDS])}"
@@ -74,7 +74,7 @@ def _print_model(name: str, here: Mapping[str, Path], *, as_json: bool) -> None:
 
 
 def _find_local_model(name: str, here: Mapping[str, Path]) -> Path:
-    """A model that lies here: asking for one downloads nothing.
+    """Return the folder or file of a model on this machine, without downloading it.
 
     Raises ModelError for an unknown one.
     """
@@ -89,7 +89,7 @@ def _find_local_model(name: str, here: Mapping[str, Path]) -> Path:
 
 
 def _read_image_size(folder: Path) -> str | None:
-    """The pictures that a model in a folder was made for, as its configs say."""
+    """Return "WIDTHxHEIGHT" in pixels that a model folder was made for, from its configs."""
     try:
         unet, vae = (
             parse_json(read_bounded(folder / part / "config.json", MODEL_CONFIG.most), lenient=True)
@@ -114,7 +114,7 @@ def _describe_model(name: str, folder: Path) -> dict[str, object]:
 
 
 def _file_size(path: Path) -> int:
-    """Bytes of a file; none of what is not one, or cannot be looked at."""
+    """Return the bytes of a file; 0 for what is no regular file or cannot be examined."""
     try:
         return path.stat().st_size if path.is_file() else 0
     except OSError:
@@ -122,7 +122,7 @@ def _file_size(path: Path) -> int:
 
 
 def _read_card(card: Path) -> str:
-    """The beginning of a text that anybody may have written in any encoding; "" without one."""
+    """Return the beginning of a model card, in whatever encoding; "" without one."""
     try:
         with open_regular(card) as file:
             return file.read(MAX_CARD).decode("utf-8", errors="replace")
@@ -131,8 +131,8 @@ def _read_card(card: Path) -> str:
 
 
 def summarise_card(card: str) -> str:
-    """The first paragraph of a model card, below its front matter and its title."""
+    """Return the first paragraph of a model card, below its front matter and its title."""
     body = card.split("\n---\n", 1)[-1] if card.startswith("---\n") else card
     paragraphs = (part.strip() for part in body.split("\n\n"))
-    said = (part for part in paragraphs if part and not part.startswith(("#", "!", "---")))
-    return " ".join(next(said, "").split())
+    texts = (part for part in paragraphs if part and not part.startswith(("#", "!", "---")))
+    return " ".join(next(texts, "").split())

@@ -1,4 +1,4 @@
-"""`t2i show`: what a picture says about its making."""
+"""`t2i show`: the generation metadata of an image."""
 
 import json
 from dataclasses import asdict
@@ -29,11 +29,11 @@ def show(
     from t2i.cli.metadata.reading import read_metadata
     from t2i.terminal import visible
 
-    story = read_metadata(image)
+    metadata = read_metadata(image)
     if format == "json":
-        print_json(_metadata_document(image, story))
+        print_json(_metadata_document(image, metadata))
         return
-    found = _metadata_rows(story) | {"again": _reproduce_command(image, story)}
+    found = _metadata_rows(metadata) | {"again": _reproduce_command(image, metadata)}
     width = max(map(len, found))
     for name, value in found.items():
         lines = value.split("\n")
@@ -42,63 +42,65 @@ def show(
             print_line(f"{'':{width}}  {visible(line)}")
 
 
-def _metadata_document(image: Path, story: "ImageMetadata") -> dict[str, object]:
+def _metadata_document(image: Path, metadata: "ImageMetadata") -> dict[str, object]:
     return {
         "path": str(image),
-        "tool": story.tool,
-        "prompt": story.prompt,
-        "negative_prompt": story.negative_prompt,
-        "settings": asdict(story.settings),
-        "not_understood": list(story.not_understood),
-        "request": None if story.request is None else asdict(story.request),
-        "libraries": dict(story.libraries),
-        "raw": story.raw,
-        "pictures": story.pictures,
-        "again": _reproduce_command(image, story),
+        "tool": metadata.tool,
+        "prompt": metadata.prompt,
+        "negative_prompt": metadata.negative_prompt,
+        "settings": asdict(metadata.settings),
+        "not_understood": list(metadata.not_understood),
+        "request": None if metadata.request is None else asdict(metadata.request),
+        "libraries": dict(metadata.libraries),
+        "raw": metadata.raw,
+        "pictures": metadata.pictures,
+        "again": _reproduce_command(image, metadata),
     }
 
 
-def _reproduce_command(image: Path, story: "ImageMetadata") -> str:
-    """The command that draws it again."""
-    if story.pictures > 1:
+def _reproduce_command(image: Path, metadata: "ImageMetadata") -> str:
+    """Return the command that draws the image again."""
+    if metadata.pictures > 1:
         from t2i.cli.drawing.grid import reproduce_grid_command
 
-        return reproduce_grid_command(image, story)
+        return reproduce_grid_command(image, metadata)
     return f"t2i generate --from {quote(str(image))}"
 
 
-def _metadata_rows(story: "ImageMetadata") -> dict[str, str]:
-    """Name and value of what the story says; what it does not say has no row."""
+def _metadata_rows(metadata: "ImageMetadata") -> dict[str, str]:
+    """Return name and value of each recorded setting."""
     from t2i.cli.request.file_checks import describe_files
 
-    settings = story.settings
+    settings = metadata.settings
     size = None if settings.width is None else f"{settings.width}x{settings.height}"
     values = {
-        "prompt": story.prompt,
-        "negative": story.negative_prompt or None,
+        "prompt": metadata.prompt,
+        "negative": metadata.negative_prompt or None,
         "steps": settings.num_inference_steps,
         "sampler": settings.sampler,
         "guidance": settings.guidance_scale,
-        "method": story.request and story.request.guidance_method,
-        "grammar": story.request and story.request.grammar,
+        "method": metadata.request and metadata.request.guidance_method,
+        "grammar": metadata.request and metadata.request.grammar,
         "seed": settings.seed,
         "size": size,
-        "sheet of": several(story.pictures, "picture") if story.pictures > 1 else None,
+        "sheet of": several(metadata.pictures, "picture") if metadata.pictures > 1 else None,
         "model": settings.model,
         "model hash": settings.model_hash,
-        "strength": story.request and story.request.strength,
-        "upscale": story.request and story.request.upscale and story.request.upscale.typed,
-        **({} if story.request is None else describe_files(story.request)),
-        **({} if story.request is None else _edit_rows(story.request)),
-        "tool": story.tool,
-        "libraries": ", ".join(f"{name} {version}" for name, version in story.libraries.items()),
-        "not understood": "\n".join(story.not_understood),
+        "strength": metadata.request and metadata.request.strength,
+        "upscale": metadata.request
+        and metadata.request.upscale
+        and metadata.request.upscale.argument,
+        **({} if metadata.request is None else describe_files(metadata.request)),
+        **({} if metadata.request is None else _edit_rows(metadata.request)),
+        "tool": metadata.tool,
+        "libraries": ", ".join(f"{name} {version}" for name, version in metadata.libraries.items()),
+        "not understood": "\n".join(metadata.not_understood),
     }
     return {name: str(value) for name, value in values.items() if value not in (None, "")}
 
 
 def _edit_rows(request: "Request") -> dict[str, str]:
-    """What it was drawn together with, and the edits, a line each."""
+    """Return the prompts it was drawn together with, and the edits, one on a line."""
     edited = request.edited
     if edited is None:
         return {}

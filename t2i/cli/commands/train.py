@@ -1,4 +1,4 @@
-"""`t2i train`: the same run as `accelerate launch -m train`, in this process."""
+"""`t2i train`: the run of `accelerate launch -m train`, in this process."""
 
 from pathlib import Path
 from shlex import quote
@@ -15,45 +15,56 @@ METHODS = (
 )
 
 
+Config = Annotated[
+    Path, typer.Argument(metavar="CONFIG", help="A TOML file; with --init a folder.")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="Override one key, as in train.steps=100."),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        help="Where checkpoints, log and samples go; made if missing. With --init the TOML."
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Say what would be trained, and what it takes, and stop."),
+]
+Init = Annotated[
+    str | None,
+    typer.Option(
+        metavar="METHOD", help=f"Write a config for a folder of pictures instead: {METHODS}."
+    ),
+]
+Base = Annotated[
+    str | None,
+    typer.Option(help="With --init: the model, by name, folder, file or hub id."),
+]
+Word = Annotated[
+    str | None,
+    typer.Option(help="With --init: what the thing is to be called, as in \\<mug\\>."),
+]
+ClassWord = Annotated[
+    str | None, typer.Option("--class", help="With --init: what it is one of, as in mug.")
+]
+ConfigFormat = Annotated[
+    Literal["text", "json"],
+    typer.Option(help="With --dry-run: json prints the resolved config, errors too."),
+]
+
+
 def train(
-    config: Annotated[
-        Path, typer.Argument(metavar="CONFIG", help="A TOML file; with --init a folder.")
-    ],
-    set: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="Override one key, as in train.steps=100."),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Where checkpoints, log and samples go; made if missing. With --init the TOML."
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Say what would be trained, and what it takes, and stop."),
-    ] = False,
-    init: Annotated[
-        str | None,
-        typer.Option(
-            metavar="METHOD", help=f"Write a config for a folder of pictures instead: {METHODS}."
-        ),
-    ] = None,
-    base: Annotated[
-        str | None,
-        typer.Option(help="With --init: the model, by name, folder, file or hub id."),
-    ] = None,
-    word: Annotated[
-        str | None,
-        typer.Option(help="With --init: what the thing is to be called, as in \\<mug\\>."),
-    ] = None,
-    kind: Annotated[
-        str | None, typer.Option("--class", help="With --init: what it is one of, as in mug.")
-    ] = None,
-    format: Annotated[
-        Literal["text", "json"],
-        typer.Option(help="With --dry-run: json prints the resolved config, errors too."),
-    ] = "text",
+    config: Config,
+    set: Set = None,
+    out: Out = None,
+    dry_run: DryRun = False,
+    init: Init = None,
+    base: Base = None,
+    word: Word = None,
+    kind: ClassWord = None,
+    format: ConfigFormat = "text",
 ) -> None:
     """Train what CONFIG describes; the same command again goes on where it stopped.
 
@@ -68,7 +79,7 @@ def train(
     given = {"--base": base, "--word": word, "--class": kind}
     if alone := [name for name, value in given.items() if value is not None]:
         raise ArgumentError(
-            f"Got {alone[0]} without --init: it is for writing a config. In a run say it with "
+            f"Got {alone[0]} without --init: it is for writing a config. In a run use "
             "--set, as in --set target.base=embedded."
         )
 
@@ -87,7 +98,7 @@ def train(
 def _write_config(
     method: str, folder: Path, base: str, word: str | None, kind: str | None, out: Path | None
 ) -> None:
-    """Write a config for a folder of pictures; print its path, and the next command."""
+    """Write a config for a folder of images; print its path, and the next command."""
     from t2i.cli.output import note
     from train.init.init import Wish, about_word, as_they_are, is_unseen, will_start, write_start
 
@@ -97,8 +108,8 @@ def _write_config(
     wish = Wish(method, folder, base, word, kind)
     seen = write_start(wish, out)
     print_line(out)
-    if told := about_word(wish, seen):
-        note(" ".join(told))
+    if remarks := about_word(wish, seen):
+        note(" ".join(remarks))
     if reason := as_they_are(wish, seen):
         note(f"Captions are learned as they are: {reason}. See [data] in the file.")
     if seen.broken:
@@ -110,6 +121,6 @@ def _write_config(
     if is_unseen(base):
         note(
             f"{base} is not on this machine and was not looked up: check that the hub has it. Its "
-            "kind was told by its name."
+            "kind was inferred from its name."
         )
     note(f"Next: t2i train {quote(str(out))}")

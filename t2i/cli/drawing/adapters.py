@@ -1,7 +1,7 @@
-"""What is attached to a pipeline beside its own parts: LoRAs, learned words, an IP-Adapter.
+"""LoRAs, learned words and an IP-Adapter attached to a pipeline for one request.
 
-LoRAs and words as t2i.adapters reads them, IP-Adapters by diffusers' own loader. What a request
-does not ask for is taken off again, so that its picture is the same whatever was drawn before it.
+LoRAs and words are read by t2i.adapters, IP-Adapters by diffusers' own loader. What a request does
+not name is detached, so that its image does not depend on the images drawn before it.
 """
 
 import copy
@@ -31,42 +31,43 @@ IMAGE_FIELDS = ("image_prompt", "image", "mask")
 
 
 class AttachedAdapters:
-    """A pipeline, and what is attached to it now."""
+    """A pipeline and the adapters that are attached to it at present."""
 
     def __init__(self, pipe: "Pipeline") -> None:
         self.pipe: Any = pipe
         self.loras: tuple[ScaledFile, ...] = ()
-        self._put_on = 0
+        self._num_attached = 0
         self.embeddings: tuple[EmbeddingFile, ...] = ()
         self.ip_adapter: InputFile | None = None
-        self._words: dict[str, Any] = {}
-        self._learned: dict[str, list[str]] = {}
-        self._sight: dict[str, Any] = {}
+        self._replaced_vocabularies: dict[str, Any] = {}
+        self._words_by_file: dict[str, list[str]] = {}
+        self._replaced_parts: dict[str, Any] = {}
 
-    def fit(self, request: Request) -> None:
-        """Attach what the request asks for and nothing else.
+    def attach(self, request: Request) -> None:
+        """Attach the adapters of the request and detach all others.
 
-        Raises ModelError for a file that does not fit the model, DataError for a picture that is
-        not the one that was asked for.
+        Raises ModelError for a file that does not fit the model, DataError for an image that is not
+        the one that the request recorded.
         """
         for name, file in iter_files(request):
             if name in IMAGE_FIELDS:
                 locate_unchanged_file(name, file)
         if request.embeddings != self.embeddings:
-            self.forget_words()
-            self.learn(request.embeddings)
-        self.warn_of_unnamed(request)
+            self.remove_learned_words()
+            self.add_learned_words(request.embeddings)
+        self._warn_of_unused_words(request)
         if request.loras != self.loras:
-            self.take_off_loras()
-            self.put_on(request.loras)
+            self.detach_loras()
+            self.attach_loras(request.loras)
         if request.ip_adapter != self.ip_adapter:
-            self.close_eyes()
+            self.unload_image_encoder()
             if request.ip_adapter is not None:
-                self.open_eyes(request.ip_adapter)
+                self.load_image_encoder(request.ip_adapter)
         if request.image_prompt is not None:
             self.pipe.set_ip_adapter_scale(request.image_prompt.scale)
 
-    def put_on(self, loras: tuple[ScaledFile, ...]) -> None:
+    def attach_loras(self, loras: tuple[ScaledFile, ...]) -> None:
+        """Attach LoRAs; none stays attached where one fails. Raises ModelError."""
         models = {part: getattr(self.pipe, part, None) for part in PARTS}
         layers = self.pipe.unet.config.layers_per_block
         try:
@@ -74,41 +75,44 @@ class AttachedAdapters:
                 path = locate_unchanged_file("loras", lora)
                 found = read(path, layers_per_block=layers if isinstance(layers, int) else 2)
                 with _name_file_in_errors("LoRA", lora):
-                    self._put_on = number + 1
+                    self._num_attached = number + 1
                     put_on(models, found, f"lora{number}", lora.scale)
         except BaseException:
-            self.take_off_loras()
+            self.detach_loras()
             raise
         self.loras = loras
 
-    def take_off_loras(self) -> None:
-        """One that came with the model stays."""
-        for number in range(self._put_on):
+    def detach_loras(self) -> None:
+        """Detach the LoRAs that were attached here; one that came with the model stays."""
+        for number in range(self._num_attached):
             take_off((getattr(self.pipe, part, None) for part in PARTS), f"lora{number}")
         self.loras = ()
-        self._put_on = 0
+        self._num_attached = 0
 
-    def learn(self, embeddings: tuple[EmbeddingFile, ...]) -> None:
-        """Add words to copies of the tokenizers; the encoders' own tables are kept aside."""
+    def add_learned_words(self, embeddings: tuple[EmbeddingFile, ...]) -> None:
+        """Add words to copies of the tokenizers; the encoders' own embedding tables are kept aside.
+
+        Raises ModelError for a file that does not fit, ArgumentError for a word that the model has.
+        """
         if not embeddings:
             return
         for end in ("", "_2"):
             if (encoder := getattr(self.pipe, f"text_encoder{end}")) is not None:
                 tokenizer = getattr(self.pipe, f"tokenizer{end}")
                 table = encoder.get_input_embeddings()
-                self._words[end] = (tokenizer, table, encoder.config.vocab_size)
+                self._replaced_vocabularies[end] = (tokenizer, table, encoder.config.vocab_size)
                 setattr(self.pipe, f"tokenizer{end}", copy.deepcopy(tokenizer))
         try:
             for embedding in embeddings:
                 path = locate_unchanged_file("embeddings", embedding)
                 with _name_file_in_errors("embedding", embedding):
-                    self.learn_one(path, embedding.token)
+                    self._add_learned_word(path, embedding.token)
         except BaseException:
-            self.forget_words()
+            self.remove_learned_words()
             raise
         self.embeddings = embeddings
 
-    def learn_one(self, path: Path, token: str | None) -> None:
+    def _add_learned_word(self, path: Path, token: str | None) -> None:
         found = read_embeddings(path)
         if token is not None and len(found) > 1:
             raise ModelError(
@@ -117,7 +121,7 @@ class AttachedAdapters:
             )
         for embedding in found:
             word = token or embedding.token or path.stem
-            self._learned.setdefault(str(path), []).append(word)
+            self._words_by_file.setdefault(str(path), []).append(word)
             for part, vectors in embedding.vectors.items():
                 if (encoder := getattr(self.pipe, part)) is None:
                     raise ModelError(
@@ -127,40 +131,42 @@ class AttachedAdapters:
                 tokenizer = getattr(self.pipe, part.replace("text_encoder", "tokenizer"))
                 if is_single_token(word, tokenizer):
                     raise ArgumentError(
-                        f"{path}: the model knows the word {word!r:.80} already, and with another "
-                        "meaning of it every prompt that says it would draw something else. Give "
-                        f"it another: --embedding '{path}:<{word.strip('<>'):.80}-2>'."
+                        f"{path}: the model has the word {word!r:.80} already, and a second "
+                        "meaning would change every image of a prompt with this word. Give it "
+                        f"another name: --embedding '{path}:<{word.strip('<>'):.80}-2>'."
                     )
                 self.pipe.load_textual_inversion(
                     {word: vectors}, token=word, text_encoder=encoder, tokenizer=tokenizer
                 )
 
-    def warn_of_unnamed(self, request: Request) -> None:
-        """Say which learned words no prompt of the request speaks of: they change nothing."""
+    def _warn_of_unused_words(self, request: Request) -> None:
+        """Warn of learned words that occur in no prompt of the request: they change nothing."""
         together = () if request.edited is None else request.edited.prompts
-        prompts = map(request.spoken, (request.prompt, request.negative_prompt, *together))
-        texts = [t for said in prompts for t in ([said] if isinstance(said, str) else said.ever)]
-        tokenizers = [getattr(self.pipe, f"tokenizer{end}") for end in self._words]
-        for path, words in self._learned.items():
+        prompts = map(request.parse_prompt, (request.prompt, request.negative_prompt, *together))
+        texts = [t for p in prompts for t in ([p] if isinstance(p, str) else p.ever)]
+        tokenizers = [getattr(self.pipe, f"tokenizer{end}") for end in self._replaced_vocabularies]
+        for path, words in self._words_by_file.items():
             tried = itertools.product(words, texts, tokenizers)
             if not any(tokenizer_finds(*one) for one in tried):
                 named = " or ".join(words[:3])
                 warnings.warn(
-                    f"No prompt names {named}, the learned word of {path}: it changes nothing. "
-                    "Write it where its thing is meant, with a space on either side.",
+                    f"No prompt contains {named}, the learned word of {path}: it has no effect. "
+                    "Write it into the prompt, with a space on either side.",
                     stacklevel=2,
                 )
 
-    def forget_words(self) -> None:
-        for end, (tokenizer, table, size) in self._words.items():
+    def remove_learned_words(self) -> None:
+        """Restore the tokenizers and embedding tables of the model."""
+        for end, (tokenizer, table, size) in self._replaced_vocabularies.items():
             encoder = getattr(self.pipe, f"text_encoder{end}")
             encoder.set_input_embeddings(table)
             encoder.config.vocab_size = size
             setattr(self.pipe, f"tokenizer{end}", tokenizer)
-        self._words, self._learned = {}, {}
+        self._replaced_vocabularies, self._words_by_file = {}, {}
         self.embeddings = ()
 
-    def open_eyes(self, adapter: InputFile) -> None:
+    def load_image_encoder(self, adapter: InputFile) -> None:
+        """Load an IP-Adapter and its image encoder. Raises ModelError where they do not fit."""
         path = locate_unchanged_file("ip_adapter", adapter)
         if self.pipe.image_encoder is None:
             if not (path.parent / IMAGE_ENCODER).is_dir():
@@ -172,37 +178,38 @@ class AttachedAdapters:
             check_part(path.parent, IMAGE_ENCODER, entry, None)
         check_ip_adapter(path, self.pipe.unet)
         eyes = ("image_encoder", "feature_extractor")
-        self._sight = {name: getattr(self.pipe, name) for name in eyes}
-        self._sight["processors"] = dict(self.pipe.unet.attn_processors)
+        self._replaced_parts = {name: getattr(self.pipe, name) for name in eyes}
+        self._replaced_parts["processors"] = dict(self.pipe.unet.attn_processors)
         try:
             with _name_file_in_errors("IP-Adapter", adapter):
                 self.pipe.load_ip_adapter(
                     str(path.parent), subfolder="", weight_name=path.name, local_files_only=True
                 )
         except BaseException:
-            self.close_eyes()
+            self.unload_image_encoder()
             raise
         self.ip_adapter = adapter
 
-    def close_eyes(self) -> None:
-        if not self._sight:
+    def unload_image_encoder(self) -> None:
+        """Remove the IP-Adapter and restore the attention processors and the image encoder."""
+        if not self._replaced_parts:
             return
         self.pipe.unload_ip_adapter()
-        self.pipe.unet.set_attn_processor(self._sight.pop("processors"))
-        self.pipe.register_modules(**self._sight)
-        self._sight = {}
+        self.pipe.unet.set_attn_processor(self._replaced_parts.pop("processors"))
+        self.pipe.register_modules(**self._replaced_parts)
+        self._replaced_parts = {}
         self.ip_adapter = None
 
 
 @contextmanager
 def _name_file_in_errors(word: str, file: InputFile) -> Iterator[None]:
-    """Say which file it is where a loader of the libraries fails, in whatever way."""
+    """Name the file in the errors that a loader of the libraries raises."""
     try:
         with diffusers_errors_only():
             yield
     except T2IError as error:
-        told = str(error)
-        raise error if file.path in told else type(error)(f"{file.path}: {told}") from error
+        message = str(error)
+        raise error if file.path in message else type(error)(f"{file.path}: {message}") from error
     except Exception as error:
         raise ModelError(
             f"The {word} {file.path} does not fit this model. Choose one that was made for models "
@@ -213,4 +220,4 @@ def _name_file_in_errors(word: str, file: InputFile) -> Iterator[None]:
 def _lora_info_hint(word: str, file: InputFile) -> str:
     if word != "LoRA":
         return ""
-    return f"; what this one is for says `t2i lora info {quote(file.path)}`"
+    return f"; `t2i lora info {quote(file.path)}` prints what it was made for"

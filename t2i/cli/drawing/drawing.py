@@ -1,4 +1,4 @@
-"""A request becomes a picture: the pipeline that it needs, and what that is told."""
+"""Drawing of one request: the pipeline it needs, and the arguments of its call."""
 
 import inspect
 import warnings
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 def load_pipeline(
     folder: Path, sampler: str | None, device: "torch.device | None" = None
 ) -> "TextToImagePipeline":
-    """The model on a device: by default the one where a single process computes."""
+    """Load a model on a device: by default the one where a single process computes.
+
+    sampler : name of the scheduler; None keeps the model's own
+    """
     from pipelines.text_to_image import TextToImagePipeline
     from t2i import accelerate_state as process_state
     from t2i.denoiser.loading.weight_checks import read_json
@@ -45,7 +48,7 @@ def load_pipeline(
 
 
 def build_scheduler(sampler: str | None, config: Any) -> "Scheduler | None":
-    """The scheduler of that name; None for the model's own, whose class may be named too."""
+    """Build the scheduler of that name; None for the model's own, whose class may be named too."""
     from t2i.denoiser.schedulers import scheduler
 
     if sampler is None or sampler == config.get("_class_name"):
@@ -54,7 +57,7 @@ def build_scheduler(sampler: str | None, config: Any) -> "Scheduler | None":
 
 
 def pipeline_class(request: Request) -> "type[Pipeline]":
-    """The pipeline that the request needs."""
+    """Return the class of the pipeline that the request needs."""
     if request.mask is not None:
         from pipelines.inpaint import InpaintPipeline
 
@@ -69,7 +72,7 @@ def pipeline_class(request: Request) -> "type[Pipeline]":
 
 
 def read_pipeline_defaults(pipe: "TextToImagePipeline", request: Request) -> RequestDefaults:
-    """What the pipeline of the request does where nothing is said."""
+    """Return the values that the request's pipeline uses for arguments left open."""
     kind = pipeline_class(request)
     strength = inspect.signature(kind.__call__).parameters.get("strength")
     return RequestDefaults(
@@ -82,14 +85,17 @@ def read_pipeline_defaults(pipe: "TextToImagePipeline", request: Request) -> Req
 def draw_image(
     pipe: "TextToImagePipeline", request: Request, seed: int, *, bar: bool = True
 ) -> "Image":
-    """Draw with what is attached to the pipeline (attached.Attached)."""
+    """Draw the image of a seed with the adapters that are attached to the pipeline.
+
+    bar : whether to show a progress bar on a terminal
+    """
     if request.edited is not None:
         return draw_edited_images(pipe, request, seed, bar=bar)[request.edited.picture]
     drawer = _convert_pipeline(pipe, pipeline_class(request))
     _set_progress_bar(drawer, seed, bar)
     with FirstStepNotice(shown=bar) as first_step:
         pictures: list[Image] = drawer(
-            prompt=request.spoken(request.prompt),
+            prompt=request.parse_prompt(request.prompt),
             return_dict=False,
             callback_on_step_end=first_step,
             **_sampling_arguments(request, seed),
@@ -106,7 +112,7 @@ def enlarge_image(
     *,
     bar: bool = True,
 ) -> "Image":
-    """The drawn picture, larger where the request asks for it."""
+    """Return the drawn image, upscaled where the request asks for it."""
     if request.upscale is None:
         return picture
     from pipelines.image_to_image import ImageToImagePipeline
@@ -118,7 +124,7 @@ def enlarge_image(
         pictures: list[Image] = upscale(
             drawer,
             picture,
-            request.spoken(request.prompt),
+            request.parse_prompt(request.prompt),
             factor=request.upscale.factor,
             strength=request.upscale.strength,
             return_dict=False,
@@ -132,16 +138,18 @@ def enlarge_image(
 def draw_edited_images(
     pipe: "TextToImagePipeline", request: Request, seed: int, *, bar: bool = True
 ) -> "list[Image]":
-    """All pictures of an edited request, the source's first; an edit that no step reaches is left
-    out with a warning."""
+    """Draw all images of a request with edited prompts, the source's first.
+
+    An edit that acts in no step of so short a run is left out with a warning.
+    """
     from pipelines.prompt_to_prompt.automatic_edits import covers_any_step
 
     assert request.edited is not None
     assert request.num_inference_steps is not None
-    source, *targets = (request.spoken(prompt) for prompt in request.edited.prompts)
+    source, *targets = (request.parse_prompt(prompt) for prompt in request.edited.prompts)
     editor = build_editor(pipe)
     _set_progress_bar(editor, seed, bar)
-    edits = request.edited.read()
+    edits = request.edited.parse_edits()
     with FirstStepNotice(shown=bar) as first_step:
         pictures: list[Image] = editor(
             source,
@@ -157,7 +165,7 @@ def draw_edited_images(
 
 
 def build_editor(pipe: "TextToImagePipeline") -> "PromptEditPipeline":
-    """The same parts, to be edited with."""
+    """Return a prompt-to-prompt pipeline of the same components."""
     from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 
     # from_pipe would cast every part, and say so.
@@ -166,7 +174,7 @@ def build_editor(pipe: "TextToImagePipeline") -> "PromptEditPipeline":
 
 
 def _convert_pipeline(pipe: "Pipeline", kind: "type[Pipeline]") -> Any:
-    """The same parts, and all that is attached to them, in a pipeline of that kind."""
+    """Return a pipeline of that class with the same components and attached adapters."""
     if isinstance(pipe, kind):
         return pipe
     with diffusers_errors_only():  # it gives advice on a precision that stays what it is
@@ -174,13 +182,13 @@ def _convert_pipeline(pipe: "Pipeline", kind: "type[Pipeline]") -> Any:
 
 
 def _set_progress_bar(drawer: "Pipeline", seed: int, bar: bool) -> None:
-    """Show a bar; none where nobody watches, as in a file or a pipe (disable=None)."""
+    """Show a progress bar; none where standard error is no terminal (disable=None)."""
     settings = {"desc": f"seed {seed}", "disable": None if bar else True, "leave": False}
     drawer.set_progress_bar_config(**settings)  # type: ignore[no-untyped-call]  # as above
 
 
 def _sampling_arguments(request: Request, seed: int) -> dict[str, Any]:
-    """Arguments of the call that do not depend on what is drawn."""
+    """Return the arguments of the call that do not depend on the kind of pipeline."""
     import torch
 
     from t2i.conditioning.guidance_registry import parse_guidance
@@ -189,7 +197,7 @@ def _sampling_arguments(request: Request, seed: int) -> dict[str, Any]:
     assert request.guidance_scale is not None
     method = request.guidance_method
     return {
-        "negative_prompt": request.spoken(request.negative_prompt),
+        "negative_prompt": request.parse_prompt(request.negative_prompt),
         "guidance": None if method is None else parse_guidance(method, request.guidance_scale),
         "num_inference_steps": request.num_inference_steps,
         "guidance_scale": request.guidance_scale,
@@ -199,10 +207,10 @@ def _sampling_arguments(request: Request, seed: int) -> dict[str, Any]:
 
 
 def _image_arguments(pipe: "TextToImagePipeline", request: Request) -> dict[str, object]:
-    """Arguments of the call: its size, and the pictures that it begins from or looks at.
+    """Return the arguments of the call for its size and its input images.
 
-    A picture is brought to the size that is asked for; left open, it keeps its own, rounded down to
-    what the autoencoder can read.
+    An input image is resized to the requested size; left open, it keeps its own, rounded down to a
+    multiple of the pixels per latent.
     """
     from t2i.denoiser.families import sd
     from t2i.pictures import open_picture
@@ -226,14 +234,14 @@ def _image_arguments(pipe: "TextToImagePipeline", request: Request) -> dict[str,
 
 
 def _image_prompt_arguments(request: Request) -> dict[str, object]:
-    """The picture that an IP-Adapter looks at, as an argument of the call."""
+    """Return the image prompt of an IP-Adapter as an argument of the call."""
     if request.image_prompt is None:
         return {}
     return {"ip_adapter_image": _open_rgb(request.image_prompt)}
 
 
 def warn_of_large_size(pipe: "TextToImagePipeline", request: Request) -> None:
-    """Where a picture of noise is to have more pixels than the model was trained at.
+    """Warn of an image drawn from noise with more pixels than the model was trained at.
 
     A longer side alone is no fault: SDXL was trained at 2048 x 512 too.
     """
@@ -257,7 +265,7 @@ def warn_of_large_size(pipe: "TextToImagePipeline", request: Request) -> None:
 
 
 def _open_rgb(file: InputFile) -> "Image":
-    """In RGB, on white where it is transparent."""
+    """Open an image in RGB, on white where it is transparent."""
     from pipelines.images.input_images import to_opaque_rgb
     from t2i.pictures import open_picture
 

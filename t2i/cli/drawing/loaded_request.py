@@ -1,4 +1,4 @@
-"""What draws a request: its model, loaded, with all that it asks to have attached."""
+"""A request with its model loaded and its adapters attached."""
 
 import warnings
 from collections.abc import Sequence
@@ -20,31 +20,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LoadedRequest:
-    """request : with nothing left open but the size
+    """A pipeline that is ready to draw one request.
+
+    request : with all fields set but the size
     weights : digest of the model
-    changed : what differs of the files that a picture was made of, in words
+    changed_files : a line for each file that differs from the recorded one
     """
 
     pipe: "TextToImagePipeline"
     request: Request
     weights: str
-    changed: list[str]
+    changed_files: list[str]
 
 
 def load_request(request: Request, prompts: Sequence[str] = ()) -> LoadedRequest:
-    """prompts : all that are drawn together, where there are several; what may not be meant in them
-    is warned of
+    """Load the model of a request, attach its adapters and fill in its defaults.
+
+    prompts : all that are drawn together, where there are several; warnings are printed for prompts
+        that may not be meant as written
     """
     digests = FileDigests()
-    changed = digests.changed(request)
-    request = digests.fill(request)
+    changed = digests.describe_changes(request)
+    request = digests.add_to(request)
     folder = resolve(request.model)
     request = request.with_defaults(read_defaults(folder))
-    said = prompts or [request.prompt]
-    for question in find_prompt_warnings(request, said, request.model, read_known_words(folder)):
-        warnings.warn(question, stacklevel=2)
+    texts = prompts or [request.prompt]
+    for warning in find_prompt_warnings(request, texts, request.model, read_known_words(folder)):
+        warnings.warn(warning, stacklevel=2)
     pipe = load_pipeline(folder, request.sampler)
-    AttachedAdapters(pipe).fit(request)
+    AttachedAdapters(pipe).attach(request)
     request = request.with_defaults(read_pipeline_defaults(pipe, request))
     warn_of_large_size(pipe, request)
     return LoadedRequest(pipe, request, digest(folder), changed)

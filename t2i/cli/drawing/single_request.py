@@ -1,18 +1,19 @@
-"""The pictures of one request, one for each seed."""
+"""Generation of the images of one request, one for each seed."""
 
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from t2i.cli.drawing.drawing import draw_image, enlarge_image
 from t2i.cli.drawing.grid import ImageGrid
-from t2i.cli.drawing.loaded_request import load_request
+from t2i.cli.drawing.loaded_request import LoadedRequest, load_request
 from t2i.cli.file_names import OutputNames
 from t2i.cli.metadata.writing import build_image_texts
-from t2i.cli.output import Format, note, print_json
+from t2i.cli.output import note, print_json
 from t2i.cli.request.request import Request
 from t2i.library_messages import quiet_libraries
 from t2i.pictures import save_picture
@@ -22,70 +23,100 @@ if TYPE_CHECKING:
     from t2i.cli.metadata.reading import ImageMetadata
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageOutput:
+    """Destination and report of the images of one command.
+
+    metadata : whether to write into an image how it was made
+    as_json : print one JSON document at the end instead of a line for each image
+    grid : collects the images for a sheet beside them
+    """
+
+    names: OutputNames
+    metadata: bool
+    as_json: bool
+    grid: ImageGrid | None = None
+
+
 def generate_images(
     request: Request,
     seeds: range,
-    names: OutputNames,
-    story: "ImageMetadata | None",
-    metadata: bool,
-    format: Format,
-    grid: ImageGrid | None = None,
+    output: ImageOutput,
+    original: "ImageMetadata | None" = None,
 ) -> None:
-    """One picture for each seed; of one that is made again, say what differs.
+    """Draw and save one image for each seed, and report them.
 
-    grid : takes the pictures, and becomes a sheet beside them
+    original : metadata of the image that is reproduced; differences from it are reported
     """
-    # what makes it
-    names.make_folder()
+    output.names.make_folder()
     made: list[dict[str, object]] = []
-    interrupted = False
     with warnings_in_one_line() as warned, quiet_libraries():
-        prepared = load_request(request)
-        request = prepared.request
-        told = []
-        if story is not None:
-            from t2i.cli.metadata.reading import list_differences  # most pictures have none
-
-            told = list_differences(story, prepared.weights) + prepared.changed
-        for difference in told:
-            note(f"Not the same here: {difference}")
-
-        # one picture after the other
-        try:
-            for index, seed in enumerate(seeds):
-                start = time.perf_counter()
-                picture = draw_image(prepared.pipe, request, seed)
-                request = replace(request, width=picture.width, height=picture.height)
-                picture = enlarge_image(prepared.pipe, request, seed, picture)
-                text = build_image_texts(request, seed, prepared.weights) if metadata else None
-                path = names.save(index, seed, partial(save_picture, picture, text=text))
-                seconds = round(time.perf_counter() - start, 2)
-                made.append({"path": str(path), "seed": seed, "seconds": seconds})
-                if format == "text":
-                    note(f"seed {seed}, {seconds} s")
-                    print_line(path)
-                if grid is not None:
-                    grid.add(picture, seed)
-        except KeyboardInterrupt:
-            interrupted = True
-            note(f"Interrupted: {len(made)} of {several(len(seeds), 'picture')} finished and kept.")
-
-        # and a sheet of those that are finished
-        laid_out = None
-        if grid is not None and grid.cells:
-            text = None
-            if metadata:
-                text = build_image_texts(request, seeds[0], prepared.weights, len(grid.cells))
-            write = partial(save_picture, grid.page(), text=text)
-            laid_out = names.save_grid(seeds[0], write)
-            if format == "text":
-                print_line(laid_out)
-
-    if format == "json":
-        answer = {"request": asdict(request), "pictures": made, "interrupted": interrupted}
-        answer["warnings"] = warned
-        if grid is not None:
-            answer["grid"] = None if laid_out is None else str(laid_out)
-        print_json(answer if story is None else answer | {"differences": told})
+        loaded = load_request(request)
+        differences = _report_differences(original, loaded)
+        request, interrupted = _draw_images(loaded, seeds, output, made)
+        grid_path = _save_grid(loaded, request, seeds, output)
+    if output.as_json:
+        document = {"request": asdict(request), "pictures": made, "interrupted": interrupted}
+        document["warnings"] = warned
+        if output.grid is not None:
+            document["grid"] = None if grid_path is None else str(grid_path)
+        print_json(document if original is None else document | {"differences": differences})
     if interrupted:
         raise typer.Exit(130)
+
+
+def _report_differences(original: "ImageMetadata | None", loaded: LoadedRequest) -> list[str]:
+    """Print and return what differs from the run that made the original image."""
+    if original is None:
+        return []
+    from t2i.cli.metadata.reading import list_differences  # most requests have no original
+
+    differences = list_differences(original, loaded.weights) + loaded.changed_files
+    for difference in differences:
+        note(f"Not the same here: {difference}")
+    return differences
+
+
+def _draw_images(
+    loaded: LoadedRequest, seeds: range, output: ImageOutput, made: list[dict[str, object]]
+) -> tuple[Request, bool]:
+    """Draw and save the images, adding a record of each to `made`.
+
+    Returns the request with the size that was drawn, and whether Ctrl-C ended the work early.
+    """
+    request = loaded.request
+    try:
+        for index, seed in enumerate(seeds):
+            start = time.perf_counter()
+            image = draw_image(loaded.pipe, request, seed)
+            request = replace(request, width=image.width, height=image.height)
+            image = enlarge_image(loaded.pipe, request, seed, image)
+            texts = build_image_texts(request, seed, loaded.weights) if output.metadata else None
+            path = output.names.save(index, seed, partial(save_picture, image, text=texts))
+            seconds = round(time.perf_counter() - start, 2)
+            made.append({"path": str(path), "seed": seed, "seconds": seconds})
+            if not output.as_json:
+                note(f"seed {seed}, {seconds} s")
+                print_line(path)
+            if output.grid is not None:
+                output.grid.add(image, seed)
+    except KeyboardInterrupt:
+        note(f"Interrupted: {len(made)} of {several(len(seeds), 'picture')} finished and kept.")
+        return request, True
+    return request, False
+
+
+def _save_grid(
+    loaded: LoadedRequest, request: Request, seeds: range, output: ImageOutput
+) -> Path | None:
+    """Save the sheet of the finished images; None where there is none."""
+    grid = output.grid
+    if grid is None or not grid.cells:
+        return None
+    texts = None
+    if output.metadata:
+        texts = build_image_texts(request, seeds[0], loaded.weights, len(grid.cells))
+    path = output.names.save_grid(seeds[0], partial(save_picture, grid.render(), text=texts))
+    if not output.as_json:
+        print_line(path)
+    return path

@@ -1,4 +1,4 @@
-"""What somebody who waits is told: that a first step takes long, and what the whole may take."""
+"""Notes during the first step of a run: that it is slow, and how long the whole run will take."""
 
 import threading
 import time
@@ -8,22 +8,22 @@ from t2i.cli.output import note
 from t2i.terminal import several
 
 SLOW_STEP = 5.0
-"""Seconds of silence in the first step."""
+"""Seconds of the first step after which a notice is printed."""
 SLOW_RUN = 20.0
-"""Seconds of the whole from which on it is said."""
+"""Seconds of the whole run above which an estimate is printed."""
 
 
 class FirstStepNotice:
-    """A step callback for one call of a pipeline; within its `with` block the clock runs."""
+    """Step callback that prints an estimate of the run time; used as a context around one call."""
 
     def __init__(self, shown: bool) -> None:
         self.shown = shown
-        self.begun = 0.0
-        self.timer = threading.Timer(SLOW_STEP, self.remark)
+        self.started = 0.0
+        self.timer = threading.Timer(SLOW_STEP, self._print_notice)
         self.timer.daemon = True
 
     def __enter__(self) -> "FirstStepNotice":
-        self.begun = time.monotonic()
+        self.started = time.monotonic()
         if self.shown:
             self.timer.start()
         return self
@@ -31,7 +31,7 @@ class FirstStepNotice:
     def __exit__(self, *failure: object) -> None:
         self.timer.cancel()
 
-    def remark(self) -> None:
+    def _print_notice(self) -> None:
         note(
             f"The first step takes more than {SLOW_STEP:.0f} s; an estimate of the whole time "
             "follows it. A smaller --size is faster."
@@ -42,7 +42,7 @@ class FirstStepNotice:
     ) -> dict[str, Any]:
         if step == 0 and self.shown:
             self.timer.cancel()
-            took = time.monotonic() - self.begun
+            took = time.monotonic() - self.started
             whole = took * pipe.num_timesteps
             if whole > SLOW_RUN:
                 note(
@@ -54,7 +54,7 @@ class FirstStepNotice:
 
 
 def format_duration(seconds: float) -> str:
-    """For people: "8.2 s", "3 min", "2.5 h"."""
+    """Return seconds for people: "8.2 s", "3 min", "2.5 h"."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

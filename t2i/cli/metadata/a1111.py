@@ -1,4 +1,4 @@
-"""A1111's `parameters`: the prompt, a line "Negative prompt: ...", and a last line of settings."""
+"""Parser of A1111's `parameters`: prompt, "Negative prompt: ...", and a last line of settings."""
 
 import json
 import re
@@ -20,51 +20,55 @@ USED = {
 
 
 def read_a1111(texts: Mapping[str, str]) -> ImageMetadata | None:
+    """Return the metadata in A1111's layout; None where there is none."""
     if "fooocus_scheme" in texts or "parameters" not in texts:
         return None
     return parse_a1111(texts["parameters"])
 
 
 def parse_a1111(text: str, tool: str | None = None) -> ImageMetadata:
-    """The text in the file, told as written: nothing is stripped, for ours comes back exactly.
+    """Parse the text of `parameters`. Raises DataError for another layout.
 
-    But for the ends of lines, which an editor or a website may have written as Windows does.
+    Nothing is stripped, so that a prompt of t2i comes back exactly, but line ends are unified: an
+    editor or a website may have written them as Windows does.
     """
-    reading = MetadataParser()
+    parser = MetadataParser()
     prompt, negative_prompt, line, after = _split_parameters(re.sub(r"\r\n?", "\n", text))
     if not line and not negative_prompt:
         raise DataError(f"parameters: no line that begins with {FIRST_SETTING!r} or {NEGATIVE!r}")
-    values = _parse_settings(line, reading)
+    values = _parse_settings(line, parser)
     for extra in after:
         if extra.strip():
-            reading.leave("after the settings", extra)
+            parser.report_unused("after the settings", extra)
 
     size = SIZE.fullmatch(values.get("Size", ""))
     if size is None and values.get("Size"):
-        reading.leave("Size", values["Size"], "width x height")
-    width, height = reading.size(*size.groups()) if size else (None, None)
+        parser.report_unused("Size", values["Size"], "width x height")
+    width, height = parser.parse_size(*size.groups()) if size else (None, None)
     settings = RecordedSettings(
-        num_inference_steps=reading.steps(values.get("Steps")),
-        sampler=reading.sampler(values.get("Sampler"), values.get("Schedule type")),
-        guidance_scale=reading.real("CFG scale", values.get("CFG scale")),
-        seed=reading.seed(values.get("Seed")),
+        num_inference_steps=parser.parse_steps(values.get("Steps")),
+        sampler=parser.parse_sampler(values.get("Sampler"), values.get("Schedule type")),
+        guidance_scale=parser.parse_float("CFG scale", values.get("CFG scale")),
+        seed=parser.parse_seed(values.get("Seed")),
         width=width,
         height=height,
         model=values.get("Model") or None,
         model_hash=values.get("Model hash") or None,
     )
-    reading.leave_rest(values, USED)
-    return reading.story(tool or _tool_name(values), prompt, negative_prompt, settings, text)
+    parser.report_unused_keys(values, USED)
+    return parser.build_metadata(
+        tool or _tool_name(values), prompt, negative_prompt, settings, text
+    )
 
 
 def _tool_name(values: Mapping[str, str]) -> str:
-    """t2i writes this layout too, and says so in `Version`."""
+    """Return the tool and its version; t2i writes this layout too, and says so in `Version`."""
     version = values.get("Version", "")
     return version if version.startswith("t2i ") else f"{TOOL} {version}".strip()
 
 
 def _split_parameters(text: str) -> tuple[str, str, str, list[str]]:
-    """Prompt, negative prompt, the line of settings, and the lines that others put after it.
+    """Return prompt, negative prompt, the line of settings, and the lines after it.
 
     Earlier lines may look like settings, for people paste them into prompts: the last one counts.
     The first line "Negative prompt:" begins the negative prompt; the layout has no escape for it.
@@ -79,8 +83,8 @@ def _split_parameters(text: str) -> tuple[str, str, str, list[str]]:
     return "\n".join(above[:split]), negative_prompt, line, lines[last + 1 :]
 
 
-def _parse_settings(line: str, reading: MetadataParser) -> dict[str, str]:
-    """Name -> value of "Steps: 20, Model: "a, b", ..."; a value may be quoted, or JSON."""
+def _parse_settings(line: str, parser: MetadataParser) -> dict[str, str]:
+    """Parse "Steps: 20, Model: "a, b", ..." into name -> value; a value may be quoted, or JSON."""
     values: dict[str, str] = {}
     place = 0
     for _ in range(MAX_SETTINGS):
@@ -90,22 +94,22 @@ def _parse_settings(line: str, reading: MetadataParser) -> dict[str, str]:
         end = _find_comma(line, place)
         if colon < 0 or end < colon:
             if line[place:end].strip():
-                reading.leave("setting", line[place:end].strip())
+                parser.report_unused("setting", line[place:end].strip())
         else:
             name = line[place:colon].strip()
             value, end = _parse_value(line, colon + 1)
             if name in values:
-                reading.leave(name, value)
+                parser.report_unused(name, value)
             else:
                 values[name] = value
         place = end + 1
     if line[place:].strip():
-        reading.leave(f"after {MAX_SETTINGS} settings", line[place:].strip())
+        parser.report_unused(f"after {MAX_SETTINGS} settings", line[place:].strip())
     return values
 
 
 def _parse_value(line: str, start: int) -> tuple[str, int]:
-    """The value that begins at `start`, and where the comma after it is."""
+    """Return the value that begins at `start`, and the position of the comma after it."""
     while line[start : start + 1] == " ":
         start += 1
     if line[start : start + 1] in ('"', "[", "{"):

@@ -1,4 +1,4 @@
-"""ComfyUI: a graph of nodes. From the sampler its links lead to prompts, size and model."""
+"""Parser of ComfyUI's graph: from the sampler its links lead to prompts, size and model."""
 
 from collections import ChainMap
 from collections.abc import Mapping
@@ -16,22 +16,25 @@ from t2i.errors import DataError
 
 TOOL = "ComfyUI"
 TEXT_INPUTS = ("text", "text_g", "t5xxl", "clip_l", "clip_g", "text_l")
-"""What text encoders call their prompt, the fullest first."""
+"""Names of a text encoder's prompt input, the most complete first."""
 PART_INPUTS = ("noise", "guider", "sampler", "sigmas")
-"""Links to nodes that say what other samplers say themselves."""
+"""Inputs linked to nodes that hold settings which other samplers hold themselves."""
 SPACINGS = {"KarrasScheduler": "karras", "ExponentialScheduler": "exponential"}
 MAX_SAMPLERS = 20
-"""Of one graph that are looked at."""
+"""Maximum number of samplers of a graph that are examined."""
 CHECKPOINTS = ("ckpt_name", "unet_name", "model_name")
 IGNORED_NODES = {
     *("VAEDecode", "VAEDecodeTiled", "VAELoader", "SaveImage", "PreviewImage", "CLIPLoader"),
     *("DualCLIPLoader", "TripleCLIPLoader", "Note", "MarkdownNote", "Reroute"),
 }
-"""Nodes that need no mention."""
+"""Nodes without influence on the image's settings."""
 
 
 def read_comfyui(texts: Mapping[str, str]) -> ImageMetadata | None:
-    """`prompt` is the graph as it ran; `workflow` the editor's page, read where that is missing."""
+    """Return the metadata in a graph of ComfyUI; None where there is none.
+
+    `prompt` is the graph as it ran; `workflow` the editor's page, read where that is missing.
+    """
     if "prompt" in texts:
         text = texts["prompt"]
         return parse_comfyui_graph(parse_prompt_graph(parse_json_object("prompt", text)), text)
@@ -42,68 +45,100 @@ def read_comfyui(texts: Mapping[str, str]) -> ImageMetadata | None:
 
 
 def parse_comfyui_graph(graph: Graph, raw: str) -> ImageMetadata:
-    reading = MetadataParser()
-    whole = (_merge_parts(graph, node) for node in graph.nodes.values())
-    samplers = list(islice(filter(_is_sampler, whole), MAX_SAMPLERS))
-    if not samplers:
-        kinds = sorted({node.kind for node in graph.nodes.values()})
-        raise DataError(f"ComfyUI: a graph without a sampler among {', '.join(kinds):.80}")
+    """Return what the graph says, beginning at a sampler and following its links upstream.
+
+    raw : the text that the graph was parsed from
+    Raises DataError for a graph without a sampler.
+    """
+    parser = MetadataParser()
+    samplers = _find_samplers(graph)
     # Of several that follow on one another, the one that starts from noise says the most.
     starts = {node.name: _find_latent_source(graph, node) for node in samplers}
     sampler = next((node for node in samplers if _is_empty_latent(starts[node.name])), samplers[0])
     for other in samplers:
         if other is not sampler:
-            reading.leave(f"node {other.name}", f"{other.kind} samples once more")
-    start = starts[sampler.name]
+            parser.report_unused(f"node {other.name}", f"{other.kind} samples once more")
 
-    # along the links
     seen = {sampler.name, *(node.name for node in _linked_parts(graph, sampler))}
-    prompt = _collect_prompt(graph, sampler, "positive", reading, seen)
-    negative_prompt = _collect_prompt(graph, sampler, "negative", reading, seen)
-    model = None
-    for node in graph.along(sampler, ("model",)):
-        seen.add(node.name)
-        model = next((value for key in CHECKPOINTS if (value := graph.value(node, key))), None)
-        if model is not None:
-            break
-        reading.leave(node.kind, {k: v for k, v in node.inputs.items() if not graph.target(v)})
-
-    # values
-    width = height = None
-    if start is not None and _is_empty_latent(start):
-        seen.add(start.name)
-        width, height = reading.size(graph.value(start, "width"), graph.value(start, "height"))
-    elif start is not None:
-        reading.leave(f"node {start.name}", f"{start.kind}: the picture did not begin from noise")
-    seed = graph.value(sampler, "seed" if "seed" in sampler.inputs else "noise_seed")
-    settings = RecordedSettings(
-        num_inference_steps=reading.steps(graph.value(sampler, "steps")),
-        sampler=reading.sampler(
-            graph.value(sampler, "sampler_name"), graph.value(sampler, "scheduler")
-        ),
-        guidance_scale=reading.real("cfg", graph.value(sampler, "cfg")),
-        seed=reading.seed(seed),
-        width=width,
-        height=height,
-        model=reading.text("model", model),
-    )
-    if graph.value(sampler, "denoise") not in (None, 1, "1"):
-        reading.leave("denoise", graph.value(sampler, "denoise"))
-    if graph.value(sampler, "start_at_step") not in (None, 0, "0"):
-        reading.leave("start_at_step", graph.value(sampler, "start_at_step"))
+    prompt = _collect_prompt(graph, sampler, "positive", parser, seen)
+    negative_prompt = _collect_prompt(graph, sampler, "negative", parser, seen)
+    model = _find_model(graph, sampler, parser, seen)
+    size = _parse_start(graph, starts[sampler.name], parser, seen)
+    settings = _parse_settings(graph, sampler, size, model, parser)
     for node in graph.nodes.values():
         if node.name not in seen and node.kind not in IGNORED_NODES and node.name not in starts:
-            reading.leave(f"node {node.name}", node.kind)
-    return reading.story(TOOL, prompt, negative_prompt, settings, raw)
+            parser.report_unused(f"node {node.name}", node.kind)
+    return parser.build_metadata(TOOL, prompt, negative_prompt, settings, raw)
+
+
+def _find_samplers(graph: Graph) -> list[Node]:
+    whole = (_merge_parts(graph, node) for node in graph.nodes.values())
+    samplers = list(islice(filter(_is_sampler, whole), MAX_SAMPLERS))
+    if not samplers:
+        kinds = sorted({node.kind for node in graph.nodes.values()})
+        raise DataError(f"ComfyUI: a graph without a sampler among {', '.join(kinds):.80}")
+    return samplers
+
+
+def _find_model(graph: Graph, sampler: Node, parser: MetadataParser, seen: set[str]) -> Json:
+    """Return the name of the checkpoint upstream of the sampler; other nodes there are reported."""
+    for node in graph.iter_upstream(sampler, ("model",)):
+        seen.add(node.name)
+        for key in CHECKPOINTS:
+            if model := graph.resolve_value(node, key):
+                return model
+        values = {key: v for key, v in node.inputs.items() if not graph.resolve_link(v)}
+        parser.report_unused(node.kind, values)
+    return None
+
+
+def _parse_start(
+    graph: Graph, start: Node | None, parser: MetadataParser, seen: set[str]
+) -> tuple[int | None, int | None]:
+    """Return width and height of the empty latents that sampling starts from."""
+    if start is not None and _is_empty_latent(start):
+        seen.add(start.name)
+        width, height = (graph.resolve_value(start, side) for side in ("width", "height"))
+        return parser.parse_size(width, height)
+    if start is not None:
+        why = f"{start.kind}: the picture did not begin from noise"
+        parser.report_unused(f"node {start.name}", why)
+    return None, None
+
+
+def _parse_settings(
+    graph: Graph,
+    sampler: Node,
+    size: tuple[int | None, int | None],
+    model: Json,
+    parser: MetadataParser,
+) -> RecordedSettings:
+    def value(key: str) -> Json:
+        return graph.resolve_value(sampler, key)
+
+    settings = RecordedSettings(
+        num_inference_steps=parser.parse_steps(value("steps")),
+        sampler=parser.parse_sampler(value("sampler_name"), value("scheduler")),
+        guidance_scale=parser.parse_float("cfg", value("cfg")),
+        seed=parser.parse_seed(value("seed" if "seed" in sampler.inputs else "noise_seed")),
+        width=size[0],
+        height=size[1],
+        model=parser.parse_text("model", model),
+    )
+    if value("denoise") not in (None, 1, "1"):
+        parser.report_unused("denoise", value("denoise"))
+    if value("start_at_step") not in (None, 0, "0"):
+        parser.report_unused("start_at_step", value("start_at_step"))
+    return settings
 
 
 def _linked_parts(graph: Graph, node: Node) -> list[Node]:
-    links = (graph.target(node.inputs[key]) for key in PART_INPUTS if key in node.inputs)
+    links = (graph.resolve_link(node.inputs[key]) for key in PART_INPUTS if key in node.inputs)
     return [link[0] for link in links if link is not None]
 
 
 def _merge_parts(graph: Graph, node: Node) -> Node:
-    """A sampler that leaves seed, guidance, name or steps to nodes of their own, made whole."""
+    """Return a sampler with the inputs of the nodes that its seed, guidance or steps come from."""
     parts = _linked_parts(graph, node)
     more: dict[str, Json] = {}
     for part in parts:
@@ -121,9 +156,9 @@ def _is_sampler(node: Node) -> bool:
 
 
 def _find_latent_source(graph: Graph, sampler: Node) -> Node | None:
-    """The last node upstream of the latents: an empty picture, or one that was loaded."""
+    """Return the last node upstream of the latents: empty latents, or an image that was loaded."""
     last = None
-    for last in graph.along(sampler, ("latent_image", "samples", "pixels", "image")):
+    for last in graph.iter_upstream(sampler, ("latent_image", "samples", "pixels", "image")):
         if _is_empty_latent(last):
             break
     return last
@@ -134,43 +169,49 @@ def _is_empty_latent(node: Node | None) -> bool:
 
 
 def _collect_prompt(
-    graph: Graph, sampler: Node, role: str, reading: MetadataParser, seen: set[str]
+    graph: Graph, sampler: Node, role: str, parser: MetadataParser, seen: set[str]
 ) -> str:
-    """The texts upstream of the input `role`: of one encoder, or of several, one on a line."""
+    """Return the texts upstream of the input `role`, one on a line for several encoders."""
     found: list[str] = []
     visited: set[str] = set()
     links = [sampler.inputs.get(role)]
     while links:
-        target = graph.target(links.pop())
+        target = graph.resolve_link(links.pop())
         if target is None or target[0].name in visited:
             continue
         node, output = target
         visited.add(node.name)
         if "TextEncode" in node.kind:
-            found += _encoder_texts(graph, node, reading)
+            found += _encoder_texts(graph, node, parser)
             continue
         if node.kind == "ConditioningZeroOut":
             continue
         # Some nodes take both roles and give both out, the positive one first.
         both = ("positive", "negative")[output : output + 1] if "positive" in node.inputs else ()
         wanted = [key for key in node.inputs if key in both or key.startswith("conditioning")]
-        only = graph.only_link(node)
+        only = graph.single_link(node)
         if wanted:
             links += [node.inputs[key] for key in reversed(wanted)]
         elif only is not None:
             links.append([only[0].name, only[1]])
         if node.kind not in IGNORED_NODES:
-            reading.leave(f"node {node.name}", f"{node.kind} changes what the {role} prompt does")
+            parser.report_unused(
+                f"node {node.name}", f"{node.kind} changes what the {role} prompt does"
+            )
     seen |= visited
     return "\n".join(found)
 
 
-def _encoder_texts(graph: Graph, encoder: Node, reading: MetadataParser) -> list[str]:
-    values = [graph.value(encoder, key) for key in TEXT_INPUTS if key in encoder.inputs]
+def _encoder_texts(graph: Graph, encoder: Node, parser: MetadataParser) -> list[str]:
+    values = [graph.resolve_value(encoder, key) for key in TEXT_INPUTS if key in encoder.inputs]
     texts = [value for value in values if isinstance(value, str)]
     if not texts:
-        reading.leave(f"node {encoder.name}", f"{encoder.kind} gets its text from another node")
+        parser.report_unused(
+            f"node {encoder.name}", f"{encoder.kind} gets its text from another node"
+        )
     for other in texts[1:]:
         if other not in ("", texts[0]):
-            reading.leave(f"node {encoder.name}", f"{encoder.kind} reads a second text: {other}")
+            parser.report_unused(
+                f"node {encoder.name}", f"{encoder.kind} reads a second text: {other}"
+            )
     return texts[:1]

@@ -1,4 +1,4 @@
-"""A graph of ComfyUI: nodes, and where their inputs come from. It may hold cycles and dead ends."""
+"""Graph of ComfyUI's nodes and links. It may hold cycles and dead ends."""
 
 from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
@@ -25,11 +25,13 @@ WIDGETS = {
     "LoraLoader": ("lora_name", "strength_model", "strength_clip"),
     "PrimitiveNode": ("value",),
 }
-"""The editor's page stores values without names, in this order."""
+"""Kind of node -> names of its values, which the editor's page stores unnamed in this order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
+    """One node of a graph; `kind` is its class_type."""
+
     name: str
     kind: str
     inputs: MutableMapping[str, Json]
@@ -37,10 +39,12 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
+    """Nodes of a graph by name."""
+
     nodes: Mapping[str, Node]
 
-    def target(self, value: Json) -> tuple[Node, int] | None:
-        """The node and output that an input is linked to; None where it is a value."""
+    def resolve_link(self, value: Json) -> tuple[Node, int] | None:
+        """Return the node and output that an input is linked to; None for a value."""
         if not isinstance(value, list) or len(value) != 2:
             return None
         name, output = value
@@ -49,12 +53,12 @@ class Graph:
         node = self.nodes.get(str(name))
         return None if node is None else (node, output)
 
-    def value(self, node: Node, key: str) -> Json:
-        """An input's value, or that of the node it is linked to and so on."""
+    def resolve_value(self, node: Node, key: str) -> Json:
+        """Return an input's value, following links from node to node."""
         keys, seen = (key, "value"), {node.name}
         while True:
             value = next((node.inputs[k] for k in keys if k in node.inputs), None)
-            target = self.target(value)
+            target = self.resolve_link(value)
             if target is None:
                 return None if isinstance(value, (list, dict)) else value
             node = target[0]
@@ -62,26 +66,29 @@ class Graph:
                 return None
             seen.add(node.name)
 
-    def along(self, node: Node, keys: tuple[str, ...]) -> Iterator[Node]:
-        """The nodes upstream by the first of `keys` that is a link, each once."""
+    def iter_upstream(self, node: Node, keys: tuple[str, ...]) -> Iterator[Node]:
+        """Yield the nodes upstream along the first of `keys` that is a link, each once."""
         seen = {node.name}
         while True:
-            links = (self.target(node.inputs[key]) for key in keys if key in node.inputs)
-            target = next(filter(None, links), None) or self.only_link(node)
+            links = (self.resolve_link(node.inputs[key]) for key in keys if key in node.inputs)
+            target = next(filter(None, links), None) or self.single_link(node)
             if target is None or target[0].name in seen:
                 return
             node = target[0]
             seen.add(node.name)
             yield node
 
-    def only_link(self, node: Node) -> tuple[Node, int] | None:
-        """As of a node that passes on what it gets."""
-        links = [found for value in node.inputs.values() if (found := self.target(value))]
+    def single_link(self, node: Node) -> tuple[Node, int] | None:
+        """Return the only link of a node that passes its input on; None for several."""
+        links = [found for value in node.inputs.values() if (found := self.resolve_link(value))]
         return links[0] if len(links) == 1 else None
 
 
 def parse_prompt_graph(values: Mapping[str, Json]) -> Graph:
-    """{"3": {"class_type": "KSampler", "inputs": {"steps": 20, "model": ["4", 0]}}}"""
+    """Parse the graph as it ran. Raises DataError for another layout.
+
+    {"3": {"class_type": "KSampler", "inputs": {"steps": 20, "model": ["4", 0]}}}
+    """
     nodes = {}
     for name, entry in values.items():
         if isinstance(entry, dict):
@@ -94,7 +101,9 @@ def parse_prompt_graph(values: Mapping[str, Json]) -> Graph:
 
 
 def parse_workflow_graph(values: Mapping[str, Json]) -> Graph:
-    """{"nodes": [{"id": 3, "type": ..., "inputs": [{"name", "link"}], "widgets_values": []}],
+    """Parse the graph of the editor's page. Raises DataError for another layout.
+
+    {"nodes": [{"id": 3, "type": ..., "inputs": [{"name", "link"}], "widgets_values": []}],
     "links": [[link, node, output, ...]]}
     """
     entries, table = values.get("nodes"), values.get("links")

@@ -1,4 +1,4 @@
-"""The texts within a picture file, found without decoding the picture. Nothing in it is trusted."""
+"""Texts within an image file, found without decoding the image. Nothing in it is trusted."""
 
 import os
 import struct
@@ -26,34 +26,40 @@ PNG_KEYS = (
     "sd-metadata",
     "Dream",
 )
-"""Others are skipped unread."""
+"""Keys of text chunks that are read; others are skipped."""
 MAX_EXIF = 4 * MAX_TEXT
 MAX_BLOCKS = 100_000
-"""Chunks or segments of a file that are looked at; the largest honest PNG has fewer."""
+"""Maximum number of chunks or segments that are examined; the largest real PNG has fewer."""
 TOO_MANY = f"more than {MAX_BLOCKS:,} blocks; the rest is not read"
 
 
 @dataclass
 class EmbeddedTexts:
-    """Texts by the key that their tool gave them, and what stood in the way of others."""
+    """Texts of an image file by the key that their tool gave them.
+
+    errors : a line for each text that could not be read
+    """
 
     found: dict[str, str] = field(default_factory=dict)
-    complaints: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
 
     def add(self, key: str, read: Callable[[], str]) -> None:
-        """The first of several under one key counts, so that a file of many costs no more."""
+        """Read a text under its key; of several under one key only the first counts."""
         if key in self.seen:
             return
         self.seen.add(key)
         try:
             self.found[key] = read()
         except (ValueError, zlib.error) as error:
-            self.complaints.append(f"{key}: {error}")
+            self.errors.append(f"{key}: {error}")
 
 
 def read_texts(path: Path) -> EmbeddedTexts:
-    """The texts of a PNG, JPEG or WebP, told apart by content and never by name."""
+    """Read the texts of a PNG, JPEG or WebP file, recognised by content and never by name.
+
+    Raises DataError for any other file.
+    """
     try:
         with open_untrusted(path, PICTURE) as file:
             start = file.read(12)
@@ -67,7 +73,7 @@ def read_texts(path: Path) -> EmbeddedTexts:
         raise DataError(f"Cannot read {path}: {error}.") from error
     raise DataError(
         f"{path} is {describe_file(path)}; expected a PNG, JPEG or WebP picture. "
-        "A picture loses its story when it is converted: look for the file as it was made."
+        "A picture loses its metadata when it is converted: look for the original file."
     )
 
 
@@ -132,7 +138,7 @@ def _read_exif_texts(
 
 
 def _find_jpeg_exif(file: BinaryIO, texts: EmbeddedTexts) -> bytes:
-    """The first Exif segment; pixels begin at the first scan."""
+    """Return the first Exif segment; pixels begin at the first scan."""
     file.seek(2)
     for _ in range(MAX_BLOCKS):
         marker = file.read(2)
@@ -144,13 +150,13 @@ def _find_jpeg_exif(file: BinaryIO, texts: EmbeddedTexts) -> bytes:
         length = file.read(2)
         size = int.from_bytes(length) - 2
         if len(length) < 2 or size < 0 or marker[:1] != b"\xff":
-            texts.complaints.append("the file is damaged or cut short")
+            texts.errors.append("the file is damaged or cut short")
             return b""
         here = file.tell()
         if marker == b"\xff\xe1" and file.read(6) == b"Exif\0\0":
             return file.read(size - 6)
         file.seek(here + size)
-    texts.complaints.append(TOO_MANY)
+    texts.errors.append(TOO_MANY)
     return b""
 
 
@@ -158,7 +164,7 @@ def _find_webp_exif(file: BinaryIO, texts: EmbeddedTexts) -> bytes:
     file.seek(12)
     for kind, size in _iter_blocks(file, "<4sI", texts):
         if kind == b"EXIF" and size > MAX_EXIF:
-            texts.complaints.append(f"Exif: {size:,} bytes, at most {MAX_EXIF:,} are read")
+            texts.errors.append(f"Exif: {size:,} bytes, at most {MAX_EXIF:,} are read")
         elif kind == b"EXIF":
             return file.read(size).removeprefix(b"Exif\0\0")
     return b""
@@ -167,7 +173,7 @@ def _find_webp_exif(file: BinaryIO, texts: EmbeddedTexts) -> bytes:
 def _iter_blocks(
     file: BinaryIO, head: str, texts: EmbeddedTexts, padding: int | None = None
 ) -> Iterator[tuple[bytes, int]]:
-    """Kind and size of each block, with the file at its content; jumped over, never read.
+    """Yield kind and size of each block, with the file at its content, which is skipped unread.
 
     padding : bytes after the content; None fills it up to an even size
     """
@@ -184,11 +190,11 @@ def _iter_blocks(
         if kind == b"IEND":
             return
         if not kind or place + 8 + size > end:
-            texts.complaints.append("the file is damaged or cut short")
+            texts.errors.append("the file is damaged or cut short")
             return
         yield kind, size
         place += 8 + size + after
-    texts.complaints.append(TOO_MANY)
+    texts.errors.append(TOO_MANY)
 
 
 def _add_exif(data: bytes, texts: EmbeddedTexts) -> None:
@@ -197,7 +203,7 @@ def _add_exif(data: bytes, texts: EmbeddedTexts) -> None:
     try:
         fields = parse_exif(data)
     except (ValueError, struct.error) as error:
-        texts.complaints.append(f"Exif: {error}")
+        texts.errors.append(f"Exif: {error}")
         return
     comment, maker = fields.get(USER_COMMENT), fields.get(MAKER_NOTE, b"")
     if comment:

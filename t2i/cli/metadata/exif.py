@@ -1,4 +1,4 @@
-"""The few Exif fields that tools keep a story in, read from the bytes with bounds on every jump."""
+"""Parser of the few Exif fields that hold metadata, with bounds on every offset."""
 
 import struct
 
@@ -11,7 +11,10 @@ BYTES, ASCII, UNDEFINED = 1, 2, 7
 
 
 def parse_exif(data: bytes) -> dict[int, bytes]:
-    """Tag -> bytes, of the first directory and of its Exif directory, which counts more."""
+    """Return tag -> bytes of the first directory and of its Exif directory, which takes precedence.
+
+    Raises ValueError or struct.error for damaged data.
+    """
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[:4])
     if order is None:
         raise ValueError("neither byte order of Exif at its start")
@@ -23,7 +26,7 @@ def parse_exif(data: bytes) -> dict[int, bytes]:
 
 
 def _parse_directory(data: bytes, start: int, order: str) -> tuple[dict[int, bytes], int | None]:
-    """The fields wanted of one directory, and where its Exif directory begins."""
+    """Return the known fields of one directory, and the offset of its Exif directory."""
     fields: dict[int, bytes] = {}
     below = None
     (count,) = struct.unpack_from(f"{order}H", data, start)
@@ -43,7 +46,7 @@ def _parse_directory(data: bytes, start: int, order: str) -> tuple[dict[int, byt
 
 
 def decode_comment(comment: bytes) -> str:
-    """A UserComment: eight bytes name the encoding; some tools leave them out."""
+    """Decode a UserComment; its first eight bytes name the encoding, but some tools omit them."""
     code, text = comment[:8], comment[8:]
     if code == b"UNICODE\0":
         return _decode_utf16(text)
@@ -53,7 +56,7 @@ def decode_comment(comment: bytes) -> str:
 
 
 def _decode_utf16(data: bytes) -> str:
-    """Big-endian, as A1111 writes it; little-endian only where that alone makes sense."""
+    """Decode big-endian UTF-16, as A1111 writes it, or little-endian where that alone fits."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return data.decode("utf-16")
     mark = "Steps:"

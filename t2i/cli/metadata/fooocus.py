@@ -1,4 +1,4 @@
-"""Fooocus: `parameters` as JSON, or in A1111's layout; `fooocus_scheme` says which."""
+"""Parser of Fooocus' `parameters`: JSON or A1111's layout, as `fooocus_scheme` names it."""
 
 from collections.abc import Mapping
 
@@ -20,6 +20,7 @@ USED = {
 
 
 def read_fooocus(texts: Mapping[str, str]) -> ImageMetadata | None:
+    """Return the metadata that Fooocus wrote; None where there is none. Raises DataError."""
     text, scheme = texts.get("parameters"), texts.get("fooocus_scheme")
     if text is None or (scheme is None and not text.startswith("{")):
         return None
@@ -38,24 +39,24 @@ def read_fooocus(texts: Mapping[str, str]) -> ImageMetadata | None:
     if not values.keys() & USED:
         raise DataError("parameters: JSON without any value that Fooocus writes")
 
-    reading = MetadataParser()
-    resolution = reading.text("resolution", values.get("resolution")) or ""
+    parser = MetadataParser()
+    resolution = parser.parse_text("resolution", values.get("resolution")) or ""
     size = resolution.strip("() ").replace("x", ",").split(",")
     if len(size) != 2 and resolution:
-        reading.leave("resolution", resolution, "(width, height)")
-    width, height = reading.size(*size) if len(size) == 2 else (None, None)
+        parser.report_unused("resolution", resolution, "(width, height)")
+    width, height = parser.parse_size(*size) if len(size) == 2 else (None, None)
     settings = RecordedSettings(
-        num_inference_steps=reading.steps(values.get("steps")),
-        sampler=reading.sampler(values.get("sampler"), values.get("scheduler")),
-        guidance_scale=reading.real("guidance_scale", values.get("guidance_scale")),
-        seed=reading.seed(values.get("seed")),
+        num_inference_steps=parser.parse_steps(values.get("steps")),
+        sampler=parser.parse_sampler(values.get("sampler"), values.get("scheduler")),
+        guidance_scale=parser.parse_float("guidance_scale", values.get("guidance_scale")),
+        seed=parser.parse_seed(values.get("seed")),
         width=width,
         height=height,
-        model=reading.text("base_model", values.get("base_model")),
-        model_hash=reading.text("base_model_hash", values.get("base_model_hash")),
+        model=parser.parse_text("base_model", values.get("base_model")),
+        model_hash=parser.parse_text("base_model_hash", values.get("base_model_hash")),
     )
-    prompt = reading.prompt("prompt", values.get("prompt"))
-    negative_prompt = reading.prompt("negative_prompt", values.get("negative_prompt"))
-    version = reading.text("version", values.get("version"))
-    reading.leave_rest(values, USED)
-    return reading.story(version or TOOL, prompt, negative_prompt, settings, text)
+    prompt = parser.parse_prompt("prompt", values.get("prompt"))
+    negative_prompt = parser.parse_prompt("negative_prompt", values.get("negative_prompt"))
+    version = parser.parse_text("version", values.get("version"))
+    parser.report_unused_keys(values, USED)
+    return parser.build_metadata(version or TOOL, prompt, negative_prompt, settings, text)

@@ -1,4 +1,4 @@
-"""InvokeAI: `invokeai_metadata` (3 and later), `sd-metadata` (2), `Dream` (1), the newest first."""
+"""Parser of InvokeAI's `invokeai_metadata` (3 and later), `sd-metadata` (2) and `Dream` (1)."""
 
 import re
 from collections.abc import Mapping
@@ -21,12 +21,16 @@ USED_BY_2 = {"prompt", "steps", "cfg_scale", "height", "width", "seed", "sampler
 # The prompt in quotes, then options of one letter: "a cat" -s 50 -S 7 -W 512 -H 512 -C 7.5 -A k_lms
 DREAM = re.compile(r'\s*"(.*)"((?:\s+-{1,2}\w.*)?)', re.DOTALL)
 LONG = ("cf", "embiggen", "embiggen_strength", "embiggen_tiles", "fit", "ft", "save_orig", "tm")
-"""Options of several letters behind one dash; behind any other letter stands its value."""
+"""Options of several letters after one dash; any other letter is followed by its value."""
 OPTION = re.compile(rf"-(-\w+|(?:{'|'.join(LONG)})(?![^\s=])|[A-Za-z])=?(.*)", re.DOTALL)
 IN_BRACKETS = re.compile(r"\[([^\[\]]*)\]")
 
 
 def read_invokeai(texts: Mapping[str, str]) -> ImageMetadata | None:
+    """Return the metadata that InvokeAI wrote; None where there is none.
+
+    Of several layouts the newest is read.
+    """
     if "invokeai_metadata" in texts:
         return _parse_version_3(texts["invokeai_metadata"])
     if "sd-metadata" in texts:
@@ -38,27 +42,27 @@ def read_invokeai(texts: Mapping[str, str]) -> ImageMetadata | None:
 
 def _parse_version_3(text: str) -> ImageMetadata:
     values = parse_json_object("invokeai_metadata", text)
-    reading = MetadataParser()
+    parser = MetadataParser()
     model = values.get("model")
     if not isinstance(model, dict):
         model = {"name": model}
-    width, height = reading.size(values.get("width"), values.get("height"))
+    width, height = parser.parse_size(values.get("width"), values.get("height"))
     settings = RecordedSettings(
-        num_inference_steps=reading.steps(values.get("steps")),
-        sampler=reading.sampler(values.get("scheduler")),
-        guidance_scale=reading.real("cfg_scale", values.get("cfg_scale")),
-        seed=reading.seed(values.get("seed")),
+        num_inference_steps=parser.parse_steps(values.get("steps")),
+        sampler=parser.parse_sampler(values.get("scheduler")),
+        guidance_scale=parser.parse_float("cfg_scale", values.get("cfg_scale")),
+        seed=parser.parse_seed(values.get("seed")),
         width=width,
         height=height,
-        model=reading.text("model", model.get("name") or model.get("model_name")),
-        model_hash=reading.text("model hash", model.get("hash")),
+        model=parser.parse_text("model", model.get("name") or model.get("model_name")),
+        model_hash=parser.parse_text("model hash", model.get("hash")),
     )
-    prompt = reading.prompt("positive_prompt", values.get("positive_prompt"))
-    negative_prompt = reading.prompt("negative_prompt", values.get("negative_prompt"))
-    version = reading.text("app_version", values.get("app_version"))
-    reading.leave_rest(values, USED)
+    prompt = parser.parse_prompt("positive_prompt", values.get("positive_prompt"))
+    negative_prompt = parser.parse_prompt("negative_prompt", values.get("negative_prompt"))
+    version = parser.parse_text("app_version", values.get("app_version"))
+    parser.report_unused_keys(values, USED)
     tool = f"{TOOL} {version}" if version else TOOL
-    return reading.story(tool, prompt, negative_prompt, settings, text)
+    return parser.build_metadata(tool, prompt, negative_prompt, settings, text)
 
 
 def _parse_version_2(text: str) -> ImageMetadata:
@@ -66,36 +70,38 @@ def _parse_version_2(text: str) -> ImageMetadata:
     image = values.get("image")
     if not isinstance(image, dict):
         raise DataError("sd-metadata: no object 'image' within it")
-    reading = MetadataParser()
+    parser = MetadataParser()
     prompt, negative_prompt = _split_bracketed_negative(
-        _join_prompt_parts(image.get("prompt"), reading)
+        _join_prompt_parts(image.get("prompt"), parser)
     )
-    width, height = reading.size(image.get("width"), image.get("height"))
+    width, height = parser.parse_size(image.get("width"), image.get("height"))
     settings = RecordedSettings(
-        num_inference_steps=reading.steps(image.get("steps")),
-        sampler=reading.sampler(image.get("sampler")),
-        guidance_scale=reading.real("cfg_scale", image.get("cfg_scale")),
-        seed=reading.seed(image.get("seed")),
+        num_inference_steps=parser.parse_steps(image.get("steps")),
+        sampler=parser.parse_sampler(image.get("sampler")),
+        guidance_scale=parser.parse_float("cfg_scale", image.get("cfg_scale")),
+        seed=parser.parse_seed(image.get("seed")),
         width=width,
         height=height,
-        model=reading.text("model_weights", values.get("model_weights") or values.get("model")),
-        model_hash=reading.text("model_hash", values.get("model_hash")),
+        model=parser.parse_text(
+            "model_weights", values.get("model_weights") or values.get("model")
+        ),
+        model_hash=parser.parse_text("model_hash", values.get("model_hash")),
     )
-    version = reading.text("app_version", values.get("app_version"))
-    reading.leave_rest(image, USED_BY_2)
+    version = parser.parse_text("app_version", values.get("app_version"))
+    parser.report_unused_keys(image, USED_BY_2)
     tool = f"{TOOL} {version}" if version else TOOL
-    return reading.story(tool, prompt, negative_prompt, settings, text)
+    return parser.build_metadata(tool, prompt, negative_prompt, settings, text)
 
 
-def _join_prompt_parts(value: Json, reading: MetadataParser) -> str:
-    """A string, or a list of parts with weights."""
+def _join_prompt_parts(value: Json, parser: MetadataParser) -> str:
+    """Return the prompt of version 2: a string, or a list of parts with weights."""
     if not isinstance(value, list):
-        return reading.prompt("prompt", value)
+        return parser.parse_prompt("prompt", value)
     parts = [
         part for part in value if isinstance(part, dict) and isinstance(part.get("prompt"), str)
     ]
     if len(parts) != len(value) or any(part.get("weight", 1) != 1 for part in parts):
-        reading.leave("prompt", value, "parts of weight 1")
+        parser.report_unused("prompt", value, "parts of weight 1")
     return " ".join(str(part["prompt"]) for part in parts)
 
 
@@ -103,25 +109,25 @@ def _parse_version_1(text: str) -> ImageMetadata:
     match = DREAM.fullmatch(text)
     if match is None:
         raise DataError("Dream: expected a prompt in quotes and options after it")
-    reading = MetadataParser()
+    parser = MetadataParser()
     options = _parse_options(match[2])
     prompt, negative_prompt = _split_bracketed_negative(match[1])
-    width, height = reading.size(options.get("W"), options.get("H"))
+    width, height = parser.parse_size(options.get("W"), options.get("H"))
     settings = RecordedSettings(
-        num_inference_steps=reading.steps(options.get("s")),
-        sampler=reading.sampler(options.get("A")),
-        guidance_scale=reading.real("-C", options.get("C")),
-        seed=reading.seed(options.get("S")),
+        num_inference_steps=parser.parse_steps(options.get("s")),
+        sampler=parser.parse_sampler(options.get("A")),
+        guidance_scale=parser.parse_float("-C", options.get("C")),
+        seed=parser.parse_seed(options.get("S")),
         width=width,
         height=height,
     )
     others = {f"-{name}": value or "given" for name, value in options.items()}
-    reading.leave_rest(others, {"-s", "-S", "-W", "-H", "-C", "-A"})
-    return reading.story(TOOL, prompt, negative_prompt, settings, text)
+    parser.report_unused_keys(others, {"-s", "-S", "-W", "-H", "-C", "-A"})
+    return parser.build_metadata(TOOL, prompt, negative_prompt, settings, text)
 
 
 def _parse_options(text: str) -> dict[str, str]:
-    """Name -> value of "-s 50 -A k_lms -f0.75 -c top 64"; the first of one name counts."""
+    """Parse "-s 50 -A k_lms -f0.75 -c top 64" into name -> value; the first of one name counts."""
     options: dict[str, str] = {}
     values: list[str] = []
     name = ""
@@ -137,6 +143,6 @@ def _parse_options(text: str) -> dict[str, str]:
 
 
 def _split_bracketed_negative(prompt: str) -> tuple[str, str]:
-    """Before version 3 the words in [brackets] were the negative prompt."""
+    """Return prompt and negative prompt; before version 3 words in [brackets] were negative."""
     negative = ", ".join(words.strip() for words in IN_BRACKETS.findall(prompt))
     return (IN_BRACKETS.sub("", prompt).strip(), negative) if negative else (prompt, "")

@@ -1,4 +1,4 @@
-"""What one tool's metadata says, gathered value by value; what cannot be used is kept by name."""
+"""Metadata of an image in one layout for all tools, and the checks of its values."""
 
 import json
 import math
@@ -16,16 +16,16 @@ Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 MAX_STEPS = 10_000
 MAX_FOREIGN_SEED = 2**64 - 1
-"""Other tools go beyond MAX_SEED."""
+"""Maximum seed of other tools, above MAX_SEED."""
 MAX_SHOWN_LETTERS = 120
-"""Letters of a value that is named as not understood."""
+"""Maximum letters of a value in `not_understood`."""
 MAX_NAMED_VALUES = 100
-"""Values that are named; of the rest only the number."""
+"""Maximum number of values in `not_understood`; the others are counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedSettings:
-    """Named as in Request; None is what the picture does not say."""
+    """Recorded settings, named as in Request; None for those that the image does not record."""
 
     num_inference_steps: int | None = None
     sampler: str | None = None
@@ -39,13 +39,13 @@ class RecordedSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageMetadata:
-    """How a picture says it was made.
+    """Generation metadata of an image.
 
-    not_understood : "name: value" of everything it says that has no place in the other fields
-    raw : the text it was read from
-    request : exactly what was asked of t2i; None where another tool made the picture
-    libraries : name and version of those that made a picture of t2i
-    pictures : on a sheet of t2i, of the seed and those after it; 1 of what is no sheet
+    not_understood : "name: value" of everything that has no place in the other fields
+    raw : the text it was parsed from
+    request : of an image of t2i, complete; None for an image of another tool
+    libraries : name and version of those that made an image of t2i
+    pictures : number of images on a sheet of t2i, of the seed and those after it; else 1
     """
 
     tool: str
@@ -61,27 +61,29 @@ class ImageMetadata:
 
 @dataclass
 class MetadataParser:
-    """Takes values of any type as found, and keeps those that a picture can have."""
+    """Parser of single values, which collects invalid ones in `not_understood`."""
 
     not_understood: list[str] = field(default_factory=list)
-    left_out: int = 0
+    num_left_out: int = 0
 
-    def leave(self, name: str, value: object, expected: str = "") -> None:
+    def report_unused(self, name: str, value: object, expected: str = "") -> None:
+        """Add a value to `not_understood`, with what was expected in its place."""
         if len(self.not_understood) >= MAX_NAMED_VALUES:
-            self.left_out += 1
+            self.num_left_out += 1
             return
-        said = value if isinstance(value, str) else _to_json(value)
-        text = visible(f"{name}: {said[:MAX_SHOWN_LETTERS]}"[:MAX_SHOWN_LETTERS])
-        text = f"{text}..." if len(said) > MAX_SHOWN_LETTERS else text
+        shown = value if isinstance(value, str) else _to_json(value)
+        text = visible(f"{name}: {shown[:MAX_SHOWN_LETTERS]}"[:MAX_SHOWN_LETTERS])
+        text = f"{text}..." if len(shown) > MAX_SHOWN_LETTERS else text
         self.not_understood.append(f"{text} (expected {expected})" if expected else text)
 
-    def leave_rest(self, values: Mapping[str, object], used: set[str]) -> None:
-        """Name what was not used, bar what says nothing."""
+    def report_unused_keys(self, values: Mapping[str, object], used: set[str]) -> None:
+        """Report the values whose keys are not in `used`, except empty ones."""
         for name, value in values.items():
             if name not in used and value not in (None, "", [], {}, "None", "[]", False):
-                self.leave(name, value)
+                self.report_unused(name, value)
 
-    def whole(self, name: str, value: object, low: int, high: int) -> int | None:
+    def parse_int(self, name: str, value: object, low: int, high: int) -> int | None:
+        """Return a whole number between the limits; None, reported, for anything else."""
         if value in (None, ""):
             return None
         number = value
@@ -92,10 +94,11 @@ class MetadataParser:
             number = int(value)
         if isinstance(number, int) and not isinstance(number, bool) and low <= number <= high:
             return number
-        self.leave(name, value, f"a whole number from {low} to {high}")
+        self.report_unused(name, value, f"a whole number from {low} to {high}")
         return None
 
-    def real(self, name: str, value: object) -> float | None:
+    def parse_float(self, name: str, value: object) -> float | None:
+        """Return a finite number; None, reported, for anything else."""
         if value in (None, ""):
             return None
         try:
@@ -105,52 +108,58 @@ class MetadataParser:
                     return number
         except (ValueError, OverflowError):
             pass
-        self.leave(name, value, "a finite number")
+        self.report_unused(name, value, "a finite number")
         return None
 
-    def text(self, name: str, value: object) -> str | None:
+    def parse_text(self, name: str, value: object) -> str | None:
+        """Return a string; None for an empty one, or, reported, for another type."""
         if value in (None, "", "None"):
             return None
         if isinstance(value, str):
             return value
-        self.leave(name, value, "text")
+        self.report_unused(name, value, "text")
         return None
 
-    def prompt(self, name: str, value: object) -> str:
+    def parse_prompt(self, name: str, value: object) -> str:
+        """Return a prompt; "" for a missing one, or, reported, for another type."""
         if value is not None and not isinstance(value, str):
-            self.leave(name, value, "text")
+            self.report_unused(name, value, "text")
         return value if isinstance(value, str) else ""
 
-    def steps(self, value: object) -> int | None:
-        return self.whole("steps", value, 1, MAX_STEPS)
+    def parse_steps(self, value: object) -> int | None:
+        """Return a number of steps; None, reported, for anything else."""
+        return self.parse_int("steps", value, 1, MAX_STEPS)
 
-    def seed(self, value: object) -> int | None:
-        return self.whole("seed", value, 0, MAX_FOREIGN_SEED)
+    def parse_seed(self, value: object) -> int | None:
+        """Return a seed, also one above those of t2i; None, reported, for anything else."""
+        return self.parse_int("seed", value, 0, MAX_FOREIGN_SEED)
 
-    def size(self, width: object, height: object) -> tuple[int | None, int | None]:
-        wide = self.whole("width", width, 1, MAX_PIXELS)
-        high = self.whole("height", height, 1, MAX_PIXELS)
+    def parse_size(self, width: object, height: object) -> tuple[int | None, int | None]:
+        """Return width and height; two None, reported, for a size that no image has."""
+        wide = self.parse_int("width", width, 1, MAX_PIXELS)
+        high = self.parse_int("height", height, 1, MAX_PIXELS)
         if wide and high and wide * high > MAX_PIXELS:
-            self.leave("size", f"{wide}x{high}", f"at most {MAX_PIXELS:,} pixels")
+            self.report_unused("size", f"{wide}x{high}", f"at most {MAX_PIXELS:,} pixels")
             return None, None
         return (wide, high) if wide and high else (None, None)
 
-    def sampler(self, name: object, spacing: object = None) -> str | None:
-        """In our spelling where we have it, else as it stands and named."""
-        name = self.text("sampler", name)
+    def parse_sampler(self, name: object, spacing: object = None) -> str | None:
+        """Return the sampler in t2i's spelling; an unknown name is kept and reported."""
+        name = self.parse_text("sampler", name)
         if name is None:
             return None
-        ours, rest = translate_sampler(name, self.text("schedule", spacing) or "")
+        ours, rest = translate_sampler(name, self.parse_text("schedule", spacing) or "")
         if ours is None:
-            self.leave("sampler", name)
+            self.report_unused("sampler", name)
         if rest:
-            self.leave("schedule", rest)
+            self.report_unused("schedule", rest)
         return ours or name
 
-    def story(
+    def build_metadata(
         self, tool: str, prompt: str, negative_prompt: str, settings: RecordedSettings, raw: str
     ) -> ImageMetadata:
-        rest = [f"and {self.left_out:,} more"] if self.left_out else []
+        """Return the metadata with the values that were reported."""
+        rest = [f"and {self.num_left_out:,} more"] if self.num_left_out else []
         return ImageMetadata(
             tool=tool,
             prompt=prompt,
@@ -169,7 +178,7 @@ def _to_json(value: object) -> str:
 
 
 def _parse_json(name: str, text: str) -> Json:
-    """JSON of any depth and size of number: read, or refused by name."""
+    """Parse JSON of any depth and size of number. Raises DataError, naming `name`."""
     try:
         value: Json = parse_json(text, lenient=True)
     except ValueError as error:
@@ -178,6 +187,7 @@ def _parse_json(name: str, text: str) -> Json:
 
 
 def parse_json_object(name: str, text: str) -> dict[str, Json]:
+    """Parse a JSON object. Raises DataError, naming `name`, for anything else."""
     value = _parse_json(name, text)
     if not isinstance(value, dict):
         raise DataError(f"{name}: JSON, but not an object")

@@ -1,4 +1,4 @@
-"""How a picture was made, read from its file, whichever tool made it; and what to ask for again."""
+"""Reader of generation metadata of all supported tools, and requests made from it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
@@ -35,77 +35,79 @@ READERS: tuple[Callable[[Mapping[str, str]], ImageMetadata | None], ...] = (
     read_comfyui,
     read_a1111,
 )
-"""The most exact first: a file may carry several texts."""
+"""Readers, the most exact first: a file may carry several texts."""
 
 SETTING_NAMES = {
     "num_inference_steps": "steps",
     "guidance_scale": "guidance",
     "model_hash": "model hash",
 }
-"""What people call a setting, where that is not its name."""
+"""Field -> name in messages, where it differs."""
 
 
 def read_metadata(path: Path) -> ImageMetadata:
-    """The story in a PNG, JPEG or WebP, without decoding the picture.
+    """Read the generation metadata of a PNG, JPEG or WebP file without decoding the image.
 
-    Raises DataError if there is none that can be read, and says why. What stood in the way of one
-    text while another could be read is in the story's `not_understood`.
+    Raises DataError with the reasons where there is none that can be read. Errors of one text while
+    another could be read are in the metadata's `not_understood`.
     """
     texts = read_texts(path)
-    complaints = [visible(complaint) for complaint in texts.complaints]
+    complaints = [visible(complaint) for complaint in texts.errors]
     for read in READERS:
         try:
-            story = read(texts.found)
+            metadata = read(texts.found)
         except DataError as error:
             complaints.append(visible(str(error)))
         except RecursionError:
             complaints.append(f"{read.__name__.removeprefix('read_')}: nested too deep to be read")
         else:
-            if story is not None:
-                return replace(story, not_understood=(*complaints, *story.not_understood))
+            if metadata is not None:
+                return replace(metadata, not_understood=(*complaints, *metadata.not_understood))
     if complaints:
         raise DataError(
-            f"{path} carries no story that can be read: {'; '.join(complaints)}. "
+            f"{path} has no generation metadata that can be read: {'; '.join(complaints)}. "
             "Look for the file as it was made."
         )
     raise DataError(
-        f"{path} carries no story: it was saved without, or a program or website removed it. "
-        "Look for the file as it was made."
+        f"{path} has no generation metadata: it was saved without, or a program or website removed "
+        "it. Look for the file as it was made."
     )
 
 
-def request_from_metadata(story: ImageMetadata) -> tuple[Request, int | None]:
-    """What to ask t2i for, and the seed; None is what the story does not say or t2i cannot take.
+def request_from_metadata(metadata: ImageMetadata) -> tuple[Request, int | None]:
+    """Return the request that reproduces an image, and the seed; None for unusable values.
 
-    Of another tool's picture the model is not taken over: its name means nothing here.
+    The model of another tool's image is not taken over: its name means nothing here.
     """
-    settings = story.settings
+    settings = metadata.settings
     seed = settings.seed if settings.seed is not None and settings.seed <= MAX_SEED else None
-    if story.request is not None:
-        own = story.request.sampler is not None and story.request.sampler.endswith("Scheduler")
+    if metadata.request is not None:
+        own = metadata.request.sampler is not None and metadata.request.sampler.endswith(
+            "Scheduler"
+        )
         # The name of a class stands for the sampler that the model brings along.
-        return (replace(story.request, sampler=None) if own else story.request), seed
+        return (replace(metadata.request, sampler=None) if own else metadata.request), seed
     sampler = translate_sampler(settings.sampler)[0] if settings.sampler else None
     request = Request(
-        prompt=story.prompt,
-        negative_prompt=story.negative_prompt,
+        prompt=metadata.prompt,
+        negative_prompt=metadata.negative_prompt,
         num_inference_steps=settings.num_inference_steps,
         guidance_scale=settings.guidance_scale,
         sampler=sampler,
         width=settings.width,
         height=settings.height,
-        grammar=detect_grammar(story),
+        grammar=detect_grammar(metadata),
     )
     return request, seed
 
 
-def detect_grammar(story: ImageMetadata) -> Grammar:
-    """How the tool that made the picture reads a prompt; plain where we cannot read it so."""
-    known = [GRAMMARS[tool] for tool in GRAMMARS if story.tool.startswith(tool)]
+def detect_grammar(metadata: ImageMetadata) -> Grammar:
+    """Return the prompt grammar of the tool that made the image; "plain" where parsing fails."""
+    known = [GRAMMARS[tool] for tool in GRAMMARS if metadata.tool.startswith(tool)]
     if not known:
         return "plain"
     try:
-        for text in (story.prompt, story.negative_prompt):
+        for text in (metadata.prompt, metadata.negative_prompt):
             Prompt(text, dialect=known[0])
     except ArgumentError:
         return "plain"
@@ -113,36 +115,38 @@ def detect_grammar(story: ImageMetadata) -> Grammar:
 
 
 GRAMMARS: dict[str, Dialect] = {"A1111": "a1111", "ComfyUI": "comfy", TOOL: "a1111"}
-"""Beginning of a tool's name -> what its prompts are written in."""
+"""Beginning of a tool's name -> grammar of its prompts."""
 
 
-def list_differences(story: ImageMetadata, model_digest: str | None) -> list[str]:
-    """Why the picture may not come out the same here, a line each; safe to print.
+def list_differences(metadata: ImageMetadata, model_digest: str | None) -> list[str]:
+    """Return a printable line for each reason why the image may not be reproduced exactly.
 
-    model_digest : metadata.digest of the model that will make it; None where that is not known
+    model_digest : of the model that will draw it; None where that is not known
     """
-    if story.request is None:
-        return [visible(line) for line in _list_foreign_differences(story)]
+    if metadata.request is None:
+        return [visible(line) for line in _list_foreign_differences(metadata)]
     lines = []
-    for name, theirs in story.libraries.items():
+    for name, theirs in metadata.libraries.items():
         here = __version__ if name == TOOL else installed_version(name)
         if here != theirs:
-            lines.append(f"{name} {theirs} made it, here is {here}")
-    theirs = story.settings.model_hash or ""
+            lines.append(f"made with {name} {theirs}, here is {here}")
+    theirs = metadata.settings.model_hash or ""
     if model_digest is None:
-        lines.append(f"whether the model is the same, {theirs[:10]}, is not known")
+        lines.append(f"made with model {theirs[:10]}; the model here is not known")
     elif model_digest != theirs:
-        lines.append(f"model {theirs[:10]} made it, here is {model_digest[:10]}")
-    lines += [f"not understood: {line}" for line in story.not_understood]
+        lines.append(f"made with model {theirs[:10]}, here is {model_digest[:10]}")
+    lines += [f"not understood: {line}" for line in metadata.not_understood]
     return [visible(line) for line in lines]
 
 
-def _list_foreign_differences(story: ImageMetadata) -> list[str]:
-    settings = story.settings
-    if story.tool.startswith(f"{TOOL} "):
-        lines = [f"made by {story.tool}, but its full record is missing: it may not be identical"]
+def _list_foreign_differences(metadata: ImageMetadata) -> list[str]:
+    settings = metadata.settings
+    if metadata.tool.startswith(f"{TOOL} "):
+        lines = [
+            f"made by {metadata.tool}, but its full record is missing: it may not be identical"
+        ]
     else:
-        lines = [f"made by another tool, {story.tool}: it will not be identical"]
+        lines = [f"made by another tool, {metadata.tool}: it will not be identical"]
     if settings.model is not None:
         lines.append(f"the model {settings.model!r} is not taken over: choose one with --model")
     if settings.sampler is not None and translate_sampler(settings.sampler)[0] is None:
@@ -156,4 +160,4 @@ def _list_foreign_differences(story: ImageMetadata) -> list[str]:
     ]
     if missing:
         lines.append(f"not recorded: {', '.join(missing)}")
-    return lines + [f"not understood: {line}" for line in story.not_understood]
+    return lines + [f"not understood: {line}" for line in metadata.not_understood]

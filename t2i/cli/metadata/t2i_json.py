@@ -1,4 +1,4 @@
-"""Our own record, the JSON under the key `t2i`: exact, and checked like anybody else's."""
+"""Reader of t2i's own record, the JSON under the key `t2i`: complete, and still validated."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -23,7 +23,7 @@ Name = Annotated[str, Field(max_length=200)]
 
 
 class Record(BaseModel):
-    """What metadata.record writes."""
+    """Layout of the record that t2i.cli.metadata.writing writes."""
 
     model_config = ConfigDict(strict=True)
 
@@ -36,6 +36,10 @@ class Record(BaseModel):
 
 
 def read_t2i(texts: Mapping[str, str]) -> ImageMetadata | None:
+    """Return the metadata that t2i wrote; None where there is none.
+
+    Raises DataError for a record of another layout.
+    """
     text = texts.get("t2i")
     if text is None:
         return None
@@ -48,18 +52,17 @@ def read_t2i(texts: Mapping[str, str]) -> ImageMetadata | None:
         reason = describe_validation_error(error, "the record")
         raise DataError(visible(f"t2i: {reason}")) from None
 
-    reading = MetadataParser()
+    parser = MetadataParser()
     request = record.request
-    steps = reading.steps(request.num_inference_steps)
-    width, height = reading.size(request.width, request.height)
-    if reading.not_understood:
-        raise DataError(f"t2i: {reading.not_understood[0]}")
-    reading.leave_rest(values, set(Record.model_fields))
-    asked = values["request"]
-    assert isinstance(asked, dict)  # else it had been no Request
-    reading.leave_rest(
-        {f"request.{key}": asked[key] for key in asked.keys() - asdict(request)}, set()
-    )
+    steps = parser.parse_steps(request.num_inference_steps)
+    width, height = parser.parse_size(request.width, request.height)
+    if parser.not_understood:
+        raise DataError(f"t2i: {parser.not_understood[0]}")
+    parser.report_unused_keys(values, set(Record.model_fields))
+    request_values = values["request"]
+    assert isinstance(request_values, dict)  # else it had been no Request
+    unused = request_values.keys() - asdict(request)
+    parser.report_unused_keys({f"request.{key}": request_values[key] for key in unused}, set())
     settings = RecordedSettings(
         num_inference_steps=steps,
         sampler=request.sampler,
@@ -71,11 +74,11 @@ def read_t2i(texts: Mapping[str, str]) -> ImageMetadata | None:
         model_hash=record.model_digest,
     )
     version = record.libraries.get(TOOL)
-    story = reading.story(
+    metadata = parser.build_metadata(
         f"{TOOL} {version}" if version else TOOL,
         request.prompt,
         request.negative_prompt,
         settings,
         text,
     )
-    return replace(story, request=request, libraries=record.libraries, pictures=record.pictures)
+    return replace(metadata, request=request, libraries=record.libraries, pictures=record.pictures)

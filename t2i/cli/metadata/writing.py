@@ -1,4 +1,4 @@
-"""What a picture file says about its making: for people's tools, and in full for ours."""
+"""Generation metadata of an image as texts of its file: A1111's layout, and t2i's full record."""
 
 import json
 import re
@@ -12,27 +12,28 @@ from t2i.cli.request.file_checks import describe_files
 from t2i.cli.request.request import Request
 
 VERSION = 1
-"""Of the JSON layout; it grows when a reader of the old one would misread the new one."""
+"""Version of the JSON layout; it grows when a reader of the old one would misread the new."""
 LIBRARIES = ("torch", "diffusers", "transformers")
 
 
 def build_image_texts(
     request: Request, seed: int, model_digest: str, pictures: int = 1
 ) -> dict[str, str]:
-    """Text keys of the file: `parameters` as A1111 lays it out, `t2i` as JSON.
+    """Return the text keys of the file: `parameters` in A1111's layout, `t2i` as JSON.
 
-    pictures : on a sheet, whose `parameters` are of the first one, as A1111 has it
+    pictures : number of images on a sheet, whose `parameters` are those of the first one
     """
-    told = _build_record(request, seed, model_digest)
+    fields = _build_record(request, seed, model_digest)
     if pictures > 1:
-        told["pictures"] = pictures
+        fields["pictures"] = pictures
     return {
         "parameters": format_a1111(request, seed, model_digest),
-        "t2i": json.dumps(told, ensure_ascii=False),
+        "t2i": json.dumps(fields, ensure_ascii=False),
     }
 
 
 def format_a1111(request: Request, seed: int, model_digest: str) -> str:
+    """Return the settings in A1111's layout."""
     settings: Mapping[str, object] = {
         "Steps": request.num_inference_steps,
         "Sampler": request.sampler,
@@ -57,7 +58,7 @@ def format_a1111(request: Request, seed: int, model_digest: str) -> str:
 
 
 def _upscale_settings(request: Request) -> Mapping[str, object]:
-    """A picture that was made larger, in A1111's names; its `Size` is that before, as here."""
+    """Return the settings of an upscaled image in A1111's names; `Size` is that before, as here."""
     if request.upscale is None:
         return {}
     return {
@@ -69,7 +70,7 @@ def _upscale_settings(request: Request) -> Mapping[str, object]:
 
 
 def _quote_value(value: object) -> str:
-    """A value that would be read as something else stands in quotes."""
+    """Return a value as text, in quotes where it would be parsed as something else."""
     text = str(value)
     plain = text and text == text.strip() and text[0] not in "[{" and not set(text) & set(',:\r\n"')
     return text if plain else json.dumps(text, ensure_ascii=False)
@@ -86,10 +87,12 @@ def _build_record(request: Request, seed: int, model_digest: str) -> dict[str, o
 
 
 def library_versions(names: Iterable[str]) -> dict[str, str]:
+    """Return the installed version of each library."""
     return {name: installed_version(name) for name in names}
 
 
 def installed_version(name: str) -> str:
+    """Return the version of an installed package, or "not installed"."""
     try:
         return version(name)
     except PackageNotFoundError:

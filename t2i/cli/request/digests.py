@@ -1,4 +1,4 @@
-"""Digests: one name may come to mean another file."""
+"""Digests of model and adapter files: one name may come to mean another file."""
 
 import hashlib
 from pathlib import Path
@@ -7,7 +7,7 @@ from t2i.safe_reading import WEIGHTS, open_untrusted
 
 
 def digest(model: Path) -> str:
-    """SHA-256 over the names and bytes of weights and configs: one name may mean new weights.
+    """Return the SHA-256 over the names and bytes of the weights and configs of a model.
 
     model : a folder, or one file
     """
@@ -22,6 +22,6 @@ def digest(model: Path) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of the bytes of a file, as sha256sum prints it."""
+    """Return the SHA-256 of the bytes of a file, as sha256sum prints it."""
     with open_untrusted(path, WEIGHTS) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""The files of a request on this machine: whether they are there, and what is in them."""
+"""Checks of the files of a request on this machine: location, type and digest."""
 
 import hashlib
 import stat
@@ -17,7 +17,7 @@ from t2i.terminal import visible
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 MAX_LISTED = 3
-"""Files of a folder that a message lists."""
+"""Maximum number of files of a folder in a message."""
 IMAGE_ENCODER = "image_encoder"
 """Folder beside the weights of an IP-Adapter."""
 
@@ -26,17 +26,18 @@ IMAGE_ENCODER = "image_encoder"
 class FileKind:
     """One field of Request that names files.
 
-    error : what is wrong where such a file cannot be used
+    label : name of such a file in messages
+    error_type : of an error where such a file cannot be used
     """
 
     option: str
-    word: str
-    error: type[T2IError]
+    label: str
+    error_type: type[T2IError]
 
     @property
-    def mistyped(self) -> type[T2IError]:
-        """What is wrong where there is no such file: a LoRA that is not there is no model."""
-        return ArgumentError if self.error is ModelError else self.error
+    def missing_error_type(self) -> type[T2IError]:
+        """Type of the error for a missing file: a LoRA that is missing is a wrong argument."""
+        return ArgumentError if self.error_type is ModelError else self.error_type
 
 
 FILE_KINDS: dict[str, FileKind] = {
@@ -50,7 +51,7 @@ FILE_KINDS: dict[str, FileKind] = {
 
 
 def iter_files(request: Request) -> Iterator[tuple[str, InputFile]]:
-    """Field and file, one after the other."""
+    """Yield field name and file of each file of the request."""
     for name in FILE_KINDS:
         value = getattr(request, name)
         if isinstance(value, tuple):
@@ -60,7 +61,7 @@ def iter_files(request: Request) -> Iterator[tuple[str, InputFile]]:
 
 
 def map_files(request: Request, change: Callable[[str, InputFile], InputFile]) -> Request:
-    """The request with each of its files as `change(field, file)` gives it."""
+    """Return the request with each of its files replaced by `change(field, file)`."""
     changed: dict[str, Any] = {}
     for name in FILE_KINDS:
         value = getattr(request, name)
@@ -72,13 +73,12 @@ def map_files(request: Request, change: Callable[[str, InputFile], InputFile]) -
 
 
 def check_file_combinations(request: Request) -> None:
-    """Raise ArgumentError where one file is given that means nothing without another."""
+    """Raise ArgumentError for a file or option that means nothing without another."""
     for name, needed in (("mask", "image"), ("strength", "image"), ("image_prompt", "ip_adapter")):
         if getattr(request, name) is not None and getattr(request, needed) is None:
             given = FILE_KINDS[name].option if name in FILE_KINDS else f"--{name}"
             raise ArgumentError(
-                f"Got {given} without {FILE_KINDS[needed].option}: it says what to do with that. "
-                "Give both."
+                f"Got {given} without {FILE_KINDS[needed].option}: it applies to that. Give both."
             )
     if request.upscale is not None and request.image is not None:
         raise ArgumentError(
@@ -87,14 +87,15 @@ def check_file_combinations(request: Request) -> None:
         )
     if request.ip_adapter is not None and request.image_prompt is None:
         raise ArgumentError(
-            "Got --ip-adapter without --image-prompt: give the picture that it is to look at."
+            "Got --ip-adapter without --image-prompt: give the image prompt for it."
         )
 
 
 def locate_file(name: str, file: InputFile) -> Path:
-    """Where the file of a field lies: of an IP-Adapter its weights. Raises where it cannot be used.
+    """Return the path of the file of a field; for an IP-Adapter that of its weights.
 
-    Nothing is read but names: a device or a pipe would hold up a night's work.
+    Only names are read: a device or a pipe would block a long run. Raises ArgumentError,
+    ModelError or DataError where it cannot be used.
     """
     kind = FILE_KINDS[name]
     try:
@@ -105,54 +106,56 @@ def locate_file(name: str, file: InputFile) -> Path:
             return path
         regular = stat.S_ISREG(path.stat().st_mode)
     except FileNotFoundError:
-        raise kind.mistyped(f"No such {kind.word}: {file.path}. Check the path.") from None
+        raise kind.missing_error_type(
+            f"No such {kind.label}: {file.path}. Check the path."
+        ) from None
     except (OSError, RuntimeError) as error:  # RuntimeError: ~name of nobody
-        raise kind.mistyped(f"Cannot read {file.path}: {error}.") from error
+        raise kind.missing_error_type(f"Cannot read {file.path}: {error}.") from error
     if not regular:
-        raise kind.mistyped(
-            f"{file.path} is not a regular file: expected the file of the {kind.word}."
+        raise kind.missing_error_type(
+            f"{file.path} is not a regular file: expected the file of the {kind.label}."
             f"{_folder_advice(kind, path)}"
         )
-    if kind.error is ModelError and path.suffix != ".safetensors":
+    if kind.error_type is ModelError and path.suffix != ".safetensors":
         if path.suffix in PICKLES:
             raise ModelError(
-                f"Refused the pickled {kind.word} {file.path}: loading it can run any code. "
+                f"Refused the pickled {kind.label} {file.path}: loading it can run any code. "
                 f"{_pickle_advice(kind, path)}"
             )
-        raise ArgumentError(f"{file.path} is no {kind.word}: expected a .safetensors file.")
+        raise ArgumentError(f"{file.path} is no {kind.label}: expected a .safetensors file.")
     return path
 
 
 def _pickle_advice(kind: FileKind, path: Path) -> str:
-    if kind.word != "embedding":
+    if kind.label != "embedding":
         return "Get its safetensors version, or convert it where you trust it."
     command = pickle_conversion_command(path, path.with_suffix(".safetensors"))
     return f"Its tensors alone are read, and written without the rest, by: {command}"
 
 
 def pickle_conversion_command(path: Path, out: Path) -> str:
-    """The command that makes a safetensors file of a pickled learned word."""
+    """Return the command that converts a pickled learned word to safetensors."""
     return f"t2i convert {quote(str(path))} {quote(str(out))} --allow-pickle"
 
 
 def _folder_advice(kind: FileKind, folder: Path) -> str:
-    """What to give in place of a folder, such as the one that a training wrote."""
-    if kind.error is not ModelError:
+    """Return which files to give instead of a folder, such as the one that a training run wrote."""
+    if kind.error_type is not ModelError:
         return ""
     files = [path for place in (folder, folder / "model") for path in place.glob("*.safetensors")]
-    named = [path for path in files if path.stem == kind.word.lower()] or sorted(files)
-    told = f" or {kind.option} ".join(quote(str(path)) for path in named[:MAX_LISTED])
-    return f" Give a file in it: {kind.option} {told}" if told else ""
+    named = [path for path in files if path.stem == kind.label.lower()] or sorted(files)
+    listed = f" or {kind.option} ".join(quote(str(path)) for path in named[:MAX_LISTED])
+    return f" Give a file in it: {kind.option} {listed}" if listed else ""
 
 
 def is_peft_folder(path: Path) -> bool:
-    """Whether peft saved an adapter there, or one in a folder for each part of a model."""
+    """Return whether peft saved an adapter there, or one in a folder for each part of a model."""
     folders = (path, *(path / part for part in ("unet", "text_encoder", "text_encoder_2")))
     return any((folder / "adapter_config.json").is_file() for folder in folders)
 
 
 def check_files_exist(request: Request) -> None:
-    """Raise for the first of its files that cannot be used, before anything slow is done."""
+    """Raise for the first file of the request that cannot be used, before anything slow is done."""
     for name, file in iter_files(request):
         locate_file(name, file)
 
@@ -169,7 +172,7 @@ def _find_adapter_weights(folder: Path) -> Path:
 
 
 def compute_file_digest(name: str, file: InputFile) -> str:
-    """Of the bytes of the file; of an IP-Adapter also of the image encoder beside it."""
+    """Return the SHA-256 of the file; for an IP-Adapter also of the image encoder beside it."""
     path = locate_file(name, file)
     try:
         sha = digest(path) if path.is_dir() else file_digest(path)
@@ -177,53 +180,59 @@ def compute_file_digest(name: str, file: InputFile) -> str:
             both = f"{sha} {digest(path.parent / IMAGE_ENCODER)}"
             sha = hashlib.sha256(both.encode()).hexdigest()
     except OSError as error:
-        raise FILE_KINDS[name].error(f"Cannot read {path}: {error.strerror or error}.") from error
+        raise FILE_KINDS[name].error_type(
+            f"Cannot read {path}: {error.strerror or error}."
+        ) from error
     return sha
 
 
 class FileDigests:
-    """The digests of files, each read once."""
+    """Digests of files, each computed once."""
 
     def __init__(self) -> None:
         self.known: dict[tuple[str, str], str] = {}
 
-    def fill(self, request: Request) -> Request:
-        """The request with its files' digests as they are now. Raises for a missing file."""
-        return map_files(request, lambda name, file: replace(file, sha256=self.of(name, file)))
+    def add_to(self, request: Request) -> Request:
+        """Return the request with the digests of its files as they are now.
 
-    def of(self, name: str, file: InputFile) -> str:
+        Raises for a missing file.
+        """
+        return map_files(request, lambda name, file: replace(file, sha256=self.get(name, file)))
+
+    def get(self, name: str, file: InputFile) -> str:
+        """Return the digest of the file of a field."""
         key = (name, file.path)
         if key not in self.known:
             self.known[key] = compute_file_digest(name, file)
         return self.known[key]
 
-    def changed(self, request: Request) -> list[str]:
-        """A line for each file that is not what the request recorded."""
+    def describe_changes(self, request: Request) -> list[str]:
+        """Return a line for each file that differs from the digest that the request recorded."""
         return [
             visible(
-                f"{FILE_KINDS[name].word} {Path(file.path).name} {file.sha256[:10]} made it, "
-                f"here is {self.of(name, file)[:10]}"
+                f"made with {FILE_KINDS[name].label} {Path(file.path).name} {file.sha256[:10]}, "
+                f"here is {self.get(name, file)[:10]}"
             )
             for name, file in iter_files(request)
-            if file.sha256 is not None and file.sha256 != self.of(name, file)
+            if file.sha256 is not None and file.sha256 != self.get(name, file)
         ]
 
 
 def locate_unchanged_file(name: str, file: InputFile) -> Path:
-    """Where the file lies. Raises where it is not the one that the request means."""
+    """Return the path of the file. Raises where its digest differs from that of the request."""
     path = locate_file(name, file)
     if file.sha256 is not None and compute_file_digest(name, file) != file.sha256:
-        raise FILE_KINDS[name].error(
-            f"{file.path} is not the {FILE_KINDS[name].word} that was asked for, sha256 "
+        raise FILE_KINDS[name].error_type(
+            f"{file.path} is not the {FILE_KINDS[name].label} of the request, sha256 "
             f"{file.sha256[:10]}...: it was changed, or differs on this machine. Copy it again."
         )
     return path
 
 
 def describe_files(request: Request) -> Mapping[str, str]:
-    """Word -> what is recorded of it, for people: names, scales, and the start of each digest."""
+    """Return, for each kind of file, the names, scales and the start of each digest."""
     found: dict[str, list[str]] = {}
     for name, file in iter_files(request):
         sha = "" if file.sha256 is None else f" ({file.sha256[:10]})"
-        found.setdefault(FILE_KINDS[name].word, []).append(f"{Path(file.typed).name}{sha}")
+        found.setdefault(FILE_KINDS[name].label, []).append(f"{Path(file.argument).name}{sha}")
     return {word: "; ".join(files) for word, files in found.items()}

@@ -1,4 +1,4 @@
-"""The files that a picture is made of beside its model: as people type them, and as recorded."""
+"""Files that a request names beside its model: parsed from the command line, and as recorded."""
 
 import math
 import re
@@ -11,9 +11,9 @@ LONGEST_PATH = 4096
 MAX_SCALE = 100
 """Far above any use: at 2 or 3 most adapters draw nothing but themselves."""
 MAX_FILES = 32
-"""Of one kind in one request."""
+"""Maximum number of files of one option in a request."""
 NO_FILES = "none"
-"""What is typed to have none of what a picture or a command asks for."""
+"""Argument that stands for no file, in place of those of an image or a command."""
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -21,7 +21,7 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 class InputFile:
     """One file, or the folder of an IP-Adapter.
 
-    sha256 : of what was in it when the picture was made; None until it is read
+    sha256 : of its contents when the image was made; None until it is read
     """
 
     path: str
@@ -41,14 +41,14 @@ class InputFile:
             raise ArgumentError(f"Got the sha256 {self.sha256!r:.80}: expected 64 digits of hex.")
 
     @property
-    def typed(self) -> str:
-        """As it would be typed."""
+    def argument(self) -> str:
+        """The file as a command-line argument."""
         return self.path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScaledFile(InputFile):
-    """A LoRA, or the picture that an IP-Adapter looks at, and how strongly it acts."""
+    """A LoRA, or the image prompt of an IP-Adapter, with the strength at which it acts."""
 
     scale: float = 1.0
 
@@ -61,13 +61,14 @@ class ScaledFile(InputFile):
             )
 
     @property
-    def typed(self) -> str:
+    def argument(self) -> str:
+        """The file and its scale as a command-line argument."""
         return f"{self.path}:{self.scale:g}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddingFile(InputFile):
-    """A learned word.
+    """A file of a learned word.
 
     token : that stands for it in a prompt; None takes the file's own
     """
@@ -75,16 +76,18 @@ class EmbeddingFile(InputFile):
     token: str | None = None
 
     @property
-    def typed(self) -> str:
+    def argument(self) -> str:
+        """The file and its word as a command-line argument."""
         return self.path if self.token is None else f"{self.path}:{self.token}"
 
 
 def parse_file(text: str) -> InputFile:
+    """Parse a path."""
     return InputFile(path=text.strip())
 
 
 def parse_scaled_file(text: str) -> ScaledFile:
-    """A path, and behind its last colon a scale if that reads as a number."""
+    """Parse a path, followed by a colon and a scale if that is a number."""
     path, colon, tail = text.strip().rpartition(":")
     try:
         return ScaledFile(path=path, scale=float(tail)) if colon and path else ScaledFile(path=tail)
@@ -95,7 +98,10 @@ def parse_scaled_file(text: str) -> ScaledFile:
 
 
 def parse_embedding(text: str) -> EmbeddingFile:
-    """A path, and behind its last colon a word, unless that is the rest of a path."""
+    """Parse a path, followed by a colon and a word unless that is the rest of a path.
+
+    Raises ArgumentError for an empty word.
+    """
     path, colon, tail = text.strip().rpartition(":")
     if not (colon and path and tail) or set(tail) & set("/\\"):
         return EmbeddingFile(path=text.strip())
@@ -105,10 +111,12 @@ def parse_embedding(text: str) -> EmbeddingFile:
 
 
 def parse_loras(texts: Sequence[str]) -> tuple[ScaledFile, ...]:
+    """Parse LoRAs; the single text "none" is no LoRA."""
     return tuple(map(parse_scaled_file, _drop_none(texts)))
 
 
 def parse_embeddings(texts: Sequence[str]) -> tuple[EmbeddingFile, ...]:
+    """Parse learned words; the single text "none" is no word."""
     return tuple(map(parse_embedding, _drop_none(texts)))
 
 
@@ -117,5 +125,6 @@ def _drop_none(texts: Sequence[str]) -> Sequence[str]:
 
 
 def check_file_count(name: str, files: Sequence[InputFile]) -> None:
+    """Raise ArgumentError for too many files of one option."""
     if len(files) > MAX_FILES:
         raise ArgumentError(f"Got {len(files)} times {name}: at most {MAX_FILES} are taken.")

@@ -1,8 +1,9 @@
-"""Options of the commands that draw one prompt and look into it, and the request that they make."""
+"""Options of the commands that draw one prompt, and the request that they make."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,7 +19,7 @@ Out = Annotated[
         help="A folder, or one file ending in .png, .jpg or .webp.", show_default="outputs"
     ),
 ]
-Seed = Annotated[int | None, typer.Option(help="Of the noise that it begins from.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of the initial noise.")]
 Steps = Annotated[int | None, typer.Option(help="Steps of the sampler.")]
 Guidance = Annotated[
     float | None, typer.Option(help="How strongly the prompt is followed; 1 is unguided.")
@@ -26,7 +27,7 @@ Guidance = Annotated[
 Sampler = Annotated[str | None, typer.Option(help="ddim, euler, dpm++ 2m, ...")]
 Method = Annotated[
     str | None,
-    typer.Option(metavar="METHOD", help="Of guidance: apg, cfg-zero, pag, cfg:stop=0.5, ..."),
+    typer.Option(metavar="METHOD", help="Guidance method: apg, cfg-zero, pag, cfg:stop=0.5, ..."),
 ]
 Size = Annotated[str | None, typer.Option(help="512x384, or 512 for a square.")]
 Negative = Annotated[str | None, typer.Option(help="What the picture must not show.")]
@@ -58,35 +59,52 @@ NoMetadata = Annotated[
 ]
 
 
-def typed(given: Mapping[str, Any]) -> "RequestOverrides":
-    """These options, read, out of the `locals()` of a command that has them all.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingOptions:
+    """Options of a command that draws, as they were typed; None for those that were not given."""
 
-    Raises for what cannot be drawn.
-    """
-    from t2i.cli.request import input_files as sources
-    from t2i.cli.request.request import RequestOverrides, parse_size
-    from t2i.cli.request.sampler_names import sampler_from_class
+    negative: str | None
+    model: str | None
+    steps: int | None
+    guidance: float | None
+    sampler: str | None
+    method: str | None
+    size: str | None
+    grammar: Literal["a1111", "comfy", "plain"] | None
+    lora: Sequence[str] | None
+    embedding: Sequence[str] | None
+    upscale: str | None = None
+    """Of `t2i generate` alone."""
 
-    size, sampler = given["size"], given["sampler"]
-    loras, embeddings = given["lora"], given["embedding"]
-    width, height = (None, None) if size is None else parse_size(size)
-    return RequestOverrides(
-        negative_prompt=given["negative"],
-        model=given["model"],
-        num_inference_steps=given["steps"],
-        guidance_scale=given["guidance"],
-        sampler=None if sampler is None else sampler_from_class(sampler),
-        width=width,
-        height=height,
-        grammar=given["grammar"],
-        guidance_method=given["method"],
-        loras=sources.parse_loras(loras) if loras else None,
-        embeddings=sources.parse_embeddings(embeddings) if embeddings else None,
-    )
+    def to_overrides(self) -> "RequestOverrides":
+        """Return the fields of a request that were given.
+
+        Raises ArgumentError for a value that cannot be used.
+        """
+        from t2i.cli.request.input_files import parse_embeddings, parse_loras
+        from t2i.cli.request.request import RequestOverrides, parse_size
+        from t2i.cli.request.sampler_names import sampler_from_class
+        from t2i.cli.request.upscaling import parse_upscale
+
+        width, height = (None, None) if self.size is None else parse_size(self.size)
+        return RequestOverrides(
+            negative_prompt=self.negative,
+            model=self.model,
+            num_inference_steps=self.steps,
+            guidance_scale=self.guidance,
+            sampler=None if self.sampler is None else sampler_from_class(self.sampler),
+            width=width,
+            height=height,
+            grammar=self.grammar,
+            guidance_method=self.method,
+            loras=parse_loras(self.lora) if self.lora else None,
+            embeddings=parse_embeddings(self.embedding) if self.embedding else None,
+            upscale=None if self.upscale is None else parse_upscale(self.upscale),
+        )
 
 
-def build_request(prompt: str, wishes: "RequestOverrides", lora_dir: Path | None) -> "Request":
-    """What was typed, over what every command begins from; for commands of one process."""
+def build_request(prompt: str, overrides: "RequestOverrides", lora_dir: Path | None) -> "Request":
+    """Return the request of a prompt and the options of a command that runs in one process."""
     from t2i.cli.request.prompt_loras import LORA_FOLDER, set_prompt
     from t2i.cli.request.request import Request
 
@@ -94,16 +112,16 @@ def build_request(prompt: str, wishes: "RequestOverrides", lora_dir: Path | None
         raise ArgumentError(
             f"{launched_processes()} processes were started for one prompt: start one."
         )
-    request = wishes.over(Request(prompt="", grammar="a1111"))
+    request = overrides.apply_to(Request(prompt="", grammar="a1111"))
     return set_prompt(request, prompt, lora_dir or LORA_FOLDER)
 
 
 def check_not_composed(request: "Request", prompts: Sequence[str]) -> None:
-    """Raise ArgumentError for a prompt whose parts are told to passes of their own."""
+    """Raise ArgumentError for a prompt composed of parts with AND."""
     for prompt in prompts:
-        said = request.spoken(prompt)
-        if not isinstance(said, str) and len(said.at(0, 1)) > 1:
+        parsed = request.parse_prompt(prompt)
+        if not isinstance(parsed, str) and len(parsed.at(0, 1)) > 1:
             raise ArgumentError(
-                f"{prompt!r} has parts joined by AND, each of which the model is told alone: words "
-                "are looked for in one text. Take the parts one by one, or --grammar plain."
+                f"{prompt!r} has parts joined by AND, each of which is encoded alone: words are "
+                "looked up in one text. Give one of the parts, or --grammar plain."
             )

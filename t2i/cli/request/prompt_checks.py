@@ -1,6 +1,7 @@
-"""Prompts that may not be meant: empty, the name of a file, or of words that the model lacks.
+"""Warnings about prompts that may not be meant as written.
 
-Each is asked about in a warning, and drawn all the same.
+Such a prompt is empty, the name of a file, or contains words that the model does not know. It is
+drawn all the same.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,32 +19,32 @@ from t2i.text.word_pattern import pattern
 
 PROMPTS_FILES = (".txt", ".jsonl", ".csv")
 MAX_NAMED_WORDS = 12
-"""Unknown words of one prompt that are named."""
+"""Maximum number of unknown words of a prompt in a message."""
 MAX_LINE_WARNINGS = 20
-"""Lines of a file of prompts that are asked about; of the rest only the number."""
+"""Maximum number of warnings about a prompts file; the others are counted."""
 MAX_HEADER = 1_000_000
-"""Bytes of the header of a file of learned words that are read for their names."""
+"""Maximum bytes of a safetensors header that is read for the names of learned words."""
 MAX_QUOTED_LETTERS = 80
-"""Letters of a prompt that are shown."""
+"""Maximum letters of a prompt in a message."""
 
 
 def find_prompt_warnings(
     request: Request, prompts: Sequence[str], model: str, known: KnownWords | None
 ) -> list[str]:
-    """Of these prompts and the negative one, each question once.
+    """Return the warnings about these prompts and the negative one, each once.
 
-    model : as it was named; known : what it says it knows
+    model : as it was named; known : its vocabulary
     """
     if request.loras:  # they may have taught any word
         known = None
     learned = [
         word for file in request.embeddings for word in _read_learned_words(file.path, file.token)
     ]
-    asked = [_find_prompt_warning(prompt, request, known, learned, model) for prompt in prompts]
+    warnings = [_find_prompt_warning(prompt, request, known, learned, model) for prompt in prompts]
     if request.negative_prompt:
-        said = _find_prompt_warning(request.negative_prompt, request, known, learned, model)
-        asked.append(said and f"Negative prompt: {said}")
-    return list(dict.fromkeys(filter(None, asked)))
+        warning = _find_prompt_warning(request.negative_prompt, request, known, learned, model)
+        warnings.append(warning and f"Negative prompt: {warning}")
+    return list(dict.fromkeys(filter(None, warnings)))
 
 
 def _find_prompt_warning(
@@ -51,19 +52,19 @@ def _find_prompt_warning(
 ) -> str | None:
     if not prompt.strip():
         return (
-            "The prompt is empty, so nothing says what to draw: was it meant so? One is typed as "
-            'in: t2i generate "a red apple"'
+            "The prompt is empty: was that meant? A prompt is given as in: "
+            't2i generate "a red apple"'
         )
     if _is_file(prompt):
         quoted = f"{prompt!r:.{MAX_QUOTED_LETTERS}}"
         return f"The prompt {quoted} is a file, and {_suggest_file_option(prompt)}"
-    spoken = request.spoken(prompt)
-    if isinstance(spoken, Prompt) and _has_weighted_break(spoken):
+    parsed = request.parse_prompt(prompt)
+    if isinstance(parsed, Prompt) and _has_weighted_break(parsed):
         return (
-            "BREAK stands in brackets that weigh it, where it is a word, as in A1111: to begin a "
-            "chunk there, close the brackets before it and open them again after it."
+            "BREAK within weighted brackets is an ordinary word, as in A1111: to begin a chunk "
+            "there, close the brackets before it and open them again after it."
         )
-    texts = [spoken] if isinstance(spoken, str) else spoken.ever
+    texts = [parsed] if isinstance(parsed, str) else parsed.ever
     return None if known is None else _warn_of_unknown_words(texts, known, learned, model)
 
 
@@ -108,8 +109,8 @@ def _warn_of_unknown_words(
     ]
     more = [f"{len(unknown) - MAX_NAMED_WORDS} more"] if len(unknown) > MAX_NAMED_WORDS else []
     return (
-        f"The model {model} was never shown {', '.join([*named, *more])}, and draws something "
-        f"else for it. What it knows: t2i models {quote(model)}"
+        f"The model {model} was not trained on {', '.join([*named, *more])}, and draws something "
+        f"else for it. Its vocabulary: t2i models {quote(model)}"
     )
 
 
@@ -120,7 +121,7 @@ def _remove_words(learned: Iterable[str], text: str) -> str:
 
 
 def _read_learned_words(path: str, token: str | None) -> list[str]:
-    """What may stand for a learned word in a prompt; [] for a file that is found wanting later."""
+    """Return the names of the learned words in a file; [] for a file that is refused later."""
     words = [token or Path(path).stem]
     try:
         with open_regular(expanduser(path)) as file:
@@ -135,13 +136,13 @@ def _read_learned_words(path: str, token: str | None) -> list[str]:
 def find_line_warnings(
     path: Path, lines: Iterable[tuple[int, Request]], model: str, known: KnownWords | None
 ) -> list[str]:
-    """The same for a file of prompts, by the number of its lines."""
-    asked = [
-        f"{path}:{number}: {said}"
+    """Return the warnings about the prompts of a file, with the numbers of their lines."""
+    warnings = [
+        f"{path}:{number}: {warning}"
         for number, request in lines
-        for said in find_prompt_warnings(request, [request.prompt], model, known)
+        for warning in find_prompt_warnings(request, [request.prompt], model, known)
     ]
-    if len(asked) > MAX_LINE_WARNINGS:
-        more = several(len(asked) - MAX_LINE_WARNINGS, "more prompt")
-        return [*asked[:MAX_LINE_WARNINGS], f"{path}: so with {more}."]
-    return asked
+    if len(warnings) > MAX_LINE_WARNINGS:
+        more = several(len(warnings) - MAX_LINE_WARNINGS, "more prompt")
+        return [*warnings[:MAX_LINE_WARNINGS], f"{path}: the same holds for {more}."]
+    return warnings

@@ -16,10 +16,10 @@ MAX_EDITS = 128
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EditedPrompts:
-    """One picture of several that begin from the same noise and look at one another.
+    """One image of several that are drawn from the same noise under edits of attention.
 
     prompts : of all of them, the source first
-    picture : which of them is meant
+    picture : index of the image of this request
     edits : as t2i.attention.edits.registry.to_dict writes them
     """
 
@@ -39,10 +39,10 @@ class EditedPrompts:
             )
         if len(self.edits) > MAX_EDITS:
             raise ArgumentError(f"Got {len(self.edits)} edits: at most {MAX_EDITS} are taken.")
-        self.read()
+        self.parse_edits()
 
-    def read(self) -> "list[Edit]":
-        """The edits themselves. Raises ArgumentError for one that cannot be read."""
+    def parse_edits(self) -> "list[Edit]":
+        """Return the edits. Raises ArgumentError for one that cannot be parsed."""
         # Here, for it imports torch, which most requests need much later.
         from t2i.attention.edits.registry import from_dict
 

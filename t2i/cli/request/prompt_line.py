@@ -1,4 +1,4 @@
-"""What one line of a prompts file may say."""
+"""Parsing of one line of a prompts file."""
 
 import json
 from collections.abc import Mapping
@@ -24,23 +24,23 @@ from t2i.errors import ArgumentError, nearest
 from t2i.pictures import FORMATS
 
 MAX_NAME = 200
-"""Bytes; a file system takes 255, and a number and a temporary name come on top."""
+"""Maximum bytes; a file system takes 255, and a number and a temporary suffix are added."""
 
 
 MAX_STEPS = 10_000
-"""More are a slip, and would hold up a night's work."""
+"""Maximum steps of a line; more are a mistake, and would block a long run."""
 
 
 class InvalidLine(Exception):
-    """Why a line cannot be used."""
+    """Reason why a line cannot be used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptLine:
-    """What a line asks for; None is what it leaves to the options of the command.
+    """Request of one line; None for the fields that it leaves to the options of the command.
 
     number : of the line in the file, from 1; of its first one where a csv record has several
-    name : of its picture, with the suffix of a format
+    name : of its image, with the suffix of a format
     """
 
     number: int
@@ -48,11 +48,11 @@ class PromptLine:
     seed: int | None = None
     num: int | None = None
     name: str | None = None
-    wishes: RequestOverrides = RequestOverrides()
+    overrides: RequestOverrides = RequestOverrides()
 
 
 class LineKeys(BaseModel):
-    """As people write them; null, or an empty cell, says nothing."""
+    """Keys of a line as people write them; null, or an empty cell, counts as missing."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -83,9 +83,9 @@ KEYS = tuple(LineKeys.model_fields)
 def parse_line(
     number: int, record: Mapping[str, object] | InvalidLine, *, strict: bool
 ) -> PromptLine:
-    """Raises Broken unless every key is known and its value can be used.
+    """Parse the record of a line. Raises InvalidLine for an unknown key or an unusable value.
 
-    strict : whether "7" is text and no number, as in JSON
+    strict : whether the text "7" is no number, as in JSON
     """
     if isinstance(record, InvalidLine):
         raise record
@@ -124,7 +124,7 @@ def _build_line(number: int, keys: LineKeys) -> PromptLine:
         seed=keys.seed,
         num=keys.num,
         name=None if keys.name is None else check_file_name(keys.name),
-        wishes=RequestOverrides(
+        overrides=RequestOverrides(
             negative_prompt=keys.negative,
             num_inference_steps=keys.steps,
             guidance_scale=keys.guidance,
@@ -148,7 +148,7 @@ def _build_line(number: int, keys: LineKeys) -> PromptLine:
 
 
 def _split_files(files: str | list[str]) -> list[str]:
-    """A list as it stands; text is divided at semicolons, for a cell of a csv."""
+    """Return a list as it is; text is divided at semicolons, for a cell of a csv."""
     if isinstance(files, list):
         return files
     return [part for part in (part.strip() for part in files.split(";")) if part]
@@ -168,7 +168,7 @@ def _parse_line_size(keys: LineKeys) -> tuple[int | None, int | None]:
 
 
 def check_file_name(name: str) -> str:
-    """A plain name in the folder of the pictures, with a suffix; nothing that leads out of it."""
+    """Return a name in the folder of the images, with a suffix. Raises ArgumentError for a path."""
     if name.startswith((".", "~")) or any(c in "/\\" or ord(c) < 32 for c in name) or not name:
         raise ArgumentError(
             f'Got "name": {quote_json(name)}. Expected a plain file name: no folder, no '
@@ -189,7 +189,7 @@ def check_file_name(name: str) -> str:
 
 
 def quote_json(value: object) -> str:
-    """As JSON has it, cut short; nothing in it reaches the terminal as a command."""
+    """Return a value as JSON, shortened; nothing in it reaches the terminal as a command."""
     try:
         text = json.dumps(value)
     except ValueError:  # nested deeper than it can be written

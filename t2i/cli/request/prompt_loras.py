@@ -1,4 +1,4 @@
-"""LoRAs that are named in a prompt, as <lora:ink:0.8>: taken out of it, and found in a folder."""
+"""LoRA tags of a prompt, such as <lora:ink:0.8>: removed from it, and looked up in a folder."""
 
 import difflib
 import re
@@ -13,22 +13,22 @@ from t2i.cli.request.request import Request
 from t2i.errors import ArgumentError, T2IError
 
 LORA_FOLDER = Path("loras")
-"""Where they are looked for unless something else is said."""
+"""Default folder of LoRAs."""
 LORA_TAG = re.compile(r"([ \t]*)<(?:lora|lyco):([^<>]*)>([ \t]*)", re.IGNORECASE)
-"""A LoRA, by either of the names that A1111 takes for it."""
+"""Tag of a LoRA, in both spellings of A1111."""
 NETWORK_TAG = re.compile(r"([ \t]*)<\s*([a-z][\w-]*)\s*:[^<>]*>([ \t]*)", re.IGNORECASE)
-"""What A1111 or an extension of it takes for a network, and would take out of the prompt."""
+"""Tag of any network, which A1111 or an extension of it removes from the prompt."""
 UNCLOSED_TAG = re.compile(r"<\s*(?:lora|lyco|hypernet)\s*:[^<>]*", re.IGNORECASE)
 SUFFIX = ".safetensors"
 MAX_SUGGESTIONS = 3
-"""Names that are offered in the place of an unknown one."""
+"""Maximum number of names suggested for an unknown one."""
 
 
 def set_prompt(request: Request, prompt: str, folder: Path) -> Request:
-    """The request with this prompt, and with the LoRAs that it names beside those it has.
+    """Return the request with this prompt, and with the LoRAs of its tags beside those it has.
 
-    With the grammar "plain" every letter stands for itself. Raises ArgumentError for a slip in
-    what is written, or a name that is not in the folder.
+    With the grammar "plain" every letter stands for itself. Raises ArgumentError for a malformed
+    tag, or a name that is not in the folder.
     """
     if request.grammar == "plain":
         return replace(request, prompt=prompt)
@@ -47,24 +47,27 @@ def set_prompt(request: Request, prompt: str, folder: Path) -> Request:
 def set_line_prompts(
     lines: Sequence[PromptLine], options: Request, folder: Path
 ) -> tuple[list[PromptLine], list[tuple[int, str]]]:
-    """The same for the lines of a file; and those that cannot be used, with the reason."""
-    spoken: list[PromptLine] = []
+    """Set the prompts of the lines of a file, and the LoRAs of their tags.
+
+    Returns the lines, and number and reason of those that cannot be used.
+    """
+    valid: list[PromptLine] = []
     broken: list[tuple[int, str]] = []
     for line in lines:
         try:
-            request = set_prompt(line.wishes.over(options), line.prompt, folder)
+            request = set_prompt(line.overrides.apply_to(options), line.prompt, folder)
         except T2IError as error:
             broken.append((line.number, str(error)))
             continue
         if request.prompt != line.prompt:
-            wishes = replace(line.wishes, loras=request.loras)
-            line = replace(line, prompt=request.prompt, wishes=wishes)
-        spoken.append(line)
-    return spoken, broken
+            overrides = replace(line.overrides, loras=request.loras)
+            line = replace(line, prompt=request.prompt, overrides=overrides)
+        valid.append(line)
+    return valid, broken
 
 
 def _check_network_tags(name: str, text: str) -> None:
-    """Raise ArgumentError for what names a network and is no LoRA, or is not ended."""
+    """Raise ArgumentError for a tag of another network than a LoRA, or one without its end."""
     if match := NETWORK_TAG.search(text):
         tag, kind = match[0].strip(), match[2].lower()
         why = {
@@ -76,17 +79,17 @@ def _check_network_tags(name: str, text: str) -> None:
         other = "of such networks LoRAs alone are read, as <lora:NAME:0.8>"
         raise ArgumentError(
             f"Got {tag:.80} in {name}: {why.get(kind, other)}. With --grammar plain every letter "
-            "is taken as it stands."
+            "is literal."
         )
     if slip := UNCLOSED_TAG.search(text):
         raise ArgumentError(
             f"Got {slip[0]:.80} in {name}, which nothing ends: expected <lora:NAME:0.8>. With "
-            "--grammar plain every letter is taken as it stands."
+            "--grammar plain every letter is literal."
         )
 
 
 def check_no_lora_tags(name: str, prompts: Sequence[str], request: Request) -> None:
-    """Raise ArgumentError where a prompt names one and must not."""
+    """Raise ArgumentError for a LoRA tag in prompts that must not have any."""
     for prompt in prompts:
         if request.grammar != "plain" and (match := LORA_TAG.search(prompt)):
             raise ArgumentError(
@@ -98,7 +101,7 @@ def check_no_lora_tags(name: str, prompts: Sequence[str], request: Request) -> N
 
 
 def remove_network_tags(prompt: str) -> str:
-    """The prompt with nothing in the place of what names LoRAs and other networks."""
+    """Return the prompt without the tags of LoRAs and other networks."""
     return NETWORK_TAG.sub(_replacement_space, prompt).strip()
 
 
@@ -112,12 +115,12 @@ def _extract_loras(prompt: str, folder: Path) -> tuple[str, tuple[ScaledFile, ..
 
 
 def _replacement_space(match: re.Match[str]) -> str:
-    """One space where there was one at either side."""
+    """Return one space in place of a tag that had one on either side."""
     return " " if match[1] or match[match.re.groups] else ""
 
 
 def _parse_lora_tag(match: re.Match[str], folder: Path) -> ScaledFile:
-    """What a TAG says."""
+    """Return the LoRA of a match of LORA_TAG."""
     tag = match[0].strip()
     name, colon, tail = (part.strip() for part in match[2].partition(":"))
     try:
@@ -127,13 +130,13 @@ def _parse_lora_tag(match: re.Match[str], folder: Path) -> ScaledFile:
     if not name:
         raise ArgumentError(
             f"Got {tag:.80}: expected <lora:NAME>, or <lora:NAME:0.8> with one strength. "
-            "With --grammar plain every letter is taken as it stands."
+            "With --grammar plain every letter is literal."
         )
     return ScaledFile(path=str(_find_lora(name.removesuffix(SUFFIX), folder, tag)), scale=scale)
 
 
 def _find_lora(name: str, folder: Path, tag: str) -> Path:
-    """The file of a name, also in a folder below: "styles/ink".
+    """Return the file of a name, also in a folder below: "styles/ink".
 
     tag : that named it
     """

@@ -1,4 +1,4 @@
-"""What is asked for, and how a model likes to be asked."""
+"""The request of one image, and the model's defaults for it."""
 
 import math
 import re
@@ -17,22 +17,22 @@ from t2i.terminal import several
 from t2i.text.prompt import Prompt
 
 Grammar = Literal["a1111", "comfy", "plain"]
-"""How a prompt is read: as in one of these tools, or every letter as it stands."""
+"""Prompt grammar: that of a tool, or "plain", in which every letter is literal."""
 MAX_PICTURES = 10_000
 RANDOM_SEEDS = 2**32
-"""A seed that nobody chose lies below this: ten digits at most, short enough to type again."""
+"""Upper limit of a random seed: at most ten digits, short enough to type again."""
 MAX_SEED = 2**53
 """Whole numbers up to this survive every JSON reader."""
 MAX_GUIDANCE = 10_000
 """Far above any use; at 1e30 nothing but overflow is drawn."""
 MAX_LETTERS = 20_000
-"""Of a prompt; a hundred times what the largest text encoder reads at once."""
+"""Maximum letters of a prompt; a hundred times what the largest text encoder reads at once."""
 SIZE = re.compile(r"(\d{1,6})(?:x(\d{1,6}))?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One picture but for its seed; None is what was left to the model."""
+    """All that determines one image, except the seed; None for values left to the model."""
 
     prompt: str
     negative_prompt: str = ""
@@ -44,23 +44,20 @@ class Request:
     height: int | None = None
     grammar: Grammar = "plain"
     guidance_method: str | None = None
-    """As t2i.conditioning.guidance_registry.parse_guidance reads it.
-
-    None: classifier-free guidance.
-    """
+    """Text for t2i.conditioning.guidance_registry.parse_guidance; None for plain CFG."""
     loras: tuple[ScaledFile, ...] = ()
     embeddings: tuple[EmbeddingFile, ...] = ()
     ip_adapter: InputFile | None = None
     image_prompt: ScaledFile | None = None
-    """What the IP-Adapter looks at."""
+    """Image for the IP-Adapter."""
     image: InputFile | None = None
-    """To be changed rather than drawn from noise; of the mask, if there is one, the white part."""
+    """Image to change instead of drawing from noise; with a mask only its white part."""
     mask: InputFile | None = None
     strength: float | None = None
     upscale: Upscale | None = None
-    """To be made larger by, once it is drawn; width and height are those before."""
+    """Upscaling of the drawn image; width and height are those before it."""
     edited: EditedPrompts | None = None
-    """What is drawn together with it, and tied to it by edits of attention."""
+    """Prompts drawn together with it, and the edits of attention between them."""
 
     def __post_init__(self) -> None:
         check_text("PROMPT", self.prompt)
@@ -94,7 +91,7 @@ class Request:
             for text in together:
                 check_text("A prompt drawn together with it", text)
         for text in (self.prompt, self.negative_prompt, *together):
-            self.spoken(text)
+            self.parse_prompt(text)
         if self.guidance_method is not None:
             # Here, for it imports torch, which most requests need much later.
             from t2i.conditioning.guidance_registry import parse_guidance
@@ -106,18 +103,21 @@ class Request:
                 )
             parse_guidance(self.guidance_method, self.guidance_scale or 1.0)
 
-    def spoken(self, text: str) -> str | Prompt:
-        """A prompt as a pipeline is given it. Raises ArgumentError for a slip in its grammar."""
+    def parse_prompt(self, text: str) -> str | Prompt:
+        """Return a prompt as a pipeline takes it.
+
+        Raises ArgumentError for a mistake in its grammar.
+        """
         if self.grammar == "plain":
             return text
         try:
             return Prompt(text, dialect=self.grammar)
         except ArgumentError as error:
-            hint = "With --grammar plain every letter is taken as it stands."
+            hint = "With --grammar plain every letter is literal."
             raise ArgumentError(f"{error}\n{hint}") from error
 
     def with_defaults(self, defaults: "RequestDefaults") -> "Request":
-        """Fill in what was left open and is known now."""
+        """Return the request with missing values filled in."""
         names = [field.name for field in fields(defaults)]
         missing = {name: getattr(defaults, name) for name in names if getattr(self, name) is None}
         return replace(self, **missing)
@@ -125,7 +125,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestOverrides:
-    """What somebody said of a request, named as there; None is what was not said."""
+    """Values that replace those of a request, named as there; None for those that are not given."""
 
     negative_prompt: str | None = None
     model: str | None = None
@@ -145,17 +145,17 @@ class RequestOverrides:
     strength: float | None = None
     upscale: Upscale | None = None
 
-    def over(self, request: Request) -> Request:
-        """The request, with what was said in the place of what stood there."""
-        said = {field.name: getattr(self, field.name) for field in fields(self)}
+    def apply_to(self, request: Request) -> Request:
+        """Return the request with the given values in place of its own."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(
-            request, **{name: value for name, value in said.items() if value is not None}
+            request, **{name: value for name, value in values.items() if value is not None}
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestDefaults:
-    """Named as in Request."""
+    """Default values of a request, named as there."""
 
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
@@ -164,7 +164,7 @@ class RequestDefaults:
 
 
 def read_defaults(folder: Path) -> RequestDefaults:
-    """How the model likes to be sampled; a folder without t2i.json leaves everything open."""
+    """Return the sampling defaults of a model; a folder without t2i.json has none."""
     sampling = read_sampling(folder)
     return RequestDefaults(
         num_inference_steps=sampling.steps,
@@ -174,7 +174,7 @@ def read_defaults(folder: Path) -> RequestDefaults:
 
 
 def choose_seeds(first: int | None, num: int) -> range:
-    """One seed per picture, counting up from `first`, which is drawn if it is not given."""
+    """Return one seed per image, counting up from `first`, which is drawn if it is not given."""
     check_num_images(num)
     first = choose_seed(first)
     choose_seed(first + num - 1)
@@ -182,12 +182,13 @@ def choose_seeds(first: int | None, num: int) -> range:
 
 
 def check_num_images(num: int) -> None:
+    """Raise ArgumentError for a number of images that is out of range."""
     if not 1 <= num <= MAX_PICTURES:
         raise ArgumentError(f"Got --num {num}: expected a whole number from 1 to {MAX_PICTURES}.")
 
 
 def choose_seed(seed: int | None) -> int:
-    """The seed that was given, or one that is drawn."""
+    """Return the given seed, or a random one. Raises ArgumentError for one out of range."""
     if seed is None:
         return secrets.randbelow(RANDOM_SEEDS)
     if not 0 <= seed <= MAX_SEED:
@@ -196,7 +197,7 @@ def choose_seed(seed: int | None) -> int:
 
 
 def parse_size(text: str, name: str = "--size") -> tuple[int, int]:
-    """Width and height of "512x384", or of "512" for a square."""
+    """Return width and height of "512x384", or of "512" for a square. Raises ArgumentError."""
     match = SIZE.fullmatch(text.strip())
     if match is None:
         raise ArgumentError(
@@ -208,17 +209,17 @@ def parse_size(text: str, name: str = "--size") -> tuple[int, int]:
 
 
 def _check_upscale(upscale: Upscale | None, steps: int | None) -> None:
-    """Before the small picture is drawn: image to image refuses what leaves it no step."""
+    """Raise ArgumentError for an upscaling whose strength leaves no step."""
     if upscale is not None and steps is not None and int(steps * upscale.strength) < 1:
         raise ArgumentError(
-            f"Got --upscale {upscale.typed} with {several(steps, 'step')}: its strength leaves "
+            f"Got --upscale {upscale.argument} with {several(steps, 'step')}: its strength leaves "
             "none of them. Raise it, as in --upscale "
             f"{upscale.factor:g}:{math.ceil(100 / steps) / 100:g}, or take more --steps."
         )
 
 
 def _check_edited(edited: EditedPrompts, request: Request) -> None:
-    """Raise ArgumentError where the request asks for what cannot be drawn under edits."""
+    """Raise ArgumentError for a request that cannot be drawn under edits."""
     if request.prompt != edited.prompts[edited.picture]:
         raise ArgumentError(
             f"Picture {edited.picture} of the edited ones is of "
@@ -233,7 +234,7 @@ def _check_edited(edited: EditedPrompts, request: Request) -> None:
 
 
 def check_size(width: int, height: int) -> None:
-    """Refuse what no picture file of ours could be read back from."""
+    """Raise ArgumentError for more pixels than an image file may have to be read back."""
     if width * height > MAX_PIXELS:
         raise ArgumentError(
             f"Got a size of {width}x{height}: a picture has at most "
@@ -242,6 +243,7 @@ def check_size(width: int, height: int) -> None:
 
 
 def check_text(name: str, text: str) -> None:
+    """Raise ArgumentError for a text that is too long or not valid UTF-8."""
     if len(text) > MAX_LETTERS:
         raise ArgumentError(
             f"{name} is {several(len(text), 'letter')} long, at most {MAX_LETTERS:,} are read. "

@@ -1,4 +1,4 @@
-"""Samplers in the spelling of t2i.denoiser.schedulers, which is not imported: it brings torch."""
+"""Names of samplers as t2i.denoiser.schedulers spells them, which needs torch."""
 
 ALIASES = {
     "euler ancestral": "euler a",
@@ -40,16 +40,16 @@ CLASS_NAMES = {
     "DEISMultistepScheduler": "deis",
     "UniPCMultistepScheduler": "unipc",
 }
-"""What t2i records for a model's own sampler, and what it is called."""
+"""Scheduler class, as t2i records a model's own sampler, -> name of the sampler."""
 
 
 def sampler_from_class(name: str) -> str:
-    """The name of the sampler whose class is typed, as `t2i show` prints it; any other as it is."""
+    """Return the name of the sampler of a scheduler class; any other name unchanged."""
     return CLASS_NAMES.get(name.strip(), name)
 
 
 def is_known_sampler(name: str) -> bool:
-    """Whether it is spelled as the schedulers are; the name of any scheduler class may be one."""
+    """Return whether the name is one of a scheduler; any name ending in "Scheduler" may be one."""
     base = normalise_name(name)
     for spacing in SPACINGS:
         if base.removesuffix(f" {spacing}") in SPACED:
@@ -58,9 +58,9 @@ def is_known_sampler(name: str) -> bool:
 
 
 def translate_sampler(name: str, spacing: str = "") -> tuple[str | None, str]:
-    """Our name of another tool's sampler, or None; and the spacing that could not be kept.
+    """Return t2i's name of another tool's sampler, or None; and a spacing that has no equivalent.
 
-    >>> our_sampler("dpmpp_2m", "karras")
+    >>> translate_sampler("dpmpp_2m", "karras")
     ('dpm++ 2m karras', '')
     """
     if name in CLASS_NAMES:
@@ -81,5 +81,6 @@ def translate_sampler(name: str, spacing: str = "") -> tuple[str | None, str]:
 
 
 def normalise_name(name: str) -> str:
+    """Return the name in lower case, in words, and without a leading "k"."""
     words = name.lower().replace("_", " ").replace("-", " ").replace("dpmpp", "dpm++").split()
     return " ".join(words[1:] if words[:1] == ["k"] else words)

@@ -1,4 +1,4 @@
-"""What --upscale asks for: a picture drawn at its model's size, then made larger."""
+"""The option --upscale: an image is drawn at its model's size, then enlarged."""
 
 import math
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from t2i.errors import ArgumentError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upscale:
-    """strength : how much is drawn anew at the larger size"""
+    """Factor of an upscaling, and the strength at which the enlarged image is drawn anew."""
 
     factor: float
     strength: float = STRENGTH
@@ -23,13 +23,13 @@ class Upscale:
             )
 
     @property
-    def typed(self) -> str:
-        """As it would be typed."""
+    def argument(self) -> str:
+        """The upscaling as a command-line argument."""
         return f"{self.factor:g}:{self.strength:g}"
 
 
 def parse_upscale(text: str) -> Upscale:
-    """Of "2", or of "2:0.4", which names the strength."""
+    """Parse "2", or "2:0.4", which gives the strength too. Raises ArgumentError."""
     factor, colon, strength = text.strip().partition(":")
     try:
         return Upscale(factor=float(factor), **({"strength": float(strength)} if colon else {}))
