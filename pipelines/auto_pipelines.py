@@ -24,6 +24,6 @@ TASKS: tuple[tuple[Any, type], ...] = (
 
 for task, pipeline in TASKS:
     task["t2i"] = pipeline
-    # Looked up by the class that is given, and this one has a prompt more than text to image.
+    # AutoPipelines look up the class they are given: this key is for PromptEditPipeline.
     task["t2i-prompt-edit"] = pipeline
 AUTO_TEXT2IMAGE_PIPELINES_MAPPING["t2i-prompt-edit"] = PromptEditPipeline

@@ -99,8 +99,8 @@ class InpaintPipeline(Pipeline):
         check_denoising_fractions(denoising_start, denoising_end)
         if denoising_start is not None and latents is not None:
             raise ArgumentError(
-                "Got both denoising_start and latents: with denoising_start the image is where the "
-                "run begins. Give what another pipeline left as image, and no latents."
+                "Got both denoising_start and latents: with denoising_start the run starts from "
+                "the image. Give the output of another pipeline as image, and no latents."
             )
         input_images.check_images("image", image)
         input_images.check_images("mask_image", mask_image)

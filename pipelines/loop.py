@@ -16,10 +16,10 @@ from t2i.denoiser.finite_checks import LatentsWatch
 from t2i.denoiser.schedulers import Scheduler, model_input
 
 Generators = torch.Generator | list[torch.Generator]
-"""One for the whole batch, or one per picture."""
+"""One for the whole batch, or one per image."""
 
 Denoise = Callable[[Tensor, Tensor, Conditioning], Tensor]
-"""(latents (rows, C, H, W), timestep, what each row is told) -> prediction (rows, C, H, W)."""
+"""(latents (rows, C, H, W), timestep, conditioning of the rows) -> prediction (rows, C, H, W)."""
 
 
 def sample(
@@ -38,9 +38,9 @@ def sample(
     """
     step_options = accepted_options(scheduler, eta=eta, generator=generator)
 
-    def denoise_now(latents_BCHW: Tensor, told: Conditioning) -> Tensor:
+    def denoise_now(latents_BCHW: Tensor, conditioning: Conditioning) -> Tensor:
         scaled_BCHW = model_input(scheduler, latents_BCHW, run.timestep)
-        return denoise(scaled_BCHW, run.timestep, told)
+        return denoise(scaled_BCHW, run.timestep, conditioning)
 
     run.denoise = denoise_now
     watch = LatentsWatch(run.num_steps)
@@ -68,15 +68,15 @@ def sample(
 def predict(run: RunState, denoise: Denoise, scheduler: Scheduler) -> Tensor:
     """Return the guided prediction of this step, from one denoiser pass for all branches."""
     timestep = run.timestep
-    told = run.pass_conditioning
-    branches = told.branches
+    conditioning = run.pass_conditioning
+    branches = conditioning.branches
 
-    # Scaled once, then repeated: the same numbers as the other way round.
+    # Scaling before repeating gives the same numbers and costs less.
     latents_BCHW = model_input(scheduler, run.latents_BCHW, timestep)
     if len(branches) > 1:
         latents_BCHW = torch.cat([latents_BCHW] * len(branches))
 
-    prediction_BCHW = denoise(latents_BCHW, timestep, told)
+    prediction_BCHW = denoise(latents_BCHW, timestep, conditioning)
     by_branch = dict(zip(branches, prediction_BCHW.chunk(len(branches)), strict=True))
     return run.guidance.combine(by_branch, run)
 

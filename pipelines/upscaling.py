@@ -18,7 +18,7 @@ STRENGTH = 0.15
 """How much is drawn anew: of the embedded model's ten steps the last. Its last two already draw
 small things twice, from .3 on a face gets a second mouth."""
 MOST = 4.0
-"""Of the factor; beyond it a model sees a part of a thing as all there is."""
+"""Largest factor; beyond it a model redraws a part of an object as a whole one."""
 
 
 def upscale(
@@ -43,7 +43,7 @@ def upscale(
     image : one image, or one for each prompt; sides become multiples of the autoencoder's factor
     call : further arguments of ImageToImagePipeline; the size is that of the enlarged image
     """
-    # Here: the command line reads STRENGTH and MOST without torch.
+    # Imported here, so that the command line reads STRENGTH and MOST without torch.
     from PIL import Image
 
     from pipelines.image_to_image import ImageToImagePipeline
@@ -54,8 +54,8 @@ def upscale(
     pictures: list[Any] = list(image) if isinstance(image, list | tuple) else [image]
     if not pictures or not all(isinstance(one, Image.Image) for one in pictures):
         raise ArgumentError(
-            f"Got image={image!r:.80}, expected a Pillow picture, or a list of them, such as the "
-            "images that a pipeline gives."
+            f"Got image={image!r:.80}, expected a Pillow image, or a list of them, such as the "
+            "images of a pipeline's output."
         )
     step = sd.pixels_per_latent(pipe.vae)
     large = [
@@ -67,7 +67,7 @@ def upscale(
     ]
     drawer: Any = pipe
     if not isinstance(pipe, ImageToImagePipeline):
-        with diffusers_errors_only():  # it gives advice on a precision that stays what it is
+        with diffusers_errors_only():  # it warns of a dtype that does not change
             drawer = ImageToImagePipeline.from_pipe(pipe)  # type: ignore[no-untyped-call]  # diffusers'
     output: OutputOrTuple = drawer(prompt=prompt, image=large, strength=strength, **call)
     return output

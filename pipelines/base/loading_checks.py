@@ -41,17 +41,16 @@ LOADERS = {
     KANDINSKY_PRIOR: "UnclipPipeline.from_pretrained(decoder, prior=...) of "
     "pipelines.unclip.unclip",
 }
-"""Kind of model -> what loads it."""
+"""Kind of model -> the call that loads it."""
 
 
 class CheckedPipeline(DiffusionPipeline):
     """DiffusionPipeline that checks a folder before it loads it; subclasses list their `kinds`."""
 
     kinds: ClassVar[tuple[str, ...]]
-    """Of t2i.denoiser.loading.model_parts.LAYOUTS."""
+    """Kinds of model that it loads: keys of t2i.denoiser.loading.model_parts.LAYOUTS."""
     notes: str | None = None
-    """What stands in the folder's t2i.json: how the model likes to be sampled. It goes with the
-    UNet to other pipelines."""
+    """Text of the folder's t2i.json: sampling defaults, which pipelines of the same UNet share."""
 
     @classmethod
     def from_pretrained(
@@ -64,7 +63,7 @@ class CheckedPipeline(DiffusionPipeline):
         """
         variant = kwargs.get("variant")
         place = resolve(pretrained_model_name_or_path, variant)
-        # Left open, transformers takes the file's precision and diffusers float32.
+        # By default transformers takes the file's precision and diffusers float32.
         dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None)) or torch.float32
         if place.is_file():
             if STABLE_DIFFUSION not in cls.kinds:
@@ -74,14 +73,14 @@ class CheckedPipeline(DiffusionPipeline):
                 )
             kwargs.pop("variant", None)
             parts = load_single_file(place, dtype=dtype, **kwargs)
-            if "text_encoder" not in parts:  # SDXL's refiner, which was trained with empty prompts
+            if "text_encoder" not in parts:  # SDXL's refiner, trained with empty prompts
                 parts |= {part: None for part in LAYOUTS[SDXL].together}
                 parts["force_zeros_for_empty_prompt"] = False
             return cls(**parts)
         contents = check_folder(place, variant=variant, given=kwargs.keys())
         if contents.kind not in cls.kinds:
             raise ModelError(
-                f"{place} is a {contents.kind}, and {cls.__name__} cannot draw with it: load it "
+                f"{place} is a {contents.kind}, and {cls.__name__} cannot use it: load it "
                 f"with {LOADERS[contents.kind]}."
             )
         for part in contents.parts:
@@ -124,7 +123,7 @@ class CheckedPipeline(DiffusionPipeline):
         """
         with_lora = check_saveable(self.components, Path(save_directory))
         if not safe_serialization:
-            warnings.warn("Pickled weights are not written: it becomes safetensors.", stacklevel=2)
+            warnings.warn("Pickled weights are not written: saving as safetensors.", stacklevel=2)
         for name in with_lora:
             options = {key: kwargs[key] for key in ("variant", "max_shard_size") if key in kwargs}
             save_base_weights(getattr(self, name), Path(save_directory) / name, **options)

@@ -59,11 +59,11 @@ OPTIONAL = [
     "feature_extractor",
     "safety_checker",
 ]
-OFFLOAD = "text_encoder->text_encoder_2->image_encoder->unet->vae"
-"""The order in which the parts are needed."""
+OFFLOAD_SEQUENCE = "text_encoder->text_encoder_2->image_encoder->unet->vae"
+"""Order in which the parts are used, for CPU offloading."""
 OutputOrTuple = PipelineOutput | tuple[Any, None]
 StartBuilder = Callable[[Tensor, int], RunStart]
-"""(a row of text per picture, the steps asked for) -> where the run starts."""
+"""(embeddings with a row per image, number of requested steps) -> start of the run."""
 
 
 class Pipeline(
@@ -82,8 +82,8 @@ class Pipeline(
 
     kinds: ClassVar[tuple[str, ...]] = (STABLE_DIFFUSION, SDXL)
     sdxl_guidance: ClassVar[float] = 5.0
-    """As diffusers' pipelines of SDXL have it; other models have Call's."""
-    model_cpu_offload_seq = OFFLOAD  # type: ignore[assignment]  # None there
+    """Default of diffusers' SDXL pipelines; for other models it is that of CallArguments."""
+    model_cpu_offload_seq = OFFLOAD_SEQUENCE  # type: ignore[assignment]  # None there
     _optional_components = OPTIONAL
 
     def __init__(
@@ -397,7 +397,7 @@ def check_no_safety_checker(safety_checker: object) -> None:
     if safety_checker is not None:
         raise ArgumentError(
             f"Got a {type(safety_checker).__name__} as safety_checker, and this pipeline runs "
-            "none: nothing would be looked at. To keep it draw with StableDiffusionPipeline of "
+            "none: nothing would be checked. To keep it use StableDiffusionPipeline of "
             "diffusers; to do without give safety_checker=None, as in "
             "from_pipe(pipe, safety_checker=None)."
         )

@@ -26,8 +26,8 @@ from t2i.safe_reading.tensors import read_tensors
 from t2i.terminal import several
 
 REMEDY = (
-    "Merge it into the weights with pipe.fuse_lora() and pipe.unload_lora_weights(), or take it "
-    "off with pipe.unload_lora_weights() and save it beside, then save the pipeline."
+    "Merge it into the weights with pipe.fuse_lora() and pipe.unload_lora_weights(), or remove "
+    "it with pipe.unload_lora_weights() and save it separately, then save the pipeline."
 )
 
 
@@ -59,24 +59,24 @@ def check_saveable(parts: Mapping[str, Any], folder: Path) -> list[str]:
 def lora_save_problem(part: nn.Module) -> str:
     """Return the reason why a part with peft layers would load as something else, or ""."""
     if not isinstance(part, PreTrainedModel):
-        return "a folder of diffusers' has no place for it"
-    called = list(getattr(part, "peft_config", {}))
-    if not called:
-        return "all of its adapters were deleted, which leaves their empty layers on"
-    if len(called) != 1:
-        return f"a folder has place for one of its {len(called)} adapters"
-    (adapter,) = called
-    from_model({"text_encoder": part}, adapter)  # of a kind that counts from these very weights
+        return "diffusers' folders cannot hold it"
+    adapter_names = list(getattr(part, "peft_config", {}))
+    if not adapter_names:
+        return "all of its adapters were deleted, which leaves their empty layers attached"
+    if len(adapter_names) != 1:
+        return f"a folder can hold only one of its {len(adapter_names)} adapters"
+    (adapter,) = adapter_names
+    from_model({"text_encoder": part}, adapter)  # raises unless it adds to these weights
     for _, module in tuned(part):
         if module.merged:
             return "it is merged already"
         if module.disable_adapters or adapter not in module.active_adapters:
-            return "it is switched off, and a folder cannot say so"
+            return "it is switched off, which a folder cannot record"
         alphas = getattr(module, "lora_alpha", None) or module.alpha
         by_root = getattr(module, "use_rslora", {}).get(adapter, False)
         rank = math.sqrt(module.r[adapter]) if by_root else module.r[adapter]
         if not math.isclose(module.scaling[adapter], alphas[adapter] / rank, rel_tol=1e-9):
-            return "it acts at another strength than its own, which a folder cannot say"
+            return "its scale is not its own, which a folder cannot record"
     return ""
 
 
@@ -89,8 +89,8 @@ def check_weights_match_config(name: str, part: nn.Module) -> None:
         config = config.to_dict()
     if isinstance(getattr(part, "encoder_hid_proj", None), MultiIPAdapterImageProjection):
         raise ModelError(
-            f"An IP-Adapter is on the {name}, and a folder of diffusers' has no place for it. Take "
-            "it off with pipe.unload_ip_adapter(), then save the pipeline."
+            f"An IP-Adapter is on the {name}, and diffusers' folders cannot hold it. Remove "
+            "it with pipe.unload_ip_adapter(), then save the pipeline."
         )
     expected = skeleton(kind, config)
     misfits = compare(
@@ -100,8 +100,8 @@ def check_weights_match_config(name: str, part: nn.Module) -> None:
     )
     if misfits:
         raise ModelError(
-            f"The {name} could not be opened again: next to what its config describes it has "
-            f"{misfits}. Take off what was added to it, then save the pipeline."
+            f"The {name} could not be loaded again: beside what its config describes it has "
+            f"{misfits}. Remove what was added to it, then save the pipeline."
         )
 
 

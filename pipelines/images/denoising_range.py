@@ -20,16 +20,16 @@ class TimestepRange(NamedTuple):
     timesteps: Tensor
     num_inference_steps: int
     remaining: int = 0
-    """Turns of the scheduler that come after these, for somebody else to take."""
+    """Number of timesteps of the scheduler after these, left to another pipeline."""
 
 
 def check_denoising_fractions(denoising_start: float | None, denoising_end: float | None) -> None:
     """Raise ArgumentError unless the fractions lie between 0 and 1, the start below the end."""
-    for name, share in (("denoising_start", denoising_start), ("denoising_end", denoising_end)):
-        if share is not None and (not isinstance(share, Real) or not 0 < share < 1):
+    for name, fraction in (("denoising_start", denoising_start), ("denoising_end", denoising_end)):
+        if fraction is not None and (not isinstance(fraction, Real) or not 0 < fraction < 1):
             raise ArgumentError(
-                f"Got {name}={share!r}, expected a number between 0 and 1, such as 0.8, the share "
-                "of the noise that is taken off before; None for the whole run."
+                f"Got {name}={fraction!r}, expected a number between 0 and 1, such as 0.8, the "
+                "fraction of the noise that is removed before; None for the whole run."
             )
     if denoising_start is not None and denoising_end is not None:
         if denoising_start >= denoising_end:
@@ -63,7 +63,7 @@ def timesteps_from(scheduler: Any, denoising_start: float) -> TimestepRange:
     """Return the timesteps after this fraction, and set the scheduler to their first."""
     later = int((scheduler.timesteps < cutoff_timestep(scheduler, denoising_start)).sum())
     if scheduler.order == 2 and later % 2 == 0:
-        later += 1  # Second-order samplers take all turns but the first in twos.
+        later += 1  # Second-order samplers take all timesteps but the first in pairs.
     begin = len(scheduler.timesteps) - later
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(begin)
@@ -87,17 +87,17 @@ def limit_to_end(
     )
 
 
-def cutoff_timestep(scheduler: Any, share: float) -> int:
+def cutoff_timestep(scheduler: Any, fraction: float) -> int:
     """Return the training timestep at which this fraction of the noise is removed."""
     trained: int = scheduler.config["num_train_timesteps"]
-    return round(trained - share * trained)
+    return round(trained - fraction * trained)
 
 
-def count_steps(name: str, share: float, timesteps: Tensor, order: int) -> int:
+def count_steps(name: str, fraction: float, timesteps: Tensor, order: int) -> int:
     """Return the number of steps that these timesteps make; ArgumentError if there is none."""
     if len(timesteps) == 0:
         raise ArgumentError(
-            f"Got {name}={share}, which leaves no step: raise num_inference_steps, or let the "
-            "other pipeline take a smaller share."
+            f"Got {name}={fraction}, which leaves no step: raise num_inference_steps, or let the "
+            "other pipeline take a smaller fraction."
         )
     return math.ceil(len(timesteps) / order)

@@ -23,7 +23,7 @@ from t2i.pictures import to_rgb_or_rgba
 from t2i.terminal import several
 
 Images = Image.Image | np.ndarray[Any, Any] | Tensor | list[Any]
-"""One picture or several, as diffusers takes them: Pillow, (H, W, C) array or (C, H, W) tensor."""
+"""One image or several, as in diffusers: Pillow, (H, W, C) array or (C, H, W) tensor."""
 
 
 def check_images(name: str, images: object) -> None:
@@ -31,7 +31,7 @@ def check_images(name: str, images: object) -> None:
     first = images[0] if isinstance(images, list | tuple) and images else images
     if not isinstance(first, Image.Image | np.ndarray | Tensor):
         raise ArgumentError(
-            f"Got {name} of type {type(first).__name__}, expected a Pillow picture, an array, a "
+            f"Got {name} of type {type(first).__name__}, expected a Pillow image, an array, a "
             f"tensor, or a list of them: {name}=PIL.Image.open('cat.png')."
         )
 
@@ -46,16 +46,16 @@ def preprocess_images(
         pixels_BCYX: Tensor = processor.preprocess(images, **options)
     except (ValueError, TypeError, RuntimeError, IndexError, AttributeError) as error:
         raise ArgumentError(
-            f"The {name} cannot be used ({library_message(error)}): expected pictures at least as "
-            "large as one latent, arrays and tensors with numbers in float."
+            f"The {name} cannot be used ({library_message(error)}): expected images at least as "
+            "large as one latent, arrays and tensors in floating point."
         ) from error
-    a_mask = processor.config["do_convert_grayscale"]  # whose channels are looked at later
+    is_mask = processor.config["do_convert_grayscale"]  # its channels are checked later
     channels = (3, processor.config["vae_latent_channels"])
     flawed = pixels_BCYX.ndim != 4 or 0 in pixels_BCYX.shape
-    if flawed or not (a_mask or pixels_BCYX.shape[1] in channels):
+    if flawed or not (is_mask or pixels_BCYX.shape[1] in channels):
         raise ArgumentError(
-            f"The {name} comes to {tuple(pixels_BCYX.shape)} (pictures, channels, height, width), "
-            "expected a picture in colour, at least as large as one latent."
+            f"The {name} comes to {tuple(pixels_BCYX.shape)} (images, channels, height, width), "
+            "expected colour images at least as large as one latent."
         )
     return pixels_BCYX.float()
 
@@ -96,7 +96,7 @@ def is_pillow(images: Any) -> bool:
     return isinstance(first, Image.Image)
 
 
-def check_masks(mask_BCYX: Tensor, pictures: int, pillow: bool) -> None:
+def check_masks(mask_BCYX: Tensor, num_images: int, pillow: bool) -> None:
     """Raise ArgumentError for invalid masks; warn of masks that select all or nothing.
 
     num_images : to be generated
@@ -105,13 +105,13 @@ def check_masks(mask_BCYX: Tensor, pictures: int, pillow: bool) -> None:
     if mask_BCYX.shape[1] != 1:
         raise ArgumentError(
             f"Got mask_image with {mask_BCYX.shape[1]} channels, expected one: white is 1. Give "
-            "that channel alone, or a Pillow picture, of which the gray is taken."
+            "that channel alone, or a Pillow image, which is converted to gray."
         )
-    if pictures % mask_BCYX.shape[0]:
+    if num_images % mask_BCYX.shape[0]:
         raise ArgumentError(
-            f"Got {mask_BCYX.shape[0]} masks in mask_image for {pictures} to make: give one, or "
-            "one for each prompt. An array or tensor with three axes is read as masks, one after "
-            "another (masks, height, width)."
+            f"Got {mask_BCYX.shape[0]} masks in mask_image for {several(num_images, 'image')}: "
+            "give one, or one for each prompt. An array or tensor with three axes is read as "
+            "masks, one after another (masks, height, width)."
         )
     if pillow:
         return
@@ -124,7 +124,7 @@ def check_masks(mask_BCYX: Tensor, pictures: int, pillow: bool) -> None:
 def encode_images(
     vae: sd.VAE,
     pixels_BCYX: Tensor,
-    pictures: int,
+    num_images: int,
     generator: Generators | None,
     like: Tensor,
 ) -> Tensor:
@@ -135,20 +135,20 @@ def encode_images(
     """
     pixels_BCYX = pixels_BCYX.to(like.device, like.dtype)
     given = pixels_BCYX.shape[0]
-    if pictures % given:
+    if num_images % given:
         raise ArgumentError(
-            f"Got {several(given, 'picture')} for {pictures} to make: give one, or one for each "
-            "prompt."
+            f"Got {several(given, 'image')} for {num_images} to generate: give one, or one for "
+            "each prompt."
         )
     if pixels_BCYX.shape[1] == vae.config["latent_channels"]:
         latents_BCHW = pixels_BCYX
     elif isinstance(generator, list):
-        pixels_BCYX = torch.cat([pixels_BCYX] * (pictures // given))
+        pixels_BCYX = torch.cat([pixels_BCYX] * (num_images // given))
         rows = zip(pixels_BCYX.split(1), generator, strict=True)
         latents_BCHW = torch.cat([sd.encode(vae, row_1CYX, own) for row_1CYX, own in rows])
     else:
         latents_BCHW = sd.encode(vae, pixels_BCYX, generator)
-    return torch.cat([latents_BCHW] * (pictures // latents_BCHW.shape[0])).to(like.dtype)
+    return torch.cat([latents_BCHW] * (num_images // latents_BCHW.shape[0])).to(like.dtype)
 
 
 def prepare_noise(
@@ -210,7 +210,7 @@ def strength_timesteps(
     """
     if not isinstance(strength, Real) or not 0 <= strength <= 1:
         raise ArgumentError(
-            f"Got strength={strength!r}, expected a number from 0 (the picture as it is) to 1."
+            f"Got strength={strength!r}, expected a number from 0 (the image unchanged) to 1."
         )
     count = min(int(num_inference_steps * strength), num_inference_steps)
     if count < 1:

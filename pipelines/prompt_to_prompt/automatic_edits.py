@@ -30,7 +30,7 @@ WINDOWS: dict[type[Edit], str] = {
     Reweight: "cross_replace",
     SelfReplace: "self_replace",
 }
-"""Kind of edit -> the wish that says when it acts."""
+"""Kind of edit -> the option that sets its steps."""
 
 
 def is_blend(value: object) -> bool:
@@ -68,8 +68,8 @@ class WordEditOptions:
             window = getattr(self, name)
             if not (isinstance(window, str) and window == "auto"):
                 check_step_window(name, window)
-        asked = self.blend if isinstance(self.blend, list) else [self.blend]
-        if not all(is_blend(one) for one in asked):
+        blends = self.blend if isinstance(self.blend, list) else [self.blend]
+        if not all(is_blend(one) for one in blends):
             raise ArgumentError(
                 f'Got blend={self.blend!r:.80}, expected "auto", None, or a word of the source '
                 'and one of the target: blend=("cat", "dog").'
@@ -87,8 +87,7 @@ class WordEditOptions:
         if len(self.blend) != targets:
             raise ArgumentError(
                 f"Got {several(len(self.blend), 'pair')} as blend for {targets} targets: expected "
-                "one for "
-                'each, or one tuple for all, blend=("cat", "dog").'
+                'one for each, or one tuple for all, blend=("cat", "dog").'
             )
         return self.blend
 
@@ -114,7 +113,7 @@ def choose_target_settings(
         if steps_with_changes(prompts[0], prompt, num_steps) == {0}:
             change = classify_change(cond_text(prompts[0]), cond_text(prompt), weighted=weighted)
         else:
-            change = PromptChange("other")  # its words change on the way
+            change = PromptChange("other")  # the prompt changes during the run
         settings = change.settings
         if blend == "auto":
             blend = change.words if settings.blended else None
@@ -169,7 +168,7 @@ def covers_any_step(edit: Edit, num_steps: int) -> bool:
         name = WINDOWS.get(type(edit), f"steps of {type(edit).__name__}")
         steps = "1 step is" if num_steps == 1 else f"{several(num_steps, 'step')} are"
         warnings.warn(
-            f"{steps} too few for {name}={edit.steps}: none lies in it, so the targets do without.",
+            f"{steps} too few for {name}={edit.steps}: none lies in it, so it has no effect.",
             stacklevel=4,
         )
     return False

@@ -18,9 +18,9 @@ FUNCTION_WORDS = set(
     "a an the of to on in at and with is are by for from its their it that this or as but above "
     "below over under beside behind between near next left right top bottom front against".split()
 )
-"""Words that name nothing: a word before one of them says nothing more about what follows."""
+"""Words that name nothing: a word before one of them does not describe the word after it."""
 SIZES = set("small large big tiny huge little tall short wide long".split())
-"""A thing of another size does not keep its place, unlike one of another colour."""
+"""Words of size: an object of another size does not keep its place, unlike a recoloured one."""
 
 
 @dataclass(frozen=True, slots=True)

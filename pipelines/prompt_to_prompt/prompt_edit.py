@@ -187,8 +187,8 @@ class PromptEditPipeline(TextToImagePipeline):
     ) -> RecordedSource:
         """Record a source, so that each later edit of it computes the targets alone.
 
-        >>> recorded = pipe.remember("a red apple", seed=7) >>> apples = [pipe(recorded, "a red
-        apple", weights={"red": w}).images[1] for w in (1, 2, 4)]
+        >>> source = pipe.remember("a red apple", seed=7)
+        >>> apples = [pipe(source, "a red apple", weights={"red": w}).images[1] for w in (1, 2, 4)]
 
         Parameters
         ----------
@@ -288,7 +288,7 @@ class PromptEditPipeline(TextToImagePipeline):
         """Return the most positions of the sites whose layout edits="auto" keeps at this image
         size."""
         H, W = sd.latent_size(self.vae, height, width)
-        # The layout is kept where it is coarse: large pictures have no site of FEW positions.
+        # The layout is kept where it is coarse: large images have no site of LAYOUT_POSITIONS.
         halved = 2 ** (len(self.unet.config["block_out_channels"]) - 1)
         smallest: int = math.ceil(H / halved) * math.ceil(W / halved)
         return max(LAYOUT_POSITIONS, smallest)
@@ -365,9 +365,8 @@ def check_custom_edits(edits: object, options: WordEditOptions) -> None:
         )
     if options != WordEditOptions():
         raise ArgumentError(
-            "Got edits of your own, and one of weights, blend, cross_replace and self_replace, "
-            'which are for edits="auto": say it with Reweight, LocalBlend or steps= among your '
-            "edits."
+            "Got both edits and one of weights, blend, cross_replace and self_replace, which are "
+            'for edits="auto": use Reweight, LocalBlend or steps= in your edits instead.'
         )
 
 
@@ -409,8 +408,8 @@ def repeat_noise(latents_BCHW: Tensor, count: int) -> Tensor:
     if not isinstance(latents_BCHW, Tensor) or latents_BCHW.ndim != 4 or len(latents_BCHW) != 1:
         got = getattr(latents_BCHW, "shape", type(latents_BCHW).__name__)
         raise ArgumentError(
-            f"Got latents {got}, expected the noise of one picture, (1, channels, height, width): "
-            "source and targets begin from the same."
+            f"Got latents {got}, expected the noise of one image, (1, channels, height, width): "
+            "source and targets start from the same noise."
         )
     return latents_BCHW.repeat(count, 1, 1, 1)
 

@@ -43,7 +43,7 @@ from t2i.text.token_layout import EncoderInput
 
 VERSION = 2
 REPLAYABLE = (Replace, Refine, Reweight, SelfReplace, LocalBlend)
-"""Edits that need no more of their source than what is kept."""
+"""Edits that need nothing of their source but what is recorded."""
 
 
 @dataclass(slots=True)
@@ -75,12 +75,12 @@ class RecordedSource:
         """Size of the recorded steps in bytes, in memory or on disk."""
         return self.steps.bytes
 
-    # what a session asks (t2i.attention.compute.recorded_rows.Source)
+    # interface for the session: t2i.attention.compute.recorded_rows.RecordedRun
 
     def prompt_at(self, step: int) -> EncoderInput:
         """Return the source's text at a step."""
-        turns, asked = self.steps.count, self.facts["num_inference_steps"]
-        return cond_text(self.prompt, step * asked // turns, asked)
+        num_passes, num_steps = self.steps.count, self.facts["num_inference_steps"]
+        return cond_text(self.prompt, step * num_steps // num_passes, num_steps)
 
     def recorded_row(self, site: str, step: int) -> RecordedRow | None:
         """Return the source's query, key and mask at a site and step; None if not recorded."""
@@ -101,23 +101,23 @@ def check_replayable_edits(edits: Sequence[Edit], kept: Facts) -> None:
     for edit in edits:
         if getattr(edit, "target", None) == 0:
             raise ArgumentError(
-                f"{type(edit).__name__} has target=0, which is the remembered source: it is drawn "
-                "already. The targets count from 1."
+                f"{type(edit).__name__} has target=0, which is the recorded source: it has been "
+                "generated already. The targets count from 1."
             )
         source = getattr(edit, "source", None)
         if edit.looks_ahead or (source == 0 and not isinstance(edit, REPLAYABLE)):
             names = ", ".join(kind.__name__ for kind in REPLAYABLE)
             raise ArgumentError(
-                f"{type(edit).__name__} cannot follow a remembered source: only {names} can. Give "
+                f"{type(edit).__name__} cannot read a recorded source: only {names} can. Give "
                 "the source as a prompt."
             )
         if isinstance(edit, SelfReplace):
             most = edit.max_positions
             if most is None or most > kept["max_positions"]:
                 raise ArgumentError(
-                    f"SelfReplace has max_positions={most}, and of this source sites of at most "
-                    f"{kept['max_positions']} were kept: lower it, or remember the source with "
-                    f"max_positions={most or 64 * 64}."
+                    f"SelfReplace has max_positions={most}, but of this source only sites of at "
+                    f"most {kept['max_positions']} were recorded: lower it, or record the source "
+                    f"with max_positions={most or 64 * 64}."
                 )
 
 
@@ -128,13 +128,13 @@ def write_recorded_source(kept: RecordedSource) -> None:
         return
     noise = {} if kept.noise is None else {"noise": kept.noise.cpu().contiguous()}
     save_file({"state": kept.state, **noise}, folder / START_FILE)
-    ended = {"latents": kept.latents, "pixels": kept.pixels}
-    save_file({name: one.cpu().contiguous() for name, one in ended.items()}, folder / END_FILE)
+    end = {"latents": kept.latents, "pixels": kept.pixels}
+    save_file({name: one.cpu().contiguous() for name, one in end.items()}, folder / END_FILE)
     prompt = prompt_to_facts(kept.prompt)
     steps = {"steps": kept.steps.count, "bytes": kept.steps.bytes}
-    told = {"version": VERSION, "prompt": prompt, **steps, "facts": kept.facts}
+    contents = {"version": VERSION, "prompt": prompt, **steps, "facts": kept.facts}
     digests = {name: file_digest(folder / name) for name in file_names(kept.steps.count)}
-    manifest = told | {"sha256": {**digests, MANIFEST: manifest_digest(told)}}
+    manifest = contents | {"sha256": {**digests, MANIFEST: manifest_digest(contents)}}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
 
@@ -154,8 +154,8 @@ def file_digest(path: Path) -> str:
 
 def manifest_digest(manifest: Mapping[str, object]) -> str:
     """Return the SHA-256 of everything in a manifest but its digests."""
-    told = {key: value for key, value in manifest.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    contents = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
 
 
 def load_recorded_source(folder: str | Path) -> RecordedSource:
@@ -170,8 +170,8 @@ def load_recorded_source(folder: str | Path) -> RecordedSource:
         manifest = parse_json(read_bounded(folder / MANIFEST, RUN.most), lenient=True)
         if manifest["version"] != VERSION:
             raise DataError(
-                f"{folder} is written in layout {manifest['version']}, this t2i reads {VERSION}: "
-                "remember the source anew."
+                f"{folder} has layout {manifest['version']}, this t2i reads {VERSION}: "
+                "record the source again."
             )
         prompt = manifest["prompt"]
         source = prompt_from_facts(prompt)
@@ -180,31 +180,31 @@ def load_recorded_source(folder: str | Path) -> RecordedSource:
         for name in ("num_inference_steps", "max_positions"):
             facts[name] = int(facts[name])
         digests = dict(manifest["sha256"])
-        # First its own, so that no damaged number is counted to.
+        # First the manifest, so that no corrupt number of steps is used.
         check_digest(folder / MANIFEST, digests, manifest_digest(manifest))
         missing = [name for name in file_names(count) if not (folder / name).is_file()]
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise DataError(
-            f"{folder} is no remembered source: {type(error).__name__}: {error}. Name the folder "
+            f"{folder} is not a recorded source: {type(error).__name__}: {error}. Name the folder "
             "that was given to remember()."
         ) from error
     if missing:
-        raise DataError(f"{folder} lacks {missing[0]}: remember the source anew.")
+        raise DataError(f"{folder} lacks {missing[0]}: record the source again.")
     for name in file_names(count):
         check_digest(folder / name, digests, file_digest(folder / name))
-    begun, ended = read_step_file(folder / START_FILE), read_step_file(folder / END_FILE)
+    start, end = read_step_file(folder / START_FILE), read_step_file(folder / END_FILE)
     try:
         return RecordedSource(
             prompt=source,
             facts=facts,
             steps=RecordedSteps(folder, count=count, bytes=size),
-            state=begun["state"],
-            noise=begun.get("noise"),
-            latents=ended["latents"],
-            pixels=ended["pixels"],
+            state=start["state"],
+            noise=start.get("noise"),
+            latents=end["latents"],
+            pixels=end["pixels"],
         )
     except KeyError as error:
-        raise DataError(f"{folder} lacks {error}: remember the source anew.") from error
+        raise DataError(f"{folder} lacks {error}: record the source again.") from error
 
 
 def check_digest(path: Path, digests: Mapping[str, object], found: str) -> None:
@@ -212,7 +212,7 @@ def check_digest(path: Path, digests: Mapping[str, object], found: str) -> None:
     if digests.get(path.name) != found:
         raise DataError(
             f"{path} has changed since it was written, or its disk has failed: "
-            "remember the source anew."
+            "record the source again."
         )
 
 
@@ -220,8 +220,8 @@ def check_no_noise(generator: object, latents: object) -> None:
     """Raise ArgumentError where noise is given for a recorded source."""
     if generator is not None or latents is not None:
         raise ArgumentError(
-            "Got generator or latents with a remembered source, which has the noise that it began "
-            "from: leave them out, or remember the source anew."
+            "Got generator or latents with a recorded source, which has its own starting noise: "
+            "leave them out, or record the source again."
         )
 
 

@@ -86,7 +86,7 @@ class RecordingProbe(Probe):
 
     def bytes_at(self, site: Site, pictures: int, steps: int) -> int:
         """Return 0: RecordingEdit checks the budget, since it knows the width of the heads."""
-        return 0  # told by Remember, which knows how large a head is
+        return 0
 
     def on_attention(self, probabilities: AttentionProbabilities, call: AttentionCall) -> None:
         """Copy the source's query, key and mask of this call."""
@@ -132,9 +132,9 @@ class RecordingEdit(Edit):
         needed = denoiser_pass.num_steps * sum(tensor.nbytes for tensor in tensors.values())
         if needed > self.budget:
             raise ArgumentError(
-                f"To remember this source takes {needed / GIBIBYTE:.3g} GiB, and the budget is "
+                f"Recording this source takes {needed / GIBIBYTE:.3g} GiB, but the budget is "
                 f"{self.budget / GIBIBYTE:.3g} GiB: raise budget=, or take fewer steps or a "
-                "smaller picture."
+                "smaller image."
             )
         self.storage.add(tensors)
         return latents_BCHW
@@ -151,7 +151,7 @@ def create_steps(folder: Path | None, stack: ExitStack) -> RecordedSteps:
         if foreign or (names and MANIFEST not in names):
             what = f"holds {foreign[0]}" if foreign and folder.is_dir() else "is there"
             raise OutputError(
-                f"{folder} {what}, and is no remembered source: it is not replaced. Name another "
+                f"{folder} {what}, and is not a recorded source: it is not replaced. Name another "
                 "folder."
             )
     return RecordedSteps(None if folder is None else stack.enter_context(atomic_folder(folder)))

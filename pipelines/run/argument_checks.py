@@ -11,7 +11,7 @@ from t2i.terminal import several
 from t2i.text.prompt import Prompt
 
 MOST = 1_000_000
-"""Above any count, side or step; whole numbers of Python have no bound, and tensors have."""
+"""Upper bound of every count, side and step: tensors have one, unlike Python integers."""
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
@@ -98,7 +98,7 @@ def check_output_type(output_type: str) -> None:
         )
 
 
-def check_generators(generator: object, pictures: int) -> None:
+def check_generators(generator: object, num_images: int) -> None:
     """Raise ArgumentError unless `generator` is None, one generator, or a list of one per image."""
     generators = generator if isinstance(generator, list) else [generator]
     for one in generators:
@@ -109,10 +109,10 @@ def check_generators(generator: object, pictures: int) -> None:
                 f"Got a generator of type {type(one).__name__}, expected a torch.Generator: "
                 "torch.Generator().manual_seed(7)."
             )
-    if isinstance(generator, list) and len(generator) != pictures:
+    if isinstance(generator, list) and len(generator) != num_images:
         raise ArgumentError(
-            f"Got {several(len(generator), 'generator')} for {several(pictures, 'picture')}: "
-            "give one for each picture, or a single one for all."
+            f"Got {several(len(generator), 'generator')} for {several(num_images, 'image')}: "
+            "give one for each image, or a single one for all."
         )
 
 
@@ -123,7 +123,7 @@ def check_latents(latents: Tensor, shape: tuple[int, ...]) -> None:
     if tuple(latents.shape) != shape or not latents.is_floating_point():
         raise ArgumentError(
             f"Got latents of shape {tuple(latents.shape)} and {latents.dtype}, expected {shape} "
-            "(pictures, channels, height, width of the latents) and floating point."
+            "(images, channels, height, width of the latents) and floating point."
         )
 
 
@@ -135,7 +135,7 @@ def check_guidance(guidance: object) -> None:
         raise ArgumentError(
             f"Got guidance={guidance!r:.80}, expected an object such as ClassifierFree(7.5) of "
             "t2i.conditioning.guidance; "
-            "t2i.conditioning.guidance_registry.parse_guidance('apg', 7.5) makes one of a name."
+            "t2i.conditioning.guidance_registry.parse_guidance('apg', 7.5) makes one from its name."
         )
 
 

@@ -20,7 +20,7 @@ from t2i.denoiser.families.sdxl import Size
 from t2i.text.prompt import Prompt
 
 Prompts = str | Prompt | Sequence[str | Prompt]
-"""A str is taken as it stands; a Prompt is written in a grammar."""
+"""A str is literal text; a Prompt is parsed by a grammar."""
 
 
 SIZES = (
@@ -58,7 +58,7 @@ class CallArguments:
     clip_skip: int | None = None
     callback_on_step_end: StepEndCallback | None = None
     callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",)
-    # of SDXL
+    # SDXL
     prompt_2: Prompts | None = None
     negative_prompt_2: Prompts | None = None
     pooled_prompt_embeds: Tensor | None = None
@@ -69,7 +69,7 @@ class CallArguments:
     negative_original_size: Size | None = None
     negative_crops_coords_top_left: Size = (0, 0)
     negative_target_size: Size | None = None
-    # of its refiner, which changes pictures: not every pipeline takes these
+    # SDXL's refiner; only pipelines with an input image take these
     aesthetic_score: float = 6.0
     negative_aesthetic_score: float = 2.5
 

@@ -35,7 +35,7 @@ class CallState(Waiter):
 
 
 _here: ContextVar[tuple[tuple[object, CallState], ...]] = ContextVar("calls", default=())
-"""The calls that this thread is in, the innermost last, each with its pipeline."""
+"""Running calls of this thread, the innermost last, each with its pipeline."""
 
 
 class CallStateAttribute:
@@ -95,7 +95,7 @@ class CallStateMixin:
     """Mixin that gives each call its own state, under diffusers' names for it."""
 
     scheduler_names: ClassVar[tuple[str, ...]] = ("scheduler",)
-    """Parts that a call steps, and so has of its own."""
+    """Names of the schedulers of which each call has its own copy."""
 
     scheduler = CallScheduler()
     _guidance_scale = CallStateAttribute("guidance_scale")
@@ -108,7 +108,7 @@ class CallStateMixin:
     def __init__(self) -> None:
         super().__init__()
         self.step_callbacks: list[StepCallback] = []
-        """Sent along with every run, before the user's callback."""
+        """Step callbacks of every run, called before the user's callback."""
         self._calls: list[CallState] = []
         self._waiting: list[Waiter] = []
         self._last: CallState | None = None
@@ -144,7 +144,7 @@ class CallStateMixin:
         interrupt: bool = self._interrupt
         return interrupt
 
-    # whose state
+    # access to the state
 
     @property
     def innermost_call(self) -> CallState | None:

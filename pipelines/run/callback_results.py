@@ -25,7 +25,7 @@ def check_callback_signature(callback: object) -> None:
         raise ArgumentError(
             f"{NAME} cannot be called with (pipeline, step, timestep, callback_kwargs): {error}."
         ) from error
-    except ValueError:  # of C, with no signature to look at
+    except ValueError:  # written in C, without a signature
         return
 
 

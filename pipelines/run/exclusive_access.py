@@ -12,9 +12,9 @@ from t2i.attention.hooks.compiled import is_compiled
 from t2i.errors import T2IError
 
 LockPurpose = Literal["state", "attention"]
-"""What of a thing is taken: what its use changes in it, or its attention, by an edit of prompts."""
+"""Purpose of a lock: the state that use of the object changes, or its attention under edits."""
 POLL = 0.05
-"""Seconds between two looks at whether somebody has ended the wait."""
+"""Seconds between two checks whether the wait was interrupted."""
 
 
 class Waiter:
@@ -32,13 +32,13 @@ def exclusive_access(
     Ctrl-C ends the wait, and so does `waiting.interrupt`, with a T2IError.
     """
     with ExitStack() as stack:
-        # In one order everywhere, so that no two wait for one another.
+        # The same order everywhere prevents deadlocks.
         for lock in (lock_for(thing, purpose) for thing in sorted(things, key=id)):
             while not lock.acquire(timeout=POLL):
                 if waiting is not None and waiting.interrupt:
                     raise T2IError(
                         "Interrupted while it waited for another thread's call of the same model: "
-                        "nothing was drawn."
+                        "nothing was generated."
                     )
             stack.callback(lock.release)
         yield
@@ -59,11 +59,11 @@ def one_pass_at_a_time(denoise: Callable[..., Tensor], model: nn.Module) -> Call
     if not has_loras(model) and not is_compiled(model):
         return denoise
 
-    def alone(*args: Any, **kwargs: Any) -> Tensor:
+    def locked(*args: Any, **kwargs: Any) -> Tensor:
         with exclusive_access(model):
             return denoise(*args, **kwargs)
 
-    return alone
+    return locked
 
 
 def has_loras(model: object) -> bool:

@@ -46,9 +46,9 @@ def copy_scheduler(scheduler: Any) -> Any | None:
         config = state.get("_internal_dict")
         try:
             return copy.deepcopy(scheduler, {id(config): config})
-        except Exception:  # Of whatever somebody's own class holds.
+        except Exception:  # from attributes of a user's own class
             return None
 
 
 _lock = threading.Lock()
-"""No scheduler is copied while another call leaves its state there."""
+"""Held while a scheduler is copied, or while a call writes its state back."""

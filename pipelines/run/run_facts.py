@@ -14,9 +14,9 @@ from t2i.errors import ArgumentError
 from t2i.text.prompt import Prompt
 
 VALUES = 1024
-"""Of each weight, that a model is known by."""
+"""Most values of each weight that the fingerprint covers."""
 Facts = dict[str, Any]
-"""What JSON can hold."""
+"""JSON data of a run by name."""
 
 
 def model_fingerprint(pipe: Any) -> str:
@@ -31,7 +31,7 @@ def model_fingerprint(pipe: Any) -> str:
             continue
         for name, weight in model.state_dict().items():
             sha.update(f"{part}.{name} {tuple(weight.shape)} {weight.dtype}".encode())
-            if weight.device.type != "meta":  # offloaded: its name must do
+            if weight.device.type != "meta":  # offloaded: identified by name only
                 spread = weight.detach().reshape(-1)[:: max(1, weight.numel() // VALUES)]
                 sha.update(spread.to("cpu", torch.float64).numpy().tobytes())
         for name, module in model.named_modules():

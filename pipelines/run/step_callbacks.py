@@ -114,18 +114,18 @@ class PromptSchedule:
     conditionings : step, as the user counts steps -> conditioning from there on; the first is 0
     """
 
-    def __init__(self, told: Mapping[int, Conditioning], num_inference_steps: int) -> None:
-        self.told = told
+    def __init__(self, conditionings: Mapping[int, Conditioning], num_inference_steps: int) -> None:
+        self.conditionings = conditionings
         self.num_inference_steps = num_inference_steps
-        self.said = 0
+        self.current = 0
 
     def before_pass(self, run: RunState) -> None:
         """Switch the conditioning if another one begins at this step."""
         step = run.step * self.num_inference_steps // run.num_steps
-        turn = max(first for first in self.told if first <= step)
-        if turn != self.said:
-            self.said = turn
-            run.conditioning = self.told[turn]
+        begin = max(first for first in self.conditionings if first <= step)
+        if begin != self.current:
+            self.current = begin
+            run.conditioning = self.conditionings[begin]
 
     def after_step(self, run: RunState) -> None:
         """Do nothing."""

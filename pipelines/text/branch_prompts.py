@@ -27,7 +27,7 @@ from t2i.text.prompt import Prompt, WeightedText
 TextBatch = tuple[str | WeightedText, ...]
 """One text per prompt of the call."""
 Encode = Callable[[TextBatch, TextBatch, int | None, int | None], EncodedText]
-"""(texts, those for a second encoder, clip_skip, tokens per row if told) -> one row per text."""
+"""(texts, texts of a second encoder, clip_skip, tokens per row or None) -> one row per text."""
 
 
 class BranchTexts:
@@ -37,9 +37,19 @@ class BranchTexts:
     """
 
     def __init__(
-        self, call: CallArguments, guidance: Guidance, steps: int, encode: Encode, silence: bool
+        self,
+        call: CallArguments,
+        guidance: Guidance,
+        steps: int,
+        encode: Encode,
+        zero_negative: bool,
     ) -> None:
-        self.call, self.guidance, self.steps, self.silence = call, guidance, steps, silence
+        self.call, self.guidance, self.steps, self.zero_negative = (
+            call,
+            guidance,
+            steps,
+            zero_negative,
+        )
         self.prompts = count_prompts(call)
         self.encode = cache(encode)
 
@@ -50,22 +60,24 @@ class BranchTexts:
         All have as many tokens as the longest.
         """
         turns = steps_with_changes(self.call, self.steps)
-        told = {step: self.at(step) for step in turns}
-        lengths = {one.text_BTD.shape[1] for branches in told.values() for one in branches.values()}
+        encoded = {step: self.at(step) for step in turns}
+        lengths = {
+            one.text_BTD.shape[1] for branches in encoded.values() for one in branches.values()
+        }
         if len(lengths) > 1 and self.call.prompt_embeds is None:
-            told = {step: self.at(step, max(lengths)) for step in turns}
-        return told
+            encoded = {step: self.at(step, max(lengths)) for step in turns}
+        return encoded
 
     def at(self, step: int, length: int | None = None) -> dict[Branch, EncodedText]:
         """Return the embeddings of each branch at `step`, one row per prompt."""
-        told = {
+        encoded = {
             branch: self.cond(branch, step, length)
             for branch in self.guidance.needs
             if branch != "uncond"
         }
         if "uncond" in self.guidance.needs:
-            told["uncond"] = self.uncond(told["cond"], step, length)
-        return {branch: told[branch] for branch in self.guidance.needs}
+            encoded["uncond"] = self.uncond(encoded["cond"], step, length)
+        return {branch: encoded[branch] for branch in self.guidance.needs}
 
     def cond(self, branch: Branch, step: int, length: int | None) -> EncodedText:
         """Return the embeddings of a conditional branch at `step`."""
@@ -88,7 +100,7 @@ class BranchTexts:
             return EncodedText(
                 call.negative_prompt_embeds, pooled_BD=call.negative_pooled_prompt_embeds
             )
-        if self.silence and call.negative_prompt is None:
+        if self.zero_negative and call.negative_prompt is None:
             pooled_BD = None if cond.pooled_BD is None else torch.zeros_like(cond.pooled_BD)
             return EncodedText(torch.zeros_like(cond.text_BTD), cond.mask_BT, pooled_BD)
         parts = self.texts_at("negative_prompt", call.negative_prompt or "", step)
@@ -135,7 +147,7 @@ def build_branch_texts(
         with exclusive_access(*encoders), scale_text_loras(encoders, scale):
             if second is None:
                 return first.encode(texts_at, clip_skip=clip_skip, length=length, device=device)
-            if first is None:  # The refiner of SDXL reads the prompt by the second one alone.
+            if first is None:  # SDXL's refiner has the second encoder only.
                 alone = Penultimate(second.tokenizer, second.model, second.window)
                 return alone.encode(texts_at, clip_skip=clip_skip, length=length, device=device)
             lines_2 = expand_learned_words(pipe, lines_2, pipe.tokenizer_2)
@@ -143,8 +155,8 @@ def build_branch_texts(
                 texts_at, lines_2, clip_skip=clip_skip, length=length, device=device
             )
 
-    silence = second is not None and pipe.config["force_zeros_for_empty_prompt"]
-    return BranchTexts(call, guidance, steps, encode, silence)
+    zero_negative = second is not None and pipe.config["force_zeros_for_empty_prompt"]
+    return BranchTexts(call, guidance, steps, encode, zero_negative)
 
 
 def expand_learned_words(pipe: Any, texts_at: TextBatch, tokenizer: Any) -> TextBatch:
@@ -197,8 +209,8 @@ def compose_guidance(guidance: Guidance, call: CallArguments) -> Guidance:
         return guidance
     if len(weights) > 1:
         raise ArgumentError(
-            "The prompts of one batch have AND parts of other weights: "
-            f"{' and '.join(map(str, sorted(weights)))}. Draw them one by one."
+            "The prompts of one batch have AND parts of different weights: "
+            f"{' and '.join(map(str, sorted(weights)))}. Generate them one by one."
         )
     if not isinstance(guidance, ClassifierFree):
         raise ArgumentError(

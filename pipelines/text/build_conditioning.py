@@ -18,7 +18,7 @@ from t2i.text.encoders.selection import EncodedText
 
 
 def expand_to_images(
-    pipe: Any, told: EncodedText, call: CallArguments, device: torch.device
+    pipe: Any, encoded: EncodedText, call: CallArguments, device: torch.device
 ) -> EncodedText:
     """Repeat the embeddings to one row per image, on the UNet's device and in its dtype."""
     part = pipe.text_encoder_2 or pipe.text_encoder or pipe.unet
@@ -29,22 +29,22 @@ def expand_to_images(
         )
 
     return EncodedText(
-        per_picture(told.text_BTD, part.dtype),
-        None if told.mask_BT is None else per_picture(told.mask_BT, None),
-        None if told.pooled_BD is None else per_picture(told.pooled_BD, part.dtype),
+        per_picture(encoded.text_BTD, part.dtype),
+        None if encoded.mask_BT is None else per_picture(encoded.mask_BT, None),
+        None if encoded.pooled_BD is None else per_picture(encoded.pooled_BD, part.dtype),
     )
 
 
 def build_conditioning(
     pipe: Any,
-    told: Mapping[Branch, EncodedText],
+    encoded: Mapping[Branch, EncodedText],
     begun: RunStart,
     call: CallArguments,
     device: torch.device,
 ) -> Conditioning:
     """Build the conditioning of all branches, with everything else that the UNet reads."""
-    branches = tuple(told)
-    conditioning = join_branches({branch: one.text_BTD for branch, one in told.items()})
+    branches = tuple(encoded)
+    conditioning = join_branches({branch: one.text_BTD for branch, one in encoded.items()})
     extra = {
         name: torch.cat([expand_to_images] * len(branches))
         for name, expand_to_images in begun.extra.items()
@@ -56,20 +56,20 @@ def build_conditioning(
             call.guidance_scale, pipe.unet.config["time_cond_proj_dim"], conditioning.text_BTD
         )
     if sdxl.is_told_sizes(pipe.unet):
-        pooled = [sdxl.checked(one.pooled_BD) for one in told.values()]
-        told_sizes = image_sizes(pipe, call, begun.latents_BCHW)
+        pooled = [sdxl.checked(one.pooled_BD) for one in encoded.values()]
+        sizes = image_sizes(pipe, call, begun.latents_BCHW)
         if sdxl.is_told_a_score(pipe.unet, pooled[0].shape[1]):
-            told_sizes = sizes_with_scores(told_sizes[0], call)
+            sizes = sizes_with_scores(sizes[0], call)
         extra["text_embeds"] = torch.cat(pooled)
         extra["time_ids"] = torch.cat(
             [
-                sdxl.time_ids(pipe.unet, told_sizes[branch == "uncond"], pooled_BD)
+                sdxl.time_ids(pipe.unet, sizes[branch == "uncond"], pooled_BD)
                 for branch, pooled_BD in zip(branches, pooled, strict=True)
             ]
         )
     mask_BT = None
-    if any(one.mask_BT is not None for one in told.values()):
-        mask_BT = torch.cat([mask_or_ones(one) for one in told.values()])
+    if any(one.mask_BT is not None for one in encoded.values()):
+        mask_BT = torch.cat([mask_or_ones(one) for one in encoded.values()])
     return replace(conditioning, extra=extra, mask_BT=mask_BT)
 
 
@@ -87,11 +87,11 @@ def sizes_with_scores(positive: sdxl.Sizes, call: CallArguments) -> tuple[sdxl.S
     return replace(positive, score=call.aesthetic_score), negative
 
 
-def mask_or_ones(told: EncodedText) -> Tensor:
+def mask_or_ones(encoded: EncodedText) -> Tensor:
     """Return the mask (B, T), all True if there is none."""
-    if told.mask_BT is not None:
-        return told.mask_BT
-    return torch.ones(told.text_BTD.shape[:2], dtype=torch.bool, device=told.text_BTD.device)
+    if encoded.mask_BT is not None:
+        return encoded.mask_BT
+    return torch.ones(encoded.text_BTD.shape[:2], dtype=torch.bool, device=encoded.text_BTD.device)
 
 
 def image_sizes(

@@ -16,14 +16,14 @@ from t2i.errors import ArgumentError
 from t2i.terminal import several
 
 UncondAndCond = tuple[Tensor | None, Tensor]
-"""Of one adapter: the rows of "uncond", if it is needed, and of every other branch."""
+"""Rows of one adapter for "uncond", if it is needed, and for every other branch."""
 
 
 def image_prompts(
     pipe: Any,
     call: CallArguments,
     branches: tuple[Branch, ...],
-    pictures: int,
+    num_images: int,
     device: torch.device,
 ) -> dict[str, Tensor]:
     """Return the rows for `Conditioning.extra`, one tensor per adapter, branch after branch.
@@ -36,8 +36,8 @@ def image_prompts(
     if images is None and embeds is None:
         if len(layers):
             raise ArgumentError(
-                f"{len(layers)} IP-Adapters are loaded, but no picture is given: give "
-                "ip_adapter_image, or take them off with pipe.unload_ip_adapter()."
+                f"{len(layers)} IP-Adapters are loaded, but no image is given: give "
+                "ip_adapter_image, or remove them with pipe.unload_ip_adapter()."
             )
         return {}
     if images is not None and embeds is not None:
@@ -46,7 +46,7 @@ def image_prompts(
     given = given if isinstance(given, list | tuple) else [given]
     if len(given) != len(layers):
         raise ArgumentError(
-            f"Got {several(len(given), 'picture')} or embeddings for {len(layers)} IP-Adapters: "
+            f"Got {several(len(given), 'image')} or embeddings for {len(layers)} IP-Adapters: "
             "give a list with one for each; load one with pipe.load_ip_adapter(...)."
         )
 
@@ -58,7 +58,7 @@ def image_prompts(
             uncond, cond = split_embeddings(one.to(device), "uncond" in branches)
         rows = [uncond if branch == "uncond" else cond for branch in branches]
         extra[f"{IMAGE_PROMPT}{number}"] = torch.cat(
-            [torch.cat([row] * (pictures // row.shape[0])) for row in rows if row is not None]
+            [torch.cat([row] * (num_images // row.shape[0])) for row in rows if row is not None]
         )
     return extra
 

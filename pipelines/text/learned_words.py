@@ -11,7 +11,7 @@ from t2i.errors import ArgumentError, ModelError
 from t2i.text.learned_words import adding_whole_words, expand_learned_words, is_single_token
 
 WRONG_WIDTH = "Loaded embeddings are of incorrect shape"
-"""How diffusers' loader begins to say so."""
+"""Start of the message of diffusers' loader."""
 
 
 class LearnedWordsMixin(TextualInversionLoaderMixin):
@@ -35,8 +35,8 @@ class LearnedWordsMixin(TextualInversionLoaderMixin):
         text_encoder = text_encoder or getattr(pipe, "text_encoder", None)
         if tokenizer is None or text_encoder is None:
             raise ArgumentError(
-                "This pipeline has no text_encoder and tokenizer of those names: give the ones "
-                "that are to learn the word, as text_encoder=... and tokenizer=..."
+                "This pipeline has no text_encoder and tokenizer of those names: give those that "
+                "the word is loaded into, as text_encoder=... and tokenizer=..."
             )
         try:
             with adding_whole_words(tokenizer):
@@ -75,7 +75,7 @@ def check_word_is_new(word: str, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise ArgumentError for a word that the tokenizer knows already."""
     if is_single_token(word, tokenizer):
         raise ArgumentError(
-            f"The model knows the word {word!r:.80} already, and with another meaning of it every "
-            "prompt that says it would draw something else: give it another, as "
+            f"The model knows the word {word!r:.80} already, and every prompt that contains it "
+            "would change: give it another name, as "
             f"token='<{word.strip('<>'):.80}-2>'."
         )

@@ -23,7 +23,7 @@ CALLBACK_NAMES = {
     "image_embeds": "prompt_embeds",
     "negative_image_embeds": "negative_prompt_embeds",
 }
-"""A callback's name for embeddings of pictures -> for those of texts of one token."""
+"""Callback name of image embeddings -> of the same embeddings as texts of one token."""
 
 
 def embeddings_by_branch(
@@ -31,7 +31,7 @@ def embeddings_by_branch(
     image_embeds: Embeds,
     negative_image_embeds: Embeds | None,
     width: int,
-    pictures: int,
+    num_images_per_prompt: int,
 ) -> dict[Branch, Tensor]:
     """Return the embeddings by branch, `num_images_per_prompt` rows each; "uncond" if needed."""
     cond_BD = check_embeddings("image_embeds", image_embeds, width)
@@ -40,7 +40,7 @@ def embeddings_by_branch(
         if negative_image_embeds is None:
             raise ArgumentError(
                 "Got image_embeds without negative_image_embeds: guidance needs an embedding of "
-                "what is not to be drawn, such as that of a black picture; or guidance_scale=1."
+                "what to avoid, such as that of a black image; or guidance_scale=1."
             )
         uncond_BD = check_embeddings("negative_image_embeds", negative_image_embeds, width)
         if len(uncond_BD) not in (1, len(cond_BD)):
@@ -49,7 +49,10 @@ def embeddings_by_branch(
                 f"{len(cond_BD)} of image_embeds: give one, or one for each."
             )
         given["uncond"] = uncond_BD.expand_as(cond_BD)
-    return {branch: rows.repeat_interleave(pictures, dim=0) for branch, rows in given.items()}
+    return {
+        branch: rows.repeat_interleave(num_images_per_prompt, dim=0)
+        for branch, rows in given.items()
+    }
 
 
 def check_embeddings(name: str, embeds: Embeds, width: int) -> Tensor:
@@ -63,8 +66,8 @@ def check_embeddings(name: str, embeds: Embeds, width: int) -> Tensor:
     for part in parts:
         if part.ndim != 2 or part.shape[1] != width or not part.is_floating_point():
             raise ArgumentError(
-                f"Got {name} of shape {tuple(part.shape)} and {part.dtype}, expected (pictures, "
-                f"{width}) and floating point: one embedding a row, of the width this UNet reads."
+                f"Got {name} of shape {tuple(part.shape)} and {part.dtype}, expected (images, "
+                f"{width}) and floating point: one row per embedding, as wide as this UNet reads."
             )
     return torch.cat(parts)
 
@@ -81,7 +84,7 @@ def check_prior_prompts(
         )
     if prior is None:
         raise ArgumentError(
-            "Got a prompt, but this pipeline has no prior to imagine a picture with: load one, "
+            "Got a prompt, but this pipeline has no prior to predict an image embedding: load one, "
             "UnclipPipeline.from_pretrained(decoder, prior=...), or give image_embeds."
         )
     prompts = plain_strings("prompt", prompt)
@@ -109,7 +112,7 @@ def check_guidance_branches(needs: Sequence[Branch]) -> None:
     """Raise ArgumentError for a guidance with other branches than "uncond" and "cond"."""
     if "cond" not in needs or not {*needs} <= {"uncond", "cond"}:
         raise ArgumentError(
-            f"Got a guidance of the branches {', '.join(needs)}; a model that is told pictures has "
+            f"Got a guidance of the branches {', '.join(needs)}; a model of image embeddings has "
             "uncond and cond: choose ClassifierFree, AdaptiveProjected or ZeroStar."
         )
 

@@ -47,8 +47,8 @@ from t2i.denoiser.sampling_defaults import sampling_of
 from t2i.denoiser.schedulers import Scheduler, first_latents
 from t2i.denoiser.timesteps import set_timesteps
 
-USUAL = {"num_inference_steps": 100, "guidance_scale": 4.0}
-"""Of a call where neither it nor the model's notes say any, as in KandinskyV22CombinedPipeline."""
+FALLBACK_DEFAULTS = {"num_inference_steps": 100, "guidance_scale": 4.0}
+"""Defaults for models without own ones, those of KandinskyV22CombinedPipeline."""
 
 
 class UnclipPipeline(CallStateMixin, CheckedPipeline):
@@ -68,7 +68,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
     prior_scheduler = CallScheduler()
     kinds: ClassVar[tuple[str, ...]] = (KANDINSKY,)
     model_cpu_offload_seq = "prior_text_encoder->prior_image_encoder->unet->movq"  # type: ignore[assignment]  # None there
-    # Two of its parameters are read outside of its forward.
+    # Two of its parameters are read outside its forward.
     _exclude_from_cpu_offload = ["prior_prior"]
     _optional_components = [*(f"prior_{part}" for part in PRIOR), "prior_image_processor"]
     _callback_tensor_inputs = ["latents", *picture_embeds.CALLBACK_NAMES]
@@ -270,7 +270,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
     @property
     def defaults(self) -> dict[str, Any]:
         """Steps and guidance scale of the decoder in a call that gives none."""
-        return sampling_of(self.notes).over(USUAL)
+        return sampling_of(self.notes).over(FALLBACK_DEFAULTS)
 
     def latent_size(
         self, height: int | None, width: int | None, latents: object

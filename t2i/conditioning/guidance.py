@@ -83,7 +83,7 @@ class ZeroStar:
             )
 
     def branches(self, run: RunState) -> tuple[Branch, ...]:
-        # A pass has one branch at least, though nobody reads it here.
+        # A pass computes at least one branch, although it is not used here.
         """Return "uncond" and "cond"; "cond" alone in the zero-init steps."""
         return ("cond",) if run.step < self.zero_init_steps else self.needs
 
@@ -136,7 +136,7 @@ def check_scales(scale: float, rescale: float) -> None:
 
 
 LARGEST = 1e10
-"""Far above any use; whole numbers of Python have no bound, and tensors have."""
+"""Upper bound of numbers: tensors have one, unlike Python integers."""
 
 
 def check_number(name: str, value: float) -> None:

@@ -43,7 +43,7 @@ class Interval:
         if others:
             raise ArgumentError(
                 "Got an Interval around a composed guidance: outside it only the first part of the "
-                f"prompt would be heard, not {', '.join(others)}. Leave out start and stop."
+                f"prompt would have an effect, not {', '.join(others)}. Leave out start and stop."
             )
 
     @property

@@ -44,7 +44,7 @@ def guidance_to_dict(guidance: Guidance) -> dict[str, Any]:
     names = {kind: name for name, kind in GUIDANCES.items()}
     if type(guidance) not in names:
         raise ArgumentError(
-            f"Cannot write down {type(guidance).__name__}: a guidance of one's own needs a name in "
+            f"Cannot serialise {type(guidance).__name__}: a custom guidance needs a name in "
             "t2i.conditioning.guidance_registry.GUIDANCES."
         )
     values = {name: getattr(guidance, name) for name in _fields(type(guidance))}
@@ -92,7 +92,7 @@ def _build(kind: type[Guidance], values: Mapping[str, Any]) -> Guidance:
 
 
 def _values(text: str, arguments: str, types: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of "eta=0.5,sites=mid/up", each read as what its field holds."""
+    """Parse "eta=0.5,sites=mid/up" into values of the fields' types."""
     values: dict[str, Any] = {}
     for argument in filter(None, (part.strip() for part in arguments.split(","))):
         key, equals, value = (part.strip() for part in argument.partition("="))
@@ -135,10 +135,10 @@ READERS: dict[Any, tuple[Callable[[str], object], str]] = {
     tuple[float, ...]: (lambda text: tuple(map(float, text.split("/"))), "numbers such as 1/0.5"),
     tuple[str, ...]: (lambda text: tuple(text.split("/")), "names such as mid/up_blocks.0"),
 }
-"""How an argument of each type is read from text, and what to expect of it."""
+"""Type of an argument -> its parser, and a description of valid text."""
 
 FROM_THE_CALL = ("scale", "rescale")
-"""Said by guidance_scale and guidance_rescale, not in the method's text."""
+"""Arguments given by guidance_scale and guidance_rescale, not in the method's text."""
 
 GUIDANCES: dict[str, type[Guidance]] = {
     "none": Conditional,
@@ -149,4 +149,4 @@ GUIDANCES: dict[str, type[Guidance]] = {
     "and": Composed,
     "interval": Interval,
 }
-"""Every guidance by the name that files and command lines know it by."""
+"""Name in files and on the command line -> guidance class."""

@@ -39,8 +39,8 @@ class AdaptiveProjected:
     momentum: float = -0.5
     """The paper's beta; below 0 the average pushes away from where it has been. 0: none."""
     norm_threshold: float = 15.0
-    """The paper's r: the longest that the difference of a picture may be. 0: no bound. It is a
-    length over all values of the latents, so larger pictures want more."""
+    """The paper's r: largest norm of an image's difference; 0 for no bound. It is a norm over all
+    values of the latents, so larger images need a larger one."""
     eta: float = 0.0
     """How much of the parallel part stays: 1 is all of it, as in classifier-free guidance."""
     rescale: float = 0.0

@@ -156,9 +156,9 @@ def test_two_adapters_take_a_picture_each(seeing):
 
 def test_pictures_and_adapters_must_go_together(seeing, components):
     ours, _ = adapted(seeing)
-    with pytest.raises(ArgumentError, match="1 IP-Adapters are loaded, but no picture is given"):
+    with pytest.raises(ArgumentError, match="1 IP-Adapters are loaded, but no image is given"):
         ours(PROMPT)
-    with pytest.raises(ArgumentError, match="Got 2 pictures or embeddings for 1 IP-Adapters"):
+    with pytest.raises(ArgumentError, match="Got 2 images or embeddings for 1 IP-Adapters"):
         ours(PROMPT, ip_adapter_image=[PICTURE, PICTURE])
     with pytest.raises(ArgumentError, match="Got both ip_adapter_image and ip_adapter_image_embe"):
         ours(PROMPT, ip_adapter_image=PICTURE, ip_adapter_image_embeds=[torch.zeros(2, 1, 24)])

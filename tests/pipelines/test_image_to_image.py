@@ -96,7 +96,7 @@ def test_less_strength_leaves_more_of_the_picture(pipe):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        ({"image": None}, "Got image of type NoneType.*expected a Pillow picture"),
+        ({"image": None}, "Got image of type NoneType.*expected a Pillow image"),
         ({"image": "cat.png"}, "Got image of type str"),
         ({"image": PIXELS, "strength": 1.5}, "Got strength=1.5, expected a number from 0"),
         ({"image": PIXELS, "strength": float("nan")}, "Got strength=nan"),
@@ -104,7 +104,7 @@ def test_less_strength_leaves_more_of_the_picture(pipe):
             {"image": PIXELS, "strength": 0.2, "num_inference_steps": 4},
             "less than one step is left",
         ),
-        ({"image": torch.rand(3, 3, 32, 32), "prompt": PROMPTS}, "Got 3 pictures for 2 to make"),
+        ({"image": torch.rand(3, 3, 32, 32), "prompt": PROMPTS}, "Got 3 images for 2 to generate"),
     ],
 )
 def test_bad_input_is_refused_with_what_was_given_and_expected(pipe, call, message):

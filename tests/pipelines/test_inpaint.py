@@ -182,9 +182,9 @@ def test_an_array_with_its_channels_last_is_refused_and_not_read_as_a_mask_a_row
 ):
     pipe = InpaintPipeline(**components)
     mask = np.ones((32, 32, channels), dtype=np.float32)
-    with pytest.raises(ArgumentError, match="Got 32 masks in mask_image for 1 to make: give one"):
+    with pytest.raises(ArgumentError, match="Got 32 masks in mask_image for 1 image: give one"):
         pipe("a cat", image=PICTURE, mask_image=mask, num_inference_steps=1, **SIZE)
-    with pytest.raises(ArgumentError, match="Got 2 masks in mask_image for 3 to make"):
+    with pytest.raises(ArgumentError, match="Got 2 masks in mask_image for 3 images"):
         pipe(["a cat"] * 3, image=PICTURE, mask_image=[MASK_PICTURE] * 2, **SIZE)
 
 

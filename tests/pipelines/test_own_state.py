@@ -345,7 +345,7 @@ def test_a_wait_for_another_thread_can_be_interrupted(components):
             thread.join(0.01)
     assert failed == [
         "Interrupted while it waited for another thread's call of the same model: nothing was "
-        "drawn."
+        "generated."
     ]
     edit("a cat", "a dog", seed=1, num_inference_steps=3)
 

@@ -168,7 +168,7 @@ def test_encode_prompt_is_that_of_text_to_image(pipe):
         ({"edits": "replace"}, 'Got edits=.*expected "auto", or a list of edits'),
         (
             {"edits": [Replace()], "weights": {"dog": 2}},
-            "Got edits of your own, and one of weights",
+            "Got both edits and one of weights",
         ),
         ({"weights": {"dogs": 2.0}}, "weights: 'dogs' is not in any target. Nearest: dog"),
         ({"weights": {"dog": "much"}}, r"Got weights\['dog'\]='much', expected a number"),
@@ -179,7 +179,7 @@ def test_encode_prompt_is_that_of_text_to_image(pipe):
         ({"self_replace": (0.4, 0.0)}, "Got self_replace=.*the first to be at most the second"),
         ({"seed": 1, "generator": torch.Generator()}, "Got both seed and generator"),
         ({"generator": [torch.Generator()]}, "Got generator of type list, expected one"),
-        ({"latents": torch.zeros(2, 4, 8, 8)}, "expected the noise of one picture"),
+        ({"latents": torch.zeros(2, 4, 8, 8)}, "expected the noise of one image"),
         ({"height": 33}, "Got height=33, but this model needs a multiple of 4"),
     ],
 )

@@ -91,7 +91,9 @@ def test_parts_are_composed_by_their_weights(pipe):
 
 
 def test_prompts_of_other_parts_are_not_drawn_together(pipe):
-    with pytest.raises(ArgumentError, match=r"AND parts of other weights: .*Draw them one by one"):
+    with pytest.raises(
+        ArgumentError, match=r"AND parts of different weights: .*Generate them one by one"
+    ):
         draw(pipe, [t2i.Prompt("a cat AND a dog"), "a cat"])
     with pytest.raises(ArgumentError, match="composed by classifier-free guidance"):
         draw(pipe, t2i.Prompt("a cat AND a dog"), guidance_scale=1.0)

@@ -165,7 +165,7 @@ def test_on_disk_it_is_the_same_and_read_step_by_step(pipe, kept, tmp_path):
 
 
 def test_a_run_that_fails_leaves_no_folder(pipe, tmp_path):
-    with pytest.raises(ArgumentError, match="To remember this source takes"):
+    with pytest.raises(ArgumentError, match="Recording this source takes"):
         pipe.remember(SOURCE, seed=3, folder=tmp_path / "cat", budget=1000, **RUN)
     assert not list(tmp_path.iterdir())
 
@@ -174,7 +174,7 @@ def test_the_budget_is_kept_after_the_first_step(pipe, kept):
     passes = []
     hook = pipe.unet.register_forward_pre_hook(lambda *_: passes.append(1))
     try:
-        with pytest.raises(ArgumentError, match=r"takes .* GiB, and the budget is .*raise budget="):
+        with pytest.raises(ArgumentError, match=r"takes .* GiB, but the budget is .*raise budget="):
             pipe.remember(SOURCE, seed=3, budget=kept.bytes - 1, **RUN)
     finally:
         hook.remove()
@@ -184,7 +184,7 @@ def test_the_budget_is_kept_after_the_first_step(pipe, kept):
 
 def test_a_folder_of_somebody_else_is_not_replaced(pipe, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(OutputError, match="is no remembered source: it is not replaced"):
+    with pytest.raises(OutputError, match="is not a recorded source: it is not replaced"):
         pipe.remember(SOURCE, folder=tmp_path, **RUN)
     assert (tmp_path / "mine.txt").read_text() == "mine"
     pipe.remember(SOURCE, folder=tmp_path / "new", seed=3, **RUN)
@@ -200,9 +200,9 @@ def test_a_folder_of_somebody_else_is_not_replaced(pipe, tmp_path):
         ({"seed": 4}, "seed=3"),
         ({"negative_prompt": "x"}, "negative_prompt=None"),
         ({"width": 48}, "width=32"),
-        ({"generator": torch.Generator()}, "Got generator or latents with a remembered source"),
-        ({"edits": [ShareKeysValues()]}, "ShareKeysValues cannot follow a remembered source"),
-        ({"edits": [Replace(source=1, target=0)]}, "target=0, which is the remembered source"),
+        ({"generator": torch.Generator()}, "Got generator or latents with a recorded source"),
+        ({"edits": [ShareKeysValues()]}, "ShareKeysValues cannot read a recorded source"),
+        ({"edits": [Replace(source=1, target=0)]}, "target=0, which is the recorded source"),
         ({"edits": [SelfReplace(max_positions=None)]}, "SelfReplace has max_positions=None"),
     ],
 )
@@ -243,12 +243,12 @@ def test_an_older_processor_is_refused(kept):
 
 
 def test_folders_that_are_none_are_named(pipe, tmp_path):
-    with pytest.raises(DataError, match="is no remembered source"):
+    with pytest.raises(DataError, match="is not a recorded source"):
         load_recorded_source(tmp_path)
     folder = tmp_path / "cat"
     pipe.remember(SOURCE, seed=3, folder=folder, **RUN)
     (folder / "step-00003.safetensors").unlink()
-    with pytest.raises(DataError, match=r"lacks step-00003\.safetensors: remember"):
+    with pytest.raises(DataError, match=r"lacks step-00003\.safetensors: record"):
         load_recorded_source(folder)
     pipe.remember(SOURCE, seed=3, folder=folder, **RUN)
     (folder / "ended.safetensors").write_bytes(b"{}")
@@ -274,7 +274,7 @@ def test_a_bit_that_has_flipped_is_noticed(pipe, tmp_path, name):
     place = content.index(b"red cat") if name.endswith("json") else len(content) - 5
     content[place] ^= 1
     (folder / name).write_bytes(content)
-    with pytest.raises(DataError, match=f"cat/{name} has changed since it was written.*anew"):
+    with pytest.raises(DataError, match=f"cat/{name} has changed since it was written.*again"):
         load_recorded_source(folder)
 
 
@@ -284,7 +284,7 @@ def test_a_folder_without_digests_is_of_another_layout(pipe, tmp_path):
     manifest = json.loads(path.read_text()) | {"version": 1}
     del manifest["sha256"]
     path.write_text(json.dumps(manifest))
-    with pytest.raises(DataError, match="layout 1, this t2i reads 2: remember the source anew"):
+    with pytest.raises(DataError, match="layout 1, this t2i reads 2: record the source again"):
         load_recorded_source(tmp_path / "cat")
 
 
@@ -292,7 +292,7 @@ def test_a_remembered_source_with_files_of_somebody_else_is_not_replaced(pipe, t
     folder = tmp_path / "cat"
     pipe.remember(SOURCE, seed=3, folder=folder, num_inference_steps=2)
     (folder / "mine.txt").write_text("mine")
-    with pytest.raises(OutputError, match=r"holds mine\.txt, and is no .* it is not replaced"):
+    with pytest.raises(OutputError, match=r"holds mine\.txt, and is not a .* it is not replaced"):
         pipe.remember(TARGET, seed=3, folder=folder, num_inference_steps=2)
     assert (folder / "mine.txt").read_text() == "mine"
     assert load_recorded_source(folder).prompt == SOURCE

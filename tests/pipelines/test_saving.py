@@ -157,11 +157,11 @@ def begun_elsewhere(pipe):
 ATTACHED = {
     "a UNet": (
         lora_on,
-        "A LoRA is on the unet, and a folder of diffusers' has no place.*fuse_lora",
+        "A LoRA is on the unet, and diffusers' folders cannot hold it.*fuse_lora",
     ),
     "a VAE": (lambda pipe: lora_on(pipe, "vae", ["to_q"]), "A LoRA is on the vae"),
-    "two": (two, "text_encoder, and a folder has place for one of its 2 adapters"),
-    "another strength": (scaled, "acts at another strength than its own"),
+    "two": (two, "text_encoder, and a folder can hold only one of its 2 adapters"),
+    "another strength": (scaled, "its scale is not its own"),
     "off": (switched_off, "it is switched off"),
     "fused": (fused, "it is merged already.*unload_lora_weights"),
     "deleted": (deleted, "all of its adapters were deleted.*unload_lora_weights"),
@@ -169,11 +169,11 @@ ATTACHED = {
     "an IP-Adapter": (seeing, r"An IP-Adapter is on the unet.*unload_ip_adapter\(\)"),
     "fused projections": (
         lambda pipe: pipe.unet.fuse_qkv_projections(),
-        "The unet could not be opened again: .*unexpected",
+        "The unet could not be loaded again: .*unexpected",
     ),
     "another module": (
         lambda pipe: setattr(pipe.text_encoder, "more", nn.Linear(2, 2)),
-        "The text_encoder could not be opened again: .*more.bias",
+        "The text_encoder could not be loaded again: .*more.bias",
     ),
 }
 

@@ -440,7 +440,7 @@ def test_a_folder_that_is_not_whole_is_refused_before_loading(model_folder, tmp_
         ({"latents": torch.zeros(1, 4, 8, 8), "height": 64}, r"expected \(1, 4, 16, 8\)"),
         ({"latents": torch.zeros(1, 4, 8, 8, dtype=torch.int64)}, "and torch.int64, expected"),
         ({"output_type": "PIL"}, "Unknown output_type 'PIL'. Did you mean 'pil'"),
-        ({"generator": [torch.Generator()] * 2}, "Got 2 generators for 1 picture"),
+        ({"generator": [torch.Generator()] * 2}, "Got 2 generators for 1 image"),
         ({"generator": 7}, "generator of type int, expected a torch.Generator"),
         ({"clip_skip": 9}, "clip_skip=9, but this text encoder has 3 layers"),
         (

@@ -53,5 +53,5 @@ def test_a_factor_out_of_bounds_is_refused(components, factor):
 
 @pytest.mark.parametrize("image", [None, [], "x.png"], ids=str)
 def test_what_is_no_picture_is_refused(components, image):
-    with pytest.raises(ArgumentError, match="expected a Pillow picture, or a list of them"):
+    with pytest.raises(ArgumentError, match="expected a Pillow image, or a list of them"):
         upscale(TextToImagePipeline(**components), image, PROMPT)

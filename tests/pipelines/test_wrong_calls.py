@@ -130,7 +130,7 @@ def test_embeddings_of_the_right_width_may_still_be_none(calls, name, junk):
 )
 def test_a_picture_that_a_library_refuses_is_refused_with_what_is_expected(calls, picture):
     pipe, call = calls["image"]
-    with pytest.raises(ArgumentError, match=r"The image cannot be used \(.*\): expected pictures"):
+    with pytest.raises(ArgumentError, match=r"The image cannot be used \(.*\): expected images"):
         pipe(**call | {"image": picture})
 
 
