@@ -25,7 +25,7 @@ from PIL import Image
 
 from benchmarks.machine import hardware_info, settle, write_result
 from pipelines.text_to_image import TextToImagePipeline
-from t2i.adapters import PARTS, put_on, read, read_embeddings
+from t2i.adapters import MODEL_PARTS, add_lora, read_learned_words, read_lora
 from t2i.atomic_files import write_atomically
 from t2i.pictures import FORMATS, open_picture, picture_grid, save_picture
 from t2i.scenes.recognised_objects import Seen
@@ -132,11 +132,11 @@ def load(model: Path | None) -> TextToImagePipeline:
     if model is None:
         return pipe
     if (model / "lora.safetensors").is_file():
-        lora = read(model / "lora.safetensors", layers_per_block=1)
-        put_on({part: getattr(pipe, part, None) for part in PARTS}, lora, "lora", 1.0)
+        lora = read_lora(model / "lora.safetensors", layers_per_block=1)
+        add_lora({part: getattr(pipe, part, None) for part in MODEL_PARTS}, lora, "lora", 1.0)
     for path in sorted(model.glob("*.safetensors")):
         if "lora" not in path.stem and "kohya" not in path.stem:
-            for word in read_embeddings(path):
+            for word in read_learned_words(path):
                 vectors = word.vectors["text_encoder"]
                 pipe.load_textual_inversion({word.token: vectors}, token=word.token)
     return pipe

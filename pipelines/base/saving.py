@@ -14,11 +14,11 @@ from diffusers.models.embeddings import MultiIPAdapterImageProjection
 from torch import nn
 from transformers import PreTrainedModel
 
-from t2i.adapters import from_model, read
-from t2i.adapters.lora_reader import CONFIG, WEIGHTS
+from t2i.adapters import lora_from_model, read_lora
+from t2i.adapters.lora_reader import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from t2i.adapters.lora_writer import write_tensors
-from t2i.adapters.module_names import shown
-from t2i.adapters.peft_layers import bare, tuned
+from t2i.adapters.module_names import printable_name
+from t2i.adapters.peft_layers import iter_adapter_layers, without_adapters
 from t2i.denoiser.loading.meta_models import SKELETONS, second_names, skeleton
 from t2i.denoiser.loading.weight_checks import compare
 from t2i.errors import ModelError, OutputError
@@ -40,18 +40,18 @@ def check_saveable(parts: Mapping[str, Any], folder: Path) -> list[str]:
     for name, part in parts.items():
         if not isinstance(part, nn.Module):
             continue
-        if any(tuned(part)):
+        if any(iter_adapter_layers(part)):
             if why := lora_save_problem(part):
                 raise ModelError(f"A LoRA is on the {name}, and {why}. {REMEDY}")
             with_lora.append(name)
-            with bare(part):
+            with without_adapters(part):
                 check_weights_match_config(name, part)
         else:
             check_weights_match_config(name, part)
-            if (folder / name / CONFIG).exists():
+            if (folder / name / ADAPTER_CONFIG).exists():
                 raise OutputError(
                     f"{folder / name} holds the LoRA of another model, which would be read as a "
-                    f"part of this one: choose another folder, or remove {CONFIG} from it."
+                    f"part of this one: choose another folder, or remove {ADAPTER_CONFIG} from it."
                 )
     return with_lora
 
@@ -66,8 +66,8 @@ def lora_save_problem(part: nn.Module) -> str:
     if len(adapter_names) != 1:
         return f"a folder can hold only one of its {len(adapter_names)} adapters"
     (adapter,) = adapter_names
-    from_model({"text_encoder": part}, adapter)  # raises unless it adds to these weights
-    for _, module in tuned(part):
+    lora_from_model({"text_encoder": part}, adapter)  # raises unless it adds to these weights
+    for _, module in iter_adapter_layers(part):
         if module.merged:
             return "it is merged already"
         if module.disable_adapters or adapter not in module.active_adapters:
@@ -107,7 +107,7 @@ def check_weights_match_config(name: str, part: nn.Module) -> None:
 
 def save_base_weights(encoder: PreTrainedModel, folder: Path, **options: Any) -> None:
     """Save the weights under the LoRA beside it, where transformers looks for them."""
-    with bare(encoder):
+    with without_adapters(encoder):
         encoder.save_pretrained(folder, **options)
 
 
@@ -121,7 +121,7 @@ def only_adapter_active(encoders: Iterable[PreTrainedModel]) -> Iterator[None]:
     named = []
     for encoder in encoders:
         (adapter,) = encoder.peft_config
-        for _, module in tuned(encoder):
+        for _, module in iter_adapter_layers(encoder):
             named.append((module, module._active_adapter))
             module._active_adapter = [adapter]
     try:
@@ -136,29 +136,30 @@ def rename_dora_magnitudes(folder: Path) -> None:
 
     transformers ignores them under the names that it writes itself.
     """
-    tensors = read_tensors(folder / WEIGHTS)
+    tensors = read_tensors(folder / ADAPTER_WEIGHTS)
     ending = ".lora_magnitude_vector"
     if any(name.endswith(ending) for name in tensors):
         named = {n + ".weight" * n.endswith(ending): tensor for n, tensor in tensors.items()}
-        write_tensors(folder / WEIGHTS, named, {"format": "pt"})
+        write_tensors(folder / ADAPTER_WEIGHTS, named, {"format": "pt"})
 
 
 def check_adapter_file(place: Path) -> None:
     """Raise ModelError where a part's folder holds a LoRA that is invalid or incomplete."""
-    if (place / CONFIG).is_file():
-        read(place)
+    if (place / ADAPTER_CONFIG).is_file():
+        read_lora(place)
 
 
 def check_adapters_loaded(folder: Path, parts: Mapping[str, Any]) -> None:
     """Raise ModelError where layers of a folder's LoRA are missing from its text encoder."""
     for name, part in parts.items():
-        if not isinstance(part, PreTrainedModel) or not (folder / name / CONFIG).is_file():
+        if not isinstance(part, PreTrainedModel) or not (folder / name / ADAPTER_CONFIG).is_file():
             continue
-        (layers,) = read(folder / name).parts.values()
-        found = from_model({name: part}).parts[name] if any(tuned(part)) else {}
+        (layers,) = read_lora(folder / name).parts.values()
+        found = lora_from_model({name: part}).parts[name] if any(iter_adapter_layers(part)) else {}
         if apart := layers.keys() ^ found.keys():
             raise ModelError(
                 f"The LoRA in {folder / name} does not fit the text encoder there: of one of them "
-                f"alone: {several(len(apart), 'layer')}, such as {shown(min(apart))}. Copy "
+                f"alone: {several(len(apart), 'layer')}, such as {printable_name(min(apart))}. "
+                "Copy "
                 "config and weights of both from the same model."
             )

@@ -1,45 +1,53 @@
-"""LoRA and learned words: files that other programs write and read, and the layers in a model.
+"""LoRAs and learned words: reading and writing their files, and putting them on a model."""
 
-These names and their signatures are what training and the commands use.
-"""
-
-from t2i.adapters.lora_arithmetic import Fit, extract, merge, resize
-from t2i.adapters.lora_layers import PARTS, Hadamard, Kronecker, Lora, Low
-from t2i.adapters.lora_reader import read
-from t2i.adapters.lora_summary import PartFacts, facts_of
-from t2i.adapters.lora_writer import Facts, write_diffusers, write_kohya, write_peft
-from t2i.adapters.peft_layers import from_model, put_on, take_off
+from t2i.adapters.lora_arithmetic import (
+    LoraApproximation,
+    extract_lora,
+    merge_into_weights,
+    resize_lora,
+)
+from t2i.adapters.lora_layers import (
+    MODEL_PARTS,
+    HadamardUpdate,
+    KroneckerUpdate,
+    Lora,
+    LowRankUpdate,
+)
+from t2i.adapters.lora_reader import read_lora
+from t2i.adapters.lora_summary import PartSummary, summarize_lora
+from t2i.adapters.lora_writer import KohyaMetadata, write_diffusers, write_kohya, write_peft
+from t2i.adapters.peft_layers import add_lora, lora_from_model, remove_lora
 from t2i.adapters.textual_inversion import (
-    Embedding,
-    read_embedding,
-    read_embeddings,
-    write_embedding,
-    write_embedding_kohya,
+    LearnedWord,
+    read_learned_word,
+    read_learned_words,
+    write_learned_word,
+    write_learned_word_kohya,
 )
 
 __all__ = [
-    "PARTS",
-    "Embedding",
-    "Facts",
-    "Fit",
-    "Hadamard",
-    "Kronecker",
+    "MODEL_PARTS",
+    "HadamardUpdate",
+    "KohyaMetadata",
+    "KroneckerUpdate",
+    "LearnedWord",
     "Lora",
-    "Low",
-    "PartFacts",
-    "extract",
-    "facts_of",
-    "from_model",
-    "merge",
-    "put_on",
-    "read",
-    "read_embedding",
-    "read_embeddings",
-    "resize",
-    "take_off",
+    "LoraApproximation",
+    "LowRankUpdate",
+    "PartSummary",
+    "add_lora",
+    "extract_lora",
+    "lora_from_model",
+    "merge_into_weights",
+    "read_learned_word",
+    "read_learned_words",
+    "read_lora",
+    "remove_lora",
+    "resize_lora",
+    "summarize_lora",
     "write_diffusers",
-    "write_embedding",
-    "write_embedding_kohya",
     "write_kohya",
+    "write_learned_word",
+    "write_learned_word_kohya",
     "write_peft",
 ]

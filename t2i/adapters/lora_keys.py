@@ -1,15 +1,17 @@
-"""The key of a tensor in a LoRA file taken apart: part of a model, module, and what it is there."""
+"""Parsing of tensor keys in LoRA files: model part, module, and field of the layer."""
 
 import re
 from typing import NamedTuple
 
-from t2i.adapters.lora_targets import is_module
-from t2i.adapters.module_names import PREFIXES, flat, from_flat, plain
+from t2i.adapters.lora_targets import is_known_module
+from t2i.adapters.module_names import KOHYA_PREFIXES, canonical_name, parse_kohya_name, replace_dots
 
 
-class Place(NamedTuple):
-    """Where a tensor belongs.
+class ParsedKey(NamedTuple):
+    """The address of a LoRA tensor.
 
+    part : "unet", "text_encoder" or "text_encoder_2"
+    module : name of the module inside its part
     field : down, up, mid, magnitude, dora_scale or alpha; or a factor such as "hada_w1_a"
     """
 
@@ -18,14 +20,21 @@ class Place(NamedTuple):
     field: str
 
 
-PEFT = "base_model.model."
-COMFY = ("diffusion_model.", "model.diffusion_model.")
-"""Before the names of a UNet in the original layout, with dots."""
-ORIGINAL = ("input_blocks.", "middle_block.", "output_blocks.", "time_embed.", "label_emb.", "out.")
-"""How those names begin; some files have them behind "unet."."""
-LYCORIS = "lycoris_"
-"""Before the flat names of one model that lycoris itself trained."""
-OF_UNET = (
+PEFT_PREFIX = "base_model.model."
+COMFY_PREFIXES = ("diffusion_model.", "model.diffusion_model.")
+"""Prefixes of UNet modules in the original layout, with dots."""
+ORIGINAL_PREFIXES = (
+    "input_blocks.",
+    "middle_block.",
+    "output_blocks.",
+    "time_embed.",
+    "label_emb.",
+    "out.",
+)
+"""First components of original names; some files put "unet." before them."""
+LYCORIS_PREFIX = "lycoris_"
+"""Prefix of underscored names in files that lycoris itself trained, of one part."""
+UNET_PREFIXES = (
     "down_blocks.",
     "mid_block.",
     "up_blocks.",
@@ -34,9 +43,9 @@ OF_UNET = (
     "time_embedding.",
     "add_embedding.",
 )
-OF_TEXT = ("text_model.", "encoder.layers.", "text_projection")
+TEXT_ENCODER_PREFIXES = ("text_model.", "encoder.layers.", "text_projection")
 
-FIELDS = (
+FIELD_PATTERNS = (
     (r"lora_A(?:\.default)?\.weight", "down"),
     (r"lora_B(?:\.default)?\.weight", "up"),
     (r"lora_magnitude_vector(?:\.default)?(?:\.weight)?", "magnitude"),
@@ -50,59 +59,63 @@ FIELDS = (
     (r"(hada_(?:w1_a|w1_b|w2_a|w2_b|t1|t2))(?:\.default)?", ""),
     (r"(lokr_(?:w1|w1_a|w1_b|w2|w2_a|w2_b|t2))(?:\.default)?", ""),
 )
-"""How a key ends -> what the tensor is; "" takes it from the key."""
-ENDINGS = [(re.compile(rf"(.+?)\.{ending}"), field) for ending, field in FIELDS]
-OLD = re.compile(r"(.+)\.to_(q|k|v|out)_lora\.(down|up)\.weight")
-"""As diffusers wrote it while LoRA was a processor of attention."""
-OLD_TEXT = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "out_proj"}
-OLD_UNET = {"q": "to_q", "k": "to_k", "v": "to_v", "out": "to_out.0"}
+"""Ending of a key -> field; "" takes the field from the match."""
+KEY_PATTERNS = [(re.compile(rf"(.+?)\.{ending}"), field) for ending, field in FIELD_PATTERNS]
+OLD_DIFFUSERS_KEY = re.compile(r"(.+)\.to_(q|k|v|out)_lora\.(down|up)\.weight")
+"""Key of diffusers' files from the time when LoRA was an attention processor."""
+OLD_TEXT_PROJECTIONS = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "out_proj"}
+OLD_UNET_PROJECTIONS = {"q": "to_q", "k": "to_k", "v": "to_v", "out": "to_out.0"}
 
 
-def placed(key: str, layers_per_block: int, part: str | None = None) -> Place | None:
-    """Where a tensor belongs; None for a key of no known kind.
+def parse_key(key: str, layers_per_block: int, part: str | None = None) -> ParsedKey | None:
+    """Return part, module and field of a tensor; None for a key of no known layout.
 
-    part : of the model, where the file is known to be of one
+    part : the model part, where the file is known to hold only one
     """
-    if match := OLD.fullmatch(key):
+    if match := OLD_DIFFUSERS_KEY.fullmatch(key):
         path, letter, field = match.groups()
-        new = OLD_TEXT if path.endswith("self_attn") else OLD_UNET
-        path = f"{path.removesuffix('.processor')}.{new[letter]}"
+        projections = OLD_TEXT_PROJECTIONS if path.endswith("self_attn") else OLD_UNET_PROJECTIONS
+        path = f"{path.removesuffix('.processor')}.{projections[letter]}"
     else:
-        for ending, known in ENDINGS:
+        for ending, known in KEY_PATTERNS:
             if match := ending.fullmatch(key):
                 path, field = match[1], known or match[2]
                 break
         else:
             return None
     try:
-        where, module = of_model(path.replace(".processor.", "."), layers_per_block, part)
+        found_part, module = parse_module_path(
+            path.replace(".processor.", "."), layers_per_block, part
+        )
     except ValueError:
         return None
-    return Place(where, module, field) if is_module(where, module) else None
+    return ParsedKey(found_part, module, field) if is_known_module(found_part, module) else None
 
 
-def of_model(path: str, layers_per_block: int, part: str | None) -> tuple[str, str]:
-    """The part and the module that a path means. Raises ValueError for none."""
-    for prefix, of in PREFIXES.items():
+def parse_module_path(path: str, layers_per_block: int, part: str | None) -> tuple[str, str]:
+    """Return model part and module of a path. Raises ValueError for an unknown path."""
+    for prefix, prefix_part in KOHYA_PREFIXES.items():
         if path.startswith(prefix) and "." not in path:
-            return of, from_flat(path.removeprefix(prefix), layers_per_block)
-    if path.startswith(LYCORIS) and "." not in path:
-        module = from_flat(path.removeprefix(LYCORIS), layers_per_block)
-        return part or ("unet" if is_module("unet", module) else "text_encoder"), module
-    path = path.removeprefix(PEFT)
-    for prefix in COMFY:
+            return prefix_part, parse_kohya_name(path.removeprefix(prefix), layers_per_block)
+    if path.startswith(LYCORIS_PREFIX) and "." not in path:
+        module = parse_kohya_name(path.removeprefix(LYCORIS_PREFIX), layers_per_block)
+        return part or ("unet" if is_known_module("unet", module) else "text_encoder"), module
+    path = path.removeprefix(PEFT_PREFIX)
+    for prefix in COMFY_PREFIXES:
         if path.startswith(prefix):
-            return "unet", from_flat(flat(path.removeprefix(prefix)), layers_per_block)
+            return "unet", parse_kohya_name(
+                replace_dots(path.removeprefix(prefix)), layers_per_block
+            )
     first, _, rest = path.partition(".")
     if first in ("unet", "text_encoder", "text_encoder_2") and rest:
-        rest = rest.removeprefix(PEFT)
-        if first == "unet" and rest.startswith(ORIGINAL):
-            return first, from_flat(flat(rest), layers_per_block)
-        return first, plain(rest)
+        rest = rest.removeprefix(PEFT_PREFIX)
+        if first == "unet" and rest.startswith(ORIGINAL_PREFIXES):
+            return first, parse_kohya_name(replace_dots(rest), layers_per_block)
+        return first, canonical_name(rest)
     if part is not None:
-        return part, plain(path)
-    if path.startswith(OF_UNET):
+        return part, canonical_name(path)
+    if path.startswith(UNET_PREFIXES):
         return "unet", path
-    if path.startswith(OF_TEXT):
-        return "text_encoder", plain(path)
+    if path.startswith(TEXT_ENCODER_PREFIXES):
+        return "text_encoder", canonical_name(path)
     raise ValueError(path)

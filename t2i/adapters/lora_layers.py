@@ -1,7 +1,7 @@
-"""What a LoRA file adds to the weights of a model: a factored change for each module.
+"""LoRA, LoHa and LoKr weight updates, and the collection of them that a file holds.
 
-A module is named as diffusers names it inside its part of the model, without the "text_model." that
-versions of transformers put before the names of a text encoder or leave out.
+Modules have the names that diffusers gives them inside their part of the model, without the
+"text_model." prefix of some versions of transformers.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,17 +11,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-PARTS = ("unet", "text_encoder", "text_encoder_2")
-Kind = Literal["lora", "loha", "lokr"]
+MODEL_PARTS = ("unet", "text_encoder", "text_encoder_2")
+LayerKind = Literal["lora", "loha", "lokr"]
 
 
 @dataclass(frozen=True, slots=True)
-class Low:
-    """Two low-rank factors (LoRA, Hu et al. 2021): alpha / rank * up @ down.
+class LowRankUpdate:
+    """A low-rank weight update (LoRA, Hu et al. 2021): alpha / rank * up @ down.
 
     down : (rank, in) or (rank, in, height, width) of a convolution
     up : (out, rank) or (out, rank, 1, 1)
-    magnitude : (out,), the length of each row of the changed weight (DoRA, Liu et al. 2024)
+    magnitude : (out,), the norm of each row of the updated weight (DoRA, Liu et al. 2024)
     """
 
     down: Tensor
@@ -30,23 +30,27 @@ class Low:
     magnitude: Tensor | None = None
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> LayerKind:
+        """Layer type."""
         return "lora"
 
     @property
     def rank(self) -> int:
+        """Number of columns of `up`."""
         return self.down.shape[0]
 
     @property
     def scale(self) -> float:
+        """Factor on the product of the factors."""
         return self.alpha / self.rank
 
     def tensors(self) -> Mapping[str, Tensor]:
-        found = {"down": self.down, "up": self.up}
-        return found if self.magnitude is None else found | {"magnitude": self.magnitude}
+        """Return the tensors by the names of their fields."""
+        factors = {"down": self.down, "up": self.up}
+        return factors if self.magnitude is None else factors | {"magnitude": self.magnitude}
 
-    def misshapen(self) -> str:
-        """What is wrong with the shapes, or ""."""
+    def find_shape_problem(self) -> str:
+        """Describe the first fault in the shapes; "" for none."""
         down, up = tuple(self.down.shape), tuple(self.up.shape)
         if len(down) not in (2, 4) or len(up) not in (2, 4) or up[1] != down[0] or 0 in down + up:
             return f"down is {list(down)} and up {list(up)}, expected [rank, in] and [out, rank]"
@@ -56,69 +60,77 @@ class Low:
             return f"the magnitude is {list(self.magnitude.shape)}, expected {list(up[:1])}"
         return ""
 
-    def product(self) -> Tensor:
-        """(out, in * height * width), in float32 or finer."""
-        kind = finer(self.up.dtype)
+    def matrix(self) -> Tensor:
+        """Return the update as a matrix (out, in * height * width), in float32 or finer."""
+        kind = compute_dtype(self.up.dtype)
         return self.scale * (self.up.to(kind).flatten(1) @ self.down.to(kind).flatten(1))
 
 
 @dataclass(frozen=True, slots=True)
-class Hadamard:
+class HadamardUpdate:
     """The elementwise product of two low-rank matrices (LoHa, Hyeon-Woo et al. 2022).
 
-    factors : w1_a, w1_b, w2_a, w2_b; where a convolution keeps its kernel apart, also t1, t2
+    factors : w1_a, w1_b, w2_a, w2_b; for a convolution with a Tucker core also t1, t2
     """
 
     factors: Mapping[str, Tensor]
     alpha: float
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> LayerKind:
+        """Layer type."""
         return "loha"
 
     @property
     def rank(self) -> int:
+        """Rank of each of the two matrices."""
         return self.factors["w1_b"].shape[0]
 
     @property
     def scale(self) -> float:
+        """Factor on the product of the factors."""
         return self.alpha / self.rank
 
     def tensors(self) -> Mapping[str, Tensor]:
+        """Return the factors by their names in lycoris files."""
         return {f"hada_{name}": factor for name, factor in self.factors.items()}
 
-    def misshapen(self) -> str:
-        return misfit(self, ("w1_a", "w1_b", "w2_a", "w2_b"), {"t1", "t2"})
+    def find_shape_problem(self) -> str:
+        """Describe the first fault in the factors; "" for none."""
+        return factor_problem(self, ("w1_a", "w1_b", "w2_a", "w2_b"), {"t1", "t2"})
 
-    def product(self) -> Tensor:
-        """(out, in * height * width), in float32 or finer."""
-        get = {name: factor.to(finer(factor.dtype)) for name, factor in self.factors.items()}
+    def matrix(self) -> Tensor:
+        """Return the update as a matrix (out, in * height * width), in float32 or finer."""
+        get = {
+            name: factor.to(compute_dtype(factor.dtype)) for name, factor in self.factors.items()
+        }
         if "t1" in get:
-            one = tucker(get["t1"], get["w1_a"], get["w1_b"])
-            two = tucker(get["t2"], get["w2_a"], get["w2_b"])
+            one = tucker_product(get["t1"], get["w1_a"], get["w1_b"])
+            two = tucker_product(get["t2"], get["w2_a"], get["w2_b"])
         else:
             one, two = get["w1_a"] @ get["w1_b"], get["w2_a"] @ get["w2_b"]
         return self.scale * (one * two).flatten(1)
 
 
 @dataclass(frozen=True, slots=True)
-class Kronecker:
+class KroneckerUpdate:
     """The Kronecker product of a small and a large matrix (LoKr, Yeh et al. 2023).
 
-    factors : w1 or w1_a and w1_b; w2, or w2_a and w2_b, with t2 where a convolution keeps its
-        kernel apart. Where neither is factored there is no rank, and alpha counts for nothing.
+    factors : w1 or w1_a and w1_b; w2, or w2_a and w2_b, with t2 for a convolution with a
+        Tucker core. Where neither matrix is factored there is no rank, and alpha is ignored.
     """
 
     factors: Mapping[str, Tensor]
     alpha: float
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> LayerKind:
+        """Layer type."""
         return "lokr"
 
     @property
     def rank(self) -> int:
-        """Of the factors; 1 where none is factored."""
+        """Rank of the factored matrix; 1 where none is factored."""
         for name in ("w2_b", "w1_b"):
             if name in self.factors:
                 return self.factors[name].shape[0]
@@ -126,24 +138,29 @@ class Kronecker:
 
     @property
     def scale(self) -> float:
+        """Factor on the product of the factors."""
         return 1.0 if {"w1", "w2"} <= self.factors.keys() else self.alpha / self.rank
 
     def tensors(self) -> Mapping[str, Tensor]:
+        """Return the factors by their names in lycoris files."""
         return {f"lokr_{name}": factor for name, factor in self.factors.items()}
 
-    def misshapen(self) -> str:
+    def find_shape_problem(self) -> str:
+        """Describe the first fault in the factors; "" for none."""
         first = ("w1",) if "w1" in self.factors else ("w1_a", "w1_b")
         second = ("w2",) if "w2" in self.factors else ("w2_a", "w2_b")
-        return misfit(self, first + second, set() if "w2" in self.factors else {"t2"})
+        return factor_problem(self, first + second, set() if "w2" in self.factors else {"t2"})
 
-    def product(self) -> Tensor:
-        """(out, in * height * width), in float32 or finer."""
-        get = {name: factor.to(finer(factor.dtype)) for name, factor in self.factors.items()}
+    def matrix(self) -> Tensor:
+        """Return the update as a matrix (out, in * height * width), in float32 or finer."""
+        get = {
+            name: factor.to(compute_dtype(factor.dtype)) for name, factor in self.factors.items()
+        }
         one = get["w1"] if "w1" in get else get["w1_a"] @ get["w1_b"]
         if "w2" in get:
             two = get["w2"]
         elif "t2" in get:
-            two = tucker(get["t2"], get["w2_a"], get["w2_b"])
+            two = tucker_product(get["t2"], get["w2_a"], get["w2_b"])
         else:
             two = get["w2_a"] @ get["w2_b"]
         if two.dim() == 4:
@@ -151,54 +168,61 @@ class Kronecker:
         return self.scale * torch.kron(one, two)
 
 
-def scaled_as_peft(factors: Mapping[str, Tensor], alpha: float, rank: float) -> Kronecker:
-    """The same of peft's, which scales by alpha / rank what is not factored too; in files of others
-    that counts as it is."""
-    layer = Kronecker(factors, alpha)
+def kronecker_from_peft(
+    factors: Mapping[str, Tensor], alpha: float, rank: float
+) -> KroneckerUpdate:
+    """Convert peft's LoKr layer, which scales unfactored matrices by alpha / rank as well.
+
+    Other programs leave those unscaled; the difference goes into the first factor.
+    """
+    layer = KroneckerUpdate(factors, alpha)
     if layer.scale == alpha / rank:
         return layer
     name = "w1" if "w1" in factors else "w1_b"
     factor = factors[name] * (alpha / rank / layer.scale)
-    return Kronecker({**factors, name: factor}, alpha)
+    return KroneckerUpdate({**factors, name: factor}, alpha)
 
 
-Layer = Low | Hadamard | Kronecker
+WeightUpdate = LowRankUpdate | HadamardUpdate | KroneckerUpdate
 
 
 @dataclass(frozen=True, slots=True)
 class Lora:
-    """Changes to the parts of a model.
+    """The weight updates of one LoRA file.
 
-    parts : name among PARTS -> name of a module -> its change
-    header : what the file says of itself beside its tensors
+    parts : name among MODEL_PARTS -> name of a module -> its update
+    header : metadata of the safetensors file
     """
 
-    parts: Mapping[str, Mapping[str, Layer]]
+    parts: Mapping[str, Mapping[str, WeightUpdate]]
     header: Mapping[str, str] = field(default_factory=dict)
 
-    def layers(self) -> Iterator[tuple[str, str, Layer]]:
-        """Part, module and change, one after the other."""
+    def layers(self) -> Iterator[tuple[str, str, WeightUpdate]]:
+        """Iterate over (part, module, update)."""
         for part, layers in self.parts.items():
             for name, layer in layers.items():
                 yield part, name, layer
 
     @property
-    def kinds(self) -> set[Kind]:
+    def kinds(self) -> set[LayerKind]:
+        """Types of the layers in it."""
         return {layer.kind for _, _, layer in self.layers()}
 
 
-def finer(kind: torch.dtype) -> torch.dtype:
-    """In which to reckon with tensors of a type."""
-    return torch.promote_types(kind, torch.float32) if kind.itemsize > 1 else torch.float32
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype to compute in: float32, or the tensor's own if finer."""
+    return torch.promote_types(dtype, torch.float32) if dtype.itemsize > 1 else torch.float32
 
 
-def tucker(core: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """(rank, rank, height, width) x (rank, out) x (rank, in) -> (out, in, height, width)."""
+def tucker_product(core: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Contract (rank, rank, height, width), (rank, out), (rank, in) to (out, in, height, width)."""
     return torch.einsum("ijkl,ip,jr->prkl", core, a, b)
 
 
-def misfit(layer: Hadamard | Kronecker, needed: tuple[str, ...], possible: set[str]) -> str:
-    """What is wrong with the factors, or "": missing, superfluous, or not to be multiplied."""
+def factor_problem(
+    layer: HadamardUpdate | KroneckerUpdate, needed: tuple[str, ...], possible: set[str]
+) -> str:
+    """Describe factors that are missing, unexpected or cannot be multiplied; "" for none."""
     names = layer.factors.keys()
     if missing := set(needed) - names:
         return f"{min(missing)} is missing"
@@ -213,7 +237,7 @@ def misfit(layer: Hadamard | Kronecker, needed: tuple[str, ...], possible: set[s
         meta = {
             name: torch.empty(factor.shape, device="meta") for name, factor in layer.factors.items()
         }
-        type(layer)(meta, layer.alpha).product()
+        type(layer)(meta, layer.alpha).matrix()
     except RuntimeError:
         return f"the factors {shapes} cannot be multiplied"
     return ""

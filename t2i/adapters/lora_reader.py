@@ -1,5 +1,7 @@
-"""A LoRA file of anybody's: diffusers, peft, kohya, lycoris. Every tensor in it is understood, or
-it is refused."""
+"""Reading LoRA files of diffusers, peft, kohya and lycoris.
+
+A file with any tensor that is not understood is refused.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,127 +9,153 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from t2i.adapters.lora_keys import placed
-from t2i.adapters.lora_layers import PARTS, Hadamard, Kronecker, Layer, Lora, Low, scaled_as_peft
-from t2i.adapters.lora_scales import Told, from_config, from_header
-from t2i.adapters.module_names import shown, spell
-from t2i.adapters.tensor_files import number, read_tensors
+from t2i.adapters.lora_keys import parse_key
+from t2i.adapters.lora_layers import (
+    MODEL_PARTS,
+    HadamardUpdate,
+    KroneckerUpdate,
+    Lora,
+    LowRankUpdate,
+    WeightUpdate,
+    kronecker_from_peft,
+)
+from t2i.adapters.lora_scales import AdapterConfig, parse_config, parse_header
+from t2i.adapters.module_names import printable_name, summarize_names
+from t2i.adapters.tensor_files import read_scalar, read_tensors
 from t2i.denoiser.loading.weight_checks import read_json
 from t2i.errors import ModelError
 from t2i.terminal import several
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-"""Of a folder as peft saves one adapter."""
-Fields = dict[str, Tensor]
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+"""Files of a folder in which peft saves one adapter."""
+TensorsByField = dict[str, Tensor]
 
 
-def read(path: Path, *, layers_per_block: int = 2) -> Lora:
-    """What a LoRA file, or a folder of peft's, changes in a model.
+def read_lora(path: Path, *, layers_per_block: int = 2) -> Lora:
+    """Read a LoRA from a safetensors file or from a folder of peft's.
 
-    layers_per_block : of the UNet that it was made for. Only names of SDXL's original code, as
-        kohya's files have them, depend on it; 2 in all models that are published.
+    layers_per_block : of the UNet it was trained on. Only names of SDXL's original code, used by
+        kohya, depend on it; 2 in all published models.
 
-    Raises ModelError naming the tensors that are not understood: a LoRA is read whole or not.
+    Raises ModelError, naming the tensors that are not understood.
     """
     if path.is_dir():
-        return read_folder(path)
+        return read_peft_folder(path)
     tensors, header = read_tensors(path, "LoRA")
-    return gathered(path, tensors, header, from_header(path, header), layers_per_block)
+    return build_lora(path, tensors, header, parse_header(path, header), layers_per_block)
 
 
-def read_folder(folder: Path) -> Lora:
-    """One adapter as peft saves it, or one in a folder for each part of a model."""
-    parts = {part: folder / part for part in PARTS if (folder / part / CONFIG).is_file()}
-    if not parts and not (folder / CONFIG).is_file():
+def read_peft_folder(folder: Path) -> Lora:
+    """Read one adapter as peft saves it, or one subfolder for each part of a model."""
+    subfolders = {
+        part: folder / part for part in MODEL_PARTS if (folder / part / ADAPTER_CONFIG).is_file()
+    }
+    if not subfolders and not (folder / ADAPTER_CONFIG).is_file():
         raise ModelError(
-            f"{folder} holds no LoRA: expected {CONFIG} and {WEIGHTS} as peft saves them, or the "
+            f"{folder} holds no LoRA: expected {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS} as peft "
+            "saves them, or the "
             "path of a .safetensors file."
         )
-    found: dict[str, Mapping[str, Layer]] = {}
-    for place in parts.values() or [folder]:
-        config = from_config(place / CONFIG, read_json(place / CONFIG))
-        tensors, header = read_tensors(place / WEIGHTS, "LoRA")
-        part = place.name if place.name in PARTS else None
-        configs = dict.fromkeys(PARTS, config)
-        found |= gathered(place / WEIGHTS, tensors, header, configs, 2, part).parts
-    return Lora(found)
+    parts: dict[str, Mapping[str, WeightUpdate]] = {}
+    for subfolder in subfolders.values() or [folder]:
+        config = parse_config(subfolder / ADAPTER_CONFIG, read_json(subfolder / ADAPTER_CONFIG))
+        tensors, header = read_tensors(subfolder / ADAPTER_WEIGHTS, "LoRA")
+        part = subfolder.name if subfolder.name in MODEL_PARTS else None
+        configs = dict.fromkeys(MODEL_PARTS, config)
+        weights = subfolder / ADAPTER_WEIGHTS
+        parts |= build_lora(weights, tensors, header, configs, 2, part).parts
+    return Lora(parts)
 
 
-def gathered(
+def build_lora(
     path: Path,
     tensors: Mapping[str, Tensor],
     header: Mapping[str, str],
-    configs: Mapping[str, Told],
+    configs: Mapping[str, AdapterConfig],
     layers_per_block: int,
     part: str | None = None,
 ) -> Lora:
-    places: dict[tuple[str, str], Fields] = {}
+    """Build the updates of all modules from a file's tensors.
+
+    configs : part -> the adapter config that applies to it, where there is one
+    part : the model part, where the file holds only one
+
+    Raises ModelError for unknown keys, duplicates and tensors that do not fit together.
+    """
+    modules: dict[tuple[str, str], TensorsByField] = {}
     unknown: list[str] = []
     for key, tensor in tensors.items():
-        place = placed(key, layers_per_block, part)
-        if place is None:
+        parsed = parse_key(key, layers_per_block, part)
+        if parsed is None:
             unknown.append(key)
             continue
-        fields = places.setdefault((place.part, place.module), {})
-        if place.field in fields:
-            raise ModelError(f"{path} has {shown(key)} twice, under different names.")
-        fields[place.field] = tensor
+        fields = modules.setdefault((parsed.part, parsed.module), {})
+        if parsed.field in fields:
+            raise ModelError(f"{path} has {printable_name(key)} twice, under different names.")
+        fields[parsed.field] = tensor
     if unknown:
         raise ModelError(
-            f"{path}: {len(unknown):,} of its {several(len(tensors), 'tensor')} are of no LoRA, "
-            f"LoHa or LoKr for Stable Diffusion 1, 2 or XL that is known here: {spell(unknown)}. "
+            f"{path}: {len(unknown):,} of its {several(len(tensors), 'tensor')} belong to no LoRA, "
+            "LoHa or LoKr for Stable Diffusion 1, 2 or XL that is known here: "
+            f"{summarize_names(unknown)}. "
             "Nothing of it was loaded."
         )
-    parts: dict[str, dict[str, Layer]] = {}
-    for (of, module), fields in places.items():
+    parts: dict[str, dict[str, WeightUpdate]] = {}
+    for (model_part, module), fields in modules.items():
         try:
-            layer = layer_of(fields, module, configs.get(of))
+            layer = build_layer(fields, module, configs.get(model_part))
         except ValueError as error:
-            raise ModelError(f"{path}: {of} {shown(module)}: {error}.") from error
-        parts.setdefault(of, {})[module] = layer
-    return Lora({of: parts[of] for of in PARTS if of in parts}, dict(header))
+            raise ModelError(f"{path}: {model_part} {printable_name(module)}: {error}.") from error
+        parts.setdefault(model_part, {})[module] = layer
+    return Lora({name: parts[name] for name in MODEL_PARTS if name in parts}, dict(header))
 
 
-def layer_of(fields: Fields, module: str, told: Told | None) -> Layer:
-    """The change of one module. Raises ValueError unless its tensors are all there and fit."""
+def build_layer(fields: TensorsByField, module: str, config: AdapterConfig | None) -> WeightUpdate:
+    """Build the update of one module from its tensors.
+
+    Raises ValueError unless they are complete, fit together and match the config.
+    """
     fields = dict(fields)
     alpha = fields.pop("alpha", None)
-    given = None if alpha is None else number(alpha)
+    given = None if alpha is None else read_scalar(alpha)
     loha = {name[5:]: fields.pop(name) for name in list(fields) if name.startswith("hada_")}
     lokr = {name[5:]: fields.pop(name) for name in list(fields) if name.startswith("lokr_")}
     if (loha or lokr) and fields:
-        raise ValueError(f"{spell(fields)} cannot be used beside a LoHa or LoKr")
+        raise ValueError(f"{summarize_names(fields)} cannot be used beside a LoHa or LoKr")
     if loha and lokr:
         raise ValueError("it has tensors both of a LoHa and of a LoKr")
 
-    layer: Layer
+    layer: WeightUpdate
     if loha:
-        layer = Hadamard(loha, 0.0)
+        layer = HadamardUpdate(loha, 0.0)
     elif lokr:
-        layer = Kronecker(lokr, 0.0)
+        layer = KroneckerUpdate(lokr, 0.0)
     elif "down" in fields and "up" in fields:
-        layer = low(fields)
+        layer = build_low_rank(fields)
     else:
         raise ValueError(
-            f"it has {spell([*fields, *(['alpha'] if alpha is not None else [])])} alone"
+            f"it has {summarize_names([*fields, *(['alpha'] if alpha is not None else [])])} alone"
         )
-    if misfit := layer.misshapen():
+    if misfit := layer.find_shape_problem():
         raise ValueError(misfit)
-    if told is not None and (contradiction := told.contradicted(module, layer)):
+    if config is not None and (contradiction := config.find_contradiction(module, layer)):
         raise ValueError(contradiction)
     if given is None:
-        given = layer.rank if told is None else told.alpha_of(module, layer.rank)
-    if isinstance(layer, Low):
-        return Low(layer.down, layer.up, float(given), layer.magnitude)
-    if isinstance(layer, Kronecker) and told is not None and alpha is None:
-        return scaled_as_peft(layer.factors, float(given), told.rank_of(module) or layer.rank)
+        given = layer.rank if config is None else config.alpha_for(module, layer.rank)
+    if isinstance(layer, LowRankUpdate):
+        return LowRankUpdate(layer.down, layer.up, float(given), layer.magnitude)
+    if isinstance(layer, KroneckerUpdate) and config is not None and alpha is None:
+        return kronecker_from_peft(
+            layer.factors, float(given), config.rank_for(module) or layer.rank
+        )
     return type(layer)(layer.factors, float(given))
 
 
-def low(fields: Fields) -> Low:
+def build_low_rank(fields: TensorsByField) -> LowRankUpdate:
+    """Build a LoRA or DoRA update, alpha still unset; a lora_mid core is multiplied into `down`."""
     down, up = fields["down"], fields["up"]
     if (mid := fields.get("mid")) is not None:
-        # down, then a convolution among the ranks: one convolution is the same.
+        # down, then a convolution over the ranks, equals one convolution.
         if mid.dim() != 4 or down.dim() < 2 or mid.shape[1] != down.shape[0]:
             raise ValueError(f"lora_mid is {list(mid.shape)}, down {list(down.shape)}")
         down = torch.einsum("orkl,ri->oikl", mid.float(), down.float().flatten(1)).to(down.dtype)
@@ -139,4 +167,4 @@ def low(fields: Fields) -> Low:
                 "one for each output, as peft and newer files have it"
             )
         magnitude = scale
-    return Low(down, up, 0.0, None if magnitude is None else magnitude.flatten())
+    return LowRankUpdate(down, up, 0.0, None if magnitude is None else magnitude.flatten())

@@ -1,147 +1,163 @@
-"""How strongly the layers of a LoRA act, as headers of diffusers and configs of peft say it."""
+"""Alphas, ranks and layer types declared in diffusers' headers and peft's configs."""
 
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from t2i.adapters.lora_layers import PARTS, Layer, Low
-from t2i.adapters.module_names import WHOLE
-from t2i.adapters.peft_fields import KINDS, check_fields
+from t2i.adapters.lora_layers import MODEL_PARTS, LowRankUpdate, WeightUpdate
+from t2i.adapters.module_names import TEXT_MODEL_PREFIX
+from t2i.adapters.peft_fields import LAYER_KINDS, check_fields
 from t2i.errors import ModelError
 from t2i.safe_reading import parse_json
 
-HEADER = "lora_adapter_metadata"
-"""Under which diffusers keeps it in a file."""
-PATTERN = re.compile(r"\^?[\w.\\-]+(\.\*[\w.\\-]*){0,2}\$?", re.ASCII)
-"""peft takes regular expressions: those that somebody means, and none that never ends."""
-LONGEST = 500
+HEADER_KEY = "lora_adapter_metadata"
+"""Metadata key under which diffusers keeps peft's config in a file."""
+SAFE_PATTERN = re.compile(r"\^?[\w.\\-]+(\.\*[\w.\\-]*){0,2}\$?", re.ASCII)
+"""Patterns accepted from configs: peft takes any regular expression, some never terminate."""
+MAX_PATTERN_LENGTH = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """Of one part of a model.
+class AdapterConfig:
+    """The config of an adapter on one part of a model.
 
-    rank, kind, dora : None where nothing is said of it
-    by_root : divided by the square root of the rank, not by the rank (rsLoRA, Kalajdzievski 2023)
+    alpha_patterns, rank_patterns : regular expression of module names -> value other than the
+        default
+    rank, kind, dora : None where the config does not declare it
+    rank_stabilized : scaled by alpha / sqrt(rank) (rsLoRA, Kalajdzievski 2023)
     """
 
     alpha: float
-    patterns: Mapping[str, float] = field(default_factory=dict)
-    by_root: bool = False
+    alpha_patterns: Mapping[str, float] = field(default_factory=dict)
+    rank_stabilized: bool = False
     rank: float | None = None
-    ranks: Mapping[str, float] = field(default_factory=dict)
+    rank_patterns: Mapping[str, float] = field(default_factory=dict)
     kind: str | None = None
     dora: bool | None = None
 
-    def alpha_of(self, module: str, rank: int) -> float:
-        """Alpha that gives, divided by the rank, the scale that was meant."""
-        found = matching(self.patterns, module, self.alpha)
-        return found * math.sqrt(rank) if self.by_root else found
+    def alpha_for(self, module: str, rank: int) -> float:
+        """Return the alpha that, divided by `rank`, gives the declared scale of a module."""
+        found = match_pattern(self.alpha_patterns, module, self.alpha)
+        return found * math.sqrt(rank) if self.rank_stabilized else found
 
-    def rank_of(self, module: str) -> float | None:
-        return None if self.rank is None else matching(self.ranks, module, self.rank)
+    def rank_for(self, module: str) -> float | None:
+        """Return the declared rank of a module; None where there is none."""
+        return None if self.rank is None else match_pattern(self.rank_patterns, module, self.rank)
 
-    def contradicted(self, module: str, layer: Layer) -> str:
-        """What the tensors of a layer are that was said otherwise, or ""."""
+    def find_contradiction(self, module: str, layer: WeightUpdate) -> str:
+        """Describe where the tensors of a layer contradict the config; "" for nowhere."""
         if self.kind is not None and layer.kind != self.kind:
             return f"its tensors are of a {layer.kind}, and its config is of a {self.kind}"
-        if not isinstance(layer, Low):
+        if not isinstance(layer, LowRankUpdate):
             return ""
         has_magnitude = layer.magnitude is not None
         if self.dora is not None and has_magnitude is not self.dora:
             has = "have" if has_magnitude else "lack"
-            said = str(self.dora).lower()
-            return f"its tensors {has} the magnitude of DoRA, and its config says use_dora = {said}"
-        rank = self.rank_of(module)
+            declared = str(self.dora).lower()
+            return (
+                f"its tensors {has} the magnitude of DoRA, and its config says use_dora = "
+                f"{declared}"
+            )
+        rank = self.rank_for(module)
         if rank is not None and rank != layer.rank:
             return f"its tensors are of rank {layer.rank}, and its config says {rank:g}"
         return ""
 
 
-def matching(patterns: Mapping[str, float], module: str, default: float) -> float:
-    found = (value for pattern, value in patterns.items() if fits(pattern, module))
+def match_pattern(patterns: Mapping[str, float], module: str, default: float) -> float:
+    """Return the value of the first pattern that matches a module."""
+    found = (value for pattern, value in patterns.items() if matches_module(pattern, module))
     return next(found, default)
 
 
-def fits(pattern: str, module: str) -> bool:
-    """As peft matches: from the start, or from behind any dot; to the end. A text encoder's modules
-    are called with "text_model." and without, so that both names count."""
-    return any(re.match(rf"(?:.*\.)?(?:{pattern})$", name) for name in (module, WHOLE + module))
+def matches_module(pattern: str, module: str) -> bool:
+    """Return True if a pattern matches a module as peft matches: whole name, or after any dot.
 
-
-def from_header(path: object, header: Mapping[str, str]) -> dict[str, Told]:
-    """Part -> what the header says of its layers. Raises ModelError for what cannot be read."""
-    if not (text := header.get(HEADER)):
-        return {}
-    try:
-        told = parse_json(text, lenient=True)
-    except ValueError as error:
-        raise ModelError(f"{path}: its header {HEADER} is not JSON: {error}.") from error
-    if not isinstance(told, dict):
-        raise ModelError(f"{path}: its header {HEADER} holds no JSON object.")
-    parts: dict[str, dict[str, object]] = {}
-    of_all: dict[str, object] = {}
-    for key, value in told.items():
-        part, dot, name = key.partition(".")
-        if dot:
-            parts.setdefault(part, {})[name] = value
-        else:  # as `unet.save_lora_adapter` has it
-            of_all[key] = value
-    if of_all and parts:
-        raise ModelError(
-            f"{path}: its header {HEADER} has {min(of_all)!r:.80} beside names of parts, expected "
-            "a part before each name or before none."
-        )
-    if of_all:
-        return dict.fromkeys(PARTS, from_config(path, of_all))
-    return {part: from_config(path, config) for part, config in parts.items()}
-
-
-def from_config(path: object, config: Mapping[str, object]) -> Told:
-    """What a config of peft's says, of LoRA or of LoHa and LoKr."""
-    check_fields(path, config)
-    kind = config.get("peft_type")
-    dora, rank = config.get("use_dora"), config.get("r")
-    return Told(
-        finite(path, "alpha", config.get("lora_alpha", config.get("alpha", 8))),
-        patterns_of(path, config, "alpha_pattern"),
-        by_root=switch(path, "use_rslora", config.get("use_rslora")) is True,
-        rank=None if rank is None else finite(path, "r", rank),
-        ranks=patterns_of(path, config, "rank_pattern"),
-        kind=None if kind is None else KINDS[str(getattr(kind, "value", kind))],
-        dora=switch(path, "use_dora", dora),
+    Modules of text encoders match with and without "text_model.".
+    """
+    return any(
+        re.match(rf"(?:.*\.)?(?:{pattern})$", name) for name in (module, TEXT_MODEL_PREFIX + module)
     )
 
 
-def patterns_of(path: object, config: Mapping[str, object], name: str) -> dict[str, float]:
+def parse_header(path: object, header: Mapping[str, str]) -> dict[str, AdapterConfig]:
+    """Return part -> adapter config in a file's header. Raises ModelError for a broken header."""
+    if not (text := header.get(HEADER_KEY)):
+        return {}
+    try:
+        fields = parse_json(text, lenient=True)
+    except ValueError as error:
+        raise ModelError(f"{path}: its header {HEADER_KEY} is not JSON: {error}.") from error
+    if not isinstance(fields, dict):
+        raise ModelError(f"{path}: its header {HEADER_KEY} holds no JSON object.")
+    parts: dict[str, dict[str, object]] = {}
+    shared: dict[str, object] = {}
+    for key, value in fields.items():
+        part, dot, name = key.partition(".")
+        if dot:
+            parts.setdefault(part, {})[name] = value
+        else:  # written by `unet.save_lora_adapter`
+            shared[key] = value
+    if shared and parts:
+        raise ModelError(
+            f"{path}: its header {HEADER_KEY} has {min(shared)!r:.80} beside names of parts, "
+            "expected "
+            "a part before each name or before none."
+        )
+    if shared:
+        return dict.fromkeys(MODEL_PARTS, parse_config(path, shared))
+    return {part: parse_config(path, config) for part, config in parts.items()}
+
+
+def parse_config(path: object, config: Mapping[str, object]) -> AdapterConfig:
+    """Parse peft's config of LoRA, LoHa or LoKr. Raises ModelError for unsupported values."""
+    check_fields(path, config)
+    kind = config.get("peft_type")
+    dora, rank = config.get("use_dora"), config.get("r")
+    return AdapterConfig(
+        parse_number(path, "alpha", config.get("lora_alpha", config.get("alpha", 8))),
+        parse_patterns(path, config, "alpha_pattern"),
+        rank_stabilized=parse_bool(path, "use_rslora", config.get("use_rslora")) is True,
+        rank=None if rank is None else parse_number(path, "r", rank),
+        rank_patterns=parse_patterns(path, config, "rank_pattern"),
+        kind=None if kind is None else LAYER_KINDS[str(getattr(kind, "value", kind))],
+        dora=parse_bool(path, "use_dora", dora),
+    )
+
+
+def parse_patterns(path: object, config: Mapping[str, object], name: str) -> dict[str, float]:
+    """Return a pattern table of a config. Raises ModelError for unsafe patterns."""
     patterns = config.get(name) or {}
     if not isinstance(patterns, dict):
         raise ModelError(f"{path}: its {name} is no JSON object.")
     for pattern in patterns:
-        if len(pattern) > LONGEST or not PATTERN.fullmatch(pattern):
+        if len(pattern) > MAX_PATTERN_LENGTH or not SAFE_PATTERN.fullmatch(pattern):
             raise ModelError(f"{path}: its {name} has {pattern!r:.200}, expected names of modules.")
         try:
             re.compile(pattern)
         except re.error as error:
             raise ModelError(f"{path}: its {name} has {pattern!r:.200}: {error}.") from error
-    return {pattern: finite(path, pattern, value) for pattern, value in patterns.items()}
+    return {pattern: parse_number(path, pattern, value) for pattern, value in patterns.items()}
 
 
-def finite(path: object, name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not within(value):
+def parse_number(path: object, name: str, value: object) -> float:
+    """Return the value as a float. Raises ModelError unless it is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not is_finite(value):
         raise ModelError(f"{path}: its {name} is {value!r:.80}, expected a finite number.")
     return float(value)
 
 
-def within(value: int | float) -> bool:
+def is_finite(value: int | float) -> bool:
+    """Return True if the value is finite as a float."""
     try:
         return math.isfinite(float(value))
     except OverflowError:  # a whole number of many digits
         return False
 
 
-def switch(path: object, name: str, value: object) -> bool | None:
+def parse_bool(path: object, name: str, value: object) -> bool | None:
+    """Return the value if it is a boolean or None. Raises ModelError otherwise."""
     if value is None or isinstance(value, bool):
         return value
     raise ModelError(f"{path}: its {name} is {value!r:.80}, expected true or false.")

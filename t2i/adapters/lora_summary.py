@@ -1,4 +1,4 @@
-"""What is in a LoRA file, for people."""
+"""A summary of a LoRA file: layers, ranks, alphas and norms of each model part."""
 
 import re
 from collections import Counter
@@ -6,26 +6,26 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from t2i.adapters.lora_arithmetic import length
-from t2i.adapters.lora_layers import Lora, Low
-from t2i.adapters.lora_writer import whole_number
+from t2i.adapters.lora_arithmetic import update_norm
+from t2i.adapters.lora_layers import Lora, LowRankUpdate
+from t2i.adapters.lora_writer import int_if_whole
 
-TRUNK = re.compile(
+BLOCK_PATH = re.compile(
     r"(?:(?:down|up)_blocks\.\d+\.|mid_block\.)?"
     r"(?:attentions|resnets|downsamplers|upsamplers)\.\d+\.(?:transformer_blocks\.\d+\.)?"
     r"|encoder\.layers\.\d+\."
 )
-"""Where in the model a module lies; what remains of its name says what it is."""
+"""The blocks in a module's name; the remainder is the kind of module."""
 
 
 @dataclass(frozen=True, slots=True)
-class PartFacts:
-    """One part of a model, and what the LoRA changes in it.
+class PartSummary:
+    """The layers of a LoRA in one model part.
 
-    kinds : "lora", "dora", "loha", "lokr" -> how many layers
-    ranks, alphas, modules : value -> how many layers; modules without their place in the model
-    length : of all changes together (Frobenius), at scale 1
-    largest : the module that is changed most, and the length of its change
+    kinds : "lora", "dora", "loha", "lokr" -> number of layers
+    ranks, alphas, modules : value -> number of layers; modules without their blocks
+    length : Frobenius norm of all updates together, at scale 1
+    largest : the module with the largest update, and the norm of that update
     """
 
     part: str
@@ -42,28 +42,31 @@ class PartFacts:
 Value = TypeVar("Value", str, int, float)
 
 
-def counted(values: Iterable[Value]) -> dict[Value, int]:
-    """Each value and how often it stands, the commonest first."""
+def count_values(values: Iterable[Value]) -> dict[Value, int]:
+    """Return value -> number of occurrences, most frequent first."""
     return dict(Counter(values).most_common())
 
 
-def facts_of(lora: Lora) -> list[PartFacts]:
-    found = []
+def summarize_lora(lora: Lora) -> list[PartSummary]:
+    """Summarize each model part that a LoRA changes."""
+    summaries = []
     for part, layers in lora.parts.items():
-        lengths = {name: length(layer) for name, layer in layers.items()}
-        largest = max(lengths, key=lengths.__getitem__)
-        dora = {n: isinstance(x, Low) and x.magnitude is not None for n, x in layers.items()}
-        found.append(
-            PartFacts(
+        norms = {name: update_norm(layer) for name, layer in layers.items()}
+        largest = max(norms, key=norms.__getitem__)
+        dora = {
+            n: isinstance(x, LowRankUpdate) and x.magnitude is not None for n, x in layers.items()
+        }
+        summaries.append(
+            PartSummary(
                 part=part,
                 layers=len(layers),
                 parameters=sum(t.numel() for x in layers.values() for t in x.tensors().values()),
-                kinds=counted("dora" if dora[n] else x.kind for n, x in layers.items()),
-                ranks=counted(layer.rank for layer in layers.values()),
-                alphas=counted(whole_number(round(x.alpha, 6)) for x in layers.values()),
-                modules=counted(TRUNK.sub("", name) for name in layers),
-                length=sum(value**2 for value in lengths.values()) ** 0.5,
-                largest=(largest, lengths[largest]),
+                kinds=count_values("dora" if dora[n] else x.kind for n, x in layers.items()),
+                ranks=count_values(layer.rank for layer in layers.values()),
+                alphas=count_values(int_if_whole(round(x.alpha, 6)) for x in layers.values()),
+                modules=count_values(BLOCK_PATH.sub("", name) for name in layers),
+                length=sum(value**2 for value in norms.values()) ** 0.5,
+                largest=(largest, norms[largest]),
             )
         )
-    return found
+    return summaries

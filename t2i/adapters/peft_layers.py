@@ -1,5 +1,4 @@
-"""LoRA layers on the modules of a model, through peft: taken off them after training, put on them
-to draw."""
+"""LoRA layers on the modules of a model, through peft: reading, adding and removing them."""
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -14,55 +13,69 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from t2i.adapters.lora_layers import Hadamard, Layer, Lora, Low, scaled_as_peft
-from t2i.adapters.module_names import plain, shown, spell
+from t2i.adapters.lora_layers import (
+    HadamardUpdate,
+    Lora,
+    LowRankUpdate,
+    WeightUpdate,
+    kronecker_from_peft,
+)
+from t2i.adapters.module_names import canonical_name, printable_name, summarize_names
 from t2i.adapters.peft_fields import check_fields
 from t2i.errors import ArgumentError, ModelError
 from t2i.terminal import several
 
-Models = Mapping[str, nn.Module]
-"""Part -> the module that diffusers calls so."""
-States = Mapping[str, Mapping[str, Tensor]]
-"""Part -> what its state_dict() says, or would say."""
+ModelParts = Mapping[str, nn.Module]
+"""Name of a model part, as in diffusers -> module."""
+StateDicts = Mapping[str, Mapping[str, Tensor]]
+"""Name of a model part -> state_dict."""
 
 
-def from_model(
-    models: Models, adapters: str | Collection[str] = "default", states: States | None = None
+def lora_from_model(
+    models: ModelParts,
+    adapters: str | Collection[str] = "default",
+    states: StateDicts | None = None,
 ) -> Lora:
-    """The layers that peft has put on `models`: LoRA, DoRA, rsLoRA, LoHa, LoKr.
+    """Read the LoRA, DoRA, rsLoRA, LoHa and LoKr layers that peft has added to models.
 
-    adapters : the name that they were given there, or several
-    states : tensors to take instead of the ones in the modules, by the names of state_dict(): of
-        averaged weights, or gathered from several processes
+    adapters : name or names of the adapters in peft
+    states : state dicts to read instead of the modules' tensors: EMA weights, or weights gathered
+        from several processes
 
-    Raises ModelError where there are none, layers of a kind that no file has, or layers that count
-    from weights that peft has changed.
+    Raises ModelError for no such adapter, for layers without a file layout, or for layers that
+    apply to weights that peft changed.
     """
-    parts: dict[str, dict[str, Layer]] = {}
-    called = [adapters] if isinstance(adapters, str) else list(adapters)
+    parts: dict[str, dict[str, WeightUpdate]] = {}
+    names = [adapters] if isinstance(adapters, str) else list(adapters)
     for part, model in models.items():
-        for adapter in called:
+        for adapter in names:
             if (config := getattr(model, "peft_config", {}).get(adapter)) is not None:
                 check_fields(f"The adapter {adapter!r} of {part}", config.to_dict())
         state = model.state_dict() if states is None or part not in states else states[part]
-        for name, module in tuned(model):
-            for adapter in called:
-                layer = taken(f"{part}.{name}", name, module, adapter, state)
-                place = plain(name.replace(".base_layer", ""))
+        for name, module in iter_adapter_layers(model):
+            for adapter in names:
+                layer = read_adapter_layer(f"{part}.{name}", name, module, adapter, state)
+                target = canonical_name(name.replace(".base_layer", ""))
                 if layer is None:
                     continue
-                if place in parts.setdefault(part, {}):
-                    raise ModelError(f"{part}.{place} has two of the adapters: merge one first.")
-                parts[part][place] = layer
+                if target in parts.setdefault(part, {}):
+                    raise ModelError(f"{part}.{target} has two of the adapters: merge one first.")
+                parts[part][target] = layer
     if not any(parts.values()):
-        raise ModelError(f"No layer of {spell(models)} has an adapter {spell(called)}.")
+        raise ModelError(
+            f"No layer of {summarize_names(models)} has an adapter {summarize_names(names)}."
+        )
     return Lora(parts)
 
 
-def taken(
-    said: str, name: str, module: nn.Module, adapter: str, state: Mapping[str, Tensor]
-) -> Layer | None:
-    """One layer; None where the module has none of this name."""
+def read_adapter_layer(
+    label: str, name: str, module: nn.Module, adapter: str, state: Mapping[str, Tensor]
+) -> WeightUpdate | None:
+    """Read an adapter's tensors on one module; None where it has none there.
+
+    label : the module's name in error messages
+    name : its name in `state`
+    """
 
     def get(field: str) -> Tensor | None:
         tensor = state.get(f"{name}.{field}")
@@ -77,253 +90,277 @@ def taken(
             return None
         down, up = get(f"lora_A.{adapter}.weight"), get(f"lora_B.{adapter}.weight")
         if down is None or up is None or get(f"lora_B.{adapter}.bias") is not None:
-            raise ModelError(f"{said} is a LoRA of embeddings or biases, which no file has.")
+            raise ModelError(
+                f"{label} is a LoRA of embeddings or biases, which no file layout supports."
+            )
         magnitude = get(f"lora_magnitude_vector.{adapter}.weight")
         alpha = float(module.lora_alpha[adapter])
         if module.use_rslora.get(adapter):
             alpha *= module.r[adapter] ** 0.5
-        return Low(down, up, alpha, None if magnitude is None else magnitude.flatten())
+        return LowRankUpdate(down, up, alpha, None if magnitude is None else magnitude.flatten())
     if isinstance(module, LoHaLayer | LoKrLayer) and adapter in module.r:
         alpha, rank = float(module.alpha[adapter]), module.r[adapter]
         if isinstance(module, LoHaLayer):
-            return Hadamard(factors("hada", ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")), alpha)
+            return HadamardUpdate(
+                factors("hada", ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")), alpha
+            )
         found = factors("lokr", ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2"))
-        return scaled_as_peft(found, alpha, rank)
+        return kronecker_from_peft(found, alpha, rank)
     if adapter in getattr(module, "active_adapters", []):
-        raise ModelError(f"{said} is a {type(module).__name__} of peft's, which no file has.")
+        raise ModelError(
+            f"{label} is a {type(module).__name__} of peft's, which no file layout supports."
+        )
     return None
 
 
-def tuned(model: nn.Module) -> Iterator[tuple[str, Any]]:
+def iter_adapter_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Iterate over name and module of peft's layers in a model."""
     for name, module in model.named_modules():
         if isinstance(module, BaseTunerLayer):
             yield name, module
 
 
-def put_on(
+def add_lora(
     models: Mapping[str, nn.Module | None], lora: Lora, name: str = "default", scale: float = 1.0
 ) -> None:
-    """Add the layers to the modules that they name, acting `scale` times as strongly.
+    """Add a LoRA's layers to the models, scaled by `scale`, under a name of its own.
 
-    Several may be on at once, under different names.
-
-    Raises ModelError, leaving the models as they were, where a layer finds no module, or one of
-    another shape.
+    Raises ArgumentError for a name in use, ModelError for a layer without a module or of another
+    shape; the models are then unchanged.
     """
     if not name or "." in name:
         raise ArgumentError(f"Got the name {name!r} for a LoRA: expected one without a dot.")
-    targets = {part: matched(part, models.get(part), layers) for part, layers in lora.parts.items()}
+    targets = {
+        part: match_layers(part, models.get(part), layers) for part, layers in lora.parts.items()
+    }
     for part, (model, _) in targets.items():
         if name in getattr(model, "peft_config", {}):
-            raise ArgumentError(f"A LoRA {name!r} is on the {part} already: give it another name.")
+            raise ArgumentError(f"The {part} already has a LoRA {name!r}: give it another name.")
     for model, layers in targets.values():
-        adapters = [inject(model, group, called) for called, group in grouped(name, layers)]
-        for _, module in tuned(model):
+        adapters = [
+            inject_group(model, group, called) for called, group in group_by_kind(name, layers)
+        ]
+        for _, module in iter_adapter_layers(model):
             module.set_adapter(list(model.peft_config), inference_mode=True)
             for adapter in adapters:
                 module.set_scale(adapter, scale)
 
 
-def take_off(models: Iterable[nn.Module | None], name: str | None = None) -> None:
-    """Remove the layers that `put_on` has put on under a name, or every layer of peft's; the
-    modules below are the very same as before."""
+def remove_lora(models: Iterable[nn.Module | None], name: str | None = None) -> None:
+    """Remove the LoRA of a name, or every layer of peft's, restoring the original modules."""
     model: Any
     for model in models:
         if model is None or not hasattr(model, "peft_config"):
             continue
-        taken = [known for known in model.peft_config if name is None or called_so(known, name)]
-        others = [known for known in model.peft_config if known not in taken]
-        for path, module in outer(model):
-            mine = {field for adapter in taken for field in held(module, adapter)}
-            if not mine:
+        removed = [
+            known for known in model.peft_config if name is None or belongs_to_lora(known, name)
+        ]
+        others = [known for known in model.peft_config if known not in removed]
+        for path, module in outermost_layers(model):
+            fields = {field for adapter in removed for field in adapter_fields(module, adapter)}
+            if not fields:
                 continue
-            if any(True for adapter in others for _ in held(module, adapter)):
-                for adapter in taken:
+            if any(True for adapter in others for _ in adapter_fields(module, adapter)):
+                for adapter in removed:
                     module.delete_adapter(adapter)
                 module.set_adapter(others, inference_mode=True)
             else:
-                place(model, path, module.get_base_layer())
-        for adapter in taken:
+                set_module(model, path, module.get_base_layer())
+        for adapter in removed:
             del model.peft_config[adapter]
         if not model.peft_config:
             del model.peft_config
-            mark(model, False)
+            set_loaded_flag(model, False)
 
 
 @contextmanager
-def bare(model: Any) -> Iterator[None]:
-    """Within the block the model is without the layers of peft's; after it the very same are on."""
-    on = outer(model)
+def without_adapters(model: Any) -> Iterator[None]:
+    """Remove all of peft's layers within the block, and restore the same objects afterwards."""
+    layers = outermost_layers(model)
     config = model.peft_config
-    for path, module in on:
-        place(model, path, module.get_base_layer())
+    for path, module in layers:
+        set_module(model, path, module.get_base_layer())
     del model.peft_config
-    mark(model, False)
+    set_loaded_flag(model, False)
     try:
         yield
     finally:
-        for path, module in on:
-            place(model, path, module)
+        for path, module in layers:
+            set_module(model, path, module)
         model.peft_config = config
-        mark(model, True)
+        set_loaded_flag(model, True)
 
 
-def outer(model: nn.Module) -> list[tuple[str, Any]]:
-    """Path and module of the layers that stand in no other of them."""
-    return [(path, module) for path, module in tuned(model) if ".base_layer" not in path]
+def outermost_layers(model: nn.Module) -> list[tuple[str, Any]]:
+    """Return path and module of peft's layers that are not nested in another one."""
+    return [
+        (path, module) for path, module in iter_adapter_layers(model) if ".base_layer" not in path
+    ]
 
 
-def held(module: Any, adapter: str) -> list[str]:
-    """The fields of a layer that an adapter has a part of."""
+def adapter_fields(module: Any, adapter: str) -> list[str]:
+    """Return the fields of a layer that hold tensors of an adapter."""
     return [field for field in module.adapter_layer_names if adapter in getattr(module, field)]
 
 
-def called_so(adapter: str, name: str) -> bool:
-    """Whether `put_on` gives this name to layers that it puts on under `name`."""
-    return adapter in (name, *(f"{name}_{kind}" for kind in ("dora", *PREFIXES)))
+def belongs_to_lora(adapter: str, name: str) -> bool:
+    """Return True if `add_lora` creates this adapter for the LoRA `name`."""
+    return adapter in (name, *(f"{name}_{kind}" for kind in ("dora", *MARKER_TENSORS)))
 
 
-def place(model: nn.Module, path: str, module: nn.Module) -> None:
+def set_module(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Replace the module at a path."""
     parent, _, attribute = path.rpartition(".")
     setattr(model.get_submodule(parent), attribute, module)
 
 
-def mark(model: Any, carries: bool) -> None:
-    """Tell diffusers and transformers whether layers of peft's are on their model."""
-    model._hf_peft_config_loaded = carries
+def set_loaded_flag(model: Any, loaded: bool) -> None:
+    """Set the flag by which diffusers and transformers detect peft's layers on a model."""
+    model._hf_peft_config_loaded = loaded
 
 
-def matched(
-    part: str, model: nn.Module | None, layers: Mapping[str, Layer]
-) -> tuple[Any, dict[str, Layer]]:
-    """The model, and the layers under the names that it has for its modules. Raises ModelError
-    where they do not fit."""
+def match_layers(
+    part: str, model: nn.Module | None, layers: Mapping[str, WeightUpdate]
+) -> tuple[Any, dict[str, WeightUpdate]]:
+    """Return the model, and the layers by the model's own module names.
+
+    Raises ModelError for missing modules and for weights of another shape.
+    """
     if model is None:
-        raise misfit(f"it changes a {part}, which this model does not have")
-    known = {plain(name): name for name, _ in model.named_modules()}
+        raise misfit_error(f"it changes a {part}, which this model does not have")
+    known = {canonical_name(name): name for name, _ in model.named_modules()}
     if missing := layers.keys() - known.keys():
-        raise misfit(
-            f"{len(missing):,} of its {several(len(layers), 'layer')} for the {part} are of no "
-            f"module of this model: {spell(missing)}"
+        raise misfit_error(
+            f"{len(missing):,} of its {several(len(layers), 'layer')} for the {part} have no "
+            f"module in this model: {summarize_names(missing)}"
         )
-    found = {known[name]: layer for name, layer in layers.items()}
-    for name, layer in found.items():
-        weight = base_of(part, name, model.get_submodule(name)).weight
-        expected, given = tuple(weight.flatten(1).shape), product_shape(layer)
+    targets = {known[name]: layer for name, layer in layers.items()}
+    for name, layer in targets.items():
+        weight = get_base_layer(part, name, model.get_submodule(name)).weight
+        expected, given = tuple(weight.flatten(1).shape), weight_shape(layer)
         if given != expected:
-            raise misfit(
-                f"it changes a weight of {list(given)} in {part}.{shown(name)}, which is "
+            raise misfit_error(
+                f"it changes a weight of {list(given)} in {part}.{printable_name(name)}, which is "
                 f"{list(expected)} here"
             )
-    return model, found
+    return model, targets
 
 
-def misfit(what: str) -> ModelError:
+def misfit_error(problem: str) -> ModelError:
+    """Return the error for a LoRA that does not fit a model."""
     return ModelError(
-        f"The LoRA does not fit this model: {what}. Choose one that was made for models of its "
-        "kind."
+        f"The LoRA does not fit this model: {problem}. Choose one made for this kind of model."
     )
 
 
-def base_of(part: str, name: str, module: nn.Module) -> nn.Linear | nn.Conv2d:
+def get_base_layer(part: str, name: str, module: nn.Module) -> nn.Linear | nn.Conv2d:
+    """Return the linear layer or convolution below peft's layers. Raises ModelError for others."""
     base = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
     if not isinstance(base, nn.Linear | nn.Conv2d):
-        raise misfit(
+        raise misfit_error(
             f"it changes {part}.{name}, a {type(base).__name__}, expected a linear layer or a "
             "convolution"
         )
     return base
 
 
-def product_shape(layer: Layer) -> tuple[int, ...]:
-    """(out, in * height * width) of the weight that it changes."""
-    if isinstance(layer, Low):
+def weight_shape(layer: WeightUpdate) -> tuple[int, ...]:
+    """Return the shape (out, in * height * width) of the weight that a layer updates."""
+    if isinstance(layer, LowRankUpdate):
         return layer.up.shape[0], layer.down[0].numel()
     meta = {
         name: torch.empty(tensor.shape, device="meta") for name, tensor in layer.factors.items()
     }
-    return tuple(type(layer)(meta, layer.alpha).product().shape)
+    return tuple(type(layer)(meta, layer.alpha).matrix().shape)
 
 
-def grouped(name: str, layers: Mapping[str, Layer]) -> Iterator[tuple[str, dict[str, Layer]]]:
-    """Layers that one config of peft's can describe, and a name for them: the first have `name`."""
-    groups: dict[str, dict[str, Layer]] = {}
+def group_by_kind(
+    name: str, layers: Mapping[str, WeightUpdate]
+) -> Iterator[tuple[str, dict[str, WeightUpdate]]]:
+    """Group layers that one config of peft's can describe, each with an adapter name.
+
+    The first group is called `name`, further ones `name` and their kind.
+    """
+    groups: dict[str, dict[str, WeightUpdate]] = {}
     for module, layer in layers.items():
-        dora = isinstance(layer, Low) and layer.magnitude is not None
+        dora = isinstance(layer, LowRankUpdate) and layer.magnitude is not None
         groups.setdefault("dora" if dora else layer.kind, {})[module] = layer
     for number, (kind, group) in enumerate(groups.items()):
         yield (f"{name}_{kind}" if number else name), group
 
 
-def inject(model: Any, layers: Mapping[str, Layer], adapter: str) -> str:
-    """Make peft's layers for one group, then give them the tensors."""
+def inject_group(model: Any, layers: Mapping[str, WeightUpdate], adapter: str) -> str:
+    """Create peft's layers for one group and fill in the tensors; returns the adapter name."""
     kind = next(iter(layers.values())).kind
-    names = {f"{name}.{PREFIXES[kind]}": torch.empty(0) for name in layers}
-    # Without memory, and so without a draw from torch's generator.
+    names = {f"{name}.{MARKER_TENSORS[kind]}": torch.empty(0) for name in layers}
+    # On the meta device, so that nothing is drawn from torch's generator.
     inject_adapter_in_model(
-        config_for(layers), model, adapter, low_cpu_mem_usage=True, state_dict=names
+        build_injection_config(layers), model, adapter, low_cpu_mem_usage=True, state_dict=names
     )
-    mark(model, True)
+    set_loaded_flag(model, True)
     for name, layer in layers.items():
         module: Any = model.get_submodule(name)
         base = module.get_base_layer()
-        like = {"device": base.weight.device, "dtype": base.weight.dtype}
-        if isinstance(layer, Low):
-            fill_low(module, adapter, layer, base.weight, like)
+        options = {"device": base.weight.device, "dtype": base.weight.dtype}
+        if isinstance(layer, LowRankUpdate):
+            fill_lora_layer(module, adapter, layer, base.weight, options)
         else:
             for field in module.adapter_layer_names:
                 factors = getattr(module, field)
                 factors.pop(adapter) if adapter in factors else None
             for field, factor in layer.tensors().items():
-                getattr(module, field)[adapter] = frozen(factor.to(**like))
+                getattr(module, field)[adapter] = frozen_parameter(factor.to(**options))
     return adapter
 
 
-def fill_low(
-    module: Any, adapter: str, layer: Low, weight: Tensor, like: Mapping[str, Any]
+def fill_lora_layer(
+    module: Any, adapter: str, layer: LowRankUpdate, weight: Tensor, options: Mapping[str, Any]
 ) -> None:
+    """Set the factors and magnitude of peft's LoRA layer, in the weight's dtype and device."""
     rank = layer.rank
     ones = (1,) * (weight.dim() - 2)
-    down = layer.down.to(**like).reshape(rank, *weight.shape[1:])
-    up = layer.up.to(**like).reshape(-1, rank, *ones)
-    module.lora_A[adapter].weight = frozen(down)
-    module.lora_B[adapter].weight = frozen(up)
+    down = layer.down.to(**options).reshape(rank, *weight.shape[1:])
+    up = layer.up.to(**options).reshape(-1, rank, *ones)
+    module.lora_A[adapter].weight = frozen_parameter(down)
+    module.lora_B[adapter].weight = frozen_parameter(up)
     if layer.magnitude is not None:
-        magnitude = layer.magnitude.to(**like)
+        magnitude = layer.magnitude.to(**options)
         shape = (1, -1, *ones) if ones else (-1,)
-        module.lora_magnitude_vector[adapter].weight = frozen(magnitude.reshape(shape))
+        module.lora_magnitude_vector[adapter].weight = frozen_parameter(magnitude.reshape(shape))
 
 
-def frozen(tensor: Tensor) -> nn.Parameter:
+def frozen_parameter(tensor: Tensor) -> nn.Parameter:
+    """Return a contiguous parameter without a gradient."""
     return nn.Parameter(tensor.contiguous(), requires_grad=False)
 
 
-def config_for(layers: Mapping[str, Layer]) -> PeftConfig:
-    """Rank and alpha of each module by its whole name."""
+def build_injection_config(layers: Mapping[str, WeightUpdate]) -> PeftConfig:
+    """Build peft's config with rank and alpha of each module by its full name."""
     first = next(iter(layers.values()))
-    ranks = {exactly(name): layer.rank for name, layer in layers.items()}
-    alphas = {exactly(name): layer.scale * layer.rank for name, layer in layers.items()}
-    one = len(set(zip(ranks.values(), alphas.values(), strict=True))) == 1
+    ranks = {exact_pattern(name): layer.rank for name, layer in layers.items()}
+    alphas = {exact_pattern(name): layer.scale * layer.rank for name, layer in layers.items()}
+    uniform = len(set(zip(ranks.values(), alphas.values(), strict=True))) == 1
     shared: dict[str, Any] = {
         "r": first.rank,
-        "rank_pattern": {} if one else ranks,
-        "alpha_pattern": {} if one else alphas,
+        "rank_pattern": {} if uniform else ranks,
+        "alpha_pattern": {} if uniform else alphas,
         "target_modules": list(layers),
         "inference_mode": True,
     }
     alpha = first.scale * first.rank
-    if isinstance(first, Low):
+    if isinstance(first, LowRankUpdate):
         dora = first.magnitude is not None
-        # peft's type says a whole number, and it divides any.
+        # peft annotates an int and accepts any number.
         return LoraConfig(**shared, lora_alpha=alpha, use_dora=dora)  # type: ignore[arg-type]
-    if isinstance(first, Hadamard):
+    if isinstance(first, HadamardUpdate):
         return LoHaConfig(**shared, alpha=alpha)  # type: ignore[arg-type]
     return LoKrConfig(**shared, alpha=alpha)  # type: ignore[arg-type]
 
 
-def exactly(name: str) -> str:
+def exact_pattern(name: str) -> str:
+    """Return the pattern that matches exactly this module in peft's tables."""
     return f"^{re.escape(name)}"
 
 
-PREFIXES = {"lora": "lora_A.weight", "loha": "hada_w1_a", "lokr": "lokr_w1"}
-"""A tensor that each kind of layer has, by which peft finds the modules."""
+MARKER_TENSORS = {"lora": "lora_A.weight", "loha": "hada_w1_a", "lokr": "lokr_w1"}
+"""A tensor that each kind of layer has; peft finds the target modules by it."""

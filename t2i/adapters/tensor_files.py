@@ -1,4 +1,4 @@
-"""Tensors out of a small safetensors file that somebody else wrote."""
+"""Reading small safetensors files from untrusted sources."""
 
 import math
 from collections.abc import Mapping
@@ -8,35 +8,37 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from t2i.adapters.module_names import shown
+from t2i.adapters.module_names import printable_name
 from t2i.denoiser.loading.address import PICKLES
 from t2i.denoiser.loading.weight_checks import read_shapes
 from t2i.errors import ArgumentError, ModelError
 from t2i.safe_reading.tensors import open_tensors
 from t2i.terminal import several
 
-MOST_TENSORS = 20_000
-"""Of a file; a LoRA on every layer of SDXL and its text encoders has some ten thousand."""
+MAX_TENSORS = 20_000
+"""Largest number of tensors in a file; a LoRA on every layer of SDXL has some ten thousand."""
 
-FRACTIONS = frozenset(
+FLOAT_DTYPES = frozenset(
     {torch.float64, torch.float32, torch.float16, torch.bfloat16}
     | {torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz}
 )
-WHOLE_NUMBERS = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
+INTEGER_DTYPES = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
 
 
-def read_tensors(path: Path, word: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors of a file, and the texts in its header. Raises ArgumentError where there is no
-    such file, ModelError for what is no whole safetensors file of finite numbers.
+def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read all tensors and the metadata of a safetensors file.
 
-    word : what the file is said to be
+    kind : what the file should be, for messages
+
+    Raises ArgumentError for a missing file, ModelError for a broken one or for tensors that are
+    not finite numbers.
     """
-    check_name(path, word)
+    check_path(path, kind)
     shapes = read_shapes(path)
-    if not 0 < len(shapes) <= MOST_TENSORS:
+    if not 0 < len(shapes) <= MAX_TENSORS:
         raise ModelError(
             f"Refused {path}: it has {several(len(shapes), 'tensor')}, expected 1 to "
-            f"{MOST_TENSORS:,} of a {word}."
+            f"{MAX_TENSORS:,} of a {kind}."
         )
     try:
         with open_tensors(path) as file:
@@ -48,43 +50,50 @@ def read_tensors(path: Path, word: str) -> tuple[dict[str, Tensor], dict[str, st
     return tensors, header
 
 
-def check_name(path: Path, word: str) -> None:
+def check_path(path: Path, kind: str) -> None:
+    """Raise ArgumentError or ModelError unless the path is an existing .safetensors file."""
     if path.suffix in PICKLES:
         raise ModelError(
-            f"Refused the pickled {word} {path}: loading it can run any code. Get its safetensors "
+            f"Refused the pickled {kind} {path}: loading it can run any code. Get its safetensors "
             "version, or convert it where you trust it."
         )
     if not path.is_file():
-        raise ArgumentError(f"No such {word}: {path}. Check the path.")
+        raise ArgumentError(f"No such {kind}: {path}. Check the path.")
     if path.suffix != ".safetensors":
-        raise ArgumentError(f"{path} is no {word}: expected a .safetensors file.")
+        raise ArgumentError(f"{path} is no {kind}: expected a .safetensors file.")
 
 
 def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise ModelError for tensors that are not dense, floating-point and finite.
+
+    An alpha may be an integer.
+    """
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
-            raise ModelError(f"{path}: {shown(name)} is no plain tensor of numbers.")
-        if tensor.dtype in WHOLE_NUMBERS and is_alpha(name, tensor):
+            raise ModelError(f"{path}: {printable_name(name)} is not a dense tensor of numbers.")
+        if tensor.dtype in INTEGER_DTYPES and is_alpha(name, tensor):
             continue
-        if tensor.dtype not in FRACTIONS:
-            kind = str(tensor.dtype).removeprefix("torch.")
+        if tensor.dtype not in FLOAT_DTYPES:
+            dtype = str(tensor.dtype).removeprefix("torch.")
             raise ModelError(
-                f"{path}: {shown(name)} holds {kind}, expected fractions of 8 to 64 bits."
+                f"{path}: {printable_name(name)} holds {dtype}, expected floating-point numbers "
+                "of 8 to 64 bits."
             )
         if not bool(torch.isfinite(tensor.float()).all()):
             raise ModelError(
-                f"{path}: {shown(name)} holds what is no finite number. The training that made it "
-                "failed: take an earlier file of it."
+                f"{path}: {printable_name(name)} has numbers that are NaN or infinite. The "
+                "training that made it "
+                "failed: use an earlier file of it."
             )
 
 
 def is_alpha(name: str, tensor: Tensor) -> bool:
-    """Alpha may be a whole number."""
+    """Return True for a layer's alpha, which may be an integer."""
     return tensor.numel() == 1 and name.rpartition(".")[2] == "alpha"
 
 
-def number(tensor: Tensor) -> float:
-    """The one number in a tensor. Raises ValueError where there are more, or it is not finite."""
+def read_scalar(tensor: Tensor) -> float:
+    """Return the only number in a tensor. Raises ValueError for several or a non-finite one."""
     value = float(tensor.item()) if tensor.numel() == 1 else math.nan
     if not math.isfinite(value):
         raise ValueError(f"is {list(tensor.shape)}, expected one finite number")

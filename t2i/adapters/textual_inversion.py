@@ -1,4 +1,4 @@
-"""Learned words (textual inversion): files of diffusers, kohya, A1111, and SDXL's two encoders."""
+"""Reading and writing learned words (textual inversion) of diffusers, kohya and A1111."""
 
 import io
 from collections.abc import Mapping
@@ -9,26 +9,28 @@ import torch
 from torch import Tensor
 
 from t2i.adapters.lora_writer import write_tensors
-from t2i.adapters.module_names import shown, spell
+from t2i.adapters.module_names import printable_name, summarize_names
 from t2i.adapters.tensor_files import check_finite, read_tensors
 from t2i.errors import ArgumentError, ModelError
 from t2i.safe_reading import FileKind, read_bytes
 from t2i.terminal import several
 
-OF_TWO = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
-NAMELESS = "emb_params"
-"""The key of an embedding that has no name of its own but that of its file."""
-PLAIN = {"format": "pt"}
-MOST_VECTORS = 1024
-PICKLE = FileKind("embedding", 64_000_000, ModelError)
+ENCODER_BY_KEY = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
+UNNAMED_KEY = "emb_params"
+"""Key of a learned word whose token is the name of its file."""
+FILE_METADATA = {"format": "pt"}
+MAX_VECTORS = 1024
+PICKLE_KIND = FileKind("embedding", 64_000_000, ModelError)
 
 
 @dataclass(frozen=True, slots=True)
-class Embedding:
-    """One learned word.
+class LearnedWord:
+    """The embeddings of a learned word (textual inversion).
 
-    vectors : "text_encoder", or "text_encoder_2", or both -> (n, width), a vector a token
-    token : that stands for it in a prompt; None where its file does not say
+    vectors : "text_encoder" and/or "text_encoder_2" -> (n, width), one vector per token
+    token : its spelling in a prompt; None where the file does not contain it
+
+    Raises ArgumentError for vectors of other shapes.
     """
 
     vectors: Mapping[str, Tensor]
@@ -38,70 +40,81 @@ class Embedding:
         counts = {tensor.shape[0] for tensor in self.vectors.values() if tensor.dim() == 2}
         shapes = {part: list(tensor.shape) for part, tensor in self.vectors.items()}
         sound = bool(shapes) and all(tensor.dim() == 2 for tensor in self.vectors.values())
-        if not sound or not self.vectors.keys() <= set(OF_TWO.values()):
+        if not sound or not self.vectors.keys() <= set(ENCODER_BY_KEY.values()):
             raise ArgumentError(f"Got vectors {shapes}: expected [n, width] for a text encoder.")
-        if len(counts) != 1 or not 1 <= min(counts) <= MOST_VECTORS:
+        if len(counts) != 1 or not 1 <= min(counts) <= MAX_VECTORS:
             raise ArgumentError(
-                f"Got vectors {shapes}: expected 1 to {MOST_VECTORS}, as many for each encoder."
+                f"Got vectors {shapes}: expected 1 to {MAX_VECTORS}, as many for each encoder."
             )
 
     @property
     def count(self) -> int:
+        """Number of vectors for each text encoder."""
         return next(iter(self.vectors.values())).shape[0]
 
 
-def read_embedding(path: Path, *, pickles: bool = False) -> Embedding:
-    """One learned word from a safetensors file; with `pickles` also from a .pt or .bin, of which
-    nothing but tensors is loaded.
+def read_learned_word(path: Path, *, pickles: bool = False) -> LearnedWord:
+    """Read the one learned word of a file; see `read_learned_words`.
 
-    Raises ModelError for what is no such file, or holds more than one word.
+    Raises ModelError also for a file with several words.
     """
-    found = read_embeddings(path, pickles=pickles)
-    if len(found) > 1:
-        names = spell(str(embedding.token) for embedding in found)
-        raise ModelError(f"{path} holds {several(len(found), 'word')}: {names}. Expected one.")
-    return found[0]
+    words = read_learned_words(path, pickles=pickles)
+    if len(words) > 1:
+        names = summarize_names(str(word.token) for word in words)
+        raise ModelError(f"{path} holds {several(len(words), 'word')}: {names}. Expected one.")
+    return words[0]
 
 
-def read_embeddings(path: Path, *, pickles: bool = False) -> list[Embedding]:
-    """Every learned word of a file."""
+def read_learned_words(path: Path, *, pickles: bool = False) -> list[LearnedWord]:
+    """Read every learned word of a file.
+
+    pickles : also accept .pt and .bin files, of which only tensors are loaded
+
+    Raises ModelError for a file that holds no learned words.
+    """
     if pickles and path.suffix in (".pt", ".bin"):
-        tensors = unpickled(path)
+        tensors = read_pickle(path)
     else:
         tensors, _ = read_tensors(path, "embedding")
-    rows = {name: row(path, name, tensor) for name, tensor in tensors.items()}
+    rows = {name: as_matrix(path, name, tensor) for name, tensor in tensors.items()}
     try:
-        if rows.keys() <= OF_TWO.keys():
-            return [Embedding({OF_TWO[name]: tensor for name, tensor in rows.items()})]
-        if NAMELESS in rows:
+        if rows.keys() <= ENCODER_BY_KEY.keys():
+            return [LearnedWord({ENCODER_BY_KEY[name]: tensor for name, tensor in rows.items()})]
+        if UNNAMED_KEY in rows:
             if len(rows) > 1:
                 raise ModelError(
-                    f"{path} has {spell(rows.keys() - {NAMELESS})} beside {NAMELESS}: expected one."
+                    f"{path} has {summarize_names(rows.keys() - {UNNAMED_KEY})} beside "
+                    f"{UNNAMED_KEY}: expected one."
                 )
-            return [Embedding({"text_encoder": rows[NAMELESS]})]
-        return [Embedding({"text_encoder": tensor}, token) for token, tensor in rows.items()]
+            return [LearnedWord({"text_encoder": rows[UNNAMED_KEY]})]
+        return [LearnedWord({"text_encoder": tensor}, token) for token, tensor in rows.items()]
     except ArgumentError as error:
         raise ModelError(f"{path} is no embedding: {error}") from error
 
 
-def row(path: Path, name: str, tensor: Tensor) -> Tensor:
+def as_matrix(path: Path, name: str, tensor: Tensor) -> Tensor:
+    """Return the vectors as (n, width). Raises ModelError for other shapes and dtypes."""
     if tensor.dim() == 1:
         tensor = tensor[None]
     if tensor.dim() != 2 or not tensor.is_floating_point():
         raise ModelError(
-            f"{path} is no embedding: {shown(name)} is {list(tensor.shape)}, expected [n, width]."
+            f"{path} is no embedding: {printable_name(name)} is {list(tensor.shape)}, expected "
+            "[n, width]."
         )
     return tensor
 
 
-def unpickled(path: Path) -> dict[str, Tensor]:
-    """A1111's layout {"string_to_param": {"*": tensor}, "name": token}, or {token: tensor}."""
-    data = read_bytes(path, PICKLE)
+def read_pickle(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a pickled file, without running any code in it.
+
+    Accepts A1111's {"string_to_param": {"*": tensor}, "name": token}, and {token: tensor}.
+    """
+    data = read_bytes(path, PICKLE_KIND)
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # A hostile file makes it fail in any way.
+    except Exception as error:  # A hostile file can raise anything.
         raise ModelError(
-            f"{path} is no pickle of tensors alone, and nothing else is loaded. Get its "
+            f"{path} is not a pickle of tensors only, and nothing else is loaded. Get its "
             "safetensors version."
         ) from error
     named = content if isinstance(content, dict) else {}
@@ -109,7 +122,7 @@ def unpickled(path: Path) -> dict[str, Tensor]:
     if isinstance(params, dict) and len(params) == 1:
         token = named.get("name")
         vectors = next(iter(params.values()))
-        named = {token if isinstance(token, str) and token else NAMELESS: vectors}
+        named = {token if isinstance(token, str) and token else UNNAMED_KEY: vectors}
     if not named or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in named.items()
     ):
@@ -122,23 +135,28 @@ def unpickled(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def write_embedding(path: Path, embedding: Embedding) -> None:
-    """As diffusers has it: {token: vectors}; for two encoders {clip_l, clip_g}, whose token is the
-    name of the file. Raises OutputError where the disk refuses."""
-    if embedding.vectors.keys() == {"text_encoder"}:
-        if embedding.token is None:
+def write_learned_word(path: Path, word: LearnedWord) -> None:
+    """Write diffusers' layout: {token: vectors}; for two encoders {clip_l, clip_g}.
+
+    The token of a word for two encoders is the name of the file. Raises ArgumentError for a
+    missing token, OutputError for a failed write.
+    """
+    if word.vectors.keys() == {"text_encoder"}:
+        if word.token is None:
             raise ArgumentError("An embedding in diffusers' layout has a token: give it one.")
-        write_tensors(path, {embedding.token: embedding.vectors["text_encoder"]}, PLAIN)
+        write_tensors(path, {word.token: word.vectors["text_encoder"]}, FILE_METADATA)
     else:
-        write_embedding_kohya(path, embedding)
+        write_learned_word_kohya(path, word)
 
 
-def write_embedding_kohya(path: Path, embedding: Embedding) -> None:
-    """As kohya and the UIs have it: {emb_params}; for two encoders {clip_l, clip_g}. Its token is
-    the name of the file."""
-    if embedding.vectors.keys() == {"text_encoder"}:
-        write_tensors(path, {NAMELESS: embedding.vectors["text_encoder"]}, PLAIN)
+def write_learned_word_kohya(path: Path, word: LearnedWord) -> None:
+    """Write kohya's layout: {emb_params}; for two encoders {clip_l, clip_g}.
+
+    The token is the name of the file.
+    """
+    if word.vectors.keys() == {"text_encoder"}:
+        write_tensors(path, {UNNAMED_KEY: word.vectors["text_encoder"]}, FILE_METADATA)
     else:
-        keys = {part: key for key, part in OF_TWO.items()}
-        named = {keys[part]: vectors for part, vectors in embedding.vectors.items()}
-        write_tensors(path, named, PLAIN)
+        keys = {part: key for key, part in ENCODER_BY_KEY.items()}
+        named = {keys[part]: vectors for part, vectors in word.vectors.items()}
+        write_tensors(path, named, FILE_METADATA)

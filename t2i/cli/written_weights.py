@@ -73,14 +73,14 @@ def write_lora(out: Path, lora: "Lora", to: Layout, family: str | None, layers: 
     family : of models, for the names in a kohya file
     layers : layers per block of the UNet, by which kohya names SDXL's layers
     """
-    from t2i.adapters import Facts, write_diffusers, write_kohya, write_peft
+    from t2i.adapters import KohyaMetadata, write_diffusers, write_kohya, write_peft
 
     if to == "diffusers":
         write_diffusers(out, lora)
     elif to == "peft":
         write_peft(out, lora)
     else:
-        facts = Facts(
+        facts = KohyaMetadata(
             family=family,  # type: ignore[arg-type]  # typer has checked it
             title=out.stem,
             layers_per_block=layers,

@@ -32,7 +32,7 @@ def test_one_that_fits_is_taken(unet, tensors, tmp_path):
 BROKEN = {
     "another tensor": (
         lambda t: t | {"controlnet.x": torch.ones(1)},
-        r"1 of its \d+ tensors are of no IP-Adapter: controlnet\.x\. Nothing",
+        r"1 of its \d+ tensors do not belong to an IP-Adapter: controlnet\.x\. Nothing",
     ),
     "a layer too few": (
         lambda t: {name: x for name, x in t.items() if name != LAYER},
@@ -45,13 +45,16 @@ BROKEN = {
     "another width": (lambda t: t | {LAYER: t[LAYER][:, :5]}, "does not fit this model.*or of ano"),
     "blind": (
         lambda t: {name: x for name, x in t.items() if not name.startswith("image_proj.")},
-        "has nothing of what reads the picture",
+        "has no image projection",
     ),
     "no numbers": (
         lambda t: t | {LAYER: t[LAYER] * float("nan")},
-        "holds what is no finite number",
+        "has numbers that are NaN or infinite",
     ),
-    "whole numbers": (lambda t: t | {LAYER: t[LAYER].int()}, "holds int32, expected fractions"),
+    "whole numbers": (
+        lambda t: t | {LAYER: t[LAYER].int()},
+        "holds int32, expected floating-point",
+    ),
 }
 
 

@@ -5,7 +5,17 @@ import copy
 import pytest
 import torch
 
-from t2i.adapters import Hadamard, Lora, Low, extract, facts_of, from_model, merge, put_on, resize
+from t2i.adapters import (
+    HadamardUpdate,
+    Lora,
+    LowRankUpdate,
+    add_lora,
+    extract_lora,
+    lora_from_model,
+    merge_into_weights,
+    resize_lora,
+    summarize_lora,
+)
 from t2i.errors import ArgumentError, ModelError
 from tests.adapters.made import (
     ATTENTION,
@@ -27,7 +37,7 @@ def lora_of(config, family="sd1", endings=EVERY + OF_XL, kind=torch.float64):
     for model in models.values():
         model.to(kind)
     train(models, config, endings)
-    return from_model(models, "mine")
+    return lora_from_model(models, "mine")
 
 
 def precise(family):
@@ -43,8 +53,8 @@ def precise(family):
 def test_merged_into_the_weights_it_draws_as_it_does_on_them(config, scale):
     lora = lora_of((CONFIGS | LYCORIS)[config])
     one, other = precise("sd1"), precise("sd1")
-    put_on(models_of(one), lora, "one", scale)
-    merge(models_of(other), lora, scale)
+    add_lora(models_of(one), lora, "one", scale)
+    merge_into_weights(models_of(other), lora, scale)
     # peft holds the scale of a LoHa in float32
     assert apart(drawn(ours(one)), drawn(ours(other))) < 1e-7
     assert not hasattr(other["unet"], "peft_config")
@@ -55,7 +65,7 @@ def test_what_does_not_fit_is_not_merged():
     before = copy.deepcopy(parts["text_encoder"].state_dict())
     lora = lora_of(CONFIGS["dora"], "sdxl")
     with pytest.raises(ModelError, match="The LoRA does not fit this model: 42 of its 125 layers"):
-        merge(models_of(parts), lora)
+        merge_into_weights(models_of(parts), lora)
     after = parts["text_encoder"].state_dict()
     assert all(torch.equal(after[name], before[name]) for name in before)
 
@@ -64,15 +74,15 @@ def test_what_does_not_fit_is_not_merged():
 def test_the_difference_of_two_models_is_found_again(family):
     lora = lora_of(CONFIGS["mixed ranks and alphas"], family)
     before, after = precise(family), precise(family)
-    merge(models_of(after), lora)
-    fit = extract(models_of(before), models_of(after), rank=8)
-    assert fit.kept == pytest.approx(1.0)
-    assert fit.left == ()
+    merge_into_weights(models_of(after), lora)
+    fit = extract_lora(models_of(before), models_of(after), rank=8)
+    assert fit.kept_energy == pytest.approx(1.0)
+    assert fit.unrepresented == ()
     assert {(p, n) for p, n, _ in fit.lora.layers()} == {(p, n) for p, n, _ in lora.layers()}
-    put_on(models_of(before), fit.lora, "one")
+    add_lora(models_of(before), fit.lora, "one")
     assert apart(drawn(ours(before)), drawn(ours(after))) < 1e-4  # its factors are in float32
     # As low a rank as was put in does.
-    fit = extract(models_of(precise(family)), models_of(after), share=0.999999)
+    fit = extract_lora(models_of(precise(family)), models_of(after), share=0.999999)
     for part, name, layer in fit.lora.layers():
         assert layer.rank <= lora.parts[part][name].rank
         assert layer.scale == 1.0
@@ -84,91 +94,94 @@ def test_what_no_lora_holds_is_named():
         after["unet"].conv_in.weight += 0.1
         after["unet"].conv_in.bias += 0.1
         after["text_encoder"].get_input_embeddings().weight += 0.1
-    fit = extract(before, after, rank=1)
+    fit = extract_lora(before, after, rank=1)
     assert [(part, name) for part, name, _ in fit.lora.layers()] == [("unet", "conv_in")]
-    assert set(fit.left) == {"unet.conv_in.bias", "text_encoder.embeddings.token_embedding.weight"}
+    assert set(fit.unrepresented) == {
+        "unet.conv_in.bias",
+        "text_encoder.embeddings.token_embedding.weight",
+    }
     assert fit.lora.parts["unet"]["conv_in"].down.shape == (1, 4, 3, 3)
-    assert not extract(before, models_of(components("sd1")), rank=1).lora.parts
+    assert not extract_lora(before, models_of(components("sd1")), rank=1).lora.parts
 
 
 def test_models_of_different_kinds_have_no_difference():
     one, other = models_of(components("sd1")), models_of(components("sdxl"))
     with pytest.raises(ModelError, match="One of the models has a text_encoder_2|differ in more"):
-        extract(one, other, rank=4)
+        extract_lora(one, other, rank=4)
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_a_lower_rank_is_the_nearest_there_is(rank):
     lora = lora_of(CONFIGS["alpha is not the rank"], endings=(*ATTENTION, "conv1"))
-    fit = resize(lora, rank=rank)
+    fit = resize_lora(lora, rank=rank)
     whole = lost = 0.0
     for part, name, layer in lora.layers():
         new = fit.lora.parts[part][name]
         assert new.rank == rank
         assert new.down.dim() == layer.down.dim()
-        values = torch.linalg.svdvals(layer.product().double())
-        missed = torch.linalg.matrix_norm(layer.product().double() - new.product().double())
+        values = torch.linalg.svdvals(layer.matrix().double())
+        missed = torch.linalg.matrix_norm(layer.matrix().double() - new.matrix().double())
         assert missed == pytest.approx(float(values[rank:].square().sum().sqrt()), abs=1e-5)
         whole += float(values.square().sum())
         lost += float(values[rank:].square().sum())
-    assert fit.kept == pytest.approx(1 - lost / whole, abs=1e-6)
+    assert fit.kept_energy == pytest.approx(1 - lost / whole, abs=1e-6)
 
 
 def test_the_same_rank_and_the_whole_energy_change_nothing():
     lora = lora_of(CONFIGS["dora"])
     for fit in (
-        resize(lora, rank=99),
-        resize(lora, share=1.0),
-        resize(lora, rank=3, share=0.99999),
+        resize_lora(lora, rank=99),
+        resize_lora(lora, share=1.0),
+        resize_lora(lora, rank=3, share=0.99999),
     ):
-        assert fit.kept == pytest.approx(1.0, abs=1e-4)
+        assert fit.kept_energy == pytest.approx(1.0, abs=1e-4)
         for part, name, layer in lora.layers():
             new = fit.lora.parts[part][name]
-            assert (new.product() - layer.product()).abs().max() < 1e-2
+            assert (new.matrix() - layer.matrix()).abs().max() < 1e-2
             assert torch.equal(new.magnitude, layer.magnitude)
-    exact = resize(lora, rank=99)
+    exact = resize_lora(lora, rank=99)
     for part, name, layer in lora.layers():
-        product = exact.lora.parts[part][name].product()
-        assert (product - layer.product()).abs().max() < 1e-6
+        product = exact.lora.parts[part][name].matrix()
+        assert (product - layer.matrix()).abs().max() < 1e-6
 
 
 def test_the_share_is_kept_with_as_low_a_rank_as_does():
     values = torch.tensor([3.0, 2.0, 1.0])
-    layer = Low(torch.diag(values), torch.eye(3), 3.0)
+    layer = LowRankUpdate(torch.diag(values), torch.eye(3), 3.0)
     for share, rank in ((0.6, 1), (9 / 14, 1), (0.65, 2), (13 / 14, 2), (0.95, 3), (1.0, 3)):
-        fit = resize(Lora({"unet": {"conv_in": layer}}), share=share)
+        fit = resize_lora(Lora({"unet": {"conv_in": layer}}), share=share)
         assert fit.lora.parts["unet"]["conv_in"].rank == rank
-        assert fit.kept >= share - 1e-6
+        assert fit.kept_energy >= share - 1e-6
 
 
 @pytest.mark.parametrize("config", LYCORIS)
 def test_a_loha_or_lokr_becomes_the_lora_nearest_to_it(config):
     lora = lora_of(LYCORIS[config])
-    fit = resize(lora, share=1.0)
+    fit = resize_lora(lora, share=1.0)
     assert fit.lora.kinds == {"lora"}
     one, other = precise("sd1"), precise("sd1")
-    put_on(models_of(one), lora, "one")
-    put_on(models_of(other), fit.lora, "one")
+    add_lora(models_of(one), lora, "one")
+    add_lora(models_of(other), fit.lora, "one")
     assert apart(drawn(ours(one)), drawn(ours(other))) < 1e-4  # its factors are in float32
 
 
 def test_the_wish_is_checked():
     lora = lora_of(CONFIGS["dora"], endings=ATTENTION)
     for wish, complaint in (
-        ({}, "Missing what to keep"),
+        ({}, "Missing how much to keep"),
         ({"rank": 0}, "Got the rank 0: expected a whole number from 1"),
         ({"share": 1.5}, r"Got the share 1\.5: expected a number above 0"),
     ):
         with pytest.raises(ArgumentError, match=complaint):
-            resize(lora, **wish)
+            resize_lora(lora, **wish)
 
 
 def test_facts_are_those_of_the_whole_matrices():
     lora = lora_of(CONFIGS["mixed ranks and alphas"])
-    unet, text = facts_of(lora)
+    unet, text = summarize_lora(lora)
     assert (unet.part, text.part) == ("unet", "text_encoder")
     layers = lora.parts["unet"]
-    lengths = {name: float(layer.product().norm()) for name, layer in layers.items()}
+    lengths = {name: float(layer.matrix().norm()) for name, layer in layers.items()}
     assert unet.layers == len(layers)
     assert unet.length == pytest.approx(sum(v**2 for v in lengths.values()) ** 0.5, rel=1e-5)
     assert unet.largest[0] == max(lengths, key=lengths.get)
@@ -178,21 +191,21 @@ def test_facts_are_those_of_the_whole_matrices():
     assert set(unet.alphas) == {1, 5, 7}
     assert unet.modules["attn2.to_k"] == sum(name.endswith("attn2.to_k") for name in layers)
     assert "self_attn.q_proj" in text.modules
-    assert facts_of(lora_of(CONFIGS["dora"], endings=ATTENTION))[0].kinds.keys() == {"dora"}
+    assert summarize_lora(lora_of(CONFIGS["dora"], endings=ATTENTION))[0].kinds.keys() == {"dora"}
 
 
 def test_products_that_are_no_numbers_are_refused_before_they_are_written():
     down, up = torch.full((1, 4), 1e30), torch.full((4, 1), 1e30)
     loha = {name: torch.full((4, 4), 1e20) for name in ("w1_a", "w1_b", "w2_a", "w2_b")}
-    for layer in (Low(down, up, 1e300), Hadamard(loha, 1.0)):
+    for layer in (LowRankUpdate(down, up, 1e300), HadamardUpdate(loha, 1.0)):
         lora = Lora({"unet": {"conv_in": layer}})
-        with pytest.raises(ModelError, match="adds to conv_in is too large for a number"):
-            resize(lora, rank=1)
+        with pytest.raises(ModelError, match="update of conv_in overflows"):
+            resize_lora(lora, rank=1)
     unet = components("sd1")["unet"].half()
     before = unet.conv_in.weight.clone()
-    change = Low(
+    change = LowRankUpdate(
         torch.full((1, 4, 3, 3), 300.0), torch.full((before.shape[0], 1, 1, 1), 300.0), 1.0
     )
-    with pytest.raises(ModelError, match="adds to conv_in is too large"):
-        merge({"unet": unet}, Lora({"unet": {"conv_in": change}}))
+    with pytest.raises(ModelError, match="update of conv_in overflows"):
+        merge_into_weights({"unet": unet}, Lora({"unet": {"conv_in": change}}))
     assert torch.equal(unet.conv_in.weight, before)

@@ -9,9 +9,22 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 from transformers.pytorch_utils import Conv1D
 
-from t2i.adapters import Facts, facts_of, read, resize, write_diffusers, write_kohya
-from t2i.adapters.lora_targets import is_module
-from t2i.adapters.module_names import flat, from_flat, original, plain, whole
+from t2i.adapters import (
+    KohyaMetadata,
+    read_lora,
+    resize_lora,
+    summarize_lora,
+    write_diffusers,
+    write_kohya,
+)
+from t2i.adapters.lora_targets import is_known_module
+from t2i.adapters.module_names import (
+    canonical_name,
+    name_in_file,
+    parse_kohya_name,
+    replace_dots,
+    to_original_name,
+)
 from t2i.errors import ModelError
 from t2i.text.encoders.selection import FAMILIES
 from tests.adapters.made import components, models_of
@@ -30,13 +43,15 @@ TINY = {
 
 def carriers(model):
     kinds = (nn.Linear, nn.Conv2d, Conv1D)
-    return {plain(name) for name, module in model.named_modules() if isinstance(module, kinds)}
+    return {
+        canonical_name(name) for name, module in model.named_modules() if isinstance(module, kinds)
+    }
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
 def test_every_layer_of_the_published_models_is_known(family):
     for part, model in skeletons(family).items():
-        assert [name for name in layers(model) if not is_module(part, name)] == []
+        assert [name for name in layers(model) if not is_known_module(part, name)] == []
 
 
 @pytest.mark.parametrize("kind", sorted(FAMILIES))
@@ -52,23 +67,25 @@ def test_every_layer_of_every_kind_of_text_encoder_is_known(kind):
     names = carriers(model)
     names = {f"encoder.{name}" for name in names} if kind.endswith("t5") else names
     assert len(names) > 5
-    assert sorted(name for name in names if not is_module("text_encoder", name)) == []
-    assert {from_flat(flat(whole("text_encoder", name)), 2) for name in names} == names
+    assert sorted(name for name in names if not is_known_module("text_encoder", name)) == []
+    assert {
+        parse_kohya_name(replace_dots(name_in_file("text_encoder", name)), 2) for name in names
+    } == names
 
 
 def test_every_layer_of_the_tiny_models_and_of_kandinsky_is_known():
     for family in ("sd1", "sdxl"):
         for part, model in models_of(components(family)).items():
-            assert [name for name in layers(model) if not is_module(part, name)] == []
+            assert [name for name in layers(model) if not is_known_module(part, name)] == []
     unet = kandinsky_components()["unet"]
-    assert [name for name in layers(unet) if not is_module("unet", name)] == []
+    assert [name for name in layers(unet) if not is_known_module("unet", name)] == []
 
 
 def test_a_name_of_the_original_code_is_no_name_of_a_module():
     for name in layers(skeletons("sdxl")["unet"]):
-        dotted = re.sub(r"_(\d+)", r".\1", original(name, 2))
+        dotted = re.sub(r"_(\d+)", r".\1", to_original_name(name, 2))
         if name not in ("conv_in", "conv_out") and not name.startswith(("time_", "add_")):
-            assert not is_module("unet", dotted), dotted
+            assert not is_known_module("unet", dotted), dotted
 
 
 FORMS = {
@@ -91,12 +108,15 @@ def test_one_module_is_read_under_every_name_and_written_under_names_that_models
     path = tmp_path / "one.safetensors"
     pair = {"lora_down.weight": torch.randn(2, 2048), "lora_up.weight": torch.randn(640, 2)}
     save_file({f"{form}.{field}": tensor for field, tensor in pair.items()}, path)
-    found = read(path)
+    found = read_lora(path)
     assert [(part, name) for part, name, _ in found.layers()] == [("unet", MODULE)]
-    assert facts_of(found)[0].modules == {"attn2.to_k": 1}
-    for write in (write_diffusers, lambda p, lora: write_kohya(p, lora, Facts(family="sdxl"))):
-        write(path, resize(found, rank=1).lora)
-        assert list(read(path).parts["unet"]) == [MODULE]
+    assert summarize_lora(found)[0].modules == {"attn2.to_k": 1}
+    for write in (
+        write_diffusers,
+        lambda p, lora: write_kohya(p, lora, KohyaMetadata(family="sdxl")),
+    ):
+        write(path, resize_lora(found, rank=1).lora)
+        assert list(read_lora(path).parts["unet"]) == [MODULE]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +133,7 @@ def test_modules_of_text_encoders_are_read_by_lycoris_names_too(key, part, tmp_p
         {f"{key}.lora_down.weight": torch.ones(1, 4), f"{key}.lora_up.weight": torch.ones(4, 1)},
         path,
     )
-    assert list(read(path).parts[part]) == ["encoder.layers.1.mlp.fc1"]
+    assert list(read_lora(path).parts[part]) == ["encoder.layers.1.mlp.fc1"]
 
 
 NOWHERE = [
@@ -141,4 +161,4 @@ def test_a_name_that_no_model_has_is_refused_and_never_written_on(key, tmp_path)
         path,
     )
     with pytest.raises(ModelError, match=rf"2 of its 2 tensors .*{re.escape(key)}"):
-        read(path)
+        read_lora(path)

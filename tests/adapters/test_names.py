@@ -10,8 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from t2i.adapters import Facts, Lora, Low, read, write_diffusers, write_kohya
-from t2i.adapters.module_names import flat, from_flat, original, plain, whole
+from t2i.adapters import KohyaMetadata, Lora, LowRankUpdate, read_lora, write_diffusers, write_kohya
+from t2i.adapters.module_names import (
+    canonical_name,
+    name_in_file,
+    parse_kohya_name,
+    replace_dots,
+    to_original_name,
+)
 from t2i.denoiser.loading.address import ASSETS
 from t2i.denoiser.loading.meta_models import skeleton
 from t2i.denoiser.loading.weight_checks import read_json
@@ -32,7 +38,7 @@ def skeletons(family):
 
 def layers(model):
     return [
-        plain(name)
+        canonical_name(name)
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear | nn.Conv2d)
     ]
@@ -43,17 +49,19 @@ def test_every_layer_of_the_published_models_has_a_name_of_its_own_and_it_is_rea
     for part, model in skeletons(family).items():
         names = layers(model)
         assert len(names) > 70
-        written = {flat(whole(part, name)) for name in names}
+        written = {replace_dots(name_in_file(part, name)) for name in names}
         assert len(written) == len(names)
-        assert [from_flat(flat(whole(part, name)), 2) for name in names] == names
+        assert [
+            parse_kohya_name(replace_dots(name_in_file(part, name)), 2) for name in names
+        ] == names
 
 
 def test_every_layer_of_sdxl_has_a_name_in_the_original_code_that_diffusers_reads_alike():
     unet = skeletons("sdxl")["unet"]
     names = layers(unet)
     assert len(names) > 700
-    assert [from_flat(original(name, 2), 2) for name in names] == names
-    keys = {f"lora_unet_{original(name, 2)}.lora_down.weight": name for name in names}
+    assert [parse_kohya_name(to_original_name(name, 2), 2) for name in names] == names
+    keys = {f"lora_unet_{to_original_name(name, 2)}.lora_down.weight": name for name in names}
     assert len(keys) == len(names)
     mapped = _maybe_map_sgm_blocks_to_diffusers({key: key for key in keys}, unet.config)
     for converted, key in mapped.items():
@@ -67,13 +75,13 @@ def test_every_layer_of_sdxl_has_a_name_in_the_original_code_that_diffusers_read
 @pytest.mark.parametrize("name", ["", "to_", "to_x", "1 2", "down_blocks_0_some_where", "_" * 99])
 def test_a_name_of_nothing_is_refused(name):
     with pytest.raises(ValueError, match=r".*"):
-        from_flat(name, 2)
+        parse_kohya_name(name, 2)
 
 
 @given(st.text(alphabet="abcdeilnopt_0123456789", max_size=60))
 def test_no_name_breaks_the_reader(name):
     try:
-        found = from_flat(name, 2)
+        found = parse_kohya_name(name, 2)
     except ValueError:
         return
     assert "_" not in found.replace("_blocks", "").split(".")[0] or found
@@ -82,7 +90,7 @@ def test_no_name_breaks_the_reader(name):
 KNOWN = {
     family: {
         part: {
-            plain(name): tuple(module.weight.shape)
+            canonical_name(name): tuple(module.weight.shape)
             for name, module in model.named_modules()
             if isinstance(module, nn.Linear | nn.Conv2d)
         }
@@ -107,7 +115,7 @@ def loras(draw, family, one_alpha):
             rank = draw(st.integers(1, 5))
             kind = draw(PRECISIONS)
             ones = (1,) * (len(shape) - 2)
-            layer = Low(
+            layer = LowRankUpdate(
                 torch.randn(rank, *shape[1:]).to(kind),
                 torch.randn(shape[0], rank, *ones).to(kind),
                 fixed if one_alpha else draw(alphas),
@@ -115,7 +123,11 @@ def loras(draw, family, one_alpha):
             )
             parts.setdefault(part, {})[name] = layer
     if not parts:
-        parts = {"unet": {"conv_in": Low(torch.randn(1, 4, 3, 3), torch.randn(16, 1, 1, 1), 1.0)}}
+        parts = {
+            "unet": {
+                "conv_in": LowRankUpdate(torch.randn(1, 4, 3, 3), torch.randn(16, 1, 1, 1), 1.0)
+            }
+        }
     return Lora(parts)
 
 
@@ -126,11 +138,11 @@ def test_diffusers_to_kohya_and_back_loses_nothing(family, data, tmp_path_factor
     folder = tmp_path_factory.mktemp("trips")
     lora = data.draw(loras(family, one_alpha=True))
     write_diffusers(folder / "one.safetensors", lora)
-    first = read(folder / "one.safetensors")
-    write_kohya(folder / "two.safetensors", first, Facts(family=family, layers_per_block=1))
-    second = read(folder / "two.safetensors", layers_per_block=1)
+    first = read_lora(folder / "one.safetensors")
+    write_kohya(folder / "two.safetensors", first, KohyaMetadata(family=family, layers_per_block=1))
+    second = read_lora(folder / "two.safetensors", layers_per_block=1)
     write_diffusers(folder / "three.safetensors", second)
-    third = read(folder / "three.safetensors")
+    third = read_lora(folder / "three.safetensors")
     for found in (first, second, third):
         expected = {(part, name): layer for part, name, layer in lora.layers()}
         assert {(part, name) for part, name, _ in found.layers()} == expected.keys()
@@ -150,13 +162,13 @@ def test_several_alphas_become_one_in_a_kohya_file_and_the_changes_stay(
 ):
     lora = data.draw(loras(family, one_alpha=False))
     path = tmp_path_factory.mktemp("trips") / "one.safetensors"
-    write_kohya(path, lora, Facts(family=family, layers_per_block=1))
-    found = read(path, layers_per_block=1)
+    write_kohya(path, lora, KohyaMetadata(family=family, layers_per_block=1))
+    found = read_lora(path, layers_per_block=1)
     for part, layers in found.parts.items():
         assert len({layer.alpha for layer in layers.values()}) == 1
         for name, layer in layers.items():
             there = lora.parts[part][name]
             # bfloat16 has 8 bits: the change was rounded once more
             tolerance = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
-            close = tolerance[layer.up.dtype] * there.product().abs().max()
-            assert (layer.product() - there.product()).abs().max() <= close
+            close = tolerance[layer.up.dtype] * there.matrix().abs().max()
+            assert (layer.matrix() - there.matrix()).abs().max() <= close

@@ -7,7 +7,15 @@ import functools
 import pytest
 import torch
 
-from t2i.adapters import Facts, from_model, put_on, read, write_diffusers, write_kohya, write_peft
+from t2i.adapters import (
+    KohyaMetadata,
+    add_lora,
+    lora_from_model,
+    read_lora,
+    write_diffusers,
+    write_kohya,
+    write_peft,
+)
 from tests.adapters.made import (
     CONFIGS,
     EVERY,
@@ -47,13 +55,13 @@ def trained(family, name, endings=EVERY + OF_XL, kind=torch.float64):
     train(models_of(parts), config, endings)
     reference = drawn(ours(parts))
     assert apart(reference, drawn(ours(plain))) > 0.01
-    return plain, from_model(models_of(parts), "mine"), reference
+    return plain, lora_from_model(models_of(parts), "mine"), reference
 
 
 def read_here(parts, path, name="again"):
     """What ours draws with the file on it."""
     parts = copy.deepcopy(parts)
-    put_on(models_of(parts), read(path, layers_per_block=1), name)
+    add_lora(models_of(parts), read_lora(path, layers_per_block=1), name)
     return drawn(ours(parts))
 
 
@@ -90,7 +98,9 @@ def test_what_is_written_as_kohya_diffusers_own_loader_reads_to_the_same_picture
     family, config, tmp_path
 ):
     plain, lora, reference = trained(family, config, EVERY)
-    write_kohya(tmp_path / "one.safetensors", lora, Facts(family=family, layers_per_block=1))
+    write_kohya(
+        tmp_path / "one.safetensors", lora, KohyaMetadata(family=family, layers_per_block=1)
+    )
     pipe = theirs(family, plain)
     pipe.load_lora_weights(tmp_path, weight_name="one.safetensors")
     here, there = read_here(plain, tmp_path / "one.safetensors"), drawn(pipe)
@@ -108,7 +118,7 @@ def test_what_is_written_as_kohya_diffusers_own_loader_reads_to_the_same_picture
 )
 def test_what_is_written_is_read_here_at_the_strength_it_was_trained_with(family, config, tmp_path):
     plain, lora, reference = trained(family, config)
-    facts = Facts(family=family, layers_per_block=1)
+    facts = KohyaMetadata(family=family, layers_per_block=1)
     write_kohya(tmp_path / "kohya.safetensors", lora, facts)
     assert apart(read_here(plain, tmp_path / "kohya.safetensors"), reference) < FINE
     if not config.startswith("lokr"):
@@ -129,7 +139,7 @@ def test_a_few_layers_away_from_attention_are_read_by_diffusers_too(
     if layout == "diffusers":
         write_diffusers(path, lora)
     else:
-        write_kohya(path, lora, Facts(family=family, layers_per_block=1))
+        write_kohya(path, lora, KohyaMetadata(family=family, layers_per_block=1))
     pipe = theirs(family, plain)
     pipe.load_lora_weights(tmp_path, weight_name="one.safetensors")
     assert torch.equal(read_here(plain, path), drawn(pipe))

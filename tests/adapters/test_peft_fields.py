@@ -13,9 +13,15 @@ from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from t2i.adapters import from_model, read
-from t2i.adapters.lora_scales import fits, from_config
-from t2i.adapters.peft_fields import BEGINNINGS, CHANGING, HARMLESS, READ, check_fields
+from t2i.adapters import lora_from_model, read_lora
+from t2i.adapters.lora_scales import matches_module, parse_config
+from t2i.adapters.peft_fields import (
+    HARMLESS_FIELDS,
+    READ_FIELDS,
+    SUPPORTED_INITIALIZATIONS,
+    UNSUPPORTED_FIELDS,
+    check_fields,
+)
 from t2i.errors import ModelError
 from tests.adapters.made import components
 
@@ -122,7 +128,12 @@ def weights(model):
 
 @pytest.mark.parametrize("kind", CLASSES)
 def test_every_field_of_peft_stands_in_one_table_and_is_tried_here(kind):
-    tables = [READ, HARMLESS, CHANGING, frozenset(BEGINNINGS)]
+    tables = [
+        READ_FIELDS,
+        HARMLESS_FIELDS,
+        UNSUPPORTED_FIELDS,
+        frozenset(SUPPORTED_INITIALIZATIONS),
+    ]
     for name, field in fields(kind).items():
         assert sum(name in table for table in tables) == 1, f"decide what {name} does"
         assert default(field) not in ODD[name]
@@ -143,7 +154,8 @@ CASES = [
     for kind in CLASSES
     for name in fields(kind)
     for value in ODD[name]
-    if name in READ | HARMLESS | BEGINNINGS.keys() and name != "peft_type"
+    if name in READ_FIELDS | HARMLESS_FIELDS | SUPPORTED_INITIALIZATIONS.keys()
+    and name != "peft_type"
 ]
 
 
@@ -173,19 +185,19 @@ def test_a_config_with_it_is_read_to_what_peft_makes_of_it_or_is_refused(
     assert not moved, "the numbers count from other weights"
     assert value == "eva" or value not in UNTRIED
     there = weights(model)
-    layers = read(tmp_path).parts["unet"]
+    layers = read_lora(tmp_path).parts["unet"]
     assert layers.keys() <= {key.removesuffix(".weight") for key in before}
     for place, layer in layers.items():
         if name == "use_dora":
             assert layer.magnitude is not None
             continue
-        made = before[f"{place}.weight"] + layer.product()
+        made = before[f"{place}.weight"] + layer.matrix()
         assert torch.allclose(made, there[f"{place}.weight"], atol=1e-5), place
 
 
 def refusal(folder):
     try:
-        read(folder)
+        read_lora(folder)
     except ModelError as error:
         return str(error)
     return ""
@@ -193,7 +205,7 @@ def refusal(folder):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [(n, v) for n in sorted(CHANGING) for v in ODD[n]]
+    [(n, v) for n in sorted(UNSUPPORTED_FIELDS) for v in ODD[n]]
     + [("some_new_field", 3), ("peft_type", "OFT")],
 )
 def test_a_field_that_changes_the_meaning_or_is_unknown_is_refused_by_name(name, value, tmp_path):
@@ -203,9 +215,9 @@ def test_a_field_that_changes_the_meaning_or_is_unknown_is_refused_by_name(name,
     config = json.loads(path.read_text())
     path.write_text(json.dumps(config | {name: value}))
     with pytest.raises(ModelError, match=rf"adapter_config\.json: its config .*{name}"):
-        read(tmp_path)
+        read_lora(tmp_path)
     path.write_text(json.dumps(config | {"some_new_field": None}))
-    assert read(tmp_path).parts  # unset, it does nothing
+    assert read_lora(tmp_path).parts  # unset, it does nothing
 
 
 def test_the_header_of_diffusers_is_read_by_the_same_tables(tmp_path):
@@ -219,7 +231,7 @@ def test_the_header_of_diffusers_is_read_by_the_same_tables(tmp_path):
             path,
             {"lora_adapter_metadata": json.dumps(told)},
         )
-        assert read(path).parts["unet"][f"{ROOM}.proj_in"].scale == 3.0
+        assert read_lora(path).parts["unet"][f"{ROOM}.proj_in"].scale == 3.0
         told[f"{mark}init_lora_weights"] = "pissa"
         save_file(
             {mark + name: t for name, t in tensors.items()},
@@ -227,11 +239,11 @@ def test_the_header_of_diffusers_is_read_by_the_same_tables(tmp_path):
             {"lora_adapter_metadata": json.dumps(told)},
         )
         with pytest.raises(ModelError, match="'pissa'.*path_initial_model_for_weight_conversion"):
-            read(path)
+            read_lora(path)
     both = {"unet.r": 2, "lora_alpha": 6}
     save_file(tensors, path, {"lora_adapter_metadata": json.dumps(both)})
     with pytest.raises(ModelError, match="has 'lora_alpha' beside names of parts"):
-        read(path)
+        read_lora(path)
 
 
 @pytest.mark.parametrize(
@@ -244,9 +256,9 @@ def test_the_header_of_diffusers_is_read_by_the_same_tables(tmp_path):
         ({"use_rslora": "yes"}, "its use_rslora is 'yes', expected true or false"),
         ({"rank_pattern": [1]}, "its rank_pattern is no JSON object"),
         ({"lora_alpha": 10**400}, "a number has 401 digits"),
-        ({"init_lora_weights": 3}, "its config has init_lora_weights = 3, which is not known here"),
-        ({"init_lora_weights": "loftq"}, "'loftq': it counts from the rounded weights"),
-        ({"x\x1b[1m": 1}, r"its config has x\?\[1m = 1, which is not known here"),
+        ({"init_lora_weights": 3}, "its config has init_lora_weights = 3, which is unknown"),
+        ({"init_lora_weights": "loftq"}, "'loftq': it applies to the rounded weights"),
+        ({"x\x1b[1m": 1}, r"its config has x\?\[1m = 1, which is unknown"),
     ],
 )
 def test_a_config_that_contradicts_its_tensors_is_refused(change, complaint, tmp_path):
@@ -255,7 +267,7 @@ def test_a_config_that_contradicts_its_tensors_is_refused(change, complaint, tmp
     path = tmp_path / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ModelError, match=complaint):
-        read(tmp_path)
+        read_lora(tmp_path)
 
 
 JSON = st.recursive(
@@ -272,12 +284,12 @@ JSON = st.recursive(
 @example(config={"alpha_pattern": {"": 1}, "lora_alpha": 10**400})
 def test_no_config_gets_past_the_typed_errors(config):
     try:
-        told = from_config("x", config)
+        told = parse_config("x", config)
     except ModelError as error:
         complaint = str(error)
     else:
         complaint = ""
-        assert told.alpha_of("mid_block.attentions.0.proj_in", 4) is not None
+        assert told.alpha_for("mid_block.attentions.0.proj_in", 4) is not None
     assert all(letter.isprintable() for letter in complaint.replace("\n", ""))
 
 
@@ -288,7 +300,7 @@ def test_a_magnitude_that_the_config_denies_is_refused(tmp_path):
     key = f"base_model.model.{ROOM}.proj_in.lora_magnitude_vector"
     save_file(load_file(path) | {key: torch.ones(12)}, path)
     with pytest.raises(ModelError, match="have the magnitude of DoRA, .* use_dora = false"):
-        read(tmp_path)
+        read_lora(tmp_path)
 
 
 @pytest.mark.parametrize("beginning", ["pissa", "olora"])
@@ -305,9 +317,9 @@ def test_what_peft_converts_on_saving_is_read_to_the_trained_model(beginning, tm
     model.save_pretrained(
         tmp_path / "lora", path_initial_model_for_weight_conversion=str(tmp_path / "first")
     )
-    lora, before, there = read(tmp_path / "lora"), room().state_dict(), weights(model)
+    lora, before, there = read_lora(tmp_path / "lora"), room().state_dict(), weights(model)
     for place, layer in lora.parts["unet"].items():
-        made = before[f"{place}.weight"] + layer.product()
+        made = before[f"{place}.weight"] + layer.matrix()
         assert torch.allclose(made, there[f"{place}.weight"], atol=1e-5)
 
 
@@ -315,7 +327,7 @@ def test_layers_that_count_from_changed_weights_are_not_taken_off_a_model():
     unet = components("sd1")["unet"]
     unet.add_adapter(LoraConfig(r=2, target_modules=["to_k"], init_lora_weights="olora"))
     with pytest.raises(ModelError, match=r"adapter 'default' of unet: its config has .*'olora'"):
-        from_model({"unet": unet})
+        lora_from_model({"unet": unet})
 
 
 @pytest.mark.parametrize("named", ["{}", "text_model.{}"])
@@ -341,4 +353,4 @@ def test_a_pattern_fits_a_module_of_a_text_encoder_where_it_fits_for_peft(named,
         escaped = escaped.removesuffix(r"\.self_attn\.q_proj")
     pattern = pattern.format(escaped)
     theirs = get_pattern_key([pattern], named.format(module)) == pattern
-    assert fits(pattern, module) is theirs
+    assert matches_module(pattern, module) is theirs

@@ -12,8 +12,16 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from torch import nn
 
-from t2i.adapters import Facts, Lora, Low, from_model, merge, write_kohya, write_peft
-from t2i.adapters.module_names import plain
+from t2i.adapters import (
+    KohyaMetadata,
+    Lora,
+    LowRankUpdate,
+    lora_from_model,
+    merge_into_weights,
+    write_kohya,
+    write_peft,
+)
+from t2i.adapters.module_names import canonical_name
 from tests.adapters.made import (
     CONFIGS,
     LYCORIS,
@@ -40,9 +48,9 @@ def made(family, config, endings=TEXT_AND_UNET):
     """Models as they were, the LoRA, and the weights that ours makes of them."""
     trained = models_of(components(family))
     train(trained, config, endings)
-    lora = from_model(trained, "mine")
+    lora = lora_from_model(trained, "mine")
     merged = models_of(components(family))
-    merge(merged, lora)
+    merge_into_weights(merged, lora)
     return models_of(components(family)), lora, merged
 
 
@@ -86,7 +94,7 @@ def test_lycoris_loads_every_layer_of_a_kohya_file(config, tmp_path, monkeypatch
     monkeypatch.setattr(LycorisNetworkKohya, "UNET_TARGET_REPLACE_NAME", [])
     models, lora, merged = made("sd1", (CONFIGS | LYCORIS)[config])
     path = tmp_path / "one.safetensors"
-    write_kohya(path, lora, Facts(family="sd1", layers_per_block=1))
+    write_kohya(path, lora, KohyaMetadata(family="sd1", layers_per_block=1))
     before = {part: copy.deepcopy(model.state_dict()) for part, model in models.items()}
     text = Whole(models["text_encoder"])
     network, _ = create_network_from_weights(1.0, str(path), None, text, models["unet"])
@@ -172,9 +180,11 @@ def test_every_layer_that_kohyas_scripts_train_is_written_under_their_names(fami
         part, name = names[id(module)]
         shape = module.weight.shape
         down = torch.full((1, *[1] * len(shape[1:])), float(number))
-        parts.setdefault(part, {})[plain(name)] = Low(down, torch.ones(1, 1), 1.0)
+        parts.setdefault(part, {})[canonical_name(name)] = LowRankUpdate(
+            down, torch.ones(1, 1), 1.0
+        )
         expected.add(key)
-    write_kohya(tmp_path / "one.safetensors", Lora(parts), Facts(family=family))
+    write_kohya(tmp_path / "one.safetensors", Lora(parts), KohyaMetadata(family=family))
     header, _ = header_of(tmp_path / "one.safetensors")
     assert {key.partition(".")[0] for key in header} - {"__metadata__"} == expected
     state = load_file(tmp_path / "one.safetensors")
@@ -186,7 +196,7 @@ def test_every_layer_that_kohyas_scripts_train_is_written_under_their_names(fami
 def test_merged_as_kohyas_scripts_do_it_is_what_ours_merges(config, tmp_path):
     models, lora, merged = made("sd1", CONFIGS[config])
     path = tmp_path / "one.safetensors"
-    write_kohya(path, lora, Facts(family="sd1", layers_per_block=1))
+    write_kohya(path, lora, KohyaMetadata(family="sd1", layers_per_block=1))
     before = {part: copy.deepcopy(model.state_dict()) for part, model in models.items()}
     state, tree = load_file(path), kohya_tree("sd1", models)
     for key in {name.partition(".")[0] for name in state}:
@@ -223,7 +233,9 @@ def test_the_uis_find_what_they_look_for_in_the_header(family, version, tmp_path
     _, lora, _ = made(family, CONFIGS["mixed ranks and alphas"])
     path = tmp_path / "one.safetensors"
     tags = json.dumps({"10_sks dog": {"sks dog": 10}})
-    facts = Facts(family=family, title="ink", layers_per_block=1, told={"ss_tag_frequency": tags})
+    facts = KohyaMetadata(
+        family=family, title="ink", layers_per_block=1, told={"ss_tag_frequency": tags}
+    )
     write_kohya(path, lora, facts)
     _, told = header_of(path)
     assert told["ss_tag_frequency"] == {"10_sks dog": {"sks dog": 10}}

@@ -17,11 +17,11 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 from t2i.adapters import (
-    Facts,
-    Low,
-    from_model,
-    read,
-    read_embeddings,
+    KohyaMetadata,
+    LowRankUpdate,
+    lora_from_model,
+    read_learned_words,
+    read_lora,
     write_diffusers,
     write_kohya,
 )
@@ -59,7 +59,7 @@ def trained():
     parts = components("sd1")
     models = {"unet": parts["unet"], "text_encoder": parts["text_encoder"]}
     train(models, CONFIGS["mixed ranks and alphas"], ATTENTION)
-    return models, from_model(models, "mine")
+    return models, lora_from_model(models, "mine")
 
 
 @pytest.mark.parametrize("rslora", [False, True])
@@ -78,8 +78,8 @@ def test_what_diffusers_saves_with_metadata_has_the_strength_it_was_trained_with
     StableDiffusionPipeline.save_lora_weights(
         tmp_path, get_peft_model_state_dict(unet), **_collate_lora_metadata({"unet": unet})
     )
-    here = read(tmp_path / "pytorch_lora_weights.safetensors")
-    same(from_model({"unet": unet}), here)
+    here = read_lora(tmp_path / "pytorch_lora_weights.safetensors")
+    same(lora_from_model({"unet": unet}), here)
     by = 3**0.5 if rslora else 3
     scales = {layer.scale for _, _, layer in here.layers()}
     assert sorted(scales) == pytest.approx([2 / by, 5 / by])
@@ -97,7 +97,7 @@ def test_names_of_old_diffusers_mean_the_same_layers(trained, tmp_path):
             key = f"text_encoder.text_model.{path}.{letters[end]}_lora"
         old[f"{key}.down.weight"], old[f"{key}.up.weight"] = layer.down, layer.up
     save_file(old, tmp_path / "old.safetensors")
-    here = read(tmp_path / "old.safetensors")
+    here = read_lora(tmp_path / "old.safetensors")
     for part, name, layer in lora.layers():
         again = here.parts[part][name]
         assert torch.equal(again.down, layer.down)
@@ -114,7 +114,7 @@ def test_a_unet_alone_and_the_names_of_diffusers_in_between_are_read(tmp_path):
         "diffusion_model.middle_block.1.proj_in.lora_B.weight": torch.randn(4, 2),
     }
     save_file(tensors, tmp_path / "one.safetensors")
-    assert {(part, name) for part, name, _ in read(tmp_path / "one.safetensors").layers()} == {
+    assert {(part, name) for part, name, _ in read_lora(tmp_path / "one.safetensors").layers()} == {
         ("unet", "down_blocks.0.attentions.0.proj_in"),
         ("unet", "mid_block.attentions.0.proj_in"),
         ("text_encoder", "encoder.layers.0.mlp.fc1"),
@@ -134,8 +134,8 @@ def test_a_unet_alone_and_the_names_of_diffusers_in_between_are_read(tmp_path):
 def test_what_peft_saves_is_read_as_it_was_trained(config, tmp_path):
     model = get_peft_model(tiny_unet(), config)
     model.save_pretrained(tmp_path / "adapter")
-    here = read(tmp_path / "adapter")
-    same(from_model({"unet": model.base_model.model}), here)
+    here = read_lora(tmp_path / "adapter")
+    same(lora_from_model({"unet": model.base_model.model}), here)
     # and peft itself reads what it saved to the same
     PeftModel.from_pretrained(tiny_unet(), tmp_path / "adapter")
 
@@ -149,16 +149,16 @@ def test_alpha_is_read_from_tensors_then_from_the_header_then_is_the_rank(tmp_pa
         f"{KOHYA}.alpha": torch.tensor(3, dtype=torch.int64),
     }
     save_file(kohya, path)
-    assert only(read(path)).scale == 1.5
+    assert only(read_lora(path)).scale == 1.5
     plain = {DOWN: fields["down"], UP: fields["up"]}
     save_file(plain, path)
-    assert only(read(path)).scale == 1.0
+    assert only(read_lora(path)).scale == 1.0
     told = {"unet.r": 2, "unet.lora_alpha": 8, "unet.alpha_pattern": {"attn2.to_k": 1}}
     save_file(plain, path, {"lora_adapter_metadata": json.dumps(told)})
-    assert only(read(path)).scale == 0.5
+    assert only(read_lora(path)).scale == 0.5
     told["unet.alpha_pattern"] = {"to_q": 1}
     save_file(plain, path, {"lora_adapter_metadata": json.dumps(told)})
-    assert only(read(path)).scale == 4.0
+    assert only(read_lora(path)).scale == 4.0
 
 
 def test_a_convolution_between_the_factors_becomes_part_of_one(tmp_path):
@@ -167,9 +167,9 @@ def test_a_convolution_between_the_factors_becomes_part_of_one(tmp_path):
     key = "lora_unet_mid_block_resnets_0_conv1"
     tensors = {"lora_down.weight": down, "lora_mid.weight": mid, "lora_up.weight": up}
     save_file({f"{key}.{name}": t for name, t in tensors.items()}, tmp_path / "cp.safetensors")
-    layer = only(read(tmp_path / "cp.safetensors"))
+    layer = only(read_lora(tmp_path / "cp.safetensors"))
     picture = torch.randn(1, 4, 6, 6)
-    whole = torch.nn.functional.conv2d(picture, layer.product().reshape(5, 4, 3, 3))
+    whole = torch.nn.functional.conv2d(picture, layer.matrix().reshape(5, 4, 3, 3))
     steps = torch.nn.functional.conv2d(picture, down)
     steps = torch.nn.functional.conv2d(torch.nn.functional.conv2d(steps, mid), up)
     assert (whole - steps).abs().max() < 1e-5
@@ -178,7 +178,7 @@ def test_a_convolution_between_the_factors_becomes_part_of_one(tmp_path):
 def test_half_precision_is_read_as_it_is(tmp_path):
     fields = {DOWN: torch.randn(2, 4).half(), UP: torch.randn(3, 2).bfloat16()}
     save_file(fields, tmp_path / "half.safetensors")
-    layer = only(read(tmp_path / "half.safetensors"))
+    layer = only(read_lora(tmp_path / "half.safetensors"))
     assert layer.down.dtype == torch.float16
     assert layer.up.dtype == torch.bfloat16
 
@@ -192,7 +192,7 @@ def test_a_tensor_that_is_not_understood_is_named_and_nothing_is_loaded(trained,
     tensors = load_file(path) | {f"unet.other.{n}.oft_blocks": torch.zeros(1) for n in range(5)}
     save_file(tensors, path)
     with pytest.raises(ModelError, match=r"5 of its \d+ tensors .*oft_blocks.* and 2 more\. Not"):
-        read(path)
+        read_lora(path)
 
 
 def test_a_name_cannot_command_a_terminal(tmp_path):
@@ -200,7 +200,7 @@ def test_a_name_cannot_command_a_terminal(tmp_path):
     for key in (f"{evil}.lora_A.weight", f"{evil}.other"):
         save_file({key: torch.ones(2, 2)}, tmp_path / "one.safetensors")
         with pytest.raises(ModelError, match=r"unet.*\?\]0;evil\?\.to_k") as caught:
-            read(tmp_path / "one.safetensors")
+            read_lora(tmp_path / "one.safetensors")
         assert str(caught.value).isprintable()
 
 
@@ -214,11 +214,11 @@ BROKEN = {
     "no rank": ({DOWN: torch.ones(0, 4), UP: torch.ones(4, 0)}, r"expected \[rank, in\]"),
     "not a number": (
         {DOWN: torch.full((2, 4), float("nan")), UP: torch.ones(4, 2)},
-        "to_k.lora_A.weight holds what is no finite number",
+        "to_k.lora_A.weight has numbers that are NaN or infinite",
     ),
     "whole numbers": (
         {DOWN: torch.ones(2, 4, dtype=torch.int32), UP: torch.ones(4, 2)},
-        "holds int32, expected fractions",
+        "holds int32, expected floating-point",
     ),
     "many alphas": (
         {
@@ -264,7 +264,7 @@ BROKEN = {
 def test_tensors_that_make_no_lora_are_refused(tensors, complaint, tmp_path):
     save_file(tensors, tmp_path / "one.safetensors")
     with pytest.raises(ModelError, match=complaint):
-        read(tmp_path / "one.safetensors")
+        read_lora(tmp_path / "one.safetensors")
 
 
 BITS = {"BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "C64": 64, "F8_E8M0": 8, "NEW": 8}
@@ -295,7 +295,7 @@ def test_numbers_of_every_type_are_read_or_refused_by_name(kind, tmp_path):
     alone = {DOWN: ("F32", [1, 8]), UP: ("F32", [8, 1]), f"{KOHYA}.alpha": (kind, [8])}
     for tensors in (pairs, ones, alone, {"<sun>": (kind, [2, 4])}):
         raw(path, tensors)
-        reader = read_embeddings if "<sun>" in tensors else read
+        reader = read_learned_words if "<sun>" in tensors else read_lora
         if kind in FRACTIONS and tensors is not alone:
             assert reader(path)
             continue
@@ -305,10 +305,10 @@ def test_numbers_of_every_type_are_read_or_refused_by_name(kind, tmp_path):
     if BITS[kind] >= 8 and kind != "NEW":
         raw(path, {**dict(list(alone.items())[:2]), f"{KOHYA}.alpha": (kind, [])})
         if kind in (*FRACTIONS, "I8", "I16", "I32", "I64", "U8"):
-            assert only(read(path)).alpha > 0
+            assert only(read_lora(path)).alpha > 0
         else:
             with pytest.raises(T2IError, match="alpha holds"):
-                read(path)
+                read_lora(path)
 
 
 @settings(max_examples=150, deadline=None)
@@ -326,7 +326,7 @@ def test_no_junk_in_a_file_gets_past_the_typed_errors(data, tmp_path_factory):
         cut = data.draw(st.integers(0, len(whole)))
         whole = whole[:cut] + data.draw(st.binary(max_size=8)) + whole[cut + 3 :]
         path.write_bytes(whole)
-    for reader in (read, read_embeddings):
+    for reader in (read_lora, read_learned_words):
         with contextlib.suppress(T2IError):
             reader(path)
 
@@ -350,7 +350,7 @@ def test_a_header_that_lies_is_refused(text, complaint, tmp_path):
         {"lora_adapter_metadata": text},
     )
     with pytest.raises(ModelError, match=complaint):
-        read(tmp_path / "one.safetensors")
+        read_lora(tmp_path / "one.safetensors")
 
 
 class Bomb:
@@ -361,25 +361,25 @@ class Bomb:
 def test_files_that_are_no_safetensors_are_refused(tmp_path):
     (tmp_path / "evil.pt").write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(ModelError, match=r"Refused the pickled LoRA .*evil\.pt"):
-        read(tmp_path / "evil.pt")
+        read_lora(tmp_path / "evil.pt")
     (tmp_path / "evil.safetensors").write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(ModelError, match="is not a whole safetensors file"):
-        read(tmp_path / "evil.safetensors")
+        read_lora(tmp_path / "evil.safetensors")
     (tmp_path / "huge.safetensors").write_bytes(struct.pack("<Q", 10**15) + b"{}")
     with pytest.raises(ModelError, match="header claims 1000000000000000 bytes"):
-        read(tmp_path / "huge.safetensors")
+        read_lora(tmp_path / "huge.safetensors")
     save_file({DOWN: torch.ones(2, 4)}, tmp_path / "cut.safetensors")
     whole = (tmp_path / "cut.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(whole[:-4])
     with pytest.raises(ModelError, match="is not a whole safetensors file"):
-        read(tmp_path / "cut.safetensors")
+        read_lora(tmp_path / "cut.safetensors")
     save_file({}, tmp_path / "empty.safetensors")
     with pytest.raises(ModelError, match="it has 0 tensors"):
-        read(tmp_path / "empty.safetensors")
+        read_lora(tmp_path / "empty.safetensors")
     with pytest.raises(ArgumentError, match=r"No such LoRA: .*none\.safetensors"):
-        read(tmp_path / "none.safetensors")
+        read_lora(tmp_path / "none.safetensors")
     with pytest.raises(ModelError, match="holds no LoRA: expected adapter_config.json"):
-        read(tmp_path)
+        read_lora(tmp_path)
 
 
 # written
@@ -387,18 +387,18 @@ def test_files_that_are_no_safetensors_are_refused(tmp_path):
 
 def test_a_file_says_what_it_is(trained, tmp_path):
     path = tmp_path / "ink.safetensors"
-    write_kohya(path, trained[1], Facts(family="sd1", title="ink", told={"ss_epoch": "3"}))
-    header = read(path).header
+    write_kohya(path, trained[1], KohyaMetadata(family="sd1", title="ink", extra={"ss_epoch": "3"}))
+    header = read_lora(path).header
     assert header["ss_base_model_version"] == "sd_v1"
     assert header["ss_network_module"] == "networks.lora"
     assert header["modelspec.architecture"] == "stable-diffusion-v1/lora"
     assert header["modelspec.title"] == header["ss_output_name"] == "ink"
     assert header["ss_epoch"] == "3"
     assert path.stat().st_mode & 0o044, "others may read it"
-    write_diffusers(path, read(path))
-    again = read(path)
+    write_diffusers(path, read_lora(path))
+    again = read_lora(path)
     assert again.header["ss_epoch"] == "3"
-    same(again, read(path))
+    same(again, read_lora(path))
 
 
 def test_what_cannot_be_written_is_refused(trained, tmp_path):
@@ -411,7 +411,12 @@ def test_what_cannot_be_written_is_refused(trained, tmp_path):
     with pytest.raises(ModelError, match="diffusers reads no LoHa file"):
         write_diffusers(path, loha)
     mixed = type(loha)(
-        {"unet": {"a": Low(factor, factor, 1.0), "b": Low(factor, factor, 1.0, torch.ones(2))}}
+        {
+            "unet": {
+                "a": LowRankUpdate(factor, factor, 1.0),
+                "b": LowRankUpdate(factor, factor, 1.0, torch.ones(2)),
+            }
+        }
     )
     with pytest.raises(ModelError, match="Some layers of unet are DoRA and others are not"):
         write_diffusers(path, mixed)
@@ -421,4 +426,4 @@ def test_what_cannot_be_written_is_refused(trained, tmp_path):
 
 def read_of(tensors, path):
     save_file(tensors, path)
-    return read(path)
+    return read_lora(path)

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from docs.pages import blocks
-from t2i.adapters import Lora, from_model, write_diffusers, write_kohya
-from t2i.adapters.lora_writer import Facts
+from t2i.adapters import Lora, lora_from_model, write_diffusers, write_kohya
+from t2i.adapters.lora_writer import KohyaMetadata
 from tests.adapters.made import ATTENTION, CONFIGS, LYCORIS, components, models_of, train
 from tests.cli.command import Cli
 from tests.tiny import TEXT_WIDTH
@@ -18,14 +18,16 @@ from tests.tiny import TEXT_WIDTH
 def lora(config: str) -> Lora:
     models = models_of(components("sd1"))
     train(models, (CONFIGS | LYCORIS)[config], ATTENTION)
-    return from_model(models, "mine")
+    return lora_from_model(models, "mine")
 
 
 @pytest.mark.slow
 def test_the_commands_of_the_page_run(cli: Cli, model: Path) -> None:
     """In a folder with the files that the page speaks of; the tiny model stands for a real one."""
     write_diffusers(Path("ink.safetensors"), lora("alpha is not the rank"))
-    write_kohya(Path("gold.safetensors"), lora("loha"), Facts(family="sd1", layers_per_block=1))
+    write_kohya(
+        Path("gold.safetensors"), lora("loha"), KohyaMetadata(family="sd1", layers_per_block=1)
+    )
     vectors = torch.randn(2, TEXT_WIDTH)
     save_file({"<sun>": vectors}, "sun.safetensors")
     torch.save({"string_to_param": {"*": vectors}, "name": "star"}, "star.pt")

@@ -11,7 +11,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import t2i
-from t2i.adapters import Facts, Lora, from_model, read, write_diffusers, write_kohya, write_peft
+from t2i.adapters import (
+    KohyaMetadata,
+    Lora,
+    lora_from_model,
+    read_lora,
+    write_diffusers,
+    write_kohya,
+    write_peft,
+)
 from tests.adapters.made import (
     ATTENTION,
     CONFIGS,
@@ -28,21 +36,21 @@ from tests.cli.command import PROMPT, Cli, pixels
 from tests.denoiser.original_layout import write_sd1
 from tests.tiny import TEXT_WIDTH
 
-KOHYA = Facts(family="sd1", layers_per_block=1)
+KOHYA = KohyaMetadata(family="sd1", layers_per_block=1)
 
 
 @pytest.fixture(scope="module")
 def low() -> Lora:
     models = models_of(components("sd1"))
     train(models, CONFIGS["mixed ranks and alphas"], EVERY)
-    return from_model(models, "mine")
+    return lora_from_model(models, "mine")
 
 
 @pytest.fixture(scope="module")
 def loha() -> Lora:
     models = models_of(components("sd1"))
     train(models, LYCORIS["loha"], ATTENTION, size=0.5)
-    return from_model(models, "mine")
+    return lora_from_model(models, "mine")
 
 
 @pytest.fixture(autouse=True)
@@ -138,7 +146,7 @@ def test_a_smaller_lora_says_what_it_keeps(cli: Cli) -> None:
     done = cli("lora", "resize", "ink.safetensors", "--out", "small.safetensors", "--rank", "1")
     assert done.code == 0, done.err
     assert re.fullmatch(r"\d\d\.\d\d% of the energy kept, \d+ layers, rank 1\n", done.err)
-    assert {layer.rank for _, _, layer in read(Path("small.safetensors")).layers()} == {1}
+    assert {layer.rank for _, _, layer in read_lora(Path("small.safetensors")).layers()} == {1}
     arguments = ("--out", "as-lora.safetensors", "--share", "1", "--to", "kohya", "--family", "sd1")
     document = cli("lora", "resize", "gold.safetensors", *arguments, "--format", "json").json()
     assert document["kept"] == 1.0
@@ -157,9 +165,9 @@ def test_every_layout_of_a_lora_becomes_every_other(cli: Cli, low: Lora) -> None
             done = cli("convert", source, out, "--to", to, *family, "--overwrite")
             assert done.code == 0, done.err
             assert done.out == f"{out}\n"
-            found = read(Path(out))
+            found = read_lora(Path(out))
             for part, name, layer in low.layers():
-                change = found.parts[part][name].product() - layer.product()
+                change = found.parts[part][name].matrix() - layer.matrix()
                 assert change.abs().max() < 1e-6, (source, to, name)
             assert len(list(found.layers())) == len(list(low.layers()))
     pipes = [theirs("sd1", components("sd1")) for _ in range(2)]
@@ -175,8 +183,8 @@ def test_a_lora_that_names_modules_as_a_whole_model_does_is_a_lora(cli: Cli, pre
     ends = {"lora_down.weight": (2, 16), "lora_up.weight": (16, 2), "alpha": ()}
     save_file({f"{prefix}{module}.{e}": torch.ones(n) for e, n in ends.items()}, "x.safetensors")
     assert cli("convert", "x.safetensors", "y.safetensors").code == 0
-    assert [name for _, name, _ in read(Path("y.safetensors")).layers()] == [
-        name for _, name, _ in read(Path("x.safetensors")).layers()
+    assert [name for _, name, _ in read_lora(Path("y.safetensors")).layers()] == [
+        name for _, name, _ in read_lora(Path("x.safetensors")).layers()
     ]
 
 

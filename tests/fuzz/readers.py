@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
-from t2i.adapters import read, read_embedding
+from t2i.adapters import read_learned_word, read_lora
 from t2i.attention.probes.heat_maps import load_maps
 from t2i.cli.bulk.index import merge_index_parts
 from t2i.cli.bulk.plan import read_bulk_state
@@ -233,10 +233,10 @@ READERS = {
     "folder of pictures": Reader("f/x.png", in_folder(read_pictures), pictures),
     "tar": Reader("x.tar", read_pictures, archives),
     "header": Reader("x.safetensors", read_shapes, weights),
-    "lora": Reader("x.safetensors", read, weights),
-    "embedding": Reader("x.safetensors", read_embedding, weights),
+    "lora": Reader("x.safetensors", read_lora, weights),
+    "embedding": Reader("x.safetensors", read_learned_word, weights),
     "pickle": Reader(
-        "x.pt", lambda path: read_embedding(path, pickles=True), lambda _: (pickled(),)
+        "x.pt", lambda path: read_learned_word(path, pickles=True), lambda _: (pickled(),)
     ),
     "maps": Reader("x.safetensors", load_maps, weights),
     "single file": Reader("x.safetensors", recognise, weights),

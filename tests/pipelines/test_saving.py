@@ -12,8 +12,8 @@ from torch import nn
 
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.text_to_image import TextToImagePipeline
-from t2i.adapters import Lora, Low, from_model, put_on, read, take_off
-from t2i.adapters.peft_layers import tuned
+from t2i.adapters import Lora, LowRankUpdate, add_lora, lora_from_model, read_lora, remove_lora
+from t2i.adapters.peft_layers import iter_adapter_layers
 from t2i.errors import ModelError, OutputError
 from tests.adapters.made import CONFIGS, components, drawn, models_of, ours
 from tests.pipelines.test_adapters import adapter_for
@@ -65,12 +65,12 @@ def test_a_text_encoder_is_saved_with_the_lora_on_it(family, name, tmp_path):
     assert torch.equal(drawn(pipe), reference)
     for again in opened_by_both(KINDS[family], tmp_path / "saved"):
         for part in ENCODERS[family]:
-            assert any(tuned(getattr(again, part))), "it may be taken off again"
+            assert any(iter_adapter_layers(getattr(again, part))), "it may be taken off again"
         assert torch.allclose(drawn(again), reference, atol=1e-5)
     again = TextToImagePipeline.from_pretrained(tmp_path / "saved")
     again.set_progress_bar_config(disable=True)
     again.save_pretrained(tmp_path / "twice")
-    take_off([again.text_encoder, getattr(again, "text_encoder_2", None)])
+    remove_lora([again.text_encoder, getattr(again, "text_encoder_2", None)])
     assert torch.allclose(drawn(again), plain, atol=1e-5)
     for twice in opened_by_both(KINDS[family], tmp_path / "twice"):
         assert torch.allclose(drawn(twice), reference, atol=1e-5)
@@ -97,18 +97,18 @@ def test_ranks_and_alphas_that_differ_by_layer_are_saved_and_read_again(family, 
         encoder = getattr(pipe, part)
         width = encoder.config.hidden_size
         layers = {
-            f"encoder.layers.{number}.self_attn.q_proj": Low(
+            f"encoder.layers.{number}.self_attn.q_proj": LowRankUpdate(
                 torch.randn(rank, width), torch.randn(width, rank), alpha=alpha
             )
             for number, (rank, alpha) in enumerate([(2, 1.0), (2, 3.0), (3, 2.0)])
             if number < encoder.config.num_hidden_layers
         }
-        put_on({part: encoder}, Lora({part: layers}), "ink")
+        add_lora({part: encoder}, Lora({part: layers}), "ink")
     reference = drawn(pipe)
     pipe.save_pretrained(tmp_path)
     for part in ENCODERS[family]:
-        (written,) = read(tmp_path / part).parts.values()
-        on = from_model({part: getattr(pipe, part)}, "ink").parts[part]
+        (written,) = read_lora(tmp_path / part).parts.values()
+        on = lora_from_model({part: getattr(pipe, part)}, "ink").parts[part]
         alphas = {name: layer.alpha for name, layer in on.items()}
         assert {name: layer.alpha for name, layer in written.items()} == alphas
     for again in opened_by_both(KINDS[family], tmp_path):
@@ -127,7 +127,7 @@ def two(pipe):
 
 def scaled(pipe):
     pipe.text_encoder.add_adapter(TEXT_LORAS["lora"])
-    for _, module in tuned(pipe.text_encoder):
+    for _, module in iter_adapter_layers(pipe.text_encoder):
         module.set_scale("default", 0.5)
 
 
@@ -204,7 +204,7 @@ def test_the_lora_of_an_earlier_save_does_not_join_a_model_without_one(tmp_path)
     pipe = ours(components("sd1"))
     pipe.text_encoder.add_adapter(TEXT_LORAS["lora"])
     pipe.save_pretrained(tmp_path)
-    take_off([pipe.text_encoder])
+    remove_lora([pipe.text_encoder])
     with pytest.raises(OutputError, match=r"holds the LoRA of another model.*adapter_config\.json"):
         pipe.save_pretrained(tmp_path)
 
@@ -227,7 +227,7 @@ def renamed(tensors):
     [
         (lambda tensors: {}, "it has 0 tensors"),
         (renamed, "of one of them alone: 6 layers, such as encoder.layers.0"),
-        (lambda t: {n: x * float("nan") for n, x in t.items()}, "no finite number"),
+        (lambda t: {n: x * float("nan") for n, x in t.items()}, "NaN or infinite"),
     ],
 )
 def test_a_folder_whose_lora_is_none_is_refused(with_lora, change, complaint):
@@ -246,7 +246,7 @@ def test_of_a_folder_with_a_lora_what_the_lora_is_for_is_never_fetched(with_lora
     kept = path.read_text()
     path.write_text(json.dumps(json.loads(kept) | {"base_model_name_or_path": "evil/model"}))
     try:
-        assert any(tuned(TextToImagePipeline.from_pretrained(with_lora).text_encoder))
+        assert any(iter_adapter_layers(TextToImagePipeline.from_pretrained(with_lora).text_encoder))
     finally:
         path.write_text(kept)
 
@@ -263,11 +263,11 @@ def test_loras_of_a_request_come_off_again_and_the_models_own_stays():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.data = torch.randn_like(parameter)
-    lora = from_model({part: model for part, model in models_of(other).items()})
+    lora = lora_from_model({part: model for part, model in models_of(other).items()})
     with_magnitude = Lora(
         {
             part: {
-                name: Low(x.down, x.up, x.alpha, torch.ones(x.up.shape[0]))
+                name: LowRankUpdate(x.down, x.up, x.alpha, torch.ones(x.up.shape[0]))
                 if name.endswith("out_proj")
                 else x
                 for name, x in layers.items()
@@ -275,9 +275,9 @@ def test_loras_of_a_request_come_off_again_and_the_models_own_stays():
             for part, layers in lora.parts.items()
         }
     )
-    put_on(models_of(parts), with_magnitude, "lora0")
+    add_lora(models_of(parts), with_magnitude, "lora0")
     assert not torch.equal(drawn(pipe), own)
-    take_off(models_of(parts).values(), "lora0")
+    remove_lora(models_of(parts).values(), "lora0")
     assert torch.equal(drawn(pipe), own)
     assert list(pipe.text_encoder.peft_config) == ["default"]
     assert not hasattr(pipe.unet, "peft_config")

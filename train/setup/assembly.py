@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from pipelines.text_to_image import TextToImagePipeline
-from t2i.adapters.peft_layers import tuned
+from t2i.adapters.peft_layers import iter_adapter_layers
 from t2i.denoiser.build import Components, ModelConfig, build
 from t2i.denoiser.families.sd import VAE, default_size, pixels_per_latent
 from t2i.denoiser.finite_checks import check_weights_finite
@@ -114,7 +114,7 @@ def fine_tune(
 def check_plain(parts: Mapping[str, Any], base: str) -> None:
     """Raise ModelError for a LoRA that came with the base: what is written would lose it."""
     for name, part in parts.items():
-        if isinstance(part, nn.Module) and any(tuned(part)):
+        if isinstance(part, nn.Module) and any(iter_adapter_layers(part)):
             raise ModelError(
                 f"The base {base} has a LoRA on its {name}. Load it with t2i.load, merge that with "
                 "pipe.fuse_lora() and pipe.unload_lora_weights(), save it, and train on that."

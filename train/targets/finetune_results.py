@@ -20,18 +20,18 @@ from torch import nn
 from transformers import CLIPTokenizer
 
 from t2i.adapters import (
-    Embedding,
-    Facts,
+    KohyaMetadata,
+    LearnedWord,
     Lora,
-    from_model,
-    take_off,
+    lora_from_model,
+    remove_lora,
     write_diffusers,
-    write_embedding,
-    write_embedding_kohya,
     write_kohya,
+    write_learned_word,
+    write_learned_word_kohya,
     write_peft,
 )
-from t2i.adapters.lora_writer import Family
+from t2i.adapters.lora_writer import ModelFamily
 from t2i.atomic_folders import atomic_folder
 from t2i.denoiser.build import Components
 from t2i.denoiser.families.sdxl import is_told_sizes
@@ -79,8 +79,8 @@ def write_results(trained: FineTuned, folder: Path, config: ExportConfig, notes:
             write_lora(new, trained_lora(trained, precision), trained.components.unet)
         for embedding in trained_embeddings(trained, precision):
             name = re.sub(r"[^\w.-]", "", str(embedding.token)) or "word"
-            write_embedding(new / f"{name}.safetensors", embedding)
-            write_embedding_kohya(new / f"{name}-kohya.safetensors", embedding)
+            write_learned_word(new / f"{name}.safetensors", embedding)
+            write_learned_word_kohya(new / f"{name}-kohya.safetensors", embedding)
         defaults = {**notes["defaults"]}
         defaults.pop("sampler", None)  # the base model's own stays
         facts = notes | {
@@ -101,14 +101,14 @@ def trained_lora(trained: FineTuned, precision: torch.dtype) -> Lora:
         }
         for name, model in trained.models.items()
     }
-    return from_model(trained.models, trained.adapters, states)
+    return lora_from_model(trained.models, trained.adapters, states)
 
 
 def write_lora(folder: Path, lora: Lora, unet: UNet2DConditionModel) -> None:
     """Write the LoRA in each format that can hold its kind: diffusers, kohya, peft."""
     per_block = unet.config["layers_per_block"]
-    one_text: Family = "sd2" if unet.config["cross_attention_dim"] == WIDTH_SD2 else "sd1"
-    facts = Facts(
+    one_text: ModelFamily = "sd2" if unet.config["cross_attention_dim"] == WIDTH_SD2 else "sd1"
+    facts = KohyaMetadata(
         family="sdxl" if is_told_sizes(unet) else one_text,
         layers_per_block=per_block if isinstance(per_block, int) else 2,
     )
@@ -119,7 +119,7 @@ def write_lora(folder: Path, lora: Lora, unet: UNet2DConditionModel) -> None:
         write_peft(folder / PEFT, lora)
 
 
-def trained_embeddings(trained: FineTuned, precision: torch.dtype) -> list[Embedding]:
+def trained_embeddings(trained: FineTuned, precision: torch.dtype) -> list[LearnedWord]:
     """Return the embeddings of each new word, in every text encoder that has them."""
     components = trained.components
     encoders = {
@@ -135,7 +135,7 @@ def trained_embeddings(trained: FineTuned, precision: torch.dtype) -> list[Embed
     for word in trained.words:
         rows = slice(first, first + word.vectors)
         vectors = {n: t.vectors.detach()[rows].to(precision).cpu() for n, t in tables.items()}
-        found.append(Embedding(vectors, word.word))
+        found.append(LearnedWord(vectors, word.word))
         first = rows.stop
     return found
 
@@ -144,7 +144,7 @@ def without_adapters(trained: FineTuned) -> Components:
     """Return copies of the components without the adapters and new words written beside them."""
     first, second = trained.original_tokenizers
     parts = replace(deepcopy(trained.components), tokenizer=first, tokenizer_2=second)
-    take_off([parts.unet, parts.text_encoder, parts.text_encoder_2])
+    remove_lora([parts.unet, parts.text_encoder, parts.text_encoder_2])
     for encoder in (parts.text_encoder, parts.text_encoder_2):
         if encoder is not None and isinstance(
             table := encoder.get_input_embeddings(), ExtendedEmbedding

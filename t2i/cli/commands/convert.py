@@ -68,10 +68,10 @@ def convert(
     elif kind == "embedding":
         _convert_embedding(source, out, to, token, allow_pickle, overwrite)
     else:
-        from t2i.adapters import read
+        from t2i.adapters import read_lora
 
         check_output_free(out, overwrite, folder=to == "peft")
-        lora = read(source, layers_per_block=layers_per_block)
+        lora = read_lora(source, layers_per_block=layers_per_block)
         with reserve_output(out, overwrite) as new:
             write_lora(new, lora, to, family, layers_per_block)
     if format == "json":
@@ -108,7 +108,12 @@ def _is_lora_tensor(name: str) -> bool:
 def _convert_embedding(
     source: Path, out: Path, to: Layout, token: str | None, allow_pickle: bool, overwrite: bool
 ) -> None:
-    from t2i.adapters import Embedding, read_embedding, write_embedding, write_embedding_kohya
+    from t2i.adapters import (
+        LearnedWord,
+        read_learned_word,
+        write_learned_word,
+        write_learned_word_kohya,
+    )
 
     if to == "peft":
         raise ArgumentError("peft has no files of learned words: give --to diffusers or kohya.")
@@ -120,10 +125,10 @@ def _convert_embedding(
             f"nothing in it is run: {pickle_conversion_command(source, out)}"
         )
     check_output_free(out, overwrite)
-    found = read_embedding(source, pickles=allow_pickle)
-    named = Embedding(found.vectors, token or found.token or source.stem)
+    found = read_learned_word(source, pickles=allow_pickle)
+    named = LearnedWord(found.vectors, token or found.token or source.stem)
     with reserve_output(out, overwrite) as new:
-        (write_embedding if to == "diffusers" else write_embedding_kohya)(new, named)
+        (write_learned_word if to == "diffusers" else write_learned_word_kohya)(new, named)
 
 
 def _convert_model(

@@ -20,7 +20,7 @@ from t2i.errors import ArgumentError
 from t2i.terminal import print_line, print_rich, several, visible
 
 if TYPE_CHECKING:
-    from t2i.adapters import Fit, PartFacts
+    from t2i.adapters import LoraApproximation, PartSummary
 
 lora = typer.Typer(help="Inspect, merge, extract and resize LoRAs.")
 
@@ -49,10 +49,10 @@ def info(file: File, layers_per_block: Layers = 2, format: Format = "text") -> N
     """Print what FILE changes and how strongly: its layers, ranks, alphas, and its header."""
     from dataclasses import asdict
 
-    from t2i.adapters import facts_of, read
+    from t2i.adapters import read_lora, summarize_lora
 
-    found = read(file, layers_per_block=layers_per_block)
-    parts = facts_of(found)
+    found = read_lora(file, layers_per_block=layers_per_block)
+    parts = summarize_lora(found)
     if format == "json":
         print_json(
             {
@@ -88,15 +88,16 @@ def merge(
     check_output_free(out, overwrite, folder=True)
     scaled = [parse_scaled_file(text) for text in loras]
 
-    from t2i.adapters import merge as add
-    from t2i.adapters import read
+    from t2i.adapters import merge_into_weights, read_lora
     from t2i.cli.request.file_checks import locate_file
 
     paths = [locate_file("loras", file) for file in scaled]
     pipe = _load_pipeline(model)
     models = _lora_models(pipe)
     for path, file in zip(paths, scaled, strict=True):
-        add(models, read(path, layers_per_block=_layers_per_block(pipe)), file.scale)
+        merge_into_weights(
+            models, read_lora(path, layers_per_block=_layers_per_block(pipe)), file.scale
+        )
     with reserve_output(out, overwrite) as new:
         write_model(new, pipe, precision)
     _print_result(out, format, {"loras": [file.argument for file in scaled]})
@@ -121,21 +122,21 @@ def extract(
     _check_rank_and_share(rank, share)
     check_output_free(out, overwrite, folder=to == "peft")
 
-    from t2i.adapters import extract as found_in
+    from t2i.adapters import extract_lora
 
     first, second = _load_pipeline(before), _load_pipeline(after)
-    fit = found_in(_lora_models(first), _lora_models(second), rank=rank, share=share)
+    fit = extract_lora(_lora_models(first), _lora_models(second), rank=rank, share=share)
     if not fit.lora.parts:
         raise ArgumentError(f"{before} and {after} differ in no layer that a LoRA changes.")
     with reserve_output(out, overwrite) as new:
         write_lora(new, fit.lora, to, family, _layers_per_block(second))
-    if fit.left:
-        more = f" and {len(fit.left) - 3:,} more" if len(fit.left) > 3 else ""
+    if fit.unrepresented:
+        more = f" and {len(fit.unrepresented) - 3:,} more" if len(fit.unrepresented) > 3 else ""
         note(
-            f"Warning: no LoRA holds what differs in {several(len(fit.left), 'tensor')}: "
-            f"{', '.join(fit.left[:3])}{more}."
+            f"Warning: no LoRA holds what differs in {several(len(fit.unrepresented), 'tensor')}: "
+            f"{', '.join(fit.unrepresented[:3])}{more}."
         )
-    _print_result(out, format, _report_fit(fit, format) | {"left": list(fit.left)})
+    _print_result(out, format, _report_fit(fit, format) | {"left": list(fit.unrepresented)})
 
 
 @lora.command()
@@ -157,10 +158,9 @@ def resize(
     _check_rank_and_share(rank, share)
     check_output_free(out, overwrite, folder=to == "peft")
 
-    from t2i.adapters import read
-    from t2i.adapters import resize as resized
+    from t2i.adapters import read_lora, resize_lora
 
-    fit = resized(read(file, layers_per_block=layers_per_block), rank=rank, share=share)
+    fit = resize_lora(read_lora(file, layers_per_block=layers_per_block), rank=rank, share=share)
     with reserve_output(out, overwrite) as new:
         write_lora(new, fit.lora, to, family, layers_per_block)
     _print_result(out, format, _report_fit(fit, format))
@@ -184,9 +184,9 @@ def _load_pipeline(model: str) -> Any:
 
 def _lora_models(pipe: Any) -> dict[str, Any]:
     """Return the parts of a pipeline that a LoRA may change, by name."""
-    from t2i.adapters import PARTS
+    from t2i.adapters import MODEL_PARTS
 
-    found = {part: getattr(pipe, part, None) for part in PARTS}
+    found = {part: getattr(pipe, part, None) for part in MODEL_PARTS}
     return {part: model for part, model in found.items() if model is not None}
 
 
@@ -195,14 +195,14 @@ def _layers_per_block(pipe: Any) -> int:
     return layers if isinstance(layers, int) else 2
 
 
-def _report_fit(fit: "Fit", format: str) -> dict[str, object]:
+def _report_fit(fit: "LoraApproximation", format: str) -> dict[str, object]:
     """Return how much of the weights the LoRA holds; with the format "text" also print it."""
     ranks = [layer.rank for _, _, layer in fit.lora.layers()]
     low, high = min(ranks), max(ranks)
     if format == "text":
         named = f"rank {low}" if low == high else f"ranks {low} to {high}"
-        note(f"{fit.kept:.2%} of the energy kept, {several(len(ranks), 'layer')}, {named}")
-    return {"kept": round(fit.kept, 6), "layers": len(ranks), "ranks": [low, high]}
+        note(f"{fit.kept_energy:.2%} of the energy kept, {several(len(ranks), 'layer')}, {named}")
+    return {"kept": round(fit.kept_energy, 6), "layers": len(ranks), "ranks": [low, high]}
 
 
 def _print_result(out: Path, format: str, facts: dict[str, object]) -> None:
@@ -212,7 +212,7 @@ def _print_result(out: Path, format: str, facts: dict[str, object]) -> None:
         print_line(out)
 
 
-def _print_parts(parts: "list[PartFacts]") -> None:
+def _print_parts(parts: "list[PartSummary]") -> None:
     from rich.table import Table
     from rich.text import Text
 

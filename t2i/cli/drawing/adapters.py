@@ -13,7 +13,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from t2i.adapters import PARTS, put_on, read, read_embeddings, take_off
+from t2i.adapters import MODEL_PARTS, add_lora, read_learned_words, read_lora, remove_lora
 from t2i.adapters.ip_adapter import check_ip_adapter
 from t2i.cli.request.file_checks import IMAGE_ENCODER, iter_files, locate_unchanged_file
 from t2i.cli.request.input_files import EmbeddingFile, InputFile, ScaledFile
@@ -68,15 +68,15 @@ class AttachedAdapters:
 
     def attach_loras(self, loras: tuple[ScaledFile, ...]) -> None:
         """Attach LoRAs; none stays attached where one fails. Raises ModelError."""
-        models = {part: getattr(self.pipe, part, None) for part in PARTS}
+        models = {part: getattr(self.pipe, part, None) for part in MODEL_PARTS}
         layers = self.pipe.unet.config.layers_per_block
         try:
             for number, lora in enumerate(loras):
                 path = locate_unchanged_file("loras", lora)
-                found = read(path, layers_per_block=layers if isinstance(layers, int) else 2)
+                found = read_lora(path, layers_per_block=layers if isinstance(layers, int) else 2)
                 with _name_file_in_errors("LoRA", lora):
                     self._num_attached = number + 1
-                    put_on(models, found, f"lora{number}", lora.scale)
+                    add_lora(models, found, f"lora{number}", lora.scale)
         except BaseException:
             self.detach_loras()
             raise
@@ -85,7 +85,7 @@ class AttachedAdapters:
     def detach_loras(self) -> None:
         """Detach the LoRAs that were attached here; one that came with the model stays."""
         for number in range(self._num_attached):
-            take_off((getattr(self.pipe, part, None) for part in PARTS), f"lora{number}")
+            remove_lora((getattr(self.pipe, part, None) for part in MODEL_PARTS), f"lora{number}")
         self.loras = ()
         self._num_attached = 0
 
@@ -113,7 +113,7 @@ class AttachedAdapters:
         self.embeddings = embeddings
 
     def _add_learned_word(self, path: Path, token: str | None) -> None:
-        found = read_embeddings(path)
+        found = read_learned_words(path)
         if token is not None and len(found) > 1:
             raise ModelError(
                 f"{path} holds {several(len(found), 'word')}, which cannot all be called {token}: "
