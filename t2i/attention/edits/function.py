@@ -43,8 +43,8 @@ class Function(Edit):
 
     def fits(self, site: Site) -> bool:
         """Return True for a site whose attention it edits."""
-        asked = isinstance(self.sites, Sites) and self.sites.kind is not None
-        return super().fits(site) and (asked or site.kind in WITH_TEXT)
+        selects_kind = isinstance(self.sites, Sites) and self.sites.kind is not None
+        return super().fits(site) and (selects_kind or site.kind in WITH_TEXT)
 
     def apply(self, plan: EditPlan, call: AttentionCall) -> None:
         """Add the function to the target's rows."""

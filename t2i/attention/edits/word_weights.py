@@ -39,8 +39,8 @@ class WordWeights(BiasEdit):
                 )
             if weight < 0:
                 raise ArgumentError(
-                    f"Got weights[{word!r}]={weight!r}: what is looked at cannot be less than "
-                    "nothing, so expected 0 or more. Reweight(weights=...) multiplies the map "
+                    f"Got weights[{word!r}]={weight!r}: attention cannot be less than nothing, so "
+                    "expected 0 or more. Reweight(weights=...) multiplies the map "
                     "itself, also by negative numbers."
                 )
 

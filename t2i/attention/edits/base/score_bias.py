@@ -43,13 +43,13 @@ def expand_bias(call: AttentionCall, bias_PT: Tensor, heads: tuple[int, ...] | N
     """
     site = call.site
     first, end = site.text
-    asking, stop = site.image
+    image_start, image_end = site.image
     bias_QK = torch.zeros(len(bias_PT), site.keys)
     bias_QK[:, first:end] = bias_PT
-    if site.kind == "joint":  # the text asks too, before the picture or after it
-        queries = site.keys if first > 0 else stop
+    if site.kind == "joint":  # the text has queries too, before or after those of the image
+        queries = site.keys if first > 0 else image_end
         whole_QK = torch.zeros(queries, site.keys)
-        whole_QK[asking:stop] = bias_QK
+        whole_QK[image_start:image_end] = bias_QK
         bias_QK = whole_QK
     if heads is None:
         return bias_QK[None]
