@@ -28,10 +28,10 @@ from pipelines.text_to_image import TextToImagePipeline
 from t2i.adapters import MODEL_PARTS, add_lora, read_learned_words, read_lora
 from t2i.atomic_files import write_atomically
 from t2i.pictures import FORMATS, open_picture, picture_grid, save_picture
-from t2i.scenes.recognised_objects import Seen
+from t2i.scenes.recognised_objects import Recognition
 from t2i.scenes.recogniser import Recogniser
-from t2i.scenes.scenes import ground, put
-from t2i.scenes.sprites import BACKGROUNDS, clear_backgrounds, sprite
+from t2i.scenes.scenes import paste_sprite, render_background
+from t2i.scenes.sprites import BACKGROUNDS, contrasting_backgrounds, load_sprite
 from train.init.init import Wish, write_start
 
 THING, KIND, WORD = "whale", "fish", "sks"
@@ -74,18 +74,18 @@ TRIALS = {
 def compose(seed: int, count: int) -> list[tuple[Image.Image, str]]:
     """The thing at other places, in other sizes, before other backgrounds; and which."""
     rng = np.random.Generator(np.random.Philox(seed))
-    behind = sorted(clear_backgrounds(THING, None))
+    behind = sorted(contrasting_backgrounds(THING, None))
     order = rng.permutation(len(behind))
     made = []
     for number in range(count):
         background = behind[order[number % len(behind)]]
-        pixels = ground(BACKGROUNDS[background], 0, "down", SIZE)
+        pixels = render_background(BACKGROUNDS[background], 0, "down", SIZE)
         side = float(rng.uniform(0.5, 0.8))
         centre = (
             float(rng.uniform(side / 2, 1 - side / 2)),
             float(rng.uniform(side / 2, 1 - side / 2)),
         )
-        put(pixels, [], sprite(THING, None), side, centre)
+        paste_sprite(pixels, [], load_sprite(THING, None), side, centre)
         made.append((Image.fromarray(pixels), background))
     return made
 
@@ -165,7 +165,7 @@ def draw(model: Path | None, folder: Path, wanted: dict[str, int]) -> dict[str, 
     return drawn
 
 
-def features(seen: list[Seen]) -> NDArray[np.float64]:
+def features(seen: list[Recognition]) -> NDArray[np.float64]:
     return np.stack([one.features for one in seen]).astype(np.float64)
 
 
@@ -199,9 +199,9 @@ def main() -> None:
 
     # what is in them, and how near they are to the eight, seen from the middle of the base
     recogniser = Recogniser.load()
-    seen = {n: {p: recogniser.look(ps) for p, ps in all_.items()} for n, all_ in drawn.items()}
-    shown = recogniser.look([picture for picture, _ in compose(7, COUNT)])
-    fresh = recogniser.look([picture for picture, _ in compose(8, ASKED)])
+    seen = {n: {p: recogniser.recognise(ps) for p, ps in all_.items()} for n, all_ in drawn.items()}
+    shown = recogniser.recognise([picture for picture, _ in compose(7, COUNT)])
+    fresh = recogniser.recognise([picture for picture, _ in compose(8, ASKED)])
     middle = features([one for looks in seen[BASE].values() for one in looks]).mean(axis=0)
     result = {
         "thing": THING,
@@ -225,7 +225,7 @@ def main() -> None:
 
 
 def judged(
-    seen: list[Seen], shown: list[Seen], middle: NDArray[np.float64], prompt: str
+    seen: list[Recognition], shown: list[Recognition], middle: NDArray[np.float64], prompt: str
 ) -> dict[str, float]:
     """How often the thing, and what the prompt names, is found; and the nearness to the eight."""
     names = dict.fromkeys([THING, *(name for name in NAMES if name in prompt.split())])

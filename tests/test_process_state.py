@@ -26,7 +26,7 @@ from pipelines.text_to_image import TextToImagePipeline
 from t2i.accelerate_state import default_device, isolated_accelerate_state, isolated_rng
 from t2i.cli import main
 from tests import process_wide
-from tests.evaluate.tiny_bench import tiny_recogniser
+from tests.evaluate.tiny_context import tiny_recogniser
 from tests.tiny import tiny_sd_folder
 from tests.train.runs import tiny_run, write_run
 from train.loop import run

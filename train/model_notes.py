@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from t2i.scenes.caption_vocabulary import spoken
+from t2i.scenes.caption_vocabulary import caption_vocabulary
 from train.config.run_config import RunConfig
 from train.config_paths import TARGET_FOLDER_KEYS
 from train.export import Notes
@@ -25,5 +25,5 @@ def notes_of(config: RunConfig, steps: int) -> Notes:
     told = config.model_dump(mode="json", exclude=left_out)
     notes: Notes = {"defaults": defaults | sampler, "trained": {"steps": steps, "config": told}}
     if config.data.kind == "scenes":
-        notes["knows"] = spoken(config.data)
+        notes["knows"] = caption_vocabulary(config.data)
     return notes

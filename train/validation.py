@@ -165,7 +165,7 @@ def held_out(
     if isinstance(samples, Scenes):
         other = {"seed": derive_seed(config.seed, "validation"), "length": config.most}
         scenes = Scenes(samples.config.model_copy(update=other))
-        return scenes.read, [scenes.name(index) for index in range(len(scenes))]
+        return scenes.read, [scenes.sample_name(index) for index in range(len(scenes))]
     assert isinstance(samples, Pictures)
     apart = samples.held_out()
     numbers = sorted(range(len(apart)), key=apart.digest)[: config.most]

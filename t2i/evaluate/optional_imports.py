@@ -11,7 +11,7 @@ LIBRARIES = ("jinja2", "matplotlib", "torchmetrics")
 
 
 @contextmanager
-def needs_extra() -> Iterator[None]:
+def explain_missing_extra() -> Iterator[None]:
     """Raises ArgumentError with the install command where a library is missing."""
     try:
         yield
@@ -22,8 +22,8 @@ def needs_extra() -> Iterator[None]:
         ) from error
 
 
-def check_extra() -> None:
+def check_extra_installed() -> None:
     """Raise before the work begins rather than when its result is written."""
-    with needs_extra():
+    with explain_missing_extra():
         for library in LIBRARIES:
             importlib.import_module(library)

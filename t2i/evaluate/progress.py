@@ -5,40 +5,40 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from t2i.evaluate.suite_part import Part
+from t2i.evaluate.suite_part import SuitePart
 from t2i.terminal import print_note
 
-EVERY = 15.0
+LINE_INTERVAL = 15.0
 """Seconds between two lines."""
 
 
 @contextmanager
-def progress(parts: Sequence[Part]) -> Iterator[Callable[[str, int], None]]:
+def show_progress(parts: Sequence[SuitePart]) -> Iterator[Callable[[str, int], None]]:
     """A function to call with a part's name and the count of its finished units."""
     totals = {part.name: len(part.units()) for part in parts}
     if not sys.stderr.isatty():
-        yield Lines(totals).tell
+        yield ProgressLines(totals).update
         return
 
     from train.reporting.report import bar
 
-    with bar() as shown:
+    with bar() as progress_bar:
         tasks = {
-            name: shown.add_task(name, total=total, facts="", start=False)
+            name: progress_bar.add_task(name, total=total, facts="", start=False)
             for name, total in totals.items()
         }
 
-        def tell(name: str, finished: int) -> None:
+        def advance(name: str, finished: int) -> None:
             task = tasks[name]
-            if not shown.tasks[task].started:
+            if not progress_bar.tasks[task].started:
                 # What an earlier start has done says nothing of the time that this one takes.
-                shown.start_task(task)
-            shown.update(task, completed=finished)
+                progress_bar.start_task(task)
+            progress_bar.update(task, completed=finished)
 
-        yield tell
+        yield advance
 
 
-class Lines:
+class ProgressLines:
     """A line at the begin and the end of a part, and now and then between."""
 
     def __init__(self, totals: dict[str, int]) -> None:
@@ -47,14 +47,14 @@ class Lines:
         self._before = 0
         self._begun = self._told = 0.0
 
-    def tell(self, name: str, finished: int) -> None:
+    def update(self, name: str, finished: int) -> None:
         now, total = time.monotonic(), self._totals[name]
         if name != self._name:
             self._name, self._before, self._begun = name, finished, now
             self._say(f"{name} {finished}/{total}", now)
-        elif finished == total or now - self._told >= EVERY:
+        elif finished == total or now - self._told >= LINE_INTERVAL:
             rate = (finished - self._before) / max(now - self._begun, 1e-9)
-            left = clock((total - finished) / max(rate, 1e-9))
+            left = format_duration((total - finished) / max(rate, 1e-9))
             self._say(f"{name} {finished}/{total}, {left} left", now)
 
     def _say(self, text: str, now: float) -> None:
@@ -62,6 +62,6 @@ class Lines:
         self._told = now
 
 
-def clock(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"

@@ -20,13 +20,13 @@ from PIL import Image
 
 from t2i.atomic_folders import atomic_folder
 from t2i.errors import OutputError, T2IError
-from t2i.evaluate.generation.judge import judge, judge_by_another, said
+from t2i.evaluate.generation.judge import caption_statement, judge_by_other_caption, judge_statement
 from t2i.evaluate.report.chapter import Figure, Table
-from t2i.evaluate.report.markdown import as_markdown
-from t2i.evaluate.report.statistics import mean, share
+from t2i.evaluate.report.markdown import render_table
+from t2i.evaluate.report.statistics import bootstrap_mean, proportion
 from t2i.pictures import picture_grid, save_picture
-from t2i.scenes.caption_matcher import Agreement
-from t2i.scenes.recognised_objects import Seen
+from t2i.scenes.caption_matcher import CaptionMatcher
+from t2i.scenes.recognised_objects import Recognition
 from t2i.scenes.recogniser import CONFIG
 from t2i.scenes.scenes import Scene, Scenes, ScenesConfig
 from t2i.terminal import print_line, print_note
@@ -35,8 +35,8 @@ from train.targets.caption_matcher import reverse_positions
 from train.targets.recogniser import describe, highlight_objects
 
 SEED = 9000
-AT_ONCE = 16
-SHOWN = 12
+BATCH_SIZE = 16
+SHEET_SCENES = 12
 SPLITS = {
     "train": "scenes of other seeds",
     "held_out": "combinations no model was shown",
@@ -49,7 +49,7 @@ QUESTIONS = {
     "recolour": "new colour",
     "natural": "own colour",
 }
-CARD = """# The recogniser of t2i
+CARD_TEMPLATE = """# The recogniser of t2i
 
 Tells which objects of `scenes` are in a picture, where, in which colour and before which
 background, and how well a caption fits: what `t2i evaluate` judges pictures with. It knows
@@ -81,7 +81,7 @@ Apache-2.0. Trained only on pictures composed of Microsoft's Fluent Emoji (MIT),
 
 
 @dataclass(slots=True)
-class Tally:
+class RecognitionTally:
     """What was right and wrong on the scenes of a split."""
 
     flags: dict[str, list[bool]] = field(default_factory=lambda: {name: [] for name in QUESTIONS})
@@ -92,39 +92,42 @@ class Tally:
     own_to_turned: list[bool] = field(default_factory=list)
 
 
-def tally(agreement: Agreement, scenes: Scenes, count: int) -> Tally:
+def tally_split(caption_matcher: CaptionMatcher, scenes: Scenes, count: int) -> RecognitionTally:
     """Look at the first `count` scenes."""
-    found = Tally()
-    statements = [said(scenes.layout(number)) for number in range(count)]
-    for start in range(0, count, AT_ONCE):
-        numbers = range(start, min(start + AT_ONCE, count))
+    found = RecognitionTally()
+    statements = [caption_statement(scenes.layout(number)) for number in range(count)]
+    for start in range(0, count, BATCH_SIZE):
+        numbers = range(start, min(start + BATCH_SIZE, count))
         batch = [scenes.scene(number) for number in numbers]
         pictures = [Image.fromarray(scene.pixels) for scene in batch]
         for number, scene, seen in zip(
-            numbers, batch, agreement.recogniser.look(pictures), strict=True
+            numbers, batch, caption_matcher.recogniser.recognise(pictures), strict=True
         ):
-            right = judge(statements[number], seen)
+            right = judge_statement(statements[number], seen)
             right["each"] = right.get("each", []) + right.get("one", [])
-            other = judge_by_another(statements, number, seen)
+            other = judge_by_other_caption(statements, number, seen)
             other["each"] = other.get("each", []) + other.get("one", [])
             for name in QUESTIONS:
                 found.flags[name] += right.get(name, [])
                 found.control[name] += other.get(name, [])
-            found.overlaps += overlaps(scene, seen)
-            found.confused.update(mistaken(scene, seen))
+            found.overlaps += object_ious(scene, seen)
+            found.confused.update(find_confusions(scene, seen))
         captions = [scene.caption for scene in batch]
-        score(agreement, pictures, captions, found)
+        score_captions(caption_matcher, pictures, captions, found)
     return found
 
 
-def score(
-    agreement: Agreement, pictures: list[Image.Image], captions: list[str], found: Tally
+def score_captions(
+    caption_matcher: CaptionMatcher,
+    pictures: list[Image.Image],
+    captions: list[str],
+    found: RecognitionTally,
 ) -> None:
     """Whether each picture prefers its caption to the next one's, and to its own turned round."""
-    own_B = agreement.score(pictures, captions)
-    next_B = agreement.score(pictures, [*captions[1:], captions[0]])
+    own_B = caption_matcher.score(pictures, captions)
+    next_B = caption_matcher.score(pictures, [*captions[1:], captions[0]])
     turned = [reverse_positions(caption) for caption in captions]
-    turned_B = agreement.score(pictures, turned)
+    turned_B = caption_matcher.score(pictures, turned)
     found.own_to_other += (own_B > next_B).tolist()
     found.own_to_turned += [
         better
@@ -133,7 +136,7 @@ def score(
     ]
 
 
-def overlaps(scene: Scene, seen: Seen) -> list[float]:
+def object_ious(scene: Scene, seen: Recognition) -> list[float]:
     """Intersection over union of each object's pixels; 0 where it was not found."""
     shares = []
     for placed in scene.objects:
@@ -144,7 +147,7 @@ def overlaps(scene: Scene, seen: Seen) -> list[float]:
     return shares
 
 
-def mistaken(scene: Scene, seen: Seen) -> Iterator[tuple[str, str]]:
+def find_confusions(scene: Scene, seen: Recognition) -> Iterator[tuple[str, str]]:
     """(what was missed, what was seen in its place)."""
     there = {placed.name for placed in scene.objects}
     for placed in scene.objects:
@@ -153,10 +156,10 @@ def mistaken(scene: Scene, seen: Seen) -> Iterator[tuple[str, str]]:
             yield placed.name, others[0] if others else "nothing"
 
 
-def table(tallies: dict[str, Tally]) -> Table:
+def build_table(tallies: dict[str, RecognitionTally]) -> Table:
     def figures(name: str) -> list[Figure | None]:
         return [
-            share(flags[name])
+            proportion(flags[name])
             for found in tallies.values()
             for flags in (found.flags, found.control)
         ]
@@ -173,7 +176,7 @@ def table(tallies: dict[str, Tally]) -> Table:
         cells: list[Figure | str | None] = []
         for found in tallies.values():
             values = getattr(found, name)
-            cells += [mean(values) if name == "overlaps" else share(values), None]
+            cells += [bootstrap_mean(values) if name == "overlaps" else proportion(values), None]
         rows.append((question, cells))
     heads = [
         head for split in tallies for head in (SPLITS[split], f"{SPLITS[split]}: another's caption")
@@ -183,9 +186,9 @@ def table(tallies: dict[str, Tally]) -> Table:
     return Table("recogniser", title, heads, rows, units, {head: "higher" for head in heads[::2]})
 
 
-def recognised(agreement: Agreement, scenes: Scenes) -> Image.Image:
-    pictures = [Image.fromarray(scenes.scene(number).pixels) for number in range(SHOWN)]
-    looks = agreement.recogniser.look(pictures)
+def draw_sheet(caption_matcher: CaptionMatcher, scenes: Scenes) -> Image.Image:
+    pictures = [Image.fromarray(scenes.scene(number).pixels) for number in range(SHEET_SCENES)]
+    looks = caption_matcher.recogniser.recognise(pictures)
     both = [highlight_objects(*one) for one in zip(pictures, looks, strict=True)]
     return picture_grid(both, [describe(seen) for seen in looks], columns=3)
 
@@ -194,24 +197,24 @@ def write_card(run: Path, folder: Path, count: int) -> None:
     """Copy, measure, and write, all of it or nothing. Raises T2IError."""
     if folder.exists() and not (folder / CONFIG).is_file():
         raise OutputError(f"{folder} exists and holds no recogniser: choose another folder.")
-    agreement = Agreement.load(run / MODEL)
-    labels, size = agreement.recogniser.labels, agreement.recogniser.size
+    caption_matcher = CaptionMatcher.load(run / MODEL)
+    labels, size = caption_matcher.recogniser.labels, caption_matcher.recogniser.size
     sets = {
         "train": Scenes(ScenesConfig(seed=SEED, size=size)),
         "held_out": Scenes(ScenesConfig(seed=SEED, size=size, split="held_out")),
     }
-    tallies = {split: tally(agreement, scenes, count) for split, scenes in sets.items()}
+    tallies = {split: tally_split(caption_matcher, scenes, count) for split, scenes in sets.items()}
     confused = sum((found.confused for found in tallies.values()), Counter[tuple[str, str]]())
     worst = ", ".join(f"{a} for {b} ({n})" for (b, a), n in confused.most_common(5))
     parts = {
-        "recogniser": agreement.recogniser,
-        "picture side of the score": agreement.eyes,
-        "text side": agreement.ears,
+        "recogniser": caption_matcher.recogniser,
+        "picture side of the score": caption_matcher.eyes,
+        "text side": caption_matcher.ears,
     }
     with atomic_folder(folder) as new:
         shutil.copytree(run / MODEL, new, dirs_exist_ok=True)
-        save_picture(recognised(agreement, sets["train"]), new / "recognised.png")
-        card = CARD.format(
+        save_picture(draw_sheet(caption_matcher, sets["train"]), new / "recognised.png")
+        card = CARD_TEMPLATE.format(
             objects=len(labels.objects),
             backgrounds=len(labels.backgrounds),
             colours=len(labels.colours) - 1,
@@ -220,9 +223,9 @@ def write_card(run: Path, folder: Path, count: int) -> None:
                 f"{sum(p.numel() for p in part.parameters()):,} ({name})"
                 for name, part in parts.items()
             ),
-            table=as_markdown(table(tallies)),
+            table=render_table(build_table(tallies)),
             confused=f"Most often mistaken: {worst}." if worst else "No object was mistaken.",
-            shown=SHOWN,
+            shown=SHEET_SCENES,
         )
         (new / "README.md").write_text(card, "utf-8")
         counts = {split: len(found.overlaps) for split, found in tallies.items()}
@@ -231,7 +234,7 @@ def write_card(run: Path, folder: Path, count: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path, help="folder of the run, such as runs/agreement")
+    parser.add_argument("run", type=Path, help="folder of the run, such as runs/caption_matcher")
     parser.add_argument("folder", type=Path, help="where it goes; replaced")
     parser.add_argument("--count", type=int, default=1000, help="scenes of each split")
     given = parser.parse_args()

@@ -23,24 +23,24 @@ from t2i.run_folder import LOCK
 from t2i.safe_reading import RUN, parse_json, read_bounded
 from train.config.config_changes import flatten
 
-BEGUN, RECORDS, PICTURES = "begun.json", "records.jsonl", "pictures"
+IDENTITY_FILE, RECORDS_FILE, PICTURES_FOLDER = "begun.json", "records.jsonl", "pictures"
 VERSION = 2
 """Of the layout of both files; it grows when a unit of the old one would be misread."""
-MAY_CHANGE = ("libraries",)
+CHANGEABLE = ("libraries",)
 """What another start may have changed: it is warned of, not refused."""
-SAID_OTHERWISE = "model.name"
+MODEL_NAME_KEY = "model.name"
 """A model is its weights, however its place is written."""
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class FinishedUnit:
     """A finished unit, and the seconds it took."""
 
     record: Record
     seconds: float
 
 
-class Store:
+class ResultFolder:
     """A folder in which an evaluation is begun or gone on with."""
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
@@ -50,19 +50,21 @@ class Store:
         """
         self.folder = folder
         self.identity = {"version": VERSION, **identity}
-        self.done: dict[tuple[str, str], Done] = {}
+        self.finished: dict[tuple[str, str], FinishedUnit] = {}
         """By the names of part and unit."""
         before = self._read_begun()
         if before is None:
             self._check_free()
         else:
             self._read_records()
-        if before is not None and self.done:
+        if before is not None and self.finished:
             self._check_same(before)
         else:
             text = json.dumps(self.identity, indent=1, ensure_ascii=False) + "\n"
-            write_atomically(folder / BEGUN, lambda part: part.write_text(text, "utf-8"))
-        self.changed = changes(before or {}, self.identity, only=MAY_CHANGE) if self.done else []
+            write_atomically(folder / IDENTITY_FILE, lambda part: part.write_text(text, "utf-8"))
+        self.library_changes = (
+            list_changes(before or {}, self.identity, only=CHANGEABLE) if self.finished else []
+        )
 
     def add(self, part: str, unit: str, record: Record, seconds: float) -> None:
         """Keep what a unit measured; on the disk when it returns."""
@@ -73,7 +75,7 @@ class Store:
             "time": round(time.time(), 3),
             "record": record,
         }
-        path = self.folder / RECORDS
+        path = self.folder / RECORDS_FILE
         data = (json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n").encode()
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -85,19 +87,19 @@ class Store:
                 os.close(descriptor)
         except OSError as error:
             raise write_error(path, error) from error
-        self.done[part, unit] = Done(record, seconds)
+        self.finished[part, unit] = FinishedUnit(record, seconds)
 
-    def records(self, part: str) -> dict[str, Record]:
-        return {unit: done.record for (owner, unit), done in self.done.items() if owner == part}
+    def part_records(self, part: str) -> dict[str, Record]:
+        return {unit: done.record for (owner, unit), done in self.finished.items() if owner == part}
 
-    def keep(self, name: str, picture: Image.Image) -> str:
+    def save_picture(self, name: str, picture: Image.Image) -> str:
         """Write a picture; the name under which a Gallery finds it."""
         file = re.sub(r"[^\w.=,+-]+", "-", name) + ".png"
-        save_picture(picture, self.folder / PICTURES / file)
+        save_picture(picture, self.folder / PICTURES_FOLDER / file)
         return file
 
     def _read_begun(self) -> dict[str, Any] | None:
-        path = self.folder / BEGUN
+        path = self.folder / IDENTITY_FILE
         if not path.exists():
             return None
         try:
@@ -110,13 +112,14 @@ class Store:
             raise self._cannot_go_on("says no version of its layout")
         if before["version"] != VERSION:
             raise self._cannot_go_on(
-                f"has layout {shown(before['version'])}, expected {VERSION}: another t2i wrote it"
+                f"has layout {shorten(before['version'])}, expected {VERSION}: another t2i wrote it"
             )
         return before
 
     def _cannot_go_on(self, reason: str) -> OutputError:
         return OutputError(
-            f"Cannot go on in {self.folder}: {BEGUN} {reason}. Choose another folder with --out."
+            f"Cannot continue in {self.folder}: {IDENTITY_FILE} {reason}. Choose another folder "
+            "with --out."
         )
 
     def _check_free(self) -> None:
@@ -129,7 +132,7 @@ class Store:
             )
 
     def _check_same(self, before: Mapping[str, Any]) -> None:
-        different = changes(before, self.identity, but=(*MAY_CHANGE, SAID_OTHERWISE))
+        different = list_changes(before, self.identity, but=(*CHANGEABLE, MODEL_NAME_KEY))
         if different:
             raise ArgumentError(
                 f"{self.folder} was begun with something else: {'; '.join(different)}. Give what "
@@ -138,7 +141,7 @@ class Store:
 
     def _read_records(self) -> None:
         """Take up the finished units, and cut off a line that a kill or a full disk cut short."""
-        path = self.folder / RECORDS
+        path = self.folder / RECORDS_FILE
         if not path.exists():
             return
         try:
@@ -148,17 +151,19 @@ class Store:
                 os.truncate(path, len(whole) + 1 if whole else 0)
         except OSError as error:
             raise write_error(path, error) from error
-        for entry in entries_of(whole):
+        for entry in parse_entries(whole):
             # Of a unit whose pictures are gone nothing could be shown: it is done again.
-            if all(self._is_there(file) for file in texts_in(entry["record"], ("file",))):
-                self.done[entry["part"], entry["unit"]] = Done(entry["record"], entry["seconds"])
+            if all(self._is_there(file) for file in find_texts(entry["record"], ("file",))):
+                self.finished[entry["part"], entry["unit"]] = FinishedUnit(
+                    entry["record"], entry["seconds"]
+                )
 
     def _is_there(self, file: str) -> bool:
-        path = self.folder / PICTURES / file
+        path = self.folder / PICTURES_FOLDER / file
         return path.is_file() and path.stat().st_size > 0
 
 
-def entries_of(data: bytes) -> Iterator[dict[str, Any]]:
+def parse_entries(data: bytes) -> Iterator[dict[str, Any]]:
     """The whole lines; one that a crash filled with anything else is passed over."""
     for line in data.split(b"\n"):
         try:
@@ -170,20 +175,20 @@ def entries_of(data: bytes) -> Iterator[dict[str, Any]]:
             yield entry
 
 
-def texts_in(record: object, names: Collection[str]) -> Iterator[str]:
+def find_texts(record: object, names: Collection[str]) -> Iterator[str]:
     """The texts that stand under these keys of a record, however deep."""
     if isinstance(record, Mapping):
         for key, value in record.items():
             if key in names and isinstance(value, str):
                 yield value
             else:
-                yield from texts_in(value, names)
+                yield from find_texts(value, names)
     elif isinstance(record, list):
         for value in record:
-            yield from texts_in(value, names)
+            yield from find_texts(value, names)
 
 
-def changes(
+def list_changes(
     before: Mapping[str, Any],
     now: Mapping[str, Any],
     *,
@@ -194,7 +199,7 @@ def changes(
     flat_before, flat_now = flatten(before), flatten(now)
     names = sorted({*flat_before, *flat_now})
     return [
-        f"{name} {shown(flat_before.get(name))} -> {shown(flat_now.get(name))}"
+        f"{name} {shorten(flat_before.get(name))} -> {shorten(flat_now.get(name))}"
         for name in names
         if flat_before.get(name) != flat_now.get(name)
         and (not only or name.startswith(only))
@@ -202,6 +207,6 @@ def changes(
     ]
 
 
-def shown(value: object) -> str:
+def shorten(value: object) -> str:
     text = str(value)
     return text if len(text) <= 40 else f"{text[:37]}..."

@@ -14,33 +14,35 @@ from t2i.accelerate_state import isolated_rng
 from t2i.atomic_files import write_atomically
 from t2i.errors import DataError
 from t2i.evaluate.report.chapter import Block, Chapter, Figure, Gallery, Plot, Table
-from t2i.evaluate.report.comparison import against
-from t2i.evaluate.report.markdown import markdown
-from t2i.evaluate.report.page import page
-from t2i.evaluate.report.previous_result import Earlier
-from t2i.evaluate.report.sample_codes import as_text
-from t2i.evaluate.result_folder import PICTURES, RECORDS, Store, texts_in
-from t2i.evaluate.suite_part import Part, Record
+from t2i.evaluate.report.comparison import compare_results
+from t2i.evaluate.report.markdown import render_markdown
+from t2i.evaluate.report.page import render_page
+from t2i.evaluate.report.previous_result import EarlierResult
+from t2i.evaluate.report.sample_codes import encode_samples
+from t2i.evaluate.result_folder import PICTURES_FOLDER, RECORDS_FILE, ResultFolder, find_texts
+from t2i.evaluate.suite_part import Record, SuitePart
 from t2i.randomness import derive_seed
 
-RESULT, PAGE, TABLES = "evaluation.json", "index.html", "tables.md"
+RESULT_FILE, PAGE_FILE, TABLES_FILE = "evaluation.json", "index.html", "tables.md"
 VERSION = 1
 """Of the layout of evaluation.json."""
-ASKED = ("caption", "source", "target")
+TEXT_KEYS = ("caption", "source", "target")
 """Keys of records under which stands what a unit was asked."""
 
-Told = Callable[[str, int], None]
+ProgressCallback = Callable[[str, int], None]
 """Called with the part's name and the count of its finished units."""
 
 
-def measure(parts: Sequence[Part], store: Store, told: Told) -> None:
+def measure_parts(
+    parts: Sequence[SuitePart], store: ResultFolder, on_progress: ProgressCallback
+) -> None:
     """Do the units that are not done; whatever ends it, what is finished is kept."""
     for part in parts:
         units = part.units()
-        finished = sum((part.name, unit) in store.done for unit in units)
-        told(part.name, finished)
+        finished = sum((part.name, unit) in store.finished for unit in units)
+        on_progress(part.name, finished)
         for unit in units:
-            if (part.name, unit) in store.done:
+            if (part.name, unit) in store.finished:
                 continue
             begun = time.perf_counter()
             # Whatever draws without a generator of its own draws the same in every run.
@@ -49,16 +51,19 @@ def measure(parts: Sequence[Part], store: Store, told: Told) -> None:
                 record = part.measure(unit)
             store.add(part.name, unit, record, time.perf_counter() - begun)
             finished += 1
-            told(part.name, finished)
+            on_progress(part.name, finished)
 
 
-def whole(parts: Sequence[Part], store: Store) -> list[Part]:
+def finished_parts(parts: Sequence[SuitePart], store: ResultFolder) -> list[SuitePart]:
     """The parts of which every unit is done."""
-    return [p for p in parts if all((p.name, unit) in store.done for unit in p.units())]
+    return [p for p in parts if all((p.name, unit) in store.finished for unit in p.units())]
 
 
-def write(
-    parts: Sequence[Part], store: Store, facts: Mapping[str, Any], earlier: Earlier | None = None
+def write_result(
+    parts: Sequence[SuitePart],
+    store: ResultFolder,
+    facts: Mapping[str, Any],
+    earlier: EarlierResult | None = None,
 ) -> dict[str, Any]:
     """Put what is done into evaluation.json, tables.md and index.html; gives the first's content.
 
@@ -69,22 +74,24 @@ def write(
     chapters: list[Chapter] = []
     scenes: dict[str, str] = {}
     for part in parts:
-        done = store.records(part.name)
+        done = store.part_records(part.name)
         records = {unit: done[unit] for unit in part.units()}
         try:
-            told = part.chapters(records)
+            chapters_of_part = part.build_chapters(records)
         except ValidationError as error:
             raise DataError(
-                f"{store.folder / RECORDS}: a record of {part.name} is not as its units write them "
-                f"({error.errors()[0]['msg']}). Remove the lines of that part, and the same "
+                f"{store.folder / RECORDS_FILE}: a record of {part.name} has an unexpected "
+                f"layout ({error.errors()[0]['msg']}). Remove the lines of that part, and the same "
                 "command measures it again."
             ) from error
-        chapters += told
-        scenes |= dict.fromkeys((chapter.name for chapter in told), digest_of_texts(records))
+        chapters += chapters_of_part
+        scenes |= dict.fromkeys(
+            (chapter.name for chapter in chapters_of_part), digest_texts(records)
+        )
     if earlier is not None:
-        chapters.insert(0, against(chapters, scenes, earlier))
+        chapters.insert(0, compare_results(chapters, scenes, earlier))
     seconds = {
-        part.name: round(sum(store.done[part.name, unit].seconds for unit in part.units()), 1)
+        part.name: round(sum(store.finished[part.name, unit].seconds for unit in part.units()), 1)
         for part in parts
     }
     document = {
@@ -92,29 +99,33 @@ def write(
         **facts,
         "seconds": seconds,
         "scenes": scenes,
-        "chapters": {chapter.name: as_json(chapter) for chapter in chapters},
+        "chapters": {chapter.name: chapter_as_json(chapter) for chapter in chapters},
     }
     text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_text(store.folder / RESULT, text)
-    write_text(store.folder / TABLES, markdown(chapters, document))
-    write_text(store.folder / PAGE, page(chapters, document, store.folder / PICTURES))
+    _write_text(store.folder / RESULT_FILE, text)
+    _write_text(store.folder / TABLES_FILE, render_markdown(chapters, document))
+    _write_text(
+        store.folder / PAGE_FILE, render_page(chapters, document, store.folder / PICTURES_FOLDER)
+    )
     return document
 
 
-def digest_of_texts(records: Mapping[str, Record]) -> str:
+def digest_texts(records: Mapping[str, Record]) -> str:
     """Of the captions and prompts that units were asked, each once: equal for equal scenes.
 
     A model that is sampled otherwise is asked the same ones in other units.
     """
-    texts = dict.fromkeys(text for record in records.values() for text in texts_in(record, ASKED))
+    texts = dict.fromkeys(
+        text for record in records.values() for text in find_texts(record, TEXT_KEYS)
+    )
     return hashlib.sha256(json.dumps([*texts], ensure_ascii=False).encode()).hexdigest()[:16]
 
 
-def write_text(path: Path, text: str) -> None:
+def _write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda part: part.write_text(text, "utf-8"))
 
 
-def as_json(chapter: Chapter) -> dict[str, Any]:
+def chapter_as_json(chapter: Chapter) -> dict[str, Any]:
     """A chapter for programs: its blocks by name."""
     blocks = {block.name: block_as_json(block) for block in chapter.blocks}
     return {"title": chapter.title, "text": chapter.text, "blocks": blocks}
@@ -124,7 +135,10 @@ def block_as_json(block: Block) -> dict[str, Any]:
     match block:
         case Table():
             rows = [
-                {"label": label, "cells": dict(zip(block.heads, map(plain, cells), strict=True))}
+                {
+                    "label": label,
+                    "cells": dict(zip(block.heads, map(cell_as_json, cells), strict=True)),
+                }
                 for label, cells in block.rows
             ]
             return {
@@ -137,7 +151,7 @@ def block_as_json(block: Block) -> dict[str, Any]:
             }
         case Plot():
             lines = {
-                name: [{"at": at, **bare(figure)} for at, figure in points]
+                name: [{"at": at, **figure_as_json(figure)} for at, figure in points]
                 for name, points in block.lines.items()
             }
             labels = {"title": block.title, "across": block.across, "up": block.up}
@@ -147,15 +161,15 @@ def block_as_json(block: Block) -> dict[str, Any]:
             return {"kind": "gallery", "title": block.title, "pictures": pictures}
 
 
-def plain(cell: Figure | str | None) -> dict[str, Any] | str | None:
+def cell_as_json(cell: Figure | str | None) -> dict[str, Any] | str | None:
     """A figure with its samples, so that a later result can be paired with it."""
     if not isinstance(cell, Figure):
         return cell
-    samples = as_text(cell.samples)
-    return bare(cell) | ({} if samples is None else {"samples": samples})
+    samples = encode_samples(cell.samples)
+    return figure_as_json(cell) | ({} if samples is None else {"samples": samples})
 
 
-def bare(figure: Figure) -> dict[str, Any]:
+def figure_as_json(figure: Figure) -> dict[str, Any]:
     return {
         "value": figure.value,
         "low": figure.low,

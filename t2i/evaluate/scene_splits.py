@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from t2i.denoiser.families import sd
 from t2i.errors import ArgumentError
-from t2i.evaluate.suite_part import Bench
+from t2i.evaluate.suite_part import EvaluationContext
 from t2i.scenes.scenes import Scenes, ScenesConfig
 
 Split = TypeVar("Split", bound=str)
@@ -24,7 +24,9 @@ class SplitConfig(BaseModel):
     count: int = Field(ge=1)
 
 
-def scenes_of(bench: Bench, wanted: Mapping[Split, SplitConfig]) -> dict[Split, Scenes]:
+def build_splits(
+    context: EvaluationContext, wanted: Mapping[Split, SplitConfig]
+) -> dict[Split, Scenes]:
     """The splits, of the objects that the model was shown; all but "held_out" as training shows.
 
     Without "held_out" where no such combination can be made of these objects.
@@ -34,11 +36,11 @@ def scenes_of(bench: Bench, wanted: Mapping[Split, SplitConfig]) -> dict[Split, 
         try:
             splits[split] = Scenes(
                 ScenesConfig(
-                    size=sd.default_size(bench.pipe.unet, bench.pipe.vae)[0],
+                    size=sd.default_size(context.pipe.unet, context.pipe.vae)[0],
                     seed=config.seed,
                     length=config.count,
-                    vocabulary=bench.objects,
-                    max_objects=min(bench.most_objects, MOST_OBJECTS),
+                    vocabulary=context.objects,
+                    max_objects=min(context.max_objects, MOST_OBJECTS),
                     split="held_out" if split == "held_out" else "train",
                 )
             )

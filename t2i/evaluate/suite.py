@@ -8,15 +8,15 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from t2i.errors import ArgumentError, nearest
-from t2i.evaluate.editing.editing import Editing, EditingConfig
-from t2i.evaluate.generation.generation import Generation, GenerationConfig
-from t2i.evaluate.inspection.inspection import Inspection, InspectionConfig
-from t2i.evaluate.suite_part import Bench, Part
+from t2i.evaluate.editing.editing import EditingConfig, EditingPart
+from t2i.evaluate.generation.generation import GenerationConfig, GenerationPart
+from t2i.evaluate.inspection.inspection import InspectionConfig, InspectionPart
+from t2i.evaluate.suite_part import EvaluationContext, SuitePart
 from t2i.safe_reading import CONFIG, read_toml
 
 ASSETS = Path(__file__).parent.parent / "assets" / "evaluate"
 SUITES = {"scenes": ASSETS / "scenes.toml"}
-QUICK = {"scenes": ASSETS / "quick.toml"}
+QUICK_SUITES = {"scenes": ASSETS / "quick.toml"}
 
 
 class SuiteConfig(BaseModel):
@@ -32,7 +32,7 @@ class SuiteConfig(BaseModel):
 def read_suite(name: str, *, quick: bool) -> SuiteConfig:
     """A suite by its name, in full or the minute of it, or one of one's own by its TOML."""
     if name in SUITES:
-        path = (QUICK if quick else SUITES)[name]
+        path = (QUICK_SUITES if quick else SUITES)[name]
     elif name.endswith(".toml"):
         path = Path(name)
         if quick:
@@ -51,10 +51,10 @@ def read_suite(name: str, *, quick: bool) -> SuiteConfig:
         # neither `true` nor "8" is a number of pictures.
         return SuiteConfig.model_validate_json(json.dumps(tree, default=str), strict=True)
     except ValidationError as error:
-        raise ArgumentError(f"{path}: {explained(error)}") from error
+        raise ArgumentError(f"{path}: {explain_error(error)}") from error
 
 
-def explained(error: ValidationError) -> str:
+def explain_error(error: ValidationError) -> str:
     """The first complaint, with the keys that would have been known; of slips in keys before what
     is missing for them."""
     first = min(error.errors(), key=lambda complaint: complaint["type"] != "extra_forbidden")
@@ -79,14 +79,14 @@ def check_parts(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in PARTS if name in names or not names)
 
 
-def part_of(name: str, config: SuiteConfig, bench: Bench) -> Part:
-    part: Part = PARTS[name](getattr(config, name), bench)
+def build_part(name: str, config: SuiteConfig, context: EvaluationContext) -> SuitePart:
+    part: SuitePart = PARTS[name](getattr(config, name), context)
     return part
 
 
 PARTS: dict[str, Any] = {
-    "generation": Generation,
-    "inspection": Inspection,
-    "editing": Editing,
+    "generation": GenerationPart,
+    "inspection": InspectionPart,
+    "editing": EditingPart,
 }
-"""Name, also of the table in the config -> class, made of that table and the bench."""
+"""Name, also of the table in the config -> class, made of that table and the context."""

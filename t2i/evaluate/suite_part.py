@@ -8,16 +8,16 @@ from PIL import Image
 
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.evaluate.report.chapter import Chapter
-from t2i.scenes.caption_matcher import Agreement
+from t2i.scenes.caption_matcher import CaptionMatcher
 from t2i.scenes.recogniser import Recogniser
 
-Value = str | int | float | bool | None | list["Value"] | dict[str, "Value"]
-Record = Mapping[str, Value]
+JsonValue = str | int | float | bool | None | list["JsonValue"] | dict[str, "JsonValue"]
+Record = Mapping[str, JsonValue]
 """What one unit measured, as JSON holds it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
+class EvaluationContext:
     """What every part works with.
 
     pipe : the model, in evaluation, its progress bars off
@@ -25,20 +25,20 @@ class Bench:
     most_objects : how many of them it was shown at once
     steps, guidance_scale : how the model likes to be sampled; its sampler is in the pipe
     keep : writes a picture into the result's folder and gives the name for a Gallery
-    agreement : how well captions fit, where the judge has learned that
+    caption_matcher : how well captions fit, where the judge has learned that
     """
 
     pipe: TextToImagePipeline
     recogniser: Recogniser
     objects: tuple[str, ...]
-    most_objects: int
+    max_objects: int
     steps: int
     guidance_scale: float
-    keep: Callable[[str, Image.Image], str]
-    agreement: Agreement | None = None
+    save_picture: Callable[[str, Image.Image], str]
+    caption_matcher: CaptionMatcher | None = None
 
 
-class Part(Protocol):
+class SuitePart(Protocol):
     """One of generation, inspection, editing."""
 
     name: str
@@ -49,5 +49,5 @@ class Part(Protocol):
     def measure(self, unit: str) -> Record:
         """Do the work of a unit, a few seconds of it."""
 
-    def chapters(self, records: Mapping[str, Record]) -> Sequence[Chapter]:
+    def build_chapters(self, records: Mapping[str, Record]) -> Sequence[Chapter]:
         """What the records of the finished units say, by key."""

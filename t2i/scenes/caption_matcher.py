@@ -19,18 +19,18 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 from t2i.errors import ModelError
 from t2i.safe_reading import MODEL_CONFIG, parse_json, read_bounded
 from t2i.safe_reading.tensors import read_tensors
-from t2i.scenes.recogniser import ASSET, UNREADABLE, Maps, Recogniser
+from t2i.scenes.recogniser import DEFAULT_FOLDER, LOAD_ERRORS, Recogniser, RecogniserOutput
 from t2i.text.bpe import Merges, Vocabulary, clip_tokenizer, load_bpe
 
-VOCABULARY = Path(__file__).parent.parent / "assets" / "tokenizer"
+TOKENIZER_FOLDER = Path(__file__).parent.parent / "assets" / "tokenizer"
 CONFIG, WEIGHTS = "agreement.json", "agreement.safetensors"
-PLACES = 8
+POOLED_SIDE = 8
 """Places along a side at which the recogniser's maps are read."""
-TOKENS = 32
+MAX_TOKENS = 32
 """Captions are cut off there."""
 
 
-class Agreement(nn.Module):
+class CaptionMatcher(nn.Module):
     """Embeddings of pictures and of captions that are close where both tell the same.
 
     Learned as CLIP is (Radford et al. 2021, arXiv 2103.00020), from scenes alone, over what a
@@ -41,16 +41,16 @@ class Agreement(nn.Module):
         super().__init__()
         self.recogniser = recogniser.requires_grad_(False)
         self.width, self.layers = width, layers
-        vocabulary, merges = load_bpe(VOCABULARY)
-        self.vocabulary = digest(vocabulary, merges)
-        self.tokenizer = clip_tokenizer(vocabulary, merges, TOKENS)
+        vocabulary, merges = load_bpe(TOKENIZER_FOLDER)
+        self.vocabulary = vocabulary_digest(vocabulary, merges)
+        self.tokenizer = clip_tokenizer(vocabulary, merges, MAX_TOKENS)
         labels = recogniser.labels
-        told = labels.kinds + len(labels.colours) + recogniser.channels[-1]
+        told = labels.kind_count + len(labels.colours) + recogniser.channels[-1]
         self.eyes = nn.Sequential(
             nn.Conv2d(told, 64, 1),
             nn.GELU(),
             nn.Flatten(),
-            nn.Linear(64 * PLACES**2, 2 * width),
+            nn.Linear(64 * POOLED_SIDE**2, 2 * width),
             nn.GELU(),
             nn.Linear(2 * width, width),
         )
@@ -61,7 +61,7 @@ class Agreement(nn.Module):
                 intermediate_size=4 * width,
                 num_hidden_layers=layers,
                 num_attention_heads=4,
-                max_position_embeddings=TOKENS,
+                max_position_embeddings=MAX_TOKENS,
                 projection_dim=width,
                 bos_token_id=self.tokenizer.bos_token_id,
                 eos_token_id=self.tokenizer.eos_token_id,
@@ -72,16 +72,20 @@ class Agreement(nn.Module):
         nn.init.normal_(self.ears.get_input_embeddings().get_parameter("weight"))
         self.log_scale = nn.Parameter(torch.tensor(2.0))
 
-    def pictures(self, pixels_BCHW: Tensor) -> Tensor:
+    def embed_pictures(self, pixels_BCHW: Tensor) -> Tensor:
         """Embeddings of length 1, (B, D); pixels of the recogniser's size, in [-1, 1]."""
         with torch.no_grad():
-            told_BFP = seen_in_places(self.recogniser(pixels_BCHW))
+            told_BFP = pool_maps(self.recogniser(pixels_BCHW))
         return functional.normalize(self.eyes(told_BFP).float(), dim=-1)
 
-    def captions(self, captions: Sequence[str]) -> Tensor:
+    def embed_captions(self, captions: Sequence[str]) -> Tensor:
         """Embeddings of length 1, (B, D)."""
         tokens = self.tokenizer(
-            list(captions), padding=True, truncation=True, max_length=TOKENS, return_tensors="pt"
+            list(captions),
+            padding=True,
+            truncation=True,
+            max_length=MAX_TOKENS,
+            return_tensors="pt",
         ).to(self.log_scale.device)
         told = self.ears(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask)
         return functional.normalize(told.text_embeds.float(), dim=-1)
@@ -89,10 +93,10 @@ class Agreement(nn.Module):
     @torch.no_grad()
     def score(self, pictures: Sequence[Image.Image], captions: Sequence[str]) -> Tensor:
         """Cosine of each picture's embedding with its caption's, (B,) float32 from -1 to 1."""
-        pixels = torch.stack([self.recogniser.pixels_of(picture) for picture in pictures])
-        scores_B = (self.pictures(pixels.to(self.log_scale.device)) * self.captions(captions)).sum(
-            -1
-        )
+        pixels = torch.stack([self.recogniser.preprocess(picture) for picture in pictures])
+        scores_B = (
+            self.embed_pictures(pixels.to(self.log_scale.device)) * self.embed_captions(captions)
+        ).sum(-1)
         return scores_B.cpu()
 
     def save(self, folder: Path, notes: dict[str, Any], dtype: torch.dtype = torch.float16) -> None:
@@ -107,12 +111,12 @@ class Agreement(nn.Module):
         (folder / CONFIG).write_text(json.dumps(config | notes, indent=1) + "\n", "utf-8")
 
     @staticmethod
-    def is_in(folder: Path) -> bool:
+    def is_stored_in(folder: Path) -> bool:
         """Whether a recogniser's folder holds one too."""
         return (folder / CONFIG).is_file()
 
     @classmethod
-    def load(cls, folder: Path = ASSET) -> "Agreement":
+    def load(cls, folder: Path = DEFAULT_FOLDER) -> "CaptionMatcher":
         """The one of a folder that holds its recogniser too; that of t2i when left out.
 
         Raises ModelError for a folder that holds none, or one that read another vocabulary.
@@ -122,7 +126,7 @@ class Agreement(nn.Module):
             config = parse_json(read_bounded(folder / CONFIG, MODEL_CONFIG.most))
             found = cls(recogniser, config["width"], config["layers"])
             if found.vocabulary != config["vocabulary"]:
-                raise ValueError(f"it read another vocabulary than {VOCABULARY.name}")
+                raise ValueError(f"it read another vocabulary than {TOKENIZER_FOLDER.name}")
             missing, unknown = found.load_state_dict(read_tensors(folder / WEIGHTS), strict=False)
             lost = [
                 name
@@ -131,7 +135,7 @@ class Agreement(nn.Module):
             ]
             if lost or unknown:
                 raise ValueError(f"its weights do not fit: {', '.join([*lost, *unknown][:4])}")
-        except UNREADABLE as error:
+        except LOAD_ERRORS as error:
             raise ModelError(
                 f"Nothing that scores captions can be loaded from {folder}: {error}. Train it with "
                 "`t2i train configs/train/agreement.toml`, or name the folder of a finished run."
@@ -139,15 +143,15 @@ class Agreement(nn.Module):
         return found.float().eval().requires_grad_(False)
 
 
-def seen_in_places(maps: Maps) -> Tensor:
+def pool_maps(maps: RecogniserOutput) -> Tensor:
     """What the recogniser says at each of PLACES x PLACES places, (B, F, 8, 8)."""
     told = (
         maps.kinds_BKhw.float().softmax(1),
         maps.colours_BKhw.float().softmax(1),
         maps.features_BFhw.float(),
     )
-    return torch.cat([functional.adaptive_avg_pool2d(one, PLACES) for one in told], dim=1)
+    return torch.cat([functional.adaptive_avg_pool2d(one, POOLED_SIDE) for one in told], dim=1)
 
 
-def digest(vocabulary: Vocabulary, merges: Merges) -> str:
+def vocabulary_digest(vocabulary: Vocabulary, merges: Merges) -> str:
     return hashlib.sha256(json.dumps([vocabulary, merges], sort_keys=True).encode()).hexdigest()

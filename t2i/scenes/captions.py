@@ -5,40 +5,40 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from t2i.scenes.layout import Arrangement, SizeWord, Spot, pick
+from t2i.scenes.layout import Arrangement, SizeWord, Spot, random_choice
 from t2i.scenes.recognised_objects import Relation
-from t2i.scenes.sprites import things
+from t2i.scenes.sprites import vocabulary_objects
 
 MAX_WORDS = 22
-STATED_SHARE = 0.75
+POSITION_SHARE = 0.75
 """Of the captions of several objects, those that say how these stand."""
 
 # A template names objects by their number in the layout; {the 0} mentions one again. Beside it: the
 # relations it states.
 Template = tuple[str, tuple[tuple[int, Relation, int], ...]]
 
-SINGLE: tuple[Template, ...] = (("{0}", ()),)
-PLAIN_TWO: tuple[Template, ...] = (
+SINGLE_TEMPLATES: tuple[Template, ...] = (("{0}", ()),)
+TWO_OBJECT_TEMPLATES: tuple[Template, ...] = (
     ("{0} and {1}", ()),
     ("{1} and {0}", ()),
     ("{0} with {1}", ()),
     ("two objects: {0} and {1}", ()),
     ("two things: {1} and {0}", ()),
 )
-PLAIN_THREE: tuple[Template, ...] = (
+THREE_OBJECT_TEMPLATES: tuple[Template, ...] = (
     ("{0}, {1} and {2}", ()),
     ("{2}, {0} and {1}", ()),
     ("{1}, {2} and {0}", ()),
     ("three objects: {0}, {1} and {2}", ()),
 )
-OPENINGS = (
+OPENING_FRAMES = (
     "a picture of {}",
     "a photo of {}",
     "an image of {}",
     "an illustration of {}",
     "there is {}",
 )
-SETTINGS = (
+BACKGROUND_FRAMES = (
     "{} on COLOUR",
     "{} on COLOUR",
     "{} in front of COLOUR",
@@ -48,7 +48,7 @@ SETTINGS = (
     "COLOUR with {}",
 )
 
-STATED: dict[tuple[Arrangement, int], tuple[Template, ...]] = {
+POSITION_TEMPLATES: dict[tuple[Arrangement, int], tuple[Template, ...]] = {
     ("row", 2): (
         ("{0} to the left of {1}", ((0, "left", 1),)),
         ("{1} to the right of {0}", ((1, "right", 0),)),
@@ -109,7 +109,7 @@ class Caption:
 
 
 @dataclass(frozen=True, slots=True)
-class Phrase:
+class NounPhrase:
     """How one object is going to be called."""
 
     word: str
@@ -118,34 +118,38 @@ class Phrase:
 
     def __str__(self) -> str:
         said = " ".join(part for part in (self.size_word, self.colour, self.word) if part)
-        return f"{article(said)} {said}"
+        return f"{indefinite_article(said)} {said}"
 
 
-def article(words: str) -> str:
+def indefinite_article(words: str) -> str:
     return "an" if words[0] in "aeiou" and not words.startswith("unicorn") else "a"
 
 
-def describe(
+def write_caption(
     rng: np.random.Generator,
     spots: Sequence[Spot],
     arrangement: Arrangement,
     background: str,
-    share_stated: float = STATED_SHARE,
+    share_stated: float = POSITION_SHARE,
 ) -> Caption:
     """Write one caption; the same generator state gives the same sentence.
 
     share_stated : how often it says how several objects stand
     """
-    phrases = [phrase(rng, spot) for spot in spots]
-    stated = stated_templates(spots, arrangement)
-    plain = plain_templates(len(spots))
-    template = pick(rng, stated) if stated and rng.random() < share_stated else pick(rng, plain)
-    shorter = pick(rng, plain)
-    opening = pick(rng, OPENINGS) if rng.random() < 0.3 else "{}"
-    setting = pick(rng, SETTINGS) if rng.random() < 0.6 else "{}"
-    if template[0].startswith(("from ", "two ", "three ")) and setting == SETTINGS[-1]:
-        setting = SETTINGS[0]
-    setting = setting.replace("COLOUR", f"{article(background)} {background} background")
+    phrases = [draw_noun_phrase(rng, spot) for spot in spots]
+    stated = position_templates(spots, arrangement)
+    plain = templates_without_positions(len(spots))
+    template = (
+        random_choice(rng, stated)
+        if stated and rng.random() < share_stated
+        else random_choice(rng, plain)
+    )
+    shorter = random_choice(rng, plain)
+    opening = random_choice(rng, OPENING_FRAMES) if rng.random() < 0.3 else "{}"
+    setting = random_choice(rng, BACKGROUND_FRAMES) if rng.random() < 0.6 else "{}"
+    if template[0].startswith(("from ", "two ", "three ")) and setting == BACKGROUND_FRAMES[-1]:
+        setting = BACKGROUND_FRAMES[0]
+    setting = setting.replace("COLOUR", f"{indefinite_article(background)} {background} background")
     setting = setting.replace("PLAIN", f"{background} background")
     if not template[0].startswith("{") or not setting.startswith("{}"):
         opening = "{}"
@@ -156,30 +160,30 @@ def describe(
         ("{}", template),
         ("{}", shorter),
     ):
-        caption = render(frame, body, relations, phrases)
+        caption = fill_template(frame, body, relations, phrases)
         if len(caption.text.split()) <= MAX_WORDS:
             break
     return caption
 
 
-def phrase(rng: np.random.Generator, spot: Spot) -> Phrase:
-    thing = things()[spot.name]
+def draw_noun_phrase(rng: np.random.Generator, spot: Spot) -> NounPhrase:
+    thing = vocabulary_objects()[spot.name]
     use_synonym, say_natural, say_size = rng.random(), rng.random(), rng.random()
-    synonym = pick(rng, thing.synonyms or (thing.name,))
-    return Phrase(
+    synonym = random_choice(rng, thing.synonyms or (thing.name,))
+    return NounPhrase(
         word=synonym if use_synonym < 0.15 else thing.name,
         colour=spot.colour or (thing.colour if say_natural < 0.2 else None),
         size_word=spot.size_word if say_size < 0.85 else None,
     )
 
 
-def plain_templates(count: int) -> tuple[Template, ...]:
-    return {1: SINGLE, 2: PLAIN_TWO, 3: PLAIN_THREE}[count]
+def templates_without_positions(count: int) -> tuple[Template, ...]:
+    return {1: SINGLE_TEMPLATES, 2: TWO_OBJECT_TEMPLATES, 3: THREE_OBJECT_TEMPLATES}[count]
 
 
-def stated_templates(spots: Sequence[Spot], arrangement: Arrangement) -> tuple[Template, ...]:
+def position_templates(spots: Sequence[Spot], arrangement: Arrangement) -> tuple[Template, ...]:
     if arrangement != "corner":
-        return STATED.get((arrangement, len(spots)), ())
+        return POSITION_TEMPLATES.get((arrangement, len(spots)), ())
     corner, beside, stacked = spots
     across: Relation = "left" if corner.centre[0] < beside.centre[0] else "right"
     along: Relation = "above" if corner.centre[1] < stacked.centre[1] else "below"
@@ -204,11 +208,11 @@ def stated_templates(spots: Sequence[Spot], arrangement: Arrangement) -> tuple[T
     )
 
 
-def render(
+def fill_template(
     frame: str,
     body: str,
     relations: tuple[tuple[int, Relation, int], ...],
-    phrases: Sequence[Phrase],
+    phrases: Sequence[NounPhrase],
 ) -> Caption:
     """Fill the template, noting where each object's word lands."""
     text = ""

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from t2i.scenes.sprites import assets, things
+from t2i.scenes.sprites import scene_assets, vocabulary_objects
 
 
 @dataclass(frozen=True, slots=True)
-class HeldOut:
+class HeldOutCombinations:
     """Pairs of objects, whatever their order, and objects painted in a colour."""
 
     pairs: frozenset[frozenset[str]]
@@ -17,21 +17,25 @@ class HeldOut:
 
 
 @cache
-def held_out() -> HeldOut:
+def load_held_out() -> HeldOutCombinations:
     """What `t2i/assets/scenes/held_out.json` lists."""
-    listed = json.loads(assets().joinpath("held_out.json").read_text(encoding="utf-8"))
-    return HeldOut(
+    listed = json.loads(scene_assets().joinpath("held_out.json").read_text(encoding="utf-8"))
+    return HeldOutCombinations(
         pairs=frozenset(frozenset(pair) for pair in listed["pairs"]),
         colours=frozenset((name, colour) for name, colour in listed["colours"]),
     )
 
 
-def fits(name: str, others: Sequence[str]) -> bool:
+def is_trained_together(name: str, others: Sequence[str]) -> bool:
     """Whether training may show `name` together with `others`."""
-    pairs = held_out().pairs
+    pairs = load_held_out().pairs
     return name not in others and not any(frozenset((name, other)) in pairs for other in others)
 
 
-def trained_colours(name: str) -> list[str]:
+def training_colours(name: str) -> list[str]:
     """The colours training may paint `name` in."""
-    return [c for c in things()[name].new_colours if (name, c) not in held_out().colours]
+    return [
+        c
+        for c in vocabulary_objects()[name].paint_colours
+        if (name, c) not in load_held_out().colours
+    ]

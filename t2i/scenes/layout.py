@@ -22,7 +22,7 @@ CONTRAST_SIDES: dict[SizeWord, tuple[float, float]] = {"small": (0.25, 0.31), "l
 LINE_SIDES = {2: (0.40, 0.48), 3: (0.29, 0.33)}
 CORNER_SIDES = (0.36, 0.44)
 # How far from the middle of a row or column an object may stand.
-STRAY = 0.12
+MAX_STRAY = 0.12
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,84 +40,89 @@ class Spot:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Placement:
     """A place for an object, before it is known which one."""
 
     size_word: SizeWord | None
     side: float
     centre: Centre
 
-    def taken_by(self, name: str, colour: str | None) -> Spot:
+    def with_object(self, name: str, colour: str | None) -> Spot:
         return Spot(name, colour, self.size_word, self.side, self.centre)
 
 
-def arrange(rng: np.random.Generator, count: int) -> tuple[Arrangement, list[Place]]:
+def draw_arrangement(rng: np.random.Generator, count: int) -> tuple[Arrangement, list[Placement]]:
     """Draw places for `count` objects that do not reach over one another.
 
     A row is listed from left to right, a column from top to bottom; of a corner first the place
     with a neighbour both ways, then the one beside it, then the one above or below it.
     """
     if count == 1:
-        return "single", [alone(rng)]
+        return "single", [place_single(rng)]
     if count == 3 and rng.random() < 0.5:
-        return "corner", corner(rng)
-    sides = line_sides(rng, count)
-    gaps = [between(rng, 0.2, 1.0) for _ in range(count + 1)]
+        return "corner", place_corner(rng)
+    sides = draw_line_sides(rng, count)
+    gaps = [random_between(rng, 0.2, 1.0) for _ in range(count + 1)]
     lying = rng.random() < 0.5
-    return "row" if lying else "column", line(rng, sides, gaps, lying)
+    return "row" if lying else "column", place_in_line(rng, sides, gaps, lying)
 
 
-def alone(rng: np.random.Generator) -> Place:
+def place_single(rng: np.random.Generator) -> Placement:
     u = rng.random()
     word: SizeWord | None = "small" if u < 0.15 else "large" if u < 0.3 else None
-    side = between(rng, *SINGLE_SIDES[word])
+    side = random_between(rng, *SINGLE_SIDES[word])
     room = min(0.5 - side / 2, 0.25)
-    return Place(word, side, (0.5 + between(rng, -room, room), 0.5 + between(rng, -room, room)))
+    return Placement(
+        word, side, (0.5 + random_between(rng, -room, room), 0.5 + random_between(rng, -room, room))
+    )
 
 
-def corner(rng: np.random.Generator) -> list[Place]:
+def place_corner(rng: np.random.Generator) -> list[Placement]:
     """Three of the four quarters of the picture."""
-    sides = [between(rng, *CORNER_SIDES) for _ in range(3)]
+    sides = [random_between(rng, *CORNER_SIDES) for _ in range(3)]
     x, y = (0.25 if rng.random() < 0.5 else 0.75), (0.25 if rng.random() < 0.5 else 0.75)
     places = []
     for side, (middle_x, middle_y) in zip(sides, ((x, y), (1 - x, y), (x, 1 - y)), strict=True):
         room = 0.25 - side / 2
-        centre = middle_x + between(rng, -1, 1) * room, middle_y + between(rng, -1, 1) * room
-        places.append(Place(None, side, centre))
+        centre = (
+            middle_x + random_between(rng, -1, 1) * room,
+            middle_y + random_between(rng, -1, 1) * room,
+        )
+        places.append(Placement(None, side, centre))
     return places
 
 
-def line_sides(rng: np.random.Generator, count: int) -> list[tuple[SizeWord | None, float]]:
+def draw_line_sides(rng: np.random.Generator, count: int) -> list[tuple[SizeWord | None, float]]:
     if count == 2 and rng.random() < 0.25:
         contrast: list[tuple[SizeWord | None, float]] = [
-            (word, between(rng, *sides)) for word, sides in CONTRAST_SIDES.items()
+            (word, random_between(rng, *sides)) for word, sides in CONTRAST_SIDES.items()
         ]
         return contrast if rng.random() < 0.5 else contrast[::-1]
-    return [(None, between(rng, *LINE_SIDES[count])) for _ in range(count)]
+    return [(None, random_between(rng, *LINE_SIDES[count])) for _ in range(count)]
 
 
-def line(
+def place_in_line(
     rng: np.random.Generator,
     sides: Sequence[tuple[SizeWord | None, float]],
     gaps: Sequence[float],
     lying: bool,
-) -> list[Place]:
+) -> list[Placement]:
     """One after the other, the free room shared out in proportion to `gaps`."""
     unit = (1.0 - sum(side for _, side in sides)) / sum(gaps)
     places = []
     along = 0.0
     for (word, side), gap in zip(sides, gaps, strict=False):
         along += gap * unit + side / 2
-        room = min(0.5 - side / 2, STRAY)
-        across = 0.5 + between(rng, -room, room)
-        places.append(Place(word, side, (along, across) if lying else (across, along)))
+        room = min(0.5 - side / 2, MAX_STRAY)
+        across = 0.5 + random_between(rng, -room, room)
+        places.append(Placement(word, side, (along, across) if lying else (across, along)))
         along += side / 2
     return places
 
 
-def between(rng: np.random.Generator, low: float, high: float) -> float:
+def random_between(rng: np.random.Generator, low: float, high: float) -> float:
     return low + (high - low) * float(rng.random())
 
 
-def pick(rng: np.random.Generator, choices: Sequence[T]) -> T:
+def random_choice(rng: np.random.Generator, choices: Sequence[T]) -> T:
     return choices[int(rng.random() * len(choices))]

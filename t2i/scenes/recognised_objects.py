@@ -9,15 +9,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-OWN = "own"
+OWN_COLOUR = "own"
 """The colour of an object of many colours, or of one that the recogniser has no name for."""
 Relation = Literal["left", "right", "above", "below"]
-APART = 0.05
+MIN_OFFSET = 0.05
 """By how much of the picture's side two centres must differ for one to stand left or above."""
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class RecognisedObject:
     """An object in a picture.
 
     share : of the picture's area
@@ -34,29 +34,29 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Recognition:
     """All that was recognised in a picture.
 
-    something : share of the area that is an object, but none of those known
+    unknown_share : share of the area that is an object, but none of those known
     features : (F,) float32 ndarray, for distances between sets of pictures
     structure : (F, h, w) float32 ndarray, features in place, for distances between layouts
     """
 
-    objects: dict[str, Found]
+    objects: dict[str, RecognisedObject]
     background: str
-    something: float
+    unknown_share: float
     features: NDArray[np.float32]
     structure: NDArray[np.float32]
 
-    def holds(self, subject: str, relation: Relation, other: str) -> bool:
+    def has_relation(self, subject: str, relation: Relation, other: str) -> bool:
         """Whether both objects are there and `subject` stands so to `other`."""
         if subject not in self.objects or other not in self.objects:
             return False
         a, b = self.objects[subject].centre, self.objects[other].centre
         across, down = b[0] - a[0], b[1] - a[1]
         away = {"left": across, "right": -across, "above": down, "below": -down}[relation]
-        return away > APART
+        return away > MIN_OFFSET
 
-    def painted(self, name: str, colour: str) -> bool:
+    def has_colour(self, name: str, colour: str) -> bool:
         """Whether the object is there in this colour."""
         return name in self.objects and self.objects[name].colour == colour

@@ -21,11 +21,11 @@ from torch.nn import functional
 from t2i.errors import ModelError
 from t2i.safe_reading import MODEL_CONFIG, parse_json, read_bounded
 from t2i.safe_reading.tensors import read_tensors
-from t2i.scenes.recognised_objects import OWN, Found, Seen
+from t2i.scenes.recognised_objects import OWN_COLOUR, RecognisedObject, Recognition
 
-ASSET = Path(__file__).parent.parent / "assets" / "recogniser"
+DEFAULT_FOLDER = Path(__file__).parent.parent / "assets" / "recogniser"
 CONFIG, WEIGHTS = "recogniser.json", "recogniser.safetensors"
-UNREADABLE = (
+LOAD_ERRORS = (
     OSError,
     ValueError,
     KeyError,
@@ -35,14 +35,14 @@ UNREADABLE = (
     SafetensorError,
 )
 """What a folder that holds something else, or nothing whole, comes to."""
-UNSHUFFLE = 4
+PATCH_SIDE = 4
 """Pixels of a side that one place of the maps stands for."""
-LEAST_SHARE = 0.01
+MIN_AREA_SHARE = 0.01
 """Of the picture's area that is enough of an object; the smallest of the scenes cover more."""
 
 
 @dataclass(frozen=True, slots=True)
-class Labels:
+class RecogniserLabels:
     """What there is to tell: channels of the first map are objects, SOMETHING, backgrounds."""
 
     objects: tuple[str, ...]
@@ -51,21 +51,21 @@ class Labels:
     """The first is OWN: of many colours, or of one that has no name here."""
 
     @property
-    def kinds(self) -> int:
+    def kind_count(self) -> int:
         """How many labels a place can have: an object, an unknown thing, a background."""
         return len(self.objects) + 1 + len(self.backgrounds)
 
     @property
-    def something(self) -> int:
+    def unknown_index(self) -> int:
         return len(self.objects)
 
-    def colour_of(self, name: str | None) -> int:
+    def colour_index(self, name: str | None) -> int:
         """The number of a colour; that of OWN where it has none."""
         return self.colours.index(name) if name in self.colours else 0
 
 
 @dataclass(frozen=True, slots=True)
-class Maps:
+class RecogniserOutput:
     """Logits of the labels of every place, (B, K, h, w), and the features they rest on."""
 
     kinds_BKhw: Tensor
@@ -76,14 +76,14 @@ class Maps:
 class Recogniser(nn.Module):
     """A small UNet over 4 x 4 pixels a place that labels every place of a picture."""
 
-    def __init__(self, labels: Labels, size: int, channels: Sequence[int]) -> None:
+    def __init__(self, labels: RecogniserLabels, size: int, channels: Sequence[int]) -> None:
         super().__init__()
         self.labels, self.size, self.channels = labels, size, tuple(channels)
         levels = len(self.channels)
         self.unet = UNet2DModel(
-            sample_size=size // UNSHUFFLE,
-            in_channels=3 * UNSHUFFLE**2,
-            out_channels=labels.kinds + len(labels.colours),
+            sample_size=size // PATCH_SIDE,
+            in_channels=3 * PATCH_SIDE**2,
+            out_channels=labels.kind_count + len(labels.colours),
             block_out_channels=self.channels,
             down_block_types=("DownBlock2D",) * levels,
             up_block_types=("UpBlock2D",) * levels,
@@ -93,32 +93,32 @@ class Recogniser(nn.Module):
         )
         self._middle_BFhw: Tensor | None = None
         middle: nn.Module = self.unet.mid_block
-        middle.register_forward_hook(self._keep)
+        middle.register_forward_hook(self._store_middle)
 
-    def _keep(self, _module: nn.Module, _args: object, output_BFhw: Tensor) -> None:
+    def _store_middle(self, _module: nn.Module, _args: object, output_BFhw: Tensor) -> None:
         self._middle_BFhw = output_BFhw
 
-    def forward(self, pixels_BCHW: Tensor) -> Maps:
+    def forward(self, pixels_BCHW: Tensor) -> RecogniserOutput:
         """pixels_BCHW : (B, 3, size, size) in [-1, 1]"""
-        patches_BChw = functional.pixel_unshuffle(pixels_BCHW, UNSHUFFLE)
+        patches_BChw = functional.pixel_unshuffle(pixels_BCHW, PATCH_SIDE)
         still = torch.zeros((), device=pixels_BCHW.device)  # a picture is no step of a diffusion
         logits_BKhw = self.unet(patches_BChw, still, return_dict=False)[0]
         features_BFhw, self._middle_BFhw = self._middle_BFhw, None
         assert features_BFhw is not None
         kinds_BKhw, colours_BKhw = logits_BKhw.split(
-            [self.labels.kinds, len(self.labels.colours)], dim=1
+            [self.labels.kind_count, len(self.labels.colours)], dim=1
         )
-        return Maps(kinds_BKhw, colours_BKhw, features_BFhw)
+        return RecogniserOutput(kinds_BKhw, colours_BKhw, features_BFhw)
 
     @torch.no_grad()
-    def look(self, pictures: Sequence[Image.Image]) -> list[Seen]:
+    def recognise(self, pictures: Sequence[Image.Image]) -> list[Recognition]:
         """What is in each picture; other sizes than the recogniser's own are resized to it."""
         if not pictures:
             return []
         device = next(self.parameters()).device
-        maps = self(torch.stack([self.pixels_of(picture) for picture in pictures]).to(device))
+        maps = self(torch.stack([self.preprocess(picture) for picture in pictures]).to(device))
         return [
-            self._seen(
+            self._read_maps(
                 maps.kinds_BKhw[row].float().cpu(),
                 maps.colours_BKhw[row].float().cpu(),
                 maps.features_BFhw[row].float().cpu(),
@@ -127,7 +127,7 @@ class Recogniser(nn.Module):
             for row, picture in enumerate(pictures)
         ]
 
-    def pixels_of(self, picture: Image.Image) -> Tensor:
+    def preprocess(self, picture: Image.Image) -> Tensor:
         """The picture at the recogniser's size, (3, size, size) in [-1, 1]."""
         side = (self.size, self.size)
         rgb = picture.convert("RGB")
@@ -136,34 +136,36 @@ class Recogniser(nn.Module):
         pixels_CHW = torch.from_numpy(np.asarray(rgb).copy()).permute(2, 0, 1)
         return pixels_CHW.float() / 127.5 - 1
 
-    def _seen(
+    def _read_maps(
         self, kinds_Khw: Tensor, colours_Khw: Tensor, features_Fhw: Tensor, size: tuple[int, int]
-    ) -> Seen:
+    ) -> Recognition:
         width, height = size
         labels = self.labels
         full_KHW = functional.interpolate(
             kinds_Khw[None], (height, width), mode="bilinear", align_corners=False
         )[0]
         kind_HW = full_KHW.argmax(0)
-        shares = torch.bincount(kind_HW.flatten(), minlength=labels.kinds) / kind_HW.numel()
+        shares = torch.bincount(kind_HW.flatten(), minlength=labels.kind_count) / kind_HW.numel()
         colours_KHW = functional.interpolate(
             colours_Khw.softmax(0)[None], (height, width), mode="bilinear", align_corners=False
         )[0]
 
         objects = {}
         for number, name in enumerate(labels.objects):
-            if shares[number] < LEAST_SHARE:
+            if shares[number] < MIN_AREA_SHARE:
                 continue
             mask_HW = kind_HW == number
             rows, columns = mask_HW.nonzero().float().mean(0).tolist()
             colour = labels.colours[int(colours_KHW[:, mask_HW].mean(1).argmax())]
             centre = (columns + 0.5) / width, (rows + 0.5) / height
-            objects[name] = Found(name, float(shares[number]), centre, colour, mask_HW.numpy())
-        behind = kinds_Khw.softmax(0)[labels.something + 1 :].sum(dim=(1, 2))
-        return Seen(
+            objects[name] = RecognisedObject(
+                name, float(shares[number]), centre, colour, mask_HW.numpy()
+            )
+        behind = kinds_Khw.softmax(0)[labels.unknown_index + 1 :].sum(dim=(1, 2))
+        return Recognition(
             objects=objects,
             background=labels.backgrounds[int(behind.argmax())],
-            something=float(shares[labels.something]),
+            unknown_share=float(shares[labels.unknown_index]),
             features=features_Fhw.mean(dim=(1, 2)).numpy(),
             structure=features_Fhw.numpy(),
         )
@@ -186,17 +188,19 @@ class Recogniser(nn.Module):
         (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", "utf-8")
 
     @classmethod
-    def load(cls, folder: Path = ASSET) -> "Recogniser":
+    def load(cls, folder: Path = DEFAULT_FOLDER) -> "Recogniser":
         """The recogniser of a folder that `save` wrote; the one that comes with t2i when left out.
 
         Raises ModelError for a folder that holds none.
         """
         try:
             config = parse_json(read_bounded(folder / CONFIG, MODEL_CONFIG.most))
-            labels = Labels(**{name: tuple(names) for name, names in config["labels"].items()})
+            labels = RecogniserLabels(
+                **{name: tuple(names) for name, names in config["labels"].items()}
+            )
             found = cls(labels, config["size"], config["channels"])
             found.load_state_dict(read_tensors(folder / WEIGHTS))
-        except UNREADABLE as error:
+        except LOAD_ERRORS as error:
             raise ModelError(
                 f"No recogniser can be loaded from {folder}: {error}. Train one with "
                 "`t2i train configs/train/recogniser.toml`, or name the folder of a finished run."
@@ -204,5 +208,7 @@ class Recogniser(nn.Module):
         return found.float().eval().requires_grad_(False)
 
 
-def labels_of(objects: Sequence[str], backgrounds: Sequence[str], hues: Sequence[str]) -> Labels:
-    return Labels(tuple(objects), tuple(backgrounds), (OWN, *hues))
+def build_labels(
+    objects: Sequence[str], backgrounds: Sequence[str], hues: Sequence[str]
+) -> RecogniserLabels:
+    return RecogniserLabels(tuple(objects), tuple(backgrounds), (OWN_COLOUR, *hues))

@@ -12,23 +12,29 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from pydantic import BaseModel, ConfigDict, Field
 
-from t2i.scenes.layout import between, pick
-from t2i.scenes.recogniser import Labels, labels_of
+from t2i.scenes.layout import random_between, random_choice
+from t2i.scenes.recogniser import RecogniserLabels, build_labels
 from t2i.scenes.sample import Sample
-from t2i.scenes.scenes import ground, new_tint, put, shared_backgrounds, vocabulary
-from t2i.scenes.sprites import BACKGROUNDS, HUES, sprite, things
+from t2i.scenes.scenes import (
+    draw_tint,
+    paste_sprite,
+    render_background,
+    resolve_vocabulary,
+    shared_contrasting_backgrounds,
+)
+from t2i.scenes.sprites import BACKGROUNDS, HUES, load_sprite, vocabulary_objects
 
 COMPOSITIONS_KEY = 2
 """Apart from the splits of scenes, see `t2i.scenes.scenes.SPLIT_KEYS`."""
-COUNTS = (0.06, 0.34, 0.38, 0.17, 0.05)
+COUNT_SHARES = (0.06, 0.34, 0.38, 0.17, 0.05)
 """How often there are none, one, two, three, four objects."""
 SIDES = {1: (0.25, 0.9), 2: (0.22, 0.65), 3: (0.22, 0.48), 4: (0.22, 0.42)}
-SEEN_ENOUGH = 0.6
+MIN_VISIBLE_SHARE = 0.6
 """Share of each object that must be visible."""
-TRIES = 8
-UNNAMED = 0.12
+MAX_TRIES = 8
+UNKNOWN_SHARE = 0.12
 """Share of the objects that are spoiled until nobody could name them."""
-REPAINTED = 0.3
+RECOLOURED_SHARE = 0.3
 
 
 class CompositionsConfig(BaseModel):
@@ -52,8 +58,10 @@ class Compositions:
 
     def __init__(self, config: CompositionsConfig) -> None:
         self.config = config
-        self.vocabulary = vocabulary(config.vocabulary)
-        self.labels: Labels = labels_of(self.vocabulary, tuple(BACKGROUNDS), tuple(HUES))
+        self.vocabulary = resolve_vocabulary(config.vocabulary)
+        self.labels: RecogniserLabels = build_labels(
+            self.vocabulary, tuple(BACKGROUNDS), tuple(HUES)
+        )
 
     def __len__(self) -> int:
         return self.config.length
@@ -68,75 +76,80 @@ class Compositions:
 
         # what is there, before what
         names, painted, background = self._choose(rng)
-        pixels = ground(
-            new_tint(rng, background),
-            int(between(rng, -30, 30)),
+        pixels = render_background(
+            draw_tint(rng, background),
+            int(random_between(rng, -30, 30)),
             "down" if rng.random() < 0.5 else "across",
             config.size,
         )
         kinds, colours = list(map(labels.objects.index, names)), []
         masks: list[NDArray[np.bool_]] = []
-        places = arranged(rng, len(names))
+        places = draw_placements(rng, len(names))
         for number, (name, colour) in enumerate(zip(names, painted, strict=True)):
-            picture = sprite(name, colour)
-            if config.disturbed and rng.random() < UNNAMED:
-                picture = spoiled(rng, picture, sprite(pick(rng, self.vocabulary), None))
-                kinds[number] = labels.something
-            colours.append(labels.colour_of(colour or things()[name].colour))
-            put(pixels, masks, picture, *places[number])
+            picture = load_sprite(name, colour)
+            if config.disturbed and rng.random() < UNKNOWN_SHARE:
+                picture = make_unknown_object(
+                    rng, picture, load_sprite(random_choice(rng, self.vocabulary), None)
+                )
+                kinds[number] = labels.unknown_index
+            colours.append(labels.colour_index(colour or vocabulary_objects()[name].colour))
+            paste_sprite(pixels, masks, picture, *places[number])
 
         # what each pixel is
-        behind = labels.something + 1 + labels.backgrounds.index(background)
-        marks = np.full((2, config.size, config.size), behind, dtype=np.uint8)
-        marks[1] = 0
+        behind = labels.unknown_index + 1 + labels.backgrounds.index(background)
+        label_maps = np.full((2, config.size, config.size), behind, dtype=np.uint8)
+        label_maps[1] = 0
         for kind, colour_number, mask in zip(kinds, colours, masks, strict=True):
-            marks[0][mask], marks[1][mask] = kind, colour_number
+            label_maps[0][mask], label_maps[1][mask] = kind, colour_number
 
         if config.disturbed:
-            pixels, marks = warped(rng, pixels, marks)
-            pixels = disturbed(rng, pixels)
-        named = [i for i, kind in enumerate(kinds) if kind != labels.something]
+            pixels, label_maps = warp(rng, pixels, label_maps)
+            pixels = degrade(rng, pixels)
+        named = [i for i, kind in enumerate(kinds) if kind != labels.unknown_index]
         shape = (0, config.size, config.size)
         visible = (
-            np.stack([marks[0] == kinds[i] for i in named]) if named else np.zeros(shape, bool)
+            np.stack([label_maps[0] == kinds[i] for i in named]) if named else np.zeros(shape, bool)
         )
         caption = ", ".join([*(names[i] for i in named), f"{background} background"])
-        return Sample(f"compositions/{config.seed}/{index}", pixels, caption, visible, marks)
+        return Sample(f"compositions/{config.seed}/{index}", pixels, caption, visible, label_maps)
 
     def _choose(self, rng: np.random.Generator) -> tuple[list[str], list[str | None], str]:
-        count = int(np.searchsorted(np.cumsum(COUNTS), rng.random()))
-        count = min(count, len(self.vocabulary), len(COUNTS) - 1)
+        count = int(np.searchsorted(np.cumsum(COUNT_SHARES), rng.random()))
+        count = min(count, len(self.vocabulary), len(COUNT_SHARES) - 1)
         names = [self.vocabulary[i] for i in rng.permutation(len(self.vocabulary))[:count]]
         painted = [
-            pick(rng, colours) if (colours := things()[name].new_colours) and wanted else None
-            for name, wanted in zip(names, rng.random(count) < REPAINTED, strict=True)
+            random_choice(rng, colours)
+            if (colours := vocabulary_objects()[name].paint_colours) and wanted
+            else None
+            for name, wanted in zip(names, rng.random(count) < RECOLOURED_SHARE, strict=True)
         ]
-        while not (backgrounds := shared_backgrounds(names, painted)):
+        while not (backgrounds := shared_contrasting_backgrounds(names, painted)):
             names, painted = names[:-1], painted[:-1]
-        return names, painted, pick(rng, backgrounds)
+        return names, painted, random_choice(rng, backgrounds)
 
 
-Spots = list[tuple[float, tuple[float, float]]]
+Placements = list[tuple[float, tuple[float, float]]]
 
 
-def arranged(rng: np.random.Generator, count: int) -> Spots:
+def draw_placements(rng: np.random.Generator, count: int) -> Placements:
     """Side and centre of each, drawn again while one hides too much of another."""
-    for _ in range(TRIES):
-        sides = [between(rng, *SIDES[count]) for _ in range(count)]
+    for _ in range(MAX_TRIES):
+        sides = [random_between(rng, *SIDES[count]) for _ in range(count)]
         spots = [
-            (s, (between(rng, s / 2, 1 - s / 2), between(rng, s / 2, 1 - s / 2))) for s in sides
+            (s, (random_between(rng, s / 2, 1 - s / 2), random_between(rng, s / 2, 1 - s / 2)))
+            for s in sides
         ]
         if all(
-            overlap(below, above) < 1 - SEEN_ENOUGH
+            covered_share(below, above) < 1 - MIN_VISIBLE_SHARE
             for number, below in enumerate(spots)
             for above in spots[number + 1 :]
         ):
             return spots
     step = 1 / (count + 1)
-    return [(step, (step * (number + 1), between(rng, 0.3, 0.7))) for number in range(count)]
+    return [(step, (step * (number + 1), random_between(rng, 0.3, 0.7))) for number in range(count)]
 
 
-def overlap(
+def covered_share(
     below: tuple[float, tuple[float, float]], above: tuple[float, tuple[float, float]]
 ) -> float:
     """Share of the one square that the other covers."""
@@ -148,7 +161,9 @@ def overlap(
     return width * height / side**2
 
 
-def spoiled(rng: np.random.Generator, picture: Image.Image, other: Image.Image) -> Image.Image:
+def make_unknown_object(
+    rng: np.random.Generator, picture: Image.Image, other: Image.Image
+) -> Image.Image:
     """A thing without a name: halves of two, tiles in disorder, or a blob."""
     side = picture.width
     how = rng.random()
@@ -165,18 +180,18 @@ def spoiled(rng: np.random.Generator, picture: Image.Image, other: Image.Image) 
             u, v = boxes[number]
             mixed.paste(picture.crop((u, v, u + tile, v + tile)), (x, y))
         return mixed
-    return picture.filter(ImageFilter.GaussianBlur(side * between(rng, 0.16, 0.22)))
+    return picture.filter(ImageFilter.GaussianBlur(side * random_between(rng, 0.16, 0.22)))
 
 
-def warped(
-    rng: np.random.Generator, pixels: NDArray[np.uint8], marks: NDArray[np.uint8]
+def warp(
+    rng: np.random.Generator, pixels: NDArray[np.uint8], label_maps: NDArray[np.uint8]
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Mirrored or not, and bent: a grid of 4 x 4 quadrilaterals whose inner corners have moved."""
     if rng.random() < 0.5:
-        pixels, marks = pixels[:, ::-1], marks[:, :, ::-1]
+        pixels, label_maps = pixels[:, ::-1], label_maps[:, :, ::-1]
     size, cells = len(pixels), 4
     corners = np.stack(np.meshgrid(*2 * [np.linspace(0, size, cells + 1)], indexing="ij"))
-    moved = rng.normal(0, size * between(rng, 0, 0.025), corners.shape)
+    moved = rng.normal(0, size * random_between(rng, 0, 0.025), corners.shape)
     moved[0, [0, -1]] = moved[1, :, [0, -1]] = 0  # the border stays on the border
     rows, columns = np.clip(corners + moved, 0, size)
     mesh = []
@@ -190,25 +205,27 @@ def warped(
         picture = Image.fromarray(np.ascontiguousarray(plane))
         return np.asarray(picture.transform((size, size), Image.Transform.MESH, mesh, how))
 
-    planes = [bent(plane, Image.Resampling.NEAREST) for plane in marks]
+    planes = [bent(plane, Image.Resampling.NEAREST) for plane in label_maps]
     return bent(pixels, Image.Resampling.BILINEAR), np.stack(planes)
 
 
-def disturbed(rng: np.random.Generator, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def degrade(rng: np.random.Generator, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Coarser, blurred, lighter or darker, tinted and noisy, each in some of the pictures."""
     picture = Image.fromarray(pixels)
     size = picture.width
     if rng.random() < 0.5:
-        coarse = round(size / between(rng, 1, 2.5))
+        coarse = round(size / random_between(rng, 1, 2.5))
         picture = picture.resize((coarse, coarse), Image.Resampling.BOX)
         picture = picture.resize((size, size), Image.Resampling.BICUBIC)
     if rng.random() < 0.5:
-        picture = picture.filter(ImageFilter.GaussianBlur(between(rng, 0.3, 1.6) * size / 128))
+        picture = picture.filter(
+            ImageFilter.GaussianBlur(random_between(rng, 0.3, 1.6) * size / 128)
+        )
     values = np.asarray(picture, dtype=np.float64)
     if rng.random() < 0.7:
-        contrast, gain = between(rng, 0.85, 1.12), rng.uniform(0.96, 1.04, 3)
-        values = ((values - 128) * contrast + 128 + between(rng, -12, 12)) * gain
+        contrast, gain = random_between(rng, 0.85, 1.12), rng.uniform(0.96, 1.04, 3)
+        values = ((values - 128) * contrast + 128 + random_between(rng, -12, 12)) * gain
     if rng.random() < 0.5:
         grain = rng.standard_normal(values.shape)
-        values = values + grain * between(rng, 0, 10)
+        values = values + grain * random_between(rng, 0, 10)
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)

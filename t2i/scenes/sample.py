@@ -24,8 +24,8 @@ class Sample:
     name : where it came from, so that a log line or an error can point at it
     pixels : (H, W, 3) uint8 ndarray; (H, W, 0) where `moments` stand for the picture
     masks : (K, H, W) bool ndarray, one per thing the caption names, in that order; K may be 0
-    marks : (2, H, W) uint8 ndarray, numbers of the kind and the colour of every pixel, where a data
-        set labels its pixels
+    label_maps : (2, H, W) uint8 ndarray, kind and colour index of every pixel, where a data set
+        labels its pixels
     weight : of its loss among those of the others
     loss_mask : (H, W) uint8 ndarray, 255 where the loss counts and 0 where not, or None: everywhere
     moments : (2C, h, w) float32 ndarray, mean and standard deviation of its latents, from a cache;
@@ -40,7 +40,7 @@ class Sample:
     pixels: NDArray[np.uint8]
     caption: str
     masks: NDArray[np.bool_]
-    marks: NDArray[np.uint8] | None = None
+    label_maps: NDArray[np.uint8] | None = None
     weight: float = 1.0
     loss_mask: NDArray[np.uint8] | None = None
     framing: Framing | None = None

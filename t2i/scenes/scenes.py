@@ -10,15 +10,15 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from t2i.errors import ArgumentError, nearest
-from t2i.scenes.captions import STATED_SHARE, Caption, describe
-from t2i.scenes.held_out import fits, held_out, trained_colours
-from t2i.scenes.layout import Arrangement, SizeWord, Spot, arrange, pick
+from t2i.scenes.captions import POSITION_SHARE, Caption, write_caption
+from t2i.scenes.held_out import is_trained_together, load_held_out, training_colours
+from t2i.scenes.layout import Arrangement, SizeWord, Spot, draw_arrangement, random_choice
 from t2i.scenes.recognised_objects import Relation
 from t2i.scenes.sample import Sample
-from t2i.scenes.sprites import BACKGROUNDS, clear_backgrounds, sprite, things
+from t2i.scenes.sprites import BACKGROUNDS, contrasting_backgrounds, load_sprite, vocabulary_objects
 
 SPLIT_KEYS = {"train": 0, "held_out": 1}
-TWO_OF_SEVERAL = 8 / 11
+SHARE_OF_TWO = 8 / 11
 """Of the scenes with several objects, those with two; the others have three."""
 
 
@@ -40,7 +40,7 @@ class ScenesConfig(BaseModel):
     """Share of the scenes that show one object."""
     repainted: float = Field(0.25, ge=0, le=1)
     """Share of the objects that are painted in another colour than their own."""
-    stated: float = Field(STATED_SHARE, ge=0, le=1)
+    stated: float = Field(POSITION_SHARE, ge=0, le=1)
     """Share of the captions of several objects that say how these stand."""
     split: Literal["train", "held_out"] = "train"
     """`train` never shows a combination of `held_out.json`; every `held_out` scene shows one."""
@@ -61,7 +61,7 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class SceneObject:
     """An object of a scene, as the caption names it.
 
     colour, size_word : what it was painted or sized to be, said in the caption or not
@@ -89,7 +89,7 @@ class Scene:
     pixels: NDArray[np.uint8]
     caption: str
     background: str
-    objects: tuple[Placed, ...]
+    objects: tuple[SceneObject, ...]
     relations: tuple[tuple[int, Relation, int], ...]
 
 
@@ -98,10 +98,10 @@ class Scenes:
 
     def __init__(self, config: ScenesConfig) -> None:
         self.config = config
-        self.vocabulary = vocabulary(config.vocabulary)
+        self.vocabulary = resolve_vocabulary(config.vocabulary)
         known = set(self.vocabulary)
-        self.pairs = sorted(sorted(pair) for pair in held_out().pairs if pair <= known)
-        self.colours = sorted(pair for pair in held_out().colours if pair[0] in known)
+        self.pairs = sorted(sorted(pair) for pair in load_held_out().pairs if pair <= known)
+        self.colours = sorted(pair for pair in load_held_out().colours if pair[0] in known)
         if config.max_objects == 1:
             self.pairs = []
         if config.split == "held_out" and not self.pairs and not self.colours:
@@ -125,17 +125,17 @@ class Scenes:
     def scene(self, index: int) -> Scene:
         """Compose scene `index`."""
         layout = self.layout(index)
-        pixels, masks = draw(layout, self.config.size)
+        pixels, masks = render_layout(layout, self.config.size)
         caption = layout.caption
         order = [mention.spot for mention in caption.mentions]
         objects = tuple(
-            Placed(
+            SceneObject(
                 name=layout.spots[mention.spot].name,
                 word=mention.word,
                 span=mention.span,
                 colour=layout.spots[mention.spot].colour,
                 size_word=layout.spots[mention.spot].size_word,
-                box=box_of(masks[mention.spot]),
+                box=bounding_box(masks[mention.spot]),
                 mask=masks[mention.spot],
             )
             for mention in caption.mentions
@@ -143,9 +143,11 @@ class Scenes:
         relations = tuple(
             (order.index(a), relation, order.index(b)) for a, relation, b in caption.relations
         )
-        return Scene(self.name(index), pixels, caption.text, layout.background, objects, relations)
+        return Scene(
+            self.sample_name(index), pixels, caption.text, layout.background, objects, relations
+        )
 
-    def name(self, index: int) -> str:
+    def sample_name(self, index: int) -> str:
         split = "" if self.config.split == "train" else f"{self.config.split}/"
         return f"scenes/{split}{self.config.seed}/{index}"
 
@@ -158,31 +160,31 @@ class Scenes:
 
         # what is there
         names, painted = self._choose_objects(rng)
-        backgrounds = shared_backgrounds(names, painted)
+        backgrounds = shared_contrasting_backgrounds(names, painted)
         if not backgrounds:
             names, painted = names[:2], painted[:2]
-            backgrounds = shared_backgrounds(names, painted)
+            backgrounds = shared_contrasting_backgrounds(names, painted)
 
         # where it is
-        arrangement, places = arrange(rng, len(names))
+        arrangement, places = draw_arrangement(rng, len(names))
         spots = tuple(
-            place.taken_by(name, colour)
+            place.with_object(name, colour)
             for place, name, colour in zip(places, names, painted, strict=True)
         )
 
         # what is behind it, and what is said
-        background = pick(rng, backgrounds)
-        tint = new_tint(rng, background)
+        background = random_choice(rng, backgrounds)
+        tint = draw_tint(rng, background)
         slope = int(rng.random() * 49) - 24
         sloping: Literal["across", "down"] = "down" if rng.random() < 0.5 else "across"
         slope = 0 if rng.random() < 0.5 else slope
-        caption = describe(rng, spots, arrangement, background, self.config.stated)
+        caption = write_caption(rng, spots, arrangement, background, self.config.stated)
         return Layout(spots, arrangement, background, tint, slope, sloping, caption)
 
     def _choose_objects(self, rng: np.random.Generator) -> tuple[list[str], list[str | None]]:
         """Names and colours (None: as it is), keeping to the split."""
         alone, u = self.config.alone, rng.random()
-        two = alone + TWO_OF_SEVERAL * (1 - alone)
+        two = alone + SHARE_OF_TWO * (1 - alone)
         count = min(1 if u < alone else 2 if u < two else 3, self.config.max_objects)
         names: list[str] = []
         forced: dict[str, str] = {}
@@ -190,7 +192,7 @@ class Scenes:
         # one held-out combination first, if this split asks for it
         if self.config.split == "held_out":
             combinations = [choices for choices in (self.pairs, self.colours) if choices]
-            chosen = pick(rng, pick(rng, combinations))
+            chosen = random_choice(rng, random_choice(rng, combinations))
             if isinstance(chosen, list):
                 names += chosen if rng.random() < 0.5 else chosen[::-1]
             else:
@@ -199,40 +201,40 @@ class Scenes:
 
         # the rest as in training
         while len(names) < count:
-            fitting = [name for name in self.vocabulary if fits(name, names)]
+            fitting = [name for name in self.vocabulary if is_trained_together(name, names)]
             if not fitting:
                 break
-            names.append(pick(rng, fitting))
+            names.append(random_choice(rng, fitting))
         share = self.config.repainted
-        painted = [forced.get(name) or new_colour(rng, name, share) for name in names]
+        painted = [forced.get(name) or draw_new_colour(rng, name, share) for name in names]
         return names, painted
 
 
-def vocabulary(wanted: Literal["core", "all"] | tuple[str, ...]) -> tuple[str, ...]:
+def resolve_vocabulary(wanted: Literal["core", "all"] | tuple[str, ...]) -> tuple[str, ...]:
     """The names of the objects wanted, in the order of the data set's own list."""
     if wanted == "core":
-        return tuple(name for name, thing in things().items() if thing.core)
+        return tuple(name for name, thing in vocabulary_objects().items() if thing.core)
     if wanted == "all":
-        return tuple(things())
+        return tuple(vocabulary_objects())
     if not wanted:
         raise ArgumentError(
             "vocabulary is empty: name at least one object, or say 'core' or 'all'."
         )
     for name in wanted:
-        if name not in things():
+        if name not in vocabulary_objects():
             raise ArgumentError(
-                f"vocabulary: no object is called {name!r}. {nearest(name, things())}"
+                f"vocabulary: no object is called {name!r}. {nearest(name, vocabulary_objects())}"
             )
-    return tuple(name for name in things() if name in wanted)
+    return tuple(name for name in vocabulary_objects() if name in wanted)
 
 
-def new_colour(rng: np.random.Generator, name: str, share: float) -> str | None:
+def draw_new_colour(rng: np.random.Generator, name: str, share: float) -> str | None:
     wanted = rng.random() < share
-    choices = trained_colours(name)
-    return pick(rng, choices) if wanted and choices else None
+    choices = training_colours(name)
+    return random_choice(rng, choices) if wanted and choices else None
 
 
-def new_tint(rng: np.random.Generator, background: str) -> tuple[int, int, int]:
+def draw_tint(rng: np.random.Generator, background: str) -> tuple[int, int, int]:
     """A shade of the background's colour."""
     shade = int(rng.random() * 17) - 8
     red, green, blue = (
@@ -241,22 +243,26 @@ def new_tint(rng: np.random.Generator, background: str) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def shared_backgrounds(names: Sequence[str], painted: Sequence[str | None]) -> list[str]:
+def shared_contrasting_backgrounds(
+    names: Sequence[str], painted: Sequence[str | None]
+) -> list[str]:
     """The backgrounds before which none of the objects vanishes."""
-    clear = [clear_backgrounds(name, colour) for name, colour in zip(names, painted, strict=True)]
+    clear = [
+        contrasting_backgrounds(name, colour) for name, colour in zip(names, painted, strict=True)
+    ]
     return [background for background in BACKGROUNDS if all(background in one for one in clear)]
 
 
-def draw(layout: Layout, size: int) -> tuple[NDArray[np.uint8], list[NDArray[np.bool_]]]:
+def render_layout(layout: Layout, size: int) -> tuple[NDArray[np.uint8], list[NDArray[np.bool_]]]:
     """Compose the picture (H, W, 3) and, for each spot, the mask (H, W) of its visible pixels."""
-    pixels = ground(layout.tint, layout.slope, layout.sloping, size)
+    pixels = render_background(layout.tint, layout.slope, layout.sloping, size)
     masks: list[NDArray[np.bool_]] = []
     for spot in layout.spots:
-        put(pixels, masks, sprite(spot.name, spot.colour), spot.side, spot.centre)
+        paste_sprite(pixels, masks, load_sprite(spot.name, spot.colour), spot.side, spot.centre)
     return pixels, masks
 
 
-def ground(
+def render_background(
     tint: tuple[int, int, int], slope: int, sloping: Literal["across", "down"], size: int
 ) -> NDArray[np.uint8]:
     """A background, (H, W, 3), that grows brighter by `slope` to the right or downwards."""
@@ -268,7 +274,7 @@ def ground(
     return pixels
 
 
-def put(
+def paste_sprite(
     pixels: NDArray[np.uint8],
     masks: list[NDArray[np.bool_]],
     picture: Image.Image,
@@ -297,7 +303,7 @@ def put(
     masks.append(mask)
 
 
-def box_of(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+def bounding_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
     """Left, top, right, bottom (right and bottom exclusive) of the True pixels."""
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

@@ -40,7 +40,7 @@ HUES: dict[str, tuple[float, float, float]] = {
 # Where the saturated pixels of an object of this natural colour lie; brown is a dark orange.
 NATURAL_HUES: dict[str, float] = {name: hue for name, (hue, _, _) in HUES.items()} | {"brown": 18.0}
 # Names so close that a picture cannot tell an object recoloured from the one to the other.
-TOO_CLOSE: dict[str, frozenset[str]] = {
+SIMILAR_COLOURS: dict[str, frozenset[str]] = {
     "red": frozenset({"red"}),
     "orange": frozenset({"orange", "yellow"}),
     "yellow": frozenset({"yellow"}),
@@ -56,7 +56,7 @@ VANISHING_SHARE = 0.4
 
 
 @dataclass(frozen=True, slots=True)
-class Thing:
+class VocabularyObject:
     """One object of the vocabulary; `colour` is its natural one, if people have a word for it."""
 
     file: str
@@ -67,24 +67,24 @@ class Thing:
     recolour: bool
 
     @property
-    def new_colours(self) -> tuple[str, ...]:
+    def paint_colours(self) -> tuple[str, ...]:
         """The colours it can honestly be painted in."""
         if not self.recolour or self.colour is None:
             return ()
-        return tuple(name for name in HUES if name not in TOO_CLOSE[self.colour])
+        return tuple(name for name in HUES if name not in SIMILAR_COLOURS[self.colour])
 
 
-def assets() -> Traversable:
+def scene_assets() -> Traversable:
     return resources.files("t2i").joinpath("assets", "scenes")
 
 
 @cache
-def things() -> dict[str, Thing]:
+def vocabulary_objects() -> dict[str, VocabularyObject]:
     """Every object by name, in the order of `objects.jsonl`."""
     found = {}
-    for line in assets().joinpath("objects.jsonl").read_text(encoding="utf-8").splitlines():
+    for line in scene_assets().joinpath("objects.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        found[row["name"]] = Thing(
+        found[row["name"]] = VocabularyObject(
             file=row["file"],
             name=row["name"],
             synonyms=tuple(row["synonyms"]),
@@ -96,10 +96,12 @@ def things() -> dict[str, Thing]:
 
 
 @lru_cache(maxsize=1024)
-def sprite(name: str, colour: str | None) -> Image.Image:
+def load_sprite(name: str, colour: str | None) -> Image.Image:
     """The object's picture, alpha premultiplied (mode RGBa), painted in `colour` if given."""
-    thing = things()[name]
-    picture = Image.open(io.BytesIO(assets().joinpath(thing.file).read_bytes())).convert("RGBA")
+    thing = vocabulary_objects()[name]
+    picture = Image.open(io.BytesIO(scene_assets().joinpath(thing.file).read_bytes())).convert(
+        "RGBA"
+    )
     if colour is not None and thing.colour is not None:
         picture = Image.fromarray(repaint(np.asarray(picture), thing.colour, colour), "RGBA")
     return picture.convert("RGBa")
@@ -114,7 +116,7 @@ def repaint(rgba: NDArray[np.uint8], source: str, target: str) -> NDArray[np.uin
     hue, saturation, value = rgb_to_hsv(rgb)
 
     # how much each pixel belongs to the natural colour
-    away = np.abs(degrees_between(hue, NATURAL_HUES[source]))
+    away = np.abs(hue_difference(hue, NATURAL_HUES[source]))
     own = np.clip((62.0 - away) / 14.0, 0.0, 1.0) * np.clip((saturation - 0.08) / 0.14, 0.0, 1.0)
 
     # turn the middle of those hues onto the target, keeping some of the spread around it
@@ -123,7 +125,7 @@ def repaint(rgba: NDArray[np.uint8], source: str, target: str) -> NDArray[np.uin
     middle = np.degrees(np.arctan2((weight * np.sin(angle)).sum(), (weight * np.cos(angle)).sum()))
     target_hue, saturation_factor, darkness_factor = HUES[target]
     turned = hsv_to_rgb(
-        (target_hue + 0.35 * degrees_between(hue, middle)) % 360.0,
+        (target_hue + 0.35 * hue_difference(hue, middle)) % 360.0,
         np.clip(saturation * saturation_factor, 0.0, 1.0),
         1.0 - (1.0 - value) * darkness_factor,
     )
@@ -133,7 +135,7 @@ def repaint(rgba: NDArray[np.uint8], source: str, target: str) -> NDArray[np.uin
     return painted
 
 
-def degrees_between(hue: NDArray[np.float64], centre: float) -> NDArray[np.float64]:
+def hue_difference(hue: NDArray[np.float64], centre: float) -> NDArray[np.float64]:
     """Signed distance on the colour circle, in (-180, 180]."""
     return (hue - centre + 180.0) % 360.0 - 180.0
 
@@ -166,20 +168,22 @@ def hsv_to_rgb(
 
 
 @lru_cache(maxsize=1024)
-def clear_backgrounds(name: str, colour: str | None) -> frozenset[str]:
+def contrasting_backgrounds(name: str, colour: str | None) -> frozenset[str]:
     """The backgrounds before which this object is plainly seen."""
-    rgba = np.asarray(sprite(name, colour).convert("RGBA").resize((32, 32), Image.Resampling.BOX))
+    rgba = np.asarray(
+        load_sprite(name, colour).convert("RGBA").resize((32, 32), Image.Resampling.BOX)
+    )
     rgb = rgba[..., :3][rgba[..., 3] > 127].astype(np.float64)
-    own = colour or things()[name].colour
+    own = colour or vocabulary_objects()[name].colour
     return frozenset(
         background
         for background, tint in BACKGROUNDS.items()
         if background != own
-        and (distances(rgb, tint) < VANISHING_DISTANCE).mean() < VANISHING_SHARE
+        and (colour_distances(rgb, tint) < VANISHING_DISTANCE).mean() < VANISHING_SHARE
     )
 
 
-def distances(rgb: NDArray[np.float64], tint: Iterable[int]) -> NDArray[np.float64]:
+def colour_distances(rgb: NDArray[np.float64], tint: Iterable[int]) -> NDArray[np.float64]:
     """The "redmean" approximation of a perceived colour distance, 0 to about 765; rgb : (N, 3)."""
     other = np.array(list(tint), dtype=np.float64)
     mean_red = (rgb[:, 0] + other[0]) / 2.0

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from t2i.evaluate.generation.generation import Generation
+from t2i.evaluate.generation.generation import GenerationPart
 from t2i.optional_dependencies import how_to_install
 from t2i.run_folder import lock_folder
 from tests.cli.command import Cli, Result
-from tests.evaluate.tiny_bench import tiny_recogniser
+from tests.evaluate.tiny_context import tiny_recogniser
 from tests.train import apart
 
 SUITE = """
@@ -116,16 +116,16 @@ def test_a_result_is_held_against_another_without_measuring_again(evaluate: Cli)
 def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(
     evaluate: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measure, done = Generation.measure, []
+    measure, done = GenerationPart.measure, []
 
-    def interrupted(part: Generation, unit: str) -> object:
+    def interrupted(part: GenerationPart, unit: str) -> object:
         if len(done) == 3:
             raise KeyboardInterrupt
         done.append(unit)
         return measure(part, unit)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Generation, "measure", interrupted)
+        patched.setattr(GenerationPart, "measure", interrupted)
         stopped = evaluate()
     assert stopped.code == 130
     assert "Interrupted: 3 units are finished. The same command continues." in stopped.err

@@ -9,10 +9,10 @@ import pytest
 
 from t2i.errors import ArgumentError
 from t2i.evaluate.report.chapter import Chapter, Figure, Table
-from t2i.evaluate.report.comparison import against
-from t2i.evaluate.report.previous_result import Earlier, read_earlier
-from t2i.evaluate.report.statistics import is_sure, share
-from t2i.evaluate.run import VERSION, as_json
+from t2i.evaluate.report.comparison import compare_results
+from t2i.evaluate.report.previous_result import RENAMED_HEADS, EarlierResult, read_earlier_result
+from t2i.evaluate.report.statistics import is_significant, proportion
+from t2i.evaluate.run import VERSION, chapter_as_json
 
 FACTS = {"recogniser": "abc"}
 SCENES = {"generation": "same"}
@@ -20,7 +20,10 @@ SCENES = {"generation": "same"}
 
 def result(one: int, distance: float, **more: Figure) -> list[Chapter]:
     """Of 100 samples `one` are right; something is `distance` away, surely."""
-    cells = [share([True] * one + [False] * (100 - one)), Figure(distance, distance, distance, 9)]
+    cells = [
+        proportion([True] * one + [False] * (100 - one)),
+        Figure(distance, distance, distance, 9),
+    ]
     table = Table(
         name="main",
         title="Main",
@@ -40,14 +43,14 @@ def document(chapters: list[Chapter]) -> dict[str, Any]:
         "config": {},
         "model": {"name": "old"},
         "machine": {"date": "2026-11-24"},
-        "chapters": {chapter.name: as_json(chapter) for chapter in chapters},
+        "chapters": {chapter.name: chapter_as_json(chapter) for chapter in chapters},
     }
     return json.loads(json.dumps(told))  # type: ignore[no-any-return]  # as it was
 
 
-def earlier(chapters: list[Chapter], scenes: dict[str, str] | None = None) -> Earlier:
+def earlier(chapters: list[Chapter], scenes: dict[str, str] | None = None) -> EarlierResult:
     more = {} if scenes is None else {"scenes": scenes}
-    return Earlier.model_validate(document(chapters) | more)
+    return EarlierResult.model_validate(document(chapters) | more)
 
 
 def tables(chapter: Chapter) -> list[Table]:
@@ -56,19 +59,19 @@ def tables(chapter: Chapter) -> list[Table]:
 
 def test_only_what_chance_does_not_explain_is_called_sure() -> None:
     before = earlier(result(50, 3.0))
-    sure, changes = tables(against(result(90, 3.0), SCENES, before))
+    sure, changes = tables(compare_results(result(90, 3.0), SCENES, before))
     assert [label for label, _ in sure.rows] == ["Main: one object, right"]
     assert sure.rows[0][1] == ["40.0 points (27.8 to 50.6)", "better"]
     assert sure.title == "Beyond their intervals: 1 of 2"
     assert changes.units == {"right": "points"}
-    assert tables(against(result(52, 3.0), SCENES, before))[0].rows == []
+    assert tables(compare_results(result(52, 3.0), SCENES, before))[0].rows == []
 
 
 def test_worse_is_said_of_either_way() -> None:
     before = earlier(result(90, 3.0))
-    sure = tables(against(result(50, 4.0), SCENES, before))[0]
+    sure = tables(compare_results(result(50, 4.0), SCENES, before))[0]
     assert [cells[1] for _, cells in sure.rows] == ["worse", "worse"]
-    better = tables(against(result(90, 2.0), SCENES, before))[0]
+    better = tables(compare_results(result(90, 2.0), SCENES, before))[0]
     assert [cells[1] for _, cells in better.rows] == ["better"]
 
 
@@ -82,10 +85,10 @@ def test_what_only_one_has_is_named_and_the_rest_compared() -> None:
     lone = Table("other", "Other", ["a"], [("row", [Figure(1.0)])], {}, {})
     extra = Table("extra", "Extra", ["a"], [("row", [Figure(1.0)])], {}, {})
     now[0] = replace(now[0], blocks=[*now[0].blocks, extra])
-    told = against(
+    told = compare_results(
         [*now, Chapter("editing", "Editing", "", [lone])],
         SCENES | {"editing": "x"},
-        Earlier.model_validate(before),
+        EarlierResult.model_validate(before),
     )
     sure, changes, only = tables(told)
     assert len(sure.rows) == 1
@@ -107,9 +110,27 @@ def test_a_column_that_the_other_lacks_leaves_no_empty_one() -> None:
     table = before["chapters"]["generation"]["blocks"]["main"]
     table["heads"] = ["right"]
     del table["rows"][0]["cells"]["distance"]
-    _, changes, only = tables(against(result(50, 3.0), SCENES, Earlier.model_validate(before)))
+    _, changes, only = tables(
+        compare_results(result(50, 3.0), SCENES, EarlierResult.model_validate(before))
+    )
     assert changes.heads == ["right"]
     assert only.rows == [("Main: columns 'distance'", ["this result"])]
+
+
+def test_a_renamed_column_of_an_earlier_result_is_the_same_column() -> None:
+    ((old, new),) = RENAMED_HEADS.items()
+    before = document(result(50, 3.0))
+    table = before["chapters"]["generation"]["blocks"]["main"]
+    table["heads"] = [old, "distance"]
+    row = table["rows"][0]
+    row["cells"] = {old: row["cells"]["right"], "distance": row["cells"]["distance"]}
+    now = result(90, 3.0)
+    (block,) = (block for block in now[0].blocks if isinstance(block, Table))
+    now[0] = replace(now[0], blocks=[replace(block, heads=[new, "distance"])])
+    _, changes = tables(compare_results(now, SCENES, EarlierResult.model_validate(before)))
+    (cells,) = (cells for label, cells in changes.rows if label == "one object")
+    assert isinstance(cells[0], Figure)
+    assert cells[0].value == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +145,9 @@ def test_a_column_that_the_other_lacks_leaves_no_empty_one() -> None:
 )
 def test_a_chapter_of_a_wrong_shape_is_one_that_the_other_lacks(chapter: Any) -> None:
     before = document(result(50, 3.0)) | {"chapters": {"generation": chapter}}
-    sure, only = tables(against(result(90, 3.0), SCENES, Earlier.model_validate(before)))
+    sure, only = tables(
+        compare_results(result(90, 3.0), SCENES, EarlierResult.model_validate(before))
+    )
     assert sure.rows == []
     assert only.rows == [("chapter 'Generation'", ["this result"])]
 
@@ -133,13 +156,15 @@ def test_samples_of_a_wrong_shape_are_no_figures() -> None:
     before = document(result(50, 3.0))
     row = before["chapters"]["generation"]["blocks"]["main"]["rows"][0]
     row["cells"]["right"]["samples"] = "01x"
-    sure, only = tables(against(result(90, 3.0), SCENES, Earlier.model_validate(before)))
+    sure, only = tables(
+        compare_results(result(90, 3.0), SCENES, EarlierResult.model_validate(before))
+    )
     assert (sure.rows, len(only.rows)) == ([], 1)
 
 
 def test_the_same_scenes_are_compared_sample_by_sample() -> None:
     def change(scenes: dict[str, str] | None) -> tuple[Chapter, Figure]:
-        told = against(result(86, 3.0), SCENES, earlier(result(80, 3.0), scenes))
+        told = compare_results(result(86, 3.0), SCENES, earlier(result(80, 3.0), scenes))
         cell = tables(told)[1].rows[0][1][0]
         assert isinstance(cell, Figure)
         return told, cell
@@ -148,8 +173,8 @@ def test_the_same_scenes_are_compared_sample_by_sample() -> None:
     other, wide = change({"generation": "another"})
     older, as_wide = change(None)
     # Six of a hundred became right and none wrong: chance hardly does that.
-    assert is_sure(narrow)
-    assert not is_sure(wide)
+    assert is_significant(narrow)
+    assert not is_significant(wide)
     assert wide == as_wide
     assert narrow.value == pytest.approx(wide.value)
     assert "compared sample by sample" in paired.text
@@ -160,7 +185,7 @@ def test_the_same_scenes_are_compared_sample_by_sample() -> None:
 def test_the_stored_result_of_the_embedded_model_can_be_compared_with() -> None:
     path = Path(__file__).parents[2] / "benchmarks/results/evaluation-embedded.json"
     facts = {"recogniser": json.loads(path.read_text())["recogniser"]}
-    before = read_earlier(path, facts, VERSION)
+    before = read_earlier_result(path, facts, VERSION)
     for chapter in ("recogniser", "generation", "sampling", "inspection", "editing"):
         assert before.tables(chapter)
 
@@ -180,7 +205,7 @@ def test_what_cannot_be_compared_is_refused(
     path = tmp_path / "evaluation.json"
     path.write_text(json.dumps(document(result(1, 1.0)) | change))
     with pytest.raises(ArgumentError, match=words):
-        read_earlier(path, FACTS, VERSION)
+        read_earlier_result(path, FACTS, VERSION)
 
 
 @pytest.mark.parametrize(
@@ -195,11 +220,11 @@ def test_another_file_is_refused(tmp_path: Path, content: bytes, words: str) -> 
     path = tmp_path / "evaluation.json"
     path.write_bytes(content)
     with pytest.raises(ArgumentError, match=words):
-        read_earlier(path, FACTS, VERSION)
+        read_earlier_result(path, FACTS, VERSION)
 
 
 def test_no_result_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ArgumentError, match=r"Cannot read .*none\.json: No such file or directory\. Give"
     ):
-        read_earlier(tmp_path / "none.json", FACTS, VERSION)
+        read_earlier_result(tmp_path / "none.json", FACTS, VERSION)

@@ -4,19 +4,19 @@ from collections.abc import Sequence
 
 import pytest
 
-from t2i.evaluate.generation.chapters import Results, chapters_of
-from t2i.evaluate.generation.records import Batch, Picture, Run
-from t2i.evaluate.generation.sampling_choice import choose
+from t2i.evaluate.generation.chapters import GenerationResults, build_chapters
+from t2i.evaluate.generation.records import BatchRecord, PictureRecord, SamplingRun
+from t2i.evaluate.generation.sampling_choice import choose_sampling
 from t2i.evaluate.report.chapter import Figure, Table
 
 SCENES = 48
 
 
-def run(label: str, passes: int, right: int | Sequence[bool]) -> Run:
+def run(label: str, passes: int, right: int | Sequence[bool]) -> SamplingRun:
     """Pictures of which the first `right` show all that was said, or those that are told."""
     flags = [n < right for n in range(SCENES)] if isinstance(right, int) else right
     pictures = [
-        Picture(
+        PictureRecord(
             number=number,
             caption="",
             objects={},
@@ -27,18 +27,20 @@ def run(label: str, passes: int, right: int | Sequence[bool]) -> Run:
         )
         for number, flag in enumerate(flags)
     ]
-    return Run(label, float(label), [Batch(pictures=pictures, seconds=1.0, passes=passes * SCENES)])
+    return SamplingRun(
+        label, float(label), [BatchRecord(pictures=pictures, seconds=1.0, passes=passes * SCENES)]
+    )
 
 
 def test_the_cheapest_that_is_not_surely_worse_is_named() -> None:
     # 48 scenes of which the fewer are right also where the more are: 8 lost of 40 are no chance.
-    choice = choose([run("5", 10, 32), run("10", 20, 39), run("20", 40, 40)], own="20")
+    choice = choose_sampling([run("5", 10, 32), run("10", 20, 39), run("20", 40, 40)], own="20")
     assert choice is not None
     assert (choice.best.label, choice.cheapest.label) == ("20", "10")
-    assert choice.lost["10"].value == pytest.approx(-1 / SCENES)
-    assert choice.lost["5"].high is not None
-    assert choice.lost["5"].high < 0
-    assert "20" not in choice.lost
+    assert choice.losses["10"].value == pytest.approx(-1 / SCENES)
+    assert choice.losses["5"].high is not None
+    assert choice.losses["5"].high < 0
+    assert "20" not in choice.losses
 
 
 def test_scenes_are_compared_one_by_one() -> None:
@@ -47,7 +49,7 @@ def test_scenes_are_compared_one_by_one() -> None:
     others = [n >= 18 for n in range(SCENES)]  # 30 right, 12 of them where the best is wrong
     same = [n < 30 for n in range(SCENES)]
     for flags, cheapest in ((others, "5"), (same, "20")):
-        choice = choose([run("5", 10, flags), run("20", 40, best)], own="20")
+        choice = choose_sampling([run("5", 10, flags), run("20", 40, best)], own="20")
         assert choice is not None
         assert choice.cheapest.label == cheapest
 
@@ -55,28 +57,30 @@ def test_scenes_are_compared_one_by_one() -> None:
 def test_of_equally_cheap_ones_the_models_own_stays() -> None:
     runs = [run("2", 40, 41), run("3", 40, 40), run("4", 40, 42)]
     for own, cheapest in (("3", "3"), ("2", "2"), ("7", "4")):
-        choice = choose(runs, own)
+        choice = choose_sampling(runs, own)
         assert choice is not None
         assert (choice.best.label, choice.cheapest.label) == ("4", cheapest)
-    worse = choose([run("3", 40, 20), run("4", 40, 42)], own="3")
+    worse = choose_sampling([run("3", 40, 20), run("4", 40, 42)], own="3")
     assert worse is not None
     assert worse.cheapest.label == "4"
 
 
 def test_of_equally_good_ones_the_cheapest_is_the_best() -> None:
-    choice = choose([run("10", 20, 40), run("5", 10, 40), run("20", 40, 40)], own="20")
+    choice = choose_sampling([run("10", 20, 40), run("5", 10, 40), run("20", 40, 40)], own="20")
     assert choice is not None
     assert choice.best is choice.cheapest
     assert choice.best.label == "5"
 
 
 def test_without_flags_nothing_is_named() -> None:
-    assert choose([run("5", 10, []), run("20", 40, [])], own="20") is None
+    assert choose_sampling([run("5", 10, []), run("20", 40, [])], own="20") is None
 
 
 def test_the_table_says_what_the_model_does_what_is_best_and_what_is_enough() -> None:
     runs = [run("5", 10, 32), run("10", 20, 39), run("20", 40, 40)]
-    chapters = chapters_of(Results({}, {}, {"steps": runs}, {"steps": "20"}, "as usual"))
+    chapters = build_chapters(
+        GenerationResults({}, {}, {"steps": runs}, {"steps": "20"}, "as usual")
+    )
     (chapter,) = [one for one in chapters if one.name == "sampling"]
     tables = {block.name: block for block in chapter.blocks if isinstance(block, Table)}
     ((label, cells),) = tables["sampling_choice"].rows

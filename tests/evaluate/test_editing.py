@@ -9,23 +9,40 @@ import torch
 from t2i.attention import LocalBlend, Refine, Replace, Reweight, SelfReplace
 from t2i.attention.prompts.prompt_tokens import as_words
 from t2i.errors import ArgumentError
-from t2i.evaluate.editing.editing import Editing, EditingConfig
-from t2i.evaluate.editing.methods import METHODS, NONE, EditSettings, aimed_at, target_of
-from t2i.evaluate.editing.pairs import KINDS, Kind, Pair, mention_of, pair
-from t2i.evaluate.editing.records import Cost, EditedPair, TwoObjects
-from t2i.evaluate.editing.two_objects import HELPED, box_of, edit_of, layout_of_two
+from t2i.evaluate.editing.editing import EditingConfig, EditingPart
+from t2i.evaluate.editing.methods import (
+    METHODS,
+    NO_CONTROL,
+    EditSettings,
+    target_prompt,
+    with_target,
+)
+from t2i.evaluate.editing.pairs import (
+    CHANGE_TITLES,
+    ChangeKind,
+    PromptPair,
+    build_pair,
+    find_mention,
+)
+from t2i.evaluate.editing.records import CostRecord, PairRecord, TwoObjectsRecord
+from t2i.evaluate.editing.two_objects import (
+    CONTROLS,
+    build_edit,
+    find_two_object_layout,
+    region_box,
+)
 from t2i.evaluate.inspection.inspection import InspectionConfig
 from t2i.evaluate.report.chapter import Gallery, Table
-from t2i.evaluate.suite_part import Bench
-from t2i.scenes.held_out import held_out
+from t2i.evaluate.suite_part import EvaluationContext
+from t2i.scenes.held_out import load_held_out
 from t2i.scenes.scenes import Scenes, ScenesConfig
 from t2i.text.prompt import Prompt
-from tests.evaluate.tiny_bench import OBJECTS, tiny_bench
+from tests.evaluate.tiny_context import OBJECTS, tiny_context
 
 FEW = EditingConfig(
     swap=1, recolour=1, background=1, addition=1, strengthen=1, two=1, cost_rounds=1
 )
-PAIRS = [f"{kind}/0" for kind in KINDS]
+PAIRS = [f"{kind}/0" for kind in CHANGE_TITLES]
 SCENES = Scenes(ScenesConfig(size=32, seed=51, vocabulary=OBJECTS, max_objects=2))
 
 
@@ -35,32 +52,32 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bench(folder: Path) -> Bench:
-    return tiny_bench(folder)
+def context(folder: Path) -> EvaluationContext:
+    return tiny_context(folder)
 
 
 @pytest.fixture(scope="module")
-def part(bench: Bench) -> Editing:
-    return Editing(FEW, bench)
+def part(context: EvaluationContext) -> EditingPart:
+    return EditingPart(FEW, context)
 
 
 # pairs
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_pairs_are_a_function_of_seeds_and_differ_from_one_another(kind: Kind) -> None:
-    pairs = [pair(SCENES, kind, number) for number in range(12)]
+@pytest.mark.parametrize("kind", CHANGE_TITLES)
+def test_pairs_are_a_function_of_seeds_and_differ_from_one_another(kind: ChangeKind) -> None:
+    pairs = [build_pair(SCENES, kind, number) for number in range(12)]
     again = Scenes(SCENES.config)
-    assert pairs == [pair(again, kind, number) for number in range(12)]
+    assert pairs == [build_pair(again, kind, number) for number in range(12)]
     assert len({one.texts for one in pairs}) > 8
     others = Scenes(SCENES.config.model_copy(update={"seed": 52}))
-    assert pairs != [pair(others, kind, number) for number in range(12)]
+    assert pairs != [build_pair(others, kind, number) for number in range(12)]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_pair_differs_in_the_one_thing(kind: Kind) -> None:
+@pytest.mark.parametrize("kind", CHANGE_TITLES)
+def test_a_pair_differs_in_the_one_thing(kind: ChangeKind) -> None:
     for number in range(12):
-        one = pair(SCENES, kind, number)
+        one = build_pair(SCENES, kind, number)
         differ = [
             spot
             for spot, (a, b) in enumerate(zip_longest(one.source.spots, one.target.spots))
@@ -71,41 +88,41 @@ def test_a_pair_differs_in_the_one_thing(kind: Kind) -> None:
         assert (one.texts[0] == one.texts[1]) == (kind == "strengthen")
         for words, text in zip((one.source_word, one.target_word), one.texts, strict=True):
             assert all(word in text for word in as_words(words))
-        assert one.strong is None or one.strong in one.texts[1].split()
+        assert one.strengthened_word is None or one.strengthened_word in one.texts[1].split()
         added = len(one.target.caption.mentions) - len(one.source.caption.mentions)
         assert added == (kind == "addition")
 
 
 def test_one_more_object_is_put_in_behind_the_first_in_the_same_words() -> None:
     for number in range(12):
-        one = pair(SCENES, "addition", number)
+        one = build_pair(SCENES, "addition", number)
         (first,), (_, second) = one.source.caption.mentions, one.target.caption.mentions
         begin, end = one.texts[0][: first.span[1]], one.texts[0][first.span[1] :]
         assert one.texts[1].startswith(f"{begin} ")
         assert one.texts[1].endswith(second.word + end)
         assert one.texts[1][slice(*second.span)] == second.word == one.target_word
-        assert (one.source_word, one.kept) == ((), (one.source.spots[0].name,))
+        assert (one.source_word, one.unchanged_names) == ((), (one.source.spots[0].name,))
 
 
 def test_no_target_is_a_combination_that_training_never_shows() -> None:
     for number in range(40):
-        names = {spot.name for spot in pair(SCENES, "swap", number).target.spots}
-        assert names not in [set(one) for one in held_out().pairs]
-        spots = pair(SCENES, "recolour", number).target.spots
-        assert not held_out().colours & {(spot.name, spot.colour) for spot in spots}
+        names = {spot.name for spot in build_pair(SCENES, "swap", number).target.spots}
+        assert names not in [set(one) for one in load_held_out().pairs]
+        spots = build_pair(SCENES, "recolour", number).target.spots
+        assert not load_held_out().colours & {(spot.name, spot.colour) for spot in spots}
 
 
 def test_what_cannot_be_made_is_an_error_that_names_it() -> None:
     alone = Scenes(ScenesConfig(vocabulary=("apple",), max_objects=1))
     with pytest.raises(ArgumentError, match="None of 1000 scenes can be changed in 'another obj"):
-        pair(alone, "swap", 0)
+        build_pair(alone, "swap", 0)
 
 
-def test_kinds_that_the_objects_do_not_allow_are_left_out(bench: Bench) -> None:
+def test_kinds_that_the_objects_do_not_allow_are_left_out(context: EvaluationContext) -> None:
     class One:
-        pipe, objects, most_objects = bench.pipe, ("apple",), 1
+        pipe, objects, most_objects = context.pipe, ("apple",), 1
 
-    units = Editing(FEW, One()).units()  # type: ignore[arg-type]  # all that units() reads
+    units = EditingPart(FEW, One()).units()  # type: ignore[arg-type]  # all that units() reads
     assert "swap/0" not in units
     assert "two/0" not in units
     assert "background/0" in units
@@ -120,14 +137,14 @@ def test_seeds_are_not_those_of_inspection() -> None:
 # methods
 
 
-def swap() -> Pair:
-    return pair(SCENES, "swap", 0)
+def swap() -> PromptPair:
+    return build_pair(SCENES, "swap", 0)
 
 
-def test_methods_add_one_thing_after_the_other(part: Editing) -> None:
+def test_methods_add_one_thing_after_the_other(part: EditingPart) -> None:
     settings = EditSettings(blend_threshold=0.2)
     made = {name: make(part.editor, swap(), settings, 10) for name, make in METHODS.items()}
-    assert made[NONE] == []
+    assert made[NO_CONTROL] == []
     assert [type(edit) for edit in made["Replace / Refine"]] in ([Replace], [Refine])
     assert made["+ SelfReplace"][:-1] == made["Replace / Refine"]
     assert isinstance(made["+ SelfReplace"][-1], SelfReplace)
@@ -135,48 +152,53 @@ def test_methods_add_one_thing_after_the_other(part: Editing) -> None:
     blend = made["+ LocalBlend"][-1]
     assert isinstance(blend, LocalBlend)
     assert (blend.words, blend.threshold) == ((swap().source_word, swap().target_word), 0.2)
-    assert [edit.target for edit in aimed_at(made["+ LocalBlend"], 4)] == [4, 4, 4]
+    assert [edit.target for edit in with_target(made["+ LocalBlend"], 4)] == [4, 4, 4]
 
 
-def test_a_stronger_word_is_a_weight_in_the_maps_or_else_in_the_prompt(part: Editing) -> None:
-    stronger, settings = pair(SCENES, "strengthen", 0), EditSettings(weight=4, prompt_weight=1.3)
+def test_a_stronger_word_is_a_weight_in_the_maps_or_else_in_the_prompt(part: EditingPart) -> None:
+    stronger, settings = (
+        build_pair(SCENES, "strengthen", 0),
+        EditSettings(weight=4, prompt_weight=1.3),
+    )
     edits = METHODS["Replace / Refine"](part.editor, stronger, settings, 10)
-    assert stronger.strong is not None
-    assert [e.weights for e in edits if isinstance(e, Reweight)] == [{stronger.strong: 4}]
-    assert target_of(stronger, "Replace / Refine", settings) == stronger.texts[1]
-    plain = target_of(stronger, NONE, settings)
+    assert stronger.strengthened_word is not None
+    assert [e.weights for e in edits if isinstance(e, Reweight)] == [
+        {stronger.strengthened_word: 4}
+    ]
+    assert target_prompt(stronger, "Replace / Refine", settings) == stronger.texts[1]
+    plain = target_prompt(stronger, NO_CONTROL, settings)
     assert isinstance(plain, Prompt)
-    assert f"({stronger.strong}:1.3)" in plain.text
+    assert f"({stronger.strengthened_word}:1.3)" in plain.text
 
 
 def test_boxes_stand_as_the_caption_says() -> None:
     for relation, axis, first in (("left", 0, True), ("right", 0, False), ("below", 1, False)):
-        subject, other = (box_of(relation, first=one) for one in (True, False))  # type: ignore[arg-type]
+        subject, other = (region_box(relation, first=one) for one in (True, False))  # type: ignore[arg-type]
         assert (subject[axis] < other[axis]) == first
         assert subject[1 - axis] == other[1 - axis]
-    layout = layout_of_two(SCENES, 0)
+    layout = find_two_object_layout(SCENES, 0)
     assert layout is not None
-    excite, regions = (edit_of(name, layout, row) for row, name in enumerate(HELPED, start=1))
-    words = {mention_of(layout, spot).word for spot in (0, 1)}
+    excite, regions = (build_edit(name, layout, row) for row, name in enumerate(CONTROLS, start=1))
+    words = {find_mention(layout, spot).word for spot in (0, 1)}
     assert set(excite.words) == {region.words for region in regions.regions} == words  # type: ignore[attr-defined]
 
 
 # the part
 
 
-def test_its_units_are_pairs_prompts_of_two_and_costs(part: Editing) -> None:
-    costs = [f"cost/{name}" for name in (*METHODS, *HELPED) if name != NONE]
+def test_its_units_are_pairs_prompts_of_two_and_costs(part: EditingPart) -> None:
+    costs = [f"cost/{name}" for name in (*METHODS, *CONTROLS) if name != NO_CONTROL]
     assert part.units() == [*PAIRS, "two/0", *costs]
 
 
-def test_a_unit_gives_the_same_record_again_and_in_another_order(part: Editing) -> None:
+def test_a_unit_gives_the_same_record_again_and_in_another_order(part: EditingPart) -> None:
     units = ["swap/0", "two/0", "recolour/0"]
     first = {unit: part.measure(unit) for unit in units}
-    fresh = Editing(FEW, part.bench)
+    fresh = EditingPart(FEW, part.context)
     assert first == {unit: fresh.measure(unit) for unit in reversed(units)}
 
 
-def test_a_method_draws_beside_the_others_what_it_draws_alone(part: Editing) -> None:
+def test_a_method_draws_beside_the_others_what_it_draws_alone(part: EditingPart) -> None:
     told, settings = swap(), FEW.settings
     make = METHODS["+ SelfReplace"]
     steps = {"num_inference_steps": 4, "guidance_scale": 3.0, "output_type": "latent", "seed": 3}
@@ -185,24 +207,26 @@ def test_a_method_draws_beside_the_others_what_it_draws_alone(part: Editing) -> 
     several = part.editor(
         told.texts[0],
         [told.texts[1]] * 3,
-        edits=[*aimed_at(METHODS["ShareKeysValues"](part.editor, told, settings, 4), 1)]
-        + aimed_at(edits, 3),
+        edits=[*with_target(METHODS["ShareKeysValues"](part.editor, told, settings, 4), 1)]
+        + with_target(edits, 3),
         **steps,
     ).images
     torch.testing.assert_close(several[3], alone[1], rtol=0, atol=1e-4)
     assert (several[2] - several[3]).abs().max() > 1e-3
 
 
-def test_chapters_tell_every_method_of_every_kind(part: Editing, folder: Path) -> None:
+def test_chapters_tell_every_method_of_every_kind(part: EditingPart, folder: Path) -> None:
     records = {unit: part.measure(unit) for unit in part.units()}
-    edited = EditedPair.model_validate(records["strengthen/0"])
+    edited = PairRecord.model_validate(records["strengthen/0"])
     assert set(edited.methods) == {*METHODS, "WordWeights"}
-    TwoObjects.model_validate(records["two/0"])
-    assert len(Cost.model_validate(records["cost/+ LocalBlend"]).time) == 1
+    TwoObjectsRecord.model_validate(records["two/0"])
+    assert len(CostRecord.model_validate(records["cost/+ LocalBlend"]).time) == 1
 
-    (chapter,) = part.chapters(records)
+    (chapter,) = part.build_chapters(records)
     tables = {block.name: block for block in chapter.blocks if isinstance(block, Table)}
-    assert {"editing", "editing_two", "editing_cost", *(f"editing_{k}" for k in KINDS)} == {*tables}
+    assert {"editing", "editing_two", "editing_cost", *(f"editing_{k}" for k in CHANGE_TITLES)} == {
+        *tables
+    }
     for table in tables.values():
         assert all(len(cells) == len(table.heads) for _, cells in table.rows)
     assert [name for name, _ in tables["editing"].rows] == [*METHODS]
@@ -213,8 +237,10 @@ def test_chapters_tell_every_method_of_every_kind(part: Editing, folder: Path) -
     assert files
 
 
-def test_the_pipe_of_the_bench_keeps_its_scheduler(part: Editing, bench: Bench) -> None:
-    before = bench.pipe.scheduler
+def test_the_pipe_of_the_bench_keeps_its_scheduler(
+    part: EditingPart, context: EvaluationContext
+) -> None:
+    before = context.pipe.scheduler
     part.measure("swap/0")
-    assert bench.pipe.scheduler is before
-    assert bench.pipe.step_callbacks == []
+    assert context.pipe.scheduler is before
+    assert context.pipe.step_callbacks == []

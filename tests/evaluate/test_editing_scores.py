@@ -10,22 +10,22 @@ import pytest
 import torch
 from PIL import Image
 
-from t2i.evaluate.editing.caption_fit import cut_out, fits_of, place_of, words_of
-from t2i.evaluate.editing.cost import cost_of
-from t2i.evaluate.editing.pairs import Pair, mention_of, pair
+from t2i.evaluate.editing.caption_fit import crop, edited_box, score_pictures, target_words
+from t2i.evaluate.editing.cost import measure_cost
+from t2i.evaluate.editing.pairs import PromptPair, build_pair, find_mention
 from t2i.evaluate.editing.scores import (
-    MOST_DECIBELS,
-    all_true,
-    kept,
+    MAX_PSNR,
+    dilate,
+    is_success,
+    measure_similarity,
+    shows_whole_prompt,
     structure_distance,
-    succeeded,
-    to_stay,
-    widened,
+    unchanged_mask,
 )
-from t2i.scenes.caption_matcher import Agreement
-from t2i.scenes.recognised_objects import OWN, Found, Seen
+from t2i.scenes.caption_matcher import CaptionMatcher
+from t2i.scenes.recognised_objects import OWN_COLOUR, RecognisedObject, Recognition
 from t2i.scenes.scenes import Scenes, ScenesConfig
-from tests.evaluate.tiny_bench import OBJECTS, tiny_recogniser
+from tests.evaluate.tiny_context import OBJECTS, tiny_recogniser
 
 SIDE = 32
 WHOLE = np.ones((SIDE, SIDE), dtype=np.bool_)
@@ -42,27 +42,29 @@ def box(left: int, top: int, right: int, bottom: int) -> np.ndarray:
     return mask
 
 
-def seen(objects: Mapping[str, np.ndarray], background: str = "white", colour: str = OWN) -> Seen:
+def seen(
+    objects: Mapping[str, np.ndarray], background: str = "white", colour: str = OWN_COLOUR
+) -> Recognition:
     found = {}
     for name, mask in objects.items():
         rows, columns = mask.nonzero()
         centre = (columns.mean() + 0.5) / SIDE, (rows.mean() + 0.5) / SIDE
-        found[name] = Found(name, float(mask.mean()), centre, colour, mask)
+        found[name] = RecognisedObject(name, float(mask.mean()), centre, colour, mask)
     nothing = np.zeros(1, dtype=np.float32)
-    return Seen(found, background, 0.0, nothing, nothing[None, None])
+    return Recognition(found, background, 0.0, nothing, nothing[None, None])
 
 
 LEFT, RIGHT = box(2, 10, 12, 20), box(20, 10, 30, 20)
 
 
 def test_equal_pictures_are_equal_in_every_number() -> None:
-    same = kept(gray(90), gray(90), WHOLE)
+    same = measure_similarity(gray(90), gray(90), WHOLE)
     assert same is not None
-    assert (same.psnr, same.mse, same.ssim) == (MOST_DECIBELS, 0, pytest.approx(1))
+    assert (same.psnr, same.mse, same.ssim) == (MAX_PSNR, 0, pytest.approx(1))
 
 
 def test_a_picture_brighter_by_a_tenth_is_twenty_decibels_away() -> None:
-    found = kept(gray(0), Image.new("RGB", (SIDE, SIDE), (51, 51, 51)), WHOLE)
+    found = measure_similarity(gray(0), Image.new("RGB", (SIDE, SIDE), (51, 51, 51)), WHOLE)
     assert found is not None
     assert found.mse == pytest.approx(0.04)
     assert found.psnr == pytest.approx(-10 * math.log10(0.04))
@@ -72,13 +74,16 @@ def test_only_the_places_that_were_to_stay_are_counted() -> None:
     changed = np.full((SIDE, SIDE, 3), 90, dtype=np.uint8)
     changed[LEFT] = 200
     picture = Image.fromarray(changed)
-    inside, outside = kept(gray(90), picture, LEFT), kept(gray(90), picture, ~LEFT)
+    inside, outside = (
+        measure_similarity(gray(90), picture, LEFT),
+        measure_similarity(gray(90), picture, ~LEFT),
+    )
     assert inside is not None
     assert outside is not None
     assert inside.mse == pytest.approx((110 / 255) ** 2)
-    assert outside.psnr == MOST_DECIBELS
+    assert outside.psnr == MAX_PSNR
     assert inside.ssim < outside.ssim < 1  # its window reaches over the edge
-    assert kept(gray(90), picture, ~WHOLE) is None
+    assert measure_similarity(gray(90), picture, ~WHOLE) is None
 
 
 def test_the_structure_asks_for_the_layout_alone() -> None:
@@ -98,96 +103,96 @@ def test_structure_of_two_places_is_the_square_of_their_cosine() -> None:
 
 
 def test_a_mask_grows_to_every_side() -> None:
-    assert np.array_equal(widened(box(10, 10, 12, 12), 2), box(8, 8, 14, 14))
-    assert np.array_equal(widened(box(0, 0, 1, 1), 1), box(0, 0, 2, 2))
+    assert np.array_equal(dilate(box(10, 10, 12, 12), 2), box(8, 8, 14, 14))
+    assert np.array_equal(dilate(box(0, 0, 1, 1), 1), box(0, 0, 2, 2))
 
 
-def of_one(kind: str) -> Pair:
+def of_one(kind: str) -> PromptPair:
     """The first pair of a kind in which one object stands alone."""
-    found = (pair(SCENES, kind, number) for number in range(100))  # type: ignore[arg-type]
+    found = (build_pair(SCENES, kind, number) for number in range(100))  # type: ignore[arg-type]
     return next(one for one in found if len(one.source.spots) == 1)
 
 
 def test_a_swap_needs_the_new_and_not_the_old() -> None:
     swap = of_one("swap")
-    old, new = swap.names
+    old, new = swap.changed_names
     before = seen({old: LEFT})
-    assert succeeded(swap, before, seen({new: LEFT}))
-    assert not succeeded(swap, before, seen({new: LEFT, old: RIGHT}))
-    assert not succeeded(swap, before, seen({old: LEFT}))
-    assert not succeeded(swap, before, seen({}))
+    assert is_success(swap, before, seen({new: LEFT}))
+    assert not is_success(swap, before, seen({new: LEFT, old: RIGHT}))
+    assert not is_success(swap, before, seen({old: LEFT}))
+    assert not is_success(swap, before, seen({}))
 
 
 def test_a_recolour_needs_its_colour() -> None:
     recolour = of_one("recolour")
-    (name,) = recolour.names
+    (name,) = recolour.changed_names
     colour = recolour.target.spots[0].colour
     assert colour is not None
-    assert succeeded(recolour, seen({}), seen({name: LEFT}, colour=colour))
-    assert not succeeded(recolour, seen({}), seen({name: LEFT}))
+    assert is_success(recolour, seen({}), seen({name: LEFT}, colour=colour))
+    assert not is_success(recolour, seen({}), seen({name: LEFT}))
 
 
 def test_a_background_needs_to_be_the_new_one() -> None:
     change = of_one("background")
-    assert succeeded(change, seen({}), seen({}, background=change.target.background))
-    assert not succeeded(change, seen({}), seen({}, background=change.source.background))
+    assert is_success(change, seen({}), seen({}, background=change.target.background))
+    assert not is_success(change, seen({}), seen({}, background=change.source.background))
 
 
 @pytest.mark.parametrize(("word", "grown"), [("large", True), ("small", False)])
 def test_a_stronger_word_needs_a_larger_or_a_smaller_object(word: str, grown: bool) -> None:
-    stronger = replace(of_one("strengthen"), strong=word)
-    (name,) = stronger.names
+    stronger = replace(of_one("strengthen"), strengthened_word=word)
+    (name,) = stronger.changed_names
     small, large = box(10, 10, 20, 20), box(8, 8, 22, 22)
     before, after = ({name: small}, {name: large}) if grown else ({name: large}, {name: small})
-    assert succeeded(stronger, seen(before), seen(after))
-    assert not succeeded(stronger, seen(after), seen(before))
-    assert not succeeded(stronger, seen(before), seen(before))
-    assert not succeeded(stronger, seen({}), seen(after))
+    assert is_success(stronger, seen(before), seen(after))
+    assert not is_success(stronger, seen(after), seen(before))
+    assert not is_success(stronger, seen(before), seen(before))
+    assert not is_success(stronger, seen({}), seen(after))
 
 
 def test_what_was_to_stay_is_outside_of_both_or_inside_of_the_objects() -> None:
     swap, size = of_one("swap"), (SIDE, SIDE)
-    old, new = swap.names
-    stay = to_stay(swap, seen({old: LEFT}), seen({new: RIGHT, old: LEFT}), size)
+    old, new = swap.changed_names
+    stay = unchanged_mask(swap, seen({old: LEFT}), seen({new: RIGHT, old: LEFT}), size)
     assert not stay[LEFT].any()
     assert not stay[RIGHT].any()
     assert not stay[10, 12]  # a little around them
     assert stay[0, 0]
-    assert to_stay(swap, seen({}), seen({}), size).all()
+    assert unchanged_mask(swap, seen({}), seen({}), size).all()
 
     change = of_one("background")
-    (name,) = change.kept
+    (name,) = change.unchanged_names
     inner = box(3, 11, 11, 19)  # a little less than the object
-    assert np.array_equal(to_stay(change, seen({name: LEFT}), seen({}), size), inner)
-    assert not to_stay(change, seen({}), seen({name: LEFT}), size).any()
+    assert np.array_equal(unchanged_mask(change, seen({name: LEFT}), seen({}), size), inner)
+    assert not unchanged_mask(change, seen({}), seen({name: LEFT}), size).any()
 
 
 def test_everything_is_what_the_target_says() -> None:
     change = of_one("background")
-    (name,) = change.kept
-    colour = mention_of(change.target, 0).colour or OWN
+    (name,) = change.unchanged_names
+    colour = find_mention(change.target, 0).colour or OWN_COLOUR
     right = seen({name: LEFT}, change.target.background, colour)
-    assert all_true(change, right)
-    assert not all_true(change, seen({name: LEFT}, change.source.background, colour))
+    assert shows_whole_prompt(change, right)
+    assert not shows_whole_prompt(change, seen({name: LEFT}, change.source.background, colour))
 
 
 def test_the_edited_place_is_that_of_the_sources_object() -> None:
     swap = of_one("swap")
-    old, new = swap.names
-    square = place_of(swap, seen({old: box(10, 12, 20, 16), new: LEFT}), (SIDE, SIDE))
+    old, new = swap.changed_names
+    square = edited_box(swap, seen({old: box(10, 12, 20, 16), new: LEFT}), (SIDE, SIDE))
     assert square == (7, 6, 23, 22)  # 1.6 times 10 to a side, around (15, 14)
-    at_the_edge = place_of(swap, seen({old: box(0, 0, 10, 10)}), (SIDE, SIDE))
+    at_the_edge = edited_box(swap, seen({old: box(0, 0, 10, 10)}), (SIDE, SIDE))
     assert at_the_edge == (0, 0, 16, 16)
-    whole = place_of(swap, seen({old: WHOLE}), (SIDE, SIDE))
+    whole = edited_box(swap, seen({old: WHOLE}), (SIDE, SIDE))
     assert whole == (0, 0, SIDE, SIDE)
-    assert place_of(swap, seen({new: LEFT}), (SIDE, SIDE)) is None
-    assert place_of(of_one("background"), seen({old: LEFT}), (SIDE, SIDE)) is None
+    assert edited_box(swap, seen({new: LEFT}), (SIDE, SIDE)) is None
+    assert edited_box(of_one("background"), seen({old: LEFT}), (SIDE, SIDE)) is None
 
 
 def test_the_words_of_the_edited_place_are_the_targets_without_its_size() -> None:
     for number in range(40):
-        recolour = pair(SCENES, "recolour", number)
-        words = words_of(recolour)
+        recolour = build_pair(SCENES, "recolour", number)
+        words = target_words(recolour)
         assert recolour.spot is not None
         assert f"{recolour.target.spots[recolour.spot].colour} {recolour.target_word}" in words
         assert "large" not in words
@@ -209,28 +214,28 @@ def test_pictures_are_scored_by_the_prompt_and_places_by_their_words() -> None:
 
     swap = of_one("swap")
     pictures = [gray(value).resize((64, 64)) for value in (10, 20)]
-    there = seen({swap.names[0]: np.ones((64, 64), dtype=np.bool_)})
-    listed: Agreement = Listed()  # type: ignore[assignment]  # all that is asked of it
-    assert fits_of(listed, swap, there, pictures) == ([0.0, 0.25], [0.0, 0.25])
-    assert asked == [((64, 64), swap.texts[1])] * 2 + [((32, 32), words_of(swap))] * 2
-    assert fits_of(listed, swap, seen({}), pictures) == ([0.0, 0.25], [None, None])
+    there = seen({swap.changed_names[0]: np.ones((64, 64), dtype=np.bool_)})
+    listed: CaptionMatcher = Listed()  # type: ignore[assignment]  # all that is asked of it
+    assert score_pictures(listed, swap, there, pictures) == ([0.0, 0.25], [0.0, 0.25])
+    assert asked == [((64, 64), swap.texts[1])] * 2 + [((32, 32), target_words(swap))] * 2
+    assert score_pictures(listed, swap, seen({}), pictures) == ([0.0, 0.25], [None, None])
 
 
 def test_the_shipped_judge_tells_an_objects_place_from_its_neighbours() -> None:
-    agreement = Agreement.load()
+    caption_matcher = CaptionMatcher.load()
     scenes = Scenes(ScenesConfig(size=128, seed=5, vocabulary=OBJECTS, max_objects=2))
     better = []
     for number in range(20):
-        told, scene = pair(scenes, "recolour", number), scenes.scene(number * 1000)
+        told, scene = build_pair(scenes, "recolour", number), scenes.scene(number * 1000)
         if len(scene.objects) < 2:
             continue
         for one, other in ((0, 1), (1, 0)):
             here, there = scene.objects[one], scene.objects[other]
-            there_is = seen({told.names[0]: here.mask})
-            place = place_of(told, there_is, (128, 128))
+            there_is = seen({told.changed_names[0]: here.mask})
+            place = edited_box(told, there_is, (128, 128))
             assert place is not None
-            cut = cut_out(Image.fromarray(scene.pixels), place, 128)
-            own, others = agreement.score([cut, cut], [f"a {here.name}", f"a {there.name}"])
+            cut = crop(Image.fromarray(scene.pixels), place, 128)
+            own, others = caption_matcher.score([cut, cut], [f"a {here.name}", f"a {there.name}"])
             better.append(float(own) > float(others))
     assert len(better) >= 10
     assert sum(better) >= 0.9 * len(better)
@@ -240,7 +245,7 @@ def test_costs_say_nothing_on_stderr(capfd: pytest.CaptureFixture[str]) -> None:
     def work(steps: int) -> None:
         torch.zeros(10) + steps
 
-    cost_of("none", work, work, 1, 1, torch.device("cpu"))
+    measure_cost("none", work, work, 1, 1, torch.device("cpu"))
     assert capfd.readouterr() == ("", "")
 
 
@@ -252,7 +257,7 @@ def test_costs_are_taken_in_turns_beside_no_edit() -> None:
         torch.zeros(size) + 1
 
     plain, edited = partial(work, "plain", 1000), partial(work, "edited", 5000)
-    cost = cost_of("none", plain, edited, 20, 3, torch.device("cpu"))
+    cost = measure_cost("none", plain, edited, 20, 3, torch.device("cpu"))
     assert drawn == ["edited 4", "plain 4"] + ["plain 20", "edited 20"] * 3
     assert len(cost.time) == 3
     assert all(ratio > 0 for ratio in cost.time)

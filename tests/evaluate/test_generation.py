@@ -11,13 +11,17 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
-from t2i.evaluate.generation.chapters import Results, chapters_of, main
+from t2i.evaluate.generation.chapters import (
+    GenerationResults,
+    build_chapters,
+    build_generation_chapter,
+)
 from t2i.evaluate.generation.feature_distance import scenes_distance
-from t2i.evaluate.generation.generation import Generation, GenerationConfig
-from t2i.evaluate.generation.records import Batch, Picture, Run
+from t2i.evaluate.generation.generation import GenerationConfig, GenerationPart
+from t2i.evaluate.generation.records import BatchRecord, PictureRecord, SamplingRun
 from t2i.evaluate.report.chapter import Chapter, Figure, Gallery, Plot, Table
 from t2i.evaluate.scene_splits import SplitConfig
-from tests.evaluate.tiny_bench import tiny_bench
+from tests.evaluate.tiny_context import tiny_context
 
 T = TypeVar("T")
 CONFIG = GenerationConfig(
@@ -32,14 +36,14 @@ CONFIG = GenerationConfig(
 )
 
 
-def measured(part: Generation, unit: str) -> dict[str, Any]:
+def measured(part: GenerationPart, unit: str) -> dict[str, Any]:
     """A record as JSON gives it back."""
     record: dict[str, Any] = json.loads(json.dumps(part.measure(unit)))
     return record
 
 
 def test_units_are_batches_of_each_split_and_way_and_no_way_is_drawn_twice(tmp_path: Path) -> None:
-    part = Generation(CONFIG, tiny_bench(tmp_path))
+    part = GenerationPart(CONFIG, tiny_context(tmp_path))
     assert part.units() == [
         "seen/real/0-3",
         "seen/real/4-4",
@@ -56,14 +60,14 @@ def test_units_are_batches_of_each_split_and_way_and_no_way_is_drawn_twice(tmp_p
 
 
 def test_a_unit_measures_the_same_whatever_was_done_before(tmp_path: Path) -> None:
-    part = Generation(CONFIG, tiny_bench(tmp_path))
+    part = GenerationPart(CONFIG, tiny_context(tmp_path))
     unit = "sweep/drawn/steps=2,guidance=3/0-3"
     first = measured(part, unit)
-    own = part.bench.pipe.scheduler
+    own = part.context.pipe.scheduler
     measured(part, "sweep/drawn/steps=2,guidance=3,sampler=euler/0-3")
-    assert part.bench.pipe.scheduler is own
+    assert part.context.pipe.scheduler is own
     torch.manual_seed(123)
-    again = measured(Generation(CONFIG, tiny_bench(tmp_path)), unit)
+    again = measured(GenerationPart(CONFIG, tiny_context(tmp_path)), unit)
     assert first["pictures"] == again["pictures"]
     other = measured(part, "sweep/drawn/steps=2,guidance=1/0-3")
     assert [p["features"] for p in other["pictures"]] != [p["features"] for p in first["pictures"]]
@@ -80,10 +84,10 @@ def test_a_unit_measures_the_same_whatever_was_done_before(tmp_path: Path) -> No
 def test_a_picture_costs_the_rows_that_the_denoiser_is_called_with(
     tmp_path: Path, way: str, passes: int
 ) -> None:
-    part = Generation(CONFIG, tiny_bench(tmp_path))
-    batch = Batch.model_validate(measured(part, f"sweep/{way}/0-3"))
-    assert Run("", 0.0, [batch]).passes == passes
-    assert not part.bench.pipe.unet._forward_pre_hooks
+    part = GenerationPart(CONFIG, tiny_context(tmp_path))
+    batch = BatchRecord.model_validate(measured(part, f"sweep/{way}/0-3"))
+    assert SamplingRun("", 0.0, [batch]).passes == passes
+    assert not part.context.pipe.unet._forward_pre_hooks
     assert measured(part, "seen/real/0-3")["passes"] == 0
 
 
@@ -106,7 +110,7 @@ def test_a_picture_is_the_one_its_own_seed_draws_alone(tmp_path: Path) -> None:
     }
     found = {}
     for name, config in parts.items():
-        part = Generation(config, tiny_bench(tmp_path / name))
+        part = GenerationPart(config, tiny_context(tmp_path / name))
         fact = measured(part, units[name])["pictures"][-1 if name == "alone" else 2]
         (path,) = (tmp_path / name).rglob("0002-*.png")
         found[name] = fact["caption"], np.asarray(Image.open(path)).astype(int)
@@ -116,9 +120,9 @@ def test_a_picture_is_the_one_its_own_seed_draws_alone(tmp_path: Path) -> None:
 
 
 def test_chapters_tell_of_all_pictures_and_of_every_way(tmp_path: Path) -> None:
-    part = Generation(CONFIG, tiny_bench(tmp_path))
+    part = GenerationPart(CONFIG, tiny_context(tmp_path))
     records = {unit: measured(part, unit) for unit in part.units()}
-    chapters = {chapter.name: chapter for chapter in part.chapters(records)}
+    chapters = {chapter.name: chapter for chapter in part.build_chapters(records)}
     assert [*chapters] == ["recogniser", "generation", "sampling", "pictures"]
     table = block(chapters["generation"], "generation", Table)
     assert table.heads == ["seen", "held out", "held out - seen"]
@@ -135,15 +139,15 @@ def test_chapters_tell_of_all_pictures_and_of_every_way(tmp_path: Path) -> None:
 
 
 def test_a_model_with_no_held_out_combination_is_judged_without(tmp_path: Path) -> None:
-    bench = tiny_bench(tmp_path)
-    part = Generation(CONFIG, replace(bench, objects=("apple", "cat", "dog"), most_objects=1))
+    context = tiny_context(tmp_path)
+    part = GenerationPart(CONFIG, replace(context, objects=("apple", "cat", "dog"), max_objects=1))
     assert {unit.split("/")[0] for unit in part.units()} == {"seen", "sweep"}
     records = {unit: measured(part, unit) for unit in part.units()}
-    table = block(part.chapters(records)[1], "generation", Table)
+    table = block(part.build_chapters(records)[1], "generation", Table)
     assert table.heads == ["seen"]
 
 
-def picture(number: int, right: dict[str, list[bool]], **facts: Any) -> Picture:
+def picture(number: int, right: dict[str, list[bool]], **facts: Any) -> PictureRecord:
     settings: dict[str, Any] = {
         "caption": f"scene {number}",
         "objects": {},
@@ -152,18 +156,20 @@ def picture(number: int, right: dict[str, list[bool]], **facts: Any) -> Picture:
         "features": [float(number), float(number % 3)],
         "file": f"{number}.png",
     }
-    return Picture(number=number, right=right, **settings | facts)
+    return PictureRecord(number=number, right=right, **settings | facts)
 
 
-def run_of(*pictures: Picture, label: str = "") -> Run:
-    return Run(label, 0.0, [Batch(pictures=list(pictures), seconds=2.0, passes=0)])
+def run_of(*pictures: PictureRecord, label: str = "") -> SamplingRun:
+    return SamplingRun(label, 0.0, [BatchRecord(pictures=list(pictures), seconds=2.0, passes=0)])
 
 
 def test_worst_and_best_are_ranked_by_what_is_wrong_then_by_number() -> None:
     flags = [[True, True], [False, False], [True, False], [False, True], [True, True], [True, True]]
     pictures = [picture(n, {"each": f, "both": [all(f)]}) for n, f in enumerate(flags)]
-    results = Results({"seen": run_of(*pictures)}, {"seen": run_of(*pictures)}, {}, {}, "as usual")
-    galleries = {b.name: b for b in chapters_of(results)[-1].blocks if isinstance(b, Gallery)}
+    results = GenerationResults(
+        {"seen": run_of(*pictures)}, {"seen": run_of(*pictures)}, {}, {}, "as usual"
+    )
+    galleries = {b.name: b for b in build_chapters(results)[-1].blocks if isinstance(b, Gallery)}
     assert [file for file, _ in galleries["worst_seen"].pictures] == ["1.png", "2.png", "3.png"]
     assert [file for file, _ in galleries["best_seen"].pictures] == ["0.png", "4.png", "5.png"]
     assert galleries["worst_seen"].pictures[0][1] == "scene 1 [object missing]"
@@ -174,14 +180,14 @@ def test_worst_and_best_are_ranked_by_what_is_wrong_then_by_number() -> None:
 def test_the_control_pools_both_splits_and_stands_beside_real_scenes() -> None:
     drawn = [picture(n, {"one": [True]}, right_by_another={"one": [n == 0]}) for n in range(4)]
     real = [picture(n, {"one": [True]}, right_by_another={"one": [False]}) for n in range(4)]
-    results = Results(
+    results = GenerationResults(
         {"seen": run_of(*real), "held_out": run_of(*real)},
         {"seen": run_of(*drawn), "held_out": run_of(*drawn[1:])},
         {},
         {},
         "as usual",
     )
-    table = block(main(results), "control", Table)
+    table = block(build_generation_chapter(results), "control", Table)
     ((label, cells),) = table.rows
     figures = [cell for cell in cells if isinstance(cell, Figure)]
     assert label == "one object"

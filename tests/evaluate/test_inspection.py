@@ -8,23 +8,27 @@ from diffusers import DDPMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscr
 
 from t2i.attention import Sites, attend
 from t2i.errors import ModelError
-from t2i.evaluate.inspection.daam_package import DaamError, maps_of_daam
-from t2i.evaluate.inspection.inspection import CHOICE, Inspection, InspectionConfig
-from t2i.evaluate.inspection.known_picture_run import along_picture, beside, schedule_at
-from t2i.evaluate.inspection.records import ALL, Choice, Shown
+from t2i.evaluate.inspection.daam_package import DaamError, daam_heat_maps
+from t2i.evaluate.inspection.inspection import CHOICE_UNIT, InspectionConfig, InspectionPart
+from t2i.evaluate.inspection.known_picture_run import (
+    known_picture_scheduler,
+    noise_schedule_at,
+    with_scheduler,
+)
+from t2i.evaluate.inspection.records import ALL_LEVELS, Calibration, SceneRecord
 from t2i.evaluate.inspection.scene_heat_maps import (
     METHODS,
-    heat_of_picture,
-    of_sites,
+    find_word_tokens,
+    level_windows,
     other_word,
-    told,
-    windows,
+    probe_real_picture,
+    restrict_to_sites,
 )
 from t2i.evaluate.report.chapter import Table
 from t2i.evaluate.scene_splits import SplitConfig
-from t2i.evaluate.suite_part import Bench
+from t2i.evaluate.suite_part import EvaluationContext
 from t2i.randomness import derive_generator
-from tests.evaluate.tiny_bench import tiny_bench
+from tests.evaluate.tiny_context import tiny_context
 
 FEW = InspectionConfig(
     choose=SplitConfig(seed=41, count=2),
@@ -41,17 +45,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bench(folder: Path) -> Bench:
-    return tiny_bench(folder)
+def context(folder: Path) -> EvaluationContext:
+    return tiny_context(folder)
 
 
 @pytest.fixture(scope="module")
-def part(bench: Bench) -> Inspection:
-    return Inspection(FEW, bench)
+def part(context: EvaluationContext) -> InspectionPart:
+    return InspectionPart(FEW, context)
 
 
-def test_its_units_are_the_choice_and_every_scene(part: Inspection) -> None:
-    expected = [CHOICE, "seen/0", "seen/1", "held_out/0", "drawn/0", "drawn/1"]
+def test_its_units_are_the_choice_and_every_scene(part: InspectionPart) -> None:
+    expected = [CHOICE_UNIT, "seen/0", "seen/1", "held_out/0", "drawn/0", "drawn/1"]
     assert part.units() == expected
 
 
@@ -61,36 +65,38 @@ def test_no_split_shares_a_seed_with_another() -> None:
     assert len({split.seed for split in splits}) == len(splits)
 
 
-def test_a_unit_gives_the_same_record_again_and_in_another_order(part: Inspection) -> None:
-    units = [CHOICE, "seen/1", "drawn/0"]
+def test_a_unit_gives_the_same_record_again_and_in_another_order(part: InspectionPart) -> None:
+    units = [CHOICE_UNIT, "seen/1", "drawn/0"]
     first = {unit: part.measure(unit) for unit in units}
-    fresh = Inspection(FEW, part.bench)
+    fresh = InspectionPart(FEW, part.context)
     again = {unit: fresh.measure(unit) for unit in reversed(units)}
     assert first == again
 
 
-def test_records_say_all_methods_and_sites_of_each_word(part: Inspection) -> None:
-    shown = Shown.model_validate(part.measure("held_out/0"))
+def test_records_say_all_methods_and_sites_of_each_word(part: InspectionPart) -> None:
+    shown = SceneRecord.model_validate(part.measure("held_out/0"))
     scene = part.scenes["held_out"].scene(0)
     assert [one.word for one in shown.objects] == [placed.word for placed in scene.objects]
-    choice = Choice.model_validate(part.measure(CHOICE))
+    choice = Calibration.model_validate(part.measure(CHOICE_UNIT))
     assert set(shown.objects[0].sites) == set(choice.site_ious)
     assert set(shown.objects[0].methods) == set(METHODS)
-    assert set(shown.objects[0].methods["default"]) == {ALL, "0.8", "0.3"}
-    leaks = [one.methods["default"][ALL].leakage is None for one in shown.objects]
+    assert set(shown.objects[0].methods["default"]) == {ALL_LEVELS, "0.8", "0.3"}
+    leaks = [one.methods["default"][ALL_LEVELS].leakage is None for one in shown.objects]
     assert all(leak == (len(scene.objects) == 1) for leak in leaks)
 
 
-def test_the_best_sites_are_the_first_of_the_ranking(part: Inspection) -> None:
+def test_the_best_sites_are_the_first_of_the_ranking(part: InspectionPart) -> None:
     choice = part.choice
     assert choice.sites == [*choice.site_ious][: len(choice.sites)]
     ious = [*choice.site_ious.values()]
     assert ious == sorted(ious, reverse=True)
 
 
-def test_chapters_have_a_row_for_each_method_and_say_what_does_not_run(part: Inspection) -> None:
+def test_chapters_have_a_row_for_each_method_and_say_what_does_not_run(
+    part: InspectionPart,
+) -> None:
     records = {unit: part.measure(unit) for unit in part.units()}
-    (chapter,) = part.chapters(records)
+    (chapter,) = part.build_chapters(records)
     tables = {block.name: block for block in chapter.blocks if isinstance(block, Table)}
     assert {"inspection_seen", "inspection_held_out", "inspection_sites"} <= tables.keys()
     rows = dict(tables["inspection_seen"].rows)
@@ -100,16 +106,20 @@ def test_chapters_have_a_row_for_each_method_and_say_what_does_not_run(part: Ins
     assert daam.startswith(("not installed", "does not run"))
 
 
-def test_the_run_shows_the_denoiser_the_picture_and_nothing_it_predicts(bench: Bench) -> None:
-    part = Inspection(FEW, bench)
+def test_the_run_shows_the_denoiser_the_picture_and_nothing_it_predicts(
+    context: EvaluationContext,
+) -> None:
+    part = InspectionPart(FEW, context)
     scene = part.scenes["seen"].scene(0)
-    scheduler = along_picture(bench.pipe, scene.pixels, (0.8, 0.3), derive_generator(0, "noise"))
+    scheduler = known_picture_scheduler(
+        context.pipe, scene.pixels, (0.8, 0.3), derive_generator(0, "noise")
+    )
     read: list[torch.Tensor] = []
-    hook = bench.pipe.unet.register_forward_pre_hook(
+    hook = context.pipe.unet.register_forward_pre_hook(
         lambda _module, args: read.append(args[0].clone())
     )
     try:
-        beside(bench.pipe, scheduler)(
+        with_scheduler(context.pipe, scheduler)(
             scene.caption,
             latents=scheduler.noised[0],
             num_inference_steps=2,
@@ -127,7 +137,7 @@ def test_the_run_shows_the_denoiser_the_picture_and_nothing_it_predicts(bench: B
 def test_noise_is_added_as_diffusers_adds_it() -> None:
     for kind in ("epsilon", "v_prediction"):
         theirs = DDPMScheduler(prediction_type=kind, rescale_betas_zero_snr=kind != "epsilon")
-        timesteps, alpha, sigma = schedule_at(theirs, (0.9, 0.25))
+        timesteps, alpha, sigma = noise_schedule_at(theirs, (0.9, 0.25))
         assert timesteps.tolist() == [900, 250]
         clean, noise = torch.randn(2, 1, 4, 4), torch.randn(2, 1, 4, 4)
         ours = alpha.view(-1, 1, 1, 1) * clean + sigma.view(-1, 1, 1, 1) * noise
@@ -135,13 +145,13 @@ def test_noise_is_added_as_diffusers_adds_it() -> None:
 
 
 def test_a_scheduler_of_scaled_latents_tells_the_model_the_same() -> None:
-    timesteps, alpha, sigma = schedule_at(EulerDiscreteScheduler(), (0.5,))
+    timesteps, alpha, sigma = noise_schedule_at(EulerDiscreteScheduler(), (0.5,))
     assert timesteps.tolist() == [500]
     assert float(alpha**2 + sigma**2) == pytest.approx(1)
 
 
 def test_of_a_flow_the_level_is_the_share_of_noise() -> None:
-    timesteps, alpha, sigma = schedule_at(FlowMatchEulerDiscreteScheduler(), (0.75,))
+    timesteps, alpha, sigma = noise_schedule_at(FlowMatchEulerDiscreteScheduler(), (0.75,))
     assert (timesteps.tolist(), alpha.tolist(), sigma.tolist()) == ([750.0], [0.25], [0.75])
 
 
@@ -150,19 +160,23 @@ def test_a_scheduler_without_a_schedule_is_refused() -> None:
         config = {"num_train_timesteps": 1000}
 
     with pytest.raises(ModelError, match="A Odd does not say how much noise a timestep means"):
-        schedule_at(Odd(), (0.5,))
+        noise_schedule_at(Odd(), (0.5,))
 
 
-def test_maps_of_some_sites_are_those_of_a_probe_of_these_sites(bench: Bench) -> None:
-    part = Inspection(FEW, bench)
+def test_maps_of_some_sites_are_those_of_a_probe_of_these_sites(context: EvaluationContext) -> None:
+    part = InspectionPart(FEW, context)
     scene = part.scenes["seen"].scene(0)
-    heat = heat_of_picture(bench.pipe, scene, FEW.levels, derive_generator(0, "noise"))
-    maps = heat.maps["default", ALL]
+    heat = probe_real_picture(context.pipe, scene, FEW.levels, derive_generator(0, "noise"))
+    maps = heat.maps["default", ALL_LEVELS]
     site = maps.sites[-1].name
 
-    scheduler = along_picture(bench.pipe, scene.pixels, FEW.levels, derive_generator(0, "noise"))
-    along = beside(bench.pipe, scheduler)
-    words, _ = told(bench.pipe, scene.caption, [(p.word, p.span) for p in scene.objects])
+    scheduler = known_picture_scheduler(
+        context.pipe, scene.pixels, FEW.levels, derive_generator(0, "noise")
+    )
+    along = with_scheduler(context.pipe, scheduler)
+    words, _ = find_word_tokens(
+        context.pipe, scene.caption, [(p.word, p.span) for p in scene.objects]
+    )
     with attend(along) as attn:
         probed = attn.probe(*words, sites=Sites(name=f"^{site}$"))
         along(
@@ -173,17 +187,17 @@ def test_maps_of_some_sites_are_those_of_a_probe_of_these_sites(bench: Bench) ->
             output_type="latent",
         )
     for word in heat.words:
-        assert torch.equal(of_sites(maps, [site])[word], probed[word])
+        assert torch.equal(restrict_to_sites(maps, [site])[word], probed[word])
 
 
 def test_every_level_is_a_step_of_its_own() -> None:
-    assert windows((0.8, 0.3)) == {ALL: None, "0.8": (0, 1), "0.3": (1, 2)}
+    assert level_windows((0.8, 0.3)) == {ALL_LEVELS: None, "0.8": (0, 1), "0.3": (1, 2)}
 
 
-def test_a_word_that_stands_twice_is_read_where_it_is_meant(bench: Bench) -> None:
+def test_a_word_that_stands_twice_is_read_where_it_is_meant(context: EvaluationContext) -> None:
     caption = "an orange cat and an orange"
-    first, _ = told(bench.pipe, caption, [("orange", (3, 9))])
-    second, _ = told(bench.pipe, caption, [("orange", (21, 27))])
+    first, _ = find_word_tokens(context.pipe, caption, [("orange", (3, 9))])
+    second, _ = find_word_tokens(context.pipe, caption, [("orange", (21, 27))])
     assert max(first[0]) < min(second[0])
 
 
@@ -192,12 +206,12 @@ def test_the_other_word_is_the_next_object_or_else_the_last_word() -> None:
     assert other_word("on a blue background, a cat", [("cat", (24, 27))], 0)[1] == (22, 23)
 
 
-def test_the_package_daam_is_said_to_be_missing_or_not_to_run(bench: Bench) -> None:
-    scene = Inspection(FEW, bench).scenes["seen"].scene(0)
+def test_the_package_daam_is_said_to_be_missing_or_not_to_run(context: EvaluationContext) -> None:
+    scene = InspectionPart(FEW, context).scenes["seen"].scene(0)
     with pytest.raises(DaamError, match="not installed: pip install daam|does not run: "):
-        maps_of_daam(bench.pipe, scene, FEW.levels, derive_generator(0, "noise"))
+        daam_heat_maps(context.pipe, scene, FEW.levels, derive_generator(0, "noise"))
 
 
-def test_pictures_are_kept_beside_the_records(part: Inspection, folder: Path) -> None:
-    shown = Shown.model_validate(part.measure("seen/0"))
+def test_pictures_are_kept_beside_the_records(part: InspectionPart, folder: Path) -> None:
+    shown = SceneRecord.model_validate(part.measure("seen/0"))
     assert (folder / "inspection" / "seen" / shown.file).is_file()

@@ -3,8 +3,14 @@
 import pytest
 import torch
 
-from t2i.evaluate.inspection.map_scores import THRESHOLDS, centred, overlap, stretched, to_picture
-from t2i.evaluate.inspection.records import best_threshold, by_iou, scores_of
+from t2i.evaluate.inspection.map_scores import (
+    THRESHOLDS,
+    centred_blob,
+    measure_overlap,
+    rescale,
+    resize_map,
+)
+from t2i.evaluate.inspection.records import best_threshold, map_scores, rank_by_iou
 
 HALF = THRESHOLDS.index(0.5)
 
@@ -19,13 +25,13 @@ MASK, ELSEWHERE = boxed(1, 5, 1, 5), boxed(6, 8, 6, 8)
 
 
 def test_a_map_that_is_its_mask_has_every_score_at_its_best() -> None:
-    found = overlap(MASK.float() * 3 - 7, MASK, ELSEWHERE)
+    found = measure_overlap(MASK.float() * 3 - 7, MASK, ELSEWHERE)
     assert found.ious == (1.0,) * len(THRESHOLDS)
     assert (found.best_iou, found.pointing, found.precision, found.leakage) == (1, True, 1, 0)
 
 
 def test_a_map_of_the_other_object_alone_leaks_all_it_has() -> None:
-    found = overlap(ELSEWHERE.float(), MASK, ELSEWHERE)
+    found = measure_overlap(ELSEWHERE.float(), MASK, ELSEWHERE)
     assert found.ious == (0.0,) * len(THRESHOLDS)
     assert (found.pointing, found.leakage) == (False, 1)
     # At its lowest value a map is the whole picture.
@@ -33,7 +39,7 @@ def test_a_map_of_the_other_object_alone_leaks_all_it_has() -> None:
 
 
 def test_half_of_the_mask_is_half_of_the_union() -> None:
-    found = overlap(boxed(1, 5, 1, 3).float(), MASK)
+    found = measure_overlap(boxed(1, 5, 1, 3).float(), MASK)
     assert found.ious[HALF] == pytest.approx(8 / 16)
     assert found.precision == pytest.approx(8 / 16 * 1 + 8 / 16 * 16 / 64)
     assert found.leakage is None
@@ -41,14 +47,14 @@ def test_half_of_the_mask_is_half_of_the_union() -> None:
 
 def test_the_threshold_decides_between_two_heights() -> None:
     map_HW = MASK.float() + 0.3 * ELSEWHERE.float()
-    found = overlap(map_HW, MASK, ELSEWHERE)
+    found = measure_overlap(map_HW, MASK, ELSEWHERE)
     assert found.ious[THRESHOLDS.index(0.25)] == pytest.approx(16 / 20)
     assert found.ious[THRESHOLDS.index(0.35)] == 1.0
     assert found.leakage == pytest.approx(0.3 * 4 / (16 + 0.3 * 4))
 
 
 def test_a_map_that_is_the_same_everywhere_says_nothing() -> None:
-    found = overlap(torch.full((8, 8), 0.7), MASK, ELSEWHERE)
+    found = measure_overlap(torch.full((8, 8), 0.7), MASK, ELSEWHERE)
     assert found.best_iou == pytest.approx(16 / 64)
     assert found.precision == pytest.approx(16 / 64)
     assert found.leakage == 0.0
@@ -57,32 +63,36 @@ def test_a_map_that_is_the_same_everywhere_says_nothing() -> None:
 def test_the_best_iou_takes_equal_values_together() -> None:
     # Half of the mask is as hot as as many places beside it: no threshold parts them.
     map_HW = (boxed(1, 5, 1, 3) | boxed(1, 5, 5, 7)).float()
-    assert overlap(map_HW, MASK).best_iou == pytest.approx(8 / 24)
+    assert measure_overlap(map_HW, MASK).best_iou == pytest.approx(8 / 24)
 
 
 def test_stretching_changes_no_score() -> None:
     map_HW = torch.rand(8, 8, generator=torch.Generator().manual_seed(0))
-    assert stretched(map_HW).min() == 0
-    assert stretched(map_HW).max() == 1
-    assert overlap(map_HW * 0.01 + 4, MASK).pointing == overlap(map_HW, MASK).pointing
-    assert overlap(map_HW * 0.01, MASK).precision == pytest.approx(overlap(map_HW, MASK).precision)
+    assert rescale(map_HW).min() == 0
+    assert rescale(map_HW).max() == 1
+    assert (
+        measure_overlap(map_HW * 0.01 + 4, MASK).pointing == measure_overlap(map_HW, MASK).pointing
+    )
+    assert measure_overlap(map_HW * 0.01, MASK).precision == pytest.approx(
+        measure_overlap(map_HW, MASK).precision
+    )
 
 
 def test_the_chosen_threshold_is_the_best_of_the_mean() -> None:
-    low = overlap(MASK.float() + 0.3 * ELSEWHERE.float(), MASK)
-    high = overlap(MASK.float() * 0.6 + boxed(1, 2, 1, 2).float() * 0.4, MASK)
+    low = measure_overlap(MASK.float() + 0.3 * ELSEWHERE.float(), MASK)
+    high = measure_overlap(MASK.float() * 0.6 + boxed(1, 2, 1, 2).float() * 0.4, MASK)
     threshold, iou = best_threshold([low, high])
     assert (threshold, iou) == (0.35, 1.0)
-    assert scores_of(high, 0.35).iou == 1.0
-    assert scores_of(high, 0.65).iou == pytest.approx(1 / 16)
+    assert map_scores(high, 0.35).iou == 1.0
+    assert map_scores(high, 0.65).iou == pytest.approx(1 / 16)
 
 
 def test_sites_are_ranked_by_iou_and_then_by_name() -> None:
-    assert [*by_iou({"b": 0.5, "c": 0.7, "a": 0.5})] == ["c", "a", "b"]
+    assert [*rank_by_iou({"b": 0.5, "c": 0.7, "a": 0.5})] == ["c", "a", "b"]
 
 
 def test_the_blob_is_in_the_middle_and_maps_become_as_large_as_the_picture() -> None:
-    blob_HW = centred((9, 9))
+    blob_HW = centred_blob((9, 9))
     assert divmod(int(blob_HW.argmax()), 9) == (4, 4)
     assert torch.equal(blob_HW, blob_HW.flip(0, 1))
-    assert to_picture(torch.rand(4, 4), (8, 12)).shape == (8, 12)
+    assert resize_map(torch.rand(4, 4), (8, 12)).shape == (8, 12)

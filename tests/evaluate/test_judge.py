@@ -1,12 +1,18 @@
 """What a caption says, and whether a picture written down by hand shows it."""
 
-from t2i.evaluate.generation.judge import KINDS, Said, judge, judge_by_another, said
-from t2i.scenes.recognised_objects import OWN, Seen
+from t2i.evaluate.generation.judge import (
+    CRITERIA,
+    CaptionStatement,
+    caption_statement,
+    judge_by_other_caption,
+    judge_statement,
+)
+from t2i.scenes.recognised_objects import OWN_COLOUR, Recognition
 from t2i.scenes.scenes import Scenes, ScenesConfig
-from t2i.scenes.sprites import HUES, things
-from tests.evaluate.made import at, seen_of
+from t2i.scenes.sprites import HUES, vocabulary_objects
+from tests.evaluate.recognitions import at, seen_of
 
-APPLE_AND_CAT = Said(
+APPLE_AND_CAT = CaptionStatement(
     text="a blue apple to the left of a cat on a white background",
     objects=("apple", "cat"),
     colours=(("apple", "blue", True),),
@@ -15,14 +21,14 @@ APPLE_AND_CAT = Said(
 )
 
 
-def truth(scenes: Scenes, number: int) -> Seen:
+def truth(scenes: Scenes, number: int) -> Recognition:
     """A real scene, as a recogniser without errors would tell of it."""
     scene, layout = scenes.scene(number), scenes.layout(number)
     places = {}
     for placed in scene.objects:
         (spot,) = (spot for spot in layout.spots if spot.name == placed.name)
-        colour = placed.colour or things()[placed.name].colour
-        places[placed.name] = (colour if colour in HUES else OWN, spot.centre)
+        colour = placed.colour or vocabulary_objects()[placed.name].colour
+        places[placed.name] = (colour if colour in HUES else OWN_COLOUR, spot.centre)
     return seen_of(scene.background, **places)
 
 
@@ -31,20 +37,24 @@ def test_what_captions_say_is_true_of_their_scenes() -> None:
         scenes = Scenes(ScenesConfig(size=32, seed=9, split=split, length=300))
         met: set[str] = set()
         for number in range(300):
-            judged = judge(said(scenes.layout(number)), truth(scenes, number))
+            judged = judge_statement(
+                caption_statement(scenes.layout(number)), truth(scenes, number)
+            )
             assert all(all(flags) for flags in judged.values()), scenes.layout(number).caption
             met |= judged.keys()
-        assert met == KINDS.keys()
+        assert met == CRITERIA.keys()
 
 
 def test_only_what_is_said_is_asked() -> None:
-    lone = Said("a cat", ("cat",), (), (), None)
-    assert judge(lone, seen_of("teal", cat=at(0.5, 0.5, "blue"))) == {
+    lone = CaptionStatement("a cat", ("cat",), (), (), None)
+    assert judge_statement(lone, seen_of("teal", cat=at(0.5, 0.5, "blue"))) == {
         "one": [True],
         "nothing_else": [True],
         "everything": [True],
     }
-    assert judge(APPLE_AND_CAT, seen_of("white", apple=at(0.2, 0.5, "blue"), cat=at(0.8, 0.5))) == {
+    assert judge_statement(
+        APPLE_AND_CAT, seen_of("white", apple=at(0.2, 0.5, "blue"), cat=at(0.8, 0.5))
+    ) == {
         "each": [True, True],
         "both": [True],
         "relation": [True],
@@ -57,8 +67,10 @@ def test_only_what_is_said_is_asked() -> None:
 
 
 def test_each_mistake_is_counted_where_it_belongs() -> None:
-    def wrong(seen: Seen) -> set[str]:
-        return {kind for kind, flags in judge(APPLE_AND_CAT, seen).items() if not all(flags)}
+    def wrong(seen: Recognition) -> set[str]:
+        return {
+            kind for kind, flags in judge_statement(APPLE_AND_CAT, seen).items() if not all(flags)
+        }
 
     apple, cat = at(0.2, 0.5, "blue"), at(0.8, 0.5)
     assert wrong(seen_of("white", apple=at(0.9, 0.5, "blue"), cat=cat)) == {
@@ -72,33 +84,33 @@ def test_each_mistake_is_counted_where_it_belongs() -> None:
     assert wrong(seen_of("white", apple=apple, cat=cat, dog=at(0.5, 0.9))) == {"nothing_else"}
     assert wrong(seen_of("white", apple=apple)) == {"each", "both", "relation", "everything"}
     # A relation of what is not there is wrong, but not asked among those where all are there.
-    assert judge(APPLE_AND_CAT, seen_of("white", apple=apple))["placed"] == []
+    assert judge_statement(APPLE_AND_CAT, seen_of("white", apple=apple))["placed"] == []
 
 
 def test_a_relation_asks_for_no_touching_centres() -> None:
     seen = seen_of("white", apple=at(0.50, 0.5, "blue"), cat=at(0.53, 0.5))
-    assert judge(APPLE_AND_CAT, seen)["relation"] == [False]
+    assert judge_statement(APPLE_AND_CAT, seen)["relation"] == [False]
 
 
 def test_an_own_colour_is_asked_for_where_the_recogniser_has_a_name_for_it() -> None:
-    assert things()["apple"].colour == "red"
-    red = Said("a red apple", ("apple",), (("apple", "red", False),), (), None)
-    for colour, right in ((OWN, False), ("red", True), ("blue", False)):
-        assert judge(red, seen_of(apple=at(0.5, 0.5, colour)))["natural"] == [right]
-    brown = Said("a brown dog", ("dog",), (("dog", "brown", False),), (), None)
-    assert judge(brown, seen_of(dog=at(0.5, 0.5, OWN)))["natural"] == [True]
-    assert "recolour" not in judge(red, seen_of())
+    assert vocabulary_objects()["apple"].colour == "red"
+    red = CaptionStatement("a red apple", ("apple",), (("apple", "red", False),), (), None)
+    for colour, right in ((OWN_COLOUR, False), ("red", True), ("blue", False)):
+        assert judge_statement(red, seen_of(apple=at(0.5, 0.5, colour)))["natural"] == [right]
+    brown = CaptionStatement("a brown dog", ("dog",), (("dog", "brown", False),), (), None)
+    assert judge_statement(brown, seen_of(dog=at(0.5, 0.5, OWN_COLOUR)))["natural"] == [True]
+    assert "recolour" not in judge_statement(red, seen_of())
 
 
 def test_the_control_asks_what_the_next_such_caption_says() -> None:
-    cat, dog = (Said(f"a {name}", (name,), (), (), None) for name in ("cat", "dog"))
+    cat, dog = (CaptionStatement(f"a {name}", (name,), (), (), None) for name in ("cat", "dog"))
     statements = [cat, APPLE_AND_CAT, dog]
     seen = seen_of("white", cat=at(0.5, 0.5))
-    assert judge(cat, seen)["one"] == [True]
-    assert judge_by_another(statements, 0, seen)["one"] == [False]
+    assert judge_statement(cat, seen)["one"] == [True]
+    assert judge_by_other_caption(statements, 0, seen)["one"] == [False]
     # The next one with one object is found around the end.
-    assert judge_by_another(statements, 2, seen)["one"] == [True]
+    assert judge_by_other_caption(statements, 2, seen)["one"] == [True]
     # No other caption states a relation: there is nothing to be held against.
-    control = judge_by_another(statements, 1, seen)
+    control = judge_by_other_caption(statements, 1, seen)
     assert "relation" not in control
     assert control["everything"] == [False]

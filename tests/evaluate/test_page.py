@@ -13,10 +13,10 @@ from PIL import Image
 
 from t2i.errors import DataError
 from t2i.evaluate.report.chapter import Chapter, Figure, Gallery, Plot, Table
-from t2i.evaluate.report.markdown import markdown
-from t2i.evaluate.report.number_format import number
-from t2i.evaluate.report.page import LENGTH, page
-from t2i.evaluate.report.plots import COLOURS, svg
+from t2i.evaluate.report.markdown import render_markdown
+from t2i.evaluate.report.number_format import format_number
+from t2i.evaluate.report.page import MAX_LONG_SIDE, render_page
+from t2i.evaluate.report.plots import COLOURS, render_svg
 
 HOSTILE = '<script>alert("a|b")</script>'
 TABLE = Table(
@@ -93,7 +93,7 @@ def pictures(tmp_path: Path) -> Path:
 
 def test_a_page_is_whole_in_itself_and_runs_nothing(pictures: Path) -> None:
     gallery = Gallery("worst", "Worst", [("small.png", HOSTILE), ("large.png", "a car")], 2)
-    text = page([chapter(TABLE, PLOT, gallery)], DOCUMENT, pictures)
+    text = render_page([chapter(TABLE, PLOT, gallery)], DOCUMENT, pictures)
     parsed = Opened(text)
     assert parsed.open == []
     assert "script" not in {tag for tag, _ in parsed.tags}
@@ -108,13 +108,13 @@ def test_a_page_is_whole_in_itself_and_runs_nothing(pictures: Path) -> None:
     assert str(images[1]["src"]).startswith("data:image/webp;")
     # A large one is embedded small.
     (data,) = re.findall(r"base64,(.*)", str(images[1]["src"]))
-    assert max(Image.open(io.BytesIO(base64.b64decode(data))).size) == LENGTH
+    assert max(Image.open(io.BytesIO(base64.b64decode(data))).size) == MAX_LONG_SIDE
     assert "prefers-color-scheme: dark" in text
     assert 'name="viewport"' in text
 
 
 def test_figures_stand_with_interval_count_and_the_way_that_is_better(pictures: Path) -> None:
-    text = re.sub(r"\s+", " ", page([chapter(TABLE)], DOCUMENT, pictures))
+    text = re.sub(r"\s+", " ", render_page([chapter(TABLE)], DOCUMENT, pictures))
     assert "success&nbsp;&uarr;" in text
     assert "PSNR&nbsp;&darr;" in text
     assert "<td>50.0 %<small>25.0 to 75.0 <span>n&nbsp;8</span></small></td>" in text
@@ -125,16 +125,16 @@ def test_figures_stand_with_interval_count_and_the_way_that_is_better(pictures: 
 
 def test_a_picture_that_is_gone_is_named(pictures: Path) -> None:
     with pytest.raises(DataError, match=r"No such picture: .*lost\.png"):
-        page([chapter(Gallery("worst", "Worst", [("lost.png", "")]))], DOCUMENT, pictures)
+        render_page([chapter(Gallery("worst", "Worst", [("lost.png", "")]))], DOCUMENT, pictures)
 
 
 def test_a_plot_takes_its_ink_from_the_page_and_is_the_same_in_every_run() -> None:
-    text = svg(PLOT)
+    text = render_svg(PLOT)
     root = ET.fromstring(text)
     assert root.tag.endswith("svg")
     assert "currentColor" in text
     assert "#010203" not in text
-    assert text == svg(PLOT)
+    assert text == render_svg(PLOT)
     drawn = [path.get("style", "") for path in root.iter() if path.tag.endswith("path")]
     for colour in COLOURS[:2]:
         assert any(f"stroke: {colour}" in style and "fill: none" in style for style in drawn)
@@ -143,7 +143,7 @@ def test_a_plot_takes_its_ink_from_the_page_and_is_the_same_in_every_run() -> No
 
 
 def test_tables_as_markdown_keep_their_columns() -> None:
-    lines = markdown([chapter(TABLE, PLOT)], DOCUMENT).splitlines()
+    lines = render_markdown([chapter(TABLE, PLOT)], DOCUMENT).splitlines()
     assert lines[0].startswith("Made by `t2i evaluate mine` on 2026-11-24: model ")
     assert lines[0].endswith("a processor, 2 cores.")
     rows = [line for line in lines if line.startswith("|")]
@@ -165,4 +165,4 @@ def test_tables_as_markdown_keep_their_columns() -> None:
     ],
 )
 def test_figures_are_rounded_by_their_unit(value: float, unit: str, shown: str) -> None:
-    assert number(value, unit) == shown
+    assert format_number(value, unit) == shown

@@ -4,20 +4,20 @@ import numpy as np
 import pytest
 
 from t2i.evaluate.report.chapter import Figure
-from t2i.evaluate.report.sample_codes import as_text, of_text
+from t2i.evaluate.report.sample_codes import decode_samples, encode_samples
 from t2i.evaluate.report.statistics import (
-    difference,
-    is_sure,
-    mean,
+    bootstrap_mean,
+    independent_difference,
+    is_significant,
     paired_difference,
-    share,
+    proportion,
 )
 
 
 def test_a_share_has_wilsons_interval() -> None:
     # Newcombe (1998, Statistics in Medicine 17, 857-872), Table I, method 3.
     for right, count, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605)):
-        figure = share([True] * right + [False] * (count - right))
+        figure = proportion([True] * right + [False] * (count - right))
         assert figure is not None
         assert (figure.value, figure.count) == (right / count, count)
         assert figure.low == pytest.approx(low, abs=5e-5)
@@ -26,7 +26,7 @@ def test_a_share_has_wilsons_interval() -> None:
 
 def test_a_share_at_its_ends_is_no_point_and_stays_within_0_and_1() -> None:
     # The same table: 0 of 20 and 1 of 29.
-    nothing, one = share([False] * 20), share([True] + [False] * 28)
+    nothing, one = proportion([False] * 20), proportion([True] + [False] * 28)
     assert nothing is not None
     assert one is not None
     assert (nothing.low, nothing.high) == (0.0, pytest.approx(0.1611, abs=5e-5))
@@ -34,20 +34,20 @@ def test_a_share_at_its_ends_is_no_point_and_stays_within_0_and_1() -> None:
         pytest.approx(0.0061, abs=5e-5),
         pytest.approx(0.1718, abs=5e-5),
     )
-    everything = share([True] * 20)
+    everything = proportion([True] * 20)
     assert everything is not None
     assert (everything.low, everything.high) == (pytest.approx(1 - 0.1611, abs=5e-5), 1.0)
 
 
 def test_no_samples_have_no_figure() -> None:
-    assert share([]) is None
-    assert mean([]) is None
-    assert difference(None, share([True])) is None
+    assert proportion([]) is None
+    assert bootstrap_mean([]) is None
+    assert independent_difference(None, proportion([True])) is None
 
 
 def test_the_interval_of_a_mean_is_that_of_the_normal_for_many_samples() -> None:
     values = np.random.default_rng(0).normal(5.0, 2.0, 4000)
-    figure = mean(values.tolist())
+    figure = bootstrap_mean(values.tolist())
     assert figure is not None
     half = 1.96 * values.std() / len(values) ** 0.5
     assert figure.value == pytest.approx(values.mean())
@@ -56,26 +56,26 @@ def test_the_interval_of_a_mean_is_that_of_the_normal_for_many_samples() -> None
 
 
 def test_a_mean_is_the_same_in_every_run_and_of_one_value_has_no_interval() -> None:
-    assert mean([1.0, 2.0, 4.0]) == mean([1.0, 2.0, 4.0])
-    assert mean([3.5]) == Figure(3.5, None, None, 1)
+    assert bootstrap_mean([1.0, 2.0, 4.0]) == bootstrap_mean([1.0, 2.0, 4.0])
+    assert bootstrap_mean([3.5]) == Figure(3.5, None, None, 1)
 
 
 def test_a_difference_of_shares_has_newcombes_interval() -> None:
     # Newcombe (1998, Statistics in Medicine 17, 873-890), Table II, method 10: 56/70 - 48/80.
-    one = share([True] * 56 + [False] * 14)
-    other = share([True] * 48 + [False] * 32)
-    change = difference(one, other)
+    one = proportion([True] * 56 + [False] * 14)
+    other = proportion([True] * 48 + [False] * 32)
+    change = independent_difference(one, other)
     assert change is not None
     assert change.value == pytest.approx(0.2)
     assert change.low == pytest.approx(0.0524, abs=5e-5)
     assert change.high == pytest.approx(0.3339, abs=5e-5)
-    assert is_sure(change)
-    assert not is_sure(Figure(0.2, -0.01, 0.4, 10))
-    assert not is_sure(Figure(0.2))
+    assert is_significant(change)
+    assert not is_significant(Figure(0.2, -0.01, 0.4, 10))
+    assert not is_significant(Figure(0.2))
 
 
 def test_a_difference_without_intervals_is_a_number_alone() -> None:
-    assert difference(Figure(3.0, None, None, 8), Figure(1.0, 0.5, 1.5, 6)) == Figure(
+    assert independent_difference(Figure(3.0, None, None, 8), Figure(1.0, 0.5, 1.5, 6)) == Figure(
         2.0, None, None, 6
     )
 
@@ -83,7 +83,7 @@ def test_a_difference_without_intervals_is_a_number_alone() -> None:
 def fourfold(both: int, one: int, other: int, none: int) -> tuple[Figure | None, Figure | None]:
     first = [True] * both + [True] * one + [False] * other + [False] * none
     second = [True] * both + [False] * one + [True] * other + [False] * none
-    return share(first), share(second)
+    return proportion(first), proportion(second)
 
 
 @pytest.mark.parametrize(
@@ -113,12 +113,14 @@ def test_paired_intervals_hold_the_truth_as_often_as_they_say() -> None:
     runs = 600
     for _ in range(runs):
         hard = rng.random(120) < 0.3
-        one, other = (share((rng.random(120) < np.where(hard, 0.3, 0.97)).tolist()) for _ in "ab")
-        narrow, wide = paired_difference(one, other), difference(one, other)
+        one, other = (
+            proportion((rng.random(120) < np.where(hard, 0.3, 0.97)).tolist()) for _ in "ab"
+        )
+        narrow, wide = paired_difference(one, other), independent_difference(one, other)
         assert narrow is not None
         assert wide is not None
         assert None not in (narrow.low, narrow.high, wide.low, wide.high)
-        hits += not is_sure(narrow)
+        hits += not is_significant(narrow)
         width += (narrow.high or 0) - (narrow.low or 0)
         unpaired_width += (wide.high or 0) - (wide.low or 0)
     assert 0.93 <= hits / runs <= 0.98
@@ -126,7 +128,7 @@ def test_paired_intervals_hold_the_truth_as_often_as_they_say() -> None:
 
 
 def test_equal_flags_leave_room_for_chance() -> None:
-    change = paired_difference(share([True] * 30), share([True] * 30))
+    change = paired_difference(proportion([True] * 30), proportion([True] * 30))
     assert change is not None
     assert change.value == 0
     assert change.low == pytest.approx(-0.1135, abs=5e-5)
@@ -137,26 +139,26 @@ def test_paired_means_differ_within_scenes() -> None:
     rng = np.random.default_rng(0)
     scenes = rng.normal(0.0, 10.0, 200)
     values = [(scenes + shift + rng.normal(0, 0.5, 200)).tolist() for shift in (0.3, 0.0)]
-    one, other = map(mean, values)
-    narrow, wide = paired_difference(one, other), difference(one, other)
+    one, other = map(bootstrap_mean, values)
+    narrow, wide = paired_difference(one, other), independent_difference(one, other)
     assert narrow is not None
     assert wide is not None
     assert narrow.value == wide.value
-    assert is_sure(narrow)
-    assert not is_sure(wide)
+    assert is_significant(narrow)
+    assert not is_significant(wide)
 
 
 def test_what_was_not_measured_keeps_its_place() -> None:
-    figure = mean([1.0, None, 4.0])
+    figure = bootstrap_mean([1.0, None, 4.0])
     assert figure is not None
     assert (figure.value, figure.count, figure.samples) == (2.5, 2, [1.0, None, 4.0])
-    flags = share([True, None, False, True])
+    flags = proportion([True, None, False, True])
     assert flags is not None
     assert (flags.value, flags.count, flags.samples) == (2 / 3, 3, [1, None, 0, 1])
-    assert share([None]) is None
+    assert proportion([None]) is None
     # A value that only one has counts for it, and for the draws in which it is.
-    one = mean([5.0, None, *range(20)])
-    other = mean([1.0, 3.0, *range(20)])
+    one = bootstrap_mean([5.0, None, *range(20)])
+    other = bootstrap_mean([1.0, 3.0, *range(20)])
     change = paired_difference(one, other)
     assert change is not None
     assert one is not None
@@ -167,14 +169,16 @@ def test_what_was_not_measured_keeps_its_place() -> None:
 
 def test_without_the_same_samples_the_wider_interval_stands() -> None:
     flags = [True, False] * 10
-    one, other = share(flags), share([*reversed(flags)])
-    assert paired_difference(one, share(flags[:-1])) == difference(one, share(flags[:-1]))
-    assert paired_difference(one, Figure(0.5, 0.3, 0.7, 20)) == difference(
+    one, other = proportion(flags), proportion([*reversed(flags)])
+    assert paired_difference(one, proportion(flags[:-1])) == independent_difference(
+        one, proportion(flags[:-1])
+    )
+    assert paired_difference(one, Figure(0.5, 0.3, 0.7, 20)) == independent_difference(
         one, Figure(0.5, 0.3, 0.7, 20)
     )
     # Flags of which one could not be asked: which scenes are left depends on the pictures.
-    missing = share([None, *flags[1:]])
-    assert paired_difference(missing, other) == difference(missing, other)
+    missing = proportion([None, *flags[1:]])
+    assert paired_difference(missing, other) == independent_difference(missing, other)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +192,7 @@ def test_without_the_same_samples_the_wider_interval_stands() -> None:
     ],
 )
 def test_samples_are_a_line_of_text(samples: list[float | None] | None, text: str | None) -> None:
-    assert as_text(samples) == text
+    assert encode_samples(samples) == text
     if text is not None and samples is not None:
-        read = of_text(text)
+        read = decode_samples(text)
         assert [None if s is None else round(s, 5) for s in samples] == read

@@ -23,8 +23,8 @@ from t2i.denoiser.build import ModelConfig
 from t2i.denoiser.loading.checkpoint_contents import recognise
 from t2i.denoiser.loading.model_folder import check_folder
 from t2i.denoiser.loading.weight_checks import read_json, read_shapes
-from t2i.evaluate.report.previous_result import read_earlier
-from t2i.evaluate.result_folder import entries_of
+from t2i.evaluate.report.previous_result import read_earlier_result
+from t2i.evaluate.result_folder import parse_entries
 from t2i.evaluate.suite import ASSETS, read_suite
 from t2i.pictures import open_picture, save_picture
 from tests.train.runs import write_run
@@ -257,12 +257,12 @@ READERS = {
     ),
     "records": Reader(
         "r.jsonl",
-        lambda path: [*entries_of(path.read_bytes())],
+        lambda path: [*parse_entries(path.read_bytes())],
         texts('{"part": "a", "unit": "b"}'),
     ),
     "earlier": Reader(
         "e.json",
-        lambda path: read_earlier(path, {}, 1),
+        lambda path: read_earlier_result(path, {}, 1),
         texts('{"facts": {"version": 1}, "chapters": {}}'),
     ),
     "record": Reader("pictures.json", read_record, texts(json.dumps(RECORD))),

@@ -16,7 +16,7 @@ from t2i.denoiser.schedulers import SAMPLERS, scheduler
 from t2i.denoiser.schedulers import ZERO_SNR as SERVES_ZERO_SNR
 from t2i.denoiser.timesteps import set_timesteps
 from t2i.errors import ArgumentError
-from t2i.scenes.caption_matcher import Agreement
+from t2i.scenes.caption_matcher import CaptionMatcher
 from tests.tiny import tiny_scheduler, tiny_sd_components
 
 LEAST = 0.5
@@ -38,7 +38,7 @@ def embedded():
 
 @pytest.fixture(scope="module")
 def agreement():
-    return Agreement.load()
+    return CaptionMatcher.load()
 
 
 LONG = [pytest.param(steps, marks=pytest.mark.long) for steps in (5, 20)]

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from t2i.errors import ArgumentError, ModelError
-from t2i.scenes.caption_matcher import Agreement
+from t2i.scenes.caption_matcher import CaptionMatcher
 from t2i.scenes.recogniser import Recogniser
 from t2i.scenes.recogniser_data import Compositions, CompositionsConfig
 from t2i.scenes.scenes import Scenes, ScenesConfig
@@ -43,7 +43,7 @@ learning_rate = 4e-3
 AGREEMENT = """
 seed = 1
 [target]
-kind = "agreement"
+kind = "caption_matcher"
 recogniser = "seen"
 width = 16
 layers = 1
@@ -69,49 +69,6 @@ def written(folder: Path, text: str, *overrides: str) -> RunConfig:
     return load_run_config(path, overrides)
 
 
-def test_a_composition_is_a_function_of_seed_and_index() -> None:
-    one, again = (Compositions(CompositionsConfig(seed=4)) for _ in range(2))
-    for index in (7, 3):
-        here, there = one.read(index), again.read(index)
-        assert here.caption == there.caption
-        assert np.array_equal(here.pixels, there.pixels)
-        assert here.marks is not None
-        assert there.marks is not None
-        assert np.array_equal(here.marks, there.marks)
-    assert one.read(3).caption != one.read(7).caption
-    assert not np.array_equal(
-        one.read(3).pixels, Compositions(CompositionsConfig(seed=5)).read(3).pixels
-    )
-
-
-def test_marks_name_what_the_masks_show() -> None:
-    data = Compositions(CompositionsConfig(seed=2, vocabulary=OBJECTS))
-    labels = data.labels
-    spoiled = 0
-    for index in range(40):
-        sample = data.read(index)
-        assert sample.marks is not None
-        kinds, colours = sample.marks
-        *names, background = sample.caption.split(", ")
-        assert len(names) == len(sample.masks)
-        for name, mask in zip(names, sample.masks, strict=True):
-            assert (kinds[mask] == labels.objects.index(name)).all()
-        behind = labels.something + 1 + labels.backgrounds.index(background.split(" ")[0])
-        there = {labels.objects.index(name) for name in names} | {behind}
-        assert set(np.unique(kinds)) - {labels.something} <= there
-        assert (colours[kinds == behind] == 0).all()
-        spoiled += labels.something in kinds
-    assert spoiled, "nothing unnameable in forty pictures"
-
-
-def test_undisturbed_compositions_name_everything() -> None:
-    data = Compositions(CompositionsConfig(seed=2, vocabulary=OBJECTS, disturbed=False))
-    for index in range(20):
-        marks = data.read(index).marks
-        assert marks is not None
-        assert (marks[0] != data.labels.something).all()
-
-
 def test_a_stopped_training_of_a_recogniser_ends_bit_for_bit(tmp_path: Path) -> None:
     whole = end_of(written(tmp_path / "a", RECOGNISER), tmp_path / "whole")
     end_of(written(tmp_path / "b", RECOGNISER, "train.steps=3"), tmp_path / "parts")
@@ -135,7 +92,7 @@ def test_a_recogniser_learns_what_and_where(tmp_path: Path) -> None:
     maps = recogniser(batch.pixels_BCHW)
     kind_Bhw = batch.marks_B2HW[:, 0, 2::4, 2::4]
     right_Bhw = maps.kinds_BKhw.argmax(1) == kind_Bhw
-    thing_Bhw = kind_Bhw < recogniser.labels.something
+    thing_Bhw = kind_Bhw < recogniser.labels.unknown_index
     assert right_Bhw[thing_Bhw].float().mean() > 0.6  # by chance 1 in 16
     assert right_Bhw[~thing_Bhw].float().mean() > 0.8
 
@@ -148,14 +105,16 @@ def test_an_agreement_is_trained_over_a_recogniser_that_stays(tmp_path: Path) ->
     whole = end_of(written(tmp_path, AGREEMENT), tmp_path / "whole")
     end_of(written(tmp_path, AGREEMENT, "train.steps=2"), tmp_path / "parts")
     assert_equal_bit_for_bit(end_of(written(tmp_path, AGREEMENT), tmp_path / "parts"), whole)
-    assert not any(name.startswith("agreement.recogniser") for name in whole.tensors["weights"])
+    assert not any(
+        name.startswith("caption_matcher.recogniser") for name in whole.tensors["weights"]
+    )
 
-    agreement = Agreement.load(tmp_path / "whole" / "model")
-    for name, weight in agreement.recogniser.state_dict().items():
+    caption_matcher = CaptionMatcher.load(tmp_path / "whole" / "model")
+    for name, weight in caption_matcher.recogniser.state_dict().items():
         assert torch.equal(weight, before[name]), name
     scene = Scenes(ScenesConfig(seed=9, size=64, vocabulary=OBJECTS)).scene(0)
     picture = Image.fromarray(scene.pixels)
-    both = agreement.score([picture, picture], [scene.caption, "a car"])
+    both = caption_matcher.score([picture, picture], [scene.caption, "a car"])
     assert both.shape == (2,)
     assert both[0] != both[1]
     assert both.abs().max() <= 1 + 1e-6
@@ -217,11 +176,4 @@ def test_a_folder_without_a_recogniser_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="No recogniser can be loaded from .*recogniser.toml"):
         Recogniser.load(tmp_path)
     with pytest.raises(ModelError, match="name the folder of a finished run"):
-        Agreement.load(tmp_path)
-
-
-def test_scenes_are_other_pictures_than_compositions() -> None:
-    scene = Scenes(ScenesConfig(seed=500, size=32)).scene(0)
-    assert not np.array_equal(
-        scene.pixels, Compositions(CompositionsConfig(seed=500, size=32)).read(0).pixels
-    )
+        CaptionMatcher.load(tmp_path)

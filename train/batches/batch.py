@@ -95,7 +95,7 @@ def collate(rows: list[tuple[Place, Sample]]) -> Batch:
         names=[sample.name for sample in samples],
         captions=[sample.caption for sample in samples],
         pixels_BCHW=as_floats(torch.from_numpy(np.stack([sample.pixels for sample in samples]))),
-        marks_B2HW=_stacked([sample.marks for sample in samples]),
+        marks_B2HW=_stacked([sample.label_maps for sample in samples]),
         counted_B1HW=None if counted_BHW is None else counted_BHW[:, None].float() / 255,
         weights_B=torch.tensor([sample.weight for sample in samples]),
         moments_BCHW=_stacked([sample.moments for sample in samples]),

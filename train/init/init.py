@@ -15,7 +15,7 @@ from t2i.denoiser.loading.address import EMBEDDED, resolve
 from t2i.denoiser.loading.hub import cached, is_id
 from t2i.denoiser.loading.model_folder import check_folder
 from t2i.errors import ArgumentError, nearest
-from t2i.scenes.captions import article
+from t2i.scenes.captions import indefinite_article
 from t2i.terminal import several
 from train.caption_words import contains_words
 from train.data.discovery import check_broken_share, find_pictures
@@ -217,13 +217,13 @@ def as_they_are(wish: Wish, seen: Look) -> str | None:
 
 def called(wish: Wish, seen: Look) -> tuple[str, str, str]:
     """The word, the thing as prompts name it, and its class or, where that is unknown, another."""
-    kind = f"{article(wish.kind)} {wish.kind}" if wish.kind else "a cat"
+    kind = f"{indefinite_article(wish.kind)} {wish.kind}" if wish.kind else "a cat"
     if wish.method in OF_NEW_WORDS:
         plain = re.sub(r"[^a-z0-9]+", "-", wish.folder.resolve().name.lower()).strip("-")
         word = wish.word or f"<{plain or 'thing'}>"
         return word, word, kind
     word = wish.word or RARE
-    return word, f"{article(word)} {word} {wish.kind}" if wish.kind else word, kind
+    return word, f"{indefinite_article(word)} {word} {wish.kind}" if wish.kind else word, kind
 
 
 def about_word(wish: Wish, seen: Look) -> list[str]:

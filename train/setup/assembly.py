@@ -21,7 +21,7 @@ from t2i.denoiser.finite_checks import check_weights_finite
 from t2i.denoiser.loading.weight_checks import Shapes, check_weights
 from t2i.errors import ArgumentError, ModelError
 from t2i.randomness import derive_seed
-from t2i.scenes.recogniser import UNSHUFFLE
+from t2i.scenes.recogniser import PATCH_SIDE
 from t2i.scenes.recogniser_data import Compositions, CompositionsConfig
 from train.cache.encoders import Encoders
 from train.config.run_config import RunConfig
@@ -190,7 +190,7 @@ def shapes(part: nn.Module) -> Shapes:
 
 def check_places(size: int, channels: Sequence[int]) -> None:
     """Raise ArgumentError where the recogniser's levels cannot halve the picture."""
-    step = UNSHUFFLE * 2 ** (len(channels) - 1)
+    step = PATCH_SIDE * 2 ** (len(channels) - 1)
     if size % step or any(channel % 8 for channel in channels):
         raise ArgumentError(
             f"target.channels = {list(channels)} and data.size = {size}: expected multiples of 8, "

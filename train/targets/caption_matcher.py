@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from t2i.atomic_folders import atomic_folder
 from t2i.pictures import picture_grid
-from t2i.scenes.caption_matcher import Agreement
+from t2i.scenes.caption_matcher import CaptionMatcher
 from t2i.scenes.recogniser import CONFIG, WEIGHTS, Recogniser
 from train.batches.batch import Batch
 from train.export import ExportConfig, Notes
@@ -53,13 +53,13 @@ class AgreementTarget(Target):
         super().__init__(seed, batch_size)
         self.config = config
         recogniser = Recogniser.load(config.recogniser)
-        self.agreement = Agreement(recogniser, config.width, config.layers)
+        self.agreement = CaptionMatcher(recogniser, config.width, config.layers)
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the mean of both cross-entropies, picture to text and text to picture, (B,)."""
-        pictures_BD = self.agreement.pictures(batch.pixels_BCHW)
+        pictures_BD = self.agreement.embed_pictures(batch.pixels_BCHW)
         wrong = [reverse_positions(caption) for caption in batch.captions]
-        text_BD, wrong_BD = self.agreement.captions([*batch.captions, *wrong]).chunk(2)
+        text_BD, wrong_BD = self.agreement.embed_captions([*batch.captions, *wrong]).chunk(2)
 
         scale = self.agreement.log_scale.exp()
         each_BB = scale * pictures_BD @ text_BD.T
@@ -80,8 +80,8 @@ class AgreementTarget(Target):
     def draw(self, batch: Batch, config: SamplesConfig) -> Image.Image:
         """Return a sheet of the pictures, each with the best-fitting caption of the batch."""
         pictures = pictures_of(batch.pixels_BCHW)
-        text_BD = self.agreement.captions(batch.captions)
-        best = (self.agreement.pictures(batch.pixels_BCHW) @ text_BD.T).argmax(1).tolist()
+        text_BD = self.agreement.embed_captions(batch.captions)
+        best = (self.agreement.embed_pictures(batch.pixels_BCHW) @ text_BD.T).argmax(1).tolist()
         labels = [
             ("" if own == chosen else "WRONG: ") + batch.captions[chosen]
             for own, chosen in enumerate(best)

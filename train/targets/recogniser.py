@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from t2i.atomic_folders import atomic_folder
 from t2i.pictures import picture_grid
-from t2i.scenes.recognised_objects import OWN, Seen
-from t2i.scenes.recogniser import Labels, Recogniser
+from t2i.scenes.recognised_objects import OWN_COLOUR, Recognition
+from t2i.scenes.recogniser import Recogniser, RecogniserLabels
 from train.batches.batch import Batch
 from train.export import ExportConfig, Notes
 from train.reporting.sample_sheets import SamplesConfig, pictures_of
@@ -38,7 +38,12 @@ class RecogniserTarget(Target):
     """Cross-entropy of the label of each position, background and objects weighted equally."""
 
     def __init__(
-        self, labels: Labels, size: int, config: RecogniserConfig, seed: int, batch_size: int
+        self,
+        labels: RecogniserLabels,
+        size: int,
+        config: RecogniserConfig,
+        seed: int,
+        batch_size: int,
     ) -> None:
         super().__init__(seed, batch_size)
         self.recogniser = Recogniser(labels, size, config.channels)
@@ -55,7 +60,10 @@ class RecogniserTarget(Target):
         colours_Bhw = functional.cross_entropy(
             resize_logits(maps.colours_BKhw, colour_Bhw), colour_Bhw, reduction="none"
         )
-        thing_Bhw, named_Bhw = kind_Bhw <= self.labels.something, kind_Bhw < self.labels.something
+        thing_Bhw, named_Bhw = (
+            kind_Bhw <= self.labels.unknown_index,
+            kind_Bhw < self.labels.unknown_index,
+        )
         return (
             masked_mean(losses_Bhw, ~thing_Bhw)
             + masked_mean(losses_Bhw, thing_Bhw)
@@ -65,7 +73,7 @@ class RecogniserTarget(Target):
     def draw(self, batch: Batch, config: SamplesConfig) -> Image.Image:
         """Return a sheet of the pictures, each with the recognised objects and its caption."""
         pictures = pictures_of(batch.pixels_BCHW)
-        seen = self.recogniser.look(pictures)
+        seen = self.recogniser.recognise(pictures)
         labels = [
             f"{describe(one)} ({caption})"
             for one, caption in zip(seen, batch.captions, strict=True)
@@ -91,16 +99,16 @@ def masked_mean(values_Bhw: Tensor, where_Bhw: Tensor) -> Tensor:
     return (values_Bhw * counts_Bhw).sum((1, 2)) / counts_Bhw.sum((1, 2)).clamp(min=1)
 
 
-def describe(seen: Seen) -> str:
+def describe(seen: Recognition) -> str:
     """Return the names of the recognised objects and of the background."""
     things = [
-        found.name if found.colour == OWN else f"{found.colour} {found.name}"
+        found.name if found.colour == OWN_COLOUR else f"{found.colour} {found.name}"
         for found in seen.objects.values()
     ]
     return ", ".join([*things, f"{seen.background} background"])
 
 
-def highlight_objects(picture: Image.Image, seen: Seen) -> Image.Image:
+def highlight_objects(picture: Image.Image, seen: Recognition) -> Image.Image:
     """Return the picture beside a copy in which all but the recognised objects is pale."""
     pixels = np.asarray(picture)
     found = [one.mask for one in seen.objects.values()]

@@ -13,9 +13,9 @@ from t2i.cli.output import Format, note, print_json
 from t2i.terminal import print_line, print_rich
 
 if TYPE_CHECKING:
-    from t2i.evaluate.result_folder import Store
+    from t2i.evaluate.result_folder import ResultFolder
     from t2i.evaluate.suite import SuiteConfig
-    from t2i.evaluate.suite_part import Bench
+    from t2i.evaluate.suite_part import EvaluationContext
 
 EPILOG = """Examples:
 
@@ -99,12 +99,12 @@ def evaluate(
     every unit; pictures/. The same command continues where it was stopped.
     """
     from t2i.denoiser.loading.address import resolve
-    from t2i.evaluate.optional_imports import check_extra
+    from t2i.evaluate.optional_imports import check_extra_installed
     from t2i.evaluate.suite import check_parts, read_suite
 
     config = read_suite(suite, quick=quick)
     parts = check_parts(part or [])
-    check_extra()
+    check_extra_installed()
     folder = resolve(model)
     if out is None:
         names = [Path(model).stem or folder.resolve().name, Path(suite).stem, *["quick"] * quick]
@@ -120,7 +120,7 @@ def evaluate(
         recogniser=recogniser,
         earlier=compared,
     )
-    from t2i.evaluate.run import PAGE
+    from t2i.evaluate.run import PAGE_FILE
 
     document = _measure_suite(options)
     if format == "json":
@@ -128,16 +128,16 @@ def evaluate(
     else:
         print_headlines(document)
         _print_tables({name: document["chapters"].get(name) for name in PRINTED_CHAPTERS})
-        print_line(out / PAGE)
+        print_line(out / PAGE_FILE)
 
 
 def _measure_suite(options: EvaluationOptions) -> dict[str, Any]:
     """Measure what is not measured yet, write the result and return its document."""
     from t2i.accelerate_state import isolated_rng
-    from t2i.evaluate.progress import progress
-    from t2i.evaluate.report.previous_result import read_earlier
-    from t2i.evaluate.run import VERSION, measure, whole, write
-    from t2i.evaluate.suite import PARTS, part_of
+    from t2i.evaluate.progress import show_progress
+    from t2i.evaluate.report.previous_result import read_earlier_result
+    from t2i.evaluate.run import VERSION, finished_parts, measure_parts, write_result
+    from t2i.evaluate.suite import PARTS, build_part
     from t2i.library_messages import quiet_libraries
     from t2i.run_folder import lock_folder
 
@@ -146,49 +146,56 @@ def _measure_suite(options: EvaluationOptions) -> dict[str, Any]:
         held.enter_context(lock_folder(options.out))
         held.enter_context(quiet_libraries())
         held.enter_context(isolated_rng())
-        store, bench, facts = _prepare_evaluation(options)
+        store, context, facts = _prepare_evaluation(options)
         facts["command"] = options.command
         earlier = None
         if options.earlier is not None:
-            earlier = read_earlier(options.earlier, facts, VERSION)
-        for change in store.changed:
+            earlier = read_earlier_result(options.earlier, facts, VERSION)
+        for change in store.library_changes:
             note(f"Warning: since the first units {change}: the others may differ slightly.")
-        parts = [part_of(name, options.config, bench) for name in options.parts]
+        parts = [build_part(name, options.config, context) for name in options.parts]
 
         # unit by unit
         try:
-            with progress(parts) as report:
-                measure(parts, store, report)
+            with show_progress(parts) as report:
+                measure_parts(parts, store, report)
         except KeyboardInterrupt:
-            note(f"Interrupted: {len(store.done)} units are finished. The same command continues.")
+            count = len(store.finished)
+            note(f"Interrupted: {count} units are finished. The same command continues.")
             raise typer.Exit(130) from None
 
         # the result, with parts that earlier commands have finished
-        names = {name for name, _ in store.done} - set(options.parts)
-        others = [part_of(name, options.config, bench) for name in PARTS if name in names]
+        names = {name for name, _ in store.finished} - set(options.parts)
+        others = [build_part(name, options.config, context) for name in PARTS if name in names]
         order = list(PARTS)
-        finished = sorted(whole([*parts, *others], store), key=lambda p: order.index(p.name))
-        return write(finished, store, facts, earlier)
+        finished = sorted(
+            finished_parts([*parts, *others], store), key=lambda p: order.index(p.name)
+        )
+        return write_result(finished, store, facts, earlier)
 
 
-def _prepare_evaluation(options: EvaluationOptions) -> "tuple[Store, Bench, dict[str, Any]]":
+def _prepare_evaluation(
+    options: EvaluationOptions,
+) -> "tuple[ResultFolder, EvaluationContext, dict[str, Any]]":
     """Return the result folder, the loaded model, and the head of the result."""
     from t2i import __version__
     from t2i.cli.drawing.drawing import load_pipeline, read_pipeline_defaults
     from t2i.cli.metadata.writing import library_versions
     from t2i.cli.request.digests import digest
     from t2i.cli.request.request import Request, read_defaults
-    from t2i.evaluate.known_objects import known
-    from t2i.evaluate.result_folder import Store
-    from t2i.evaluate.suite_part import Bench
+    from t2i.evaluate.known_objects import find_known_objects
+    from t2i.evaluate.result_folder import ResultFolder
+    from t2i.evaluate.suite_part import EvaluationContext
     from t2i.hardware import hardware_info
-    from t2i.scenes.caption_matcher import Agreement
-    from t2i.scenes.recogniser import ASSET, Recogniser
+    from t2i.scenes.caption_matcher import CaptionMatcher
+    from t2i.scenes.recogniser import DEFAULT_FOLDER, Recogniser
 
-    judging = options.recogniser or ASSET
-    agreement = Agreement.load(judging) if Agreement.is_in(judging) else None
-    judge = agreement.recogniser if agreement else Recogniser.load(judging)
-    knows = known(options.folder, judge)
+    judging = options.recogniser or DEFAULT_FOLDER
+    caption_matcher = None
+    if CaptionMatcher.is_stored_in(judging):
+        caption_matcher = CaptionMatcher.load(judging)
+    judge = caption_matcher.recogniser if caption_matcher else Recogniser.load(judging)
+    known = find_known_objects(options.folder, judge)
     identity = {
         "model": {"name": options.model, "digest": digest(options.folder)},
         "recogniser": digest(judging),
@@ -201,25 +208,25 @@ def _prepare_evaluation(options: EvaluationOptions) -> "tuple[Store, Bench, dict
     request = request.with_defaults(read_pipeline_defaults(pipe, request))
     assert request.num_inference_steps is not None
     assert request.guidance_scale is not None
-    store = Store(options.out, identity)
-    bench = Bench(
+    store = ResultFolder(options.out, identity)
+    context = EvaluationContext(
         pipe=pipe,
         recogniser=judge.to(pipe.device),
-        agreement=agreement and agreement.to(pipe.device),
-        objects=knows.objects,
-        most_objects=knows.most,
+        caption_matcher=caption_matcher and caption_matcher.to(pipe.device),
+        objects=known.objects,
+        max_objects=known.max_at_once,
         steps=request.num_inference_steps,
         guidance_scale=request.guidance_scale,
-        keep=store.keep,
+        save_picture=store.save_picture,
     )
     asked = {
-        "objects": [*bench.objects],
-        "most_objects": bench.most_objects,
-        "steps": bench.steps,
-        "guidance_scale": bench.guidance_scale,
+        "objects": [*context.objects],
+        "most_objects": context.max_objects,
+        "steps": context.steps,
+        "guidance_scale": context.guidance_scale,
         "sampler": request.sampler,
     }
-    return store, bench, identity | {"asked": asked, "machine": hardware_info()}
+    return store, context, identity | {"asked": asked, "machine": hardware_info()}
 
 
 def _print_tables(chapters: Mapping[str, Any]) -> None:
@@ -228,7 +235,7 @@ def _print_tables(chapters: Mapping[str, Any]) -> None:
     from rich.text import Text
 
     from t2i.evaluate.report.chapter import Figure
-    from t2i.evaluate.report.number_format import with_unit
+    from t2i.evaluate.report.number_format import format_with_unit
 
     for chapter in filter(None, chapters.values()):
         for block in chapter["blocks"].values():
@@ -240,7 +247,7 @@ def _print_tables(chapters: Mapping[str, Any]) -> None:
                 table.add_column(Text(head), justify="right")
             for row in block["rows"]:
                 cells = [
-                    with_unit(
+                    format_with_unit(
                         Figure(cell["value"]) if isinstance(cell, dict) else cell,
                         block["units"].get(head, ""),
                     )

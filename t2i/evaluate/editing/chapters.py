@@ -3,16 +3,16 @@
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
-from t2i.evaluate.editing.methods import METHODS, NONE, ONLY_STRONG, EditSettings
-from t2i.evaluate.editing.pairs import KINDS
-from t2i.evaluate.editing.records import Cost, Edited, EditedPair, TwoObjects
-from t2i.evaluate.editing.two_objects import HELPED, NAMES
+from t2i.evaluate.editing.methods import METHODS, NO_CONTROL, STRENGTHENING_METHODS, EditSettings
+from t2i.evaluate.editing.pairs import CHANGE_TITLES
+from t2i.evaluate.editing.records import CostRecord, EditedRecord, PairRecord, TwoObjectsRecord
+from t2i.evaluate.editing.two_objects import CONTROLS, VARIANTS
 from t2i.evaluate.report.chapter import Block, Cell, Chapter, Figure, Gallery, Table
-from t2i.evaluate.report.statistics import mean, share
+from t2i.evaluate.report.statistics import bootstrap_mean, proportion
 from t2i.evaluate.suite_part import Record
 from t2i.terminal import several
 
-READINGS: dict[str, Callable[[Edited], float | None]] = {
+MEASURES: dict[str, Callable[[EditedRecord], float | None]] = {
     "structure distance x1e3": lambda one: one.structure * 1e3,
     "background PSNR": lambda one: None if one.stayed is None else one.stayed.psnr,
     "background MSE x1e4": lambda one: None if one.stayed is None else one.stayed.mse * 1e4,
@@ -22,45 +22,47 @@ READINGS: dict[str, Callable[[Edited], float | None]] = {
     "whole PSNR": lambda one: one.whole.psnr,
 }
 """Heads of the tables -> what they read, where there is one in PIE-Bench's units."""
-HEADS = ("success", "whole caption", *READINGS)
+HEADS = ("success", "whole caption", *MEASURES)
 UNITS = {"success": "%", "whole caption": "%", "background PSNR": "dB", "whole PSNR": "dB"}
-LOWER = ("structure distance x1e3", "background MSE x1e4")
+LOWER_IS_BETTER = ("structure distance x1e3", "background MSE x1e4")
 RANKED_BY = "+ LocalBlend"
-GALLERY = 6
+GALLERY_SIZE = 6
 
 
-def chapters_of(records: Mapping[str, Record], settings: EditSettings, steps: int) -> list[Chapter]:
-    pairs: dict[str, list[EditedPair]] = {}
-    two: list[TwoObjects] = []
-    costs: list[Cost] = []
+def build_chapters(
+    records: Mapping[str, Record], settings: EditSettings, steps: int
+) -> list[Chapter]:
+    pairs: dict[str, list[PairRecord]] = {}
+    two: list[TwoObjectsRecord] = []
+    costs: list[CostRecord] = []
     for unit, record in records.items():
         kind = unit.split("/")[0]
-        if kind in KINDS:
-            pairs.setdefault(kind, []).append(EditedPair.model_validate(record))
+        if kind in CHANGE_TITLES:
+            pairs.setdefault(kind, []).append(PairRecord.model_validate(record))
         elif kind == "two":
-            two.append(TwoObjects.model_validate(record))
+            two.append(TwoObjectsRecord.model_validate(record))
         else:
-            costs.append(Cost.model_validate(record))
+            costs.append(CostRecord.model_validate(record))
     apart = ("addition", "strengthen")
     every = [one for kind, several in pairs.items() if kind not in apart for one in several]
     blocks: list[Block] = []
     if every:
-        blocks.append(table_of("editing", "Another object, colour or background", every))
+        blocks.append(build_table("editing", "Another object, colour or background", every))
     blocks += [
-        table_of(f"editing_{kind}", f"Only {title}", pairs[kind])
-        for kind, title in KINDS.items()
+        build_table(f"editing_{kind}", f"Only {title}", pairs[kind])
+        for kind, title in CHANGE_TITLES.items()
         if kind in pairs
     ]
     if two:
-        blocks.append(of_two(two))
+        blocks.append(build_two_objects_table(two))
     if costs:
-        blocks.append(of_costs(costs))
-    blocks += galleries([one for several in pairs.values() for one in several], two)
-    return [Chapter("editing", "Editing", text_of(every, settings, steps), blocks)]
+        blocks.append(build_cost_table(costs))
+    blocks += build_galleries([one for several in pairs.values() for one in several], two)
+    return [Chapter("editing", "Editing", chapter_text(every, settings, steps), blocks)]
 
 
-def text_of(every: Sequence[EditedPair], settings: EditSettings, steps: int) -> str:
-    right = share([one.source_right for one in every])
+def chapter_text(every: Sequence[PairRecord], settings: EditSettings, steps: int) -> str:
+    right = proportion([one.source_right for one in every])
     sources = "" if right is None else f" {right.value:.0%} of the sources show all of theirs."
     return (
         "A prompt is drawn, and the same prompt changed in one thing, from the same noise. "
@@ -76,56 +78,59 @@ def text_of(every: Sequence[EditedPair], settings: EditSettings, steps: int) -> 
         "the new prompt, from -1 to 1; of the edited place, which is cut out where the source's "
         "object was, how well it fits the new object's own words. It is the judge's own score, no "
         "CLIP score. Costs are the processor's time (middle and range of the rounds) and what "
-        f"torch holds at once, of a source and its target; with {' and '.join(HELPED)} of one "
+        f"torch holds at once, of a source and its target; with {' and '.join(CONTROLS)} of one "
         f"picture. {several(steps, 'step')}; word maps of the source for "
-        f"{span(settings.cross_replace)} of them, its layout for {span(settings.self_replace)}, "
+        f"{format_window(settings.cross_replace)} of them, its layout for "
+        f"{format_window(settings.self_replace)}, "
         f"blend above {settings.blend_threshold:g}, keys and values shared for "
-        f"{span(settings.share_keys_values)}, queries and keys for "
-        f"{span(settings.inject_queries_keys)}; stronger words {settings.weight:g} times in maps, "
-        f"{settings.prompt_weight:g} in prompts."
+        f"{format_window(settings.share_keys_values)}, queries and keys for "
+        f"{format_window(settings.inject_queries_keys)}; stronger words {settings.weight:g} times "
+        f"in maps, {settings.prompt_weight:g} in prompts."
     )
 
 
-def span(window: tuple[float, float]) -> str:
+def format_window(window: tuple[float, float]) -> str:
     return f"{window[0]:g} to {window[1]:g}"
 
 
-def table_of(name: str, title: str, pairs: Sequence[EditedPair]) -> Table:
+def build_table(name: str, title: str, pairs: Sequence[PairRecord]) -> Table:
     rows: list[tuple[str, Sequence[Cell]]] = []
-    for method in (*METHODS, *ONLY_STRONG):
+    for method in (*METHODS, *STRENGTHENING_METHODS):
         edited = [one.methods[method] for one in pairs if method in one.methods]
         if edited:
-            rows.append((method, cells_of(edited)))
+            rows.append((method, build_cells(edited)))
     return Table(
         name=name,
         title=f"{title}: {several(len(pairs), 'pair')}",
         heads=HEADS,
         rows=rows,
         units=UNITS,
-        better={head: "lower" if head in LOWER else "higher" for head in HEADS},
+        better={head: "lower" if head in LOWER_IS_BETTER else "higher" for head in HEADS},
     )
 
 
-def cells_of(edited: Sequence[Edited]) -> list[Cell]:
-    figures = [mean([reading(one) for one in edited]) for reading in READINGS.values()]
+def build_cells(edited: Sequence[EditedRecord]) -> list[Cell]:
+    figures = [bootstrap_mean([reading(one) for one in edited]) for reading in MEASURES.values()]
     return [
-        share([one.success for one in edited]),
-        share([one.everything for one in edited]),
+        proportion([one.success for one in edited]),
+        proportion([one.everything for one in edited]),
         *figures,
     ]
 
 
-def of_two(two: Sequence[TwoObjects]) -> Table:
+def build_two_objects_table(two: Sequence[TwoObjectsRecord]) -> Table:
     rows: list[tuple[str, Sequence[Cell]]] = [
         (
             name,
             [
-                share([one.both[name] for one in two]),
-                share([one.relation[name] for one in two]),
-                None if name == NONE else mean([one.whole[name].psnr for one in two]),
+                proportion([one.both[name] for one in two]),
+                proportion([one.relation[name] for one in two]),
+                None
+                if name == NO_CONTROL
+                else bootstrap_mean([one.whole[name].psnr for one in two]),
             ],
         )
-        for name in NAMES
+        for name in VARIANTS
     ]
     heads = ("both objects", "as they should stand", "PSNR to no control")
     return Table(
@@ -138,10 +143,11 @@ def of_two(two: Sequence[TwoObjects]) -> Table:
     )
 
 
-def of_costs(costs: Sequence[Cost]) -> Table:
+def build_cost_table(costs: Sequence[CostRecord]) -> Table:
     """The middle of the rounds, and the whole range of them."""
     rows: list[tuple[str, Sequence[Cell]]] = [
-        (cost.method, [of_rounds(cost.time), Figure(cost.extra_bytes / 2**20)]) for cost in costs
+        (cost.method, [median_figure(cost.time), Figure(cost.extra_bytes / 2**20)])
+        for cost in costs
     ]
     heads = ("time, times", "more at the peak")
     return Table(
@@ -154,35 +160,35 @@ def of_costs(costs: Sequence[Cost]) -> Table:
     )
 
 
-def of_rounds(values: Sequence[float]) -> Figure:
+def median_figure(values: Sequence[float]) -> Figure:
     return Figure(median(values), min(values), max(values), len(values))
 
 
-def galleries(pairs: Sequence[EditedPair], two: Sequence[TwoObjects]) -> list[Gallery]:
+def build_galleries(pairs: Sequence[PairRecord], two: Sequence[TwoObjectsRecord]) -> list[Gallery]:
     """The worst beside the best, and the first as they came; nobody chose them."""
-    ranked = sorted(pairs, key=goodness)
-    count = min(GALLERY, len(ranked) // 2)
+    ranked = sorted(pairs, key=rank_key)
+    count = min(GALLERY_SIZE, len(ranked) // 2)
     shown = [
-        shown_as("worst", f"The worst, by {RANKED_BY}", ranked[:count]),
-        shown_as("best", f"The best, by {RANKED_BY}", ranked[::-1][:count]),
+        build_gallery("worst", f"The worst, by {RANKED_BY}", ranked[:count]),
+        build_gallery("best", f"The best, by {RANKED_BY}", ranked[::-1][:count]),
         *(
-            shown_as(f"first_{kind}", f"The first, {title}", of_kind[:GALLERY])
-            for kind, title in KINDS.items()
+            build_gallery(f"first_{kind}", f"The first, {title}", of_kind[:GALLERY_SIZE])
+            for kind, title in CHANGE_TITLES.items()
             if (of_kind := [one for one in pairs if one.kind == kind])
         ),
     ]
     if two:
-        pictures = [(one.file, labelled(one)) for one in two[:GALLERY]]
+        pictures = [(one.file, two_objects_label(one)) for one in two[:GALLERY_SIZE]]
         shown.append(Gallery("editing_first_two", "The first, two objects", pictures, columns=2))
     return shown
 
 
-def goodness(one: EditedPair) -> tuple[bool, float]:
+def rank_key(one: PairRecord) -> tuple[bool, float]:
     edited = one.methods[RANKED_BY]
     return edited.success, 0.0 if edited.stayed is None else edited.stayed.psnr
 
 
-def shown_as(name: str, title: str, pairs: Sequence[EditedPair]) -> Gallery:
+def build_gallery(name: str, title: str, pairs: Sequence[PairRecord]) -> Gallery:
     pictures = []
     for one in pairs:
         worked = [method for method, edited in one.methods.items() if edited.success]
@@ -191,6 +197,6 @@ def shown_as(name: str, title: str, pairs: Sequence[EditedPair]) -> Gallery:
     return Gallery(f"editing_{name}", title, pictures, columns=1)
 
 
-def labelled(one: TwoObjects) -> str:
-    right = [name for name in NAMES if one.relation[name]]
+def two_objects_label(one: TwoObjectsRecord) -> str:
+    right = [name for name in VARIANTS if one.relation[name]]
     return f"{one.caption} [right: {', '.join(right) or 'none'}]"

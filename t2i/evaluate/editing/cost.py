@@ -8,29 +8,36 @@ from functools import partial
 
 import torch
 
-from t2i.evaluate.editing.records import Cost
+from t2i.evaluate.editing.records import CostRecord
 
-FEW = 4
+MEMORY_STEPS = 4
 """Steps of a run whose memory is watched, as watching takes long; more steps hold no more."""
 LEVEL, SILENT = "KINETO_LOG_LEVEL", "99"
 """A level of messages that there is none of."""
-Draw = Callable[[int], object]
+DrawFunction = Callable[[int], object]
 """Makes a run of so many steps."""
 
 
-def cost_of(
-    method: str, plain: Draw, edited: Draw, steps: int, rounds: int, device: torch.device
-) -> Cost:
+def measure_cost(
+    method: str,
+    plain: DrawFunction,
+    edited: DrawFunction,
+    steps: int,
+    rounds: int,
+    device: torch.device,
+) -> CostRecord:
     """Both in turns, so that what else the machine does falls on both."""
-    few = min(FEW, steps)
-    extra = peak_of(partial(edited, few), device) - peak_of(partial(plain, few), device)
+    few = min(MEMORY_STEPS, steps)
+    extra = measure_peak_bytes(partial(edited, few), device) - measure_peak_bytes(
+        partial(plain, few), device
+    )
     both = partial(plain, steps), partial(edited, steps)
-    times = [seconds_of(*both, device) for _ in range(rounds)]
+    times = [measure_seconds(*both, device) for _ in range(rounds)]
     ratios = [round(edited_seconds / seconds, 4) for seconds, edited_seconds in times]
-    return Cost(method=method, time=ratios, extra_bytes=extra)
+    return CostRecord(method=method, time=ratios, extra_bytes=extra)
 
 
-def seconds_of(
+def measure_seconds(
     plain: Callable[[], object], edited: Callable[[], object], device: torch.device
 ) -> tuple[float, float]:
     """Of a processor; of an accelerator, which works beside it, by the clock."""
@@ -57,7 +64,7 @@ def silent_profiler() -> Iterator[None]:
             del os.environ[LEVEL]
 
 
-def peak_of(draw: Callable[[], object], device: torch.device) -> int:
+def measure_peak_bytes(draw: Callable[[], object], device: torch.device) -> int:
     """The most bytes that torch held at once for what was made meanwhile."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

@@ -8,15 +8,15 @@ import numpy as np
 
 from t2i.attention.prompts.prompt_tokens import Words
 from t2i.errors import ArgumentError
-from t2i.evaluate.generation.judge import Said, said
-from t2i.scenes.captions import MAX_WORDS, Caption, Mention, describe, phrase
-from t2i.scenes.held_out import fits, trained_colours
-from t2i.scenes.layout import Spot, pick
+from t2i.evaluate.generation.judge import CaptionStatement, caption_statement
+from t2i.scenes.captions import MAX_WORDS, Caption, Mention, draw_noun_phrase, write_caption
+from t2i.scenes.held_out import is_trained_together, training_colours
+from t2i.scenes.layout import Spot, random_choice
 from t2i.scenes.recognised_objects import Relation
-from t2i.scenes.scenes import Layout, Scenes, shared_backgrounds
+from t2i.scenes.scenes import Layout, Scenes, shared_contrasting_backgrounds
 
-Kind = Literal["swap", "recolour", "background", "addition", "strengthen"]
-KINDS: dict[Kind, str] = {
+ChangeKind = Literal["swap", "recolour", "background", "addition", "strengthen"]
+CHANGE_TITLES: dict[ChangeKind, str] = {
     "swap": "another object",
     "recolour": "another colour",
     "background": "another background",
@@ -24,44 +24,44 @@ KINDS: dict[Kind, str] = {
     "strengthen": "a stronger word",
 }
 """What is changed -> what people read."""
-JOINTS: dict[Relation, tuple[str, ...]] = {
+CONJUNCTIONS: dict[Relation, tuple[str, ...]] = {
     "left": ("and", "and", "to the left of"),
     "above": ("and", "and", "above"),
 }
 """How the object that is there stands to the one that is added -> what may join them."""
-TRIES = 1000
+MAX_TRIES = 1000
 """Scenes that a pair may be made of."""
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class PromptPair:
     """A source, a target, and what became of what.
 
     spot : number of the object that changes, is added, or is told more strongly; None for the
         background
     source_word, target_word : what the captions call it; "background"; () for one that is not there
-    strong : the word that is told more strongly, in a target that reads as the source
+    strengthened_word : the word that is told more strongly, in a target that reads as the source
     """
 
-    kind: Kind
+    kind: ChangeKind
     source: Layout
     target: Layout
     spot: int | None
     source_word: Words
     target_word: Words
-    strong: str | None = None
+    strengthened_word: str | None = None
 
     @property
     def texts(self) -> tuple[str, str]:
         return self.source.caption.text, self.target.caption.text
 
     @property
-    def said(self) -> Said:
+    def target_statement(self) -> CaptionStatement:
         """What the target states."""
-        return said(self.target)
+        return caption_statement(self.target)
 
     @property
-    def names(self) -> tuple[str, ...]:
+    def changed_names(self) -> tuple[str, ...]:
         """The objects of which one becomes the other, or the one that is added; none where the
         background changes."""
         if self.spot is None:
@@ -70,74 +70,85 @@ class Pair:
         return tuple(dict.fromkeys(spot.name for spots in both for spot in spots))
 
     @property
-    def kept(self) -> tuple[str, ...]:
+    def unchanged_names(self) -> tuple[str, ...]:
         """The objects that nothing is asked to become of."""
         return tuple(
             spot.name for number, spot in enumerate(self.source.spots) if number != self.spot
         )
 
 
-def pair(scenes: Scenes, kind: Kind, number: int) -> Pair:
+def build_pair(scenes: Scenes, kind: ChangeKind, number: int) -> PromptPair:
     """Pair `number` of a kind: the first of TRIES scenes that the change can be made to."""
-    for attempt in range(TRIES):
-        index = number * TRIES + attempt
-        found = CHANGES[kind](scenes, scenes.layout(index), f"{kind}/{index}")
+    for attempt in range(MAX_TRIES):
+        index = number * MAX_TRIES + attempt
+        found = CHANGE_FUNCTIONS[kind](scenes, scenes.layout(index), f"{kind}/{index}")
         if found is not None:
             return found
     raise ArgumentError(
-        f"None of {TRIES} scenes can be changed in {KINDS[kind]!r} with the objects "
+        f"None of {MAX_TRIES} scenes can be changed in {CHANGE_TITLES[kind]!r} with the objects "
         f"{', '.join(scenes.vocabulary)}: leave out that kind of edit."
     )
 
 
-def swap(scenes: Scenes, layout: Layout, key: str) -> Pair | None:
-    rng = seeded(scenes, key)
+def swap_object(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
+    rng = seeded_generator(scenes, key)
     spot = int(rng.random() * len(layout.spots))
     others = [one.name for number, one in enumerate(layout.spots) if number != spot]
     old = layout.spots[spot]
-    fitting = [name for name in scenes.vocabulary if name != old.name and fits(name, others)]
+    fitting = [
+        name for name in scenes.vocabulary if name != old.name and is_trained_together(name, others)
+    ]
     if not fitting:
         return None
-    return changed(
-        scenes, layout, key, "swap", spot, replace(old, name=pick(rng, fitting), colour=None)
+    return replace_spot(
+        scenes,
+        layout,
+        key,
+        "swap",
+        spot,
+        replace(old, name=random_choice(rng, fitting), colour=None),
     )
 
 
-def recolour(scenes: Scenes, layout: Layout, key: str) -> Pair | None:
-    rng = seeded(scenes, key)
+def recolour_object(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
+    rng = seeded_generator(scenes, key)
     spot = int(rng.random() * len(layout.spots))
     old = layout.spots[spot]
-    colours = [colour for colour in trained_colours(old.name) if colour != old.colour]
+    colours = [colour for colour in training_colours(old.name) if colour != old.colour]
     if not colours:
         return None
-    return changed(scenes, layout, key, "recolour", spot, replace(old, colour=pick(rng, colours)))
+    return replace_spot(
+        scenes, layout, key, "recolour", spot, replace(old, colour=random_choice(rng, colours))
+    )
 
 
-def background(scenes: Scenes, layout: Layout, key: str) -> Pair | None:
-    rng = seeded(scenes, key)
+def change_background(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
+    rng = seeded_generator(scenes, key)
     names, colours = zip(*((spot.name, spot.colour) for spot in layout.spots), strict=True)
-    others = [name for name in shared_backgrounds(names, colours) if name != layout.background]
+    others = [
+        name for name in shared_contrasting_backgrounds(names, colours) if name != layout.background
+    ]
     if not others:
         return None
-    source = told(scenes, layout, key)
-    target = told(scenes, replace(layout, background=pick(rng, others)), key)
+    source = with_new_caption(scenes, layout, key)
+    target = with_new_caption(scenes, replace(layout, background=random_choice(rng, others)), key)
     if not all(f"{one.background} background" in one.caption.text for one in (source, target)):
         return None
-    return Pair("background", source, target, None, "background", "background")
+    return PromptPair("background", source, target, None, "background", "background")
 
 
-def addition(scenes: Scenes, layout: Layout, key: str) -> Pair | None:
+def add_object(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
     """The first object of two alone, then both: its caption, with the other put in behind it."""
     if len(layout.spots) != 2:
         return None
     first, second = layout.spots
     alone = replace(layout, spots=(first,), arrangement="single")
-    source = told(scenes, alone, key)
-    mention = mention_of(source, 0)
-    rng = seeded(scenes, f"{key}/added")
+    source = with_new_caption(scenes, alone, key)
+    mention = find_mention(source, 0)
+    rng = seeded_generator(scenes, f"{key}/added")
     relation: Relation = "left" if layout.arrangement == "row" else "above"
-    joint = pick(rng, JOINTS[relation])
-    added = phrase(rng, second)
+    joint = random_choice(rng, CONJUNCTIONS[relation])
+    added = draw_noun_phrase(rng, second)
     begin, end = source.caption.text[: mention.span[1]], source.caption.text[mention.span[1] :]
     text = f"{begin} {joint} {added}{end}"
     at = len(begin) + len(f" {joint} {added}")
@@ -146,56 +157,58 @@ def addition(scenes: Scenes, layout: Layout, key: str) -> Pair | None:
     if len(text.split()) > MAX_WORDS:
         return None
     target = replace(layout, caption=Caption(text, (mention, other), relations))
-    return Pair("addition", source, target, 1, (), added.word)
+    return PromptPair("addition", source, target, 1, (), added.word)
 
 
-def strengthen(scenes: Scenes, layout: Layout, key: str) -> Pair | None:
+def strengthen_word(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
     """Of one object alone, told to be large or small."""
-    source = told(scenes, layout, key)
-    mention = mention_of(source, 0)
+    source = with_new_caption(scenes, layout, key)
+    mention = find_mention(source, 0)
     if len(layout.spots) > 1 or mention.size_word is None:
         return None
     word = mention.word
-    return Pair("strengthen", source, source, 0, word, word, strong=mention.size_word)
+    return PromptPair(
+        "strengthen", source, source, 0, word, word, strengthened_word=mention.size_word
+    )
 
 
-CHANGES: dict[Kind, Callable[[Scenes, Layout, str], Pair | None]] = {
-    "swap": swap,
-    "recolour": recolour,
-    "background": background,
-    "addition": addition,
-    "strengthen": strengthen,
+CHANGE_FUNCTIONS: dict[ChangeKind, Callable[[Scenes, Layout, str], PromptPair | None]] = {
+    "swap": swap_object,
+    "recolour": recolour_object,
+    "background": change_background,
+    "addition": add_object,
+    "strengthen": strengthen_word,
 }
 
 
-def changed(
-    scenes: Scenes, layout: Layout, key: str, kind: Kind, spot: int, new: Spot
-) -> Pair | None:
+def replace_spot(
+    scenes: Scenes, layout: Layout, key: str, kind: ChangeKind, spot: int, new: Spot
+) -> PromptPair | None:
     """The pair in which `new` takes a place, if it can be seen there and the captions differ."""
     spots = tuple(new if number == spot else one for number, one in enumerate(layout.spots))
     names, colours = zip(*((one.name, one.colour) for one in spots), strict=True)
-    if layout.background not in shared_backgrounds(names, colours):
+    if layout.background not in shared_contrasting_backgrounds(names, colours):
         return None
-    source = told(scenes, layout, key)
-    target = told(scenes, replace(layout, spots=spots), key)
+    source = with_new_caption(scenes, layout, key)
+    target = with_new_caption(scenes, replace(layout, spots=spots), key)
     order = [mention.spot for mention in source.caption.mentions]
     if [mention.spot for mention in target.caption.mentions] != order:
         return None  # one of them had to be shortened
-    words = mention_of(source, spot).word, mention_of(target, spot).word
-    return Pair(kind, source, target, spot, *words)
+    words = find_mention(source, spot).word, find_mention(target, spot).word
+    return PromptPair(kind, source, target, spot, *words)
 
 
-def told(scenes: Scenes, layout: Layout, key: str) -> Layout:
+def with_new_caption(scenes: Scenes, layout: Layout, key: str) -> Layout:
     """With a caption of its own; the same key chooses the same form."""
-    rng = seeded(scenes, f"{key}/caption")
-    caption = describe(rng, layout.spots, layout.arrangement, layout.background)
+    rng = seeded_generator(scenes, f"{key}/caption")
+    caption = write_caption(rng, layout.spots, layout.arrangement, layout.background)
     return replace(layout, caption=caption)
 
 
-def mention_of(layout: Layout, spot: int) -> Mention:
+def find_mention(layout: Layout, spot: int) -> Mention:
     return next(mention for mention in layout.caption.mentions if mention.spot == spot)
 
 
-def seeded(scenes: Scenes, key: str) -> np.random.Generator:
+def seeded_generator(scenes: Scenes, key: str) -> np.random.Generator:
     words: Sequence[int] = [scenes.config.seed, *key.encode()]
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))

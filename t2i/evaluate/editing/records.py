@@ -4,25 +4,25 @@ from dataclasses import asdict
 
 from pydantic import BaseModel, ConfigDict
 
-from t2i.evaluate.editing.pairs import Kind
-from t2i.evaluate.editing.scores import Kept
+from t2i.evaluate.editing.pairs import ChangeKind
+from t2i.evaluate.editing.scores import Similarity
 
 DECIMALS = 6
 
 
-class Strict(BaseModel):
+class StrictModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Alike(Strict):
-    """See t2i.evaluate.editing.scores.Kept."""
+class SimilarityRecord(StrictModel):
+    """See t2i.evaluate.editing.scores.Similarity."""
 
     psnr: float
     mse: float
     ssim: float
 
 
-class Edited(Strict):
+class EditedRecord(StrictModel):
     """One method's picture of a pair.
 
     success : the one thing that was to change has changed
@@ -36,28 +36,28 @@ class Edited(Strict):
 
     success: bool
     everything: bool
-    stayed: Alike | None
-    whole: Alike
+    stayed: SimilarityRecord | None
+    whole: SimilarityRecord
     structure: float
     fit: float | None
     fit_there: float | None
 
 
-class EditedPair(Strict):
+class PairRecord(StrictModel):
     """The record of a pair.
 
     source_right : whether the source's picture shows all that its prompt says
     """
 
-    kind: Kind
+    kind: ChangeKind
     source: str
     target: str
     source_right: bool
-    methods: dict[str, Edited]
+    methods: dict[str, EditedRecord]
     file: str
 
 
-class TwoObjects(Strict):
+class TwoObjectsRecord(StrictModel):
     """The record of a prompt of two objects, by method.
 
     both, relation : whether both are there, and stand as told
@@ -67,11 +67,11 @@ class TwoObjects(Strict):
     caption: str
     both: dict[str, bool]
     relation: dict[str, bool]
-    whole: dict[str, Alike]
+    whole: dict[str, SimilarityRecord]
     file: str
 
 
-class Cost(Strict):
+class CostRecord(StrictModel):
     """Of a method beside the same rows without an edit.
 
     time : of a processor, as a ratio, round by round
@@ -83,6 +83,6 @@ class Cost(Strict):
     extra_bytes: int
 
 
-def alike(kept: Kept) -> Alike:
+def similarity_record(kept: Similarity) -> SimilarityRecord:
     rounded = {name: round(value, DECIMALS) for name, value in asdict(kept).items()}
-    return Alike(**rounded)
+    return SimilarityRecord(**rounded)

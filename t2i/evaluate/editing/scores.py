@@ -13,21 +13,21 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from t2i.evaluate.editing.pairs import Pair
-from t2i.evaluate.generation.judge import judge
-from t2i.evaluate.optional_imports import needs_extra
-from t2i.scenes.recognised_objects import Seen
+from t2i.evaluate.editing.pairs import PromptPair
+from t2i.evaluate.generation.judge import judge_statement
+from t2i.evaluate.optional_imports import explain_missing_extra
+from t2i.scenes.recognised_objects import Recognition
 
-WIDENED = 0.03
+DILATION = 0.03
 """By how much of the picture's side a mask of what changes is widened."""
-MOST_DECIBELS = 100.0
+MAX_PSNR = 100.0
 """PSNR of pixels that are equal: no number is larger, and infinity has no mean."""
-STRONGER = 1.05
+MIN_GROWTH = 1.05
 """A larger object covers at least so many times its area; a smaller one is divided by it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class Similarity:
     """How alike two pictures are, over the places that were to stay, or over all of them."""
 
     psnr: float
@@ -35,20 +35,22 @@ class Kept:
     ssim: float
 
 
-def kept(one: Image.Image, other: Image.Image, places_HW: NDArray[np.bool_]) -> Kept | None:
+def measure_similarity(
+    one: Image.Image, other: Image.Image, places_HW: NDArray[np.bool_]
+) -> Similarity | None:
     """None where there is no place; MSE of colours from 0 to 1."""
     if not places_HW.any():
         return None
-    one_3HW, other_3HW = pixels(one), pixels(other)
+    one_3HW, other_3HW = to_tensor(one), to_tensor(other)
     places = torch.from_numpy(places_HW)
     mse = float((one_3HW - other_3HW).square().mean(0)[places].mean())
-    psnr = MOST_DECIBELS if mse == 0 else min(MOST_DECIBELS, -10 * math.log10(mse))
-    return Kept(psnr, mse, float(ssim_map(one_3HW, other_3HW)[places].mean()))
+    psnr = MAX_PSNR if mse == 0 else min(MAX_PSNR, -10 * math.log10(mse))
+    return Similarity(psnr, mse, float(ssim_map(one_3HW, other_3HW)[places].mean()))
 
 
 def ssim_map(one_3HW: Tensor, other_3HW: Tensor) -> Tensor:
     """Structural similarity around each pixel, (H, W)."""
-    with needs_extra():
+    with explain_missing_extra():
         from torchmetrics.functional.image import structural_similarity_index_measure
 
     _, map_13HW = structural_similarity_index_measure(
@@ -74,20 +76,26 @@ def self_similarity(features_Fhw: Tensor) -> Tensor:
     return unit_FP.T @ unit_FP
 
 
-def to_stay(pair: Pair, source: Seen, target: Seen, size: tuple[int, int]) -> NDArray[np.bool_]:
+def unchanged_mask(
+    pair: PromptPair, source: Recognition, target: Recognition, size: tuple[int, int]
+) -> NDArray[np.bool_]:
     """The places (H, W) that an edit has no business in.
 
     Outside of what changes in either picture, which is widened a little. Where the background
     changes: inside the objects of the source, without their edges.
     """
-    by = math.ceil(WIDENED * max(size))
+    by = math.ceil(DILATION * max(size))
     if pair.spot is None:
-        return ~widened(~union(source, pair.kept, size), by)
-    changing = union(source, pair.names, size) | union(target, pair.names, size)
-    return ~widened(changing, by)
+        return ~dilate(~union_mask(source, pair.unchanged_names, size), by)
+    changing = union_mask(source, pair.changed_names, size) | union_mask(
+        target, pair.changed_names, size
+    )
+    return ~dilate(changing, by)
 
 
-def union(seen: Seen, names: tuple[str, ...], size: tuple[int, int]) -> NDArray[np.bool_]:
+def union_mask(
+    seen: Recognition, names: tuple[str, ...], size: tuple[int, int]
+) -> NDArray[np.bool_]:
     """Where any of these objects was recognised."""
     places = np.zeros(size, dtype=np.bool_)
     for name in names:
@@ -96,38 +104,38 @@ def union(seen: Seen, names: tuple[str, ...], size: tuple[int, int]) -> NDArray[
     return places
 
 
-def widened(mask_HW: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
+def dilate(mask_HW: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
     """By so many pixels to every side."""
     mask_11HW = torch.from_numpy(mask_HW).float()[None, None]
     wide_11HW = functional.max_pool2d(mask_11HW, 2 * by + 1, stride=1, padding=by)
     return np.asarray(wide_11HW[0, 0].numpy() > 0)
 
 
-def succeeded(pair: Pair, source: Seen, target: Seen) -> bool:
+def is_success(pair: PromptPair, source: Recognition, target: Recognition) -> bool:
     """Whether the one thing that was to change has changed."""
     if pair.kind == "background":
         return target.background == pair.target.background
-    old, new = pair.names[0], pair.names[-1]
+    old, new = pair.changed_names[0], pair.changed_names[-1]
     if pair.kind == "addition":
-        return all(name in target.objects for name in (*pair.kept, new))
+        return all(name in target.objects for name in (*pair.unchanged_names, new))
     if pair.kind == "swap":
         return new in target.objects and old not in target.objects
     assert pair.spot is not None
     if pair.kind == "recolour":
         colour = pair.target.spots[pair.spot].colour
-        return colour is not None and target.painted(new, colour)
+        return colour is not None and target.has_colour(new, colour)
     if old not in source.objects or old not in target.objects:
         return False
     growth = target.objects[old].share / source.objects[old].share
-    return growth >= STRONGER if pair.strong == "large" else growth <= 1 / STRONGER
+    return growth >= MIN_GROWTH if pair.strengthened_word == "large" else growth <= 1 / MIN_GROWTH
 
 
-def all_true(pair: Pair, target: Seen) -> bool:
+def shows_whole_prompt(pair: PromptPair, target: Recognition) -> bool:
     """Whether all that the target's prompt says is there."""
-    return all(judge(pair.said, target)["everything"])
+    return all(judge_statement(pair.target_statement, target)["everything"])
 
 
-def pixels(picture: Image.Image) -> Tensor:
+def to_tensor(picture: Image.Image) -> Tensor:
     """(3, H, W) of 0..1, in float64: SSIM subtracts what is nearly equal."""
     rgb_HW3 = np.asarray(picture.convert("RGB"), dtype=np.float64) / 255
     return torch.from_numpy(rgb_HW3).permute(2, 0, 1)

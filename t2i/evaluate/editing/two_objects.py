@@ -9,50 +9,59 @@ from PIL import Image
 
 from t2i.attention import AttendAndExcite, Region, Regions, attend
 from t2i.attention.edits.base.edit import Edit
-from t2i.evaluate.editing.methods import NONE
-from t2i.evaluate.editing.pairs import TRIES, mention_of
-from t2i.evaluate.editing.records import TwoObjects, alike
-from t2i.evaluate.editing.scores import kept
-from t2i.evaluate.generation.judge import judge, said
-from t2i.evaluate.suite_part import Bench
+from t2i.evaluate.editing.methods import NO_CONTROL
+from t2i.evaluate.editing.pairs import MAX_TRIES, find_mention
+from t2i.evaluate.editing.records import TwoObjectsRecord, similarity_record
+from t2i.evaluate.editing.scores import measure_similarity
+from t2i.evaluate.generation.judge import caption_statement, judge_statement
+from t2i.evaluate.suite_part import EvaluationContext
 from t2i.pictures import picture_grid
 from t2i.scenes.recognised_objects import Relation
 from t2i.scenes.scenes import Layout, Scenes
 
-EXCITED, PLACED = "AttendAndExcite", "Regions"
-HELPED = (EXCITED, PLACED)
-NAMES = (NONE, *HELPED)
+ATTEND_AND_EXCITE, REGIONS = "AttendAndExcite", "Regions"
+CONTROLS = (ATTEND_AND_EXCITE, REGIONS)
+VARIANTS = (NO_CONTROL, *CONTROLS)
 FIRST, SECOND, ACROSS = (0.02, 0.48), (0.52, 0.98), (0.25, 0.75)
 """Sides of the boxes: two one after the other, and what they share."""
 
 
-def layout_of_two(scenes: Scenes, number: int) -> Layout | None:
+def find_two_object_layout(scenes: Scenes, number: int) -> Layout | None:
     """Of TRIES scenes the first whose caption says how two objects stand; None without one."""
-    for index in range(number * TRIES, (number + 1) * TRIES):
+    for index in range(number * MAX_TRIES, (number + 1) * MAX_TRIES):
         layout = scenes.layout(index)
         if len(layout.spots) == 2 and layout.caption.relations:
             return layout
     return None
 
 
-def drawn_with_help(bench: Bench, layout: Layout, seed: int, name: str) -> TwoObjects:
+def measure_two_objects(
+    context: EvaluationContext, layout: Layout, seed: int, name: str
+) -> TwoObjectsRecord:
     """The same noise without an edit, with both words excited, and with a region for each."""
-    pictures: list[Image.Image] = drawn(bench, layout, NAMES, seed, bench.steps)
-    told = [judge(said(layout), seen) for seen in bench.recogniser.look(pictures)]
+    pictures: list[Image.Image] = draw_prompt(context, layout, VARIANTS, seed, context.steps)
+    told = [
+        judge_statement(caption_statement(layout), seen)
+        for seen in context.recogniser.recognise(pictures)
+    ]
     everywhere = np.ones((pictures[0].height, pictures[0].width), dtype=np.bool_)
-    whole = [kept(pictures[0], picture, everywhere) for picture in pictures]
-    strip = picture_grid(pictures, NAMES, columns=len(NAMES)).convert("RGB")
-    return TwoObjects(
+    whole = [measure_similarity(pictures[0], picture, everywhere) for picture in pictures]
+    strip = picture_grid(pictures, VARIANTS, columns=len(VARIANTS)).convert("RGB")
+    return TwoObjectsRecord(
         caption=layout.caption.text,
-        both={one: right["both"][0] for one, right in zip(NAMES, told, strict=True)},
-        relation={one: right["relation"][0] for one, right in zip(NAMES, told, strict=True)},
-        whole={one: alike(found) for one, found in zip(NAMES, whole, strict=True) if found},
-        file=bench.keep(name, strip),
+        both={one: right["both"][0] for one, right in zip(VARIANTS, told, strict=True)},
+        relation={one: right["relation"][0] for one, right in zip(VARIANTS, told, strict=True)},
+        whole={
+            one: similarity_record(found)
+            for one, found in zip(VARIANTS, whole, strict=True)
+            if found
+        },
+        file=context.save_picture(name, strip),
     )
 
 
-def drawn(
-    bench: Bench,
+def draw_prompt(
+    context: EvaluationContext,
     layout: Layout,
     names: Sequence[str],
     seed: int,
@@ -60,32 +69,32 @@ def drawn(
     output_type: Literal["pil", "latent"] = "pil",
 ) -> Any:
     """What the pipeline gives: the prompt once for each name, all from the same noise."""
-    with attend(bench.pipe) as attn:
+    with attend(context.pipe) as attn:
         for row, name in enumerate(names):
-            if name in HELPED:
-                attn.edit(edit_of(name, layout, row))
-        return bench.pipe(
+            if name in CONTROLS:
+                attn.edit(build_edit(name, layout, row))
+        return context.pipe(
             [layout.caption.text] * len(names),
             num_inference_steps=steps,
-            guidance_scale=bench.guidance_scale,
+            guidance_scale=context.guidance_scale,
             generator=[torch.Generator().manual_seed(seed) for _ in names],
             output_type=output_type,
             return_dict=False,
         )[0]
 
 
-def edit_of(name: str, layout: Layout, row: int) -> Edit:
+def build_edit(name: str, layout: Layout, row: int) -> Edit:
     """Of the picture of that row."""
-    words = [mention_of(layout, spot).word for spot in (0, 1)]
-    if name == EXCITED:
+    words = [find_mention(layout, spot).word for spot in (0, 1)]
+    if name == ATTEND_AND_EXCITE:
         return AttendAndExcite(tuple(words), target=row)
     (subject, relation, other) = layout.caption.relations[0]
-    boxes = {subject: box_of(relation, first=True), other: box_of(relation, first=False)}
+    boxes = {subject: region_box(relation, first=True), other: region_box(relation, first=False)}
     regions = [Region(words=words[spot], box=boxes[spot]) for spot in (0, 1)]
     return Regions(regions, target=row)
 
 
-def box_of(relation: Relation, *, first: bool) -> tuple[float, float, float, float]:
+def region_box(relation: Relation, *, first: bool) -> tuple[float, float, float, float]:
     """Left, top, right, bottom of the one that stands so to the other, or of that other."""
     begins = (relation in ("left", "above")) == first
     low, high = FIRST if begins else SECOND

@@ -4,20 +4,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from t2i.evaluate.generation.feature_distance import scenes_distance
-from t2i.evaluate.generation.judge import KINDS
-from t2i.evaluate.generation.records import Picture, Run
-from t2i.evaluate.generation.sampling_choice import JUDGED_BY, Choice, choose
+from t2i.evaluate.generation.judge import CRITERIA
+from t2i.evaluate.generation.records import PictureRecord, SamplingRun
+from t2i.evaluate.generation.sampling_choice import (
+    CHOICE_CRITERION,
+    SamplingChoice,
+    choose_sampling,
+)
 from t2i.evaluate.report.chapter import Block, Cell, Chapter, Figure, Gallery, Plot, Table
-from t2i.evaluate.report.statistics import difference, mean, share
+from t2i.evaluate.report.statistics import bootstrap_mean, independent_difference, proportion
 
-SPLITS = {"seen": "seen", "held_out": "held out"}
+SPLIT_HEADS = {"seen": "seen", "held_out": "held out"}
 """Splits of the tables -> their heads."""
-PLOTTED = ("one", "both", "relation", "background", "recolour", "everything")
-LOST = f"{KINDS[JUDGED_BY]}, less the best"
-CHEAPEST = "the cheapest not surely worse"
-SHOWN = 12
+PLOTTED_CRITERIA = ("one", "both", "relation", "background", "recolour", "everything")
+LOSS_HEAD = f"{CRITERIA[CHOICE_CRITERION]}, less the best"
+CHEAPEST_HEAD = "the cheapest not significantly worse"
+GALLERY_SIZE = 12
 """Pictures of a gallery."""
-SWEPT = {
+SWEEP_TITLES = {
     "guidance": ("Against the guidance scale", "guidance scale"),
     "steps": ("Against the number of steps", "steps"),
     "samplers": ("Other samplers", "sampler"),
@@ -26,35 +30,40 @@ SWEPT = {
 
 
 @dataclass(frozen=True, slots=True)
-class Results:
+class GenerationResults:
     """All pictures of a part that is done.
 
     real, drawn : by split
     sweeps : what was varied -> a run for each value
-    own : what was varied -> the label of the run that is sampled as the model likes it
-    way : how `drawn` was sampled, in words
+    default_labels : what was varied -> the label of the run that is sampled as the model likes it
+    sampling_text : how `drawn` was sampled, in words
     """
 
-    real: Mapping[str, Run]
-    drawn: Mapping[str, Run]
-    sweeps: Mapping[str, Sequence[Run]]
-    own: Mapping[str, str]
-    way: str
+    real: Mapping[str, SamplingRun]
+    drawn: Mapping[str, SamplingRun]
+    sweeps: Mapping[str, Sequence[SamplingRun]]
+    default_labels: Mapping[str, str]
+    sampling_text: str
 
 
-def chapters_of(results: Results) -> list[Chapter]:
-    chapters = [ceiling(results), main(results), sampling(results), gallery(results)]
+def build_chapters(results: GenerationResults) -> list[Chapter]:
+    chapters = [
+        build_recogniser_chapter(results),
+        build_generation_chapter(results),
+        build_sampling_chapter(results),
+        build_pictures_chapter(results),
+    ]
     return [chapter for chapter in chapters if chapter.blocks]
 
 
-def ceiling(results: Results) -> Chapter:
+def build_recogniser_chapter(results: GenerationResults) -> Chapter:
     table = Table(
         name="recogniser",
         title="Real scenes, judged as if the model had drawn them",
-        heads=[SPLITS[split] for split in results.real],
-        rows=rows_of(results.real),
-        units=dict.fromkeys(SPLITS.values(), "%"),
-        better=dict.fromkeys(SPLITS.values(), "higher"),
+        heads=[SPLIT_HEADS[split] for split in results.real],
+        rows=build_rows(results.real),
+        units=dict.fromkeys(SPLIT_HEADS.values(), "%"),
+        better=dict.fromkeys(SPLIT_HEADS.values(), "higher"),
     )
     return Chapter(
         name="recogniser",
@@ -66,20 +75,20 @@ def ceiling(results: Results) -> Chapter:
     )
 
 
-def main(results: Results) -> Chapter:
-    heads = [SPLITS[split] for split in results.drawn]
+def build_generation_chapter(results: GenerationResults) -> Chapter:
+    heads = [SPLIT_HEADS[split] for split in results.drawn]
     blocks: list[Block] = [
         Table(
             name="generation",
-            title=f"What was asked for is there ({results.way})",
+            title=f"What was asked for is there ({results.sampling_text})",
             heads=[*heads, *["held out - seen"] * (len(heads) > 1)],
-            rows=rows_of(results.drawn, compared=len(heads) > 1),
+            rows=build_rows(results.drawn, compared=len(heads) > 1),
             units=dict.fromkeys(heads, "%") | {"held out - seen": "points"},
             better=dict.fromkeys([*heads, "held out - seen"], "higher"),
         ),
-        control(results),
-        distances(results),
-        *agreements(results),
+        build_control_table(results),
+        build_distance_table(results),
+        *build_score_tables(results),
     ]
     return Chapter(
         name="generation",
@@ -94,27 +103,29 @@ def main(results: Results) -> Chapter:
     )
 
 
-def rows_of(runs: Mapping[str, Run], compared: bool = False) -> list[tuple[str, list[Cell]]]:
+def build_rows(
+    runs: Mapping[str, SamplingRun], compared: bool = False
+) -> list[tuple[str, list[Cell]]]:
     rows: list[tuple[str, list[Cell]]] = []
-    for kind, title in KINDS.items():
-        figures = [share(run.flags(kind)) for run in runs.values()]
+    for kind, title in CRITERIA.items():
+        figures = [proportion(run.flags(kind)) for run in runs.values()]
         if not any(figures):
             continue
-        change = [difference(figures[1], figures[0])] if compared else []
+        change = [independent_difference(figures[1], figures[0])] if compared else []
         rows.append((title, [*figures, *change]))
     return rows
 
 
-def control(results: Results) -> Table:
+def build_control_table(results: GenerationResults) -> Table:
     """Held against the same of real scenes: that is what chance means for these captions."""
     heads = ["drawn", "drawn, another's caption", "real, another's caption"]
     rows: list[tuple[str, list[Cell]]] = []
-    for kind, title in KINDS.items():
+    for kind, title in CRITERIA.items():
         own = [flag for run in results.drawn.values() for flag in run.flags(kind)]
         drawn = [flag for run in results.drawn.values() for flag in run.flags_by_another(kind)]
         real = [flag for run in results.real.values() for flag in run.flags_by_another(kind)]
         if own:
-            rows.append((title, [share(own), share(drawn), share(real)]))
+            rows.append((title, [proportion(own), proportion(drawn), proportion(real)]))
     return Table(
         name="control",
         title="The control: judged by the caption of the next picture that says such a thing",
@@ -125,13 +136,16 @@ def control(results: Results) -> Table:
     )
 
 
-def distances(results: Results) -> Table:
+def build_distance_table(results: GenerationResults) -> Table:
     heads = ["real scenes to drawn pictures", "real scenes to real scenes"]
     rows: list[tuple[str, list[Cell]]] = []
     for split, drawn in results.drawn.items():
         real = results.real[split].pictures
         rows.append(
-            (SPLITS[split], [between(real, drawn.pictures), between(real, real)]),
+            (
+                SPLIT_HEADS[split],
+                [split_half_distance(real, drawn.pictures), split_half_distance(real, real)],
+            ),
         )
     return Table(
         name="scenes_distance",
@@ -143,7 +157,7 @@ def distances(results: Results) -> Table:
     )
 
 
-def agreements(results: Results) -> list[Table]:
+def build_score_tables(results: GenerationResults) -> list[Table]:
     """None where the judge has not learned to score captions."""
     heads = ["real", "real, the next caption", "drawn", "drawn, the next caption"]
     rows: list[tuple[str, list[Cell]]] = []
@@ -154,9 +168,9 @@ def agreements(results: Results) -> list[Table]:
                 [picture.fit for picture in run.pictures],
                 [picture.fit_of_another for picture in run.pictures],
             ):
-                cells.append(mean(fits))
+                cells.append(bootstrap_mean(fits))
         if any(cells):
-            rows.append((SPLITS[split], cells))
+            rows.append((SPLIT_HEADS[split], cells))
     table = Table(
         name="text_picture_score",
         title="Text-picture score: how well the caption fits, from -1 to 1",
@@ -168,7 +182,9 @@ def agreements(results: Results) -> list[Table]:
     return [table] if rows else []
 
 
-def between(real: Sequence[Picture], others: Sequence[Picture]) -> Figure | None:
+def split_half_distance(
+    real: Sequence[PictureRecord], others: Sequence[PictureRecord]
+) -> Figure | None:
     """The distance of halves with different captions, each way round; real to real is the floor."""
     halves = [[p.features for p in pictures] for pictures in (real[::2], others[1::2])]
     again = [[p.features for p in pictures] for pictures in (real[1::2], others[::2])]
@@ -178,111 +194,118 @@ def between(real: Sequence[Picture], others: Sequence[Picture]) -> Figure | None
     return Figure(value, None, None, len(halves[1]) + len(again[1]))
 
 
-def sampling(results: Results) -> Chapter:
+def build_sampling_chapter(results: GenerationResults) -> Chapter:
     choices = {
         name: choice
         for name, runs in results.sweeps.items()
-        if (choice := choose(runs, results.own[name])) is not None
+        if (choice := choose_sampling(runs, results.default_labels[name])) is not None
     }
     blocks: list[Block] = []
     if choices:
-        blocks.append(named(choices, results.own))
+        blocks.append(build_choice_table(choices, results.default_labels))
     for name, runs in results.sweeps.items():
-        title, across = SWEPT[name]
+        title, across = SWEEP_TITLES[name]
         if name in ("guidance", "steps"):
-            blocks.append(plot(name, title, across, runs))
+            blocks.append(build_sweep_plot(name, title, across, runs))
             title += ", in figures"
-        blocks.append(sweep_table(name, title, runs, choices.get(name)))
+        blocks.append(build_sweep_table(name, title, runs, choices.get(name)))
     return Chapter(
         name="sampling",
         title="How to sample",
-        text="Pictures of scenes that no other table uses, drawn in other ways, one thing varied "
-        "at a time. Fewer pictures than above, but the same scenes and noise for every way, so "
-        f"that ways are compared scene by scene. By {KINDS[JUDGED_BY]!r} the first table names "
-        "the cheapest way that is not surely worse than the best: what it loses in truth may be "
-        "as much as the low end of the interval beside it. How a picture looks is not asked. "
-        "Passes of the denoiser are what a picture costs on any machine; seconds are of one "
+        text="Pictures of scenes that no other table uses, sampled with one setting varied "
+        "at a time. There are fewer pictures than above, but all settings use the same scenes and "
+        "the same noise, so that they are compared scene by scene. The first table names the "
+        f"cheapest setting that is not significantly worse than the best by "
+        f"{CRITERIA[CHOICE_CRITERION]!r}; its true loss may be as large as the low end of the "
+        "interval beside it. Image quality is not judged. "
+        "Denoiser passes are the cost of a picture on any machine; seconds are those of one "
         "picture, drawn in batches, on the machine named below.",
         blocks=blocks,
     )
 
 
-def named(choices: Mapping[str, Choice], own: Mapping[str, str]) -> Table:
+def build_choice_table(choices: Mapping[str, SamplingChoice], own: Mapping[str, str]) -> Table:
     """What the suite recommends, beside what the model does by itself."""
-    heads = ["the model's own", "the best", CHEAPEST, "its passes of the denoiser", LOST]
+    heads = ["the model's own", "the best", CHEAPEST_HEAD, "its passes of the denoiser", LOSS_HEAD]
     rows: list[tuple[str, list[Cell]]] = [
         (
-            SWEPT[name][1],
+            SWEEP_TITLES[name][1],
             [
                 own[name],
                 choice.best.label,
                 choice.cheapest.label,
                 f"{choice.cheapest.passes:g}",
-                choice.lost.get(choice.cheapest.label, "it is the best"),
+                choice.losses.get(choice.cheapest.label, "it is the best"),
             ],
         )
         for name, choice in choices.items()
     ]
     return Table(
         name="sampling_choice",
-        title="The cheapest that is not surely worse than the best",
+        title="The cheapest setting that is not significantly worse than the best",
         heads=heads,
         rows=rows,
-        units={LOST: "points"},
+        units={LOSS_HEAD: "points"},
         better={},
     )
 
 
-def plot(name: str, title: str, across: str, runs: Sequence[Run]) -> Plot:
+def build_sweep_plot(name: str, title: str, across: str, runs: Sequence[SamplingRun]) -> Plot:
     lines: dict[str, list[tuple[float, Figure]]] = {}
-    for kind in PLOTTED:
-        points = [(run.value, share(run.flags(kind))) for run in runs]
+    for kind in PLOTTED_CRITERIA:
+        points = [(run.value, proportion(run.flags(kind))) for run in runs]
         there = [(value, figure) for value, figure in points if figure is not None]
         if there:
-            lines[KINDS[kind]] = there
+            lines[CRITERIA[kind]] = there
     return Plot(name, title, across, "share of pictures", lines)
 
 
-def sweep_table(name: str, title: str, runs: Sequence[Run], choice: Choice | None) -> Table:
-    kinds = [kind for kind in PLOTTED if any(run.flags(kind) for run in runs)]
-    lost: Mapping[str, Figure] = {} if choice is None else choice.lost
+def build_sweep_table(
+    name: str, title: str, runs: Sequence[SamplingRun], choice: SamplingChoice | None
+) -> Table:
+    kinds = [kind for kind in PLOTTED_CRITERIA if any(run.flags(kind) for run in runs)]
+    lost: Mapping[str, Figure] = {} if choice is None else choice.losses
     rows: list[tuple[str, list[Cell]]] = [
         (
             run.label,
             [
-                *(share(run.flags(kind)) for kind in kinds),
+                *(proportion(run.flags(kind)) for kind in kinds),
                 lost.get(run.label),
                 f"{run.passes:g}",
-                mean(run.seconds),
+                bootstrap_mean(run.seconds),
             ],
         )
         for run in runs
     ]
-    heads = [KINDS[kind] for kind in kinds]
+    heads = [CRITERIA[kind] for kind in kinds]
     return Table(
         name=f"{name}_table",
         title=title,
-        heads=[*heads, LOST, "passes", "seconds"],
+        heads=[*heads, LOSS_HEAD, "passes", "seconds"],
         rows=rows,
-        units=dict.fromkeys(heads, "%") | {LOST: "points", "seconds": "s"},
+        units=dict.fromkeys(heads, "%") | {LOSS_HEAD: "points", "seconds": "s"},
         better={**dict.fromkeys(heads, "higher"), "seconds": "lower"},
     )
 
 
-def gallery(results: Results) -> Chapter:
+def build_pictures_chapter(results: GenerationResults) -> Chapter:
     """The worst beside the best, and the first ones as they came."""
     blocks: list[Block] = []
     for split, run in results.drawn.items():
-        ranked = sorted(run.pictures, key=lambda p: (-len(p.wrong), p.number))
-        best = sorted(run.pictures, key=lambda p: (len(p.wrong), p.number))
-        count = min(SHOWN, len(ranked) // 2)
-        flawless = sum(not picture.wrong for picture in ranked)
+        ranked = sorted(run.pictures, key=lambda p: (-len(p.mistakes), p.number))
+        best = sorted(run.pictures, key=lambda p: (len(p.mistakes), p.number))
+        count = min(GALLERY_SIZE, len(ranked) // 2)
+        flawless = sum(not picture.mistakes for picture in ranked)
         share_of = f"{flawless} of {len(ranked)} without a mistake"
         blocks += [
-            shown(f"worst_{split}", f"The worst, {SPLITS[split]} ({share_of})", ranked[:count]),
-            shown(f"best_{split}", f"The best, {SPLITS[split]}", best[:count]),
-            shown(
-                f"first_{split}", f"The first, {SPLITS[split]}, as they came", run.pictures[:SHOWN]
+            build_gallery(
+                f"worst_{split}", f"The worst, {SPLIT_HEADS[split]} ({share_of})", ranked[:count]
+            ),
+            build_gallery(f"best_{split}", f"The best, {SPLIT_HEADS[split]}", best[:count]),
+            build_gallery(
+                f"first_{split}",
+                f"The first, {SPLIT_HEADS[split]}, as they came",
+                run.pictures[:GALLERY_SIZE],
             ),
         ]
     return Chapter(
@@ -295,9 +318,10 @@ def gallery(results: Results) -> Chapter:
     )
 
 
-def shown(name: str, title: str, pictures: Sequence[Picture]) -> Gallery:
+def build_gallery(name: str, title: str, pictures: Sequence[PictureRecord]) -> Gallery:
     labels = [
-        picture.caption + (f" [{'; '.join(dict.fromkeys(picture.wrong))}]" if picture.wrong else "")
+        picture.caption
+        + (f" [{'; '.join(dict.fromkeys(picture.mistakes))}]" if picture.mistakes else "")
         for picture in pictures
     ]
     files = [picture.file or "" for picture in pictures]

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from t2i.evaluate.optional_imports import needs_extra
+from t2i.evaluate.optional_imports import explain_missing_extra
 
 
-class Given(nn.Module):
+class PrecomputedFeatures(nn.Module):
     """The feature module of features that are there already."""
 
     def __init__(self, num_features: int) -> None:
@@ -28,11 +28,11 @@ def scenes_distance(one: Sequence[Sequence[float]], other: Sequence[Sequence[flo
     As Heusel et al. (2017) compare pictures, but in our recogniser's features: no figure of
     another suite can be held against it. It grows as the sets shrink: compare equal sizes only.
     """
-    with needs_extra():
+    with explain_missing_extra():
         from torchmetrics.image.fid import FrechetInceptionDistance
 
     one_NF, other_NF = (torch.tensor(side, dtype=torch.float64) for side in (one, other))
-    metric = FrechetInceptionDistance(Given(one_NF.shape[1])).set_dtype(torch.float64)
+    metric = FrechetInceptionDistance(PrecomputedFeatures(one_NF.shape[1])).set_dtype(torch.float64)
     metric.update(one_NF, real=True)
     metric.update(other_NF, real=False)
     # Rounding may leave a hair less than nothing.

@@ -13,12 +13,23 @@ from torch import nn
 
 from t2i.conditioning.guidance_registry import parse_guidance
 from t2i.denoiser.schedulers import check_sampler, rebuild, scheduler
-from t2i.evaluate.generation.chapters import Results, chapters_of
-from t2i.evaluate.generation.judge import Said, judge, judge_by_another, said
-from t2i.evaluate.generation.records import DECIMALS, Batch, Picture, Run, seen_in
+from t2i.evaluate.generation.chapters import GenerationResults, build_chapters
+from t2i.evaluate.generation.judge import (
+    CaptionStatement,
+    caption_statement,
+    judge_by_other_caption,
+    judge_statement,
+)
+from t2i.evaluate.generation.records import (
+    DECIMALS,
+    BatchRecord,
+    PictureRecord,
+    SamplingRun,
+    object_records,
+)
 from t2i.evaluate.report.chapter import Chapter
-from t2i.evaluate.scene_splits import SplitConfig, scenes_of
-from t2i.evaluate.suite_part import Bench, Record
+from t2i.evaluate.scene_splits import SplitConfig, build_splits
+from t2i.evaluate.suite_part import EvaluationContext, Record
 from t2i.randomness import derive_generator
 from t2i.scenes.scenes import Scenes
 from t2i.terminal import several
@@ -63,7 +74,7 @@ class GenerationConfig(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class SamplingSettings:
     """How pictures are sampled; None is the model's own sampler and classifier-free guidance."""
 
     steps: int
@@ -76,7 +87,7 @@ class Way:
         named += [f"method={self.method}"] * (self.method is not None)
         return ",".join([f"steps={self.steps}", f"guidance={self.guidance_scale:g}", *named])
 
-    def varied(self, name: str) -> tuple[str, float]:
+    def varied_value(self, name: str) -> tuple[str, float]:
         """What a sweep of that name varies, in words and as a number."""
         return {
             "guidance": (f"{self.guidance_scale:g}", self.guidance_scale),
@@ -87,145 +98,167 @@ class Way:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """What a unit does: scenes of a split drawn in a way, or shown as they are (way None)."""
+class GenerationUnit:
+    """What a unit does: scenes of a split drawn in a way, or shown as they are (settings None)."""
 
     split: Split
-    way: Way | None
+    settings: SamplingSettings | None
     numbers: range
 
     @property
     def key(self) -> str:
-        how = "real" if self.way is None else f"drawn/{self.way}"
+        how = "real" if self.settings is None else f"drawn/{self.settings}"
         return f"{self.split}/{how}/{self.numbers.start}-{self.numbers[-1]}"
 
 
-class Generation:
+class GenerationPart:
     """The part; its units are batches of pictures."""
 
     name = "generation"
 
-    def __init__(self, config: GenerationConfig, bench: Bench) -> None:
-        self.config, self.bench = config, bench
-        self._own = bench.pipe.scheduler
-        self.usual = Way(bench.steps, bench.guidance_scale)
-        self.work = {work.key: work for work in self._all_work()}
+    def __init__(self, config: GenerationConfig, context: EvaluationContext) -> None:
+        self.config, self.context = config, context
+        self._own = context.pipe.scheduler
+        self.default_settings = SamplingSettings(context.steps, context.guidance_scale)
+        self.units_by_key = {work.key: work for work in self._all_work()}
 
     def units(self) -> Sequence[str]:
-        return [*self.work]
+        return [*self.units_by_key]
 
     def measure(self, unit: str) -> Record:
-        work = self.work[unit]
+        work = self.units_by_key[unit]
         statements = self.statements[work.split]
         texts = [statements[number].text for number in work.numbers]
         begun = time.perf_counter()
-        with counted(self.bench.pipe.unet) as passes:
-            pictures = self._real(work) if work.way is None else self._draw(work, work.way, texts)
+        with count_denoiser_rows(self.context.pipe.unet) as passes:
+            pictures = (
+                self._real(work)
+                if work.settings is None
+                else self._draw(work, work.settings, texts)
+            )
         seconds = time.perf_counter() - begun
 
         fits = self._fits(work, pictures)
         judged = []
-        seen_in_all = self.bench.recogniser.look(pictures)
+        seen_in_all = self.context.recogniser.recognise(pictures)
         for number, picture, seen, (fit, fit_of_another) in zip(
             work.numbers, pictures, seen_in_all, fits, strict=True
         ):
-            name = f"generation/{work.split}/{number:04d}-{work.way}"
+            name = f"generation/{work.split}/{number:04d}-{work.settings}"
             judged.append(
-                Picture(
+                PictureRecord(
                     number=number,
                     caption=statements[number].text,
-                    objects=seen_in(seen),
+                    objects=object_records(seen),
                     background=seen.background,
-                    right=judge(statements[number], seen),
-                    right_by_another=judge_by_another(statements, number, seen),
+                    right=judge_statement(statements[number], seen),
+                    right_by_another=judge_by_other_caption(statements, number, seen),
                     fit=fit,
                     fit_of_another=fit_of_another,
                     features=[round(float(value), DECIMALS) for value in seen.features],
-                    file=None if work.way is None else self.bench.keep(name, picture),
+                    file=None
+                    if work.settings is None
+                    else self.context.save_picture(name, picture),
                 )
             )
-        record = Batch(pictures=judged, seconds=round(seconds, 4), passes=sum(passes))
+        record = BatchRecord(pictures=judged, seconds=round(seconds, 4), passes=sum(passes))
         return record.model_dump(mode="json")
 
     def _fits(
-        self, work: Work, pictures: Sequence[Image.Image]
+        self, work: GenerationUnit, pictures: Sequence[Image.Image]
     ) -> list[tuple[float | None, float | None]]:
         """Of each picture its caption's score, and that of the next scene's caption."""
-        if self.bench.agreement is None:
+        if self.context.caption_matcher is None:
             return [(None, None)] * len(pictures)
         texts = [statement.text for statement in self.statements[work.split]]
         own = [texts[number] for number in work.numbers]
         following = [texts[(number + 1) % len(texts)] for number in work.numbers]
-        scores = [self.bench.agreement.score(pictures, said) for said in (own, following)]
+        scores = [
+            self.context.caption_matcher.score(pictures, captions) for captions in (own, following)
+        ]
         return [
             (round(a, DECIMALS), round(b, DECIMALS))
             for a, b in zip(*(s.tolist() for s in scores), strict=True)
         ]
 
-    def chapters(self, records: Mapping[str, Record]) -> Sequence[Chapter]:
-        def run(split: Split, way: Way | None, label: str = "", value: float = 0.0) -> Run:
-            keys = [w.key for w in self.work.values() if w.split == split and w.way == way]
-            return Run(label, value, [Batch.model_validate(records[key]) for key in keys])
+    def build_chapters(self, records: Mapping[str, Record]) -> Sequence[Chapter]:
+        def run(
+            split: Split, settings: SamplingSettings | None, label: str = "", value: float = 0.0
+        ) -> SamplingRun:
+            keys = [
+                w.key
+                for w in self.units_by_key.values()
+                if w.split == split and w.settings == settings
+            ]
+            return SamplingRun(
+                label, value, [BatchRecord.model_validate(records[key]) for key in keys]
+            )
 
         splits = [split for split in self.scenes if split != "sweep"]
-        return chapters_of(
-            Results(
+        return build_chapters(
+            GenerationResults(
                 real={split: run(split, None) for split in splits},
-                drawn={split: run(split, self.usual) for split in splits},
+                drawn={split: run(split, self.default_settings) for split in splits},
                 sweeps={
-                    name: [run("sweep", way, *way.varied(name)) for way in ways]
+                    name: [run("sweep", way, *way.varied_value(name)) for way in ways]
                     for name, ways in self.sweeps.items()
                 },
-                own={name: self.usual.varied(name)[0] for name in self.sweeps},
-                way=f"{several(self.usual.steps, 'step')}, guidance scale "
-                f"{self.usual.guidance_scale:g}",
+                default_labels={
+                    name: self.default_settings.varied_value(name)[0] for name in self.sweeps
+                },
+                sampling_text=f"{several(self.default_settings.steps, 'step')}, guidance scale "
+                f"{self.default_settings.guidance_scale:g}",
             )
         )
 
     @cached_property
     def scenes(self) -> dict[Split, Scenes]:
-        return scenes_of(self.bench, {name: getattr(self.config, name) for name in SPLITS})
+        return build_splits(self.context, {name: getattr(self.config, name) for name in SPLITS})
 
     @cached_property
-    def statements(self) -> dict[Split, list[Said]]:
+    def statements(self) -> dict[Split, list[CaptionStatement]]:
         return {
-            split: [said(scenes.layout(number)) for number in range(len(scenes))]
+            split: [caption_statement(scenes.layout(number)) for number in range(len(scenes))]
             for split, scenes in self.scenes.items()
         }
 
     @cached_property
-    def sweeps(self) -> dict[str, list[Way]]:
+    def sweeps(self) -> dict[str, list[SamplingSettings]]:
         """What is varied -> the ways to draw the sweep's scenes, the usual one among them."""
-        usual, config = self.usual, self.config
+        usual, config = self.default_settings, self.config
         scales = sorted({*config.guidance_scales, usual.guidance_scale})
         steps = sorted({*config.steps, usual.steps})
-        several: dict[str, list[Way]] = {
-            "guidance": [Way(usual.steps, scale) for scale in scales],
-            "steps": [Way(count, usual.guidance_scale) for count in steps],
+        several: dict[str, list[SamplingSettings]] = {
+            "guidance": [SamplingSettings(usual.steps, scale) for scale in scales],
+            "steps": [SamplingSettings(count, usual.guidance_scale) for count in steps],
             "samplers": [usual, *(replace(usual, sampler=s) for s in config.samplers)],
             "methods": [usual, *(replace(usual, method=m) for m in config.methods)],
         }
         return {name: ways for name, ways in several.items() if len(ways) > 1}
 
-    def _all_work(self) -> Sequence[Work]:
-        ways: list[tuple[Split, Way | None]] = []
+    def _all_work(self) -> Sequence[GenerationUnit]:
+        ways: list[tuple[Split, SamplingSettings | None]] = []
         for split in self.scenes:
             if split != "sweep":
-                ways += [(split, None), (split, self.usual)]
+                ways += [(split, None), (split, self.default_settings)]
         ways += [("sweep", way) for several in self.sweeps.values() for way in several]
         return [
-            Work(split, way, range(first, min(first + self.config.batch, len(self.scenes[split]))))
+            GenerationUnit(
+                split, way, range(first, min(first + self.config.batch, len(self.scenes[split])))
+            )
             for split, way in dict.fromkeys(ways)
             for first in range(0, len(self.scenes[split]), self.config.batch)
         ]
 
-    def _real(self, work: Work) -> list[Image.Image]:
+    def _real(self, work: GenerationUnit) -> list[Image.Image]:
         scenes = self.scenes[work.split]
         return [Image.fromarray(scenes.scene(number).pixels) for number in work.numbers]
 
-    def _draw(self, work: Work, way: Way, texts: list[str]) -> list[Image.Image]:
-        pipe, seed = self.bench.pipe, self.scenes[work.split].config.seed
-        sampler, method = way.sampler, way.method
+    def _draw(
+        self, work: GenerationUnit, settings: SamplingSettings, texts: list[str]
+    ) -> list[Image.Image]:
+        pipe, seed = self.context.pipe, self.scenes[work.split].config.seed
+        sampler, method = settings.sampler, settings.method
         noises = [derive_generator(seed, work.split, number, "noise") for number in work.numbers]
         try:
             # A fresh one each time, so that nothing passes from one unit to the next.
@@ -233,9 +266,9 @@ class Generation:
             pipe.scheduler = scheduler(sampler, own.config) if sampler else rebuild(own)
             drawn = pipe(
                 texts,
-                num_inference_steps=way.steps,
-                guidance_scale=way.guidance_scale,
-                guidance=parse_guidance(method, way.guidance_scale) if method else None,
+                num_inference_steps=settings.steps,
+                guidance_scale=settings.guidance_scale,
+                guidance=parse_guidance(method, settings.guidance_scale) if method else None,
                 generator=noises,
                 return_dict=False,
             )
@@ -246,7 +279,7 @@ class Generation:
 
 
 @contextmanager
-def counted(denoiser: nn.Module) -> Iterator[list[int]]:
+def count_denoiser_rows(denoiser: nn.Module) -> Iterator[list[int]]:
     """The rows of each call of the denoiser within the block."""
     rows: list[int] = []
     hook = denoiser.register_forward_pre_hook(lambda _module, inputs: rows.append(len(inputs[0])))

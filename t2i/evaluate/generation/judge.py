@@ -7,11 +7,11 @@ one. The words small and large are not judged.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from t2i.scenes.recognised_objects import OWN, Relation, Seen
+from t2i.scenes.recognised_objects import OWN_COLOUR, Recognition, Relation
 from t2i.scenes.scenes import Layout
-from t2i.scenes.sprites import HUES, things
+from t2i.scenes.sprites import HUES, vocabulary_objects
 
-KINDS: dict[str, str] = {
+CRITERIA: dict[str, str] = {
     "one": "one object",
     "each": "each of several objects",
     "both": "both of two objects",
@@ -28,7 +28,7 @@ KINDS: dict[str, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class CaptionStatement:
     """What a caption states.
 
     objects : in the order of their mentions
@@ -43,7 +43,7 @@ class Said:
     background: str | None
 
     @property
-    def kinds(self) -> frozenset[str]:
+    def criteria(self) -> frozenset[str]:
         """Of KINDS, those that this caption has something to say of."""
         several = {2: {"each", "both"}, 3: {"each", "three"}}
         found = several.get(len(self.objects), {"one"}) | {"nothing_else", "everything"}
@@ -55,7 +55,7 @@ class Said:
         return frozenset(found)
 
 
-def said(layout: Layout) -> Said:
+def caption_statement(layout: Layout) -> CaptionStatement:
     """What the caption of a scene states of it."""
     caption = layout.caption
     names = {mention.spot: layout.spots[mention.spot].name for mention in caption.mentions}
@@ -63,13 +63,13 @@ def said(layout: Layout) -> Said:
         (
             names[mention.spot],
             mention.colour,
-            mention.colour != things()[names[mention.spot]].colour,
+            mention.colour != vocabulary_objects()[names[mention.spot]].colour,
         )
         for mention in caption.mentions
         if mention.colour is not None
     )
     named = f"{layout.background} background" in caption.text
-    return Said(
+    return CaptionStatement(
         text=caption.text,
         objects=tuple(names[mention.spot] for mention in caption.mentions),
         colours=colours,
@@ -78,16 +78,16 @@ def said(layout: Layout) -> Said:
     )
 
 
-def judge(statement: Said, seen: Seen) -> dict[str, list[bool]]:
+def judge_statement(statement: CaptionStatement, seen: Recognition) -> dict[str, list[bool]]:
     """By kind, what of the statement holds in the picture; "placed" asks where all are there."""
     there = {name: name in seen.objects for name in statement.objects}
     related = {name for one, _, other in statement.relations for name in (one, other)}
-    in_place = all(seen.holds(*relation) for relation in statement.relations)
+    in_place = all(seen.has_relation(*relation) for relation in statement.relations)
     behind = statement.background in (None, seen.background)
     painted: dict[bool, list[bool]] = {True: [], False: []}
     for name, colour, new in statement.colours:
         # The recogniser has no name for some colours that objects are of by themselves.
-        right = seen.painted(name, colour if colour in HUES else OWN)
+        right = seen.has_colour(name, colour if colour in HUES else OWN_COLOUR)
         painted[new].append(right)
 
     everything = all(there.values()) and in_place and behind and all(painted[True] + painted[False])
@@ -104,21 +104,23 @@ def judge(statement: Said, seen: Seen) -> dict[str, list[bool]]:
         "nothing_else": [seen.objects.keys() <= there.keys()],
         "everything": [everything],
     }
-    return {kind: flags[kind] for kind in KINDS if kind in statement.kinds}
+    return {kind: flags[kind] for kind in CRITERIA if kind in statement.criteria}
 
 
-def judge_by_another(statements: Sequence[Said], number: int, seen: Seen) -> dict[str, list[bool]]:
+def judge_by_other_caption(
+    statements: Sequence[CaptionStatement], number: int, seen: Recognition
+) -> dict[str, list[bool]]:
     """The control: each kind is asked as the next caption, around the end, that has it states it.
 
     A kind that no other caption has is left out.
     """
     judged = {}
-    for kind in KINDS:
-        if kind not in statements[number].kinds:
+    for kind in CRITERIA:
+        if kind not in statements[number].criteria:
             continue
         for step in range(1, len(statements)):
             other = statements[(number + step) % len(statements)]
-            if kind in other.kinds:
-                judged[kind] = judge(other, seen)[kind]
+            if kind in other.criteria:
+                judged[kind] = judge_statement(other, seen)[kind]
                 break
     return judged

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
 
-from t2i.scenes.recognised_objects import Seen
+from t2i.scenes.recognised_objects import Recognition
 
 DECIMALS = 4
 """Of the features that a record keeps; they are of the size of 1."""
 
-WRONG: dict[str, str] = {
+MISTAKES: dict[str, str] = {
     "one": "object missing",
     "each": "object missing",
     "relation": "not as placed",
@@ -22,7 +22,7 @@ WRONG: dict[str, str] = {
 """Kinds of which none follows from another -> what people read under a picture where one fails."""
 
 
-class Saw(BaseModel):
+class ObjectRecord(BaseModel):
     """What was recognised of one object."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,15 +32,15 @@ class Saw(BaseModel):
     share: float
 
 
-class Picture(BaseModel):
-    """One picture and how it was judged, by kind of t2i.evaluate.generation.judge.KINDS."""
+class PictureRecord(BaseModel):
+    """One picture and how it was judged, by kind of t2i.evaluate.generation.judge.CRITERIA."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     number: int
     """Of the scene in its split."""
     caption: str
-    objects: dict[str, Saw]
+    objects: dict[str, ObjectRecord]
     background: str
     right: dict[str, list[bool]]
     right_by_another: dict[str, list[bool]]
@@ -54,18 +54,18 @@ class Picture(BaseModel):
     """The name under which it was kept; a real scene is not."""
 
     @property
-    def wrong(self) -> list[str]:
+    def mistakes(self) -> list[str]:
         """What is not as the caption says, in words, once for each thing."""
-        told = {kind: self.right[kind] for kind in WRONG if kind in self.right}
-        return [WRONG[kind] for kind, flags in told.items() for flag in flags if not flag]
+        told = {kind: self.right[kind] for kind in MISTAKES if kind in self.right}
+        return [MISTAKES[kind] for kind, flags in told.items() for flag in flags if not flag]
 
 
-class Batch(BaseModel):
+class BatchRecord(BaseModel):
     """The record of a unit."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    pictures: list[Picture]
+    pictures: list[PictureRecord]
     seconds: float
     """Of sampling all of them."""
     passes: int
@@ -73,7 +73,7 @@ class Batch(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class SamplingRun:
     """Pictures that were sampled in one way.
 
     value : what was varied, where that is a number
@@ -81,10 +81,10 @@ class Run:
 
     label: str
     value: float
-    batches: Sequence[Batch]
+    batches: Sequence[BatchRecord]
 
     @property
-    def pictures(self) -> list[Picture]:
+    def pictures(self) -> list[PictureRecord]:
         return [picture for batch in self.batches for picture in batch.pictures]
 
     @property
@@ -99,22 +99,22 @@ class Run:
 
     def flags(self, kind: str) -> list[bool | None]:
         """Of each picture whose caption says such a thing; None where it could not be asked."""
-        return flags_of([picture.right for picture in self.pictures], kind)
+        return collect_flags([picture.right for picture in self.pictures], kind)
 
     def flags_by_another(self, kind: str) -> list[bool | None]:
-        return flags_of([picture.right_by_another for picture in self.pictures], kind)
+        return collect_flags([picture.right_by_another for picture in self.pictures], kind)
 
 
-def flags_of(judged: Sequence[Mapping[str, Sequence[bool]]], kind: str) -> list[bool | None]:
+def collect_flags(judged: Sequence[Mapping[str, Sequence[bool]]], kind: str) -> list[bool | None]:
     """How many there are follows from the captions alone, so that runs can be paired."""
     told = [flags[kind] for flags in judged if kind in flags]
     nothing: list[bool | None] = [None]
     return [flag for flags in told for flag in (flags or nothing)]
 
 
-def seen_in(seen: Seen) -> dict[str, Saw]:
+def object_records(seen: Recognition) -> dict[str, ObjectRecord]:
     return {
-        name: Saw(
+        name: ObjectRecord(
             colour=found.colour,
             centre=(round(found.centre[0], 3), round(found.centre[1], 3)),
             share=round(found.share, 4),

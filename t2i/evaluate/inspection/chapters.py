@@ -3,14 +3,20 @@
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
-from t2i.evaluate.inspection.daam_package import DAAM
-from t2i.evaluate.inspection.records import ALL, Choice, LookedAt, Scores, Shown
-from t2i.evaluate.inspection.scene_heat_maps import METHODS, OVER_LEVELS, SITES
+from t2i.evaluate.inspection.daam_package import DAAM_LABEL
+from t2i.evaluate.inspection.records import (
+    ALL_LEVELS,
+    Calibration,
+    MapScores,
+    ObjectScores,
+    SceneRecord,
+)
+from t2i.evaluate.inspection.scene_heat_maps import BEST_SITES, METHODS, PLOTTED_METHODS
 from t2i.evaluate.report.chapter import Block, Cell, Chapter, Figure, Gallery, Plot, Table
-from t2i.evaluate.report.statistics import mean
+from t2i.evaluate.report.statistics import bootstrap_mean
 from t2i.terminal import several
 
-READINGS: dict[str, Callable[[Scores], float | None]] = {
+MEASURES: dict[str, Callable[[MapScores], float | None]] = {
     "mIoU": lambda scores: scores.iou,
     "mIoU, best threshold": lambda scores: scores.best_iou,
     "pointing game": lambda scores: float(scores.pointing),
@@ -18,31 +24,31 @@ READINGS: dict[str, Callable[[Scores], float | None]] = {
     "leakage": lambda scores: scores.leakage,
 }
 """Heads of the tables -> what they read; all are shares."""
-BETTER = dict.fromkeys(READINGS, "higher") | {"leakage": "lower"}
+BETTER = dict.fromkeys(MEASURES, "higher") | {"leakage": "lower"}
 TITLES = {
     "default": "our default",
     "daam": "DAAM's convention",
     "mean": "mean of the probabilities",
-    SITES: "our default at the best sites",
+    BEST_SITES: "our default at the best sites",
     "wrong word": "control: our default, of another word",
     "centred blob": "control: a blob in the middle",
 }
 SPLITS = {"seen": "seen combinations", "held_out": "held-out combinations"}
-GALLERY = 6
-Select = Callable[[LookedAt], Scores | None]
+GALLERY_SIZE = 6
+ScoreSelector = Callable[[ObjectScores], MapScores | None]
 
 
-def chapters_of(
-    choice: Choice, shown: Mapping[str, Sequence[Shown]], levels: Sequence[str]
+def build_chapters(
+    choice: Calibration, shown: Mapping[str, Sequence[SceneRecord]], levels: Sequence[str]
 ) -> list[Chapter]:
     """shown : split -> the records of its scenes, in their order"""
     real = {split: scenes for split, scenes in shown.items() if split in SPLITS}
     blocks: list[Block] = [
-        table_of(choice, scenes, f"inspection_{split}", f"Real pictures, {SPLITS[split]}")
+        build_table(choice, scenes, f"inspection_{split}", f"Real pictures, {SPLITS[split]}")
         for split, scenes in real.items()
     ]
     if "seen" in real:
-        blocks += [over_levels(real["seen"], levels), of_each_site(choice, real["seen"])]
+        blocks += [build_level_plot(real["seen"], levels), build_site_table(choice, real["seen"])]
     if drawn := shown.get("drawn"):
         found = sum(len(scene.objects) for scene in drawn)
         absent = sum(len(scene.missing) for scene in drawn)
@@ -50,9 +56,9 @@ def chapters_of(
             f"Drawn pictures, against the recogniser's masks ({several(found, 'object')}; "
             f"{absent} more that it did not find have no mask)"
         )
-        blocks.append(table_of(choice, drawn, "inspection_drawn", title))
+        blocks.append(build_table(choice, drawn, "inspection_drawn", title))
     for split, scenes in real.items():
-        blocks += galleries(split, scenes)
+        blocks += build_galleries(split, scenes)
     text = (
         "Pictures of which every pixel's word is known are noised, and the denoiser is shown them "
         "with their captions, once at each level of noise and without guidance. Each word's heat "
@@ -67,51 +73,61 @@ def chapters_of(
     return [Chapter("inspection", "Inspection", text, blocks)]
 
 
-def table_of(choice: Choice, scenes: Sequence[Shown], name: str, title: str) -> Table:
+def build_table(choice: Calibration, scenes: Sequence[SceneRecord], name: str, title: str) -> Table:
     rows: list[tuple[str, Sequence[Cell]]] = []
     for method in METHODS:
-        rows.append(row_of(TITLES[method], scenes, of_method(method), choice.thresholds[method]))
-        if method == SITES and not name.endswith("drawn"):
-            rows.append(row_of_daam(choice, scenes))
+        rows.append(
+            build_row(TITLES[method], scenes, select_method(method), choice.thresholds[method])
+        )
+        if method == BEST_SITES and not name.endswith("drawn"):
+            rows.append(build_daam_row(choice, scenes))
     for other in ("daam", "mean"):
         differences = [
-            mean(paired(scenes, reading, of_method("default"), of_method(other)))
-            for reading in READINGS.values()
+            bootstrap_mean(
+                paired_differences(scenes, reading, select_method("default"), select_method(other))
+            )
+            for reading in MEASURES.values()
         ]
         rows.append((f"our default, minus {TITLES[other]}", [*differences, None]))
     return Table(
         name=name,
         title=title,
-        heads=[*READINGS, "threshold"],
+        heads=[*MEASURES, "threshold"],
         rows=rows,
-        units=dict.fromkeys(READINGS, "%"),
+        units=dict.fromkeys(MEASURES, "%"),
         better=BETTER,  # type: ignore[arg-type]  # both words are literals
     )
 
 
-def row_of(
-    title: str, scenes: Sequence[Shown], select: Select, threshold: float
+def build_row(
+    title: str, scenes: Sequence[SceneRecord], select: ScoreSelector, threshold: float
 ) -> tuple[str, Sequence[Cell]]:
-    figures = [mean(per_scene(scenes, reading, select)) for reading in READINGS.values()]
+    figures = [
+        bootstrap_mean(scene_means(scenes, reading, select)) for reading in MEASURES.values()
+    ]
     return title, [*figures, f"{threshold:g}"]
 
 
-def row_of_daam(choice: Choice, scenes: Sequence[Shown]) -> tuple[str, Sequence[Cell]]:
+def build_daam_row(
+    choice: Calibration, scenes: Sequence[SceneRecord]
+) -> tuple[str, Sequence[Cell]]:
     if choice.daam:
-        return DAAM, [choice.daam, *[None] * len(READINGS)]
-    return row_of(DAAM, scenes, of_method(DAAM), choice.thresholds[DAAM])
+        return DAAM_LABEL, [choice.daam, *[None] * len(MEASURES)]
+    return build_row(DAAM_LABEL, scenes, select_method(DAAM_LABEL), choice.thresholds[DAAM_LABEL])
 
 
-def of_method(method: str, level: str = ALL) -> Select:
+def select_method(method: str, level: str = ALL_LEVELS) -> ScoreSelector:
     return lambda looked: looked.methods.get(method, {}).get(level)
 
 
-def of_site(name: str) -> Select:
+def select_site(name: str) -> ScoreSelector:
     return lambda looked: looked.sites.get(name)
 
 
-def per_scene(
-    scenes: Sequence[Shown], reading: Callable[[Scores], float | None], select: Select
+def scene_means(
+    scenes: Sequence[SceneRecord],
+    reading: Callable[[MapScores], float | None],
+    select: ScoreSelector,
 ) -> list[float | None]:
     """One value of each scene, the mean over its words: words of a scene are alike.
 
@@ -125,22 +141,24 @@ def per_scene(
     return values
 
 
-def paired(
-    scenes: Sequence[Shown],
-    reading: Callable[[Scores], float | None],
-    one: Select,
-    other: Select,
+def paired_differences(
+    scenes: Sequence[SceneRecord],
+    reading: Callable[[MapScores], float | None],
+    one: ScoreSelector,
+    other: ScoreSelector,
 ) -> list[float | None]:
     """Differences within a scene: their interval is narrower than that of two means."""
-    ours, theirs = per_scene(scenes, reading, one), per_scene(scenes, reading, other)
+    ours, theirs = scene_means(scenes, reading, one), scene_means(scenes, reading, other)
     return [None if a is None or b is None else a - b for a, b in zip(ours, theirs, strict=True)]
 
 
-def over_levels(scenes: Sequence[Shown], levels: Sequence[str]) -> Plot:
+def build_level_plot(scenes: Sequence[SceneRecord], levels: Sequence[str]) -> Plot:
     lines: dict[str, list[tuple[float, Figure]]] = {}
-    for method in (*OVER_LEVELS, SITES):
+    for method in (*PLOTTED_METHODS, BEST_SITES):
         for level in levels:
-            figure = mean(per_scene(scenes, READINGS["mIoU"], of_method(method, level)))
+            figure = bootstrap_mean(
+                scene_means(scenes, MEASURES["mIoU"], select_method(method, level))
+            )
             if figure is not None:
                 lines.setdefault(TITLES[method], []).append((float(level), figure))
     return Plot(
@@ -152,26 +170,28 @@ def over_levels(scenes: Sequence[Shown], levels: Sequence[str]) -> Plot:
     )
 
 
-def of_each_site(choice: Choice, scenes: Sequence[Shown]) -> Table:
+def build_site_table(choice: Calibration, scenes: Sequence[SceneRecord]) -> Table:
     rows: list[tuple[str, Sequence[Cell]]] = []
     for name in choice.site_ious:
-        title, cells = row_of(name, scenes, of_site(name), choice.thresholds[name])
+        title, cells = build_row(name, scenes, select_site(name), choice.thresholds[name])
         rows.append((title, [choice.site_sizes[name], *cells]))
     return Table(
         name="inspection_sites",
         title="Each site of the denoiser alone, seen combinations",
-        heads=["size", *READINGS, "threshold"],
+        heads=["size", *MEASURES, "threshold"],
         rows=rows,
-        units=dict.fromkeys(READINGS, "%"),
+        units=dict.fromkeys(MEASURES, "%"),
         better=BETTER,  # type: ignore[arg-type]  # both words are literals
     )
 
 
-def galleries(split: str, scenes: Sequence[Shown]) -> list[Gallery]:
+def build_galleries(split: str, scenes: Sequence[SceneRecord]) -> list[Gallery]:
     """The worst beside the best, by our default."""
-    ious = [fmean(one.methods["default"][ALL].iou for one in scene.objects) for scene in scenes]
+    ious = [
+        fmean(one.methods["default"][ALL_LEVELS].iou for one in scene.objects) for scene in scenes
+    ]
     ranked = sorted(range(len(scenes)), key=lambda number: ious[number])
-    count = min(GALLERY, len(ranked) // 2)
+    count = min(GALLERY_SIZE, len(ranked) // 2)
     return [
         Gallery(
             name=f"inspection_{which}_{split}",

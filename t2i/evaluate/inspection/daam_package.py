@@ -9,18 +9,18 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from pipelines.text_to_image import TextToImagePipeline
-from t2i.evaluate.inspection.known_picture_run import along_picture
-from t2i.evaluate.inspection.map_scores import to_picture
+from t2i.evaluate.inspection.known_picture_run import known_picture_scheduler
+from t2i.evaluate.inspection.map_scores import resize_map
 from t2i.scenes.scenes import Scene
 
-DAAM = "the daam package"
+DAAM_LABEL = "the daam package"
 
 
 class DaamError(Exception):
     """Why there are no maps of it."""
 
 
-def maps_of_daam(
+def daam_heat_maps(
     pipe: TextToImagePipeline, scene: Scene, levels: Sequence[float], generator: torch.Generator
 ) -> list[Tensor]:
     """The map (H, W) of each object's word, of the same passes as ours, by `daam` itself.
@@ -35,7 +35,7 @@ def maps_of_daam(
     try:
         from daam import trace  # type: ignore[import-not-found]
 
-        scheduler = along_picture(pipe, scene.pixels, levels, generator)
+        scheduler = known_picture_scheduler(pipe, scene.pixels, levels, generator)
         theirs: Any = StableDiffusionPipeline(
             vae=pipe.vae,
             text_encoder=pipe.text_encoder,
@@ -60,4 +60,4 @@ def maps_of_daam(
     except Exception as error:
         raise DaamError(f"does not run: {type(error).__name__}: {error}") from error
     size = scene.pixels.shape[:2]
-    return [to_picture(map_HW.float().cpu(), size, "bicubic") for map_HW in found]
+    return [resize_map(map_HW.float().cpu(), size, "bicubic") for map_HW in found]

@@ -13,31 +13,31 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from t2i.evaluate.inspection.chapters import chapters_of
-from t2i.evaluate.inspection.daam_package import DAAM, DaamError, maps_of_daam
-from t2i.evaluate.inspection.map_scores import Overlap, overlap, stretched
+from t2i.evaluate.inspection.chapters import build_chapters
+from t2i.evaluate.inspection.daam_package import DAAM_LABEL, DaamError, daam_heat_maps
+from t2i.evaluate.inspection.map_scores import Overlap, measure_overlap, rescale
 from t2i.evaluate.inspection.records import (
-    ALL,
-    Choice,
-    LookedAt,
-    Scores,
-    Shown,
+    ALL_LEVELS,
+    Calibration,
+    MapScores,
+    ObjectScores,
+    SceneRecord,
     best_threshold,
-    by_iou,
-    scores_of,
+    map_scores,
+    rank_by_iou,
 )
 from t2i.evaluate.inspection.scene_heat_maps import (
+    BEST_SITES,
     METHODS,
-    OVER_LEVELS,
-    SITES,
-    Heat,
-    heat_of_drawing,
-    heat_of_picture,
-    windows,
+    PLOTTED_METHODS,
+    SceneHeatMaps,
+    level_windows,
+    probe_drawn_picture,
+    probe_real_picture,
 )
 from t2i.evaluate.report.chapter import Chapter
-from t2i.evaluate.scene_splits import SplitConfig, scenes_of
-from t2i.evaluate.suite_part import Bench, Record
+from t2i.evaluate.scene_splits import SplitConfig, build_splits
+from t2i.evaluate.suite_part import EvaluationContext, Record
 from t2i.pictures import picture_grid
 from t2i.randomness import derive_generator
 from t2i.scenes.scenes import Scene, Scenes
@@ -45,8 +45,8 @@ from t2i.scenes.scenes import Scene, Scenes
 Split = Literal["choose", "seen", "held_out", "drawn"]
 SPLITS: tuple[Split, ...] = ("choose", "seen", "held_out", "drawn")
 Level = Annotated[float, Field(gt=0, lt=1)]
-CHOICE = "choice"
-MOST_SITES = 8
+CHOICE_UNIT = "choice"
+MAX_SITES = 8
 """Of "best sites"."""
 
 
@@ -65,135 +65,141 @@ class InspectionConfig(BaseModel):
     """How far along the noise schedule a real picture is noised, from 0 to 1."""
 
 
-class Inspection:
+class InspectionPart:
     """The part; its units are scenes, and the choice that precedes them."""
 
     name = "inspection"
 
-    def __init__(self, config: InspectionConfig, bench: Bench) -> None:
-        self.config, self.bench = config, bench
+    def __init__(self, config: InspectionConfig, context: EvaluationContext) -> None:
+        self.config, self.context = config, context
 
     def units(self) -> Sequence[str]:
         shown = (split for split in self.scenes if split != "choose")
         return [
-            CHOICE,
+            CHOICE_UNIT,
             *(f"{split}/{number}" for split in shown for number in range(len(self.scenes[split]))),
         ]
 
     def measure(self, unit: str) -> Record:
-        if unit == CHOICE:
+        if unit == CHOICE_UNIT:
             return self.choice.model_dump(mode="json")
         split, number = unit.split("/")
         look = self.look_at_drawing if split == "drawn" else self.look_at_picture
         return look(split, int(number)).model_dump(mode="json")  # type: ignore[arg-type]  # a unit's
 
-    def chapters(self, records: Mapping[str, Record]) -> Sequence[Chapter]:
-        choice = Choice.model_validate(records[CHOICE])
-        shown: dict[str, list[Shown]] = {}
+    def build_chapters(self, records: Mapping[str, Record]) -> Sequence[Chapter]:
+        choice = Calibration.model_validate(records[CHOICE_UNIT])
+        shown: dict[str, list[SceneRecord]] = {}
         for unit, record in records.items():
-            if unit != CHOICE:
-                shown.setdefault(unit.split("/")[0], []).append(Shown.model_validate(record))
-        return chapters_of(choice, shown, [f"{level:g}" for level in self.config.levels])
+            if unit != CHOICE_UNIT:
+                shown.setdefault(unit.split("/")[0], []).append(SceneRecord.model_validate(record))
+        return build_chapters(choice, shown, [f"{level:g}" for level in self.config.levels])
 
     @cached_property
     def scenes(self) -> dict[Split, Scenes]:
-        return scenes_of(self.bench, {name: getattr(self.config, name) for name in SPLITS})
+        return build_splits(self.context, {name: getattr(self.config, name) for name in SPLITS})
 
     @cached_property
-    def choice(self) -> Choice:
+    def choice(self) -> Calibration:
         """Made anew in every run that needs it: it follows from the config and the model alone."""
         scenes = self.scenes["choose"]
         methods: dict[str, list[Overlap]] = {}
         sites: dict[str, list[Overlap]] = {}
         sizes: dict[str, str] = {}
-        looked: list[tuple[Heat, Scene]] = []
+        looked: list[tuple[SceneHeatMaps, Scene]] = []
         trouble = ""
         for number in range(len(scenes)):
             scene = scenes.scene(number)
             heat = self._heat("choose", number, scene)
             looked.append((heat, scene))
             for method in METHODS:
-                if method != SITES:
-                    methods.setdefault(method, []).extend(overlaps(heat, scene, method, []))
-            for site in heat.maps["default", ALL].sites:
+                if method != BEST_SITES:
+                    methods.setdefault(method, []).extend(method_overlaps(heat, scene, method, []))
+            for site in heat.maps["default", ALL_LEVELS].sites:
                 sizes[site.name] = "x".join(map(str, site.size or (site.positions,)))
-                sites.setdefault(site.name, []).extend(overlaps(heat, scene, SITES, [site.name]))
+                sites.setdefault(site.name, []).extend(
+                    method_overlaps(heat, scene, BEST_SITES, [site.name])
+                )
             if not trouble:
                 try:
                     theirs = self._daam("choose", number, scene)
                 except DaamError as error:
                     trouble = str(error)
                 else:
-                    methods.setdefault(DAAM, []).extend(of_maps(theirs, scene))
+                    methods.setdefault(DAAM_LABEL, []).extend(map_overlaps(theirs, scene))
 
         chosen = {name: best_threshold(found) for name, found in (methods | sites).items()}
-        ranked = by_iou({name: chosen[name][1] for name in sites})
+        ranked = rank_by_iou({name: chosen[name][1] for name in sites})
         names = [*ranked]
         together = {
             count: best_threshold(
                 [
                     one
                     for heat, scene in looked
-                    for one in overlaps(heat, scene, SITES, names[:count])
+                    for one in method_overlaps(heat, scene, BEST_SITES, names[:count])
                 ]
             )
-            for count in range(1, min(MOST_SITES, len(names)) + 1)
+            for count in range(1, min(MAX_SITES, len(names)) + 1)
         }
         count = max(together, key=lambda count: together[count][1])
         thresholds = {name: threshold for name, (threshold, _) in chosen.items()}
         if trouble:
-            thresholds.pop(DAAM, None)
-        return Choice(
+            thresholds.pop(DAAM_LABEL, None)
+        return Calibration(
             scenes=len(scenes),
-            thresholds=thresholds | {SITES: together[count][0]},
+            thresholds=thresholds | {BEST_SITES: together[count][0]},
             site_ious=ranked,
             site_sizes=sizes,
             sites=names[:count],
             daam=trouble,
         )
 
-    def look_at_picture(self, split: Split, number: int) -> Shown:
+    def look_at_picture(self, split: Split, number: int) -> SceneRecord:
         scene = self.scenes[split].scene(number)
         heat = self._heat(split, number, scene)
         choice = self.choice
 
         objects = []
         for one, placed in enumerate(scene.objects):
-            masks = mask_of(scene, one), others_of(scene, one)
-            methods: dict[str, dict[str, Scores]] = {}
+            masks = object_mask(scene, one), other_objects_mask(scene, one)
+            methods: dict[str, dict[str, MapScores]] = {}
             for method in METHODS:
-                for level in windows(self.config.levels):
-                    if level == ALL or method in (*OVER_LEVELS, SITES):
-                        found = overlap(heat.of(method, level, one, choice.sites), *masks)
-                        scores = scores_of(found, choice.thresholds[method])
+                for level in level_windows(self.config.levels):
+                    if level == ALL_LEVELS or method in (*PLOTTED_METHODS, BEST_SITES):
+                        found = measure_overlap(heat.of(method, level, one, choice.sites), *masks)
+                        scores = map_scores(found, choice.thresholds[method])
                         methods.setdefault(method, {})[level] = scores
-            if DAAM in choice.thresholds:
-                theirs = overlap(self._daam(split, number, scene)[one], *masks)
-                methods[DAAM] = {ALL: scores_of(theirs, choice.thresholds[DAAM])}
+            if DAAM_LABEL in choice.thresholds:
+                theirs = measure_overlap(self._daam(split, number, scene)[one], *masks)
+                methods[DAAM_LABEL] = {
+                    ALL_LEVELS: map_scores(theirs, choice.thresholds[DAAM_LABEL])
+                }
             sites = {
-                name: scores_of(overlap(heat.of(SITES, ALL, one, [name]), *masks), threshold)
+                name: map_scores(
+                    measure_overlap(heat.of(BEST_SITES, ALL_LEVELS, one, [name]), *masks), threshold
+                )
                 for name, threshold in choice.thresholds.items()
                 if name in choice.site_ious
             }
             objects.append(
-                LookedAt(name=placed.name, word=placed.word, methods=methods, sites=sites)
+                ObjectScores(name=placed.name, word=placed.word, methods=methods, sites=sites)
             )
-        strip = strip_of(Image.fromarray(scene.pixels), heat, choice.sites)
-        file = self.bench.keep(f"inspection/{split}/{number:04d}", strip)
-        return Shown(caption=scene.caption, objects=objects, sites=choice.sites, file=file)
+        strip = build_strip(Image.fromarray(scene.pixels), heat, choice.sites)
+        file = self.context.save_picture(f"inspection/{split}/{number:04d}", strip)
+        return SceneRecord(caption=scene.caption, objects=objects, sites=choice.sites, file=file)
 
-    def look_at_drawing(self, split: Split, number: int) -> Shown:
+    def look_at_drawing(self, split: Split, number: int) -> SceneRecord:
         layout = self.scenes[split].layout(number)
         mentions = layout.caption.mentions
-        heat, picture = heat_of_drawing(
-            self.bench.pipe,
+        heat, picture = probe_drawn_picture(
+            self.context.pipe,
             layout.caption.text,
             mentions,
-            self.bench.steps,
-            self.bench.guidance_scale,
+            self.context.steps,
+            self.context.guidance_scale,
             self._noise(split, number),
         )
-        seen = self.bench.recogniser.look([picture])[0]
+        seen = self.context.recogniser.recognise([picture])[0]
         names = [layout.spots[mention.spot].name for mention in mentions]
         masks = {
             name: torch.from_numpy(seen.objects[name].mask)
@@ -208,66 +214,70 @@ class Inspection:
             elsewhere = torch.stack(others).any(0) if others else None
             methods = {}
             for method in METHODS:
-                found = overlap(
-                    heat.of(method, ALL, one, self.choice.sites), masks[name], elsewhere
+                found = measure_overlap(
+                    heat.of(method, ALL_LEVELS, one, self.choice.sites), masks[name], elsewhere
                 )
-                methods[method] = {ALL: scores_of(found, self.choice.thresholds[method])}
-            objects.append(LookedAt(name=name, word=mention.word, methods=methods))
-        strip = strip_of(picture, heat, self.choice.sites)
-        return Shown(
+                methods[method] = {ALL_LEVELS: map_scores(found, self.choice.thresholds[method])}
+            objects.append(ObjectScores(name=name, word=mention.word, methods=methods))
+        strip = build_strip(picture, heat, self.choice.sites)
+        return SceneRecord(
             caption=layout.caption.text,
             objects=objects,
             missing=[name for name in names if name not in masks],
             sites=self.choice.sites,
-            file=self.bench.keep(f"inspection/{split}/{number:04d}", strip),
+            file=self.context.save_picture(f"inspection/{split}/{number:04d}", strip),
         )
 
-    def _heat(self, split: Split, number: int, scene: Scene) -> Heat:
+    def _heat(self, split: Split, number: int, scene: Scene) -> SceneHeatMaps:
         noise = self._noise(split, number)
-        return heat_of_picture(self.bench.pipe, scene, self.config.levels, noise)
+        return probe_real_picture(self.context.pipe, scene, self.config.levels, noise)
 
     def _daam(self, split: Split, number: int, scene: Scene) -> list[Tensor]:
         noise = self._noise(split, number)
-        return maps_of_daam(self.bench.pipe, scene, self.config.levels, noise)
+        return daam_heat_maps(self.context.pipe, scene, self.config.levels, noise)
 
     def _noise(self, split: Split, number: int) -> torch.Generator:
         return derive_generator(self.scenes[split].config.seed, split, number, "noise")
 
 
-def overlaps(heat: Heat, scene: Scene, method: str, sites: Sequence[str]) -> list[Overlap]:
+def method_overlaps(
+    heat: SceneHeatMaps, scene: Scene, method: str, sites: Sequence[str]
+) -> list[Overlap]:
     """Of each object, the maps of all levels together."""
-    return of_maps([heat.of(method, ALL, one, sites) for one in range(len(scene.objects))], scene)
+    return map_overlaps(
+        [heat.of(method, ALL_LEVELS, one, sites) for one in range(len(scene.objects))], scene
+    )
 
 
-def of_maps(maps: Sequence[Tensor], scene: Scene) -> list[Overlap]:
+def map_overlaps(maps: Sequence[Tensor], scene: Scene) -> list[Overlap]:
     return [
-        overlap(map_HW, mask_of(scene, one), others_of(scene, one))
+        measure_overlap(map_HW, object_mask(scene, one), other_objects_mask(scene, one))
         for one, map_HW in enumerate(maps)
     ]
 
 
-def mask_of(scene: Scene, number: int) -> Tensor:
+def object_mask(scene: Scene, number: int) -> Tensor:
     return torch.from_numpy(scene.objects[number].mask)
 
 
-def others_of(scene: Scene, number: int) -> Tensor | None:
+def other_objects_mask(scene: Scene, number: int) -> Tensor | None:
     """Where the other objects are; None where there is none."""
     others = [placed.mask for other, placed in enumerate(scene.objects) if other != number]
     return torch.from_numpy(np.stack(others).any(axis=0)) if others else None
 
 
-def strip_of(picture: Image.Image, heat: Heat, sites: Sequence[str]) -> Image.Image:
+def build_strip(picture: Image.Image, heat: SceneHeatMaps, sites: Sequence[str]) -> Image.Image:
     """The picture, and over it the map of each word by our default and by DAAM's convention."""
     pictures, labels = [picture], ["the picture"]
     for number in range(len(heat.words)):
         for method in ("default", "daam"):
-            map_HW = stretched(heat.of(method, ALL, number, sites))
-            pictures.append(over(picture, map_HW))
+            map_HW = rescale(heat.of(method, ALL_LEVELS, number, sites))
+            pictures.append(overlay_map(picture, map_HW))
             labels.append(f"{number + 1}: {method}")
     return picture_grid(pictures, labels, columns=len(pictures)).convert("RGB")
 
 
-def over(picture: Image.Image, map_HW: Tensor) -> Image.Image:
+def overlay_map(picture: Image.Image, map_HW: Tensor) -> Image.Image:
     """The picture under a map of 0..1: as bright as it is hot."""
     share = 0.2 + 0.8 * map_HW.clamp(0, 1).numpy()[..., None]
     return Image.fromarray((np.asarray(picture) * share).round().astype(np.uint8))

@@ -16,7 +16,7 @@ from t2i.denoiser.families import sd
 from t2i.errors import ModelError
 
 
-class AlongPicture:
+class KnownPictureScheduler:
     """In the place of a scheduler: the picture with less noise at each step, whatever is predicted.
 
     Each pass of the denoiser is a first step from a real picture at that level of noise.
@@ -45,12 +45,12 @@ class AlongPicture:
         return (self.noised[min(self._turn, len(self.noised) - 1)],)
 
 
-def along_picture(
+def known_picture_scheduler(
     pipe: TextToImagePipeline,
     pixels: NDArray[np.uint8],
     levels: Sequence[float],
     generator: torch.Generator,
-) -> AlongPicture:
+) -> KnownPictureScheduler:
     """The picture (Y, X, 3) at these shares of the noise schedule, all with the same noise."""
     device = pipe._execution_device
     pixels_13YX = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
@@ -58,15 +58,15 @@ def along_picture(
         clean_1CHW = sd.encode(pipe.vae, pixels_13YX.to(device), generator)
     noise_1CHW = torch.randn(clean_1CHW.shape, generator=generator).to(clean_1CHW)
 
-    timesteps_L, alpha_L, sigma_L = schedule_at(pipe.scheduler, levels)
+    timesteps_L, alpha_L, sigma_L = noise_schedule_at(pipe.scheduler, levels)
     noised = [
         (alpha * clean_1CHW.float() + sigma * noise_1CHW.float()).to(clean_1CHW)
         for alpha, sigma in zip(alpha_L.tolist(), sigma_L.tolist(), strict=True)
     ]
-    return AlongPicture(pipe.scheduler.config, timesteps_L, noised)
+    return KnownPictureScheduler(pipe.scheduler.config, timesteps_L, noised)
 
 
-def schedule_at(scheduler: Any, levels: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
+def noise_schedule_at(scheduler: Any, levels: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
     """Timesteps, and the factors of picture and noise that the model knows them by, (L,) each.
 
     Of a flow the level is the share of the noise itself.
@@ -89,7 +89,9 @@ def schedule_at(scheduler: Any, levels: Sequence[float]) -> tuple[Tensor, Tensor
     return timesteps_L, alpha2_L.sqrt(), (1 - alpha2_L).sqrt()
 
 
-def beside(pipe: TextToImagePipeline, scheduler: AlongPicture) -> TextToImagePipeline:
+def with_scheduler(
+    pipe: TextToImagePipeline, scheduler: KnownPictureScheduler
+) -> TextToImagePipeline:
     """A pipeline of the same parts that runs along a picture."""
     zeros = pipe.config.get("force_zeros_for_empty_prompt", True)
     parts = pipe.components | {"scheduler": scheduler}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from t2i.evaluate.optional_imports import needs_extra
+from t2i.evaluate.optional_imports import explain_missing_extra
 
 THRESHOLDS = tuple(round(0.05 * number, 2) for number in range(1, 20))
 """On a map stretched to 0..1; one of them is chosen for a method, on scenes of its own."""
@@ -33,9 +33,9 @@ class Overlap:
     leakage: float | None
 
 
-def overlap(map_HW: Tensor, mask_HW: Tensor, others_HW: Tensor | None = None) -> Overlap:
+def measure_overlap(map_HW: Tensor, mask_HW: Tensor, others_HW: Tensor | None = None) -> Overlap:
     """map_HW : (H, W) of any scale; mask_HW, others_HW : (H, W) bool, the first not empty"""
-    map_P, mask_P = stretched(map_HW).flatten(), mask_HW.flatten()
+    map_P, mask_P = rescale(map_HW).flatten(), mask_HW.flatten()
     hottest_P, order_P = map_P.sort(descending=True)
     hits_P = mask_P[order_P].cumsum(0)
     reached_P = torch.arange(1, len(map_P) + 1)
@@ -58,25 +58,25 @@ def overlap(map_HW: Tensor, mask_HW: Tensor, others_HW: Tensor | None = None) ->
 
 
 def average_precision(map_P: Tensor, mask_P: Tensor) -> float:
-    with needs_extra():
+    with explain_missing_extra():
         from torchmetrics.functional.classification import binary_average_precision
 
     # NOTE a footgun: numbers outside 0..1 would be taken for logits.
     return float(binary_average_precision(map_P, mask_P.long()))
 
 
-def stretched(map_HW: Tensor) -> Tensor:
+def rescale(map_HW: Tensor) -> Tensor:
     """From 0 to 1; a map that is the same everywhere is 0."""
     low, high = map_HW.min(), map_HW.max()
     return (map_HW - low) / (high - low).clamp(min=1e-12)
 
 
-def to_picture(map_HW: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
+def resize_map(map_HW: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
     """The map as large as the picture: bilinear, or bicubic as DAAM does it."""
     return functional.interpolate(map_HW[None, None].float(), size, mode=mode)[0, 0]
 
 
-def centred(size: tuple[int, int], width: float = 0.25) -> Tensor:
+def centred_blob(size: tuple[int, int], width: float = 0.25) -> Tensor:
     """A blob in the middle, (H, W): what one knows of a picture without looking.
 
     width : standard deviation, as a share of the sides

@@ -6,12 +6,12 @@ from pydantic import BaseModel, ConfigDict
 
 from t2i.evaluate.inspection.map_scores import THRESHOLDS, Overlap
 
-ALL = "all"
+ALL_LEVELS = "all"
 """In the place of a level of noise: the maps of all levels together, as a probe gives them."""
 DECIMALS = 4
 
 
-class Scores(BaseModel):
+class MapScores(BaseModel):
     """Of one map of one word; see t2i.evaluate.inspection.map_scores.Overlap."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -24,7 +24,7 @@ class Scores(BaseModel):
     leakage: float | None = None
 
 
-class LookedAt(BaseModel):
+class ObjectScores(BaseModel):
     """An object of a scene, and how the maps of its word lie on it.
 
     methods : name -> level of noise, or ALL -> scores
@@ -35,11 +35,11 @@ class LookedAt(BaseModel):
 
     name: str
     word: str
-    methods: dict[str, dict[str, Scores]]
-    sites: dict[str, Scores] = {}
+    methods: dict[str, dict[str, MapScores]]
+    sites: dict[str, MapScores] = {}
 
 
-class Shown(BaseModel):
+class SceneRecord(BaseModel):
     """The record of a scene; `objects` are those of its caption that have a mask.
 
     missing : objects of the caption that have none: the recogniser does not see them in the picture
@@ -49,13 +49,13 @@ class Shown(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     caption: str
-    objects: list[LookedAt]
+    objects: list[ObjectScores]
     missing: list[str] = []
     sites: list[str]
     file: str
 
 
-class Choice(BaseModel):
+class Calibration(BaseModel):
     """What was chosen on scenes that no table uses.
 
     thresholds : of each method, and of each site alone
@@ -74,8 +74,8 @@ class Choice(BaseModel):
     daam: str
 
 
-def scores_of(overlap: Overlap, threshold: float) -> Scores:
-    return Scores(
+def map_scores(overlap: Overlap, threshold: float) -> MapScores:
+    return MapScores(
         iou=round(overlap.ious[THRESHOLDS.index(threshold)], DECIMALS),
         best_iou=round(overlap.best_iou, DECIMALS),
         pointing=overlap.pointing,
@@ -94,7 +94,7 @@ def best_threshold(overlaps: Sequence[Overlap]) -> tuple[float, float]:
     return THRESHOLDS[best], means[best]
 
 
-def by_iou(ious: Mapping[str, float]) -> dict[str, float]:
+def rank_by_iou(ious: Mapping[str, float]) -> dict[str, float]:
     """The best first."""
     ranked = sorted(ious, key=lambda name: (-ious[name], name))
     return {name: round(ious[name], DECIMALS) for name in ranked}

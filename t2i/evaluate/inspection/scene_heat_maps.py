@@ -15,23 +15,23 @@ from pipelines.text_to_image import TextToImagePipeline
 from t2i.attention import HeatMaps, attend
 from t2i.attention.probes.heat_maps import CONVENTIONS, Convention, ProbeMeasurements
 from t2i.attention.prompts.prompt_tokenizers import find_prompt_tokenizers
-from t2i.evaluate.inspection.known_picture_run import along_picture, beside
-from t2i.evaluate.inspection.map_scores import centred, to_picture
-from t2i.evaluate.inspection.records import ALL
+from t2i.evaluate.inspection.known_picture_run import known_picture_scheduler, with_scheduler
+from t2i.evaluate.inspection.map_scores import centred_blob, resize_map
+from t2i.evaluate.inspection.records import ALL_LEVELS
 from t2i.scenes.captions import Mention
 from t2i.scenes.scenes import Scene
 from t2i.text.word_pattern import pattern
 from t2i.text.word_spans import Span, spans
 
 CONTROLS = ("wrong word", "centred blob")
-SITES = "best sites"
-METHODS: tuple[str, ...] = (*CONVENTIONS, SITES, *CONTROLS)
-OVER_LEVELS: tuple[Convention, ...] = ("default", "daam", "mean")
+BEST_SITES = "best sites"
+METHODS: tuple[str, ...] = (*CONVENTIONS, BEST_SITES, *CONTROLS)
+PLOTTED_METHODS: tuple[Convention, ...] = ("default", "daam", "mean")
 """Those that are plotted against the level of noise."""
 
 
 @dataclass(frozen=True, slots=True)
-class Heat:
+class SceneHeatMaps:
     """Maps by convention and level of noise (or ALL), and the words under which they are."""
 
     maps: Mapping[tuple[Convention, str], HeatMaps]
@@ -43,17 +43,17 @@ class Heat:
     def of(self, method: str, level: str, number: int, sites: Sequence[str]) -> Tensor:
         """The map (H, W) of word `number`, as large as the picture."""
         if method == "centred blob":
-            return centred(self.size)
+            return centred_blob(self.size)
         word = self.others[number] if method == "wrong word" else self.words[number]
         convention: Convention = method if method in CONVENTIONS else "default"  # type: ignore[assignment]  # it is one of them
         maps = self.maps[convention, level]
-        if method == SITES:
-            maps = of_sites(maps, sites)
+        if method == BEST_SITES:
+            maps = restrict_to_sites(maps, sites)
         mode = "bicubic" if convention == "daam" else "bilinear"
-        return to_picture(maps[word], self.size, mode)
+        return resize_map(maps[word], self.size, mode)
 
 
-def of_sites(maps: HeatMaps, names: Sequence[str]) -> HeatMaps:
+def restrict_to_sites(maps: HeatMaps, names: Sequence[str]) -> HeatMaps:
     """The maps that a probe of these sites alone would have made."""
     measurements = maps.measurements
     chosen = ProbeMeasurements(
@@ -67,23 +67,23 @@ def of_sites(maps: HeatMaps, names: Sequence[str]) -> HeatMaps:
     return HeatMaps(chosen, maps.words, maps.convention, maps.requested_grid, maps.image_index)
 
 
-def heat_of_picture(
+def probe_real_picture(
     pipe: TextToImagePipeline,
     scene: Scene,
     levels: Sequence[float],
     generator: torch.Generator,
-) -> Heat:
+) -> SceneHeatMaps:
     """One pass at each level of noise, told the caption alone, without guidance."""
-    scheduler = along_picture(pipe, scene.pixels, levels, generator)
-    along = beside(pipe, scheduler)
+    scheduler = known_picture_scheduler(pipe, scene.pixels, levels, generator)
+    along = with_scheduler(pipe, scheduler)
     spots = [(placed.word, placed.span) for placed in scene.objects]
-    words, others = told(pipe, scene.caption, spots)
+    words, others = find_word_tokens(pipe, scene.caption, spots)
     asked = [*words, *others]
     with attend(along) as attn:
         maps = {
             (convention, level): attn.probe(*asked, convention=convention, steps=steps)
-            for convention in OVER_LEVELS
-            for level, steps in windows(levels).items()
+            for convention in PLOTTED_METHODS
+            for level, steps in level_windows(levels).items()
         }
         along(
             scene.caption,
@@ -93,23 +93,25 @@ def heat_of_picture(
             output_type="latent",
         )
     names = list(map(str, words)), list(map(str, others))
-    return Heat(maps, *names, scene.pixels.shape[:2])
+    return SceneHeatMaps(maps, *names, scene.pixels.shape[:2])
 
 
-def heat_of_drawing(
+def probe_drawn_picture(
     pipe: TextToImagePipeline,
     caption: str,
     mentions: Sequence[Mention],
     steps: int,
     guidance_scale: float,
     generator: torch.Generator,
-) -> tuple[Heat, Image.Image]:
+) -> tuple[SceneHeatMaps, Image.Image]:
     """A picture drawn as the model likes it, and where its words were looked at meanwhile."""
-    words, others = told(pipe, caption, [(mention.word, mention.span) for mention in mentions])
+    words, others = find_word_tokens(
+        pipe, caption, [(mention.word, mention.span) for mention in mentions]
+    )
     with attend(pipe) as attn:
         maps = {
-            (convention, ALL): attn.probe(*words, *others, convention=convention)
-            for convention in OVER_LEVELS
+            (convention, ALL_LEVELS): attn.probe(*words, *others, convention=convention)
+            for convention in PLOTTED_METHODS
         }
         drawn = pipe(
             caption,
@@ -120,23 +122,26 @@ def heat_of_drawing(
         )
     picture: Image.Image = drawn[0][0]
     names = list(map(str, words)), list(map(str, others))
-    return Heat(maps, *names, (picture.height, picture.width)), picture
+    return SceneHeatMaps(maps, *names, (picture.height, picture.width)), picture
 
 
-def windows(levels: Sequence[float]) -> dict[str, tuple[int, int] | None]:
+def level_windows(levels: Sequence[float]) -> dict[str, tuple[int, int] | None]:
     """Level, or ALL -> the steps at which it is shown."""
     each: dict[str, tuple[int, int] | None] = {
         f"{level:g}": (step, step + 1) for step, level in enumerate(levels)
     }
-    return {ALL: None} | each
+    return {ALL_LEVELS: None} | each
 
 
-def told(
+def find_word_tokens(
     pipe: TextToImagePipeline, caption: str, spots: Sequence[tuple[str, tuple[int, int]]]
 ) -> tuple[list[Span], list[Span]]:
     """The tokens of each mention, by its place in the caption, and those of another word."""
-    own = [tokens_at(pipe, caption, *spot) for spot in spots]
-    others = [tokens_at(pipe, caption, *other_word(caption, spots, n)) for n in range(len(spots))]
+    own = [find_mention_tokens(pipe, caption, *spot) for spot in spots]
+    others = [
+        find_mention_tokens(pipe, caption, *other_word(caption, spots, n))
+        for n in range(len(spots))
+    ]
     return own, others
 
 
@@ -155,7 +160,9 @@ def other_word(
     return words[-1]
 
 
-def tokens_at(pipe: TextToImagePipeline, caption: str, word: str, span: tuple[int, int]) -> Span:
+def find_mention_tokens(
+    pipe: TextToImagePipeline, caption: str, word: str, span: tuple[int, int]
+) -> Span:
     """The tokens of a word there, however often the caption has it."""
     which = sum(match.start() < span[0] for match in pattern(word).finditer(caption))
     return spans(find_prompt_tokenizers(pipe, None)[0].tokenizer, caption, [word], which=which)[

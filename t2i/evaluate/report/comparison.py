@@ -3,18 +3,20 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from t2i.evaluate.report.chapter import Block, Cell, Chapter, Figure, Table
-from t2i.evaluate.report.number_format import interval, with_unit
-from t2i.evaluate.report.previous_result import Earlier, EarlierFigure, EarlierTable
-from t2i.evaluate.report.statistics import difference, is_sure, paired_difference
+from t2i.evaluate.report.number_format import format_interval, format_with_unit
+from t2i.evaluate.report.previous_result import EarlierFigure, EarlierResult, EarlierTable
+from t2i.evaluate.report.statistics import independent_difference, is_significant, paired_difference
 
 NAME = "against"
 """Of the chapter; an earlier result may hold one too."""
-WIDER = {"%": "points"}
+DIFFERENCE_UNITS = {"%": "points"}
 """The unit of a difference, where it is another."""
 HERE, THERE = "this result", "the other"
 
 
-def against(chapters: Sequence[Chapter], scenes: Mapping[str, str], earlier: Earlier) -> Chapter:
+def compare_results(
+    chapters: Sequence[Chapter], scenes: Mapping[str, str], earlier: EarlierResult
+) -> Chapter:
     """The differences of all that both have, those that are sure in a table of their own.
 
     scenes : chapter -> digest of what was asked there; where it is the other's too, the samples of
@@ -33,16 +35,16 @@ def against(chapters: Sequence[Chapter], scenes: Mapping[str, str], earlier: Ear
             if table.name not in before:
                 lone.append((table.title, [HERE]))
                 continue
-            lone += only_in_one(table, before[table.name])
-            change = changes(table, before[table.name], same)
+            lone += list_unmatched(table, before[table.name])
+            change = build_difference_table(table, before[table.name], same)
             changed += [] if change is None else [change]
         known = {table.name for table in tables}
         lone += [(table.title, [THERE]) for name, table in before.items() if name not in known]
     names = {NAME, *(chapter.name for chapter in chapters)}
     lone += [(f"chapter {name!r}", [THERE]) for name in earlier.chapters if name not in names]
 
-    rows = [row for table in changed for row in sure(table)]
-    title = f"Beyond their intervals: {len(rows)} of {sum(map(figures, changed))}"
+    rows = [row for table in changed for row in list_significant(table)]
+    title = f"Beyond their intervals: {len(rows)} of {sum(map(count_figures, changed))}"
     blocks: list[Block] = [Table("sure_changes", title, ["change", "that is"], rows, {}, {})]
     blocks += changed
     if lone:
@@ -53,13 +55,16 @@ def against(chapters: Sequence[Chapter], scenes: Mapping[str, str], earlier: Ear
         name=NAME,
         title=f"Against {earlier.model.name}",
         text=f"This result less that of {earlier.model.name}, made on {earlier.machine.date}. "
-        f"{how_compared(chapters, scenes, earlier)} A change is sure where its interval does not "
-        "contain 0; of twenty that are none, one will look sure.",
+        f"{describe_comparison(chapters, scenes, earlier)} A change is significant where its "
+        "interval does not contain 0; of twenty figures that did not really change, one is "
+        "significant by chance.",
         blocks=blocks,
     )
 
 
-def how_compared(chapters: Sequence[Chapter], scenes: Mapping[str, str], earlier: Earlier) -> str:
+def describe_comparison(
+    chapters: Sequence[Chapter], scenes: Mapping[str, str], earlier: EarlierResult
+) -> str:
     """Which intervals stand here."""
     if not earlier.scenes:
         return (
@@ -76,7 +81,7 @@ def how_compared(chapters: Sequence[Chapter], scenes: Mapping[str, str], earlier
     )
 
 
-def only_in_one(table: Table, before: EarlierTable) -> Iterator[tuple[str, list[Cell]]]:
+def list_unmatched(table: Table, before: EarlierTable) -> Iterator[tuple[str, list[Cell]]]:
     """Columns and rows that the other lacks."""
     labels = [label for label, _ in table.rows], [row.label for row in before.rows]
     for what, ours, theirs in (("columns", table.heads, before.heads), ("rows", *labels)):
@@ -86,14 +91,14 @@ def only_in_one(table: Table, before: EarlierTable) -> Iterator[tuple[str, list[
                 yield f"{table.title}: {what} {', '.join(map(repr, lone))}", [place]
 
 
-def changes(table: Table, before: EarlierTable, same_scenes: bool) -> Table | None:
+def build_difference_table(table: Table, before: EarlierTable, same_scenes: bool) -> Table | None:
     """The table with each figure less the earlier one; None where they have none in common."""
     old = {row.label: row.cells for row in before.rows}
     rows: list[tuple[str, list[Cell]]] = []
     for label, cells in table.rows:
         there = old.get(label, {})
         change: list[Cell] = [
-            less(cell, there.get(head), same_scenes)
+            subtract(cell, there.get(head), same_scenes)
             for head, cell in zip(table.heads, cells, strict=True)
         ]
         if any(change):
@@ -106,29 +111,29 @@ def changes(table: Table, before: EarlierTable, same_scenes: bool) -> Table | No
         title=f"{table.title}: the differences",
         heads=[table.heads[n] for n in kept],
         rows=[(label, [cells[n] for n in kept]) for label, cells in rows],
-        units={head: WIDER.get(unit, unit) for head, unit in table.units.items()},
+        units={head: DIFFERENCE_UNITS.get(unit, unit) for head, unit in table.units.items()},
         better=table.better,
     )
 
 
-def less(cell: Cell, before: EarlierFigure | str | None, same_scenes: bool) -> Figure | None:
+def subtract(cell: Cell, before: EarlierFigure | str | None, same_scenes: bool) -> Figure | None:
     if not isinstance(cell, Figure) or not isinstance(before, EarlierFigure):
         return None
-    return (paired_difference if same_scenes else difference)(cell, before.figure)
+    return (paired_difference if same_scenes else independent_difference)(cell, before.figure)
 
 
-def figures(table: Table) -> int:
+def count_figures(table: Table) -> int:
     return sum(isinstance(cell, Figure) for _, cells in table.rows for cell in cells)
 
 
-def sure(table: Table) -> Iterator[tuple[str, list[Cell]]]:
+def list_significant(table: Table) -> Iterator[tuple[str, list[Cell]]]:
     for label, cells in table.rows:
         for head, cell in zip(table.heads, cells, strict=True):
-            if not isinstance(cell, Figure) or not is_sure(cell):
+            if not isinstance(cell, Figure) or not is_significant(cell):
                 continue
             unit, way = table.units.get(head, ""), table.better.get(head)
             up = cell.value > 0
             verdict = "" if way is None else "better" if up == (way == "higher") else "worse"
             title = table.title.removesuffix(": the differences")
-            words = f"{with_unit(cell, unit)} ({interval(cell, unit)})"
+            words = f"{format_with_unit(cell, unit)} ({format_interval(cell, unit)})"
             yield f"{title}: {label}, {head}", [words, verdict]

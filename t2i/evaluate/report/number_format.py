@@ -7,21 +7,21 @@ DECIMALS = {"%": 1, "points": 1, "dB": 1, "s": 2, "MB": 0}
 HUNDREDTHS = ("%", "points")
 
 
-def number(value: float, unit: str = "") -> str:
+def format_number(value: float, unit: str = "") -> str:
     """97.5 of a share of 0.975, 31.2 of decibels."""
     if unit in DECIMALS:
         return f"{value * 100 if unit in HUNDREDTHS else value:.{DECIMALS[unit]}f}"
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
-def with_unit(cell: Cell, unit: str) -> str:
+def format_with_unit(cell: Cell, unit: str) -> str:
     if not isinstance(cell, Figure):
         return cell or "-"
-    return f"{number(cell.value, unit)} {unit}".strip()
+    return f"{format_number(cell.value, unit)} {unit}".strip()
 
 
-def interval(figure: Figure, unit: str) -> str:
+def format_interval(figure: Figure, unit: str) -> str:
     """The ends of the interval; empty where there is none."""
     if figure.low is None or figure.high is None:
         return ""
-    return f"{number(figure.low, unit)} to {number(figure.high, unit)}"
+    return f"{format_number(figure.low, unit)} to {format_number(figure.high, unit)}"

@@ -9,35 +9,35 @@ from typing import Any
 
 from PIL import Image
 
-from t2i.evaluate.optional_imports import needs_extra
+from t2i.evaluate.optional_imports import explain_missing_extra
 from t2i.evaluate.report.chapter import Chapter, Figure, Gallery, Plot, Table
-from t2i.evaluate.report.markdown import origin
-from t2i.evaluate.report.number_format import interval, with_unit
-from t2i.evaluate.report.plots import COLOURS, svg
+from t2i.evaluate.report.markdown import describe_origin
+from t2i.evaluate.report.number_format import format_interval, format_with_unit
+from t2i.evaluate.report.plots import COLOURS, render_svg
 from t2i.pictures import open_picture
 from t2i.safe_reading import PICTURE, read_bytes
 
 ASSETS = Path(__file__).parents[2] / "assets" / "evaluate"
 TEMPLATE = "page.html"
-SIDE, LENGTH = 256, 1024
+MAX_SHORT_SIDE, MAX_LONG_SIDE = 256, 1024
 """At most, pixels of the shorter and the longer side of an embedded picture; the whole one is in
 the folder."""
 
 
-def page(chapters: Sequence[Chapter], document: Mapping[str, Any], pictures: Path) -> str:
+def render_page(chapters: Sequence[Chapter], document: Mapping[str, Any], pictures: Path) -> str:
     """HTML.
 
     document : the head of evaluation.json
     pictures : where those of galleries are kept
     """
-    with needs_extra():
+    with explain_missing_extra():
         import jinja2
 
     loader = jinja2.FileSystemLoader(ASSETS)
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"with_unit": with_unit, "interval": interval}
+    environment.filters |= {"with_unit": format_with_unit, "interval": format_interval}
     environment.tests |= {
         "a_table": lambda block: isinstance(block, Table),
         "a_plot": lambda block: isinstance(block, Plot),
@@ -49,17 +49,17 @@ def page(chapters: Sequence[Chapter], document: Mapping[str, Any], pictures: Pat
         chapters=chapters,
         document=document,
         details=json.dumps(head, indent=1, ensure_ascii=False),
-        origin=origin(document).replace("`", ""),
+        origin=describe_origin(document).replace("`", ""),
         colours=COLOURS,
-        svg=svg,
-        embedded=lambda name: embedded(pictures / name),
+        svg=render_svg,
+        embedded=lambda name: data_uri(pictures / name),
     )
 
 
-def embedded(path: Path) -> str:
+def data_uri(path: Path) -> str:
     """A picture as a data URI."""
     picture = open_picture(path)
-    times = min(SIDE / min(picture.size), LENGTH / max(picture.size))
+    times = min(MAX_SHORT_SIDE / min(picture.size), MAX_LONG_SIDE / max(picture.size))
     if times >= 1:
         data, kind = read_bytes(path, PICTURE), "png"
     else:

@@ -2,7 +2,7 @@
 
 import io
 
-from t2i.evaluate.optional_imports import needs_extra
+from t2i.evaluate.optional_imports import explain_missing_extra
 from t2i.evaluate.report.chapter import Plot
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7a7a", "#8c6bb1")
@@ -13,9 +13,9 @@ SIZE = 5.6, 3.2
 """Inches: on a telephone it is shrunk to two thirds, and must still be read."""
 
 
-def svg(plot: Plot) -> str:
+def render_svg(plot: Plot) -> str:
     """The plot without its legend, which the page sets in text; lines take COLOURS in order."""
-    with needs_extra():
+    with explain_missing_extra():
         import matplotlib
         from matplotlib.figure import Figure
     with matplotlib.rc_context(

@@ -8,13 +8,16 @@ from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from t2i.errors import ArgumentError
 from t2i.evaluate.report.chapter import Figure
-from t2i.evaluate.report.sample_codes import of_text
+from t2i.evaluate.report.sample_codes import decode_samples
 from t2i.safe_reading import RUN, parse_json, read_bounded
 from t2i.validation_errors import describe_validation_error
 
+RENAMED_HEADS = {"the cheapest not surely worse": "the cheapest not significantly worse"}
+"""Column head in an older evaluation.json -> the same column's head now."""
 
-def read_samples(text: object) -> object:
-    return of_text(text) if isinstance(text, str) else text
+
+def _decode(text: object) -> object:
+    return decode_samples(text) if isinstance(text, str) else text
 
 
 class EarlierFigure(BaseModel):
@@ -24,7 +27,7 @@ class EarlierFigure(BaseModel):
     low: float | None = None
     high: float | None = None
     count: int | None = None
-    samples: Annotated[list[float | None] | None, BeforeValidator(read_samples)] = None
+    samples: Annotated[list[float | None] | None, BeforeValidator(_decode)] = None
 
     @property
     def figure(self) -> Figure:
@@ -41,6 +44,14 @@ class EarlierTable(BaseModel):
     heads: list[str]
     rows: list[EarlierRow]
 
+    def with_current_heads(self) -> "EarlierTable":
+        """Return the table with the column heads of RENAMED_HEADS replaced."""
+        rows = [
+            EarlierRow(label=row.label, cells=_with_current_keys(row.cells)) for row in self.rows
+        ]
+        heads = [RENAMED_HEADS.get(head, head) for head in self.heads]
+        return EarlierTable(title=self.title, heads=heads, rows=rows)
+
 
 class EarlierModel(BaseModel):
     name: str
@@ -50,7 +61,7 @@ class EarlierMachine(BaseModel):
     date: str
 
 
-class Earlier(BaseModel):
+class EarlierResult(BaseModel):
     """What a comparison reads of it; chapters are read one by one.
 
     scenes : chapter -> digest of what was asked there
@@ -67,7 +78,7 @@ class Earlier(BaseModel):
         """By name; None where it has no such chapter, or one that cannot be read."""
         try:
             return {
-                name: EarlierTable.model_validate(block)
+                name: EarlierTable.model_validate(block).with_current_heads()
                 for name, block in self.chapters[chapter]["blocks"].items()
                 if block["kind"] == "table"
             }
@@ -75,14 +86,22 @@ class Earlier(BaseModel):
             return None
 
 
-def read_earlier(path: Path, facts: Mapping[str, Any], version: int) -> Earlier:
+def _with_current_keys(
+    cells: Mapping[str, EarlierFigure | str | None],
+) -> dict[str, EarlierFigure | str | None]:
+    return {RENAMED_HEADS.get(head, head): cell for head, cell in cells.items()}
+
+
+def read_earlier_result(path: Path, facts: Mapping[str, Any], version: int) -> EarlierResult:
     """Raises ArgumentError for what cannot be compared with.
 
     facts : of the result at hand
     """
     remedy = "Give the evaluation.json of another result."
     try:
-        earlier = Earlier.model_validate(parse_json(read_bounded(path, RUN.most), lenient=True))
+        earlier = EarlierResult.model_validate(
+            parse_json(read_bounded(path, RUN.most), lenient=True)
+        )
     except OSError as error:
         raise ArgumentError(f"Cannot read {path}: {error.strerror or error}. {remedy}") from error
     except ValidationError as error:

@@ -10,7 +10,7 @@ Samples = Sequence[float | None]
 MISSING = "-"
 
 
-def as_text(samples: Samples | None) -> str | None:
+def encode_samples(samples: Samples | None) -> str | None:
     """None of fewer than two samples, which no interval can rest on."""
     if samples is None or len(samples) < 2:
         return None
@@ -19,7 +19,7 @@ def as_text(samples: Samples | None) -> str | None:
     return " ".join(MISSING if sample is None else f"{sample:.5g}" for sample in samples)
 
 
-def of_text(text: str) -> list[float | None]:
+def decode_samples(text: str) -> list[float | None]:
     """Raises ValueError for what `as_text` does not write."""
     words = text.split(" ") if " " in text else text
     return [None if word == MISSING else float(word) for word in words]

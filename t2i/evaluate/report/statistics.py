@@ -15,7 +15,7 @@ SEED = 20_260_101
 """Of the bootstrap: the same values have the same interval in every run."""
 
 
-def share(flags: Sequence[bool | None]) -> Figure | None:
+def proportion(flags: Sequence[bool | None]) -> Figure | None:
     """How many of the flags are set, with Wilson's interval (1927); None of no flags.
 
     Unlike the textbook's interval it stays within 0 and 1, and is no point at either end. A flag
@@ -26,10 +26,10 @@ def share(flags: Sequence[bool | None]) -> Figure | None:
         return None
     p = sum(told) / len(told)
     samples = [None if flag is None else float(flag) for flag in flags]
-    return Figure(p, *wilson(p, len(told)), len(told), samples)
+    return Figure(p, *wilson_interval(p, len(told)), len(told), samples)
 
 
-def wilson(p: float, count: int) -> tuple[float, float]:
+def wilson_interval(p: float, count: int) -> tuple[float, float]:
     spread = Z**2 / count
     middle = (p + spread / 2) / (1 + spread)
     half = Z / (1 + spread) * math.sqrt(p * (1 - p) / count + spread / (4 * count))
@@ -37,7 +37,7 @@ def wilson(p: float, count: int) -> tuple[float, float]:
     return 0.0 if p == 0 else middle - half, 1.0 if p == 1 else middle + half
 
 
-def mean(values: Sequence[float | None]) -> Figure | None:
+def bootstrap_mean(values: Sequence[float | None]) -> Figure | None:
     """The mean, with a percentile bootstrap over the samples (Efron 1979); None of no values.
 
     One value has no interval. What is None was not measured: it does not count, and keeps its place
@@ -50,21 +50,21 @@ def mean(values: Sequence[float | None]) -> Figure | None:
     value = float(sample.mean())
     if len(told) == 1:
         return Figure(value, None, None, 1, [*values])
-    ends = percentiles(sample[resampled(len(told))].mean(axis=1))
+    ends = percentile_interval(sample[resample_indices(len(told))].mean(axis=1))
     return Figure(value, *ends, len(told), [*values])
 
 
-def resampled(count: int) -> NDArray[np.int64]:
+def resample_indices(count: int) -> NDArray[np.int64]:
     """Numbers of samples, (RESAMPLES, count), drawn with replacement."""
     return np.random.default_rng(SEED).integers(0, count, (RESAMPLES, count))
 
 
-def percentiles(values: NDArray[np.float64]) -> tuple[float, float]:
+def percentile_interval(values: NDArray[np.float64]) -> tuple[float, float]:
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
 
 
-def difference(one: Figure | None, other: Figure | None) -> Figure | None:
+def independent_difference(one: Figure | None, other: Figure | None) -> Figure | None:
     """How much more `one` is, of independent samples, from the intervals of both.
 
     The square-and-add interval: Newcombe (1998, Statistics in Medicine 17, 873-890), method 10, of
@@ -89,32 +89,32 @@ def paired_difference(one: Figure | None, other: Figure | None) -> Figure | None
     2635-2650, method 10); of other values a bootstrap that draws the things. Where the samples are
     not at hand, or are not as many, the wider interval of `difference`.
     """
-    unpaired = difference(one, other)
+    unpaired = independent_difference(one, other)
     if unpaired is None or one is None or other is None or not (one.samples and other.samples):
         return unpaired
     if len(one.samples) != len(other.samples):
         return unpaired
     ours, theirs = (np.asarray(side.samples, dtype=np.float64) for side in (one, other))
-    if are_flags(ours) and are_flags(theirs):
+    if is_binary(ours) and is_binary(theirs):
         if np.isnan(ours).any() or np.isnan(theirs).any():
             return unpaired
-        return of_flags(ours > 0, theirs > 0)
+        return paired_proportion_difference(ours > 0, theirs > 0)
     if unpaired.low is None:
         return unpaired
-    numbers = resampled(len(ours))
+    numbers = resample_indices(len(ours))
     with np.errstate(invalid="ignore"):
-        changes = means(ours[numbers]) - means(theirs[numbers])
+        changes = nan_means(ours[numbers]) - nan_means(theirs[numbers])
     if np.isnan(changes).any():  # so few of them that a draw may hold none
         return unpaired
     both = int((~np.isnan(ours) & ~np.isnan(theirs)).sum())
-    return Figure(unpaired.value, *percentiles(changes), both)
+    return Figure(unpaired.value, *percentile_interval(changes), both)
 
 
-def are_flags(values: NDArray[np.float64]) -> bool:
+def is_binary(values: NDArray[np.float64]) -> bool:
     return bool(np.isin(values[~np.isnan(values)], (0, 1)).all())
 
 
-def means(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def nan_means(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Along the last axis, of what is no NaN; NaN where nothing is."""
     there = ~np.isnan(values)
     summed: NDArray[np.float64] = np.where(there, values, 0).sum(axis=-1)
@@ -122,7 +122,7 @@ def means(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return mean_of
 
 
-def of_flags(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> Figure:
+def paired_proportion_difference(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> Figure:
     """The difference of two shares of the same things, by Newcombe's method 10 for pairs.
 
     a, b, c, d : how often both hold, only the one, only the other, none
@@ -132,7 +132,7 @@ def of_flags(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> Figure:
     c = int((~one & other).sum())
     d = n - a - b - c
     p1, p2 = (a + b) / n, (a + c) / n
-    (l1, u1), (l2, u2) = wilson(p1, n), wilson(p2, n)
+    (l1, u1), (l2, u2) = wilson_interval(p1, n), wilson_interval(p2, n)
     # How alike both are, with his correction for continuity.
     product, more = (a + b) * (c + d) * (a + c) * (b + d), a * d - b * c
     phi = 0.0
@@ -148,6 +148,6 @@ def square_and_add(one: float, other: float, phi: float) -> float:
     return math.sqrt(max(0.0, one**2 - 2 * phi * one * other + other**2))
 
 
-def is_sure(change: Figure) -> bool:
+def is_significant(change: Figure) -> bool:
     """Whether the interval of a difference leaves no room for none."""
     return change.low is not None and change.high is not None and not change.low <= 0 <= change.high

@@ -17,10 +17,16 @@ from pydantic import ValidationError
 
 from t2i.errors import ArgumentError
 from t2i.scenes.captions import MAX_WORDS, Caption, Mention
-from t2i.scenes.held_out import held_out
+from t2i.scenes.held_out import load_held_out
 from t2i.scenes.layout import Spot
-from t2i.scenes.scenes import Layout, Placed, Scene, Scenes, ScenesConfig, draw
-from t2i.scenes.sprites import BACKGROUNDS, assets, clear_backgrounds, sprite, things
+from t2i.scenes.scenes import Layout, Scene, SceneObject, Scenes, ScenesConfig, render_layout
+from t2i.scenes.sprites import (
+    BACKGROUNDS,
+    contrasting_backgrounds,
+    load_sprite,
+    scene_assets,
+    vocabulary_objects,
+)
 from train.data.sheets.mask_sheet import MASK_COLOURS, draw_mask_sheet
 
 SMALL = ScenesConfig(size=64, seed=7, vocabulary="all")
@@ -49,13 +55,13 @@ def digest(scene: Scene) -> str:
     return sha256(scene.pixels.tobytes() + masks + text.encode()).hexdigest()
 
 
-def centre(placed: Placed) -> tuple[float, float]:
+def centre(placed: SceneObject) -> tuple[float, float]:
     """(x, y) of the mask's centre of mass, as fractions of the side."""
     ys, xs = np.nonzero(placed.mask)
     return float(xs.mean() / len(placed.mask)), float(ys.mean() / len(placed.mask))
 
 
-def is_true(subject: Placed, relation: str, other: Placed) -> bool:
+def is_true(subject: SceneObject, relation: str, other: SceneObject) -> bool:
     """Whether the centres are a seventh of the side apart, and mostly in that direction."""
     (x, y), (other_x, other_y) = centre(subject), centre(other)
     right, down = x - other_x, y - other_y
@@ -123,7 +129,7 @@ def recompose(layout: Layout, size: int) -> tuple[np.ndarray, list[np.ndarray]]:
     for number, spot in enumerate(layout.spots, start=1):
         side = round(spot.side * size)
         corner = [min(max(round(c * size - side / 2), 0), size - side) for c in spot.centre]
-        small = sprite(spot.name, spot.colour).resize((side, side), Image.Resampling.HAMMING)
+        small = load_sprite(spot.name, spot.colour).resize((side, side), Image.Resampling.HAMMING)
         small = small.convert("RGBA")
         picture.alpha_composite(small, (corner[0], corner[1]))
         alpha = np.asarray(small)[..., 3]
@@ -153,12 +159,14 @@ def test_a_mask_loses_what_a_later_object_covers() -> None:
     mentions = tuple(Mention(i, s.name, (0, 1), None, None) for i, s in enumerate(spots))
     caption = Caption("a house and a moon", mentions, ())
     layout = Layout(spots, "row", "teal", (24, 168, 170), 0, "down", caption)
-    pixels, (house, moon) = draw(layout, 64)
+    pixels, (house, moon) = render_layout(layout, 64)
     expected_pixels, (expected_house, expected_moon) = recompose(layout, 64)
     np.testing.assert_array_equal(moon, expected_moon)
     np.testing.assert_array_equal(house, expected_house)
     assert np.abs(expected_pixels.astype(int) - pixels).max() <= 3
-    alone = draw(Layout(spots[:1], "single", "teal", (24, 168, 170), 0, "down", caption), 64)[1][0]
+    alone = render_layout(
+        Layout(spots[:1], "single", "teal", (24, 168, 170), 0, "down", caption), 64
+    )[1][0]
     assert 0 < house.sum() < alone.sum()
     assert not (house & moon).any()
 
@@ -236,7 +244,7 @@ def test_spans_point_at_the_words_in_caption_order(scenes: list[Scene]) -> None:
         starts = [placed.span[0] for placed in scene.objects]
         assert starts == sorted(starts)
         for placed in scene.objects:
-            thing = things()[placed.name]
+            thing = vocabulary_objects()[placed.name]
             assert scene.caption[slice(*placed.span)] == placed.word
             assert placed.word in (thing.name, *thing.synonyms)
             synonyms_used += placed.word != thing.name
@@ -254,7 +262,7 @@ def test_a_colour_said_is_painted_or_natural_and_a_painted_one_is_always_said(
                 assert before == placed.colour, scene.caption
                 painted += 1
             elif before in HUE_RANGES:
-                assert before == things()[placed.name].colour, scene.caption
+                assert before == vocabulary_objects()[placed.name].colour, scene.caption
                 natural += 1
     assert painted > 40
     assert natural > 40
@@ -265,11 +273,13 @@ def in_range(hue: float, name: str) -> bool:
     return low <= hue < high if low < high else hue >= low or hue < high
 
 
-@pytest.mark.parametrize("name", [thing.name for thing in things().values() if thing.recolour])
+@pytest.mark.parametrize(
+    "name", [thing.name for thing in vocabulary_objects().values() if thing.recolour]
+)
 def test_a_repainted_object_is_mostly_of_its_new_colour(name: str) -> None:
-    natural = np.asarray(sprite(name, None).convert("RGBA"))[::4, ::4].astype(int)
-    for colour in things()[name].new_colours:
-        rgba = np.asarray(sprite(name, colour).convert("RGBA"))[::4, ::4]
+    natural = np.asarray(load_sprite(name, None).convert("RGBA"))[::4, ::4].astype(int)
+    for colour in vocabulary_objects()[name].paint_colours:
+        rgba = np.asarray(load_sprite(name, colour).convert("RGBA"))[::4, ::4]
         assert (rgba[..., 3] == natural[..., 3]).all()
         solid = rgba[..., 3] > 250
         changed = solid & (np.abs(rgba[..., :3] - natural[..., :3]).max(axis=-1) > 24)
@@ -281,8 +291,8 @@ def test_a_repainted_object_is_mostly_of_its_new_colour(name: str) -> None:
 
 
 def test_repainting_leaves_other_hues_and_grays_alone() -> None:
-    before = np.asarray(sprite("car", None).convert("RGBA")).astype(int)
-    after = np.asarray(sprite("car", "green").convert("RGBA")).astype(int)
+    before = np.asarray(load_sprite("car", None).convert("RGBA")).astype(int)
+    after = np.asarray(load_sprite("car", "green").convert("RGBA")).astype(int)
     red, green, blue, alpha = before[..., 0], before[..., 1], before[..., 2], before[..., 3]
     windows = (alpha > 250) & (blue > 200) & (green > 120) & (red < 130)
     body = (alpha > 250) & (red > 200) & (green < 60) & (blue < 90)
@@ -311,9 +321,9 @@ def test_the_background_is_of_its_name_and_named_truly_in_six_of_ten_captions(
 
 def test_any_two_objects_have_a_background_before_which_both_are_seen() -> None:
     clear = {
-        (thing.name, colour): clear_backgrounds(thing.name, colour)
-        for thing in things().values()
-        for colour in (None, *thing.new_colours)
+        (thing.name, colour): contrasting_backgrounds(thing.name, colour)
+        for thing in vocabulary_objects().values()
+        for colour in (None, *thing.paint_colours)
     }
     assert "green" not in clear["tree", None]
     assert "gray" not in clear["elephant", None]
@@ -347,7 +357,7 @@ def combinations(layout: Layout) -> set[object]:
     names = [spot.name for spot in layout.spots]
     pairs = {frozenset(pair) for pair in itertools.combinations(names, 2)}
     colours = {(spot.name, spot.colour) for spot in layout.spots}
-    return (pairs & held_out().pairs) | (colours & held_out().colours)
+    return (pairs & load_held_out().pairs) | (colours & load_held_out().colours)
 
 
 @pytest.mark.parametrize("vocabulary", ["core", "all"])
@@ -364,35 +374,42 @@ def test_every_held_out_scene_shows_one_and_together_they_show_all() -> None:
         layout = data.layout(index)
         here = combinations(layout)
         assert here
-        assert layout.background in clear_backgrounds(layout.spots[0].name, layout.spots[0].colour)
+        assert layout.background in contrasting_backgrounds(
+            layout.spots[0].name, layout.spots[0].colour
+        )
         shown |= here
-    assert shown == held_out().pairs | held_out().colours
+    assert shown == load_held_out().pairs | load_held_out().colours
 
 
 def test_the_hold_out_file_lists_what_could_otherwise_occur() -> None:
-    core = {name for name, thing in things().items() if thing.core}
-    paintings = sum(len(things()[name].new_colours) for name in core)
-    assert all(len(pair) == 2 and pair <= core for pair in held_out().pairs)
-    assert set().union(*held_out().pairs) == core
-    assert 0.05 <= len(held_out().pairs) / (48 * 47 / 2) <= 0.08
-    assert all(colour in things()[name].new_colours for name, colour in held_out().colours)
-    assert 0.08 <= len(held_out().colours) / paintings <= 0.12
-    assert {colour for _, colour in held_out().colours} == set(HUE_RANGES)
+    core = {name for name, thing in vocabulary_objects().items() if thing.core}
+    paintings = sum(len(vocabulary_objects()[name].paint_colours) for name in core)
+    assert all(len(pair) == 2 and pair <= core for pair in load_held_out().pairs)
+    assert set().union(*load_held_out().pairs) == core
+    assert 0.05 <= len(load_held_out().pairs) / (48 * 47 / 2) <= 0.08
+    assert all(
+        colour in vocabulary_objects()[name].paint_colours
+        for name, colour in load_held_out().colours
+    )
+    assert 0.08 <= len(load_held_out().colours) / paintings <= 0.12
+    assert {colour for _, colour in load_held_out().colours} == set(HUE_RANGES)
 
 
 def test_the_objects_are_complete_small_and_licensed() -> None:
-    assert len(things()) >= 100
-    assert sum(thing.core for thing in things().values()) == 48
+    assert len(vocabulary_objects()) >= 100
+    assert sum(thing.core for thing in vocabulary_objects().values()) == 48
     total = 0
-    for thing in things().values():
-        data = assets().joinpath(thing.file).read_bytes()
+    for thing in vocabulary_objects().values():
+        data = scene_assets().joinpath(thing.file).read_bytes()
         total += len(data)
-        assert sprite(thing.name, None).size == (128, 128)
-        left, top, right, bottom = sprite(thing.name, None).convert("RGBA").getbbox()
+        assert load_sprite(thing.name, None).size == (128, 128)
+        left, top, right, bottom = load_sprite(thing.name, None).convert("RGBA").getbbox()
         assert max(right - left, bottom - top) >= 124, thing.name
     assert total < 2_000_000
-    assert "Microsoft" in assets().joinpath("LICENSE").read_text(encoding="utf-8")
-    words = [word for thing in things().values() for word in (thing.name, *thing.synonyms)]
+    assert "Microsoft" in scene_assets().joinpath("LICENSE").read_text(encoding="utf-8")
+    words = [
+        word for thing in vocabulary_objects().values() for word in (thing.name, *thing.synonyms)
+    ]
     assert not [word for word, times in Counter(words).items() if times > 1]
 
 

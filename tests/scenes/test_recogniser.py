@@ -12,10 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from t2i.errors import ModelError
-from t2i.scenes.recognised_objects import OWN, Found, Relation, Seen
-from t2i.scenes.recogniser import Labels, Maps, Recogniser, labels_of
+from t2i.scenes.recognised_objects import OWN_COLOUR, RecognisedObject, Recognition, Relation
+from t2i.scenes.recogniser import Recogniser, RecogniserLabels, RecogniserOutput, build_labels
 
-LABELS = labels_of(("apple", "cat"), ("white", "red"), ("green",))
+LABELS = build_labels(("apple", "cat"), ("white", "red"), ("green",))
 
 
 @pytest.fixture
@@ -26,19 +26,19 @@ def recogniser() -> Recogniser:
 
 def telling(recogniser: Recogniser, kinds_hw: Tensor, colours_hw: Tensor) -> Recogniser:
     """A recogniser that says the same of every picture."""
-    kinds_Khw = torch.nn.functional.one_hot(kinds_hw, LABELS.kinds).permute(2, 0, 1) * 20.0
+    kinds_Khw = torch.nn.functional.one_hot(kinds_hw, LABELS.kind_count).permute(2, 0, 1) * 20.0
     colours_Khw = (
         torch.nn.functional.one_hot(colours_hw, len(LABELS.colours)).permute(2, 0, 1) * 20.0
     )
     features_Fhw = torch.arange(16.0)[:, None, None].expand(-1, 4, 4)
-    said = Maps(kinds_Khw[None], colours_Khw[None], features_Fhw[None])
+    said = RecogniserOutput(kinds_Khw[None], colours_Khw[None], features_Fhw[None])
     recogniser.forward = lambda pixels: said  # type: ignore[method-assign]
     return recogniser
 
 
 def test_channels_are_objects_something_backgrounds() -> None:
-    assert LABELS == Labels(("apple", "cat"), ("white", "red"), (OWN, "green"))
-    assert (LABELS.something, LABELS.kinds) == (2, 5)
+    assert LABELS == RecogniserLabels(("apple", "cat"), ("white", "red"), (OWN_COLOUR, "green"))
+    assert (LABELS.unknown_index, LABELS.kind_count) == (2, 5)
 
 
 def test_objects_are_read_from_the_maps(recogniser: Recogniser) -> None:
@@ -48,7 +48,7 @@ def test_objects_are_read_from_the_maps(recogniser: Recogniser) -> None:
     colours_hw = torch.zeros(8, 8, dtype=torch.long)
     colours_hw[2:4, 4:8] = 1
     picture = Image.new("RGB", (64, 64))
-    [seen] = telling(recogniser, kinds_hw, colours_hw).look([picture])
+    [seen] = telling(recogniser, kinds_hw, colours_hw).recognise([picture])
 
     assert list(seen.objects) == ["cat"]
     cat = seen.objects["cat"]
@@ -59,14 +59,14 @@ def test_objects_are_read_from_the_maps(recogniser: Recogniser) -> None:
     assert cat.share == pytest.approx(cat.mask.mean())
     assert cat.centre == pytest.approx((0.75, 0.375), abs=0.02)
     assert seen.background == "red"
-    assert seen.something == pytest.approx(1 / 16, abs=0.02)
+    assert seen.unknown_share == pytest.approx(1 / 16, abs=0.02)
     assert seen.features == pytest.approx(np.arange(16))
 
 
 def test_specks_are_no_objects(recogniser: Recogniser) -> None:
     kinds_hw = torch.full((16, 16), 3)
     kinds_hw[0, 0] = 0
-    [seen] = telling(recogniser, kinds_hw, torch.zeros(16, 16, dtype=torch.long)).look(
+    [seen] = telling(recogniser, kinds_hw, torch.zeros(16, 16, dtype=torch.long)).recognise(
         [Image.new("RGB", (64, 64))]
     )
     assert seen.objects == {}
@@ -78,14 +78,14 @@ def test_pictures_of_any_size_and_mode_are_looked_at_one_by_one_or_together(
 ) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
     pictures = [Image.fromarray(noise), Image.new("L", (20, 20), 90)]
-    together = recogniser.look(pictures)
+    together = recogniser.recognise(pictures)
     for picture, seen in zip(pictures, together, strict=True):
-        [alone] = recogniser.look([picture])
+        [alone] = recogniser.recognise([picture])
         np.testing.assert_allclose(alone.features, seen.features, atol=1e-5)
         assert alone.objects.keys() == seen.objects.keys()
         for found in seen.objects.values():
             assert found.mask.shape == (picture.height, picture.width)
-    assert recogniser.look([]) == []
+    assert recogniser.recognise([]) == []
 
 
 def test_what_is_saved_is_loaded(recogniser: Recogniser, tmp_path: Path) -> None:
@@ -110,11 +110,14 @@ def test_a_broken_folder_is_named(recogniser: Recogniser, tmp_path: Path) -> Non
         Recogniser.load(tmp_path)
 
 
-def seen_with(**centres: tuple[float, float]) -> Seen:
+def seen_with(**centres: tuple[float, float]) -> Recognition:
     nothing = np.zeros((4, 4), dtype=np.bool_)
-    objects = {name: Found(name, 0.1, centre, OWN, nothing) for name, centre in centres.items()}
+    objects = {
+        name: RecognisedObject(name, 0.1, centre, OWN_COLOUR, nothing)
+        for name, centre in centres.items()
+    }
     empty = np.zeros(0, dtype=np.float32)
-    return Seen(objects, "white", 0.0, empty, empty)
+    return Recognition(objects, "white", 0.0, empty, empty)
 
 
 @pytest.mark.parametrize(
@@ -122,14 +125,14 @@ def seen_with(**centres: tuple[float, float]) -> Seen:
 )
 def test_relations_are_read_from_the_centres(relation: Relation, holds: bool) -> None:
     seen = seen_with(cat=(0.3, 0.7), dog=(0.6, 0.4))
-    assert seen.holds("cat", relation, "dog") is holds
-    assert seen.holds("dog", relation, "cat") is not holds
+    assert seen.has_relation("cat", relation, "dog") is holds
+    assert seen.has_relation("dog", relation, "cat") is not holds
 
 
 def test_what_is_not_there_stands_nowhere() -> None:
     seen = seen_with(cat=(0.3, 0.7), dog=(0.32, 0.4))
-    assert not seen.holds("cat", "left", "car")
-    assert not seen.holds("cat", "left", "dog"), "hardly apart"
-    assert seen.painted("cat", OWN)
-    assert not seen.painted("cat", "green")
-    assert not seen.painted("car", OWN)
+    assert not seen.has_relation("cat", "left", "car")
+    assert not seen.has_relation("cat", "left", "dog"), "hardly apart"
+    assert seen.has_colour("cat", OWN_COLOUR)
+    assert not seen.has_colour("cat", "green")
+    assert not seen.has_colour("car", OWN_COLOUR)

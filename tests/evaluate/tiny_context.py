@@ -1,4 +1,4 @@
-"""A bench of tiny parts: a real pipeline and a recogniser that know nothing, in milliseconds."""
+"""A context of tiny parts: a real pipeline and a recogniser that know nothing, in milliseconds."""
 
 from pathlib import Path
 
@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from pipelines.text_to_image import TextToImagePipeline
-from t2i.evaluate.suite_part import Bench
-from t2i.scenes.recogniser import Recogniser, labels_of
+from t2i.evaluate.suite_part import EvaluationContext
+from t2i.scenes.recogniser import Recogniser, build_labels
 from t2i.scenes.sprites import BACKGROUNDS, HUES
 from tests.tiny import tiny_sd_components
 
@@ -16,26 +16,26 @@ OBJECTS = ("apple", "cat", "dog", "star", "car", "tree")
 
 def tiny_recogniser() -> Recogniser:
     torch.manual_seed(3)
-    return Recogniser(labels_of(OBJECTS, list(BACKGROUNDS), list(HUES)), 32, (8, 16)).eval()
+    return Recogniser(build_labels(OBJECTS, list(BACKGROUNDS), list(HUES)), 32, (8, 16)).eval()
 
 
-def tiny_bench(folder: Path) -> Bench:
+def tiny_context(folder: Path) -> EvaluationContext:
     """Pictures are kept in the folder; the text is long enough for every caption."""
     pipe = TextToImagePipeline(**tiny_sd_components(window=120))
     pipe.set_progress_bar_config(disable=True)
 
-    def keep(name: str, picture: Image.Image) -> str:
+    def save_picture(name: str, picture: Image.Image) -> str:
         path = folder / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(path)
         return path.name
 
-    return Bench(
+    return EvaluationContext(
         pipe=pipe,
         recogniser=tiny_recogniser(),
         objects=OBJECTS,
-        most_objects=2,
+        max_objects=2,
         steps=2,
         guidance_scale=3.0,
-        keep=keep,
+        save_picture=save_picture,
     )
