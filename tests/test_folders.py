@@ -87,12 +87,12 @@ def test_a_folder_that_a_kill_left_aside_is_put_back_by_whoever_needs_it(
 
 def test_readers_put_it_back_too(tmp_path: Path) -> None:
     from t2i.denoiser.loading.address import resolve
-    from train.checkpoint import checkpoints
+    from train.checkpoint import list_checkpoints
 
     (tmp_path / ".model.old").mkdir()
     assert resolve(tmp_path / "model") == tmp_path / "model"
     (tmp_path / "runs" / ".step-00000004.old").mkdir(parents=True)
-    assert [path.name for path in checkpoints(tmp_path / "runs")] == ["step-00000004"]
+    assert [path.name for path in list_checkpoints(tmp_path / "runs")] == ["step-00000004"]
 
 
 def test_a_folder_that_is_there_is_never_put_back_over(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from t2i.terminal import (
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train as a TOML says. Raises T2IError."""
+    """Train as the TOML file on the command line says. Raises T2IError."""
     parser = argparse.ArgumentParser(
         prog="train", description="Train as a TOML file says; resumes by itself."
     )
@@ -28,13 +28,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--out", type=Path, help="folder of the run (default: runs/<name of the config>)"
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="say what would be done, and what it takes, and stop"
+        "--dry-run",
+        action="store_true",
+        help="print what the run would do and how much memory it needs, and stop",
     )
     parser.add_argument(
         "--format",
         choices=("text", "json"),
         default="text",
-        help="of --dry-run: json prints the resolved config with the numbers of the table",
+        help="format of --dry-run: json prints the resolved config and the numbers of the table",
     )
     given = parser.parse_args(arguments)
 

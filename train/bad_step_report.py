@@ -1,7 +1,7 @@
-"""A step whose loss or gradient is no number: what is known of it, for who looks into it.
+"""Reports of steps whose loss or gradient is not finite.
 
 RUN/not-a-number/step-00000012.json    losses, noise levels, gradients, names and captions
-RUN/not-a-number/step-00000012.png     the pictures that may be the cause
+RUN/not-a-number/step-00000012.png     the pictures of the samples that may be the cause
 """
 
 import json
@@ -21,29 +21,29 @@ from t2i.atomic_files import write_atomically
 from t2i.errors import TrainingError
 from t2i.pictures import picture_grid, save_picture
 from t2i.scenes.sample import Samples
-from train.batches.batch import Batch, batches
-from train.batches.order import Order, Share
+from train.batches.batch import Batch, iterate_batches
+from train.batches.order import BatchOrder, ProcessShare
 from train.reporting.sample_sheets import pictures_of
 from train.targets.target import Target
 
-FOLDER = "not-a-number"
-NAMED = 8
+REPORT_FOLDER = "not-a-number"
+MAX_NAMED = 8
 """Samples that a message names."""
-SHOWN = 48
+MAX_PICTURES = 48
 """Pictures on the sheet."""
-SIDE = 256
-"""Of each, in pixels."""
-Show = Callable[[int], Sequence[Image.Image]]
-"""The pictures of a step, 0 being the first, slot by slot."""
+THUMBNAIL_SIZE = 256
+"""Largest side of a picture on the sheet, in pixels."""
+PictureLoader = Callable[[int], Sequence[Image.Image]]
+"""Loads the pictures of a step, 0 being the first, slot by slot."""
 
 
 class NotANumber(TrainingError):
-    """Raised on every process, the weights being those after the step before."""
+    """A bad step more than may be skipped; the weights are those after the step before."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One sample of the step; `drawn` is what its loss depended on, such as the timestep."""
+    """One sample of the step; `drawn` holds random numbers of its loss, such as the timestep."""
 
     slot: int
     name: str
@@ -54,10 +54,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class BadStep:
-    """All of it, from all processes.
+    """The report of one step, over all processes.
 
-    gradient_norms : by group of the optimizer
-    broken_gradients : names of the weights whose gradient is no number
+    gradient_norms : by parameter group of the optimizer
+    broken_gradients : names of the weights whose gradient is not finite
     """
 
     step: int
@@ -68,37 +68,39 @@ class BadStep:
     broken_gradients: Sequence[str]
     rows: Sequence[Row]
 
-    def measured(self) -> str:
+    def headline(self) -> str:
+        """Return loss and gradient norm as part of a sentence."""
         return f"Step {self.step} gave loss {self.loss} and gradient norm {self.grad_norm}"
 
     def suspects(self) -> list[Row]:
-        """The samples whose own loss is no number; where there is none, it may be any."""
+        """Return the samples whose own loss is not finite; all of them where there is none."""
         return [row for row in self.rows if not math.isfinite(row.loss)] or [*self.rows]
 
-    def samples(self) -> str:
+    def name_suspects(self) -> str:
+        """Return a sentence that names the samples that may be the cause."""
         suspects = self.suspects()
         named = [
             f"{row.name} ({'any of the batch' if math.isfinite(row.loss) else f'loss {row.loss}'})"
-            for row in suspects[:NAMED]
+            for row in suspects[:MAX_NAMED]
         ]
-        more = [f"and {len(suspects) - NAMED} more"] if len(suspects) > NAMED else []
+        more = [f"and {len(suspects) - MAX_NAMED} more"] if len(suspects) > MAX_NAMED else []
         return f"Samples: {', '.join(named + more)}."
 
-    def write(self, out: Path, show: Show) -> None:
-        """Lay it down in the folder of the run. Raises OutputError."""
-        path = out / FOLDER / f"step-{self.step:08d}.json"
-        text = json.dumps(in_json(asdict(self)), indent=1) + "\n"
+    def write(self, out: Path, load_pictures: PictureLoader) -> None:
+        """Write the report into the folder of the run. Raises OutputError."""
+        path = out / REPORT_FOLDER / f"step-{self.step:08d}.json"
+        text = json.dumps(to_json(asdict(self)), indent=1) + "\n"
         write_atomically(path, lambda part: part.write_text(text, "utf-8"))
-        pictures, rows = show(self.step - 1), self.suspects()[:SHOWN]
+        pictures, rows = load_pictures(self.step - 1), self.suspects()[:MAX_PICTURES]
         labels = [f"{row.name} (loss {row.loss:.4g})" for row in rows]
         page = picture_grid([pictures[row.slot] for row in rows], labels, columns=6)
         save_picture(page, path.with_suffix(".png"))
 
 
-def rows_of_all(
+def gather_rows(
     accelerator: Accelerator, target: Target, pieces: Sequence[Batch], losses: Tensor
 ) -> list[Row]:
-    """The rows of all processes, in the order of their slots."""
+    """Gather the rows of all processes, in the order of their slots."""
     rows: list[Row] = []
     for batch in pieces:
         drawn = target.drawn_values(batch)
@@ -111,17 +113,17 @@ def rows_of_all(
     return sorted(rows, key=lambda row: row.slot)
 
 
-def pictures_at(samples: Samples, order: Order, step: int) -> list[Image.Image]:
-    """What stood at a step, slot by slot, small; `samples` have their pixels."""
-    batch = next(batches(samples, order, Share(), range(step, step + 1)))
+def load_step_pictures(samples: Samples, order: BatchOrder, step: int) -> list[Image.Image]:
+    """Load thumbnails of the pictures of a step, slot by slot, from samples with pixels."""
+    batch = next(iterate_batches(samples, order, ProcessShare(), range(step, step + 1)))
     pictures = pictures_of(batch.pixels_BCHW)
     for picture in pictures:
-        picture.thumbnail((SIDE, SIDE))
+        picture.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
     return pictures
 
 
 def gradient_norms(optimizer: torch.optim.Optimizer, scale: float) -> dict[str, float]:
-    """By the name of the group; of gradients that are `scale` times too large."""
+    """Return the gradient norm of each parameter group, divided by the `scale` of the loss."""
     return {
         group["name"]: float(
             torch.nn.utils.get_total_norm([p.grad for p in group["params"] if p.grad is not None])
@@ -132,6 +134,7 @@ def gradient_norms(optimizer: torch.optim.Optimizer, scale: float) -> dict[str, 
 
 
 def broken_gradients(target: Target) -> list[str]:
+    """List the names of the weights whose gradient is not finite."""
     return [
         name
         for name, weight in target.weights().items()
@@ -139,12 +142,12 @@ def broken_gradients(target: Target) -> list[str]:
     ]
 
 
-def in_json(tree: Any) -> Any:
-    """The tree with "nan" and "inf", which JSON has no numbers for, as words."""
+def to_json(tree: Any) -> Any:
+    """Replace NaN and infinities, which JSON does not have, by the words "nan" and "inf"."""
     if isinstance(tree, Mapping):
-        return {name: in_json(value) for name, value in tree.items()}
+        return {name: to_json(value) for name, value in tree.items()}
     if isinstance(tree, list | tuple):
-        return [in_json(value) for value in tree]
+        return [to_json(value) for value in tree]
     if isinstance(tree, float) and not math.isfinite(tree):
         return str(tree)
     return tree

@@ -1,7 +1,7 @@
-"""Checkpoints that are whole or not there: `step-00001000/` with a manifest of digests.
+"""Checkpoints, written completely or not at all: `step-00001000/` with a manifest of digests.
 
-A folder is filled under a temporary name, flushed to disk, and renamed. Whatever the moment of a
-kill, the newest folder with a true manifest is a complete state.
+A folder is filled under a temporary name, flushed to disk, and renamed. Whenever a run is killed,
+the newest folder whose manifest is right holds a complete state.
 """
 
 import hashlib
@@ -24,18 +24,18 @@ from t2i.errors import TrainingError
 from t2i.safe_reading import RUN, open_regular, parse_json, read_bounded
 from t2i.safe_reading.tensors import read_tensors
 from t2i.terminal import several
-from train.optim.optimizer import OWN_RATE
-from train.parallel.fsdp import split_like
+from train.optim.optimizer import BASE_RATE_KEY
+from train.parallel.fsdp import shard_like
 
 MANIFEST = "manifest.json"
-NAME = re.compile(r"step-(\d{8,})")
+FOLDER_NAME = re.compile(r"step-(\d{8,})")
 
 Tensors = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class State:
-    """All that a run needs to go on.
+class CheckpointState:
+    """The state of a run from which it can be resumed.
 
     tensors : file name without suffix -> its tensors ("weights", "average", "optimizer")
     facts : JSON data (step, config, ...)
@@ -46,11 +46,11 @@ class State:
     facts: Mapping[str, Any]
 
 
-def save_state(folder: Path, state: State, keep: int) -> Path:
+def save_checkpoint(folder: Path, state: CheckpointState, keep: int) -> Path:
     """Write `state` below `folder` and remove all but the `keep` newest up to it.
 
-    Later ones were passed over as incomplete when the run resumed, and go too. Raises OutputError
-    when the disk refuses; the checkpoints that were there stay.
+    Later ones, which were incomplete when the run resumed, are removed too. Raises OutputError when
+    the disk refuses; the old checkpoints stay.
     """
     final = folder / f"step-{state.step:08d}"
     with atomic_folder(final) as part:
@@ -61,36 +61,37 @@ def save_state(folder: Path, state: State, keep: int) -> Path:
                 {key: value.contiguous() for key, value in tensors.items()},
                 part / f"{name}.safetensors",
             )
-        digests = {path.name: digest(path) for path in part.iterdir()}
+        digests = {path.name: file_digest(path) for path in part.iterdir()}
         (part / MANIFEST).write_text(json.dumps(digests, indent=1), "utf-8")
-    older = [path for path in checkpoints(folder) if step_of(path) <= state.step]
-    for path in {*checkpoints(folder), *folder.glob(".step-*.part")} - {*older[:keep]}:
+    older = [path for path in list_checkpoints(folder) if step_of(path) <= state.step]
+    for path in {*list_checkpoints(folder), *folder.glob(".step-*.part")} - {*older[:keep]}:
         shutil.rmtree(path, ignore_errors=True)
     return final
 
 
-def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoint folders by name, newest first, complete or not."""
+def list_checkpoints(folder: Path) -> list[Path]:
+    """List the checkpoint folders, newest first, complete or not."""
     recover_all(folder)
-    found = [path for path in folder.glob("step-*") if NAME.fullmatch(path.name)]
+    found = [path for path in folder.glob("step-*") if FOLDER_NAME.fullmatch(path.name)]
     return sorted(found, key=step_of, reverse=True)
 
 
 def step_of(path: Path) -> int:
+    """Return the step in the name of a checkpoint."""
     return int(path.name.removeprefix("step-"))
 
 
-def load_newest(folder: Path) -> State | None:
-    """The newest complete state, or None without any checkpoint; warns of each it passes over.
+def load_newest_checkpoint(folder: Path) -> CheckpointState | None:
+    """Load the newest complete checkpoint; None where there is none. Warns of damaged ones.
 
-    Raises TrainingError when there are checkpoints and none is complete.
+    Raises TrainingError where there are checkpoints and none is complete.
     """
-    found = checkpoints(folder)
+    found = list_checkpoints(folder)
     for path in found:
-        fault = fault_of(path)
+        fault = find_fault(path)
         if fault is None:
-            return load(path)
-        warnings.warn(f"Checkpoint {path} is passed over: {fault}.", stacklevel=2)
+            return load_checkpoint(path)
+        warnings.warn(f"Checkpoint {path} is skipped: {fault}.", stacklevel=2)
     if found:
         raise TrainingError(
             f"None of the {several(len(found), 'checkpoint')} in {folder} is complete. "
@@ -99,12 +100,12 @@ def load_newest(folder: Path) -> State | None:
     return None
 
 
-def newest_facts(folder: Path) -> dict[str, Any] | None:
-    """What the newest checkpoint says of its run, complete or not; None where nothing can be read.
+def read_newest_facts(folder: Path) -> dict[str, Any] | None:
+    """Return the facts of the newest checkpoint, complete or not; None where none can be read.
 
-    For what is to be told before the weights are read, which `load_newest` does.
+    For checks before the weights are read, which `load_newest_checkpoint` does.
     """
-    for path in checkpoints(folder):
+    for path in list_checkpoints(folder):
         try:
             facts: dict[str, Any] = parse_json(
                 read_bounded(path / "facts.json", RUN.most), lenient=True
@@ -115,12 +116,12 @@ def newest_facts(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def fault_of(path: Path) -> str | None:
-    """What is wrong with a checkpoint folder, or None."""
+def find_fault(path: Path) -> str | None:
+    """Return what is wrong with a checkpoint folder; None for a complete one."""
     try:
         digests = parse_json(read_bounded(path / MANIFEST, RUN.most))
         for name, noted in digests.items():
-            if digest(path / name) != noted:
+            if file_digest(path / name) != noted:
                 return f"{name} differs from its digest in the manifest"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
@@ -129,21 +130,21 @@ def fault_of(path: Path) -> str | None:
     return None
 
 
-def load(path: Path) -> State:
-    """Read one checkpoint folder. Raises TrainingError for one that cannot be read."""
+def load_checkpoint(path: Path) -> CheckpointState:
+    """Load one checkpoint folder. Raises TrainingError where it cannot be read."""
     try:
         facts = parse_json(read_bounded(path / "facts.json", RUN.most), lenient=True)
         tensors = {file.stem: read_tensors(file) for file in path.glob("*.safetensors")}
     except (OSError, ValueError, SafetensorError) as error:
         raise TrainingError(f"Cannot read the checkpoint {path}: {error}.") from error
-    return State(facts.pop("step"), tensors, facts)
+    return CheckpointState(facts.pop("step"), tensors, facts)
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """All that steps have made of an optimizer, as named tensors and plain numbers.
+    """Return the state of an optimizer as named tensors and numbers, without its configuration.
 
-    "3.exp_avg" is of the fourth parameter, "group.0.d" of the first group: there Prodigy and
-    schedule-free keep what they know. What the configuration says is not part of it.
+    "3.exp_avg" belongs to the fourth parameter, "group.0.d" to the first group: Prodigy and
+    schedule-free keep state there.
     """
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, Any] = {}
@@ -152,7 +153,7 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor],
         # Sharded, Prodigy's groups share their tensors; a file holds each once.
         found[f"group.{number}"] = {
             name: value.clone() if isinstance(value, Tensor) else value
-            for name, value in changed_by_steps(optimizer, group).items()
+            for name, value in _values_changed_by_steps(optimizer, group).items()
         }
     for prefix, values in found.items():
         for path, value in _leaves(values, prefix):
@@ -164,18 +165,18 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor],
 def unpack_optimizer(
     optimizer: torch.optim.Optimizer, tensors: Tensors, numbers: Mapping[str, Any]
 ) -> None:
-    """Give an optimizer built for the same parameters the state that `pack_optimizer` read."""
+    """Restore in an optimizer of the same parameters what `pack_optimizer` returned."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Any]] = {}
     groups = optimizer.state_dict()["param_groups"]
     for group in groups:
-        for name in changed_by_steps(optimizer, group).keys() & optimizer.defaults.keys():
+        for name in _values_changed_by_steps(optimizer, group).keys() & optimizer.defaults.keys():
             group[name] = optimizer.defaults[name]
     for key, value in {**tensors, **numbers}.items():
         first, *path = key.split(".")
         if first == "group":
             number, name = path
-            groups[int(number)][name] = _beside(parameters[0], value)
+            groups[int(number)][name] = _on_device_of(parameters[0], value)
             continue
         inner = state.setdefault(int(first), {})
         for name in path[:-1]:
@@ -184,22 +185,24 @@ def unpack_optimizer(
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-CONFIGURED = ("params", "param_names", "name", "lr", OWN_RATE, "weight_decay")
-"""Values of a group that are its own and not made by steps."""
+CONFIGURED_GROUP_KEYS = ("params", "param_names", "name", "lr", BASE_RATE_KEY, "weight_decay")
+"""Keys of a group that come from the configuration."""
 
 
-def changed_by_steps(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a group that are not those it was built with."""
+def _values_changed_by_steps(
+    optimizer: torch.optim.Optimizer, group: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the values of a group that differ from those it was built with."""
     return {
         name: value
         for name, value in group.items()
-        if name not in CONFIGURED
+        if name not in CONFIGURED_GROUP_KEYS
         and (isinstance(value, Tensor) or value != optimizer.defaults.get(name))
     }
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    """Values by their dotted names; bitsandbytes keeps a table in a parameter's state."""
+    """Yield values by dotted names; bitsandbytes has tables in a parameter's state."""
     for name, value in tree.items():
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{prefix}.{name}")
@@ -207,18 +210,19 @@ def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
             yield f"{prefix}.{name}", value
 
 
-def _beside(parameter: Tensor, value: Any) -> Any:
+def _on_device_of(parameter: Tensor, value: Any) -> Any:
     return value.to(parameter.device) if isinstance(value, Tensor) else value
 
 
 def _in_layout_of(parameter: Tensor, value: Any) -> Any:
-    """A tensor of the parameter's shape in the parameter's layout: another one may round."""
+    """Give a tensor of the parameter's shape its memory layout, on which rounding may depend."""
     if isinstance(value, Tensor) and value.shape == parameter.shape:
         empty = torch.empty_like(parameter, dtype=value.dtype)
-        return empty.copy_(split_like(value, empty))
+        return empty.copy_(shard_like(value, empty))
     return value
 
 
-def digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Trained parts as a folder that every diffusers tool reads."""
+"""Writing trained models as folders that diffusers reads."""
 
 import json
 from copy import deepcopy
@@ -25,27 +25,27 @@ Notes = dict[str, Any]
 
 
 class ExportConfig(BaseModel):
-    """How the finished model is written."""
+    """Precision and file size of the exported model."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     precision: Literal["fp16", "bf16", "fp32"] = "fp16"
-    """Of the weights in the files; they load in float32 unless told."""
+    """Precision of the weights in the files; they load in float32 by default."""
     shard: str = "15MB"
     """No file of weights is larger."""
 
 
-def sampler(objective: ObjectiveConfig) -> Scheduler:
-    """The scheduler that samples what the objective trains."""
+def build_scheduler(objective: ObjectiveConfig) -> Scheduler:
+    """Build the scheduler that samples a model trained with this objective."""
     settings: dict[str, Any] = objective.scheduler_config()
     if objective.prediction == "flow":
         return cast(Scheduler, FlowMatchEulerDiscreteScheduler(**settings))
     return cast(Scheduler, DDIMScheduler(**settings, clip_sample=False, steps_offset=1))
 
 
-def pipeline(components: Components, scheduler: Scheduler) -> "TextToImagePipeline":
-    """The parts at work, sharing their weights."""
-    # Here, for the sake of the start-up of a run, which draws much later or never.
+def build_pipeline(components: Components, scheduler: Scheduler) -> "TextToImagePipeline":
+    """Build a pipeline of the parts, which shares their weights."""
+    # Imported here, so that a run starts sooner; it draws much later or never.
     from pipelines.text_to_image import TextToImagePipeline
 
     return TextToImagePipeline(
@@ -59,14 +59,14 @@ def pipeline(components: Components, scheduler: Scheduler) -> "TextToImagePipeli
     )
 
 
-def export(
+def export_model(
     components: Components,
     scheduler: Scheduler,
     folder: Path,
     config: ExportConfig,
     notes: Notes,
 ) -> None:
-    """Write an ordinary StableDiffusionPipeline folder, complete or not at all.
+    """Write a StableDiffusionPipeline folder, completely or not at all.
 
     notes : JSON data kept beside the model as `t2i.json`: how it was trained, its sampling defaults
     """
@@ -78,31 +78,31 @@ def export(
 def write_model(
     parts: Components, scheduler: Scheduler, folder: Path, config: ExportConfig
 ) -> None:
-    """Write the parts, which are brought to the precision of the files, into a folder."""
+    """Convert the parts to the precision of the files, in place, and write them into a folder."""
     for part in filter(None, (parts.vae, parts.unet, parts.text_encoder, parts.text_encoder_2)):
         torch.nn.Module.to(part, PRECISIONS[config.precision])
-        in_plain_layout(part)
-    pipeline(parts, scheduler).save_pretrained(folder, max_shard_size=config.shard)
-    # Left alone transformers takes the precision of the file, and the plain pipeline mixes two.
+        set_contiguous_layout(part)
+    build_pipeline(parts, scheduler).save_pretrained(folder, max_shard_size=config.shard)
+    # By default transformers loads in the precision of the file, which a pipeline would mix.
     for encoder in folder.glob("text_encoder*/config.json"):
-        _settle(encoder, dtype="float32")
-    _settle(folder / "vae" / "config.json")
-    _settle(folder / "unet" / "config.json")
+        _rewrite_config(encoder, dtype="float32")
+    _rewrite_config(folder / "vae" / "config.json")
+    _rewrite_config(folder / "unet" / "config.json")
     _let_others_read(folder)
 
 
 def export_vae(vae: VAE, folder: Path) -> None:
-    """Write an autoencoder alone, complete or not at all."""
+    """Write an autoencoder alone, completely or not at all."""
     part = deepcopy(vae)
-    in_plain_layout(part)
+    set_contiguous_layout(part)
     with atomic_folder(folder) as new:
         part.save_pretrained(new)
-        _settle(new / "config.json")
+        _rewrite_config(new / "config.json")
         _let_others_read(new)
 
 
-def in_plain_layout(part: torch.nn.Module) -> None:
-    """As the files want it, whatever layout was trained in."""
+def set_contiguous_layout(part: torch.nn.Module) -> None:
+    """Give the weights the contiguous layout that files have, in place."""
     torch.nn.Module.to(part, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
 
@@ -113,8 +113,8 @@ def _let_others_read(folder: Path) -> None:
         path.chmod(mode)
 
 
-def _settle(path: Path, **settings: Any) -> None:
-    """Set keys of a part's config.json, and drop what the part's own class would warn of."""
+def _rewrite_config(path: Path, **settings: Any) -> None:
+    """Set keys of a part's config.json, and drop those that its own class warns of."""
     config = read_json(path, MODEL_CONFIG, lenient=True) | settings
     config.pop("_name_or_path", None)  # a folder of this machine
     if config.get("_class_name") == "AutoencoderTiny":

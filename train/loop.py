@@ -1,6 +1,7 @@
-"""The training loop: every method of t2i is a configuration of it.
+"""The training loop: every training method of t2i is a configuration of it.
 
-What step n does is a function of the configuration and n alone: a run that is resumed is the run.
+Step n is a function of the configuration and n alone, so that a resumed run equals one that was
+never stopped.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,49 +19,59 @@ from t2i.pictures import save_picture
 from t2i.run_folder import StoppedEarly, StopRequest, lock_folder
 from t2i.terminal import several
 from train import checkpoint
-from train.bad_step_report import NotANumber, pictures_at
-from train.batches.batch import Batch, batches
-from train.batches.order import Order, Share
+from train.bad_step_report import NotANumber, load_step_pictures
+from train.batches.batch import Batch, iterate_batches
+from train.batches.order import BatchOrder, ProcessShare
 from train.config.run_config import RunConfig
-from train.model_notes import notes_of
-from train.optim import ema_snapshots as snapshots
+from train.data.class_picture_config import class_picture_folder
+from train.model_notes import build_notes
 from train.optim.ema import EMA
-from train.optim.ema_snapshots import forget_after, save_snapshot
-from train.optim.optimizer import averaged
-from train.parallel.fsdp import fill, gathered, is_split, placed
-from train.parallel.processes import accelerated, on_main, together
+from train.optim.ema_snapshots import (
+    SNAPSHOT_FOLDER,
+    remove_snapshots_after,
+    save_snapshot,
+)
+from train.optim.optimizer import averaged_weights
+from train.parallel.fsdp import copy_from_whole, gather_tensors, is_sharded, move_to_device
+from train.parallel.processes import open_accelerator, run_on_all, run_on_main
 from train.reporting.report import Report
-from train.setup.assembly import assemble, put_together
-from train.setup.build_cache import cached
-from train.setup.class_pictures import draw_prior
-from train.setup.compiling import Compilations, check_gradient, compiled_denoiser, uncompiled
-from train.setup.resume_checks import check_same_config, check_same_run, identity
-from train.setup.run_data import data_of, order_of, shown
-from train.step import Outcome, Stepper
+from train.setup.assembly import FROZEN_DTYPES, assemble_target, gather_target
+from train.setup.build_cache import CacheSettings, build_cache
+from train.setup.class_pictures import ClassPictures, draw_class_pictures
+from train.setup.compiling import (
+    CompilationMonitor,
+    check_gradient,
+    compiled_denoiser,
+    uncompiled,
+)
+from train.setup.resume_checks import check_same_config, check_same_run, run_identity
+from train.setup.run_data import DataSettings, build_order, describe_samples, load_samples
+from train.step import Stepper, StepResult, StepSettings
 from train.targets.target import Target
 from train.validation import Validation
 
-CHECKPOINTS, MODEL = "checkpoints", "model"
-PICTURES = 12
-"""Of a sheet of samples that shows the data."""
+CHECKPOINT_FOLDER, MODEL_FOLDER = "checkpoints", "model"
+SHEET_PICTURES = 12
+"""Pictures of the data on a sample sheet that shows them."""
 SCALE_PICTURES = 64
-"""By which an autoencoder's latents are scaled."""
+"""Pictures from which the scale of an autoencoder's latents is computed."""
 
 
 def run(config: RunConfig, out: Path) -> bool:
-    """Train to the last step, from the newest checkpoint in `out` on; True when that is reached.
+    """Train to the last step, from the newest checkpoint in `out`; True when that is reached.
 
-    On SIGTERM, SIGHUP or Ctrl-C it saves a checkpoint and returns False. Raises T2IError, on every
-    process, for what a user can mend.
+    On SIGTERM, SIGHUP or Ctrl-C saves a checkpoint and returns False. Raises T2IError, on every
+    process, for what a user can fix.
     """
     with StopRequest() as stop, ExitStack() as stack:
-        accelerator = stack.enter_context(accelerated(config.train, config.optimizer.name))
-        on_main(accelerator, lambda: begin(config, out, stack))
-        if not draw_prior(config, out, accelerator, stop):
+        accelerator = stack.enter_context(open_accelerator(config.train, config.optimizer.name))
+        run_on_main(accelerator, lambda: claim_folder(config, out, stack))
+        class_pictures = class_pictures_of(config, out)
+        if class_pictures and not draw_class_pictures(class_pictures, accelerator, stop):
             return False
         try:
             training = Training(config, out, accelerator, stop)
-            finished = training.go(stop)
+            finished = training.run(stop)
         except StoppedEarly:
             finished = False
         if finished:
@@ -68,16 +79,30 @@ def run(config: RunConfig, out: Path) -> bool:
     return finished
 
 
-def begin(config: RunConfig, out: Path, stack: ExitStack) -> None:
-    """The folder is this run's alone, and what it holds is no other run's."""
+def class_pictures_of(config: RunConfig, out: Path) -> ClassPictures | None:
+    """Return the class pictures that a run needs; None where it needs none."""
+    if config.prior is None:
+        return None
+    assert config.target.kind == "finetune"
+    return ClassPictures(
+        prior=config.prior,
+        folder=class_picture_folder(config.prior, out),
+        base=config.target.base,
+        size=config.data.size,
+        dtype=FROZEN_DTYPES[config.train.precision],
+    )
+
+
+def claim_folder(config: RunConfig, out: Path, stack: ExitStack) -> None:
+    """Lock the run's folder. Raises ArgumentError where it holds a run of another configuration."""
     stack.enter_context(lock_folder(out))
-    facts = checkpoint.newest_facts(out / CHECKPOINTS)
+    facts = checkpoint.read_newest_facts(out / CHECKPOINT_FOLDER)
     if facts is not None:
         check_same_config(out, facts, config)
 
 
 class Training:
-    """A run in progress: target, optimizer, average, and the number of finished steps."""
+    """A run in progress: target, optimizer, EMA, and the number of finished steps."""
 
     def __init__(
         self,
@@ -86,18 +111,21 @@ class Training:
         accelerator: Accelerator,
         stop: StopRequest | None = None,
     ) -> None:
-        """Raises Stopped, on every process, where somebody asks to stop while it gets ready."""
+        """Raises StoppedEarly, on every process, when a stop is requested during setup."""
         self.config, self.out, self.accelerator = config, out, accelerator
         stop = stop or StopRequest()
-        self.data = data_of(config, out, accelerator)
-        self.order = order_of(self.data, config)
-        self.samples, encoders = cached(config, self.data, self.order, out, accelerator, stop)
-        target, facts = assemble(config, encoders)
-        self._identity = identity(config, {**facts, **shown(self.data)}, target)
-        self.target = placed(target, accelerator)
+        batch_size = config.train.batch_size
+        data = DataSettings(config.data, config.prior, config.target, batch_size)
+        self.data = load_samples(data, out, accelerator)
+        self.order = build_order(self.data, batch_size, config.seed)
+        cache = CacheSettings(config.cache, config.target, config.train)
+        self.samples, encoders = build_cache(cache, self.data, self.order, out, accelerator, stop)
+        target, facts = assemble_target(config, encoders)
+        self._identity = run_identity(config, {**facts, **describe_samples(self.data)}, target)
+        self.target = move_to_device(target, accelerator)
         if config.train.channels_last:
             self.target.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.share = Share(
+        self.share = ProcessShare(
             accelerator.process_index, accelerator.num_processes, config.train.accumulation
         )
         self.validation = (
@@ -105,52 +133,53 @@ class Training:
             if config.validation.every
             else None
         )
-        show = partial(pictures_at, self.data, self.order)
-        self.stepper = Stepper(config, self.target, accelerator, out, show)
+        settings = StepSettings(config.seed, config.train, config.optimizer, config.rate)
+        load_pictures = partial(load_step_pictures, self.data, self.order)
+        self.stepper = Stepper(settings, self.target, accelerator, out, load_pictures)
         self.ema = EMA(self.target.weights(), config.ema)
         self.steps_done = self.steps_saved = 0
         self._resume()
 
-    def go(self, stop: StopRequest) -> bool:
-        """Step until the end, or until somebody asks to stop; True at the end."""
+    def run(self, stop: StopRequest) -> bool:
+        """Step until the end, or until a stop is requested; True at the end."""
         train = self.config.train
         reports: list[Report] = []
         self._on_main(lambda: reports.append(self._open_report()))
         steps = range(self.steps_done, train.steps)
-        reader = batches(self.samples, self.order, self.share, steps, train.workers)
+        reader = iterate_batches(self.samples, self.order, self.share, steps, train.workers)
         self.target.train()
         with self._compiled() if train.compile and steps else nullcontext():
-            return self._go_on(steps, reader, reports, stop)
+            return self._run_steps(steps, reader, reports, stop)
 
-    def _go_on(
+    def _run_steps(
         self, steps: range, reader: Iterator[Batch], reports: list[Report], stop: StopRequest
     ) -> bool:
         train, main = self.config.train, self.accelerator.is_main_process
-        compilations = Compilations(self.target)
+        compilations = CompilationMonitor(self.target)
         try:
             if self.steps_done == 0:
                 self._validate(reports)
             for _ in steps:
-                outcome = self.step([next(reader) for _ in range(train.accumulation)])
-                last, stopping = self.steps_done == train.steps, self._any(stop.wanted)
+                result = self.step([next(reader) for _ in range(train.accumulation)])
+                last, stopping = self.steps_done == train.steps, self._any_process(stop.wanted)
                 if main:
                     reports[0].advance(self.steps_done)
-                    if news := compilations.news():
-                        reports[0].say(news)
-                for remark in outcome.remarks:
+                    if message := compilations.poll():
+                        reports[0].say(message)
+                for remark in result.remarks:
                     self._on_main(partial(self._remark, reports, remark))
-                if self._due(train.log_every) or last:
-                    self._on_main(partial(self._note, reports, outcome.numbers()))
+                if self._is_due(train.log_every) or last:
+                    self._on_main(partial(self._log, reports, result.numbers()))
                 if self.config.ema.kind == "power" and (
-                    self._due(self.config.ema.snapshot_every) or last
+                    self._is_due(self.config.ema.snapshot_every) or last
                 ):
-                    self._snapshot()  # before the checkpoint: a resume starts there
-                if self._due(self.config.validation.every) or last:
+                    self._snapshot()  # before the checkpoint, from which a resume starts
+                if self._is_due(self.config.validation.every) or last:
                     self._validate(reports)
-                if self._due(train.checkpoint_every) or last or stopping:
+                if self._is_due(train.checkpoint_every) or last or stopping:
                     self._save()
-                if self._due(self.config.samples.every) and not last:
-                    self._draw(reports)
+                if self._is_due(self.config.samples.every) and not last:
+                    self._draw_sheet(reports)
                 if stopping and not last:
                     if main:
                         reports[0].say(
@@ -159,9 +188,9 @@ class Training:
                         )
                     return False
             if self.config.has_sample_sheets:
-                self._draw(reports)
+                self._draw_sheet(reports)
         except NotANumber:
-            # The state before that step, from which the run can go on.
+            # The state before that step, from which the run can be resumed.
             if self.steps_done > self.steps_saved:
                 self._save()
             raise
@@ -173,22 +202,22 @@ class Training:
     @contextmanager
     def _compiled(self) -> Iterator[None]:
         with compiled_denoiser(self.target, len(self.order.groups)):
-            now = range(self.steps_done, self.steps_done + 1)
-            batch = next(batches(self.samples, self.order, self.share, now))
+            next_step = range(self.steps_done, self.steps_done + 1)
+            batch = next(iterate_batches(self.samples, self.order, self.share, next_step))
             check_gradient(self.target, batch, self.accelerator, self.stepper.rows)
             yield
 
     def export(self) -> None:
-        """Write the average as a model, with what it was trained by."""
-        with self.as_used() as target:
+        """Write the EMA weights as a model, with notes on its training."""
+        with self.ema_weights() as target:
             self._on_main(partial(self._write_model, target))
 
     def _write_model(self, target: Target) -> None:
-        notes = notes_of(self.config, self.steps_done)
+        notes = build_notes(self.config, self.steps_done)
         batch = self.first_batch(SCALE_PICTURES)
-        target.export(self.out / MODEL, batch, self.config.export, notes)
+        target.export(self.out / MODEL_FOLDER, batch, self.config.export, notes)
 
-    def _note(self, reports: list[Report], facts: dict[str, float]) -> None:
+    def _log(self, reports: list[Report], facts: dict[str, float]) -> None:
         reports[0].note(self.steps_done, facts)
 
     def _remark(self, reports: list[Report], text: str) -> None:
@@ -199,59 +228,62 @@ class Training:
         write_atomically(self.out / "config.json", lambda part: part.write_text(text))
         steps, tensorboard = self.config.train.steps, self.config.train.tensorboard
         report = Report(self.out, self.steps_done, steps, tensorboard=tensorboard)
-        forget_after(self.out / snapshots.FOLDER, self.steps_done)
+        remove_snapshots_after(self.out / SNAPSHOT_FOLDER, self.steps_done)
         if self.steps_done:
             report.say(f"resumed after step {self.steps_done}")
         return report
 
-    def step(self, parts: list[Batch]) -> Outcome:
-        """One more step over the global batch of which this process has `parts`."""
-        outcome = self.stepper.step(self.steps_done, parts)
+    def step(self, micro_batches: list[Batch]) -> StepResult:
+        """Make one more step over the micro-batches of this process."""
+        result = self.stepper.step(self.steps_done, micro_batches)
         self.steps_done += 1
-        if outcome.updated:
+        if result.updated:
             self.ema.update(self.target.weights(), self.steps_done)
-        return outcome
+        return result
 
     @contextmanager
-    def as_used(self) -> Iterator[Target]:
-        """Within the block, the target with the weights that are drawn from and exported.
+    def ema_weights(self) -> Iterator[Target]:
+        """Give the target with its EMA weights within the block, for drawing and exporting.
 
         All processes enter it together, and the main one may then use the target alone.
         """
-        average = self.ema.in_place_of(self.target.weights())
-        with averaged(self.stepper.optimizer), average, uncompiled(self.target):
+        average = self.ema.applied_to(self.target.weights())
+        with averaged_weights(self.stepper.optimizer), average, uncompiled(self.target):
             try:
-                yield put_together(self.target, self.config, self.accelerator)
+                yield gather_target(self.target, self.config, self.accelerator)
             finally:
                 self.target.release_encoders()
 
-    def _due(self, every: int) -> bool:
+    def _is_due(self, every: int) -> bool:
         return every > 0 and self.steps_done % every == 0
 
-    def _any(self, wanted: bool) -> bool:
-        """Whether any process wishes it."""
+    def _any_process(self, wanted: bool) -> bool:
+        """Return True on all processes where `wanted` is True on one of them."""
         if self.accelerator.num_processes == 1:
             return wanted
         flag = torch.tensor(float(wanted), device=self.accelerator.device)
         return bool(self.accelerator.reduce(flag, "sum").item())
 
     def _on_main(self, action: Callable[[], object]) -> None:
-        on_main(self.accelerator, action)
+        run_on_main(self.accelerator, action)
 
     def first_batch(self, pictures: int) -> Batch:
-        order = Order(self.data.groups(), min(pictures, len(self.data)), self.order.seed)
-        return next(batches(self.data, order, Share(), range(1))).to(self.target.device)
+        """Return the first batch of the data, of so many pictures or fewer, on the device."""
+        order = BatchOrder(self.data.groups(), min(pictures, len(self.data)), self.order.seed)
+        return next(iterate_batches(self.data, order, ProcessShare(), range(1))).to(
+            self.target.device
+        )
 
     def _validate(self, reports: list[Report]) -> None:
         if self.validation is None:
             return
-        with self.as_used() as target:
-            measured = self.validation.measure(target, alone=is_split(self.target))
+        with self.ema_weights() as target:
+            measured = self.validation.measure(target, alone=is_sharded(self.target))
         loss, by_level = measured.loss, measured.by_level
         self._on_main(lambda: reports[0].validated(self.steps_done, loss, by_level))
 
-    def _draw(self, reports: list[Report]) -> None:
-        with self.as_used() as target:
+    def _draw_sheet(self, reports: list[Report]) -> None:
+        with self.ema_weights() as target:
             self._on_main(partial(self._write_sheet, target, reports))
 
     def _write_sheet(self, target: Target, reports: list[Report]) -> None:
@@ -259,9 +291,9 @@ class Training:
         target.eval()
         try:
             with memory_to_draw("while drawing a sheet"):
-                picture = target.draw(self.first_batch(PICTURES), self.config.samples)
+                picture = target.draw(self.first_batch(SHEET_PICTURES), self.config.samples)
             save_picture(picture, path)
-        except T2IError as error:  # what is learned counts, not what a sheet shows of it
+        except T2IError as error:  # a sheet that fails must not end the training
             reports[0].remark(self.steps_done, f"not drawn: {error}")
             return
         finally:
@@ -269,12 +301,12 @@ class Training:
         reports[0].say(f"step {self.steps_done}/{self.config.train.steps}  drawn: {path}")
 
     def _save(self) -> None:
-        state, folder = self._state(), self.out / CHECKPOINTS
-        self._on_main(lambda: checkpoint.save_state(folder, state, self.config.train.keep))
+        state, folder = self._state(), self.out / CHECKPOINT_FOLDER
+        self._on_main(lambda: checkpoint.save_checkpoint(folder, state, self.config.train.keep))
         self.steps_saved = self.steps_done
 
-    def _state(self) -> checkpoint.State:
-        """All that a resume needs, split or not; on the main process alone it is complete."""
+    def _state(self) -> checkpoint.CheckpointState:
+        """Return all that a resume needs, gathered; complete on the main process alone."""
         optimizer, numbers = checkpoint.pack_optimizer(self.stepper.optimizer)
         scaler = self.accelerator.scaler
         facts = {
@@ -286,26 +318,26 @@ class Training:
         }
         main = self.accelerator.is_main_process
         tensors: dict[str, checkpoint.Tensors] = {
-            "weights": gathered(self.target.weights(), main=main),
-            "average": gathered(self.ema.state(), main=main),
-            "optimizer": gathered(optimizer, main=main),
+            "weights": gather_tensors(self.target.weights(), main=main),
+            "average": gather_tensors(self.ema.state(), main=main),
+            "optimizer": gather_tensors(optimizer, main=main),
         }
-        return checkpoint.State(self.steps_done, tensors, facts)
+        return checkpoint.CheckpointState(self.steps_done, tensors, facts)
 
     def _snapshot(self) -> None:
-        averages = gathered(self.ema.state(), main=self.accelerator.is_main_process)
-        folder, lengths = self.out / snapshots.FOLDER, self.config.ema.lengths
+        averages = gather_tensors(self.ema.state(), main=self.accelerator.is_main_process)
+        folder, lengths = self.out / SNAPSHOT_FOLDER, self.config.ema.lengths
         self._on_main(lambda: save_snapshot(folder, averages, lengths, self.steps_done))
 
     def _resume(self) -> None:
-        """Take up the newest checkpoint, if there is one and it belongs to this configuration."""
-        states: list[checkpoint.State | None] = []
+        """Load the newest checkpoint, if any. Raises ArgumentError for one of another run."""
+        states: list[checkpoint.CheckpointState | None] = []
 
-        def look() -> int:
-            states.append(checkpoint.load_newest(self.out / CHECKPOINTS))
+        def load() -> int:
+            states.append(checkpoint.load_newest_checkpoint(self.out / CHECKPOINT_FOLDER))
             return states[0].step if states[0] else 0
 
-        found, (state,) = {*together(self.accelerator, look)}, states
+        found, (state,) = {*run_on_all(self.accelerator, load)}, states
         if len(found) > 1:
             raise TrainingError(
                 f"The processes found different checkpoints in {self.out}: after the steps "
@@ -317,10 +349,10 @@ class Training:
         if state.step > self.config.train.steps:
             raise ArgumentError(
                 f"The run in {self.out} has done {several(state.step, 'step')} already, more than "
-                f"train.steps = {self.config.train.steps}: ask for more, or choose another --out."
+                f"train.steps = {self.config.train.steps}: raise it, or choose another --out."
             )
         for name, weight in self.target.weights().items():
-            fill(weight, state.tensors["weights"][name])
+            copy_from_whole(weight, state.tensors["weights"][name])
         self.ema.load(state.tensors["average"])
         checkpoint.unpack_optimizer(
             self.stepper.optimizer, state.tensors["optimizer"], state.facts["optimizer"]

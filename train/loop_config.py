@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class LoopConfig(BaseModel):
-    """The loop itself."""
+    """Steps, batches, precision and checkpoints of a run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

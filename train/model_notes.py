@@ -1,4 +1,4 @@
-"""What a finished model says of its making, and how it likes to be sampled."""
+"""Notes in the folder of a finished model: its training and its sampling defaults."""
 
 from typing import Any
 
@@ -8,12 +8,13 @@ from train.config_paths import TARGET_FOLDER_KEYS
 from train.export import Notes
 
 
-def notes_of(config: RunConfig, steps: int) -> Notes:
+def build_notes(config: RunConfig, steps: int) -> Notes:
+    """Return the notes of a model after `steps` steps of a run, for its `t2i.json`."""
     samples = config.samples
     defaults = {"steps": samples.steps, "guidance_scale": samples.guidance_scale}
     sampler = {} if config.objective.prediction == "flow" else {"sampler": "ddim"}
-    # Paths mean something on one machine only.
-    own: Any = {"folder": True, "subsets": {"__all__": {"folder", "tars", "kohya", "masks"}}}
+    # Paths are left out: they are of one machine.
+    data_paths: Any = {"folder": True, "subsets": {"__all__": {"folder", "tars", "kohya", "masks"}}}
     left_out: Any = {
         "model": True,
         "cache": True,
@@ -21,9 +22,9 @@ def notes_of(config: RunConfig, steps: int) -> Notes:
         "prior": {"folder"},
     }
     if config.data.kind == "pictures":
-        left_out["data"] = own
-    told = config.model_dump(mode="json", exclude=left_out)
-    notes: Notes = {"defaults": defaults | sampler, "trained": {"steps": steps, "config": told}}
+        left_out["data"] = data_paths
+    settings = config.model_dump(mode="json", exclude=left_out)
+    notes: Notes = {"defaults": defaults | sampler, "trained": {"steps": steps, "config": settings}}
     if config.data.kind == "scenes":
         notes["knows"] = caption_vocabulary(config.data)
     return notes

@@ -1,4 +1,4 @@
-"""The model of a finished run, written anew with averages of another length."""
+"""Exporting the model of a finished run with a post-hoc EMA of another length."""
 
 import os
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from t2i.errors import ArgumentError
 from t2i.safe_reading import RUN, read_bounded
 from train.config.run_config import RunConfig
 from train.loop import SCALE_PICTURES, Training
-from train.model_notes import notes_of
-from train.optim.ema import lent
-from train.optim.ema_snapshots import FOLDER, snapshots
-from train.optim.posthoc_ema import Average, reconstruct
-from train.parallel.processes import accelerated
+from train.model_notes import build_notes
+from train.optim.ema import replaced_weights
+from train.optim.ema_snapshots import SNAPSHOT_FOLDER, list_snapshots
+from train.optim.posthoc_ema import AverageProfile, reconstruct_average
+from train.parallel.processes import open_accelerator
 
 
 @dataclass(frozen=True, slots=True)
-class Rebuilt:
-    """A folder with a model whose weights are an average of `snapshots` files.
+class RebuiltModel:
+    """A model folder whose weights are an average of `snapshots` files.
 
-    error : how far its profile is from the one asked for, as a share of that one's norm
+    error : distance of its profile from the requested one, relative to that one's norm
     """
 
     folder: Path
@@ -33,32 +33,34 @@ class Rebuilt:
     error: float
 
 
-def rebuild(run: Path, length: float, step: int | None = None, out: Path | None = None) -> Rebuilt:
+def rebuild_model(
+    run: Path, length: float, step: int | None = None, out: Path | None = None
+) -> RebuiltModel:
     """Write the run's model with the average of `length` after `step` steps, the last by default.
 
-    Raises ArgumentError for what the run has no snapshots of, NameTaken for a folder that is there
-    already.
+    Raises ArgumentError for lengths and steps that its snapshots do not cover, NameTaken for an
+    existing folder.
     """
-    config = config_of(run)
-    found = snapshots(run / FOLDER)
-    wanted = Average(length, step if step is not None else found[-1].step if found else 0)
+    config = read_run_config(run)
+    found = list_snapshots(run / SNAPSHOT_FOLDER)
+    wanted = AverageProfile(length, step if step is not None else found[-1].step if found else 0)
     folder = out or run / f"model-length-{length:g}-step-{wanted.step}"
     if os.path.lexists(folder):
         raise NameTaken(folder)
-    average, error = reconstruct(found, wanted)
+    average, error = reconstruct_average(found, wanted)
 
-    with accelerated(config.train, config.optimizer.name) as accelerator:
+    with open_accelerator(config.train, config.optimizer.name) as accelerator:
         training = Training(config, run, accelerator)
-        told = {"length": length, "step": wanted.step, "error": error}
-        notes = {**notes_of(config, wanted.step), "average": told}
+        average_notes = {"length": length, "step": wanted.step, "error": error}
+        notes = {**build_notes(config, wanted.step), "average": average_notes}
         batch = training.first_batch(SCALE_PICTURES)
-        with lent(average, training.target.weights()), new_place(folder) as place:
+        with replaced_weights(average, training.target.weights()), new_place(folder) as place:
             training.target.export(place, batch, config.export, notes)
-    return Rebuilt(folder, length, wanted.step, len(found), error)
+    return RebuiltModel(folder, length, wanted.step, len(found), error)
 
 
-def config_of(run: Path) -> RunConfig:
-    """What a run was made by. Raises ArgumentError for a folder that is not a run's."""
+def read_run_config(run: Path) -> RunConfig:
+    """Read the configuration of a run. Raises ArgumentError for a folder that is not a run's."""
     try:
         return RunConfig.model_validate_json(read_bounded(run / "config.json", RUN.most))
     except (OSError, ValidationError) as error:

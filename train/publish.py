@@ -1,7 +1,7 @@
-"""`python -m train.publish RUN FOLDER`: a finished run as a model others can judge.
+"""`python -m train.publish RUN FOLDER`: publish the model of a finished run.
 
-Copies the model, and writes beside it its card, its loss curve, and a sheet of the run's own
-prompts at the run's own seeds: the first pictures drawn, none left out.
+Copies the model and writes its card, its loss curve, and a sheet of the run's own prompts and
+seeds, of which no picture is left out.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from t2i.pictures import save_picture
 from t2i.safe_reading import RUN, FileKind, parse_json, read_bounded, read_json, read_text
 from t2i.terminal import print_note, several
 from train.export import export_vae
-from train.loop import MODEL
+from train.loop import MODEL_FOLDER
 from train.reporting.sample_sheets import SamplesConfig, draw_prompts, page
 
 PROSE = FileKind("text", 4_000_000)
@@ -60,35 +60,35 @@ Apache-2.0. Trained only on pictures composed of Microsoft's Fluent Emoji (MIT),
 
 
 def publish(run: Path, folder: Path, prose: str, vae: Path | None = None) -> None:
-    """Write model, sheet, curve and card of the run into `folder`, all of it or nothing.
+    """Write model, sheet, curve and card of the run into `folder`, completely or not at all.
 
-    vae : folder of an autoencoder whose decoder has learned on, in place of the run's
+    vae : folder of an autoencoder with a further trained decoder, in place of the run's
 
     Raises TrainingError for a run that is not finished, OutputError for a folder that holds
-    something else than a model.
+    something other than a model.
     """
-    notes = finished(run)
+    notes = read_notes(run)
     if folder.exists() and not (folder / "model_index.json").is_file():
         raise OutputError(f"{folder} exists and holds no model: choose another folder.")
     with atomic_folder(folder) as new:
-        shutil.copytree(run / MODEL, new, dirs_exist_ok=True)
+        shutil.copytree(run / MODEL_FOLDER, new, dirs_exist_ok=True)
         if vae is not None:
             refined = AutoencoderTiny.from_pretrained(vae, use_safetensors=True)
             export_vae(refined.to(torch.float16), new / "vae")
         pipe = TextToImagePipeline.from_pretrained(new)
         asked = SamplesConfig.model_validate(notes["trained"]["config"]["samples"])
         save_picture(page(draw_prompts(pipe, asked), asked.columns), new / "samples.png")
-        save_picture(curve(read_losses(run / "log.jsonl")), new / "loss.png")
-        runs = [*earlier(run), run, *([vae.parent] if vae else [])]
-        stages = [*inherited(runs), *map(stage, runs)]
+        save_picture(plot_losses(read_losses(run / "log.jsonl")), new / "loss.png")
+        runs = [*list_earlier_runs(run), run, *([vae.parent] if vae else [])]
+        stages = [*inherited_stages(runs), *map(describe_stage, runs)]
         (new / NOTES).write_text(json.dumps(notes | {"stages": stages}, indent=1) + "\n", "utf-8")
-        (new / "README.md").write_text(card(pipe, stages, prose), "utf-8")
+        (new / "README.md").write_text(format_card(pipe, stages, prose), "utf-8")
 
 
-def finished(run: Path) -> dict[str, Any]:
-    """The notes of the model that the run's last step wrote."""
+def read_notes(run: Path) -> dict[str, Any]:
+    """Read the notes of a run's final model. Raises TrainingError for an unfinished run."""
     try:
-        notes: dict[str, Any] = parse_json(read_bounded(run / MODEL / NOTES, RUN.most))
+        notes: dict[str, Any] = parse_json(read_bounded(run / MODEL_FOLDER / NOTES, RUN.most))
         asked = parse_json(read_bounded(run / "config.json", RUN.most))["train"]["steps"]
     except FileNotFoundError as error:
         raise TrainingError(
@@ -102,34 +102,35 @@ def finished(run: Path) -> dict[str, Any]:
     return notes
 
 
-def earlier(run: Path) -> list[Path]:
-    """The runs behind the parts it started from, oldest first; a part is <run>/model or in it."""
-    parts = started_from(run)
-    parents = [part.parent if part.name == MODEL else part.parent.parent for part in parts]
+def list_earlier_runs(run: Path) -> list[Path]:
+    """List the runs that trained the parts this one started from, oldest first."""
+    parts = starting_folders(run)
+    parents = [part.parent if part.name == MODEL_FOLDER else part.parent.parent for part in parts]
     runs = [path.resolve() for path in parents if (path / "log.jsonl").is_file()]
-    return list(dict.fromkeys(one for path in runs for one in (*earlier(path), path)))
+    return list(dict.fromkeys(one for path in runs for one in (*list_earlier_runs(path), path)))
 
 
-def inherited(runs: list[Path]) -> list[str]:
-    """The stages of the published models whose parts these runs started from."""
-    models = dict.fromkeys(part.parent for run in runs for part in started_from(run))
+def inherited_stages(runs: list[Path]) -> list[str]:
+    """Return the stages of published models whose parts these runs started from."""
+    models = dict.fromkeys(part.parent for run in runs for part in starting_folders(run))
     found = [read_json(path, RUN) for one in models if (path := one / NOTES).is_file()]
     return [line for notes in found for line in notes.get("stages", ())]
 
 
-def started_from(run: Path) -> list[Path]:
-    """The folders of the trained parts that it took up."""
+def starting_folders(run: Path) -> list[Path]:
+    """Return the folders of the trained parts that a run started from."""
     target = read_json(run / "config.json", RUN)["target"]
     return [Path(target[name]) for name in ("vae", "unet", "text_encoder") if target.get(name)]
 
 
 def read_losses(log: Path) -> list[tuple[int, float]]:
+    """Read the steps and losses of a `log.jsonl`."""
     lines = [parse_json(line) for line in read_text(log, RUN("log")).splitlines()]
     return [(line["step"], line["loss"]) for line in lines if line.get("loss") is not None]
 
 
-def curve(losses: list[tuple[int, float]], window: int = 10) -> Image.Image:
-    """Loss against step: each logged value as a dot, the running mean of `window` as a line."""
+def plot_losses(losses: list[tuple[int, float]], window: int = 10) -> Image.Image:
+    """Plot losses against steps: logged values as dots, the running mean of `window` as a line."""
     width, height, margin = 720, 320, 48
     picture = Image.new("RGB", (width, height), "white")
     pen = ImageDraw.Draw(picture)
@@ -164,7 +165,8 @@ def curve(losses: list[tuple[int, float]], window: int = 10) -> Image.Image:
     return picture
 
 
-def card(pipe: TextToImagePipeline, stages: list[str], prose: str) -> str:
+def format_card(pipe: TextToImagePipeline, stages: list[str], prose: str) -> str:
+    """Return the Markdown of a model's card."""
     parts = {name: getattr(pipe, name) for name in ("unet", "text_encoder", "vae")}
     return CARD.format(
         prose=prose.strip(),
@@ -176,8 +178,8 @@ def card(pipe: TextToImagePipeline, stages: list[str], prose: str) -> str:
     )
 
 
-def stage(run: Path) -> str:
-    """One run in a line: what it trained, on how much, and where its loss ended."""
+def describe_stage(run: Path) -> str:
+    """Describe a run in one line: what it trained, on how much, and its last loss."""
     config = read_json(run / "config.json", RUN)
     steps, loss = read_losses(run / "log.jsonl")[-1]
     train, target = config["train"], config["target"]
@@ -194,11 +196,12 @@ def stage(run: Path) -> str:
 
 
 def main() -> None:
+    """Publish a run as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="folder of the run, such as runs/embedded")
     parser.add_argument("folder", type=Path, help="where the model goes; replaced")
     parser.add_argument("--prose", type=Path, help="Markdown that the card opens with")
-    parser.add_argument("--vae", type=Path, help="an autoencoder whose decoder has learned on")
+    parser.add_argument("--vae", type=Path, help="an autoencoder with a further trained decoder")
     given = parser.parse_args()
     prose = read_text(given.prose, PROSE) if given.prose else ""
     try:

@@ -1,4 +1,4 @@
-"""One optimizer step: the parts of a batch, backward, clipped, and looked at before it counts."""
+"""One optimizer step: micro-batches, backward passes, clipping, and a check before the update."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,40 +16,51 @@ from t2i.errors import DataError, OutputError, TrainingError
 from t2i.randomness import derive_seed
 from t2i.terminal import several
 from train.bad_step_report import (
-    FOLDER,
+    REPORT_FOLDER,
     BadStep,
     NotANumber,
-    Show,
+    PictureLoader,
     broken_gradients,
+    gather_rows,
     gradient_norms,
-    rows_of_all,
 )
 from train.batches.batch import Batch
-from train.batches.micro_batches import SAVE_MEMORY, cut, is_lost_peer
-from train.config.run_config import RunConfig
-from train.optim.learning_rate import rate
-from train.optim.optimizer import build, set_rates
-from train.parallel.fsdp import is_split, prepared, split
-from train.parallel.processes import on_main
+from train.batches.micro_batches import SAVE_MEMORY_HINT, is_lost_peer, split_batch
+from train.loop_config import LoopConfig
+from train.optim.learning_rate import RateConfig, learning_rate_factor
+from train.optim.optimizer import OptimizerConfig, build_optimizer, set_learning_rates
+from train.parallel.fsdp import is_sharded, prepare_for_training, shard_weights
+from train.parallel.processes import run_on_main
 from train.targets.target import Target
 
 SMALLEST_SCALE = 1.0
-"""Of the gradients in fp16; a sound run never comes so low."""
+"""Scale of fp16 gradients below which a step is bad; a sound run never comes so low."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepSettings:
+    """The parts of a run's configuration that decide how a step is made."""
+
+    seed: int
+    loop: LoopConfig
+    optimizer: OptimizerConfig
+    rate: RateConfig
 
 
 @dataclass(slots=True)
-class Outcome:
-    """What one step measured."""
+class StepResult:
+    """Measurements of one step."""
 
     loss: float
     grad_norm: float
     learning_rate: float
     updated: bool = True
-    """False where the weights stayed: the gradients overflowed, or the step was skipped."""
+    """False where the weights were not changed: gradients overflowed, or the step was skipped."""
     remarks: tuple[str, ...] = ()
-    """What happened that a person should know."""
+    """Messages for the user."""
 
     def numbers(self) -> dict[str, float]:
+        """Return the numbers to log."""
         return {
             "loss": self.loss,
             "grad_norm": self.grad_norm,
@@ -59,86 +70,90 @@ class Outcome:
 
 
 class Stepper:
-    """The target under its optimizer, as Accelerate runs them.
+    """The target and its optimizer, as Accelerate runs them.
 
-    skipped : steps so far that were left out because their loss or gradient was no number
-    rows : how many rows are computed at a time, once more of them did not fit into memory
+    skipped : steps so far that were skipped because their loss or gradient was not finite
+    rows : rows that are computed at a time, after more of them did not fit into memory
     """
 
     def __init__(
         self,
-        config: RunConfig,
+        settings: StepSettings,
         target: Target,
         accelerator: Accelerator,
         out: Path,
-        show: Show,
+        load_pictures: PictureLoader,
     ) -> None:
-        self.config, self.target, self.accelerator, self.out = config, target, accelerator, out
+        self.settings, self.target = settings, target
+        self.accelerator, self.out = accelerator, out
         groups = target.groups()
-        now = split(target, accelerator)
-        self.optimizer = build(
-            config.optimizer,
-            [replace(group, parameters=[now[p] for p in group.parameters]) for group in groups],
+        sharded = shard_weights(target, accelerator)
+        self.optimizer = build_optimizer(
+            settings.optimizer,
+            [replace(group, parameters=[sharded[p] for p in group.parameters]) for group in groups],
         )
-        self._model, self._accelerated = prepared(target, self.optimizer, accelerator)
-        self._show = show
+        self._model, self._accelerated = prepare_for_training(target, self.optimizer, accelerator)
+        self._load_pictures = load_pictures
         self.skipped = 0
         self.rows: int | None = None
         self._fitting: set[tuple[int, ...]] = set()
 
     def state(self) -> dict[str, int | None]:
-        """What a checkpoint keeps."""
+        """Return the state that a checkpoint keeps."""
         return {"skipped": self.skipped, "rows": self.rows}
 
     def load(self, state: Mapping[str, int | None]) -> None:
-        """Take up what `state` gave."""
+        """Restore what `state` returned."""
         self.skipped, self.rows = state.get("skipped") or 0, state.get("rows")
 
-    def step(self, number: int, parts: list[Batch]) -> Outcome:
-        """Step `number`, the first being 0, over a batch of which this process has `parts`.
+    def step(self, number: int, micro_batches: list[Batch]) -> StepResult:
+        """Make step `number`, the first being 0, over the micro-batches of this process.
 
-        A step whose loss or gradient is no number leaves the weights and the optimizer as they
-        were. Raises NotANumber for one more of them than may be skipped, TrainingError where not
-        even single rows fit into memory.
+        A step whose loss or gradient is not finite leaves weights and optimizer unchanged. Raises
+        NotANumber for one more of them than may be skipped, TrainingError where not even single
+        rows fit into memory.
         """
-        set_rates(self.optimizer, rate(number, self.config.train.steps, self.config.rate))
+        set_learning_rates(
+            self.optimizer,
+            learning_rate_factor(number, self.settings.loop.steps, self.settings.rate),
+        )
         rows_before = self.rows
-        pieces, loss_B = self._gradient(number, parts)
+        pieces, loss_B = self._gradient(number, micro_batches)
         norm = self.accelerator.clip_grad_norm_(
-            self._model.parameters(), self.config.optimizer.max_grad_norm
+            self._model.parameters(), self.settings.optimizer.max_grad_norm
         )
         assert norm is not None
-        outcome = Outcome(
+        result = StepResult(
             loss=self.accelerator.reduce(loss_B.mean(), "mean").item(),
             grad_norm=float(norm),
             learning_rate=self.optimizer.param_groups[0]["lr"],
         )
         if self.rows != rows_before:
-            outcome.remarks = (
+            result.remarks = (
                 f"out of memory: from step {number + 1} on each process computes "
                 f"{several(self.rows or 0, 'row')} at a time, in {several(len(pieces), 'part')} "
-                f"instead of {len(parts)}; the result is the same",
+                f"instead of {len(micro_batches)}; the result is the same",
             )
-        if self._sound(outcome):
+        if self._is_sound(result):
             self._update()
-            outcome.updated = not self._accelerated.step_was_skipped
+            result.updated = not self._accelerated.step_was_skipped
         else:
-            self._skip(number, outcome, loss_B, pieces)
+            self._skip(number, result, loss_B, pieces)
         self._accelerated.zero_grad()
-        return outcome
+        return result
 
-    # The gradient of a batch, in pieces that fit into memory.
+    # computing the gradient of a batch in pieces that fit into memory
 
-    def _gradient(self, number: int, parts: list[Batch]) -> tuple[list[Batch], Tensor]:
-        """The pieces in which it was computed, and the loss of each row of this process, (B,).
+    def _gradient(self, number: int, micro_batches: list[Batch]) -> tuple[list[Batch], Tensor]:
+        """Compute the gradient; return its pieces and the loss of each row of this process, (B,).
 
-        Every process goes through the same attempts. Once the exchange of gradients has begun
-        none can fall back any more, so that several first rehearse what is new without it.
+        Every process makes the same attempts. Once the exchange of gradients has begun no process
+        can fall back, so several processes first try a new shape without exchange.
         """
         exchanged = self.accelerator.num_processes > 1
         while True:
-            pieces = [piece for part in parts for piece in cut(part, self.rows)]
-            kind = kind_of(pieces)
+            pieces = [piece for batch in micro_batches for piece in split_batch(batch, self.rows)]
+            kind = memory_key(pieces)
             if exchanged and self._can_fall_back and kind not in self._fitting:
                 alone = self._attempt(number, pieces, exchange=False)
                 self._accelerated.zero_grad()
@@ -147,48 +162,48 @@ class Stepper:
                     continue
             loss_B = self._attempt(number, pieces)
             if loss_B is not None:
-                if self.optimizer.state:  # it, too, takes its memory, and not before a first step
+                if self.optimizer.state:  # the optimizer takes memory too, from the first step on
                     self._fitting.add(kind)
                 return pieces, loss_B
             if exchanged:
                 raise TrainingError(
-                    f"Out of memory in step {number + 1} with {several(largest(pieces), 'row')} "
-                    "at a time, while the processes exchanged theirs; the newest checkpoint is "
-                    "sound. Raise train.accumulation, and the run goes on from there. "
-                    f"{SAVE_MEMORY}"
+                    f"Out of memory in step {number + 1} with {several(count_rows(pieces), 'row')} "
+                    "at a time, while the processes exchanged gradients; the newest checkpoint "
+                    "is sound. Raise train.accumulation, and the run goes on from there. "
+                    f"{SAVE_MEMORY_HINT}"
                 )
             self._halve(pieces)
 
     def _attempt(
         self, number: int, pieces: Sequence[Batch], *, exchange: bool = True
     ) -> Tensor | None:
-        """The losses, or None, and no gradient, where memory did not suffice."""
+        """Return the losses; None, without a gradient, where memory did not suffice."""
         try:
             return self._accumulate(number, pieces, exchange=exchange)
         except (RuntimeError, MemoryError) as error:
             if self.accelerator.num_processes > 1 and is_lost_peer(error):
                 raise TrainingError(
-                    f"Another process of this run ended in step {number + 1}; what it said tells "
+                    f"Another process of this run ended in step {number + 1}; its own message says "
                     "why. The newest checkpoint is sound."
                 ) from error
             if not is_out_of_memory(error):
                 raise
-        # Only here is the traceback gone, which held on to all that the step had made.
+        # Only here is the traceback gone, which kept everything that the step had computed.
         self._accelerated.zero_grad()
         clear_device_cache(garbage_collection=True)
         return None
 
     def _accumulate(self, number: int, pieces: Sequence[Batch], *, exchange: bool = True) -> Tensor:
-        """The gradient of the mean loss; the loss of each row of this process, (B,).
+        """Compute the gradient of the mean loss; return the loss of each row, (B,).
 
-        exchange : among the processes, with the last piece
+        exchange : average gradients over the processes, with the last piece
         """
         losses: list[Tensor] = []
         rows = sum(len(piece.slots) for piece in pieces)
-        for place, batch in enumerate(pieces):
+        for index, batch in enumerate(pieces):
             # Dropout inside a model draws from the global generator.
-            torch.manual_seed(derive_seed(self.config.seed, number, batch.slots[0], "model"))
-            last = exchange and place == len(pieces) - 1
+            torch.manual_seed(derive_seed(self.settings.seed, number, batch.slots[0], "model"))
+            last = exchange and index == len(pieces) - 1
             with nullcontext() if last else self.accelerator.no_sync(self._model):
                 loss_B = self._model(batch.to(self.accelerator.device))
                 self.accelerator.backward(loss_B.mean() / (rows / len(batch.slots)))
@@ -196,25 +211,25 @@ class Stepper:
         return torch.cat(losses)
 
     def _halve(self, pieces: Sequence[Batch]) -> None:
-        rows = largest(pieces)
+        rows = count_rows(pieces)
         if rows == 1:
-            raise TrainingError(f"Out of memory with a single row at a time. {SAVE_MEMORY}")
+            raise TrainingError(f"Out of memory with a single row at a time. {SAVE_MEMORY_HINT}")
         if not self.target.rows_apart:
             raise TrainingError(
                 f"Out of memory with {several(rows, 'row')} at a time, and the loss of a row "
-                f"depends on the others: choose a smaller train.batch_size. {SAVE_MEMORY}"
+                f"depends on the others: choose a smaller train.batch_size. {SAVE_MEMORY_HINT}"
             )
         if not self._can_fall_back:
             raise TrainingError(
-                f"Out of memory with {several(rows, 'row')} at a time; with the weights split no "
-                f"process can try again alone. Raise train.accumulation. {SAVE_MEMORY}"
+                f"Out of memory with {several(rows, 'row')} at a time; with sharded weights no "
+                f"process can try again alone. Raise train.accumulation. {SAVE_MEMORY_HINT}"
             )
         self.rows = (rows + 1) // 2
 
     @property
     def _can_fall_back(self) -> bool:
-        """Split weights are exchanged in the forward pass already."""
-        return not is_split(self._model)
+        """False for sharded weights, which are exchanged in the forward pass already."""
+        return not is_sharded(self._model)
 
     def _any(self, mine: bool) -> bool:
         flag = torch.tensor(float(mine), device=self.accelerator.device)
@@ -228,67 +243,70 @@ class Stepper:
                 raise
             raise TrainingError(
                 f"Out of memory in the optimizer's own step; the newest checkpoint is sound. "
-                f"{SAVE_MEMORY}"
+                f"{SAVE_MEMORY_HINT}"
             ) from error
 
-    # Steps that must not count.
+    # skipping bad steps
 
-    def _sound(self, outcome: Outcome) -> bool:
-        """Whether the numbers are finite; in fp16 gradients may overflow while the scale falls."""
+    def _is_sound(self, result: StepResult) -> bool:
+        """Return True for a finite loss and gradient; in fp16 the scaler handles overflows."""
         scaler = self.accelerator.scaler
         if scaler is None:
-            return math.isfinite(outcome.loss) and math.isfinite(outcome.grad_norm)
-        return math.isfinite(outcome.loss) and scaler.get_scale() >= SMALLEST_SCALE
+            return math.isfinite(result.loss) and math.isfinite(result.grad_norm)
+        return math.isfinite(result.loss) and scaler.get_scale() >= SMALLEST_SCALE
 
-    def _skip(self, number: int, outcome: Outcome, loss_B: Tensor, pieces: Sequence[Batch]) -> None:
-        """Leave the step out, or stop where there have been too many; all processes alike."""
-        bad, told = self._evidence(number, outcome, loss_B, pieces)
-        allowed = self.config.train.bad_steps
+    def _skip(
+        self, number: int, result: StepResult, loss_B: Tensor, pieces: Sequence[Batch]
+    ) -> None:
+        """Skip a bad step, on all processes. Raises NotANumber where there were too many."""
+        bad, details = self._report(number, result, loss_B, pieces)
+        allowed = self.settings.loop.bad_steps
         if self.skipped >= allowed:
             before = f"{self.skipped} were skipped before. " if self.skipped else ""
             raise NotANumber(
-                f"{bad.measured()}: the weights were left as after step {number}. "
-                f"{bad.samples()} {told} {before}Look at these "
-                "samples; the same command would come to the same place, so go on with a higher "
+                f"{bad.headline()}: the weights are those after step {number}. "
+                f"{bad.name_suspects()} {details} {before}Look at these "
+                "samples; the same command would fail at the same step, so go on with a higher "
                 f"train.bad_steps (now {allowed}), which skips such steps, or begin anew with "
                 "--out and a lower optimizer.learning_rate or another seed."
             )
         self.skipped += 1
-        outcome.updated = False
+        result.updated = False
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.update()
         skipped = f"skipped, {self.skipped} of at most {allowed} such steps"
-        outcome.remarks += (f"{bad.measured()}: {skipped}. {bad.samples()} {told}",)
+        result.remarks += (f"{bad.headline()}: {skipped}. {bad.name_suspects()} {details}",)
 
-    def _evidence(
-        self, number: int, outcome: Outcome, loss_B: Tensor, pieces: Sequence[Batch]
+    def _report(
+        self, number: int, result: StepResult, loss_B: Tensor, pieces: Sequence[Batch]
     ) -> tuple[BadStep, str]:
-        """What is known of the step, laid down in the folder of the run; and where, in words."""
+        """Write a report of a bad step; return it with a sentence that says where it is."""
         scaler = self.accelerator.scaler
         norms: dict[str, float] = {}
         broken: list[str] = []
-        if not is_split(self._model):
-            # Clipping made every gradient the same no-number: once more, without.
+        if not is_sharded(self._model):
+            # Clipping made every gradient NaN: computed again, without clipping.
             self._accelerated.zero_grad()
             self._accumulate(number, pieces)
             norms = gradient_norms(self.optimizer, scaler.get_scale() if scaler else 1.0)
             broken = broken_gradients(self.target)
-        rows = rows_of_all(self.accelerator, self.target, pieces, loss_B)
-        told = (outcome.loss, outcome.grad_norm, outcome.learning_rate)
-        bad = BadStep(number + 1, *told, norms, broken, rows)
+        rows = gather_rows(self.accelerator, self.target, pieces, loss_B)
+        measured = (result.loss, result.grad_norm, result.learning_rate)
+        bad = BadStep(number + 1, *measured, norms, broken, rows)
         try:
-            on_main(self.accelerator, lambda: bad.write(self.out, self._show))
+            run_on_main(self.accelerator, lambda: bad.write(self.out, self._load_pictures))
         except (OutputError, DataError) as error:
-            return bad, f"More could not be written down: {error}"
-        return bad, f"More is in {self.out / FOLDER}."
+            return bad, f"A report could not be written: {error}"
+        return bad, f"More is in {self.out / REPORT_FOLDER}."
 
 
-def largest(pieces: Sequence[Batch]) -> int:
+def count_rows(pieces: Sequence[Batch]) -> int:
+    """Return the number of rows of the largest piece."""
     return max(len(piece.slots) for piece in pieces)
 
 
-def kind_of(pieces: Sequence[Batch]) -> tuple[int, ...]:
-    """What the memory for a batch depends on; the same on every process at a step."""
+def memory_key(pieces: Sequence[Batch]) -> tuple[int, ...]:
+    """Return what the memory for a batch depends on; all processes have the same at a step."""
     first = pieces[0]
     shape = first.pixels_BCHW if first.moments_BCHW is None else first.moments_BCHW
-    return (largest(pieces), *shape.shape[1:])
+    return (count_rows(pieces), *shape.shape[1:])

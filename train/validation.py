@@ -1,9 +1,9 @@
-"""The loss on pictures that are never trained on: the same measure whatever a run is made of.
+"""The validation loss: the error on pictures that are never trained on, comparable over runs.
 
-Noise and noise levels are a function of (validation.seed, the picture's content, level) alone,
-pictures look and are called the same at every visit, nothing is dropped, weighted or masked, and
-the error is that of one quantity whatever the model predicts. So the losses of two runs compare
-where the pictures, their captions and size, the noise schedule and [validation] are the same.
+Noise and noise levels are a function of (validation.seed, the picture's content, level) alone.
+Crops and captions do not change between visits, nothing is dropped, weighted or masked, and the
+error is always that of the velocity. So the losses of two runs can be compared where pictures,
+captions, size, noise schedule and [validation] are the same.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,8 +21,8 @@ from t2i.errors import T2IError
 from t2i.randomness import derive_generator, derive_seed
 from t2i.scenes.sample import Sample, Samples
 from t2i.scenes.scenes import Scenes
-from train.batches.batch import collate
-from train.batches.order import Place
+from train.batches.batch import collate_samples
+from train.batches.order import ScheduledSample
 from train.data.pictures import Pictures
 from train.data.pictures_config import PicturesConfig
 from train.data.registry import DataConfig
@@ -30,12 +30,12 @@ from train.objective.objective import Objective, ObjectiveConfig
 from train.targets.denoising import DenoisingTarget, ValidationPicture
 from train.targets.target import Target
 
-AT_ONCE = 4
-"""Levels of one picture in one pass of the denoiser."""
+LEVELS_PER_PASS = 4
+"""Noise levels of a picture in one denoiser pass."""
 
 
 class ValidationConfig(BaseModel):
-    """How often, on what and how finely it is measured."""
+    """When the validation loss is measured, and on how many pictures and noise levels."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,8 +50,8 @@ class ValidationConfig(BaseModel):
     """Of the noise, and of the scenes."""
 
 
-def check_can_be_measured(config: ValidationConfig, target: str, data: DataConfig) -> None:
-    """Raise ValueError where a target of that kind, on that data, has nothing to measure."""
+def check_measurable(config: ValidationConfig, target: str, data: DataConfig) -> None:
+    """Raise ValueError where a target of this kind, on this data, has no validation loss."""
     if not config.every:
         return
     if target not in ("denoiser", "finetune"):
@@ -67,34 +67,38 @@ def check_can_be_measured(config: ValidationConfig, target: str, data: DataConfi
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """by_level : from little noise to much"""
+class ValidationLoss:
+    """The mean error at each noise level.
+
+    by_level : from little noise to much
+    """
 
     by_level: list[float]
 
     @property
     def loss(self) -> float:
+        """The mean over all levels."""
         return fmean(self.by_level)
 
 
 class Validation:
-    """The held-out pictures, shared out among the processes, and encoded once."""
+    """The held-out pictures, encoded once; each process measures its share of them."""
 
     def __init__(
         self, config: ValidationConfig, samples: Samples, accelerator: Accelerator
     ) -> None:
         self.config, self.accelerator = config, accelerator
-        self._read, self._digests = held_out(samples, config)
+        self._read, self._digests = select_held_out(samples, config)
         self._pictures: dict[int, ValidationPicture] = {}
 
     def __len__(self) -> int:
-        """How many pictures are measured."""
+        """Return the number of pictures that are measured."""
         return len(self._digests)
 
-    def measure(self, target: Target, *, alone: bool = False) -> Measured:
-        """By the weights that the target has now; all processes ask for it.
+    def measure(self, target: Target, *, alone: bool = False) -> ValidationLoss:
+        """Measure the loss of the target's current weights; all processes must call this together.
 
-        alone : only the main process has a whole target
+        alone : measure on the main process alone, which has the only whole target
 
         Raises DataError, on every process, for a picture that cannot be read.
         """
@@ -102,8 +106,8 @@ class Validation:
         errors: dict[int, list[float]] = {}
         failure: list[T2IError] = []
         try:
-            with self.accelerator.autocast(), evaluated(target):
-                for number in self._own(alone):
+            with self.accelerator.autocast(), eval_mode(target):
+                for number in self._assigned(alone):
                     errors[number] = self._errors(target, number)
         except T2IError as error:
             failure = [error]
@@ -113,23 +117,23 @@ class Validation:
         if failure:
             raise failure[0]
         pictures = [errors[number] for number in sorted(errors)]
-        return Measured([fmean(level) for level in zip(*pictures, strict=True)])
+        return ValidationLoss([fmean(level) for level in zip(*pictures, strict=True)])
 
-    def _own(self, alone: bool) -> range:
-        """The pictures that this process measures."""
+    def _assigned(self, alone: bool) -> range:
+        """Return the numbers of the pictures that this process measures."""
         if alone:
             return range(len(self) if self.accelerator.is_main_process else 0)
         return range(self.accelerator.process_index, len(self), self.accelerator.num_processes)
 
     def _errors(self, target: DenoisingTarget, number: int) -> list[float]:
-        """Of a picture at each level."""
+        """Return the error of a picture at each level."""
         if number not in self._pictures:
-            batch = collate([(Place(0, 0, number, 0), self._read(number))])
+            batch = collate_samples([(ScheduledSample(0, 0, number, 0), self._read(number))])
             self._pictures[number] = target.validation_picture(batch.to(target.device))
-        picture, objective = self._pictures[number], evenly(target.objective.config)
+        picture, objective = self._pictures[number], uniform_objective(target.objective.config)
         levels = torch.arange(self.config.levels)
         errors = []
-        for part in levels.split(AT_ONCE):
+        for part in levels.split(LEVELS_PER_PASS):
             noise_BCHW = self._noise(number, part, picture.latents_1CHW)
             quantile_B = (part + 0.5) / len(levels)
             level = objective.level(quantile_B.to(noise_BCHW.device))
@@ -137,7 +141,7 @@ class Validation:
         return [float(error) for error in torch.cat(errors)]
 
     def _noise(self, number: int, levels_B: Tensor, latents_1CHW: Tensor) -> Tensor:
-        """(B, C, H, W), the picture's own at each level."""
+        """Draw the noise (B, C, H, W) of a picture at each level."""
         digest, seed = self._digests[number], self.config.seed
         drawn = [derive_generator(seed, digest, level, "validation") for level in levels_B.tolist()]
         rows = [torch.randn(latents_1CHW.shape[1:], generator=one) for one in drawn]
@@ -145,8 +149,8 @@ class Validation:
 
 
 @contextmanager
-def evaluated(target: nn.Module) -> Iterator[None]:
-    """Within the block nothing of it drops out."""
+def eval_mode(target: nn.Module) -> Iterator[None]:
+    """Put the target into eval mode within the block."""
     was_training = target.training
     target.eval()
     try:
@@ -155,27 +159,27 @@ def evaluated(target: nn.Module) -> Iterator[None]:
         target.train(was_training)
 
 
-def held_out(
+def select_held_out(
     samples: Samples, config: ValidationConfig
 ) -> tuple[Callable[[int], Sample], list[str]]:
-    """How to read the pictures to measure by their numbers, and digests of what they are.
+    """Return a reader of the pictures to measure, by number, and digests of their content.
 
-    Of scenes they are ones of another seed: composed as those of the run, but not among them.
+    For scenes these are scenes of another seed, composed like those of the run.
     """
     if isinstance(samples, Scenes):
         other = {"seed": derive_seed(config.seed, "validation"), "length": config.most}
         scenes = Scenes(samples.config.model_copy(update=other))
         return scenes.read, [scenes.sample_name(index) for index in range(len(scenes))]
     assert isinstance(samples, Pictures)
-    apart = samples.held_out()
-    numbers = sorted(range(len(apart)), key=apart.digest)[: config.most]
-    assert numbers, "see check_can_be_measured"
+    held_out = samples.held_out()
+    numbers = sorted(range(len(held_out)), key=held_out.digest)[: config.most]
+    assert numbers, "see check_measurable"
     return (
-        lambda number: apart.read(numbers[number], 0),
-        [apart.digest(number) for number in numbers],
+        lambda number: held_out.read(numbers[number], 0),
+        [held_out.digest(number) for number in numbers],
     )
 
 
-def evenly(config: ObjectiveConfig) -> Objective:
-    """The schedule of an objective, every timestep as likely as any other."""
+def uniform_objective(config: ObjectiveConfig) -> Objective:
+    """Return an objective with the same noise schedule and uniform timesteps."""
     return Objective(config.model_copy(update={"density": "uniform"}))

@@ -1,4 +1,4 @@
-"""`python -m train.vocabulary FOLDER`: learn the embedded model's vocabulary from the scenes."""
+"""`python -m train.vocabulary FOLDER`: train the embedded model's BPE vocabulary."""
 
 import argparse
 from collections.abc import Iterator
@@ -7,19 +7,21 @@ from pathlib import Path
 from t2i.scenes.scenes import Scenes, ScenesConfig
 from t2i.text.bpe import save_bpe, train_bpe
 
-SIZE = 2048
+VOCABULARY_SIZE = 2048
 SCENES = 40_000
 
 
-def captions() -> Iterator[str]:
+def iterate_captions() -> Iterator[str]:
+    """Iterate over the captions of `SCENES` scenes."""
     scenes = Scenes(ScenesConfig(vocabulary="all", seed=0))
     return (scenes.layout(index).caption.text for index in range(SCENES))
 
 
 def main() -> None:
+    """Write the vocabulary to the folder on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    save_bpe(*train_bpe(captions(), SIZE), parser.parse_args().folder)
+    save_bpe(*train_bpe(iterate_captions(), VOCABULARY_SIZE), parser.parse_args().folder)
 
 
 if __name__ == "__main__":

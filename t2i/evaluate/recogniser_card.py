@@ -30,7 +30,7 @@ from t2i.scenes.recognised_objects import Recognition
 from t2i.scenes.recogniser import CONFIG
 from t2i.scenes.scenes import Scene, Scenes, ScenesConfig
 from t2i.terminal import print_line, print_note
-from train.loop import MODEL
+from train.loop import MODEL_FOLDER
 from train.targets.caption_matcher import reverse_positions
 from train.targets.recogniser import describe, highlight_objects
 
@@ -197,7 +197,7 @@ def write_card(run: Path, folder: Path, count: int) -> None:
     """Copy, measure, and write, all of it or nothing. Raises T2IError."""
     if folder.exists() and not (folder / CONFIG).is_file():
         raise OutputError(f"{folder} exists and holds no recogniser: choose another folder.")
-    caption_matcher = CaptionMatcher.load(run / MODEL)
+    caption_matcher = CaptionMatcher.load(run / MODEL_FOLDER)
     labels, size = caption_matcher.recogniser.labels, caption_matcher.recogniser.size
     sets = {
         "train": Scenes(ScenesConfig(seed=SEED, size=size)),
@@ -212,7 +212,7 @@ def write_card(run: Path, folder: Path, count: int) -> None:
         "text side": caption_matcher.ears,
     }
     with atomic_folder(folder) as new:
-        shutil.copytree(run / MODEL, new, dirs_exist_ok=True)
+        shutil.copytree(run / MODEL_FOLDER, new, dirs_exist_ok=True)
         save_picture(draw_sheet(caption_matcher, sets["train"]), new / "recognised.png")
         card = CARD_TEMPLATE.format(
             objects=len(labels.objects),

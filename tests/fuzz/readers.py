@@ -28,7 +28,7 @@ from t2i.evaluate.result_folder import parse_entries
 from t2i.evaluate.suite import ASSETS, read_suite
 from t2i.pictures import open_picture, save_picture
 from tests.train.runs import write_run
-from train.checkpoint import fault_of, newest_facts
+from train.checkpoint import find_fault, read_newest_facts
 from train.config.load_config import load_run_config
 from train.data.decode import decode
 from train.data.discovery import find_pictures
@@ -268,8 +268,8 @@ READERS = {
     "record": Reader("pictures.json", read_record, texts(json.dumps(RECORD))),
     "facts": Reader(
         "step-00000001/facts.json",
-        lambda path: newest_facts(path.parents[1]),
+        lambda path: read_newest_facts(path.parents[1]),
         texts('{"step": 1, "run": {"a": 1}}'),
     ),
-    "manifest": Reader("manifest.json", in_folder(fault_of), texts('{"facts.json": "00"}')),
+    "manifest": Reader("manifest.json", in_folder(find_fault), texts('{"facts.json": "00"}')),
 }

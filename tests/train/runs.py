@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from t2i.denoiser.build import ModelConfig
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
-from train.parallel.processes import accelerated, accelerator_of
+from train.parallel.processes import build_accelerator, open_accelerator
 
 TOKENIZER = Path(__file__).resolve().parents[2] / "t2i" / "assets" / "tokenizer"
 
@@ -89,9 +89,9 @@ def tiny_model(folder: Path) -> ModelConfig:
 
 def accelerator_for(config: RunConfig) -> Accelerator:
     """Build the accelerator of a run; the caller cleans up."""
-    return accelerator_of(config.train, config.optimizer.name)
+    return build_accelerator(config.train, config.optimizer.name)
 
 
 def accelerated_for(config: RunConfig) -> AbstractContextManager[Accelerator]:
     """Give the accelerator of a run within a block, as the run has it."""
-    return accelerated(config.train, config.optimizer.name)
+    return open_accelerator(config.train, config.optimizer.name)

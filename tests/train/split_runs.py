@@ -14,8 +14,8 @@ from t2i.run_folder import StopRequest
 from tests.train.runs import accelerator_for
 from train.config.load_config import load_run_config
 from train.loop import Training
-from train.parallel.fsdp import held
-from train.parallel.processes import leave, on_main
+from train.parallel.fsdp import local_shard
+from train.parallel.processes import leave_process_group, run_on_main
 
 
 def main(given: list[str]) -> None:
@@ -24,14 +24,14 @@ def main(given: list[str]) -> None:
         accelerator = accelerator_for(config)
         if start != "-":
             folder = Path(out) / "checkpoints" / Path(start).name
-            on_main(accelerator, lambda: shutil.copytree(start, folder))  # noqa: B023
+            run_on_main(accelerator, lambda: shutil.copytree(start, folder))  # noqa: B023
         training = Training(config, Path(out), accelerator)
         assert all(isinstance(weight, DTensor) for weight in training.target.parameters())
-        assert training.go(StopRequest())
+        assert training.run(StopRequest())
         training.export()
 
         weights = training.target.weights().values()
-        here = sum(held(weight).numel() for weight in weights)
+        here = sum(local_shard(weight).numel() for weight in weights)
         shares = gather_object([here / sum(weight.numel() for weight in weights)])
-        on_main(accelerator, lambda: print(f"{out} {shares}", flush=True))  # noqa: B023
-    leave(accelerator)
+        run_on_main(accelerator, lambda: print(f"{out} {shares}", flush=True))  # noqa: B023
+    leave_process_group(accelerator)

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from train.checkpoint import State, load_newest
+from train.checkpoint import CheckpointState, load_newest_checkpoint
 
 KINDS = ("weights", "average", "optimizer")
 
 
-def newest(out: Path) -> State:
-    state = load_newest(out / "checkpoints")
+def newest(out: Path) -> CheckpointState:
+    state = load_newest_checkpoint(out / "checkpoints")
     assert state is not None, f"no checkpoint in {out}"
     return state
 
@@ -45,7 +45,9 @@ def content(path: Path) -> Any:
         return file.metadata(), tensors
 
 
-def largest_difference(one: State, other: State, kind: str = "weights") -> float:
+def largest_difference(
+    one: CheckpointState, other: CheckpointState, kind: str = "weights"
+) -> float:
     assert one.tensors[kind].keys() == other.tensors[kind].keys()
     return max(
         (value.double() - other.tensors[kind][name].double()).abs().max().item()

@@ -14,8 +14,8 @@ from t2i.attention.attend import attend
 from t2i.errors import ArgumentError
 from tests.train.finetunes import finetune_toml
 from tests.train.runs import tiny_run
-from train.batches.batch import batches
-from train.batches.order import Order, Share
+from train.batches.batch import iterate_batches
+from train.batches.order import BatchOrder, ProcessShare
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
 from train.data.registry import open_data_set
@@ -28,7 +28,7 @@ from train.objective.attention_supervision import (
     supervised,
     word_maps,
 )
-from train.setup.assembly import assemble
+from train.setup.assembly import assemble_target
 from train.targets.denoising import DenoisingTarget
 
 WEIGHT = "target.attention_weight=0.5"
@@ -36,11 +36,11 @@ SDPA = functional.scaled_dot_product_attention
 
 
 def target_of(config: RunConfig, rows: int = 4):
-    target = assemble(config)[0]
+    target = assemble_target(config)[0]
     assert isinstance(target, DenoisingTarget)
     data = open_data_set(config.data)
-    order = Order([range(len(data))], rows, 1)
-    return target.train(), next(batches(data, order, Share(), range(1)))
+    order = BatchOrder([range(len(data))], rows, 1)
+    return target.train(), next(iterate_batches(data, order, ProcessShare(), range(1)))
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_a_mask_at_a_site_is_the_area_it_covers_of_each_place():
 def test_the_maps_are_those_that_a_probe_reads(scenes):
     target, batch = scenes(WEIGHT)
     level = target.objective.level(torch.linspace(0.1, 0.9, 4))
-    supervision = target._supervise(batch, batch.captions, level, 32)
+    supervision = target._supervision(batch, batch.captions, level, 32)
     read = []
     supervision.on_attention = lambda probabilities: read.append(
         (probabilities.inputs, probabilities.site.name)
@@ -116,7 +116,7 @@ def test_the_maps_are_those_that_a_probe_reads(scenes):
 def test_words_and_masks_belong_together(scenes):
     target, batch = scenes(WEIGHT, "data.length=40")
     level = target.objective.level(torch.linspace(0.1, 0.9, 4))
-    words = target._supervise(batch, batch.captions, level, 32).words
+    words = target._supervision(batch, batch.captions, level, 32).words
     ids_BT = target.components.tokenizer(batch.captions, padding="max_length").input_ids
     number = 0
     for row, spans in enumerate(batch.spans):
@@ -133,7 +133,7 @@ def test_words_and_masks_belong_together(scenes):
 def test_a_learned_word_of_several_vectors_has_the_maps_of_all_of_them(tmp_path, base):
     folder = masked_folder(tmp_path / "p", ["a <mug> here"], {0})
     config = on_pictures(tmp_path, base, folder, "data.masked_word=<mug>", parts=("words",))
-    target = assemble(config)[0]
+    target = assemble_target(config)[0]
     assert target._token_positions("a <mug> here", [(2, 7)]) == ((2, 3),)
     assert target._token_positions("a <mug> here", [(8, 12)])[0][0] == 4
 

@@ -1,4 +1,4 @@
-"""A checkpoint is whole or passed over, whatever happened while it was written."""
+"""A checkpoint is whole or skipped, whatever happened while it was written."""
 
 import errno
 import json
@@ -10,17 +10,19 @@ from safetensors import SafetensorError
 
 from t2i.errors import OutputError, TrainingError
 from train import checkpoint
-from train.checkpoint import State, load_newest, save_state
+from train.checkpoint import CheckpointState, load_newest_checkpoint, save_checkpoint
 
 
-def state(step: int) -> State:
+def state(step: int) -> CheckpointState:
     torch.manual_seed(step)
-    return State(step, {"weights": {"w": torch.randn(4, 4)}, "average": {}}, {"config": {"a": 1}})
+    return CheckpointState(
+        step, {"weights": {"w": torch.randn(4, 4)}, "average": {}}, {"config": {"a": 1}}
+    )
 
 
 def test_what_is_saved_is_loaded_bit_for_bit(tmp_path: Path) -> None:
-    save_state(tmp_path, state(7), keep=2)
-    loaded = load_newest(tmp_path)
+    save_checkpoint(tmp_path, state(7), keep=2)
+    loaded = load_newest_checkpoint(tmp_path)
     assert loaded is not None
     assert loaded.step == 7
     assert loaded.facts == {"config": {"a": 1}}
@@ -28,13 +30,13 @@ def test_what_is_saved_is_loaded_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_no_folder_is_no_checkpoint(tmp_path: Path) -> None:
-    assert load_newest(tmp_path / "absent") is None
+    assert load_newest_checkpoint(tmp_path / "absent") is None
 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 3, 10):
-        save_state(tmp_path, state(step), keep=2)
-    assert [path.name for path in checkpoint.checkpoints(tmp_path)] == [
+        save_checkpoint(tmp_path, state(step), keep=2)
+    assert [path.name for path in checkpoint.list_checkpoints(tmp_path)] == [
         "step-00000010",
         "step-00000003",
     ]
@@ -42,11 +44,11 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
 
 def test_damaged_later_checkpoints_never_push_out_the_sound_one(tmp_path: Path) -> None:
     for step in (5, 6, 7):
-        save_state(tmp_path, state(step), keep=9)
+        save_checkpoint(tmp_path, state(step), keep=9)
     for step in (6, 7):
         (tmp_path / f"step-{step:08d}" / "weights.safetensors").write_bytes(b"")
-    save_state(tmp_path, state(5), keep=1)
-    loaded = load_newest(tmp_path)
+    save_checkpoint(tmp_path, state(5), keep=1)
+    loaded = load_newest_checkpoint(tmp_path)
     assert loaded is not None
     assert loaded.step == 5
 
@@ -54,9 +56,9 @@ def test_damaged_later_checkpoints_never_push_out_the_sound_one(tmp_path: Path) 
 @pytest.mark.parametrize(
     "damage", ["truncated", "flipped", "missing file", "no manifest", "garbled manifest"]
 )
-def test_a_damaged_newest_checkpoint_is_passed_over_by_name(tmp_path: Path, damage: str) -> None:
-    save_state(tmp_path, state(1), keep=5)
-    newest = save_state(tmp_path, state(2), keep=5)
+def test_a_damaged_newest_checkpoint_is_skipped_by_name(tmp_path: Path, damage: str) -> None:
+    save_checkpoint(tmp_path, state(1), keep=5)
+    newest = save_checkpoint(tmp_path, state(2), keep=5)
     weights, manifest = newest / "weights.safetensors", newest / "manifest.json"
     content = weights.read_bytes()
     match damage:
@@ -70,8 +72,8 @@ def test_a_damaged_newest_checkpoint_is_passed_over_by_name(tmp_path: Path, dama
             manifest.unlink()
         case "garbled manifest":
             manifest.write_text("{")
-    with pytest.warns(UserWarning, match="step-00000002 is passed over"):
-        loaded = load_newest(tmp_path)
+    with pytest.warns(UserWarning, match="step-00000002 is skipped"):
+        loaded = load_newest_checkpoint(tmp_path)
     assert loaded is not None
     assert loaded.step == 1
 
@@ -79,25 +81,25 @@ def test_a_damaged_newest_checkpoint_is_passed_over_by_name(tmp_path: Path, dama
 def test_a_half_written_folder_is_not_a_checkpoint_and_the_next_save_replaces_it(
     tmp_path: Path,
 ) -> None:
-    save_state(tmp_path, state(1), keep=5)
+    save_checkpoint(tmp_path, state(1), keep=5)
     half = tmp_path / ".step-00000002.77-0.part"
     half.mkdir()
     (half / "weights.safetensors").write_bytes(b"half")
-    loaded = load_newest(tmp_path)
+    loaded = load_newest_checkpoint(tmp_path)
     assert loaded is not None
     assert loaded.step == 1
-    save_state(tmp_path, state(2), keep=5)
+    save_checkpoint(tmp_path, state(2), keep=5)
     assert not half.exists()
 
 
 def test_no_complete_checkpoint_at_all_is_an_error(tmp_path: Path) -> None:
-    path = save_state(tmp_path, state(1), keep=5)
+    path = save_checkpoint(tmp_path, state(1), keep=5)
     (path / "facts.json").write_text("{}")
     with (
-        pytest.warns(UserWarning, match="passed over"),
+        pytest.warns(UserWarning, match="is skipped"),
         pytest.raises(TrainingError, match="None of the 1 checkpoint"),
     ):
-        load_newest(tmp_path)
+        load_newest_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -111,16 +113,16 @@ def test_no_complete_checkpoint_at_all_is_an_error(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_the_old_checkpoint_and_no_half_of_the_new(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    save_state(tmp_path, state(1), keep=1)
+    save_checkpoint(tmp_path, state(1), keep=1)
 
     def refuse(*_: object) -> None:
         raise error
 
     monkeypatch.setattr(checkpoint, "save_file", refuse)
     with pytest.raises(OutputError, match=r"Cannot write .*step-00000002"):
-        save_state(tmp_path, state(2), keep=1)
+        save_checkpoint(tmp_path, state(2), keep=1)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
-    assert checkpoint.fault_of(tmp_path / "step-00000001") is None
+    assert checkpoint.find_fault(tmp_path / "step-00000001") is None
 
 
 def test_an_optimizer_goes_on_with_the_same_steps(tmp_path: Path) -> None:

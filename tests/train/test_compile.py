@@ -59,7 +59,7 @@ def test_weights_keep_their_names_and_nothing_is_compiled_to_draw(
         assert torch._dynamo.config.recompile_limit > limit
         assert training.target.weights().keys() == names
         before = compiling.graphs()
-        with training.as_used() as target, torch.no_grad():
+        with training.ema_weights() as target, torch.no_grad():
             target(training.first_batch(2))
         assert compiling.graphs() == before
         training.target(training.first_batch(2))
@@ -96,7 +96,7 @@ def test_the_comparison_takes_no_more_rows_than_fit(
     assert run(config, tmp_path / "out")
     # What did not fit is not tried again once it is known, not in a resumed run either.
     last = tmp_path / "out/checkpoints/step-00000001"
-    checkpoint.save_state(tmp_path / "again/checkpoints", checkpoint.load(last), 2)
+    checkpoint.save_checkpoint(tmp_path / "again/checkpoints", checkpoint.load_checkpoint(last), 2)
     asked.clear()
     assert run(config, tmp_path / "again")
     assert {*asked} == {2}
@@ -176,8 +176,8 @@ def test_a_compiled_run_is_the_same_draws_exports_and_resumes(
 
     # From the checkpoint of step 2 on: whatever size comes first then has the kernel it had.
     again = tmp_path / "again"
-    middle = checkpoint.load(tmp_path / "compiled/checkpoints/step-00000002")
-    checkpoint.save_state(again / "checkpoints", middle, 2)
+    middle = checkpoint.load_checkpoint(tmp_path / "compiled/checkpoints/step-00000002")
+    checkpoint.save_checkpoint(again / "checkpoints", middle, 2)
     assert_equal_bit_for_bit(compiled, end_of(config("train.compile=true"), again))
 
 

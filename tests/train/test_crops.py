@@ -8,11 +8,11 @@ import torch
 from t2i.errors import ArgumentError
 from t2i.scenes.scenes import Scenes
 from tests.train.runs import tiny_run
-from train.batches.batch import batches
-from train.batches.order import Order, Share
-from train.checkpoint import load_newest
+from train.batches.batch import iterate_batches
+from train.batches.order import BatchOrder, ProcessShare
+from train.checkpoint import load_newest_checkpoint
 from train.loop import run
-from train.setup.assembly import assemble
+from train.setup.assembly import assemble_target
 from train.targets.autoencoder import AutoencoderTarget
 
 CROP = ("target.kind=autoencoder", "target.crop=32", "data.size=64")
@@ -20,9 +20,13 @@ CROP = ("target.kind=autoencoder", "target.crop=32", "data.size=64")
 
 def test_crops_are_pieces_of_the_pictures_and_differ_by_slot(tmp_path):
     config = tiny_run(tmp_path, *CROP)
-    target = assemble(config)[0]
+    target = assemble_target(config)[0]
     assert isinstance(target, AutoencoderTarget)
-    batch = next(batches(Scenes(config.data), Order([range(10)], 4, 1), Share(), range(1)))
+    batch = next(
+        iterate_batches(
+            Scenes(config.data), BatchOrder([range(10)], 4, 1), ProcessShare(), range(1)
+        )
+    )
     crops_BCHW = target._cropped(batch)
     assert crops_BCHW.shape == (4, 3, 32, 32)
     assert torch.equal(crops_BCHW, target._cropped(batch))
@@ -58,7 +62,9 @@ def test_a_run_channels_last_goes_on_bit_for_bit(tmp_path):
     assert run(tiny_run(tmp_path, *asked), tmp_path / "whole")
     assert run(tiny_run(tmp_path, *asked, "train.steps=3"), tmp_path / "halved")
     assert run(tiny_run(tmp_path, *asked), tmp_path / "halved")
-    states = [load_newest(tmp_path / name / "checkpoints") for name in ("whole", "halved")]
+    states = [
+        load_newest_checkpoint(tmp_path / name / "checkpoints") for name in ("whole", "halved")
+    ]
     assert states[0] is not None
     assert states[1] is not None
     assert states[0].step == states[1].step == 6

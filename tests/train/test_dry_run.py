@@ -10,8 +10,8 @@ from tests.train.data.making import folder_of
 from tests.train.runs import tiny_run
 from train.config.run_config import RunConfig
 from train.dry_run.dry_run import print_plan
-from train.dry_run.memory_forecast import LIBRARIES, activations_of, forecast
-from train.setup.assembly import assemble
+from train.dry_run.memory_forecast import LIBRARIES, count_activations, forecast
+from train.setup.assembly import assemble_target
 
 
 def finetune_of(folder: Path, **more: object) -> RunConfig:
@@ -57,7 +57,7 @@ def test_programs_get_the_same_numbers_beside_the_resolved_config(
     told = json.loads(capsys.readouterr().out)
     expected = told.pop("expected")
     assert RunConfig.model_validate(told) == config
-    target, _ = assemble(config)
+    target, _ = assemble_target(config)
     weights = sum(p.numel() for p in target.weights().values())
     (trained,) = expected["trained"]
     assert trained["parameters"] == weights
@@ -73,7 +73,7 @@ def test_programs_get_the_same_numbers_beside_the_resolved_config(
 def test_what_a_step_keeps_grows_with_its_rows_and_falls_with_checkpoints(tmp_path: Path) -> None:
     def kept(*overrides: str) -> int:
         config = tiny_run(tmp_path, *overrides)
-        found = activations_of(assemble(config)[0], config)
+        found = count_activations(assemble_target(config)[0], config)
         assert found
         return found
 
@@ -85,7 +85,7 @@ def test_what_a_step_keeps_grows_with_its_rows_and_falls_with_checkpoints(tmp_pa
 
 def test_what_a_step_keeps_is_what_torch_keeps(tmp_path: Path) -> None:
     config = tiny_run(tmp_path, "train.batch_size=1", "data.size=32")
-    target, _ = assemble(config)
+    target, _ = assemble_target(config)
     unet, kept = target.unet, {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -97,7 +97,7 @@ def test_what_a_step_keeps_is_what_torch_keeps(tmp_path: Path) -> None:
         out = unet(torch.zeros(1, 4, 4, 4), 1, torch.zeros(1, 3, 16)).sample
     saved = sum(size for place, size in kept.items() if place not in own)
     assert out.requires_grad
-    counted = activations_of(target, config)
+    counted = count_activations(target, config)
     assert 0.9 * saved < counted < 2 * saved
 
 

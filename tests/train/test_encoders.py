@@ -62,7 +62,7 @@ def test_every_part_of_the_text_encoder_learns(kind, tmp_path):
     training = Training(config, tmp_path / "out", accelerator_for(config))
     before = {name: weight.clone() for name, weight in training.target.weights().items()}
     with StopRequest() as stop:
-        training.go(stop)
+        training.run(stop)
     told = [name for name in before if name.startswith("text_encoder")]
     assert told
     weights = training.target.weights()

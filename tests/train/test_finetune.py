@@ -15,11 +15,11 @@ from pipelines.text_to_image import TextToImagePipeline
 from t2i.errors import ArgumentError, ModelError
 from tests.train.finetunes import PARTS, finetune_run
 from tests.train.runs import accelerator_for
-from train.batches.batch import batches
-from train.batches.order import Share
-from train.cache.caption_encoding import spelled
+from train.batches.batch import iterate_batches
+from train.batches.order import ProcessShare
+from train.cache.caption_encoding import spell_learned_words
 from train.loop import Training, run
-from train.setup.assembly import assemble
+from train.setup.assembly import assemble_target
 from train.targets.finetune import FineTuneTarget
 
 pytestmark = pytest.mark.usefixtures("_own_accelerator")
@@ -31,7 +31,7 @@ DRAWN = {"num_inference_steps": 3, "guidance_scale": 2.0, "height": 32, "width":
 def fine_tune(
     folder: Path, base: Path, *parts: str, settings: tuple[str, ...] = ()
 ) -> FineTuneTarget:
-    target = assemble(finetune_run(folder, base, parts, *settings))[0]
+    target = assemble_target(finetune_run(folder, base, parts, *settings))[0]
     assert isinstance(target, FineTuneTarget)
     return target
 
@@ -127,7 +127,9 @@ def test_a_new_word_starts_as_the_words_it_was_given(tmp_path, base):
 def test_captions_and_prompts_spell_a_word_of_two_vectors_alike(tmp_path, base):
     target = fine_tune(tmp_path, base, "words")
     tokenizer = target.components.tokenizer
-    assert spelled("a <mug> left of <pot>", tokenizer) == "a <mug> <mug>_1 left of <pot>"
+    assert (
+        spell_learned_words("a <mug> left of <pot>", tokenizer) == "a <mug> <mug>_1 left of <pot>"
+    )
     read_here = target._encode(["a <mug> left"]).text_BTD
     (read_there,) = prompt_embeds(target.pipeline(), "a <mug> left")
     assert torch.equal(read_here[0], read_there)
@@ -261,13 +263,13 @@ def test_a_part_that_is_written_wrongly_is_named(tmp_path, base, table, complain
 def test_a_masked_place_counts_for_nothing(tmp_path, base):
     config = finetune_run(tmp_path, base, ("lora",))
     training = Training(config, tmp_path / "out", accelerator_for(config))
-    batch = next(batches(training.samples, training.order, Share(), range(1)))
+    batch = next(iterate_batches(training.samples, training.order, ProcessShare(), range(1)))
     height, width = batch.pixels_BCHW.shape[2:]
     half = torch.ones(2, 1, height, width)
     half[..., : width // 2] = 0
     whole = training.target(batch)
-    masked = training.target(replace(batch, counted_B1HW=half))
-    other = training.target(replace(batch, counted_B1HW=1 - half))
+    masked = training.target(replace(batch, loss_mask_B1HW=half))
+    other = training.target(replace(batch, loss_mask_B1HW=1 - half))
     torch.testing.assert_close((masked + other) / 2, whole)
     assert not torch.allclose(masked, whole)
     weighed = training.target(replace(batch, weights_B=torch.tensor([0.5, 1.0])))

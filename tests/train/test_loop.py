@@ -23,7 +23,7 @@ from tests.train.apart import by_two, ended, ready, said, start, told_by_acceler
 from tests.train.runs import MODEL, tiny_run, write_run
 from train import checkpoint
 from train.batches.batch import Batch
-from train.checkpoint import State, load_newest
+from train.checkpoint import CheckpointState, load_newest_checkpoint
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
 from train.loop import run
@@ -32,20 +32,20 @@ from train.targets.denoiser import DenoiserTarget
 REPO = Path(__file__).resolve().parents[2]
 
 
-def end_of(config: RunConfig, out: Path) -> State:
+def end_of(config: RunConfig, out: Path) -> CheckpointState:
     assert run(config, out)
-    state = load_newest(out / "checkpoints")
+    state = load_newest_checkpoint(out / "checkpoints")
     assert state is not None
     return state
 
 
-def newest(out: Path) -> State:
-    state = load_newest(out / "checkpoints")
+def newest(out: Path) -> CheckpointState:
+    state = load_newest_checkpoint(out / "checkpoints")
     assert state is not None
     return state
 
 
-def largest_difference(one: State, other: State, kind: str) -> float:
+def largest_difference(one: CheckpointState, other: CheckpointState, kind: str) -> float:
     assert one.tensors[kind].keys() == other.tensors[kind].keys()
     return max(
         (one.tensors[kind][name] - other.tensors[kind][name]).abs().max().item()
@@ -53,7 +53,7 @@ def largest_difference(one: State, other: State, kind: str) -> float:
     )
 
 
-def assert_equal_bit_for_bit(one: State, other: State) -> None:
+def assert_equal_bit_for_bit(one: CheckpointState, other: CheckpointState) -> None:
     assert one.step == other.step
     for kind in ("weights", "average", "optimizer"):
         assert largest_difference(one, other, kind) == 0, kind
@@ -253,7 +253,7 @@ def test_the_average_is_that_of_the_weights_of_every_step(tmp_path: Path) -> Non
     end_of(config, tmp_path / "out")
     name = "unet.conv_in.weight"
     folders = sorted((tmp_path / "out" / "checkpoints").iterdir())
-    states = [checkpoint.load(folder).tensors for folder in folders]
+    states = [checkpoint.load_checkpoint(folder).tensors for folder in folders]
     for before, after in zip(states, states[1:], strict=False):
         expected = 0.9 * before["average"][name] + 0.1 * after["weights"][name]
         torch.testing.assert_close(after["average"][name], expected)
@@ -273,7 +273,7 @@ def test_a_loss_that_is_not_a_number_stops_before_the_weights_are_touched(
     monkeypatch.setattr(DenoiserTarget, "forward", poisoned)
     config = tiny_run(tmp_path)
     with pytest.raises(
-        TrainingError, match=r"Step 3 gave loss nan.*as after step 2.*scenes/"
+        TrainingError, match=r"Step 3 gave loss nan.*those after step 2.*scenes/"
     ) as raised:
         run(config, tmp_path / "out")
     assert str(raised.value).count("scenes/") == 1
@@ -291,7 +291,8 @@ def test_a_second_run_on_the_same_folder_is_refused(tmp_path: Path) -> None:
 def test_a_run_does_not_go_on_under_another_configuration(tmp_path: Path) -> None:
     run(tiny_run(tmp_path, "train.steps=2"), tmp_path / "out")
     with pytest.raises(
-        ArgumentError, match=r"started otherwise: optimizer.learning_rate: 0.001 -> 0.5"
+        ArgumentError,
+        match=r"started with another configuration: optimizer.learning_rate: 0.001 -> 0.5",
     ):
         run(tiny_run(tmp_path, "optimizer.learning_rate=0.5"), tmp_path / "out")
 

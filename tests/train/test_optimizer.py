@@ -12,8 +12,15 @@ from torch import Tensor, nn
 from t2i.errors import ArgumentError
 from train.checkpoint import pack_optimizer, unpack_optimizer
 from train.optim.ema import EMAConfig
-from train.optim.learning_rate import RateConfig, rate
-from train.optim.optimizer import Group, OptimizerConfig, averaged, build, check_fit, set_rates
+from train.optim.learning_rate import RateConfig, learning_rate_factor
+from train.optim.optimizer import (
+    OptimizerConfig,
+    ParameterGroup,
+    averaged_weights,
+    build_optimizer,
+    check_optimizer_fits,
+    set_learning_rates,
+)
 
 HERE = ["adamw", "adafactor", "prodigy", "schedulefree"]
 """Those that run without a GPU."""
@@ -41,21 +48,21 @@ class Small(nn.Module):
         out: Tensor = self.down(hidden_BCHW.mean((2, 3))) @ self.up.T * self.scale
         return out
 
-    def groups(self, other_rate: float | None) -> list[Group]:
+    def groups(self, other_rate: float | None) -> list[ParameterGroup]:
         return [
-            Group("conv", [*self.conv.parameters()]),
-            Group("rest", [*self.down.parameters(), self.up, self.scale], other_rate, 0.0),
+            ParameterGroup("conv", [*self.conv.parameters()]),
+            ParameterGroup("rest", [*self.down.parameters(), self.up, self.scale], other_rate, 0.0),
         ]
 
 
 def built(name: str, model: Small) -> torch.optim.Optimizer:
     settings = {"learning_rate": 1.0} if name == "prodigy" else {"learning_rate": 1e-2}
-    return build(of(name, **settings), model.groups(None if name in ONE_RATE else 3e-3))
+    return build_optimizer(of(name, **settings), model.groups(None if name in ONE_RATE else 3e-3))
 
 
 def step(model: Small, optimizer: torch.optim.Optimizer, number: int, change: str = "") -> None:
     """One step that is a function of its number alone."""
-    set_rates(optimizer, rate(number, 40, RateConfig(warmup=3)))
+    set_learning_rates(optimizer, learning_rate_factor(number, 40, RateConfig(warmup=3)))
     torch.manual_seed(100 + number)
     loss = (model(torch.randn(4, 3, 6, 6)) - torch.randn(4, 2)).pow(2).mean()
     optimizer.zero_grad()
@@ -184,8 +191,8 @@ def test_a_table_within_a_parameters_state_is_kept() -> None:
 def quadratic(config: OptimizerConfig, gradients: list[float]) -> float:
     """Where a weight that starts at 2 is after these gradients, one a step."""
     weight = nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
-    optimizer = build(config, [Group("one", [weight])])
-    set_rates(optimizer, 1.0)
+    optimizer = build_optimizer(config, [ParameterGroup("one", [weight])])
+    set_learning_rates(optimizer, 1.0)
     for gradient in gradients:
         weight.grad = torch.tensor([gradient], dtype=torch.float64)
         optimizer.step()
@@ -218,11 +225,11 @@ def test_schedule_free_is_the_published_one() -> None:
     assert quadratic(config, gradients) == pytest.approx(y, abs=1e-14)
 
     weight = nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
-    optimizer = build(config, [Group("one", [weight])])
+    optimizer = build_optimizer(config, [ParameterGroup("one", [weight])])
     for gradient in gradients:
         weight.grad = torch.tensor([gradient], dtype=torch.float64)
         optimizer.step()
-    with averaged(optimizer):
+    with averaged_weights(optimizer):
         assert weight.item() == pytest.approx(x, abs=1e-14)
     assert weight.item() == pytest.approx(y, abs=1e-14)
 
@@ -235,10 +242,10 @@ def test_adafactor_takes_the_rate_it_is_given() -> None:
 
 def test_prodigy_finds_a_rate_that_reaches_the_minimum() -> None:
     weight = nn.Parameter(torch.full((4,), 5.0))
-    optimizer = build(of("prodigy", weight_decay=0.0), [Group("one", [weight])])
+    optimizer = build_optimizer(of("prodigy", weight_decay=0.0), [ParameterGroup("one", [weight])])
     distances = []
     for _ in range(300):
-        set_rates(optimizer, 1.0)
+        set_learning_rates(optimizer, 1.0)
         weight.grad = 2 * weight.detach()
         optimizer.step()
         distances.append(weight.abs().max().item())
@@ -260,9 +267,9 @@ def test_a_configuration_read_back_is_the_same() -> None:
 
 def test_each_group_has_its_own_rate_times_the_factor_of_the_step() -> None:
     model = Small()
-    optimizer = build(of("adamw", learning_rate=0.2), model.groups(0.03))
+    optimizer = build_optimizer(of("adamw", learning_rate=0.2), model.groups(0.03))
     for factor in (0.25, 1.0, 0.5):
-        set_rates(optimizer, factor)
+        set_learning_rates(optimizer, factor)
         rates = [group["lr"] for group in optimizer.param_groups]
         assert rates == pytest.approx([0.2 * factor, 0.03 * factor])
     assert [group["name"] for group in optimizer.param_groups] == ["conv", "rest"]
@@ -271,12 +278,14 @@ def test_each_group_has_its_own_rate_times_the_factor_of_the_step() -> None:
 
 def test_one_group_steps_as_adamw_always_did_bit_for_bit() -> None:
     model, twin = Small(), Small()
-    optimizer = build(of("adamw", learning_rate=1e-2), [Group("all", [*model.parameters()])])
+    optimizer = build_optimizer(
+        of("adamw", learning_rate=1e-2), [ParameterGroup("all", [*model.parameters()])]
+    )
     plain = torch.optim.AdamW(twin.parameters(), lr=1e-2, weight_decay=0.01)
     for number in range(3):
         step(model, optimizer, number)
         torch.manual_seed(100 + number)
-        plain.param_groups[0]["lr"] = 1e-2 * rate(number, 40, RateConfig(warmup=3))
+        plain.param_groups[0]["lr"] = 1e-2 * learning_rate_factor(number, 40, RateConfig(warmup=3))
         plain.zero_grad()
         (twin(torch.randn(4, 3, 6, 6)) - torch.randn(4, 2)).pow(2).mean().backward()
         plain.step()
@@ -297,10 +306,10 @@ def test_averaged_gives_the_very_same_weights_back(name: str) -> None:
     }
 
     def fail() -> None:
-        with averaged(optimizer):
+        with averaged_weights(optimizer):
             raise RuntimeError("while drawing")
 
-    with averaged(optimizer):
+    with averaged_weights(optimizer):
         within = model.conv.weight.detach().clone()
     with pytest.raises(RuntimeError, match="while drawing"):
         fail()
@@ -312,7 +321,7 @@ def test_averaged_gives_the_very_same_weights_back(name: str) -> None:
 
 def test_averaged_before_the_first_step_is_the_weights() -> None:
     model = Small()
-    with averaged(built("schedulefree", model)):
+    with averaged_weights(built("schedulefree", model)):
         assert torch.equal(model.conv.weight, Small().conv.weight)
 
 
@@ -353,7 +362,9 @@ def test_8_bit_adamw_resumes_bit_for_bit() -> None:
 
     def fresh(start: Tensor) -> tuple[nn.Parameter, torch.optim.Optimizer]:
         weight = nn.Parameter(start.clone())
-        return weight, build(of("adamw8bit", learning_rate=1e-2), [Group("one", [weight])])
+        return weight, build_optimizer(
+            of("adamw8bit", learning_rate=1e-2), [ParameterGroup("one", [weight])]
+        )
 
     start = torch.linspace(-1, 1, 128 * 128, device="cuda").view(128, 128)
     whole, optimizer = fresh(start)
@@ -368,11 +379,11 @@ def test_8_bit_adamw_resumes_bit_for_bit() -> None:
 
 def test_prodigy_with_two_rates_is_refused() -> None:
     with pytest.raises(ArgumentError, match=r"one step size for all.*'conv': 1.0, 'rest': 0.5"):
-        build(of("prodigy"), Small().groups(0.5))
+        build_optimizer(of("prodigy"), Small().groups(0.5))
 
 
 def test_prodigy_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    build(of("prodigy", weight_decay=0.1), Small().groups(None))
+    build_optimizer(of("prodigy", weight_decay=0.1), Small().groups(None))
     assert capsys.readouterr().out == ""
 
 
@@ -393,15 +404,15 @@ def test_what_an_optimizer_cannot_use_is_refused(settings: dict[str, object], me
 
 def test_schedule_free_with_a_falling_rate_or_a_second_average_is_refused() -> None:
     config, none = of("schedulefree"), EMAConfig(kind="none")
-    check_fit(config, RateConfig(warmup=10), none)
-    check_fit(of("adamw"), RateConfig(decay="cosine"), EMAConfig())
+    check_optimizer_fits(config, RateConfig(warmup=10), none)
+    check_optimizer_fits(of("adamw"), RateConfig(decay="cosine"), EMAConfig())
     with pytest.raises(ValueError, match=r"rate.decay = 'cosine' .*set rate.decay = 'none'"):
-        check_fit(config, RateConfig(decay="cosine"), none)
+        check_optimizer_fits(config, RateConfig(decay="cosine"), none)
     with pytest.raises(ValueError, match=r"ema.kind = 'decay' .*set ema.kind = 'none'"):
-        check_fit(config, RateConfig(), EMAConfig())
+        check_optimizer_fits(config, RateConfig(), EMAConfig())
 
 
 def test_fused_is_taken_when_asked_for() -> None:
-    optimizer = build(of("adamw", fused=True), Small().groups(None))
+    optimizer = build_optimizer(of("adamw", fused=True), Small().groups(None))
     assert optimizer.defaults["fused"] is True
-    assert not build(of("adamw"), Small().groups(None)).defaults["fused"]
+    assert not build_optimizer(of("adamw"), Small().groups(None)).defaults["fused"]

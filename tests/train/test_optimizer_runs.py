@@ -10,9 +10,9 @@ from torch import Tensor
 from t2i.errors import ArgumentError
 from tests.train.runs import tiny_run
 from train import checkpoint
-from train.checkpoint import State
+from train.checkpoint import CheckpointState
 from train.loop import run
-from train.optim.ema_snapshots import snapshots
+from train.optim.ema_snapshots import list_snapshots
 
 # Sheets are drawn on the way, so that what they lend the model is given back to the bit.
 DRAWING = ('samples={every=3, prompts=["a red apple"], steps=2}', "train.steps=7")
@@ -24,17 +24,17 @@ RUNS = {
 }
 
 
-def end_of(folder: Path, out: Path, *overrides: str) -> State:
+def end_of(folder: Path, out: Path, *overrides: str) -> CheckpointState:
     assert run(tiny_run(folder, *DRAWING, *overrides), out)
-    state = checkpoint.load_newest(out / "checkpoints")
+    state = checkpoint.load_newest_checkpoint(out / "checkpoints")
     assert state is not None
     return state
 
 
 def crash_after(steps: int) -> Callable[..., Path]:
-    save = checkpoint.save_state
+    save = checkpoint.save_checkpoint
 
-    def save_and_crash(folder: Path, state: State, keep: int) -> Path:
+    def save_and_crash(folder: Path, state: CheckpointState, keep: int) -> Path:
         path = save(folder, state, keep)
         if state.step == steps:
             raise RuntimeError("crash")
@@ -50,7 +50,7 @@ def test_an_interrupted_run_ends_bit_for_bit_as_a_whole_one(
     every = ("train.checkpoint_every=4", "train.channels_last=true", *RUNS[name])
     whole = end_of(tmp_path, tmp_path / "whole", *every)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_state", crash_after(4))
+        patch.setattr(checkpoint, "save_checkpoint", crash_after(4))
         with pytest.raises(RuntimeError, match="crash"):
             end_of(tmp_path, tmp_path / "parts", *every)
     parts = end_of(tmp_path, tmp_path / "parts", *every)
@@ -64,7 +64,7 @@ def test_an_interrupted_run_ends_bit_for_bit_as_a_whole_one(
         for out in ("whole", "parts")
     ]
     assert files[0] == files[1]
-    assert (name == "adamw") == (len(snapshots(tmp_path / "whole" / "ema")) == 4)
+    assert (name == "adamw") == (len(list_snapshots(tmp_path / "whole" / "ema")) == 4)
 
 
 def test_drawing_on_the_way_changes_nothing(tmp_path: Path) -> None:

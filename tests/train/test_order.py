@@ -6,17 +6,17 @@ import pytest
 import torch
 
 from t2i.randomness import derive_generator, derive_seed
-from train.batches.order import Order, slots_of
+from train.batches.order import BatchOrder, micro_batch_slots
 from train.optim.ema import EMA, EMAConfig
-from train.optim.learning_rate import RateConfig, rate
+from train.optim.learning_rate import RateConfig, learning_rate_factor
 
 
-def taken(order: Order, steps: range) -> list[int]:
+def taken(order: BatchOrder, steps: range) -> list[int]:
     return [sample for step in steps for sample in order.batch(step)]
 
 
 def test_every_epoch_is_another_permutation_of_all_samples() -> None:
-    places = taken(Order([range(10)], batch_size=4, seed=1), range(15))
+    places = taken(BatchOrder([range(10)], batch_size=4, seed=1), range(15))
     epochs = [places[10 * epoch : 10 * (epoch + 1)] for epoch in range(6)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert len({*map(tuple, epochs)}) == 6
@@ -24,14 +24,14 @@ def test_every_epoch_is_another_permutation_of_all_samples() -> None:
 
 def test_an_order_that_starts_in_mid_epoch_is_the_same_order() -> None:
     groups = [range(7), range(20, 25), range(40, 41)]
-    whole = [Order(groups, 3, seed=1).batch(step) for step in range(30)]
-    late = Order(groups, 3, seed=1)
+    whole = [BatchOrder(groups, 3, seed=1).batch(step) for step in range(30)]
+    late = BatchOrder(groups, 3, seed=1)
     assert [late.batch(step) for step in range(17, 30)] == whole[17:]
 
 
 def test_a_batch_is_of_one_group_and_every_sample_of_a_group_is_shown_equally_often() -> None:
     groups = [list(range(7)), list(range(20, 25)), [40]]
-    order = Order(groups, 3, seed=2)
+    order = BatchOrder(groups, 3, seed=2)
     assert order.round == 3 + 2 + 1
     batches = [order.batch(step) for step in range(6 * 35)]
     assert all(any(set(batch) <= set(group) for group in groups) for batch in batches)
@@ -45,7 +45,7 @@ def test_a_batch_is_of_one_group_and_every_sample_of_a_group_is_shown_equally_of
 
 
 def test_the_groups_take_turns_in_another_order_every_round() -> None:
-    order = Order([range(30), range(100, 130)], 3, seed=3)
+    order = BatchOrder([range(30), range(100, 130)], 3, seed=3)
     rounds = [
         tuple(order.batch(step)[0] < 100 for step in range(20 * number, 20 * (number + 1)))
         for number in range(4)
@@ -60,7 +60,7 @@ def test_ranks_and_parts_fill_every_slot_once(ranks: int, parts: int) -> None:
         slot
         for rank in range(ranks)
         for part in range(parts)
-        for slot in slots_of(rank, part, batch_size=12, ranks=ranks, parts=parts)
+        for slot in micro_batch_slots(rank, part, batch_size=12, ranks=ranks, parts=parts)
     ]
     assert sorted(filled) == list(range(12))
 
@@ -79,16 +79,16 @@ def test_randomness_is_a_function_of_its_purpose() -> None:
 
 def test_rate_rises_linearly_then_falls_as_told() -> None:
     config = RateConfig(warmup=3, decay="linear", decay_share=0.5, floor=0.2)
-    values = [rate(step, 10, config) for step in range(11)]
+    values = [learning_rate_factor(step, 10, config) for step in range(11)]
     assert values[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
     assert values[5:] == pytest.approx([1 - 0.8 * i / 5 for i in range(6)])
 
 
 def test_cosine_rate_is_half_way_in_the_middle_and_ends_at_its_floor() -> None:
     config = RateConfig(decay="cosine")
-    assert rate(50, 100, config) == pytest.approx(0.5)
-    assert rate(25, 100, config) == pytest.approx(0.5 + 0.5 * math.cos(math.pi / 4))
-    assert rate(100, 100, config) == pytest.approx(0.0, abs=1e-12)
+    assert learning_rate_factor(50, 100, config) == pytest.approx(0.5)
+    assert learning_rate_factor(25, 100, config) == pytest.approx(0.5 + 0.5 * math.cos(math.pi / 4))
+    assert learning_rate_factor(100, 100, config) == pytest.approx(0.0, abs=1e-12)
 
 
 def test_average_follows_its_closed_form_from_the_first_step() -> None:
@@ -110,6 +110,6 @@ def test_warmup_of_the_average_is_asked_for_and_explicit() -> None:
 def test_average_in_place_of_the_weights_gives_the_same_weights_back() -> None:
     parameter = torch.nn.Parameter(torch.randn(5))
     before, ema = parameter.detach().clone(), EMA({"w": torch.ones(5)}, EMAConfig())
-    with ema.in_place_of({"w": parameter}):
+    with ema.applied_to({"w": parameter}):
         assert torch.equal(parameter, torch.ones(5))
     assert torch.equal(parameter, before)

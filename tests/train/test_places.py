@@ -8,10 +8,10 @@ from torch import nn
 
 from t2i.scenes.scenes import Scenes
 from tests.train.runs import tiny_run
-from train.batches.batch import batches
-from train.batches.order import Order, Share
+from train.batches.batch import iterate_batches
+from train.batches.order import BatchOrder, ProcessShare
 from train.loop import run
-from train.setup.assembly import assemble
+from train.setup.assembly import assemble_target
 from train.targets.denoiser import DenoiserTarget
 from train.targets.position_loss import PositionLoss, position_grid
 
@@ -20,9 +20,13 @@ WEIGHT = "target.place_weight=0.5"
 
 def denoiser(tmp_path, *settings):
     config = tiny_run(tmp_path, *settings)
-    target = assemble(config)[0]
+    target = assemble_target(config)[0]
     assert isinstance(target, DenoiserTarget)
-    return target, next(batches(Scenes(config.data), Order([range(10)], 4, 1), Share(), range(1)))
+    return target, next(
+        iterate_batches(
+            Scenes(config.data), BatchOrder([range(10)], 4, 1), ProcessShare(), range(1)
+        )
+    )
 
 
 def test_rows_and_columns_go_from_minus_one_to_one():

@@ -12,13 +12,13 @@ from PIL import Image
 
 from t2i.errors import ArgumentError, DataError, TrainingError
 from tests.train.finetunes import finetune_toml
-from train.batches.batch import batches
-from train.batches.order import Order, Share
+from train.batches.batch import iterate_batches
+from train.batches.order import BatchOrder, ProcessShare
 from train.config.load_config import load_run_config
 from train.data.registry import open_data_set
 from train.loop import run
 from train.objective.preferences import preference_loss
-from train.setup.assembly import assemble
+from train.setup.assembly import assemble_target
 from train.targets.reference_model import ReferenceModel
 
 BETA = "target.preference_beta=50"
@@ -51,8 +51,10 @@ def preferring(tmp_path, base, *settings, parts=("lora",), folder=None):
 
 def target_of(config, rows=2):
     data = open_data_set(config.data)
-    batch = next(batches(data, Order(data.groups(), rows, 1), Share(), range(1)))
-    return assemble(config)[0].train(), batch
+    batch = next(
+        iterate_batches(data, BatchOrder(data.groups(), rows, 1), ProcessShare(), range(1))
+    )
+    return assemble_target(config)[0].train(), batch
 
 
 def moved(target, seed=2):

@@ -8,12 +8,12 @@ import torch
 
 from t2i.errors import ArgumentError
 from tests.train.finetunes import finetune_run
-from train.batches.batch import batches
-from train.batches.order import Order, Share
+from train.batches.batch import iterate_batches
+from train.batches.order import BatchOrder, ProcessShare
 from train.data.registry import open_data_set
 from train.loop import run
 from train.objective.preservation import PreservationConfig, without
-from train.setup.assembly import assemble
+from train.setup.assembly import assemble_target
 from train.targets.reference_model import ReferenceModel
 
 WEIGHT = "target.preserve_weight=3"
@@ -27,15 +27,15 @@ def tuned(tmp_path, base):
 
     def make(*settings, parts=("lora",)):
         config = finetune_run(tmp_path, base, parts, *STILL, *settings)
-        target = assemble(config)[0].train()
+        target = assemble_target(config)[0].train()
         generator = torch.Generator().manual_seed(2)
         with torch.no_grad():
             for name, weight in sorted(target.weights().items()):
                 if "lora" in name:
                     weight += 0.3 * torch.randn(weight.shape, generator=generator)
         data = open_data_set(config.data)
-        order = Order(data.groups(), 2, 1)
-        return target, next(batches(data, order, Share(), range(1)))
+        order = BatchOrder(data.groups(), 2, 1)
+        return target, next(iterate_batches(data, order, ProcessShare(), range(1)))
 
     return make
 
@@ -77,8 +77,8 @@ def test_an_adapter_that_does_nothing_yet_costs_nothing(tmp_path, base):
     config = finetune_run(tmp_path, base, ("lora",), WEIGHT, WORDS, *STILL)
     plain = finetune_run(tmp_path, base, ("lora",), *STILL)
     data = open_data_set(config.data)
-    batch = next(batches(data, Order(data.groups(), 2, 1), Share(), range(1)))
-    assert torch.equal(assemble(config)[0](batch), assemble(plain)[0](batch))
+    batch = next(iterate_batches(data, BatchOrder(data.groups(), 2, 1), ProcessShare(), range(1)))
+    assert torch.equal(assemble_target(config)[0](batch), assemble_target(plain)[0](batch))
 
 
 def test_rows_that_do_not_say_the_word_are_left_alone(tuned):

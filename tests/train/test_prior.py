@@ -19,10 +19,16 @@ from train.data.class_picture_config import PriorConfig
 from train.data.pictures import Pictures
 from train.data.pictures_config import PicturesConfig
 from train.data.registry import open_data_set
-from train.loop import run
+from train.loop import class_pictures_of, run
 from train.setup import class_pictures
-from train.setup.class_pictures import NOTES, draw_missing, draw_prior, name_of
-from train.setup.run_data import with_class_pictures
+from train.setup.class_pictures import (
+    NOTES,
+    ClassPictures,
+    draw_class_pictures,
+    draw_missing,
+    file_name,
+)
+from train.setup.run_data import add_class_pictures
 
 pytestmark = pytest.mark.usefixtures("_own_accelerator")
 
@@ -35,8 +41,14 @@ def config(tmp_path: Path, base: Path) -> RunConfig:
     return finetune_run(tmp_path / "run", base, ("lora",), PRIOR, "train.steps=2")
 
 
+def pictures_of(config: RunConfig, out: Path) -> ClassPictures:
+    found = class_pictures_of(config, out)
+    assert found is not None
+    return found
+
+
 def drawn(config: RunConfig, out: Path) -> dict[str, bytes]:
-    draw_missing(config, out, CPU, StopRequest())
+    draw_missing(pictures_of(config, out), CPU, StopRequest())
     return {path.name: path.read_bytes() for path in sorted((out / "prior").glob("*.png"))}
 
 
@@ -48,7 +60,7 @@ def with_changes(config: RunConfig, **changes: object) -> RunConfig:
 
 def test_the_base_model_draws_the_class_each_picture_of_its_own_seed(tmp_path, config, base):
     files = drawn(config, tmp_path / "out")
-    assert [*files] == [name_of(number) for number in range(5)]
+    assert [*files] == [file_name(number) for number in range(5)]
     expected = t2i.load(str(base))(
         "a cat",
         num_inference_steps=2,
@@ -57,15 +69,15 @@ def test_the_base_model_draws_the_class_each_picture_of_its_own_seed(tmp_path, c
         width=config.data.size,
         generator=torch.Generator().manual_seed(3),
     ).images[0]
-    with Image.open(tmp_path / "out" / "prior" / name_of(3)) as found:
+    with Image.open(tmp_path / "out" / "prior" / file_name(3)) as found:
         difference = np.abs(np.asarray(found).astype(int) - np.asarray(expected))
     assert difference.max() <= 1  # of another batch, and so rounded otherwise
 
 
 def test_what_is_there_is_not_drawn_again_and_what_is_missing_is(tmp_path, config):
     whole = drawn(config, tmp_path / "out")
-    lost = tmp_path / "out" / "prior" / name_of(2)
-    kept = tmp_path / "out" / "prior" / name_of(4)
+    lost = tmp_path / "out" / "prior" / file_name(2)
+    kept = tmp_path / "out" / "prior" / file_name(4)
     lost.unlink()
     before = kept.stat().st_mtime_ns
     assert drawn(config, tmp_path / "out") == whole
@@ -74,7 +86,7 @@ def test_what_is_there_is_not_drawn_again_and_what_is_missing_is(tmp_path, confi
 
 def test_nothing_is_loaded_where_all_are_there(tmp_path, config, monkeypatch):
     whole = drawn(config, tmp_path / "out")
-    monkeypatch.setattr(class_pictures, "draw", None)
+    monkeypatch.setattr(class_pictures, "draw_batch", None)
     monkeypatch.setattr("pipelines.text_to_image.TextToImagePipeline.from_pretrained", None)
     assert drawn(config, tmp_path / "out") == whole
 
@@ -85,14 +97,14 @@ def test_pictures_of_ones_own_count_and_only_the_rest_is_drawn(tmp_path, config)
     for number in range(3):
         Image.new("RGB", (40, 40), (number * 50, 0, 0)).save(folder / f"mine-{number}.png")
     shared = with_changes(config, folder=folder)
-    draw_missing(shared, tmp_path / "out", CPU, StopRequest())
+    draw_missing(pictures_of(shared, tmp_path / "out"), CPU, StopRequest())
     names = sorted(path.name for path in folder.glob("*.png"))
-    assert names == [name_of(0), name_of(1), "mine-0.png", "mine-1.png", "mine-2.png"]
+    assert names == [file_name(0), file_name(1), "mine-0.png", "mine-1.png", "mine-2.png"]
     assert not (tmp_path / "out").exists()
 
 
 def test_a_stopped_drawing_goes_on_where_it_was(tmp_path, config, monkeypatch, capsys):
-    stop, draw = StopRequest(), class_pictures.draw
+    stop, draw = StopRequest(), class_pictures.draw_batch
 
     def draw_and_stop(*arguments):
         stop.wanted = True
@@ -100,34 +112,37 @@ def test_a_stopped_drawing_goes_on_where_it_was(tmp_path, config, monkeypatch, c
 
     out, accelerator = tmp_path / "out", accelerator_for(config)
     with monkeypatch.context() as patch:
-        patch.setattr(class_pictures, "draw", draw_and_stop)
-        assert not draw_prior(config, out, accelerator, stop)
+        patch.setattr(class_pictures, "draw_batch", draw_and_stop)
+        assert not draw_class_pictures(pictures_of(config, out), accelerator, stop)
     assert len([*(out / "prior").glob("*.png")]) == 2
     assert "the same command goes on" in capsys.readouterr().err
-    assert draw_prior(config, out, accelerator, StopRequest())
+    assert draw_class_pictures(pictures_of(config, out), accelerator, StopRequest())
     assert len([*(out / "prior").glob("*.png")]) == 5
 
 
 def test_pictures_that_were_drawn_otherwise_are_refused_with_the_difference(tmp_path, config):
     drawn(config, tmp_path / "out")
     other = with_changes(config, prompt="a dog")
-    with pytest.raises(ArgumentError, match=r"drawn otherwise \(prompt: 'a cat' -> 'a dog'\)"):
-        draw_missing(other, tmp_path / "out", CPU, StopRequest())
+    with pytest.raises(
+        ArgumentError, match=r"drawn with other settings \(prompt: 'a cat' -> 'a dog'\)"
+    ):
+        draw_missing(pictures_of(other, tmp_path / "out"), CPU, StopRequest())
 
 
 def test_a_base_that_moved_may_keep_its_pictures_but_not_add_to_them(tmp_path, config):
     drawn(config, tmp_path / "out")
     notes = tmp_path / "out" / "prior" / NOTES
     notes.write_text(json.dumps(json.loads(notes.read_text()) | {"base": "elsewhere"}))
-    draw_missing(config, tmp_path / "out", CPU, StopRequest())
+    draw_missing(pictures_of(config, tmp_path / "out"), CPU, StopRequest())
+    more = pictures_of(with_changes(config, count=6), tmp_path / "out")
     with pytest.raises(ArgumentError, match="base: 'elsewhere' -> "):
-        draw_missing(with_changes(config, count=6), tmp_path / "out", CPU, StopRequest())
+        draw_missing(more, CPU, StopRequest())
 
 
 def test_they_are_learned_from_as_the_class_with_their_weight(tmp_path, config):
     own = open_data_set(config.data)
     drawn(config, tmp_path / "out")
-    data = with_class_pictures(config.data, config.prior, tmp_path / "out")
+    data = add_class_pictures(config.data, config.prior, tmp_path / "out")
     assert isinstance(data, PicturesConfig)
     both = open_data_set(data.model_copy(update={"prefix": "a photo of", "flip": True}))
     assert isinstance(both, Pictures)
@@ -151,7 +166,7 @@ def test_a_run_draws_them_first_and_goes_on_with_them(tmp_path, config, capsys):
 def test_a_run_does_not_go_on_with_other_class_pictures(tmp_path, config):
     out = tmp_path / "out"
     assert run(config, out)
-    Image.new("RGB", (32, 32), "red").save(out / "prior" / name_of(0))
+    Image.new("RGB", (32, 32), "red").save(out / "prior" / file_name(0))
     longer = config.train.model_copy(update={"steps": 3})
     with pytest.raises(DataError, match=r"class-00000.png: is missing since the run began"):
         run(config.model_copy(update={"train": longer}), out)

@@ -180,16 +180,16 @@ def test_a_picture_that_vanishes_on_the_way_is_named_once_and_the_run_finishes(
     def vanishing(self: Training, *arguments: object, **named: object) -> None:
         from train import loop
 
-        before = loop.data_of
+        before = loop.load_samples
 
         def then_vanish(*these: object) -> object:
             found = before(*these)
             (tmp_path / "things" / "03.png").unlink()
             return found
 
-        monkeypatch.setattr(loop, "data_of", then_vanish)
+        monkeypatch.setattr(loop, "load_samples", then_vanish)
         data(self, *arguments, **named)
-        monkeypatch.setattr(loop, "data_of", before)
+        monkeypatch.setattr(loop, "load_samples", before)
 
     monkeypatch.setattr(Training, "__init__", vanishing)
     with pytest.warns(UserWarning, match="03.png.*another picture takes its place") as warned:
@@ -204,8 +204,8 @@ def test_another_configuration_is_refused_before_anything_is_read(
 ) -> None:
     toml = write_tuning(tmp_path, base, "lora")
     run(load_run_config(toml, ["train.steps=1", "rate.decay=none"]), tmp_path / "out")
-    monkeypatch.setattr("train.loop.data_of", lambda *_: pytest.fail("pictures were read"))
-    with pytest.raises(ArgumentError, match=r"started otherwise: seed: \d+ -> 77"):
+    monkeypatch.setattr("train.loop.load_samples", lambda *_: pytest.fail("pictures were read"))
+    with pytest.raises(ArgumentError, match=r"started with another configuration: seed: \d+ -> 77"):
         run(
             load_run_config(toml, ["train.steps=1", "rate.decay=none", "seed=77"]), tmp_path / "out"
         )
@@ -226,7 +226,10 @@ def test_what_may_change_between_two_parts_of_a_run_and_what_may_not(
             tmp_path / "out",
         )
 
-    with pytest.raises(ArgumentError, match=r"started otherwise: target.parts.0.rank: 2 -> 4\. Go"):
+    with pytest.raises(
+        ArgumentError,
+        match=r"started with another configuration: target.parts.0.rank: 2 -> 4\. Continue",
+    ):
         go_on(text=lambda told: told.replace("rank = 2, modules", "rank = 4, modules"))
     with pytest.raises(ArgumentError, match=r"target.parts.2.words.1.word: <cup> -> <pot>"):
         go_on(text=lambda told: told.replace("<cup>", "<pot>"))

@@ -12,11 +12,11 @@ from t2i.errors import TrainingError
 from tests.train.runs import tiny_run
 from tests.train.states import assert_same_end, largest_difference, logged, newest
 from tests.train.tuning import tuning
-from train.batches.batch import Batch, batches
-from train.batches.micro_batches import cut
-from train.batches.order import Share
+from train.batches.batch import Batch, iterate_batches
+from train.batches.micro_batches import split_batch
+from train.batches.order import ProcessShare
 from train.data.registry import open_data_set
-from train.loop import order_of, run
+from train.loop import build_order, run
 from train.step import Stepper
 from train.targets.denoiser import DenoiserTarget
 from train.targets.denoising import DenoisingTarget
@@ -56,13 +56,20 @@ class Memory:
 def test_the_pieces_of_a_batch_are_its_rows_in_their_order(tmp_path: Path) -> None:
     config = tiny_run(tmp_path, "train.batch_size=6")
     samples = open_data_set(config.data)
-    batch = next(batches(samples, order_of(samples, config), Share(), range(1)))
-    pieces = cut(batch, 2)
+    batch = next(
+        iterate_batches(
+            samples,
+            build_order(samples, config.train.batch_size, config.seed),
+            ProcessShare(),
+            range(1),
+        )
+    )
+    pieces = split_batch(batch, 2)
     assert [piece.slots for piece in pieces] == [[0, 1], [2], [3, 4], [5]]
     assert [name for piece in pieces for name in piece.names] == batch.names
     assert torch.equal(torch.cat([piece.pixels_BCHW for piece in pieces]), batch.pixels_BCHW)
     assert [piece.step for piece in pieces] == [batch.step] * 4
-    assert cut(batch, 6) == [batch]
+    assert split_batch(batch, 6) == [batch]
 
 
 @pytest.mark.parametrize("error", [CUDA, CPU, MemoryError()], ids=["cuda", "cpu", "python"])

@@ -14,7 +14,7 @@ from tests.train.states import assert_same_end, largest_difference, logged, newe
 from tests.train.tuning import tuning
 from train import bad_step_report as bad_step
 from train.batches.batch import Batch
-from train.checkpoint import load
+from train.checkpoint import load_checkpoint
 from train.loop import run
 from train.publish import read_losses
 from train.targets.denoising import DenoisingTarget
@@ -78,7 +78,7 @@ def test_a_skipped_step_leaves_weights_optimizer_and_average_as_they_were(
     assert run(tiny_run(tmp_path, *every), tmp_path / "out")
 
     before, after, next_one = (
-        load(tmp_path / f"out/checkpoints/step-{step:08d}") for step in (2, 3, 4)
+        load_checkpoint(tmp_path / f"out/checkpoints/step-{step:08d}") for step in (2, 3, 4)
     )
     assert all(largest_difference(before, after, kind) == 0 for kind in before.tensors)
     assert before.facts["optimizer"] == after.facts["optimizer"]
@@ -136,5 +136,5 @@ def test_a_disk_that_is_full_does_not_hide_what_happened(
         raise OutputError("Cannot write it. The disk is full.")
 
     monkeypatch.setattr(bad_step, "write_atomically", refuse)
-    with pytest.raises(TrainingError, match=r"loss nan.*not be written down: .*disk is full"):
+    with pytest.raises(TrainingError, match=r"loss nan.*not be written: .*disk is full"):
         run(tiny_run(tmp_path), tmp_path / "out")

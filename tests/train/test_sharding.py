@@ -35,10 +35,10 @@ from tests.train.test_loop import (
     newest,
 )
 from train import checkpoint
-from train.checkpoint import State
+from train.checkpoint import CheckpointState
 from train.config.load_config import load_run_config
 from train.parallel import fsdp as sharding
-from train.setup.assembly import assemble
+from train.setup.assembly import assemble_target
 
 REPO = Path(__file__).resolve().parents[2]
 CONFIG = REPO / "configs" / "accelerate" / "fsdp2.yaml"
@@ -72,7 +72,7 @@ def on_two_processes(*runs: tuple[Path, Path, Path | str], config: Path = CONFIG
     return {folder: shares for folder, shares in said}
 
 
-def assert_close(one: State, other: State) -> None:
+def assert_close(one: CheckpointState, other: CheckpointState) -> None:
     assert one.step == other.step
     for kind in ("weights", "average", "optimizer"):
         assert largest_difference(one, other, kind) < 1e-5, kind
@@ -115,8 +115,8 @@ def test_split_weights_train_draw_export_and_resume_as_whole_ones(
     assert_equal_bit_for_bit(two, newest(tmp_path / "split again"))
     assert_close(one, newest(tmp_path / "whole, then split"))
     whole_again = tmp_path / "split, then whole"
-    checkpoint.save_state(
-        whole_again / "checkpoints", checkpoint.load(at_step(tmp_path / "two", 2)), 2
+    checkpoint.save_checkpoint(
+        whole_again / "checkpoints", checkpoint.load_checkpoint(at_step(tmp_path / "two", 2)), 2
     )
     assert_close(one, end_of(load_run_config(toml), whole_again))
 
@@ -233,9 +233,9 @@ def test_deepspeed_is_refused_and_fsdp2_named(
 
 
 def test_a_model_is_put_together_block_by_block(tmp_path: Path, base: Path) -> None:
-    target, _ = assemble(load_run_config(finetune_toml(tmp_path, base, "pivotal")))
+    target, _ = assemble_target(load_run_config(finetune_toml(tmp_path, base, "pivotal")))
     names = {module: name for name, module in target.named_modules()}
-    found = {names[block] for block in sharding.blocks(target)}
+    found = {names[block] for block in sharding.find_blocks(target)}
     assert {name for name in found if name.startswith("unet.")} == {
         *(f"unet.{way}_blocks.{number}" for way in ("down", "up") for number in range(2)),
         "unet.mid_block",
@@ -243,20 +243,20 @@ def test_a_model_is_put_together_block_by_block(tmp_path: Path, base: Path) -> N
     assert {name.rpartition(".")[0] for name in found if name.startswith("text")} == {
         "text_encoder.encoder.layers"
     }
-    inner_first = sharding.blocks(target, ["CrossAttnDownBlock2D", "BasicTransformerBlock"])
+    inner_first = sharding.find_blocks(target, ["CrossAttnDownBlock2D", "BasicTransformerBlock"])
     assert type(inner_first[-1]).__name__ == "CrossAttnDownBlock2D"
     with pytest.raises(ArgumentError, match="names T5Block, which the model has not got"):
-        sharding.blocks(target, ["T5Block"])
+        sharding.find_blocks(target, ["T5Block"])
 
 
 def test_tensors_that_are_not_split_are_left_alone() -> None:
     tensor, value = nn.Parameter(torch.zeros(3)), torch.arange(3.0)
-    assert sharding.whole(tensor) is tensor
-    assert sharding.held(tensor) is tensor
-    assert sharding.split_like(value, tensor) is value
-    kept: dict[str, Tensor] = sharding.gathered({"w": tensor}, main=False)
+    assert sharding.gather_tensor(tensor) is tensor
+    assert sharding.local_shard(tensor) is tensor
+    assert sharding.shard_like(value, tensor) is value
+    kept: dict[str, Tensor] = sharding.gather_tensors({"w": tensor}, main=False)
     assert kept["w"] is tensor
-    sharding.fill(tensor, value)
+    sharding.copy_from_whole(tensor, value)
     assert torch.equal(tensor, value)
 
 

@@ -16,7 +16,7 @@ from tests.train.runs import tiny_run
 from tests.train.states import logged
 from train.loop import run
 from train.reporting.sample_sheets import Drawn, SamplesConfig, draw_prompts, page
-from train.setup.assembly import assemble
+from train.setup.assembly import assemble_target
 from train.targets.finetune import FineTuneTarget
 
 PROMPTS = ("a <mug> left of a cat", "a cat", "a <pot> on a <mug>")
@@ -27,7 +27,7 @@ LOOKED_FOR = ("<mug>", "<pot>")
 def target(tmp_path_factory: pytest.TempPathFactory, base: Path) -> FineTuneTarget:
     """It learns "<mug>", two vectors, and "<pot>"."""
     folder = tmp_path_factory.mktemp("sheets")
-    found = assemble(finetune_run(folder, base, ("pivotal",)))[0]
+    found = assemble_target(finetune_run(folder, base, ("pivotal",)))[0]
     assert isinstance(found, FineTuneTarget)
     return found.eval()  # type: ignore[no-any-return]
 

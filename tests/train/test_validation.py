@@ -19,7 +19,7 @@ from train.loop import Training, run
 from train.objective.objective import Objective, ObjectiveConfig
 from train.targets.denoising import DenoisingTarget
 from train.targets.finetune import FineTuneTarget
-from train.validation import Measured
+from train.validation import ValidationLoss
 
 HELD_OUT = ("data.held_out=3", "validation.every=2", "validation.levels=5")
 
@@ -30,11 +30,11 @@ def training_of(config: RunConfig, out: Path) -> Iterator[Training]:
         yield Training(config, out, accelerator)
 
 
-def first_measured(config: RunConfig, out: Path) -> Measured:
+def first_measured(config: RunConfig, out: Path) -> ValidationLoss:
     """Of a run that has not begun."""
     with training_of(config, out) as training:
         assert training.validation is not None
-        with training.as_used() as target:
+        with training.ema_weights() as target:
             return training.validation.measure(target)
 
 
@@ -46,21 +46,21 @@ def lines(out: Path) -> list[tuple[int, float, list[float]]]:
     ]
 
 
-def difference(one: Measured, other: Measured) -> float:
+def difference(one: ValidationLoss, other: ValidationLoss) -> float:
     """The largest of any level, as a share."""
     pairs = zip(one.by_level, other.by_level, strict=True)
     return max(abs(a - b) / b for a, b in pairs)
 
 
 @pytest.fixture(scope="module")
-def base_loss(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Measured:
+def base_loss(tmp_path_factory: pytest.TempPathFactory, base: Path) -> ValidationLoss:
     """Of the base, before the first step of a LoRA."""
     folder = tmp_path_factory.mktemp("reference")
     return first_measured(finetune_run(folder, base, ("lora",), *HELD_OUT), folder / "out")
 
 
 def test_a_run_made_otherwise_measures_the_same_bit_for_bit(
-    tmp_path: Path, base: Path, base_loss: Measured
+    tmp_path: Path, base: Path, base_loss: ValidationLoss
 ) -> None:
     other = (
         "seed=9",
@@ -82,7 +82,7 @@ def test_a_run_made_otherwise_measures_the_same_bit_for_bit(
 
 
 def test_what_was_cached_is_measured_as_what_is_encoded_now(
-    tmp_path: Path, base: Path, base_loss: Measured
+    tmp_path: Path, base: Path, base_loss: ValidationLoss
 ) -> None:
     plain = ("cache.latents=false", "cache.texts=false")
     config = finetune_run(tmp_path, base, ("lora",), *HELD_OUT, *plain)
@@ -91,7 +91,7 @@ def test_what_was_cached_is_measured_as_what_is_encoded_now(
 
 @pytest.mark.parametrize("method", ["full", "dora", "pivotal"])
 def test_every_method_begins_at_the_loss_of_its_base(
-    tmp_path: Path, base: Path, base_loss: Measured, method: str
+    tmp_path: Path, base: Path, base_loss: ValidationLoss, method: str
 ) -> None:
     # The pictures say <mug>, which is a word of several tokens where it is not learned.
     words = ('data.caption="a cat"', *HELD_OUT)
@@ -104,7 +104,7 @@ def test_every_method_begins_at_the_loss_of_its_base(
 
 @pytest.mark.parametrize("other", [("validation.seed=1",), ("validation.most=2",)])
 def test_other_noise_or_pictures_are_another_measure(
-    tmp_path: Path, base: Path, base_loss: Measured, other: tuple[str, ...]
+    tmp_path: Path, base: Path, base_loss: ValidationLoss, other: tuple[str, ...]
 ) -> None:
     config = finetune_run(tmp_path, base, ("lora",), *HELD_OUT, *other)
     assert difference(first_measured(config, tmp_path / "out"), base_loss) > 1e-4
@@ -130,7 +130,7 @@ def test_denoisers_of_other_runs_are_measured_on_the_same_scenes(tmp_path: Path)
 
 
 def test_it_is_logged_before_the_first_step_and_after_the_last(
-    tmp_path: Path, base: Path, base_loss: Measured, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, base: Path, base_loss: ValidationLoss, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = finetune_run(tmp_path, base, ("lora",), *HELD_OUT, "train.steps=3")
     run(config, tmp_path / "out")
@@ -148,9 +148,9 @@ def test_the_weights_in_use_are_measured(tmp_path: Path, base: Path) -> None:
     _, loss, by_level = lines(tmp_path / "out")[-1]
     with training_of(config, tmp_path / "out") as training:  # resumed after the last step
         assert training.validation is not None
-        with training.as_used() as target:
-            assert training.validation.measure(target) == Measured(by_level)
-            assert training.validation.measure(target, alone=True) == Measured(by_level)
+        with training.ema_weights() as target:
+            assert training.validation.measure(target) == ValidationLoss(by_level)
+            assert training.validation.measure(target, alone=True) == ValidationLoss(by_level)
         assert abs(training.validation.measure(training.target).loss - loss) > 1e-6
 
 
@@ -206,7 +206,7 @@ def test_a_model_that_learns_the_pictures_has_a_smaller_loss_and_a_spoiled_one_a
 
     with training_of(config, tmp_path / "out") as training:
         assert training.validation is not None
-        with training.as_used() as target, torch.no_grad():
+        with training.ema_weights() as target, torch.no_grad():
             assert isinstance(target, DenoisingTarget)
             target.unet.conv_out.weight += 0.2 * torch.randn_like(target.unet.conv_out.weight)
             assert training.validation.measure(target).loss > last

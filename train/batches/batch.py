@@ -1,4 +1,7 @@
-"""From a data set to the batches of a run: every one a pure function of the step."""
+"""Batches of a run, read from a data set: each one a pure function of the step.
+
+B batch rows, C channels, H W size of pictures, h w of latents, K masks of a row.
+"""
 
 import signal
 from collections.abc import Iterator, Sequence
@@ -13,24 +16,25 @@ from torch.utils.data import DataLoader
 
 from t2i.run_folder import SIGNALS
 from t2i.scenes.sample import Framing, Sample, Samples
-from train.batches.order import Order, Place, Share
+from train.batches.order import BatchOrder, ProcessShare, ScheduledSample
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One accumulation part of the global batch of one step.
+    """One micro-batch: the rows that a process computes at once of the global batch of a step.
 
-    slots : place of each row in the global batch
+    slots : index of each row in the global batch
     pixels_BCHW : (B, 3, H, W) float32 in [-1, 1]; (B, 0, H, W) where there are moments
-    marks_B2HW : (B, 2, H, W) uint8, numbers of the kind and the colour of every pixel, or None
-    counted_B1HW : (B, 1, H, W) float32 in [0, 1], how much the loss counts there, or None
-    weights_B : (B,) float32, of each row's loss
-    losers_BCHW, loser_moments_BCHW : as `pixels_BCHW` and `moments_BCHW`, of the worse ones of
-        pairs, or None
-    masks_BKHW : (B, K, H, W) bool, where the things are that captions name, or None
-    spans : of each row the letters of its caption that name them, at most K
+    marks_B2HW : (B, 2, H, W) uint8, class numbers of kind and colour of every pixel, or None
+    loss_mask_B1HW : (B, 1, H, W) float32 in [0, 1], weight of the loss at each pixel, or None
+    weights_B : (B,) float32, weight of each row's loss
     moments_BCHW : (B, 2C, h, w) float32, mean and standard deviation of latents, or None;
-        (B, C, h, w) of an autoencoder that knows no deviation
+        (B, C, h, w) of an autoencoder without a posterior
+    losers_BCHW, loser_moments_BCHW : `pixels_BCHW` and `moments_BCHW` of the dispreferred
+        pictures of pairs, or None
+    masks_BKHW : (B, K, H, W) bool, masks of the objects that captions name, or None
+    spans : for each row, the character spans of its caption that name them, at most K
+    framings : original size and crop of each row's picture, where they are known
     """
 
     step: int
@@ -39,7 +43,7 @@ class Batch:
     captions: list[str]
     pixels_BCHW: Tensor
     marks_B2HW: Tensor | None = None
-    counted_B1HW: Tensor | None = None
+    loss_mask_B1HW: Tensor | None = None
     weights_B: Tensor | None = None
     moments_BCHW: Tensor | None = None
     losers_BCHW: Tensor | None = None
@@ -49,18 +53,19 @@ class Batch:
     framings: list[Framing | None] = field(default_factory=list)
 
     def to(self, device: torch.device) -> "Batch":
+        """Return the batch with its tensors on `device`."""
         tensors = {
             name: value.to(device, non_blocking=True)
-            for name in TENSORS
+            for name in TENSOR_FIELDS
             if (value := getattr(self, name)) is not None
         }
         return replace(self, **tensors)
 
 
-TENSORS = (
+TENSOR_FIELDS = (
     "pixels_BCHW",
     "marks_B2HW",
-    "counted_B1HW",
+    "loss_mask_B1HW",
     "weights_B",
     "moments_BCHW",
     "losers_BCHW",
@@ -69,37 +74,40 @@ TENSORS = (
 )
 
 
-def batches(
-    samples: Samples, order: Order, share: Share, steps: range, workers: int = 0
+def iterate_batches(
+    samples: Samples, order: BatchOrder, share: ProcessShare, steps: range, workers: int = 0
 ) -> Iterator[Batch]:
-    """The batches of `steps`, `share.parts` for each step, read ahead by `workers` processes."""
+    """Iterate over the micro-batches of `steps`, which `workers` processes read ahead."""
     loader = DataLoader(
-        _Places(samples),
-        batch_sampler=(part for step in steps for part in share.places(order, step)),
+        _ScheduledSamples(samples),
+        batch_sampler=(part for step in steps for part in share.micro_batches(order, step)),
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=collate_samples,
         multiprocessing_context="spawn" if workers else None,
-        worker_init_fn=_leave_signals_to_the_run,
+        worker_init_fn=_ignore_signals,
     )
     return iter(loader)
 
 
-def collate(rows: list[tuple[Place, Sample]]) -> Batch:
-    places = [place for place, _ in rows]
+def collate_samples(rows: list[tuple[ScheduledSample, Sample]]) -> Batch:
+    """Stack samples of one step into a batch."""
+    scheduled = [entry for entry, _ in rows]
     samples = [sample for _, sample in rows]
     losers_BHWC = _stacked([sample.loser for sample in samples])
-    counted_BHW = _counted(samples)
+    loss_mask_BHW = _loss_masks(samples)
     return Batch(
-        step=places[0].step,
-        slots=[place.slot for place in places],
+        step=scheduled[0].step,
+        slots=[entry.slot for entry in scheduled],
         names=[sample.name for sample in samples],
         captions=[sample.caption for sample in samples],
-        pixels_BCHW=as_floats(torch.from_numpy(np.stack([sample.pixels for sample in samples]))),
+        pixels_BCHW=pixels_to_floats(
+            torch.from_numpy(np.stack([sample.pixels for sample in samples]))
+        ),
         marks_B2HW=_stacked([sample.label_maps for sample in samples]),
-        counted_B1HW=None if counted_BHW is None else counted_BHW[:, None].float() / 255,
+        loss_mask_B1HW=None if loss_mask_BHW is None else loss_mask_BHW[:, None].float() / 255,
         weights_B=torch.tensor([sample.weight for sample in samples]),
         moments_BCHW=_stacked([sample.moments for sample in samples]),
-        losers_BCHW=None if losers_BHWC is None else as_floats(losers_BHWC),
+        losers_BCHW=None if losers_BHWC is None else pixels_to_floats(losers_BHWC),
         loser_moments_BCHW=_stacked([sample.loser_moments for sample in samples]),
         masks_BKHW=_masks(samples),
         spans=[sample.spans for sample in samples],
@@ -107,19 +115,19 @@ def collate(rows: list[tuple[Place, Sample]]) -> Batch:
     )
 
 
-def as_floats(pixels_BHWC: Tensor) -> Tensor:
-    """Bytes (B, H, W, 3) as a model reads them, (B, 3, H, W) in [-1, 1]."""
+def pixels_to_floats(pixels_BHWC: Tensor) -> Tensor:
+    """Convert bytes (B, H, W, 3) to what a model reads: (B, 3, H, W) float32 in [-1, 1]."""
     return pixels_BHWC.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def _stacked(arrays: Sequence[NDArray[Any] | None]) -> Tensor | None:
-    """The arrays one behind the other; None unless all rows have one."""
+    """Stack arrays into one tensor; None unless all rows have one."""
     there = [array for array in arrays if array is not None]
     return torch.from_numpy(np.stack(there)) if len(there) == len(arrays) else None
 
 
-def _counted(samples: Sequence[Sample]) -> Tensor | None:
-    """Loss masks (B, H, W) uint8, full where a sample has none; None where no sample has one."""
+def _loss_masks(samples: Sequence[Sample]) -> Tensor | None:
+    """Stack loss masks (B, H, W) uint8, full ones for samples without; None if all are."""
     shape = next((s.loss_mask.shape for s in samples if s.loss_mask is not None), None)
     if shape is None:
         return None
@@ -128,7 +136,7 @@ def _counted(samples: Sequence[Sample]) -> Tensor | None:
 
 
 def _masks(samples: Sequence[Sample]) -> Tensor | None:
-    """Masks of what the captions name, (B, K, H, W) bool; rows that name fewer have empty ones."""
+    """Stack object masks (B, K, H, W) bool; rows with fewer than K get empty ones."""
     most = max(len(sample.spans) for sample in samples)
     if not most:
         return None
@@ -138,15 +146,15 @@ def _masks(samples: Sequence[Sample]) -> Tensor | None:
     return torch.from_numpy(masks_BKHW)
 
 
-class _Places(torch.utils.data.Dataset[tuple[Place, Sample]]):
+class _ScheduledSamples(torch.utils.data.Dataset[tuple[ScheduledSample, Sample]]):
     def __init__(self, samples: Samples) -> None:
         self.samples = samples
 
-    def __getitem__(self, place: Place) -> tuple[Place, Sample]:
-        return place, self.samples.read(place.sample, place.visit)
+    def __getitem__(self, entry: ScheduledSample) -> tuple[ScheduledSample, Sample]:
+        return entry, self.samples.read(entry.sample, entry.visit)
 
 
-def _leave_signals_to_the_run(_worker: int) -> None:
-    # A terminal or a launcher signals every process at once; the run still wants its last batch.
+def _ignore_signals(_worker: int) -> None:
+    # A terminal or a launcher signals every process at once; the run still needs its last batch.
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""A batch in pieces that fit into memory."""
+"""Splitting a batch into pieces that fit into memory, and the errors of those that do not."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,21 +11,22 @@ from t2i.denoiser.memory_checks import is_out_of_memory
 from t2i.errors import TrainingError
 from train.batches.batch import Batch
 
-SAID_BY_EXCHANGES = ("Connection closed by peer", "Connection reset by peer", "NCCL")
-SAVE_MEMORY = (
+LOST_PEER_MESSAGES = ("Connection closed by peer", "Connection reset by peer", "NCCL")
+"""Parts of the messages with which gloo and NCCL report that another process ended."""
+SAVE_MEMORY_HINT = (
     "Save memory by target.gradient_checkpointing = true, train.precision = 'bf16', a smaller "
     "data.size, or optimizer.name = 'adamw8bit' or 'adafactor'."
 )
 
 
 def is_lost_peer(error: BaseException) -> bool:
-    """Whether the exchange with the other processes broke off."""
-    return isinstance(error, RuntimeError) and any(s in str(error) for s in SAID_BY_EXCHANGES)
+    """Return True for an error that reports the end of another process."""
+    return isinstance(error, RuntimeError) and any(s in str(error) for s in LOST_PEER_MESSAGES)
 
 
 @contextmanager
-def memory_for(what: str, remedy: str) -> Iterator[None]:
-    """Raise TrainingError, with the remedy, where there is too little memory within the block."""
+def explain_out_of_memory(what: str, remedy: str) -> Iterator[None]:
+    """Turn running out of memory within the block into a TrainingError with the remedy."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -34,16 +35,20 @@ def memory_for(what: str, remedy: str) -> Iterator[None]:
         raise TrainingError(f"Out of memory {what}: {remedy}.") from error
 
 
-def cut(batch: Batch, rows: int | None) -> list[Batch]:
-    """The batch halved as often as it takes until no piece has more than `rows` rows."""
+def split_batch(batch: Batch, rows: int | None) -> list[Batch]:
+    """Halve the batch until no piece has more than `rows` rows; None leaves it whole."""
     count = len(batch.slots)
     if rows is None or count <= rows:
         return [batch]
     middle = (count + 1) // 2
-    return [*cut(rows_of(batch, 0, middle), rows), *cut(rows_of(batch, middle, count), rows)]
+    return [
+        *split_batch(select_rows(batch, 0, middle), rows),
+        *split_batch(select_rows(batch, middle, count), rows),
+    ]
 
 
-def rows_of(batch: Batch, start: int, stop: int) -> Batch:
+def select_rows(batch: Batch, start: int, stop: int) -> Batch:
+    """Return the rows from `start` up to `stop` as a batch."""
     values: dict[str, Any] = {field.name: getattr(batch, field.name) for field in fields(batch)}
     by_row: dict[str, Any] = {
         name: value[start:stop]

@@ -1,4 +1,4 @@
-"""Which samples stand at which step of the run, and which of them a process reads."""
+"""The order of samples in a run: the global batch of each step, and each process's share of it."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,13 +8,13 @@ import torch
 from t2i.randomness import derive_generator
 
 
-class Order:
-    """The global batch of every step: a function of the seed and the step alone.
+class BatchOrder:
+    """The samples in the global batch of every step: a function of the seed and the step alone.
 
-    Each group is gone through in a fresh permutation every time, and its batches follow one another
-    without a gap: none of its samples is dropped, and one stands twice in a batch only where the
-    group is smaller. In every round of `round` steps a group of n samples has its turn
-    ceil(n / batch_size) times, in an order of the round's own.
+    A batch has samples of one group, such as pictures of one shape. Each pass through a group is a
+    fresh permutation, and passes follow one another without a gap: no sample is dropped, and one is
+    twice in a batch only where the group is smaller. In every round of `round` steps a group of n
+    samples gets ceil(n / batch_size) batches, in an order of the round's own.
     """
 
     def __init__(self, groups: Sequence[Sequence[int]], batch_size: int, seed: int) -> None:
@@ -26,17 +26,17 @@ class Order:
 
     @property
     def round(self) -> int:
-        """Steps in which every group has had its turns."""
+        """Steps after which every group has had its batches."""
         return sum(self._turns)
 
     def batch(self, step: int) -> list[int]:
-        """The samples of the global batch of `step`, slot by slot."""
+        """Return the samples of the global batch of `step`, slot by slot."""
         group, turn = self._turn(step)
-        places = range(turn * self.batch_size, (turn + 1) * self.batch_size)
-        return [self._sample(group, place) for place in places]
+        positions = range(turn * self.batch_size, (turn + 1) * self.batch_size)
+        return [self._sample(group, position) for position in positions]
 
     def _turn(self, step: int) -> tuple[int, int]:
-        """Whose turn it is, and how many that group has had before."""
+        """Return the group of a step, and how many batches that group had before."""
         number, position = divmod(step, self.round)
         if number != self._round:
             turns = torch.arange(len(self.groups)).repeat_interleave(torch.tensor(self._turns))
@@ -47,39 +47,39 @@ class Order:
         before = int((self._schedule[:position] == group).sum())
         return group, number * self._turns[group] + before
 
-    def _sample(self, group: int, place: int) -> int:
+    def _sample(self, group: int, position: int) -> int:
         members = self.groups[group]
-        again, position = divmod(place, len(members))
+        again, position = divmod(position, len(members))
         if self._passes.get(group, (-1,))[0] != again:
             drawn = derive_generator(self.seed, again, "order", group)
             self._passes[group] = again, torch.randperm(len(members), generator=drawn)
         return members[int(self._passes[group][1][position])]
 
 
-class Place(NamedTuple):
-    """Where a sample stands in the run."""
+class ScheduledSample(NamedTuple):
+    """A sample at one slot of the global batch of one step."""
 
     step: int
     slot: int
     sample: int
     visit: int
-    """Its place among all of the run."""
+    """Index of the slot among all slots of the run."""
 
 
-class Share(NamedTuple):
-    """Which part of each global batch a process reads, and in how many parts."""
+class ProcessShare(NamedTuple):
+    """The share of a process in each global batch: `parts` micro-batches of rank `rank`."""
 
     rank: int = 0
     ranks: int = 1
     parts: int = 1
 
-    def places(self, order: Order, step: int) -> list[list[Place]]:
-        """The places of this process at `step`, one list for each accumulation part."""
+    def micro_batches(self, order: BatchOrder, step: int) -> list[list[ScheduledSample]]:
+        """Return the samples of this process at `step`, one list for each micro-batch."""
         samples = order.batch(step)
         return [
             [
-                Place(step, slot, samples[slot], step * len(samples) + slot)
-                for slot in slots_of(
+                ScheduledSample(step, slot, samples[slot], step * len(samples) + slot)
+                for slot in micro_batch_slots(
                     self.rank,
                     part,
                     batch_size=len(samples),
@@ -91,10 +91,10 @@ class Share(NamedTuple):
         ]
 
 
-def slots_of(rank: int, part: int, *, batch_size: int, ranks: int, parts: int) -> range:
-    """The slots of the global batch that `rank` fills in its accumulation part `part`.
+def micro_batch_slots(rank: int, part: int, *, batch_size: int, ranks: int, parts: int) -> range:
+    """Return the slots of the global batch that `rank` computes in its micro-batch `part`.
 
-    Together all ranks and parts fill each of the `batch_size` slots once.
+    Together all ranks and parts have each of the `batch_size` slots once.
     """
     size = batch_size // (ranks * parts)
     start = (part * ranks + rank) * size

@@ -1,4 +1,4 @@
-"""Captions as a model's text encoders read them, learned words spelled out."""
+"""Encoding captions with a model's text encoders, learned words spelled out."""
 
 from collections.abc import Sequence
 
@@ -10,8 +10,8 @@ from t2i.text.encoders.selection import TextEncoder, TwoClip, text_encoder
 from t2i.text.learned_words import expand_learned_words
 
 
-def encoder_of(components: Components) -> TextEncoder:
-    """What reads the captions: one model, or SDXL's two."""
+def build_text_encoder(components: Components) -> TextEncoder:
+    """Return the text encoder of a model; SDXL's two as one."""
     first = text_encoder(components.tokenizer, components.text_encoder)
     if components.text_encoder_2 is None:
         return first
@@ -19,27 +19,31 @@ def encoder_of(components: Components) -> TextEncoder:
     return TwoClip(first, text_encoder(components.tokenizer_2, components.text_encoder_2))
 
 
-def read(components: Components, encoder: TextEncoder, captions: Sequence[str]) -> EncodedText:
-    """The embeddings of captions, learned words of several vectors spelled out."""
-    lines = [spelled(caption, components.tokenizer) for caption in captions]
+def encode_captions(
+    components: Components, encoder: TextEncoder, captions: Sequence[str]
+) -> EncodedText:
+    """Encode captions, in which learned words of several vectors are spelled out."""
+    lines = [spell_learned_words(caption, components.tokenizer) for caption in captions]
     if not isinstance(encoder, TwoClip):
         return encoder.encode(lines, chunks=1)
     return encoder.encode(
-        lines, [spelled(caption, components.tokenizer_2) for caption in captions], chunks=1
+        lines,
+        [spell_learned_words(caption, components.tokenizer_2) for caption in captions],
+        chunks=1,
     )
 
 
-def windows(components: Components, encoder: TextEncoder, captions: Sequence[str]) -> int:
-    """How many the longest of the captions needs."""
-    lines = [spelled(caption, components.tokenizer) for caption in captions]
+def count_windows(components: Components, encoder: TextEncoder, captions: Sequence[str]) -> int:
+    """Count the windows of the text encoder that the longest of the captions needs."""
+    lines = [spell_learned_words(caption, components.tokenizer) for caption in captions]
     if not isinstance(encoder, TwoClip):
         return encoder.count_chunks(lines)
-    second = [spelled(caption, components.tokenizer_2) for caption in captions]
+    second = [spell_learned_words(caption, components.tokenizer_2) for caption in captions]
     return encoder.count_chunks(lines, second)
 
 
-def spelled(caption: str, tokenizer: PreTrainedTokenizerBase | None) -> str:
-    """The caption with each learned word of several vectors spelled out, as the pipelines do."""
+def spell_learned_words(caption: str, tokenizer: PreTrainedTokenizerBase | None) -> str:
+    """Spell out each learned word of several vectors in a caption, as the pipelines do."""
     if tokenizer is None or not tokenizer.get_added_vocab():
         return caption
     return expand_learned_words(caption, tokenizer)

@@ -1,4 +1,4 @@
-"""What is encoded once, before a run, instead of at each visit."""
+"""Configuration of the cache: latents and captions encoded once, before a run."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class CacheConfig(BaseModel):
-    """Fine-tunes on pictures; where something forbids it, the run says so and encodes as it goes.
+    """The cache of a fine-tune on pictures; a run says so where it cannot cache something.
 
     What is cached is always made in float32. A run cannot be resumed with another choice of
     `latents` and `texts`, which may round differently; the other keys may change.

@@ -1,4 +1,4 @@
-"""The parts of a base model that turn pictures and captions into what a denoiser reads."""
+"""The autoencoder and text encoders of a base model, for filling the cache."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -13,90 +13,102 @@ from pipelines.text_to_image import TextToImagePipeline
 from t2i.denoiser.build import Components
 from t2i.denoiser.families.sd import pixels_per_latent
 from t2i.errors import ModelError
-from train.cache.caption_encoding import encoder_of
-from train.cache.text_cache import Texts
-from train.cache.weightless import fill, hollow, is_hollow, weights_digest, words_digest
+from train.cache.caption_encoding import build_text_encoder
+from train.cache.text_cache import CachedTexts
+from train.cache.weightless import (
+    copy_weights,
+    drop_weights,
+    is_without_weights,
+    tokenizer_digest,
+    weights_digest,
+)
 from train.data.buckets import Shape
 
-OF = {"latents": ("vae",), "texts": ("text_encoder", "text_encoder_2")}
-"""What makes what is cached."""
-WORDS = ("tokenizer", "tokenizer_2")
-NUMBER = 4
-"""Bytes of one in float32."""
-VERSION = "1"
-"""Of how the cached things are made; another one makes them anew."""
+MODELS_BY_KIND = {"latents": ("vae",), "texts": ("text_encoder", "text_encoder_2")}
+"""Kind of cached data -> the models that make it."""
+TOKENIZERS = ("tokenizer", "tokenizer_2")
+BYTES_PER_FLOAT = 4
+"""Bytes of a number in float32."""
+CACHE_VERSION = "1"
+"""Version of how cached data is made; after a change it is made anew."""
 
 
-class Encoders:
-    """Loaded without the denoiser. What is no longer needed lets its weights go, and gets them
-    back from the base, checked to be the same, where something is drawn or exported.
+class CacheEncoders:
+    """Autoencoder and text encoders of a base model, loaded without its denoiser.
+
+    `release` frees the weights of models whose output is cached; `reload` reads them from the base
+    again, checked to be the same, for drawing and exporting.
+
+    given : components of the pipeline by name; released models are there without their weights
+    facts : kind of cached data, "latents" or "texts" -> digest of what made it
     """
 
     def __init__(self, base: str, stored: torch.dtype = torch.float32) -> None:
-        """stored : what weights are held in once they are taken up again"""
+        """stored : type of the weights after `reload`"""
         self.base, self.stored = base, stored
-        self.given = parts_of(base, {})
-        """Of the pipeline, by their names; what was let go is there without its weights."""
+        self.given = _load_without_unet(base, {})
         self.facts: dict[str, str] = {}
-        """What is cached, "latents" or "texts" -> digest of what made it."""
-        self.texts: Texts | None = None
+        self.texts: CachedTexts | None = None
         self._digests: dict[str, str] = {}
-        self._away: set[str] = set()
+        self._released: set[str] = set()
 
     @property
     def models(self) -> dict[str, nn.Module]:
+        """The loaded models by their names in the pipeline."""
         return {name: part for name, part in self.given.items() if isinstance(part, nn.Module)}
 
     def components(self) -> Components:
-        """All that reads captions; of the denoiser nothing is loaded yet."""
+        """Return the parts as components, the denoiser being None."""
         parts: Any = {field.name: self.given.get(field.name) for field in fields(Components)}
         return Components(**parts)
 
     @property
-    def bytes_of_a_text(self) -> int:
-        """Embeddings of one window."""
-        encoders = [self.given[name] for name in OF["texts"] if name in self.given]
+    def bytes_per_text(self) -> int:
+        """Bytes of the embeddings of one window."""
+        encoders = [self.given[name] for name in MODELS_BY_KIND["texts"] if name in self.given]
         width = sum(int(encoder.config.hidden_size) for encoder in encoders)
-        return encoder_of(self.components()).window * width * NUMBER
+        return build_text_encoder(self.components()).window * width * BYTES_PER_FLOAT
 
-    def bytes_of_latents(self, shape: Shape) -> int:
-        """Moments of a picture of that height and width."""
+    def bytes_per_latents(self, shape: Shape) -> int:
+        """Return the bytes of the latents of a picture of this height and width."""
         vae = self.given["vae"]
         numbers = int(vae.config["latent_channels"]) * (1 + isinstance(vae, AutoencoderKL))
-        return numbers * NUMBER * shape.height * shape.width // pixels_per_latent(vae) ** 2
+        return numbers * BYTES_PER_FLOAT * shape.height * shape.width // pixels_per_latent(vae) ** 2
 
     def digest(self, kind: str) -> str:
-        """Of all that makes the "latents" or the "texts"."""
-        parts = [self._digest(name) for name in OF[kind] if name in self.models]
+        """Return the SHA-256 of the models and tokenizers that make "latents" or "texts"."""
+        parts = [self._digest(name) for name in MODELS_BY_KIND[kind] if name in self.models]
         if kind == "texts":
-            parts += [words_digest(self.given[name]) for name in WORDS if name in self.given]
-        return hashlib.sha256(" ".join([VERSION, *parts]).encode()).hexdigest()
+            parts += [
+                tokenizer_digest(self.given[name]) for name in TOKENIZERS if name in self.given
+            ]
+        return hashlib.sha256(" ".join([CACHE_VERSION, *parts]).encode()).hexdigest()
 
-    def let_go(self, kinds: Iterable[str] = ()) -> None:
-        """Free the weights of what makes the "latents" or the "texts", and those freed before."""
+    def release(self, kinds: Iterable[str] = ()) -> None:
+        """Free the weights of the models of these kinds, and of those that were released before."""
         for kind in kinds:
-            self._away |= {name for name in OF[kind] if name in self.models}
-        for name in self._away:
+            self._released |= {name for name in MODELS_BY_KIND[kind] if name in self.models}
+        for name in self._released:
             self._digest(name)
-            hollow(self.models[name])
+            drop_weights(self.models[name])
 
-    def take_up(self, device: torch.device) -> None:
-        """Give those that were let go their weights back, for drawing.
+    def reload(self, device: torch.device) -> None:
+        """Load the weights of released models again, for drawing.
 
-        Raises ModelError where the base has become another one.
+        Raises ModelError where the base has changed since.
         """
-        away = {name: model for name, model in self.models.items() if is_hollow(model)}
-        if not away:
+        released = {name: model for name, model in self.models.items() if is_without_weights(model)}
+        if not released:
             return
-        here = {name: part for name, part in self.given.items() if name not in away}
-        found = parts_of(self.base, here)
-        for name, model in away.items():
+        here = {name: part for name, part in self.given.items() if name not in released}
+        found = _load_without_unet(self.base, here)
+        for name, model in released.items():
             if weights_digest(found[name]) != self._digests[name]:
                 raise ModelError(
-                    f"The {name} of {self.base} is another one than when the run began: put the "
-                    "old one back; the same command goes on from the newest checkpoint."
+                    f"The {name} of {self.base} has changed since the run began: restore the old "
+                    "one; the same command goes on from the newest checkpoint."
                 )
-            fill(model, found[name])
+            copy_weights(model, found[name])
             model.to(device).requires_grad_(False).eval()
             config: Any = model.config
             if not (name == "vae" and config.get("force_upcast", False)):
@@ -109,7 +121,7 @@ class Encoders:
         return self._digests[name]
 
 
-def parts_of(base: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything but the denoiser, in float32 on the CPU."""
+def _load_without_unet(base: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Load all components but the denoiser, in float32 on the CPU."""
     pipe = TextToImagePipeline.from_pretrained(base, **{**given, "unet": None})
     return {name: part for name, part in pipe.components.items() if part is not None}

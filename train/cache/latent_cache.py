@@ -1,4 +1,4 @@
-"""Pictures of which the latents are known: their samples hold them instead of pixels."""
+"""A data set of pictures whose samples have cached latents instead of pixels."""
 
 from collections.abc import Mapping
 
@@ -7,52 +7,58 @@ from numpy.typing import NDArray
 
 from t2i.errors import DataError
 from t2i.scenes.sample import Sample
-from train.cache.shards import Shards
+from train.cache.shards import ShardFolder
 from train.data.decode import BrokenPicture
 from train.data.pictures import Pictures, Variant
 
-MOMENTS, MASK, LOSER_MOMENTS = "moments", "mask", "loser_moments"
+MOMENTS, LOSS_MASK, LOSER_MOMENTS = "moments", "mask", "loser_moments"
 
 
-class Cached(Pictures):
-    """The same pictures at the same visits, with the same captions; none is decoded again.
+class CachedPictures(Pictures):
+    """Pictures in the order and with the captions of `pictures`, read from the cache.
 
-    What belongs to a picture is looked up by its own content, crop and flip, never by its number.
+    Cached arrays are looked up by the picture's content, crop and flip, never by its number.
     """
 
     def __init__(
         self,
         pictures: Pictures,
-        shards: Shards,
+        shards: ShardFolder,
         lost: Mapping[int, BrokenPicture] | None = None,
     ) -> None:
         """lost : pictures that could not be encoded; others stand in for them.
 
-        Raises DataError where these are too many.
+        Raises DataError where too many are lost.
         """
         super().__init__(pictures.config, found=pictures.found, part=pictures.part)
         self.shards = shards
-        self.apart: Cached | None = None
-        """The held-out ones, once it is known which of them are lost."""
-        self._lost = pictures._lost  # so that each is named once
+        self.held_out_cache: CachedPictures | None = None
+        """The held-out pictures, once it is known which of them are lost."""
+        self._lost = pictures._lost  # shared, so that each is named once
         for index, error in (lost or {}).items():
             self._note_lost(index, error)
 
-    def held_out(self) -> "Cached":
-        return self.apart if self.apart is not None else Cached(super().held_out(), self.shards)
+    def held_out(self) -> "CachedPictures":
+        """Return the held-out pictures, cached too."""
+        return (
+            self.held_out_cache
+            if self.held_out_cache is not None
+            else CachedPictures(super().held_out(), self.shards)
+        )
 
-    def shown(self, index: int) -> int:
-        """The picture that stands at the place of `index`: itself, unless it was lost."""
+    def stand_in(self, index: int) -> int:
+        """Return `index`, or the index of the picture that replaces it where it was lost."""
         return next((one for one in self._candidates(index) if one not in self._lost), index)
 
     def picture(self, variant: Variant) -> Sample:
+        """Read one variant of a picture. Raises BrokenPicture or DataError where it is missing."""
         index, key = variant.index, self.key(variant)
         if index in self._lost:
             raise self._lost[index]
         if key not in self.shards:
             raise DataError(
-                f"{self.name(index)} is not among what was encoded before the run: start the run "
-                "again, which completes the cache."
+                f"{self.name(index)} is not in the cache: start the run again, "
+                "which completes the cache."
             )
         bucket, kept = self.bucket(index), self.shards.read(key)
         return Sample(
@@ -68,6 +74,7 @@ class Cached(Pictures):
         )
 
     def loss_mask(self, variant: Variant) -> NDArray[np.uint8] | None:
+        """Return the loss mask (H, W) of a variant, or None."""
         if self.surveyed[variant.index].entry.mask is not None:
             return super().loss_mask(variant)
-        return self.shards.read(self.key(variant)).get(MASK)
+        return self.shards.read(self.key(variant)).get(LOSS_MASK)

@@ -1,42 +1,48 @@
-"""What a run will read: which crops of which pictures, and which captions."""
+"""The variants of pictures and the captions that a run will read, so that they can be cached."""
 
 from collections.abc import Iterator
 
-from train.batches.order import Order, Share
-from train.cache.latent_cache import Cached
+from train.batches.order import BatchOrder, ProcessShare
+from train.cache.latent_cache import CachedPictures
 from train.data.pictures import Variant
 
-OFTEN = 4
-"""Visits to each way of showing a picture, on average, from which on all of them are taken to be
-needed; before that the run is gone through."""
+VISITS_TO_NEED_ALL = 4
+"""Mean visits per variant from which on all variants are taken to be needed; for fewer the whole
+run is simulated."""
 
 
-def visits(pictures: Cached, order: Order, steps: int) -> Iterator[tuple[int, int]]:
-    """The picture at each place of a run, and the number of the place."""
+def iterate_visits(
+    pictures: CachedPictures, order: BatchOrder, steps: int
+) -> Iterator[tuple[int, int]]:
+    """Iterate over the pictures of a run in order: index of the picture, number of the visit."""
     for step in range(steps):
-        for place in Share().places(order, step)[0]:
-            yield pictures.shown(place.sample), place.visit
+        for entry in ProcessShare().micro_batches(order, step)[0]:
+            yield pictures.stand_in(entry.sample), entry.visit
 
 
-def variants_needed(pictures: Cached, order: Order | None, steps: int) -> list[Variant]:
-    """Of the pictures that are not lost; without an order all."""
-    shown = {pictures.shown(index) for index in range(len(pictures))}
-    every = [variant for index in sorted(shown) for variant in pictures.variants(index)]
-    if order is None or steps * order.batch_size >= OFTEN * len(every):
+def list_needed_variants(
+    pictures: CachedPictures, order: BatchOrder | None, steps: int
+) -> list[Variant]:
+    """List the variants of pictures that a run reads; without an order all of them."""
+    indices = {pictures.stand_in(index) for index in range(len(pictures))}
+    every = [variant for index in sorted(indices) for variant in pictures.variants(index)]
+    if order is None or steps * order.batch_size >= VISITS_TO_NEED_ALL * len(every):
         return every
     needed: set[Variant] = set()
-    for index, visit in visits(pictures, order, steps):
+    for index, visit in iterate_visits(pictures, order, steps):
         needed.add(pictures.variant(index, visit))
         if len(needed) == len(every):
             break
     return sorted(needed)
 
 
-def captions_needed(every: set[str], pictures: Cached | None, order: Order, steps: int) -> set[str]:
-    """The empty one among them, which stands for those that are dropped.
+def list_needed_captions(
+    every: set[str], pictures: CachedPictures | None, order: BatchOrder, steps: int
+) -> set[str]:
+    """List the captions that a run reads, and the empty one for captions that are dropped out.
 
-    pictures : None where another than was planned may come to be shown; then all are needed
+    pictures : None where stand-ins are not known in advance; then every caption is needed
     """
-    if pictures is None or steps * order.batch_size >= OFTEN * len(every):
+    if pictures is None or steps * order.batch_size >= VISITS_TO_NEED_ALL * len(every):
         return every | {""}
-    return {pictures.caption(*visit) for visit in visits(pictures, order, steps)} | {""}
+    return {pictures.caption(*visit) for visit in iterate_visits(pictures, order, steps)} | {""}

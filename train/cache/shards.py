@@ -1,7 +1,7 @@
-"""Arrays by keys, in safetensors files that are whole or not there.
+"""Arrays by keys, in safetensors files that are written completely or not at all.
 
-A file is named by the digest of its bytes and says in its header which keys it holds. Several runs
-may add to one folder: none changes what another wrote.
+A file is named by the digest of its bytes and lists its keys in its header. Several runs may add
+files to one folder; none changes the file of another.
 """
 
 import hashlib
@@ -23,28 +23,28 @@ from t2i.safe_reading import open_regular, parse_json
 from t2i.safe_reading.tensors import open_tensors
 
 Arrays = Mapping[str, NDArray[Any]]
-DIGITS = 32
-"""Of a digest in a name."""
-OPEN = 32
-"""Files held open at a time."""
-ABANDONED = 3600
-"""Seconds after which an unfinished file is taken for what a kill left behind."""
+DIGEST_LENGTH = 32
+"""Digits of the digest in a file name."""
+MAX_OPEN_FILES = 32
+"""Files that are kept open at a time."""
+ABANDONED_AFTER = 3600
+"""Age in seconds from which on an unfinished file is removed: a killed run left it."""
 
 
-class Entry(NamedTuple):
-    """Where the arrays of a key are: in a file under their names, behind a number."""
+class ShardEntry(NamedTuple):
+    """The arrays of a key: tensors named "<number>.<name>" in a file."""
 
     file: str
     number: int
     names: tuple[str, ...]
 
 
-class Shards:
-    """A folder of such files. It can be sent to other processes, which open the files anew."""
+class ShardFolder:
+    """A folder of such files; it can be pickled, and other processes open the files anew."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, ShardEntry] = {}
         self._open: OrderedDict[str, Any] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -54,30 +54,29 @@ class Shards:
         return key in self._entries
 
     def files(self) -> list[str]:
+        """List the names of the files in the folder."""
         return sorted(path.name for path in self.folder.glob("[0-9a-f]*.safetensors"))
 
     def damaged(self, files: Collection[str]) -> list[str]:
-        """Those that are not what was written."""
-        return [name for name in files if not is_whole(self.folder / name)]
+        """Return those of the files whose content does not match their name."""
+        return [name for name in files if not matches_digest(self.folder / name)]
 
     def discard(self, files: Collection[str]) -> None:
-        """Take files away, and what a kill left unfinished.
-
-        Raises OutputError where the disk refuses.
-        """
-        old = time.time() - ABANDONED
+        """Remove files, and old unfinished ones. Raises OutputError where the disk refuses."""
+        oldest = time.time() - ABANDONED_AFTER
         for path in [self.folder / name for name in files] + [*self.folder.glob(".*.part")]:
             try:
-                if path.name in files or path.stat().st_mtime < old:
+                if path.name in files or path.stat().st_mtime < oldest:
                     path.unlink()
             except FileNotFoundError:  # another run was quicker
                 continue
             except OSError as error:
                 raise write_error(path, error) from error
 
-    def look(self, files: Collection[str] | None = None) -> None:
-        """Take notice of what is there, or of some files. Of a key that stands twice the last file
-        counts.
+    def index_files(self, files: Collection[str] | None = None) -> None:
+        """Index the keys of all files, or of some; of a key that is there twice the last counts.
+
+        Raises DataError for a file that cannot be read.
         """
         self._entries = {}
         for name in self.files() if files is None else files:
@@ -85,34 +84,34 @@ class Shards:
                 with open_tensors(self.folder / name, "numpy") as file:
                     keys, names = parse_json(file.metadata()["keys"]), sorted(file.keys())
             except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
-                raise unreadable(self.folder / name) from error
+                raise unreadable_error(self.folder / name) from error
             held: dict[int, list[str]] = {}
             for full in names:
                 number, _, own = full.partition(".")
                 held.setdefault(int(number), []).append(own)
             for number, key in enumerate(keys):
-                self._entries[key] = Entry(name, number, tuple(held[number]))
+                self._entries[key] = ShardEntry(name, number, tuple(held[number]))
 
     def read(self, key: str) -> dict[str, NDArray[Any]]:
-        """The arrays of a key that is there."""
+        """Return the arrays of an indexed key. Raises DataError where its file cannot be read."""
         entry = self._entries[key]
         try:
             file = self._file(entry.file)
             return {name: file.get_tensor(f"{entry.number}.{name}") for name in entry.names}
         except (OSError, SafetensorError) as error:
-            raise unreadable(self.folder / entry.file) from error
+            raise unreadable_error(self.folder / entry.file) from error
 
     def _file(self, name: str) -> Any:
         if name not in self._open:
             self._open[name] = open_tensors(self.folder / name, "numpy")
-            if len(self._open) > OPEN:
+            if len(self._open) > MAX_OPEN_FILES:
                 self._open.popitem(last=False)
         self._open.move_to_end(name)
         return self._open[name]
 
 
-class Writer:
-    """Gathers entries and writes a file whenever there is enough for one."""
+class ShardWriter:
+    """Collects entries and writes a file whenever they reach `most_bytes`."""
 
     def __init__(self, folder: Path, most_bytes: int) -> None:
         self.folder, self.most_bytes = folder, most_bytes
@@ -121,7 +120,7 @@ class Writer:
         self._bytes = 0
 
     def add(self, key: str, arrays: Arrays) -> None:
-        """Raises OutputError where the disk refuses."""
+        """Add the arrays of a key. Raises OutputError where the disk refuses."""
         number = len(self._keys)
         self._keys.append(key)
         for name, array in arrays.items():
@@ -131,23 +130,26 @@ class Writer:
             self.flush()
 
     def flush(self) -> None:
+        """Write the entries that are left. Raises OutputError where the disk refuses."""
         if not self._keys:
             return
         data = save(self._arrays, {"keys": json.dumps(self._keys)})
-        path = self.folder / f"{hashlib.sha256(data).hexdigest()[:DIGITS]}.safetensors"
+        path = self.folder / f"{hashlib.sha256(data).hexdigest()[:DIGEST_LENGTH]}.safetensors"
         write_atomically(path, lambda part: part.write_bytes(data))
         self._keys, self._arrays, self._bytes = [], {}, 0
 
 
-def is_whole(path: Path) -> bool:
+def matches_digest(path: Path) -> bool:
+    """Return True for a file whose content has the digest in its name."""
     try:
         with open_regular(path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:DIGITS] == path.stem
+            return hashlib.file_digest(file, "sha256").hexdigest()[:DIGEST_LENGTH] == path.stem
     except OSError:
         return False
 
 
-def unreadable(path: Path) -> DataError:
+def unreadable_error(path: Path) -> DataError:
+    """Return the error of a file that could be read before."""
     return DataError(
         f"The file {path} of the cache cannot be read any more: start the run again, which makes "
         "it anew."

@@ -1,4 +1,4 @@
-"""Captions as they were encoded once.
+"""Embeddings of captions, read from the cache.
 
 T tokens of a row, D width of an embedding, S tokens of a window.
 """
@@ -12,17 +12,17 @@ from torch import Tensor
 
 from t2i.errors import DataError
 from t2i.text.encoder_interface import EncodedText
-from train.cache.shards import Arrays, Shards
+from train.cache.shards import Arrays, ShardFolder
 
 TEXT, MASK, POOLED = "text", "mask", "pooled"
 
 
-def arrays_of(told: EncodedText, row: int) -> Arrays:
-    """What is kept of a caption: text (T, D), and mask (T,) and pooled (D,) where there are some.
+def to_arrays(encoded: EncodedText, row: int) -> Arrays:
+    """Return the arrays to cache of one row: text (T, D), and mask (T,), pooled (D,) if present.
 
-    Its windows are its own; a row is filled up when it is read beside longer ones.
+    The row keeps its own number of windows; it is padded when it is read beside longer ones.
     """
-    parts = {TEXT: told.text_BTD, MASK: told.mask_BT, POOLED: told.pooled_BD}
+    parts = {TEXT: encoded.text_BTD, MASK: encoded.mask_BT, POOLED: encoded.pooled_BD}
     return {
         name: (part[row] if part.dtype == torch.bool else part[row].float()).cpu().numpy()
         for name, part in parts.items()
@@ -30,18 +30,18 @@ def arrays_of(told: EncodedText, row: int) -> Arrays:
     }
 
 
-class Texts:
-    """Reads captions as a text encoder would encode them together."""
+class CachedTexts:
+    """Reads cached captions as the text encoder would encode them in one batch."""
 
-    def __init__(self, shards: Shards) -> None:
+    def __init__(self, shards: ShardFolder) -> None:
         self.shards = shards
         self._empty_SD: NDArray[np.float32] = shards.read("")[TEXT]
 
     def read(self, captions: Sequence[str], device: torch.device) -> EncodedText:
-        """Raises DataError for a caption that was not there when they were encoded."""
+        """Return the embeddings of captions. Raises DataError for one that is not cached."""
         rows = [self._row(caption) for caption in captions]
         longest = max(len(row[TEXT]) for row in rows)
-        text_BTD = np.stack([self._filled_up(row[TEXT], longest) for row in rows])
+        text_BTD = np.stack([self._padded(row[TEXT], longest) for row in rows])
         pooled = [row[POOLED] for row in rows if POOLED in row]
         return EncodedText(
             torch.from_numpy(text_BTD).to(device),
@@ -52,18 +52,18 @@ class Texts:
     def _row(self, caption: str) -> Arrays:
         if caption not in self.shards:
             raise DataError(
-                f"The caption {caption[:80]!r} is not among those that were encoded before the "
-                "run: set cache.texts = false and begin another run."
+                f"The caption {caption[:80]!r} was not encoded before the run: set "
+                "cache.texts = false and begin another run."
             )
         return self.shards.read(caption)
 
-    def _filled_up(self, text_TD: NDArray[np.float32], longest: int) -> NDArray[np.float32]:
-        """As encoders do it, with windows of the empty text."""
+    def _padded(self, text_TD: NDArray[np.float32], longest: int) -> NDArray[np.float32]:
+        """Pad a row with windows of the empty text, as encoders do."""
         missing = (longest - len(text_TD)) // len(self._empty_SD)
         return np.concatenate([text_TD, *[self._empty_SD] * missing])
 
     def _mask(self, rows: Sequence[Arrays], longest: int, device: torch.device) -> Tensor | None:
-        """The denoiser is not to look at windows that only fill a row up."""
+        """Mask the windows that only pad a row; None where no row has any."""
         if all(MASK not in row and len(row[TEXT]) == longest for row in rows):
             return None
         mask_BT = np.zeros((len(rows), longest), dtype=np.bool_)

@@ -1,4 +1,4 @@
-"""Which keys of a configuration may change when a run is resumed."""
+"""Differences of two configurations, and the keys that may change when a run is resumed."""
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase

@@ -13,14 +13,14 @@ from train.loop_config import LoopConfig
 from train.objective.objective import ObjectiveConfig
 from train.optim.ema import EMAConfig
 from train.optim.learning_rate import RateConfig
-from train.optim.optimizer import OptimizerConfig, check_fit
+from train.optim.optimizer import OptimizerConfig, check_optimizer_fits
 from train.reporting.sample_sheets import SamplesConfig
 from train.targets.autoencoder import AutoencoderConfig
 from train.targets.caption_matcher import AgreementConfig
 from train.targets.denoiser import DenoiserConfig
 from train.targets.finetune import FineTuneConfig
 from train.targets.recogniser import RecogniserConfig
-from train.validation import ValidationConfig, check_can_be_measured
+from train.validation import ValidationConfig, check_measurable
 
 TargetConfig = (
     AutoencoderConfig | DenoiserConfig | FineTuneConfig | RecogniserConfig | AgreementConfig
@@ -122,10 +122,10 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fit_optimizer_to_rate_and_average(self) -> "RunConfig":
-        check_fit(self.optimizer, self.rate, self.ema)
+        check_optimizer_fits(self.optimizer, self.rate, self.ema)
         return self
 
     @model_validator(mode="after")
     def _hold_out_what_is_measured(self) -> "RunConfig":
-        check_can_be_measured(self.validation, self.target.kind, self.data)
+        check_measurable(self.validation, self.target.kind, self.data)
         return self

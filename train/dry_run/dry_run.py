@@ -1,4 +1,4 @@
-"""`--dry-run`: what a run will do, as a table for people or as its resolved config for programs."""
+"""`--dry-run`: the plan of a run, as a table or as the resolved config in JSON."""
 
 import json
 from collections.abc import Iterator
@@ -16,62 +16,66 @@ from train.targets.finetune import FineTuneConfig, PartConfig
 from train.targets.parts.adapters import AdapterPart
 from train.targets.parts.full_weights import FullPart
 
-LATER = "told after the first steps, with what is left"
-ADAPTERS = {"lora": "LoRA", "dora": "DoRA", "loha": "LoHa", "lokr": "LoKr"}
+TIME_LATER = "known after the first steps, with the time left"
+ADAPTER_NAMES = {"lora": "LoRA", "dora": "DoRA", "loha": "LoHa", "lokr": "LoKr"}
 Facts = dict[str, Any]
 
 
 def print_plan(config: RunConfig, *, as_json: bool) -> None:
-    """Look at models and data as the run would, write nothing, and say what it will do."""
-    expected = facts_of(config, forecast(config))
+    """Print what a run will do, after reading its models and data; nothing is written."""
+    expected = plan_facts(config, forecast(config))
     if as_json:
         document = config.model_dump(mode="json") | {"expected": expected}
         print_line(json.dumps(document, indent=2, ensure_ascii=False))
         return
-    lines = [*rows(config, expected)]
+    lines = [*format_rows(config, expected)]
     width = max(len(name) for name, _ in lines)
     for name, value in lines:
         print_line(f"{name:{width}}  {value}")
 
 
-def facts_of(config: RunConfig, told: Forecast) -> Facts:
-    """What the table says in numbers; null is what cannot be told."""
+def plan_facts(config: RunConfig, expected: Forecast) -> Facts:
+    """Return the numbers of the table; None for those that are not known."""
     train = config.train
-    facts: Facts = {"trained": trained_of(config, told), "parameters": told.parameters}
-    facts |= {"not_counted": told.missing or None, "data": data_of(config)}
+    facts: Facts = {
+        "trained": describe_trained(config, expected),
+        "parameters": expected.parameters,
+    }
+    facts |= {"not_counted": expected.missing or None, "data": describe_data(config)}
     sheets = train.steps // config.samples.every if config.samples.every else 0
     final = bool(not config.samples.every or train.steps % config.samples.every)
     facts["sheets"] = sheets + final if config.has_sample_sheets else 0
     facts["checkpoints"] = -(-train.steps // train.checkpoint_every)
     facts["memory_bytes"] = None
-    if told.memory is not None:
-        least, most = told.memory.span()
-        facts["memory_bytes"] = {"from": least, "to": most, **asdict(told.memory)}
+    if expected.memory is not None:
+        least, most = expected.memory.span()
+        facts["memory_bytes"] = {"from": least, "to": most, **asdict(expected.memory)}
     return facts
 
 
-def trained_of(config: RunConfig, told: Forecast) -> list[Facts]:
-    """What is trained, how, of how many numbers and at which learning rate."""
+def describe_trained(config: RunConfig, expected: Forecast) -> list[Facts]:
+    """Describe each parameter group: what it is, its number of parameters and learning rate."""
     target, usual = config.target, config.optimizer.learning_rate
     named: list[tuple[str, float | None]]
     if isinstance(target, FineTuneConfig):
-        named = [(name_of(part), part.learning_rate) for part in target.parts]
+        named = [(name_part(part), part.learning_rate) for part in target.parts]
     elif isinstance(target, DenoiserConfig):
         both = "UNet and text encoder" if target.train_text_encoder else "UNet"
         named = [(f"{both}, from {'weights' if target.unet else 'nothing'}", None)]
     else:
         named = [(target.kind, None)]
-    numbers = told.trained or (None,) * len(named)
+    numbers = expected.trained or (None,) * len(named)
     return [
         {"what": what, "parameters": number, "learning_rate": usual if rate is None else rate}
         for (what, rate), number in zip(named, numbers, strict=True)
     ]
 
 
-def name_of(part: PartConfig) -> str:
+def name_part(part: PartConfig) -> str:
+    """Return a name for a trained part of a fine-tune."""
     if isinstance(part, AdapterPart):
         kind = "dora" if part.dora else part.method
-        return f"{ADAPTERS[kind]} of rank {part.rank} on {part.of}"
+        return f"{ADAPTER_NAMES[kind]} of rank {part.rank} on {part.of}"
     if isinstance(part, FullPart):
         return f"{part.of} in full" if part.modules == ("*",) else f"{part.of}, some modules"
     return f"new {'word' if len(part.words) == 1 else 'words'} " + " ".join(
@@ -79,8 +83,8 @@ def name_of(part: PartConfig) -> str:
     )
 
 
-def data_of(config: RunConfig) -> Facts:
-    """How many examples there are, and how often the run sees each."""
+def describe_data(config: RunConfig) -> Facts:
+    """Return the number of examples, and how often the run visits each."""
     try:
         samples = open_data_set(config.data)
     except T2IError as error:
@@ -92,14 +96,14 @@ def data_of(config: RunConfig) -> Facts:
     return {"examples": len(samples), "epochs": round(epochs, 2), "problem": None}
 
 
-def rows(config: RunConfig, facts: Facts) -> Iterator[tuple[str, str]]:
-    """The table, line by line."""
+def format_rows(config: RunConfig, facts: Facts) -> Iterator[tuple[str, str]]:
+    """Iterate over the rows of the table: name and text."""
     train, rate, data = config.train, config.rate, facts["data"]
     for number, part in enumerate(facts["trained"]):
         count = part["parameters"]
         counted = "" if count is None else f"{several(count, 'parameter')}, "
-        told = f"{part['what']}: {counted}learning rate {part['learning_rate']:g}"
-        yield "" if number else "trained", told
+        text = f"{part['what']}: {counted}learning rate {part['learning_rate']:g}"
+        yield "" if number else "trained", text
     if facts["not_counted"]:
         yield "", f"not counted: {facts['not_counted']}"
     else:
@@ -110,8 +114,8 @@ def rows(config: RunConfig, facts: Facts) -> Iterator[tuple[str, str]]:
     else:
         noun = "picture" if config.data.kind == "pictures" else config.data.kind.rstrip("s")
         beside = f" and {several(config.prior.count, 'class picture')}" if config.prior else ""
-        seen = f"{data['epochs']:,g} epochs" if data["epochs"] != 1 else "1 epoch"
-        yield "data", f"{several(data['examples'], noun)}{beside}, {seen}"
+        visits = f"{data['epochs']:,g} epochs" if data["epochs"] != 1 else "1 epoch"
+        yield "data", f"{several(data['examples'], noun)}{beside}, {visits}"
     parts = f", in {train.accumulation} parts" if train.accumulation > 1 else ""
     yield "batch", f"{several(train.batch_size, 'picture')} of {config.data.size} pixels{parts}"
     warm = f", warmup of {rate.warmup:,}" if rate.warmup else ""
@@ -127,19 +131,21 @@ def rows(config: RunConfig, facts: Facts) -> Iterator[tuple[str, str]]:
     made = facts["checkpoints"]
     yield "checkpoints", f"{made:,}, every {several(train.checkpoint_every, 'step')}; {kept}"
     if (memory := facts["memory_bytes"]) is not None:
-        yield "memory", about(memory)
-    yield "time", LATER
+        yield "memory", format_memory(memory)
+    yield "time", TIME_LATER
 
 
-def about(memory: Facts) -> str:
-    """The span, and what it is made of."""
+def format_memory(memory: Facts) -> str:
+    """Format the range of memory and its parts."""
     sums = ("weights", "gradients", "moments", "averages")
-    of = ", ".join(f"{name} {size(memory[name])}" for name in sums)
+    of = ", ".join(f"{name} {format_size(memory[name])}" for name in sums)
     if memory["activations"] is None:
-        return f"at least {size(memory['from'])} ({of}; what a step keeps could not be counted)"
-    step = f"a step's activations {size(memory['activations'])} and up"
-    return f"{size(memory['from'])} to {size(memory['to'])} ({of}, {step}; the rest the libraries)"
+        return f"at least {format_size(memory['from'])} ({of}; activations could not be counted)"
+    step = f"a step's activations {format_size(memory['activations'])} and up"
+    span = f"{format_size(memory['from'])} to {format_size(memory['to'])}"
+    return f"{span} ({of}, {step}; the rest the libraries)"
 
 
-def size(number: int) -> str:
+def format_size(number: int) -> str:
+    """Format a number of bytes in GB or MB."""
     return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:,.0f} MB"

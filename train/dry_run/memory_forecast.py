@@ -1,7 +1,7 @@
-"""What a run will train and what memory that takes, told before it begins.
+"""A forecast of the trained parameters and the memory of a run, made before it begins.
 
-Weights, gradients, moments and averages are counted. What a step keeps for its gradient is counted
-on the model without memory, for one row, and grows with the rows.
+Weights, gradients, moments and averages are counted. Activations are counted on the meta device
+for one row, and grow with the rows.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from t2i.denoiser.loading.trial_pass import pass_of
 from t2i.errors import T2IError
 from train.config.run_config import RunConfig
 from train.init.init import is_unseen
-from train.setup.assembly import assemble
+from train.setup.assembly import assemble_target
 from train.targets.autoencoder import AutoencoderTarget
 from train.targets.caption_matcher import AgreementTarget
 from train.targets.denoising import DenoisingTarget
@@ -26,35 +26,34 @@ from train.targets.latents import latent_mean
 from train.targets.recogniser import RecogniserTarget
 from train.targets.target import Target
 
-STARTS = ("vae", "unet", "text_encoder")
-"""Folders of weights to start from: what is there has the shape of the fresh ones."""
-OF_A_WEIGHT = 4
-"""Bytes of a trained weight, and so of its gradient and of its average."""
+STARTING_FOLDERS = ("vae", "unet", "text_encoder")
+"""Keys of weights to start from, which have the shapes of fresh ones."""
+BYTES_PER_WEIGHT = 4
+"""Bytes of a trained weight, of its gradient and of its average."""
 MOMENTS = {"adamw": 8, "adamw8bit": 2, "adafactor": 0, "prodigy": 16, "schedulefree": 8}
-"""Bytes that the optimizers keep for each trained weight; adafactor keeps sums of rows and columns,
-which are next to nothing."""
+"""Bytes of optimizer state per trained weight; adafactor keeps only sums of rows and columns."""
 LIBRARIES = (400_000_000, 600_000_000)
-"""Bytes of a process that has imported all that trains and has trained nothing."""
+"""Least and most bytes of a process that has imported the libraries and trained nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes while a step is made."""
+    """Bytes during a step, by what they are for."""
 
     weights: int
-    """Of everything in memory, trained or not."""
+    """All models in memory, trained or not."""
     gradients: int
     moments: int
     averages: int
     activations: int | None
-    """What a step keeps for its gradient; None where it could not be counted."""
+    """Tensors that a step keeps for its gradient; None where they could not be counted."""
 
     def span(self) -> tuple[int, int]:
-        """Of the process: from the tensors that must be there to the room they were seen to take.
+        """Return the least and the most bytes of the process.
 
-        Measured on a CPU in float32, in MB, against the span told: the embedded model from nothing
-        in batches of 16 1,227 (1,037 to 1,587), its LoRA in batches of 4 765 (576 to 868), its
-        autoencoder in batches of 16 640 (477 to 744).
+        Measured on a CPU in float32, in MB, with the range forecast: the embedded model from
+        scratch in batches of 16 1,227 (1,037 to 1,587), its LoRA in batches of 4 765 (576 to 868),
+        its autoencoder in batches of 16 640 (477 to 744).
         """
         least, most = LIBRARIES
         known = self.weights + self.gradients + self.moments + self.averages
@@ -64,79 +63,81 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """Of a run; None is what cannot be told, and `missing` says why."""
+    """Parameters and memory of a run; None for what is not known, with the reason in `missing`."""
 
     trained: tuple[int, ...] | None
-    """Numbers of each group of the optimizer: a fine-tune's parts in their order, or all."""
+    """Parameters of each group of the optimizer: a fine-tune's parts in their order, or all."""
     parameters: int | None
-    """Of all models in memory."""
+    """Parameters of all models in memory."""
     memory: Memory | None
     missing: str = ""
 
 
 def forecast(config: RunConfig) -> Forecast:
-    """Build what is trained as the run would, and count; nothing is downloaded or written."""
+    """Build the target as the run would, and count; nothing is downloaded or written."""
     target_config = config.target
     if isinstance(target_config, FineTuneConfig) and is_unseen(target_config.base):
         return Forecast(
-            None, None, None, f"{target_config.base} is not on this machine; the run gets it"
+            None, None, None, f"{target_config.base} is not on this machine; the run downloads it"
         )
-    fresh = {name: None for name in STARTS if getattr(target_config, name, None) is not None}
+    fresh = {
+        name: None for name in STARTING_FOLDERS if getattr(target_config, name, None) is not None
+    }
     plan = config.model_copy(update={"target": target_config.model_copy(update=fresh)})
     try:
         with torch.random.fork_rng(devices=[]):
-            target, _ = assemble(plan)
+            target, _ = assemble_target(plan)
     except T2IError as error:
         return Forecast(None, None, None, str(error))
     trained = tuple(sum(p.numel() for p in group.parameters) for group in target.groups())
     parameters = sum(p.numel() for p in target.parameters())
-    return Forecast(trained, parameters, memory_of(target, config, sum(trained)))
+    return Forecast(trained, parameters, count_memory(target, config, sum(trained)))
 
 
-def memory_of(target: Target, config: RunConfig, trained: int) -> Memory:
-    """Of one process that makes the whole batch. The target is without memory afterwards."""
-    held = [*target.parameters(), *target.buffers()]
+def count_memory(target: Target, config: RunConfig, trained: int) -> Memory:
+    """Count the memory of one process with the whole batch; leaves the target on meta."""
+    tensors = [*target.parameters(), *target.buffers()]
     averages = {"decay": 1, "power": len(config.ema.lengths), "none": 0}[config.ema.kind]
     return Memory(
-        weights=sum(tensor.nbytes for tensor in held),
-        gradients=OF_A_WEIGHT * trained,
+        weights=sum(tensor.nbytes for tensor in tensors),
+        gradients=BYTES_PER_WEIGHT * trained,
         moments=MOMENTS[config.optimizer.name] * trained,
-        averages=OF_A_WEIGHT * averages * trained,
-        activations=activations_of(target, config),
+        averages=BYTES_PER_WEIGHT * averages * trained,
+        activations=count_activations(target, config),
     )
 
 
-def activations_of(target: Target, config: RunConfig) -> int | None:
-    """Bytes that a step keeps for its gradient, in the rows that are computed at once."""
-    model, run = pass_for(target, config)
+def count_activations(target: Target, config: RunConfig) -> int | None:
+    """Count the bytes of the activations of a micro-batch; None where that fails."""
+    model, run = build_row_pass(target, config)
     model.to("meta").train()
     try:
         row = peak_of(model, run, gradients=True)
-    except Exception:  # a model of somebody's own that such a pass does not suit
+    except Exception:  # a custom model that such a pass does not fit
         return None
     rows = -(-config.train.batch_size // config.train.accumulation)
     return row * rows // (1 if config.train.precision == "no" else 2)
 
 
-def pass_for(target: Target, config: RunConfig) -> tuple[Any, Callable[[], object]]:
-    """The part that keeps the most, and a pass of one row through it."""
+def build_row_pass(target: Target, config: RunConfig) -> tuple[Any, Callable[[], object]]:
+    """Return the part with the most activations, and a pass of one row through it."""
     size = config.data.size
     if isinstance(target, DenoisingTarget):
         unet: Any = target.unet
         side = size // pixels_per_latent(target.vae)
-        told = any(
+        trains_text = any(
             weight.requires_grad
             for encoder in (target.text_encoder, target.text_encoder_2)
             if encoder is not None
             for weight in encoder.parameters()
         )
-        return unet, lambda: pass_of(unet, {}, side, learned=told)
+        return unet, lambda: pass_of(unet, {}, side, learned=trains_text)
     if isinstance(target, AutoencoderTarget):
         vae: Any = target.vae
         side = target.config.crop or size
         return vae, lambda: vae.decode(latent_mean(vae.encode(torch.zeros(1, 3, side, side))))
     assert isinstance(target, RecogniserTarget | AgreementTarget)
-    seer: nn.Module = (
+    recogniser: nn.Module = (
         target.recogniser if isinstance(target, RecogniserTarget) else target.agreement.recogniser
     )
-    return seer, lambda: seer(torch.zeros(1, 3, size, size))
+    return recogniser, lambda: recogniser(torch.zeros(1, 3, size, size))

@@ -1,4 +1,4 @@
-"""Averages of the trained weights: of exponential or power-function profile, or none.
+"""Moving averages of the trained weights, of exponential or power-function profile.
 
 A power-function average of relative width sigma_rel ("length") gives the weights of step s the
 share s^gamma over all steps so far (Karras et al., 2024, section 3.1, arXiv 2312.02696): it
@@ -15,15 +15,15 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from train.parallel.fsdp import fill, held
+from train.parallel.fsdp import copy_from_whole, local_shard
 
-LONGEST = 12**-0.5
-"""Length of the average in which all steps count alike."""
-Length = Annotated[float, Field(gt=0, lt=LONGEST)]
+MAX_LENGTH = 12**-0.5
+"""Length of the average in which all steps have the same weight."""
+Length = Annotated[float, Field(gt=0, lt=MAX_LENGTH)]
 
 
 class EMAConfig(BaseModel):
-    """How slowly the average follows."""
+    """The kind and the speed of the average."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,46 +40,50 @@ class EMAConfig(BaseModel):
 
 
 class EMA:
-    """After n updates a_n = d a_{n-1} + (1 - d) w_n, in float32; a_0 is the first weights.
+    """Moving averages a_n = d a_{n-1} + (1 - d) w_n after n updates, in float32; a_0 = w_0.
 
-    averages : one for `decay`, one per length for `power`; the first is the one in use
+    averages : one for `decay`, one per length for `power`; the first is drawn from and exported
     """
 
     def __init__(self, weights: Mapping[str, Tensor], config: EMAConfig) -> None:
         self.config = config
-        labels = {"decay": [""], "power": [*map(label, config.lengths)], "none": []}[config.kind]
+        labels = {"decay": [""], "power": [*map(length_prefix, config.lengths)], "none": []}[
+            config.kind
+        ]
         self.averages = {
             name: {key: weight.detach().float().clone() for key, weight in weights.items()}
             for name in labels
         }
-        self._gammas = [gamma_of(length) for length in config.lengths]
+        self._gammas = [gamma_from_length(length) for length in config.lengths]
 
     @property
     def average(self) -> Mapping[str, Tensor]:
-        """The one that is drawn from and exported; empty where none is kept."""
+        """The average that is drawn from and exported; empty for kind "none"."""
         return next(iter(self.averages.values()), {})
 
     def decay(self, step: int) -> float:
-        """The decay used by the update that makes `step` finished ones."""
+        """Return the decay of the update after step `step`, counted from 1."""
         if not self.config.warmup:
             return self.config.decay
         return min(self.config.decay, (1 + step) / (10 + step))
 
     def decays(self, step: int) -> list[float]:
-        """Of each average. For the power ones (1 - 1/n)^(gamma + 1): section 3.1 of the paper."""
+        """Return the decay of each average; for power (1 - 1/n)^(gamma + 1), section 3.1."""
         if self.config.kind == "power":
             return [(1 - 1 / step) ** (gamma + 1) for gamma in self._gammas]
         return [self.decay(step)] * len(self.averages)
 
     @torch.no_grad()
     def update(self, weights: Mapping[str, Tensor], step: int) -> None:
-        """Take the weights up as those after `step` finished steps, 1 for the first."""
-        current = [held(weight.detach()).float() for weight in weights.values()]
+        """Update the averages with the weights after step `step`, counted from 1."""
+        current = [local_shard(weight.detach()).float() for weight in weights.values()]
         for average, decay in zip(self.averages.values(), self.decays(step), strict=True):
-            torch._foreach_lerp_([held(average[name]) for name in weights], current, 1 - decay)
+            torch._foreach_lerp_(
+                [local_shard(average[name]) for name in weights], current, 1 - decay
+            )
 
     def state(self) -> dict[str, Tensor]:
-        """All averages by name, for a checkpoint."""
+        """Return all averages by name, for a checkpoint."""
         return {
             f"{name}{key}": value
             for name, average in self.averages.items()
@@ -87,20 +91,20 @@ class EMA:
         }
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take up what `state` gave."""
+        """Restore what `state` returned."""
         for key, value in self.state().items():
-            fill(value, state[key])
+            copy_from_whole(value, state[key])
 
     @contextmanager
-    def in_place_of(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
-        """Within the block the model computes with the average; afterwards it is as before."""
-        with lent(self.average, weights):
+    def applied_to(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
+        """Give the weights the values of the average within the block."""
+        with replaced_weights(self.average, weights):
             yield
 
 
 @contextmanager
-def lent(values: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Within the block the weights that are named in `values` have those; then their own again."""
+def replaced_weights(values: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Give the named weights other values within the block; afterwards their own again."""
     kept = {name: weights[name].detach().clone() for name in values}
     try:
         with torch.no_grad():
@@ -113,15 +117,15 @@ def lent(values: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Iterato
                 weights[name].copy_(value)
 
 
-def label(length: float) -> str:
-    """What the names of a power average begin with."""
+def length_prefix(length: float) -> str:
+    """Return the prefix of the names of a power average."""
     return f"{length:g}/"
 
 
-def gamma_of(length: float) -> float:
-    """The power of the profile of this length, sigma_rel in the paper.
+def gamma_from_length(length: float) -> float:
+    """Return the power gamma of the profile of this length, sigma_rel in the paper.
 
-    It is the profile's standard deviation as a share of the run (appendix C):
+    The length is the profile's standard deviation as a share of the run (appendix C):
     sigma_rel^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)), solved for gamma a cubic with one
     positive root for every length below `LONGEST`.
     """

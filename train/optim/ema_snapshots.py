@@ -15,14 +15,14 @@ from t2i.errors import OutputError, TrainingError
 from t2i.safe_reading import parse_json
 from t2i.safe_reading.tensors import open_tensors
 
-FOLDER = "ema"
-"""Of a run, where its snapshots lie."""
-NAME = re.compile(r"step-(\d{8,})\.safetensors")
+SNAPSHOT_FOLDER = "ema"
+"""Folder of the snapshots in the folder of a run."""
+FILE_NAME = re.compile(r"step-(\d{8,})\.safetensors")
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One file: the averages of `lengths` as they were after `step` steps."""
+    """A file with the averages of `lengths` after `step` steps."""
 
     path: Path
     step: int
@@ -32,19 +32,19 @@ class Snapshot:
 def save_snapshot(
     folder: Path, averages: Mapping[str, Tensor], lengths: Sequence[float], step: int
 ) -> Path:
-    """Write what `EMA.state` gave after `step` steps, whole or not at all.
+    """Write what `EMA.state` returned after `step` steps, completely or not at all.
 
     Raises OutputError when the disk refuses.
     """
     path = folder / f"step-{step:08d}.safetensors"
-    # Under one key: safetensors writes several in an order of its own, each time another.
+    # Under one key: safetensors writes several keys in an order that changes.
     facts = {"facts": json.dumps({"step": step, "lengths": lengths})}
     tensors = {name: value.contiguous() for name, value in averages.items()}
 
     def write(part: Path) -> None:
         try:
             save_file(tensors, part, facts)
-        except SafetensorError as error:  # how safetensors says that a file cannot be written
+        except SafetensorError as error:  # raised where a file cannot be written
             raise OutputError(
                 f"Cannot write {path}: {error}. Free some space or choose another folder."
             ) from error
@@ -53,27 +53,27 @@ def save_snapshot(
     return path
 
 
-def snapshots(folder: Path) -> list[Snapshot]:
-    """Those of a folder, oldest first. Raises TrainingError for a file that cannot be read."""
-    return [_opened(path) for path in sorted(_paths(folder), key=_step_of)]
+def list_snapshots(folder: Path) -> list[Snapshot]:
+    """List the snapshots of a folder, oldest first. Raises TrainingError for an unreadable file."""
+    return [_read_snapshot(path) for path in sorted(_snapshot_paths(folder), key=_step_of)]
 
 
-def forget_after(folder: Path, step: int) -> None:
-    """Remove the snapshots of steps that a run which goes on after `step` will make again."""
-    for path in _paths(folder):
+def remove_snapshots_after(folder: Path, step: int) -> None:
+    """Remove the snapshots after `step`, which a run that resumes there writes again."""
+    for path in _snapshot_paths(folder):
         if _step_of(path) > step:
             path.unlink()
 
 
-def _paths(folder: Path) -> list[Path]:
-    return [path for path in folder.glob("step-*.safetensors") if NAME.fullmatch(path.name)]
+def _snapshot_paths(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("step-*.safetensors") if FILE_NAME.fullmatch(path.name)]
 
 
 def _step_of(path: Path) -> int:
     return int(path.stem.removeprefix("step-"))
 
 
-def _opened(path: Path) -> Snapshot:
+def _read_snapshot(path: Path) -> Snapshot:
     try:
         with open_tensors(path) as file:
             facts = parse_json(file.metadata()["facts"])

@@ -1,4 +1,4 @@
-"""The learning rate, as a closed form of the step."""
+"""The schedule of the learning rate, in closed form."""
 
 import math
 from typing import Literal
@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class RateConfig(BaseModel):
-    """How the learning rate rises and falls, as a factor on every target's own."""
+    """The schedule of the learning rate: a factor on the rate of each parameter group."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -22,8 +22,8 @@ class RateConfig(BaseModel):
     """How often it falls; after the first time it starts again from the full rate."""
 
 
-def rate(step: int, steps: int, config: RateConfig) -> float:
-    """The factor, in (0, 1], for the update that follows `step` finished ones of `steps`."""
+def learning_rate_factor(step: int, steps: int, config: RateConfig) -> float:
+    """Return the factor, in (0, 1], of step `step` of `steps`, counted from 0."""
     rise = min(1.0, (step + 1) / (config.warmup + 1))
     start = steps - config.decay_share * steps
     if config.decay == "none" or step < start:

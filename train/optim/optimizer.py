@@ -1,4 +1,4 @@
-"""What turns gradients into steps: five optimizers under one configuration, resumed to the bit."""
+"""Five optimizers under one configuration; each resumes bit for bit."""
 
 import io
 from collections.abc import Iterator, Sequence
@@ -15,13 +15,13 @@ from t2i.optional_dependencies import how_to_install
 from train.optim.ema import EMAConfig
 from train.optim.learning_rate import RateConfig
 
-Name = Literal["adamw", "adamw8bit", "adafactor", "prodigy", "schedulefree"]
-Share = Annotated[float, Field(ge=0, lt=1)]
+OptimizerName = Literal["adamw", "adamw8bit", "adafactor", "prodigy", "schedulefree"]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
 ParamGroup = dict[str, Any]
 
-OWN_RATE = "own_rate"
-"""Where a torch group keeps its learning rate before the factor of the step."""
-READ_BY: dict[str, tuple[Name, ...]] = {
+BASE_RATE_KEY = "own_rate"
+"""Key of a torch parameter group for its learning rate before the factor of the step."""
+OPTIMIZERS_BY_KEY: dict[str, tuple[OptimizerName, ...]] = {
     "betas": ("adamw", "adamw8bit", "prodigy", "schedulefree"),
     "eps": ("adamw", "adamw8bit", "prodigy", "schedulefree"),
     "fused": ("adamw",),
@@ -29,19 +29,19 @@ READ_BY: dict[str, tuple[Name, ...]] = {
     "safeguard_warmup": ("prodigy",),
     "bias_correction": ("prodigy",),
 }
-"""Keys that not every optimizer reads, and those that do."""
+"""Keys that not every optimizer reads -> the optimizers that do."""
 
 
 class OptimizerConfig(BaseModel):
-    """How gradients become steps."""
+    """The optimizer and its settings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Name = "adamw"
+    name: OptimizerName = "adamw"
     """`prodigy` and `schedulefree` need the extra `optimizers`, `adamw8bit` `bitsandbytes`."""
     learning_rate: float = Field(1e-4, gt=0)
     """Before `rate`. A factor on the one that Prodigy finds, and 1 unless given."""
-    betas: tuple[Share, Share] = (0.9, 0.999)
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     weight_decay: float = Field(0.01, ge=0)
     """Always decoupled from the gradient, as in AdamW."""
     eps: float = Field(1e-8, gt=0)
@@ -65,7 +65,7 @@ class OptimizerConfig(BaseModel):
 
     @model_validator(mode="after")
     def _refuse_keys_that_nobody_reads(self) -> "OptimizerConfig":
-        for key, names in READ_BY.items():
+        for key, names in OPTIMIZERS_BY_KEY.items():
             if self.name in names or getattr(self, key) == type(self).model_fields[key].default:
                 continue
             raise ValueError(
@@ -79,8 +79,8 @@ class OptimizerConfig(BaseModel):
         return self
 
 
-def check_fit(optimizer: OptimizerConfig, rate: RateConfig, ema: EMAConfig) -> None:
-    """Raise ValueError where an optimizer's own ways and the run's would work against each other.
+def check_optimizer_fits(optimizer: OptimizerConfig, rate: RateConfig, ema: EMAConfig) -> None:
+    """Raise ValueError for a schedule or an EMA that the optimizer does itself.
 
     Schedule-free averages in place of a falling rate (Defazio et al., 2024, arXiv 2405.15682).
     """
@@ -94,13 +94,13 @@ def check_fit(optimizer: OptimizerConfig, rate: RateConfig, ema: EMAConfig) -> N
     if ema.kind != "none":
         raise ValueError(
             f"ema.kind = {ema.kind!r} with optimizer.name = 'schedulefree', which keeps an average "
-            "itself, that is drawn from and exported: set ema.kind = 'none'."
+            "itself, which is drawn from and exported: set ema.kind = 'none'."
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """Parameters that are stepped alike; what is None is the configuration's."""
+class ParameterGroup:
+    """Parameters with the same settings; None takes the setting of the configuration."""
 
     name: str
     parameters: list[nn.Parameter]
@@ -108,40 +108,41 @@ class Group:
     weight_decay: float | None = None
 
 
-def build(config: OptimizerConfig, groups: Sequence[Group]) -> torch.optim.Optimizer:
-    """The optimizer of these groups.
+def build_optimizer(
+    config: OptimizerConfig, groups: Sequence[ParameterGroup]
+) -> torch.optim.Optimizer:
+    """Build the optimizer of these groups.
 
-    Raises ArgumentError where its library is missing, or it cannot do what the groups ask.
+    Raises ArgumentError where its library is missing, or it does not support the groups.
     """
-    return BUILDERS[config.name]([settled(group, config) for group in groups], config)
+    return BUILDERS[config.name]([_to_torch_group(group, config) for group in groups], config)
 
 
-def settled(group: Group, config: OptimizerConfig) -> ParamGroup:
-    """The group as torch wants it, what it leaves open taken from the configuration."""
+def _to_torch_group(group: ParameterGroup, config: OptimizerConfig) -> ParamGroup:
+    """Convert a group to torch's form, with settings of the configuration where it has none."""
     rate, decay = group.learning_rate, group.weight_decay
     own_rate = config.learning_rate if rate is None else rate
     return {
         "params": group.parameters,
         "name": group.name,
         "lr": own_rate,
-        OWN_RATE: own_rate,
+        BASE_RATE_KEY: own_rate,
         "weight_decay": config.weight_decay if decay is None else decay,
     }
 
 
-def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Before a step: each group's own learning rate, times `factor` of the schedule."""
+def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Set the learning rate of each group to its own rate times the schedule's factor."""
     for group in optimizer.param_groups:
-        group["lr"] = group[OWN_RATE] * factor
+        group["lr"] = group[BASE_RATE_KEY] * factor
 
 
 @contextmanager
-def averaged(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Within the block the model has the weights that are to be used, for drawing and exporting.
+def averaged_weights(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Give the model the average that schedule-free keeps, within the block, for drawing.
 
-    Those are the average that schedule-free keeps; the gradient is taken elsewhere. Afterwards the
-    weights are the very same as before: schedule-free's own way back rounds. Every other optimizer
-    trains the weights that are used.
+    Schedule-free takes the gradient at other weights, which are restored from a copy: its own way
+    back rounds. With any other optimizer nothing changes.
     """
     if not all("train_mode" in group for group in optimizer.param_groups):
         yield
@@ -159,8 +160,8 @@ def averaged(optimizer: torch.optim.Optimizer) -> Iterator[None]:
                 parameter.copy_(before)
 
 
-def adamw(groups: list[ParamGroup], config: OptimizerConfig) -> torch.optim.Optimizer:
-    """AdamW of torch: one kernel on a GPU, where it is fastest, and torch's own choice elsewhere.
+def build_adamw(groups: list[ParamGroup], config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Build torch's AdamW: one kernel on a GPU, where it is fastest, else torch's own choice.
 
     Torch's choice is a loop on a CPU, and its kernels over lists of tensors on other devices.
     """
@@ -170,12 +171,12 @@ def adamw(groups: list[ParamGroup], config: OptimizerConfig) -> torch.optim.Opti
     return torch.optim.AdamW(groups, betas=config.betas, eps=config.eps, fused=fused)
 
 
-def adamw8bit(groups: list[ParamGroup], config: OptimizerConfig) -> torch.optim.Optimizer:
-    """bitsandbytes' AdamW: moments in 8 bits, for parameters of 4096 numbers and more."""
+def build_adamw8bit(groups: list[ParamGroup], config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Build bitsandbytes' AdamW: moments in 8 bits, for parameters of 4096 numbers and more."""
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError as error:
-        raise missing("adamw8bit", "bitsandbytes", "bitsandbytes") from error
+        raise _missing_library("adamw8bit", "bitsandbytes", "bitsandbytes") from error
     if any(p.device.type == "cpu" for group in groups for p in group["params"]):
         raise ArgumentError(
             "optimizer.name = 'adamw8bit' needs an accelerator, and this run is on a CPU: "
@@ -185,8 +186,8 @@ def adamw8bit(groups: list[ParamGroup], config: OptimizerConfig) -> torch.optim.
     return built
 
 
-def adafactor(groups: list[ParamGroup], config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Adafactor of transformers, with the learning rate that it is given and no other.
+def build_adafactor(groups: list[ParamGroup], config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Build transformers' Adafactor, with the configured learning rate and no other.
 
     Torch's own multiplies it by the size of each parameter and caps it by 1 / sqrt(step): it would
     no longer be a function of the configuration, and LoRA's parameters, which start at zero, would
@@ -197,17 +198,17 @@ def adafactor(groups: list[ParamGroup], config: OptimizerConfig) -> torch.optim.
     return Adafactor(groups, scale_parameter=False, relative_step=False)
 
 
-def prodigy(groups: list[ParamGroup], config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Prodigy (Mishchenko & Defazio, 2023, arXiv 2306.06101): it finds the learning rate itself."""
+def build_prodigy(groups: list[ParamGroup], config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Build Prodigy (Mishchenko & Defazio, 2023, arXiv 2306.06101), which finds its own rate."""
     try:
         from prodigyopt import Prodigy
     except ImportError as error:
-        raise missing("prodigy", "prodigyopt") from error
-    rates = {group["name"]: group[OWN_RATE] for group in groups}
+        raise _missing_library("prodigy", "prodigyopt") from error
+    rates = {group["name"]: group[BASE_RATE_KEY] for group in groups}
     if len({*rates.values()}) > 1:
         raise ArgumentError(
             f"optimizer.name = 'prodigy' finds one step size for all, and was given the learning "
-            f"rates {rates}: give them one learning_rate, or choose another optimizer."
+            f"rates {rates}: set one learning_rate for all, or choose another optimizer."
         )
     with redirect_stdout(io.StringIO()):  # it prints that weight decay is decoupled
         built: torch.optim.Optimizer = Prodigy(
@@ -222,19 +223,19 @@ def prodigy(groups: list[ParamGroup], config: OptimizerConfig) -> torch.optim.Op
     return built
 
 
-def schedulefree(groups: list[ParamGroup], config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Schedule-free AdamW (Defazio et al., 2024, arXiv 2405.15682), ready to train."""
+def build_schedulefree(groups: list[ParamGroup], config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Build schedule-free AdamW (Defazio et al., 2024, arXiv 2405.15682), ready to train."""
     try:
         from schedulefree import AdamWScheduleFree
     except ImportError as error:
-        raise missing("schedulefree", "schedulefree") from error
+        raise _missing_library("schedulefree", "schedulefree") from error
     built = AdamWScheduleFree(groups, betas=config.betas, eps=config.eps)
     built.train()
     optimizer: torch.optim.Optimizer = built
     return optimizer
 
 
-def missing(name: str, package: str, extra: str = "optimizers") -> ArgumentError:
+def _missing_library(name: str, package: str, extra: str = "optimizers") -> ArgumentError:
     return ArgumentError(
         f"optimizer.name = {name!r} needs {package}: {how_to_install(extra)}, "
         "or choose 'adamw' or 'adafactor'."
@@ -242,9 +243,9 @@ def missing(name: str, package: str, extra: str = "optimizers") -> ArgumentError
 
 
 BUILDERS = {
-    "adamw": adamw,
-    "adamw8bit": adamw8bit,
-    "adafactor": adafactor,
-    "prodigy": prodigy,
-    "schedulefree": schedulefree,
+    "adamw": build_adamw,
+    "adamw8bit": build_adamw8bit,
+    "adafactor": build_adafactor,
+    "prodigy": build_prodigy,
+    "schedulefree": build_schedulefree,
 }

@@ -1,8 +1,8 @@
-"""Averages of any length, rebuilt after training from snapshots of two.
+"""Post-hoc EMA: averages of any length, rebuilt after training from snapshots of two.
 
-Karras et al. (2024), section 3.2 and appendix C, arXiv 2312.02696. Where we differ: their least
-squares are free, ours have weights that sum to 1. Free ones sum to it roughly, and what is missing
-scales the whole model: measured on random walks, the sum cut the error 2 to 70 times.
+Karras et al. (2024), section 3.2 and appendix C, arXiv 2312.02696. Difference to the paper: its
+least squares are free, here the weights sum to 1. Free weights sum to 1 only roughly, which scales
+the whole model: on random walks the constraint cut the error 2 to 70 times.
 
 Suffixes: P profiles that were tracked, one for each length of each snapshot.
 """
@@ -17,21 +17,21 @@ from torch import Tensor
 
 from t2i.errors import ArgumentError, TrainingError
 from t2i.safe_reading.tensors import open_tensors
-from train.optim.ema import LONGEST, gamma_of, label
+from train.optim.ema import MAX_LENGTH, gamma_from_length, length_prefix
 from train.optim.ema_snapshots import Snapshot
 
 
 @dataclass(frozen=True, slots=True)
-class Average:
-    """One that is wanted: of a length, a share of the run, as it would be after `step` steps."""
+class AverageProfile:
+    """A power-function average: its length, as a share of the run, after `step` steps."""
 
     length: float
     step: int
 
 
 @dataclass(frozen=True, slots=True)
-class Mixture:
-    """How much of each tracked average makes the wanted one.
+class ProfileMixture:
+    """Weights of tracked averages whose sum approximates another average.
 
     weights_P : they sum to 1
     error : distance of the profiles, as a share of the wanted one's norm
@@ -41,28 +41,30 @@ class Mixture:
     error: float
 
 
-def reconstruct(found: Sequence[Snapshot], wanted: Average) -> tuple[dict[str, Tensor], float]:
-    """The wanted average of every weight, float32, and the error of its profile.
+def reconstruct_average(
+    found: Sequence[Snapshot], wanted: AverageProfile
+) -> tuple[dict[str, Tensor], float]:
+    """Return an average of every weight, float32, and the relative error of its profile.
 
-    Raises ArgumentError for a length or a step that no snapshots tell of, TrainingError for
-    snapshots that do not belong together.
+    Raises ArgumentError for a length or a step that the snapshots do not cover, TrainingError for
+    snapshots of different runs.
     """
-    check(found, wanted)
-    tracked = [Average(length, shot.step) for shot in found for length in shot.lengths]
-    mixture = mix(tracked, wanted)
+    _check_available(found, wanted)
+    tracked = [AverageProfile(length, shot.step) for shot in found for length in shot.lengths]
+    mixture = mix_profiles(tracked, wanted)
     share = iter(mixture.weights_P.tolist())
-    shares = [[(label(length), next(share)) for length in shot.lengths] for shot in found]
+    shares = [[(length_prefix(length), next(share)) for length in shot.lengths] for shot in found]
     average: dict[str, Tensor] = {}
     try:
         with ExitStack() as stack:
             files = [stack.enter_context(open_tensors(shot.path)) for shot in found]
-            first = label(found[0].lengths[0])
+            first = length_prefix(found[0].lengths[0])
             names = [key.removeprefix(first) for key in files[0].keys() if key.startswith(first)]
             for name in names:
                 parts = (
                     weight * file.get_tensor(prefix + name).double()
-                    for file, of_file in zip(files, shares, strict=True)
-                    for prefix, weight in of_file
+                    for file, prefixed in zip(files, shares, strict=True)
+                    for prefix, weight in prefixed
                 )
                 average[name] = sum(parts, torch.zeros((), dtype=torch.float64)).float()
     except (OSError, SafetensorError, RuntimeError) as error:
@@ -73,11 +75,11 @@ def reconstruct(found: Sequence[Snapshot], wanted: Average) -> tuple[dict[str, T
     return average, mixture.error
 
 
-def check(found: Sequence[Snapshot], wanted: Average) -> None:
-    if not 0 < wanted.length < LONGEST:
+def _check_available(found: Sequence[Snapshot], wanted: AverageProfile) -> None:
+    if not 0 < wanted.length < MAX_LENGTH:
         raise ArgumentError(
-            f"length = {wanted.length}: expected more than 0 and less than {LONGEST:.4f}, the "
-            "length of the average in which all steps count alike."
+            f"length = {wanted.length}: expected more than 0 and less than {MAX_LENGTH:.4f}, the "
+            "length of the average in which all steps have the same weight."
         )
     if not found:
         raise ArgumentError(
@@ -91,14 +93,14 @@ def check(found: Sequence[Snapshot], wanted: Average) -> None:
         )
 
 
-def mix(tracked: Sequence[Average], wanted: Average) -> Mixture:
-    """The mixture of tracked profiles nearest to the wanted one, in the norm of L2.
+def mix_profiles(tracked: Sequence[AverageProfile], wanted: AverageProfile) -> ProfileMixture:
+    """Return the mixture of tracked profiles that is nearest to the wanted one in the L2 norm.
 
     Minimises |sum_i x_i p_i - p|^2 under sum_i x_i = 1, by the linear system of its Lagrangian.
     """
-    gram_PP = inner(tracked, tracked)
-    with_P = inner(tracked, [wanted])[:, 0]
-    norm = inner([wanted], [wanted])[0, 0]
+    gram_PP = inner_products(tracked, tracked)
+    with_P = inner_products(tracked, [wanted])[:, 0]
+    norm = inner_products([wanted], [wanted])[0, 0]
 
     # in units of each profile's norm, so that all rows of the system are alike
     unit_P = gram_PP.diagonal().rsqrt()
@@ -112,11 +114,11 @@ def mix(tracked: Sequence[Average], wanted: Average) -> Mixture:
 
     weights_P = solved * unit_P
     squared = weights_P @ gram_PP @ weights_P - 2 * weights_P @ with_P + norm
-    return Mixture(weights_P, (squared.clamp(min=0) / norm).sqrt().item())
+    return ProfileMixture(weights_P, (squared.clamp(min=0) / norm).sqrt().item())
 
 
-def inner(rows: Sequence[Average], columns: Sequence[Average]) -> Tensor:
-    """Inner products of profiles, (rows, columns) float64.
+def inner_products(rows: Sequence[AverageProfile], columns: Sequence[AverageProfile]) -> Tensor:
+    """Return the inner products of profiles, (rows, columns) float64.
 
     p(s) = (gamma + 1) s^gamma / t^(gamma + 1) for 0 <= s <= t, so for a and b the integral up to
     m = min(t_a, t_b) is
@@ -130,8 +132,8 @@ def inner(rows: Sequence[Average], columns: Sequence[Average]) -> Tensor:
     return (a + 1) * (b + 1) / (a + b + 1) * exponent.exp()
 
 
-def _powers_and_times(averages: Sequence[Average]) -> tuple[Tensor, Tensor]:
-    gammas = {average.length: gamma_of(average.length) for average in averages}
+def _powers_and_times(averages: Sequence[AverageProfile]) -> tuple[Tensor, Tensor]:
+    gammas = {average.length: gamma_from_length(average.length) for average in averages}
     powers = [gammas[average.length] for average in averages]
     times = [float(average.step) for average in averages]
     return torch.tensor(powers, dtype=torch.float64), torch.tensor(times).double().log()

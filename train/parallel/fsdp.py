@@ -1,8 +1,8 @@
-"""Weights split among the processes: FSDP2, as Accelerate's config asks for it.
+"""Weights sharded over the processes: FSDP2, where Accelerate's config asks for it.
 
-Of a split tensor (a DTensor) each process holds some rows. A block of the model is put together
-while it computes, everything else in it while the target does. What is said here of split tensors
-leaves plain ones as they are.
+Of a sharded tensor (a DTensor) each process holds some rows. FSDP gathers the weights of a block
+while that block computes, and all other weights while the whole target does. Functions on tensors
+leave ordinary tensors as they are.
 """
 
 import os
@@ -22,25 +22,27 @@ from train.loop_config import LoopConfig
 
 Module = TypeVar("Module", bound=nn.Module)
 
-OPTIMIZERS = ("adamw", "schedulefree")
-"""Those that step each number by itself; the others look at rows, blocks or sums of a tensor."""
+ELEMENTWISE_OPTIMIZERS = ("adamw", "schedulefree")
+"""Optimizers that step each number by itself; others need whole rows, blocks or tensors."""
 
 
-def plugin() -> FullyShardedDataParallelPlugin | None:
-    """What Accelerate's config says of FSDP, or None where it does not ask for it.
+def load_fsdp_plugin() -> FullyShardedDataParallelPlugin | None:
+    """Return the FSDP plugin of Accelerate's config, or None where it does not ask for FSDP.
 
-    Without a precision of its own: autocast computes in `train.precision`, split or not. Raises
-    ArgumentError where it asks for the first version.
+    The plugin has no precision of its own: autocast computes in `train.precision` either way.
+    Raises ArgumentError for FSDP 1.
     """
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
         return None
     if os.environ.get("FSDP_VERSION") != "2":
-        raise refused("fsdp_version is not 2", "set fsdp_version: 2")
+        raise _fsdp_error("fsdp_version is not 2", "set fsdp_version: 2")
     return FullyShardedDataParallelPlugin(mixed_precision_policy=MixedPrecisionPolicy())
 
 
-def check_plugin(asked: FullyShardedDataParallelPlugin, loop: LoopConfig, optimizer: str) -> None:
-    """Raise ArgumentError for what split weights cannot have here, with the remedy."""
+def check_fsdp_plugin(
+    asked: FullyShardedDataParallelPlugin, loop: LoopConfig, optimizer: str
+) -> None:
+    """Raise ArgumentError, with the remedy, for settings that sharded weights do not support."""
     remedies = {
         "fsdp_activation_checkpointing is on": (
             asked.activation_checkpointing,
@@ -62,60 +64,62 @@ def check_plugin(asked: FullyShardedDataParallelPlugin, loop: LoopConfig, optimi
         "train.channels_last is true": (loop.channels_last, "set it to false"),
         "train.compile is true": (loop.compile, "set it to false"),
         f"optimizer.name is {optimizer!r}": (
-            optimizer not in OPTIMIZERS,
-            f"choose {' or '.join(map(repr, OPTIMIZERS))}",
+            optimizer not in ELEMENTWISE_OPTIMIZERS,
+            f"choose {' or '.join(map(repr, ELEMENTWISE_OPTIMIZERS))}",
         ),
     }
     for what, (wrong, remedy) in remedies.items():
         if wrong:
-            raise refused(what, remedy)
+            raise _fsdp_error(what, remedy)
 
 
-def refused(what: str, remedy: str) -> ArgumentError:
+def _fsdp_error(what: str, remedy: str) -> ArgumentError:
     return ArgumentError(
-        f"The accelerate config asks for FSDP, which splits the weights, and {what}: {remedy}."
+        f"The accelerate config asks for FSDP, which shards the weights, and {what}: {remedy}."
     )
 
 
-def is_wanted() -> bool:
-    """Also of the only process of a launcher, as on several: its part is then the whole."""
-    return plugin() is not None and torch.distributed.is_initialized()
+def is_fsdp_requested() -> bool:
+    """Return True where weights are to be sharded, also by a launcher of one process."""
+    return load_fsdp_plugin() is not None and torch.distributed.is_initialized()
 
 
-def is_split(module: nn.Module) -> bool:
+def is_sharded(module: nn.Module) -> bool:
+    """Return True for a module whose weights are sharded."""
     return isinstance(module, FSDPModule)
 
 
-def placed(target: Module, accelerator: Accelerator) -> Module:
-    """The target on its device; one that is to be split goes there block by block, later."""
-    return target if is_wanted() else target.to(accelerator.device)
+def move_to_device(target: Module, accelerator: Accelerator) -> Module:
+    """Move the target to its device; one that is to be sharded goes there later, by blocks."""
+    return target if is_fsdp_requested() else target.to(accelerator.device)
 
 
-def split(target: nn.Module, accelerator: Accelerator) -> dict[nn.Parameter, nn.Parameter]:
-    """Split the target's weights where that is asked for; each parameter it had -> the one now."""
-    asked = plugin()
-    if asked is None or not is_wanted():
+def shard_weights(target: nn.Module, accelerator: Accelerator) -> dict[nn.Parameter, nn.Parameter]:
+    """Shard the target's weights where that is requested; map old parameters to the new ones."""
+    asked = load_fsdp_plugin()
+    if asked is None or not is_fsdp_requested():
         return {parameter: parameter for parameter in target.parameters()}
     names = {parameter: name for name, parameter in target.named_parameters()}
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     settings: dict[str, Any] = {"reshard_after_forward": asked.reshard_after_forward}
-    for block in blocks(target, asked.transformer_cls_names_to_wrap):
+    for block in find_blocks(target, asked.transformer_cls_names_to_wrap):
         fully_shard(block, mesh=mesh, **settings)
     fully_shard(target, mesh=mesh)
-    compute_in_precision(target, accelerator)
+    _autocast_forward(target, accelerator)
 
     now = dict(target.named_parameters())
     for parameter in names:
-        # Whoever still has one of the old parameters must not keep the whole weight with it.
+        # Remaining references to an old parameter must not keep the whole weight in memory.
         parameter.data = parameter.data.new_empty(0)
     return {parameter: now[name] for parameter, name in names.items()}
 
 
-def blocks(target: nn.Module, classes: list[str] | None = None) -> list[nn.Module]:
-    """What is put together by itself, inner ones first.
+def find_blocks(target: nn.Module, classes: list[str] | None = None) -> list[nn.Module]:
+    """List the modules whose weights FSDP gathers one by one, inner modules first.
 
-    Modules of the named classes; when none are named, the middle of each UNet and the members of
-    the outermost lists: its other blocks, and the layers of text encoders.
+    These are the modules of the named classes. When none are named, they are the middle of each
+    UNet and the members of the outermost module lists: the UNet's other blocks, and the layers of
+    text encoders. Raises ArgumentError for a class that the model does not have.
     """
     if classes:
         found = [module for module in target.modules() if type(module).__name__ in classes]
@@ -123,8 +127,8 @@ def blocks(target: nn.Module, classes: list[str] | None = None) -> list[nn.Modul
         if missing:
             there = {type(module).__name__ for module in target.modules()}
             raise ArgumentError(
-                f"fsdp_transformer_layer_cls_to_wrap names {min(missing)}, which the model has not "
-                f"got; it has {', '.join(sorted(there))}."
+                f"fsdp_transformer_layer_cls_to_wrap names {min(missing)}, a class that the model "
+                f"does not have; it has {', '.join(sorted(there))}."
             )
         return found[::-1]
     found, waiting = [], [target]
@@ -141,53 +145,54 @@ def blocks(target: nn.Module, classes: list[str] | None = None) -> list[nn.Modul
     return [module for module in found if next(module.parameters(), None) is not None]
 
 
-def compute_in_precision(target: nn.Module, accelerator: Accelerator) -> None:
-    """Let the target's forward be under autocast, as Accelerate does with whole ones.
+def _autocast_forward(target: nn.Module, accelerator: Accelerator) -> None:
+    """Run the target's forward under autocast, as Accelerate does for unsharded models.
 
-    Without its cache, which would keep a copy of every block that was put together.
+    The cache of autocast is off: it would keep a copy of every gathered block.
     """
     handler = AutocastKwargs(cache_enabled=False)
     target.forward = accelerator.autocast(handler)(target.forward)
 
 
-def prepared(
+def prepare_for_training(
     target: nn.Module, optimizer: torch.optim.Optimizer, accelerator: Accelerator
 ) -> tuple[nn.Module, Any]:
-    """Target and optimizer as Accelerate runs them."""
-    if is_split(target):
+    """Return target and optimizer wrapped by Accelerate; a sharded target stays itself."""
+    if is_sharded(target):
         return target, accelerator.prepare_optimizer(optimizer)
     model, accelerated = accelerator.prepare(target, optimizer)
     return model, accelerated
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """The tensor put together; all processes ask for it."""
+def gather_tensor(tensor: Tensor) -> Tensor:
+    """Return the whole tensor; all processes must call this together."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def gathered(tensors: Mapping[str, Tensor], *, main: bool) -> dict[str, Tensor]:
-    """Whole tensors; all processes ask for them, and of split ones `main` alone gets any.
+def gather_tensors(tensors: Mapping[str, Tensor], *, main: bool) -> dict[str, Tensor]:
+    """Return the whole tensors; all processes must call this together.
 
-    One after the other, those that were put together on the CPU.
+    Sharded tensors are gathered one after the other and moved to the CPU; only the process with
+    `main` keeps them, the others get none.
     """
     found = {}
     for name, tensor in tensors.items():
         if not isinstance(tensor, DTensor):
             found[name] = tensor
             continue
-        together = whole(tensor.detach())
+        whole = gather_tensor(tensor.detach())
         if main:
-            found[name] = together.cpu()
+            found[name] = whole.cpu()
     return found
 
 
-def held(tensor: Tensor) -> Tensor:
-    """What this process holds of it, sharing its memory."""
+def local_shard(tensor: Tensor) -> Tensor:
+    """Return the rows of a tensor that this process holds, sharing its memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def split_like(value: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor, which all processes have, split as `like` is."""
+def shard_like(value: Tensor, like: Tensor) -> Tensor:
+    """Shard a whole tensor, which all processes have, in the way `like` is sharded."""
     if not isinstance(like, DTensor):
         return value
     here = value.to(like.device)
@@ -195,6 +200,6 @@ def split_like(value: Tensor, like: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def fill(tensor: Tensor, value: Tensor) -> None:
-    """Give the tensor the values of a whole one."""
-    tensor.copy_(split_like(value, tensor))
+def copy_from_whole(tensor: Tensor, value: Tensor) -> None:
+    """Copy the values of a whole tensor into one that may be sharded."""
+    tensor.copy_(shard_like(value, tensor))

@@ -1,4 +1,4 @@
-"""The processes of a run: what Accelerate gives them, and how they fail together."""
+"""The processes of a run: their Accelerator, and errors that reach all of them."""
 
 import os
 import time
@@ -23,121 +23,126 @@ from train.loop_config import LoopConfig
 from train.parallel import fsdp as sharding
 
 Result = TypeVar("Result")
-PATIENCE = timedelta(hours=3)
-"""For which processes wait for one another. The main one draws class pictures and sheets, looks at
-every picture and writes the model while the others do nothing: torch's ten minutes are too few."""
+EXCHANGE_TIMEOUT = timedelta(hours=3)
+"""Time for which processes wait for one another. While the main process draws class pictures and
+sheets, reads pictures or writes the model, the others wait: torch's ten minutes are too few."""
 
-FOREIGN = {"MEGATRON_LM": "Megatron-LM", "PARALLELISM_CONFIG": "a parallelism_config"}
-"""What else an accelerate config may switch on, and its name there."""
+UNSUPPORTED_PLUGINS = {"MEGATRON_LM": "Megatron-LM", "PARALLELISM_CONFIG": "a parallelism_config"}
+"""Plugins of an accelerate config that this loop does not support: variable -> name."""
 
 
-def together(accelerator: Accelerator, action: Callable[[], Result]) -> list[Result]:
-    """What the action gave on each process; what it raised on one is raised on all."""
-    told: list[tuple[Any, T2IError | None]]
+def run_on_all(accelerator: Accelerator, action: Callable[[], Result]) -> list[Result]:
+    """Run an action on every process and return all results; an error of one is raised on all."""
+    results: list[tuple[Any, T2IError | None]]
     try:
-        told = [(action(), None)]
+        results = [(action(), None)]
     except T2IError as error:
-        told = [(None, error)]
+        results = [(None, error)]
     if accelerator.num_processes > 1:
-        told = gather_object(told)
-    for _, failure in told:
+        results = gather_object(results)
+    for _, failure in results:
         if failure is not None:
             raise failure
-    return [made for made, _ in told]
+    return [result for result, _ in results]
 
 
-def on_main(accelerator: Accelerator, action: Callable[[], object]) -> None:
-    """Let the main process act while the others wait; what it raises is raised on all of them."""
+def run_on_main(accelerator: Accelerator, action: Callable[[], object]) -> None:
+    """Run an action on the main process while the others wait; its error is raised on all."""
 
     def act() -> None:
         if accelerator.is_main_process:
             action()
 
-    together(accelerator, act)
+    run_on_all(accelerator, act)
 
 
-def say(accelerator: Accelerator, text: str) -> None:
-    """A line, once."""
+def print_on_main(accelerator: Accelerator, text: str) -> None:
+    """Print a line on stderr, on the main process alone."""
     if accelerator.is_main_process:
         print_note(text)
 
 
 @contextmanager
-def accelerated(loop: LoopConfig, optimizer: str) -> Iterator[Accelerator]:
-    """Devices, precision and processes as the run says, whatever this process did before.
+def open_accelerator(loop: LoopConfig, optimizer: str) -> Iterator[Accelerator]:
+    """Give the Accelerator of a run within a block, whatever this process did before.
 
     All processes leave the block together. Afterwards Accelerate, the environment and torch's
-    global generators are as before it, also after an exception. Raises ArgumentError for a process
-    that stands in a group already.
+    global generators are as before, also after an exception. Raises ArgumentError where this
+    process is in a process group already.
+
+    optimizer : its name, as some optimizers cannot step sharded weights
     """
     with isolated_accelerate_state():
-        check_no_group()
-        accelerator = accelerator_of(loop, optimizer)
+        check_no_process_group()
+        accelerator = build_accelerator(loop, optimizer)
         with isolated_rng():
             yield accelerator
-        leave(accelerator)
+        leave_process_group(accelerator)
 
 
-def leave(accelerator: Accelerator) -> None:
-    """End the run on every process, together."""
+def leave_process_group(accelerator: Accelerator) -> None:
+    """Wait for the other processes of a run, then destroy its process group."""
     if accelerator.num_processes > 1:
         accelerator.wait_for_everyone()
         # NOTE a footgun: gloo's threads drop the tensors of the last exchange a moment after it
-        # is over, for which they need the interpreter's lock; to take the group down waits for
-        # those threads while holding it. Asleep, we hold nothing.
+        # is over, for which they need the interpreter's lock; destroying the group waits for
+        # those threads while holding it. While asleep, this thread does not hold it.
         time.sleep(0.2)
     if in_process_group():
-        # Accelerate leaves it standing in a notebook's processes, where the next run may begin.
+        # In a notebook's processes Accelerate keeps it, and the next run may begin there.
         distributed.destroy_process_group()
 
 
-def check_no_group() -> None:
-    """Raise ArgumentError where this process stands in a group: its timeout is not the run's."""
+def check_no_process_group() -> None:
+    """Raise ArgumentError where this process is in a group, whose timeout is not the run's."""
     if in_process_group():
         raise ArgumentError(
-            f"This process stands in a process group already, of "
+            f"This process is in a process group already, of "
             f"{distributed.get_world_size()} over {distributed.get_backend()}. Its processes and "
             "timeout cannot be changed, and a run has its own: end that one first with "
             "torch.distributed.destroy_process_group(), or start the run from a fresh process."
         )
 
 
-def accelerator_of(loop: LoopConfig, optimizer: str) -> Accelerator:
-    """Devices, precision and processes; checks that a batch divides among them."""
+def build_accelerator(loop: LoopConfig, optimizer: str) -> Accelerator:
+    """Build the Accelerator of a run: devices, precision, processes.
+
+    Raises ArgumentError for an accelerate config or a batch size that the run cannot use.
+    """
     if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
         raise ArgumentError(
             "The accelerate config asks for DeepSpeed, which steps the weights before their "
-            "gradient was looked at. To split them among processes use FSDP2: "
+            "gradient can be checked. To shard them over processes use FSDP2: "
             "configs/accelerate/fsdp2.yaml; with fsdp_reshard_after_forward: false it is what "
             "DeepSpeed calls ZeRO stage 2."
         )
-    for wish, name in FOREIGN.items():
-        if os.environ.get(f"ACCELERATE_USE_{wish}", "false").lower() == "true":
+    for variable, name in UNSUPPORTED_PLUGINS.items():
+        if os.environ.get(f"ACCELERATE_USE_{variable}", "false").lower() == "true":
             raise ArgumentError(
-                f"The accelerate config asks for {name}, which this loop does not do: leave it "
-                "out. To split the weights among processes use FSDP2: "
+                f"The accelerate config asks for {name}, which this loop does not support: remove "
+                "it. To shard the weights over processes use FSDP2: "
                 "configs/accelerate/fsdp2.yaml."
             )
-    asked = sharding.plugin()
+    asked = sharding.load_fsdp_plugin()
     if asked is not None:
-        sharding.check_plugin(asked, loop, optimizer)
+        sharding.check_fsdp_plugin(asked, loop, optimizer)
     try:
         accelerator = Accelerator(
             mixed_precision=loop.precision,
             cpu=loop.device == "cpu",
             fsdp_plugin=asked,
-            # What else an accelerate config or variable may ask for is the run's to say.
+            # The run's own config decides on these, not the accelerate config or its variables.
             dynamo_backend="no",
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
             kwargs_handlers=[
                 DistributedDataParallelKwargs(broadcast_buffers=False),
-                InitProcessGroupKwargs(timeout=PATIENCE),
+                InitProcessGroupKwargs(timeout=EXCHANGE_TIMEOUT),
             ],
         )
     except ValueError as error:
         raise ArgumentError(f"train.precision = {loop.precision!r}: {error}") from error
     if loop.precision == "fp16" and accelerator.device.type == "cpu":
-        # Accelerate takes it and computes in float32 without a word.
+        # Accelerate accepts it and silently computes in float32.
         raise ArgumentError(
             "train.precision = 'fp16' needs an accelerator, and this run is on a CPU: "
             "set it to 'bf16' or 'no'."

@@ -1,4 +1,4 @@
-"""From a run's configuration to the target that is trained, its parts fresh or trained before."""
+"""Building the target of a run from its configuration, from fresh or trained weights."""
 
 import hashlib
 import json
@@ -23,10 +23,10 @@ from t2i.errors import ArgumentError, ModelError
 from t2i.randomness import derive_seed
 from t2i.scenes.recogniser import PATCH_SIDE
 from t2i.scenes.recogniser_data import Compositions, CompositionsConfig
-from train.cache.encoders import Encoders
+from train.cache.encoders import CacheEncoders
 from train.config.run_config import RunConfig
-from train.parallel.fsdp import fill, gathered, is_split
-from train.parallel.processes import on_main
+from train.parallel.fsdp import copy_from_whole, gather_tensors, is_sharded
+from train.parallel.processes import run_on_main
 from train.targets.autoencoder import AutoencoderConfig, AutoencoderTarget
 from train.targets.caption_matcher import AgreementConfig, AgreementTarget
 from train.targets.denoiser import DenoiserConfig, DenoiserTarget
@@ -42,16 +42,18 @@ from train.targets.target import Target
 Part = TypeVar("Part", VAE, UNet2DConditionModel, PreTrainedModel)
 
 
-STORED = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""What frozen weights are held in, by the precision of the run."""
+FROZEN_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Precision of a run -> type of the weights that are not trained."""
 Facts = dict[str, Any]
-"""JSON data that tells one run from another beside its configuration: the model it is of."""
+"""JSON data on the model of a run, by which a resume recognises it."""
 
 
-def assemble(config: RunConfig, encoders: Encoders | None = None) -> tuple[Target, Facts]:
-    """Build the model, take up the parts to start from, and make it the target of the run.
+def assemble_target(
+    config: RunConfig, encoders: CacheEncoders | None = None
+) -> tuple[Target, Facts]:
+    """Build the model, load the weights to start from, and return the target of the run.
 
-    encoders : of a fine-tune, where they are loaded already
+    encoders : those of a fine-tune, where they are loaded already
     """
     torch.manual_seed(derive_seed(config.seed, "weights"))
     if isinstance(config.target, AgreementConfig):
@@ -59,50 +61,50 @@ def assemble(config: RunConfig, encoders: Encoders | None = None) -> tuple[Targe
     if isinstance(config.target, RecogniserConfig):
         assert isinstance(config.data, CompositionsConfig)
         labels, size = Compositions(config.data).labels, config.data.size
-        check_places(size, config.target.channels)
+        check_recogniser_size(size, config.target.channels)
         target = RecogniserTarget(labels, size, config.target, config.seed, config.train.batch_size)
         return target, {}
     if isinstance(config.target, FineTuneConfig):
-        return fine_tune(config.target, config, encoders)
+        return build_fine_tune(config.target, config, encoders)
     assert config.model is not None
     model = ModelConfig.load(config.model)
-    parts = with_trained(build(model), config)
-    return target_of(parts, config), facts_of(model, parts)
+    parts = load_starting_weights(build(model), config)
+    return build_scratch_target(parts, config), describe_model(model, parts)
 
 
-def put_together(target: Target, config: RunConfig, accelerator: Accelerator) -> Target:
-    """The target; where it is split, on the main process one of its own with the whole weights.
+def gather_target(target: Target, config: RunConfig, accelerator: Accelerator) -> Target:
+    """Return the target; where it is sharded, on the main process a copy with whole weights.
 
-    All processes ask for it.
+    All processes must call this together.
     """
-    if not is_split(target):
+    if not is_sharded(target):
         return target
-    weights = gathered(target.weights(), main=accelerator.is_main_process)
+    weights = gather_tensors(target.weights(), main=accelerator.is_main_process)
     found = [target]
 
     def build_whole() -> None:
-        found[0], _ = assemble(config)
+        found[0], _ = assemble_target(config)
         for name, weight in found[0].weights().items():
-            fill(weight, weights[name])
+            copy_from_whole(weight, weights[name])
         found[0].to(accelerator.device)
 
-    on_main(accelerator, build_whole)
+    run_on_main(accelerator, build_whole)
     return found[0]
 
 
-def fine_tune(
-    target: FineTuneConfig, config: RunConfig, encoders: Encoders | None
+def build_fine_tune(
+    target: FineTuneConfig, config: RunConfig, encoders: CacheEncoders | None
 ) -> tuple[FineTuneTarget, Facts]:
-    """The base model with what is trained of it; the rest is held in the precision of the run."""
+    """Build a fine-tune of a base model; frozen weights get the precision of the run."""
     given = {} if encoders is None else encoders.given
     pipe = TextToImagePipeline.from_pretrained(target.base, **given)
-    check_plain(pipe.components, target.base)
+    check_no_lora(pipe.components, target.base)
     objective = resolve_objective(config.objective, pipe.scheduler)
     built = FineTuneTarget(pipe, target, objective, config.seed, config.train.batch_size)
-    cast_frozen_weights(built, STORED[config.train.precision])
+    cast_frozen_weights(built, FROZEN_DTYPES[config.train.precision])
     facts = {
-        "unet": shapes_digest(built.components.unet),
-        "vocabulary": vocabulary_digest(built.components),
+        "unet": digest_shapes(built.components.unet),
+        "vocabulary": digest_vocabulary(built.components),
         "objective": objective.model_dump(mode="json"),
     }
     if encoders is not None:
@@ -111,8 +113,8 @@ def fine_tune(
     return built, facts
 
 
-def check_plain(parts: Mapping[str, Any], base: str) -> None:
-    """Raise ModelError for a LoRA that came with the base: what is written would lose it."""
+def check_no_lora(parts: Mapping[str, Any], base: str) -> None:
+    """Raise ModelError for a base with a LoRA, which an export would lose."""
     for name, part in parts.items():
         if isinstance(part, nn.Module) and any(iter_adapter_layers(part)):
             raise ModelError(
@@ -121,46 +123,50 @@ def check_plain(parts: Mapping[str, Any], base: str) -> None:
             )
 
 
-def with_trained(parts: Components, config: RunConfig) -> Components:
-    """The parts, those that the target names taken from the folders where they lie."""
+def load_starting_weights(parts: Components, config: RunConfig) -> Components:
+    """Replace the parts that the target names folders for by the weights there."""
     target = config.target
     for name in ("vae", "unet", "text_encoder"):
         if (folder := getattr(target, name, None)) is not None:
-            parts = replace(parts, **{name: trained(getattr(parts, name), folder, name)})
+            parts = replace(parts, **{name: load_part(getattr(parts, name), folder, name)})
     return parts
 
 
-def target_of(parts: Components, config: RunConfig) -> Target:
+def build_scratch_target(parts: Components, config: RunConfig) -> Target:
+    """Build the target that trains parts of a model from scratch."""
     target, batch_size = config.target, config.train.batch_size
     if isinstance(target, AutoencoderConfig):
-        check_picture_size(config, parts)
+        check_picture_size(config.data.size, parts)
         check_crop(config.data.size, target.crop, pixels_per_latent(parts.vae))
         return AutoencoderTarget(parts, target, config.seed, batch_size)
     assert isinstance(target, DenoiserConfig)
-    check_picture_size(config, parts, default_size(parts.unet, parts.vae)[0])
+    check_picture_size(config.data.size, parts, default_size(parts.unet, parts.vae)[0])
     return DenoiserTarget(parts, target, config.objective, config.seed, batch_size)
 
 
-def facts_of(model: ModelConfig, parts: Components) -> Facts:
+def describe_model(model: ModelConfig, parts: Components) -> Facts:
+    """Return what a resume must find unchanged of a model that is trained from scratch."""
     return {
         **model.model_dump(mode="json", exclude={"tokenizer": {"folder"}}),
         "scaling": parts.vae.config["scaling_factor"],
-        "vocabulary": vocabulary_digest(parts),
+        "vocabulary": digest_vocabulary(parts),
     }
 
 
-def vocabulary_digest(parts: Components) -> str:
+def digest_vocabulary(parts: Components) -> str:
+    """Return the SHA-256 of a tokenizer's vocabulary."""
     words = json.dumps(parts.tokenizer.get_vocab(), sort_keys=True).encode()
     return hashlib.sha256(words).hexdigest()
 
 
-def shapes_digest(part: nn.Module) -> str:
-    told = sorted((name, list(shape)) for name, shape in shapes(part).items())
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+def digest_shapes(part: nn.Module) -> str:
+    """Return the SHA-256 of the names and shapes of a model's weights."""
+    named = sorted((name, list(shape)) for name, shape in list_shapes(part).items())
+    return hashlib.sha256(json.dumps(named).encode()).hexdigest()
 
 
-def trained(part: Part, folder: Path, key: str) -> Part:
-    """The weights of `folder` in the shape of `part`. Raises ModelError where they do not fit."""
+def load_part(part: Part, folder: Path, key: str) -> Part:
+    """Load a part from `folder`. Raises ModelError unless its shapes are those of `part`."""
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"No trained weights in {folder} (target.{key}): train that part first; "
@@ -171,8 +177,8 @@ def trained(part: Part, folder: Path, key: str) -> Part:
         folder, torch_dtype=torch.float32, use_safetensors=True
     )
     check_weights_finite(str(folder), found)
-    here: Shapes = shapes(part)
-    there: Shapes = shapes(found)
+    here: Shapes = list_shapes(part)
+    there: Shapes = list_shapes(found)
     differing = [name for name in {*here, *there} if here.get(name) != there.get(name)]
     if differing:
         name = min(differing)
@@ -184,12 +190,13 @@ def trained(part: Part, folder: Path, key: str) -> Part:
     return found
 
 
-def shapes(part: nn.Module) -> Shapes:
+def list_shapes(part: nn.Module) -> Shapes:
+    """Return the shape of each weight of a model by its name."""
     return {name: tuple(weight.shape) for name, weight in part.state_dict().items()}
 
 
-def check_places(size: int, channels: Sequence[int]) -> None:
-    """Raise ArgumentError where the recogniser's levels cannot halve the picture."""
+def check_recogniser_size(size: int, channels: Sequence[int]) -> None:
+    """Raise ArgumentError where the recogniser cannot halve the picture at each of its levels."""
     step = PATCH_SIDE * 2 ** (len(channels) - 1)
     if size % step or any(channel % 8 for channel in channels):
         raise ArgumentError(
@@ -199,7 +206,7 @@ def check_places(size: int, channels: Sequence[int]) -> None:
 
 
 def check_crop(size: int, crop: int | None, factor: int) -> None:
-    """Raise ArgumentError where crops cannot be cut from the pictures or read by the model."""
+    """Raise ArgumentError for crops that exceed the pictures or do not fit the latents."""
     if crop is not None and (crop > size or crop % factor):
         raise ArgumentError(
             f"target.crop = {crop}: expected a multiple of {factor}, the pixels of one latent, of "
@@ -207,9 +214,12 @@ def check_crop(size: int, crop: int | None, factor: int) -> None:
         )
 
 
-def check_picture_size(config: RunConfig, parts: Components, expected: int | None = None) -> None:
-    """Raise ArgumentError where the data's pictures are not ones the model can read."""
-    size, factor = config.data.size, pixels_per_latent(parts.vae)
+def check_picture_size(size: int, parts: Components, expected: int | None = None) -> None:
+    """Raise ArgumentError where a model cannot read pictures of this size.
+
+    expected : the only size that is allowed, if any
+    """
+    factor = pixels_per_latent(parts.vae)
     if size % factor:
         raise ArgumentError(
             f"data.size = {size} is not a multiple of {factor}, the pixels of one latent: choose "

@@ -1,9 +1,10 @@
-"""Before a run: what can be encoded once is, and the encoders are let go."""
+"""Filling the cache of latents and captions before a run."""
 
 import shutil
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -16,194 +17,222 @@ from t2i.errors import OutputError, TrainingError
 from t2i.run_folder import StoppedEarly, StopRequest
 from t2i.scenes.sample import Samples
 from t2i.terminal import several
-from train.batches.micro_batches import memory_for
-from train.batches.order import Order
-from train.cache.caption_encoding import encoder_of
-from train.cache.encoders import OF, Encoders
-from train.cache.latent_cache import Cached
-from train.cache.needed_keys import captions_needed, variants_needed
-from train.cache.shards import DIGITS, Shards, Writer
-from train.cache.text_cache import Texts
-from train.config.run_config import RunConfig
+from train.batches.micro_batches import explain_out_of_memory
+from train.batches.order import BatchOrder
+from train.cache.caption_encoding import build_text_encoder
+from train.cache.config import CacheConfig
+from train.cache.encoders import MODELS_BY_KIND, CacheEncoders
+from train.cache.latent_cache import CachedPictures
+from train.cache.needed_keys import list_needed_captions, list_needed_variants
+from train.cache.shards import DIGEST_LENGTH, ShardFolder, ShardWriter
+from train.cache.text_cache import CachedTexts
+from train.config.run_config import TargetConfig
 from train.data.decode import BrokenPicture
 from train.data.pictures import Pictures
-from train.parallel.processes import on_main, say, together
+from train.loop_config import LoopConfig
+from train.parallel.processes import print_on_main, run_on_all, run_on_main
 from train.reporting.progress import Advance, progress
-from train.setup.assembly import STORED
+from train.setup.assembly import FROZEN_DTYPES
 from train.setup.cache_encoding import (
-    captions_in_batches,
-    make_latents,
-    make_texts,
-    pictures_in_batches,
+    batch_captions,
+    batch_pictures,
+    encode_latents,
+    encode_texts,
 )
-from train.setup.cacheable import GB, choose, latent_bytes, text_bytes, why_too_large
+from train.setup.cacheable import (
+    GB,
+    choose_cached_kinds,
+    count_latent_bytes,
+    count_text_bytes,
+    explain_too_large,
+)
 from train.targets.finetune import FineTuneConfig
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-FOLDER = "cache"
+CACHE_FOLDER = "cache"
+"""Name of the cache's folder in the folder of a run."""
 MB = 10**6
 
 
-def cached(
-    config: RunConfig,
+@dataclass(frozen=True, slots=True)
+class CacheSettings:
+    """The parts of a run's configuration that decide what is cached."""
+
+    cache: CacheConfig
+    target: TargetConfig
+    loop: LoopConfig
+
+
+def build_cache(
+    settings: CacheSettings,
     samples: Samples,
-    order: Order,
+    order: BatchOrder,
     out: Path,
     accelerator: Accelerator,
     stop: StopRequest,
-) -> tuple[Samples, Encoders | None]:
-    """The data set with latents in the place of pixels, and the encoders without their weights; as
-    it is and None where nothing can be cached. Each process makes its share of what is missing.
+) -> tuple[Samples, CacheEncoders | None]:
+    """Encode what can be cached; return samples that read the cache, and the released encoders.
 
-    Raises T2IError, and Stopped where somebody asks for it, on every process.
+    Each process encodes its share. Where nothing can be cached the samples are returned unchanged,
+    with None. Raises T2IError, and StoppedEarly when a stop is requested, on every process.
     """
-    reasons = choose(config, samples)
-    encoders: Encoders | None = None
+    cache, target = settings.cache, settings.target
+    reasons = choose_cached_kinds(cache, target, samples)
+    encoders: CacheEncoders | None = None
     if None in reasons.values():
-        assert isinstance(config.target, FineTuneConfig)
+        assert isinstance(target, FineTuneConfig)
         assert isinstance(samples, Pictures)
-        encoders = Encoders(config.target.base, STORED[config.train.precision])
-        for kind, size in (("latents", latent_bytes), ("texts", text_bytes)):
+        encoders = CacheEncoders(target.base, FROZEN_DTYPES[settings.loop.precision])
+        for kind, count_bytes in (("latents", count_latent_bytes), ("texts", count_text_bytes)):
             if reasons[kind] is None:
-                reasons[kind] = why_too_large(size(samples, encoders), config.cache.max_gb)
-        making = Making(config, order, out, encoders, accelerator, stop)
+                reasons[kind] = explain_too_large(count_bytes(samples, encoders), cache.max_gb)
+        builder = CacheBuilder(settings, order, out, encoders, accelerator, stop)
         if reasons["latents"] is None:
-            samples = making.latents(samples)
+            samples = builder.build_latents(samples)
         if reasons["texts"] is None:
-            encoders.texts = making.texts(samples)
-        encoders.let_go([kind for kind, reason in reasons.items() if reason is None])
+            encoders.texts = builder.build_texts(samples)
+        encoders.release([kind for kind, reason in reasons.items() if reason is None])
         clear_device_cache(garbage_collection=True)
     for kind, reason in reasons.items():
         if reason:
-            say(accelerator, f"The {kind} are not cached: {reason}.")
+            print_on_main(accelerator, f"The {kind} are not cached: {reason}.")
     return samples, encoders
 
 
-class Making:
-    """Completes what lies in the cache's folder by what the run needs."""
+class CacheBuilder:
+    """Adds to a cache folder what a run needs and the folder does not have."""
 
     def __init__(
         self,
-        config: RunConfig,
-        order: Order,
+        settings: CacheSettings,
+        order: BatchOrder,
         out: Path,
-        encoders: Encoders,
+        encoders: CacheEncoders,
         accelerator: Accelerator,
         stop: StopRequest,
     ) -> None:
-        self.config, self.order, self.encoders = config, order, encoders
+        assert isinstance(settings.target, FineTuneConfig)
+        self.target, self.steps = settings.target, settings.loop.steps
+        self.config, self.order, self.encoders = settings.cache, order, encoders
         self.accelerator, self.stop = accelerator, stop
-        self.folder = config.cache.folder or out / FOLDER
+        self.folder = self.config.folder or out / CACHE_FOLDER
         self.rank, self.ranks = accelerator.process_index, accelerator.num_processes
 
-    def latents(self, samples: Pictures) -> Cached:
-        """Of the pictures as the run will show them, and of those that are held out."""
-        shards = self._shards("latents")
+    def build_latents(self, samples: Pictures) -> CachedPictures:
+        """Cache the latents of the pictures that the run reads, and of held-out ones."""
+        shards = self._open_shards("latents")
         self.encoders.models["vae"].to(self.accelerator.device)
-        apart = self._complete(samples.held_out(), shards, None)
-        found = self._complete(samples, shards, self.order)
-        found.apart = apart
-        return found
+        held_out = self._complete(samples.held_out(), shards, None)
+        cached = self._complete(samples, shards, self.order)
+        cached.held_out_cache = held_out
+        return cached
 
-    def texts(self, samples: Pictures) -> Texts:
-        """Of the captions that the run will show, and the empty one."""
-        shards = self._shards("texts")
-        as_planned = samples if isinstance(samples, Cached) else None
-        steps, size = self.config.train.steps, self.config.cache.captions_at_once
-        needed = captions_needed(samples.captions() or set(), as_planned, self.order, steps)
+    def build_texts(self, samples: Pictures) -> CachedTexts:
+        """Cache the embeddings of the captions that the run reads, and of the empty caption."""
+        shards = self._open_shards("texts")
+        as_planned = samples if isinstance(samples, CachedPictures) else None
+        size = self.config.captions_at_once
+        every = samples.captions() or set()
+        needed = list_needed_captions(every, as_planned, self.order, self.steps)
         needed |= samples.held_out().captions() or set()
-        assert isinstance(self.config.target, FineTuneConfig)
-        needed |= self.config.target.all_preserved(needed)
+        needed |= self.target.all_preserved(needed)
         missing = sorted(caption for caption in needed if caption not in shards)
         if missing:
             parts = self.encoders.components()
-            for name in OF["texts"]:
+            for name in MODELS_BY_KIND["texts"]:
                 if name in self.encoders.models:
                     self.encoders.models[name].to(self.accelerator.device)
-            encoder = encoder_of(parts)
-            batches = self._share(captions_in_batches(parts, encoder, missing, size))
-            self._check_room(len(missing) * self.encoders.bytes_of_a_text)
+            encoder = build_text_encoder(parts)
+            batches = self._share(batch_captions(parts, encoder, missing, size))
+            self._check_room(len(missing) * self.encoders.bytes_per_text)
             lower = "set cache.captions_at_once lower" if size > 1 else "set cache.texts = false"
             with self._progress("encoding captions", len(missing)) as advance:
                 writer = self._writer(shards)
-                make = partial(make_texts, parts, encoder, batches, size, writer, advance)
-                self._make(make, f"encoding {several(size, 'caption')} at a time", lower)
+                encode = partial(encode_texts, parts, encoder, batches, size, writer, advance)
+                self._run_share(encode, f"encoding {several(size, 'caption')} at a time", lower)
             self._stop_if_asked()
-            self._look(shards, self._files(shards), missing)
-        return Texts(shards)
+            self._index_files(shards, self._files(shards), missing)
+        return CachedTexts(shards)
 
-    def _complete(self, samples: Pictures, shards: Shards, order: Order | None) -> Cached:
-        """Without an order every way to show the pictures."""
+    def _complete(
+        self, samples: Pictures, shards: ShardFolder, order: BatchOrder | None
+    ) -> CachedPictures:
+        """Cache the variants that a run in this order reads; without an order all of them."""
         lost: dict[int, BrokenPicture] = {}
-        size, vae = self.config.cache.pictures_at_once, self.encoders.given["vae"]
+        size, vae = self.config.pictures_at_once, self.encoders.given["vae"]
         while True:
-            pictures = Cached(samples, shards, lost)
-            needed = variants_needed(pictures, order, self.config.train.steps)
+            pictures = CachedPictures(samples, shards, lost)
+            needed = list_needed_variants(pictures, order, self.steps)
             missing = {
                 key: variant for variant in needed if (key := pictures.key(variant)) not in shards
             }
             if not missing:
                 return pictures
-            batches = self._share(pictures_in_batches(samples, [*missing.values()], size))
-            self._check_room(latent_bytes(samples, self.encoders, missing.values()))
+            batches = self._share(batch_pictures(samples, [*missing.values()], size))
+            self._check_room(count_latent_bytes(samples, self.encoders, missing.values()))
             lower = "set cache.pictures_at_once lower" if size > 1 else "choose a smaller data.size"
             with self._progress("encoding pictures", len(missing)) as advance:
                 writer = self._writer(shards)
-                make = partial(make_latents, samples, batches, size, vae, writer, advance)
-                found = self._make(make, f"encoding {several(size, 'picture')} at a time", lower)
+                encode = partial(encode_latents, samples, batches, size, vae, writer, advance)
+                found = self._run_share(
+                    encode, f"encoding {several(size, 'picture')} at a time", lower
+                )
             self._stop_if_asked()
             new = {index: error for each in found for index, error in each.items()}
             lost |= new
-            gone = {pictures.key(v) for v in missing.values() if v.index in new}
-            self._look(shards, self._files(shards), missing.keys() - gone)
+            not_encoded = {pictures.key(v) for v in missing.values() if v.index in new}
+            self._index_files(shards, self._files(shards), missing.keys() - not_encoded)
 
-    def _shards(self, kind: str) -> Shards:
-        """What is there of "latents" or "texts", every file looked at; the damaged are gone."""
+    def _open_shards(self, kind: str) -> ShardFolder:
+        """Open the cached "latents" or "texts" after removing damaged files."""
         digest = self.encoders.facts[kind] = self.encoders.digest(kind)
-        shards = Shards(self.folder / f"{kind}-{digest[:DIGITS]}")
+        shards = ShardFolder(self.folder / f"{kind}-{digest[:DIGEST_LENGTH]}")
         files = self._files(shards)
         mine = files[self.rank :: self.ranks]
-        found = together(self.accelerator, lambda: shards.damaged(mine))
+        found = run_on_all(self.accelerator, lambda: shards.damaged(mine))
         damaged = {name for each in found for name in each}
-        on_main(self.accelerator, lambda: discard(shards, damaged))
-        self._look(shards, [name for name in files if name not in damaged])
+        run_on_main(self.accelerator, lambda: _discard_damaged(shards, damaged))
+        self._index_files(shards, [name for name in files if name not in damaged])
         return shards
 
-    def _files(self, shards: Shards) -> list[str]:
-        """Those that the main process sees. Other runs may add some at any moment, and processes
-        that see different ones would share out different work.
+    def _files(self, shards: ShardFolder) -> list[str]:
+        """List the files that the main process sees, so that all processes share the same work.
+
+        Other runs may add files at any moment.
         """
         main = self.accelerator.is_main_process
-        return together(self.accelerator, lambda: shards.files() if main else [])[0]
+        return run_on_all(self.accelerator, lambda: shards.files() if main else [])[0]
 
-    def _look(self, shards: Shards, files: Sequence[str], made: Collection[str] = ()) -> None:
-        """Take notice of these files, in which all processes must find what they made."""
+    def _index_files(
+        self, shards: ShardFolder, files: Sequence[str], made: Collection[str] = ()
+    ) -> None:
+        """Index these files. Raises TrainingError unless every process finds the new keys."""
 
-        def look() -> bool:
+        def index() -> bool:
             if not all((shards.folder / name).is_file() for name in files):
                 return False
-            shards.look(files)
+            shards.index_files(files)
             return all(key in shards for key in made)
 
-        if not all(together(self.accelerator, look)):
+        if not all(run_on_all(self.accelerator, index)):
             raise TrainingError(
-                f"What the processes wrote to {shards.folder} is not there for all of them: let "
-                "cache.folder be one that all see."
+                f"Not every process finds the files that the others wrote to {shards.folder}: set "
+                "cache.folder to a folder that all of them share."
             )
 
-    def _make(self, make: Callable[[], Result], what: str, remedy: str) -> list[Result]:
-        """What the processes made, each its share."""
+    def _run_share(self, action: Callable[[], Result], what: str, remedy: str) -> list[Result]:
+        """Run the action on every process, each on its share, and return all results."""
 
         def act() -> Result:
-            with memory_for(what, remedy):
-                return make()
+            with explain_out_of_memory(what, remedy):
+                return action()
 
-        return together(self.accelerator, act)
+        return run_on_all(self.accelerator, act)
 
     @contextmanager
     def _progress(self, what: str, total: int) -> Iterator[Advance]:
-        """The main process tells of all by its own pace."""
+        """Report progress on the main process, which estimates the others by its own."""
         if not self.accelerator.is_main_process:
             yield lambda count: None
             return
@@ -211,19 +240,21 @@ class Making:
             yield lambda count: advance(count * self.ranks)
 
     def _share(self, batches: Sequence[Item]) -> Iterator[Item]:
-        """Those of this process, until somebody asks to stop."""
+        """Iterate over the batches of this process until a stop is requested."""
         return takewhile(lambda _: not self.stop.wanted, batches[self.rank :: self.ranks])
 
     def _stop_if_asked(self) -> None:
-        if any(together(self.accelerator, lambda: self.stop.wanted)):
-            say(self.accelerator, "stopped while encoding; the same command goes on from here")
+        if any(run_on_all(self.accelerator, lambda: self.stop.wanted)):
+            print_on_main(
+                self.accelerator, "stopped while encoding; the same command goes on from here"
+            )
             raise StoppedEarly
 
-    def _writer(self, shards: Shards) -> Writer:
-        return Writer(shards.folder, self.config.cache.shard_mb * MB)
+    def _writer(self, shards: ShardFolder) -> ShardWriter:
+        return ShardWriter(shards.folder, self.config.shard_mb * MB)
 
     def _check_room(self, needed: int) -> None:
-        """Raise OutputError, before anything is made, where the disk cannot hold it."""
+        """Raise OutputError, before anything is encoded, where the disk has too little room."""
 
         def check() -> None:
             place = next(
@@ -237,13 +268,13 @@ class Making:
                     "cache.latents or cache.texts off."
                 )
 
-        together(self.accelerator, check)
+        run_on_all(self.accelerator, check)
 
 
-def discard(shards: Shards, damaged: Collection[str]) -> None:
+def _discard_damaged(shards: ShardFolder, damaged: Collection[str]) -> None:
     for name in sorted(damaged):
         path = shards.folder / name
         warnings.warn(
-            f"The file {path} of the cache is damaged: what it held is made again.", stacklevel=2
+            f"The file {path} of the cache is damaged: its content is made again.", stacklevel=2
         )
     shards.discard(damaged)

@@ -1,7 +1,7 @@
-"""Encoding what is not there yet: each process its share, every batch of the same size.
+"""Encoding pictures and captions for the cache in batches of one size.
 
-A batch that is too short is filled up with copies of its last row: how the others of a batch are
-rounded together must not depend on what was there before.
+A short batch is padded with copies of its last row: rounding depends on the size of a batch, and
+must not depend on what was cached before.
 
 B batch rows, C channels, H W size of pictures, h w of latents.
 """
@@ -24,11 +24,11 @@ from t2i.denoiser.families.sd import VAE
 from t2i.errors import TrainingError
 from t2i.scenes.sample import Sample
 from t2i.text.encoders.selection import TextEncoder
-from train.batches.batch import as_floats
-from train.cache.caption_encoding import read, windows
-from train.cache.latent_cache import LOSER_MOMENTS, MASK, MOMENTS
-from train.cache.shards import Writer
-from train.cache.text_cache import arrays_of
+from train.batches.batch import pixels_to_floats
+from train.cache.caption_encoding import count_windows, encode_captions
+from train.cache.latent_cache import LOSER_MOMENTS, LOSS_MASK, MOMENTS
+from train.cache.shards import Arrays, ShardWriter
+from train.cache.text_cache import to_arrays
 from train.data.buckets import Shape
 from train.data.decode import BrokenPicture
 from train.data.pictures import Pictures, Variant
@@ -36,86 +36,98 @@ from train.reporting.progress import Advance
 from train.targets.latents import latent_mean
 
 Item = TypeVar("Item")
-Made = TypeVar("Made")
-AHEAD = 4
+Result = TypeVar("Result")
+DECODED_AHEAD = 4
 """Batches of pictures that are decoded while one is encoded."""
 
 
-def pictures_in_batches(
+def batch_pictures(
     pictures: Pictures, variants: Sequence[Variant], size: int
 ) -> list[tuple[Variant, ...]]:
-    """Of one shape each."""
+    """Group variants of pictures into batches of one shape."""
 
     def bucket(variant: Variant) -> Shape:
         return pictures.bucket(variant.index)
 
     ordered = sorted(variants, key=lambda variant: (bucket(variant), variant))
-    return [batch for _, same in groupby(ordered, bucket) for batch in batches_of([*same], size)]
+    return [batch for _, same in groupby(ordered, bucket) for batch in _cut([*same], size)]
 
 
 @torch.no_grad()
-def make_latents(
+def encode_latents(
     pictures: Pictures,
     batches: Iterable[tuple[Variant, ...]],
     size: int,
     vae: VAE,
-    writer: Writer,
+    writer: ShardWriter,
     advance: Advance,
 ) -> dict[int, BrokenPicture]:
-    """Write the moments of the latents of pictures; those that have none, by their numbers."""
+    """Encode pictures and write the moments of their latents.
+
+    Returns the errors of pictures that cannot be encoded, by their numbers.
+    """
     lost: dict[int, BrokenPicture] = {}
 
-    def shown(batch: tuple[Variant, ...]) -> list[tuple[Variant, Sample | BrokenPicture]]:
-        return [(variant, picture_or_fault(pictures, variant)) for variant in batch]
+    def read_batch(batch: tuple[Variant, ...]) -> list[tuple[Variant, Sample | BrokenPicture]]:
+        return [(variant, _read_or_error(pictures, variant)) for variant in batch]
 
-    device = next(vae.parameters()).device
-    for found in ahead(shown, batches):
-        there: list[tuple[Variant, Sample]] = []
+    for found in map_ahead(read_batch, batches):
+        samples: list[tuple[Variant, Sample]] = []
         for variant, sample in found:
             if isinstance(sample, BrokenPicture):
                 lost[variant.index] = sample
             else:
-                there.append((variant, sample))
-        if there:
-            pixels = [sample.pixels for _, sample in there]
-            losers = [sample.loser for _, sample in there if sample.loser is not None]
-            moments_BCHW = moments_of(vae, pixels_of(pixels, size).to(device)).float().cpu()
-            worse_BCHW = moments_BCHW[:, :0]
-            if len(losers) == len(pixels):  # a batch of pairs
-                worse_BCHW = moments_of(vae, pixels_of(losers, size).to(device)).float().cpu()
-            for (variant, sample), moments_CHW, worse_CHW in zip(
-                there, moments_BCHW, worse_BCHW, strict=False
-            ):
-                if not (moments_CHW.isfinite().all() and worse_CHW.isfinite().all()):
-                    lost[variant.index] = BrokenPicture(
-                        sample.name, "becomes latents that are not finite: take it out"
-                    )
-                    continue
-                arrays = {MOMENTS: moments_CHW.numpy()}
-                if sample.loss_mask is not None:
-                    arrays[MASK] = sample.loss_mask
-                if len(worse_CHW):
-                    arrays[LOSER_MOMENTS] = worse_CHW.numpy()
-                writer.add(pictures.key(variant), arrays)
+                samples.append((variant, sample))
+        if samples:
+            arrays = _encode_samples([sample for _, sample in samples], size, vae)
+            for (variant, sample), encoded in zip(samples, arrays, strict=True):
+                if encoded is None:
+                    reason = "becomes latents that are not finite: take it out"
+                    lost[variant.index] = BrokenPicture(sample.name, reason)
+                else:
+                    writer.add(pictures.key(variant), encoded)
         advance(len(found))
     writer.flush()
     return lost
 
 
-def picture_or_fault(pictures: Pictures, variant: Variant) -> Sample | BrokenPicture:
+def _encode_samples(samples: Sequence[Sample], size: int, vae: VAE) -> list[Arrays | None]:
+    """Encode the samples of a batch to the arrays to cache; None where latents are not finite."""
+    device = next(vae.parameters()).device
+    pixels = [sample.pixels for sample in samples]
+    losers = [sample.loser for sample in samples if sample.loser is not None]
+    moments_BCHW = encode_moments(vae, _stack_pixels(pixels, size).to(device)).float().cpu()
+    worse_BCHW = moments_BCHW[:, :0]
+    if len(losers) == len(pixels):  # a batch of pairs
+        worse_BCHW = encode_moments(vae, _stack_pixels(losers, size).to(device)).float().cpu()
+    encoded: list[Arrays | None] = []
+    for sample, moments_CHW, worse_CHW in zip(samples, moments_BCHW, worse_BCHW, strict=False):
+        if not (moments_CHW.isfinite().all() and worse_CHW.isfinite().all()):
+            encoded.append(None)
+            continue
+        arrays = {MOMENTS: moments_CHW.numpy()}
+        if sample.loss_mask is not None:
+            arrays[LOSS_MASK] = sample.loss_mask
+        if len(worse_CHW):
+            arrays[LOSER_MOMENTS] = worse_CHW.numpy()
+        encoded.append(arrays)
+    return encoded
+
+
+def _read_or_error(pictures: Pictures, variant: Variant) -> Sample | BrokenPicture:
     try:
         return pictures.picture(variant)
     except BrokenPicture as error:
         return error
 
 
-def pixels_of(rows: Sequence[NDArray[np.uint8]], size: int) -> Tensor:
-    """As batches have them, (B, 3, H, W) in [-1, 1]; filled up to `size` rows."""
-    return as_floats(torch.from_numpy(np.stack(filled_up(rows, size))))
+def _stack_pixels(rows: Sequence[NDArray[np.uint8]], size: int) -> Tensor:
+    """Stack pictures as (B, 3, H, W) in [-1, 1], padded to `size` rows."""
+    return pixels_to_floats(torch.from_numpy(np.stack(_padded(rows, size))))
 
 
-def moments_of(vae: VAE, pixels_BCHW: Tensor) -> Tensor:
-    """(B, 2C, h, w): mean and standard deviation; (B, C, h, w) where there is no posterior."""
+def encode_moments(vae: VAE, pixels_BCHW: Tensor) -> Tensor:
+    """Encode pixels to mean and deviation, (B, 2C, h, w); without posterior (B, C, h, w)."""
     encoded = vae.encode(pixels_BCHW)
     mean_BCHW = latent_mean(encoded)
     if not isinstance(vae, AutoencoderKL):
@@ -123,58 +135,58 @@ def moments_of(vae: VAE, pixels_BCHW: Tensor) -> Tensor:
     return torch.cat([mean_BCHW, encoded.latent_dist.std], dim=1)
 
 
-def captions_in_batches(
+def batch_captions(
     components: Components, encoder: TextEncoder, captions: Sequence[str], size: int
 ) -> list[tuple[str, ...]]:
-    """Of one number of windows each."""
+    """Group captions into batches of one number of text windows."""
 
     def count(caption: str) -> int:
-        return windows(components, encoder, [caption])
+        return count_windows(components, encoder, [caption])
 
     ordered = sorted(captions, key=lambda caption: (count(caption), caption))
-    return [batch for _, same in groupby(ordered, count) for batch in batches_of([*same], size)]
+    return [batch for _, same in groupby(ordered, count) for batch in _cut([*same], size)]
 
 
 @torch.no_grad()
-def make_texts(
+def encode_texts(
     components: Components,
     encoder: TextEncoder,
     batches: Iterable[tuple[str, ...]],
     size: int,
-    writer: Writer,
+    writer: ShardWriter,
     advance: Advance,
 ) -> None:
-    """Write what the text encoders make of captions. Raises TrainingError if that is not finite."""
+    """Encode captions and write their embeddings. Raises TrainingError where one is not finite."""
     for batch in batches:
-        told = read(components, encoder, filled_up(batch, size))
+        encoded = encode_captions(components, encoder, _padded(batch, size))
         for row, caption in enumerate(batch):
-            arrays = arrays_of(told, row)
+            arrays = to_arrays(encoded, row)
             if not all(np.isfinite(array).all() for array in arrays.values()):
                 raise TrainingError(
-                    f"The text encoder makes numbers that are not finite of the caption "
-                    f"{caption[:80]!r}: the base model is damaged, or cannot read this."
+                    f"The embeddings of the caption {caption[:80]!r} are not finite: the base "
+                    "model is damaged, or cannot encode this."
                 )
             writer.add(caption, arrays)
         advance(len(batch))
     writer.flush()
 
 
-def batches_of(items: Sequence[Item], size: int) -> list[tuple[Item, ...]]:
+def _cut(items: Sequence[Item], size: int) -> list[tuple[Item, ...]]:
     return [tuple(items[start : start + size]) for start in range(0, len(items), size)]
 
 
-def filled_up(rows: Sequence[Item], size: int) -> list[Item]:
+def _padded(rows: Sequence[Item], size: int) -> list[Item]:
     return [*rows, *[rows[-1]] * (size - len(rows))]
 
 
-def ahead(act: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
-    """What `act` makes of each, in threads, a few items ahead."""
-    with ThreadPoolExecutor(min(AHEAD, cpu_count() or 1)) as pool:
-        waiting: deque[Future[Made]] = deque()
+def map_ahead(act: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Map `act` over the items in threads, a few items ahead of the consumer."""
+    with ThreadPoolExecutor(min(DECODED_AHEAD, cpu_count() or 1)) as pool:
+        waiting: deque[Future[Result]] = deque()
         try:
             for item in items:
                 waiting.append(pool.submit(act, item))
-                if len(waiting) > AHEAD:
+                if len(waiting) > DECODED_AHEAD:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

@@ -1,10 +1,11 @@
-"""What of a run can be cached, and why the rest cannot."""
+"""Decisions on what a run caches, and the reasons why the rest cannot be cached."""
 
 from collections.abc import Iterable
 
 from t2i.scenes.sample import Samples
-from train.cache.encoders import Encoders
-from train.config.run_config import RunConfig
+from train.cache.config import CacheConfig
+from train.cache.encoders import CacheEncoders
+from train.config.run_config import TargetConfig
 from train.data.pictures import Pictures, Variant
 from train.targets.finetune import FineTuneConfig
 from train.targets.parts.learned_words import WordsPart
@@ -12,26 +13,27 @@ from train.targets.parts.learned_words import WordsPart
 KINDS = ("latents", "texts")
 GB = 10**9
 Reasons = dict[str, str | None]
-"""Each of KINDS -> why it is not cached, "" where nobody asked for it; None where it is."""
+"""Each of KINDS -> None where it is cached, else the reason; "" where it is not requested."""
 
 
-def choose(config: RunConfig, samples: Samples) -> Reasons:
-    """As far as it is known before the encoders are loaded."""
+def choose_cached_kinds(cache: CacheConfig, target: TargetConfig, samples: Samples) -> Reasons:
+    """Decide what is cached, as far as that is known before the encoders are loaded."""
     reasons: Reasons = dict.fromkeys(KINDS, "")
-    if not isinstance(config.target, FineTuneConfig):
+    if not isinstance(target, FineTuneConfig):
         return reasons
-    for kind, wanted in (("latents", config.cache.latents), ("texts", config.cache.texts)):
+    for kind, wanted in (("latents", cache.latents), ("texts", cache.texts)):
         if wanted and not isinstance(samples, Pictures):
-            reasons[kind] = f"{config.data.kind} are made anew at each visit"
+            reasons[kind] = "scenes are made anew at each visit"
         elif wanted:
             reasons[kind] = None
     if reasons["texts"] is None:
         assert isinstance(samples, Pictures)
-        reasons["texts"] = why_no_texts(config.target, samples)
+        reasons["texts"] = explain_uncached_texts(target, samples)
     return reasons
 
 
-def why_no_texts(target: FineTuneConfig, pictures: Pictures) -> str | None:
+def explain_uncached_texts(target: FineTuneConfig, pictures: Pictures) -> str | None:
+    """Return the reason why embeddings of captions cannot be cached; None where they can."""
     for number, part in enumerate(target.parts):
         if isinstance(part, WordsPart):
             return f"target.parts[{number}] trains new words"
@@ -42,21 +44,22 @@ def why_no_texts(target: FineTuneConfig, pictures: Pictures) -> str | None:
     return None
 
 
-def why_too_large(needed: int, most_gb: float) -> str | None:
+def explain_too_large(needed: int, most_gb: float) -> str | None:
+    """Return the reason why so many bytes are not cached; None where they fit."""
     if needed <= most_gb * GB:
         return None
     return f"they would take {needed / GB:.3g} GB, more than cache.max_gb = {most_gb:g}"
 
 
-def latent_bytes(
-    pictures: Pictures, encoders: Encoders, variants: Iterable[Variant] | None = None
+def count_latent_bytes(
+    pictures: Pictures, encoders: CacheEncoders, variants: Iterable[Variant] | None = None
 ) -> int:
-    """Of some ways to show pictures, or of all."""
+    """Count the bytes of the latents of these variants, or of all."""
     if variants is None:
         variants = (one for index in range(len(pictures)) for one in pictures.variants(index))
-    return sum(encoders.bytes_of_latents(pictures.bucket(one.index)) for one in variants)
+    return sum(encoders.bytes_per_latents(pictures.bucket(one.index)) for one in variants)
 
 
-def text_bytes(pictures: Pictures, encoders: Encoders) -> int:
-    """Of every caption, in one window each."""
-    return len((pictures.captions() or set()) | {""}) * encoders.bytes_of_a_text
+def count_text_bytes(pictures: Pictures, encoders: CacheEncoders) -> int:
+    """Count the bytes of the embeddings of all captions, one window each."""
+    return len((pictures.captions() or set()) | {""}) * encoders.bytes_per_text

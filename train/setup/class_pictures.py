@@ -1,7 +1,8 @@
-"""Drawing DreamBooth's class pictures, those that are missing, before the first step."""
+"""Drawing the missing class pictures of DreamBooth before the first step."""
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,73 +17,91 @@ from t2i.pictures import save_picture
 from t2i.run_folder import StopRequest
 from t2i.safe_reading import RUN, read_json
 from t2i.terminal import print_note
-from train.config.run_config import RunConfig
-from train.data.class_picture_config import PriorConfig, class_picture_folder
+from train.data.class_picture_config import PriorConfig
 from train.data.sources.folder import list_folder
 from train.data.sources.listing import Listing
-from train.parallel.processes import on_main
+from train.parallel.processes import run_on_main
 from train.reporting.progress import progress
-from train.setup.assembly import STORED
 
 if TYPE_CHECKING:
     from pipelines.text_to_image import TextToImagePipeline
 
 NOTES = ".drawn.json"
-"""In their folder: what they were drawn by."""
+"""File in their folder that notes what they were drawn with."""
 
 
-def draw_prior(config: RunConfig, out: Path, accelerator: Accelerator, stop: StopRequest) -> bool:
-    """Draw the class pictures that are missing, on the main process; False where that was stopped.
+@dataclass(frozen=True, slots=True)
+class ClassPictures:
+    """The class pictures of a run: the folder they are in and what they are drawn with.
 
-    Each is written as it is finished, so that the next run goes on behind it. Raises ArgumentError
-    for a folder whose pictures were drawn otherwise.
+    base : the model that draws them
+    size : side in pixels
+    dtype : type of the model's weights
     """
-    if config.prior is not None:
-        on_main(accelerator, lambda: draw_missing(config, out, accelerator.device, stop))
+
+    prior: PriorConfig
+    folder: Path
+    base: str
+    size: int
+    dtype: torch.dtype
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the pictures depend on, as it is noted beside them."""
+        keys = {"prompt", "seed", "steps", "guidance_scale"}
+        return {**self.prior.model_dump(include=keys), "size": self.size, "base": self.base}
+
+
+def draw_class_pictures(wanted: ClassPictures, accelerator: Accelerator, stop: StopRequest) -> bool:
+    """Draw the missing class pictures on the main process; False where that was stopped.
+
+    Each is written as it is finished, so that the next run continues after it. Raises
+    ArgumentError for a folder whose pictures were drawn with other settings.
+    """
+    run_on_main(accelerator, lambda: draw_missing(wanted, accelerator.device, stop))
     stopped = gather_object([stop.wanted]) if accelerator.num_processes > 1 else [stop.wanted]
-    return config.prior is None or not any(stopped)
+    return not any(stopped)
 
 
-def draw_missing(config: RunConfig, out: Path, device: torch.device, stop: StopRequest) -> None:
-    prior = config.prior
-    assert prior is not None
-    folder = class_picture_folder(prior, out)
-    numbers = missing(folder, prior.count)
-    check_made_alike(folder, facts_of(config), beside_new=bool(numbers))
+def draw_missing(wanted: ClassPictures, device: torch.device, stop: StopRequest) -> None:
+    """Draw the class pictures that the folder does not have, until a stop is requested."""
+    prior, folder = wanted.prior, wanted.folder
+    numbers = list_missing(folder, prior.count)
+    check_same_settings(folder, wanted.describe(), adding=bool(numbers))
     if not numbers:
         return
 
-    # Here, for the sake of the start-up of a run that has its pictures.
+    # Imported here, so that a run which has its pictures starts sooner.
     from pipelines.text_to_image import TextToImagePipeline
 
-    assert config.target.kind == "finetune"
-    kind = STORED[config.train.precision]
-    pipe = TextToImagePipeline.from_pretrained(config.target.base, torch_dtype=kind).to(device)
+    pipe = TextToImagePipeline.from_pretrained(wanted.base, torch_dtype=wanted.dtype).to(device)
     pipe.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]
-    facts = json.dumps(facts_of(config), indent=1) + "\n"
+    facts = json.dumps(wanted.describe(), indent=1) + "\n"
     write_atomically(folder / NOTES, lambda part: part.write_text(facts, "utf-8"))
     with progress("class pictures", prior.count, prior.count - len(numbers)) as advance:
-        for batch in batches_of(numbers, prior):
+        for batch in batch_numbers(numbers, prior):
             if stop.wanted:
                 print_note("stopped; the same command goes on from here")
                 return
-            pictures = draw(pipe, prior, config.data.size, batch)
+            pictures = draw_batch(pipe, prior, wanted.size, batch)
             for number in sorted({*batch} & {*numbers}):
-                save_picture(pictures[number - batch[0]], folder / name_of(number))
+                save_picture(pictures[number - batch[0]], folder / file_name(number))
                 advance(1)
 
 
-def batches_of(numbers: Sequence[int], prior: PriorConfig) -> list[range]:
-    """Whole batches with the numbers in them: a picture is the same to the bit beside the same."""
+def batch_numbers(numbers: Sequence[int], prior: PriorConfig) -> list[range]:
+    """Return whole batches that contain the numbers.
+
+    A picture depends, by rounding, on the size of the batch it is drawn in.
+    """
     size = prior.batch_size
     starts = dict.fromkeys(number // size * size for number in numbers)
     return [range(start, min(start + size, prior.count)) for start in starts]
 
 
-def draw(
+def draw_batch(
     pipe: "TextToImagePipeline", prior: PriorConfig, size: int, numbers: Sequence[int]
 ) -> list[Image.Image]:
-    """Picture n is that of seed `prior.seed + n`."""
+    """Draw pictures by their numbers; picture n has the seed `prior.seed + n`."""
     drawn: list[Image.Image] = pipe(
         [prior.prompt] * len(numbers),
         height=size,
@@ -95,40 +114,34 @@ def draw(
     return drawn
 
 
-def missing(folder: Path, count: int) -> list[int]:
-    """Numbers of the pictures that are to be drawn; those of others count as they are."""
+def list_missing(folder: Path, count: int) -> list[int]:
+    """List the numbers of the pictures to draw; pictures under other names count too."""
     listing = list_folder(folder) if folder.is_dir() else Listing()
-    there = {Path(picture.name).name for picture in listing.pictures}
-    ours = {name_of(number) for number in range(count)} & there
-    wanted = count - len(there - ours)
-    return [number for number in range(wanted) if name_of(number) not in there]
+    present = {Path(picture.name).name for picture in listing.pictures}
+    ours = {file_name(number) for number in range(count)} & present
+    wanted = count - len(present - ours)
+    return [number for number in range(wanted) if file_name(number) not in present]
 
 
-def name_of(number: int) -> str:
+def file_name(number: int) -> str:
+    """Return the file name of a class picture."""
     return f"class-{number:05d}.png"
 
 
-def facts_of(config: RunConfig) -> dict[str, Any]:
-    """What the pictures are drawn by."""
-    assert config.prior is not None
-    assert config.target.kind == "finetune"
-    told = config.prior.model_dump(include={"prompt", "seed", "steps", "guidance_scale"})
-    return {**told, "size": config.data.size, "base": config.target.base}
+def check_same_settings(folder: Path, ours: dict[str, Any], *, adding: bool) -> None:
+    """Raise ArgumentError where the pictures in a folder were drawn with other settings.
 
-
-def check_made_alike(folder: Path, ours: dict[str, Any], *, beside_new: bool) -> None:
-    """Raise ArgumentError where the pictures that are there were drawn otherwise.
-
-    beside_new : more are to be drawn, so that the model must be the same too; it may have moved
+    adding : more are to be drawn, so that the path of the model must be the same too
     """
     path = folder / NOTES
     if not path.is_file():
         return
     theirs = read_json(path, RUN("note of class pictures"))
-    keys = [key for key in ours if beside_new or key != "base"]
+    keys = [key for key in ours if adding or key != "base"]
     changes = [f"{k}: {theirs.get(k)!r} -> {ours[k]!r}" for k in keys if theirs.get(k) != ours[k]]
     if changes:
         raise ArgumentError(
-            f"The class pictures in {folder} were drawn otherwise ({'; '.join(changes)}): remove "
-            "that folder to have them drawn anew, or name another with prior.folder."
+            f"The class pictures in {folder} were drawn with other settings "
+            f"({'; '.join(changes)}): remove that folder to draw them anew, or name another with "
+            "prior.folder."
         )

@@ -1,5 +1,6 @@
-"""The data of a run: the same samples in the same order whenever it goes on."""
+"""The data of a run: samples and their order, unchanged when the run is resumed."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -8,51 +9,61 @@ from t2i.errors import ArgumentError
 from t2i.randomness import derive_seed
 from t2i.scenes.sample import Samples
 from t2i.terminal import print_note, several
-from train.batches.order import Order
-from train.config.run_config import RunConfig
+from train.batches.order import BatchOrder
+from train.config.run_config import TargetConfig
 from train.data.class_picture_config import PriorConfig, class_picture_folder
 from train.data.picture_record import load_run_pictures
 from train.data.pictures import Pictures
 from train.data.pictures_config import PicturesConfig
 from train.data.registry import DataConfig, open_data_set
 from train.data.subsets import SubsetConfig
-from train.parallel.processes import on_main
+from train.parallel.processes import run_on_main
 from train.targets.finetune import FineTuneConfig
 
 RECORD = "pictures.json"
-"""In a run's folder, which pictures it began with."""
-SHOWN_FROM = 200
-"""Pictures that take long enough to look at for a bar."""
+"""File in a run's folder that lists the pictures it began with."""
+PROGRESS_FROM = 200
+"""Number of pictures from which on progress of reading them is printed."""
 
 
-def data_of(config: RunConfig, out: Path, accelerator: Accelerator) -> Samples:
-    """What the run learns from, its class pictures with it.
+@dataclass(frozen=True, slots=True)
+class DataSettings:
+    """The parts of a run's configuration that decide what it learns from."""
+
+    data: DataConfig
+    prior: PriorConfig | None
+    target: TargetConfig
+    batch_size: int
+
+
+def load_samples(settings: DataSettings, out: Path, accelerator: Accelerator) -> Samples:
+    """Load the data set of a run, its class pictures included, and print remarks on it.
 
     Raises DataError where too many pictures are broken, ArgumentError where they are not those that
     the run began with.
     """
-    data = with_class_pictures(config.data, config.prior, out)
+    target = settings.target
+    data = add_class_pictures(settings.data, settings.prior, out)
     if not isinstance(data, PicturesConfig):
         return open_data_set(data)
     found: list[Pictures] = []
 
-    def look() -> None:  # the first time the main process writes down what it sees
-        found.append(load_run_pictures(data, out / RECORD, Looking()))
-        for remark in found[0].summary().remarks(config.train.batch_size):
-            print_note(remark)
+    def read() -> None:  # the first time, the main process records what it finds
+        found.append(load_run_pictures(data, out / RECORD, ReadingProgress()))
         for remark in (
-            *supervision_remarks(config, found[0]),
-            *preservation_remarks(config, found[0]),
-            *preference_remarks(config, found[0]),
+            *found[0].summary().remarks(settings.batch_size),
+            *supervision_remarks(target, data, found[0]),
+            *preservation_remarks(target, found[0]),
+            *preference_remarks(target, found[0]),
         ):
             print_note(remark)
 
-    on_main(accelerator, look)
+    run_on_main(accelerator, read)
     return found[0] if found else load_run_pictures(data, out / RECORD)
 
 
-def with_class_pictures(data: DataConfig, prior: PriorConfig | None, out: Path) -> DataConfig:
-    """Add the class pictures, where there are to be some, to a run's data as one more subset."""
+def add_class_pictures(data: DataConfig, prior: PriorConfig | None, out: Path) -> DataConfig:
+    """Add the class pictures of a run, if any, to its data as one more subset."""
     if prior is None:
         return data
     assert isinstance(data, PicturesConfig)
@@ -71,12 +82,14 @@ def with_class_pictures(data: DataConfig, prior: PriorConfig | None, out: Path) 
     return data.model_copy(update={"folder": None, "subsets": (*own, drawn)})
 
 
-def supervision_remarks(config: RunConfig, pictures: Pictures) -> list[str]:
-    """Which pictures attention supervision leaves out.
+def supervision_remarks(
+    target: TargetConfig, data: PicturesConfig, pictures: Pictures
+) -> list[str]:
+    """Return remarks on the pictures that attention supervision leaves out.
 
     Raises ArgumentError where it would leave out all of them.
     """
-    if not getattr(config.target, "attention_weight", 0.0):
+    if not getattr(target, "attention_weight", 0.0):
         return []
     own = [index for index in range(len(pictures)) if not pictures.is_prior(index)]
     masked = [index for index in own if pictures.has_mask(index)]
@@ -87,7 +100,7 @@ def supervision_remarks(config: RunConfig, pictures: Pictures) -> list[str]:
             "data.subsets.masks, set data.alpha_mask = true for transparent pictures, or set "
             "target.attention_weight = 0."
         )
-    word = config.data.masked_word or "the trigger"  # type: ignore[union-attr]  # of pictures
+    word = data.masked_word or "the trigger"
     if not naming:
         raise ArgumentError(
             f"target.attention_weight is set, but no caption of a masked picture says {word!r}: "
@@ -107,12 +120,11 @@ def supervision_remarks(config: RunConfig, pictures: Pictures) -> list[str]:
     return remarks
 
 
-def preservation_remarks(config: RunConfig, pictures: Pictures) -> list[str]:
-    """Which pictures have no caption that is to draw what it drew.
+def preservation_remarks(target: TargetConfig, pictures: Pictures) -> list[str]:
+    """Return a remark on the captions under which nothing is preserved.
 
     Raises ArgumentError where none has one.
     """
-    target = config.target
     if not isinstance(target, FineTuneConfig) or not target.preserve_weight:
         return []
     captions = [pictures.caption(index, 0) for index in range(len(pictures))]
@@ -131,10 +143,12 @@ def preservation_remarks(config: RunConfig, pictures: Pictures) -> list[str]:
     ]
 
 
-def preference_remarks(config: RunConfig, pictures: Pictures) -> list[str]:
-    """Raises ArgumentError where pairs are to be learned from and there are none, or the other
-    way round."""
-    beta, losers = getattr(config.target, "preference_beta", 0.0), pictures.count_pairs()
+def preference_remarks(target: TargetConfig, pictures: Pictures) -> list[str]:
+    """Return a remark on the number of pairs.
+
+    Raises ArgumentError for a preference loss without pairs, and for pairs without such a loss.
+    """
+    beta, losers = getattr(target, "preference_beta", 0.0), pictures.count_pairs()
     if beta and losers < len(pictures):
         raise ArgumentError(
             f"target.preference_beta learns from pairs, and {len(pictures) - losers} of "
@@ -149,22 +163,23 @@ def preference_remarks(config: RunConfig, pictures: Pictures) -> list[str]:
     return [f"pairs: {losers}"] if losers else []
 
 
-def order_of(samples: Samples, config: RunConfig) -> Order:
-    return Order(samples.groups(), config.train.batch_size, derive_seed(config.seed, "data"))
+def build_order(samples: Samples, batch_size: int, seed: int) -> BatchOrder:
+    """Return the order in which a run with this seed reads its samples."""
+    return BatchOrder(samples.groups(), batch_size, derive_seed(seed, "data"))
 
 
-def shown(samples: Samples) -> dict[str, str]:
-    """What tells pictures from others, wherever they lie."""
+def describe_samples(samples: Samples) -> dict[str, str]:
+    """Return what a resume must find unchanged of the pictures, wherever they are."""
     return {"pictures": samples.fingerprint()} if isinstance(samples, Pictures) else {}
 
 
-class Looking:
-    """Lines about every tenth of the pictures that are looked at."""
+class ReadingProgress:
+    """Prints a line after every tenth of the pictures that are read."""
 
     def __init__(self) -> None:
         self._tenths = 0
 
     def __call__(self, done: int, of: int) -> None:
-        if of >= SHOWN_FROM and done * 10 // of > self._tenths:
+        if of >= PROGRESS_FROM and done * 10 // of > self._tenths:
             self._tenths = done * 10 // of
-            print_note(f"looked at {done} of {several(of, 'picture')}")
+            print_note(f"read {done} of {several(of, 'picture')}")

@@ -23,8 +23,8 @@ from t2i.randomness import derive_generator
 from t2i.text.encoder_interface import EncodedText
 from t2i.text.word_spans import Span, token_spans_of_ranges
 from train.batches.batch import Batch
-from train.cache.caption_encoding import encoder_of, read, spelled
-from train.export import ExportConfig, Notes, export, pipeline, sampler
+from train.cache.caption_encoding import build_text_encoder, encode_captions, spell_learned_words
+from train.export import ExportConfig, Notes, build_pipeline, build_scheduler, export_model
 from train.objective.attention_supervision import Supervision, SupervisionConfig, supervised
 from train.objective.losses import counted
 from train.objective.objective import (
@@ -43,7 +43,7 @@ from train.targets.unread_weights import freeze_unread_weights
 
 if TYPE_CHECKING:
     from pipelines.text_to_image import TextToImagePipeline
-    from train.cache.encoders import Encoders
+    from train.cache.encoders import CacheEncoders
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class DenoisingTarget(Target):
         self.supervision = supervision
         self.components, self.caption_dropout = components, caption_dropout
         self.objective = Objective(objective)
-        self.cache: Encoders | None = None
+        self.cache: CacheEncoders | None = None
         """Cached embeddings, and the encoders whose weights were freed, where there is a cache."""
         self.unet, self.vae = components.unet, components.vae.eval()
         self.text_encoder, self.text_encoder_2 = components.text_encoder, components.text_encoder_2
@@ -92,7 +92,7 @@ class DenoisingTarget(Target):
 
     def finish_setup(self, gradient_checkpointing: bool) -> None:
         """Prepare the text encoders; called by a subclass once `requires_grad` is set."""
-        self.encoder = encoder_of(self.components)
+        self.encoder = build_text_encoder(self.components)
         if encoders := self._trained_encoders():
             freeze_unread_weights(encoders, self._encode_every_word)
         if gradient_checkpointing:
@@ -146,7 +146,7 @@ class DenoisingTarget(Target):
         self, batch: Batch, output_BCHW: Tensor, target_BCHW: Tensor, level: NoiseLevel
     ) -> Tensor:
         """Return the weighted error of the denoiser's output in each row, (B,)."""
-        weight_B1HW = batch.counted_B1HW
+        weight_B1HW = batch.loss_mask_B1HW
         if weight_B1HW is not None:
             weight_B1HW = counted(weight_B1HW, *output_BCHW.shape[2:])
         return self.objective.losses(output_BCHW, target_BCHW, level, weight_B1HW)
@@ -175,10 +175,15 @@ class DenoisingTarget(Target):
         """Return the positions along T of character spans of a caption, new words expanded."""
         tokenizer = self.components.tokenizer
         expanded = [
-            (len(spelled(caption[:start], tokenizer)), len(spelled(caption[:end], tokenizer)))
+            (
+                len(spell_learned_words(caption[:start], tokenizer)),
+                len(spell_learned_words(caption[:end], tokenizer)),
+            )
             for start, end in spans
         ]
-        return token_spans_of_ranges(self.encoder, spelled(caption, tokenizer), expanded)
+        return token_spans_of_ranges(
+            self.encoder, spell_learned_words(caption, tokenizer), expanded
+        )
 
     @torch.no_grad()
     def validation_picture(self, batch: Batch) -> ValidationPicture:
@@ -248,25 +253,25 @@ class DenoisingTarget(Target):
     def pipeline(self) -> "TextToImagePipeline":
         """Return a pipeline of the components, which shares their weights."""
         self.restore_encoders()
-        return pipeline(self.components, self.scheduler())
+        return build_pipeline(self.components, self.scheduler())
 
     def restore_encoders(self) -> None:
         """Load the weights that were freed because of the cache, to draw or to export."""
         if self.cache is not None:
-            self.cache.take_up(self.device)
+            self.cache.reload(self.device)
 
     def release_encoders(self) -> None:
         """Free the weights of the encoders that the cache replaces in training."""
         if self.cache is not None:
-            self.cache.let_go()
+            self.cache.release()
 
     def scheduler(self) -> Scheduler:
         """Return a scheduler that samples what the objective trains."""
-        return sampler(self.objective.config)
+        return build_scheduler(self.objective.config)
 
     def export(self, folder: Path, batch: Batch, config: ExportConfig, notes: Notes) -> None:
         """Write the whole pipeline as a folder that diffusers reads."""
-        export(self.components, self.scheduler(), folder, config, notes)
+        export_model(self.components, self.scheduler(), folder, config, notes)
 
     def _trained_encoders(self) -> list[PreTrainedModel]:
         encoders = filter(None, (self.text_encoder, self.text_encoder_2))
@@ -295,7 +300,7 @@ class DenoisingTarget(Target):
     def _encode(self, captions: Sequence[str]) -> EncodedText:
         if self.cache is not None and self.cache.texts is not None:
             return self.cache.texts.read(captions, self.device)
-        return read(self.components, self.encoder, captions)
+        return encode_captions(self.components, self.encoder, captions)
 
     def _encode_every_word(self) -> list[Tensor]:
         """Return the embeddings that the denoiser reads, of a caption with every new word."""

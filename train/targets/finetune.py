@@ -22,7 +22,7 @@ from train.objective.losses import row_means
 from train.objective.objective import ObjectiveConfig
 from train.objective.preferences import PreferenceConfig, preference_loss
 from train.objective.preservation import PreservationConfig
-from train.optim.optimizer import Group
+from train.optim.optimizer import ParameterGroup
 from train.targets.denoising import DenoisingTarget, NoisyLatents
 from train.targets.finetune_results import FineTuned, write_results
 from train.targets.parts.adapters import AdapterPart, inject_adapter
@@ -157,10 +157,10 @@ class FineTuneTarget(DenoisingTarget):
         counts_B = torch.tensor([caption is not None for caption in wanted], device=error_B.device)
         return error_B * counts_B
 
-    def groups(self) -> list[Group]:
+    def groups(self) -> list[ParameterGroup]:
         """Return one parameter group per part, with its learning rate and weight decay."""
         return [
-            Group(name, [w for w in weights if w.requires_grad], part.learning_rate, decay)
+            ParameterGroup(name, [w for w in weights if w.requires_grad], part.learning_rate, decay)
             for name, part, weights in self._groups
             for decay in [part.weight_decay]
         ]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from t2i.randomness import derive_generator
 from train.batches.batch import Batch
 from train.export import ExportConfig, Notes
-from train.optim.optimizer import Group
+from train.optim.optimizer import ParameterGroup
 from train.reporting.sample_sheets import SamplesConfig
 
 
@@ -58,9 +58,9 @@ class Target(nn.Module, ABC):
         """Return the trained parameters by name."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
-    def groups(self) -> list[Group]:
+    def groups(self) -> list[ParameterGroup]:
         """Return the trained parameters in groups with one learning rate and weight decay each."""
-        return [Group("all", [*self.weights().values()])]
+        return [ParameterGroup("all", [*self.weights().values()])]
 
     def noise(self, like: Tensor, batch: Batch, purpose: str) -> Tensor:
         """Return standard normal noise of the shape of `like`, seeded by each row's own slot."""

@@ -9,8 +9,14 @@ from torch import nn
 
 from t2i.errors import ModelError
 from tests.tiny import tiny_sd_folder, tiny_text_encoder, tiny_tokenizer, tiny_vae
-from train.cache.encoders import Encoders
-from train.cache.weightless import fill, hollow, is_hollow, weights_digest, words_digest
+from train.cache.encoders import CacheEncoders
+from train.cache.weightless import (
+    copy_weights,
+    drop_weights,
+    is_without_weights,
+    tokenizer_digest,
+    weights_digest,
+)
 
 
 def watched(model: nn.Module) -> list[weakref.ref]:
@@ -27,13 +33,13 @@ def test_a_hollow_model_has_no_tensor_left_and_is_filled_again(make):
     model, other = make(), make()
     references, state = watched(model), {n: t.clone() for n, t in model.state_dict().items()}
     assert alive(references) == len(references) > 0
-    hollow(model)
+    drop_weights(model)
     assert alive(references) == 0
-    assert is_hollow(model)
+    assert is_without_weights(model)
     assert model.config is not None
     model.requires_grad_(False).eval().to("cpu")  # what a run does with all its parts
 
-    fill(model, other)
+    copy_weights(model, other)
     assert model.state_dict().keys() == state.keys()
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
     assert {n for n, _ in model.named_buffers()} == {n for n, _ in other.named_buffers()}
@@ -51,46 +57,46 @@ def test_the_digest_of_weights_is_of_every_weight_and_of_the_config():
 
 def test_the_digest_of_words_is_of_the_words_and_not_of_how_they_were_last_read():
     tokenizer = tiny_tokenizer()
-    digest = words_digest(tokenizer)
+    digest = tokenizer_digest(tokenizer)
     tokenizer("a red apple", padding="max_length", truncation=True)
-    assert words_digest(tokenizer) == digest
+    assert tokenizer_digest(tokenizer) == digest
     tokenizer.add_tokens(["<mug>"])
-    assert words_digest(tokenizer) != digest
-    assert words_digest(tiny_tokenizer(20)) != digest
+    assert tokenizer_digest(tokenizer) != digest
+    assert tokenizer_digest(tiny_tokenizer(20)) != digest
 
 
 def test_encoders_come_without_the_denoiser_and_let_go_of_what_they_are_asked_to(base):
-    encoders = Encoders(str(base))
+    encoders = CacheEncoders(str(base))
     assert "unet" not in encoders.given
     vae, text = (watched(encoders.models[name]) for name in ("vae", "text_encoder"))
-    encoders.let_go(["latents"])
+    encoders.release(["latents"])
     assert alive(vae) == 0
     assert alive(text) == len(text)
-    encoders.let_go(["texts"])
+    encoders.release(["texts"])
     assert alive(text) == 0
 
-    encoders.take_up(torch.device("cpu"))
-    again = Encoders(str(base))
+    encoders.reload(torch.device("cpu"))
+    again = CacheEncoders(str(base))
     for name in ("vae", "text_encoder"):
         found, expected = encoders.models[name].state_dict(), again.models[name].state_dict()
         assert all(torch.equal(found[key], expected[key]) for key in expected)
-    encoders.let_go()
-    assert all(is_hollow(model) for model in encoders.models.values())
+    encoders.release()
+    assert all(is_without_weights(model) for model in encoders.models.values())
 
 
 def test_a_base_that_became_another_one_is_refused(tmp_path):
     folder = tiny_sd_folder(tmp_path / "base")
-    encoders = Encoders(str(folder))
-    encoders.let_go(["latents"])
+    encoders = CacheEncoders(str(folder))
+    encoders.release(["latents"])
     vae = tiny_vae()
     with torch.no_grad():
         vae.encoder.conv_in.bias += 1
     vae.save_pretrained(folder / "vae")
-    with pytest.raises(ModelError, match="The vae of .* is another one than when the run began"):
-        encoders.take_up(torch.device("cpu"))
+    with pytest.raises(ModelError, match="The vae of .* has changed since the run began"):
+        encoders.reload(torch.device("cpu"))
 
 
 def test_a_hollow_model_can_still_be_shown():
     model = tiny_vae()
-    hollow(model)
+    drop_weights(model)
     assert "Conv2d(3, 8" in repr(model)

@@ -13,15 +13,15 @@ from PIL import Image
 from t2i.errors import DataError
 from tests.tiny import tiny_small_vae, tiny_vae
 from tests.train.data.making import COLOURS, NAMES, folder_of, noise, plain
-from train.batches.batch import batches
-from train.batches.order import Order, Share
-from train.cache.latent_cache import Cached
-from train.cache.needed_keys import captions_needed, variants_needed
-from train.cache.shards import Shards, Writer
+from train.batches.batch import iterate_batches
+from train.batches.order import BatchOrder, ProcessShare
+from train.cache.latent_cache import CachedPictures
+from train.cache.needed_keys import list_needed_captions, list_needed_variants
+from train.cache.shards import ShardFolder, ShardWriter
 from train.data.decode import BrokenPicture
 from train.data.pictures import Pictures
 from train.data.pictures_config import PicturesConfig
-from train.setup.cache_encoding import make_latents, moments_of, pictures_in_batches
+from train.setup.cache_encoding import batch_pictures, encode_latents, encode_moments
 
 
 @pytest.fixture(scope="module")
@@ -34,32 +34,34 @@ def pictures_of(folder: Path | None = None, **keys: object) -> Pictures:
     return Pictures(PicturesConfig.model_validate(given))
 
 
-def cached(pictures: Pictures, folder: Path, vae, size: int = 1) -> Cached:
+def cached(pictures: Pictures, folder: Path, vae, size: int = 1) -> CachedPictures:
     """What is missing in the folder is made; how much that was, in `made`."""
-    shards = Shards(folder)
-    shards.look()
+    shards = ShardFolder(folder)
+    shards.index_files()
     apart = pictures.held_out()
     made, lost = 0, {}
     for part in (apart, pictures):
         wanted = {part.key(v): v for i in range(len(part)) for v in part.variants(i)}
         missing = [variant for key, variant in wanted.items() if key not in shards]
-        parts = pictures_in_batches(part, missing, size)
-        lost = make_latents(part, parts, size, vae, Writer(folder, 20_000), lambda count: None)
+        parts = batch_pictures(part, missing, size)
+        lost = encode_latents(
+            part, parts, size, vae, ShardWriter(folder, 20_000), lambda count: None
+        )
         made += len(missing)
-        shards.look()
-    found = Cached(pictures, shards, lost)
+        shards.index_files()
+    found = CachedPictures(pictures, shards, lost)
     found.made = made
     return found
 
 
-def check_pairs(found: Cached, pictures: Pictures, vae) -> None:
+def check_pairs(found: CachedPictures, pictures: Pictures, vae) -> None:
     """Each sample is the uncached one, the moments those of its own pixels."""
     for index in range(len(pictures)):
         for visit in range(6):
             plain, sample = pictures.read(index, visit), found.read(index, visit)
             pixels_BCHW = torch.from_numpy(plain.pixels)[None].permute(0, 3, 1, 2) / 127.5 - 1
             with torch.no_grad():
-                expected = moments_of(vae, pixels_BCHW)[0].numpy()
+                expected = encode_moments(vae, pixels_BCHW)[0].numpy()
             assert np.abs(sample.moments - expected).max() < 1e-6
             assert sample.pixels.shape == (*plain.pixels.shape[:2], 0)
             assert (sample.name, sample.caption, sample.framing, sample.weight) == (
@@ -168,12 +170,14 @@ def test_equal_names_in_two_folders_are_two_pictures(tmp_path, vae):
 def test_shuffled_and_gone_on_with_the_batches_are_those_without_a_cache(tmp_path, vae):
     pictures = pictures_of(several(tmp_path / "p"), **LIVELY)
     found = cached(pictures, tmp_path / "c", vae)
-    order = Order(pictures.groups(), 2, seed=3)
-    expected = [*batches(pictures, order, Share(), range(12))]
+    order = BatchOrder(pictures.groups(), 2, seed=3)
+    expected = [*iterate_batches(pictures, order, ProcessShare(), range(12))]
     for steps, workers in ((range(12), 0), (range(7, 12), 1)):
-        for step, batch in zip(steps, batches(found, order, Share(), steps, workers), strict=True):
+        for step, batch in zip(
+            steps, iterate_batches(found, order, ProcessShare(), steps, workers), strict=True
+        ):
             with torch.no_grad():
-                moments = moments_of(vae, expected[step].pixels_BCHW)
+                moments = encode_moments(vae, expected[step].pixels_BCHW)
             assert (batch.moments_BCHW - moments).abs().max() < 1e-6
             assert batch.captions == expected[step].captions
             assert batch.pixels_BCHW.shape[2:] == expected[step].pixels_BCHW.shape[2:]
@@ -208,11 +212,11 @@ def test_no_picture_is_opened_once_its_latents_are_there(tmp_path, vae):
 
 def test_a_picture_without_finite_latents_is_named_and_another_stands_in(tmp_path, vae):
     pictures = pictures_of(folder_of(tmp_path / "p", *COLOURS), buckets=False, bad_share=0.2)
-    shards = Shards(tmp_path / "c")
+    shards = ShardFolder(tmp_path / "c")
     variants = [pictures.variants(index)[0] for index in range(len(pictures))]
     spoilt = pictures.key(variants[3])
 
-    class Spoiling(Writer):
+    class Spoiling(ShardWriter):
         def add(self, key, arrays):
             assert key != spoilt
             super().add(key, arrays)
@@ -233,15 +237,15 @@ def test_a_picture_without_finite_latents_is_named_and_another_stands_in(tmp_pat
                 encoded.latents[0, 0, 0, 0] = float("inf")
             return encoded
 
-    batches = pictures_in_batches(pictures, variants, 1)
-    lost = make_latents(
+    batches = batch_pictures(pictures, variants, 1)
+    lost = encode_latents(
         pictures, batches, 1, Failing(), Spoiling(tmp_path / "c", 10), lambda count: None
     )
-    shards.look()
+    shards.index_files()
     assert [*lost] == [3]
     with pytest.warns(UserWarning, match="03-yellow.png: becomes latents that are not finite"):
-        found = Cached(pictures, shards, lost)
-    assert found.shown(3) == 4
+        found = CachedPictures(pictures, shards, lost)
+    assert found.stand_in(3) == 4
     sample = found.read(3, 0)
     assert sample.caption == "a cyan sheet"
     assert np.array_equal(sample.moments, found.read(4, 0).moments)
@@ -249,42 +253,42 @@ def test_a_picture_without_finite_latents_is_named_and_another_stands_in(tmp_pat
     config = pictures.config.model_copy(update={"bad_share": 0.1})
     with pytest.raises(DataError, match="1 of 8 pictures cannot be used.*\n.*yellow"):
         with pytest.warns(UserWarning, match="yellow"):
-            Cached(Pictures(config, found=pictures.found), shards, lost)
+            CachedPictures(Pictures(config, found=pictures.found), shards, lost)
 
 
 def test_what_was_never_encoded_is_said_and_not_taken_for_broken(tmp_path):
     pictures = pictures_of(folder_of(tmp_path / "p", "red"))
-    with pytest.raises(DataError, match="00-red.png is not among what was encoded"):
-        Cached(pictures, Shards(tmp_path / "c")).read(0, 0)
+    with pytest.raises(DataError, match="00-red.png is not in the cache"):
+        CachedPictures(pictures, ShardFolder(tmp_path / "c")).read(0, 0)
 
 
 def test_a_short_run_needs_no_more_than_it_shows(tmp_path):
     pictures = pictures_of(several(tmp_path / "p"), **LIVELY)
     lost = {1: BrokenPicture("1.png", "is lost")}
     with pytest.warns(UserWarning, match="1.png: is lost"):
-        found = Cached(
+        found = CachedPictures(
             Pictures(pictures.config.model_copy(update={"bad_share": 0.5}), found=pictures.found),
-            Shards(tmp_path / "c"),
+            ShardFolder(tmp_path / "c"),
             lost,
         )
-    order = Order(found.groups(), 2, seed=1)
-    every = variants_needed(found, None, 0)
+    order = BatchOrder(found.groups(), 2, seed=1)
+    every = list_needed_variants(found, None, 0)
     assert {variant.index for variant in every} == {0, 2, 3, 4}
-    assert variants_needed(found, order, 1000) == every
-    few = variants_needed(found, order, 3)
+    assert list_needed_variants(found, order, 1000) == every
+    few = list_needed_variants(found, order, 3)
     assert len(few) <= 6 < len(every)
 
     shown = set()
     for step in range(3):
-        for place in Share().places(order, step)[0]:
+        for place in ProcessShare().micro_batches(order, step)[0]:
             index = place.sample
             if index == 1:
-                index = found.shown(1)
+                index = found.stand_in(1)
             shown.add(found.variant(index, place.visit))
     assert {*few} == shown
     captions = pictures.captions()
-    assert captions_needed(captions, found, order, 1000) == captions | {""}
-    assert captions_needed(captions, None, order, 1) == captions | {""}
-    some = captions_needed(captions, found, order, 1)
+    assert list_needed_captions(captions, found, order, 1000) == captions | {""}
+    assert list_needed_captions(captions, None, order, 1) == captions | {""}
+    some = list_needed_captions(captions, found, order, 1)
     assert "" in some
     assert some < captions | {""}

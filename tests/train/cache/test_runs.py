@@ -24,14 +24,14 @@ from tests.train.apart import by_two, said
 from tests.train.finetunes import finetune_run, finetune_toml
 from tests.train.runs import accelerator_for, tiny_run
 from tests.train.test_loop import newest
-from train.cache.encoders import Encoders
-from train.cache.latent_cache import Cached
-from train.cache.shards import Shards
-from train.cache.weightless import is_hollow
+from train.cache.encoders import CacheEncoders
+from train.cache.latent_cache import CachedPictures
+from train.cache.shards import ShardFolder
+from train.cache.weightless import is_without_weights
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
 from train.loop import Training, run
-from train.setup import cache_encoding as making
+from train.setup import cache_encoding
 
 REPO = Path(__file__).resolve().parents[3]
 OFF = ("cache.latents=false", "cache.texts=false")
@@ -64,10 +64,10 @@ def ready(config: RunConfig, out: Path) -> Training:
     return Training(config, out, accelerator_for(config))
 
 
-def shards_of(out: Path, kind: str) -> Shards:
+def shards_of(out: Path, kind: str) -> ShardFolder:
     (folder,) = (out / "cache").glob(f"{kind}-*")
-    found = Shards(folder)
-    found.look()
+    found = ShardFolder(folder)
+    found.index_files()
     return found
 
 
@@ -130,7 +130,7 @@ def test_a_resumed_run_is_the_run_bit_for_bit_whatever_became_of_the_cache(
     training = ready(config(), out)
     reader = iter([None, None])
     training._any = lambda wanted: next(reader, True) is True  # stops after the third step
-    assert not training.go(stop)
+    assert not training.run(stop)
     assert newest(out).step == 3
     (file,) = (out / "cache").glob("latents-*/*.safetensors")
     if harm == "gone":
@@ -210,20 +210,20 @@ def test_two_processes_share_out_the_same_work_whatever_each_sees_of_the_folder(
 def hesitant_main() -> None:
     """Let the main process take its time before it discards a damaged file."""
     torch.set_num_threads(1)
-    discard = Shards.discard
+    discard = ShardFolder.discard
 
-    def late(self: Shards, files: list[str]) -> None:
+    def late(self: ShardFolder, files: list[str]) -> None:
         time.sleep(2)
         discard(self, files)
 
-    Shards.discard = late
+    ShardFolder.discard = late
 
 
 def blind_second() -> None:
     """Let the second process see none of the files, as another run writes them just now."""
     torch.set_num_threads(1)
-    files = Shards.files
-    Shards.files = lambda self: [] if os.environ["RANK"] == "1" else files(self)
+    files = ShardFolder.files
+    ShardFolder.files = lambda self: [] if os.environ["RANK"] == "1" else files(self)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_where_memory_does_not_suffice_to_encode_it_is_said_what_to_do(
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(making, "moments_of", full)
+    monkeypatch.setattr(cache_encoding, "encode_moments", full)
     config = finetune_run(tmp_path / "c", base, ("lora",), f"cache.pictures_at_once={at_once}")
     with pytest.raises(TrainingError, match=f"Out of memory .* {at_once} picture.*{remedy}"):
         ready(config, tmp_path / "out")
@@ -246,7 +246,7 @@ def test_a_held_out_picture_without_finite_latents_is_named_and_another_stands_i
 ):
     settings = ("data.held_out=3", "data.bad_share=0.3", "data.buckets=false", "validation.every=4")
     config = finetune_run(tmp_path / "c", base, ("lora",), *settings)
-    original = making.moments_of
+    original = cache_encoding.encode_moments
     calls = []
 
     def spoiling(vae, pixels_BCHW):
@@ -254,13 +254,13 @@ def test_a_held_out_picture_without_finite_latents_is_named_and_another_stands_i
         moments_BCHW = original(vae, pixels_BCHW)
         return moments_BCHW * (float("inf") if len(calls) == 1 else 1)  # of the first, held out
 
-    monkeypatch.setattr(making, "moments_of", spoiling)
+    monkeypatch.setattr(cache_encoding, "encode_moments", spoiling)
     with pytest.warns(UserWarning, match="becomes latents that are not finite.*takes its place"):
         training = ready(config, tmp_path / "out")
-    assert training.go(StopRequest())
+    assert training.run(StopRequest())
 
 
-def count(shards: Shards, file: str) -> int:
+def count(shards: ShardFolder, file: str) -> int:
     return sum(entry.file == file for entry in shards._entries.values())
 
 
@@ -366,11 +366,11 @@ def validations(out: Path) -> list[float]:
 def test_weights_taken_up_for_a_sheet_are_let_go_again(tmp_path, base):
     training = ready(finetune_run(tmp_path / "c", base, ("lora",)), tmp_path / "out")
     parts = (training.target.vae, training.target.text_encoder)
-    assert all(map(is_hollow, parts))
-    with training.as_used() as target:
+    assert all(map(is_without_weights, parts))
+    with training.ema_weights() as target:
         target.pipeline()
-        assert not any(map(is_hollow, parts))
-    assert all(map(is_hollow, parts))
+        assert not any(map(is_without_weights, parts))
+    assert all(map(is_without_weights, parts))
 
 
 @pytest.mark.parametrize(
@@ -390,7 +390,7 @@ def test_what_cannot_be_cached_is_said_and_encoded_as_it_goes(
     training = ready(config, tmp_path / "out")
     assert said.split()[0] not in training.target.cache.facts
     assert re.search(f"The {said}", capfd.readouterr().err)
-    assert training.go(StopRequest())
+    assert training.run(StopRequest())
 
 
 def test_scenes_are_not_cached_and_other_targets_say_nothing(tmp_path, base, capfd):
@@ -412,7 +412,9 @@ def test_scenes_are_not_cached_and_other_targets_say_nothing(tmp_path, base, cap
 def test_a_run_does_not_go_on_with_another_choice_of_what_is_cached(tmp_path, alone):
     toml = alone.parent / "run.toml"
     shutil.copytree(alone, tmp_path / "out")
-    with pytest.raises(ArgumentError, match="was started otherwise: .*cached.latents"):
+    with pytest.raises(
+        ArgumentError, match="was started with another configuration: .*cached.latents"
+    ):
         run(load_run_config(toml, [OFF[0]]), tmp_path / "out")
     moved = tmp_path / "moved"
     (tmp_path / "out/cache").rename(moved)
@@ -433,8 +435,8 @@ def test_a_picture_that_broke_since_it_was_surveyed_counts_as_broken(tmp_path, b
     harm_after_survey(monkeypatch, tmp_path / "c/pictures/1.png")
     with pytest.warns(UserWarning, match="1.png: .*another picture takes its place"):
         training = ready(config, tmp_path / "out")
-    assert isinstance(training.samples, Cached)
-    assert training.go(StopRequest())
+    assert isinstance(training.samples, CachedPictures)
+    assert training.run(StopRequest())
     strict = finetune_run(tmp_path / "d", base, ("lora",))
     harm_after_survey(monkeypatch, tmp_path / "d/pictures/1.png")
     with pytest.raises(DataError, match="1 of 6 pictures cannot be used"), pytest.warns():
@@ -443,10 +445,10 @@ def test_a_picture_that_broke_since_it_was_surveyed_counts_as_broken(tmp_path, b
 
 def harm_after_survey(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
     """The file is cut short when the encoders are loaded, after all pictures were looked at."""
-    load_encoders = Encoders.__init__
+    load_encoders = CacheEncoders.__init__
 
     def harming(self, *given):
         path.write_bytes(path.read_bytes()[:100])
         load_encoders(self, *given)
 
-    monkeypatch.setattr(Encoders, "__init__", harming)
+    monkeypatch.setattr(CacheEncoders, "__init__", harming)

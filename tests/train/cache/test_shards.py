@@ -10,18 +10,18 @@ import pytest
 
 from t2i.errors import DataError, OutputError
 from train.cache import shards as module
-from train.cache.shards import Shards, Writer
+from train.cache.shards import ShardFolder, ShardWriter
 
 
 def written(folder, count=10, most_bytes=200):
     """Entries of 64 bytes and, every other one, a mask."""
-    writer = Writer(folder, most_bytes)
+    writer = ShardWriter(folder, most_bytes)
     for number in range(count):
         mask = {"mask": np.full((2, 2), number, dtype=np.uint8)} if number % 2 else {}
         writer.add(f'key "{number}" \u00e9', {"moments": np.full(16, number, np.float32), **mask})
     writer.flush()
-    shards = Shards(folder)
-    shards.look()
+    shards = ShardFolder(folder)
+    shards.index_files()
     return shards
 
 
@@ -37,7 +37,7 @@ def test_entries_come_back_as_they_were_written(tmp_path):
 
 
 def test_more_files_are_read_than_are_held_open(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "OPEN", 2)
+    monkeypatch.setattr(module, "MAX_OPEN_FILES", 2)
     shards = written(tmp_path, most_bytes=1)
     for _ in range(2):
         for number in range(10):
@@ -62,7 +62,7 @@ def test_a_damaged_file_is_found_and_only_what_it_held_is_gone(tmp_path, harm):
     assert shards.damaged(shards.files()) == [name]
     before = {key for key in (f'key "{n}" \u00e9' for n in range(10)) if key in shards}
     shards.discard([name])
-    shards.look()
+    shards.index_files()
     after = {key for key in before if key in shards}
     assert len(before) == 10
     assert 0 < len(after) < 10
@@ -111,4 +111,4 @@ def test_a_disk_that_refuses_leaves_what_was_there(tmp_path):
     blocked = tmp_path / files[0] / "inside a file"
     with pytest.raises(OutputError, match="is a file, not a folder"):
         written(blocked)
-    assert Shards(tmp_path).files() == files
+    assert ShardFolder(tmp_path).files() == files

@@ -7,10 +7,10 @@ from t2i.denoiser.build import Components
 from t2i.errors import DataError, TrainingError
 from tests.text import tiny_models
 from tests.tiny import tiny_vae
-from train.cache.caption_encoding import encoder_of, read
-from train.cache.shards import Shards, Writer
-from train.cache.text_cache import Texts
-from train.setup.cache_encoding import captions_in_batches, make_texts
+from train.cache.caption_encoding import build_text_encoder, encode_captions
+from train.cache.shards import ShardFolder, ShardWriter
+from train.cache.text_cache import CachedTexts
+from train.setup.cache_encoding import batch_captions, encode_texts
 
 CAPTIONS = ["", "a red apple", "cat", "a cat left of the dog " * 4, "the blue picture " * 9]
 CPU = torch.device("cpu")
@@ -31,24 +31,24 @@ def components(kind: str) -> Components:
     )
 
 
-def made(folder, parts: Components, captions=CAPTIONS, size=4) -> Texts:
-    encoder = encoder_of(parts)
-    batches = captions_in_batches(parts, encoder, captions, size)
+def made(folder, parts: Components, captions=CAPTIONS, size=4) -> CachedTexts:
+    encoder = build_text_encoder(parts)
+    batches = batch_captions(parts, encoder, captions, size)
     assert sorted(caption for batch in batches for caption in batch) == sorted(captions)
-    make_texts(parts, encoder, batches, size, Writer(folder, 1000), lambda count: None)
-    shards = Shards(folder)
-    shards.look()
-    return Texts(shards)
+    encode_texts(parts, encoder, batches, size, ShardWriter(folder, 1000), lambda count: None)
+    shards = ShardFolder(folder)
+    shards.index_files()
+    return CachedTexts(shards)
 
 
 @pytest.mark.parametrize("kind", ["clip", "two clips", "t5", "bert", "gpt2"])
 def test_captions_of_any_lengths_are_as_encoded_together(tmp_path, kind):
     parts = components(kind)
-    texts, encoder = made(tmp_path, parts), encoder_of(parts)
+    texts, encoder = made(tmp_path, parts), build_text_encoder(parts)
     for rows in ([0, 1, 2], [1], [3, 0], [4, 3, 2, 1, 0], [2, 2, 4]):
         captions = [CAPTIONS[row] for row in rows]
         with torch.no_grad():
-            expected = read(parts, encoder, captions)
+            expected = encode_captions(parts, encoder, captions)
         found = texts.read(captions, CPU)
         assert found.text_BTD.shape == expected.text_BTD.shape
         assert (found.text_BTD - expected.text_BTD).abs().max() < 1e-6
@@ -71,7 +71,7 @@ def test_what_a_caption_becomes_does_not_depend_on_what_else_was_missing(tmp_pat
 
 def test_a_caption_that_was_not_encoded_is_named(tmp_path):
     texts = made(tmp_path, components("clip"))
-    with pytest.raises(DataError, match="'a green dog' is not among those that were encoded"):
+    with pytest.raises(DataError, match="'a green dog' was not encoded before the run"):
         texts.read(["", "a green dog"], CPU)
 
 
@@ -79,5 +79,5 @@ def test_a_text_encoder_that_makes_no_numbers_is_refused(tmp_path):
     parts = components("clip")
     with torch.no_grad():
         next(parts.text_encoder.parameters()).fill_(float("nan"))
-    with pytest.raises(TrainingError, match="not finite of the caption"):
+    with pytest.raises(TrainingError, match="embeddings of the caption .* are not finite"):
         made(tmp_path, parts)

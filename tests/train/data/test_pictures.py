@@ -16,8 +16,8 @@ from pydantic import ValidationError
 
 from t2i.errors import ArgumentError, DataError
 from tests.train.data.making import COLOURS, NAMES, colour_of, folder_of, noise, plain
-from train.batches.batch import batches
-from train.batches.order import Order, Share
+from train.batches.batch import iterate_batches
+from train.batches.order import BatchOrder, ProcessShare
 from train.data.buckets import covering_shape
 from train.data.pictures import Pictures, Variant
 from train.data.pictures_config import PicturesConfig
@@ -139,7 +139,7 @@ def test_every_picture_is_in_one_group_and_a_group_has_one_shape(tmp_path: Path)
         (shape,) = {pictures.read(index, 0).pixels.shape for index in group}
         assert shape == (*pictures.bucket(group[0]), 3)
         assert shape[0] * shape[1] <= 32 * 32
-    order = Order(groups, 3, seed=1)
+    order = BatchOrder(groups, 3, seed=1)
     shown = Counter(index for step in range(order.round) for index in order.batch(step))
     assert {*shown} == {*range(7)}
 
@@ -498,9 +498,10 @@ def test_a_caption_that_names_a_trigger_needs_one(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_worker_processes_read_what_one_process_reads(tmp_path: Path) -> None:
     pictures = Pictures(config_of(several(tmp_path), **LIVELY))
-    order = Order(pictures.groups(), 2, seed=1)
+    order = BatchOrder(pictures.groups(), 2, seed=1)
     alone, together = (
-        list(batches(pictures, order, Share(), range(6), workers)) for workers in (0, 2)
+        list(iterate_batches(pictures, order, ProcessShare(), range(6), workers))
+        for workers in (0, 2)
     )
     for one, other in zip(alone, together, strict=True):
         assert torch.equal(one.pixels_BCHW, other.pixels_BCHW)
