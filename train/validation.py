@@ -35,7 +35,7 @@ LEVELS_PER_PASS = 4
 
 
 class ValidationConfig(BaseModel):
-    """When the validation loss is measured, and on how many pictures and noise levels."""
+    """Interval, number of pictures and noise levels of the validation loss."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
