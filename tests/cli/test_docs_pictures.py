@@ -8,8 +8,9 @@ from t2i.cli.metadata.reading import read_metadata, request_from_metadata
 
 LARGEST = 60_000
 INPUTS = {"right.png", "edits.webp", "benchmark.webp", "learning.webp", "mushrooms.webp"}
+INPUTS |= {f"way-of-a-{what}.svg" for what in ("prompt", "probe", "training-picture")}
 """Painted by hand: the mask; what the Python on docs/edits.md makes; rows of an evaluation's;
-what benchmarks/learning.py draws, and docs/tour.py."""
+what benchmarks/learning.py draws, docs/tour.py, and docs/diagrams.py."""
 
 
 def commands(repo: Path) -> dict[str, list[str]]:
