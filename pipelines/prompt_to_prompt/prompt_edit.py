@@ -338,7 +338,7 @@ def plan_edit_run(
     if not isinstance(source, RecordedSource):
         prompts = list_prompts(source, target)
         generators = identical_generators(noise, len(prompts))
-        return EditRun(prompts, settings.given, generators, noise.latents)
+        return EditRun(prompts, settings.specified, generators, noise.latents)
     prompts = list_prompts(source.prompt, target)
     arguments = settings_from_facts(pipe, source.facts, settings, noise.seed)
     check_no_noise(noise.generator, noise.latents)

@@ -73,7 +73,7 @@ class RunSettings:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @property
-    def given(self) -> dict[str, Any]:
+    def specified(self) -> dict[str, Any]:
         """Settings by name, without those that are None."""
         return {name: value for name, value in self.to_arguments().items() if value is not None}
 
@@ -120,7 +120,7 @@ def settings_from_facts(
 
     Raises ArgumentError if other settings are given, or the pipeline is another one.
     """
-    given = settings.given
+    given = settings.specified
     if seed is not None:
         given["seed"] = seed
     check_same_facts(kept, collect_facts(pipe, given))

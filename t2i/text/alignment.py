@@ -104,7 +104,7 @@ def refinement_mapping(
 
 
 def align_tokens(source: Sequence[int], target: Sequence[int]) -> list[int | None]:
-    """For each number of the target its partner in the source (Needleman-Wunsch).
+    """Return the source index of each target token, or None (Needleman-Wunsch).
 
     Of alignments that score the same, a gap in the source comes before one in the target, and that
     before a pair.

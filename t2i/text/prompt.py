@@ -107,7 +107,7 @@ class Prompt:
         if self.weights is not None and self.weights not in get_args(WeightMode):
             choices = get_args(WeightMode)
             raise ArgumentError(
-                f"Unknown way of weights {self.weights!r}. {nearest(str(self.weights), choices)}"
+                f"Unknown weight mode {self.weights!r}. {nearest(str(self.weights), choices)}"
             )
         object.__setattr__(self, "_parts", parse(self.text, self.dialect))
 
@@ -117,12 +117,14 @@ class Prompt:
         return self.weights or self.dialect
 
     @property
-    def plain(self) -> str:
+    def plain_text(self) -> str:
         """Text without syntax; of alternatives, the first that is not empty."""
-        return " ".join(text for said, _ in self._said(None) for text in said.texts)
+        return " ".join(
+            text for weighted, _ in self._weighted_texts(None) for text in weighted.texts
+        )
 
     @property
-    def ever(self) -> tuple[str, ...]:
+    def all_texts(self) -> tuple[str, ...]:
         """Every stretch of text in effect at some step, without syntax."""
         stretches: list[list[str]] = [[]]
         for part in self._parts:
@@ -137,21 +139,21 @@ class Prompt:
             raise ArgumentError(
                 f"There is no step {step} in a run of {steps}: they count from 0 to {steps - 1}."
             )
-        return self._said((step, steps))
+        return self._weighted_texts((step, steps))
 
     def changes(self, steps: int) -> tuple[int, ...]:
         """Return the steps at which the text changes, in order; the first is 0."""
         check_steps(steps)
-        changes, said = [0], self.at(0, steps)
+        changes, current = [0], self.at(0, steps)
         for step in sorted(self._candidates(steps)):
             now = self.at(step, steps)
-            if now != said:
+            if now != current:
                 changes.append(step)
-                said = now
+                current = now
         return tuple(changes)
 
-    def _said(self, moment: tuple[int, int] | None) -> ComposedPrompt:
-        """What it says at a step of so many; without a moment, what it says first."""
+    def _weighted_texts(self, moment: tuple[int, int] | None) -> ComposedPrompt:
+        """Return the weighted texts at (step, steps); for None, the first that are not empty."""
         divided = len(self._parts) > 1
         return tuple(
             (_weighted(part.nodes, moment, self.mode, divided), part.weight) for part in self._parts
@@ -201,7 +203,7 @@ def _stretches(nodes: Nodes, stretches: list[list[str]]) -> None:
 
 
 def _apart(choices: Iterable[Nodes], stretches: list[list[str]]) -> None:
-    """What is said at different steps is no stretch."""
+    """Collect the stretches of alternatives, which never occur together, separately."""
     for choice in choices:
         stretches.append([])
         _stretches(choice, stretches)
@@ -212,7 +214,7 @@ def _weighted(
     nodes: Nodes, moment: tuple[int, int] | None, mode: WeightMode, divided: bool
 ) -> WeightedText:
     sections: list[list[Segment]] = [[]]
-    _say(nodes, moment, 1.0, sections)
+    _append_segments(nodes, moment, 1.0, sections)
     last = len(sections) - 1
     # As in A1111, the space around BREAK and AND belongs to them.
     trimmed = [
@@ -225,7 +227,7 @@ def _weighted(
     return WeightedText(tuple(trimmed), mode)
 
 
-def _say(
+def _append_segments(
     nodes: Sequence[Node],
     moment: tuple[int, int] | None,
     weight: float,
@@ -241,15 +243,15 @@ def _say(
                 # A1111 keeps a weight of -1 for it, and brackets multiply that: it is a word then.
                 sections[-1].append(Segment("BREAK", -weight))
             case Emphasis():
-                _say(node.nodes, moment, node.weight(weight), sections)
+                _append_segments(node.nodes, moment, node.weight(weight), sections)
             case Schedule():
-                said = node.chosen(*moment) if moment else node.before or node.after
-                _say(said, moment, weight, sections)
+                nodes_now = node.chosen(*moment) if moment else node.before or node.after
+                _append_segments(nodes_now, moment, weight, sections)
             case Alternation(choices):
                 if moment:
-                    _say(choices[moment[0] % len(choices)], moment, weight, sections)
+                    _append_segments(choices[moment[0] % len(choices)], moment, weight, sections)
                 else:
-                    _say(next(filter(None, choices)), moment, weight, sections)
+                    _append_segments(next(filter(None, choices)), moment, weight, sections)
 
 
 def _merge(section: Sequence[Segment]) -> Section:

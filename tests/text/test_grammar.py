@@ -160,14 +160,14 @@ def test_any_text_is_read_or_refused_with_a_typed_error(text, dialect):
     assert changes[0] == 0
     for step in range(1, 9):
         assert (prompt.at(step, 9) != prompt.at(step - 1, 9)) == (step in changes)
-    assert isinstance(prompt.plain, str)
+    assert isinstance(prompt.plain_text, str)
 
 
 @settings(deadline=None)
 @given(st.one_of(texts, hostile), st.sampled_from(DIALECTS))
 def test_escaped_text_is_read_back_as_it_stands(text, dialect):
     assert said(escape(text, dialect), dialect) == ([(text, 1)] if text else [])
-    assert Prompt(escape(text, dialect), dialect).plain == text
+    assert Prompt(escape(text, dialect), dialect).plain_text == text
 
 
 @settings(deadline=None)

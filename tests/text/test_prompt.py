@@ -89,7 +89,7 @@ def test_a_prompt_without_and_keeps_its_last_number():
     ],
 )
 def test_plain_is_the_text_without_syntax(text, plain):
-    assert Prompt(text).plain == plain
+    assert Prompt(text).plain_text == plain
 
 
 def test_weights_act_as_in_the_dialect_unless_told_otherwise():
@@ -111,7 +111,7 @@ def test_weights_of_one_are_no_weights():
     ("options", "message"),
     [
         ({"text": "a", "dialect": "comfi"}, "Unknown dialect 'comfi'. Did you mean 'comfy'"),
-        ({"text": "a", "weights": "a111"}, "Unknown way of weights 'a111'. Did you mean 'a1111'"),
+        ({"text": "a", "weights": "a111"}, "Unknown weight mode 'a111'. Did you mean 'a1111'"),
         ({"text": 3}, "A prompt is a string; got a int: 3"),
     ],
 )

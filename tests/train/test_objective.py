@@ -6,7 +6,7 @@ from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.training_utils import compute_snr
 from pydantic import ValidationError
 
-from train.objective.losses import counted, pseudo_huber, row_means, smooth_l1
+from train.objective.losses import pool_weights, pseudo_huber, row_means, smooth_l1
 from train.objective.objective import (
     NoiseLevel,
     Objective,
@@ -263,7 +263,7 @@ def test_a_mask_of_pixels_counts_latent_places_by_their_share() -> None:
     mask = torch.zeros(1, 1, 16, 16)
     mask[..., :4, :8] = 1
     expected = torch.tensor([[0.5, 0.0], [0.0, 0.0]]).view(1, 1, 2, 2)
-    assert torch.equal(counted(mask, 2, 2), expected)
+    assert torch.equal(pool_weights(mask, 2, 2), expected)
 
 
 def test_offset_noise_moves_channels_as_one_and_adds_its_variance() -> None:

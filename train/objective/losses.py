@@ -74,8 +74,8 @@ def row_means(error_BCHW: Tensor, weight_B1HW: Tensor | None = None) -> Tensor:
     return total_B / counted_B.clamp(min=NOTHING)
 
 
-def counted(share_B1HW: Tensor, height: int, width: int) -> Tensor:
-    """How much each latent place counts, (B, 1, height, width), of how much each pixel does."""
+def pool_weights(share_B1HW: Tensor, height: int, width: int) -> Tensor:
+    """Return loss weights per latent position, (B, 1, height, width), pooled from pixel weights."""
     return interpolate(share_B1HW, size=(height, width), mode="area")
 
 

@@ -26,7 +26,7 @@ from train.batches.batch import Batch
 from train.cache.caption_encoding import build_text_encoder, encode_captions, spell_learned_words
 from train.export import ExportConfig, Notes, build_pipeline, build_scheduler, export_model
 from train.objective.attention_supervision import Supervision, SupervisionConfig, supervised
-from train.objective.losses import counted
+from train.objective.losses import pool_weights
 from train.objective.objective import (
     NoiseLevel,
     Objective,
@@ -148,7 +148,7 @@ class DenoisingTarget(Target):
         """Return the weighted error of the denoiser's output in each row, (B,)."""
         weight_B1HW = batch.loss_mask_B1HW
         if weight_B1HW is not None:
-            weight_B1HW = counted(weight_B1HW, *output_BCHW.shape[2:])
+            weight_B1HW = pool_weights(weight_B1HW, *output_BCHW.shape[2:])
         return self.objective.losses(output_BCHW, target_BCHW, level, weight_B1HW)
 
     def _supervision(
