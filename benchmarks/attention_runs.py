@@ -18,7 +18,7 @@ from pipelines.prompt_to_prompt.recorded_source import RecordedSource
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.attention import Replace, SelfReplace, attend
 from t2i.attention.edits.base.edit import Edit
-from t2i.denoiser.schedulers import scheduler
+from t2i.denoiser.schedulers import build_scheduler
 from tests.attention.published import Controller, controlled
 
 SOURCE, TARGET = "a red apple to the left of a cat", "a red apple to the left of a dog"
@@ -159,7 +159,7 @@ def runs_of(options: argparse.Namespace) -> Runs:
 def one_pass_a_step(pipe: Any, options: argparse.Namespace) -> None:
     """As prompt-to-prompt counts them; SD1's own sampler makes a pass more."""
     if options.model in SHAPES:
-        pipe.scheduler = scheduler("ddim", pipe.scheduler.config)
+        pipe.scheduler = build_scheduler("ddim", pipe.scheduler.config)
 
 
 def edits() -> list[Edit]:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from t2i.conditioning.conditioning import Conditioning
 from t2i.conditioning.run_state import RunState, StepCallback
-from t2i.denoiser.finite_checks import LatentsWatch
-from t2i.denoiser.schedulers import Scheduler, model_input
+from t2i.denoiser.finite_checks import FiniteLatentsCheck
+from t2i.denoiser.schedulers import Scheduler, scale_model_input
 
 Generators = torch.Generator | list[torch.Generator]
 """One for the whole batch, or one per image."""
@@ -39,12 +39,12 @@ def sample(
     step_options = accepted_options(scheduler, eta=eta, generator=generator)
 
     def denoise_now(latents_BCHW: Tensor, conditioning: Conditioning) -> Tensor:
-        scaled_BCHW = model_input(scheduler, latents_BCHW, run.timestep)
+        scaled_BCHW = scale_model_input(scheduler, latents_BCHW, run.timestep)
         return denoise(scaled_BCHW, run.timestep, conditioning)
 
     run.denoise = denoise_now
-    watch = LatentsWatch(run.num_steps)
-    watch.begin(run.latents_BCHW, run.conditioning.text_BTD)
+    watch = FiniteLatentsCheck(run.num_steps)
+    watch.check_inputs(run.latents_BCHW, run.conditioning.text_BTD)
     for step in range(run.num_steps):
         run.step = step
         for step_callback in step_callbacks:
@@ -56,11 +56,11 @@ def sample(
         run.latents_BCHW = scheduler.step(
             prediction_BCHW, run.timestep, run.latents_BCHW, **step_options, return_dict=False
         )[0]
-        watch.stepped(run.latents_BCHW, step)
+        watch.check_step(run.latents_BCHW, step)
 
         for step_callback in step_callbacks:
             step_callback.after_step(run)
-        watch.visited(run.latents_BCHW, step)
+        watch.check_callbacks(run.latents_BCHW, step)
     watch.end()
     return run.latents_BCHW
 
@@ -72,7 +72,7 @@ def predict(run: RunState, denoise: Denoise, scheduler: Scheduler) -> Tensor:
     branches = conditioning.branches
 
     # Scaling before repeating gives the same numbers and costs less.
-    latents_BCHW = model_input(scheduler, run.latents_BCHW, timestep)
+    latents_BCHW = scale_model_input(scheduler, run.latents_BCHW, timestep)
     if len(branches) > 1:
         latents_BCHW = torch.cat([latents_BCHW] * len(branches))
 

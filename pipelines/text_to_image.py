@@ -17,7 +17,7 @@ from pipelines.run.call_arguments import CallArguments, Prompts, RunStart
 from pipelines.run.step_callbacks import StepEndCallback
 from t2i.conditioning.run_state import Guidance
 from t2i.denoiser.families.sdxl import Size
-from t2i.denoiser.schedulers import first_latents
+from t2i.denoiser.schedulers import scale_initial_noise
 
 
 class TextToImagePipeline(Pipeline):
@@ -77,7 +77,7 @@ class TextToImagePipeline(Pipeline):
 
         def start(text_BTD: Tensor, num_inference_steps: int) -> RunStart:
             noise_BCHW = prepare_noise(self, text_BTD, height, width, generator, latents)
-            latents_BCHW = first_latents(self.scheduler, noise_BCHW)
+            latents_BCHW = scale_initial_noise(self.scheduler, noise_BCHW)
             whole = TimestepRange(self.scheduler.timesteps, num_inference_steps)
             return RunStart(latents_BCHW, *limit_to_end(self.scheduler, whole, denoising_end))
 

@@ -77,15 +77,15 @@ def load(model: str = "embedded") -> "TextToImagePipeline":
     """
     import pipelines.auto_pipelines  # noqa: F401 - diffusers' AutoPipelines know what is loaded
     from pipelines.text_to_image import TextToImagePipeline
-    from t2i.denoiser.sampling_defaults import sampling_of
-    from t2i.denoiser.schedulers import scheduler
+    from t2i.denoiser.sampling_defaults import parse_sampling_defaults
+    from t2i.denoiser.schedulers import build_scheduler
     from t2i.library_messages import no_loading_bars
 
     with no_loading_bars():
         pipe = TextToImagePipeline.from_pretrained(model)
-    sampler = sampling_of(pipe.notes).sampler
+    sampler = parse_sampling_defaults(pipe.notes).sampler
     if sampler is not None and sampler != type(pipe.scheduler).__name__:
-        pipe.scheduler = scheduler(sampler, pipe.scheduler.config)
+        pipe.scheduler = build_scheduler(sampler, pipe.scheduler.config)
     return pipe
 
 

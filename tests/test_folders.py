@@ -86,11 +86,11 @@ def test_a_folder_that_a_kill_left_aside_is_put_back_by_whoever_needs_it(
 
 
 def test_readers_put_it_back_too(tmp_path: Path) -> None:
-    from t2i.denoiser.loading.address import resolve
+    from t2i.denoiser.loading.address import locate_model
     from train.checkpoint import list_checkpoints
 
     (tmp_path / ".model.old").mkdir()
-    assert resolve(tmp_path / "model") == tmp_path / "model"
+    assert locate_model(tmp_path / "model") == tmp_path / "model"
     (tmp_path / "runs" / ".step-00000004.old").mkdir(parents=True)
     assert [path.name for path in list_checkpoints(tmp_path / "runs")] == ["step-00000004"]
 

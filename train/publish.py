@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.atomic_folders import atomic_folder
-from t2i.denoiser.loading.address import NOTES
+from t2i.denoiser.loading.address import NOTES_FILE
 from t2i.errors import OutputError, T2IError, TrainingError
 from t2i.pictures import save_picture
 from t2i.safe_reading import RUN, FileKind, parse_json, read_bounded, read_json, read_text
@@ -81,14 +81,16 @@ def publish(run: Path, folder: Path, prose: str, vae: Path | None = None) -> Non
         save_picture(plot_losses(read_losses(run / "log.jsonl")), new / "loss.png")
         runs = [*list_earlier_runs(run), run, *([vae.parent] if vae else [])]
         stages = [*inherited_stages(runs), *map(describe_stage, runs)]
-        (new / NOTES).write_text(json.dumps(notes | {"stages": stages}, indent=1) + "\n", "utf-8")
+        (new / NOTES_FILE).write_text(
+            json.dumps(notes | {"stages": stages}, indent=1) + "\n", "utf-8"
+        )
         (new / "README.md").write_text(format_card(pipe, stages, prose), "utf-8")
 
 
 def read_notes(run: Path) -> dict[str, Any]:
     """Read the notes of a run's final model. Raises TrainingError for an unfinished run."""
     try:
-        notes: dict[str, Any] = parse_json(read_bounded(run / MODEL_FOLDER / NOTES, RUN.most))
+        notes: dict[str, Any] = parse_json(read_bounded(run / MODEL_FOLDER / NOTES_FILE, RUN.most))
         asked = parse_json(read_bounded(run / "config.json", RUN.most))["train"]["steps"]
     except FileNotFoundError as error:
         raise TrainingError(
@@ -113,7 +115,7 @@ def list_earlier_runs(run: Path) -> list[Path]:
 def inherited_stages(runs: list[Path]) -> list[str]:
     """Return the stages of published models whose parts these runs started from."""
     models = dict.fromkeys(part.parent for run in runs for part in starting_folders(run))
-    found = [read_json(path, RUN) for one in models if (path := one / NOTES).is_file()]
+    found = [read_json(path, RUN) for one in models if (path := one / NOTES_FILE).is_file()]
     return [line for notes in found for line in notes.get("stages", ())]
 
 

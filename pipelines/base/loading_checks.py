@@ -19,7 +19,7 @@ from pipelines.base.saving import (
 )
 from t2i.atomic_files import write_atomically
 from t2i.denoiser.finite_checks import check_weights_finite
-from t2i.denoiser.loading.address import NOTES, resolve
+from t2i.denoiser.loading.address import NOTES_FILE, locate_model
 from t2i.denoiser.loading.model_folder import check_folder
 from t2i.denoiser.loading.model_parts import (
     KANDINSKY,
@@ -29,8 +29,8 @@ from t2i.denoiser.loading.model_parts import (
     STABLE_DIFFUSION,
 )
 from t2i.denoiser.loading.single_file import load_single_file
-from t2i.denoiser.loading.trial_pass import check_vocabulary, load_tokenizer, loading
-from t2i.denoiser.sampling_defaults import sampling_of
+from t2i.denoiser.loading.trial_pass import check_vocabulary, load_tokenizer, refuse_load_failures
+from t2i.denoiser.sampling_defaults import parse_sampling_defaults
 from t2i.errors import ModelError
 from t2i.safe_reading import MODEL_CONFIG, read_text
 
@@ -62,7 +62,7 @@ class CheckedPipeline(DiffusionPipeline):
         DiffusionPipeline.from_pretrained; for a single file those of load_single_file.
         """
         variant = kwargs.get("variant")
-        place = resolve(pretrained_model_name_or_path, variant)
+        place = locate_model(pretrained_model_name_or_path, variant)
         # By default transformers takes the file's precision and diffusers float32.
         dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None)) or torch.float32
         if place.is_file():
@@ -91,7 +91,7 @@ class CheckedPipeline(DiffusionPipeline):
         for part, class_name in contents.parts.items():
             if "tokenizer" in part:
                 kwargs[part] = load_tokenizer(place / part, class_name)
-        with loading(place):
+        with refuse_load_failures(place):
             pipe: Self = super().from_pretrained(
                 str(place), dtype=dtype, use_safetensors=True, **kwargs
             )
@@ -102,9 +102,9 @@ class CheckedPipeline(DiffusionPipeline):
             if "tokenizer" in part and pipe.components.get(encoder) is not None:
                 check_vocabulary(place / part, kwargs[part], pipe.components[encoder])
         check_adapters_loaded(place, {part: pipe.components.get(part) for part in contents.parts})
-        if (place / NOTES).is_file():
-            pipe.notes = read_text(place / NOTES, MODEL_CONFIG)
-            sampling_of(pipe.notes, place / NOTES)
+        if (place / NOTES_FILE).is_file():
+            pipe.notes = read_text(place / NOTES_FILE, MODEL_CONFIG)
+            parse_sampling_defaults(pipe.notes, place / NOTES_FILE)
             if "unet" not in kwargs:
                 attach_notes(pipe.components["unet"], pipe.notes)
         return pipe
@@ -134,7 +134,7 @@ class CheckedPipeline(DiffusionPipeline):
         notes = self.notes
         if notes is not None:
             write_atomically(
-                Path(save_directory) / NOTES, lambda part: part.write_text(notes, "utf-8")
+                Path(save_directory) / NOTES_FILE, lambda part: part.write_text(notes, "utf-8")
             )
 
 

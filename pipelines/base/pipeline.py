@@ -43,12 +43,12 @@ from t2i.conditioning.perturbed_guidance import perturbed_sites
 from t2i.conditioning.run_state import Guidance, RunState, StepCallback
 from t2i.denoiser.families import sd, sdxl
 from t2i.denoiser.loading.model_parts import SDXL, STABLE_DIFFUSION
-from t2i.denoiser.memory_checks import check_fits, memory_to_draw
+from t2i.denoiser.memory_checks import check_memory, translate_out_of_memory
 from t2i.denoiser.perturbed_attention import perturb_denoiser
-from t2i.denoiser.predicted_original import denoised_factors
-from t2i.denoiser.sampling_defaults import sampling_of
+from t2i.denoiser.predicted_original import predicted_original_factors
+from t2i.denoiser.sampling_defaults import parse_sampling_defaults
 from t2i.denoiser.schedulers import Scheduler
-from t2i.denoiser.text_key_cache import text_keys_kept
+from t2i.denoiser.text_key_cache import cache_text_keys
 from t2i.denoiser.timesteps import set_timesteps
 from t2i.errors import ArgumentError
 
@@ -107,7 +107,7 @@ class Pipeline(
             text_encoder=text_encoder,
             tokenizer=tokenizer,
             unet=unet,
-            scheduler=None if scheduler is None else sd.settle_scheduler(scheduler),
+            scheduler=None if scheduler is None else sd.correct_scheduler(scheduler),
             text_encoder_2=text_encoder_2,
             tokenizer_2=tokenizer_2,
             image_encoder=image_encoder,
@@ -167,7 +167,7 @@ class Pipeline(
             index |= {"_class_name": "StableDiffusionPipeline", "requires_safety_checker": False}
         else:
             index["_class_name"] = "StableDiffusionXLPipeline"
-            if sdxl.is_told_a_score(self.unet, self.text_encoder_2.config.projection_dim):
+            if sdxl.has_aesthetic_score(self.unet, self.text_encoder_2.config.projection_dim):
                 index["_class_name"] = "StableDiffusionXLImg2ImgPipeline"
                 index["requires_aesthetics_score"] = True
         return json.dumps(index, indent=2, sort_keys=True) + "\n"
@@ -183,7 +183,7 @@ class Pipeline(
     def defaults(self) -> dict[str, Any]:
         """Steps and guidance scale of a call that gives none: the model's own (`notes`), else the
         fallback."""
-        return sampling_of(self.notes).over(
+        return parse_sampling_defaults(self.notes).over(
             self.fallback_defaults(is_sdxl=self.text_encoder_2 is not None)
         )
 
@@ -209,7 +209,7 @@ class Pipeline(
             clip_skip=call.clip_skip,
             cross_attention_kwargs=call.cross_attention_kwargs,
         )
-        with self.enter_call(state), memory_to_draw():
+        with self.enter_call(state), translate_out_of_memory():
             guidance = compose_guidance(self.guidance(), call)
             device = self._execution_device
 
@@ -231,7 +231,7 @@ class Pipeline(
 
             # build the starting latents and the conditioning
             run_start = start(text_BTD, steps)
-            check_fits(self.unet, self.vae, run_start.latents_BCHW, len(embeddings[0]))
+            check_memory(self.unet, self.vae, run_start.latents_BCHW, len(embeddings[0]))
             conditionings = {
                 step: replace(
                     build_conditioning(self, by_branch, run_start, call, device),
@@ -332,7 +332,7 @@ class Pipeline(
         """Run the sampling loop with a progress bar; returns latents (B, C, H, W)."""
         self._num_timesteps = run.num_steps
         denoise = partial(sd.denoise, self.unet, attention_options=self._cross_attention_kwargs)
-        with self.progress_bar(total=num_inference_steps) as bar, text_keys_kept(self.unet):
+        with self.progress_bar(total=num_inference_steps) as bar, cache_text_keys(self.unet):
             progress = ProgressCallback(bar, num_inference_steps, self.scheduler.order)
             return sample(
                 run,
@@ -387,7 +387,7 @@ def factors_of_run(
     scheduler: Scheduler, run: RunState, remaining: int
 ) -> Sequence[tuple[float, float]]:
     """Return `denoised_factors` of the timesteps of a run, which `remaining` others follow."""
-    factors = denoised_factors(scheduler)
+    factors = predicted_original_factors(scheduler)
     factors = factors[: len(factors) - remaining]
     return factors[-run.num_steps :]
 

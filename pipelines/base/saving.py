@@ -19,8 +19,8 @@ from t2i.adapters.lora_reader import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from t2i.adapters.lora_writer import write_tensors
 from t2i.adapters.module_names import printable_name
 from t2i.adapters.peft_layers import iter_adapter_layers, without_adapters
-from t2i.denoiser.loading.meta_models import SKELETONS, second_names, skeleton
-from t2i.denoiser.loading.weight_checks import compare
+from t2i.denoiser.loading.meta_models import BUILDERS, build_meta_model, tied_names
+from t2i.denoiser.loading.weight_checks import describe_misfits
 from t2i.errors import ModelError, OutputError
 from t2i.safe_reading.tensors import read_tensors
 from t2i.terminal import several
@@ -83,7 +83,7 @@ def lora_save_problem(part: nn.Module) -> str:
 def check_weights_match_config(name: str, part: nn.Module) -> None:
     """Raise ModelError unless the part's tensors are those that its config describes."""
     kind, config = type(part).__name__, getattr(part, "config", None)
-    if kind not in SKELETONS or config is None:
+    if kind not in BUILDERS or config is None:
         return
     if not isinstance(config, dict):
         config = config.to_dict()
@@ -92,11 +92,11 @@ def check_weights_match_config(name: str, part: nn.Module) -> None:
             f"An IP-Adapter is on the {name}, and diffusers' folders cannot hold it. Remove "
             "it with pipe.unload_ip_adapter(), then save the pipeline."
         )
-    expected = skeleton(kind, config)
-    misfits = compare(
+    expected = build_meta_model(kind, config)
+    misfits = describe_misfits(
         {key: tuple(tensor.shape) for key, tensor in expected.state_dict().items()},
         {key: tuple(tensor.shape) for key, tensor in part.state_dict().items()},
-        second_names(expected),
+        tied_names(expected),
     )
     if misfits:
         raise ModelError(

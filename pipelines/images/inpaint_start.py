@@ -17,7 +17,7 @@ from pipelines.loop import Generators
 from pipelines.run.call_arguments import RunStart
 from t2i.conditioning.run_state import RunState
 from t2i.denoiser.families import inpaint, sd
-from t2i.denoiser.schedulers import first_latents
+from t2i.denoiser.schedulers import scale_initial_noise
 from t2i.errors import ArgumentError
 
 
@@ -75,7 +75,7 @@ def build_inpaint_start(
     A UNet for inpainting is given mask and masked image as further channels; every other one gets a
     step callback that restores the unmasked part.
     """
-    reads_mask = inpaint.reads_the_mask(pipe.unet, pipe.vae.config["latent_channels"])
+    reads_mask = inpaint.is_inpainting_unet(pipe.unet, pipe.vae.config["latent_channels"])
     timesteps = image_timesteps(
         pipe.scheduler,
         num_inference_steps,
@@ -100,7 +100,7 @@ def build_inpaint_start(
     masked_BCHW = images.encode_images(
         pipe.vae, masked, text_BTD.shape[0], inputs.generator, like=text_BTD
     )
-    channels = inpaint.channels(mask_B1HW, masked_BCHW)
+    channels = inpaint.join_mask_channels(mask_B1HW, masked_BCHW)
     return RunStart(source.start_BCHW, *timesteps, extra={"channels": channels})
 
 
@@ -130,7 +130,7 @@ def encode_source(
         assert clean_BCHW is not None
         start_BCHW = clean_BCHW
     elif inputs.latents is not None or inputs.strength == 1:
-        start_BCHW = first_latents(pipe.scheduler, noise_BCHW)
+        start_BCHW = scale_initial_noise(pipe.scheduler, noise_BCHW)
     else:
         first_B = timesteps.timesteps[:1].repeat(num_images)
         start_BCHW = pipe.scheduler.add_noise(clean_BCHW, noise_BCHW, first_B)
@@ -151,7 +151,7 @@ def prepare_mask(inputs: InpaintInputs, latents_BCHW: Tensor) -> tuple[Tensor, T
         inputs.mask_processor, "mask_image", mask_image, **inputs.sizing
     )
     images.check_masks(mask_B1YX, num_images, pillow=images.is_pillow(mask_image))
-    mask_B1HW = inpaint.mask_on_latents(mask_B1YX, *latents_BCHW.shape[-2:])
+    mask_B1HW = inpaint.resize_mask(mask_B1YX, *latents_BCHW.shape[-2:])
     mask_B1HW = mask_B1HW.to(latents_BCHW.device, latents_BCHW.dtype)
     return mask_B1YX, mask_B1HW.repeat(num_images // mask_B1HW.shape[0], 1, 1, 1)
 

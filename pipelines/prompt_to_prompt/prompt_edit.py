@@ -35,7 +35,7 @@ from t2i.attention.edits.base.edit import Edit
 from t2i.attention.site import StepWindow
 from t2i.conditioning.run_state import Guidance
 from t2i.denoiser.families import sd
-from t2i.denoiser.memory_checks import memory_to_draw
+from t2i.denoiser.memory_checks import translate_out_of_memory
 from t2i.errors import ArgumentError
 from t2i.text.prompt import Prompt
 
@@ -266,7 +266,7 @@ class PromptEditPipeline(TextToImagePipeline):
     def decode_latents(self, latents_BCHW: Tensor) -> Tensor:
         """Decode latents to pixels, (B, 3, Y, X)."""
         try:
-            with memory_to_draw():
+            with translate_out_of_memory():
                 return sd.decode(self.vae, latents_BCHW)
         finally:
             self.maybe_free_model_hooks()  # type: ignore[no-untyped-call]  # diffusers lacks types

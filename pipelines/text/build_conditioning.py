@@ -52,18 +52,18 @@ def build_conditioning(
     extra |= image_prompts(pipe, call, branches, begun.latents_BCHW.shape[0], device)
 
     if pipe.unet.config["time_cond_proj_dim"] is not None:
-        extra["guidance_embedding"] = sd.guidance_embedding(
+        extra["guidance_embedding"] = sd.embed_guidance_scale(
             call.guidance_scale, pipe.unet.config["time_cond_proj_dim"], conditioning.text_BTD
         )
-    if sdxl.is_told_sizes(pipe.unet):
-        pooled = [sdxl.checked(one.pooled_BD) for one in encoded.values()]
+    if sdxl.has_size_conditioning(pipe.unet):
+        pooled = [sdxl.require_pooled(one.pooled_BD) for one in encoded.values()]
         sizes = image_sizes(pipe, call, begun.latents_BCHW)
-        if sdxl.is_told_a_score(pipe.unet, pooled[0].shape[1]):
+        if sdxl.has_aesthetic_score(pipe.unet, pooled[0].shape[1]):
             sizes = sizes_with_scores(sizes[0], call)
         extra["text_embeds"] = torch.cat(pooled)
         extra["time_ids"] = torch.cat(
             [
-                sdxl.time_ids(pipe.unet, sizes[branch == "uncond"], pooled_BD)
+                sdxl.build_time_ids(pipe.unet, sizes[branch == "uncond"], pooled_BD)
                 for branch, pooled_BD in zip(branches, pooled, strict=True)
             ]
         )
@@ -73,13 +73,15 @@ def build_conditioning(
     return replace(conditioning, extra=extra, mask_BT=mask_BT)
 
 
-def sizes_with_scores(positive: sdxl.Sizes, call: CallArguments) -> tuple[sdxl.Sizes, sdxl.Sizes]:
+def sizes_with_scores(
+    positive: sdxl.SizeConditioning, call: CallArguments
+) -> tuple[sdxl.SizeConditioning, sdxl.SizeConditioning]:
     """Return the refiner's sizes and aesthetic scores, for "cond" and for "uncond".
 
     As in StableDiffusionXLImg2ImgPipeline, negative sizes default to the positive ones, but not the
     crop.
     """
-    negative = sdxl.Sizes(
+    negative = sdxl.SizeConditioning(
         call.negative_original_size or positive.original,
         call.negative_crops_coords_top_left,
         score=call.negative_aesthetic_score,
@@ -96,16 +98,16 @@ def mask_or_ones(encoded: EncodedText) -> Tensor:
 
 def image_sizes(
     pipe: Any, call: CallArguments, latents_BCHW: Tensor
-) -> tuple[sdxl.Sizes, sdxl.Sizes]:
+) -> tuple[sdxl.SizeConditioning, sdxl.SizeConditioning]:
     """Return the sizes that SDXL reads, for "cond" and for "uncond"."""
     factor = sd.pixels_per_latent(pipe.vae)
     size = (latents_BCHW.shape[2] * factor, latents_BCHW.shape[3] * factor)
-    positive = sdxl.Sizes(
+    positive = sdxl.SizeConditioning(
         call.original_size or size, call.crops_coords_top_left, call.target_size or size
     )
     if call.negative_original_size is None or call.negative_target_size is None:
         return positive, positive
-    return positive, sdxl.Sizes(
+    return positive, sdxl.SizeConditioning(
         call.negative_original_size,
         call.negative_crops_coords_top_left,
         call.negative_target_size,

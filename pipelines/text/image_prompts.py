@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipelines.run.call_arguments import CallArguments
 from t2i.conditioning.conditioning import Branch
-from t2i.denoiser.families.sd import IMAGE_PROMPT
+from t2i.denoiser.families.sd import IMAGE_PROMPT_PREFIX
 from t2i.errors import ArgumentError
 from t2i.terminal import several
 
@@ -57,7 +57,7 @@ def image_prompts(
         else:
             uncond, cond = split_embeddings(one.to(device), "uncond" in branches)
         rows = [uncond if branch == "uncond" else cond for branch in branches]
-        extra[f"{IMAGE_PROMPT}{number}"] = torch.cat(
+        extra[f"{IMAGE_PROMPT_PREFIX}{number}"] = torch.cat(
             [torch.cat([row] * (num_images // row.shape[0])) for row in rows if row is not None]
         )
     return extra

@@ -21,11 +21,11 @@ from t2i.conditioning.guidance import choose_guidance
 from t2i.conditioning.run_state import RunState
 from t2i.denoiser.families import unclip
 from t2i.denoiser.finite_checks import check_weights_finite
-from t2i.denoiser.loading.address import resolve
+from t2i.denoiser.loading.address import locate_model
 from t2i.denoiser.loading.model_folder import check_folder
 from t2i.denoiser.loading.model_parts import KANDINSKY_PRIOR
-from t2i.denoiser.loading.trial_pass import check_vocabulary, load_tokenizer, loading
-from t2i.denoiser.schedulers import first_latents
+from t2i.denoiser.loading.trial_pass import check_vocabulary, load_tokenizer, refuse_load_failures
+from t2i.denoiser.schedulers import scale_initial_noise
 from t2i.denoiser.timesteps import set_timesteps
 from t2i.errors import ArgumentError, ModelError
 from t2i.text.encoders.clip import Clip
@@ -62,7 +62,9 @@ def sample_image_embeddings(
         for branch in guidance.needs
     ]
     text_RWD, sentence_RD, mask_RW = (torch.cat(rows) for rows in zip(*encoded, strict=True))
-    conditioning = Conditioning(text_RWD, guidance.needs, {unclip.SENTENCE: sentence_RD}, mask_RW)
+    conditioning = Conditioning(
+        text_RWD, guidance.needs, {unclip.SENTENCE_EMBEDDING: sentence_RD}, mask_RW
+    )
 
     # sample embeddings from noise
     if isinstance(generator, list) and negative_prompts:
@@ -74,12 +76,14 @@ def sample_image_embeddings(
         dtype=text_RWD.dtype,
     )
     set_timesteps(scheduler, num_inference_steps, device)
-    run = RunState(first_latents(scheduler, noise_BD), conditioning, guidance, scheduler.timesteps)
-    prior_scheduler: Any = unclip.KnowsNext(scheduler)
+    run = RunState(
+        scale_initial_noise(scheduler, noise_BD), conditioning, guidance, scheduler.timesteps
+    )
+    prior_scheduler: Any = unclip.UnCLIPStepper(scheduler)
     with pipe.progress_bar(total=num_inference_steps) as bar:
         embeds_BD = sample(
             run,
-            partial(unclip.imagine, pipe.prior_prior),
+            partial(unclip.denoise_prior, pipe.prior_prior),
             prior_scheduler,
             generator=generator,
             step_callbacks=[ProgressCallback(bar, num_inference_steps, order=1)],
@@ -131,7 +135,7 @@ def load_prior(
     name_or_path: str | os.PathLike[str], variant: str | None = None, **options: Any
 ) -> dict[str, Any]:
     """Load a prior's folder, checked first; its parts have the names of a combined pipeline."""
-    place = resolve(name_or_path, variant)
+    place = locate_model(name_or_path, variant)
     if place.is_file() or (contents := check_folder(place, variant)).kind != KANDINSKY_PRIOR:
         kind = "a single file" if place.is_file() else f"a {contents.kind}"
         raise ModelError(
@@ -141,7 +145,7 @@ def load_prior(
     for part in contents.parts:
         check_adapter_file(place / part)
     absent = {} if "image_processor" in contents.parts else {"image_processor": None}
-    with loading(place):
+    with refuse_load_failures(place):
         prior = KandinskyV22PriorPipeline.from_pretrained(
             str(place),
             variant=variant,

@@ -40,11 +40,11 @@ from t2i.conditioning.conditioning import Branch, join_branches
 from t2i.conditioning.guidance import choose_guidance
 from t2i.conditioning.run_state import Guidance, RunState, StepCallback
 from t2i.denoiser.families import unclip
-from t2i.denoiser.loading.model_parts import KANDINSKY, PRIOR
-from t2i.denoiser.memory_checks import check_fits, memory_to_draw
-from t2i.denoiser.predicted_original import denoised_factors
-from t2i.denoiser.sampling_defaults import sampling_of
-from t2i.denoiser.schedulers import Scheduler, first_latents
+from t2i.denoiser.loading.model_parts import KANDINSKY, PRIOR_PARTS
+from t2i.denoiser.memory_checks import check_memory, translate_out_of_memory
+from t2i.denoiser.predicted_original import predicted_original_factors
+from t2i.denoiser.sampling_defaults import parse_sampling_defaults
+from t2i.denoiser.schedulers import Scheduler, scale_initial_noise
 from t2i.denoiser.timesteps import set_timesteps
 
 FALLBACK_DEFAULTS = {"num_inference_steps": 100, "guidance_scale": 4.0}
@@ -70,7 +70,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
     model_cpu_offload_seq = "prior_text_encoder->prior_image_encoder->unet->movq"  # type: ignore[assignment]  # None there
     # Two of its parameters are read outside its forward.
     _exclude_from_cpu_offload = ["prior_prior"]
-    _optional_components = [*(f"prior_{part}" for part in PRIOR), "prior_image_processor"]
+    _optional_components = [*(f"prior_{part}" for part in PRIOR_PARTS), "prior_image_processor"]
     _callback_tensor_inputs = ["latents", *picture_embeds.CALLBACK_NAMES]
 
     def __init__(
@@ -186,9 +186,9 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
     def generate(self, call: UnclipArguments) -> OutputOrTuple:
         """Run a call: embed images or prompts, draw the noise, sample, decode."""
         call.check(self._callback_tensor_inputs)
-        self.scheduler = unclip.settle_scheduler(vars(self)["scheduler"])
+        self.scheduler = unclip.correct_scheduler(vars(self)["scheduler"])
         state = CallState(guidance_scale=call.guidance_scale, custom_guidance=call.guidance)
-        with self.enter_call(state), memory_to_draw():
+        with self.enter_call(state), translate_out_of_memory():
             needs = self.guidance().needs
             picture_embeds.check_guidance_branches(needs)
             size = self.latent_size(call.height, call.width, call.latents)
@@ -203,12 +203,12 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
             # starting noise
             shape = (conditioning.num_images, self.unet.config["in_channels"], *size)
             noise_BCHW = draw_noise(shape, call.generator, call.latents, device, self.unet.dtype)
-            latents_BCHW = first_latents(self.scheduler, noise_BCHW)
-            check_fits(self.unet, self.movq, latents_BCHW, len(needs), force_not_quantize=True)
+            latents_BCHW = scale_initial_noise(self.scheduler, noise_BCHW)
+            check_memory(self.unet, self.movq, latents_BCHW, len(needs), force_not_quantize=True)
 
             # sample and decode
             run = RunState(latents_BCHW, conditioning, self.guidance(), self.scheduler.timesteps)
-            run.denoised_factors = denoised_factors(self.scheduler)
+            run.denoised_factors = predicted_original_factors(self.scheduler)
             callback = self._user_callback(call, text.get("uncond"))
             latents_BCHW = self.sample(
                 run,
@@ -270,7 +270,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
     @property
     def defaults(self) -> dict[str, Any]:
         """Steps and guidance scale of the decoder in a call that gives none."""
-        return sampling_of(self.notes).over(FALLBACK_DEFAULTS)
+        return parse_sampling_defaults(self.notes).over(FALLBACK_DEFAULTS)
 
     def latent_size(
         self, height: int | None, width: int | None, latents: object
@@ -299,7 +299,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
         denoise = partial(
             unclip.denoise,
             self.unet,
-            with_variance=unclip.reads_variance(self.scheduler),
+            with_variance=unclip.uses_learned_variance(self.scheduler),
             attention_options=attention_options,
         )
         with self.progress_bar(total=num_inference_steps) as bar:
@@ -326,5 +326,5 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
         if state is None:
             raise AttributeError(f"{type(self).__name__} has no guidance: nothing was called.")
         chosen = state.custom_guidance or choose_guidance(state.guidance_scale)
-        learned = unclip.reads_variance(self.scheduler)
-        return unclip.BesideVariance(chosen) if learned else chosen
+        learned = unclip.uses_learned_variance(self.scheduler)
+        return unclip.VarianceGuidance(chosen) if learned else chosen

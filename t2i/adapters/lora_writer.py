@@ -27,7 +27,7 @@ from t2i.adapters.module_names import (
 )
 from t2i.atomic_files import write_atomically
 from t2i.atomic_folders import atomic_folder
-from t2i.denoiser.loading.meta_models import skeleton
+from t2i.denoiser.loading.meta_models import build_meta_model
 from t2i.errors import ArgumentError, ModelError
 
 Number = TypeVar("Number", int, int | float)
@@ -161,7 +161,7 @@ def has_text_model(part: str) -> bool:
     """Return True if the installed CLIP class prefixes its modules with "text_model."."""
     second = part == "text_encoder_2"
     kind = "CLIPTextModelWithProjection" if second else "CLIPTextModel"
-    names = skeleton(kind, {"num_hidden_layers": 1}).state_dict()
+    names = build_meta_model(kind, {"num_hidden_layers": 1}).state_dict()
     return any(name.startswith(TEXT_MODEL_PREFIX) for name in names)
 
 

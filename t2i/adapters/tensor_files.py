@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from t2i.adapters.module_names import printable_name
-from t2i.denoiser.loading.address import PICKLES
+from t2i.denoiser.loading.address import PICKLE_SUFFIXES
 from t2i.denoiser.loading.weight_checks import read_shapes
 from t2i.errors import ArgumentError, ModelError
 from t2i.safe_reading.tensors import open_tensors
@@ -52,7 +52,7 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, st
 
 def check_path(path: Path, kind: str) -> None:
     """Raise ArgumentError or ModelError unless the path is an existing .safetensors file."""
-    if path.suffix in PICKLES:
+    if path.suffix in PICKLE_SUFFIXES:
         raise ModelError(
             f"Refused the pickled {kind} {path}: loading it can run any code. Get its safetensors "
             "version, or convert it where you trust it."

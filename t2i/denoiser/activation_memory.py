@@ -1,8 +1,8 @@
-"""How much memory a pass needs beside the weights, counted on a model without memory.
+"""Memory that a pass needs beside the weights, counted with tensors on the meta device.
 
-Every tensor that a pass makes is counted while it lives. Attention is counted as the fused kernels
-compute it, without its map. All that is left grows with the number of positions, so that one small
-pass tells what any size needs.
+Every tensor that a pass makes is counted while it lives. Attention is counted as fused kernels
+compute it, without its map. The rest is proportional to the number of positions, so that one small
+pass gives the need of any size.
 
 C channels, H W latent size.
 """
@@ -18,26 +18,27 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from t2i.denoiser.loading.meta_models import skeleton
-from t2i.denoiser.loading.trial_pass import fewest, pass_of
+from t2i.denoiser.loading.meta_models import build_meta_model
+from t2i.denoiser.loading.trial_pass import min_latent_side, run_trial_pass
 
-FACTOR = 2.0
+MEMORY_FACTOR = 2.0
 """What is really taken for each byte counted here: convolutions need room to work in. Measured on
 one CPU core in float32, of the embedded model and of Stable Diffusion 1's sizes: 0.9 to 2.2 for
 passes, 1.7 to 2.0 for decoding."""
 
 
-class Kept(torch.autograd.Function):
-    """What fused attention keeps for its gradient: what it was given."""
+class AttentionStub(torch.autograd.Function):
+    """A stand-in for fused attention that saves query, key and value for the gradient."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Save the inputs and return an empty output (..., queries, value width)."""
         ctx.save_for_backward(query, key, value)
         return query.new_empty(*query.shape[:-1], value.shape[-1])
 
 
-class Fused(TorchFunctionMode):
-    """Attention gives its output and nothing beside."""
+class FusedAttentionMode(TorchFunctionMode):
+    """A torch function mode that replaces attention by `AttentionStub`."""
 
     def __torch_function__(
         self,
@@ -47,13 +48,13 @@ class Fused(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         if func is nn.functional.scaled_dot_product_attention:
-            given = args[:3] if len(args) >= 3 else [(kwargs or {})[n] for n in NAMES]
-            return Kept.apply(*given)  # type: ignore[no-untyped-call]  # torch has no types for it
+            given = args[:3] if len(args) >= 3 else [(kwargs or {})[n] for n in ATTENTION_ARGUMENTS]
+            return AttentionStub.apply(*given)  # type: ignore[no-untyped-call]  # torch has no types for it
         return func(*args, **(kwargs or {}))
 
 
-class Living(TorchDispatchMode):
-    """Counts the bytes of all tensors that were made and are still there."""
+class LiveMemoryCounter(TorchDispatchMode):
+    """A dispatch mode that counts the bytes of all living tensors except the model's weights."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch has no types for it
@@ -76,6 +77,7 @@ class Living(TorchDispatchMode):
         return made
 
     def add(self, storage: torch.UntypedStorage) -> None:
+        """Count a storage until it is freed."""
         if id(storage) in self.known:
             return
         self.known.add(id(storage))
@@ -84,68 +86,71 @@ class Living(TorchDispatchMode):
         weakref.finalize(storage, self.drop, id(storage), storage.nbytes())
 
     def drop(self, number: int, size: int) -> None:
+        """Subtract a freed storage."""
         self.known.discard(number)
         self.now -= size
 
 
-NAMES = ("query", "key", "value")
-MOST_KNOWN = 256
-KNOWN: dict[str, int] = {}
+ATTENTION_ARGUMENTS = ("query", "key", "value")
+MAX_KNOWN_PEAKS = 256
+KNOWN_PEAKS: dict[str, int] = {}
 """Peaks that were counted in this process, by what the model is: one is asked for again for every
 picture."""
 
 
-def peak_of(model: nn.Module, run: Callable[[], object], *, gradients: bool = False) -> int:
-    """Bytes that a pass of a model without memory needs beside its weights.
+def measure_peak(model: nn.Module, run: Callable[[], object], *, gradients: bool = False) -> int:
+    """Return the peak bytes beside the weights of a pass of a model on the meta device.
 
-    gradients : with all that the pass keeps for the gradient of what is trained
+    gradients : count what is kept for the backward pass as well
     """
-    living = Living(model)
-    with torch.device("meta"), torch.set_grad_enabled(gradients), Fused(), living:
+    living = LiveMemoryCounter(model)
+    with torch.device("meta"), torch.set_grad_enabled(gradients), FusedAttentionMode(), living:
         run()
     return living.peak
 
 
-def of_unet(unet: Any) -> float:
-    """Bytes of a pass for each position of the latents of one row."""
-    side = 4 * fewest(unet)
+def unet_bytes_per_position(unet: Any) -> float:
+    """Estimate the bytes of a UNet's pass for each latent position of one row."""
+    side = 4 * min_latent_side(unet)
 
     def run(model: Any) -> object:
-        return pass_of(model, {}, side)
+        return run_trial_pass(model, {}, side)
 
-    return FACTOR * bytes_of(unet) / 4 * known_peak(unet, run) / side**2
+    return MEMORY_FACTOR * bytes_per_number(unet) / 4 * cached_peak(unet, run) / side**2
 
 
-def of_decoder(vae: Any, **options: Any) -> float:
-    """Bytes of decoding for each position of the latents of one picture."""
+def decoder_bytes_per_position(vae: Any, **options: Any) -> float:
+    """Estimate the bytes of decoding for each latent position of one image."""
     side = 16
 
     def decode(model: Any) -> object:
         return model.decode(torch.zeros(1, vae.config["latent_channels"], side, side), **options)
 
-    return FACTOR * bytes_of(vae) / 4 * known_peak(vae, decode, str(options)) / side**2
+    return (
+        MEMORY_FACTOR * bytes_per_number(vae) / 4 * cached_peak(vae, decode, str(options)) / side**2
+    )
 
 
-def bytes_of(model: Any) -> int:
-    """Of one of its numbers."""
+def bytes_per_number(model: Any) -> int:
+    """Return the size of one number in the model's dtype."""
     return torch.empty((), dtype=model.dtype).element_size()
 
 
-def known_peak(model: Any, run: Callable[[Any], object], way: str = "") -> int:
-    """The peak of a pass of the same model without memory, counted once in a process.
+def cached_peak(model: Any, run: Callable[[Any], object], way: str = "") -> int:
+    """Return the peak of a pass of the model's meta copy, measured once per config and process.
 
-    way : tells passes of one kind of model apart
+    way : distinguishes different passes of one model
     """
     model = getattr(model, "_orig_mod", model)  # of a compiled one
     kind = json.dumps([type(model).__name__, dict(model.config), way], default=repr)
-    if kind not in KNOWN:
-        if len(KNOWN) == MOST_KNOWN:
-            KNOWN.clear()
-        without_memory = bare(model)
-        KNOWN[kind] = peak_of(without_memory, lambda: run(without_memory))
-    return KNOWN[kind]
+    if kind not in KNOWN_PEAKS:
+        if len(KNOWN_PEAKS) == MAX_KNOWN_PEAKS:
+            KNOWN_PEAKS.clear()
+        without_memory = on_meta_device(model)
+        KNOWN_PEAKS[kind] = measure_peak(without_memory, lambda: run(without_memory))
+    return KNOWN_PEAKS[kind]
 
 
-def bare(model: Any) -> Any:
-    """The same without memory."""
-    return skeleton(type(model).__name__, dict(model.config))
+def on_meta_device(model: Any) -> Any:
+    """Return a model of the same config on the meta device."""
+    return build_meta_model(type(model).__name__, dict(model.config))

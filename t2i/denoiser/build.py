@@ -1,4 +1,4 @@
-"""A model of any size from a TOML: what its parts are made of, no weights."""
+"""Building a model of any size, with fresh weights, from a TOML."""
 
 import inspect
 from collections.abc import Collection, Mapping
@@ -27,9 +27,9 @@ from transformers import (
 )
 
 from t2i.denoiser.families.sd import VAE
-from t2i.denoiser.loading.config_checks import SHORTEST
+from t2i.denoiser.loading.config_checks import MIN_PROMPT_LENGTH
 from t2i.denoiser.loading.config_values import check_values
-from t2i.denoiser.loading.meta_models import skeleton
+from t2i.denoiser.loading.meta_models import build_meta_model
 from t2i.denoiser.loading.trial_pass import try_pass
 from t2i.errors import ArgumentError, ModelError, library_message, nearest
 from t2i.safe_reading import CONFIG, read_toml
@@ -51,13 +51,13 @@ TEXT_ENCODERS: dict[str, tuple[type, type[PreTrainedModel]]] = {
 
 
 class TokenizerSettings(BaseModel):
-    """Where the vocabulary lies, and how many tokens a prompt may have."""
+    """The vocabulary folder and the maximum number of tokens of a prompt."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     folder: Path
     """With `vocab.json` and `merges.txt`; relative to the TOML."""
-    length: int = Field(ge=SHORTEST)
+    length: int = Field(ge=MIN_PROMPT_LENGTH)
 
 
 class ModelConfig(BaseModel):
@@ -80,7 +80,7 @@ class ModelConfig(BaseModel):
     def load(cls, path: Path) -> "ModelConfig":
         """Read a TOML. Raises ArgumentError where it is missing, garbled, or has unknown tables."""
         settings = read_toml(path, CONFIG("model config"))
-        check_known(settings, cls.model_fields, f"table of {path.name}")
+        check_known_names(settings, cls.model_fields, f"table of {path.name}")
         try:
             config = cls(**settings)
         except ValidationError as error:
@@ -103,8 +103,8 @@ class Components:
     tokenizer_2: CLIPTokenizer | None = None
 
 
-def build(config: ModelConfig) -> Components:
-    """Make the parts with fresh weights from torch's global generator.
+def build_components(config: ModelConfig) -> Components:
+    """Build all components with fresh weights from torch's global generator.
 
     Raises ArgumentError for an argument that its class does not have, naming the nearest, or that
     the class cannot use.
@@ -127,16 +127,16 @@ def build(config: ModelConfig) -> Components:
         "cross_attention_dim": width,
         **told,
     } | config.unet
-    unet = make(UNet2DConditionModel, unet_settings, "unet")
-    check_pass({"unet": unet, "vae": vae, **({"text_encoder_2": second} if second else {})})
+    unet = make_component(UNet2DConditionModel, unet_settings, "unet")
+    check_runs({"unet": unet, "vae": vae, **({"text_encoder_2": second} if second else {})})
     return Components(vae, unet, text_encoder, tokenizer, second, second and tokenizer)
 
 
-def check_pass(parts: Mapping[str, Any]) -> None:
-    """Raise ArgumentError where parts that can be made cannot run, or do not fit one another."""
+def check_runs(parts: Mapping[str, Any]) -> None:
+    """Raise ArgumentError where components cannot run, or do not fit one another."""
     with torch.random.fork_rng(devices=[]):  # The weights of these are drawn from it.
         models = {
-            part: skeleton(type(made).__name__, dict(made.config))
+            part: build_meta_model(type(made).__name__, dict(made.config))
             if part in ("unet", "vae")
             else made
             for part, made in parts.items()
@@ -150,6 +150,10 @@ def check_pass(parts: Mapping[str, Any]) -> None:
 def build_text_encoder(
     config: ModelConfig, table: str, default: str, tokenizer: CLIPTokenizer
 ) -> Any:
+    """Build a text encoder from one table of the config, with embeddings of unit variance.
+
+    default : class where the table names none
+    """
     settings = dict(getattr(config, table))
     kind = settings.pop("kind", default)
     if kind not in TEXT_ENCODERS:
@@ -167,10 +171,10 @@ def build_text_encoder(
     }
     known = _arguments(config_class)
     settings = {name: of_tokenizer[name] for name in of_tokenizer if name in known} | settings
-    arguments: Settings = {"config": make(config_class, settings, table)}
+    arguments: Settings = {"config": make_component(config_class, settings, table)}
     if model_class is BertModel:
         arguments["add_pooling_layer"] = False  # Nothing here reads it.
-    model = make(model_class, arguments, table)
+    model = make_component(model_class, arguments, table)
     # NOTE a footgun: CLIP starts its token embeddings at 0.02, where what the layers add drowns
     # them: after 1,400 steps every word had the same embedding. Unit variance keeps words apart.
     nn.init.normal_(model.get_input_embeddings().get_parameter("weight"))
@@ -178,7 +182,7 @@ def build_text_encoder(
 
 
 def sdxl_settings(unet: Settings, second: PreTrainedModel) -> Settings:
-    """What SDXL's UNet needs to be told the pooled embedding and six sizes."""
+    """Return the UNet arguments for SDXL's pooled embedding and six sizes."""
     width = unet.get("addition_time_embed_dim", 32)
     return {
         "addition_embed_type": "text_time",
@@ -188,19 +192,20 @@ def sdxl_settings(unet: Settings, second: PreTrainedModel) -> Settings:
 
 
 def build_vae(config: ModelConfig) -> VAE:
+    """Build the autoencoder. Raises ArgumentError for an unknown kind."""
     settings = dict(config.vae)
     kind = settings.pop("kind", "AutoencoderKL")
     if kind not in AUTOENCODERS:
         raise ArgumentError(
             f"Unknown autoencoder {kind!r} in [vae]. {nearest(str(kind), AUTOENCODERS)}"
         )
-    made: VAE = make(AUTOENCODERS[kind], settings, "vae")
+    made: VAE = make_component(AUTOENCODERS[kind], settings, "vae")
     return made
 
 
-def make(kind: type, settings: Settings, table: str) -> Any:
-    """One part of its settings; the table is named where they are wrong."""
-    check_known(settings, _arguments(kind), f"key of [{table}]")
+def make_component(kind: type, settings: Settings, table: str) -> Any:
+    """Build one component from its settings. Raises ArgumentError that names the table."""
+    check_known_names(settings, _arguments(kind), f"key of [{table}]")
     try:
         check_values(kind, settings)
     except ModelError as error:
@@ -213,7 +218,7 @@ def make(kind: type, settings: Settings, table: str) -> Any:
         ) from error
 
 
-def check_known(given: Settings, known: Collection[str], what: str) -> None:
+def check_known_names(given: Settings, known: Collection[str], what: str) -> None:
     """Raise ArgumentError for the first name of `given` that is not in `known`."""
     for name in given:
         if name not in known:

@@ -1,7 +1,6 @@
-"""Numbers that are none, NaN or infinite: found in weights as they are read, in latents after each
-step, and in pixels before anybody sees them. Undetected they become a black picture.
+"""Checks for NaN and infinities in weights, latents and pixels, which otherwise give black images.
 
-B batch rows, C channels, H W latent size, Y X picture size.
+B batch rows, C channels, H W latent size, Y X image size.
 """
 
 import torch
@@ -9,16 +8,16 @@ from torch import Tensor, nn
 
 from t2i.errors import DrawingError, ModelError
 
-HALF = "Half precision (float16) reaches 65,504: load the model with dtype=torch.float32."
+HALF_REMEDY = "Half precision (float16) reaches 65,504: load the model with dtype=torch.float32."
 
 
 def check_weights_finite(what: str, model: nn.Module) -> None:
     """Raise ModelError where a weight of `model` is NaN or infinite.
 
-    what : where the weights are from, as a user knows it
+    what : origin of the weights, for the message
 
-    One pass over the memory, without a copy. Weights that are elsewhere (offloaded) or that are
-    held in no floating type are passed over.
+    One pass over the memory, without a copy. Offloaded weights and weights of integer types are
+    skipped.
     """
     for name, weight in model.state_dict().items():
         if not isinstance(weight, Tensor) or weight.is_meta or not weight.is_floating_point():
@@ -26,7 +25,7 @@ def check_weights_finite(what: str, model: nn.Module) -> None:
         if weight.numel() == 0 or all(bound.isfinite() for bound in torch.aminmax(weight)):
             continue
         count = int((~weight.isfinite()).sum())
-        half = f" {HALF}" if weight.dtype == torch.float16 else ""
+        half = f" {HALF_REMEDY}" if weight.dtype == torch.float16 else ""
         raise ModelError(
             f"Refused {what}: of its weight {name}, {count} of {weight.numel()} numbers are NaN or "
             "infinite, and every picture would be black. Copy or download it again; if it was "
@@ -34,53 +33,57 @@ def check_weights_finite(what: str, model: nn.Module) -> None:
         )
 
 
-class LatentsWatch:
-    """Tells at which step of a run the latents first were NaN or infinite, and by whom.
+class FiniteLatentsCheck:
+    """A check of a run's latents that reports the first step with NaN or infinite numbers.
 
-    On a GPU an answer at once would wait for the device at every step: there the flags are
-    gathered, and read when the run is over.
+    On a GPU, reading each result at once would synchronize at every step: flags are collected there
+    and read at the end of the run.
     """
 
     def __init__(self, num_steps: int) -> None:
         self.num_steps = num_steps
         self.flags: list[tuple[Tensor, str]] = []
 
-    def begin(self, latents_BCHW: Tensor, text_BTD: Tensor) -> None:
-        self.see(
+    def check_inputs(self, latents_BCHW: Tensor, text_BTD: Tensor) -> None:
+        """Check the initial latents and the prompt embeddings."""
+        self.add_flag(
             latents_BCHW,
             "The latents that the run begins from have numbers that are NaN or infinite. Check "
             "latents= and the picture that was given; a picture's latents overflow where an "
-            f"autoencoder encodes in half precision. {HALF}",
+            f"autoencoder encodes in half precision. {HALF_REMEDY}",
         )
-        self.see(
+        self.add_flag(
             text_BTD,
             "The embeddings of the prompt have numbers that are NaN or infinite. Check "
             "prompt_embeds=, learned words and LoRAs of the text encoder, and the weights of the "
-            f"text encoder. {HALF}",
+            f"text encoder. {HALF_REMEDY}",
         )
 
-    def stepped(self, latents_BCHW: Tensor, step: int) -> None:
-        self.see(
+    def check_step(self, latents_BCHW: Tensor, step: int) -> None:
+        """Check the latents after a step of the scheduler."""
+        self.add_flag(
             latents_BCHW,
             f"The latents became NaN or infinite in step {step + 1} of {self.num_steps}, in the "
             "pass of the denoiser or in the sampler. Check the weights and LoRAs that were given; "
-            f"lower the guidance; try another sampler. {HALF}",
+            f"lower the guidance; try another sampler. {HALF_REMEDY}",
         )
 
-    def visited(self, latents_BCHW: Tensor, step: int) -> None:
-        self.see(
+    def check_callbacks(self, latents_BCHW: Tensor, step: int) -> None:
+        """Check the latents after the step callbacks."""
+        self.add_flag(
             latents_BCHW,
             f"The latents became NaN or infinite after step {step + 1} of {self.num_steps}, in a "
             "callback or in an edit: check what callback_on_step_end returns.",
         )
 
-    def see(self, numbers: Tensor, problem: str) -> None:
+    def add_flag(self, numbers: Tensor, problem: str) -> None:
+        """Record whether the numbers are finite; on the CPU raise at once."""
         self.flags.append((numbers.isfinite().all(), problem))
         if numbers.device.type == "cpu":
             self.end()
 
     def end(self) -> None:
-        """Raise DrawingError for the first flag that is down."""
+        """Raise DrawingError for the first recorded problem."""
         if self.flags and not torch.stack([flag for flag, _ in self.flags]).all():
             raise DrawingError(next(problem for flag, problem in self.flags if not flag))
         self.flags.clear()

@@ -1,4 +1,4 @@
-"""What a prediction says about the clean picture, at each turn of a scheduler."""
+"""The predicted original sample (x0) as a linear function of latents and prediction."""
 
 import math
 
@@ -8,23 +8,23 @@ from torch import Tensor
 from t2i.denoiser.schedulers import Scheduler
 
 
-def denoised_factors(scheduler: Scheduler) -> tuple[tuple[float, float], ...]:
-    """For each turn a and b such that the clean latents are a * latents + b * prediction.
+def predicted_original_factors(scheduler: Scheduler) -> tuple[tuple[float, float], ...]:
+    """Return for each step (a, b) such that x0 = a * latents + b * prediction.
 
-    The latents are those the scheduler steps; the noise level is the one that the timestep tells
-    the model; nothing is clipped. Empty where the scheduler does not say what its model predicts.
+    The latents are those the scheduler steps; the noise level is that of the timestep; nothing is
+    clipped. Empty for a scheduler whose prediction type is unknown.
     """
     try:
-        return tuple(_factors(scheduler, float(timestep)) for timestep in scheduler.timesteps)
-    except _Unknown:
+        return tuple(_factors_at(scheduler, float(timestep)) for timestep in scheduler.timesteps)
+    except _UnknownPrediction:
         return ()
 
 
-class _Unknown(Exception):
-    """No clean picture follows from the prediction."""
+class _UnknownPrediction(Exception):
+    """The prediction type does not determine x0."""
 
 
-def _factors(scheduler: Scheduler, timestep: float) -> tuple[float, float]:
+def _factors_at(scheduler: Scheduler, timestep: float) -> tuple[float, float]:
     config = scheduler.config
     predicted = config.get("prediction_type", "epsilon")
     if predicted == "flow_prediction" or type(scheduler).__name__.startswith("FlowMatch"):
@@ -38,17 +38,20 @@ def _factors(scheduler: Scheduler, timestep: float) -> tuple[float, float]:
     elif predicted == "sample":
         a, b = 0.0, 1.0
     else:
-        raise _Unknown
+        raise _UnknownPrediction
     # Schedulers that start from more than unit noise step latents / alpha, not latents.
     starts_at_unit_noise = float(getattr(scheduler, "init_noise_sigma", 1.0)) == 1
     return a if starts_at_unit_noise else a * alpha, b
 
 
 def _signal_and_noise(scheduler: Scheduler, timestep: float) -> tuple[float, float]:
-    """Of noised = alpha * clean + sigma * noise; between two training steps as samplers do it."""
+    """Return alpha and sigma of noised = alpha * clean + sigma * noise.
+
+    Timesteps between two training steps are interpolated as samplers do it.
+    """
     alphas_cumprod: Tensor | None = getattr(scheduler, "alphas_cumprod", None)
     if alphas_cumprod is None:
-        raise _Unknown
+        raise _UnknownPrediction
     alphas2 = alphas_cumprod.double().cpu().numpy()
     if timestep == int(timestep):
         alpha2 = float(alphas2[int(timestep)])

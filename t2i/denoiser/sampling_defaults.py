@@ -1,6 +1,6 @@
-"""How a model likes to be sampled: what the t2i.json of its folder says.
+"""A model's sampling defaults, from the t2i.json of its folder.
 
-Nothing here imports torch, for the command line reads it before it loads anything.
+Nothing here imports torch: the command line reads them before it loads anything.
 """
 
 from pathlib import Path
@@ -8,24 +8,24 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from t2i.denoiser.loading.address import NOTES
+from t2i.denoiser.loading.address import NOTES_FILE
 from t2i.denoiser.loading.model_notes import parse_model_notes, read_model_notes
 
-MOST_STEPS = 10_000
+MAX_STEPS = 10_000
 """Of a run; ten times those of the noise schedules that models are trained with."""
 
 
-class Sampling(BaseModel):
-    """None is what the model leaves open."""
+class SamplingDefaults(BaseModel):
+    """Sampling settings recommended by a model; None where it recommends nothing."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    steps: Annotated[int, Field(ge=1, le=MOST_STEPS)] | None = None
+    steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = None
     guidance_scale: Annotated[float, Field(allow_inf_nan=False)] | None = None
     sampler: str | None = None
 
     def over(self, usual: dict[str, Any]) -> dict[str, Any]:
-        """Arguments of a call: those that are usual, where the model says no others."""
+        """Return call arguments: `usual`, overridden by the model's own."""
         said = {"num_inference_steps": self.steps, "guidance_scale": self.guidance_scale}
         return usual | {name: value for name, value in said.items() if value is not None}
 
@@ -36,20 +36,22 @@ REMEDY = (
 )
 
 
-class ModelFile(BaseModel):
-    """The layout of a t2i.json; it may say more than is read here."""
+class ModelNotes(BaseModel):
+    """The layout of a t2i.json; other keys are ignored."""
 
-    defaults: Sampling = Sampling()
-
-
-def read_sampling(folder: Path) -> Sampling:
-    """What the folder says; one without t2i.json leaves everything open."""
-    notes = read_model_notes(folder, ModelFile, REMEDY)
-    return Sampling() if notes is None else notes.defaults
+    defaults: SamplingDefaults = SamplingDefaults()
 
 
-def sampling_of(notes: str | bytes | None, path: Path = Path(NOTES)) -> Sampling:
+def read_sampling_defaults(folder: Path) -> SamplingDefaults:
+    """Return the sampling defaults of a model folder; all None without a t2i.json."""
+    notes = read_model_notes(folder, ModelNotes, REMEDY)
+    return SamplingDefaults() if notes is None else notes.defaults
+
+
+def parse_sampling_defaults(
+    notes: str | bytes | None, path: Path = Path(NOTES_FILE)
+) -> SamplingDefaults:
     """Return the defaults in the text of a t2i.json. Raises ModelError for another layout."""
     if notes is None:
-        return Sampling()
-    return parse_model_notes(notes, ModelFile, REMEDY, path).defaults
+        return SamplingDefaults()
+    return parse_model_notes(notes, ModelNotes, REMEDY, path).defaults

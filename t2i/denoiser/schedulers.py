@@ -1,4 +1,4 @@
-"""diffusers' schedulers under the names people type, set up for a model's own noise schedule."""
+"""Schedulers of diffusers by sampler name, on a model's own noise schedule."""
 
 import inspect
 from collections.abc import Mapping
@@ -12,31 +12,34 @@ from t2i.errors import ArgumentError, library_message, nearest
 
 
 class Scheduler(Protocol):
-    """What the loop needs of a diffusers scheduler."""
+    """The interface of a diffusers scheduler that the sampling loop uses."""
 
     config: Any
     order: int
     timesteps: Tensor
 
-    def set_timesteps(self, num_inference_steps: int, device: torch.device) -> None: ...
+    def set_timesteps(self, num_inference_steps: int, device: torch.device) -> None:
+        """Lay out the timesteps of a run."""
+
     def step(
         self, model_output: Tensor, timestep: Tensor, sample: Tensor, *, return_dict: bool
-    ) -> Any: ...
+    ) -> Any:
+        """Step the sample from one timestep to the next."""
 
 
 class Sampler(NamedTuple):
-    """A diffusers class and the settings that make it what the name says."""
+    """A scheduler class of diffusers and its settings."""
 
     class_name: str
     settings: Mapping[str, object] = {}
 
 
-def scheduler(name: str, config: Mapping[str, object]) -> Scheduler:
+def build_scheduler(name: str, config: Mapping[str, object]) -> Scheduler:
     """Build the sampler `name` on the noise schedule of another scheduler's `config`.
 
-    >>> pipe.scheduler = scheduler("dpm++ 2m", pipe.scheduler.config)
+    >>> pipe.scheduler = build_scheduler("dpm++ 2m", pipe.scheduler.config)
     """
-    sampler = check_sampler(name)
+    sampler = find_sampler(name)
     kind = getattr(diffusers, sampler.class_name)
     check_noise_schedule(name, sampler, config)
 
@@ -58,55 +61,62 @@ def scheduler(name: str, config: Mapping[str, object]) -> Scheduler:
     return built
 
 
-def check_sampler(name: str) -> Sampler:
-    """Raise ArgumentError for a name that is none of SAMPLERS."""
-    sampler = SAMPLERS.get(plain(name))
+def find_sampler(name: str) -> Sampler:
+    """Return the sampler of a name. Raises ArgumentError for one that is not in SAMPLERS."""
+    sampler = SAMPLERS.get(normalize_sampler_name(name))
     if sampler is None:
-        raise ArgumentError(f"Unknown sampler {name!r}. {nearest(plain(name), SAMPLERS)}")
+        raise ArgumentError(
+            f"Unknown sampler {name!r}. {nearest(normalize_sampler_name(name), SAMPLERS)}"
+        )
     return sampler
 
 
-def first_latents(scheduler: Scheduler, noise_BCHW: Tensor) -> Tensor:
-    """Where a run starts; flow schedulers start from the noise itself."""
+def scale_initial_noise(scheduler: Scheduler, noise_BCHW: Tensor) -> Tensor:
+    """Scale noise to the initial latents of a run; flow schedulers leave it unscaled."""
     latents_BCHW: Tensor = noise_BCHW * getattr(scheduler, "init_noise_sigma", 1.0)
     return latents_BCHW
 
 
-def model_input(scheduler: Scheduler, latents_BCHW: Tensor, timestep: Tensor) -> Tensor:
-    """What the denoiser reads at a step; flow schedulers leave the latents as they are."""
+def scale_model_input(scheduler: Scheduler, latents_BCHW: Tensor, timestep: Tensor) -> Tensor:
+    """Scale latents to the denoiser's input at a step; flow schedulers leave them unscaled."""
     scale = getattr(scheduler, "scale_model_input", None)
     scaled_BCHW: Tensor = latents_BCHW if scale is None else scale(latents_BCHW, timestep)
     return scaled_BCHW
 
 
-def rebuild(scheduler: Scheduler, **settings: object) -> Scheduler:
-    """Another scheduler of the same class, with these settings changed."""
+def rebuild_scheduler(scheduler: Scheduler, **settings: object) -> Scheduler:
+    """Build a new scheduler of the same class and config, with some settings changed."""
     kind: Any = type(scheduler)
     built: Scheduler = kind.from_config(scheduler.config, **settings)
     return built
 
 
-def plain(name: str) -> str:
-    """One spelling for "DPM++ 2M Karras", "dpmpp_2m_karras" and "k-dpmpp-2m-karras"."""
+def normalize_sampler_name(name: str) -> str:
+    """Normalize spellings such as "DPM++ 2M Karras", "dpmpp_2m_karras" and "k-dpmpp-2m-karras"."""
     words = name.lower().replace("_", " ").replace("-", " ").replace("dpmpp", "dpm++").split()
     return " ".join(words[1:] if words[:1] == ["k"] else words)
 
 
 def check_noise_schedule(name: str, sampler: Sampler, config: Mapping[str, object]) -> None:
+    """Raise ArgumentError for a sampler that cannot run on a model's noise schedule."""
     if str(config.get("_class_name", "")).startswith("FlowMatch"):
         raise ArgumentError(
             f"The sampler {name!r} needs a model with a diffusion noise schedule, but this model's "
             f"is {config['_class_name']}: leave out the sampler to use the model's own."
         )
-    if config.get("rescale_betas_zero_snr") and sampler.class_name not in ZERO_SNR:
-        able = [n for n, s in (PLAIN | WITH_SIGMAS).items() if s.class_name in ZERO_SNR]
+    if config.get("rescale_betas_zero_snr") and sampler.class_name not in ZERO_SNR_SCHEDULERS:
+        able = [
+            n
+            for n, s in (SAMPLERS_WITHOUT_SIGMAS | SAMPLERS_WITH_SIGMAS).items()
+            if s.class_name in ZERO_SNR_SCHEDULERS
+        ]
         raise ArgumentError(
             f"The sampler {name!r} divides by the last step's signal, which is zero in this model "
             f"(zero-terminal SNR). Choose one of: {', '.join(sorted(able))}."
         )
 
 
-PLAIN: dict[str, Sampler] = {
+SAMPLERS_WITHOUT_SIGMAS: dict[str, Sampler] = {
     "ddim": Sampler("DDIMScheduler"),
     "ddpm": Sampler("DDPMScheduler"),
     "pndm": Sampler("PNDMScheduler", {"skip_prk_steps": True}),
@@ -117,7 +127,7 @@ PLAIN: dict[str, Sampler] = {
     "tcd": Sampler("TCDScheduler"),
 }
 
-WITH_SIGMAS: dict[str, Sampler] = {
+SAMPLERS_WITH_SIGMAS: dict[str, Sampler] = {
     "euler": Sampler("EulerDiscreteScheduler"),
     "heun": Sampler("HeunDiscreteScheduler"),
     "lms": Sampler("LMSDiscreteScheduler"),
@@ -136,18 +146,18 @@ WITH_SIGMAS: dict[str, Sampler] = {
 """These also come with another spacing of the noise levels: "euler karras"."""
 
 SAMPLERS: dict[str, Sampler] = (
-    PLAIN
-    | WITH_SIGMAS
+    SAMPLERS_WITHOUT_SIGMAS
+    | SAMPLERS_WITH_SIGMAS
     | {
         f"{name} {spacing}": Sampler(
             sampler.class_name, {**sampler.settings, f"use_{spacing}_sigmas": True}
         )
-        for name, sampler in WITH_SIGMAS.items()
+        for name, sampler in SAMPLERS_WITH_SIGMAS.items()
         for spacing in ("karras", "exponential")
     }
 )
 
-ZERO_SNR = {
+ZERO_SNR_SCHEDULERS = {
     "DDIMScheduler",
     "DDPMScheduler",
     "DPMSolverMultistepScheduler",

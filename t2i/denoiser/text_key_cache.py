@@ -1,7 +1,4 @@
-"""Cache of the text's keys and values in cross-attention, which are the same at every step.
-
-It patches the linear layers `to_k` and `to_v` and does not pass through the tap of t2i.attention:
-it changes no attention, and the tap comes after these layers.
+"""A cache of the text's keys and values in cross-attention, which are constant over the steps.
 
 B batch rows, T text tokens, D text width, K width of all heads of a site.
 """
@@ -20,57 +17,61 @@ from torch import Tensor, nn
 
 from t2i.attention.hooks.compiled import is_compiled
 
-Project = Callable[[Tensor], Tensor]
-MOST_BYTES = 2**28
+Projection = Callable[[Tensor], Tensor]
+MAX_BYTES = 2**28
 """Of keys and values kept at a time; what does not fit is computed at every pass."""
 
 
 @contextmanager
-def text_keys_kept(
-    unet: nn.Module, most_bytes: int = MOST_BYTES
-) -> Iterator[Mapping[nn.Linear, "Kept"]]:
-    """Within the block a cross-attention computes the keys and values of a text only once.
+def cache_text_keys(
+    unet: nn.Module, most_bytes: int = MAX_BYTES
+) -> Iterator[Mapping[nn.Linear, "CachedProjection"]]:
+    """Compute keys and values of a text only once in each cross-attention, within the block.
 
-    Exact: what is kept is given again only for the same memory, unchanged since, read by the same
-    weights, and only in the thread that keeps it. LoRA layers work on top of it, anew at each pass;
-    processors and whoever listens to scaled_dot_product_attention notice nothing. With gradients,
-    within torch.inference_mode() and in a compiled model nothing is kept.
+    Exact: a cached output is returned only for the same unchanged memory and the same weights, and
+    only in the thread that computed it. LoRA layers are applied on top at each pass; attention
+    processors and the tap are unaffected. Nothing is cached with gradients, within
+    torch.inference_mode() or in a compiled model.
     """
-    budget = Budget(most_bytes)
-    kept: dict[nn.Linear, Kept] = {}
+    budget = ByteBudget(most_bytes)
+    kept: dict[nn.Linear, CachedProjection] = {}
     with ExitStack() as undo:
         if not is_compiled(unet):
-            for attention in filter(reads_text, unet.modules()):
+            for attention in filter(is_text_attention, unet.modules()):
                 for name in ("to_k", "to_v"):
-                    linear = plain_linear(attention, name)
+                    linear = find_linear(attention, name)
                     if linear is not None:
-                        project = undo.enter_context(projection_asked(linear))
-                        kept[linear] = Kept(attention, name, linear, project, budget)
-        token = _kept.set(kept)
-        undo.callback(_kept.reset, token)
+                        project = undo.enter_context(intercept_forward(linear))
+                        kept[linear] = CachedProjection(attention, name, linear, project, budget)
+        token = _current_cache.set(kept)
+        undo.callback(_current_cache.reset, token)
         yield kept
 
 
-_kept: ContextVar[Mapping[nn.Linear, "Kept"]] = ContextVar("kept", default={})  # noqa: B039
+_current_cache: ContextVar[Mapping[nn.Linear, "CachedProjection"]] = ContextVar("kept", default={})  # noqa: B039
 """Of the run that this thread is in; nobody writes into the default."""
 
 
-def plain_linear(attention: Attention, name: str) -> nn.Linear | None:
-    """A projection without its LoRA layers; None for one that is no plain linear layer."""
+def find_linear(attention: Attention, name: str) -> nn.Linear | None:
+    """Return a projection without its LoRA layers; None unless it is an nn.Linear."""
     layer: Any = getattr(attention, name)
     linear = layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer
     return linear if type(linear) is nn.Linear else None
 
 
 @contextmanager
-def projection_asked(linear: nn.Linear) -> Iterator[Project]:
-    """Within the block the layer's forward asks what the thread's run keeps; gives what stood in
-    its place. Runs of several threads share it, and the last one to leave takes it away."""
+def intercept_forward(linear: nn.Linear) -> Iterator[Projection]:
+    """Replace the layer's forward by one that looks into the thread's cache; yields the original.
+
+    Runs of several threads share the replacement; the last one to leave restores the original.
+    """
     with _lock:
-        asked = _asked.get(linear)
+        asked = _interceptions.get(linear)
         if asked is None:
-            asked = _asked[linear] = Asked(linear.forward, vars(linear).get("forward"))
-            vars(linear)["forward"] = forward_of(linear, asked.project)
+            asked = _interceptions[linear] = Interception(
+                linear.forward, vars(linear).get("forward")
+            )
+            vars(linear)["forward"] = build_forward(linear, asked.project)
         asked.runs += 1
     try:
         yield asked.project
@@ -78,47 +79,54 @@ def projection_asked(linear: nn.Linear) -> Iterator[Project]:
         with _lock:
             asked.runs -= 1
             if asked.runs == 0:
-                del _asked[linear]
+                del _interceptions[linear]
                 if asked.own is None:
                     del vars(linear)["forward"]
                 else:
                     vars(linear)["forward"] = asked.own
 
 
-def forward_of(linear: nn.Linear, project: Project) -> Project:
+def build_forward(linear: nn.Linear, project: Projection) -> Projection:
+    """Return a forward that uses the current thread's cache, if it has one for this layer."""
+
     def forward(text_BTD: Tensor) -> Tensor:
-        kept = _kept.get().get(linear)
+        kept = _current_cache.get().get(linear)
         return project(text_BTD) if kept is None else kept.forward(text_BTD)
 
     return forward
 
 
 @dataclass(slots=True)
-class Asked:
-    """What stood in a layer, and how many runs are in."""
+class Interception:
+    """The original forward of a layer, and the number of runs that use its replacement."""
 
-    project: Project
+    project: Projection
     own: Any
     """As accelerate leaves one in the instance."""
     runs: int = 0
 
 
-_asked: WeakKeyDictionary[nn.Linear, Asked] = WeakKeyDictionary()
+_interceptions: WeakKeyDictionary[nn.Linear, Interception] = WeakKeyDictionary()
 _lock = threading.Lock()
 
 
-class Budget:
-    """Bytes that may still be kept."""
+class ByteBudget:
+    """The number of bytes that may still be cached."""
 
     def __init__(self, most_bytes: int) -> None:
         self.left = most_bytes
 
 
-class Kept:
-    """What a linear layer gave last, and what that followed from."""
+class CachedProjection:
+    """The last output of a linear layer, and the state of its inputs then."""
 
     def __init__(
-        self, attention: Attention, name: str, linear: nn.Linear, project: Project, budget: Budget
+        self,
+        attention: Attention,
+        name: str,
+        linear: nn.Linear,
+        project: Projection,
+        budget: ByteBudget,
     ) -> None:
         self.attention = attention
         self.name = name
@@ -131,6 +139,7 @@ class Kept:
         self.state: tuple[object, ...] = ()
 
     def forward(self, text_BTD: Tensor) -> Tensor:
+        """Return the cached output if nothing has changed, otherwise compute and cache it."""
         if torch.compiler.is_compiling() or torch.is_grad_enabled():
             return self.project(text_BTD)
         weight, bias = self.parameters()
@@ -153,18 +162,22 @@ class Kept:
         return output_BTK
 
     def forget(self) -> None:
+        """Drop the cached output and return its bytes to the budget."""
         if self.output_BTK is not None:
             self.budget.left += self.output_BTK.nbytes
         self.output_BTK, self.held, self.state = None, (), ()
 
     def parameters(self) -> tuple[Tensor, Tensor | None]:
+        """Return weight and bias of the layer."""
         return self.linear.weight, self.linear.bias
 
     def state_of(
         self, text_BTD: Tensor, weight: Tensor, bias: Tensor | None, output_BTK: Tensor
     ) -> tuple[object, ...]:
-        """Equal only if the layer would give the same again: where all that it reads lies, and how
-        often that and its output have been written to."""
+        """Return a key that is equal only while the layer would give the same output.
+
+        It consists of address and version of all tensors read, and the output's version.
+        """
         return (
             text_BTD.data_ptr(),
             text_BTD._version,
@@ -182,8 +195,8 @@ class Kept:
         )
 
 
-def reads_text(module: nn.Module) -> TypeGuard[Attention]:
-    """Whether its keys and values are those of the text as it comes: others change at each pass."""
+def is_text_attention(module: nn.Module) -> TypeGuard[Attention]:
+    """Return True for a cross-attention whose keys and values depend on the text alone."""
     return (
         isinstance(module, Attention)
         and module.is_cross_attention

@@ -1,4 +1,4 @@
-"""The steps of a run, laid out by its scheduler: evenly, spaced otherwise, or as given."""
+"""Timesteps of a run: evenly spaced, with another spacing, or custom."""
 
 import copy
 import inspect
@@ -10,21 +10,21 @@ from typing import Any
 
 import torch
 
-from t2i.denoiser.sampling_defaults import MOST_STEPS
-from t2i.denoiser.schedulers import WITH_SIGMAS, Scheduler
+from t2i.denoiser.sampling_defaults import MAX_STEPS
+from t2i.denoiser.schedulers import SAMPLERS_WITH_SIGMAS, Scheduler
 from t2i.errors import ArgumentError
 from t2i.terminal import several
 
-SPACINGS = {
+SPACING_NAMES = {
     "use_karras_sigmas": "karras",
     "use_exponential_sigmas": "exponential",
     "use_beta_sigmas": "beta",
 }
 """diffusers' settings that space the noise levels, and what people call them."""
-VISIBLE = (0.1, 15.0)
+VISIBLE_SIGMAS = (0.1, 15.0)
 """Sigmas between which a picture is made: below all is there, above nothing is; models that do not
 begin from noise alone begin at 14.6."""
-MOST_SUGGESTED = 100
+MAX_SUGGESTED_STEPS = 100
 
 
 def set_timesteps(
@@ -34,11 +34,14 @@ def set_timesteps(
     timesteps: Sequence[int] | None = None,
     sigmas: Sequence[float] | None = None,
 ) -> int:
-    """Lay out the scheduler's steps, evenly or as given; returns how many the user asked for."""
+    """Set the scheduler's timesteps, evenly spaced or custom; returns the number of steps.
+
+    Raises ArgumentError for timesteps or sigmas that the scheduler cannot use.
+    """
     if timesteps is not None and sigmas is not None:
         raise ArgumentError("Got both timesteps and sigmas: give one of them.")
     if timesteps is None and sigmas is None:
-        check_steps(num_inference_steps)
+        check_num_steps(num_inference_steps)
     settings: dict[str, Any] = {"num_inference_steps": num_inference_steps}
     for custom in ("timesteps", "sigmas"):
         values = timesteps if custom == "timesteps" else sigmas
@@ -49,9 +52,9 @@ def set_timesteps(
                 f"{type(scheduler).__name__} does not take {custom} of one's own: "
                 "give num_inference_steps, or choose another sampler."
             )
-        check_falling(custom, values)
+        check_decreasing(custom, values)
         if values is timesteps:
-            check_trained(timesteps, scheduler.config.get("num_train_timesteps"))
+            check_trained_timesteps(timesteps, scheduler.config.get("num_train_timesteps"))
         settings = {custom: values}
     try:
         scheduler.set_timesteps(device=device, **settings)
@@ -67,17 +70,18 @@ def set_timesteps(
     return num_inference_steps
 
 
-def check_steps(num_inference_steps: int) -> None:
+def check_num_steps(num_inference_steps: int) -> None:
+    """Raise ArgumentError unless the number of steps is an integer from 1 to MAX_STEPS."""
     whole = isinstance(num_inference_steps, int) and not isinstance(num_inference_steps, bool)
-    if not whole or not 1 <= num_inference_steps <= MOST_STEPS:
+    if not whole or not 1 <= num_inference_steps <= MAX_STEPS:
         raise ArgumentError(
             f"Got num_inference_steps={num_inference_steps!r:.80}, expected a whole number from 1 "
-            f"to {MOST_STEPS:,}."
+            f"to {MAX_STEPS:,}."
         )
 
 
-def check_falling(name: str, values: object) -> None:
-    """Raise ArgumentError unless these are numbers, each less than the one before."""
+def check_decreasing(name: str, values: object) -> None:
+    """Raise ArgumentError unless the values are finite and strictly decreasing."""
     values = values.tolist() if isinstance(values, torch.Tensor) else values
     numbers: list[Any] = list(values) if isinstance(values, Iterable) else [None]
     sound = bool(numbers) and all(isinstance(one, Real) and isfinite(one) for one in numbers)
@@ -89,8 +93,8 @@ def check_falling(name: str, values: object) -> None:
         )
 
 
-def check_trained(timesteps: Sequence[float], trained: int | None) -> None:
-    """Raise ArgumentError for a timestep that the model was not trained at; values fall."""
+def check_trained_timesteps(timesteps: Sequence[float], trained: int | None) -> None:
+    """Raise ArgumentError for timesteps, in decreasing order, outside the trained ones."""
     first, last = float(timesteps[0]), float(timesteps[-1])
     if trained is not None and not 0 <= last <= first <= trained - 1:
         raise ArgumentError(
@@ -100,26 +104,28 @@ def check_trained(timesteps: Sequence[float], trained: int | None) -> None:
 
 
 def check_spacing(scheduler: Scheduler, num_inference_steps: int) -> None:
-    """Raise ArgumentError where a spacing leaves too few steps to make a picture in.
+    """Raise ArgumentError where the spacing leaves too few steps in which an image forms.
 
-    From noise alone (zero-terminal SNR, sigma 4096) these spacings spend most steps above VISIBLE,
-    and a solver that goes on from several steps before overshoots in the few that are left. The
-    bound is measured, docs/decisions.md of 2026-11-29.
+    From pure noise (zero-terminal SNR, sigma 4096) these spacings spend most steps above
+    VISIBLE_SIGMAS, and a multistep solver overshoots in the few that remain. The bound is measured,
+    docs/decisions.md of 2026-11-29.
     """
     config = scheduler.config
-    spacing = next((said for key, said in SPACINGS.items() if config.get(key)), None)
+    spacing = next((said for key, said in SPACING_NAMES.items() if config.get(key)), None)
     if spacing is None or not config.get("rescale_betas_zero_snr"):
         return
-    needed = least_visible(scheduler)
-    seen = visible(scheduler)
+    needed = min_visible_steps(scheduler)
+    seen = count_visible_steps(scheduler)
     if seen >= needed:
         return
     trial, enough = copy.deepcopy(scheduler), num_inference_steps
-    while visible(trial) < needed and enough < MOST_SUGGESTED:
+    while count_visible_steps(trial) < needed and enough < MAX_SUGGESTED_STEPS:
         enough += 1
         trial.set_timesteps(enough, device=torch.device("cpu"))
-    plain = plain_name(scheduler)
-    name = f"{plain} {spacing}" if plain in WITH_SIGMAS else f"{plain} with {spacing} spacing"
+    plain = unspaced_sampler_name(scheduler)
+    name = (
+        f"{plain} {spacing}" if plain in SAMPLERS_WITH_SIGMAS else f"{plain} with {spacing} spacing"
+    )
     raise ArgumentError(
         f"At {several(num_inference_steps, 'step')} {name!r} draws smeared pictures with this "
         "model, which begins from noise alone (zero-terminal SNR): the spacing leaves "
@@ -128,25 +134,28 @@ def check_spacing(scheduler: Scheduler, num_inference_steps: int) -> None:
     )
 
 
-def least_visible(scheduler: Scheduler) -> int:
+def min_visible_steps(scheduler: Scheduler) -> int:
+    """Return the number of steps within VISIBLE_SIGMAS that the solver needs."""
     order: int = scheduler.config.get("solver_order", 1)
     return order + 2 if order > 1 else 2
 
 
-def visible(scheduler: Scheduler) -> int:
-    """How many steps lie where a picture is made."""
+def count_visible_steps(scheduler: Scheduler) -> int:
+    """Count the steps within VISIBLE_SIGMAS."""
     sigmas: torch.Tensor = getattr(scheduler, "sigmas")  # noqa: B009 - not of every scheduler
-    below, above = VISIBLE
+    below, above = VISIBLE_SIGMAS
     return int(((sigmas > below) & (sigmas < above)).sum())
 
 
-def plain_name(scheduler: Scheduler) -> str:
-    """The sampler's name without its spacing; its class where it is none of ours."""
+def unspaced_sampler_name(scheduler: Scheduler) -> str:
+    """Return the sampler's name without its spacing; the class name for an unknown one."""
     fitting = [
         name
-        for name, sampler in WITH_SIGMAS.items()
+        for name, sampler in SAMPLERS_WITH_SIGMAS.items()
         if sampler.class_name == type(scheduler).__name__
         and all(scheduler.config.get(key) == value for key, value in sampler.settings.items())
     ]
-    most_said = max(fitting, key=lambda name: len(WITH_SIGMAS[name].settings), default=None)
+    most_said = max(
+        fitting, key=lambda name: len(SAMPLERS_WITH_SIGMAS[name].settings), default=None
+    )
     return type(scheduler).__name__ if most_said is None else most_said

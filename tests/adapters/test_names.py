@@ -19,7 +19,7 @@ from t2i.adapters.module_names import (
     to_original_name,
 )
 from t2i.denoiser.loading.address import ASSETS
-from t2i.denoiser.loading.meta_models import skeleton
+from t2i.denoiser.loading.meta_models import build_meta_model
 from t2i.denoiser.loading.weight_checks import read_json
 from tests.adapters.made import components, models_of
 
@@ -31,7 +31,7 @@ def skeletons(family):
     if family == "sdxl":
         kinds["text_encoder_2"] = "CLIPTextModelWithProjection"
     return {
-        part: skeleton(kind, read_json(place / part / "config.json"))
+        part: build_meta_model(kind, read_json(place / part / "config.json"))
         for part, kind in kinds.items()
     }
 

@@ -9,7 +9,7 @@ from t2i.attention.compute.probabilities import AttentionProbabilities
 from t2i.conditioning.guidance import ClassifierFree
 from t2i.conditioning.guidance_interval import Interval
 from t2i.conditioning.perturbed_guidance import PerturbedAttention
-from t2i.denoiser.schedulers import scheduler
+from t2i.denoiser.schedulers import build_scheduler
 from t2i.text.prompt import Prompt
 from tests.attention.runs import (
     CAT,
@@ -82,7 +82,9 @@ def test_in_every_precision_probes_leave_the_picture_as_it_is(dtype, of):
 
 
 def test_samplers_that_turn_twice_are_read_at_every_turn(pipe, components):
-    heun = ours(**components | {"scheduler": scheduler("heun", components["scheduler"].config)})
+    heun = ours(
+        **components | {"scheduler": build_scheduler("heun", components["scheduler"].config)}
+    )
     plain = draw(heun, CAT)
     with attend(heun) as attn:
         maps = attn.probe("cat", raw=True)

@@ -14,7 +14,7 @@ from t2i.cli.request.input_files import EmbeddingFile, ScaledFile
 from t2i.cli.request.known_words import WORD, KnownWords, read_known_words
 from t2i.cli.request.prompt_checks import find_line_warnings, find_prompt_warnings
 from t2i.cli.request.request import Request
-from t2i.denoiser.loading.address import EMBEDDED, NOTES
+from t2i.denoiser.loading.address import EMBEDDED_MODELS, NOTES_FILE
 from t2i.errors import ModelError
 from t2i.scenes.caption_vocabulary import caption_vocabulary
 from t2i.scenes.scenes import Scenes, ScenesConfig
@@ -23,7 +23,7 @@ from tests.cli.command import Cli
 from train.config.run_config import RunConfig
 from train.model_notes import build_notes
 
-EMBEDDED_FOLDER = EMBEDDED["embedded"]
+EMBEDDED_FOLDER = EMBEDDED_MODELS["embedded"]
 KNOWN = read_known_words(EMBEDDED_FOLDER)
 
 
@@ -56,7 +56,7 @@ def test_the_embedded_model_knows_what_it_was_shown() -> None:
     known = read_known_words(EMBEDDED_FOLDER)
     assert known is not None
     assert len(known.kinds["objects"]) == 16
-    asked_in_card = json.loads((EMBEDDED_FOLDER / NOTES).read_text())["trained"]["config"][
+    asked_in_card = json.loads((EMBEDDED_FOLDER / NOTES_FILE).read_text())["trained"]["config"][
         "samples"
     ]
     assert known.find_unknown(asked_in_card["prompts"]) == {}
@@ -71,15 +71,15 @@ def test_a_model_of_scenes_records_what_it_knows_and_another_one_nothing(tmp_pat
     config = embedded_recipe()
     notes = build_notes(config, 1)
     assert len(notes["knows"]["objects"]) == 16
-    (tmp_path / NOTES).write_text(json.dumps(notes))
+    (tmp_path / NOTES_FILE).write_text(json.dumps(notes))
     assert read_known_words(tmp_path) == KnownWords(notes["knows"])
-    (tmp_path / NOTES).write_text(json.dumps({"defaults": {"steps": 4}}))
+    (tmp_path / NOTES_FILE).write_text(json.dumps({"defaults": {"steps": 4}}))
     assert read_known_words(tmp_path) is None
-    (tmp_path / NOTES).write_text('{"knows": {"words": ["zun"]}}')
+    (tmp_path / NOTES_FILE).write_text('{"knows": {"words": ["zun"]}}')
     known = read_known_words(tmp_path)
     assert known is not None
     assert known.find_unknown(["a Zun"]) == {"a": None}
-    (tmp_path / NOTES).write_text('{"knows": {"words": "zun"}}')
+    (tmp_path / NOTES_FILE).write_text('{"knows": {"words": "zun"}}')
     with pytest.raises(ModelError, match=r"t2i\.json: knows\.words: .*array.*Expected .*mend the"):
         read_known_words(tmp_path)
 

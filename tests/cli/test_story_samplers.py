@@ -3,12 +3,12 @@
 import pytest
 
 from t2i.cli.request.sampler_names import CLASS_NAMES, NAMES, SPACED, translate_sampler
-from t2i.denoiser.schedulers import PLAIN, SAMPLERS, WITH_SIGMAS
+from t2i.denoiser.schedulers import SAMPLERS, SAMPLERS_WITH_SIGMAS, SAMPLERS_WITHOUT_SIGMAS
 
 
 def test_our_names_of_samplers_are_those_of_the_schedulers() -> None:
-    assert NAMES == PLAIN.keys() | WITH_SIGMAS.keys()
-    assert SPACED == WITH_SIGMAS.keys()
+    assert NAMES == SAMPLERS_WITHOUT_SIGMAS.keys() | SAMPLERS_WITH_SIGMAS.keys()
+    assert SPACED == SAMPLERS_WITH_SIGMAS.keys()
     for name in SAMPLERS:
         assert translate_sampler(name) == (name, "")
     for class_name, name in CLASS_NAMES.items():

@@ -8,8 +8,8 @@ from pipelines.loop import sample
 from t2i.conditioning.conditioning import join_branches
 from t2i.conditioning.projected_guidance import AdaptiveProjected
 from t2i.conditioning.run_state import RunState
-from t2i.denoiser.predicted_original import denoised_factors
-from t2i.denoiser.schedulers import model_input, scheduler
+from t2i.denoiser.predicted_original import predicted_original_factors
+from t2i.denoiser.schedulers import build_scheduler, scale_model_input
 from t2i.denoiser.timesteps import set_timesteps
 from tests.tiny import tiny_scheduler
 
@@ -26,11 +26,13 @@ SHAPE = (1, 4, 8, 8)
     ],
 )
 def test_the_scheduler_sees_the_same_clean_picture(name, predicted):
-    stepper = scheduler(name, tiny_scheduler(prediction_type=predicted).config)
+    stepper = build_scheduler(name, tiny_scheduler(prediction_type=predicted).config)
     set_timesteps(stepper, 7, torch.device("cpu"))
-    for timestep, (a, b) in zip(stepper.timesteps, denoised_factors(stepper), strict=True):
+    for timestep, (a, b) in zip(
+        stepper.timesteps, predicted_original_factors(stepper), strict=True
+    ):
         latents, prediction = torch.randn(SHAPE), torch.randn(SHAPE)
-        model_input(stepper, latents, timestep)
+        scale_model_input(stepper, latents, timestep)
         seen = stepper.step(prediction, timestep, latents).pred_original_sample
         # Euler interpolates sigmas in float32, and sigma reaches 14.
         torch.testing.assert_close(a * latents + b * prediction, seen, rtol=1e-4, atol=1e-4)
@@ -38,12 +40,14 @@ def test_the_scheduler_sees_the_same_clean_picture(name, predicted):
 
 @pytest.mark.parametrize("name", ["heun", "dpm2", "dpm++ 2m", "unipc", "pndm"])
 def test_noised_latents_with_their_own_noise_give_back_the_picture(name):
-    stepper = scheduler(name, tiny_scheduler().config)
+    stepper = build_scheduler(name, tiny_scheduler().config)
     set_timesteps(stepper, 6, torch.device("cpu"))
     picture, noise = torch.randn(2, *SHAPE, dtype=torch.float64)
     alphas2 = tiny_scheduler().alphas_cumprod.double()
     log_ratios = ((1 - alphas2) / alphas2).log() / 2
-    for timestep, (a, b) in zip(stepper.timesteps, denoised_factors(stepper), strict=True):
+    for timestep, (a, b) in zip(
+        stepper.timesteps, predicted_original_factors(stepper), strict=True
+    ):
         # Between two training steps the noise level is interpolated as these samplers do.
         below, above = int(timestep), min(int(timestep) + 1, 999)
         ratio = torch.lerp(log_ratios[below], log_ratios[above], float(timestep) - below).exp()
@@ -56,14 +60,14 @@ def test_noised_latents_with_their_own_noise_give_back_the_picture(name):
 def guided(predicted, space):
     """A run under adaptive projection of one model, whatever it says its prediction is."""
     torch.manual_seed(5)
-    stepper = scheduler("ddim", tiny_scheduler(prediction_type=predicted).config)
+    stepper = build_scheduler("ddim", tiny_scheduler(prediction_type=predicted).config)
     set_timesteps(stepper, 5, torch.device("cpu"))
     guidance = AdaptiveProjected(6.0, space=space)
     text_BTD = torch.zeros(1, 3, 5)
     told = join_branches({branch: text_BTD + i for i, branch in enumerate(guidance.needs)})
     latents_BCHW = torch.randn(SHAPE, dtype=torch.float64)
     run = RunState(latents_BCHW, told, guidance, stepper.timesteps)
-    run.denoised_factors = denoised_factors(stepper)
+    run.denoised_factors = predicted_original_factors(stepper)
 
     def denoise(latents_BCHW, timestep, told):
         noise_BCHW = torch.sin(3 * latents_BCHW + told.text_BTD[:, :1, :1, None])
@@ -87,13 +91,13 @@ def test_flows_know_their_clean_picture():
     stepper = FlowMatchEulerDiscreteScheduler(shift=3.0)
     set_timesteps(stepper, 5, torch.device("cpu"))
     picture, noise = torch.randn(SHAPE), torch.randn(SHAPE)
-    for sigma, (a, b) in zip(stepper.sigmas[:-1], denoised_factors(stepper), strict=True):
+    for sigma, (a, b) in zip(stepper.sigmas[:-1], predicted_original_factors(stepper), strict=True):
         latents = (1 - sigma) * picture + sigma * noise
         torch.testing.assert_close(a * latents + b * (noise - picture), picture)
 
 
 def test_v_prediction_reaches_from_pure_noise():
-    stepper = scheduler(
+    stepper = build_scheduler(
         "ddim",
         tiny_scheduler(
             prediction_type="v_prediction",
@@ -102,10 +106,10 @@ def test_v_prediction_reaches_from_pure_noise():
         ).config,
     )
     set_timesteps(stepper, 4, torch.device("cpu"))
-    assert denoised_factors(stepper)[0] == pytest.approx((0.0, -1.0), abs=1e-6)
+    assert predicted_original_factors(stepper)[0] == pytest.approx((0.0, -1.0), abs=1e-6)
 
 
 def test_a_scheduler_that_does_not_say_gives_no_factors():
     stepper = EDMEulerScheduler()
     set_timesteps(stepper, 4, torch.device("cpu"))
-    assert denoised_factors(stepper) == ()
+    assert predicted_original_factors(stepper) == ()

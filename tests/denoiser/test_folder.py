@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from t2i.denoiser.loading import address
-from t2i.denoiser.loading.address import resolve
+from t2i.denoiser.loading.address import locate_model
 from t2i.denoiser.loading.model_folder import check_folder
 from t2i.errors import ModelError
 from tests.denoiser.conftest import UNET_FILE, rewrite_json
@@ -29,44 +29,44 @@ from tests.tiny import diffusers_pipeline, tiny_sd_components, tiny_small_vae
 
 
 def test_a_folder_is_found_by_its_path(whole):
-    assert resolve(str(whole)) == resolve(whole) == whole
+    assert locate_model(str(whole)) == locate_model(whole) == whole
 
 
 def test_an_embedded_model_is_found_by_its_name(whole, monkeypatch):
-    monkeypatch.setitem(address.EMBEDDED, "embedded", whole)
-    assert resolve("embedded") == whole
+    monkeypatch.setitem(address.EMBEDDED_MODELS, "embedded", whole)
+    assert locate_model("embedded") == whole
 
 
 def test_an_embedded_model_that_is_not_there_says_how_to_make_it(tmp_path, monkeypatch):
-    monkeypatch.setitem(address.EMBEDDED, "embedded", tmp_path / "none")
+    monkeypatch.setitem(address.EMBEDDED_MODELS, "embedded", tmp_path / "none")
     with pytest.raises(ModelError, match="'embedded' is not installed.*make train-embedded"):
-        resolve("embedded")
+        locate_model("embedded")
 
 
 def test_the_nearest_known_model_is_named(whole):
     with pytest.raises(ModelError, match="Unknown model 'embeded'.*Did you mean 'embedded'"):
-        resolve("embeded")
+        locate_model("embeded")
     with pytest.raises(ModelError, match=f"Did you mean '{whole}'"):
-        resolve(whole.parent / "whol")
+        locate_model(whole.parent / "whol")
 
 
 @pytest.mark.parametrize("name", ["model.ckpt", "model.bin", "nowhere/model.pt"])
 def test_a_pickled_model_is_refused_by_name(tmp_path, name):
     with pytest.raises(ModelError, match=f"Refused the pickled model .*{name}"):
-        resolve(tmp_path / name)
+        locate_model(tmp_path / name)
 
 
 def test_a_checkpoint_is_found_by_its_path_and_other_files_are_refused(tmp_path):
     (tmp_path / "model.safetensors").touch()
-    assert resolve(tmp_path / "model.safetensors") == tmp_path / "model.safetensors"
+    assert locate_model(tmp_path / "model.safetensors") == tmp_path / "model.safetensors"
     (tmp_path / "model.gguf").touch()
     with pytest.raises(ModelError, match=r"is a file, expected a model folder .*\.safetensors"):
-        resolve(tmp_path / "model.gguf")
+        locate_model(tmp_path / "model.gguf")
 
 
 def test_a_name_longer_than_a_path_may_be_is_refused():
     with pytest.raises(ModelError, match="The model 'xxx.*is no path: File name too long"):
-        resolve("x" * 1_000_000)
+        locate_model("x" * 1_000_000)
 
 
 # whole

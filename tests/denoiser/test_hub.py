@@ -11,7 +11,7 @@ from huggingface_hub.utils import filter_repo_objects
 
 from t2i.cli import main
 from t2i.denoiser.loading import hub
-from t2i.denoiser.loading.address import resolve
+from t2i.denoiser.loading.address import locate_model
 from t2i.denoiser.loading.model_folder import check_folder
 from t2i.errors import ModelError
 from tests.tiny import tiny_sd_folder
@@ -39,15 +39,19 @@ def cache(tmp_path, monkeypatch):
 
 
 def test_a_cached_model_is_found_by_its_id_and_its_links_are_inside(cache):
-    folder = resolve("owner/tiny")
+    folder = locate_model("owner/tiny")
     assert folder == cache / "snapshots" / COMMIT
     assert check_folder(folder).kind == "Stable Diffusion"
 
 
 def test_a_revision_is_a_branch_or_a_commit(cache):
-    assert resolve("owner/tiny@main") == resolve(f"owner/tiny@{COMMIT}") == resolve("owner/tiny")
+    assert (
+        locate_model("owner/tiny@main")
+        == locate_model(f"owner/tiny@{COMMIT}")
+        == locate_model("owner/tiny")
+    )
     with pytest.raises(ModelError, match="No model 'owner/tiny@other' comes from the hub"):
-        resolve("owner/tiny@other")
+        locate_model("owner/tiny@other")
 
 
 def test_a_link_of_the_cache_to_elsewhere_is_refused(cache, tmp_path):
@@ -55,30 +59,30 @@ def test_a_link_of_the_cache_to_elsewhere_is_refused(cache, tmp_path):
     index.unlink()
     index.symlink_to(tmp_path / "made/unet/config.json")
     with pytest.raises(ModelError, match="is a link to .*outside the folder"):
-        check_folder(resolve("owner/tiny"))
+        check_folder(locate_model("owner/tiny"))
 
 
 def test_a_folder_that_lies_here_wins(cache, tmp_path):
     (tmp_path / "owner").mkdir()
     (tmp_path / "made").rename(tmp_path / "owner" / "tiny")
-    assert resolve("owner/tiny").resolve() == tmp_path / "owner" / "tiny"
+    assert locate_model("owner/tiny").resolve() == tmp_path / "owner" / "tiny"
 
 
 def test_without_a_network_an_unknown_id_says_what_to_do(cache):
     message = "Unknown model 'owner/tyni'.*Did you mean 'owner/tiny'.*HF_HUB_OFFLINE.*give the path"
     with pytest.raises(ModelError, match=message):
-        resolve("owner/tyni")
+        locate_model("owner/tyni")
 
 
 def test_a_repository_without_a_pipeline_is_refused(cache):
     (cache / "snapshots" / COMMIT / "model_index.json").unlink()
     with pytest.raises(ModelError, match="has no model_index.json: .*download that file"):
-        resolve("owner/tiny")
-    assert hub.cached() == {}
+        locate_model("owner/tiny")
+    assert hub.cached_models() == {}
 
 
 def test_cached_models_are_listed(cache, capsys):
-    assert hub.cached() == {"owner/tiny": cache / "snapshots" / COMMIT}
+    assert hub.cached_models() == {"owner/tiny": cache / "snapshots" / COMMIT}
     assert main(["models"]) == 0
     assert re.search(rf"^owner/tiny\n(  .*\n)*  path +.*{COMMIT}$", capsys.readouterr().out, re.M)
 
@@ -87,7 +91,7 @@ def test_cached_models_are_listed(cache, capsys):
     "name", ["a", "a/b/c", "/a", "a/", "../a", "a/..", "a/b@", "a b/c", "a/b\n"]
 )
 def test_other_names_are_no_ids(name):
-    assert not hub.is_id(name)
+    assert not hub.is_hub_id(name)
 
 
 def test_nothing_but_json_words_and_safetensors_is_fetched():
@@ -112,8 +116,8 @@ def test_nothing_but_json_words_and_safetensors_is_fetched():
         "text_encoder/model.onnx",
     ]
     every = [*wanted, *half, *unwanted]
-    assert list(filter_repo_objects(every, allow_patterns=hub.patterns(None))) == wanted
-    fp16 = list(filter_repo_objects(every, allow_patterns=hub.patterns("fp16")))
+    assert list(filter_repo_objects(every, allow_patterns=hub.allowed_patterns(None))) == wanted
+    fp16 = list(filter_repo_objects(every, allow_patterns=hub.allowed_patterns("fp16")))
     assert fp16 == wanted + half
 
 
@@ -141,7 +145,7 @@ def test_a_broken_entry_of_the_cache_hides_no_other(cache, capsys, file, content
 def test_what_is_no_id_of_the_hub_is_not_listed(cache):
     shutil.copytree(cache, cache.with_name("models--a--b\x1b[31m"), symlinks=True)
     (cache.parent / "models--a--file").touch()
-    assert list(hub.cached()) == ["owner/tiny"]
+    assert list(hub.cached_models()) == ["owner/tiny"]
 
 
 def test_a_folder_in_the_place_of_a_card_or_a_link_to_nothing_is_no_summary(cache, capsys):

@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from t2i.denoiser.loading.checkpoint_contents import recognise
+from t2i.denoiser.loading.checkpoint_contents import read_checkpoint
 from t2i.denoiser.loading.model_folder import check_folder
 from t2i.denoiser.loading.single_file import load_single_file
-from t2i.denoiser.loading.unused_tensors import SCHEDULE
+from t2i.denoiser.loading.unused_tensors import SCHEDULE_BUFFERS
 from t2i.errors import ModelError
 from tests.denoiser.original_layout import write_sd1, write_sd2, write_sdxl
 from tests.denoiser.tiny_models import xl_components, xl_folder
@@ -91,14 +91,14 @@ def test_what_was_merged_into_a_model_is_refused_by_name(tmp_path, sd1, name):
 
 def test_what_training_and_libraries_leave_in_a_file_changes_nothing(tmp_path, made):
     tensors, folder, parts = made
-    extras = {name: ONE for name in SCHEDULE} | {
+    extras = {name: ONE for name in SCHEDULE_BUFFERS} | {
         "model_ema.decay": ONE,
         "model_ema.diffusion_modelinput_blocks00weight": ONE,
         "optimizer_states.0.exp_avg": ONE,
         "global_step": torch.tensor(7),
         "first_stage_model.loss.discriminator.main.0.weight": ONE,
     }
-    for source in recognise(saved(tmp_path, tensors)).family.sources.values():
+    for source in read_checkpoint(saved(tmp_path, tensors)).family.sources.values():
         if source.class_name.startswith("CLIPText"):
             extras[f"{source.prefix}logit_scale"] = ONE
             if source.prefix.endswith(".transformer."):
@@ -131,7 +131,7 @@ def test_a_text_encoder_of_another_kind_may_lie_where_one_is_given(tmp_path, sd1
     # the width of the text tells the family where no known text encoder does
     attends = [n for n in bert if n.endswith(".attn2.to_k.weight")]
     bert |= {n: torch.ones(bert[n].shape[0], 768) for n in attends}
-    found = recognise(saved(tmp_path, bert))
+    found = read_checkpoint(saved(tmp_path, bert))
     assert found.beside() == ["cond_stage_model.bert.embeddings.weight"]
     assert found.beside({"text_encoder": None}) == []
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from pipelines.text_to_image import TextToImagePipeline
-from t2i.denoiser.build import ModelConfig, build
+from t2i.denoiser.build import ModelConfig, build_components
 from t2i.denoiser.loading.model_folder import check_folder
 from t2i.denoiser.loading.trial_pass import load_tokenizer
-from t2i.denoiser.schedulers import scheduler
+from t2i.denoiser.schedulers import build_scheduler
 from t2i.errors import ArgumentError, ModelError
 from tests.denoiser.conftest import rewrite_json
 from tests.denoiser.mutants import mutate
@@ -110,9 +110,9 @@ def test_parts_that_do_not_fit_one_another_are_refused(model, tmp_path):
     toml = tmp_path / "model.toml"
     toml.write_text(MODEL.replace("[8, 8, 8, 8]", "[8, 16, 16, 32]"))
     with pytest.raises(ArgumentError, match=r"config's \[vae\] describes a part that cannot run"):
-        build(ModelConfig.load(toml))
+        build_components(ModelConfig.load(toml))
     toml.write_text(MODEL.replace("sample_size", "in_channels = 3\nsample_size"))
-    build(ModelConfig.load(toml))
+    build_components(ModelConfig.load(toml))
 
 
 @pytest.mark.parametrize(
@@ -130,17 +130,17 @@ def test_a_model_toml_that_cannot_run_is_refused_when_it_is_built(tmp_path, line
     kept = [one for one in MODEL.splitlines() if not one.startswith(f"{key} =")]
     toml.write_text("\n".join(kept).replace("[unet]", f"[unet]\n{line}"))
     with pytest.raises(ArgumentError, match=message):
-        build(ModelConfig.load(toml))
+        build_components(ModelConfig.load(toml))
 
 
 def test_building_draws_the_same_weights_as_without_the_trial(tmp_path):
     toml = tmp_path / "model.toml"
     toml.write_text(MODEL)
     torch.manual_seed(4)
-    built = build(ModelConfig.load(toml))
+    built = build_components(ModelConfig.load(toml))
     after = torch.rand(3)
     torch.manual_seed(4)
-    again = build(ModelConfig.load(toml))
+    again = build_components(ModelConfig.load(toml))
     assert torch.equal(after, torch.rand(3))
     assert torch.equal(built.unet.conv_in.weight, again.unet.conv_in.weight)
 
@@ -165,7 +165,7 @@ def test_options_that_a_library_refuses_are_a_model_error(whole):
 
 def test_a_sampler_on_a_malformed_noise_schedule_is_an_argument_error():
     with pytest.raises(ArgumentError, match="'ddim' cannot be built on this model's noise sched"):
-        scheduler("ddim", {"beta_schedule": "x"})
+        build_scheduler("ddim", {"beta_schedule": "x"})
 
 
 @pytest.mark.parametrize("make", [xl_folder, kandinsky_folder, prior_folder])

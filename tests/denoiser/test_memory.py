@@ -8,9 +8,13 @@ from pipelines.text_to_image import TextToImagePipeline
 from pipelines.unclip.unclip import UnclipPipeline
 from t2i.denoiser import activation_memory
 from t2i.denoiser import memory_checks as memory
-from t2i.denoiser.activation_memory import of_decoder, of_unet, peak_of
-from t2i.denoiser.loading.trial_pass import pass_of
-from t2i.denoiser.memory_checks import free_memory, left_in_container, memory_to_draw
+from t2i.denoiser.activation_memory import (
+    decoder_bytes_per_position,
+    measure_peak,
+    unet_bytes_per_position,
+)
+from t2i.denoiser.loading.trial_pass import run_trial_pass
+from t2i.denoiser.memory_checks import container_free_bytes, free_bytes, translate_out_of_memory
 from t2i.errors import DrawingError
 from tests.denoiser.tiny_models import kandinsky_components
 from tests.tiny import TEXT_WIDTH, tiny_sd_components, tiny_small_vae, tiny_unet, tiny_vae
@@ -29,7 +33,7 @@ def quiet(pipe):
 
 
 def leave(monkeypatch, size):
-    monkeypatch.setattr(memory, "free_memory", lambda device: size)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: size)
 
 
 # counted
@@ -45,21 +49,28 @@ def test_each_tensor_of_a_pass_is_counted_while_it_lives():
             one = one.view(2, 5, 256).view(10, 256)
 
     row = 10 * 256 * 4
-    assert 2 * row <= peak_of(layer, run) <= 3 * row
+    assert 2 * row <= measure_peak(layer, run) <= 3 * row
 
 
 def test_fused_attention_is_counted_without_its_map():
     nothing = torch.nn.Module()
     query = torch.zeros(1, 2, 4096, 8, device="meta")
     attend = torch.nn.functional.scaled_dot_product_attention
-    assert peak_of(nothing, lambda: attend(query, query, query)) == query.nbytes
+    assert measure_peak(nothing, lambda: attend(query, query, query)) == query.nbytes
 
 
 def test_a_wider_model_and_a_larger_type_need_more():
-    small, wide = of_unet(tiny_unet()), of_unet(tiny_unet(block_out_channels=(32, 64)))
+    small, wide = (
+        unet_bytes_per_position(tiny_unet()),
+        unet_bytes_per_position(tiny_unet(block_out_channels=(32, 64))),
+    )
     assert 1.7 * small < wide < 2.3 * small
-    assert of_unet(tiny_unet().half()) == small / 2
-    assert of_decoder(tiny_vae()) > of_decoder(tiny_small_vae()) > 16 * 3 * 4
+    assert unet_bytes_per_position(tiny_unet().half()) == small / 2
+    assert (
+        decoder_bytes_per_position(tiny_vae())
+        > decoder_bytes_per_position(tiny_small_vae())
+        > 16 * 3 * 4
+    )
 
 
 # refused before
@@ -97,32 +108,32 @@ def test_tiles_need_no_more_for_a_larger_picture(monkeypatch, parts):
     pipe = quiet(TextToImagePipeline(**parts | {"vae": tiny_vae(block_out_channels=(64, 64, 64))}))
     latents = torch.zeros(1, 4, 256, 256)
     with pytest.raises(DrawingError, match="1024x1024"):
-        memory.check_fits(pipe.unet, pipe.vae, latents, 1)
+        memory.check_memory(pipe.unet, pipe.vae, latents, 1)
     pipe.vae.enable_tiling()
-    memory.check_fits(pipe.unet, pipe.vae, latents, 1)
+    memory.check_memory(pipe.unet, pipe.vae, latents, 1)
 
 
 def test_where_nobody_knows_what_is_free_or_needed_it_is_tried(monkeypatch, parts):
     latents = torch.zeros(1, 4, 64, 64)
     leave(monkeypatch, None)
-    memory.check_fits(parts["unet"], parts["vae"], latents, 1)
+    memory.check_memory(parts["unet"], parts["vae"], latents, 1)
     leave(monkeypatch, 1)
     own = type("OwnUNet", (type(parts["unet"]),), {})
     unet = own(**{**parts["unet"].config})
-    memory.check_fits(unet, parts["vae"], latents, 1)
+    memory.check_memory(unet, parts["vae"], latents, 1)
 
 
 def test_what_is_free_is_no_more_than_a_container_leaves(tmp_path):
-    assert 0 < free_memory(torch.device("cpu")) < 2**50
-    assert free_memory(torch.device("meta")) is None
-    assert left_in_container(tmp_path) == [2**62]
+    assert 0 < free_bytes(torch.device("cpu")) < 2**50
+    assert free_bytes(torch.device("meta")) is None
+    assert container_free_bytes(tmp_path) == [2**62]
     (tmp_path / "memory.max").write_text("1000\n")
     (tmp_path / "memory.current").write_text("700\n")
-    assert min(left_in_container(tmp_path)) == 300
+    assert min(container_free_bytes(tmp_path)) == 300
     (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 150\n")
-    assert min(left_in_container(tmp_path)) == 450
+    assert min(container_free_bytes(tmp_path)) == 450
     (tmp_path / "memory.max").write_text("max\n")
-    assert left_in_container(tmp_path) == [2**62]
+    assert container_free_bytes(tmp_path) == [2**62]
 
 
 # said afterwards
@@ -147,7 +158,10 @@ def test_out_of_memory_while_drawing_says_what_to_lower(parts, error):
 
 
 def test_other_errors_pass_as_they_are():
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), memory_to_draw():
+    with (
+        pytest.raises(RuntimeError, match="shapes cannot be multiplied"),
+        translate_out_of_memory(),
+    ):
         raise RuntimeError("shapes cannot be multiplied")
 
 
@@ -159,10 +173,10 @@ def test_a_pass_is_counted_once_for_models_that_differ_in_their_weights_alone(mo
 
     def counted(unet, *args, **options):
         passes.append(unet.config["sample_size"])
-        return pass_of(unet, *args, **options)
+        return run_trial_pass(unet, *args, **options)
 
-    monkeypatch.setattr(activation_memory, "KNOWN", {})
-    monkeypatch.setattr(activation_memory, "pass_of", counted)
-    found = [of_unet(tiny_unet(sample_size=size)) for size in (11, 11, 13)]
+    monkeypatch.setattr(activation_memory, "KNOWN_PEAKS", {})
+    monkeypatch.setattr(activation_memory, "run_trial_pass", counted)
+    found = [unet_bytes_per_position(tiny_unet(sample_size=size)) for size in (11, 11, 13)]
     assert passes == [11, 13]
     assert found[0] == found[1]

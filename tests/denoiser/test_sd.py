@@ -92,7 +92,7 @@ def test_the_guidance_embedding_equals_diffusers(width):
     theirs = LatentConsistencyModelPipeline.get_guidance_scale_embedding(
         None, torch.tensor(7.5 - 1).repeat(3), embedding_dim=width
     )
-    assert torch.equal(sd.guidance_embedding(7.5, width, text_BTD), theirs)
+    assert torch.equal(sd.embed_guidance_scale(7.5, width, text_BTD), theirs)
 
 
 @torch.no_grad()
@@ -101,7 +101,7 @@ def test_the_unet_hears_its_guidance_embedding():
     latents_BCHW, text_BTD = torch.randn(1, 4, 8, 8), torch.randn(1, 16, TEXT_WIDTH)
 
     def prediction(scale):
-        embedding = sd.guidance_embedding(scale, 8, text_BTD)
+        embedding = sd.embed_guidance_scale(scale, 8, text_BTD)
         told = Conditioning(text_BTD, extra={"guidance_embedding": embedding})
         return sd.denoise(unet, latents_BCHW, torch.tensor(500), told)
 
@@ -110,11 +110,11 @@ def test_the_unet_hears_its_guidance_embedding():
 
 def test_stable_diffusions_own_scheduler_settings_are_kept_or_put_right():
     right = tiny_scheduler()
-    assert sd.settle_scheduler(right) is right
+    assert sd.correct_scheduler(right) is right
 
     wrong = tiny_scheduler(steps_offset=0, clip_sample=True)
     with pytest.warns(UserWarning, match="steps_offset=1 instead of 0, clip_sample=False instead"):
-        settled = sd.settle_scheduler(wrong)
+        settled = sd.correct_scheduler(wrong)
     assert (settled.config.steps_offset, settled.config.clip_sample) == (1, False)
     assert settled.config.beta_end == wrong.config.beta_end
     assert wrong.config.steps_offset == 0

@@ -8,7 +8,7 @@ import pytest
 from torch import nn
 
 from t2i.denoiser.loading import meta_models, trial_pass
-from t2i.denoiser.loading.meta_models import skeleton
+from t2i.denoiser.loading.meta_models import build_meta_model
 from t2i.denoiser.loading.model_folder import check_folder
 from t2i.errors import ModelError
 from tests.tiny import tiny_sd_folder, tiny_unet
@@ -18,8 +18,8 @@ UNET = "UNet2DConditionModel"
 
 @pytest.fixture(autouse=True)
 def _nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(meta_models, "KEPT", {})
-    monkeypatch.setattr(trial_pass, "PASSED", set())
+    monkeypatch.setattr(meta_models, "META_MODELS", {})
+    monkeypatch.setattr(trial_pass, "PASSED_MODELS", set())
 
 
 def test_a_folder_checked_again_is_neither_made_nor_run_again(
@@ -28,8 +28,8 @@ def test_a_folder_checked_again_is_neither_made_nor_run_again(
     folder = tiny_sd_folder(tmp_path)
     check_folder(folder)
     with monkeypatch.context() as patch:
-        patch.setattr(trial_pass, "pass_of", lambda *_: pytest.fail("it ran again"))
-        patch.setattr(meta_models, "few_modules", lambda: pytest.fail("it was made again"))
+        patch.setattr(trial_pass, "run_trial_pass", lambda *_: pytest.fail("it ran again"))
+        patch.setattr(meta_models, "limit_modules", lambda: pytest.fail("it was made again"))
         check_folder(folder)
 
     # Another model is looked at in full, and one that cannot run is refused each time.
@@ -38,7 +38,7 @@ def test_a_folder_checked_again_is_neither_made_nor_run_again(
     for _ in range(2):
         with pytest.raises(ModelError, match="do not fit its config.json"):
             check_folder(folder)
-    models = {"unet": skeleton(UNET, unet_config()), "vae": vae_of(config)}
+    models = {"unet": build_meta_model(UNET, unet_config()), "vae": vae_of(config)}
     for _ in range(2):
         with pytest.raises(ModelError, match="out_channels = 4, and its vae latents of 3 channels"):
             trial_pass.try_pass(models, {"unet": "its unet", "vae": "its vae"})
@@ -50,16 +50,16 @@ def unet_config() -> dict[str, object]:
 
 
 def vae_of(config: dict[str, object]) -> nn.Module:
-    return skeleton("AutoencoderKL", config)
+    return build_meta_model("AutoencoderKL", config)
 
 
 def test_of_many_models_the_last_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(meta_models, "MOST_KEPT", 2)
-    monkeypatch.setattr(trial_pass, "MOST_PASSED", 2)
+    monkeypatch.setattr(meta_models, "MAX_META_MODELS", 2)
+    monkeypatch.setattr(trial_pass, "MAX_PASSED", 2)
     config = unet_config()
     for size in (8, 16, 24, 32):
-        made = skeleton(UNET, config | {"sample_size": size})
+        made = build_meta_model(UNET, config | {"sample_size": size})
         trial_pass.try_pass({"unet": made}, {"unet": "its unet"})
-        assert skeleton(UNET, config | {"sample_size": size}) is made
-        assert 1 <= len(meta_models.KEPT) <= 2
-        assert 1 <= len(trial_pass.PASSED) <= 2
+        assert build_meta_model(UNET, config | {"sample_size": size}) is made
+        assert 1 <= len(meta_models.META_MODELS) <= 2
+        assert 1 <= len(trial_pass.PASSED_MODELS) <= 2

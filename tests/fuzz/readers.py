@@ -20,7 +20,7 @@ from t2i.cli.bulk.prompts_file import read_prompts
 from t2i.cli.metadata.reading import read_metadata, request_from_metadata
 from t2i.cli.request.request import Request, read_defaults
 from t2i.denoiser.build import ModelConfig
-from t2i.denoiser.loading.checkpoint_contents import recognise
+from t2i.denoiser.loading.checkpoint_contents import read_checkpoint
 from t2i.denoiser.loading.model_folder import check_folder
 from t2i.denoiser.loading.weight_checks import read_json, read_shapes
 from t2i.evaluate.report.previous_result import read_earlier_result
@@ -239,7 +239,7 @@ READERS = {
         "x.pt", lambda path: read_learned_word(path, pickles=True), lambda _: (pickled(),)
     ),
     "maps": Reader("x.safetensors", load_maps, weights),
-    "single file": Reader("x.safetensors", recognise, weights),
+    "single file": Reader("x.safetensors", read_checkpoint, weights),
     "model config": Reader("config.json", read_json, texts(json.dumps(MODEL_INDEX))),
     "model index": Reader(
         "m/model_index.json", in_folder(check_folder), texts(json.dumps(MODEL_INDEX))

@@ -12,7 +12,7 @@ from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.text_to_image import TextToImagePipeline
 from pipelines.unclip.unclip import UnclipPipeline
 from t2i.denoiser.families import sd
-from t2i.denoiser.finite_checks import LatentsWatch, check_pixels_finite, check_weights_finite
+from t2i.denoiser.finite_checks import FiniteLatentsCheck, check_pixels_finite, check_weights_finite
 from t2i.errors import ArgumentError, DrawingError, ModelError
 from tests.denoiser.original_layout import write_sd1
 from tests.denoiser.tiny_models import kandinsky_components, kandinsky_folder, prior_folder
@@ -185,12 +185,14 @@ def test_an_autoencoder_that_overflows_in_half_precision_says_how_to_decode(comp
 
 
 def test_on_another_device_the_first_of_several_steps_is_named_when_the_run_is_over():
-    watch = LatentsWatch(4)
-    watch.see = lambda numbers, problem: watch.flags.append((numbers.isfinite().all(), problem))
+    watch = FiniteLatentsCheck(4)
+    watch.add_flag = lambda numbers, problem: watch.flags.append(
+        (numbers.isfinite().all(), problem)
+    )
     sound, broken = torch.zeros(1, 4, 2, 2), torch.full((1, 4, 2, 2), NAN)
-    watch.begin(sound, sound)
+    watch.check_inputs(sound, sound)
     for step, latents in enumerate([sound, broken, broken, broken]):
-        watch.stepped(latents, step)
-        watch.visited(latents, step)
+        watch.check_step(latents, step)
+        watch.check_callbacks(latents, step)
     with pytest.raises(DrawingError, match="in step 2 of 4, in the pass"):
         watch.end()

@@ -7,7 +7,7 @@ from diffusers import StableDiffusionImg2ImgPipeline
 from PIL import Image
 
 from pipelines.image_to_image import ImageToImagePipeline
-from t2i.denoiser.schedulers import scheduler
+from t2i.denoiser.schedulers import build_scheduler
 from t2i.errors import ArgumentError
 from tests.pipelines.against import assert_same, generators
 from tests.tiny import tiny_small_vae
@@ -56,7 +56,7 @@ def test_every_argument_means_what_it_means_in_diffusers(components, call):
 
 @pytest.mark.parametrize("name", ["euler a", "heun", "dpm++ 2m", "pndm", "unipc", "lcm"])
 def test_every_sampler_starts_in_mid_schedule_as_in_diffusers(components, name):
-    parts = components | {"scheduler": scheduler(name, components["scheduler"].config)}
+    parts = components | {"scheduler": build_scheduler(name, components["scheduler"].config)}
     call = {"prompt": PROMPTS[0], "image": PIXELS, "strength": 0.7, "num_inference_steps": 6}
     assert_same(ImageToImagePipeline(**parts), theirs(parts), **call)
 

@@ -10,7 +10,7 @@ from diffusers import StableDiffusionInpaintPipeline
 from PIL import Image
 
 from pipelines.inpaint import InpaintPipeline
-from t2i.denoiser.schedulers import scheduler
+from t2i.denoiser.schedulers import build_scheduler
 from t2i.errors import ArgumentError, ModelError
 from tests.pipelines.against import assert_same, generators
 from tests.tiny import tiny_unet
@@ -61,7 +61,7 @@ def test_every_argument_means_what_it_means_in_diffusers(components, unet, call)
 @pytest.mark.parametrize("unet", UNETS.values(), ids=UNETS)
 @pytest.mark.parametrize("name", ["euler a", "dpm++ 2m", "heun"])
 def test_samplers_equal_diffusers(components, unet, name):
-    named = scheduler(name, components["scheduler"].config)
+    named = build_scheduler(name, components["scheduler"].config)
     parts = components | {"unet": unet, "scheduler": named}
     call = {"image": PIXELS, "mask_image": MASK, "strength": 0.8}
     assert_same(*both(parts), prompt=PROMPTS[0], **SIZE, **call)

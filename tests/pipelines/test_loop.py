@@ -11,7 +11,7 @@ from pipelines.loop import sample
 from t2i.conditioning.conditioning import join_branches
 from t2i.conditioning.guidance import ClassifierFree, Conditional
 from t2i.conditioning.run_state import RunState
-from t2i.denoiser.schedulers import first_latents, scheduler
+from t2i.denoiser.schedulers import build_scheduler, scale_initial_noise
 from t2i.denoiser.timesteps import set_timesteps
 from tests.tiny import tiny_scheduler
 
@@ -20,7 +20,7 @@ SHAPE = (2, 4, 8, 8)
 
 def start(name, guidance, steps=6, dtype=torch.float32):
     """A run of two pictures and its scheduler."""
-    stepper = scheduler(name, tiny_scheduler(set_alpha_to_one=True).config)
+    stepper = build_scheduler(name, tiny_scheduler(set_alpha_to_one=True).config)
     set_timesteps(stepper, steps, torch.device("cpu"))
     latents_BCHW = torch.randn(SHAPE, dtype=dtype) * stepper.init_noise_sigma
     text_BTD = torch.zeros(2, 3, 5)
@@ -53,7 +53,7 @@ def test_a_flow_that_knows_the_picture_reaches_it():
     stepper = FlowMatchEulerDiscreteScheduler()
     set_timesteps(stepper, 5, torch.device("cpu"))
     goal_BCHW = torch.randn(SHAPE)
-    noise_BCHW = first_latents(stepper, torch.randn(SHAPE))
+    noise_BCHW = scale_initial_noise(stepper, torch.randn(SHAPE))
     told = join_branches({"cond": torch.zeros(2, 3, 5)})
 
     def denoise(latents_BCHW, timestep, told):

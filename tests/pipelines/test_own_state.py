@@ -18,7 +18,7 @@ from pipelines.text_to_image import TextToImagePipeline
 from pipelines.unclip.unclip import UnclipPipeline
 from t2i.attention import Replace, attend
 from t2i.conditioning.perturbed_guidance import PerturbedAttention
-from t2i.denoiser.schedulers import scheduler
+from t2i.denoiser.schedulers import build_scheduler
 from t2i.errors import ArgumentError, T2IError
 from tests.denoiser.tiny_models import kandinsky_components, prior_components
 from tests.tiny import TEXT_WIDTH, tiny_sd_components, tiny_sdxl_components
@@ -51,7 +51,7 @@ def pipe(components):
 
 
 def sampler(name, components):
-    return scheduler(name, components["scheduler"].config)
+    return build_scheduler(name, components["scheduler"].config)
 
 
 def at_once(*draws, rounds=2):

@@ -8,7 +8,7 @@ from pipelines.prompt_to_prompt.automatic_edits import WordEditOptions, choose_e
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.attention import LocalBlend, Refine, Replace, Reweight, SelfReplace, attend
-from t2i.denoiser.schedulers import scheduler
+from t2i.denoiser.schedulers import build_scheduler
 from t2i.errors import ArgumentError, AttentionError
 from t2i.text.prompt import Prompt
 from tests.tiny import tiny_sd_components
@@ -109,7 +109,7 @@ def test_the_same_prompt_without_wishes_is_the_same_picture(pipe):
 
 def test_a_sampler_that_adds_noise_adds_the_same_to_all():
     components = tiny_sd_components()
-    components["scheduler"] = scheduler("euler a", components["scheduler"].config)
+    components["scheduler"] = build_scheduler("euler a", components["scheduler"].config)
     pipe = PromptEditPipeline(**components)
     pipe.set_progress_bar_config(disable=True)
     source, target = pipe(SOURCE, SOURCE, seed=5, **FEW_STEPS).images

@@ -10,7 +10,7 @@ from t2i.conditioning.guidance import ClassifierFree
 from t2i.conditioning.guidance_interval import Interval
 from t2i.conditioning.perturbed_guidance import PerturbedAttention
 from t2i.conditioning.projected_guidance import AdaptiveProjected
-from t2i.denoiser.schedulers import scheduler
+from t2i.denoiser.schedulers import build_scheduler
 from t2i.errors import ArgumentError
 from tests.tiny import tiny_sdxl_components
 
@@ -73,7 +73,7 @@ def test_an_alternation_turns_at_each_step(pipe):
 
 def test_second_order_samplers_turn_by_the_users_steps(pipe, components):
     heun = t2i.TextToImagePipeline(
-        **components | {"scheduler": scheduler("heun", components["scheduler"].config)}
+        **components | {"scheduler": build_scheduler("heun", components["scheduler"].config)}
     )
     heun.set_progress_bar_config(disable=True)
     told = heard(heun, t2i.Prompt("a [cat:dog:0.5]"))

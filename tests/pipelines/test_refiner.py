@@ -15,7 +15,7 @@ from pipelines.image_to_image import ImageToImagePipeline
 from pipelines.inpaint import InpaintPipeline
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.conditioning.projected_guidance import AdaptiveProjected
-from t2i.denoiser.schedulers import scheduler
+from t2i.denoiser.schedulers import build_scheduler
 from t2i.errors import ArgumentError
 from tests.aligned import aligned
 from tests.denoiser.original_layout import write_sdxl
@@ -143,8 +143,8 @@ def test_the_refiner_inpaints_as_in_diffusers(refiner):
     ],
 )
 def test_base_and_refiner_share_a_run_as_in_diffusers(base, refiner, name, share):
-    base = base | {"scheduler": scheduler(name, base["scheduler"].config)}
-    refiner = refiner | {"scheduler": scheduler(name, refiner["scheduler"].config)}
+    base = base | {"scheduler": build_scheduler(name, base["scheduler"].config)}
+    refiner = refiner | {"scheduler": build_scheduler(name, refiner["scheduler"].config)}
     theirs = StableDiffusionXLPipeline(**base, add_watermarker=False)
     call = {"prompt": PROMPTS, "num_inference_steps": 7, "seeds": (1, 2)}
     left = assert_same(TextToImagePipeline(**base), theirs, denoising_end=share, **call)
@@ -156,7 +156,7 @@ def test_base_and_refiner_share_a_run_as_in_diffusers(base, refiner, name, share
 @pytest.mark.parametrize("name", ["euler", "euler a", "heun"])
 def test_inpainting_takes_a_share_of_a_run_as_in_diffusers(name, channels):
     parts = tiny_sdxl_components(in_channels=channels)
-    parts |= {"scheduler": scheduler(name, parts["scheduler"].config)}
+    parts |= {"scheduler": build_scheduler(name, parts["scheduler"].config)}
     theirs = StableDiffusionXLInpaintPipeline(**parts, add_watermarker=False)
     ours = InpaintPipeline(**parts)
     call = {"prompt": PROMPTS, "num_inference_steps": 7, "mask_image": MASK, **SIZE}
@@ -197,7 +197,7 @@ def test_a_share_that_inpainting_cannot_take_is_refused(channels, call, message)
 
 @pytest.mark.parametrize("name", ["euler", "ddim"])
 def test_two_shares_of_one_model_are_the_whole_run(base, name):
-    base = base | {"scheduler": scheduler(name, base["scheduler"].config)}
+    base = base | {"scheduler": build_scheduler(name, base["scheduler"].config)}
     first, second = TextToImagePipeline(**base), ImageToImagePipeline(**base)
     asked = {"num_inference_steps": 10, "guidance_scale": 5.0, "output_type": "latent"}
     asked["generator"] = None
@@ -242,7 +242,9 @@ def test_a_guidance_that_looks_at_clean_latents_sees_the_same_in_a_share(base):
 
 
 def test_the_bar_counts_the_steps_of_the_share(base, monkeypatch):
-    pipe = TextToImagePipeline(**base | {"scheduler": scheduler("heun", base["scheduler"].config)})
+    pipe = TextToImagePipeline(
+        **base | {"scheduler": build_scheduler("heun", base["scheduler"].config)}
+    )
     bars = []
     original = pipe.progress_bar
 

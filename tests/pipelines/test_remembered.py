@@ -12,7 +12,7 @@ from t2i.attention import Replace, SelfReplace, attend
 from t2i.attention.edits.share_keys_values import ShareKeysValues
 from t2i.conditioning.guidance_interval import Interval
 from t2i.conditioning.projected_guidance import AdaptiveProjected
-from t2i.denoiser.schedulers import scheduler
+from t2i.denoiser.schedulers import build_scheduler
 from t2i.errors import ArgumentError, AttentionError, DataError, OutputError
 from t2i.text.prompt import Prompt
 from tests.tiny import tiny_sd_components, tiny_sdxl_components
@@ -91,7 +91,7 @@ def test_pictures_come_as_pillow_and_the_source_is_the_first(pipe, kept):
 
 
 def with_sampler(name):
-    return scheduler(name, tiny_sd_components()["scheduler"].config)
+    return build_scheduler(name, tiny_sd_components()["scheduler"].config)
 
 
 @pytest.mark.parametrize("sampler", ["euler a", "heun", "dpm++ 2m"])

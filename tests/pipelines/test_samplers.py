@@ -12,8 +12,7 @@ from pipelines.inpaint import InpaintPipeline
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.attention import attend
-from t2i.denoiser.schedulers import SAMPLERS, scheduler
-from t2i.denoiser.schedulers import ZERO_SNR as SERVES_ZERO_SNR
+from t2i.denoiser.schedulers import SAMPLERS, ZERO_SNR_SCHEDULERS, build_scheduler
 from t2i.denoiser.timesteps import set_timesteps
 from t2i.errors import ArgumentError
 from t2i.scenes.caption_matcher import CaptionMatcher
@@ -25,7 +24,7 @@ by eye as good as the default's had 0.57 and more, smeared ones down to 0: docs/
 PICTURE = Image.new("RGB", (32, 32), "teal")
 MASK = Image.new("L", (32, 32))
 MASK.paste(255, (0, 0, 16, 32))
-ZERO_SNR = tiny_scheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction").config
+ZERO_SNR_CONFIG = tiny_scheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction").config
 KINDS = ["text", "image", "later", "inpaint", "edit"]
 
 
@@ -53,7 +52,7 @@ def test_every_sampler_draws_what_is_asked_for_or_is_refused_in_words(
     prompt = "a red apple"
     said = ""
     try:
-        pipe.scheduler = scheduler(name, config)
+        pipe.scheduler = build_scheduler(name, config)
         picture = pipe(
             prompt,
             num_inference_steps=steps,
@@ -65,7 +64,7 @@ def test_every_sampler_draws_what_is_asked_for_or_is_refused_in_words(
     if said:
         plain = name.removesuffix(" karras").removesuffix(" exponential")
         words = "divides by the last step's signal, which is zero in this model"
-        if SAMPLERS[name].class_name in SERVES_ZERO_SNR:
+        if SAMPLERS[name].class_name in ZERO_SNR_SCHEDULERS:
             assert plain != name
             words = f"smeared pictures .* Choose '{re.escape(plain)}', its plain spacing, or at le"
         assert re.search(words, said)
@@ -99,7 +98,7 @@ def calls(parts):
     ],
 )
 def test_a_run_takes_every_step_also_where_several_fall_on_one_timestep(name, kind):
-    parts = tiny_sd_components() | {"scheduler": scheduler(name, ZERO_SNR)}
+    parts = tiny_sd_components() | {"scheduler": build_scheduler(name, ZERO_SNR_CONFIG)}
     pipe, call = calls(parts)[kind]
     pixels = call(num_inference_steps=20, output_type="pt").images
     stepped = pipe.scheduler
@@ -114,14 +113,16 @@ def test_timesteps_and_sigmas_of_ones_own_are_all_taken():
         ({"timesteps": [999, 998, 600, 300, 0]}, "dpm++ 2m"),
         ({"sigmas": [4096.0, 3000.0, 10.0, 1.0, 0.3]}, "euler"),
     ):
-        parts["scheduler"] = scheduler(name, ZERO_SNR)
+        parts["scheduler"] = build_scheduler(name, ZERO_SNR_CONFIG)
         pipe, call = calls(parts)["text"]
         assert torch.isfinite(call(output_type="pt", **given).images).all()
         assert pipe.scheduler.step_index == len(pipe.scheduler.timesteps)
 
 
 def test_a_probe_meets_every_step_of_such_a_run():
-    parts = tiny_sd_components() | {"scheduler": scheduler("dpm++ 2m karras", ZERO_SNR)}
+    parts = tiny_sd_components() | {
+        "scheduler": build_scheduler("dpm++ 2m karras", ZERO_SNR_CONFIG)
+    }
     pipe, call = calls(parts)["text"]
     with attend(pipe) as attn:
         attn.probe("cat")
@@ -130,7 +131,7 @@ def test_a_probe_meets_every_step_of_such_a_run():
 
 
 def test_a_spacing_that_leaves_too_few_steps_is_refused_with_the_plain_one_and_enough_steps():
-    built = scheduler("dpm++ 2m sde karras", ZERO_SNR)
+    built = build_scheduler("dpm++ 2m sde karras", ZERO_SNR_CONFIG)
     with pytest.raises(
         ArgumentError,
         match=r"At 10 steps 'dpm\+\+ 2m sde karras' draws smeared pictures .* leaves 2 steps .*"
@@ -139,5 +140,5 @@ def test_a_spacing_that_leaves_too_few_steps_is_refused_with_the_plain_one_and_e
         set_timesteps(built, 10, torch.device("cpu"))
     enough = int(str(refused.value).split()[-2])
     assert set_timesteps(built, enough, torch.device("cpu")) == enough
-    ordinary = scheduler("dpm++ 2m sde karras", tiny_scheduler().config)
+    ordinary = build_scheduler("dpm++ 2m sde karras", tiny_scheduler().config)
     assert set_timesteps(ordinary, 3, torch.device("cpu")) == 3

@@ -14,7 +14,7 @@ import t2i
 from pipelines.image_to_image import ImageToImagePipeline
 from pipelines.inpaint import InpaintPipeline
 from pipelines.text_to_image import TextToImagePipeline
-from t2i.denoiser.schedulers import scheduler
+from t2i.denoiser.schedulers import build_scheduler
 from t2i.errors import ArgumentError
 from tests.pipelines.against import assert_same
 from tests.tiny import tiny_sdxl_components
@@ -53,7 +53,7 @@ def test_every_argument_of_sdxl_means_what_it_means_in_diffusers(parts, call):
 
 @pytest.mark.parametrize("name", ["euler", "euler a", "dpm++ 2m karras"])
 def test_samplers_equal_diffusers(parts, name):
-    parts = parts | {"scheduler": scheduler(name, parts["scheduler"].config)}
+    parts = parts | {"scheduler": build_scheduler(name, parts["scheduler"].config)}
     theirs = StableDiffusionXLPipeline(**parts, add_watermarker=False)
     assert_same(TextToImagePipeline(**parts), theirs, prompt=PROMPTS)
 

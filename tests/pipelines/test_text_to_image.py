@@ -12,8 +12,8 @@ from diffusers import StableDiffusionPipeline
 from diffusers.callbacks import SDCFGCutoffCallback
 
 from pipelines.text_to_image import TextToImagePipeline
-from t2i.denoiser.loading.address import NOTES
-from t2i.denoiser.schedulers import scheduler
+from t2i.denoiser.loading.address import NOTES_FILE
+from t2i.denoiser.schedulers import build_scheduler
 from t2i.errors import ArgumentError, ModelError
 from tests.tiny import (
     TEXT_WIDTH,
@@ -77,7 +77,7 @@ def assert_equal_to_diffusers(components, **call):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_equals_diffusers(components, name):
-    parts = components | {"scheduler": scheduler(name, components["scheduler"].config)}
+    parts = components | {"scheduler": build_scheduler(name, components["scheduler"].config)}
     assert_equal_to_diffusers(parts, prompt=PROMPTS)
 
 
@@ -88,7 +88,7 @@ def test_v_prediction_from_pure_noise_equals_diffusers(components, name):
         rescale_betas_zero_snr=True,
         timestep_spacing="trailing",
     ).config
-    parts = components | {"scheduler": scheduler(name, config)}
+    parts = components | {"scheduler": build_scheduler(name, config)}
     assert_equal_to_diffusers(parts, prompt=PROMPTS[0], guidance_rescale=0.7)
 
 
@@ -123,7 +123,7 @@ def test_every_argument_means_what_it_means_in_diffusers(components, call):
     "custom", [{"timesteps": [900, 500, 20]}, {"sigmas": [14.0, 5.0, 1.0, 0.0]}], ids=str
 )
 def test_steps_of_ones_own_equal_diffusers(components, custom):
-    parts = components | {"scheduler": scheduler("euler", components["scheduler"].config)}
+    parts = components | {"scheduler": build_scheduler("euler", components["scheduler"].config)}
     assert_equal_to_diffusers(parts, prompt=PROMPTS, **custom)
 
 
@@ -169,7 +169,7 @@ def test_the_prompt_and_the_scale_change_the_picture(components):
 def test_a_batch_equals_its_pictures_one_by_one(name, dtype, tolerance):
     """Relative to the largest latent; measured: float32 2e-6, float64 4e-15: it is rounding."""
     parts = tiny_sd_components()
-    parts["scheduler"] = scheduler(name, parts["scheduler"].config)
+    parts["scheduler"] = build_scheduler(name, parts["scheduler"].config)
     pipe = TextToImagePipeline(**parts).to(dtype=dtype)
     pipe.set_progress_bar_config(disable=True)
 
@@ -304,7 +304,7 @@ def test_ctrl_c_leaves_at_once_and_the_pipeline_can_go_on(pipe):
 @pytest.mark.parametrize(("name", "steps"), [("ddim", 5), ("pndm", 5), ("heun", 3), ("dpm2", 4)])
 def test_the_progress_bar_counts_the_steps_the_user_asked_for(components, name, steps):
     pipe = TextToImagePipeline(
-        **components | {"scheduler": scheduler(name, components["scheduler"].config)}
+        **components | {"scheduler": build_scheduler(name, components["scheduler"].config)}
     )
     bars = []
     original = pipe.progress_bar
@@ -366,9 +366,9 @@ def test_a_saved_folder_opens_here_and_in_diffusers(pipe, tmp_path):
 
 def test_a_saved_folder_keeps_how_its_model_likes_to_be_sampled(components, tmp_path):
     TextToImagePipeline(**components).save_pretrained(tmp_path / "first")
-    (tmp_path / "first" / NOTES).write_text('{"defaults": {"steps": 7}}')
+    (tmp_path / "first" / NOTES_FILE).write_text('{"defaults": {"steps": 7}}')
     TextToImagePipeline.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "second")
-    assert (tmp_path / "second" / NOTES).read_text() == '{"defaults": {"steps": 7}}'
+    assert (tmp_path / "second" / NOTES_FILE).read_text() == '{"defaults": {"steps": 7}}'
 
 
 def test_a_half_precision_folder_loads_in_one_precision(model_folder, tmp_path):

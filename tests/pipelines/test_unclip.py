@@ -19,7 +19,7 @@ from pipelines.unclip.unclip import UnclipPipeline
 from t2i.conditioning.guidance import ClassifierFree, ZeroStar
 from t2i.conditioning.guidance_interval import Interval
 from t2i.conditioning.perturbed_guidance import PerturbedAttention
-from t2i.denoiser.schedulers import scheduler
+from t2i.denoiser.schedulers import build_scheduler
 from t2i.errors import ArgumentError, ModelError
 from t2i.text.prompt import Prompt
 from tests.denoiser.tiny_models import (
@@ -155,7 +155,7 @@ def test_samplers_made_of_a_learned_variance_step_without_it(decoder, name):
     """Closed form: as with a configuration that never spoke of a variance."""
     drawn = []
     for config in (DDPMScheduler(**LEARNED).config, DDPMScheduler(beta_schedule="linear").config):
-        pipe = ours(decoder | {"scheduler": scheduler(name, config)})
+        pipe = ours(decoder | {"scheduler": build_scheduler(name, config)})
         asked = {"num_inference_steps": 4, "output_type": "latent", **GIVEN}
         drawn.append(pipe(generator=generators((3,)), **asked).images)
     assert torch.equal(*drawn)

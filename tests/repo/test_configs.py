@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from t2i.conditioning.conditioning import Conditioning
-from t2i.denoiser.build import Components, ModelConfig, build
+from t2i.denoiser.build import Components, ModelConfig, build_components
 from t2i.denoiser.families import sd, sdxl
 from train.config.load_config import load_run_config
 from train.config.run_config import MODEL_PART_KINDS
@@ -22,7 +22,7 @@ RUNS = sorted((CONFIGS / "train").rglob("*.toml"))
 
 def built(path: Path) -> Components:
     with torch.device("meta"):
-        return build(ModelConfig.load(path))
+        return build_components(ModelConfig.load(path))
 
 
 def shapes(parts: Components, size: int) -> tuple[torch.Size, torch.Size]:
@@ -37,7 +37,7 @@ def shapes(parts: Components, size: int) -> tuple[torch.Size, torch.Size]:
             second = parts.text_encoder_2.config
             width += second.hidden_size
             pooled_BD = torch.empty(1, second.projection_dim)
-            ids = sdxl.time_ids(unet, sdxl.Sizes((size, size)), pooled_BD)
+            ids = sdxl.build_time_ids(unet, sdxl.SizeConditioning((size, size)), pooled_BD)
             extra = {"text_embeds": pooled_BD, "time_ids": ids}
         told = Conditioning(torch.empty(1, 8, width), extra=extra)
         return latents.shape, sd.denoise(unet, latents, torch.tensor(999), told).shape

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from transformers import CLIPTokenizer
 
-from t2i.denoiser.loading.address import EMBEDDED
+from t2i.denoiser.loading.address import EMBEDDED_MODELS
 from t2i.text.learned_words import (
     add_tokens,
     adding_whole_words,
@@ -22,7 +22,7 @@ WORDS = ("zun", "Kub", "<s0>", "<s1>", "<my-cat>", "<my-cat>_1", "<my-cat>_2", "
 
 
 def tokenizer() -> CLIPTokenizer:
-    return CLIPTokenizer.from_pretrained(EMBEDDED["embedded"] / "tokenizer")
+    return CLIPTokenizer.from_pretrained(EMBEDDED_MODELS["embedded"] / "tokenizer")
 
 
 PLAIN, LEARNED, BORROWED = tokenizer(), tokenizer(), tokenizer()

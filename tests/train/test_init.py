@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from t2i.cli import main
-from t2i.denoiser.loading.address import EMBEDDED
+from t2i.denoiser.loading.address import EMBEDDED_MODELS
 from t2i.errors import ArgumentError, DataError, ModelError, OutputError
 from tests.tiny import tiny_sd_folder
 from tests.train.data.making import folder_of
@@ -254,7 +254,7 @@ def test_what_to_type_next_can_be_pasted(tmp_path, capsys):
 def test_a_fine_tune_of_the_embedded_model_is_taken_for_one(tmp_path):
     folder = folder_of(tmp_path / "mugs", "red", captions=False)
     mine = tmp_path / "mine"
-    copytree(EMBEDDED["embedded"], mine, ignore=ignore_patterns("*.safetensors"))
+    copytree(EMBEDDED_MODELS["embedded"], mine, ignore=ignore_patterns("*.safetensors"))
     own, theirs = (
         starting_config(Wish("lora", folder, base), look(folder), tmp_path, "#").splitlines()
         for base in (str(mine), "embedded")

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from t2i.denoiser.activation_memory import FACTOR, peak_of
+from t2i.denoiser.activation_memory import MEMORY_FACTOR, measure_peak
 from t2i.denoiser.families.sd import pixels_per_latent
-from t2i.denoiser.loading.trial_pass import pass_of
+from t2i.denoiser.loading.trial_pass import run_trial_pass
 from t2i.errors import T2IError
 from train.config.run_config import RunConfig
 from train.init.init import is_unseen
@@ -58,7 +58,7 @@ class Memory:
         least, most = LIBRARIES
         known = self.weights + self.gradients + self.moments + self.averages
         activations = self.activations or 0
-        return least + known + activations, most + known + int(FACTOR * activations)
+        return least + known + activations, most + known + int(MEMORY_FACTOR * activations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ def count_activations(target: Target, config: RunConfig) -> int | None:
     model, run = build_row_pass(target, config)
     model.to("meta").train()
     try:
-        row = peak_of(model, run, gradients=True)
+        row = measure_peak(model, run, gradients=True)
     except Exception:  # a custom model that such a pass does not fit
         return None
     rows = -(-config.train.batch_size // config.train.accumulation)
@@ -131,7 +131,7 @@ def build_row_pass(target: Target, config: RunConfig) -> tuple[Any, Callable[[],
             if encoder is not None
             for weight in encoder.parameters()
         )
-        return unet, lambda: pass_of(unet, {}, side, learned=trains_text)
+        return unet, lambda: run_trial_pass(unet, {}, side, learned=trains_text)
     if isinstance(target, AutoencoderTarget):
         vae: Any = target.vae
         side = target.config.crop or size

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from t2i.denoiser.loading.address import EMBEDDED
+from t2i.denoiser.loading.address import EMBEDDED_MODELS
 from t2i.safe_reading import MODEL_CONFIG, read_json
 
 Family = Literal["embedded", "sd", "sdxl"]
@@ -92,7 +92,7 @@ def steps_for(family: Family, pictures: int, batch_size: int) -> int:
 
 def family_of(base: str) -> Family:
     """Told by what a folder says of itself, else by the name."""
-    if base in EMBEDDED:
+    if base in EMBEDDED_MODELS:
         return "embedded"
     config = Path(base) / "unet" / "config.json"
     if config.is_file():
@@ -107,7 +107,7 @@ def size_of(base: str, family: Family) -> int:
     """The side of the pictures that the base draws."""
     folder = Path(base)
     configs = folder / "unet" / "config.json", folder / "vae" / "config.json"
-    if base not in EMBEDDED and all(path.is_file() for path in configs):
+    if base not in EMBEDDED_MODELS and all(path.is_file() for path in configs):
         unet, vae = (read_json(path, MODEL_CONFIG, lenient=True) for path in configs)
         blocks = vae.get("block_out_channels") or vae.get("encoder_block_out_channels") or ()
         if isinstance(side := unet.get("sample_size"), int) and len(blocks) > 1:

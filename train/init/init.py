@@ -11,8 +11,8 @@ from pathlib import Path
 from shlex import quote
 
 from t2i.atomic_files import NameTaken, write_new
-from t2i.denoiser.loading.address import EMBEDDED, resolve
-from t2i.denoiser.loading.hub import cached, is_id
+from t2i.denoiser.loading.address import EMBEDDED_MODELS, locate_model
+from t2i.denoiser.loading.hub import cached_models, is_hub_id
 from t2i.denoiser.loading.model_folder import check_folder
 from t2i.errors import ArgumentError, nearest
 from t2i.scenes.captions import indefinite_article
@@ -137,14 +137,23 @@ def check_wish(wish: Wish) -> None:
 def check_base(base: str) -> None:
     """Raise ModelError for what is no model; an id of the hub is taken at its word."""
     place = Path(expanduser(base))
-    if base in EMBEDDED or place.exists() or not is_id(base) or place.suffix == ".safetensors":
-        if (found := resolve(base)).is_dir():
+    if (
+        base in EMBEDDED_MODELS
+        or place.exists()
+        or not is_hub_id(base)
+        or place.suffix == ".safetensors"
+    ):
+        if (found := locate_model(base)).is_dir():
             check_folder(found)
 
 
 def is_unseen(base: str) -> bool:
     """Whether the base is a model of the hub that is not here, so that nothing is known of it."""
-    return base not in EMBEDDED and not Path(expanduser(base)).exists() and base not in cached()
+    return (
+        base not in EMBEDDED_MODELS
+        and not Path(expanduser(base)).exists()
+        and base not in cached_models()
+    )
 
 
 def will_start(seen: Look) -> bool:

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.adapters.peft_layers import iter_adapter_layers
-from t2i.denoiser.build import Components, ModelConfig, build
+from t2i.denoiser.build import Components, ModelConfig, build_components
 from t2i.denoiser.families.sd import VAE, default_size, pixels_per_latent
 from t2i.denoiser.finite_checks import check_weights_finite
 from t2i.denoiser.loading.weight_checks import Shapes, check_weights
@@ -68,7 +68,7 @@ def assemble_target(
         return build_fine_tune(config.target, config, encoders)
     assert config.model is not None
     model = ModelConfig.load(config.model)
-    parts = load_starting_weights(build(model), config)
+    parts = load_starting_weights(build_components(model), config)
     return build_scratch_target(parts, config), describe_model(model, parts)
 
 

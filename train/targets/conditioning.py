@@ -14,16 +14,16 @@ def build_conditioning(
     unet: UNet2DConditionModel, encoded: EncodedText, batch: Batch
 ) -> Conditioning:
     """Return the conditioning of a batch whose captions are encoded; for SDXL with image sizes."""
-    if not sdxl.is_told_sizes(unet):
+    if not sdxl.has_size_conditioning(unet):
         return Conditioning(encoded.text_BTD, mask_BT=encoded.mask_BT)
-    pooled_BD = sdxl.checked(encoded.pooled_BD)
+    pooled_BD = sdxl.require_pooled(encoded.pooled_BD)
     height, width = batch.pixels_BCHW.shape[2:]
     whole = Framing(original=(height, width), corner=(0, 0))
     sizes = [
-        sdxl.Sizes(framing.original, framing.corner, target=(height, width))
+        sdxl.SizeConditioning(framing.original, framing.corner, target=(height, width))
         for framing in (framing or whole for framing in batch.framings)
     ]
-    rows = [sdxl.time_ids(unet, size, pooled_BD[i : i + 1]) for i, size in enumerate(sizes)]
+    rows = [sdxl.build_time_ids(unet, size, pooled_BD[i : i + 1]) for i, size in enumerate(sizes)]
     extra = {"text_embeds": pooled_BD, "time_ids": torch.cat(rows)}
     return Conditioning(encoded.text_BTD, extra=extra, mask_BT=encoded.mask_BT)
 

@@ -305,8 +305,8 @@ class DenoisingTarget(Target):
     def _encode_every_word(self) -> list[Tensor]:
         """Return the embeddings that the denoiser reads, of a caption with every new word."""
         encoded = self._encode([" ".join(self.words())])
-        if sdxl.is_told_sizes(self.unet):
-            return [encoded.text_BTD, sdxl.checked(encoded.pooled_BD)]
+        if sdxl.has_size_conditioning(self.unet):
+            return [encoded.text_BTD, sdxl.require_pooled(encoded.pooled_BD)]
         return [encoded.text_BTD]
 
     def _captions(self, batch: Batch) -> list[str]:

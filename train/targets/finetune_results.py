@@ -34,8 +34,8 @@ from t2i.adapters import (
 from t2i.adapters.lora_writer import ModelFamily
 from t2i.atomic_folders import atomic_folder
 from t2i.denoiser.build import Components
-from t2i.denoiser.families.sdxl import is_told_sizes
-from t2i.denoiser.loading.address import NOTES
+from t2i.denoiser.families.sdxl import has_size_conditioning
+from t2i.denoiser.loading.address import NOTES_FILE
 from t2i.denoiser.schedulers import Scheduler
 from train.export import PRECISIONS, ExportConfig, Notes, write_model
 from train.targets.parts.learned_words import ExtendedEmbedding, NewWord
@@ -88,7 +88,7 @@ def write_results(trained: FineTuned, folder: Path, config: ExportConfig, notes:
             "base": base_name(trained.base),
             "words": [word.word for word in trained.words],
         }
-        (new / NOTES).write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
+        (new / NOTES_FILE).write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
 
 
 def trained_lora(trained: FineTuned, precision: torch.dtype) -> Lora:
@@ -109,7 +109,7 @@ def write_lora(folder: Path, lora: Lora, unet: UNet2DConditionModel) -> None:
     per_block = unet.config["layers_per_block"]
     one_text: ModelFamily = "sd2" if unet.config["cross_attention_dim"] == WIDTH_SD2 else "sd1"
     facts = KohyaMetadata(
-        family="sdxl" if is_told_sizes(unet) else one_text,
+        family="sdxl" if has_size_conditioning(unet) else one_text,
         layers_per_block=per_block if isinstance(per_block, int) else 2,
     )
     write_kohya(folder / LORA_KOHYA, lora, facts)

@@ -105,14 +105,16 @@ def run_bulk(bulk: BulkRun, lines: Sequence[PromptLine], *, as_json: bool) -> No
 
 def _print_line_warnings(bulk: BulkRun, lines: Sequence[PromptLine]) -> list[str]:
     """Print and return the warnings about prompts that may not be meant as written."""
-    from t2i.denoiser.loading.address import resolve
+    from t2i.denoiser.loading.address import locate_model
 
     model = bulk.options.model
     requests = (
         (line.number, replace(line.overrides.apply_to(bulk.options), prompt=line.prompt))
         for line in lines
     )
-    warnings = find_line_warnings(bulk.prompts, requests, model, read_known_words(resolve(model)))
+    warnings = find_line_warnings(
+        bulk.prompts, requests, model, read_known_words(locate_model(model))
+    )
     for warning in warnings:
         note(f"Warning: {warning}")
     return warnings
@@ -138,11 +140,11 @@ def _load_process_work(bulk: BulkRun, lines: Sequence[PromptLine], held: ExitSta
         return ProcessWork(state, plan, jobs, None)
 
     from t2i.cli.bulk.worker import BulkWorker
-    from t2i.denoiser.loading.address import resolve
+    from t2i.denoiser.loading.address import locate_model
 
     if not state.is_main_process:
         _check_folder_is_shared(bulk.out)
-    model = resolve(bulk.options.model)
+    model = locate_model(bulk.options.model)
     if state.is_local_main_process and not state.is_main_process:
         _check_same_model(model, plan.weights)
     return ProcessWork(state, plan, jobs, BulkWorker.load(model, plan.weights, bulk, state.device))
@@ -150,9 +152,9 @@ def _load_process_work(bulk: BulkRun, lines: Sequence[PromptLine], held: ExitSta
 
 def _lock_and_plan(bulk: BulkRun, lines: Sequence[PromptLine], held: ExitStack) -> JobPlan:
     """Check the whole run, then lock the folder until `held` is closed."""
-    from t2i.denoiser.loading.address import resolve
+    from t2i.denoiser.loading.address import locate_model
 
-    model = resolve(bulk.options.model)
+    model = locate_model(bulk.options.model)
     folder = BulkFolder(bulk, lines, model)
     _check_samplers(bulk.prompts, folder.jobs, model)
     held.enter_context(lock_folder(bulk.out))

@@ -27,7 +27,7 @@ from t2i.cli.drawing.drawing import (
 from t2i.cli.metadata.writing import build_image_texts
 from t2i.cli.request.request import Request
 from t2i.cli.stopping import SignalStop
-from t2i.denoiser.schedulers import Scheduler, rebuild
+from t2i.denoiser.schedulers import Scheduler, rebuild_scheduler
 from t2i.errors import OutputError
 from t2i.pictures import save_picture
 
@@ -92,7 +92,7 @@ class BulkWorker:
         # A fresh sampler each time, so that nothing passes from one picture to the next.
         self.pipe.scheduler = build_scheduler(
             request.sampler, self.own_scheduler.config
-        ) or rebuild(self.own_scheduler)
+        ) or rebuild_scheduler(self.own_scheduler)
         self.attached.attach(request)
         request = request.with_defaults(read_pipeline_defaults(self.pipe, request))
         warn_of_large_size(self.pipe, request)

@@ -139,10 +139,10 @@ def check(
 
 def _image_size_of_model(name: str) -> int:
     """Return the side of a model's images in pixels, as `t2i train --init` takes it."""
-    from t2i.denoiser.loading.address import EMBEDDED, resolve
+    from t2i.denoiser.loading.address import EMBEDDED_MODELS, locate_model
     from train.init.config_values import family_of, size_of
 
-    base = name if name in EMBEDDED else str(resolve(name))
+    base = name if name in EMBEDDED_MODELS else str(locate_model(name))
     return size_of(base, family_of(base))
 
 

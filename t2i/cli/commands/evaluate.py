@@ -98,14 +98,14 @@ def evaluate(
     the folder: index.html, the page; evaluation.json and tables.md, its figures; records.jsonl,
     every unit; pictures/. The same command continues where it was stopped.
     """
-    from t2i.denoiser.loading.address import resolve
+    from t2i.denoiser.loading.address import locate_model
     from t2i.evaluate.optional_imports import check_extra_installed
     from t2i.evaluate.suite import check_parts, read_suite
 
     config = read_suite(suite, quick=quick)
     parts = check_parts(part or [])
     check_extra_installed()
-    folder = resolve(model)
+    folder = locate_model(model)
     if out is None:
         names = [Path(model).stem or folder.resolve().name, Path(suite).stem, *["quick"] * quick]
         out = Path("outputs") / "-".join(["evaluate", *names])

@@ -276,13 +276,13 @@ def request_from_image(
     """
     from t2i.cli.metadata.reading import read_metadata, request_from_metadata
     from t2i.cli.request.prompt_loras import remove_network_tags, set_prompt
-    from t2i.denoiser.loading.address import EMBEDDED
+    from t2i.denoiser.loading.address import EMBEDDED_MODELS
 
     metadata = read_metadata(picture)
     request, seed = request_from_metadata(metadata)
     if (
         overrides.model is None
-        and request.model not in EMBEDDED
+        and request.model not in EMBEDDED_MODELS
         and not Path(request.model).exists()
     ):
         # Looked for here alone: a picture must not make anybody download what it names.

@@ -30,9 +30,11 @@ def models(
     Folders as diffusers saves them and single .safetensors checkpoints can be given by path.
     """
     from t2i.denoiser.loading import hub
-    from t2i.denoiser.loading.address import EMBEDDED
+    from t2i.denoiser.loading.address import EMBEDDED_MODELS
 
-    here = {name: folder for name, folder in EMBEDDED.items() if folder.is_dir()} | hub.cached()
+    here = {
+        name: folder for name, folder in EMBEDDED_MODELS.items() if folder.is_dir()
+    } | hub.cached_models()
     if name is not None:
         _print_model(name, here, as_json=format == "json")
         return
@@ -78,13 +80,13 @@ def _find_local_model(name: str, here: Mapping[str, Path]) -> Path:
 
     Raises ModelError for an unknown one.
     """
-    from t2i.denoiser.loading.address import resolve
+    from t2i.denoiser.loading.address import locate_model
     from t2i.errors import ModelError, nearest
 
     if name in here:
         return here[name]
     if exists(expanduser(name)):
-        return resolve(name)
+        return locate_model(name)
     raise ModelError(f"No model {name!r:.200} here. {nearest(name, here)} All: t2i models")
 
 

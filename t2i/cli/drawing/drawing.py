@@ -49,11 +49,11 @@ def load_pipeline(
 
 def build_scheduler(sampler: str | None, config: Any) -> "Scheduler | None":
     """Build the scheduler of that name; None for the model's own, whose class may be named too."""
-    from t2i.denoiser.schedulers import scheduler
+    from t2i.denoiser.schedulers import build_scheduler
 
     if sampler is None or sampler == config.get("_class_name"):
         return None
-    return scheduler(sampler, config)
+    return build_scheduler(sampler, config)
 
 
 def pipeline_class(request: Request) -> "type[Pipeline]":

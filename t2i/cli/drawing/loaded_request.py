@@ -12,7 +12,7 @@ from t2i.cli.request.file_checks import FileDigests
 from t2i.cli.request.known_words import read_known_words
 from t2i.cli.request.prompt_checks import find_prompt_warnings
 from t2i.cli.request.request import Request, read_defaults
-from t2i.denoiser.loading.address import resolve
+from t2i.denoiser.loading.address import locate_model
 
 if TYPE_CHECKING:
     from pipelines.text_to_image import TextToImagePipeline
@@ -42,7 +42,7 @@ def load_request(request: Request, prompts: Sequence[str] = ()) -> LoadedRequest
     digests = FileDigests()
     changed = digests.describe_changes(request)
     request = digests.add_to(request)
-    folder = resolve(request.model)
+    folder = locate_model(request.model)
     request = request.with_defaults(read_defaults(folder))
     texts = prompts or [request.prompt]
     for warning in find_prompt_warnings(request, texts, request.model, read_known_words(folder)):

@@ -10,7 +10,7 @@ from typing import Literal
 from t2i.cli.request.input_files import EmbeddingFile, InputFile, ScaledFile, check_file_count
 from t2i.cli.request.prompt_edits import EditedPrompts
 from t2i.cli.request.upscaling import Upscale
-from t2i.denoiser.sampling_defaults import MOST_STEPS, read_sampling
+from t2i.denoiser.sampling_defaults import MAX_STEPS, read_sampling_defaults
 from t2i.errors import ArgumentError
 from t2i.pictures import MAX_PIXELS
 from t2i.terminal import several
@@ -63,9 +63,9 @@ class Request:
         check_text("PROMPT", self.prompt)
         check_text("--negative", self.negative_prompt)
         steps = self.num_inference_steps
-        if steps is not None and not 1 <= steps <= MOST_STEPS:
+        if steps is not None and not 1 <= steps <= MAX_STEPS:
             raise ArgumentError(
-                f"Got --steps {steps}: expected a whole number from 1 to {MOST_STEPS:,}."
+                f"Got --steps {steps}: expected a whole number from 1 to {MAX_STEPS:,}."
             )
         scale = self.guidance_scale
         if scale is not None and not (math.isfinite(scale) and abs(scale) <= MAX_GUIDANCE):
@@ -165,7 +165,7 @@ class RequestDefaults:
 
 def read_defaults(folder: Path) -> RequestDefaults:
     """Return the sampling defaults of a model; a folder without t2i.json has none."""
-    sampling = read_sampling(folder)
+    sampling = read_sampling_defaults(folder)
     return RequestDefaults(
         num_inference_steps=sampling.steps,
         guidance_scale=sampling.guidance_scale,

@@ -1,6 +1,6 @@
-"""Inpainting UNets: beside the noisy latents they read the mask and the picture without its hole.
+"""Inpainting UNets, whose input has a mask and the masked image beside the noisy latents.
 
-B batch rows (here: pictures), C channels, H W latent size, Y X picture size.
+B batch rows (here: images), C channels, H W latent size, Y X image size.
 """
 
 import torch
@@ -10,10 +10,10 @@ from torch import Tensor
 from t2i.errors import ModelError
 
 
-def reads_the_mask(unet: UNet2DConditionModel, latent_channels: int) -> bool:
-    """True for a UNet made for inpainting, False for one that draws whole pictures.
+def is_inpainting_unet(unet: UNet2DConditionModel, latent_channels: int) -> bool:
+    """Return True for a UNet made for inpainting, False for an ordinary one.
 
-    Raises ModelError for a UNet that is neither.
+    Raises ModelError for a UNet with any other number of input channels.
     """
     channels = unet.config["in_channels"]
     with_mask = 2 * latent_channels + 1
@@ -25,11 +25,11 @@ def reads_the_mask(unet: UNet2DConditionModel, latent_channels: int) -> bool:
     return bool(channels == with_mask)
 
 
-def mask_on_latents(mask_B1YX: Tensor, height: int, width: int) -> Tensor:
-    """The mask (B, 1, H, W) at the latents' size: 1 where the picture is drawn anew."""
+def resize_mask(mask_B1YX: Tensor, height: int, width: int) -> Tensor:
+    """Resize a mask to the latents' size (B, 1, H, W); 1 marks the region to inpaint."""
     return torch.nn.functional.interpolate(mask_B1YX, size=(height, width))
 
 
-def channels(mask_B1HW: Tensor, masked_BCHW: Tensor) -> Tensor:
-    """What stands behind the noisy latents: (B, 1 + C, H, W)."""
+def join_mask_channels(mask_B1HW: Tensor, masked_BCHW: Tensor) -> Tensor:
+    """Concatenate mask and masked latents, the input after the noisy latents: (B, 1 + C, H, W)."""
     return torch.cat([mask_B1HW, masked_BCHW], dim=1)

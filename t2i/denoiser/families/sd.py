@@ -1,6 +1,6 @@
-"""Stable Diffusion 1 and 2, and our embedded model; how every family's UNet and VAE are called.
+"""UNet and VAE calls of Stable Diffusion 1 and 2, shared by every latent diffusion family.
 
-B batch rows, T text tokens, D text width, C channels, H W latent size, Y X picture size.
+B batch rows, T text tokens, D text width, C channels, H W latent size, Y X image size.
 """
 
 import warnings
@@ -16,16 +16,16 @@ from torch import Tensor
 
 from t2i.conditioning.conditioning import Conditioning
 from t2i.denoiser.finite_checks import check_pixels_finite
-from t2i.denoiser.schedulers import Scheduler, rebuild
+from t2i.denoiser.schedulers import Scheduler, rebuild_scheduler
 from t2i.errors import ArgumentError
 
-LARGEST_SIDE = 2**20
+MAX_SIDE = 2**20
 """Pixels; whole numbers of Python have no bound, and tensors have."""
 VAE = AutoencoderKL | AutoencoderTiny
 
-ADDED = ("text_embeds", "time_ids")
+ADDED_CONDITIONS = ("text_embeds", "time_ids")
 """What SDXL's UNet adds to its embedding of the timestep; see families/sdxl.py."""
-IMAGE_PROMPT = "image_prompt_"
+IMAGE_PROMPT_PREFIX = "image_prompt_"
 """Before the number of an IP-Adapter."""
 
 
@@ -33,25 +33,25 @@ def denoise(
     unet: UNet2DConditionModel,
     latents_BCHW: Tensor,
     timestep: Tensor,
-    told: Conditioning,
+    conditioning: Conditioning,
     attention_options: Mapping[str, object] | None = None,
 ) -> Tensor:
-    """One pass: the prediction (B, C, H, W) for every row of `told`.
+    """Run one denoiser pass: the prediction (B, C, H, W) for every row of the conditioning.
 
-    Of `told.extra` it reads, where they are there: `channels` (behind those of the latents),
-    `guidance_embedding`, the names of ADDED, and `image_prompt_0`, `image_prompt_1`, ...
+    Reads from `conditioning.extra`, if present: `channels` (concatenated to the latents),
+    `guidance_embedding`, the names of ADDED_CONDITIONS, and `image_prompt_0`, `image_prompt_1`, ...
     """
-    extra = told.extra
+    extra = conditioning.extra
     if "channels" in extra:
         latents_BCHW = torch.cat([latents_BCHW, extra["channels"]], dim=1)
-    added: dict[str, object] = {name: extra[name] for name in ADDED if name in extra}
-    if image_prompts := [extra[name] for name in extra if name.startswith(IMAGE_PROMPT)]:
+    added: dict[str, object] = {name: extra[name] for name in ADDED_CONDITIONS if name in extra}
+    if image_prompts := [extra[name] for name in extra if name.startswith(IMAGE_PROMPT_PREFIX)]:
         added["image_embeds"] = image_prompts
     prediction_BCHW: Tensor = unet(
         latents_BCHW,
         timestep,
-        encoder_hidden_states=told.text_BTD,
-        encoder_attention_mask=told.mask_BT,
+        encoder_hidden_states=conditioning.text_BTD,
+        encoder_attention_mask=conditioning.mask_BT,
         timestep_cond=extra.get("guidance_embedding"),
         cross_attention_kwargs=attention_options,
         added_cond_kwargs=added or None,
@@ -61,29 +61,34 @@ def denoise(
 
 
 def pixels_per_latent(vae: VAE) -> int:
+    """Return the pixels per latent position, along one side."""
     return int(2 ** (len(vae.config["block_out_channels"]) - 1))
 
 
 def default_size(unet: UNet2DConditionModel, vae: VAE) -> tuple[int, int]:
-    """Height and width in pixels that the model was trained at."""
+    """Return height and width in pixels that the model was trained at."""
     size = unet.config["sample_size"]
     height, width = (size, size) if isinstance(size, int) else size
     return height * pixels_per_latent(vae), width * pixels_per_latent(vae)
 
 
 def latent_size(vae: VAE, height: int, width: int) -> tuple[int, int]:
-    """H and W for a picture of `height` x `width` pixels."""
+    """Return H and W of the latents of an image of `height` x `width` pixels.
+
+    Raises ArgumentError for a size that is not a multiple of `pixels_per_latent`.
+    """
     factor = pixels_per_latent(vae)
     for name, pixels in (("height", height), ("width", width)):
-        if not isinstance(pixels, int) or not 1 <= pixels <= LARGEST_SIDE or pixels % factor:
+        if not isinstance(pixels, int) or not 1 <= pixels <= MAX_SIDE or pixels % factor:
             raise ArgumentError(
                 f"Got {name}={pixels!r}, but this model needs a multiple of {factor}: "
-                f"{nearest_multiples(pixels, factor)}."
+                f"{describe_nearest_multiples(pixels, factor)}."
             )
     return height // factor, width // factor
 
 
-def nearest_multiples(pixels: object, factor: int) -> str:
+def describe_nearest_multiples(pixels: object, factor: int) -> str:
+    """Describe the nearest valid sizes for an error message."""
     if not isinstance(pixels, int | float) or not factor < pixels < inf:
         return f"{factor} is the smallest"
     below = int(pixels // factor) * factor
@@ -91,7 +96,10 @@ def nearest_multiples(pixels: object, factor: int) -> str:
 
 
 def decode(vae: VAE, latents_BCHW: Tensor) -> Tensor:
-    """Latents to pixels (B, 3, Y, X) in -1..1. Raises DrawingError for NaN and infinite ones."""
+    """Decode latents to pixels (B, 3, Y, X) in -1..1.
+
+    Raises DrawingError for NaN and infinities.
+    """
     latents_BCHW = latents_BCHW / vae.config["scaling_factor"]
     if vae.config.get("shift_factor"):
         latents_BCHW = latents_BCHW + vae.config["shift_factor"]
@@ -104,7 +112,7 @@ def decode(vae: VAE, latents_BCHW: Tensor) -> Tensor:
 
 
 def encode(vae: VAE, pixels_B3YX: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Pixels in -1..1 to latents (B, C, H, W); the inverse of `decode` up to the VAE's loss."""
+    """Encode pixels in -1..1 to latents (B, C, H, W), sampled with `generator`."""
     encoded = vae.encode(pixels_B3YX.to(vae.dtype))
     if isinstance(vae, AutoencoderTiny):
         return scale_latents(vae, encoded.latents)
@@ -112,15 +120,15 @@ def encode(vae: VAE, pixels_B3YX: Tensor, generator: torch.Generator | None = No
 
 
 def scale_latents(vae: VAE, latents_BCHW: Tensor) -> Tensor:
-    """The autoencoder's latents as the denoiser knows them."""
+    """Scale and shift the autoencoder's latents to what the denoiser was trained on."""
     if vae.config.get("shift_factor"):
         latents_BCHW = latents_BCHW - vae.config["shift_factor"]
     scaling_factor: float = vae.config["scaling_factor"]
     return latents_BCHW * scaling_factor
 
 
-def guidance_embedding(scale: float, width: int, text_BTD: Tensor) -> Tensor:
-    """The (B, width) embedding of a distilled UNet that takes the guidance scale as an input.
+def embed_guidance_scale(scale: float, width: int, text_BTD: Tensor) -> Tensor:
+    """Return the (B, width) embedding of the guidance scale that a distilled UNet takes as input.
 
     Meng et al. (2023), https://arxiv.org/abs/2210.03142, in the sines of Variational Diffusion.
     """
@@ -134,11 +142,11 @@ def guidance_embedding(scale: float, width: int, text_BTD: Tensor) -> Tensor:
     return sines.to(text_BTD)
 
 
-def settle_scheduler(scheduler: Scheduler) -> Scheduler:
-    """Give the scheduler the two settings that every Stable Diffusion was trained with.
+def correct_scheduler(scheduler: Scheduler) -> Scheduler:
+    """Return the scheduler with the two settings that every Stable Diffusion was trained with.
 
-    Published folders carry wrong values of both, and StableDiffusionPipeline corrects them too:
-    the same folder must give the same picture here and there.
+    Published folders have wrong values of both. StableDiffusionPipeline corrects them too, so that
+    a folder gives the same image here and there.
     """
     expected = {"steps_offset": 1, "clip_sample": False}
     wrong = {
@@ -154,4 +162,4 @@ def settle_scheduler(scheduler: Scheduler) -> Scheduler:
         "correct scheduler/scheduler_config.json to lose this warning.",
         stacklevel=3,
     )
-    return rebuild(scheduler, **{name: expected[name] for name in wrong})
+    return rebuild_scheduler(scheduler, **{name: expected[name] for name in wrong})

@@ -1,4 +1,4 @@
-"""SDXL: what its UNet is told beside the text, the pooled prompt and the sizes of the picture.
+"""SDXL's additional conditioning: pooled prompt embedding and image sizes.
 
 B batch rows, D width of the pooled embedding.
 """
@@ -16,7 +16,7 @@ Size = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Sizes:
+class SizeConditioning:
     """Micro-conditioning (Podell et al. 2023, section 2.2, https://arxiv.org/abs/2307.01952)."""
 
     original: Size
@@ -29,23 +29,24 @@ class Sizes:
 
     @property
     def numbers(self) -> tuple[float, ...]:
+        """The sizes in the order of SDXL's time ids: six numbers, or five with a score."""
         last = self.target if self.score is None else (self.score,)
         return (*self.original, *self.crop, *last)
 
 
-def is_told_sizes(unet: UNet2DConditionModel) -> bool:
-    """Whether this UNet is one of SDXL's kind."""
+def has_size_conditioning(unet: UNet2DConditionModel) -> bool:
+    """Return True for a UNet that takes SDXL's pooled embedding and sizes."""
     return bool(unet.config["addition_embed_type"] == "text_time")
 
 
-def is_told_a_score(unet: UNet2DConditionModel, pooled_width: int) -> bool:
-    """Whether this UNet is told five numbers, as the refiner of SDXL, in the place of six."""
+def has_aesthetic_score(unet: UNet2DConditionModel, pooled_width: int) -> bool:
+    """Return True for a UNet with five numbers instead of six, as SDXL's refiner."""
     room = unet.config["projection_class_embeddings_input_dim"] - pooled_width
     return bool(room == 5 * unet.config["addition_time_embed_dim"])
 
 
-def checked(pooled_BD: Tensor | None) -> Tensor:
-    """The pooled embedding, or an ArgumentError where there is none."""
+def require_pooled(pooled_BD: Tensor | None) -> Tensor:
+    """Return the pooled embedding. Raises ArgumentError for None."""
     if pooled_BD is None:
         raise ArgumentError(
             "This model also reads a pooled embedding of each prompt: beside prompt_embeds give "
@@ -54,10 +55,12 @@ def checked(pooled_BD: Tensor | None) -> Tensor:
     return pooled_BD
 
 
-def time_ids(unet: UNet2DConditionModel, sizes: Sizes, pooled_BD: Tensor) -> Tensor:
-    """(B, 6), or (B, 5) with a score, one row per row of the pooled embedding.
+def build_time_ids(
+    unet: UNet2DConditionModel, sizes: SizeConditioning, pooled_BD: Tensor
+) -> Tensor:
+    """Build the time ids, (B, 6) or (B, 5) with a score, one row per row of the pooled embedding.
 
-    Raises ArgumentError where the UNet reads pooled embeddings of another width.
+    Raises ArgumentError where the UNet takes pooled embeddings of another width.
     """
     numbers = sizes.numbers
     expected = unet.config["projection_class_embeddings_input_dim"]

@@ -1,6 +1,6 @@
-"""Where a model lies: the folder or the file that a name, a path or an id of the hub stands for.
+"""Locating a model: a path, the name of an embedded model, or an id of the Hugging Face hub.
 
-Nothing here imports torch, for `t2i models` and `t2i show` ask too.
+Nothing here imports torch: `t2i models` and `t2i show` use it too.
 """
 
 import os
@@ -12,17 +12,17 @@ from t2i.denoiser.loading import hub
 from t2i.errors import ModelError, nearest
 
 ASSETS = Path(__file__).parents[2] / "assets"
-NOTES = "t2i.json"
+NOTES_FILE = "t2i.json"
 """Beside a model of ours: how it was trained, and how it likes to be sampled."""
-PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
 
-def resolve(name_or_path: str | os.PathLike[str], variant: str | None = None) -> Path:
-    """The folder or the safetensors file of a model.
+def locate_model(name_or_path: str | os.PathLike[str], variant: str | None = None) -> Path:
+    """Return the folder or safetensors file of a model, downloading it from the hub if needed.
 
-    Takes a path, the name of one of EMBEDDED, or the id of a model of the Hugging Face hub
-    ("owner/name", "owner/name@revision"). What lies here wins over what lies there; `variant`
-    chooses among the weights that a hub model offers.
+    Accepts a path, a name in EMBEDDED_MODELS, or a hub id ("owner/name", "owner/name@revision").
+    Local models take precedence; `variant` chooses among the weights of a hub model. Raises
+    ModelError where there is no such model.
     """
     if not isinstance(name_or_path, str | os.PathLike) or not os.fspath(name_or_path):
         raise ModelError(
@@ -30,7 +30,7 @@ def resolve(name_or_path: str | os.PathLike[str], variant: str | None = None) ->
             "id."
         )
     name = os.fspath(name_or_path)
-    path = EMBEDDED.get(name, Path(expanduser(name)))
+    path = EMBEDDED_MODELS.get(name, Path(expanduser(name)))
     recover(path)
     try:
         if path.is_dir() or (path.is_file() and path.suffix == ".safetensors"):
@@ -39,11 +39,11 @@ def resolve(name_or_path: str | os.PathLike[str], variant: str | None = None) ->
     except OSError as error:  # longer than a path may be
         raise ModelError(f"The model {name[:80]!r}... is no path: {error.strerror}.") from error
 
-    if name in EMBEDDED:
+    if name in EMBEDDED_MODELS:
         raise ModelError(
             f"The model {name!r} is not installed: make it with `make train-embedded`."
         )
-    if path.suffix in PICKLES:
+    if path.suffix in PICKLE_SUFFIXES:
         raise ModelError(
             f"Refused the pickled model {name}: loading it can run any code. "
             "Get its safetensors version, or convert it where you trust it."
@@ -55,10 +55,11 @@ def resolve(name_or_path: str | os.PathLike[str], variant: str | None = None) ->
         )
     unknown = (
         f"Unknown model {name!r}: neither a known name nor a folder. "
-        f"{nearest(name, [*EMBEDDED, *neighbours(path), *hub.cached()])} `t2i models` says more of "
+        f"{nearest(name, [*EMBEDDED_MODELS, *sibling_models(path), *hub.cached_models()])} `t2i "
+        "models` says more of "
         "those that are here."
     )
-    if not hub.is_id(name):
+    if not hub.is_hub_id(name):
         raise ModelError(unknown)
     try:
         return hub.download(name, variant)
@@ -66,12 +67,12 @@ def resolve(name_or_path: str | os.PathLike[str], variant: str | None = None) ->
         raise ModelError(f"{unknown} {error}") from error
 
 
-def neighbours(folder: Path) -> list[str]:
-    """Model folders beside the one that is not there."""
+def sibling_models(folder: Path) -> list[str]:
+    """Return the model folders beside a missing one, for suggestions."""
     if not folder.parent.is_dir():
         return []
     return [str(index.parent) for index in folder.parent.glob("*/model_index.json")]
 
 
-EMBEDDED: dict[str, Path] = {"embedded": ASSETS / "embedded"}
+EMBEDDED_MODELS: dict[str, Path] = {"embedded": ASSETS / "embedded"}
 """Models that come with the package."""

@@ -1,7 +1,7 @@
-"""What is in a single .safetensors file, told from the names and shapes in its header.
+"""Identifying a single .safetensors file by the names and shapes in its header.
 
-A checkpoint in the layout of the original Stable Diffusion code holds a whole model. Many other
-files that people exchange look the same from outside: each is refused with what to do with it.
+A checkpoint in the layout of the original Stable Diffusion code holds a complete model. Other kinds
+of files with the same extension are refused with advice.
 """
 
 from collections.abc import Collection, Mapping
@@ -15,68 +15,73 @@ from t2i.errors import ModelError
 from t2i.safe_reading.tensors import open_tensors
 from t2i.terminal import several
 
-UNET = "model.diffusion_model."
-VAE = "first_stage_model."
-TEXTS = ("cond_stage_model.", "conditioner.")
-MOST_TENSORS = 20_000
+UNET_PREFIX = "model.diffusion_model."
+VAE_PREFIX = "first_stage_model."
+TEXT_ENCODER_PREFIXES = ("cond_stage_model.", "conditioner.")
+MAX_TENSORS = 20_000
 """Of a file; the largest, SDXL with averaged weights beside the others, has half as many."""
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """Where a part lies in a checkpoint, and the class it becomes."""
+class PartLocation:
+    """The prefix of a model part in a checkpoint, and the class it is loaded as."""
 
     prefix: str
     class_name: str
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
-    """A kind of checkpoint; its configs are in the folder of this name among the assets."""
+class CheckpointFamily:
+    """A kind of checkpoint; its configs are in the assets folder of this name."""
 
     name: str
     layout: str
-    sources: Mapping[str, Source]
+    sources: Mapping[str, PartLocation]
     pads: Mapping[str, str]
     """Tokenizer -> the token it fills a prompt up with."""
 
 
-CLIP = Source("cond_stage_model.transformer.", "CLIPTextModel")
-OPEN_CLIP = Source("cond_stage_model.model.", "CLIPTextModel")
-FIRST_CLIP = Source("conditioner.embedders.0.transformer.", "CLIPTextModel")
-SECOND_CLIP = Source("conditioner.embedders.1.model.", "CLIPTextModelWithProjection")
-ONLY_SECOND_CLIP = Source("conditioner.embedders.0.model.", "CLIPTextModelWithProjection")
-END, BANG = "<|endoftext|>", "!"
+CLIP = PartLocation("cond_stage_model.transformer.", "CLIPTextModel")
+OPEN_CLIP = PartLocation("cond_stage_model.model.", "CLIPTextModel")
+FIRST_CLIP = PartLocation("conditioner.embedders.0.transformer.", "CLIPTextModel")
+SECOND_CLIP = PartLocation("conditioner.embedders.1.model.", "CLIPTextModelWithProjection")
+ONLY_SECOND_CLIP = PartLocation("conditioner.embedders.0.model.", "CLIPTextModelWithProjection")
+END_TOKEN, BANG_TOKEN = "<|endoftext|>", "!"
 
 
-def family(name: str, layout: str, texts: Mapping[str, Source], pads: Mapping[str, str]) -> Family:
+def build_family(
+    name: str, layout: str, texts: Mapping[str, PartLocation], pads: Mapping[str, str]
+) -> CheckpointFamily:
+    """Build a family with the UNet and VAE locations that all families share."""
     always = {
-        "unet": Source(UNET, "UNet2DConditionModel"),
-        "vae": Source(VAE, "AutoencoderKL"),
+        "unet": PartLocation(UNET_PREFIX, "UNet2DConditionModel"),
+        "vae": PartLocation(VAE_PREFIX, "AutoencoderKL"),
     }
-    return Family(name, layout, always | dict(texts), pads)
+    return CheckpointFamily(name, layout, always | dict(texts), pads)
 
 
-SD1 = family("sd1", STABLE_DIFFUSION, {"text_encoder": CLIP}, {"tokenizer": END})
-SD2 = family("sd2", STABLE_DIFFUSION, {"text_encoder": OPEN_CLIP}, {"tokenizer": BANG})
-XL = family(
+SD1 = build_family("sd1", STABLE_DIFFUSION, {"text_encoder": CLIP}, {"tokenizer": END_TOKEN})
+SD2 = build_family("sd2", STABLE_DIFFUSION, {"text_encoder": OPEN_CLIP}, {"tokenizer": BANG_TOKEN})
+XL = build_family(
     "sdxl",
     SDXL,
     {"text_encoder": FIRST_CLIP, "text_encoder_2": SECOND_CLIP},
-    {"tokenizer": END, "tokenizer_2": BANG},
+    {"tokenizer": END_TOKEN, "tokenizer_2": BANG_TOKEN},
 )
-REFINER = family("sdxl-refiner", SDXL, {"text_encoder_2": ONLY_SECOND_CLIP}, {"tokenizer_2": BANG})
+REFINER = build_family(
+    "sdxl-refiner", SDXL, {"text_encoder_2": ONLY_SECOND_CLIP}, {"tokenizer_2": BANG_TOKEN}
+)
 
-WIDTHS = {768: SD1, 1024: SD2, 2048: XL, 1280: REFINER}
+FAMILY_BY_TEXT_WIDTH = {768: SD1, 1024: SD2, 2048: XL, 1280: REFINER}
 """Width of the text that a UNet reads -> its family, for files without text encoders."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A whole model in one file."""
+    """A complete model in one file."""
 
     path: Path
-    family: Family
+    family: CheckpointFamily
     shapes: Shapes
     prediction_type: str
     zero_snr: bool
@@ -84,16 +89,16 @@ class Checkpoint:
 
     @property
     def channels(self) -> int:
-        """That the UNet reads: those of the latents, or more where it is made for inpainting."""
-        return self.shapes[f"{UNET}input_blocks.0.0.weight"][1]
+        """Input channels of the UNet: those of the latents, or more for inpainting."""
+        return self.shapes[f"{UNET_PREFIX}input_blocks.0.0.weight"][1]
 
     def part(self, part: str) -> Shapes:
-        """The part's tensors under the names they have in the file."""
+        """Return the shapes of a part's tensors by their names in the file."""
         prefix = self.family.sources[part].prefix
         return {name: shape for name, shape in self.shapes.items() if name.startswith(prefix)}
 
     def extras(self, part: str) -> list[str]:
-        """Of these, what a text encoder carries along and does not have."""
+        """Return a text encoder's tensors in the file that its class does not use."""
         prefix = self.family.sources[part].prefix
         if not part.startswith("text"):
             return []
@@ -102,36 +107,39 @@ class Checkpoint:
         return [name for name, end in bare.items() if is_text_extra(end) and end not in own]
 
     def beside(self, given: Collection[str] = ()) -> list[str]:
-        """The tensors that are of no part; those of any text encoder where all of these are given
-        with the model."""
+        """Return the tensors that belong to no part.
+
+        given : parts that the caller supplies; with all text encoders, none of theirs count
+        """
         prefixes = tuple(source.prefix for source in self.family.sources.values())
         if all(part in given for part in self.family.sources if part.startswith("text")):
-            prefixes += TEXTS
+            prefixes += TEXT_ENCODER_PREFIXES
         return [name for name in self.shapes if not name.startswith(prefixes)]
 
 
-def recognise(path: Path) -> Checkpoint:
-    """Read the header of a checkpoint. Raises ModelError for what is no whole model known here."""
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Identify a checkpoint by its header. Raises ModelError unless it is a supported model."""
     shapes = read_shapes(path)
-    if len(shapes) > MOST_TENSORS:
+    if len(shapes) > MAX_TENSORS:
         raise ModelError(
             f"Refused {path}: it has {several(len(shapes), 'tensor')}, expected at most "
-            f"{MOST_TENSORS}."
+            f"{MAX_TENSORS}."
         )
-    if len(shapes.get(f"{UNET}input_blocks.0.0.weight", ())) != 4:
-        raise ModelError(f"{path} {other_kind(shapes)}")
-    for name, kind in NEIGHBOURS.items():
+    if len(shapes.get(f"{UNET_PREFIX}input_blocks.0.0.weight", ())) != 4:
+        raise ModelError(f"{path} {describe_other_file(shapes)}")
+    for name, kind in UNSUPPORTED_MARKERS.items():
         if name in shapes:
             raise ModelError(f"{path} is a checkpoint of {kind}, which cannot be loaded yet.")
-    found = family_of(path, shapes)
-    inpaints = shapes[f"{UNET}input_blocks.0.0.weight"][1] > 4
-    prediction_type = told_prediction(path, shapes)
+    found = infer_family(path, shapes)
+    inpaints = shapes[f"{UNET_PREFIX}input_blocks.0.0.weight"][1] > 4
+    prediction_type = declared_prediction_type(path, shapes)
     if prediction_type is None:
         prediction_type = "v_prediction" if found is SD2 and not inpaints else "epsilon"
     return Checkpoint(path, found, shapes, prediction_type, zero_snr="ztsnr" in shapes)
 
 
-def family_of(path: Path, shapes: Shapes) -> Family:
+def infer_family(path: Path, shapes: Shapes) -> CheckpointFamily:
+    """Infer the family from the text encoders, or from the text width of the UNet."""
     for known in (XL, REFINER, SD2, SD1):
         prefixes = tuple(known.sources[part].prefix for part in known.sources if "text" in part)
         if all(any(name.startswith(prefix) for name in shapes) for prefix in prefixes):
@@ -139,19 +147,19 @@ def family_of(path: Path, shapes: Shapes) -> Family:
     widths = {
         shape[-1]
         for name, shape in shapes.items()
-        if name.startswith(UNET) and name.endswith(".attn2.to_k.weight") and shape
+        if name.startswith(UNET_PREFIX) and name.endswith(".attn2.to_k.weight") and shape
     }
-    for width in widths & WIDTHS.keys():
-        return WIDTHS[width]
+    for width in widths & FAMILY_BY_TEXT_WIDTH.keys():
+        return FAMILY_BY_TEXT_WIDTH[width]
     raise ModelError(
         f"{path} has the UNet of an unknown family: no text encoder that is known here, and text "
         f"of width {', '.join(map(str, sorted(widths))) or 'none'}, expected "
-        f"{', '.join(map(str, sorted(WIDTHS)))}."
+        f"{', '.join(map(str, sorted(FAMILY_BY_TEXT_WIDTH)))}."
     )
 
 
-def told_prediction(path: Path, shapes: Shapes) -> str | None:
-    """What the file itself says of its prediction, in modelspec metadata or by a marker tensor."""
+def declared_prediction_type(path: Path, shapes: Shapes) -> str | None:
+    """Return the prediction type declared in modelspec metadata or by a marker tensor, or None."""
     with open_tensors(path) as file:
         metadata = file.metadata() or {}
     said = metadata.get("modelspec.prediction_type", "").lower()
@@ -165,20 +173,20 @@ def told_prediction(path: Path, shapes: Shapes) -> str | None:
     return None
 
 
-def other_kind(shapes: Shapes) -> str:
-    """What a file is that holds no UNet in the original layout, and what to do with it."""
-    for marks, answer in OTHERS:
+def describe_other_file(shapes: Shapes) -> str:
+    """Describe a file without a UNet in the original layout, and how to use it."""
+    for marks, answer in OTHER_FILES:
         if any(mark in name for name in shapes for mark in marks):
             return answer
     if 0 < len(shapes) <= 4 and all(len(shape) <= 2 for shape in shapes.values()):
         return EMBEDDING
     return (
         "holds no model known here: expected a checkpoint of Stable Diffusion 1, 2 or XL in the "
-        f"original layout, with tensors such as {UNET}input_blocks.0.0.weight."
+        f"original layout, with tensors such as {UNET_PREFIX}input_blocks.0.0.weight."
     )
 
 
-NEIGHBOURS = {"edm_mean": "Playground 2.5"}
+UNSUPPORTED_MARKERS = {"edm_mean": "Playground 2.5"}
 """A tensor -> the model that has it beside an SDXL of other noise."""
 
 EMBEDDING = (
@@ -186,7 +194,7 @@ EMBEDDING = (
     "pipe.load_textual_inversion(...)."
 )
 
-OTHERS: tuple[tuple[tuple[str, ...], str], ...] = (
+OTHER_FILES: tuple[tuple[tuple[str, ...], str], ...] = (
     (
         ("lora_", ".lora.", ".lokr_", ".hada_", ".oft_", ".dora_scale"),
         "is a LoRA, not a model: load a model, then it with pipe.load_lora_weights(...).",

@@ -1,64 +1,68 @@
-"""What may stand in a model's JSON files: sizes that can be, and nothing that asks for code or
-for files from elsewhere."""
+"""Checks of a model's JSON files: no code, no files outside the folder, no huge numbers."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from t2i.errors import ModelError
 
-LARGEST_NUMBER = 1_000_000
+MAX_NUMBER = 1_000_000
 """Four times the largest vocabulary in use. Constructors loop over some numbers."""
 
-SHORTEST = 3
+MIN_PROMPT_LENGTH = 3
 """Tokens of a prompt: a beginning, a word and an end."""
 
-CODE = {"auto_map", "custom_pipeline", "trust_remote_code"}
+CODE_KEYS = {"auto_map", "custom_pipeline", "trust_remote_code"}
 """Keys by which diffusers and transformers are sent to code that is not theirs."""
 
-PROVENANCE = {"_name_or_path", "name_or_path", "special_tokens_map_file"}
+PROVENANCE_KEYS = {"_name_or_path", "name_or_path", "special_tokens_map_file"}
 """Where a file once lay, as published files say; no loader opens these."""
 
 
 def check_config(path: Path, config: Mapping[str, object]) -> None:
-    """Raise ModelError where a config asks for code or for outside files, or has huge numbers."""
-    for key, value in entries(config):
-        check_code(path, key, value)
-        if isinstance(value, str) and key not in PROVENANCE and leads_outside(value):
+    """Raise ModelError for a config that refers to code or outside files, or has huge numbers."""
+    for key, value in iter_entries(config):
+        check_no_code(path, key, value)
+        if isinstance(value, str) and key not in PROVENANCE_KEYS and is_outside_path(value):
             raise ModelError(
                 f"Refused {path}: its {key} {value!r} names a file outside the folder."
             )
-        if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
+        if isinstance(value, int) and abs(value) > MAX_NUMBER:
             raise ModelError(
-                f"Refused {path}: its {key} is {value}, expected at most {LARGEST_NUMBER}."
+                f"Refused {path}: its {key} is {value}, expected at most {MAX_NUMBER}."
             )
 
 
 def check_tokenizer_config(path: Path, config: Mapping[str, object]) -> None:
-    """Raise ModelError where a tokenizer asks for code or for outside files; tokens may be any."""
-    check_length(path, config)
-    for key, value in entries(config):
-        check_code(path, key, value)
-        names_a_file = key.endswith(("_file", "_path", "_dir")) and key not in PROVENANCE
-        if names_a_file and isinstance(value, str) and leads_outside(value):
+    """Raise ModelError for a tokenizer config that refers to code or outside files."""
+    check_prompt_length(path, config)
+    for key, value in iter_entries(config):
+        check_no_code(path, key, value)
+        names_a_file = key.endswith(("_file", "_path", "_dir")) and key not in PROVENANCE_KEYS
+        if names_a_file and isinstance(value, str) and is_outside_path(value):
             raise ModelError(
                 f"Refused {path}: its {key} {value!r} names a file outside the folder."
             )
 
 
-def check_length(path: Path, config: Mapping[str, object]) -> None:
-    """Raise ModelError for a longest prompt that leaves no room for a word between its ends."""
-    longest = config.get("model_max_length", SHORTEST)
-    if isinstance(longest, bool) or not isinstance(longest, int | float) or not longest >= SHORTEST:
+def check_prompt_length(path: Path, config: Mapping[str, object]) -> None:
+    """Raise ModelError for a model_max_length without room for a word."""
+    longest = config.get("model_max_length", MIN_PROMPT_LENGTH)
+    if (
+        isinstance(longest, bool)
+        or not isinstance(longest, int | float)
+        or not longest >= MIN_PROMPT_LENGTH
+    ):
         raise ModelError(
             f"{path} has model_max_length = {longest!r:.80}, expected a whole number from "
-            f"{SHORTEST} on, such as 77."
+            f"{MIN_PROMPT_LENGTH} on, such as 77."
         )
 
 
-def check_code(path: Path, key: str, value: object) -> None:
+def check_no_code(path: Path, key: str, value: object) -> None:
+    """Raise ModelError for an entry that would make a library run code of the model."""
     # transformers downloads a kernel, which is code, where an implementation is a hub id.
     kernel = key.endswith("implementation") and isinstance(value, str) and "/" in value
-    if kernel or (key in CODE and value not in (None, False)):
+    if kernel or (key in CODE_KEYS and value not in (None, False)):
         raise ModelError(
             f"Refused {path}: its {key} asks for code of its own, and a model here is weights only."
         )
@@ -69,8 +73,8 @@ def check_code(path: Path, key: str, value: object) -> None:
         )
 
 
-def entries(config: Mapping[str, object]) -> Iterator[tuple[str, object]]:
-    """Every key and value at any depth; what a list holds counts under the list's key."""
+def iter_entries(config: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    """Iterate over keys and values at any depth; items of a list get the list's key."""
     waiting: list[tuple[str, object]] = list(config.items())
     while waiting:
         key, value = waiting.pop()
@@ -81,8 +85,8 @@ def entries(config: Mapping[str, object]) -> Iterator[tuple[str, object]]:
             waiting += [(key, item) for item in value]
 
 
-def leads_outside(value: str) -> bool:
-    """Whether a string reads as an absolute path, or as one that climbs."""
+def is_outside_path(value: str) -> bool:
+    """Return True for an absolute path or one with ".."."""
     posix, windows = PurePosixPath(value), PureWindowsPath(value)
     climbs = ".." in posix.parts or ".." in windows.parts
     return climbs or posix.is_absolute() or windows.is_absolute()

@@ -1,5 +1,4 @@
-"""What may stand under each key of a model's configs: the type that a class says in its signature,
-and the range that makes sense."""
+"""Checks of config values against the type annotation of their parameter and a plausible range."""
 
 import inspect
 import math
@@ -71,83 +70,84 @@ ABOVE_ZERO = {
 }
 UP_TO_ONE = {"beta_start", "beta_end", "trained_betas"}
 """Above 0 and at most 1: what is taken away from the signal at a step."""
-SHARES = {"attention_dropout", "dropout", "dynamic_thresholding_ratio"}
+ZERO_TO_ONE = {"attention_dropout", "dropout", "dynamic_thresholding_ratio"}
 """From 0 to 1."""
-MOST_STEPS = 100_000
+MAX_TRAIN_STEPS = 100_000
 """Of a noise schedule; a hundred times what models are trained with."""
-MOST = {"num_train_timesteps": MOST_STEPS, "sample_size": 16_384, "solver_order": 3}
+MAX_VALUES = {"num_train_timesteps": MAX_TRAIN_STEPS, "sample_size": 16_384, "solver_order": 3}
 
-SCALARS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-NO_JSON = {type(None), numpy.ndarray, ...}
+SCALAR_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+NON_JSON_TYPES = {type(None), numpy.ndarray, ...}
 """In an annotation beside what JSON may have."""
-TRANSLATED = {"algorithm_type", "solver_type"}
+TRANSLATED_KEYS = {"algorithm_type", "solver_type"}
 """Schedulers translate those of other schedulers, which their annotations do not say."""
 
 
 def check_values(kind: Callable[..., Any], config: Mapping[str, object]) -> None:
     """Raise ModelError for the first value in a config that the class `kind` cannot use.
 
-    Its message follows the name of the file.
-
-    Keys that are no argument of the class are passed over, and so is null: what is built of it
-    shows whether the class knows a default.
+    The message continues the name of the file. Keys that are no parameter of the class are ignored,
+    and so is null.
     """
     parameters = inspect.signature(kind).parameters
     for key, value in config.items():
-        for number in scalars(value):
+        for number in iter_scalars(value):
             if isinstance(number, float) and not math.isfinite(number):
-                raise misfit(key, value, "a finite number")
+                raise value_error(key, value, "a finite number")
         parameter = parameters.get(key)
         if parameter is None:
             continue
         if value is None:
             # What these are for is done to a picture, long after the model is built.
             if key in ABOVE_ZERO and parameter.default is not None:
-                raise misfit(key, value, "more than 0")
+                raise value_error(key, value, "more than 0")
             continue
-        if expected := misfit_of_type(key, value, parameter.annotation):
-            raise misfit(key, value, expected)
-        if expected := misfit_of_range(key, value):
-            raise misfit(key, value, expected)
+        if expected := expected_type(key, value, parameter.annotation):
+            raise value_error(key, value, expected)
+        if expected := expected_range(key, value):
+            raise value_error(key, value, expected)
 
 
-def misfit(key: str, value: object, expected: str) -> ModelError:
+def value_error(key: str, value: object, expected: str) -> ModelError:
+    """Return the error for a value of a config."""
     return ModelError(
         f"has {key} = {value!r:.80}, expected {expected}: correct it, or copy the file from "
         "the model again."
     )
 
 
-def misfit_of_type(key: str, value: object, annotation: object) -> str:
-    """What a parameter of this annotation takes, in words, or "" where the value is that.
+def expected_type(key: str, value: object, annotation: object) -> str:
+    """Describe the values that an annotation allows; "" where the value is one of them.
 
-    A list may be of any length: signatures say `tuple[int]` of four numbers.
+    Lists may have any length: signatures declare `tuple[int]` for four numbers.
     """
-    taken = told_by(annotation)
-    if taken is None or (taken.literals and key in TRANSLATED):
+    taken = parse_annotation(annotation)
+    if taken is None or (taken.literals and key in TRANSLATED_KEYS):
         return ""
     if isinstance(value, list | tuple):
-        sound = taken.lists and all(one is None or is_one_of(one, taken) for one in scalars(value))
+        sound = taken.lists and all(
+            one is None or accepts(one, taken) for one in iter_scalars(value)
+        )
         sound = sound and len(value) > 0
     else:
-        sound = taken.alone and not isinstance(value, dict) and is_one_of(value, taken)
+        sound = taken.alone and not isinstance(value, dict) and accepts(value, taken)
     if sound:
         return ""
     if taken.literals:
         return "one of " + ", ".join(sorted(map(str, taken.literals)))
-    words = " or ".join(word for kind, word in SCALARS.items() if kind in taken.kinds)
+    words = " or ".join(word for kind, word in SCALAR_NAMES.items() if kind in taken.kinds)
     if not taken.lists:
         return words
     return f"{words}, or a list of such" if taken.alone else f"a list, each {words}"
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """What a parameter takes.
+class ParameterType:
+    """The JSON values that a parameter accepts.
 
-    kinds : the types of its numbers and texts
-    literals : the only texts, if there is a choice
-    alone, lists : whether one value is taken, and whether several are
+    kinds : types of its scalars
+    literals : the only allowed strings, if there is a choice
+    alone, lists : True if a scalar is allowed, and if a list is
     """
 
     kinds: frozenset[type]
@@ -156,24 +156,24 @@ class Taken:
     lists: bool
 
 
-def told_by(annotation: object) -> Taken | None:
-    """None for an annotation that says nothing of JSON's values."""
+def parse_annotation(annotation: object) -> ParameterType | None:
+    """Parse a type annotation; None for one that does not restrict JSON values."""
     nothing: frozenset[Any] = frozenset()
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if annotation in SCALARS:
-        return Taken(frozenset({annotation}), nothing, True, False)
+    if annotation in SCALAR_NAMES:
+        return ParameterType(frozenset({annotation}), nothing, True, False)
     if origin is typing.Literal:
-        return Taken(frozenset({str}), frozenset(arguments), True, False)
+        return ParameterType(frozenset({str}), frozenset(arguments), True, False)
     if annotation in (tuple, list):
-        return Taken(frozenset(SCALARS), nothing, False, True)
+        return ParameterType(frozenset(SCALAR_NAMES), nothing, False, True)
     if origin not in (tuple, list, typing.Union, types.UnionType):
         return None
     several = origin in (tuple, list)
-    told = [told_by(one) for one in arguments if one not in NO_JSON]
+    told = [parse_annotation(one) for one in arguments if one not in NON_JSON_TYPES]
     if None in told or not told:
         return None
     inner = [one for one in told if one is not None]
-    return Taken(
+    return ParameterType(
         nothing.union(*(one.kinds for one in inner)),
         nothing.union(*(one.literals for one in inner)),
         not several and any(one.alone for one in inner),
@@ -181,33 +181,33 @@ def told_by(annotation: object) -> Taken | None:
     )
 
 
-def is_one_of(value: object, taken: Taken) -> bool:
-    """Whether one of JSON's values is taken; a whole number is a number, true is none."""
+def accepts(value: object, taken: ParameterType) -> bool:
+    """Return True if a scalar has an accepted type; an int counts as a float, a bool does not."""
     if taken.literals:
         return value in taken.literals
     kind = type(value)
     return kind in taken.kinds or (kind is int and float in taken.kinds)
 
 
-def misfit_of_range(key: str, value: object) -> str:
-    """What the key takes, in words, or "" where each number in the value is that."""
-    numbers = [one for one in scalars(value) if isinstance(one, int | float)]
+def expected_range(key: str, value: object) -> str:
+    """Describe the range of a key's numbers; "" where all of them are inside."""
+    numbers = [one for one in iter_scalars(value) if isinstance(one, int | float)]
     numbers = [one for one in numbers if not isinstance(one, bool)]
     if key in AT_LEAST_ONE and not all(one >= 1 for one in numbers):
         return "at least 1"
-    if key in MOST and not all(one <= MOST[key] for one in numbers):
-        return f"at most {MOST[key]:,}"
+    if key in MAX_VALUES and not all(one <= MAX_VALUES[key] for one in numbers):
+        return f"at most {MAX_VALUES[key]:,}"
     if key in ABOVE_ZERO and not all(one > 0 for one in numbers):
         return "more than 0"
     if key in UP_TO_ONE and not all(0 < one <= 1 for one in numbers):
         return "above 0 and at most 1"
-    if key in SHARES and not all(0 <= one <= 1 for one in numbers):
+    if key in ZERO_TO_ONE and not all(0 <= one <= 1 for one in numbers):
         return "a number from 0 to 1"
     return ""
 
 
-def scalars(value: object) -> Iterable[object]:
-    """What a value holds at any depth of lists; itself, where it is none."""
+def iter_scalars(value: object) -> Iterable[object]:
+    """Iterate over the scalars in nested lists; a scalar yields itself."""
     waiting = [value]
     while waiting:
         one = waiting.pop()

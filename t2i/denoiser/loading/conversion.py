@@ -1,4 +1,4 @@
-"""diffusers' own conversion of a checkpoint's tensors, run without memory: what becomes of each."""
+"""diffusers' conversion of a checkpoint's tensors, traced on the meta device."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -15,22 +15,24 @@ from torch import Tensor, nn
 
 from t2i.denoiser.loading.weight_checks import Shapes
 
-TRANSFORMER = ".transformer."
+TRANSFORMERS_PREFIX_END = ".transformer."
 """Ends the prefix of a text encoder that transformers saved; others are in OpenCLIP's layout."""
 
 
 @dataclass(frozen=True, slots=True)
-class Converted:
-    """shapes : under diffusers' names
-    dropped : tensors of the file that are in none of them
+class ConversionResult:
+    """The outcome of a traced conversion.
+
+    shapes : by diffusers' names
+    dropped : tensors of the file that were not used
     """
 
     shapes: Shapes
     dropped: Collection[str]
 
 
-class Traced(Tensor):
-    """A tensor that knows the name it came from; so do its views and copies."""
+class TracedTensor(Tensor):
+    """A tensor that carries its name in the file through views and copies."""
 
     origin: str = ""
 
@@ -44,28 +46,28 @@ class Traced(Tensor):
     ) -> Any:
         call: Callable[..., Any] = super().__torch_function__
         result = call(func, types, args, kwargs or {})
-        if isinstance(result, Traced):
+        if isinstance(result, TracedTensor):
             result.origin = args[0].origin
         return result
 
 
-def convert(
+def trace_conversion(
     part: str, prefix: str, model: nn.Module, config: Mapping[str, object], found: Shapes
-) -> Converted:
-    """What a part's tensors become. Raises whatever the conversion does where one is missing."""
+) -> ConversionResult:
+    """Convert the shapes of a part. Raises whatever diffusers raises for missing tensors."""
     tensors: dict[str, Tensor] = {}
     for name, shape in found.items():
-        traced = torch.empty(shape, device="meta").as_subclass(Traced)
+        traced = torch.empty(shape, device="meta").as_subclass(TracedTensor)
         traced.origin = name
         tensors[name] = traced
-    result: dict[str, Traced]
+    result: dict[str, TracedTensor]
     if part == "unet":
         result = convert_ldm_unet_checkpoint(tensors, config)
     elif part == "vae":
         result = convert_ldm_vae_checkpoint(tensors, config)
-    elif prefix.endswith(TRANSFORMER):
+    elif prefix.endswith(TRANSFORMERS_PREFIX_END):
         result = convert_ldm_clip_checkpoint(tensors)
     else:
         result = convert_open_clip_checkpoint(model, tensors, prefix=prefix)
     shapes = {name: tuple(tensor.shape) for name, tensor in result.items()}
-    return Converted(shapes, found.keys() - {tensor.origin for tensor in result.values()})
+    return ConversionResult(shapes, found.keys() - {tensor.origin for tensor in result.values()})

@@ -1,5 +1,4 @@
-"""Models of the Hugging Face hub: fetched into its cache, and nothing of them but JSON, words and
-safetensors."""
+"""Models of the Hugging Face hub: download of JSON, vocabularies and safetensors, and the cache."""
 
 import re
 from pathlib import Path
@@ -9,33 +8,33 @@ from huggingface_hub import constants, snapshot_download
 from t2i.errors import ModelError
 from t2i.safe_reading import decode_utf8, read_bounded
 
-ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*(@[\w][\w./-]*)?", re.ASCII)
-LONGEST_REF = 1000
+HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*(@[\w][\w./-]*)?", re.ASCII)
+MAX_REF_BYTES = 1000
 """Bytes of a file that names a commit."""
-COMMIT = re.compile(r"[\w][\w.-]*", re.ASCII)
+COMMIT_NAME = re.compile(r"[\w][\w.-]*", re.ASCII)
 """A folder's name below `snapshots`; nothing that climbs out of it."""
-WEIGHTS = ("diffusion_pytorch_model", "model")
+WEIGHT_STEMS = ("diffusion_pytorch_model", "model")
 
 
-def is_id(name: str) -> bool:
-    """Whether a name reads as "owner/name" or "owner/name@revision"."""
-    return ID.fullmatch(name) is not None
+def is_hub_id(name: str) -> bool:
+    """Return True for a name of the form "owner/name" or "owner/name@revision"."""
+    return HUB_ID.fullmatch(name) is not None
 
 
 def download(name: str, variant: str | None = None) -> Path:
-    """The folder of a hub model in the local cache, fetched where a network is and it is not there.
+    """Return the cache folder of a hub model, downloading it if needed.
 
-    Raises ModelError where neither has it, or where the hub refuses.
+    Raises ModelError where neither hub nor cache has it, or the hub refuses.
     """
     repository, _, revision = name.partition("@")
     try:
         folder = snapshot_download(
-            repository, revision=revision or None, allow_patterns=patterns(variant)
+            repository, revision=revision or None, allow_patterns=allowed_patterns(variant)
         )
     except Exception as error:  # Of its HTTP library too, which is another in each version.
         # Without a network huggingface_hub gives no folder that lacks any file of these patterns,
         # be it of a part that nobody needs; which parts are needed is checked after this.
-        if (here := snapshot(storage(repository), revision or "main")) is not None:
+        if (here := find_snapshot(cache_folder(repository), revision or "main")) is not None:
             return here
         reason = (str(error).strip().splitlines() or ["no reason given"])[0]
         raise ModelError(
@@ -51,16 +50,16 @@ def download(name: str, variant: str | None = None) -> Path:
     return Path(folder)
 
 
-def patterns(variant: str | None) -> list[str]:
-    """Of each known part its JSON, its words, and the weights in safetensors that would be read."""
+def allowed_patterns(variant: str | None) -> list[str]:
+    """Return file patterns of each known part's JSON, vocabulary and safetensors weights."""
     from t2i.denoiser.loading.model_parts import (
-        CLASSES,  # it imports diffusers; who looks names up does not
+        ALLOWED_CLASSES,  # it imports diffusers; who looks names up does not
     )
 
     infixes = ["", f".{variant}"] if variant else [""]
     weights = [
         name
-        for stem in WEIGHTS
+        for stem in WEIGHT_STEMS
         for infix in infixes
         for name in (
             f"{stem}{infix}.safetensors",
@@ -69,34 +68,36 @@ def patterns(variant: str | None) -> list[str]:
         )
     ]
     names = ["*.json", "*.txt", *dict.fromkeys(weights)]
-    return ["model_index.json", *(f"{part}/{name}" for part in CLASSES for name in names)]
+    return ["model_index.json", *(f"{part}/{name}" for part in ALLOWED_CLASSES for name in names)]
 
 
-def cached() -> dict[str, Path]:
-    """Id -> folder of every pipeline model whose main revision is in the local cache."""
+def cached_models() -> dict[str, Path]:
+    """Return hub id -> folder of every pipeline model whose main revision is in the cache."""
     found = {}
-    for place in sorted(storage("*/*").parent.glob(storage("*/*").name)):
+    for place in sorted(cache_folder("*/*").parent.glob(cache_folder("*/*").name)):
         name = place.name.removeprefix("models--").replace("--", "/", 1)
-        if is_id(name) and (folder := snapshot(place, "main")) is not None:
+        if is_hub_id(name) and (folder := find_snapshot(place, "main")) is not None:
             found[name] = folder
     return found
 
 
-def storage(repository: str) -> Path:
+def cache_folder(repository: str) -> Path:
+    """Return the folder of a repository in the hub's cache."""
     return Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
 
 
-def snapshot(place: Path, revision: str) -> Path | None:
-    """The pipeline folder of a branch, tag or commit in the cache, if it has any.
-
-    None too where what lies there is broken: an entry of the cache must not hide the others.
-    """
+def find_snapshot(place: Path, revision: str) -> Path | None:
+    """Return the cached pipeline folder of a branch, tag or commit; None if missing or broken."""
     ref = place / "refs" / revision
     try:
-        commit = decode_utf8(read_bounded(ref, LONGEST_REF)).strip() if ref.is_file() else revision
+        commit = (
+            decode_utf8(read_bounded(ref, MAX_REF_BYTES)).strip() if ref.is_file() else revision
+        )
         folder = place / "snapshots" / commit
         return (
-            folder if COMMIT.fullmatch(commit) and (folder / "model_index.json").is_file() else None
+            folder
+            if COMMIT_NAME.fullmatch(commit) and (folder / "model_index.json").is_file()
+            else None
         )
     except (OSError, ValueError):  # not to be read, not UTF-8, no path
         return None

@@ -1,5 +1,4 @@
-"""A component's tensors by name and shape, from its config alone: built without memory, and
-without the time that a hostile config could cost."""
+"""Models built from their config alone on the meta device, within a limit of modules."""
 
 import contextlib
 import inspect
@@ -36,23 +35,23 @@ from t2i.errors import ModelError, library_message
 
 Config = Mapping[str, Any]
 
-MOST_MODULES = 6000
+MAX_MODULES = 6000
 """Three times what the UNet of SDXL is made of."""
-KEPT: dict[str, nn.Module] = {}
+META_MODELS: dict[str, nn.Module] = {}
 """Skeletons made in this process, by class and config as JSON: one run opens its model several
 times, and one of SDXL's size takes a second to make."""
-MOST_KEPT = 12
+MAX_META_MODELS = 12
 
 
-def skeleton(class_name: str, config: Config) -> nn.Module:
-    """The model on the "meta" device: shared by all who ask for it, to be read and run only.
+def build_meta_model(class_name: str, config: Config) -> nn.Module:
+    """Build a model on the meta device; the result is shared and must not be changed.
 
-    Raises ModelError where the config describes none, or one of more than MOST_MODULES modules; its
-    message follows the name of the file.
+    Raises ModelError for an invalid config or more than MAX_MODULES modules; the message continues
+    the name of the file.
     """
-    check_values(ARGUMENTS[class_name], config)
-    check_model_type(ARGUMENTS[class_name], config)
-    check_end(ARGUMENTS[class_name], config)
+    check_values(CONFIG_SIGNATURES[class_name], config)
+    check_model_type(CONFIG_SIGNATURES[class_name], config)
+    check_end_token(CONFIG_SIGNATURES[class_name], config)
     if config.get("quantization_config") is not None:
         raise ModelError(
             "describes quantized weights (quantization_config): get the model in half or full "
@@ -60,29 +59,31 @@ def skeleton(class_name: str, config: Config) -> nn.Module:
         )
     try:
         described = json.dumps([class_name, dict(config)], sort_keys=True, default=repr)
-        if (kept := KEPT.get(described)) is not None:
+        if (kept := META_MODELS.get(described)) is not None:
             return kept
-        with torch.device("meta"), few_modules():
-            made = SKELETONS[class_name](config).eval()
+        with torch.device("meta"), limit_modules():
+            made = BUILDERS[class_name](config).eval()
     except Exception as error:  # A wrong config makes constructors fail in any way.
         raise ModelError(f"does not describe a {class_name}: {library_message(error)}") from error
-    if len(KEPT) >= MOST_KEPT:
-        KEPT.clear()
-    KEPT[described] = made
+    if len(META_MODELS) >= MAX_META_MODELS:
+        META_MODELS.clear()
+    META_MODELS[described] = made
     return made
 
 
 def check_model_type(kind: Any, config: Config) -> None:
-    """Raise ModelError where a config of transformers is of another kind than its class."""
+    """Raise ModelError for a transformers config of another model type."""
     own = getattr(kind, "model_type", None)
     named = config.get("model_type", own)
     if named != own and not (own == "t5" and named in ("mt5", "umt5")):
         raise ModelError(f"has model_type = {named!r:.80}, expected {own!r}.")
 
 
-def check_end(kind: Any, config: Config) -> None:
-    """Raise ModelError where a CLIP text encoder cannot find the end of a prompt, where it reads
-    what the whole says: transformers takes any JSON for the token's number."""
+def check_end_token(kind: Any, config: Config) -> None:
+    """Raise ModelError for a CLIP config whose eos_token_id is not an integer.
+
+    CLIP pools at that token; transformers accepts any JSON value there.
+    """
     end = config.get("eos_token_id", 0)
     if kind is CLIPTextConfig and type(end) is not int:
         raise ModelError(
@@ -92,11 +93,11 @@ def check_end(kind: Any, config: Config) -> None:
 
 
 @contextlib.contextmanager
-def few_modules() -> Iterator[None]:
-    """Within the block this thread may make at most MOST_MODULES modules.
+def limit_modules() -> Iterator[None]:
+    """Allow this thread at most MAX_MODULES new modules within the block.
 
-    Counted as they are made, because no list of keys names every number that a constructor loops
-    over.
+    They are counted while they are made: no list of keys names every number that a
+    constructor loops over.
     """
     here = threading.get_ident()
     made = 0
@@ -104,8 +105,8 @@ def few_modules() -> Iterator[None]:
     def count(module: nn.Module, name: str, part: nn.Module) -> None:
         nonlocal made
         made += threading.get_ident() == here
-        if made > MOST_MODULES:
-            raise ValueError(f"it would have more than {MOST_MODULES} modules")
+        if made > MAX_MODULES:
+            raise ValueError(f"it would have more than {MAX_MODULES} modules")
 
     handle = register_module_module_registration_hook(count)
     try:
@@ -114,26 +115,26 @@ def few_modules() -> Iterator[None]:
         handle.remove()
 
 
-def second_names(model: nn.Module) -> set[str]:
-    """Of parameters that have several names, all but the first."""
+def tied_names(model: nn.Module) -> set[str]:
+    """Return all but the first name of parameters that have several."""
     names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     return names - {name for name, _ in model.named_parameters()}
 
 
-def from_arguments(kind: Callable[..., nn.Module]) -> Callable[[Config], nn.Module]:
-    """Build from the keys that are arguments; configs carry others, such as versions."""
+def build_from_arguments(kind: Callable[..., nn.Module]) -> Callable[[Config], nn.Module]:
+    """Return a builder that passes the config keys the class has as parameters."""
     known = inspect.signature(kind).parameters
     return lambda config: kind(**{key: value for key, value in config.items() if key in known})
 
 
-def from_config(
+def build_from_config(
     kind: Callable[[Any], nn.Module], config_kind: type[PretrainedConfig]
 ) -> Callable[[Config], nn.Module]:
-    """Build as transformers does: from the config object of the class."""
+    """Return a builder that uses the class's transformers config."""
     return lambda config: kind(config_kind.from_dict(dict(config)))
 
 
-ARGUMENTS: dict[str, Callable[..., Any]] = {
+CONFIG_SIGNATURES: dict[str, Callable[..., Any]] = {
     "AutoencoderKL": AutoencoderKL,
     "AutoencoderTiny": AutoencoderTiny,
     "BertModel": BertConfig,
@@ -148,16 +149,18 @@ ARGUMENTS: dict[str, Callable[..., Any]] = {
 }
 """Class -> whose signature says what its config may hold."""
 
-SKELETONS: dict[str, Callable[[Config], nn.Module]] = {
-    "AutoencoderKL": from_arguments(AutoencoderKL),
-    "AutoencoderTiny": from_arguments(AutoencoderTiny),
-    "BertModel": from_config(BertModel, BertConfig),
-    "CLIPTextModel": from_config(CLIPTextModel, CLIPTextConfig),
-    "CLIPTextModelWithProjection": from_config(CLIPTextModelWithProjection, CLIPTextConfig),
-    "CLIPVisionModelWithProjection": from_config(CLIPVisionModelWithProjection, CLIPVisionConfig),
-    "GPT2Model": from_config(GPT2Model, GPT2Config),
-    "PriorTransformer": from_arguments(PriorTransformer),
-    "T5EncoderModel": from_config(T5EncoderModel, T5Config),
-    "UNet2DConditionModel": from_arguments(UNet2DConditionModel),
-    "VQModel": from_arguments(VQModel),
+BUILDERS: dict[str, Callable[[Config], nn.Module]] = {
+    "AutoencoderKL": build_from_arguments(AutoencoderKL),
+    "AutoencoderTiny": build_from_arguments(AutoencoderTiny),
+    "BertModel": build_from_config(BertModel, BertConfig),
+    "CLIPTextModel": build_from_config(CLIPTextModel, CLIPTextConfig),
+    "CLIPTextModelWithProjection": build_from_config(CLIPTextModelWithProjection, CLIPTextConfig),
+    "CLIPVisionModelWithProjection": build_from_config(
+        CLIPVisionModelWithProjection, CLIPVisionConfig
+    ),
+    "GPT2Model": build_from_config(GPT2Model, GPT2Config),
+    "PriorTransformer": build_from_arguments(PriorTransformer),
+    "T5EncoderModel": build_from_config(T5EncoderModel, T5Config),
+    "UNet2DConditionModel": build_from_arguments(UNet2DConditionModel),
+    "VQModel": build_from_arguments(VQModel),
 }

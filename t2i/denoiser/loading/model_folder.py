@@ -1,4 +1,4 @@
-"""The folder of a model, checked before anything is loaded."""
+"""Checks of a model folder before anything is loaded."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -8,25 +8,31 @@ from shlex import quote
 from torch import nn
 
 from t2i.denoiser.loading.config_checks import (
-    check_code,
     check_config,
+    check_no_code,
     check_tokenizer_config,
-    entries,
+    iter_entries,
 )
-from t2i.denoiser.loading.model_parts import CLASSES, LAYOUTS, LIBRARIES, PIPELINES, Layout
+from t2i.denoiser.loading.model_parts import (
+    ALLOWED_CLASSES,
+    ALLOWED_LIBRARIES,
+    LAYOUTS,
+    PIPELINES,
+    Layout,
+)
 from t2i.denoiser.loading.trial_pass import try_pass, try_scheduler
 from t2i.denoiser.loading.weight_checks import check_weights, read_json
 from t2i.errors import ModelError, nearest
 
-NAMED = {*CLASSES, "feature_extractor", "safety_checker"}
+KNOWN_PARTS = {*ALLOWED_CLASSES, "feature_extractor", "safety_checker"}
 """Parts that an index may name, also such as are not loaded."""
-LARGEST_TOKENIZER = 64_000_000
+MAX_TOKENIZER_BYTES = 64_000_000
 """Bytes of one file: the largest vocabularies, of a quarter of a million words, take 17 million."""
 
 
 @dataclass(frozen=True, slots=True)
-class Contents:
-    """What a checked folder holds."""
+class FolderContents:
+    """The layout and parts of a checked folder."""
 
     kind: str
     """One of LAYOUTS."""
@@ -36,12 +42,13 @@ class Contents:
 
 def check_folder(
     folder: Path, variant: str | None = None, given: Collection[str] = frozenset()
-) -> Contents:
-    """Raise ModelError unless every part that the model's kind needs is in `folder`, whole.
+) -> FolderContents:
+    """Raise ModelError unless the folder has every part of its layout, complete and fitting.
 
-    `given` names the parts that the caller brings along. No weights are loaded and no code of the
-    folder is run; a pass without memory shows that the parts run, and fit one
-    another; other parts it may have, such as a safety checker, are never looked at.
+    given : parts that the caller supplies
+
+    No weights are loaded and no code of the folder is run; a pass on the meta device shows that the
+    parts run together. Other parts, such as a safety checker, are ignored.
     """
     if not folder.is_dir():
         raise ModelError(f"{folder} is not a folder.")
@@ -54,9 +61,9 @@ def check_folder(
             f"{folder} has no model_index.json: expected a pipeline folder as diffusers saves it."
             f"{instead}"
         )
-    check_inside(folder, [folder / "model_index.json"])
+    check_links(folder, [folder / "model_index.json"])
     index = read_json(folder / "model_index.json")
-    layout = layout_of(folder, index)
+    layout = read_layout(folder, index)
 
     def there(part: str) -> bool:
         return index.get(part) not in (None, [None, None]) and (folder / part).is_dir()
@@ -80,21 +87,21 @@ def check_folder(
             models[part] = model
         parts[part] = index[part][1]
     try_pass(models, {part: folder / part / "config.json" for part in models})
-    return Contents(layout.name, parts)
+    return FolderContents(layout.name, parts)
 
 
-def layout_of(folder: Path, index: Mapping[str, object]) -> Layout:
-    """The kind of model that an index describes; refused where it asks for code of its own."""
-    for key, value in entries(index):
-        check_code(folder / "model_index.json", key, value)
+def read_layout(folder: Path, index: Mapping[str, object]) -> Layout:
+    """Return the layout that an index describes. Raises ModelError for one that refers to code."""
+    for key, value in iter_entries(index):
+        check_no_code(folder / "model_index.json", key, value)
     for part, entry in index.items():
-        checked_later = part in CLASSES and (folder / part).is_dir()
+        checked_later = part in ALLOWED_CLASSES and (folder / part).is_dir()
         if not checked_later and isinstance(entry, list) and not names_a_class(entry):
             raise ModelError(
                 f"Refused {folder}: its model_index.json has {part} {entry}, which asks for code "
                 f"of its own; expected classes of diffusers and transformers."
             )
-        if not checked_later and part in NAMED and not isinstance(entry, list | None):
+        if not checked_later and part in KNOWN_PARTS and not isinstance(entry, list | None):
             raise ModelError(
                 f"{folder / 'model_index.json'} has {part} = {entry!r:.80}, expected a library and "
                 'a class such as ["transformers", "CLIPTextModel"]: correct it, or copy the file '
@@ -116,15 +123,18 @@ def layout_of(folder: Path, index: Mapping[str, object]) -> Layout:
 
 
 def names_a_class(entry: list[object]) -> bool:
-    """Whether an entry of an index names a class of one of LIBRARIES, or none at all."""
+    """Return True for an entry of an index that names a class of ALLOWED_LIBRARIES, or none."""
     sound = len(entry) == 2 and all(isinstance(one, str | None) for one in entry)
-    return sound and entry[0] in LIBRARIES
+    return sound and entry[0] in ALLOWED_LIBRARIES
 
 
 def check_part(folder: Path, part: str, entry: object, variant: str | None) -> nn.Module | None:
-    """Raise ModelError unless the part is of a known class and whole; its skeleton, if any."""
+    """Return a part's meta model, if it has one.
+
+    Raises ModelError unless the part is complete and of a known class.
+    """
     library, class_name = entry if isinstance(entry, list) and len(entry) == 2 else ("", entry)
-    known_library, known_classes = CLASSES[part]
+    known_library, known_classes = ALLOWED_CLASSES[part]
     if library != known_library or str(class_name) not in known_classes:
         raise ModelError(
             f"{folder / 'model_index.json'} has {part} = {entry!r:.80}, expected one of "
@@ -132,12 +142,12 @@ def check_part(folder: Path, part: str, entry: object, variant: str | None) -> n
         )
 
     place = folder / part
-    check_inside(folder, [place, *place.rglob("*")])
+    check_links(folder, [place, *place.rglob("*")])
     own = part.removeprefix("prior_")
     if own == "scheduler":
         try_scheduler(place / "scheduler_config.json", str(class_name))
     elif own in ("feature_extractor", "image_processor"):
-        check_file(place / "preprocessor_config.json")
+        check_config_file(place / "preprocessor_config.json")
     elif own.startswith("tokenizer"):
         check_tokenizer(place)
     else:
@@ -145,14 +155,15 @@ def check_part(folder: Path, part: str, entry: object, variant: str | None) -> n
     return None
 
 
-def check_file(path: Path) -> None:
+def check_config_file(path: Path) -> None:
+    """Raise ModelError for an unsafe config file."""
     check_config(path, read_json(path))
 
 
-def check_inside(folder: Path, paths: Collection[Path]) -> None:
-    """Raise ModelError for what is no plain file, or is a link to a file outside the folder.
+def check_links(folder: Path, paths: Collection[Path]) -> None:
+    """Raise ModelError for special files, and for links to files outside the folder.
 
-    In the hub's cache a model's files are links to blobs beside its folder: these count as inside.
+    Links into the blobs folder of the hub's cache are allowed.
     """
     root = folder.resolve()
     homes = [root]
@@ -169,12 +180,12 @@ def check_inside(folder: Path, paths: Collection[Path]) -> None:
 
 
 def check_tokenizer(place: Path) -> None:
-    """Raise ModelError unless a tokenizer has its words, in one of the forms that loaders read."""
+    """Raise ModelError unless a tokenizer folder has its vocabulary in a supported format."""
     config = place / "tokenizer_config.json"
     if config.is_file():
         check_tokenizer_config(config, read_json(config))
     if (place / "tokenizer.json").is_file():
-        read_json(place / "tokenizer.json", LARGEST_TOKENIZER)
+        read_json(place / "tokenizer.json", MAX_TOKENIZER_BYTES)
         return
     if (place / "vocab.txt").is_file():
         return
@@ -183,6 +194,6 @@ def check_tokenizer(place: Path) -> None:
             f"{place} has its words in spiece.model only, which cannot be read: load the tokenizer "
             "once with transformers and save_pretrained it, which writes tokenizer.json."
         )
-    read_json(place / "vocab.json", LARGEST_TOKENIZER)
+    read_json(place / "vocab.json", MAX_TOKENIZER_BYTES)
     if not (place / "merges.txt").is_file():
         raise ModelError(f"{place / 'merges.txt'} is missing: copy or download the model again.")

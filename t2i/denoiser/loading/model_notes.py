@@ -1,4 +1,4 @@
-"""The t2i.json beside a model: read into the layout that a caller needs of it.
+"""Reading of the t2i.json beside a model, into the layout that the caller needs.
 
 Nothing here imports torch: the command line reads notes before it loads a model.
 """
@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from t2i.denoiser.loading.address import NOTES
+from t2i.denoiser.loading.address import NOTES_FILE
 from t2i.errors import ModelError
 from t2i.safe_reading import MODEL_CONFIG, read_bytes
 from t2i.validation_errors import describe_validation_error
@@ -21,14 +21,14 @@ def read_model_notes(folder: Path, layout: type[Layout], remedy: str) -> Layout 
 
     Raises ModelError, ending in `remedy`, for notes of another layout.
     """
-    path = folder / NOTES
+    path = folder / NOTES_FILE
     if not path.is_file():
         return None
     return parse_model_notes(read_bytes(path, MODEL_CONFIG), layout, remedy, path)
 
 
 def parse_model_notes(
-    notes: str | bytes, layout: type[Layout], remedy: str, path: Path = Path(NOTES)
+    notes: str | bytes, layout: type[Layout], remedy: str, path: Path = Path(NOTES_FILE)
 ) -> Layout:
     """Parse the text of a t2i.json. Raises ModelError, ending in `remedy`, for another layout."""
     try:

@@ -1,4 +1,4 @@
-"""The kinds of models that can be loaded: which parts each has, and what a part may be."""
+"""Layouts of supported models: their parts, and the classes allowed for each part."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ KANDINSKY_PRIOR = "Kandinsky 2.2 prior"
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A kind of model, and the parts that its folder holds."""
+    """A kind of model folder and its parts."""
 
     name: str
     required: tuple[str, ...]
@@ -25,10 +25,11 @@ class Layout:
 
     @property
     def parts(self) -> tuple[str, ...]:
+        """Names of all parts."""
         return self.required + self.together + self.optional
 
 
-PRIOR = ("prior", "text_encoder", "tokenizer", "scheduler", "image_encoder")
+PRIOR_PARTS = ("prior", "text_encoder", "tokenizer", "scheduler", "image_encoder")
 """What a prior is made of; in one folder with its decoder each has "prior_" before its name."""
 
 LAYOUTS = {
@@ -48,10 +49,10 @@ LAYOUTS = {
         Layout(
             KANDINSKY,
             required=("unet", "movq", "scheduler"),
-            together=tuple(f"prior_{part}" for part in PRIOR),
+            together=tuple(f"prior_{part}" for part in PRIOR_PARTS),
             optional=("prior_image_processor",),
         ),
-        Layout(KANDINSKY_PRIOR, required=PRIOR, optional=("image_processor",)),
+        Layout(KANDINSKY_PRIOR, required=PRIOR_PARTS, optional=("image_processor",)),
     )
 }
 
@@ -99,7 +100,7 @@ TOKENIZERS = {
 IMAGE_PROCESSORS = {"CLIPFeatureExtractor", "CLIPImageProcessor", "CLIPImageProcessorPil"}
 SCHEDULERS = {name for name in dir(diffusers) if name.endswith("Scheduler")}
 
-OWN: dict[str, tuple[str, Collection[str]]] = {
+OWN_CLASSES: dict[str, tuple[str, Collection[str]]] = {
     "unet": ("diffusers", {"UNet2DConditionModel"}),
     "vae": ("diffusers", {"AutoencoderKL", "AutoencoderTiny"}),
     "movq": ("diffusers", {"VQModel"}),
@@ -113,15 +114,17 @@ OWN: dict[str, tuple[str, Collection[str]]] = {
     "image_processor": ("transformers", IMAGE_PROCESSORS),
     "image_encoder": ("transformers", {"CLIPVisionModelWithProjection"}),
 }
-OF_PRIOR: dict[str, tuple[str, Collection[str]]] = {
-    f"prior_{part}": OWN[part] for part in (*PRIOR, "image_processor")
+PRIOR_CLASSES: dict[str, tuple[str, Collection[str]]] = {
+    f"prior_{part}": OWN_CLASSES[part] for part in (*PRIOR_PARTS, "image_processor")
 } | {
     "prior_scheduler": ("diffusers", {"UnCLIPScheduler"}),
     "prior_text_encoder": ("transformers", {"CLIPTextModelWithProjection"}),
 }
 
-CLASSES: MappingProxyType[str, tuple[str, Collection[str]]] = MappingProxyType(OWN | OF_PRIOR)
+ALLOWED_CLASSES: MappingProxyType[str, tuple[str, Collection[str]]] = MappingProxyType(
+    OWN_CLASSES | PRIOR_CLASSES
+)
 """Part -> the library and the classes it may come from; nothing else is ever imported."""
 
-LIBRARIES = {None, "diffusers", "stable_diffusion", "transformers"}
+ALLOWED_LIBRARIES = {None, "diffusers", "stable_diffusion", "transformers"}
 """What the entry of any other part may name; such parts are neither loaded nor looked at."""

@@ -1,8 +1,7 @@
-"""A model from one .safetensors checkpoint in the layout of the original Stable Diffusion code.
+"""Loading a model from one .safetensors checkpoint in the original Stable Diffusion layout.
 
-Such a file holds weights only. The configs come from the package, or from a model folder; the
-words are CLIP's, which all these models share: of that folder, or of the hub. The conversion is
-diffusers' own.
+Such a file holds weights only. The configs come from the package or from a model folder, the
+vocabulary (CLIP's) from that folder or from the hub. diffusers converts the tensors.
 """
 
 import os
@@ -20,27 +19,32 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from t2i.denoiser.finite_checks import check_weights_finite
 from t2i.denoiser.loading.address import ASSETS
-from t2i.denoiser.loading.checkpoint_contents import SD2, Checkpoint, recognise
+from t2i.denoiser.loading.checkpoint_contents import SD2, Checkpoint, read_checkpoint
 from t2i.denoiser.loading.config_checks import check_config
-from t2i.denoiser.loading.conversion import TRANSFORMER, convert
-from t2i.denoiser.loading.meta_models import skeleton
-from t2i.denoiser.loading.model_folder import check_inside, check_tokenizer
-from t2i.denoiser.loading.model_parts import CLASSES, LAYOUTS
+from t2i.denoiser.loading.conversion import TRANSFORMERS_PREFIX_END, trace_conversion
+from t2i.denoiser.loading.meta_models import build_meta_model
+from t2i.denoiser.loading.model_folder import check_links, check_tokenizer
+from t2i.denoiser.loading.model_parts import ALLOWED_CLASSES, LAYOUTS
 from t2i.denoiser.loading.trial_pass import load_tokenizer as load_words
-from t2i.denoiser.loading.trial_pass import loading, try_pass, try_scheduler
-from t2i.denoiser.loading.unused_tensors import is_leftover, is_text_extra
-from t2i.denoiser.loading.weight_checks import check_dtypes, compare, read_json, spell
-from t2i.denoiser.schedulers import ZERO_SNR, Scheduler
+from t2i.denoiser.loading.trial_pass import refuse_load_failures, try_pass, try_scheduler
+from t2i.denoiser.loading.unused_tensors import is_text_extra, is_unused_tensor
+from t2i.denoiser.loading.weight_checks import (
+    check_dtypes,
+    describe_misfits,
+    read_json,
+    summarize_names,
+)
+from t2i.denoiser.schedulers import ZERO_SNR_SCHEDULERS, Scheduler
 from t2i.errors import ArgumentError, ModelError, nearest
 from t2i.safe_reading.tensors import open_tensors
 from t2i.terminal import several
 from t2i.text.bpe import clip_tokenizer, load_bpe
 
 Component = nn.Module | CLIPTokenizer | Scheduler
-MOST_PART_TENSORS = 5000
-CLIP = "openai/clip-vit-large-patch14"
+MAX_PART_TENSORS = 5000
+CLIP_REPOSITORY = "openai/clip-vit-large-patch14"
 """Of the hub: where the words of every Stable Diffusion come from."""
-WINDOW = 77
+CLIP_LENGTH = 77
 """Tokens that CLIP reads at once."""
 
 
@@ -52,17 +56,16 @@ def load_single_file(
     dtype: torch.dtype = torch.float32,
     **given: object,
 ) -> dict[str, object]:
-    """The components of a checkpoint, under diffusers' names.
+    """Load the components of a checkpoint, by diffusers' names.
 
-    config : a model folder of the same architecture to take the configs, the scheduler and the
-        words from, for a model of other sizes than the published ones.
-    prediction_type : "epsilon" or "v_prediction", where the file does not say it; left open, what
-        its family usually predicts.
-    given : components that the caller brings along; they are returned as they are.
+    config : a model folder of the same architecture to take configs, scheduler and vocabulary from,
+        for a model of other sizes than the published ones
+    prediction_type : "epsilon" or "v_prediction"; None takes the file's, or the family's usual one
+    given : components that the caller supplies; they are returned as they are
 
-    Raises ModelError before any weights are read unless every other part is in the file, whole.
+    Raises ModelError, before any weights are read, unless every other part is complete.
     """
-    checkpoint = recognise(path)
+    checkpoint = read_checkpoint(path)
     layout = LAYOUTS[checkpoint.family.layout]
     if unknown := given.keys() - set(layout.parts):
         name = min(unknown)
@@ -81,10 +84,10 @@ def load_single_file(
     changes = {part: changes for part, (changes, _) in checked.items()}
     models = {part: model for part, (_, model) in checked.items()}
     try_pass(models, {part: folder / part / "config.json" for part in models})
-    check_known(path, checkpoint.beside(given))
+    check_known_tensors(path, checkpoint.beside(given))
 
     # then loaded
-    with loading(path):
+    with refuse_load_failures(path):
         made: dict[str, object] = {
             part: load_part(checkpoint, part, folder, changes[part], dtype) for part in wanted
         }
@@ -99,35 +102,37 @@ def load_single_file(
 def check_part(
     checkpoint: Checkpoint, part: str, folder: Path
 ) -> tuple[dict[str, object], nn.Module]:
-    """Raise ModelError unless the part is in the file, whole; what its config must change, and the
-    part without memory."""
+    """Return the changes of a part's config and its meta model.
+
+    Raises ModelError unless the part is complete.
+    """
     source = checkpoint.family.sources[part]
     found = checkpoint.part(part)
     if not found:
         raise ModelError(f"{checkpoint.path} has no {part}: give one, with {part}=...")
     config_path = folder / part / "config.json"
-    check_inside(folder, [config_path])
+    check_links(folder, [config_path])
     config = read_json(config_path)
     check_config(config_path, config)
 
     changes: dict[str, object] = {}
     if part == "unet":
-        changes["in_channels"] = channels(checkpoint, config)
+        changes["in_channels"] = check_channels(checkpoint, config)
         predicts_v = checkpoint.prediction_type == "v_prediction"
         if checkpoint.family is SD2 and predicts_v and config.get("sample_size") == 64:
             changes["sample_size"] = 96  # Those were trained at 768 pixels, the others at 512.
-    model = skeleton_of(config_path, source.class_name, config | changes)
+    model = build_meta_part(config_path, source.class_name, config | changes)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     remedy = "If it is a model of other sizes, give a model folder of its kind with config=..."
-    if len(found) > MOST_PART_TENSORS:
+    if len(found) > MAX_PART_TENSORS:
         raise ModelError(
             f"Refused {checkpoint.path}: its {part} has {several(len(found), 'tensor')}, expected "
             f"{len(expected)}."
         )
     try:
-        made = convert(part, source.prefix, model, config | changes, found)
+        made = trace_conversion(part, source.prefix, model, config | changes, found)
         extras = set(filter(is_text_extra, made.shapes)) if part.startswith("text") else ()
-        misfits = compare(expected, made.shapes, extras=extras)
+        misfits = describe_misfits(expected, made.shapes, extras=extras)
     except Exception as error:  # The conversion takes for granted what a file may lack.
         raise ModelError(
             f"The {part} in {checkpoint.path} is none of {checkpoint.family.name}: {error!r}. "
@@ -137,25 +142,26 @@ def check_part(
         raise ModelError(
             f"The {part} in {checkpoint.path} does not fit {config_path}: {misfits}. {remedy}"
         )
-    check_known(checkpoint.path, set(made.dropped) - set(checkpoint.extras(part)))
+    check_known_tensors(checkpoint.path, set(made.dropped) - set(checkpoint.extras(part)))
     extra = {*made.dropped, *checkpoint.extras(part)}
     check_dtypes(checkpoint.path, [name for name in found if name not in extra])
     return changes, model
 
 
-def check_known(path: Path, names: Collection[str]) -> None:
-    """Raise ModelError for tensors of which nobody knows what they are for."""
-    if names := {name for name in names if not is_leftover(name)}:
+def check_known_tensors(path: Path, names: Collection[str]) -> None:
+    """Raise ModelError for tensors of unknown purpose."""
+    if names := {name for name in names if not is_unused_tensor(name)}:
         raise ModelError(
             f"Refused {path}: it has {several(len(names), 'tensor')} that no model of its kind has "
-            f"({spell(names)}), and drawing without them would not be drawing with this model. "
+            f"({summarize_names(names)}), and drawing without them would not be drawing with "
+            "this model. "
             "If something was merged into it, such as a motion module, a ControlNet or a LoRA, "
             "get the model without that."
         )
 
 
-def channels(checkpoint: Checkpoint, config: Mapping[str, object]) -> int:
-    """That the UNet reads; beside the latents, a mask and a masked picture at most."""
+def check_channels(checkpoint: Checkpoint, config: Mapping[str, object]) -> int:
+    """Return the UNet's input channels. Raises ModelError unless they fit latents or inpainting."""
     latent = config.get("out_channels", 4)
     assert isinstance(latent, int)
     if checkpoint.channels in (latent, 2 * latent + 1):
@@ -167,9 +173,10 @@ def channels(checkpoint: Checkpoint, config: Mapping[str, object]) -> int:
     )
 
 
-def skeleton_of(config_path: Path, class_name: str, config: Mapping[str, object]) -> nn.Module:
+def build_meta_part(config_path: Path, class_name: str, config: Mapping[str, object]) -> nn.Module:
+    """Build a meta model, naming the config file in errors."""
     try:
-        return skeleton(class_name, config)
+        return build_meta_model(class_name, config)
     except ModelError as error:
         raise ModelError(f"{config_path} {error}") from error
 
@@ -181,11 +188,12 @@ def load_part(
     changes: Mapping[str, object],
     dtype: torch.dtype,
 ) -> nn.Module:
+    """Load the weights of one part, with diffusers' conversion."""
     source = checkpoint.family.sources[part]
     with open_tensors(checkpoint.path) as file:
         names = checkpoint.part(part).keys() - set(checkpoint.extras(part))
         tensors = {name: file.get_tensor(name) for name in names}
-    if source.prefix.endswith(TRANSFORMER):
+    if source.prefix.endswith(TRANSFORMERS_PREFIX_END):
         # Files of some merging tools leave out a name that diffusers looks for.
         with_model = f"{source.prefix}text_model."
         tensors = {
@@ -217,35 +225,39 @@ def load_part(
 
 
 def load_tokenizer(place: Path, pad: str) -> CLIPTokenizer:
-    """The words of a model folder, or CLIP's own from the hub or its local cache."""
+    """Load the tokenizer of a model folder, or CLIP's from the hub or its cache."""
     if place.is_dir():
-        check_inside(place.parent, [place, *place.rglob("*")])
+        check_links(place.parent, [place, *place.rglob("*")])
         check_tokenizer(place)
         read: CLIPTokenizer = load_words(place, "CLIPTokenizer")
         return read
     # Not CLIPTokenizer.from_pretrained: where it finds nothing it makes a tokenizer without words.
     try:
-        files = [Path(hf_hub_download(CLIP, name)) for name in ("vocab.json", "merges.txt")]
+        files = [
+            Path(hf_hub_download(CLIP_REPOSITORY, name)) for name in ("vocab.json", "merges.txt")
+        ]
     except (OSError, HfHubHTTPError) as error:
         raise ModelError(
-            f"A single file carries no vocabulary, and {CLIP} cannot be had from the hub: give "
+            f"A single file carries no vocabulary, and {CLIP_REPOSITORY} cannot be had from the "
+            "hub: give "
             "config=, the folder of a Stable Diffusion of the same kind, or bring the tokenizers "
             "along, tokenizer=CLIPTokenizer.from_pretrained(...)."
         ) from error
-    tokenizer = clip_tokenizer(*load_bpe(files[0].parent), WINDOW)
+    tokenizer = clip_tokenizer(*load_bpe(files[0].parent), CLIP_LENGTH)
     tokenizer.pad_token = pad
     return tokenizer
 
 
 def load_scheduler(checkpoint: Checkpoint, folder: Path) -> Scheduler:
+    """Build the scheduler from a folder's config and the checkpoint's prediction type."""
     path = folder / "scheduler" / "scheduler_config.json"
-    check_inside(folder, [path])
+    check_links(folder, [path])
     config = read_json(path) | {"prediction_type": checkpoint.prediction_type}
     name = str(config.get("_class_name"))
     if checkpoint.zero_snr:
         config |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-        name = name if name in ZERO_SNR else "DDIMScheduler"
-    if name not in CLASSES["scheduler"][1]:
+        name = name if name in ZERO_SNR_SCHEDULERS else "DDIMScheduler"
+    if name not in ALLOWED_CLASSES["scheduler"][1]:
         raise ModelError(f"{path} has the scheduler {name!r}, expected one of diffusers'.")
     try_scheduler(path, name)
     made: Scheduler = getattr(diffusers, name).from_config(config)

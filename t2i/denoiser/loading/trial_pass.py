@@ -20,16 +20,16 @@ from t2i.denoiser.loading.config_values import check_values
 from t2i.denoiser.loading.weight_checks import read_json
 from t2i.errors import ModelError, T2IError, library_message
 
-STEPS = 8
-PASSED: set[str] = set()
+TRIAL_STEPS = 8
+PASSED_MODELS: set[str] = set()
 """What went through `try_pass` in this process, as JSON: one run loads its model several
 times, and what its parts are tells whether they can run, not their weights."""
-MOST_PASSED = 64
+MAX_PASSED = 64
 
 
 @contextmanager
-def refusing(problem: str, remedy: str) -> Iterator[None]:
-    """What fails inside, other than in words of ours, is a ModelError of this problem."""
+def refuse_failures(problem: str, remedy: str) -> Iterator[None]:
+    """Raise a ModelError of this problem for any foreign exception within the block."""
     try:
         yield
     except T2IError:
@@ -38,15 +38,16 @@ def refusing(problem: str, remedy: str) -> Iterator[None]:
         raise ModelError(f"{problem} ({library_message(error)}): {remedy}") from error
 
 
-def loading(place: Path) -> AbstractContextManager[None]:
-    return refusing(
+def refuse_load_failures(place: Path) -> AbstractContextManager[None]:
+    """Raise ModelError for a failure of loading a checked model."""
+    return refuse_failures(
         f"{place} cannot be loaded, though its parts are whole",
         "check the options that were given, and the configs of its parts.",
     )
 
 
 def try_scheduler(path: Path, class_name: str) -> None:
-    """Raise ModelError unless a scheduler of this config takes some steps."""
+    """Raise ModelError unless a scheduler of this config runs for TRIAL_STEPS steps."""
     config = read_json(path)
     check_config(path, config)
     kind = getattr(diffusers, class_name)
@@ -54,8 +55,8 @@ def try_scheduler(path: Path, class_name: str) -> None:
         check_values(kind, config)
     except ModelError as error:
         raise ModelError(f"{path} {error}") from error
-    with refusing(
-        f"{path} describes no {class_name} that takes {STEPS} steps",
+    with refuse_failures(
+        f"{path} describes no {class_name} that takes {TRIAL_STEPS} steps",
         "correct what it says of the noise, or copy the file from the model again.",
     ):
         try:
@@ -68,7 +69,7 @@ def try_scheduler(path: Path, class_name: str) -> None:
 
 def take_steps(stepping: Any) -> None:
     """Some steps of zeros. Raises ValueError where numbers come of it that are none."""
-    stepping.set_timesteps(STEPS)
+    stepping.set_timesteps(TRIAL_STEPS)
     if hasattr(stepping, "set_begin_index"):
         stepping.set_begin_index(0)
     latents_BCHW = torch.zeros(1, 4, 2, 2)
@@ -82,7 +83,7 @@ def take_steps(stepping: Any) -> None:
 
 def load_tokenizer(place: Path, class_name: str) -> Any:
     """The tokenizer of a checked folder. Raises ModelError where it reads no text."""
-    with refusing(
+    with refuse_failures(
         f"{place} has no {class_name} that reads a text",
         "copy the folder from the model again.",
     ):
@@ -117,46 +118,47 @@ def try_pass(models: Mapping[str, nn.Module], names: Mapping[str, object]) -> No
         sort_keys=True,
         default=repr,
     )
-    if described in PASSED:
+    if described in PASSED_MODELS:
         return
     latents_BCHW: torch.Tensor | None = None
     with torch.device("meta"), torch.no_grad():
         if unet is not None:
-            with running(names["unet"]):
-                latents_BCHW = pass_of(unet, models, fewest(unet))
+            with refuse_run_failures(names["unet"]):
+                latents_BCHW = run_trial_pass(unet, models, min_latent_side(unet))
         if vae is not None:
             part = "vae" if "vae" in models else "movq"
-            with running(names[part]):
-                check_pictures(names, vae, part, latents_BCHW)
-    if len(PASSED) >= MOST_PASSED:
-        PASSED.clear()
-    PASSED.add(described)
+            with refuse_run_failures(names[part]):
+                check_autoencoder(names, vae, part, latents_BCHW)
+    if len(PASSED_MODELS) >= MAX_PASSED:
+        PASSED_MODELS.clear()
+    PASSED_MODELS.add(described)
 
 
 def pooled_width(models: Mapping[str, nn.Module]) -> int | None:
-    """Of what a second text encoder makes of a whole prompt."""
+    """Return the width of the second text encoder's pooled embedding; None without one."""
     config: Any = getattr(models.get("text_encoder_2"), "config", None)
     return None if config is None else int(config.projection_dim)
 
 
-def running(name: object) -> AbstractContextManager[None]:
-    return refusing(
+def refuse_run_failures(name: object) -> AbstractContextManager[None]:
+    """Raise ModelError for a failure of a trial pass."""
+    return refuse_failures(
         f"{name} describes a part that cannot run",
         "its sizes do not fit one another, or the parts beside it.",
     )
 
 
-def fewest(unet: Any) -> int:
-    """The side of the smallest latents that the UNet can halve."""
+def min_latent_side(unet: Any) -> int:
+    """Return the side of the smallest latents that the UNet can downsample."""
     return int(2 ** (len(unet.config["block_out_channels"]) - 1))
 
 
-def pass_of(
+def run_trial_pass(
     unet: Any, models: Mapping[str, nn.Module], side: int, *, learned: bool = False
 ) -> torch.Tensor:
-    """A prediction (1, C, side, side).
+    """Run a UNet on zeros; returns the prediction (1, C, side, side).
 
-    learned : whether what it is told learns: new words, a text encoder
+    learned : let the text require a gradient, as with learned words or a trained text encoder
     """
     config = unet.config
     latents_BCHW = torch.zeros(1, config["in_channels"], side, side)
@@ -189,9 +191,10 @@ def pass_of(
     return prediction_BCHW
 
 
-def check_pictures(
+def check_autoencoder(
     names: Mapping[str, object], vae: Any, part: str, latents_BCHW: torch.Tensor | None
 ) -> None:
+    """Raise ModelError unless the autoencoder decodes the UNet's latents to RGB images."""
     channels = vae.config["latent_channels"]
     if latents_BCHW is None:
         latents_BCHW = torch.zeros(1, channels, 2, 2)

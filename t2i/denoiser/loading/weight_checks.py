@@ -1,6 +1,6 @@
-"""Do the tensors in a component's safetensors files fit the model its config describes?
+"""Checks that the tensors in a component's safetensors files fit its config.
 
-Only headers are read, and the model is built without memory (on the "meta" device).
+Only headers are read, and the model is built on the meta device.
 """
 
 from collections.abc import Collection, Iterable
@@ -10,9 +10,9 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import nn
 
-from t2i.denoiser.loading.address import PICKLES
+from t2i.denoiser.loading.address import PICKLE_SUFFIXES
 from t2i.denoiser.loading.config_checks import check_config
-from t2i.denoiser.loading.meta_models import second_names, skeleton
+from t2i.denoiser.loading.meta_models import build_meta_model, tied_names
 from t2i.denoiser.loading.model_parts import TEXT_ENCODERS
 from t2i.denoiser.loading.unused_tensors import is_text_extra
 from t2i.errors import ModelError
@@ -22,18 +22,18 @@ from t2i.safe_reading.tensors import open_tensors
 Shapes = dict[str, tuple[int, ...]]
 """Name of a tensor -> its shape."""
 
-FLOATS = ("F16", "BF16", "F32", "F64")
+FLOAT_DTYPES = ("F16", "BF16", "F32", "F64")
 """Types of weights, by the names they have in safetensors headers."""
-NAMED_TENSORS = 3
+MAX_NAMED_TENSORS = 3
 """Tensors of each kind of misfit that an error spells out."""
 
-LARGEST_CONFIG = MODEL_CONFIG.most
-LARGEST_INDEX = 16_000_000
+MAX_CONFIG_BYTES = MODEL_CONFIG.most
+MAX_INDEX_BYTES = 16_000_000
 """Bytes: of a JSON config, of an index of shards. Some ten times what is published."""
 
 
 def check_weights(folder: Path, class_name: str, variant: str | None) -> nn.Module:
-    """Raise ModelError unless `folder` holds the weights of a `class_name`; its skeleton."""
+    """Raise ModelError unless a folder holds the weights of a class; returns its meta model."""
     config_path = folder / "config.json"
     config = read_json(config_path)
     check_config(config_path, config)
@@ -41,19 +41,19 @@ def check_weights(folder: Path, class_name: str, variant: str | None) -> nn.Modu
     if named != class_name:
         raise ModelError(f"{config_path} describes a {named}, expected a {class_name}.")
     try:
-        model = skeleton(class_name, config)
+        model = build_meta_model(class_name, config)
     except ModelError as error:
         raise ModelError(f"{config_path} {error}") from error
 
     expected: Shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    floats = {plain(n) for n, t in model.state_dict().items() if t.is_floating_point()}
+    floats = {canonical_name(n) for n, t in model.state_dict().items() if t.is_floating_point()}
     found: Shapes = {}
     for path in weight_files(folder, variant):
         shapes = read_shapes(path)
-        check_dtypes(path, [name for name in shapes if plain(name) in floats])
+        check_dtypes(path, [name for name in shapes if canonical_name(name) in floats])
         found |= shapes
     extras = set(filter(is_text_extra, found)) if class_name in TEXT_ENCODERS else ()
-    if misfits := compare(expected, found, second_names(model), extras):
+    if misfits := describe_misfits(expected, found, tied_names(model), extras):
         raise ModelError(
             f"The weights in {folder} do not fit its config.json: {misfits}. "
             "Copy config.json and weights from the same model."
@@ -61,31 +61,32 @@ def check_weights(folder: Path, class_name: str, variant: str | None) -> nn.Modu
     return model
 
 
-def compare(
+def describe_misfits(
     expected: Shapes, found: Shapes, second: Collection[str] = (), extras: Collection[str] = ()
 ) -> str:
-    """How the tensors differ, in words, or "".
+    """Describe missing, unexpected and misshapen tensors; "" for none.
 
-    second : further names of tensors that are expected under a first one, too; files may leave
-        them out
-    extras : names that may be found without being expected
+    second : names of tied tensors, which files may leave out
+    extras : names that may be present without being expected
     """
-    expected = {plain(name): shape for name, shape in expected.items()}
-    found = {plain(name): shape for name, shape in found.items()}
-    missing = expected.keys() - found.keys() - set(map(plain, second)) - UNREAD
-    unexpected = found.keys() - expected.keys() - set(map(plain, extras))
+    expected = {canonical_name(name): shape for name, shape in expected.items()}
+    found = {canonical_name(name): shape for name, shape in found.items()}
+    missing = expected.keys() - found.keys() - set(map(canonical_name, second)) - UNUSED_TENSORS
+    unexpected = found.keys() - expected.keys() - set(map(canonical_name, extras))
     misshapen = [
         f"{name} is {list(found[name])} instead of {list(expected[name])}"
         for name in sorted(expected.keys() & found.keys())
         if found[name] != expected[name]
     ]
     kinds = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
-    misfits = [f"{len(names)} {kind} ({spell(names)})" for kind, names in kinds.items() if names]
+    misfits = [
+        f"{len(names)} {kind} ({summarize_names(names)})" for kind, names in kinds.items() if names
+    ]
     return f"tensors {'; '.join(misfits)}" if misfits else ""
 
 
 def weight_files(folder: Path, variant: str | None) -> list[Path]:
-    """The safetensors files that the loader will read: one, or the shards of an index."""
+    """Return the safetensors files that the loader will read: one, or the shards of an index."""
     for infix in [f".{variant}", ""] if variant else [""]:
         for stem in ("diffusion_pytorch_model", "model"):
             single = folder / f"{stem}{infix}.safetensors"
@@ -93,10 +94,10 @@ def weight_files(folder: Path, variant: str | None) -> list[Path]:
             if single.is_file():
                 return [single]
             if index.is_file():
-                return shards(index)
+                return list_shards(index)
 
     names = sorted(path.name for path in folder.iterdir())
-    if pickles := [name for name in names if name.endswith(PICKLES)]:
+    if pickles := [name for name in names if name.endswith(PICKLE_SUFFIXES)]:
         raise ModelError(
             f"Refused the pickled weights {folder / pickles[0]}: loading them can run any code. "
             "Convert them to safetensors where you trust them, or get the safetensors version."
@@ -109,8 +110,9 @@ def weight_files(folder: Path, variant: str | None) -> list[Path]:
     raise ModelError(f"No weights (*.safetensors) in {folder}: copy or download the model again.")
 
 
-def shards(index: Path) -> list[Path]:
-    weight_map = read_json(index, LARGEST_INDEX).get("weight_map")
+def list_shards(index: Path) -> list[Path]:
+    """Return the files named by an index. Raises ModelError for missing ones."""
+    weight_map = read_json(index, MAX_INDEX_BYTES).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ModelError(f"{index} has no weight_map: copy or download the model again.")
     paths = []
@@ -125,7 +127,7 @@ def shards(index: Path) -> list[Path]:
 
 
 def read_shapes(path: Path) -> Shapes:
-    """The header of a safetensors file; its length is held against the file's."""
+    """Return the tensor shapes in a safetensors header. Raises ModelError for a broken file."""
     try:
         with open_tensors(path) as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
@@ -140,16 +142,17 @@ def check_dtypes(path: Path, names: Iterable[str]) -> None:
     with open_tensors(path) as file:
         for name in names:
             kind = file.get_slice(name).get_dtype()
-            if kind not in FLOATS:
+            if kind not in FLOAT_DTYPES:
                 raise ModelError(
                     f"{path} has the tensor {name} as {kind}, expected floating point "
-                    f"({', '.join(FLOATS)}). If it was quantized, to 8 or 4 bits, get it in half "
+                    f"({', '.join(FLOAT_DTYPES)}). If it was quantized, to 8 or 4 bits, get it "
+                    "in half "
                     "or full precision."
                 )
 
 
-def read_json(path: Path, largest: int = LARGEST_CONFIG) -> dict[str, Any]:
-    """A JSON object of at most `largest` bytes."""
+def read_json(path: Path, largest: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
+    """Read a JSON object of at most `largest` bytes. Raises ModelError."""
     try:
         content = parse_json(read_bounded(path, largest), lenient=True)
     except FileNotFoundError:
@@ -163,22 +166,23 @@ def read_json(path: Path, largest: int = LARGEST_CONFIG) -> dict[str, Any]:
     return content
 
 
-def plain(name: str) -> str:
-    """One name for a tensor that versions of transformers and diffusers name differently."""
+def canonical_name(name: str) -> str:
+    """Return a tensor's name independent of versions of transformers and diffusers."""
     name = name.removeprefix("text_model.").removeprefix("vision_model.")
     if ".attentions." in name:
-        for old, new in OLD_ATTENTION.items():
+        for old, new in OLD_ATTENTION_NAMES.items():
             name = name.replace(old, new)
     return name
 
 
-def spell(names: Collection[str]) -> str:
-    more = len(names) - NAMED_TENSORS
-    first = ", ".join(sorted(names)[:NAMED_TENSORS])
+def summarize_names(names: Collection[str]) -> str:
+    """Return the first few names, and the number of further ones."""
+    more = len(names) - MAX_NAMED_TENSORS
+    first = ", ".join(sorted(names)[:MAX_NAMED_TENSORS])
     return first + (f" and {more} more" if more > 0 else "")
 
 
-OLD_ATTENTION = {
+OLD_ATTENTION_NAMES = {
     ".query.": ".to_q.",
     ".key.": ".to_k.",
     ".value.": ".to_v.",
@@ -186,5 +190,5 @@ OLD_ATTENTION = {
 }
 """As in the VAEs of Stable Diffusion 1 and 2; diffusers renames them while loading."""
 
-UNREAD = {"pooler.dense.weight", "pooler.dense.bias"}
+UNUSED_TENSORS = {"pooler.dense.weight", "pooler.dense.bias"}
 """Of a BERT: no denoiser is told what they make, so that files may leave them out."""

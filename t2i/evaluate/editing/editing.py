@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from t2i.denoiser.families import sd
-from t2i.denoiser.schedulers import rebuild
+from t2i.denoiser.schedulers import rebuild_scheduler
 from t2i.errors import ArgumentError
 from t2i.evaluate.editing.caption_fit import score_pictures
 from t2i.evaluate.editing.chapters import build_chapters
@@ -83,7 +83,7 @@ class EditingPart:
         self.config, self.context = config, context
         zeros = context.pipe.config.get("force_zeros_for_empty_prompt", True)
         # A scheduler of its own: nothing passes from here to another part.
-        parts = context.pipe.components | {"scheduler": rebuild(context.pipe.scheduler)}
+        parts = context.pipe.components | {"scheduler": rebuild_scheduler(context.pipe.scheduler)}
         self.editor = PromptEditPipeline(**parts, force_zeros_for_empty_prompt=zeros)
         self.editor.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]  # diffusers lacks types
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import nn
 
 from t2i.conditioning.guidance_registry import parse_guidance
-from t2i.denoiser.schedulers import check_sampler, rebuild, scheduler
+from t2i.denoiser.schedulers import build_scheduler, find_sampler, rebuild_scheduler
 from t2i.evaluate.generation.chapters import GenerationResults, build_chapters
 from t2i.evaluate.generation.judge import (
     CaptionStatement,
@@ -62,7 +62,7 @@ class GenerationConfig(BaseModel):
     @classmethod
     def _know_samplers(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
-            check_sampler(name)
+            find_sampler(name)
         return names
 
     @field_validator("methods")
@@ -263,7 +263,9 @@ class GenerationPart:
         try:
             # A fresh one each time, so that nothing passes from one unit to the next.
             own = self._own
-            pipe.scheduler = scheduler(sampler, own.config) if sampler else rebuild(own)
+            pipe.scheduler = (
+                build_scheduler(sampler, own.config) if sampler else rebuild_scheduler(own)
+            )
             drawn = pipe(
                 texts,
                 num_inference_steps=settings.steps,
