@@ -24,7 +24,7 @@ from t2i.safe_reading import RUN, FileKind, parse_json, read_bounded, read_json,
 from t2i.terminal import print_note, several
 from train.export import export_vae
 from train.loop import MODEL_FOLDER
-from train.reporting.sample_sheets import SamplesConfig, draw_prompts, page
+from train.reporting.sample_sheets import SamplesConfig, draw_prompts, draw_sheet
 
 PROSE = FileKind("text", 4_000_000)
 CARD = """# The embedded model of t2i
@@ -77,7 +77,7 @@ def publish(run: Path, folder: Path, prose: str, vae: Path | None = None) -> Non
             export_vae(refined.to(torch.float16), new / "vae")
         pipe = TextToImagePipeline.from_pretrained(new)
         asked = SamplesConfig.model_validate(notes["trained"]["config"]["samples"])
-        save_picture(page(draw_prompts(pipe, asked), asked.columns), new / "samples.png")
+        save_picture(draw_sheet(draw_prompts(pipe, asked), asked.columns), new / "samples.png")
         save_picture(plot_losses(read_losses(run / "log.jsonl")), new / "loss.png")
         runs = [*list_earlier_runs(run), run, *([vae.parent] if vae else [])]
         stages = [*inherited_stages(runs), *map(describe_stage, runs)]

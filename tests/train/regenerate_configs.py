@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from train.init.init import METHODS, Look, Wish, starting_config
+from train.init.init import METHODS, FolderFacts, InitRequest, starting_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "train"
 FOLDER = "my-pictures"
@@ -11,8 +11,8 @@ HEAD = """\
 # the values that depend on it; this writes the file with them, and for your pictures:
 # t2i train --init {method} FOLDER --base MODEL
 """
-A_FEW = Look(pictures=8, broken=0, side=128, sizes=("128x128",), captioned=0)
-MANY = Look(
+A_FEW = FolderFacts(pictures=8, broken=0, side=128, sizes=("128x128",), captioned=0)
+MANY = FolderFacts(
     pictures=200,
     broken=0,
     side=128,
@@ -25,7 +25,7 @@ MANY = Look(
 def shipped(method: str) -> str:
     """The text of a method's config: things of a class, or captioned pictures in number."""
     of_many = method in ("full", "cross-attention")
-    wish = Wish(method, CONFIGS / FOLDER, kind=None if of_many else "cup")
+    wish = InitRequest(method, CONFIGS / FOLDER, kind=None if of_many else "cup")
     seen = MANY if of_many else A_FEW
     return starting_config(wish, seen, CONFIGS, HEAD.format(method=method), hints=True)
 

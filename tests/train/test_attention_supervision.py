@@ -22,10 +22,10 @@ from train.data.registry import open_data_set
 from train.loop import run
 from train.objective.attention_supervision import (
     SupervisionConfig,
-    masks_at,
-    outside,
-    pixelwise,
-    supervised,
+    outside_loss,
+    pixelwise_loss,
+    resize_masks,
+    select_words,
     word_maps,
 )
 from train.setup.assembly import assemble_target
@@ -72,16 +72,16 @@ def on_pictures(tmp_path, base, folder, *settings, parts=("lora",)):
 
 def test_a_map_inside_its_mask_costs_nothing_and_an_even_one_what_lies_outside():
     mask_1Q = torch.tensor([[1.0, 1.0, 0.0, 0.0]])
-    assert outside(torch.tensor([[0.3, 0.2, 0.0, 0.0]]), mask_1Q).item() == 0
-    assert outside(torch.full((1, 4), 0.1), mask_1Q).item() == pytest.approx(0.25)
-    assert pixelwise(mask_1Q, mask_1Q).item() < 1e-5
-    assert pixelwise(torch.full((1, 4), 0.5), mask_1Q).item() == pytest.approx(np.log(2))
+    assert outside_loss(torch.tensor([[0.3, 0.2, 0.0, 0.0]]), mask_1Q).item() == 0
+    assert outside_loss(torch.full((1, 4), 0.1), mask_1Q).item() == pytest.approx(0.25)
+    assert pixelwise_loss(mask_1Q, mask_1Q).item() < 1e-5
+    assert pixelwise_loss(torch.full((1, 4), 0.5), mask_1Q).item() == pytest.approx(np.log(2))
 
 
 def test_a_mask_at_a_site_is_the_area_it_covers_of_each_place():
     mask_1HW = torch.zeros(1, 4, 4)
     mask_1HW[0, :2, :3] = 1
-    assert masks_at(mask_1HW, (2, 2)).tolist() == [[1.0, 0.5, 0.0, 0.0]]
+    assert resize_masks(mask_1HW, (2, 2)).tolist() == [[1.0, 0.5, 0.0, 0.0]]
 
 
 # What is read
@@ -172,10 +172,10 @@ def test_rows_without_words_masks_or_the_wanted_noise_have_no_such_term(scenes):
 def test_words_beyond_the_text_are_left_out():
     masks_BKHW = torch.ones(2, 1, 4, 4, dtype=torch.bool)
     wanted_B = torch.tensor([True, True])
-    found = supervised([[(31, 32)], [(40,)]], masks_BKHW, wanted_B, 32)
+    found = select_words([[(31, 32)], [(40,)]], masks_BKHW, wanted_B, 32)
     assert found.row_I.tolist() == [0]
     assert found.tokens_IT.nonzero().tolist() == [[0, 31]]
-    assert supervised([[(40,)], []], masks_BKHW, wanted_B, 32) is None
+    assert select_words([[(40,)], []], masks_BKHW, wanted_B, 32) is None
 
 
 def test_what_torch_computes_attention_with_is_back_after_each_step(scenes):

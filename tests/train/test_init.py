@@ -19,12 +19,12 @@ from train.config.run_config import RunConfig
 from train.init.config_values import family_of, steps_for
 from train.init.init import (
     METHODS,
-    Look,
-    Wish,
-    about_word,
-    look,
+    FolderFacts,
+    InitRequest,
+    has_few_broken,
+    inspect_folder,
     starting_config,
-    will_start,
+    word_comment,
     write_start,
 )
 from train.loop import run
@@ -47,7 +47,7 @@ def init(method: str, folder: Path, *options: str, out: Path | None = None) -> i
 
 def written(method: str, folder: Path, **wishes: str) -> RunConfig:
     out = folder.parent / f"{method}.toml"
-    write_start(Wish(method, folder, **wishes), out)
+    write_start(InitRequest(method, folder, **wishes), out)
     return load_run_config(out)
 
 
@@ -114,14 +114,14 @@ def test_nothing_is_replaced(tmp_path):
     out = tmp_path / "start.toml"
     out.write_text("mine")
     with pytest.raises(OutputError, match="exists and is not replaced"):
-        write_start(Wish("lora", folder), out)
+        write_start(InitRequest("lora", folder), out)
     assert out.read_text() == "mine"
 
 
 def test_a_folder_without_pictures_is_refused_before_anything_is_written(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="No pictures in"):
-        write_start(Wish("lora", tmp_path / "empty"), tmp_path / "start.toml")
+        write_start(InitRequest("lora", tmp_path / "empty"), tmp_path / "start.toml")
     assert not (tmp_path / "start.toml").exists()
 
 
@@ -163,7 +163,7 @@ def test_a_second_caption_that_lacks_the_word_counts(tmp_path):
     folder = folder_of(tmp_path / "fish", "red")
     row = {"file_name": "00-red.png", "text": ["a sks fish", "a fish"]}
     (folder / "metadata.jsonl").write_text(json.dumps(row))
-    assert look(folder).captions == ("a sks fish", "a fish")
+    assert inspect_folder(folder).captions == ("a sks fish", "a fish")
     assert written("lora", folder, kind="fish").data.trigger == "sks fish"
 
 
@@ -183,7 +183,7 @@ def test_the_class_is_what_dreambooth_keeps_and_must_be_told(tmp_path):
     assert prior is not None
     assert prior.prompt == "a photo of an apple"
     with pytest.raises(ArgumentError, match="--class mug"):
-        write_start(Wish("dreambooth", folder), tmp_path / "other.toml")
+        write_start(InitRequest("dreambooth", folder), tmp_path / "other.toml")
 
 
 def test_a_base_in_a_folder_says_itself_how_large_it_draws(tmp_path):
@@ -201,9 +201,9 @@ def test_small_pictures_are_learned_smaller_than_a_large_model_draws(tmp_path):
 
 
 def test_many_pictures_are_measured_on_and_seen_once_at_least(tmp_path):
-    seen = Look(10_000, 0, 600, ("600x600",), 10_000, ("a cup",))
+    seen = FolderFacts(10_000, 0, 600, ("600x600",), 10_000, ("a cup",))
     text = starting_config(
-        Wish("full", tmp_path, base="my/sd"), seen, tmp_path, "# command", hints=False
+        InitRequest("full", tmp_path, base="my/sd"), seen, tmp_path, "# command", hints=False
     )
     config = RunConfig.model_validate(tomllib.loads(text))
     assert config.data.held_out == 0.05
@@ -229,7 +229,7 @@ def test_broken_pictures_are_counted(tmp_path):
     (folder / "zz.png").write_bytes(b"no picture")
     whole = (folder / "00-red.png").read_bytes()
     (folder / "zzz.png").write_bytes(whole[: len(whole) // 2])
-    assert (look(folder).pictures, look(folder).broken) == (2, 2)
+    assert (inspect_folder(folder).pictures, inspect_folder(folder).broken) == (2, 2)
 
 
 def test_more_broken_pictures_than_a_run_takes_are_said_to_hold_it_up(tmp_path, capsys):
@@ -239,8 +239,8 @@ def test_more_broken_pictures_than_a_run_takes_are_said_to_hold_it_up(tmp_path, 
     told = capsys.readouterr().err
     assert "the run will not start before they are mended" in told
     assert f"t2i data check '{folder}'" in told
-    assert not will_start(Look(98, 2, 64, ("64x64",), 0))
-    assert will_start(Look(99, 1, 64, ("64x64",), 0))
+    assert not has_few_broken(FolderFacts(98, 2, 64, ("64x64",), 0))
+    assert has_few_broken(FolderFacts(99, 1, 64, ("64x64",), 0))
 
 
 def test_what_to_type_next_can_be_pasted(tmp_path, capsys):
@@ -256,7 +256,9 @@ def test_a_fine_tune_of_the_embedded_model_is_taken_for_one(tmp_path):
     mine = tmp_path / "mine"
     copytree(EMBEDDED_MODELS["embedded"], mine, ignore=ignore_patterns("*.safetensors"))
     own, theirs = (
-        starting_config(Wish("lora", folder, base), look(folder), tmp_path, "#").splitlines()
+        starting_config(
+            InitRequest("lora", folder, base), inspect_folder(folder), tmp_path, "#"
+        ).splitlines()
         for base in (str(mine), "embedded")
     )
     assert [line for line in own if line not in theirs] == ['base = "mine"']
@@ -272,7 +274,7 @@ def test_a_base_that_is_no_model_is_refused(tmp_path):
         (str(folder / "00-red.png"), "is a file, expected a model folder"),
     ):
         with pytest.raises(ModelError, match=complaint):
-            write_start(Wish("lora", folder, base), tmp_path / "start.toml")
+            write_start(InitRequest("lora", folder, base), tmp_path / "start.toml")
     assert not (tmp_path / "start.toml").exists()
 
 
@@ -318,17 +320,71 @@ def test_sheets_of_a_thing_ask_for_its_word_even_where_captions_do_not_say_it(tm
 def test_a_word_that_nobody_chose_is_explained_where_it_is_chosen(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "mugs", "red", "blue")
     chosen = [
-        about_word(wish, look(folder))
+        word_comment(wish, inspect_folder(folder))
         for wish in (
-            Wish("dreambooth", folder, "embedded", None, "mug"),
-            Wish("dreambooth", folder, "embedded", "zun", "mug"),
-            Wish("full", folder, "embedded", None, None),
+            InitRequest("dreambooth", folder, "embedded", None, "mug"),
+            InitRequest("dreambooth", folder, "embedded", "zun", "mug"),
+            InitRequest("full", folder, "embedded", None, None),
         )
     ]
     assert chosen[1:] == [[], []]
     said = " ".join(chosen[0])
     assert 'call it "a sks mug": sks means nothing to most models' in said
     assert said.endswith("Another one: --word.")
-    write_start(Wish("dreambooth", folder, "embedded", None, "mug"), tmp_path / "mug.toml")
+    write_start(InitRequest("dreambooth", folder, "embedded", None, "mug"), tmp_path / "mug.toml")
     text = (tmp_path / "mug.toml").read_text("utf-8")
     assert f"# {chosen[0][0]}\n# {chosen[0][1]}\n" in text
+
+
+def test_keys_of_supervision_are_offered_for_pictures_with_masks(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "mugs", "red", "green")
+    plain = starting_config(
+        InitRequest("lora", folder, kind="mug"), inspect_folder(folder), tmp_path, ""
+    )
+    assert "attention_weight" not in plain
+    assert "masked_word" not in plain
+    folder_of(folder / "masks", "red", "green", captions=False)
+    facts = inspect_folder(folder)
+    assert (facts.pictures, facts.has_masks) == (2, True)
+    text = starting_config(InitRequest("lora", folder, kind="mug"), facts, tmp_path, "")
+    assert "# attention_pixel_weight = 1.0" in text
+    out = tmp_path / "on.toml"
+    for key in ("attention_weight", "preserve_weight", "preserve_words", "masked_word"):
+        assert f"# {key} = " in text
+        text = text.replace(f"# {key} = ", f"{key} = ")
+    out.write_text(text, "utf-8")
+    config = load_run_config(out)
+    assert config.target.attention_weight == 0.1
+    assert config.target.preserve_words == {"sks mug": "mug"}
+    assert config.data.masked_word == "sks mug"
+    assert config.data.subsets[0].masks == folder / "masks"
+
+
+def test_transparent_pictures_are_offered_as_masks(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "mugs", "red")
+    Image.new("RGBA", (40, 40), (0, 0, 0, 0)).save(folder / "cut.png")
+    text = starting_config(
+        InitRequest("full", folder, kind="mug"), inspect_folder(folder), tmp_path, ""
+    )
+    assert "# alpha_mask = true" in text
+    assert "# attention_weight = 0.1" in text
+
+
+def test_pairs_are_learned_from_as_preferences(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "mugs", "red", "green")
+    folder_of(folder / "losers", "red", "green", captions=False)
+    config = written("lora", folder, kind="mug")
+    assert config.target.preference_beta == 2000
+    assert config.data.subsets[0].losers == folder / "losers"
+
+
+def test_preservation_is_offered_where_nothing_else_keeps_the_class(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "mugs", "red")
+    facts = inspect_folder(folder)
+    offered = {
+        method
+        for method in METHODS
+        if "preserve_words"
+        in starting_config(InitRequest(method, folder, kind="mug"), facts, tmp_path, "")
+    }
+    assert offered == {"full", "cross-attention", "lora", "dora", "pivotal"}

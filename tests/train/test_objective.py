@@ -6,14 +6,14 @@ from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.training_utils import compute_snr
 from pydantic import ValidationError
 
-from train.objective.losses import pool_weights, pseudo_huber, row_means, smooth_l1
+from train.objective.losses import pseudo_huber, pool_weights, row_means, smooth_l1
 from train.objective.objective import (
     NoiseLevel,
     Objective,
     ObjectiveConfig,
     offset_noise,
-    perturbed,
-    quantiles,
+    perturb_noise,
+    stratified_quantiles,
 )
 
 SHAPE = (6, 4, 8, 8)
@@ -123,16 +123,20 @@ def test_flow_with_zero_terminal_snr_is_refused_with_the_reason() -> None:
 
 
 def test_stratified_quantiles_fill_each_stratum_once() -> None:
-    drawn = quantiles(ObjectiveConfig(), seed=1, step=4, slots=list(range(16)), batch_size=16)
+    drawn = stratified_quantiles(
+        ObjectiveConfig(), seed=1, step=4, slots=list(range(16)), batch_size=16
+    )
     assert sorted((drawn * 16).long().tolist()) == list(range(16))
 
 
 def test_quantiles_depend_on_the_slot_and_not_on_its_company() -> None:
     config = ObjectiveConfig()
-    together = quantiles(config, 1, 4, list(range(8)), 8)
-    apart = torch.cat([quantiles(config, 1, 4, [6, 7], 8), quantiles(config, 1, 4, [2], 8)])
+    together = stratified_quantiles(config, 1, 4, list(range(8)), 8)
+    apart = torch.cat(
+        [stratified_quantiles(config, 1, 4, [6, 7], 8), stratified_quantiles(config, 1, 4, [2], 8)]
+    )
     assert torch.equal(apart, together[[6, 7, 2]])
-    assert not torch.equal(together, quantiles(config, 1, 5, list(range(8)), 8))
+    assert not torch.equal(together, stratified_quantiles(config, 1, 5, list(range(8)), 8))
 
 
 def test_logit_normal_density_has_its_mean_and_spread() -> None:
@@ -280,7 +284,7 @@ def test_perturbed_input_keeps_the_target_of_the_clean_noise() -> None:
     objective = of(prediction="epsilon")
     latents, noise, extra = torch.randn(3, 64, 4, 8, 8)
     level = objective.level(torch.full((64,), 0.6))
-    seen = perturbed(noise, extra, 0.1)
+    seen = perturb_noise(noise, extra, 0.1)
     noisy = objective.noisy(latents, seen, level)
     clean = objective.noisy(latents, noise, level)
     sigma = level.sigma_B.view(-1, 1, 1, 1)

@@ -15,7 +15,7 @@ from tests.train.finetunes import finetune_run
 from tests.train.runs import tiny_run
 from tests.train.states import logged
 from train.loop import run
-from train.reporting.sample_sheets import Drawn, SamplesConfig, draw_prompts, page
+from train.reporting.sample_sheets import SampleImage, SamplesConfig, draw_prompts, draw_sheet
 from train.setup.assembly import assemble_target
 from train.targets.finetune import FineTuneTarget
 
@@ -37,17 +37,19 @@ def config_of(**keys: object) -> SamplesConfig:
 
 
 @pytest.fixture(scope="module")
-def drawn(target: FineTuneTarget) -> list[Drawn]:
+def drawn(target: FineTuneTarget) -> list[SampleImage]:
     with torch.no_grad():
         return draw_prompts(target.pipeline(), config_of(), LOOKED_FOR)
 
 
-def test_each_picture_has_the_maps_of_the_words_that_its_prompt_says(drawn: list[Drawn]) -> None:
+def test_each_picture_has_the_maps_of_the_words_that_its_prompt_says(
+    drawn: list[SampleImage],
+) -> None:
     assert [[*(one.maps or ())] for one in drawn] == [["<mug>"], [], ["<mug>", "<pot>"]]
     assert [one.prompt for one in drawn] == [*PROMPTS]
 
 
-def test_looking_changes_no_picture(target: FineTuneTarget, drawn: list[Drawn]) -> None:
+def test_looking_changes_no_picture(target: FineTuneTarget, drawn: list[SampleImage]) -> None:
     with torch.no_grad():
         plain = draw_prompts(target.pipeline(), config_of())
     for one, other in zip(drawn, plain, strict=True):
@@ -56,7 +58,7 @@ def test_looking_changes_no_picture(target: FineTuneTarget, drawn: list[Drawn]) 
 
 
 def test_a_word_of_two_vectors_is_looked_for_with_both(
-    target: FineTuneTarget, drawn: list[Drawn]
+    target: FineTuneTarget, drawn: list[SampleImage]
 ) -> None:
     pipe = target.pipeline()
     tokens = pipe.tokenizer("a <mug> <mug>_1 left", add_special_tokens=False)["input_ids"]
@@ -71,8 +73,8 @@ def test_a_word_of_two_vectors_is_looked_for_with_both(
     assert torch.equal(maps["<mug>"], by_place[str(places)])
 
 
-def test_the_overlays_stand_right_of_their_picture_in_its_row(drawn: list[Drawn]) -> None:
-    sheet = page(drawn, columns=4)  # room for one picture and two words, not for two such
+def test_the_overlays_stand_right_of_their_picture_in_its_row(drawn: list[SampleImage]) -> None:
+    sheet = draw_sheet(drawn, columns=4)  # room for one picture and two words, not for two such
     step = MIN_DISPLAY_WIDTH + GAP
     assert sheet.width == 3 * step + GAP
     tops = [top for top in range(sheet.height) if is_cell(sheet, GAP, top)]
@@ -95,9 +97,9 @@ def is_cell(sheet: Image.Image, left: int, top: int) -> bool:
     return PAPER not in line.get_flattened_data()
 
 
-def test_a_sheet_without_words_is_of_pictures_alone(drawn: list[Drawn]) -> None:
-    bare = [Drawn(one.prompt, one.picture) for one in drawn]
-    assert page(bare, columns=6).width == 3 * (bare[0].picture.width + GAP) + GAP
+def test_a_sheet_without_words_is_of_pictures_alone(drawn: list[SampleImage]) -> None:
+    bare = [SampleImage(one.prompt, one.picture) for one in drawn]
+    assert draw_sheet(bare, columns=6).width == 3 * (bare[0].picture.width + GAP) + GAP
 
 
 @pytest.mark.parametrize(
@@ -113,7 +115,7 @@ def test_a_sheet_without_words_is_of_pictures_alone(drawn: list[Drawn]) -> None:
 def test_new_words_are_looked_for_unless_others_are_named(
     keys: dict[str, object], learned: list[str], expected: tuple[str, ...]
 ) -> None:
-    assert config_of(**keys).looked_for(learned) == expected
+    assert config_of(**keys).heat_map_words(learned) == expected
 
 
 def test_a_word_that_no_prompt_says_is_refused(tmp_path: Path, base: Path) -> None:
@@ -123,7 +125,7 @@ def test_a_word_that_no_prompt_says_is_refused(tmp_path: Path, base: Path) -> No
 
 
 def test_heat_maps_of_a_run_that_learns_no_word_ask_which(tmp_path: Path) -> None:
-    with pytest.raises(ArgumentError, match=r"learns no word: name the ones to look for, as in sa"):
+    with pytest.raises(ArgumentError, match=r"learns no word: name the ones to show, as in sa"):
         tiny_run(tmp_path, "samples.heat_maps=true")
 
 

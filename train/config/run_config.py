@@ -87,7 +87,7 @@ class RunConfig(BaseModel):
                 "samples.every is set, but samples.prompts is empty: name prompts to draw, "
                 "or set samples.every = 0."
             )
-        self.samples.looked_for(
+        self.samples.heat_map_words(
             self.target.words() if isinstance(self.target, FineTuneConfig) else ()
         )
         return self

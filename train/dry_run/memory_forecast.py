@@ -16,7 +16,7 @@ from t2i.denoiser.families.sd import pixels_per_latent
 from t2i.denoiser.loading.trial_pass import run_trial_pass
 from t2i.errors import T2IError
 from train.config.run_config import RunConfig
-from train.init.init import is_unseen
+from train.init.init import is_not_downloaded
 from train.setup.assembly import assemble_target
 from train.targets.autoencoder import AutoencoderTarget
 from train.targets.caption_matcher import AgreementTarget
@@ -76,7 +76,7 @@ class Forecast:
 def forecast(config: RunConfig) -> Forecast:
     """Build the target as the run would, and count; nothing is downloaded or written."""
     target_config = config.target
-    if isinstance(target_config, FineTuneConfig) and is_unseen(target_config.base):
+    if isinstance(target_config, FineTuneConfig) and is_not_downloaded(target_config.base):
         return Forecast(
             None, None, None, f"{target_config.base} is not on this machine; the run downloads it"
         )

@@ -16,8 +16,8 @@ def fill(
     blocks: dict[str, list[str]],
     others: dict[str, dict[str, Value]],
 ) -> list[str]:
-    """A piece with its values: a line that is the name of a block becomes the block's lines."""
-    texts = {key: toml(value) for key, value in values.items()}
+    """Return the lines of a piece with its values; a block's name is replaced by its lines."""
+    texts = {key: toml_value(value) for key, value in values.items()}
     texts |= {"initial": "".join(blocks["initial"]), "class_phrase": str(values["class_phrase"])}
     lines: list[str] = []
     for line in piece.splitlines():
@@ -25,37 +25,39 @@ def fill(
             lines += blocks[line[1:]]
             continue
         key = next(iter(re.findall(r"= \$(\w+)$", line)), "")
-        if line[:1] != "#" and (told := hint(key, values, others)):
-            lines.append(f"# ({told})")
+        if line[:1] != "#" and (others_text := other_values(key, values, others)):
+            lines.append(f"# ({others_text})")
         lines.append(Template(line).substitute(texts))
     return lines
 
 
-def hint(key: str, values: dict[str, Value], others: dict[str, dict[str, Value]]) -> str:
-    """What a value would be for other bases, those of one value together."""
+def other_values(key: str, values: dict[str, Value], others: dict[str, dict[str, Value]]) -> str:
+    """Return the values for other base models as text, grouped by value."""
     names: dict[str, list[str]] = {}
     for name, row in others.items():
         if key in row and row[key] != values[key]:
-            names.setdefault(toml(row[key]), []).append(name)
+            names.setdefault(toml_value(row[key]), []).append(name)
     return ", ".join(f"{' and '.join(who)}: {value}" for value, who in names.items())
 
 
-def toml(value: Value) -> str:
+def toml_value(value: Value) -> str:
+    """Return a value as TOML."""
     if isinstance(value, float) and value < 0.01:
         mantissa, exponent = f"{value:e}".split("e")
         return f"{float(mantissa):g}e{int(exponent)}"
     if isinstance(value, list) and sum(map(len, value)) > 60:
-        return "[\n" + "".join(f"  {toml(one)},\n" for one in value) + "]"
+        return "[\n" + "".join(f"  {toml_value(one)},\n" for one in value) + "]"
     return json.dumps(value, ensure_ascii=False)
 
 
-def path_from(beside: Path, place: str) -> str:
-    """Relative where it lies below the file that names it."""
+def relative_path(beside: Path, place: str) -> str:
+    """Return a path, relative to the folder `beside` if it lies below it."""
     path, base = Path(expanduser(place)).resolve(), beside.resolve()
     return path.relative_to(base).as_posix() or "." if path.is_relative_to(base) else str(path)
 
 
-def pieces() -> dict[str, str]:
+def load_pieces() -> dict[str, str]:
+    """Return the pieces of starting configs by name."""
     text = resources.files("t2i").joinpath("assets", "train", "pieces.toml").read_text("utf-8")
     parts = re.split(r"^#:: (.+)\n", text, flags=re.MULTILINE)[1:]
     return {name: body.strip() for name, body in zip(parts[::2], parts[1::2], strict=True)}

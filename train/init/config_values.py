@@ -1,4 +1,4 @@
-"""What a starting configuration says, by the kind of its base model and by its method."""
+"""Values of a starting config, by the family of its base model and by its method."""
 
 from pathlib import Path
 from typing import Literal
@@ -25,7 +25,7 @@ PIECES: dict[str, tuple[str, ...]] = {
     "textual-inversion": ("part words", "data", "run"),
     "pivotal": ("part words", "part lora", "data", "run"),
 }
-"""Of each method: the pieces of its file, after what it is about and the target."""
+"""Names of the pieces of each method's file, after its introduction and the target."""
 
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 EVERYWHERE = [*ATTENTION, "proj_in", "proj_out", "ff.net.*", "conv1", "conv2", "conv_shortcut"]
@@ -68,21 +68,21 @@ OF_METHOD: dict[str, dict[str, tuple[Value, Value, Value]]] = {
     "dreambooth": {"full_rate": (2e-4, 5e-6, 2e-6), "checkpointing": (False, True, True)},
 }
 STEPS = 200
-"""For the embedded model: a minute or two on two cores."""
+"""Optimizer steps for the embedded model: a minute or two on two cores."""
 NARROW = 192
-"""A UNet with fewer channels at the start is of the embedded model's kind; others have 320."""
+"""UNets with fewer first channels are like the embedded model; others have 320."""
 VISITS, FEWEST, MOST = 100, 400, 4000
-"""Of each of few pictures, and of optimizer steps, for larger models."""
+"""Visits of each picture, and bounds of optimizer steps, for larger models."""
 
 
 def values_of(method: str, family: Family) -> dict[str, Value]:
-    """Everything that the method and the base decide alone."""
+    """Return the values that depend on method and base model alone."""
     place = FAMILIES.index(family)
     return {key: row[place] for key, row in (COMMON | OF_METHOD.get(method, {})).items()}
 
 
 def steps_for(family: Family, pictures: int, batch_size: int) -> int:
-    """At least once through all of them; few are shown often."""
+    """Return the number of optimizer steps for so many pictures; at least one epoch."""
     epoch = -(-pictures // batch_size)
     if family == "embedded":
         return max(epoch, STEPS)
@@ -91,20 +91,20 @@ def steps_for(family: Family, pictures: int, batch_size: int) -> int:
 
 
 def family_of(base: str) -> Family:
-    """Told by what a folder says of itself, else by the name."""
+    """Return the family of a base model, from its config if it is a folder, else by name."""
     if base in EMBEDDED_MODELS:
         return "embedded"
     config = Path(base) / "unet" / "config.json"
     if config.is_file():
-        told = read_json(config, MODEL_CONFIG, lenient=True)
-        if told.get("addition_embed_type") == "text_time":
+        unet = read_json(config, MODEL_CONFIG, lenient=True)
+        if unet.get("addition_embed_type") == "text_time":
             return "sdxl"
-        return "embedded" if told.get("block_out_channels", [NARROW])[0] < NARROW else "sd"
+        return "embedded" if unet.get("block_out_channels", [NARROW])[0] < NARROW else "sd"
     return "sdxl" if "xl" in Path(base).name.lower() else "sd"
 
 
 def size_of(base: str, family: Family) -> int:
-    """The side of the pictures that the base draws."""
+    """Return the side in pixels of the images that the base model generates."""
     folder = Path(base)
     configs = folder / "unet" / "config.json", folder / "vae" / "config.json"
     if base not in EMBEDDED_MODELS and all(path.is_file() for path in configs):

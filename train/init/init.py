@@ -1,6 +1,6 @@
-"""A configuration to start from: what a method needs, chosen after a look at a folder of pictures.
+"""Starting config of `t2i train --init`, for a method and a folder of pictures.
 
-Its text is put together from t2i/assets/train/pieces.toml, line by line, with the reasons.
+Its text is composed from t2i/assets/train/pieces.toml, line by line, with the reasons.
 """
 
 import os
@@ -20,7 +20,8 @@ from t2i.terminal import several
 from train.caption_words import contains_words
 from train.data.discovery import check_broken_share, find_pictures
 from train.data.pictures_config import SMALL, PicturesConfig
-from train.init.config_text import fill, path_from, pieces, toml
+from train.data.subsets import SubsetConfig
+from train.init.config_text import fill, load_pieces, relative_path, toml_value
 from train.init.config_values import (
     FAMILIES,
     NAMES,
@@ -37,7 +38,11 @@ METHODS = tuple(PIECES)
 RARE = "sks"
 """A word that means nothing to most models, so that it can be given a meaning."""
 OF_A_CLASS = ("dreambooth", "dreambooth-lora")
+PRESERVING = ("full", "cross-attention", "lora", "dora", "pivotal")
+"""Methods that change what other prompts draw, and have no class pictures against it."""
 OF_NEW_WORDS = ("textual-inversion", "pivotal")
+COMPANIONS = ("masks", "losers")
+"""Folders within a folder of pictures that hold masks, or the worse pictures of pairs."""
 SMALL_SHARE = 0.75
 """Pictures with sides below this share of what the base draws are learned at that share."""
 HELD_OUT = [
@@ -54,13 +59,15 @@ PLACES: dict[Family, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What a folder of pictures holds.
+class FolderFacts:
+    """Counts and sizes of the pictures in a folder.
 
     side : of the square that has the area of the middle picture
     sizes : the smallest, the middle and the largest, as "640x480"
     captions : the different ones, each picture's first before others of one picture; `captioned`
         is how many pictures have one
+    has_masks, has_losers : there is a folder of masks, or of the worse pictures of pairs, in it
+    has_alpha : some pictures are transparent
     """
 
     pictures: int
@@ -69,11 +76,14 @@ class Look:
     sizes: tuple[str, ...]
     captioned: int
     captions: tuple[str, ...] = ()
+    has_masks: bool = False
+    has_alpha: bool = False
+    has_losers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What somebody asks for. kind : the class of the thing, such as "mug"."""
+class InitRequest:
+    """Options of `t2i train --init`. kind : class of the subject, such as "mug"."""
 
     method: str
     folder: Path
@@ -82,9 +92,11 @@ class Wish:
     kind: str | None = None
 
 
-def look(folder: Path) -> Look:
-    """Read every picture of the folder, as the run will. Raises DataError where none is sound."""
-    found = find_pictures(PicturesConfig(folder=folder))
+def inspect_folder(folder: Path) -> FolderFacts:
+    """Read every picture of a folder. Raises DataError if none is usable."""
+    companions = {key: folder / key for key in COMPANIONS if (folder / key).is_dir()}
+    subset = SubsetConfig.model_validate({"folder": folder, **companions})
+    found = find_pictures(PicturesConfig(subsets=(subset,)))
     if not found.pictures:
         check_broken_share(found.broken, found.total, 0.0)
     shapes = sorted(
@@ -93,7 +105,7 @@ def look(folder: Path) -> Look:
     middle = shapes[len(shapes) // 2]
     told = [one.entry.captions for one in found.pictures if one.entry.captions]
     captions = [captions[0] for captions in told] + [other for of in told for other in of]
-    return Look(
+    return FolderFacts(
         pictures=len(found.pictures),
         broken=len(found.broken),
         side=round((middle.height * middle.width) ** 0.5),
@@ -102,40 +114,44 @@ def look(folder: Path) -> Look:
         ),
         captioned=len(told),
         captions=tuple(dict.fromkeys(captions)),
+        has_masks="masks" in companions,
+        has_alpha=any(one.transparent for one in found.pictures),
+        has_losers="losers" in companions,
     )
 
 
-def write_start(wish: Wish, out: Path) -> Look:
-    """Write the file. Raises NameTaken where something has that name already."""
-    check_wish(wish)
+def write_start(request: InitRequest, out: Path) -> FolderFacts:
+    """Write the config and return what the folder holds. Raises NameTaken if `out` exists."""
+    check_request(request)
     if os.path.lexists(out):
         raise NameTaken(out)
-    seen = look(wish.folder)
+    facts = inspect_folder(request.folder)
     head = f"# Begin, and go on, with: t2i train {quote(str(out))}"
-    text = starting_config(wish, seen, out.parent, head)
+    text = starting_config(request, facts, out.parent, head)
     write_new(out, lambda part: part.write_text(text, "utf-8"))
-    return seen
+    return facts
 
 
-def check_wish(wish: Wish) -> None:
-    if wish.method not in METHODS:
-        raise ArgumentError(f"--init {wish.method}: {nearest(wish.method, METHODS)}")
-    if wish.method in OF_A_CLASS and not wish.kind:
+def check_request(request: InitRequest) -> None:
+    """Raise ArgumentError for an unknown method, a missing class or an invalid word."""
+    if request.method not in METHODS:
+        raise ArgumentError(f"--init {request.method}: {nearest(request.method, METHODS)}")
+    if request.method in OF_A_CLASS and not request.kind:
         raise ArgumentError(
-            f"--init {wish.method} needs the class of the thing, which is to stay what it is: "
+            f"--init {request.method} needs the class of the thing, which is to stay what it is: "
             "give it, as in --class mug."
         )
-    if wish.word is not None and wish.method in OF_NEW_WORDS:
-        if wish.word.split() != [wish.word] or "," in wish.word:
+    if request.word is not None and request.method in OF_NEW_WORDS:
+        if request.word.split() != [request.word] or "," in request.word:
             raise ArgumentError(
-                f"Got --word {wish.word!r}; a new word has no blanks and no commas: write it as "
+                f"Got --word {request.word!r}; a new word has no blanks and no commas: write it as "
                 "<my-mug>."
             )
-    check_base(wish.base)
+    check_base(request.base)
 
 
 def check_base(base: str) -> None:
-    """Raise ModelError for what is no model; an id of the hub is taken at its word."""
+    """Raise ModelError if the base is not a model; hub ids are not checked."""
     place = Path(expanduser(base))
     if (
         base in EMBEDDED_MODELS
@@ -147,8 +163,8 @@ def check_base(base: str) -> None:
             check_folder(found)
 
 
-def is_unseen(base: str) -> bool:
-    """Whether the base is a model of the hub that is not here, so that nothing is known of it."""
+def is_not_downloaded(base: str) -> bool:
+    """Return True for a model of the hub that is not in the cache."""
     return (
         base not in EMBEDDED_MODELS
         and not Path(expanduser(base)).exists()
@@ -156,49 +172,54 @@ def is_unseen(base: str) -> bool:
     )
 
 
-def will_start(seen: Look) -> bool:
-    """Whether a run takes so many broken pictures."""
+def has_few_broken(facts: FolderFacts) -> bool:
+    """Return True if a run would start with so many broken pictures."""
     bad_share: float = PicturesConfig.model_fields["bad_share"].default
-    return seen.broken <= bad_share * (seen.pictures + seen.broken)
+    return facts.broken <= bad_share * (facts.pictures + facts.broken)
 
 
-def starting_config(wish: Wish, seen: Look, beside: Path, head: str, *, hints: bool = False) -> str:
-    """The text of the file, for the folder `beside` in which it will lie.
+def starting_config(
+    request: InitRequest, facts: FolderFacts, beside: Path, head: str, *, hints: bool = False
+) -> str:
+    """Return the text of the config, for a file in the folder `beside`.
 
-    hints : over each value that depends on the base, say what it would be for others
+    hints : add comments with the values for other base models
     """
-    family = family_of(wish.base)
-    values = values_of(wish.method, family) | chosen(wish, seen, family, beside)
+    family = family_of(request.base)
+    values = values_of(request.method, family) | values_for_folder(request, facts, family, beside)
     others = [other for other in FAMILIES if hints and other != family]
-    elsewhere = {NAMES[other]: values_of(wish.method, other) for other in others}
+    elsewhere = {NAMES[other]: values_of(request.method, other) for other in others}
     for other in others:
         batch_size = int(str(elsewhere[NAMES[other]]["batch_size"]))
-        steps = steps_for(other, seen.pictures, batch_size)
+        steps = steps_for(other, facts.pictures, batch_size)
         elsewhere[NAMES[other]]["steps"] = steps
-    names = [f"about {wish.method}", "target", *PIECES[wish.method]]
-    names += ["validation"] * holds_out(seen)
+    names = [f"about {request.method}", "target", *PIECES[request.method]]
+    names += ["validation"] * holds_out(facts)
     if family == "sdxl":
         # Its second encoder reads along: tying a word to a thing is left to the denoiser.
         names = [name for name in names if name != "part lora text"]
-    lines = blocks_of(wish, seen, head)
-    filled = ["\n".join(fill(pieces()[name], values, lines, elsewhere)) for name in names]
+    lines = build_blocks(request, facts, head) | {"source": source_lines(request, facts, beside)}
+    filled = ["\n".join(fill(load_pieces()[name], values, lines, elsewhere)) for name in names]
     return "\n\n".join([f"{filled[0]}\n{filled[1]}", *filled[2:]]) + "\n"
 
 
-def chosen(wish: Wish, seen: Look, family: Family, beside: Path) -> dict[str, Value]:
-    """What a look at the pictures decides."""
-    word, thing, kind = called(wish, seen)
-    size = size_of(wish.base, family)
-    if size >= SMALL and seen.side < SMALL_SHARE * size:
+def values_for_folder(
+    request: InitRequest, facts: FolderFacts, family: Family, beside: Path
+) -> dict[str, Value]:
+    """Return the values that depend on the pictures."""
+    word, thing, kind = word_and_class(request, facts)
+    size = size_of(request.base, family)
+    if size >= SMALL and facts.side < SMALL_SHARE * size:
         size = int(size * SMALL_SHARE) // 64 * 64
-    batch_size = int(str(values_of(wish.method, family)["batch_size"]))
+    batch_size = int(str(values_of(request.method, family)["batch_size"]))
     named = [f"a photo of {thing}", *(place.format(thing) for place in PLACES[family])]
-    told = [*seen.captions[:3]] if seen.captions and not has_a_word(wish) else named
+    told = [*facts.captions[:3]] if facts.captions and not has_word(request) else named
     return {
-        "base": path_from(beside, wish.base) if Path(wish.base).exists() else wish.base,
-        "folder": path_from(beside, str(wish.folder)),
+        "base": relative_path(beside, request.base)
+        if Path(request.base).exists()
+        else request.base,
         "size": size,
-        "steps": steps_for(family, seen.pictures, batch_size),
+        "steps": steps_for(family, facts.pictures, batch_size),
         "word": word,
         "class_phrase": kind,
         "class_caption": f"a photo of {kind}",
@@ -206,39 +227,39 @@ def chosen(wish: Wish, seen: Look, family: Family, beside: Path) -> dict[str, Va
     }
 
 
-def has_a_word(wish: Wish) -> bool:
-    """Whether the thing has a name of its own, which captions and prompts are to say."""
-    named = wish.word is not None or wish.kind is not None
-    return named or wish.method in OF_A_CLASS + OF_NEW_WORDS
+def has_word(request: InitRequest) -> bool:
+    """Return True if the subject has a word of its own for captions and prompts."""
+    named = request.word is not None or request.kind is not None
+    return named or request.method in OF_A_CLASS + OF_NEW_WORDS
 
 
-def as_they_are(wish: Wish, seen: Look) -> str | None:
-    """Why nothing goes before the captions, or None where a word does or there are none."""
-    if seen.captioned < seen.pictures:
+def reason_without_trigger(request: InitRequest, facts: FolderFacts) -> str | None:
+    """Return why captions get no trigger; None if they do, or if pictures have none."""
+    if facts.captioned < facts.pictures:
         return None
-    word, _, _ = called(wish, seen)
-    if not has_a_word(wish):
+    word, _, _ = word_and_class(request, facts)
+    if not has_word(request):
         return "neither --class nor --word was given"
-    if all(contains_words(caption, word) for caption in seen.captions):
+    if all(contains_words(caption, word) for caption in facts.captions):
         return f"each says {word} already"
     return None
 
 
-def called(wish: Wish, seen: Look) -> tuple[str, str, str]:
-    """The word, the thing as prompts name it, and its class or, where that is unknown, another."""
-    kind = f"{indefinite_article(wish.kind)} {wish.kind}" if wish.kind else "a cat"
-    if wish.method in OF_NEW_WORDS:
-        plain = re.sub(r"[^a-z0-9]+", "-", wish.folder.resolve().name.lower()).strip("-")
-        word = wish.word or f"<{plain or 'thing'}>"
+def word_and_class(request: InitRequest, facts: FolderFacts) -> tuple[str, str, str]:
+    """Return the word, the subject's name in prompts, and its class, or "a cat" if unknown."""
+    kind = f"{indefinite_article(request.kind)} {request.kind}" if request.kind else "a cat"
+    if request.method in OF_NEW_WORDS:
+        plain = re.sub(r"[^a-z0-9]+", "-", request.folder.resolve().name.lower()).strip("-")
+        word = request.word or f"<{plain or 'thing'}>"
         return word, word, kind
-    word = wish.word or RARE
-    return word, f"{indefinite_article(word)} {word} {wish.kind}" if wish.kind else word, kind
+    word = request.word or RARE
+    return word, f"{indefinite_article(word)} {word} {request.kind}" if request.kind else word, kind
 
 
-def about_word(wish: Wish, seen: Look) -> list[str]:
-    """Why a word stands there that nobody chose, and how to choose another."""
-    word, thing, _ = called(wish, seen)
-    if wish.word is not None or word != RARE or not has_a_word(wish):
+def word_comment(request: InitRequest, facts: FolderFacts) -> list[str]:
+    """Return comment lines on the default word and how to choose another."""
+    word, thing, _ = word_and_class(request, facts)
+    if request.word is not None or word != RARE or not has_word(request):
         return []
     return [
         f'Prompts are to call it "{thing}": {RARE} means nothing to most models, so that it can be',
@@ -246,37 +267,97 @@ def about_word(wish: Wish, seen: Look) -> list[str]:
     ]
 
 
-def blocks_of(wish: Wish, seen: Look, head: str) -> dict[str, list[str]]:
-    """Lines that stand in a piece by the name of a block."""
-    word, thing, _ = called(wish, seen)
-    trigger = word if wish.method in OF_NEW_WORDS or not wish.kind else f"{word} {wish.kind}"
-    sizes = " to ".join((seen.sizes[0], seen.sizes[-1])) if len(seen.sizes) > 1 else seen.sizes[0]
-    told = {0: "none", seen.pictures: "all"}.get(seen.captioned, str(seen.captioned))
+def build_blocks(request: InitRequest, facts: FolderFacts, head: str) -> dict[str, list[str]]:
+    """Return the lines that replace each block name in a piece."""
+    word, thing, _ = word_and_class(request, facts)
+    trigger = (
+        word if request.method in OF_NEW_WORDS or not request.kind else f"{word} {request.kind}"
+    )
+    sizes = (
+        " to ".join((facts.sizes[0], facts.sizes[-1])) if len(facts.sizes) > 1 else facts.sizes[0]
+    )
+    told = {0: "none", facts.pictures: "all"}.get(facts.captioned, str(facts.captioned))
     captions = [
         "# Captions are those beside the pictures; this goes before each that does not say it.",
-        f"trigger = {toml(trigger)}",
+        f"trigger = {toml_value(trigger)}",
     ]
-    if not seen.captioned:
+    if not facts.captioned:
         captions = [
             "# For every picture, as none has a caption. A text file of the same name beside each,",
             "# that says what else is in it, keeps the rest out of the word: then drop this line.",
-            f"caption = {toml(f'a photo of {thing}')}",
+            f"caption = {toml_value(f'a photo of {thing}')}",
         ]
-    elif reason := as_they_are(wish, seen):
+    elif reason := reason_without_trigger(request, facts):
         captions = [f"# Captions are learned as they are: {reason}."]
     return {
         "next": head.splitlines(),
         "seen": [
-            f"# {several(seen.pictures, 'picture')}, {sizes}; {told} of them with a caption.",
-            *(f"# {line}" for line in about_word(wish, seen)),
+            f"# {several(facts.pictures, 'picture')}, {sizes}; {told} of them with a caption.",
+            *(f"# {line}" for line in word_comment(request, facts)),
         ],
         "captions": captions,
-        "held_out": HELD_OUT if holds_out(seen) else [],
-        "dora": ["dora = true"] if wish.method == "dora" else [],
-        "initial": [f", initial = {toml(wish.kind)}" if wish.kind else ""],
+        "masks": mask_lines(request, facts, trigger),
+        "optional": optional_lines(request, facts, trigger),
+        "held_out": HELD_OUT if holds_out(facts) else [],
+        "dora": ["dora = true"] if request.method == "dora" else [],
+        "initial": [f", initial = {toml_value(request.kind)}" if request.kind else ""],
     }
 
 
-def holds_out(seen: Look) -> bool:
-    """Whether there are enough pictures to keep some from being trained on."""
-    return seen.pictures >= ENOUGH
+def source_lines(request: InitRequest, facts: FolderFacts, beside: Path) -> list[str]:
+    """Return the key of [data] that names the pictures, with their masks or worse pictures."""
+    folder = toml_value(relative_path(beside, str(request.folder)))
+    present = {"masks": facts.has_masks, "losers": facts.has_losers}
+    places = [
+        f"{key} = {toml_value(relative_path(beside, str(request.folder / key)))}"
+        for key in COMPANIONS
+        if present[key]
+    ]
+    if not places:
+        return [f"folder = {folder}"]
+    return [f"subsets = [{{ {', '.join([f'folder = {folder}', *places])} }}]"]
+
+
+def optional_lines(request: InitRequest, facts: FolderFacts, trigger: str) -> list[str]:
+    """Return the keys of [target] that the pictures and the method allow, mostly as comments."""
+    lines = []
+    if facts.has_losers:
+        lines += [
+            "# Learns from pairs: larger values keep the model nearer to its base.",
+            "preference_beta = 2000",
+        ]
+    elif facts.has_masks or facts.has_alpha:
+        lines += [
+            "# Draws the attention map of data.masked_word towards its mask; 0 is without it.",
+            "# attention_weight = 0.1",
+            "# Weight of each pixel of that map, relative to the share of it that is in the mask.",
+            "# attention_pixel_weight = 1.0",
+        ]
+    if request.kind and request.method in PRESERVING:
+        lines += [
+            "# Keeps what the model draws without the new word near what the base model draws.",
+            "# preserve_weight = 1.0",
+            "# The new word, and what captions say in its place.",
+            f"# preserve_words = {{ {toml_value(trigger)} = {toml_value(request.kind)} }}",
+        ]
+    return lines
+
+
+def mask_lines(request: InitRequest, facts: FolderFacts, trigger: str) -> list[str]:
+    """Return the keys of [data] about masks as comments; none without masks."""
+    if facts.has_losers or not (facts.has_masks or facts.has_alpha):
+        return []
+    lines = []
+    if not facts.has_masks:
+        lines = ["# Makes the loss count where pictures are opaque alone.", "# alpha_mask = true"]
+    word = trigger if has_word(request) else request.kind or "cat"
+    return [
+        *lines,
+        "# Word of the captions for what masks show; the trigger when left out.",
+        f"# masked_word = {toml_value(word)}",
+    ]
+
+
+def holds_out(facts: FolderFacts) -> bool:
+    """Return True if there are enough pictures to hold some out."""
+    return facts.pictures >= ENOUGH

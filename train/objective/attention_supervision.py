@@ -1,4 +1,4 @@
-"""Attention supervision: while a denoiser learns, the map of a word is pulled towards its mask.
+"""Attention supervision: a loss that draws the attention map of a word towards its mask.
 
 Wang et al. (2024), TokenCompose, arXiv 2312.03626, Equations 5 and 6. Here the masks are given and
 not guessed, a word of several tokens has the sum of their maps, and a mask at a site is the area
@@ -25,24 +25,24 @@ from t2i.attention.site import Site, Sites
 from t2i.errors import ArgumentError
 
 LARGEST_SITE = 32 * 32
-"""Places of a site; maps of larger ones cost much memory, and 16 x 16 is where objects are told."""
+"""Largest number of positions of a supervised site: larger maps cost much memory."""
 LEAST = 1e-6
-"""Of a probability, and of one beside 1, in a logarithm or a quotient."""
+"""Smallest probability, and smallest distance from 1, in a logarithm or a quotient."""
 
 
 class SupervisionConfig(BaseModel):
-    """Base of the targets whose attention can be supervised."""
+    """Base of the target configs with attention supervision."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     attention_weight: float = Field(0.0, ge=0)
-    """Weight of attention supervision; 0 is without it. It needs masks."""
+    """Weight of attention supervision, which needs masks; 0 turns it off."""
     attention_pixel_weight: float = Field(1.0, ge=0)
-    """What the cross-entropy of each pixel counts beside the share that lies inside the mask."""
+    """Weight of the pixelwise cross-entropy relative to that of the share inside the mask."""
     attention_sites: str = ""
-    """Part of the names of the cross-attention sites that are supervised; all up to 32 x 32."""
+    """Pattern for the names of the supervised cross-attention sites; default: all up to 32 x 32."""
     attention_noise: tuple[float, float] = (0.0, 1.0)
-    """Noise levels of the rows that are supervised, sigma^2 / (alpha^2 + sigma^2) from 0 to 1."""
+    """Range of noise levels of supervised rows, sigma^2 / (alpha^2 + sigma^2), from 0 to 1."""
 
     @field_validator("attention_sites")
     @classmethod
@@ -62,12 +62,12 @@ class SupervisionConfig(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Supervised:
-    """The words of a batch that have masks.
+class SupervisedWords:
+    """Words of a batch that have masks.
 
     row_I : the batch row of each
     tokens_IT : True at the word's tokens
-    masks_IHW : float32, 1 where the word's thing is
+    masks_IHW : float32, 1 where the word's object is
     """
 
     row_I: Tensor
@@ -75,13 +75,10 @@ class Supervised:
     masks_IHW: Tensor
 
 
-class Supervision:
-    """Reads the maps of words in a pass of the denoiser, with their gradient: its loss of each row.
+class AttentionSupervision:
+    """Attention listener that computes the loss of each row in a denoiser pass, with gradients."""
 
-    For the installation of the tap it is what a session is, with nothing to edit.
-    """
-
-    def __init__(self, config: SupervisionConfig, words: Supervised, rows: int) -> None:
+    def __init__(self, config: SupervisionConfig, words: SupervisedWords, rows: int) -> None:
         self.config, self.words = config, words
         self.sites = Sites(
             name=config.attention_sites or None, kind="cross", max_positions=LARGEST_SITE
@@ -92,9 +89,9 @@ class Supervision:
 
     @contextmanager
     def reading(self, denoiser: nn.Module) -> Iterator[None]:
-        """Within the block one pass of the denoiser is read.
+        """Listen to one denoiser pass within the block.
 
-        Raises ArgumentError where the denoiser has no site that is wanted.
+        Raises ArgumentError if the denoiser has no matching site.
         """
         with session_installed(denoiser, self) as installation:
             self._passing = True
@@ -109,7 +106,7 @@ class Supervision:
             )
 
     def losses(self) -> Tensor:
-        """The mean over sites and words of each row, (B,) float32; 0 where a row has no words."""
+        """Return the mean loss over sites and words of each row, (B,) float32; 0 without words."""
         loss_I = torch.stack(self._losses).mean(0)
         count_B = torch.bincount(self.words.row_I, minlength=self._rows).clamp(min=1)
         return loss_I.new_zeros(self._rows).index_add(0, self.words.row_I, loss_I) / count_B
@@ -142,15 +139,15 @@ class Supervision:
         """Add the losses of the supervised words at this site."""
         assert probabilities.site.size is not None
         maps_IQ = word_maps(probabilities.inputs, self.words)
-        masks_IQ = masks_at(self.words.masks_IHW, probabilities.site.size)
+        masks_IQ = resize_masks(self.words.masks_IHW, probabilities.site.size)
         self._losses.append(
-            outside(maps_IQ, masks_IQ)
-            + self.config.attention_pixel_weight * pixelwise(maps_IQ, masks_IQ)
+            outside_loss(maps_IQ, masks_IQ)
+            + self.config.attention_pixel_weight * pixelwise_loss(maps_IQ, masks_IQ)
         )
 
 
-def word_maps(call: AttentionInputs, words: Supervised) -> Tensor:
-    """How much each place looks at each word, (I, Q) float32: a mean over heads."""
+def word_maps(call: AttentionInputs, words: SupervisedWords) -> Tensor:
+    """Return the attention probabilities of each word, (I, Q) float32, as a mean over heads."""
     with torch.autocast(call.query.device.type, enabled=False):
         q_INQE, k_INTE = (one[words.row_I].float() for one in (call.query, call.key))
         scale = q_INQE.shape[-1] ** -0.5 if call.scale is None else call.scale
@@ -166,32 +163,32 @@ def word_maps(call: AttentionInputs, words: Supervised) -> Tensor:
         return (probs_IQT * words.tokens_IT[:, None]).sum(dim=-1)
 
 
-def masks_at(masks_IHW: Tensor, size: tuple[int, int]) -> Tensor:
-    """The area that each mask covers of each of a site's places, (I, Q) from 0 to 1."""
+def resize_masks(masks_IHW: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the share of each position of a site that a mask covers, (I, Q), from 0 to 1."""
     return interpolate(masks_IHW[:, None], size, mode="area").flatten(1)
 
 
-def outside(maps_IQ: Tensor, masks_IQ: Tensor) -> Tensor:
-    """(1 - the share of each map that lies inside its mask)^2, (I,); Equation 5."""
+def outside_loss(maps_IQ: Tensor, masks_IQ: Tensor) -> Tensor:
+    """Return (1 - share of each map inside its mask)^2, (I,); Equation 5."""
     inside_I = (maps_IQ * masks_IQ).sum(-1) / maps_IQ.sum(-1).clamp(min=LEAST)
     return (1 - inside_I).pow(2)
 
 
-def pixelwise(maps_IQ: Tensor, masks_IQ: Tensor) -> Tensor:
-    """The mean over places of the binary cross-entropy of map against mask, (I,); Equation 6."""
+def pixelwise_loss(maps_IQ: Tensor, masks_IQ: Tensor) -> Tensor:
+    """Return the mean binary cross-entropy of map and mask over positions, (I,); Equation 6."""
     probs_IQ = maps_IQ.clamp(LEAST, 1 - LEAST)
     return binary_cross_entropy(probs_IQ, masks_IQ, reduction="none").mean(-1)
 
 
-def supervised(
+def select_words(
     tokens: Sequence[Sequence[tuple[int, ...]]],
     masks_BKHW: Tensor,
     wanted_B: Tensor,
     length: int,
-) -> Supervised | None:
-    """The words of the rows that are wanted, those with a token and a mask; None without any.
+) -> SupervisedWords | None:
+    """Return the words with a token and a mask in the wanted rows; None if there is none.
 
-    tokens : of each row the places along T of the words, one for each mask
+    tokens : for each row, the token positions of its words, one word per mask
     length : T
     """
     device = masks_BKHW.device
@@ -209,4 +206,4 @@ def supervised(
         tokens_IT[word, places] = 1
     row_I = torch.tensor([row for row, _, _ in found], device=device)
     number_I = torch.tensor([number for _, number, _ in found], device=device)
-    return Supervised(row_I, tokens_IT.to(device), masks_BKHW[row_I, number_I].float())
+    return SupervisedWords(row_I, tokens_IT.to(device), masks_BKHW[row_I, number_I].float())

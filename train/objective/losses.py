@@ -1,4 +1,4 @@
-"""How far an output is from its target, row by row: the error of a place, and which places count.
+"""Error functions of the denoising loss, and weighted means of each batch row.
 
 Suffixes: B batch rows, C channels, H W latent size.
 """
@@ -13,12 +13,12 @@ NOTHING = torch.finfo(torch.float32).tiny
 
 
 def squared_error(error_BCHW: Tensor) -> Tensor:
-    """e^2 of every place, (B, C, H, W)."""
+    """Return e^2 elementwise, (B, C, H, W)."""
     return error_BCHW.pow(2)
 
 
 def pseudo_huber(error_BCHW: Tensor, c_B: Tensor) -> Tensor:
-    """2 c (sqrt(e^2 + c^2) - c) of every place: e^2 for |e| << c, 2 c |e| for |e| >> c.
+    """Return 2 c (sqrt(e^2 + c^2) - c) elementwise: e^2 for |e| << c, 2 c |e| for |e| >> c.
 
     The pseudo-Huber loss of Khrapov et al. (2024), arXiv 2403.16728, in the scale that kohya's
     scripts call "huber". Computed as 2 c e^2 / (sqrt(e^2 + c^2) + c), which is the same number
@@ -28,7 +28,7 @@ def pseudo_huber(error_BCHW: Tensor, c_B: Tensor) -> Tensor:
 
 
 def smooth_l1(error_BCHW: Tensor, c_B: Tensor) -> Tensor:
-    """2 (sqrt(e^2 + c^2) - c) of every place: e^2 / c for |e| << c, 2 |e| for |e| >> c.
+    """Return 2 (sqrt(e^2 + c^2) - c) elementwise: e^2 / c for |e| << c, 2 |e| for |e| >> c.
 
     kohya's "smooth_l1": the pseudo-Huber loss divided by c, so that large errors pull alike at
     every timestep.
@@ -38,21 +38,21 @@ def smooth_l1(error_BCHW: Tensor, c_B: Tensor) -> Tensor:
     return 2 * squared_BCHW / ((squared_BCHW + c_B111**2).sqrt() + c_B111)
 
 
-# Where the pseudo-Huber losses turn, at time 0 (no noise) to 1 (pure noise) of the schedule.
+# Thresholds of the pseudo-Huber losses, at time 0 (no noise) to 1 (pure noise) of the schedule.
 
 
 def constant_c(c: float, time_B: Tensor, alpha_B: Tensor, sigma_B: Tensor) -> Tensor:
-    """c at every timestep, (B,)."""
+    """Return c at every timestep, (B,)."""
     return torch.full_like(alpha_B, c)
 
 
 def exponential_c(c: float, time_B: Tensor, alpha_B: Tensor, sigma_B: Tensor) -> Tensor:
-    """c^time, (B,): from 1 without noise to c in pure noise (arXiv 2403.16728, section 4)."""
+    """Return c^time, (B,): from 1 without noise to c in pure noise (2403.16728, section 4)."""
     return torch.exp(math.log(c) * time_B).to(alpha_B.dtype)
 
 
 def snr_c(c: float, time_B: Tensor, alpha_B: Tensor, sigma_B: Tensor) -> Tensor:
-    """(1 - c) / (1 + sigma / alpha)^2 + c, (B,): from 1 without noise to c in pure noise.
+    """Return (1 - c) / (1 + sigma / alpha)^2 + c, (B,): from 1 without noise to c in pure noise.
 
     kohya's and SimpleTuner's "snr" schedule, written with alpha on top so that it is finite in pure
     noise. For flow, where alpha + sigma = 1, it is (1 - c) (1 - t)^2 + c.
@@ -61,10 +61,9 @@ def snr_c(c: float, time_B: Tensor, alpha_B: Tensor, sigma_B: Tensor) -> Tensor:
 
 
 def row_means(error_BCHW: Tensor, weight_B1HW: Tensor | None = None) -> Tensor:
-    """The mean of each row, (B,), over all its places or by the weight of each.
+    """Return the mean of each row, (B,), weighted if weights are given.
 
-    With weights 0 and 1 that is the mean over the places that count. A row in which none does has
-    mean 0, and no gradient.
+    A row with a total weight of 0 has mean 0 and no gradient.
     """
     if weight_B1HW is None:
         return error_BCHW.flatten(1).mean(1)
@@ -75,7 +74,7 @@ def row_means(error_BCHW: Tensor, weight_B1HW: Tensor | None = None) -> Tensor:
 
 
 def pool_weights(share_B1HW: Tensor, height: int, width: int) -> Tensor:
-    """Return loss weights per latent position, (B, 1, height, width), pooled from pixel weights."""
+    """Return loss weights at the size of latents, (B, 1, height, width), from those of pixels."""
     return interpolate(share_B1HW, size=(height, width), mode="area")
 
 

@@ -1,4 +1,4 @@
-"""What the denoiser is asked for: noise schedule x prediction x timestep density x loss x weight.
+"""Training objective of a denoiser: noise schedule, prediction, timestep density, loss, weight.
 
 Suffixes: B batch rows, C channels, H W latent size.
 Two families of schedule share one form, x_t = alpha x_0 + sigma noise, SNR = (alpha / sigma)^2:
@@ -21,7 +21,7 @@ NUM_TRAIN_TIMESTEPS = 1000
 
 
 class ObjectiveConfig(BaseModel):
-    """One choice per axis; the ones that cannot be combined are refused."""
+    """Configuration of the objective; impossible combinations are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,27 +36,27 @@ class ObjectiveConfig(BaseModel):
     Lin et al. (2023), Algorithm 1, arXiv 2305.08891.
     """
     density: Literal["uniform", "logit_normal"] = "uniform"
-    """How timesteps are drawn; `logit_normal` as Esser et al. (2024), Eq. 19, arXiv 2403.03206."""
+    """Density of timesteps; `logit_normal` as Esser et al. (2024), Eq. 19, arXiv 2403.03206."""
     logit_mean: float = 0.0
     logit_std: float = Field(1.0, gt=0)
     stratified: bool = True
     """Draw one timestep from each of `batch_size` equal strata of the density."""
     weight: Literal["none", "min_snr"] = "none"
-    """`min_snr` is that of Hang et al. (2023), arXiv 2303.09556."""
+    """Weight of each noise level; `min_snr` is that of Hang et al. (2023), arXiv 2303.09556."""
     min_snr_gamma: float = Field(5.0, gt=0)
     loss: Literal["l2", "huber", "smooth_l1"] = "l2"
-    """The error of a place. `huber` and `smooth_l1` forgive outliers, such as broken pictures."""
+    """Elementwise error; `huber` and `smooth_l1` are robust against outliers."""
     huber_c: float = Field(0.1, gt=0)
-    """Where `huber` and `smooth_l1` turn from squared to absolute; what a schedule ends at."""
+    """Threshold between squared and absolute error; the value at which a schedule ends."""
     huber_schedule: Literal["constant", "exponential", "snr"] = "snr"
-    """How `huber_c` falls from 1 as the noise grows: not, as c^(t/T), or with the SNR."""
+    """Schedule of the threshold from 1 to `huber_c` as noise grows: none, c^(t/T), or by SNR."""
     noise_offset: float = Field(0.0, ge=0)
-    """Strength of noise that moves whole channels; 0.05 to 0.1 teaches dark and bright pictures."""
+    """Strength of offset noise, constant per channel; 0.05 to 0.1 for dark and bright pictures."""
     input_perturbation: float = Field(0.0, ge=0)
-    """Strength of further noise on the input alone; 0.1 in Ning et al. (2023), arXiv 2301.11706."""
+    """Strength of extra noise on the input alone; 0.1 in Ning et al. (2023), arXiv 2301.11706."""
 
     @model_validator(mode="after")
-    def _refuse_what_cannot_be_learned(self) -> "ObjectiveConfig":
+    def _refuse_impossible_combinations(self) -> "ObjectiveConfig":
         if self.zero_terminal_snr and self.prediction == "epsilon":
             raise ValueError(
                 "prediction = 'epsilon' with zero_terminal_snr = true: at the last timestep the "
@@ -77,7 +77,7 @@ class ObjectiveConfig(BaseModel):
         return self
 
     def scheduler_config(self) -> dict[str, Any]:
-        """The keys of a diffusers scheduler that samples what this objective trains."""
+        """Return the config of a diffusers scheduler that samples what this objective trains."""
         if self.prediction == "flow":
             return {"num_train_timesteps": NUM_TRAIN_TIMESTEPS}
         return {
@@ -93,9 +93,9 @@ class ObjectiveConfig(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class NoiseLevel:
-    """Where on the noise schedule each row stands.
+    """Noise level of each row.
 
-    timestep_B : what the model is told, 0..999 (int64), or 0..1000 (float32) for flow
+    timestep_B : input of the model, 0..999 (int64), or 0..1000 (float32) for flow
     alpha_B, sigma_B : factors of the clean latents and of the noise, float32
     """
 
@@ -105,7 +105,7 @@ class NoiseLevel:
 
 
 class Objective:
-    """The formulas of one configuration; keeps its schedule table."""
+    """Formulas of one objective configuration, with its noise schedule."""
 
     def __init__(self, config: ObjectiveConfig) -> None:
         self.config = config
@@ -115,7 +115,7 @@ class Objective:
             self._alpha2_T: Tensor = table.alphas_cumprod.double()
 
     def level(self, quantile_B: Tensor) -> NoiseLevel:
-        """The noise level at quantiles (B,) in [0, 1) of the timestep density."""
+        """Return the noise level at quantiles (B,) in [0, 1) of the timestep density."""
         u_B = quantile_B.double()
         if self.config.density == "logit_normal":
             normal_B = torch.special.ndtri(u_B.clamp(1e-7, 1 - 1e-7))
@@ -127,11 +127,11 @@ class Objective:
         return NoiseLevel(timestep_B, alpha2_B.sqrt().float(), (1 - alpha2_B).sqrt().float())
 
     def noisy(self, latents_BCHW: Tensor, noise_BCHW: Tensor, level: NoiseLevel) -> Tensor:
-        """x_t, (B, C, H, W)."""
+        """Return the noisy latents x_t, (B, C, H, W)."""
         return _rows(level.alpha_B) * latents_BCHW + _rows(level.sigma_B) * noise_BCHW
 
     def target(self, latents_BCHW: Tensor, noise_BCHW: Tensor, level: NoiseLevel) -> Tensor:
-        """What the model should output for x_t, (B, C, H, W)."""
+        """Return the output that the model should have for x_t, (B, C, H, W)."""
         match self.config.prediction:
             case "epsilon":
                 return noise_BCHW
@@ -143,7 +143,7 @@ class Objective:
                 return noise_BCHW - latents_BCHW
 
     def weight(self, level: NoiseLevel) -> Tensor:
-        """Factor (B,) on each row's squared error.
+        """Return the factor (B,) on each row's error.
 
         min-SNR weighs the error of x_0 by min(SNR, gamma), here turned into one of the model's
         own output. With a zero terminal SNR that would silence the last timestep; SNR + 1 in its
@@ -182,13 +182,12 @@ class Objective:
     def velocity_errors(
         self, output_BCHW: Tensor, target_BCHW: Tensor, level: NoiseLevel
     ) -> Tensor:
-        """Mean squared error of each row, (B,), of the velocity v = a noise - s x_0 that the output
-        amounts to, a and s being alpha and sigma over sqrt(alpha^2 + sigma^2).
+        """Return the mean squared error (B,) of the velocity v = a noise - s x_0 of the output.
 
-        The same for every prediction of the same x_0 from the same x_t. To say v = 0 of latents of
-        variance 1 costs 1 at every level, so that all of them count in a mean. An error of the
-        noise is a times that of v: where noise is all there is, and a model decides what stands
-        where, it vanishes.
+        a and s are alpha and sigma over sqrt(alpha^2 + sigma^2). Equal for every prediction type of
+        the same x_0 from the same x_t. To predict v = 0 for latents of variance 1 costs 1 at every
+        level, so that all of them count in a mean. An error of the noise is a times that of v: in
+        pure noise, where a model decides on the layout, it vanishes.
         """
         error_B = row_means(squared_error(output_BCHW.float() - target_BCHW.float()))
         match self.config.prediction:
@@ -202,7 +201,7 @@ class Objective:
                 return error_B * (level.alpha_B**2 + level.sigma_B**2)
 
     def error(self, error_BCHW: Tensor, level: NoiseLevel) -> Tensor:
-        """What a difference costs at every place, (B, C, H, W)."""
+        """Return the elementwise error of a difference, (B, C, H, W)."""
         config = self.config
         if config.loss == "l2":
             return squared_error(error_BCHW)
@@ -214,7 +213,7 @@ class Objective:
 
 
 def offset_noise(noise_BCHW: Tensor, offset_BC11: Tensor, strength: float) -> Tensor:
-    """Noise that moves whole channels too, so that a picture's mean brightness can be learned.
+    """Return noise with an offset per channel, so that mean brightness can be learned.
 
     noise + strength * offset, with one standard normal number per row and channel (N. Guttenberg,
     "Diffusion with offset noise", 2023; 0.1 there). Its variance is 1 + strength^2, as published.
@@ -223,8 +222,8 @@ def offset_noise(noise_BCHW: Tensor, offset_BC11: Tensor, strength: float) -> Te
     return noise_BCHW + strength * offset_BC11
 
 
-def perturbed(noise_BCHW: Tensor, extra_BCHW: Tensor, gamma: float) -> Tensor:
-    """The noise of the input alone, noise + gamma * extra, while the target keeps the clean one.
+def perturb_noise(noise_BCHW: Tensor, extra_BCHW: Tensor, gamma: float) -> Tensor:
+    """Return the noise of the input alone, noise + gamma * extra; the target keeps `noise`.
 
     Ning et al. (2023), Algorithm 1, arXiv 2301.11706 (gamma = 0.1 there): in training the denoiser
     sees such errors as its own predictions leave behind in sampling.
@@ -232,10 +231,10 @@ def perturbed(noise_BCHW: Tensor, extra_BCHW: Tensor, gamma: float) -> Tensor:
     return noise_BCHW + gamma * extra_BCHW
 
 
-def quantiles(
+def stratified_quantiles(
     config: ObjectiveConfig, seed: int, step: int, slots: list[int], batch_size: int
 ) -> Tensor:
-    """Where each slot (B,) of the batch of `step` stands in the timestep density, in [0, 1)."""
+    """Return the quantile (B,), in [0, 1), of the timestep density for each slot of a batch."""
     within = [
         torch.rand((), generator=derive_generator(seed, step, slot, "time")) for slot in slots
     ]

@@ -1,4 +1,4 @@
-"""Learning from preferences: of two pictures of one prompt, the better is to become likelier.
+"""Preference loss: raises the likelihood of the better of two pictures of one prompt.
 
 Wallace et al. (2023), Diffusion-DPO, arXiv 2311.12908, Equation 14. B batch rows.
 """
@@ -9,17 +9,17 @@ from torch.nn.functional import logsigmoid
 
 
 class PreferenceConfig(BaseModel):
-    """Base of the targets that can learn from pairs."""
+    """Base of the target configs that can learn from preferences."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     preference_beta: float = Field(0.0, ge=0)
-    """Learn from pairs, and stay the nearer to the base model the larger it is; 0 learns from
-    pictures. 2000 to 5000 in the paper."""
+    """Strength of the tie to the base model in learning from pairs, 2000 to 5000 in the paper;
+    0 trains on single pictures instead."""
 
 
 def preference_loss(better_B: Tensor, worse_B: Tensor, beta: float) -> Tensor:
-    """-log sigmoid(-beta / 2 (better - worse)), (B,).
+    """Return -log sigmoid(-beta / 2 (better - worse)), (B,).
 
     better_B, worse_B : error of the trained model less that of the base model, on the two pictures
         of a pair under the same noise

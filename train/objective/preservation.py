@@ -1,8 +1,8 @@
-"""Differential output preservation: what a fine-tune is not about, it leaves as it was.
+"""Output preservation: a loss that ties a fine-tune to its base model where the new word is absent.
 
-In the same step and on the same noisy latents, the denoiser is told a caption without the new word,
-once as it is trained and once as the base model, and the difference is a part of the loss.
-DreamBooth's prior needs pictures of the class for that; this needs none.
+In the same step and on the same noisy latents, the denoiser and the base model both get a caption
+without the new word, and their difference is added to the loss. Unlike DreamBooth's prior
+preservation it needs no class pictures.
 """
 
 from collections.abc import Iterable
@@ -14,34 +14,34 @@ from train.caption_words import contains_words, replace_words
 
 
 class PreservationConfig(BaseModel):
-    """Base of the targets that can be held to the model they start from."""
+    """Base of the target configs with output preservation."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     preserve_weight: float = Field(0.0, ge=0)
-    """Weight of the difference to the base model where the new word is not said; 0 is without."""
+    """Weight of the difference to the base model without the new word; 0 turns it off."""
     preserve_words: dict[str, str] = {}
-    """New word -> what captions say in its place, most often the class: {"<my-mug>" = "mug"}."""
+    """Replacement of each new word, mostly its class: {"<my-mug>" = "mug"}."""
     preserve_captions: tuple[str, ...] = ()
-    """Captions of one's own that are to draw what they drew, in place of the pictures'."""
+    """Captions to preserve, instead of the pictures' captions without the new word."""
 
-    def preserved(self, caption: str, seed: int, step: int, slot: int) -> str | None:
-        """The caption of a row that is to stay as it is; None where there is none for it."""
+    def preserved_caption(self, caption: str, seed: int, step: int, slot: int) -> str | None:
+        """Return the preserved caption of a row; None if it has none."""
         if self.preserve_captions:
             chosen = derive_seed(seed, step, slot, "preserve") % len(self.preserve_captions)
             return self.preserve_captions[chosen]
-        return without(caption, self.preserve_words)
+        return replace_new_words(caption, self.preserve_words)
 
-    def all_preserved(self, captions: Iterable[str]) -> set[str]:
-        """Every caption that `preserved` may give for these."""
+    def all_preserved_captions(self, captions: Iterable[str]) -> set[str]:
+        """Return every caption that `preserved_caption` may return for these."""
         if not self.preserve_weight:
             return set()
-        replaced = (without(caption, self.preserve_words) for caption in captions)
+        replaced = (replace_new_words(caption, self.preserve_words) for caption in captions)
         return set(self.preserve_captions) or {one for one in replaced if one is not None}
 
 
-def without(caption: str, words: dict[str, str]) -> str | None:
-    """The caption with other words in the place of new ones; None where it says none of them."""
+def replace_new_words(caption: str, words: dict[str, str]) -> str | None:
+    """Return the caption with its new words replaced; None if it has none of them."""
     found = [word for word in words if contains_words(caption, word)]
     for word in sorted(found, key=len, reverse=True):
         caption = replace_words(caption, word, words[word])

@@ -1,4 +1,4 @@
-"""How far something is that is made before the first step: a bar, or now and then a line."""
+"""Progress of work before the first step: a bar on a terminal, otherwise lines."""
 
 import sys
 import time
@@ -9,33 +9,34 @@ from t2i.terminal import print_note
 from train.reporting.report import bar
 
 Advance = Callable[[int], None]
-"""Called with the number of things made since the last call."""
-SAID_EVERY = 30.0
+"""Callback with the number of items finished since the last call."""
+LINE_INTERVAL = 30.0
 """Seconds between lines where there is no bar."""
 
 
 @contextmanager
 def progress(what: str, total: int, done: int = 0) -> Iterator[Advance]:
-    """Within the block, tell how many of a total are made; `done` were there before."""
+    """Show the progress of the block towards `total`, starting at `done`."""
     if sys.stderr.isatty():
         with bar() as shown:
             task = shown.add_task(what, total=total, completed=done, facts="")
             yield lambda count: shown.advance(task, count)
     else:
         print_note(f"{what}: {total - done} to do")
-        yield Lines(what, total, done).advance
+        yield ProgressLines(what, total, done).advance
 
 
-class Lines:
-    """Some seconds apart, and one at the end."""
+class ProgressLines:
+    """Progress as lines: one per interval, and one at the end."""
 
     def __init__(self, what: str, total: int, done: int) -> None:
         self.what, self.total, self.done = what, total, done
-        self._said = time.monotonic()
+        self._last_line = time.monotonic()
 
     def advance(self, count: int) -> None:
+        """Count finished items and print a line if one is due."""
         before, self.done = self.done, min(self.done + count, self.total)
         finished = before < self.done == self.total
-        if finished or time.monotonic() - self._said >= SAID_EVERY:
-            self._said = time.monotonic()
+        if finished or time.monotonic() - self._last_line >= LINE_INTERVAL:
+            self._last_line = time.monotonic()
             print_note(f"{self.what} {self.done}/{self.total}")

@@ -1,4 +1,4 @@
-"""What a run says while it works: a bar with rate and time left, `log.jsonl`, and TensorBoard."""
+"""Reports of a run in progress: a bar with rate and time left, `log.jsonl`, and TensorBoard."""
 
 import json
 import math
@@ -24,7 +24,7 @@ Numbers = Sequence[float]
 
 
 class Report:
-    """Everything the main process tells."""
+    """Output of the main process: progress bar, log and TensorBoard."""
 
     def __init__(self, out: Path, start: int, steps: int, *, tensorboard: bool) -> None:
         self.start, self.steps = start, steps
@@ -38,11 +38,12 @@ class Report:
             self._bar.start()
 
     def advance(self, step: int) -> None:
+        """Move the bar to a step."""
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
 
     def note(self, step: int, facts: Mapping[str, float]) -> None:
-        """Log the facts of one step, with the steps per second since this process began."""
+        """Log the values of one step, with the steps per second since this process began."""
         rate = (step - self.start) / max(time.monotonic() - self._began, 1e-9)
         self._log.write({"step": step, **facts, "steps_per_s": rate})
         if self._board is not None:
@@ -56,7 +57,7 @@ class Report:
             self.say(f"step {step}/{self.steps}  {text}  {left} left")
 
     def validated(self, step: int, loss: float, by_level: Sequence[float]) -> None:
-        """Log and say what held-out pictures cost after a step."""
+        """Log and print the validation loss after a step, in all and by noise level."""
         self._log.write({"step": step, "validation_loss": loss, "validation_by_level": by_level})
         if self._board is not None:
             self._board.add_scalar("validation_loss", loss, step)
@@ -65,12 +66,12 @@ class Report:
         self.say(f"step {step}/{self.steps}  validation loss {loss:.4f}")
 
     def remark(self, step: int, text: str) -> None:
-        """Say what happened at one step, and keep it in the log."""
+        """Print a remark on one step and write it to the log."""
         self._log.write({"step": step}, text)
         self.say(f"step {step}/{self.steps}  {text}")
 
     def say(self, text: str) -> None:
-        """A line for whoever watches."""
+        """Print a line, above the bar if there is one."""
         if self._bar is not None:
             with suppress(OSError):  # the terminal is gone
                 self._bar.console.print(visible(text, LINES), markup=False, highlight=False)
@@ -78,6 +79,7 @@ class Report:
             print_note(text)
 
     def close(self) -> None:
+        """Close the bar and TensorBoard."""
         if self._bar is not None:
             with suppress(OSError):  # the terminal is gone
                 self._bar.stop()
@@ -86,7 +88,7 @@ class Report:
 
 
 class Log:
-    """`log.jsonl`, a line per logged step. On resuming, lines after the checkpoint are cut off."""
+    """Log file `log.jsonl`, a line per logged step; resuming cuts it off behind the checkpoint."""
 
     def __init__(self, path: Path, start: int) -> None:
         self.path = path
@@ -96,13 +98,14 @@ class Log:
             write_atomically(path, lambda part: part.write_text(kept, "utf-8"))
 
     def write(self, facts: Mapping[str, Number | Numbers], remark: str | None = None) -> None:
-        told: dict[str, object] = {
+        """Append a line. Raises an error with the path if it cannot be written."""
+        values: dict[str, object] = {
             name: finite(value) if isinstance(value, Number) else [*map(finite, value)]
             for name, value in facts.items()
         }
         if remark is not None:
-            told["remark"] = remark
-        line = json.dumps({**told, "time": round(time.time(), 3)})
+            values["remark"] = remark
+        line = json.dumps({**values, "time": round(time.time(), 3)})
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
@@ -111,11 +114,12 @@ class Log:
 
 
 def finite(value: Number) -> Number | None:
-    """NaN and infinity are not JSON: an overflow in fp16 is logged as null."""
+    """Return the number, or None for NaN and infinity, which JSON cannot hold."""
     return value if math.isfinite(value) else None
 
 
 def step_of(line: str) -> float:
+    """Return the step of a log line; infinity for an incomplete line."""
     try:
         return float(parse_json(line)["step"])
     except (ValueError, KeyError, TypeError):
@@ -123,7 +127,7 @@ def step_of(line: str) -> float:
 
 
 def bar() -> "Progress":
-    """A bar on stderr. Only here is rich needed, which takes a while to import."""
+    """Return a progress bar on stderr. rich is imported here, as that takes time."""
     from rich import progress
     from rich.console import Console
 
@@ -139,7 +143,7 @@ def bar() -> "Progress":
 
 
 def board(folder: Path, start: int) -> Any:
-    """A TensorBoard writer. Raises ArgumentError with the install command where it is missing."""
+    """Return a TensorBoard writer. Raises ArgumentError if it is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
@@ -151,6 +155,7 @@ def board(folder: Path, start: int) -> Any:
 
 
 def clock(seconds: float) -> str:
+    """Return seconds as h:mm:ss."""
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}"

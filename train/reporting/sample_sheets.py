@@ -1,4 +1,4 @@
-"""Pictures drawn during a run, always the same prompts and seeds, so that two sheets compare."""
+"""Sample sheets: images generated during a run with fixed prompts and seeds."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -19,42 +19,42 @@ if TYPE_CHECKING:
     from pipelines.text_to_image import TextToImagePipeline
 
 AT_ONCE = 8
-"""Pictures in one batch of the sampler."""
+"""Number of images generated in one batch."""
 
 
 class SamplesConfig(BaseModel):
-    """What is drawn, and how often."""
+    """Prompts and settings of the sample sheets, and how often they are drawn."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     every: int = Field(0, ge=0)
-    """Steps between sheets; the final weights have one whatever it is."""
+    """Steps between sheets; 0 draws one of the final weights alone."""
     prompts: tuple[str, ...] = ()
-    """A denoiser draws each; an autoencoder shows the first pictures of its data instead."""
+    """Prompts of a denoiser's sheet; an autoencoder reconstructs the first pictures instead."""
     seed: int = Field(0, ge=0)
-    """Of the first prompt; the next have seed + 1, seed + 2, ..."""
+    """Seed of the first prompt; the next have seed + 1, seed + 2, ..."""
     steps: int = Field(20, ge=1, le=1000)
     guidance_scale: float = Field(4.0, ge=0)
     columns: int = Field(6, ge=1)
     heat_maps: bool | None = None
-    """Beside each picture where its words landed; when left out, wherever words are learned."""
+    """Show heat maps of words beside each image; default: if the target learns words."""
     words: tuple[str, ...] = ()
-    """Words or phrases to show the heat maps of; the new words when left out."""
+    """Words or phrases whose heat maps are shown; default: the new words."""
 
-    def looked_for(self, learned: Sequence[str] = ()) -> tuple[str, ...]:
-        """The words whose heat maps are shown, by a target that learns some.
+    def heat_map_words(self, learned: Sequence[str] = ()) -> tuple[str, ...]:
+        """Return the words whose heat maps are shown, for a target that learns `learned`.
 
-        Raises ValueError where none can be.
+        Raises ValueError if there are none to show, or no prompt contains one of them.
         """
         if self.heat_maps is False:
             return ()
         if self.heat_maps and not self.words and not learned:
             raise ValueError(
-                "samples.heat_maps = true, but the run learns no word: name the ones to look for, "
+                "samples.heat_maps = true, but the run learns no word: name the ones to show, "
                 'as in samples.words = ["cat"].'
             )
         for word in self.words:
-            if not any(says(prompt, word) for prompt in self.prompts):
+            if not any(contains_word(prompt, word) for prompt in self.prompts):
                 raise ValueError(
                     f"samples.words names {word!r}, which none of samples.prompts says: write it "
                     "into one of them, or leave it out."
@@ -63,8 +63,8 @@ class SamplesConfig(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
-    """A prompt's picture, and where the words that were looked for in it landed."""
+class SampleImage:
+    """Image of one prompt, with the heat maps of its words."""
 
     prompt: str
     picture: Image.Image
@@ -72,25 +72,25 @@ class Drawn:
 
 
 def pictures_of(pixels_BCHW: torch.Tensor) -> list[Image.Image]:
-    """Pixels (B, 3, H, W) from -1 to 1 as pictures."""
+    """Return pixels (B, 3, H, W), from -1 to 1, as images."""
     bytes_BHWC = ((pixels_BCHW + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(picture) for picture in bytes_BHWC]
 
 
 def draw_prompts(
     pipe: "TextToImagePipeline", config: SamplesConfig, words: Sequence[str] = ()
-) -> list[Drawn]:
-    """A picture of each prompt, at its own seed; looking for words changes none of them."""
+) -> list[SampleImage]:
+    """Generate an image per prompt with its own seed; heat maps do not change the images."""
     pipe.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]
-    drawn: list[Drawn] = []
+    drawn: list[SampleImage] = []
     for start in range(0, len(config.prompts), AT_ONCE):
         prompts = config.prompts[start : start + AT_ONCE]
         seeds = [config.seed + start + number for number in range(len(prompts))]
-        said = [[word for word in words if says(prompt, word)] for prompt in prompts]
-        with attend(pipe) if any(said) else nullcontext() as attn:
+        found = [[word for word in words if contains_word(prompt, word)] for prompt in prompts]
+        with attend(pipe) if any(found) else nullcontext() as attn:
             maps = [
                 attn.probe(*own, prompt=number) if attn and own else None
-                for number, own in enumerate(said)
+                for number, own in enumerate(found)
             ]
             pictures = pipe(
                 prompts,
@@ -99,16 +99,17 @@ def draw_prompts(
                 generator=[torch.Generator().manual_seed(seed) for seed in seeds],
                 return_dict=False,
             )[0]
-        drawn += map(Drawn, prompts, pictures, maps)
+        drawn += map(SampleImage, prompts, pictures, maps)
     return drawn
 
 
-def says(prompt: str, word: str) -> bool:
+def contains_word(prompt: str, word: str) -> bool:
+    """Return True if the prompt contains the word."""
     return pattern(word).search(prompt) is not None
 
 
-def page(drawn: Sequence[Drawn], columns: int) -> Image.Image:
-    """A sheet of about so many columns; a picture's heat maps stand right of it, in its row."""
+def draw_sheet(drawn: Sequence[SampleImage], columns: int) -> Image.Image:
+    """Return a sheet of about `columns` columns, each image followed by its heat maps."""
     if not any(one.maps for one in drawn):
         return picture_grid([one.picture for one in drawn], [one.prompt for one in drawn], columns)
     groups = [draw_overlays(one.picture, one.maps) for one in drawn]

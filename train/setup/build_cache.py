@@ -136,7 +136,7 @@ class CacheBuilder:
         every = samples.captions() or set()
         needed = list_needed_captions(every, as_planned, self.order, self.steps)
         needed |= samples.held_out().captions() or set()
-        needed |= self.target.all_preserved(needed)
+        needed |= self.target.all_preserved_captions(needed)
         missing = sorted(caption for caption in needed if caption not in shards)
         if missing:
             parts = self.encoders.components()

@@ -128,7 +128,7 @@ def preservation_remarks(target: TargetConfig, pictures: Pictures) -> list[str]:
     if not isinstance(target, FineTuneConfig) or not target.preserve_weight:
         return []
     captions = [pictures.caption(index, 0) for index in range(len(pictures))]
-    kept = [caption for caption in captions if target.all_preserved([caption])]
+    kept = [caption for caption in captions if target.all_preserved_captions([caption])]
     if not kept:
         raise ArgumentError(
             f"target.preserve_words has {', '.join(map(repr, target.preserve_words))}, and no "

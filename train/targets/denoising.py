@@ -25,17 +25,21 @@ from t2i.text.word_spans import Span, token_spans_of_ranges
 from train.batches.batch import Batch
 from train.cache.caption_encoding import build_text_encoder, encode_captions, spell_learned_words
 from train.export import ExportConfig, Notes, build_pipeline, build_scheduler, export_model
-from train.objective.attention_supervision import Supervision, SupervisionConfig, supervised
+from train.objective.attention_supervision import (
+    AttentionSupervision,
+    SupervisionConfig,
+    select_words,
+)
 from train.objective.losses import pool_weights
 from train.objective.objective import (
     NoiseLevel,
     Objective,
     ObjectiveConfig,
     offset_noise,
-    perturbed,
-    quantiles,
+    perturb_noise,
+    stratified_quantiles,
 )
-from train.reporting.sample_sheets import SamplesConfig, draw_prompts, page
+from train.reporting.sample_sheets import SamplesConfig, draw_prompts, draw_sheet
 from train.targets.conditioning import build_conditioning, repeat_conditioning
 from train.targets.latents import encode_batch
 from train.targets.target import Target
@@ -130,7 +134,7 @@ class DenoisingTarget(Target):
     def _add_noise(self, batch: Batch) -> NoisyLatents:
         """Return the latents of the batch, each row at its own noise level."""
         latents_BCHW = self._latents(batch)
-        quantile_B = quantiles(
+        quantile_B = stratified_quantiles(
             self.objective.config, self.seed, batch.step, batch.slots, self.batch_size
         )
         level = self.objective.level(quantile_B.to(latents_BCHW.device))
@@ -153,7 +157,7 @@ class DenoisingTarget(Target):
 
     def _supervision(
         self, batch: Batch, captions: Sequence[str], level: NoiseLevel, length: int
-    ) -> Supervision | None:
+    ) -> AttentionSupervision | None:
         """Return the attention supervision of the batch; None if no row is supervised.
 
         length : T, text tokens of a row
@@ -168,8 +172,8 @@ class DenoisingTarget(Target):
             for caption, spans in zip(captions, batch.spans, strict=True)
         ]
         wanted_B = (noise_B >= low) & (noise_B <= high)
-        words = supervised(tokens, batch.masks_BKHW, wanted_B, length)
-        return None if words is None else Supervision(config, words, len(captions))
+        words = select_words(tokens, batch.masks_BKHW, wanted_B, length)
+        return None if words is None else AttentionSupervision(config, words, len(captions))
 
     def _token_positions(self, caption: str, spans: Sequence[tuple[int, int]]) -> tuple[Span, ...]:
         """Return the positions along T of character spans of a caption, new words expanded."""
@@ -229,11 +233,11 @@ class DenoisingTarget(Target):
         if not config.input_perturbation:
             return noise_BCHW, noise_BCHW
         extra_BCHW = self.noise(latents_BCHW, batch, "perturbation")
-        return noise_BCHW, perturbed(noise_BCHW, extra_BCHW, config.input_perturbation)
+        return noise_BCHW, perturb_noise(noise_BCHW, extra_BCHW, config.input_perturbation)
 
     def drawn_values(self, batch: Batch) -> dict[str, list[float]]:
         """Return the timestep of each row."""
-        quantile_B = quantiles(
+        quantile_B = stratified_quantiles(
             self.objective.config, self.seed, batch.step, batch.slots, self.batch_size
         )
         return {"timestep": self.objective.level(quantile_B).timestep_B.tolist()}
@@ -243,8 +247,8 @@ class DenoisingTarget(Target):
         """Generate an image for each prompt of the config and return them as one sheet."""
         pipe = self.pipeline()
         with self._lower_precision():
-            drawn = draw_prompts(pipe, config, config.looked_for(self.words()))
-        return page(drawn, config.columns)
+            drawn = draw_prompts(pipe, config, config.heat_map_words(self.words()))
+        return draw_sheet(drawn, config.columns)
 
     def words(self) -> list[str]:
         """Return the new words that are learned."""

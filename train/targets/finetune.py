@@ -144,7 +144,9 @@ class FineTuneTarget(DenoisingTarget):
         It is 0 for rows without a preserved caption.
         """
         wanted = [
-            None if not caption else self.config.preserved(caption, self.seed, batch.step, slot)
+            None
+            if not caption
+            else self.config.preserved_caption(caption, self.seed, batch.step, slot)
             for caption, slot in zip(batch.captions, batch.slots, strict=True)
         ]
         captions = ["" if caption is None else caption for caption in wanted]

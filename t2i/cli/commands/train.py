@@ -100,25 +100,32 @@ def _write_config(
 ) -> None:
     """Write a config for a folder of images; print its path, and the next command."""
     from t2i.cli.output import note
-    from train.init.init import Wish, about_word, as_they_are, is_unseen, will_start, write_start
+    from train.init.init import (
+        InitRequest,
+        has_few_broken,
+        is_not_downloaded,
+        reason_without_trigger,
+        word_comment,
+        write_start,
+    )
 
     out = out or Path(f"{folder.resolve().name}-{method}.toml")
     if out.suffix != ".toml":
         raise ArgumentError(f"Got --out {out}; with --init expected the name of a .toml file.")
-    wish = Wish(method, folder, base, word, kind)
+    wish = InitRequest(method, folder, base, word, kind)
     seen = write_start(wish, out)
     print_line(out)
-    if remarks := about_word(wish, seen):
+    if remarks := word_comment(wish, seen):
         note(" ".join(remarks))
-    if reason := as_they_are(wish, seen):
+    if reason := reason_without_trigger(wish, seen):
         note(f"Captions are learned as they are: {reason}. See [data] in the file.")
     if seen.broken:
-        mend = "" if will_start(seen) else "the run will not start before they are mended; "
+        mend = "" if has_few_broken(seen) else "the run will not start before they are mended; "
         note(
             f"{several(seen.broken, 'picture')} cannot be used: {mend}see with: "
             f"t2i data check {quote(str(folder))}"
         )
-    if is_unseen(base):
+    if is_not_downloaded(base):
         note(
             f"{base} is not on this machine and was not looked up: check that the hub has it. Its "
             "kind was inferred from its name."
