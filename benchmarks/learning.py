@@ -30,8 +30,8 @@ from t2i.atomic_files import write_atomically
 from t2i.pictures import FORMATS, open_picture, picture_grid, save_picture
 from t2i.scenes.recognised_objects import Recognition
 from t2i.scenes.recogniser import Recogniser
-from t2i.scenes.scenes import ground, put
-from t2i.scenes.sprites import BACKGROUNDS, clear_backgrounds, sprite
+from t2i.scenes.scenes import paste_sprite, render_background
+from t2i.scenes.sprites import BACKGROUNDS, contrasting_backgrounds, load_sprite
 from train.init.init import InitRequest, write_start
 
 THING, KIND, WORD = "whale", "fish", "sks"
