@@ -123,7 +123,7 @@ def resize_lora(
         if isinstance(layer, LowRankUpdate):
             found = truncate(*decompose_low_rank(layer, name), rank, share, sums)
             new = reshape_for_kernel(found, tuple(layer.down.shape[2:]))
-            kept = LowRankUpdate(
+            resized = LowRankUpdate(
                 new.down.to(layer.down.dtype),
                 new.up.to(layer.up.dtype),
                 new.alpha,
@@ -133,8 +133,8 @@ def resize_lora(
             found = truncate(
                 *decompose(check_finite_matrix(layer.matrix(), name)), rank, share, sums
             )
-            kept = reshape_for_kernel(found, kernel_size(name, layer, found.down.shape[1]))
-        parts.setdefault(part, {})[name] = kept
+            resized = reshape_for_kernel(found, kernel_size(name, layer, found.down.shape[1]))
+        parts.setdefault(part, {})[name] = resized
     return LoraApproximation(Lora(parts, lora.header), sums.kept_share)
 
 

@@ -22,8 +22,8 @@ from t2i.denoiser.loading.meta_models import build_meta_model
 from t2i.denoiser.loading.trial_pass import min_latent_side, run_trial_pass
 
 MEMORY_FACTOR = 2.0
-"""What is really taken for each byte counted here: convolutions need room to work in. Measured on
-one CPU core in float32, of the embedded model and of Stable Diffusion 1's sizes: 0.9 to 2.2 for
+"""Bytes really used for each byte counted: convolutions need workspace. Measured on one CPU
+core in float32, of the embedded model and of Stable Diffusion 1's sizes: 0.9 to 2.2 for
 passes, 1.7 to 2.0 for decoding."""
 
 

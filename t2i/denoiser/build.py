@@ -56,7 +56,7 @@ class TokenizerSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     folder: Path
-    """With `vocab.json` and `merges.txt`; relative to the TOML."""
+    """Folder with `vocab.json` and `merges.txt`; relative to the TOML."""
     length: int = Field(ge=MIN_PROMPT_LENGTH)
 
 
@@ -113,19 +113,19 @@ def build_components(config: ModelConfig) -> Components:
     tokenizer = clip_tokenizer(*load_bpe(config.tokenizer.folder), config.tokenizer.length)
     text_encoder = build_text_encoder(config, "text_encoder", "CLIPTextModel", tokenizer)
     width = text_encoder.config.hidden_size
-    told: Settings = {}
+    added_conditions: Settings = {}
     second = None
     if config.text_encoder_2 is not None:
         kind = "CLIPTextModelWithProjection"
         second = build_text_encoder(config, "text_encoder_2", kind, tokenizer)
         width += second.config.hidden_size
-        told = sdxl_settings(config.unet, second)
+        added_conditions = sdxl_settings(config.unet, second)
 
     unet_settings = {
         "in_channels": vae.config["latent_channels"],
         "out_channels": vae.config["latent_channels"],
         "cross_attention_dim": width,
-        **told,
+        **added_conditions,
     } | config.unet
     unet = make_component(UNet2DConditionModel, unet_settings, "unet")
     check_runs({"unet": unet, "vae": vae, **({"text_encoder_2": second} if second else {})})

@@ -72,18 +72,18 @@ def check_memory(unet: Any, vae: Any, latents_BCHW: Tensor, branches: int, **dec
         return
     factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
     try:
-        of_a_pass, of_decoding = (
+        pass_bytes, decoding_bytes = (
             unet_bytes_per_position(unet),
             decoder_bytes_per_position(vae, **decoding),
         )
     except Exception:  # A model of somebody's own, or changed since: nothing is known of it.
         return
-    passing = of_a_pass * branches * pictures * H * W
+    needed_for_pass = pass_bytes * branches * pictures * H * W
     at_once = 1 if getattr(vae, "use_slicing", False) else pictures
     tile = getattr(vae, "tile_latent_min_size", None)
     positions = min(H * W, tile**2) if getattr(vae, "use_tiling", False) and tile else H * W
     pixels = BYTES_PER_PIXEL * pictures * H * W * factor**2
-    needed = max(passing, of_decoding * at_once * positions + pixels)
+    needed = max(needed_for_pass, decoding_bytes * at_once * positions + pixels)
     if needed > free:
         many = several(pictures, "picture") if pictures > 1 else "A picture"
         raise DrawingError(
@@ -96,8 +96,8 @@ def free_bytes(device: torch.device) -> int | None:
     """Return the free bytes of a device; None where they cannot be determined."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(free + kept)
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(free + cached)
     if device.type != "cpu":
         return None
     return min(

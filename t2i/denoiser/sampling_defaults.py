@@ -12,7 +12,7 @@ from t2i.denoiser.loading.address import NOTES_FILE
 from t2i.denoiser.loading.model_notes import parse_model_notes, read_model_notes
 
 MAX_STEPS = 10_000
-"""Of a run; ten times those of the noise schedules that models are trained with."""
+"""Largest number of steps of a run; ten times the usual length of a noise schedule."""
 
 
 class SamplingDefaults(BaseModel):
@@ -26,8 +26,8 @@ class SamplingDefaults(BaseModel):
 
     def over(self, usual: dict[str, Any]) -> dict[str, Any]:
         """Return call arguments: `usual`, overridden by the model's own."""
-        said = {"num_inference_steps": self.steps, "guidance_scale": self.guidance_scale}
-        return usual | {name: value for name, value in said.items() if value is not None}
+        own = {"num_inference_steps": self.steps, "guidance_scale": self.guidance_scale}
+        return usual | {name: value for name, value in own.items() if value is not None}
 
 
 REMEDY = (

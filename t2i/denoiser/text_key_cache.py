@@ -19,7 +19,7 @@ from t2i.attention.hooks.compiled import is_compiled
 
 Projection = Callable[[Tensor], Tensor]
 MAX_BYTES = 2**28
-"""Of keys and values kept at a time; what does not fit is computed at every pass."""
+"""Most bytes of keys and values cached at a time; the rest is computed at every pass."""
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def cache_text_keys(
     torch.inference_mode() or in a compiled model.
     """
     budget = ByteBudget(most_bytes)
-    kept: dict[nn.Linear, CachedProjection] = {}
+    cache: dict[nn.Linear, CachedProjection] = {}
     with ExitStack() as undo:
         if not is_compiled(unet):
             for attention in filter(is_text_attention, unet.modules()):
@@ -42,14 +42,14 @@ def cache_text_keys(
                     linear = find_linear(attention, name)
                     if linear is not None:
                         project = undo.enter_context(intercept_forward(linear))
-                        kept[linear] = CachedProjection(attention, name, linear, project, budget)
-        token = _current_cache.set(kept)
+                        cache[linear] = CachedProjection(attention, name, linear, project, budget)
+        token = _current_cache.set(cache)
         undo.callback(_current_cache.reset, token)
-        yield kept
+        yield cache
 
 
 _current_cache: ContextVar[Mapping[nn.Linear, "CachedProjection"]] = ContextVar("kept", default={})  # noqa: B039
-"""Of the run that this thread is in; nobody writes into the default."""
+"""The cache of the run in this thread; the default is never written to."""
 
 
 def find_linear(attention: Attention, name: str) -> nn.Linear | None:
@@ -66,32 +66,32 @@ def intercept_forward(linear: nn.Linear) -> Iterator[Projection]:
     Runs of several threads share the replacement; the last one to leave restores the original.
     """
     with _lock:
-        asked = _interceptions.get(linear)
-        if asked is None:
-            asked = _interceptions[linear] = Interception(
+        interception = _interceptions.get(linear)
+        if interception is None:
+            interception = _interceptions[linear] = Interception(
                 linear.forward, vars(linear).get("forward")
             )
-            vars(linear)["forward"] = build_forward(linear, asked.project)
-        asked.runs += 1
+            vars(linear)["forward"] = build_forward(linear, interception.project)
+        interception.runs += 1
     try:
-        yield asked.project
+        yield interception.project
     finally:
         with _lock:
-            asked.runs -= 1
-            if asked.runs == 0:
+            interception.runs -= 1
+            if interception.runs == 0:
                 del _interceptions[linear]
-                if asked.own is None:
+                if interception.own is None:
                     del vars(linear)["forward"]
                 else:
-                    vars(linear)["forward"] = asked.own
+                    vars(linear)["forward"] = interception.own
 
 
 def build_forward(linear: nn.Linear, project: Projection) -> Projection:
     """Return a forward that uses the current thread's cache, if it has one for this layer."""
 
     def forward(text_BTD: Tensor) -> Tensor:
-        kept = _current_cache.get().get(linear)
-        return project(text_BTD) if kept is None else kept.forward(text_BTD)
+        cache = _current_cache.get().get(linear)
+        return project(text_BTD) if cache is None else cache.forward(text_BTD)
 
     return forward
 
@@ -102,7 +102,7 @@ class Interception:
 
     project: Projection
     own: Any
-    """As accelerate leaves one in the instance."""
+    """A forward in the instance, such as accelerate's; None where there is none."""
     runs: int = 0
 
 

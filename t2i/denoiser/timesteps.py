@@ -111,7 +111,7 @@ def check_spacing(scheduler: Scheduler, num_inference_steps: int) -> None:
     docs/decisions.md of 2026-11-29.
     """
     config = scheduler.config
-    spacing = next((said for key, said in SPACING_NAMES.items() if config.get(key)), None)
+    spacing = next((name for key, name in SPACING_NAMES.items() if config.get(key)), None)
     if spacing is None or not config.get("rescale_betas_zero_snr"):
         return
     needed = min_visible_steps(scheduler)
@@ -122,15 +122,17 @@ def check_spacing(scheduler: Scheduler, num_inference_steps: int) -> None:
     while count_visible_steps(trial) < needed and enough < MAX_SUGGESTED_STEPS:
         enough += 1
         trial.set_timesteps(enough, device=torch.device("cpu"))
-    plain = unspaced_sampler_name(scheduler)
+    unspaced = unspaced_sampler_name(scheduler)
     name = (
-        f"{plain} {spacing}" if plain in SAMPLERS_WITH_SIGMAS else f"{plain} with {spacing} spacing"
+        f"{unspaced} {spacing}"
+        if unspaced in SAMPLERS_WITH_SIGMAS
+        else f"{unspaced} with {spacing} spacing"
     )
     raise ArgumentError(
         f"At {several(num_inference_steps, 'step')} {name!r} draws smeared pictures with this "
         "model, which begins from noise alone (zero-terminal SNR): the spacing leaves "
         f"{several(seen, 'step')} in which anything can be seen, expected {needed}. Choose "
-        f"{plain!r}, its plain spacing, or at least {enough} steps."
+        f"{unspaced!r}, its plain spacing, or at least {enough} steps."
     )
 
 
@@ -155,7 +157,7 @@ def unspaced_sampler_name(scheduler: Scheduler) -> str:
         if sampler.class_name == type(scheduler).__name__
         and all(scheduler.config.get(key) == value for key, value in sampler.settings.items())
     ]
-    most_said = max(
+    most_specific = max(
         fitting, key=lambda name: len(SAMPLERS_WITH_SIGMAS[name].settings), default=None
     )
-    return type(scheduler).__name__ if most_said is None else most_said
+    return type(scheduler).__name__ if most_specific is None else most_specific

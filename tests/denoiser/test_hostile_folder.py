@@ -33,7 +33,7 @@ def test_classes_from_elsewhere_are_refused(model, part, entry):
 
 def test_a_folder_that_brings_its_own_pipeline_code_is_refused(model):
     rewrite_json(model / "model_index.json", _class_name=["pipeline", "MyPipeline"])
-    with pytest.raises(ModelError, match="asks for code of its own"):
+    with pytest.raises(ModelError, match="requires code of its own"):
         check_folder(model)
 
 
@@ -46,15 +46,15 @@ def test_a_config_no_model_can_be_built_from_is_refused(model):
 @pytest.mark.parametrize(
     ("file", "entry", "message"),
     [
-        ("model_index.json", {"extra": ["my_module", "X"]}, "has extra .*asks for code of its own"),
-        ("model_index.json", {"custom_pipeline": "x.py"}, "custom_pipeline asks for code"),
-        ("unet/config.json", {"auto_map": {"AutoModel": "m.X"}}, "auto_map asks for code"),
-        ("unet/config.json", {"_class_name": ["m", "X"]}, "_class_name .* asks for code"),
+        ("model_index.json", {"extra": ["my_module", "X"]}, "has extra .*requires code of its own"),
+        ("model_index.json", {"custom_pipeline": "x.py"}, "custom_pipeline requires code"),
+        ("unet/config.json", {"auto_map": {"AutoModel": "m.X"}}, "auto_map requires code"),
+        ("unet/config.json", {"_class_name": ["m", "X"]}, "_class_name .* requires code"),
         ("unet/config.json", {"_class_name": "VQModel"}, "describes a VQModel, expected a UNet2D"),
-        ("text_encoder/config.json", {"trust_remote_code": True}, "trust_remote_code asks for"),
-        ("text_encoder/config.json", {"a": [{"auto_map": "m.X"}]}, "auto_map asks for code"),
-        ("text_encoder/config.json", {"attn_implementation": "who/what"}, "asks for code"),
-        ("tokenizer/tokenizer_config.json", {"auto_map": {"AutoTokenizer": "m.X"}}, "asks for cod"),
+        ("text_encoder/config.json", {"trust_remote_code": True}, "trust_remote_code requires"),
+        ("text_encoder/config.json", {"a": [{"auto_map": "m.X"}]}, "auto_map requires code"),
+        ("text_encoder/config.json", {"attn_implementation": "who/what"}, "requires code"),
+        ("tokenizer/tokenizer_config.json", {"auto_map": {"AutoTokenizer": "m.X"}}, "requires cod"),
     ],
 )
 def test_configs_that_ask_for_code_are_refused(model, file, entry, message):

@@ -90,7 +90,7 @@ def test_what_the_library_alone_can_tell_is_named_with_the_file(model, file, key
 def test_a_part_that_is_not_there_may_not_name_code_either(model, library):
     for part in ("image_encoder", "feature_extractor", "tokenizer_2", "anything"):
         rewrite_json(model / "model_index.json", **{part: [library, "x"]})
-        with pytest.raises(ModelError, match=f"{part} .* which asks for code of its own"):
+        with pytest.raises(ModelError, match=f"{part} .* which requires code of its own"):
             check_folder(model)
         rewrite_json(model / "model_index.json", **{part: [None, None]})
 

@@ -261,7 +261,7 @@ def without(monkeypatch, pipe, *args, **call):
     """The same picture with every projection computed at every pass."""
     with monkeypatch.context() as patch:
         patch.setattr(
-            "pipelines.base.pipeline.text_keys_kept",
+            "pipelines.base.pipeline.cache_text_keys",
             lambda unet: cache_text_keys(unet, most_bytes=0),
         )
         return draw(pipe, *args, **call)

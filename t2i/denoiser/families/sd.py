@@ -24,9 +24,9 @@ MAX_SIDE = 2**20
 VAE = AutoencoderKL | AutoencoderTiny
 
 ADDED_CONDITIONS = ("text_embeds", "time_ids")
-"""What SDXL's UNet adds to its embedding of the timestep; see families/sdxl.py."""
+"""Conditions that SDXL's UNet adds to its timestep embedding; see families/sdxl.py."""
 IMAGE_PROMPT_PREFIX = "image_prompt_"
-"""Before the number of an IP-Adapter."""
+"""Prefix of the name of an IP-Adapter's image prompt; its number follows."""
 
 
 def denoise(

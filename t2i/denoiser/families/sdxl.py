@@ -20,12 +20,12 @@ class SizeConditioning:
     """Micro-conditioning (Podell et al. 2023, section 2.2, https://arxiv.org/abs/2307.01952)."""
 
     original: Size
-    """Of the training picture that this one should look like, before it was scaled."""
+    """Original size of the training images to imitate, before scaling."""
     crop: Size = (0, 0)
-    """Top and left of the part that was cut out of it."""
+    """Top and left of the crop from it."""
     target: Size = (1024, 1024)
     score: float | None = None
-    """How well people liked the training pictures, which the refiner is told, not the target."""
+    """Aesthetic score, which the refiner takes instead of the target size."""
 
     @property
     def numbers(self) -> tuple[float, ...]:

@@ -19,7 +19,7 @@ UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
 TEXT_ENCODER_PREFIXES = ("cond_stage_model.", "conditioner.")
 MAX_TENSORS = 20_000
-"""Of a file; the largest, SDXL with averaged weights beside the others, has half as many."""
+"""Largest number of tensors in a file; SDXL with EMA weights has half as many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,11 +162,11 @@ def declared_prediction_type(path: Path, shapes: Shapes) -> str | None:
     """Return the prediction type declared in modelspec metadata or by a marker tensor, or None."""
     with open_tensors(path) as file:
         metadata = file.metadata() or {}
-    said = metadata.get("modelspec.prediction_type", "").lower()
+    declared = metadata.get("modelspec.prediction_type", "").lower()
     architecture = metadata.get("modelspec.architecture", "").lower()
-    if said in ("v", "v_prediction") or "v_pred" in shapes:
+    if declared in ("v", "v_prediction") or "v_pred" in shapes:
         return "v_prediction"
-    if said in ("eps", "epsilon"):
+    if declared in ("eps", "epsilon"):
         return "epsilon"
     if architecture.startswith("stable-diffusion-v2"):
         return "v_prediction" if "768-v" in architecture else "epsilon"

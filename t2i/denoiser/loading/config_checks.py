@@ -15,7 +15,7 @@ CODE_KEYS = {"auto_map", "custom_pipeline", "trust_remote_code"}
 """Keys by which diffusers and transformers are sent to code that is not theirs."""
 
 PROVENANCE_KEYS = {"_name_or_path", "name_or_path", "special_tokens_map_file"}
-"""Where a file once lay, as published files say; no loader opens these."""
+"""Keys with original paths in published files; no loader opens these."""
 
 
 def check_config(path: Path, config: Mapping[str, object]) -> None:
@@ -64,25 +64,26 @@ def check_no_code(path: Path, key: str, value: object) -> None:
     kernel = key.endswith("implementation") and isinstance(value, str) and "/" in value
     if kernel or (key in CODE_KEYS and value not in (None, False)):
         raise ModelError(
-            f"Refused {path}: its {key} asks for code of its own, and a model here is weights only."
+            f"Refused {path}: its {key} requires code of its own, and only models without code "
+            "are loaded."
         )
     if key == "_class_name" and not isinstance(value, str):
         raise ModelError(
-            f"Refused {path}: its _class_name {value!r} asks for code of its own; expected the "
+            f"Refused {path}: its _class_name {value!r} requires code of its own; expected the "
             "name of a class of diffusers."
         )
 
 
 def iter_entries(config: Mapping[str, object]) -> Iterator[tuple[str, object]]:
     """Iterate over keys and values at any depth; items of a list get the list's key."""
-    waiting: list[tuple[str, object]] = list(config.items())
-    while waiting:
-        key, value = waiting.pop()
+    remaining: list[tuple[str, object]] = list(config.items())
+    while remaining:
+        key, value = remaining.pop()
         yield key, value
         if isinstance(value, dict):
-            waiting += value.items()
+            remaining += value.items()
         elif isinstance(value, list):
-            waiting += [(key, item) for item in value]
+            remaining += [(key, item) for item in value]
 
 
 def is_outside_path(value: str) -> bool:

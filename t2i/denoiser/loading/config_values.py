@@ -71,9 +71,9 @@ ABOVE_ZERO = {
 UP_TO_ONE = {"beta_start", "beta_end", "trained_betas"}
 """Above 0 and at most 1: what is taken away from the signal at a step."""
 ZERO_TO_ONE = {"attention_dropout", "dropout", "dynamic_thresholding_ratio"}
-"""From 0 to 1."""
+"""Keys of values from 0 to 1."""
 MAX_TRAIN_STEPS = 100_000
-"""Of a noise schedule; a hundred times what models are trained with."""
+"""Largest noise schedule; a hundred times the usual length."""
 MAX_VALUES = {"num_train_timesteps": MAX_TRAIN_STEPS, "sample_size": 16_384, "solver_order": 3}
 
 SCALAR_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
@@ -121,24 +121,24 @@ def expected_type(key: str, value: object, annotation: object) -> str:
 
     Lists may have any length: signatures declare `tuple[int]` for four numbers.
     """
-    taken = parse_annotation(annotation)
-    if taken is None or (taken.literals and key in TRANSLATED_KEYS):
+    allowed = parse_annotation(annotation)
+    if allowed is None or (allowed.literals and key in TRANSLATED_KEYS):
         return ""
     if isinstance(value, list | tuple):
-        sound = taken.lists and all(
-            one is None or accepts(one, taken) for one in iter_scalars(value)
+        sound = allowed.lists and all(
+            one is None or accepts(one, allowed) for one in iter_scalars(value)
         )
         sound = sound and len(value) > 0
     else:
-        sound = taken.alone and not isinstance(value, dict) and accepts(value, taken)
+        sound = allowed.alone and not isinstance(value, dict) and accepts(value, allowed)
     if sound:
         return ""
-    if taken.literals:
-        return "one of " + ", ".join(sorted(map(str, taken.literals)))
-    words = " or ".join(word for kind, word in SCALAR_NAMES.items() if kind in taken.kinds)
-    if not taken.lists:
+    if allowed.literals:
+        return "one of " + ", ".join(sorted(map(str, allowed.literals)))
+    words = " or ".join(word for kind, word in SCALAR_NAMES.items() if kind in allowed.kinds)
+    if not allowed.lists:
         return words
-    return f"{words}, or a list of such" if taken.alone else f"a list, each {words}"
+    return f"{words}, or a list of such" if allowed.alone else f"a list, each {words}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,10 +169,10 @@ def parse_annotation(annotation: object) -> ParameterType | None:
     if origin not in (tuple, list, typing.Union, types.UnionType):
         return None
     several = origin in (tuple, list)
-    told = [parse_annotation(one) for one in arguments if one not in NON_JSON_TYPES]
-    if None in told or not told:
+    items = [parse_annotation(one) for one in arguments if one not in NON_JSON_TYPES]
+    if None in items or not items:
         return None
-    inner = [one for one in told if one is not None]
+    inner = [one for one in items if one is not None]
     return ParameterType(
         nothing.union(*(one.kinds for one in inner)),
         nothing.union(*(one.literals for one in inner)),
@@ -181,12 +181,12 @@ def parse_annotation(annotation: object) -> ParameterType | None:
     )
 
 
-def accepts(value: object, taken: ParameterType) -> bool:
+def accepts(value: object, allowed: ParameterType) -> bool:
     """Return True if a scalar has an accepted type; an int counts as a float, a bool does not."""
-    if taken.literals:
-        return value in taken.literals
+    if allowed.literals:
+        return value in allowed.literals
     kind = type(value)
-    return kind in taken.kinds or (kind is int and float in taken.kinds)
+    return kind in allowed.kinds or (kind is int and float in allowed.kinds)
 
 
 def expected_range(key: str, value: object) -> str:
@@ -208,10 +208,10 @@ def expected_range(key: str, value: object) -> str:
 
 def iter_scalars(value: object) -> Iterable[object]:
     """Iterate over the scalars in nested lists; a scalar yields itself."""
-    waiting = [value]
-    while waiting:
-        one = waiting.pop()
+    remaining = [value]
+    while remaining:
+        one = remaining.pop()
         if isinstance(one, list | tuple):
-            waiting += one
+            remaining += one
         else:
             yield one

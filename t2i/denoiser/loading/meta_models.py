@@ -59,8 +59,8 @@ def build_meta_model(class_name: str, config: Config) -> nn.Module:
         )
     try:
         described = json.dumps([class_name, dict(config)], sort_keys=True, default=repr)
-        if (kept := META_MODELS.get(described)) is not None:
-            return kept
+        if (cached := META_MODELS.get(described)) is not None:
+            return cached
         with torch.device("meta"), limit_modules():
             made = BUILDERS[class_name](config).eval()
     except Exception as error:  # A wrong config makes constructors fail in any way.

@@ -98,7 +98,7 @@ def read_layout(folder: Path, index: Mapping[str, object]) -> Layout:
         checked_later = part in ALLOWED_CLASSES and (folder / part).is_dir()
         if not checked_later and isinstance(entry, list) and not names_a_class(entry):
             raise ModelError(
-                f"Refused {folder}: its model_index.json has {part} {entry}, which asks for code "
+                f"Refused {folder}: its model_index.json has {part} {entry}, which requires code "
                 f"of its own; expected classes of diffusers and transformers."
             )
         if not checked_later and part in KNOWN_PARTS and not isinstance(entry, list | None):

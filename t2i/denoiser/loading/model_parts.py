@@ -30,7 +30,7 @@ class Layout:
 
 
 PRIOR_PARTS = ("prior", "text_encoder", "tokenizer", "scheduler", "image_encoder")
-"""What a prior is made of; in one folder with its decoder each has "prior_" before its name."""
+"""Parts of a prior; in one folder with its decoder they are prefixed with "prior_"."""
 
 LAYOUTS = {
     layout.name: layout
@@ -76,7 +76,7 @@ PIPELINES = {
     "StableDiffusionXLPipeline": SDXL,
     "TextToImagePipeline": STABLE_DIFFUSION,  # ours, with a text encoder diffusers does not read
 }
-"""What a model_index.json says under _class_name -> the kind of model."""
+"""The _class_name in a model_index.json -> name of the layout."""
 
 TEXT_ENCODERS = {
     "BertModel",
@@ -127,4 +127,4 @@ ALLOWED_CLASSES: MappingProxyType[str, tuple[str, Collection[str]]] = MappingPro
 """Part -> the library and the classes it may come from; nothing else is ever imported."""
 
 ALLOWED_LIBRARIES = {None, "diffusers", "stable_diffusion", "transformers"}
-"""What the entry of any other part may name; such parts are neither loaded nor looked at."""
+"""Libraries that entries of other, ignored parts may name."""

@@ -43,7 +43,7 @@ from t2i.text.bpe import clip_tokenizer, load_bpe
 Component = nn.Module | CLIPTokenizer | Scheduler
 MAX_PART_TENSORS = 5000
 CLIP_REPOSITORY = "openai/clip-vit-large-patch14"
-"""Of the hub: where the words of every Stable Diffusion come from."""
+"""Hub repository with the vocabulary of every Stable Diffusion."""
 CLIP_LENGTH = 77
 """Tokens that CLIP reads at once."""
 

@@ -22,8 +22,7 @@ from t2i.errors import ModelError, T2IError, library_message
 
 TRIAL_STEPS = 8
 PASSED_MODELS: set[str] = set()
-"""What went through `try_pass` in this process, as JSON: one run loads its model several
-times, and what its parts are tells whether they can run, not their weights."""
+"""Configs, as JSON, that passed `try_pass` in this process: a run loads its model several times."""
 MAX_PASSED = 64
 
 
@@ -63,7 +62,7 @@ def try_scheduler(path: Path, class_name: str) -> None:
             stepping = kind.from_config(config)
         except ImportError:
             return  # The package to install is named where it is built to draw with.
-        if class_name != "UnCLIPScheduler":  # is told its next step, which only the prior knows
+        if class_name != "UnCLIPScheduler":  # needs the next timestep, which only the prior passes
             take_steps(stepping)
 
 
@@ -170,13 +169,13 @@ def run_trial_pass(
     if config.get("time_cond_proj_dim"):
         options["timestep_cond"] = torch.zeros(1, config["time_cond_proj_dim"])
     if config.get("addition_embed_type") == "text_time":
-        told = config["projection_class_embeddings_input_dim"]
+        input_width = config["projection_class_embeddings_input_dim"]
         sizes = 6 * config["addition_time_embed_dim"]
         pooled = pooled_width(models)
-        wide = told - sizes if pooled is None else pooled
-        numbers = (told - wide) // config["addition_time_embed_dim"]
+        pooled_size = input_width - sizes if pooled is None else pooled
+        numbers = (input_width - pooled_size) // config["addition_time_embed_dim"]
         options["added_cond_kwargs"] = {
-            "text_embeds": torch.zeros(1, wide),
+            "text_embeds": torch.zeros(1, pooled_size),
             "time_ids": torch.zeros(1, numbers),
         }
     elif config.get("addition_embed_type") == "image":

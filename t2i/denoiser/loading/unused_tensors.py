@@ -6,14 +6,14 @@ Unknown tensors are never dropped.
 from diffusers.loaders.single_file_utils import SD_2_TEXT_ENCODER_KEYS_TO_IGNORE
 
 POSITION_IDS = "embeddings.position_ids"
-"""Ends what was once saved with text encoders, and is now computed."""
+"""Ending of a buffer that old text encoders saved and that is computed now."""
 TEXT_EXTRAS = {"text_projection.weight", "text_projection", "logit_scale", "attn_mask"}
-"""Of the CLIP that a text encoder was taken from; a class with a projection has that as its own."""
+"""Tensors of the CLIP a text encoder was part of; a class with a projection uses its own."""
 VISION_PREFIXES = ("visual.", "visual_projection.", "vision_model.")
 """The half of that CLIP that reads pictures."""
 
 AUTOENCODER_EXTRAS = ("first_stage_model.loss.", "first_stage_model.model_ema.")
-"""In the place of an autoencoder: what it was trained with, and its averaged weights."""
+"""Prefixes of an autoencoder's training loss and EMA weights."""
 TRAINING_PREFIXES = (
     "model_ema.",
     "optimizer",

@@ -188,7 +188,7 @@ OLD_ATTENTION_NAMES = {
     ".value.": ".to_v.",
     ".proj_attn.": ".to_out.0.",
 }
-"""As in the VAEs of Stable Diffusion 1 and 2; diffusers renames them while loading."""
+"""Old names in the VAEs of Stable Diffusion 1 and 2; diffusers renames them while loading."""
 
 UNUSED_TENSORS = {"pooler.dense.weight", "pooler.dense.bias"}
-"""Of a BERT: no denoiser is told what they make, so that files may leave them out."""
+"""Tensors of a BERT that no denoiser uses, so that files may leave them out."""
