@@ -10,6 +10,7 @@ started the process did so. WATCH = frozen times the frozen encoders too, which 
 
 import atexit
 import builtins
+import itertools
 import json
 import runpy
 import statistics
@@ -77,8 +78,7 @@ class Clock:
         assert self.first is not None
         rung = self.done[WARM_UP - 1 :]
         wall, cpu = (
-            [after[i] - before[i] for before, after in zip(rung, rung[1:], strict=False)]
-            for i in range(2)
+            [after[i] - before[i] for before, after in itertools.pairwise(rung)] for i in range(2)
         )
         figures = {
             "steps": len(self.done),

@@ -4,12 +4,13 @@ A model asked for more pixels than it was trained at repeats objects. Drawn at t
 enlarged and then redrawn a little, an image keeps its objects.
 """
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from t2i.errors import ArgumentError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from PIL.Image import Image
 
     from pipelines.base.pipeline import OutputOrTuple, Pipeline

@@ -10,7 +10,7 @@ import sys
 import unicodedata
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from t2i.errors import OutputError
@@ -44,10 +44,8 @@ def is_command(character: str) -> bool:
 
 def print_note(text: object) -> None:
     """Print a line to stderr; ignore a closed or full stream."""
-    try:
+    with suppress(OSError, ValueError):  # hung up, full, closed
         print(visible(str(text), LINES), file=sys.stderr, flush=True)
-    except (OSError, ValueError):  # hung up, full, closed
-        pass
 
 
 def several(number: int, noun: str) -> str:
@@ -157,10 +155,8 @@ def visible_logs() -> Iterator[None]:
 
     def made(*args: Any, **kwargs: Any) -> logging.LogRecord:
         record = before(*args, **kwargs)
-        try:
+        with suppress(Exception):  # the library reports a message that does not fit its arguments
             record.msg, record.args = visible(record.getMessage(), LINES), ()
-        except Exception:  # a message that does not fit its arguments is the library's to report
-            pass
         return record
 
     logging.setLogRecordFactory(made)

@@ -188,7 +188,7 @@ def changes(before: Values, after: Values) -> list[str]:
             now = [one for one in now if one in value]  # libraries add their own
         if name.startswith("the log level") and imported and value == logging.NOTSET:
             continue  # nor had the library set it
-        if value == now or value is None and name.startswith(("bars", "torch's recompile")):
+        if value == now or (value is None and name.startswith(("bars", "torch's recompile"))):
             continue
         if isinstance(value, dict):
             keys = [key for key in {**value, **now} if value.get(key) != now.get(key)]

@@ -39,8 +39,8 @@ def build_scheduler(objective: ObjectiveConfig) -> Scheduler:
     """Build the scheduler that samples a model trained with this objective."""
     settings: dict[str, Any] = objective.scheduler_config()
     if objective.prediction == "flow":
-        return cast(Scheduler, FlowMatchEulerDiscreteScheduler(**settings))
-    return cast(Scheduler, DDIMScheduler(**settings, clip_sample=False, steps_offset=1))
+        return cast("Scheduler", FlowMatchEulerDiscreteScheduler(**settings))
+    return cast("Scheduler", DDIMScheduler(**settings, clip_sample=False, steps_offset=1))
 
 
 def build_pipeline(components: Components, scheduler: Scheduler) -> "TextToImagePipeline":

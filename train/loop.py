@@ -166,20 +166,7 @@ class Training:
                     reports[0].advance(self.steps_done)
                     if message := compilations.poll():
                         reports[0].say(message)
-                for remark in result.remarks:
-                    self._on_main(partial(self._remark, reports, remark))
-                if self._is_due(train.log_every) or last:
-                    self._on_main(partial(self._log, reports, result.numbers()))
-                if self.config.ema.kind == "power" and (
-                    self._is_due(self.config.ema.snapshot_every) or last
-                ):
-                    self._snapshot()  # before the checkpoint, from which a resume starts
-                if self._is_due(self.config.validation.every) or last:
-                    self._validate(reports)
-                if self._is_due(train.checkpoint_every) or last or stopping:
-                    self._save()
-                if self._is_due(self.config.samples.every) and not last:
-                    self._draw_sheet(reports)
+                self._after_step(result, reports, last=last, stopping=stopping)
                 if stopping and not last:
                     if main:
                         reports[0].say(
@@ -198,6 +185,24 @@ class Training:
             for report in reports:
                 report.close()
         return True
+
+    def _after_step(
+        self, result: StepResult, reports: list[Report], *, last: bool, stopping: bool
+    ) -> None:
+        """Log, snapshot, validate, save and draw whatever is due."""
+        for remark in result.remarks:
+            self._on_main(partial(self._remark, reports, remark))
+        if last or self._is_due(self.config.train.log_every):
+            self._on_main(partial(self._log, reports, result.numbers()))
+        ema = self.config.ema
+        if ema.kind == "power" and (last or self._is_due(ema.snapshot_every)):
+            self._snapshot()  # before the checkpoint, from which a resume starts
+        if last or self._is_due(self.config.validation.every):
+            self._validate(reports)
+        if last or stopping or self._is_due(self.config.train.checkpoint_every):
+            self._save()
+        if not last and self._is_due(self.config.samples.every):
+            self._draw_sheet(reports)
 
     @contextmanager
     def _compiled(self) -> Iterator[None]:

@@ -74,7 +74,7 @@ class CheckedPipeline(DiffusionPipeline):
             kwargs.pop("variant", None)
             parts = load_single_file(place, dtype=dtype, **kwargs)
             if "text_encoder" not in parts:  # SDXL's refiner, trained with empty prompts
-                parts |= {part: None for part in LAYOUTS[SDXL].together}
+                parts |= dict.fromkeys(LAYOUTS[SDXL].together)
                 parts["force_zeros_for_empty_prompt"] = False
             return cls(**parts)
         contents = check_folder(place, variant=variant, given=kwargs.keys())
@@ -87,7 +87,7 @@ class CheckedPipeline(DiffusionPipeline):
             check_adapter_file(place / part)
         optional = {*cls._optional_components, *LAYOUTS[contents.kind].together}
         absent = optional - {*contents.parts} - kwargs.keys()
-        kwargs |= {part: None for part in absent}
+        kwargs |= dict.fromkeys(absent)
         for part, class_name in contents.parts.items():
             if "tokenizer" in part:
                 kwargs[part] = load_tokenizer(place / part, class_name)

@@ -31,12 +31,12 @@ def check_denoising_fractions(denoising_start: float | None, denoising_end: floa
                 f"Got {name}={fraction!r}, expected a number between 0 and 1, such as 0.8, the "
                 "fraction of the noise that is removed before; None for the whole run."
             )
-    if denoising_start is not None and denoising_end is not None:
-        if denoising_start >= denoising_end:
-            raise ArgumentError(
-                f"Got denoising_start={denoising_start} and denoising_end={denoising_end}: the end "
-                "must be the larger one."
-            )
+    both = denoising_start is not None and denoising_end is not None
+    if both and denoising_start >= denoising_end:  # type: ignore[operator]  # both are numbers
+        raise ArgumentError(
+            f"Got denoising_start={denoising_start} and denoising_end={denoising_end}: the end "
+            "must be the larger one."
+        )
 
 
 def image_timesteps(

@@ -82,7 +82,7 @@ class RecordingProbe(Probe):
 
     def begin_run(self, prompt_tokens: PromptTokens, latent_size: tuple[int, int] | None) -> None:
         """Do nothing at the start of a run."""
-        return None
+        return
 
     def bytes_at(self, site: Site, pictures: int, steps: int) -> int:
         """Return 0: RecordingEdit checks the budget, since it knows the width of the heads."""

@@ -69,9 +69,12 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
     kinds: ClassVar[tuple[str, ...]] = (KANDINSKY,)
     model_cpu_offload_seq = "prior_text_encoder->prior_image_encoder->unet->movq"  # type: ignore[assignment]  # None there
     # Two of its parameters are read outside its forward.
-    _exclude_from_cpu_offload = ["prior_prior"]
-    _optional_components = [*(f"prior_{part}" for part in PRIOR_PARTS), "prior_image_processor"]
-    _callback_tensor_inputs = ["latents", *picture_embeds.CALLBACK_NAMES]
+    _exclude_from_cpu_offload = ["prior_prior"]  # noqa: RUF012 - as in diffusers
+    _optional_components = [  # noqa: RUF012 - as in diffusers
+        *(f"prior_{part}" for part in PRIOR_PARTS),
+        "prior_image_processor",
+    ]
+    _callback_tensor_inputs: ClassVar[list[str]] = ["latents", *picture_embeds.CALLBACK_NAMES]
 
     def __init__(
         self,

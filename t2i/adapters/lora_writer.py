@@ -290,9 +290,10 @@ def infer_family(lora: Lora) -> ModelFamily:
         if version.startswith(KOHYA_VERSIONS[family].removesuffix("_base_v1-0")):
             return family
     for name, layer in lora.parts.get("unet", {}).items():
-        if name.endswith(("attn2.to_k", "attn2.to_v")) and isinstance(layer, LowRankUpdate):
-            if (family_by_width := FAMILY_BY_TEXT_WIDTH.get(layer.down.shape[1])) is not None:
-                return family_by_width
+        reads_text = name.endswith(("attn2.to_k", "attn2.to_v"))
+        width = layer.down.shape[1] if isinstance(layer, LowRankUpdate) and reads_text else None
+        if width is not None and width in FAMILY_BY_TEXT_WIDTH:
+            return FAMILY_BY_TEXT_WIDTH[width]
     raise ModelError(
         "The base model of the LoRA cannot be inferred from its layers: give --family sd1, sd2 or "
         "sdxl."

@@ -1,5 +1,6 @@
 """Output of a command: text for people, or one JSON document for programs."""
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -48,5 +49,5 @@ def asks_for_json(arguments: Sequence[str]) -> bool:
 
     They are not parsed: a command line in error may never have been.
     """
-    pairs = zip(arguments, arguments[1:], strict=False)
+    pairs = itertools.pairwise(arguments)
     return "--format=json" in arguments or ("--format", "json") in pairs

@@ -1,11 +1,14 @@
 """The predicted original sample (x0) as a linear function of latents and prediction."""
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
 from t2i.denoiser.schedulers import Scheduler
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def predicted_original_factors(scheduler: Scheduler) -> tuple[tuple[float, float], ...]:

@@ -182,8 +182,8 @@ def build_table(tallies: dict[str, RecognitionTally]) -> Table:
         head for split in tallies for head in (SPLITS[split], f"{SPLITS[split]}: another's caption")
     ]
     title = "the recogniser on real scenes"
-    units = {head: "%" for head in heads}
-    return Table("recogniser", title, heads, rows, units, {head: "higher" for head in heads[::2]})
+    units = dict.fromkeys(heads, "%")
+    return Table("recogniser", title, heads, rows, units, dict.fromkeys(heads[::2], "higher"))
 
 
 def draw_sheet(caption_matcher: CaptionMatcher, scenes: Scenes) -> Image.Image:

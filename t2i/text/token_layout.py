@@ -4,6 +4,7 @@ A window holds `prefix + room tokens + suffix`; a text that needs more is divide
 window each.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
@@ -76,8 +77,7 @@ class Window:
             ]
             cuts = self.cuts(texts[number], tokens)
             chunks += [
-                Chunk(number, tuple(tokens[start:end]))
-                for start, end in zip(cuts, cuts[1:], strict=False)
+                Chunk(number, tuple(tokens[start:end])) for start, end in itertools.pairwise(cuts)
             ]
         return chunks
 

@@ -106,7 +106,7 @@ def test_what_no_lora_holds_is_named():
 
 def test_models_of_different_kinds_have_no_difference():
     one, other = models_of(components("sd1")), models_of(components("sdxl"))
-    with pytest.raises(ModelError, match="One of the models has a text_encoder_2|differ in more"):
+    with pytest.raises(ModelError, match=r"One of the models has a text_encoder_2|differ in more"):
         extract_lora(one, other, rank=4)
 
 

@@ -238,7 +238,7 @@ def test_the_header_of_diffusers_is_read_by_the_same_tables(tmp_path):
             path,
             {"lora_adapter_metadata": json.dumps(told)},
         )
-        with pytest.raises(ModelError, match="'pissa'.*path_initial_model_for_weight_conversion"):
+        with pytest.raises(ModelError, match=r"'pissa'.*path_initial_model_for_weight_conversion"):
             read_lora(path)
     both = {"unet.r": 2, "lora_alpha": 6}
     save_file(tensors, path, {"lora_adapter_metadata": json.dumps(both)})
@@ -299,7 +299,7 @@ def test_a_magnitude_that_the_config_denies_is_refused(tmp_path):
     path = tmp_path / "adapter_model.safetensors"
     key = f"base_model.model.{ROOM}.proj_in.lora_magnitude_vector"
     save_file(load_file(path) | {key: torch.ones(12)}, path)
-    with pytest.raises(ModelError, match="have the magnitude of DoRA, .* use_dora = false"):
+    with pytest.raises(ModelError, match=r"have the magnitude of DoRA, .* use_dora = false"):
         read_lora(tmp_path)
 
 

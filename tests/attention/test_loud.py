@@ -109,7 +109,7 @@ def test_other_prompts_than_our_pipeline_is_called_with(pipe):
 
 def test_a_recorded_source_needs_one_of_our_pipelines(diffusers):
     with (
-        pytest.raises(ArgumentError, match="recorded_source for a .*only our pipelines can"),
+        pytest.raises(ArgumentError, match=r"recorded_source for a .*only our pipelines can"),
         attend(diffusers, recorded_source=SimpleNamespace()),
     ):
         pass
@@ -177,7 +177,7 @@ def test_a_pipeline_that_does_not_call_back_is_stopped_at_the_second_step(diffus
             attn.edit(LocalBlend(words=("cat", "dog")))
             draw(diffusers, PAIR)
 
-    with pytest.raises(AttentionError, match="pass callback_on_step_end=attn.on_step_end"):
+    with pytest.raises(AttentionError, match=r"pass callback_on_step_end=attn.on_step_end"):
         draw_without_callback()
     hook.remove()
     assert len(passes) == 1
@@ -219,7 +219,7 @@ def test_two_sources_for_one_target_are_refused(pipe):
 def test_a_part_of_a_model_that_is_attended_to_is_refused(pipe):
     with attend(pipe):
         with (
-            pytest.raises(AttentionError, match="give attend.. the same one, and choose places"),
+            pytest.raises(AttentionError, match=r"give attend.. the same one, and choose places"),
             attend(pipe.unet.mid_block),
         ):
             pass

@@ -71,10 +71,7 @@ def test_the_order_of_text_and_picture_is_found(pipes, kind):
         maps = attn.probe("apple")
         draw(pipes[kind])
     text, keys = TEXT[kind], TEXT[kind] + PICTURE
-    if kind == "sd3":
-        orders = {((PICTURE, keys), (0, PICTURE))}
-    else:
-        orders = {((0, text), (text, keys))}
+    orders = {((PICTURE, keys), (0, PICTURE))} if kind == "sd3" else {((0, text), (text, keys))}
     assert {(site.text, site.image) for site in maps.sites} == orders
     assert {site.kind for site in maps.sites} == {"joint"}
     assert len(maps.sites) == {"sd3": 3, "flux": 4}[kind]

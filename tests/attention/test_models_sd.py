@@ -231,7 +231,7 @@ def test_other_prompts_than_the_call_has_are_refused(pipe):
             attn.probe("cat", prompt=2)
             draw(pipe)
 
-    with pytest.raises(ArgumentError, match="called with 4 rows .* of 3 prompts"):
+    with pytest.raises(ArgumentError, match=r"called with 4 rows .* of 3 prompts"):
         run()
 
 
@@ -241,7 +241,7 @@ def test_an_edit_of_latents_asks_for_the_callback(pipe):
             attn.edit(LocalBlend(source=0, target=1, words=("apple", "dog")))
             draw(pipe)
 
-    with pytest.raises(AttentionError, match="callback_on_step_end=attn.on_step_end"):
+    with pytest.raises(AttentionError, match=r"callback_on_step_end=attn.on_step_end"):
         run()
 
 

@@ -211,7 +211,7 @@ def test_whatever_a1111_takes_for_a_network_never_becomes_words(
     request = Request(prompt="a", grammar="a1111")
     for prompts in ({"prompt": before + tag}, {"negative_prompt": before + tag}):
         spoken = replace(request, **prompts) if "negative_prompt" in prompts else request
-        with pytest.raises(ArgumentError, match="Got <|No LoRA|No folder"):
+        with pytest.raises(ArgumentError, match=r"Got <|No LoRA|No folder"):
             set_prompt(spoken, prompts.get("prompt", "a"), Path("nowhere"))
     with pytest.raises(ArgumentError, match="Got <"):
         check_no_lora_tags("a TARGET", [before + tag], request)

@@ -7,8 +7,8 @@ from t2i.denoiser.schedulers import SAMPLERS, SAMPLERS_WITH_SIGMAS, SAMPLERS_WIT
 
 
 def test_our_names_of_samplers_are_those_of_the_schedulers() -> None:
-    assert NAMES == SAMPLERS_WITHOUT_SIGMAS.keys() | SAMPLERS_WITH_SIGMAS.keys()
-    assert SPACED == SAMPLERS_WITH_SIGMAS.keys()
+    assert SAMPLERS_WITHOUT_SIGMAS.keys() | SAMPLERS_WITH_SIGMAS.keys() == NAMES
+    assert SAMPLERS_WITH_SIGMAS.keys() == SPACED
     for name in SAMPLERS:
         assert translate_sampler(name) == (name, "")
     for class_name, name in CLASS_NAMES.items():

@@ -82,7 +82,7 @@ def test_above_scale_one_both_branches_are_computed(run):
 
 @pytest.mark.parametrize("scale", [math.nan, math.inf, "7.5", None])
 def test_a_scale_that_is_no_finite_number_is_refused(scale):
-    with pytest.raises(ArgumentError, match="guidance_scale=.*expected a finite number"):
+    with pytest.raises(ArgumentError, match=r"guidance_scale=.*expected a finite number"):
         choose_guidance(scale)
 
 

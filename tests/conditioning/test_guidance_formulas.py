@@ -58,7 +58,7 @@ def test_an_interval_that_is_none_is_refused(start, stop):
 
 
 def test_an_interval_refuses_what_it_cannot_leave_out():
-    with pytest.raises(ArgumentError, match="only the first part .* not cond1"):
+    with pytest.raises(ArgumentError, match=r"only the first part .* not cond1"):
         Interval(Composed((1.0, 1.0), 7.5))
     with pytest.raises(ArgumentError, match="that is no interval itself"):
         Interval(Interval(ClassifierFree(7.5)))
@@ -101,7 +101,7 @@ def test_zero_star_of_zeros_is_finite(run, predictions):
 
 @pytest.mark.parametrize("steps", [-1, 1.5, True])
 def test_impossible_zero_init_steps_are_refused(steps):
-    with pytest.raises(ArgumentError, match="zero_init_steps=.*expected a whole number from 0"):
+    with pytest.raises(ArgumentError, match=r"zero_init_steps=.*expected a whole number from 0"):
         ZeroStar(7.5, steps)
 
 
@@ -228,13 +228,13 @@ def test_sites_are_known_through_an_interval_and_none_for_other_guidance():
 
 @pytest.mark.parametrize("sites", [(), "mid", ("",), (3,)])
 def test_sites_that_name_nothing_are_refused(sites):
-    with pytest.raises(ArgumentError, match="sites=.*expected a tuple of parts of module names"):
+    with pytest.raises(ArgumentError, match=r"sites=.*expected a tuple of parts of module names"):
         PerturbedAttention(7.5, sites=sites)
 
 
 @pytest.mark.parametrize("scale", [0, -1, math.inf])
 def test_a_perturbed_scale_that_guides_nowhere_is_refused(scale):
-    with pytest.raises(ArgumentError, match="perturbed_scale=.*expected"):
+    with pytest.raises(ArgumentError, match=r"perturbed_scale=.*expected"):
         PerturbedAttention(7.5, scale)
 
 
@@ -265,5 +265,5 @@ def test_two_halves_of_one_part_are_that_part(run, predictions):
 
 @pytest.mark.parametrize("weights", [(), [1.0], (math.nan,), ("1",)])
 def test_weights_that_are_no_numbers_are_refused(weights):
-    with pytest.raises(ArgumentError, match="weights=.*expected"):
+    with pytest.raises(ArgumentError, match=r"weights=.*expected"):
         Composed(weights, 7.5)

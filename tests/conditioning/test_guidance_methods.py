@@ -117,5 +117,5 @@ def test_a_guidance_without_a_name_cannot_be_written_down():
     class Mine:
         needs: ClassVar = ("cond",)
 
-    with pytest.raises(ArgumentError, match="Cannot serialise Mine: .* needs a name"):
+    with pytest.raises(ArgumentError, match=r"Cannot serialise Mine: .* needs a name"):
         guidance_to_dict(Mine())

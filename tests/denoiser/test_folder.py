@@ -39,12 +39,12 @@ def test_an_embedded_model_is_found_by_its_name(whole, monkeypatch):
 
 def test_an_embedded_model_that_is_not_there_says_how_to_make_it(tmp_path, monkeypatch):
     monkeypatch.setitem(address.EMBEDDED_MODELS, "embedded", tmp_path / "none")
-    with pytest.raises(ModelError, match="'embedded' is not installed.*make train-embedded"):
+    with pytest.raises(ModelError, match=r"'embedded' is not installed.*make train-embedded"):
         locate_model("embedded")
 
 
 def test_the_nearest_known_model_is_named(whole):
-    with pytest.raises(ModelError, match="Unknown model 'embeded'.*Did you mean 'embedded'"):
+    with pytest.raises(ModelError, match=r"Unknown model 'embeded'.*Did you mean 'embedded'"):
         locate_model("embeded")
     with pytest.raises(ModelError, match=f"Did you mean '{whole}'"):
         locate_model(whole.parent / "whol")
@@ -65,7 +65,7 @@ def test_a_checkpoint_is_found_by_its_path_and_other_files_are_refused(tmp_path)
 
 
 def test_a_name_longer_than_a_path_may_be_is_refused():
-    with pytest.raises(ModelError, match="The model 'xxx.*is no path: File name too long"):
+    with pytest.raises(ModelError, match=r"The model 'xxx.*is no path: File name too long"):
         locate_model("x" * 1_000_000)
 
 
@@ -89,7 +89,7 @@ def test_a_folder_of_sdxl_passes(tmp_path):
     assert contents.kind == "Stable Diffusion XL"
     assert {"text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"} <= contents.parts.keys()
     shutil.rmtree(tmp_path / "tokenizer")
-    with pytest.raises(ModelError, match="has no tokenizer: expected the parts .* tokenizer_2"):
+    with pytest.raises(ModelError, match=r"has no tokenizer: expected the parts .* tokenizer_2"):
         check_folder(tmp_path)
     shutil.rmtree(tmp_path / "text_encoder_2")
     with pytest.raises(ModelError, match="has no text_encoder_2"):
@@ -121,11 +121,11 @@ def test_a_kandinsky_prior_passes_alone_and_beside_its_decoder(tmp_path):
     assert {f"prior_{part}" for part in contents.parts} <= check_folder(both).parts.keys()
 
     rewrite_json(both / "prior_prior/config.json", num_layers=3)
-    with pytest.raises(ModelError, match="prior_prior do not fit .*transformer_blocks.2"):
+    with pytest.raises(ModelError, match=r"prior_prior do not fit .*transformer_blocks.2"):
         check_folder(both)
     rewrite_json(both / "prior_prior/config.json", num_layers=2)
     shutil.rmtree(both / "prior_tokenizer")
-    with pytest.raises(ModelError, match="has no prior_tokenizer: expected .* prior_prior"):
+    with pytest.raises(ModelError, match=r"has no prior_tokenizer: expected .* prior_prior"):
         check_folder(both)
 
 
@@ -140,7 +140,9 @@ def test_folders_of_other_pipelines_with_the_same_parts_pass(model, pipeline):
 
 def test_folders_of_other_pipelines_are_named(model):
     rewrite_json(model / "model_index.json", _class_name="StableDifusionXLPipeline")
-    with pytest.raises(ModelError, match="'StableDifusionXLPipeline', which .* Did you mean 'Stab"):
+    with pytest.raises(
+        ModelError, match=r"'StableDifusionXLPipeline', which .* Did you mean 'Stab"
+    ):
         check_folder(model)
 
 
@@ -205,7 +207,7 @@ def test_an_image_encoder_is_checked_where_there_is_one(model):
     CLIPVisionModelWithProjection(config).save_pretrained(model / "image_encoder")
     assert "image_encoder" in check_folder(model).parts
     rewrite_json(model / "image_encoder/config.json", projection_dim=7)
-    with pytest.raises(ModelError, match="image_encoder do not fit .*visual_projection"):
+    with pytest.raises(ModelError, match=r"image_encoder do not fit .*visual_projection"):
         check_folder(model)
 
 
@@ -274,7 +276,7 @@ def test_a_part_the_index_leaves_out_is_named(model):
 
 
 def test_what_is_no_pipeline_folder_is_refused(tmp_path):
-    with pytest.raises(ModelError, match="has no model_index.json"):
+    with pytest.raises(ModelError, match=r"has no model_index.json"):
         check_folder(tmp_path)
     with pytest.raises(ModelError, match="is not a folder"):
         check_folder(tmp_path / "none")
@@ -308,10 +310,10 @@ def test_a_missing_config_is_named(model, file):
 
 def test_a_tokenizer_needs_its_words(model):
     (model / "tokenizer/tokenizer.json").unlink()
-    with pytest.raises(ModelError, match="vocab.json is missing"):
+    with pytest.raises(ModelError, match=r"vocab.json is missing"):
         check_folder(model)
     (model / "tokenizer/vocab.json").write_text("{}")
-    with pytest.raises(ModelError, match="merges.txt is missing"):
+    with pytest.raises(ModelError, match=r"merges.txt is missing"):
         check_folder(model)
     (model / "tokenizer/merges.txt").touch()
     check_folder(model)
@@ -359,13 +361,13 @@ def test_only_the_first_of_many_missing_tensors_are_spelled_out(model):
 def test_pickled_weights_are_refused_by_name(model):
     (model / UNET_FILE).unlink()
     (model / "unet/diffusion_pytorch_model.bin").touch()
-    with pytest.raises(ModelError, match="Refused the pickled weights .*pytorch_model.bin"):
+    with pytest.raises(ModelError, match=r"Refused the pickled weights .*pytorch_model.bin"):
         check_folder(model)
 
 
 def test_missing_weights_are_named(model):
     (model / UNET_FILE).unlink()
-    with pytest.raises(ModelError, match="No weights .* in .*unet"):
+    with pytest.raises(ModelError, match=r"No weights .* in .*unet"):
         check_folder(model)
 
 

@@ -58,7 +58,7 @@ def test_a_link_of_the_cache_to_elsewhere_is_refused(cache, tmp_path):
     index = cache / "snapshots" / COMMIT / "unet/config.json"
     index.unlink()
     index.symlink_to(tmp_path / "made/unet/config.json")
-    with pytest.raises(ModelError, match="is a link to .*outside the folder"):
+    with pytest.raises(ModelError, match=r"is a link to .*outside the folder"):
         check_folder(locate_model("owner/tiny"))
 
 
@@ -76,7 +76,7 @@ def test_without_a_network_an_unknown_id_says_what_to_do(cache):
 
 def test_a_repository_without_a_pipeline_is_refused(cache):
     (cache / "snapshots" / COMMIT / "model_index.json").unlink()
-    with pytest.raises(ModelError, match="has no model_index.json: .*download that file"):
+    with pytest.raises(ModelError, match=r"has no model_index.json: .*download that file"):
         locate_model("owner/tiny")
     assert hub.cached_models() == {}
 

@@ -91,7 +91,7 @@ def test_what_was_merged_into_a_model_is_refused_by_name(tmp_path, sd1, name):
 
 def test_what_training_and_libraries_leave_in_a_file_changes_nothing(tmp_path, made):
     tensors, folder, parts = made
-    extras = {name: ONE for name in SCHEDULE_BUFFERS} | {
+    extras = dict.fromkeys(SCHEDULE_BUFFERS, ONE) | {
         "model_ema.decay": ONE,
         "model_ema.diffusion_modelinput_blocks00weight": ONE,
         "optimizer_states.0.exp_avg": ONE,
@@ -125,7 +125,7 @@ def test_text_encoders_of_folders_may_carry_the_rest_of_their_clip(model):
 
 
 def test_a_text_encoder_of_another_kind_may_lie_where_one_is_given(tmp_path, sd1):
-    tensors, folder = sd1
+    tensors, _folder = sd1
     bert = {n: t for n, t in tensors.items() if not n.startswith("cond_stage")}
     bert["cond_stage_model.bert.embeddings.weight"] = ONE
     # the width of the text tells the family where no known text encoder does

@@ -89,7 +89,7 @@ def test_many_pictures_at_once_are_counted(monkeypatch, parts):
     leave(monkeypatch, 4 * 10**6)
     pipe = quiet(TextToImagePipeline(**parts))
     pipe("a cat", num_images_per_prompt=2, **STEPS)
-    with pytest.raises(DrawingError, match="200 pictures of 32x32 .*num_images_per_prompt="):
+    with pytest.raises(DrawingError, match=r"200 pictures of 32x32 .*num_images_per_prompt="):
         pipe("a cat", num_images_per_prompt=200, **STEPS)
 
 
@@ -153,7 +153,7 @@ def test_out_of_memory_while_drawing_says_what_to_lower(parts, error):
         raise error
 
     pipe = quiet(TextToImagePipeline(**parts))
-    with pytest.raises(DrawingError, match="Out of memory while drawing. Draw a smaller picture"):
+    with pytest.raises(DrawingError, match=r"Out of memory while drawing. Draw a smaller picture"):
         pipe("a cat", callback_on_step_end=callback, **STEPS)
 
 

@@ -143,7 +143,7 @@ def test_a_processor_that_goes_past_the_tap_is_refused():
     unet = tiny_unet()
     unet.set_attn_processor(Elsewhere())
     with (
-        pytest.raises(AttentionError, match="mid_block.* never came to the tap"),
+        pytest.raises(AttentionError, match=r"mid_block.* never came to the tap"),
         perturbed(unet, ["mid"], ROLES),
     ):
         answer(unet)

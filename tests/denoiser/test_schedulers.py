@@ -62,7 +62,7 @@ def test_zero_terminal_snr_is_kept_or_the_sampler_is_refused_with_the_reason():
         if sampler.class_name in ZERO_SNR_SCHEDULERS:
             assert build_scheduler(name, config).config["rescale_betas_zero_snr"]
         else:
-            with pytest.raises(ArgumentError, match="zero-terminal SNR.*Choose one of: ddim, "):
+            with pytest.raises(ArgumentError, match=r"zero-terminal SNR.*Choose one of: ddim, "):
                 build_scheduler(name, config)
 
 
@@ -85,12 +85,12 @@ def test_timesteps_and_sigmas_of_ones_own_are_followed():
 
 @pytest.mark.parametrize("steps", [0, -3, 2.5, "20", None, True, 10_001, 10**9])
 def test_steps_must_be_a_whole_number_that_a_run_can_have(steps):
-    with pytest.raises(ArgumentError, match="num_inference_steps=.*whole number from 1 to 10,000"):
+    with pytest.raises(ArgumentError, match=r"num_inference_steps=.*whole number from 1 to 10,000"):
         set_timesteps(tiny_scheduler(), steps, torch.device("cpu"))
 
 
 def test_more_steps_than_the_model_was_trained_on_are_refused():
-    with pytest.raises(ArgumentError, match="DDIMScheduler cannot step like this: .*1001"):
+    with pytest.raises(ArgumentError, match=r"DDIMScheduler cannot step like this: .*1001"):
         set_timesteps(tiny_scheduler(), 1001, torch.device("cpu"))
 
 
@@ -106,7 +106,7 @@ def test_timesteps_and_sigmas_of_ones_own_must_fall(given):
 @pytest.mark.parametrize("name", ["dpm++ 2m", "euler", "lcm", "ddpm"])
 def test_timesteps_of_ones_own_are_of_those_the_model_was_trained_at(name, given):
     sampler = build_scheduler(name, tiny_scheduler().config)
-    with pytest.raises(ArgumentError, match="Got timesteps from .*, expected some of 999 to 0"):
+    with pytest.raises(ArgumentError, match=r"Got timesteps from .*, expected some of 999 to 0"):
         set_timesteps(sampler, 5, torch.device("cpu"), timesteps=given)
 
 

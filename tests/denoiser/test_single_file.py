@@ -131,7 +131,7 @@ def test_the_configs_describe_models_of_the_published_sizes(place, millions):
 
 
 def test_without_a_network_the_words_must_be_given(tmp_path):
-    with pytest.raises(ModelError, match="carries no vocabulary.*give config=.*tokenizer="):
+    with pytest.raises(ModelError, match=r"carries no vocabulary.*give config=.*tokenizer="):
         load_tokenizer(tmp_path / "none", "!")
 
 
@@ -164,11 +164,11 @@ def test_a_tensor_that_is_missing_is_named(tmp_path, parts, folder):
 
 def test_arguments_that_are_none_are_refused(tmp_path, parts, folder):
     path = write_sd1(tmp_path / "model.safetensors", parts)
-    with pytest.raises(ArgumentError, match="has no part 'vea'. Did you mean 'vae'"):
+    with pytest.raises(ArgumentError, match=r"has no part 'vea'. Did you mean 'vae'"):
         load_single_file(path, config=folder, vea=None)
     with pytest.raises(ArgumentError, match="prediction_type='v', expected 'epsilon' or"):
         load_single_file(path, config=folder, prediction_type="v")
-    with pytest.raises(ModelError, match="config.json is missing"):
+    with pytest.raises(ModelError, match=r"config.json is missing"):
         load_single_file(path, config=tmp_path)
 
 

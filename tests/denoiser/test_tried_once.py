@@ -36,7 +36,7 @@ def test_a_folder_checked_again_is_neither_made_nor_run_again(
     config = json.loads((folder / "vae/config.json").read_text()) | {"latent_channels": 3}
     (folder / "vae/config.json").write_text(json.dumps(config))
     for _ in range(2):
-        with pytest.raises(ModelError, match="do not fit its config.json"):
+        with pytest.raises(ModelError, match=r"do not fit its config.json"):
             check_folder(folder)
     models = {"unet": build_meta_model(UNET, unet_config()), "vae": vae_of(config)}
     for _ in range(2):

@@ -208,7 +208,7 @@ def test_the_other_word_is_the_next_object_or_else_the_last_word() -> None:
 
 def test_the_package_daam_is_said_to_be_missing_or_not_to_run(context: EvaluationContext) -> None:
     scene = InspectionPart(FEW, context).scenes["seen"].scene(0)
-    with pytest.raises(DaamError, match="not installed: pip install daam|does not run: "):
+    with pytest.raises(DaamError, match=r"not installed: pip install daam|does not run: "):
         daam_heat_maps(context.pipe, scene, FEW.levels, derive_generator(0, "noise"))
 
 

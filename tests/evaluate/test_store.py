@@ -136,7 +136,7 @@ def test_a_model_may_be_named_otherwise(tmp_path: Path) -> None:
     begun(tmp_path)
     named = IDENTITY | {"model": {"name": "./mine", "digest": "abc"}}
     assert len(ResultFolder(tmp_path, named).finished) == 3
-    with pytest.raises(ArgumentError, match="model.digest abc -> xyz"):
+    with pytest.raises(ArgumentError, match=r"model.digest abc -> xyz"):
         ResultFolder(tmp_path, IDENTITY | {"model": {"name": "mine", "digest": "xyz"}})
 
 

@@ -165,7 +165,7 @@ def test_pictures_and_adapters_must_go_together(seeing, components):
     with pytest.raises(ArgumentError, match="embeds of 3 rows: with guidance half of them"):
         ours(PROMPT, ip_adapter_image_embeds=[torch.zeros(3, 1, 24)])
     plain = TextToImagePipeline(**components)
-    with pytest.raises(ArgumentError, match="for 0 IP-Adapters.*load_ip_adapter"):
+    with pytest.raises(ArgumentError, match=r"for 0 IP-Adapters.*load_ip_adapter"):
         plain(PROMPT, ip_adapter_image=PICTURE)
 
 

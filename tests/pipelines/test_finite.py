@@ -121,13 +121,13 @@ def test_parts_brought_along_are_found_out_by_what_they_make(part, message):
 def test_latents_that_are_given_are_looked_at(pipe, output_type):
     latents = torch.zeros(1, 4, 8, 8)
     latents[0, 1, 2, 3] = NAN
-    with pytest.raises(DrawingError, match="The latents that the run begins from .*latents="):
+    with pytest.raises(DrawingError, match=r"The latents that the run begins from .*latents="):
         pipe("a cat", latents=latents, **STEPS | {"output_type": output_type})
 
 
 def test_embeddings_that_are_given_are_looked_at(pipe):
     embeds = torch.full((1, 16, TEXT_WIDTH), INF)
-    with pytest.raises(DrawingError, match="embeddings of the prompt .*prompt_embeds="):
+    with pytest.raises(DrawingError, match=r"embeddings of the prompt .*prompt_embeds="):
         pipe(prompt_embeds=embeds, **STEPS | {"guidance_scale": 1.0})
 
 
@@ -145,7 +145,7 @@ def test_a_callback_that_returns_them_is_told_its_step(pipe, step):
 def test_pictures_that_are_given_are_looked_at(components):
     picture = np.zeros((32, 32, 3), np.float32)
     picture[3, 4] = NAN
-    with pytest.raises(DrawingError, match="begins from .*the picture that was given"):
+    with pytest.raises(DrawingError, match=r"begins from .*the picture that was given"):
         quiet(ImageToImagePipeline(**components))("a cat", picture, strength=0.9, **STEPS)
     mask = np.ones((32, 32), np.float32)
     with pytest.raises(DrawingError, match="NaN or infinite"):

@@ -106,7 +106,7 @@ def test_bad_input_is_refused_with_what_was_given_and_expected(components, call,
 
 def test_a_unet_of_other_channels_is_refused(components):
     pipe, _ = both(components | {"unet": tiny_unet(in_channels=7)})
-    with pytest.raises(ModelError, match="reads 7 channels.*4 .any model. or 9"):
+    with pytest.raises(ModelError, match=r"reads 7 channels.*4 .any model. or 9"):
         pipe("a cat", image=PIXELS, mask_image=MASK, **SIZE)
 
 

@@ -263,7 +263,7 @@ def test_loras_of_a_request_come_off_again_and_the_models_own_stays():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.data = torch.randn_like(parameter)
-    lora = lora_from_model({part: model for part, model in models_of(other).items()})
+    lora = lora_from_model(dict(models_of(other).items()))
     with_magnitude = Lora(
         {
             part: {

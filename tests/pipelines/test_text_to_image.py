@@ -262,7 +262,7 @@ def test_a_callback_may_change_the_scale_during_the_run(components):
 
 
 def test_prompt_embeds_of_the_wrong_length_from_a_callback_are_refused(pipe):
-    with pytest.raises(ArgumentError, match="prompt_embeds of 3 rows, expected 4 .*, or 2 to go"):
+    with pytest.raises(ArgumentError, match=r"prompt_embeds of 3 rows, expected 4 .*, or 2 to go"):
         pipe(
             PROMPTS,
             num_inference_steps=2,
@@ -387,7 +387,7 @@ def test_a_part_may_be_brought_along(model_folder, components):
 
 
 def test_a_folder_that_is_not_whole_is_refused_before_loading(model_folder, tmp_path):
-    with pytest.raises(ModelError, match="has no model_index.json"):
+    with pytest.raises(ModelError, match=r"has no model_index.json"):
         TextToImagePipeline.from_pretrained(tmp_path)
     with pytest.raises(ModelError, match=f"Unknown model .*Did you mean '{model_folder}'"):
         TextToImagePipeline.from_pretrained(f"{model_folder}y")

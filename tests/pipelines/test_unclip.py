@@ -173,7 +173,7 @@ def test_guidance_of_ones_own_takes_the_place_of_the_scale(decoder, variance_typ
     assert not torch.equal(drawn(guidance=ZeroStar(6.0)), drawn(guidance_scale=6.0))
     limited = drawn(guidance=Interval(ClassifierFree(6.0), 0.0, 0.5))
     assert not torch.equal(limited, drawn(guidance_scale=6.0))
-    with pytest.raises(ArgumentError, match="branches .*perturbed.* has uncond and cond"):
+    with pytest.raises(ArgumentError, match=r"branches .*perturbed.* has uncond and cond"):
         pipe(**GIVEN, guidance=PerturbedAttention(6.0))
 
 
@@ -255,18 +255,20 @@ def test_a_lora_on_the_priors_text_encoder_is_saved_with_it_and_one_on_the_prior
 def test_a_folder_that_another_pipeline_draws_is_refused_with_its_name(tmp_path, model_folder):
     decoder, prior = kandinsky_folder(tmp_path / "decoder"), prior_folder(tmp_path / "prior")
     for load in (t2i.load, TextToImagePipeline.from_pretrained):
-        with pytest.raises(ModelError, match="is a Kandinsky 2.2 decoder.*UnclipPipeline.from_pre"):
+        with pytest.raises(
+            ModelError, match=r"is a Kandinsky 2.2 decoder.*UnclipPipeline.from_pre"
+        ):
             load(str(decoder))
-    with pytest.raises(ModelError, match="is a Kandinsky 2.2 prior.*decoder, prior=..."):
+    with pytest.raises(ModelError, match=r"is a Kandinsky 2.2 prior.*decoder, prior=..."):
         UnclipPipeline.from_pretrained(prior)
-    with pytest.raises(ModelError, match="is a Stable Diffusion.*TextToImagePipeline.from_pre"):
+    with pytest.raises(ModelError, match=r"is a Stable Diffusion.*TextToImagePipeline.from_pre"):
         UnclipPipeline.from_pretrained(model_folder)
-    with pytest.raises(ModelError, match="Got prior=.*which is a Kandinsky 2.2 decoder; expected"):
+    with pytest.raises(ModelError, match=r"Got prior=.*which is a Kandinsky 2.2 decoder; expected"):
         UnclipPipeline.from_pretrained(decoder, prior=decoder)
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(ModelError, match="is a single file, and UnclipPipeline reads none"):
         UnclipPipeline.from_pretrained(tmp_path / "model.safetensors")
-    with pytest.raises(ModelError, match="Got prior=.*which is a single file; expected"):
+    with pytest.raises(ModelError, match=r"Got prior=.*which is a single file; expected"):
         UnclipPipeline.from_pretrained(decoder, prior=tmp_path / "model.safetensors")
 
 
@@ -321,7 +323,7 @@ def test_a_prompt_that_no_prior_reads_is_refused(decoder, prior, call, message):
 
 
 def test_a_prompt_without_a_prior_says_how_to_load_one(decoder):
-    with pytest.raises(ArgumentError, match="has no prior .*from_pretrained.decoder, prior=..."):
+    with pytest.raises(ArgumentError, match=r"has no prior .*from_pretrained.decoder, prior=..."):
         ours(decoder)("a cat")
 
 
@@ -333,7 +335,7 @@ def test_words_beyond_the_priors_window_are_named(decoder, prior):
 
 
 def test_parts_that_do_not_belong_together_are_refused(decoder, prior):
-    with pytest.raises(ModelError, match="reads 9 channels and predicts 8; .* expected 4 and 8"):
+    with pytest.raises(ModelError, match=r"reads 9 channels and predicts 8; .* expected 4 and 8"):
         ours(kandinsky_components(in_channels=9))
     with pytest.raises(ModelError, match="addition_embed_type='image_hint'; expected"):
         ours(kandinsky_components(addition_embed_type="image_hint"))

@@ -94,6 +94,6 @@ def test_a_text_that_never_ends_takes_no_square_of_time(
     parse: Callable[[str], object], begin: str
 ) -> None:
     begun = time.process_time()
-    with pytest.raises(ValueError, match="nested|Expected|Unterminated"):
+    with pytest.raises(ValueError, match=r"nested|Expected|Unterminated"):
         parse(begin + '\\"' * 20_000)  # each of these quotes could begin another text
     assert time.process_time() - begun < 2

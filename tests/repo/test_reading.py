@@ -67,11 +67,11 @@ def ways_in(source: str) -> Iterator[tuple[int, str]]:
             last = name.rpartition(".")[2]
             if name in ("read_text", "read_bytes", "expanduser"):  # of t2i.safe_reading, of os.path
                 continue
-            if (last in READS or tuple(name.split(".")) in LOADERS) and not writes(node):
+            if ((last in READS or tuple(name.split(".")) in LOADERS) and not writes(node)) or (
+                last in ("validate_json", "model_validate_json")
+                and not (node.args and isinstance(node.args[0], ast.Call))
+            ):
                 yield node.lineno, name
-            elif last == "validate_json" or last == "model_validate_json":
-                if not node.args or not isinstance(node.args[0], ast.Call):
-                    yield node.lineno, name
 
 
 def writes(call: ast.Call) -> bool:

@@ -37,7 +37,7 @@ def telling(recogniser: Recogniser, kinds_hw: Tensor, colours_hw: Tensor) -> Rec
 
 
 def test_channels_are_objects_something_backgrounds() -> None:
-    assert LABELS == RecogniserLabels(("apple", "cat"), ("white", "red"), (OWN_COLOUR, "green"))
+    assert RecogniserLabels(("apple", "cat"), ("white", "red"), (OWN_COLOUR, "green")) == LABELS
     assert (LABELS.unknown_index, LABELS.kind_count) == (2, 5)
 
 

@@ -1,5 +1,6 @@
 """Which token of one prompt corresponds to which of another: closed forms, and what must hold."""
 
+import itertools
 from functools import cache
 
 import pytest
@@ -178,7 +179,7 @@ def test_an_alignment_is_the_longest_that_keeps_the_order(source, target):
     partners = align_tokens(source, target)
     pairs = [(i, j) for j, i in enumerate(partners) if i is not None]
     assert len(partners) == len(target)
-    assert all(a < b for (a, _), (b, _) in zip(pairs, pairs[1:], strict=False))
+    assert all(a < b for (a, _), (b, _) in itertools.pairwise(pairs))
     assert all(source[i] == target[j] for i, j in pairs)  # a mismatch costs more than two gaps
     assert len(pairs) == longest(tuple(source), tuple(target))
 

@@ -34,5 +34,5 @@ def test_a_vocabulary_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_vocabulary_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="python -m train.vocabulary"):
+    with pytest.raises(ModelError, match=r"python -m train.vocabulary"):
         load_bpe(tmp_path)

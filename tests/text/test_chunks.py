@@ -101,7 +101,7 @@ def test_an_impossible_number_of_chunks_is_refused(encoder, chunks):
 def test_more_than_32_chunks_are_refused_by_naming_the_words(encoder):
     text = "cat " * (32 * 14) + "zebra dog"
     with pytest.raises(
-        ArgumentError, match="fills 33 windows of 16.*would be lost: 'zebra', 'dog'. Shorten"
+        ArgumentError, match=r"fills 33 windows of 16.*would be lost: 'zebra', 'dog'. Shorten"
     ):
         encoder.encode([text])
     assert encoder.count_chunks(["cat " * (32 * 14)]) == 32

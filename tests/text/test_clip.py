@@ -189,5 +189,5 @@ def test_what_is_no_list_of_prompts_is_refused(encoder, prompts, message):
 
 
 def test_an_impossible_clip_skip_is_refused(encoder):
-    with pytest.raises(ArgumentError, match="clip_skip=4.*3 layers.*from 0"):
+    with pytest.raises(ArgumentError, match=r"clip_skip=4.*3 layers.*from 0"):
         encoder.encode(["cat"], clip_skip=4)

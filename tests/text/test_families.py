@@ -131,7 +131,7 @@ def test_only_clip_skips_layers(family):
 def test_a_window_can_be_chosen_within_the_models(encoder):
     tokenizer, model = encoder.tokenizer, encoder.model
     assert text_encoder(tokenizer, model, window=9).window == 9
-    with pytest.raises(ArgumentError, match="window of 17 tokens: this model reads from . to 16"):
+    with pytest.raises(ArgumentError, match=r"window of 17 tokens: this model reads from . to 16"):
         text_encoder(tokenizer, model, window=17)
     with pytest.raises(ArgumentError, match="window of 0 tokens"):
         text_encoder(tokenizer, model, window=0)
@@ -145,7 +145,7 @@ def test_a_model_without_a_last_position_reads_512_tokens():
 
 def test_an_unknown_model_type_is_answered_with_the_choices():
     config = ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1)
-    with pytest.raises(ArgumentError, match="made of a 'vit'.*Choices: bert, clip_text_model"):
+    with pytest.raises(ArgumentError, match=r"made of a 'vit'.*Choices: bert, clip_text_model"):
         text_encoder(clip()[0], ViTModel(config))
 
 

@@ -122,5 +122,5 @@ def test_words_that_cannot_be_found_are_refused(encoder, words, message):
 
 
 def test_an_empty_prompt_has_no_words(encoder):
-    with pytest.raises(ArgumentError, match="'cat' is not in the prompt. Its words: none"):
+    with pytest.raises(ArgumentError, match=r"'cat' is not in the prompt. Its words: none"):
         spans(encoder, "", ["cat"])

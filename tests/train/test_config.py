@@ -113,7 +113,7 @@ def test_a_file_that_is_missing_or_no_toml_is_named(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=r"No such training config: .*absent.toml"):
         load_run_config(tmp_path / "absent.toml")
     (tmp_path / "my cups").mkdir()
-    with pytest.raises(ArgumentError, match="is a folder, .* t2i train --init lora '.*my cups'$"):
+    with pytest.raises(ArgumentError, match=r"is a folder, .* t2i train --init lora '.*my cups'$"):
         load_run_config(tmp_path / "my cups")
     with pytest.raises(ArgumentError, match="Cannot read the training config"):
         load_run_config(write_run(tmp_path, "steps = = 3"))

@@ -1,5 +1,6 @@
 """The loop: what step n does is a function of the configuration and n, whatever came before."""
 
+import itertools
 import json
 import os
 import pty
@@ -211,7 +212,7 @@ def test_what_cannot_be_trained_is_refused_before_the_first_step(
 
 def test_a_run_is_not_shortened_behind_its_steps(tmp_path: Path) -> None:
     run(tiny_run(tmp_path, "train.steps=3"), tmp_path / "out")
-    with pytest.raises(ArgumentError, match="has done 3 steps already, more than train.steps = 2"):
+    with pytest.raises(ArgumentError, match=r"has done 3 steps already, more than train.steps = 2"):
         run(tiny_run(tmp_path, "train.steps=2"), tmp_path / "out")
 
 
@@ -254,7 +255,7 @@ def test_the_average_is_that_of_the_weights_of_every_step(tmp_path: Path) -> Non
     name = "unet.conv_in.weight"
     folders = sorted((tmp_path / "out" / "checkpoints").iterdir())
     states = [checkpoint.load_checkpoint(folder).tensors for folder in folders]
-    for before, after in zip(states, states[1:], strict=False):
+    for before, after in itertools.pairwise(states):
         expected = 0.9 * before["average"][name] + 0.1 * after["weights"][name]
         torch.testing.assert_close(after["average"][name], expected)
 

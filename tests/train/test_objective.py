@@ -6,7 +6,7 @@ from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.training_utils import compute_snr
 from pydantic import ValidationError
 
-from train.objective.losses import pseudo_huber, pool_weights, row_means, smooth_l1
+from train.objective.losses import pool_weights, pseudo_huber, row_means, smooth_l1
 from train.objective.objective import (
     NoiseLevel,
     Objective,

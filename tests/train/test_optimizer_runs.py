@@ -92,5 +92,5 @@ def test_schedule_free_exports_its_average_and_not_where_the_gradient_is_taken(
 
 
 def test_schedule_free_under_a_falling_rate_is_refused_in_the_users_words(tmp_path: Path) -> None:
-    with pytest.raises(ArgumentError, match="set rate.decay = 'none'"):
+    with pytest.raises(ArgumentError, match=r"set rate.decay = 'none'"):
         tiny_run(tmp_path, "optimizer.name=schedulefree", "ema.kind=none")

@@ -196,13 +196,13 @@ def test_a_worse_one_of_another_shape_is_named(tmp_path, base):
     folder = pairs(tmp_path / "pairs")
     Image.new("RGB", (32, 48)).save(folder / "lose" / "1.png")
     config = preferring(tmp_path, base, BETA, folder=folder)
-    with pytest.raises(DataError, match="the worse one of its pair.* is 32x48, of other propor"):
+    with pytest.raises(DataError, match=r"the worse one of its pair.* is 32x48, of other propor"):
         run(config, tmp_path / "out")
 
 
 def test_pairs_and_beta_go_together(tmp_path, base):
     config = preferring(tmp_path / "a", base)
-    with pytest.raises(ArgumentError, match="only a fine-tune with target.preference_beta learns"):
+    with pytest.raises(ArgumentError, match=r"only a fine-tune with target.preference_beta learns"):
         run(config, tmp_path / "out")
     config = load_run_config(finetune_toml(tmp_path / "b", base, "lora"), (BETA,))
     with pytest.raises(ArgumentError, match="6 of 6 pictures are alone: name the folder of the"):

@@ -173,7 +173,7 @@ def test_levels_that_do_not_divide_the_picture_are_refused(tmp_path: Path) -> No
 
 
 def test_a_folder_without_a_recogniser_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="No recogniser can be loaded from .*recogniser.toml"):
+    with pytest.raises(ModelError, match=r"No recogniser can be loaded from .*recogniser.toml"):
         Recogniser.load(tmp_path)
     with pytest.raises(ModelError, match="name the folder of a finished run"):
         CaptionMatcher.load(tmp_path)

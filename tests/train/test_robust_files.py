@@ -100,7 +100,7 @@ def test_a_full_disk_while_latents_are_cached_leaves_no_half_file(
     base: Path, tmp_path: Path
 ) -> None:
     config = tuning(tmp_path, base, "lora", "train.steps=2")
-    with files_of_at_most(6_000), pytest.raises(OutputError, match="Cannot write .*cache"):
+    with files_of_at_most(6_000), pytest.raises(OutputError, match=r"Cannot write .*cache"):
         run(config, tmp_path / "out")
     assert not (tmp_path / "out" / "checkpoints").exists()
     run(config, tmp_path / "out")

@@ -147,7 +147,7 @@ def test_where_a_single_row_does_not_fit_the_remedies_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Memory(rows=0).install(monkeypatch)
-    with pytest.raises(TrainingError, match="single row.*gradient_checkpointing.*bf16.*adamw8bit"):
+    with pytest.raises(TrainingError, match=r"single row.*gradient_checkpointing.*bf16.*adamw8bit"):
         run(tiny_run(tmp_path), tmp_path / "out")
 
 
@@ -158,7 +158,7 @@ def test_an_optimizer_that_does_not_fit_is_told_apart(
         raise CUDA
 
     monkeypatch.setattr(torch.optim.AdamW, "step", refuse)
-    with pytest.raises(TrainingError, match="optimizer's own step.*adafactor"):
+    with pytest.raises(TrainingError, match=r"optimizer's own step.*adafactor"):
         run(tiny_run(tmp_path), tmp_path / "out")
 
 
@@ -167,7 +167,7 @@ def test_losses_that_depend_on_the_other_rows_are_not_cut(
 ) -> None:
     Memory(rows=2).install(monkeypatch)
     monkeypatch.setattr(DenoiserTarget, "rows_apart", False)
-    with pytest.raises(TrainingError, match="depends on the others.*train.batch_size"):
+    with pytest.raises(TrainingError, match=r"depends on the others.*train.batch_size"):
         run(tiny_run(tmp_path), tmp_path / "out")
 
 

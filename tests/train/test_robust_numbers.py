@@ -63,7 +63,7 @@ def test_a_run_that_stopped_goes_on_where_it_may_skip(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poison(monkeypatch, 2)
-    with pytest.raises(TrainingError, match="go on with a higher train.bad_steps"):
+    with pytest.raises(TrainingError, match=r"go on with a higher train.bad_steps"):
         run(tiny_run(tmp_path), tmp_path / "out")
     assert run(tiny_run(tmp_path, "train.bad_steps=1"), tmp_path / "out")
     assert run(tiny_run(tmp_path, "train.bad_steps=1"), tmp_path / "at once")

@@ -69,7 +69,7 @@ def on_two_processes(*runs: tuple[Path, Path, Path | str], config: Path = CONFIG
     ]
     assert [ended(process, 280) for process in processes] == [0, 0], log.read_text()
     said = [line.split(" [") for line in log.read_text().splitlines() if " [0." in line]
-    return {folder: shares for folder, shares in said}
+    return dict(said)
 
 
 def assert_close(one: CheckpointState, other: CheckpointState) -> None:

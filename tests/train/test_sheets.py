@@ -120,7 +120,7 @@ def test_new_words_are_looked_for_unless_others_are_named(
 
 def test_a_word_that_no_prompt_says_is_refused(tmp_path: Path, base: Path) -> None:
     asked = ('samples.prompts=["a cat"]', 'samples.words=["dog"]')
-    with pytest.raises(ArgumentError, match="names 'dog', which none of samples.prompts says"):
+    with pytest.raises(ArgumentError, match=r"names 'dog', which none of samples.prompts says"):
         finetune_run(tmp_path, base, ("lora",), *asked)
 
 

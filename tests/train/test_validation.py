@@ -244,14 +244,14 @@ def test_flow_is_measured_as_the_variance_preserving_model_of_the_same_snr() -> 
 
 
 def test_nothing_held_out_is_refused_before_anything_is_read(tmp_path: Path, base: Path) -> None:
-    with pytest.raises(ArgumentError, match="no picture is held out: set data.held_out to a"):
+    with pytest.raises(ArgumentError, match=r"no picture is held out: set data.held_out to a"):
         finetune_run(tmp_path, base, ("lora",), "validation.every=2")
 
 
 def test_an_autoencoder_has_no_validation_loss(tmp_path: Path) -> None:
     tree = tiny_run(tmp_path).model_dump(mode="json")
     tree |= {"target": {"kind": "autoencoder"}, "validation": {"every": 5}}
-    with pytest.raises(ValueError, match="target.kind = 'autoencoder' is no denoiser and has no"):
+    with pytest.raises(ValueError, match=r"target.kind = 'autoencoder' is no denoiser and has no"):
         RunConfig.model_validate(tree)
 
 

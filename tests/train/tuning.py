@@ -1,13 +1,15 @@
 """Fine-tunes of a second or two: every method, over a folder of tiny pictures made on the spot."""
 
 from pathlib import Path
-
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from tests.tiny import WORDS
 from tests.train.data.making import noise
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SHAPES = ((40, 40), (44, 41), (60, 32), (64, 33), (40, 40), (32, 62), (41, 40), (60, 33), (48, 48))
 """Width and height of the pictures: three buckets, one of them smaller than a batch."""

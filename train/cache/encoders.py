@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -14,7 +14,6 @@ from t2i.denoiser.build import Components
 from t2i.denoiser.families.sd import pixels_per_latent
 from t2i.errors import ModelError
 from train.cache.caption_encoding import build_text_encoder
-from train.cache.text_cache import CachedTexts
 from train.cache.weightless import (
     copy_weights,
     drop_weights,
@@ -23,6 +22,9 @@ from train.cache.weightless import (
     weights_digest,
 )
 from train.data.buckets import Shape
+
+if TYPE_CHECKING:
+    from train.cache.text_cache import CachedTexts
 
 MODELS_BY_KIND = {"latents": ("vae",), "texts": ("text_encoder", "text_encoder_2")}
 """Kind of cached data -> the models that make it."""

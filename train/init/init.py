@@ -141,26 +141,20 @@ def check_request(request: InitRequest) -> None:
             f"--init {request.method} needs the class of the thing, which is to stay what it is: "
             "give it, as in --class mug."
         )
-    if request.word is not None and request.method in OF_NEW_WORDS:
-        if request.word.split() != [request.word] or "," in request.word:
-            raise ArgumentError(
-                f"Got --word {request.word!r}; a new word has no blanks and no commas: write it as "
-                "<my-mug>."
-            )
+    word = request.word if request.method in OF_NEW_WORDS else None
+    if word is not None and (word.split() != [word] or "," in word):
+        raise ArgumentError(
+            f"Got --word {word!r}; a new word has no blanks and no commas: write it as <my-mug>."
+        )
     check_base(request.base)
 
 
 def check_base(base: str) -> None:
     """Raise ModelError if the base is not a model; hub ids are not checked."""
     place = Path(expanduser(base))
-    if (
-        base in EMBEDDED_MODELS
-        or place.exists()
-        or not is_hub_id(base)
-        or place.suffix == ".safetensors"
-    ):
-        if (found := locate_model(base)).is_dir():
-            check_folder(found)
+    is_local = base in EMBEDDED_MODELS or place.exists() or place.suffix == ".safetensors"
+    if (is_local or not is_hub_id(base)) and (found := locate_model(base)).is_dir():
+        check_folder(found)
 
 
 def is_not_downloaded(base: str) -> bool:

@@ -133,7 +133,7 @@ class AttentionSupervision:
 
     def recorded_row(self, site: Site) -> None:
         """Return None: nothing was recorded."""
-        return None
+        return
 
     def on_attention(self, probabilities: AttentionProbabilities) -> None:
         """Add the losses of the supervised words at this site."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from accelerate import Accelerator
 from accelerate.utils.memory import clear_device_cache
@@ -27,7 +27,6 @@ from train.cache.needed_keys import list_needed_captions, list_needed_variants
 from train.cache.shards import DIGEST_LENGTH, ShardFolder, ShardWriter
 from train.cache.text_cache import CachedTexts
 from train.config.run_config import TargetConfig
-from train.data.decode import BrokenPicture
 from train.data.pictures import Pictures
 from train.loop_config import LoopConfig
 from train.parallel.processes import print_on_main, run_on_all, run_on_main
@@ -47,6 +46,9 @@ from train.setup.cacheable import (
     explain_too_large,
 )
 from train.targets.finetune import FineTuneConfig
+
+if TYPE_CHECKING:
+    from train.data.decode import BrokenPicture
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -31,7 +32,6 @@ from t2i.adapters import (
     write_learned_word_kohya,
     write_peft,
 )
-from t2i.adapters.lora_writer import ModelFamily
 from t2i.atomic_folders import atomic_folder
 from t2i.denoiser.build import Components
 from t2i.denoiser.families.sdxl import has_size_conditioning
@@ -39,6 +39,9 @@ from t2i.denoiser.loading.address import NOTES_FILE
 from t2i.denoiser.schedulers import Scheduler
 from train.export import PRECISIONS, ExportConfig, Notes, write_model
 from train.targets.parts.learned_words import ExtendedEmbedding, NewWord
+
+if TYPE_CHECKING:
+    from t2i.adapters.lora_writer import ModelFamily
 
 WIDTH_SD2 = 1024
 """Width of the text embeddings that the UNet of Stable Diffusion 2 reads."""

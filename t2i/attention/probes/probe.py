@@ -3,8 +3,8 @@
 N heads, Q positions of a site, T text tokens, S those of the probed words.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -25,6 +25,9 @@ from t2i.attention.site import (
 )
 from t2i.errors import ArgumentError
 from t2i.terminal import several
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 DAAM_SITES = Sites(kind="cross", place=("up", "down"))
 

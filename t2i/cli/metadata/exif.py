@@ -60,7 +60,6 @@ def _decode_utf16(data: bytes) -> str:
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return data.decode("utf-16")
     mark = "Steps:"
-    if mark not in data.decode("utf-16-be", "replace"):
-        if mark in data.decode("utf-16-le", "replace"):
-            return data.decode("utf-16-le")
-    return data.decode("utf-16-be")
+    is_big = mark in data.decode("utf-16-be", "replace")
+    is_little = not is_big and mark in data.decode("utf-16-le", "replace")
+    return data.decode("utf-16-le" if is_little else "utf-16-be")

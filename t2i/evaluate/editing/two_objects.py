@@ -1,11 +1,10 @@
 """Two objects in one prompt: are both there, and where they should be, with help and without."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 
 from t2i.attention import AttendAndExcite, Region, Regions, attend
 from t2i.attention.edits.base.edit import Edit
@@ -18,6 +17,9 @@ from t2i.evaluate.suite_part import EvaluationContext
 from t2i.pictures import picture_grid
 from t2i.scenes.recognised_objects import Relation
 from t2i.scenes.scenes import Layout, Scenes
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 ATTEND_AND_EXCITE, REGIONS = "AttendAndExcite", "Regions"
 CONTROLS = (ATTEND_AND_EXCITE, REGIONS)

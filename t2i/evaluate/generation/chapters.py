@@ -164,11 +164,10 @@ def build_score_tables(results: GenerationResults) -> list[Table]:
     for split, drawn in results.drawn.items():
         cells: list[Cell] = []
         for run in (results.real[split], drawn):
-            for fits in (
-                [picture.fit for picture in run.pictures],
-                [picture.fit_of_another for picture in run.pictures],
-            ):
-                cells.append(bootstrap_mean(fits))
+            cells += [
+                bootstrap_mean([picture.fit for picture in run.pictures]),
+                bootstrap_mean([picture.fit_of_another for picture in run.pictures]),
+            ]
         if any(cells):
             rows.append((SPLIT_HEADS[split], cells))
     table = Table(

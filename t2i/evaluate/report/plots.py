@@ -1,6 +1,7 @@
 """Plots as SVG that takes its ink from the page around it, light or dark."""
 
 import io
+import itertools
 
 from t2i.evaluate.optional_imports import explain_missing_extra
 from t2i.evaluate.report.chapter import Plot
@@ -33,7 +34,7 @@ def render_svg(plot: Plot) -> str:
         figure = Figure(figsize=SIZE, layout="constrained")
         axes = figure.add_subplot()
         places = sorted({at for points in plot.lines.values() for at, _ in points})
-        nearest = min((b - a for a, b in zip(places, places[1:], strict=False)), default=1.0)
+        nearest = min((b - a for a, b in itertools.pairwise(places)), default=1.0)
         for number, points in enumerate(plot.lines.values()):
             # Side by side, so that intervals at one place can be told apart.
             aside = (number - (len(plot.lines) - 1) / 2) * nearest * 0.06

@@ -192,5 +192,5 @@ def test_what_cannot_be_is_refused(arguments: dict, message: str) -> None:
 
 
 def test_unknown_words_are_told(pipe) -> None:
-    with pytest.raises(ArgumentError, match="'cart' is not in the prompt. Nearest: cat"):
+    with pytest.raises(ArgumentError, match=r"'cart' is not in the prompt. Nearest: cat"):
         drawn(pipe, AttendAndExcite("cart"))

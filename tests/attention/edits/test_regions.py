@@ -174,5 +174,5 @@ def test_edits_that_cannot_be_are_refused(arguments: dict, message: str) -> None
 
 
 def test_unknown_words_are_told(pipe) -> None:
-    with pytest.raises(ArgumentError, match="'cart' is not in the prompt. Nearest: cat"):
+    with pytest.raises(ArgumentError, match=r"'cart' is not in the prompt. Nearest: cat"):
         drawn(pipe, Regions([Region(words="cart", box=LEFT)]))

@@ -91,7 +91,7 @@ def test_half_precision_draws_finite_pictures() -> None:
 
 
 def test_negative_weights_are_refused_with_a_hint() -> None:
-    with pytest.raises(ArgumentError, match="expected 0 or more. Reweight.* negative numbers"):
+    with pytest.raises(ArgumentError, match=r"expected 0 or more. Reweight.* negative numbers"):
         WordWeights(weights={"cat": -1.0})
     assert Reweight(weights={"cat": -1.0}).weights == {"cat": -1.0}
 
@@ -103,5 +103,5 @@ def test_what_is_no_number_is_refused(weight: object) -> None:
 
 
 def test_unknown_words_are_told(pipe) -> None:
-    with pytest.raises(ArgumentError, match="'cart' is not in the prompt. Nearest: cat"):
+    with pytest.raises(ArgumentError, match=r"'cart' is not in the prompt. Nearest: cat"):
         drawn(pipe, WordWeights(weights={"cart": 2.0}))

@@ -92,7 +92,7 @@ def test_a_base_that_became_another_one_is_refused(tmp_path):
     with torch.no_grad():
         vae.encoder.conv_in.bias += 1
     vae.save_pretrained(folder / "vae")
-    with pytest.raises(ModelError, match="The vae of .* has changed since the run began"):
+    with pytest.raises(ModelError, match=r"The vae of .* has changed since the run began"):
         encoders.reload(torch.device("cpu"))
 
 

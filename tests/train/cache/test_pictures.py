@@ -251,14 +251,14 @@ def test_a_picture_without_finite_latents_is_named_and_another_stands_in(tmp_pat
     assert np.array_equal(sample.moments, found.read(4, 0).moments)
 
     config = pictures.config.model_copy(update={"bad_share": 0.1})
-    with pytest.raises(DataError, match="1 of 8 pictures cannot be used.*\n.*yellow"):
+    with pytest.raises(DataError, match=r"1 of 8 pictures cannot be used.*\n.*yellow"):
         with pytest.warns(UserWarning, match="yellow"):
             CachedPictures(Pictures(config, found=pictures.found), shards, lost)
 
 
 def test_what_was_never_encoded_is_said_and_not_taken_for_broken(tmp_path):
     pictures = pictures_of(folder_of(tmp_path / "p", "red"))
-    with pytest.raises(DataError, match="00-red.png is not in the cache"):
+    with pytest.raises(DataError, match=r"00-red.png is not in the cache"):
         CachedPictures(pictures, ShardFolder(tmp_path / "c")).read(0, 0)
 
 

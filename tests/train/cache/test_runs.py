@@ -413,7 +413,7 @@ def test_a_run_does_not_go_on_with_another_choice_of_what_is_cached(tmp_path, al
     toml = alone.parent / "run.toml"
     shutil.copytree(alone, tmp_path / "out")
     with pytest.raises(
-        ArgumentError, match="was started with another configuration: .*cached.latents"
+        ArgumentError, match=r"was started with another configuration: .*cached.latents"
     ):
         run(load_run_config(toml, [OFF[0]]), tmp_path / "out")
     moved = tmp_path / "moved"
@@ -425,7 +425,9 @@ def test_a_run_does_not_go_on_with_another_choice_of_what_is_cached(tmp_path, al
 def test_a_disk_without_room_is_refused_before_anything_is_made(tmp_path, base, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 9))
     config = finetune_run(tmp_path / "c", base, ("lora",))
-    with pytest.raises(OutputError, match="needs .* GB more, and 9e-09 GB are free: choose anothe"):
+    with pytest.raises(
+        OutputError, match=r"needs .* GB more, and 9e-09 GB are free: choose anothe"
+    ):
         ready(config, tmp_path / "out")
     assert not (tmp_path / "out/cache").exists()
 

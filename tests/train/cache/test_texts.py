@@ -79,5 +79,5 @@ def test_a_text_encoder_that_makes_no_numbers_is_refused(tmp_path):
     parts = components("clip")
     with torch.no_grad():
         next(parts.text_encoder.parameters()).fill_(float("nan"))
-    with pytest.raises(TrainingError, match="embeddings of the caption .* are not finite"):
+    with pytest.raises(TrainingError, match=r"embeddings of the caption .* are not finite"):
         made(tmp_path, parts)

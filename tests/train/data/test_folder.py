@@ -118,7 +118,7 @@ def test_the_column_of_captions_can_be_named(tmp_path: Path) -> None:
     (folder / "metadata.jsonl").write_text('{"file_name": "00-red.png", "text": "a", "en": "b"}')
     listing = list_folder(folder, FolderOptions(caption_column="en"))
     assert told(listing, folder) == {"00-red.png": ("b",)}
-    with pytest.raises(DataError, match="no column 'fr'. Choices: en, file_name, text"):
+    with pytest.raises(DataError, match=r"no column 'fr'. Choices: en, file_name, text"):
         list_folder(folder, FolderOptions(caption_column="fr"))
 
 
@@ -126,7 +126,7 @@ def test_two_tables_are_refused(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "red")
     for name in ("metadata.jsonl", "metadata.csv"):
         (folder / name).write_text("file_name,text\n")
-    with pytest.raises(DataError, match="holds both metadata.jsonl and metadata.csv: keep one"):
+    with pytest.raises(DataError, match=r"holds both metadata.jsonl and metadata.csv: keep one"):
         list_folder(folder)
 
 

@@ -294,7 +294,7 @@ def test_a_mask_of_other_proportions_breaks_its_picture(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "a", "red")
     (tmp_path / "masks").mkdir()
     plain("black", 80, 40).save(tmp_path / "masks" / "00-red.png")
-    with pytest.raises(DataError, match="00-red.png: its mask: is 80x40, of other proportions th"):
+    with pytest.raises(DataError, match=r"00-red.png: its mask: is 80x40, of other proportions th"):
         Pictures(config_of(subsets=[{"folder": folder, "masks": tmp_path / "masks"}]))
 
 
@@ -436,7 +436,9 @@ def test_too_many_lost_pictures_stop_the_run(tmp_path: Path) -> None:
     (folder / "01-green.png").write_bytes(b"")
     with (
         pytest.warns(UserWarning, match="01-green"),
-        pytest.raises(DataError, match="2 of 8 pictures cannot be used, more than bad_share = 0.2"),
+        pytest.raises(
+            DataError, match=r"2 of 8 pictures cannot be used, more than bad_share = 0.2"
+        ),
     ):
         pictures.read(1, 0)
 
@@ -491,7 +493,7 @@ def test_configurations_that_make_no_sense_are_refused(
 
 def test_a_caption_that_names_a_trigger_needs_one(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "red")
-    with pytest.raises(ArgumentError, match="'a {trigger}' names a trigger, but there is none"):
+    with pytest.raises(ArgumentError, match=r"'a {trigger}' names a trigger, but there is none"):
         Pictures(config_of(folder, caption="a {trigger}"))
 
 

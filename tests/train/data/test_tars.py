@@ -141,7 +141,7 @@ def test_damaged_texts_break_their_pictures(tmp_path: Path) -> None:
 def test_a_compressed_shard_is_refused_with_the_remedy(tmp_path: Path) -> None:
     path = tar_of(tmp_path / "a.tar", {"a.png": png("red")})
     (tmp_path / "a.tar.gz").write_bytes(gzip.compress(path.read_bytes()))
-    with pytest.raises(DataError, match="is compressed, so that .* decompress it first"):
+    with pytest.raises(DataError, match=r"is compressed, so that .* decompress it first"):
         list_tars([str(tmp_path / "a.tar.gz")])
 
 
@@ -158,7 +158,7 @@ def test_patterns_stand_for_files(tmp_path: Path) -> None:
         expand_patterns([str(tmp_path / "other-*.tar")])
     with pytest.raises(ArgumentError, match=r"\{3\.\.1\} in .* counts from 3 to 1"):
         expand_patterns(["a{3..1}.tar"])
-    with pytest.raises(ArgumentError, match="'s3://b/a.tar' cannot be read in place; expected a"):
+    with pytest.raises(ArgumentError, match=r"'s3://b/a.tar' cannot be read in place; expected a"):
         expand_patterns(["s3://b/a.tar"])
 
 
@@ -245,7 +245,9 @@ def test_a_server_without_ranges_is_refused_with_the_remedy(
 ) -> None:
     shards(tmp_path)
     server.ranges = False
-    with pytest.raises(DataError, match="does not support range requests, .* download the archive"):
+    with pytest.raises(
+        DataError, match=r"does not support range requests, .* download the archive"
+    ):
         pictures_of(server.address + "/data-000.tar")
     with pytest.raises(DataError, match="does not support range requests"):
         remote.fetch_range(server.address + "/data-000.tar", 0, 9)

@@ -116,7 +116,7 @@ class Edit:
 
     def apply(self, plan: EditPlan, call: AttentionCall) -> None:
         """Add its changes of this attention call to the edit plan."""
-        return None
+        return
 
     def cached(self, call: AttentionCall, make: Callable[[], Value]) -> Value:
         """Return `make()`, computed once a step for all sites with as many tokens and heads."""
