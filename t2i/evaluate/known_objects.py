@@ -1,4 +1,4 @@
-"""What a model can be asked for: the objects that it was shown, and that the recogniser knows."""
+"""Objects that a model can draw: those it was trained on and the recogniser knows."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,23 +22,25 @@ REMEDY = (
 
 
 class TrainedRunConfig(BaseModel):
-    """What is read of a run's configuration."""
+    """Keys of a run's configuration that are read here."""
 
     data: dict[str, object] = {}
 
 
 class TrainingNotes(BaseModel):
+    """Keys about the training in a model's t2i.json that are read here."""
+
     config: TrainedRunConfig = TrainedRunConfig()
 
 
 class ModelNotes(BaseModel):
-    """What is read of a model's t2i.json here."""
+    """Keys of a model's t2i.json that are read here."""
 
     trained: TrainingNotes = TrainingNotes()
 
 
 def training_scenes(model: Path) -> ScenesConfig:
-    """The scenes that a model of ours was trained on; of other models, what they are asked."""
+    """Return the scenes that a model was trained on; DEFAULT_SCENES for models of other origin."""
     notes = read_model_notes(model, ModelNotes, REMEDY)
     if notes is None or notes.trained.config.data.get("kind") != DEFAULT_SCENES.kind:
         return DEFAULT_SCENES
@@ -50,19 +52,22 @@ def training_scenes(model: Path) -> ScenesConfig:
 
 @dataclass(frozen=True, slots=True)
 class KnownObjects:
-    """What a model can be asked for: objects, and how many of them at once."""
+    """Objects that a model can be prompted for, and how many of them at once."""
 
     objects: tuple[str, ...]
     max_at_once: int
 
 
 def find_known_objects(model: Path, recogniser: Recogniser) -> KnownObjects:
-    """Raises ModelError where the recogniser knows too few of the model's objects."""
-    shown, told = training_scenes(model), set(recogniser.labels.objects)
-    objects = tuple(name for name in resolve_vocabulary(shown.vocabulary) if name in told)
+    """Return the objects that both the model and the recogniser know.
+
+    Raises ModelError if there are fewer than MIN_OBJECTS.
+    """
+    scenes, recognised = training_scenes(model), set(recogniser.labels.objects)
+    objects = tuple(name for name in resolve_vocabulary(scenes.vocabulary) if name in recognised)
     if len(objects) < MIN_OBJECTS:
         raise ModelError(
             f"The recogniser knows {len(objects)} of the objects that {model} was trained on, at "
-            f"least {MIN_OBJECTS} are needed. It knows: {', '.join(sorted(told))}."
+            f"least {MIN_OBJECTS} are needed. It knows: {', '.join(sorted(recognised))}."
         )
-    return KnownObjects(objects, shown.max_objects)
+    return KnownObjects(objects, scenes.max_objects)

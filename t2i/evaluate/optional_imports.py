@@ -1,4 +1,4 @@
-"""The libraries that only an evaluation needs."""
+"""Optional libraries of the evaluation, and the error that names their extra."""
 
 import importlib
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ LIBRARIES = ("jinja2", "matplotlib", "torchmetrics")
 
 @contextmanager
 def explain_missing_extra() -> Iterator[None]:
-    """Raises ArgumentError with the install command where a library is missing."""
+    """Turn an ImportError of the block into an ArgumentError with the install command."""
     try:
         yield
     except ImportError as error:
@@ -23,7 +23,7 @@ def explain_missing_extra() -> Iterator[None]:
 
 
 def check_extra_installed() -> None:
-    """Raise before the work begins rather than when its result is written."""
+    """Raise ArgumentError if a library is missing, before any work is done."""
     with explain_missing_extra():
         for library in LIBRARIES:
             importlib.import_module(library)

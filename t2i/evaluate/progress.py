@@ -1,4 +1,4 @@
-"""How far an evaluation is, for whoever watches: a bar on a terminal, lines elsewhere."""
+"""Progress of an evaluation: a bar on a terminal, lines elsewhere."""
 
 import sys
 import time
@@ -14,7 +14,7 @@ LINE_INTERVAL = 15.0
 
 @contextmanager
 def show_progress(parts: Sequence[SuitePart]) -> Iterator[Callable[[str, int], None]]:
-    """A function to call with a part's name and the count of its finished units."""
+    """Yield a function to call with a part's name and the count of its finished units."""
     totals = {part.name: len(part.units()) for part in parts}
     if not sys.stderr.isatty():
         yield ProgressLines(totals).update
@@ -39,7 +39,7 @@ def show_progress(parts: Sequence[SuitePart]) -> Iterator[Callable[[str, int], N
 
 
 class ProgressLines:
-    """A line at the begin and the end of a part, and now and then between."""
+    """Progress as lines: at the start and end of a part, and every LINE_INTERVAL seconds."""
 
     def __init__(self, totals: dict[str, int]) -> None:
         self._totals = totals
@@ -48,6 +48,7 @@ class ProgressLines:
         self._begun = self._told = 0.0
 
     def update(self, name: str, finished: int) -> None:
+        """Print a line if the part is new, finished, or LINE_INTERVAL seconds have passed."""
         now, total = time.monotonic(), self._totals[name]
         if name != self._name:
             self._name, self._before, self._begun = name, finished, now
@@ -63,5 +64,6 @@ class ProgressLines:
 
 
 def format_duration(seconds: float) -> str:
+    """Return seconds as hours:minutes:seconds."""
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"

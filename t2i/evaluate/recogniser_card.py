@@ -1,9 +1,9 @@
-"""A finished recogniser as a folder for others to judge with.
+"""Export a trained recogniser with a card of its accuracy.
 
 `python -m t2i.evaluate.recogniser_card RUN FOLDER` writes it.
 
-RUN is that of configs/train/agreement.toml, whose model holds its recogniser too. Both are copied,
-and beside them goes a card: how well they do on scenes that they never saw.
+RUN is that of configs/train/agreement.toml, whose model also holds its recogniser. Both are
+copied, together with a README.md that gives their accuracy on scenes of other seeds.
 """
 
 import argparse
@@ -82,7 +82,7 @@ Apache-2.0. Trained only on pictures composed of Microsoft's Fluent Emoji (MIT),
 
 @dataclass(slots=True)
 class RecognitionTally:
-    """What was right and wrong on the scenes of a split."""
+    """Right and wrong answers on the scenes of a split."""
 
     flags: dict[str, list[bool]] = field(default_factory=lambda: {name: [] for name in QUESTIONS})
     control: dict[str, list[bool]] = field(default_factory=lambda: {name: [] for name in QUESTIONS})
@@ -93,7 +93,7 @@ class RecognitionTally:
 
 
 def tally_split(caption_matcher: CaptionMatcher, scenes: Scenes, count: int) -> RecognitionTally:
-    """Look at the first `count` scenes."""
+    """Judge the first `count` scenes."""
     found = RecognitionTally()
     statements = [caption_statement(scenes.layout(number)) for number in range(count)]
     for start in range(0, count, BATCH_SIZE):
@@ -123,7 +123,10 @@ def score_captions(
     captions: list[str],
     found: RecognitionTally,
 ) -> None:
-    """Whether each picture prefers its caption to the next one's, and to its own turned round."""
+    """Record for each picture whether its own caption scores above two others.
+
+    The others are the next picture's caption, and its own with reversed positions.
+    """
     own_B = caption_matcher.score(pictures, captions)
     next_B = caption_matcher.score(pictures, [*captions[1:], captions[0]])
     turned = [reverse_positions(caption) for caption in captions]
@@ -137,7 +140,7 @@ def score_captions(
 
 
 def object_ious(scene: Scene, seen: Recognition) -> list[float]:
-    """Intersection over union of each object's pixels; 0 where it was not found."""
+    """Return the intersection over union of each object's pixels; 0 where it was not found."""
     shares = []
     for placed in scene.objects:
         mask = seen.objects[placed.name].mask if placed.name in seen.objects else None
@@ -148,7 +151,7 @@ def object_ious(scene: Scene, seen: Recognition) -> list[float]:
 
 
 def find_confusions(scene: Scene, seen: Recognition) -> Iterator[tuple[str, str]]:
-    """(what was missed, what was seen in its place)."""
+    """Yield (missed object, object recognised instead)."""
     there = {placed.name for placed in scene.objects}
     for placed in scene.objects:
         if placed.name not in seen.objects:
@@ -157,6 +160,8 @@ def find_confusions(scene: Scene, seen: Recognition) -> Iterator[tuple[str, str]
 
 
 def build_table(tallies: dict[str, RecognitionTally]) -> Table:
+    """Build the table of shares of right answers, for each split beside its control."""
+
     def figures(name: str) -> list[Figure | None]:
         return [
             proportion(flags[name])
@@ -187,6 +192,7 @@ def build_table(tallies: dict[str, RecognitionTally]) -> Table:
 
 
 def draw_sheet(caption_matcher: CaptionMatcher, scenes: Scenes) -> Image.Image:
+    """Draw the first SHEET_SCENES scenes with the recognised objects highlighted."""
     pictures = [Image.fromarray(scenes.scene(number).pixels) for number in range(SHEET_SCENES)]
     looks = caption_matcher.recogniser.recognise(pictures)
     both = [highlight_objects(*one) for one in zip(pictures, looks, strict=True)]
@@ -194,7 +200,10 @@ def draw_sheet(caption_matcher: CaptionMatcher, scenes: Scenes) -> Image.Image:
 
 
 def write_card(run: Path, folder: Path, count: int) -> None:
-    """Copy, measure, and write, all of it or nothing. Raises T2IError."""
+    """Copy the model, measure it and write the card; the folder is replaced as a whole.
+
+    Raises T2IError.
+    """
     if folder.exists() and not (folder / CONFIG).is_file():
         raise OutputError(f"{folder} exists and holds no recogniser: choose another folder.")
     caption_matcher = CaptionMatcher.load(run / MODEL_FOLDER)
@@ -233,6 +242,7 @@ def write_card(run: Path, folder: Path, count: int) -> None:
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="folder of the run, such as runs/caption_matcher")
     parser.add_argument("folder", type=Path, help="where it goes; replaced")

@@ -1,7 +1,7 @@
-"""The folder of an evaluation: what was begun there, what is done, and its pictures.
+"""Folder of an evaluation: its identity, finished units and pictures.
 
-`begun.json` says what is evaluated with what; `records.jsonl` gets a line for each finished unit.
-Only while the folder is locked (t2i.run_folder.lock_folder).
+`begun.json` says what is evaluated with what; `records.jsonl` gets a line for each finished
+unit. The folder must be locked while it is used (t2i.run_folder).
 """
 
 import json
@@ -34,14 +34,14 @@ MODEL_NAME_KEY = "model.name"
 
 @dataclass(frozen=True, slots=True)
 class FinishedUnit:
-    """A finished unit, and the seconds it took."""
+    """Record of a finished unit, and the seconds it took."""
 
     record: Record
     seconds: float
 
 
 class ResultFolder:
-    """A folder in which an evaluation is begun or gone on with."""
+    """Folder in which an evaluation is started or continued."""
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
         """Raises ArgumentError where something else was begun there, and says what differs.
@@ -67,7 +67,7 @@ class ResultFolder:
         )
 
     def add(self, part: str, unit: str, record: Record, seconds: float) -> None:
-        """Keep what a unit measured; on the disk when it returns."""
+        """Append the record of a unit; it is on the disk when the call returns."""
         entry = {
             "part": part,
             "unit": unit,
@@ -90,10 +90,11 @@ class ResultFolder:
         self.finished[part, unit] = FinishedUnit(record, seconds)
 
     def part_records(self, part: str) -> dict[str, Record]:
+        """Return the records of a part's finished units."""
         return {unit: done.record for (owner, unit), done in self.finished.items() if owner == part}
 
     def save_picture(self, name: str, picture: Image.Image) -> str:
-        """Write a picture; the name under which a Gallery finds it."""
+        """Write a picture; return the name under which a Gallery finds it."""
         file = re.sub(r"[^\w.=,+-]+", "-", name) + ".png"
         save_picture(picture, self.folder / PICTURES_FOLDER / file)
         return file
@@ -164,7 +165,7 @@ class ResultFolder:
 
 
 def parse_entries(data: bytes) -> Iterator[dict[str, Any]]:
-    """The whole lines; one that a crash filled with anything else is passed over."""
+    """Yield the entries of the complete lines; lines without the expected keys are skipped."""
     for line in data.split(b"\n"):
         try:
             entry = parse_json(line, lenient=True)
@@ -176,7 +177,7 @@ def parse_entries(data: bytes) -> Iterator[dict[str, Any]]:
 
 
 def find_texts(record: object, names: Collection[str]) -> Iterator[str]:
-    """The texts that stand under these keys of a record, however deep."""
+    """Yield the strings under these keys of a record, at any depth."""
     if isinstance(record, Mapping):
         for key, value in record.items():
             if key in names and isinstance(value, str):
@@ -195,7 +196,7 @@ def list_changes(
     only: tuple[str, ...] = (),
     but: tuple[str, ...] = (),
 ) -> list[str]:
-    """Where two trees differ, as "config.generation.seen.count 240 -> 16"."""
+    """List the leaves in which two trees differ, as "config.generation.seen.count 240 -> 16"."""
     flat_before, flat_now = flatten(before), flatten(now)
     names = sorted({*flat_before, *flat_now})
     return [
@@ -208,5 +209,6 @@ def list_changes(
 
 
 def shorten(value: object) -> str:
+    """Return the value as text of at most 40 characters."""
     text = str(value)
     return text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,4 +1,4 @@
-"""An evaluation from its first unit to its page."""
+"""Run of an evaluation: measure the units, then write the result and its page."""
 
 import hashlib
 import json
@@ -36,7 +36,7 @@ ProgressCallback = Callable[[str, int], None]
 def measure_parts(
     parts: Sequence[SuitePart], store: ResultFolder, on_progress: ProgressCallback
 ) -> None:
-    """Do the units that are not done; whatever ends it, what is finished is kept."""
+    """Measure the units that are not finished; finished units are kept whatever stops the run."""
     for part in parts:
         units = part.units()
         finished = sum((part.name, unit) in store.finished for unit in units)
@@ -55,7 +55,7 @@ def measure_parts(
 
 
 def finished_parts(parts: Sequence[SuitePart], store: ResultFolder) -> list[SuitePart]:
-    """The parts of which every unit is done."""
+    """Return the parts all of whose units are finished."""
     return [p for p in parts if all((p.name, unit) in store.finished for unit in p.units())]
 
 
@@ -65,11 +65,11 @@ def write_result(
     facts: Mapping[str, Any],
     earlier: EarlierResult | None = None,
 ) -> dict[str, Any]:
-    """Put what is done into evaluation.json, tables.md and index.html; gives the first's content.
+    """Write evaluation.json, tables.md and index.html; return the content of the first.
 
-    parts : of which every unit is done
-    facts : what stands at the head of the result: model, machine, date ...
-    earlier : a result to hold it against
+    parts : all of whose units are finished
+    facts : the head of the result: model, machine, date ...
+    earlier : a result to compare with
     """
     chapters: list[Chapter] = []
     scenes: dict[str, str] = {}
@@ -111,9 +111,9 @@ def write_result(
 
 
 def digest_texts(records: Mapping[str, Record]) -> str:
-    """Of the captions and prompts that units were asked, each once: equal for equal scenes.
+    """Return a digest of the captions and prompts of the units, equal for equal scenes.
 
-    A model that is sampled otherwise is asked the same ones in other units.
+    Each text counts once: models with other sampling defaults use the same ones in other units.
     """
     texts = dict.fromkeys(
         text for record in records.values() for text in find_texts(record, TEXT_KEYS)
@@ -126,12 +126,13 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def chapter_as_json(chapter: Chapter) -> dict[str, Any]:
-    """A chapter for programs: its blocks by name."""
+    """Return a chapter as JSON data, its blocks by name."""
     blocks = {block.name: block_as_json(block) for block in chapter.blocks}
     return {"title": chapter.title, "text": chapter.text, "blocks": blocks}
 
 
 def block_as_json(block: Block) -> dict[str, Any]:
+    """Return a table, plot or gallery as JSON data."""
     match block:
         case Table():
             rows = [
@@ -162,7 +163,7 @@ def block_as_json(block: Block) -> dict[str, Any]:
 
 
 def cell_as_json(cell: Figure | str | None) -> dict[str, Any] | str | None:
-    """A figure with its samples, so that a later result can be paired with it."""
+    """Return a cell as JSON data, a figure with the samples that paired comparison needs."""
     if not isinstance(cell, Figure):
         return cell
     samples = encode_samples(cell.samples)
@@ -170,6 +171,7 @@ def cell_as_json(cell: Figure | str | None) -> dict[str, Any] | str | None:
 
 
 def figure_as_json(figure: Figure) -> dict[str, Any]:
+    """Return a figure without its samples as JSON data."""
     return {
         "value": figure.value,
         "low": figure.low,

@@ -1,4 +1,4 @@
-"""Which scenes a part uses: seeds and counts, so that every caption is a pure function of them."""
+"""Splits of scenes that a part uses: seeds and counts, from which every caption follows."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -27,9 +27,9 @@ class SplitConfig(BaseModel):
 def build_splits(
     context: EvaluationContext, wanted: Mapping[Split, SplitConfig]
 ) -> dict[Split, Scenes]:
-    """The splits, of the objects that the model was shown; all but "held_out" as training shows.
+    """Build the splits from the model's objects; only "held_out" shows held-out combinations.
 
-    Without "held_out" where no such combination can be made of these objects.
+    "held_out" is missing where these objects allow no such combination.
     """
     splits: dict[Split, Scenes] = {}
     for split, config in wanted.items():

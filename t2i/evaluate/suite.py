@@ -1,4 +1,4 @@
-"""What is measured: the parts of a suite and how much of each, from a TOML."""
+"""Suites of the evaluation: the configuration of each part, read from TOML."""
 
 import json
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ QUICK_SUITES = {"scenes": ASSETS / "quick.toml"}
 
 
 class SuiteConfig(BaseModel):
-    """A table for each part."""
+    """Configuration of a suite, a table for each part."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -30,7 +30,7 @@ class SuiteConfig(BaseModel):
 
 
 def read_suite(name: str, *, quick: bool) -> SuiteConfig:
-    """A suite by its name, in full or the minute of it, or one of one's own by its TOML."""
+    """Read a named suite, in full or its quick preset, or a suite from a TOML file."""
     if name in SUITES:
         path = (QUICK_SUITES if quick else SUITES)[name]
     elif name.endswith(".toml"):
@@ -55,8 +55,7 @@ def read_suite(name: str, *, quick: bool) -> SuiteConfig:
 
 
 def explain_error(error: ValidationError) -> str:
-    """The first complaint, with the keys that would have been known; of slips in keys before what
-    is missing for them."""
+    """Describe the first error and suggest known keys; unknown keys before missing ones."""
     first = min(error.errors(), key=lambda complaint: complaint["type"] != "extra_forbidden")
     *tables, name = map(str, first["loc"])
     key = ".".join([*tables, name])
@@ -72,7 +71,7 @@ def explain_error(error: ValidationError) -> str:
 
 
 def check_parts(names: Sequence[str]) -> tuple[str, ...]:
-    """The parts named, in the suite's order; all where none is named."""
+    """Return the named parts in the suite's order; all if none is named."""
     for name in names:
         if name not in PARTS:
             raise ArgumentError(f"Unknown part {name!r}. {nearest(name, PARTS)}")
@@ -80,6 +79,7 @@ def check_parts(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def build_part(name: str, config: SuiteConfig, context: EvaluationContext) -> SuitePart:
+    """Build the part of this name from its configuration."""
     part: SuitePart = PARTS[name](getattr(config, name), context)
     return part
 

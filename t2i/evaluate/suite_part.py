@@ -1,4 +1,4 @@
-"""A part of the suite: units of work that are measured one by one, and what they say together."""
+"""Protocol of a part of the suite: units that are measured one by one, and their report."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ Record = Mapping[str, JsonValue]
 
 @dataclass(frozen=True, slots=True)
 class EvaluationContext:
-    """What every part works with.
+    """Model, recogniser and settings shared by all parts.
 
-    pipe : the model, in evaluation, its progress bars off
-    objects : the names of the objects the model was shown
-    most_objects : how many of them it was shown at once
-    steps, guidance_scale : how the model likes to be sampled; its sampler is in the pipe
-    keep : writes a picture into the result's folder and gives the name for a Gallery
-    caption_matcher : how well captions fit, where the judge has learned that
+    pipe : the model, in evaluation mode, without progress bars
+    objects : the names of the objects the model was trained on
+    max_objects : how many of them one training picture shows at most
+    steps, guidance_scale : the model's default sampling settings; its sampler is in the pipe
+    save_picture : writes a picture into the result's folder and returns its name for a Gallery
+    caption_matcher : scores captions, where the recogniser's folder holds one
     """
 
     pipe: TextToImagePipeline
@@ -39,15 +39,15 @@ class EvaluationContext:
 
 
 class SuitePart(Protocol):
-    """One of generation, inspection, editing."""
+    """Part of a suite: generation, inspection or editing."""
 
     name: str
 
     def units(self) -> Sequence[str]:
-        """The keys of the units, in order; a key stands for the same work in every run."""
+        """List the keys of the units in order; a key stands for the same work in every run."""
 
     def measure(self, unit: str) -> Record:
-        """Do the work of a unit, a few seconds of it."""
+        """Measure a unit, a few seconds of work."""
 
     def build_chapters(self, records: Mapping[str, Record]) -> Sequence[Chapter]:
-        """What the records of the finished units say, by key."""
+        """Build the report from the records of all units, by key."""

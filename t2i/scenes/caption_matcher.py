@@ -1,6 +1,6 @@
-"""How well a caption fits a picture of the scenes.
+"""Contrastive score of how well a caption fits a picture of the scenes.
 
-B pictures and as many captions, P places, F features, D width of an embedding.
+B pictures and as many captions, P positions, F features, D width of an embedding.
 """
 
 import hashlib
@@ -31,10 +31,11 @@ MAX_TOKENS = 32
 
 
 class CaptionMatcher(nn.Module):
-    """Embeddings of pictures and of captions that are close where both tell the same.
+    """Embeddings of pictures and of captions that are close where both describe the same scene.
 
-    Learned as CLIP is (Radford et al. 2021, arXiv 2103.00020), from scenes alone, over what a
-    recogniser, which stays as it is, says of a picture. Its scores are its own: no CLIP scores.
+    Trained as CLIP is (Radford et al. 2021, arXiv 2103.00020), from scenes alone, on the output of
+    a frozen recogniser. Its scores cannot be compared with CLIP scores. `eyes` is the picture head
+    and `ears` the text encoder: the names are keys of the weights file.
     """
 
     def __init__(self, recogniser: Recogniser, width: int, layers: int) -> None:
@@ -45,9 +46,9 @@ class CaptionMatcher(nn.Module):
         self.vocabulary = vocabulary_digest(vocabulary, merges)
         self.tokenizer = clip_tokenizer(vocabulary, merges, MAX_TOKENS)
         labels = recogniser.labels
-        told = labels.kind_count + len(labels.colours) + recogniser.channels[-1]
+        inputs = labels.kind_count + len(labels.colours) + recogniser.channels[-1]
         self.eyes = nn.Sequential(
-            nn.Conv2d(told, 64, 1),
+            nn.Conv2d(inputs, 64, 1),
             nn.GELU(),
             nn.Flatten(),
             nn.Linear(64 * POOLED_SIDE**2, 2 * width),
@@ -73,13 +74,13 @@ class CaptionMatcher(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(2.0))
 
     def embed_pictures(self, pixels_BCHW: Tensor) -> Tensor:
-        """Embeddings of length 1, (B, D); pixels of the recogniser's size, in [-1, 1]."""
+        """Return unit-length embeddings, (B, D), of pixels at the recogniser's size, in [-1, 1]."""
         with torch.no_grad():
-            told_BFP = pool_maps(self.recogniser(pixels_BCHW))
-        return functional.normalize(self.eyes(told_BFP).float(), dim=-1)
+            pooled_BFP = pool_maps(self.recogniser(pixels_BCHW))
+        return functional.normalize(self.eyes(pooled_BFP).float(), dim=-1)
 
     def embed_captions(self, captions: Sequence[str]) -> Tensor:
-        """Embeddings of length 1, (B, D)."""
+        """Return unit-length embeddings of the captions, (B, D)."""
         tokens = self.tokenizer(
             list(captions),
             padding=True,
@@ -87,12 +88,15 @@ class CaptionMatcher(nn.Module):
             max_length=MAX_TOKENS,
             return_tensors="pt",
         ).to(self.log_scale.device)
-        told = self.ears(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask)
-        return functional.normalize(told.text_embeds.float(), dim=-1)
+        output = self.ears(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask)
+        return functional.normalize(output.text_embeds.float(), dim=-1)
 
     @torch.no_grad()
     def score(self, pictures: Sequence[Image.Image], captions: Sequence[str]) -> Tensor:
-        """Cosine of each picture's embedding with its caption's, (B,) float32 from -1 to 1."""
+        """Return the cosine of each picture's embedding with its caption's.
+
+        Shape (B,), float32, from -1 to 1.
+        """
         pixels = torch.stack([self.recogniser.preprocess(picture) for picture in pictures])
         scores_B = (
             self.embed_pictures(pixels.to(self.log_scale.device)) * self.embed_captions(captions)
@@ -100,7 +104,7 @@ class CaptionMatcher(nn.Module):
         return scores_B.cpu()
 
     def save(self, folder: Path, notes: dict[str, Any], dtype: torch.dtype = torch.float16) -> None:
-        """Write its own weights, the recogniser's left out; `folder` must be there."""
+        """Write the matcher's weights without the recogniser's into `folder`, which must exist."""
         weights = {
             name: weight.to(dtype).contiguous()
             for name, weight in self.state_dict().items()
@@ -112,14 +116,14 @@ class CaptionMatcher(nn.Module):
 
     @staticmethod
     def is_stored_in(folder: Path) -> bool:
-        """Whether a recogniser's folder holds one too."""
+        """Return True if the folder of a recogniser also holds a caption matcher."""
         return (folder / CONFIG).is_file()
 
     @classmethod
     def load(cls, folder: Path = DEFAULT_FOLDER) -> "CaptionMatcher":
-        """The one of a folder that holds its recogniser too; that of t2i when left out.
+        """Load a caption matcher from a folder that also holds its recogniser; by default t2i's.
 
-        Raises ModelError for a folder that holds none, or one that read another vocabulary.
+        Raises ModelError for a folder without one, or for one trained with another vocabulary.
         """
         recogniser = Recogniser.load(folder)
         try:
@@ -144,14 +148,15 @@ class CaptionMatcher(nn.Module):
 
 
 def pool_maps(maps: RecogniserOutput) -> Tensor:
-    """What the recogniser says at each of PLACES x PLACES places, (B, F, 8, 8)."""
-    told = (
+    """Return the recogniser's probabilities and features pooled to POOLED_SIDE, (B, F, 8, 8)."""
+    inputs = (
         maps.kinds_BKhw.float().softmax(1),
         maps.colours_BKhw.float().softmax(1),
         maps.features_BFhw.float(),
     )
-    return torch.cat([functional.adaptive_avg_pool2d(one, POOLED_SIDE) for one in told], dim=1)
+    return torch.cat([functional.adaptive_avg_pool2d(one, POOLED_SIDE) for one in inputs], dim=1)
 
 
 def vocabulary_digest(vocabulary: Vocabulary, merges: Merges) -> str:
+    """Return the SHA-256 of a BPE vocabulary and its merges, in hexadecimal."""
     return hashlib.sha256(json.dumps([vocabulary, merges], sort_keys=True).encode()).hexdigest()

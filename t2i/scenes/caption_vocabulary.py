@@ -1,4 +1,4 @@
-"""What the captions of scenes can say: recorded beside a model that has learned from them."""
+"""Vocabulary of the captions of scenes, stored beside a model that was trained on them."""
 
 import re
 from typing import get_args
@@ -27,8 +27,11 @@ WORD = re.compile(r"[a-z]+")
 
 
 def caption_vocabulary(config: ScenesConfig) -> dict[str, list[str]]:
-    """Objects and their other names, colours, sizes, relations of an A and a B, backgrounds; and
-    under "words" every word that stands in any caption."""
+    """Return the vocabulary of a configuration's captions, by category.
+
+    Categories: objects, their other names, colours, sizes, relations of an A and a B, backgrounds;
+    "words" lists every word of every caption.
+    """
     objects = resolve_vocabulary(config.vocabulary)
     natural = {colour for name in objects if (colour := vocabulary_objects()[name].colour)}
     painted = {colour for name in objects for colour in training_colours(name) if config.repainted}
@@ -67,5 +70,5 @@ def caption_vocabulary(config: ScenesConfig) -> dict[str, list[str]]:
 
 
 def strip_placeholders(text: str) -> str:
-    """Without the places where a template names objects, but with the words in them."""
+    """Remove the placeholders of a template, keeping the words inside them."""
     return re.sub(r"\{(the )?\d?\}", r" \1 ", text)

@@ -1,4 +1,4 @@
-"""Sentences about a scene: every statement in them is true of the layout they are written for."""
+"""Captions of a scene; every statement in them is true of the layout they are written for."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -90,7 +90,7 @@ POSITION_TEMPLATES: dict[tuple[Arrangement, int], tuple[Template, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    """Where the caption names an object: `word` is at caption[span[0]:span[1]]."""
+    """Occurrence of an object in a caption; `word` is caption[span[0]:span[1]]."""
 
     spot: int
     word: str
@@ -110,7 +110,7 @@ class Caption:
 
 @dataclass(frozen=True, slots=True)
 class NounPhrase:
-    """How one object is going to be called."""
+    """Noun phrase of one object: optional size, optional colour, noun."""
 
     word: str
     colour: str | None
@@ -122,6 +122,7 @@ class NounPhrase:
 
 
 def indefinite_article(words: str) -> str:
+    """Return "a" or "an", whichever precedes these words."""
     return "an" if words[0] in "aeiou" and not words.startswith("unicorn") else "a"
 
 
@@ -132,9 +133,9 @@ def write_caption(
     background: str,
     share_stated: float = POSITION_SHARE,
 ) -> Caption:
-    """Write one caption; the same generator state gives the same sentence.
+    """Write one caption; equal generator states give equal sentences.
 
-    share_stated : how often it says how several objects stand
+    share_stated : probability that positions of several objects are described
     """
     phrases = [draw_noun_phrase(rng, spot) for spot in spots]
     stated = position_templates(spots, arrangement)
@@ -167,6 +168,7 @@ def write_caption(
 
 
 def draw_noun_phrase(rng: np.random.Generator, spot: Spot) -> NounPhrase:
+    """Draw the noun phrase of an object: synonym or not, with or without its colour and size."""
     thing = vocabulary_objects()[spot.name]
     use_synonym, say_natural, say_size = rng.random(), rng.random(), rng.random()
     synonym = random_choice(rng, thing.synonyms or (thing.name,))
@@ -178,10 +180,12 @@ def draw_noun_phrase(rng: np.random.Generator, spot: Spot) -> NounPhrase:
 
 
 def templates_without_positions(count: int) -> tuple[Template, ...]:
+    """Return the templates that list so many objects without describing their positions."""
     return {1: SINGLE_TEMPLATES, 2: TWO_OBJECT_TEMPLATES, 3: THREE_OBJECT_TEMPLATES}[count]
 
 
 def position_templates(spots: Sequence[Spot], arrangement: Arrangement) -> tuple[Template, ...]:
+    """Return the templates that describe the positions of these spots; () where there are none."""
     if arrangement != "corner":
         return POSITION_TEMPLATES.get((arrangement, len(spots)), ())
     corner, beside, stacked = spots
@@ -214,7 +218,7 @@ def fill_template(
     relations: tuple[tuple[int, Relation, int], ...],
     phrases: Sequence[NounPhrase],
 ) -> Caption:
-    """Fill the template, noting where each object's word lands."""
+    """Fill in the noun phrases and record the span of each object's word."""
     text = ""
     mentions = []
     for piece in frame.replace("{}", body).replace("{", "\0{").replace("}", "}\0").split("\0"):

@@ -1,4 +1,4 @@
-"""Combinations that training never sees, so that what a model makes of them is its own doing."""
+"""Held-out combinations: pairs of objects, and objects in a colour, that training never shows."""
 
 import json
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from t2i.scenes.sprites import scene_assets, vocabulary_objects
 
 @dataclass(frozen=True, slots=True)
 class HeldOutCombinations:
-    """Pairs of objects, whatever their order, and objects painted in a colour."""
+    """Unordered pairs of objects, and pairs of an object and a colour."""
 
     pairs: frozenset[frozenset[str]]
     colours: frozenset[tuple[str, str]]
@@ -18,7 +18,7 @@ class HeldOutCombinations:
 
 @cache
 def load_held_out() -> HeldOutCombinations:
-    """What `t2i/assets/scenes/held_out.json` lists."""
+    """Load the combinations of `t2i/assets/scenes/held_out.json`."""
     listed = json.loads(scene_assets().joinpath("held_out.json").read_text(encoding="utf-8"))
     return HeldOutCombinations(
         pairs=frozenset(frozenset(pair) for pair in listed["pairs"]),
@@ -27,13 +27,13 @@ def load_held_out() -> HeldOutCombinations:
 
 
 def is_trained_together(name: str, others: Sequence[str]) -> bool:
-    """Whether training may show `name` together with `others`."""
+    """Return True if training may show `name` together with `others`."""
     pairs = load_held_out().pairs
     return name not in others and not any(frozenset((name, other)) in pairs for other in others)
 
 
 def training_colours(name: str) -> list[str]:
-    """The colours training may paint `name` in."""
+    """Return the colours in which training may paint `name`."""
     return [
         c
         for c in vocabulary_objects()[name].paint_colours

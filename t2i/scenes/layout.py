@@ -1,4 +1,4 @@
-"""Where the objects of a scene go, and how large they are, in fractions of the picture's side."""
+"""Positions and sizes of the objects of a scene, as fractions of the picture's side."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,9 +27,9 @@ MAX_STRAY = 0.12
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """An object in its place; `side` is the longer side of its picture.
+    """An object with its size and position; `side` is the longer side of its sprite.
 
-    colour : what it is painted in, or None if it is left as it is
+    colour : the colour it is painted in, or None for its natural one
     """
 
     name: str
@@ -41,21 +41,22 @@ class Spot:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """A place for an object, before it is known which one."""
+    """Size and position of an object that is not chosen yet."""
 
     size_word: SizeWord | None
     side: float
     centre: Centre
 
     def with_object(self, name: str, colour: str | None) -> Spot:
+        """Return the spot of this object here."""
         return Spot(name, colour, self.size_word, self.side, self.centre)
 
 
 def draw_arrangement(rng: np.random.Generator, count: int) -> tuple[Arrangement, list[Placement]]:
-    """Draw places for `count` objects that do not reach over one another.
+    """Draw non-overlapping placements for `count` objects.
 
-    A row is listed from left to right, a column from top to bottom; of a corner first the place
-    with a neighbour both ways, then the one beside it, then the one above or below it.
+    A row is listed from left to right, a column from top to bottom; of a corner first the placement
+    with two neighbours, then the one beside it, then the one above or below it.
     """
     if count == 1:
         return "single", [place_single(rng)]
@@ -68,6 +69,7 @@ def draw_arrangement(rng: np.random.Generator, count: int) -> tuple[Arrangement,
 
 
 def place_single(rng: np.random.Generator) -> Placement:
+    """Draw the placement of one object alone."""
     u = rng.random()
     word: SizeWord | None = "small" if u < 0.15 else "large" if u < 0.3 else None
     side = random_between(rng, *SINGLE_SIDES[word])
@@ -78,7 +80,7 @@ def place_single(rng: np.random.Generator) -> Placement:
 
 
 def place_corner(rng: np.random.Generator) -> list[Placement]:
-    """Three of the four quarters of the picture."""
+    """Draw placements in three of the four quarters of the picture."""
     sides = [random_between(rng, *CORNER_SIDES) for _ in range(3)]
     x, y = (0.25 if rng.random() < 0.5 else 0.75), (0.25 if rng.random() < 0.5 else 0.75)
     places = []
@@ -93,6 +95,7 @@ def place_corner(rng: np.random.Generator) -> list[Placement]:
 
 
 def draw_line_sides(rng: np.random.Generator, count: int) -> list[tuple[SizeWord | None, float]]:
+    """Draw size word and side of each object of a row or column."""
     if count == 2 and rng.random() < 0.25:
         contrast: list[tuple[SizeWord | None, float]] = [
             (word, random_between(rng, *sides)) for word, sides in CONTRAST_SIDES.items()
@@ -107,7 +110,7 @@ def place_in_line(
     gaps: Sequence[float],
     lying: bool,
 ) -> list[Placement]:
-    """One after the other, the free room shared out in proportion to `gaps`."""
+    """Place objects one after the other, sharing the free room in proportion to `gaps`."""
     unit = (1.0 - sum(side for _, side in sides)) / sum(gaps)
     places = []
     along = 0.0
@@ -121,8 +124,10 @@ def place_in_line(
 
 
 def random_between(rng: np.random.Generator, low: float, high: float) -> float:
+    """Draw uniformly from `low` to `high`."""
     return low + (high - low) * float(rng.random())
 
 
 def random_choice(rng: np.random.Generator, choices: Sequence[T]) -> T:
+    """Draw one of the choices uniformly."""
     return choices[int(rng.random() * len(choices))]

@@ -1,4 +1,4 @@
-"""What the recogniser saw in a picture, and what can be said of it.
+"""Result of the recogniser for one picture.
 
 H W size of the picture.
 """
@@ -18,11 +18,11 @@ MIN_OFFSET = 0.05
 
 @dataclass(frozen=True, slots=True)
 class RecognisedObject:
-    """An object in a picture.
+    """An object that was recognised in a picture.
 
     share : of the picture's area
     centre : across and down, each from 0 to 1
-    colour : what it mostly is, painted so or not; OWN where that cannot be said
+    colour : its main colour, natural or painted; OWN_COLOUR where it has no name
     mask : (H, W) bool ndarray
     """
 
@@ -35,11 +35,11 @@ class RecognisedObject:
 
 @dataclass(frozen=True, slots=True)
 class Recognition:
-    """All that was recognised in a picture.
+    """Objects, background and features that were recognised in a picture.
 
-    unknown_share : share of the area that is an object, but none of those known
+    unknown_share : share of the area that is an object of no known class
     features : (F,) float32 ndarray, for distances between sets of pictures
-    structure : (F, h, w) float32 ndarray, features in place, for distances between layouts
+    structure : (F, h, w) float32 ndarray, spatial features, for distances between layouts
     """
 
     objects: dict[str, RecognisedObject]
@@ -49,7 +49,7 @@ class Recognition:
     structure: NDArray[np.float32]
 
     def has_relation(self, subject: str, relation: Relation, other: str) -> bool:
-        """Whether both objects are there and `subject` stands so to `other`."""
+        """Return True if both objects are present and `subject` is `relation` of `other`."""
         if subject not in self.objects or other not in self.objects:
             return False
         a, b = self.objects[subject].centre, self.objects[other].centre
@@ -58,5 +58,5 @@ class Recognition:
         return away > MIN_OFFSET
 
     def has_colour(self, name: str, colour: str) -> bool:
-        """Whether the object is there in this colour."""
+        """Return True if the object is present in this colour."""
         return name in self.objects and self.objects[name].colour == colour

@@ -1,6 +1,6 @@
-"""Which objects of the scenes are in a picture, where, how painted, and before which background.
+"""Recogniser of the objects of scenes: class, position, colour, and the background.
 
-B pictures, K labels, F features, H W size of a picture, h w that of the maps of labels.
+B pictures, K labels, F features, H W size of a picture, h w that of the label maps.
 """
 
 import json
@@ -43,7 +43,7 @@ MIN_AREA_SHARE = 0.01
 
 @dataclass(frozen=True, slots=True)
 class RecogniserLabels:
-    """What there is to tell: channels of the first map are objects, SOMETHING, backgrounds."""
+    """Classes of the label maps: objects, unknown, backgrounds; and colours in the second map."""
 
     objects: tuple[str, ...]
     backgrounds: tuple[str, ...]
@@ -52,21 +52,22 @@ class RecogniserLabels:
 
     @property
     def kind_count(self) -> int:
-        """How many labels a place can have: an object, an unknown thing, a background."""
+        """Number of classes of a position: objects, the unknown object, backgrounds."""
         return len(self.objects) + 1 + len(self.backgrounds)
 
     @property
     def unknown_index(self) -> int:
+        """Index of the class of unknown objects."""
         return len(self.objects)
 
     def colour_index(self, name: str | None) -> int:
-        """The number of a colour; that of OWN where it has none."""
+        """Return the index of a colour; that of OWN_COLOUR for a colour that is not listed."""
         return self.colours.index(name) if name in self.colours else 0
 
 
 @dataclass(frozen=True, slots=True)
 class RecogniserOutput:
-    """Logits of the labels of every place, (B, K, h, w), and the features they rest on."""
+    """Logits of the labels of every position, (B, K, h, w), and the features behind them."""
 
     kinds_BKhw: Tensor
     colours_BKhw: Tensor
@@ -74,7 +75,7 @@ class RecogniserOutput:
 
 
 class Recogniser(nn.Module):
-    """A small UNet over 4 x 4 pixels a place that labels every place of a picture."""
+    """Small UNet over patches of 4 x 4 pixels that labels every position of a picture."""
 
     def __init__(self, labels: RecogniserLabels, size: int, channels: Sequence[int]) -> None:
         super().__init__()
@@ -99,7 +100,7 @@ class Recogniser(nn.Module):
         self._middle_BFhw = output_BFhw
 
     def forward(self, pixels_BCHW: Tensor) -> RecogniserOutput:
-        """pixels_BCHW : (B, 3, size, size) in [-1, 1]"""
+        """Return label logits and middle features; pixels_BCHW : (B, 3, size, size) in [-1, 1]."""
         patches_BChw = functional.pixel_unshuffle(pixels_BCHW, PATCH_SIDE)
         still = torch.zeros((), device=pixels_BCHW.device)  # a picture is no step of a diffusion
         logits_BKhw = self.unet(patches_BChw, still, return_dict=False)[0]
@@ -112,7 +113,7 @@ class Recogniser(nn.Module):
 
     @torch.no_grad()
     def recognise(self, pictures: Sequence[Image.Image]) -> list[Recognition]:
-        """What is in each picture; other sizes than the recogniser's own are resized to it."""
+        """Recognise the objects of each picture; pictures of other sizes are resized."""
         if not pictures:
             return []
         device = next(self.parameters()).device
@@ -128,7 +129,7 @@ class Recogniser(nn.Module):
         ]
 
     def preprocess(self, picture: Image.Image) -> Tensor:
-        """The picture at the recogniser's size, (3, size, size) in [-1, 1]."""
+        """Return the picture at the recogniser's size, (3, size, size) in [-1, 1]."""
         side = (self.size, self.size)
         rgb = picture.convert("RGB")
         if rgb.size != side:
@@ -171,9 +172,9 @@ class Recogniser(nn.Module):
         )
 
     def save(self, folder: Path, notes: dict[str, Any], dtype: torch.dtype = torch.float16) -> None:
-        """Write the weights and, beside them, what they are; `folder` must be there.
+        """Write weights and configuration into `folder`, which must exist.
 
-        notes : JSON data, such as how it was trained and how well it does
+        notes : JSON data, such as its training configuration and its scores
         """
         weights = {
             name: weight.to(dtype).contiguous() for name, weight in self.state_dict().items()
@@ -189,7 +190,7 @@ class Recogniser(nn.Module):
 
     @classmethod
     def load(cls, folder: Path = DEFAULT_FOLDER) -> "Recogniser":
-        """The recogniser of a folder that `save` wrote; the one that comes with t2i when left out.
+        """Load a recogniser from a folder that `save` wrote; by default t2i's own.
 
         Raises ModelError for a folder that holds none.
         """
@@ -211,4 +212,5 @@ class Recogniser(nn.Module):
 def build_labels(
     objects: Sequence[str], backgrounds: Sequence[str], hues: Sequence[str]
 ) -> RecogniserLabels:
+    """Build the labels of these objects, backgrounds and hues; the first colour is OWN_COLOUR."""
     return RecogniserLabels(tuple(objects), tuple(backgrounds), (OWN_COLOUR, *hues))

@@ -1,7 +1,7 @@
-"""What a recogniser learns from: the objects of scenes in any place, size and company, disturbed.
+"""Training data of the recogniser: objects in any position, size and combination, with distortions.
 
-Not as `scenes` composes: nothing is held out, objects overlap and are cut off from one another,
-the picture is warped, blurred, recoloured and noisy, and some things are none that have a name.
+Unlike `scenes`, nothing is held out, objects overlap, the picture is warped, blurred, recoloured
+and noisy, and some objects are of no known class.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ RECOLOURED_SHARE = 0.3
 
 
 class CompositionsConfig(BaseModel):
-    """Pictures with a label for every pixel."""
+    """Configuration of pictures with a label for every pixel."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -54,7 +54,7 @@ class CompositionsConfig(BaseModel):
 
 
 class Compositions:
-    """The data set: sample `index` is a pure function of the config and the index."""
+    """Data set whose sample `index` is a pure function of the config and the index."""
 
     def __init__(self, config: CompositionsConfig) -> None:
         self.config = config
@@ -67,9 +67,11 @@ class Compositions:
         return self.config.length
 
     def groups(self) -> Sequence[Sequence[int]]:
+        """Return all sample numbers as one group: all pictures have one shape."""
         return [range(len(self))]
 
     def read(self, index: int, _visit: int = 0, /) -> Sample:
+        """Compose sample `index` with its label maps; the visit does not matter."""
         config, labels = self.config, self.labels
         key = (config.seed, COMPOSITIONS_KEY, index)
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
@@ -132,7 +134,7 @@ Placements = list[tuple[float, tuple[float, float]]]
 
 
 def draw_placements(rng: np.random.Generator, count: int) -> Placements:
-    """Side and centre of each, drawn again while one hides too much of another."""
+    """Draw side and centre of each object, again while one hides too much of another."""
     for _ in range(MAX_TRIES):
         sides = [random_between(rng, *SIDES[count]) for _ in range(count)]
         spots = [
@@ -152,7 +154,7 @@ def draw_placements(rng: np.random.Generator, count: int) -> Placements:
 def covered_share(
     below: tuple[float, tuple[float, float]], above: tuple[float, tuple[float, float]]
 ) -> float:
-    """Share of the one square that the other covers."""
+    """Return the share of the square `below` that `above` covers."""
     (side, centre), (other, at) = below, above
     width, height = (
         max(0.0, min(a + side / 2, b + other / 2) - max(a - side / 2, b - other / 2))
@@ -164,7 +166,7 @@ def covered_share(
 def make_unknown_object(
     rng: np.random.Generator, picture: Image.Image, other: Image.Image
 ) -> Image.Image:
-    """A thing without a name: halves of two, tiles in disorder, or a blob."""
+    """Make a sprite of no known class: halves of two objects, shuffled tiles, or a blur."""
     side = picture.width
     how = rng.random()
     if how < 0.4:
@@ -186,7 +188,7 @@ def make_unknown_object(
 def warp(
     rng: np.random.Generator, pixels: NDArray[np.uint8], label_maps: NDArray[np.uint8]
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Mirrored or not, and bent: a grid of 4 x 4 quadrilaterals whose inner corners have moved."""
+    """Mirror or not, and bend by moving the inner corners of a grid of 4 x 4 quadrilaterals."""
     if rng.random() < 0.5:
         pixels, label_maps = pixels[:, ::-1], label_maps[:, :, ::-1]
     size, cells = len(pixels), 4
@@ -210,7 +212,7 @@ def warp(
 
 
 def degrade(rng: np.random.Generator, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Coarser, blurred, lighter or darker, tinted and noisy, each in some of the pictures."""
+    """Resample, blur, change contrast and tint, and add noise, each in some of the pictures."""
     picture = Image.fromarray(pixels)
     size = picture.width
     if rng.random() < 0.5:

@@ -1,4 +1,4 @@
-"""What every data set hands out: one picture, its caption, and where each named thing is."""
+"""Sample of a data set: one picture, its caption, and masks of the objects it names."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 class Framing(NamedTuple):
-    """What was cut from which picture, in pixels: SDXL is told it."""
+    """Original size and crop corner of a picture in pixels, the micro-conditioning of SDXL."""
 
     original: tuple[int, int]
     """Height and width before it was resized."""
@@ -51,19 +51,19 @@ class Sample:
 
 
 class Samples(Protocol):
-    """A data set: samples by their number."""
+    """Protocol of a data set that is read by sample number."""
 
     def __len__(self) -> int: ...
 
     def read(self, index: int, visit: int, /) -> Sample:
-        """Sample `index`, as it is shown at the place `visit` of the run.
+        """Return sample `index` at position `visit` of the run.
 
-        Whatever differs between visits, such as the crop, is a function of the two numbers.
+        Differences between visits, such as the crop, are a function of both numbers.
         """
         ...
 
     def groups(self) -> Sequence[Sequence[int]]:
-        """Numbers of the samples by the shape of their pictures; one may stand there repeatedly.
+        """Return sample numbers grouped by picture shape; a number may occur repeatedly.
 
         A batch is filled from one group.
         """

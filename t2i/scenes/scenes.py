@@ -1,4 +1,4 @@
-"""Scenes composed on the fly: one to three things on a background, captioned, with exact masks."""
+"""Procedural scenes: one to three objects on a background, captioned, with exact masks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ SHARE_OF_TWO = 8 / 11
 
 
 class ScenesConfig(BaseModel):
-    """Which scenes are composed."""
+    """Configuration of the scenes that are composed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,7 +48,7 @@ class ScenesConfig(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """All that is decided about a scene before a pixel is drawn; spots as `arrange` lists them."""
+    """Complete description of a scene before rendering; spots as `draw_arrangement` lists them."""
 
     spots: tuple[Spot, ...]
     arrangement: Arrangement
@@ -64,7 +64,7 @@ class Layout:
 class SceneObject:
     """An object of a scene, as the caption names it.
 
-    colour, size_word : what it was painted or sized to be, said in the caption or not
+    colour, size_word : as it was painted and sized, mentioned in the caption or not
     box : left, top, right, bottom of its visible pixels
     mask : (H, W) bool ndarray
     """
@@ -80,7 +80,7 @@ class SceneObject:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A composed picture and all that is known about it.
+    """A rendered scene with its caption and objects.
 
     relations : (subject, relation, object) as the caption states them, indices into `objects`
     """
@@ -94,7 +94,7 @@ class Scene:
 
 
 class Scenes:
-    """The data set: scene `index` is a pure function of the config and the index."""
+    """Data set whose scene `index` is a pure function of the config and the index."""
 
     def __init__(self, config: ScenesConfig) -> None:
         self.config = config
@@ -114,16 +114,18 @@ class Scenes:
         return self.config.length
 
     def groups(self) -> Sequence[Sequence[int]]:
+        """Return all scene numbers as one group: all pictures have one shape."""
         return [range(len(self))]
 
     def read(self, index: int, _visit: int = 0, /) -> Sample:
+        """Return scene `index` as a training sample; the visit does not matter."""
         scene = self.scene(index)
         masks = np.stack([placed.mask for placed in scene.objects])
         spans = tuple(placed.span for placed in scene.objects)
         return Sample(scene.name, scene.pixels, scene.caption, masks, spans=spans)
 
     def scene(self, index: int) -> Scene:
-        """Compose scene `index`."""
+        """Compose and render scene `index`."""
         layout = self.layout(index)
         pixels, masks = render_layout(layout, self.config.size)
         caption = layout.caption
@@ -148,11 +150,12 @@ class Scenes:
         )
 
     def sample_name(self, index: int) -> str:
+        """Return the name of scene `index` for log lines and errors."""
         split = "" if self.config.split == "train" else f"{self.config.split}/"
         return f"scenes/{split}{self.config.seed}/{index}"
 
     def layout(self, index: int) -> Layout:
-        """Decide scene `index` without drawing it."""
+        """Compose scene `index` without rendering it."""
         if not 0 <= index < self.config.length:
             raise IndexError(f"No scene {index}: there are {self.config.length}, counted from 0.")
         key = (self.config.seed, SPLIT_KEYS[self.config.split], index)
@@ -211,7 +214,7 @@ class Scenes:
 
 
 def resolve_vocabulary(wanted: Literal["core", "all"] | tuple[str, ...]) -> tuple[str, ...]:
-    """The names of the objects wanted, in the order of the data set's own list."""
+    """Return the names of the objects wanted, in the order of `objects.jsonl`."""
     if wanted == "core":
         return tuple(name for name, thing in vocabulary_objects().items() if thing.core)
     if wanted == "all":
@@ -229,13 +232,14 @@ def resolve_vocabulary(wanted: Literal["core", "all"] | tuple[str, ...]) -> tupl
 
 
 def draw_new_colour(rng: np.random.Generator, name: str, share: float) -> str | None:
+    """Draw another colour than the natural one with probability `share`; otherwise None."""
     wanted = rng.random() < share
     choices = training_colours(name)
     return random_choice(rng, choices) if wanted and choices else None
 
 
 def draw_tint(rng: np.random.Generator, background: str) -> tuple[int, int, int]:
-    """A shade of the background's colour."""
+    """Draw a shade of the background's colour."""
     shade = int(rng.random() * 17) - 8
     red, green, blue = (
         channel + shade + int(rng.random() * 5) - 2 for channel in BACKGROUNDS[background]
@@ -246,7 +250,7 @@ def draw_tint(rng: np.random.Generator, background: str) -> tuple[int, int, int]
 def shared_contrasting_backgrounds(
     names: Sequence[str], painted: Sequence[str | None]
 ) -> list[str]:
-    """The backgrounds before which none of the objects vanishes."""
+    """Return the backgrounds on which all of these objects are visible."""
     clear = [
         contrasting_backgrounds(name, colour) for name, colour in zip(names, painted, strict=True)
     ]
@@ -254,7 +258,7 @@ def shared_contrasting_backgrounds(
 
 
 def render_layout(layout: Layout, size: int) -> tuple[NDArray[np.uint8], list[NDArray[np.bool_]]]:
-    """Compose the picture (H, W, 3) and, for each spot, the mask (H, W) of its visible pixels."""
+    """Render the picture (H, W, 3) and, for each spot, the mask (H, W) of its visible pixels."""
     pixels = render_background(layout.tint, layout.slope, layout.sloping, size)
     masks: list[NDArray[np.bool_]] = []
     for spot in layout.spots:
@@ -265,7 +269,7 @@ def render_layout(layout: Layout, size: int) -> tuple[NDArray[np.uint8], list[ND
 def render_background(
     tint: tuple[int, int, int], slope: int, sloping: Literal["across", "down"], size: int
 ) -> NDArray[np.uint8]:
-    """A background, (H, W, 3), that grows brighter by `slope` to the right or downwards."""
+    """Render a background, (H, W, 3), that grows brighter by `slope` to the right or downwards."""
     ramp = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
     shades = np.asarray(tint, dtype=np.float32) + ramp[:, None] * slope
     shades = np.clip(np.rint(shades), 0, 255).astype(np.uint8)
@@ -281,7 +285,7 @@ def paste_sprite(
     side: float,
     centre: tuple[float, float],
 ) -> None:
-    """Lay a sprite over the picture, and its mask over those of what was put before.
+    """Paste a sprite onto the picture, append its mask, and remove it from the earlier masks.
 
     picture : mode RGBa
     side : of the sprite, and `centre` across and down, as shares of the picture's side
@@ -304,6 +308,6 @@ def paste_sprite(
 
 
 def bounding_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom (right and bottom exclusive) of the True pixels."""
+    """Return left, top, right, bottom (right and bottom exclusive) of the True pixels."""
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

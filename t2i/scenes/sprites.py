@@ -1,4 +1,4 @@
-"""The pictures scenes are made of, how they are painted, and the colours that have names."""
+"""Sprites of the objects of scenes, their recolouring, and the named colours."""
 
 import io
 import json
@@ -57,7 +57,7 @@ VANISHING_SHARE = 0.4
 
 @dataclass(frozen=True, slots=True)
 class VocabularyObject:
-    """One object of the vocabulary; `colour` is its natural one, if people have a word for it."""
+    """An object of the vocabulary; `colour` is its natural one, where it has a name."""
 
     file: str
     name: str
@@ -68,19 +68,20 @@ class VocabularyObject:
 
     @property
     def paint_colours(self) -> tuple[str, ...]:
-        """The colours it can honestly be painted in."""
+        """Colours in which the object can be painted and told apart from its natural one."""
         if not self.recolour or self.colour is None:
             return ()
         return tuple(name for name in HUES if name not in SIMILAR_COLOURS[self.colour])
 
 
 def scene_assets() -> Traversable:
+    """Return the folder of the sprites and object lists."""
     return resources.files("t2i").joinpath("assets", "scenes")
 
 
 @cache
 def vocabulary_objects() -> dict[str, VocabularyObject]:
-    """Every object by name, in the order of `objects.jsonl`."""
+    """Load every object by name, in the order of `objects.jsonl`."""
     found = {}
     for line in scene_assets().joinpath("objects.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
@@ -97,7 +98,7 @@ def vocabulary_objects() -> dict[str, VocabularyObject]:
 
 @lru_cache(maxsize=1024)
 def load_sprite(name: str, colour: str | None) -> Image.Image:
-    """The object's picture, alpha premultiplied (mode RGBa), painted in `colour` if given."""
+    """Load the object's sprite, alpha premultiplied (mode RGBa), painted in `colour` if given."""
     thing = vocabulary_objects()[name]
     picture = Image.open(io.BytesIO(scene_assets().joinpath(thing.file).read_bytes())).convert(
         "RGBA"
@@ -108,7 +109,7 @@ def load_sprite(name: str, colour: str | None) -> Image.Image:
 
 
 def repaint(rgba: NDArray[np.uint8], source: str, target: str) -> NDArray[np.uint8]:
-    """Turn the hues around the natural colour `source` to `target`; gray parts and other hues stay.
+    """Shift the hues around the natural colour `source` to `target`; gray and other hues stay.
 
     rgba : (H, W, 4) uint8 ndarray, straight alpha
     """
@@ -136,14 +137,17 @@ def repaint(rgba: NDArray[np.uint8], source: str, target: str) -> NDArray[np.uin
 
 
 def hue_difference(hue: NDArray[np.float64], centre: float) -> NDArray[np.float64]:
-    """Signed distance on the colour circle, in (-180, 180]."""
+    """Return the signed distance on the colour circle in degrees, in (-180, 180]."""
     return (hue - centre + 180.0) % 360.0 - 180.0
 
 
 def rgb_to_hsv(
     rgb: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """rgb : (H, W, 3) in [0, 1]; hue in degrees, saturation and value in [0, 1], each (H, W)."""
+    """Convert (H, W, 3) in [0, 1] to hue, saturation and value, each (H, W).
+
+    Hue is in degrees, saturation and value in [0, 1].
+    """
     value = rgb.max(axis=-1)
     spread = value - rgb.min(axis=-1)
     safe = np.where(spread > 0, spread, 1.0)
@@ -160,7 +164,7 @@ def rgb_to_hsv(
 def hsv_to_rgb(
     hue: NDArray[np.float64], saturation: NDArray[np.float64], value: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """The inverse of `rgb_to_hsv`: (H, W, 3) in [0, 1]."""
+    """Convert hue, saturation and value to (H, W, 3) in [0, 1]; inverse of `rgb_to_hsv`."""
     offset = np.array([5.0, 3.0, 1.0])
     k = (offset + hue[..., None] / 60.0) % 6.0
     drop = np.clip(np.minimum(k, 4.0 - k), 0.0, 1.0)
@@ -169,7 +173,7 @@ def hsv_to_rgb(
 
 @lru_cache(maxsize=1024)
 def contrasting_backgrounds(name: str, colour: str | None) -> frozenset[str]:
-    """The backgrounds before which this object is plainly seen."""
+    """Return the backgrounds on which the object is clearly visible."""
     rgba = np.asarray(
         load_sprite(name, colour).convert("RGBA").resize((32, 32), Image.Resampling.BOX)
     )
@@ -184,7 +188,7 @@ def contrasting_backgrounds(name: str, colour: str | None) -> frozenset[str]:
 
 
 def colour_distances(rgb: NDArray[np.float64], tint: Iterable[int]) -> NDArray[np.float64]:
-    """The "redmean" approximation of a perceived colour distance, 0 to about 765; rgb : (N, 3)."""
+    """Return the "redmean" approximation of perceived colour distance, 0 to about 765, (N,)."""
     other = np.array(list(tint), dtype=np.float64)
     mean_red = (rgb[:, 0] + other[0]) / 2.0
     red, green, blue = ((rgb - other) ** 2).T

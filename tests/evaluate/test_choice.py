@@ -34,7 +34,9 @@ def run(label: str, passes: int, right: int | Sequence[bool]) -> SamplingRun:
 
 def test_the_cheapest_that_is_not_surely_worse_is_named() -> None:
     # 48 scenes of which the fewer are right also where the more are: 8 lost of 40 are no chance.
-    choice = choose_sampling([run("5", 10, 32), run("10", 20, 39), run("20", 40, 40)], own="20")
+    choice = choose_sampling(
+        [run("5", 10, 32), run("10", 20, 39), run("20", 40, 40)], default_label="20"
+    )
     assert choice is not None
     assert (choice.best.label, choice.cheapest.label) == ("20", "10")
     assert choice.losses["10"].value == pytest.approx(-1 / SCENES)
@@ -49,7 +51,7 @@ def test_scenes_are_compared_one_by_one() -> None:
     others = [n >= 18 for n in range(SCENES)]  # 30 right, 12 of them where the best is wrong
     same = [n < 30 for n in range(SCENES)]
     for flags, cheapest in ((others, "5"), (same, "20")):
-        choice = choose_sampling([run("5", 10, flags), run("20", 40, best)], own="20")
+        choice = choose_sampling([run("5", 10, flags), run("20", 40, best)], default_label="20")
         assert choice is not None
         assert choice.cheapest.label == cheapest
 
@@ -60,20 +62,22 @@ def test_of_equally_cheap_ones_the_models_own_stays() -> None:
         choice = choose_sampling(runs, own)
         assert choice is not None
         assert (choice.best.label, choice.cheapest.label) == ("4", cheapest)
-    worse = choose_sampling([run("3", 40, 20), run("4", 40, 42)], own="3")
+    worse = choose_sampling([run("3", 40, 20), run("4", 40, 42)], default_label="3")
     assert worse is not None
     assert worse.cheapest.label == "4"
 
 
 def test_of_equally_good_ones_the_cheapest_is_the_best() -> None:
-    choice = choose_sampling([run("10", 20, 40), run("5", 10, 40), run("20", 40, 40)], own="20")
+    choice = choose_sampling(
+        [run("10", 20, 40), run("5", 10, 40), run("20", 40, 40)], default_label="20"
+    )
     assert choice is not None
     assert choice.best is choice.cheapest
     assert choice.best.label == "5"
 
 
 def test_without_flags_nothing_is_named() -> None:
-    assert choose_sampling([run("5", 10, []), run("20", 40, [])], own="20") is None
+    assert choose_sampling([run("5", 10, []), run("20", 40, [])], default_label="20") is None
 
 
 def test_the_table_says_what_the_model_does_what_is_best_and_what_is_enough() -> None:

@@ -1,6 +1,6 @@
-"""How well edited pictures fit the words: whole ones the prompt, the edited place its own words.
+"""Caption scores of edited pictures: the whole picture, and the edited region.
 
-In the score of t2i.scenes.caption_matcher, which is no CLIP score.
+The score is that of t2i.scenes.caption_matcher, which is no CLIP score.
 """
 
 from collections.abc import Sequence
@@ -28,10 +28,10 @@ def score_pictures(
     source: Recognition,
     pictures: Sequence[Image.Image],
 ) -> tuple[list[float], list[float | None]]:
-    """Of each picture of the target its score, and that of the edited place.
+    """Return the score of each target picture, and that of its edited region.
 
-    The place is that of the source's object, thus the same for all methods; None where the
-    background changes, and where the source lacks the object.
+    The region is that of the source's object, so that it is equal for all methods; None where the
+    background changes, and where the object was not recognised in the source.
     """
     whole = caption_matcher.score(pictures, [pair.texts[1]] * len(pictures)).tolist()
     place = None if not pictures else edited_box(pair, source, pictures[0].size)
@@ -42,7 +42,7 @@ def score_pictures(
 
 
 def edited_box(pair: PromptPair, source: Recognition, size: tuple[int, int]) -> Box | None:
-    """A square around the source's object, a little larger than it and within the picture.
+    """Return a square around the source's object, larger by CROP_FACTOR, within the picture.
 
     size : of the picture, width and height
     """
@@ -60,11 +60,12 @@ def edited_box(pair: PromptPair, source: Recognition, size: tuple[int, int]) -> 
 
 
 def target_words(pair: PromptPair) -> str:
-    """What the target calls the object; without its size, which a part of a picture has not."""
+    """Return the target's noun phrase of the object without its size, which a crop cannot show."""
     assert pair.spot is not None
     mention = find_mention(pair.target, pair.spot)
     return str(NounPhrase(mention.word, mention.colour, None))
 
 
 def crop(picture: Image.Image, box: Box, side: int) -> Image.Image:
+    """Crop a box and resize it to a square of this side."""
     return picture.convert("RGB").resize((side, side), Image.Resampling.BICUBIC, box=box)

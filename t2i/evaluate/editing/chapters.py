@@ -1,4 +1,4 @@
-"""What the records of editing say: tables and pictures."""
+"""Report of the editing part: tables and galleries."""
 
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
@@ -32,6 +32,7 @@ GALLERY_SIZE = 6
 def build_chapters(
     records: Mapping[str, Record], settings: EditSettings, steps: int
 ) -> list[Chapter]:
+    """Build the chapter of the part from the records of its units."""
     pairs: dict[str, list[PairRecord]] = {}
     two: list[TwoObjectsRecord] = []
     costs: list[CostRecord] = []
@@ -62,6 +63,7 @@ def build_chapters(
 
 
 def chapter_text(every: Sequence[PairRecord], settings: EditSettings, steps: int) -> str:
+    """Return the explanation of the tables and of the settings they were measured with."""
     right = proportion([one.source_right for one in every])
     sources = "" if right is None else f" {right.value:.0%} of the sources show all of theirs."
     return (
@@ -90,10 +92,12 @@ def chapter_text(every: Sequence[PairRecord], settings: EditSettings, steps: int
 
 
 def format_window(window: tuple[float, float]) -> str:
+    """Return a window of steps as "0 to 0.8"."""
     return f"{window[0]:g} to {window[1]:g}"
 
 
 def build_table(name: str, title: str, pairs: Sequence[PairRecord]) -> Table:
+    """Build the table of some pairs, a row for each method."""
     rows: list[tuple[str, Sequence[Cell]]] = []
     for method in (*METHODS, *STRENGTHENING_METHODS):
         edited = [one.methods[method] for one in pairs if method in one.methods]
@@ -110,6 +114,7 @@ def build_table(name: str, title: str, pairs: Sequence[PairRecord]) -> Table:
 
 
 def build_cells(edited: Sequence[EditedRecord]) -> list[Cell]:
+    """Build the cells of a method."""
     figures = [bootstrap_mean([reading(one) for one in edited]) for reading in MEASURES.values()]
     return [
         proportion([one.success for one in edited]),
@@ -119,6 +124,7 @@ def build_cells(edited: Sequence[EditedRecord]) -> list[Cell]:
 
 
 def build_two_objects_table(two: Sequence[TwoObjectsRecord]) -> Table:
+    """Build the table of prompts with two objects."""
     rows: list[tuple[str, Sequence[Cell]]] = [
         (
             name,
@@ -144,7 +150,7 @@ def build_two_objects_table(two: Sequence[TwoObjectsRecord]) -> Table:
 
 
 def build_cost_table(costs: Sequence[CostRecord]) -> Table:
-    """The middle of the rounds, and the whole range of them."""
+    """Build the table of costs: the median of the rounds, with their whole range."""
     rows: list[tuple[str, Sequence[Cell]]] = [
         (cost.method, [median_figure(cost.time), Figure(cost.extra_bytes / 2**20)])
         for cost in costs
@@ -161,11 +167,12 @@ def build_cost_table(costs: Sequence[CostRecord]) -> Table:
 
 
 def median_figure(values: Sequence[float]) -> Figure:
+    """Return the median with the smallest and the largest value as interval."""
     return Figure(median(values), min(values), max(values), len(values))
 
 
 def build_galleries(pairs: Sequence[PairRecord], two: Sequence[TwoObjectsRecord]) -> list[Gallery]:
-    """The worst beside the best, and the first as they came; nobody chose them."""
+    """Build the galleries: the worst beside the best, and the first ones unselected."""
     ranked = sorted(pairs, key=rank_key)
     count = min(GALLERY_SIZE, len(ranked) // 2)
     shown = [
@@ -184,11 +191,13 @@ def build_galleries(pairs: Sequence[PairRecord], two: Sequence[TwoObjectsRecord]
 
 
 def rank_key(one: PairRecord) -> tuple[bool, float]:
+    """Return the sort key of a pair: success, then background PSNR, of RANKED_BY."""
     edited = one.methods[RANKED_BY]
     return edited.success, 0.0 if edited.stayed is None else edited.stayed.psnr
 
 
 def build_gallery(name: str, title: str, pairs: Sequence[PairRecord]) -> Gallery:
+    """Build a gallery of pairs, labelled with the methods that succeeded."""
     pictures = []
     for one in pairs:
         worked = [method for method, edited in one.methods.items() if edited.success]
@@ -198,5 +207,6 @@ def build_gallery(name: str, title: str, pairs: Sequence[PairRecord]) -> Gallery
 
 
 def two_objects_label(one: TwoObjectsRecord) -> str:
+    """Return the caption with the controls that fulfilled it."""
     right = [name for name in VARIANTS if one.relation[name]]
     return f"{one.caption} [right: {', '.join(right) or 'none'}]"

@@ -1,4 +1,4 @@
-"""What a way of editing costs beside the same pictures without it."""
+"""Time and memory of an editing method relative to the same pictures without it."""
 
 import os
 import time
@@ -26,7 +26,7 @@ def measure_cost(
     rounds: int,
     device: torch.device,
 ) -> CostRecord:
-    """Both in turns, so that what else the machine does falls on both."""
+    """Measure both in turns, so that other load on the machine affects both."""
     few = min(MEMORY_STEPS, steps)
     extra = measure_peak_bytes(partial(edited, few), device) - measure_peak_bytes(
         partial(plain, few), device
@@ -40,7 +40,7 @@ def measure_cost(
 def measure_seconds(
     plain: Callable[[], object], edited: Callable[[], object], device: torch.device
 ) -> tuple[float, float]:
-    """Of a processor; of an accelerator, which works beside it, by the clock."""
+    """Return the seconds of both: processor time, or wall time on an accelerator."""
     seconds = []
     for draw in (plain, edited):
         clock = time.process_time if device.type == "cpu" else time.perf_counter
@@ -54,7 +54,7 @@ def measure_seconds(
 
 @contextmanager
 def silent_profiler() -> Iterator[None]:
-    """The profiler's own library tells on stderr when it starts and stops, unless told not to."""
+    """Silence the messages of the profiler's library on stderr within the block."""
     asked = LEVEL in os.environ
     os.environ.setdefault(LEVEL, SILENT)
     try:
@@ -65,7 +65,7 @@ def silent_profiler() -> Iterator[None]:
 
 
 def measure_peak_bytes(draw: Callable[[], object], device: torch.device) -> int:
-    """The most bytes that torch held at once for what was made meanwhile."""
+    """Return the most bytes that torch held at once during the call."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)

@@ -1,4 +1,4 @@
-"""Editing: does an edit change what was asked, and nothing else."""
+"""Editing part: does an edit change what was requested, and nothing else."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
@@ -56,7 +56,7 @@ TWO, COST = "two", "cost"
 
 
 class EditingConfig(BaseModel):
-    """How many pairs of prompts are edited, and how."""
+    """Number of prompt pairs of each kind, and the settings of the methods."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -75,7 +75,7 @@ class EditingConfig(BaseModel):
 
 
 class EditingPart:
-    """The part; its units are pairs of prompts, prompts of two objects, and what methods cost."""
+    """Part of the suite whose units are prompt pairs, prompts of two objects, and costs."""
 
     name = "editing"
 
@@ -88,6 +88,7 @@ class EditingPart:
         self.editor.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]  # diffusers lacks types
 
     def units(self) -> Sequence[str]:
+        """List the keys of the units in order."""
         config = self.config
         pairs = [f"{kind}/{n}" for kind in self.kinds for n in range(getattr(config, kind))]
         two = range(config.two if find_two_object_layout(self.scenes, 0) else 0)
@@ -100,19 +101,21 @@ class EditingPart:
         ]
 
     def measure(self, unit: str) -> Record:
+        """Edit a pair, draw a prompt of two objects, or measure the cost of a method."""
         kind, _, name = unit.partition("/")
         if kind == TWO:
-            return self._help(int(name)).model_dump(mode="json")
+            return self._measure_two_objects(int(name)).model_dump(mode="json")
         if kind == COST:
-            return self._cost(name).model_dump(mode="json")
-        return self._edit(kind, int(name)).model_dump(mode="json")  # type: ignore[arg-type]  # a unit's
+            return self._measure_cost(name).model_dump(mode="json")
+        return self._edit_pair(kind, int(name)).model_dump(mode="json")  # type: ignore[arg-type]  # a unit's
 
     def build_chapters(self, records: Mapping[str, Record]) -> Sequence[Chapter]:
+        """Build the report from the records of all units, by key."""
         return build_chapters(records, self.config.settings, self.context.steps)
 
     @cached_property
     def scenes(self) -> Scenes:
-        """What pairs are made of; a pair may try many of them."""
+        """Scenes from which pairs are made; a pair may try many of them."""
         return Scenes(
             ScenesConfig(
                 size=sd.default_size(self.context.pipe.unet, self.context.pipe.vae)[0],
@@ -124,7 +127,7 @@ class EditingPart:
 
     @cached_property
     def kinds(self) -> list[ChangeKind]:
-        """Those that can be made of the model's objects."""
+        """Kinds of change that are configured and possible with the model's objects."""
         able: list[ChangeKind] = []
         for kind in CHANGE_TITLES:
             if getattr(self.config, kind):
@@ -135,19 +138,19 @@ class EditingPart:
                 able.append(kind)
         return able
 
-    def _edit(self, kind: ChangeKind, number: int) -> PairRecord:
-        """All methods at once: they share the source."""
-        told = build_pair(self.scenes, kind, number)
-        methods = methods_for(told)
+    def _edit_pair(self, kind: ChangeKind, number: int) -> PairRecord:
+        """Draw the source with all methods in one batch, and compare each target with it."""
+        pair = build_pair(self.scenes, kind, number)
+        methods = methods_for(pair)
         steps, settings = self.context.steps, self.config.settings
         edits = [
             edit
             for target, make in enumerate(methods.values(), start=1)
-            for edit in with_target(make(self.editor, told, settings, steps), target)
+            for edit in with_target(make(self.editor, pair, settings, steps), target)
         ]
         output = self.editor(
-            told.texts[0],
-            [target_prompt(told, method, settings) for method in methods],
+            pair.texts[0],
+            [target_prompt(pair, method, settings) for method in methods],
             edits=edits,
             seed=derive_seed(self.config.seed, kind, number, "noise"),
             num_inference_steps=steps,
@@ -160,16 +163,16 @@ class EditingPart:
         fits_there = fits
         if self.context.caption_matcher is not None:
             fits, fits_there = score_pictures(
-                self.context.caption_matcher, told, source, pictures[1:]
+                self.context.caption_matcher, pair, source, pictures[1:]
             )
         strip = picture_grid(pictures, ["source", *methods], columns=len(pictures)).convert("RGB")
         return PairRecord(
             kind=kind,
-            source=told.texts[0],
-            target=describe_target(told),
-            source_right=all(judge_statement(caption_statement(told.source), source)["everything"]),
+            source=pair.texts[0],
+            target=describe_target(pair),
+            source_right=all(judge_statement(caption_statement(pair.source), source)["everything"]),
             methods={
-                method: compare_pictures(told, (pictures[0], source), (picture, target), scores)
+                method: compare_pictures(pair, (pictures[0], source), (picture, target), scores)
                 for method, picture, target, *scores in zip(
                     methods, pictures[1:], targets, fits, fits_there, strict=True
                 )
@@ -177,14 +180,14 @@ class EditingPart:
             file=self.context.save_picture(f"editing/{kind}/{number:04d}", strip),
         )
 
-    def _help(self, number: int) -> TwoObjectsRecord:
+    def _measure_two_objects(self, number: int) -> TwoObjectsRecord:
         layout = find_two_object_layout(self.scenes, number)
         assert layout is not None  # units() asked for the first
         seed = derive_seed(self.config.seed, TWO, number, "noise")
         return measure_two_objects(self.context, layout, seed, f"editing/{TWO}/{number:04d}")
 
-    def _cost(self, method: str) -> CostRecord:
-        draw = self._draw_of_two if method in CONTROLS else self._draw_of_pair
+    def _measure_cost(self, method: str) -> CostRecord:
+        draw = self._draw_two_objects if method in CONTROLS else self._draw_pair
         return measure_cost(
             method,
             partial(draw, NO_CONTROL),
@@ -194,21 +197,21 @@ class EditingPart:
             self.context.pipe.device,
         )
 
-    def _draw_of_pair(self, method: str, steps: int) -> object:
-        """A source and its target."""
-        told, settings = build_pair(self.scenes, self.kinds[0], 0), self.config.settings
+    def _draw_pair(self, method: str, steps: int) -> object:
+        """Draw a source and its target."""
+        pair, settings = build_pair(self.scenes, self.kinds[0], 0), self.config.settings
         return self.editor(
-            told.texts[0],
-            target_prompt(told, method, settings),
-            edits=list(METHODS[method](self.editor, told, settings, steps)),
+            pair.texts[0],
+            target_prompt(pair, method, settings),
+            edits=list(METHODS[method](self.editor, pair, settings, steps)),
             seed=self.config.seed,
             num_inference_steps=steps,
             guidance_scale=self.context.guidance_scale,
             output_type="latent",
         )
 
-    def _draw_of_two(self, method: str, steps: int) -> object:
-        """A prompt of two objects, alone."""
+    def _draw_two_objects(self, method: str, steps: int) -> object:
+        """Draw one prompt of two objects."""
         layout = find_two_object_layout(self.scenes, 0)
         assert layout is not None  # units() asked for it
         return draw_prompt(
@@ -217,25 +220,26 @@ class EditingPart:
 
 
 def compare_pictures(
-    told: PromptPair,
+    pair: PromptPair,
     before: tuple[Image.Image, Recognition],
     after: tuple[Image.Image, Recognition],
     fits: Sequence[float | None],
 ) -> EditedRecord:
-    """What became of the source, in pictures and in what is seen in them.
+    """Compare the target picture with the source, pixels and recognised objects.
 
-    fits : of the picture, and of the edited place
+    before, after : picture and recognition of source and target
+    fits : scores of the picture, and of the edited region
     """
     fit, fit_there = (None if value is None else round(value, DECIMALS) for value in fits)
     (source, source_seen), (target, target_seen) = before, after
     size = source.height, source.width
-    stay = unchanged_mask(told, source_seen, target_seen, size)
+    stay = unchanged_mask(pair, source_seen, target_seen, size)
     whole = measure_similarity(source, target, np.ones(size, dtype=np.bool_))
     stayed = measure_similarity(source, target, stay)
     assert whole is not None
     return EditedRecord(
-        success=is_success(told, source_seen, target_seen),
-        everything=shows_whole_prompt(told, target_seen),
+        success=is_success(pair, source_seen, target_seen),
+        everything=shows_whole_prompt(pair, target_seen),
         stayed=None if stayed is None else similarity_record(stayed),
         whole=similarity_record(whole),
         structure=round(structure_distance(source_seen.structure, target_seen.structure), DECIMALS),
@@ -244,10 +248,10 @@ def compare_pictures(
     )
 
 
-def describe_target(told: PromptPair) -> str:
-    """As people read it."""
+def describe_target(pair: PromptPair) -> str:
+    """Return the target's text for records and galleries."""
     return (
-        told.texts[1]
-        if told.strengthened_word is None
-        else f"{told.texts[1]}, more {told.strengthened_word}"
+        pair.texts[1]
+        if pair.strengthened_word is None
+        else f"{pair.texts[1]}, more {pair.strengthened_word}"
     )

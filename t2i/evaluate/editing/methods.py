@@ -1,4 +1,4 @@
-"""The ways of editing that are held against one another, for a pair of prompts."""
+"""Editing methods that are compared, as functions from a prompt pair to edits."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -28,7 +28,7 @@ StepWindow = Annotated[tuple[float, float], AfterValidator(_check_order)]
 
 
 class EditSettings(BaseModel):
-    """Windows, as shares of the run, and thresholds; what is left out is as published."""
+    """Windows, as fractions of the steps, and thresholds; the defaults are the published values."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,24 +48,28 @@ EditFactory = Callable[[PromptEditPipeline, PromptPair, EditSettings, int], Sequ
 
 
 def no_edits(*_: object) -> list[Edit]:
+    """Make no edits: the target is drawn from the source's noise alone."""
     return []
 
 
 def replace_words(
     editor: PromptEditPipeline, pair: PromptPair, settings: EditSettings, steps: int
 ) -> list[Edit]:
+    """Make the edits of cross-attention alone."""
     return automatic_edits(editor, pair, settings, steps, self_replace=EMPTY_WINDOW)
 
 
 def replace_layout(
     editor: PromptEditPipeline, pair: PromptPair, settings: EditSettings, steps: int
 ) -> list[Edit]:
+    """Make the edits of cross-attention, and SelfReplace."""
     return automatic_edits(editor, pair, settings, steps, self_replace=settings.self_replace)
 
 
 def blend_locally(
     editor: PromptEditPipeline, pair: PromptPair, settings: EditSettings, steps: int
 ) -> list[Edit]:
+    """Make the edits of `replace_layout`, and LocalBlend of the words that differ."""
     only_there = LocalBlend(
         words=(pair.source_word, pair.target_word), threshold=settings.blend_threshold
     )
@@ -75,7 +79,7 @@ def blend_locally(
 def automatic_edits(
     editor: PromptEditPipeline, pair: PromptPair, settings: EditSettings, steps: int, **windows: Any
 ) -> list[Edit]:
-    """What edits="auto" chooses: as many words are replaced, else the prompts are aligned."""
+    """Make the edits of edits="auto": Replace for equal numbers of words, else Refine."""
     weights = {} if pair.strengthened_word is None else {pair.strengthened_word: settings.weight}
     wishes = WordEditOptions(
         cross_replace=settings.cross_replace, weights=weights, blend=None, **windows
@@ -86,18 +90,21 @@ def automatic_edits(
 def share_keys_values(
     _editor: PromptEditPipeline, _pair: PromptPair, settings: EditSettings, _steps: int
 ) -> list[Edit]:
+    """Make ShareKeysValues."""
     return [ShareKeysValues(steps=settings.share_keys_values)]
 
 
 def inject_queries_keys(
     _editor: PromptEditPipeline, _pair: PromptPair, settings: EditSettings, _steps: int
 ) -> list[Edit]:
+    """Make InjectQueriesKeys."""
     return [InjectQueriesKeys(steps=settings.inject_queries_keys)]
 
 
 def weigh_words(
     _editor: PromptEditPipeline, pair: PromptPair, settings: EditSettings, _steps: int
 ) -> list[Edit]:
+    """Make WordWeights of the strengthened word."""
     assert pair.strengthened_word is not None
     return [WordWeights(target=1, weights={pair.strengthened_word: settings.weight})]
 
@@ -117,11 +124,12 @@ WEIGHTED_IN_MAPS = ("Replace / Refine", "+ SelfReplace", "+ LocalBlend", "WordWe
 
 
 def methods_for(pair: PromptPair) -> dict[str, EditFactory]:
+    """Return the methods that apply to a pair."""
     return METHODS if pair.strengthened_word is None else METHODS | STRENGTHENING_METHODS
 
 
 def target_prompt(pair: PromptPair, method: str, settings: EditSettings) -> str | Prompt:
-    """The target's prompt; a stronger word is a weight in it where the method has none."""
+    """Return the target's prompt, with a weighted word where the method weights no maps."""
     text = pair.texts[1]
     if pair.strengthened_word is None or method in WEIGHTED_IN_MAPS:
         return text
@@ -133,5 +141,5 @@ def target_prompt(pair: PromptPair, method: str, settings: EditSettings) -> str 
 
 
 def with_target(edits: Sequence[Edit], target: int) -> list[Any]:
-    """The same edits of another prompt of the batch."""
+    """Return copies of the edits whose target is another prompt of the batch."""
     return [replace(edit, target=target) for edit in edits]  # type: ignore[call-arg]  # all have it

@@ -1,4 +1,4 @@
-"""A prompt and the same prompt changed in one thing: what there is to edit, from seeds alone."""
+"""Prompt pairs that differ in one thing, derived from seeds alone."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -35,12 +35,11 @@ MAX_TRIES = 1000
 
 @dataclass(frozen=True, slots=True)
 class PromptPair:
-    """A source, a target, and what became of what.
+    """A source layout, a target layout, and the object that changes.
 
-    spot : number of the object that changes, is added, or is told more strongly; None for the
-        background
-    source_word, target_word : what the captions call it; "background"; () for one that is not there
-    strengthened_word : the word that is told more strongly, in a target that reads as the source
+    spot : number of the object that changes, is added or strengthened; None for the background
+    source_word, target_word : its words in the captions; "background"; () if it is absent
+    strengthened_word : word to be weighted, in a target whose text equals the source's
     """
 
     kind: ChangeKind
@@ -53,17 +52,17 @@ class PromptPair:
 
     @property
     def texts(self) -> tuple[str, str]:
+        """Captions of source and target."""
         return self.source.caption.text, self.target.caption.text
 
     @property
     def target_statement(self) -> CaptionStatement:
-        """What the target states."""
+        """Statements of the target's caption."""
         return caption_statement(self.target)
 
     @property
     def changed_names(self) -> tuple[str, ...]:
-        """The objects of which one becomes the other, or the one that is added; none where the
-        background changes."""
+        """Names of the changed object in source and target; none where the background changes."""
         if self.spot is None:
             return ()
         both = (layout.spots[self.spot : self.spot + 1] for layout in (self.source, self.target))
@@ -71,14 +70,17 @@ class PromptPair:
 
     @property
     def unchanged_names(self) -> tuple[str, ...]:
-        """The objects that nothing is asked to become of."""
+        """Names of the source's objects that are to stay."""
         return tuple(
             spot.name for number, spot in enumerate(self.source.spots) if number != self.spot
         )
 
 
 def build_pair(scenes: Scenes, kind: ChangeKind, number: int) -> PromptPair:
-    """Pair `number` of a kind: the first of TRIES scenes that the change can be made to."""
+    """Build pair `number` of a kind from the first of MAX_TRIES scenes that allows the change.
+
+    Raises ArgumentError if none does.
+    """
     for attempt in range(MAX_TRIES):
         index = number * MAX_TRIES + attempt
         found = CHANGE_FUNCTIONS[kind](scenes, scenes.layout(index), f"{kind}/{index}")
@@ -91,6 +93,7 @@ def build_pair(scenes: Scenes, kind: ChangeKind, number: int) -> PromptPair:
 
 
 def swap_object(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
+    """Replace one object by another; None where none fits."""
     rng = seeded_generator(scenes, key)
     spot = int(rng.random() * len(layout.spots))
     others = [one.name for number, one in enumerate(layout.spots) if number != spot]
@@ -111,6 +114,7 @@ def swap_object(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
 
 
 def recolour_object(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
+    """Paint one object in another colour; None where it has no other."""
     rng = seeded_generator(scenes, key)
     spot = int(rng.random() * len(layout.spots))
     old = layout.spots[spot]
@@ -123,6 +127,7 @@ def recolour_object(scenes: Scenes, layout: Layout, key: str) -> PromptPair | No
 
 
 def change_background(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
+    """Change the background; None where both captions do not name it."""
     rng = seeded_generator(scenes, key)
     names, colours = zip(*((spot.name, spot.colour) for spot in layout.spots), strict=True)
     others = [
@@ -138,7 +143,7 @@ def change_background(scenes: Scenes, layout: Layout, key: str) -> PromptPair | 
 
 
 def add_object(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
-    """The first object of two alone, then both: its caption, with the other put in behind it."""
+    """Add the second object of two behind the first in its caption; None for other scenes."""
     if len(layout.spots) != 2:
         return None
     first, second = layout.spots
@@ -161,7 +166,7 @@ def add_object(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
 
 
 def strengthen_word(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
-    """Of one object alone, told to be large or small."""
+    """Strengthen the word small or large of a single object; None for other scenes."""
     source = with_new_caption(scenes, layout, key)
     mention = find_mention(source, 0)
     if len(layout.spots) > 1 or mention.size_word is None:
@@ -184,7 +189,7 @@ CHANGE_FUNCTIONS: dict[ChangeKind, Callable[[Scenes, Layout, str], PromptPair | 
 def replace_spot(
     scenes: Scenes, layout: Layout, key: str, kind: ChangeKind, spot: int, new: Spot
 ) -> PromptPair | None:
-    """The pair in which `new` takes a place, if it can be seen there and the captions differ."""
+    """Build the pair in which `new` replaces a spot; None if it is not visible or not mentioned."""
     spots = tuple(new if number == spot else one for number, one in enumerate(layout.spots))
     names, colours = zip(*((one.name, one.colour) for one in spots), strict=True)
     if layout.background not in shared_contrasting_backgrounds(names, colours):
@@ -199,16 +204,18 @@ def replace_spot(
 
 
 def with_new_caption(scenes: Scenes, layout: Layout, key: str) -> Layout:
-    """With a caption of its own; the same key chooses the same form."""
+    """Return the layout with a new caption; equal keys choose equal forms."""
     rng = seeded_generator(scenes, f"{key}/caption")
     caption = write_caption(rng, layout.spots, layout.arrangement, layout.background)
     return replace(layout, caption=caption)
 
 
 def find_mention(layout: Layout, spot: int) -> Mention:
+    """Return the caption's mention of a spot."""
     return next(mention for mention in layout.caption.mentions if mention.spot == spot)
 
 
 def seeded_generator(scenes: Scenes, key: str) -> np.random.Generator:
+    """Return a random generator of the scenes' seed and this key."""
     words: Sequence[int] = [scenes.config.seed, *key.encode()]
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))

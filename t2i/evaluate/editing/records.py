@@ -1,4 +1,4 @@
-"""What records of editing hold."""
+"""Records of the editing part."""
 
 from dataclasses import asdict
 
@@ -11,11 +11,13 @@ DECIMALS = 6
 
 
 class StrictModel(BaseModel):
+    """Frozen model that refuses unknown keys."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class SimilarityRecord(StrictModel):
-    """See t2i.evaluate.editing.scores.Similarity."""
+    """Record of t2i.evaluate.editing.scores.Similarity."""
 
     psnr: float
     mse: float
@@ -25,13 +27,13 @@ class SimilarityRecord(StrictModel):
 class EditedRecord(StrictModel):
     """One method's picture of a pair.
 
-    success : the one thing that was to change has changed
-    everything : all that the target's prompt says is there
-    stayed : over the places that were to stay; None where there is none
-    whole : over all places
+    success : the requested change has happened
+    everything : the target's prompt is fulfilled
+    stayed : similarity over the region that is to stay; None where there is none
+    whole : similarity over the whole picture
     structure : distance of the layouts
-    fit : how well the picture fits the target's prompt; None where the judge scores no captions
-    fit_there : how well the edited place fits its own words; None where there is no such place
+    fit : caption score of the target's prompt; None without a caption matcher
+    fit_there : score of the edited region with its own words; None without such a region
     """
 
     success: bool
@@ -44,9 +46,9 @@ class EditedRecord(StrictModel):
 
 
 class PairRecord(StrictModel):
-    """The record of a pair.
+    """Record of a pair, with one picture for each method.
 
-    source_right : whether the source's picture shows all that its prompt says
+    source_right : True if the source's picture fulfils its prompt
     """
 
     kind: ChangeKind
@@ -58,10 +60,10 @@ class PairRecord(StrictModel):
 
 
 class TwoObjectsRecord(StrictModel):
-    """The record of a prompt of two objects, by method.
+    """Record of a prompt of two objects, by control.
 
-    both, relation : whether both are there, and stand as told
-    whole : how alike the picture is to that without an edit
+    both, relation : True if both are present, and in the stated relation
+    whole : similarity to the picture without an edit
     """
 
     caption: str
@@ -72,10 +74,10 @@ class TwoObjectsRecord(StrictModel):
 
 
 class CostRecord(StrictModel):
-    """Of a method beside the same rows without an edit.
+    """Cost of a method relative to the same batch rows without an edit.
 
-    time : of a processor, as a ratio, round by round
-    extra_bytes : of torch at the peak
+    time : ratio of processor times, one for each round
+    extra_bytes : additional memory of torch at the peak
     """
 
     method: str
@@ -84,5 +86,6 @@ class CostRecord(StrictModel):
 
 
 def similarity_record(kept: Similarity) -> SimilarityRecord:
+    """Return the similarity, rounded, as a record."""
     rounded = {name: round(value, DECIMALS) for name, value in asdict(kept).items()}
     return SimilarityRecord(**rounded)

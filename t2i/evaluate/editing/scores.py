@@ -1,6 +1,6 @@
-"""What an edit changed that it was not asked to, and whether it did what it was asked to.
+"""Scores of an edit: the requested change, and what else has changed.
 
-H W size of the picture, F features, P places.
+H W size of the picture, F features, P positions.
 """
 
 import math
@@ -28,7 +28,7 @@ MIN_GROWTH = 1.05
 
 @dataclass(frozen=True, slots=True)
 class Similarity:
-    """How alike two pictures are, over the places that were to stay, or over all of them."""
+    """Similarity of two pictures over a region."""
 
     psnr: float
     mse: float
@@ -38,7 +38,7 @@ class Similarity:
 def measure_similarity(
     one: Image.Image, other: Image.Image, places_HW: NDArray[np.bool_]
 ) -> Similarity | None:
-    """None where there is no place; MSE of colours from 0 to 1."""
+    """Measure the similarity over a region; None if it is empty. MSE is of colours from 0 to 1."""
     if not places_HW.any():
         return None
     one_3HW, other_3HW = to_tensor(one), to_tensor(other)
@@ -49,7 +49,7 @@ def measure_similarity(
 
 
 def ssim_map(one_3HW: Tensor, other_3HW: Tensor) -> Tensor:
-    """Structural similarity around each pixel, (H, W)."""
+    """Return the structural similarity around each pixel, (H, W)."""
     with explain_missing_extra():
         from torchmetrics.functional.image import structural_similarity_index_measure
 
@@ -61,17 +61,17 @@ def ssim_map(one_3HW: Tensor, other_3HW: Tensor) -> Tensor:
 
 
 def structure_distance(one_Fhw: NDArray[np.float32], other_Fhw: NDArray[np.float32]) -> float:
-    """Mean squared difference of how alike the places of a picture are to one another.
+    """Return the mean squared difference of the self-similarities of two feature maps.
 
-    After Tumanyan et al. (2022, arXiv 2201.00424, Equation 3), whose features are DINO's keys; ours
-    are the recogniser's, so that no number of another suite can be held against it.
+    After Tumanyan et al. (2022, arXiv 2201.00424, Equation 3), whose features are DINO's keys;
+    these are the recogniser's, so that figures of other suites cannot be compared.
     """
     one_PP, other_PP = (self_similarity(torch.from_numpy(side)) for side in (one_Fhw, other_Fhw))
     return float((one_PP - other_PP).square().mean())
 
 
 def self_similarity(features_Fhw: Tensor) -> Tensor:
-    """Cosine of the features of each two places, (P, P)."""
+    """Return the cosine of the features of each two positions, (P, P)."""
     unit_FP = functional.normalize(features_Fhw.double().flatten(1), dim=0)
     return unit_FP.T @ unit_FP
 
@@ -79,10 +79,10 @@ def self_similarity(features_Fhw: Tensor) -> Tensor:
 def unchanged_mask(
     pair: PromptPair, source: Recognition, target: Recognition, size: tuple[int, int]
 ) -> NDArray[np.bool_]:
-    """The places (H, W) that an edit has no business in.
+    """Return the region (H, W) that an edit should not change.
 
-    Outside of what changes in either picture, which is widened a little. Where the background
-    changes: inside the objects of the source, without their edges.
+    It is the outside of the changed object in either picture, dilated by DILATION; where the
+    background changes, the inside of the source's objects without their edges.
     """
     by = math.ceil(DILATION * max(size))
     if pair.spot is None:
@@ -96,7 +96,7 @@ def unchanged_mask(
 def union_mask(
     seen: Recognition, names: tuple[str, ...], size: tuple[int, int]
 ) -> NDArray[np.bool_]:
-    """Where any of these objects was recognised."""
+    """Return the union of the masks of these objects, (H, W)."""
     places = np.zeros(size, dtype=np.bool_)
     for name in names:
         if name in seen.objects:
@@ -105,14 +105,14 @@ def union_mask(
 
 
 def dilate(mask_HW: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
-    """By so many pixels to every side."""
+    """Dilate a mask by so many pixels to every side."""
     mask_11HW = torch.from_numpy(mask_HW).float()[None, None]
     wide_11HW = functional.max_pool2d(mask_11HW, 2 * by + 1, stride=1, padding=by)
     return np.asarray(wide_11HW[0, 0].numpy() > 0)
 
 
 def is_success(pair: PromptPair, source: Recognition, target: Recognition) -> bool:
-    """Whether the one thing that was to change has changed."""
+    """Return True if the requested change has happened."""
     if pair.kind == "background":
         return target.background == pair.target.background
     old, new = pair.changed_names[0], pair.changed_names[-1]
@@ -131,11 +131,11 @@ def is_success(pair: PromptPair, source: Recognition, target: Recognition) -> bo
 
 
 def shows_whole_prompt(pair: PromptPair, target: Recognition) -> bool:
-    """Whether all that the target's prompt says is there."""
+    """Return True if the picture fulfils all statements of the target's prompt."""
     return all(judge_statement(pair.target_statement, target)["everything"])
 
 
 def to_tensor(picture: Image.Image) -> Tensor:
-    """(3, H, W) of 0..1, in float64: SSIM subtracts what is nearly equal."""
+    """Return the colours (3, H, W) from 0 to 1, in float64: SSIM subtracts nearly equal numbers."""
     rgb_HW3 = np.asarray(picture.convert("RGB"), dtype=np.float64) / 255
     return torch.from_numpy(rgb_HW3).permute(2, 0, 1)

@@ -1,4 +1,4 @@
-"""Two objects in one prompt: are both there, and where they should be, with help and without."""
+"""Prompts of two objects: are both present, and in the stated relation, with each control."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,7 +29,7 @@ FIRST, SECOND, ACROSS = (0.02, 0.48), (0.52, 0.98), (0.25, 0.75)
 
 
 def find_two_object_layout(scenes: Scenes, number: int) -> Layout | None:
-    """Of TRIES scenes the first whose caption says how two objects stand; None without one."""
+    """Return the first of MAX_TRIES scenes whose caption relates two objects; None without one."""
     for index in range(number * MAX_TRIES, (number + 1) * MAX_TRIES):
         layout = scenes.layout(index)
         if len(layout.spots) == 2 and layout.caption.relations:
@@ -40,9 +40,9 @@ def find_two_object_layout(scenes: Scenes, number: int) -> Layout | None:
 def measure_two_objects(
     context: EvaluationContext, layout: Layout, seed: int, name: str
 ) -> TwoObjectsRecord:
-    """The same noise without an edit, with both words excited, and with a region for each."""
+    """Draw a prompt without an edit, with AttendAndExcite and with Regions, and judge each."""
     pictures: list[Image.Image] = draw_prompt(context, layout, VARIANTS, seed, context.steps)
-    told = [
+    judged = [
         judge_statement(caption_statement(layout), seen)
         for seen in context.recogniser.recognise(pictures)
     ]
@@ -51,8 +51,8 @@ def measure_two_objects(
     strip = picture_grid(pictures, VARIANTS, columns=len(VARIANTS)).convert("RGB")
     return TwoObjectsRecord(
         caption=layout.caption.text,
-        both={one: right["both"][0] for one, right in zip(VARIANTS, told, strict=True)},
-        relation={one: right["relation"][0] for one, right in zip(VARIANTS, told, strict=True)},
+        both={one: right["both"][0] for one, right in zip(VARIANTS, judged, strict=True)},
+        relation={one: right["relation"][0] for one, right in zip(VARIANTS, judged, strict=True)},
         whole={
             one: similarity_record(found)
             for one, found in zip(VARIANTS, whole, strict=True)
@@ -70,7 +70,7 @@ def draw_prompt(
     steps: int,
     output_type: Literal["pil", "latent"] = "pil",
 ) -> Any:
-    """What the pipeline gives: the prompt once for each name, all from the same noise."""
+    """Draw the prompt once for each control, all from the same noise."""
     with attend(context.pipe) as attn:
         for row, name in enumerate(names):
             if name in CONTROLS:
@@ -86,7 +86,7 @@ def draw_prompt(
 
 
 def build_edit(name: str, layout: Layout, row: int) -> Edit:
-    """Of the picture of that row."""
+    """Build the edit of a control for the picture of this batch row."""
     words = [find_mention(layout, spot).word for spot in (0, 1)]
     if name == ATTEND_AND_EXCITE:
         return AttendAndExcite(tuple(words), target=row)
@@ -97,7 +97,7 @@ def build_edit(name: str, layout: Layout, row: int) -> Edit:
 
 
 def region_box(relation: Relation, *, first: bool) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom of the one that stands so to the other, or of that other."""
+    """Return left, top, right, bottom of the subject of a relation, or of its other object."""
     begins = (relation in ("left", "above")) == first
     low, high = FIRST if begins else SECOND
     if relation in ("left", "right"):

@@ -1,4 +1,4 @@
-"""What the records of generation say: tables, plots and pictures."""
+"""Report of the generation part: tables, plots and galleries."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,12 +31,12 @@ SWEEP_TITLES = {
 
 @dataclass(frozen=True, slots=True)
 class GenerationResults:
-    """All pictures of a part that is done.
+    """All pictures of a finished generation part.
 
     real, drawn : by split
-    sweeps : what was varied -> a run for each value
-    default_labels : what was varied -> the label of the run that is sampled as the model likes it
-    sampling_text : how `drawn` was sampled, in words
+    sweeps : name of what is varied -> a run for each value
+    default_labels : name of what is varied -> label of the run with the model's default
+    sampling_text : description of how `drawn` was sampled
     """
 
     real: Mapping[str, SamplingRun]
@@ -47,6 +47,7 @@ class GenerationResults:
 
 
 def build_chapters(results: GenerationResults) -> list[Chapter]:
+    """Build the chapters of the part; those without blocks are left out."""
     chapters = [
         build_recogniser_chapter(results),
         build_generation_chapter(results),
@@ -57,6 +58,7 @@ def build_chapters(results: GenerationResults) -> list[Chapter]:
 
 
 def build_recogniser_chapter(results: GenerationResults) -> Chapter:
+    """Build the chapter of real scenes: the recogniser's own error."""
     table = Table(
         name="recogniser",
         title="Real scenes, judged as if the model had drawn them",
@@ -76,6 +78,7 @@ def build_recogniser_chapter(results: GenerationResults) -> Chapter:
 
 
 def build_generation_chapter(results: GenerationResults) -> Chapter:
+    """Build the chapter of generated pictures: accuracy, control, distances and scores."""
     heads = [SPLIT_HEADS[split] for split in results.drawn]
     blocks: list[Block] = [
         Table(
@@ -106,6 +109,7 @@ def build_generation_chapter(results: GenerationResults) -> Chapter:
 def build_rows(
     runs: Mapping[str, SamplingRun], compared: bool = False
 ) -> list[tuple[str, list[Cell]]]:
+    """Build a row for each criterion; `compared` appends the second run less the first."""
     rows: list[tuple[str, list[Cell]]] = []
     for kind, title in CRITERIA.items():
         figures = [proportion(run.flags(kind)) for run in runs.values()]
@@ -117,7 +121,10 @@ def build_rows(
 
 
 def build_control_table(results: GenerationResults) -> Table:
-    """Held against the same of real scenes: that is what chance means for these captions."""
+    """Build the table of pictures judged by other captions, beside real scenes judged so.
+
+    Real scenes give the level of chance for these captions.
+    """
     heads = ["drawn", "drawn, another's caption", "real, another's caption"]
     rows: list[tuple[str, list[Cell]]] = []
     for kind, title in CRITERIA.items():
@@ -137,6 +144,7 @@ def build_control_table(results: GenerationResults) -> Table:
 
 
 def build_distance_table(results: GenerationResults) -> Table:
+    """Build the table of Frechet distances between real scenes and generated pictures."""
     heads = ["real scenes to drawn pictures", "real scenes to real scenes"]
     rows: list[tuple[str, list[Cell]]] = []
     for split, drawn in results.drawn.items():
@@ -158,7 +166,7 @@ def build_distance_table(results: GenerationResults) -> Table:
 
 
 def build_score_tables(results: GenerationResults) -> list[Table]:
-    """None where the judge has not learned to score captions."""
+    """Build the table of caption scores; none without a caption matcher."""
     heads = ["real", "real, the next caption", "drawn", "drawn, the next caption"]
     rows: list[tuple[str, list[Cell]]] = []
     for split, drawn in results.drawn.items():
@@ -184,7 +192,10 @@ def build_score_tables(results: GenerationResults) -> list[Table]:
 def split_half_distance(
     real: Sequence[PictureRecord], others: Sequence[PictureRecord]
 ) -> Figure | None:
-    """The distance of halves with different captions, each way round; real to real is the floor."""
+    """Return the distance of halves with different captions, averaged over both ways round.
+
+    Real to real is the floor. None where a half has fewer than two pictures.
+    """
     halves = [[p.features for p in pictures] for pictures in (real[::2], others[1::2])]
     again = [[p.features for p in pictures] for pictures in (real[1::2], others[::2])]
     if min(len(half) for half in (*halves, *again)) < 2:
@@ -194,6 +205,7 @@ def split_half_distance(
 
 
 def build_sampling_chapter(results: GenerationResults) -> Chapter:
+    """Build the chapter of the sweeps, headed by the recommended settings."""
     choices = {
         name: choice
         for name, runs in results.sweeps.items()
@@ -224,7 +236,7 @@ def build_sampling_chapter(results: GenerationResults) -> Chapter:
 
 
 def build_choice_table(choices: Mapping[str, SamplingChoice], own: Mapping[str, str]) -> Table:
-    """What the suite recommends, beside what the model does by itself."""
+    """Build the table of the recommended settings beside the model's defaults."""
     heads = ["the model's own", "the best", CHEAPEST_HEAD, "its passes of the denoiser", LOSS_HEAD]
     rows: list[tuple[str, list[Cell]]] = [
         (
@@ -250,6 +262,7 @@ def build_choice_table(choices: Mapping[str, SamplingChoice], own: Mapping[str, 
 
 
 def build_sweep_plot(name: str, title: str, across: str, runs: Sequence[SamplingRun]) -> Plot:
+    """Build the plot of each criterion over the varied value."""
     lines: dict[str, list[tuple[float, Figure]]] = {}
     for kind in PLOTTED_CRITERIA:
         points = [(run.value, proportion(run.flags(kind))) for run in runs]
@@ -262,6 +275,7 @@ def build_sweep_plot(name: str, title: str, across: str, runs: Sequence[Sampling
 def build_sweep_table(
     name: str, title: str, runs: Sequence[SamplingRun], choice: SamplingChoice | None
 ) -> Table:
+    """Build the table of a sweep: criteria, loss against the best, and cost."""
     kinds = [kind for kind in PLOTTED_CRITERIA if any(run.flags(kind) for run in runs)]
     lost: Mapping[str, Figure] = {} if choice is None else choice.losses
     rows: list[tuple[str, list[Cell]]] = [
@@ -288,7 +302,7 @@ def build_sweep_table(
 
 
 def build_pictures_chapter(results: GenerationResults) -> Chapter:
-    """The worst beside the best, and the first ones as they came."""
+    """Build the galleries: the worst beside the best, and the first ones unselected."""
     blocks: list[Block] = []
     for split, run in results.drawn.items():
         ranked = sorted(run.pictures, key=lambda p: (-len(p.mistakes), p.number))
@@ -318,6 +332,7 @@ def build_pictures_chapter(results: GenerationResults) -> Chapter:
 
 
 def build_gallery(name: str, title: str, pictures: Sequence[PictureRecord]) -> Gallery:
+    """Build a gallery with the caption and the mistakes under each picture."""
     labels = [
         picture.caption
         + (f" [{'; '.join(dict.fromkeys(picture.mistakes))}]" if picture.mistakes else "")

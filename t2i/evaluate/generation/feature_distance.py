@@ -1,4 +1,4 @@
-"""How far a set of pictures is from another, in the features of the recogniser.
+"""Frechet distance between sets of pictures, in the features of the recogniser.
 
 N pictures, F features.
 """
@@ -12,21 +12,22 @@ from t2i.evaluate.optional_imports import explain_missing_extra
 
 
 class PrecomputedFeatures(nn.Module):
-    """The feature module of features that are there already."""
+    """Feature module of torchmetrics that passes its input through."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
         self.num_features = num_features
 
     def forward(self, features_NF: Tensor) -> Tensor:
+        """Return the features unchanged."""
         return features_NF
 
 
 def scenes_distance(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> float:
-    """The Frechet distance of two normal distributions fitted to the features of two sets.
+    """Return the Frechet distance of two normal distributions fitted to two sets of features.
 
-    As Heusel et al. (2017) compare pictures, but in our recogniser's features: no figure of
-    another suite can be held against it. It grows as the sets shrink: compare equal sizes only.
+    As Heusel et al. (2017) compare pictures, but in the recogniser's features: figures of other
+    suites cannot be compared with it. It grows as the sets shrink: compare equal sizes only.
     """
     with explain_missing_extra():
         from torchmetrics.image.fid import FrechetInceptionDistance

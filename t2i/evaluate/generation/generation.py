@@ -1,4 +1,4 @@
-"""Generation: does the model draw what the caption says, judged by the recogniser."""
+"""Generation part: does the model draw the caption, as judged by the recogniser."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,7 +39,7 @@ SPLITS: tuple[Split, ...] = ("seen", "held_out", "sweep")
 
 
 class GenerationConfig(BaseModel):
-    """How many scenes are drawn, and how."""
+    """Number of scenes, and the sampling settings to compare."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -75,7 +75,7 @@ class GenerationConfig(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class SamplingSettings:
-    """How pictures are sampled; None is the model's own sampler and classifier-free guidance."""
+    """Sampling settings; None is the model's own sampler, and classifier-free guidance."""
 
     steps: int
     guidance_scale: float
@@ -88,7 +88,7 @@ class SamplingSettings:
         return ",".join([f"steps={self.steps}", f"guidance={self.guidance_scale:g}", *named])
 
     def varied_value(self, name: str) -> tuple[str, float]:
-        """What a sweep of that name varies, in words and as a number."""
+        """Return the value that a sweep of this name varies, as text and as a number."""
         return {
             "guidance": (f"{self.guidance_scale:g}", self.guidance_scale),
             "steps": (str(self.steps), float(self.steps)),
@@ -99,7 +99,7 @@ class SamplingSettings:
 
 @dataclass(frozen=True, slots=True)
 class GenerationUnit:
-    """What a unit does: scenes of a split drawn in a way, or shown as they are (settings None)."""
+    """Scenes of a split to be generated with these settings, or rendered (settings None)."""
 
     split: Split
     settings: SamplingSettings | None
@@ -107,44 +107,47 @@ class GenerationUnit:
 
     @property
     def key(self) -> str:
+        """Key of the unit in records.jsonl."""
         how = "real" if self.settings is None else f"drawn/{self.settings}"
         return f"{self.split}/{how}/{self.numbers.start}-{self.numbers[-1]}"
 
 
 class GenerationPart:
-    """The part; its units are batches of pictures."""
+    """Part of the suite whose units are batches of pictures."""
 
     name = "generation"
 
     def __init__(self, config: GenerationConfig, context: EvaluationContext) -> None:
         self.config, self.context = config, context
-        self._own = context.pipe.scheduler
+        self._default_scheduler = context.pipe.scheduler
         self.default_settings = SamplingSettings(context.steps, context.guidance_scale)
-        self.units_by_key = {work.key: work for work in self._all_work()}
+        self.units_by_key = {unit.key: unit for unit in self._list_units()}
 
     def units(self) -> Sequence[str]:
+        """List the keys of the units in order."""
         return [*self.units_by_key]
 
     def measure(self, unit: str) -> Record:
-        work = self.units_by_key[unit]
-        statements = self.statements[work.split]
-        texts = [statements[number].text for number in work.numbers]
+        """Generate or render the pictures of a unit and judge them."""
+        batch = self.units_by_key[unit]
+        statements = self.statements[batch.split]
+        texts = [statements[number].text for number in batch.numbers]
         begun = time.perf_counter()
         with count_denoiser_rows(self.context.pipe.unet) as passes:
             pictures = (
-                self._real(work)
-                if work.settings is None
-                else self._draw(work, work.settings, texts)
+                self._render(batch)
+                if batch.settings is None
+                else self._draw(batch, batch.settings, texts)
             )
         seconds = time.perf_counter() - begun
 
-        fits = self._fits(work, pictures)
+        fits = self._score_captions(batch, pictures)
         judged = []
         seen_in_all = self.context.recogniser.recognise(pictures)
         for number, picture, seen, (fit, fit_of_another) in zip(
-            work.numbers, pictures, seen_in_all, fits, strict=True
+            batch.numbers, pictures, seen_in_all, fits, strict=True
         ):
-            name = f"generation/{work.split}/{number:04d}-{work.settings}"
+            name = f"generation/{batch.split}/{number:04d}-{batch.settings}"
             judged.append(
                 PictureRecord(
                     number=number,
@@ -157,22 +160,22 @@ class GenerationPart:
                     fit_of_another=fit_of_another,
                     features=[round(float(value), DECIMALS) for value in seen.features],
                     file=None
-                    if work.settings is None
+                    if batch.settings is None
                     else self.context.save_picture(name, picture),
                 )
             )
         record = BatchRecord(pictures=judged, seconds=round(seconds, 4), passes=sum(passes))
         return record.model_dump(mode="json")
 
-    def _fits(
-        self, work: GenerationUnit, pictures: Sequence[Image.Image]
+    def _score_captions(
+        self, unit: GenerationUnit, pictures: Sequence[Image.Image]
     ) -> list[tuple[float | None, float | None]]:
-        """Of each picture its caption's score, and that of the next scene's caption."""
+        """Return the score of each picture's caption, and of the next scene's caption."""
         if self.context.caption_matcher is None:
             return [(None, None)] * len(pictures)
-        texts = [statement.text for statement in self.statements[work.split]]
-        own = [texts[number] for number in work.numbers]
-        following = [texts[(number + 1) % len(texts)] for number in work.numbers]
+        texts = [statement.text for statement in self.statements[unit.split]]
+        own = [texts[number] for number in unit.numbers]
+        following = [texts[(number + 1) % len(texts)] for number in unit.numbers]
         scores = [
             self.context.caption_matcher.score(pictures, captions) for captions in (own, following)
         ]
@@ -182,6 +185,8 @@ class GenerationPart:
         ]
 
     def build_chapters(self, records: Mapping[str, Record]) -> Sequence[Chapter]:
+        """Build the report from the records of all units, by key."""
+
         def run(
             split: Split, settings: SamplingSettings | None, label: str = "", value: float = 0.0
         ) -> SamplingRun:
@@ -213,10 +218,12 @@ class GenerationPart:
 
     @cached_property
     def scenes(self) -> dict[Split, Scenes]:
+        """Scenes by split."""
         return build_splits(self.context, {name: getattr(self.config, name) for name in SPLITS})
 
     @cached_property
     def statements(self) -> dict[Split, list[CaptionStatement]]:
+        """Statements of the captions by split."""
         return {
             split: [caption_statement(scenes.layout(number)) for number in range(len(scenes))]
             for split, scenes in self.scenes.items()
@@ -224,7 +231,7 @@ class GenerationPart:
 
     @cached_property
     def sweeps(self) -> dict[str, list[SamplingSettings]]:
-        """What is varied -> the ways to draw the sweep's scenes, the usual one among them."""
+        """Settings of each sweep, by the name of what is varied; the default is among them."""
         usual, config = self.default_settings, self.config
         scales = sorted({*config.guidance_scales, usual.guidance_scale})
         steps = sorted({*config.steps, usual.steps})
@@ -236,7 +243,7 @@ class GenerationPart:
         }
         return {name: ways for name, ways in several.items() if len(ways) > 1}
 
-    def _all_work(self) -> Sequence[GenerationUnit]:
+    def _list_units(self) -> Sequence[GenerationUnit]:
         ways: list[tuple[Split, SamplingSettings | None]] = []
         for split in self.scenes:
             if split != "sweep":
@@ -250,19 +257,19 @@ class GenerationPart:
             for first in range(0, len(self.scenes[split]), self.config.batch)
         ]
 
-    def _real(self, work: GenerationUnit) -> list[Image.Image]:
-        scenes = self.scenes[work.split]
-        return [Image.fromarray(scenes.scene(number).pixels) for number in work.numbers]
+    def _render(self, unit: GenerationUnit) -> list[Image.Image]:
+        scenes = self.scenes[unit.split]
+        return [Image.fromarray(scenes.scene(number).pixels) for number in unit.numbers]
 
     def _draw(
-        self, work: GenerationUnit, settings: SamplingSettings, texts: list[str]
+        self, unit: GenerationUnit, settings: SamplingSettings, texts: list[str]
     ) -> list[Image.Image]:
-        pipe, seed = self.context.pipe, self.scenes[work.split].config.seed
+        pipe, seed = self.context.pipe, self.scenes[unit.split].config.seed
         sampler, method = settings.sampler, settings.method
-        noises = [derive_generator(seed, work.split, number, "noise") for number in work.numbers]
+        noises = [derive_generator(seed, unit.split, number, "noise") for number in unit.numbers]
         try:
             # A fresh one each time, so that nothing passes from one unit to the next.
-            own = self._own
+            own = self._default_scheduler
             pipe.scheduler = (
                 build_scheduler(sampler, own.config) if sampler else rebuild_scheduler(own)
             )
@@ -275,14 +282,14 @@ class GenerationPart:
                 return_dict=False,
             )
         finally:
-            pipe.scheduler = self._own
+            pipe.scheduler = self._default_scheduler
         pictures: list[Image.Image] = drawn[0]
         return pictures
 
 
 @contextmanager
 def count_denoiser_rows(denoiser: nn.Module) -> Iterator[list[int]]:
-    """The rows of each call of the denoiser within the block."""
+    """Yield a list that collects the batch rows of each denoiser pass within the block."""
     rows: list[int] = []
     hook = denoiser.register_forward_pre_hook(lambda _module, inputs: rows.append(len(inputs[0])))
     try:

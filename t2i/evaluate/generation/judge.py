@@ -1,7 +1,7 @@
-"""What a caption says, and whether a picture shows it.
+"""Statements of a caption, and whether a picture fulfils them.
 
-Only what is said is asked: a background where the caption names one, a colour where a mention has
-one. The words small and large are not judged.
+Only what the caption states is judged: a background where it names one, a colour where a
+mention has one. The words small and large are not judged.
 """
 
 from collections.abc import Sequence
@@ -29,10 +29,10 @@ CRITERIA: dict[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class CaptionStatement:
-    """What a caption states.
+    """Statements of a caption about its scene.
 
     objects : in the order of their mentions
-    colours : (object, colour, whether that is new to it)
+    colours : (object, colour, True if that is not its natural colour)
     relations : (subject, relation, object)
     """
 
@@ -44,7 +44,7 @@ class CaptionStatement:
 
     @property
     def criteria(self) -> frozenset[str]:
-        """Of KINDS, those that this caption has something to say of."""
+        """Keys of CRITERIA that apply to this caption."""
         several = {2: {"each", "both"}, 3: {"each", "three"}}
         found = several.get(len(self.objects), {"one"}) | {"nothing_else", "everything"}
         if self.relations:
@@ -56,7 +56,7 @@ class CaptionStatement:
 
 
 def caption_statement(layout: Layout) -> CaptionStatement:
-    """What the caption of a scene states of it."""
+    """Return the statements of a scene's caption."""
     caption = layout.caption
     names = {mention.spot: layout.spots[mention.spot].name for mention in caption.mentions}
     colours = tuple(
@@ -79,7 +79,7 @@ def caption_statement(layout: Layout) -> CaptionStatement:
 
 
 def judge_statement(statement: CaptionStatement, seen: Recognition) -> dict[str, list[bool]]:
-    """By kind, what of the statement holds in the picture; "placed" asks where all are there."""
+    """Judge each criterion of the statement; "placed" only if all objects are present."""
     there = {name: name in seen.objects for name in statement.objects}
     related = {name for one, _, other in statement.relations for name in (one, other)}
     in_place = all(seen.has_relation(*relation) for relation in statement.relations)
@@ -110,9 +110,9 @@ def judge_statement(statement: CaptionStatement, seen: Recognition) -> dict[str,
 def judge_by_other_caption(
     statements: Sequence[CaptionStatement], number: int, seen: Recognition
 ) -> dict[str, list[bool]]:
-    """The control: each kind is asked as the next caption, around the end, that has it states it.
+    """Judge each criterion by the next caption, cyclically, to which it applies: the control.
 
-    A kind that no other caption has is left out.
+    A criterion that applies to no other caption is left out.
     """
     judged = {}
     for kind in CRITERIA:

@@ -1,4 +1,4 @@
-"""What a record of generation holds, and the records put together."""
+"""Records of the generation part, and runs of them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ MISTAKES: dict[str, str] = {
 
 
 class ObjectRecord(BaseModel):
-    """What was recognised of one object."""
+    """Colour, centre and area share of one recognised object."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,7 +33,7 @@ class ObjectRecord(BaseModel):
 
 
 class PictureRecord(BaseModel):
-    """One picture and how it was judged, by kind of t2i.evaluate.generation.judge.CRITERIA."""
+    """One picture and its judgement, by keys of t2i.evaluate.generation.judge.CRITERIA."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -55,13 +55,13 @@ class PictureRecord(BaseModel):
 
     @property
     def mistakes(self) -> list[str]:
-        """What is not as the caption says, in words, once for each thing."""
-        told = {kind: self.right[kind] for kind in MISTAKES if kind in self.right}
-        return [MISTAKES[kind] for kind, flags in told.items() for flag in flags if not flag]
+        """Descriptions of what does not fit the caption, one for each mistake."""
+        known = {kind: self.right[kind] for kind in MISTAKES if kind in self.right}
+        return [MISTAKES[kind] for kind, flags in known.items() for flag in flags if not flag]
 
 
 class BatchRecord(BaseModel):
-    """The record of a unit."""
+    """Record of a unit: its pictures and their cost."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -74,9 +74,9 @@ class BatchRecord(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class SamplingRun:
-    """Pictures that were sampled in one way.
+    """Pictures that were sampled with equal settings.
 
-    value : what was varied, where that is a number
+    value : the varied setting, where it is a number
     """
 
     label: str
@@ -85,34 +85,43 @@ class SamplingRun:
 
     @property
     def pictures(self) -> list[PictureRecord]:
+        """Pictures of all batches."""
         return [picture for batch in self.batches for picture in batch.pictures]
 
     @property
     def seconds(self) -> list[float]:
-        """Of a picture, one value of each batch."""
+        """Seconds per picture of each batch."""
         return [batch.seconds / len(batch.pictures) for batch in self.batches]
 
     @property
     def passes(self) -> float:
-        """Of the denoiser for a picture: what it costs on whatever machine."""
+        """Denoiser rows per picture, a cost that does not depend on the machine."""
         return sum(batch.passes for batch in self.batches) / len(self.pictures)
 
     def flags(self, kind: str) -> list[bool | None]:
-        """Of each picture whose caption says such a thing; None where it could not be asked."""
+        """Return the flags of a criterion for all pictures that it applies to.
+
+        None stands for a flag that could not be measured.
+        """
         return collect_flags([picture.right for picture in self.pictures], kind)
 
     def flags_by_another(self, kind: str) -> list[bool | None]:
+        """Return the flags of a criterion judged by other captions."""
         return collect_flags([picture.right_by_another for picture in self.pictures], kind)
 
 
 def collect_flags(judged: Sequence[Mapping[str, Sequence[bool]]], kind: str) -> list[bool | None]:
-    """How many there are follows from the captions alone, so that runs can be paired."""
-    told = [flags[kind] for flags in judged if kind in flags]
+    """Collect the flags of a criterion; an empty list of flags counts as one None.
+
+    Their number depends on the captions alone, so that runs can be paired.
+    """
+    known = [flags[kind] for flags in judged if kind in flags]
     nothing: list[bool | None] = [None]
-    return [flag for flags in told for flag in (flags or nothing)]
+    return [flag for flags in known for flag in (flags or nothing)]
 
 
 def object_records(seen: Recognition) -> dict[str, ObjectRecord]:
+    """Return the recognised objects as records."""
     return {
         name: ObjectRecord(
             colour=found.colour,

@@ -13,7 +13,7 @@ CHOICE_CRITERION = "everything"
 
 @dataclass(frozen=True, slots=True)
 class SamplingChoice:
-    """Of the runs of a sweep.
+    """Choice among the runs of a sweep.
 
     best : with the highest share; of equal ones the cheapest
     cheapest : of those that are not significantly worse than it
@@ -25,20 +25,20 @@ class SamplingChoice:
     losses: Mapping[str, Figure]
 
 
-def choose_sampling(runs: Sequence[SamplingRun], own: str) -> SamplingChoice | None:
-    """None without flags to judge by.
+def choose_sampling(runs: Sequence[SamplingRun], default_label: str) -> SamplingChoice | None:
+    """Choose the best run and the cheapest that is not significantly worse; None without flags.
 
-    own : the label of the model's own way
+    default_label : the label of the model's own settings
 
-    Surely worse: the interval of the difference to the best, paired by scene, lies below 0. What a
-    run costs is passes of the denoiser, not seconds, which tell of the machine too. Of equally
-    cheap ones the model's own way, then the one with the higher share.
+    Significantly worse: the interval of the difference to the best, paired by scene, lies below
+    0. The cost of a run is its denoiser passes, not seconds, which depend on the machine. Among
+    equally cheap runs the model's own settings win, then the higher share.
     """
     right = {run.label: proportion(run.flags(CHOICE_CRITERION)) for run in runs}
     shares = {label: figure.value for label, figure in right.items() if figure is not None}
     if len(shares) < len(runs):
         return None
-    best = min(runs, key=lambda run: (-shares[run.label], run.passes, run.label != own))
+    best = min(runs, key=lambda run: (-shares[run.label], run.passes, run.label != default_label))
     lost = {
         run.label: change
         for run in runs
@@ -46,10 +46,11 @@ def choose_sampling(runs: Sequence[SamplingRun], own: str) -> SamplingChoice | N
     }
     cheapest = min(
         (run for run in runs if not is_significantly_worse(lost.get(run.label))),
-        key=lambda run: (run.passes, run.label != own, -shares[run.label]),
+        key=lambda run: (run.passes, run.label != default_label, -shares[run.label]),
     )
     return SamplingChoice(best, cheapest, lost)
 
 
 def is_significantly_worse(change: Figure | None) -> bool:
+    """Return True if the whole interval of the change lies below 0."""
     return change is not None and change.high is not None and change.high < 0

@@ -1,4 +1,4 @@
-"""What the records of inspection say: tables, a plot and pictures."""
+"""Report of the inspection part: tables, a plot and galleries."""
 
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
@@ -41,7 +41,10 @@ ScoreSelector = Callable[[ObjectScores], MapScores | None]
 def build_chapters(
     choice: Calibration, shown: Mapping[str, Sequence[SceneRecord]], levels: Sequence[str]
 ) -> list[Chapter]:
-    """shown : split -> the records of its scenes, in their order"""
+    """Build the chapter of the part.
+
+    shown : split -> the records of its scenes, in their order
+    """
     real = {split: scenes for split, scenes in shown.items() if split in SPLITS}
     blocks: list[Block] = [
         build_table(choice, scenes, f"inspection_{split}", f"Real pictures, {SPLITS[split]}")
@@ -74,6 +77,7 @@ def build_chapters(
 
 
 def build_table(choice: Calibration, scenes: Sequence[SceneRecord], name: str, title: str) -> Table:
+    """Build the table of all methods on the scenes of a split."""
     rows: list[tuple[str, Sequence[Cell]]] = []
     for method in METHODS:
         rows.append(
@@ -102,6 +106,7 @@ def build_table(choice: Calibration, scenes: Sequence[SceneRecord], name: str, t
 def build_row(
     title: str, scenes: Sequence[SceneRecord], select: ScoreSelector, threshold: float
 ) -> tuple[str, Sequence[Cell]]:
+    """Build the row of the selected scores."""
     figures = [
         bootstrap_mean(scene_means(scenes, reading, select)) for reading in MEASURES.values()
     ]
@@ -111,16 +116,19 @@ def build_row(
 def build_daam_row(
     choice: Calibration, scenes: Sequence[SceneRecord]
 ) -> tuple[str, Sequence[Cell]]:
+    """Build the row of the package `daam`, or the reason why it has none."""
     if choice.daam:
         return DAAM_LABEL, [choice.daam, *[None] * len(MEASURES)]
     return build_row(DAAM_LABEL, scenes, select_method(DAAM_LABEL), choice.thresholds[DAAM_LABEL])
 
 
 def select_method(method: str, level: str = ALL_LEVELS) -> ScoreSelector:
+    """Return a selector of a method's scores at a level of noise."""
     return lambda looked: looked.methods.get(method, {}).get(level)
 
 
 def select_site(name: str) -> ScoreSelector:
+    """Return a selector of a site's scores."""
     return lambda looked: looked.sites.get(name)
 
 
@@ -129,9 +137,9 @@ def scene_means(
     reading: Callable[[MapScores], float | None],
     select: ScoreSelector,
 ) -> list[float | None]:
-    """One value of each scene, the mean over its words: words of a scene are alike.
+    """Return the mean over the words of each scene, as words of a scene are correlated.
 
-    None of a scene that has none.
+    None for a scene without a value.
     """
     values: list[float | None] = []
     for scene in scenes:
@@ -147,12 +155,13 @@ def paired_differences(
     one: ScoreSelector,
     other: ScoreSelector,
 ) -> list[float | None]:
-    """Differences within a scene: their interval is narrower than that of two means."""
+    """Return differences within each scene: their interval is narrower than that of two means."""
     ours, theirs = scene_means(scenes, reading, one), scene_means(scenes, reading, other)
     return [None if a is None or b is None else a - b for a, b in zip(ours, theirs, strict=True)]
 
 
 def build_level_plot(scenes: Sequence[SceneRecord], levels: Sequence[str]) -> Plot:
+    """Build the plot of mIoU over single levels of noise."""
     lines: dict[str, list[tuple[float, Figure]]] = {}
     for method in (*PLOTTED_METHODS, BEST_SITES):
         for level in levels:
@@ -171,6 +180,7 @@ def build_level_plot(scenes: Sequence[SceneRecord], levels: Sequence[str]) -> Pl
 
 
 def build_site_table(choice: Calibration, scenes: Sequence[SceneRecord]) -> Table:
+    """Build the table of each site alone."""
     rows: list[tuple[str, Sequence[Cell]]] = []
     for name in choice.site_ious:
         title, cells = build_row(name, scenes, select_site(name), choice.thresholds[name])
@@ -186,7 +196,7 @@ def build_site_table(choice: Calibration, scenes: Sequence[SceneRecord]) -> Tabl
 
 
 def build_galleries(split: str, scenes: Sequence[SceneRecord]) -> list[Gallery]:
-    """The worst beside the best, by our default."""
+    """Build the galleries of the worst and the best scenes by our default."""
     ious = [
         fmean(one.methods["default"][ALL_LEVELS].iou for one in scene.objects) for scene in scenes
     ]

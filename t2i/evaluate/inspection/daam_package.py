@@ -1,4 +1,4 @@
-"""The package `daam` itself, where it is installed and can read the model."""
+"""Heat maps of the package `daam`, where it is installed and supports the model."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -17,16 +17,16 @@ DAAM_LABEL = "the daam package"
 
 
 class DaamError(Exception):
-    """Why there are no maps of it."""
+    """Reason why there are no maps of the package `daam`."""
 
 
 def daam_heat_maps(
     pipe: TextToImagePipeline, scene: Scene, levels: Sequence[float], generator: torch.Generator
 ) -> list[Tensor]:
-    """The map (H, W) of each object's word, of the same passes as ours, by `daam` itself.
+    """Return the map (H, W) of each object's word by `daam`, from the same passes as ours.
 
-    Raises DaamError where it is not installed, or does not run on the model: whatever it raises is
-    the result.
+    Raises DaamError where it is not installed or does not run on the model; any exception it
+    raises counts as a result.
     """
     if find_spec("daam") is None:
         raise DaamError("not installed: pip install daam")

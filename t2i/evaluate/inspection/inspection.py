@@ -1,4 +1,4 @@
-"""Inspection: do the heat maps of words lie where the words are.
+"""Inspection part: do the heat maps of words lie on the objects of the words.
 
 H W size of the picture.
 """
@@ -51,7 +51,7 @@ MAX_SITES = 8
 
 
 class InspectionConfig(BaseModel):
-    """Which scenes are looked at."""
+    """Scenes that are inspected, and the levels of noise."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -66,7 +66,7 @@ class InspectionConfig(BaseModel):
 
 
 class InspectionPart:
-    """The part; its units are scenes, and the choice that precedes them."""
+    """Part of the suite whose units are scenes, and the calibration before them."""
 
     name = "inspection"
 
@@ -74,6 +74,7 @@ class InspectionPart:
         self.config, self.context = config, context
 
     def units(self) -> Sequence[str]:
+        """List the keys of the units in order."""
         shown = (split for split in self.scenes if split != "choose")
         return [
             CHOICE_UNIT,
@@ -81,13 +82,15 @@ class InspectionPart:
         ]
 
     def measure(self, unit: str) -> Record:
+        """Calibrate, or score the heat maps of a scene."""
         if unit == CHOICE_UNIT:
             return self.choice.model_dump(mode="json")
         split, number = unit.split("/")
-        look = self.look_at_drawing if split == "drawn" else self.look_at_picture
+        look = self.inspect_drawn_picture if split == "drawn" else self.inspect_real_picture
         return look(split, int(number)).model_dump(mode="json")  # type: ignore[arg-type]  # a unit's
 
     def build_chapters(self, records: Mapping[str, Record]) -> Sequence[Chapter]:
+        """Build the report from the records of all units, by key."""
         choice = Calibration.model_validate(records[CHOICE_UNIT])
         shown: dict[str, list[SceneRecord]] = {}
         for unit, record in records.items():
@@ -97,11 +100,12 @@ class InspectionPart:
 
     @cached_property
     def scenes(self) -> dict[Split, Scenes]:
+        """Scenes by split."""
         return build_splits(self.context, {name: getattr(self.config, name) for name in SPLITS})
 
     @cached_property
     def choice(self) -> Calibration:
-        """Made anew in every run that needs it: it follows from the config and the model alone."""
+        """Thresholds and sites, computed anew in every run from the config and the model alone."""
         scenes = self.scenes["choose"]
         methods: dict[str, list[Overlap]] = {}
         sites: dict[str, list[Overlap]] = {}
@@ -110,7 +114,7 @@ class InspectionPart:
         trouble = ""
         for number in range(len(scenes)):
             scene = scenes.scene(number)
-            heat = self._heat("choose", number, scene)
+            heat = self._probe_picture("choose", number, scene)
             looked.append((heat, scene))
             for method in METHODS:
                 if method != BEST_SITES:
@@ -122,7 +126,7 @@ class InspectionPart:
                 )
             if not trouble:
                 try:
-                    theirs = self._daam("choose", number, scene)
+                    theirs = self._daam_maps("choose", number, scene)
                 except DaamError as error:
                     trouble = str(error)
                 else:
@@ -154,9 +158,10 @@ class InspectionPart:
             daam=trouble,
         )
 
-    def look_at_picture(self, split: Split, number: int) -> SceneRecord:
+    def inspect_real_picture(self, split: Split, number: int) -> SceneRecord:
+        """Score the heat maps of a rendered scene against its exact masks."""
         scene = self.scenes[split].scene(number)
-        heat = self._heat(split, number, scene)
+        heat = self._probe_picture(split, number, scene)
         choice = self.choice
 
         objects = []
@@ -166,17 +171,20 @@ class InspectionPart:
             for method in METHODS:
                 for level in level_windows(self.config.levels):
                     if level == ALL_LEVELS or method in (*PLOTTED_METHODS, BEST_SITES):
-                        found = measure_overlap(heat.of(method, level, one, choice.sites), *masks)
+                        found = measure_overlap(
+                            heat.word_map(method, level, one, choice.sites), *masks
+                        )
                         scores = map_scores(found, choice.thresholds[method])
                         methods.setdefault(method, {})[level] = scores
             if DAAM_LABEL in choice.thresholds:
-                theirs = measure_overlap(self._daam(split, number, scene)[one], *masks)
+                theirs = measure_overlap(self._daam_maps(split, number, scene)[one], *masks)
                 methods[DAAM_LABEL] = {
                     ALL_LEVELS: map_scores(theirs, choice.thresholds[DAAM_LABEL])
                 }
             sites = {
                 name: map_scores(
-                    measure_overlap(heat.of(BEST_SITES, ALL_LEVELS, one, [name]), *masks), threshold
+                    measure_overlap(heat.word_map(BEST_SITES, ALL_LEVELS, one, [name]), *masks),
+                    threshold,
                 )
                 for name, threshold in choice.thresholds.items()
                 if name in choice.site_ious
@@ -188,7 +196,8 @@ class InspectionPart:
         file = self.context.save_picture(f"inspection/{split}/{number:04d}", strip)
         return SceneRecord(caption=scene.caption, objects=objects, sites=choice.sites, file=file)
 
-    def look_at_drawing(self, split: Split, number: int) -> SceneRecord:
+    def inspect_drawn_picture(self, split: Split, number: int) -> SceneRecord:
+        """Score the heat maps of a generated picture against the recogniser's masks."""
         layout = self.scenes[split].layout(number)
         mentions = layout.caption.mentions
         heat, picture = probe_drawn_picture(
@@ -215,7 +224,9 @@ class InspectionPart:
             methods = {}
             for method in METHODS:
                 found = measure_overlap(
-                    heat.of(method, ALL_LEVELS, one, self.choice.sites), masks[name], elsewhere
+                    heat.word_map(method, ALL_LEVELS, one, self.choice.sites),
+                    masks[name],
+                    elsewhere,
                 )
                 methods[method] = {ALL_LEVELS: map_scores(found, self.choice.thresholds[method])}
             objects.append(ObjectScores(name=name, word=mention.word, methods=methods))
@@ -228,11 +239,11 @@ class InspectionPart:
             file=self.context.save_picture(f"inspection/{split}/{number:04d}", strip),
         )
 
-    def _heat(self, split: Split, number: int, scene: Scene) -> SceneHeatMaps:
+    def _probe_picture(self, split: Split, number: int, scene: Scene) -> SceneHeatMaps:
         noise = self._noise(split, number)
         return probe_real_picture(self.context.pipe, scene, self.config.levels, noise)
 
-    def _daam(self, split: Split, number: int, scene: Scene) -> list[Tensor]:
+    def _daam_maps(self, split: Split, number: int, scene: Scene) -> list[Tensor]:
         noise = self._noise(split, number)
         return daam_heat_maps(self.context.pipe, scene, self.config.levels, noise)
 
@@ -243,13 +254,14 @@ class InspectionPart:
 def method_overlaps(
     heat: SceneHeatMaps, scene: Scene, method: str, sites: Sequence[str]
 ) -> list[Overlap]:
-    """Of each object, the maps of all levels together."""
+    """Measure the overlap of each object with its map over all levels of noise."""
     return map_overlaps(
-        [heat.of(method, ALL_LEVELS, one, sites) for one in range(len(scene.objects))], scene
+        [heat.word_map(method, ALL_LEVELS, one, sites) for one in range(len(scene.objects))], scene
     )
 
 
 def map_overlaps(maps: Sequence[Tensor], scene: Scene) -> list[Overlap]:
+    """Measure the overlap of each object of a scene with its map."""
     return [
         measure_overlap(map_HW, object_mask(scene, one), other_objects_mask(scene, one))
         for one, map_HW in enumerate(maps)
@@ -257,27 +269,28 @@ def map_overlaps(maps: Sequence[Tensor], scene: Scene) -> list[Overlap]:
 
 
 def object_mask(scene: Scene, number: int) -> Tensor:
+    """Return the mask (H, W) of an object."""
     return torch.from_numpy(scene.objects[number].mask)
 
 
 def other_objects_mask(scene: Scene, number: int) -> Tensor | None:
-    """Where the other objects are; None where there is none."""
+    """Return the union of the masks of the other objects; None without any."""
     others = [placed.mask for other, placed in enumerate(scene.objects) if other != number]
     return torch.from_numpy(np.stack(others).any(axis=0)) if others else None
 
 
 def build_strip(picture: Image.Image, heat: SceneHeatMaps, sites: Sequence[str]) -> Image.Image:
-    """The picture, and over it the map of each word by our default and by DAAM's convention."""
+    """Build a strip of the picture and each word's maps by our default and DAAM's convention."""
     pictures, labels = [picture], ["the picture"]
     for number in range(len(heat.words)):
         for method in ("default", "daam"):
-            map_HW = rescale(heat.of(method, ALL_LEVELS, number, sites))
+            map_HW = rescale(heat.word_map(method, ALL_LEVELS, number, sites))
             pictures.append(overlay_map(picture, map_HW))
             labels.append(f"{number + 1}: {method}")
     return picture_grid(pictures, labels, columns=len(pictures)).convert("RGB")
 
 
 def overlay_map(picture: Image.Image, map_HW: Tensor) -> Image.Image:
-    """The picture under a map of 0..1: as bright as it is hot."""
+    """Darken the picture where the map, from 0 to 1, is low."""
     share = 0.2 + 0.8 * map_HW.clamp(0, 1).numpy()[..., None]
     return Image.fromarray((np.asarray(picture) * share).round().astype(np.uint8))

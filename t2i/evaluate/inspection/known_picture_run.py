@@ -1,4 +1,4 @@
-"""A run along a known picture: what the denoiser looks at when it is shown that picture, noised.
+"""Run along a known picture: the denoiser sees noised versions of it at given levels.
 
 B batch rows, C channels, H W latent size, L levels of noise, Y X picture size.
 """
@@ -17,9 +17,9 @@ from t2i.errors import ModelError
 
 
 class KnownPictureScheduler:
-    """In the place of a scheduler: the picture with less noise at each step, whatever is predicted.
+    """Scheduler that replaces each prediction by the known picture at the next level of noise.
 
-    Each pass of the denoiser is a first step from a real picture at that level of noise.
+    Each denoiser pass is a first step from a real picture at that level of noise.
     """
 
     order = 1
@@ -30,17 +30,19 @@ class KnownPictureScheduler:
         self._turn = 0
 
     def set_timesteps(self, num_inference_steps: int, device: torch.device) -> None:
+        """Restart at the first level; the number of steps must be that of the levels."""
         if num_inference_steps != len(self.timesteps):
             raise ValueError(f"there are {len(self.timesteps)} levels of noise")
         self.timesteps, self._turn = self.timesteps.to(device), 0
 
     def scale_model_input(self, sample: Tensor, timestep: Tensor) -> Tensor:
-        """They are what the denoiser reads already."""
+        """Return the latents unchanged: they have the scale of the denoiser's input."""
         return sample
 
     def step(
         self, model_output: Tensor, timestep: Tensor, sample: Tensor, *, return_dict: bool
     ) -> Any:
+        """Return the known latents of the next level, whatever the model has predicted."""
         self._turn += 1
         return (self.noised[min(self._turn, len(self.noised) - 1)],)
 
@@ -51,7 +53,10 @@ def known_picture_scheduler(
     levels: Sequence[float],
     generator: torch.Generator,
 ) -> KnownPictureScheduler:
-    """The picture (Y, X, 3) at these shares of the noise schedule, all with the same noise."""
+    """Build the scheduler of a picture (Y, X, 3) at these fractions of the noise schedule.
+
+    All levels share one noise.
+    """
     device = pipe._execution_device
     pixels_13YX = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
     with torch.no_grad():
@@ -67,9 +72,10 @@ def known_picture_scheduler(
 
 
 def noise_schedule_at(scheduler: Any, levels: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
-    """Timesteps, and the factors of picture and noise that the model knows them by, (L,) each.
+    """Return timesteps, and the factors of picture and noise at these levels, (L,) each.
 
-    Of a flow the level is the share of the noise itself.
+    For flow matching the level is the factor of the noise itself. Raises ModelError for a
+    scheduler without a schedule.
     """
     config = scheduler.config
     count = int(config["num_train_timesteps"])
@@ -92,7 +98,7 @@ def noise_schedule_at(scheduler: Any, levels: Sequence[float]) -> tuple[Tensor, 
 def with_scheduler(
     pipe: TextToImagePipeline, scheduler: KnownPictureScheduler
 ) -> TextToImagePipeline:
-    """A pipeline of the same parts that runs along a picture."""
+    """Return a pipeline of the same components with another scheduler."""
     zeros = pipe.config.get("force_zeros_for_empty_prompt", True)
     parts = pipe.components | {"scheduler": scheduler}
     along = TextToImagePipeline(**parts, force_zeros_for_empty_prompt=zeros)

@@ -1,6 +1,6 @@
-"""How well a heat map lies on the mask of the thing it is of.
+"""Scores of a heat map against the mask of its object.
 
-H W size of the picture, P its places, from the hottest on.
+H W size of the picture, P its positions in descending order of heat.
 """
 
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ THRESHOLDS = tuple(round(0.05 * number, 2) for number in range(1, 20))
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """Of one map and its mask.
+    """Scores of one map against its mask.
 
-    ious : intersection over union of the mask and where the map reaches each of THRESHOLDS
-    best_iou : the same at the threshold that suits this map best: an upper bound
-    pointing : whether the map's peak is inside the mask
-    precision : average precision over the places (the area under precision and recall)
+    ious : intersection over union of the mask and the map at each of THRESHOLDS
+    best_iou : IoU at the best threshold for this map: an upper bound
+    pointing : True if the map's peak is inside the mask
+    precision : average precision over the positions (area under precision and recall)
     leakage : share of the map that lies on the masks of other objects; None without any
     """
 
@@ -34,7 +34,10 @@ class Overlap:
 
 
 def measure_overlap(map_HW: Tensor, mask_HW: Tensor, others_HW: Tensor | None = None) -> Overlap:
-    """map_HW : (H, W) of any scale; mask_HW, others_HW : (H, W) bool, the first not empty"""
+    """Score a map (H, W) of any scale against a mask.
+
+    mask_HW, others_HW : (H, W) bool, the first not empty
+    """
     map_P, mask_P = rescale(map_HW).flatten(), mask_HW.flatten()
     hottest_P, order_P = map_P.sort(descending=True)
     hits_P = mask_P[order_P].cumsum(0)
@@ -58,6 +61,7 @@ def measure_overlap(map_HW: Tensor, mask_HW: Tensor, others_HW: Tensor | None = 
 
 
 def average_precision(map_P: Tensor, mask_P: Tensor) -> float:
+    """Return the average precision of the map as a classifier of the mask's positions."""
     with explain_missing_extra():
         from torchmetrics.functional.classification import binary_average_precision
 
@@ -66,20 +70,20 @@ def average_precision(map_P: Tensor, mask_P: Tensor) -> float:
 
 
 def rescale(map_HW: Tensor) -> Tensor:
-    """From 0 to 1; a map that is the same everywhere is 0."""
+    """Rescale the map to 0..1; a constant map becomes 0."""
     low, high = map_HW.min(), map_HW.max()
     return (map_HW - low) / (high - low).clamp(min=1e-12)
 
 
 def resize_map(map_HW: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
-    """The map as large as the picture: bilinear, or bicubic as DAAM does it."""
+    """Resize the map to the picture: bilinear, or bicubic as DAAM does it."""
     return functional.interpolate(map_HW[None, None].float(), size, mode=mode)[0, 0]
 
 
 def centred_blob(size: tuple[int, int], width: float = 0.25) -> Tensor:
-    """A blob in the middle, (H, W): what one knows of a picture without looking.
+    """Return a Gaussian blob in the middle, (H, W), a baseline that ignores the picture.
 
-    width : standard deviation, as a share of the sides
+    width : standard deviation, as a fraction of the sides
     """
     across, down = (torch.linspace(-0.5, 0.5, side) for side in (size[1], size[0]))
     return torch.exp(-(down[:, None] ** 2 + across**2) / (2 * width**2))

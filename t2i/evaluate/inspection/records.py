@@ -1,4 +1,4 @@
-"""What records of inspection hold."""
+"""Records of the inspection part."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,7 +12,7 @@ DECIMALS = 4
 
 
 class MapScores(BaseModel):
-    """Of one map of one word; see t2i.evaluate.inspection.map_scores.Overlap."""
+    """Scores of one map of one word; see t2i.evaluate.inspection.map_scores.Overlap."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -25,10 +25,10 @@ class MapScores(BaseModel):
 
 
 class ObjectScores(BaseModel):
-    """An object of a scene, and how the maps of its word lie on it.
+    """Scores of the maps of one object's word.
 
-    methods : name -> level of noise, or ALL -> scores
-    sites : name -> scores of the maps of that site alone, of all levels
+    methods : name -> level of noise, or ALL_LEVELS -> scores
+    sites : name -> scores of the maps of that site alone, over all levels
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,10 +40,10 @@ class ObjectScores(BaseModel):
 
 
 class SceneRecord(BaseModel):
-    """The record of a scene; `objects` are those of its caption that have a mask.
+    """Record of a scene; `objects` are those of its caption that have a mask.
 
-    missing : objects of the caption that have none: the recogniser does not see them in the picture
-    sites : where the method "best sites" reads
+    missing : objects of the caption without one: not recognised in the generated picture
+    sites : sites of the method "best sites"
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,11 +56,11 @@ class SceneRecord(BaseModel):
 
 
 class Calibration(BaseModel):
-    """What was chosen on scenes that no table uses.
+    """Thresholds and sites, chosen on scenes that no table uses.
 
     thresholds : of each method, and of each site alone
     site_ious : mean IoU of each site alone, the best first
-    sites : those that are best together, of the first of `site_ious`
+    sites : the first of `site_ious` that are best together
     daam : why the package `daam` has no row; "" where it has one
     """
 
@@ -75,6 +75,7 @@ class Calibration(BaseModel):
 
 
 def map_scores(overlap: Overlap, threshold: float) -> MapScores:
+    """Return the scores of an overlap at a threshold, rounded, as a record."""
     return MapScores(
         iou=round(overlap.ious[THRESHOLDS.index(threshold)], DECIMALS),
         best_iou=round(overlap.best_iou, DECIMALS),
@@ -85,7 +86,7 @@ def map_scores(overlap: Overlap, threshold: float) -> MapScores:
 
 
 def best_threshold(overlaps: Sequence[Overlap]) -> tuple[float, float]:
-    """The one at which the mean IoU of these maps is highest, and that mean."""
+    """Return the threshold with the highest mean IoU of these maps, and that mean."""
     means = [
         sum(one.ious[number] for one in overlaps) / len(overlaps)
         for number in range(len(THRESHOLDS))
@@ -95,6 +96,6 @@ def best_threshold(overlaps: Sequence[Overlap]) -> tuple[float, float]:
 
 
 def rank_by_iou(ious: Mapping[str, float]) -> dict[str, float]:
-    """The best first."""
+    """Sort by IoU, the best first."""
     ranked = sorted(ious, key=lambda name: (-ious[name], name))
     return {name: round(ious[name], DECIMALS) for name in ranked}

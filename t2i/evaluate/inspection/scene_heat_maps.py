@@ -1,4 +1,4 @@
-"""The heat maps of a scene's words: of a real picture noised, or of a picture that is drawn.
+"""Heat maps of a scene's words, from a noised real picture or from a generated one.
 
 H W size of the picture.
 """
@@ -32,7 +32,7 @@ PLOTTED_METHODS: tuple[Convention, ...] = ("default", "daam", "mean")
 
 @dataclass(frozen=True, slots=True)
 class SceneHeatMaps:
-    """Maps by convention and level of noise (or ALL), and the words under which they are."""
+    """Heat maps by convention and level of noise (or ALL_LEVELS), and their words."""
 
     maps: Mapping[tuple[Convention, str], HeatMaps]
     words: Sequence[str]
@@ -40,8 +40,8 @@ class SceneHeatMaps:
     """For each of the words another one of the caption."""
     size: tuple[int, int]
 
-    def of(self, method: str, level: str, number: int, sites: Sequence[str]) -> Tensor:
-        """The map (H, W) of word `number`, as large as the picture."""
+    def word_map(self, method: str, level: str, number: int, sites: Sequence[str]) -> Tensor:
+        """Return the map of word `number`, resized to the picture, (H, W)."""
         if method == "centred blob":
             return centred_blob(self.size)
         word = self.others[number] if method == "wrong word" else self.words[number]
@@ -54,7 +54,7 @@ class SceneHeatMaps:
 
 
 def restrict_to_sites(maps: HeatMaps, names: Sequence[str]) -> HeatMaps:
-    """The maps that a probe of these sites alone would have made."""
+    """Return the maps that a probe of these sites alone would have made."""
     measurements = maps.measurements
     chosen = ProbeMeasurements(
         tokens=measurements.tokens,
@@ -73,7 +73,7 @@ def probe_real_picture(
     levels: Sequence[float],
     generator: torch.Generator,
 ) -> SceneHeatMaps:
-    """One pass at each level of noise, told the caption alone, without guidance."""
+    """Probe one denoiser pass at each level of noise, with the caption and without guidance."""
     scheduler = known_picture_scheduler(pipe, scene.pixels, levels, generator)
     along = with_scheduler(pipe, scheduler)
     spots = [(placed.word, placed.span) for placed in scene.objects]
@@ -104,7 +104,7 @@ def probe_drawn_picture(
     guidance_scale: float,
     generator: torch.Generator,
 ) -> tuple[SceneHeatMaps, Image.Image]:
-    """A picture drawn as the model likes it, and where its words were looked at meanwhile."""
+    """Generate a picture with the model's default settings and probe its words."""
     words, others = find_word_tokens(
         pipe, caption, [(mention.word, mention.span) for mention in mentions]
     )
@@ -126,7 +126,7 @@ def probe_drawn_picture(
 
 
 def level_windows(levels: Sequence[float]) -> dict[str, tuple[int, int] | None]:
-    """Level, or ALL -> the steps at which it is shown."""
+    """Return the window of steps of each level, None for ALL_LEVELS."""
     each: dict[str, tuple[int, int] | None] = {
         f"{level:g}": (step, step + 1) for step, level in enumerate(levels)
     }
@@ -136,7 +136,7 @@ def level_windows(levels: Sequence[float]) -> dict[str, tuple[int, int] | None]:
 def find_word_tokens(
     pipe: TextToImagePipeline, caption: str, spots: Sequence[tuple[str, tuple[int, int]]]
 ) -> tuple[list[Span], list[Span]]:
-    """The tokens of each mention, by its place in the caption, and those of another word."""
+    """Return the tokens of each mention, and those of another word for the control."""
     own = [find_mention_tokens(pipe, caption, *spot) for spot in spots]
     others = [
         find_mention_tokens(pipe, caption, *other_word(caption, spots, n))
@@ -148,7 +148,7 @@ def find_word_tokens(
 def other_word(
     caption: str, spots: Sequence[tuple[str, tuple[int, int]]], number: int
 ) -> tuple[str, tuple[int, int]]:
-    """The next mention; where there is no other the last word that is not the mention itself."""
+    """Return the next mention; without one, the last word outside the mention itself."""
     if len(spots) > 1:
         return spots[(number + 1) % len(spots)]
     start, end = spots[number][1]
@@ -163,7 +163,7 @@ def other_word(
 def find_mention_tokens(
     pipe: TextToImagePipeline, caption: str, word: str, span: tuple[int, int]
 ) -> Span:
-    """The tokens of a word there, however often the caption has it."""
+    """Return the tokens of a word at this span, however often the caption contains the word."""
     which = sum(match.start() < span[0] for match in pattern(word).finditer(caption))
     return spans(find_prompt_tokenizers(pipe, None)[0].tokenizer, caption, [word], which=which)[
         word

@@ -1,4 +1,4 @@
-"""What an evaluation tells: chapters of tables, plots and pictures, all of them data."""
+"""Data model of a report: chapters of tables, plots and galleries."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,12 +7,12 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A number with its interval.
+    """A number with its confidence interval.
 
     low, high : ends of the 95 % interval; None where there is none
-    count : how many samples it rests on
-    samples : these, in the order of what was asked, None for what could not be measured: with them
-        a figure of the same scenes can be held against this one sample by sample
+    count : number of samples
+    samples : the samples in a fixed order, None where one could not be measured; a figure of the
+        same scenes can be compared with this one sample by sample
     """
 
     value: float
@@ -68,7 +68,7 @@ Block = Table | Plot | Gallery
 
 @dataclass(frozen=True, slots=True)
 class Chapter:
-    """A part of the page; `text` says in plain words how to read it."""
+    """A section of the page; `text` explains how to read it."""
 
     name: str
     title: str

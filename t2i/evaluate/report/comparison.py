@@ -1,4 +1,4 @@
-"""A result held against an earlier one: what became better, what worse, and what may be chance."""
+"""Comparison of a result with an earlier one: significant changes and all differences."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -17,10 +17,10 @@ HERE, THERE = "this result", "the other"
 def compare_results(
     chapters: Sequence[Chapter], scenes: Mapping[str, str], earlier: EarlierResult
 ) -> Chapter:
-    """The differences of all that both have, those that are sure in a table of their own.
+    """Build the chapter of differences; significant ones are also in a table of their own.
 
-    scenes : chapter -> digest of what was asked there; where it is the other's too, the samples of
-        both are paired
+    scenes : chapter -> digest of its captions and prompts; samples are paired where both
+        digests are equal
     """
     changed: list[Table] = []
     lone: list[tuple[str, list[Cell]]] = []
@@ -65,7 +65,7 @@ def compare_results(
 def describe_comparison(
     chapters: Sequence[Chapter], scenes: Mapping[str, str], earlier: EarlierResult
 ) -> str:
-    """Which intervals stand here."""
+    """Describe which intervals the comparison uses."""
     if not earlier.scenes:
         return (
             "It is of an older form, without the samples behind its figures: intervals are those "
@@ -82,7 +82,7 @@ def describe_comparison(
 
 
 def list_unmatched(table: Table, before: EarlierTable) -> Iterator[tuple[str, list[Cell]]]:
-    """Columns and rows that the other lacks."""
+    """Yield the columns and rows that only one of the two tables has."""
     labels = [label for label, _ in table.rows], [row.label for row in before.rows]
     for what, ours, theirs in (("columns", table.heads, before.heads), ("rows", *labels)):
         for place, some, others in ((HERE, ours, theirs), (THERE, theirs, ours)):
@@ -92,7 +92,7 @@ def list_unmatched(table: Table, before: EarlierTable) -> Iterator[tuple[str, li
 
 
 def build_difference_table(table: Table, before: EarlierTable, same_scenes: bool) -> Table | None:
-    """The table with each figure less the earlier one; None where they have none in common."""
+    """Build the table of this result less the earlier one; None without common figures."""
     old = {row.label: row.cells for row in before.rows}
     rows: list[tuple[str, list[Cell]]] = []
     for label, cells in table.rows:
@@ -117,16 +117,19 @@ def build_difference_table(table: Table, before: EarlierTable, same_scenes: bool
 
 
 def subtract(cell: Cell, before: EarlierFigure | str | None, same_scenes: bool) -> Figure | None:
+    """Return a figure less the earlier one, paired for equal scenes; None without both."""
     if not isinstance(cell, Figure) or not isinstance(before, EarlierFigure):
         return None
     return (paired_difference if same_scenes else independent_difference)(cell, before.figure)
 
 
 def count_figures(table: Table) -> int:
+    """Count the cells of a table that are figures."""
     return sum(isinstance(cell, Figure) for _, cells in table.rows for cell in cells)
 
 
 def list_significant(table: Table) -> Iterator[tuple[str, list[Cell]]]:
+    """Yield label, difference and verdict of each significant cell of a difference table."""
     for label, cells in table.rows:
         for head, cell in zip(table.heads, cells, strict=True):
             if not isinstance(cell, Figure) or not is_significant(cell):

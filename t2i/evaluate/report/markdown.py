@@ -1,4 +1,4 @@
-"""The tables as Markdown, to be put on a page such as a README."""
+"""Tables of a report as Markdown, for pages such as a README."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from t2i.evaluate.report.number_format import format_interval, format_with_unit
 
 
 def render_markdown(chapters: Sequence[Chapter], document: Mapping[str, Any]) -> str:
-    """Every table, each under its title, and the line that says what they were measured on."""
+    """Render every table under its title, after a line with the model, versions and hardware."""
     parts = [f"Made by {describe_origin(document)}."]
     for chapter in chapters:
         tables = [block for block in chapter.blocks if isinstance(block, Table)]
@@ -18,7 +18,7 @@ def render_markdown(chapters: Sequence[Chapter], document: Mapping[str, Any]) ->
 
 
 def describe_origin(document: Mapping[str, Any]) -> str:
-    """The command, date, versions and hardware, in one line."""
+    """Return the command, date, versions and hardware in one line."""
     machine, model = document["machine"], document["model"]
     hardware = machine["gpu"] or f"{machine['processor']}, {machine['cores']} cores"
     libraries = ", ".join(f"{name} {machine[name]}" for name in ("torch", "diffusers"))
@@ -30,6 +30,7 @@ def describe_origin(document: Mapping[str, Any]) -> str:
 
 
 def render_table(table: Table) -> str:
+    """Render one table with its title."""
     heads = ["", *map(escape, table.heads)]
     lines = [
         f"**{table.title}**",
@@ -47,14 +48,17 @@ def render_table(table: Table) -> str:
 
 
 def format_row(cells: Sequence[str]) -> str:
+    """Return a row of a Markdown table."""
     return f"| {' | '.join(cells)} |"
 
 
 def format_cell(cell: Cell, unit: str) -> str:
+    """Return a cell with its unit and interval."""
     text = escape(format_with_unit(cell, unit))
     ends = format_interval(cell, unit) if isinstance(cell, Figure) else ""
     return f"{text} ({ends})" if ends else text
 
 
 def escape(text: str) -> str:
+    """Escape the bars of a cell."""
     return text.replace("|", "\\|")

@@ -1,4 +1,4 @@
-"""Figures as people read them."""
+"""Number formats of figures in a report."""
 
 from t2i.evaluate.report.chapter import Cell, Figure
 
@@ -8,20 +8,21 @@ HUNDREDTHS = ("%", "points")
 
 
 def format_number(value: float, unit: str = "") -> str:
-    """97.5 of a share of 0.975, 31.2 of decibels."""
+    """Return 0.975 of "%" as 97.5, decibels as 31.2, other units with three digits."""
     if unit in DECIMALS:
         return f"{value * 100 if unit in HUNDREDTHS else value:.{DECIMALS[unit]}f}"
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 def format_with_unit(cell: Cell, unit: str) -> str:
+    """Return a cell as text, a figure with its unit, "-" for an empty one."""
     if not isinstance(cell, Figure):
         return cell or "-"
     return f"{format_number(cell.value, unit)} {unit}".strip()
 
 
 def format_interval(figure: Figure, unit: str) -> str:
-    """The ends of the interval; empty where there is none."""
+    """Return the ends of the interval; empty where there is none."""
     if figure.low is None or figure.high is None:
         return ""
     return f"{format_number(figure.low, unit)} to {format_number(figure.high, unit)}"

@@ -1,4 +1,4 @@
-"""The result as one page: no script, nothing loaded from elsewhere, pictures within."""
+"""Report as one HTML page without scripts or external resources, pictures embedded."""
 
 import base64
 import io
@@ -25,10 +25,10 @@ the folder."""
 
 
 def render_page(chapters: Sequence[Chapter], document: Mapping[str, Any], pictures: Path) -> str:
-    """HTML.
+    """Render the page as HTML.
 
     document : the head of evaluation.json
-    pictures : where those of galleries are kept
+    pictures : folder of the pictures of galleries
     """
     with explain_missing_extra():
         import jinja2
@@ -57,7 +57,7 @@ def render_page(chapters: Sequence[Chapter], document: Mapping[str, Any], pictur
 
 
 def data_uri(path: Path) -> str:
-    """A picture as a data URI."""
+    """Return a picture as a data URI, large ones reduced."""
     picture = open_picture(path)
     times = min(MAX_SHORT_SIDE / min(picture.size), MAX_LONG_SIDE / max(picture.size))
     if times >= 1:

@@ -1,4 +1,4 @@
-"""Plots as SVG that takes its ink from the page around it, light or dark."""
+"""Plots as SVG that takes its text colour from the page, light or dark."""
 
 import io
 import itertools
@@ -15,7 +15,7 @@ SIZE = 5.6, 3.2
 
 
 def render_svg(plot: Plot) -> str:
-    """The plot without its legend, which the page sets in text; lines take COLOURS in order."""
+    """Render the plot without its legend, which the page sets; lines take COLOURS in order."""
     with explain_missing_extra():
         import matplotlib
         from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""An evaluation.json that was written before, maybe by an older suite: what can be read of it."""
+"""Reader of an evaluation.json that was written before, possibly by an older suite."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +21,7 @@ def _decode(text: object) -> object:
 
 
 class EarlierFigure(BaseModel):
-    """A Figure; keys that it did not have then are None."""
+    """Figure of an earlier result; keys that did not exist then are None."""
 
     value: float
     low: float | None = None
@@ -31,15 +31,20 @@ class EarlierFigure(BaseModel):
 
     @property
     def figure(self) -> Figure:
+        """This figure as the report's own class."""
         return Figure(self.value, self.low, self.high, self.count, self.samples)
 
 
 class EarlierRow(BaseModel):
+    """Row of an earlier table, its cells by column head."""
+
     label: str
     cells: dict[str, EarlierFigure | str | None]
 
 
 class EarlierTable(BaseModel):
+    """Table of an earlier result."""
+
     title: str
     heads: list[str]
     rows: list[EarlierRow]
@@ -54,17 +59,21 @@ class EarlierTable(BaseModel):
 
 
 class EarlierModel(BaseModel):
+    """Name of the model of an earlier result."""
+
     name: str
 
 
 class EarlierMachine(BaseModel):
+    """Date of an earlier result."""
+
     date: str
 
 
 class EarlierResult(BaseModel):
-    """What a comparison reads of it; chapters are read one by one.
+    """Keys of an earlier result that a comparison reads; chapters are parsed one by one.
 
-    scenes : chapter -> digest of what was asked there
+    scenes : chapter -> digest of its captions and prompts
     """
 
     version: int
@@ -75,7 +84,7 @@ class EarlierResult(BaseModel):
     chapters: dict[str, Any]
 
     def tables(self, chapter: str) -> dict[str, EarlierTable] | None:
-        """By name; None where it has no such chapter, or one that cannot be read."""
+        """Return the tables of a chapter by name; None if it is missing or cannot be parsed."""
         try:
             return {
                 name: EarlierTable.model_validate(block).with_current_heads()
@@ -93,9 +102,10 @@ def _with_current_keys(
 
 
 def read_earlier_result(path: Path, facts: Mapping[str, Any], version: int) -> EarlierResult:
-    """Raises ArgumentError for what cannot be compared with.
+    """Read an earlier evaluation.json.
 
-    facts : of the result at hand
+    facts : head of the present result
+    Raises ArgumentError for a file that cannot be compared with it.
     """
     remedy = "Give the evaluation.json of another result."
     try:

@@ -1,7 +1,7 @@
-"""The samples behind a figure as one line of text, so that a later result can be paired with them.
+"""Samples behind a figure as one line of text, so that a later result can be paired with it.
 
-Flags are a character each, "0110-"; other values stand apart, "28.41 - 30.02"; "-" is a sample that
-could not be measured.
+Flags are one character each, "0110-"; other values are separated, "28.41 - 30.02"; "-" is a
+sample that could not be measured.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ MISSING = "-"
 
 
 def encode_samples(samples: Samples | None) -> str | None:
-    """None of fewer than two samples, which no interval can rest on."""
+    """Encode samples as text; None for fewer than two, which allow no interval."""
     if samples is None or len(samples) < 2:
         return None
     if all(sample in (None, 0, 1) for sample in samples):
@@ -20,6 +20,6 @@ def encode_samples(samples: Samples | None) -> str | None:
 
 
 def decode_samples(text: str) -> list[float | None]:
-    """Raises ValueError for what `as_text` does not write."""
+    """Decode the text of `encode_samples`. Raises ValueError for anything else."""
     words = text.split(" ") if " " in text else text
     return [None if word == MISSING else float(word) for word in words]

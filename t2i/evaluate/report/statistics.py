@@ -1,4 +1,4 @@
-"""What a sample says of all there could have been: figures with 95 % intervals."""
+"""Figures with 95 % confidence intervals: proportions, means and their differences."""
 
 import math
 from collections.abc import Sequence
@@ -16,20 +16,21 @@ SEED = 20_260_101
 
 
 def proportion(flags: Sequence[bool | None]) -> Figure | None:
-    """How many of the flags are set, with Wilson's interval (1927); None of no flags.
+    """Return the share of flags that are set, with Wilson's interval (1927); None without flags.
 
-    Unlike the textbook's interval it stays within 0 and 1, and is no point at either end. A flag
-    that is None could not be asked: it does not count, and keeps its place among the samples.
+    Unlike the normal approximation it stays within 0 and 1 and has a width at either end. A flag
+    that is None could not be measured: it does not count, and keeps its place among the samples.
     """
-    told = [flag for flag in flags if flag is not None]
-    if not told:
+    known = [flag for flag in flags if flag is not None]
+    if not known:
         return None
-    p = sum(told) / len(told)
+    p = sum(known) / len(known)
     samples = [None if flag is None else float(flag) for flag in flags]
-    return Figure(p, *wilson_interval(p, len(told)), len(told), samples)
+    return Figure(p, *wilson_interval(p, len(known)), len(known), samples)
 
 
 def wilson_interval(p: float, count: int) -> tuple[float, float]:
+    """Return Wilson's 95 % score interval of the proportion p of `count` flags."""
     spread = Z**2 / count
     middle = (p + spread / 2) / (1 + spread)
     half = Z / (1 + spread) * math.sqrt(p * (1 - p) / count + spread / (4 * count))
@@ -38,38 +39,39 @@ def wilson_interval(p: float, count: int) -> tuple[float, float]:
 
 
 def bootstrap_mean(values: Sequence[float | None]) -> Figure | None:
-    """The mean, with a percentile bootstrap over the samples (Efron 1979); None of no values.
+    """Return the mean with a percentile bootstrap over the samples; None without values.
 
-    One value has no interval. What is None was not measured: it does not count, and keeps its place
-    among the samples.
+    Efron (1979). One value has no interval. A value that is None was not measured: it does not
+    count, and keeps its place among the samples.
     """
-    told = [value for value in values if value is not None]
-    if not told:
+    known = [value for value in values if value is not None]
+    if not known:
         return None
-    sample = np.asarray(told, dtype=np.float64)
+    sample = np.asarray(known, dtype=np.float64)
     value = float(sample.mean())
-    if len(told) == 1:
+    if len(known) == 1:
         return Figure(value, None, None, 1, [*values])
-    ends = percentile_interval(sample[resample_indices(len(told))].mean(axis=1))
-    return Figure(value, *ends, len(told), [*values])
+    ends = percentile_interval(sample[resample_indices(len(known))].mean(axis=1))
+    return Figure(value, *ends, len(known), [*values])
 
 
 def resample_indices(count: int) -> NDArray[np.int64]:
-    """Numbers of samples, (RESAMPLES, count), drawn with replacement."""
+    """Draw sample numbers with replacement, (RESAMPLES, count)."""
     return np.random.default_rng(SEED).integers(0, count, (RESAMPLES, count))
 
 
 def percentile_interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the 2.5th and the 97.5th percentile."""
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
 
 
 def independent_difference(one: Figure | None, other: Figure | None) -> Figure | None:
-    """How much more `one` is, of independent samples, from the intervals of both.
+    """Return `one` less `other` of independent samples, from the intervals of both.
 
-    The square-and-add interval: Newcombe (1998, Statistics in Medicine 17, 873-890), method 10, of
-    shares; Zou and Donner (2008) of whatever has an interval. Of the same units it is wider than
-    need be. None where one is missing.
+    The square-and-add interval: Newcombe (1998, Statistics in Medicine 17, 873-890), method 10,
+    for proportions; Zou and Donner (2008) for any figure with an interval. For samples of the same
+    units it is wider than necessary. None if one is missing.
     """
     if one is None or other is None:
         return None
@@ -83,11 +85,11 @@ def independent_difference(one: Figure | None, other: Figure | None) -> Figure |
 
 
 def paired_difference(one: Figure | None, other: Figure | None) -> Figure | None:
-    """How much more `one` is, where sample after sample both are of the same thing.
+    """Return `one` less `other`, where sample after sample both are of the same unit.
 
-    Of flags that both could ask everywhere Newcombe's interval (1998, Statistics in Medicine 17,
-    2635-2650, method 10); of other values a bootstrap that draws the things. Where the samples are
-    not at hand, or are not as many, the wider interval of `difference`.
+    For complete flags Newcombe's interval (1998, Statistics in Medicine 17, 2635-2650, method
+    10); for other values a bootstrap that draws units. Without samples, or with samples of
+    different length, the wider interval of `independent_difference`.
     """
     unpaired = independent_difference(one, other)
     if unpaired is None or one is None or other is None or not (one.samples and other.samples):
@@ -111,11 +113,12 @@ def paired_difference(one: Figure | None, other: Figure | None) -> Figure | None
 
 
 def is_binary(values: NDArray[np.float64]) -> bool:
+    """Return True if all values but NaN are 0 or 1."""
     return bool(np.isin(values[~np.isnan(values)], (0, 1)).all())
 
 
 def nan_means(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Along the last axis, of what is no NaN; NaN where nothing is."""
+    """Return the means along the last axis without NaN; NaN where there is nothing else."""
     there = ~np.isnan(values)
     summed: NDArray[np.float64] = np.where(there, values, 0).sum(axis=-1)
     mean_of: NDArray[np.float64] = summed / there.sum(axis=-1)
@@ -123,7 +126,7 @@ def nan_means(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def paired_proportion_difference(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> Figure:
-    """The difference of two shares of the same things, by Newcombe's method 10 for pairs.
+    """Return the difference of two paired proportions by Newcombe's method 10.
 
     a, b, c, d : how often both hold, only the one, only the other, none
     """
@@ -145,9 +148,10 @@ def paired_proportion_difference(one: NDArray[np.bool_], other: NDArray[np.bool_
 
 
 def square_and_add(one: float, other: float, phi: float) -> float:
+    """Return the paired half width of a difference from those of both, correlated by phi."""
     return math.sqrt(max(0.0, one**2 - 2 * phi * one * other + other**2))
 
 
 def is_significant(change: Figure) -> bool:
-    """Whether the interval of a difference leaves no room for none."""
+    """Return True if the interval of a difference does not contain 0."""
     return change.low is not None and change.high is not None and not change.low <= 0 <= change.high
