@@ -33,7 +33,7 @@ from t2i.evaluate.editing.two_objects import (
 )
 from t2i.evaluate.inspection.inspection import InspectionConfig
 from t2i.evaluate.report.chapter import Gallery, Table
-from t2i.evaluate.suite_part import EvaluationContext
+from t2i.evaluate.suite_part import EvaluationContext, Record
 from t2i.scenes.held_out import load_held_out
 from t2i.scenes.scenes import Scenes, ScenesConfig
 from t2i.text.prompt import Prompt
@@ -59,6 +59,12 @@ def context(folder: Path) -> EvaluationContext:
 @pytest.fixture(scope="module")
 def part(context: EvaluationContext) -> EditingPart:
     return EditingPart(FEW, context)
+
+
+@pytest.fixture(scope="module")
+def records(part: EditingPart) -> dict[str, Record]:
+    """Records of all units, measured in their order."""
+    return {unit: part.measure(unit) for unit in part.units()}
 
 
 # pairs
@@ -120,7 +126,7 @@ def test_what_cannot_be_made_is_an_error_that_names_it() -> None:
 
 def test_kinds_that_the_objects_do_not_allow_are_left_out(context: EvaluationContext) -> None:
     class One:
-        pipe, objects, most_objects = context.pipe, ("apple",), 1
+        pipe, objects, max_objects = context.pipe, ("apple",), 1
 
     units = EditingPart(FEW, One()).units()  # type: ignore[arg-type]  # all that units() reads
     assert "swap/0" not in units
@@ -191,11 +197,14 @@ def test_its_units_are_pairs_prompts_of_two_and_costs(part: EditingPart) -> None
     assert part.units() == [*PAIRS, "two/0", *costs]
 
 
-def test_a_unit_gives_the_same_record_again_and_in_another_order(part: EditingPart) -> None:
+def test_a_unit_gives_the_same_record_again_and_in_another_order(
+    part: EditingPart, records: dict[str, Record]
+) -> None:
     units = ["swap/0", "two/0", "recolour/0"]
-    first = {unit: part.measure(unit) for unit in units}
     fresh = EditingPart(FEW, part.context)
-    assert first == {unit: fresh.measure(unit) for unit in reversed(units)}
+    assert {unit: records[unit] for unit in units} == {
+        unit: fresh.measure(unit) for unit in reversed(units)
+    }
 
 
 def test_a_method_draws_beside_the_others_what_it_draws_alone(part: EditingPart) -> None:
@@ -215,8 +224,9 @@ def test_a_method_draws_beside_the_others_what_it_draws_alone(part: EditingPart)
     assert (several[2] - several[3]).abs().max() > 1e-3
 
 
-def test_chapters_tell_every_method_of_every_kind(part: EditingPart, folder: Path) -> None:
-    records = {unit: part.measure(unit) for unit in part.units()}
+def test_chapters_tell_every_method_of_every_kind(
+    part: EditingPart, records: dict[str, Record], folder: Path
+) -> None:
     edited = PairRecord.model_validate(records["strengthen/0"])
     assert set(edited.methods) == {*METHODS, "WordWeights"}
     TwoObjectsRecord.model_validate(records["two/0"])

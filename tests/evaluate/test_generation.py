@@ -42,8 +42,25 @@ def measured(part: GenerationPart, unit: str) -> dict[str, Any]:
     return record
 
 
-def test_units_are_batches_of_each_split_and_way_and_no_way_is_drawn_twice(tmp_path: Path) -> None:
-    part = GenerationPart(CONFIG, tiny_context(tmp_path))
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("generation")
+
+
+@pytest.fixture(scope="module")
+def part(folder: Path) -> GenerationPart:
+    return GenerationPart(CONFIG, tiny_context(folder))
+
+
+@pytest.fixture(scope="module")
+def records(part: GenerationPart) -> dict[str, Any]:
+    """Records of all units, measured in their order."""
+    return {unit: measured(part, unit) for unit in part.units()}
+
+
+def test_units_are_batches_of_each_split_and_way_and_no_way_is_drawn_twice(
+    part: GenerationPart,
+) -> None:
     assert part.units() == [
         "seen/real/0-3",
         "seen/real/4-4",
@@ -59,18 +76,19 @@ def test_units_are_batches_of_each_split_and_way_and_no_way_is_drawn_twice(tmp_p
     ]
 
 
-def test_a_unit_measures_the_same_whatever_was_done_before(tmp_path: Path) -> None:
-    part = GenerationPart(CONFIG, tiny_context(tmp_path))
+def test_a_unit_measures_the_same_whatever_was_done_before(
+    tmp_path: Path, records: dict[str, Any]
+) -> None:
     unit = "sweep/drawn/steps=2,guidance=3/0-3"
-    first = measured(part, unit)
-    own = part.context.pipe.scheduler
-    measured(part, "sweep/drawn/steps=2,guidance=3,sampler=euler/0-3")
-    assert part.context.pipe.scheduler is own
+    fresh = GenerationPart(CONFIG, tiny_context(tmp_path))
+    own = fresh.context.pipe.scheduler
+    measured(fresh, "sweep/drawn/steps=2,guidance=3,sampler=euler/0-3")
+    assert fresh.context.pipe.scheduler is own
     torch.manual_seed(123)
-    again = measured(GenerationPart(CONFIG, tiny_context(tmp_path)), unit)
-    assert first["pictures"] == again["pictures"]
-    other = measured(part, "sweep/drawn/steps=2,guidance=1/0-3")
-    assert [p["features"] for p in other["pictures"]] != [p["features"] for p in first["pictures"]]
+    pictures = records[unit]["pictures"]
+    assert measured(fresh, unit)["pictures"] == pictures
+    others = records["sweep/drawn/steps=2,guidance=1/0-3"]["pictures"]
+    assert [p["features"] for p in others] != [p["features"] for p in pictures]
 
 
 @pytest.mark.parametrize(
@@ -82,13 +100,12 @@ def test_a_unit_measures_the_same_whatever_was_done_before(tmp_path: Path) -> No
     ],
 )
 def test_a_picture_costs_the_rows_that_the_denoiser_is_called_with(
-    tmp_path: Path, way: str, passes: int
+    part: GenerationPart, records: dict[str, Any], way: str, passes: int
 ) -> None:
-    part = GenerationPart(CONFIG, tiny_context(tmp_path))
-    batch = BatchRecord.model_validate(measured(part, f"sweep/{way}/0-3"))
+    batch = BatchRecord.model_validate(records[f"sweep/{way}/0-3"])
     assert SamplingRun("", 0.0, [batch]).passes == passes
     assert not part.context.pipe.unet._forward_pre_hooks
-    assert measured(part, "seen/real/0-3")["passes"] == 0
+    assert records["seen/real/0-3"]["passes"] == 0
 
 
 def test_flags_are_as_many_whatever_is_in_the_picture() -> None:
@@ -102,26 +119,26 @@ def test_flags_are_as_many_whatever_is_in_the_picture() -> None:
     assert run.flags("relation") == [True, False]
 
 
-def test_a_picture_is_the_one_its_own_seed_draws_alone(tmp_path: Path) -> None:
-    parts = {"batch": CONFIG, "alone": CONFIG.model_copy(update={"batch": 1})}
-    units = {
-        "batch": "seen/drawn/steps=2,guidance=3/0-3",
-        "alone": "seen/drawn/steps=2,guidance=3/2-2",
-    }
+def test_a_picture_is_the_one_its_own_seed_draws_alone(
+    tmp_path: Path, folder: Path, records: dict[str, Any]
+) -> None:
+    way = "drawn/steps=2,guidance=3"
+    part = GenerationPart(CONFIG.model_copy(update={"batch": 1}), tiny_context(tmp_path))
     found = {}
-    for name, config in parts.items():
-        part = GenerationPart(config, tiny_context(tmp_path / name))
-        fact = measured(part, units[name])["pictures"][-1 if name == "alone" else 2]
-        (path,) = (tmp_path / name).rglob("0002-*.png")
+    for name, kept, fact in (
+        ("batch", folder, records[f"seen/{way}/0-3"]["pictures"][2]),
+        ("alone", tmp_path, measured(part, f"seen/{way}/2-2")["pictures"][-1]),
+    ):
+        (path,) = (kept / "generation" / "seen").glob("0002-*.png")
         found[name] = fact["caption"], np.asarray(Image.open(path)).astype(int)
     assert found["batch"][0] == found["alone"][0]
     one, other = found["batch"][1], found["alone"][1]
     assert abs(one - other).max() <= 1  # a batch may round the last bit of a float differently
 
 
-def test_chapters_tell_of_all_pictures_and_of_every_way(tmp_path: Path) -> None:
-    part = GenerationPart(CONFIG, tiny_context(tmp_path))
-    records = {unit: measured(part, unit) for unit in part.units()}
+def test_chapters_tell_of_all_pictures_and_of_every_way(
+    part: GenerationPart, records: dict[str, Any]
+) -> None:
     chapters = {chapter.name: chapter for chapter in part.build_chapters(records)}
     assert [*chapters] == ["recogniser", "generation", "sampling", "pictures"]
     table = block(chapters["generation"], "generation", Table)
@@ -140,7 +157,9 @@ def test_chapters_tell_of_all_pictures_and_of_every_way(tmp_path: Path) -> None:
 
 def test_a_model_with_no_held_out_combination_is_judged_without(tmp_path: Path) -> None:
     context = tiny_context(tmp_path)
-    part = GenerationPart(CONFIG, replace(context, objects=("apple", "cat", "dog"), max_objects=1))
+    one_sweep = CONFIG.model_copy(update={"steps": (), "samplers": (), "methods": ()})
+    few = replace(context, objects=("apple", "cat", "dog"), max_objects=1)
+    part = GenerationPart(one_sweep, few)
     assert {unit.split("/")[0] for unit in part.units()} == {"seen", "sweep"}
     records = {unit: measured(part, unit) for unit in part.units()}
     table = block(part.build_chapters(records)[1], "generation", Table)
