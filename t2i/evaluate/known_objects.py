@@ -14,7 +14,7 @@ from t2i.scenes.scenes import ScenesConfig, resolve_vocabulary
 MIN_OBJECTS = 4
 """Objects that a model and the recogniser must both know: scenes of fewer say little."""
 DEFAULT_SCENES = ScenesConfig(vocabulary="core", max_objects=2)
-"""What a model is asked that does not say what it was trained on."""
+"""Scenes for models without notes on their training."""
 REMEDY = (
     "Mend the file or remove it; a model without it is evaluated with the core objects, two at a "
     "time."

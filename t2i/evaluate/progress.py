@@ -45,22 +45,22 @@ class ProgressLines:
         self._totals = totals
         self._name = ""
         self._before = 0
-        self._begun = self._told = 0.0
+        self._begun = self._printed = 0.0
 
     def update(self, name: str, finished: int) -> None:
         """Print a line if the part is new, finished, or LINE_INTERVAL seconds have passed."""
         now, total = time.monotonic(), self._totals[name]
         if name != self._name:
             self._name, self._before, self._begun = name, finished, now
-            self._say(f"{name} {finished}/{total}", now)
-        elif finished == total or now - self._told >= LINE_INTERVAL:
+            self._print(f"{name} {finished}/{total}", now)
+        elif finished == total or now - self._printed >= LINE_INTERVAL:
             rate = (finished - self._before) / max(now - self._begun, 1e-9)
             left = format_duration((total - finished) / max(rate, 1e-9))
-            self._say(f"{name} {finished}/{total}, {left} left", now)
+            self._print(f"{name} {finished}/{total}, {left} left", now)
 
-    def _say(self, text: str, now: float) -> None:
+    def _print(self, text: str, now: float) -> None:
         print_note(text)
-        self._told = now
+        self._printed = now
 
 
 def format_duration(seconds: float) -> str:

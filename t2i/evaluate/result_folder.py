@@ -44,7 +44,7 @@ class ResultFolder:
     """Folder in which an evaluation is started or continued."""
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
-        """Raises ArgumentError where something else was begun there, and says what differs.
+        """Raise ArgumentError if the folder holds another evaluation, naming the differences.
 
         identity : JSON data that all units of the folder have in common
         """
@@ -110,7 +110,7 @@ class ResultFolder:
         except ValueError as error:  # no JSON, or no UTF-8
             raise self._cannot_go_on("is no JSON") from error
         if not isinstance(before, dict) or "version" not in before:
-            raise self._cannot_go_on("says no version of its layout")
+            raise self._cannot_go_on("has no version of its layout")
         if before["version"] != VERSION:
             raise self._cannot_go_on(
                 f"has layout {shorten(before['version'])}, expected {VERSION}: another t2i wrote it"
@@ -128,7 +128,7 @@ class ResultFolder:
         others = sorted({path.name for path in self.folder.glob("*")} - {LOCK})
         if others:
             raise OutputError(
-                f"{self.folder} holds {others[0]}, and no evaluation was begun there: choose "
+                f"{self.folder} holds {others[0]}, but no evaluation: choose "
                 "another --out, or an empty folder."
             )
 
@@ -136,8 +136,8 @@ class ResultFolder:
         different = list_changes(before, self.identity, but=(*CHANGEABLE, MODEL_NAME_KEY))
         if different:
             raise ArgumentError(
-                f"{self.folder} was begun with something else: {'; '.join(different)}. Give what "
-                "it was begun with, to go on, or choose another folder with --out."
+                f"{self.folder} holds another evaluation: {'; '.join(different)}. Repeat the "
+                "original arguments to continue, or choose another folder with --out."
             )
 
     def _read_records(self) -> None:

@@ -27,7 +27,7 @@ RESULT_FILE, PAGE_FILE, TABLES_FILE = "evaluation.json", "index.html", "tables.m
 VERSION = 1
 """Of the layout of evaluation.json."""
 TEXT_KEYS = ("caption", "source", "target")
-"""Keys of records under which stands what a unit was asked."""
+"""Keys of records that hold captions and prompts."""
 
 ProgressCallback = Callable[[str, int], None]
 """Called with the part's name and the count of its finished units."""

@@ -117,8 +117,8 @@ class NounPhrase:
     size_word: SizeWord | None
 
     def __str__(self) -> str:
-        said = " ".join(part for part in (self.size_word, self.colour, self.word) if part)
-        return f"{indefinite_article(said)} {said}"
+        words = " ".join(part for part in (self.size_word, self.colour, self.word) if part)
+        return f"{indefinite_article(words)} {words}"
 
 
 def indefinite_article(words: str) -> str:

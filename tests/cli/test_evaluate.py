@@ -142,7 +142,7 @@ def test_a_folder_of_something_else_is_refused_and_left_as_it_is(evaluate: Cli) 
     Path("suite.toml").write_text(SUITE.replace("count = 2", "count = 3"))
     refused = evaluate()
     assert refused.code == 2
-    assert "begun with something else: config.generation.sweep.count 2 -> 3" in refused.err
+    assert "holds another evaluation: config.generation.sweep.count 2 -> 3" in refused.err
     assert {p: p.read_bytes() for p in Path("out").rglob("*") if p.is_file()} == before
 
 

@@ -62,7 +62,7 @@ def test_something_else_is_refused_with_what_differs_and_nothing_is_lost(tmp_pat
         ({"config": config}, "config.generation.seen.count 8 -> 9"),
         ({"config": {}}, "config.generation.seen.count 8 -> None"),
     ):
-        with pytest.raises(ArgumentError, match=f"begun with something else: .*{words}"):
+        with pytest.raises(ArgumentError, match=f"holds another evaluation: .*{words}"):
             ResultFolder(tmp_path, IDENTITY | change)
     assert (
         (tmp_path / RECORDS_FILE).read_bytes(),
@@ -81,7 +81,7 @@ def test_a_folder_that_cannot_be_gone_on_with_is_refused(tmp_path: Path) -> None
     begun(tmp_path)
     for content, words in (
         (b'{"version": 99}', "begun.json has layout 99, expected 2: another t2i wrote it"),
-        (b"[1]", "begun.json says no version of its layout"),
+        (b"[1]", "begun.json has no version of its layout"),
         (b"{'version': 1}", "begun.json is no JSON"),
         (b"\xff", "begun.json is no JSON"),
     ):
@@ -96,7 +96,7 @@ def test_a_folder_that_cannot_be_gone_on_with_is_refused(tmp_path: Path) -> None
         ResultFolder(tmp_path, IDENTITY)
     (tmp_path / IDENTITY_FILE).rmdir()
     with pytest.raises(
-        OutputError, match=r"holds records.jsonl, and no evaluation was begun there"
+        OutputError, match=r"holds records.jsonl, but no evaluation"
     ):
         ResultFolder(tmp_path, IDENTITY)
 
@@ -119,7 +119,7 @@ def test_pictures_are_kept_under_the_name_that_is_given_back(tmp_path: Path) -> 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_text("mine")
-    with pytest.raises(OutputError, match=r"holds note.txt, and no evaluation was begun there"):
+    with pytest.raises(OutputError, match=r"holds note.txt, but no evaluation"):
         ResultFolder(tmp_path, IDENTITY)
     assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
 

@@ -69,8 +69,8 @@ def chapter_text(every: Sequence[PairRecord], settings: EditSettings, steps: int
     return (
         "A prompt is drawn, and the same prompt changed in one thing, from the same noise. "
         "Success: by the recogniser the change has happened: the new object is there, the old one "
-        "gone, the object has the new colour, the background is the new one, an object told to be "
-        "large or small covers 5 % more or less. Whole caption: all that the new prompt says is "
+        "gone, the object has the new colour, the background is the new one, a strengthened "
+        "object covers 5 % more or less. Whole caption: all that the new prompt says is "
         f"there, as the model also draws other things wrongly.{sources} Background: the places "
         "that were to stay, outside of the changed object in either picture and a little around "
         "it; where the background itself changes, inside the objects, without their edges. "

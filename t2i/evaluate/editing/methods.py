@@ -38,7 +38,7 @@ class EditSettings(BaseModel):
     share_keys_values: StepWindow = (0.08, 1.0)
     inject_queries_keys: StepWindow = (0.0, 0.5)
     weight: float = Field(3.0, gt=0)
-    """Of a word that is told more strongly, in the maps."""
+    """Weight of a strengthened word in the attention maps."""
     prompt_weight: float = Field(1.5, gt=0)
     """The same in the prompt, for the methods that have no weights."""
 
@@ -118,9 +118,9 @@ METHODS: dict[str, EditFactory] = {
     "InjectQueriesKeys": inject_queries_keys,
 }
 STRENGTHENING_METHODS: dict[str, EditFactory] = {"WordWeights": weigh_words}
-"""Of words that are told more strongly."""
+"""Methods of pairs with a strengthened word."""
 WEIGHTED_IN_MAPS = ("Replace / Refine", "+ SelfReplace", "+ LocalBlend", "WordWeights")
-"""These make a word stronger in the maps; the others are told so in the prompt."""
+"""Methods that weight a strengthened word in the maps; the others weight it in the prompt."""
 
 
 def methods_for(pair: PromptPair) -> dict[str, EditFactory]:

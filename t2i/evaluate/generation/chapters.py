@@ -72,7 +72,7 @@ def build_recogniser_chapter(results: GenerationResults) -> Chapter:
         title="The judge",
         text="All pictures are judged by the recogniser that comes with t2i. Here it judges real "
         "scenes by their own captions, which are true: what is missing to 100 % is its own error, "
-        "and no model can be said to do better than this.",
+        "so that no model can be measured to be better than this.",
         blocks=[table],
     )
 
@@ -99,7 +99,7 @@ def build_generation_chapter(results: GenerationResults) -> Chapter:
         text="The model draws captions of scenes; the recogniser says what is in the pictures. "
         "Seen: combinations of objects and colours as training shows them, in scenes of other "
         "seeds. Held out: each caption has a pair of objects, or an object in a colour, that "
-        "training never shows. Only what a caption says is asked, and every picture counts: a "
+        "training never shows. Only statements of the caption are judged; every picture counts: a "
         "relation is wrong where one of its objects is missing, and a new colour where it is on "
         "another object.",
         blocks=blocks,

@@ -7,7 +7,7 @@ from t2i.evaluate.optional_imports import explain_missing_extra
 from t2i.evaluate.report.chapter import Plot
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7a7a", "#8c6bb1")
-"""Of the lines, in order (Okabe and Ito's, told apart by colour-blind eyes too)."""
+"""Line colours in order (Okabe and Ito, distinguishable by colour-blind readers)."""
 INK = "#010203"
 """A colour that nothing else has, to be replaced by the page's own."""
 SIZE = 5.6, 3.2
