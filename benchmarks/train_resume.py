@@ -91,7 +91,7 @@ def tensors(path: Path) -> dict[str, Tensor]:
     found: Change = {}
     for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
         with safe_open(file, "pt") as opened:
-            found |= {name: opened.get_tensor(name) for name in opened}
+            found |= {name: opened.get_tensor(name) for name in opened.keys()}
     return found
 
 

@@ -41,7 +41,7 @@ def content(path: Path) -> Any:
     if path.suffix != ".safetensors":
         return path.read_bytes()
     with safe_open(path, "pt") as file:
-        tensors = {name: file.get_tensor(name).numpy().tobytes() for name in file}
+        tensors = {name: file.get_tensor(name).numpy().tobytes() for name in file.keys()}
         return file.metadata(), tensors
 
 

@@ -59,7 +59,7 @@ def reconstruct_average(
         with ExitStack() as stack:
             files = [stack.enter_context(open_tensors(shot.path)) for shot in found]
             first = length_prefix(found[0].lengths[0])
-            names = [key.removeprefix(first) for key in files[0] if key.startswith(first)]
+            names = [key.removeprefix(first) for key in files[0].keys() if key.startswith(first)]
             for name in names:
                 parts = (
                     weight * file.get_tensor(prefix + name).double()

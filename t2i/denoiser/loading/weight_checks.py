@@ -130,7 +130,7 @@ def read_shapes(path: Path) -> Shapes:
     """Return the tensor shapes in a safetensors header. Raises ModelError for a broken file."""
     try:
         with open_tensors(path) as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file}
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
     except (SafetensorError, OSError) as error:
         raise ModelError(
             f"{path} is not a whole safetensors file ({error}): copy or download it again."
