@@ -33,4 +33,4 @@ def open_tensors(
 def read_tensors(path: str | os.PathLike[str]) -> "dict[str, Tensor]":
     """Return all tensors of a safetensors file. Raises as open_tensors does."""
     with open_tensors(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+        return {name: file.get_tensor(name) for name in file.keys()}

@@ -309,7 +309,7 @@ def load_maps(path: str | Path) -> dict[str, Tensor]:
     """Load the maps of a file written by HeatMaps.save. Raises DataError if it is not readable."""
     try:
         with open_tensors(path) as file:
-            return {word: file.get_tensor(word) for word in file.keys()}  # noqa: SIM118
+            return {word: file.get_tensor(word) for word in file.keys()}
     except (OSError, SafetensorError) as error:
         raise DataError(f"Cannot read maps from {path}: {error}") from error
 
