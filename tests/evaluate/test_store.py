@@ -95,9 +95,7 @@ def test_a_folder_that_cannot_be_gone_on_with_is_refused(tmp_path: Path) -> None
     with pytest.raises(OutputError, match=r"begun.json cannot be read \(it is a folder\)\."):
         ResultFolder(tmp_path, IDENTITY)
     (tmp_path / IDENTITY_FILE).rmdir()
-    with pytest.raises(
-        OutputError, match=r"holds records.jsonl, but no evaluation"
-    ):
+    with pytest.raises(OutputError, match=r"holds records.jsonl, but no evaluation"):
         ResultFolder(tmp_path, IDENTITY)
 
 
