@@ -14,46 +14,13 @@ from t2i.text.alignment import align_tokens, words_of
 from t2i.text.token_layout import EncoderInput
 
 Kind = Literal["recolour", "swap", "addition", "stronger word", "other"]
-FUNCTION_WORDS = {
-    "a",
-    "an",
-    "the",
-    "of",
-    "to",
-    "on",
-    "in",
-    "at",
-    "and",
-    "with",
-    "is",
-    "are",
-    "by",
-    "for",
-    "from",
-    "its",
-    "their",
-    "it",
-    "that",
-    "this",
-    "or",
-    "as",
-    "but",
-    "above",
-    "below",
-    "over",
-    "under",
-    "beside",
-    "behind",
-    "between",
-    "near",
-    "next",
-    "left",
-    "right",
-    "top",
-    "bottom",
-    "front",
-    "against",
-}
+FUNCTION_WORDS = set(
+    (
+        "a an the of to on in at and with is are by for from its their it that this or as but "
+        "above below over under beside behind between near next left right top bottom front "
+        "against"
+    ).split()
+)
 """Words that name nothing: a word before one of them does not describe the word after it."""
 SIZES = {"small", "large", "big", "tiny", "huge", "little", "tall", "short", "wide", "long"}
 """Words of size: an object of another size does not keep its place, unlike a recoloured one."""

@@ -25,95 +25,21 @@ ONE_ENCODER_PREFIXES = {"unet": "lora_unet_", "text_encoder": "lora_te_"}
 TEXT_MODEL_PREFIX = "text_model."
 """Prefix of a CLIP text encoder's modules, in files and in some versions of transformers."""
 UNDERSCORED_WORDS = frozenset(
-    [
-        "add_embedding",
-        "conv_in",
-        "conv_out",
-        "conv_shortcut",
-        "down_blocks",
-        "linear_1",
-        "linear_2",
-        "mid_block",
-        "out_proj",
-        "proj_in",
-        "proj_out",
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "self_attn",
-        "text_model",
-        "text_projection",
-        "time_emb_proj",
-        "time_embedding",
-        "to_k",
-        "to_out",
-        "to_q",
-        "to_v",
-        "transformer_blocks",
-        "up_blocks",
-        "c_attn",
-        "c_fc",
-        "c_proj",
-        "dense_4h_to_h",
-        "dense_h_to_4h",
-        "down_proj",
-        "gate_proj",
-        "k_lin",
-        "o_proj",
-        "out_lin",
-        "q_lin",
-        "query_key_value",
-        "up_proj",
-        "v_lin",
-        "wi_0",
-        "wi_1",
-    ]
+    (
+        "add_embedding conv_in conv_out conv_shortcut down_blocks linear_1 linear_2 mid_block "
+        "out_proj proj_in proj_out q_proj k_proj v_proj self_attn text_model text_projection "
+        "time_emb_proj time_embedding to_k to_out to_q to_v transformer_blocks up_blocks "
+        "c_attn c_fc c_proj dense_4h_to_h dense_h_to_4h down_proj gate_proj k_lin o_proj "
+        "out_lin q_lin query_key_value up_proj v_lin wi_0 wi_1"
+    ).split()
 )
 SINGLE_WORDS = frozenset(
-    [
-        "attentions",
-        "attn1",
-        "attn2",
-        "conv",
-        "conv1",
-        "conv2",
-        "downsamplers",
-        "encoder",
-        "fc1",
-        "fc2",
-        "ff",
-        "layers",
-        "mlp",
-        "net",
-        "proj",
-        "resnets",
-        "upsamplers",
-        "DenseReluDense",
-        "SelfAttention",
-        "attention",
-        "attn",
-        "block",
-        "dense",
-        "ffn",
-        "h",
-        "intermediate",
-        "k",
-        "key",
-        "layer",
-        "lin1",
-        "lin2",
-        "o",
-        "output",
-        "pooler",
-        "q",
-        "query",
-        "self",
-        "transformer",
-        "v",
-        "value",
-        "wi",
-        "wo",
-    ]
+    (
+        "attentions attn1 attn2 conv conv1 conv2 downsamplers encoder fc1 fc2 ff layers mlp "
+        "net proj resnets upsamplers DenseReluDense SelfAttention attention attn block dense "
+        "ffn h intermediate k key layer lin1 lin2 o output pooler q query self transformer v "
+        "value wi wo"
+    ).split()
 )
 """Path components; those after the first lines are of other text encoders than CLIP."""
 CLIP_MODULE_PREFIXES = ("encoder.layers.", "embeddings.", "final_layer_norm")

@@ -8,65 +8,24 @@ from t2i.errors import ModelError
 LAYER_KINDS = {"LORA": "lora", "LOHA": "loha", "LOKR": "lokr"}
 """peft_type -> the kind of its layers."""
 READ_FIELDS = frozenset(
-    [
-        "peft_type",
-        "r",
-        "lora_alpha",
-        "alpha",
-        "rank_pattern",
-        "alpha_pattern",
-        "use_rslora",
-        "use_dora",
-    ]
+    ("peft_type r lora_alpha alpha rank_pattern alpha_pattern use_rslora use_dora").split()
 )
 HARMLESS_FIELDS = frozenset(
-    [
-        "task_type",
-        "auto_mapping",
-        "peft_version",
-        "base_model_name_or_path",
-        "revision",
-        "inference_mode",
-        "lora_dropout",
-        "rank_dropout",
-        "rank_dropout_scale",
-        "module_dropout",
-        "target_modules",
-        "exclude_modules",
-        "layers_to_transform",
-        "layers_pattern",
-        "runtime_config",
-        "megatron_core",
-        "qalora_group_size",
-        "loftq_config",
-        "eva_config",
-        "corda_config",
-        "lora_ga_config",
-        "use_effective_conv2d",
-        "decompose_both",
-        "decompose_factor",
-    ]
+    (
+        "task_type auto_mapping peft_version base_model_name_or_path revision inference_mode "
+        "lora_dropout rank_dropout rank_dropout_scale module_dropout target_modules "
+        "exclude_modules layers_to_transform layers_pattern runtime_config megatron_core "
+        "qalora_group_size loftq_config eva_config corda_config lora_ga_config "
+        "use_effective_conv2d decompose_both decompose_factor"
+    ).split()
 )
 """Fields about training and origin, and fields that the tensor shapes imply."""
 UNSUPPORTED_FIELDS = frozenset(
-    [
-        "bias",
-        "fan_in_fan_out",
-        "modules_to_save",
-        "megatron_config",
-        "trainable_token_indices",
-        "velora_config",
-        "alora_invocation_tokens",
-        "use_qalora",
-        "monteclora_config",
-        "layer_replication",
-        "lora_bias",
-        "target_parameters",
-        "use_bdlora",
-        "arrow_config",
-        "kasa_config",
-        "ensure_weight_tying",
-    ]
+    (
+        "bias fan_in_fan_out modules_to_save megatron_config trainable_token_indices "
+        "velora_config alora_invocation_tokens use_qalora monteclora_config layer_replication "
+        "lora_bias target_parameters use_bdlora arrow_config kasa_config ensure_weight_tying"
+    ).split()
 )
 """Fields that are refused unless unset."""
 SUPPORTED_INITIALIZATIONS: Mapping[str, tuple[object, ...]] = {

@@ -10,42 +10,11 @@ import pytest
 from t2i.terminal import several
 
 REPO = Path(__file__).resolve().parents[2]
-COUNTED = [
-    "picture",
-    "step",
-    "word",
-    "caption",
-    "tensor",
-    "file",
-    "prompt",
-    "layer",
-    "row",
-    "piece",
-    "key",
-    "checkpoint",
-    "letter",
-    "character",
-    "line",
-    "vector",
-    "parameter",
-    "object",
-    "sheet",
-    "site",
-    "pair",
-    "epoch",
-    "visit",
-    "image",
-    "seed",
-    "map",
-    "string",
-    "weight",
-    "token",
-    "label",
-    "head",
-    "generator",
-    "call",
-    "group",
-]
+COUNTED = (
+    "picture step word caption tensor file prompt layer row piece key checkpoint letter "
+    "character line vector parameter object sheet site pair epoch visit image seed map "
+    "string weight token label head generator call group"
+).split()
 AFTER_A_COUNT = re.compile(rf"^ (?:more |new |other )?(?:{'|'.join(COUNTED)})s\b(?!/)")
 NEVER_ONE = {
     "enough": "of diffusers' solvers, which need two",
