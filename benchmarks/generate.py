@@ -32,7 +32,7 @@ from benchmarks.machine import hardware_info, settle, write_result
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.conditioning.guidance_registry import parse_guidance
 from t2i.denoiser.loading.address import ASSETS
-from t2i.denoiser.loading.weight_checks import read_json
+from t2i.denoiser.loading.weight_checks import read_json_object
 from t2i.text.bpe import clip_tokenizer, load_bpe
 
 REPO = Path(__file__).resolve().parent.parent
@@ -75,7 +75,7 @@ def parts_of_shape(name: str, dtype: torch.dtype) -> dict[str, Any]:
     tokenizer = clip_tokenizer(*load_bpe(ASSETS / "tokenizer"), 77)
     parts: dict[str, Any] = {}
     for place in sorted(path for path in folder.iterdir() if path.name != "scheduler"):
-        config = read_json(place / "config.json")
+        config = read_json_object(place / "config.json")
         if place.name.startswith("text_encoder"):
             kinds = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
             parts[place.name] = kinds[place.name](CLIPTextConfig.from_dict(config))
@@ -85,7 +85,7 @@ def parts_of_shape(name: str, dtype: torch.dtype) -> dict[str, Any]:
     for part in parts.values():
         if isinstance(part, torch.nn.Module):
             part.to(dtype).eval()
-    config = read_json(folder / "scheduler" / "scheduler_config.json")
+    config = read_json_object(folder / "scheduler" / "scheduler_config.json")
     scheduler = getattr(diffusers, config["_class_name"]).from_config(config)
     return parts | {"scheduler": scheduler}
 

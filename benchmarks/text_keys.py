@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import hardware_info, write_result
 from t2i.denoiser.loading.address import ASSETS
-from t2i.denoiser.loading.weight_checks import read_json
+from t2i.denoiser.loading.weight_checks import read_json_object
 from t2i.denoiser.text_key_cache import cache_text_keys
 
 CASES = ("embedded:128", "embedded:128:3", "sd1:256", "sd1:256:3")
@@ -48,7 +48,7 @@ def unet_of(name: str, device: str, dtype: torch.dtype) -> UNet2DConditionModel:
     """Of the published size; the weights are noise."""
     with torch.device("meta"):
         unet: UNet2DConditionModel = UNet2DConditionModel.from_config(
-            read_json(FOLDERS[name] / "config.json")
+            read_json_object(FOLDERS[name] / "config.json")
         )
     torch.nn.Module.to(unet, dtype).eval()  # the model's own `to` warns of parts kept in float32
     if device != "meta":

@@ -72,12 +72,12 @@ def write_model(shape: Shape, folder: Path) -> dict[str, int]:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     from t2i.denoiser.loading.address import ASSETS
-    from t2i.denoiser.loading.weight_checks import read_json
+    from t2i.denoiser.loading.weight_checks import read_json_object
     from t2i.text.bpe import clip_tokenizer, load_bpe
 
     torch.manual_seed(0)
     sd1 = ASSETS / "single_file" / "sd1"
-    configs = {path.parent.name: read_json(path) for path in sd1.glob("*/config.json")}
+    configs = {path.parent.name: read_json_object(path) for path in sd1.glob("*/config.json")}
     tokenizer = clip_tokenizer(*load_bpe(ASSETS / "tokenizer"), 77)
     ends = {
         "bos_token_id": tokenizer.bos_token_id,
@@ -95,7 +95,9 @@ def write_model(shape: Shape, folder: Path) -> dict[str, int]:
         text_encoder=CLIPTextModel(text),
         tokenizer=tokenizer,
         unet=unet,
-        scheduler=PNDMScheduler.from_config(read_json(sd1 / "scheduler/scheduler_config.json")),
+        scheduler=PNDMScheduler.from_config(
+            read_json_object(sd1 / "scheduler/scheduler_config.json")
+        ),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

@@ -61,7 +61,7 @@ def sample(
         for step_callback in step_callbacks:
             step_callback.after_step(run)
         watch.check_callbacks(run.latents_BCHW, step)
-    watch.end()
+    watch.raise_first_problem()
     return run.latents_BCHW
 
 

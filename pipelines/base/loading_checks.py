@@ -29,7 +29,11 @@ from t2i.denoiser.loading.model_parts import (
     STABLE_DIFFUSION,
 )
 from t2i.denoiser.loading.single_file import load_single_file
-from t2i.denoiser.loading.trial_pass import check_vocabulary, load_tokenizer, refuse_load_failures
+from t2i.denoiser.loading.trial_pass import (
+    check_vocabulary,
+    load_checked_tokenizer,
+    translate_load_failures,
+)
 from t2i.denoiser.sampling_defaults import parse_sampling_defaults
 from t2i.errors import ModelError
 from t2i.safe_reading import MODEL_CONFIG, read_text
@@ -90,8 +94,8 @@ class CheckedPipeline(DiffusionPipeline):
         kwargs |= dict.fromkeys(absent)
         for part, class_name in contents.parts.items():
             if "tokenizer" in part:
-                kwargs[part] = load_tokenizer(place / part, class_name)
-        with refuse_load_failures(place):
+                kwargs[part] = load_checked_tokenizer(place / part, class_name)
+        with translate_load_failures(place):
             pipe: Self = super().from_pretrained(
                 str(place), dtype=dtype, use_safetensors=True, **kwargs
             )

@@ -183,7 +183,7 @@ class Pipeline(
     def defaults(self) -> dict[str, Any]:
         """Steps and guidance scale of a call that gives none: the model's own (`notes`), else the
         fallback."""
-        return parse_sampling_defaults(self.notes).over(
+        return parse_sampling_defaults(self.notes).merged_over(
             self.fallback_defaults(is_sdxl=self.text_encoder_2 is not None)
         )
 
@@ -350,7 +350,7 @@ class Pipeline(
         latents."""
         if output_type == "latent":
             return latents_BCHW
-        pixels_B3YX = sd.decode(self.vae, latents_BCHW)
+        pixels_B3YX = sd.decode_latents(self.vae, latents_BCHW)
         return self.image_processor.postprocess(pixels_B3YX, output_type)
 
     def guidance(self) -> Guidance:

@@ -14,12 +14,12 @@ from diffusers.models.embeddings import MultiIPAdapterImageProjection
 from torch import nn
 from transformers import PreTrainedModel
 
-from t2i.adapters import lora_from_model, read_lora
+from t2i.adapters import read_lora, read_lora_from_models
 from t2i.adapters.lora_reader import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from t2i.adapters.lora_writer import write_tensors
+from t2i.adapters.lora_writer import write_tensor_file
 from t2i.adapters.module_names import printable_name
-from t2i.adapters.peft_layers import iter_adapter_layers, without_adapters
-from t2i.denoiser.loading.meta_models import BUILDERS, build_meta_model, tied_names
+from t2i.adapters.peft_layers import iter_adapter_layers, without_peft_layers
+from t2i.denoiser.loading.meta_models import BUILDERS, build_meta_model, list_tied_names
 from t2i.denoiser.loading.weight_checks import describe_misfits
 from t2i.errors import ModelError, OutputError
 from t2i.safe_reading.tensors import read_tensors
@@ -44,7 +44,7 @@ def check_saveable(parts: Mapping[str, Any], folder: Path) -> list[str]:
             if why := lora_save_problem(part):
                 raise ModelError(f"A LoRA is on the {name}, and {why}. {REMEDY}")
             with_lora.append(name)
-            with without_adapters(part):
+            with without_peft_layers(part):
                 check_weights_match_config(name, part)
         else:
             check_weights_match_config(name, part)
@@ -66,7 +66,7 @@ def lora_save_problem(part: nn.Module) -> str:
     if len(adapter_names) != 1:
         return f"a folder can hold only one of its {len(adapter_names)} adapters"
     (adapter,) = adapter_names
-    lora_from_model({"text_encoder": part}, adapter)  # raises unless it adds to these weights
+    read_lora_from_models({"text_encoder": part}, adapter)  # raises unless it adds to these weights
     for _, module in iter_adapter_layers(part):
         if module.merged:
             return "it is merged already"
@@ -96,7 +96,7 @@ def check_weights_match_config(name: str, part: nn.Module) -> None:
     misfits = describe_misfits(
         {key: tuple(tensor.shape) for key, tensor in expected.state_dict().items()},
         {key: tuple(tensor.shape) for key, tensor in part.state_dict().items()},
-        tied_names(expected),
+        list_tied_names(expected),
     )
     if misfits:
         raise ModelError(
@@ -107,7 +107,7 @@ def check_weights_match_config(name: str, part: nn.Module) -> None:
 
 def save_base_weights(encoder: PreTrainedModel, folder: Path, **options: Any) -> None:
     """Save the weights under the LoRA beside it, where transformers looks for them."""
-    with without_adapters(encoder):
+    with without_peft_layers(encoder):
         encoder.save_pretrained(folder, **options)
 
 
@@ -140,7 +140,7 @@ def rename_dora_magnitudes(folder: Path) -> None:
     ending = ".lora_magnitude_vector"
     if any(name.endswith(ending) for name in tensors):
         named = {n + ".weight" * n.endswith(ending): tensor for n, tensor in tensors.items()}
-        write_tensors(folder / ADAPTER_WEIGHTS, named, {"format": "pt"})
+        write_tensor_file(folder / ADAPTER_WEIGHTS, named, {"format": "pt"})
 
 
 def check_adapter_file(place: Path) -> None:
@@ -155,7 +155,11 @@ def check_adapters_loaded(folder: Path, parts: Mapping[str, Any]) -> None:
         if not isinstance(part, PreTrainedModel) or not (folder / name / ADAPTER_CONFIG).is_file():
             continue
         (layers,) = read_lora(folder / name).parts.values()
-        found = lora_from_model({name: part}).parts[name] if any(iter_adapter_layers(part)) else {}
+        found = (
+            read_lora_from_models({name: part}).parts[name]
+            if any(iter_adapter_layers(part))
+            else {}
+        )
         if apart := layers.keys() ^ found.keys():
             raise ModelError(
                 f"The LoRA in {folder / name} does not fit the text encoder there: of one of them "

@@ -145,9 +145,9 @@ def encode_images(
     elif isinstance(generator, list):
         pixels_BCYX = torch.cat([pixels_BCYX] * (num_images // given))
         rows = zip(pixels_BCYX.split(1), generator, strict=True)
-        latents_BCHW = torch.cat([sd.encode(vae, row_1CYX, own) for row_1CYX, own in rows])
+        latents_BCHW = torch.cat([sd.encode_pixels(vae, row_1CYX, own) for row_1CYX, own in rows])
     else:
-        latents_BCHW = sd.encode(vae, pixels_BCYX, generator)
+        latents_BCHW = sd.encode_pixels(vae, pixels_BCYX, generator)
     return torch.cat([latents_BCHW] * (num_images // latents_BCHW.shape[0])).to(like.dtype)
 
 

@@ -267,7 +267,7 @@ class PromptEditPipeline(TextToImagePipeline):
         """Decode latents to pixels, (B, 3, Y, X)."""
         try:
             with translate_out_of_memory():
-                return sd.decode(self.vae, latents_BCHW)
+                return sd.decode_latents(self.vae, latents_BCHW)
         finally:
             self.maybe_free_model_hooks()  # type: ignore[no-untyped-call]  # diffusers lacks types
 

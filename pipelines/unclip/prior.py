@@ -24,7 +24,11 @@ from t2i.denoiser.finite_checks import check_weights_finite
 from t2i.denoiser.loading.address import locate_model
 from t2i.denoiser.loading.model_folder import check_folder
 from t2i.denoiser.loading.model_parts import KANDINSKY_PRIOR
-from t2i.denoiser.loading.trial_pass import check_vocabulary, load_tokenizer, refuse_load_failures
+from t2i.denoiser.loading.trial_pass import (
+    check_vocabulary,
+    load_checked_tokenizer,
+    translate_load_failures,
+)
 from t2i.denoiser.schedulers import scale_initial_noise
 from t2i.denoiser.timesteps import set_timesteps
 from t2i.errors import ArgumentError, ModelError
@@ -145,13 +149,13 @@ def load_prior(
     for part in contents.parts:
         check_adapter_file(place / part)
     absent = {} if "image_processor" in contents.parts else {"image_processor": None}
-    with refuse_load_failures(place):
+    with translate_load_failures(place):
         prior = KandinskyV22PriorPipeline.from_pretrained(
             str(place),
             variant=variant,
             dtype=options.get("dtype", options.get("torch_dtype")) or torch.float32,
             use_safetensors=True,
-            tokenizer=load_tokenizer(place / "tokenizer", contents.parts["tokenizer"]),
+            tokenizer=load_checked_tokenizer(place / "tokenizer", contents.parts["tokenizer"]),
             **absent,
         )
     check_vocabulary(place / "tokenizer", prior.tokenizer, prior.text_encoder)

@@ -273,7 +273,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
     @property
     def defaults(self) -> dict[str, Any]:
         """Steps and guidance scale of the decoder in a call that gives none."""
-        return parse_sampling_defaults(self.notes).over(FALLBACK_DEFAULTS)
+        return parse_sampling_defaults(self.notes).merged_over(FALLBACK_DEFAULTS)
 
     def latent_size(
         self, height: int | None, width: int | None, latents: object
@@ -320,7 +320,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
         latents."""
         if output_type == "latent":
             return latents_BCHW
-        pixels_B3YX = unclip.decode(self.movq, latents_BCHW)
+        pixels_B3YX = unclip.decode_latents(self.movq, latents_BCHW)
         return self.image_processor.postprocess(pixels_B3YX, output_type)
 
     def guidance(self) -> Guidance:

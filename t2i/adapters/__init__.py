@@ -15,8 +15,13 @@ from t2i.adapters.lora_layers import (
 )
 from t2i.adapters.lora_reader import read_lora
 from t2i.adapters.lora_summary import PartSummary, summarize_lora
-from t2i.adapters.lora_writer import KohyaMetadata, write_diffusers, write_kohya, write_peft
-from t2i.adapters.peft_layers import add_lora, lora_from_model, remove_lora
+from t2i.adapters.lora_writer import (
+    KohyaMetadata,
+    write_diffusers_lora,
+    write_kohya_lora,
+    write_peft_folders,
+)
+from t2i.adapters.peft_layers import add_lora, read_lora_from_models, remove_lora
 from t2i.adapters.textual_inversion import (
     LearnedWord,
     read_learned_word,
@@ -37,17 +42,17 @@ __all__ = [
     "PartSummary",
     "add_lora",
     "extract_lora",
-    "lora_from_model",
     "merge_into_weights",
     "read_learned_word",
     "read_learned_words",
     "read_lora",
+    "read_lora_from_models",
     "remove_lora",
     "resize_lora",
     "summarize_lora",
-    "write_diffusers",
-    "write_kohya",
+    "write_diffusers_lora",
+    "write_kohya_lora",
     "write_learned_word",
     "write_learned_word_kohya",
-    "write_peft",
+    "write_peft_folders",
 ]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from t2i.adapters.lora_layers import Lora, LowRankUpdate, WeightUpdate, compute_dtype
-from t2i.adapters.module_names import canonical_name, printable_name
+from t2i.adapters.module_names import canonical_module_name, printable_name
 from t2i.adapters.peft_layers import ModelParts, get_base_layer, match_layers
 from t2i.errors import ArgumentError, ModelError
 
@@ -53,7 +53,7 @@ def merge_into_weights(
 def apply_update(weight: Tensor, layer: WeightUpdate, scale: float) -> Tensor:
     """Return weight + scale * update in float32 or finer, with DoRA's norm as peft computes it."""
     kind = compute_dtype(weight.dtype)
-    product = layer.matrix().to(device=weight.device, dtype=kind)
+    product = layer.build_matrix().to(device=weight.device, dtype=kind)
     result = weight.to(kind) + scale * product.reshape(weight.shape)
     if isinstance(layer, LowRankUpdate) and layer.magnitude is not None:
         # Equation 5 of DoRA: the direction of each row from the sum, its length by itself.
@@ -101,8 +101,8 @@ def extract_lora(
             ):
                 unrepresented.append(f"{part}.{name}")
                 continue
-            found = truncate(*decompose(change.flatten(1)), rank, share, sums)
-            parts.setdefault(part, {})[canonical_name(module)] = reshape_for_kernel(
+            found = truncate_svd(*decompose_matrix(change.flatten(1)), rank, share, sums)
+            parts.setdefault(part, {})[canonical_module_name(module)] = reshape_for_kernel(
                 found, tuple(tensor.shape[2:])
             )
     return LoraApproximation(Lora(parts), sums.kept_share, tuple(unrepresented))
@@ -119,9 +119,9 @@ def resize_lora(
     check_rank_and_share(rank, share)
     parts: dict[str, dict[str, WeightUpdate]] = {}
     sums = EnergySums()
-    for part, name, layer in lora.layers():
+    for part, name, layer in lora.iter_layers():
         if isinstance(layer, LowRankUpdate):
-            found = truncate(*decompose_low_rank(layer, name), rank, share, sums)
+            found = truncate_svd(*decompose_low_rank(layer, name), rank, share, sums)
             new = reshape_for_kernel(found, tuple(layer.down.shape[2:]))
             resized = LowRankUpdate(
                 new.down.to(layer.down.dtype),
@@ -130,8 +130,11 @@ def resize_lora(
                 layer.magnitude,
             )
         else:
-            found = truncate(
-                *decompose(check_finite_matrix(layer.matrix(), name)), rank, share, sums
+            found = truncate_svd(
+                *decompose_matrix(check_finite_matrix(layer.build_matrix(), name)),
+                rank,
+                share,
+                sums,
             )
             resized = reshape_for_kernel(found, kernel_size(name, layer, found.down.shape[1]))
         parts.setdefault(part, {})[name] = resized
@@ -161,7 +164,7 @@ def check_finite_matrix(matrix: Tensor, name: str) -> Tensor:
     return matrix
 
 
-def decompose(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def decompose_matrix(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the thin singular value decomposition U, S, Vh of a matrix."""
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
     return left, values, right
@@ -177,7 +180,7 @@ def decompose_low_rank(layer: LowRankUpdate, name: str) -> tuple[Tensor, Tensor,
     return left @ turn, values, back @ right.T
 
 
-def truncate(
+def truncate_svd(
     left: Tensor,
     values: Tensor,
     right: Tensor,
@@ -213,7 +216,7 @@ def reshape_for_kernel(layer: LowRankUpdate, kernel: tuple[int, ...]) -> LowRank
 
 def kernel_size(name: str, layer: WeightUpdate, width: int) -> tuple[int, ...]:
     """Return height and width of the kernel that a LoHa or LoKr changes; () for a linear layer."""
-    for factor in layer.tensors().values():
+    for factor in layer.named_tensors().values():
         if factor.dim() == 4:
             return tuple(factor.shape[2:])
     if name.rpartition(".")[2] in WIDE_CONVOLUTIONS and width % 9 == 0:
@@ -236,7 +239,7 @@ def check_rank_and_share(rank: int | None, share: float | None) -> None:
 def update_norm(layer: WeightUpdate) -> float:
     """Return the Frobenius norm of an update, without the magnitude of DoRA."""
     if not isinstance(layer, LowRankUpdate):
-        return float(torch.linalg.vector_norm(layer.matrix()))
+        return float(torch.linalg.vector_norm(layer.build_matrix()))
     up, down = layer.up.double().flatten(1), layer.down.double().flatten(1)
     squared = float(((up.T @ up) * (down @ down.T)).sum())
     return abs(layer.scale) * math.sqrt(max(squared, 0.0))

@@ -4,7 +4,12 @@ import re
 from typing import NamedTuple
 
 from t2i.adapters.lora_targets import is_known_module
-from t2i.adapters.module_names import KOHYA_PREFIXES, canonical_name, parse_kohya_name, replace_dots
+from t2i.adapters.module_names import (
+    KOHYA_PREFIXES,
+    canonical_module_name,
+    parse_kohya_name,
+    replace_dots,
+)
 
 
 class ParsedKey(NamedTuple):
@@ -111,11 +116,11 @@ def parse_module_path(path: str, layers_per_block: int, part: str | None) -> tup
         rest = rest.removeprefix(PEFT_PREFIX)
         if first == "unet" and rest.startswith(ORIGINAL_PREFIXES):
             return first, parse_kohya_name(replace_dots(rest), layers_per_block)
-        return first, canonical_name(rest)
+        return first, canonical_module_name(rest)
     if part is not None:
-        return part, canonical_name(path)
+        return part, canonical_module_name(path)
     if path.startswith(UNET_PREFIXES):
         return "unet", path
     if path.startswith(TEXT_ENCODER_PREFIXES):
-        return "text_encoder", canonical_name(path)
+        return "text_encoder", canonical_module_name(path)
     raise ValueError(path)

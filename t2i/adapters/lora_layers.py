@@ -44,7 +44,7 @@ class LowRankUpdate:
         """Factor on the product of the factors."""
         return self.alpha / self.rank
 
-    def tensors(self) -> Mapping[str, Tensor]:
+    def named_tensors(self) -> Mapping[str, Tensor]:
         """Return the tensors by the names of their fields."""
         factors = {"down": self.down, "up": self.up}
         return factors if self.magnitude is None else factors | {"magnitude": self.magnitude}
@@ -60,7 +60,7 @@ class LowRankUpdate:
             return f"the magnitude is {list(self.magnitude.shape)}, expected {list(up[:1])}"
         return ""
 
-    def matrix(self) -> Tensor:
+    def build_matrix(self) -> Tensor:
         """Return the update as a matrix (out, in * height * width), in float32 or finer."""
         kind = compute_dtype(self.up.dtype)
         return self.scale * (self.up.to(kind).flatten(1) @ self.down.to(kind).flatten(1))
@@ -91,7 +91,7 @@ class HadamardUpdate:
         """Factor on the product of the factors."""
         return self.alpha / self.rank
 
-    def tensors(self) -> Mapping[str, Tensor]:
+    def named_tensors(self) -> Mapping[str, Tensor]:
         """Return the factors by their names in lycoris files."""
         return {f"hada_{name}": factor for name, factor in self.factors.items()}
 
@@ -99,7 +99,7 @@ class HadamardUpdate:
         """Describe the first fault in the factors; "" for none."""
         return factor_problem(self, ("w1_a", "w1_b", "w2_a", "w2_b"), {"t1", "t2"})
 
-    def matrix(self) -> Tensor:
+    def build_matrix(self) -> Tensor:
         """Return the update as a matrix (out, in * height * width), in float32 or finer."""
         get = {
             name: factor.to(compute_dtype(factor.dtype)) for name, factor in self.factors.items()
@@ -141,7 +141,7 @@ class KroneckerUpdate:
         """Factor on the product of the factors."""
         return 1.0 if {"w1", "w2"} <= self.factors.keys() else self.alpha / self.rank
 
-    def tensors(self) -> Mapping[str, Tensor]:
+    def named_tensors(self) -> Mapping[str, Tensor]:
         """Return the factors by their names in lycoris files."""
         return {f"lokr_{name}": factor for name, factor in self.factors.items()}
 
@@ -151,7 +151,7 @@ class KroneckerUpdate:
         second = ("w2",) if "w2" in self.factors else ("w2_a", "w2_b")
         return factor_problem(self, first + second, set() if "w2" in self.factors else {"t2"})
 
-    def matrix(self) -> Tensor:
+    def build_matrix(self) -> Tensor:
         """Return the update as a matrix (out, in * height * width), in float32 or finer."""
         get = {
             name: factor.to(compute_dtype(factor.dtype)) for name, factor in self.factors.items()
@@ -197,7 +197,7 @@ class Lora:
     parts: Mapping[str, Mapping[str, WeightUpdate]]
     header: Mapping[str, str] = field(default_factory=dict)
 
-    def layers(self) -> Iterator[tuple[str, str, WeightUpdate]]:
+    def iter_layers(self) -> Iterator[tuple[str, str, WeightUpdate]]:
         """Iterate over (part, module, update)."""
         for part, layers in self.parts.items():
             for name, layer in layers.items():
@@ -206,7 +206,7 @@ class Lora:
     @property
     def kinds(self) -> set[LayerKind]:
         """Types of the layers in it."""
-        return {layer.kind for _, _, layer in self.layers()}
+        return {layer.kind for _, _, layer in self.iter_layers()}
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -237,7 +237,7 @@ def factor_problem(
         meta = {
             name: torch.empty(factor.shape, device="meta") for name, factor in layer.factors.items()
         }
-        type(layer)(meta, layer.alpha).matrix()
+        type(layer)(meta, layer.alpha).build_matrix()
     except RuntimeError:
         return f"the factors {shapes} cannot be multiplied"
     return ""

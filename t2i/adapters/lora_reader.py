@@ -19,10 +19,10 @@ from t2i.adapters.lora_layers import (
     WeightUpdate,
     kronecker_from_peft,
 )
-from t2i.adapters.lora_scales import AdapterConfig, parse_config, parse_header
+from t2i.adapters.lora_scales import AdapterConfig, parse_adapter_header, parse_peft_config
 from t2i.adapters.module_names import printable_name, summarize_names
-from t2i.adapters.tensor_files import read_scalar, read_tensors
-from t2i.denoiser.loading.weight_checks import read_json
+from t2i.adapters.tensor_files import read_adapter_tensors, read_single_number
+from t2i.denoiser.loading.weight_checks import read_json_object
 from t2i.errors import ModelError
 from t2i.terminal import several
 
@@ -41,8 +41,8 @@ def read_lora(path: Path, *, layers_per_block: int = 2) -> Lora:
     """
     if path.is_dir():
         return read_peft_folder(path)
-    tensors, header = read_tensors(path, "LoRA")
-    return build_lora(path, tensors, header, parse_header(path, header), layers_per_block)
+    tensors, header = read_adapter_tensors(path, "LoRA")
+    return build_lora(path, tensors, header, parse_adapter_header(path, header), layers_per_block)
 
 
 def read_peft_folder(folder: Path) -> Lora:
@@ -58,8 +58,10 @@ def read_peft_folder(folder: Path) -> Lora:
         )
     parts: dict[str, Mapping[str, WeightUpdate]] = {}
     for subfolder in subfolders.values() or [folder]:
-        config = parse_config(subfolder / ADAPTER_CONFIG, read_json(subfolder / ADAPTER_CONFIG))
-        tensors, header = read_tensors(subfolder / ADAPTER_WEIGHTS, "LoRA")
+        config = parse_peft_config(
+            subfolder / ADAPTER_CONFIG, read_json_object(subfolder / ADAPTER_CONFIG)
+        )
+        tensors, header = read_adapter_tensors(subfolder / ADAPTER_WEIGHTS, "LoRA")
         part = subfolder.name if subfolder.name in MODEL_PARTS else None
         configs = dict.fromkeys(MODEL_PARTS, config)
         weights = subfolder / ADAPTER_WEIGHTS
@@ -117,7 +119,7 @@ def build_layer(fields: TensorsByField, module: str, config: AdapterConfig | Non
     """
     fields = dict(fields)
     alpha = fields.pop("alpha", None)
-    given = None if alpha is None else read_scalar(alpha)
+    given = None if alpha is None else read_single_number(alpha)
     loha = {name[5:]: fields.pop(name) for name in list(fields) if name.startswith("hada_")}
     lokr = {name[5:]: fields.pop(name) for name in list(fields) if name.startswith("lokr_")}
     if (loha or lokr) and fields:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from t2i.adapters.lora_layers import MODEL_PARTS, LowRankUpdate, WeightUpdate
 from t2i.adapters.module_names import TEXT_MODEL_PREFIX
-from t2i.adapters.peft_fields import LAYER_KINDS, check_fields
+from t2i.adapters.peft_fields import LAYER_KINDS, check_peft_fields
 from t2i.errors import ModelError
 from t2i.safe_reading import parse_json
 
@@ -38,12 +38,14 @@ class AdapterConfig:
 
     def alpha_for(self, module: str, rank: int) -> float:
         """Return the alpha that, divided by `rank`, gives the declared scale of a module."""
-        found = match_pattern(self.alpha_patterns, module, self.alpha)
+        found = find_pattern_value(self.alpha_patterns, module, self.alpha)
         return found * math.sqrt(rank) if self.rank_stabilized else found
 
     def rank_for(self, module: str) -> float | None:
         """Return the declared rank of a module; None where there is none."""
-        return None if self.rank is None else match_pattern(self.rank_patterns, module, self.rank)
+        return (
+            None if self.rank is None else find_pattern_value(self.rank_patterns, module, self.rank)
+        )
 
     def find_contradiction(self, module: str, layer: WeightUpdate) -> str:
         """Describe where the tensors of a layer contradict the config; "" for nowhere."""
@@ -65,7 +67,7 @@ class AdapterConfig:
         return ""
 
 
-def match_pattern(patterns: Mapping[str, float], module: str, default: float) -> float:
+def find_pattern_value(patterns: Mapping[str, float], module: str, default: float) -> float:
     """Return the value of the first pattern that matches a module."""
     found = (value for pattern, value in patterns.items() if matches_module(pattern, module))
     return next(found, default)
@@ -81,7 +83,7 @@ def matches_module(pattern: str, module: str) -> bool:
     )
 
 
-def parse_header(path: object, header: Mapping[str, str]) -> dict[str, AdapterConfig]:
+def parse_adapter_header(path: object, header: Mapping[str, str]) -> dict[str, AdapterConfig]:
     """Return part -> adapter config in a file's header. Raises ModelError for a broken header."""
     if not (text := header.get(HEADER_KEY)):
         return {}
@@ -106,13 +108,13 @@ def parse_header(path: object, header: Mapping[str, str]) -> dict[str, AdapterCo
             "a part before each name or before none."
         )
     if shared:
-        return dict.fromkeys(MODEL_PARTS, parse_config(path, shared))
-    return {part: parse_config(path, config) for part, config in parts.items()}
+        return dict.fromkeys(MODEL_PARTS, parse_peft_config(path, shared))
+    return {part: parse_peft_config(path, config) for part, config in parts.items()}
 
 
-def parse_config(path: object, config: Mapping[str, object]) -> AdapterConfig:
+def parse_peft_config(path: object, config: Mapping[str, object]) -> AdapterConfig:
     """Parse peft's config of LoRA, LoHa or LoKr. Raises ModelError for unsupported values."""
-    check_fields(path, config)
+    check_peft_fields(path, config)
     kind = config.get("peft_type")
     dora, rank = config.get("use_dora"), config.get("r")
     return AdapterConfig(

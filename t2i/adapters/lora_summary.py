@@ -60,7 +60,9 @@ def summarize_lora(lora: Lora) -> list[PartSummary]:
             PartSummary(
                 part=part,
                 layers=len(layers),
-                parameters=sum(t.numel() for x in layers.values() for t in x.tensors().values()),
+                parameters=sum(
+                    t.numel() for x in layers.values() for t in x.named_tensors().values()
+                ),
                 kinds=count_values("dora" if dora[n] else x.kind for n, x in layers.items()),
                 ranks=count_values(layer.rank for layer in layers.values()),
                 alphas=count_values(int_if_whole(round(x.alpha, 6)) for x in layers.values()),

@@ -20,7 +20,7 @@ from t2i.adapters.module_names import (
     ONE_ENCODER_PREFIXES,
     TEXT_MODEL_PREFIX,
     TWO_ENCODER_PREFIXES,
-    name_in_file,
+    module_name_in_file,
     replace_dots,
     summarize_names,
     to_original_name,
@@ -66,7 +66,7 @@ class KohyaMetadata:
             )
 
 
-def write_diffusers(path: Path, lora: Lora) -> None:
+def write_diffusers_lora(path: Path, lora: Lora) -> None:
     """Write a file for `pipe.load_lora_weights`, with ranks and alphas in its header.
 
     Raises ModelError for layer types that diffusers cannot read, OutputError for a failed write.
@@ -86,16 +86,17 @@ def write_diffusers(path: Path, lora: Lora) -> None:
             names = DIFFUSERS_MLP_FIELDS
         for module, layer in layers.items():
             for name, tensor in peft_tensors(layer).items():
-                tensors[f"{part}.{name_in_file(part, module)}.{names[name]}"] = tensor
+                tensors[f"{part}.{module_name_in_file(part, module)}.{names[name]}"] = tensor
         config |= {f"{part}.{key}": value for key, value in build_peft_config(part, layers).items()}
-    write_tensors(
+    write_tensor_file(
         path,
         tensors,
-        training_metadata(lora) | {HEADER_KEY: json.dumps(config, sort_keys=True), "format": "pt"},
+        select_training_metadata(lora)
+        | {HEADER_KEY: json.dumps(config, sort_keys=True), "format": "pt"},
     )
 
 
-def write_kohya(path: Path, lora: Lora, metadata: KohyaMetadata | None = None) -> None:
+def write_kohya_lora(path: Path, lora: Lora, metadata: KohyaMetadata | None = None) -> None:
     """Write a file in the layout of kohya's scripts, LoHa and LoKr in that of lycoris.
 
     Modules of SDXL's UNet get the names of the original code.
@@ -105,22 +106,22 @@ def write_kohya(path: Path, lora: Lora, metadata: KohyaMetadata | None = None) -
     """
     check_not_empty(lora)
     metadata = metadata or KohyaMetadata()
-    family = metadata.family or infer_family(lora)
+    family = metadata.family or infer_base_family(lora)
     prefixes = TWO_ENCODER_PREFIXES if family == "sdxl" else ONE_ENCODER_PREFIXES
     tensors: dict[str, Tensor] = {}
-    for part, module, layer in unify_alpha(lora).layers():
+    for part, module, layer in unify_alpha(lora).iter_layers():
         if part not in prefixes:
             raise ModelError(f"{family} has no {part}, which the LoRA changes: give its family.")
         key = prefixes[part] + to_kohya_name(part, module, family, metadata.layers_per_block)
-        for name, tensor in layer.tensors().items():
+        for name, tensor in layer.named_tensors().items():
             if name == "magnitude":
                 tensor = tensor.reshape(-1, *[1] * (weight_dimensions(layer) - 1))
             tensors[f"{key}.{KOHYA_FIELDS.get(name, name)}"] = tensor
         tensors[f"{key}.alpha"] = torch.tensor(layer.alpha)
-    write_tensors(path, tensors, build_kohya_header(lora, family, metadata))
+    write_tensor_file(path, tensors, build_kohya_header(lora, family, metadata))
 
 
-def write_peft(folder: Path, lora: Lora) -> None:
+def write_peft_folders(folder: Path, lora: Lora) -> None:
     """Write a subfolder for each model part, as `PeftModel.from_pretrained` reads it.
 
     Modules have the names of the installed transformers: peft ignores others.
@@ -140,7 +141,7 @@ def write_peft(folder: Path, lora: Lora) -> None:
             config = build_peft_config(part, layers) | {"peft_type": kinds.pop().upper()}
             tensors: dict[str, Tensor] = {}
             for module, layer in layers.items():
-                prefix = f"{PEFT_PREFIX}{installed_name(part, module)}"
+                prefix = f"{PEFT_PREFIX}{installed_module_name(part, module)}"
                 for name, tensor in peft_tensors(layer).items():
                     tensors[f"{prefix}.{DIFFUSERS_FIELDS.get(name, name)}"] = tensor
             (new_folder / part).mkdir()
@@ -151,9 +152,9 @@ def write_peft(folder: Path, lora: Lora) -> None:
             (new_folder / part / ADAPTER_WEIGHTS).write_bytes(content)
 
 
-def installed_name(part: str, name: str) -> str:
+def installed_module_name(part: str, name: str) -> str:
     """Return a module's name in the installed version of its model class."""
-    return name_in_file(part, name) if part != "unet" and has_text_model(part) else name
+    return module_name_in_file(part, name) if part != "unet" and has_text_model(part) else name
 
 
 @cache
@@ -167,7 +168,7 @@ def has_text_model(part: str) -> bool:
 
 def peft_tensors(layer: WeightUpdate) -> dict[str, Tensor]:
     """Return the tensors in peft's shapes: a convolution's magnitude is (1, out, 1, 1)."""
-    tensors = dict(layer.tensors())
+    tensors = dict(layer.named_tensors())
     if weight_dimensions(layer) == 4 and "magnitude" in tensors:
         tensors["magnitude"] = tensors["magnitude"].reshape(1, -1, 1, 1)
     return tensors
@@ -222,7 +223,8 @@ def build_peft_config(part: str, layers: Mapping[str, WeightUpdate]) -> dict[str
     }
     if {layer.kind for layer in layers.values()} == {"loha"}:
         cores = any(
-            "t1" in layer.tensors() or "hada_t1" in layer.tensors() for layer in layers.values()
+            "t1" in layer.named_tensors() or "hada_t1" in layer.named_tensors()
+            for layer in layers.values()
         )
         return config | {"alpha": alpha, "use_effective_conv2d": cores}
     return config | {
@@ -243,12 +245,12 @@ def to_kohya_name(part: str, module: str, family: ModelFamily, layers_per_block:
                 f"The original code of SDXL has no module like {module}, so kohya's files have no "
                 "name for it. Write it as diffusers, or give another --family."
             ) from None
-    return replace_dots(name_in_file(part, module))
+    return replace_dots(module_name_in_file(part, module))
 
 
 def build_kohya_header(lora: Lora, family: ModelFamily, metadata: KohyaMetadata) -> dict[str, str]:
     """Build the metadata that kohya's scripts and the UIs read."""
-    layers = {f"{part}.{name}": layer for part, name, layer in lora.layers()}
+    layers = {f"{part}.{name}": layer for part, name, layer in lora.iter_layers()}
     module = "networks.lora" if lora.kinds == {"lora"} else "lycoris.kohya"
     header = {
         "ss_network_module": module,
@@ -266,10 +268,10 @@ def build_kohya_header(lora: Lora, family: ModelFamily, metadata: KohyaMetadata)
     }
     if metadata.title:
         header["ss_output_name"] = metadata.title
-    return training_metadata(lora) | header | dict(metadata.extra)
+    return select_training_metadata(lora) | header | dict(metadata.extra)
 
 
-def training_metadata(lora: Lora) -> dict[str, str]:
+def select_training_metadata(lora: Lora) -> dict[str, str]:
     """Return the entries of a header that describe the training, without hashes of the file."""
     return {
         name: text
@@ -278,7 +280,7 @@ def training_metadata(lora: Lora) -> dict[str, str]:
     }
 
 
-def infer_family(lora: Lora) -> ModelFamily:
+def infer_base_family(lora: Lora) -> ModelFamily:
     """Infer the family of the base model from the second text encoder, header or text width.
 
     Raises ModelError where none of them shows it.
@@ -327,7 +329,7 @@ def make_contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+def write_tensor_file(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
     """Write a safetensors file atomically. Raises OutputError for a failed write."""
     # Not save_file: its files are readable by their owner only.
     content = save(make_contiguous(tensors), dict(header))

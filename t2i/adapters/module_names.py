@@ -66,12 +66,12 @@ DIFFUSERS_BLOCK = re.compile(
 )
 
 
-def canonical_name(name: str) -> str:
+def canonical_module_name(name: str) -> str:
     """Return a module's name as used in a Lora: without torch.compile's and CLIP's prefixes."""
     return name.removeprefix("_orig_mod.").removeprefix(TEXT_MODEL_PREFIX)
 
 
-def name_in_file(part: str, name: str) -> str:
+def module_name_in_file(part: str, name: str) -> str:
     """Return a module's name as files write it: CLIP's with "text_model."."""
     return (
         TEXT_MODEL_PREFIX + name
@@ -103,7 +103,7 @@ def parse_kohya_name(name: str, layers_per_block: int) -> str:
     if match := ORIGINAL_MIDDLE_BLOCK.fullmatch(name):
         number = int(match[1])
         return f"mid_block.{parse_block_module(number % 2, number // 2, match[2])}"
-    return canonical_name(restore_dots(name))
+    return canonical_module_name(restore_dots(name))
 
 
 def parse_block_module(inner: int, place: int, rest: str) -> str:

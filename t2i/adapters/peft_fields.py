@@ -38,7 +38,7 @@ CONVERTIBLE_INITIALIZATIONS = ("pissa", "olora", "corda", "lora_ga")
 UNSET_VALUES: tuple[object, ...] = (None, False, "none", "", [], {}, ())
 
 
-def check_fields(path: object, config: Mapping[str, object]) -> None:
+def check_peft_fields(path: object, config: Mapping[str, object]) -> None:
     """Raise ModelError for fields that change the meaning of the tensors, or are unknown."""
     kind = config.get("peft_type")
     named = getattr(kind, "value", kind)

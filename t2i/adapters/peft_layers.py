@@ -20,8 +20,8 @@ from t2i.adapters.lora_layers import (
     WeightUpdate,
     kronecker_from_peft,
 )
-from t2i.adapters.module_names import canonical_name, printable_name, summarize_names
-from t2i.adapters.peft_fields import check_fields
+from t2i.adapters.module_names import canonical_module_name, printable_name, summarize_names
+from t2i.adapters.peft_fields import check_peft_fields
 from t2i.errors import ArgumentError, ModelError
 from t2i.terminal import several
 
@@ -31,7 +31,7 @@ StateDicts = Mapping[str, Mapping[str, Tensor]]
 """Name of a model part -> state_dict."""
 
 
-def lora_from_model(
+def read_lora_from_models(
     models: ModelParts,
     adapters: str | Collection[str] = "default",
     states: StateDicts | None = None,
@@ -50,12 +50,12 @@ def lora_from_model(
     for part, model in models.items():
         for adapter in names:
             if (config := getattr(model, "peft_config", {}).get(adapter)) is not None:
-                check_fields(f"The adapter {adapter!r} of {part}", config.to_dict())
+                check_peft_fields(f"The adapter {adapter!r} of {part}", config.to_dict())
         state = model.state_dict() if states is None or part not in states else states[part]
         for name, module in iter_adapter_layers(model):
             for adapter in names:
                 layer = read_adapter_layer(f"{part}.{name}", name, module, adapter, state)
-                target = canonical_name(name.replace(".base_layer", ""))
+                target = canonical_module_name(name.replace(".base_layer", ""))
                 if layer is None:
                     continue
                 if target in parts.setdefault(part, {}):
@@ -156,11 +156,13 @@ def remove_lora(models: Iterable[nn.Module | None], name: str | None = None) -> 
             known for known in model.peft_config if name is None or belongs_to_lora(known, name)
         ]
         others = [known for known in model.peft_config if known not in removed]
-        for path, module in outermost_layers(model):
-            fields = {field for adapter in removed for field in adapter_fields(module, adapter)}
+        for path, module in list_outermost_layers(model):
+            fields = {
+                field for adapter in removed for field in list_adapter_fields(module, adapter)
+            }
             if not fields:
                 continue
-            if any(True for adapter in others for _ in adapter_fields(module, adapter)):
+            if any(True for adapter in others for _ in list_adapter_fields(module, adapter)):
                 for adapter in removed:
                     module.delete_adapter(adapter)
                 module.set_adapter(others, inference_mode=True)
@@ -174,9 +176,9 @@ def remove_lora(models: Iterable[nn.Module | None], name: str | None = None) -> 
 
 
 @contextmanager
-def without_adapters(model: Any) -> Iterator[None]:
+def without_peft_layers(model: Any) -> Iterator[None]:
     """Remove all of peft's layers within the block, and restore the same objects afterwards."""
-    layers = outermost_layers(model)
+    layers = list_outermost_layers(model)
     config = model.peft_config
     for path, module in layers:
         set_module(model, path, module.get_base_layer())
@@ -191,14 +193,14 @@ def without_adapters(model: Any) -> Iterator[None]:
         set_loaded_flag(model, True)
 
 
-def outermost_layers(model: nn.Module) -> list[tuple[str, Any]]:
+def list_outermost_layers(model: nn.Module) -> list[tuple[str, Any]]:
     """Return path and module of peft's layers that are not nested in another one."""
     return [
         (path, module) for path, module in iter_adapter_layers(model) if ".base_layer" not in path
     ]
 
 
-def adapter_fields(module: Any, adapter: str) -> list[str]:
+def list_adapter_fields(module: Any, adapter: str) -> list[str]:
     """Return the fields of a layer that hold tensors of an adapter."""
     return [field for field in module.adapter_layer_names if adapter in getattr(module, field)]
 
@@ -228,7 +230,7 @@ def match_layers(
     """
     if model is None:
         raise misfit_error(f"it changes a {part}, which this model does not have")
-    known = {canonical_name(name): name for name, _ in model.named_modules()}
+    known = {canonical_module_name(name): name for name, _ in model.named_modules()}
     if missing := layers.keys() - known.keys():
         raise misfit_error(
             f"{len(missing):,} of its {several(len(layers), 'layer')} for the {part} have no "
@@ -271,7 +273,7 @@ def weight_shape(layer: WeightUpdate) -> tuple[int, ...]:
     meta = {
         name: torch.empty(tensor.shape, device="meta") for name, tensor in layer.factors.items()
     }
-    return tuple(type(layer)(meta, layer.alpha).matrix().shape)
+    return tuple(type(layer)(meta, layer.alpha).build_matrix().shape)
 
 
 def group_by_kind(
@@ -308,7 +310,7 @@ def inject_group(model: Any, layers: Mapping[str, WeightUpdate], adapter: str) -
             for field in module.adapter_layer_names:
                 factors = getattr(module, field)
                 factors.pop(adapter) if adapter in factors else None
-            for field, factor in layer.tensors().items():
+            for field, factor in layer.named_tensors().items():
                 getattr(module, field)[adapter] = frozen_parameter(factor.to(**options))
     return adapter
 

@@ -25,7 +25,7 @@ FLOAT_DTYPES = frozenset(
 INTEGER_DTYPES = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
 
 
-def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_adapter_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read all tensors and the metadata of a safetensors file.
 
     kind : what the file should be, for messages
@@ -33,7 +33,7 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, st
     Raises ArgumentError for a missing file, ModelError for a broken one or for tensors that are
     not finite numbers.
     """
-    check_path(path, kind)
+    check_adapter_path(path, kind)
     shapes = read_shapes(path)
     if not 0 < len(shapes) <= MAX_TENSORS:
         raise ModelError(
@@ -46,11 +46,11 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, st
             tensors = {name: file.get_tensor(name) for name in shapes}
     except (SafetensorError, OSError) as error:
         raise ModelError(f"Cannot read {path}: {error}.") from error
-    check_finite(path, tensors)
+    check_tensors_finite(path, tensors)
     return tensors, header
 
 
-def check_path(path: Path, kind: str) -> None:
+def check_adapter_path(path: Path, kind: str) -> None:
     """Raise ArgumentError or ModelError unless the path is an existing .safetensors file."""
     if path.suffix in PICKLE_SUFFIXES:
         raise ModelError(
@@ -63,7 +63,7 @@ def check_path(path: Path, kind: str) -> None:
         raise ArgumentError(f"{path} is no {kind}: expected a .safetensors file.")
 
 
-def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def check_tensors_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Raise ModelError for tensors that are not dense, floating-point and finite.
 
     An alpha may be an integer.
@@ -92,7 +92,7 @@ def is_alpha(name: str, tensor: Tensor) -> bool:
     return tensor.numel() == 1 and name.rpartition(".")[2] == "alpha"
 
 
-def read_scalar(tensor: Tensor) -> float:
+def read_single_number(tensor: Tensor) -> float:
     """Return the only number in a tensor. Raises ValueError for several or a non-finite one."""
     value = float(tensor.item()) if tensor.numel() == 1 else math.nan
     if not math.isfinite(value):

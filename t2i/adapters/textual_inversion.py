@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from t2i.adapters.lora_writer import write_tensors
+from t2i.adapters.lora_writer import write_tensor_file
 from t2i.adapters.module_names import printable_name, summarize_names
-from t2i.adapters.tensor_files import check_finite, read_tensors
+from t2i.adapters.tensor_files import check_tensors_finite, read_adapter_tensors
 from t2i.errors import ArgumentError, ModelError
 from t2i.safe_reading import FileKind, read_bytes
 from t2i.terminal import several
@@ -73,10 +73,10 @@ def read_learned_words(path: Path, *, pickles: bool = False) -> list[LearnedWord
     Raises ModelError for a file that holds no learned words.
     """
     if pickles and path.suffix in (".pt", ".bin"):
-        tensors = read_pickle(path)
+        tensors = read_pickled_tensors(path)
     else:
-        tensors, _ = read_tensors(path, "embedding")
-    rows = {name: as_matrix(path, name, tensor) for name, tensor in tensors.items()}
+        tensors, _ = read_adapter_tensors(path, "embedding")
+    rows = {name: as_vector_matrix(path, name, tensor) for name, tensor in tensors.items()}
     try:
         if rows.keys() <= ENCODER_BY_KEY.keys():
             return [LearnedWord({ENCODER_BY_KEY[name]: tensor for name, tensor in rows.items()})]
@@ -92,7 +92,7 @@ def read_learned_words(path: Path, *, pickles: bool = False) -> list[LearnedWord
         raise ModelError(f"{path} is no embedding: {error}") from error
 
 
-def as_matrix(path: Path, name: str, tensor: Tensor) -> Tensor:
+def as_vector_matrix(path: Path, name: str, tensor: Tensor) -> Tensor:
     """Return the vectors as (n, width). Raises ModelError for other shapes and dtypes."""
     if tensor.dim() == 1:
         tensor = tensor[None]
@@ -104,7 +104,7 @@ def as_matrix(path: Path, name: str, tensor: Tensor) -> Tensor:
     return tensor
 
 
-def read_pickle(path: Path) -> dict[str, Tensor]:
+def read_pickled_tensors(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a pickled file, without running any code in it.
 
     Accepts A1111's {"string_to_param": {"*": tensor}, "name": token}, and {token: tensor}.
@@ -131,7 +131,7 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
             "{token: tensor}."
         )
     tensors = {key: value.detach() for key, value in named.items()}
-    check_finite(path, tensors)
+    check_tensors_finite(path, tensors)
     return tensors
 
 
@@ -144,7 +144,7 @@ def write_learned_word(path: Path, word: LearnedWord) -> None:
     if word.vectors.keys() == {"text_encoder"}:
         if word.token is None:
             raise ArgumentError("An embedding in diffusers' layout has a token: give it one.")
-        write_tensors(path, {word.token: word.vectors["text_encoder"]}, FILE_METADATA)
+        write_tensor_file(path, {word.token: word.vectors["text_encoder"]}, FILE_METADATA)
     else:
         write_learned_word_kohya(path, word)
 
@@ -155,8 +155,8 @@ def write_learned_word_kohya(path: Path, word: LearnedWord) -> None:
     The token is the name of the file.
     """
     if word.vectors.keys() == {"text_encoder"}:
-        write_tensors(path, {UNNAMED_KEY: word.vectors["text_encoder"]}, FILE_METADATA)
+        write_tensor_file(path, {UNNAMED_KEY: word.vectors["text_encoder"]}, FILE_METADATA)
     else:
         keys = {part: key for key, part in ENCODER_BY_KEY.items()}
         named = {keys[part]: vectors for part, vectors in word.vectors.items()}
-        write_tensors(path, named, FILE_METADATA)
+        write_tensor_file(path, named, FILE_METADATA)

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
 from types import ModuleType
 
-from t2i.cli.output import note
-from t2i.cli.processes import launched_rank
+from t2i.cli.output import print_remark
+from t2i.cli.processes import read_launcher_rank
 
 SLOW_IMPORTS = ("torch", "diffusers", "transformers", "accelerate")
 """Libraries whose import takes half a second, or ten on a busy machine."""
@@ -22,14 +22,14 @@ class SlowImportFinder(MetaPathFinder):
         """Print the notice once; leave the import to the other finders."""
         if name in SLOW_IMPORTS:
             _remove_finder(self)
-            note("loading ...")
+            print_remark("loading ...")
 
 
 @contextmanager
 def show_loading_notice(*, quiet: bool) -> Iterator[None]:
     """Print the notice within the block, once, before the import begins; nothing where `quiet`."""
     finder = SlowImportFinder()
-    if not quiet and launched_rank() == 0:
+    if not quiet and read_launcher_rank() == 0:
         sys.meta_path.insert(0, finder)
     try:
         yield

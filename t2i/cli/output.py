@@ -29,7 +29,7 @@ def print_rows(rows: Mapping[str, object]) -> None:
         print_line(f"{name:{width}}  {value}")
 
 
-def note(message: str) -> None:
+def print_remark(message: str) -> None:
     """Print a remark to standard error, beside the result on standard output."""
     print_note(message)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
-from t2i.cli.output import note
+from t2i.cli.output import print_remark
 from t2i.errors import T2IError
 
 if TYPE_CHECKING:
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def launched_rank() -> int:
+def read_launcher_rank() -> int:
     """Return the rank of this process from the environment; 0 where no launcher set it."""
     return int(os.environ.get("RANK", 0))
 
 
-def launched_processes() -> int:
+def read_launcher_process_count() -> int:
     """Return the number of processes from the environment; 1 where no launcher set it."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
@@ -40,7 +40,7 @@ def join_processes() -> "Iterator[PartialState]":
     with isolated_accelerate_state():
         state = PartialState(cpu=on_cpu or not torch.accelerator.is_available())
         if on_cpu and state.num_processes == 1 and "MASTER_PORT" in os.environ:
-            note(
+            print_remark(
                 "Warning: `accelerate launch --cpu` starts several processes only through MPI; "
                 "this is one. Use `accelerate launch --multi_gpu` (it takes CPUs too) or torchrun."
             )

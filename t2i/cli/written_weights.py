@@ -67,28 +67,35 @@ def _holds_weights(folder: Path) -> bool:
     return any(next(folder.glob(mark), None) for mark in marks)
 
 
-def write_lora(out: Path, lora: "Lora", to: Layout, family: str | None, layers: int = 2) -> None:
+def write_lora_layout(
+    out: Path, lora: "Lora", to: Layout, family: str | None, layers: int = 2
+) -> None:
     """Write a LoRA in a layout.
 
     family : of models, for the names in a kohya file
     layers : layers per block of the UNet, by which kohya names SDXL's layers
     """
-    from t2i.adapters import KohyaMetadata, write_diffusers, write_kohya, write_peft
+    from t2i.adapters import (
+        KohyaMetadata,
+        write_diffusers_lora,
+        write_kohya_lora,
+        write_peft_folders,
+    )
 
     if to == "diffusers":
-        write_diffusers(out, lora)
+        write_diffusers_lora(out, lora)
     elif to == "peft":
-        write_peft(out, lora)
+        write_peft_folders(out, lora)
     else:
         facts = KohyaMetadata(
             family=family,  # type: ignore[arg-type]  # typer has checked it
             title=out.stem,
             layers_per_block=layers,
         )
-        write_kohya(out, lora, facts)
+        write_kohya_lora(out, lora, facts)
 
 
-def write_model(out: Path, pipe: "Pipeline", precision: Precision) -> None:
+def write_model_folder(out: Path, pipe: "Pipeline", precision: Precision) -> None:
     """Write a pipeline as a model folder of diffusers."""
     import torch
 

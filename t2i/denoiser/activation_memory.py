@@ -98,7 +98,9 @@ KNOWN_PEAKS: dict[str, int] = {}
 picture."""
 
 
-def measure_peak(model: nn.Module, run: Callable[[], object], *, gradients: bool = False) -> int:
+def measure_pass_peak(
+    model: nn.Module, run: Callable[[], object], *, gradients: bool = False
+) -> int:
     """Return the peak bytes beside the weights of a pass of a model on the meta device.
 
     gradients : count what is kept for the backward pass as well
@@ -116,7 +118,7 @@ def unet_bytes_per_position(unet: Any) -> float:
     def run(model: Any) -> object:
         return run_trial_pass(model, {}, side)
 
-    return MEMORY_FACTOR * bytes_per_number(unet) / 4 * cached_peak(unet, run) / side**2
+    return MEMORY_FACTOR * bytes_per_number(unet) / 4 * cached_pass_peak(unet, run) / side**2
 
 
 def decoder_bytes_per_position(vae: Any, **options: Any) -> float:
@@ -127,7 +129,11 @@ def decoder_bytes_per_position(vae: Any, **options: Any) -> float:
         return model.decode(torch.zeros(1, vae.config["latent_channels"], side, side), **options)
 
     return (
-        MEMORY_FACTOR * bytes_per_number(vae) / 4 * cached_peak(vae, decode, str(options)) / side**2
+        MEMORY_FACTOR
+        * bytes_per_number(vae)
+        / 4
+        * cached_pass_peak(vae, decode, str(options))
+        / side**2
     )
 
 
@@ -136,7 +142,7 @@ def bytes_per_number(model: Any) -> int:
     return torch.empty((), dtype=model.dtype).element_size()
 
 
-def cached_peak(model: Any, run: Callable[[Any], object], way: str = "") -> int:
+def cached_pass_peak(model: Any, run: Callable[[Any], object], way: str = "") -> int:
     """Return the peak of a pass of the model's meta copy, measured once per config and process.
 
     way : distinguishes different passes of one model
@@ -146,11 +152,11 @@ def cached_peak(model: Any, run: Callable[[Any], object], way: str = "") -> int:
     if kind not in KNOWN_PEAKS:
         if len(KNOWN_PEAKS) == MAX_KNOWN_PEAKS:
             KNOWN_PEAKS.clear()
-        without_memory = on_meta_device(model)
-        KNOWN_PEAKS[kind] = measure_peak(without_memory, lambda: run(without_memory))
+        without_memory = build_meta_copy(model)
+        KNOWN_PEAKS[kind] = measure_pass_peak(without_memory, lambda: run(without_memory))
     return KNOWN_PEAKS[kind]
 
 
-def on_meta_device(model: Any) -> Any:
+def build_meta_copy(model: Any) -> Any:
     """Return a model of the same config on the meta device."""
     return build_meta_model(type(model).__name__, dict(model.config))

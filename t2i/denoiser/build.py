@@ -28,9 +28,9 @@ from transformers import (
 
 from t2i.denoiser.families.sd import VAE
 from t2i.denoiser.loading.config_checks import MIN_PROMPT_LENGTH
-from t2i.denoiser.loading.config_values import check_values
+from t2i.denoiser.loading.config_values import check_config_values
 from t2i.denoiser.loading.meta_models import build_meta_model
-from t2i.denoiser.loading.trial_pass import try_pass
+from t2i.denoiser.loading.trial_pass import check_models_run
 from t2i.errors import ArgumentError, ModelError, library_message, nearest
 from t2i.safe_reading import CONFIG, read_toml
 from t2i.text.bpe import clip_tokenizer, load_bpe
@@ -111,13 +111,13 @@ def build_components(config: ModelConfig) -> Components:
     """
     vae = build_vae(config)
     tokenizer = clip_tokenizer(*load_bpe(config.tokenizer.folder), config.tokenizer.length)
-    text_encoder = build_text_encoder(config, "text_encoder", "CLIPTextModel", tokenizer)
+    text_encoder = build_fresh_text_encoder(config, "text_encoder", "CLIPTextModel", tokenizer)
     width = text_encoder.config.hidden_size
     added_conditions: Settings = {}
     second = None
     if config.text_encoder_2 is not None:
         kind = "CLIPTextModelWithProjection"
-        second = build_text_encoder(config, "text_encoder_2", kind, tokenizer)
+        second = build_fresh_text_encoder(config, "text_encoder_2", kind, tokenizer)
         width += second.config.hidden_size
         added_conditions = sdxl_settings(config.unet, second)
 
@@ -128,11 +128,13 @@ def build_components(config: ModelConfig) -> Components:
         **added_conditions,
     } | config.unet
     unet = make_component(UNet2DConditionModel, unet_settings, "unet")
-    check_runs({"unet": unet, "vae": vae, **({"text_encoder_2": second} if second else {})})
+    check_components_run(
+        {"unet": unet, "vae": vae, **({"text_encoder_2": second} if second else {})}
+    )
     return Components(vae, unet, text_encoder, tokenizer, second, second and tokenizer)
 
 
-def check_runs(parts: Mapping[str, Any]) -> None:
+def check_components_run(parts: Mapping[str, Any]) -> None:
     """Raise ArgumentError where components cannot run, or do not fit one another."""
     with torch.random.fork_rng(devices=[]):  # The weights of these are drawn from it.
         models = {
@@ -142,12 +144,12 @@ def check_runs(parts: Mapping[str, Any]) -> None:
             for part, made in parts.items()
         }
     try:
-        try_pass(models, {part: f"The model config's [{part}]" for part in parts})
+        check_models_run(models, {part: f"The model config's [{part}]" for part in parts})
     except ModelError as error:
         raise ArgumentError(str(error)) from error
 
 
-def build_text_encoder(
+def build_fresh_text_encoder(
     config: ModelConfig, table: str, default: str, tokenizer: CLIPTokenizer
 ) -> Any:
     """Build a text encoder from one table of the config, with embeddings of unit variance.
@@ -207,7 +209,7 @@ def make_component(kind: type, settings: Settings, table: str) -> Any:
     """Build one component from its settings. Raises ArgumentError that names the table."""
     check_known_names(settings, _arguments(kind), f"key of [{table}]")
     try:
-        check_values(kind, settings)
+        check_config_values(kind, settings)
     except ModelError as error:
         raise ArgumentError(f"The model config's [{table}] {error}") from error
     try:

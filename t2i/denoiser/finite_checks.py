@@ -46,13 +46,13 @@ class FiniteLatentsCheck:
 
     def check_inputs(self, latents_BCHW: Tensor, text_BTD: Tensor) -> None:
         """Check the initial latents and the prompt embeddings."""
-        self.add_flag(
+        self.record_finite(
             latents_BCHW,
             "The latents that the run begins from have numbers that are NaN or infinite. Check "
             "latents= and the picture that was given; a picture's latents overflow where an "
             f"autoencoder encodes in half precision. {HALF_REMEDY}",
         )
-        self.add_flag(
+        self.record_finite(
             text_BTD,
             "The embeddings of the prompt have numbers that are NaN or infinite. Check "
             "prompt_embeds=, learned words and LoRAs of the text encoder, and the weights of the "
@@ -61,7 +61,7 @@ class FiniteLatentsCheck:
 
     def check_step(self, latents_BCHW: Tensor, step: int) -> None:
         """Check the latents after a step of the scheduler."""
-        self.add_flag(
+        self.record_finite(
             latents_BCHW,
             f"The latents became NaN or infinite in step {step + 1} of {self.num_steps}, in the "
             "pass of the denoiser or in the sampler. Check the weights and LoRAs that were given; "
@@ -70,19 +70,19 @@ class FiniteLatentsCheck:
 
     def check_callbacks(self, latents_BCHW: Tensor, step: int) -> None:
         """Check the latents after the step callbacks."""
-        self.add_flag(
+        self.record_finite(
             latents_BCHW,
             f"The latents became NaN or infinite after step {step + 1} of {self.num_steps}, in a "
             "callback or in an edit: check what callback_on_step_end returns.",
         )
 
-    def add_flag(self, numbers: Tensor, problem: str) -> None:
+    def record_finite(self, numbers: Tensor, problem: str) -> None:
         """Record whether the numbers are finite; on the CPU raise at once."""
         self.flags.append((numbers.isfinite().all(), problem))
         if numbers.device.type == "cpu":
-            self.end()
+            self.raise_first_problem()
 
-    def end(self) -> None:
+    def raise_first_problem(self) -> None:
         """Raise DrawingError for the first recorded problem."""
         if self.flags and not torch.stack([flag for flag, _ in self.flags]).all():
             raise DrawingError(next(problem for flag, problem in self.flags if not flag))

@@ -26,7 +26,7 @@ Denoise = Callable[[Tensor, Tensor, Conditioning], Tensor]
 
 
 @contextmanager
-def perturbed(
+def perturb_self_attention(
     unet: nn.Module, sites: Sequence[str], roles: Sequence[str], role: Branch = "perturbed"
 ) -> Iterator[None]:
     """Give the rows of this role the identity as their self-attention map at the sites.
@@ -41,7 +41,7 @@ def perturbed(
     computes attention without the tap.
     """
     rows = [row for row, its in enumerate(roles) if its == role]
-    modules = self_attentions(unet, sites)
+    modules = find_self_attentions(unet, sites)
     if not rows:
         yield
         return
@@ -84,7 +84,7 @@ def _identity_rows_checked(name: str, rows: Sequence[int]) -> Iterator[None]:
         )
 
 
-def self_attentions(unet: nn.Module, sites: Sequence[str]) -> Mapping[str, nn.Module]:
+def find_self_attentions(unet: nn.Module, sites: Sequence[str]) -> Mapping[str, nn.Module]:
     """Return the self-attention modules whose names match one of the patterns, by name.
 
     A pattern is a regular expression searched in the name, as diffusers' pag_applied_layers: "mid",
@@ -121,7 +121,7 @@ def perturb_denoiser(denoise: Denoise, unet: nn.Module, sites: Sequence[str]) ->
     """
     if not sites:
         return denoise
-    self_attentions(unet, sites)
+    find_self_attentions(unet, sites)
 
     compiled = is_compiled(unet)
 
@@ -130,7 +130,7 @@ def perturb_denoiser(denoise: Denoise, unet: nn.Module, sites: Sequence[str]) ->
     ) -> Tensor:
         # Code that was compiled without the patches does not run them.
         eager = torch.compiler.set_stance("force_eager") if compiled else nullcontext()
-        with perturbed(unet, sites, conditioning.row_branches), eager:
+        with perturb_self_attention(unet, sites, conditioning.row_branches), eager:
             return denoise(latents_BCHW, timestep, conditioning)
 
     return denoise_perturbed

@@ -24,7 +24,7 @@ class SamplingDefaults(BaseModel):
     guidance_scale: Annotated[float, Field(allow_inf_nan=False)] | None = None
     sampler: str | None = None
 
-    def over(self, usual: dict[str, Any]) -> dict[str, Any]:
+    def merged_over(self, usual: dict[str, Any]) -> dict[str, Any]:
         """Return call arguments: `usual`, overridden by the model's own."""
         own = {"num_inference_steps": self.steps, "guidance_scale": self.guidance_scale}
         return usual | {name: value for name, value in own.items() if value is not None}
@@ -36,7 +36,7 @@ REMEDY = (
 )
 
 
-class ModelNotes(BaseModel):
+class SamplingNotes(BaseModel):
     """The layout of a t2i.json; other keys are ignored."""
 
     defaults: SamplingDefaults = SamplingDefaults()
@@ -44,7 +44,7 @@ class ModelNotes(BaseModel):
 
 def read_sampling_defaults(folder: Path) -> SamplingDefaults:
     """Return the sampling defaults of a model folder; all None without a t2i.json."""
-    notes = read_model_notes(folder, ModelNotes, REMEDY)
+    notes = read_model_notes(folder, SamplingNotes, REMEDY)
     return SamplingDefaults() if notes is None else notes.defaults
 
 
@@ -54,4 +54,4 @@ def parse_sampling_defaults(
     """Return the defaults in the text of a t2i.json. Raises ModelError for another layout."""
     if notes is None:
         return SamplingDefaults()
-    return parse_model_notes(notes, ModelNotes, REMEDY, path).defaults
+    return parse_model_notes(notes, SamplingNotes, REMEDY, path).defaults

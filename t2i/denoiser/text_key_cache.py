@@ -39,7 +39,7 @@ def cache_text_keys(
         if not is_compiled(unet):
             for attention in filter(is_text_attention, unet.modules()):
                 for name in ("to_k", "to_v"):
-                    linear = find_linear(attention, name)
+                    linear = find_base_linear(attention, name)
                     if linear is not None:
                         project = undo.enter_context(intercept_forward(linear))
                         cache[linear] = CachedProjection(attention, name, linear, project, budget)
@@ -52,7 +52,7 @@ _current_cache: ContextVar[Mapping[nn.Linear, "CachedProjection"]] = ContextVar(
 """The cache of the run in this thread; the default is never written to."""
 
 
-def find_linear(attention: Attention, name: str) -> nn.Linear | None:
+def find_base_linear(attention: Attention, name: str) -> nn.Linear | None:
     """Return a projection without its LoRA layers; None unless it is an nn.Linear."""
     layer: Any = getattr(attention, name)
     linear = layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer
@@ -68,10 +68,10 @@ def intercept_forward(linear: nn.Linear) -> Iterator[Projection]:
     with _lock:
         interception = _interceptions.get(linear)
         if interception is None:
-            interception = _interceptions[linear] = Interception(
+            interception = _interceptions[linear] = InterceptedForward(
                 linear.forward, vars(linear).get("forward")
             )
-            vars(linear)["forward"] = build_forward(linear, interception.project)
+            vars(linear)["forward"] = build_caching_forward(linear, interception.project)
         interception.runs += 1
     try:
         yield interception.project
@@ -86,7 +86,7 @@ def intercept_forward(linear: nn.Linear) -> Iterator[Projection]:
                     vars(linear)["forward"] = interception.own
 
 
-def build_forward(linear: nn.Linear, project: Projection) -> Projection:
+def build_caching_forward(linear: nn.Linear, project: Projection) -> Projection:
     """Return a forward that uses the current thread's cache, if it has one for this layer."""
 
     def forward(text_BTD: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ def build_forward(linear: nn.Linear, project: Projection) -> Projection:
 
 
 @dataclass(slots=True)
-class Interception:
+class InterceptedForward:
     """The original forward of a layer, and the number of runs that use its replacement."""
 
     project: Projection
@@ -106,7 +106,7 @@ class Interception:
     runs: int = 0
 
 
-_interceptions: WeakKeyDictionary[nn.Linear, Interception] = WeakKeyDictionary()
+_interceptions: WeakKeyDictionary[nn.Linear, InterceptedForward] = WeakKeyDictionary()
 _lock = threading.Lock()
 
 
@@ -142,36 +142,38 @@ class CachedProjection:
         """Return the cached output if nothing has changed, otherwise compute and cache it."""
         if torch.compiler.is_compiling() or torch.is_grad_enabled():
             return self.project(text_BTD)
-        weight, bias = self.parameters()
+        weight, bias = self.read_parameters()
         if text_BTD.is_inference() or weight.is_inference():
             return self.project(text_BTD)  # such tensors do not tell when they are changed
 
         kept_BTK = self.output_BTK
-        if kept_BTK is not None and self.state == self.state_of(text_BTD, weight, bias, kept_BTK):
+        if kept_BTK is not None and self.state == self.build_state_key(
+            text_BTD, weight, bias, kept_BTK
+        ):
             return kept_BTK
 
-        self.forget()
+        self.drop_output()
         output_BTK = self.project(text_BTD)
         if output_BTK.nbytes <= self.budget.left and not output_BTK.is_inference():
             self.budget.left -= output_BTK.nbytes
             # Asked again: under sequential offload the weights are others after each use.
-            weight, bias = self.parameters()
+            weight, bias = self.read_parameters()
             self.output_BTK = output_BTK
             self.held = (text_BTD.detach(), weight, weight.detach(), bias)
-            self.state = self.state_of(text_BTD, weight, bias, output_BTK)
+            self.state = self.build_state_key(text_BTD, weight, bias, output_BTK)
         return output_BTK
 
-    def forget(self) -> None:
+    def drop_output(self) -> None:
         """Drop the cached output and return its bytes to the budget."""
         if self.output_BTK is not None:
             self.budget.left += self.output_BTK.nbytes
         self.output_BTK, self.held, self.state = None, (), ()
 
-    def parameters(self) -> tuple[Tensor, Tensor | None]:
+    def read_parameters(self) -> tuple[Tensor, Tensor | None]:
         """Return weight and bias of the layer."""
         return self.linear.weight, self.linear.bias
 
-    def state_of(
+    def build_state_key(
         self, text_BTD: Tensor, weight: Tensor, bias: Tensor | None, output_BTK: Tensor
     ) -> tuple[object, ...]:
         """Return a key that is equal only while the layer would give the same output.

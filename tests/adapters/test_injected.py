@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from t2i.adapters import Lora, LowRankUpdate, add_lora, lora_from_model, remove_lora
+from t2i.adapters import Lora, LowRankUpdate, add_lora, read_lora_from_models, remove_lora
 from t2i.errors import ArgumentError, ModelError
 from tests.adapters.made import (
     ATTENTION,
@@ -23,7 +23,7 @@ from tests.adapters.made import (
 def lora_of(config, endings=ATTENTION, seed=0, family="sd1"):
     models = models_of(components(family))
     train(models, config, endings, seed)
-    return lora_from_model(models, "mine")
+    return read_lora_from_models(models, "mine")
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +94,9 @@ def test_loras_of_different_kinds_add_up_on_the_same_modules(low, parts, other):
     base = module.get_base_layer()
     text = torch.randn(1, 3, base.in_features, dtype=torch.float64)
     expected = nn.functional.linear(text, base.weight)
-    expected += nn.functional.linear(text, 0.5 * low.parts["unet"][layer].matrix().double())
+    expected += nn.functional.linear(text, 0.5 * low.parts["unet"][layer].build_matrix().double())
     change = second.parts["unet"][layer]
-    expected += nn.functional.linear(text, -2.0 * change.matrix().double())
+    expected += nn.functional.linear(text, -2.0 * change.build_matrix().double())
     assert (module(text) - expected).abs().max() < 1e-5  # products are in float32
     remove_lora(models_of(parts).values())
     assert parts["unet"].get_submodule(layer) is base
@@ -117,7 +117,7 @@ def test_one_lora_may_hold_layers_of_all_kinds(parts):
     )
     assert mixed.kinds == {"lora", "loha", "lokr"}
     add_lora(models_of(parts), mixed, "one", 0.7)
-    for part, name, layer in mixed.layers():
+    for part, name, layer in mixed.iter_layers():
         module = models_of(parts)[part].get_submodule(name)
         (scaling,) = module.scaling.values()
         assert scaling == pytest.approx(0.7 * layer.scale)
@@ -171,16 +171,19 @@ def test_names_are_taken_once_and_hold_no_dot(low, parts):
 def test_layers_of_a_name_that_nobody_gave_are_missed(parts):
     train(models_of(parts), CONFIGS["dora"], EVERY)
     with pytest.raises(ModelError, match="No layer of text_encoder, unet has an adapter other"):
-        lora_from_model(models_of(parts), "other")
-    found = lora_from_model(models_of(parts), ["other", "mine"])
-    assert len(list(found.layers())) > 60
+        read_lora_from_models(models_of(parts), "other")
+    found = read_lora_from_models(models_of(parts), ["other", "mine"])
+    assert len(list(found.iter_layers())) > 60
 
 
 def test_averaged_weights_may_stand_in_for_those_in_the_modules(parts):
     models = models_of(parts)
     train(models, CONFIGS["alpha is not the rank"], ATTENTION)
     states = {"unet": {n: t * 2 for n, t in models["unet"].state_dict().items()}}
-    plain, other = lora_from_model(models, "mine"), lora_from_model(models, "mine", states)
+    plain, other = (
+        read_lora_from_models(models, "mine"),
+        read_lora_from_models(models, "mine", states),
+    )
     for name, layer in other.parts["unet"].items():
         assert torch.equal(layer.down, plain.parts["unet"][name].down * 2)
     for name, layer in other.parts["text_encoder"].items():

@@ -11,8 +11,8 @@ from t2i.adapters import (
     LowRankUpdate,
     add_lora,
     extract_lora,
-    lora_from_model,
     merge_into_weights,
+    read_lora_from_models,
     resize_lora,
     summarize_lora,
 )
@@ -37,7 +37,7 @@ def lora_of(config, family="sd1", endings=EVERY + OF_XL, kind=torch.float64):
     for model in models.values():
         model.to(kind)
     train(models, config, endings)
-    return lora_from_model(models, "mine")
+    return read_lora_from_models(models, "mine")
 
 
 def precise(family):
@@ -78,12 +78,14 @@ def test_the_difference_of_two_models_is_found_again(family):
     fit = extract_lora(models_of(before), models_of(after), rank=8)
     assert fit.kept_energy == pytest.approx(1.0)
     assert fit.unrepresented == ()
-    assert {(p, n) for p, n, _ in fit.lora.layers()} == {(p, n) for p, n, _ in lora.layers()}
+    assert {(p, n) for p, n, _ in fit.lora.iter_layers()} == {
+        (p, n) for p, n, _ in lora.iter_layers()
+    }
     add_lora(models_of(before), fit.lora, "one")
     assert apart(drawn(ours(before)), drawn(ours(after))) < 1e-4  # its factors are in float32
     # As low a rank as was put in does.
     fit = extract_lora(models_of(precise(family)), models_of(after), share=0.999999)
-    for part, name, layer in fit.lora.layers():
+    for part, name, layer in fit.lora.iter_layers():
         assert layer.rank <= lora.parts[part][name].rank
         assert layer.scale == 1.0
 
@@ -95,7 +97,7 @@ def test_what_no_lora_holds_is_named():
         after["unet"].conv_in.bias += 0.1
         after["text_encoder"].get_input_embeddings().weight += 0.1
     fit = extract_lora(before, after, rank=1)
-    assert [(part, name) for part, name, _ in fit.lora.layers()] == [("unet", "conv_in")]
+    assert [(part, name) for part, name, _ in fit.lora.iter_layers()] == [("unet", "conv_in")]
     assert set(fit.unrepresented) == {
         "unet.conv_in.bias",
         "text_encoder.embeddings.token_embedding.weight",
@@ -115,12 +117,14 @@ def test_a_lower_rank_is_the_nearest_there_is(rank):
     lora = lora_of(CONFIGS["alpha is not the rank"], endings=(*ATTENTION, "conv1"))
     fit = resize_lora(lora, rank=rank)
     whole = lost = 0.0
-    for part, name, layer in lora.layers():
+    for part, name, layer in lora.iter_layers():
         new = fit.lora.parts[part][name]
         assert new.rank == rank
         assert new.down.dim() == layer.down.dim()
-        values = torch.linalg.svdvals(layer.matrix().double())
-        missed = torch.linalg.matrix_norm(layer.matrix().double() - new.matrix().double())
+        values = torch.linalg.svdvals(layer.build_matrix().double())
+        missed = torch.linalg.matrix_norm(
+            layer.build_matrix().double() - new.build_matrix().double()
+        )
         assert missed == pytest.approx(float(values[rank:].square().sum().sqrt()), abs=1e-5)
         whole += float(values.square().sum())
         lost += float(values[rank:].square().sum())
@@ -135,14 +139,14 @@ def test_the_same_rank_and_the_whole_energy_change_nothing():
         resize_lora(lora, rank=3, share=0.99999),
     ):
         assert fit.kept_energy == pytest.approx(1.0, abs=1e-4)
-        for part, name, layer in lora.layers():
+        for part, name, layer in lora.iter_layers():
             new = fit.lora.parts[part][name]
-            assert (new.matrix() - layer.matrix()).abs().max() < 1e-2
+            assert (new.build_matrix() - layer.build_matrix()).abs().max() < 1e-2
             assert torch.equal(new.magnitude, layer.magnitude)
     exact = resize_lora(lora, rank=99)
-    for part, name, layer in lora.layers():
-        product = exact.lora.parts[part][name].matrix()
-        assert (product - layer.matrix()).abs().max() < 1e-6
+    for part, name, layer in lora.iter_layers():
+        product = exact.lora.parts[part][name].build_matrix()
+        assert (product - layer.build_matrix()).abs().max() < 1e-6
 
 
 def test_the_share_is_kept_with_as_low_a_rank_as_does():
@@ -181,7 +185,7 @@ def test_facts_are_those_of_the_whole_matrices():
     unet, text = summarize_lora(lora)
     assert (unet.part, text.part) == ("unet", "text_encoder")
     layers = lora.parts["unet"]
-    lengths = {name: float(layer.matrix().norm()) for name, layer in layers.items()}
+    lengths = {name: float(layer.build_matrix().norm()) for name, layer in layers.items()}
     assert unet.layers == len(layers)
     assert unet.length == pytest.approx(sum(v**2 for v in lengths.values()) ** 0.5, rel=1e-5)
     assert unet.largest[0] == max(lengths, key=lengths.get)

@@ -14,13 +14,13 @@ from t2i.adapters import (
     read_lora,
     resize_lora,
     summarize_lora,
-    write_diffusers,
-    write_kohya,
+    write_diffusers_lora,
+    write_kohya_lora,
 )
 from t2i.adapters.lora_targets import is_known_module
 from t2i.adapters.module_names import (
-    canonical_name,
-    name_in_file,
+    canonical_module_name,
+    module_name_in_file,
     parse_kohya_name,
     replace_dots,
     to_original_name,
@@ -44,7 +44,9 @@ TINY = {
 def carriers(model):
     kinds = (nn.Linear, nn.Conv2d, Conv1D)
     return {
-        canonical_name(name) for name, module in model.named_modules() if isinstance(module, kinds)
+        canonical_module_name(name)
+        for name, module in model.named_modules()
+        if isinstance(module, kinds)
     }
 
 
@@ -69,7 +71,8 @@ def test_every_layer_of_every_kind_of_text_encoder_is_known(kind):
     assert len(names) > 5
     assert sorted(name for name in names if not is_known_module("text_encoder", name)) == []
     assert {
-        parse_kohya_name(replace_dots(name_in_file("text_encoder", name)), 2) for name in names
+        parse_kohya_name(replace_dots(module_name_in_file("text_encoder", name)), 2)
+        for name in names
     } == names
 
 
@@ -109,11 +112,11 @@ def test_one_module_is_read_under_every_name_and_written_under_names_that_models
     pair = {"lora_down.weight": torch.randn(2, 2048), "lora_up.weight": torch.randn(640, 2)}
     save_file({f"{form}.{field}": tensor for field, tensor in pair.items()}, path)
     found = read_lora(path)
-    assert [(part, name) for part, name, _ in found.layers()] == [("unet", MODULE)]
+    assert [(part, name) for part, name, _ in found.iter_layers()] == [("unet", MODULE)]
     assert summarize_lora(found)[0].modules == {"attn2.to_k": 1}
     for write in (
-        write_diffusers,
-        lambda p, lora: write_kohya(p, lora, KohyaMetadata(family="sdxl")),
+        write_diffusers_lora,
+        lambda p, lora: write_kohya_lora(p, lora, KohyaMetadata(family="sdxl")),
     ):
         write(path, resize_lora(found, rank=1).lora)
         assert list(read_lora(path).parts["unet"]) == [MODULE]

@@ -10,17 +10,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from t2i.adapters import KohyaMetadata, Lora, LowRankUpdate, read_lora, write_diffusers, write_kohya
+from t2i.adapters import (
+    KohyaMetadata,
+    Lora,
+    LowRankUpdate,
+    read_lora,
+    write_diffusers_lora,
+    write_kohya_lora,
+)
 from t2i.adapters.module_names import (
-    canonical_name,
-    name_in_file,
+    canonical_module_name,
+    module_name_in_file,
     parse_kohya_name,
     replace_dots,
     to_original_name,
 )
 from t2i.denoiser.loading.address import ASSETS
 from t2i.denoiser.loading.meta_models import build_meta_model
-from t2i.denoiser.loading.weight_checks import read_json
+from t2i.denoiser.loading.weight_checks import read_json_object
 from tests.adapters.made import components, models_of
 
 
@@ -31,14 +38,14 @@ def skeletons(family):
     if family == "sdxl":
         kinds["text_encoder_2"] = "CLIPTextModelWithProjection"
     return {
-        part: build_meta_model(kind, read_json(place / part / "config.json"))
+        part: build_meta_model(kind, read_json_object(place / part / "config.json"))
         for part, kind in kinds.items()
     }
 
 
 def layers(model):
     return [
-        canonical_name(name)
+        canonical_module_name(name)
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear | nn.Conv2d)
     ]
@@ -49,10 +56,10 @@ def test_every_layer_of_the_published_models_has_a_name_of_its_own_and_it_is_rea
     for part, model in skeletons(family).items():
         names = layers(model)
         assert len(names) > 70
-        written = {replace_dots(name_in_file(part, name)) for name in names}
+        written = {replace_dots(module_name_in_file(part, name)) for name in names}
         assert len(written) == len(names)
         assert [
-            parse_kohya_name(replace_dots(name_in_file(part, name)), 2) for name in names
+            parse_kohya_name(replace_dots(module_name_in_file(part, name)), 2) for name in names
         ] == names
 
 
@@ -90,7 +97,7 @@ def test_no_name_breaks_the_reader(name):
 KNOWN = {
     family: {
         part: {
-            canonical_name(name): tuple(module.weight.shape)
+            canonical_module_name(name): tuple(module.weight.shape)
             for name, module in model.named_modules()
             if isinstance(module, nn.Linear | nn.Conv2d)
         }
@@ -137,21 +144,23 @@ def loras(draw, family, one_alpha):
 def test_diffusers_to_kohya_and_back_loses_nothing(family, data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trips")
     lora = data.draw(loras(family, one_alpha=True))
-    write_diffusers(folder / "one.safetensors", lora)
+    write_diffusers_lora(folder / "one.safetensors", lora)
     first = read_lora(folder / "one.safetensors")
-    write_kohya(folder / "two.safetensors", first, KohyaMetadata(family=family, layers_per_block=1))
+    write_kohya_lora(
+        folder / "two.safetensors", first, KohyaMetadata(family=family, layers_per_block=1)
+    )
     second = read_lora(folder / "two.safetensors", layers_per_block=1)
-    write_diffusers(folder / "three.safetensors", second)
+    write_diffusers_lora(folder / "three.safetensors", second)
     third = read_lora(folder / "three.safetensors")
     for found in (first, second, third):
-        expected = {(part, name): layer for part, name, layer in lora.layers()}
-        assert {(part, name) for part, name, _ in found.layers()} == expected.keys()
-        for part, name, layer in found.layers():
+        expected = {(part, name): layer for part, name, layer in lora.iter_layers()}
+        assert {(part, name) for part, name, _ in found.iter_layers()} == expected.keys()
+        for part, name, layer in found.iter_layers():
             there = expected[part, name]
             assert layer.alpha == there.alpha
-            assert layer.tensors().keys() == there.tensors().keys()
-            for field, tensor in layer.tensors().items():
-                assert torch.equal(tensor, there.tensors()[field]), (part, name, field)
+            assert layer.named_tensors().keys() == there.named_tensors().keys()
+            for field, tensor in layer.named_tensors().items():
+                assert torch.equal(tensor, there.named_tensors()[field]), (part, name, field)
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
@@ -162,7 +171,7 @@ def test_several_alphas_become_one_in_a_kohya_file_and_the_changes_stay(
 ):
     lora = data.draw(loras(family, one_alpha=False))
     path = tmp_path_factory.mktemp("trips") / "one.safetensors"
-    write_kohya(path, lora, KohyaMetadata(family=family, layers_per_block=1))
+    write_kohya_lora(path, lora, KohyaMetadata(family=family, layers_per_block=1))
     found = read_lora(path, layers_per_block=1)
     for part, layers in found.parts.items():
         assert len({layer.alpha for layer in layers.values()}) == 1
@@ -170,5 +179,5 @@ def test_several_alphas_become_one_in_a_kohya_file_and_the_changes_stay(
             there = lora.parts[part][name]
             # bfloat16 has 8 bits: the change was rounded once more
             tolerance = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
-            close = tolerance[layer.up.dtype] * there.matrix().abs().max()
-            assert (layer.matrix() - there.matrix()).abs().max() <= close
+            close = tolerance[layer.up.dtype] * there.build_matrix().abs().max()
+            assert (layer.build_matrix() - there.build_matrix()).abs().max() <= close

@@ -10,11 +10,11 @@ import torch
 from t2i.adapters import (
     KohyaMetadata,
     add_lora,
-    lora_from_model,
     read_lora,
-    write_diffusers,
-    write_kohya,
-    write_peft,
+    read_lora_from_models,
+    write_diffusers_lora,
+    write_kohya_lora,
+    write_peft_folders,
 )
 from tests.adapters.made import (
     CONFIGS,
@@ -55,7 +55,7 @@ def trained(family, name, endings=EVERY + OF_XL, kind=torch.float64):
     train(models_of(parts), config, endings)
     reference = drawn(ours(parts))
     assert apart(reference, drawn(ours(plain))) > 0.01
-    return plain, lora_from_model(models_of(parts), "mine"), reference
+    return plain, read_lora_from_models(models_of(parts), "mine"), reference
 
 
 def read_here(parts, path, name="again"):
@@ -77,7 +77,7 @@ def test_what_is_written_as_diffusers_its_own_loader_reads_to_the_same_picture(
     family, config, tmp_path
 ):
     plain, lora, reference = trained(family, config)
-    write_diffusers(tmp_path / "one.safetensors", lora)
+    write_diffusers_lora(tmp_path / "one.safetensors", lora)
     pipe = theirs(family, plain)
     pipe.load_lora_weights(tmp_path, weight_name="one.safetensors")
     here, there = read_here(plain, tmp_path / "one.safetensors"), drawn(pipe)
@@ -98,7 +98,7 @@ def test_what_is_written_as_kohya_diffusers_own_loader_reads_to_the_same_picture
     family, config, tmp_path
 ):
     plain, lora, reference = trained(family, config, EVERY)
-    write_kohya(
+    write_kohya_lora(
         tmp_path / "one.safetensors", lora, KohyaMetadata(family=family, layers_per_block=1)
     )
     pipe = theirs(family, plain)
@@ -119,10 +119,10 @@ def test_what_is_written_as_kohya_diffusers_own_loader_reads_to_the_same_picture
 def test_what_is_written_is_read_here_at_the_strength_it_was_trained_with(family, config, tmp_path):
     plain, lora, reference = trained(family, config)
     facts = KohyaMetadata(family=family, layers_per_block=1)
-    write_kohya(tmp_path / "kohya.safetensors", lora, facts)
+    write_kohya_lora(tmp_path / "kohya.safetensors", lora, facts)
     assert apart(read_here(plain, tmp_path / "kohya.safetensors"), reference) < FINE
     if not config.startswith("lokr"):
-        write_peft(tmp_path / "peft", lora)
+        write_peft_folders(tmp_path / "peft", lora)
         assert apart(read_here(plain, tmp_path / "peft"), reference) < FINE
 
 
@@ -137,9 +137,9 @@ def test_a_few_layers_away_from_attention_are_read_by_diffusers_too(
     plain, lora, _ = trained(family, "alpha is not the rank", endings, torch.float32)
     path = tmp_path / "one.safetensors"
     if layout == "diffusers":
-        write_diffusers(path, lora)
+        write_diffusers_lora(path, lora)
     else:
-        write_kohya(path, lora, KohyaMetadata(family=family, layers_per_block=1))
+        write_kohya_lora(path, lora, KohyaMetadata(family=family, layers_per_block=1))
     pipe = theirs(family, plain)
     pipe.load_lora_weights(tmp_path, weight_name="one.safetensors")
     assert torch.equal(read_here(plain, path), drawn(pipe))

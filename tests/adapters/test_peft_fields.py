@@ -13,14 +13,14 @@ from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from t2i.adapters import lora_from_model, read_lora
-from t2i.adapters.lora_scales import matches_module, parse_config
+from t2i.adapters import read_lora, read_lora_from_models
+from t2i.adapters.lora_scales import matches_module, parse_peft_config
 from t2i.adapters.peft_fields import (
     HARMLESS_FIELDS,
     READ_FIELDS,
     SUPPORTED_INITIALIZATIONS,
     UNSUPPORTED_FIELDS,
-    check_fields,
+    check_peft_fields,
 )
 from t2i.errors import ModelError
 from tests.adapters.made import components
@@ -137,7 +137,7 @@ def test_every_field_of_peft_stands_in_one_table_and_is_tried_here(kind):
     for name, field in fields(kind).items():
         assert sum(name in table for table in tables) == 1, f"decide what {name} does"
         assert default(field) not in ODD[name]
-    check_fields("x", {name: default(field) for name, field in fields(kind).items()})
+    check_peft_fields("x", {name: default(field) for name, field in fields(kind).items()})
 
 
 def test_every_beginning_that_peft_names_is_tried_here():
@@ -191,7 +191,7 @@ def test_a_config_with_it_is_read_to_what_peft_makes_of_it_or_is_refused(
         if name == "use_dora":
             assert layer.magnitude is not None
             continue
-        made = before[f"{place}.weight"] + layer.matrix()
+        made = before[f"{place}.weight"] + layer.build_matrix()
         assert torch.allclose(made, there[f"{place}.weight"], atol=1e-5), place
 
 
@@ -284,7 +284,7 @@ JSON = st.recursive(
 @example(config={"alpha_pattern": {"": 1}, "lora_alpha": 10**400})
 def test_no_config_gets_past_the_typed_errors(config):
     try:
-        told = parse_config("x", config)
+        told = parse_peft_config("x", config)
     except ModelError as error:
         complaint = str(error)
     else:
@@ -319,7 +319,7 @@ def test_what_peft_converts_on_saving_is_read_to_the_trained_model(beginning, tm
     )
     lora, before, there = read_lora(tmp_path / "lora"), room().state_dict(), weights(model)
     for place, layer in lora.parts["unet"].items():
-        made = before[f"{place}.weight"] + layer.matrix()
+        made = before[f"{place}.weight"] + layer.build_matrix()
         assert torch.allclose(made, there[f"{place}.weight"], atol=1e-5)
 
 
@@ -327,7 +327,7 @@ def test_layers_that_count_from_changed_weights_are_not_taken_off_a_model():
     unet = components("sd1")["unet"]
     unet.add_adapter(LoraConfig(r=2, target_modules=["to_k"], init_lora_weights="olora"))
     with pytest.raises(ModelError, match=r"adapter 'default' of unet: its config has .*'olora'"):
-        lora_from_model({"unet": unet})
+        read_lora_from_models({"unet": unet})
 
 
 @pytest.mark.parametrize("named", ["{}", "text_model.{}"])

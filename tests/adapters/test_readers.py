@@ -16,12 +16,12 @@ from t2i.adapters import (
     KohyaMetadata,
     Lora,
     LowRankUpdate,
-    lora_from_model,
     merge_into_weights,
-    write_kohya,
-    write_peft,
+    read_lora_from_models,
+    write_kohya_lora,
+    write_peft_folders,
 )
-from t2i.adapters.module_names import canonical_name
+from t2i.adapters.module_names import canonical_module_name
 from tests.adapters.made import (
     CONFIGS,
     LYCORIS,
@@ -48,7 +48,7 @@ def made(family, config, endings=TEXT_AND_UNET):
     """Models as they were, the LoRA, and the weights that ours makes of them."""
     trained = models_of(components(family))
     train(trained, config, endings)
-    lora = lora_from_model(trained, "mine")
+    lora = read_lora_from_models(trained, "mine")
     merged = models_of(components(family))
     merge_into_weights(merged, lora)
     return models_of(components(family)), lora, merged
@@ -67,7 +67,7 @@ def assert_merged(model, expected, before):
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 def test_peft_loads_every_layer_of_every_part(family, config, tmp_path):
     models, lora, merged = made(family, (CONFIGS | LYCORIS)[config])
-    write_peft(tmp_path / "peft", lora)
+    write_peft_folders(tmp_path / "peft", lora)
     assert {folder.name for folder in (tmp_path / "peft").iterdir()} == models.keys()
     for part, model in models.items():
         before = copy.deepcopy(model.state_dict())
@@ -75,7 +75,7 @@ def test_peft_loads_every_layer_of_every_part(family, config, tmp_path):
             warnings.filterwarnings("error", message=".*adapter keys")
             loaded = PeftModel.from_pretrained(model, tmp_path / "peft" / part)
         held = [n for n, _ in loaded.named_parameters() if ".default" in n]
-        assert len(held) == sum(len(layer.tensors()) for layer in lora.parts[part].values())
+        assert len(held) == sum(len(layer.named_tensors()) for layer in lora.parts[part].values())
         assert_merged(loaded.merge_and_unload(), merged[part], before)
 
 
@@ -94,7 +94,7 @@ def test_lycoris_loads_every_layer_of_a_kohya_file(config, tmp_path, monkeypatch
     monkeypatch.setattr(LycorisNetworkKohya, "UNET_TARGET_REPLACE_NAME", [])
     models, lora, merged = made("sd1", (CONFIGS | LYCORIS)[config])
     path = tmp_path / "one.safetensors"
-    write_kohya(path, lora, KohyaMetadata(family="sd1", layers_per_block=1))
+    write_kohya_lora(path, lora, KohyaMetadata(family="sd1", layers_per_block=1))
     before = {part: copy.deepcopy(model.state_dict()) for part, model in models.items()}
     text = Whole(models["text_encoder"])
     network, _ = create_network_from_weights(1.0, str(path), None, text, models["unet"])
@@ -180,11 +180,11 @@ def test_every_layer_that_kohyas_scripts_train_is_written_under_their_names(fami
         part, name = names[id(module)]
         shape = module.weight.shape
         down = torch.full((1, *[1] * len(shape[1:])), float(number))
-        parts.setdefault(part, {})[canonical_name(name)] = LowRankUpdate(
+        parts.setdefault(part, {})[canonical_module_name(name)] = LowRankUpdate(
             down, torch.ones(1, 1), 1.0
         )
         expected.add(key)
-    write_kohya(tmp_path / "one.safetensors", Lora(parts), KohyaMetadata(family=family))
+    write_kohya_lora(tmp_path / "one.safetensors", Lora(parts), KohyaMetadata(family=family))
     header, _ = header_of(tmp_path / "one.safetensors")
     assert {key.partition(".")[0] for key in header} - {"__metadata__"} == expected
     state = load_file(tmp_path / "one.safetensors")
@@ -196,7 +196,7 @@ def test_every_layer_that_kohyas_scripts_train_is_written_under_their_names(fami
 def test_merged_as_kohyas_scripts_do_it_is_what_ours_merges(config, tmp_path):
     models, lora, merged = made("sd1", CONFIGS[config])
     path = tmp_path / "one.safetensors"
-    write_kohya(path, lora, KohyaMetadata(family="sd1", layers_per_block=1))
+    write_kohya_lora(path, lora, KohyaMetadata(family="sd1", layers_per_block=1))
     before = {part: copy.deepcopy(model.state_dict()) for part, model in models.items()}
     state, tree = load_file(path), kohya_tree("sd1", models)
     for key in {name.partition(".")[0] for name in state}:
@@ -236,7 +236,7 @@ def test_the_uis_find_what_they_look_for_in_the_header(family, version, tmp_path
     facts = KohyaMetadata(
         family=family, title="ink", layers_per_block=1, told={"ss_tag_frequency": tags}
     )
-    write_kohya(path, lora, facts)
+    write_kohya_lora(path, lora, facts)
     _, told = header_of(path)
     assert told["ss_tag_frequency"] == {"10_sks dog": {"sks dog": 10}}
     assert told["ss_base_model_version"] == version

@@ -19,11 +19,11 @@ from safetensors.torch import load_file, save_file
 from t2i.adapters import (
     KohyaMetadata,
     LowRankUpdate,
-    lora_from_model,
     read_learned_words,
     read_lora,
-    write_diffusers,
-    write_kohya,
+    read_lora_from_models,
+    write_diffusers_lora,
+    write_kohya_lora,
 )
 from t2i.errors import ArgumentError, ModelError, T2IError
 from tests.adapters.made import ATTENTION, CONFIGS, components, train
@@ -39,19 +39,19 @@ def pair(rank=2, width=4, out=3):
 
 
 def only(lora):
-    ((_, _, layer),) = lora.layers()
+    ((_, _, layer),) = lora.iter_layers()
     return layer
 
 
 def same(one, other):
     """The same changes of the same modules, tensor by tensor."""
-    assert {(p, m) for p, m, _ in one.layers()} == {(p, m) for p, m, _ in other.layers()}
-    for part, name, layer in one.layers():
+    assert {(p, m) for p, m, _ in one.iter_layers()} == {(p, m) for p, m, _ in other.iter_layers()}
+    for part, name, layer in one.iter_layers():
         there = other.parts[part][name]
         assert layer.alpha == pytest.approx(there.alpha, rel=1e-6), name
-        assert layer.tensors().keys() == there.tensors().keys()
-        for field, tensor in layer.tensors().items():
-            assert torch.equal(tensor, there.tensors()[field]), (name, field)
+        assert layer.named_tensors().keys() == there.named_tensors().keys()
+        for field, tensor in layer.named_tensors().items():
+            assert torch.equal(tensor, there.named_tensors()[field]), (name, field)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def trained():
     parts = components("sd1")
     models = {"unet": parts["unet"], "text_encoder": parts["text_encoder"]}
     train(models, CONFIGS["mixed ranks and alphas"], ATTENTION)
-    return models, lora_from_model(models, "mine")
+    return models, read_lora_from_models(models, "mine")
 
 
 @pytest.mark.parametrize("rslora", [False, True])
@@ -79,9 +79,9 @@ def test_what_diffusers_saves_with_metadata_has_the_strength_it_was_trained_with
         tmp_path, get_peft_model_state_dict(unet), **_collate_lora_metadata({"unet": unet})
     )
     here = read_lora(tmp_path / "pytorch_lora_weights.safetensors")
-    same(lora_from_model({"unet": unet}), here)
+    same(read_lora_from_models({"unet": unet}), here)
     by = 3**0.5 if rslora else 3
-    scales = {layer.scale for _, _, layer in here.layers()}
+    scales = {layer.scale for _, _, layer in here.iter_layers()}
     assert sorted(scales) == pytest.approx([2 / by, 5 / by])
 
 
@@ -89,7 +89,7 @@ def test_names_of_old_diffusers_mean_the_same_layers(trained, tmp_path):
     _, lora = trained
     old = {}
     letters = {"q_proj": "to_q", "k_proj": "to_k", "v_proj": "to_v", "out_proj": "to_out"}
-    for part, name, layer in lora.layers():
+    for part, name, layer in lora.iter_layers():
         path, _, end = name.removesuffix(".0").rpartition(".")
         if part == "unet":
             key = f"unet.{path}.processor.{end}_lora"
@@ -98,7 +98,7 @@ def test_names_of_old_diffusers_mean_the_same_layers(trained, tmp_path):
         old[f"{key}.down.weight"], old[f"{key}.up.weight"] = layer.down, layer.up
     save_file(old, tmp_path / "old.safetensors")
     here = read_lora(tmp_path / "old.safetensors")
-    for part, name, layer in lora.layers():
+    for part, name, layer in lora.iter_layers():
         again = here.parts[part][name]
         assert torch.equal(again.down, layer.down)
         assert again.scale == 1.0  # it says nothing of alpha
@@ -114,7 +114,9 @@ def test_a_unet_alone_and_the_names_of_diffusers_in_between_are_read(tmp_path):
         "diffusion_model.middle_block.1.proj_in.lora_B.weight": torch.randn(4, 2),
     }
     save_file(tensors, tmp_path / "one.safetensors")
-    assert {(part, name) for part, name, _ in read_lora(tmp_path / "one.safetensors").layers()} == {
+    assert {
+        (part, name) for part, name, _ in read_lora(tmp_path / "one.safetensors").iter_layers()
+    } == {
         ("unet", "down_blocks.0.attentions.0.proj_in"),
         ("unet", "mid_block.attentions.0.proj_in"),
         ("text_encoder", "encoder.layers.0.mlp.fc1"),
@@ -135,7 +137,7 @@ def test_what_peft_saves_is_read_as_it_was_trained(config, tmp_path):
     model = get_peft_model(tiny_unet(), config)
     model.save_pretrained(tmp_path / "adapter")
     here = read_lora(tmp_path / "adapter")
-    same(lora_from_model({"unet": model.base_model.model}), here)
+    same(read_lora_from_models({"unet": model.base_model.model}), here)
     # and peft itself reads what it saved to the same
     PeftModel.from_pretrained(tiny_unet(), tmp_path / "adapter")
 
@@ -169,7 +171,7 @@ def test_a_convolution_between_the_factors_becomes_part_of_one(tmp_path):
     save_file({f"{key}.{name}": t for name, t in tensors.items()}, tmp_path / "cp.safetensors")
     layer = only(read_lora(tmp_path / "cp.safetensors"))
     picture = torch.randn(1, 4, 6, 6)
-    whole = torch.nn.functional.conv2d(picture, layer.matrix().reshape(5, 4, 3, 3))
+    whole = torch.nn.functional.conv2d(picture, layer.build_matrix().reshape(5, 4, 3, 3))
     steps = torch.nn.functional.conv2d(picture, down)
     steps = torch.nn.functional.conv2d(torch.nn.functional.conv2d(steps, mid), up)
     assert (whole - steps).abs().max() < 1e-5
@@ -188,7 +190,7 @@ def test_half_precision_is_read_as_it_is(tmp_path):
 
 def test_a_tensor_that_is_not_understood_is_named_and_nothing_is_loaded(trained, tmp_path):
     path = tmp_path / "one.safetensors"
-    write_diffusers(path, trained[1])
+    write_diffusers_lora(path, trained[1])
     tensors = load_file(path) | {f"unet.other.{n}.oft_blocks": torch.zeros(1) for n in range(5)}
     save_file(tensors, path)
     with pytest.raises(ModelError, match=r"5 of its \d+ tensors .*oft_blocks.* and 2 more\. Not"):
@@ -387,7 +389,9 @@ def test_files_that_are_no_safetensors_are_refused(tmp_path):
 
 def test_a_file_says_what_it_is(trained, tmp_path):
     path = tmp_path / "ink.safetensors"
-    write_kohya(path, trained[1], KohyaMetadata(family="sd1", title="ink", extra={"ss_epoch": "3"}))
+    write_kohya_lora(
+        path, trained[1], KohyaMetadata(family="sd1", title="ink", extra={"ss_epoch": "3"})
+    )
     header = read_lora(path).header
     assert header["ss_base_model_version"] == "sd_v1"
     assert header["ss_network_module"] == "networks.lora"
@@ -395,7 +399,7 @@ def test_a_file_says_what_it_is(trained, tmp_path):
     assert header["modelspec.title"] == header["ss_output_name"] == "ink"
     assert header["ss_epoch"] == "3"
     assert path.stat().st_mode & 0o044, "others may read it"
-    write_diffusers(path, read_lora(path))
+    write_diffusers_lora(path, read_lora(path))
     again = read_lora(path)
     assert again.header["ss_epoch"] == "3"
     same(again, read_lora(path))
@@ -404,12 +408,12 @@ def test_a_file_says_what_it_is(trained, tmp_path):
 def test_what_cannot_be_written_is_refused(trained, tmp_path):
     path = tmp_path / "one.safetensors"
     with pytest.raises(ModelError, match="give --family sd1, sd2 or sdxl"):
-        write_kohya(path, trained[1])
+        write_kohya_lora(path, trained[1])
     factor = torch.ones(2, 2)
     names = ("w1_a", "w1_b", "w2_a", "w2_b")
     loha = read_of({f"{KOHYA}.hada_{name}": torch.ones(2, 2) for name in names}, path)
     with pytest.raises(ModelError, match="diffusers reads no LoHa file"):
-        write_diffusers(path, loha)
+        write_diffusers_lora(path, loha)
     mixed = type(loha)(
         {
             "unet": {
@@ -419,9 +423,9 @@ def test_what_cannot_be_written_is_refused(trained, tmp_path):
         }
     )
     with pytest.raises(ModelError, match="Some layers of unet are DoRA and others are not"):
-        write_diffusers(path, mixed)
+        write_diffusers_lora(path, mixed)
     with pytest.raises(ModelError, match="The LoRA changes nothing"):
-        write_kohya(path, type(loha)({}))
+        write_kohya_lora(path, type(loha)({}))
 
 
 def read_of(tensors, path):

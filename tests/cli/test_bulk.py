@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL.Image import Image
 
-from t2i.cli.bulk.index import parse_entries
+from t2i.cli.bulk.index import parse_index_entries
 from t2i.cli.drawing.drawing import draw_image
 from t2i.run_folder import lock_folder
 from tests.cli.command import PROMPT, Cli, Result, files, pixels, text_of
@@ -281,7 +281,7 @@ def test_a_bar_counts_the_pictures_where_somebody_watches(
 def test_lines_that_were_cut_short_or_hold_half_letters_are_passed_over() -> None:
     whole = b'{"job": 1, "error": {}}\n'
     others = b'{"job": 2, "fi\n[]\n\xff\n{"job": 3, "\\ud800error": {}}\n'
-    assert [entry["job"] for entry in parse_entries(whole + others)] == [1]
+    assert [entry["job"] for entry in parse_index_entries(whole + others)] == [1]
 
 
 @pytest.mark.parametrize("option", [("--method", "apg"), ("--grammar", "plain")])

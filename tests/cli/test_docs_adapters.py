@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from docs.pages import blocks
-from t2i.adapters import Lora, lora_from_model, write_diffusers, write_kohya
+from t2i.adapters import Lora, read_lora_from_models, write_diffusers_lora, write_kohya_lora
 from t2i.adapters.lora_writer import KohyaMetadata
 from tests.adapters.made import ATTENTION, CONFIGS, LYCORIS, components, models_of, train
 from tests.cli.command import Cli
@@ -18,14 +18,14 @@ from tests.tiny import TEXT_WIDTH
 def lora(config: str) -> Lora:
     models = models_of(components("sd1"))
     train(models, (CONFIGS | LYCORIS)[config], ATTENTION)
-    return lora_from_model(models, "mine")
+    return read_lora_from_models(models, "mine")
 
 
 @pytest.mark.slow
 def test_the_commands_of_the_page_run(cli: Cli, model: Path) -> None:
     """In a folder with the files that the page speaks of; the tiny model stands for a real one."""
-    write_diffusers(Path("ink.safetensors"), lora("alpha is not the rank"))
-    write_kohya(
+    write_diffusers_lora(Path("ink.safetensors"), lora("alpha is not the rank"))
+    write_kohya_lora(
         Path("gold.safetensors"), lora("loha"), KohyaMetadata(family="sd1", layers_per_block=1)
     )
     vectors = torch.randn(2, TEXT_WIDTH)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from t2i.cli.drawing import time_estimate as first_step
-from t2i.cli.drawing.time_estimate import FirstStepNotice, format_duration
+from t2i.cli.drawing.time_estimate import FirstStepNotice, format_run_time
 from tests.cli.command import Cli
 
 PIPE = SimpleNamespace(num_timesteps=10)
@@ -44,7 +44,7 @@ def test_quick_steps_and_unwatched_ones_are_silent(capsys):
 
 @pytest.mark.parametrize(("seconds", "said"), [(8.21, "8.2 s"), (200, "3 min"), (9000, "2.5 h")])
 def test_durations_are_for_people(seconds, said):
-    assert format_duration(seconds) == said
+    assert format_run_time(seconds) == said
 
 
 def test_a_picture_that_asks_for_too_much_memory_is_one_line(

@@ -14,11 +14,11 @@ import t2i
 from t2i.adapters import (
     KohyaMetadata,
     Lora,
-    lora_from_model,
     read_lora,
-    write_diffusers,
-    write_kohya,
-    write_peft,
+    read_lora_from_models,
+    write_diffusers_lora,
+    write_kohya_lora,
+    write_peft_folders,
 )
 from tests.adapters.made import (
     ATTENTION,
@@ -43,23 +43,23 @@ KOHYA = KohyaMetadata(family="sd1", layers_per_block=1)
 def low() -> Lora:
     models = models_of(components("sd1"))
     train(models, CONFIGS["mixed ranks and alphas"], EVERY)
-    return lora_from_model(models, "mine")
+    return read_lora_from_models(models, "mine")
 
 
 @pytest.fixture(scope="module")
 def loha() -> Lora:
     models = models_of(components("sd1"))
     train(models, LYCORIS["loha"], ATTENTION, size=0.5)
-    return lora_from_model(models, "mine")
+    return read_lora_from_models(models, "mine")
 
 
 @pytest.fixture(autouse=True)
 def _here(cli: Cli, low: Lora, loha: Lora, model: Path) -> None:
     """In the empty folder of a test: ink of three layouts, a LoHa, a model."""
-    write_diffusers(Path("ink.safetensors"), low)
-    write_kohya(Path("kohya.safetensors"), low, KOHYA)
-    write_peft(Path("peft"), low)
-    write_kohya(Path("gold.safetensors"), loha, KOHYA)
+    write_diffusers_lora(Path("ink.safetensors"), low)
+    write_kohya_lora(Path("kohya.safetensors"), low, KOHYA)
+    write_peft_folders(Path("peft"), low)
+    write_kohya_lora(Path("gold.safetensors"), loha, KOHYA)
     Path("base").symlink_to(model)
 
 
@@ -146,7 +146,7 @@ def test_a_smaller_lora_says_what_it_keeps(cli: Cli) -> None:
     done = cli("lora", "resize", "ink.safetensors", "--out", "small.safetensors", "--rank", "1")
     assert done.code == 0, done.err
     assert re.fullmatch(r"\d\d\.\d\d% of the energy kept, \d+ layers, rank 1\n", done.err)
-    assert {layer.rank for _, _, layer in read_lora(Path("small.safetensors")).layers()} == {1}
+    assert {layer.rank for _, _, layer in read_lora(Path("small.safetensors")).iter_layers()} == {1}
     arguments = ("--out", "as-lora.safetensors", "--share", "1", "--to", "kohya", "--family", "sd1")
     document = cli("lora", "resize", "gold.safetensors", *arguments, "--format", "json").json()
     assert document["kept"] == 1.0
@@ -166,10 +166,10 @@ def test_every_layout_of_a_lora_becomes_every_other(cli: Cli, low: Lora) -> None
             assert done.code == 0, done.err
             assert done.out == f"{out}\n"
             found = read_lora(Path(out))
-            for part, name, layer in low.layers():
-                change = found.parts[part][name].matrix() - layer.matrix()
+            for part, name, layer in low.iter_layers():
+                change = found.parts[part][name].build_matrix() - layer.build_matrix()
                 assert change.abs().max() < 1e-6, (source, to, name)
-            assert len(list(found.layers())) == len(list(low.layers()))
+            assert len(list(found.iter_layers())) == len(list(low.iter_layers()))
     pipes = [theirs("sd1", components("sd1")) for _ in range(2)]
     for pipe, name in zip(pipes, ("k.safetensors", "d.safetensors"), strict=True):
         pipe.load_lora_weights(".", weight_name=name)
@@ -183,8 +183,8 @@ def test_a_lora_that_names_modules_as_a_whole_model_does_is_a_lora(cli: Cli, pre
     ends = {"lora_down.weight": (2, 16), "lora_up.weight": (16, 2), "alpha": ()}
     save_file({f"{prefix}{module}.{e}": torch.ones(n) for e, n in ends.items()}, "x.safetensors")
     assert cli("convert", "x.safetensors", "y.safetensors").code == 0
-    assert [name for _, name, _ in read_lora(Path("y.safetensors")).layers()] == [
-        name for _, name, _ in read_lora(Path("x.safetensors")).layers()
+    assert [name for _, name, _ in read_lora(Path("y.safetensors")).iter_layers()] == [
+        name for _, name, _ in read_lora(Path("x.safetensors")).iter_layers()
     ]
 
 
@@ -318,7 +318,7 @@ def test_a_tensor_that_is_not_understood_is_named_by_every_command(cli: Cli) -> 
 def test_a_lora_that_does_not_fit_the_model_is_named(cli: Cli, low: Lora) -> None:
     layers = dict(low.parts["unet"])
     layers["mid_block.attentions.9.proj_in"] = layers.pop("mid_block.attentions.0.proj_in")
-    write_kohya(Path("odd.safetensors"), Lora({"unet": layers}), KOHYA)
+    write_kohya_lora(Path("odd.safetensors"), Lora({"unet": layers}), KOHYA)
     done = cli("generate", PROMPT, "--model", "base", "--steps", "1", "--lora", "odd.safetensors")
     assert done.code == 3
     assert re.search(

@@ -9,7 +9,7 @@ import pytest
 
 from t2i import __version__
 from t2i.cli.metadata.writing import _quote_value
-from t2i.cli.request.digests import digest
+from t2i.cli.request.digests import compute_model_digest
 from tests.cli.command import PROMPT, Cli, text_of
 
 
@@ -82,11 +82,21 @@ def test_the_digest_is_of_weights_and_configs_by_name(tmp_path: Path) -> None:
     (folder / "unet").mkdir(parents=True)
     (folder / "unet" / "config.json").write_text("{}")
     (folder / "a.safetensors").write_bytes(b"weights")
-    first = digest(folder)
+    first = compute_model_digest(folder)
     (folder / "README.md").write_text("no part of it")
-    assert digest(folder) == first
+    assert compute_model_digest(folder) == first
     (folder / "unet" / "config.json").rename(folder / "unet" / "other.json")
-    assert digest(folder) != first
-    alone = digest(folder / "a.safetensors")
+    assert compute_model_digest(folder) != first
+    alone = compute_model_digest(folder / "a.safetensors")
     (folder / "a.safetensors").write_bytes(b"others")
-    assert len({first, alone, digest(folder), digest(folder / "a.safetensors")}) == 4
+    assert (
+        len(
+            {
+                first,
+                alone,
+                compute_model_digest(folder),
+                compute_model_digest(folder / "a.safetensors"),
+            }
+        )
+        == 4
+    )

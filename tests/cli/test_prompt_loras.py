@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t2i.adapters import KohyaMetadata, lora_from_model, write_kohya
+from t2i.adapters import KohyaMetadata, read_lora_from_models, write_kohya_lora
 from t2i.cli.request.prompt_loras import check_no_lora_tags, remove_network_tags, set_prompt
 from t2i.cli.request.request import Request
 from t2i.errors import ArgumentError
@@ -28,8 +28,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         models = models_of(components("sd1"))
         train(models, CONFIGS["alpha is not the rank"], ATTENTION, seed)
         path = place / f"{name}.safetensors"
-        write_kohya(
-            path, lora_from_model(models, "mine"), KohyaMetadata(family="sd1", layers_per_block=1)
+        write_kohya_lora(
+            path,
+            read_lora_from_models(models, "mine"),
+            KohyaMetadata(family="sd1", layers_per_block=1),
         )
     return place
 

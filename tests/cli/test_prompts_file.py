@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from t2i.cli.bulk.plan import lines_digest
-from t2i.cli.bulk.prompts_file import MAX_LINE, MAX_NAMED_LINES, read_prompts
+from t2i.cli.bulk.plan import digest_lines
+from t2i.cli.bulk.prompts_file import MAX_LINE, MAX_NAMED_LINES, read_prompts_file
 from t2i.cli.request.prompt_line import PromptLine
 from t2i.cli.request.request import RequestOverrides
 from t2i.errors import ArgumentError, DataError
@@ -23,13 +23,13 @@ def written(folder: Path, name: str, data: str | bytes) -> Path:
 
 def refused(path: Path) -> str:
     with pytest.raises(DataError) as error:
-        read_prompts(path)
+        read_prompts_file(path)
     return str(error.value)
 
 
 def test_a_text_file_has_a_prompt_on_each_line(tmp_path: Path) -> None:
     text = "\ufeff# fruit\r\n a red apple \r\n\r\n#no\r\nein grüner Apfel"
-    lines = read_prompts(written(tmp_path, "p.txt", text))
+    lines = read_prompts_file(written(tmp_path, "p.txt", text))
     assert lines == [
         PromptLine(number=2, prompt="a red apple"),
         PromptLine(number=5, prompt="ein grüner Apfel"),
@@ -49,7 +49,7 @@ def test_a_line_of_json_says_what_it_wants(tmp_path: Path) -> None:
         "name": "cat",
     }
     text = "\n" + json.dumps(record) + '\n{"prompt": "x", "width": 64, "height": 32, "seed": null}'
-    assert read_prompts(written(tmp_path, "p.jsonl", text)) == [
+    assert read_prompts_file(written(tmp_path, "p.jsonl", text)) == [
         PromptLine(
             number=2,
             prompt="# a cat\n{and} a dog",
@@ -71,7 +71,7 @@ def test_a_line_of_json_says_what_it_wants(tmp_path: Path) -> None:
 
 def test_a_csv_has_cells_with_commas_and_line_breaks(tmp_path: Path) -> None:
     text = '\ufeffprompt,seed,size\r\n"red, ""ripe""\napple",7,\r\n\r\na cat,,64\r\n'
-    assert read_prompts(written(tmp_path, "p.csv", text)) == [
+    assert read_prompts_file(written(tmp_path, "p.csv", text)) == [
         PromptLine(number=2, prompt='red, "ripe"\napple', seed=7),
         PromptLine(number=5, prompt="a cat", overrides=RequestOverrides(width=64, height=64)),
     ]
@@ -180,7 +180,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
     assert "No such file of prompts" in refused(tmp_path / "none.txt")
     assert "holds no prompt" in refused(written(tmp_path, "p.txt", "# nothing\n"))
     with pytest.raises(ArgumentError, match=r"p\.json: expected a file in \.txt, \.jsonl, \.csv"):
-        read_prompts(tmp_path / "p.json")
+        read_prompts_file(tmp_path / "p.json")
 
 
 @pytest.mark.parametrize("suffix", ["txt", "jsonl", "csv"])
@@ -188,7 +188,7 @@ def test_a_hundred_thousand_lines_are_read(tmp_path: Path, suffix: str) -> None:
     line = {"txt": "apple {}\n", "jsonl": '{{"prompt": "apple {}"}}\n', "csv": "apple {}\n"}[suffix]
     text = "prompt\n" if suffix == "csv" else ""
     text += "".join(line.format(number) for number in range(100_000))
-    lines = read_prompts(written(tmp_path, f"p.{suffix}", text))
+    lines = read_prompts_file(written(tmp_path, f"p.{suffix}", text))
     assert len(lines) == 100_000
     assert lines[-1].prompt == "apple 99999"
 
@@ -220,5 +220,5 @@ def test_the_digest_of_the_lines_is_that_of_folders_begun_before(tmp_path: Path)
         },
     ]
     text = "".join(json.dumps(line) + "\n" for line in lines)
-    digest = lines_digest(read_prompts(written(tmp_path, "p.jsonl", text)))
+    digest = digest_lines(read_prompts_file(written(tmp_path, "p.jsonl", text)))
     assert digest == "b023c03ac71693f522cd4601890f92609f3d4a4736ca9a3a09f360850045254f"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from t2i.cli.request.digests import digest
+from t2i.cli.request.digests import compute_model_digest
 from t2i.cli.request.input_files import EmbeddingFile, ScaledFile
 from t2i.cli.request.known_words import WORD, KnownWords, read_known_words
 from t2i.cli.request.prompt_checks import find_line_warnings, find_prompt_warnings
@@ -236,7 +236,7 @@ def test_the_page_of_the_embedded_model_lists_what_it_knows_and_so_does_the_comm
     assert document["knows"] == KNOWN.kinds
     assert document["pixels"] == "128x128"
     assert (document["steps"], document["guidance"]) == (10, 3.0)
-    assert document["digest"] == digest(EMBEDDED_FOLDER)
+    assert document["digest"] == compute_model_digest(EMBEDDED_FOLDER)
     for kind, names in KNOWN.kinds.items():
         listed = " ".join(names) if kind == "words" else ", ".join(names)
         assert listed in told

@@ -8,7 +8,11 @@ import pytest
 from PIL import Image
 
 from t2i import __version__
-from t2i.cli.metadata.reading import list_differences, read_metadata, request_from_metadata
+from t2i.cli.metadata.reading import (
+    list_reproduction_differences,
+    read_metadata,
+    request_from_metadata,
+)
 from t2i.cli.metadata.writing import build_image_texts
 from t2i.cli.request.request import Request
 from t2i.pictures import save_picture
@@ -74,7 +78,7 @@ def test_a_generated_picture_tells_what_was_asked_for(cli: Cli, model: Path) -> 
     made = cli("generate", PROMPT, "--model", model, "--steps", "1", "--seed", "3")
     story = read_metadata(made.paths[0])
     assert story.settings.model_hash is not None
-    assert list_differences(story, story.settings.model_hash) == []
+    assert list_reproduction_differences(story, story.settings.model_hash) == []
     request, seed = request_from_metadata(story)
     assert (request.prompt, request.model, seed) == (PROMPT, str(model), 3)
     assert f"prompt      {PROMPT}\n" in cli("show", made.paths[0]).out

@@ -11,7 +11,11 @@ from PIL import Image
 
 from t2i import __version__
 from t2i.cli.metadata.a1111 import parse_a1111
-from t2i.cli.metadata.reading import list_differences, read_metadata, request_from_metadata
+from t2i.cli.metadata.reading import (
+    list_reproduction_differences,
+    read_metadata,
+    request_from_metadata,
+)
 from t2i.cli.metadata.t2i_json import read_t2i
 from t2i.cli.metadata.writing import build_image_texts, format_a1111
 from t2i.cli.request.input_files import EmbeddingFile, InputFile, ScaledFile
@@ -130,13 +134,13 @@ def test_a_models_own_sampler_is_left_to_the_model(tmp_path: Path) -> None:
 def test_other_versions_and_another_model_are_named(tmp_path: Path) -> None:
     versions = {"t2i": "0.0.1", "torch": "1.0\x1b[31m"}
     story = read_metadata(ours(tmp_path / "a.png", libraries=versions))
-    first, second, third = list_differences(story, "f" * 64)
+    first, second, third = list_reproduction_differences(story, "f" * 64)
     assert first == f"made with t2i 0.0.1, here is {__version__}"
     assert second.startswith("made with torch 1.0\\u001b[31m, here is ")
     assert third == "made with model 0123456789, here is ffffffffff"
-    assert len(list_differences(story, DIGEST)) == 2
+    assert len(list_reproduction_differences(story, DIGEST)) == 2
     assert (
-        list_differences(story, None)[2]
+        list_reproduction_differences(story, None)[2]
         == "made with model 0123456789; the model here is not known"
     )
 
@@ -188,6 +192,6 @@ def test_a_broken_record_leaves_the_prompt_text(tmp_path: Path) -> None:
     story = read_metadata(png(tmp_path / "a.png", text | {"t2i": "{"}))
     assert (story.prompt, story.settings.seed) == ("a cat", 7)
     assert story.not_understood[0].startswith("t2i: not JSON")
-    assert list_differences(story, DIGEST)[0] == (
+    assert list_reproduction_differences(story, DIGEST)[0] == (
         f"made by t2i {__version__}, but its full record is missing: it may not be identical"
     )

@@ -5,7 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from t2i.cli.metadata.reading import list_differences, read_metadata, request_from_metadata
+from t2i.cli.metadata.reading import (
+    list_reproduction_differences,
+    read_metadata,
+    request_from_metadata,
+)
 from t2i.cli.metadata.writing import format_a1111
 from t2i.cli.request.request import Request
 from t2i.errors import DataError
@@ -67,7 +71,7 @@ def test_a_request_takes_over_all_but_the_model(tmp_path: Path) -> None:
     request, seed = request_from_metadata(story)
     assert (request.sampler, request.model, seed) == ("dpm++ 2m karras", "embedded", 1234567890)
     assert (request.width, request.height, request.guidance_scale) == (512, 768, 7.0)
-    lines = list_differences(story, None)
+    lines = list_reproduction_differences(story, None)
     assert lines[0] == "made by another tool, A1111 v1.9.3: it will not be identical"
     assert lines[1] == "the model 'v1-5, pruned' is not taken over: choose one with --model"
     assert "not understood: Clip skip: 2" in lines
@@ -80,7 +84,9 @@ def test_the_last_line_of_settings_counts(tmp_path: Path) -> None:
     assert (story.negative_prompt, story.settings.num_inference_steps) == ("x", 20)
     assert story.settings.sampler is None
     assert story.not_understood == ("after the settings: Template: y",)
-    assert "not recorded: sampler, guidance, width, height, model" in list_differences(story, None)
+    assert "not recorded: sampler, guidance, width, height, model" in list_reproduction_differences(
+        story, None
+    )
 
 
 def test_a_sampler_that_is_not_ours_is_kept_by_name(tmp_path: Path) -> None:
@@ -91,7 +97,7 @@ def test_a_sampler_that_is_not_ours_is_kept_by_name(tmp_path: Path) -> None:
     assert request_from_metadata(story)[0].sampler is None
     assert (
         "the sampler 'DPM adaptive' is unknown here: the model's own is used"
-        in list_differences(story, None)
+        in list_reproduction_differences(story, None)
     )
 
 
@@ -142,7 +148,9 @@ def test_a_seed_that_t2i_cannot_take_is_told_and_left_out(tmp_path: Path) -> Non
     story = read_metadata(png(tmp_path / "a.png", {"parameters": text}))
     assert story.settings.seed == 2**63
     assert request_from_metadata(story)[1] is None
-    assert any("is above 9007199254740992" in line for line in list_differences(story, None))
+    assert any(
+        "is above 9007199254740992" in line for line in list_reproduction_differences(story, None)
+    )
 
 
 def test_a_text_without_settings_is_no_story(tmp_path: Path) -> None:

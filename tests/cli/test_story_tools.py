@@ -10,7 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t2i.cli.metadata.comfyui import read_comfyui
-from t2i.cli.metadata.reading import list_differences, read_metadata, request_from_metadata
+from t2i.cli.metadata.reading import (
+    list_reproduction_differences,
+    read_metadata,
+    request_from_metadata,
+)
 from t2i.errors import DataError
 from tests.cli.carrying import png, with_exif
 
@@ -56,7 +60,10 @@ def test_a_comfyui_graph_is_followed_from_the_sampler(tmp_path: Path) -> None:
     assert (told.width, told.height, told.model) == (512, 768, "v1-5.safetensors")
     assert story.not_understood == ()
     assert request_from_metadata(story)[1] == 156680208700286
-    assert "another tool, ComfyUI: it will not be identical" in list_differences(story, None)[0]
+    assert (
+        "another tool, ComfyUI: it will not be identical"
+        in list_reproduction_differences(story, None)[0]
+    )
 
 
 def test_a_comfyui_webp_keeps_its_graph_in_exif(tmp_path: Path) -> None:
@@ -206,7 +213,10 @@ def test_anything_may_stand_anywhere_in_a_graph(changes: dict[tuple[str, str], A
     for (name, key), value in changes.items():
         if (name, key) == ("3", "steps") and type(value) is int:
             assert story.settings.num_inference_steps == (value if 1 <= value <= 10_000 else None)
-    letters = {unicodedata.category(letter) for letter in "".join(list_differences(story, None))}
+    letters = {
+        unicodedata.category(letter)
+        for letter in "".join(list_reproduction_differences(story, None))
+    }
     assert not letters & {"Cc", "Cs", "Zl", "Zp"}
 
 

@@ -78,11 +78,11 @@ def test_a_repository_without_a_pipeline_is_refused(cache):
     (cache / "snapshots" / COMMIT / "model_index.json").unlink()
     with pytest.raises(ModelError, match=r"has no model_index.json: .*download that file"):
         locate_model("owner/tiny")
-    assert hub.cached_models() == {}
+    assert hub.list_cached_models() == {}
 
 
 def test_cached_models_are_listed(cache, capsys):
-    assert hub.cached_models() == {"owner/tiny": cache / "snapshots" / COMMIT}
+    assert hub.list_cached_models() == {"owner/tiny": cache / "snapshots" / COMMIT}
     assert main(["models"]) == 0
     assert re.search(rf"^owner/tiny\n(  .*\n)*  path +.*{COMMIT}$", capsys.readouterr().out, re.M)
 
@@ -116,8 +116,8 @@ def test_nothing_but_json_words_and_safetensors_is_fetched():
         "text_encoder/model.onnx",
     ]
     every = [*wanted, *half, *unwanted]
-    assert list(filter_repo_objects(every, allow_patterns=hub.allowed_patterns(None))) == wanted
-    fp16 = list(filter_repo_objects(every, allow_patterns=hub.allowed_patterns("fp16")))
+    assert list(filter_repo_objects(every, allow_patterns=hub.download_patterns(None))) == wanted
+    fp16 = list(filter_repo_objects(every, allow_patterns=hub.download_patterns("fp16")))
     assert fp16 == wanted + half
 
 
@@ -145,7 +145,7 @@ def test_a_broken_entry_of_the_cache_hides_no_other(cache, capsys, file, content
 def test_what_is_no_id_of_the_hub_is_not_listed(cache):
     shutil.copytree(cache, cache.with_name("models--a--b\x1b[31m"), symlinks=True)
     (cache.parent / "models--a--file").touch()
-    assert list(hub.cached_models()) == ["owner/tiny"]
+    assert list(hub.list_cached_models()) == ["owner/tiny"]
 
 
 def test_a_folder_in_the_place_of_a_card_or_a_link_to_nothing_is_no_summary(cache, capsys):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from t2i.denoiser.loading.checkpoint_contents import read_checkpoint
+from t2i.denoiser.loading.checkpoint_contents import identify_checkpoint
 from t2i.denoiser.loading.model_folder import check_folder
 from t2i.denoiser.loading.single_file import load_single_file
 from t2i.denoiser.loading.unused_tensors import SCHEDULE_BUFFERS
@@ -98,7 +98,7 @@ def test_what_training_and_libraries_leave_in_a_file_changes_nothing(tmp_path, m
         "global_step": torch.tensor(7),
         "first_stage_model.loss.discriminator.main.0.weight": ONE,
     }
-    for source in read_checkpoint(saved(tmp_path, tensors)).family.sources.values():
+    for source in identify_checkpoint(saved(tmp_path, tensors)).family.sources.values():
         if source.class_name.startswith("CLIPText"):
             extras[f"{source.prefix}logit_scale"] = ONE
             if source.prefix.endswith(".transformer."):
@@ -131,9 +131,9 @@ def test_a_text_encoder_of_another_kind_may_lie_where_one_is_given(tmp_path, sd1
     # the width of the text tells the family where no known text encoder does
     attends = [n for n in bert if n.endswith(".attn2.to_k.weight")]
     bert |= {n: torch.ones(bert[n].shape[0], 768) for n in attends}
-    found = read_checkpoint(saved(tmp_path, bert))
-    assert found.beside() == ["cond_stage_model.bert.embeddings.weight"]
-    assert found.beside({"text_encoder": None}) == []
+    found = identify_checkpoint(saved(tmp_path, bert))
+    assert found.list_other_tensors() == ["cond_stage_model.bert.embeddings.weight"]
+    assert found.list_other_tensors({"text_encoder": None}) == []
 
 
 def test_quantized_weights_of_a_single_file_are_refused(tmp_path, sd1):

@@ -10,7 +10,7 @@ from t2i.denoiser import activation_memory
 from t2i.denoiser import memory_checks as memory
 from t2i.denoiser.activation_memory import (
     decoder_bytes_per_position,
-    measure_peak,
+    measure_pass_peak,
     unet_bytes_per_position,
 )
 from t2i.denoiser.loading.trial_pass import run_trial_pass
@@ -49,14 +49,14 @@ def test_each_tensor_of_a_pass_is_counted_while_it_lives():
             one = one.view(2, 5, 256).view(10, 256)
 
     row = 10 * 256 * 4
-    assert 2 * row <= measure_peak(layer, run) <= 3 * row
+    assert 2 * row <= measure_pass_peak(layer, run) <= 3 * row
 
 
 def test_fused_attention_is_counted_without_its_map():
     nothing = torch.nn.Module()
     query = torch.zeros(1, 2, 4096, 8, device="meta")
     attend = torch.nn.functional.scaled_dot_product_attention
-    assert measure_peak(nothing, lambda: attend(query, query, query)) == query.nbytes
+    assert measure_pass_peak(nothing, lambda: attend(query, query, query)) == query.nbytes
 
 
 def test_a_wider_model_and_a_larger_type_need_more():

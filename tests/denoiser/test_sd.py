@@ -45,21 +45,21 @@ def test_latents_go_out_as_they_came_in(shift):
     vae = tiny_vae(scaling_factor=0.5, shift_factor=shift)
     pixels_B3YX = torch.rand(2, 3, 32, 32) * 2 - 1
     generator = torch.Generator().manual_seed(0)
-    latents_BCHW = sd.encode(vae, pixels_B3YX, generator)
+    latents_BCHW = sd.encode_pixels(vae, pixels_B3YX, generator)
 
     drawn = vae.encode(pixels_B3YX).latent_dist.sample(torch.Generator().manual_seed(0))
     torch.testing.assert_close(latents_BCHW, (drawn - (shift or 0.0)) * 0.5)
-    torch.testing.assert_close(sd.decode(vae, latents_BCHW), vae.decode(drawn).sample)
+    torch.testing.assert_close(sd.decode_latents(vae, latents_BCHW), vae.decode(drawn).sample)
 
 
 @torch.no_grad()
 def test_an_autoencoder_tiny_encodes_without_chance():
     vae = tiny_small_vae(latent_channels=8)
     pixels_B3YX = torch.rand(1, 3, 32, 32) * 2 - 1
-    latents_BCHW = sd.encode(vae, pixels_B3YX)
+    latents_BCHW = sd.encode_pixels(vae, pixels_B3YX)
     assert latents_BCHW.shape == (1, 8, 8, 8)
     assert torch.equal(latents_BCHW, vae.encode(pixels_B3YX).latents)
-    assert torch.equal(sd.decode(vae, latents_BCHW), vae.decode(latents_BCHW).sample)
+    assert torch.equal(sd.decode_latents(vae, latents_BCHW), vae.decode(latents_BCHW).sample)
 
 
 @torch.no_grad()
@@ -82,7 +82,7 @@ def test_a_trained_autoencoder_brings_the_picture_back():
     vae = Copy(scaling_factor=0.18215, shift_factor=0.1)
     pixels_B3YX = torch.rand(1, 3, 8, 8) * 2 - 1
     torch.testing.assert_close(
-        sd.decode(vae, sd.encode(vae, pixels_B3YX)), pixels_B3YX, atol=1e-6, rtol=0
+        sd.decode_latents(vae, sd.encode_pixels(vae, pixels_B3YX)), pixels_B3YX, atol=1e-6, rtol=0
     )
 
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from t2i.denoiser.loading.checkpoint_contents import read_checkpoint
+from t2i.denoiser.loading.checkpoint_contents import identify_checkpoint
 from t2i.denoiser.loading.meta_models import build_meta_model
-from t2i.denoiser.loading.single_file import ASSETS, load_single_file, load_tokenizer
-from t2i.denoiser.loading.weight_checks import read_json
+from t2i.denoiser.loading.single_file import ASSETS, load_clip_tokenizer, load_single_file
+from t2i.denoiser.loading.weight_checks import read_json_object
 from t2i.errors import ArgumentError, ModelError
 from tests.denoiser.original_layout import write_sd1, write_sd2, write_sdxl
 from tests.denoiser.tiny_models import xl_components, xl_folder
@@ -101,10 +101,10 @@ def test_marks_of_v_prediction_and_zero_snr_are_heeded(tmp_path):
 def test_what_the_header_says_of_its_prediction_is_heeded(tmp_path, parts):
     said = {"modelspec.prediction_type": "v"}
     path = write_sd1(tmp_path / "sd1.safetensors", parts, said)
-    assert read_checkpoint(path).prediction_type == "v_prediction"
+    assert identify_checkpoint(path).prediction_type == "v_prediction"
     said = {"modelspec.architecture": "stable-diffusion-v2-512"}
     path = write_sd2(tmp_path / "sd2.safetensors", parts, said)
-    assert read_checkpoint(path).prediction_type == "epsilon"
+    assert identify_checkpoint(path).prediction_type == "epsilon"
 
 
 # the configs and the words that come with the package
@@ -124,7 +124,7 @@ def test_what_the_header_says_of_its_prediction_is_heeded(tmp_path, parts):
     ],
 )
 def test_the_configs_describe_models_of_the_published_sizes(place, millions):
-    config = read_json(ASSETS / "single_file" / place / "config.json")
+    config = read_json_object(ASSETS / "single_file" / place / "config.json")
     class_name = config.get("_class_name") or config["architectures"][0]
     model = build_meta_model(class_name, config)
     assert sum(weight.numel() for weight in model.parameters()) == round(millions * 1e6)
@@ -132,7 +132,7 @@ def test_the_configs_describe_models_of_the_published_sizes(place, millions):
 
 def test_without_a_network_the_words_must_be_given(tmp_path):
     with pytest.raises(ModelError, match=r"carries no vocabulary.*give config=.*tokenizer="):
-        load_tokenizer(tmp_path / "none", "!")
+        load_clip_tokenizer(tmp_path / "none", "!")
 
 
 # refused
@@ -192,7 +192,7 @@ def test_files_that_are_no_model_say_what_they_are(tmp_path, names, message):
     path = tmp_path / "file.safetensors"
     save_file({name: torch.zeros(2, 768) for name in names}, path)
     with pytest.raises(ModelError, match=message):
-        read_checkpoint(path)
+        identify_checkpoint(path)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_unets_of_unknown_families_are_refused(tmp_path, tensors, message):
     path = tmp_path / "file.safetensors"
     save_file({CONV_IN: torch.zeros(8, 4, 3, 3)} | tensors, path)
     with pytest.raises(ModelError, match=message):
-        read_checkpoint(path)
+        identify_checkpoint(path)
 
 
 def test_a_unet_that_reads_something_else_is_refused(tmp_path, parts, folder):
@@ -219,4 +219,4 @@ def test_a_broken_checkpoint_is_refused(tmp_path):
     path = tmp_path / "file.safetensors"
     path.write_bytes(b"x" * 100)
     with pytest.raises(ModelError, match="is not a whole safetensors file"):
-        read_checkpoint(path)
+        identify_checkpoint(path)

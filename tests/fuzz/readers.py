@@ -16,13 +16,13 @@ from t2i.adapters import read_learned_word, read_lora
 from t2i.attention.probes.heat_maps import load_maps
 from t2i.cli.bulk.index import merge_index_parts
 from t2i.cli.bulk.plan import read_bulk_state
-from t2i.cli.bulk.prompts_file import read_prompts
+from t2i.cli.bulk.prompts_file import read_prompts_file
 from t2i.cli.metadata.reading import read_metadata, request_from_metadata
 from t2i.cli.request.request import Request, read_defaults
 from t2i.denoiser.build import ModelConfig
-from t2i.denoiser.loading.checkpoint_contents import read_checkpoint
+from t2i.denoiser.loading.checkpoint_contents import identify_checkpoint
 from t2i.denoiser.loading.model_folder import check_folder
-from t2i.denoiser.loading.weight_checks import read_json, read_shapes
+from t2i.denoiser.loading.weight_checks import read_json_object, read_shapes
 from t2i.evaluate.report.previous_result import read_earlier_result
 from t2i.evaluate.result_folder import parse_entries
 from t2i.evaluate.suite import ASSETS, read_suite
@@ -196,9 +196,11 @@ KOHYA = """[general]\nresolution = 64\n[[datasets]]\nbatch_size = 2\n[[datasets.
 image_dir = "a"\nclass_tokens = "a cat"\nnum_repeats = 3\ncolor_aug = false\n"""
 
 READERS = {
-    "prompts.txt": Reader("p.txt", read_prompts, texts("a cat\n# no\na dog\n")),
-    "prompts.jsonl": Reader("p.jsonl", read_prompts, texts(f"{PROMPT_LINE}\n{PROMPT_LINE}\n")),
-    "prompts.csv": Reader("p.csv", read_prompts, texts('prompt,seed,size\n"a, b",7,64\nc,,\n')),
+    "prompts.txt": Reader("p.txt", read_prompts_file, texts("a cat\n# no\na dog\n")),
+    "prompts.jsonl": Reader("p.jsonl", read_prompts_file, texts(f"{PROMPT_LINE}\n{PROMPT_LINE}\n")),
+    "prompts.csv": Reader(
+        "p.csv", read_prompts_file, texts('prompt,seed,size\n"a, b",7,64\nc,,\n')
+    ),
     "prompt": Reader(
         "p", read_one_prompt, texts("a (red:1.2) [cat:dog:.5] AND b <lora:x:1> BREAK")
     ),
@@ -239,8 +241,8 @@ READERS = {
         "x.pt", lambda path: read_learned_word(path, pickles=True), lambda _: (pickled(),)
     ),
     "maps": Reader("x.safetensors", load_maps, weights),
-    "single file": Reader("x.safetensors", read_checkpoint, weights),
-    "model config": Reader("config.json", read_json, texts(json.dumps(MODEL_INDEX))),
+    "single file": Reader("x.safetensors", identify_checkpoint, weights),
+    "model config": Reader("config.json", read_json_object, texts(json.dumps(MODEL_INDEX))),
     "model index": Reader(
         "m/model_index.json", in_folder(check_folder), texts(json.dumps(MODEL_INDEX))
     ),

@@ -181,12 +181,12 @@ def test_an_autoencoder_that_overflows_in_half_precision_says_how_to_decode(comp
         check_pixels_finite(pixels)
     half = TextToImagePipeline(**tiny_sd_components() | {"vae": components["vae"]})
     latents = torch.zeros(1, 4, 8, 8, dtype=torch.float16)
-    assert sd.decode(half.vae, latents).dtype == torch.float32  # the remedy is taken
+    assert sd.decode_latents(half.vae, latents).dtype == torch.float32  # the remedy is taken
 
 
 def test_on_another_device_the_first_of_several_steps_is_named_when_the_run_is_over():
     watch = FiniteLatentsCheck(4)
-    watch.add_flag = lambda numbers, problem: watch.flags.append(
+    watch.record_finite = lambda numbers, problem: watch.flags.append(
         (numbers.isfinite().all(), problem)
     )
     sound, broken = torch.zeros(1, 4, 2, 2), torch.full((1, 4, 2, 2), NAN)
@@ -195,4 +195,4 @@ def test_on_another_device_the_first_of_several_steps_is_named_when_the_run_is_o
         watch.check_step(latents, step)
         watch.check_callbacks(latents, step)
     with pytest.raises(DrawingError, match="in step 2 of 4, in the pass"):
-        watch.end()
+        watch.raise_first_problem()

@@ -12,7 +12,14 @@ from torch import nn
 
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.text_to_image import TextToImagePipeline
-from t2i.adapters import Lora, LowRankUpdate, add_lora, lora_from_model, read_lora, remove_lora
+from t2i.adapters import (
+    Lora,
+    LowRankUpdate,
+    add_lora,
+    read_lora,
+    read_lora_from_models,
+    remove_lora,
+)
 from t2i.adapters.peft_layers import iter_adapter_layers
 from t2i.errors import ModelError, OutputError
 from tests.adapters.made import CONFIGS, components, drawn, models_of, ours
@@ -108,7 +115,7 @@ def test_ranks_and_alphas_that_differ_by_layer_are_saved_and_read_again(family, 
     pipe.save_pretrained(tmp_path)
     for part in ENCODERS[family]:
         (written,) = read_lora(tmp_path / part).parts.values()
-        on = lora_from_model({part: getattr(pipe, part)}, "ink").parts[part]
+        on = read_lora_from_models({part: getattr(pipe, part)}, "ink").parts[part]
         alphas = {name: layer.alpha for name, layer in on.items()}
         assert {name: layer.alpha for name, layer in written.items()} == alphas
     for again in opened_by_both(KINDS[family], tmp_path):
@@ -263,7 +270,7 @@ def test_loras_of_a_request_come_off_again_and_the_models_own_stays():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.data = torch.randn_like(parameter)
-    lora = lora_from_model(dict(models_of(other).items()))
+    lora = read_lora_from_models(dict(models_of(other).items()))
     with_magnitude = Lora(
         {
             part: {

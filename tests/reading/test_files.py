@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from t2i.cli.bulk.prompts_file import read_prompts
+from t2i.cli.bulk.prompts_file import read_prompts_file
 from t2i.cli.metadata.reading import read_metadata
-from t2i.denoiser.loading.weight_checks import read_json as read_model_json
+from t2i.denoiser.loading.weight_checks import read_json_object as read_model_json
 from t2i.denoiser.loading.weight_checks import read_shapes
 from t2i.errors import DataError, T2IError
 from t2i.pictures import open_picture
@@ -43,7 +43,7 @@ NO_FILES: dict[str, Callable[[Path], object]] = {
 READERS: dict[str, Callable[[Path], object]] = {
     "x.png": open_picture,
     "story.png": read_metadata,
-    "x.txt": read_prompts,
+    "x.txt": read_prompts_file,
     "x.jsonl": lambda path: read_table(path, None),
     "x.tar": lambda path: list_tars([str(path)]),
     "run.toml": load_data_config,

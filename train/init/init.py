@@ -12,7 +12,7 @@ from shlex import quote
 
 from t2i.atomic_files import NameTaken, write_new
 from t2i.denoiser.loading.address import EMBEDDED_MODELS, locate_model
-from t2i.denoiser.loading.hub import cached_models, is_hub_id
+from t2i.denoiser.loading.hub import is_hub_id, list_cached_models
 from t2i.denoiser.loading.model_folder import check_folder
 from t2i.errors import ArgumentError, nearest
 from t2i.scenes.captions import indefinite_article
@@ -162,7 +162,7 @@ def is_not_downloaded(base: str) -> bool:
     return (
         base not in EMBEDDED_MODELS
         and not Path(expanduser(base)).exists()
-        and base not in cached_models()
+        and base not in list_cached_models()
     )
 
 

@@ -24,13 +24,13 @@ from t2i.adapters import (
     KohyaMetadata,
     LearnedWord,
     Lora,
-    lora_from_model,
+    read_lora_from_models,
     remove_lora,
-    write_diffusers,
-    write_kohya,
+    write_diffusers_lora,
+    write_kohya_lora,
     write_learned_word,
     write_learned_word_kohya,
-    write_peft,
+    write_peft_folders,
 )
 from t2i.atomic_folders import atomic_folder
 from t2i.denoiser.build import Components
@@ -104,7 +104,7 @@ def trained_lora(trained: FineTuned, precision: torch.dtype) -> Lora:
         }
         for name, model in trained.models.items()
     }
-    return lora_from_model(trained.models, trained.adapters, states)
+    return read_lora_from_models(trained.models, trained.adapters, states)
 
 
 def write_lora(folder: Path, lora: Lora, unet: UNet2DConditionModel) -> None:
@@ -115,11 +115,11 @@ def write_lora(folder: Path, lora: Lora, unet: UNet2DConditionModel) -> None:
         family="sdxl" if has_size_conditioning(unet) else one_text,
         layers_per_block=per_block if isinstance(per_block, int) else 2,
     )
-    write_kohya(folder / LORA_KOHYA, lora, facts)
+    write_kohya_lora(folder / LORA_KOHYA, lora, facts)
     if lora.kinds == {"lora"}:
-        write_diffusers(folder / LORA, lora)
+        write_diffusers_lora(folder / LORA, lora)
     if "lokr" not in lora.kinds and len(lora.kinds) == 1:
-        write_peft(folder / PEFT, lora)
+        write_peft_folders(folder / PEFT, lora)
 
 
 def trained_embeddings(trained: FineTuned, precision: torch.dtype) -> list[LearnedWord]:

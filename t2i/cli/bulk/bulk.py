@@ -18,10 +18,10 @@ import typer
 from t2i.cli.bulk.index import INDEX, IndexPart, JobCounter, merge_index_parts
 from t2i.cli.bulk.jobs import Job
 from t2i.cli.bulk.plan import STATE_FILE, BulkFolder, BulkRun, JobPlan
-from t2i.cli.drawing.drawing import build_scheduler
-from t2i.cli.output import note, print_json
+from t2i.cli.drawing.drawing import build_named_scheduler
+from t2i.cli.output import print_json, print_remark
 from t2i.cli.processes import broadcast_from_main, join_processes
-from t2i.cli.request.digests import digest
+from t2i.cli.request.digests import compute_model_digest
 from t2i.cli.request.known_words import read_known_words
 from t2i.cli.request.prompt_checks import find_line_warnings
 from t2i.cli.request.prompt_line import PromptLine
@@ -62,7 +62,7 @@ def run_bulk(bulk: BulkRun, lines: Sequence[PromptLine], *, as_json: bool) -> No
             with stop.interruptible():
                 work = _load_process_work(bulk, lines, held)
         except SignalInterrupt as stopped:
-            note("Interrupted before the first picture.")
+            print_remark("Interrupted before the first picture.")
             raise typer.Exit(stopped.exit_code) from None
 
         state, plan = work.state, work.plan
@@ -93,9 +93,9 @@ def run_bulk(bulk: BulkRun, lines: Sequence[PromptLine], *, as_json: bool) -> No
             if as_json:
                 print_json(document)
             else:
-                note(_format_summary(plan, tally, interrupted is not None))
+                print_remark(_format_summary(plan, tally, interrupted is not None))
                 for entry in failed[:3]:
-                    note(f"{bulk.prompts}:{entry['line']}: {entry['error']['message']}")
+                    print_remark(f"{bulk.prompts}:{entry['line']}: {entry['error']['message']}")
                 print_line(document["index"])
         if interrupted is not None:
             raise typer.Exit(interrupted.exit_code)
@@ -116,7 +116,7 @@ def _print_line_warnings(bulk: BulkRun, lines: Sequence[PromptLine]) -> list[str
         bulk.prompts, requests, model, read_known_words(locate_model(model))
     )
     for warning in warnings:
-        note(f"Warning: {warning}")
+        print_remark(f"Warning: {warning}")
     return warnings
 
 
@@ -158,9 +158,9 @@ def _lock_and_plan(bulk: BulkRun, lines: Sequence[PromptLine], held: ExitStack) 
     folder = BulkFolder(bulk, lines, model)
     _check_samplers(bulk.prompts, folder.jobs, model)
     held.enter_context(lock_folder(bulk.out))
-    for change in folder.changed_libraries():
-        note(f"Warning: since the first pictures {change}: the others may differ slightly.")
-    return folder.begin()
+    for change in folder.list_changed_libraries():
+        print_remark(f"Warning: since the first pictures {change}: the others may differ slightly.")
+    return folder.record_run_and_list_missing()
 
 
 def _check_samplers(path: Path, jobs: Sequence[Job], model: Path) -> None:
@@ -168,16 +168,18 @@ def _check_samplers(path: Path, jobs: Sequence[Job], model: Path) -> None:
 
     Faults that only a run shows are recorded with their image.
     """
-    from t2i.denoiser.loading.weight_checks import read_json
+    from t2i.denoiser.loading.weight_checks import read_json_object
 
-    config = {} if model.is_file() else read_json(model / "scheduler" / "scheduler_config.json")
+    config = (
+        {} if model.is_file() else read_json_object(model / "scheduler" / "scheduler_config.json")
+    )
     lines: dict[str, int] = {}
     for job in jobs:
         if job.request.sampler is not None:
             lines.setdefault(job.request.sampler, job.line)
     for sampler, line in lines.items():
         try:
-            build_scheduler(sampler, config)
+            build_named_scheduler(sampler, config)
         except ArgumentError as error:
             raise DataError(f"{path}:{line}: {error}") from error
 
@@ -194,7 +196,7 @@ def _check_folder_is_shared(out: Path) -> None:
 
 
 def _check_same_model(model: Path, weights: str) -> None:
-    if digest(model) != weights:
+    if compute_model_digest(model) != weights:
         raise ModelError(
             f"{model} on this machine is not the model of the main process: their weights or "
             "configs differ. Copy it from there, or give one that every machine has mounted."
@@ -203,11 +205,11 @@ def _check_same_model(model: Path, weights: str) -> None:
 
 def _run_jobs(bulk: BulkRun, work: ProcessWork, tally: JobCounter, stop: SignalStop) -> None:
     """Run the jobs of this process; the main process then waits for those of the others."""
-    from t2i.cli.bulk.progress import show_progress
+    from t2i.cli.bulk.progress import show_bulk_progress
 
     state, plan = work.state, work.plan
     watched = state.is_main_process and sys.stderr.isatty()
-    with show_progress(plan, tally, watched) as update:
+    with show_bulk_progress(plan, tally, watched) as update:
         if work.worker is not None:
             with closing(IndexPart(bulk.out, state.process_index)) as part:
                 for job in work.jobs:

@@ -74,7 +74,7 @@ class JobCounter:
                 file.seek(start)
                 whole, newline, _ = file.read().rpartition(b"\n")
             self._read[path] = start + len(whole) + len(newline)
-            for entry in parse_entries(whole):
+            for entry in parse_index_entries(whole):
                 self.failed += "error" in entry
                 self.made += "error" not in entry
 
@@ -87,7 +87,7 @@ def merge_index_parts(folder: Path) -> dict[int, IndexEntry]:
     parts = sorted(path for path in folder.iterdir() if PART_NAME.fullmatch(path.name))
     known: dict[int, IndexEntry] = {}
     for path in (folder / INDEX, *parts):
-        for entry in parse_entries(_read_index(path)):
+        for entry in parse_index_entries(_read_index(path)):
             if "error" not in entry or "error" in known.get(entry["job"], entry):
                 known[entry["job"]] = entry
     known = dict(sorted(known.items()))
@@ -106,7 +106,7 @@ def _read_index(path: Path) -> bytes:
         raise OutputError(f"Cannot read {path}: {error.strerror or error}.") from error
 
 
-def parse_entries(data: bytes) -> Iterator[IndexEntry]:
+def parse_index_entries(data: bytes) -> Iterator[IndexEntry]:
     """Yield the valid lines of an index.
 
     A line that a kill or a full disk cut short, or that another program wrote, is skipped.

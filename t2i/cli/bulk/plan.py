@@ -13,8 +13,8 @@ from typing import Any
 from t2i.atomic_files import write_atomically
 from t2i.cli.bulk.index import INDEX, merge_index_parts
 from t2i.cli.bulk.jobs import Job, build_jobs
-from t2i.cli.metadata.writing import LIBRARIES, library_versions
-from t2i.cli.request.digests import digest
+from t2i.cli.metadata.writing import LIBRARIES, read_library_versions
+from t2i.cli.request.digests import compute_model_digest
 from t2i.cli.request.file_checks import FILE_KINDS, FileDigests, iter_files
 from t2i.cli.request.prompt_line import PromptLine
 from t2i.cli.request.request import Request, choose_seed, read_defaults
@@ -87,13 +87,13 @@ class BulkFolder:
         self.state: dict[str, Any] = {
             "version": VERSION,
             "prompts": bulk.prompts.name,
-            "lines": lines_digest(lines),
+            "lines": digest_lines(lines),
             "seed": seed,
             "num": bulk.num,
             "metadata": bulk.metadata,
             "options": _options_record(options),
-            "model_digest": digest(model),
-            "libraries": library_versions(LIBRARIES),
+            "model_digest": compute_model_digest(model),
+            "libraries": read_library_versions(LIBRARIES),
         }
         jobs = build_jobs(bulk.prompts, lines, options, bulk.num, seed)
         digests = FileDigests()
@@ -106,7 +106,7 @@ class BulkFolder:
         if self.recorded_state is None:
             _check_names_free(self.out, self.jobs)
 
-    def begin(self) -> JobPlan:
+    def record_run_and_list_missing(self) -> JobPlan:
         """Record the run and return the missing jobs. The folder must be locked."""
         if read_bulk_state(self.out) != self.recorded_state:
             raise OutputError(f"Another run has just worked in {self.out}: start this one again.")
@@ -120,10 +120,10 @@ class BulkFolder:
         todo = [job for job in self.jobs if job.index not in done]
         return JobPlan(todo, len(self.jobs), self.state["model_digest"])
 
-    def changed_libraries(self) -> list[str]:
+    def list_changed_libraries(self) -> list[str]:
         """Return a line for each library whose version differs from that of the first images."""
         before = self.state if self.recorded_state is None else self.recorded_state
-        return list_differences(before.get("libraries") or {}, self.state["libraries"])
+        return list_state_differences(before.get("libraries") or {}, self.state["libraries"])
 
 
 def _options_record(options: Request) -> dict[str, object]:
@@ -140,7 +140,7 @@ def _options_record(options: Request) -> dict[str, object]:
     return values
 
 
-def lines_digest(lines: Iterable[PromptLine]) -> str:
+def digest_lines(lines: Iterable[PromptLine]) -> str:
     """Return the SHA-256 of the lines of a prompts file, as bulk.json records it."""
     sha = hashlib.sha256()
     for line in lines:
@@ -156,7 +156,7 @@ RECORDED_NAMES = {
     "EmbeddingFile": "Embedding",
     "overrides": "wishes",
 }
-"""Class or field -> its name in the text that `lines_digest` hashes.
+"""Class or field -> its name in the text that `digest_lines` hashes.
 
 Folders written under these names must still be continued: the text may not follow a renaming.
 """
@@ -202,9 +202,9 @@ def _check_same_run(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]
     if before.get("lines") != now["lines"]:
         changed.append(f"the prompts ({before.get('prompts')} -> {now['prompts']})")
     for name, option in (("seed", "--seed"), ("num", "--num"), ("metadata", "metadata")):
-        changed += list_differences({option: before.get(name)}, {option: now[name]})
+        changed += list_state_differences({option: before.get(name)}, {option: now[name]})
     options = dict(before.get("options") or {})
-    changed += list_differences(
+    changed += list_state_differences(
         {option: options.get(name) for name, option in OPTION_NAMES.items()},
         {option: now["options"][name] for name, option in OPTION_NAMES.items()},
     )
@@ -223,7 +223,7 @@ def _check_same_run(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]
         )
 
 
-def list_differences(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
+def list_state_differences(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
     """Return "name before -> now" for each value of `now` that differs."""
     return [
         f"{name} {before.get(name)} -> {value}"

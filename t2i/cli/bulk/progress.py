@@ -9,7 +9,9 @@ from t2i.cli.bulk.plan import JobPlan
 
 
 @contextmanager
-def show_progress(plan: JobPlan, tally: JobCounter, shown: bool) -> Iterator[Callable[[], None]]:
+def show_bulk_progress(
+    plan: JobPlan, tally: JobCounter, shown: bool
+) -> Iterator[Callable[[], None]]:
     """Yield a function that updates the bar; it does nothing where `shown` is false."""
     if not shown:
         yield lambda: None

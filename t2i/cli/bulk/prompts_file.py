@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-from t2i.cli.request.file_checks import check_file_combinations, iter_files, locate_file
+from t2i.cli.request.file_checks import check_file_combinations, iter_files, locate_request_file
 from t2i.cli.request.input_files import InputFile
 from t2i.cli.request.prompt_line import KEYS, InvalidLine, PromptLine, parse_line, quote_json
 from t2i.cli.request.prompt_loras import LORA_FOLDER, set_line_prompts
@@ -31,7 +31,7 @@ class UnreadableRest(Exception):
     """Reason why a file cannot be read from some line on: (line, reason)."""
 
 
-def read_prompts(
+def read_prompts_file(
     path: Path, options: Request | None = None, lora_dir: Path = LORA_FOLDER
 ) -> list[PromptLine]:
     """Read the lines of a .txt, .jsonl or .csv file.
@@ -44,7 +44,9 @@ def read_prompts(
     if records is None:
         raise ArgumentError(f"Got --prompts {path}: expected a file in {', '.join(READERS)}.")
     with open_untrusted(path, PROMPTS) as file:
-        lines, broken = _parse_records(records(_decode_lines(file)), strict=records is parse_jsonl)
+        lines, broken = _parse_records(
+            records(_decode_lines(file)), strict=records is parse_json_lines
+        )
     if options is not None:
         lines, unspoken = set_line_prompts(lines, options, lora_dir)
         broken = sorted(broken + unspoken + _check_lines(lines, options))
@@ -77,7 +79,7 @@ def _check_lines(lines: Sequence[PromptLine], options: Request) -> list[tuple[in
 
 def _find_file_error(name: str, file: InputFile) -> str | None:
     try:
-        locate_file(name, file)
+        locate_request_file(name, file)
     except T2IError as error:
         return str(error)
     return None
@@ -131,7 +133,7 @@ def _decode_lines(file: BinaryIO) -> NumberedLines:
         yield number, data.decode("utf-8", "surrogateescape")
 
 
-def parse_text(lines: NumberedLines) -> NumberedRecords:
+def parse_text_lines(lines: NumberedLines) -> NumberedRecords:
     """Yield a prompt for each line; blank lines and those that begin with # are skipped."""
     for number, text in lines:
         prompt = text.strip()
@@ -139,7 +141,7 @@ def parse_text(lines: NumberedLines) -> NumberedRecords:
             yield number, {"prompt": prompt}
 
 
-def parse_jsonl(lines: NumberedLines) -> NumberedRecords:
+def parse_json_lines(lines: NumberedLines) -> NumberedRecords:
     """Yield the object of each line; blank lines are skipped."""
     for number, text in lines:
         if text.strip():
@@ -171,7 +173,7 @@ def _reject_repeated_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return record
 
 
-def parse_csv(lines: NumberedLines) -> NumberedRecords:
+def parse_csv_rows(lines: NumberedLines) -> NumberedRecords:
     """Yield the rows under a header; a quoted cell may hold line breaks, an empty one skipped."""
     source = CsvReader(lines)
     rows = source.rows()
@@ -241,7 +243,7 @@ def _check_header(number: int, columns: Sequence[str]) -> None:
 
 
 READERS: dict[str, Callable[[NumberedLines], NumberedRecords]] = {
-    ".txt": parse_text,
-    ".jsonl": parse_jsonl,
-    ".csv": parse_csv,
+    ".txt": parse_text_lines,
+    ".jsonl": parse_json_lines,
+    ".csv": parse_csv_rows,
 }

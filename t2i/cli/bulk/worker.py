@@ -17,7 +17,7 @@ from t2i.cli.bulk.jobs import Job
 from t2i.cli.bulk.plan import BulkRun
 from t2i.cli.drawing.adapters import AttachedAdapters
 from t2i.cli.drawing.drawing import (
-    build_scheduler,
+    build_named_scheduler,
     draw_image,
     enlarge_image,
     load_pipeline,
@@ -90,7 +90,7 @@ class BulkWorker:
 
     def _draw(self, request: Request, seed: int) -> tuple[Request, Image]:
         # A fresh sampler each time, so that nothing passes from one picture to the next.
-        self.pipe.scheduler = build_scheduler(
+        self.pipe.scheduler = build_named_scheduler(
             request.sampler, self.own_scheduler.config
         ) or rebuild_scheduler(self.own_scheduler)
         self.attached.attach(request)

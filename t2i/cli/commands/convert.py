@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from t2i.cli.output import Format, note, print_json
+from t2i.cli.output import Format, print_json, print_remark
 from t2i.cli.written_weights import (
     FamilyOption,
     Layout,
@@ -14,8 +14,8 @@ from t2i.cli.written_weights import (
     PrecisionOption,
     check_output_free,
     reserve_output,
-    write_lora,
-    write_model,
+    write_lora_layout,
+    write_model_folder,
 )
 from t2i.errors import ArgumentError, ModelError
 from t2i.terminal import print_line
@@ -73,11 +73,11 @@ def convert(
         check_output_free(out, overwrite, folder=to == "peft")
         lora = read_lora(source, layers_per_block=layers_per_block)
         with reserve_output(out, overwrite) as new:
-            write_lora(new, lora, to, family, layers_per_block)
+            write_lora_layout(new, lora, to, family, layers_per_block)
     if format == "json":
         print_json({"path": str(out), "kind": kind, "layout": to})
     else:
-        note(f"{kind}, as {to} has it")
+        print_remark(f"{kind}, as {to} has it")
         print_line(out)
 
 
@@ -153,4 +153,4 @@ def _convert_model(
 
     given = {} if config is None else {"config": config}
     with quiet_libraries(), reserve_output(out, overwrite) as new:
-        write_model(new, TextToImagePipeline.from_pretrained(source, **given), precision)
+        write_model_folder(new, TextToImagePipeline.from_pretrained(source, **given), precision)

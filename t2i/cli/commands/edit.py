@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from t2i.cli.output import Format, note, print_json
+from t2i.cli.output import Format, print_json, print_remark
 from t2i.cli.request import options
 from t2i.errors import ArgumentError
 from t2i.terminal import print_line, warnings_in_one_line
@@ -99,10 +99,10 @@ class EditOptions:
         """Parse the options as they were typed. Raises ArgumentError for an unusable one."""
         windows = {}
         if cross_replace is not None:
-            windows["cross_replace"] = parse_window("--cross-replace", cross_replace)
+            windows["cross_replace"] = parse_step_window("--cross-replace", cross_replace)
         if self_replace is not None:
-            windows["self_replace"] = parse_window("--self-replace", self_replace)
-        return cls(weights=parse_weights(weights), blend=parse_blend(blend), windows=windows)
+            windows["self_replace"] = parse_step_window("--self-replace", self_replace)
+        return cls(weights=parse_word_weights(weights), blend=parse_blend(blend), windows=windows)
 
     def to_word_edit_options(self) -> "WordEditOptions":
         """Return the options as the automatic edits take them."""
@@ -194,7 +194,7 @@ def _draw_edit(
         try:
             images = draw_edited_images(loaded.pipe, request, seed)
         except KeyboardInterrupt:
-            note("Interrupted: nothing is written.")
+            print_remark("Interrupted: nothing is written.")
             raise typer.Exit(130) from None
         request = replace(request, width=images[0].width, height=images[0].height)
         texts: list[dict[str, str] | None] = [None for _ in prompts]
@@ -210,8 +210,8 @@ def _draw_edit(
         return
     for prompt, choice in zip(prompts[1:], chosen, strict=True):
         line = _describe_edit(choice)
-        note(line if len(chosen) == 1 else f"{prompt!r}: {line}")
-    note(f"seed {seed}, {seconds} s")
+        print_remark(line if len(chosen) == 1 else f"{prompt!r}: {line}")
+    print_remark(f"seed {seed}, {seconds} s")
     for path in (sheet_path, *paths):
         print_line(path)
 
@@ -314,7 +314,7 @@ def _file_endings(prompts: int) -> list[str]:
     return ["-source.png", *(f"-target-{number}.png" for number in range(1, prompts))]
 
 
-def parse_weights(texts: Sequence[str]) -> dict[str, float]:
+def parse_word_weights(texts: Sequence[str]) -> dict[str, float]:
     """Parse texts such as "red=2" into word -> factor. Raises ArgumentError."""
     weights: dict[str, float] = {}
     for text in texts:
@@ -352,7 +352,7 @@ def parse_blend(text: str) -> "Blend | Literal['auto'] | None":
     return (words[0], words[1])
 
 
-def parse_window(name: str, text: str) -> tuple[float, float]:
+def parse_step_window(name: str, text: str) -> tuple[float, float]:
     """Parse the shares of the run between which an edit acts. Raises ArgumentError.
 
     "0.8" is from the beginning to 0.8, "0.2:0.8" from 0.2 on. `name` is the option, for messages.

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from t2i.cli.gc_control import restore_gc
-from t2i.cli.output import Format, note, print_json
+from t2i.cli.output import Format, print_json, print_remark
 from t2i.terminal import print_line
 
 MAX_PROFILE_ERROR = 0.05
@@ -38,7 +38,7 @@ def ema(
     restore_gc()
     rebuilt = rebuild_model(run, length, step, out)
     if rebuilt.error > MAX_PROFILE_ERROR:
-        note(
+        print_remark(
             f"The snapshots reproduce the average of length {length:g} with an error of "
             f"{rebuilt.error:.0%}: choose a length nearer to ema.lengths, a step with a snapshot, "
             "or a smaller ema.snapshot_every next time."

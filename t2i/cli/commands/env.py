@@ -37,7 +37,7 @@ def read_environment() -> dict[str, str | int]:
     import torch
 
     from t2i.accelerate_state import default_device
-    from t2i.cli.metadata.writing import library_versions
+    from t2i.cli.metadata.writing import read_library_versions
 
     return {
         "t2i": __version__,
@@ -45,7 +45,7 @@ def read_environment() -> dict[str, str | int]:
         "platform": platform.platform(),
         "device": _device_name(default_device()),
         "threads": torch.get_num_threads(),
-        **library_versions(LIBRARIES),
+        **read_library_versions(LIBRARIES),
     }
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from t2i.cli.evaluation_summary import PRINTED_CHAPTERS, print_headlines
-from t2i.cli.output import Format, note, print_json
+from t2i.cli.output import Format, print_json, print_remark
 from t2i.terminal import print_line, print_rich
 
 if TYPE_CHECKING:
@@ -152,7 +152,9 @@ def _measure_suite(options: EvaluationOptions) -> dict[str, Any]:
         if options.earlier is not None:
             earlier = read_earlier_result(options.earlier, facts, VERSION)
         for change in store.library_changes:
-            note(f"Warning: since the first units {change}: the others may differ slightly.")
+            print_remark(
+                f"Warning: since the first units {change}: the others may differ slightly."
+            )
         parts = [build_part(name, options.config, context) for name in options.parts]
 
         # unit by unit
@@ -161,7 +163,7 @@ def _measure_suite(options: EvaluationOptions) -> dict[str, Any]:
                 measure_parts(parts, store, report)
         except KeyboardInterrupt:
             count = len(store.finished)
-            note(f"Interrupted: {count} units are finished. The same command continues.")
+            print_remark(f"Interrupted: {count} units are finished. The same command continues.")
             raise typer.Exit(130) from None
 
         # the result, with parts that earlier commands have finished
@@ -180,8 +182,8 @@ def _prepare_evaluation(
     """Return the result folder, the loaded model, and the head of the result."""
     from t2i import __version__
     from t2i.cli.drawing.drawing import load_pipeline, read_pipeline_defaults
-    from t2i.cli.metadata.writing import library_versions
-    from t2i.cli.request.digests import digest
+    from t2i.cli.metadata.writing import read_library_versions
+    from t2i.cli.request.digests import compute_model_digest
     from t2i.cli.request.request import Request, read_defaults
     from t2i.evaluate.known_objects import find_known_objects
     from t2i.evaluate.result_folder import ResultFolder
@@ -197,10 +199,10 @@ def _prepare_evaluation(
     judge = caption_matcher.recogniser if caption_matcher else Recogniser.load(judging)
     known = find_known_objects(options.folder, judge)
     identity = {
-        "model": {"name": options.model, "digest": digest(options.folder)},
-        "recogniser": digest(judging),
+        "model": {"name": options.model, "digest": compute_model_digest(options.folder)},
+        "recogniser": compute_model_digest(judging),
         "config": options.config.model_dump(mode="json"),
-        "libraries": {"t2i": __version__, **library_versions(("torch", "diffusers"))},
+        "libraries": {"t2i": __version__, **read_library_versions(("torch", "diffusers"))},
     }
     request = Request(prompt="").with_defaults(read_defaults(options.folder))
     pipe = load_pipeline(options.folder, request.sampler)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from t2i.cli.output import Format
-from t2i.cli.processes import launched_processes, launched_rank
+from t2i.cli.processes import read_launcher_process_count, read_launcher_rank
 from t2i.cli.request import options
 from t2i.errors import ArgumentError, ModelError, T2IError
 
@@ -181,9 +181,9 @@ def _generate_request(
     from t2i.cli.request.prompt_loras import LORA_FOLDER, set_prompt
     from t2i.cli.request.request import Request, choose_seeds
 
-    if launched_processes() > 1:
+    if (count := read_launcher_process_count()) > 1:
         raise ArgumentError(
-            f"{launched_processes()} processes were started for one prompt: only the prompts of a "
+            f"{count} processes were started for one prompt: only the prompts of a "
             "file are shared among them. Give --prompts FILE, or start one process."
         )
     original = None
@@ -233,7 +233,7 @@ def _generate_bulk(
 ) -> None:
     """Generate the images of a prompts file, or continue where an earlier run stopped."""
     from t2i.cli.bulk.plan import BulkRun
-    from t2i.cli.bulk.prompts_file import read_prompts
+    from t2i.cli.bulk.prompts_file import read_prompts_file
     from t2i.cli.request.file_checks import check_files_exist
     from t2i.cli.request.prompt_loras import LORA_FOLDER
     from t2i.cli.request.request import Request, check_num_images, choose_seed
@@ -259,8 +259,8 @@ def _generate_bulk(
     # Before anything slow is imported: a mistake in the file is reported at once.
     check_files_exist(bulk.options)
     lines: list[PromptLine] = []
-    if launched_rank() == 0:
-        lines = read_prompts(prompts, bulk.options, lora_dir or LORA_FOLDER)
+    if read_launcher_rank() == 0:
+        lines = read_prompts_file(prompts, bulk.options, lora_dir or LORA_FOLDER)
 
     from t2i.cli.bulk.bulk import run_bulk
 
@@ -304,12 +304,12 @@ def request_from_image(
 
 def _check_files_found(picture: Path, request: "Request") -> None:
     """Raise where a file that the image was made with cannot be used here."""
-    from t2i.cli.request.file_checks import FILE_KINDS, iter_files, locate_file
+    from t2i.cli.request.file_checks import FILE_KINDS, iter_files, locate_request_file
     from t2i.terminal import visible
 
     for name, file in iter_files(request):
         try:
-            locate_file(name, file)
+            locate_request_file(name, file)
         except T2IError as error:
             if file.sha256 is None:  # it was typed
                 raise

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from t2i.cli.output import Format, note, print_json
+from t2i.cli.output import Format, print_json, print_remark
 from t2i.cli.request import options
 from t2i.errors import ArgumentError
 from t2i.terminal import print_line, print_rich, warnings_in_one_line
@@ -125,7 +125,7 @@ def _draw_and_probe(
             try:
                 image = draw_image(loaded.pipe, request, seed)
             except KeyboardInterrupt:
-                note("Interrupted: nothing is written.")
+                print_remark("Interrupted: nothing is written.")
                 raise typer.Exit(130) from None
         request = replace(request, width=image.width, height=image.height)
         texts = build_image_texts(request, seed, loaded.weights) if metadata else None
@@ -143,7 +143,7 @@ def _draw_and_probe(
         print_json({"request": asdict(request), "words": facts, "warnings": warned} | made)
         return
     _print_table(maps)
-    note(f"seed {seed}, {seconds} s")
+    print_remark(f"seed {seed}, {seconds} s")
     print_line(strip_path)
     print_line(maps_path)
 

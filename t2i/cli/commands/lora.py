@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from t2i.cli.output import Format, note, print_json
+from t2i.cli.output import Format, print_json, print_remark
 from t2i.cli.written_weights import (
     FamilyOption,
     LayoutOption,
@@ -13,8 +13,8 @@ from t2i.cli.written_weights import (
     PrecisionOption,
     check_output_free,
     reserve_output,
-    write_lora,
-    write_model,
+    write_lora_layout,
+    write_model_folder,
 )
 from t2i.errors import ArgumentError
 from t2i.terminal import print_line, print_rich, several, visible
@@ -89,9 +89,9 @@ def merge(
     scaled = [parse_scaled_file(text) for text in loras]
 
     from t2i.adapters import merge_into_weights, read_lora
-    from t2i.cli.request.file_checks import locate_file
+    from t2i.cli.request.file_checks import locate_request_file
 
-    paths = [locate_file("loras", file) for file in scaled]
+    paths = [locate_request_file("loras", file) for file in scaled]
     pipe = _load_pipeline(model)
     models = _lora_models(pipe)
     for path, file in zip(paths, scaled, strict=True):
@@ -99,7 +99,7 @@ def merge(
             models, read_lora(path, layers_per_block=_layers_per_block(pipe)), file.scale
         )
     with reserve_output(out, overwrite) as new:
-        write_model(new, pipe, precision)
+        write_model_folder(new, pipe, precision)
     _print_result(out, format, {"loras": [file.argument for file in scaled]})
 
 
@@ -129,10 +129,10 @@ def extract(
     if not fit.lora.parts:
         raise ArgumentError(f"{before} and {after} differ in no layer that a LoRA changes.")
     with reserve_output(out, overwrite) as new:
-        write_lora(new, fit.lora, to, family, _layers_per_block(second))
+        write_lora_layout(new, fit.lora, to, family, _layers_per_block(second))
     if fit.unrepresented:
         more = f" and {len(fit.unrepresented) - 3:,} more" if len(fit.unrepresented) > 3 else ""
-        note(
+        print_remark(
             f"Warning: no LoRA holds what differs in {several(len(fit.unrepresented), 'tensor')}: "
             f"{', '.join(fit.unrepresented[:3])}{more}."
         )
@@ -162,7 +162,7 @@ def resize(
 
     fit = resize_lora(read_lora(file, layers_per_block=layers_per_block), rank=rank, share=share)
     with reserve_output(out, overwrite) as new:
-        write_lora(new, fit.lora, to, family, layers_per_block)
+        write_lora_layout(new, fit.lora, to, family, layers_per_block)
     _print_result(out, format, _report_fit(fit, format))
 
 
@@ -197,11 +197,13 @@ def _layers_per_block(pipe: Any) -> int:
 
 def _report_fit(fit: "LoraApproximation", format: str) -> dict[str, object]:
     """Return how much of the weights the LoRA holds; with the format "text" also print it."""
-    ranks = [layer.rank for _, _, layer in fit.lora.layers()]
+    ranks = [layer.rank for _, _, layer in fit.lora.iter_layers()]
     low, high = min(ranks), max(ranks)
     if format == "text":
         named = f"rank {low}" if low == high else f"ranks {low} to {high}"
-        note(f"{fit.kept_energy:.2%} of the energy kept, {several(len(ranks), 'layer')}, {named}")
+        print_remark(
+            f"{fit.kept_energy:.2%} of the energy kept, {several(len(ranks), 'layer')}, {named}"
+        )
     return {"kept": round(fit.kept_energy, 6), "layers": len(ranks), "ranks": [low, high]}
 
 

@@ -34,7 +34,7 @@ def models(
 
     here = {
         name: folder for name, folder in EMBEDDED_MODELS.items() if folder.is_dir()
-    } | hub.cached_models()
+    } | hub.list_cached_models()
     if name is not None:
         _print_model(name, here, as_json=format == "json")
         return
@@ -48,7 +48,7 @@ def models(
 
 
 def _print_model(name: str, here: Mapping[str, Path], *, as_json: bool) -> None:
-    from t2i.cli.request.digests import digest
+    from t2i.cli.request.digests import compute_model_digest
     from t2i.cli.request.known_words import ALL_WORDS, read_known_words
     from t2i.cli.request.request import read_defaults
 
@@ -61,7 +61,7 @@ def _print_model(name: str, here: Mapping[str, Path], *, as_json: bool) -> None:
         "sampler": defaults.sampler,
         "pixels": _read_image_size(folder),
     }
-    facts = _describe_model(name, folder) | {"digest": digest(folder)}
+    facts = _describe_model(name, folder) | {"digest": compute_model_digest(folder)}
     if as_json:
         print_json(facts | settings | {"knows": knows or None})
         return

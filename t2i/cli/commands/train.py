@@ -99,7 +99,7 @@ def _write_config(
     method: str, folder: Path, base: str, word: str | None, kind: str | None, out: Path | None
 ) -> None:
     """Write a config for a folder of images; print its path, and the next command."""
-    from t2i.cli.output import note
+    from t2i.cli.output import print_remark
     from train.init.init import (
         InitRequest,
         has_few_broken,
@@ -116,18 +116,18 @@ def _write_config(
     seen = write_start(wish, out)
     print_line(out)
     if remarks := word_comment(wish, seen):
-        note(" ".join(remarks))
+        print_remark(" ".join(remarks))
     if reason := reason_without_trigger(wish, seen):
-        note(f"Captions are learned as they are: {reason}. See [data] in the file.")
+        print_remark(f"Captions are learned as they are: {reason}. See [data] in the file.")
     if seen.broken:
         mend = "" if has_few_broken(seen) else "the run will not start before they are mended; "
-        note(
+        print_remark(
             f"{several(seen.broken, 'picture')} cannot be used: {mend}see with: "
             f"t2i data check {quote(str(folder))}"
         )
     if is_not_downloaded(base):
-        note(
+        print_remark(
             f"{base} is not on this machine and was not looked up: check that the hub has it. Its "
             "kind was inferred from its name."
         )
-    note(f"Next: t2i train {quote(str(out))}")
+    print_remark(f"Next: t2i train {quote(str(out))}")

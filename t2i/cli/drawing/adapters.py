@@ -14,11 +14,11 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from t2i.adapters import MODEL_PARTS, add_lora, read_learned_words, read_lora, remove_lora
-from t2i.adapters.ip_adapter import check_ip_adapter
+from t2i.adapters.ip_adapter import check_ip_adapter_file
 from t2i.cli.request.file_checks import IMAGE_ENCODER, iter_files, locate_unchanged_file
 from t2i.cli.request.input_files import EmbeddingFile, InputFile, ScaledFile
 from t2i.cli.request.request import Request
-from t2i.denoiser.loading.model_folder import check_part
+from t2i.denoiser.loading.model_folder import check_folder_part
 from t2i.errors import ArgumentError, ModelError, T2IError
 from t2i.library_messages import diffusers_errors_only
 from t2i.terminal import several
@@ -175,8 +175,8 @@ class AttachedAdapters:
                     f"expected the folder {path.parent / IMAGE_ENCODER}, as published with it."
                 )
             entry = ["transformers", "CLIPVisionModelWithProjection"]
-            check_part(path.parent, IMAGE_ENCODER, entry, None)
-        check_ip_adapter(path, self.pipe.unet)
+            check_folder_part(path.parent, IMAGE_ENCODER, entry, None)
+        check_ip_adapter_file(path, self.pipe.unet)
         eyes = ("image_encoder", "feature_extractor")
         self._replaced_parts = {name: getattr(self.pipe, name) for name in eyes}
         self._replaced_parts["processors"] = dict(self.pipe.unet.attn_processors)

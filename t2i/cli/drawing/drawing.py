@@ -31,23 +31,23 @@ def load_pipeline(
     """
     from pipelines.text_to_image import TextToImagePipeline
     from t2i import accelerate_state as process_state
-    from t2i.denoiser.loading.weight_checks import read_json
+    from t2i.denoiser.loading.weight_checks import read_json_object
 
     parts = {}
     if sampler is not None and folder.is_dir():
         # Before the weights: a mistyped name should not wait for gigabytes.
-        config = read_json(folder / "scheduler" / "scheduler_config.json")
-        if built := build_scheduler(sampler, config):
+        config = read_json_object(folder / "scheduler" / "scheduler_config.json")
+        if built := build_named_scheduler(sampler, config):
             parts["scheduler"] = built
     pipe = TextToImagePipeline.from_pretrained(folder, **parts)
     if folder.is_file():
-        pipe.scheduler = build_scheduler(sampler, pipe.scheduler.config) or pipe.scheduler
+        pipe.scheduler = build_named_scheduler(sampler, pipe.scheduler.config) or pipe.scheduler
     pipe.to(device or process_state.default_device())
     restore_gc()
     return pipe
 
 
-def build_scheduler(sampler: str | None, config: Any) -> "Scheduler | None":
+def build_named_scheduler(sampler: str | None, config: Any) -> "Scheduler | None":
     """Build the scheduler of that name; None for the model's own, whose class may be named too."""
     from t2i.denoiser.schedulers import build_scheduler
 
@@ -56,7 +56,7 @@ def build_scheduler(sampler: str | None, config: Any) -> "Scheduler | None":
     return build_scheduler(sampler, config)
 
 
-def pipeline_class(request: Request) -> "type[Pipeline]":
+def find_pipeline_class(request: Request) -> "type[Pipeline]":
     """Return the class of the pipeline that the request needs."""
     if request.mask is not None:
         from pipelines.inpaint import InpaintPipeline
@@ -73,7 +73,7 @@ def pipeline_class(request: Request) -> "type[Pipeline]":
 
 def read_pipeline_defaults(pipe: "TextToImagePipeline", request: Request) -> RequestDefaults:
     """Return the values that the request's pipeline uses for arguments left open."""
-    kind = pipeline_class(request)
+    kind = find_pipeline_class(request)
     strength = inspect.signature(kind.__call__).parameters.get("strength")
     return RequestDefaults(
         **kind.fallback_defaults(is_sdxl=pipe.text_encoder_2 is not None),
@@ -91,7 +91,7 @@ def draw_image(
     """
     if request.edited is not None:
         return draw_edited_images(pipe, request, seed, bar=bar)[request.edited.picture]
-    drawer = _convert_pipeline(pipe, pipeline_class(request))
+    drawer = _convert_pipeline(pipe, find_pipeline_class(request))
     _set_progress_bar(drawer, seed, bar)
     with FirstStepNotice(shown=bar) as first_step:
         pictures: list[Image] = drawer(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from t2i.cli.drawing.adapters import AttachedAdapters
 from t2i.cli.drawing.drawing import load_pipeline, read_pipeline_defaults, warn_of_large_size
-from t2i.cli.request.digests import digest
+from t2i.cli.request.digests import compute_model_digest
 from t2i.cli.request.file_checks import FileDigests
 from t2i.cli.request.known_words import read_known_words
 from t2i.cli.request.prompt_checks import find_prompt_warnings
@@ -51,4 +51,4 @@ def load_request(request: Request, prompts: Sequence[str] = ()) -> LoadedRequest
     AttachedAdapters(pipe).attach(request)
     request = request.with_defaults(read_pipeline_defaults(pipe, request))
     warn_of_large_size(pipe, request)
-    return LoadedRequest(pipe, request, digest(folder), changed)
+    return LoadedRequest(pipe, request, compute_model_digest(folder), changed)

@@ -13,7 +13,7 @@ from t2i.cli.drawing.grid import ImageGrid
 from t2i.cli.drawing.loaded_request import LoadedRequest, load_request
 from t2i.cli.file_names import OutputNames
 from t2i.cli.metadata.writing import build_image_texts
-from t2i.cli.output import note, print_json
+from t2i.cli.output import print_json, print_remark
 from t2i.cli.request.request import Request
 from t2i.library_messages import quiet_libraries
 from t2i.pictures import save_picture
@@ -69,11 +69,13 @@ def _report_differences(original: "ImageMetadata | None", loaded: LoadedRequest)
     """Print and return what differs from the run that made the original image."""
     if original is None:
         return []
-    from t2i.cli.metadata.reading import list_differences  # most requests have no original
+    from t2i.cli.metadata.reading import (
+        list_reproduction_differences,  # most requests have no original
+    )
 
-    differences = list_differences(original, loaded.weights) + loaded.changed_files
+    differences = list_reproduction_differences(original, loaded.weights) + loaded.changed_files
     for difference in differences:
-        note(f"Not the same here: {difference}")
+        print_remark(f"Not the same here: {difference}")
     return differences
 
 
@@ -96,12 +98,14 @@ def _draw_images(
             seconds = round(time.perf_counter() - start, 2)
             made.append({"path": str(path), "seed": seed, "seconds": seconds})
             if not output.as_json:
-                note(f"seed {seed}, {seconds} s")
+                print_remark(f"seed {seed}, {seconds} s")
                 print_line(path)
             if output.grid is not None:
                 output.grid.add(image, seed)
     except KeyboardInterrupt:
-        note(f"Interrupted: {len(made)} of {several(len(seeds), 'picture')} finished and kept.")
+        print_remark(
+            f"Interrupted: {len(made)} of {several(len(seeds), 'picture')} finished and kept."
+        )
         return request, True
     return request, False
 

@@ -4,7 +4,7 @@ import threading
 import time
 from typing import Any
 
-from t2i.cli.output import note
+from t2i.cli.output import print_remark
 from t2i.terminal import several
 
 SLOW_STEP = 5.0
@@ -32,7 +32,7 @@ class FirstStepNotice:
         self.timer.cancel()
 
     def _print_notice(self) -> None:
-        note(
+        print_remark(
             f"The first step takes more than {SLOW_STEP:.0f} s; an estimate of the whole time "
             "follows it. A smaller --size is faster."
         )
@@ -45,15 +45,15 @@ class FirstStepNotice:
             took = time.monotonic() - self.started
             whole = took * pipe.num_timesteps
             if whole > SLOW_RUN:
-                note(
+                print_remark(
                     f"The first of {several(pipe.num_timesteps, 'step')} took "
-                    f"{format_duration(took)}: all steps will take about {format_duration(whole)}, "
+                    f"{format_run_time(took)}: all steps will take about {format_run_time(whole)}, "
                     "plus decoding."
                 )
         return {}
 
 
-def format_duration(seconds: float) -> str:
+def format_run_time(seconds: float) -> str:
     """Return seconds for people: "8.2 s", "3 min", "2.5 h"."""
     if seconds < 60:
         return f"{seconds:.1f} s"

@@ -4,7 +4,12 @@ from collections import ChainMap
 from collections.abc import Mapping
 from itertools import islice
 
-from t2i.cli.metadata.comfyui_graph import Graph, Node, parse_prompt_graph, parse_workflow_graph
+from t2i.cli.metadata.comfyui_graph import (
+    ComfyUIGraph,
+    ComfyUINode,
+    parse_prompt_graph,
+    parse_workflow_graph,
+)
 from t2i.cli.metadata.parsed_metadata import (
     ImageMetadata,
     Json,
@@ -44,7 +49,7 @@ def read_comfyui(texts: Mapping[str, str]) -> ImageMetadata | None:
     return None
 
 
-def parse_comfyui_graph(graph: Graph, raw: str) -> ImageMetadata:
+def parse_comfyui_graph(graph: ComfyUIGraph, raw: str) -> ImageMetadata:
     """Return what the graph says, beginning at a sampler and following its links upstream.
 
     raw : the text that the graph was parsed from
@@ -71,7 +76,7 @@ def parse_comfyui_graph(graph: Graph, raw: str) -> ImageMetadata:
     return parser.build_metadata(TOOL, prompt, negative_prompt, settings, raw)
 
 
-def _find_samplers(graph: Graph) -> list[Node]:
+def _find_samplers(graph: ComfyUIGraph) -> list[ComfyUINode]:
     whole = (_merge_parts(graph, node) for node in graph.nodes.values())
     samplers = list(islice(filter(_is_sampler, whole), MAX_SAMPLERS))
     if not samplers:
@@ -80,7 +85,9 @@ def _find_samplers(graph: Graph) -> list[Node]:
     return samplers
 
 
-def _find_model(graph: Graph, sampler: Node, parser: MetadataParser, seen: set[str]) -> Json:
+def _find_model(
+    graph: ComfyUIGraph, sampler: ComfyUINode, parser: MetadataParser, seen: set[str]
+) -> Json:
     """Return the name of the checkpoint upstream of the sampler; other nodes there are reported."""
     for node in graph.iter_upstream(sampler, ("model",)):
         seen.add(node.name)
@@ -93,7 +100,7 @@ def _find_model(graph: Graph, sampler: Node, parser: MetadataParser, seen: set[s
 
 
 def _parse_start(
-    graph: Graph, start: Node | None, parser: MetadataParser, seen: set[str]
+    graph: ComfyUIGraph, start: ComfyUINode | None, parser: MetadataParser, seen: set[str]
 ) -> tuple[int | None, int | None]:
     """Return width and height of the empty latents that sampling starts from."""
     if start is not None and _is_empty_latent(start):
@@ -107,8 +114,8 @@ def _parse_start(
 
 
 def _parse_settings(
-    graph: Graph,
-    sampler: Node,
+    graph: ComfyUIGraph,
+    sampler: ComfyUINode,
     size: tuple[int | None, int | None],
     model: Json,
     parser: MetadataParser,
@@ -132,12 +139,12 @@ def _parse_settings(
     return settings
 
 
-def _linked_parts(graph: Graph, node: Node) -> list[Node]:
+def _linked_parts(graph: ComfyUIGraph, node: ComfyUINode) -> list[ComfyUINode]:
     links = (graph.resolve_link(node.inputs[key]) for key in PART_INPUTS if key in node.inputs)
     return [link[0] for link in links if link is not None]
 
 
-def _merge_parts(graph: Graph, node: Node) -> Node:
+def _merge_parts(graph: ComfyUIGraph, node: ComfyUINode) -> ComfyUINode:
     """Return a sampler with the inputs of the nodes that its seed, guidance or steps come from."""
     parts = _linked_parts(graph, node)
     more: dict[str, Json] = {}
@@ -148,14 +155,14 @@ def _merge_parts(graph: Graph, node: Node) -> Node:
             more["positive"] = part.inputs["conditioning"]
     # One view of all of them: copies would add up where a thousand nodes share a large part.
     inputs = ChainMap(*(one.inputs for one in (node, *parts)), more)
-    return Node(node.name, node.kind, inputs)
+    return ComfyUINode(node.name, node.kind, inputs)
 
 
-def _is_sampler(node: Node) -> bool:
+def _is_sampler(node: ComfyUINode) -> bool:
     return "positive" in node.inputs and ("seed" in node.inputs or "noise_seed" in node.inputs)
 
 
-def _find_latent_source(graph: Graph, sampler: Node) -> Node | None:
+def _find_latent_source(graph: ComfyUIGraph, sampler: ComfyUINode) -> ComfyUINode | None:
     """Return the last node upstream of the latents: empty latents, or an image that was loaded."""
     last = None
     for last in graph.iter_upstream(sampler, ("latent_image", "samples", "pixels", "image")):
@@ -164,12 +171,12 @@ def _find_latent_source(graph: Graph, sampler: Node) -> Node | None:
     return last
 
 
-def _is_empty_latent(node: Node | None) -> bool:
+def _is_empty_latent(node: ComfyUINode | None) -> bool:
     return node is not None and "Empty" in node.kind and "Latent" in node.kind
 
 
 def _collect_prompt(
-    graph: Graph, sampler: Node, role: str, parser: MetadataParser, seen: set[str]
+    graph: ComfyUIGraph, sampler: ComfyUINode, role: str, parser: MetadataParser, seen: set[str]
 ) -> str:
     """Return the texts upstream of the input `role`, one on a line for several encoders."""
     found: list[str] = []
@@ -202,7 +209,7 @@ def _collect_prompt(
     return "\n".join(found)
 
 
-def _encoder_texts(graph: Graph, encoder: Node, parser: MetadataParser) -> list[str]:
+def _encoder_texts(graph: ComfyUIGraph, encoder: ComfyUINode, parser: MetadataParser) -> list[str]:
     values = [graph.resolve_value(encoder, key) for key in TEXT_INPUTS if key in encoder.inputs]
     texts = [value for value in values if isinstance(value, str)]
     if not texts:

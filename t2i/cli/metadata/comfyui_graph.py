@@ -29,7 +29,7 @@ WIDGETS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class ComfyUINode:
     """One node of a graph; `kind` is its class_type."""
 
     name: str
@@ -38,12 +38,12 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class Graph:
+class ComfyUIGraph:
     """Nodes of a graph by name."""
 
-    nodes: Mapping[str, Node]
+    nodes: Mapping[str, ComfyUINode]
 
-    def resolve_link(self, value: Json) -> tuple[Node, int] | None:
+    def resolve_link(self, value: Json) -> tuple[ComfyUINode, int] | None:
         """Return the node and output that an input is linked to; None for a value."""
         if not isinstance(value, list) or len(value) != 2:
             return None
@@ -53,7 +53,7 @@ class Graph:
         node = self.nodes.get(str(name))
         return None if node is None else (node, output)
 
-    def resolve_value(self, node: Node, key: str) -> Json:
+    def resolve_value(self, node: ComfyUINode, key: str) -> Json:
         """Return an input's value, following links from node to node."""
         keys, seen = (key, "value"), {node.name}
         while True:
@@ -66,7 +66,7 @@ class Graph:
                 return None
             seen.add(node.name)
 
-    def iter_upstream(self, node: Node, keys: tuple[str, ...]) -> Iterator[Node]:
+    def iter_upstream(self, node: ComfyUINode, keys: tuple[str, ...]) -> Iterator[ComfyUINode]:
         """Yield the nodes upstream along the first of `keys` that is a link, each once."""
         seen = {node.name}
         while True:
@@ -78,13 +78,13 @@ class Graph:
             seen.add(node.name)
             yield node
 
-    def single_link(self, node: Node) -> tuple[Node, int] | None:
+    def single_link(self, node: ComfyUINode) -> tuple[ComfyUINode, int] | None:
         """Return the only link of a node that passes its input on; None for several."""
         links = [found for value in node.inputs.values() if (found := self.resolve_link(value))]
         return links[0] if len(links) == 1 else None
 
 
-def parse_prompt_graph(values: Mapping[str, Json]) -> Graph:
+def parse_prompt_graph(values: Mapping[str, Json]) -> ComfyUIGraph:
     """Parse the graph as it ran. Raises DataError for another layout.
 
     {"3": {"class_type": "KSampler", "inputs": {"steps": 20, "model": ["4", 0]}}}
@@ -94,13 +94,13 @@ def parse_prompt_graph(values: Mapping[str, Json]) -> Graph:
         if isinstance(entry, dict):
             kind, inputs = entry.get("class_type"), entry.get("inputs")
             if isinstance(kind, str) and isinstance(inputs, dict):
-                nodes[name] = Node(name, kind, inputs)
+                nodes[name] = ComfyUINode(name, kind, inputs)
     if not nodes:
         raise DataError("prompt: JSON, but no graph of ComfyUI: no entry has class_type and inputs")
-    return Graph(nodes)
+    return ComfyUIGraph(nodes)
 
 
-def parse_workflow_graph(values: Mapping[str, Json]) -> Graph:
+def parse_workflow_graph(values: Mapping[str, Json]) -> ComfyUIGraph:
     """Parse the graph of the editor's page. Raises DataError for another layout.
 
     {"nodes": [{"id": 3, "type": ..., "inputs": [{"name", "link"}], "widgets_values": []}],
@@ -133,7 +133,7 @@ def parse_workflow_graph(values: Mapping[str, Json]) -> Graph:
                 link = slot.get("link")
                 if isinstance(link, int) and link in links:
                     inputs[str(slot["name"])] = links[link]
-        nodes[name] = Node(name, kind, inputs)
+        nodes[name] = ComfyUINode(name, kind, inputs)
     if not nodes:
         raise DataError("workflow: a ComfyUI graph without nodes")
-    return Graph(nodes)
+    return ComfyUIGraph(nodes)

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from t2i.cli.metadata.exif import MAKE, MODEL, decode_comment, parse_exif
+from t2i.cli.metadata.exif import MAKE, MODEL, decode_user_comment, parse_exif
 from t2i.errors import DataError
 from t2i.exif import MAKER_NOTE, USER_COMMENT
 from t2i.pictures import MAX_TEXT, describe_file
@@ -207,7 +207,7 @@ def _add_exif(data: bytes, texts: EmbeddedTexts) -> None:
         return
     comment, maker = fields.get(USER_COMMENT), fields.get(MAKER_NOTE, b"")
     if comment:
-        texts.add("parameters", partial(decode_comment, comment))
+        texts.add("parameters", partial(decode_user_comment, comment))
     if maker.startswith(b"t2i\0"):
         texts.add("t2i", partial(maker[4:].decode, "utf-8"))
     elif maker.rstrip(b"\0") in (b"fooocus", b"a1111"):

@@ -45,7 +45,7 @@ def _parse_directory(data: bytes, start: int, order: str) -> tuple[dict[int, byt
     return fields, below
 
 
-def decode_comment(comment: bytes) -> str:
+def decode_user_comment(comment: bytes) -> str:
     """Decode a UserComment; its first eight bytes name the encoding, but some tools omit them."""
     code, text = comment[:8], comment[8:]
     if code == b"UNICODE\0":

@@ -12,7 +12,7 @@ from t2i.cli.metadata.fooocus import read_fooocus
 from t2i.cli.metadata.invokeai import read_invokeai
 from t2i.cli.metadata.parsed_metadata import ImageMetadata, RecordedSettings
 from t2i.cli.metadata.t2i_json import TOOL, read_t2i
-from t2i.cli.metadata.writing import installed_version
+from t2i.cli.metadata.writing import describe_installed_version
 from t2i.cli.request.request import MAX_SEED, Grammar, Request
 from t2i.cli.request.sampler_names import translate_sampler
 from t2i.errors import ArgumentError, DataError
@@ -23,7 +23,7 @@ from t2i.text.prompt import Prompt
 __all__ = [
     "ImageMetadata",
     "RecordedSettings",
-    "list_differences",
+    "list_reproduction_differences",
     "read_metadata",
     "request_from_metadata",
 ]
@@ -118,7 +118,7 @@ GRAMMARS: dict[str, Dialect] = {"A1111": "a1111", "ComfyUI": "comfy", TOOL: "a11
 """Beginning of a tool's name -> grammar of its prompts."""
 
 
-def list_differences(metadata: ImageMetadata, model_digest: str | None) -> list[str]:
+def list_reproduction_differences(metadata: ImageMetadata, model_digest: str | None) -> list[str]:
     """Return a printable line for each reason why the image may not be reproduced exactly.
 
     model_digest : of the model that will draw it; None where that is not known
@@ -127,7 +127,7 @@ def list_differences(metadata: ImageMetadata, model_digest: str | None) -> list[
         return [visible(line) for line in _list_foreign_differences(metadata)]
     lines = []
     for name, theirs in metadata.libraries.items():
-        here = __version__ if name == TOOL else installed_version(name)
+        here = __version__ if name == TOOL else describe_installed_version(name)
         if here != theirs:
             lines.append(f"made with {name} {theirs}, here is {here}")
     theirs = metadata.settings.model_hash or ""

@@ -22,7 +22,7 @@ TOOL = "t2i"
 Name = Annotated[str, Field(max_length=200)]
 
 
-class Record(BaseModel):
+class MetadataRecord(BaseModel):
     """Layout of the record that t2i.cli.metadata.writing writes."""
 
     model_config = ConfigDict(strict=True)
@@ -47,7 +47,7 @@ def read_t2i(texts: Mapping[str, str]) -> ImageMetadata | None:
     if isinstance(values.get("version"), int) and values["version"] != VERSION:
         raise DataError(f"t2i: written in layout {values['version']}, this t2i reads {VERSION}")
     try:
-        record = Record.model_validate_json(text)
+        record = MetadataRecord.model_validate_json(text)
     except ValidationError as error:
         reason = describe_validation_error(error, "the record")
         raise DataError(visible(f"t2i: {reason}")) from None
@@ -58,7 +58,7 @@ def read_t2i(texts: Mapping[str, str]) -> ImageMetadata | None:
     width, height = parser.parse_size(request.width, request.height)
     if parser.not_understood:
         raise DataError(f"t2i: {parser.not_understood[0]}")
-    parser.report_unused_keys(values, set(Record.model_fields))
+    parser.report_unused_keys(values, set(MetadataRecord.model_fields))
     request_values = values["request"]
     assert isinstance(request_values, dict)  # else it had been no Request
     unused = request_values.keys() - asdict(request)

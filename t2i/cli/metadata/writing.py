@@ -82,16 +82,16 @@ def _build_record(request: Request, seed: int, model_digest: str) -> dict[str, o
         "request": asdict(request),
         "seed": seed,
         "model_digest": model_digest,
-        "libraries": {"t2i": __version__, **library_versions(LIBRARIES)},
+        "libraries": {"t2i": __version__, **read_library_versions(LIBRARIES)},
     }
 
 
-def library_versions(names: Iterable[str]) -> dict[str, str]:
+def read_library_versions(names: Iterable[str]) -> dict[str, str]:
     """Return the installed version of each library."""
-    return {name: installed_version(name) for name in names}
+    return {name: describe_installed_version(name) for name in names}
 
 
-def installed_version(name: str) -> str:
+def describe_installed_version(name: str) -> str:
     """Return the version of an installed package, or "not installed"."""
     try:
         return version(name)

@@ -6,7 +6,7 @@ from pathlib import Path
 from t2i.safe_reading import WEIGHTS, open_untrusted
 
 
-def digest(model: Path) -> str:
+def compute_model_digest(model: Path) -> str:
     """Return the SHA-256 over the names and bytes of the weights and configs of a model.
 
     model : a folder, or one file
@@ -21,7 +21,7 @@ def digest(model: Path) -> str:
     return sha.hexdigest()
 
 
-def file_digest(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     """Return the SHA-256 of the bytes of a file, as sha256sum prints it."""
     with open_untrusted(path, WEIGHTS) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,7 +9,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from t2i.cli.request.digests import digest, file_digest
+from t2i.cli.request.digests import compute_model_digest, file_sha256
 from t2i.cli.request.input_files import InputFile
 from t2i.cli.request.request import Request
 from t2i.errors import ArgumentError, DataError, ModelError, T2IError
@@ -23,7 +23,7 @@ IMAGE_ENCODER = "image_encoder"
 
 
 @dataclass(frozen=True, slots=True)
-class FileKind:
+class RequestFileField:
     """One field of Request that names files.
 
     label : name of such a file in messages
@@ -40,13 +40,13 @@ class FileKind:
         return ArgumentError if self.error_type is ModelError else self.error_type
 
 
-FILE_KINDS: dict[str, FileKind] = {
-    "loras": FileKind("--lora", "LoRA", ModelError),
-    "embeddings": FileKind("--embedding", "embedding", ModelError),
-    "ip_adapter": FileKind("--ip-adapter", "IP-Adapter", ModelError),
-    "image_prompt": FileKind("--image-prompt", "image prompt", DataError),
-    "image": FileKind("--image", "picture", DataError),
-    "mask": FileKind("--mask", "mask", DataError),
+FILE_KINDS: dict[str, RequestFileField] = {
+    "loras": RequestFileField("--lora", "LoRA", ModelError),
+    "embeddings": RequestFileField("--embedding", "embedding", ModelError),
+    "ip_adapter": RequestFileField("--ip-adapter", "IP-Adapter", ModelError),
+    "image_prompt": RequestFileField("--image-prompt", "image prompt", DataError),
+    "image": RequestFileField("--image", "picture", DataError),
+    "mask": RequestFileField("--mask", "mask", DataError),
 }
 
 
@@ -91,7 +91,7 @@ def check_file_combinations(request: Request) -> None:
         )
 
 
-def locate_file(name: str, file: InputFile) -> Path:
+def locate_request_file(name: str, file: InputFile) -> Path:
     """Return the path of the file of a field; for an IP-Adapter that of its weights.
 
     Only names are read: a device or a pipe would block a long run. Raises ArgumentError,
@@ -126,7 +126,7 @@ def locate_file(name: str, file: InputFile) -> Path:
     return path
 
 
-def _pickle_advice(kind: FileKind, path: Path) -> str:
+def _pickle_advice(kind: RequestFileField, path: Path) -> str:
     if kind.label != "embedding":
         return "Get its safetensors version, or convert it where you trust it."
     command = pickle_conversion_command(path, path.with_suffix(".safetensors"))
@@ -138,7 +138,7 @@ def pickle_conversion_command(path: Path, out: Path) -> str:
     return f"t2i convert {quote(str(path))} {quote(str(out))} --allow-pickle"
 
 
-def _folder_advice(kind: FileKind, folder: Path) -> str:
+def _folder_advice(kind: RequestFileField, folder: Path) -> str:
     """Return which files to give instead of a folder, such as the one that a training run wrote."""
     if kind.error_type is not ModelError:
         return ""
@@ -157,7 +157,7 @@ def is_peft_folder(path: Path) -> bool:
 def check_files_exist(request: Request) -> None:
     """Raise for the first file of the request that cannot be used, before anything slow is done."""
     for name, file in iter_files(request):
-        locate_file(name, file)
+        locate_request_file(name, file)
 
 
 def _find_adapter_weights(folder: Path) -> Path:
@@ -173,11 +173,11 @@ def _find_adapter_weights(folder: Path) -> Path:
 
 def compute_file_digest(name: str, file: InputFile) -> str:
     """Return the SHA-256 of the file; for an IP-Adapter also of the image encoder beside it."""
-    path = locate_file(name, file)
+    path = locate_request_file(name, file)
     try:
-        sha = digest(path) if path.is_dir() else file_digest(path)
+        sha = compute_model_digest(path) if path.is_dir() else file_sha256(path)
         if name == "ip_adapter" and (path.parent / IMAGE_ENCODER).is_dir():
-            both = f"{sha} {digest(path.parent / IMAGE_ENCODER)}"
+            both = f"{sha} {compute_model_digest(path.parent / IMAGE_ENCODER)}"
             sha = hashlib.sha256(both.encode()).hexdigest()
     except OSError as error:
         raise FILE_KINDS[name].error_type(
@@ -220,7 +220,7 @@ class FileDigests:
 
 def locate_unchanged_file(name: str, file: InputFile) -> Path:
     """Return the path of the file. Raises where its digest differs from that of the request."""
-    path = locate_file(name, file)
+    path = locate_request_file(name, file)
     if file.sha256 is not None and compute_file_digest(name, file) != file.sha256:
         raise FILE_KINDS[name].error_type(
             f"{file.path} is not the {FILE_KINDS[name].label} of the request, sha256 "

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from t2i.cli.processes import launched_processes
+from t2i.cli.processes import read_launcher_process_count
 from t2i.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -108,9 +108,9 @@ def build_request(prompt: str, overrides: "RequestOverrides", lora_dir: Path | N
     from t2i.cli.request.prompt_loras import LORA_FOLDER, set_prompt
     from t2i.cli.request.request import Request
 
-    if launched_processes() > 1:
+    if read_launcher_process_count() > 1:
         raise ArgumentError(
-            f"{launched_processes()} processes were started for one prompt: start one."
+            f"{read_launcher_process_count()} processes were started for one prompt: start one."
         )
     request = overrides.apply_to(Request(prompt="", grammar="a1111"))
     return set_prompt(request, prompt, lora_dir or LORA_FOLDER)

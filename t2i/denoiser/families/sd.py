@@ -95,7 +95,7 @@ def describe_nearest_multiples(pixels: object, factor: int) -> str:
     return f"the nearest are {below} and {below + factor}"
 
 
-def decode(vae: VAE, latents_BCHW: Tensor) -> Tensor:
+def decode_latents(vae: VAE, latents_BCHW: Tensor) -> Tensor:
     """Decode latents to pixels (B, 3, Y, X) in -1..1.
 
     Raises DrawingError for NaN and infinities.
@@ -111,7 +111,9 @@ def decode(vae: VAE, latents_BCHW: Tensor) -> Tensor:
     return pixels_B3YX
 
 
-def encode(vae: VAE, pixels_B3YX: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def encode_pixels(
+    vae: VAE, pixels_B3YX: Tensor, generator: torch.Generator | None = None
+) -> Tensor:
     """Encode pixels in -1..1 to latents (B, C, H, W), sampled with `generator`."""
     encoded = vae.encode(pixels_B3YX.to(vae.dtype))
     if isinstance(vae, AutoencoderTiny):

@@ -140,7 +140,7 @@ def latent_size(movq: VQModel, height: int, width: int) -> tuple[int, int]:
     return height // factor, width // factor
 
 
-def decode(movq: VQModel, latents_BCHW: Tensor) -> Tensor:
+def decode_latents(movq: VQModel, latents_BCHW: Tensor) -> Tensor:
     """Decode latents, neither scaled nor quantized, to pixels (B, 3, Y, X) in -1..1.
 
     Raises DrawingError for NaN and infinities.

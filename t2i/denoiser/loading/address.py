@@ -53,21 +53,21 @@ def locate_model(name_or_path: str | os.PathLike[str], variant: str | None = Non
             f"{name} is a file, expected a model folder as diffusers saves it, or a .safetensors "
             "checkpoint."
         )
+    known = [*EMBEDDED_MODELS, *list_sibling_models(path), *hub.list_cached_models()]
     unknown = (
         f"Unknown model {name!r}: neither a known name nor a folder. "
-        f"{nearest(name, [*EMBEDDED_MODELS, *sibling_models(path), *hub.cached_models()])} `t2i "
-        "models` says more of "
-        "those that are here."
+        f"{nearest(name, known)} "
+        "`t2i models` says more of those that are here."
     )
     if not hub.is_hub_id(name):
         raise ModelError(unknown)
     try:
-        return hub.download(name, variant)
+        return hub.download_hub_model(name, variant)
     except ModelError as error:
         raise ModelError(f"{unknown} {error}") from error
 
 
-def sibling_models(folder: Path) -> list[str]:
+def list_sibling_models(folder: Path) -> list[str]:
     """Return the model folders beside a missing one, for suggestions."""
     if not folder.parent.is_dir():
         return []

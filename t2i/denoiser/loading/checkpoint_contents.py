@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from t2i.denoiser.loading.model_parts import SDXL, STABLE_DIFFUSION
-from t2i.denoiser.loading.unused_tensors import is_text_extra
+from t2i.denoiser.loading.unused_tensors import is_unused_text_tensor
 from t2i.denoiser.loading.weight_checks import Shapes, read_shapes
 from t2i.errors import ModelError
 from t2i.safe_reading.tensors import open_tensors
@@ -88,25 +88,25 @@ class Checkpoint:
     """Trained on a schedule whose last step is pure noise."""
 
     @property
-    def channels(self) -> int:
+    def unet_channels(self) -> int:
         """Input channels of the UNet: those of the latents, or more for inpainting."""
         return self.shapes[f"{UNET_PREFIX}input_blocks.0.0.weight"][1]
 
-    def part(self, part: str) -> Shapes:
+    def part_shapes(self, part: str) -> Shapes:
         """Return the shapes of a part's tensors by their names in the file."""
         prefix = self.family.sources[part].prefix
         return {name: shape for name, shape in self.shapes.items() if name.startswith(prefix)}
 
-    def extras(self, part: str) -> list[str]:
+    def list_unused_text_tensors(self, part: str) -> list[str]:
         """Return a text encoder's tensors in the file that its class does not use."""
         prefix = self.family.sources[part].prefix
         if not part.startswith("text"):
             return []
         own = ("text_projection", "text_projection.weight") if part == "text_encoder_2" else ()
-        bare = {name: name.removeprefix(prefix) for name in self.part(part)}
-        return [name for name, end in bare.items() if is_text_extra(end) and end not in own]
+        bare = {name: name.removeprefix(prefix) for name in self.part_shapes(part)}
+        return [name for name, end in bare.items() if is_unused_text_tensor(end) and end not in own]
 
-    def beside(self, given: Collection[str] = ()) -> list[str]:
+    def list_other_tensors(self, given: Collection[str] = ()) -> list[str]:
         """Return the tensors that belong to no part.
 
         given : parts that the caller supplies; with all text encoders, none of theirs count
@@ -117,7 +117,7 @@ class Checkpoint:
         return [name for name in self.shapes if not name.startswith(prefixes)]
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def identify_checkpoint(path: Path) -> Checkpoint:
     """Identify a checkpoint by its header. Raises ModelError unless it is a supported model."""
     shapes = read_shapes(path)
     if len(shapes) > MAX_TENSORS:
@@ -126,19 +126,19 @@ def read_checkpoint(path: Path) -> Checkpoint:
             f"{MAX_TENSORS}."
         )
     if len(shapes.get(f"{UNET_PREFIX}input_blocks.0.0.weight", ())) != 4:
-        raise ModelError(f"{path} {describe_other_file(shapes)}")
+        raise ModelError(f"{path} {describe_unsupported_file(shapes)}")
     for name, kind in UNSUPPORTED_MARKERS.items():
         if name in shapes:
             raise ModelError(f"{path} is a checkpoint of {kind}, which cannot be loaded yet.")
-    found = infer_family(path, shapes)
+    found = infer_checkpoint_family(path, shapes)
     inpaints = shapes[f"{UNET_PREFIX}input_blocks.0.0.weight"][1] > 4
-    prediction_type = declared_prediction_type(path, shapes)
+    prediction_type = read_declared_prediction_type(path, shapes)
     if prediction_type is None:
         prediction_type = "v_prediction" if found is SD2 and not inpaints else "epsilon"
     return Checkpoint(path, found, shapes, prediction_type, zero_snr="ztsnr" in shapes)
 
 
-def infer_family(path: Path, shapes: Shapes) -> CheckpointFamily:
+def infer_checkpoint_family(path: Path, shapes: Shapes) -> CheckpointFamily:
     """Infer the family from the text encoders, or from the text width of the UNet."""
     for known in (XL, REFINER, SD2, SD1):
         prefixes = tuple(known.sources[part].prefix for part in known.sources if "text" in part)
@@ -158,7 +158,7 @@ def infer_family(path: Path, shapes: Shapes) -> CheckpointFamily:
     )
 
 
-def declared_prediction_type(path: Path, shapes: Shapes) -> str | None:
+def read_declared_prediction_type(path: Path, shapes: Shapes) -> str | None:
     """Return the prediction type declared in modelspec metadata or by a marker tensor, or None."""
     with open_tensors(path) as file:
         metadata = file.metadata() or {}
@@ -173,7 +173,7 @@ def declared_prediction_type(path: Path, shapes: Shapes) -> str | None:
     return None
 
 
-def describe_other_file(shapes: Shapes) -> str:
+def describe_unsupported_file(shapes: Shapes) -> str:
     """Describe a file without a UNet in the original layout, and how to use it."""
     for marks, answer in OTHER_FILES:
         if any(mark in name for name in shapes for mark in marks):

@@ -83,7 +83,7 @@ TRANSLATED_KEYS = {"algorithm_type", "solver_type"}
 """Schedulers translate those of other schedulers, which their annotations do not say."""
 
 
-def check_values(kind: Callable[..., Any], config: Mapping[str, object]) -> None:
+def check_config_values(kind: Callable[..., Any], config: Mapping[str, object]) -> None:
     """Raise ModelError for the first value in a config that the class `kind` cannot use.
 
     The message continues the name of the file. Keys that are no parameter of the class are ignored,
@@ -93,22 +93,22 @@ def check_values(kind: Callable[..., Any], config: Mapping[str, object]) -> None
     for key, value in config.items():
         for number in iter_scalars(value):
             if isinstance(number, float) and not math.isfinite(number):
-                raise value_error(key, value, "a finite number")
+                raise config_value_error(key, value, "a finite number")
         parameter = parameters.get(key)
         if parameter is None:
             continue
         if value is None:
             # What these are for is done to a picture, long after the model is built.
             if key in ABOVE_ZERO and parameter.default is not None:
-                raise value_error(key, value, "more than 0")
+                raise config_value_error(key, value, "more than 0")
             continue
-        if expected := expected_type(key, value, parameter.annotation):
-            raise value_error(key, value, expected)
-        if expected := expected_range(key, value):
-            raise value_error(key, value, expected)
+        if expected := describe_expected_type(key, value, parameter.annotation):
+            raise config_value_error(key, value, expected)
+        if expected := describe_expected_range(key, value):
+            raise config_value_error(key, value, expected)
 
 
-def value_error(key: str, value: object, expected: str) -> ModelError:
+def config_value_error(key: str, value: object, expected: str) -> ModelError:
     """Return the error for a value of a config."""
     return ModelError(
         f"has {key} = {value!r:.80}, expected {expected}: correct it, or copy the file from "
@@ -116,7 +116,7 @@ def value_error(key: str, value: object, expected: str) -> ModelError:
     )
 
 
-def expected_type(key: str, value: object, annotation: object) -> str:
+def describe_expected_type(key: str, value: object, annotation: object) -> str:
     """Describe the values that an annotation allows; "" where the value is one of them.
 
     Lists may have any length: signatures declare `tuple[int]` for four numbers.
@@ -126,11 +126,11 @@ def expected_type(key: str, value: object, annotation: object) -> str:
         return ""
     if isinstance(value, list | tuple):
         sound = allowed.lists and all(
-            one is None or accepts(one, allowed) for one in iter_scalars(value)
+            one is None or is_accepted_scalar(one, allowed) for one in iter_scalars(value)
         )
         sound = sound and len(value) > 0
     else:
-        sound = allowed.alone and not isinstance(value, dict) and accepts(value, allowed)
+        sound = allowed.alone and not isinstance(value, dict) and is_accepted_scalar(value, allowed)
     if sound:
         return ""
     if allowed.literals:
@@ -181,7 +181,7 @@ def parse_annotation(annotation: object) -> ParameterType | None:
     )
 
 
-def accepts(value: object, allowed: ParameterType) -> bool:
+def is_accepted_scalar(value: object, allowed: ParameterType) -> bool:
     """Return True if a scalar has an accepted type; an int counts as a float, a bool does not."""
     if allowed.literals:
         return value in allowed.literals
@@ -189,7 +189,7 @@ def accepts(value: object, allowed: ParameterType) -> bool:
     return kind in allowed.kinds or (kind is int and float in allowed.kinds)
 
 
-def expected_range(key: str, value: object) -> str:
+def describe_expected_range(key: str, value: object) -> str:
     """Describe the range of a key's numbers; "" where all of them are inside."""
     numbers = [one for one in iter_scalars(value) if isinstance(one, int | float)]
     numbers = [one for one in numbers if not isinstance(one, bool)]

@@ -21,7 +21,7 @@ def is_hub_id(name: str) -> bool:
     return HUB_ID.fullmatch(name) is not None
 
 
-def download(name: str, variant: str | None = None) -> Path:
+def download_hub_model(name: str, variant: str | None = None) -> Path:
     """Return the cache folder of a hub model, downloading it if needed.
 
     Raises ModelError where neither hub nor cache has it, or the hub refuses.
@@ -29,12 +29,12 @@ def download(name: str, variant: str | None = None) -> Path:
     repository, _, revision = name.partition("@")
     try:
         folder = snapshot_download(
-            repository, revision=revision or None, allow_patterns=allowed_patterns(variant)
+            repository, revision=revision or None, allow_patterns=download_patterns(variant)
         )
     except Exception as error:  # Of its HTTP library too, which is another in each version.
         # Without a network huggingface_hub gives no folder that lacks any file of these patterns,
         # be it of a part that nobody needs; which parts are needed is checked after this.
-        if (here := find_snapshot(cache_folder(repository), revision or "main")) is not None:
+        if (here := find_snapshot(hub_cache_folder(repository), revision or "main")) is not None:
             return here
         reason = (str(error).strip().splitlines() or ["no reason given"])[0]
         raise ModelError(
@@ -50,7 +50,7 @@ def download(name: str, variant: str | None = None) -> Path:
     return Path(folder)
 
 
-def allowed_patterns(variant: str | None) -> list[str]:
+def download_patterns(variant: str | None) -> list[str]:
     """Return file patterns of each known part's JSON, vocabulary and safetensors weights."""
     from t2i.denoiser.loading.model_parts import (
         ALLOWED_CLASSES,  # it imports diffusers; who looks names up does not
@@ -71,17 +71,17 @@ def allowed_patterns(variant: str | None) -> list[str]:
     return ["model_index.json", *(f"{part}/{name}" for part in ALLOWED_CLASSES for name in names)]
 
 
-def cached_models() -> dict[str, Path]:
+def list_cached_models() -> dict[str, Path]:
     """Return hub id -> folder of every pipeline model whose main revision is in the cache."""
     found = {}
-    for place in sorted(cache_folder("*/*").parent.glob(cache_folder("*/*").name)):
+    for place in sorted(hub_cache_folder("*/*").parent.glob(hub_cache_folder("*/*").name)):
         name = place.name.removeprefix("models--").replace("--", "/", 1)
         if is_hub_id(name) and (folder := find_snapshot(place, "main")) is not None:
             found[name] = folder
     return found
 
 
-def cache_folder(repository: str) -> Path:
+def hub_cache_folder(repository: str) -> Path:
     """Return the folder of a repository in the hub's cache."""
     return Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
 

@@ -30,7 +30,7 @@ from transformers import (
     T5EncoderModel,
 )
 
-from t2i.denoiser.loading.config_values import check_values
+from t2i.denoiser.loading.config_values import check_config_values
 from t2i.errors import ModelError, library_message
 
 Config = Mapping[str, Any]
@@ -49,7 +49,7 @@ def build_meta_model(class_name: str, config: Config) -> nn.Module:
     Raises ModelError for an invalid config or more than MAX_MODULES modules; the message continues
     the name of the file.
     """
-    check_values(CONFIG_SIGNATURES[class_name], config)
+    check_config_values(CONFIG_SIGNATURES[class_name], config)
     check_model_type(CONFIG_SIGNATURES[class_name], config)
     check_end_token(CONFIG_SIGNATURES[class_name], config)
     if config.get("quantization_config") is not None:
@@ -115,19 +115,19 @@ def limit_modules() -> Iterator[None]:
         handle.remove()
 
 
-def tied_names(model: nn.Module) -> set[str]:
+def list_tied_names(model: nn.Module) -> set[str]:
     """Return all but the first name of parameters that have several."""
     names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     return names - {name for name, _ in model.named_parameters()}
 
 
-def build_from_arguments(kind: Callable[..., nn.Module]) -> Callable[[Config], nn.Module]:
+def make_argument_builder(kind: Callable[..., nn.Module]) -> Callable[[Config], nn.Module]:
     """Return a builder that passes the config keys the class has as parameters."""
     known = inspect.signature(kind).parameters
     return lambda config: kind(**{key: value for key, value in config.items() if key in known})
 
 
-def build_from_config(
+def make_config_builder(
     kind: Callable[[Any], nn.Module], config_kind: type[PretrainedConfig]
 ) -> Callable[[Config], nn.Module]:
     """Return a builder that uses the class's transformers config."""
@@ -150,17 +150,17 @@ CONFIG_SIGNATURES: dict[str, Callable[..., Any]] = {
 """Class -> whose signature says what its config may hold."""
 
 BUILDERS: dict[str, Callable[[Config], nn.Module]] = {
-    "AutoencoderKL": build_from_arguments(AutoencoderKL),
-    "AutoencoderTiny": build_from_arguments(AutoencoderTiny),
-    "BertModel": build_from_config(BertModel, BertConfig),
-    "CLIPTextModel": build_from_config(CLIPTextModel, CLIPTextConfig),
-    "CLIPTextModelWithProjection": build_from_config(CLIPTextModelWithProjection, CLIPTextConfig),
-    "CLIPVisionModelWithProjection": build_from_config(
+    "AutoencoderKL": make_argument_builder(AutoencoderKL),
+    "AutoencoderTiny": make_argument_builder(AutoencoderTiny),
+    "BertModel": make_config_builder(BertModel, BertConfig),
+    "CLIPTextModel": make_config_builder(CLIPTextModel, CLIPTextConfig),
+    "CLIPTextModelWithProjection": make_config_builder(CLIPTextModelWithProjection, CLIPTextConfig),
+    "CLIPVisionModelWithProjection": make_config_builder(
         CLIPVisionModelWithProjection, CLIPVisionConfig
     ),
-    "GPT2Model": build_from_config(GPT2Model, GPT2Config),
-    "PriorTransformer": build_from_arguments(PriorTransformer),
-    "T5EncoderModel": build_from_config(T5EncoderModel, T5Config),
-    "UNet2DConditionModel": build_from_arguments(UNet2DConditionModel),
-    "VQModel": build_from_arguments(VQModel),
+    "GPT2Model": make_config_builder(GPT2Model, GPT2Config),
+    "PriorTransformer": make_argument_builder(PriorTransformer),
+    "T5EncoderModel": make_config_builder(T5EncoderModel, T5Config),
+    "UNet2DConditionModel": make_argument_builder(UNet2DConditionModel),
+    "VQModel": make_argument_builder(VQModel),
 }

@@ -20,8 +20,8 @@ from t2i.denoiser.loading.model_parts import (
     PIPELINES,
     Layout,
 )
-from t2i.denoiser.loading.trial_pass import try_pass, try_scheduler
-from t2i.denoiser.loading.weight_checks import check_weights, read_json
+from t2i.denoiser.loading.trial_pass import check_models_run, check_scheduler_runs
+from t2i.denoiser.loading.weight_checks import check_weights, read_json_object
 from t2i.errors import ModelError, nearest
 
 KNOWN_PARTS = {*ALLOWED_CLASSES, "feature_extractor", "safety_checker"}
@@ -62,7 +62,7 @@ def check_folder(
             f"{instead}"
         )
     check_links(folder, [folder / "model_index.json"])
-    index = read_json(folder / "model_index.json")
+    index = read_json_object(folder / "model_index.json")
     layout = read_layout(folder, index)
 
     def there(part: str) -> bool:
@@ -83,10 +83,10 @@ def check_folder(
                 f"{folder} has no {part}: expected the parts {', '.join(needed)}, each in its "
                 "folder."
             )
-        if (model := check_part(folder, part, index[part], variant)) is not None:
+        if (model := check_folder_part(folder, part, index[part], variant)) is not None:
             models[part] = model
         parts[part] = index[part][1]
-    try_pass(models, {part: folder / part / "config.json" for part in models})
+    check_models_run(models, {part: folder / part / "config.json" for part in models})
     return FolderContents(layout.name, parts)
 
 
@@ -96,7 +96,7 @@ def read_layout(folder: Path, index: Mapping[str, object]) -> Layout:
         check_no_code(folder / "model_index.json", key, value)
     for part, entry in index.items():
         checked_later = part in ALLOWED_CLASSES and (folder / part).is_dir()
-        if not checked_later and isinstance(entry, list) and not names_a_class(entry):
+        if not checked_later and isinstance(entry, list) and not is_class_entry(entry):
             raise ModelError(
                 f"Refused {folder}: its model_index.json has {part} {entry}, which requires code "
                 f"of its own; expected classes of diffusers and transformers."
@@ -122,13 +122,15 @@ def read_layout(folder: Path, index: Mapping[str, object]) -> Layout:
     return LAYOUTS[PIPELINES[pipeline]]
 
 
-def names_a_class(entry: list[object]) -> bool:
+def is_class_entry(entry: list[object]) -> bool:
     """Return True for an entry of an index that names a class of ALLOWED_LIBRARIES, or none."""
     sound = len(entry) == 2 and all(isinstance(one, str | None) for one in entry)
     return sound and entry[0] in ALLOWED_LIBRARIES
 
 
-def check_part(folder: Path, part: str, entry: object, variant: str | None) -> nn.Module | None:
+def check_folder_part(
+    folder: Path, part: str, entry: object, variant: str | None
+) -> nn.Module | None:
     """Return a part's meta model, if it has one.
 
     Raises ModelError unless the part is complete and of a known class.
@@ -145,7 +147,7 @@ def check_part(folder: Path, part: str, entry: object, variant: str | None) -> n
     check_links(folder, [place, *place.rglob("*")])
     own = part.removeprefix("prior_")
     if own == "scheduler":
-        try_scheduler(place / "scheduler_config.json", str(class_name))
+        check_scheduler_runs(place / "scheduler_config.json", str(class_name))
     elif own in ("feature_extractor", "image_processor"):
         check_config_file(place / "preprocessor_config.json")
     elif own.startswith("tokenizer"):
@@ -157,7 +159,7 @@ def check_part(folder: Path, part: str, entry: object, variant: str | None) -> n
 
 def check_config_file(path: Path) -> None:
     """Raise ModelError for an unsafe config file."""
-    check_config(path, read_json(path))
+    check_config(path, read_json_object(path))
 
 
 def check_links(folder: Path, paths: Collection[Path]) -> None:
@@ -183,9 +185,9 @@ def check_tokenizer(place: Path) -> None:
     """Raise ModelError unless a tokenizer folder has its vocabulary in a supported format."""
     config = place / "tokenizer_config.json"
     if config.is_file():
-        check_tokenizer_config(config, read_json(config))
+        check_tokenizer_config(config, read_json_object(config))
     if (place / "tokenizer.json").is_file():
-        read_json(place / "tokenizer.json", MAX_TOKENIZER_BYTES)
+        read_json_object(place / "tokenizer.json", MAX_TOKENIZER_BYTES)
         return
     if (place / "vocab.txt").is_file():
         return
@@ -194,6 +196,6 @@ def check_tokenizer(place: Path) -> None:
             f"{place} has its words in spiece.model only, which cannot be read: load the tokenizer "
             "once with transformers and save_pretrained it, which writes tokenizer.json."
         )
-    read_json(place / "vocab.json", MAX_TOKENIZER_BYTES)
+    read_json_object(place / "vocab.json", MAX_TOKENIZER_BYTES)
     if not (place / "merges.txt").is_file():
         raise ModelError(f"{place / 'merges.txt'} is missing: copy or download the model again.")

@@ -19,20 +19,24 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from t2i.denoiser.finite_checks import check_weights_finite
 from t2i.denoiser.loading.address import ASSETS
-from t2i.denoiser.loading.checkpoint_contents import SD2, Checkpoint, read_checkpoint
+from t2i.denoiser.loading.checkpoint_contents import SD2, Checkpoint, identify_checkpoint
 from t2i.denoiser.loading.config_checks import check_config
 from t2i.denoiser.loading.conversion import TRANSFORMERS_PREFIX_END, trace_conversion
 from t2i.denoiser.loading.meta_models import build_meta_model
 from t2i.denoiser.loading.model_folder import check_links, check_tokenizer
 from t2i.denoiser.loading.model_parts import ALLOWED_CLASSES, LAYOUTS
-from t2i.denoiser.loading.trial_pass import load_tokenizer as load_words
-from t2i.denoiser.loading.trial_pass import refuse_load_failures, try_pass, try_scheduler
-from t2i.denoiser.loading.unused_tensors import is_text_extra, is_unused_tensor
+from t2i.denoiser.loading.trial_pass import (
+    check_models_run,
+    check_scheduler_runs,
+    load_checked_tokenizer,
+    translate_load_failures,
+)
+from t2i.denoiser.loading.unused_tensors import is_unused_tensor, is_unused_text_tensor
 from t2i.denoiser.loading.weight_checks import (
     check_dtypes,
     describe_misfits,
-    read_json,
-    summarize_names,
+    read_json_object,
+    summarize_tensor_names,
 )
 from t2i.denoiser.schedulers import ZERO_SNR_SCHEDULERS, Scheduler
 from t2i.errors import ArgumentError, ModelError, nearest
@@ -65,7 +69,7 @@ def load_single_file(
 
     Raises ModelError, before any weights are read, unless every other part is complete.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = identify_checkpoint(path)
     layout = LAYOUTS[checkpoint.family.layout]
     if unknown := given.keys() - set(layout.parts):
         name = min(unknown)
@@ -80,26 +84,27 @@ def load_single_file(
 
     # everything is checked
     wanted = [part for part in checkpoint.family.sources if part not in given]
-    checked = {part: check_part(checkpoint, part, folder) for part in wanted}
+    checked = {part: check_checkpoint_part(checkpoint, part, folder) for part in wanted}
     changes = {part: changes for part, (changes, _) in checked.items()}
     models = {part: model for part, (_, model) in checked.items()}
-    try_pass(models, {part: folder / part / "config.json" for part in models})
-    check_known_tensors(path, checkpoint.beside(given))
+    check_models_run(models, {part: folder / part / "config.json" for part in models})
+    check_known_tensors(path, checkpoint.list_other_tensors(given))
 
     # then loaded
-    with refuse_load_failures(path):
+    with translate_load_failures(path):
         made: dict[str, object] = {
-            part: load_part(checkpoint, part, folder, changes[part], dtype) for part in wanted
+            part: load_checkpoint_part(checkpoint, part, folder, changes[part], dtype)
+            for part in wanted
         }
     for part, pad in checkpoint.family.pads.items():
         if part not in given:
-            made[part] = load_tokenizer(folder / part, pad)
+            made[part] = load_clip_tokenizer(folder / part, pad)
     if "scheduler" not in given:
-        made["scheduler"] = load_scheduler(checkpoint, folder)
+        made["scheduler"] = build_checkpoint_scheduler(checkpoint, folder)
     return made | given
 
 
-def check_part(
+def check_checkpoint_part(
     checkpoint: Checkpoint, part: str, folder: Path
 ) -> tuple[dict[str, object], nn.Module]:
     """Return the changes of a part's config and its meta model.
@@ -107,12 +112,12 @@ def check_part(
     Raises ModelError unless the part is complete.
     """
     source = checkpoint.family.sources[part]
-    found = checkpoint.part(part)
+    found = checkpoint.part_shapes(part)
     if not found:
         raise ModelError(f"{checkpoint.path} has no {part}: give one, with {part}=...")
     config_path = folder / part / "config.json"
     check_links(folder, [config_path])
-    config = read_json(config_path)
+    config = read_json_object(config_path)
     check_config(config_path, config)
 
     changes: dict[str, object] = {}
@@ -131,7 +136,7 @@ def check_part(
         )
     try:
         made = trace_conversion(part, source.prefix, model, config | changes, found)
-        extras = set(filter(is_text_extra, made.shapes)) if part.startswith("text") else ()
+        extras = set(filter(is_unused_text_tensor, made.shapes)) if part.startswith("text") else ()
         misfits = describe_misfits(expected, made.shapes, extras=extras)
     except Exception as error:  # The conversion takes for granted what a file may lack.
         raise ModelError(
@@ -142,8 +147,10 @@ def check_part(
         raise ModelError(
             f"The {part} in {checkpoint.path} does not fit {config_path}: {misfits}. {remedy}"
         )
-    check_known_tensors(checkpoint.path, set(made.dropped) - set(checkpoint.extras(part)))
-    extra = {*made.dropped, *checkpoint.extras(part)}
+    check_known_tensors(
+        checkpoint.path, set(made.dropped) - set(checkpoint.list_unused_text_tensors(part))
+    )
+    extra = {*made.dropped, *checkpoint.list_unused_text_tensors(part)}
     check_dtypes(checkpoint.path, [name for name in found if name not in extra])
     return changes, model
 
@@ -153,10 +160,9 @@ def check_known_tensors(path: Path, names: Collection[str]) -> None:
     if names := {name for name in names if not is_unused_tensor(name)}:
         raise ModelError(
             f"Refused {path}: it has {several(len(names), 'tensor')} that no model of its kind has "
-            f"({summarize_names(names)}), and drawing without them would not be drawing with "
-            "this model. "
-            "If something was merged into it, such as a motion module, a ControlNet or a LoRA, "
-            "get the model without that."
+            f"({summarize_tensor_names(names)}), and drawing without them would not be drawing "
+            "with this model. If something was merged into it, such as a motion module, a "
+            "ControlNet or a LoRA, get the model without that."
         )
 
 
@@ -164,10 +170,10 @@ def check_channels(checkpoint: Checkpoint, config: Mapping[str, object]) -> int:
     """Return the UNet's input channels. Raises ModelError unless they fit latents or inpainting."""
     latent = config.get("out_channels", 4)
     assert isinstance(latent, int)
-    if checkpoint.channels in (latent, 2 * latent + 1):
-        return checkpoint.channels
+    if checkpoint.unet_channels in (latent, 2 * latent + 1):
+        return checkpoint.unet_channels
     raise ModelError(
-        f"{checkpoint.path} has a UNet that reads {checkpoint.channels} channels, expected "
+        f"{checkpoint.path} has a UNet that reads {checkpoint.unet_channels} channels, expected "
         f"{latent}, or {2 * latent + 1} for inpainting. Models that edit by instruction, follow a "
         "depth map or enlarge pictures cannot be loaded yet."
     )
@@ -181,7 +187,7 @@ def build_meta_part(config_path: Path, class_name: str, config: Mapping[str, obj
         raise ModelError(f"{config_path} {error}") from error
 
 
-def load_part(
+def load_checkpoint_part(
     checkpoint: Checkpoint,
     part: str,
     folder: Path,
@@ -191,7 +197,7 @@ def load_part(
     """Load the weights of one part, with diffusers' conversion."""
     source = checkpoint.family.sources[part]
     with open_tensors(checkpoint.path) as file:
-        names = checkpoint.part(part).keys() - set(checkpoint.extras(part))
+        names = checkpoint.part_shapes(part).keys() - set(checkpoint.list_unused_text_tensors(part))
         tensors = {name: file.get_tensor(name) for name in names}
     if source.prefix.endswith(TRANSFORMERS_PREFIX_END):
         # Files of some merging tools leave out a name that diffusers looks for.
@@ -224,12 +230,12 @@ def load_part(
     return made
 
 
-def load_tokenizer(place: Path, pad: str) -> CLIPTokenizer:
+def load_clip_tokenizer(place: Path, pad: str) -> CLIPTokenizer:
     """Load the tokenizer of a model folder, or CLIP's from the hub or its cache."""
     if place.is_dir():
         check_links(place.parent, [place, *place.rglob("*")])
         check_tokenizer(place)
-        read: CLIPTokenizer = load_words(place, "CLIPTokenizer")
+        read: CLIPTokenizer = load_checked_tokenizer(place, "CLIPTokenizer")
         return read
     # Not CLIPTokenizer.from_pretrained: where it finds nothing it makes a tokenizer without words.
     try:
@@ -248,18 +254,18 @@ def load_tokenizer(place: Path, pad: str) -> CLIPTokenizer:
     return tokenizer
 
 
-def load_scheduler(checkpoint: Checkpoint, folder: Path) -> Scheduler:
+def build_checkpoint_scheduler(checkpoint: Checkpoint, folder: Path) -> Scheduler:
     """Build the scheduler from a folder's config and the checkpoint's prediction type."""
     path = folder / "scheduler" / "scheduler_config.json"
     check_links(folder, [path])
-    config = read_json(path) | {"prediction_type": checkpoint.prediction_type}
+    config = read_json_object(path) | {"prediction_type": checkpoint.prediction_type}
     name = str(config.get("_class_name"))
     if checkpoint.zero_snr:
         config |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
         name = name if name in ZERO_SNR_SCHEDULERS else "DDIMScheduler"
     if name not in ALLOWED_CLASSES["scheduler"][1]:
         raise ModelError(f"{path} has the scheduler {name!r}, expected one of diffusers'.")
-    try_scheduler(path, name)
+    check_scheduler_runs(path, name)
     made: Scheduler = getattr(diffusers, name).from_config(config)
     return made
 

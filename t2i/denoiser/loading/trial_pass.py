@@ -16,18 +16,18 @@ import transformers
 from torch import nn
 
 from t2i.denoiser.loading.config_checks import check_config
-from t2i.denoiser.loading.config_values import check_values
-from t2i.denoiser.loading.weight_checks import read_json
+from t2i.denoiser.loading.config_values import check_config_values
+from t2i.denoiser.loading.weight_checks import read_json_object
 from t2i.errors import ModelError, T2IError, library_message
 
 TRIAL_STEPS = 8
 PASSED_MODELS: set[str] = set()
-"""Configs, as JSON, that passed `try_pass` in this process: a run loads its model several times."""
+"""Configs, as JSON, that passed `check_models_run` in this process; a model is loaded repeatedly."""
 MAX_PASSED = 64
 
 
 @contextmanager
-def refuse_failures(problem: str, remedy: str) -> Iterator[None]:
+def translate_failures(problem: str, remedy: str) -> Iterator[None]:
     """Raise a ModelError of this problem for any foreign exception within the block."""
     try:
         yield
@@ -37,24 +37,24 @@ def refuse_failures(problem: str, remedy: str) -> Iterator[None]:
         raise ModelError(f"{problem} ({library_message(error)}): {remedy}") from error
 
 
-def refuse_load_failures(place: Path) -> AbstractContextManager[None]:
+def translate_load_failures(place: Path) -> AbstractContextManager[None]:
     """Raise ModelError for a failure of loading a checked model."""
-    return refuse_failures(
+    return translate_failures(
         f"{place} cannot be loaded, though its parts are whole",
         "check the options that were given, and the configs of its parts.",
     )
 
 
-def try_scheduler(path: Path, class_name: str) -> None:
+def check_scheduler_runs(path: Path, class_name: str) -> None:
     """Raise ModelError unless a scheduler of this config runs for TRIAL_STEPS steps."""
-    config = read_json(path)
+    config = read_json_object(path)
     check_config(path, config)
     kind = getattr(diffusers, class_name)
     try:
-        check_values(kind, config)
+        check_config_values(kind, config)
     except ModelError as error:
         raise ModelError(f"{path} {error}") from error
-    with refuse_failures(
+    with translate_failures(
         f"{path} describes no {class_name} that takes {TRIAL_STEPS} steps",
         "correct what it says of the noise, or copy the file from the model again.",
     ):
@@ -63,10 +63,10 @@ def try_scheduler(path: Path, class_name: str) -> None:
         except ImportError:
             return  # The package to install is named where it is built to draw with.
         if class_name != "UnCLIPScheduler":  # needs the next timestep, which only the prior passes
-            take_steps(stepping)
+            step_on_zeros(stepping)
 
 
-def take_steps(stepping: Any) -> None:
+def step_on_zeros(stepping: Any) -> None:
     """Some steps of zeros. Raises ValueError where numbers come of it that are none."""
     stepping.set_timesteps(TRIAL_STEPS)
     if hasattr(stepping, "set_begin_index"):
@@ -80,9 +80,9 @@ def take_steps(stepping: Any) -> None:
         raise ValueError("zeros became NaN or infinite")
 
 
-def load_tokenizer(place: Path, class_name: str) -> Any:
+def load_checked_tokenizer(place: Path, class_name: str) -> Any:
     """The tokenizer of a checked folder. Raises ModelError where it reads no text."""
-    with refuse_failures(
+    with translate_failures(
         f"{place} has no {class_name} that reads a text",
         "copy the folder from the model again.",
     ):
@@ -103,7 +103,7 @@ def check_vocabulary(place: Path, tokenizer: Any, text_encoder: Any) -> None:
         )
 
 
-def try_pass(models: Mapping[str, nn.Module], names: Mapping[str, object]) -> None:
+def check_models_run(models: Mapping[str, nn.Module], names: Mapping[str, object]) -> None:
     """Raise ModelError unless latents without memory go through denoiser and autoencoder.
 
     models : part -> its skeleton; what the caller brings along is not there
@@ -122,11 +122,11 @@ def try_pass(models: Mapping[str, nn.Module], names: Mapping[str, object]) -> No
     latents_BCHW: torch.Tensor | None = None
     with torch.device("meta"), torch.no_grad():
         if unet is not None:
-            with refuse_run_failures(names["unet"]):
+            with translate_run_failures(names["unet"]):
                 latents_BCHW = run_trial_pass(unet, models, min_latent_side(unet))
         if vae is not None:
             part = "vae" if "vae" in models else "movq"
-            with refuse_run_failures(names[part]):
+            with translate_run_failures(names[part]):
                 check_autoencoder(names, vae, part, latents_BCHW)
     if len(PASSED_MODELS) >= MAX_PASSED:
         PASSED_MODELS.clear()
@@ -139,9 +139,9 @@ def pooled_width(models: Mapping[str, nn.Module]) -> int | None:
     return None if config is None else int(config.projection_dim)
 
 
-def refuse_run_failures(name: object) -> AbstractContextManager[None]:
+def translate_run_failures(name: object) -> AbstractContextManager[None]:
     """Raise ModelError for a failure of a trial pass."""
-    return refuse_failures(
+    return translate_failures(
         f"{name} describes a part that cannot run",
         "its sizes do not fit one another, or the parts beside it.",
     )

@@ -12,9 +12,9 @@ from torch import nn
 
 from t2i.denoiser.loading.address import PICKLE_SUFFIXES
 from t2i.denoiser.loading.config_checks import check_config
-from t2i.denoiser.loading.meta_models import build_meta_model, tied_names
+from t2i.denoiser.loading.meta_models import build_meta_model, list_tied_names
 from t2i.denoiser.loading.model_parts import TEXT_ENCODERS
-from t2i.denoiser.loading.unused_tensors import is_text_extra
+from t2i.denoiser.loading.unused_tensors import is_unused_text_tensor
 from t2i.errors import ModelError
 from t2i.safe_reading import MODEL_CONFIG, parse_json, read_bounded
 from t2i.safe_reading.tensors import open_tensors
@@ -35,7 +35,7 @@ MAX_INDEX_BYTES = 16_000_000
 def check_weights(folder: Path, class_name: str, variant: str | None) -> nn.Module:
     """Raise ModelError unless a folder holds the weights of a class; returns its meta model."""
     config_path = folder / "config.json"
-    config = read_json(config_path)
+    config = read_json_object(config_path)
     check_config(config_path, config)
     named = config.get("_class_name", class_name)
     if named != class_name:
@@ -46,14 +46,16 @@ def check_weights(folder: Path, class_name: str, variant: str | None) -> nn.Modu
         raise ModelError(f"{config_path} {error}") from error
 
     expected: Shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    floats = {canonical_name(n) for n, t in model.state_dict().items() if t.is_floating_point()}
+    floats = {
+        canonical_tensor_name(n) for n, t in model.state_dict().items() if t.is_floating_point()
+    }
     found: Shapes = {}
-    for path in weight_files(folder, variant):
+    for path in list_weight_files(folder, variant):
         shapes = read_shapes(path)
-        check_dtypes(path, [name for name in shapes if canonical_name(name) in floats])
+        check_dtypes(path, [name for name in shapes if canonical_tensor_name(name) in floats])
         found |= shapes
-    extras = set(filter(is_text_extra, found)) if class_name in TEXT_ENCODERS else ()
-    if misfits := describe_misfits(expected, found, tied_names(model), extras):
+    extras = set(filter(is_unused_text_tensor, found)) if class_name in TEXT_ENCODERS else ()
+    if misfits := describe_misfits(expected, found, list_tied_names(model), extras):
         raise ModelError(
             f"The weights in {folder} do not fit its config.json: {misfits}. "
             "Copy config.json and weights from the same model."
@@ -69,10 +71,12 @@ def describe_misfits(
     second : names of tied tensors, which files may leave out
     extras : names that may be present without being expected
     """
-    expected = {canonical_name(name): shape for name, shape in expected.items()}
-    found = {canonical_name(name): shape for name, shape in found.items()}
-    missing = expected.keys() - found.keys() - set(map(canonical_name, second)) - UNUSED_TENSORS
-    unexpected = found.keys() - expected.keys() - set(map(canonical_name, extras))
+    expected = {canonical_tensor_name(name): shape for name, shape in expected.items()}
+    found = {canonical_tensor_name(name): shape for name, shape in found.items()}
+    missing = (
+        expected.keys() - found.keys() - set(map(canonical_tensor_name, second)) - UNUSED_TENSORS
+    )
+    unexpected = found.keys() - expected.keys() - set(map(canonical_tensor_name, extras))
     misshapen = [
         f"{name} is {list(found[name])} instead of {list(expected[name])}"
         for name in sorted(expected.keys() & found.keys())
@@ -80,12 +84,14 @@ def describe_misfits(
     ]
     kinds = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
     misfits = [
-        f"{len(names)} {kind} ({summarize_names(names)})" for kind, names in kinds.items() if names
+        f"{len(names)} {kind} ({summarize_tensor_names(names)})"
+        for kind, names in kinds.items()
+        if names
     ]
     return f"tensors {'; '.join(misfits)}" if misfits else ""
 
 
-def weight_files(folder: Path, variant: str | None) -> list[Path]:
+def list_weight_files(folder: Path, variant: str | None) -> list[Path]:
     """Return the safetensors files that the loader will read: one, or the shards of an index."""
     for infix in [f".{variant}", ""] if variant else [""]:
         for stem in ("diffusion_pytorch_model", "model"):
@@ -112,7 +118,7 @@ def weight_files(folder: Path, variant: str | None) -> list[Path]:
 
 def list_shards(index: Path) -> list[Path]:
     """Return the files named by an index. Raises ModelError for missing ones."""
-    weight_map = read_json(index, MAX_INDEX_BYTES).get("weight_map")
+    weight_map = read_json_object(index, MAX_INDEX_BYTES).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ModelError(f"{index} has no weight_map: copy or download the model again.")
     paths = []
@@ -151,7 +157,7 @@ def check_dtypes(path: Path, names: Iterable[str]) -> None:
                 )
 
 
-def read_json(path: Path, largest: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
+def read_json_object(path: Path, largest: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
     """Read a JSON object of at most `largest` bytes. Raises ModelError."""
     try:
         content = parse_json(read_bounded(path, largest), lenient=True)
@@ -166,7 +172,7 @@ def read_json(path: Path, largest: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
     return content
 
 
-def canonical_name(name: str) -> str:
+def canonical_tensor_name(name: str) -> str:
     """Return a tensor's name independent of versions of transformers and diffusers."""
     name = name.removeprefix("text_model.").removeprefix("vision_model.")
     if ".attentions." in name:
@@ -175,7 +181,7 @@ def canonical_name(name: str) -> str:
     return name
 
 
-def summarize_names(names: Collection[str]) -> str:
+def summarize_tensor_names(names: Collection[str]) -> str:
     """Return the first few names, and the number of further ones."""
     more = len(names) - MAX_NAMED_TENSORS
     first = ", ".join(sorted(names)[:MAX_NAMED_TENSORS])

@@ -60,7 +60,7 @@ def known_picture_scheduler(
     device = pipe._execution_device
     pixels_13YX = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
     with torch.no_grad():
-        clean_1CHW = sd.encode(pipe.vae, pixels_13YX.to(device), generator)
+        clean_1CHW = sd.encode_pixels(pipe.vae, pixels_13YX.to(device), generator)
     noise_1CHW = torch.randn(clean_1CHW.shape, generator=generator).to(clean_1CHW)
 
     timesteps_L, alpha_L, sigma_L = noise_schedule_at(pipe.scheduler, levels)
