@@ -1,6 +1,6 @@
 #!/bin/bash
-# The prompts of a file on several machines: sbatch configs/bulk/slurm.sh FILE OUT [options of t2i generate]
-# FILE, OUT and the model lie where every machine has mounted them at the same place.
+# Generates images for a file of prompts on several machines: sbatch configs/bulk/slurm.sh FILE OUT [options of t2i generate]
+# All machines must see FILE, OUT and the model at the same paths.
 #SBATCH --job-name=t2i-bulk
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -14,14 +14,14 @@ FILE=${1:?"usage: sbatch slurm.sh FILE OUT [options of t2i generate]"}
 OUT=${2:?"usage: sbatch slurm.sh FILE OUT [options of t2i generate]"}
 shift 2
 
-# One launcher on each machine, which starts a process for each of its GPUs (on machines without: PROCESSES).
+# Starts one launcher on each machine, which starts one process per GPU (without GPUs: PROCESSES).
 nodes=$SLURM_JOB_NUM_NODES
 per_node=${SLURM_GPUS_ON_NODE:-${PROCESSES:-1}}
 main=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
 export ACCELERATE="--multi_gpu --num_machines $nodes --num_processes $((nodes * per_node))
     --main_process_ip $main --main_process_port ${PORT:-29500} --mixed_precision no --dynamo_backend no"
 
-# Preempted and queued again, or submitted again, the same command goes on.
+# When preempted and requeued, or submitted again, the same command resumes.
 srun --kill-on-bad-exit=1 bash -c \
     'exec accelerate launch $ACCELERATE --machine_rank "$SLURM_NODEID" -m t2i.cli generate --prompts "$@"' \
     t2i "$FILE" --out "$OUT" "$@"

@@ -7,8 +7,8 @@ from train.init.init import METHODS, FolderFacts, InitRequest, starting_config
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "train"
 FOLDER = "my-pictures"
 HEAD = """\
-# A few minutes on two cores with the embedded model. What another one wants stands in brackets over
-# the values that depend on it; this writes the file with them, and for your pictures:
+# A few minutes on two cores with the embedded model. Brackets above a value give the values for
+# other base models. This command writes the file with the values for your base model and pictures:
 # t2i train --init {method} FOLDER --base MODEL
 """
 A_FEW = FolderFacts(pictures=8, broken=0, side=128, sizes=("128x128",), captioned=0)

@@ -248,7 +248,7 @@ def test_what_to_type_next_can_be_pasted(tmp_path, capsys):
     out = tmp_path / "mugs (old).toml"
     assert init("lora", folder, out=out) == 0
     assert f"Next: t2i train '{out}'\n" in capsys.readouterr().err
-    assert f"# Begin, and go on, with: t2i train '{out}'\n" in out.read_text("utf-8")
+    assert f"# Start and resume with: t2i train '{out}'\n" in out.read_text("utf-8")
 
 
 def test_a_fine_tune_of_the_embedded_model_is_taken_for_one(tmp_path):

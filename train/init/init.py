@@ -46,7 +46,7 @@ COMPANIONS = ("masks", "losers")
 SMALL_SHARE = 0.75
 """Pictures with sides below this share of what the base draws are learned at that share."""
 HELD_OUT = [
-    "# Share that is never trained on; what it is for stands at the end.",
+    "# Fraction of the pictures that is kept out of training, for [validation] at the end.",
     "held_out = 0.05",
 ]
 ENOUGH = 40
@@ -126,7 +126,7 @@ def write_start(request: InitRequest, out: Path) -> FolderFacts:
     if os.path.lexists(out):
         raise NameTaken(out)
     facts = inspect_folder(request.folder)
-    head = f"# Begin, and go on, with: t2i train {quote(str(out))}"
+    head = f"# Start and resume with: t2i train {quote(str(out))}"
     text = starting_config(request, facts, out.parent, head)
     write_new(out, lambda part: part.write_text(text, "utf-8"))
     return facts
@@ -256,8 +256,8 @@ def word_comment(request: InitRequest, facts: FolderFacts) -> list[str]:
     if request.word is not None or word != RARE or not has_word(request):
         return []
     return [
-        f'Prompts are to call it "{thing}": {RARE} means nothing to most models, so that it can be',
-        "given a meaning, and what the model knows of the class stays. Another one: --word.",
+        f'Prompts should call it "{thing}": {RARE} means nothing to most models, so it can get',
+        "a new meaning, while the model keeps its knowledge of the class. Another one: --word.",
     ]
 
 
@@ -272,13 +272,13 @@ def build_blocks(request: InitRequest, facts: FolderFacts, head: str) -> dict[st
     )
     told = {0: "none", facts.pictures: "all"}.get(facts.captioned, str(facts.captioned))
     captions = [
-        "# Captions are those beside the pictures; this goes before each that does not say it.",
+        "# Captions are those beside the pictures; this goes before captions that lack it.",
         f"trigger = {toml_value(trigger)}",
     ]
     if not facts.captioned:
         captions = [
-            "# For every picture, as none has a caption. A text file of the same name beside each,",
-            "# that says what else is in it, keeps the rest out of the word: then drop this line.",
+            "# Caption of every picture, because none has its own. Better: a text file with the",
+            "# same name beside each picture that names what else is in it; then delete this line.",
             f"caption = {toml_value(f'a photo of {thing}')}",
         ]
     elif reason := reason_without_trigger(request, facts):
@@ -317,21 +317,21 @@ def optional_lines(request: InitRequest, facts: FolderFacts, trigger: str) -> li
     lines = []
     if facts.has_losers:
         lines += [
-            "# Learns from pairs: larger values keep the model nearer to its base.",
+            "# Trains on pairs; larger values keep the model nearer to its base.",
             "preference_beta = 2000",
         ]
     elif facts.has_masks or facts.has_alpha:
         lines += [
-            "# Draws the attention map of data.masked_word towards its mask; 0 is without it.",
+            "# Weight of aligning the attention map of data.masked_word with its mask; 0: none.",
             "# attention_weight = 0.1",
             "# Weight of each pixel of that map, relative to the share of it that is in the mask.",
             "# attention_pixel_weight = 1.0",
         ]
     if request.kind and request.method in PRESERVING:
         lines += [
-            "# Keeps what the model draws without the new word near what the base model draws.",
+            "# Keeps predictions for prompts without the new word near those of the base model.",
             "# preserve_weight = 1.0",
-            "# The new word, and what captions say in its place.",
+            "# Maps the new word to its replacement in captions.",
             f"# preserve_words = {{ {toml_value(trigger)} = {toml_value(request.kind)} }}",
         ]
     return lines
@@ -343,11 +343,11 @@ def mask_lines(request: InitRequest, facts: FolderFacts, trigger: str) -> list[s
         return []
     lines = []
     if not facts.has_masks:
-        lines = ["# Makes the loss count where pictures are opaque alone.", "# alpha_mask = true"]
+        lines = ["# Counts the loss only where pictures are opaque.", "# alpha_mask = true"]
     word = trigger if has_word(request) else request.kind or "cat"
     return [
         *lines,
-        "# Word of the captions for what masks show; the trigger when left out.",
+        "# Word in the captions for what the masks show; the trigger by default.",
         f"# masked_word = {toml_value(word)}",
     ]
 
