@@ -4,6 +4,6 @@ Importing a pipeline imports diffusers and transformers, which then print notice
 conditions: these are silenced here, before the import.
 """
 
-from t2i.library_messages import filter_noise
+from t2i.library_messages import install_log_filters
 
-filter_noise()
+install_log_filters()

@@ -36,7 +36,7 @@ def sample(
     An exception, also Ctrl-C, leaves the loop at once; `run` then holds the state so far. Raises
     DrawingError where latents become NaN or infinite.
     """
-    step_options = accepted_options(scheduler, eta=eta, generator=generator)
+    step_options = accepted_step_options(scheduler, eta=eta, generator=generator)
 
     def denoise_now(latents_BCHW: Tensor, conditioning: Conditioning) -> Tensor:
         scaled_BCHW = scale_model_input(scheduler, latents_BCHW, run.timestep)
@@ -52,7 +52,7 @@ def sample(
         if run.stop:
             break
 
-        prediction_BCHW = predict(run, denoise, scheduler)
+        prediction_BCHW = predict_guided(run, denoise, scheduler)
         run.latents_BCHW = scheduler.step(
             prediction_BCHW, run.timestep, run.latents_BCHW, **step_options, return_dict=False
         )[0]
@@ -65,7 +65,7 @@ def sample(
     return run.latents_BCHW
 
 
-def predict(run: RunState, denoise: Denoise, scheduler: Scheduler) -> Tensor:
+def predict_guided(run: RunState, denoise: Denoise, scheduler: Scheduler) -> Tensor:
     """Return the guided prediction of this step, from one denoiser pass for all branches."""
     timestep = run.timestep
     conditioning = run.pass_conditioning
@@ -81,7 +81,7 @@ def predict(run: RunState, denoise: Denoise, scheduler: Scheduler) -> Tensor:
     return run.guidance.combine(by_branch, run)
 
 
-def accepted_options(scheduler: Scheduler, **options: Any) -> dict[str, Any]:
+def accepted_step_options(scheduler: Scheduler, **options: Any) -> dict[str, Any]:
     """Return the options that this scheduler's step accepts."""
     parameters = inspect.signature(scheduler.step).parameters
     return {name: value for name, value in options.items() if name in parameters}

@@ -44,15 +44,15 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def write_new(path: Path, write: Callable[[Path], object]) -> None:
+def write_new_file(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file atomically under a free name. Raises NameTaken where the name is in use.
 
     Checking and placing are one atomic operation: of two writers at once one is refused.
     """
-    write_new_together([[path]], lambda paths: write(paths[0]))
+    write_new_file_group([[path]], lambda paths: write(paths[0]))
 
 
-def write_new_together(
+def write_new_file_group(
     families: Iterable[Sequence[Path]], write: Callable[[Sequence[Path]], object]
 ) -> Sequence[Path]:
     """Let `write` fill files, which get the names of the first family that is free as a whole.
@@ -73,7 +73,7 @@ def write_new_together(
         for file in files:
             flush_to_disk(file)
         for names in itertools.chain([family], families):
-            if link_new_together(files, names):
+            if link_file_group(files, names):
                 flush_to_disk(names[0].parent)
                 return names
         raise NameTaken(next((path for path in family if os.path.lexists(path)), family[0]))
@@ -83,12 +83,12 @@ def write_new_together(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def link_new_together(files: Sequence[Path], family: Sequence[Path]) -> bool:
+def link_file_group(files: Sequence[Path], family: Sequence[Path]) -> bool:
     """Give all files these names, or none; return whether all names were free."""
     placed: list[Path] = []
     try:
         for file, path in zip(files, family, strict=True):
-            link_new(file, path)
+            link_to_new_name(file, path)
             placed.append(path)
     except OSError as error:
         for file, path in zip(files, placed, strict=False):
@@ -99,7 +99,7 @@ def link_new_together(files: Sequence[Path], family: Sequence[Path]) -> bool:
     return True
 
 
-def link_new(file: Path, path: Path) -> None:
+def link_to_new_name(file: Path, path: Path) -> None:
     """Hard-link or move a file to a free name. Raises FileExistsError where it is in use."""
     try:
         os.link(file, path)
@@ -116,12 +116,12 @@ def link_new(file: Path, path: Path) -> None:
             raise
 
 
-def check_names(paths: Iterable[Path]) -> None:
+def check_name_lengths(paths: Iterable[Path]) -> None:
     """Raise OutputError for a name longer than its file system takes, before any work is done."""
     for path in paths:
-        link_new = next((one for one in path.parents if os.path.isdir(one)), Path())
+        folder = next((parent for parent in path.parents if os.path.isdir(parent)), Path())
         try:
-            longest = os.pathconf(link_new, "PC_NAME_MAX")
+            longest = os.pathconf(folder, "PC_NAME_MAX")
         except (OSError, ValueError, AttributeError):
             longest = LONGEST_NAME
         if any(len(os.fsencode(part)) > longest for part in path.parts if part != path.anchor):

@@ -12,7 +12,13 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from t2i.atomic_files import NameTaken, flush_to_disk, link_new, temporary_beside, write_error
+from t2i.atomic_files import (
+    NameTaken,
+    flush_to_disk,
+    link_to_new_name,
+    temporary_beside,
+    write_error,
+)
 from t2i.errors import OutputError
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
@@ -28,7 +34,7 @@ def atomic_folder(final: Path) -> Iterator[Path]:
     lock = None
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        recover(final)
+        recover_folder(final)
         remove_abandoned(final)
         lock = make_locked_folder(temporary)
         yield temporary
@@ -49,7 +55,7 @@ def atomic_folder(final: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def new_place(final: Path) -> Iterator[Path]:
+def new_path(final: Path) -> Iterator[Path]:
     """Yield a temporary path for a file or folder; when the context ends it becomes `final`.
 
     Raises NameTaken where anything but an empty folder has that name; checking and placing are one
@@ -65,7 +71,7 @@ def new_place(final: Path) -> Iterator[Path]:
         if new.is_dir():
             os.rename(new, final)
         else:
-            link_new(new, final)
+            link_to_new_name(new, final)
         flush_to_disk(final.parent)
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR) and final.exists():
@@ -109,7 +115,7 @@ def exchange_names(one: Path, other: Path) -> bool:
     raise OSError(number, os.strerror(number), str(other))
 
 
-def recover(final: Path) -> None:
+def recover_folder(final: Path) -> None:
     """Restore a folder that a kill left under its backup name."""
     if not final.name:  # "." or "/"
         return
@@ -119,10 +125,10 @@ def recover(final: Path) -> None:
             aside.rename(final)
 
 
-def recover_all(folder: Path) -> None:
+def recover_all_folders(folder: Path) -> None:
     """Restore every folder inside `folder` that a kill left under its backup name."""
     for aside in folder.glob(".*.old"):
-        recover(aside.with_name(aside.name[1:].removesuffix(".old")))
+        recover_folder(aside.with_name(aside.name[1:].removesuffix(".old")))
 
 
 def backup_path(final: Path) -> Path:

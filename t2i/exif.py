@@ -7,7 +7,7 @@ EXIF_IFD, USER_COMMENT, MAKER_NOTE = 0x8769, 0x9286, 0x927C
 LONG, UNDEFINED = 4, 7
 
 
-def exif_block(fields: Mapping[int, bytes]) -> bytes:
+def build_exif_block(fields: Mapping[int, bytes]) -> bytes:
     """Return an Exif block with these fields, each of type UNDEFINED, in the Exif IFD.
 
     Written here because Pillow writes bytes as BYTE, which A1111, Forge and sd-prompt-reader, all

@@ -24,17 +24,17 @@ NOISE = {
 says is shown."""
 
 
-def filter_noise() -> None:
+def install_log_filters() -> None:
     """Install log filters for the messages in NOISE."""
     for name in NOISE:
-        logging.getLogger(name).addFilter(is_not_noise)
+        logging.getLogger(name).addFilter(is_wanted_record)
     with warnings.catch_warnings():
         # A notebook without ipywidgets shows bars as text, which is said once, at this import.
         warnings.filterwarnings("ignore", message="IProgress not found")
         importlib.import_module("tqdm.auto")
 
 
-def is_not_noise(record: logging.LogRecord) -> bool:
+def is_wanted_record(record: logging.LogRecord) -> bool:
     """Return whether a log record does not match the NOISE pattern of its logger."""
     return re.search(NOISE[record.name], record.getMessage()) is None
 
@@ -44,35 +44,35 @@ def quiet_libraries() -> Iterator[None]:
     """Suppress loading bars and advice of transformers and diffusers while the context is open."""
     import transformers
 
-    with errors_only(transformers.utils.logging), no_loading_bars():
+    with mute_warnings(transformers.utils.logging), hide_loading_bars():
         yield
 
 
 @contextmanager
-def no_loading_bars() -> Iterator[None]:
+def hide_loading_bars() -> Iterator[None]:
     """Suppress progress bars of reading weights from disk; download bars stay."""
     import diffusers
     import transformers
 
     with (
-        hub_bars_kept(),  # transformers switches those of the hub as its own
-        no_bars(transformers.utils.logging),
-        no_bars(diffusers.utils.logging),
+        preserve_hub_bars(),  # transformers switches those of the hub as its own
+        hide_progress_bars(transformers.utils.logging),
+        hide_progress_bars(diffusers.utils.logging),
     ):
         yield
 
 
 @contextmanager
-def diffusers_errors_only() -> Iterator[None]:
+def mute_diffusers_warnings() -> Iterator[None]:
     """Suppress diffusers' warnings while the context is open; exceptions are still raised."""
     from diffusers.utils import logging
 
-    with errors_only(logging):
+    with mute_warnings(logging):
         yield
 
 
 @contextmanager
-def errors_only(logging: ModuleType) -> Iterator[None]:
+def mute_warnings(logging: ModuleType) -> Iterator[None]:
     """Set a library's log level to errors while the context is open."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
@@ -83,7 +83,7 @@ def errors_only(logging: ModuleType) -> Iterator[None]:
 
 
 @contextmanager
-def hub_bars_kept() -> Iterator[None]:
+def preserve_hub_bars() -> Iterator[None]:
     """Restore the hub's progress-bar setting after the context."""
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
 
@@ -96,7 +96,7 @@ def hub_bars_kept() -> Iterator[None]:
 
 
 @contextmanager
-def no_bars(logging: ModuleType) -> Iterator[None]:
+def hide_progress_bars(logging: ModuleType) -> Iterator[None]:
     """Disable a library's progress bars while the context is open."""
     wanted = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()

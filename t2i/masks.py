@@ -50,7 +50,7 @@ def flatten_mask(mask: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", plain.size, "black"), plain).convert("RGB")
 
 
-def mask_oddity(mask: Image.Image) -> Oddity | None:
+def find_mask_problem(mask: Image.Image) -> Oddity | None:
     """Return the probable mistake in a mask as it was given, or None."""
     plain = to_rgb_or_rgba(mask)
     if plain.mode == "RGBA":

@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from t2i.atomic_files import write_atomically
 from t2i.errors import ArgumentError, DataError
-from t2i.exif import MAKER_NOTE, USER_COMMENT, exif_block
+from t2i.exif import MAKER_NOTE, USER_COMMENT, build_exif_block
 from t2i.safe_reading import PICTURE, open_untrusted
 from t2i.terminal import several
 
@@ -66,7 +66,7 @@ def open_picture(path: Path) -> Image.Image:
             return to_rgb_or_rgba(ImageOps.exif_transpose(picture))
     except UnidentifiedImageError:
         raise DataError(
-            f"{path} is {describe_file(path)}; expected a PNG, JPEG or WebP picture. "
+            f"{path} is {describe_file_type(path)}; expected a PNG, JPEG or WebP picture. "
             "Convert it first."
         ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -85,7 +85,7 @@ def too_large_error(path: Path, found: str) -> DataError:
     )
 
 
-def describe_file(path: Path) -> str:
+def describe_file_type(path: Path) -> str:
     """Return what kind of file this is, by its first bytes."""
     with open_untrusted(path, PICTURE) as file:
         start = file.read(16)
@@ -134,13 +134,13 @@ def save_picture(picture: Image.Image, path: Path, text: Mapping[str, str] | Non
     if form == "JPEG":
         options["comment"] = b""  # Else Pillow keeps the comment of the file it was read from.
     if text and form == "PNG":
-        options["pnginfo"] = png_text(text, path.name)
+        options["pnginfo"] = build_png_text(text, path.name)
     elif text:
-        options["exif"] = exif_texts(text, form, path.name)
+        options["exif"] = build_exif_text(text, form, path.name)
     write_atomically(path, lambda temporary: picture.save(temporary, format=form, **options))
 
 
-def png_text(text: Mapping[str, str], name: str) -> PngInfo:
+def build_png_text(text: Mapping[str, str], name: str) -> PngInfo:
     """Return the texts as PNG chunks; warn of those above MAX_TEXT and leave them out."""
     info = PngInfo()
     for key, value in text.items():
@@ -154,7 +154,7 @@ def png_text(text: Mapping[str, str], name: str) -> PngInfo:
     return info
 
 
-def exif_texts(text: Mapping[str, str], form: str, name: str) -> bytes:
+def build_exif_text(text: Mapping[str, str], form: str, name: str) -> bytes:
     """Return the texts as an Exif block for JPEG or WebP.
 
     `parameters` comes first: if there is room for one text only, it is the one most tools read.
@@ -175,12 +175,12 @@ def exif_texts(text: Mapping[str, str], form: str, name: str) -> bytes:
                 key, size, name, f"at most {MAX_TEXT // 1024} KiB of a text are read back"
             )
             del fields[tag]
-        elif form == "JPEG" and len(exif_block(fields)) > MAX_JPEG_EXIF:
+        elif form == "JPEG" and len(build_exif_block(fields)) > MAX_JPEG_EXIF:
             _warn_text_left_out(
                 key, size, name, "a JPEG has room for 64 KiB in all; .png and .webp have more"
             )
             del fields[tag]
-    return exif_block(fields) if fields else b""
+    return build_exif_block(fields) if fields else b""
 
 
 def _warn_text_left_out(key: str, size: int, name: str, why: str) -> None:
@@ -219,7 +219,7 @@ def picture_grid(
 
     # how tall each row gets
     scaled = [scale_to_width(picture, width) for picture in pictures]
-    texts = [wrap(label, font, width) for label in labels]
+    texts = [wrap_text(label, font, width) for label in labels]
     starts = range(0, len(pictures), columns)
     picture_heights = [max(p.height for p in scaled[start : start + columns]) for start in starts]
     label_heights = [line * max(len(t) for t in texts[start : start + columns]) for start in starts]
@@ -247,7 +247,9 @@ def scale_to_width(picture: Image.Image, width: int) -> Image.Image:
     return picture.convert("RGBA").resize((width, height), method)
 
 
-def wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+def wrap_text(
+    text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int
+) -> list[str]:
     """Wrap text at spaces, and inside a word only where it is wider than a line."""
     lines: list[str] = []
     for paragraph in text.splitlines():

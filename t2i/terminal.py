@@ -24,17 +24,19 @@ LINES = "\n\t"
 """What stays in a text of several lines."""
 
 
-def visible(text: str, keep: str = "") -> str:
+def escape_controls(text: str, keep: str = "") -> str:
     """Replace characters that a terminal would interpret by their escapes.
 
     keep : characters that stay, such as a line feed
     """
     if text.isascii() and text.isprintable():
         return text
-    return "".join(f"\\u{ord(c):04x}" if c not in keep and is_command(c) else c for c in text)
+    return "".join(
+        f"\\u{ord(c):04x}" if c not in keep and is_control_character(c) else c for c in text
+    )
 
 
-def is_command(character: str) -> bool:
+def is_control_character(character: str) -> bool:
     """Return whether a terminal would interpret a character.
 
     These are controls, surrogates, line separators and bidirectional marks.
@@ -45,7 +47,7 @@ def is_command(character: str) -> bool:
 def print_note(text: object) -> None:
     """Print a line to stderr; ignore a closed or full stream."""
     with suppress(OSError, ValueError):  # hung up, full, closed
-        print(visible(str(text), LINES), file=sys.stderr, flush=True)
+        print(escape_controls(str(text), LINES), file=sys.stderr, flush=True)
 
 
 def several(number: int, noun: str) -> str:
@@ -56,7 +58,9 @@ def several(number: int, noun: str) -> str:
 def print_line(text: object) -> None:
     """Print a line of the result to stdout. Raises OutputError where it cannot be written."""
     with _answering():
-        print(visible(str(text), LINES), flush=True)  # who reads it in a pipe may interrupt us
+        print(
+            escape_controls(str(text), LINES), flush=True
+        )  # who reads it in a pipe may interrupt us
 
 
 def flush_lines() -> None:
@@ -83,7 +87,7 @@ def _answering() -> Iterator[None]:
         ) from error
 
 
-def occupy_closed_streams() -> None:
+def reopen_closed_streams() -> None:
     """Open /dev/null in place of closed standard streams at process start.
 
     Otherwise a file opened later would get the number of a closed stream, and library output would
@@ -96,7 +100,7 @@ def occupy_closed_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number, this one
 
 
-def leave_nothing_unwritten() -> None:
+def flush_at_exit() -> None:
     """Flush the standard streams at process end; discard what they cannot take."""
     for stream in (sys.stdout, sys.stderr):
         if stream is None:
@@ -107,7 +111,7 @@ def leave_nothing_unwritten() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-class Visible:
+class EscapedText:
     """Rich renderable whose text is made visible."""
 
     def __init__(self, inner: "RenderableType") -> None:
@@ -122,14 +126,14 @@ class Visible:
             if segment.control:
                 yield segment
             else:
-                yield Segment(visible(segment.text, LINES), segment.style)
+                yield Segment(escape_controls(segment.text, LINES), segment.style)
 
 
 def print_rich(inner: "RenderableType" = "") -> None:
     """Print a rich table or text on stdout."""
     from rich.console import Console
 
-    Console(highlight=False).print(Visible(inner))
+    Console(highlight=False).print(EscapedText(inner))
 
 
 @contextmanager
@@ -149,14 +153,14 @@ def warnings_in_one_line() -> Iterator[list[str]]:
 
 
 @contextmanager
-def visible_logs() -> Iterator[None]:
+def escape_log_records() -> Iterator[None]:
     """Make log records of libraries safe for the terminal."""
     before = logging.getLogRecordFactory()
 
     def made(*args: Any, **kwargs: Any) -> logging.LogRecord:
         record = before(*args, **kwargs)
         with suppress(Exception):  # the library reports a message that does not fit its arguments
-            record.msg, record.args = visible(record.getMessage(), LINES), ()
+            record.msg, record.args = escape_controls(record.getMessage(), LINES), ()
         return record
 
     logging.setLogRecordFactory(made)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from t2i.cli.metadata.exif import parse_exif
-from t2i.exif import EXIF_IFD, MAKER_NOTE, UNDEFINED, USER_COMMENT, exif_block
+from t2i.exif import EXIF_IFD, MAKER_NOTE, UNDEFINED, USER_COMMENT, build_exif_block
 from t2i.pictures import save_picture
 
 BYTE = 1
@@ -40,7 +40,7 @@ fields = st.dictionaries(
 def test_what_is_written_is_read_back_by_piexif_by_pillow_and_by_us(
     fields: dict[int, bytes],
 ) -> None:
-    block = exif_block(fields)
+    block = build_exif_block(fields)
     assert parse_exif(block.removeprefix(b"Exif\0\0")) == fields
     assert piexif.load(block)["Exif"] == fields
     pillow = Image.Exif()

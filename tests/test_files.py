@@ -10,7 +10,13 @@ from threading import Barrier
 
 import pytest
 
-from t2i.atomic_files import NameTaken, check_names, write_atomically, write_new, write_new_together
+from t2i.atomic_files import (
+    NameTaken,
+    check_name_lengths,
+    write_atomically,
+    write_new_file,
+    write_new_file_group,
+)
 from t2i.cli.file_names import OutputNames
 from t2i.cli.output_files import SiblingNames
 from t2i.errors import OutputError
@@ -48,7 +54,7 @@ def _links(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.usefixtures("_links")
 def test_of_two_who_write_one_name_at_once_one_is_refused(tmp_path: Path) -> None:
     def writer(text: str) -> Callable[[int], object]:
-        return lambda number: write_new(
+        return lambda number: write_new_file(
             tmp_path / f"{number}.txt", lambda path: path.write_text(text)
         )
 
@@ -63,7 +69,7 @@ def _write(folder: str, mark: str, gate: "multiprocessing.synchronize.Barrier") 
     for number in range(50):
         gate.wait(60)
         try:
-            write_new(Path(folder) / f"{number}", lambda path: path.write_text(mark))
+            write_new_file(Path(folder) / f"{number}", lambda path: path.write_text(mark))
         except NameTaken:
             continue
         Path(folder, f"{number}-{mark}").touch()
@@ -119,7 +125,7 @@ def test_a_family_of_which_one_name_is_taken_leaves_the_others_free(tmp_path: Pa
     (tmp_path / "b").write_text("mine")
     family = [tmp_path / "a", tmp_path / "b", tmp_path / "c"]
     with pytest.raises(NameTaken, match=r"b exists and is not replaced: remove it, or choose"):
-        write_new_together([family], lambda paths: [path.write_text("new") for path in paths])
+        write_new_file_group([family], lambda paths: [path.write_text("new") for path in paths])
     assert os.listdir(tmp_path) == ["b"]
     assert (tmp_path / "b").read_text() == "mine"
 
@@ -127,14 +133,14 @@ def test_a_family_of_which_one_name_is_taken_leaves_the_others_free(tmp_path: Pa
 def test_a_link_that_leads_nowhere_is_not_replaced_either(tmp_path: Path) -> None:
     (tmp_path / "a.png").symlink_to("nowhere")
     with pytest.raises(NameTaken):
-        write_new(tmp_path / "a.png", lambda path: path.write_text("new"))
+        write_new_file(tmp_path / "a.png", lambda path: path.write_text("new"))
     with pytest.raises(NameTaken):
         OutputNames(tmp_path / "a.png", "a cat", 1)
 
 
 def test_a_name_as_long_as_a_file_system_takes_is_written(tmp_path: Path) -> None:
     for name in ("x" * 251 + ".png", "\u00e9" * 125 + ".png"):
-        for write in (write_new, write_atomically):
+        for write in (write_new_file, write_atomically):
             (tmp_path / name).unlink(missing_ok=True)
             write(tmp_path / name, lambda path: path.write_text("a cat"))
             assert (tmp_path / name).read_text() == "a cat"
@@ -143,7 +149,7 @@ def test_a_name_as_long_as_a_file_system_takes_is_written(tmp_path: Path) -> Non
 def test_a_name_that_is_too_long_is_refused_before_the_work(tmp_path: Path) -> None:
     for path in (tmp_path / ("x" * 256), tmp_path / ("x" * 300) / "a.png"):
         with pytest.raises(OutputError, match=r"Cannot write .*A name has at most 255 bytes"):
-            check_names([path])
+            check_name_lengths([path])
     with pytest.raises(OutputError, match="A name has at most 255 bytes"):
         OutputNames(tmp_path / ("x" * 300 + ".png"), "a cat", 1)
     with pytest.raises(OutputError, match="A name has at most 255 bytes"):  # -source.png

@@ -8,7 +8,7 @@ import pytest
 
 from t2i import atomic_folders as folders
 from t2i.atomic_files import NameTaken
-from t2i.atomic_folders import atomic_folder, new_place, recover, recover_all
+from t2i.atomic_folders import atomic_folder, new_path, recover_all_folders, recover_folder
 from t2i.errors import OutputError
 from tests.test_files import race
 
@@ -77,7 +77,7 @@ def test_a_folder_that_a_kill_left_aside_is_put_back_by_whoever_needs_it(
         patch.setattr(Path, "rename", or_die)
         with pytest.raises(Killed):
             filled(tmp_path / "model", "new")
-    recover_all(tmp_path)
+    recover_all_folders(tmp_path)
     whole = "old" if after == "the first rename" else "new"
     assert (tmp_path / "model" / "said").read_text() == whole
     filled(tmp_path / "model", "newer")
@@ -98,7 +98,7 @@ def test_readers_put_it_back_too(tmp_path: Path) -> None:
 def test_a_folder_that_is_there_is_never_put_back_over(tmp_path: Path) -> None:
     filled(tmp_path / "model", "new")
     (tmp_path / ".model.old").mkdir()
-    recover(tmp_path / "model")
+    recover_folder(tmp_path / "model")
     assert (tmp_path / "model" / "said").read_text() == "new"
 
 
@@ -155,7 +155,7 @@ def test_what_a_kill_left_half_written_is_removed_and_what_lives_is_not(tmp_path
 def test_of_two_who_write_one_name_at_once_one_is_refused(tmp_path: Path, kind: str) -> None:
     def writer(text: str) -> object:
         def write(number: int) -> None:
-            with new_place(tmp_path / f"{number}") as new:
+            with new_path(tmp_path / f"{number}") as new:
                 if kind == "folder":
                     new.mkdir()
                 (new / "said" if kind == "folder" else new).write_text(text)
@@ -175,11 +175,11 @@ def test_a_folder_with_anything_in_it_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "model" / "mine").touch()
     with (
         pytest.raises(NameTaken, match="model exists and is not replaced"),
-        new_place(tmp_path / "model") as new,
+        new_path(tmp_path / "model") as new,
     ):
         new.mkdir()
     (tmp_path / "note").write_text("mine")
-    with pytest.raises(NameTaken, match="note exists"), new_place(tmp_path / "note") as new:
+    with pytest.raises(NameTaken, match="note exists"), new_path(tmp_path / "note") as new:
         new.mkdir()
     assert sorted(os.listdir(tmp_path)) == ["model", "note"]
     assert os.listdir(tmp_path / "model") == ["mine"]

@@ -14,7 +14,7 @@ from diffusers import AutoencoderTiny, StableDiffusionPipeline
 
 import pipelines  # noqa: F401  # imports nothing else: what it silences, it silences by itself
 import t2i
-from t2i.library_messages import NOISE, filter_noise
+from t2i.library_messages import NOISE, install_log_filters
 from tests.tiny import tiny_sd_components, tiny_small_vae, tiny_tokenizer
 
 
@@ -145,7 +145,7 @@ def test_a_notebook_without_widgets_is_not_told_of_them(
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         if dropped:
-            filter_noise()
+            install_log_filters()
         importlib.import_module("tqdm.auto")
     told = [line for line in said if "IProgress not found" in str(line.message)]
     assert len(told) == (0 if dropped else 1)

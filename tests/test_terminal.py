@@ -10,12 +10,12 @@ import pytest
 from t2i.errors import OutputError
 from t2i.terminal import (
     REVERSING,
+    escape_controls,
+    escape_log_records,
     flush_lines,
     print_line,
     print_note,
     print_rich,
-    visible,
-    visible_logs,
     warnings_in_one_line,
 )
 
@@ -34,10 +34,10 @@ def commands_in(text: str) -> set[str]:
 
 
 def test_a_command_is_spelled_out_and_the_rest_stays() -> None:
-    assert visible(HOSTILE) == SPELLED
-    assert visible("caf\u00e9 \u732b \U0001f408", "\n") == "caf\u00e9 \u732b \U0001f408"
-    assert visible("a\nb") == "a\\u000ab"
-    assert visible("a\nb", "\n") == "a\nb"
+    assert escape_controls(HOSTILE) == SPELLED
+    assert escape_controls("caf\u00e9 \u732b \U0001f408", "\n") == "caf\u00e9 \u732b \U0001f408"
+    assert escape_controls("a\nb") == "a\\u000ab"
+    assert escape_controls("a\nb", "\n") == "a\nb"
 
 
 def test_each_way_to_print_spells_it_out(capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,7 +54,7 @@ def test_each_way_to_print_spells_it_out(capsys: pytest.CaptureFixture[str]) -> 
     logger = logging.getLogger("test of a library")
     handler = logging.StreamHandler(sys.stderr)
     logger.addHandler(handler)
-    with visible_logs():
+    with escape_log_records():
         logger.warning("the config has %s", HOSTILE)
     logger.removeHandler(handler)
     out, err = capsys.readouterr()

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from t2i.errors import ArgumentError, T2IError
 from t2i.terminal import (
-    leave_nothing_unwritten,
+    escape_log_records,
+    flush_at_exit,
     print_line,
     print_note,
-    visible_logs,
     warnings_in_one_line,
 )
 
@@ -64,10 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 if __name__ == "__main__":
     try:
-        with warnings_in_one_line(), visible_logs():
+        with warnings_in_one_line(), escape_log_records():
             main()
     except T2IError as error:
         print_note(f"{type(error).__name__}: {error}")
         sys.exit(error.exit_code)
     finally:
-        leave_nothing_unwritten()
+        flush_at_exit()

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from t2i.atomic_folders import atomic_folder, recover_all
+from t2i.atomic_folders import atomic_folder, recover_all_folders
 from t2i.errors import TrainingError
 from t2i.safe_reading import RUN, open_regular, parse_json, read_bounded
 from t2i.safe_reading.tensors import read_tensors
@@ -71,7 +71,7 @@ def save_checkpoint(folder: Path, state: CheckpointState, keep: int) -> Path:
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """List the checkpoint folders, newest first, complete or not."""
-    recover_all(folder)
+    recover_all_folders(folder)
     found = [path for path in folder.glob("step-*") if FOLDER_NAME.fullmatch(path.name)]
     return sorted(found, key=step_of, reverse=True)
 

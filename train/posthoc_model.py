@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from t2i.atomic_files import NameTaken
-from t2i.atomic_folders import new_place
+from t2i.atomic_folders import new_path
 from t2i.errors import ArgumentError
 from t2i.safe_reading import RUN, read_bounded
 from train.config.run_config import RunConfig
@@ -54,7 +54,7 @@ def rebuild_model(
         average_notes = {"length": length, "step": wanted.step, "error": error}
         notes = {**build_notes(config, wanted.step), "average": average_notes}
         batch = training.first_batch(SCALE_PICTURES)
-        with replaced_weights(average, training.target.weights()), new_place(folder) as place:
+        with replaced_weights(average, training.target.weights()), new_path(folder) as place:
             training.target.export(place, batch, config.export, notes)
     return RebuiltModel(folder, length, wanted.step, len(found), error)
 

@@ -147,7 +147,7 @@ def attach_notes(unet: Any, notes: str) -> None:
     unet.t2i_notes = notes
 
 
-def attached_notes(unet: Any) -> str | None:
+def read_attached_notes(unet: Any) -> str | None:
     """Return the notes that `attach_notes` has stored on the UNet, or None."""
     notes: str | None = getattr(unet, "t2i_notes", None)
     return notes

@@ -26,7 +26,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from pipelines.base.loading_checks import CheckedPipeline, attached_notes
+from pipelines.base.loading_checks import CheckedPipeline, read_attached_notes
 from pipelines.base.output import PipelineOutput
 from pipelines.loop import sample
 from pipelines.run import argument_checks
@@ -118,7 +118,7 @@ class Pipeline(
                 self._optional_components = [*OPTIONAL, "text_encoder", "tokenizer"]
             zeros = {"force_zeros_for_empty_prompt": force_zeros_for_empty_prompt}
             self.register_to_config(**zeros)  # type: ignore[no-untyped-call]  # as above
-        self.notes = attached_notes(unet)
+        self.notes = read_attached_notes(unet)
         factor = 8 if vae is None else sd.pixels_per_latent(vae)
         channels = 4 if vae is None else vae.config["latent_channels"]
         self.image_processor = VaeImageProcessor(
@@ -226,7 +226,7 @@ class Pipeline(
                 for step, by_branch in texts.encode_schedule().items()
             }
             text_BTD = embeddings[0]["cond"].text_BTD
-            argument_checks.check_width(text_BTD, self.unet)
+            argument_checks.check_embedding_width(text_BTD, self.unet)
             argument_checks.check_generators(call.generator, text_BTD.shape[0])
 
             # build the starting latents and the conditioning
@@ -244,7 +244,7 @@ class Pipeline(
             uncond = embeddings[0].get("uncond")
             negative_prompt_embeds = None if uncond is None else uncond.text_BTD
             run = RunState(run_start.latents_BCHW, conditionings[0], guidance, run_start.timesteps)
-            run.denoised_factors = factors_of_run(self.scheduler, run, run_start.remaining)
+            run.denoised_factors = run_denoised_factors(self.scheduler, run, run_start.remaining)
             latents_BCHW = self.sample(
                 run,
                 run_start.num_inference_steps,
@@ -383,7 +383,7 @@ class Pipeline(
         return options
 
 
-def factors_of_run(
+def run_denoised_factors(
     scheduler: Scheduler, run: RunState, remaining: int
 ) -> Sequence[tuple[float, float]]:
     """Return `denoised_factors` of the timesteps of a run, which `remaining` others follow."""

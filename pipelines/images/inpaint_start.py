@@ -83,19 +83,19 @@ def build_inpaint_start(
         inputs.denoising_start,
         inputs.denoising_end,
     )
-    source = encode_source(pipe, inputs, text_BTD, timesteps, reads_mask=reads_mask)
+    source = encode_and_noise_source(pipe, inputs, text_BTD, timesteps, reads_mask=reads_mask)
     mask_B1YX, mask_B1HW = prepare_mask(inputs, source.start_BCHW)
     if not reads_mask:
         assert source.clean_BCHW is not None
         if source.are_pixels:
             # StableDiffusionInpaintPipeline encodes the masked image here and discards it: an
             # ancestral sampler continues with the random numbers after those.
-            draw_posterior(pipe.vae, source.pixels_BCYX, source.clean_BCHW, inputs.generator)
+            skip_posterior_draws(pipe.vae, source.pixels_BCYX, source.clean_BCHW, inputs.generator)
         keep = KeepUnmasked(pipe.scheduler, mask_B1HW, source.clean_BCHW, source.noise_BCHW)
         return RunStart(source.start_BCHW, *timesteps, step_callbacks=[keep])
     masked = inputs.masked_image_latents
     if masked is None:
-        check_pixels(source.are_pixels)
+        check_not_latents(source.are_pixels)
         masked = source.pixels_BCYX * (mask_B1YX < 0.5)
     masked_BCHW = images.encode_images(
         pipe.vae, masked, text_BTD.shape[0], inputs.generator, like=text_BTD
@@ -104,7 +104,7 @@ def build_inpaint_start(
     return RunStart(source.start_BCHW, *timesteps, extra={"channels": channels})
 
 
-def encode_source(
+def encode_and_noise_source(
     pipe: Any,
     inputs: InpaintInputs,
     text_BTD: Tensor,
@@ -177,7 +177,7 @@ class KeepUnmasked:
         run.latents_BCHW = (1 - self.mask_B1HW) * kept_BCHW + self.mask_B1HW * run.latents_BCHW
 
 
-def draw_posterior(
+def skip_posterior_draws(
     vae: sd.VAE, pixels_BCYX: Tensor, like_BCHW: Tensor, generator: Generators | None
 ) -> None:
     """Draw and discard the random numbers that encoding these pixels would draw."""
@@ -188,7 +188,7 @@ def draw_posterior(
     randn_tensor(shape, generator=generator, device=like_BCHW.device, dtype=like_BCHW.dtype)
 
 
-def check_pixels(are_pixels: bool) -> None:
+def check_not_latents(are_pixels: bool) -> None:
     """Raise ArgumentError for an image given as latents, from which nothing can be masked out."""
     if not are_pixels:
         raise ArgumentError(

@@ -16,10 +16,10 @@ from t2i.attention.prompts.prompt_tokens import Words
 from t2i.attention.site import StepWindow, check_step_window, is_empty_window
 from t2i.errors import ArgumentError
 from t2i.terminal import several
-from t2i.text.alignment import plain_text, words_of
+from t2i.text.alignment import lowercase_words, text_without_weights
 from t2i.text.prompt import Prompt
 from t2i.text.token_layout import EncoderInput
-from t2i.text.word_pattern import pattern
+from t2i.text.word_pattern import build_word_pattern
 from t2i.text.word_spans import unknown_word_message
 
 Blend = tuple[Words, Words]
@@ -178,8 +178,8 @@ def has_equal_word_counts(source: str | Prompt, target: str | Prompt, num_steps:
     """Return True if source and target have as many words as one another at every step."""
     turns = steps_with_changes(source, target, num_steps)
     return all(
-        len(words_of(cond_text(source, step, num_steps)))
-        == len(words_of(cond_text(target, step, num_steps)))
+        len(lowercase_words(cond_text(source, step, num_steps)))
+        == len(lowercase_words(cond_text(target, step, num_steps)))
         for step in turns
     )
 
@@ -196,7 +196,7 @@ def cond_text(prompt: str | Prompt, step: int = 0, num_steps: int = 1) -> Encode
 
 def has_word(prompt: str | Prompt, word: str) -> bool:
     """Return True if the prompt contains the word at step 0."""
-    return pattern(word).search(plain_text(cond_text(prompt))) is not None
+    return build_word_pattern(word).search(text_without_weights(cond_text(prompt))) is not None
 
 
 def check_weighted_words(targets: Sequence[str | Prompt], weights: Mapping[str, float]) -> None:
@@ -205,6 +205,6 @@ def check_weighted_words(targets: Sequence[str | Prompt], weights: Mapping[str, 
         if not isinstance(word, str):
             raise ArgumentError(f"Got the word {word!r} in weights, expected a string.")
         if not any(has_word(target, word) for target in targets):
-            texts = " ".join(plain_text(cond_text(target)) for target in targets)
+            texts = " ".join(text_without_weights(cond_text(target)) for target in targets)
             missing = unknown_word_message(word, texts).replace("the prompt", "any target", 1)
             raise ArgumentError(f"weights: {missing}")

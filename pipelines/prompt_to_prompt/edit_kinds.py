@@ -10,7 +10,7 @@ from typing import Literal
 
 from t2i.attention.prompts.prompt_tokens import Words
 from t2i.attention.site import StepWindow
-from t2i.text.alignment import align_tokens, words_of
+from t2i.text.alignment import align_tokens, lowercase_words
 from t2i.text.token_layout import EncoderInput
 
 Kind = Literal["recolour", "swap", "addition", "stronger word", "other"]
@@ -72,7 +72,7 @@ def classify_change(
 
     weighted : True if a word of the target is weighted
     """
-    before, after = words_of(source), words_of(target)
+    before, after = lowercase_words(source), lowercase_words(target)
     numbers = {word: number for number, word in enumerate(dict.fromkeys([*before, *after]))}
     partners = align_tokens([numbers[w] for w in before], [numbers[w] for w in after])
     gone = changed_word_runs(before, [i in {*partners} for i in range(len(before))])

@@ -23,7 +23,12 @@ from pipelines.prompt_to_prompt.recorded_source import (
     restored_generators,
     write_recorded_source,
 )
-from pipelines.prompt_to_prompt.recording import BUDGET, RecordingEdit, RecordingProbe, create_steps
+from pipelines.prompt_to_prompt.recording import (
+    BUDGET,
+    RecordingEdit,
+    RecordingProbe,
+    create_recorded_steps,
+)
 from pipelines.run import argument_checks
 from pipelines.run.call_arguments import Prompts
 from pipelines.run.exclusive_access import exclusive_access
@@ -140,7 +145,7 @@ class PromptEditPipeline(TextToImagePipeline):
                 callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
                 **run.arguments,
             )
-        images = images_of(drawn)
+        images = returned_images(drawn)
         if recorded is not None:
             images = self.with_source_image(recorded, images, output_type)
         if not return_dict:
@@ -221,7 +226,7 @@ class PromptEditPipeline(TextToImagePipeline):
         generator_state = source_generator.get_state()
         path = None if folder is None else Path(folder)
         with ExitStack() as stack:
-            steps = create_steps(path, stack)
+            steps = create_recorded_steps(path, stack)
             stack.enter_context(self.exclusive_attention())
             with attend(self) as attn:
                 probe = RecordingProbe(max_positions)
@@ -234,7 +239,7 @@ class PromptEditPipeline(TextToImagePipeline):
                     return_dict=False,
                     **settings.to_arguments(),
                 )
-            final_1CHW = images_of(drawn)
+            final_1CHW = returned_images(drawn)
             pixels = self.decode_latents(final_1CHW)
             recorded = RecordedSource(
                 source, facts, steps, generator_state, latents, final_1CHW, pixels
@@ -353,7 +358,7 @@ def list_prompts(source: str | Prompt, target: Prompts) -> list[str | Prompt]:
             f"Got source of type {type(source).__name__}: {source!r:.80}. Expected one prompt; "
             "the targets may be several."
         )
-    return [source, *argument_checks.list_of_prompts("target", target)]
+    return [source, *argument_checks.prompts_per_row("target", target)]
 
 
 def check_custom_edits(edits: object, options: WordEditOptions) -> None:
@@ -414,7 +419,7 @@ def repeat_noise(latents_BCHW: Tensor, count: int) -> Tensor:
     return latents_BCHW.repeat(count, 1, 1, 1)
 
 
-def images_of(drawn: OutputOrTuple) -> Any:
+def returned_images(drawn: OutputOrTuple) -> Any:
     """Return the images of a call with return_dict=False."""
     assert isinstance(drawn, tuple)
     return drawn[0]

@@ -28,7 +28,7 @@ from pipelines.prompt_to_prompt.recording import (
     step_file_name,
 )
 from pipelines.run.run_facts import Facts, prompt_from_facts, prompt_to_facts
-from t2i.atomic_folders import recover
+from t2i.atomic_folders import recover_folder
 from t2i.attention.compute.recorded_rows import RecordedRow
 from t2i.attention.edits.base.edit import Edit
 from t2i.attention.edits.local_blend import LocalBlend
@@ -165,7 +165,7 @@ def load_recorded_source(folder: str | Path) -> RecordedSource:
     bit. The steps are read when they are needed, and not checked again then.
     """
     folder = Path(folder)
-    recover(folder)
+    recover_folder(folder)
     try:
         manifest = parse_json(read_bounded(folder / MANIFEST, RUN.most), lenient=True)
         if manifest["version"] != VERSION:

@@ -140,7 +140,7 @@ class RecordingEdit(Edit):
         return latents_BCHW
 
 
-def create_steps(folder: Path | None, stack: ExitStack) -> RecordedSteps:
+def create_recorded_steps(folder: Path | None, stack: ExitStack) -> RecordedSteps:
     """Return empty steps: in memory, or in a folder that appears when the stack is closed.
 
     Raises OutputError for a folder that holds anything but a recorded source.

@@ -15,7 +15,7 @@ MOST = 1_000_000
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
-def list_of_prompts(name: str, prompts: object, count: int | None = None) -> list[str | Prompt]:
+def prompts_per_row(name: str, prompts: object, count: int | None = None) -> list[str | Prompt]:
     """Return one prompt per row; a single one is repeated for all `count` rows."""
     if isinstance(prompts, str | Prompt):
         return [prompts] * (count or 1)
@@ -64,7 +64,7 @@ def check_embeddings(
             )
 
 
-def check_width(embeds: Tensor, unet: Any) -> None:
+def check_embedding_width(embeds: Tensor, unet: Any) -> None:
     """Raise ArgumentError unless the UNet reads embeddings of this width."""
     expected = unet.config["cross_attention_dim"]
     projected = unet.config["encoder_hid_dim"] is not None
@@ -139,16 +139,16 @@ def check_guidance(guidance: object) -> None:
         )
 
 
-def check_pair(name: str, value: object) -> None:
+def check_size_pair(name: str, value: object) -> None:
     """Raise ArgumentError unless the argument is None or two whole numbers."""
     pair = isinstance(value, list | tuple) and len(value) == 2
-    if value is not None and not (pair and all(is_whole(one) for one in value)):  # type: ignore[attr-defined]
+    if value is not None and not (pair and all(is_whole_number(one) for one in value)):  # type: ignore[attr-defined]
         raise ArgumentError(
             f"Got {name}={value!r:.80}, expected two whole numbers, height and width: (512, 512)."
         )
 
 
-def is_whole(value: object) -> bool:
+def is_whole_number(value: object) -> bool:
     """Return True for a whole number of moderate size."""
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MOST
 

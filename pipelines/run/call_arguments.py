@@ -14,7 +14,7 @@ from pipelines.loop import Generators
 from pipelines.run import argument_checks
 from pipelines.run.callback_results import check_callback_signature
 from pipelines.run.step_callbacks import StepEndCallback
-from t2i.conditioning.guidance import check_number
+from t2i.conditioning.guidance import check_finite_number
 from t2i.conditioning.run_state import Guidance, StepCallback
 from t2i.denoiser.families.sdxl import Size
 from t2i.text.prompt import Prompt
@@ -86,14 +86,14 @@ class CallArguments:
         argument_checks.check_callback_inputs(self.callback_inputs, tensor_inputs)
         argument_checks.check_output_type(self.output_type)
         argument_checks.check_guidance(self.guidance)
-        check_number("eta", self.eta)
-        check_number("aesthetic_score", self.aesthetic_score)
-        check_number("negative_aesthetic_score", self.negative_aesthetic_score)
+        check_finite_number("eta", self.eta)
+        check_finite_number("aesthetic_score", self.aesthetic_score)
+        check_finite_number("negative_aesthetic_score", self.negative_aesthetic_score)
         check_callback_signature(self.callback_on_step_end)
         argument_checks.check_clip_skip(self.clip_skip)
         argument_checks.check_flag("return_dict", self.return_dict)
         for name in SIZES:
-            argument_checks.check_pair(name, getattr(self, name))
+            argument_checks.check_size_pair(name, getattr(self, name))
         argument_checks.check_mapping("cross_attention_kwargs", self.cross_attention_kwargs)
         argument_checks.check_count("num_images_per_prompt", self.num_images_per_prompt)
         argument_checks.check_embeddings(
@@ -101,7 +101,7 @@ class CallArguments:
         )
         for name in ("prompt", "prompt_2", "negative_prompt", "negative_prompt_2"):
             if getattr(self, name) is not None:
-                argument_checks.list_of_prompts(name, getattr(self, name))
+                argument_checks.prompts_per_row(name, getattr(self, name))
 
 
 @dataclass(frozen=True, slots=True)

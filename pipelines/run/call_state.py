@@ -10,7 +10,7 @@ from typing import Any, ClassVar, overload
 from torch import nn
 
 from pipelines.run.exclusive_access import Waiter, exclusive_access, is_offloaded
-from pipelines.run.own_scheduler import own_scheduler
+from pipelines.run.own_scheduler import use_scheduler_copy
 from t2i.conditioning.run_state import Guidance, StepCallback
 from t2i.errors import ArgumentError
 
@@ -192,7 +192,7 @@ class CallStateMixin:
                     check_scheduler_not_in_use(shared)
                     state.schedulers[name] = (
                         shared,
-                        stack.enter_context(own_scheduler(shared, state)),
+                        stack.enter_context(use_scheduler_copy(shared, state)),
                     )
             token = _here.set((*_here.get(), (self, state)))
             stack.callback(_here.reset, token)

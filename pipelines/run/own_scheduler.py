@@ -14,7 +14,7 @@ from pipelines.run.exclusive_access import Waiter, exclusive_access
 
 
 @contextmanager
-def own_scheduler(scheduler: Any, waiting: Waiter) -> Iterator[Any]:
+def use_scheduler_copy(scheduler: Any, waiting: Waiter) -> Iterator[Any]:
     """Yield a copy of the scheduler; afterwards the scheduler has the copy's state.
 
     A scheduler that cannot be copied is yielded itself, to one thread at a time.

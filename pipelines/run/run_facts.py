@@ -47,9 +47,9 @@ def check_same_facts(kept: Facts, here: Facts) -> None:
     for name, value in here.items():
         if kept.get(name) != value:
             raise ArgumentError(
-                f"The source was recorded with {name}={shorten(kept.get(name))}, but this call or "
-                f"pipeline has {name}={shorten(value)}. Leave {name} as it was, or record the "
-                "source again."
+                f"The source was recorded with {name}={short_repr(kept.get(name))}, but this call "
+                f"or pipeline has {name}={short_repr(value)}. Leave {name} as it was, or "
+                "record the source again."
             )
 
 
@@ -132,6 +132,6 @@ def settings_from_facts(
     return arguments
 
 
-def shorten(value: object) -> str:
+def short_repr(value: object) -> str:
     """Return the first 60 characters of a value's repr."""
     return f"{value!r:.60}"

@@ -19,8 +19,8 @@ from t2i.conditioning.guidance import ClassifierFree
 from t2i.conditioning.run_state import Guidance
 from t2i.errors import ArgumentError
 from t2i.terminal import several
-from t2i.text.encoders.selection import EncodedText, TwoClip, text_encoder
-from t2i.text.encoders.two_clip import Penultimate
+from t2i.text.encoders.selection import EncodedText, TwoClip, select_text_encoder
+from t2i.text.encoders.two_clip import PenultimateClip
 from t2i.text.learned_words import continuation_insertions
 from t2i.text.prompt import Prompt, WeightedText
 
@@ -126,7 +126,7 @@ class BranchTexts:
             [text for text, _ in prompt.at(step, self.steps)]
             if isinstance(prompt, Prompt)
             else [prompt]
-            for prompt in argument_checks.list_of_prompts(name, prompts, self.prompts)
+            for prompt in argument_checks.prompts_per_row(name, prompts, self.prompts)
         ]
         return list(zip(*rows, strict=True))
 
@@ -135,8 +135,8 @@ def build_branch_texts(
     pipe: Any, call: CallArguments, guidance: Guidance, steps: int, device: torch.device
 ) -> BranchTexts:
     """Return the texts of a call, with the pipeline's text encoders to encode them."""
-    first = pipe.text_encoder and text_encoder(pipe.tokenizer, pipe.text_encoder)
-    second = pipe.text_encoder_2 and text_encoder(pipe.tokenizer_2, pipe.text_encoder_2)
+    first = pipe.text_encoder and select_text_encoder(pipe.tokenizer, pipe.text_encoder)
+    second = pipe.text_encoder_2 and select_text_encoder(pipe.tokenizer_2, pipe.text_encoder_2)
     scale: Any = (call.cross_attention_kwargs or {}).get("scale")
 
     def encode(
@@ -148,7 +148,7 @@ def build_branch_texts(
             if second is None:
                 return first.encode(texts_at, clip_skip=clip_skip, length=length, device=device)
             if first is None:  # SDXL's refiner has the second encoder only.
-                alone = Penultimate(second.tokenizer, second.model, second.window)
+                alone = PenultimateClip(second.tokenizer, second.model, second.window)
                 return alone.encode(texts_at, clip_skip=clip_skip, length=length, device=device)
             lines_2 = expand_learned_words(pipe, lines_2, pipe.tokenizer_2)
             return TwoClip(first, second).encode(
@@ -174,7 +174,7 @@ def count_prompts(call: CallArguments) -> int:
     """Return the number of prompts of a call."""
     if call.prompt_embeds is not None:
         return int(call.prompt_embeds.shape[0])
-    return len(argument_checks.list_of_prompts("prompt", call.prompt))
+    return len(argument_checks.prompts_per_row("prompt", call.prompt))
 
 
 def steps_with_changes(call: CallArguments, steps: int) -> list[int]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipelines.run.call_arguments import CallArguments, RunStart
-from pipelines.text.image_prompts import image_prompts
+from pipelines.text.image_prompts import build_image_prompts
 from t2i.conditioning.conditioning import Branch, Conditioning, join_branches
 from t2i.denoiser.families import sd, sdxl
 from t2i.text.encoders.selection import EncodedText
@@ -49,7 +49,7 @@ def build_conditioning(
         name: torch.cat([expand_to_images] * len(branches))
         for name, expand_to_images in begun.extra.items()
     }
-    extra |= image_prompts(pipe, call, branches, begun.latents_BCHW.shape[0], device)
+    extra |= build_image_prompts(pipe, call, branches, begun.latents_BCHW.shape[0], device)
 
     if pipe.unet.config["time_cond_proj_dim"] is not None:
         extra["guidance_embedding"] = sd.embed_guidance_scale(
@@ -57,9 +57,9 @@ def build_conditioning(
         )
     if sdxl.has_size_conditioning(pipe.unet):
         pooled = [sdxl.require_pooled(one.pooled_BD) for one in encoded.values()]
-        sizes = image_sizes(pipe, call, begun.latents_BCHW)
+        sizes = size_conditioning(pipe, call, begun.latents_BCHW)
         if sdxl.has_aesthetic_score(pipe.unet, pooled[0].shape[1]):
-            sizes = sizes_with_scores(sizes[0], call)
+            sizes = sizes_with_aesthetic_scores(sizes[0], call)
         extra["text_embeds"] = torch.cat(pooled)
         extra["time_ids"] = torch.cat(
             [
@@ -73,7 +73,7 @@ def build_conditioning(
     return replace(conditioning, extra=extra, mask_BT=mask_BT)
 
 
-def sizes_with_scores(
+def sizes_with_aesthetic_scores(
     positive: sdxl.SizeConditioning, call: CallArguments
 ) -> tuple[sdxl.SizeConditioning, sdxl.SizeConditioning]:
     """Return the refiner's sizes and aesthetic scores, for "cond" and for "uncond".
@@ -96,7 +96,7 @@ def mask_or_ones(encoded: EncodedText) -> Tensor:
     return torch.ones(encoded.text_BTD.shape[:2], dtype=torch.bool, device=encoded.text_BTD.device)
 
 
-def image_sizes(
+def size_conditioning(
     pipe: Any, call: CallArguments, latents_BCHW: Tensor
 ) -> tuple[sdxl.SizeConditioning, sdxl.SizeConditioning]:
     """Return the sizes that SDXL reads, for "cond" and for "uncond"."""

@@ -19,7 +19,7 @@ UncondAndCond = tuple[Tensor | None, Tensor]
 """Rows of one adapter for "uncond", if it is needed, and for every other branch."""
 
 
-def image_prompts(
+def build_image_prompts(
     pipe: Any,
     call: CallArguments,
     branches: tuple[Branch, ...],

@@ -34,7 +34,7 @@ def embeddings_by_branch(
     num_images_per_prompt: int,
 ) -> dict[Branch, Tensor]:
     """Return the embeddings by branch, `num_images_per_prompt` rows each; "uncond" if needed."""
-    cond_BD = check_embeddings("image_embeds", image_embeds, width)
+    cond_BD = check_image_embeddings("image_embeds", image_embeds, width)
     given = {"cond": cond_BD}
     if "uncond" in needs:
         if negative_image_embeds is None:
@@ -42,7 +42,7 @@ def embeddings_by_branch(
                 "Got image_embeds without negative_image_embeds: guidance needs an embedding of "
                 "what to avoid, such as that of a black image; or guidance_scale=1."
             )
-        uncond_BD = check_embeddings("negative_image_embeds", negative_image_embeds, width)
+        uncond_BD = check_image_embeddings("negative_image_embeds", negative_image_embeds, width)
         if len(uncond_BD) not in (1, len(cond_BD)):
             raise ArgumentError(
                 f"Got {several(len(uncond_BD), 'row')} of negative_image_embeds for "
@@ -55,7 +55,7 @@ def embeddings_by_branch(
     }
 
 
-def check_embeddings(name: str, embeds: Embeds, width: int) -> Tensor:
+def check_image_embeddings(name: str, embeds: Embeds, width: int) -> Tensor:
     """Return the embeddings as one tensor (B, D); ArgumentError for another shape."""
     given = list(embeds) if isinstance(embeds, list | tuple) else [embeds]
     parts = [part for part in given if isinstance(part, Tensor)]
@@ -95,7 +95,7 @@ def check_prior_prompts(
 
 def plain_strings(name: str, prompt: object, count: int | None = None) -> list[str]:
     """Return the prompts as strings; ArgumentError for a Prompt, since a prior reads no grammar."""
-    rows = argument_checks.list_of_prompts(name, prompt, count)
+    rows = argument_checks.prompts_per_row(name, prompt, count)
     if not all(isinstance(row, str) for row in rows):
         raise ArgumentError(f"Got {name} with a Prompt: a prior reads plain strings.")
     return [str(row) for row in rows]

@@ -52,7 +52,7 @@ def sample_image_embeddings(
     guided away from the negative prompt itself, as KandinskyV22PriorPipeline does.
     """
     scheduler = pipe.prior_scheduler
-    check_steps(num_inference_steps, scheduler.config["num_train_timesteps"])
+    check_prior_steps(num_inference_steps, scheduler.config["num_train_timesteps"])
     guidance = choose_guidance(guidance_scale)
 
     # encode the prompts
@@ -127,7 +127,7 @@ def black_image_embedding(image_encoder: Any, device: torch.device) -> Tensor:
     return embeds_1D
 
 
-def check_steps(steps: int, most: int) -> None:
+def check_prior_steps(steps: int, most: int) -> None:
     """Raise ArgumentError unless the prior can take this many steps."""
     if not isinstance(steps, int) or not 2 <= steps <= most:
         raise ArgumentError(

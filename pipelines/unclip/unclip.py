@@ -24,7 +24,7 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from pipelines.base.loading_checks import CheckedPipeline, attached_notes
+from pipelines.base.loading_checks import CheckedPipeline, read_attached_notes
 from pipelines.base.output import PipelineOutput
 from pipelines.base.pipeline import OutputOrTuple
 from pipelines.images.input_images import draw_noise
@@ -103,7 +103,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
             prior_image_encoder=prior_image_encoder,
             prior_image_processor=prior_image_processor,
         )
-        self.notes = attached_notes(unet)
+        self.notes = read_attached_notes(unet)
         self.image_processor = VaeImageProcessor(vae_scale_factor=unclip.pixels_per_latent(movq))
 
     @classmethod

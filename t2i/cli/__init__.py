@@ -35,11 +35,11 @@ from t2i.cli.output import asks_for_json, print_error
 from t2i.cli.unquoted_prompt import suggest_quotes
 from t2i.errors import OutputError, T2IError
 from t2i.terminal import (
+    escape_log_records,
+    flush_at_exit,
     flush_lines,
-    leave_nothing_unwritten,
-    occupy_closed_streams,
     print_line,
-    visible_logs,
+    reopen_closed_streams,
     warnings_in_one_line,
 )
 
@@ -91,13 +91,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ends, excepthook = arguments is None, sys.excepthook
     arguments = sys.argv[1:] if arguments is None else arguments
     if ends:
-        occupy_closed_streams()
+        reopen_closed_streams()
     try:
         with (
             delay_gc() if ends else nullcontext(),
             show_loading_notice(quiet=asks_for_json(arguments)),
             warnings_in_one_line(),
-            visible_logs(),
+            escape_log_records(),
         ):
             code = app(arguments, prog_name="t2i", standalone_mode=False) or 0
             flush_lines()
@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         sys.excepthook = excepthook  # typer sets its own
         if ends:
-            leave_nothing_unwritten()
+            flush_at_exit()
             freeze_gc()
 
 

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from t2i.atomic_files import NameTaken, check_names, write_error, write_new_together
+from t2i.atomic_files import NameTaken, check_name_lengths, write_error, write_new_file_group
 from t2i.errors import ArgumentError
 from t2i.pictures import FORMATS
 
@@ -28,7 +28,7 @@ class OutputNames:
     """
 
     def __init__(self, out: Path, prompt: str, num: int, *, grid: bool = False) -> None:
-        check_names([out])
+        check_name_lengths([out])
         suffix = out.suffix.lower()
         if suffix in UNSUPPORTED_FORMATS and not out.is_dir():
             raise ArgumentError(
@@ -47,7 +47,7 @@ class OutputNames:
 
     def check_free(self, paths: Sequence[Path]) -> None:
         """Raise NameTaken for a file that exists; one that appears later is found by `save`."""
-        check_names(paths)
+        check_name_lengths(paths)
         for path in paths:
             if os.path.lexists(path):
                 raise NameTaken(path)
@@ -65,12 +65,12 @@ class OutputNames:
         Raises NameTaken where the name that was given is in use.
         """
         candidates = [[self.given_paths[index]]] if self.given_paths else self.candidate_paths(seed)
-        return write_new_together(candidates, lambda paths: write(paths[0]))[0]
+        return write_new_file_group(candidates, lambda paths: write(paths[0]))[0]
 
     def save_grid(self, seed: int, write: Callable[[Path], object]) -> Path:
         """Let `write` fill the file of the sheet that begins at this seed; return its path."""
         candidates = [[self.grid]] if self.grid else self.candidate_paths(seed, "-grid")
-        return write_new_together(candidates, lambda paths: write(paths[0]))[0]
+        return write_new_file_group(candidates, lambda paths: write(paths[0]))[0]
 
     def candidate_paths(self, seed: int, mark: str = "") -> Iterator[list[Path]]:
         """Yield the first name and the numbered ones after it, each with its sibling files."""

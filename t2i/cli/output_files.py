@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from t2i.atomic_files import write_new_together
+from t2i.atomic_files import write_new_file_group
 from t2i.cli.file_names import OutputNames
 
 
@@ -34,4 +34,4 @@ class SiblingNames(OutputNames):
             if self.given_paths
             else self.candidate_paths(seed)
         )
-        return write_new_together(candidates, write)
+        return write_new_file_group(candidates, write)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from t2i.atomic_files import check_names
-from t2i.atomic_folders import atomic_folder, new_place
+from t2i.atomic_files import check_name_lengths
+from t2i.atomic_folders import atomic_folder, new_path
 from t2i.errors import ArgumentError, OutputError
 from t2i.safe_reading import MODEL_CONFIG, read_json
 
@@ -35,7 +35,7 @@ PrecisionOption = Annotated[Precision, typer.Option(help="Precision of the weigh
 
 def check_output_free(out: Path, overwrite: bool, *, folder: bool = False) -> None:
     """Raise unless `out` may be written: as a file that ends in .safetensors, or as a folder."""
-    check_names([out])
+    check_name_lengths([out])
     if folder and out.is_file():
         raise OutputError(f"{out} is a file, and what is written is a folder: choose another name.")
     if not folder:
@@ -59,7 +59,7 @@ def reserve_output(out: Path, overwrite: bool) -> AbstractContextManager[Path]:
 
     Another command may have created `out` since check_output_free: that raises OutputError.
     """
-    return nullcontext(out) if overwrite else new_place(out)
+    return nullcontext(out) if overwrite else new_path(out)
 
 
 def _holds_weights(folder: Path) -> bool:
@@ -99,10 +99,10 @@ def write_model_folder(out: Path, pipe: "Pipeline", precision: Precision) -> Non
     """Write a pipeline as a model folder of diffusers."""
     import torch
 
-    from t2i.library_messages import diffusers_errors_only
+    from t2i.library_messages import mute_diffusers_warnings
 
     kinds = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-    with diffusers_errors_only(), atomic_folder(out) as new:
+    with mute_diffusers_warnings(), atomic_folder(out) as new:
         pipe.to(kinds[precision])
         pipe.save_pretrained(new)
         # Left alone transformers takes the precision of the file, and diffusers float32.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from t2i.conditioning.conditioning import Branch
-from t2i.conditioning.guidance import check_number, check_scales, rescale_contrast
+from t2i.conditioning.guidance import check_finite_number, check_guidance_scales, rescale_contrast
 from t2i.conditioning.run_state import RunState
 from t2i.errors import ArgumentError
 
@@ -31,14 +31,14 @@ class Composed:
     """How far to go back to the contrast of part 0's prediction, 0 to 1."""
 
     def __post_init__(self) -> None:
-        check_scales(self.scale, self.rescale)
+        check_guidance_scales(self.scale, self.rescale)
         if not isinstance(self.weights, tuple) or not self.weights:
             raise ArgumentError(
                 f"Got weights={self.weights!r}, expected a tuple with one number for each part of "
                 "the prompt, such as (1.0, 0.5)."
             )
         for weight in self.weights:
-            check_number("weights", weight)
+            check_finite_number("weights", weight)
 
     @property
     def part_branches(self) -> tuple[Branch, ...]:

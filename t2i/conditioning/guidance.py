@@ -45,7 +45,7 @@ class ClassifierFree:
     """How far to go back to the contrast of the conditional prediction, 0 to 1."""
 
     def __post_init__(self) -> None:
-        check_scales(self.scale, self.rescale)
+        check_guidance_scales(self.scale, self.rescale)
 
     def branches(self, run: RunState) -> tuple[Branch, ...]:
         """Return "uncond" and "cond"."""
@@ -76,7 +76,7 @@ class ZeroStar:
     rescale: float = 0.0
 
     def __post_init__(self) -> None:
-        check_scales(self.scale, self.rescale)
+        check_guidance_scales(self.scale, self.rescale)
         if type(self.zero_init_steps) is not int or self.zero_init_steps < 0:
             raise ArgumentError(
                 f"Got zero_init_steps={self.zero_init_steps!r}, expected a whole number from 0 on."
@@ -93,12 +93,12 @@ class ZeroStar:
         cond_BCHW = predictions["cond"]
         if run.step < self.zero_init_steps:
             return torch.zeros_like(cond_BCHW)
-        scaled_BCHW = s_star(cond_BCHW, predictions["uncond"]) * predictions["uncond"]
+        scaled_BCHW = optimal_uncond_scale(cond_BCHW, predictions["uncond"]) * predictions["uncond"]
         guided_BCHW = scaled_BCHW + self.scale * (cond_BCHW - scaled_BCHW)
         return rescale_contrast(guided_BCHW, cond_BCHW, self.rescale)
 
 
-def s_star(cond_BCHW: Tensor, uncond_BCHW: Tensor) -> Tensor:
+def optimal_uncond_scale(cond_BCHW: Tensor, uncond_BCHW: Tensor) -> Tensor:
     """Return the s that minimises |cond - s uncond| per image, (B, 1, 1, 1); summed in float32 or
     wider."""
     dtype = torch.promote_types(cond_BCHW.dtype, torch.float32)
@@ -127,10 +127,10 @@ def choose_guidance(scale: float, rescale: float = 0.0) -> Guidance:
     return guidance if scale > 1 else Conditional()
 
 
-def check_scales(scale: float, rescale: float) -> None:
+def check_guidance_scales(scale: float, rescale: float) -> None:
     """Raise ArgumentError unless scale and rescale are finite, and rescale at least 0."""
-    check_number("guidance_scale", scale)
-    check_number("guidance_rescale", rescale)
+    check_finite_number("guidance_scale", scale)
+    check_finite_number("guidance_rescale", rescale)
     if rescale < 0:
         raise ArgumentError(f"Got guidance_rescale={rescale}, expected a number from 0 (off) to 1.")
 
@@ -139,7 +139,7 @@ LARGEST = 1e10
 """Upper bound of numbers: tensors have one, unlike Python integers."""
 
 
-def check_number(name: str, value: float) -> None:
+def check_finite_number(name: str, value: float) -> None:
     """Raise ArgumentError unless `value` is a finite number."""
     if not isinstance(value, Real) or not abs(value) < LARGEST:
         raise ArgumentError(f"Got {name}={value}, expected a finite number such as 7.5 or 0.")

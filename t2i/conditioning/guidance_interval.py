@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from t2i.conditioning.conditioning import Branch
-from t2i.conditioning.guidance import check_number
+from t2i.conditioning.guidance import check_finite_number
 from t2i.conditioning.run_state import Guidance, RunState
 from t2i.errors import ArgumentError
 
@@ -32,8 +32,8 @@ class Interval:
             raise ArgumentError(
                 f"Got guidance={self.guidance!r}, expected a guidance that is no interval itself."
             )
-        check_number("start", self.start)
-        check_number("stop", self.stop)
+        check_finite_number("start", self.start)
+        check_finite_number("stop", self.stop)
         if not 0 <= self.start < self.stop <= 1:
             raise ArgumentError(
                 f"Got start={self.start} and stop={self.stop}, expected fractions of the run with "

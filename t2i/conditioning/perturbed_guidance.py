@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from t2i.conditioning.conditioning import Branch
-from t2i.conditioning.guidance import check_number, check_scales, rescale_contrast
+from t2i.conditioning.guidance import check_finite_number, check_guidance_scales, rescale_contrast
 from t2i.conditioning.guidance_interval import Interval
 from t2i.conditioning.run_state import Guidance, RunState
 from t2i.errors import ArgumentError
@@ -33,8 +33,8 @@ class PerturbedAttention:
     rescale: float = 0.0
 
     def __post_init__(self) -> None:
-        check_scales(self.scale, self.rescale)
-        check_number("perturbed_scale", self.perturbed_scale)
+        check_guidance_scales(self.scale, self.rescale)
+        check_finite_number("perturbed_scale", self.perturbed_scale)
         if self.perturbed_scale <= 0:
             raise ArgumentError(
                 f"Got perturbed_scale={self.perturbed_scale}, expected a number above 0, such as 3."

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from t2i.conditioning.conditioning import Branch
-from t2i.conditioning.guidance import check_number, check_scales, rescale_contrast
+from t2i.conditioning.guidance import check_finite_number, check_guidance_scales, rescale_contrast
 from t2i.conditioning.run_state import RunState
 from t2i.errors import ArgumentError, nearest
 
@@ -47,9 +47,9 @@ class AdaptiveProjected:
     space: Space = "denoised"
 
     def __post_init__(self) -> None:
-        check_scales(self.scale, self.rescale)
+        check_guidance_scales(self.scale, self.rescale)
         for name in ("momentum", "norm_threshold", "eta"):
-            check_number(name, getattr(self, name))
+            check_finite_number(name, getattr(self, name))
         if not -1 < self.momentum < 1:
             raise ArgumentError(
                 f"Got momentum={self.momentum}, expected a number between -1 and 1: beyond, the "

@@ -33,7 +33,7 @@ from t2i.denoiser.loading.meta_models import build_meta_model
 from t2i.denoiser.loading.trial_pass import check_models_run
 from t2i.errors import ArgumentError, ModelError, library_message, nearest
 from t2i.safe_reading import CONFIG, read_toml
-from t2i.text.bpe import clip_tokenizer, load_bpe
+from t2i.text.bpe import build_clip_tokenizer, load_bpe
 
 Settings = dict[str, Any]
 AUTOENCODERS: dict[str, type[VAE]] = {
@@ -110,7 +110,7 @@ def build_components(config: ModelConfig) -> Components:
     the class cannot use.
     """
     vae = build_vae(config)
-    tokenizer = clip_tokenizer(*load_bpe(config.tokenizer.folder), config.tokenizer.length)
+    tokenizer = build_clip_tokenizer(*load_bpe(config.tokenizer.folder), config.tokenizer.length)
     text_encoder = build_fresh_text_encoder(config, "text_encoder", "CLIPTextModel", tokenizer)
     width = text_encoder.config.hidden_size
     added_conditions: Settings = {}

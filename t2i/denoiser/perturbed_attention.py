@@ -13,8 +13,8 @@ import torch
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
-from t2i.attention.compute.identity_rows import identity_rows
-from t2i.attention.compute.tap import install_scores_tap, install_tap
+from t2i.attention.compute.identity_rows import use_identity_rows
+from t2i.attention.compute.tap import install_eager_tap, install_tap
 from t2i.attention.hooks.compiled import is_compiled
 from t2i.attention.hooks.module_hooks import forward_in_context
 from t2i.conditioning.conditioning import Branch, Conditioning
@@ -67,14 +67,14 @@ def perturb_self_attention(
 
     with install_tap(), ExitStack() as stack:
         for name, module in modules.items():
-            stack.enter_context(install_scores_tap(module))
+            stack.enter_context(install_eager_tap(module))
             stack.enter_context(forward_in_context(module, context_of(name)))
         yield
 
 
 @contextmanager
 def _identity_rows_checked(name: str, rows: Sequence[int]) -> Iterator[None]:
-    with identity_rows(rows) as identity:
+    with use_identity_rows(rows) as identity:
         yield
     if identity.num_calls == 0:
         raise AttentionError(

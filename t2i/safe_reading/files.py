@@ -60,7 +60,7 @@ def open_regular(path: str | os.PathLike[str], most: int | None = None) -> Buffe
     Raises OSError; UnsuitableFile for anything but a regular file of at most `most` bytes.
     """
     try:
-        check_kind(path, os.stat(path))  # before it is opened: a device may act on that
+        check_is_regular_file(path, os.stat(path))  # before it is opened: a device may act on that
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         descriptor = os.open(path, flags | getattr(os, "O_NOCTTY", 0))
     except ValueError:
@@ -69,7 +69,7 @@ def open_regular(path: str | os.PathLike[str], most: int | None = None) -> Buffe
         ) from None
     try:
         found = os.fstat(descriptor)  # what was opened: the name may mean another by now
-        check_kind(path, found)
+        check_is_regular_file(path, found)
         if most is not None and found.st_size > most:
             raise UnsuitableFile(path, f"it has {found.st_size:,} bytes, at most {most:,} are read")
         return os.fdopen(descriptor, "rb")
@@ -78,7 +78,7 @@ def open_regular(path: str | os.PathLike[str], most: int | None = None) -> Buffe
         raise
 
 
-def check_kind(path: str | os.PathLike[str], found: os.stat_result) -> None:
+def check_is_regular_file(path: str | os.PathLike[str], found: os.stat_result) -> None:
     """Raises OSError for anything but a regular file."""
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(errno.EISDIR, "it is a folder", os.fspath(path))

@@ -20,7 +20,7 @@ from t2i.errors import ModelError
 from t2i.safe_reading import MODEL_CONFIG, parse_json, read_bounded
 from t2i.safe_reading.tensors import read_tensors
 from t2i.scenes.recogniser import DEFAULT_FOLDER, LOAD_ERRORS, Recogniser, RecogniserOutput
-from t2i.text.bpe import Merges, Vocabulary, clip_tokenizer, load_bpe
+from t2i.text.bpe import Merges, Vocabulary, build_clip_tokenizer, load_bpe
 
 TOKENIZER_FOLDER = Path(__file__).parent.parent / "assets" / "tokenizer"
 CONFIG, WEIGHTS = "agreement.json", "agreement.safetensors"
@@ -44,7 +44,7 @@ class CaptionMatcher(nn.Module):
         self.width, self.layers = width, layers
         vocabulary, merges = load_bpe(TOKENIZER_FOLDER)
         self.vocabulary = vocabulary_digest(vocabulary, merges)
-        self.tokenizer = clip_tokenizer(vocabulary, merges, MAX_TOKENS)
+        self.tokenizer = build_clip_tokenizer(vocabulary, merges, MAX_TOKENS)
         labels = recogniser.labels
         inputs = labels.kind_count + len(labels.colours) + recogniser.channels[-1]
         self.eyes = nn.Sequential(

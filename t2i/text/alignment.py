@@ -15,7 +15,7 @@ from t2i.errors import ArgumentError
 from t2i.terminal import several
 from t2i.text.encoder_interface import TextEncoder
 from t2i.text.prompt import WeightedText
-from t2i.text.token_layout import EncoderInput, Window, window_of
+from t2i.text.token_layout import EncoderInput, TokenWindow, build_token_window
 from t2i.text.word_spans import token_spans
 
 MATCH, MISMATCH, GAP = 1, -1, 0
@@ -41,11 +41,11 @@ def replacement_matrix(
     words; the tokens of a word share what those of the other have; behind the last changed word
     token j comes from token j. Raises ArgumentError where the numbers of words differ.
     """
-    changed = changed_words(source, target)
+    changed = differing_word_indices(source, target)
     blocks = list(
         zip(
-            word_token_spans(text, source, changed),
-            word_token_spans(text, target, changed),
+            token_spans_of_words(text, source, changed),
+            token_spans_of_words(text, target, changed),
             strict=True,
         )
     )
@@ -68,13 +68,13 @@ def replacement_matrix(
     return matrix_TT
 
 
-def changed_words(source: EncoderInput, target: EncoderInput) -> list[int]:
+def differing_word_indices(source: EncoderInput, target: EncoderInput) -> list[int]:
     """The numbers of the words that differ. Raises ArgumentError where there are not as many."""
-    source_words, target_words = words_of(source), words_of(target)
+    source_words, target_words = lowercase_words(source), lowercase_words(target)
     if len(source_words) != len(target_words):
         raise ArgumentError(
-            f"Replace swaps words one for one, but {plain_text(source)!r} has "
-            f"{several(len(source_words), 'word')} and {plain_text(target)!r} has "
+            f"Replace swaps words one for one, but {text_without_weights(source)!r} has "
+            f"{several(len(source_words), 'word')} and {text_without_weights(target)!r} has "
             f"{len(target_words)}. Use Refine, which aligns prompts of other lengths."
         )
     pairs = zip(source_words, target_words, strict=True)
@@ -92,7 +92,7 @@ def refinement_mapping(
     Prompt-to-prompt's refinement (Hertz et al. 2022): a token without a partner is unmatched;
     padding maps to the same position.
     """
-    window = token_window(text)
+    window = encoder_window(text)
     source_ids, source_places = tokens_without_padding(window, source)
     target_ids, target_places = tokens_without_padding(window, target)
     source_T, found_T = torch.arange(length), torch.ones(length, dtype=torch.bool)
@@ -140,7 +140,9 @@ def align_tokens(source: Sequence[int], target: Sequence[int]) -> list[int | Non
     return partners
 
 
-def tokens_without_padding(window: Window, prompt: EncoderInput) -> tuple[list[int], list[int]]:
+def tokens_without_padding(
+    window: TokenWindow, prompt: EncoderInput
+) -> tuple[list[int], list[int]]:
     """The tokens of a prompt that are no padding, and their places along T."""
     ids: list[int] = []
     places: list[int] = []
@@ -151,16 +153,16 @@ def tokens_without_padding(window: Window, prompt: EncoderInput) -> tuple[list[i
     return ids, places
 
 
-def words_of(prompt: EncoderInput) -> list[str]:
+def lowercase_words(prompt: EncoderInput) -> list[str]:
     """Return the prompt's words in lower case, in order."""
-    return re.findall(r"[\w'-]+", plain_text(prompt).lower())
+    return re.findall(r"[\w'-]+", text_without_weights(prompt).lower())
 
 
-def word_token_spans(
+def token_spans_of_words(
     text: TextEncoder | PreTrainedTokenizerBase, prompt: EncoderInput, numbers: Sequence[int]
 ) -> list[tuple[int, ...]]:
     """The tokens of the words with these numbers."""
-    words = words_of(prompt)
+    words = lowercase_words(prompt)
     return [
         token_spans(text, prompt, [words[number]])[words[number]][
             words[:number].count(words[number])
@@ -169,11 +171,11 @@ def word_token_spans(
     ]
 
 
-def plain_text(prompt: EncoderInput) -> str:
+def text_without_weights(prompt: EncoderInput) -> str:
     """Return the text of a prompt without weights."""
     return " ".join(prompt.texts) if isinstance(prompt, WeightedText) else prompt
 
 
-def token_window(text: TextEncoder | PreTrainedTokenizerBase) -> Window:
+def encoder_window(text: TextEncoder | PreTrainedTokenizerBase) -> TokenWindow:
     """Return the token window of a text encoder, or of a tokenizer alone."""
-    return text.layout if isinstance(text, TextEncoder) else window_of(text)
+    return text.layout if isinstance(text, TextEncoder) else build_token_window(text)

@@ -48,7 +48,7 @@ def train_bpe(texts: Iterable[str], size: int) -> tuple[Vocabulary, Merges]:
     return {piece: number for number, piece in enumerate(pieces)}, merges
 
 
-def clip_tokenizer(vocabulary: Vocabulary, merges: Merges, length: int) -> CLIPTokenizer:
+def build_clip_tokenizer(vocabulary: Vocabulary, merges: Merges, length: int) -> CLIPTokenizer:
     """A CLIPTokenizer of this vocabulary with windows of `length` tokens, proven to use it.
 
     Raises ModelError where the installed transformers ignores the vocabulary it is given, as

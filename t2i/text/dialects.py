@@ -19,12 +19,12 @@ WEIGHT = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)\s*")
 NUMBERISH = re.compile(r"\s*[-+.,]*\d[-+.,\d]*\s*")
 
 
-def weight_of(written: str, dialect: Dialect) -> float | None:
+def parse_weight(written: str, dialect: Dialect) -> float | None:
     """The weight that is spelled after a colon, or None where that is text.
 
     A1111 reads digits with a point; ComfyUI whatever Python reads as a number.
 
-    >>> weight_of("1e1", "a1111"), weight_of("1e1", "comfy")
+    >>> parse_weight("1e1", "a1111"), parse_weight("1e1", "comfy")
     (None, 10.0)
     """
     if dialect == "a1111" and not WEIGHT.fullmatch(written):

@@ -14,7 +14,7 @@ from t2i.errors import ArgumentError
 from t2i.terminal import several
 from t2i.text.grammar import LONGEST_PROMPT
 from t2i.text.prompt import Prompt, WeightedText
-from t2i.text.token_layout import EncoderInput, Window
+from t2i.text.token_layout import EncoderInput, TokenWindow
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class TextEncoder(ABC):
 
     @property
     @abstractmethod
-    def layout(self) -> Window:
+    def layout(self) -> TokenWindow:
         """Token window of the encoder: its size and its special tokens."""
 
     @property
@@ -72,7 +72,7 @@ class TextEncoder(ABC):
         """Windows that the longest of the prompts needs; `chunks=` for rows that must match it."""
 
 
-def check_prompts(prompts: Sequence[EncoderInput]) -> None:
+def check_encoder_prompts(prompts: Sequence[EncoderInput]) -> None:
     """Raise ArgumentError unless `prompts` is a list of strings or weighted texts of readable
     length.
     """

@@ -11,7 +11,7 @@ from typing import NoReturn, TypeAlias
 
 from t2i.errors import ArgumentError
 from t2i.terminal import several
-from t2i.text.dialects import MARKS, NUMBERISH, SPECIAL, STEP, Dialect, weight_of
+from t2i.text.dialects import MARKS, NUMBERISH, SPECIAL, STEP, Dialect, parse_weight
 
 LONGEST_PROMPT = 20_000
 """Characters; more than 32 windows of any text encoder hold."""
@@ -267,7 +267,7 @@ class _Parser:
                     f'a weight is missing after ":". Write {LITERAL_COLON[self.dialect]}.',
                     position,
                 )
-            factor = None if written is None else weight_of(written, self.dialect)
+            factor = None if written is None else parse_weight(written, self.dialect)
             if factor is None and written is not None and NUMBERISH.fullmatch(written):
                 self._fail(
                     f'{written.strip()!r} is no number: write a weight as in "(cat:1.3)", or '
@@ -311,7 +311,7 @@ class _Parser:
             head, *rest = level.fields
             return (*head, *(node for field in rest for node in (Text(":"), *field))), 1.0
         nodes, weight = self._weighed(level)
-        if not any(isinstance(node, Break) or holds_text(node) for node in nodes):
+        if not any(isinstance(node, Break) or has_text(node) for node in nodes):
             self._fail('AND needs a prompt on either side. Write "\\AND" for the word.', end)
         return nodes, 1.0 if weight is None else weight
 
@@ -348,6 +348,6 @@ def quote_or_brackets(written: str | None) -> str:
     return "brackets" if written is None else repr(written.strip()[:30])
 
 
-def holds_text(node: Node) -> bool:
+def has_text(node: Node) -> bool:
     """Return whether a node is more than blank text."""
     return not isinstance(node, Text) or bool(node.text.strip())

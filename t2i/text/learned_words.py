@@ -19,7 +19,7 @@ def add_tokens(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> int:
 
 
 @contextmanager
-def adding_whole_words(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
+def adding_as_whole_words(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
     """Make a tokenizer add plain words as whole words only, while the context is open."""
     known: Any = tokenizer
     added = known.add_tokens

@@ -44,7 +44,7 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class TokenWindow:
     """Size, special tokens and padding of the windows that a text model reads."""
 
     tokenizer: PreTrainedTokenizerBase = field(repr=False)
@@ -70,7 +70,7 @@ class Window:
         chunks = []
         for number, section in enumerate(sections):
             ids, offsets = rows["input_ids"][number], rows["offset_mapping"][number]
-            weights = weights_of(section, texts[number], offsets)
+            weights = token_weights(section, texts[number], offsets)
             tokens = [
                 Token(id, start, end, weight)
                 for id, (start, end), weight in zip(ids, offsets, weights, strict=True)
@@ -90,7 +90,7 @@ class Window:
             start, end = cuts[-1], cuts[-1] + self.room
             reach = range(end - 1, max(start, end - 1 - COMMA_REACH), -1)
             commas = (i + 1 for i in reach if text[tokens[i].start : tokens[i].end].endswith(","))
-            cut = next(commas, None) or start_of_word(text, tokens, end)
+            cut = next(commas, None) or first_token_of_word(text, tokens, end)
             cuts.append(cut if cut > start else end)
         return [*cuts, len(tokens)]
 
@@ -109,12 +109,12 @@ class Window:
         return len(self.prefix) + len(chunk.tokens) + len(self.suffix)
 
 
-def window_of(
+def build_token_window(
     tokenizer: PreTrainedTokenizerBase,
     config: PretrainedConfig | None = None,
     size: int | None = None,
     begin: bool = False,
-) -> Window:
+) -> TokenWindow:
     """Return the token window of a tokenizer: `size` tokens, or as many as it and the model allow.
 
     With `begin` a text starts with BOS or EOS where the tokenizer itself adds nothing.
@@ -142,7 +142,7 @@ def window_of(
     size = int(min(limit, LONGEST_WINDOW)) if size is None else size
     if pad is None:  # masked, so that any token will do
         pad = (*prefix, *suffix, 0)[0]
-    window = Window(tokenizer, size, prefix, suffix, pad)
+    window = TokenWindow(tokenizer, size, prefix, suffix, pad)
     if window.room < 1 or window.size > limit:
         least = len(prefix) + len(suffix) + 1
         raise ArgumentError(
@@ -160,7 +160,7 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...],
     return tuple(whole[:start]), tuple(whole[start + len(inner) :])
 
 
-def weights_of(
+def token_weights(
     section: Sequence[Segment], text: str, offsets: Sequence[tuple[int, int]]
 ) -> list[float]:
     """Return a weight per token; a token across two segments gets the mean over its characters."""
@@ -176,7 +176,7 @@ def weights_of(
     return weights
 
 
-def start_of_word(text: str, tokens: Sequence[Token], index: int) -> int:
+def first_token_of_word(text: str, tokens: Sequence[Token], index: int) -> int:
     """Return the index of the first token of the word that token `index` belongs to."""
     start = index
     while start > 0 and continues_word(text, tokens[start - 1], tokens[start]):

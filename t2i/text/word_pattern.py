@@ -8,7 +8,7 @@ from t2i.errors import ArgumentError
 SPACED = r"[^\W\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]"
 
 
-def pattern(word: str) -> re.Pattern[str]:
+def build_word_pattern(word: str) -> re.Pattern[str]:
     """Return the expression that finds a word or phrase, whole, with any space
     between its words.
     """

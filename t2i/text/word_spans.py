@@ -11,10 +11,10 @@ from typing import TypeAlias
 from transformers import PreTrainedTokenizerBase
 
 from t2i.errors import ArgumentError
-from t2i.text.encoder_interface import TextEncoder, check_prompts
+from t2i.text.encoder_interface import TextEncoder, check_encoder_prompts
 from t2i.text.prompt import WeightedText
-from t2i.text.token_layout import EncoderInput, Window, window_of
-from t2i.text.word_pattern import pattern
+from t2i.text.token_layout import EncoderInput, TokenWindow, build_token_window
+from t2i.text.word_pattern import build_word_pattern
 
 NAMED_WORDS = 12
 """Words of the prompt that an error lists where none is alike."""
@@ -23,7 +23,7 @@ Span: TypeAlias = tuple[int, ...]
 """Positions along T, in order."""
 
 
-def spans(
+def select_token_spans(
     text: TextEncoder | PreTrainedTokenizerBase,
     prompt: EncoderInput,
     words: Sequence[str],
@@ -61,10 +61,10 @@ def token_spans(
     A word is whole, so that "car" is not in "carpet", and ends where its letters end: "bicycle"
     is in "a bicycle, red".
     """
-    check_prompts([prompt])
+    check_encoder_prompts([prompt])
     if isinstance(words, str):
         raise ArgumentError(f"Got the string {words!r} where a list of words is expected.")
-    window = text.layout if isinstance(text, TextEncoder) else window_of(text)
+    window = text.layout if isinstance(text, TextEncoder) else build_token_window(text)
     texts = prompt.texts if isinstance(prompt, WeightedText) else (prompt,)
     tokens = _tokens(window, prompt)
 
@@ -73,7 +73,7 @@ def token_spans(
         occurrences = [
             span
             for section, said in enumerate(texts)
-            for match in pattern(word).finditer(said)
+            for match in build_word_pattern(word).finditer(said)
             if (span := _covering(tokens[section], *match.span()))
         ]
         if not occurrences:
@@ -88,7 +88,7 @@ def token_spans_of_ranges(
     """Return the token positions of ranges of characters, [first, end) each; empty where it has
     none.
     """
-    window = text.layout if isinstance(text, TextEncoder) else window_of(text)
+    window = text.layout if isinstance(text, TextEncoder) else build_token_window(text)
     tokens = _tokens(window, prompt)
     return tuple(_covering(tokens[0], start, end) for start, end in stretches)
 
@@ -107,7 +107,7 @@ def unknown_word_message(word: str, text: str) -> str:
     return f"{word!r} is not in the prompt. Its words: {named}{more}."
 
 
-def _tokens(window: Window, prompt: EncoderInput) -> dict[int, list[tuple[int, int, int]]]:
+def _tokens(window: TokenWindow, prompt: EncoderInput) -> dict[int, list[tuple[int, int, int]]]:
     """Of each section the start, the end and the position along T of its tokens."""
     tokens = defaultdict(list)
     for number, chunk in enumerate(window.chunks(prompt)):

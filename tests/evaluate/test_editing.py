@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from t2i.attention import LocalBlend, Refine, Replace, Reweight, SelfReplace
-from t2i.attention.prompts.prompt_tokens import as_words
+from t2i.attention.prompts.prompt_tokens import as_word_tuple
 from t2i.errors import ArgumentError
 from t2i.evaluate.editing.editing import EditingConfig, EditingPart
 from t2i.evaluate.editing.methods import (
@@ -93,7 +93,7 @@ def test_a_pair_differs_in_the_one_thing(kind: ChangeKind) -> None:
         assert (one.source.background != one.target.background) == (kind == "background")
         assert (one.texts[0] == one.texts[1]) == (kind == "strengthen")
         for words, text in zip((one.source_word, one.target_word), one.texts, strict=True):
-            assert all(word in text for word in as_words(words))
+            assert all(word in text for word in as_word_tuple(words))
         assert one.strengthened_word is None or one.strengthened_word in one.texts[1].split()
         added = len(one.target.caption.mentions) - len(one.source.caption.mentions)
         assert added == (kind == "addition")

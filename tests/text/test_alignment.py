@@ -9,8 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t2i.errors import ArgumentError
-from t2i.text.alignment import align_tokens, changed_words, refinement_mapping, replacement_matrix
-from t2i.text.encoders.selection import text_encoder
+from t2i.text.alignment import (
+    align_tokens,
+    differing_word_indices,
+    refinement_mapping,
+    replacement_matrix,
+)
+from t2i.text.encoders.selection import select_text_encoder
 from t2i.text.prompt import Prompt
 from tests.tiny import WINDOW, WORDS, tiny_text_encoder, tiny_tokenizer
 
@@ -73,7 +78,7 @@ def test_words_of_as_many_tokens_come_one_from_one(tokenizer):
 def test_commas_case_and_weights_are_no_words(tokenizer):
     plain = replacement_matrix(tokenizer, "a red, apple", "a zeb, apple", T)
     assert plain[2, [2, 3, 4]].tolist() == [1 / 3] * 3
-    assert changed_words("A Red cat", "a red, dog") == [2]
+    assert differing_word_indices("A Red cat", "a red, dog") == [2]
     weighed = replacement_matrix(tokenizer, said("a (red:1.3), apple"), said("a zeb, apple"), T)
     assert torch.equal(weighed, plain)
 
@@ -90,7 +95,7 @@ def test_replacement_wants_as_many_words(tokenizer):
 
 
 def test_an_encoder_reads_as_its_tokenizer(tokenizer):
-    encoder = text_encoder(tokenizer, tiny_text_encoder(tokenizer))
+    encoder = select_text_encoder(tokenizer, tiny_text_encoder(tokenizer))
     pair = ("a red apple", "a zeb apple")
     assert torch.equal(
         replacement_matrix(encoder, *pair, T), replacement_matrix(tokenizer, *pair, T)

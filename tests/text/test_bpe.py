@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 
 from t2i.errors import ModelError
-from t2i.text.bpe import clip_tokenizer, load_bpe, save_bpe, train_bpe
+from t2i.text.bpe import build_clip_tokenizer, load_bpe, save_bpe, train_bpe
 
 TEXTS = ["a red apple", "a red cat left of a red apple", "the cat's apple"] * 5
 
 
 def test_frequent_words_become_one_token_and_any_text_can_be_written() -> None:
     vocabulary, merges = train_bpe(TEXTS, 2000)
-    tokenizer = clip_tokenizer(vocabulary, merges, 16)
+    tokenizer = build_clip_tokenizer(vocabulary, merges, 16)
     assert tokenizer.tokenize("A red APPLE") == ["a</w>", "red</w>", "apple</w>"]
     for text in ("zebra", "naïve café", "日本", "🍎"):
         ids = tokenizer(text).input_ids[1:-1]

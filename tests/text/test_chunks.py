@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from t2i.errors import ArgumentError
-from t2i.text.encoders.selection import text_encoder
+from t2i.text.encoders.selection import select_text_encoder
 from t2i.text.prompt import Prompt
 from tests.text.tiny_models import MODELS, clip
 from tests.tiny import TEXT_WIDTH, WINDOW
@@ -12,7 +12,7 @@ from tests.tiny import TEXT_WIDTH, WINDOW
 
 @pytest.fixture(scope="module")
 def encoder():
-    return text_encoder(*clip())
+    return select_text_encoder(*clip())
 
 
 def pieces(encoder, prompt):
@@ -44,7 +44,7 @@ def test_a_cut_falls_after_a_comma_or_before_a_word(encoder, prompt, expected):
 def test_a_comma_further_back_than_twenty_tokens_is_no_place_for_a_cut():
     tokenizer, model = MODELS["t5"]()  # no last position: its window can be longer
     tokenizer.model_max_length = 41
-    encoder = text_encoder(tokenizer, model)
+    encoder = select_text_encoder(tokenizer, model)
     near = "cat, " + "dog " * 40
     assert pieces(encoder, "cat " * 20 + near)[0].endswith(",")
     assert not pieces(encoder, "cat " * 10 + near)[0].endswith(",")
@@ -52,7 +52,7 @@ def test_a_comma_further_back_than_twenty_tokens_is_no_place_for_a_cut():
 
 @pytest.mark.parametrize("family", MODELS)
 def test_every_token_of_a_long_prompt_is_in_one_chunk(family):
-    encoder = text_encoder(*MODELS[family]())
+    encoder = select_text_encoder(*MODELS[family]())
     prompt = "a red apple, cat to the left of the zebra. " * 6
     ids = [token.id for chunk in encoder.layout.chunks(prompt) for token in chunk.tokens]
     assert ids == encoder.tokenizer(prompt, add_special_tokens=False).input_ids
@@ -61,7 +61,7 @@ def test_every_token_of_a_long_prompt_is_in_one_chunk(family):
 @pytest.mark.parametrize("family", MODELS)
 @torch.no_grad()
 def test_each_chunk_is_encoded_as_a_prompt_of_its_own(family):
-    encoder = text_encoder(*MODELS[family]())
+    encoder = select_text_encoder(*MODELS[family]())
     prompt = Prompt("a red cat BREAK blue dog").at(0, 1)[0][0]
     ours = encoder.encode([prompt])
     parts = encoder.encode(["a red cat", "blue dog"])
@@ -74,7 +74,7 @@ def test_each_chunk_is_encoded_as_a_prompt_of_its_own(family):
 @pytest.mark.parametrize("family", MODELS)
 @torch.no_grad()
 def test_shorter_prompts_are_filled_up_with_empty_chunks(family):
-    encoder = text_encoder(*MODELS[family]())
+    encoder = select_text_encoder(*MODELS[family]())
     ours = encoder.encode(["cat", "cat BREAK dog"], chunks=3)
     empty = encoder.encode(["cat", "", ""]).text_BTD.flatten(0, 1)
     assert ours.text_BTD.shape == (2, 3 * WINDOW, TEXT_WIDTH)

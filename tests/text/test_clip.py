@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from t2i.errors import ArgumentError
-from t2i.text.encoders.selection import Clip, text_encoder
+from t2i.text.encoders.selection import Clip, select_text_encoder
 from t2i.text.prompt import Prompt
 from tests.text.tiny_models import clip, second_clip
 from tests.tiny import (
@@ -25,7 +25,7 @@ LONG = "a red apple to the left of the dog, the blue picture of the cat and a ze
 
 @pytest.fixture(scope="module")
 def encoder():
-    return text_encoder(*clip())
+    return select_text_encoder(*clip())
 
 
 @pytest.mark.parametrize("use_attention_mask", [False, True])
@@ -64,7 +64,7 @@ def test_a_prompt_cut_to_the_length_of_a_window_is_cut_as_diffusers_cuts_it(enco
 
 
 def test_gradients_reach_the_text_model():
-    encoder = text_encoder(*clip())
+    encoder = select_text_encoder(*clip())
     encoder.encode(PROMPTS).text_BTD.sum().backward()
     gradient = encoder.model.get_input_embeddings().weight.grad
     assert gradient is not None
@@ -73,7 +73,7 @@ def test_gradients_reach_the_text_model():
 
 def test_embeddings_come_in_the_precision_of_the_model():
     tokenizer, model = clip()
-    encoder = text_encoder(tokenizer, model.to(torch.bfloat16))
+    encoder = select_text_encoder(tokenizer, model.to(torch.bfloat16))
     weighted = Prompt("a (cat:1.3)").at(0, 1)[0][0]
     assert encoder.encode(["cat"]).text_BTD.dtype == torch.bfloat16
     assert encoder.encode([weighted]).text_BTD.dtype == torch.bfloat16
@@ -95,10 +95,10 @@ def test_clip_skip_leaves_out_the_last_layers_but_not_the_norm(encoder):
 @torch.no_grad()
 def test_a_projection_gives_pooled_vectors_too():
     tokenizer, model = second_clip()
-    encoder = text_encoder(tokenizer, model)
+    encoder = select_text_encoder(tokenizer, model)
     ids = tokenizer(PROMPTS, padding="max_length", return_tensors="pt").input_ids
     assert torch.equal(encoder.encode(PROMPTS).pooled_BD, model(ids).text_embeds)
-    assert text_encoder(*clip()).encode(PROMPTS).pooled_BD is None
+    assert select_text_encoder(*clip()).encode(PROMPTS).pooled_BD is None
 
 
 @torch.no_grad()
@@ -119,7 +119,7 @@ def test_an_impossible_length_is_refused(encoder, length):
 def test_the_window_is_the_models_where_the_tokenizer_states_none():
     tokenizer, model = clip()
     tokenizer.model_max_length = int(1e30)
-    assert text_encoder(tokenizer, model).window == WINDOW
+    assert select_text_encoder(tokenizer, model).window == WINDOW
 
 
 @pytest.mark.parametrize(

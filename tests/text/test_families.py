@@ -18,7 +18,7 @@ from transformers import (
 from t2i.errors import ArgumentError
 from t2i.text.encoders.bert import Bert
 from t2i.text.encoders.causal import Causal
-from t2i.text.encoders.selection import FAMILIES, TextEncoder, text_encoder
+from t2i.text.encoders.selection import FAMILIES, TextEncoder, select_text_encoder
 from t2i.text.encoders.t5 import T5
 from t2i.text.prompt import Prompt
 from tests.text.tiny_models import MODELS, bert, byte_bpe, clip, gpt2, t5, unigram, wordpiece
@@ -35,7 +35,7 @@ def parts(request):
 
 @pytest.fixture(scope="module")
 def encoder(parts):
-    return text_encoder(*parts)
+    return select_text_encoder(*parts)
 
 
 def test_every_family_is_chosen_from_the_config(encoder):
@@ -55,7 +55,7 @@ def test_embeddings_and_mask_equal_the_models_own_bit_for_bit(family):
     tokenizer, model = MODELS[family]()
     tokens = tokenizer(PROMPTS, padding="max_length", return_tensors="pt")
     theirs = model(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
-    ours = text_encoder(tokenizer, model).encode(PROMPTS)
+    ours = select_text_encoder(tokenizer, model).encode(PROMPTS)
     assert torch.equal(ours.text_BTD, theirs)
     assert torch.equal(ours.mask_BT, tokens.attention_mask.bool())
 
@@ -64,7 +64,7 @@ def test_embeddings_and_mask_equal_the_models_own_bit_for_bit(family):
 @torch.no_grad()
 def test_a_language_model_reads_from_a_first_token_on(family):
     tokenizer, model = MODELS[family]()
-    ours = text_encoder(tokenizer, model).encode(PROMPTS)
+    ours = select_text_encoder(tokenizer, model).encode(PROMPTS)
     for prompt, text_TD, mask_T in zip(PROMPTS, ours.text_BTD, ours.mask_BT, strict=True):
         ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer(prompt).input_ids]])
         theirs = model(ids).last_hidden_state[0]
@@ -76,8 +76,8 @@ def test_a_language_model_reads_from_a_first_token_on(family):
 @torch.no_grad()
 def test_padding_does_not_reach_what_the_denoiser_may_look_at(family):
     tokenizer, model = MODELS[family]()
-    short = text_encoder(tokenizer, model, window=10).encode(["a cat"])
-    long = text_encoder(tokenizer, model).encode(["a cat"])
+    short = select_text_encoder(tokenizer, model, window=10).encode(["a cat"])
+    long = select_text_encoder(tokenizer, model).encode(["a cat"])
     assert torch.allclose(short.text_BTD[short.mask_BT], long.text_BTD[long.mask_BT], atol=1e-6)
 
 
@@ -103,7 +103,7 @@ def test_every_model_type_of_the_table_encodes(model_type):
         **sizes,
     )
     model = kind.from_config(config) if kind is AutoModel else kind(config)
-    encoder = text_encoder(tokenizer, model.eval())
+    encoder = select_text_encoder(tokenizer, model.eval())
     encoded = encoder.encode(["a cat", "dog " * 20])
     assert encoded.text_BTD.shape == (2, encoder.count_chunks(["dog " * 20]) * WINDOW, 32)
     assert encoded.text_BTD.isfinite().all()
@@ -114,7 +114,7 @@ def test_every_model_type_of_the_table_encodes(model_type):
 
 
 def test_gradients_flow_through_weights_and_chunks(parts):
-    encoder = text_encoder(*parts)
+    encoder = select_text_encoder(*parts)
     weighted = Prompt("a (cat:1.3) BREAK [dog]").at(0, 1)[0][0]
     encoder.encode([weighted, "red"]).text_BTD.square().sum().backward()
     gradient = encoder.model.get_input_embeddings().weight.grad
@@ -125,28 +125,28 @@ def test_gradients_flow_through_weights_and_chunks(parts):
 @pytest.mark.parametrize("family", MASKED)
 def test_only_clip_skips_layers(family):
     with pytest.raises(ArgumentError, match=f"clip_skip=1.*is a {family}: only CLIP"):
-        text_encoder(*MODELS[family]()).encode(["cat"], clip_skip=1)
+        select_text_encoder(*MODELS[family]()).encode(["cat"], clip_skip=1)
 
 
 def test_a_window_can_be_chosen_within_the_models(encoder):
     tokenizer, model = encoder.tokenizer, encoder.model
-    assert text_encoder(tokenizer, model, window=9).window == 9
+    assert select_text_encoder(tokenizer, model, window=9).window == 9
     with pytest.raises(ArgumentError, match=r"window of 17 tokens: this model reads from . to 16"):
-        text_encoder(tokenizer, model, window=17)
+        select_text_encoder(tokenizer, model, window=17)
     with pytest.raises(ArgumentError, match="window of 0 tokens"):
-        text_encoder(tokenizer, model, window=0)
+        select_text_encoder(tokenizer, model, window=0)
 
 
 def test_a_model_without_a_last_position_reads_512_tokens():
     tokenizer, model = t5()
     tokenizer.model_max_length = int(1e30)
-    assert text_encoder(tokenizer, model).window == 512
+    assert select_text_encoder(tokenizer, model).window == 512
 
 
 def test_an_unknown_model_type_is_answered_with_the_choices():
     config = ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1)
     with pytest.raises(ArgumentError, match=r"made of a 'vit'.*Choices: bert, clip_text_model"):
-        text_encoder(clip()[0], ViTModel(config))
+        select_text_encoder(clip()[0], ViTModel(config))
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_an_unknown_model_type_is_answered_with_the_choices():
 def test_models_with_more_than_the_text_layers_are_refused(parts, head, message):
     tokenizer, model = parts()
     with pytest.raises(ArgumentError, match=message):
-        text_encoder(tokenizer, head(model.config))
+        select_text_encoder(tokenizer, head(model.config))
 
 
 def test_a_tokenizer_without_any_first_token_is_refused():

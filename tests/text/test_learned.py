@@ -11,7 +11,7 @@ from transformers import CLIPTokenizer
 from t2i.denoiser.loading.address import EMBEDDED_MODELS
 from t2i.text.learned_words import (
     add_tokens,
-    adding_whole_words,
+    adding_as_whole_words,
     continuation_insertions,
     expand_learned_words,
     is_single_token,
@@ -27,7 +27,7 @@ def tokenizer() -> CLIPTokenizer:
 
 PLAIN, LEARNED, BORROWED = tokenizer(), tokenizer(), tokenizer()
 add_tokens(LEARNED, WORDS)
-with adding_whole_words(BORROWED):  # as others do, one by one
+with adding_as_whole_words(BORROWED):  # as others do, one by one
     for word in WORDS:
         BORROWED.add_tokens(word)
 BOTH = pytest.mark.parametrize("learned", [LEARNED, BORROWED], ids=["ours", "others"])

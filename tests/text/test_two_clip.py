@@ -5,7 +5,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 
 from t2i.errors import ArgumentError
-from t2i.text.encoders.selection import TwoClip, text_encoder
+from t2i.text.encoders.selection import TwoClip, select_text_encoder
 from t2i.text.prompt import Prompt
 from tests.text.tiny_models import clip, second_clip, t5
 from tests.tiny import TEXT_WIDTH, WINDOW, tiny_scheduler, tiny_unet, tiny_vae
@@ -23,7 +23,7 @@ def parts():
 @pytest.fixture(scope="module")
 def encoder(parts):
     tokenizer, model, tokenizer_2, model_2 = parts
-    return TwoClip(text_encoder(tokenizer, model), text_encoder(tokenizer_2, model_2))
+    return TwoClip(select_text_encoder(tokenizer, model), select_text_encoder(tokenizer_2, model_2))
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_weights_act_on_each_half_and_not_on_the_pooled_vector(encoder):
 
 
 def test_gradients_reach_both_models():
-    encoder = TwoClip(text_encoder(*clip()), text_encoder(*second_clip()))
+    encoder = TwoClip(select_text_encoder(*clip()), select_text_encoder(*second_clip()))
     encoder.encode(["a cat"]).text_BTD.sum().backward()
     for half in (encoder.first, encoder.second):
         assert half.model.get_input_embeddings().weight.grad.abs().sum() > 0
@@ -111,9 +111,9 @@ def test_unequal_numbers_of_prompts_are_refused(encoder):
 
 def test_unequal_windows_are_refused():
     with pytest.raises(ArgumentError, match="16 and 8 tokens at once"):
-        TwoClip(text_encoder(*clip()), text_encoder(*second_clip(), window=8))
+        TwoClip(select_text_encoder(*clip()), select_text_encoder(*second_clip(), window=8))
 
 
 def test_only_clips_stand_side_by_side():
     with pytest.raises(ArgumentError, match="Got a T5 of a t5; expected two CLIPs"):
-        TwoClip(text_encoder(*clip()), text_encoder(*t5()))
+        TwoClip(select_text_encoder(*clip()), select_text_encoder(*t5()))

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from t2i.text.encoders.clip import final_norm
+from t2i.text.encoders.clip import find_final_norm
 from t2i.text.encoders.embedding_weights import interpolate_from_empty, rescale_to_mean
-from t2i.text.encoders.selection import text_encoder
+from t2i.text.encoders.selection import select_text_encoder
 from t2i.text.prompt import Prompt
 from tests.text.tiny_models import MODELS, clip
 
@@ -20,15 +20,15 @@ def at_start(text, **options):
 def encoder():
     tokenizer, model = clip()
     # As trained ones have: without a bias the mean of all embeddings is zero.
-    torch.nn.init.normal_(final_norm(model).bias, 0.3, 0.3)
-    return text_encoder(tokenizer, model)
+    torch.nn.init.normal_(find_final_norm(model).bias, 0.3, 0.3)
+    return select_text_encoder(tokenizer, model)
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("family", MODELS)
 @torch.no_grad()
 def test_weights_of_one_are_the_plain_prompt_bit_for_bit(family, mode):
-    encoder = text_encoder(*MODELS[family]())
+    encoder = select_text_encoder(*MODELS[family]())
     plain = "a red apple, to the left of  zebra."
     ones = at_start("(a:1.0) [(red)] apple, to (the:1) [left:x:0.5] of  ze(bra:1.).", weights=mode)
     heavy = at_start("(dog:1.4)", weights=mode)
@@ -54,7 +54,7 @@ def test_a1111_weights_multiply_and_keep_the_mean_of_the_window(encoder):
 
 @torch.no_grad()
 def test_a_mean_that_is_only_rounding_is_no_measure():
-    encoder = text_encoder(*clip())
+    encoder = select_text_encoder(*clip())
     plain = encoder.encode(["a red cat"]).text_BTD
     assert plain.mean().abs() < 1e-6
     for weight in (0.5, 1.5, 2.0):
@@ -94,7 +94,7 @@ def test_both_ways_may_stand_in_one_batch(encoder):
 
 @torch.no_grad()
 def test_masked_models_keep_the_mean_of_what_is_looked_at():
-    encoder = text_encoder(*MODELS["t5"]())
+    encoder = select_text_encoder(*MODELS["t5"]())
     plain, ours = encoder.encode(["a red cat"]), encoder.encode([at_start("a (red:1.5) cat")])
     seen = plain.mask_BT
     assert torch.allclose(ours.text_BTD[seen].mean(), plain.text_BTD[seen].mean(), atol=1e-6)
@@ -129,7 +129,7 @@ def test_tokens_get_the_weight_of_their_letters(encoder, text, expected):
 
 @pytest.mark.parametrize("family", MODELS)
 def test_no_family_gives_a_word_the_weight_of_the_space_before_it(family):
-    layout = text_encoder(*MODELS[family]()).layout
+    layout = select_text_encoder(*MODELS[family]()).layout
     (chunk,) = layout.chunks(at_start("red (cat:2) dog"))
     text = "red cat dog"
     for token in chunk.tokens:

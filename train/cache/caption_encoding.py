@@ -6,17 +6,17 @@ from transformers import PreTrainedTokenizerBase
 
 from t2i.denoiser.build import Components
 from t2i.text.encoder_interface import EncodedText
-from t2i.text.encoders.selection import TextEncoder, TwoClip, text_encoder
+from t2i.text.encoders.selection import TextEncoder, TwoClip, select_text_encoder
 from t2i.text.learned_words import expand_learned_words
 
 
 def build_text_encoder(components: Components) -> TextEncoder:
     """Return the text encoder of a model; SDXL's two as one."""
-    first = text_encoder(components.tokenizer, components.text_encoder)
+    first = select_text_encoder(components.tokenizer, components.text_encoder)
     if components.text_encoder_2 is None:
         return first
     assert components.tokenizer_2 is not None
-    return TwoClip(first, text_encoder(components.tokenizer_2, components.text_encoder_2))
+    return TwoClip(first, select_text_encoder(components.tokenizer_2, components.text_encoder_2))
 
 
 def encode_captions(

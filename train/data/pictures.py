@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from t2i.errors import DataError
 from t2i.randomness import derive_seed
 from t2i.scenes.sample import Framing, Sample
-from t2i.text.word_pattern import pattern
+from t2i.text.word_pattern import build_word_pattern
 from train.data.buckets import Shape, nearest_bucket
 from train.data.caption_rules import all_captions, complete_caption, compose_caption
 from train.data.decode import BrokenPicture
@@ -220,7 +220,8 @@ class Pictures:
         rules, word = self._rules(index).captions, self.masked_word(index)
         captions = self.surveyed[index].entry.captions or ("",)
         return bool(word) and all(
-            pattern(word).search(complete_caption(caption, rules)) for caption in captions
+            build_word_pattern(word).search(complete_caption(caption, rules))
+            for caption in captions
         )
 
     def word_mask(
@@ -233,7 +234,7 @@ class Pictures:
         word = self.masked_word(index)
         if loss_mask is None or not word or self.is_prior(index):
             return np.zeros((0, *self.bucket(index)), dtype=np.bool_), ()
-        found = pattern(word).search(caption)
+        found = build_word_pattern(word).search(caption)
         if found is None:
             return np.zeros((0, *loss_mask.shape), dtype=np.bool_), ()
         return loss_mask[None] > 127, (found.span(),)

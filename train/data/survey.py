@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from os import cpu_count
 
-from t2i.masks import Oddity, mask_oddity
+from t2i.masks import Oddity, find_mask_problem
 from train.data.buckets import Shape
 from train.data.decode import BrokenPicture, PictureHeader, decode, read_header
 from train.data.sources.listing import ByteSource, PictureEntry, read_bytes
@@ -89,7 +89,7 @@ def survey_picture(
     if entry.mask is not None:
         mask, mask_digest = _read_companion(entry.mask, MASK, header, max_pixels)
         if decoded and mask_digest not in sound:
-            odd = mask_oddity(decode(mask, MASK, max_pixels))
+            odd = find_mask_problem(decode(mask, MASK, max_pixels))
     if entry.loser is not None:
         loser, loser_digest = _read_companion(entry.loser, LOSER, header, max_pixels)
         if decoded and loser_digest not in sound:

@@ -10,7 +10,7 @@ from os.path import expanduser
 from pathlib import Path
 from shlex import quote
 
-from t2i.atomic_files import NameTaken, write_new
+from t2i.atomic_files import NameTaken, write_new_file
 from t2i.denoiser.loading.address import EMBEDDED_MODELS, locate_model
 from t2i.denoiser.loading.hub import is_hub_id, list_cached_models
 from t2i.denoiser.loading.model_folder import check_folder
@@ -128,7 +128,7 @@ def write_start(request: InitRequest, out: Path) -> FolderFacts:
     facts = inspect_folder(request.folder)
     head = f"# Start and resume with: t2i train {quote(str(out))}"
     text = starting_config(request, facts, out.parent, head)
-    write_new(out, lambda part: part.write_text(text, "utf-8"))
+    write_new_file(out, lambda part: part.write_text(text, "utf-8"))
     return facts
 
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from t2i.atomic_files import write_atomically, write_error
 from t2i.errors import ArgumentError
-from t2i.optional_dependencies import how_to_install
+from t2i.optional_dependencies import install_command
 from t2i.safe_reading import RUN, parse_json, read_text
-from t2i.terminal import LINES, print_note, visible
+from t2i.terminal import LINES, escape_controls, print_note
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -74,7 +74,7 @@ class Report:
         """Print a line, above the bar if there is one."""
         if self._bar is not None:
             with suppress(OSError):  # the terminal is gone
-                self._bar.console.print(visible(text, LINES), markup=False, highlight=False)
+                self._bar.console.print(escape_controls(text, LINES), markup=False, highlight=False)
         else:
             print_note(text)
 
@@ -148,7 +148,7 @@ def board(folder: Path, start: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ArgumentError(
-            f"train.tensorboard = true needs TensorBoard: {how_to_install('track')}, "
+            f"train.tensorboard = true needs TensorBoard: {install_command('track')}, "
             "or set it to false."
         ) from error
     return SummaryWriter(str(folder), purge_step=start + 1)

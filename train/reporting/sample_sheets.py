@@ -13,7 +13,7 @@ from t2i.attention.attend import attend
 from t2i.attention.probes.heat_maps import HeatMaps
 from t2i.attention.probes.overlays import draw_overlays
 from t2i.pictures import PAPER, picture_grid
-from t2i.text.word_pattern import pattern
+from t2i.text.word_pattern import build_word_pattern
 
 if TYPE_CHECKING:
     from pipelines.text_to_image import TextToImagePipeline
@@ -105,7 +105,7 @@ def draw_prompts(
 
 def contains_word(prompt: str, word: str) -> bool:
     """Return True if the prompt contains the word."""
-    return pattern(word).search(prompt) is not None
+    return build_word_pattern(word).search(prompt) is not None
 
 
 def draw_sheet(drawn: Sequence[SampleImage], columns: int) -> Image.Image:

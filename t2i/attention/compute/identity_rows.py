@@ -52,7 +52,7 @@ def current_identity_rows() -> IdentityRows | None:
 
 
 @contextmanager
-def identity_rows(rows: Sequence[int]) -> Iterator[IdentityRows]:
+def use_identity_rows(rows: Sequence[int]) -> Iterator[IdentityRows]:
     """Have the tap replace these rows of the attention inside the block, in this thread."""
     current = IdentityRows(rows)
     token = _identity_rows.set(current)

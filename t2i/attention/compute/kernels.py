@@ -16,7 +16,7 @@ from torch import Tensor
 from t2i.attention.compute.edit_plan import EditPlan, upcast
 from t2i.attention.compute.probabilities import AttentionProbabilities, select_mask_row
 from t2i.attention.compute.recorded_rows import RecordedRow
-from t2i.attention.compute.tap import AttentionInputs, to_four_axes
+from t2i.attention.compute.tap import AttentionInputs, mask_to_four_axes
 from t2i.attention.site import Site
 from t2i.errors import AttentionError
 
@@ -31,8 +31,8 @@ def run_edited_attention(
     whole = inputs if recorded_row is None else recorded_row.append_to(inputs)
     if not plan:
         return inputs.run_kernel(), AttentionProbabilities(whole, site, plan)
-    mask = None if whole.mask is None else to_four_axes(whole.mask)
-    inputs = copy_rows(replace(whole, mask=mask), plan)
+    mask = None if whole.mask is None else mask_to_four_axes(whole.mask)
+    inputs = apply_row_copies(replace(whole, mask=mask), plan)
     probabilities = AttentionProbabilities(inputs, site, plan)
     if site.text != (0, site.keys):
         return run_joint_attention(inputs, site, plan, probabilities), probabilities
@@ -160,7 +160,7 @@ def select_mask_rows(rows: list[int] | Tensor, mask: Tensor | None) -> Tensor | 
     return mask if mask is None or len(mask) == 1 else mask[rows]
 
 
-def copy_rows(inputs: AttentionInputs, plan: EditPlan) -> AttentionInputs:
+def apply_row_copies(inputs: AttentionInputs, plan: EditPlan) -> AttentionInputs:
     """Return the inputs after the row copies of the plan; with keys their mask is copied too."""
     if not plan.row_copies:
         return inputs
@@ -195,7 +195,7 @@ def prepare_eager_probabilities(
             "edited, and an edit shares values between rows: "
             "pipe.unet.set_default_attn_processor() puts the fused one in its place."
         )
-    return AttentionProbabilities(copy_rows(replace(inputs, mask=mask), plan), site, plan)
+    return AttentionProbabilities(apply_row_copies(replace(inputs, mask=mask), plan), site, plan)
 
 
 def build_eager_mask(probabilities: AttentionProbabilities) -> Tensor | None:

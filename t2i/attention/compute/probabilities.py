@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from t2i.attention.compute.edit_plan import EditPlan, upcast
-from t2i.attention.compute.tap import AttentionInputs, to_four_axes
+from t2i.attention.compute.tap import AttentionInputs, mask_to_four_axes
 from t2i.attention.site import Site
 from t2i.errors import ArgumentError
 
@@ -58,7 +58,7 @@ class AttentionProbabilities:
             return chosen_NSQ.mean(dim=0, keepdim=True)
         probs_NQT = self.attention_map(row).detach()
         probs_NQT = probs_NQT if heads is None else probs_NQT[heads]
-        return relative_probability(
+        return probability_over_largest(
             probs_NQT.index_select(-1, positions_S).transpose(-1, -2), probs_NQT
         )
 
@@ -160,14 +160,14 @@ def select_mask_row(mask: Tensor | None, row: int) -> Tensor | None:
     """Return the additive mask of one batch row, (1 or N, 1 or Q, K)."""
     if mask is None:
         return None
-    mask = to_four_axes(mask)
+    mask = mask_to_four_axes(mask)
     own = mask[row if len(mask) > 1 else 0]
     if own.dtype == torch.bool:
         own = torch.zeros(own.shape, device=own.device).masked_fill(~own, -torch.inf)
     return own
 
 
-def relative_probability(words_NSQ: Tensor, probs_NQT: Tensor) -> Tensor:
+def probability_over_largest(words_NSQ: Tensor, probs_NQT: Tensor) -> Tensor:
     """Return token probabilities divided by the position's largest one, a mean over heads.
 
     It is 1 where the token itself has the largest probability, however strongly the position or

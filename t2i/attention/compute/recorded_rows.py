@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from t2i.attention.compute.tap import AttentionInputs, to_four_axes
+from t2i.attention.compute.tap import AttentionInputs, mask_to_four_axes
 from t2i.text.token_layout import EncoderInput
 
 
@@ -29,7 +29,7 @@ class RecordedRow:
         """
         mask = inputs.mask
         if mask is not None:
-            mask = to_four_axes(mask)
+            mask = mask_to_four_axes(mask)
             own = mask.expand(len(inputs.query), *mask.shape[1:])
             last = own[:1] if self.mask is None else self.mask.to(own).expand(1, *own.shape[1:])
             mask = torch.cat([own, last])

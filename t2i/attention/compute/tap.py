@@ -55,7 +55,7 @@ class AttentionInputs:
         )
 
 
-def to_four_axes(mask: Tensor) -> Tensor:
+def mask_to_four_axes(mask: Tensor) -> Tensor:
     """Return a mask with leading axes added: (1 or B, 1 or N, 1 or Q, K)."""
     return mask[(None,) * (4 - mask.ndim)]
 
@@ -159,7 +159,7 @@ _tapped_scores: WeakKeyDictionary[nn.Module, _TappedScores] = WeakKeyDictionary(
 
 
 @contextmanager
-def install_scores_tap(module: Any) -> Iterator[None]:
+def install_eager_tap(module: Any) -> Iterator[None]:
     """Replace a module's `get_attention_scores` within the block, for eager processors.
 
     Several blocks, also of several threads, may have the tap in one module; the last one to end

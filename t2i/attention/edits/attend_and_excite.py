@@ -16,11 +16,11 @@ from t2i.attention.call import AttentionCall
 from t2i.attention.compute.probabilities import AttentionProbabilities
 from t2i.attention.denoiser_pass import DenoiserPass
 from t2i.attention.edits.base.edit import Edit, RunPass
-from t2i.attention.prompts.prompt_tokens import PromptTokens, Words, as_words
+from t2i.attention.prompts.prompt_tokens import PromptTokens, Words, as_word_tuple
 from t2i.attention.site import Site, StepWindow, is_number
 from t2i.errors import ArgumentError, AttentionError
 from t2i.text.encoder_interface import TextEncoder
-from t2i.text.token_layout import window_of
+from t2i.text.token_layout import build_token_window
 
 Size = tuple[int, int]
 
@@ -58,7 +58,7 @@ class AttendAndExcite(Edit):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        words = as_words(self.words) if isinstance(self.words, str | tuple | list) else ()
+        words = as_word_tuple(self.words) if isinstance(self.words, str | tuple | list) else ()
         if not words or not all(isinstance(word, str) for word in words):
             raise ArgumentError(
                 f'Got words={self.words!r}, expected words of the prompt: ("cat", "dog").'
@@ -82,7 +82,7 @@ class AttendAndExcite(Edit):
     def check(self, prompt_tokens: PromptTokens) -> None:
         """Raise ArgumentError for prompts and words that the run does not have."""
         super().check(prompt_tokens)
-        for word in as_words(self.words):
+        for word in as_word_tuple(self.words):
             prompt_tokens.span(self.target, word)
 
     def before_pass(
@@ -133,7 +133,7 @@ class AttendAndExcite(Edit):
             run_pass(latents_BCHW, on_attention)
             if not any(words for _, words in tokens):  # the prompt of this step has none of them
                 return torch.zeros(len(latents_BCHW)), torch.zeros_like(latents_BCHW)
-            size, chosen = select_sites(maps, latents_BCHW.shape)
+            size, chosen = select_loss_sites(maps, latents_BCHW.shape)
             losses = [
                 compute_map_loss(torch.cat([maps[site][row] for site in chosen]), size, *tokens[0])
                 for row in range(len(rows))
@@ -149,15 +149,17 @@ class AttendAndExcite(Edit):
     def competing_tokens(self, call: AttentionCall) -> tuple[slice, list[int]]:
         """Return the tokens of the softmax, and the numbers of the words' tokens among them."""
         text = call.prompt_tokens.tokenizers[0].tokenizer
-        layout = text.layout if isinstance(text, TextEncoder) else window_of(text)
+        layout = text.layout if isinstance(text, TextEncoder) else build_token_window(text)
         first = min(1, len(layout.prefix))
         places = {
-            p for word in as_words(self.words) for p in call.prompt_tokens.span(self.target, word)
+            p
+            for word in as_word_tuple(self.words)
+            for p in call.prompt_tokens.span(self.target, word)
         }
         return slice(first, call.text_length - 1), [place - first for place in sorted(places)]
 
 
-def select_sites(maps: Mapping[Site, object], latents: torch.Size) -> tuple[Size, list[Site]]:
+def select_loss_sites(maps: Mapping[Site, object], latents: torch.Size) -> tuple[Size, list[Site]]:
     """Return size and sites of a quarter of the latents' size, else nearest to POSITIONS."""
     quarter = (math.ceil(latents[-2] / 4), math.ceil(latents[-1] / 4))
 

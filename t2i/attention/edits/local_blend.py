@@ -10,7 +10,7 @@ from torch.nn import functional
 from t2i.attention.denoiser_pass import DenoiserPass
 from t2i.attention.edits.base.edit import Edit
 from t2i.attention.probes.probe import Probe
-from t2i.attention.prompts.prompt_tokens import PromptTokens, Words, as_words
+from t2i.attention.prompts.prompt_tokens import PromptTokens, Words, as_word_tuple
 from t2i.attention.site import Sites
 from t2i.errors import ArgumentError
 
@@ -45,7 +45,7 @@ class LocalBlend(Edit):
                 f"Got words={self.words!r}, expected the source's and the target's: "
                 'words=("cat", "dog"), or several, words=(("cat", "bowl"), ("dog",)).'
             )
-        if not any(map(as_words, self.words)):
+        if not any(map(as_word_tuple, self.words)):
             raise ArgumentError(
                 f"Got words={self.words!r}: name a word of the source or of the target, as in "
                 'words=((), ("dog",)).'
@@ -59,7 +59,7 @@ class LocalBlend(Edit):
         """Raise ArgumentError for prompts and words that the run does not have."""
         super().check(prompt_tokens)
         for prompt, words in zip((self.source, self.target), self.words, strict=True):
-            for word in as_words(words):
+            for word in as_word_tuple(words):
                 prompt_tokens.span(prompt, word)
 
     def probes(self) -> Sequence[Probe]:
@@ -68,9 +68,9 @@ class LocalBlend(Edit):
         if sites is None:
             sites = Sites(kind="cross", place=("down", "up"), max_positions=MAX_POSITIONS)
         return [
-            Probe(as_words(words), prompt, sites, heads=self.heads, convention="mean")
+            Probe(as_word_tuple(words), prompt, sites, heads=self.heads, convention="mean")
             for prompt, words in zip((self.source, self.target), self.words, strict=True)
-            if as_words(words)
+            if as_word_tuple(words)
         ]
 
     def after_step(

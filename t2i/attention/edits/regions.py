@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from t2i.attention.call import AttentionCall
 from t2i.attention.edits.base.score_bias import BiasEdit
-from t2i.attention.prompts.prompt_tokens import PromptTokens, Words, as_words
+from t2i.attention.prompts.prompt_tokens import PromptTokens, Words, as_word_tuple
 from t2i.attention.site import Site, is_number
 from t2i.errors import ArgumentError
 from t2i.masks import flatten_mask
@@ -37,7 +37,7 @@ class Region:
     mask: Image.Image | Tensor | None = None
 
     def __post_init__(self) -> None:
-        words = as_words(self.words) if isinstance(self.words, str | tuple | list) else ()
+        words = as_word_tuple(self.words) if isinstance(self.words, str | tuple | list) else ()
         if not words or not all(isinstance(word, str) for word in words):
             raise ArgumentError(
                 f'Got words={self.words!r}, expected a word of the prompt, "cat", or several.'
@@ -127,7 +127,7 @@ class Regions(BiasEdit):
         """Raise ArgumentError for prompts and words that the run does not have."""
         super().check(prompt_tokens)
         for region in self.regions:
-            for word in as_words(region.words):
+            for word in as_word_tuple(region.words):
                 prompt_tokens.span(self.target, word)
 
     def compute_bias(self, call: AttentionCall) -> Tensor:
@@ -136,7 +136,7 @@ class Regions(BiasEdit):
         coverage_PT = torch.full((call.site.positions, call.text_length), -1.0)
         for region in self.regions:
             region_P1 = region.coverage(call.site.size, self.feather).flatten()[:, None]
-            for word in as_words(region.words):
+            for word in as_word_tuple(region.words):
                 places = list(call.prompt_tokens.span(self.target, word))
                 coverage_PT[:, places] = coverage_PT[:, places].maximum(region_P1)
         unassigned_PT = coverage_PT < 0

@@ -12,7 +12,7 @@ from t2i.attention.edits.regions import Regions
 from t2i.attention.edits.replace import Replace
 from t2i.attention.edits.reweight import Reweight
 from t2i.attention.edits.self_replace import SelfReplace
-from t2i.attention.edits.serialisation import build_dataclass, fields_to_json, shorten
+from t2i.attention.edits.serialisation import build_dataclass, fields_to_json, short_repr
 from t2i.attention.edits.share_keys_values import ShareKeysValues
 from t2i.attention.edits.word_weights import WordWeights
 from t2i.errors import ArgumentError, nearest
@@ -47,7 +47,7 @@ def from_dict(data: Mapping[str, object]) -> Edit:
     """
     if not isinstance(data, Mapping):
         raise ArgumentError(
-            f'Got {shorten(data)}, expected an edit as a mapping: {{"edit": "replace", ...}}.'
+            f'Got {short_repr(data)}, expected an edit as a mapping: {{"edit": "replace", ...}}.'
         )
     name = str(data.get("edit"))[:80]
     if name not in EDITS:

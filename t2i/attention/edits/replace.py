@@ -8,7 +8,7 @@ from t2i.attention.call import AttentionCall
 from t2i.attention.compute.edit_plan import EditPlan
 from t2i.attention.edits.base.word_edit import WordEdit
 from t2i.attention.prompts.prompt_tokens import PromptTokens
-from t2i.text.alignment import changed_words
+from t2i.text.alignment import differing_word_indices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class Replace(WordEdit):
     def check(self, prompt_tokens: PromptTokens) -> None:
         """Raise ArgumentError for prompts and words that the run does not have."""
         super().check(prompt_tokens)
-        changed_words(*prompt_tokens.prompt_pair(self.source, self.target))
+        differing_word_indices(*prompt_tokens.prompt_pair(self.source, self.target))
 
     def apply(self, plan: EditPlan, call: AttentionCall) -> None:
         """Mix the source's maps into the target rows."""

@@ -63,7 +63,7 @@ def fields_to_json(value: Any, name: str = "") -> dict[str, Any]:
 
 def build_dataclass(kind: type[Any], data: Mapping[str, object], name: str) -> Any:
     """Build a dataclass from JSON data. Raises ArgumentError for arguments that do not fit."""
-    check_depth(data, name)
+    check_nesting_depth(data, name)
     types_of = get_type_hints(kind)
     known = {field.name: field for field in dataclasses.fields(kind)}
     for key in data:
@@ -80,16 +80,16 @@ def build_dataclass(kind: type[Any], data: Mapping[str, object], name: str) -> A
     ]
     if missing:
         raise ArgumentError(f"{name} needs {', '.join(missing)}: give a value for each.")
-    return kind(**{key: read_value(value, types_of[key], key) for key, value in data.items()})
+    return kind(**{key: parse_value(value, types_of[key], key) for key, value in data.items()})
 
 
-def read_value(value: object, hint: Any, name: str) -> Any:
+def parse_value(value: object, hint: Any, name: str) -> Any:
     """Return a JSON value as an argument of a type. Raises ArgumentError if it does not fit."""
     if hint == StepWindow:
-        return read_window(value, name)
+        return parse_step_window(value, name)
     alternatives = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     if Sites in alternatives and isinstance(value, str):
-        check_pattern(value, name)
+        check_regex_cost(value, name)
     errors: list[ArgumentError] = []
     for alternative in alternatives:
         try:
@@ -101,7 +101,7 @@ def read_value(value: object, hint: Any, name: str) -> Any:
     if errors:
         raise errors[0]
     expected = " or ".join(dict.fromkeys(filter(None, map(describe_type, alternatives))))
-    raise ArgumentError(f"Got {name}={shorten(value)}, expected {expected}.")
+    raise ArgumentError(f"Got {name}={short_repr(value)}, expected {expected}.")
 
 
 class TypeMismatch(Exception):
@@ -112,54 +112,54 @@ def _read_as_type(value: object, hint: Any, name: str) -> Any:
     """Return a JSON value as an argument of a type without alternatives; raise TypeMismatch."""
     origin, inner = get_origin(hint), get_args(hint)
     if hint in (int, float, bool, str, type(None)):
-        return read_scalar(value, hint, name)
+        return parse_scalar(value, hint, name)
     if hint is Image.Image:
-        return read_mask(value, name)
+        return decode_mask(value, name)
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
             raise TypeMismatch
         built = build_dataclass(hint, value, name)  # type: ignore[arg-type]  # a class, not an instance
         if isinstance(built, Sites):
-            check_pattern(built.name, name)
+            check_regex_cost(built.name, name)
         return built
     if origin is tuple or origin is Sequence:
         one_type = origin is Sequence or inner[-1] is Ellipsis
         if not isinstance(value, list | tuple) or not (one_type or len(value) == len(inner)):
             raise TypeMismatch
-        check_count(value, name)
+        check_value_count(value, name)
         each = [inner[0]] * len(value) if one_type else inner
         return tuple(
-            read_value(one, alternative, f"{name}[{number}]")
+            parse_value(one, alternative, f"{name}[{number}]")
             for number, (one, alternative) in enumerate(zip(value, each, strict=True))
         )
     if origin is Mapping:
         if not isinstance(value, Mapping):
             raise TypeMismatch
-        check_count(value, name)
+        check_value_count(value, name)
         return {
-            read_scalar(key, str, name): read_value(one, inner[1], f"{name}[{key!r}]")
+            parse_scalar(key, str, name): parse_value(one, inner[1], f"{name}[{key!r}]")
             for key, one in value.items()
         }
     if get_origin(hint) is not None and set(inner) and all(isinstance(a, str) for a in inner):
-        return read_choice(value, inner)
+        return parse_choice(value, inner)
     raise TypeMismatch
 
 
-def read_window(value: object, name: str) -> Any:
+def parse_step_window(value: object, name: str) -> Any:
     """Return a window of steps; floats stay floats, as they mean fractions of the run."""
     pair = tuple(value) if isinstance(value, list) and len(value) == 2 else value
     if not isinstance(pair, tuple | None) or not all(
         isinstance(s, int | float) for s in pair or ()
     ):
         raise ArgumentError(
-            f"Got {name}={shorten(value)}, expected two numbers: [0.0, 0.8] for a share of the run "
-            "or [0, 10] for steps."
+            f"Got {name}={short_repr(value)}, expected two numbers: [0.0, 0.8] for a share of the "
+            "run or [0, 10] for steps."
         )
     check_step_window(name, pair)
     return pair
 
 
-def read_scalar(value: object, hint: Any, name: str) -> Any:
+def parse_scalar(value: object, hint: Any, name: str) -> Any:
     """Return a number, truth value or text within its limits; raise TypeMismatch for others."""
     numbers = (int, float) if hint is float else (hint,)
     if type(value) not in numbers:  # a bool is no number
@@ -169,18 +169,20 @@ def read_scalar(value: object, hint: Any, name: str) -> Any:
             f"Got {name} of {several(len(value), 'letter')}, expected at most {MAX_TEXT_LENGTH:,}."
         )
     if isinstance(value, int | float) and not abs(value) <= MAX_NUMBER:  # nan neither
-        raise ArgumentError(f"Got {name}={shorten(value)}, expected a number up to {MAX_NUMBER:,}.")
+        raise ArgumentError(
+            f"Got {name}={short_repr(value)}, expected a number up to {MAX_NUMBER:,}."
+        )
     return value
 
 
-def read_choice(value: object, known: tuple[str, ...]) -> str:
+def parse_choice(value: object, known: tuple[str, ...]) -> str:
     """Return the value if it is one of the known texts; raise TypeMismatch otherwise."""
     if not isinstance(value, str) or value not in known:
         raise TypeMismatch
     return value
 
 
-def check_count(values: Sequence[object] | Mapping[Any, object], name: str) -> None:
+def check_value_count(values: Sequence[object] | Mapping[Any, object], name: str) -> None:
     """Raise ArgumentError for a list or mapping of more than MAX_VALUES values."""
     if len(values) > MAX_VALUES:
         raise ArgumentError(
@@ -188,17 +190,17 @@ def check_count(values: Sequence[object] | Mapping[Any, object], name: str) -> N
         )
 
 
-def check_depth(value: object, name: str, left: int = MAX_DEPTH) -> None:
+def check_nesting_depth(value: object, name: str, left: int = MAX_DEPTH) -> None:
     """Raise ArgumentError for lists and mappings nested beyond MAX_DEPTH levels."""
     if not isinstance(value, Mapping | list | tuple):
         return
     if not left:
         raise ArgumentError(f"Got {name} with lists in lists beyond {MAX_DEPTH} levels.")
     for one in value.values() if isinstance(value, Mapping) else value:
-        check_depth(one, name, left - 1)
+        check_nesting_depth(one, name, left - 1)
 
 
-def check_pattern(pattern: str | None, name: str) -> None:
+def check_regex_cost(pattern: str | None, name: str) -> None:
     """Raise ArgumentError for a regular expression that could take exponential time."""
     if pattern is None:
         return
@@ -209,20 +211,20 @@ def check_pattern(pattern: str | None, name: str) -> None:
         or re.search(r"\)\s*[*+?{]", pattern)
     ):
         raise ArgumentError(
-            f"Got {name}={shorten(pattern)}: in data a site's name has at most "
+            f"Got {name}={short_repr(pattern)}: in data a site's name has at most "
             f"{MAX_PATTERN_LENGTH} letters, {MAX_REPETITIONS} repetitions, and none after a "
             "bracket. A part of the name will do, such as 'up_blocks.1'."
         )
 
 
-def read_mask(value: object, name: str) -> Image.Image:
+def decode_mask(value: object, name: str) -> Image.Image:
     """Return the mask of {"png": base64}. Raises ArgumentError for other data."""
     if not isinstance(value, Mapping):
         raise TypeMismatch
     text = value.get("png")
     if set(value) != {"png"} or not isinstance(text, str) or len(text) > MAX_PNG_LENGTH:
         raise ArgumentError(
-            f'Got {name}={shorten(value)}, expected {{"png": ...}}: a PNG in base64 of at most '
+            f'Got {name}={short_repr(value)}, expected {{"png": ...}}: a PNG in base64 of at most '
             f"{MAX_PNG_LENGTH // 1024**2} MiB."
         )
     try:
@@ -250,7 +252,7 @@ def describe_type(hint: Any) -> str:
     return " or ".join(map(repr, inner)) if all(isinstance(one, str) for one in inner) else ""
 
 
-def shorten(value: object) -> str:
+def short_repr(value: object) -> str:
     """Return the repr of a value, shortened to 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from t2i.attention.denoiser_pass import build_denoiser_pass
 from t2i.attention.hooks.current_pipeline import is_called_by_another
-from t2i.attention.hooks.discovery import grid_of_ids, open_forward
+from t2i.attention.hooks.discovery import grid_from_image_ids, open_forward
 from t2i.attention.hooks.driven_session import DrivenSession
 from t2i.attention.hooks.encoded_prompts import EncodedPrompts
 from t2i.attention.hooks.forward_arguments import bind_arguments
-from t2i.attention.hooks.module_hooks import wrapped_call
+from t2i.attention.hooks.module_hooks import wrap_compiled_call
 from t2i.attention.hooks.step_tracking import StepTracker
 from t2i.errors import AttentionError
 
@@ -49,7 +49,7 @@ class CallbackDriver:
         self.encoded_prompts.install(stack)
         if hasattr(self.root, "cache_context"):
             stack.enter_context(self._watched_cache_context())
-        stack.enter_context(wrapped_call(self.root, self._begin, self._end))
+        stack.enter_context(wrap_compiled_call(self.root, self._begin, self._end))
 
     @contextmanager
     def _watched_cache_context(self) -> Iterator[None]:
@@ -111,7 +111,7 @@ class CallbackDriver:
             self.encoded_prompts.check(own_prompts)
         is_spatial = tensors[0].ndim == 4
         height, width = tensors[0].shape[-2:]
-        size = (height, width) if is_spatial else grid_of_ids(arguments)
+        size = (height, width) if is_spatial else grid_from_image_ids(arguments)
         shape = (size, *(tuple(one.shape[1:]) for one in tensors))
         with open_forward(module, arguments):
             self.session.begin_pass(denoiser_pass, None, shape, size)

@@ -151,7 +151,7 @@ class Discovery:
 
     def _size(self, positions: int) -> Size | None:
         for running in reversed(self.stack):
-            grid = grid_of_ids(running.arguments)
+            grid = grid_from_image_ids(running.arguments)
             if grid is not None and grid[0] * grid[1] == positions:
                 return grid
             image = running.image
@@ -167,7 +167,7 @@ class Discovery:
 
     def _grid(self) -> Size | None:
         """Return H, W of the image that is made, where images to edit by follow it."""
-        grids = (grid_of_ids(one.arguments) for one in reversed(self.stack))
+        grids = (grid_from_image_ids(one.arguments) for one in reversed(self.stack))
         return next((grid for grid in grids if grid is not None), None)
 
     def bypass_message(self) -> str:
@@ -285,7 +285,7 @@ def _values_hook(discovery: Discovery, owner: nn.Module, parts: int) -> Callable
     return note
 
 
-def grid_of_ids(arguments: Mapping[str, Any]) -> Size | None:
+def grid_from_image_ids(arguments: Mapping[str, Any]) -> Size | None:
     """Return H, W of the image from the argument `img_ids`, if there is one.
 
     It is (L, 3) or (1, L, 3): 0 for the image itself, then the row and the column of a position.

@@ -10,7 +10,7 @@ from t2i.attention.hooks.forward_arguments import bind_arguments
 from t2i.attention.prompts.prompt_tokenizers import find_prompt_tokenizers
 from t2i.attention.prompts.prompt_tokens import PromptTokenizer
 from t2i.errors import ArgumentError
-from t2i.text.token_layout import EncoderInput, window_of
+from t2i.text.token_layout import EncoderInput, build_token_window
 
 SUFFIXES = ("", "_2", "_3")
 
@@ -64,7 +64,7 @@ def _recording_hook(calls: list[list[list[int]]]) -> Callable[..., None]:
 
 def _first_tokens(prompt_tokenizer: PromptTokenizer, prompt: EncoderInput) -> list[int]:
     """Return the token ids of a prompt, up to its end or to the end of the first window."""
-    window = window_of(prompt_tokenizer.tokenizer)  # type: ignore[arg-type]  # of a pipeline that is not ours
+    window = build_token_window(prompt_tokenizer.tokenizer)  # type: ignore[arg-type]  # of a pipeline that is not ours
     first, *more = window.chunks(prompt_tokenizer.preprocess_prompt(prompt))
     end = () if more else window.suffix[:1]
     return [*window.prefix, *(token.id for token in first.tokens), *end]

@@ -17,14 +17,14 @@ from t2i.attention.compute.edit_plan import EditPlan
 from t2i.attention.compute.tap import (
     AttentionInputs,
     ScoresFunction,
-    install_scores_tap,
+    install_eager_tap,
     install_tap,
     listen,
 )
 from t2i.attention.hooks.attention_listener import AttentionListener
 from t2i.attention.hooks.compiled import is_compiled
 from t2i.attention.hooks.discovery import Discovery, discover_sites
-from t2i.attention.hooks.module_hooks import forward_in_context, split_heads, wrapped_call
+from t2i.attention.hooks.module_hooks import forward_in_context, split_head_rows, wrap_compiled_call
 from t2i.attention.site import Site
 from t2i.errors import AttentionError
 from t2i.terminal import several
@@ -67,10 +67,10 @@ class Installation:
         self._tap.enter_context(install_tap())
         hook = self.called_module.register_forward_hook(self._returned, always_call=True)
         self._tap.callback(hook.remove)
-        self._tap.enter_context(wrapped_call(self.called_module, None, self._returned))
+        self._tap.enter_context(wrap_compiled_call(self.called_module, None, self._returned))
         for module in self.names:
             if hasattr(module, "get_attention_scores"):
-                self._tap.enter_context(install_scores_tap(module))
+                self._tap.enter_context(install_eager_tap(module))
 
     def close(self) -> None:
         """Remove every hook; the discovered sites stay known."""
@@ -200,7 +200,7 @@ class Installation:
         self, query: Tensor, key: Tensor, mask: Tensor | None, scores: ScoresFunction, module: Any
     ) -> Tensor:
         """Return the probabilities of a call, whose site may be new."""
-        call = split_heads(query, key, module)
+        call = split_head_rows(query, key, module)
         site = self._new_site(call)
         if site is None:
             return scores(query, key, mask)
@@ -308,7 +308,7 @@ class SiteListener:
         site = self.site
         if site is None or key.shape[1] != site.keys:
             return scores(query, key, mask)
-        return self.installation.run_scores(split_heads(query, key, module), mask, site, scores)
+        return self.installation.run_scores(split_head_rows(query, key, module), mask, site, scores)
 
 
 _installed: dict[nn.Module, Installation] = {}

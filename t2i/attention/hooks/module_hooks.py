@@ -95,7 +95,7 @@ def _replacement(module: nn.Module) -> Callable[..., Any]:
     return forward
 
 
-def split_heads(query: Tensor, key: Tensor, module: Any) -> AttentionInputs:
+def split_head_rows(query: Tensor, key: Tensor, module: Any) -> AttentionInputs:
     """Return the call of a processor that computes scores of (rows * heads, Q, E) tensors.
 
     Raises AttentionError where it slices the batch, so that rows cannot be told apart.
@@ -114,7 +114,7 @@ def split_heads(query: Tensor, key: Tensor, module: Any) -> AttentionInputs:
 
 
 @contextmanager
-def wrapped_call(root: nn.Module, before: Before | None, after: After) -> Iterator[None]:
+def wrap_compiled_call(root: nn.Module, before: Before | None, after: After) -> Iterator[None]:
     """Call `before` and `after` around each call of a model that was compiled in place.
 
     Hooks do not run in such models; for others this does nothing. `after` gets None as the output

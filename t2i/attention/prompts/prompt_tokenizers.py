@@ -10,7 +10,7 @@ from torch import nn
 from t2i.attention.prompts.prompt_tokens import PromptTokenizer
 from t2i.conditioning.run_state import SupportsStepCallbacks
 from t2i.errors import ArgumentError
-from t2i.text.encoders.selection import text_encoder
+from t2i.text.encoders.selection import select_text_encoder
 
 CLIP_TOKENS = 77
 
@@ -67,7 +67,7 @@ def _find_in_own_pipeline(x: Any) -> tuple[PromptTokenizer, ...]:
     for end in ("", "_2"):
         tokenizer = getattr(x, f"tokenizer{end}", None)
         if tokenizer is not None:
-            encoder = text_encoder(tokenizer, getattr(x, f"text_encoder{end}"))
+            encoder = select_text_encoder(tokenizer, getattr(x, f"text_encoder{end}"))
             return (PromptTokenizer(encoder, preprocess=_find_preprocessing(x, tokenizer)),)
     return ()
 

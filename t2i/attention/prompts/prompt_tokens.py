@@ -18,7 +18,7 @@ from t2i.text.alignment import TokenMapping, refinement_mapping, replacement_mat
 from t2i.text.encoder_interface import TextEncoder
 from t2i.text.learned_words import continuation_insertions
 from t2i.text.token_layout import EncoderInput
-from t2i.text.word_spans import Span, spans
+from t2i.text.word_spans import Span, select_token_spans
 
 Word = str | Span
 """A word or phrase of the prompt, or token positions along T."""
@@ -58,7 +58,9 @@ class PromptTokenizer:
         """
         text = word if self.preprocess is None else self.preprocess(word)
         try:
-            positions = spans(self.tokenizer, self.preprocess_prompt(prompt), [text])[text]
+            positions = select_token_spans(self.tokenizer, self.preprocess_prompt(prompt), [text])[
+                text
+            ]
         except ArgumentError as error:
             raise ArgumentError(str(error).replace(repr(text), repr(word))) from None
         most = self.max_tokens
@@ -115,7 +117,7 @@ class PromptTokens:
         the run if no step contained the word.
         """
         if not isinstance(word, str):
-            return check_positions(word)
+            return as_position_tuple(word)
         return self.cached(("span", prompt, word), lambda: self._find(prompt, word))
 
     def _find(self, prompt: int, word: str) -> Span:
@@ -220,12 +222,12 @@ class PromptTokens:
         return values_T
 
 
-def as_words(words: Words) -> tuple[str, ...]:
+def as_word_tuple(words: Words) -> tuple[str, ...]:
     """Return one word or several as a tuple of words."""
     return (words,) if isinstance(words, str) else tuple(words)
 
 
-def check_prompts(prompts: Sequence[EncoderInput]) -> tuple[EncoderInput, ...]:
+def as_prompt_tuple(prompts: Sequence[EncoderInput]) -> tuple[EncoderInput, ...]:
     """Return the prompts given to `attend` as a tuple; raise ArgumentError for other types."""
     if isinstance(prompts, str):
         raise ArgumentError(f"Got prompts={prompts!r}, expected a list of prompts: [prompt].")
@@ -238,7 +240,7 @@ def check_prompts(prompts: Sequence[EncoderInput]) -> tuple[EncoderInput, ...]:
     return tuple(prompts)
 
 
-def check_positions(word: object) -> Span:
+def as_position_tuple(word: object) -> Span:
     """Return token positions given in place of a word; raise ArgumentError for anything else."""
     if (
         not isinstance(word, tuple | list)

@@ -6,7 +6,7 @@ from t2i.attention.prompts.prompt_tokens import (
     PromptTokenizer,
     PromptTokens,
     WordMentions,
-    check_prompts,
+    as_prompt_tuple,
 )
 from t2i.attention.session.checks import check_same_prompts
 from t2i.text.token_layout import EncoderInput
@@ -21,7 +21,7 @@ class SessionPrompts:
     def __init__(
         self, prompts: Sequence[EncoderInput] | None, tokenizers: tuple[PromptTokenizer, ...]
     ) -> None:
-        self.given = None if prompts is None else check_prompts(prompts)
+        self.given = None if prompts is None else as_prompt_tuple(prompts)
         """The prompts that attend() was given."""
         self.tokens = None if self.given is None else PromptTokens(self.given, tokenizers)
         """Tokens of the current prompts; None as long as no prompts are known."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from PIL.Image import Image
 
-from t2i.atomic_files import NameTaken, write_error, write_new
+from t2i.atomic_files import NameTaken, write_error, write_new_file
 from t2i.cli.bulk.index import IndexEntry
 from t2i.cli.bulk.jobs import Job
 from t2i.cli.bulk.plan import BulkRun
@@ -107,7 +107,7 @@ def _save_new_image(picture: Image, path: Path, text: Mapping[str, str] | None) 
     It does too after a kill between image and index. Another file of that name is left alone.
     """
     try:
-        write_new(path, partial(save_picture, picture, text=text))
+        write_new_file(path, partial(save_picture, picture, text=text))
     except NameTaken:
         pass
     else:

@@ -305,7 +305,7 @@ def request_from_image(
 def _check_files_found(picture: Path, request: "Request") -> None:
     """Raise where a file that the image was made with cannot be used here."""
     from t2i.cli.request.file_checks import FILE_KINDS, iter_files, locate_request_file
-    from t2i.terminal import visible
+    from t2i.terminal import escape_controls
 
     for name, file in iter_files(request):
         try:
@@ -317,5 +317,5 @@ def _check_files_found(picture: Path, request: "Request") -> None:
             raise type(error)(
                 f"{picture} was made with the {kind.label} {file.path!r:.200}, sha256 "
                 f"{file.sha256[:10]}..., which cannot be used here: "
-                f"{visible(str(error))} Or give another with {kind.option}."
+                f"{escape_controls(str(error))} Or give another with {kind.option}."
             ) from error

@@ -17,7 +17,7 @@ from t2i.cli.written_weights import (
     write_model_folder,
 )
 from t2i.errors import ArgumentError
-from t2i.terminal import print_line, print_rich, several, visible
+from t2i.terminal import escape_controls, print_line, print_rich, several
 
 if TYPE_CHECKING:
     from t2i.adapters import LoraApproximation, PartSummary
@@ -65,7 +65,7 @@ def info(file: File, layers_per_block: Layers = 2, format: Format = "text") -> N
     _print_parts(parts)
     for name, text in sorted(found.header.items()):
         shown = text if len(text) <= 100 else f"{text[:97]}..."
-        print_line(f"{visible(name)[:60]}  {visible(shown)}")
+        print_line(f"{escape_controls(name)[:60]}  {escape_controls(shown)}")
 
 
 @lora.command()

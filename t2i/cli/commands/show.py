@@ -27,7 +27,7 @@ def show(
     terminal as a command.
     """
     from t2i.cli.metadata.reading import read_metadata
-    from t2i.terminal import visible
+    from t2i.terminal import escape_controls
 
     metadata = read_metadata(image)
     if format == "json":
@@ -37,9 +37,9 @@ def show(
     width = max(map(len, found))
     for name, value in found.items():
         lines = value.split("\n")
-        print_line(f"{name:{width}}  {visible(lines[0])}")
+        print_line(f"{name:{width}}  {escape_controls(lines[0])}")
         for line in lines[1:]:
-            print_line(f"{'':{width}}  {visible(line)}")
+            print_line(f"{'':{width}}  {escape_controls(line)}")
 
 
 def _metadata_document(image: Path, metadata: "ImageMetadata") -> dict[str, object]:

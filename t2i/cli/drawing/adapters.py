@@ -20,7 +20,7 @@ from t2i.cli.request.input_files import EmbeddingFile, InputFile, ScaledFile
 from t2i.cli.request.request import Request
 from t2i.denoiser.loading.model_folder import check_folder_part
 from t2i.errors import ArgumentError, ModelError, T2IError
-from t2i.library_messages import diffusers_errors_only
+from t2i.library_messages import mute_diffusers_warnings
 from t2i.terminal import several
 from t2i.text.learned_words import is_single_token, tokenizer_finds
 
@@ -205,7 +205,7 @@ class AttachedAdapters:
 def _name_file_in_errors(word: str, file: InputFile) -> Iterator[None]:
     """Name the file in the errors that a loader of the libraries raises."""
     try:
-        with diffusers_errors_only():
+        with mute_diffusers_warnings():
             yield
     except T2IError as error:
         message = str(error)

@@ -10,7 +10,7 @@ from t2i.cli.drawing.time_estimate import FirstStepNotice
 from t2i.cli.gc_control import restore_gc
 from t2i.cli.request.input_files import InputFile
 from t2i.cli.request.request import Request, RequestDefaults
-from t2i.library_messages import diffusers_errors_only
+from t2i.library_messages import mute_diffusers_warnings
 
 if TYPE_CHECKING:
     import torch
@@ -177,7 +177,7 @@ def _convert_pipeline(pipe: "Pipeline", kind: "type[Pipeline]") -> Any:
     """Return a pipeline of that class with the same components and attached adapters."""
     if isinstance(pipe, kind):
         return pipe
-    with diffusers_errors_only():  # it gives advice on a precision that stays what it is
+    with mute_diffusers_warnings():  # it gives advice on a precision that stays what it is
         return kind.from_pipe(pipe)  # type: ignore[no-untyped-call]  # diffusers has no types
 
 

@@ -12,7 +12,7 @@ from typing import BinaryIO
 from t2i.cli.metadata.exif import MAKE, MODEL, decode_user_comment, parse_exif
 from t2i.errors import DataError
 from t2i.exif import MAKER_NOTE, USER_COMMENT
-from t2i.pictures import MAX_TEXT, describe_file
+from t2i.pictures import MAX_TEXT, describe_file_type
 from t2i.safe_reading import PICTURE, open_untrusted
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -72,7 +72,7 @@ def read_texts(path: Path) -> EmbeddedTexts:
     except ValueError as error:
         raise DataError(f"Cannot read {path}: {error}.") from error
     raise DataError(
-        f"{path} is {describe_file(path)}; expected a PNG, JPEG or WebP picture. "
+        f"{path} is {describe_file_type(path)}; expected a PNG, JPEG or WebP picture. "
         "A picture loses its metadata when it is converted: look for the original file."
     )
 

@@ -10,7 +10,7 @@ from t2i.cli.request.sampler_names import translate_sampler
 from t2i.errors import DataError
 from t2i.pictures import MAX_PIXELS
 from t2i.safe_reading import parse_json
-from t2i.terminal import visible
+from t2i.terminal import escape_controls
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
@@ -72,7 +72,7 @@ class MetadataParser:
             self.num_left_out += 1
             return
         shown = value if isinstance(value, str) else _to_json(value)
-        text = visible(f"{name}: {shown[:MAX_SHOWN_LETTERS]}"[:MAX_SHOWN_LETTERS])
+        text = escape_controls(f"{name}: {shown[:MAX_SHOWN_LETTERS]}"[:MAX_SHOWN_LETTERS])
         text = f"{text}..." if len(shown) > MAX_SHOWN_LETTERS else text
         self.not_understood.append(f"{text} (expected {expected})" if expected else text)
 
@@ -182,7 +182,7 @@ def _parse_json(name: str, text: str) -> Json:
     try:
         value: Json = parse_json(text, lenient=True)
     except ValueError as error:
-        raise DataError(f"{name}: not JSON: {visible(str(error))}") from None
+        raise DataError(f"{name}: not JSON: {escape_controls(str(error))}") from None
     return value
 
 

@@ -16,7 +16,7 @@ from t2i.cli.metadata.writing import describe_installed_version
 from t2i.cli.request.request import MAX_SEED, Grammar, Request
 from t2i.cli.request.sampler_names import translate_sampler
 from t2i.errors import ArgumentError, DataError
-from t2i.terminal import visible
+from t2i.terminal import escape_controls
 from t2i.text.dialects import Dialect
 from t2i.text.prompt import Prompt
 
@@ -52,12 +52,12 @@ def read_metadata(path: Path) -> ImageMetadata:
     another could be read are in the metadata's `not_understood`.
     """
     texts = read_texts(path)
-    complaints = [visible(complaint) for complaint in texts.errors]
+    complaints = [escape_controls(complaint) for complaint in texts.errors]
     for read in READERS:
         try:
             metadata = read(texts.found)
         except DataError as error:
-            complaints.append(visible(str(error)))
+            complaints.append(escape_controls(str(error)))
         except RecursionError:
             complaints.append(f"{read.__name__.removeprefix('read_')}: nested too deep to be read")
         else:
@@ -124,7 +124,7 @@ def list_reproduction_differences(metadata: ImageMetadata, model_digest: str | N
     model_digest : of the model that will draw it; None where that is not known
     """
     if metadata.request is None:
-        return [visible(line) for line in _list_foreign_differences(metadata)]
+        return [escape_controls(line) for line in _list_foreign_differences(metadata)]
     lines = []
     for name, theirs in metadata.libraries.items():
         here = __version__ if name == TOOL else describe_installed_version(name)
@@ -136,7 +136,7 @@ def list_reproduction_differences(metadata: ImageMetadata, model_digest: str | N
     elif model_digest != theirs:
         lines.append(f"made with model {theirs[:10]}, here is {model_digest[:10]}")
     lines += [f"not understood: {line}" for line in metadata.not_understood]
-    return [visible(line) for line in lines]
+    return [escape_controls(line) for line in lines]
 
 
 def _list_foreign_differences(metadata: ImageMetadata) -> list[str]:

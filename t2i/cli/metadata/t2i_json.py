@@ -15,7 +15,7 @@ from t2i.cli.metadata.parsed_metadata import (
 from t2i.cli.metadata.writing import VERSION
 from t2i.cli.request.request import MAX_PICTURES, MAX_SEED, Request
 from t2i.errors import DataError
-from t2i.terminal import visible
+from t2i.terminal import escape_controls
 from t2i.validation_errors import describe_validation_error
 
 TOOL = "t2i"
@@ -50,7 +50,7 @@ def read_t2i(texts: Mapping[str, str]) -> ImageMetadata | None:
         record = MetadataRecord.model_validate_json(text)
     except ValidationError as error:
         reason = describe_validation_error(error, "the record")
-        raise DataError(visible(f"t2i: {reason}")) from None
+        raise DataError(escape_controls(f"t2i: {reason}")) from None
 
     parser = MetadataParser()
     request = record.request

@@ -13,7 +13,7 @@ from t2i.cli.request.digests import compute_model_digest, file_sha256
 from t2i.cli.request.input_files import InputFile
 from t2i.cli.request.request import Request
 from t2i.errors import ArgumentError, DataError, ModelError, T2IError
-from t2i.terminal import visible
+from t2i.terminal import escape_controls
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 MAX_LISTED = 3
@@ -209,7 +209,7 @@ class FileDigests:
     def describe_changes(self, request: Request) -> list[str]:
         """Return a line for each file that differs from the digest that the request recorded."""
         return [
-            visible(
+            escape_controls(
                 f"made with {FILE_KINDS[name].label} {Path(file.path).name} {file.sha256[:10]}, "
                 f"here is {self.get(name, file)[:10]}"
             )

@@ -15,7 +15,7 @@ from t2i.pictures import FORMATS
 from t2i.safe_reading import open_regular, parse_json
 from t2i.terminal import several
 from t2i.text.prompt import Prompt
-from t2i.text.word_pattern import pattern
+from t2i.text.word_pattern import build_word_pattern
 
 PROMPTS_FILES = (".txt", ".jsonl", ".csv")
 MAX_NAMED_WORDS = 12
@@ -116,7 +116,7 @@ def _warn_of_unknown_words(
 
 def _remove_words(learned: Iterable[str], text: str) -> str:
     for word in learned:
-        text = pattern(word).sub(" ", text)
+        text = build_word_pattern(word).sub(" ", text)
     return text
 
 

@@ -42,7 +42,7 @@ from t2i.denoiser.schedulers import ZERO_SNR_SCHEDULERS, Scheduler
 from t2i.errors import ArgumentError, ModelError, nearest
 from t2i.safe_reading.tensors import open_tensors
 from t2i.terminal import several
-from t2i.text.bpe import clip_tokenizer, load_bpe
+from t2i.text.bpe import build_clip_tokenizer, load_bpe
 
 Component = nn.Module | CLIPTokenizer | Scheduler
 MAX_PART_TENSORS = 5000
@@ -249,7 +249,7 @@ def load_clip_tokenizer(place: Path, pad: str) -> CLIPTokenizer:
             "config=, the folder of a Stable Diffusion of the same kind, or bring the tokenizers "
             "along, tokenizer=CLIPTokenizer.from_pretrained(...)."
         ) from error
-    tokenizer = clip_tokenizer(*load_bpe(files[0].parent), CLIP_LENGTH)
+    tokenizer = build_clip_tokenizer(*load_bpe(files[0].parent), CLIP_LENGTH)
     tokenizer.pad_token = pad
     return tokenizer
 

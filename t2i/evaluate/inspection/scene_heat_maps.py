@@ -20,8 +20,8 @@ from t2i.evaluate.inspection.map_scores import centred_blob, resize_map
 from t2i.evaluate.inspection.records import ALL_LEVELS
 from t2i.scenes.captions import Mention
 from t2i.scenes.scenes import Scene
-from t2i.text.word_pattern import pattern
-from t2i.text.word_spans import Span, spans
+from t2i.text.word_pattern import build_word_pattern
+from t2i.text.word_spans import Span, select_token_spans
 
 CONTROLS = ("wrong word", "centred blob")
 BEST_SITES = "best sites"
@@ -164,7 +164,7 @@ def find_mention_tokens(
     pipe: TextToImagePipeline, caption: str, word: str, span: tuple[int, int]
 ) -> Span:
     """Return the tokens of a word at this span, however often the caption contains the word."""
-    which = sum(match.start() < span[0] for match in pattern(word).finditer(caption))
-    return spans(find_prompt_tokenizers(pipe, None)[0].tokenizer, caption, [word], which=which)[
-        word
-    ]
+    which = sum(match.start() < span[0] for match in build_word_pattern(word).finditer(caption))
+    return select_token_spans(
+        find_prompt_tokenizers(pipe, None)[0].tokenizer, caption, [word], which=which
+    )[word]

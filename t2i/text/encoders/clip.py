@@ -29,13 +29,13 @@ class Clip(WindowedEncoder):
         """
         output = self.model(
             ids_RW,
-            attention_mask=mask_RW if reads_mask(self.model) else None,
+            attention_mask=mask_RW if uses_attention_mask(self.model) else None,
             output_hidden_states=clip_skip is not None,
         )
         if clip_skip is None:
             text_RWD: Tensor = output.last_hidden_state
         else:
-            text_RWD = final_norm(self.model)(output.hidden_states[-1 - clip_skip])
+            text_RWD = find_final_norm(self.model)(output.hidden_states[-1 - clip_skip])
         return text_RWD, getattr(output, "text_embeds", None)
 
     def check_clip_skip(self, clip_skip: int) -> None:
@@ -48,12 +48,12 @@ class Clip(WindowedEncoder):
             )
 
 
-def reads_mask(model: PreTrainedModel) -> bool:
+def uses_attention_mask(model: PreTrainedModel) -> bool:
     """Return whether the model's config asks for an attention mask."""
     return bool(getattr(model.config, "use_attention_mask", False))
 
 
-def final_norm(model: PreTrainedModel) -> nn.Module:
+def find_final_norm(model: PreTrainedModel) -> nn.Module:
     """Return CLIP's final layer norm."""
     # Some versions of transformers keep the layers in `model.text_model`, others in the model.
     norm = getattr(model, "text_model", model).final_layer_norm

@@ -18,11 +18,11 @@ __all__ = [
     "TextEncoder",
     "TwoClip",
     "WindowedEncoder",
-    "text_encoder",
+    "select_text_encoder",
 ]
 
 
-def text_encoder(
+def select_text_encoder(
     tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, window: int | None = None
 ) -> WindowedEncoder:
     """The encoder for a transformers model, by `model.config.model_type`.

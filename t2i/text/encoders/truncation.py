@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from t2i.errors import ArgumentError
 from t2i.terminal import several
 from t2i.text.prompt import WeightedText
-from t2i.text.token_layout import LONGEST_WORD, Chunk, EncoderInput, Window
+from t2i.text.token_layout import LONGEST_WORD, Chunk, EncoderInput, TokenWindow
 
 MOST_CHUNKS = 32
 """Windows that one prompt may fill."""
@@ -15,7 +15,9 @@ NAMED_WORDS = 12
 """Words of the lost end that a message spells out; of the rest it gives the number."""
 
 
-def divide(window: Window, prompts: Sequence[EncoderInput], most: int | None) -> list[list[Chunk]]:
+def divide_into_chunks(
+    window: TokenWindow, prompts: Sequence[EncoderInput], most: int | None
+) -> list[list[Chunk]]:
     """Return the chunks of each prompt, at most `most` of them.
 
     Tokens beyond `most` chunks are dropped with a warning. Raises ArgumentError above MOST_CHUNKS.
@@ -24,20 +26,23 @@ def divide(window: Window, prompts: Sequence[EncoderInput], most: int | None) ->
     for prompt in prompts:
         chunks = window.chunks(prompt)
         if most is not None and len(chunks) > most:
-            chunks, lost = fit(chunks, most, window.room)
+            chunks, lost = truncate_chunks(chunks, most, window.room)
             if lost:
                 warn_of_lost_words(prompt, lost, most * window.size)
         if len(chunks) > MOST_CHUNKS:
-            _, dropped = split(prompt, chunks[MOST_CHUNKS])
+            _, dropped = split_at_chunk(prompt, chunks[MOST_CHUNKS])
             raise ArgumentError(
                 f"The prompt fills {len(chunks)} windows of {window.size} tokens; at most "
-                f"{MOST_CHUNKS} are read. What would be lost: {spell_words(dropped)}. Shorten it."
+                f"{MOST_CHUNKS} are read. What would be lost: {quote_first_words(dropped)}. "
+                "Shorten it."
             )
         divided.append(chunks)
     return divided
 
 
-def fit(chunks: Sequence[Chunk], most: int, room: int) -> tuple[list[Chunk], Chunk | None]:
+def truncate_chunks(
+    chunks: Sequence[Chunk], most: int, room: int
+) -> tuple[list[Chunk], Chunk | None]:
     """Return the first `most` chunks, the last one filled up, and the first chunk that
     is dropped.
     """
@@ -53,16 +58,16 @@ def fit(chunks: Sequence[Chunk], most: int, room: int) -> tuple[list[Chunk], Chu
 
 def warn_of_lost_words(prompt: EncoderInput, lost: Chunk, tokens: int) -> None:
     """Warn which words of a prompt are left out."""
-    kept, dropped = split(prompt, lost)
+    kept, dropped = split_at_chunk(prompt, lost)
     warnings.warn(
         f"The prompt is longer than the {tokens} tokens this model reads. Left out: "
-        f"{spell_words(dropped)}. The picture is made from: {shorten(kept)!r}. "
+        f"{quote_first_words(dropped)}. The picture is made from: {keep_last_letters(kept)!r}. "
         "Shorten the prompt, or move what matters to its beginning.",
         stacklevel=5,
     )
 
 
-def split(prompt: EncoderInput, lost: Chunk) -> tuple[str, str]:
+def split_at_chunk(prompt: EncoderInput, lost: Chunk) -> tuple[str, str]:
     """Split a prompt's text at the first token of a chunk."""
     texts = prompt.texts if isinstance(prompt, WeightedText) else (prompt,)
     position = lost.tokens[0].start if lost.tokens else 0
@@ -80,14 +85,14 @@ def split_before_word(text: str, position: int) -> tuple[str, str]:
     return text[:position].rstrip(), text[position:].strip()
 
 
-def spell_words(text: str) -> str:
+def quote_first_words(text: str) -> str:
     """Return the first words of a text quoted, and the number of the others."""
     words = text.split()
-    named = ", ".join(repr(shorten(word)) for word in words[:NAMED_WORDS])
+    named = ", ".join(repr(keep_last_letters(word)) for word in words[:NAMED_WORDS])
     more = len(words) - NAMED_WORDS
     return f"{named} and {several(more, 'more word')}" if more > 0 else named
 
 
-def shorten(text: str, letters: int = 60) -> str:
+def keep_last_letters(text: str, letters: int = 60) -> str:
     """Return the last letters of a long text, or all of a short one."""
     return text if len(text) <= letters else f"...{text[-letters:]}"

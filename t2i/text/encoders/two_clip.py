@@ -13,10 +13,10 @@ from t2i.terminal import several
 from t2i.text.encoder_interface import EncodedText, TextEncoder
 from t2i.text.encoders.clip import Clip
 from t2i.text.encoders.windows import WindowedEncoder
-from t2i.text.token_layout import EncoderInput, Window
+from t2i.text.token_layout import EncoderInput, TokenWindow
 
 
-class Penultimate(Clip):
+class PenultimateClip(Clip):
     """CLIP read at the layer before the last, without the final norm; clip_skip counts
     from there.
     """
@@ -66,11 +66,11 @@ class TwoClip(TextEncoder):
                 f"The two text encoders read {first.window} and {second.window} tokens at once; "
                 "expected the same number. Give both the smaller one, window=."
             )
-        self.first = Penultimate(first.tokenizer, first.model, first.window)
-        self.second = Penultimate(second.tokenizer, second.model, second.window)
+        self.first = PenultimateClip(first.tokenizer, first.model, first.window)
+        self.second = PenultimateClip(second.tokenizer, second.model, second.window)
 
     @property
-    def layout(self) -> Window:
+    def layout(self) -> TokenWindow:
         """Token window of both models."""
         return self.first.layout
 

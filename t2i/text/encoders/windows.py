@@ -13,11 +13,11 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2i.errors import ArgumentError
-from t2i.text.encoder_interface import EncodedText, TextEncoder, check_prompts
+from t2i.text.encoder_interface import EncodedText, TextEncoder, check_encoder_prompts
 from t2i.text.encoders.embedding_weights import interpolate_from_empty, rescale_to_mean
-from t2i.text.encoders.truncation import MOST_CHUNKS, divide
+from t2i.text.encoders.truncation import MOST_CHUNKS, divide_into_chunks
 from t2i.text.prompt import WeightedText
-from t2i.text.token_layout import Chunk, EncoderInput, Window, window_of
+from t2i.text.token_layout import Chunk, EncoderInput, TokenWindow, build_token_window
 
 
 class TokenBatch(NamedTuple):
@@ -49,7 +49,7 @@ class WindowedEncoder(TextEncoder):
     ) -> None:
         self.tokenizer = tokenizer
         self.model = model
-        self._layout = window_of(tokenizer, model.config, window, begin=self.begins)
+        self._layout = build_token_window(tokenizer, model.config, window, begin=self.begins)
 
     def read(
         self, ids_RW: Tensor, mask_RW: Tensor, clip_skip: int | None
@@ -59,7 +59,7 @@ class WindowedEncoder(TextEncoder):
         return text_RWD, None
 
     @property
-    def layout(self) -> Window:
+    def layout(self) -> TokenWindow:
         """Token window of the model."""
         return self._layout
 
@@ -89,8 +89,8 @@ class WindowedEncoder(TextEncoder):
 
     def count_chunks(self, prompts: Sequence[EncoderInput]) -> int:
         """Return the number of windows that the longest prompt needs."""
-        check_prompts(prompts)
-        return max(len(chunks) for chunks in divide(self.layout, prompts, None))
+        check_encoder_prompts(prompts)
+        return max(len(chunks) for chunks in divide_into_chunks(self.layout, prompts, None))
 
     def tokenize(
         self,
@@ -100,11 +100,11 @@ class WindowedEncoder(TextEncoder):
         length: int | None = None,
     ) -> TokenBatch:
         """Token ids in windows, as many for each prompt; `chunks` and `length` as in encode."""
-        check_prompts(prompts)
+        check_encoder_prompts(prompts)
         if chunks is not None and not 1 <= chunks <= MOST_CHUNKS:
             raise ArgumentError(f"Got chunks={chunks}: choose a number from 1 to {MOST_CHUNKS}.")
         window, most = self._fitting(length)
-        divided = divide(window, prompts, most)
+        divided = divide_into_chunks(window, prompts, most)
 
         count = most or max(chunks or 1, *(len(chunks) for chunks in divided))
         rows = [
@@ -140,7 +140,7 @@ class WindowedEncoder(TextEncoder):
             return None
         return own_R1.expand_as(tokens.own_RW).reshape(prompts, -1).to(device)
 
-    def _fitting(self, length: int | None) -> tuple[Window, int | None]:
+    def _fitting(self, length: int | None) -> tuple[TokenWindow, int | None]:
         """The window and the number of them that make rows of `length` tokens."""
         window = self.layout
         if length is None:

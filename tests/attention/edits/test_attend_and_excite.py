@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from t2i.attention import AttendAndExcite, LocalBlend, Replace, WordWeights, attend
 from t2i.errors import ArgumentError, AttentionError
-from t2i.text.word_spans import spans
+from t2i.text.word_spans import select_token_spans
 from tests.attention.edits.drawn import SOURCE, TARGET, difference, drawn
 from tests.tiny import diffusers_pipeline, tiny_sd_components
 
@@ -18,7 +18,7 @@ WORDS = ("apple", "cat")
 
 
 def places(pipe, prompt: str = SOURCE) -> list[int]:
-    found = spans(pipe.tokenizer, prompt, WORDS)
+    found = select_token_spans(pipe.tokenizer, prompt, WORDS)
     return sorted(place for span in found.values() for place in span)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from t2i.errors import ArgumentError, DataError, nearest
-from t2i.optional_dependencies import how_to_install
+from t2i.optional_dependencies import install_command
 from train.data.decode import BrokenPicture
 from train.data.sources.listing import FileSource, Listing, PictureEntry, parse_captions
 from train.data.sources.metadata import CAPTION_COLUMNS
@@ -105,7 +105,7 @@ def open_table(name: str, configuration: str | None, split: str) -> "Dataset":
     except ImportError:
         raise ArgumentError(
             f"dataset = {name!r} needs the library datasets, which is not installed: "
-            f"{how_to_install('data')}"
+            f"{install_command('data')}"
         ) from None
     saved = Path(name).is_dir() and any((Path(name) / file).is_file() for file in SAVED)
     load = partial(datasets.load_from_disk, name)
