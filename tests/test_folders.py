@@ -21,7 +21,7 @@ def filled(folder: Path, text: str) -> None:
 @pytest.fixture(params=["exchange", "no exchange"])
 def _exchange(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "no exchange":
-        monkeypatch.setattr(folders, "exchange", lambda *_: False)
+        monkeypatch.setattr(folders, "exchange_names", lambda *_: False)
 
 
 @pytest.mark.usefixtures("_exchange")
@@ -60,7 +60,7 @@ def test_a_folder_that_a_kill_left_aside_is_put_back_by_whoever_needs_it(
     class Killed(BaseException):
         pass
 
-    monkeypatch.setattr(folders, "exchange", lambda *_: False)
+    monkeypatch.setattr(folders, "exchange_names", lambda *_: False)
     filled(tmp_path / "model", "old")
     rename, calls = Path.rename, []
 
@@ -120,7 +120,7 @@ def test_a_folder_that_cannot_be_named_leaves_the_old_one(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", refuse)
         if request.node.callspec.params["_exchange"] == "exchange":
-            patch.setattr(folders, "exchange", refuse_too)
+            patch.setattr(folders, "exchange_names", refuse_too)
         with pytest.raises(OutputError, match="Cannot write"):
             filled(tmp_path / "model", "new")
     assert (tmp_path / "model" / "said").read_text() == "old"

@@ -173,7 +173,9 @@ def test_every_mask_is_read_in_this_way(repo: Path) -> None:
         for line in path.read_text("utf-8").splitlines()
         if re.search(r'convert\("(L|1)"\)', line) and "flatten_mask(" not in line
     ]
-    assert bare == ['pipelines/inpaint.py: if mask_image.convert("L").getbbox() is None:']
+    assert bare == [
+        'pipelines/images/inpaint_start.py: if mask_image.convert("L").getbbox() is None:'
+    ]
 
 
 def test_saved_as_webp_the_box_stays_a_box(tmp_path: Path) -> None:
