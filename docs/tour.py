@@ -1,10 +1,10 @@
-"""Runs docs/tour.ipynb anew and keeps what its cells show: make tour.
+"""Run docs/tour.ipynb and save the outputs of its cells: make tour.
 
 python -m docs.tour
 
-The cells run in an empty folder, so nothing is left behind. What they show is kept without times or
-anything of this machine; the same versions on the same processor make the same file. The last sheet
-is also the picture of docs/getting-started.md.
+The cells run in an empty temporary folder. Outputs are saved without times or anything specific to
+the machine; the same versions on the same processor make the same file. The last sheet is also the
+picture of docs/getting-started.md.
 """
 
 import base64
@@ -24,24 +24,24 @@ from t2i.pictures import save_picture
 
 TOUR = Path(__file__).with_name("tour.ipynb")
 PICTURE = Path(__file__).with_name("images") / "mushrooms.webp"
-PATIENCE = 3600
-"""Seconds that a cell may take."""
+CELL_TIMEOUT = 3600
+"""Greatest duration of a cell in seconds."""
 
 
 def digest(notebook: NotebookNode) -> str:
-    """Of what the cells say; kept in the file, so that stale outputs are found."""
-    said = "\0".join(cell.source for cell in notebook.cells)
-    return hashlib.sha256(said.encode()).hexdigest()
+    """Return the digest of the code cells, which the file stores to detect outdated outputs."""
+    code = "\0".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    return hashlib.sha256(code.encode()).hexdigest()
 
 
 def run(notebook: NotebookNode) -> NotebookNode:
-    """The notebook with fresh outputs. Raises CellExecutionError where a cell does."""
-    held = signal.getsignal(signal.SIGINT)  # the client puts Python's own in its place
+    """Return the notebook with new outputs. Raises CellExecutionError if a cell fails."""
+    handler = signal.getsignal(signal.SIGINT)  # the client replaces it
     with tempfile.TemporaryDirectory() as folder:
         client = NotebookClient(
             notebook,
-            timeout=PATIENCE,
-            startup_timeout=PATIENCE,
+            timeout=CELL_TIMEOUT,
+            startup_timeout=CELL_TIMEOUT,
             kernel_name="python3",
             record_timing=False,
             resources={"metadata": {"path": folder}},
@@ -49,20 +49,20 @@ def run(notebook: NotebookNode) -> NotebookNode:
         try:
             return client.execute()
         finally:
-            signal.signal(signal.SIGINT, held)
+            signal.signal(signal.SIGINT, handler)
 
 
 def pictures(notebook: NotebookNode) -> list[Image.Image]:
-    """All that the cells show, in their order."""
-    shown = (output for cell in notebook.cells for output in cell.get("outputs", ()))
-    kept = (
-        output["data"]["image/png"] for output in shown if "image/png" in output.get("data", {})
+    """Return all pictures in the outputs, in their order."""
+    outputs = (output for cell in notebook.cells for output in cell.get("outputs", ()))
+    encoded = (
+        output["data"]["image/png"] for output in outputs if "image/png" in output.get("data", {})
     )
-    return [Image.open(io.BytesIO(base64.b64decode(data))) for data in kept]
+    return [Image.open(io.BytesIO(base64.b64decode(data))) for data in encoded]
 
 
-def tidied(notebook: NotebookNode) -> NotebookNode:
-    """Only what the same run shows again: no times, no bars, no warnings, each picture once."""
+def without_variable_outputs(notebook: NotebookNode) -> NotebookNode:
+    """Return the notebook without times, progress bars, warnings and duplicate pictures."""
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
@@ -79,7 +79,7 @@ def tidied(notebook: NotebookNode) -> NotebookNode:
 
 
 def main() -> None:
-    done = tidied(run(nbformat.read(TOUR, as_version=4)))
+    done = without_variable_outputs(run(nbformat.read(TOUR, as_version=4)))
     write_atomically(TOUR, lambda part: nbformat.write(done, part))
     save_picture(pictures(done)[-1], PICTURE)
 
