@@ -20,7 +20,7 @@ WIDE_CONVOLUTIONS = ("conv1", "conv2", "conv", "conv_in", "conv_out")
 
 @dataclass(frozen=True, slots=True)
 class LoraApproximation:
-    """A low-rank approximation of a change of weights.
+    """LoRA that approximates a change of weights, with the share of energy it keeps.
 
     kept_energy : share of the squared norm of all changes that the LoRA represents
     unrepresented : names of changed tensors that no LoRA can represent, such as biases
@@ -143,7 +143,7 @@ def resize_lora(
 
 @dataclass(slots=True)
 class EnergySums:
-    """Running sums of squared singular values: of all, and of those kept."""
+    """Running sums of squared singular values: of all, and of those that were kept."""
 
     total: float = 0.0
     kept: float = 0.0
@@ -155,7 +155,7 @@ class EnergySums:
 
 
 def check_finite_matrix(matrix: Tensor, name: str) -> Tensor:
-    """Return the matrix; raise ModelError where a product of its factors overflowed."""
+    """Return the matrix. Raises ModelError if a product of its factors overflowed."""
     if not bool(torch.isfinite(matrix).all()):
         raise ModelError(
             f"The update of {printable_name(name)} overflows: the alpha or the "
@@ -188,7 +188,7 @@ def truncate_svd(
     share: float | None,
     sums: EnergySums,
 ) -> LowRankUpdate:
-    """Keep the first singular vectors; each factor gets the square root of the values.
+    """Truncate an SVD to a rank or energy share and return it as a low-rank update.
 
     Adds the energy before and after to `sums`.
     """
@@ -237,7 +237,7 @@ def check_rank_and_share(rank: int | None, share: float | None) -> None:
 
 
 def update_norm(layer: WeightUpdate) -> float:
-    """Return the Frobenius norm of an update, without the magnitude of DoRA."""
+    """Return the Frobenius norm of a weight update, without the magnitude of DoRA."""
     if not isinstance(layer, LowRankUpdate):
         return float(torch.linalg.vector_norm(layer.build_matrix()))
     up, down = layer.up.double().flatten(1), layer.down.double().flatten(1)

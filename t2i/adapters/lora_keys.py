@@ -13,7 +13,7 @@ from t2i.adapters.module_names import (
 
 
 class ParsedKey(NamedTuple):
-    """The address of a LoRA tensor.
+    """Parsed key of a LoRA tensor: model part, module and field.
 
     part : "unet", "text_encoder" or "text_encoder_2"
     module : name of the module inside its part
@@ -73,7 +73,7 @@ OLD_UNET_PROJECTIONS = {"q": "to_q", "k": "to_k", "v": "to_v", "out": "to_out.0"
 
 
 def parse_key(key: str, layers_per_block: int, part: str | None = None) -> ParsedKey | None:
-    """Return part, module and field of a tensor; None for a key of no known layout.
+    """Parse a LoRA tensor's key into part, module and field, or return None for an unknown layout.
 
     part : the model part, where the file is known to hold only one
     """

@@ -31,26 +31,26 @@ class LowRankUpdate:
 
     @property
     def kind(self) -> LayerKind:
-        """Layer type."""
+        """Kind of the LoRA layer, as in `LayerKind`: always "lora"."""
         return "lora"
 
     @property
     def rank(self) -> int:
-        """Number of columns of `up`."""
+        """Rank of the update: the number of columns of `up`."""
         return self.down.shape[0]
 
     @property
     def scale(self) -> float:
-        """Factor on the product of the factors."""
+        """Factor alpha / rank on the product up @ down."""
         return self.alpha / self.rank
 
     def named_tensors(self) -> Mapping[str, Tensor]:
-        """Return the tensors by the names of their fields."""
+        """Return `down`, `up` and, for DoRA, `magnitude` by these names."""
         factors = {"down": self.down, "up": self.up}
         return factors if self.magnitude is None else factors | {"magnitude": self.magnitude}
 
     def find_shape_problem(self) -> str:
-        """Describe the first fault in the shapes; "" for none."""
+        """Describe the first fault in the shapes of down, up and magnitude, or return ""."""
         down, up = tuple(self.down.shape), tuple(self.up.shape)
         if len(down) not in (2, 4) or len(up) not in (2, 4) or up[1] != down[0] or 0 in down + up:
             return f"down is {list(down)} and up {list(up)}, expected [rank, in] and [out, rank]"
@@ -61,7 +61,7 @@ class LowRankUpdate:
         return ""
 
     def build_matrix(self) -> Tensor:
-        """Return the update as a matrix (out, in * height * width), in float32 or finer."""
+        """Compute scale * up @ down as a matrix (out, in * height * width), in float32 or finer."""
         kind = compute_dtype(self.up.dtype)
         return self.scale * (self.up.to(kind).flatten(1) @ self.down.to(kind).flatten(1))
 
@@ -78,29 +78,29 @@ class HadamardUpdate:
 
     @property
     def kind(self) -> LayerKind:
-        """Layer type."""
+        """Kind of the LoRA layer, as in `LayerKind`: always "loha"."""
         return "loha"
 
     @property
     def rank(self) -> int:
-        """Rank of each of the two matrices."""
+        """Rank of each of the two low-rank matrices."""
         return self.factors["w1_b"].shape[0]
 
     @property
     def scale(self) -> float:
-        """Factor on the product of the factors."""
+        """Factor alpha / rank on the elementwise product."""
         return self.alpha / self.rank
 
     def named_tensors(self) -> Mapping[str, Tensor]:
-        """Return the factors by their names in lycoris files."""
+        """Return the LoHa factors by their names in lycoris files, such as "hada_w1_a"."""
         return {f"hada_{name}": factor for name, factor in self.factors.items()}
 
     def find_shape_problem(self) -> str:
-        """Describe the first fault in the factors; "" for none."""
+        """Describe the first missing or misshapen LoHa factor, or return ""."""
         return factor_problem(self, ("w1_a", "w1_b", "w2_a", "w2_b"), {"t1", "t2"})
 
     def build_matrix(self) -> Tensor:
-        """Return the update as a matrix (out, in * height * width), in float32 or finer."""
+        """Compute the scaled elementwise product (out, in * height * width) in float32 or finer."""
         get = {
             name: factor.to(compute_dtype(factor.dtype)) for name, factor in self.factors.items()
         }
@@ -125,12 +125,12 @@ class KroneckerUpdate:
 
     @property
     def kind(self) -> LayerKind:
-        """Layer type."""
+        """Kind of the LoRA layer, as in `LayerKind`: always "lokr"."""
         return "lokr"
 
     @property
     def rank(self) -> int:
-        """Rank of the factored matrix; 1 where none is factored."""
+        """Rank of the factored matrix, or 1 where neither matrix is factored."""
         for name in ("w2_b", "w1_b"):
             if name in self.factors:
                 return self.factors[name].shape[0]
@@ -138,21 +138,21 @@ class KroneckerUpdate:
 
     @property
     def scale(self) -> float:
-        """Factor on the product of the factors."""
+        """Factor alpha / rank on the Kronecker product, or 1 where neither matrix is factored."""
         return 1.0 if {"w1", "w2"} <= self.factors.keys() else self.alpha / self.rank
 
     def named_tensors(self) -> Mapping[str, Tensor]:
-        """Return the factors by their names in lycoris files."""
+        """Return the LoKr factors by their names in lycoris files, such as "lokr_w1"."""
         return {f"lokr_{name}": factor for name, factor in self.factors.items()}
 
     def find_shape_problem(self) -> str:
-        """Describe the first fault in the factors; "" for none."""
+        """Describe the first missing or misshapen LoKr factor, or return ""."""
         first = ("w1",) if "w1" in self.factors else ("w1_a", "w1_b")
         second = ("w2",) if "w2" in self.factors else ("w2_a", "w2_b")
         return factor_problem(self, first + second, set() if "w2" in self.factors else {"t2"})
 
     def build_matrix(self) -> Tensor:
-        """Return the update as a matrix (out, in * height * width), in float32 or finer."""
+        """Compute the scaled Kronecker product (out, in * height * width), in float32 or finer."""
         get = {
             name: factor.to(compute_dtype(factor.dtype)) for name, factor in self.factors.items()
         }
@@ -171,7 +171,7 @@ class KroneckerUpdate:
 def kronecker_from_peft(
     factors: Mapping[str, Tensor], alpha: float, rank: float
 ) -> KroneckerUpdate:
-    """Convert peft's LoKr layer, which scales unfactored matrices by alpha / rank as well.
+    """Convert a LoKr layer of peft's, which scales unfactored matrices by alpha / rank as well.
 
     Other programs leave those unscaled; the difference goes into the first factor.
     """
@@ -188,7 +188,7 @@ WeightUpdate = LowRankUpdate | HadamardUpdate | KroneckerUpdate
 
 @dataclass(frozen=True, slots=True)
 class Lora:
-    """The weight updates of one LoRA file.
+    """Weight updates of one LoRA file, by model part and module.
 
     parts : name among MODEL_PARTS -> name of a module -> its update
     header : metadata of the safetensors file
@@ -198,19 +198,19 @@ class Lora:
     header: Mapping[str, str] = field(default_factory=dict)
 
     def iter_layers(self) -> Iterator[tuple[str, str, WeightUpdate]]:
-        """Iterate over (part, module, update)."""
+        """Iterate over (model part, module name, weight update) of every layer."""
         for part, layers in self.parts.items():
             for name, layer in layers.items():
                 yield part, name, layer
 
     @property
     def kinds(self) -> set[LayerKind]:
-        """Types of the layers in it."""
+        """Kinds of the layers in the LoRA, as in `LayerKind`."""
         return {layer.kind for _, _, layer in self.iter_layers()}
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype to compute in: float32, or the tensor's own if finer."""
+    """Return the dtype to compute with: float32, or the tensor's own if finer."""
     return torch.promote_types(dtype, torch.float32) if dtype.itemsize > 1 else torch.float32
 
 
@@ -222,7 +222,7 @@ def tucker_product(core: Tensor, a: Tensor, b: Tensor) -> Tensor:
 def factor_problem(
     layer: HadamardUpdate | KroneckerUpdate, needed: tuple[str, ...], possible: set[str]
 ) -> str:
-    """Describe factors that are missing, unexpected or cannot be multiplied; "" for none."""
+    """Describe factors that are missing, unexpected or misshapen, or return "" if none."""
     names = layer.factors.keys()
     if missing := set(needed) - names:
         return f"{min(missing)} is missing"

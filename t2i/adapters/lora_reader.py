@@ -46,7 +46,7 @@ def read_lora(path: Path, *, layers_per_block: int = 2) -> Lora:
 
 
 def read_peft_folder(folder: Path) -> Lora:
-    """Read one adapter as peft saves it, or one subfolder for each part of a model."""
+    """Read a LoRA from a folder of peft's: one adapter, or one subfolder for each model part."""
     subfolders = {
         part: folder / part for part in MODEL_PARTS if (folder / part / ADAPTER_CONFIG).is_file()
     }
@@ -77,7 +77,7 @@ def build_lora(
     layers_per_block: int,
     part: str | None = None,
 ) -> Lora:
-    """Build the updates of all modules from a file's tensors.
+    """Build a LoRA from a file's tensors, header and adapter configs.
 
     configs : part -> the adapter config that applies to it, where there is one
     part : the model part, where the file holds only one
@@ -113,7 +113,7 @@ def build_lora(
 
 
 def build_layer(fields: TensorsByField, module: str, config: AdapterConfig | None) -> WeightUpdate:
-    """Build the update of one module from its tensors.
+    """Build the weight update of one module from its tensors by field.
 
     Raises ValueError unless they are complete, fit together and match the config.
     """

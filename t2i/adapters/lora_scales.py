@@ -20,7 +20,7 @@ MAX_PATTERN_LENGTH = 500
 
 @dataclass(frozen=True, slots=True)
 class AdapterConfig:
-    """The config of an adapter on one part of a model.
+    """Declared alphas, ranks and layer kind of an adapter on one model part.
 
     alpha_patterns, rank_patterns : regular expression of module names -> value other than the
         default
@@ -42,13 +42,13 @@ class AdapterConfig:
         return found * math.sqrt(rank) if self.rank_stabilized else found
 
     def rank_for(self, module: str) -> float | None:
-        """Return the declared rank of a module; None where there is none."""
+        """Return the declared rank of a module, or None if there is none."""
         return (
             None if self.rank is None else find_pattern_value(self.rank_patterns, module, self.rank)
         )
 
     def find_contradiction(self, module: str, layer: WeightUpdate) -> str:
-        """Describe where the tensors of a layer contradict the config; "" for nowhere."""
+        """Describe where a layer's tensors contradict the config, or return "" if nowhere."""
         if self.kind is not None and layer.kind != self.kind:
             return f"its tensors are of a {layer.kind}, and its config is of a {self.kind}"
         if not isinstance(layer, LowRankUpdate):
@@ -68,13 +68,13 @@ class AdapterConfig:
 
 
 def find_pattern_value(patterns: Mapping[str, float], module: str, default: float) -> float:
-    """Return the value of the first pattern that matches a module."""
+    """Return the value of the first pattern that matches a module, or `default`."""
     found = (value for pattern, value in patterns.items() if matches_module(pattern, module))
     return next(found, default)
 
 
 def matches_module(pattern: str, module: str) -> bool:
-    """Return True if a pattern matches a module as peft matches: whole name, or after any dot.
+    """Return True if a pattern matches a module by peft's rule: whole name, or after any dot.
 
     Modules of text encoders match with and without "text_model.".
     """
@@ -84,7 +84,7 @@ def matches_module(pattern: str, module: str) -> bool:
 
 
 def parse_adapter_header(path: object, header: Mapping[str, str]) -> dict[str, AdapterConfig]:
-    """Return part -> adapter config in a file's header. Raises ModelError for a broken header."""
+    """Parse a LoRA file's header into part -> adapter config. Raises ModelError if it is broken."""
     if not (text := header.get(HEADER_KEY)):
         return {}
     try:
@@ -129,7 +129,7 @@ def parse_peft_config(path: object, config: Mapping[str, object]) -> AdapterConf
 
 
 def parse_patterns(path: object, config: Mapping[str, object], name: str) -> dict[str, float]:
-    """Return a pattern table of a config. Raises ModelError for unsafe patterns."""
+    """Parse a table of module patterns in a config. Raises ModelError for unsafe patterns."""
     patterns = config.get(name) or {}
     if not isinstance(patterns, dict):
         raise ModelError(f"{path}: its {name} is no JSON object.")

@@ -20,7 +20,7 @@ BLOCK_PATH = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class PartSummary:
-    """The layers of a LoRA in one model part.
+    """Summary of a LoRA's layers in one model part: counts, ranks, alphas and norms.
 
     kinds : "lora", "dora", "loha", "lokr" -> number of layers
     ranks, alphas, modules : value -> number of layers; modules without their blocks
@@ -43,12 +43,12 @@ Value = TypeVar("Value", str, int, float)
 
 
 def count_values(values: Iterable[Value]) -> dict[Value, int]:
-    """Return value -> number of occurrences, most frequent first."""
+    """Count equal values: value -> number of occurrences, most frequent first."""
     return dict(Counter(values).most_common())
 
 
 def summarize_lora(lora: Lora) -> list[PartSummary]:
-    """Summarize each model part that a LoRA changes."""
+    """Return a summary of each model part that a LoRA changes."""
     summaries = []
     for part, layers in lora.parts.items():
         norms = {name: update_norm(layer) for name, layer in layers.items()}

@@ -45,7 +45,7 @@ TEXT_ATTENTION_ENDINGS = (".q_proj", ".k_proj", ".v_proj", ".out_proj")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KohyaMetadata:
-    """Metadata of a kohya file.
+    """Metadata to write into the header of a kohya LoRA file.
 
     family : of the base model; None infers it from the layers
     layers_per_block : of its UNet; used for the names of SDXL's modules only
@@ -67,7 +67,7 @@ class KohyaMetadata:
 
 
 def write_diffusers_lora(path: Path, lora: Lora) -> None:
-    """Write a file for `pipe.load_lora_weights`, with ranks and alphas in its header.
+    """Write a LoRA file for `pipe.load_lora_weights`, with ranks and alphas in its header.
 
     Raises ModelError for layer types that diffusers cannot read, OutputError for a failed write.
     """
@@ -97,7 +97,7 @@ def write_diffusers_lora(path: Path, lora: Lora) -> None:
 
 
 def write_kohya_lora(path: Path, lora: Lora, metadata: KohyaMetadata | None = None) -> None:
-    """Write a file in the layout of kohya's scripts, LoHa and LoKr in that of lycoris.
+    """Write a LoRA file in the layout of kohya's scripts, LoHa and LoKr in that of lycoris.
 
     Modules of SDXL's UNet get the names of the original code.
 
@@ -122,7 +122,7 @@ def write_kohya_lora(path: Path, lora: Lora, metadata: KohyaMetadata | None = No
 
 
 def write_peft_folders(folder: Path, lora: Lora) -> None:
-    """Write a subfolder for each model part, as `PeftModel.from_pretrained` reads it.
+    """Write a LoRA as one subfolder per model part, for `PeftModel.from_pretrained`.
 
     Modules have the names of the installed transformers: peft ignores others.
 
@@ -167,7 +167,7 @@ def has_text_model(part: str) -> bool:
 
 
 def peft_tensors(layer: WeightUpdate) -> dict[str, Tensor]:
-    """Return the tensors in peft's shapes: a convolution's magnitude is (1, out, 1, 1)."""
+    """Return a layer's tensors in peft's shapes: a convolution's magnitude is (1, out, 1, 1)."""
     tensors = dict(layer.named_tensors())
     if weight_dimensions(layer) == 4 and "magnitude" in tensors:
         tensors["magnitude"] = tensors["magnitude"].reshape(1, -1, 1, 1)
@@ -175,7 +175,7 @@ def peft_tensors(layer: WeightUpdate) -> dict[str, Tensor]:
 
 
 def unify_alpha(lora: Lora) -> Lora:
-    """Give all layers of each pure LoRA part one alpha, without changing the update.
+    """Return the LoRA with one alpha for all layers of each pure LoRA part, the update unchanged.
 
     diffusers (0.42) loses the alphas of attention layers in a kohya file with several alphas, which
     would change the strength of those layers. The ratio of the alphas is multiplied into `up`.
@@ -236,7 +236,9 @@ def build_peft_config(part: str, layers: Mapping[str, WeightUpdate]) -> dict[str
 
 
 def to_kohya_name(part: str, module: str, family: ModelFamily, layers_per_block: int) -> str:
-    """Return a module's underscored name. Raises ModelError for one that SDXL's code lacks."""
+    """Convert a module's name to kohya's underscored one. Raises ModelError if SDXL's code lacks
+    it.
+    """
     if part == "unet" and family == "sdxl":
         try:
             return to_original_name(module, layers_per_block)
@@ -249,7 +251,7 @@ def to_kohya_name(part: str, module: str, family: ModelFamily, layers_per_block:
 
 
 def build_kohya_header(lora: Lora, family: ModelFamily, metadata: KohyaMetadata) -> dict[str, str]:
-    """Build the metadata that kohya's scripts and the UIs read."""
+    """Build the header of a kohya file, as kohya's scripts and the UIs read it."""
     layers = {f"{part}.{name}": layer for part, name, layer in lora.iter_layers()}
     module = "networks.lora" if lora.kinds == {"lora"} else "lycoris.kohya"
     header = {
@@ -272,7 +274,7 @@ def build_kohya_header(lora: Lora, family: ModelFamily, metadata: KohyaMetadata)
 
 
 def select_training_metadata(lora: Lora) -> dict[str, str]:
-    """Return the entries of a header that describe the training, without hashes of the file."""
+    """Return the header entries that describe the training, without hashes of the file."""
     return {
         name: text
         for name, text in lora.header.items()
@@ -314,7 +316,7 @@ def weight_dimensions(layer: WeightUpdate) -> int:
 
 
 def most_common(values: Mapping[str, Number]) -> Number:
-    """Return the most frequent value; of several the largest, independent of their order."""
+    """Return the most frequent number, the largest one of several."""
     counts = Counter(values.values())
     return max(counts, key=lambda value: (counts[value], value))
 
@@ -325,7 +327,7 @@ def int_if_whole(value: float) -> int | float:
 
 
 def make_contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copy tensors for safetensors, which writes neither views nor shared memory."""
+    """Copy tensors to contiguous memory of their own, as safetensors requires."""
     return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
 
 

@@ -67,12 +67,12 @@ DIFFUSERS_BLOCK = re.compile(
 
 
 def canonical_module_name(name: str) -> str:
-    """Return a module's name as used in a Lora: without torch.compile's and CLIP's prefixes."""
+    """Return a module's name without the prefixes of torch.compile and CLIP, as `Lora` uses it."""
     return name.removeprefix("_orig_mod.").removeprefix(TEXT_MODEL_PREFIX)
 
 
 def module_name_in_file(part: str, name: str) -> str:
-    """Return a module's name as files write it: CLIP's with "text_model."."""
+    """Return a module's name as LoRA files write it: CLIP's modules with "text_model."."""
     return (
         TEXT_MODEL_PREFIX + name
         if part != "unet" and name.startswith(CLIP_MODULE_PREFIXES)
@@ -81,12 +81,12 @@ def module_name_in_file(part: str, name: str) -> str:
 
 
 def replace_dots(name: str) -> str:
-    """Replace the dots of a path by underscores, as kohya does."""
+    """Replace the dots of a module path by underscores, as kohya does."""
     return name.replace(".", "_")
 
 
 def parse_kohya_name(name: str, layers_per_block: int) -> str:
-    """Convert a kohya name, without its prefix, to the name in diffusers.
+    """Convert a kohya module name, without its prefix, to diffusers' name.
 
     layers_per_block : of the UNet; the original code numbers its blocks by it; 2 in all published
         models
@@ -107,7 +107,7 @@ def parse_kohya_name(name: str, layers_per_block: int) -> str:
 
 
 def parse_block_module(inner: int, place: int, rest: str) -> str:
-    """Convert the rest of an original name inside a block.
+    """Convert the part of an original module name that lies inside a block.
 
     inner : 0 for a resnet or downsampler, 1 for attention
     place : index of the layer in the block
@@ -124,7 +124,7 @@ def parse_block_module(inner: int, place: int, rest: str) -> str:
 
 
 def restore_dots(name: str) -> str:
-    """Restore the dots of an underscored path, matching the longest known component first.
+    """Restore the dots of an underscored module path, matching the longest known component first.
 
     Raises ValueError for an unknown component.
     """

@@ -39,7 +39,7 @@ UNSET_VALUES: tuple[object, ...] = (None, False, "none", "", [], {}, ())
 
 
 def check_peft_fields(path: object, config: Mapping[str, object]) -> None:
-    """Raise ModelError for fields that change the meaning of the tensors, or are unknown."""
+    """Raise ModelError for peft config fields that change the tensors' meaning or are unknown."""
     kind = config.get("peft_type")
     named = getattr(kind, "value", kind)
     if kind is not None and not (isinstance(named, str) and named in LAYER_KINDS):
@@ -65,7 +65,7 @@ def check_peft_fields(path: object, config: Mapping[str, object]) -> None:
 
 
 def check_initialization(path: object, name: str, value: object) -> None:
-    """Raise ModelError for an initialization that changes the base weights."""
+    """Raise ModelError for a peft initialization that changes the base weights."""
     known = value.lower() if isinstance(value, str) else value
     if any(
         known is fine or (isinstance(fine, str) and known == fine)

@@ -71,7 +71,7 @@ def read_lora_from_models(
 def read_adapter_layer(
     label: str, name: str, module: nn.Module, adapter: str, state: Mapping[str, Tensor]
 ) -> WeightUpdate | None:
-    """Read an adapter's tensors on one module; None where it has none there.
+    """Read an adapter's weight update on one module, or return None if it has none there.
 
     label : the module's name in error messages
     name : its name in `state`
@@ -114,7 +114,7 @@ def read_adapter_layer(
 
 
 def iter_adapter_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Iterate over name and module of peft's layers in a model."""
+    """Iterate over (name, module) of peft's layers in a model."""
     for name, module in model.named_modules():
         if isinstance(module, BaseTunerLayer):
             yield name, module
@@ -123,7 +123,7 @@ def iter_adapter_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
 def add_lora(
     models: Mapping[str, nn.Module | None], lora: Lora, name: str = "default", scale: float = 1.0
 ) -> None:
-    """Add a LoRA's layers to the models, scaled by `scale`, under a name of its own.
+    """Add a LoRA's layers to the models through peft, scaled by `scale`, under an adapter name.
 
     Raises ArgumentError for a name in use, ModelError for a layer without a module or of another
     shape; the models are then unchanged.
@@ -147,7 +147,7 @@ def add_lora(
 
 
 def remove_lora(models: Iterable[nn.Module | None], name: str | None = None) -> None:
-    """Remove the LoRA of a name, or every layer of peft's, restoring the original modules."""
+    """Remove the LoRA `name`, or every peft layer, restoring the original modules."""
     model: Any
     for model in models:
         if model is None or not hasattr(model, "peft_config"):
@@ -177,7 +177,7 @@ def remove_lora(models: Iterable[nn.Module | None], name: str | None = None) -> 
 
 @contextmanager
 def without_peft_layers(model: Any) -> Iterator[None]:
-    """Remove all of peft's layers within the block, and restore the same objects afterwards."""
+    """Remove all peft layers of a model within the block, and restore the same objects after."""
     layers = list_outermost_layers(model)
     config = model.peft_config
     for path, module in layers:
@@ -194,14 +194,14 @@ def without_peft_layers(model: Any) -> Iterator[None]:
 
 
 def list_outermost_layers(model: nn.Module) -> list[tuple[str, Any]]:
-    """Return path and module of peft's layers that are not nested in another one."""
+    """Return (path, module) of peft's layers that are not nested in another one."""
     return [
         (path, module) for path, module in iter_adapter_layers(model) if ".base_layer" not in path
     ]
 
 
 def list_adapter_fields(module: Any, adapter: str) -> list[str]:
-    """Return the fields of a layer that hold tensors of an adapter."""
+    """Return the attributes of a peft layer that hold tensors of an adapter."""
     return [field for field in module.adapter_layer_names if adapter in getattr(module, field)]
 
 
@@ -224,7 +224,7 @@ def set_loaded_flag(model: Any, loaded: bool) -> None:
 def match_layers(
     part: str, model: nn.Module | None, layers: Mapping[str, WeightUpdate]
 ) -> tuple[Any, dict[str, WeightUpdate]]:
-    """Return the model, and the layers by the model's own module names.
+    """Return the model, and the LoRA's layers by the model's own module names. Raises ModelError.
 
     Raises ModelError for missing modules and for weights of another shape.
     """
@@ -360,7 +360,7 @@ def build_injection_config(layers: Mapping[str, WeightUpdate]) -> PeftConfig:
 
 
 def exact_pattern(name: str) -> str:
-    """Return the pattern that matches exactly this module in peft's tables."""
+    """Return the regular expression that matches exactly this module in peft's tables."""
     return f"^{re.escape(name)}"
 
 

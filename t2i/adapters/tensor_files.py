@@ -26,7 +26,7 @@ INTEGER_DTYPES = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, t
 
 
 def read_adapter_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read all tensors and the metadata of a safetensors file.
+    """Read all tensors and the metadata of an adapter's safetensors file. Raises ModelError.
 
     kind : what the file should be, for messages
 
@@ -88,12 +88,12 @@ def check_tensors_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def is_alpha(name: str, tensor: Tensor) -> bool:
-    """Return True for a layer's alpha, which may be an integer."""
+    """Return True for the tensor of a layer's alpha, which may be an integer."""
     return tensor.numel() == 1 and name.rpartition(".")[2] == "alpha"
 
 
 def read_single_number(tensor: Tensor) -> float:
-    """Return the only number in a tensor. Raises ValueError for several or a non-finite one."""
+    """Return the only number in a tensor. Raises ValueError unless there is one, and finite."""
     value = float(tensor.item()) if tensor.numel() == 1 else math.nan
     if not math.isfinite(value):
         raise ValueError(f"is {list(tensor.shape)}, expected one finite number")

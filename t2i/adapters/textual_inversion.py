@@ -54,7 +54,7 @@ class LearnedWord:
 
 
 def read_learned_word(path: Path, *, pickles: bool = False) -> LearnedWord:
-    """Read the one learned word of a file; see `read_learned_words`.
+    """Read a file that holds a single learned word; see `read_learned_words`.
 
     Raises ModelError also for a file with several words.
     """
@@ -66,7 +66,7 @@ def read_learned_word(path: Path, *, pickles: bool = False) -> LearnedWord:
 
 
 def read_learned_words(path: Path, *, pickles: bool = False) -> list[LearnedWord]:
-    """Read every learned word of a file.
+    """Read every learned word (textual inversion) of a file.
 
     pickles : also accept .pt and .bin files, of which only tensors are loaded
 
@@ -93,7 +93,7 @@ def read_learned_words(path: Path, *, pickles: bool = False) -> list[LearnedWord
 
 
 def as_vector_matrix(path: Path, name: str, tensor: Tensor) -> Tensor:
-    """Return the vectors as (n, width). Raises ModelError for other shapes and dtypes."""
+    """Return a word's vectors as (n, width). Raises ModelError for other shapes and dtypes."""
     if tensor.dim() == 1:
         tensor = tensor[None]
     if tensor.dim() != 2 or not tensor.is_floating_point():
@@ -136,7 +136,8 @@ def read_pickled_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def write_learned_word(path: Path, word: LearnedWord) -> None:
-    """Write diffusers' layout: {token: vectors}; for two encoders {clip_l, clip_g}.
+    """Write a learned word in diffusers' layout: {token: vectors}; for two encoders {clip_l,
+    clip_g}.
 
     The token of a word for two encoders is the name of the file. Raises ArgumentError for a
     missing token, OutputError for a failed write.
@@ -150,7 +151,7 @@ def write_learned_word(path: Path, word: LearnedWord) -> None:
 
 
 def write_learned_word_kohya(path: Path, word: LearnedWord) -> None:
-    """Write kohya's layout: {emb_params}; for two encoders {clip_l, clip_g}.
+    """Write a learned word in kohya's layout: {emb_params}; for two encoders {clip_l, clip_g}.
 
     The token is the name of the file.
     """

@@ -1,4 +1,4 @@
-"""Memory that a pass needs beside the weights, counted with tensors on the meta device.
+"""Memory that a denoiser or decoder pass needs beside the weights, counted on the meta device.
 
 Every tensor that a pass makes is counted while it lives. Attention is counted as fused kernels
 compute it, without its map. The rest is proportional to the number of positions, so that one small
@@ -101,7 +101,7 @@ picture."""
 def measure_pass_peak(
     model: nn.Module, run: Callable[[], object], *, gradients: bool = False
 ) -> int:
-    """Return the peak bytes beside the weights of a pass of a model on the meta device.
+    """Return the peak bytes, beside the weights, of a pass of a model on the meta device.
 
     gradients : count what is kept for the backward pass as well
     """
@@ -112,7 +112,7 @@ def measure_pass_peak(
 
 
 def unet_bytes_per_position(unet: Any) -> float:
-    """Estimate the bytes of a UNet's pass for each latent position of one row."""
+    """Estimate the activation bytes of a UNet's pass per latent position of one batch row."""
     side = 4 * min_latent_side(unet)
 
     def run(model: Any) -> object:
@@ -122,7 +122,7 @@ def unet_bytes_per_position(unet: Any) -> float:
 
 
 def decoder_bytes_per_position(vae: Any, **options: Any) -> float:
-    """Estimate the bytes of decoding for each latent position of one image."""
+    """Estimate the activation bytes of VAE decoding per latent position of one image."""
     side = 16
 
     def decode(model: Any) -> object:
@@ -138,12 +138,12 @@ def decoder_bytes_per_position(vae: Any, **options: Any) -> float:
 
 
 def bytes_per_number(model: Any) -> int:
-    """Return the size of one number in the model's dtype."""
+    """Return the bytes of one number in the model's dtype."""
     return torch.empty((), dtype=model.dtype).element_size()
 
 
 def cached_pass_peak(model: Any, run: Callable[[Any], object], way: str = "") -> int:
-    """Return the peak of a pass of the model's meta copy, measured once per config and process.
+    """Return the peak bytes of a pass of the model's meta copy, measured once per config.
 
     way : distinguishes different passes of one model
     """
@@ -158,5 +158,5 @@ def cached_pass_peak(model: Any, run: Callable[[Any], object], way: str = "") ->
 
 
 def build_meta_copy(model: Any) -> Any:
-    """Return a model of the same config on the meta device."""
+    """Build a model of the same class and config on the meta device."""
     return build_meta_model(type(model).__name__, dict(model.config))

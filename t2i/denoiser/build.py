@@ -51,7 +51,7 @@ TEXT_ENCODERS: dict[str, tuple[type, type[PreTrainedModel]]] = {
 
 
 class TokenizerSettings(BaseModel):
-    """The vocabulary folder and the maximum number of tokens of a prompt."""
+    """Tokenizer settings of a model config: vocabulary folder and maximum tokens of a prompt."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -78,7 +78,9 @@ class ModelConfig(BaseModel):
 
     @classmethod
     def load(cls, path: Path) -> "ModelConfig":
-        """Read a TOML. Raises ArgumentError where it is missing, garbled, or has unknown tables."""
+        """Read a model config from a TOML file. Raises ArgumentError where it is missing or
+        invalid.
+        """
         settings = read_toml(path, CONFIG("model config"))
         check_known_names(settings, cls.model_fields, f"table of {path.name}")
         try:

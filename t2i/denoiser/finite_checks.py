@@ -12,7 +12,7 @@ HALF_REMEDY = "Half precision (float16) reaches 65,504: load the model with dtyp
 
 
 def check_weights_finite(what: str, model: nn.Module) -> None:
-    """Raise ModelError where a weight of `model` is NaN or infinite.
+    """Raise ModelError if a weight of `model` is NaN or infinite.
 
     what : origin of the weights, for the message
 
@@ -45,7 +45,7 @@ class FiniteLatentsCheck:
         self.flags: list[tuple[Tensor, str]] = []
 
     def check_inputs(self, latents_BCHW: Tensor, text_BTD: Tensor) -> None:
-        """Check the initial latents and the prompt embeddings."""
+        """Record whether the initial latents and the prompt embeddings are finite."""
         self.record_finite(
             latents_BCHW,
             "The latents that the run begins from have numbers that are NaN or infinite. Check "
@@ -60,7 +60,7 @@ class FiniteLatentsCheck:
         )
 
     def check_step(self, latents_BCHW: Tensor, step: int) -> None:
-        """Check the latents after a step of the scheduler."""
+        """Record whether the latents after a step of the scheduler are finite."""
         self.record_finite(
             latents_BCHW,
             f"The latents became NaN or infinite in step {step + 1} of {self.num_steps}, in the "
@@ -69,7 +69,7 @@ class FiniteLatentsCheck:
         )
 
     def check_callbacks(self, latents_BCHW: Tensor, step: int) -> None:
-        """Check the latents after the step callbacks."""
+        """Record whether the latents after the step callbacks are finite."""
         self.record_finite(
             latents_BCHW,
             f"The latents became NaN or infinite after step {step + 1} of {self.num_steps}, in a "
@@ -77,13 +77,15 @@ class FiniteLatentsCheck:
         )
 
     def record_finite(self, numbers: Tensor, problem: str) -> None:
-        """Record whether the numbers are finite; on the CPU raise at once."""
+        """Record whether `numbers` are all finite, with the message otherwise; on the CPU raise at
+        once.
+        """
         self.flags.append((numbers.isfinite().all(), problem))
         if numbers.device.type == "cpu":
             self.raise_first_problem()
 
     def raise_first_problem(self) -> None:
-        """Raise DrawingError for the first recorded problem."""
+        """Raise DrawingError with the first recorded message about non-finite numbers, if any."""
         if self.flags and not torch.stack([flag for flag, _ in self.flags]).all():
             raise DrawingError(next(problem for flag, problem in self.flags if not flag))
         self.flags.clear()

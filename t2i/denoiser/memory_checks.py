@@ -40,7 +40,7 @@ REMEDY = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return True for an error of running out of memory, of torch or of Python."""
+    """Return True for an out-of-memory error of torch or of Python."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(s in str(error) for s in OUT_OF_MEMORY_MESSAGES)
@@ -48,7 +48,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def translate_out_of_memory(what: str = "while drawing") -> Iterator[None]:
-    """Raise DrawingError, with remedies, for running out of memory within the block."""
+    """Turn an out-of-memory error within the block into a DrawingError with remedies."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -93,7 +93,7 @@ def check_memory(unet: Any, vae: Any, latents_BCHW: Tensor, branches: int, **dec
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Return the free bytes of a device; None where they cannot be determined."""
+    """Return the free memory of a device in bytes, or None where it is unknown."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -29,7 +29,7 @@ Denoise = Callable[[Tensor, Tensor, Conditioning], Tensor]
 def perturb_self_attention(
     unet: nn.Module, sites: Sequence[str], roles: Sequence[str], role: Branch = "perturbed"
 ) -> Iterator[None]:
-    """Give the rows of this role the identity as their self-attention map at the sites.
+    """Give the rows of one role the identity as self-attention map at the sites, within the block.
 
     "Perturbed self-attention" of Ahn et al. 2024, https://arxiv.org/abs/2403.17377: each position
     attends to itself alone. It passes through the tap of t2i.attention, after the edits of any
@@ -85,7 +85,7 @@ def _identity_rows_checked(name: str, rows: Sequence[int]) -> Iterator[None]:
 
 
 def find_self_attentions(unet: nn.Module, sites: Sequence[str]) -> Mapping[str, nn.Module]:
-    """Return the self-attention modules whose names match one of the patterns, by name.
+    """Return the self-attention modules whose names match one of the site patterns, by name.
 
     A pattern is a regular expression searched in the name, as diffusers' pag_applied_layers: "mid",
     "up_blocks.1". Raises ArgumentError for a pattern that matches none.
@@ -114,7 +114,7 @@ def find_self_attentions(unet: nn.Module, sites: Sequence[str]) -> Mapping[str, 
 
 
 def perturb_denoiser(denoise: Denoise, unet: nn.Module, sites: Sequence[str]) -> Denoise:
-    """Return a denoiser whose rows of the branch "perturbed" are perturbed at these sites.
+    """Wrap a denoiser so that the rows of the "perturbed" branch have identity self-attention.
 
     The rows are those of each pass's conditioning. Without sites it is `denoise` itself. Raises
     ArgumentError for sites that the model does not have.

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def predicted_original_factors(scheduler: Scheduler) -> tuple[tuple[float, float], ...]:
-    """Return for each step (a, b) such that x0 = a * latents + b * prediction.
+    """Return (a, b) for each step such that x0 = a * latents + b * prediction.
 
     The latents are those the scheduler steps; the noise level is that of the timestep; nothing is
     clipped. Empty for a scheduler whose prediction type is unknown.

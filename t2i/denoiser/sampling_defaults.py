@@ -16,7 +16,7 @@ MAX_STEPS = 10_000
 
 
 class SamplingDefaults(BaseModel):
-    """Sampling settings recommended by a model; None where it recommends nothing."""
+    """Sampling settings that a model recommends; None for those it leaves open."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -25,7 +25,7 @@ class SamplingDefaults(BaseModel):
     sampler: str | None = None
 
     def merged_over(self, usual: dict[str, Any]) -> dict[str, Any]:
-        """Return call arguments: `usual`, overridden by the model's own."""
+        """Return the call arguments `usual`, overridden by the model's own settings."""
         own = {"num_inference_steps": self.steps, "guidance_scale": self.guidance_scale}
         return usual | {name: value for name, value in own.items() if value is not None}
 
@@ -37,7 +37,7 @@ REMEDY = (
 
 
 class SamplingNotes(BaseModel):
-    """The layout of a t2i.json; other keys are ignored."""
+    """Layout of a t2i.json with sampling defaults; other keys are ignored."""
 
     defaults: SamplingDefaults = SamplingDefaults()
 
@@ -51,7 +51,7 @@ def read_sampling_defaults(folder: Path) -> SamplingDefaults:
 def parse_sampling_defaults(
     notes: str | bytes | None, path: Path = Path(NOTES_FILE)
 ) -> SamplingDefaults:
-    """Return the defaults in the text of a t2i.json. Raises ModelError for another layout."""
+    """Parse the sampling defaults in the text of a t2i.json. Raises ModelError if it is invalid."""
     if notes is None:
         return SamplingDefaults()
     return parse_model_notes(notes, SamplingNotes, REMEDY, path).defaults

@@ -19,12 +19,12 @@ class Scheduler(Protocol):
     timesteps: Tensor
 
     def set_timesteps(self, num_inference_steps: int, device: torch.device) -> None:
-        """Lay out the timesteps of a run."""
+        """Set the timesteps of a run of `num_inference_steps` steps."""
 
     def step(
         self, model_output: Tensor, timestep: Tensor, sample: Tensor, *, return_dict: bool
     ) -> Any:
-        """Step the sample from one timestep to the next."""
+        """Compute the sample at the next timestep from the denoiser's output."""
 
 
 class Sampler(NamedTuple):
@@ -62,7 +62,7 @@ def build_scheduler(name: str, config: Mapping[str, object]) -> Scheduler:
 
 
 def find_sampler(name: str) -> Sampler:
-    """Return the sampler of a name. Raises ArgumentError for one that is not in SAMPLERS."""
+    """Return the sampler of a name. Raises ArgumentError if it is not in SAMPLERS."""
     sampler = SAMPLERS.get(normalize_sampler_name(name))
     if sampler is None:
         raise ArgumentError(
@@ -92,7 +92,7 @@ def rebuild_scheduler(scheduler: Scheduler, **settings: object) -> Scheduler:
 
 
 def normalize_sampler_name(name: str) -> str:
-    """Normalize spellings such as "DPM++ 2M Karras", "dpmpp_2m_karras" and "k-dpmpp-2m-karras"."""
+    """Normalize a sampler's name, such as "k-dpmpp-2m-karras" to "dpm++ 2m karras"."""
     words = name.lower().replace("_", " ").replace("-", " ").replace("dpmpp", "dpm++").split()
     return " ".join(words[1:] if words[:1] == ["k"] else words)
 

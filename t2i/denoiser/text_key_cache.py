@@ -26,7 +26,7 @@ MAX_BYTES = 2**28
 def cache_text_keys(
     unet: nn.Module, most_bytes: int = MAX_BYTES
 ) -> Iterator[Mapping[nn.Linear, "CachedProjection"]]:
-    """Compute keys and values of a text only once in each cross-attention, within the block.
+    """Cache the keys and values that cross-attention projects from the text, within the block.
 
     Exact: a cached output is returned only for the same unchanged memory and the same weights, and
     only in the thread that computed it. LoRA layers are applied on top at each pass; attention
@@ -53,7 +53,7 @@ _current_cache: ContextVar[Mapping[nn.Linear, "CachedProjection"]] = ContextVar(
 
 
 def find_base_linear(attention: Attention, name: str) -> nn.Linear | None:
-    """Return a projection without its LoRA layers; None unless it is an nn.Linear."""
+    """Return an attention projection without LoRA layers, or None unless it is an nn.Linear."""
     layer: Any = getattr(attention, name)
     linear = layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer
     return linear if type(linear) is nn.Linear else None
@@ -61,7 +61,7 @@ def find_base_linear(attention: Attention, name: str) -> nn.Linear | None:
 
 @contextmanager
 def intercept_forward(linear: nn.Linear) -> Iterator[Projection]:
-    """Replace the layer's forward by one that looks into the thread's cache; yields the original.
+    """Replace the layer's forward by one that uses the thread's cache, and yield the original.
 
     Runs of several threads share the replacement; the last one to leave restores the original.
     """
@@ -98,7 +98,7 @@ def build_caching_forward(linear: nn.Linear, project: Projection) -> Projection:
 
 @dataclass(slots=True)
 class InterceptedForward:
-    """The original forward of a layer, and the number of runs that use its replacement."""
+    """Original forward of a layer, and the number of runs that use its replacement."""
 
     project: Projection
     own: Any
@@ -111,14 +111,14 @@ _lock = threading.Lock()
 
 
 class ByteBudget:
-    """The number of bytes that may still be cached."""
+    """Number of bytes that the text key cache may still use."""
 
     def __init__(self, most_bytes: int) -> None:
         self.left = most_bytes
 
 
 class CachedProjection:
-    """The last output of a linear layer, and the state of its inputs then."""
+    """Cached output of a key or value projection, valid while its inputs are unchanged."""
 
     def __init__(
         self,
@@ -139,7 +139,9 @@ class CachedProjection:
         self.state: tuple[object, ...] = ()
 
     def forward(self, text_BTD: Tensor) -> Tensor:
-        """Return the cached output if nothing has changed, otherwise compute and cache it."""
+        """Return the cached output if text and weights are unchanged, otherwise compute and cache
+        it.
+        """
         if torch.compiler.is_compiling() or torch.is_grad_enabled():
             return self.project(text_BTD)
         weight, bias = self.read_parameters()
@@ -170,13 +172,13 @@ class CachedProjection:
         self.output_BTK, self.held, self.state = None, (), ()
 
     def read_parameters(self) -> tuple[Tensor, Tensor | None]:
-        """Return weight and bias of the layer."""
+        """Return the current weight and bias of the projection layer."""
         return self.linear.weight, self.linear.bias
 
     def build_state_key(
         self, text_BTD: Tensor, weight: Tensor, bias: Tensor | None, output_BTK: Tensor
     ) -> tuple[object, ...]:
-        """Return a key that is equal only while the layer would give the same output.
+        """Build a key that is equal only while the layer would give the same output.
 
         It consists of address and version of all tensors read, and the output's version.
         """

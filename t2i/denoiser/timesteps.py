@@ -34,7 +34,7 @@ def set_timesteps(
     timesteps: Sequence[int] | None = None,
     sigmas: Sequence[float] | None = None,
 ) -> int:
-    """Set the scheduler's timesteps, evenly spaced or custom; returns the number of steps.
+    """Set the scheduler's timesteps, evenly spaced or custom; return the number of steps.
 
     Raises ArgumentError for timesteps or sigmas that the scheduler cannot use.
     """
@@ -81,7 +81,7 @@ def check_num_steps(num_inference_steps: int) -> None:
 
 
 def check_decreasing(name: str, values: object) -> None:
-    """Raise ArgumentError unless the values are finite and strictly decreasing."""
+    """Raise ArgumentError unless the timesteps or sigmas are finite and strictly decreasing."""
     values = values.tolist() if isinstance(values, torch.Tensor) else values
     numbers: list[Any] = list(values) if isinstance(values, Iterable) else [None]
     sound = bool(numbers) and all(isinstance(one, Real) and isfinite(one) for one in numbers)
@@ -94,7 +94,7 @@ def check_decreasing(name: str, values: object) -> None:
 
 
 def check_trained_timesteps(timesteps: Sequence[float], trained: int | None) -> None:
-    """Raise ArgumentError for timesteps, in decreasing order, outside the trained ones."""
+    """Raise ArgumentError for decreasing timesteps that lie outside the trained range."""
     first, last = float(timesteps[0]), float(timesteps[-1])
     if trained is not None and not 0 <= last <= first <= trained - 1:
         raise ArgumentError(

@@ -31,5 +31,5 @@ def resize_mask(mask_B1YX: Tensor, height: int, width: int) -> Tensor:
 
 
 def join_mask_channels(mask_B1HW: Tensor, masked_BCHW: Tensor) -> Tensor:
-    """Concatenate mask and masked latents, the input after the noisy latents: (B, 1 + C, H, W)."""
+    """Concatenate mask and masked-image latents to the UNet's extra inputs (B, 1 + C, H, W)."""
     return torch.cat([mask_B1HW, masked_BCHW], dim=1)

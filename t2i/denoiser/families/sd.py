@@ -36,7 +36,7 @@ def denoise(
     conditioning: Conditioning,
     attention_options: Mapping[str, object] | None = None,
 ) -> Tensor:
-    """Run one denoiser pass: the prediction (B, C, H, W) for every row of the conditioning.
+    """Run the UNet once: return the prediction (B, C, H, W) for every row of the conditioning.
 
     Reads from `conditioning.extra`, if present: `channels` (concatenated to the latents),
     `guidance_embedding`, the names of ADDED_CONDITIONS, and `image_prompt_0`, `image_prompt_1`, ...
@@ -61,19 +61,19 @@ def denoise(
 
 
 def pixels_per_latent(vae: VAE) -> int:
-    """Return the pixels per latent position, along one side."""
+    """Return the VAE's downsampling factor: pixels per latent position along one side."""
     return int(2 ** (len(vae.config["block_out_channels"]) - 1))
 
 
 def default_size(unet: UNet2DConditionModel, vae: VAE) -> tuple[int, int]:
-    """Return height and width in pixels that the model was trained at."""
+    """Return the (height, width) in pixels that the model was trained at."""
     size = unet.config["sample_size"]
     height, width = (size, size) if isinstance(size, int) else size
     return height * pixels_per_latent(vae), width * pixels_per_latent(vae)
 
 
 def latent_size(vae: VAE, height: int, width: int) -> tuple[int, int]:
-    """Return H and W of the latents of an image of `height` x `width` pixels.
+    """Return (H, W) of the VAE's latents for an image of `height` x `width` pixels.
 
     Raises ArgumentError for a size that is not a multiple of `pixels_per_latent`.
     """
@@ -88,7 +88,7 @@ def latent_size(vae: VAE, height: int, width: int) -> tuple[int, int]:
 
 
 def describe_nearest_multiples(pixels: object, factor: int) -> str:
-    """Describe the nearest valid sizes for an error message."""
+    """Describe the nearest multiples of `factor` to a size in pixels, for error messages."""
     if not isinstance(pixels, int | float) or not factor < pixels < inf:
         return f"{factor} is the smallest"
     below = int(pixels // factor) * factor
@@ -96,7 +96,7 @@ def describe_nearest_multiples(pixels: object, factor: int) -> str:
 
 
 def decode_latents(vae: VAE, latents_BCHW: Tensor) -> Tensor:
-    """Decode latents to pixels (B, 3, Y, X) in -1..1.
+    """Decode scaled latents with the VAE to pixels (B, 3, Y, X) in -1..1.
 
     Raises DrawingError for NaN and infinities.
     """
@@ -114,7 +114,9 @@ def decode_latents(vae: VAE, latents_BCHW: Tensor) -> Tensor:
 def encode_pixels(
     vae: VAE, pixels_B3YX: Tensor, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Encode pixels in -1..1 to latents (B, C, H, W), sampled with `generator`."""
+    """Encode pixels in -1..1 with the VAE to scaled latents (B, C, H, W), sampled with
+    `generator`.
+    """
     encoded = vae.encode(pixels_B3YX.to(vae.dtype))
     if isinstance(vae, AutoencoderTiny):
         return scale_latents(vae, encoded.latents)

@@ -17,7 +17,9 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class SizeConditioning:
-    """Micro-conditioning (Podell et al. 2023, section 2.2, https://arxiv.org/abs/2307.01952)."""
+    """SDXL's size and crop conditioning (Podell et al. 2023, section 2.2,
+    https://arxiv.org/abs/2307.01952).
+    """
 
     original: Size
     """Original size of the training images to imitate, before scaling."""
@@ -35,18 +37,18 @@ class SizeConditioning:
 
 
 def has_size_conditioning(unet: UNet2DConditionModel) -> bool:
-    """Return True for a UNet that takes SDXL's pooled embedding and sizes."""
+    """Return True for a UNet that takes SDXL's pooled embedding and image sizes."""
     return bool(unet.config["addition_embed_type"] == "text_time")
 
 
 def has_aesthetic_score(unet: UNet2DConditionModel, pooled_width: int) -> bool:
-    """Return True for a UNet with five numbers instead of six, as SDXL's refiner."""
+    """Return True for a UNet that takes an aesthetic score (five time ids), as SDXL's refiner."""
     room = unet.config["projection_class_embeddings_input_dim"] - pooled_width
     return bool(room == 5 * unet.config["addition_time_embed_dim"])
 
 
 def require_pooled(pooled_BD: Tensor | None) -> Tensor:
-    """Return the pooled embedding. Raises ArgumentError for None."""
+    """Return the pooled prompt embedding. Raises ArgumentError if it is None."""
     if pooled_BD is None:
         raise ArgumentError(
             "This model also reads a pooled embedding of each prompt: beside prompt_embeds give "

@@ -38,7 +38,7 @@ def denoise(
     with_variance: bool = False,
     attention_options: Mapping[str, object] | None = None,
 ) -> Tensor:
-    """Run one denoiser pass: the noise (B, C, H, W), or noise and variance (B, 2 C, H, W).
+    """Run Kandinsky's UNet once: return noise (B, C, H, W), or noise and variance (B, 2 C, H, W).
 
     The conditioning's text has one token, the embedding of an image.
     """
@@ -55,17 +55,17 @@ def denoise(
 
 @dataclass(frozen=True, slots=True)
 class VarianceGuidance:
-    """A guidance of the noise alone; the variance is that of the "cond" branch."""
+    """Guidance of a UNet with learned variance: combines the noise, not the variance."""
 
     guidance: Guidance
 
     @property
     def needs(self) -> tuple[Branch, ...]:
-        """Branches that the guidance of the noise needs."""
+        """Branches that the wrapped guidance can require in any step."""
         return self.guidance.needs
 
     def branches(self, run: RunState) -> tuple[Branch, ...]:
-        """Return the branches of the current step."""
+        """Return the branches that the wrapped guidance requires in the current step."""
         return self.guidance.branches(run)
 
     def combine(self, predictions: Mapping[Branch, Tensor], run: RunState) -> Tensor:
@@ -95,7 +95,7 @@ def correct_scheduler(scheduler: Scheduler) -> Scheduler:
 
 
 def check_unet(unet: UNet2DConditionModel, movq: VQModel) -> None:
-    """Raise ModelError unless the UNet is conditioned on images only and fits the MoVQ."""
+    """Raise ModelError unless Kandinsky's UNet takes image embeddings only and fits the MoVQ."""
     declared = (unet.config["encoder_hid_dim_type"], unet.config["addition_embed_type"])
     if declared != ("image_proj", "image"):
         raise ModelError(
@@ -114,18 +114,18 @@ def check_unet(unet: UNet2DConditionModel, movq: VQModel) -> None:
 
 
 def pixels_per_latent(movq: VQModel) -> int:
-    """Return the pixels per latent position, along one side."""
+    """Return the MoVQ's downsampling factor: pixels per latent position along one side."""
     return int(2 ** (len(movq.config["block_out_channels"]) - 1))
 
 
 def default_size(unet: UNet2DConditionModel, movq: VQModel) -> tuple[int, int]:
-    """Return height and width in pixels that the model was trained at."""
+    """Return the (height, width) in pixels that Kandinsky's UNet was trained at."""
     size: int = unet.config["sample_size"] * pixels_per_latent(movq)
     return size, size
 
 
 def latent_size(movq: VQModel, height: int, width: int) -> tuple[int, int]:
-    """Return H and W of the latents of an image of `height` x `width` pixels.
+    """Return (H, W) of the MoVQ's latents for an image of `height` x `width` pixels.
 
     The UNet halves latents as often as the MoVQ halves pixels. Raises ArgumentError for sizes that
     are not a multiple of both.
@@ -141,7 +141,7 @@ def latent_size(movq: VQModel, height: int, width: int) -> tuple[int, int]:
 
 
 def decode_latents(movq: VQModel, latents_BCHW: Tensor) -> Tensor:
-    """Decode latents, neither scaled nor quantized, to pixels (B, 3, Y, X) in -1..1.
+    """Decode latents, neither scaled nor quantized, with the MoVQ to pixels (B, 3, Y, X) in -1..1.
 
     Raises DrawingError for NaN and infinities.
     """
@@ -167,7 +167,7 @@ def denoise_prior(
 
 @dataclass(frozen=True, slots=True)
 class UnCLIPStepper:
-    """An UnCLIPScheduler that passes the next timestep to each step, for the sampling loop."""
+    """Adapter of UnCLIPScheduler for the sampling loop: passes the next timestep to each step."""
 
     scheduler: UnCLIPScheduler
 
@@ -179,7 +179,7 @@ class UnCLIPStepper:
         generator: torch.Generator | list[torch.Generator] | None = None,
         return_dict: bool = False,
     ) -> Any:
-        """Step from `timestep` to the next lower one."""
+        """Run one UnCLIPScheduler step from `timestep` to the next lower one."""
         # Its annotations say int and one generator; it takes these as well.
         stepping: Any = self.scheduler
         later = stepping.timesteps[stepping.timesteps < timestep]

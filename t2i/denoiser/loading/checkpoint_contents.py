@@ -24,7 +24,7 @@ MAX_TENSORS = 20_000
 
 @dataclass(frozen=True, slots=True)
 class PartLocation:
-    """The prefix of a model part in a checkpoint, and the class it is loaded as."""
+    """Location of a model part in a checkpoint: the prefix of its tensors, and its class."""
 
     prefix: str
     class_name: str
@@ -32,7 +32,7 @@ class PartLocation:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointFamily:
-    """A kind of checkpoint; its configs are in the assets folder of this name."""
+    """Layout of single-file checkpoints of one architecture, such as SD 1, SD 2 or SDXL."""
 
     name: str
     layout: str
@@ -52,7 +52,9 @@ END_TOKEN, BANG_TOKEN = "<|endoftext|>", "!"
 def build_family(
     name: str, layout: str, texts: Mapping[str, PartLocation], pads: Mapping[str, str]
 ) -> CheckpointFamily:
-    """Build a family with the UNet and VAE locations that all families share."""
+    """Build a checkpoint family from its text encoders; UNet and VAE locations are the same in
+    all.
+    """
     always = {
         "unet": PartLocation(UNET_PREFIX, "UNet2DConditionModel"),
         "vae": PartLocation(VAE_PREFIX, "AutoencoderKL"),
@@ -78,7 +80,7 @@ FAMILY_BY_TEXT_WIDTH = {768: SD1, 1024: SD2, 2048: XL, 1280: REFINER}
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A complete model in one file."""
+    """Identified single-file checkpoint: its family, tensor shapes and prediction type."""
 
     path: Path
     family: CheckpointFamily
@@ -89,16 +91,16 @@ class Checkpoint:
 
     @property
     def unet_channels(self) -> int:
-        """Input channels of the UNet: those of the latents, or more for inpainting."""
+        """Number of input channels of the UNet: those of the latents, or more for inpainting."""
         return self.shapes[f"{UNET_PREFIX}input_blocks.0.0.weight"][1]
 
     def part_shapes(self, part: str) -> Shapes:
-        """Return the shapes of a part's tensors by their names in the file."""
+        """Return the shapes of a model part's tensors by their names in the file."""
         prefix = self.family.sources[part].prefix
         return {name: shape for name, shape in self.shapes.items() if name.startswith(prefix)}
 
     def list_unused_text_tensors(self, part: str) -> list[str]:
-        """Return a text encoder's tensors in the file that its class does not use."""
+        """Return the tensors of a text encoder in the file that its class does not use."""
         prefix = self.family.sources[part].prefix
         if not part.startswith("text"):
             return []
@@ -107,7 +109,7 @@ class Checkpoint:
         return [name for name, end in bare.items() if is_unused_text_tensor(end) and end not in own]
 
     def list_other_tensors(self, given: Collection[str] = ()) -> list[str]:
-        """Return the tensors that belong to no part.
+        """Return the tensors in the file that belong to no model part.
 
         given : parts that the caller supplies; with all text encoders, none of theirs count
         """
@@ -118,7 +120,7 @@ class Checkpoint:
 
 
 def identify_checkpoint(path: Path) -> Checkpoint:
-    """Identify a checkpoint by its header. Raises ModelError unless it is a supported model."""
+    """Identify a checkpoint by its header alone. Raises ModelError for an unsupported model."""
     shapes = read_shapes(path)
     if len(shapes) > MAX_TENSORS:
         raise ModelError(
@@ -139,7 +141,7 @@ def identify_checkpoint(path: Path) -> Checkpoint:
 
 
 def infer_checkpoint_family(path: Path, shapes: Shapes) -> CheckpointFamily:
-    """Infer the family from the text encoders, or from the text width of the UNet."""
+    """Infer a checkpoint's family from its text encoders, or from the UNet's text width."""
     for known in (XL, REFINER, SD2, SD1):
         prefixes = tuple(known.sources[part].prefix for part in known.sources if "text" in part)
         if all(any(name.startswith(prefix) for name in shapes) for prefix in prefixes):
@@ -159,7 +161,7 @@ def infer_checkpoint_family(path: Path, shapes: Shapes) -> CheckpointFamily:
 
 
 def read_declared_prediction_type(path: Path, shapes: Shapes) -> str | None:
-    """Return the prediction type declared in modelspec metadata or by a marker tensor, or None."""
+    """Return the prediction type that metadata or a marker tensor declares, or None."""
     with open_tensors(path) as file:
         metadata = file.metadata() or {}
     declared = metadata.get("modelspec.prediction_type", "").lower()
@@ -174,7 +176,7 @@ def read_declared_prediction_type(path: Path, shapes: Shapes) -> str | None:
 
 
 def describe_unsupported_file(shapes: Shapes) -> str:
-    """Describe a file without a UNet in the original layout, and how to use it."""
+    """Describe what a file without a known UNet probably is, and how to use it, for an error."""
     for marks, answer in OTHER_FILES:
         if any(mark in name for name in shapes for mark in marks):
             return answer

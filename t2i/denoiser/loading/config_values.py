@@ -109,7 +109,7 @@ def check_config_values(kind: Callable[..., Any], config: Mapping[str, object]) 
 
 
 def config_value_error(key: str, value: object, expected: str) -> ModelError:
-    """Return the error for a value of a config."""
+    """Return the ModelError for a config value that is not as expected."""
     return ModelError(
         f"has {key} = {value!r:.80}, expected {expected}: correct it, or copy the file from "
         "the model again."
@@ -117,7 +117,7 @@ def config_value_error(key: str, value: object, expected: str) -> ModelError:
 
 
 def describe_expected_type(key: str, value: object, annotation: object) -> str:
-    """Describe the values that an annotation allows; "" where the value is one of them.
+    """Describe the types that an annotation allows, or return "" if the value has one of them.
 
     Lists may have any length: signatures declare `tuple[int]` for four numbers.
     """
@@ -143,7 +143,7 @@ def describe_expected_type(key: str, value: object, annotation: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ParameterType:
-    """The JSON values that a parameter accepts.
+    """JSON types that a parameter's annotation accepts.
 
     kinds : types of its scalars
     literals : the only allowed strings, if there is a choice
@@ -157,7 +157,7 @@ class ParameterType:
 
 
 def parse_annotation(annotation: object) -> ParameterType | None:
-    """Parse a type annotation; None for one that does not restrict JSON values."""
+    """Parse a type annotation; return None for one that does not restrict JSON values."""
     nothing: frozenset[Any] = frozenset()
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation in SCALAR_NAMES:
@@ -190,7 +190,7 @@ def is_accepted_scalar(value: object, allowed: ParameterType) -> bool:
 
 
 def describe_expected_range(key: str, value: object) -> str:
-    """Describe the range of a key's numbers; "" where all of them are inside."""
+    """Describe the range allowed for a config key, or return "" if all its numbers are inside."""
     numbers = [one for one in iter_scalars(value) if isinstance(one, int | float)]
     numbers = [one for one in numbers if not isinstance(one, bool)]
     if key in AT_LEAST_ONE and not all(one >= 1 for one in numbers):

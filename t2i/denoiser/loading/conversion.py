@@ -21,7 +21,7 @@ TRANSFORMERS_PREFIX_END = ".transformer."
 
 @dataclass(frozen=True, slots=True)
 class ConversionResult:
-    """The outcome of a traced conversion.
+    """Outcome of a traced checkpoint conversion: diffusers' tensor shapes and unused tensors.
 
     shapes : by diffusers' names
     dropped : tensors of the file that were not used
@@ -32,7 +32,7 @@ class ConversionResult:
 
 
 class TracedTensor(Tensor):
-    """A tensor that carries its name in the file through views and copies."""
+    """Tensor that keeps the name it has in the checkpoint through views and copies."""
 
     origin: str = ""
 
@@ -54,7 +54,7 @@ class TracedTensor(Tensor):
 def trace_conversion(
     part: str, prefix: str, model: nn.Module, config: Mapping[str, object], found: Shapes
 ) -> ConversionResult:
-    """Convert the shapes of a part. Raises whatever diffusers raises for missing tensors."""
+    """Trace diffusers' conversion of a model part on meta tensors. Raises whatever it raises."""
     tensors: dict[str, Tensor] = {}
     for name, shape in found.items():
         traced = torch.empty(shape, device="meta").as_subclass(TracedTensor)

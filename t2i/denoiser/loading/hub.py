@@ -17,7 +17,7 @@ WEIGHT_STEMS = ("diffusion_pytorch_model", "model")
 
 
 def is_hub_id(name: str) -> bool:
-    """Return True for a name of the form "owner/name" or "owner/name@revision"."""
+    """Return True for a hub id of the form "owner/name" or "owner/name@revision"."""
     return HUB_ID.fullmatch(name) is not None
 
 
@@ -51,7 +51,7 @@ def download_hub_model(name: str, variant: str | None = None) -> Path:
 
 
 def download_patterns(variant: str | None) -> list[str]:
-    """Return file patterns of each known part's JSON, vocabulary and safetensors weights."""
+    """Return file patterns for the download: JSON, vocabularies and safetensors of known parts."""
     from t2i.denoiser.loading.model_parts import (
         ALLOWED_CLASSES,  # it imports diffusers; who looks names up does not
     )
@@ -87,7 +87,7 @@ def hub_cache_folder(repository: str) -> Path:
 
 
 def find_snapshot(place: Path, revision: str) -> Path | None:
-    """Return the cached pipeline folder of a branch, tag or commit; None if missing or broken."""
+    """Return the cached folder of a branch, tag or commit, or None if missing or broken."""
     ref = place / "refs" / revision
     try:
         commit = (

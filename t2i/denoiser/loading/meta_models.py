@@ -116,13 +116,13 @@ def limit_modules() -> Iterator[None]:
 
 
 def list_tied_names(model: nn.Module) -> set[str]:
-    """Return all but the first name of parameters that have several."""
+    """Return all but the first name of each parameter that several modules share."""
     names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     return names - {name for name, _ in model.named_parameters()}
 
 
 def make_argument_builder(kind: Callable[..., nn.Module]) -> Callable[[Config], nn.Module]:
-    """Return a builder that passes the config keys the class has as parameters."""
+    """Return a function that builds a class from the config keys that are its parameters."""
     known = inspect.signature(kind).parameters
     return lambda config: kind(**{key: value for key, value in config.items() if key in known})
 
@@ -130,7 +130,7 @@ def make_argument_builder(kind: Callable[..., nn.Module]) -> Callable[[Config], 
 def make_config_builder(
     kind: Callable[[Any], nn.Module], config_kind: type[PretrainedConfig]
 ) -> Callable[[Config], nn.Module]:
-    """Return a builder that uses the class's transformers config."""
+    """Return a function that builds a class from its transformers config."""
     return lambda config: kind(config_kind.from_dict(dict(config)))
 
 

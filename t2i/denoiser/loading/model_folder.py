@@ -32,7 +32,7 @@ MAX_TOKENIZER_BYTES = 64_000_000
 
 @dataclass(frozen=True, slots=True)
 class FolderContents:
-    """The layout and parts of a checked folder."""
+    """Layout and model parts of a checked model folder."""
 
     kind: str
     """One of LAYOUTS."""
@@ -43,7 +43,8 @@ class FolderContents:
 def check_folder(
     folder: Path, variant: str | None = None, given: Collection[str] = frozenset()
 ) -> FolderContents:
-    """Raise ModelError unless the folder has every part of its layout, complete and fitting.
+    """Check a model folder and return its contents. Raises ModelError unless it is complete and
+    fits.
 
     given : parts that the caller supplies
 
@@ -91,7 +92,7 @@ def check_folder(
 
 
 def read_layout(folder: Path, index: Mapping[str, object]) -> Layout:
-    """Return the layout that an index describes. Raises ModelError for one that refers to code."""
+    """Return the layout that a model index describes. Raises ModelError if it refers to code."""
     for key, value in iter_entries(index):
         check_no_code(folder / "model_index.json", key, value)
     for part, entry in index.items():
@@ -123,7 +124,7 @@ def read_layout(folder: Path, index: Mapping[str, object]) -> Layout:
 
 
 def is_class_entry(entry: list[object]) -> bool:
-    """Return True for an entry of an index that names a class of ALLOWED_LIBRARIES, or none."""
+    """Return True for an index entry that names a class of ALLOWED_LIBRARIES, or none."""
     sound = len(entry) == 2 and all(isinstance(one, str | None) for one in entry)
     return sound and entry[0] in ALLOWED_LIBRARIES
 
@@ -131,7 +132,7 @@ def is_class_entry(entry: list[object]) -> bool:
 def check_folder_part(
     folder: Path, part: str, entry: object, variant: str | None
 ) -> nn.Module | None:
-    """Return a part's meta model, if it has one.
+    """Check one part of a model folder; return its meta model, or None if it has no weights.
 
     Raises ModelError unless the part is complete and of a known class.
     """

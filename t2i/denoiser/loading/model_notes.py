@@ -1,4 +1,4 @@
-"""Reading of the t2i.json beside a model, into the layout that the caller needs.
+"""Reading of the t2i.json beside a model, validated as the caller's pydantic layout.
 
 Nothing here imports torch: the command line reads notes before it loads a model.
 """
@@ -17,7 +17,7 @@ Layout = TypeVar("Layout", bound=BaseModel)
 
 
 def read_model_notes(folder: Path, layout: type[Layout], remedy: str) -> Layout | None:
-    """Read the t2i.json of a model folder; None for a folder without one.
+    """Read the t2i.json of a model folder, or return None for a folder without one.
 
     Raises ModelError, ending in `remedy`, for notes of another layout.
     """
@@ -30,7 +30,9 @@ def read_model_notes(folder: Path, layout: type[Layout], remedy: str) -> Layout 
 def parse_model_notes(
     notes: str | bytes, layout: type[Layout], remedy: str, path: Path = Path(NOTES_FILE)
 ) -> Layout:
-    """Parse the text of a t2i.json. Raises ModelError, ending in `remedy`, for another layout."""
+    """Parse the text of a t2i.json. Raises ModelError, ending in `remedy`, if it does not fit
+    `layout`.
+    """
     try:
         return layout.model_validate_json(notes)
     except ValidationError as error:

@@ -14,7 +14,7 @@ KANDINSKY_PRIOR = "Kandinsky 2.2 prior"
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A kind of model folder and its parts."""
+    """Kind of model folder: its required, joint and optional parts."""
 
     name: str
     required: tuple[str, ...]
@@ -25,7 +25,7 @@ class Layout:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Names of all parts."""
+        """Names of all parts of the model folder."""
         return self.required + self.together + self.optional
 
 

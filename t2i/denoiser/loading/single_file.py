@@ -60,7 +60,7 @@ def load_single_file(
     dtype: torch.dtype = torch.float32,
     **given: object,
 ) -> dict[str, object]:
-    """Load the components of a checkpoint, by diffusers' names.
+    """Load the components of a single-file checkpoint: diffusers' name -> component.
 
     config : a model folder of the same architecture to take configs, scheduler and vocabulary from,
         for a model of other sizes than the published ones
@@ -107,7 +107,7 @@ def load_single_file(
 def check_checkpoint_part(
     checkpoint: Checkpoint, part: str, folder: Path
 ) -> tuple[dict[str, object], nn.Module]:
-    """Return the changes of a part's config and its meta model.
+    """Check one part of a checkpoint; return the changes of its config and its meta model.
 
     Raises ModelError unless the part is complete.
     """
@@ -156,7 +156,7 @@ def check_checkpoint_part(
 
 
 def check_known_tensors(path: Path, names: Collection[str]) -> None:
-    """Raise ModelError for tensors of unknown purpose."""
+    """Raise ModelError if a checkpoint has tensors of unknown purpose."""
     if names := {name for name in names if not is_unused_tensor(name)}:
         raise ModelError(
             f"Refused {path}: it has {several(len(names), 'tensor')} that no model of its kind has "
@@ -180,7 +180,7 @@ def check_channels(checkpoint: Checkpoint, config: Mapping[str, object]) -> int:
 
 
 def build_meta_part(config_path: Path, class_name: str, config: Mapping[str, object]) -> nn.Module:
-    """Build a meta model, naming the config file in errors."""
+    """Build the meta model of a checkpoint part; errors name the config file."""
     try:
         return build_meta_model(class_name, config)
     except ModelError as error:
@@ -194,7 +194,7 @@ def load_checkpoint_part(
     changes: Mapping[str, object],
     dtype: torch.dtype,
 ) -> nn.Module:
-    """Load the weights of one part, with diffusers' conversion."""
+    """Load the weights of one part of a checkpoint, with diffusers' conversion."""
     source = checkpoint.family.sources[part]
     with open_tensors(checkpoint.path) as file:
         names = checkpoint.part_shapes(part).keys() - set(checkpoint.list_unused_text_tensors(part))
@@ -231,7 +231,7 @@ def load_checkpoint_part(
 
 
 def load_clip_tokenizer(place: Path, pad: str) -> CLIPTokenizer:
-    """Load the tokenizer of a model folder, or CLIP's from the hub or its cache."""
+    """Load the CLIP tokenizer of a model folder, or the one from the hub or its cache."""
     if place.is_dir():
         check_links(place.parent, [place, *place.rglob("*")])
         check_tokenizer(place)
@@ -255,7 +255,7 @@ def load_clip_tokenizer(place: Path, pad: str) -> CLIPTokenizer:
 
 
 def build_checkpoint_scheduler(checkpoint: Checkpoint, folder: Path) -> Scheduler:
-    """Build the scheduler from a folder's config and the checkpoint's prediction type."""
+    """Build the scheduler of a checkpoint, with its prediction type, from a folder's config."""
     path = folder / "scheduler" / "scheduler_config.json"
     check_links(folder, [path])
     config = read_json_object(path) | {"prediction_type": checkpoint.prediction_type}

@@ -1,5 +1,4 @@
-"""Parts of a model tried out on nothing before they are used: whatever a library says of a config
-that it cannot use is said here, with the file's name, and not in the middle of a picture.
+"""Trial runs of model parts on zeros or meta tensors, to report an unusable config by its file.
 
 C channels, H W latent size.
 """
@@ -22,13 +21,13 @@ from t2i.errors import ModelError, T2IError, library_message
 
 TRIAL_STEPS = 8
 PASSED_MODELS: set[str] = set()
-"""Configs, as JSON, that passed `check_models_run` in this process; a model is loaded repeatedly."""
+"""Configs, as JSON, of the models that passed `check_models_run` in this process."""
 MAX_PASSED = 64
 
 
 @contextmanager
 def translate_failures(problem: str, remedy: str) -> Iterator[None]:
-    """Raise a ModelError of this problem for any foreign exception within the block."""
+    """Turn any exception of a library within the block into a ModelError with this text."""
     try:
         yield
     except T2IError:
@@ -38,7 +37,7 @@ def translate_failures(problem: str, remedy: str) -> Iterator[None]:
 
 
 def translate_load_failures(place: Path) -> AbstractContextManager[None]:
-    """Raise ModelError for a failure of loading a checked model."""
+    """Turn an exception while a checked model is loaded into a ModelError."""
     return translate_failures(
         f"{place} cannot be loaded, though its parts are whole",
         "check the options that were given, and the configs of its parts.",
@@ -67,7 +66,7 @@ def check_scheduler_runs(path: Path, class_name: str) -> None:
 
 
 def step_on_zeros(stepping: Any) -> None:
-    """Some steps of zeros. Raises ValueError where numbers come of it that are none."""
+    """Run TRIAL_STEPS scheduler steps on zeros. Raises ValueError for NaN or infinite results."""
     stepping.set_timesteps(TRIAL_STEPS)
     if hasattr(stepping, "set_begin_index"):
         stepping.set_begin_index(0)
@@ -81,7 +80,7 @@ def step_on_zeros(stepping: Any) -> None:
 
 
 def load_checked_tokenizer(place: Path, class_name: str) -> Any:
-    """The tokenizer of a checked folder. Raises ModelError where it reads no text."""
+    """Load a folder's tokenizer and try it on a text. Raises ModelError if that fails."""
     with translate_failures(
         f"{place} has no {class_name} that reads a text",
         "copy the folder from the model again.",
@@ -93,7 +92,7 @@ def load_checked_tokenizer(place: Path, class_name: str) -> Any:
 
 
 def check_vocabulary(place: Path, tokenizer: Any, text_encoder: Any) -> None:
-    """Raise ModelError where the tokenizer has tokens of which the text encoder knows nothing."""
+    """Raise ModelError if the tokenizer has tokens without an embedding in the text encoder."""
     known = text_encoder.get_input_embeddings().weight.shape[0]
     most = max(tokenizer.get_vocab().values(), default=0) + 1
     if most > known:
@@ -104,7 +103,7 @@ def check_vocabulary(place: Path, tokenizer: Any, text_encoder: Any) -> None:
 
 
 def check_models_run(models: Mapping[str, nn.Module], names: Mapping[str, object]) -> None:
-    """Raise ModelError unless latents without memory go through denoiser and autoencoder.
+    """Raise ModelError unless UNet and autoencoder run on meta tensors and fit each other.
 
     models : part -> its skeleton; what the caller brings along is not there
     names : part -> where it is described
@@ -134,13 +133,13 @@ def check_models_run(models: Mapping[str, nn.Module], names: Mapping[str, object
 
 
 def pooled_width(models: Mapping[str, nn.Module]) -> int | None:
-    """Return the width of the second text encoder's pooled embedding; None without one."""
+    """Return the width of the second text encoder's pooled embedding, or None without one."""
     config: Any = getattr(models.get("text_encoder_2"), "config", None)
     return None if config is None else int(config.projection_dim)
 
 
 def translate_run_failures(name: object) -> AbstractContextManager[None]:
-    """Raise ModelError for a failure of a trial pass."""
+    """Turn an exception in a trial pass of the named part into a ModelError."""
     return translate_failures(
         f"{name} describes a part that cannot run",
         "its sizes do not fit one another, or the parts beside it.",
@@ -155,7 +154,7 @@ def min_latent_side(unet: Any) -> int:
 def run_trial_pass(
     unet: Any, models: Mapping[str, nn.Module], side: int, *, learned: bool = False
 ) -> torch.Tensor:
-    """Run a UNet on zeros; returns the prediction (1, C, side, side).
+    """Run a UNet once on zeros and return the prediction (1, C, side, side).
 
     learned : let the text require a gradient, as with learned words or a trained text encoder
     """

@@ -54,7 +54,7 @@ MARKER_TENSORS = {
 
 
 def is_unused_text_tensor(name: str) -> bool:
-    """Return True for an unused tensor of a text encoder, by its name without the part's prefix."""
+    """Return True for a text encoder's unused tensor, by its name without the part's prefix."""
     bare = name.removeprefix("text_model.")
     return name.endswith(POSITION_IDS) or bare in TEXT_EXTRAS or bare.startswith(VISION_PREFIXES)
 

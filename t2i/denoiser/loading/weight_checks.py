@@ -33,7 +33,7 @@ MAX_INDEX_BYTES = 16_000_000
 
 
 def check_weights(folder: Path, class_name: str, variant: str | None) -> nn.Module:
-    """Raise ModelError unless a folder holds the weights of a class; returns its meta model."""
+    """Check a folder's weights against their class; return its meta model. Raises ModelError."""
     config_path = folder / "config.json"
     config = read_json_object(config_path)
     check_config(config_path, config)
@@ -66,7 +66,7 @@ def check_weights(folder: Path, class_name: str, variant: str | None) -> nn.Modu
 def describe_misfits(
     expected: Shapes, found: Shapes, second: Collection[str] = (), extras: Collection[str] = ()
 ) -> str:
-    """Describe missing, unexpected and misshapen tensors; "" for none.
+    """Describe missing, unexpected and misshapen tensors, or return "" if there are none.
 
     second : names of tied tensors, which files may leave out
     extras : names that may be present without being expected
@@ -117,7 +117,7 @@ def list_weight_files(folder: Path, variant: str | None) -> list[Path]:
 
 
 def list_shards(index: Path) -> list[Path]:
-    """Return the files named by an index. Raises ModelError for missing ones."""
+    """Return the weight files named by a safetensors index. Raises ModelError for missing ones."""
     weight_map = read_json_object(index, MAX_INDEX_BYTES).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ModelError(f"{index} has no weight_map: copy or download the model again.")
@@ -144,7 +144,7 @@ def read_shapes(path: Path) -> Shapes:
 
 
 def check_dtypes(path: Path, names: Iterable[str]) -> None:
-    """Raise ModelError unless these tensors of a safetensors file are floating-point numbers."""
+    """Raise ModelError unless the named tensors of a safetensors file are floating-point."""
     with open_tensors(path) as file:
         for name in names:
             kind = file.get_slice(name).get_dtype()
@@ -158,7 +158,7 @@ def check_dtypes(path: Path, names: Iterable[str]) -> None:
 
 
 def read_json_object(path: Path, largest: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
-    """Read a JSON object of at most `largest` bytes. Raises ModelError."""
+    """Read a JSON object from a file of at most `largest` bytes. Raises ModelError."""
     try:
         content = parse_json(read_bounded(path, largest), lenient=True)
     except FileNotFoundError:
@@ -182,7 +182,7 @@ def canonical_tensor_name(name: str) -> str:
 
 
 def summarize_tensor_names(names: Collection[str]) -> str:
-    """Return the first few names, and the number of further ones."""
+    """Return the first few tensor names, and the number of further ones."""
     more = len(names) - MAX_NAMED_TENSORS
     first = ", ".join(sorted(names)[:MAX_NAMED_TENSORS])
     return first + (f" and {more} more" if more > 0 else "")
