@@ -15,7 +15,7 @@ from PIL import Image
 
 from t2i.masks import INVERTED, find_mask_problem, flatten_mask
 from t2i.pictures import open_picture
-from train.data.decode import decode
+from train.data.decode import decode_picture
 
 SIZE = (24, 16)
 BOX = (6, 4, 18, 12)
@@ -82,7 +82,7 @@ def test_the_file_of_it_is_read_alike_by_the_command_line_and_by_training(
 ) -> None:
     path = tmp_path / "mask.png"
     mask.save(path, transparency=mask.info.get("transparency"))
-    for read in (open_picture(path), decode(path.read_bytes(), "its mask")):
+    for read in (open_picture(path), decode_picture(path.read_bytes(), "its mask")):
         assert np.array_equal(white_of(flatten_mask(read)), WHITE)
 
 
@@ -181,4 +181,4 @@ def test_every_mask_is_read_in_this_way(repo: Path) -> None:
 def test_saved_as_webp_the_box_stays_a_box(tmp_path: Path) -> None:
     data = BytesIO()
     clear("RGBA").save(data, "WEBP", lossless=True)
-    assert np.array_equal(white_of(flatten_mask(decode(data.getvalue(), "a"))), WHITE)
+    assert np.array_equal(white_of(flatten_mask(decode_picture(data.getvalue(), "a"))), WHITE)

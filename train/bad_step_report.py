@@ -23,7 +23,7 @@ from t2i.pictures import picture_grid, save_picture
 from t2i.scenes.sample import Samples
 from train.batches.batch import Batch, iterate_batches
 from train.batches.order import BatchOrder, ProcessShare
-from train.reporting.sample_sheets import pictures_of
+from train.reporting.sample_sheets import pixels_to_images
 from train.targets.target import Target
 
 REPORT_FOLDER = "not-a-number"
@@ -37,13 +37,16 @@ PictureLoader = Callable[[int], Sequence[Image.Image]]
 """Loads the pictures of a step, 0 being the first, slot by slot."""
 
 
-class NotANumber(TrainingError):
-    """A bad step more than may be skipped; the weights are those after the step before."""
+class NonFiniteStepError(TrainingError):
+    """Error for more steps with a loss or gradient that is not finite than may be skipped."""
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One sample of the step; `drawn` holds random numbers of its loss, such as the timestep."""
+class SampleReport:
+    """One sample in the report of a bad step: its name, caption and loss.
+
+    drawn : random numbers of its loss, such as the timestep
+    """
 
     slot: int
     name: str
@@ -53,8 +56,8 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class BadStep:
-    """The report of one step, over all processes.
+class BadStepReport:
+    """Report of one step whose loss or gradient is not finite, over all processes.
 
     gradient_norms : by parameter group of the optimizer
     broken_gradients : names of the weights whose gradient is not finite
@@ -66,19 +69,19 @@ class BadStep:
     learning_rate: float
     gradient_norms: Mapping[str, float]
     broken_gradients: Sequence[str]
-    rows: Sequence[Row]
+    rows: Sequence[SampleReport]
 
-    def headline(self) -> str:
-        """Return loss and gradient norm as part of a sentence."""
+    def format_headline(self) -> str:
+        """Return the start of an error message: the step with its loss and gradient norm."""
         return f"Step {self.step} gave loss {self.loss} and gradient norm {self.grad_norm}"
 
-    def suspects(self) -> list[Row]:
+    def list_suspects(self) -> list[SampleReport]:
         """Return the samples whose own loss is not finite; all of them where there is none."""
         return [row for row in self.rows if not math.isfinite(row.loss)] or [*self.rows]
 
-    def name_suspects(self) -> str:
-        """Return a sentence that names the samples that may be the cause."""
-        suspects = self.suspects()
+    def describe_suspects(self) -> str:
+        """Return a sentence for an error message that names the samples that may be the cause."""
+        suspects = self.list_suspects()
         named = [
             f"{row.name} ({'any of the batch' if math.isfinite(row.loss) else f'loss {row.loss}'})"
             for row in suspects[:MAX_NAMED]
@@ -87,27 +90,30 @@ class BadStep:
         return f"Samples: {', '.join(named + more)}."
 
     def write(self, out: Path, load_pictures: PictureLoader) -> None:
-        """Write the report into the folder of the run. Raises OutputError."""
+        """Write the report into the folder of the run, as JSON and a sheet of pictures.
+
+        Raises OutputError.
+        """
         path = out / REPORT_FOLDER / f"step-{self.step:08d}.json"
-        text = json.dumps(to_json(asdict(self)), indent=1) + "\n"
+        text = json.dumps(replace_nonfinite_numbers(asdict(self)), indent=1) + "\n"
         write_atomically(path, lambda part: part.write_text(text, "utf-8"))
-        pictures, rows = load_pictures(self.step - 1), self.suspects()[:MAX_PICTURES]
+        pictures, rows = load_pictures(self.step - 1), self.list_suspects()[:MAX_PICTURES]
         labels = [f"{row.name} (loss {row.loss:.4g})" for row in rows]
         page = picture_grid([pictures[row.slot] for row in rows], labels, columns=6)
         save_picture(page, path.with_suffix(".png"))
 
 
-def gather_rows(
+def gather_sample_reports(
     accelerator: Accelerator, target: Target, pieces: Sequence[Batch], losses: Tensor
-) -> list[Row]:
-    """Gather the rows of all processes, in the order of their slots."""
-    rows: list[Row] = []
+) -> list[SampleReport]:
+    """Gather the reports of a step's samples from all processes, in the order of their slots."""
+    rows: list[SampleReport] = []
     for batch in pieces:
         drawn = target.drawn_values(batch)
         for number, slot in enumerate(batch.slots):
             own = {name: values[number] for name, values in drawn.items()}
             loss = losses[len(rows)].item()
-            rows.append(Row(slot, batch.names[number], batch.captions[number], loss, own))
+            rows.append(SampleReport(slot, batch.names[number], batch.captions[number], loss, own))
     if accelerator.num_processes > 1:
         rows = gather_object(rows)
     return sorted(rows, key=lambda row: row.slot)
@@ -116,13 +122,13 @@ def gather_rows(
 def load_step_pictures(samples: Samples, order: BatchOrder, step: int) -> list[Image.Image]:
     """Load thumbnails of the pictures of a step, slot by slot, from samples with pixels."""
     batch = next(iterate_batches(samples, order, ProcessShare(), range(step, step + 1)))
-    pictures = pictures_of(batch.pixels_BCHW)
+    pictures = pixels_to_images(batch.pixels_BCHW)
     for picture in pictures:
         picture.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
     return pictures
 
 
-def gradient_norms(optimizer: torch.optim.Optimizer, scale: float) -> dict[str, float]:
+def compute_gradient_norms(optimizer: torch.optim.Optimizer, scale: float) -> dict[str, float]:
     """Return the gradient norm of each parameter group, divided by the `scale` of the loss."""
     return {
         group["name"]: float(
@@ -133,7 +139,7 @@ def gradient_norms(optimizer: torch.optim.Optimizer, scale: float) -> dict[str, 
     }
 
 
-def broken_gradients(target: Target) -> list[str]:
+def list_nonfinite_gradients(target: Target) -> list[str]:
     """List the names of the weights whose gradient is not finite."""
     return [
         name
@@ -142,12 +148,12 @@ def broken_gradients(target: Target) -> list[str]:
     ]
 
 
-def to_json(tree: Any) -> Any:
+def replace_nonfinite_numbers(tree: Any) -> Any:
     """Replace NaN and infinities, which JSON does not have, by the words "nan" and "inf"."""
     if isinstance(tree, Mapping):
-        return {name: to_json(value) for name, value in tree.items()}
+        return {name: replace_nonfinite_numbers(value) for name, value in tree.items()}
     if isinstance(tree, list | tuple):
-        return [to_json(value) for value in tree]
+        return [replace_nonfinite_numbers(value) for value in tree]
     if isinstance(tree, float) and not math.isfinite(tree):
         return str(tree)
     return tree

@@ -63,7 +63,7 @@ def save_checkpoint(folder: Path, state: CheckpointState, keep: int) -> Path:
             )
         digests = {path.name: file_digest(path) for path in part.iterdir()}
         (part / MANIFEST).write_text(json.dumps(digests, indent=1), "utf-8")
-    older = [path for path in list_checkpoints(folder) if step_of(path) <= state.step]
+    older = [path for path in list_checkpoints(folder) if parse_checkpoint_step(path) <= state.step]
     for path in {*list_checkpoints(folder), *folder.glob(".step-*.part")} - {*older[:keep]}:
         shutil.rmtree(path, ignore_errors=True)
     return final
@@ -73,10 +73,10 @@ def list_checkpoints(folder: Path) -> list[Path]:
     """List the checkpoint folders, newest first, complete or not."""
     recover_all_folders(folder)
     found = [path for path in folder.glob("step-*") if FOLDER_NAME.fullmatch(path.name)]
-    return sorted(found, key=step_of, reverse=True)
+    return sorted(found, key=parse_checkpoint_step, reverse=True)
 
 
-def step_of(path: Path) -> int:
+def parse_checkpoint_step(path: Path) -> int:
     """Return the step in the name of a checkpoint."""
     return int(path.name.removeprefix("step-"))
 

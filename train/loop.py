@@ -19,7 +19,7 @@ from t2i.pictures import save_picture
 from t2i.run_folder import StoppedEarly, StopRequest, lock_folder
 from t2i.terminal import several
 from train import checkpoint
-from train.bad_step_report import NotANumber, load_step_pictures
+from train.bad_step_report import NonFiniteStepError, load_step_pictures
 from train.batches.batch import Batch, iterate_batches
 from train.batches.order import BatchOrder, ProcessShare
 from train.config.run_config import RunConfig
@@ -40,11 +40,11 @@ from train.setup.build_cache import CacheSettings, build_cache
 from train.setup.class_pictures import ClassPictures, draw_class_pictures
 from train.setup.compiling import (
     CompilationMonitor,
-    check_gradient,
-    compiled_denoiser,
-    uncompiled,
+    check_compiled_gradient,
+    compile_denoiser,
+    disable_compilation,
 )
-from train.setup.resume_checks import check_same_config, check_same_run, run_identity
+from train.setup.resume_checks import build_run_identity, check_same_config, check_same_run
 from train.setup.run_data import DataSettings, build_order, describe_samples, load_samples
 from train.step import Stepper, StepResult, StepSettings
 from train.targets.target import Target
@@ -65,8 +65,8 @@ def run(config: RunConfig, out: Path) -> bool:
     """
     with StopRequest() as stop, ExitStack() as stack:
         accelerator = stack.enter_context(open_accelerator(config.train, config.optimizer.name))
-        run_on_main(accelerator, lambda: claim_folder(config, out, stack))
-        class_pictures = class_pictures_of(config, out)
+        run_on_main(accelerator, lambda: lock_run_folder(config, out, stack))
+        class_pictures = build_class_pictures(config, out)
         if class_pictures and not draw_class_pictures(class_pictures, accelerator, stop):
             return False
         try:
@@ -79,7 +79,7 @@ def run(config: RunConfig, out: Path) -> bool:
     return finished
 
 
-def class_pictures_of(config: RunConfig, out: Path) -> ClassPictures | None:
+def build_class_pictures(config: RunConfig, out: Path) -> ClassPictures | None:
     """Return the class pictures that a run needs; None where it needs none."""
     if config.prior is None:
         return None
@@ -93,7 +93,7 @@ def class_pictures_of(config: RunConfig, out: Path) -> ClassPictures | None:
     )
 
 
-def claim_folder(config: RunConfig, out: Path, stack: ExitStack) -> None:
+def lock_run_folder(config: RunConfig, out: Path, stack: ExitStack) -> None:
     """Lock the run's folder. Raises ArgumentError where it holds a run of another configuration."""
     stack.enter_context(lock_folder(out))
     facts = checkpoint.read_newest_facts(out / CHECKPOINT_FOLDER)
@@ -121,7 +121,9 @@ class Training:
         cache = CacheSettings(config.cache, config.target, config.train)
         self.samples, encoders = build_cache(cache, self.data, self.order, out, accelerator, stop)
         target, facts = assemble_target(config, encoders)
-        self._identity = run_identity(config, {**facts, **describe_samples(self.data)}, target)
+        self._identity = build_run_identity(
+            config, {**facts, **describe_samples(self.data)}, target
+        )
         self.target = move_to_device(target, accelerator)
         if config.train.channels_last:
             self.target.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -165,18 +167,18 @@ class Training:
                 if main:
                     reports[0].advance(self.steps_done)
                     if message := compilations.poll():
-                        reports[0].say(message)
+                        reports[0].print_line(message)
                 self._after_step(result, reports, last=last, stopping=stopping)
                 if stopping and not last:
                     if main:
-                        reports[0].say(
+                        reports[0].print_line(
                             f"stopped after step {self.steps_done}; "
                             "the same command goes on from here"
                         )
                     return False
             if self.config.has_sample_sheets:
                 self._draw_sheet(reports)
-        except NotANumber:
+        except NonFiniteStepError:
             # The state before that step, from which the run can be resumed.
             if self.steps_done > self.steps_saved:
                 self._save()
@@ -206,10 +208,10 @@ class Training:
 
     @contextmanager
     def _compiled(self) -> Iterator[None]:
-        with compiled_denoiser(self.target, len(self.order.groups)):
+        with compile_denoiser(self.target, len(self.order.groups)):
             next_step = range(self.steps_done, self.steps_done + 1)
             batch = next(iterate_batches(self.samples, self.order, self.share, next_step))
-            check_gradient(self.target, batch, self.accelerator, self.stepper.rows)
+            check_compiled_gradient(self.target, batch, self.accelerator, self.stepper.rows)
             yield
 
     def export(self) -> None:
@@ -219,14 +221,14 @@ class Training:
 
     def _write_model(self, target: Target) -> None:
         notes = build_notes(self.config, self.steps_done)
-        batch = self.first_batch(SCALE_PICTURES)
+        batch = self.load_first_batch(SCALE_PICTURES)
         target.export(self.out / MODEL_FOLDER, batch, self.config.export, notes)
 
     def _log(self, reports: list[Report], facts: dict[str, float]) -> None:
-        reports[0].note(self.steps_done, facts)
+        reports[0].log_step(self.steps_done, facts)
 
     def _remark(self, reports: list[Report], text: str) -> None:
-        reports[0].remark(self.steps_done, text)
+        reports[0].log_remark(self.steps_done, text)
 
     def _open_report(self) -> Report:
         text = self.config.model_dump_json(indent=1) + "\n"
@@ -235,7 +237,7 @@ class Training:
         report = Report(self.out, self.steps_done, steps, tensorboard=tensorboard)
         remove_snapshots_after(self.out / SNAPSHOT_FOLDER, self.steps_done)
         if self.steps_done:
-            report.say(f"resumed after step {self.steps_done}")
+            report.print_line(f"resumed after step {self.steps_done}")
         return report
 
     def step(self, micro_batches: list[Batch]) -> StepResult:
@@ -253,7 +255,7 @@ class Training:
         All processes enter it together, and the main one may then use the target alone.
         """
         average = self.ema.applied_to(self.target.weights())
-        with averaged_weights(self.stepper.optimizer), average, uncompiled(self.target):
+        with averaged_weights(self.stepper.optimizer), average, disable_compilation(self.target):
             try:
                 yield gather_target(self.target, self.config, self.accelerator)
             finally:
@@ -272,7 +274,7 @@ class Training:
     def _on_main(self, action: Callable[[], object]) -> None:
         run_on_main(self.accelerator, action)
 
-    def first_batch(self, pictures: int) -> Batch:
+    def load_first_batch(self, pictures: int) -> Batch:
         """Return the first batch of the data, of so many pictures or fewer, on the device."""
         order = BatchOrder(self.data.groups(), min(pictures, len(self.data)), self.order.seed)
         return next(iterate_batches(self.data, order, ProcessShare(), range(1))).to(
@@ -285,7 +287,7 @@ class Training:
         with self.ema_weights() as target:
             measured = self.validation.measure(target, alone=is_sharded(self.target))
         loss, by_level = measured.loss, measured.by_level
-        self._on_main(lambda: reports[0].validated(self.steps_done, loss, by_level))
+        self._on_main(lambda: reports[0].log_validation(self.steps_done, loss, by_level))
 
     def _draw_sheet(self, reports: list[Report]) -> None:
         with self.ema_weights() as target:
@@ -296,14 +298,14 @@ class Training:
         target.eval()
         try:
             with translate_out_of_memory("while drawing a sheet"):
-                picture = target.draw(self.first_batch(SHEET_PICTURES), self.config.samples)
+                picture = target.draw(self.load_first_batch(SHEET_PICTURES), self.config.samples)
             save_picture(picture, path)
         except T2IError as error:  # a sheet that fails must not end the training
-            reports[0].remark(self.steps_done, f"not drawn: {error}")
+            reports[0].log_remark(self.steps_done, f"not drawn: {error}")
             return
         finally:
             target.train()
-        reports[0].say(f"step {self.steps_done}/{self.config.train.steps}  drawn: {path}")
+        reports[0].print_line(f"step {self.steps_done}/{self.config.train.steps}  drawn: {path}")
 
     def _save(self) -> None:
         state, folder = self._state(), self.out / CHECKPOINT_FOLDER

@@ -59,7 +59,7 @@ Apache-2.0. Trained only on pictures composed of Microsoft's Fluent Emoji (MIT),
 """
 
 
-def publish(run: Path, folder: Path, prose: str, vae: Path | None = None) -> None:
+def publish_run(run: Path, folder: Path, prose: str, vae: Path | None = None) -> None:
     """Write model, sheet, curve and card of the run into `folder`, completely or not at all.
 
     vae : folder of an autoencoder with a further trained decoder, in place of the run's
@@ -80,7 +80,7 @@ def publish(run: Path, folder: Path, prose: str, vae: Path | None = None) -> Non
         save_picture(draw_sheet(draw_prompts(pipe, asked), asked.columns), new / "samples.png")
         save_picture(plot_losses(read_losses(run / "log.jsonl")), new / "loss.png")
         runs = [*list_earlier_runs(run), run, *([vae.parent] if vae else [])]
-        stages = [*inherited_stages(runs), *map(describe_stage, runs)]
+        stages = [*list_inherited_stages(runs), *map(describe_stage, runs)]
         (new / NOTES_FILE).write_text(
             json.dumps(notes | {"stages": stages}, indent=1) + "\n", "utf-8"
         )
@@ -106,20 +106,20 @@ def read_notes(run: Path) -> dict[str, Any]:
 
 def list_earlier_runs(run: Path) -> list[Path]:
     """List the runs that trained the parts this one started from, oldest first."""
-    parts = starting_folders(run)
+    parts = list_starting_folders(run)
     parents = [part.parent if part.name == MODEL_FOLDER else part.parent.parent for part in parts]
     runs = [path.resolve() for path in parents if (path / "log.jsonl").is_file()]
     return list(dict.fromkeys(one for path in runs for one in (*list_earlier_runs(path), path)))
 
 
-def inherited_stages(runs: list[Path]) -> list[str]:
+def list_inherited_stages(runs: list[Path]) -> list[str]:
     """Return the stages of published models whose parts these runs started from."""
-    models = dict.fromkeys(part.parent for run in runs for part in starting_folders(run))
+    models = dict.fromkeys(part.parent for run in runs for part in list_starting_folders(run))
     found = [read_json(path, RUN) for one in models if (path := one / NOTES_FILE).is_file()]
     return [line for notes in found for line in notes.get("stages", ())]
 
 
-def starting_folders(run: Path) -> list[Path]:
+def list_starting_folders(run: Path) -> list[Path]:
     """Return the folders of the trained parts that a run started from."""
     target = read_json(run / "config.json", RUN)["target"]
     return [Path(target[name]) for name in ("vae", "unet", "text_encoder") if target.get(name)]
@@ -207,7 +207,7 @@ def main() -> None:
     given = parser.parse_args()
     prose = read_text(given.prose, PROSE) if given.prose else ""
     try:
-        publish(given.run, given.folder, prose, given.vae)
+        publish_run(given.run, given.folder, prose, given.vae)
     except T2IError as error:
         print_note(f"{type(error).__name__}: {error}")
         sys.exit(error.exit_code)

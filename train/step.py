@@ -17,15 +17,15 @@ from t2i.randomness import derive_seed
 from t2i.terminal import several
 from train.bad_step_report import (
     REPORT_FOLDER,
-    BadStep,
-    NotANumber,
+    BadStepReport,
+    NonFiniteStepError,
     PictureLoader,
-    broken_gradients,
-    gather_rows,
-    gradient_norms,
+    compute_gradient_norms,
+    gather_sample_reports,
+    list_nonfinite_gradients,
 )
 from train.batches.batch import Batch
-from train.batches.micro_batches import SAVE_MEMORY_HINT, is_lost_peer, split_batch
+from train.batches.micro_batches import SAVE_MEMORY_HINT, is_lost_process_error, split_batch
 from train.loop_config import LoopConfig
 from train.optim.learning_rate import RateConfig, learning_rate_factor
 from train.optim.optimizer import OptimizerConfig, build_optimizer, set_learning_rates
@@ -110,8 +110,8 @@ class Stepper:
         """Make step `number`, the first being 0, over the micro-batches of this process.
 
         A step whose loss or gradient is not finite leaves weights and optimizer unchanged. Raises
-        NotANumber for one more of them than may be skipped, TrainingError where not even single
-        rows fit into memory.
+        NonFiniteStepError for one more of them than may be skipped, TrainingError where not even
+        single rows fit into memory.
         """
         set_learning_rates(
             self.optimizer,
@@ -153,7 +153,7 @@ class Stepper:
         exchanged = self.accelerator.num_processes > 1
         while True:
             pieces = [piece for batch in micro_batches for piece in split_batch(batch, self.rows)]
-            kind = memory_key(pieces)
+            kind = batch_memory_key(pieces)
             if exchanged and self._can_fall_back and kind not in self._fitting:
                 alone = self._attempt(number, pieces, exchange=False)
                 self._accelerated.zero_grad()
@@ -181,7 +181,7 @@ class Stepper:
         try:
             return self._accumulate(number, pieces, exchange=exchange)
         except (RuntimeError, MemoryError) as error:
-            if self.accelerator.num_processes > 1 and is_lost_peer(error):
+            if self.accelerator.num_processes > 1 and is_lost_process_error(error):
                 raise TrainingError(
                     f"Another process of this run ended in step {number + 1}; its own message says "
                     "why. The newest checkpoint is sound."
@@ -258,14 +258,14 @@ class Stepper:
     def _skip(
         self, number: int, result: StepResult, loss_B: Tensor, pieces: Sequence[Batch]
     ) -> None:
-        """Skip a bad step, on all processes. Raises NotANumber where there were too many."""
+        """Skip a bad step, on all processes. Raises NonFiniteStepError after too many."""
         bad, details = self._report(number, result, loss_B, pieces)
         allowed = self.settings.loop.bad_steps
         if self.skipped >= allowed:
             before = f"{self.skipped} were skipped before. " if self.skipped else ""
-            raise NotANumber(
-                f"{bad.headline()}: the weights are those after step {number}. "
-                f"{bad.name_suspects()} {details} {before}Look at these "
+            raise NonFiniteStepError(
+                f"{bad.format_headline()}: the weights are those after step {number}. "
+                f"{bad.describe_suspects()} {details} {before}Look at these "
                 "samples; the same command would fail at the same step, so go on with a higher "
                 f"train.bad_steps (now {allowed}), which skips such steps, or begin anew with "
                 "--out and a lower optimizer.learning_rate or another seed."
@@ -275,11 +275,13 @@ class Stepper:
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.update()
         skipped = f"skipped, {self.skipped} of at most {allowed} such steps"
-        result.remarks += (f"{bad.headline()}: {skipped}. {bad.name_suspects()} {details}",)
+        result.remarks += (
+            f"{bad.format_headline()}: {skipped}. {bad.describe_suspects()} {details}",
+        )
 
     def _report(
         self, number: int, result: StepResult, loss_B: Tensor, pieces: Sequence[Batch]
-    ) -> tuple[BadStep, str]:
+    ) -> tuple[BadStepReport, str]:
         """Write a report of a bad step; return it with a sentence that says where it is."""
         scaler = self.accelerator.scaler
         norms: dict[str, float] = {}
@@ -288,11 +290,11 @@ class Stepper:
             # Clipping made every gradient NaN: computed again, without clipping.
             self._accelerated.zero_grad()
             self._accumulate(number, pieces)
-            norms = gradient_norms(self.optimizer, scaler.get_scale() if scaler else 1.0)
-            broken = broken_gradients(self.target)
-        rows = gather_rows(self.accelerator, self.target, pieces, loss_B)
+            norms = compute_gradient_norms(self.optimizer, scaler.get_scale() if scaler else 1.0)
+            broken = list_nonfinite_gradients(self.target)
+        rows = gather_sample_reports(self.accelerator, self.target, pieces, loss_B)
         measured = (result.loss, result.grad_norm, result.learning_rate)
-        bad = BadStep(number + 1, *measured, norms, broken, rows)
+        bad = BadStepReport(number + 1, *measured, norms, broken, rows)
         try:
             run_on_main(self.accelerator, lambda: bad.write(self.out, self._load_pictures))
         except (OutputError, DataError) as error:
@@ -305,7 +307,7 @@ def count_rows(pieces: Sequence[Batch]) -> int:
     return max(len(piece.slots) for piece in pieces)
 
 
-def memory_key(pieces: Sequence[Batch]) -> tuple[int, ...]:
+def batch_memory_key(pieces: Sequence[Batch]) -> tuple[int, ...]:
     """Return what the memory for a batch depends on; all processes have the same at a step."""
     first = pieces[0]
     shape = first.pixels_BCHW if first.moments_BCHW is None else first.moments_BCHW

@@ -129,14 +129,14 @@ class Validation:
         """Return the error of a picture at each level."""
         if number not in self._pictures:
             batch = collate_samples([(ScheduledSample(0, 0, number, 0), self._read(number))])
-            self._pictures[number] = target.validation_picture(batch.to(target.device))
+            self._pictures[number] = target.encode_validation_picture(batch.to(target.device))
         picture, objective = self._pictures[number], uniform_objective(target.objective.config)
         levels = torch.arange(self.config.levels)
         errors = []
         for part in levels.split(LEVELS_PER_PASS):
             noise_BCHW = self._noise(number, part, picture.latents_1CHW)
             quantile_B = (part + 0.5) / len(levels)
-            level = objective.level(quantile_B.to(noise_BCHW.device))
+            level = objective.compute_noise_level(quantile_B.to(noise_BCHW.device))
             errors.append(target.velocity_errors(picture, noise_BCHW, level))
         return [float(error) for error in torch.cat(errors)]
 
@@ -171,7 +171,7 @@ def select_held_out(
         scenes = Scenes(samples.config.model_copy(update=other))
         return scenes.read, [scenes.sample_name(index) for index in range(len(scenes))]
     assert isinstance(samples, Pictures)
-    held_out = samples.held_out()
+    held_out = samples.build_held_out_set()
     numbers = sorted(range(len(held_out)), key=held_out.digest)[: config.most]
     assert numbers, "see check_measurable"
     return (

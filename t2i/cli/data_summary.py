@@ -21,7 +21,7 @@ def print_summary(
     """Print the contents of a data set, then what may need attention, and broken images last."""
     sizes = ", ".join(f"{width}x{height}" for width, height in dict.fromkeys(summary.sizes))
     rows: dict[str, object] = {
-        "pictures": summary.counts(),
+        "pictures": summary.format_counts(),
         "sizes": sizes + (" (smallest, middle, largest)" if len({*summary.sizes}) > 2 else ""),
         "captions": "shuffled anew at each visit"
         if summary.captions is None
@@ -39,7 +39,7 @@ def print_summary(
         shape = f"{bucket.width}x{bucket.height}"
         less = batch_size is not None and bucket.places < batch_size
         print_line(f"  {shape:>9}  {_format_size(bucket)}{' *' * less}")
-    if batch_size is not None and summary.smaller_than(batch_size):
+    if batch_size is not None and summary.list_small_buckets(batch_size):
         print_line(f"  * fewer visits than a batch of {batch_size}: pictures repeat in it")
     for note in summary.notes:
         print_line(f"\n{note}")

@@ -20,9 +20,9 @@ def show_progress(parts: Sequence[SuitePart]) -> Iterator[Callable[[str, int], N
         yield ProgressLines(totals).update
         return
 
-    from train.reporting.report import bar
+    from train.reporting.report import build_progress_bar
 
-    with bar() as progress_bar:
+    with build_progress_bar() as progress_bar:
         tasks = {
             name: progress_bar.add_task(name, total=total, facts="", start=False)
             for name, total in totals.items()

@@ -32,7 +32,7 @@ from t2i.scenes.scenes import Scene, Scenes, ScenesConfig
 from t2i.terminal import print_line, print_note
 from train.loop import MODEL_FOLDER
 from train.targets.caption_matcher import reverse_positions
-from train.targets.recogniser import describe, highlight_objects
+from train.targets.recogniser import format_recognised, highlight_objects
 
 SEED = 9000
 BATCH_SIZE = 16
@@ -196,7 +196,7 @@ def draw_sheet(caption_matcher: CaptionMatcher, scenes: Scenes) -> Image.Image:
     pictures = [Image.fromarray(scenes.scene(number).pixels) for number in range(SHEET_SCENES)]
     looks = caption_matcher.recogniser.recognise(pictures)
     both = [highlight_objects(*one) for one in zip(pictures, looks, strict=True)]
-    return picture_grid(both, [describe(seen) for seen in looks], columns=3)
+    return picture_grid(both, [format_recognised(seen) for seen in looks], columns=3)
 
 
 def write_card(run: Path, folder: Path, count: int) -> None:

@@ -21,7 +21,7 @@ from t2i.evaluate.suite_part import Record
 from t2i.pictures import save_picture
 from t2i.run_folder import LOCK
 from t2i.safe_reading import RUN, parse_json, read_bounded
-from train.config.config_changes import flatten
+from train.config.config_changes import flatten_config
 
 IDENTITY_FILE, RECORDS_FILE, PICTURES_FOLDER = "begun.json", "records.jsonl", "pictures"
 VERSION = 2
@@ -197,7 +197,7 @@ def list_changes(
     but: tuple[str, ...] = (),
 ) -> list[str]:
     """List the leaves in which two trees differ, as "config.generation.seen.count 240 -> 16"."""
-    flat_before, flat_now = flatten(before), flatten(now)
+    flat_before, flat_now = flatten_config(before), flatten_config(now)
     names = sorted({*flat_before, *flat_now})
     return [
         f"{name} {shorten(flat_before.get(name))} -> {shorten(flat_now.get(name))}"

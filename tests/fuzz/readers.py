@@ -30,13 +30,13 @@ from t2i.pictures import open_picture, save_picture
 from tests.train.runs import write_run
 from train.checkpoint import find_fault, read_newest_facts
 from train.config.load_config import load_run_config
-from train.data.decode import decode
+from train.data.config_from_path import load_data_config
+from train.data.decode import decode_picture
 from train.data.discovery import find_pictures
-from train.data.named_data import load_data_config
 from train.data.picture_record import read_record
 from train.data.sources.folder import list_folder
 from train.data.sources.kohya import load_kohya_subsets
-from train.data.sources.metadata import read_table
+from train.data.sources.metadata import read_caption_table
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 """Of the repository."""
@@ -149,7 +149,7 @@ def read_one_prompt(path: Path) -> None:
 
 
 def read_decoded(path: Path) -> None:
-    decode(path.read_bytes(), path.name)
+    decode_picture(path.read_bytes(), path.name)
 
 
 def read_told(path: Path) -> None:
@@ -206,11 +206,13 @@ READERS = {
     ),
     "metadata.jsonl": Reader(
         "metadata.jsonl",
-        lambda path: read_table(path, None),
+        lambda path: read_caption_table(path, None),
         texts('{"file_name": "a.png", "text": "a"}\n{"file_name": "b.png", "text": ["b", null]}\n'),
     ),
     "metadata.csv": Reader(
-        "metadata.csv", lambda path: read_table(path, None), texts('file_name,text\na.png,"a, b"\n')
+        "metadata.csv",
+        lambda path: read_caption_table(path, None),
+        texts('file_name,text\na.png,"a, b"\n'),
     ),
     "caption": Reader("a.txt", in_folder(list_folder), texts("a cat, sitting\n")),
     "train.toml": Reader("run.toml", load_run_config, training),

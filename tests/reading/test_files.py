@@ -27,10 +27,10 @@ from t2i.safe_reading import (
     read_text,
     read_toml,
 )
+from train.data.config_from_path import load_data_config
 from train.data.discovery import find_pictures
-from train.data.named_data import load_data_config
 from train.data.sources.kohya import load_kohya_subsets
-from train.data.sources.metadata import read_table
+from train.data.sources.metadata import read_caption_table
 from train.data.sources.tars import list_tars
 
 SMALL = FileKind("note", 10)
@@ -44,7 +44,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "x.png": open_picture,
     "story.png": read_metadata,
     "x.txt": read_prompts_file,
-    "x.jsonl": lambda path: read_table(path, None),
+    "x.jsonl": lambda path: read_caption_table(path, None),
     "x.tar": lambda path: list_tars([str(path)]),
     "run.toml": load_data_config,
     "kohya.toml": lambda path: load_kohya_subsets(path, 64),

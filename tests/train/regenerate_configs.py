@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from train.init.init import METHODS, FolderFacts, InitRequest, starting_config
+from train.init.init import METHODS, FolderFacts, InitRequest, build_starting_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "train"
 FOLDER = "my-pictures"
@@ -27,7 +27,7 @@ def shipped(method: str) -> str:
     of_many = method in ("full", "cross-attention")
     wish = InitRequest(method, CONFIGS / FOLDER, kind=None if of_many else "cup")
     seen = MANY if of_many else A_FEW
-    return starting_config(wish, seen, CONFIGS, HEAD.format(method=method), hints=True)
+    return build_starting_config(wish, seen, CONFIGS, HEAD.format(method=method), hints=True)
 
 
 if __name__ == "__main__":

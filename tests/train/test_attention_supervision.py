@@ -22,11 +22,11 @@ from train.data.registry import open_data_set
 from train.loop import run
 from train.objective.attention_supervision import (
     SupervisionConfig,
+    extract_word_maps,
     outside_loss,
     pixelwise_loss,
     resize_masks,
     select_words,
-    word_maps,
 )
 from train.setup.assembly import assemble_target
 from train.targets.denoising import DenoisingTarget
@@ -89,7 +89,7 @@ def test_a_mask_at_a_site_is_the_area_it_covers_of_each_place():
 
 def test_the_maps_are_those_that_a_probe_reads(scenes):
     target, batch = scenes(WEIGHT)
-    level = target.objective.level(torch.linspace(0.1, 0.9, 4))
+    level = target.objective.compute_noise_level(torch.linspace(0.1, 0.9, 4))
     supervision = target._supervision(batch, batch.captions, level, 32)
     read = []
     supervision.on_attention = lambda probabilities: read.append(
@@ -98,7 +98,7 @@ def test_the_maps_are_those_that_a_probe_reads(scenes):
     supervision._losses.append(torch.zeros(1))
     told = target._build_conditioning(batch, batch.captions)
     noisy_BCHW = target._latents(batch)
-    with torch.no_grad(), supervision.reading(target.unet):
+    with torch.no_grad(), supervision.listen_to_pass(target.unet):
         target.unet(noisy_BCHW, level.timestep_B, told.text_BTD)
     with (
         torch.no_grad(),
@@ -109,13 +109,13 @@ def test_the_maps_are_those_that_a_probe_reads(scenes):
         maps = attn.probe(places, prompt=row, convention="mean")
         target.unet(noisy_BCHW, level.timestep_B, told.text_BTD)
     (call, site), *_ = read
-    mine_HW = word_maps(call, supervision.words)[0].view(4, 4) / len(places)
+    mine_HW = extract_word_maps(call, supervision.words)[0].view(4, 4) / len(places)
     torch.testing.assert_close(mine_HW, maps.site_map(str(places), site), rtol=0, atol=1e-6)
 
 
 def test_words_and_masks_belong_together(scenes):
     target, batch = scenes(WEIGHT, "data.length=40")
-    level = target.objective.level(torch.linspace(0.1, 0.9, 4))
+    level = target.objective.compute_noise_level(torch.linspace(0.1, 0.9, 4))
     words = target._supervision(batch, batch.captions, level, 32).words
     ids_BT = target.components.tokenizer(batch.captions, padding="max_length").input_ids
     number = 0

@@ -73,7 +73,7 @@ def test_an_adapter_is_all_that_is_trained_and_changes_nothing_at_first(tmp_path
     assert names(target)
     assert all(any(kind in name for kind in kinds) for name in names(target))
     plain = t2i.load(str(base))
-    torch.testing.assert_close(latents(target.pipeline()), latents(plain), atol=1e-5, rtol=0)
+    torch.testing.assert_close(latents(target.build_pipeline()), latents(plain), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_captions_and_prompts_spell_a_word_of_two_vectors_alike(tmp_path, base):
         spell_learned_words("a <mug> left of <pot>", tokenizer) == "a <mug> <mug>_1 left of <pot>"
     )
     read_here = target._encode(["a <mug> left"]).text_BTD
-    (read_there,) = prompt_embeds(target.pipeline(), "a <mug> left")
+    (read_there,) = prompt_embeds(target.build_pipeline(), "a <mug> left")
     assert torch.equal(read_here[0], read_there)
     assert not torch.equal(read_here, target._encode(["a <pot> left"]).text_BTD)
 
@@ -177,7 +177,7 @@ def test_what_is_written_draws_in_diffusers_what_was_trained(tmp_path, base, par
         for word in ("mug", "pot"):
             pipe.load_textual_inversion(model, weight_name=f"{word}.safetensors")
     assert isinstance(training.target, FineTuneTarget)
-    ours = latents(training.target.pipeline(), prompt)
+    ours = latents(training.target.build_pipeline(), prompt)
     torch.testing.assert_close(latents(pipe, prompt), ours, atol=1e-5, rtol=1e-5)
     plain = diffusers.StableDiffusionPipeline.from_pretrained(base, safety_checker=None)
     assert (latents(plain, PROMPT) - ours).abs().max() > 1e-2

@@ -16,16 +16,16 @@ from tests.train.data.making import folder_of
 from tests.train.regenerate_configs import CONFIGS, shipped
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
-from train.init.config_values import family_of, steps_for
+from train.init.config_values import choose_num_steps, detect_model_family
 from train.init.init import (
     METHODS,
     FolderFacts,
     InitRequest,
+    build_starting_config,
+    build_word_comment,
     has_few_broken,
     inspect_folder,
-    starting_config,
-    word_comment,
-    write_start,
+    write_starting_config,
 )
 from train.loop import run
 
@@ -47,7 +47,7 @@ def init(method: str, folder: Path, *options: str, out: Path | None = None) -> i
 
 def written(method: str, folder: Path, **wishes: str) -> RunConfig:
     out = folder.parent / f"{method}.toml"
-    write_start(InitRequest(method, folder, **wishes), out)
+    write_starting_config(InitRequest(method, folder, **wishes), out)
     return load_run_config(out)
 
 
@@ -114,14 +114,14 @@ def test_nothing_is_replaced(tmp_path):
     out = tmp_path / "start.toml"
     out.write_text("mine")
     with pytest.raises(OutputError, match="exists and is not replaced"):
-        write_start(InitRequest("lora", folder), out)
+        write_starting_config(InitRequest("lora", folder), out)
     assert out.read_text() == "mine"
 
 
 def test_a_folder_without_pictures_is_refused_before_anything_is_written(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="No pictures in"):
-        write_start(InitRequest("lora", tmp_path / "empty"), tmp_path / "start.toml")
+        write_starting_config(InitRequest("lora", tmp_path / "empty"), tmp_path / "start.toml")
     assert not (tmp_path / "start.toml").exists()
 
 
@@ -183,7 +183,7 @@ def test_the_class_is_what_dreambooth_keeps_and_must_be_told(tmp_path):
     assert prior is not None
     assert prior.prompt == "a photo of an apple"
     with pytest.raises(ArgumentError, match="--class mug"):
-        write_start(InitRequest("dreambooth", folder), tmp_path / "other.toml")
+        write_starting_config(InitRequest("dreambooth", folder), tmp_path / "other.toml")
 
 
 def test_a_base_in_a_folder_says_itself_how_large_it_draws(tmp_path):
@@ -202,22 +202,25 @@ def test_small_pictures_are_learned_smaller_than_a_large_model_draws(tmp_path):
 
 def test_many_pictures_are_measured_on_and_seen_once_at_least(tmp_path):
     seen = FolderFacts(10_000, 0, 600, ("600x600",), 10_000, ("a cup",))
-    text = starting_config(
+    text = build_starting_config(
         InitRequest("full", tmp_path, base="my/sd"), seen, tmp_path, "# command", hints=False
     )
     config = RunConfig.model_validate(tomllib.loads(text))
     assert config.data.held_out == 0.05
     assert config.validation.every > 0
-    assert steps_for("sd", 10_000, 2) == 5000
-    assert steps_for("sd", 8, 4) == 400
+    assert choose_num_steps("sd", 10_000, 2) == 5000
+    assert choose_num_steps("sd", 8, 4) == 400
 
 
 def test_the_kind_of_a_base_is_read_off_its_folder_or_its_name(tmp_path, base_xl):
     wide = tmp_path / "wide" / "unet" / "config.json"
     wide.parent.mkdir(parents=True)
     wide.write_text(json.dumps({"block_out_channels": [320, 640]}))
-    assert [family_of(str(place)) for place in (tmp_path / "wide", base_xl)] == ["sd", "sdxl"]
-    assert [family_of(name) for name in ("embedded", "a/b", "my_SDXL.safetensors")] == [
+    assert [detect_model_family(str(place)) for place in (tmp_path / "wide", base_xl)] == [
+        "sd",
+        "sdxl",
+    ]
+    assert [detect_model_family(name) for name in ("embedded", "a/b", "my_SDXL.safetensors")] == [
         "embedded",
         "sd",
         "sdxl",
@@ -256,7 +259,7 @@ def test_a_fine_tune_of_the_embedded_model_is_taken_for_one(tmp_path):
     mine = tmp_path / "mine"
     copytree(EMBEDDED_MODELS["embedded"], mine, ignore=ignore_patterns("*.safetensors"))
     own, theirs = (
-        starting_config(
+        build_starting_config(
             InitRequest("lora", folder, base), inspect_folder(folder), tmp_path, "#"
         ).splitlines()
         for base in (str(mine), "embedded")
@@ -274,7 +277,7 @@ def test_a_base_that_is_no_model_is_refused(tmp_path):
         (str(folder / "00-red.png"), "is a file, expected a model folder"),
     ):
         with pytest.raises(ModelError, match=complaint):
-            write_start(InitRequest("lora", folder, base), tmp_path / "start.toml")
+            write_starting_config(InitRequest("lora", folder, base), tmp_path / "start.toml")
     assert not (tmp_path / "start.toml").exists()
 
 
@@ -320,7 +323,7 @@ def test_sheets_of_a_thing_ask_for_its_word_even_where_captions_do_not_say_it(tm
 def test_a_word_that_nobody_chose_is_explained_where_it_is_chosen(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "mugs", "red", "blue")
     chosen = [
-        word_comment(wish, inspect_folder(folder))
+        build_word_comment(wish, inspect_folder(folder))
         for wish in (
             InitRequest("dreambooth", folder, "embedded", None, "mug"),
             InitRequest("dreambooth", folder, "embedded", "zun", "mug"),
@@ -331,14 +334,16 @@ def test_a_word_that_nobody_chose_is_explained_where_it_is_chosen(tmp_path: Path
     said = " ".join(chosen[0])
     assert 'call it "a sks mug": sks means nothing to most models' in said
     assert said.endswith("Another one: --word.")
-    write_start(InitRequest("dreambooth", folder, "embedded", None, "mug"), tmp_path / "mug.toml")
+    write_starting_config(
+        InitRequest("dreambooth", folder, "embedded", None, "mug"), tmp_path / "mug.toml"
+    )
     text = (tmp_path / "mug.toml").read_text("utf-8")
     assert f"# {chosen[0][0]}\n# {chosen[0][1]}\n" in text
 
 
 def test_keys_of_supervision_are_offered_for_pictures_with_masks(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "mugs", "red", "green")
-    plain = starting_config(
+    plain = build_starting_config(
         InitRequest("lora", folder, kind="mug"), inspect_folder(folder), tmp_path, ""
     )
     assert "attention_weight" not in plain
@@ -346,7 +351,7 @@ def test_keys_of_supervision_are_offered_for_pictures_with_masks(tmp_path: Path)
     folder_of(folder / "masks", "red", "green", captions=False)
     facts = inspect_folder(folder)
     assert (facts.pictures, facts.has_masks) == (2, True)
-    text = starting_config(InitRequest("lora", folder, kind="mug"), facts, tmp_path, "")
+    text = build_starting_config(InitRequest("lora", folder, kind="mug"), facts, tmp_path, "")
     assert "# attention_pixel_weight = 1.0" in text
     out = tmp_path / "on.toml"
     for key in ("attention_weight", "preserve_weight", "preserve_words", "masked_word"):
@@ -363,7 +368,7 @@ def test_keys_of_supervision_are_offered_for_pictures_with_masks(tmp_path: Path)
 def test_transparent_pictures_are_offered_as_masks(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "mugs", "red")
     Image.new("RGBA", (40, 40), (0, 0, 0, 0)).save(folder / "cut.png")
-    text = starting_config(
+    text = build_starting_config(
         InitRequest("full", folder, kind="mug"), inspect_folder(folder), tmp_path, ""
     )
     assert "# alpha_mask = true" in text
@@ -378,6 +383,16 @@ def test_pairs_are_learned_from_as_preferences(tmp_path: Path) -> None:
     assert config.data.subsets[0].losers == folder / "losers"
 
 
+@pytest.mark.parametrize("method", ["dreambooth", "dreambooth-lora"])
+def test_pairs_are_refused_where_class_pictures_have_none(tmp_path: Path, method: str) -> None:
+    folder = folder_of(tmp_path / "mugs", "red", "green")
+    folder_of(folder / "losers", "red", "green", captions=False)
+    out = tmp_path / "start.toml"
+    with pytest.raises(ArgumentError, match=rf"--init {method}: .*losers .*--init lora.*move"):
+        write_starting_config(InitRequest(method, folder, kind="mug"), out)
+    assert not out.exists()
+
+
 def test_preservation_is_offered_where_nothing_else_keeps_the_class(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "mugs", "red")
     facts = inspect_folder(folder)
@@ -385,6 +400,6 @@ def test_preservation_is_offered_where_nothing_else_keeps_the_class(tmp_path: Pa
         method
         for method in METHODS
         if "preserve_words"
-        in starting_config(InitRequest(method, folder, kind="mug"), facts, tmp_path, "")
+        in build_starting_config(InitRequest(method, folder, kind="mug"), facts, tmp_path, "")
     }
     assert offered == {"full", "cross-attention", "lora", "dora", "pivotal"}

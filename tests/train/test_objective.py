@@ -11,7 +11,7 @@ from train.objective.objective import (
     NoiseLevel,
     Objective,
     ObjectiveConfig,
-    offset_noise,
+    add_offset_noise,
     perturb_noise,
     stratified_quantiles,
 )
@@ -34,37 +34,39 @@ def test_against_diffusers_noise_and_velocity(schedule: str, zero_terminal: bool
     objective = of(beta_schedule=schedule, zero_terminal_snr=zero_terminal)
     scheduler = DDPMScheduler(**objective.config.scheduler_config())
     latents, noise = drawn()
-    level = objective.level(QUANTILES)
+    level = objective.compute_noise_level(QUANTILES)
 
     assert level.timestep_B.tolist() == [0, 100, 350, 500, 770, 999]
     noisy = scheduler.add_noise(latents, noise, level.timestep_B)
     velocity = scheduler.get_velocity(latents, noise, level.timestep_B)
-    torch.testing.assert_close(objective.noisy(latents, noise, level), noisy, rtol=0, atol=2e-6)
-    torch.testing.assert_close(objective.target(latents, noise, level), velocity, rtol=0, atol=2e-6)
+    torch.testing.assert_close(objective.add_noise(latents, noise, level), noisy, rtol=0, atol=2e-6)
+    torch.testing.assert_close(
+        objective.compute_target(latents, noise, level), velocity, rtol=0, atol=2e-6
+    )
 
 
 def test_against_diffusers_flow_matching() -> None:
     objective = of(prediction="flow")
     latents, noise = drawn()
-    level = objective.level(QUANTILES)
+    level = objective.compute_noise_level(QUANTILES)
     scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000)
     scheduler.timesteps, scheduler.sigmas = level.timestep_B, level.sigma_B
 
     noisy = scheduler.scale_noise(latents, level.timestep_B, noise)
-    torch.testing.assert_close(objective.noisy(latents, noise, level), noisy, rtol=0, atol=1e-6)
-    torch.testing.assert_close(objective.target(latents, noise, level), noise - latents)
+    torch.testing.assert_close(objective.add_noise(latents, noise, level), noisy, rtol=0, atol=1e-6)
+    torch.testing.assert_close(objective.compute_target(latents, noise, level), noise - latents)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample", "flow"])
 def test_every_prediction_gives_the_clean_latents_back(prediction: str) -> None:
     objective = of(prediction=prediction)
     latents, noise = (value.double() for value in drawn())
-    level = objective.level(QUANTILES[1:])
+    level = objective.compute_noise_level(QUANTILES[1:])
     level = NoiseLevel(level.timestep_B, level.alpha_B.double(), level.sigma_B.double())
     latents, noise = latents[1:], noise[1:]
     alpha, sigma = level.alpha_B.view(-1, 1, 1, 1), level.sigma_B.view(-1, 1, 1, 1)
-    noisy = objective.noisy(latents, noise, level)
-    output = objective.target(latents, noise, level)
+    noisy = objective.add_noise(latents, noise, level)
+    output = objective.compute_target(latents, noise, level)
 
     clean = {
         "epsilon": (noisy - sigma * output) / alpha,
@@ -78,20 +80,22 @@ def test_every_prediction_gives_the_clean_latents_back(prediction: str) -> None:
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 def test_min_snr_weights_are_the_published_ones(prediction: str) -> None:
     objective = of(prediction=prediction, weight="min_snr", min_snr_gamma=5.0)
-    level = objective.level(QUANTILES)
+    level = objective.compute_noise_level(QUANTILES)
     scheduler = DDPMScheduler(**objective.config.scheduler_config())
     snr = compute_snr(scheduler, level.timestep_B)
     clamped = snr.clamp(max=5.0)
     published = {"epsilon": clamped / snr, "v_prediction": clamped / (snr + 1), "sample": clamped}
-    torch.testing.assert_close(objective.weight(level), published[prediction], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        objective.compute_loss_weight(level), published[prediction], rtol=1e-4, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("prediction", ["v_prediction", "sample"])
 def test_min_snr_keeps_the_terminal_step_alive_under_zero_terminal_snr(prediction: str) -> None:
     objective = of(prediction=prediction, weight="min_snr", zero_terminal_snr=True)
-    level = objective.level(torch.tensor([0.9999]))
+    level = objective.compute_noise_level(torch.tensor([0.9999]))
     assert level.alpha_B.item() == 0
-    torch.testing.assert_close(objective.weight(level), torch.ones(1))
+    torch.testing.assert_close(objective.compute_loss_weight(level), torch.ones(1))
 
 
 def test_flow_min_snr_weighs_the_error_of_the_clean_latents() -> None:
@@ -99,16 +103,18 @@ def test_flow_min_snr_weighs_the_error_of_the_clean_latents() -> None:
     t = torch.tensor([0.2, 0.5, 0.8])
     snr = ((1 - t) / t) ** 2
     expected = snr.clamp(max=2.0) * t**2
-    torch.testing.assert_close(objective.weight(objective.level(t)), expected)
+    torch.testing.assert_close(
+        objective.compute_loss_weight(objective.compute_noise_level(t)), expected
+    )
 
 
 def test_losses_are_weighted_means_of_each_row() -> None:
     objective = of(weight="min_snr")
-    level = objective.level(QUANTILES)
+    level = objective.compute_noise_level(QUANTILES)
     output, target = drawn()
     expected = torch.stack([((output[i] - target[i]) ** 2).mean() for i in range(len(output))])
     torch.testing.assert_close(
-        objective.losses(output, target, level), expected * objective.weight(level)
+        objective.losses(output, target, level), expected * objective.compute_loss_weight(level)
     )
 
 
@@ -141,7 +147,7 @@ def test_quantiles_depend_on_the_slot_and_not_on_its_company() -> None:
 
 def test_logit_normal_density_has_its_mean_and_spread() -> None:
     objective = of(prediction="flow", density="logit_normal", logit_mean=-0.5, logit_std=0.7)
-    t = objective.level((torch.arange(4000) + 0.5) / 4000).sigma_B.double()
+    t = objective.compute_noise_level((torch.arange(4000) + 0.5) / 4000).sigma_B.double()
     logits = torch.log(t / (1 - t))
     assert abs(logits.mean().item() + 0.5) < 0.01
     assert abs(logits.std().item() - 0.7) < 0.01
@@ -162,7 +168,7 @@ def published_c(schedule: str, c: float, level: NoiseLevel) -> torch.Tensor:
 @pytest.mark.parametrize("loss", ["huber", "smooth_l1"])
 def test_huber_losses_are_the_published_ones(loss: str, schedule: str) -> None:
     objective = of(loss=loss, huber_c=0.2, huber_schedule=schedule)
-    level = objective.level(QUANTILES)
+    level = objective.compute_noise_level(QUANTILES)
     output, target = drawn()
     c = published_c(schedule, 0.2, level).view(-1, 1, 1, 1)
     root = ((output - target).double().pow(2) + c**2).sqrt() - c
@@ -184,14 +190,14 @@ def test_huber_is_squared_near_zero_and_straight_far_away() -> None:
 @pytest.mark.parametrize("loss", ["l2", "huber", "smooth_l1"])
 def test_gradients_of_every_loss_are_its_finite_differences(loss: str) -> None:
     objective = of(loss=loss, weight="min_snr")
-    level = objective.level(QUANTILES[2:4])
+    level = objective.compute_noise_level(QUANTILES[2:4])
     error = torch.randn(2, 1, 2, 2, dtype=torch.float64, requires_grad=True)
     weight = (
         torch.tensor([1.0, 0.3, 0.0, 1.0], dtype=torch.float64).view(1, 1, 2, 2).repeat(2, 1, 1, 1)
     )
 
     def total(value: torch.Tensor) -> torch.Tensor:
-        return row_means(objective.error(value, level), weight)
+        return row_means(objective.compute_elementwise_loss(value, level), weight)
 
     assert torch.autograd.gradcheck(total, error)
     zero = torch.zeros_like(error, requires_grad=True)
@@ -204,13 +210,14 @@ def test_schedules_of_huber_start_at_squared_and_end_at_huber_c() -> None:
     for schedule in ("exponential", "snr"):
         objective = of(prediction="flow", loss="huber", huber_c=0.05, huber_schedule=schedule)
         error = torch.full((2, 1, 1, 1), 0.5)
-        level = objective.level(torch.tensor([0.0, 1.0]))
+        level = objective.compute_noise_level(torch.tensor([0.0, 1.0]))
         ends = torch.tensor([1.0, 0.05]).view(-1, 1, 1, 1)
         torch.testing.assert_close(
-            objective.error(error, level), 2 * ends * ((0.25 + ends**2).sqrt() - ends)
+            objective.compute_elementwise_loss(error, level),
+            2 * ends * ((0.25 + ends**2).sqrt() - ends),
         )
     objective = of(zero_terminal_snr=True, loss="huber", huber_schedule="snr")
-    level = objective.level(torch.tensor([0.9999]))
+    level = objective.compute_noise_level(torch.tensor([0.9999]))
     assert level.alpha_B.item() == 0
     assert objective.losses(
         nowhere.view(1, 1, 1, 1) + 1, nowhere.view(1, 1, 1, 1), level
@@ -226,14 +233,15 @@ def test_a_huber_c_that_would_rise_is_refused() -> None:
 @pytest.mark.parametrize("loss", ["l2", "huber", "smooth_l1"])
 def test_a_masked_row_has_the_mean_over_the_places_that_count(loss: str) -> None:
     objective = of(loss=loss, weight="min_snr")
-    level = objective.level(QUANTILES)
+    level = objective.compute_noise_level(QUANTILES)
     output, target = drawn()
     mask = (torch.rand(6, 1, 8, 8) < 0.3).float()
     counts = mask.bool().expand(SHAPE)
-    error = objective.error(output - target, level)
+    error = objective.compute_elementwise_loss(output - target, level)
     expected = torch.stack([error[i][counts[i]].mean() for i in range(6)])
     torch.testing.assert_close(
-        objective.losses(output, target, level, mask), expected * objective.weight(level)
+        objective.losses(output, target, level, mask),
+        expected * objective.compute_loss_weight(level),
     )
     # what does not count is not looked at
     elsewhere = torch.where(counts, output, torch.full_like(output, 1e3))
@@ -245,7 +253,7 @@ def test_a_masked_row_has_the_mean_over_the_places_that_count(loss: str) -> None
 
 def test_a_mask_in_which_everything_counts_changes_nothing() -> None:
     objective, (output, target) = of(), drawn()
-    level = objective.level(QUANTILES)
+    level = objective.compute_noise_level(QUANTILES)
     masked = objective.losses(output, target, level, torch.ones(6, 1, 8, 8))
     torch.testing.assert_close(masked, objective.losses(output, target, level), rtol=1e-6, atol=0)
 
@@ -255,7 +263,7 @@ def test_a_row_in_which_nothing_counts_has_no_loss_and_no_gradient() -> None:
     output.requires_grad_(True)
     mask = torch.ones(6, 1, 8, 8)
     mask[2] = 0
-    loss = objective.losses(output, target, objective.level(QUANTILES), mask)
+    loss = objective.losses(output, target, objective.compute_noise_level(QUANTILES), mask)
     loss.sum().backward()
     assert loss[2] == 0
     assert output.grad is not None
@@ -273,7 +281,7 @@ def test_a_mask_of_pixels_counts_latent_places_by_their_share() -> None:
 def test_offset_noise_moves_channels_as_one_and_adds_its_variance() -> None:
     torch.manual_seed(0)
     noise, offset = torch.randn(400, 4, 8, 8), torch.randn(400, 4, 1, 1)
-    moved = offset_noise(noise, offset, 0.5)
+    moved = add_offset_noise(noise, offset, 0.5)
     torch.testing.assert_close(moved - noise, (0.5 * offset).expand_as(noise))
     assert moved.var().item() == pytest.approx(1 + 0.5**2, rel=0.02)
     assert moved.mean((2, 3)).var().item() == pytest.approx(0.25 + 1 / 64, rel=0.1)
@@ -283,18 +291,18 @@ def test_perturbed_input_keeps_the_target_of_the_clean_noise() -> None:
     torch.manual_seed(0)
     objective = of(prediction="epsilon")
     latents, noise, extra = torch.randn(3, 64, 4, 8, 8)
-    level = objective.level(torch.full((64,), 0.6))
+    level = objective.compute_noise_level(torch.full((64,), 0.6))
     seen = perturb_noise(noise, extra, 0.1)
-    noisy = objective.noisy(latents, seen, level)
-    clean = objective.noisy(latents, noise, level)
+    noisy = objective.add_noise(latents, seen, level)
+    clean = objective.add_noise(latents, noise, level)
     sigma = level.sigma_B.view(-1, 1, 1, 1)
     torch.testing.assert_close(noisy - clean, sigma * 0.1 * extra, rtol=0, atol=1e-6)
     assert seen.var().item() == pytest.approx(1 + 0.1**2, rel=0.02)
-    assert torch.equal(objective.target(latents, noise, level), noise)
+    assert torch.equal(objective.compute_target(latents, noise, level), noise)
 
 
 def test_by_default_the_loss_is_that_of_before_bit_for_bit() -> None:
     objective, (output, target) = of(weight="min_snr"), drawn()
-    level = objective.level(QUANTILES)
-    before = objective.weight(level) * (output - target).pow(2).flatten(1).mean(1)
+    level = objective.compute_noise_level(QUANTILES)
+    before = objective.compute_loss_weight(level) * (output - target).pow(2).flatten(1).mean(1)
     assert torch.equal(objective.losses(output, target, level), before)

@@ -117,7 +117,7 @@ def test_training_moves_other_captions_less(tuned):
         target.config = target.config.model_copy(
             update={"preserve_weight": 1.0, "preserve_words": {"<mug>": "cat"}}
         )
-        target._reference = ReferenceModel(target.models(), [])
+        target._reference = ReferenceModel(target.trainable_models(), [])
         with torch.no_grad():
             return target._preservation_losses(batch, target._add_noise(batch)).mean().item()
 

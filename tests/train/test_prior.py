@@ -19,14 +19,14 @@ from train.data.class_picture_config import PriorConfig
 from train.data.pictures import Pictures
 from train.data.pictures_config import PicturesConfig
 from train.data.registry import open_data_set
-from train.loop import class_pictures_of, run
+from train.loop import build_class_pictures, run
 from train.setup import class_pictures
 from train.setup.class_pictures import (
     NOTES,
     ClassPictures,
     draw_class_pictures,
-    draw_missing,
-    file_name,
+    draw_missing_pictures,
+    format_class_picture_name,
 )
 from train.setup.run_data import add_class_pictures
 
@@ -42,13 +42,13 @@ def config(tmp_path: Path, base: Path) -> RunConfig:
 
 
 def pictures_of(config: RunConfig, out: Path) -> ClassPictures:
-    found = class_pictures_of(config, out)
+    found = build_class_pictures(config, out)
     assert found is not None
     return found
 
 
 def drawn(config: RunConfig, out: Path) -> dict[str, bytes]:
-    draw_missing(pictures_of(config, out), CPU, StopRequest())
+    draw_missing_pictures(pictures_of(config, out), CPU, StopRequest())
     return {path.name: path.read_bytes() for path in sorted((out / "prior").glob("*.png"))}
 
 
@@ -60,7 +60,7 @@ def with_changes(config: RunConfig, **changes: object) -> RunConfig:
 
 def test_the_base_model_draws_the_class_each_picture_of_its_own_seed(tmp_path, config, base):
     files = drawn(config, tmp_path / "out")
-    assert [*files] == [file_name(number) for number in range(5)]
+    assert [*files] == [format_class_picture_name(number) for number in range(5)]
     expected = t2i.load(str(base))(
         "a cat",
         num_inference_steps=2,
@@ -69,15 +69,15 @@ def test_the_base_model_draws_the_class_each_picture_of_its_own_seed(tmp_path, c
         width=config.data.size,
         generator=torch.Generator().manual_seed(3),
     ).images[0]
-    with Image.open(tmp_path / "out" / "prior" / file_name(3)) as found:
+    with Image.open(tmp_path / "out" / "prior" / format_class_picture_name(3)) as found:
         difference = np.abs(np.asarray(found).astype(int) - np.asarray(expected))
     assert difference.max() <= 1  # of another batch, and so rounded otherwise
 
 
 def test_what_is_there_is_not_drawn_again_and_what_is_missing_is(tmp_path, config):
     whole = drawn(config, tmp_path / "out")
-    lost = tmp_path / "out" / "prior" / file_name(2)
-    kept = tmp_path / "out" / "prior" / file_name(4)
+    lost = tmp_path / "out" / "prior" / format_class_picture_name(2)
+    kept = tmp_path / "out" / "prior" / format_class_picture_name(4)
     lost.unlink()
     before = kept.stat().st_mtime_ns
     assert drawn(config, tmp_path / "out") == whole
@@ -97,9 +97,15 @@ def test_pictures_of_ones_own_count_and_only_the_rest_is_drawn(tmp_path, config)
     for number in range(3):
         Image.new("RGB", (40, 40), (number * 50, 0, 0)).save(folder / f"mine-{number}.png")
     shared = with_changes(config, folder=folder)
-    draw_missing(pictures_of(shared, tmp_path / "out"), CPU, StopRequest())
+    draw_missing_pictures(pictures_of(shared, tmp_path / "out"), CPU, StopRequest())
     names = sorted(path.name for path in folder.glob("*.png"))
-    assert names == [file_name(0), file_name(1), "mine-0.png", "mine-1.png", "mine-2.png"]
+    assert names == [
+        format_class_picture_name(0),
+        format_class_picture_name(1),
+        "mine-0.png",
+        "mine-1.png",
+        "mine-2.png",
+    ]
     assert not (tmp_path / "out").exists()
 
 
@@ -126,17 +132,17 @@ def test_pictures_that_were_drawn_otherwise_are_refused_with_the_difference(tmp_
     with pytest.raises(
         ArgumentError, match=r"drawn with other settings \(prompt: 'a cat' -> 'a dog'\)"
     ):
-        draw_missing(pictures_of(other, tmp_path / "out"), CPU, StopRequest())
+        draw_missing_pictures(pictures_of(other, tmp_path / "out"), CPU, StopRequest())
 
 
 def test_a_base_that_moved_may_keep_its_pictures_but_not_add_to_them(tmp_path, config):
     drawn(config, tmp_path / "out")
     notes = tmp_path / "out" / "prior" / NOTES
     notes.write_text(json.dumps(json.loads(notes.read_text()) | {"base": "elsewhere"}))
-    draw_missing(pictures_of(config, tmp_path / "out"), CPU, StopRequest())
+    draw_missing_pictures(pictures_of(config, tmp_path / "out"), CPU, StopRequest())
     more = pictures_of(with_changes(config, count=6), tmp_path / "out")
     with pytest.raises(ArgumentError, match="base: 'elsewhere' -> "):
-        draw_missing(more, CPU, StopRequest())
+        draw_missing_pictures(more, CPU, StopRequest())
 
 
 def test_they_are_learned_from_as_the_class_with_their_weight(tmp_path, config):
@@ -147,8 +153,8 @@ def test_they_are_learned_from_as_the_class_with_their_weight(tmp_path, config):
     both = open_data_set(data.model_copy(update={"prefix": "a photo of", "flip": True}))
     assert isinstance(both, Pictures)
     assert len(both) == len(own) + 5
-    prior = [both.read(index, 0) for index in range(len(both)) if both.is_prior(index)]
-    thing = [both.read(index, 0) for index in range(len(both)) if not both.is_prior(index)]
+    prior = [both.read(index, 0) for index in range(len(both)) if both.is_class_picture(index)]
+    thing = [both.read(index, 0) for index in range(len(both)) if not both.is_class_picture(index)]
     assert {(sample.caption, sample.weight) for sample in prior} == {("a cat", 0.5)}
     assert {sample.weight for sample in thing} == {1.0}
     assert all(sample.caption.startswith("a photo of") for sample in thing)
@@ -166,7 +172,7 @@ def test_a_run_draws_them_first_and_goes_on_with_them(tmp_path, config, capsys):
 def test_a_run_does_not_go_on_with_other_class_pictures(tmp_path, config):
     out = tmp_path / "out"
     assert run(config, out)
-    Image.new("RGB", (32, 32), "red").save(out / "prior" / file_name(0))
+    Image.new("RGB", (32, 32), "red").save(out / "prior" / format_class_picture_name(0))
     longer = config.train.model_copy(update={"steps": 3})
     with pytest.raises(DataError, match=r"class-00000.png: is missing since the run began"):
         run(config.model_copy(update={"train": longer}), out)

@@ -12,7 +12,7 @@ from t2i.errors import OutputError, TrainingError
 from tests.train.runs import RUN, write_run
 from train.config.load_config import load_run_config
 from train.loop import run
-from train.publish import publish
+from train.publish import publish_run
 
 AUTOENCODER = RUN[: RUN.index("[target]")] + '[target]\nkind = "autoencoder"\n'
 AUTOENCODER += RUN[RUN.index("[data]") :]
@@ -44,7 +44,7 @@ def test_a_decoder_learns_on_while_the_latents_stay(tmp_path: Path) -> None:
 def test_a_published_model_has_its_card_curve_and_sheet(tmp_path: Path) -> None:
     runs = train_stages(tmp_path)
     folder = tmp_path / "published"
-    publish(runs / "tiny", folder, "Draws blobs.", runs / "tiny-decoder" / "model")
+    publish_run(runs / "tiny", folder, "Draws blobs.", runs / "tiny-decoder" / "model")
 
     card = (folder / "README.md").read_text()
     assert "Draws blobs." in card
@@ -64,10 +64,10 @@ def test_a_published_model_has_its_card_curve_and_sheet(tmp_path: Path) -> None:
 def test_a_published_model_that_learns_on_keeps_its_history(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     run(load_run_config(write_run(tmp_path, RUN + SAMPLES), ["train.steps=1"]), first)
-    publish(first, tmp_path / "published", "")
+    publish_run(first, tmp_path / "published", "")
     parts = [f"target.{p}={tmp_path / 'published' / p}" for p in ("vae", "unet", "text_encoder")]
     run(load_run_config(write_run(tmp_path, RUN + SAMPLES), ["train.steps=2", *parts]), second)
-    publish(second, tmp_path / "published", "")
+    publish_run(second, tmp_path / "published", "")
     stages = json.loads((tmp_path / "published" / "t2i.json").read_text())["stages"]
     assert [line.split(":")[1].split(",")[0] for line in stages] == [
         " 1 step of 4 pictures",
@@ -79,14 +79,14 @@ def test_a_published_model_that_learns_on_keeps_its_history(tmp_path: Path) -> N
 
 def test_an_unfinished_run_is_not_published(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="No finished model"):
-        publish(tmp_path / "absent", tmp_path / "published", "")
+        publish_run(tmp_path / "absent", tmp_path / "published", "")
     out = tmp_path / "out"
     run(load_run_config(write_run(tmp_path, RUN + SAMPLES), ["train.steps=1"]), out)
     config = json.loads((out / "config.json").read_text())
     config["train"]["steps"] = 9
     (out / "config.json").write_text(json.dumps(config))
     with pytest.raises(TrainingError, match="is of step 1, but the run goes on to step 9"):
-        publish(out, tmp_path / "published", "")
+        publish_run(out, tmp_path / "published", "")
 
 
 def test_a_folder_of_something_else_is_never_replaced(tmp_path: Path) -> None:
@@ -95,5 +95,5 @@ def test_a_folder_of_something_else_is_never_replaced(tmp_path: Path) -> None:
     precious.mkdir()
     (precious / "letter.txt").write_text("dear")
     with pytest.raises(OutputError, match="holds no model"):
-        publish(out, precious, "")
+        publish_run(out, precious, "")
     assert (precious / "letter.txt").read_text() == "dear"

@@ -39,7 +39,7 @@ def config_of(**keys: object) -> SamplesConfig:
 @pytest.fixture(scope="module")
 def drawn(target: FineTuneTarget) -> list[SampleImage]:
     with torch.no_grad():
-        return draw_prompts(target.pipeline(), config_of(), LOOKED_FOR)
+        return draw_prompts(target.build_pipeline(), config_of(), LOOKED_FOR)
 
 
 def test_each_picture_has_the_maps_of_the_words_that_its_prompt_says(
@@ -51,7 +51,7 @@ def test_each_picture_has_the_maps_of_the_words_that_its_prompt_says(
 
 def test_looking_changes_no_picture(target: FineTuneTarget, drawn: list[SampleImage]) -> None:
     with torch.no_grad():
-        plain = draw_prompts(target.pipeline(), config_of())
+        plain = draw_prompts(target.build_pipeline(), config_of())
     for one, other in zip(drawn, plain, strict=True):
         assert np.array_equal(np.asarray(one.picture), np.asarray(other.picture))
         assert other.maps is None
@@ -60,7 +60,7 @@ def test_looking_changes_no_picture(target: FineTuneTarget, drawn: list[SampleIm
 def test_a_word_of_two_vectors_is_looked_for_with_both(
     target: FineTuneTarget, drawn: list[SampleImage]
 ) -> None:
-    pipe = target.pipeline()
+    pipe = target.build_pipeline()
     tokens = pipe.tokenizer("a <mug> <mug>_1 left", add_special_tokens=False)["input_ids"]
     mug = target.components.tokenizer.convert_tokens_to_ids(["<mug>", "<mug>_1"])
     places = tuple(1 + tokens.index(token) for token in mug)  # one begins the text

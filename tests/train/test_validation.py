@@ -219,13 +219,17 @@ def test_predictions_of_the_same_picture_have_the_same_error(prediction: str) ->
     objective = Objective(ObjectiveConfig.model_validate({"prediction": prediction}))
     torch.manual_seed(0)
     latents, noise, off = torch.randn(3, 4, 2, 6, 6).double()
-    level = objective.level(torch.tensor([0.1, 0.4, 0.7, 0.95]))
+    level = objective.compute_noise_level(torch.tensor([0.1, 0.4, 0.7, 0.95]))
     alpha, sigma = (one.double().view(-1, 1, 1, 1) for one in (level.alpha_B, level.sigma_B))
     guess = latents + off  # its noise follows from x_t
     its_noise = (alpha * latents + sigma * noise - alpha * guess) / sigma
-    output = objective.target(guess, its_noise, level)
-    found = objective.velocity_errors(output, objective.target(latents, noise, level), level)
-    expected = schedule.target(guess, its_noise, level) - schedule.target(latents, noise, level)
+    output = objective.compute_target(guess, its_noise, level)
+    found = objective.velocity_errors(
+        output, objective.compute_target(latents, noise, level), level
+    )
+    expected = schedule.compute_target(guess, its_noise, level) - schedule.compute_target(
+        latents, noise, level
+    )
     torch.testing.assert_close(found, expected.pow(2).flatten(1).mean(1).float(), rtol=2e-5, atol=0)
 
 
@@ -233,11 +237,13 @@ def test_flow_is_measured_as_the_variance_preserving_model_of_the_same_snr() -> 
     objective = Objective(ObjectiveConfig(prediction="flow"))
     torch.manual_seed(0)
     latents, noise, off = torch.randn(3, 3, 2, 6, 6).double()
-    level = objective.level(torch.tensor([0.2, 0.5, 0.9]))
+    level = objective.compute_noise_level(torch.tensor([0.2, 0.5, 0.9]))
     alpha, sigma = (one.double().view(-1, 1, 1, 1) for one in (level.alpha_B, level.sigma_B))
     its_noise = noise - alpha / sigma * off
-    output = objective.target(latents + off, its_noise, level)
-    found = objective.velocity_errors(output, objective.target(latents, noise, level), level)
+    output = objective.compute_target(latents + off, its_noise, level)
+    found = objective.velocity_errors(
+        output, objective.compute_target(latents, noise, level), level
+    )
     length = (alpha**2 + sigma**2).sqrt()
     expected = (alpha * (its_noise - noise) - sigma * off) / length
     torch.testing.assert_close(found, expected.pow(2).flatten(1).mean(1).float(), rtol=2e-5, atol=0)

@@ -80,7 +80,7 @@ def iterate_batches(
     """Iterate over the micro-batches of `steps`, which `workers` processes read ahead."""
     loader = DataLoader(
         _ScheduledSamples(samples),
-        batch_sampler=(part for step in steps for part in share.micro_batches(order, step)),
+        batch_sampler=(part for step in steps for part in share.list_micro_batches(order, step)),
         num_workers=workers,
         collate_fn=collate_samples,
         multiprocessing_context="spawn" if workers else None,

@@ -19,7 +19,7 @@ SAVE_MEMORY_HINT = (
 )
 
 
-def is_lost_peer(error: BaseException) -> bool:
+def is_lost_process_error(error: BaseException) -> bool:
     """Return True for an error that reports the end of another process."""
     return isinstance(error, RuntimeError) and any(s in str(error) for s in LOST_PEER_MESSAGES)
 

@@ -13,8 +13,8 @@ class BatchOrder:
 
     A batch has samples of one group, such as pictures of one shape. Each pass through a group is a
     fresh permutation, and passes follow one another without a gap: no sample is dropped, and one is
-    twice in a batch only where the group is smaller. In every round of `round` steps a group of n
-    samples gets ceil(n / batch_size) batches, in an order of the round's own.
+    twice in a batch only where the group is smaller. In every round of `steps_per_round` steps a
+    group of n samples gets ceil(n / batch_size) batches, in an order of the round's own.
     """
 
     def __init__(self, groups: Sequence[Sequence[int]], batch_size: int, seed: int) -> None:
@@ -25,11 +25,11 @@ class BatchOrder:
         self._passes: dict[int, tuple[int, torch.Tensor]] = {}
 
     @property
-    def round(self) -> int:
+    def steps_per_round(self) -> int:
         """Steps after which every group has had its batches."""
         return sum(self._turns)
 
-    def batch(self, step: int) -> list[int]:
+    def list_samples(self, step: int) -> list[int]:
         """Return the samples of the global batch of `step`, slot by slot."""
         group, turn = self._turn(step)
         positions = range(turn * self.batch_size, (turn + 1) * self.batch_size)
@@ -37,11 +37,11 @@ class BatchOrder:
 
     def _turn(self, step: int) -> tuple[int, int]:
         """Return the group of a step, and how many batches that group had before."""
-        number, position = divmod(step, self.round)
+        number, position = divmod(step, self.steps_per_round)
         if number != self._round:
             turns = torch.arange(len(self.groups)).repeat_interleave(torch.tensor(self._turns))
             drawn = derive_generator(self.seed, number, "round")
-            self._schedule = turns[torch.randperm(self.round, generator=drawn)]
+            self._schedule = turns[torch.randperm(self.steps_per_round, generator=drawn)]
             self._round = number
         group = int(self._schedule[position])
         before = int((self._schedule[:position] == group).sum())
@@ -73,9 +73,9 @@ class ProcessShare(NamedTuple):
     ranks: int = 1
     parts: int = 1
 
-    def micro_batches(self, order: BatchOrder, step: int) -> list[list[ScheduledSample]]:
+    def list_micro_batches(self, order: BatchOrder, step: int) -> list[list[ScheduledSample]]:
         """Return the samples of this process at `step`, one list for each micro-batch."""
-        samples = order.batch(step)
+        samples = order.list_samples(step)
         return [
             [
                 ScheduledSample(step, slot, samples[slot], step * len(samples) + slot)

@@ -14,7 +14,7 @@ from t2i.denoiser.build import Components
 from t2i.denoiser.families.sd import pixels_per_latent
 from t2i.errors import ModelError
 from train.cache.caption_encoding import build_text_encoder
-from train.cache.weightless import (
+from train.cache.dropped_weights import (
     copy_weights,
     drop_weights,
     is_without_weights,
@@ -59,7 +59,7 @@ class CacheEncoders:
         """The loaded models by their names in the pipeline."""
         return {name: part for name, part in self.given.items() if isinstance(part, nn.Module)}
 
-    def components(self) -> Components:
+    def build_components(self) -> Components:
         """Return the parts as components, the denoiser being None."""
         parts: Any = {field.name: self.given.get(field.name) for field in fields(Components)}
         return Components(**parts)
@@ -69,7 +69,7 @@ class CacheEncoders:
         """Bytes of the embeddings of one window."""
         encoders = [self.given[name] for name in MODELS_BY_KIND["texts"] if name in self.given]
         width = sum(int(encoder.config.hidden_size) for encoder in encoders)
-        return build_text_encoder(self.components()).window * width * BYTES_PER_FLOAT
+        return build_text_encoder(self.build_components()).window * width * BYTES_PER_FLOAT
 
     def bytes_per_latents(self, shape: Shape) -> int:
         """Return the bytes of the latents of a picture of this height and width."""
@@ -77,7 +77,7 @@ class CacheEncoders:
         numbers = int(vae.config["latent_channels"]) * (1 + isinstance(vae, AutoencoderKL))
         return numbers * BYTES_PER_FLOAT * shape.height * shape.width // pixels_per_latent(vae) ** 2
 
-    def digest(self, kind: str) -> str:
+    def compute_digest(self, kind: str) -> str:
         """Return the SHA-256 of the models and tokenizers that make "latents" or "texts"."""
         parts = [self._digest(name) for name in MODELS_BY_KIND[kind] if name in self.models]
         if kind == "texts":

@@ -38,21 +38,21 @@ class CachedPictures(Pictures):
         for index, error in (lost or {}).items():
             self._note_lost(index, error)
 
-    def held_out(self) -> "CachedPictures":
+    def build_held_out_set(self) -> "CachedPictures":
         """Return the held-out pictures, cached too."""
         return (
             self.held_out_cache
             if self.held_out_cache is not None
-            else CachedPictures(super().held_out(), self.shards)
+            else CachedPictures(super().build_held_out_set(), self.shards)
         )
 
-    def stand_in(self, index: int) -> int:
+    def find_replacement(self, index: int) -> int:
         """Return `index`, or the index of the picture that replaces it where it was lost."""
         return next((one for one in self._candidates(index) if one not in self._lost), index)
 
-    def picture(self, variant: Variant) -> Sample:
+    def load_variant(self, variant: Variant) -> Sample:
         """Read one variant of a picture. Raises BrokenPicture or DataError where it is missing."""
-        index, key = variant.index, self.key(variant)
+        index, key = variant.index, self.pixel_key(variant)
         if index in self._lost:
             raise self._lost[index]
         if key not in self.shards:
@@ -60,21 +60,21 @@ class CachedPictures(Pictures):
                 f"{self.name(index)} is not in the cache: start the run again, "
                 "which completes the cache."
             )
-        bucket, kept = self.bucket(index), self.shards.read(key)
+        bucket, kept = self.bucket_shape(index), self.shards.read(key)
         return Sample(
             name=self.name(index),
             pixels=np.zeros((*bucket, 0), dtype=np.uint8),
             caption="",
             masks=np.zeros((0, *bucket), dtype=np.bool_),
             weight=self.weight(index),
-            loss_mask=self.loss_mask(variant),
+            loss_mask=self.load_loss_mask(variant),
             framing=self.framing(variant),
             moments=kept[MOMENTS],
             loser_moments=kept.get(LOSER_MOMENTS),
         )
 
-    def loss_mask(self, variant: Variant) -> NDArray[np.uint8] | None:
+    def load_loss_mask(self, variant: Variant) -> NDArray[np.uint8] | None:
         """Return the loss mask (H, W) of a variant, or None."""
         if self.surveyed[variant.index].entry.mask is not None:
-            return super().loss_mask(variant)
-        return self.shards.read(self.key(variant)).get(LOSS_MASK)
+            return super().load_loss_mask(variant)
+        return self.shards.read(self.pixel_key(variant)).get(LOSS_MASK)

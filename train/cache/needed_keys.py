@@ -16,16 +16,16 @@ def iterate_visits(
 ) -> Iterator[tuple[int, int]]:
     """Iterate over the pictures of a run in order: index of the picture, number of the visit."""
     for step in range(steps):
-        for entry in ProcessShare().micro_batches(order, step)[0]:
-            yield pictures.stand_in(entry.sample), entry.visit
+        for entry in ProcessShare().list_micro_batches(order, step)[0]:
+            yield pictures.find_replacement(entry.sample), entry.visit
 
 
 def list_needed_variants(
     pictures: CachedPictures, order: BatchOrder | None, steps: int
 ) -> list[Variant]:
     """List the variants of pictures that a run reads; without an order all of them."""
-    indices = {pictures.stand_in(index) for index in range(len(pictures))}
-    every = [variant for index in sorted(indices) for variant in pictures.variants(index)]
+    indices = {pictures.find_replacement(index) for index in range(len(pictures))}
+    every = [variant for index in sorted(indices) for variant in pictures.list_variants(index)]
     if order is None or steps * order.batch_size >= VISITS_TO_NEED_ALL * len(every):
         return every
     needed: set[Variant] = set()

@@ -53,11 +53,11 @@ class ShardFolder:
     def __contains__(self, key: str) -> bool:
         return key in self._entries
 
-    def files(self) -> list[str]:
+    def list_files(self) -> list[str]:
         """List the names of the files in the folder."""
         return sorted(path.name for path in self.folder.glob("[0-9a-f]*.safetensors"))
 
-    def damaged(self, files: Collection[str]) -> list[str]:
+    def list_damaged(self, files: Collection[str]) -> list[str]:
         """Return those of the files whose content does not match their name."""
         return [name for name in files if not matches_digest(self.folder / name)]
 
@@ -79,7 +79,7 @@ class ShardFolder:
         Raises DataError for a file that cannot be read.
         """
         self._entries = {}
-        for name in self.files() if files is None else files:
+        for name in self.list_files() if files is None else files:
             try:
                 with open_tensors(self.folder / name, "numpy") as file:
                     keys, names = parse_json(file.metadata()["keys"]), sorted(file.keys())

@@ -17,7 +17,7 @@ from train.cache.shards import Arrays, ShardFolder
 TEXT, MASK, POOLED = "text", "mask", "pooled"
 
 
-def to_arrays(encoded: EncodedText, row: int) -> Arrays:
+def encoded_text_to_arrays(encoded: EncodedText, row: int) -> Arrays:
     """Return the arrays to cache of one row: text (T, D), and mask (T,), pooled (D,) if present.
 
     The row keeps its own number of windows; it is padded when it is read beside longer ones.

@@ -38,13 +38,13 @@ RESUME_SAFE_KEYS = (
 """Patterns of keys that may change when a run is resumed; a change of any other key is refused.
 
 Paths may change: digests of the files behind them are kept in the checkpoint, see
-`train.setup.resume_checks.run_identity`.
+`train.setup.resume_checks.build_run_identity`.
 """
 
 
 def list_forbidden_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """List differences of two dumped configs that forbid resuming: "train.batch_size: 32 -> 64"."""
-    flat_before, flat_after = flatten(before), flatten(after)
+    flat_before, flat_after = flatten_config(before), flatten_config(after)
     return [
         f"{key}: {flat_before.get(key)} -> {flat_after.get(key)}"
         for key in sorted({*flat_before, *flat_after})
@@ -53,14 +53,14 @@ def list_forbidden_changes(before: Mapping[str, Any], after: Mapping[str, Any]) 
     ]
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten_config(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Map dotted keys to the leaves of a tree; entries of a list of tables are numbered."""
     leaves: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, list) and any(isinstance(entry, Mapping) for entry in value):
             value = {str(number): entry for number, entry in enumerate(value)}
         if isinstance(value, Mapping):
-            leaves |= flatten(value, f"{prefix}{key}.")
+            leaves |= flatten_config(value, f"{prefix}{key}.")
         else:
             leaves[prefix + key] = value
     return leaves

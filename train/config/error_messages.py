@@ -21,14 +21,16 @@ EXPECTED_BY_TYPE = {
 """First word of a pydantic error type -> what to write in the TOML."""
 
 
-def coerced_values(given: Any, parsed: Any, key: str = "") -> Iterator[str]:
+def iterate_coercion_messages(given: Any, parsed: Any, key: str = "") -> Iterator[str]:
     """Yield a message for each value that pydantic converted to another type, such as 1 to true."""
     if isinstance(given, Mapping) and isinstance(parsed, Mapping):
         for name in given.keys() & parsed.keys():
-            yield from coerced_values(given[name], parsed[name], f"{key}.{name}".strip("."))
+            yield from iterate_coercion_messages(
+                given[name], parsed[name], f"{key}.{name}".strip(".")
+            )
     elif isinstance(given, list) and isinstance(parsed, list | tuple):
         for number, (one, other) in enumerate(zip(given, parsed, strict=False)):
-            yield from coerced_values(one, other, f"{key}.{number}")
+            yield from iterate_coercion_messages(one, other, f"{key}.{number}")
     elif isinstance(parsed, int | float) and (
         isinstance(given, str) or isinstance(given, bool) != isinstance(parsed, bool)
     ):

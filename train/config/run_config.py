@@ -16,14 +16,14 @@ from train.optim.learning_rate import RateConfig
 from train.optim.optimizer import OptimizerConfig, check_optimizer_fits
 from train.reporting.sample_sheets import SamplesConfig
 from train.targets.autoencoder import AutoencoderConfig
-from train.targets.caption_matcher import AgreementConfig
+from train.targets.caption_matcher import CaptionMatcherConfig
 from train.targets.denoiser import DenoiserConfig
 from train.targets.finetune import FineTuneConfig
 from train.targets.recogniser import RecogniserConfig
 from train.validation import ValidationConfig, check_measurable
 
 TargetConfig = (
-    AutoencoderConfig | DenoiserConfig | FineTuneConfig | RecogniserConfig | AgreementConfig
+    AutoencoderConfig | DenoiserConfig | FineTuneConfig | RecogniserConfig | CaptionMatcherConfig
 )
 MODEL_PART_KINDS = ("autoencoder", "denoiser")
 """Kinds of target that are one part of a model, which the key `model` describes."""
@@ -88,7 +88,7 @@ class RunConfig(BaseModel):
                 "or set samples.every = 0."
             )
         self.samples.heat_map_words(
-            self.target.words() if isinstance(self.target, FineTuneConfig) else ()
+            self.target.list_new_word_spellings() if isinstance(self.target, FineTuneConfig) else ()
         )
         return self
 

@@ -37,10 +37,10 @@ def compose_caption(captions: Sequence[str], rules: CaptionRules, rng: np.random
             stays = rng.random(len(rest)) >= rules.tag_dropout
             rest = [tag for tag, stay in zip(rest, stays, strict=True) if stay]
         caption = ", ".join([*kept, *rest])
-    return complete_caption(caption, rules)
+    return add_trigger_and_affixes(caption, rules)
 
 
-def all_captions(captions: Sequence[str], rules: CaptionRules) -> set[str] | None:
+def list_possible_captions(captions: Sequence[str], rules: CaptionRules) -> set[str] | None:
     """Return every possible result of `compose_caption`; None if there are too many to list."""
     if rules.shuffle or rules.tag_dropout:
         rest = max(
@@ -49,18 +49,18 @@ def all_captions(captions: Sequence[str], rules: CaptionRules) -> set[str] | Non
         if rest > (0 if rules.tag_dropout else 1):
             return None
         captions = [", ".join(_split_tags(caption)) for caption in captions]
-    return {complete_caption(caption, rules) for caption in captions or ("",)}
+    return {add_trigger_and_affixes(caption, rules) for caption in captions or ("",)}
 
 
-def complete_caption(caption: str, rules: CaptionRules) -> str:
+def add_trigger_and_affixes(caption: str, rules: CaptionRules) -> str:
     """Return the caption with trigger, prefix and suffix."""
     trigger = rules.trigger
     if trigger and not contains_words(caption, trigger):
         caption = f"{trigger}, {caption}" if caption else trigger
-    return join_texts(join_texts(rules.prefix, caption), rules.suffix)
+    return join_with_space(join_with_space(rules.prefix, caption), rules.suffix)
 
 
-def join_texts(left: str, right: str) -> str:
+def join_with_space(left: str, right: str) -> str:
     """Join two texts by a space, unless one has it already or `right` starts with punctuation."""
     if not left or not right or left[-1].isspace() or right[0].isspace() or right[0] in ",.;:!?":
         return left + right

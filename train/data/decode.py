@@ -68,7 +68,7 @@ def read_header(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Picture
         return PictureHeader(height, width, picture.has_transparency_data)
 
 
-def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode_picture(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Return the upright picture, in mode RGBA if it can be transparent, else RGB.
 
     Raises BrokenPicture.

@@ -58,7 +58,7 @@ class FoundPictures:
     notes: tuple[str, ...]
     rules: tuple[SubsetRules, ...]
 
-    def held_out(self, wanted: int | float) -> frozenset[str]:
+    def choose_held_out(self, wanted: int | float) -> frozenset[str]:
         """Return the digests of the pictures that are held out; class pictures never are.
 
         wanted : their number or share; a share holds out at least one picture
@@ -85,7 +85,7 @@ def find_pictures(
     Raises DataError if a source cannot be read or has no picture at all.
     """
     subsets, notes = expand_subsets(config)
-    rules = [resolve_rules(config, subset) for subset in subsets]
+    rules = [resolve_subset_rules(config, subset) for subset in subsets]
     broken: list[BrokenPicture] = []
     todo: list[tuple[int, PictureEntry]] = []
     for number, rule in enumerate(rules):
@@ -106,7 +106,7 @@ def find_pictures(
     return FoundPictures(tuple(usable), tuple(broken), total, tuple(notes), tuple(rules))
 
 
-def resolve_rules(config: PicturesConfig, subset: SubsetConfig) -> SubsetRules:
+def resolve_subset_rules(config: PicturesConfig, subset: SubsetConfig) -> SubsetRules:
     """Return the settings of a subset, with those of the data set where it has none of its own.
 
     Raises ArgumentError for a caption template with a trigger that is not set.

@@ -67,7 +67,7 @@ def load_run_pictures(
     """
     if not path.exists():
         pictures = Pictures(config, progress)
-        text = make_record(pictures.found).model_dump_json()
+        text = build_record(pictures.found).model_dump_json()
         write_atomically(path, lambda part: part.write_text(text, "utf-8"))
         return pictures
     record = read_record(path)
@@ -80,7 +80,7 @@ def load_run_pictures(
     return Pictures(config, found=match_record(found, record))
 
 
-def make_record(found: FoundPictures) -> PictureRecord:
+def build_record(found: FoundPictures) -> PictureRecord:
     """Return the record of the pictures that were found."""
     return PictureRecord(number=found.total, pictures=tuple(map(record_picture, found.pictures)))
 
@@ -126,7 +126,7 @@ def match_record(found: FoundPictures, record: PictureRecord) -> FoundPictures:
     for kept in record.pictures:
         alike = here[kept.digest, kept.subset]
         if not alike:
-            pictures.append(missing_picture(kept))
+            pictures.append(build_missing_picture(kept))
             if kept.name not in broken_names:
                 broken.append(BrokenPicture(kept.name, "is missing since the run began"))
             continue
@@ -156,7 +156,7 @@ def is_unchanged(one: SurveyedPicture, kept: RecordedPicture) -> bool:
     return now.model_copy(update={"name": kept.name}) == kept
 
 
-def missing_picture(kept: RecordedPicture) -> SurveyedPicture:
+def build_missing_picture(kept: RecordedPicture) -> SurveyedPicture:
     """Return an entry for a recorded picture that is no longer there; reading it fails."""
     entry = PictureEntry(
         kept.name,

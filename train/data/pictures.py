@@ -17,7 +17,11 @@ from t2i.randomness import derive_seed
 from t2i.scenes.sample import Framing, Sample
 from t2i.text.word_pattern import build_word_pattern
 from train.data.buckets import Shape, nearest_bucket
-from train.data.caption_rules import all_captions, complete_caption, compose_caption
+from train.data.caption_rules import (
+    add_trigger_and_affixes,
+    compose_caption,
+    list_possible_captions,
+)
 from train.data.decode import BrokenPicture
 from train.data.discovery import FoundPictures, SubsetRules, check_broken_share, find_pictures
 from train.data.pictures_config import PicturesConfig, allowed_shapes
@@ -26,10 +30,10 @@ from train.data.survey import Progress, SurveyedPicture
 from train.data.transforms import (
     BucketTransform,
     CropCorner,
-    crop_corners,
-    load_loser,
-    load_mask,
-    load_pixels,
+    list_crop_corners,
+    load_transformed_loser,
+    load_transformed_mask,
+    load_transformed_pixels,
 )
 
 
@@ -62,12 +66,12 @@ class Pictures:
         self.config, self.part = config, part
         self.found = found or find_pictures(config, progress)
         check_broken_share(self.found.broken, self.found.total, config.bad_share)
-        held_out, apart = self.found.held_out(config.held_out), part == "held_out"
+        held_out, apart = self.found.choose_held_out(config.held_out), part == "held_out"
         self.rules = self.found.rules
         self.surveyed = [one for one in self.found.pictures if (one.digest in held_out) == apart]
         if apart:
             own = [one for one in self.surveyed if not self.rules[one.subset].subset.prior]
-            self.surveyed = [with_first_caption(one) for one in own]
+            self.surveyed = [keep_first_caption(one) for one in own]
             self.rules = tuple(rules.without_randomness() for rules in self.rules)
         if not self.surveyed and not apart:
             raise DataError(
@@ -84,7 +88,7 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.surveyed)
 
-    def held_out(self) -> "Pictures":
+    def build_held_out_set(self) -> "Pictures":
         """Return the held-out pictures, alike at every visit; there may be none."""
         return Pictures(self.config, found=self.found, part="held_out")
 
@@ -96,12 +100,12 @@ class Pictures:
         """
         for one in self._candidates(index):
             try:
-                sample = self.picture(self.variant(one, visit))
+                sample = self.load_variant(self.variant(one, visit))
             except BrokenPicture as error:
                 self._note_lost(one, error)
             else:
                 caption = self.caption(one, visit)
-                masks, spans = self.word_mask(one, caption, sample.loss_mask)
+                masks, spans = self.build_word_mask(one, caption, sample.loss_mask)
                 return replace(sample, caption=caption, masks=masks, spans=spans)
         raise DataError(f"No picture of the shape of {self.name(index)} can be read any more.")
 
@@ -110,7 +114,7 @@ class Pictures:
         instance: list[int] = []
         prior: list[int] = []
         for index, one in enumerate(self.surveyed):
-            kind = prior if self.is_prior(index) else instance
+            kind = prior if self.is_class_picture(index) else instance
             kind += [index] * (one.entry.repeats if self.part == "train" else 1)
         if instance and prior:
             most = max(len(instance), len(prior))
@@ -130,11 +134,11 @@ class Pictures:
         """Return the SHA-256 of the file's bytes."""
         return self.surveyed[index].digest
 
-    def bucket(self, index: int) -> Shape:
+    def bucket_shape(self, index: int) -> Shape:
         """Return the shape that the picture is brought to."""
         return self._buckets[index]
 
-    def is_prior(self, index: int) -> bool:
+    def is_class_picture(self, index: int) -> bool:
         """Return True for a class picture."""
         return self._rules(index).subset.prior
 
@@ -144,13 +148,13 @@ class Pictures:
         crop = int(rng.integers(len(self._corners(index))))
         return Variant(index, crop, self._rules(index).flip and bool(rng.random() < 0.5))
 
-    def variants(self, index: int) -> list[Variant]:
+    def list_variants(self, index: int) -> list[Variant]:
         """Return every variant of the picture."""
         flips = (False, True) if self._rules(index).flip else (False,)
         crops = range(len(self._corners(index)))
         return [Variant(index, crop, flip) for crop in crops for flip in flips]
 
-    def key(self, variant: Variant) -> str:
+    def pixel_key(self, variant: Variant) -> str:
         """Return a key of the pixels of a variant: equal keys mean equal pixels."""
         view, index = self._view(variant), variant.index
         parts = [
@@ -168,17 +172,17 @@ class Pictures:
         captions, rules = self.surveyed[index].entry.captions, self._rules(index).captions
         return compose_caption(captions, rules, self._rng(index, visit, "caption"))
 
-    def captions(self) -> set[str] | None:
+    def list_captions(self) -> set[str] | None:
         """Return every caption that can occur; None if they are too many to list."""
         every: set[str] = set()
         for index, one in enumerate(self.surveyed):
-            these = all_captions(one.entry.captions, self._rules(index).captions)
+            these = list_possible_captions(one.entry.captions, self._rules(index).captions)
             if these is None:
                 return None
             every |= these
         return every
 
-    def picture(self, variant: Variant) -> Sample:
+    def load_variant(self, variant: Variant) -> Sample:
         """Return a variant of a picture as a sample without its caption.
 
         Raises BrokenPicture if it cannot be read, or has changed since it was first read.
@@ -187,20 +191,24 @@ class Pictures:
         one, view = self.surveyed[index], self._view(variant)
         return Sample(
             name=one.entry.name,
-            pixels=load_pixels(one, view, self._alpha_mask(index), self.config.max_pixels),
+            pixels=load_transformed_pixels(
+                one, view, self._alpha_mask(index), self.config.max_pixels
+            ),
             caption="",
             masks=np.zeros((0, *view.bucket), dtype=np.bool_),
             weight=self.weight(index),
-            loss_mask=self.loss_mask(variant),
+            loss_mask=self.load_loss_mask(variant),
             framing=self.framing(variant),
-            loser=load_loser(one, view, self._alpha_mask(index), self.config.max_pixels),
+            loser=load_transformed_loser(
+                one, view, self._alpha_mask(index), self.config.max_pixels
+            ),
         )
 
-    def loss_mask(self, variant: Variant) -> NDArray[np.uint8] | None:
+    def load_loss_mask(self, variant: Variant) -> NDArray[np.uint8] | None:
         """Return the loss mask, (H, W) uint8, 255 where the loss counts; None without one."""
         index = variant.index
         view, alpha_mask = self._view(variant), self._alpha_mask(index)
-        return load_mask(self.surveyed[index], view, alpha_mask, self.config.max_pixels)
+        return load_transformed_mask(self.surveyed[index], view, alpha_mask, self.config.max_pixels)
 
     def masked_word(self, index: int) -> str:
         """Return the word for what the picture's mask shows."""
@@ -220,11 +228,11 @@ class Pictures:
         rules, word = self._rules(index).captions, self.masked_word(index)
         captions = self.surveyed[index].entry.captions or ("",)
         return bool(word) and all(
-            build_word_pattern(word).search(complete_caption(caption, rules))
+            build_word_pattern(word).search(add_trigger_and_affixes(caption, rules))
             for caption in captions
         )
 
-    def word_mask(
+    def build_word_mask(
         self, index: int, caption: str, loss_mask: NDArray[np.uint8] | None
     ) -> tuple[NDArray[np.bool_], tuple[tuple[int, int], ...]]:
         """Return the mask of the masked word, (1, H, W), and the word's first span in the caption.
@@ -232,8 +240,8 @@ class Pictures:
         Without a mask or without the word in the caption: (0, H, W) and no span.
         """
         word = self.masked_word(index)
-        if loss_mask is None or not word or self.is_prior(index):
-            return np.zeros((0, *self.bucket(index)), dtype=np.bool_), ()
+        if loss_mask is None or not word or self.is_class_picture(index):
+            return np.zeros((0, *self.bucket_shape(index)), dtype=np.bool_), ()
         found = build_word_pattern(word).search(caption)
         if found is None:
             return np.zeros((0, *loss_mask.shape), dtype=np.bool_), ()
@@ -247,19 +255,19 @@ class Pictures:
         """Return the weight of the loss on the picture."""
         return self._rules(index).weight
 
-    def summary(self) -> DatasetSummary:
+    def build_summary(self) -> DatasetSummary:
         """Return counts, sizes and remarks on the pictures."""
         epoch = [index for group in self.groups() for index in group]
-        return summarize(self.found, self.surveyed, self._buckets, epoch, self.captions())
+        return summarize(self.found, self.surveyed, self._buckets, epoch, self.list_captions())
 
-    def fingerprint(self) -> str:
+    def compute_fingerprint(self) -> str:
         """Return a digest of all that order and captions of a run depend on; not of paths."""
         digest = hashlib.sha256()
         for index, one in enumerate(self.surveyed):
             entry = one.entry
             facts = (one.digest, one.mask_digest, entry.captions, entry.repeats, one.subset)
             pair = (one.loser_digest,) * bool(one.loser_digest)
-            digest.update(repr((*facts, *pair, self.bucket(index))).encode())
+            digest.update(repr((*facts, *pair, self.bucket_shape(index))).encode())
         return digest.hexdigest()
 
     def _rules(self, index: int) -> SubsetRules:
@@ -270,12 +278,12 @@ class Pictures:
 
     def _view(self, variant: Variant) -> BucketTransform:
         corner = self._corners(variant.index)[variant.crop]
-        return BucketTransform(self.bucket(variant.index), corner, variant.flip)
+        return BucketTransform(self.bucket_shape(variant.index), corner, variant.flip)
 
     def _corners(self, index: int) -> list[CropCorner]:
         config, crop = self.config, self._rules(index).crop
-        one, bucket = self.surveyed[index], self.bucket(index)
-        return crop_corners(one, bucket, crop, config.crop_variants, config.seed)
+        one, bucket = self.surveyed[index], self.bucket_shape(index)
+        return list_crop_corners(one, bucket, crop, config.crop_variants, config.seed)
 
     def _rng(self, index: int, visit: int, purpose: str) -> np.random.Generator:
         drawn = derive_seed(self.config.seed, index, visit, purpose)
@@ -286,8 +294,10 @@ class Pictures:
         yield index
         length = len(self.surveyed)
         after = [(index + step) % length for step in range(1, length)]
-        alike = [one for one in after if self.bucket(one) == self.bucket(index)]
-        yield from sorted(alike, key=lambda one: self.is_prior(one) != self.is_prior(index))
+        alike = [one for one in after if self.bucket_shape(one) == self.bucket_shape(index)]
+        yield from sorted(
+            alike, key=lambda one: self.is_class_picture(one) != self.is_class_picture(index)
+        )
 
     def _note_lost(self, index: int, error: BrokenPicture) -> None:
         """Warn of a lost picture once. Raises DataError if there are too many of them."""
@@ -299,6 +309,6 @@ class Pictures:
         check_broken_share([*broken.values()], self.found.total, self.config.bad_share)
 
 
-def with_first_caption(one: SurveyedPicture) -> SurveyedPicture:
+def keep_first_caption(one: SurveyedPicture) -> SurveyedPicture:
     """Return the picture with the first of its captions alone."""
     return replace(one, entry=replace(one.entry, captions=one.entry.captions[:1]))

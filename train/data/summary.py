@@ -71,21 +71,21 @@ class DatasetSummary:
     duplicates: list[list[str]]
     notes: list[str]
 
-    def smaller_than(self, batch_size: int) -> list[BucketCount]:
+    def list_small_buckets(self, batch_size: int) -> list[BucketCount]:
         """Return the buckets that do not fill one batch, so that their pictures repeat in it."""
         return [bucket for bucket in self.buckets if bucket.places < batch_size]
 
-    def counts(self) -> str:
+    def format_counts(self) -> str:
         """Return the numbers of trained, held-out and broken pictures as text."""
         parts = [f"{self.trained} to train on"]
         parts += [f"{self.held_out} held out"] * bool(self.held_out)
         parts += [f"{len(self.broken)} broken"] * bool(self.broken)
         return f"{self.found}: {', '.join(parts)}"
 
-    def remarks(self, batch_size: int) -> list[str]:
+    def list_remarks(self, batch_size: int) -> list[str]:
         """Return the lines that a run prints about its pictures when it begins."""
-        shapes = ", ".join(f"{b.width}x{b.height}" for b in self.smaller_than(batch_size))
-        remarks = [f"pictures {self.counts()}; {len(self.buckets)} buckets"]
+        shapes = ", ".join(f"{b.width}x{b.height}" for b in self.list_small_buckets(batch_size))
+        remarks = [f"pictures {self.format_counts()}; {len(self.buckets)} buckets"]
         remarks += [f"left out: {name}: {reason}" for name, reason in self.broken]
         if shapes:
             remarks.append(f"fewer visits than a batch, so pictures repeat in it: {shapes}")
@@ -100,7 +100,7 @@ class DatasetSummary:
             )
         return remarks
 
-    def as_json(self) -> dict[str, object]:
+    def to_json_dict(self) -> dict[str, object]:
         """Return all fields as values for JSON."""
         return asdict(self)
 

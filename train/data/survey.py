@@ -8,7 +8,7 @@ from os import cpu_count
 
 from t2i.masks import Oddity, find_mask_problem
 from train.data.buckets import Shape
-from train.data.decode import BrokenPicture, PictureHeader, decode, read_header
+from train.data.decode import BrokenPicture, PictureHeader, decode_picture, read_header
 from train.data.sources.listing import ByteSource, PictureEntry, read_bytes
 
 READ_AHEAD = 256
@@ -85,15 +85,15 @@ def survey_picture(
     odd = None
     header = read_header(data, entry.name, max_pixels)
     if decoded and digest not in sound:
-        decode(data, entry.name, max_pixels)
+        decode_picture(data, entry.name, max_pixels)
     if entry.mask is not None:
         mask, mask_digest = _read_companion(entry.mask, MASK, header, max_pixels)
         if decoded and mask_digest not in sound:
-            odd = find_mask_problem(decode(mask, MASK, max_pixels))
+            odd = find_mask_problem(decode_picture(mask, MASK, max_pixels))
     if entry.loser is not None:
         loser, loser_digest = _read_companion(entry.loser, LOSER, header, max_pixels)
         if decoded and loser_digest not in sound:
-            decode(loser, LOSER, max_pixels)
+            decode_picture(loser, LOSER, max_pixels)
     shape = Shape(header.height, header.width)
     return SurveyedPicture(
         entry, subset, shape, header.transparent, digest, mask_digest, odd, loser_digest

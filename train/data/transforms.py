@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from t2i.masks import flatten_mask
 from t2i.randomness import derive_seed
 from train.data.buckets import Shape, covering_shape
-from train.data.decode import BrokenPicture, composite_over_white, decode
+from train.data.decode import BrokenPicture, composite_over_white, decode_picture
 from train.data.sources.listing import ByteSource, read_bytes
 from train.data.subsets import Crop
 from train.data.survey import LOSER, MASK, SurveyedPicture
@@ -27,7 +27,7 @@ class CropCorner(NamedTuple):
     left: int
 
 
-def crop_corners(
+def list_crop_corners(
     one: SurveyedPicture, bucket: Shape, crop: Crop, variants: int, seed: int
 ) -> list[CropCorner]:
     """Return the corners of all crops of a picture without repetition, the center first.
@@ -53,7 +53,7 @@ class BucketTransform:
     flip: bool
 
 
-def load_pixels(
+def load_transformed_pixels(
     one: SurveyedPicture, view: BucketTransform, alpha_mask: bool, max_pixels: int
 ) -> NDArray[np.uint8]:
     """Return the transformed pixels, (H, W, 3).
@@ -63,7 +63,7 @@ def load_pixels(
     return _to_rgb(_decode_unchanged(one, max_pixels), one.shape, view, alpha_mask)
 
 
-def load_loser(
+def load_transformed_loser(
     one: SurveyedPicture, view: BucketTransform, alpha_mask: bool, max_pixels: int
 ) -> NDArray[np.uint8] | None:
     """Return the worse picture of the pair, transformed alike, (H, W, 3); None without one.
@@ -73,7 +73,7 @@ def load_loser(
     if one.entry.loser is None:
         return None
     data = _read_unchanged(one.entry.loser, LOSER, one.loser_digest)
-    return _to_rgb(decode(data, LOSER, max_pixels), one.shape, view, alpha_mask)
+    return _to_rgb(decode_picture(data, LOSER, max_pixels), one.shape, view, alpha_mask)
 
 
 def _to_rgb(
@@ -86,7 +86,7 @@ def _to_rgb(
     return _resize_and_crop(picture, shape, view, Image.Resampling.LANCZOS)
 
 
-def load_mask(
+def load_transformed_mask(
     one: SurveyedPicture, view: BucketTransform, alpha_mask: bool, max_pixels: int
 ) -> NDArray[np.uint8] | None:
     """Return the loss mask, (H, W), 255 where the loss counts; None without a mask.
@@ -95,7 +95,7 @@ def load_mask(
     """
     if one.entry.mask is not None:
         data = _read_unchanged(one.entry.mask, MASK, one.mask_digest)
-        mask = flatten_mask(decode(data, MASK, max_pixels)).convert("L")
+        mask = flatten_mask(decode_picture(data, MASK, max_pixels)).convert("L")
     elif alpha_mask and one.transparent:
         mask = _decode_unchanged(one, max_pixels).getchannel("A")
     else:
@@ -105,7 +105,7 @@ def load_mask(
 
 def _decode_unchanged(one: SurveyedPicture, max_pixels: int) -> Image.Image:
     name = one.entry.name
-    return decode(_read_unchanged(one.entry.source, name, one.digest), name, max_pixels)
+    return decode_picture(_read_unchanged(one.entry.source, name, one.digest), name, max_pixels)
 
 
 def _read_unchanged(source: ByteSource, name: str, digest: str) -> bytes:

@@ -10,7 +10,7 @@ from t2i.terminal import print_line, several
 from train.config.run_config import RunConfig
 from train.data.pictures import Pictures
 from train.data.registry import open_data_set
-from train.dry_run.memory_forecast import Forecast, forecast
+from train.dry_run.memory_forecast import RunForecast, forecast_run
 from train.targets.denoiser import DenoiserConfig
 from train.targets.finetune import FineTuneConfig, PartConfig
 from train.targets.parts.adapters import AdapterPart
@@ -23,7 +23,7 @@ Facts = dict[str, Any]
 
 def print_plan(config: RunConfig, *, as_json: bool) -> None:
     """Print what a run will do, after reading its models and data; nothing is written."""
-    expected = plan_facts(config, forecast(config))
+    expected = build_plan_facts(config, forecast_run(config))
     if as_json:
         document = config.model_dump(mode="json") | {"expected": expected}
         print_line(json.dumps(document, indent=2, ensure_ascii=False))
@@ -34,11 +34,11 @@ def print_plan(config: RunConfig, *, as_json: bool) -> None:
         print_line(f"{name:{width}}  {value}")
 
 
-def plan_facts(config: RunConfig, expected: Forecast) -> Facts:
+def build_plan_facts(config: RunConfig, expected: RunForecast) -> Facts:
     """Return the numbers of the table; None for those that are not known."""
     train = config.train
     facts: Facts = {
-        "trained": describe_trained(config, expected),
+        "trained": describe_parameter_groups(config, expected),
         "parameters": expected.parameters,
     }
     facts |= {"not_counted": expected.missing or None, "data": describe_data(config)}
@@ -48,17 +48,17 @@ def plan_facts(config: RunConfig, expected: Forecast) -> Facts:
     facts["checkpoints"] = -(-train.steps // train.checkpoint_every)
     facts["memory_bytes"] = None
     if expected.memory is not None:
-        least, most = expected.memory.span()
+        least, most = expected.memory.estimate_range()
         facts["memory_bytes"] = {"from": least, "to": most, **asdict(expected.memory)}
     return facts
 
 
-def describe_trained(config: RunConfig, expected: Forecast) -> list[Facts]:
+def describe_parameter_groups(config: RunConfig, expected: RunForecast) -> list[Facts]:
     """Describe each parameter group: what it is, its number of parameters and learning rate."""
     target, usual = config.target, config.optimizer.learning_rate
     named: list[tuple[str, float | None]]
     if isinstance(target, FineTuneConfig):
-        named = [(name_part(part), part.learning_rate) for part in target.parts]
+        named = [(format_part_name(part), part.learning_rate) for part in target.parts]
     elif isinstance(target, DenoiserConfig):
         both = "UNet and text encoder" if target.train_text_encoder else "UNet"
         named = [(f"{both}, from {'weights' if target.unet else 'nothing'}", None)]
@@ -71,7 +71,7 @@ def describe_trained(config: RunConfig, expected: Forecast) -> list[Facts]:
     ]
 
 
-def name_part(part: PartConfig) -> str:
+def format_part_name(part: PartConfig) -> str:
     """Return a name for a trained part of a fine-tune."""
     if isinstance(part, AdapterPart):
         kind = "dora" if part.dora else part.method

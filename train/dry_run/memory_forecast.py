@@ -19,7 +19,7 @@ from train.config.run_config import RunConfig
 from train.init.init import is_not_downloaded
 from train.setup.assembly import assemble_target
 from train.targets.autoencoder import AutoencoderTarget
-from train.targets.caption_matcher import AgreementTarget
+from train.targets.caption_matcher import CaptionMatcherTarget
 from train.targets.denoising import DenoisingTarget
 from train.targets.finetune import FineTuneConfig
 from train.targets.latents import latent_mean
@@ -37,7 +37,7 @@ LIBRARIES = (400_000_000, 600_000_000)
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class MemoryForecast:
     """Bytes during a step, by what they are for."""
 
     weights: int
@@ -48,7 +48,7 @@ class Memory:
     activations: int | None
     """Tensors that a step keeps for its gradient; None where they could not be counted."""
 
-    def span(self) -> tuple[int, int]:
+    def estimate_range(self) -> tuple[int, int]:
         """Return the least and the most bytes of the process.
 
         Measured on a CPU in float32, in MB, with the range forecast: the embedded model from
@@ -62,22 +62,22 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
-class Forecast:
+class RunForecast:
     """Parameters and memory of a run; None for what is not known, with the reason in `missing`."""
 
     trained: tuple[int, ...] | None
     """Parameters of each group of the optimizer: a fine-tune's parts in their order, or all."""
     parameters: int | None
     """Parameters of all models in memory."""
-    memory: Memory | None
+    memory: MemoryForecast | None
     missing: str = ""
 
 
-def forecast(config: RunConfig) -> Forecast:
+def forecast_run(config: RunConfig) -> RunForecast:
     """Build the target as the run would, and count; nothing is downloaded or written."""
     target_config = config.target
     if isinstance(target_config, FineTuneConfig) and is_not_downloaded(target_config.base):
-        return Forecast(
+        return RunForecast(
             None, None, None, f"{target_config.base} is not on this machine; the run downloads it"
         )
     fresh = {
@@ -88,17 +88,17 @@ def forecast(config: RunConfig) -> Forecast:
         with torch.random.fork_rng(devices=[]):
             target, _ = assemble_target(plan)
     except T2IError as error:
-        return Forecast(None, None, None, str(error))
+        return RunForecast(None, None, None, str(error))
     trained = tuple(sum(p.numel() for p in group.parameters) for group in target.groups())
     parameters = sum(p.numel() for p in target.parameters())
-    return Forecast(trained, parameters, count_memory(target, config, sum(trained)))
+    return RunForecast(trained, parameters, count_memory(target, config, sum(trained)))
 
 
-def count_memory(target: Target, config: RunConfig, trained: int) -> Memory:
+def count_memory(target: Target, config: RunConfig, trained: int) -> MemoryForecast:
     """Count the memory of one process with the whole batch; leaves the target on meta."""
     tensors = [*target.parameters(), *target.buffers()]
     averages = {"decay": 1, "power": len(config.ema.lengths), "none": 0}[config.ema.kind]
-    return Memory(
+    return MemoryForecast(
         weights=sum(tensor.nbytes for tensor in tensors),
         gradients=BYTES_PER_WEIGHT * trained,
         moments=MOMENTS[config.optimizer.name] * trained,
@@ -136,7 +136,7 @@ def build_row_pass(target: Target, config: RunConfig) -> tuple[Any, Callable[[],
         vae: Any = target.vae
         side = target.config.crop or size
         return vae, lambda: vae.decode(latent_mean(vae.encode(torch.zeros(1, 3, side, side))))
-    assert isinstance(target, RecogniserTarget | AgreementTarget)
+    assert isinstance(target, RecogniserTarget | CaptionMatcherTarget)
     recogniser: nn.Module = (
         target.recogniser if isinstance(target, RecogniserTarget) else target.agreement.recogniser
     )

@@ -10,14 +10,14 @@ from string import Template
 from train.init.config_values import Value
 
 
-def fill(
+def fill_piece(
     piece: str,
     values: dict[str, Value],
     blocks: dict[str, list[str]],
     others: dict[str, dict[str, Value]],
 ) -> list[str]:
     """Return the lines of a piece with its values; a block's name is replaced by its lines."""
-    texts = {key: toml_value(value) for key, value in values.items()}
+    texts = {key: format_toml_literal(value) for key, value in values.items()}
     texts |= {"initial": "".join(blocks["initial"]), "class_phrase": str(values["class_phrase"])}
     lines: list[str] = []
     for line in piece.splitlines():
@@ -25,32 +25,34 @@ def fill(
             lines += blocks[line[1:]]
             continue
         key = next(iter(re.findall(r"= \$(\w+)$", line)), "")
-        if line[:1] != "#" and (others_text := other_values(key, values, others)):
+        if line[:1] != "#" and (others_text := format_values_of_other_models(key, values, others)):
             lines.append(f"# ({others_text})")
         lines.append(Template(line).substitute(texts))
     return lines
 
 
-def other_values(key: str, values: dict[str, Value], others: dict[str, dict[str, Value]]) -> str:
+def format_values_of_other_models(
+    key: str, values: dict[str, Value], others: dict[str, dict[str, Value]]
+) -> str:
     """Return the values for other base models as text, grouped by value."""
     names: dict[str, list[str]] = {}
     for name, row in others.items():
         if key in row and row[key] != values[key]:
-            names.setdefault(toml_value(row[key]), []).append(name)
+            names.setdefault(format_toml_literal(row[key]), []).append(name)
     return ", ".join(f"{' and '.join(who)}: {value}" for value, who in names.items())
 
 
-def toml_value(value: Value) -> str:
+def format_toml_literal(value: Value) -> str:
     """Return a value as TOML."""
     if isinstance(value, float) and value < 0.01:
         mantissa, exponent = f"{value:e}".split("e")
         return f"{float(mantissa):g}e{int(exponent)}"
     if isinstance(value, list) and sum(map(len, value)) > 60:
-        return "[\n" + "".join(f"  {toml_value(one)},\n" for one in value) + "]"
+        return "[\n" + "".join(f"  {format_toml_literal(one)},\n" for one in value) + "]"
     return json.dumps(value, ensure_ascii=False)
 
 
-def relative_path(beside: Path, place: str) -> str:
+def format_relative_path(beside: Path, place: str) -> str:
     """Return a path, relative to the folder `beside` if it lies below it."""
     path, base = Path(expanduser(place)).resolve(), beside.resolve()
     return path.relative_to(base).as_posix() or "." if path.is_relative_to(base) else str(path)

@@ -75,13 +75,13 @@ VISITS, FEWEST, MOST = 100, 400, 4000
 """Visits of each picture, and bounds of optimizer steps, for larger models."""
 
 
-def values_of(method: str, family: Family) -> dict[str, Value]:
+def list_method_values(method: str, family: Family) -> dict[str, Value]:
     """Return the values that depend on method and base model alone."""
     place = FAMILIES.index(family)
     return {key: row[place] for key, row in (COMMON | OF_METHOD.get(method, {})).items()}
 
 
-def steps_for(family: Family, pictures: int, batch_size: int) -> int:
+def choose_num_steps(family: Family, pictures: int, batch_size: int) -> int:
     """Return the number of optimizer steps for so many pictures; at least one epoch."""
     epoch = -(-pictures // batch_size)
     if family == "embedded":
@@ -90,7 +90,7 @@ def steps_for(family: Family, pictures: int, batch_size: int) -> int:
     return -(-wanted // 50) * 50
 
 
-def family_of(base: str) -> Family:
+def detect_model_family(base: str) -> Family:
     """Return the family of a base model, from its config if it is a folder, else by name."""
     if base in EMBEDDED_MODELS:
         return "embedded"
@@ -103,7 +103,7 @@ def family_of(base: str) -> Family:
     return "sdxl" if "xl" in Path(base).name.lower() else "sd"
 
 
-def size_of(base: str, family: Family) -> int:
+def detect_image_size(base: str, family: Family) -> int:
     """Return the side in pixels of the images that the base model generates."""
     folder = Path(base)
     configs = folder / "unet" / "config.json", folder / "vae" / "config.json"

@@ -21,17 +21,22 @@ from train.caption_words import contains_words
 from train.data.discovery import check_broken_share, find_pictures
 from train.data.pictures_config import SMALL, PicturesConfig
 from train.data.subsets import SubsetConfig
-from train.init.config_text import fill, load_pieces, relative_path, toml_value
+from train.init.config_text import (
+    fill_piece,
+    format_relative_path,
+    format_toml_literal,
+    load_pieces,
+)
 from train.init.config_values import (
     FAMILIES,
     NAMES,
     PIECES,
     Family,
     Value,
-    family_of,
-    size_of,
-    steps_for,
-    values_of,
+    choose_num_steps,
+    detect_image_size,
+    detect_model_family,
+    list_method_values,
 )
 
 METHODS = tuple(PIECES)
@@ -120,14 +125,18 @@ def inspect_folder(folder: Path) -> FolderFacts:
     )
 
 
-def write_start(request: InitRequest, out: Path) -> FolderFacts:
-    """Write the config and return what the folder holds. Raises NameTaken if `out` exists."""
+def write_starting_config(request: InitRequest, out: Path) -> FolderFacts:
+    """Write a starting config and return counts and sizes of the pictures in the folder.
+
+    Raises NameTaken if `out` exists, ArgumentError for options that do not fit.
+    """
     check_request(request)
     if os.path.lexists(out):
         raise NameTaken(out)
     facts = inspect_folder(request.folder)
+    check_pairs(request, facts)
     head = f"# Start and resume with: t2i train {quote(str(out))}"
-    text = starting_config(request, facts, out.parent, head)
+    text = build_starting_config(request, facts, out.parent, head)
     write_new_file(out, lambda part: part.write_text(text, "utf-8"))
     return facts
 
@@ -147,6 +156,16 @@ def check_request(request: InitRequest) -> None:
             f"Got --word {word!r}; a new word has no blanks and no commas: write it as <my-mug>."
         )
     check_base(request.base)
+
+
+def check_pairs(request: InitRequest, facts: FolderFacts) -> None:
+    """Raise ArgumentError for pairs with class pictures, which have no worse ones."""
+    if facts.has_losers and request.method in OF_A_CLASS:
+        raise ArgumentError(
+            f"--init {request.method}: {request.folder / 'losers'} makes pairs of the pictures, "
+            "and class pictures have no worse ones: choose a method without class pictures, as "
+            "--init lora, or move that folder out."
+        )
 
 
 def check_base(base: str) -> None:
@@ -172,48 +191,54 @@ def has_few_broken(facts: FolderFacts) -> bool:
     return facts.broken <= bad_share * (facts.pictures + facts.broken)
 
 
-def starting_config(
+def build_starting_config(
     request: InitRequest, facts: FolderFacts, beside: Path, head: str, *, hints: bool = False
 ) -> str:
     """Return the text of the config, for a file in the folder `beside`.
 
     hints : add comments with the values for other base models
     """
-    family = family_of(request.base)
-    values = values_of(request.method, family) | values_for_folder(request, facts, family, beside)
+    family = detect_model_family(request.base)
+    values = list_method_values(request.method, family) | build_folder_values(
+        request, facts, family, beside
+    )
     others = [other for other in FAMILIES if hints and other != family]
-    elsewhere = {NAMES[other]: values_of(request.method, other) for other in others}
+    elsewhere = {NAMES[other]: list_method_values(request.method, other) for other in others}
     for other in others:
         batch_size = int(str(elsewhere[NAMES[other]]["batch_size"]))
-        steps = steps_for(other, facts.pictures, batch_size)
+        steps = choose_num_steps(other, facts.pictures, batch_size)
         elsewhere[NAMES[other]]["steps"] = steps
     names = [f"about {request.method}", "target", *PIECES[request.method]]
-    names += ["validation"] * holds_out(facts)
+    names += ["validation"] * has_enough_to_hold_out(facts)
     if family == "sdxl":
         # Its second encoder reads along: tying a word to a thing is left to the denoiser.
         names = [name for name in names if name != "part lora text"]
-    lines = build_blocks(request, facts, head) | {"source": source_lines(request, facts, beside)}
-    filled = ["\n".join(fill(load_pieces()[name], values, lines, elsewhere)) for name in names]
+    lines = build_blocks(request, facts, head) | {
+        "source": build_source_lines(request, facts, beside)
+    }
+    filled = [
+        "\n".join(fill_piece(load_pieces()[name], values, lines, elsewhere)) for name in names
+    ]
     return "\n\n".join([f"{filled[0]}\n{filled[1]}", *filled[2:]]) + "\n"
 
 
-def values_for_folder(
+def build_folder_values(
     request: InitRequest, facts: FolderFacts, family: Family, beside: Path
 ) -> dict[str, Value]:
     """Return the values that depend on the pictures."""
-    word, thing, kind = word_and_class(request, facts)
-    size = size_of(request.base, family)
+    word, thing, kind = choose_word_and_class(request, facts)
+    size = detect_image_size(request.base, family)
     if size >= SMALL and facts.side < SMALL_SHARE * size:
         size = int(size * SMALL_SHARE) // 64 * 64
-    batch_size = int(str(values_of(request.method, family)["batch_size"]))
+    batch_size = int(str(list_method_values(request.method, family)["batch_size"]))
     named = [f"a photo of {thing}", *(place.format(thing) for place in PLACES[family])]
-    told = [*facts.captions[:3]] if facts.captions and not has_word(request) else named
+    told = [*facts.captions[:3]] if facts.captions and not has_trigger_word(request) else named
     return {
-        "base": relative_path(beside, request.base)
+        "base": format_relative_path(beside, request.base)
         if Path(request.base).exists()
         else request.base,
         "size": size,
-        "steps": steps_for(family, facts.pictures, batch_size),
+        "steps": choose_num_steps(family, facts.pictures, batch_size),
         "word": word,
         "class_phrase": kind,
         "class_caption": f"a photo of {kind}",
@@ -221,25 +246,25 @@ def values_for_folder(
     }
 
 
-def has_word(request: InitRequest) -> bool:
+def has_trigger_word(request: InitRequest) -> bool:
     """Return True if the subject has a word of its own for captions and prompts."""
     named = request.word is not None or request.kind is not None
     return named or request.method in OF_A_CLASS + OF_NEW_WORDS
 
 
-def reason_without_trigger(request: InitRequest, facts: FolderFacts) -> str | None:
+def explain_missing_trigger(request: InitRequest, facts: FolderFacts) -> str | None:
     """Return why captions get no trigger; None if they do, or if pictures have none."""
     if facts.captioned < facts.pictures:
         return None
-    word, _, _ = word_and_class(request, facts)
-    if not has_word(request):
+    word, _, _ = choose_word_and_class(request, facts)
+    if not has_trigger_word(request):
         return "neither --class nor --word was given"
     if all(contains_words(caption, word) for caption in facts.captions):
         return f"each says {word} already"
     return None
 
 
-def word_and_class(request: InitRequest, facts: FolderFacts) -> tuple[str, str, str]:
+def choose_word_and_class(request: InitRequest, facts: FolderFacts) -> tuple[str, str, str]:
     """Return the word, the subject's name in prompts, and its class, or "a cat" if unknown."""
     kind = f"{indefinite_article(request.kind)} {request.kind}" if request.kind else "a cat"
     if request.method in OF_NEW_WORDS:
@@ -250,10 +275,10 @@ def word_and_class(request: InitRequest, facts: FolderFacts) -> tuple[str, str, 
     return word, f"{indefinite_article(word)} {word} {request.kind}" if request.kind else word, kind
 
 
-def word_comment(request: InitRequest, facts: FolderFacts) -> list[str]:
+def build_word_comment(request: InitRequest, facts: FolderFacts) -> list[str]:
     """Return comment lines on the default word and how to choose another."""
-    word, thing, _ = word_and_class(request, facts)
-    if request.word is not None or word != RARE or not has_word(request):
+    word, thing, _ = choose_word_and_class(request, facts)
+    if request.word is not None or word != RARE or not has_trigger_word(request):
         return []
     return [
         f'Prompts should call it "{thing}": {RARE} means nothing to most models, so it can get',
@@ -263,7 +288,7 @@ def word_comment(request: InitRequest, facts: FolderFacts) -> list[str]:
 
 def build_blocks(request: InitRequest, facts: FolderFacts, head: str) -> dict[str, list[str]]:
     """Return the lines that replace each block name in a piece."""
-    word, thing, _ = word_and_class(request, facts)
+    word, thing, _ = choose_word_and_class(request, facts)
     trigger = (
         word if request.method in OF_NEW_WORDS or not request.kind else f"{word} {request.kind}"
     )
@@ -273,37 +298,37 @@ def build_blocks(request: InitRequest, facts: FolderFacts, head: str) -> dict[st
     told = {0: "none", facts.pictures: "all"}.get(facts.captioned, str(facts.captioned))
     captions = [
         "# Captions are those beside the pictures; this goes before captions that lack it.",
-        f"trigger = {toml_value(trigger)}",
+        f"trigger = {format_toml_literal(trigger)}",
     ]
     if not facts.captioned:
         captions = [
             "# Caption of every picture, because none has its own. Better: a text file with the",
             "# same name beside each picture that names what else is in it; then delete this line.",
-            f"caption = {toml_value(f'a photo of {thing}')}",
+            f"caption = {format_toml_literal(f'a photo of {thing}')}",
         ]
-    elif reason := reason_without_trigger(request, facts):
+    elif reason := explain_missing_trigger(request, facts):
         captions = [f"# Captions are learned as they are: {reason}."]
     return {
         "next": head.splitlines(),
         "seen": [
             f"# {several(facts.pictures, 'picture')}, {sizes}; {told} of them with a caption.",
-            *(f"# {line}" for line in word_comment(request, facts)),
+            *(f"# {line}" for line in build_word_comment(request, facts)),
         ],
         "captions": captions,
-        "masks": mask_lines(request, facts, trigger),
-        "optional": optional_lines(request, facts, trigger),
-        "held_out": HELD_OUT if holds_out(facts) else [],
+        "masks": build_mask_lines(request, facts, trigger),
+        "optional": build_optional_target_lines(request, facts, trigger),
+        "held_out": HELD_OUT if has_enough_to_hold_out(facts) else [],
         "dora": ["dora = true"] if request.method == "dora" else [],
-        "initial": [f", initial = {toml_value(request.kind)}" if request.kind else ""],
+        "initial": [f", initial = {format_toml_literal(request.kind)}" if request.kind else ""],
     }
 
 
-def source_lines(request: InitRequest, facts: FolderFacts, beside: Path) -> list[str]:
+def build_source_lines(request: InitRequest, facts: FolderFacts, beside: Path) -> list[str]:
     """Return the key of [data] that names the pictures, with their masks or worse pictures."""
-    folder = toml_value(relative_path(beside, str(request.folder)))
+    folder = format_toml_literal(format_relative_path(beside, str(request.folder)))
     present = {"masks": facts.has_masks, "losers": facts.has_losers}
     places = [
-        f"{key} = {toml_value(relative_path(beside, str(request.folder / key)))}"
+        f"{key} = {format_toml_literal(format_relative_path(beside, str(request.folder / key)))}"
         for key in COMPANIONS
         if present[key]
     ]
@@ -312,7 +337,9 @@ def source_lines(request: InitRequest, facts: FolderFacts, beside: Path) -> list
     return [f"subsets = [{{ {', '.join([f'folder = {folder}', *places])} }}]"]
 
 
-def optional_lines(request: InitRequest, facts: FolderFacts, trigger: str) -> list[str]:
+def build_optional_target_lines(
+    request: InitRequest, facts: FolderFacts, trigger: str
+) -> list[str]:
     """Return the keys of [target] that the pictures and the method allow, mostly as comments."""
     lines = []
     if facts.has_losers:
@@ -328,30 +355,31 @@ def optional_lines(request: InitRequest, facts: FolderFacts, trigger: str) -> li
             "# attention_pixel_weight = 1.0",
         ]
     if request.kind and request.method in PRESERVING:
+        quoted_trigger = format_toml_literal(trigger)
         lines += [
             "# Keeps predictions for prompts without the new word near those of the base model.",
             "# preserve_weight = 1.0",
             "# Maps the new word to its replacement in captions.",
-            f"# preserve_words = {{ {toml_value(trigger)} = {toml_value(request.kind)} }}",
+            f"# preserve_words = {{ {quoted_trigger} = {format_toml_literal(request.kind)} }}",
         ]
     return lines
 
 
-def mask_lines(request: InitRequest, facts: FolderFacts, trigger: str) -> list[str]:
+def build_mask_lines(request: InitRequest, facts: FolderFacts, trigger: str) -> list[str]:
     """Return the keys of [data] about masks as comments; none without masks."""
     if facts.has_losers or not (facts.has_masks or facts.has_alpha):
         return []
     lines = []
     if not facts.has_masks:
         lines = ["# Counts the loss only where pictures are opaque.", "# alpha_mask = true"]
-    word = trigger if has_word(request) else request.kind or "cat"
+    word = trigger if has_trigger_word(request) else request.kind or "cat"
     return [
         *lines,
         "# Word in the captions for what the masks show; the trigger by default.",
-        f"# masked_word = {toml_value(word)}",
+        f"# masked_word = {format_toml_literal(word)}",
     ]
 
 
-def holds_out(facts: FolderFacts) -> bool:
+def has_enough_to_hold_out(facts: FolderFacts) -> bool:
     """Return True if there are enough pictures to hold some out."""
     return facts.pictures >= ENOUGH

@@ -88,7 +88,7 @@ class AttentionSupervision:
         self._found: list[str] = []
 
     @contextmanager
-    def reading(self, denoiser: nn.Module) -> Iterator[None]:
+    def listen_to_pass(self, denoiser: nn.Module) -> Iterator[None]:
         """Listen to one denoiser pass within the block.
 
         Raises ArgumentError if the denoiser has no matching site.
@@ -138,7 +138,7 @@ class AttentionSupervision:
     def on_attention(self, probabilities: AttentionProbabilities) -> None:
         """Add the losses of the supervised words at this site."""
         assert probabilities.site.size is not None
-        maps_IQ = word_maps(probabilities.inputs, self.words)
+        maps_IQ = extract_word_maps(probabilities.inputs, self.words)
         masks_IQ = resize_masks(self.words.masks_IHW, probabilities.site.size)
         self._losses.append(
             outside_loss(maps_IQ, masks_IQ)
@@ -146,7 +146,7 @@ class AttentionSupervision:
         )
 
 
-def word_maps(call: AttentionInputs, words: SupervisedWords) -> Tensor:
+def extract_word_maps(call: AttentionInputs, words: SupervisedWords) -> Tensor:
     """Return the attention probabilities of each word, (I, Q) float32, as a mean over heads."""
     with torch.autocast(call.query.device.type, enabled=False):
         q_INQE, k_INTE = (one[words.row_I].float() for one in (call.query, call.key))

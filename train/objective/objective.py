@@ -114,7 +114,7 @@ class Objective:
             table: Any = DDPMScheduler(**settings)
             self._alpha2_T: Tensor = table.alphas_cumprod.double()
 
-    def level(self, quantile_B: Tensor) -> NoiseLevel:
+    def compute_noise_level(self, quantile_B: Tensor) -> NoiseLevel:
         """Return the noise level at quantiles (B,) in [0, 1) of the timestep density."""
         u_B = quantile_B.double()
         if self.config.density == "logit_normal":
@@ -126,11 +126,11 @@ class Objective:
         alpha2_B = self._alpha2_T[timestep_B.cpu()].to(u_B.device)
         return NoiseLevel(timestep_B, alpha2_B.sqrt().float(), (1 - alpha2_B).sqrt().float())
 
-    def noisy(self, latents_BCHW: Tensor, noise_BCHW: Tensor, level: NoiseLevel) -> Tensor:
+    def add_noise(self, latents_BCHW: Tensor, noise_BCHW: Tensor, level: NoiseLevel) -> Tensor:
         """Return the noisy latents x_t, (B, C, H, W)."""
         return _rows(level.alpha_B) * latents_BCHW + _rows(level.sigma_B) * noise_BCHW
 
-    def target(self, latents_BCHW: Tensor, noise_BCHW: Tensor, level: NoiseLevel) -> Tensor:
+    def compute_target(self, latents_BCHW: Tensor, noise_BCHW: Tensor, level: NoiseLevel) -> Tensor:
         """Return the output that the model should have for x_t, (B, C, H, W)."""
         match self.config.prediction:
             case "epsilon":
@@ -142,7 +142,7 @@ class Objective:
             case "flow":
                 return noise_BCHW - latents_BCHW
 
-    def weight(self, level: NoiseLevel) -> Tensor:
+    def compute_loss_weight(self, level: NoiseLevel) -> Tensor:
         """Return the factor (B,) on each row's error.
 
         min-SNR weighs the error of x_0 by min(SNR, gamma), here turned into one of the model's
@@ -177,7 +177,9 @@ class Objective:
         weight_B1HW : how much each place counts in its row's mean, from 0 to 1, or all alike
         """
         error_BCHW = output_BCHW.float() - target_BCHW.float()
-        return self.weight(level) * row_means(self.error(error_BCHW, level), weight_B1HW)
+        return self.compute_loss_weight(level) * row_means(
+            self.compute_elementwise_loss(error_BCHW, level), weight_B1HW
+        )
 
     def velocity_errors(
         self, output_BCHW: Tensor, target_BCHW: Tensor, level: NoiseLevel
@@ -200,7 +202,7 @@ class Objective:
             case "flow":  # |noise error| = alpha |flow error|
                 return error_B * (level.alpha_B**2 + level.sigma_B**2)
 
-    def error(self, error_BCHW: Tensor, level: NoiseLevel) -> Tensor:
+    def compute_elementwise_loss(self, error_BCHW: Tensor, level: NoiseLevel) -> Tensor:
         """Return the elementwise error of a difference, (B, C, H, W)."""
         config = self.config
         if config.loss == "l2":
@@ -212,7 +214,7 @@ class Objective:
         return {"huber": pseudo_huber, "smooth_l1": smooth_l1}[config.loss](error_BCHW, c_B)
 
 
-def offset_noise(noise_BCHW: Tensor, offset_BC11: Tensor, strength: float) -> Tensor:
+def add_offset_noise(noise_BCHW: Tensor, offset_BC11: Tensor, strength: float) -> Tensor:
     """Return noise with an offset per channel, so that mean brightness can be learned.
 
     noise + strength * offset, with one standard normal number per row and channel (N. Guttenberg,

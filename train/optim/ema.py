@@ -47,7 +47,7 @@ class EMA:
 
     def __init__(self, weights: Mapping[str, Tensor], config: EMAConfig) -> None:
         self.config = config
-        labels = {"decay": [""], "power": [*map(length_prefix, config.lengths)], "none": []}[
+        labels = {"decay": [""], "power": [*map(format_length_prefix, config.lengths)], "none": []}[
             config.kind
         ]
         self.averages = {
@@ -98,12 +98,12 @@ class EMA:
     @contextmanager
     def applied_to(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
         """Give the weights the values of the average within the block."""
-        with replaced_weights(self.average, weights):
+        with swap_weights(self.average, weights):
             yield
 
 
 @contextmanager
-def replaced_weights(values: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Iterator[None]:
+def swap_weights(values: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Iterator[None]:
     """Give the named weights other values within the block; afterwards their own again."""
     kept = {name: weights[name].detach().clone() for name in values}
     try:
@@ -117,7 +117,7 @@ def replaced_weights(values: Mapping[str, Tensor], weights: Mapping[str, Tensor]
                 weights[name].copy_(value)
 
 
-def length_prefix(length: float) -> str:
+def format_length_prefix(length: float) -> str:
     """Return the prefix of the names of a power average."""
     return f"{length:g}/"
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from t2i.terminal import print_note
-from train.reporting.report import bar
+from train.reporting.report import build_progress_bar
 
 Advance = Callable[[int], None]
 """Callback with the number of items finished since the last call."""
@@ -15,10 +15,10 @@ LINE_INTERVAL = 30.0
 
 
 @contextmanager
-def progress(what: str, total: int, done: int = 0) -> Iterator[Advance]:
+def show_setup_progress(what: str, total: int, done: int = 0) -> Iterator[Advance]:
     """Show the progress of the block towards `total`, starting at `done`."""
     if sys.stderr.isatty():
-        with bar() as shown:
+        with build_progress_bar() as shown:
             task = shown.add_task(what, total=total, completed=done, facts="")
             yield lambda count: shown.advance(task, count)
     else:

@@ -29,11 +29,11 @@ class Report:
     def __init__(self, out: Path, start: int, steps: int, *, tensorboard: bool) -> None:
         self.start, self.steps = start, steps
         self._began = time.monotonic()
-        self._log = Log(out / "log.jsonl", start)
-        self._board = board(out / "tensorboard", start) if tensorboard else None
+        self._log = LogFile(out / "log.jsonl", start)
+        self._board = open_tensorboard(out / "tensorboard", start) if tensorboard else None
         self._bar: Progress | None = None
         if sys.stderr.isatty():
-            self._bar = bar()
+            self._bar = build_progress_bar()
             self._task = self._bar.add_task("training", total=steps, completed=start, facts="")
             self._bar.start()
 
@@ -42,7 +42,7 @@ class Report:
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
 
-    def note(self, step: int, facts: Mapping[str, float]) -> None:
+    def log_step(self, step: int, facts: Mapping[str, float]) -> None:
         """Log the values of one step, with the steps per second since this process began."""
         rate = (step - self.start) / max(time.monotonic() - self._began, 1e-9)
         self._log.write({"step": step, **facts, "steps_per_s": rate})
@@ -53,24 +53,24 @@ class Report:
         if self._bar is not None:
             self._bar.update(self._task, facts=text)
         else:
-            left = clock((self.steps - step) / max(rate, 1e-9))
-            self.say(f"step {step}/{self.steps}  {text}  {left} left")
+            left = format_hms((self.steps - step) / max(rate, 1e-9))
+            self.print_line(f"step {step}/{self.steps}  {text}  {left} left")
 
-    def validated(self, step: int, loss: float, by_level: Sequence[float]) -> None:
+    def log_validation(self, step: int, loss: float, by_level: Sequence[float]) -> None:
         """Log and print the validation loss after a step, in all and by noise level."""
         self._log.write({"step": step, "validation_loss": loss, "validation_by_level": by_level})
         if self._board is not None:
             self._board.add_scalar("validation_loss", loss, step)
             for number, value in enumerate(by_level):
                 self._board.add_scalar(f"validation_by_level/{number}", value, step)
-        self.say(f"step {step}/{self.steps}  validation loss {loss:.4f}")
+        self.print_line(f"step {step}/{self.steps}  validation loss {loss:.4f}")
 
-    def remark(self, step: int, text: str) -> None:
+    def log_remark(self, step: int, text: str) -> None:
         """Print a remark on one step and write it to the log."""
         self._log.write({"step": step}, text)
-        self.say(f"step {step}/{self.steps}  {text}")
+        self.print_line(f"step {step}/{self.steps}  {text}")
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """Print a line, above the bar if there is one."""
         if self._bar is not None:
             with suppress(OSError):  # the terminal is gone
@@ -87,20 +87,22 @@ class Report:
             self._board.close()
 
 
-class Log:
+class LogFile:
     """Log file `log.jsonl`, a line per logged step; resuming cuts it off behind the checkpoint."""
 
     def __init__(self, path: Path, start: int) -> None:
         self.path = path
         if path.exists():
             lines = read_text(path, RUN("log")).splitlines()
-            kept = "".join(line + "\n" for line in lines if start and step_of(line) <= start)
+            kept = "".join(line + "\n" for line in lines if start and parse_log_step(line) <= start)
             write_atomically(path, lambda part: part.write_text(kept, "utf-8"))
 
     def write(self, facts: Mapping[str, Number | Numbers], remark: str | None = None) -> None:
         """Append a line. Raises an error with the path if it cannot be written."""
         values: dict[str, object] = {
-            name: finite(value) if isinstance(value, Number) else [*map(finite, value)]
+            name: none_if_nonfinite(value)
+            if isinstance(value, Number)
+            else [*map(none_if_nonfinite, value)]
             for name, value in facts.items()
         }
         if remark is not None:
@@ -113,12 +115,12 @@ class Log:
             raise write_error(self.path, error) from error
 
 
-def finite(value: Number) -> Number | None:
+def none_if_nonfinite(value: Number) -> Number | None:
     """Return the number, or None for NaN and infinity, which JSON cannot hold."""
     return value if math.isfinite(value) else None
 
 
-def step_of(line: str) -> float:
+def parse_log_step(line: str) -> float:
     """Return the step of a log line; infinity for an incomplete line."""
     try:
         return float(parse_json(line)["step"])
@@ -126,7 +128,7 @@ def step_of(line: str) -> float:
         return float("inf")  # a line that a kill cut short
 
 
-def bar() -> "Progress":
+def build_progress_bar() -> "Progress":
     """Return a progress bar on stderr. rich is imported here, as that takes time."""
     from rich import progress
     from rich.console import Console
@@ -142,7 +144,7 @@ def bar() -> "Progress":
     )
 
 
-def board(folder: Path, start: int) -> Any:
+def open_tensorboard(folder: Path, start: int) -> Any:
     """Return a TensorBoard writer. Raises ArgumentError if it is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -154,7 +156,7 @@ def board(folder: Path, start: int) -> Any:
     return SummaryWriter(str(folder), purge_step=start + 1)
 
 
-def clock(seconds: float) -> str:
+def format_hms(seconds: float) -> str:
     """Return seconds as h:mm:ss."""
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -71,7 +71,7 @@ class SampleImage:
     maps: HeatMaps | None = None
 
 
-def pictures_of(pixels_BCHW: torch.Tensor) -> list[Image.Image]:
+def pixels_to_images(pixels_BCHW: torch.Tensor) -> list[Image.Image]:
     """Return pixels (B, 3, H, W), from -1 to 1, as images."""
     bytes_BHWC = ((pixels_BCHW + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(picture) for picture in bytes_BHWC]

@@ -28,7 +28,7 @@ from train.config.run_config import RunConfig
 from train.parallel.fsdp import copy_from_whole, gather_tensors, is_sharded
 from train.parallel.processes import run_on_main
 from train.targets.autoencoder import AutoencoderConfig, AutoencoderTarget
-from train.targets.caption_matcher import AgreementConfig, AgreementTarget
+from train.targets.caption_matcher import CaptionMatcherConfig, CaptionMatcherTarget
 from train.targets.denoiser import DenoiserConfig, DenoiserTarget
 from train.targets.finetune import (
     FineTuneConfig,
@@ -56,8 +56,8 @@ def assemble_target(
     encoders : those of a fine-tune, where they are loaded already
     """
     torch.manual_seed(derive_seed(config.seed, "weights"))
-    if isinstance(config.target, AgreementConfig):
-        return AgreementTarget(config.target, config.seed, config.train.batch_size), {}
+    if isinstance(config.target, CaptionMatcherConfig):
+        return CaptionMatcherTarget(config.target, config.seed, config.train.batch_size), {}
     if isinstance(config.target, RecogniserConfig):
         assert isinstance(config.data, CompositionsConfig)
         labels, size = Compositions(config.data).labels, config.data.size
@@ -137,7 +137,7 @@ def build_scratch_target(parts: Components, config: RunConfig) -> Target:
     target, batch_size = config.target, config.train.batch_size
     if isinstance(target, AutoencoderConfig):
         check_picture_size(config.data.size, parts)
-        check_crop(config.data.size, target.crop, pixels_per_latent(parts.vae))
+        check_crop_size(config.data.size, target.crop, pixels_per_latent(parts.vae))
         return AutoencoderTarget(parts, target, config.seed, batch_size)
     assert isinstance(target, DenoiserConfig)
     check_picture_size(config.data.size, parts, default_size(parts.unet, parts.vae)[0])
@@ -205,7 +205,7 @@ def check_recogniser_size(size: int, channels: Sequence[int]) -> None:
         )
 
 
-def check_crop(size: int, crop: int | None, factor: int) -> None:
+def check_crop_size(size: int, crop: int | None, factor: int) -> None:
     """Raise ArgumentError for crops that exceed the pictures or do not fit the latents."""
     if crop is not None and (crop > size or crop % factor):
         raise ArgumentError(

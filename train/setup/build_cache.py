@@ -30,7 +30,7 @@ from train.config.run_config import TargetConfig
 from train.data.pictures import Pictures
 from train.loop_config import LoopConfig
 from train.parallel.processes import print_on_main, run_on_all, run_on_main
-from train.reporting.progress import Advance, progress
+from train.reporting.progress import Advance, show_setup_progress
 from train.setup.assembly import FROZEN_DTYPES
 from train.setup.cache_encoding import (
     batch_captions,
@@ -125,7 +125,7 @@ class CacheBuilder:
         """Cache the latents of the pictures that the run reads, and of held-out ones."""
         shards = self._open_shards("latents")
         self.encoders.models["vae"].to(self.accelerator.device)
-        held_out = self._complete(samples.held_out(), shards, None)
+        held_out = self._complete(samples.build_held_out_set(), shards, None)
         cached = self._complete(samples, shards, self.order)
         cached.held_out_cache = held_out
         return cached
@@ -135,13 +135,13 @@ class CacheBuilder:
         shards = self._open_shards("texts")
         as_planned = samples if isinstance(samples, CachedPictures) else None
         size = self.config.captions_at_once
-        every = samples.captions() or set()
+        every = samples.list_captions() or set()
         needed = list_needed_captions(every, as_planned, self.order, self.steps)
-        needed |= samples.held_out().captions() or set()
+        needed |= samples.build_held_out_set().list_captions() or set()
         needed |= self.target.all_preserved_captions(needed)
         missing = sorted(caption for caption in needed if caption not in shards)
         if missing:
-            parts = self.encoders.components()
+            parts = self.encoders.build_components()
             for name in MODELS_BY_KIND["texts"]:
                 if name in self.encoders.models:
                     self.encoders.models[name].to(self.accelerator.device)
@@ -167,7 +167,9 @@ class CacheBuilder:
             pictures = CachedPictures(samples, shards, lost)
             needed = list_needed_variants(pictures, order, self.steps)
             missing = {
-                key: variant for variant in needed if (key := pictures.key(variant)) not in shards
+                key: variant
+                for variant in needed
+                if (key := pictures.pixel_key(variant)) not in shards
             }
             if not missing:
                 return pictures
@@ -183,16 +185,16 @@ class CacheBuilder:
             self._stop_if_asked()
             new = {index: error for each in found for index, error in each.items()}
             lost |= new
-            not_encoded = {pictures.key(v) for v in missing.values() if v.index in new}
+            not_encoded = {pictures.pixel_key(v) for v in missing.values() if v.index in new}
             self._index_files(shards, self._files(shards), missing.keys() - not_encoded)
 
     def _open_shards(self, kind: str) -> ShardFolder:
         """Open the cached "latents" or "texts" after removing damaged files."""
-        digest = self.encoders.facts[kind] = self.encoders.digest(kind)
+        digest = self.encoders.facts[kind] = self.encoders.compute_digest(kind)
         shards = ShardFolder(self.folder / f"{kind}-{digest[:DIGEST_LENGTH]}")
         files = self._files(shards)
         mine = files[self.rank :: self.ranks]
-        found = run_on_all(self.accelerator, lambda: shards.damaged(mine))
+        found = run_on_all(self.accelerator, lambda: shards.list_damaged(mine))
         damaged = {name for each in found for name in each}
         run_on_main(self.accelerator, lambda: _discard_damaged(shards, damaged))
         self._index_files(shards, [name for name in files if name not in damaged])
@@ -204,7 +206,7 @@ class CacheBuilder:
         Other runs may add files at any moment.
         """
         main = self.accelerator.is_main_process
-        return run_on_all(self.accelerator, lambda: shards.files() if main else [])[0]
+        return run_on_all(self.accelerator, lambda: shards.list_files() if main else [])[0]
 
     def _index_files(
         self, shards: ShardFolder, files: Sequence[str], made: Collection[str] = ()
@@ -238,7 +240,7 @@ class CacheBuilder:
         if not self.accelerator.is_main_process:
             yield lambda count: None
             return
-        with progress(what, total) as advance:
+        with show_setup_progress(what, total) as advance:
             yield lambda count: advance(count * self.ranks)
 
     def _share(self, batches: Sequence[Item]) -> Iterator[Item]:

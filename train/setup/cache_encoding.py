@@ -28,7 +28,7 @@ from train.batches.batch import pixels_to_floats
 from train.cache.caption_encoding import count_windows, encode_captions
 from train.cache.latent_cache import LOSER_MOMENTS, LOSS_MASK, MOMENTS
 from train.cache.shards import Arrays, ShardWriter
-from train.cache.text_cache import to_arrays
+from train.cache.text_cache import encoded_text_to_arrays
 from train.data.buckets import Shape
 from train.data.decode import BrokenPicture
 from train.data.pictures import Pictures, Variant
@@ -47,7 +47,7 @@ def batch_pictures(
     """Group variants of pictures into batches of one shape."""
 
     def bucket(variant: Variant) -> Shape:
-        return pictures.bucket(variant.index)
+        return pictures.bucket_shape(variant.index)
 
     ordered = sorted(variants, key=lambda variant: (bucket(variant), variant))
     return [batch for _, same in groupby(ordered, bucket) for batch in _cut([*same], size)]
@@ -85,7 +85,7 @@ def encode_latents(
                     reason = "becomes latents that are not finite: take it out"
                     lost[variant.index] = BrokenPicture(sample.name, reason)
                 else:
-                    writer.add(pictures.key(variant), encoded)
+                    writer.add(pictures.pixel_key(variant), encoded)
         advance(len(found))
     writer.flush()
     return lost
@@ -116,7 +116,7 @@ def _encode_samples(samples: Sequence[Sample], size: int, vae: VAE) -> list[Arra
 
 def _read_or_error(pictures: Pictures, variant: Variant) -> Sample | BrokenPicture:
     try:
-        return pictures.picture(variant)
+        return pictures.load_variant(variant)
     except BrokenPicture as error:
         return error
 
@@ -160,7 +160,7 @@ def encode_texts(
     for batch in batches:
         encoded = encode_captions(components, encoder, _padded(batch, size))
         for row, caption in enumerate(batch):
-            arrays = to_arrays(encoded, row)
+            arrays = encoded_text_to_arrays(encoded, row)
             if not all(np.isfinite(array).all() for array in arrays.values()):
                 raise TrainingError(
                     f"The embeddings of the caption {caption[:80]!r} are not finite: the base "

@@ -39,7 +39,7 @@ def explain_uncached_texts(target: FineTuneConfig, pictures: Pictures) -> str | 
             return f"target.parts[{number}] trains new words"
         if part.of != "unet":
             return f"target.parts[{number}] trains the {part.of}"
-    if pictures.captions() is None:
+    if pictures.list_captions() is None:
         return "shuffled captions, or ones with tags left out, are too many to list"
     return None
 
@@ -56,10 +56,10 @@ def count_latent_bytes(
 ) -> int:
     """Count the bytes of the latents of these variants, or of all."""
     if variants is None:
-        variants = (one for index in range(len(pictures)) for one in pictures.variants(index))
-    return sum(encoders.bytes_per_latents(pictures.bucket(one.index)) for one in variants)
+        variants = (one for index in range(len(pictures)) for one in pictures.list_variants(index))
+    return sum(encoders.bytes_per_latents(pictures.bucket_shape(one.index)) for one in variants)
 
 
 def count_text_bytes(pictures: Pictures, encoders: CacheEncoders) -> int:
     """Count the bytes of the embeddings of all captions, one window each."""
-    return len((pictures.captions() or set()) | {""}) * encoders.bytes_per_text
+    return len((pictures.list_captions() or set()) | {""}) * encoders.bytes_per_text

@@ -21,7 +21,7 @@ from train.data.class_picture_config import PriorConfig
 from train.data.sources.folder import list_folder
 from train.data.sources.listing import Listing
 from train.parallel.processes import run_on_main
-from train.reporting.progress import progress
+from train.reporting.progress import show_setup_progress
 
 if TYPE_CHECKING:
     from pipelines.text_to_image import TextToImagePipeline
@@ -57,12 +57,12 @@ def draw_class_pictures(wanted: ClassPictures, accelerator: Accelerator, stop: S
     Each is written as it is finished, so that the next run continues after it. Raises
     ArgumentError for a folder whose pictures were drawn with other settings.
     """
-    run_on_main(accelerator, lambda: draw_missing(wanted, accelerator.device, stop))
+    run_on_main(accelerator, lambda: draw_missing_pictures(wanted, accelerator.device, stop))
     stopped = gather_object([stop.wanted]) if accelerator.num_processes > 1 else [stop.wanted]
     return not any(stopped)
 
 
-def draw_missing(wanted: ClassPictures, device: torch.device, stop: StopRequest) -> None:
+def draw_missing_pictures(wanted: ClassPictures, device: torch.device, stop: StopRequest) -> None:
     """Draw the class pictures that the folder does not have, until a stop is requested."""
     prior, folder = wanted.prior, wanted.folder
     numbers = list_missing(folder, prior.count)
@@ -77,14 +77,16 @@ def draw_missing(wanted: ClassPictures, device: torch.device, stop: StopRequest)
     pipe.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]
     facts = json.dumps(wanted.describe(), indent=1) + "\n"
     write_atomically(folder / NOTES, lambda part: part.write_text(facts, "utf-8"))
-    with progress("class pictures", prior.count, prior.count - len(numbers)) as advance:
+    with show_setup_progress("class pictures", prior.count, prior.count - len(numbers)) as advance:
         for batch in batch_numbers(numbers, prior):
             if stop.wanted:
                 print_note("stopped; the same command goes on from here")
                 return
             pictures = draw_batch(pipe, prior, wanted.size, batch)
             for number in sorted({*batch} & {*numbers}):
-                save_picture(pictures[number - batch[0]], folder / file_name(number))
+                save_picture(
+                    pictures[number - batch[0]], folder / format_class_picture_name(number)
+                )
                 advance(1)
 
 
@@ -118,12 +120,12 @@ def list_missing(folder: Path, count: int) -> list[int]:
     """List the numbers of the pictures to draw; pictures under other names count too."""
     listing = list_folder(folder) if folder.is_dir() else Listing()
     present = {Path(picture.name).name for picture in listing.pictures}
-    ours = {file_name(number) for number in range(count)} & present
+    ours = {format_class_picture_name(number) for number in range(count)} & present
     wanted = count - len(present - ours)
-    return [number for number in range(wanted) if file_name(number) not in present]
+    return [number for number in range(wanted) if format_class_picture_name(number) not in present]
 
 
-def file_name(number: int) -> str:
+def format_class_picture_name(number: int) -> str:
     """Return the file name of a class picture."""
     return f"class-{number:05d}.png"
 

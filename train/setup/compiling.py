@@ -30,7 +30,7 @@ SPARE_KERNELS = 8
 
 
 @contextmanager
-def compiled_denoiser(target: Target, sizes: int) -> Iterator[None]:
+def compile_denoiser(target: Target, sizes: int) -> Iterator[None]:
     """Compile the target's UNet within the block, at its first pass for each size of picture.
 
     One kernel for all sizes would differ after a resume that begins with another size, and
@@ -53,7 +53,7 @@ def compiled_denoiser(target: Target, sizes: int) -> Iterator[None]:
         yield
 
 
-def check_gradient(
+def check_compiled_gradient(
     target: Target, batch: Batch, accelerator: Accelerator, rows: int | None = None
 ) -> None:
     """Raise TrainingError, on every process, where a compiled gradient differs from the eager one.
@@ -90,7 +90,7 @@ def _compare_if_fits(target: Target, batch: Batch, accelerator: Accelerator) -> 
 
 def _compare(target: Target, batch: Batch, accelerator: Accelerator) -> None:
     compiled = compute_gradient(target, batch, accelerator)
-    with uncompiled(target):
+    with disable_compilation(target):
         eager = compute_gradient(target, batch, accelerator)
     off, length = (compiled - eager).norm().item(), eager.norm().item()
     if not off <= GRADIENT_TOLERANCE * length:
@@ -101,7 +101,7 @@ def _compare(target: Target, batch: Batch, accelerator: Accelerator) -> None:
 
 
 def is_compiled(target: Target) -> bool:
-    """Return True for a target whose denoiser `compiled_denoiser` compiles."""
+    """Return True for a target whose denoiser `compile_denoiser` compiles."""
     unet: nn.Module | None = getattr(target, "unet", None)
     return unet is not None and unet._compiled_call_impl is not None
 
@@ -144,7 +144,7 @@ def count_graphs() -> int:
 
 
 @contextmanager
-def uncompiled(target: Target) -> Iterator[None]:
+def disable_compilation(target: Target) -> Iterator[None]:
     """Run the target eagerly within the block.
 
     Otherwise each size that is drawn or measured once would be compiled for itself.

@@ -20,12 +20,12 @@ from train.targets.target import Target
 DIGEST_PATTERN = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{56}\b")
 
 
-def run_identity(config: RunConfig, model: Facts, target: Target) -> dict[str, Any]:
+def build_run_identity(config: RunConfig, model: Facts, target: Target) -> dict[str, Any]:
     """Return what a resume must find unchanged: configuration, model, and weights not trained."""
     return {
         "config": config.model_dump(mode="json"),
         "model": model,
-        "frozen": frozen_digest(target),
+        "frozen": digest_frozen_weights(target),
     }
 
 
@@ -71,7 +71,7 @@ def _refuse_changes(out: Path, changes: Sequence[str]) -> None:
         )
 
 
-def frozen_digest(target: Target) -> str:
+def digest_frozen_weights(target: Target) -> str:
     """Return the SHA-256 of the parameters that are not trained."""
     digest = hashlib.sha256()
     for name, parameter in sorted(target.named_parameters()):

@@ -51,10 +51,10 @@ def load_samples(settings: DataSettings, out: Path, accelerator: Accelerator) ->
     def read() -> None:  # the first time, the main process records what it finds
         found.append(load_run_pictures(data, out / RECORD, ReadingProgress()))
         for remark in (
-            *found[0].summary().remarks(settings.batch_size),
-            *supervision_remarks(target, data, found[0]),
-            *preservation_remarks(target, found[0]),
-            *preference_remarks(target, found[0]),
+            *found[0].build_summary().list_remarks(settings.batch_size),
+            *list_supervision_remarks(target, data, found[0]),
+            *list_preservation_remarks(target, found[0]),
+            *list_preference_remarks(target, found[0]),
         ):
             print_note(remark)
 
@@ -82,7 +82,7 @@ def add_class_pictures(data: DataConfig, prior: PriorConfig | None, out: Path) -
     return data.model_copy(update={"folder": None, "subsets": (*own, drawn)})
 
 
-def supervision_remarks(
+def list_supervision_remarks(
     target: TargetConfig, data: PicturesConfig, pictures: Pictures
 ) -> list[str]:
     """Return remarks on the pictures that attention supervision leaves out.
@@ -91,7 +91,7 @@ def supervision_remarks(
     """
     if not getattr(target, "attention_weight", 0.0):
         return []
-    own = [index for index in range(len(pictures)) if not pictures.is_prior(index)]
+    own = [index for index in range(len(pictures)) if not pictures.is_class_picture(index)]
     masked = [index for index in own if pictures.has_mask(index)]
     naming = [index for index in masked if pictures.has_masked_word(index)]
     if not masked:
@@ -120,7 +120,7 @@ def supervision_remarks(
     return remarks
 
 
-def preservation_remarks(target: TargetConfig, pictures: Pictures) -> list[str]:
+def list_preservation_remarks(target: TargetConfig, pictures: Pictures) -> list[str]:
     """Return a remark on the captions under which nothing is preserved.
 
     Raises ArgumentError where none has one.
@@ -143,7 +143,7 @@ def preservation_remarks(target: TargetConfig, pictures: Pictures) -> list[str]:
     ]
 
 
-def preference_remarks(target: TargetConfig, pictures: Pictures) -> list[str]:
+def list_preference_remarks(target: TargetConfig, pictures: Pictures) -> list[str]:
     """Return a remark on the number of pairs.
 
     Raises ArgumentError for a preference loss without pairs, and for pairs without such a loss.
@@ -170,7 +170,7 @@ def build_order(samples: Samples, batch_size: int, seed: int) -> BatchOrder:
 
 def describe_samples(samples: Samples) -> dict[str, str]:
     """Return what a resume must find unchanged of the pictures, wherever they are."""
-    return {"pictures": samples.fingerprint()} if isinstance(samples, Pictures) else {}
+    return {"pictures": samples.compute_fingerprint()} if isinstance(samples, Pictures) else {}
 
 
 class ReadingProgress:

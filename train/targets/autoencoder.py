@@ -17,7 +17,7 @@ from t2i.pictures import picture_grid
 from t2i.randomness import derive_generator
 from train.batches.batch import Batch
 from train.export import ExportConfig, Notes, export_vae
-from train.reporting.sample_sheets import SamplesConfig, pictures_of
+from train.reporting.sample_sheets import SamplesConfig, pixels_to_images
 from train.targets.latents import latent_mean
 from train.targets.target import Target
 
@@ -107,7 +107,7 @@ class AutoencoderTarget(Target):
         decoded_BCHW = self.vae.decode(latent_mean(self.vae.encode(batch.pixels_BCHW)))[0].float()
         both = torch.cat([batch.pixels_BCHW, decoded_BCHW], dim=2).clamp(-1, 1)
         labels = [f"{name} (below: decoded)" for name in batch.names]
-        return picture_grid(pictures_of(both), labels, config.columns)
+        return picture_grid(pixels_to_images(both), labels, config.columns)
 
     @torch.no_grad()
     def export(self, folder: Path, batch: Batch, config: ExportConfig, notes: Notes) -> None:

@@ -20,14 +20,14 @@ from t2i.scenes.caption_matcher import CaptionMatcher
 from t2i.scenes.recogniser import CONFIG, WEIGHTS, Recogniser
 from train.batches.batch import Batch
 from train.export import ExportConfig, Notes
-from train.reporting.sample_sheets import SamplesConfig, pictures_of
+from train.reporting.sample_sheets import SamplesConfig, pixels_to_images
 from train.targets.target import Target
 
 OPPOSITES = {"left": "right", "above": "below", "over": "under", "top": "bottom"}
 OPPOSITES |= {word: opposite for opposite, word in OPPOSITES.items()}
 
 
-class AgreementConfig(BaseModel):
+class CaptionMatcherConfig(BaseModel):
     """Train the caption matcher on top of a frozen recogniser."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,7 +40,7 @@ class AgreementConfig(BaseModel):
     layers: int = Field(2, ge=1)
 
 
-class AgreementTarget(Target):
+class CaptionMatcherTarget(Target):
     """Contrastive loss: each picture is matched with its caption among all captions of the batch.
 
     A further negative is its own caption with every position word reversed. The negatives are those
@@ -49,7 +49,7 @@ class AgreementTarget(Target):
 
     rows_apart = False
 
-    def __init__(self, config: AgreementConfig, seed: int, batch_size: int) -> None:
+    def __init__(self, config: CaptionMatcherConfig, seed: int, batch_size: int) -> None:
         super().__init__(seed, batch_size)
         self.config = config
         recogniser = Recogniser.load(config.recogniser)
@@ -79,7 +79,7 @@ class AgreementTarget(Target):
     @torch.no_grad()
     def draw(self, batch: Batch, config: SamplesConfig) -> Image.Image:
         """Return a sheet of the pictures, each with the best-fitting caption of the batch."""
-        pictures = pictures_of(batch.pixels_BCHW)
+        pictures = pixels_to_images(batch.pixels_BCHW)
         text_BD = self.agreement.embed_captions(batch.captions)
         best = (self.agreement.embed_pictures(batch.pixels_BCHW) @ text_BD.T).argmax(1).tolist()
         labels = [

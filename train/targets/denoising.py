@@ -35,7 +35,7 @@ from train.objective.objective import (
     NoiseLevel,
     Objective,
     ObjectiveConfig,
-    offset_noise,
+    add_offset_noise,
     perturb_noise,
     stratified_quantiles,
 )
@@ -124,7 +124,7 @@ class DenoisingTarget(Target):
         supervision = self._supervision(
             batch, captions, noised.level, conditioning.text_BTD.shape[1]
         )
-        with nullcontext() if supervision is None else supervision.reading(self.unet):
+        with nullcontext() if supervision is None else supervision.listen_to_pass(self.unet):
             output_BCHW = self._denoise(noised, conditioning)
         loss_B = self._errors(batch, output_BCHW, noised.target_BCHW, noised.level)
         if supervision is not None:
@@ -137,10 +137,10 @@ class DenoisingTarget(Target):
         quantile_B = stratified_quantiles(
             self.objective.config, self.seed, batch.step, batch.slots, self.batch_size
         )
-        level = self.objective.level(quantile_B.to(latents_BCHW.device))
+        level = self.objective.compute_noise_level(quantile_B.to(latents_BCHW.device))
         noise_BCHW, on_input_BCHW = self._noises(latents_BCHW, batch)
-        noisy_BCHW = self.objective.noisy(latents_BCHW, on_input_BCHW, level)
-        target_BCHW = self.objective.target(latents_BCHW, noise_BCHW, level)
+        noisy_BCHW = self.objective.add_noise(latents_BCHW, on_input_BCHW, level)
+        target_BCHW = self.objective.compute_target(latents_BCHW, noise_BCHW, level)
         return NoisyLatents(noisy_BCHW, target_BCHW, level)
 
     def _denoise(self, noised: NoisyLatents, conditioning: Conditioning) -> Tensor:
@@ -190,7 +190,7 @@ class DenoisingTarget(Target):
         )
 
     @torch.no_grad()
-    def validation_picture(self, batch: Batch) -> ValidationPicture:
+    def encode_validation_picture(self, batch: Batch) -> ValidationPicture:
         """Encode the one picture of a batch for `velocity_errors`, which may use it many times."""
         latents_1CHW = scale_latents(
             self.components.vae, encode_batch(self.vae, batch, self.device)[0].float()
@@ -213,8 +213,8 @@ class DenoisingTarget(Target):
         conditioning = picture.conditioning
         if conditioning is None:
             conditioning = self._build_conditioning(picture.batch, picture.batch.captions)
-        noisy_BCHW = self.objective.noisy(picture.latents_1CHW, noise_BCHW, level)
-        target_BCHW = self.objective.target(picture.latents_1CHW, noise_BCHW, level)
+        noisy_BCHW = self.objective.add_noise(picture.latents_1CHW, noise_BCHW, level)
+        target_BCHW = self.objective.compute_target(picture.latents_1CHW, noise_BCHW, level)
         output_BCHW = sd.denoise(
             self.unet,
             noisy_BCHW,
@@ -229,7 +229,7 @@ class DenoisingTarget(Target):
         noise_BCHW = self.noise(latents_BCHW, batch, "noise")
         if config.noise_offset:
             offset_BC11 = self.noise(latents_BCHW[:, :, :1, :1], batch, "offset")
-            noise_BCHW = offset_noise(noise_BCHW, offset_BC11, config.noise_offset)
+            noise_BCHW = add_offset_noise(noise_BCHW, offset_BC11, config.noise_offset)
         if not config.input_perturbation:
             return noise_BCHW, noise_BCHW
         extra_BCHW = self.noise(latents_BCHW, batch, "perturbation")
@@ -240,24 +240,26 @@ class DenoisingTarget(Target):
         quantile_B = stratified_quantiles(
             self.objective.config, self.seed, batch.step, batch.slots, self.batch_size
         )
-        return {"timestep": self.objective.level(quantile_B).timestep_B.tolist()}
+        return {"timestep": self.objective.compute_noise_level(quantile_B).timestep_B.tolist()}
 
     @torch.no_grad()
     def draw(self, batch: Batch, config: SamplesConfig) -> Image.Image:
         """Generate an image for each prompt of the config and return them as one sheet."""
-        pipe = self.pipeline()
+        pipe = self.build_pipeline()
         with self._lower_precision():
-            drawn = draw_prompts(pipe, config, config.heat_map_words(self.words()))
+            drawn = draw_prompts(
+                pipe, config, config.heat_map_words(self.list_new_word_spellings())
+            )
         return draw_sheet(drawn, config.columns)
 
-    def words(self) -> list[str]:
+    def list_new_word_spellings(self) -> list[str]:
         """Return the new words that are learned."""
         return []
 
-    def pipeline(self) -> "TextToImagePipeline":
+    def build_pipeline(self) -> "TextToImagePipeline":
         """Return a pipeline of the components, which shares their weights."""
         self.restore_encoders()
-        return build_pipeline(self.components, self.scheduler())
+        return build_pipeline(self.components, self.build_scheduler())
 
     def restore_encoders(self) -> None:
         """Load the weights that were freed because of the cache, to draw or to export."""
@@ -269,13 +271,13 @@ class DenoisingTarget(Target):
         if self.cache is not None:
             self.cache.release()
 
-    def scheduler(self) -> Scheduler:
+    def build_scheduler(self) -> Scheduler:
         """Return a scheduler that samples what the objective trains."""
         return build_scheduler(self.objective.config)
 
     def export(self, folder: Path, batch: Batch, config: ExportConfig, notes: Notes) -> None:
         """Write the whole pipeline as a folder that diffusers reads."""
-        export_model(self.components, self.scheduler(), folder, config, notes)
+        export_model(self.components, self.build_scheduler(), folder, config, notes)
 
     def _trained_encoders(self) -> list[PreTrainedModel]:
         encoders = filter(None, (self.text_encoder, self.text_encoder_2))
@@ -308,7 +310,7 @@ class DenoisingTarget(Target):
 
     def _encode_every_word(self) -> list[Tensor]:
         """Return the embeddings that the denoiser reads, of a caption with every new word."""
-        encoded = self._encode([" ".join(self.words())])
+        encoded = self._encode([" ".join(self.list_new_word_spellings())])
         if sdxl.has_size_conditioning(self.unet):
             return [encoded.text_BTD, sdxl.require_pooled(encoded.pooled_BD)]
         return [encoded.text_BTD]

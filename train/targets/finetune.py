@@ -24,10 +24,10 @@ from train.objective.preferences import PreferenceConfig, preference_loss
 from train.objective.preservation import PreservationConfig
 from train.optim.optimizer import ParameterGroup
 from train.targets.denoising import DenoisingTarget, NoisyLatents
-from train.targets.finetune_results import FineTuned, write_results
+from train.targets.finetune_results import FineTunedModel, write_results
 from train.targets.parts.adapters import AdapterPart, inject_adapter
 from train.targets.parts.full_weights import FullPart, enable_full_training
-from train.targets.parts.learned_words import NewWord, WordsPart, add_words
+from train.targets.parts.learned_words import NewWord, WordsPart, register_new_words
 from train.targets.reference_model import ReferenceModel
 
 PartConfig = Annotated[FullPart | AdapterPart | WordsPart, Field(discriminator="method")]
@@ -64,14 +64,14 @@ class FineTuneConfig(SupervisionConfig, PreservationConfig, PreferenceConfig):
             )
         return self
 
-    def new_words(self) -> list[NewWord]:
+    def list_new_words(self) -> list[NewWord]:
         """Return the words that are learned, in the order of the parts."""
         parts = [part for part in self.parts if isinstance(part, WordsPart)]
         return [word for part in parts for word in part.words]
 
-    def words(self) -> list[str]:
+    def list_new_word_spellings(self) -> list[str]:
         """Return the spellings of the words that are learned."""
-        return [word.word for word in self.new_words()]
+        return [word.word for word in self.list_new_words()]
 
 
 class FineTuneTarget(DenoisingTarget):
@@ -85,7 +85,7 @@ class FineTuneTarget(DenoisingTarget):
         seed: int,
         batch_size: int,
     ) -> None:
-        parts = components_of(pipe)
+        parts = copy_components(pipe)
         super().__init__(parts, objective, seed, batch_size, config.caption_dropout, config)
         self.config = config
         self.original_tokenizers = pipe.tokenizer, pipe.tokenizer_2
@@ -99,7 +99,7 @@ class FineTuneTarget(DenoisingTarget):
             if not isinstance(part, AdapterPart)
         ]
         needs_reference = config.preserve_weight > 0 or config.preference_beta > 0
-        self._reference = ReferenceModel(self.models(), full) if needs_reference else None
+        self._reference = ReferenceModel(self.trainable_models(), full) if needs_reference else None
         self.finish_setup(config.gradient_checkpointing)
 
     def losses(self, batch: Batch, noised: NoisyLatents) -> Tensor:
@@ -167,19 +167,19 @@ class FineTuneTarget(DenoisingTarget):
             for decay in [part.weight_decay]
         ]
 
-    def scheduler(self) -> Scheduler:
+    def build_scheduler(self) -> Scheduler:
         """Return the base model's own scheduler."""
         return self._scheduler
 
-    def adapters(self) -> list[str]:
+    def list_adapters(self) -> list[str]:
         """Return peft's names of the trained adapters."""
         return [name for name, part, _ in self._groups if isinstance(part, AdapterPart)]
 
-    def words(self) -> list[str]:
+    def list_new_word_spellings(self) -> list[str]:
         """Return the spellings of the words that are learned."""
-        return self.config.words()
+        return self.config.list_new_word_spellings()
 
-    def models(self) -> dict[str, nn.Module]:
+    def trainable_models(self) -> dict[str, nn.Module]:
         """Return the models that can be trained, by their names in a pipeline."""
         found = {
             "unet": self.unet,
@@ -193,13 +193,13 @@ class FineTuneTarget(DenoisingTarget):
         has_full_parts = any(isinstance(part, FullPart) for part in self.config.parts)
         if has_full_parts:
             self.restore_encoders()
-        trained = FineTuned(
+        trained = FineTunedModel(
             components=self.components,
             original_tokenizers=self.original_tokenizers,
             scheduler=self._scheduler,
-            models=self.models(),
-            adapters=self.adapters(),
-            words=self.config.new_words(),
+            models=self.trainable_models(),
+            adapters=self.list_adapters(),
+            words=self.config.list_new_words(),
             has_full_parts=has_full_parts,
             base=self.config.base,
         )
@@ -213,7 +213,7 @@ class FineTuneTarget(DenoisingTarget):
         Adapters come first, as peft freezes all other weights.
         """
         trained: dict[int, list[nn.Parameter]] = {}
-        models = self.models()
+        models = self.trainable_models()
         for kind in (AdapterPart, FullPart, WordsPart):
             for number, part in enumerate(parts):
                 if not isinstance(part, kind):
@@ -232,11 +232,11 @@ class FineTuneTarget(DenoisingTarget):
 
     def _add_words(self, part: WordsPart, key: str) -> list[nn.Parameter]:
         components = self.components
-        vectors = add_words(part, components.tokenizer, components.text_encoder, key)
+        vectors = register_new_words(part, components.tokenizer, components.text_encoder, key)
         if components.text_encoder_2 is not None:
             assert components.tokenizer_2 is not None
             second = components.tokenizer_2, components.text_encoder_2
-            vectors += add_words(part, *second, key)
+            vectors += register_new_words(part, *second, key)
         return vectors
 
 
@@ -252,7 +252,7 @@ def check_disjoint(trained: dict[int, list[nn.Parameter]]) -> None:
                 )
 
 
-def components_of(pipe: TextToImagePipeline) -> Components:
+def copy_components(pipe: TextToImagePipeline) -> Components:
     """Return the components with copies of the tokenizers, which can get new words."""
     return Components(
         vae=pipe.vae,

@@ -49,7 +49,7 @@ LORA, LORA_KOHYA, PEFT = "lora.safetensors", "lora-kohya.safetensors", "peft"
 
 
 @dataclass(frozen=True, slots=True)
-class FineTuned:
+class FineTunedModel:
     """A fine-tuned model, with everything that its files are written from.
 
     original_tokenizers : those of both text encoders, without the new words
@@ -69,7 +69,9 @@ class FineTuned:
     base: str
 
 
-def write_results(trained: FineTuned, folder: Path, config: ExportConfig, notes: Notes) -> None:
+def write_results(
+    trained: FineTunedModel, folder: Path, config: ExportConfig, notes: Notes
+) -> None:
     """Write every file of the module's docstring that the fine-tune has content for, or none.
 
     The folder is complete or not there at all.
@@ -77,10 +79,10 @@ def write_results(trained: FineTuned, folder: Path, config: ExportConfig, notes:
     precision = PRECISIONS[config.precision]
     with atomic_folder(folder) as new:
         if trained.has_full_parts:
-            write_model(without_adapters(trained), trained.scheduler, new, config)
+            write_model(copy_without_adapters(trained), trained.scheduler, new, config)
         if trained.adapters:
-            write_lora(new, trained_lora(trained, precision), trained.components.unet)
-        for embedding in trained_embeddings(trained, precision):
+            write_lora(new, collect_trained_lora(trained, precision), trained.components.unet)
+        for embedding in collect_learned_words(trained, precision):
             name = re.sub(r"[^\w.-]", "", str(embedding.token)) or "word"
             write_learned_word(new / f"{name}.safetensors", embedding)
             write_learned_word_kohya(new / f"{name}-kohya.safetensors", embedding)
@@ -88,13 +90,13 @@ def write_results(trained: FineTuned, folder: Path, config: ExportConfig, notes:
         defaults.pop("sampler", None)  # the base model's own stays
         facts = notes | {
             "defaults": defaults,
-            "base": base_name(trained.base),
+            "base": format_base_name(trained.base),
             "words": [word.word for word in trained.words],
         }
         (new / NOTES_FILE).write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
 
 
-def trained_lora(trained: FineTuned, precision: torch.dtype) -> Lora:
+def collect_trained_lora(trained: FineTunedModel, precision: torch.dtype) -> Lora:
     """Return the trained adapters as one LoRA, their tensors on the CPU."""
     states = {
         name: {
@@ -122,7 +124,7 @@ def write_lora(folder: Path, lora: Lora, unet: UNet2DConditionModel) -> None:
         write_peft_folders(folder / PEFT, lora)
 
 
-def trained_embeddings(trained: FineTuned, precision: torch.dtype) -> list[LearnedWord]:
+def collect_learned_words(trained: FineTunedModel, precision: torch.dtype) -> list[LearnedWord]:
     """Return the embeddings of each new word, in every text encoder that has them."""
     components = trained.components
     encoders = {
@@ -143,7 +145,7 @@ def trained_embeddings(trained: FineTuned, precision: torch.dtype) -> list[Learn
     return found
 
 
-def without_adapters(trained: FineTuned) -> Components:
+def copy_without_adapters(trained: FineTunedModel) -> Components:
     """Return copies of the components without the adapters and new words written beside them."""
     first, second = trained.original_tokenizers
     parts = replace(deepcopy(trained.components), tokenizer=first, tokenizer_2=second)
@@ -156,6 +158,6 @@ def without_adapters(trained: FineTuned) -> Components:
     return parts
 
 
-def base_name(base: str) -> str:
+def format_base_name(base: str) -> str:
     """Return the base model's name: of a path its last part alone, as paths are local."""
     return Path(base).name if Path(base).exists() else base

@@ -23,7 +23,7 @@ def encode_batch(vae: Any, batch: Batch, device: torch.device) -> tuple[Tensor, 
     if batch.moments_BCHW is not None:
         moments = batch.moments_BCHW.chunk(1 + has_posterior, dim=1)
         return moments[0], moments[1] if has_posterior else None
-    with vae_precision(vae, device):
+    with vae_autocast(vae, device):
         encoded = vae.encode(batch.pixels_BCHW)
     std_BCHW = encoded.latent_dist.std if has_posterior else None
     return latent_mean(encoded), std_BCHW
@@ -35,7 +35,7 @@ def latent_mean(encoded: Any) -> Tensor:
     return latents
 
 
-def vae_precision(vae: Any, device: torch.device) -> AbstractContextManager[object]:
+def vae_autocast(vae: Any, device: torch.device) -> AbstractContextManager[object]:
     """Return a context that turns autocast off for an autoencoder which needs float32 (SDXL's)."""
     upcast = vae.config.get("force_upcast", False)
     return torch.autocast(device.type, enabled=False) if upcast else nullcontext()

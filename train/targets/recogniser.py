@@ -18,7 +18,7 @@ from t2i.scenes.recognised_objects import OWN_COLOUR, Recognition
 from t2i.scenes.recogniser import Recogniser, RecogniserLabels
 from train.batches.batch import Batch
 from train.export import ExportConfig, Notes
-from train.reporting.sample_sheets import SamplesConfig, pictures_of
+from train.reporting.sample_sheets import SamplesConfig, pixels_to_images
 from train.targets.target import Target
 
 COLOUR_WEIGHT = 0.5
@@ -72,10 +72,10 @@ class RecogniserTarget(Target):
 
     def draw(self, batch: Batch, config: SamplesConfig) -> Image.Image:
         """Return a sheet of the pictures, each with the recognised objects and its caption."""
-        pictures = pictures_of(batch.pixels_BCHW)
+        pictures = pixels_to_images(batch.pixels_BCHW)
         seen = self.recogniser.recognise(pictures)
         labels = [
-            f"{describe(one)} ({caption})"
+            f"{format_recognised(one)} ({caption})"
             for one, caption in zip(seen, batch.captions, strict=True)
         ]
         both = [highlight_objects(*one) for one in zip(pictures, seen, strict=True)]
@@ -99,7 +99,7 @@ def masked_mean(values_Bhw: Tensor, where_Bhw: Tensor) -> Tensor:
     return (values_Bhw * counts_Bhw).sum((1, 2)) / counts_Bhw.sum((1, 2)).clamp(min=1)
 
 
-def describe(seen: Recognition) -> str:
+def format_recognised(seen: Recognition) -> str:
     """Return the names of the recognised objects and of the background."""
     things = [
         found.name if found.colour == OWN_COLOUR else f"{found.colour} {found.name}"

@@ -20,7 +20,7 @@ def freeze_unread_weights(
     for encoder in encoders:
         encoder.eval()  # dropout would draw from the generator of the run
     with torch.enable_grad():
-        reached = leaves_of(compute_outputs())
+        reached = find_leaf_tensors(compute_outputs())
     for encoder, was_training in zip(encoders, training, strict=True):
         encoder.train(was_training)
     for encoder in encoders:
@@ -28,7 +28,7 @@ def freeze_unread_weights(
             weight.requires_grad_(weight.requires_grad and weight in reached)
 
 
-def leaves_of(outputs: Iterable[Tensor]) -> set[Tensor]:
+def find_leaf_tensors(outputs: Iterable[Tensor]) -> set[Tensor]:
     """Return the leaf tensors, such as parameters, that a gradient of the outputs reaches."""
     leaves: set[Tensor] = set()
     seen: set[object] = set()

@@ -17,11 +17,11 @@ def show_bulk_progress(
         yield lambda: None
         return
 
-    from train.reporting.report import bar
+    from train.reporting.report import build_progress_bar
 
     begun = time.monotonic()
     before = plan.total - len(plan.todo)
-    with bar() as shown_bar:
+    with build_progress_bar() as shown_bar:
         task = shown_bar.add_task("pictures", total=plan.total, completed=before, facts="")
 
         def update() -> None:

@@ -101,10 +101,10 @@ def check(
     """
     from t2i.cli.file_names import OutputNames
     from t2i.pictures import save_picture
+    from train.data.config_from_path import load_data_config, read_batch_size
     from train.data.discovery import check_broken_share
-    from train.data.named_data import batch_size_in, load_data_config
     from train.data.pictures import Pictures
-    from train.data.sheets.contact_sheet import contact_sheet, spread_indices
+    from train.data.sheets.contact_sheet import draw_contact_sheet, spread_indices
 
     if size is None and (model is not None or place.suffix != ".toml"):
         size = _image_size_of_model(model or "embedded")
@@ -114,18 +114,18 @@ def check(
     if not found.pictures:
         check_broken_share(found.broken, found.total, 0.0)
     pictures = Pictures(config.model_copy(update={"bad_share": 1.0}), found=found)
-    summary = pictures.summary()
+    summary = pictures.build_summary()
     path = None
     if num:
         names.make_folder()
-        page = contact_sheet(pictures, spread_indices(pictures, num))
+        page = draw_contact_sheet(pictures, spread_indices(pictures, num))
         path = names.save(0, config.seed, partial(save_picture, page))
     usable = len(found.broken) <= config.bad_share * found.total
     if format == "json":
         sheet = None if path is None else str(path)
-        print_json({"usable": usable, "sheet": sheet, **summary.as_json()})
+        print_json({"usable": usable, "sheet": sheet, **summary.to_json_dict()})
     else:
-        print_summary(summary, config, batch_size_in(place))
+        print_summary(summary, config, read_batch_size(place))
         if path is not None:
             print_line(f"\n{path}")
     if not usable and format == "json":
@@ -140,10 +140,10 @@ def check(
 def _image_size_of_model(name: str) -> int:
     """Return the side of a model's images in pixels, as `t2i train --init` takes it."""
     from t2i.denoiser.loading.address import EMBEDDED_MODELS, locate_model
-    from train.init.config_values import family_of, size_of
+    from train.init.config_values import detect_image_size, detect_model_family
 
     base = name if name in EMBEDDED_MODELS else str(locate_model(name))
-    return size_of(base, family_of(base))
+    return detect_image_size(base, detect_model_family(base))
 
 
 def _find_with_progress(config: "PicturesConfig") -> "FoundPictures":
@@ -152,9 +152,9 @@ def _find_with_progress(config: "PicturesConfig") -> "FoundPictures":
     if not sys.stderr.isatty():
         return find_pictures(config)
 
-    from train.reporting.report import bar
+    from train.reporting.report import build_progress_bar
 
-    with bar() as shown:
+    with build_progress_bar() as shown:
         task = shown.add_task("reading pictures", total=None, facts="")
         return find_pictures(config, lambda done, of: shown.update(task, completed=done, total=of))
 

@@ -102,22 +102,22 @@ def _write_config(
     from t2i.cli.output import print_remark
     from train.init.init import (
         InitRequest,
+        build_word_comment,
+        explain_missing_trigger,
         has_few_broken,
         is_not_downloaded,
-        reason_without_trigger,
-        word_comment,
-        write_start,
+        write_starting_config,
     )
 
     out = out or Path(f"{folder.resolve().name}-{method}.toml")
     if out.suffix != ".toml":
         raise ArgumentError(f"Got --out {out}; with --init expected the name of a .toml file.")
     wish = InitRequest(method, folder, base, word, kind)
-    seen = write_start(wish, out)
+    seen = write_starting_config(wish, out)
     print_line(out)
-    if remarks := word_comment(wish, seen):
+    if remarks := build_word_comment(wish, seen):
         print_remark(" ".join(remarks))
-    if reason := reason_without_trigger(wish, seen):
+    if reason := explain_missing_trigger(wish, seen):
         print_remark(f"Captions are learned as they are: {reason}. See [data] in the file.")
     if seen.broken:
         mend = "" if has_few_broken(seen) else "the run will not start before they are mended; "

@@ -9,14 +9,14 @@ from torch import nn
 
 from t2i.errors import ModelError
 from tests.tiny import tiny_sd_folder, tiny_text_encoder, tiny_tokenizer, tiny_vae
-from train.cache.encoders import CacheEncoders
-from train.cache.weightless import (
+from train.cache.dropped_weights import (
     copy_weights,
     drop_weights,
     is_without_weights,
     tokenizer_digest,
     weights_digest,
 )
+from train.cache.encoders import CacheEncoders
 
 
 def watched(model: nn.Module) -> list[weakref.ref]:

@@ -38,10 +38,10 @@ def cached(pictures: Pictures, folder: Path, vae, size: int = 1) -> CachedPictur
     """What is missing in the folder is made; how much that was, in `made`."""
     shards = ShardFolder(folder)
     shards.index_files()
-    apart = pictures.held_out()
+    apart = pictures.build_held_out_set()
     made, lost = 0, {}
     for part in (apart, pictures):
-        wanted = {part.key(v): v for i in range(len(part)) for v in part.variants(i)}
+        wanted = {part.pixel_key(v): v for i in range(len(part)) for v in part.list_variants(i)}
         missing = [variant for key, variant in wanted.items() if key not in shards]
         parts = batch_pictures(part, missing, size)
         lost = encode_latents(
@@ -91,11 +91,11 @@ def several(folder: Path) -> Path:
 def test_every_crop_and_flip_has_its_own_latents_and_caption(tmp_path, vae, size):
     pictures = pictures_of(several(tmp_path / "p"), **LIVELY, shuffle_captions=True, held_out=1)
     found = cached(pictures, tmp_path / "c", vae, size)
-    variants = [v for i in range(len(pictures)) for v in pictures.variants(i)]
+    variants = [v for i in range(len(pictures)) for v in pictures.list_variants(i)]
     assert len(variants) > 2 * len(pictures)
     check_pairs(found, pictures, vae)
-    assert len(found.held_out()) == 1
-    check_pairs(found.held_out(), pictures.held_out(), vae)
+    assert len(found.build_held_out_set()) == 1
+    check_pairs(found.build_held_out_set(), pictures.build_held_out_set(), vae)
     check_pairs(pickle.loads(pickle.dumps(found)), pictures, vae)
 
 
@@ -213,8 +213,8 @@ def test_no_picture_is_opened_once_its_latents_are_there(tmp_path, vae):
 def test_a_picture_without_finite_latents_is_named_and_another_stands_in(tmp_path, vae):
     pictures = pictures_of(folder_of(tmp_path / "p", *COLOURS), buckets=False, bad_share=0.2)
     shards = ShardFolder(tmp_path / "c")
-    variants = [pictures.variants(index)[0] for index in range(len(pictures))]
-    spoilt = pictures.key(variants[3])
+    variants = [pictures.list_variants(index)[0] for index in range(len(pictures))]
+    spoilt = pictures.pixel_key(variants[3])
 
     class Spoiling(ShardWriter):
         def add(self, key, arrays):
@@ -245,7 +245,7 @@ def test_a_picture_without_finite_latents_is_named_and_another_stands_in(tmp_pat
     assert [*lost] == [3]
     with pytest.warns(UserWarning, match="03-yellow.png: becomes latents that are not finite"):
         found = CachedPictures(pictures, shards, lost)
-    assert found.stand_in(3) == 4
+    assert found.find_replacement(3) == 4
     sample = found.read(3, 0)
     assert sample.caption == "a cyan sheet"
     assert np.array_equal(sample.moments, found.read(4, 0).moments)
@@ -280,13 +280,13 @@ def test_a_short_run_needs_no_more_than_it_shows(tmp_path):
 
     shown = set()
     for step in range(3):
-        for place in ProcessShare().micro_batches(order, step)[0]:
+        for place in ProcessShare().list_micro_batches(order, step)[0]:
             index = place.sample
             if index == 1:
-                index = found.stand_in(1)
+                index = found.find_replacement(1)
             shown.add(found.variant(index, place.visit))
     assert {*few} == shown
-    captions = pictures.captions()
+    captions = pictures.list_captions()
     assert list_needed_captions(captions, found, order, 1000) == captions | {""}
     assert list_needed_captions(captions, None, order, 1) == captions | {""}
     some = list_needed_captions(captions, found, order, 1)

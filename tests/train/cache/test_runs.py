@@ -24,10 +24,10 @@ from tests.train.apart import by_two, said
 from tests.train.finetunes import finetune_run, finetune_toml
 from tests.train.runs import accelerator_for, tiny_run
 from tests.train.test_loop import newest
+from train.cache.dropped_weights import is_without_weights
 from train.cache.encoders import CacheEncoders
 from train.cache.latent_cache import CachedPictures
 from train.cache.shards import ShardFolder
-from train.cache.weightless import is_without_weights
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
 from train.loop import Training, run
@@ -179,9 +179,9 @@ def test_two_processes_make_each_their_share_and_equal_one(tmp_path, alone):
     assert difference(weights(alone), weights(two)) < 1e-5
     for kind in ("latents", "texts"):
         whole, shared = (shards_of(out, kind) for out in (alone, two))
-        assert (len(whole.files()), len(shared.files())) == (1, 2)
+        assert (len(whole.list_files()), len(shared.list_files())) == (1, 2)
         assert whole._entries.keys() == shared._entries.keys()
-        assert len(whole._entries) == sum(count(shared, name) for name in shared.files())
+        assert len(whole._entries) == sum(count(shared, name) for name in shared.list_files())
         for key in whole._entries:
             here, there = whole.read(key), shared.read(key)
             assert all(np.array_equal(here[name], there[name]) for name in here)
@@ -222,8 +222,8 @@ def hesitant_main() -> None:
 def blind_second() -> None:
     """Let the second process see none of the files, as another run writes them just now."""
     torch.set_num_threads(1)
-    files = ShardFolder.files
-    ShardFolder.files = lambda self: [] if os.environ["RANK"] == "1" else files(self)
+    files = ShardFolder.list_files
+    ShardFolder.list_files = lambda self: [] if os.environ["RANK"] == "1" else files(self)
 
 
 @pytest.mark.parametrize(
@@ -283,12 +283,12 @@ def test_a_kill_in_the_middle_of_the_making_loses_no_finished_file(tmp_path, bas
     process.kill()
     assert apart.ended(process) == -signal.SIGKILL
     before = shards_of(tmp_path / "killed", "latents")
-    assert before.damaged(before.files()) == []
+    assert before.list_damaged(before.list_files()) == []
     ready(load_run_config(toml, settings), tmp_path / "killed")
     after = shards_of(tmp_path / "killed", "latents")
-    assert {*before.files()} <= {*after.files()}
+    assert {*before.list_files()} <= {*after.list_files()}
     assert before._entries.keys() < after._entries.keys()
-    assert len(after._entries) == sum(count(after, name) for name in after.files())
+    assert len(after._entries) == sum(count(after, name) for name in after.list_files())
 
 
 def test_a_wish_to_stop_while_it_is_made_is_heard(tmp_path, base, monkeypatch, capfd):
@@ -368,7 +368,7 @@ def test_weights_taken_up_for_a_sheet_are_let_go_again(tmp_path, base):
     parts = (training.target.vae, training.target.text_encoder)
     assert all(map(is_without_weights, parts))
     with training.ema_weights() as target:
-        target.pipeline()
+        target.build_pipeline()
         assert not any(map(is_without_weights, parts))
     assert all(map(is_without_weights, parts))
 

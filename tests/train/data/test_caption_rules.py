@@ -7,7 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.data.caption_rules import CaptionRules, all_captions, compose_caption, join_texts
+from train.data.caption_rules import (
+    CaptionRules,
+    compose_caption,
+    join_with_space,
+    list_possible_captions,
+)
 
 WORDS = st.text("abc ", max_size=6)
 CAPTIONS = st.lists(st.lists(WORDS, max_size=4).map(",".join), max_size=3)
@@ -85,19 +90,19 @@ def test_the_trigger_goes_before_a_caption_that_lacks_it(caption: str, told: str
     ],
 )
 def test_prefix_and_suffix_are_joined_as_one_would_write(left: str, right: str, told: str) -> None:
-    assert join_texts(left, right) == told
+    assert join_with_space(left, right) == told
 
 
 @given(captions=CAPTIONS, wording=WORDINGS, seed=st.integers(0, 50))
 def test_every_wording_lists_whatever_is_drawn(
     captions: list[str], wording: CaptionRules, seed: int
 ) -> None:
-    every = all_captions(captions, wording)
+    every = list_possible_captions(captions, wording)
     if every is not None:
         assert compose_caption(captions, wording, rng(seed)) in every
 
 
 def test_shuffled_tags_are_too_many_to_list() -> None:
-    assert all_captions(["a, b, c"], CaptionRules(shuffle=True)) is None
-    assert all_captions(["a, b"], CaptionRules(shuffle=True, keep_tokens=1)) == {"a, b"}
-    assert all_captions(["a", "b"], CaptionRules(prefix="x")) == {"x a", "x b"}
+    assert list_possible_captions(["a, b, c"], CaptionRules(shuffle=True)) is None
+    assert list_possible_captions(["a, b"], CaptionRules(shuffle=True, keep_tokens=1)) == {"a, b"}
+    assert list_possible_captions(["a", "b"], CaptionRules(prefix="x")) == {"x a", "x b"}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from t2i.errors import ArgumentError
-from train.data.named_data import batch_size_in, load_data_config
+from train.data.config_from_path import load_data_config, read_batch_size
 
 RUN = """
 [train]
@@ -39,7 +39,7 @@ def test_a_run_s_paths_are_as_from_its_file(tmp_path: Path) -> None:
     assert tars.tars == (f"{tmp_path}/a-{{0..1}}.tar", "http://somewhere/b.tar", "/c.tar")
     assert (table.dataset, saved.dataset) == ("some/pictures", str(tmp_path / "here"))
     assert kohya.kohya == tmp_path / "k.toml"
-    assert batch_size_in(path) == 6
+    assert read_batch_size(path) == 6
 
 
 def test_a_folder_a_tar_and_kohya_s_file_can_be_named(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_a_folder_a_tar_and_kohya_s_file_can_be_named(tmp_path: Path) -> None:
     kohya = tmp_path / "k.toml"
     kohya.write_text("[[datasets]]")
     assert load_data_config(kohya).subsets[0].kohya == kohya
-    assert batch_size_in(kohya) is batch_size_in(tmp_path) is None
+    assert read_batch_size(kohya) is read_batch_size(tmp_path) is None
 
 
 def test_small_pictures_have_narrow_steps(tmp_path: Path) -> None:

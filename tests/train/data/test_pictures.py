@@ -46,13 +46,13 @@ LIVELY = {"crop": "random", "flip": True, "shuffle_captions": True, "keep_tokens
 def test_captions_are_never_paired_with_another_picture(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, *NAMES)
     pictures = Pictures(config_of(folder, crop="random", flip=True, prefix="look:", held_out=2))
-    for part in (pictures, pictures.held_out()):
+    for part in (pictures, pictures.build_held_out_set()):
         for index in range(len(part)):
             for visit in range(6):
                 sample = part.read(index, visit)
                 assert sample.caption == f"look: a {colour_of(sample.pixels)} sheet"
                 variant = part.variant(index, visit)
-                assert colour_of(part.picture(variant).pixels) in part.caption(index, visit)
+                assert colour_of(part.load_variant(variant).pixels) in part.caption(index, visit)
 
 
 def test_a_picture_put_in_the_place_of_another_never_gets_its_caption(tmp_path: Path) -> None:
@@ -85,7 +85,8 @@ def test_every_visit_is_the_same_in_a_copy_any_order_and_another_process(tmp_pat
         "p = Pictures(PicturesConfig(folder=Path(sys.argv[1]), size=32, bucket_step=8, "
         "crop='random', flip=True, shuffle_captions=True, keep_tokens=1)); "
         "s = p.read(4, 1000); "
-        "print(sha256(s.pixels.tobytes()).hexdigest(), s.caption, p.fingerprint(), sep='\\n')"
+        "print(sha256(s.pixels.tobytes()).hexdigest(), s.caption, "
+        "p.compute_fingerprint(), sep='\\n')"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, folder], capture_output=True, text=True, check=True
@@ -94,7 +95,7 @@ def test_every_visit_is_the_same_in_a_copy_any_order_and_another_process(tmp_pat
     assert done.stdout.splitlines() == [
         sha256(sample.pixels.tobytes()).hexdigest(),
         sample.caption,
-        pictures.fingerprint(),
+        pictures.compute_fingerprint(),
     ]
 
 
@@ -104,7 +105,7 @@ def test_a_visit_differs_from_others_and_another_seed_differs_too(tmp_path: Path
     captions = {pictures.caption(0, visit) for visit in range(40)}
     assert len(captions) == 6
     assert all(caption.startswith("n0, ") for caption in captions)
-    assert {pictures.variant(0, visit) for visit in range(100)} == {*pictures.variants(0)}
+    assert {pictures.variant(0, visit) for visit in range(100)} == {*pictures.list_variants(0)}
     assert [pictures.variant(0, v) for v in range(20)] != [other.variant(0, v) for v in range(20)]
 
 
@@ -112,7 +113,7 @@ def test_what_is_read_is_the_variant_with_the_caption_of_the_visit(tmp_path: Pat
     pictures = Pictures(config_of(several(tmp_path), **LIVELY))
     for index in range(len(pictures)):
         sample = pictures.read(index, 9)
-        alone = pictures.picture(pictures.variant(index, 9))
+        alone = pictures.load_variant(pictures.variant(index, 9))
         assert np.array_equal(sample.pixels, alone.pixels)
         assert (alone.caption, sample.caption) == ("", pictures.caption(index, 9))
         assert sample.framing == alone.framing == pictures.framing(pictures.variant(index, 9))
@@ -124,11 +125,11 @@ def test_equal_keys_are_equal_pixels_and_others_are_not(tmp_path: Path) -> None:
     pictures = Pictures(config_of(folder, **LIVELY))
     seen: dict[str, bytes] = {}
     for index in range(len(pictures)):
-        for variant in pictures.variants(index):
-            pixels = pictures.picture(variant).pixels.tobytes()
-            assert seen.setdefault(pictures.key(variant), pixels) == pixels
+        for variant in pictures.list_variants(index):
+            pixels = pictures.load_variant(variant).pixels.tobytes()
+            assert seen.setdefault(pictures.pixel_key(variant), pixels) == pixels
     assert len({*seen.values()}) == len(seen)
-    assert sum(len(pictures.variants(index)) for index in range(len(pictures))) > len(seen)
+    assert sum(len(pictures.list_variants(index)) for index in range(len(pictures))) > len(seen)
 
 
 def test_every_picture_is_in_one_group_and_a_group_has_one_shape(tmp_path: Path) -> None:
@@ -137,10 +138,12 @@ def test_every_picture_is_in_one_group_and_a_group_has_one_shape(tmp_path: Path)
     assert sorted(index for group in groups for index in group) == list(range(7))
     for group in groups:
         (shape,) = {pictures.read(index, 0).pixels.shape for index in group}
-        assert shape == (*pictures.bucket(group[0]), 3)
+        assert shape == (*pictures.bucket_shape(group[0]), 3)
         assert shape[0] * shape[1] <= 32 * 32
     order = BatchOrder(groups, 3, seed=1)
-    shown = Counter(index for step in range(order.round) for index in order.batch(step))
+    shown = Counter(
+        index for step in range(order.steps_per_round) for index in order.list_samples(step)
+    )
     assert {*shown} == {*range(7)}
 
 
@@ -155,11 +158,11 @@ def test_a_picture_is_scaled_cut_and_mirrored_as_its_framing_says(tmp_path: Path
     picture = noise(3, 100, 60)
     picture.save(tmp_path / "a.png")
     pictures = Pictures(config_of(tmp_path, crop="random", flip=True, buckets=False))
-    assert len(pictures.variants(0)) == 8
-    for variant in pictures.variants(0):
-        sample = pictures.picture(variant)
+    assert len(pictures.list_variants(0)) == 8
+    for variant in pictures.list_variants(0):
+        sample = pictures.load_variant(variant)
         assert sample.framing is not None
-        covered = covering_shape(pictures.surveyed[0].shape, pictures.bucket(0))
+        covered = covering_shape(pictures.surveyed[0].shape, pictures.bucket_shape(0))
         assert covered == (32, 53)
         top, left = sample.framing.corner
         scaled = picture.resize(covered[::-1], Image.Resampling.LANCZOS)
@@ -174,7 +177,7 @@ def test_a_picture_is_upright_before_its_bucket_is_chosen(tmp_path: Path) -> Non
     exif[0x0112] = 6
     noise(0, 60, 40).save(tmp_path / "a.jpg", exif=exif)
     pictures = Pictures(config_of(tmp_path))
-    bucket = pictures.bucket(0)
+    bucket = pictures.bucket_shape(0)
     assert bucket.height > bucket.width
     assert pictures.read(0, 0).framing.original == (60, 40)
 
@@ -228,8 +231,8 @@ def test_a_mask_is_cut_with_its_picture(tmp_path: Path) -> None:
     plain("blue").save(folder / "b.png")
     subset = {"folder": folder, "masks": masks}
     pictures = Pictures(config_of(subsets=[subset], crop="random", flip=True))
-    for variant in pictures.variants(0):
-        sample = pictures.picture(variant)
+    for variant in pictures.list_variants(0):
+        sample = pictures.load_variant(variant)
         assert sample.loss_mask is not None
         assert sample.loss_mask.shape == sample.pixels.shape[:2]
         red = np.abs(sample.pixels.astype(int) - COLOURS["red"]).sum(axis=-1) < 60
@@ -258,7 +261,7 @@ def test_alpha_is_a_mask_if_asked_and_white_if_not(tmp_path: Path) -> None:
     assert whitened.loss_mask is None
     assert whitened.pixels[:, 20:].min() > 250
     assert colour_of(whitened.pixels[:, :14]) == "blue"
-    assert asked.key(Variant(0, 0, False)) != not_asked.key(Variant(0, 0, False))
+    assert asked.pixel_key(Variant(0, 0, False)) != not_asked.pixel_key(Variant(0, 0, False))
 
 
 @pytest.mark.parametrize("below", ["white", "black"])
@@ -276,7 +279,7 @@ def test_where_a_mask_is_clear_the_loss_does_not_count(tmp_path: Path, below: st
     assert loss_mask is not None
     assert loss_mask[:, :14].min() > 250
     assert loss_mask[:, 18:].max() < 5
-    assert pictures.summary().odd_masks == []
+    assert pictures.build_summary().odd_masks == []
 
 
 def test_a_subset_may_do_without_the_data_set_s_alpha_mask(tmp_path: Path) -> None:
@@ -313,7 +316,7 @@ def test_captions_are_completed(tmp_path: Path, keys: dict[str, str], told: list
     pictures = Pictures(config_of(folder, **keys))
     expected = told or ["a photo of sks, 00-red", "a photo of sks, b"]
     assert [pictures.caption(index, 3) for index in range(2)] == expected
-    assert pictures.captions() == {*expected}
+    assert pictures.list_captions() == {*expected}
 
 
 def test_a_default_caption_is_for_pictures_without_one(tmp_path: Path) -> None:
@@ -325,22 +328,26 @@ def test_a_default_caption_is_for_pictures_without_one(tmp_path: Path) -> None:
 
 
 def test_captions_that_are_shuffled_are_not_listed(tmp_path: Path) -> None:
-    assert Pictures(config_of(several(tmp_path), shuffle_captions=True)).captions() is None
+    assert Pictures(config_of(several(tmp_path), shuffle_captions=True)).list_captions() is None
 
 
 def test_held_out_pictures_are_the_same_ones_when_others_are_added(tmp_path: Path) -> None:
     folder = several(tmp_path)
     before = Pictures(config_of(folder, held_out=0.4, **LIVELY))
-    names = {before.held_out().name(index) for index in range(len(before.held_out()))}
+    names = {
+        before.build_held_out_set().name(index) for index in range(len(before.build_held_out_set()))
+    }
     assert 0 < len(names) < 7
     assert not names & {before.name(index) for index in range(len(before))}
     for number in range(7, 30):
         noise(number, 40, 40).save(folder / f"{number}.png")
     after = Pictures(config_of(folder, held_out=0.4, seed=5, **LIVELY))
-    still = {after.held_out().name(index) for index in range(len(after.held_out()))}
+    still = {
+        after.build_held_out_set().name(index) for index in range(len(after.build_held_out_set()))
+    }
     assert names == {name for name in still if int(Path(name).stem) < 7}
     assert len(still) > len(names)
-    assert len(Pictures(config_of(folder, held_out=3)).held_out()) == 3
+    assert len(Pictures(config_of(folder, held_out=3)).build_held_out_set()) == 3
 
 
 def test_prior_pictures_are_not_held_out(tmp_path: Path) -> None:
@@ -348,29 +355,29 @@ def test_prior_pictures_are_not_held_out(tmp_path: Path) -> None:
     folder_of(tmp_path / "b", *NAMES[3:])  # one of them is among the others too
     subsets = [{"folder": tmp_path / "a"}, {"folder": tmp_path / "b", "prior": True}]
     pictures = Pictures(config_of(subsets=subsets, held_out=3))
-    held_out = pictures.held_out()
-    assert [held_out.is_prior(index) for index in range(len(held_out))] == [False] * 3
-    assert sum(map(pictures.is_prior, range(len(pictures)))) >= 4
+    held_out = pictures.build_held_out_set()
+    assert [held_out.is_class_picture(index) for index in range(len(held_out))] == [False] * 3
+    assert sum(map(pictures.is_class_picture, range(len(pictures)))) >= 4
     kept = {held_out.digest(index) for index in range(3)}
     assert not kept & {pictures.digest(index) for index in range(len(pictures))}
 
 
 def test_a_held_out_picture_looks_the_same_at_every_visit(tmp_path: Path) -> None:
-    held_out = Pictures(config_of(several(tmp_path), held_out=3, **LIVELY)).held_out()
+    held_out = Pictures(config_of(several(tmp_path), held_out=3, **LIVELY)).build_held_out_set()
     for index in range(3):
         first = held_out.read(index, 0)
         assert all(
             np.array_equal(first.pixels, held_out.read(index, visit).pixels) for visit in range(9)
         )
-        assert {held_out.caption(index, visit) for visit in range(9)} == held_out.captions() & {
-            first.caption
-        }
+        assert {
+            held_out.caption(index, visit) for visit in range(9)
+        } == held_out.list_captions() & {first.caption}
 
 
 def test_nothing_is_held_out_unless_asked(tmp_path: Path) -> None:
     pictures = Pictures(config_of(several(tmp_path)))
-    assert (len(pictures), len(pictures.held_out())) == (7, 0)
-    assert pictures.held_out().groups() == []
+    assert (len(pictures), len(pictures.build_held_out_set())) == (7, 0)
+    assert pictures.build_held_out_set().groups() == []
 
 
 def test_too_many_broken_pictures_stop_before_the_first_step(tmp_path: Path) -> None:
@@ -417,7 +424,7 @@ def test_a_lost_picture_is_named_once_and_the_next_of_its_shape_stands_in(tmp_pa
         sample = pictures.read(0, 4)
     assert sample.name == f"{folder}/8.png"
     assert sample.caption == "the stand-in"
-    assert sample.pixels.shape == (*pictures.bucket(0), 3)
+    assert sample.pixels.shape == (*pictures.bucket_shape(0), 3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         again = pictures.read(0, 4)
@@ -444,12 +451,12 @@ def test_too_many_lost_pictures_stop_the_run(tmp_path: Path) -> None:
 
 
 def test_the_fingerprint_is_of_content_and_captions_not_of_paths(tmp_path: Path) -> None:
-    first = Pictures(config_of(folder_of(tmp_path / "a", *NAMES))).fingerprint()
-    assert Pictures(config_of(folder_of(tmp_path / "b", *NAMES))).fingerprint() == first
+    first = Pictures(config_of(folder_of(tmp_path / "a", *NAMES))).compute_fingerprint()
+    assert Pictures(config_of(folder_of(tmp_path / "b", *NAMES))).compute_fingerprint() == first
     (tmp_path / "b" / "00-red.txt").write_text("another caption")
-    assert Pictures(config_of(tmp_path / "b")).fingerprint() != first
+    assert Pictures(config_of(tmp_path / "b")).compute_fingerprint() != first
     plain("black", 40, 40).save(tmp_path / "a" / "00-red.png")
-    assert Pictures(config_of(tmp_path / "a")).fingerprint() != first
+    assert Pictures(config_of(tmp_path / "a")).compute_fingerprint() != first
 
 
 def test_progress_is_told_to_the_end(tmp_path: Path) -> None:

@@ -33,9 +33,9 @@ def test_a_run_goes_on_with_the_same_pictures_wherever_they_lie(tmp_path: Path) 
     moved = config.model_copy(update={"folder": tmp_path / "b"})
     again = load_run_pictures(moved, tmp_path / "pictures.json")
     assert shown(again) == before
-    assert again.fingerprint() == first.fingerprint()
+    assert again.compute_fingerprint() == first.compute_fingerprint()
     assert again.name(0) == f"{tmp_path}/b/zz.png"
-    assert Pictures(moved).fingerprint() != first.fingerprint()
+    assert Pictures(moved).compute_fingerprint() != first.compute_fingerprint()
 
 
 def test_a_lost_picture_keeps_its_place_and_the_same_one_stands_in(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_a_lost_picture_keeps_its_place_and_the_same_one_stands_in(tmp_path: Pat
         "05-magenta.png",
         "02-blue.png",
     ]
-    assert again.summary().trained == 8
+    assert again.build_summary().trained == 8
     (folder / "00-red.png").unlink()
     with pytest.raises(DataError, match="3 of 8 pictures cannot be used, more than bad_share"):
         load_run_pictures(config, tmp_path / "pictures.json")
@@ -68,8 +68,11 @@ def test_new_pictures_wait_for_another_run(tmp_path: Path) -> None:
     for number in range(20):
         noise(number, 40, 40).save(folder / f"00-{number}.png")
     again = load_run_pictures(config, tmp_path / "pictures.json")
-    assert again.fingerprint() == first.fingerprint()
-    assert again.held_out().fingerprint() == first.held_out().fingerprint()
+    assert again.compute_fingerprint() == first.compute_fingerprint()
+    assert (
+        again.build_held_out_set().compute_fingerprint()
+        == first.build_held_out_set().compute_fingerprint()
+    )
     assert again.found.notes[-1] == "new since the run began, so not used: 20 pictures"
 
 
@@ -101,7 +104,9 @@ def test_what_was_decoded_once_is_not_decoded_again(
     folder = folder_of(tmp_path / "a", *NAMES)
     load_run_pictures(config_of(folder), tmp_path / "pictures.json")
     decoded: list[str] = []
-    monkeypatch.setattr("train.data.survey.decode", lambda data, name, limit: decoded.append(name))
+    monkeypatch.setattr(
+        "train.data.survey.decode_picture", lambda data, name, limit: decoded.append(name)
+    )
     noise(1, 40, 40).save(folder / "new.png")
     load_run_pictures(config_of(folder), tmp_path / "pictures.json")
     assert decoded == [f"{folder}/new.png"]

@@ -9,7 +9,7 @@ from PIL import Image
 from tests.train.data.making import COLOURS, folder_of, noise, plain
 from train.data.pictures import Pictures
 from train.data.pictures_config import PicturesConfig
-from train.data.sheets.contact_sheet import CELL, contact_sheet, spread_indices
+from train.data.sheets.contact_sheet import CELL, draw_contact_sheet, spread_indices
 from train.data.summary import BucketCount, SubsetCount
 
 
@@ -38,7 +38,7 @@ def pictures(tmp_path: Path) -> Pictures:
 
 
 def test_everything_that_was_found_is_told(pictures: Pictures, tmp_path: Path) -> None:
-    told = pictures.summary()
+    told = pictures.build_summary()
     mine = f"{tmp_path}/mine"
     assert (told.found, told.trained, told.held_out, told.epoch) == (8, 7, 0, 12)
     assert told.sizes == [(20, 20), (40, 40), (100, 50)]
@@ -61,8 +61,8 @@ def test_everything_that_was_found_is_told(pictures: Pictures, tmp_path: Path) -
 
 
 def test_a_run_is_told_what_matters_to_it(pictures: Pictures, tmp_path: Path) -> None:
-    told = pictures.summary()
-    assert told.remarks(batch_size=4) == [
+    told = pictures.build_summary()
+    assert told.list_remarks(batch_size=4) == [
         "pictures 8: 7 to train on, 1 broken; 2 buckets",
         f"left out: {tmp_path}/mine/x.jpg: is empty; expected a PNG, JPEG, WebP or BMP picture: "
         "convert it",
@@ -72,20 +72,20 @@ def test_a_run_is_told_what_matters_to_it(pictures: Pictures, tmp_path: Path) ->
         "counts",
         "smaller than their bucket and enlarged: 1 picture",
     ]
-    assert told.smaller_than(1) == []
+    assert told.list_small_buckets(1) == []
 
 
 def test_with_a_trigger_no_caption_is_missing(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "red", captions=False)
     config = PicturesConfig(folder=folder, size=32, bucket_step=8)
-    assert Pictures(config).summary().uncaptioned == [f"{folder}/00-red.png"]
+    assert Pictures(config).build_summary().uncaptioned == [f"{folder}/00-red.png"]
     config = config.model_copy(update={"trigger": "sks"})
-    assert Pictures(config).summary().uncaptioned == []
+    assert Pictures(config).build_summary().uncaptioned == []
 
 
 def test_the_sheet_shows_pictures_as_the_model_sees_them(pictures: Pictures) -> None:
     wide = next(i for i in range(7) if pictures.name(i).endswith("wide.png"))
-    sheet = np.asarray(contact_sheet(pictures, [wide, 1]))
+    sheet = np.asarray(draw_contact_sheet(pictures, [wide, 1]))
     cells = [sheet[8 : 8 + CELL, 8 + column * (CELL + 8) :][:, :CELL] for column in range(2)]
     height = round(24 * CELL / 40)
     shown = Image.fromarray(pictures.read(wide, wide).pixels)
@@ -97,7 +97,7 @@ def test_the_sheet_shows_pictures_as_the_model_sees_them(pictures: Pictures) -> 
 
 
 def test_what_the_loss_does_not_count_is_pale_on_the_sheet(pictures: Pictures) -> None:
-    cell = np.asarray(contact_sheet(pictures, [0]))[8 : 8 + CELL, 8 : 8 + CELL]
+    cell = np.asarray(draw_contact_sheet(pictures, [0]))[8 : 8 + CELL, 8 : 8 + CELL]
     assert cell.min() > 100
     assert len(np.unique(cell.reshape(-1, 3), axis=0)) == 2
 

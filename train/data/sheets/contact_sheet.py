@@ -14,15 +14,17 @@ COLUMNS = 6
 TINT = (235, 150, 150)
 
 
-def contact_sheet(pictures: Pictures, indices: Sequence[int]) -> Image.Image:
+def draw_contact_sheet(pictures: Pictures, indices: Sequence[int]) -> Image.Image:
     """Return a sheet of the pictures as one visit shows them, with caption and size."""
     samples = [pictures.read(index, index) for index in indices]
     labels = [
         f"{sample.caption or '(no caption)'}\n{sample.pixels.shape[1]}x{sample.pixels.shape[0]}"
-        + (" prior" if pictures.is_prior(index) else "")
+        + (" prior" if pictures.is_class_picture(index) else "")
         for index, sample in zip(indices, samples, strict=True)
     ]
-    return picture_grid([fit_into_cell(tint_masked(sample)) for sample in samples], labels, COLUMNS)
+    return picture_grid(
+        [fit_into_cell(fade_masked_out_pixels(sample)) for sample in samples], labels, COLUMNS
+    )
 
 
 def spread_indices(pictures: Pictures, most: int) -> list[int]:
@@ -31,7 +33,7 @@ def spread_indices(pictures: Pictures, most: int) -> list[int]:
     return [index * len(pictures) // number for index in range(number)]
 
 
-def tint_masked(sample: Sample) -> Image.Image:
+def fade_masked_out_pixels(sample: Sample) -> Image.Image:
     """Return the picture with the pixels that the loss does not count pale and hatched."""
     if sample.loss_mask is None:
         return Image.fromarray(sample.pixels)

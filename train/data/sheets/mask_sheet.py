@@ -27,9 +27,9 @@ def draw_mask_sheet(dataset: Samples, indices: Sequence[int], masks: bool = True
         )
     samples = [dataset.read(index, 0) for index in indices]
     pictures = [
-        join_side_by_side(enlarge(sample.pixels), enlarge(overlay_masks(sample)))
+        join_side_by_side(enlarge_pixels(sample.pixels), enlarge_pixels(overlay_masks(sample)))
         if masks
-        else enlarge(sample.pixels)
+        else enlarge_pixels(sample.pixels)
         for sample in samples
     ]
     return picture_grid(pictures, [sample.caption for sample in samples], columns=4 if masks else 6)
@@ -45,7 +45,7 @@ def overlay_masks(sample: Sample) -> NDArray[np.uint8]:
     return np.asarray(np.rint(overlay), dtype=np.uint8)
 
 
-def enlarge(pixels: NDArray[np.uint8]) -> Image.Image:
+def enlarge_pixels(pixels: NDArray[np.uint8]) -> Image.Image:
     """Return the picture enlarged by an integer factor, with square, sharp pixels."""
     factor = max(1, round(PICTURE_WIDTH / pixels.shape[1]))
     return Image.fromarray(pixels.repeat(factor, axis=0).repeat(factor, axis=1))

@@ -17,7 +17,7 @@ from t2i.safe_reading import read_bounded
 from t2i.terminal import several
 from train.data.decode import BrokenPicture
 from train.data.sources.listing import MAX_CAPTION, FileSource, Listing, PictureEntry, parse_caption
-from train.data.sources.metadata import TABLES, Rows, find_table, read_table
+from train.data.sources.metadata import TABLES, Rows, find_metadata_table, read_caption_table
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp")
 FOREIGN_SUFFIXES = (".gif", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jxl", ".jp2", ".psd")
@@ -61,15 +61,15 @@ def list_folder(folder: Path, options: FolderOptions | None = None) -> Listing:
         )
     options = options or FolderOptions()
     scan = _Scan(options)
-    masks = pictures_by_name(options.masks, "masks") if options.masks else None
-    losers = pictures_by_name(options.losers, "losers") if options.losers else None
-    repeated = folder_repeats(folder)
+    masks = map_pictures_by_name(options.masks, "masks") if options.masks else None
+    losers = map_pictures_by_name(options.losers, "losers") if options.losers else None
+    repeated = parse_folder_repeats(folder)
     for place, names in walk_folders(folder, (options.masks, options.losers)):
-        if table := find_table(place, names):
-            scan.rows |= read_table(table, options.caption_column)
+        if table := find_metadata_table(place, names):
+            scan.rows |= read_caption_table(table, options.caption_column)
         first = place.relative_to(folder).parts[:1]
         repeats, words = repeated.get(first[0], (1, "")) if first else (1, "")
-        texts = caption_files(names, options.caption_suffixes)
+        texts = map_caption_files(names, options.caption_suffixes)
         used_texts = set()
         for name in names:
             path = place / name
@@ -100,16 +100,16 @@ def list_folder(folder: Path, options: FolderOptions | None = None) -> Listing:
                 )
             )
         scan.orphans += [place / text for text in sorted({*texts.values()} - used_texts)]
-    add_notes(scan, repeated)
+    add_scan_notes(scan, repeated)
     return scan.listing
 
 
-def error_text(error: OSError | ValueError) -> str:
+def format_os_error(error: OSError | ValueError) -> str:
     """Return the reason of an error, without errno and path."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
-def caption_files(names: Iterable[str], suffixes: Sequence[str]) -> dict[str, str]:
+def map_caption_files(names: Iterable[str], suffixes: Sequence[str]) -> dict[str, str]:
     """Return the names of caption files by their names with the suffix in lower case."""
     found = ((Path(name), name) for name in names)
     return {
@@ -138,13 +138,15 @@ def read_captions(
         text = parse_caption(read_bounded(path.with_name(beside), MAX_CAPTION))
     except (OSError, ValueError) as error:
         scan.listing.broken.append(
-            BrokenPicture(str(path), f"its caption {beside} cannot be used: {error_text(error)}")
+            BrokenPicture(
+                str(path), f"its caption {beside} cannot be used: {format_os_error(error)}"
+            )
         )
         return None, beside
     return ((text,) if text else ()), beside
 
 
-def add_notes(scan: _Scan, repeated: dict[str, tuple[int, str]]) -> None:
+def add_scan_notes(scan: _Scan, repeated: dict[str, tuple[int, str]]) -> None:
     """Add missing pictures, repeats and ignored files to the listing's broken ones and notes."""
     listing = scan.listing
     for path in sorted(scan.rows.keys() - scan.seen):
@@ -179,7 +181,7 @@ def walk_folders(
         yield Path(place), sorted(name for name in names if name[0] != ".")
 
 
-def folder_repeats(folder: Path) -> dict[str, tuple[int, str]]:
+def parse_folder_repeats(folder: Path) -> dict[str, tuple[int, str]]:
     """Return repeats and words of the folders named as `10_sks dog`; empty unless all are."""
     found = {}
     for below in sorted(folder.iterdir()):
@@ -192,7 +194,7 @@ def folder_repeats(folder: Path) -> dict[str, tuple[int, str]]:
     return found
 
 
-def pictures_by_name(folder: Path, what: str) -> dict[str, Path]:
+def map_pictures_by_name(folder: Path, what: str) -> dict[str, Path]:
     """Return the pictures of a folder by their relative path without the suffix."""
     if not folder.is_dir():
         raise DataError(f"No such folder of {what}: {folder}. Check the path.")

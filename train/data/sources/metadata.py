@@ -19,10 +19,10 @@ Rows = dict[Path, tuple[str, ...]]
 """Captions by picture; a picture in several rows has the captions of all."""
 
 
-def read_table(table: Path, caption_column: str | None) -> Rows:
+def read_caption_table(table: Path, caption_column: str | None) -> Rows:
     """Return the captions of a table by picture. Raises DataError with file and line."""
     rows: Rows = {}
-    for line, row in read_rows(table):
+    for line, row in iterate_table_rows(table):
         place = f"{table}, line {line}"
         name = row.get(FILE_COLUMN)
         if not isinstance(name, str) or not name:
@@ -57,7 +57,7 @@ def find_caption_column(row: dict[str, object], wanted: str | None, place: str) 
     return found[0] if found else CAPTION_COLUMNS[0]
 
 
-def read_rows(table: Path) -> Iterator[tuple[int, dict[str, object]]]:
+def iterate_table_rows(table: Path) -> Iterator[tuple[int, dict[str, object]]]:
     """Yield each row with its line number, counted from 1."""
     with open_untrusted(table, TABLE) as file:
         yield from (_csv_rows if table.suffix == ".csv" else _json_rows)(table, file)
@@ -96,7 +96,7 @@ def _text_lines(table: Path, file: BinaryIO) -> Iterator[tuple[int, str]]:
             raise DataError(f"{table}, line {number}: {error}.") from error
 
 
-def find_table(folder: Path, names: Sequence[str]) -> Path | None:
+def find_metadata_table(folder: Path, names: Sequence[str]) -> Path | None:
     """Return the path of the folder's table, or None. Raises DataError if there are two."""
     found = [name for name in TABLES if name in names]
     if len(found) > 1:

@@ -70,7 +70,7 @@ def fetch_range(url: str, offset: int, size: int) -> bytes:
     )
 
 
-def content_length(url: str) -> int:
+def fetch_content_length(url: str) -> int:
     """Return the length of a file in bytes. Raises DataError."""
     request = urllib.request.Request(url, headers={"Range": "bytes=0-0"})
     try:
@@ -94,7 +94,7 @@ class RemoteFile(io.RawIOBase):
     """Seekable file on a web server; wrap it in io.BufferedReader."""
 
     def __init__(self, url: str) -> None:
-        self.url, self.length, self.position = url, content_length(url), 0
+        self.url, self.length, self.position = url, fetch_content_length(url), 0
 
     def readable(self) -> bool:
         """Return True."""

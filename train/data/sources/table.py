@@ -47,7 +47,7 @@ def list_table(
 
     Raises ArgumentError for an unknown column, DataError if the data set cannot be opened.
     """
-    table = open_table(name, configuration, split)
+    table = open_dataset(name, configuration, split)
     columns = table.column_names
     if image_column not in columns:
         raise ArgumentError(
@@ -65,7 +65,7 @@ def list_table(
             f"image_column = {image_column!r} of {name} holds no pictures: {error}."
         ) from error
     listing = Listing()
-    captions = caption_cells(table, name, caption_column)
+    captions = read_caption_cells(table, name, caption_column)
     for row in range(len(table)):
         place = f"{name}[{row}]"
         try:
@@ -80,7 +80,7 @@ def list_table(
     return listing
 
 
-def caption_cells(table: "Dataset", name: str, wanted: str | None) -> list[object] | None:
+def read_caption_cells(table: "Dataset", name: str, wanted: str | None) -> list[object] | None:
     """Return the cells of the caption column; None if there is no such column."""
     columns = table.column_names
     if wanted is not None and wanted not in columns:
@@ -95,7 +95,7 @@ def caption_cells(table: "Dataset", name: str, wanted: str | None) -> list[objec
     return list(table[found[0]]) if found else None
 
 
-def open_table(name: str, configuration: str | None, split: str) -> "Dataset":
+def open_dataset(name: str, configuration: str | None, split: str) -> "Dataset":
     """Open a data set by name or path.
 
     Raises ArgumentError if the library or the split is missing, DataError if it cannot be opened.

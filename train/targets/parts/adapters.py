@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import nn
 
 from t2i.errors import ArgumentError
-from train.targets.parts.full_weights import ModelName, Models, TrainedPart, model_of
+from train.targets.parts.full_weights import ModelName, Models, TrainedPart, get_model
 from train.targets.parts.module_patterns import Patterns, match_modules
 
 ATTENTION: dict[str, Patterns] = {
@@ -51,8 +51,8 @@ def inject_adapter(part: AdapterPart, models: Models, name: str, key: str) -> li
     Raises ArgumentError for patterns that match no linear or convolutional layer, and for a layer
     that has an adapter of another part.
     """
-    model = model_of(models, part.of, key)
-    patterns = part.modules or default_modules(model)
+    model = get_model(models, part.of, key)
+    patterns = part.modules or default_module_patterns(model)
     layers = [
         n for n in match_modules(model, patterns, f"{key}.modules") if _can_have_adapter(model, n)
     ]
@@ -74,7 +74,7 @@ def inject_adapter(part: AdapterPart, models: Models, name: str, key: str) -> li
     return weights
 
 
-def default_modules(model: nn.Module) -> Patterns:
+def default_module_patterns(model: nn.Module) -> Patterns:
     """Return the names of the attention projections of a model.
 
     Raises ArgumentError for an unknown type of model.

@@ -35,7 +35,7 @@ class FullPart(TrainedPart):
     """Patterns over the names of its modules; cross-attention: ["attn2.to_k", "attn2.to_v"]."""
 
 
-def model_of(models: Models, of: str, key: str) -> nn.Module:
+def get_model(models: Models, of: str, key: str) -> nn.Module:
     """Return the model named `of`. Raises ArgumentError if the base has no such model."""
     if of not in models:
         raise ArgumentError(
@@ -46,7 +46,7 @@ def model_of(models: Models, of: str, key: str) -> nn.Module:
 
 def enable_full_training(part: FullPart, models: Models, key: str) -> list[nn.Parameter]:
     """Set `requires_grad` for the weights of the matching modules and return them."""
-    model = model_of(models, part.of, key)
+    model = get_model(models, part.of, key)
     weights = {
         id(weight): weight
         for name in match_modules(model, part.modules, f"{key}.modules")

@@ -79,7 +79,7 @@ class ExtendedEmbedding(nn.Module):
         return torch.where(is_new[..., None], new.to(known.dtype), known)
 
 
-def add_words(
+def register_new_words(
     part: WordsPart, tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel, key: str
 ) -> list[nn.Parameter]:
     """Add the words to the tokenizer and to the encoder, and return their new vectors, (N, D).
@@ -100,7 +100,7 @@ def add_words(
             f"'<{old[0].strip('<>')}-2>'."
         )
     assert isinstance(known, nn.Embedding)
-    vectors = [initial_vectors(word, tokenizer, known) for word in part.words]
+    vectors = [build_initial_vectors(word, tokenizer, known) for word in part.words]
     first = len(tokenizer)
     added = add_tokens(tokenizer, tokens)
     assert added == len(tokens)
@@ -109,7 +109,7 @@ def add_words(
     return [table.vectors]
 
 
-def initial_vectors(
+def build_initial_vectors(
     word: NewWord, tokenizer: PreTrainedTokenizerBase, known: nn.Embedding
 ) -> Tensor:
     """Return the initial vectors of a new word, (vectors, D): those of `initial`, repeated."""

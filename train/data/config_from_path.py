@@ -45,7 +45,7 @@ def load_data_config(
         raise ArgumentError(f"{place}: {_first_error(error)}") from error
 
 
-def batch_size_in(place: Path) -> int | None:
+def read_batch_size(place: Path) -> int | None:
     """Return the batch size in a training run's TOML; None for any other path."""
     if place.suffix != ".toml":
         return None
