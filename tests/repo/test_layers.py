@@ -29,7 +29,7 @@ LAYERS = (
     ("pipelines",),
     ("train",),
     ("t2i.evaluate",),
-    ("t2i", "t2i.cli", "t2i.server"),
+    ("t2i", "t2i.cli"),
 )
 # Measured beside ours where somebody has installed them; nothing of ours needs them.
 PEERS = {"daam"}
