@@ -52,7 +52,7 @@ class PassThrough:
     def handle_attention(self, call: tap.AttentionInputs) -> Tensor:
         return call.run_kernel()
 
-    def handle_scores(
+    def handle_eager_attention(
         self,
         query: Tensor,
         key: Tensor,

@@ -210,7 +210,7 @@ class Pipeline(
             cross_attention_kwargs=call.cross_attention_kwargs,
         )
         with self.enter_call(state), translate_out_of_memory():
-            guidance = compose_guidance(self.guidance(), call)
+            guidance = compose_guidance(self.resolve_guidance(), call)
             device = self._execution_device
 
             # encode the prompts
@@ -307,7 +307,7 @@ class Pipeline(
         )
         guidance = ClassifierFree(7.5) if do_classifier_free_guidance else Conditional()
         device = device or self._execution_device
-        encoded = build_branch_texts(self, call, guidance, 1, device).at(0)
+        encoded = build_branch_texts(self, call, guidance, 1, device).embeddings_at(0)
         cond = expand_to_images(self, encoded["cond"], call, device)
         uncond = None
         if "uncond" in encoded:
@@ -353,7 +353,7 @@ class Pipeline(
         pixels_B3YX = sd.decode_latents(self.vae, latents_BCHW)
         return self.image_processor.postprocess(pixels_B3YX, output_type)
 
-    def guidance(self) -> Guidance:
+    def resolve_guidance(self) -> Guidance:
         """Return the guidance of the current call: its own, or that of its scale and rescale."""
         state = self.current_call
         if state is None:

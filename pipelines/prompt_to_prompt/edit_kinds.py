@@ -13,7 +13,7 @@ from t2i.attention.site import StepWindow
 from t2i.text.alignment import align_tokens, lowercase_words
 from t2i.text.token_layout import EncoderInput
 
-Kind = Literal["recolour", "swap", "addition", "stronger word", "other"]
+ChangeKind = Literal["recolour", "swap", "addition", "stronger word", "other"]
 FUNCTION_WORDS = set(
     (
         "a an the of to on in at and with is are by for from its their it that this or as but "
@@ -27,7 +27,7 @@ SIZES = {"small", "large", "big", "tiny", "huge", "little", "tall", "short", "wi
 
 
 @dataclass(frozen=True, slots=True)
-class KindSettings:
+class ChangeSettings:
     """Edit settings of a kind of change, see WordEditOptions.
 
     blended : only the region of the changed words is edited
@@ -38,12 +38,12 @@ class KindSettings:
     blended: bool
 
 
-SETTINGS: dict[Kind, KindSettings] = {
-    "recolour": KindSettings((0.0, 0.8), (0.0, 0.8), blended=True),
-    "swap": KindSettings((0.0, 0.8), (0.0, 0.4), blended=True),
-    "addition": KindSettings((0.0, 0.2), (0.0, 0.0), blended=False),
-    "stronger word": KindSettings((0.0, 0.4), (0.0, 0.0), blended=False),
-    "other": KindSettings((0.0, 0.8), (0.0, 0.4), blended=False),
+SETTINGS: dict[ChangeKind, ChangeSettings] = {
+    "recolour": ChangeSettings((0.0, 0.8), (0.0, 0.8), blended=True),
+    "swap": ChangeSettings((0.0, 0.8), (0.0, 0.4), blended=True),
+    "addition": ChangeSettings((0.0, 0.2), (0.0, 0.0), blended=False),
+    "stronger word": ChangeSettings((0.0, 0.4), (0.0, 0.0), blended=False),
+    "other": ChangeSettings((0.0, 0.8), (0.0, 0.4), blended=False),
 }
 """Measured on the embedded model, see docs/decisions.md; "other" is as published."""
 
@@ -52,11 +52,11 @@ SETTINGS: dict[Kind, KindSettings] = {
 class PromptChange:
     """Kind of change, and the words of source and target that differ, as in `LocalBlend`."""
 
-    kind: Kind
+    kind: ChangeKind
     words: tuple[Words, Words] = ((), ())
 
     @property
-    def settings(self) -> KindSettings:
+    def settings(self) -> ChangeSettings:
         """Edit settings of this kind."""
         return SETTINGS[self.kind]
 

@@ -147,7 +147,7 @@ class PromptEditPipeline(TextToImagePipeline):
             )
         images = returned_images(drawn)
         if recorded is not None:
-            images = self.with_source_image(recorded, images, output_type)
+            images = self.decode_with_source(recorded, images, output_type)
         if not return_dict:
             return images, None
         return PipelineOutput(images=images, nsfw_content_detected=None)
@@ -253,12 +253,12 @@ class PromptEditPipeline(TextToImagePipeline):
         """Prevent other threads from editing prompts with this UNet in the block; `_interrupt` ends
         waiting."""
         with (
-            self.waiting() as waiting,
+            self.register_waiter() as waiting,
             exclusive_access(self.unet, purpose="attention", waiting=waiting),
         ):
             yield
 
-    def with_source_image(
+    def decode_with_source(
         self, kept: RecordedSource, latents_BCHW: Tensor, output_type: str
     ) -> Any:
         """Return the images of a recorded source and of its targets."""

@@ -114,7 +114,7 @@ class CallStateMixin:
         self._last: CallState | None = None
 
     @abstractmethod
-    def guidance(self) -> Guidance:
+    def resolve_guidance(self) -> Guidance:
         """Return the guidance of the current call."""
 
     @property
@@ -126,7 +126,7 @@ class CallStateMixin:
     @property
     def do_classifier_free_guidance(self) -> bool:
         """True if the current call computes an unconditional branch."""
-        return "uncond" in self.guidance().needs
+        return "uncond" in self.resolve_guidance().needs
 
     @property
     def num_timesteps(self) -> int:
@@ -203,7 +203,7 @@ class CallStateMixin:
         self._last = state
 
     @contextmanager
-    def waiting(self) -> Iterator[Waiter]:
+    def register_waiter(self) -> Iterator[Waiter]:
         """Register a waiter before a call of this pipeline, which `_interrupt` ends."""
         waiting = Waiter()
         self._waiting.append(waiting)

@@ -49,7 +49,7 @@ class CallbackPipeline(Protocol):
     def interrupt(self) -> bool:
         """True once the run is to stop."""
 
-    def guidance(self) -> Guidance:
+    def resolve_guidance(self) -> Guidance:
         """Return the guidance of the current call."""
 
 
@@ -68,7 +68,7 @@ class UserCallback:
         self.callback = callback
         self.tensor_inputs = tensor_inputs
         self.negative_prompt_embeds = negative_prompt_embeds
-        self.guidance = pipeline.guidance()
+        self.guidance = pipeline.resolve_guidance()
 
     def before_pass(self, run: RunState) -> None:
         """Stop the run if the pipeline was interrupted."""
@@ -104,8 +104,8 @@ class UserCallback:
         if extra:
             run.conditioning = replace(run.conditioning, extra={**run.conditioning.extra, **extra})
         # A callback may have set another scale, or switched guidance off.
-        if self.pipeline.guidance() != self.guidance:
-            run.guidance = self.guidance = self.pipeline.guidance()
+        if self.pipeline.resolve_guidance() != self.guidance:
+            run.guidance = self.guidance = self.pipeline.resolve_guidance()
 
 
 class PromptSchedule:

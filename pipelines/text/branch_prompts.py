@@ -60,26 +60,26 @@ class BranchTexts:
         All have as many tokens as the longest.
         """
         turns = steps_with_changes(self.call, self.steps)
-        encoded = {step: self.at(step) for step in turns}
+        encoded = {step: self.embeddings_at(step) for step in turns}
         lengths = {
             one.text_BTD.shape[1] for branches in encoded.values() for one in branches.values()
         }
         if len(lengths) > 1 and self.call.prompt_embeds is None:
-            encoded = {step: self.at(step, max(lengths)) for step in turns}
+            encoded = {step: self.embeddings_at(step, max(lengths)) for step in turns}
         return encoded
 
-    def at(self, step: int, length: int | None = None) -> dict[Branch, EncodedText]:
+    def embeddings_at(self, step: int, length: int | None = None) -> dict[Branch, EncodedText]:
         """Return the embeddings of each branch at `step`, one row per prompt."""
         encoded = {
-            branch: self.cond(branch, step, length)
+            branch: self.cond_embeddings(branch, step, length)
             for branch in self.guidance.needs
             if branch != "uncond"
         }
         if "uncond" in self.guidance.needs:
-            encoded["uncond"] = self.uncond(encoded["cond"], step, length)
+            encoded["uncond"] = self.uncond_embeddings(encoded["cond"], step, length)
         return {branch: encoded[branch] for branch in self.guidance.needs}
 
-    def cond(self, branch: Branch, step: int, length: int | None) -> EncodedText:
+    def cond_embeddings(self, branch: Branch, step: int, length: int | None) -> EncodedText:
         """Return the embeddings of a conditional branch at `step`."""
         call = self.call
         if call.prompt_embeds is not None:
@@ -92,7 +92,7 @@ class BranchTexts:
             second = self.texts_at("prompt_2", call.prompt_2, step)[part]
         return self.encode(texts_at, second, call.clip_skip, length)
 
-    def uncond(self, cond: EncodedText, step: int, length: int | None) -> EncodedText:
+    def uncond_embeddings(self, cond: EncodedText, step: int, length: int | None) -> EncodedText:
         """Return the embeddings of the branch "uncond" at `step`."""
         call = self.call
         if call.negative_prompt_embeds is not None:
@@ -148,7 +148,7 @@ def build_branch_texts(
             if second is None:
                 return first.encode(texts_at, clip_skip=clip_skip, length=length, device=device)
             if first is None:  # SDXL's refiner has the second encoder only.
-                alone = PenultimateClip(second.tokenizer, second.model, second.window)
+                alone = PenultimateClip(second.tokenizer, second.model, second.window_size)
                 return alone.encode(texts_at, clip_skip=clip_skip, length=length, device=device)
             lines_2 = expand_learned_words(pipe, lines_2, pipe.tokenizer_2)
             return TwoClip(first, second).encode(

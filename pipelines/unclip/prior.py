@@ -108,9 +108,9 @@ def encode_prior_prompts(
     A prior reads a single window; words that do not fit are dropped with a warning that names them.
     """
     encoder = Clip(pipe.prior_tokenizer, pipe.prior_text_encoder)
-    tokens = encoder.tokenize(texts, length=encoder.window)
+    tokens = encoder.tokenize(texts, length=encoder.window_size)
     mask_RW = tokens.mask_RW.to(device)
-    text_RWD, sentence_RD = encoder.read(tokens.ids_RW.to(device), mask_RW, None)
+    text_RWD, sentence_RD = encoder.run_model(tokens.ids_RW.to(device), mask_RW, None)
     assert sentence_RD is not None
     text_RWD, sentence_RD, mask_RW = (
         tensor.repeat_interleave(num_images_per_prompt, dim=0)

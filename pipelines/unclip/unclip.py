@@ -192,7 +192,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
         self.scheduler = unclip.correct_scheduler(vars(self)["scheduler"])
         state = CallState(guidance_scale=call.guidance_scale, custom_guidance=call.guidance)
         with self.enter_call(state), translate_out_of_memory():
-            needs = self.guidance().needs
+            needs = self.resolve_guidance().needs
             picture_embeds.check_guidance_branches(needs)
             size = self.latent_size(call.height, call.width, call.latents)
             device = self._execution_device
@@ -210,7 +210,9 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
             check_memory(self.unet, self.movq, latents_BCHW, len(needs), force_not_quantize=True)
 
             # sample and decode
-            run = RunState(latents_BCHW, conditioning, self.guidance(), self.scheduler.timesteps)
+            run = RunState(
+                latents_BCHW, conditioning, self.resolve_guidance(), self.scheduler.timesteps
+            )
             run.denoised_factors = predicted_original_factors(self.scheduler)
             callback = self._user_callback(call, text.get("uncond"))
             latents_BCHW = self.sample(
@@ -323,7 +325,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
         pixels_B3YX = unclip.decode_latents(self.movq, latents_BCHW)
         return self.image_processor.postprocess(pixels_B3YX, output_type)
 
-    def guidance(self) -> Guidance:
+    def resolve_guidance(self) -> Guidance:
         """Return the guidance of the current call, which leaves a learned variance unchanged."""
         state = self.current_call
         if state is None:

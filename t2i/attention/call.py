@@ -17,6 +17,6 @@ class AttentionCall:
 
     @property
     def text_length(self) -> int:
-        """Return T, the number of text tokens among the keys."""
+        """Number of text tokens T among the keys."""
         first, end = self.site.text
         return end - first

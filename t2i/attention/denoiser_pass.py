@@ -9,7 +9,7 @@ from t2i.terminal import several
 
 @dataclass(frozen=True, slots=True)
 class DenoiserPass:
-    """One forward call of the denoiser.
+    """One forward call of the denoiser: its step, and the role of each batch row.
 
     Rows lie branch after branch, each branch with one row per image; the images of a prompt follow
     one another.
@@ -33,16 +33,16 @@ class DenoiserPass:
 
     @property
     def num_rows(self) -> int:
-        """Return the number of rows of the batch."""
+        """Number of rows of the batch."""
         return self.num_images * len(self.branches)
 
     @property
     def images_per_prompt(self) -> int:
-        """Return the number of images of each prompt."""
+        """Number of images of each prompt."""
         return self.num_images // self.num_prompts
 
     def cond_rows(self, prompt: int) -> tuple[int, ...]:
-        """Return the conditional row of each image of a prompt; empty without a branch "cond"."""
+        """Return the row in branch "cond" of each image of a prompt; empty without that branch."""
         if prompt not in self._rows:
             self._rows[prompt] = self._find_cond_rows(prompt)
         return self._rows[prompt]

@@ -27,7 +27,7 @@ class FileKind:
         return replace(self, noun=noun)
 
     @property
-    def a(self) -> str:
+    def noun_with_article(self) -> str:
         """Noun with its article, as "a picture"."""
         return f"{'an' if self.noun[0] in 'aeio' else 'a'} {self.noun}"
 
@@ -131,7 +131,9 @@ def unreadable_error(path: str | os.PathLike[str], kind: FileKind, error: OSErro
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return kind.error(f"No such {kind.noun}: {name}. Check the path.")
     if isinstance(error, IsADirectoryError):
-        return kind.error(f"{name} is a folder, not {kind.a}: name one of its files.")
+        return kind.error(
+            f"{name} is a folder, not {kind.noun_with_article}: name one of its files."
+        )
     reason = REASONS.get(error.errno or 0, error.strerror or str(error))
     return kind.error(f"Cannot read the {kind.noun} {name}: {reason}.")
 

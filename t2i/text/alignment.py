@@ -23,7 +23,7 @@ MATCH, MISMATCH, GAP = 1, -1, 0
 
 
 class TokenMapping(NamedTuple):
-    """Source position of each target token, and whether the token has one."""
+    """Source position of each target token, with a mask of the tokens that have one."""
 
     source_T: Tensor
     found_T: Tensor
@@ -35,7 +35,8 @@ def replacement_matrix(
     target: EncoderInput,
     length: int,
 ) -> Tensor:
-    """The (T, T) matrix M with which P M is the source's map on the target's tokens.
+    """Return the (T, T) matrix M that carries the source's attention map P to the target's tokens,
+    P M.
 
     As prompt-to-prompt's word swap (Hertz et al. 2022, arXiv 2208.01626): the prompts have as many
     words; the tokens of a word share what those of the other have; behind the last changed word
@@ -69,7 +70,9 @@ def replacement_matrix(
 
 
 def differing_word_indices(source: EncoderInput, target: EncoderInput) -> list[int]:
-    """The numbers of the words that differ. Raises ArgumentError where there are not as many."""
+    """Return the indices of the words that differ between two prompts of equally many words. Raises
+    ArgumentError where there are not as many.
+    """
     source_words, target_words = lowercase_words(source), lowercase_words(target)
     if len(source_words) != len(target_words):
         raise ArgumentError(
@@ -143,11 +146,11 @@ def align_tokens(source: Sequence[int], target: Sequence[int]) -> list[int | Non
 def tokens_without_padding(
     window: TokenWindow, prompt: EncoderInput
 ) -> tuple[list[int], list[int]]:
-    """The tokens of a prompt that are no padding, and their places along T."""
+    """Return the token ids of a prompt without padding, and their positions along T."""
     ids: list[int] = []
     places: list[int] = []
-    for number, chunk in enumerate(window.chunks(prompt)):
-        count = window.filled(chunk)
+    for number, chunk in enumerate(window.split_into_chunks(prompt)):
+        count = window.count_tokens(chunk)
         ids += window.ids(chunk)[:count]
         places += range(number * window.size, number * window.size + count)
     return ids, places
@@ -161,7 +164,7 @@ def lowercase_words(prompt: EncoderInput) -> list[str]:
 def token_spans_of_words(
     text: TextEncoder | PreTrainedTokenizerBase, prompt: EncoderInput, numbers: Sequence[int]
 ) -> list[tuple[int, ...]]:
-    """The tokens of the words with these numbers."""
+    """Return the token positions of each word, given the words' indices in the prompt."""
     words = lowercase_words(prompt)
     return [
         token_spans(text, prompt, [words[number]])[words[number]][
@@ -177,5 +180,5 @@ def text_without_weights(prompt: EncoderInput) -> str:
 
 
 def encoder_window(text: TextEncoder | PreTrainedTokenizerBase) -> TokenWindow:
-    """Return the token window of a text encoder, or of a tokenizer alone."""
-    return text.layout if isinstance(text, TextEncoder) else build_token_window(text)
+    """Return the `TokenWindow` of a text encoder, or the one built from a tokenizer alone."""
+    return text.token_window if isinstance(text, TextEncoder) else build_token_window(text)

@@ -49,7 +49,7 @@ def train_bpe(texts: Iterable[str], size: int) -> tuple[Vocabulary, Merges]:
 
 
 def build_clip_tokenizer(vocabulary: Vocabulary, merges: Merges, length: int) -> CLIPTokenizer:
-    """A CLIPTokenizer of this vocabulary with windows of `length` tokens, proven to use it.
+    """Return a CLIPTokenizer of this vocabulary with windows of `length` tokens, checked to use it.
 
     Raises ModelError where the installed transformers ignores the vocabulary it is given, as
     version 5 does with file names.
@@ -80,7 +80,7 @@ def build_clip_tokenizer(vocabulary: Vocabulary, merges: Merges, length: int) ->
 
 
 def save_bpe(vocabulary: Vocabulary, merges: Merges, folder: Path) -> None:
-    """Write `vocab.json` and `merges.txt` into a folder."""
+    """Write a vocabulary to `vocab.json` and its merges to `merges.txt` in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(
         json.dumps(vocabulary, ensure_ascii=False, indent=0) + "\n", "utf-8"
@@ -90,7 +90,9 @@ def save_bpe(vocabulary: Vocabulary, merges: Merges, folder: Path) -> None:
 
 
 def load_bpe(folder: Path) -> tuple[Vocabulary, Merges]:
-    """Read `vocab.json` and `merges.txt`. Raises ModelError where they are missing or garbled."""
+    """Return vocabulary and merges, read from `vocab.json` and `merges.txt` of a folder. Raises
+    ModelError where they are missing or garbled.
+    """
     try:
         vocabulary: Vocabulary = parse_json(read_bounded(folder / "vocab.json", LARGEST_VOCABULARY))
         lines = decode_utf8(read_bounded(folder / "merges.txt", LARGEST_VOCABULARY)).splitlines()

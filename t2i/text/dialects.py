@@ -20,7 +20,7 @@ NUMBERISH = re.compile(r"\s*[-+.,]*\d[-+.,\d]*\s*")
 
 
 def parse_weight(written: str, dialect: Dialect) -> float | None:
-    """The weight that is spelled after a colon, or None where that is text.
+    """Return the word weight that a prompt spells after a colon, or None if that is text.
 
     A1111 reads digits with a point; ComfyUI whatever Python reads as a number.
 

@@ -29,17 +29,19 @@ class EncodedText:
 
 
 class TextEncoder(ABC):
-    """Prompts to embeddings, in rows of as many windows as the longest prompt of a call needs."""
+    """Interface of a text encoder: prompts to embeddings, in as many windows as the longest one
+    needs.
+    """
 
     @property
     @abstractmethod
-    def layout(self) -> TokenWindow:
+    def token_window(self) -> TokenWindow:
         """Token window of the encoder: its size and its special tokens."""
 
     @property
-    def window(self) -> int:
+    def window_size(self) -> int:
         """Number of tokens the model reads at once, special tokens included."""
-        return self.layout.size
+        return self.token_window.size
 
     @abstractmethod
     def encode(
@@ -51,7 +53,7 @@ class TextEncoder(ABC):
         length: int | None = None,
         device: torch.device | None = None,
     ) -> EncodedText:
-        """Embed each prompt; gradients flow when they are enabled.
+        """Return the embeddings of each prompt; gradients flow when they are enabled.
 
         Parameters
         ----------
@@ -69,7 +71,9 @@ class TextEncoder(ABC):
 
     @abstractmethod
     def count_chunks(self, prompts: Sequence[EncoderInput]) -> int:
-        """Windows that the longest of the prompts needs; `chunks=` for rows that must match it."""
+        """Return the number of windows that the longest prompt needs, for `chunks=` of another
+        call.
+        """
 
 
 def check_encoder_prompts(prompts: Sequence[EncoderInput]) -> None:

@@ -30,7 +30,7 @@ LITERAL_COLON: dict[Dialect, str] = {
 
 
 class PromptError(ArgumentError):
-    """A prompt that cannot be read; `position` counts its characters from 0."""
+    """ArgumentError for a syntax error in a prompt; `position` counts its characters from 0."""
 
     def __init__(self, complaint: str, prompt: str, position: int) -> None:
         self.position = position
@@ -44,21 +44,21 @@ class PromptError(ArgumentError):
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Plain text of a prompt."""
+    """Node of plain text in a parsed prompt."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Break:
-    """BREAK: the rest of the prompt goes into a new chunk; inside weighting brackets
-    it is a word.
+    """Keyword BREAK: the rest of the prompt goes into a new chunk; inside weighting brackets it
+    is a word.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class Emphasis:
-    """Weighted part of a prompt, as `(x:1.3)` or `[x]`."""
+    """Node of weighted text in a parsed prompt, as `(x:1.3)` or `[x]`."""
 
     nodes: "Nodes"
     factor: float
@@ -83,12 +83,12 @@ class Schedule:
     fraction: bool
     """`when` is a share of all steps."""
 
-    def chosen(self, step: int, steps: int) -> "Nodes":
-        """Return the nodes in effect at `step`, counted from 0."""
-        return self.before if step + 1 <= self.last(steps) else self.after
+    def nodes_at(self, step: int, steps: int) -> "Nodes":
+        """Return the nodes of the alternative in effect at `step`, counted from 0."""
+        return self.before if step + 1 <= self.last_step(steps) else self.after
 
-    def last(self, steps: int) -> float:
-        """Return the last step, counted from 1, of `before`."""
+    def last_step(self, steps: int) -> float:
+        """Return the last step of `before`, counted from 1; fractional where `when` is a share."""
         return self.when * steps if self.fraction else self.when
 
 
@@ -105,7 +105,7 @@ Nodes: TypeAlias = tuple[Node, ...]
 
 @dataclass(frozen=True, slots=True)
 class SubPrompt:
-    """One prompt of a composition with AND, and its weight."""
+    """One of the prompts that AND combines, and its weight."""
 
     nodes: Nodes
     weight: float
@@ -349,5 +349,5 @@ def quote_or_brackets(written: str | None) -> str:
 
 
 def has_text(node: Node) -> bool:
-    """Return whether a node is more than blank text."""
+    """Return True if a node contains more than blank text."""
     return not isinstance(node, Text) or bool(node.text.strip())

@@ -11,7 +11,7 @@ from transformers import AddedToken, PreTrainedTokenizerBase
 
 
 def add_tokens(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> int:
-    """Add words to a tokenizer, each as one token, and return how many were new.
+    """Add words to a tokenizer, one token each, and return the number of new ones.
 
     A word next to letters, digits or "_" does not match: "zun" is not in "zunflower".
     """
@@ -38,7 +38,7 @@ def adding_as_whole_words(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
 
 
 def is_single_token(word: str, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Return whether a word is one token of the tokenizer, as "cat</w>" for "cat".
+    """Return True if a word is one token of the tokenizer, as "cat</w>" for "cat".
 
     Such a word must not be learned anew: every prompt with it would change its meaning.
     """
@@ -47,7 +47,7 @@ def is_single_token(word: str, tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def tokenizer_finds(word: str, text: str, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Return whether the tokenizer finds a learned word in a text."""
+    """Return True if the tokenizer reads a learned word in a text as its own token."""
     number = tokenizer.get_added_vocab().get(word)
     return number is not None and number in tokenizer(text, verbose=False)["input_ids"]
 

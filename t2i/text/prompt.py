@@ -24,7 +24,7 @@ WeightMode: TypeAlias = Literal["a1111", "comfy"]
 
 
 class Segment(NamedTuple):
-    """Text with one weight."""
+    """Stretch of prompt text with one weight."""
 
     text: str
     weight: float
@@ -46,11 +46,12 @@ class WeightedText:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The plain text of each section."""
+        """Plain text of each section, without weights."""
         return tuple("".join(segment.text for segment in section) for section in self.sections)
 
     def with_additions(self, find: Callable[[str], Mapping[int, str]]) -> "WeightedText":
-        """Insert text into each section; `find` maps a section's text to position -> inserted text.
+        """Return a copy with text inserted into each section; `find` maps a section's text to
+        position -> inserted text.
 
         An insertion takes the weight of the text before it.
         """
@@ -60,7 +61,7 @@ class WeightedText:
 
 
 def insert_text(section: Section, find: Callable[[str], Mapping[int, str]]) -> Section:
-    """Insert text into a section, with the weight of the text before each position."""
+    """Return a section with text inserted, each with the weight of the text before it."""
     places = find("".join(segment.text for segment in section))
     begin, segments = 0, []
     for text, weight in section:
@@ -80,7 +81,8 @@ ComposedPrompt: TypeAlias = tuple[tuple[WeightedText, float], ...]
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Prompt in the grammar of `dialect`. Raises PromptError where it cannot be parsed.
+    """Parsed prompt in the grammar of `dialect`, with its text at each step. Raises PromptError
+    where it cannot be parsed.
 
     >>> prompt = Prompt("a [cat:dog:0.5] in (snow:1.2)")
     >>> prompt.changes(20)
@@ -113,7 +115,7 @@ class Prompt:
 
     @property
     def mode(self) -> WeightMode:
-        """Way in which weights act on embeddings."""
+        """Formula by which word weights act on embeddings."""
         return self.weights or self.dialect
 
     @property
@@ -125,7 +127,7 @@ class Prompt:
 
     @property
     def all_texts(self) -> tuple[str, ...]:
-        """Every stretch of text in effect at some step, without syntax."""
+        """All stretches of text in effect at any step, without syntax."""
         stretches: list[list[str]] = [[]]
         for part in self._parts:
             _stretches(part.nodes, stretches)
@@ -165,13 +167,13 @@ class Prompt:
             if isinstance(node, Alternation):
                 return set(range(1, steps))
             # The first step after `when`; counted from 0 it has the number of the last before.
-            if isinstance(node, Schedule) and 1 <= node.last(steps) < steps:
-                steps_found.add(int(node.last(steps)))
+            if isinstance(node, Schedule) and 1 <= node.last_step(steps) < steps:
+                steps_found.add(int(node.last_step(steps)))
         return steps_found
 
 
 def check_steps(steps: int) -> None:
-    """Raise ArgumentError unless there is at least one step."""
+    """Raise ArgumentError unless the number of steps is at least one."""
     if steps < 1:
         raise ArgumentError(f"Got steps={steps}: a run has at least one step.")
 
@@ -245,7 +247,7 @@ def _append_segments(
             case Emphasis():
                 _append_segments(node.nodes, moment, node.weight(weight), sections)
             case Schedule():
-                nodes_now = node.chosen(*moment) if moment else node.before or node.after
+                nodes_now = node.nodes_at(*moment) if moment else node.before or node.after
                 _append_segments(nodes_now, moment, weight, sections)
             case Alternation(choices):
                 if moment:

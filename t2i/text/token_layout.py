@@ -37,7 +37,7 @@ class Token(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The tokens of one window, and the section of the prompt they belong to."""
+    """Tokens of a prompt that fill one window, and the section of the prompt they belong to."""
 
     section: int
     tokens: tuple[Token, ...]
@@ -45,7 +45,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class TokenWindow:
-    """Size, special tokens and padding of the windows that a text model reads."""
+    """Window of a text encoder: its size in tokens, special tokens and padding."""
 
     tokenizer: PreTrainedTokenizerBase = field(repr=False)
     size: int
@@ -55,11 +55,11 @@ class TokenWindow:
 
     @property
     def room(self) -> int:
-        """Number of a text's own tokens that fit into a window."""
+        """Number of tokens of a text that fit into a window beside the special tokens."""
         return self.size - len(self.prefix) - len(self.suffix)
 
-    def chunks(self, prompt: EncoderInput) -> list[Chunk]:
-        """Tokenize a prompt and divide it into chunks, at least one per section."""
+    def split_into_chunks(self, prompt: EncoderInput) -> list[Chunk]:
+        """Tokenize a prompt and return its chunks, one window each, at least one per section."""
         sections = (
             prompt.sections if isinstance(prompt, WeightedText) else ((Segment(prompt, 1.0),),)
         )
@@ -75,13 +75,13 @@ class TokenWindow:
                 Token(id, start, end, weight)
                 for id, (start, end), weight in zip(ids, offsets, weights, strict=True)
             ]
-            cuts = self.cuts(texts[number], tokens)
+            cuts = self.chunk_boundaries(texts[number], tokens)
             chunks += [
                 Chunk(number, tuple(tokens[start:end])) for start, end in itertools.pairwise(cuts)
             ]
         return chunks
 
-    def cuts(self, text: str, tokens: Sequence[Token]) -> list[int]:
+    def chunk_boundaries(self, text: str, tokens: Sequence[Token]) -> list[int]:
         """Return the token indices where chunks begin and end: after a comma near the end, else
         before a word.
         """
@@ -104,8 +104,8 @@ class TokenWindow:
         weights = [1.0] * len(self.prefix) + [token.weight for token in chunk.tokens]
         return weights + [1.0] * (self.size - len(weights))
 
-    def filled(self, chunk: Chunk) -> int:
-        """Return the number of tokens of a window that are not padding."""
+    def count_tokens(self, chunk: Chunk) -> int:
+        """Return the number of tokens in a window that are not padding, special tokens included."""
         return len(self.prefix) + len(chunk.tokens) + len(self.suffix)
 
 
@@ -115,7 +115,8 @@ def build_token_window(
     size: int | None = None,
     begin: bool = False,
 ) -> TokenWindow:
-    """Return the token window of a tokenizer: `size` tokens, or as many as it and the model allow.
+    """Return the token window of a tokenizer: `size` tokens, or as many as tokenizer and model
+    allow.
 
     With `begin` a text starts with BOS or EOS where the tokenizer itself adds nothing.
     """
@@ -163,7 +164,7 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...],
 def token_weights(
     section: Sequence[Segment], text: str, offsets: Sequence[tuple[int, int]]
 ) -> list[float]:
-    """Return a weight per token; a token across two segments gets the mean over its characters."""
+    """Return one weight per token of a section; a token across two segments gets the mean."""
     if len({segment.weight for segment in section}) < 2:
         return [section[0].weight if section else 1.0] * len(offsets)
     letters = [segment.weight for segment in section for _ in segment.text]
@@ -186,7 +187,7 @@ def first_token_of_word(text: str, tokens: Sequence[Token], index: int) -> int:
 
 
 def continues_word(text: str, before: Token, token: Token) -> bool:
-    """Return whether a token continues the word of the token before it."""
+    """Return True if a token continues the word of the token before it."""
     if token.start > before.end or token.start == 0:
         return False
     # One letter of several bytes may be several tokens.

@@ -9,9 +9,7 @@ SPACED = r"[^\W\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf
 
 
 def build_word_pattern(word: str) -> re.Pattern[str]:
-    """Return the expression that finds a word or phrase, whole, with any space
-    between its words.
-    """
+    """Return the regular expression of a whole word or phrase, with any space between its words."""
     spelled = r"\s+".join(re.escape(part) for part in word.split())
     if not spelled:
         raise ArgumentError(f"Got {word!r} where a word of the prompt is expected.")

@@ -30,7 +30,7 @@ def select_token_spans(
     *,
     which: int | None = None,
 ) -> dict[str, Span]:
-    """Return the token positions of each word or phrase: of all occurrences, or of number `which`.
+    """Return the token positions of each word: all its occurrences, or only number `which`.
 
     Raises ArgumentError for a word that is not in the prompt. A tokenizer alone serves where its
     own windows are the model's, as with CLIP.
@@ -64,7 +64,7 @@ def token_spans(
     check_encoder_prompts([prompt])
     if isinstance(words, str):
         raise ArgumentError(f"Got the string {words!r} where a list of words is expected.")
-    window = text.layout if isinstance(text, TextEncoder) else build_token_window(text)
+    window = text.token_window if isinstance(text, TextEncoder) else build_token_window(text)
     texts = prompt.texts if isinstance(prompt, WeightedText) else (prompt,)
     tokens = _tokens(window, prompt)
 
@@ -85,10 +85,10 @@ def token_spans(
 def token_spans_of_ranges(
     text: TextEncoder | PreTrainedTokenizerBase, prompt: str, stretches: Sequence[tuple[int, int]]
 ) -> tuple[Span, ...]:
-    """Return the token positions of ranges of characters, [first, end) each; empty where it has
-    none.
+    """Return the token positions of ranges of characters [first, end); empty for a range without
+    tokens.
     """
-    window = text.layout if isinstance(text, TextEncoder) else build_token_window(text)
+    window = text.token_window if isinstance(text, TextEncoder) else build_token_window(text)
     tokens = _tokens(window, prompt)
     return tuple(_covering(tokens[0], start, end) for start, end in stretches)
 
@@ -110,7 +110,7 @@ def unknown_word_message(word: str, text: str) -> str:
 def _tokens(window: TokenWindow, prompt: EncoderInput) -> dict[int, list[tuple[int, int, int]]]:
     """Of each section the start, the end and the position along T of its tokens."""
     tokens = defaultdict(list)
-    for number, chunk in enumerate(window.chunks(prompt)):
+    for number, chunk in enumerate(window.split_into_chunks(prompt)):
         first = number * window.size + len(window.prefix)
         for place, token in enumerate(chunk.tokens, first):
             if token.end > token.start:

@@ -232,7 +232,7 @@ class Through(Edit):
             assert_near(probs_NQK.sum(-1), torch.ones(probs_NQK.shape[:2]), 1e-5)
             return probs_NQK
 
-        plan.add_function(call.denoiser_pass.cond_rows(0), keep)
+        plan.add_map_function(call.denoiser_pass.cond_rows(0), keep)
 
 
 @pytest.mark.parametrize("at_once", [None, 500])

@@ -20,7 +20,7 @@ def pieces(encoder, prompt):
     texts = prompt.texts if hasattr(prompt, "texts") else [prompt]
     return [
         texts[chunk.section][chunk.tokens[0].start : chunk.tokens[-1].end] if chunk.tokens else ""
-        for chunk in encoder.layout.chunks(prompt)
+        for chunk in encoder.token_window.split_into_chunks(prompt)
     ]
 
 
@@ -54,7 +54,11 @@ def test_a_comma_further_back_than_twenty_tokens_is_no_place_for_a_cut():
 def test_every_token_of_a_long_prompt_is_in_one_chunk(family):
     encoder = select_text_encoder(*MODELS[family]())
     prompt = "a red apple, cat to the left of the zebra. " * 6
-    ids = [token.id for chunk in encoder.layout.chunks(prompt) for token in chunk.tokens]
+    ids = [
+        token.id
+        for chunk in encoder.token_window.split_into_chunks(prompt)
+        for token in chunk.tokens
+    ]
     assert ids == encoder.tokenizer(prompt, add_special_tokens=False).input_ids
 
 

@@ -119,7 +119,7 @@ def test_an_impossible_length_is_refused(encoder, length):
 def test_the_window_is_the_models_where_the_tokenizer_states_none():
     tokenizer, model = clip()
     tokenizer.model_max_length = int(1e30)
-    assert select_text_encoder(tokenizer, model).window == WINDOW
+    assert select_text_encoder(tokenizer, model).window_size == WINDOW
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def encoder(parts):
 def test_every_family_is_chosen_from_the_config(encoder):
     assert isinstance(encoder, TextEncoder)
     assert type(encoder) is FAMILIES[encoder.model.config.model_type]
-    assert encoder.window == WINDOW
+    assert encoder.window_size == WINDOW
 
 
 @torch.no_grad()
@@ -109,8 +109,8 @@ def test_every_model_type_of_the_table_encodes(model_type):
     assert encoded.text_BTD.isfinite().all()
     # Each row looks at its own tokens and the special ones.
     for prompt, mask_T in zip(["a cat", "dog " * 20], encoded.mask_BT, strict=True):
-        chunks = encoder.layout.chunks(prompt)
-        assert mask_T.sum() == sum(encoder.layout.filled(chunk) for chunk in chunks)
+        chunks = encoder.token_window.split_into_chunks(prompt)
+        assert mask_T.sum() == sum(encoder.token_window.count_tokens(chunk) for chunk in chunks)
 
 
 def test_gradients_flow_through_weights_and_chunks(parts):
@@ -130,7 +130,7 @@ def test_only_clip_skips_layers(family):
 
 def test_a_window_can_be_chosen_within_the_models(encoder):
     tokenizer, model = encoder.tokenizer, encoder.model
-    assert select_text_encoder(tokenizer, model, window=9).window == 9
+    assert select_text_encoder(tokenizer, model, window=9).window_size == 9
     with pytest.raises(ArgumentError, match=r"window of 17 tokens: this model reads from . to 16"):
         select_text_encoder(tokenizer, model, window=17)
     with pytest.raises(ArgumentError, match="window of 0 tokens"):
@@ -140,7 +140,7 @@ def test_a_window_can_be_chosen_within_the_models(encoder):
 def test_a_model_without_a_last_position_reads_512_tokens():
     tokenizer, model = t5()
     tokenizer.model_max_length = int(1e30)
-    assert select_text_encoder(tokenizer, model).window == 512
+    assert select_text_encoder(tokenizer, model).window_size == 512
 
 
 def test_an_unknown_model_type_is_answered_with_the_choices():

@@ -69,7 +69,7 @@ class CacheEncoders:
         """Bytes of the embeddings of one window."""
         encoders = [self.given[name] for name in MODELS_BY_KIND["texts"] if name in self.given]
         width = sum(int(encoder.config.hidden_size) for encoder in encoders)
-        return build_text_encoder(self.build_components()).window * width * BYTES_PER_FLOAT
+        return build_text_encoder(self.build_components()).window_size * width * BYTES_PER_FLOAT
 
     def bytes_per_latents(self, shape: Shape) -> int:
         """Return the bytes of the latents of a picture of this height and width."""

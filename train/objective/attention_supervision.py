@@ -113,6 +113,7 @@ class AttentionSupervision:
 
     # for the model (t2i.attention.hooks.attention_listener)
 
+    @property
     def num_rows(self) -> int | None:
         """Return the batch rows of the running pass; None between passes."""
         return self._rows if self._passing else None

@@ -31,7 +31,7 @@ class DeviceTensors:
     def derive(
         self, name: str, first: Tensor, *others: Tensor | None, make: Callable[[], Tensor]
     ) -> Tensor:
-        """Return `make()`, computed once for these input tensors.
+        """Return the result of `make()` for these input tensors, computed once and cached.
 
         name : distinguishes several tensors that are derived from the same inputs
         """

@@ -45,7 +45,7 @@ class ProbabilityMix:
 
     @property
     def replaces_own(self) -> bool:
-        """Return True if B is zero, so that nothing of the row's own map remains."""
+        """True if B is zero, so that nothing of the row's own map remains."""
         return self.columns is not None and not self.kept.any()
 
     def mix_own_values(self, value_NTE: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ class EditPlan:
         sources: Sequence[int],
         heads: tuple[int, ...] | None = None,
     ) -> None:
-        """Give `rows` the queries, keys or values of the batch rows `sources`, one for one."""
+        """Add a copy of queries, keys or values from the rows `sources` to `rows`, one for one."""
         self.row_copies += [
             RowCopy(tensors, row, source, heads) for row, source in zip(rows, sources, strict=True)
         ]
@@ -99,7 +99,7 @@ class EditPlan:
         return self.device_tensors.derive("sum", before, more, make=lambda: before + more)
 
     def bias_for_row(self, row: int | None, like: Tensor) -> Tensor | None:
-        """Return the bias of the row's scores on the device and in the dtype of `like`, if any."""
+        """Return the bias of a row's scores on the device and in the dtype of `like`, or None."""
         bias_NQK = None if row is None else self.biases.get(row)
         return None if bias_NQK is None else self.device_tensors.to(bias_NQK, like)
 
@@ -110,7 +110,7 @@ class EditPlan:
         columns_NTT: Tensor | None,
         kept_NT: Tensor,
     ) -> None:
-        """Change each row's map P, as the edits before left it, to P_source A + P B.
+        """Add the change of each row's map P, as earlier edits left it, to P_source A + P B.
 
         columns_NTT, kept_NT : A and the diagonal of B, see ProbabilityMix
         Raises ArgumentError where an earlier edit mixed in the map of another source.
@@ -155,14 +155,14 @@ class EditPlan:
         """Return True if an earlier edit mixed the map of `source` into the row's map."""
         return row in self.mixes and self.mixes[row].source == source
 
-    def add_function(self, rows: Sequence[int], function: MapFunction) -> None:
-        """Replace the attention maps of these rows by what `function` returns for them."""
+    def add_map_function(self, rows: Sequence[int], function: MapFunction) -> None:
+        """Add a function that replaces the attention maps of these rows by its result."""
         for row in rows:
             self.functions.setdefault(row, []).append(function)
 
     @property
     def kernel_description(self) -> str:
-        """Return the kernels that compute the output, as text, such as "fused, with a mask"."""
+        """Description of the kernels that compute the output, such as "fused, with a mask"."""
         if not self:
             return "fused"
         if self.functions:

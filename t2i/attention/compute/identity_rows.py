@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class IdentityRows:
-    """Replacement of the output of some batch rows by that of an identity attention map.
+    """Batch rows whose self-attention output is replaced by that of an identity attention map.
 
     Each position of these rows attends to itself alone. Serves one forward call of one module,
     whose attention may be computed at once or in slices along rows x heads.
@@ -24,7 +24,7 @@ class IdentityRows:
         self._num_scored = 0
 
     def replace_output(self, out: Tensor, value: Tensor) -> Tensor:
-        """Return the output (B, N, Q, E) with the rows' values (B, N, Q, E) in their place."""
+        """Return the output (B, N, Q, E) with these rows replaced by their values (B, N, Q, E)."""
         self.num_calls += 1
         # Not in place: a probe may hold the output.
         out = out.clone()
@@ -32,7 +32,9 @@ class IdentityRows:
         return out
 
     def replace_probabilities(self, probs: Tensor, heads: int) -> Tensor:
-        """Return the probabilities of the next slice of rows x heads, (slice, Q, Q)."""
+        """Return the probabilities of the next slice (slice, Q, Q) with these rows set to the
+        identity.
+        """
         self.num_calls += 1
         first, self._num_scored = self._num_scored, self._num_scored + len(probs)
         indices = [row * heads + head - first for row in self.rows for head in range(heads)]
@@ -47,13 +49,13 @@ _identity_rows: ContextVar[IdentityRows | None] = ContextVar("identity_rows", de
 
 
 def current_identity_rows() -> IdentityRows | None:
-    """Return the rows that the tap replaces in this thread; None for none."""
+    """Return the identity rows that are active in this thread, or None."""
     return _identity_rows.get()
 
 
 @contextmanager
 def use_identity_rows(rows: Sequence[int]) -> Iterator[IdentityRows]:
-    """Have the tap replace these rows of the attention inside the block, in this thread."""
+    """Replace these rows' attention maps by the identity within the block, in this thread."""
     current = IdentityRows(rows)
     token = _identity_rows.set(current)
     try:

@@ -24,7 +24,7 @@ from t2i.errors import AttentionError
 def run_edited_attention(
     inputs: AttentionInputs, site: Site, plan: EditPlan, recorded_row: RecordedRow | None = None
 ) -> tuple[Tensor, AttentionProbabilities]:
-    """Return the output (B, N, Q, E) under the plan, and the attention probabilities.
+    """Return the output (B, N, Q, E) of a call under an edit plan, and its probabilities.
 
     recorded_row : row of a recorded source, appended behind the batch
     """
@@ -145,7 +145,7 @@ def run_rows(
 
 
 def select_rows(inputs: AttentionInputs, rows: list[int]) -> AttentionInputs:
-    """Return the inputs of some batch rows."""
+    """Return the attention inputs of some batch rows."""
     return replace(
         inputs,
         query=inputs.query[rows],
@@ -156,12 +156,12 @@ def select_rows(inputs: AttentionInputs, rows: list[int]) -> AttentionInputs:
 
 
 def select_mask_rows(rows: list[int] | Tensor, mask: Tensor | None) -> Tensor | None:
-    """Return the mask of some batch rows, from one of (1 or B, 1 or N, 1 or Q, K)."""
+    """Return the attention mask of some batch rows, from one of (1 or B, 1 or N, 1 or Q, K)."""
     return mask if mask is None or len(mask) == 1 else mask[rows]
 
 
 def apply_row_copies(inputs: AttentionInputs, plan: EditPlan) -> AttentionInputs:
-    """Return the inputs after the row copies of the plan; with keys their mask is copied too."""
+    """Return the attention inputs after the row copies of the plan; keys bring their mask."""
     if not plan.row_copies:
         return inputs
     originals = {"q": inputs.query, "k": inputs.key, "v": inputs.value}

@@ -45,10 +45,11 @@ class AttentionProbabilities:
             return weights_NTQ.index_select(1, positions_S) / total_N1Q
         return self.attention_map(row).index_select(-1, positions_S).transpose(-1, -2)
 
-    def relative_probability(
+    def probability_over_largest(
         self, row: int, positions_S: Tensor, heads: list[int] | None
     ) -> Tensor:
-        """Return the function `relative_probability` of some text tokens in a row, (1, S, Q).
+        """Return the tokens' probabilities over each position's largest, a mean over heads, (1,
+        S, Q).
 
         heads : heads of the mean; None for all
         """
@@ -157,7 +158,7 @@ class AttentionProbabilities:
 
 
 def select_mask_row(mask: Tensor | None, row: int) -> Tensor | None:
-    """Return the additive mask of one batch row, (1 or N, 1 or Q, K)."""
+    """Return the additive mask of one batch row, (1 or N, 1 or Q, K), or None for none."""
     if mask is None:
         return None
     mask = mask_to_four_axes(mask)
@@ -168,7 +169,8 @@ def select_mask_row(mask: Tensor | None, row: int) -> Tensor | None:
 
 
 def probability_over_largest(words_NSQ: Tensor, probs_NQT: Tensor) -> Tensor:
-    """Return token probabilities divided by the position's largest one, a mean over heads.
+    """Return token probabilities divided by each image position's largest one, a mean over
+    heads.
 
     It is 1 where the token itself has the largest probability, however strongly the position or
     the head attends to the text as a whole.
@@ -180,7 +182,7 @@ def probability_over_largest(words_NSQ: Tensor, probs_NQT: Tensor) -> Tensor:
 
 
 def validate_map(result: object, probs_NQK: Tensor) -> Tensor:
-    """Return the result of a map function in the dtype of the map.
+    """Return a map function's result in the dtype of the map.
 
     Raises ArgumentError unless it is finite and has the shape of the map.
     """

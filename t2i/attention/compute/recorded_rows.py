@@ -23,7 +23,7 @@ class RecordedRow:
     mask: Tensor | None = None
 
     def append_to(self, inputs: AttentionInputs) -> AttentionInputs:
-        """Return the inputs with this row behind those of the batch; its values are not needed.
+        """Return the attention inputs with this recorded row appended to the batch.
 
         Edits and probes find it there as the row of prompt 0, see `DenoiserPass.num_recorded`.
         """
@@ -42,10 +42,12 @@ class RecordedRow:
 
 
 class RecordedRun(Protocol):
-    """Recording of a run of one prompt and one image, which later runs read as their source."""
+    """Interface of a recorded run of one prompt and image, which later runs read as their
+    source.
+    """
 
     def prompt_at(self, step: int) -> EncoderInput:
-        """Return the prompt of the branch "cond" at a step."""
+        """Return the recorded prompt of the branch "cond" at a step."""
 
     def recorded_row(self, site: str, step: int) -> RecordedRow | None:
         """Return the attention inputs at a site and step; None where the site was not recorded."""

@@ -41,7 +41,7 @@ class AttentionInputs:
     """True if several query heads share one key head (grouped-query attention)."""
 
     def run_kernel(self, **changed: Tensor | None) -> Tensor:
-        """Return the output (B, N, Q, E) of the original kernel, with some arguments changed."""
+        """Return the output (B, N, Q, E) of torch's own kernel, with some arguments replaced."""
         inputs = replace(self, **changed) if changed else self  # type: ignore[arg-type]
         return _kernel(
             inputs.query,
@@ -61,12 +61,12 @@ def mask_to_four_axes(mask: Tensor) -> Tensor:
 
 
 class AttentionHandler(Protocol):
-    """Replacement of the attention kernel within one thread."""
+    """Interface of a replacement of the attention kernel within one thread."""
 
     def handle_attention(self, inputs: AttentionInputs) -> Tensor:
-        """Return the output (B, N, Q, E) of a call."""
+        """Return the output (B, N, Q, E) of an attention call."""
 
-    def handle_scores(
+    def handle_eager_attention(
         self,
         query: Tensor,
         key: Tensor,
@@ -74,7 +74,7 @@ class AttentionHandler(Protocol):
         scores: "ScoresFunction",
         module: object,
     ) -> Tensor:
-        """Return the probabilities of an eager processor, in the shape of those of `scores`."""
+        """Return the probabilities that an eager processor's `get_attention_scores` computes."""
 
 
 ScoresFunction = Callable[..., Tensor]
@@ -160,7 +160,7 @@ _tapped_scores: WeakKeyDictionary[nn.Module, _TappedScores] = WeakKeyDictionary(
 
 @contextmanager
 def install_eager_tap(module: Any) -> Iterator[None]:
-    """Replace a module's `get_attention_scores` within the block, for eager processors.
+    """Replace a module's `get_attention_scores` within the block by the thread's handler.
 
     Several blocks, also of several threads, may have the tap in one module; the last one to end
     takes it out.
@@ -194,7 +194,7 @@ def _tap_of_scores(module: Any, scores: ScoresFunction) -> ScoresFunction:
         if handler is None:
             probs = scores(query, key, attention_mask)
         else:
-            probs = handler.handle_scores(query, key, attention_mask, scores, module)
+            probs = handler.handle_eager_attention(query, key, attention_mask, scores, module)
         return probs if identity is None else identity.replace_probabilities(probs, module.heads)
 
     return get_attention_scores

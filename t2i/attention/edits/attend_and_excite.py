@@ -80,15 +80,17 @@ class AttendAndExcite(Edit):
         return known and small and super().fits(site)
 
     def check(self, prompt_tokens: PromptTokens) -> None:
-        """Raise ArgumentError for prompts and words that the run does not have."""
+        """Raise ArgumentError for prompts, or words to excite, that the run does not have."""
         super().check(prompt_tokens)
         for word in as_word_tuple(self.words):
-            prompt_tokens.span(self.target, word)
+            prompt_tokens.word_positions(self.target, word)
 
     def before_pass(
         self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, run_pass: RunPass
     ) -> Tensor:
-        """Return the latents (B, C, H, W), moved along the gradient of the words' loss."""
+        """Return the latents (B, C, H, W), moved along the gradient until each word is attended
+        to.
+        """
         progress = denoiser_pass.step / max(1, denoiser_pass.num_steps - 1)
         step_size = self.scale * math.sqrt(1 - 0.5 * progress)
         target_loss = 1 - self.threshold_at(denoiser_pass.step, denoiser_pass.num_steps)
@@ -105,7 +107,7 @@ class AttendAndExcite(Edit):
         return latents_BCHW - step_size * gradient_BCHW
 
     def threshold_at(self, step: int, num_steps: int) -> float:
-        """Return the attention that each word has to reach at this step; 0 for no threshold."""
+        """Return the attention that each word must reach at this step, or 0 for no threshold."""
         due = [least for progress, least in self.thresholds if int(progress * num_steps) == step]
         return max(due, default=0.0)
 
@@ -147,20 +149,22 @@ class AttendAndExcite(Edit):
         return loss_B, own_BCHW
 
     def competing_tokens(self, call: AttentionCall) -> tuple[slice, list[int]]:
-        """Return the tokens of the softmax, and the numbers of the words' tokens among them."""
+        """Return the slice of tokens that the softmax covers, and the words' indices within it."""
         text = call.prompt_tokens.tokenizers[0].tokenizer
-        layout = text.layout if isinstance(text, TextEncoder) else build_token_window(text)
+        layout = text.token_window if isinstance(text, TextEncoder) else build_token_window(text)
         first = min(1, len(layout.prefix))
         places = {
             p
             for word in as_word_tuple(self.words)
-            for p in call.prompt_tokens.span(self.target, word)
+            for p in call.prompt_tokens.word_positions(self.target, word)
         }
         return slice(first, call.text_length - 1), [place - first for place in sorted(places)]
 
 
 def select_loss_sites(maps: Mapping[Site, object], latents: torch.Size) -> tuple[Size, list[Site]]:
-    """Return size and sites of a quarter of the latents' size, else nearest to POSITIONS."""
+    """Return size and sites of the maps that the loss reads, nearest to a quarter of the
+    latents' size.
+    """
     quarter = (math.ceil(latents[-2] / 4), math.ceil(latents[-1] / 4))
 
     def distance(size: Size) -> tuple[bool, float]:

@@ -42,13 +42,13 @@ class Function(Edit):
             )
 
     def fits(self, site: Site) -> bool:
-        """Return True for a site whose attention it edits."""
+        """Return True for a site whose attention maps `fn` may replace."""
         selects_kind = isinstance(self.sites, Sites) and self.sites.kind is not None
         return super().fits(site) and (selects_kind or site.kind in WITH_TEXT)
 
     def apply(self, plan: EditPlan, call: AttentionCall) -> None:
-        """Add the function to the target's rows."""
-        plan.add_function(call.denoiser_pass.cond_rows(self.target), self._apply_to_heads)
+        """Add the map function of the target rows to the edit plan."""
+        plan.add_map_function(call.denoiser_pass.cond_rows(self.target), self._apply_to_heads)
 
     def _apply_to_heads(self, probs_NQK: Tensor) -> Tensor:
         """Return the map with `fn` applied to the selected heads."""

@@ -26,7 +26,9 @@ class InjectQueriesKeys(Edit):
     sites: Sites | str | None = Sites(place="up")
 
     def apply(self, plan: EditPlan, call: AttentionCall) -> None:
-        """Copy queries and keys of the source rows to the target rows, in all branches."""
+        """Add the copies of queries and keys, source rows to target rows in all branches, to the
+        edit plan.
+        """
         rows = call.denoiser_pass.rows_in_all_branches(self.target)
         sources = call.denoiser_pass.rows_in_all_branches(self.source)
         plan.copy_rows("qk", rows, sources, self.heads)

@@ -52,18 +52,20 @@ class LocalBlend(Edit):
             )
 
     def fits(self, site: object) -> bool:
-        """Return False: it changes no attention."""
+        """Return False: local blend changes latents, not attention."""
         return False  # it changes no attention
 
     def check(self, prompt_tokens: PromptTokens) -> None:
-        """Raise ArgumentError for prompts and words that the run does not have."""
+        """Raise ArgumentError for prompts, or words of the mask, that the run does not have."""
         super().check(prompt_tokens)
         for prompt, words in zip((self.source, self.target), self.words, strict=True):
             for word in as_word_tuple(words):
-                prompt_tokens.span(prompt, word)
+                prompt_tokens.word_positions(prompt, word)
 
     def probes(self) -> Sequence[Probe]:
-        """Return a probe of the source's words and one of the target's."""
+        """Return a probe of the source's words and one of the target's, which the mask is made
+        from.
+        """
         sites = self.sites
         if sites is None:
             sites = Sites(kind="cross", place=("down", "up"), max_positions=MAX_POSITIONS)
@@ -89,7 +91,7 @@ class LocalBlend(Edit):
         return blended
 
     def blend_mask(self, probe: Probe, image_index: int, size: tuple[int, int]) -> Tensor:
-        """Return the mask (H, W) bool of a probe's words after the steps so far."""
+        """Return the blend mask (H, W) bool of a probe's words, from the steps so far."""
         accumulators = [
             accumulator
             for (number, _), accumulator in probe.measurements.accumulators.items()

@@ -18,7 +18,9 @@ class Refine(WordEdit):
     """
 
     def apply(self, plan: EditPlan, call: AttentionCall) -> None:
-        """Mix the source maps of the common words into the target rows."""
+        """Add the mix of the source's maps of common words into the target rows to the edit
+        plan.
+        """
         rows, sources = (
             call.denoiser_pass.cond_rows(self.target),
             call.denoiser_pass.cond_rows(self.source),
@@ -26,7 +28,9 @@ class Refine(WordEdit):
         plan.add_mix(rows, sources, *self.cached(call, lambda: self.build_mix(call)))
 
     def build_mix(self, call: AttentionCall) -> tuple[Tensor | None, Tensor]:
-        """Return A and the diagonal of B of the mix, see ProbabilityMix."""
+        """Return A and the diagonal of B of the refinement mix P' = P_source A + P B, see
+        ProbabilityMix.
+        """
         source_T, found_T = call.prompt_tokens.refinement_mapping(
             self.source, self.target, call.text_length
         )

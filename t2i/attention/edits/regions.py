@@ -116,19 +116,19 @@ class Regions(BiasEdit):
 
     @property
     def does_nothing(self) -> bool:
-        """Return True if its arguments leave everything as it is."""
+        """Return True if there is no region, no strength, or no step."""
         return super().does_nothing or not self.regions or self.strength == 0
 
     def fits(self, site: Site) -> bool:
-        """Return True for a site whose attention it edits."""
+        """Return True for a site with a known grid of positions that the edit's `sites` select."""
         return site.size is not None and super().fits(site)
 
     def check(self, prompt_tokens: PromptTokens) -> None:
-        """Raise ArgumentError for prompts and words that the run does not have."""
+        """Raise ArgumentError for prompts, or words of regions, that the run does not have."""
         super().check(prompt_tokens)
         for region in self.regions:
             for word in as_word_tuple(region.words):
-                prompt_tokens.span(self.target, word)
+                prompt_tokens.word_positions(self.target, word)
 
     def compute_bias(self, call: AttentionCall) -> Tensor:
         """Return the bias (P, T): -strength to +strength for the regions' words, else 0."""
@@ -137,7 +137,7 @@ class Regions(BiasEdit):
         for region in self.regions:
             region_P1 = region.coverage(call.site.size, self.feather).flatten()[:, None]
             for word in as_word_tuple(region.words):
-                places = list(call.prompt_tokens.span(self.target, word))
+                places = list(call.prompt_tokens.word_positions(self.target, word))
                 coverage_PT[:, places] = coverage_PT[:, places].maximum(region_P1)
         unassigned_PT = coverage_PT < 0
         return (self.strength * (2 * coverage_PT - 1)).masked_fill(unassigned_PT, 0.0)

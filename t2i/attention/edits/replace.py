@@ -20,12 +20,14 @@ class Replace(WordEdit):
     """
 
     def check(self, prompt_tokens: PromptTokens) -> None:
-        """Raise ArgumentError for prompts and words that the run does not have."""
+        """Raise ArgumentError for prompts that the run does not have, or that differ in number
+        of words.
+        """
         super().check(prompt_tokens)
         differing_word_indices(*prompt_tokens.prompt_pair(self.source, self.target))
 
     def apply(self, plan: EditPlan, call: AttentionCall) -> None:
-        """Mix the source's maps into the target rows."""
+        """Add the mix of the source's maps into the target rows to the edit plan."""
         rows, sources = (
             call.denoiser_pass.cond_rows(self.target),
             call.denoiser_pass.cond_rows(self.source),
@@ -33,7 +35,9 @@ class Replace(WordEdit):
         plan.add_mix(rows, sources, *self.cached(call, lambda: self.build_mix(call)))
 
     def build_mix(self, call: AttentionCall) -> tuple[Tensor | None, Tensor]:
-        """Return A and the diagonal of B of the mix, see ProbabilityMix."""
+        """Return A and the diagonal of B of the word swap P' = P_source A + P B, see
+        ProbabilityMix.
+        """
         active_T = self.active_T(call)
         columns_TT = (
             call.prompt_tokens.replacement_matrix(self.source, self.target, call.text_length)

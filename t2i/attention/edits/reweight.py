@@ -42,31 +42,28 @@ class Reweight(WindowedEdit):
 
     @property
     def does_nothing(self) -> bool:
-        """Return True if its arguments leave everything as it is."""
+        """Return True if every weight is 1 and there is no source, or if no word has a step."""
         neutral = self.source is None and all(weight == 1 for weight in self.weights.values())
         return super().does_nothing or neutral
 
     def check(self, prompt_tokens: PromptTokens) -> None:
-        """Raise ArgumentError for prompts and words that the run does not have."""
+        """Raise ArgumentError for prompts, or weighted words, that the run does not have."""
         super().check(prompt_tokens)
         for word in self.weights:
-            prompt_tokens.span(self.target, word)
+            prompt_tokens.word_positions(self.target, word)
 
     def apply(self, plan: EditPlan, call: AttentionCall) -> None:
-        """Multiply the words' maps in the target rows."""
+        """Add the multiplication of the words' maps in the target rows to the edit plan."""
         if self.does_nothing:
             return
         rows = call.denoiser_pass.cond_rows(self.target)
-        _mix_source_map = None if self.source is None else call.denoiser_pass.cond_rows(self.source)
-        if _mix_source_map is None or all(
-            plan.has_mix_from(row, source)
-            for row, source in zip(rows, _mix_source_map, strict=True)
+        source_rows = None if self.source is None else call.denoiser_pass.cond_rows(self.source)
+        if source_rows is None or all(
+            plan.has_mix_from(row, source) for row, source in zip(rows, source_rows, strict=True)
         ):
             plan.add_mix(rows, None, *self.cached(call, lambda: self._scale_own_map(call)))
         else:
-            plan.add_mix(
-                rows, _mix_source_map, *self.cached(call, lambda: self._mix_source_map(call))
-            )
+            plan.add_mix(rows, source_rows, *self.cached(call, lambda: self._mix_source_map(call)))
 
     def _scale_own_map(self, call: AttentionCall) -> tuple[Tensor | None, Tensor]:
         """Return the mix that multiplies the map as the edits before left it."""

@@ -23,12 +23,12 @@ class SelfReplace(Edit):
     max_positions: int | None = 16 * 16
 
     def fits(self, site: Site) -> bool:
-        """Return True for a site whose attention it edits."""
+        """Return True for a self-attention site of at most `max_positions` positions."""
         few = self.max_positions is None or site.positions <= self.max_positions
         return few and super().fits(site)
 
     def apply(self, plan: EditPlan, call: AttentionCall) -> None:
-        """Copy queries and keys of the source rows to the target rows."""
+        """Add the copies of queries and keys, source rows to target rows, to the edit plan."""
         rows, sources = (
             call.denoiser_pass.cond_rows(self.target),
             call.denoiser_pass.cond_rows(self.source),

@@ -30,7 +30,9 @@ MAX_PATTERN_LENGTH, MAX_REPETITIONS = 200, 4
 
 
 def to_json_value(value: Any, name: str) -> Any:
-    """Return a value of an edit as JSON data. Raises ArgumentError for types that JSON lacks."""
+    """Return a field value of an edit as JSON data; ArgumentError for a type that JSON cannot
+    hold. Raises ArgumentError for types that JSON lacks.
+    """
     if isinstance(value, Image.Image):
         file = io.BytesIO()
         value.save(file, format="PNG", optimize=True)
@@ -62,7 +64,9 @@ def fields_to_json(value: Any, name: str = "") -> dict[str, Any]:
 
 
 def build_dataclass(kind: type[Any], data: Mapping[str, object], name: str) -> Any:
-    """Build a dataclass from JSON data. Raises ArgumentError for arguments that do not fit."""
+    """Return a dataclass instance built from JSON data; ArgumentError for unknown or invalid
+    fields. Raises ArgumentError for arguments that do not fit.
+    """
     check_nesting_depth(data, name)
     types_of = get_type_hints(kind)
     known = {field.name: field for field in dataclasses.fields(kind)}
@@ -84,7 +88,9 @@ def build_dataclass(kind: type[Any], data: Mapping[str, object], name: str) -> A
 
 
 def parse_value(value: object, hint: Any, name: str) -> Any:
-    """Return a JSON value as an argument of a type. Raises ArgumentError if it does not fit."""
+    """Return a JSON value converted to an annotated type; TypeMismatch if it is of another type.
+    Raises ArgumentError if it does not fit.
+    """
     if hint == StepWindow:
         return parse_step_window(value, name)
     alternatives = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
@@ -146,7 +152,7 @@ def _read_as_type(value: object, hint: Any, name: str) -> Any:
 
 
 def parse_step_window(value: object, name: str) -> Any:
-    """Return a window of steps; floats stay floats, as they mean fractions of the run."""
+    """Return a window of steps from JSON; floats stay floats, as they mean fractions of the run."""
     pair = tuple(value) if isinstance(value, list) and len(value) == 2 else value
     if not isinstance(pair, tuple | None) or not all(
         isinstance(s, int | float) for s in pair or ()
@@ -160,7 +166,7 @@ def parse_step_window(value: object, name: str) -> Any:
 
 
 def parse_scalar(value: object, hint: Any, name: str) -> Any:
-    """Return a number, truth value or text within its limits; raise TypeMismatch for others."""
+    """Return a JSON number, truth value or text within its limits; TypeMismatch for others."""
     numbers = (int, float) if hint is float else (hint,)
     if type(value) not in numbers:  # a bool is no number
         raise TypeMismatch
@@ -176,7 +182,7 @@ def parse_scalar(value: object, hint: Any, name: str) -> Any:
 
 
 def parse_choice(value: object, known: tuple[str, ...]) -> str:
-    """Return the value if it is one of the known texts; raise TypeMismatch otherwise."""
+    """Return the value if it is one of the known texts; TypeMismatch otherwise."""
     if not isinstance(value, str) or value not in known:
         raise TypeMismatch
     return value
@@ -201,7 +207,7 @@ def check_nesting_depth(value: object, name: str, left: int = MAX_DEPTH) -> None
 
 
 def check_regex_cost(pattern: str | None, name: str) -> None:
-    """Raise ArgumentError for a regular expression that could take exponential time."""
+    """Raise ArgumentError for a regular expression whose matching could take exponential time."""
     if pattern is None:
         return
     repeats = len(re.findall(r"[*+?{]", pattern))
@@ -218,7 +224,7 @@ def check_regex_cost(pattern: str | None, name: str) -> None:
 
 
 def decode_mask(value: object, name: str) -> Image.Image:
-    """Return the mask of {"png": base64}. Raises ArgumentError for other data."""
+    """Return the mask image of {"png": base64}; ArgumentError for other data."""
     if not isinstance(value, Mapping):
         raise TypeMismatch
     text = value.get("png")

@@ -46,17 +46,17 @@ class WordWeights(BiasEdit):
 
     @property
     def does_nothing(self) -> bool:
-        """Return True if its arguments leave everything as it is."""
+        """Return True if every weight is 1, or if there is no step."""
         return super().does_nothing or all(weight == 1 for weight in self.weights.values())
 
     def check(self, prompt_tokens: PromptTokens) -> None:
-        """Raise ArgumentError for prompts and words that the run does not have."""
+        """Raise ArgumentError for prompts, or weighted words, that the run does not have."""
         super().check(prompt_tokens)
         for word in self.weights:
-            prompt_tokens.span(self.target, word)
+            prompt_tokens.word_positions(self.target, word)
 
     def compute_bias(self, call: AttentionCall) -> Tensor:
-        """Return log(weight) of each text token, (1, T)."""
+        """Return the score bias log(weight) of each text token, (1, T)."""
         return call.prompt_tokens.values_per_token(
             self.target, self.weights, call.text_length
         ).log()[None]

@@ -10,25 +10,28 @@ from t2i.attention.site import Site
 
 
 class AttentionListener(Protocol):
-    """A session to which an installation hands the attention calls of a model."""
+    """Interface of a session to which the hooks in a model pass its attention calls."""
 
+    @property
     def num_rows(self) -> int | None:
-        """Return the batch rows of the running pass; None between passes."""
+        """Number of batch rows of the running denoiser pass; None between passes."""
 
     def leave_pass(self) -> None:
-        """Note that the model returned or raised."""
+        """Record that the model's forward has returned or raised."""
 
     def wants(self, site: Site) -> bool:
-        """Return True if a probe or an edit is made for the site."""
+        """Return True if a probe or an edit of the session fits the site."""
 
     def check_call(self, site: Site, call: AttentionInputs) -> None:
         """Raise ArgumentError for keys of other prompts; called once for each site."""
 
     def plan_edits(self, site: Site, plan: EditPlan) -> None:
-        """Add the changes of its edits to the edit plan."""
+        """Add the changes that the session's edits make at the site to the edit plan."""
 
     def recorded_row(self, site: Site) -> RecordedRow | None:
-        """Return the recorded queries and keys of a source without rows in the batch."""
+        """Return the recorded queries and keys of a source without rows in the batch; None for
+        none.
+        """
 
     def on_attention(self, probabilities: AttentionProbabilities) -> None:
-        """Let its probes read the call."""
+        """Pass the attention probabilities of a call to the session's probes."""

@@ -1,4 +1,5 @@
-"""The driver of a session on any other pipeline or a model alone: hooks on the denoiser's calls.
+"""Driver of a session on any other pipeline or a bare model, through hooks on the denoiser's
+calls.
 
 B batch rows, C channels, H W latent size.
 """
@@ -23,7 +24,7 @@ from t2i.errors import AttentionError
 
 
 class CallbackDriver:
-    """Announces the calls of a denoiser to a session, from hooks on the module.
+    """Driver that announces the calls of a denoiser to a session, from hooks on the module.
 
     Only calls by the session's own pipeline, in the session's thread, are announced. Edits of
     latents are driven by the pipeline's `callback_on_step_end`, see `Session.on_step_end`.
@@ -108,7 +109,7 @@ class CallbackDriver:
         prompts = len(own_prompts) if own_prompts else rows // len(branches)
         denoiser_pass = build_denoiser_pass(rows, branches, prompts, step, num_steps)
         if step == 0:
-            self.encoded_prompts.check(own_prompts)
+            self.encoded_prompts.check_prompts(own_prompts)
         is_spatial = tensors[0].ndim == 4
         height, width = tensors[0].shape[-2:]
         size = (height, width) if is_spatial else grid_from_image_ids(arguments)

@@ -47,12 +47,12 @@ class RunningModule:
 
     @property
     def image(self) -> Tensor | None:
-        """Return the first tensor among the arguments, (B, L, D) or (B, C, H, W)."""
+        """First tensor among the arguments, (B, L, D) or (B, C, H, W); None if there is none."""
         return next((one for one in self.arguments.values() if isinstance(one, Tensor)), None)
 
     @property
     def text(self) -> Tensor | None:
-        """Return the argument that holds the text, (B, T, D), if there is one."""
+        """Argument that holds the text embeddings, (B, T, D); None if there is none."""
         for name in TEXT:
             text = self.arguments.get(name)
             if isinstance(text, tuple | list) and text:  # with the tokens of image prompts
@@ -64,7 +64,7 @@ class RunningModule:
 
 @dataclass(slots=True)
 class Discovery:
-    """One pass in which sites are discovered.
+    """Discovery of the sites of a model during one denoiser pass.
 
     names : names of the model's modules
     stack : modules whose forward is running, the innermost last
@@ -81,7 +81,7 @@ class Discovery:
     thread: int = field(default_factory=threading.get_ident)
 
     def find_site(self, call: AttentionInputs) -> Site | None:
-        """Return the site of a call; None for the further calls that image prompts make.
+        """Return the site of an attention call; None for the additional calls of image prompts.
 
         Raises AttentionError where joint attention does not show where its text is.
         """
@@ -170,8 +170,10 @@ class Discovery:
         grids = (grid_from_image_ids(one.arguments) for one in reversed(self.stack))
         return next((grid for grid in grids if grid is not None), None)
 
-    def bypass_message(self) -> str:
-        """Return the error message for modules that computed attention without the tap."""
+    def build_bypass_message(self) -> str:
+        """Return the error message that names the modules that computed attention without the
+        tap.
+        """
         names = f"{len(self.bypassed)} attention modules never came to the tap, "
         names += f"{self.bypassed[0]!r} the first: "
         root = next(iter(self.names))
@@ -231,7 +233,7 @@ class Discovery:
 
 @contextmanager
 def open_forward(module: nn.Module, arguments: Mapping[str, Any]) -> Iterator[None]:
-    """Declare that the forward of `module` has begun, for a discovery that starts inside it."""
+    """Push `module` as a running forward, for a discovery that starts in the middle of it."""
     token = _open_forward.set(RunningModule(module, arguments))
     try:
         yield
@@ -286,7 +288,7 @@ def _values_hook(discovery: Discovery, owner: nn.Module, parts: int) -> Callable
 
 
 def grid_from_image_ids(arguments: Mapping[str, Any]) -> Size | None:
-    """Return H, W of the image from the argument `img_ids`, if there is one.
+    """Return H, W of the image from the argument `img_ids`, or None without one.
 
     It is (L, 3) or (1, L, 3): 0 for the image itself, then the row and the column of a position.
     """

@@ -16,7 +16,7 @@ CondPass = Callable[[Tensor], object]
 
 
 class DrivenSession(Protocol):
-    """A session to which a driver announces each denoiser pass and step."""
+    """Interface of a session to which a driver announces each denoiser pass and step."""
 
     @property
     def prompts(self) -> tuple[EncoderInput, ...] | None:
@@ -29,15 +29,15 @@ class DrivenSession(Protocol):
         shape: object,
         latent_size: tuple[int, int] | None,
     ) -> None:
-        """Note that a denoiser pass begins; `shape` is all that the sites depend on."""
+        """Begin a denoiser pass; `shape` is everything that the sites depend on."""
 
     def end_pass(self) -> None:
-        """Note that the denoiser pass is over."""
+        """End the denoiser pass."""
 
     def before_pass(
         self, latents_BCHW: Tensor, cond_pass: DenoiserPass, run_cond_pass: CondPass
     ) -> Tensor:
-        """Return the latents (B, C, H, W) that the denoiser shall read at this step."""
+        """Return the latents (B, C, H, W) that replace the denoiser's input at this step."""
 
     def after_step(self, latents_BCHW: Tensor) -> Tensor:
-        """Return the latents (B, C, H, W) with which the run goes on."""
+        """Return the latents (B, C, H, W) that replace those after the step."""

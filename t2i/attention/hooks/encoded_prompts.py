@@ -1,4 +1,4 @@
-"""The tokens that reached a pipeline's text encoders, to check the prompts of a session by."""
+"""Token ids that reached a pipeline's text encoders, to check a session's prompts against."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -29,13 +29,13 @@ class EncodedPrompts:
                     break
 
     def install(self, stack: ExitStack) -> None:
-        """Hook the text encoders until the stack is closed."""
+        """Register hooks on the text encoders until the stack is closed."""
         for _, encoder, calls in self._encoders:
             stack.callback(
                 encoder.register_forward_pre_hook(_recording_hook(calls), with_kwargs=True).remove
             )
 
-    def check(self, prompts: Sequence[EncoderInput] | None) -> None:
+    def check_prompts(self, prompts: Sequence[EncoderInput] | None) -> None:
         """Raise ArgumentError if an encoder ran before this run, but not on these prompts."""
         for prompt_tokenizer, _, calls in self._encoders:
             if calls and prompts and all(isinstance(prompt, str) for prompt in prompts):
@@ -65,7 +65,7 @@ def _recording_hook(calls: list[list[list[int]]]) -> Callable[..., None]:
 def _first_tokens(prompt_tokenizer: PromptTokenizer, prompt: EncoderInput) -> list[int]:
     """Return the token ids of a prompt, up to its end or to the end of the first window."""
     window = build_token_window(prompt_tokenizer.tokenizer)  # type: ignore[arg-type]  # of a pipeline that is not ours
-    first, *more = window.chunks(prompt_tokenizer.preprocess_prompt(prompt))
+    first, *more = window.split_into_chunks(prompt_tokenizer.preprocess_prompt(prompt))
     end = () if more else window.suffix[:1]
     return [*window.prefix, *(token.id for token in first.tokens), *end]
 

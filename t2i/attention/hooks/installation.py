@@ -31,7 +31,7 @@ from t2i.terminal import several
 
 
 class Installation:
-    """Hooks in one model for all sessions that are open on it.
+    """Hooks in one model, shared by all sessions that are open on it.
 
     In the first pass the sites are discovered; later only the sites that a session wants are
     hooked.
@@ -63,7 +63,7 @@ class Installation:
         self._tap = ExitStack()
 
     def open(self) -> None:
-        """Install the tap, and a hook on the end of every pass."""
+        """Install the attention tap, and a hook at the end of every denoiser pass."""
         self._tap.enter_context(install_tap())
         hook = self.called_module.register_forward_hook(self._returned, always_call=True)
         self._tap.callback(hook.remove)
@@ -88,7 +88,7 @@ class Installation:
     # a pass of the model
 
     def begin_pass(self, session: AttentionListener, shape: object) -> None:
-        """Note that a session's pass begins; a new `shape` discovers the sites again.
+        """Begin a pass of a session; a new `shape` triggers discovery of the sites.
 
         Several sessions begin the same pass one after the other, and end it so.
         """
@@ -101,7 +101,7 @@ class Installation:
         self._in_pass.add(session)
 
     def end_pass(self, session: AttentionListener) -> bool:
-        """Note that a session's pass is over; return True if it has not met these sites before.
+        """End a pass of a session; return True if these sites are new to it.
 
         Raises AttentionError if a module computed attention without the tap.
         """
@@ -117,7 +117,7 @@ class Installation:
 
     @contextmanager
     def only_session(self, session: AttentionListener) -> Iterator[None]:
-        """Run the passes inside for this session alone."""
+        """Disable all other sessions of the model within the block."""
         every, self.sessions = self.sessions, [session]
         try:
             yield
@@ -161,7 +161,7 @@ class Installation:
         self._stop_discovery()
         if discovery.bypassed:
             self._num_discoveries += 1
-            raise AttentionError(discovery.bypass_message())
+            raise AttentionError(discovery.build_bypass_message())
         for session in self.sessions:
             self.hook_wanted_sites(session)
 
@@ -192,19 +192,21 @@ class Installation:
     # attention calls during a discovery (t2i.attention.compute.tap.AttentionHandler)
 
     def handle_attention(self, call: AttentionInputs) -> Tensor:
-        """Return the output (B, N, Q, E) of a call, whose site may be new."""
+        """Return the output (B, N, Q, E) of a call while sites are being discovered."""
         site = self._new_site(call)
         return call.run_kernel() if site is None else self.run_attention(call, site)
 
-    def handle_scores(
+    def handle_eager_attention(
         self, query: Tensor, key: Tensor, mask: Tensor | None, scores: ScoresFunction, module: Any
     ) -> Tensor:
-        """Return the probabilities of a call, whose site may be new."""
+        """Return the probabilities of an eager processor's call while sites are being
+        discovered.
+        """
         call = split_head_rows(query, key, module)
         site = self._new_site(call)
         if site is None:
             return scores(query, key, mask)
-        return self.run_scores(call, mask, site, scores)
+        return self.run_eager_attention(call, mask, site, scores)
 
     def _new_site(self, call: AttentionInputs) -> Site | None:
         if self._discovery is None or self._has_raised:
@@ -229,7 +231,7 @@ class Installation:
             session.on_attention(probabilities)
         return out
 
-    def run_scores(
+    def run_eager_attention(
         self, call: AttentionInputs, mask: Tensor | None, site: Site, scores: ScoresFunction
     ) -> Tensor:
         """Return the edited probabilities (B * N, Q, K) of a call, after the probes have read it.
@@ -266,10 +268,10 @@ class Installation:
         plan = EditPlan(device_tensors=self._device_tensors)
         listeners = [session for session in self._active_sessions() if session.wants(site)]
         for session in listeners:
-            if session.num_rows() != rows:
+            if session.num_rows != rows:
                 raise AttentionError(
                     f"{site.name} was called with {several(rows, 'row')} in a pass of "
-                    f"{session.num_rows()}: attend() cannot assign them. Give it the prompts of "
+                    f"{session.num_rows}: attend() cannot assign them. Give it the prompts of "
                     "the call, and switch off what divides the batch."
                 )
             session.plan_edits(site, plan)
@@ -278,7 +280,7 @@ class Installation:
         return plan, listeners
 
     def _active_sessions(self) -> list[AttentionListener]:
-        return [session for session in self.sessions if session.num_rows() is not None]
+        return [session for session in self.sessions if session.num_rows is not None]
 
 
 class SiteListener:
@@ -289,26 +291,28 @@ class SiteListener:
 
     @property
     def site(self) -> Site | None:
-        """Return the module's site; None in another thread than the sessions'."""
+        """Site of the module; None in another thread than the sessions'."""
         if threading.get_ident() != self.installation.thread:
             return None
         return self.installation.sites.get(self.name)
 
     def handle_attention(self, call: AttentionInputs) -> Tensor:
-        """Return the output (B, N, Q, E) of a call in the module."""
+        """Return the edited output (B, N, Q, E) of a call in the hooked module."""
         site = self.site
         if site is None or call.key.shape[2] != site.keys:  # of image prompts
             return call.run_kernel()
         return self.installation.run_attention(call, site)
 
-    def handle_scores(
+    def handle_eager_attention(
         self, query: Tensor, key: Tensor, mask: Tensor | None, scores: ScoresFunction, module: Any
     ) -> Tensor:
-        """Return the probabilities of a call in the module."""
+        """Return the edited probabilities of an eager processor's call in the hooked module."""
         site = self.site
         if site is None or key.shape[1] != site.keys:
             return scores(query, key, mask)
-        return self.installation.run_scores(split_head_rows(query, key, module), mask, site, scores)
+        return self.installation.run_eager_attention(
+            split_head_rows(query, key, module), mask, site, scores
+        )
 
 
 _installed: dict[nn.Module, Installation] = {}
@@ -317,7 +321,7 @@ _lock = threading.Lock()
 
 @contextmanager
 def session_installed(root: nn.Module, session: AttentionListener) -> Iterator[Installation]:
-    """Add a session to the model's installation, which all sessions on it share, while open.
+    """Add a session to the model's shared installation within the block.
 
     Raises AttentionError if another thread has a session on the model, or if one is open on a part
     of it or on a model around it.

@@ -96,7 +96,7 @@ def _replacement(module: nn.Module) -> Callable[..., Any]:
 
 
 def split_head_rows(query: Tensor, key: Tensor, module: Any) -> AttentionInputs:
-    """Return the call of a processor that computes scores of (rows * heads, Q, E) tensors.
+    """Return the attention inputs behind tensors (rows * heads, Q, E) of an eager processor.
 
     Raises AttentionError where it slices the batch, so that rows cannot be told apart.
     """

@@ -1,4 +1,4 @@
-"""The driver of a session on one of our pipelines: a step callback of the sampling loop.
+"""Driver of a session on one of this library's pipelines: a step callback of the sampling loop.
 
 B batch rows (here: images), C channels, H W latent size, T text tokens.
 """
@@ -13,18 +13,22 @@ from t2i.conditioning.run_state import RunState, SupportsStepCallbacks
 
 
 class PipelineDriver:
-    """Announces the passes of a pipeline's runs to a session, and hands it the latents."""
+    """Driver that announces the passes of a pipeline's runs to a session, and gives it the
+    latents.
+    """
 
     def __init__(self, session: DrivenSession, pipeline: SupportsStepCallbacks) -> None:
         self.session, self.pipeline = session, pipeline
 
     def install(self, stack: ExitStack) -> None:
-        """Register with the pipeline until the stack is closed."""
+        """Register the driver as a step callback of the pipeline until the stack is closed."""
         self.pipeline.step_callbacks.append(self)
         stack.callback(self.pipeline.step_callbacks.remove, self)
 
     def before_pass(self, run: RunState) -> None:
-        """Announce the pass of this step, and take the latents that the session returns for it."""
+        """Announce this step's pass to the session, and replace the latents by those that it
+        returns.
+        """
         prompts = run.conditioning.prompts
         branches = run.guidance.branches(run)
         images = len(run.latents_BCHW)
@@ -42,6 +46,8 @@ class PipelineDriver:
         run.latents_BCHW = self.session.before_pass(run.latents_BCHW, cond, run_cond_pass)
 
     def after_step(self, run: RunState) -> None:
-        """End the pass, and take the latents that the session returns after the step."""
+        """Announce the end of the pass, and replace the latents by those that the session
+        returns.
+        """
         self.session.end_pass()
         run.latents_BCHW = self.session.after_step(run.latents_BCHW)

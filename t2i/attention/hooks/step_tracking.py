@@ -1,4 +1,4 @@
-"""The step of a pipeline's loop that a denoiser call belongs to, indices from its scheduler."""
+"""Step of a diffusers pipeline's loop that a denoiser call belongs to, from its scheduler."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from t2i.errors import AttentionError
 
 
 class StepTracker:
-    """Number of the step of each denoiser call, by the scheduler of one of diffusers' pipelines.
+    """Tracker of the step that each denoiser call belongs to, by the pipeline's scheduler.
 
     A run begins when the scheduler has new timesteps; its first call is step 0, also where
     image-to-image leaves out the first timesteps. Without a scheduler every call is a run.
@@ -22,7 +22,8 @@ class StepTracker:
         self._first = self._last = 0
 
     def advance(self, arguments: Mapping[str, Any]) -> tuple[int, int]:
-        """Return the step of the next call, from 0, and the number of steps.
+        """Advance to the next denoiser call and return its step, from 0, and the number of
+        steps.
 
         arguments : arguments of the denoiser's call by name
 

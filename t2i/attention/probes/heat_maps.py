@@ -40,13 +40,13 @@ class SiteAccumulator:
 
     total_NSQ : the sum, (N or 1, S, Q) float32
     steps : for each token the number of steps at which the prompt contained it
-    relative_1SQ : the sum of relative probabilities, where the convention needs them
+    over_largest_1SQ : the sum of relative probabilities, where the convention needs them
     """
 
     site: Site
     total_NSQ: Tensor
     steps: list[int]
-    relative_1SQ: Tensor | None = None
+    over_largest_1SQ: Tensor | None = None
 
     @property
     def mean_NSQ(self) -> Tensor:
@@ -54,13 +54,13 @@ class SiteAccumulator:
         return self.total_NSQ / self._num_steps_S1()
 
     @property
-    def mean_relative_1SQ(self) -> Tensor:
+    def mean_over_largest_1SQ(self) -> Tensor:
         """Return the mean relative probability, of which the default convention is made."""
-        assert self.relative_1SQ is not None
-        return self.relative_1SQ / self._num_steps_S1()
+        assert self.over_largest_1SQ is not None
+        return self.over_largest_1SQ / self._num_steps_S1()
 
     def add(
-        self, words_NSQ: Tensor, columns: Sequence[int], relative_1SQ: Tensor | None = None
+        self, words_NSQ: Tensor, columns: Sequence[int], over_largest_1SQ: Tensor | None = None
     ) -> None:
         """Add the probabilities of a step whose prompt contains the tokens `columns`.
 
@@ -70,13 +70,13 @@ class SiteAccumulator:
         if new:
             self.total_NSQ = functional.pad(self.total_NSQ, (0, 0, 0, new))
             self.steps += [0] * new
-            if self.relative_1SQ is not None:
-                self.relative_1SQ = functional.pad(self.relative_1SQ, (0, 0, 0, new))
+            if self.over_largest_1SQ is not None:
+                self.over_largest_1SQ = functional.pad(self.over_largest_1SQ, (0, 0, 0, new))
         self.total_NSQ += words_NSQ
-        if relative_1SQ is not None:
-            if self.relative_1SQ is None:
-                self.relative_1SQ = torch.zeros_like(relative_1SQ)
-            self.relative_1SQ += relative_1SQ
+        if over_largest_1SQ is not None:
+            if self.over_largest_1SQ is None:
+                self.over_largest_1SQ = torch.zeros_like(over_largest_1SQ)
+            self.over_largest_1SQ += over_largest_1SQ
         for column in columns:
             self.steps[column] += 1
 
@@ -252,7 +252,7 @@ class HeatMaps(Mapping[str, Tensor]):
         if self.convention != "default":
             return self._combined_probability(word)
         return self._combine(
-            word, [accumulator.mean_relative_1SQ for accumulator in self._accumulators()]
+            word, [accumulator.mean_over_largest_1SQ for accumulator in self._accumulators()]
         )
 
     def _combined_probability(self, word: str) -> Tensor:

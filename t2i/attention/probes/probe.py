@@ -116,7 +116,7 @@ class Probe:
         """Raise ArgumentError for a prompt or words that the run does not have."""
         check_prompt("prompt", self.prompt, prompt_tokens.num_prompts)
         for word in self.words:
-            prompt_tokens.span(self.prompt, word)
+            prompt_tokens.word_positions(self.prompt, word)
 
     def begin_run(self, prompt_tokens: PromptTokens, latent_size: tuple[int, int] | None) -> None:
         """Prepare for a new run: discard the measurements of the one before."""
@@ -148,13 +148,15 @@ class Probe:
             with torch.set_grad_enabled(self.grad and torch.is_grad_enabled()):
                 words_NSQ = probabilities.token_probabilities(row, positions_S)
                 words_NSQ = words_NSQ if heads is None else words_NSQ[heads]
-                relative_1SQ = None
+                over_largest_1SQ = None
                 if self.convention == "default":
-                    relative_1SQ = probabilities.relative_probability(row, positions_S, heads)
-                    relative_1SQ = columns.expand(relative_1SQ, self.measurements.columns)
+                    over_largest_1SQ = probabilities.probability_over_largest(
+                        row, positions_S, heads
+                    )
+                    over_largest_1SQ = columns.expand(over_largest_1SQ, self.measurements.columns)
                 words_NSQ = columns.expand(words_NSQ, self.measurements.columns)
             live.append(words_NSQ)
-            self._accumulate(call.site, image_index, words_NSQ.detach(), columns, relative_1SQ)
+            self._accumulate(call.site, image_index, words_NSQ.detach(), columns, over_largest_1SQ)
         if live and (self.grad or self.raw):
             all_BNSQ = torch.stack(live)
             if self.grad:
@@ -168,7 +170,7 @@ class Probe:
         image_index: int,
         words_NSQ: Tensor,
         columns: "WordColumns",
-        relative_1SQ: Tensor | None,
+        over_largest_1SQ: Tensor | None,
     ) -> None:
         if self.convention != "daam":
             words_NSQ = words_NSQ.mean(dim=0, keepdim=True)
@@ -178,7 +180,7 @@ class Probe:
                 site, torch.zeros_like(words_NSQ), [0] * words_NSQ.shape[1]
             )
             self.measurements.accumulators[image_index, site.name] = accumulator
-        accumulator.add(words_NSQ, columns.columns, relative_1SQ)
+        accumulator.add(words_NSQ, columns.columns, over_largest_1SQ)
 
     def _columns_of(self, prompt_tokens: PromptTokens) -> "WordColumns":
         """Return the columns of the words at this step; a token keeps its column for the run."""
@@ -191,7 +193,7 @@ class Probe:
         positions: dict[int, int] = {}
         for word, name in zip(self.words, self.maps.words, strict=True):
             own = list(self.measurements.tokens.get(name, ()))
-            for number, position in enumerate(prompt_tokens.span(self.prompt, word)):
+            for number, position in enumerate(prompt_tokens.word_positions(self.prompt, word)):
                 if number == len(own):
                     own.append(column_at.get(position, self.measurements.columns))
                     self.measurements.columns = max(self.measurements.columns, own[number] + 1)

@@ -48,7 +48,7 @@ class PromptTokenizer:
         if isinstance(prompt, str):
             return self.preprocess(prompt)
         text = self.tokenizer
-        tokenizer = text.layout.tokenizer if isinstance(text, TextEncoder) else text
+        tokenizer = text.token_window.tokenizer if isinstance(text, TextEncoder) else text
         return prompt.with_additions(partial(continuation_insertions, tokenizer=tokenizer))
 
     def find_positions(self, prompt: EncoderInput, word: str) -> Span:
@@ -83,7 +83,7 @@ class WordMentions:
     present: set[tuple[int, str]] = field(default_factory=set)
     absent: dict[tuple[int, str], ArgumentError] = field(default_factory=dict)
 
-    def check(self) -> None:
+    def check_all_found(self) -> None:
         """Raise ArgumentError for a word that the prompt contained at no step of the run."""
         for mention, error in self.absent.items():
             if mention not in self.present:
@@ -109,7 +109,7 @@ class PromptTokens:
         """Return the number of prompts of the run."""
         return len(self.prompts) or self.num_unknown
 
-    def span(self, prompt: int, word: Word) -> Span:
+    def word_positions(self, prompt: int, word: Word) -> Span:
         """Return the positions of a word along T.
 
         Raises ArgumentError for a word that the prompt does not contain. A prompt in a grammar may
@@ -218,7 +218,7 @@ class PromptTokens:
         """Return a number for each text token, (T,): the value of its word, or the default."""
         values_T = torch.full((length,), default, dtype=torch.float64)
         for word, value in values.items():
-            values_T[list(self.span(prompt, word))] = value
+            values_T[list(self.word_positions(prompt, word))] = value
         return values_T
 
 

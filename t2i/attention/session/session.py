@@ -233,6 +233,7 @@ class Session:
 
     # for the model (t2i.attention.hooks.attention_listener)
 
+    @property
     def num_rows(self) -> int | None:
         """Return the batch rows of the running pass; None between passes."""
         return None if self._pass is None else self._pass.num_rows

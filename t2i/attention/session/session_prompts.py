@@ -52,4 +52,4 @@ class SessionPrompts:
     def check_mentions(self) -> None:
         """Raise ArgumentError for a word that no prompt of the last run had."""
         if self.tokens is not None and self._has_run:
-            self.tokens.mentions.check()
+            self.tokens.mentions.check_all_found()

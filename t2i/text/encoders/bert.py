@@ -1,4 +1,6 @@
-"""BERT: every text between [CLS] and [SEP], read in both directions."""
+"""Text encoder for BERT, which puts every text between [CLS] and [SEP] and reads in both
+directions.
+"""
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -6,7 +8,9 @@ from t2i.text.encoders.windows import WindowedEncoder, check_headless
 
 
 class Bert(WindowedEncoder):
-    """BertModel and its kin. The denoiser must not look at padding: use the mask."""
+    """Text encoder around BertModel and its kin. The denoiser must not look at padding: use the
+    mask.
+    """
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""A language model that reads from left to right, as GPT-2 and Llama do."""
+"""Text encoder for causal language models such as GPT-2 and Llama."""
 
 from typing import ClassVar
 
@@ -9,7 +9,8 @@ from t2i.text.encoders.windows import WindowedEncoder, check_headless
 
 
 class Causal(WindowedEncoder):
-    """A decoder without its output layer. The denoiser must not look at padding: use the mask.
+    """Text encoder around a causal decoder without its output layer. The denoiser must not look at
+    padding: use the mask.
 
     A text begins with BOS (or EOS), also where the tokenizer adds none: the empty prompt is a
     token too. Padding stands at the right and is masked, so that any token serves where the
@@ -27,7 +28,7 @@ class Causal(WindowedEncoder):
         check_headless(model)
         super().__init__(tokenizer, model, window)
 
-    def read(
+    def run_model(
         self, ids_RW: Tensor, mask_RW: Tensor, clip_skip: int | None
     ) -> tuple[Tensor, Tensor | None]:
         """Return last hidden states (R, W, D); causal models have no pooled vector."""

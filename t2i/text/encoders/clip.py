@@ -1,4 +1,4 @@
-"""CLIP's text model, equal bit for bit to what StableDiffusionPipeline computes."""
+"""Text encoder for CLIP, equal bit for bit to what StableDiffusionPipeline computes."""
 
 from typing import ClassVar
 
@@ -11,7 +11,7 @@ from t2i.text.encoders.windows import WindowedEncoder
 
 
 class Clip(WindowedEncoder):
-    """CLIPTextModel, or CLIPTextModelWithProjection, which gives pooled vectors too.
+    """Text encoder around CLIPTextModel, or CLIPTextModelWithProjection for pooled vectors too.
 
     >>> encoder = Clip(pipe.tokenizer, pipe.text_encoder)
     >>> encoder.encode(["a red apple", ""]).text_BTD.shape
@@ -21,7 +21,7 @@ class Clip(WindowedEncoder):
     # Stable Diffusion's denoisers were trained to look at CLIP's padding.
     masked: ClassVar[bool] = False
 
-    def read(
+    def run_model(
         self, ids_RW: Tensor, mask_RW: Tensor, clip_skip: int | None
     ) -> tuple[Tensor, Tensor | None]:
         """Return last or skipped hidden states (R, W, D), and text_embeds where the
@@ -49,12 +49,12 @@ class Clip(WindowedEncoder):
 
 
 def uses_attention_mask(model: PreTrainedModel) -> bool:
-    """Return whether the model's config asks for an attention mask."""
+    """Return True if the model's config asks for an attention mask."""
     return bool(getattr(model.config, "use_attention_mask", False))
 
 
 def find_final_norm(model: PreTrainedModel) -> nn.Module:
-    """Return CLIP's final layer norm."""
+    """Return the final layer norm of a CLIP text model."""
     # Some versions of transformers keep the layers in `model.text_model`, others in the model.
     norm = getattr(model, "text_model", model).final_layer_norm
     assert isinstance(norm, nn.Module)

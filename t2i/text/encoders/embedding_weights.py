@@ -12,7 +12,8 @@ LEAST_MEAN = 1e-5
 
 
 def rescale_to_mean(text_RWD: Tensor, weight_RW: Tensor, mask_RW: Tensor | None = None) -> Tensor:
-    """Multiply, then rescale each window to its old mean, as A1111's "original" emphasis does.
+    """Multiply embeddings by word weights, then rescale each window to its old mean (A1111's
+    "original").
 
     z' = z w,  z'' = z' mean(z) / mean(z'): the behaviour that the wiki of stable-diffusion-webui
     describes under "Attention/emphasis". The mean is over all numbers of a window, of the tokens
@@ -37,7 +38,7 @@ def rescale_to_mean(text_RWD: Tensor, weight_RW: Tensor, mask_RW: Tensor | None 
 
 
 def interpolate_from_empty(text_RWD: Tensor, weight_RW: Tensor, empty_WD: Tensor) -> Tensor:
-    """Move each token along the line from the empty prompt's token at its place, as ComfyUI does.
+    """Weight each token's embedding by moving it along the line from the empty prompt's (ComfyUI).
 
     z' = e + w (z - e), token by token: a weight of 0 is the empty prompt, above 1 exaggerates.
     """

@@ -25,7 +25,7 @@ __all__ = [
 def select_text_encoder(
     tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, window: int | None = None
 ) -> WindowedEncoder:
-    """The encoder for a transformers model, by `model.config.model_type`.
+    """Return the text encoder for a transformers model, chosen by `model.config.model_type`.
 
     `window` is the number of tokens read at once; left out, the tokenizer, the model and 512
     decide, whichever is least. SDXL's two models: TwoClip(text_encoder(...), text_encoder(...)).

@@ -1,4 +1,4 @@
-"""T5's encoder: no first token, an end token, relative positions."""
+"""Text encoder for T5: no first token, an end token, relative positions."""
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -7,7 +7,9 @@ from t2i.text.encoders.windows import WindowedEncoder
 
 
 class T5(WindowedEncoder):
-    """T5EncoderModel and its kin. The denoiser must not look at padding: use the mask."""
+    """Text encoder around T5EncoderModel and its kin. The denoiser must not look at padding: use
+    the mask.
+    """
 
     def __init__(
         self,

@@ -18,13 +18,13 @@ NAMED_WORDS = 12
 def divide_into_chunks(
     window: TokenWindow, prompts: Sequence[EncoderInput], most: int | None
 ) -> list[list[Chunk]]:
-    """Return the chunks of each prompt, at most `most` of them.
+    """Return the chunks of each prompt, at most `most` each; the rest is dropped with a warning.
 
     Tokens beyond `most` chunks are dropped with a warning. Raises ArgumentError above MOST_CHUNKS.
     """
     divided = []
     for prompt in prompts:
-        chunks = window.chunks(prompt)
+        chunks = window.split_into_chunks(prompt)
         if most is not None and len(chunks) > most:
             chunks, lost = truncate_chunks(chunks, most, window.room)
             if lost:
@@ -68,7 +68,7 @@ def warn_of_lost_words(prompt: EncoderInput, lost: Chunk, tokens: int) -> None:
 
 
 def split_at_chunk(prompt: EncoderInput, lost: Chunk) -> tuple[str, str]:
-    """Split a prompt's text at the first token of a chunk."""
+    """Return the text of a prompt before the first token of a chunk, and the text from there on."""
     texts = prompt.texts if isinstance(prompt, WeightedText) else (prompt,)
     position = lost.tokens[0].start if lost.tokens else 0
     kept, dropped = split_before_word(texts[lost.section], position)
@@ -78,7 +78,9 @@ def split_at_chunk(prompt: EncoderInput, lost: Chunk) -> tuple[str, str]:
 
 
 def split_before_word(text: str, position: int) -> tuple[str, str]:
-    """Cut at `position`, or before the word it lies in: a word read in part counts as lost."""
+    """Split a text in two at `position`, or before the word around it: a word read in part is
+    lost.
+    """
     beginning = re.search(r"\w+\Z", text[max(0, position - LONGEST_WORD) : position])
     if beginning and beginning.start() > 0 and text[position : position + 1].isalnum():
         position -= len(beginning.group())
@@ -86,7 +88,7 @@ def split_before_word(text: str, position: int) -> tuple[str, str]:
 
 
 def quote_first_words(text: str) -> str:
-    """Return the first words of a text quoted, and the number of the others."""
+    """Return the first words of a text, quoted for a message, and the number of the others."""
     words = text.split()
     named = ", ".join(repr(keep_last_letters(word)) for word in words[:NAMED_WORDS])
     more = len(words) - NAMED_WORDS
@@ -94,5 +96,5 @@ def quote_first_words(text: str) -> str:
 
 
 def keep_last_letters(text: str, letters: int = 60) -> str:
-    """Return the last letters of a long text, or all of a short one."""
+    """Return the last letters of a long text behind "...", or all of a short one."""
     return text if len(text) <= letters else f"...{text[-letters:]}"

@@ -1,4 +1,4 @@
-"""Two CLIPs side by side, as SDXL has them, equal bit for bit to StableDiffusionXLPipeline's.
+"""Text encoder of SDXL's two CLIP models, equal bit for bit to StableDiffusionXLPipeline's.
 
 B prompts, T tokens of a row, D width of an embedding.
 """
@@ -17,11 +17,11 @@ from t2i.text.token_layout import EncoderInput, TokenWindow
 
 
 class PenultimateClip(Clip):
-    """CLIP read at the layer before the last, without the final norm; clip_skip counts
-    from there.
+    """CLIP encoder that returns the layer before the last, without the final norm; clip_skip
+    counts from there.
     """
 
-    def read(
+    def run_model(
         self, ids_RW: Tensor, mask_RW: Tensor, clip_skip: int | None
     ) -> tuple[Tensor, Tensor | None]:
         """Return hidden states (R, W, D) of the last layer but one, and text_embeds if the model
@@ -43,7 +43,7 @@ class PenultimateClip(Clip):
 
 
 class TwoClip(TextEncoder):
-    """Both models' embeddings joined along D; the pooled vector is the second's.
+    """Text encoder of two CLIP models, their embeddings joined along D; pooled is the second's.
 
     Weights act on each model's embeddings by themselves, and leave the pooled vector alone.
 
@@ -61,18 +61,19 @@ class TwoClip(TextEncoder):
                     f"Got a {type(encoder).__name__} of a {encoder.model.config.model_type}; "
                     "expected two CLIPs, as SDXL has them."
                 )
-        if first.window != second.window:
+        if first.window_size != second.window_size:
             raise ArgumentError(
-                f"The two text encoders read {first.window} and {second.window} tokens at once; "
+                f"The two text encoders read {first.window_size} and {second.window_size} "
+                "tokens at once; "
                 "expected the same number. Give both the smaller one, window=."
             )
-        self.first = PenultimateClip(first.tokenizer, first.model, first.window)
-        self.second = PenultimateClip(second.tokenizer, second.model, second.window)
+        self.first = PenultimateClip(first.tokenizer, first.model, first.window_size)
+        self.second = PenultimateClip(second.tokenizer, second.model, second.window_size)
 
     @property
-    def layout(self) -> TokenWindow:
-        """Token window of both models."""
-        return self.first.layout
+    def token_window(self) -> TokenWindow:
+        """Token window that both models share."""
+        return self.first.token_window
 
     def encode(
         self,
@@ -84,8 +85,8 @@ class TwoClip(TextEncoder):
         length: int | None = None,
         device: torch.device | None = None,
     ) -> EncodedText:
-        """Embed each prompt with both models; `prompts_2` are read by the second, by default the
-        same.
+        """Return the embeddings of each prompt by both models; `prompts_2` are for the second
+        model, by default the same.
 
         See TextEncoder.encode for the other parameters.
         """

@@ -51,15 +51,17 @@ class WindowedEncoder(TextEncoder):
         self.model = model
         self._layout = build_token_window(tokenizer, model.config, window, begin=self.begins)
 
-    def read(
+    def run_model(
         self, ids_RW: Tensor, mask_RW: Tensor, clip_skip: int | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Embeddings (R, W, D), and pooled vectors (R, D) where the model gives them."""
+        """Return embeddings (R, W, D) of windows of token ids, and pooled vectors (R, D) or
+        None.
+        """
         text_RWD: Tensor = self.model(ids_RW, attention_mask=mask_RW).last_hidden_state
         return text_RWD, None
 
     @property
-    def layout(self) -> TokenWindow:
+    def token_window(self) -> TokenWindow:
         """Token window of the model."""
         return self._layout
 
@@ -72,7 +74,7 @@ class WindowedEncoder(TextEncoder):
         length: int | None = None,
         device: torch.device | None = None,
     ) -> EncodedText:
-        """Embed each prompt; see TextEncoder.encode."""
+        """Return the embeddings of each prompt, window by window; see TextEncoder.encode."""
         if clip_skip is not None:
             self.check_clip_skip(clip_skip)
         tokens = self.tokenize(prompts, chunks=chunks, length=length)
@@ -90,7 +92,7 @@ class WindowedEncoder(TextEncoder):
     def count_chunks(self, prompts: Sequence[EncoderInput]) -> int:
         """Return the number of windows that the longest prompt needs."""
         check_encoder_prompts(prompts)
-        return max(len(chunks) for chunks in divide_into_chunks(self.layout, prompts, None))
+        return max(len(chunks) for chunks in divide_into_chunks(self.token_window, prompts, None))
 
     def tokenize(
         self,
@@ -99,7 +101,9 @@ class WindowedEncoder(TextEncoder):
         chunks: int | None = None,
         length: int | None = None,
     ) -> TokenBatch:
-        """Token ids in windows, as many for each prompt; `chunks` and `length` as in encode."""
+        """Return the token ids of prompts in equally many windows each; arguments as in
+        `encode`.
+        """
         check_encoder_prompts(prompts)
         if chunks is not None and not 1 <= chunks <= MOST_CHUNKS:
             raise ArgumentError(f"Got chunks={chunks}: choose a number from 1 to {MOST_CHUNKS}.")
@@ -113,7 +117,7 @@ class WindowedEncoder(TextEncoder):
             for chunk in [*chunks, *[Chunk(-1, ())] * (count - len(chunks))]
         ]
         places_W = torch.arange(window.size)
-        mask_RW = places_W < torch.tensor([[window.filled(chunk)] for chunk in rows])
+        mask_RW = places_W < torch.tensor([[window.count_tokens(chunk)] for chunk in rows])
         filler_R = torch.tensor([chunk.section < 0 for chunk in rows])
         return TokenBatch(
             torch.tensor([window.ids(chunk) for chunk in rows]),
@@ -124,7 +128,7 @@ class WindowedEncoder(TextEncoder):
         )
 
     def check_clip_skip(self, clip_skip: int) -> None:
-        """Raise ArgumentError: only CLIP has layers to skip."""
+        """Raise ArgumentError for any clip_skip but None: only CLIP has layers to skip."""
         raise ArgumentError(
             f"Got clip_skip={clip_skip}, but this text encoder is a "
             f"{self.model.config.model_type}: only CLIP has layers to skip. Leave it out."
@@ -142,7 +146,7 @@ class WindowedEncoder(TextEncoder):
 
     def _fitting(self, length: int | None) -> tuple[TokenWindow, int | None]:
         """The window and the number of them that make rows of `length` tokens."""
-        window = self.layout
+        window = self.token_window
         if length is None:
             return window, None
         count, rest = divmod(length, window.size)
@@ -153,14 +157,13 @@ class WindowedEncoder(TextEncoder):
             return short, 1
         raise ArgumentError(
             f"Got length={length}: rows have a multiple of {window.size} tokens, the window of "
-            f""
             f"this text encoder, or from {window.size - window.room + 1} to {window.size}."
         )
 
     def _read(
         self, tokens: TokenBatch, clip_skip: int | None, device: torch.device
     ) -> tuple[Tensor, Tensor | None]:
-        return self.read(tokens.ids_RW.to(device), tokens.mask_RW.to(device), clip_skip)
+        return self.run_model(tokens.ids_RW.to(device), tokens.mask_RW.to(device), clip_skip)
 
     def _weigh(
         self,

@@ -100,7 +100,9 @@ def test_words_of_no_region_are_free(pipe) -> None:
     regions = [Region(words="apple", box=LEFT), Region(words=("red", "cat"), box=RIGHT)]
     drawn(pipe, Noting(regions, strength=2.0, feather=0.0, target=0))
     call, bias_PT = seen[0]
-    places = {word: list(call.prompt_tokens.span(0, word)) for word in ("apple", "red", "cat")}
+    places = {
+        word: list(call.prompt_tokens.word_positions(0, word)) for word in ("apple", "red", "cat")
+    }
     held = sorted(place for span in places.values() for place in span)
     free = [place for place in range(call.text_length) if place not in held]
     assert not bias_PT[:, free].any()

@@ -62,20 +62,22 @@ class Edit:
         check_heads(self.heads)
 
     def fits(self, site: Site) -> bool:
-        """Return True for a site whose attention it edits."""
+        """Return True if the edit acts on attention at this site."""
         return site.kind in self.kinds and as_sites(self.sites).matches(site)
 
     def covers(self, step: int, num_steps: int) -> bool:
-        """Return True for a step at which it acts."""
+        """Return True if the edit acts at this step."""
         return step in steps_in_window(self.steps, num_steps, num_steps + self.longer_table)
 
     @property
     def does_nothing(self) -> bool:
-        """Return True if its arguments leave everything as it is, so that no effect is no error."""
+        """Return True if the arguments leave everything as it is, so that no effect is no error."""
         return is_empty_window(self.steps)
 
     def prompts(self) -> Sequence[tuple[str, int]]:
-        """Return the prompts that it names, as (name of the argument, number of the prompt)."""
+        """Return the prompts that the edit names, as (name of the argument, number of the
+        prompt).
+        """
         return [
             (name, getattr(self, name))
             for name in ("source", "target")
@@ -83,7 +85,9 @@ class Edit:
         ]
 
     def check(self, prompt_tokens: PromptTokens) -> None:
-        """Raise ArgumentError for prompts and words that the run does not have."""
+        """Raise ArgumentError for prompts that the run does not have, or a prompt as its own
+        source.
+        """
         named = [prompt for _, prompt in self.prompts()]
         if len(named) != len(set(named)):
             raise ArgumentError(
@@ -94,13 +98,14 @@ class Edit:
             check_prompt(name, prompt, prompt_tokens.num_prompts)
 
     def probes(self) -> Sequence[Probe]:
-        """Return new probes whose measurements `after_step` reads."""
+        """Return new probes whose measurements `after_step` reads; none by default."""
         return ()
 
     def before_pass(
         self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, run_pass: RunPass
     ) -> Tensor:
-        """Return the latents (B, C, H, W) for the denoiser at a step, one row per image.
+        """Return the latents (B, C, H, W) that the denoiser reads at this step, by default
+        unchanged.
 
         denoiser_pass : the passes of `run_pass`, which have the branch "cond" alone
         run_pass : runs the denoiser on latents and calls its callback for each attention call,
@@ -111,11 +116,11 @@ class Edit:
     def after_step(
         self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, probes: Sequence[Probe]
     ) -> Tensor:
-        """Return the latents (B, C, H, W) after a step, one row per image."""
+        """Return the latents (B, C, H, W) that replace those after a step, by default unchanged."""
         return latents_BCHW
 
     def apply(self, plan: EditPlan, call: AttentionCall) -> None:
-        """Add its changes of this attention call to the edit plan."""
+        """Add the edit's changes of this attention call to the edit plan; none by default."""
         return
 
     def cached(self, call: AttentionCall, make: Callable[[], Value]) -> Value:

@@ -25,7 +25,7 @@ class BiasEdit(Edit, ABC):
         """Return the bias (P or 1, T) float32, which is the same at every step."""
 
     def apply(self, plan: EditPlan, call: AttentionCall) -> None:
-        """Add the bias to the scores of the target rows."""
+        """Add the bias of the target rows' scores to the edit plan."""
         if self.does_nothing:
             return
         site = call.site

@@ -32,10 +32,12 @@ class WindowedEdit(Edit):
             check_step_window(f"words[{word!r}]", window)
 
     def check(self, prompt_tokens: PromptTokens) -> None:
-        """Raise ArgumentError for prompts and words that the run does not have."""
+        """Raise ArgumentError for prompts, or words with windows of their own, that the run does
+        not have.
+        """
         super().check(prompt_tokens)
         for word in self.words:
-            prompt_tokens.span(self.target, word)
+            prompt_tokens.word_positions(self.target, word)
 
     def covers(self, step: int, num_steps: int) -> bool:
         """Return True for a step in the window of any word."""
@@ -44,11 +46,11 @@ class WindowedEdit(Edit):
 
     @property
     def does_nothing(self) -> bool:
-        """Return True if its arguments leave everything as it is."""
+        """Return True if the windows of all words are empty."""
         return all(is_empty_window(window) for window in (self.steps, *self.words.values()))
 
     def active_T(self, call: AttentionCall) -> Tensor:
-        """Return 1 for each token whose window contains this step, else 0; (T,)."""
+        """Return 1 for each target token whose window contains this step, else 0; (T,)."""
         step, num_steps = call.denoiser_pass.step, call.denoiser_pass.num_steps
 
         def is_active(window: StepWindow) -> float:
