@@ -93,7 +93,7 @@ def test_of_two_processes_one_is_refused_too(tmp_path: Path) -> None:
 def test_pictures_in_a_folder_get_names_of_their_own(tmp_path: Path) -> None:
     def saver(mark: str) -> Callable[[int], object]:
         names = OutputNames(tmp_path, "a cat", 1)
-        return lambda number: names.save(0, number, lambda path: path.write_text(mark))
+        return lambda number: names.save_image(0, number, lambda path: path.write_text(mark))
 
     for number, ends in enumerate(race(30, [saver("a"), saver("b"), saver("c")])):
         expected = {tmp_path / f"a-cat-{number}{tail}.png" for tail in ("", "-2", "-3")}

@@ -26,13 +26,13 @@ PRINTED_CHAPTERS = ("against",)
 
 
 def print_headlines(document: Mapping[str, Any]) -> None:
-    """Print the main figures of an evaluation.json."""
+    """Print the main figures of an evaluation.json, one per line."""
     for line in format_headlines(document):
         print_line(line)
 
 
 def format_headlines(document: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a line for each of HEADLINES that was measured."""
+    """Iterate over a printable line for each of HEADLINES that was measured."""
     from t2i.evaluate.report.chapter import Figure
     from t2i.evaluate.report.number_format import format_with_unit
 

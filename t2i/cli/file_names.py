@@ -46,44 +46,48 @@ class OutputNames:
             self.check_free([*self.given_paths, *([self.grid] if grid else [])])
 
     def check_free(self, paths: Sequence[Path]) -> None:
-        """Raise NameTaken for a file that exists; one that appears later is found by `save`."""
+        """Raise NameTaken if a file exists; one that appears later is found by `save_image`."""
         check_name_lengths(paths)
         for path in paths:
             if os.path.lexists(path):
                 raise NameTaken(path)
 
     def make_folder(self) -> None:
-        """Create the folder before the sampling. Raises OutputError."""
+        """Create the output folder before the sampling. Raises OutputError."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise write_error(self.folder, error) from error
 
-    def save(self, index: int, seed: int, write: Callable[[Path], object]) -> Path:
-        """Let `write` fill the file of an image and return its path.
+    def save_image(self, index: int, seed: int, write: Callable[[Path], object]) -> Path:
+        """Write an image to a new file through `write` and return its path.
 
         Raises NameTaken where the name that was given is in use.
         """
-        candidates = [[self.given_paths[index]]] if self.given_paths else self.candidate_paths(seed)
+        candidates = (
+            [[self.given_paths[index]]] if self.given_paths else self.iter_candidate_paths(seed)
+        )
         return write_new_file_group(candidates, lambda paths: write(paths[0]))[0]
 
     def save_grid(self, seed: int, write: Callable[[Path], object]) -> Path:
-        """Let `write` fill the file of the sheet that begins at this seed; return its path."""
-        candidates = [[self.grid]] if self.grid else self.candidate_paths(seed, "-grid")
+        """Write the contact sheet that begins at `seed` to a new file through `write`; return its
+        path.
+        """
+        candidates = [[self.grid]] if self.grid else self.iter_candidate_paths(seed, "-grid")
         return write_new_file_group(candidates, lambda paths: write(paths[0]))[0]
 
-    def candidate_paths(self, seed: int, mark: str = "") -> Iterator[list[Path]]:
-        """Yield the first name and the numbered ones after it, each with its sibling files."""
+    def iter_candidate_paths(self, seed: int, mark: str = "") -> Iterator[list[Path]]:
+        """Iterate over an image's possible file names, each a list with its sibling files."""
         for tail in itertools.chain([""], (f"-{number}" for number in itertools.count(2))):
             yield self.with_siblings(self.folder / f"{self.slug}-{seed}{mark}{tail}.png")
 
     def with_siblings(self, path: Path) -> list[Path]:
-        """Return the file and those that are written together with it."""
+        """Return the file and its siblings: here the file alone."""
         return [path]
 
 
 def slugify(prompt: str) -> str:
-    """Return the prompt's words as part of a file name; letters of any script stay."""
+    """Turn a prompt into part of a file name; letters of any script stay."""
     plain = unicodedata.normalize("NFKC", prompt).lower()
     words = re.sub(r"[\W_]+", "-", plain)[:SLUG_LETTERS]
     return words.strip("-") or "picture"

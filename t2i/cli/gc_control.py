@@ -30,7 +30,7 @@ def delay_gc() -> Iterator[None]:
 
 
 def restore_gc() -> None:
-    """Collect as usual from now on, but not among the objects that exist already.
+    """Restore the usual garbage collection, but exempt the objects that exist already.
 
     Outside of a `delay_gc` block, in somebody else's process, nothing is changed.
     """
@@ -40,5 +40,5 @@ def restore_gc() -> None:
 
 
 def freeze_gc() -> None:
-    """Exclude all objects from collection: the process ends."""
+    """Exclude all objects from garbage collection, because the process is ending."""
     gc.freeze()

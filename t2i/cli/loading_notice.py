@@ -14,12 +14,12 @@ SLOW_IMPORTS = ("torch", "diffusers", "transformers", "accelerate")
 
 
 class SlowImportFinder(MetaPathFinder):
-    """Import finder that finds nothing, and prints a notice at the first import of SLOW_IMPORTS."""
+    """Import finder that only prints a notice at the first import of a slow library."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None, /
     ) -> None:
-        """Print the notice once; leave the import to the other finders."""
+        """Print the notice "loading ..." once and return None, so that other finders import."""
         if name in SLOW_IMPORTS:
             _remove_finder(self)
             print_remark("loading ...")

@@ -18,7 +18,7 @@ NOT_ONE_OF = " is not one of "
 
 
 def describe_option_error(error: typer.TyperException) -> str:
-    """Return the given value under its option's name, and what was expected.
+    """Describe an option error of typer or pydantic: the option, the given value, the expected one.
 
     For any other fault this is typer's own message.
     """

@@ -35,7 +35,7 @@ def print_remark(message: str) -> None:
 
 
 def print_error(message: str, kind: str, *, as_json: bool) -> None:
-    """Print an error: a line on standard error, or a JSON document."""
+    """Print an error as a line on standard error, or as a JSON document."""
     if as_json:
         print_json({"error": {"type": kind, "message": message}})
     else:
@@ -45,7 +45,7 @@ def print_error(message: str, kind: str, *, as_json: bool) -> None:
 
 
 def asks_for_json(arguments: Sequence[str]) -> bool:
-    """Return whether the arguments choose JSON.
+    """Return True if the command-line arguments choose JSON output.
 
     They are not parsed: a command line in error may never have been.
     """

@@ -8,7 +8,7 @@ from t2i.cli.file_names import OutputNames
 
 
 class SiblingNames(OutputNames):
-    """Names of files that share a beginning.
+    """Output names of several files that one command writes with a common beginning.
 
     In a folder that is `<words of the prompt>-<mark>-<seed>`, numbered when any of its files is in
     use; `out` may name the first file instead, and the others get its name with their own ends.
@@ -24,14 +24,14 @@ class SiblingNames(OutputNames):
             self.check_free(self.with_siblings(path))
 
     def with_siblings(self, path: Path) -> list[Path]:
-        """Return the first file and the others."""
+        """Return the first file and those with the other endings beside it."""
         return [path, *(path.with_name(f"{path.stem}{end}") for end in self.ends)]
 
     def save_all(self, seed: int, write: Callable[[Sequence[Path]], object]) -> Sequence[Path]:
-        """Let `write` fill all files and return their paths. All or none get their names."""
+        """Write all files through `write` and return their paths; all or none get their names."""
         candidates = (
             [self.with_siblings(self.given_paths[0])]
             if self.given_paths
-            else self.candidate_paths(seed)
+            else self.iter_candidate_paths(seed)
         )
         return write_new_file_group(candidates, write)

@@ -17,18 +17,20 @@ T = TypeVar("T")
 
 
 def read_launcher_rank() -> int:
-    """Return the rank of this process from the environment; 0 where no launcher set it."""
+    """Return this process's rank from the launcher's environment, or 0 without a launcher."""
     return int(os.environ.get("RANK", 0))
 
 
 def read_launcher_process_count() -> int:
-    """Return the number of processes from the environment; 1 where no launcher set it."""
+    """Return the number of processes from the launcher's environment, or 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
 @contextmanager
 def join_processes() -> "Iterator[PartialState]":
-    """Join the process group, over gloo where there is no accelerator; leave it at the end."""
+    """Join the distributed process group within the block, over gloo where there is no
+    accelerator.
+    """
     import torch
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env

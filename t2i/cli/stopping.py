@@ -8,7 +8,7 @@ from t2i.run_folder import StopRequest
 
 
 class SignalInterrupt(KeyboardInterrupt):
-    """Interrupt by a signal: `number` is the signal, `exit_code` the code that a shell expects."""
+    """KeyboardInterrupt raised by a signal, with its number and exit code."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -16,12 +16,12 @@ class SignalInterrupt(KeyboardInterrupt):
 
     @property
     def exit_code(self) -> int:
-        """Exit code of a process that this signal ends."""
+        """Shell exit code of a process that this signal ends: 128 + number."""
         return 128 + self.number
 
 
 class SignalStop(StopRequest):
-    """Stop request that turns the first signal into SignalInterrupt.
+    """Stop request that raises SignalInterrupt at the first signal, inside interruptible blocks.
 
     It is raised at once within an `interruptible` block, else where the next one begins. Further
     signals are ignored, as launchers repeat those that the terminal sends.
@@ -34,7 +34,9 @@ class SignalStop(StopRequest):
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Allow a signal to raise SignalInterrupt within the block."""
+        """Let a signal raise SignalInterrupt within the block; outside it waits for the next
+        block.
+        """
         self._interruptible = True
         try:
             if self._number is not None:

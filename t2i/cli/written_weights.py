@@ -34,7 +34,7 @@ PrecisionOption = Annotated[Precision, typer.Option(help="Precision of the weigh
 
 
 def check_output_free(out: Path, overwrite: bool, *, folder: bool = False) -> None:
-    """Raise unless `out` may be written: as a file that ends in .safetensors, or as a folder."""
+    """Raise an error unless `out` may be written, as a .safetensors file or as a folder."""
     check_name_lengths([out])
     if folder and out.is_file():
         raise OutputError(f"{out} is a file, and what is written is a folder: choose another name.")
@@ -55,7 +55,7 @@ def check_output_free(out: Path, overwrite: bool, *, folder: bool = False) -> No
 
 
 def reserve_output(out: Path, overwrite: bool) -> AbstractContextManager[Path]:
-    """Return a context with the path to write to, which becomes `out` at the end.
+    """Return a context manager that yields a path to write to, which becomes `out` at the end.
 
     Another command may have created `out` since check_output_free: that raises OutputError.
     """
@@ -70,7 +70,7 @@ def _holds_weights(folder: Path) -> bool:
 def write_lora_layout(
     out: Path, lora: "Lora", to: Layout, family: str | None, layers: int = 2
 ) -> None:
-    """Write a LoRA in a layout.
+    """Write a LoRA in the diffusers, kohya or peft layout.
 
     family : of models, for the names in a kohya file
     layers : layers per block of the UNet, by which kohya names SDXL's layers
@@ -96,7 +96,7 @@ def write_lora_layout(
 
 
 def write_model_folder(out: Path, pipe: "Pipeline", precision: Precision) -> None:
-    """Write a pipeline as a model folder of diffusers."""
+    """Write a pipeline as a model folder in diffusers' layout."""
     import torch
 
     from t2i.library_messages import mute_diffusers_warnings

@@ -44,7 +44,7 @@ MOUNT_TIMEOUT = 30.0
 
 @dataclass(frozen=True, slots=True)
 class ProcessWork:
-    """Jobs of one process and the worker that runs them; no worker where there are no jobs."""
+    """Jobs of one process of a bulk run, and their worker, or None without jobs."""
 
     state: "PartialState"
     plan: JobPlan
@@ -53,7 +53,7 @@ class ProcessWork:
 
 
 def run_bulk(bulk: BulkRun, lines: Sequence[PromptLine], *, as_json: bool) -> None:
-    """Make the missing images and print a summary.
+    """Draw the missing images of a bulk run and print a summary.
 
     lines : of the prompts file; only the main process needs them
     """
@@ -160,7 +160,7 @@ def _lock_and_plan(bulk: BulkRun, lines: Sequence[PromptLine], held: ExitStack) 
     held.enter_context(lock_folder(bulk.out))
     for change in folder.list_changed_libraries():
         print_remark(f"Warning: since the first pictures {change}: the others may differ slightly.")
-    return folder.record_run_and_list_missing()
+    return folder.record_run_and_plan_jobs()
 
 
 def _check_samplers(path: Path, jobs: Sequence[Job], model: Path) -> None:
@@ -213,7 +213,7 @@ def _run_jobs(bulk: BulkRun, work: ProcessWork, tally: JobCounter, stop: SignalS
         if work.worker is not None:
             with closing(IndexPart(bulk.out, state.process_index)) as part:
                 for job in work.jobs:
-                    part.add(work.worker.run_job(job, stop))
+                    part.append_entry(work.worker.run_job(job, stop))
                     update()
         while state.is_main_process and tally.finished < len(plan.todo):
             tally.update()

@@ -23,12 +23,12 @@ IndexEntry = dict[str, Any]
 
 
 def index_part_path(folder: Path, rank: int) -> Path:
-    """Return the path of the part of the index that one process writes."""
+    """Return the path of the part of the index that the process `rank` writes."""
     return folder / f"index.{rank}.jsonl"
 
 
 class IndexPart:
-    """The lines of the index that one process appends."""
+    """Writer of the lines of index.jsonl that one process appends."""
 
     def __init__(self, folder: Path, rank: int) -> None:
         self.path = index_part_path(folder, rank)
@@ -38,8 +38,8 @@ class IndexPart:
         except OSError as error:
             raise write_error(self.path, error) from error
 
-    def add(self, entry: Mapping[str, object]) -> None:
-        """Append one line; it is on the disk when this returns. Raises OutputError."""
+    def append_entry(self, entry: Mapping[str, object]) -> None:
+        """Append one entry as a line and flush it to the disk. Raises OutputError."""
         data = (json.dumps(entry, ensure_ascii=False) + "\n").encode()
         try:
             while data:
@@ -49,12 +49,12 @@ class IndexPart:
             raise write_error(self.path, error) from error
 
     def close(self) -> None:
-        """Close the file."""
+        """Close this process's part of the index."""
         os.close(self._descriptor)
 
 
 class JobCounter:
-    """Counter of made and failed jobs over all parts of the index while they grow."""
+    """Counter of drawn and failed jobs over all parts of the index while they grow."""
 
     def __init__(self, folder: Path, ranks: int) -> None:
         self.made = self.failed = 0
@@ -62,11 +62,11 @@ class JobCounter:
 
     @property
     def finished(self) -> int:
-        """Number of jobs that were made or have failed."""
+        """Number of jobs that have been drawn or have failed."""
         return self.made + self.failed
 
     def update(self) -> None:
-        """Count the lines that were added since the last update."""
+        """Count the lines added to the index parts since the last update."""
         for path, start in self._read.items():
             if not path.exists():
                 continue
@@ -80,7 +80,7 @@ class JobCounter:
 
 
 def merge_index_parts(folder: Path) -> dict[int, IndexEntry]:
-    """Merge the parts into the index, remove them, and return the last entry of each job.
+    """Merge the parts of the index into one, remove them, and return job -> last entry.
 
     A later entry replaces an earlier one, but a failure never replaces an image.
     """
@@ -107,7 +107,7 @@ def _read_index(path: Path) -> bytes:
 
 
 def parse_index_entries(data: bytes) -> Iterator[IndexEntry]:
-    """Yield the valid lines of an index.
+    """Iterate over the valid entries in the bytes of an index; broken lines are skipped.
 
     A line that a kill or a full disk cut short, or that another program wrote, is skipped.
     """

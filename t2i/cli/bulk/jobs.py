@@ -13,7 +13,7 @@ from t2i.errors import ArgumentError, DataError
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One image of a bulk run.
+    """Job of a bulk run: one image, with its seed, file name and request.
 
     index : among all images of the file, from 0
     line : number of its line in the file, from 1
@@ -30,7 +30,7 @@ class Job:
 def build_jobs(
     path: Path, lines: Sequence[PromptLine], options: Request, num: int, seed: int
 ) -> list[Job]:
-    """Return the jobs of the lines of a prompts file, in their order.
+    """Build one job per image from the lines of a prompts file, in their order.
 
     path : of the file, for messages
     options : values for the fields that a line leaves open

@@ -44,7 +44,7 @@ OPTION_NAMES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BulkRun:
-    """Arguments of one `t2i generate --prompts` command.
+    """Arguments of one bulk run, a `t2i generate --prompts` command.
 
     options : request of every line, for the fields that a line leaves open; it has no prompt
     seed : of the first image; drawn and recorded if it is None
@@ -61,7 +61,7 @@ class BulkRun:
 
 @dataclass(frozen=True, slots=True)
 class JobPlan:
-    """Jobs that the processes divide among themselves.
+    """Missing jobs of a bulk run, which the processes divide among themselves.
 
     todo : in the order of the file
     total : number of images of the file
@@ -106,8 +106,11 @@ class BulkFolder:
         if self.recorded_state is None:
             _check_names_free(self.out, self.jobs)
 
-    def record_run_and_list_missing(self) -> JobPlan:
-        """Record the run and return the missing jobs. The folder must be locked."""
+    def record_run_and_plan_jobs(self) -> JobPlan:
+        """Write bulk.json, merge the index and return the missing jobs of the locked folder.
+
+        Raises OutputError if another run has worked there since the folder was read.
+        """
         if read_bulk_state(self.out) != self.recorded_state:
             raise OutputError(f"Another run has just worked in {self.out}: start this one again.")
         if self.recorded_state is None:
@@ -121,7 +124,7 @@ class BulkFolder:
         return JobPlan(todo, len(self.jobs), self.state["model_digest"])
 
     def list_changed_libraries(self) -> list[str]:
-        """Return a line for each library whose version differs from that of the first images."""
+        """Return a line for each library whose version differs from the first images' version."""
         before = self.state if self.recorded_state is None else self.recorded_state
         return list_state_differences(before.get("libraries") or {}, self.state["libraries"])
 
@@ -178,7 +181,7 @@ def _stable_repr(value: object) -> str:
 
 
 def read_bulk_state(out: Path) -> dict[str, Any] | None:
-    """Read the state that the folder was begun with; None for a folder without one.
+    """Read bulk.json, the recorded state of a bulk run's folder, or return None without one.
 
     Raises OutputError for a state that cannot be read.
     """
@@ -224,7 +227,7 @@ def _check_same_run(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]
 
 
 def list_state_differences(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
-    """Return "name before -> now" for each value of `now` that differs."""
+    """Return a line "name before -> now" for each value of `now` that differs from `before`."""
     return [
         f"{name} {before.get(name)} -> {value}"
         for name, value in now.items()

@@ -12,7 +12,7 @@ from t2i.cli.bulk.plan import JobPlan
 def show_bulk_progress(
     plan: JobPlan, tally: JobCounter, shown: bool
 ) -> Iterator[Callable[[], None]]:
-    """Yield a function that updates the bar; it does nothing where `shown` is false."""
+    """Yield a function that updates a progress bar over all jobs; no bar unless `shown`."""
     if not shown:
         yield lambda: None
         return

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from t2i.cli.request.file_checks import check_file_combinations, iter_files, locate_request_file
 from t2i.cli.request.input_files import InputFile
-from t2i.cli.request.prompt_line import KEYS, InvalidLine, PromptLine, parse_line, quote_json
+from t2i.cli.request.prompt_line import KEYS, InvalidPromptLine, PromptLine, parse_line, quote_json
 from t2i.cli.request.prompt_loras import LORA_FOLDER, set_line_prompts
 from t2i.cli.request.request import Request
 from t2i.cli.request.sampler_names import NAMES, is_known_sampler, normalise_name
@@ -24,17 +24,17 @@ MAX_NAMED_LINES = 20
 """Maximum number of invalid lines in a message; the others are counted."""
 
 NumberedLines = Iterator[tuple[int, str]]
-NumberedRecords = Iterator[tuple[int, Mapping[str, object] | InvalidLine]]
+NumberedRecords = Iterator[tuple[int, Mapping[str, object] | InvalidPromptLine]]
 
 
-class UnreadableRest(Exception):
-    """Reason why a file cannot be read from some line on: (line, reason)."""
+class UnreadableLines(Exception):
+    """Raised where a prompts file cannot be read from some line on: (line, reason)."""
 
 
 def read_prompts_file(
     path: Path, options: Request | None = None, lora_dir: Path = LORA_FOLDER
 ) -> list[PromptLine]:
-    """Read the lines of a .txt, .jsonl or .csv file.
+    """Read a prompts file: .txt, .jsonl or .csv.
 
     options : where given, lines that make no valid request under them are errors too
     lora_dir : folder of the LoRAs that prompts name, used together with `options`
@@ -100,13 +100,13 @@ def _parse_records(
         for number, record in records:
             try:
                 lines.append(parse_line(number, record, strict=strict))
-            except InvalidLine as error:
+            except InvalidPromptLine as error:
                 broken.append((number, str(error)))
             if len(lines) + len(broken) > MAX_PROMPTS:
-                raise UnreadableRest(
+                raise UnreadableLines(
                     number, f"There are more than {MAX_PROMPTS:,} prompts. Divide it."
                 )
-    except UnreadableRest as error:
+    except UnreadableLines as error:
         broken.append(error.args)
     return lines, broken
 
@@ -125,16 +125,16 @@ def _decode_lines(file: BinaryIO) -> NumberedLines:
     """Yield number and text of each line; bytes that are not UTF-8 become surrogates."""
     for number, data in iterate_lines(file, MAX_LINE):
         if number == 1 and data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise UnreadableRest(1, "The file is UTF-16: save it as UTF-8.")
+            raise UnreadableLines(1, "The file is UTF-16: save it as UTF-8.")
         if len(data) > MAX_LINE:
-            raise UnreadableRest(
+            raise UnreadableLines(
                 number, f"The line is longer than {MAX_LINE // 1024} KiB. Shorten its prompt."
             )
         yield number, data.decode("utf-8", "surrogateescape")
 
 
 def parse_text_lines(lines: NumberedLines) -> NumberedRecords:
-    """Yield a prompt for each line; blank lines and those that begin with # are skipped."""
+    """Iterate over numbered prompts of a text file; blank lines and those with # are skipped."""
     for number, text in lines:
         prompt = text.strip()
         if prompt and not prompt.startswith("#"):
@@ -142,23 +142,23 @@ def parse_text_lines(lines: NumberedLines) -> NumberedRecords:
 
 
 def parse_json_lines(lines: NumberedLines) -> NumberedRecords:
-    """Yield the object of each line; blank lines are skipped."""
+    """Iterate over numbered objects of a JSON lines file; blank lines are skipped."""
     for number, text in lines:
         if text.strip():
             yield number, _parse_json_record(text)
 
 
-def _parse_json_record(text: str) -> Mapping[str, object] | InvalidLine:
+def _parse_json_record(text: str) -> Mapping[str, object] | InvalidPromptLine:
     try:
         record = parse_json(text, pairs=_reject_repeated_keys)
-    except InvalidLine as error:
+    except InvalidPromptLine as error:
         return error
     except ValueError as error:
-        return InvalidLine(
+        return InvalidPromptLine(
             f'Not JSON: {error}. Expected an object such as {{"prompt": "a cat", "seed": 7}}.'
         )
     if not isinstance(record, dict):
-        return InvalidLine(
+        return InvalidPromptLine(
             f'Got {quote_json(record)}, expected an object such as {{"prompt": "a cat"}}.'
         )
     return record
@@ -168,13 +168,13 @@ def _reject_repeated_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     record: dict[str, object] = {}
     for key, value in pairs:
         if key in record:
-            raise InvalidLine(f"The key {quote_json(key)} is given twice: keep one.")
+            raise InvalidPromptLine(f"The key {quote_json(key)} is given twice: keep one.")
         record[key] = value
     return record
 
 
 def parse_csv_rows(lines: NumberedLines) -> NumberedRecords:
-    """Yield the rows under a header; a quoted cell may hold line breaks, an empty one skipped."""
+    """Iterate over numbered rows of a CSV file under its header; empty cells are skipped."""
     source = CsvReader(lines)
     rows = source.rows()
     number, header = next(((n, row) for n, row in rows if row), (1, []))
@@ -184,7 +184,7 @@ def parse_csv_rows(lines: NumberedLines) -> NumberedRecords:
         if row and len(row) != len(columns):
             yield (
                 number,
-                InvalidLine(
+                InvalidPromptLine(
                     f"{len(row)} cells, but the header has {len(columns)}. "
                     "Put a cell that holds a comma into double quotes."
                 ),
@@ -206,23 +206,23 @@ class CsvReader:
             self.first = self.first or number
             self.size += len(text)
             if self.size > MAX_LINE:
-                raise UnreadableRest(
+                raise UnreadableLines(
                     self.first,
                     f"The record is longer than {MAX_LINE // 1024} KiB. Is a quote left open?",
                 )
             yield text
 
     def rows(self) -> Iterator[tuple[int, list[str]]]:
-        """Yield the number of the first line and the cells of each record.
+        """Iterate over (number of the first line, cells) of each CSV record.
 
-        Raises UnreadableRest.
+        Raises UnreadableLines.
         """
         try:
             for row in csv.reader(self, strict=True):
                 yield self.first, row
                 self.first = self.size = 0
         except csv.Error as error:
-            raise UnreadableRest(
+            raise UnreadableLines(
                 self.first or 1, f"Not CSV: {error}. Check the double quotes of this record."
             ) from None
 
@@ -231,15 +231,15 @@ def _check_header(number: int, columns: Sequence[str]) -> None:
     expected = "Expected a first line such as: prompt,seed,size"
     for column in columns:
         if column not in KEYS:
-            raise UnreadableRest(
+            raise UnreadableLines(
                 number, f"Unknown column {quote_json(column)}. {nearest(column, KEYS)} {expected}"
             )
         if columns.count(column) > 1:
-            raise UnreadableRest(
+            raise UnreadableLines(
                 number, f"The column {quote_json(column)} is given twice: keep one."
             )
     if "prompt" not in columns:
-        raise UnreadableRest(number, f"There is no column 'prompt'. {expected}")
+        raise UnreadableLines(number, f"There is no column 'prompt'. {expected}")
 
 
 READERS: dict[str, Callable[[NumberedLines], NumberedRecords]] = {

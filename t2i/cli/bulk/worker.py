@@ -42,7 +42,7 @@ MAX_MESSAGE = 2_000
 
 @dataclass(frozen=True, slots=True)
 class BulkWorker:
-    """A loaded pipeline that runs jobs and saves their images.
+    """Worker of a bulk run: a loaded pipeline that runs jobs and saves their images.
 
     own_scheduler : the model's, for requests that name no sampler
     weights : digest of the model
@@ -57,12 +57,12 @@ class BulkWorker:
 
     @classmethod
     def load(cls, model: Path, weights: str, bulk: BulkRun, device: "torch.device") -> "BulkWorker":
-        """Load the model on a device."""
+        """Load the pipeline of a bulk run on a device."""
         pipe = load_pipeline(model, None, device)
         return cls(pipe, AttachedAdapters(pipe), pipe.scheduler, weights, bulk.out, bulk.metadata)
 
     def run_job(self, job: Job, stop: SignalStop) -> IndexEntry:
-        """Draw and save one image; return its line of the index, with the file or the error.
+        """Draw and save one job's image, and return its index entry, with the file or the error.
 
         Raises OutputError where the folder takes no image: that is not the fault of one job.
         """
@@ -93,7 +93,7 @@ class BulkWorker:
         self.pipe.scheduler = build_named_scheduler(
             request.sampler, self.own_scheduler.config
         ) or rebuild_scheduler(self.own_scheduler)
-        self.attached.attach(request)
+        self.attached.attach_adapters(request)
         request = request.with_defaults(read_pipeline_defaults(self.pipe, request))
         warn_of_large_size(self.pipe, request)
         picture = draw_image(self.pipe, request, seed, bar=False)

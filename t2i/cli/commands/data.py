@@ -55,7 +55,7 @@ def show(
     names = OutputNames(out, f"{name} {split}", num=1)
     names.make_folder()
     sheet = draw_mask_sheet(DATA_SETS[name](seed, split), range(num), masks)
-    path = names.save(0, seed, partial(save_picture, sheet))
+    path = names.save_image(0, seed, partial(save_picture, sheet))
     if format == "json":
         print_json({"path": str(path), "num": num, "seed": seed, "split": split})
     else:
@@ -119,7 +119,7 @@ def check(
     if num:
         names.make_folder()
         page = draw_contact_sheet(pictures, spread_indices(pictures, num))
-        path = names.save(0, config.seed, partial(save_picture, page))
+        path = names.save_image(0, config.seed, partial(save_picture, page))
     usable = len(found.broken) <= config.bad_share * found.total
     if format == "json":
         sheet = None if path is None else str(path)

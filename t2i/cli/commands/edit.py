@@ -78,7 +78,7 @@ SelfReplace = Annotated[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EditOptions:
-    """Options of the edits of attention, parsed.
+    """Parsed options of the attention edits of `t2i edit`.
 
     weights : word -> factor
     windows : "cross_replace" and "self_replace" -> the shares of the run between which they act
@@ -96,7 +96,7 @@ class EditOptions:
         cross_replace: str | None,
         self_replace: str | None,
     ) -> "EditOptions":
-        """Parse the options as they were typed. Raises ArgumentError for an unusable one."""
+        """Parse the options of the attention edits as typed. Raises ArgumentError if unusable."""
         windows = {}
         if cross_replace is not None:
             windows["cross_replace"] = parse_step_window("--cross-replace", cross_replace)
@@ -105,7 +105,7 @@ class EditOptions:
         return cls(weights=parse_word_weights(weights), blend=parse_blend(blend), windows=windows)
 
     def to_word_edit_options(self) -> "WordEditOptions":
-        """Return the options as the automatic edits take them."""
+        """Convert the options to those of the automatic word edits."""
         from pipelines.prompt_to_prompt.automatic_edits import WordEditOptions
 
         return WordEditOptions(weights=self.weights, blend=self.blend, **self.windows)
@@ -154,7 +154,7 @@ def edit(
         lora=lora,
         embedding=embedding,
     )
-    request = options.build_request(source, sampling.to_overrides(), lora_dir)
+    request = options.build_prompt_request(source, sampling.to_overrides(), lora_dir)
     edit_options = EditOptions.parse(weight or [], blend or "auto", cross_replace, self_replace)
     prompts = _list_prompts(request.prompt, target, more or [], edit_options.weights)
     metadata, as_json = not no_metadata, format == "json"
@@ -315,7 +315,7 @@ def _file_endings(prompts: int) -> list[str]:
 
 
 def parse_word_weights(texts: Sequence[str]) -> dict[str, float]:
-    """Parse texts such as "red=2" into word -> factor. Raises ArgumentError."""
+    """Parse word weights such as "red=2" into word -> factor. Raises ArgumentError."""
     weights: dict[str, float] = {}
     for text in texts:
         word, _, factor = (part.strip() for part in text.rpartition("="))
@@ -332,7 +332,7 @@ def parse_word_weights(texts: Sequence[str]) -> dict[str, float]:
 
 
 def parse_blend(text: str) -> "Blend | Literal['auto'] | None":
-    """Parse "cat,dog" into the words of the source and of the target. Raises ArgumentError.
+    """Parse local blending "cat,dog" into source and target words. Raises ArgumentError.
 
     Several words of a side are joined by "+"; one word alone is that of both sides.
     """
@@ -353,7 +353,7 @@ def parse_blend(text: str) -> "Blend | Literal['auto'] | None":
 
 
 def parse_step_window(name: str, text: str) -> tuple[float, float]:
-    """Parse the shares of the run between which an edit acts. Raises ArgumentError.
+    """Parse the shares of the run between which an edit acts, as "0.2:0.8". Raises ArgumentError.
 
     "0.8" is from the beginning to 0.8, "0.2:0.8" from 0.2 on. `name` is the option, for messages.
     """

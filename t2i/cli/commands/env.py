@@ -33,7 +33,7 @@ def env(format: Format = "text") -> None:
 
 
 def read_environment() -> dict[str, str | int]:
-    """Return versions, platform and device, by name."""
+    """Read the versions, platform and device of this machine, by name."""
     import torch
 
     from t2i.accelerate_state import default_device

@@ -58,7 +58,7 @@ AgainstOption = Annotated[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationOptions:
-    """Options of `t2i evaluate`.
+    """Parsed options of one `t2i evaluate` command.
 
     model : as it was typed; folder : where it lies
     parts : names of the parts of the suite to measure
@@ -77,7 +77,7 @@ class EvaluationOptions:
 
     @property
     def command(self) -> str:
-        """The command line that measures it again, for the head of the result."""
+        """Command line that repeats the measurement, for the head of the result."""
         suite = [f"--suite {self.suite}"] * (self.suite != "scenes")
         return " ".join(["t2i evaluate", self.model, *suite, *["--quick"] * self.quick])
 

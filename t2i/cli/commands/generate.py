@@ -69,7 +69,7 @@ ImagePrompt = Annotated[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputImageOptions:
-    """Options that name images to draw from, as they were typed; None for those not given."""
+    """Typed options of `t2i generate` that name input images; None for those not given."""
 
     ip_adapter: Path | None
     image_prompt: str | None
@@ -78,7 +78,7 @@ class InputImageOptions:
     strength: float | None
 
     def add_to(self, overrides: "RequestOverrides") -> "RequestOverrides":
-        """Return the overrides with these options. Raises ArgumentError for an unusable path."""
+        """Return the request overrides with the input images added. Raises ArgumentError."""
         from t2i.cli.request.input_files import parse_file, parse_scaled_file
 
         return replace(
@@ -95,7 +95,7 @@ class InputImageOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputOptions:
-    """Options about the files that are written and how they are reported.
+    """Options of `t2i generate` about the files that are written and how they are reported.
 
     num : images of each prompt
     metadata : whether to write into an image how it was made
@@ -270,7 +270,7 @@ def _generate_bulk(
 def request_from_image(
     picture: Path, overrides: "RequestOverrides", lora_dir: Path
 ) -> tuple["ImageMetadata", "Request", int | None]:
-    """Return an image's metadata, the request that reproduces it under the overrides, and its seed.
+    """Return an image's metadata, the request that reproduces it under overrides, and its seed.
 
     Raises DataError for an image without metadata, ModelError for a model that is not found here.
     """

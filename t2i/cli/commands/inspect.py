@@ -82,7 +82,7 @@ def inspect(
         lora=lora,
         embedding=embedding,
     )
-    request = options.build_request(prompt, sampling.to_overrides(), lora_dir)
+    request = options.build_prompt_request(prompt, sampling.to_overrides(), lora_dir)
     options.check_not_composed(request, [request.prompt])
     from t2i.cli.output_files import SiblingNames
     from t2i.cli.request.request import choose_seed
@@ -149,7 +149,7 @@ def _draw_and_probe(
 
 
 def split_words(words: list[str] | None) -> list[str]:
-    """Return each word or phrase of comma-separated texts once, in the order typed.
+    """Split comma-separated texts into distinct words or phrases, in the order typed.
 
     Raises ArgumentError for an empty one.
     """
@@ -201,7 +201,7 @@ def _word_facts(maps: "HeatMaps", word: str) -> dict[str, object]:
 
 
 def name_position(across: float, down: float) -> str:
-    """Name a point of the image, given as shares of its sides, by thirds: "upper left"."""
+    """Name a point of the image by thirds, such as "upper left"."""
     return POSITION_NAMES[min(int(down * 3), 2)][min(int(across * 3), 2)]
 
 

@@ -133,7 +133,7 @@ def _read_card(card: Path) -> str:
 
 
 def summarise_card(card: str) -> str:
-    """Return the first paragraph of a model card, below its front matter and its title."""
+    """Return the first paragraph of a model card, below its front matter and title."""
     body = card.split("\n---\n", 1)[-1] if card.startswith("---\n") else card
     paragraphs = (part.strip() for part in body.split("\n\n"))
     texts = (part for part in paragraphs if part and not part.startswith(("#", "!", "---")))

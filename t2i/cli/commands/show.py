@@ -61,9 +61,9 @@ def _metadata_document(image: Path, metadata: "ImageMetadata") -> dict[str, obje
 def _reproduce_command(image: Path, metadata: "ImageMetadata") -> str:
     """Return the command that draws the image again."""
     if metadata.pictures > 1:
-        from t2i.cli.drawing.grid import reproduce_grid_command
+        from t2i.cli.drawing.grid import build_grid_command
 
-        return reproduce_grid_command(image, metadata)
+        return build_grid_command(image, metadata)
     return f"t2i generate --from {quote(str(image))}"
 
 

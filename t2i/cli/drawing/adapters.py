@@ -31,7 +31,7 @@ IMAGE_FIELDS = ("image_prompt", "image", "mask")
 
 
 class AttachedAdapters:
-    """A pipeline and the adapters that are attached to it at present."""
+    """Manager of the LoRAs, learned words and IP-Adapter attached to a pipeline."""
 
     def __init__(self, pipe: "Pipeline") -> None:
         self.pipe: Any = pipe
@@ -43,8 +43,8 @@ class AttachedAdapters:
         self._words_by_file: dict[str, list[str]] = {}
         self._replaced_parts: dict[str, Any] = {}
 
-    def attach(self, request: Request) -> None:
-        """Attach the adapters of the request and detach all others.
+    def attach_adapters(self, request: Request) -> None:
+        """Attach the adapters that a request names and detach all others.
 
         Raises ModelError for a file that does not fit the model, DataError for an image that is not
         the one that the request recorded.
@@ -60,14 +60,14 @@ class AttachedAdapters:
             self.detach_loras()
             self.attach_loras(request.loras)
         if request.ip_adapter != self.ip_adapter:
-            self.unload_image_encoder()
+            self.detach_ip_adapter()
             if request.ip_adapter is not None:
-                self.load_image_encoder(request.ip_adapter)
+                self.attach_ip_adapter(request.ip_adapter)
         if request.image_prompt is not None:
             self.pipe.set_ip_adapter_scale(request.image_prompt.scale)
 
     def attach_loras(self, loras: tuple[ScaledFile, ...]) -> None:
-        """Attach LoRAs; none stays attached where one fails. Raises ModelError."""
+        """Attach LoRAs to the pipeline, or none of them if one fails. Raises ModelError."""
         models = {part: getattr(self.pipe, part, None) for part in MODEL_PARTS}
         layers = self.pipe.unet.config.layers_per_block
         try:
@@ -90,7 +90,7 @@ class AttachedAdapters:
         self._num_attached = 0
 
     def add_learned_words(self, embeddings: tuple[EmbeddingFile, ...]) -> None:
-        """Add words to copies of the tokenizers; the encoders' own embedding tables are kept aside.
+        """Add learned words to copies of the tokenizers and embedding tables.
 
         Raises ModelError for a file that does not fit, ArgumentError for a word that the model has.
         """
@@ -156,7 +156,7 @@ class AttachedAdapters:
                 )
 
     def remove_learned_words(self) -> None:
-        """Restore the tokenizers and embedding tables of the model."""
+        """Restore the model's own tokenizers and embedding tables."""
         for end, (tokenizer, table, size) in self._replaced_vocabularies.items():
             encoder = getattr(self.pipe, f"text_encoder{end}")
             encoder.set_input_embeddings(table)
@@ -165,8 +165,8 @@ class AttachedAdapters:
         self._replaced_vocabularies, self._words_by_file = {}, {}
         self.embeddings = ()
 
-    def load_image_encoder(self, adapter: InputFile) -> None:
-        """Load an IP-Adapter and its image encoder. Raises ModelError where they do not fit."""
+    def attach_ip_adapter(self, adapter: InputFile) -> None:
+        """Load an IP-Adapter and its image encoder. Raises ModelError if they do not fit."""
         path = locate_unchanged_file("ip_adapter", adapter)
         if self.pipe.image_encoder is None:
             if not (path.parent / IMAGE_ENCODER).is_dir():
@@ -186,11 +186,11 @@ class AttachedAdapters:
                     str(path.parent), subfolder="", weight_name=path.name, local_files_only=True
                 )
         except BaseException:
-            self.unload_image_encoder()
+            self.detach_ip_adapter()
             raise
         self.ip_adapter = adapter
 
-    def unload_image_encoder(self) -> None:
+    def detach_ip_adapter(self) -> None:
         """Remove the IP-Adapter and restore the attention processors and the image encoder."""
         if not self._replaced_parts:
             return

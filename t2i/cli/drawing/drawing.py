@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def load_pipeline(
     folder: Path, sampler: str | None, device: "torch.device | None" = None
 ) -> "TextToImagePipeline":
-    """Load a model on a device: by default the one where a single process computes.
+    """Load a text-to-image pipeline on a device, with the sampler of that name.
 
     sampler : name of the scheduler; None keeps the model's own
     """
@@ -48,7 +48,7 @@ def load_pipeline(
 
 
 def build_named_scheduler(sampler: str | None, config: Any) -> "Scheduler | None":
-    """Build the scheduler of that name; None for the model's own, whose class may be named too."""
+    """Build the scheduler of a sampler's name, or return None for the model's own."""
     from t2i.denoiser.schedulers import build_scheduler
 
     if sampler is None or sampler == config.get("_class_name"):
@@ -57,7 +57,7 @@ def build_named_scheduler(sampler: str | None, config: Any) -> "Scheduler | None
 
 
 def find_pipeline_class(request: Request) -> "type[Pipeline]":
-    """Return the class of the pipeline that the request needs."""
+    """Return the pipeline class that a request needs: inpainting, image- or text-to-image."""
     if request.mask is not None:
         from pipelines.inpaint import InpaintPipeline
 
@@ -85,7 +85,7 @@ def read_pipeline_defaults(pipe: "TextToImagePipeline", request: Request) -> Req
 def draw_image(
     pipe: "TextToImagePipeline", request: Request, seed: int, *, bar: bool = True
 ) -> "Image":
-    """Draw the image of a seed with the adapters that are attached to the pipeline.
+    """Draw the image of one seed with the adapters attached to the pipeline.
 
     bar : whether to show a progress bar on a terminal
     """
@@ -112,7 +112,7 @@ def enlarge_image(
     *,
     bar: bool = True,
 ) -> "Image":
-    """Return the drawn image, upscaled where the request asks for it."""
+    """Upscale a drawn image if the request asks for it, otherwise return it unchanged."""
     if request.upscale is None:
         return picture
     from pipelines.image_to_image import ImageToImagePipeline
@@ -241,7 +241,7 @@ def _image_prompt_arguments(request: Request) -> dict[str, object]:
 
 
 def warn_of_large_size(pipe: "TextToImagePipeline", request: Request) -> None:
-    """Warn of an image drawn from noise with more pixels than the model was trained at.
+    """Warn if an image is drawn from noise with more pixels than the model was trained at.
 
     A longer side alone is no fault: SDXL was trained at 2048 x 512 too.
     """

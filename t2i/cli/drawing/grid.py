@@ -17,7 +17,7 @@ USABLE_AREA = 0.8
 
 
 class ImageGrid:
-    """Images of a command, scaled down, with the seeds that label them."""
+    """Contact sheet of a command's images, scaled down and labelled with their seeds."""
 
     def __init__(self, num: int) -> None:
         """Prepare a sheet of `num` images. Raises ArgumentError for fewer than two."""
@@ -27,33 +27,33 @@ class ImageGrid:
         self.cells: list[Image.Image] = []
         self.seeds: list[int] = []
 
-    def add(self, picture: Image.Image, seed: int) -> None:
-        """Add the image of a seed."""
+    def add_image(self, picture: Image.Image, seed: int) -> None:
+        """Add one image to the sheet, scaled down and labelled with its seed."""
         room = USABLE_AREA * MAX_PIXELS / self.num
         width = int(math.sqrt(room * picture.width / picture.height))
         cell = max(1, min(picture.width, MAX_CELL_WIDTH, width))
         self.cells.append(scale_to_width(picture, cell))
         self.seeds.append(seed)
 
-    def render(self) -> Image.Image:
-        """Return the sheet of the images added so far, in a square grid."""
+    def render_sheet(self) -> Image.Image:
+        """Return the contact sheet of the images added so far, in a square grid."""
         labels = [f"seed {seed}" for seed in self.seeds]
         return picture_grid(self.cells, labels, math.ceil(math.sqrt(len(self.cells))))
 
 
-def reproduce_grid_command(path: Path, metadata: ImageMetadata) -> str:
-    """Return the command that draws all images of a sheet again."""
+def build_grid_command(path: Path, metadata: ImageMetadata) -> str:
+    """Return the t2i command that draws all images of a contact sheet again."""
     seed = metadata.settings.seed
     return f"t2i generate --from {quote(str(path))} --seed {seed} --num {metadata.pictures} --grid"
 
 
 def check_single_image(path: Path, metadata: ImageMetadata) -> None:
-    """Raise ArgumentError for the metadata of a sheet, which cannot be drawn as one image."""
+    """Raise ArgumentError if metadata is a contact sheet's, which cannot be drawn as one image."""
     if metadata.pictures > 1:
         first = metadata.settings.seed or 0
         last = first + metadata.pictures - 1
         raise ArgumentError(
             f"{path} is a sheet of {metadata.pictures} pictures, of the seeds {first} to {last}: "
             "say which with --seed, or draw all of them again with: "
-            f"{reproduce_grid_command(path, metadata)}"
+            f"{build_grid_command(path, metadata)}"
         )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LoadedRequest:
-    """A pipeline that is ready to draw one request.
+    """Request with its loaded pipeline, ready to draw.
 
     request : with all fields set but the size
     weights : digest of the model
@@ -48,7 +48,7 @@ def load_request(request: Request, prompts: Sequence[str] = ()) -> LoadedRequest
     for warning in find_prompt_warnings(request, texts, request.model, read_known_words(folder)):
         warnings.warn(warning, stacklevel=2)
     pipe = load_pipeline(folder, request.sampler)
-    AttachedAdapters(pipe).attach(request)
+    AttachedAdapters(pipe).attach_adapters(request)
     request = request.with_defaults(read_pipeline_defaults(pipe, request))
     warn_of_large_size(pipe, request)
     return LoadedRequest(pipe, request, compute_model_digest(folder), changed)

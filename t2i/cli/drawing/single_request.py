@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageOutput:
-    """Destination and report of the images of one command.
+    """Output settings of one command: file names, metadata, report format and contact sheet.
 
     metadata : whether to write into an image how it was made
     as_json : print one JSON document at the end instead of a line for each image
@@ -44,7 +44,7 @@ def generate_images(
     output: ImageOutput,
     original: "ImageMetadata | None" = None,
 ) -> None:
-    """Draw and save one image for each seed, and report them.
+    """Draw and save one image of a request for each seed, and report them.
 
     original : metadata of the image that is reproduced; differences from it are reported
     """
@@ -94,14 +94,14 @@ def _draw_images(
             request = replace(request, width=image.width, height=image.height)
             image = enlarge_image(loaded.pipe, request, seed, image)
             texts = build_image_texts(request, seed, loaded.weights) if output.metadata else None
-            path = output.names.save(index, seed, partial(save_picture, image, text=texts))
+            path = output.names.save_image(index, seed, partial(save_picture, image, text=texts))
             seconds = round(time.perf_counter() - start, 2)
             made.append({"path": str(path), "seed": seed, "seconds": seconds})
             if not output.as_json:
                 print_remark(f"seed {seed}, {seconds} s")
                 print_line(path)
             if output.grid is not None:
-                output.grid.add(image, seed)
+                output.grid.add_image(image, seed)
     except KeyboardInterrupt:
         print_remark(
             f"Interrupted: {len(made)} of {several(len(seeds), 'picture')} finished and kept."
@@ -120,7 +120,7 @@ def _save_grid(
     texts = None
     if output.metadata:
         texts = build_image_texts(request, seeds[0], loaded.weights, len(grid.cells))
-    path = output.names.save_grid(seeds[0], partial(save_picture, grid.render(), text=texts))
+    path = output.names.save_grid(seeds[0], partial(save_picture, grid.render_sheet(), text=texts))
     if not output.as_json:
         print_line(path)
     return path

@@ -54,7 +54,7 @@ class FirstStepNotice:
 
 
 def format_run_time(seconds: float) -> str:
-    """Return seconds for people: "8.2 s", "3 min", "2.5 h"."""
+    """Format seconds for people, such as "8.2 s", "3 min" or "2.5 h"."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -20,7 +20,7 @@ USED = {
 
 
 def read_a1111(texts: Mapping[str, str]) -> ImageMetadata | None:
-    """Return the metadata in A1111's layout; None where there is none."""
+    """Return the metadata that an image has in A1111's layout, or None."""
     if "fooocus_scheme" in texts or "parameters" not in texts:
         return None
     return parse_a1111(texts["parameters"])

@@ -36,7 +36,7 @@ IGNORED_NODES = {
 
 
 def read_comfyui(texts: Mapping[str, str]) -> ImageMetadata | None:
-    """Return the metadata in a graph of ComfyUI; None where there is none.
+    """Return the metadata in an image's ComfyUI graph, or None. Raises DataError.
 
     `prompt` is the graph as it ran; `workflow` the editor's page, read where that is missing.
     """
@@ -50,7 +50,7 @@ def read_comfyui(texts: Mapping[str, str]) -> ImageMetadata | None:
 
 
 def parse_comfyui_graph(graph: ComfyUIGraph, raw: str) -> ImageMetadata:
-    """Return what the graph says, beginning at a sampler and following its links upstream.
+    """Parse a ComfyUI graph into image metadata, following links upstream from a sampler.
 
     raw : the text that the graph was parsed from
     Raises DataError for a graph without a sampler.
@@ -62,7 +62,7 @@ def parse_comfyui_graph(graph: ComfyUIGraph, raw: str) -> ImageMetadata:
     sampler = next((node for node in samplers if _is_empty_latent(starts[node.name])), samplers[0])
     for other in samplers:
         if other is not sampler:
-            parser.report_unused(f"node {other.name}", f"{other.kind} samples once more")
+            parser.report_unused(f"node {other.name}", f"{other.class_type} samples once more")
 
     seen = {sampler.name, *(node.name for node in _linked_parts(graph, sampler))}
     prompt = _collect_prompt(graph, sampler, "positive", parser, seen)
@@ -71,8 +71,12 @@ def parse_comfyui_graph(graph: ComfyUIGraph, raw: str) -> ImageMetadata:
     size = _parse_start(graph, starts[sampler.name], parser, seen)
     settings = _parse_settings(graph, sampler, size, model, parser)
     for node in graph.nodes.values():
-        if node.name not in seen and node.kind not in IGNORED_NODES and node.name not in starts:
-            parser.report_unused(f"node {node.name}", node.kind)
+        if (
+            node.name not in seen
+            and node.class_type not in IGNORED_NODES
+            and node.name not in starts
+        ):
+            parser.report_unused(f"node {node.name}", node.class_type)
     return parser.build_metadata(TOOL, prompt, negative_prompt, settings, raw)
 
 
@@ -80,7 +84,7 @@ def _find_samplers(graph: ComfyUIGraph) -> list[ComfyUINode]:
     whole = (_merge_parts(graph, node) for node in graph.nodes.values())
     samplers = list(islice(filter(_is_sampler, whole), MAX_SAMPLERS))
     if not samplers:
-        kinds = sorted({node.kind for node in graph.nodes.values()})
+        kinds = sorted({node.class_type for node in graph.nodes.values()})
         raise DataError(f"ComfyUI: a graph without a sampler among {', '.join(kinds):.80}")
     return samplers
 
@@ -95,7 +99,7 @@ def _find_model(
             if model := graph.resolve_value(node, key):
                 return model
         values = {key: v for key, v in node.inputs.items() if not graph.resolve_link(v)}
-        parser.report_unused(node.kind, values)
+        parser.report_unused(node.class_type, values)
     return None
 
 
@@ -108,7 +112,7 @@ def _parse_start(
         width, height = (graph.resolve_value(start, side) for side in ("width", "height"))
         return parser.parse_size(width, height)
     if start is not None:
-        why = f"{start.kind}: the picture did not begin from noise"
+        why = f"{start.class_type}: the picture did not begin from noise"
         parser.report_unused(f"node {start.name}", why)
     return None, None
 
@@ -149,13 +153,13 @@ def _merge_parts(graph: ComfyUIGraph, node: ComfyUINode) -> ComfyUINode:
     parts = _linked_parts(graph, node)
     more: dict[str, Json] = {}
     for part in parts:
-        if part.kind in SPACINGS:
-            more["scheduler"] = SPACINGS[part.kind]
+        if part.class_type in SPACINGS:
+            more["scheduler"] = SPACINGS[part.class_type]
         if "conditioning" in part.inputs:
             more["positive"] = part.inputs["conditioning"]
     # One view of all of them: copies would add up where a thousand nodes share a large part.
     inputs = ChainMap(*(one.inputs for one in (node, *parts)), more)
-    return ComfyUINode(node.name, node.kind, inputs)
+    return ComfyUINode(node.name, node.class_type, inputs)
 
 
 def _is_sampler(node: ComfyUINode) -> bool:
@@ -172,7 +176,7 @@ def _find_latent_source(graph: ComfyUIGraph, sampler: ComfyUINode) -> ComfyUINod
 
 
 def _is_empty_latent(node: ComfyUINode | None) -> bool:
-    return node is not None and "Empty" in node.kind and "Latent" in node.kind
+    return node is not None and "Empty" in node.class_type and "Latent" in node.class_type
 
 
 def _collect_prompt(
@@ -188,10 +192,10 @@ def _collect_prompt(
             continue
         node, output = target
         visited.add(node.name)
-        if "TextEncode" in node.kind:
+        if "TextEncode" in node.class_type:
             found += _encoder_texts(graph, node, parser)
             continue
-        if node.kind == "ConditioningZeroOut":
+        if node.class_type == "ConditioningZeroOut":
             continue
         # Some nodes take both roles and give both out, the positive one first.
         both = ("positive", "negative")[output : output + 1] if "positive" in node.inputs else ()
@@ -201,9 +205,9 @@ def _collect_prompt(
             links += [node.inputs[key] for key in reversed(wanted)]
         elif only is not None:
             links.append([only[0].name, only[1]])
-        if node.kind not in IGNORED_NODES:
+        if node.class_type not in IGNORED_NODES:
             parser.report_unused(
-                f"node {node.name}", f"{node.kind} changes what the {role} prompt does"
+                f"node {node.name}", f"{node.class_type} changes what the {role} prompt does"
             )
     seen |= visited
     return "\n".join(found)
@@ -214,11 +218,11 @@ def _encoder_texts(graph: ComfyUIGraph, encoder: ComfyUINode, parser: MetadataPa
     texts = [value for value in values if isinstance(value, str)]
     if not texts:
         parser.report_unused(
-            f"node {encoder.name}", f"{encoder.kind} gets its text from another node"
+            f"node {encoder.name}", f"{encoder.class_type} gets its text from another node"
         )
     for other in texts[1:]:
         if other not in ("", texts[0]):
             parser.report_unused(
-                f"node {encoder.name}", f"{encoder.kind} reads a second text: {other}"
+                f"node {encoder.name}", f"{encoder.class_type} reads a second text: {other}"
             )
     return texts[:1]

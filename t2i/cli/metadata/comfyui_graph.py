@@ -30,21 +30,21 @@ WIDGETS = {
 
 @dataclass(frozen=True, slots=True)
 class ComfyUINode:
-    """One node of a graph; `kind` is its class_type."""
+    """Node of a ComfyUI graph: its name, class_type and inputs."""
 
     name: str
-    kind: str
+    class_type: str
     inputs: MutableMapping[str, Json]
 
 
 @dataclass(frozen=True, slots=True)
 class ComfyUIGraph:
-    """Nodes of a graph by name."""
+    """Graph of ComfyUI nodes by name, with its links."""
 
     nodes: Mapping[str, ComfyUINode]
 
     def resolve_link(self, value: Json) -> tuple[ComfyUINode, int] | None:
-        """Return the node and output that an input is linked to; None for a value."""
+        """Return the node and output number that an input is linked to, or None for a value."""
         if not isinstance(value, list) or len(value) != 2:
             return None
         name, output = value
@@ -67,7 +67,7 @@ class ComfyUIGraph:
             seen.add(node.name)
 
     def iter_upstream(self, node: ComfyUINode, keys: tuple[str, ...]) -> Iterator[ComfyUINode]:
-        """Yield the nodes upstream along the first of `keys` that is a link, each once."""
+        """Iterate over the nodes upstream along the first of `keys` that is a link, each once."""
         seen = {node.name}
         while True:
             links = (self.resolve_link(node.inputs[key]) for key in keys if key in node.inputs)
@@ -79,13 +79,13 @@ class ComfyUIGraph:
             yield node
 
     def single_link(self, node: ComfyUINode) -> tuple[ComfyUINode, int] | None:
-        """Return the only link of a node that passes its input on; None for several."""
+        """Return the only link among a node's inputs, or None if there are several."""
         links = [found for value in node.inputs.values() if (found := self.resolve_link(value))]
         return links[0] if len(links) == 1 else None
 
 
 def parse_prompt_graph(values: Mapping[str, Json]) -> ComfyUIGraph:
-    """Parse the graph as it ran. Raises DataError for another layout.
+    """Parse ComfyUI's API-format graph ("prompt"). Raises DataError for another layout.
 
     {"3": {"class_type": "KSampler", "inputs": {"steps": 20, "model": ["4", 0]}}}
     """
@@ -101,7 +101,7 @@ def parse_prompt_graph(values: Mapping[str, Json]) -> ComfyUIGraph:
 
 
 def parse_workflow_graph(values: Mapping[str, Json]) -> ComfyUIGraph:
-    """Parse the graph of the editor's page. Raises DataError for another layout.
+    """Parse ComfyUI's editor graph ("workflow"). Raises DataError for another layout.
 
     {"nodes": [{"id": 3, "type": ..., "inputs": [{"name", "link"}], "widgets_values": []}],
     "links": [[link, node, output, ...]]}

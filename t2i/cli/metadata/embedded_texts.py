@@ -35,7 +35,7 @@ TOO_MANY = f"more than {MAX_BLOCKS:,} blocks; the rest is not read"
 
 @dataclass
 class EmbeddedTexts:
-    """Texts of an image file by the key that their tool gave them.
+    """Texts embedded in an image file, by the key that their tool gave them.
 
     errors : a line for each text that could not be read
     """
@@ -44,8 +44,10 @@ class EmbeddedTexts:
     errors: list[str] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
 
-    def add(self, key: str, read: Callable[[], str]) -> None:
-        """Read a text under its key; of several under one key only the first counts."""
+    def add_text(self, key: str, read: Callable[[], str]) -> None:
+        """Read a text and add it under its key, or add an error line; only the first per key
+        counts.
+        """
         if key in self.seen:
             return
         self.seen.add(key)
@@ -55,7 +57,7 @@ class EmbeddedTexts:
             self.errors.append(f"{key}: {error}")
 
 
-def read_texts(path: Path) -> EmbeddedTexts:
+def read_embedded_texts(path: Path) -> EmbeddedTexts:
     """Read the texts of a PNG, JPEG or WebP file, recognised by content and never by name.
 
     Raises DataError for any other file.
@@ -104,7 +106,7 @@ def _add_png_text(file: BinaryIO, kind: bytes, size: int, texts: EmbeddedTexts) 
             raise ValueError("its checksum is wrong: the file is damaged")
         return _decode_png_text(kind, data)
 
-    texts.add(key, read)
+    texts.add_text(key, read)
 
 
 def _decode_png_text(kind: bytes, data: bytes) -> str:
@@ -207,12 +209,12 @@ def _add_exif(data: bytes, texts: EmbeddedTexts) -> None:
         return
     comment, maker = fields.get(USER_COMMENT), fields.get(MAKER_NOTE, b"")
     if comment:
-        texts.add("parameters", partial(decode_user_comment, comment))
+        texts.add_text("parameters", partial(decode_user_comment, comment))
     if maker.startswith(b"t2i\0"):
-        texts.add("t2i", partial(maker[4:].decode, "utf-8"))
+        texts.add_text("t2i", partial(maker[4:].decode, "utf-8"))
     elif maker.rstrip(b"\0") in (b"fooocus", b"a1111"):
-        texts.add("fooocus_scheme", partial(maker.rstrip(b"\0").decode, "ascii"))
+        texts.add_text("fooocus_scheme", partial(maker.rstrip(b"\0").decode, "ascii"))
     for tag in (MAKE, MODEL):  # ComfyUI writes "prompt:{...}" and "workflow:{...}" here
         key, _, value = fields.get(tag, b"").partition(b":")
         if key in (b"prompt", b"workflow"):
-            texts.add(key.decode("ascii"), partial(value.rstrip(b"\0").decode, "utf-8"))
+            texts.add_text(key.decode("ascii"), partial(value.rstrip(b"\0").decode, "utf-8"))

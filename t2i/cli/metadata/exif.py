@@ -11,7 +11,7 @@ BYTES, ASCII, UNDEFINED = 1, 2, 7
 
 
 def parse_exif(data: bytes) -> dict[int, bytes]:
-    """Return tag -> bytes of the first directory and of its Exif directory, which takes precedence.
+    """Parse Exif data into tag -> bytes, with the Exif directory taking precedence over the first.
 
     Raises ValueError or struct.error for damaged data.
     """
@@ -46,7 +46,7 @@ def _parse_directory(data: bytes, start: int, order: str) -> tuple[dict[int, byt
 
 
 def decode_user_comment(comment: bytes) -> str:
-    """Decode a UserComment; its first eight bytes name the encoding, but some tools omit them."""
+    """Decode an Exif UserComment, whose first eight bytes usually name the encoding."""
     code, text = comment[:8], comment[8:]
     if code == b"UNICODE\0":
         return _decode_utf16(text)

@@ -20,7 +20,7 @@ USED = {
 
 
 def read_fooocus(texts: Mapping[str, str]) -> ImageMetadata | None:
-    """Return the metadata that Fooocus wrote; None where there is none. Raises DataError."""
+    """Return the metadata that Fooocus wrote to an image, or None. Raises DataError."""
     text, scheme = texts.get("parameters"), texts.get("fooocus_scheme")
     if text is None or (scheme is None and not text.startswith("{")):
         return None

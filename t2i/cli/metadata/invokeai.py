@@ -27,7 +27,7 @@ IN_BRACKETS = re.compile(r"\[([^\[\]]*)\]")
 
 
 def read_invokeai(texts: Mapping[str, str]) -> ImageMetadata | None:
-    """Return the metadata that InvokeAI wrote; None where there is none.
+    """Return the metadata that InvokeAI wrote to an image, or None.
 
     Of several layouts the newest is read.
     """

@@ -25,7 +25,7 @@ MAX_NAMED_VALUES = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedSettings:
-    """Recorded settings, named as in Request; None for those that the image does not record."""
+    """Sampling settings recorded in an image, named as in Request; None for missing ones."""
 
     num_inference_steps: int | None = None
     sampler: str | None = None
@@ -67,7 +67,7 @@ class MetadataParser:
     num_left_out: int = 0
 
     def report_unused(self, name: str, value: object, expected: str = "") -> None:
-        """Add a value to `not_understood`, with what was expected in its place."""
+        """Add a value that cannot be used to `not_understood`, with what was expected."""
         if len(self.not_understood) >= MAX_NAMED_VALUES:
             self.num_left_out += 1
             return
@@ -77,13 +77,13 @@ class MetadataParser:
         self.not_understood.append(f"{text} (expected {expected})" if expected else text)
 
     def report_unused_keys(self, values: Mapping[str, object], used: set[str]) -> None:
-        """Report the values whose keys are not in `used`, except empty ones."""
+        """Add the values whose keys are not in `used` to `not_understood`, except empty ones."""
         for name, value in values.items():
             if name not in used and value not in (None, "", [], {}, "None", "[]", False):
                 self.report_unused(name, value)
 
     def parse_int(self, name: str, value: object, low: int, high: int) -> int | None:
-        """Return a whole number between the limits; None, reported, for anything else."""
+        """Parse a whole number within limits; return None and report anything else."""
         if value in (None, ""):
             return None
         number = value
@@ -98,7 +98,7 @@ class MetadataParser:
         return None
 
     def parse_float(self, name: str, value: object) -> float | None:
-        """Return a finite number; None, reported, for anything else."""
+        """Parse a finite number; return None and report anything else."""
         if value in (None, ""):
             return None
         try:
@@ -112,7 +112,7 @@ class MetadataParser:
         return None
 
     def parse_text(self, name: str, value: object) -> str | None:
-        """Return a string; None for an empty one, or, reported, for another type."""
+        """Parse a string; return None for an empty one, and report another type."""
         if value in (None, "", "None"):
             return None
         if isinstance(value, str):
@@ -121,21 +121,21 @@ class MetadataParser:
         return None
 
     def parse_prompt(self, name: str, value: object) -> str:
-        """Return a prompt; "" for a missing one, or, reported, for another type."""
+        """Parse a prompt; return "" for a missing one, and report another type."""
         if value is not None and not isinstance(value, str):
             self.report_unused(name, value, "text")
         return value if isinstance(value, str) else ""
 
     def parse_steps(self, value: object) -> int | None:
-        """Return a number of steps; None, reported, for anything else."""
+        """Parse a number of sampling steps; return None and report anything else."""
         return self.parse_int("steps", value, 1, MAX_STEPS)
 
     def parse_seed(self, value: object) -> int | None:
-        """Return a seed, also one above those of t2i; None, reported, for anything else."""
+        """Parse a seed, also above t2i's maximum; return None and report anything else."""
         return self.parse_int("seed", value, 0, MAX_FOREIGN_SEED)
 
     def parse_size(self, width: object, height: object) -> tuple[int | None, int | None]:
-        """Return width and height; two None, reported, for a size that no image has."""
+        """Parse width and height; return two None and report a size that no image has."""
         wide = self.parse_int("width", width, 1, MAX_PIXELS)
         high = self.parse_int("height", height, 1, MAX_PIXELS)
         if wide and high and wide * high > MAX_PIXELS:
@@ -144,7 +144,7 @@ class MetadataParser:
         return (wide, high) if wide and high else (None, None)
 
     def parse_sampler(self, name: object, spacing: object = None) -> str | None:
-        """Return the sampler in t2i's spelling; an unknown name is kept and reported."""
+        """Parse a sampler into t2i's spelling; an unknown name is kept and reported."""
         name = self.parse_text("sampler", name)
         if name is None:
             return None
@@ -158,7 +158,7 @@ class MetadataParser:
     def build_metadata(
         self, tool: str, prompt: str, negative_prompt: str, settings: RecordedSettings, raw: str
     ) -> ImageMetadata:
-        """Return the metadata with the values that were reported."""
+        """Build the image metadata together with the values that were reported."""
         rest = [f"and {self.num_left_out:,} more"] if self.num_left_out else []
         return ImageMetadata(
             tool=tool,

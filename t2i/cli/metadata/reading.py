@@ -7,7 +7,7 @@ from pathlib import Path
 from t2i import __version__
 from t2i.cli.metadata.a1111 import read_a1111
 from t2i.cli.metadata.comfyui import read_comfyui
-from t2i.cli.metadata.embedded_texts import read_texts
+from t2i.cli.metadata.embedded_texts import read_embedded_texts
 from t2i.cli.metadata.fooocus import read_fooocus
 from t2i.cli.metadata.invokeai import read_invokeai
 from t2i.cli.metadata.parsed_metadata import ImageMetadata, RecordedSettings
@@ -51,7 +51,7 @@ def read_metadata(path: Path) -> ImageMetadata:
     Raises DataError with the reasons where there is none that can be read. Errors of one text while
     another could be read are in the metadata's `not_understood`.
     """
-    texts = read_texts(path)
+    texts = read_embedded_texts(path)
     complaints = [escape_controls(complaint) for complaint in texts.errors]
     for read in READERS:
         try:
@@ -75,7 +75,7 @@ def read_metadata(path: Path) -> ImageMetadata:
 
 
 def request_from_metadata(metadata: ImageMetadata) -> tuple[Request, int | None]:
-    """Return the request that reproduces an image, and the seed; None for unusable values.
+    """Build the request that reproduces an image, and return it with the seed; None if unusable.
 
     The model of another tool's image is not taken over: its name means nothing here.
     """
@@ -102,7 +102,7 @@ def request_from_metadata(metadata: ImageMetadata) -> tuple[Request, int | None]
 
 
 def detect_grammar(metadata: ImageMetadata) -> Grammar:
-    """Return the prompt grammar of the tool that made the image; "plain" where parsing fails."""
+    """Return the prompt grammar of the tool that drew the image, or "plain" if parsing fails."""
     known = [GRAMMARS[tool] for tool in GRAMMARS if metadata.tool.startswith(tool)]
     if not known:
         return "plain"

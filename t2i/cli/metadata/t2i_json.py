@@ -23,7 +23,7 @@ Name = Annotated[str, Field(max_length=200)]
 
 
 class MetadataRecord(BaseModel):
-    """Layout of the record that t2i.cli.metadata.writing writes."""
+    """JSON layout of t2i's own metadata record, as t2i.cli.metadata.writing writes it."""
 
     model_config = ConfigDict(strict=True)
 
@@ -36,7 +36,7 @@ class MetadataRecord(BaseModel):
 
 
 def read_t2i(texts: Mapping[str, str]) -> ImageMetadata | None:
-    """Return the metadata that t2i wrote; None where there is none.
+    """Return the metadata that t2i wrote to an image, or None.
 
     Raises DataError for a record of another layout.
     """

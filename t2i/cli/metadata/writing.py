@@ -19,7 +19,7 @@ LIBRARIES = ("torch", "diffusers", "transformers")
 def build_image_texts(
     request: Request, seed: int, model_digest: str, pictures: int = 1
 ) -> dict[str, str]:
-    """Return the text keys of the file: `parameters` in A1111's layout, `t2i` as JSON.
+    """Build the text entries of an image file: `parameters` in A1111's layout, `t2i` as JSON.
 
     pictures : number of images on a sheet, whose `parameters` are those of the first one
     """
@@ -33,7 +33,7 @@ def build_image_texts(
 
 
 def format_a1111(request: Request, seed: int, model_digest: str) -> str:
-    """Return the settings in A1111's layout."""
+    """Format a request and seed as A1111's `parameters` text."""
     settings: Mapping[str, object] = {
         "Steps": request.num_inference_steps,
         "Sampler": request.sampler,
@@ -87,7 +87,7 @@ def _build_record(request: Request, seed: int, model_digest: str) -> dict[str, o
 
 
 def read_library_versions(names: Iterable[str]) -> dict[str, str]:
-    """Return the installed version of each library."""
+    """Return library -> installed version, or "not installed"."""
     return {name: describe_installed_version(name) for name in names}
 
 

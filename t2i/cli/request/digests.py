@@ -7,7 +7,7 @@ from t2i.safe_reading import WEIGHTS, open_untrusted
 
 
 def compute_model_digest(model: Path) -> str:
-    """Return the SHA-256 over the names and bytes of the weights and configs of a model.
+    """Return the SHA-256 over the names and bytes of a model's weights and configs.
 
     model : a folder, or one file
     """
@@ -22,6 +22,6 @@ def compute_model_digest(model: Path) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of the bytes of a file, as sha256sum prints it."""
+    """Return the SHA-256 of a file's bytes in hex, as sha256sum prints it."""
     with open_untrusted(path, WEIGHTS) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

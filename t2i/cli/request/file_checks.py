@@ -24,7 +24,7 @@ IMAGE_ENCODER = "image_encoder"
 
 @dataclass(frozen=True, slots=True)
 class RequestFileField:
-    """One field of Request that names files.
+    """Field of Request that names files: its option, label and error type.
 
     label : name of such a file in messages
     error_type : of an error where such a file cannot be used
@@ -36,7 +36,7 @@ class RequestFileField:
 
     @property
     def missing_error_type(self) -> type[T2IError]:
-        """Type of the error for a missing file: a LoRA that is missing is a wrong argument."""
+        """Error type for a missing file: ArgumentError for model files, otherwise `error_type`."""
         return ArgumentError if self.error_type is ModelError else self.error_type
 
 
@@ -51,7 +51,7 @@ FILE_KINDS: dict[str, RequestFileField] = {
 
 
 def iter_files(request: Request) -> Iterator[tuple[str, InputFile]]:
-    """Yield field name and file of each file of the request."""
+    """Iterate over (field name, file) of each file that a request names."""
     for name in FILE_KINDS:
         value = getattr(request, name)
         if isinstance(value, tuple):
@@ -92,7 +92,7 @@ def check_file_combinations(request: Request) -> None:
 
 
 def locate_request_file(name: str, file: InputFile) -> Path:
-    """Return the path of the file of a field; for an IP-Adapter that of its weights.
+    """Return the path of a request's file; for an IP-Adapter that of its weights.
 
     Only names are read: a device or a pipe would block a long run. Raises ArgumentError,
     ModelError or DataError where it cannot be used.
@@ -149,13 +149,13 @@ def _folder_advice(kind: RequestFileField, folder: Path) -> str:
 
 
 def is_peft_folder(path: Path) -> bool:
-    """Return whether peft saved an adapter there, or one in a folder for each part of a model."""
+    """Return True for a folder where peft saved an adapter, or one per part of a model."""
     folders = (path, *(path / part for part in ("unet", "text_encoder", "text_encoder_2")))
     return any((folder / "adapter_config.json").is_file() for folder in folders)
 
 
 def check_files_exist(request: Request) -> None:
-    """Raise for the first file of the request that cannot be used, before anything slow is done."""
+    """Raise an error for the first file of the request that cannot be used, before slow work."""
     for name, file in iter_files(request):
         locate_request_file(name, file)
 
@@ -187,20 +187,22 @@ def compute_file_digest(name: str, file: InputFile) -> str:
 
 
 class FileDigests:
-    """Digests of files, each computed once."""
+    """Cache of the SHA-256 digests of a request's files."""
 
     def __init__(self) -> None:
         self.known: dict[tuple[str, str], str] = {}
 
     def add_to(self, request: Request) -> Request:
-        """Return the request with the digests of its files as they are now.
+        """Return the request with the present digests of its files.
 
         Raises for a missing file.
         """
-        return map_files(request, lambda name, file: replace(file, sha256=self.get(name, file)))
+        return map_files(
+            request, lambda name, file: replace(file, sha256=self.get_digest(name, file))
+        )
 
-    def get(self, name: str, file: InputFile) -> str:
-        """Return the digest of the file of a field."""
+    def get_digest(self, name: str, file: InputFile) -> str:
+        """Return the digest of a file, computed on its first use."""
         key = (name, file.path)
         if key not in self.known:
             self.known[key] = compute_file_digest(name, file)
@@ -211,15 +213,15 @@ class FileDigests:
         return [
             escape_controls(
                 f"made with {FILE_KINDS[name].label} {Path(file.path).name} {file.sha256[:10]}, "
-                f"here is {self.get(name, file)[:10]}"
+                f"here is {self.get_digest(name, file)[:10]}"
             )
             for name, file in iter_files(request)
-            if file.sha256 is not None and file.sha256 != self.get(name, file)
+            if file.sha256 is not None and file.sha256 != self.get_digest(name, file)
         ]
 
 
 def locate_unchanged_file(name: str, file: InputFile) -> Path:
-    """Return the path of the file. Raises where its digest differs from that of the request."""
+    """Return the path of a file. Raises an error if its digest differs from the request's."""
     path = locate_request_file(name, file)
     if file.sha256 is not None and compute_file_digest(name, file) != file.sha256:
         raise FILE_KINDS[name].error_type(
@@ -230,7 +232,7 @@ def locate_unchanged_file(name: str, file: InputFile) -> Path:
 
 
 def describe_files(request: Request) -> Mapping[str, str]:
-    """Return, for each kind of file, the names, scales and the start of each digest."""
+    """Describe a request's files for people: kind -> names, scales and the start of each digest."""
     found: dict[str, list[str]] = {}
     for name, file in iter_files(request):
         sha = "" if file.sha256 is None else f" ({file.sha256[:10]})"

@@ -19,7 +19,7 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputFile:
-    """One file, or the folder of an IP-Adapter.
+    """Input file of a request, or the folder of an IP-Adapter.
 
     sha256 : of its contents when the image was made; None until it is read
     """
@@ -68,7 +68,7 @@ class ScaledFile(InputFile):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddingFile(InputFile):
-    """A file of a learned word.
+    """File of a learned word (textual inversion), with its token.
 
     token : that stands for it in a prompt; None takes the file's own
     """
@@ -82,12 +82,12 @@ class EmbeddingFile(InputFile):
 
 
 def parse_file(text: str) -> InputFile:
-    """Parse a path."""
+    """Parse the path of an input file."""
     return InputFile(path=text.strip())
 
 
 def parse_scaled_file(text: str) -> ScaledFile:
-    """Parse a path, followed by a colon and a scale if that is a number."""
+    """Parse "PATH" or "PATH:SCALE" of a LoRA or image prompt."""
     path, colon, tail = text.strip().rpartition(":")
     try:
         return ScaledFile(path=path, scale=float(tail)) if colon and path else ScaledFile(path=tail)
@@ -98,7 +98,7 @@ def parse_scaled_file(text: str) -> ScaledFile:
 
 
 def parse_embedding(text: str) -> EmbeddingFile:
-    """Parse a path, followed by a colon and a word unless that is the rest of a path.
+    """Parse "PATH" or "PATH:WORD" of a learned word.
 
     Raises ArgumentError for an empty word.
     """
@@ -111,12 +111,12 @@ def parse_embedding(text: str) -> EmbeddingFile:
 
 
 def parse_loras(texts: Sequence[str]) -> tuple[ScaledFile, ...]:
-    """Parse LoRAs; the single text "none" is no LoRA."""
+    """Parse the values of --lora; the single text "none" gives no LoRA."""
     return tuple(map(parse_scaled_file, _drop_none(texts)))
 
 
 def parse_embeddings(texts: Sequence[str]) -> tuple[EmbeddingFile, ...]:
-    """Parse learned words; the single text "none" is no word."""
+    """Parse the values of --embedding; the single text "none" gives no word."""
     return tuple(map(parse_embedding, _drop_none(texts)))
 
 
@@ -125,6 +125,6 @@ def _drop_none(texts: Sequence[str]) -> Sequence[str]:
 
 
 def check_file_count(name: str, files: Sequence[InputFile]) -> None:
-    """Raise ArgumentError for too many files of one option."""
+    """Raise ArgumentError if an option is given with too many files."""
     if len(files) > MAX_FILES:
         raise ArgumentError(f"Got {len(files)} times {name}: at most {MAX_FILES} are taken.")

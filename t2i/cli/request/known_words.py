@@ -36,7 +36,7 @@ class _Notes(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class KnownWords:
-    """The vocabulary of a model.
+    """Vocabulary of the captions that a model was trained on.
 
     kinds : "objects", "colours", ... -> their names; and under "words" every word
     """
@@ -44,7 +44,7 @@ class KnownWords:
     kinds: Mapping[str, list[str]]
 
     def find_unknown(self, texts: Iterable[str]) -> dict[str, str | None]:
-        """Map each word of the texts that the model does not know to the most similar known one."""
+        """Return unknown word -> most similar known word or None, for the words of some texts."""
         known = {word.casefold() for word in self.kinds.get(ALL_WORDS, ())}
         suggestions = tuple(sorted(word for word in known if len(word) >= MIN_SUGGESTED_LETTERS))
         words = (match[0] for text in texts for match in WORD.finditer(text))
@@ -61,7 +61,7 @@ def _closest_word(word: str, words: tuple[str, ...]) -> str | None:
 
 
 def read_known_words(model: Path) -> KnownWords | None:
-    """Read the vocabulary of a model; None for the many models that record none.
+    """Read the vocabulary from a model's t2i.json, or return None if it records none.
 
     For a model that was trained on scenes before vocabularies were recorded it follows from the
     recorded config of the scenes. Raises ModelError for a t2i.json of another layout.

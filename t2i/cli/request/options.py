@@ -61,7 +61,7 @@ NoMetadata = Annotated[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingOptions:
-    """Options of a command that draws, as they were typed; None for those that were not given."""
+    """Typed sampling options of a command; None for those that were not given."""
 
     negative: str | None
     model: str | None
@@ -77,7 +77,7 @@ class SamplingOptions:
     """Of `t2i generate` alone."""
 
     def to_overrides(self) -> "RequestOverrides":
-        """Return the fields of a request that were given.
+        """Parse the given options into overrides of a request. Raises ArgumentError.
 
         Raises ArgumentError for a value that cannot be used.
         """
@@ -103,8 +103,10 @@ class SamplingOptions:
         )
 
 
-def build_request(prompt: str, overrides: "RequestOverrides", lora_dir: Path | None) -> "Request":
-    """Return the request of a prompt and the options of a command that runs in one process."""
+def build_prompt_request(
+    prompt: str, overrides: "RequestOverrides", lora_dir: Path | None
+) -> "Request":
+    """Build the request of one prompt and its overrides, for a command that runs in one process."""
     from t2i.cli.request.prompt_loras import LORA_FOLDER, set_prompt
     from t2i.cli.request.request import Request
 
@@ -117,7 +119,7 @@ def build_request(prompt: str, overrides: "RequestOverrides", lora_dir: Path | N
 
 
 def check_not_composed(request: "Request", prompts: Sequence[str]) -> None:
-    """Raise ArgumentError for a prompt composed of parts with AND."""
+    """Raise ArgumentError if a prompt is composed of parts with AND."""
     for prompt in prompts:
         parsed = request.parse_prompt(prompt)
         if not isinstance(parsed, str) and len(parsed.at(0, 1)) > 1:

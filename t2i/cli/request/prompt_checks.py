@@ -31,7 +31,7 @@ MAX_QUOTED_LETTERS = 80
 def find_prompt_warnings(
     request: Request, prompts: Sequence[str], model: str, known: KnownWords | None
 ) -> list[str]:
-    """Return the warnings about these prompts and the negative one, each once.
+    """Return the distinct warnings about prompts that may not be meant as written.
 
     model : as it was named; known : its vocabulary
     """
@@ -136,7 +136,7 @@ def _read_learned_words(path: str, token: str | None) -> list[str]:
 def find_line_warnings(
     path: Path, lines: Iterable[tuple[int, Request]], model: str, known: KnownWords | None
 ) -> list[str]:
-    """Return the warnings about the prompts of a file, with the numbers of their lines."""
+    """Return the warnings about the prompts of a file, with their line numbers."""
     warnings = [
         f"{path}:{number}: {warning}"
         for number, request in lines

@@ -16,7 +16,7 @@ MAX_EDITS = 128
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EditedPrompts:
-    """One image of several that are drawn from the same noise under edits of attention.
+    """Prompts drawn from the same noise under attention edits, and which of their images is meant.
 
     prompts : of all of them, the source first
     picture : index of the image of this request
@@ -42,7 +42,7 @@ class EditedPrompts:
         self.parse_edits()
 
     def parse_edits(self) -> "list[Edit]":
-        """Return the edits. Raises ArgumentError for one that cannot be parsed."""
+        """Parse the recorded attention edits. Raises ArgumentError for an invalid one."""
         # Here, for it imports torch, which most requests need much later.
         from t2i.attention.edits.registry import from_dict
 

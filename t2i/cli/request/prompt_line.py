@@ -31,13 +31,13 @@ MAX_STEPS = 10_000
 """Maximum steps of a line; more are a mistake, and would block a long run."""
 
 
-class InvalidLine(Exception):
-    """Reason why a line cannot be used."""
+class InvalidPromptLine(Exception):
+    """Raised with the reason why a line of a prompts file cannot be used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptLine:
-    """Request of one line; None for the fields that it leaves to the options of the command.
+    """Parsed line of a prompts file; None for fields it leaves to the command's options.
 
     number : of the line in the file, from 1; of its first one where a csv record has several
     name : of its image, with the suffix of a format
@@ -52,7 +52,7 @@ class PromptLine:
 
 
 class LineKeys(BaseModel):
-    """Keys of a line as people write them; null, or an empty cell, counts as missing."""
+    """Schema of a line of a prompts file; null, or an empty cell, counts as missing."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -81,22 +81,22 @@ KEYS = tuple(LineKeys.model_fields)
 
 
 def parse_line(
-    number: int, record: Mapping[str, object] | InvalidLine, *, strict: bool
+    number: int, record: Mapping[str, object] | InvalidPromptLine, *, strict: bool
 ) -> PromptLine:
-    """Parse the record of a line. Raises InvalidLine for an unknown key or an unusable value.
+    """Parse the record of a prompts file's line. Raises InvalidPromptLine if it cannot be used.
 
     strict : whether the text "7" is no number, as in JSON
     """
-    if isinstance(record, InvalidLine):
+    if isinstance(record, InvalidPromptLine):
         raise record
     try:
         keys = LineKeys.model_validate(dict(record), strict=strict)
     except ValidationError as error:
-        raise InvalidLine(_describe_invalid_key(record, error)) from None
+        raise InvalidPromptLine(_describe_invalid_key(record, error)) from None
     try:
         return _build_line(number, keys)
     except ArgumentError as error:
-        raise InvalidLine(str(error)) from None
+        raise InvalidPromptLine(str(error)) from None
 
 
 def _describe_invalid_key(record: Mapping[str, object], error: ValidationError) -> str:
@@ -168,7 +168,7 @@ def _parse_line_size(keys: LineKeys) -> tuple[int | None, int | None]:
 
 
 def check_file_name(name: str) -> str:
-    """Return a name in the folder of the images, with a suffix. Raises ArgumentError for a path."""
+    """Return an image's file name with a suffix. Raises ArgumentError if it has a folder."""
     if name.startswith((".", "~")) or any(c in "/\\" or ord(c) < 32 for c in name) or not name:
         raise ArgumentError(
             f'Got "name": {quote_json(name)}. Expected a plain file name: no folder, no '
@@ -189,7 +189,7 @@ def check_file_name(name: str) -> str:
 
 
 def quote_json(value: object) -> str:
-    """Return a value as JSON, shortened; nothing in it reaches the terminal as a command."""
+    """Format a value as JSON, shortened, so that untrusted text is safe to print."""
     try:
         text = json.dumps(value)
     except ValueError:  # nested deeper than it can be written

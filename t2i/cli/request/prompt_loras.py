@@ -25,7 +25,7 @@ MAX_SUGGESTIONS = 3
 
 
 def set_prompt(request: Request, prompt: str, folder: Path) -> Request:
-    """Return the request with this prompt, and with the LoRAs of its tags beside those it has.
+    """Return the request with a prompt whose LoRA tags are removed and added to its LoRAs.
 
     With the grammar "plain" every letter stands for itself. Raises ArgumentError for a malformed
     tag, or a name that is not in the folder.
@@ -47,7 +47,7 @@ def set_prompt(request: Request, prompt: str, folder: Path) -> Request:
 def set_line_prompts(
     lines: Sequence[PromptLine], options: Request, folder: Path
 ) -> tuple[list[PromptLine], list[tuple[int, str]]]:
-    """Set the prompts of the lines of a file, and the LoRAs of their tags.
+    """Replace the LoRA tags in the prompts of a file's lines by LoRAs; return also the bad lines.
 
     Returns the lines, and number and reason of those that cannot be used.
     """
@@ -89,7 +89,7 @@ def _check_network_tags(name: str, text: str) -> None:
 
 
 def check_no_lora_tags(name: str, prompts: Sequence[str], request: Request) -> None:
-    """Raise ArgumentError for a LoRA tag in prompts that must not have any."""
+    """Raise ArgumentError if one of the prompts has a LoRA tag, where none is allowed."""
     for prompt in prompts:
         if request.grammar != "plain" and (match := LORA_TAG.search(prompt)):
             raise ArgumentError(

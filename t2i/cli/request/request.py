@@ -32,7 +32,7 @@ SIZE = re.compile(r"(\d{1,6})(?:x(\d{1,6}))?", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """All that determines one image, except the seed; None for values left to the model."""
+    """All that determines one image except its seed; None for values left to the model."""
 
     prompt: str
     negative_prompt: str = ""
@@ -104,7 +104,7 @@ class Request:
             parse_guidance(self.guidance_method, self.guidance_scale or 1.0)
 
     def parse_prompt(self, text: str) -> str | Prompt:
-        """Return a prompt as a pipeline takes it.
+        """Parse a prompt in the request's grammar into the form that a pipeline takes.
 
         Raises ArgumentError for a mistake in its grammar.
         """
@@ -117,7 +117,7 @@ class Request:
             raise ArgumentError(f"{error}\n{hint}") from error
 
     def with_defaults(self, defaults: "RequestDefaults") -> "Request":
-        """Return the request with missing values filled in."""
+        """Return the request with its missing values filled in from `defaults`."""
         names = [field.name for field in fields(defaults)]
         missing = {name: getattr(defaults, name) for name in names if getattr(self, name) is None}
         return replace(self, **missing)
@@ -125,7 +125,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestOverrides:
-    """Values that replace those of a request, named as there; None for those that are not given."""
+    """Values that replace those of a request; None for those that are not given."""
 
     negative_prompt: str | None = None
     model: str | None = None
@@ -155,7 +155,7 @@ class RequestOverrides:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestDefaults:
-    """Default values of a request, named as there."""
+    """Default values of a request's optional fields, for one model."""
 
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
@@ -164,7 +164,7 @@ class RequestDefaults:
 
 
 def read_defaults(folder: Path) -> RequestDefaults:
-    """Return the sampling defaults of a model; a folder without t2i.json has none."""
+    """Read a model's sampling defaults from its t2i.json; all None without one."""
     sampling = read_sampling_defaults(folder)
     return RequestDefaults(
         num_inference_steps=sampling.steps,
@@ -174,7 +174,7 @@ def read_defaults(folder: Path) -> RequestDefaults:
 
 
 def choose_seeds(first: int | None, num: int) -> range:
-    """Return one seed per image, counting up from `first`, which is drawn if it is not given."""
+    """Return one seed per image, counting up from `first`, or from a random seed if it is None."""
     check_num_images(num)
     first = choose_seed(first)
     choose_seed(first + num - 1)
@@ -182,13 +182,13 @@ def choose_seeds(first: int | None, num: int) -> range:
 
 
 def check_num_images(num: int) -> None:
-    """Raise ArgumentError for a number of images that is out of range."""
+    """Raise ArgumentError if the number of images is out of range."""
     if not 1 <= num <= MAX_PICTURES:
         raise ArgumentError(f"Got --num {num}: expected a whole number from 1 to {MAX_PICTURES}.")
 
 
 def choose_seed(seed: int | None) -> int:
-    """Return the given seed, or a random one. Raises ArgumentError for one out of range."""
+    """Return the given seed, or a random one for None. Raises ArgumentError if out of range."""
     if seed is None:
         return secrets.randbelow(RANDOM_SEEDS)
     if not 0 <= seed <= MAX_SEED:
@@ -197,7 +197,7 @@ def choose_seed(seed: int | None) -> int:
 
 
 def parse_size(text: str, name: str = "--size") -> tuple[int, int]:
-    """Return width and height of "512x384", or of "512" for a square. Raises ArgumentError."""
+    """Parse "512x384", or "512" for a square, into (width, height). Raises ArgumentError."""
     match = SIZE.fullmatch(text.strip())
     if match is None:
         raise ArgumentError(
@@ -234,7 +234,7 @@ def _check_edited(edited: EditedPrompts, request: Request) -> None:
 
 
 def check_size(width: int, height: int) -> None:
-    """Raise ArgumentError for more pixels than an image file may have to be read back."""
+    """Raise ArgumentError if an image would have more pixels than can be read back."""
     if width * height > MAX_PIXELS:
         raise ArgumentError(
             f"Got a size of {width}x{height}: a picture has at most "

@@ -44,12 +44,12 @@ CLASS_NAMES = {
 
 
 def sampler_from_class(name: str) -> str:
-    """Return the name of the sampler of a scheduler class; any other name unchanged."""
+    """Return the sampler name of a scheduler class, or the name unchanged if it is another."""
     return CLASS_NAMES.get(name.strip(), name)
 
 
 def is_known_sampler(name: str) -> bool:
-    """Return whether the name is one of a scheduler; any name ending in "Scheduler" may be one."""
+    """Return True for the name of a scheduler or any name that ends in "Scheduler"."""
     base = normalise_name(name)
     for spacing in SPACINGS:
         if base.removesuffix(f" {spacing}") in SPACED:
@@ -58,7 +58,7 @@ def is_known_sampler(name: str) -> bool:
 
 
 def translate_sampler(name: str, spacing: str = "") -> tuple[str | None, str]:
-    """Return t2i's name of another tool's sampler, or None; and a spacing that has no equivalent.
+    """Translate another tool's sampler to t2i's name or None, and return the spacing left over.
 
     >>> translate_sampler("dpmpp_2m", "karras")
     ('dpm++ 2m karras', '')
@@ -81,6 +81,6 @@ def translate_sampler(name: str, spacing: str = "") -> tuple[str | None, str]:
 
 
 def normalise_name(name: str) -> str:
-    """Return the name in lower case, in words, and without a leading "k"."""
+    """Normalise a sampler's name to lower-case words without a leading "k"."""
     words = name.lower().replace("_", " ").replace("-", " ").replace("dpmpp", "dpm++").split()
     return " ".join(words[1:] if words[:1] == ["k"] else words)

@@ -9,7 +9,7 @@ from t2i.errors import ArgumentError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upscale:
-    """Factor of an upscaling, and the strength at which the enlarged image is drawn anew."""
+    """Upscaling factor, and the strength at which the enlarged image is drawn anew."""
 
     factor: float
     strength: float = STRENGTH
@@ -29,7 +29,7 @@ class Upscale:
 
 
 def parse_upscale(text: str) -> Upscale:
-    """Parse "2", or "2:0.4", which gives the strength too. Raises ArgumentError."""
+    """Parse an upscaling "FACTOR" or "FACTOR:STRENGTH". Raises ArgumentError."""
     factor, colon, strength = text.strip().partition(":")
     try:
         return Upscale(factor=float(factor), **({"strength": float(strength)} if colon else {}))
