@@ -82,14 +82,14 @@ class CheckedPipeline(DiffusionPipeline):
                 parts["force_zeros_for_empty_prompt"] = False
             return cls(**parts)
         contents = check_folder(place, variant=variant, given=kwargs.keys())
-        if contents.kind not in cls.kinds:
+        if contents.layout not in cls.kinds:
             raise ModelError(
-                f"{place} is a {contents.kind}, and {cls.__name__} cannot use it: load it "
-                f"with {LOADERS[contents.kind]}."
+                f"{place} is a {contents.layout}, and {cls.__name__} cannot use it: load it "
+                f"with {LOADERS[contents.layout]}."
             )
         for part in contents.parts:
             check_adapter_file(place / part)
-        optional = {*cls._optional_components, *LAYOUTS[contents.kind].together}
+        optional = {*cls._optional_components, *LAYOUTS[contents.layout].together}
         absent = optional - {*contents.parts} - kwargs.keys()
         kwargs |= dict.fromkeys(absent)
         for part, class_name in contents.parts.items():

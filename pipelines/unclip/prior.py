@@ -140,8 +140,8 @@ def load_prior(
 ) -> dict[str, Any]:
     """Load a prior's folder, checked first; its parts have the names of a combined pipeline."""
     place = locate_model(name_or_path, variant)
-    if place.is_file() or (contents := check_folder(place, variant)).kind != KANDINSKY_PRIOR:
-        kind = "a single file" if place.is_file() else f"a {contents.kind}"
+    if place.is_file() or (contents := check_folder(place, variant)).layout != KANDINSKY_PRIOR:
+        kind = "a single file" if place.is_file() else f"a {contents.layout}"
         raise ModelError(
             f"Got prior={os.fspath(name_or_path)!r}, which is {kind}; expected the folder or the "
             "hub id of a KandinskyV22PriorPipeline."

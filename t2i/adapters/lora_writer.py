@@ -322,7 +322,7 @@ def most_common(values: Mapping[str, Number]) -> Number:
 
 
 def int_if_whole(value: float) -> int | float:
-    """Return the value as an int where it is a whole number."""
+    """Return a number as an int if it is whole, else unchanged."""
     return int(value) if value == int(value) else value
 
 

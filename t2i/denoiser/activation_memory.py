@@ -73,20 +73,20 @@ class LiveMemoryCounter(TorchDispatchMode):
         made = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(made):
             if isinstance(tensor, Tensor):
-                self.add(tensor.untyped_storage())
+                self.add_storage(tensor.untyped_storage())
         return made
 
-    def add(self, storage: torch.UntypedStorage) -> None:
-        """Count a storage until it is freed."""
+    def add_storage(self, storage: torch.UntypedStorage) -> None:
+        """Count the bytes of a tensor's storage until it is freed."""
         if id(storage) in self.known:
             return
         self.known.add(id(storage))
         self.now += storage.nbytes()
         self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self.drop, id(storage), storage.nbytes())
+        weakref.finalize(storage, self.subtract_storage, id(storage), storage.nbytes())
 
-    def drop(self, number: int, size: int) -> None:
-        """Subtract a freed storage."""
+    def subtract_storage(self, number: int, size: int) -> None:
+        """Subtract the bytes of a freed storage from the count."""
         self.known.discard(number)
         self.now -= size
 

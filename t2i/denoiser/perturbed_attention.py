@@ -21,7 +21,7 @@ from t2i.conditioning.conditioning import Branch, Conditioning
 from t2i.errors import ArgumentError, AttentionError, nearest
 from t2i.terminal import several
 
-Denoise = Callable[[Tensor, Tensor, Conditioning], Tensor]
+DenoiseFunction = Callable[[Tensor, Tensor, Conditioning], Tensor]
 """(latents (rows, C, H, W), timestep, conditioning of the rows) -> prediction (rows, C, H, W)."""
 
 
@@ -113,7 +113,9 @@ def find_self_attentions(unet: nn.Module, sites: Sequence[str]) -> Mapping[str, 
     return found
 
 
-def perturb_denoiser(denoise: Denoise, unet: nn.Module, sites: Sequence[str]) -> Denoise:
+def perturb_denoiser(
+    denoise: DenoiseFunction, unet: nn.Module, sites: Sequence[str]
+) -> DenoiseFunction:
     """Wrap a denoiser so that the rows of the "perturbed" branch have identity self-attention.
 
     The rows are those of each pass's conditioning. Without sites it is `denoise` itself. Raises

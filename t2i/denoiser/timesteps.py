@@ -143,7 +143,7 @@ def min_visible_steps(scheduler: Scheduler) -> int:
 
 
 def count_visible_steps(scheduler: Scheduler) -> int:
-    """Count the steps within VISIBLE_SIGMAS."""
+    """Count the scheduler's steps with a sigma within VISIBLE_SIGMAS."""
     sigmas: torch.Tensor = getattr(scheduler, "sigmas")  # noqa: B009 - not of every scheduler
     below, above = VISIBLE_SIGMAS
     return int(((sigmas > below) & (sigmas < above)).sum())

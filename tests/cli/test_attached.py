@@ -261,7 +261,7 @@ REFUSALS = [
     (
         ("--lora", "beside/other.safetensors"),
         3,
-        r"beside/other\.safetensors: 1 of its 1 tensor are of no",
+        r"beside/other\.safetensors: 1 of its 1 tensor belong to no LoRA",
     ),
     (("--lora", ""), 2, r"Got '': expected the path of a file"),
     (

@@ -39,7 +39,7 @@ class RecordedSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageMetadata:
-    """Generation metadata of an image.
+    """Generation metadata read from an image of t2i or another tool.
 
     not_understood : "name: value" of everything that has no place in the other fields
     raw : the text it was parsed from

@@ -18,7 +18,7 @@ from t2i.denoiser.loading.model_parts import (
     ALLOWED_LIBRARIES,
     LAYOUTS,
     PIPELINES,
-    Layout,
+    ModelLayout,
 )
 from t2i.denoiser.loading.trial_pass import check_models_run, check_scheduler_runs
 from t2i.denoiser.loading.weight_checks import check_weights, read_json_object
@@ -34,7 +34,7 @@ MAX_TOKENIZER_BYTES = 64_000_000
 class FolderContents:
     """Layout and model parts of a checked model folder."""
 
-    kind: str
+    layout: str
     """One of LAYOUTS."""
     parts: Mapping[str, str]
     """Part -> its class. Parts that the caller brings, or that are not there, are left out."""
@@ -91,7 +91,7 @@ def check_folder(
     return FolderContents(layout.name, parts)
 
 
-def read_layout(folder: Path, index: Mapping[str, object]) -> Layout:
+def read_layout(folder: Path, index: Mapping[str, object]) -> ModelLayout:
     """Return the layout that a model index describes. Raises ModelError if it refers to code."""
     for key, value in iter_entries(index):
         check_no_code(folder / "model_index.json", key, value)

@@ -13,7 +13,7 @@ KANDINSKY_PRIOR = "Kandinsky 2.2 prior"
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class ModelLayout:
     """Kind of model folder: its required, joint and optional parts."""
 
     name: str
@@ -35,24 +35,24 @@ PRIOR_PARTS = ("prior", "text_encoder", "tokenizer", "scheduler", "image_encoder
 LAYOUTS = {
     layout.name: layout
     for layout in (
-        Layout(
+        ModelLayout(
             STABLE_DIFFUSION,
             required=("unet", "vae", "text_encoder", "tokenizer", "scheduler"),
             optional=("feature_extractor", "image_encoder"),
         ),
-        Layout(
+        ModelLayout(
             SDXL,
             required=("unet", "vae", "text_encoder_2", "tokenizer_2", "scheduler"),
             together=("text_encoder", "tokenizer"),
             optional=("feature_extractor", "image_encoder"),
         ),
-        Layout(
+        ModelLayout(
             KANDINSKY,
             required=("unet", "movq", "scheduler"),
             together=tuple(f"prior_{part}" for part in PRIOR_PARTS),
             optional=("prior_image_processor",),
         ),
-        Layout(KANDINSKY_PRIOR, required=PRIOR_PARTS, optional=("image_processor",)),
+        ModelLayout(KANDINSKY_PRIOR, required=PRIOR_PARTS, optional=("image_processor",)),
     )
 }
 
