@@ -140,7 +140,7 @@ def compute_gradient_norms(optimizer: torch.optim.Optimizer, scale: float) -> di
 
 
 def list_nonfinite_gradients(target: Target) -> list[str]:
-    """List the names of the weights whose gradient is not finite."""
+    """List the names of the trained weights whose gradient has NaN or infinity."""
     return [
         name
         for name, weight in target.weights().items()

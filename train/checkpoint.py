@@ -101,7 +101,7 @@ def load_newest_checkpoint(folder: Path) -> CheckpointState | None:
 
 
 def read_newest_facts(folder: Path) -> dict[str, Any] | None:
-    """Return the facts of the newest checkpoint, complete or not; None where none can be read.
+    """Read the recorded facts of the newest checkpoint, complete or not; None if none can be read.
 
     For checks before the weights are read, which `load_newest_checkpoint` does.
     """
@@ -117,7 +117,7 @@ def read_newest_facts(folder: Path) -> dict[str, Any] | None:
 
 
 def find_fault(path: Path) -> str | None:
-    """Return what is wrong with a checkpoint folder; None for a complete one."""
+    """Return the defect of a checkpoint folder as text, or None for a complete one."""
     try:
         digests = parse_json(read_bounded(path / MANIFEST, RUN.most))
         for name, noted in digests.items():
@@ -131,7 +131,10 @@ def find_fault(path: Path) -> str | None:
 
 
 def load_checkpoint(path: Path) -> CheckpointState:
-    """Load one checkpoint folder. Raises TrainingError where it cannot be read."""
+    """Load the state of a run from one checkpoint folder.
+
+    Raises TrainingError where it cannot be read.
+    """
     try:
         facts = parse_json(read_bounded(path / "facts.json", RUN.most), lenient=True)
         tensors = {file.stem: read_tensors(file) for file in path.glob("*.safetensors")}

@@ -12,7 +12,7 @@ DATA_PATH_KEYS = ("folder", "kohya", "masks", "losers")
 
 
 def resolve_paths(tree: dict[str, Any], base: Path) -> None:
-    """Make the relative paths in a run's tables paths below `base`, in place."""
+    """Make the relative paths in a run's config relative to the folder `base`, in place."""
     _resolve_keys(tree, ("model",), base)
     if isinstance(target := tree.get("target"), dict):
         _resolve_keys(target, TARGET_FOLDER_KEYS, base)

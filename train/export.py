@@ -25,7 +25,7 @@ Notes = dict[str, Any]
 
 
 class ExportConfig(BaseModel):
-    """Precision and file size of the exported model."""
+    """Configuration of the exported model: precision and file size."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -58,7 +58,8 @@ SCALE_PICTURES = 64
 
 
 def run(config: RunConfig, out: Path) -> bool:
-    """Train to the last step, from the newest checkpoint in `out`; True when that is reached.
+    """Train the configured run to its last step, resuming from the newest checkpoint; True when
+    finished.
 
     On SIGTERM, SIGHUP or Ctrl-C saves a checkpoint and returns False. Raises T2IError, on every
     process, for what a user can fix.
@@ -80,7 +81,7 @@ def run(config: RunConfig, out: Path) -> bool:
 
 
 def build_class_pictures(config: RunConfig, out: Path) -> ClassPictures | None:
-    """Return the class pictures that a run needs; None where it needs none."""
+    """Return the description of the class pictures that a run needs; None if it needs none."""
     if config.prior is None:
         return None
     assert config.target.kind == "finetune"
@@ -94,7 +95,10 @@ def build_class_pictures(config: RunConfig, out: Path) -> ClassPictures | None:
 
 
 def lock_run_folder(config: RunConfig, out: Path, stack: ExitStack) -> None:
-    """Lock the run's folder. Raises ArgumentError where it holds a run of another configuration."""
+    """Lock the run's folder against other processes while the run lasts.
+
+    Raises ArgumentError where it holds a run of another configuration.
+    """
     stack.enter_context(lock_folder(out))
     facts = checkpoint.read_newest_facts(out / CHECKPOINT_FOLDER)
     if facts is not None:
@@ -102,7 +106,9 @@ def lock_run_folder(config: RunConfig, out: Path, stack: ExitStack) -> None:
 
 
 class Training:
-    """A run in progress: target, optimizer, EMA, and the number of finished steps."""
+    """State of a training run in progress: target, optimizer, EMA, and the number of finished
+    steps.
+    """
 
     def __init__(
         self,
@@ -143,7 +149,7 @@ class Training:
         self._resume()
 
     def run(self, stop: StopRequest) -> bool:
-        """Step until the end, or until a stop is requested; True at the end."""
+        """Train until the last step, or until a stop is requested; return True at the end."""
         train = self.config.train
         reports: list[Report] = []
         self._on_main(lambda: reports.append(self._open_report()))
@@ -241,7 +247,7 @@ class Training:
         return report
 
     def step(self, micro_batches: list[Batch]) -> StepResult:
-        """Make one more step over the micro-batches of this process."""
+        """Make one optimizer step over the micro-batches of this process."""
         result = self.stepper.step(self.steps_done, micro_batches)
         self.steps_done += 1
         if result.updated:
@@ -250,7 +256,7 @@ class Training:
 
     @contextmanager
     def ema_weights(self) -> Iterator[Target]:
-        """Give the target with its EMA weights within the block, for drawing and exporting.
+        """Give the target its EMA weights within the block, for drawing and exporting.
 
         All processes enter it together, and the main one may then use the target alone.
         """
@@ -275,7 +281,7 @@ class Training:
         run_on_main(self.accelerator, action)
 
     def load_first_batch(self, pictures: int) -> Batch:
-        """Return the first batch of the data, of so many pictures or fewer, on the device."""
+        """Load the first batch of the data, of at most so many pictures, onto the device."""
         order = BatchOrder(self.data.groups(), min(pictures, len(self.data)), self.order.seed)
         return next(iterate_batches(self.data, order, ProcessShare(), range(1))).to(
             self.target.device

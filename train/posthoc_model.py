@@ -21,7 +21,7 @@ from train.parallel.processes import open_accelerator
 
 @dataclass(frozen=True, slots=True)
 class RebuiltModel:
-    """A model folder whose weights are an average of `snapshots` files.
+    """Model folder whose weights are a post-hoc average of `snapshots` files.
 
     error : distance of its profile from the requested one, relative to that one's norm
     """
@@ -36,7 +36,8 @@ class RebuiltModel:
 def rebuild_model(
     run: Path, length: float, step: int | None = None, out: Path | None = None
 ) -> RebuiltModel:
-    """Write the run's model with the average of `length` after `step` steps, the last by default.
+    """Export a run's model with a post-hoc average of `length` after `step` steps, the last by
+    default.
 
     Raises ArgumentError for lengths and steps that its snapshots do not cover, NameTaken for an
     existing folder.
@@ -60,7 +61,10 @@ def rebuild_model(
 
 
 def read_run_config(run: Path) -> RunConfig:
-    """Read the configuration of a run. Raises ArgumentError for a folder that is not a run's."""
+    """Read the configuration of a run from its folder.
+
+    Raises ArgumentError for a folder that is not a run's.
+    """
     try:
         return RunConfig.model_validate_json(read_bounded(run / "config.json", RUN.most))
     except (OSError, ValidationError) as error:

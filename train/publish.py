@@ -113,14 +113,14 @@ def list_earlier_runs(run: Path) -> list[Path]:
 
 
 def list_inherited_stages(runs: list[Path]) -> list[str]:
-    """Return the stages of published models whose parts these runs started from."""
+    """List the training stages of published models whose parts these runs started from."""
     models = dict.fromkeys(part.parent for run in runs for part in list_starting_folders(run))
     found = [read_json(path, RUN) for one in models if (path := one / NOTES_FILE).is_file()]
     return [line for notes in found for line in notes.get("stages", ())]
 
 
 def list_starting_folders(run: Path) -> list[Path]:
-    """Return the folders of the trained parts that a run started from."""
+    """List the folders of the trained parts that a run started from."""
     target = read_json(run / "config.json", RUN)["target"]
     return [Path(target[name]) for name in ("vae", "unet", "text_encoder") if target.get(name)]
 

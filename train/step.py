@@ -49,7 +49,7 @@ class StepSettings:
 
 @dataclass(slots=True)
 class StepResult:
-    """Measurements of one step."""
+    """Measurements of one optimizer step: loss, gradient norm and remarks."""
 
     loss: float
     grad_norm: float
@@ -60,7 +60,7 @@ class StepResult:
     """Messages for the user."""
 
     def numbers(self) -> dict[str, float]:
-        """Return the numbers to log."""
+        """Return the step's numbers by name, for the log."""
         return {
             "loss": self.loss,
             "grad_norm": self.grad_norm,
@@ -70,7 +70,7 @@ class StepResult:
 
 
 class Stepper:
-    """The target and its optimizer, as Accelerate runs them.
+    """Maker of optimizer steps: holds the target and its optimizer as Accelerate runs them.
 
     skipped : steps so far that were skipped because their loss or gradient was not finite
     rows : rows that are computed at a time, after more of them did not fit into memory
@@ -99,7 +99,7 @@ class Stepper:
         self._fitting: set[tuple[int, ...]] = set()
 
     def state(self) -> dict[str, int | None]:
-        """Return the state that a checkpoint keeps."""
+        """Return the stepper's state for a checkpoint."""
         return {"skipped": self.skipped, "rows": self.rows}
 
     def load(self, state: Mapping[str, int | None]) -> None:
@@ -303,12 +303,12 @@ class Stepper:
 
 
 def count_rows(pieces: Sequence[Batch]) -> int:
-    """Return the number of rows of the largest piece."""
+    """Return the number of rows of the largest micro-batch."""
     return max(len(piece.slots) for piece in pieces)
 
 
 def batch_memory_key(pieces: Sequence[Batch]) -> tuple[int, ...]:
-    """Return what the memory for a batch depends on; all processes have the same at a step."""
+    """Return a key of a batch's memory needs; all processes have the same at a step."""
     first = pieces[0]
     shape = first.pixels_BCHW if first.moments_BCHW is None else first.moments_BCHW
     return (count_rows(pieces), *shape.shape[1:])

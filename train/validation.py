@@ -35,7 +35,7 @@ LEVELS_PER_PASS = 4
 
 
 class ValidationConfig(BaseModel):
-    """Interval, number of pictures and noise levels of the validation loss."""
+    """Configuration of the validation loss: interval, number of pictures and noise levels."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -68,7 +68,7 @@ def check_measurable(config: ValidationConfig, target: str, data: DataConfig) ->
 
 @dataclass(frozen=True, slots=True)
 class ValidationLoss:
-    """The mean error at each noise level.
+    """Result of a validation: the mean error at each noise level.
 
     by_level : from little noise to much
     """
@@ -77,12 +77,12 @@ class ValidationLoss:
 
     @property
     def loss(self) -> float:
-        """The mean over all levels."""
+        """Mean validation error over all noise levels."""
         return fmean(self.by_level)
 
 
 class Validation:
-    """The held-out pictures, encoded once; each process measures its share of them."""
+    """Validation of a run on held-out pictures, encoded once; each process measures its share."""
 
     def __init__(
         self, config: ValidationConfig, samples: Samples, accelerator: Accelerator
@@ -162,7 +162,7 @@ def eval_mode(target: nn.Module) -> Iterator[None]:
 def select_held_out(
     samples: Samples, config: ValidationConfig
 ) -> tuple[Callable[[int], Sample], list[str]]:
-    """Return a reader of the pictures to measure, by number, and digests of their content.
+    """Select the held-out pictures to measure; return their reader, by number, and their digests.
 
     For scenes these are scenes of another seed, composed like those of the run.
     """

@@ -21,7 +21,8 @@ from train.batches.order import BatchOrder, ProcessShare, ScheduledSample
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One micro-batch: the rows that a process computes at once of the global batch of a step.
+    """One micro-batch of training samples: the rows of a step's global batch that a process
+    computes at once.
 
     slots : index of each row in the global batch
     pixels_BCHW : (B, 3, H, W) float32 in [-1, 1]; (B, 0, H, W) where there are moments
@@ -90,7 +91,7 @@ def iterate_batches(
 
 
 def collate_samples(rows: list[tuple[ScheduledSample, Sample]]) -> Batch:
-    """Stack samples of one step into a batch."""
+    """Stack the samples of one step into a `Batch`."""
     scheduled = [entry for entry, _ in rows]
     samples = [sample for _, sample in rows]
     losers_BHWC = _stacked([sample.loser for sample in samples])
@@ -116,7 +117,7 @@ def collate_samples(rows: list[tuple[ScheduledSample, Sample]]) -> Batch:
 
 
 def pixels_to_floats(pixels_BHWC: Tensor) -> Tensor:
-    """Convert bytes (B, H, W, 3) to what a model reads: (B, 3, H, W) float32 in [-1, 1]."""
+    """Convert pictures in bytes (B, H, W, 3) to model input: (B, 3, H, W) float32 in [-1, 1]."""
     return pixels_BHWC.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 

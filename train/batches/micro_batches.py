@@ -20,13 +20,13 @@ SAVE_MEMORY_HINT = (
 
 
 def is_lost_process_error(error: BaseException) -> bool:
-    """Return True for an error that reports the end of another process."""
+    """Return True for an error by which gloo or NCCL reports that another process ended."""
     return isinstance(error, RuntimeError) and any(s in str(error) for s in LOST_PEER_MESSAGES)
 
 
 @contextmanager
 def explain_out_of_memory(what: str, remedy: str) -> Iterator[None]:
-    """Turn running out of memory within the block into a TrainingError with the remedy."""
+    """Turn an out-of-memory error within the block into a TrainingError that names the remedy."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -36,7 +36,7 @@ def explain_out_of_memory(what: str, remedy: str) -> Iterator[None]:
 
 
 def split_batch(batch: Batch, rows: int | None) -> list[Batch]:
-    """Halve the batch until no piece has more than `rows` rows; None leaves it whole."""
+    """Split a batch by halving until no piece has more than `rows` rows; None leaves it whole."""
     count = len(batch.slots)
     if rows is None or count <= rows:
         return [batch]
@@ -48,7 +48,7 @@ def split_batch(batch: Batch, rows: int | None) -> list[Batch]:
 
 
 def select_rows(batch: Batch, start: int, stop: int) -> Batch:
-    """Return the rows from `start` up to `stop` as a batch."""
+    """Return a batch of the rows from `start` up to `stop` of another batch."""
     values: dict[str, Any] = {field.name: getattr(batch, field.name) for field in fields(batch)}
     by_row: dict[str, Any] = {
         name: value[start:stop]

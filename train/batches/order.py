@@ -26,11 +26,11 @@ class BatchOrder:
 
     @property
     def steps_per_round(self) -> int:
-        """Steps after which every group has had its batches."""
+        """Number of steps after which every group has had its batches."""
         return sum(self._turns)
 
     def list_samples(self, step: int) -> list[int]:
-        """Return the samples of the global batch of `step`, slot by slot."""
+        """Return the indices of the samples in the global batch of `step`, slot by slot."""
         group, turn = self._turn(step)
         positions = range(turn * self.batch_size, (turn + 1) * self.batch_size)
         return [self._sample(group, position) for position in positions]
@@ -67,14 +67,16 @@ class ScheduledSample(NamedTuple):
 
 
 class ProcessShare(NamedTuple):
-    """The share of a process in each global batch: `parts` micro-batches of rank `rank`."""
+    """Share of one process in each global batch: `parts` micro-batches of rank `rank`."""
 
     rank: int = 0
     ranks: int = 1
     parts: int = 1
 
     def list_micro_batches(self, order: BatchOrder, step: int) -> list[list[ScheduledSample]]:
-        """Return the samples of this process at `step`, one list for each micro-batch."""
+        """Return the samples that this process computes at `step`, one list for each micro-
+        batch.
+        """
         samples = order.list_samples(step)
         return [
             [

@@ -6,7 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class CacheConfig(BaseModel):
-    """The cache of a fine-tune on pictures; a run says so where it cannot cache something.
+    """Configuration of the cache of a fine-tune on pictures: latents and captions encoded before
+    the run.
 
     What is cached is always made in float32. A run cannot be resumed with another choice of
     `latents` and `texts`, which may round differently; the other keys may change.

@@ -1,4 +1,6 @@
-"""Models without their weights: they keep modules and config, and take no memory."""
+"""Removal and restoration of the weights of a model in memory, and digests of models and
+tokenizers.
+"""
 
 import hashlib
 import json
@@ -15,14 +17,14 @@ UNHASHED_TOKENIZER_KEYS = ("truncation", "padding")
 
 
 def drop_weights(model: nn.Module) -> None:
-    """Remove a model's parameters and buffers, in place."""
+    """Remove a model's parameters and buffers, in place, to free their memory."""
     for module in model.modules():
         module._parameters = dict.fromkeys(module._parameters)
         module._buffers = dict.fromkeys(module._buffers)
 
 
 def copy_weights(model: nn.Module, source: nn.Module) -> None:
-    """Give a model without weights those of another of its kind."""
+    """Give a model whose weights were dropped the weights of an equal model."""
     found = dict(source.named_modules())
     for name, module in model.named_modules():
         module._parameters = dict(found[name]._parameters)
@@ -49,13 +51,13 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def tensor_bytes(tensor: Tensor) -> memoryview:
-    """Return the bytes of a tensor in row-major order."""
+    """Return the bytes of a tensor in row-major order, for hashing."""
     flat = tensor.detach().cpu().contiguous().flatten()
     return flat.view(torch.uint8).numpy().data
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return the SHA-256 of all that decides which tokens a text becomes."""
+    """Return the SHA-256 of all settings of a tokenizer that decide its tokens."""
     settings = json.loads(tokenizer.backend_tokenizer.to_str())
     for name in UNHASHED_TOKENIZER_KEYS:
         settings.pop(name, None)

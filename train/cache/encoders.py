@@ -56,23 +56,25 @@ class CacheEncoders:
 
     @property
     def models(self) -> dict[str, nn.Module]:
-        """The loaded models by their names in the pipeline."""
+        """Loaded autoencoder and text encoders by their names in the pipeline."""
         return {name: part for name, part in self.given.items() if isinstance(part, nn.Module)}
 
     def build_components(self) -> Components:
-        """Return the parts as components, the denoiser being None."""
+        """Return the loaded models and tokenizers as `Components` without a denoiser."""
         parts: Any = {field.name: self.given.get(field.name) for field in fields(Components)}
         return Components(**parts)
 
     @property
     def bytes_per_text(self) -> int:
-        """Bytes of the embeddings of one window."""
+        """Bytes that the embeddings of one text window take in the cache."""
         encoders = [self.given[name] for name in MODELS_BY_KIND["texts"] if name in self.given]
         width = sum(int(encoder.config.hidden_size) for encoder in encoders)
         return build_text_encoder(self.build_components()).window_size * width * BYTES_PER_FLOAT
 
     def bytes_per_latents(self, shape: Shape) -> int:
-        """Return the bytes of the latents of a picture of this height and width."""
+        """Return the bytes that the latents of a picture of this height and width take in the
+        cache.
+        """
         vae = self.given["vae"]
         numbers = int(vae.config["latent_channels"]) * (1 + isinstance(vae, AutoencoderKL))
         return numbers * BYTES_PER_FLOAT * shape.height * shape.width // pixels_per_latent(vae) ** 2

@@ -15,7 +15,8 @@ MOMENTS, LOSS_MASK, LOSER_MOMENTS = "moments", "mask", "loser_moments"
 
 
 class CachedPictures(Pictures):
-    """Pictures in the order and with the captions of `pictures`, read from the cache.
+    """Data set of pictures whose latents are read from the cache, with order and captions
+    unchanged.
 
     Cached arrays are looked up by the picture's content, crop and flip, never by its number.
     """
@@ -39,7 +40,7 @@ class CachedPictures(Pictures):
             self._note_lost(index, error)
 
     def build_held_out_set(self) -> "CachedPictures":
-        """Return the held-out pictures, cached too."""
+        """Return the held-out pictures as a data set that reads the cache, too."""
         return (
             self.held_out_cache
             if self.held_out_cache is not None
@@ -47,11 +48,14 @@ class CachedPictures(Pictures):
         )
 
     def find_replacement(self, index: int) -> int:
-        """Return `index`, or the index of the picture that replaces it where it was lost."""
+        """Return the index of the picture that replaces a lost one, or `index` itself."""
         return next((one for one in self._candidates(index) if one not in self._lost), index)
 
     def load_variant(self, variant: Variant) -> Sample:
-        """Read one variant of a picture. Raises BrokenPicture or DataError where it is missing."""
+        """Read the cached latents of one variant of a picture as a sample.
+
+        Raises BrokenPicture or DataError where it is missing.
+        """
         index, key = variant.index, self.pixel_key(variant)
         if index in self._lost:
             raise self._lost[index]
@@ -74,7 +78,7 @@ class CachedPictures(Pictures):
         )
 
     def load_loss_mask(self, variant: Variant) -> NDArray[np.uint8] | None:
-        """Return the loss mask (H, W) of a variant, or None."""
+        """Read the cached loss mask (H, W) of a variant, or return None if it has none."""
         if self.surveyed[variant.index].entry.mask is not None:
             return super().load_loss_mask(variant)
         return self.shards.read(self.pixel_key(variant)).get(LOSS_MASK)

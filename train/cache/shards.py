@@ -32,7 +32,9 @@ ABANDONED_AFTER = 3600
 
 
 class ShardEntry(NamedTuple):
-    """The arrays of a key: tensors named "<number>.<name>" in a file."""
+    """Location of the arrays of one key: file, number, and names of the tensors
+    "<number>.<name>".
+    """
 
     file: str
     number: int
@@ -40,7 +42,9 @@ class ShardEntry(NamedTuple):
 
 
 class ShardFolder:
-    """A folder of such files; it can be pickled, and other processes open the files anew."""
+    """Folder of safetensors files with arrays by key; picklable, each process opens the files
+    anew.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -58,11 +62,14 @@ class ShardFolder:
         return sorted(path.name for path in self.folder.glob("[0-9a-f]*.safetensors"))
 
     def list_damaged(self, files: Collection[str]) -> list[str]:
-        """Return those of the files whose content does not match their name."""
+        """Return those of the files whose bytes do not match the digest in their name."""
         return [name for name in files if not matches_digest(self.folder / name)]
 
     def discard(self, files: Collection[str]) -> None:
-        """Remove files, and old unfinished ones. Raises OutputError where the disk refuses."""
+        """Delete the named files, and unfinished files that are old.
+
+        Raises OutputError where the disk refuses.
+        """
         oldest = time.time() - ABANDONED_AFTER
         for path in [self.folder / name for name in files] + [*self.folder.glob(".*.part")]:
             try:
@@ -74,7 +81,7 @@ class ShardFolder:
                 raise write_error(path, error) from error
 
     def index_files(self, files: Collection[str] | None = None) -> None:
-        """Index the keys of all files, or of some; of a key that is there twice the last counts.
+        """Read the keys of all files, or of some, into the index; the last file with a key counts.
 
         Raises DataError for a file that cannot be read.
         """
@@ -93,7 +100,7 @@ class ShardFolder:
                 self._entries[key] = ShardEntry(name, number, tuple(held[number]))
 
     def read(self, key: str) -> dict[str, NDArray[Any]]:
-        """Return the arrays of an indexed key. Raises DataError where its file cannot be read."""
+        """Read the arrays of an indexed key. Raises DataError where its file cannot be read."""
         entry = self._entries[key]
         try:
             file = self._file(entry.file)
@@ -111,7 +118,7 @@ class ShardFolder:
 
 
 class ShardWriter:
-    """Collects entries and writes a file whenever they reach `most_bytes`."""
+    """Writer of arrays by key that starts a new file at every `most_bytes` bytes."""
 
     def __init__(self, folder: Path, most_bytes: int) -> None:
         self.folder, self.most_bytes = folder, most_bytes
@@ -120,7 +127,10 @@ class ShardWriter:
         self._bytes = 0
 
     def add(self, key: str, arrays: Arrays) -> None:
-        """Add the arrays of a key. Raises OutputError where the disk refuses."""
+        """Add the arrays of a key, and write a file if there are enough.
+
+        Raises OutputError where the disk refuses.
+        """
         number = len(self._keys)
         self._keys.append(key)
         for name, array in arrays.items():
@@ -140,7 +150,7 @@ class ShardWriter:
 
 
 def matches_digest(path: Path) -> bool:
-    """Return True for a file whose content has the digest in its name."""
+    """Return True if the bytes of a file have the digest in its name."""
     try:
         with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:DIGEST_LENGTH] == path.stem
@@ -149,7 +159,7 @@ def matches_digest(path: Path) -> bool:
 
 
 def unreadable_error(path: Path) -> DataError:
-    """Return the error of a file that could be read before."""
+    """Return a DataError for a cache file that became unreadable during the run."""
     return DataError(
         f"The file {path} of the cache cannot be read any more: start the run again, which makes "
         "it anew."

@@ -18,7 +18,8 @@ TEXT, MASK, POOLED = "text", "mask", "pooled"
 
 
 def encoded_text_to_arrays(encoded: EncodedText, row: int) -> Arrays:
-    """Return the arrays to cache of one row: text (T, D), and mask (T,), pooled (D,) if present.
+    """Convert one row of encoded captions to arrays for the cache: text (T, D), mask (T,), pooled
+    (D,).
 
     The row keeps its own number of windows; it is padded when it is read beside longer ones.
     """
@@ -31,14 +32,17 @@ def encoded_text_to_arrays(encoded: EncodedText, row: int) -> Arrays:
 
 
 class CachedTexts:
-    """Reads cached captions as the text encoder would encode them in one batch."""
+    """Cached caption embeddings, read as the text encoder would return them for one batch."""
 
     def __init__(self, shards: ShardFolder) -> None:
         self.shards = shards
         self._empty_SD: NDArray[np.float32] = shards.read("")[TEXT]
 
     def read(self, captions: Sequence[str], device: torch.device) -> EncodedText:
-        """Return the embeddings of captions. Raises DataError for one that is not cached."""
+        """Read the embeddings of captions from the cache as one batch.
+
+        Raises DataError for one that is not cached.
+        """
         rows = [self._row(caption) for caption in captions]
         longest = max(len(row[TEXT]) for row in rows)
         text_BTD = np.stack([self._padded(row[TEXT], longest) for row in rows])

@@ -54,7 +54,7 @@ def list_forbidden_changes(before: Mapping[str, Any], after: Mapping[str, Any]) 
 
 
 def flatten_config(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Map dotted keys to the leaves of a tree; entries of a list of tables are numbered."""
+    """Flatten a nested config into dotted keys; entries of a list of tables are numbered."""
     leaves: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, list) and any(isinstance(entry, Mapping) for entry in value):

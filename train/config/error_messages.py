@@ -22,7 +22,9 @@ EXPECTED_BY_TYPE = {
 
 
 def iterate_coercion_messages(given: Any, parsed: Any, key: str = "") -> Iterator[str]:
-    """Yield a message for each value that pydantic converted to another type, such as 1 to true."""
+    """Yield an error message for each value that pydantic converted to another type, such as 1
+    to true.
+    """
     if isinstance(given, Mapping) and isinstance(parsed, Mapping):
         for name in given.keys() & parsed.keys():
             yield from iterate_coercion_messages(

@@ -77,7 +77,7 @@ class RunConfig(BaseModel):
 
     @property
     def has_sample_sheets(self) -> bool:
-        """True where there is something to draw a sample sheet of."""
+        """True if the configuration has something to draw on a sample sheet."""
         return bool(self.samples.prompts) or self.target.kind not in ("denoiser", "finetune")
 
     @model_validator(mode="after")

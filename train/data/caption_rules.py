@@ -26,7 +26,9 @@ class CaptionRules:
 
 
 def compose_caption(captions: Sequence[str], rules: CaptionRules, rng: np.random.Generator) -> str:
-    """Return the caption of one visit; a picture without captions has an empty one."""
+    """Compose the caption of one visit: choose one of the captions, shuffle or drop tags,
+    complete it.
+    """
     caption = captions[int(rng.integers(len(captions)))] if captions else ""
     if rules.shuffle or rules.tag_dropout:
         tags = _split_tags(caption)
@@ -53,7 +55,7 @@ def list_possible_captions(captions: Sequence[str], rules: CaptionRules) -> set[
 
 
 def add_trigger_and_affixes(caption: str, rules: CaptionRules) -> str:
-    """Return the caption with trigger, prefix and suffix."""
+    """Add the trigger word, if it is missing, then prefix and suffix to a caption."""
     trigger = rules.trigger
     if trigger and not contains_words(caption, trigger):
         caption = f"{trigger}, {caption}" if caption else trigger

@@ -12,7 +12,9 @@ PRIOR = "prior"
 
 
 class PriorConfig(BaseModel):
-    """Class pictures trained on beside those of the subject; missing ones are generated."""
+    """Configuration of DreamBooth's class pictures, trained on beside the subject's; missing
+    ones are generated.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -40,7 +40,7 @@ class BrokenPicture(DataError):
         self.name, self.reason = name, reason
 
     def attributed_to(self, picture: str) -> "BrokenPicture":
-        """Return the error under the name of the picture that cannot be used because of it.
+        """Return the same error, named after the picture that cannot be used because of it.
 
         The fault itself may be in its mask or in an archive.
         """
@@ -52,7 +52,7 @@ class BrokenPicture(DataError):
 
 @dataclass(frozen=True, slots=True)
 class PictureHeader:
-    """Size and transparency of a picture, read without decoding it; the size is the upright one."""
+    """Upright size and transparency of a picture, read without decoding it."""
 
     height: int
     width: int
@@ -60,7 +60,7 @@ class PictureHeader:
 
 
 def read_header(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> PictureHeader:
-    """Return the header of an image file. Raises BrokenPicture."""
+    """Read the size and transparency of an image file without decoding it. Raises BrokenPicture."""
     with _open_picture(data, name, max_pixels) as picture:
         height, width = picture.height, picture.width
         if _exif_orientation(picture) in ROTATED:
@@ -69,7 +69,7 @@ def read_header(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Picture
 
 
 def decode_picture(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Return the upright picture, in mode RGBA if it can be transparent, else RGB.
+    """Decode an image file into an upright picture, RGBA if it can be transparent, else RGB.
 
     Raises BrokenPicture.
     """

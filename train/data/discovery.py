@@ -28,24 +28,24 @@ class SubsetRules:
 
     @property
     def location(self) -> str:
-        """Folder, data set or archives of the subset, as the config names them."""
+        """Source of the subset, a folder, data set or archives, as the config names it."""
         subset = self.subset
         return str(subset.folder or subset.dataset or subset.tars)
 
     @property
     def weight(self) -> float:
-        """Weight of the loss on these pictures."""
+        """Weight of the loss on the pictures of the subset."""
         return self.subset.prior_weight if self.subset.prior else 1.0
 
     def without_randomness(self) -> "SubsetRules":
-        """Return rules under which every visit shows a picture alike, with the same caption."""
+        """Return rules without random crops, flips and captions, so that all visits are alike."""
         captions = replace(self.captions, shuffle=False, tag_dropout=0.0)
         return replace(self, captions=captions, crop="center", flip=False)
 
 
 @dataclass(frozen=True, slots=True)
 class FoundPictures:
-    """All pictures of a data set, usable and broken.
+    """All pictures that a data set's sources list, usable and broken.
 
     pictures : the usable ones, subset by subset; each has its subset's index in `rules`
     total : number of usable and broken pictures
@@ -59,7 +59,7 @@ class FoundPictures:
     rules: tuple[SubsetRules, ...]
 
     def choose_held_out(self, wanted: int | float) -> frozenset[str]:
-        """Return the digests of the pictures that are held out; class pictures never are.
+        """Choose which pictures are held out and return their digests; class pictures never are.
 
         wanted : their number or share; a share holds out at least one picture
 

@@ -54,7 +54,7 @@ class MissingSource:
     """Source of a recorded picture that is no longer there."""
 
     def read(self) -> bytes:
-        """Raise FileNotFoundError."""
+        """Raise FileNotFoundError, as the recorded picture is gone."""
         raise FileNotFoundError
 
 

@@ -39,7 +39,7 @@ from train.data.transforms import (
 
 @dataclass(frozen=True, order=True, slots=True)
 class Variant:
-    """One way to show a picture: which of its crops, mirrored or not."""
+    """Choice of how a picture is shown: which of its crops, mirrored or not."""
 
     index: int
     crop: int
@@ -89,11 +89,11 @@ class Pictures:
         return len(self.surveyed)
 
     def build_held_out_set(self) -> "Pictures":
-        """Return the held-out pictures, alike at every visit; there may be none."""
+        """Return the held-out pictures as a data set without random choices; it may be empty."""
         return Pictures(self.config, found=self.found, part="held_out")
 
     def read(self, index: int, visit: int, /) -> Sample:
-        """Return the sample of one visit.
+        """Load the sample of one visit to a picture, with its caption and masks.
 
         A picture that can no longer be read is named in one warning, and the next one of its shape
         replaces it. Raises DataError when more than `bad_share` of all cannot be read.
@@ -127,35 +127,35 @@ class Pictures:
         return [groups[bucket] for bucket in sorted(groups)]
 
     def name(self, index: int) -> str:
-        """Return the path or other name of a picture."""
+        """Return the path of a picture, or its other name."""
         return self.surveyed[index].entry.name
 
     def digest(self, index: int) -> str:
-        """Return the SHA-256 of the file's bytes."""
+        """Return the SHA-256 of the bytes of a picture's file."""
         return self.surveyed[index].digest
 
     def bucket_shape(self, index: int) -> Shape:
-        """Return the shape that the picture is brought to."""
+        """Return the shape of the bucket that a picture is brought to."""
         return self._buckets[index]
 
     def is_class_picture(self, index: int) -> bool:
-        """Return True for a class picture."""
+        """Return True if the picture is a class picture of DreamBooth."""
         return self._rules(index).subset.prior
 
     def variant(self, index: int, visit: int) -> Variant:
-        """Return crop and flip of the picture at a visit."""
+        """Return the crop and the flip of a picture at a visit."""
         rng = self._rng(index, visit, "crop")
         crop = int(rng.integers(len(self._corners(index))))
         return Variant(index, crop, self._rules(index).flip and bool(rng.random() < 0.5))
 
     def list_variants(self, index: int) -> list[Variant]:
-        """Return every variant of the picture."""
+        """List every variant (crop and flip) of a picture."""
         flips = (False, True) if self._rules(index).flip else (False,)
         crops = range(len(self._corners(index)))
         return [Variant(index, crop, flip) for crop in crops for flip in flips]
 
     def pixel_key(self, variant: Variant) -> str:
-        """Return a key of the pixels of a variant: equal keys mean equal pixels."""
+        """Return a cache key of a variant's pixels: equal keys mean equal pixels."""
         view, index = self._view(variant), variant.index
         parts = [
             self.digest(index),
@@ -173,7 +173,7 @@ class Pictures:
         return compose_caption(captions, rules, self._rng(index, visit, "caption"))
 
     def list_captions(self) -> set[str] | None:
-        """Return every caption that can occur; None if they are too many to list."""
+        """List every caption that can occur; None if they are too many."""
         every: set[str] = set()
         for index, one in enumerate(self.surveyed):
             these = list_possible_captions(one.entry.captions, self._rules(index).captions)
@@ -183,7 +183,7 @@ class Pictures:
         return every
 
     def load_variant(self, variant: Variant) -> Sample:
-        """Return a variant of a picture as a sample without its caption.
+        """Load one variant of a picture as a sample without its caption.
 
         Raises BrokenPicture if it cannot be read, or has changed since it was first read.
         """
@@ -205,17 +205,19 @@ class Pictures:
         )
 
     def load_loss_mask(self, variant: Variant) -> NDArray[np.uint8] | None:
-        """Return the loss mask, (H, W) uint8, 255 where the loss counts; None without one."""
+        """Load the loss mask of a variant, (H, W) uint8, 255 where the loss counts; None without
+        one.
+        """
         index = variant.index
         view, alpha_mask = self._view(variant), self._alpha_mask(index)
         return load_transformed_mask(self.surveyed[index], view, alpha_mask, self.config.max_pixels)
 
     def masked_word(self, index: int) -> str:
-        """Return the word for what the picture's mask shows."""
+        """Return the word in captions for the object that a picture's mask shows."""
         return self.config.masked_word or self._rules(index).captions.trigger
 
     def count_pairs(self) -> int:
-        """Return the number of pictures that are the better one of a pair."""
+        """Count the pictures that are the better one of a preference pair."""
         return sum(one.entry.loser is not None for one in self.surveyed)
 
     def has_mask(self, index: int) -> bool:
@@ -248,20 +250,22 @@ class Pictures:
         return loss_mask[None] > 127, (found.span(),)
 
     def framing(self, variant: Variant) -> Framing:
-        """Return original size and crop corner of a variant, as SDXL is conditioned on them."""
+        """Return the original size and crop corner of a variant, for SDXL's size conditioning."""
         return Framing(self.surveyed[variant.index].shape, self._view(variant).corner)
 
     def weight(self, index: int) -> float:
-        """Return the weight of the loss on the picture."""
+        """Return the weight of the loss on a picture."""
         return self._rules(index).weight
 
     def build_summary(self) -> DatasetSummary:
-        """Return counts, sizes and remarks on the pictures."""
+        """Build a summary of the data set: counts, sizes and remarks."""
         epoch = [index for group in self.groups() for index in group]
         return summarize(self.found, self.surveyed, self._buckets, epoch, self.list_captions())
 
     def compute_fingerprint(self) -> str:
-        """Return a digest of all that order and captions of a run depend on; not of paths."""
+        """Return a digest of everything that the order and captions of a run depend on, except
+        paths.
+        """
         digest = hashlib.sha256()
         for index, one in enumerate(self.surveyed):
             entry = one.entry
@@ -310,5 +314,5 @@ class Pictures:
 
 
 def keep_first_caption(one: SurveyedPicture) -> SurveyedPicture:
-    """Return the picture with the first of its captions alone."""
+    """Return the picture without any caption but its first."""
     return replace(one, entry=replace(one.entry, captions=one.entry.captions[:1]))

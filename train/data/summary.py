@@ -19,7 +19,10 @@ MASK_WARNINGS: dict[Oddity, str] = {
 
 @dataclass(frozen=True, slots=True)
 class BucketCount:
-    """Pictures of one bucket. places : number of times that they occur in an epoch"""
+    """Number of pictures in one bucket.
+
+    places : number of times that they occur in an epoch
+    """
 
     width: int
     height: int
@@ -29,7 +32,10 @@ class BucketCount:
 
 @dataclass(frozen=True, slots=True)
 class SubsetCount:
-    """Pictures of one subset. places : number of times that they occur in an epoch"""
+    """Number of pictures in one subset.
+
+    places : number of times that they occur in an epoch
+    """
 
     place: str
     prior: bool
@@ -72,11 +78,11 @@ class DatasetSummary:
     notes: list[str]
 
     def list_small_buckets(self, batch_size: int) -> list[BucketCount]:
-        """Return the buckets that do not fill one batch, so that their pictures repeat in it."""
+        """List the buckets with fewer pictures than a batch, so that pictures repeat in it."""
         return [bucket for bucket in self.buckets if bucket.places < batch_size]
 
     def format_counts(self) -> str:
-        """Return the numbers of trained, held-out and broken pictures as text."""
+        """Format the numbers of trained, held-out and broken pictures as text."""
         parts = [f"{self.trained} to train on"]
         parts += [f"{self.held_out} held out"] * bool(self.held_out)
         parts += [f"{len(self.broken)} broken"] * bool(self.broken)
@@ -101,7 +107,7 @@ class DatasetSummary:
         return remarks
 
     def to_json_dict(self) -> dict[str, object]:
-        """Return all fields as values for JSON."""
+        """Return all fields as a dict that can be written as JSON."""
         return asdict(self)
 
 

@@ -26,7 +26,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class SurveyedPicture:
-    """A usable picture with what was found out by reading it.
+    """A usable picture with the facts found by reading it: shape, transparency, digests.
 
     subset : index of its subset
     shape : of the upright picture

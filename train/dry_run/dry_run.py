@@ -35,7 +35,7 @@ def print_plan(config: RunConfig, *, as_json: bool) -> None:
 
 
 def build_plan_facts(config: RunConfig, expected: RunForecast) -> Facts:
-    """Return the numbers of the table; None for those that are not known."""
+    """Build the numbers of the dry run's plan; None for those that are not known."""
     train = config.train
     facts: Facts = {
         "trained": describe_parameter_groups(config, expected),
@@ -72,7 +72,7 @@ def describe_parameter_groups(config: RunConfig, expected: RunForecast) -> list[
 
 
 def format_part_name(part: PartConfig) -> str:
-    """Return a name for a trained part of a fine-tune."""
+    """Format the name of a trained part of a fine-tune for the plan."""
     if isinstance(part, AdapterPart):
         kind = "dora" if part.dora else part.method
         return f"{ADAPTER_NAMES[kind]} of rank {part.rank} on {part.of}"
@@ -97,7 +97,7 @@ def describe_data(config: RunConfig) -> Facts:
 
 
 def format_rows(config: RunConfig, facts: Facts) -> Iterator[tuple[str, str]]:
-    """Iterate over the rows of the table: name and text."""
+    """Format the plan's table as rows of name and text."""
     train, rate, data = config.train, config.rate, facts["data"]
     for number, part in enumerate(facts["trained"]):
         count = part["parameters"]

@@ -38,7 +38,7 @@ LIBRARIES = (400_000_000, 600_000_000)
 
 @dataclass(frozen=True, slots=True)
 class MemoryForecast:
-    """Bytes during a step, by what they are for."""
+    """Expected bytes in memory during a step, by purpose."""
 
     weights: int
     """All models in memory, trained or not."""
@@ -49,7 +49,7 @@ class MemoryForecast:
     """Tensors that a step keeps for its gradient; None where they could not be counted."""
 
     def estimate_range(self) -> tuple[int, int]:
-        """Return the least and the most bytes of the process.
+        """Estimate the least and the most bytes that the process needs.
 
         Measured on a CPU in float32, in MB, with the range forecast: the embedded model from
         scratch in batches of 16 1,227 (1,037 to 1,587), its LoRA in batches of 4 765 (576 to 868),
@@ -63,7 +63,10 @@ class MemoryForecast:
 
 @dataclass(frozen=True, slots=True)
 class RunForecast:
-    """Parameters and memory of a run; None for what is not known, with the reason in `missing`."""
+    """Forecast of a run's trained parameters and memory.
+
+    Unknown numbers are None, with the reason in `missing`.
+    """
 
     trained: tuple[int, ...] | None
     """Parameters of each group of the optimizer: a fine-tune's parts in their order, or all."""
@@ -74,7 +77,7 @@ class RunForecast:
 
 
 def forecast_run(config: RunConfig) -> RunForecast:
-    """Build the target as the run would, and count; nothing is downloaded or written."""
+    """Forecast trained parameters and memory of a run; nothing is downloaded or written."""
     target_config = config.target
     if isinstance(target_config, FineTuneConfig) and is_not_downloaded(target_config.base):
         return RunForecast(

@@ -16,7 +16,10 @@ def fill_piece(
     blocks: dict[str, list[str]],
     others: dict[str, dict[str, Value]],
 ) -> list[str]:
-    """Return the lines of a piece with its values; a block's name is replaced by its lines."""
+    """Fill a piece of the config's template with values and return its lines.
+
+    The name of a block is replaced by the lines of that block.
+    """
     texts = {key: format_toml_literal(value) for key, value in values.items()}
     texts |= {"initial": "".join(blocks["initial"]), "class_phrase": str(values["class_phrase"])}
     lines: list[str] = []
@@ -34,7 +37,7 @@ def fill_piece(
 def format_values_of_other_models(
     key: str, values: dict[str, Value], others: dict[str, dict[str, Value]]
 ) -> str:
-    """Return the values for other base models as text, grouped by value."""
+    """Format the values for other base models as a comment, grouped by value."""
     names: dict[str, list[str]] = {}
     for name, row in others.items():
         if key in row and row[key] != values[key]:
@@ -43,7 +46,7 @@ def format_values_of_other_models(
 
 
 def format_toml_literal(value: Value) -> str:
-    """Return a value as TOML."""
+    """Format a value as a TOML literal, long lists on several lines."""
     if isinstance(value, float) and value < 0.01:
         mantissa, exponent = f"{value:e}".split("e")
         return f"{float(mantissa):g}e{int(exponent)}"
@@ -53,7 +56,7 @@ def format_toml_literal(value: Value) -> str:
 
 
 def format_relative_path(beside: Path, place: str) -> str:
-    """Return a path, relative to the folder `beside` if it lies below it."""
+    """Format a path relative to the folder `beside` if it lies below it, else as absolute."""
     path, base = Path(expanduser(place)).resolve(), beside.resolve()
     return path.relative_to(base).as_posix() or "." if path.is_relative_to(base) else str(path)
 

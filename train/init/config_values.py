@@ -76,13 +76,13 @@ VISITS, FEWEST, MOST = 100, 400, 4000
 
 
 def list_method_values(method: str, family: Family) -> dict[str, Value]:
-    """Return the values that depend on method and base model alone."""
+    """Return the values of a starting config that depend on method and base model alone."""
     place = FAMILIES.index(family)
     return {key: row[place] for key, row in (COMMON | OF_METHOD.get(method, {})).items()}
 
 
 def choose_num_steps(family: Family, pictures: int, batch_size: int) -> int:
-    """Return the number of optimizer steps for so many pictures; at least one epoch."""
+    """Choose the number of optimizer steps for so many pictures; at least one epoch."""
     epoch = -(-pictures // batch_size)
     if family == "embedded":
         return max(epoch, STEPS)
@@ -104,7 +104,7 @@ def detect_model_family(base: str) -> Family:
 
 
 def detect_image_size(base: str, family: Family) -> int:
-    """Return the side in pixels of the images that the base model generates."""
+    """Return the side in pixels of the images that a base model generates."""
     folder = Path(base)
     configs = folder / "unet" / "config.json", folder / "vae" / "config.json"
     if base not in EMBEDDED_MODELS and all(path.is_file() for path in configs):

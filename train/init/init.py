@@ -98,7 +98,10 @@ class InitRequest:
 
 
 def inspect_folder(folder: Path) -> FolderFacts:
-    """Read every picture of a folder. Raises DataError if none is usable."""
+    """Read every picture of a folder and return their counts, sizes and captions.
+
+    Raises DataError if none is usable.
+    """
     companions = {key: folder / key for key in COMPANIONS if (folder / key).is_dir()}
     subset = SubsetConfig.model_validate({"folder": folder, **companions})
     found = find_pictures(PicturesConfig(subsets=(subset,)))
@@ -177,7 +180,7 @@ def check_base(base: str) -> None:
 
 
 def is_not_downloaded(base: str) -> bool:
-    """Return True for a model of the hub that is not in the cache."""
+    """Return True for a model of the hub that is not in the local cache."""
     return (
         base not in EMBEDDED_MODELS
         and not Path(expanduser(base)).exists()
@@ -186,7 +189,7 @@ def is_not_downloaded(base: str) -> bool:
 
 
 def has_few_broken(facts: FolderFacts) -> bool:
-    """Return True if a run would start with so many broken pictures."""
+    """Return True if a run would accept the share of broken pictures."""
     bad_share: float = PicturesConfig.model_fields["bad_share"].default
     return facts.broken <= bad_share * (facts.pictures + facts.broken)
 
@@ -194,7 +197,7 @@ def has_few_broken(facts: FolderFacts) -> bool:
 def build_starting_config(
     request: InitRequest, facts: FolderFacts, beside: Path, head: str, *, hints: bool = False
 ) -> str:
-    """Return the text of the config, for a file in the folder `beside`.
+    """Build the text of a starting config, for a file in the folder `beside`.
 
     hints : add comments with the values for other base models
     """
@@ -225,7 +228,7 @@ def build_starting_config(
 def build_folder_values(
     request: InitRequest, facts: FolderFacts, family: Family, beside: Path
 ) -> dict[str, Value]:
-    """Return the values that depend on the pictures."""
+    """Build the values of a starting config that depend on the pictures."""
     word, thing, kind = choose_word_and_class(request, facts)
     size = detect_image_size(request.base, family)
     if size >= SMALL and facts.side < SMALL_SHARE * size:
@@ -247,13 +250,15 @@ def build_folder_values(
 
 
 def has_trigger_word(request: InitRequest) -> bool:
-    """Return True if the subject has a word of its own for captions and prompts."""
+    """Return True if captions and prompts call the subject by a word of its own."""
     named = request.word is not None or request.kind is not None
     return named or request.method in OF_A_CLASS + OF_NEW_WORDS
 
 
 def explain_missing_trigger(request: InitRequest, facts: FolderFacts) -> str | None:
-    """Return why captions get no trigger; None if they do, or if pictures have none."""
+    """Return the reason why the config sets no trigger word; None if it does, or if pictures
+    lack captions.
+    """
     if facts.captioned < facts.pictures:
         return None
     word, _, _ = choose_word_and_class(request, facts)
@@ -265,7 +270,7 @@ def explain_missing_trigger(request: InitRequest, facts: FolderFacts) -> str | N
 
 
 def choose_word_and_class(request: InitRequest, facts: FolderFacts) -> tuple[str, str, str]:
-    """Return the word, the subject's name in prompts, and its class, or "a cat" if unknown."""
+    """Choose the trigger word, the subject's name in prompts and its class ("a cat" if unknown)."""
     kind = f"{indefinite_article(request.kind)} {request.kind}" if request.kind else "a cat"
     if request.method in OF_NEW_WORDS:
         plain = re.sub(r"[^a-z0-9]+", "-", request.folder.resolve().name.lower()).strip("-")
@@ -276,7 +281,7 @@ def choose_word_and_class(request: InitRequest, facts: FolderFacts) -> tuple[str
 
 
 def build_word_comment(request: InitRequest, facts: FolderFacts) -> list[str]:
-    """Return comment lines on the default word and how to choose another."""
+    """Build comment lines on the default trigger word and how to choose another."""
     word, thing, _ = choose_word_and_class(request, facts)
     if request.word is not None or word != RARE or not has_trigger_word(request):
         return []
@@ -287,7 +292,7 @@ def build_word_comment(request: InitRequest, facts: FolderFacts) -> list[str]:
 
 
 def build_blocks(request: InitRequest, facts: FolderFacts, head: str) -> dict[str, list[str]]:
-    """Return the lines that replace each block name in a piece."""
+    """Build the lines that replace each block name in a piece of the template."""
     word, thing, _ = choose_word_and_class(request, facts)
     trigger = (
         word if request.method in OF_NEW_WORDS or not request.kind else f"{word} {request.kind}"
@@ -324,7 +329,7 @@ def build_blocks(request: InitRequest, facts: FolderFacts, head: str) -> dict[st
 
 
 def build_source_lines(request: InitRequest, facts: FolderFacts, beside: Path) -> list[str]:
-    """Return the key of [data] that names the pictures, with their masks or worse pictures."""
+    """Build the line of [data] that names the pictures, with their masks or worse pictures."""
     folder = format_toml_literal(format_relative_path(beside, str(request.folder)))
     present = {"masks": facts.has_masks, "losers": facts.has_losers}
     places = [
@@ -340,7 +345,7 @@ def build_source_lines(request: InitRequest, facts: FolderFacts, beside: Path) -
 def build_optional_target_lines(
     request: InitRequest, facts: FolderFacts, trigger: str
 ) -> list[str]:
-    """Return the keys of [target] that the pictures and the method allow, mostly as comments."""
+    """Build the keys of [target] that pictures and method allow, mostly as comments."""
     lines = []
     if facts.has_losers:
         lines += [
@@ -366,7 +371,7 @@ def build_optional_target_lines(
 
 
 def build_mask_lines(request: InitRequest, facts: FolderFacts, trigger: str) -> list[str]:
-    """Return the keys of [data] about masks as comments; none without masks."""
+    """Build the keys of [data] about masks as comments; none without masks."""
     if facts.has_losers or not (facts.has_masks or facts.has_alpha):
         return []
     lines = []
@@ -381,5 +386,5 @@ def build_mask_lines(request: InitRequest, facts: FolderFacts, trigger: str) -> 
 
 
 def has_enough_to_hold_out(facts: FolderFacts) -> bool:
-    """Return True if there are enough pictures to hold some out."""
+    """Return True if there are enough pictures to hold some out for validation."""
     return facts.pictures >= ENOUGH

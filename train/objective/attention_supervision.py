@@ -63,7 +63,7 @@ class SupervisionConfig(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class SupervisedWords:
-    """Words of a batch that have masks.
+    """Supervised words of a batch, with their tokens and masks.
 
     row_I : the batch row of each
     tokens_IT : True at the word's tokens
@@ -89,7 +89,7 @@ class AttentionSupervision:
 
     @contextmanager
     def listen_to_pass(self, denoiser: nn.Module) -> Iterator[None]:
-        """Listen to one denoiser pass within the block.
+        """Listen to the attention calls of one denoiser pass within the block.
 
         Raises ArgumentError if the denoiser has no matching site.
         """
@@ -119,7 +119,7 @@ class AttentionSupervision:
         return self._rows if self._passing else None
 
     def leave_pass(self) -> None:
-        """Note that the model returned or raised."""
+        """End the pass: the model returned or raised."""
         self._passing = False
 
     def wants(self, site: Site) -> bool:
@@ -127,13 +127,13 @@ class AttentionSupervision:
         return site.size is not None and self.sites.matches(site)
 
     def check_call(self, site: Site, call: AttentionInputs) -> None:
-        """Accept every call: there are no prompts to compare its keys with."""
+        """Accept every attention call: there are no prompts to compare its keys with."""
 
     def plan_edits(self, site: Site, plan: EditPlan) -> None:
-        """Add nothing to the edit plan."""
+        """Add nothing to the edit plan, as supervision only reads."""
 
     def recorded_row(self, site: Site) -> None:
-        """Return None: nothing was recorded."""
+        """Return None, as supervision has no recorded source."""
         return
 
     def on_attention(self, probabilities: AttentionProbabilities) -> None:
@@ -148,7 +148,7 @@ class AttentionSupervision:
 
 
 def extract_word_maps(call: AttentionInputs, words: SupervisedWords) -> Tensor:
-    """Return the attention probabilities of each word, (I, Q) float32, as a mean over heads."""
+    """Return the attention map of each supervised word, (I, Q) float32, as a mean over heads."""
     with torch.autocast(call.query.device.type, enabled=False):
         q_INQE, k_INTE = (one[words.row_I].float() for one in (call.query, call.key))
         scale = q_INQE.shape[-1] ** -0.5 if call.scale is None else call.scale
@@ -165,12 +165,14 @@ def extract_word_maps(call: AttentionInputs, words: SupervisedWords) -> Tensor:
 
 
 def resize_masks(masks_IHW: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the share of each position of a site that a mask covers, (I, Q), from 0 to 1."""
+    """Resize masks to a site: the share of each position that a mask covers, (I, Q), from 0 to
+    1.
+    """
     return interpolate(masks_IHW[:, None], size, mode="area").flatten(1)
 
 
 def outside_loss(maps_IQ: Tensor, masks_IQ: Tensor) -> Tensor:
-    """Return (1 - share of each map inside its mask)^2, (I,); Equation 5."""
+    """Return the loss (1 - share of each map inside its mask)^2, (I,); Equation 5."""
     inside_I = (maps_IQ * masks_IQ).sum(-1) / maps_IQ.sum(-1).clamp(min=LEAST)
     return (1 - inside_I).pow(2)
 

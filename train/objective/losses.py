@@ -13,7 +13,7 @@ NOTHING = torch.finfo(torch.float32).tiny
 
 
 def squared_error(error_BCHW: Tensor) -> Tensor:
-    """Return e^2 elementwise, (B, C, H, W)."""
+    """Return the squared error e^2 elementwise, (B, C, H, W)."""
     return error_BCHW.pow(2)
 
 
@@ -42,17 +42,20 @@ def smooth_l1(error_BCHW: Tensor, c_B: Tensor) -> Tensor:
 
 
 def constant_c(c: float, time_B: Tensor, alpha_B: Tensor, sigma_B: Tensor) -> Tensor:
-    """Return c at every timestep, (B,)."""
+    """Return the Huber threshold c, the same at every timestep, (B,)."""
     return torch.full_like(alpha_B, c)
 
 
 def exponential_c(c: float, time_B: Tensor, alpha_B: Tensor, sigma_B: Tensor) -> Tensor:
-    """Return c^time, (B,): from 1 without noise to c in pure noise (2403.16728, section 4)."""
+    """Return the Huber threshold c^time, (B,): from 1 without noise to c in pure noise
+    (2403.16728, section 4).
+    """
     return torch.exp(math.log(c) * time_B).to(alpha_B.dtype)
 
 
 def snr_c(c: float, time_B: Tensor, alpha_B: Tensor, sigma_B: Tensor) -> Tensor:
-    """Return (1 - c) / (1 + sigma / alpha)^2 + c, (B,): from 1 without noise to c in pure noise.
+    """Return the Huber threshold (1 - c) / (1 + sigma / alpha)^2 + c, (B,), which falls from 1 to
+    c.
 
     kohya's and SimpleTuner's "snr" schedule, written with alpha on top so that it is finite in pure
     noise. For flow, where alpha + sigma = 1, it is (1 - c) (1 - t)^2 + c.
@@ -61,7 +64,7 @@ def snr_c(c: float, time_B: Tensor, alpha_B: Tensor, sigma_B: Tensor) -> Tensor:
 
 
 def row_means(error_BCHW: Tensor, weight_B1HW: Tensor | None = None) -> Tensor:
-    """Return the mean of each row, (B,), weighted if weights are given.
+    """Return the mean error of each row, (B,), weighted if weights are given.
 
     A row with a total weight of 0 has mean 0 and no gradient.
     """
@@ -74,7 +77,7 @@ def row_means(error_BCHW: Tensor, weight_B1HW: Tensor | None = None) -> Tensor:
 
 
 def pool_weights(share_B1HW: Tensor, height: int, width: int) -> Tensor:
-    """Return loss weights at the size of latents, (B, 1, height, width), from those of pixels."""
+    """Pool loss weights of pixels to the size of latents, (B, 1, height, width)."""
     return interpolate(share_B1HW, size=(height, width), mode="area")
 
 

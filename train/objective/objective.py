@@ -93,7 +93,7 @@ class ObjectiveConfig(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class NoiseLevel:
-    """Noise level of each row.
+    """Timesteps and noise levels of the rows of a batch.
 
     timestep_B : input of the model, 0..999 (int64), or 0..1000 (float32) for flow
     alpha_B, sigma_B : factors of the clean latents and of the noise, float32
@@ -105,7 +105,9 @@ class NoiseLevel:
 
 
 class Objective:
-    """Formulas of one objective configuration, with its noise schedule."""
+    """Training objective of a denoiser: its noise schedule, prediction target, loss and loss
+    weight.
+    """
 
     def __init__(self, config: ObjectiveConfig) -> None:
         self.config = config
@@ -115,7 +117,7 @@ class Objective:
             self._alpha2_T: Tensor = table.alphas_cumprod.double()
 
     def compute_noise_level(self, quantile_B: Tensor) -> NoiseLevel:
-        """Return the noise level at quantiles (B,) in [0, 1) of the timestep density."""
+        """Map quantiles (B,) in [0, 1) of the timestep density to noise levels."""
         u_B = quantile_B.double()
         if self.config.density == "logit_normal":
             normal_B = torch.special.ndtri(u_B.clamp(1e-7, 1 - 1e-7))
@@ -127,11 +129,11 @@ class Objective:
         return NoiseLevel(timestep_B, alpha2_B.sqrt().float(), (1 - alpha2_B).sqrt().float())
 
     def add_noise(self, latents_BCHW: Tensor, noise_BCHW: Tensor, level: NoiseLevel) -> Tensor:
-        """Return the noisy latents x_t, (B, C, H, W)."""
+        """Return the noisy latents x_t = alpha x_0 + sigma noise, (B, C, H, W)."""
         return _rows(level.alpha_B) * latents_BCHW + _rows(level.sigma_B) * noise_BCHW
 
     def compute_target(self, latents_BCHW: Tensor, noise_BCHW: Tensor, level: NoiseLevel) -> Tensor:
-        """Return the output that the model should have for x_t, (B, C, H, W)."""
+        """Return the output that the model should predict for x_t, (B, C, H, W)."""
         match self.config.prediction:
             case "epsilon":
                 return noise_BCHW
@@ -143,7 +145,7 @@ class Objective:
                 return noise_BCHW - latents_BCHW
 
     def compute_loss_weight(self, level: NoiseLevel) -> Tensor:
-        """Return the factor (B,) on each row's error.
+        """Return the min-SNR factor (B,) on each row's error; 1 without weighting.
 
         min-SNR weighs the error of x_0 by min(SNR, gamma), here turned into one of the model's
         own output. With a zero terminal SNR that would silence the last timestep; SNR + 1 in its
@@ -172,7 +174,7 @@ class Objective:
         level: NoiseLevel,
         weight_B1HW: Tensor | None = None,
     ) -> Tensor:
-        """WeightedText mean error of each row, (B,), in float32.
+        """Return the weighted mean error of each row, (B,), in float32.
 
         weight_B1HW : how much each place counts in its row's mean, from 0 to 1, or all alike
         """
@@ -203,7 +205,7 @@ class Objective:
                 return error_B * (level.alpha_B**2 + level.sigma_B**2)
 
     def compute_elementwise_loss(self, error_BCHW: Tensor, level: NoiseLevel) -> Tensor:
-        """Return the elementwise error of a difference, (B, C, H, W)."""
+        """Return the L2, Huber or smooth L1 loss of each element of a difference, (B, C, H, W)."""
         config = self.config
         if config.loss == "l2":
             return squared_error(error_BCHW)
@@ -215,7 +217,7 @@ class Objective:
 
 
 def add_offset_noise(noise_BCHW: Tensor, offset_BC11: Tensor, strength: float) -> Tensor:
-    """Return noise with an offset per channel, so that mean brightness can be learned.
+    """Add an offset per channel to noise, so that mean brightness can be learned.
 
     noise + strength * offset, with one standard normal number per row and channel (N. Guttenberg,
     "Diffusion with offset noise", 2023; 0.1 there). Its variance is 1 + strength^2, as published.
@@ -225,7 +227,8 @@ def add_offset_noise(noise_BCHW: Tensor, offset_BC11: Tensor, strength: float) -
 
 
 def perturb_noise(noise_BCHW: Tensor, extra_BCHW: Tensor, gamma: float) -> Tensor:
-    """Return the noise of the input alone, noise + gamma * extra; the target keeps `noise`.
+    """Return the noise for the denoiser's input alone, noise + gamma * extra; the target keeps
+    `noise`.
 
     Ning et al. (2023), Algorithm 1, arXiv 2301.11706 (gamma = 0.1 there): in training the denoiser
     sees such errors as its own predictions leave behind in sampling.
@@ -236,7 +239,7 @@ def perturb_noise(noise_BCHW: Tensor, extra_BCHW: Tensor, gamma: float) -> Tenso
 def stratified_quantiles(
     config: ObjectiveConfig, seed: int, step: int, slots: list[int], batch_size: int
 ) -> Tensor:
-    """Return the quantile (B,), in [0, 1), of the timestep density for each slot of a batch."""
+    """Draw a quantile (B,), in [0, 1), of the timestep density for each slot of a batch."""
     within = [
         torch.rand((), generator=derive_generator(seed, step, slot, "time")) for slot in slots
     ]

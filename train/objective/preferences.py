@@ -9,7 +9,7 @@ from torch.nn.functional import logsigmoid
 
 
 class PreferenceConfig(BaseModel):
-    """Base of the target configs that can learn from preferences."""
+    """Base of the target configs that can learn from preference pairs (Diffusion-DPO)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -19,7 +19,7 @@ class PreferenceConfig(BaseModel):
 
 
 def preference_loss(better_B: Tensor, worse_B: Tensor, beta: float) -> Tensor:
-    """Return -log sigmoid(-beta / 2 (better - worse)), (B,).
+    """Return the Diffusion-DPO loss -log sigmoid(-beta / 2 (better - worse)), (B,).
 
     better_B, worse_B : error of the trained model less that of the base model, on the two pictures
         of a pair under the same noise

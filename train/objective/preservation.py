@@ -26,7 +26,7 @@ class PreservationConfig(BaseModel):
     """Captions to preserve, instead of the pictures' captions without the new word."""
 
     def preserved_caption(self, caption: str, seed: int, step: int, slot: int) -> str | None:
-        """Return the preserved caption of a row; None if it has none."""
+        """Return the caption of a row for output preservation; None if it has none."""
         if self.preserve_captions:
             chosen = derive_seed(seed, step, slot, "preserve") % len(self.preserve_captions)
             return self.preserve_captions[chosen]

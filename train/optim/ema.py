@@ -23,7 +23,7 @@ Length = Annotated[float, Field(gt=0, lt=MAX_LENGTH)]
 
 
 class EMAConfig(BaseModel):
-    """The kind and the speed of the average."""
+    """Configuration of the weight average (EMA): its kind and speed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -58,7 +58,7 @@ class EMA:
 
     @property
     def average(self) -> Mapping[str, Tensor]:
-        """The average that is drawn from and exported; empty for kind "none"."""
+        """Average of the weights that is drawn from and exported; empty for kind "none"."""
         return next(iter(self.averages.values()), {})
 
     def decay(self, step: int) -> float:
@@ -91,20 +91,20 @@ class EMA:
         }
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what `state` returned."""
+        """Restore the averages that `state` returned."""
         for key, value in self.state().items():
             copy_from_whole(value, state[key])
 
     @contextmanager
     def applied_to(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
-        """Give the weights the values of the average within the block."""
+        """Give the weights the values of the EMA within the block."""
         with swap_weights(self.average, weights):
             yield
 
 
 @contextmanager
 def swap_weights(values: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Give the named weights other values within the block; afterwards their own again."""
+    """Give the named weights other values within the block; restore their own afterwards."""
     kept = {name: weights[name].detach().clone() for name in values}
     try:
         with torch.no_grad():
@@ -118,7 +118,7 @@ def swap_weights(values: Mapping[str, Tensor], weights: Mapping[str, Tensor]) ->
 
 
 def format_length_prefix(length: float) -> str:
-    """Return the prefix of the names of a power average."""
+    """Return the name prefix of the tensors of a power average in a file."""
     return f"{length:g}/"
 
 

@@ -22,7 +22,7 @@ FILE_NAME = re.compile(r"step-(\d{8,})\.safetensors")
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A file with the averages of `lengths` after `step` steps."""
+    """Snapshot file of averages of `lengths` after `step` steps."""
 
     path: Path
     step: int
@@ -32,7 +32,7 @@ class Snapshot:
 def save_snapshot(
     folder: Path, averages: Mapping[str, Tensor], lengths: Sequence[float], step: int
 ) -> Path:
-    """Write what `EMA.state` returned after `step` steps, completely or not at all.
+    """Write a snapshot of the averages after `step` steps, completely or not at all.
 
     Raises OutputError when the disk refuses.
     """

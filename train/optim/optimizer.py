@@ -33,7 +33,7 @@ OPTIMIZERS_BY_KEY: dict[str, tuple[OptimizerName, ...]] = {
 
 
 class OptimizerConfig(BaseModel):
-    """The optimizer and its settings."""
+    """Configuration of the optimizer: its name and settings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -100,7 +100,7 @@ def check_optimizer_fits(optimizer: OptimizerConfig, rate: RateConfig, ema: EMAC
 
 @dataclass(frozen=True, slots=True)
 class ParameterGroup:
-    """Parameters with the same settings; None takes the setting of the configuration."""
+    """Parameters with the same optimizer settings; None takes the setting of the configuration."""
 
     name: str
     parameters: list[nn.Parameter]
@@ -111,7 +111,7 @@ class ParameterGroup:
 def build_optimizer(
     config: OptimizerConfig, groups: Sequence[ParameterGroup]
 ) -> torch.optim.Optimizer:
-    """Build the optimizer of these groups.
+    """Build the configured optimizer for parameter groups.
 
     Raises ArgumentError where its library is missing, or it does not support the groups.
     """
@@ -139,7 +139,7 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
 
 @contextmanager
 def averaged_weights(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Give the model the average that schedule-free keeps, within the block, for drawing.
+    """Give the model schedule-free's averaged weights within the block, for drawing.
 
     Schedule-free takes the gradient at other weights, which are restored from a copy: its own way
     back rounds. With any other optimizer nothing changes.

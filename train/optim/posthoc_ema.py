@@ -44,7 +44,8 @@ class ProfileMixture:
 def reconstruct_average(
     found: Sequence[Snapshot], wanted: AverageProfile
 ) -> tuple[dict[str, Tensor], float]:
-    """Return an average of every weight, float32, and the relative error of its profile.
+    """Reconstruct an average of every weight, float32, from snapshots, with the error of its
+    profile.
 
     Raises ArgumentError for a length or a step that the snapshots do not cover, TrainingError for
     snapshots of different runs.

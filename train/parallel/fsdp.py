@@ -165,12 +165,12 @@ def prepare_for_training(
 
 
 def gather_tensor(tensor: Tensor) -> Tensor:
-    """Return the whole tensor; all processes must call this together."""
+    """Gather one whole tensor from its shards; all processes must call this together."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def gather_tensors(tensors: Mapping[str, Tensor], *, main: bool) -> dict[str, Tensor]:
-    """Return the whole tensors; all processes must call this together.
+    """Gather whole tensors from all shards by name; all processes must call this together.
 
     Sharded tensors are gathered one after the other and moved to the CPU; only the process with
     `main` keeps them, the others get none.

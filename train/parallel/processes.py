@@ -64,7 +64,7 @@ def print_on_main(accelerator: Accelerator, text: str) -> None:
 
 @contextmanager
 def open_accelerator(loop: LoopConfig, optimizer: str) -> Iterator[Accelerator]:
-    """Give the Accelerator of a run within a block, whatever this process did before.
+    """Give the Accelerator of a run within the block, whatever this process did before.
 
     All processes leave the block together. Afterwards Accelerate, the environment and torch's
     global generators are as before, also after an exception. Raises ArgumentError where this

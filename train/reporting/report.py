@@ -24,7 +24,7 @@ Numbers = Sequence[float]
 
 
 class Report:
-    """Output of the main process: progress bar, log and TensorBoard."""
+    """Reports of a training run by its main process: progress bar, `log.jsonl` and TensorBoard."""
 
     def __init__(self, out: Path, start: int, steps: int, *, tensorboard: bool) -> None:
         self.start, self.steps = start, steps
@@ -38,12 +38,15 @@ class Report:
             self._bar.start()
 
     def advance(self, step: int) -> None:
-        """Move the bar to a step."""
+        """Move the progress bar to a step."""
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
 
     def log_step(self, step: int, facts: Mapping[str, float]) -> None:
-        """Log the values of one step, with the steps per second since this process began."""
+        """Write the values of one step to the log, TensorBoard and the terminal.
+
+        The rate, in steps per second, counts from when this process began.
+        """
         rate = (step - self.start) / max(time.monotonic() - self._began, 1e-9)
         self._log.write({"step": step, **facts, "steps_per_s": rate})
         if self._board is not None:
@@ -57,7 +60,9 @@ class Report:
             self.print_line(f"step {step}/{self.steps}  {text}  {left} left")
 
     def log_validation(self, step: int, loss: float, by_level: Sequence[float]) -> None:
-        """Log and print the validation loss after a step, in all and by noise level."""
+        """Write the validation loss after a step, in all and by noise level, to the log and
+        terminal.
+        """
         self._log.write({"step": step, "validation_loss": loss, "validation_by_level": by_level})
         if self._board is not None:
             self._board.add_scalar("validation_loss", loss, step)
@@ -79,7 +84,7 @@ class Report:
             print_note(text)
 
     def close(self) -> None:
-        """Close the bar and TensorBoard."""
+        """Close the progress bar and TensorBoard."""
         if self._bar is not None:
             with suppress(OSError):  # the terminal is gone
                 self._bar.stop()
@@ -98,7 +103,10 @@ class LogFile:
             write_atomically(path, lambda part: part.write_text(kept, "utf-8"))
 
     def write(self, facts: Mapping[str, Number | Numbers], remark: str | None = None) -> None:
-        """Append a line. Raises an error with the path if it cannot be written."""
+        """Append one line of facts to the log.
+
+        Raises an error with the path if it cannot be written.
+        """
         values: dict[str, object] = {
             name: none_if_nonfinite(value)
             if isinstance(value, Number)
@@ -121,7 +129,7 @@ def none_if_nonfinite(value: Number) -> Number | None:
 
 
 def parse_log_step(line: str) -> float:
-    """Return the step of a log line; infinity for an incomplete line."""
+    """Parse the step of a log line; infinity for an incomplete line."""
     try:
         return float(parse_json(line)["step"])
     except (ValueError, KeyError, TypeError):
@@ -129,7 +137,7 @@ def parse_log_step(line: str) -> float:
 
 
 def build_progress_bar() -> "Progress":
-    """Return a progress bar on stderr. rich is imported here, as that takes time."""
+    """Build rich's progress bar on stderr. rich is imported here, as that takes time."""
     from rich import progress
     from rich.console import Console
 
@@ -145,7 +153,10 @@ def build_progress_bar() -> "Progress":
 
 
 def open_tensorboard(folder: Path, start: int) -> Any:
-    """Return a TensorBoard writer. Raises ArgumentError if it is not installed."""
+    """Open a TensorBoard writer that continues after step `start`.
+
+    Raises ArgumentError if it is not installed.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
@@ -157,7 +168,7 @@ def open_tensorboard(folder: Path, start: int) -> Any:
 
 
 def format_hms(seconds: float) -> str:
-    """Return seconds as h:mm:ss."""
+    """Format seconds as h:mm:ss."""
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}"

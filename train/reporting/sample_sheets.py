@@ -23,7 +23,7 @@ AT_ONCE = 8
 
 
 class SamplesConfig(BaseModel):
-    """Prompts and settings of the sample sheets, and how often they are drawn."""
+    """Configuration of the sample sheets: prompts, settings, and how often they are drawn."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -64,7 +64,7 @@ class SamplesConfig(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class SampleImage:
-    """Image of one prompt, with the heat maps of its words."""
+    """Generated image of one prompt, with the heat maps of its words."""
 
     prompt: str
     picture: Image.Image
@@ -72,7 +72,7 @@ class SampleImage:
 
 
 def pixels_to_images(pixels_BCHW: torch.Tensor) -> list[Image.Image]:
-    """Return pixels (B, 3, H, W), from -1 to 1, as images."""
+    """Convert pixels (B, 3, H, W), from -1 to 1, to PIL images."""
     bytes_BHWC = ((pixels_BCHW + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(picture) for picture in bytes_BHWC]
 
@@ -109,7 +109,7 @@ def contains_word(prompt: str, word: str) -> bool:
 
 
 def draw_sheet(drawn: Sequence[SampleImage], columns: int) -> Image.Image:
-    """Return a sheet of about `columns` columns, each image followed by its heat maps."""
+    """Draw a sheet of about `columns` columns, each image followed by its heat maps."""
     if not any(one.maps for one in drawn):
         return picture_grid([one.picture for one in drawn], [one.prompt for one in drawn], columns)
     groups = [draw_overlays(one.picture, one.maps) for one in drawn]

@@ -145,7 +145,7 @@ def build_scratch_target(parts: Components, config: RunConfig) -> Target:
 
 
 def describe_model(model: ModelConfig, parts: Components) -> Facts:
-    """Return what a resume must find unchanged of a model that is trained from scratch."""
+    """Return the facts of a model trained from scratch that a resume must find unchanged."""
     return {
         **model.model_dump(mode="json", exclude={"tokenizer": {"folder"}}),
         "scaling": parts.vae.config["scaling_factor"],
@@ -166,7 +166,10 @@ def digest_shapes(part: nn.Module) -> str:
 
 
 def load_part(part: Part, folder: Path, key: str) -> Part:
-    """Load a part from `folder`. Raises ModelError unless its shapes are those of `part`."""
+    """Load one trained part of a model, such as its autoencoder, from `folder`.
+
+    Raises ModelError unless its shapes are those of `part`.
+    """
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"No trained weights in {folder} (target.{key}): train that part first; "
@@ -191,7 +194,7 @@ def load_part(part: Part, folder: Path, key: str) -> Part:
 
 
 def list_shapes(part: nn.Module) -> Shapes:
-    """Return the shape of each weight of a model by its name."""
+    """Map the names of a model's weights to their shapes."""
     return {name: tuple(weight.shape) for name, weight in part.state_dict().items()}
 
 

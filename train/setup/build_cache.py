@@ -74,7 +74,8 @@ def build_cache(
     accelerator: Accelerator,
     stop: StopRequest,
 ) -> tuple[Samples, CacheEncoders | None]:
-    """Encode what can be cached; return samples that read the cache, and the released encoders.
+    """Encode latents and captions into the cache; return samples that read it, and the released
+    encoders.
 
     Each process encodes its share. Where nothing can be cached the samples are returned unchanged,
     with None. Raises T2IError, and StoppedEarly when a stop is requested, on every process.
@@ -103,7 +104,7 @@ def build_cache(
 
 
 class CacheBuilder:
-    """Adds to a cache folder what a run needs and the folder does not have."""
+    """Builder of a cache folder: encodes what a run needs and the folder does not have."""
 
     def __init__(
         self,

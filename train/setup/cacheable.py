@@ -17,7 +17,9 @@ Reasons = dict[str, str | None]
 
 
 def choose_cached_kinds(cache: CacheConfig, target: TargetConfig, samples: Samples) -> Reasons:
-    """Decide what is cached, as far as that is known before the encoders are loaded."""
+    """Decide whether latents and texts are cached, as far as known before the encoders are
+    loaded.
+    """
     reasons: Reasons = dict.fromkeys(KINDS, "")
     if not isinstance(target, FineTuneConfig):
         return reasons
@@ -45,7 +47,7 @@ def explain_uncached_texts(target: FineTuneConfig, pictures: Pictures) -> str | 
 
 
 def explain_too_large(needed: int, most_gb: float) -> str | None:
-    """Return the reason why so many bytes are not cached; None where they fit."""
+    """Return the reason why so many bytes are not cached; None if they fit."""
     if needed <= most_gb * GB:
         return None
     return f"they would take {needed / GB:.3g} GB, more than cache.max_gb = {most_gb:g}"

@@ -32,7 +32,7 @@ NOTES = ".drawn.json"
 
 @dataclass(frozen=True, slots=True)
 class ClassPictures:
-    """The class pictures of a run: the folder they are in and what they are drawn with.
+    """Class pictures that a run needs: their folder and the settings that they are drawn with.
 
     base : the model that draws them
     size : side in pixels
@@ -52,7 +52,7 @@ class ClassPictures:
 
 
 def draw_class_pictures(wanted: ClassPictures, accelerator: Accelerator, stop: StopRequest) -> bool:
-    """Draw the missing class pictures on the main process; False where that was stopped.
+    """Draw the missing class pictures on the main process; return False if that was stopped.
 
     Each is written as it is finished, so that the next run continues after it. Raises
     ArgumentError for a folder whose pictures were drawn with other settings.
@@ -63,7 +63,7 @@ def draw_class_pictures(wanted: ClassPictures, accelerator: Accelerator, stop: S
 
 
 def draw_missing_pictures(wanted: ClassPictures, device: torch.device, stop: StopRequest) -> None:
-    """Draw the class pictures that the folder does not have, until a stop is requested."""
+    """Draw on this process the class pictures that the folder lacks, until a stop is requested."""
     prior, folder = wanted.prior, wanted.folder
     numbers = list_missing(folder, prior.count)
     check_same_settings(folder, wanted.describe(), adding=bool(numbers))
@@ -91,7 +91,7 @@ def draw_missing_pictures(wanted: ClassPictures, device: torch.device, stop: Sto
 
 
 def batch_numbers(numbers: Sequence[int], prior: PriorConfig) -> list[range]:
-    """Return whole batches that contain the numbers.
+    """Group the numbers of missing class pictures into whole batches.
 
     A picture depends, by rounding, on the size of the batch it is drawn in.
     """
@@ -103,7 +103,7 @@ def batch_numbers(numbers: Sequence[int], prior: PriorConfig) -> list[range]:
 def draw_batch(
     pipe: "TextToImagePipeline", prior: PriorConfig, size: int, numbers: Sequence[int]
 ) -> list[Image.Image]:
-    """Draw pictures by their numbers; picture n has the seed `prior.seed + n`."""
+    """Draw one batch of class pictures by number; picture n has the seed `prior.seed + n`."""
     drawn: list[Image.Image] = pipe(
         [prior.prompt] * len(numbers),
         height=size,
@@ -117,7 +117,9 @@ def draw_batch(
 
 
 def list_missing(folder: Path, count: int) -> list[int]:
-    """List the numbers of the pictures to draw; pictures under other names count too."""
+    """List the numbers of the class pictures to draw; pictures under other names count as
+    present.
+    """
     listing = list_folder(folder) if folder.is_dir() else Listing()
     present = {Path(picture.name).name for picture in listing.pictures}
     ours = {format_class_picture_name(number) for number in range(count)} & present

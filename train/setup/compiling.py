@@ -31,7 +31,7 @@ SPARE_KERNELS = 8
 
 @contextmanager
 def compile_denoiser(target: Target, sizes: int) -> Iterator[None]:
-    """Compile the target's UNet within the block, at its first pass for each size of picture.
+    """Compile the target's UNet in place within the block, at its first pass for each picture size.
 
     One kernel for all sizes would differ after a resume that begins with another size, and
     inductor cannot make it (torch 2.13: "cannot determine truth value of Relational"). Raises
@@ -117,7 +117,7 @@ def compute_gradient(target: Target, batch: Batch, accelerator: Accelerator) -> 
 
 
 class CompilationMonitor:
-    """Notices when a target's denoiser was compiled, which takes a while."""
+    """Monitor that detects compilations of a target's denoiser, which take a while."""
 
     def __init__(self, target: Target) -> None:
         self._is_compiled = is_compiled(target)
@@ -136,7 +136,7 @@ class CompilationMonitor:
 
 
 def count_graphs() -> int:
-    """Count the graphs that were compiled in this process so far."""
+    """Count the graphs that torch.compile made in this process so far."""
     # Imported here: it takes seconds, which a run that compiles nothing is spared.
     from torch._dynamo.utils import counters
 
@@ -145,7 +145,7 @@ def count_graphs() -> int:
 
 @contextmanager
 def disable_compilation(target: Target) -> Iterator[None]:
-    """Run the target eagerly within the block.
+    """Run the target eagerly within the block, although it is compiled.
 
     Otherwise each size that is drawn or measured once would be compiled for itself.
     """

@@ -21,7 +21,9 @@ DIGEST_PATTERN = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{56}\b")
 
 
 def build_run_identity(config: RunConfig, model: Facts, target: Target) -> dict[str, Any]:
-    """Return what a resume must find unchanged: configuration, model, and weights not trained."""
+    """Return the facts that a resume must find unchanged: configuration, model, untrained
+    weights.
+    """
     return {
         "config": config.model_dump(mode="json"),
         "model": model,

@@ -169,12 +169,12 @@ def build_order(samples: Samples, batch_size: int, seed: int) -> BatchOrder:
 
 
 def describe_samples(samples: Samples) -> dict[str, str]:
-    """Return what a resume must find unchanged of the pictures, wherever they are."""
+    """Return the facts of the pictures that a resume must find unchanged, wherever they are."""
     return {"pictures": samples.compute_fingerprint()} if isinstance(samples, Pictures) else {}
 
 
 class ReadingProgress:
-    """Prints a line after every tenth of the pictures that are read."""
+    """Progress display that prints a line after every tenth of the pictures read."""
 
     def __init__(self) -> None:
         self._tenths = 0

@@ -23,7 +23,7 @@ from train.targets.target import Target
 
 
 class AutoencoderConfig(BaseModel):
-    """Train the autoencoder to reconstruct its pictures."""
+    """Configuration of the target that trains an autoencoder to reconstruct pictures."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,7 +47,9 @@ class AutoencoderConfig(BaseModel):
 
 
 class AutoencoderTarget(Target):
-    """Reconstruction loss: absolute and squared error, edge error, and a penalty on the latents."""
+    """Target that trains an autoencoder by absolute, squared and edge error and a latent
+    penalty.
+    """
 
     def __init__(
         self, components: Components, config: AutoencoderConfig, seed: int, batch_size: int
@@ -111,7 +113,7 @@ class AutoencoderTarget(Target):
 
     @torch.no_grad()
     def export(self, folder: Path, batch: Batch, config: ExportConfig, notes: Notes) -> None:
-        """Write the autoencoder in float32.
+        """Write the autoencoder in float32 as a folder that diffusers reads.
 
         If its encoder was trained, `scaling_factor` becomes the factor that gives the latents of
         `batch` unit variance; otherwise it stays, as a denoiser may depend on it.

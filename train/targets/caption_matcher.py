@@ -28,7 +28,7 @@ OPPOSITES |= {word: opposite for opposite, word in OPPOSITES.items()}
 
 
 class CaptionMatcherConfig(BaseModel):
-    """Train the caption matcher on top of a frozen recogniser."""
+    """Configuration of the target that trains a caption matcher on top of a frozen recogniser."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,7 +41,7 @@ class CaptionMatcherConfig(BaseModel):
 
 
 class CaptionMatcherTarget(Target):
-    """Contrastive loss: each picture is matched with its caption among all captions of the batch.
+    """Target that trains the caption matcher by a contrastive loss over the captions of the batch.
 
     A further negative is its own caption with every position word reversed. The negatives are those
     of one micro-batch, so that several processes and gradient accumulation make the task easier.

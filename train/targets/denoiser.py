@@ -18,7 +18,9 @@ from train.targets.position_loss import PositionLoss
 
 
 class DenoiserConfig(SupervisionConfig):
-    """Train the denoiser, and the text encoder with it, on latents of a finished autoencoder."""
+    """Configuration of the target that trains a denoiser from scratch, with its text encoder if
+    wanted.
+    """
 
     kind: Literal["denoiser"] = "denoiser"
     vae: Path | None = None
@@ -37,7 +39,7 @@ class DenoiserConfig(SupervisionConfig):
 
 
 class DenoiserTarget(DenoisingTarget):
-    """The whole UNet and, unless configured otherwise, the text encoders."""
+    """Target that trains the whole UNet and, unless configured otherwise, the text encoders."""
 
     def __init__(
         self,

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ValidationPicture:
-    """One picture with its caption, encoded without any random choice.
+    """Latents and conditioning of one validation picture, encoded without any random choice.
 
     conditioning : None if a text encoder is trained, so that it changes with every step
     """
@@ -236,7 +236,7 @@ class DenoisingTarget(Target):
         return noise_BCHW, perturb_noise(noise_BCHW, extra_BCHW, config.input_perturbation)
 
     def drawn_values(self, batch: Batch) -> dict[str, list[float]]:
-        """Return the timestep of each row."""
+        """Return the random timestep of each row, for reports of bad steps."""
         quantile_B = stratified_quantiles(
             self.objective.config, self.seed, batch.step, batch.slots, self.batch_size
         )
@@ -253,7 +253,7 @@ class DenoisingTarget(Target):
         return draw_sheet(drawn, config.columns)
 
     def list_new_word_spellings(self) -> list[str]:
-        """Return the new words that are learned."""
+        """Return the new words that are learned; none unless a subclass learns some."""
         return []
 
     def build_pipeline(self) -> "TextToImagePipeline":

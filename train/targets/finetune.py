@@ -34,7 +34,7 @@ PartConfig = Annotated[FullPart | AdapterPart | WordsPart, Field(discriminator="
 
 
 class FineTuneConfig(SupervisionConfig, PreservationConfig, PreferenceConfig):
-    """Train parts of a finished model."""
+    """Configuration of a fine-tune: which parts of a finished model are trained, and how."""
 
     kind: Literal["finetune"] = "finetune"
     base: str = Field("embedded", min_length=1)
@@ -75,7 +75,7 @@ class FineTuneConfig(SupervisionConfig, PreservationConfig, PreferenceConfig):
 
 
 class FineTuneTarget(DenoisingTarget):
-    """A finished model, some parts of which are trained."""
+    """Target that trains some parts of a finished model: weights, adapters or new words."""
 
     def __init__(
         self,
@@ -253,7 +253,9 @@ def check_disjoint(trained: dict[int, list[nn.Parameter]]) -> None:
 
 
 def copy_components(pipe: TextToImagePipeline) -> Components:
-    """Return the components with copies of the tokenizers, which can get new words."""
+    """Return the components of a pipeline with copies of its tokenizers, which can get new
+    words.
+    """
     return Components(
         vae=pipe.vae,
         unet=pipe.unet,
@@ -296,7 +298,7 @@ def resolve_objective(config: ObjectiveConfig, scheduler: Any) -> ObjectiveConfi
 
 
 def cast_frozen_weights(target: DenoisingTarget, kind: torch.dtype) -> None:
-    """Cast the untrained weights to the type that is computed in, to save memory."""
+    """Cast the untrained weights to the dtype of the computation, to save memory."""
     precise = target.vae.config.get("force_upcast", False)
     kept = {id(weight) for weight in target.vae.parameters() if precise}
     for weight in target.parameters():

@@ -50,7 +50,7 @@ LORA, LORA_KOHYA, PEFT = "lora.safetensors", "lora-kohya.safetensors", "peft"
 
 @dataclass(frozen=True, slots=True)
 class FineTunedModel:
-    """A fine-tuned model, with everything that its files are written from.
+    """Fine-tuned model with everything that its result files are written from.
 
     original_tokenizers : those of both text encoders, without the new words
     models : the trainable models by their names in a pipeline
@@ -72,7 +72,8 @@ class FineTunedModel:
 def write_results(
     trained: FineTunedModel, folder: Path, config: ExportConfig, notes: Notes
 ) -> None:
-    """Write every file of the module's docstring that the fine-tune has content for, or none.
+    """Write the files of a fine-tune into `folder`: adapters, new words, and the model if
+    retrained.
 
     The folder is complete or not there at all.
     """
@@ -159,5 +160,5 @@ def copy_without_adapters(trained: FineTunedModel) -> Components:
 
 
 def format_base_name(base: str) -> str:
-    """Return the base model's name: of a path its last part alone, as paths are local."""
+    """Return the base model's name for metadata; of a local path only its last part."""
     return Path(base).name if Path(base).exists() else base

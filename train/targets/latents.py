@@ -36,6 +36,6 @@ def latent_mean(encoded: Any) -> Tensor:
 
 
 def vae_autocast(vae: Any, device: torch.device) -> AbstractContextManager[object]:
-    """Return a context that turns autocast off for an autoencoder which needs float32 (SDXL's)."""
+    """Return a context that turns autocast off for an autoencoder that needs float32 (SDXL's)."""
     upcast = vae.config.get("force_upcast", False)
     return torch.autocast(device.type, enabled=False) if upcast else nullcontext()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class PositionLoss(nn.Module):
-    """Error of a linear prediction of row and column from the features of the UNet's mid block.
+    """Auxiliary loss: error of a linear prediction of row and column from the UNet's mid block.
 
     A UNet can infer positions only from the zero padding around the image, and under the strong
     noise in which a layout is decided little of that is left. As a small part of the loss this

@@ -25,7 +25,7 @@ COLOUR_WEIGHT = 0.5
 
 
 class RecogniserConfig(BaseModel):
-    """Train a recogniser of the objects of `data`, which must label its pixels."""
+    """Configuration of the target that trains a recogniser on the labelled pixels of `data`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,7 +35,10 @@ class RecogniserConfig(BaseModel):
 
 
 class RecogniserTarget(Target):
-    """Cross-entropy of the label of each position, background and objects weighted equally."""
+    """Target that trains the recogniser by the cross-entropy of the label of each position.
+
+    Background and objects are weighted equally.
+    """
 
     def __init__(
         self,
@@ -82,13 +85,13 @@ class RecogniserTarget(Target):
         return picture_grid(both, labels, config.columns)
 
     def export(self, folder: Path, batch: Batch, config: ExportConfig, notes: Notes) -> None:
-        """Write the recogniser as a folder."""
+        """Write the trained recogniser as a folder."""
         with atomic_folder(folder) as new:
             self.recogniser.save(new, {"trained": notes["trained"]})
 
 
 def resize_logits(logits_BKhw: Tensor, like_Bhw: Tensor) -> Tensor:
-    """Return the logits at the size of `like_Bhw`, in float32."""
+    """Resize logits to the size of `like_Bhw`, in float32."""
     size = like_Bhw.shape[-2:]
     return functional.interpolate(logits_BKhw.float(), size, mode="bilinear", align_corners=False)
 
@@ -100,7 +103,7 @@ def masked_mean(values_Bhw: Tensor, where_Bhw: Tensor) -> Tensor:
 
 
 def format_recognised(seen: Recognition) -> str:
-    """Return the names of the recognised objects and of the background."""
+    """Format the names of the recognised objects and of the background as text."""
     things = [
         found.name if found.colour == OWN_COLOUR else f"{found.colour} {found.name}"
         for found in seen.objects.values()

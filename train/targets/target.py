@@ -40,12 +40,12 @@ class Target(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        """Device of the parameters."""
+        """Device that the target's parameters are on."""
         return next(self.parameters()).device
 
     @abstractmethod
     def draw(self, batch: Batch, config: SamplesConfig) -> Image.Image:
-        """Return a sheet of what the target produces now, from a batch or the config's prompts."""
+        """Draw a sheet of what the target produces now, from a batch or the config's prompts."""
 
     @abstractmethod
     def export(self, folder: Path, batch: Batch, config: ExportConfig, notes: Notes) -> None:
@@ -63,7 +63,7 @@ class Target(nn.Module, ABC):
         return [ParameterGroup("all", [*self.weights().values()])]
 
     def noise(self, like: Tensor, batch: Batch, purpose: str) -> Tensor:
-        """Return standard normal noise of the shape of `like`, seeded by each row's own slot."""
+        """Draw standard normal noise of the shape of `like`, seeded by each row's own slot."""
         rows = [
             torch.randn(
                 like.shape[1:], generator=derive_generator(self.seed, batch.step, slot, purpose)

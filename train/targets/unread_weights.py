@@ -29,7 +29,7 @@ def freeze_unread_weights(
 
 
 def find_leaf_tensors(outputs: Iterable[Tensor]) -> set[Tensor]:
-    """Return the leaf tensors, such as parameters, that a gradient of the outputs reaches."""
+    """Find the leaf tensors, such as parameters, that a gradient of the outputs reaches."""
     leaves: set[Tensor] = set()
     seen: set[object] = set()
     nodes = [output.grad_fn for output in outputs]

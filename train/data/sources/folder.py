@@ -105,12 +105,12 @@ def list_folder(folder: Path, options: FolderOptions | None = None) -> Listing:
 
 
 def format_os_error(error: OSError | ValueError) -> str:
-    """Return the reason of an error, without errno and path."""
+    """Return the reason of an OSError as text, without errno and path."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def map_caption_files(names: Iterable[str], suffixes: Sequence[str]) -> dict[str, str]:
-    """Return the names of caption files by their names with the suffix in lower case."""
+    """Map the names of caption files, with the suffix in lower case, to their names."""
     found = ((Path(name), name) for name in names)
     return {
         path.stem + path.suffix.lower(): name
@@ -182,7 +182,7 @@ def walk_folders(
 
 
 def parse_folder_repeats(folder: Path) -> dict[str, tuple[int, str]]:
-    """Return repeats and words of the folders named as `10_sks dog`; empty unless all are."""
+    """Parse folder names such as `10_sks dog` into repeats and words; empty unless all match."""
     found = {}
     for below in sorted(folder.iterdir()):
         if below.name.startswith(".") or not below.is_dir():
@@ -195,7 +195,7 @@ def parse_folder_repeats(folder: Path) -> dict[str, tuple[int, str]]:
 
 
 def map_pictures_by_name(folder: Path, what: str) -> dict[str, Path]:
-    """Return the pictures of a folder by their relative path without the suffix."""
+    """Map the relative paths of a folder's pictures, without suffix, to their files."""
     if not folder.is_dir():
         raise DataError(f"No such folder of {what}: {folder}. Check the path.")
     return {

@@ -22,7 +22,7 @@ class ByteSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FileSource:
-    """A file on disk."""
+    """Source of bytes from a file on disk."""
 
     path: Path
 
@@ -33,7 +33,7 @@ class FileSource:
 
 @dataclass(frozen=True, slots=True)
 class PictureEntry:
-    """One picture that a source lists.
+    """One picture that a source lists: its bytes, captions, mask and repeats.
 
     captions : one of them is chosen at each visit; empty if none was found
     repeats : from its folder's name, times those of the subset
@@ -53,7 +53,7 @@ class PictureEntry:
 
 @dataclass(slots=True)
 class Listing:
-    """Everything that one source lists.
+    """Result of listing one source: pictures, broken ones and notes.
 
     broken : pictures that are named there but cannot be used
     notes : remarks on how the source was read
@@ -65,7 +65,7 @@ class Listing:
 
 
 def read_bytes(source: ByteSource, name: str) -> bytes:
-    """Return the bytes of a source. Raises BrokenPicture for every failure to read it."""
+    """Read the bytes of a source. Raises BrokenPicture for every failure to read it."""
     try:
         return source.read()
     except FileNotFoundError:

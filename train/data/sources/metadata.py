@@ -20,7 +20,7 @@ Rows = dict[Path, tuple[str, ...]]
 
 
 def read_caption_table(table: Path, caption_column: str | None) -> Rows:
-    """Return the captions of a table by picture. Raises DataError with file and line."""
+    """Read the captions in a metadata table, by picture. Raises DataError with file and line."""
     rows: Rows = {}
     for line, row in iterate_table_rows(table):
         place = f"{table}, line {line}"
@@ -58,7 +58,7 @@ def find_caption_column(row: dict[str, object], wanted: str | None, place: str) 
 
 
 def iterate_table_rows(table: Path) -> Iterator[tuple[int, dict[str, object]]]:
-    """Yield each row with its line number, counted from 1."""
+    """Iterate over the rows of a metadata table with their line numbers, counted from 1."""
     with open_untrusted(table, TABLE) as file:
         yield from (_csv_rows if table.suffix == ".csv" else _json_rows)(table, file)
 
@@ -97,7 +97,7 @@ def _text_lines(table: Path, file: BinaryIO) -> Iterator[tuple[int, str]]:
 
 
 def find_metadata_table(folder: Path, names: Sequence[str]) -> Path | None:
-    """Return the path of the folder's table, or None. Raises DataError if there are two."""
+    """Return the path of a folder's metadata table, or None. Raises DataError if there are two."""
     found = [name for name in TABLES if name in names]
     if len(found) > 1:
         raise DataError(f"{folder} holds both {' and '.join(found)}: keep one of them.")

@@ -22,7 +22,7 @@ GONE = (403, 404, 410)
 
 @dataclass(frozen=True, slots=True)
 class RemoteSource:
-    """A file within an uncompressed archive on a web server."""
+    """Source of bytes from a file within an uncompressed archive on a web server."""
 
     url: str
     offset: int
@@ -36,7 +36,7 @@ class RemoteSource:
 
 
 def fetch_range(url: str, offset: int, size: int) -> bytes:
-    """Download a range of bytes.
+    """Download a range of bytes of a URL.
 
     Raises BrokenPicture if the server has no such file, for which another picture can be used, and
     DataError if the server cannot be reached.
@@ -71,7 +71,7 @@ def fetch_range(url: str, offset: int, size: int) -> bytes:
 
 
 def fetch_content_length(url: str) -> int:
-    """Return the length of a file in bytes. Raises DataError."""
+    """Ask a web server for the length of a file in bytes. Raises DataError."""
     request = urllib.request.Request(url, headers={"Range": "bytes=0-0"})
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:

@@ -27,7 +27,10 @@ def expand_subsets(config: PicturesConfig) -> tuple[list[SubsetConfig], list[str
 
 
 def list_subset(subset: SubsetConfig) -> Listing:
-    """Return the listing of a subset. Raises DataError if its source cannot be read."""
+    """List the pictures of a subset from whichever kind of source it names.
+
+    Raises DataError if its source cannot be read.
+    """
     if subset.tars is not None:
         patterns = (subset.tars,) if isinstance(subset.tars, str) else subset.tars
         return list_tars(patterns, subset.caption_column)

@@ -20,7 +20,10 @@ SAVED = ("dataset_info.json", "state.json")
 
 @dataclass(frozen=True, slots=True)
 class TableRowSource:
-    """A picture in a row; each process opens the table's files itself."""
+    """Source of the bytes of a picture in a row of a `datasets` table.
+
+    Each process opens the table's files itself.
+    """
 
     table: "Dataset"
     row: int
@@ -81,7 +84,7 @@ def list_table(
 
 
 def read_caption_cells(table: "Dataset", name: str, wanted: str | None) -> list[object] | None:
-    """Return the cells of the caption column; None if there is no such column."""
+    """Read the cells of the caption column; None if there is no such column."""
     columns = table.column_names
     if wanted is not None and wanted not in columns:
         raise ArgumentError(

@@ -47,7 +47,7 @@ COMPRESSED = (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5")
 
 @dataclass(frozen=True, slots=True)
 class TarMemberSource:
-    """A file within an uncompressed archive on disk."""
+    """Source of bytes from a file within an uncompressed archive on disk."""
 
     archive: Path
     offset: int
@@ -67,7 +67,7 @@ class TarMemberSource:
 
 @dataclass(frozen=True, slots=True)
 class TarMember:
-    """A file within an archive.
+    """Name, source and size of one file within an archive.
 
     key, kind : its name before and after the first dot of the last path part, as in ".mask.png"
     text : its content, if its kind can hold a caption
@@ -82,7 +82,7 @@ class TarMember:
 
 
 def list_tars(patterns: Sequence[str], caption_column: str | None = None) -> Listing:
-    """Return the listing of the samples of all archives, in their order.
+    """List the pictures with captions in all archives, in their order.
 
     Raises DataError for an archive that cannot be read in place.
     """
@@ -191,7 +191,7 @@ def list_members(archive: str, listing: Listing) -> Iterator[TarMember]:
 
 
 class HeaderReader:
-    """Archive file for tarfile, which refuses headers that would need much memory."""
+    """File wrapper for tarfile that refuses headers which would need much memory."""
 
     def __init__(self, file: io.BufferedReader) -> None:
         self.file = file

@@ -22,7 +22,7 @@ ATTENTION: dict[str, Patterns] = {
 
 
 class AdapterPart(TrainedPart):
-    """Low-rank layers beside those of the model, whose own weights stay unchanged.
+    """Part of a fine-tune that trains low-rank adapter layers (LoRA, LoHa, LoKr).
 
     LoRA: Hu et al. (2021), arXiv 2106.09685; DoRA: Liu et al. (2024), arXiv 2402.09353; rsLoRA:
     Kalajdzievski (2023), arXiv 2312.03732; LoHa and LoKr: Yeh et al. (2023), arXiv 2309.14859.

@@ -26,7 +26,9 @@ class TrainedPart(BaseModel):
 
 
 class FullPart(TrainedPart):
-    """Weights of the model itself, all or those of matching modules."""
+    """Part of a fine-tune that trains weights of the model itself, all or those of matching
+    modules.
+    """
 
     method: Literal["full"] = "full"
     of: ModelName = "unet"
@@ -36,7 +38,10 @@ class FullPart(TrainedPart):
 
 
 def get_model(models: Models, of: str, key: str) -> nn.Module:
-    """Return the model named `of`. Raises ArgumentError if the base has no such model."""
+    """Return the model that a part names by `of`, such as "unet".
+
+    Raises ArgumentError if the base has no such model.
+    """
     if of not in models:
         raise ArgumentError(
             f"{key}.of = {of!r}, but the base model has none: choose one of {', '.join(models)}."

@@ -17,7 +17,7 @@ from train.targets.parts.full_weights import TrainedPart
 
 
 class NewWord(BaseModel):
-    """Configuration of one new word."""
+    """Configuration of one new word that textual inversion learns."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,7 +42,7 @@ class NewWord(BaseModel):
 
 
 class WordsPart(TrainedPart):
-    """New words that are learned, in every text encoder."""
+    """Part of a fine-tune that learns new words, in every text encoder."""
 
     method: Literal["words"] = "words"
     words: tuple[NewWord, ...] = Field(min_length=1)
@@ -82,7 +82,8 @@ class ExtendedEmbedding(nn.Module):
 def register_new_words(
     part: WordsPart, tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel, key: str
 ) -> list[nn.Parameter]:
-    """Add the words to the tokenizer and to the encoder, and return their new vectors, (N, D).
+    """Add new words to a tokenizer and its encoder in place; return their trainable vectors, (N,
+    D).
 
     key : config key of the part, for messages
 
@@ -112,7 +113,7 @@ def register_new_words(
 def build_initial_vectors(
     word: NewWord, tokenizer: PreTrainedTokenizerBase, known: nn.Embedding
 ) -> Tensor:
-    """Return the initial vectors of a new word, (vectors, D): those of `initial`, repeated."""
+    """Build the initial vectors of a new word, (vectors, D), from those of `initial`, repeated."""
     rows_VD = known.weight.detach().float()
     if word.initial is None:
         noise = torch.randn(word.vectors, rows_VD.shape[1])
