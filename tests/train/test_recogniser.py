@@ -43,7 +43,7 @@ learning_rate = 4e-3
 AGREEMENT = """
 seed = 1
 [target]
-kind = "caption_matcher"
+kind = "agreement"
 recogniser = "seen"
 width = 16
 layers = 1
