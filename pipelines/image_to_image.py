@@ -20,7 +20,7 @@ from t2i.denoiser.families.sdxl import Size
 
 
 class ImageToImagePipeline(Pipeline):
-    """Redraws an image towards a prompt, as far as `strength` allows.
+    """Pipeline that redraws an image towards a prompt, as far as `strength` allows.
 
     >>> pipe = ImageToImagePipeline.from_pretrained("embedded")
     >>> image = PIL.Image.open("apple.png")

@@ -22,7 +22,7 @@ from t2i.errors import ArgumentError
 
 
 class InpaintPipeline(Pipeline):
-    """Redraws the white part of a mask and keeps the rest of the image.
+    """Pipeline that redraws the white part of a mask and keeps the rest of the image.
 
     Works with any model: one for inpainting (nine channels) reads the mask and the image around it;
     with every other one the rest is restored after each step.

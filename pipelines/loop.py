@@ -31,7 +31,7 @@ def sample(
     generator: Generators | None = None,
     step_callbacks: Sequence[StepCallback] = (),
 ) -> Tensor:
-    """Step the latents of `run` through its timesteps and return them, (B, C, H, W).
+    """Run the sampling loop over the timesteps of `run` and return its latents, (B, C, H, W).
 
     An exception, also Ctrl-C, leaves the loop at once; `run` then holds the state so far. Raises
     DrawingError where latents become NaN or infinite.
@@ -82,6 +82,6 @@ def predict_guided(run: RunState, denoise: Denoise, scheduler: Scheduler) -> Ten
 
 
 def accepted_step_options(scheduler: Scheduler, **options: Any) -> dict[str, Any]:
-    """Return the options that this scheduler's step accepts."""
+    """Return the options, of `eta` and `generator`, that the scheduler's `step` accepts."""
     parameters = inspect.signature(scheduler.step).parameters
     return {name: value for name, value in options.items() if name in parameters}

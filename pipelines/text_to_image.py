@@ -21,7 +21,8 @@ from t2i.denoiser.schedulers import scale_initial_noise
 
 
 class TextToImagePipeline(Pipeline):
-    """Generates images of a prompt with Stable Diffusion 1, 2 or XL, or the embedded model.
+    """Pipeline that generates images of a prompt with Stable Diffusion 1, 2 or XL, or the
+    embedded model.
 
     >>> pipe = TextToImagePipeline.from_pretrained("embedded")
     >>> seed = torch.Generator().manual_seed(7)

@@ -31,7 +31,7 @@ def upscale(
     strength: float = STRENGTH,
     **call: Any,
 ) -> "OutputOrTuple":
-    """Enlarge generated images by `factor`, then redraw them by `strength` with their prompt.
+    """Return generated images enlarged by `factor` and redrawn by `strength` with their prompt.
 
     This is image to image with the parts of `pipe` and everything attached to them.
 

@@ -68,7 +68,7 @@ def isolated_rng() -> Iterator[None]:
 
 
 def in_process_group() -> bool:
-    """Return whether torch.distributed is initialized in this process."""
+    """Return True if torch.distributed is initialized in this process."""
     return distributed.is_available() and distributed.is_initialized()
 
 

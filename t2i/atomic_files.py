@@ -25,7 +25,7 @@ class NameTaken(OutputError):
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, flush it, then give it the final name.
+    """Write a file atomically: `write` fills a temporary file, which then replaces `path`.
 
     Raises OutputError, leaving neither the temporary nor a changed final file, when the disk
     refuses.
@@ -45,7 +45,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_new_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file atomically under a free name. Raises NameTaken where the name is in use.
+    """Write a file atomically under a name that is not in use; NameTaken otherwise.
 
     Checking and placing are one atomic operation: of two writers at once one is refused.
     """
@@ -53,41 +53,43 @@ def write_new_file(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_new_file_group(
-    families: Iterable[Sequence[Path]], write: Callable[[Sequence[Path]], object]
+    name_groups: Iterable[Sequence[Path]], write: Callable[[Sequence[Path]], object]
 ) -> Sequence[Path]:
-    """Let `write` fill files, which get the names of the first family that is free as a whole.
+    """Write several files atomically under the first free group of names, and return that group.
 
-    families : of as many paths each, in one folder; what is written is called as in the first. The
-        one that was taken is returned.
+    name_groups : groups of equally many paths, in one folder; `write` is given temporary files
+        with the names of the first group
 
-    Raises NameTaken where none is free, OutputError when the disk refuses; then nothing is left.
+    Raises NameTaken if no group is free, OutputError if the disk refuses; then nothing is left.
     """
-    families = iter(families)
-    family = next(families)
-    folder = temporary_beside(family[0])
+    name_groups = iter(name_groups)
+    first_names = next(name_groups)
+    folder = temporary_beside(first_names[0])
     try:
-        family[0].parent.mkdir(parents=True, exist_ok=True)
+        first_names[0].parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir()
-        files = [folder / path.name for path in family]
+        files = [folder / path.name for path in first_names]
         write(files)
         for file in files:
             flush_to_disk(file)
-        for names in itertools.chain([family], families):
+        for names in itertools.chain([first_names], name_groups):
             if link_file_group(files, names):
                 flush_to_disk(names[0].parent)
                 return names
-        raise NameTaken(next((path for path in family if os.path.lexists(path)), family[0]))
+        raise NameTaken(
+            next((path for path in first_names if os.path.lexists(path)), first_names[0])
+        )
     except OSError as error:
-        raise write_error(family[0], error) from error
+        raise write_error(first_names[0], error) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def link_file_group(files: Sequence[Path], family: Sequence[Path]) -> bool:
-    """Give all files these names, or none; return whether all names were free."""
+def link_file_group(files: Sequence[Path], names: Sequence[Path]) -> bool:
+    """Give all files these names, or none if any is in use; return True on success."""
     placed: list[Path] = []
     try:
-        for file, path in zip(files, family, strict=True):
+        for file, path in zip(files, names, strict=True):
             link_to_new_name(file, path)
             placed.append(path)
     except OSError as error:
@@ -100,7 +102,7 @@ def link_file_group(files: Sequence[Path], family: Sequence[Path]) -> bool:
 
 
 def link_to_new_name(file: Path, path: Path) -> None:
-    """Hard-link or move a file to a free name. Raises FileExistsError where it is in use."""
+    """Hard-link or move a file to a name; FileExistsError if it is in use."""
     try:
         os.link(file, path)
     except FileExistsError:
@@ -117,7 +119,7 @@ def link_to_new_name(file: Path, path: Path) -> None:
 
 
 def check_name_lengths(paths: Iterable[Path]) -> None:
-    """Raise OutputError for a name longer than its file system takes, before any work is done."""
+    """Raise OutputError for a file name that is too long for its file system."""
     for path in paths:
         folder = next((parent for parent in path.parents if os.path.isdir(parent)), Path())
         try:
@@ -136,7 +138,7 @@ def temporary_beside(path: Path) -> Path:
 
 
 def flush_to_disk(path: Path) -> None:
-    """fsync a file, or a directory's entries."""
+    """Flush a file's data, or a directory's entries, to disk with fsync."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

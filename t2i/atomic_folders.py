@@ -102,7 +102,7 @@ def replace_folder(new: Path, final: Path) -> None:
 
 
 def exchange_names(one: Path, other: Path) -> bool:
-    """Swap the names of two folders atomically; return False where the system cannot."""
+    """Swap the names of two folders atomically; return False if the system cannot."""
     swap = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if swap is None:
         return False
@@ -137,7 +137,7 @@ def backup_path(final: Path) -> Path:
 
 
 def make_locked_folder(temporary: Path) -> int | None:
-    """Make a folder with a lock that keeps `remove_abandoned` away while this process lives."""
+    """Create a folder with a lock, which keeps `remove_abandoned` away while this process lives."""
     while True:
         temporary.mkdir()
         try:

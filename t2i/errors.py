@@ -11,7 +11,7 @@ LONGEST = 10_000
 
 
 class T2IError(Exception):
-    """Base of every error a user can cause."""
+    """Base class of every error that a user can cause."""
 
     exit_code = 1
 
@@ -24,43 +24,45 @@ class T2IError(Exception):
 
 
 class ArgumentError(T2IError, ValueError):
-    """An argument, option or config key that cannot be used as given."""
+    """Error for an argument, option or config key that cannot be used as given."""
 
     exit_code = 2
 
 
 class ModelError(T2IError):
-    """A model that is unknown, incomplete, corrupt or refused."""
+    """Error for a model that is unknown, incomplete, corrupt or refused."""
 
     exit_code = 3
 
 
 class DataError(T2IError):
-    """A picture, caption or data set that cannot be read."""
+    """Error for a picture, caption or data set that cannot be read."""
 
     exit_code = 4
 
 
 class OutputError(T2IError):
-    """A result that cannot be written: no space, no permission, a folder in use."""
+    """Error for a result that cannot be written: no space, no permission, a folder in use."""
 
     exit_code = 5
 
 
 class TrainingError(T2IError):
-    """A training run that had to stop: numbers no longer finite, a checkpoint that does not fit."""
+    """Error for a training run that had to stop: numbers no longer finite, a checkpoint that
+    does not fit.
+    """
 
     exit_code = 6
 
 
 class AttentionError(T2IError):
-    """Attention that cannot be read or edited as asked: a probe or an edit that met nothing."""
+    """Error for attention that cannot be read or edited: a probe or an edit without effect."""
 
     exit_code = 7
 
 
 class DrawingError(T2IError):
-    """A picture that cannot be drawn: numbers no longer finite, or more memory than there is."""
+    """Error for a picture that cannot be generated: numbers not finite, or too little memory."""
 
     exit_code = 8
 
@@ -73,7 +75,7 @@ def library_message(error: BaseException) -> str:
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """Name the closest choice and list them all: "Did you mean 'ddim'? Choices: ddim, euler." """
+    """Return a hint: the closest choice, then all: "Did you mean 'ddim'? Choices: ddim, euler"."""
     known = sorted(choices)
     close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
     hint = f"Did you mean {close[0]!r}? " if close else ""

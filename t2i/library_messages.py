@@ -35,7 +35,7 @@ def install_log_filters() -> None:
 
 
 def is_wanted_record(record: logging.LogRecord) -> bool:
-    """Return whether a log record does not match the NOISE pattern of its logger."""
+    """Return True unless a log record matches the NOISE pattern of its logger."""
     return re.search(NOISE[record.name], record.getMessage()) is None
 
 

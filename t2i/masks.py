@@ -51,7 +51,7 @@ def flatten_mask(mask: Image.Image) -> Image.Image:
 
 
 def find_mask_problem(mask: Image.Image) -> Oddity | None:
-    """Return the probable mistake in a mask as it was given, or None."""
+    """Return a description of the probable mistake in a painted mask, or None."""
     plain = to_rgb_or_rgba(mask)
     if plain.mode == "RGBA":
         rgba = np.asarray(plain)
@@ -65,7 +65,7 @@ def find_mask_problem(mask: Image.Image) -> Oddity | None:
 
 
 def has_many_colours(colours_N3: NDArray[np.uint8]) -> bool:
-    """Return whether colours (N, 3) are too many, or too gradual, for a painted mask."""
+    """Return True if colours (N, 3) are too many, or too gradual, for a painted mask."""
     coarse_N3 = colours_N3.astype(np.int32) >> 4
     colours = np.unique(coarse_N3 @ np.array([256, 16, 1]))
     if len(colours) > GRAYS:

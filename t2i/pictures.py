@@ -51,7 +51,7 @@ INK, PAPER = (20, 20, 20), (255, 255, 255)
 
 
 def open_picture(path: Path) -> Image.Image:
-    """Read a PNG, JPEG or WebP file as people see it: turned upright, in mode RGB or RGBA.
+    """Return a PNG, JPEG or WebP file as an image turned upright, in mode RGB or RGBA.
 
     The size in the header is checked before anything is decoded. An animation gives one frame.
     """
@@ -78,7 +78,7 @@ def open_picture(path: Path) -> Image.Image:
 
 
 def too_large_error(path: Path, found: str) -> DataError:
-    """Return the DataError for a picture of too many pixels."""
+    """Return a DataError for a picture of too many pixels."""
     return DataError(
         f"{path} holds {found}; at most {MAX_PIXELS // 1_000_000} million are decoded. "
         f"Scale it down first."
@@ -86,7 +86,7 @@ def too_large_error(path: Path, found: str) -> DataError:
 
 
 def describe_file_type(path: Path) -> str:
-    """Return what kind of file this is, by its first bytes."""
+    """Return a description of a file's type, by its first bytes."""
     with open_untrusted(path, PICTURE) as file:
         start = file.read(16)
     if not start:
@@ -99,7 +99,7 @@ def describe_file_type(path: Path) -> str:
 
 
 def to_rgb_or_rgba(picture: Image.Image) -> Image.Image:
-    """Convert a picture to RGBA if it may have transparency, else to RGB.
+    """Return a picture as RGBA if it may have transparency, else as RGB.
 
     16-bit gray becomes 8-bit.
     """
@@ -114,7 +114,7 @@ def to_rgb_or_rgba(picture: Image.Image) -> Image.Image:
 
 
 def save_picture(picture: Image.Image, path: Path, text: Mapping[str, str] | None = None) -> None:
-    """Write a picture whole or not at all, in the format its suffix names.
+    """Save a picture atomically, in the format that its suffix names.
 
     text : keys and values to store in it, such as {"parameters": "..."}: any in a PNG, those of
         EXIF_TEXTS in JPEG and WebP. What has no room is left out with a warning. None stores none.
@@ -141,7 +141,7 @@ def save_picture(picture: Image.Image, path: Path, text: Mapping[str, str] | Non
 
 
 def build_png_text(text: Mapping[str, str], name: str) -> PngInfo:
-    """Return the texts as PNG chunks; warn of those above MAX_TEXT and leave them out."""
+    """Return texts as PNG chunks; those above MAX_TEXT are left out with a warning."""
     info = PngInfo()
     for key, value in text.items():
         size = len(value.encode())
@@ -155,7 +155,7 @@ def build_png_text(text: Mapping[str, str], name: str) -> PngInfo:
 
 
 def build_exif_text(text: Mapping[str, str], form: str, name: str) -> bytes:
-    """Return the texts as an Exif block for JPEG or WebP.
+    """Return texts as an Exif block for JPEG or WebP.
 
     `parameters` comes first: if there is room for one text only, it is the one most tools read.
     """
@@ -195,7 +195,7 @@ def picture_grid(
     columns: int,
     cell: int | None = None,
 ) -> Image.Image:
-    """Arrange pictures in a grid, each with its label wrapped underneath.
+    """Return pictures arranged in a grid, each with its label wrapped underneath.
 
     cell : width each picture is scaled to, in pixels; the widest picture's by default
     """
@@ -241,7 +241,9 @@ def picture_grid(
 
 
 def scale_to_width(picture: Image.Image, width: int) -> Image.Image:
-    """Scale a picture to a width: Lanczos when shrinking, nearest neighbour when enlarging."""
+    """Return a picture scaled to a width: Lanczos when shrinking, nearest neighbour when
+    enlarging.
+    """
     height = max(1, round(picture.height * width / picture.width))
     method = Image.Resampling.LANCZOS if width < picture.width else Image.Resampling.NEAREST
     return picture.convert("RGBA").resize((width, height), method)
@@ -250,7 +252,9 @@ def scale_to_width(picture: Image.Image, width: int) -> Image.Image:
 def wrap_text(
     text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int
 ) -> list[str]:
-    """Wrap text at spaces, and inside a word only where it is wider than a line."""
+    """Return text as lines, wrapped at spaces, and inside a word only if it is wider than a
+    line.
+    """
     lines: list[str] = []
     for paragraph in text.splitlines():
         current = ""

@@ -25,7 +25,7 @@ LINES = "\n\t"
 
 
 def escape_controls(text: str, keep: str = "") -> str:
-    """Replace characters that a terminal would interpret by their escapes.
+    """Return the text with characters that a terminal would interpret replaced by their escapes.
 
     keep : characters that stay, such as a line feed
     """
@@ -37,7 +37,7 @@ def escape_controls(text: str, keep: str = "") -> str:
 
 
 def is_control_character(character: str) -> bool:
-    """Return whether a terminal would interpret a character.
+    """Return True if a terminal would interpret the character.
 
     These are controls, surrogates, line separators and bidirectional marks.
     """
@@ -56,7 +56,9 @@ def several(number: int, noun: str) -> str:
 
 
 def print_line(text: object) -> None:
-    """Print a line of the result to stdout. Raises OutputError where it cannot be written."""
+    """Print a line of a command's result to stdout. Raises OutputError where it cannot be
+    written.
+    """
     with _answering():
         print(
             escape_controls(str(text), LINES), flush=True
@@ -112,7 +114,7 @@ def flush_at_exit() -> None:
 
 
 class EscapedText:
-    """Rich renderable whose text is made visible."""
+    """Rich renderable that escapes the control characters in its text."""
 
     def __init__(self, inner: "RenderableType") -> None:
         self.inner = inner

@@ -60,7 +60,7 @@ class CheckedPipeline(DiffusionPipeline):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
     ) -> Self:
-        """Load a model: a folder, a single .safetensors file or a hub id, checked first.
+        """Load a model, checked first: a folder, a single .safetensors file or a hub id.
 
         Weights become float32 unless `dtype` is given. Takes the options of
         DiffusionPipeline.from_pretrained; for a single file those of load_single_file.
@@ -119,8 +119,7 @@ class CheckedPipeline(DiffusionPipeline):
         safe_serialization: bool = True,
         **kwargs: Any,
     ) -> None:
-        """Save a folder that diffusers reads; always as safetensors, whatever `safe_serialization`
-        is.
+        """Save the pipeline as a folder that diffusers reads, always as safetensors.
 
         Raises ModelError, writing nothing, where an attached adapter would be lost or misread: a
         LoRA on the UNet, an IP-Adapter. A LoRA on a text encoder is saved with it.
@@ -148,6 +147,6 @@ def attach_notes(unet: Any, notes: str) -> None:
 
 
 def read_attached_notes(unet: Any) -> str | None:
-    """Return the notes that `attach_notes` has stored on the UNet, or None."""
+    """Return the notes that `attach_notes` stored on the UNet, or None."""
     notes: str | None = getattr(unet, "t2i_notes", None)
     return notes

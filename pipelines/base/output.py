@@ -12,14 +12,14 @@ from t2i.errors import ArgumentError
 
 @dataclass
 class PipelineOutput(StableDiffusionPipelineOutput):
-    """diffusers' own output, with the images as a grid.
+    """Output of a pipeline call: diffusers' own, with the images as a grid.
 
     >>> output = pipe("a red apple", num_images_per_prompt=4)
     >>> output.grid(columns=2).save("apples.png")
     """
 
     def grid(self, columns: int | None = None) -> Image.Image:
-        """Return all images in rows of `columns`; as square as possible if None.
+        """Return one image of all images in rows of `columns`; as square as possible for None.
 
         Raises ArgumentError where the images are tensors or arrays.
         """

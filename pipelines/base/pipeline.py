@@ -127,8 +127,7 @@ class Pipeline(
 
     @property
     def components(self) -> dict[str, Any]:
-        """Parts with which another pipeline, ours or diffusers', can be made around the same
-        weights.
+        """Components for another pipeline, ours or diffusers', around the same weights.
 
         They are those of a StableDiffusionPipeline or of a StableDiffusionXLPipeline.
         """
@@ -174,8 +173,7 @@ class Pipeline(
 
     @classmethod
     def fallback_defaults(cls, *, is_sdxl: bool) -> dict[str, Any]:
-        """Return steps and guidance scale for models without own defaults: those of diffusers'
-        pipeline."""
+        """Return steps and guidance scale for models without own defaults: diffusers' defaults."""
         scale = cls.sdxl_guidance if is_sdxl else CallArguments.guidance_scale
         return {"num_inference_steps": CallArguments.num_inference_steps, "guidance_scale": scale}
 
@@ -329,7 +327,7 @@ class Pipeline(
         call: CallArguments,
         step_callbacks: Sequence[StepCallback],
     ) -> Tensor:
-        """Run the sampling loop with a progress bar; returns latents (B, C, H, W)."""
+        """Run the sampling loop with a progress bar and return the latents (B, C, H, W)."""
         self._num_timesteps = run.num_steps
         denoise = partial(sd.denoise, self.unet, attention_options=self._cross_attention_kwargs)
         with self.progress_bar(total=num_inference_steps) as bar, cache_text_keys(self.unet):
@@ -346,8 +344,9 @@ class Pipeline(
             )
 
     def to_images(self, latents_BCHW: Tensor, output_type: str) -> Any:
-        """Decode latents to images of `output_type`: "pil", "np", "pt"; "latent" returns the
-        latents."""
+        """Return latents decoded to images of `output_type`: "pil", "np", "pt"; "latent" returns
+        latents.
+        """
         if output_type == "latent":
             return latents_BCHW
         pixels_B3YX = sd.decode_latents(self.vae, latents_BCHW)
@@ -372,7 +371,7 @@ class Pipeline(
 
     @property
     def clip_skip(self) -> int | None:
-        """Last text encoder layers that the current call skips."""
+        """Number of last text encoder layers that the current call skips."""
         skip: int | None = self._clip_skip
         return skip
 
@@ -386,7 +385,7 @@ class Pipeline(
 def run_denoised_factors(
     scheduler: Scheduler, run: RunState, remaining: int
 ) -> Sequence[tuple[float, float]]:
-    """Return `denoised_factors` of the timesteps of a run, which `remaining` others follow."""
+    """Return `denoised_factors` of the timesteps of one run, when `remaining` others follow it."""
     factors = predicted_original_factors(scheduler)
     factors = factors[: len(factors) - remaining]
     return factors[-run.num_steps :]

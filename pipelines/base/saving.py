@@ -32,7 +32,8 @@ REMEDY = (
 
 
 def check_saveable(parts: Mapping[str, Any], folder: Path) -> list[str]:
-    """Return the names of the text encoders to save with their LoRA.
+    """Raise ModelError unless the parts can be saved; return the text encoders to save with a
+    LoRA.
 
     Raises ModelError unless each part as it is can be loaded again from `folder`.
     """
@@ -113,7 +114,7 @@ def save_base_weights(encoder: PreTrainedModel, folder: Path, **options: Any) ->
 
 @contextmanager
 def only_adapter_active(encoders: Iterable[PreTrainedModel]) -> Iterator[None]:
-    """Make the LoRA of each encoder the only active one within the block.
+    """Activate only the LoRA of each encoder within the block.
 
     `pipe.set_adapters` activates the names of the other parts too, and transformers saves none of
     two.

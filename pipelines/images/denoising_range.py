@@ -1,4 +1,4 @@
-"""The timesteps of a run that makes a part of an image's schedule, for several pipelines in turn.
+"""Timesteps of a run that does a part of an image's schedule, so that pipelines can share one.
 
 A fraction counts the noise that the model was trained on, as in diffusers: the base draws with
 denoising_end=0.8, the refiner continues with denoising_start=0.8, whatever their step counts.
@@ -60,7 +60,7 @@ def image_timesteps(
 
 
 def timesteps_from(scheduler: Any, denoising_start: float) -> TimestepRange:
-    """Return the timesteps after this fraction, and set the scheduler to their first."""
+    """Return the timesteps after this fraction, and move the scheduler to their first."""
     later = int((scheduler.timesteps < cutoff_timestep(scheduler, denoising_start)).sum())
     if scheduler.order == 2 and later % 2 == 0:
         later += 1  # Second-order samplers take all timesteps but the first in pairs.
@@ -94,7 +94,7 @@ def cutoff_timestep(scheduler: Any, fraction: float) -> int:
 
 
 def count_steps(name: str, fraction: float, timesteps: Tensor, order: int) -> int:
-    """Return the number of steps that these timesteps make; ArgumentError if there is none."""
+    """Return the number of steps that these timesteps make; ArgumentError for none."""
     if len(timesteps) == 0:
         raise ArgumentError(
             f"Got {name}={fraction}, which leaves no step: raise num_inference_steps, or let the "

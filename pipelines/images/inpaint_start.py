@@ -23,7 +23,7 @@ from t2i.errors import ArgumentError
 
 @dataclass(frozen=True, kw_only=True)
 class InpaintInputs:
-    """Arguments of an inpainting call that say what is repainted, and how much of it.
+    """Arguments of an inpainting call that determine what is repainted, and how much.
 
     mask_image : with Pillow masks converted, see `convert_masks`
     mask_processor : brings masks to size and to 0 or 1
@@ -112,7 +112,7 @@ def encode_and_noise_source(
     *,
     reads_mask: bool,
 ) -> SourceLatents:
-    """Encode the image where its latents are needed, and add the noise of the first timestep."""
+    """Return the image's latents, and with the noise of the first timestep the starting latents."""
     num_images = text_BTD.shape[0]
     generator = inputs.generator
     pixels_BCYX = images.preprocess_images(
@@ -166,10 +166,10 @@ class KeepUnmasked:
     noise_BCHW: Tensor
 
     def before_pass(self, run: RunState) -> None:
-        """Do nothing."""
+        """Do nothing: the unmasked part is restored after each step."""
 
     def after_step(self, run: RunState) -> None:
-        """Restore the unmasked part of the latents."""
+        """Restore the image in the unmasked part of the latents, at the next step's noise level."""
         kept_BCHW = self.clean_BCHW
         if run.step + 1 < run.num_steps:
             next_1 = run.timesteps[run.step + 1 : run.step + 2]
@@ -180,7 +180,7 @@ class KeepUnmasked:
 def skip_posterior_draws(
     vae: sd.VAE, pixels_BCYX: Tensor, like_BCHW: Tensor, generator: Generators | None
 ) -> None:
-    """Draw and discard the random numbers that encoding these pixels would draw."""
+    """Advance the generator by the random numbers that encoding these pixels would draw."""
     if not isinstance(vae, AutoencoderKL):
         return
     count = len(generator) if isinstance(generator, list) else pixels_BCYX.shape[0]
@@ -189,7 +189,7 @@ def skip_posterior_draws(
 
 
 def check_not_latents(are_pixels: bool) -> None:
-    """Raise ArgumentError for an image given as latents, from which nothing can be masked out."""
+    """Raise ArgumentError for an image given as latents, which cannot be masked."""
     if not are_pixels:
         raise ArgumentError(
             "Got latents as image: a model for inpainting reads the image around the mask. Give "

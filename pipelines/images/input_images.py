@@ -27,7 +27,7 @@ Images = Image.Image | np.ndarray[Any, Any] | Tensor | list[Any]
 
 
 def check_images(name: str, images: object) -> None:
-    """Raise ArgumentError unless these are Pillow images, arrays or tensors."""
+    """Raise ArgumentError unless the images are Pillow images, arrays or tensors."""
     first = images[0] if isinstance(images, list | tuple) and images else images
     if not isinstance(first, Image.Image | np.ndarray | Tensor):
         raise ArgumentError(
@@ -39,8 +39,7 @@ def check_images(name: str, images: object) -> None:
 def preprocess_images(
     processor: VaeImageProcessor, name: str, images: Any, **options: Any
 ) -> Tensor:
-    """Return pixels (B, 3, Y, X) in -1..1 at a size the autoencoder can read; latents are
-    unchanged."""
+    """Return images as pixels (B, 3, Y, X) in -1..1 at a size that the VAE reads; latents stay."""
     check_images(name, images)
     try:
         pixels_BCYX: Tensor = processor.preprocess(images, **options)
@@ -61,7 +60,7 @@ def preprocess_images(
 
 
 def to_opaque_rgb(images: Any) -> Any:
-    """Convert Pillow images to RGB, on white where transparent; all others are unchanged."""
+    """Return Pillow images as RGB, on white where transparent; all others are unchanged."""
     if isinstance(images, list | tuple):
         return [to_opaque_rgb(one) for one in images]
     if not isinstance(images, Image.Image):
@@ -73,7 +72,7 @@ def to_opaque_rgb(images: Any) -> Any:
 
 
 def convert_masks(masks: Any) -> Any:
-    """Convert Pillow masks as `t2i.masks.flatten_mask` does, and booleans to 1 and 0.
+    """Return Pillow masks flattened by `t2i.masks.flatten_mask`, and booleans as 1 and 0.
 
     All others are unchanged. Warns of masks that are probably a mistake.
     """
@@ -128,7 +127,7 @@ def encode_images(
     generator: Generators | None,
     like: Tensor,
 ) -> Tensor:
-    """Encode images to scaled latents (num_images, C, H, W), repeated if there are fewer images.
+    """Return the scaled latents (num_images, C, H, W) of images, repeated if there are fewer.
 
     With a list of generators each row draws from its own, so that a batch equals its images one by
     one. Input with as many channels as latents is taken to be latents.
@@ -181,7 +180,7 @@ def draw_noise(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Return noise of this shape and variance 1: `latents` where given, else drawn."""
+    """Return noise of this shape and variance 1: `latents` if given, else drawn."""
     if latents is not None:
         argument_checks.check_latents(latents, shape)
         return latents.to(device, dtype)
@@ -190,7 +189,7 @@ def draw_noise(
 
 
 def draw_noise_like(latents_BCHW: Tensor, generator: Generators | None) -> Tensor:
-    """Draw noise with the shape, device and dtype of these latents."""
+    """Return noise drawn with the shape, device and dtype of these latents."""
     drawn_BCHW: Tensor = randn_tensor(
         latents_BCHW.shape,
         generator=generator,

@@ -47,7 +47,7 @@ def is_blend(value: object) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class WordEditOptions:
-    """Options of the targets of a prompt edit, beside their prompts.
+    """Options of the automatic edits of a prompt edit's targets.
 
     weights : word -> factor, in each target that has the word
     blend : change only the region of these words; a list has a pair per target; None changes the
@@ -94,7 +94,7 @@ class WordEditOptions:
 
 @dataclass(frozen=True)
 class TargetSettings:
-    """Settings of the edits of one target: the options given, else those of its kind of change."""
+    """Settings of the edits of one target: the given options, else those of its kind of change."""
 
     change: PromptChange
     cross_replace: StepWindow
@@ -175,7 +175,7 @@ def covers_any_step(edit: Edit, num_steps: int) -> bool:
 
 
 def has_equal_word_counts(source: str | Prompt, target: str | Prompt, num_steps: int) -> bool:
-    """Return True if source and target have as many words as one another at every step."""
+    """Return True if source and target have equally many words at every step."""
     turns = steps_with_changes(source, target, num_steps)
     return all(
         len(lowercase_words(cond_text(source, step, num_steps)))
@@ -185,12 +185,12 @@ def has_equal_word_counts(source: str | Prompt, target: str | Prompt, num_steps:
 
 
 def steps_with_changes(source: str | Prompt, target: str | Prompt, num_steps: int) -> set[int]:
-    """Return the steps at which either prompt changes, and 0."""
+    """Return step 0 and the steps at which either prompt changes."""
     return {0}.union(*(p.changes(num_steps) for p in (source, target) if isinstance(p, Prompt)))
 
 
 def cond_text(prompt: str | Prompt, step: int = 0, num_steps: int = 1) -> EncoderInput:
-    """Return the text of the branch "cond" at a step."""
+    """Return a prompt's text of the branch "cond" at a step."""
     return prompt.at(step, num_steps)[0][0] if isinstance(prompt, Prompt) else prompt
 
 

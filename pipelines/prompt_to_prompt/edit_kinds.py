@@ -28,7 +28,7 @@ SIZES = {"small", "large", "big", "tiny", "huge", "little", "tall", "short", "wi
 
 @dataclass(frozen=True, slots=True)
 class ChangeSettings:
-    """Edit settings of a kind of change, see WordEditOptions.
+    """Settings of the edits for one kind of change, see WordEditOptions.
 
     blended : only the region of the changed words is edited
     """
@@ -50,21 +50,22 @@ SETTINGS: dict[ChangeKind, ChangeSettings] = {
 
 @dataclass(frozen=True, slots=True)
 class PromptChange:
-    """Kind of change, and the words of source and target that differ, as in `LocalBlend`."""
+    """Change between two prompts: its kind, and the words of source and target that differ."""
 
     kind: ChangeKind
     words: tuple[Words, Words] = ((), ())
 
     @property
     def settings(self) -> ChangeSettings:
-        """Edit settings of this kind."""
+        """Settings of the edits for this kind of change."""
         return SETTINGS[self.kind]
 
 
 def classify_change(
     source: EncoderInput, target: EncoderInput, *, weighted: bool = False
 ) -> PromptChange:
-    """Return the kind of change between two prompts.
+    """Return the change between two prompts: "recolour", "swap", "addition", "stronger word" or
+    "other".
 
     recolour : every changed word describes a later word that stays, as "red" describes "apple"
     swap : some objects are replaced by others

@@ -1,4 +1,4 @@
-"""Prompt-to-prompt editing: an image, and the same image of other words: `PromptEditPipeline`.
+"""Prompt-to-prompt editing of a source image and its targets: `PromptEditPipeline`.
 
 B batch rows (here: images), C channels, H W latent size.
 """
@@ -49,7 +49,7 @@ LAYOUT_POSITIONS = 16 * 16
 
 
 class PromptEditPipeline(TextToImagePipeline):
-    """Generates a source and its targets from one noise, tied to one another by attention edits.
+    """Pipeline that generates a source and its targets from one noise, tied by attention edits.
 
     >>> pipe = PromptEditPipeline.from_pretrained("embedded")
     >>> cat, dog = pipe("a cat on a blue background", "a dog on a blue background", seed=7).images
@@ -190,7 +190,7 @@ class PromptEditPipeline(TextToImagePipeline):
         clip_skip: int | None = None,
         cross_attention_kwargs: Mapping[str, object] | None = None,
     ) -> RecordedSource:
-        """Record a source, so that each later edit of it computes the targets alone.
+        """Record a source run, so that later edits of it compute the targets alone.
 
         >>> source = pipe.remember("a red apple", seed=7)
         >>> apples = [pipe(source, "a red apple", weights={"red": w}).images[1] for w in (1, 2, 4)]
@@ -250,8 +250,7 @@ class PromptEditPipeline(TextToImagePipeline):
 
     @contextmanager
     def exclusive_attention(self) -> Iterator[None]:
-        """Prevent other threads from editing prompts with this UNet in the block; `_interrupt` ends
-        waiting."""
+        """Hold the lock on attention edits of this UNet within the block, against other threads."""
         with (
             self.register_waiter() as waiting,
             exclusive_access(self.unet, purpose="attention", waiting=waiting),
@@ -261,7 +260,7 @@ class PromptEditPipeline(TextToImagePipeline):
     def decode_with_source(
         self, kept: RecordedSource, latents_BCHW: Tensor, output_type: str
     ) -> Any:
-        """Return the images of a recorded source and of its targets."""
+        """Return the images of a recorded source and of its targets, decoded together."""
         if output_type == "latent":
             return torch.cat([kept.latents.to(latents_BCHW), latents_BCHW])
         pixels_B3YX = self.decode_latents(latents_BCHW)
@@ -269,7 +268,7 @@ class PromptEditPipeline(TextToImagePipeline):
         return self.image_processor.postprocess(every, output_type)
 
     def decode_latents(self, latents_BCHW: Tensor) -> Tensor:
-        """Decode latents to pixels, (B, 3, Y, X)."""
+        """Return latents decoded to pixels, (B, 3, Y, X)."""
         try:
             with translate_out_of_memory():
                 return sd.decode_latents(self.vae, latents_BCHW)
@@ -290,8 +289,7 @@ class PromptEditPipeline(TextToImagePipeline):
         return choose_edits(prompts, num_inference_steps, options, most)
 
     def layout_positions(self, height: int, width: int) -> int:
-        """Return the most positions of the sites whose layout edits="auto" keeps at this image
-        size."""
+        """Return the largest number of positions of the sites whose layout edits="auto" keeps."""
         H, W = sd.latent_size(self.vae, height, width)
         # The layout is kept where it is coarse: large images have no site of LAYOUT_POSITIONS.
         halved = 2 ** (len(self.unet.config["block_out_channels"]) - 1)
@@ -325,7 +323,7 @@ class EditRun:
 
     @property
     def repeated_latents(self) -> Tensor | None:
-        """Noise of each computed prompt, if given."""
+        """Starting noise repeated for each computed prompt; None if none was given."""
         return None if self.latents is None else repeat_noise(self.latents, len(self.generators))
 
 
@@ -352,7 +350,7 @@ def plan_edit_run(
 
 
 def list_prompts(source: str | Prompt, target: Prompts) -> list[str | Prompt]:
-    """Return the prompts of the call: the source, then the targets."""
+    """Return the prompts of a call: the source, then the targets."""
     if not isinstance(source, str | Prompt):
         raise ArgumentError(
             f"Got source of type {type(source).__name__}: {source!r:.80}. Expected one prompt; "
@@ -387,7 +385,7 @@ def image_size(
 
 
 def identical_generators(noise: "NoiseArguments", count: int) -> list[torch.Generator]:
-    """Return the source's generator, and one in the same state for each target."""
+    """Return the source's generator, and a generator in the same state for each target."""
     seed, generator = noise.seed, noise.generator
     if seed is not None and generator is not None:
         raise ArgumentError("Got both seed and generator: give one of them.")
@@ -420,6 +418,6 @@ def repeat_noise(latents_BCHW: Tensor, count: int) -> Tensor:
 
 
 def returned_images(drawn: OutputOrTuple) -> Any:
-    """Return the images of a call with return_dict=False."""
+    """Return the images in the tuple of a call with return_dict=False."""
     assert isinstance(drawn, tuple)
     return drawn[0]

@@ -66,7 +66,7 @@ class RecordedSource:
 
     @property
     def image(self) -> Image.Image:
-        """The source's image."""
+        """Image of the source."""
         pixels_YX3 = ((self.pixels[0].float() / 2 + 0.5).clamp(0, 1) * 255).round()
         return Image.fromarray(pixels_YX3.permute(1, 2, 0).to(torch.uint8).cpu().numpy())
 
@@ -122,7 +122,7 @@ def check_replayable_edits(edits: Sequence[Edit], kept: Facts) -> None:
 
 
 def write_recorded_source(kept: RecordedSource) -> None:
-    """Write everything but the steps, which are written already, and the manifest last."""
+    """Write a recorded source into its folder: all but the steps already written, manifest last."""
     folder = kept.steps.folder
     if folder is None:
         return
@@ -217,7 +217,7 @@ def check_digest(path: Path, digests: Mapping[str, object], found: str) -> None:
 
 
 def check_no_noise(generator: object, latents: object) -> None:
-    """Raise ArgumentError where noise is given for a recorded source."""
+    """Raise ArgumentError for noise given beside a recorded source, which has its own."""
     if generator is not None or latents is not None:
         raise ArgumentError(
             "Got generator or latents with a recorded source, which has its own starting noise: "
@@ -226,7 +226,7 @@ def check_no_noise(generator: object, latents: object) -> None:
 
 
 def restored_generators(kept: RecordedSource, count: int) -> list[torch.Generator]:
-    """Return a generator in the source's initial state for each target."""
+    """Return a generator in the recorded source's initial state for each target."""
     generators = [torch.Generator(kept.facts["generator"]) for _ in range(count)]
     for generator in generators:
         generator.set_state(kept.state)

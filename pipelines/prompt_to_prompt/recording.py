@@ -34,7 +34,9 @@ BUDGET = 4 * GIBIBYTE
 
 @dataclass(slots=True)
 class RecordedSteps:
-    """Tensors of each recorded step; in memory, or in a folder with one file per step."""
+    """Store of the tensors of each recorded step; in memory, or in a folder with one file per
+    step.
+    """
 
     folder: Path | None = None
     kept: list[dict[str, Tensor]] = field(default_factory=list)
@@ -73,7 +75,7 @@ class RecordingProbe(Probe):
         self.tensors: dict[str, Tensor] = {}
 
     def fits(self, site: Site) -> bool:
-        """Return True for sites that are recorded."""
+        """Return True for a site whose queries and keys are recorded."""
         return site.kind != "self" or site.positions <= self.max_positions
 
     def covers(self, step: int, num_steps: int) -> bool:
@@ -81,7 +83,7 @@ class RecordingProbe(Probe):
         return True
 
     def begin_run(self, prompt_tokens: PromptTokens, latent_size: tuple[int, int] | None) -> None:
-        """Do nothing at the start of a run."""
+        """Do nothing: the recording of a run is never discarded."""
         return
 
     def bytes_at(self, site: Site, pictures: int, steps: int) -> int:
@@ -116,17 +118,17 @@ class RecordingEdit(Edit):
     budget: int
 
     def fits(self, site: Site) -> bool:
-        """Return False: it changes no attention."""
+        """Return False: recording changes no attention."""
         return False
 
     def probes(self) -> Sequence[Probe]:
-        """Return the probe that reads attention for it."""
+        """Return the probe that records queries and keys."""
         return [self.probe]
 
     def after_step(
         self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, probes: Sequence[Probe]
     ) -> Tensor:
-        """Record the step; ArgumentError if all steps would exceed the budget."""
+        """Record the step; ArgumentError if all steps together would exceed the budget."""
         tensors = self.probe.tensors | {"latents": latents_BCHW.detach().to("cpu", copy=True)}
         self.probe.tensors = {}
         needed = denoiser_pass.num_steps * sum(tensor.nbytes for tensor in tensors.values())
@@ -141,7 +143,8 @@ class RecordingEdit(Edit):
 
 
 def create_recorded_steps(folder: Path | None, stack: ExitStack) -> RecordedSteps:
-    """Return empty steps: in memory, or in a folder that appears when the stack is closed.
+    """Return an empty store of steps: in memory, or in a folder that appears when the stack
+    closes.
 
     Raises OutputError for a folder that holds anything but a recorded source.
     """
@@ -158,12 +161,12 @@ def create_recorded_steps(folder: Path | None, stack: ExitStack) -> RecordedStep
 
 
 def step_file_name(step: int) -> str:
-    """Return the file name of a step."""
+    """Return the name of a recorded step's file."""
     return f"step-{step:05d}.safetensors"
 
 
 def read_step_file(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file; DataError if it cannot be read."""
+    """Return the tensors of a recorded step's file; DataError if it cannot be read."""
     try:
         return read_tensors(path)
     except (OSError, SafetensorError) as error:

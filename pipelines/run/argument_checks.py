@@ -16,7 +16,7 @@ OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
 def prompts_per_row(name: str, prompts: object, count: int | None = None) -> list[str | Prompt]:
-    """Return one prompt per row; a single one is repeated for all `count` rows."""
+    """Return a list of one prompt per row; a single prompt is repeated `count` times."""
     if isinstance(prompts, str | Prompt):
         return [prompts] * (count or 1)
     rows = prompts if isinstance(prompts, list | tuple) else [None]
@@ -85,7 +85,7 @@ def check_same_shape(prompt_embeds: Tensor, negative_prompt_embeds: Tensor) -> N
 
 
 def check_count(name: str, value: int) -> None:
-    """Raise ArgumentError unless the argument is a whole number from 1 on."""
+    """Raise ArgumentError unless the argument is a whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST:
         raise ArgumentError(f"Got {name}={value!r:.80}, expected a whole number from 1 on.")
 
@@ -149,7 +149,7 @@ def check_size_pair(name: str, value: object) -> None:
 
 
 def is_whole_number(value: object) -> bool:
-    """Return True for a whole number of moderate size."""
+    """Return True for a whole number of moderate size, and no bool."""
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MOST
 
 

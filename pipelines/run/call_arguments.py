@@ -75,14 +75,16 @@ class CallArguments:
 
     @property
     def callback_inputs(self) -> Sequence[str]:
-        """Names of the tensors that the callback reads; diffusers' callbacks name their own."""
+        """Names of the tensors that the user's callback reads."""
         if isinstance(self.callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
             inputs: Sequence[str] = self.callback_on_step_end.tensor_inputs
             return inputs
         return self.callback_on_step_end_tensor_inputs
 
     def check(self, tensor_inputs: Sequence[str]) -> None:
-        """Raise ArgumentError for every error that can be seen before any work is done."""
+        """Raise ArgumentError for every wrong argument that can be detected before any work is
+        done.
+        """
         argument_checks.check_callback_inputs(self.callback_inputs, tensor_inputs)
         argument_checks.check_output_type(self.output_type)
         argument_checks.check_guidance(self.guidance)

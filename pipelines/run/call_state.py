@@ -17,7 +17,7 @@ from t2i.errors import ArgumentError
 
 @dataclass(eq=False, kw_only=True)
 class CallState(Waiter):
-    """State that belongs to one call alone.
+    """State of one pipeline call.
 
     schedulers : name of the part -> the pipeline's scheduler, and the call's own copy
     step_callbacks : those of the pipeline that take part in this call
@@ -115,7 +115,7 @@ class CallStateMixin:
 
     @abstractmethod
     def resolve_guidance(self) -> Guidance:
-        """Return the guidance of the current call."""
+        """Return the guidance of the current call: its own, or one made from its scale."""
 
     @property
     def guidance_scale(self) -> float:
@@ -158,7 +158,7 @@ class CallStateMixin:
         return self.innermost_call or (under_way[-1] if under_way else self._last)
 
     def states_to_set(self) -> Sequence[Waiter]:
-        """Return the states that an attribute set on the pipeline now is written to."""
+        """Return the call states that an attribute assigned to the pipeline is written to."""
         state = self.innermost_call
         if state is not None:
             return [state]
@@ -167,7 +167,7 @@ class CallStateMixin:
 
     @contextmanager
     def enter_call(self, state: CallState) -> Iterator[CallState]:
-        """Make this the current call of the pipeline in this thread, within the block.
+        """Make a state that of the pipeline's current call in this thread, within the block.
 
         Where hooks move the models' weights between devices, it first waits until no other
         thread's call uses these models.
@@ -204,7 +204,7 @@ class CallStateMixin:
 
     @contextmanager
     def register_waiter(self) -> Iterator[Waiter]:
-        """Register a waiter before a call of this pipeline, which `_interrupt` ends."""
+        """Register a waiter within the block, so that `_interrupt` ends a wait before a call."""
         waiting = Waiter()
         self._waiting.append(waiting)
         try:

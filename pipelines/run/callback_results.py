@@ -30,7 +30,7 @@ def check_callback_signature(callback: object) -> None:
 
 
 def check_returned_dict(returned: object) -> Mapping[str, Any]:
-    """Return what the callback returned; ArgumentError unless it is a dict."""
+    """Return what the user's callback returned; ArgumentError unless it is a dict."""
     if isinstance(returned, Mapping):
         return returned
     raise ArgumentError(
@@ -42,7 +42,8 @@ def check_returned_dict(returned: object) -> Mapping[str, Any]:
 def check_returned_tensor(
     name: str, given: Tensor, returned: object, step: int, *, same_rows: bool = False
 ) -> Tensor:
-    """Return the tensor that replaces `given` after a step, counted from 0.
+    """Return a tensor returned by the callback that replaces `given`; ArgumentError if it
+    cannot.
 
     Raises ArgumentError where type, shape, dtype or device differ, or values are not finite.
     """

@@ -18,7 +18,7 @@ POLL = 0.05
 
 
 class Waiter:
-    """A call that waits for a lock; setting `interrupt` ends the wait."""
+    """Flag of a call that waits for a lock; setting `interrupt` ends the wait."""
 
     interrupt = False
 
@@ -45,7 +45,7 @@ def exclusive_access(
 
 
 def lock_for(thing: Any, purpose: LockPurpose) -> "threading.RLock":
-    """Return the lock of an object for a purpose."""
+    """Return the lock of an object for a purpose, always the same one."""
     with _guard:
         return _locks.setdefault(thing, {}).setdefault(purpose, threading.RLock())
 
@@ -55,7 +55,7 @@ _locks: WeakKeyDictionary[Any, dict[LockPurpose, "threading.RLock"]] = WeakKeyDi
 
 
 def one_pass_at_a_time(denoise: Callable[..., Tensor], model: nn.Module) -> Callable[..., Tensor]:
-    """Return `denoise`, locked where a pass changes the model: scales LoRA or compiles."""
+    """Return `denoise`, made exclusive if a pass changes the model: scales LoRA or compiles."""
     if not has_loras(model) and not is_compiled(model):
         return denoise
 

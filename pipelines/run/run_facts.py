@@ -1,4 +1,4 @@
-"""Everything that a run depends on, as JSON data: runs with equal facts are equal."""
+"""Facts that a run depends on, as JSON data: runs with equal facts are equal."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ Facts = dict[str, Any]
 
 
 def model_fingerprint(pipe: Any) -> str:
-    """Return a SHA-256 that identifies a model's weights in a moment.
+    """Return a fast SHA-256 fingerprint of a model's weights.
 
     It covers names, shapes and evenly spaced values of all weights, and the scales of LoRA layers.
     """
@@ -43,7 +43,7 @@ def model_fingerprint(pipe: Any) -> str:
 
 
 def check_same_facts(kept: Facts, here: Facts) -> None:
-    """Raise ArgumentError where an edit needs another run than the recorded one."""
+    """Raise ArgumentError if an edit's run differs in a fact from the recorded source's."""
     for name, value in here.items():
         if kept.get(name) != value:
             raise ArgumentError(
@@ -69,7 +69,7 @@ class RunSettings:
     cross_attention_kwargs: Mapping[str, object] | None
 
     def to_arguments(self) -> dict[str, Any]:
-        """Return all settings by name."""
+        """Return all settings by name, as arguments of a call."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @property

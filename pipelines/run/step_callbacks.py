@@ -17,7 +17,7 @@ StepEndCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]]
 
 
 class ProgressBar(Protocol):
-    """A progress bar: tqdm's, or the command line's own."""
+    """Interface of a progress bar: tqdm's, or the command line's own."""
 
     def update(self) -> object:
         """Advance the bar by one."""
@@ -32,7 +32,7 @@ class ProgressCallback:
         self.order = order
 
     def before_pass(self, run: RunState) -> None:
-        """Do nothing."""
+        """Do nothing: the bar advances after steps."""
 
     def after_step(self, run: RunState) -> None:
         """Advance the bar if a requested step is complete."""
@@ -43,7 +43,7 @@ class ProgressCallback:
 
 
 class CallbackPipeline(Protocol):
-    """The attributes of a pipeline that its user's callback may read and set."""
+    """Interface of the pipeline attributes that a user's callback may read and set."""
 
     @property
     def interrupt(self) -> bool:
@@ -128,7 +128,7 @@ class PromptSchedule:
             run.conditioning = self.conditionings[begin]
 
     def after_step(self, run: RunState) -> None:
-        """Do nothing."""
+        """Do nothing: conditioning switches before passes."""
 
 
 EXTRA = {"add_text_embeds": "text_embeds", "add_time_ids": "time_ids"}
@@ -136,7 +136,7 @@ EXTRA = {"add_text_embeds": "text_embeds", "add_time_ids": "time_ids"}
 
 
 def replace_text(conditioning: Conditioning, text_BTD: Tensor) -> Conditioning:
-    """Return the conditioning with other text; one row per image leaves the branch "cond" alone."""
+    """Return a conditioning with other text; one row per image leaves the branch "cond" alone."""
     if text_BTD.shape[0] == conditioning.text_BTD.shape[0]:
         return replace(conditioning, text_BTD=text_BTD)
     conditional = conditioning.select(("cond",))

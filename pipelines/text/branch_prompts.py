@@ -1,4 +1,4 @@
-"""The text of each guidance branch at each step of a call, and its embeddings.
+"""Text and embeddings of each guidance branch at each step of a call.
 
 B batch rows (here: prompts), T text tokens, D text width.
 """
@@ -31,7 +31,7 @@ Encode = Callable[[TextBatch, TextBatch, int | None, int | None], EncodedText]
 
 
 class BranchTexts:
-    """The prompts of a call, encoded by branch and step; equal texts are encoded once.
+    """Prompts of a call, encoded by branch and step; equal texts are encoded once.
 
     zero_negative : without a negative prompt its embeddings are zeros, as SDXL was trained
     """
@@ -115,7 +115,9 @@ class BranchTexts:
         return self.encode(parts[0], parts_2[0], None, length)
 
     def prompt_texts(self, step: int) -> TextBatch:
-        """Return the text of the branch "cond" at `step`; empty if only embeddings are given."""
+        """Return each prompt's text of the branch "cond" at `step`; empty if only embeddings are
+        given.
+        """
         if self.call.prompt_embeds is not None:
             return ()
         return self.texts_at("prompt", self.call.prompt, step)[0]
@@ -134,7 +136,7 @@ class BranchTexts:
 def build_branch_texts(
     pipe: Any, call: CallArguments, guidance: Guidance, steps: int, device: torch.device
 ) -> BranchTexts:
-    """Return the texts of a call, with the pipeline's text encoders to encode them."""
+    """Return the `BranchTexts` of a call, with the pipeline's text encoders to encode them."""
     first = pipe.text_encoder and select_text_encoder(pipe.tokenizer, pipe.text_encoder)
     second = pipe.text_encoder_2 and select_text_encoder(pipe.tokenizer_2, pipe.text_encoder_2)
     scale: Any = (call.cross_attention_kwargs or {}).get("scale")
@@ -160,7 +162,7 @@ def build_branch_texts(
 
 
 def expand_learned_words(pipe: Any, texts_at: TextBatch, tokenizer: Any) -> TextBatch:
-    """Replace each learned word of several vectors by all its tokens, as diffusers does."""
+    """Return texts with each learned word of several vectors replaced by all its tokens."""
     if not tokenizer.get_added_vocab():
         return texts_at
     spell = partial(pipe.maybe_convert_prompt, tokenizer=tokenizer)
@@ -178,7 +180,7 @@ def count_prompts(call: CallArguments) -> int:
 
 
 def steps_with_changes(call: CallArguments, steps: int) -> list[int]:
-    """Return the steps at which a prompt of the call changes, and 0."""
+    """Return step 0 and the steps at which a prompt of the call changes."""
     prompt_texts = (call.prompt, call.prompt_2, call.negative_prompt, call.negative_prompt_2)
     return sorted(
         {0}.union(*(p.changes(steps) for prompts in prompt_texts for p in grammar_prompts(prompts)))

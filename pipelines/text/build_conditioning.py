@@ -20,7 +20,7 @@ from t2i.text.encoders.selection import EncodedText
 def expand_to_images(
     pipe: Any, encoded: EncodedText, call: CallArguments, device: torch.device
 ) -> EncodedText:
-    """Repeat the embeddings to one row per image, on the UNet's device and in its dtype."""
+    """Return embeddings repeated to one row per image, on the UNet's device and in its dtype."""
     part = pipe.text_encoder_2 or pipe.text_encoder or pipe.unet
 
     def per_picture(expand_to_images: Tensor, dtype: torch.dtype | None) -> Tensor:
@@ -42,7 +42,7 @@ def build_conditioning(
     call: CallArguments,
     device: torch.device,
 ) -> Conditioning:
-    """Build the conditioning of all branches, with everything else that the UNet reads."""
+    """Return the conditioning of all branches, with everything else that the UNet reads."""
     branches = tuple(encoded)
     conditioning = join_branches({branch: one.text_BTD for branch, one in encoded.items()})
     extra = {
@@ -99,7 +99,7 @@ def mask_or_ones(encoded: EncodedText) -> Tensor:
 def size_conditioning(
     pipe: Any, call: CallArguments, latents_BCHW: Tensor
 ) -> tuple[sdxl.SizeConditioning, sdxl.SizeConditioning]:
-    """Return the sizes that SDXL reads, for "cond" and for "uncond"."""
+    """Return the sizes that SDXL's UNet reads, for "cond" and for "uncond"."""
     factor = sd.pixels_per_latent(pipe.vae)
     size = (latents_BCHW.shape[2] * factor, latents_BCHW.shape[3] * factor)
     positive = sdxl.SizeConditioning(

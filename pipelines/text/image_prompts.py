@@ -26,7 +26,7 @@ def build_image_prompts(
     num_images: int,
     device: torch.device,
 ) -> dict[str, Tensor]:
-    """Return the rows for `Conditioning.extra`, one tensor per adapter, branch after branch.
+    """Return the image prompt rows for `Conditioning.extra`, one tensor per IP-Adapter.
 
     Raises ArgumentError where the numbers of images and adapters differ.
     """

@@ -94,7 +94,7 @@ def check_prior_prompts(
 
 
 def plain_strings(name: str, prompt: object, count: int | None = None) -> list[str]:
-    """Return the prompts as strings; ArgumentError for a Prompt, since a prior reads no grammar."""
+    """Return prompts as strings; ArgumentError for a Prompt, whose grammar a prior cannot read."""
     rows = argument_checks.prompts_per_row(name, prompt, count)
     if not all(isinstance(row, str) for row in rows):
         raise ArgumentError(f"Got {name} with a Prompt: a prior reads plain strings.")
@@ -109,7 +109,7 @@ def check_no_prompts(prompt: object, negative_prompt: object) -> None:
 
 
 def check_guidance_branches(needs: Sequence[Branch]) -> None:
-    """Raise ArgumentError for a guidance with other branches than "uncond" and "cond"."""
+    """Raise ArgumentError for a guidance with branches besides "uncond" and "cond"."""
     if "cond" not in needs or not {*needs} <= {"uncond", "cond"}:
         raise ArgumentError(
             f"Got a guidance of the branches {', '.join(needs)}; a model of image embeddings has "

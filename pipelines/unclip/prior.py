@@ -46,7 +46,8 @@ def sample_image_embeddings(
     generator: Generators | None,
     device: torch.device,
 ) -> dict[Branch, Tensor]:
-    """Sample image embeddings (B, D) of the prompts, "cond", and of the negative prompts, "uncond".
+    """Return image embeddings (B, D) sampled for the prompts, "cond", and negative prompts,
+    "uncond".
 
     Without negative prompts "uncond" is the embedding of a black image; with them it is sampled,
     guided away from the negative prompt itself, as KandinskyV22PriorPipeline does.
@@ -103,7 +104,7 @@ def sample_image_embeddings(
 def encode_prior_prompts(
     pipe: Any, texts: Sequence[str], num_images_per_prompt: int, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Encode texts to token embeddings, a pooled embedding and the token mask, a row per image.
+    """Return token embeddings, pooled embedding and token mask of texts, a row per image.
 
     A prior reads a single window; words that do not fit are dropped with a warning that names them.
     """
@@ -138,7 +139,7 @@ def check_prior_steps(steps: int, most: int) -> None:
 def load_prior(
     name_or_path: str | os.PathLike[str], variant: str | None = None, **options: Any
 ) -> dict[str, Any]:
-    """Load a prior's folder, checked first; its parts have the names of a combined pipeline."""
+    """Load a prior's folder, checked first, and return its parts by a combined pipeline's names."""
     place = locate_model(name_or_path, variant)
     if place.is_file() or (contents := check_folder(place, variant)).layout != KANDINSKY_PRIOR:
         kind = "a single file" if place.is_file() else f"a {contents.layout}"

@@ -52,7 +52,8 @@ FALLBACK_DEFAULTS = {"num_inference_steps": 100, "guidance_scale": 4.0}
 
 
 class UnclipPipeline(CallStateMixin, CheckedPipeline):
-    """Generates images of image embeddings with Kandinsky 2.2, or of prompts with its prior.
+    """Pipeline that generates images of image embeddings with Kandinsky 2.2, or of prompts with
+    its prior.
 
     >>> pipe = UnclipPipeline.from_pretrained(
     ...     "kandinsky-community/kandinsky-2-2-decoder",
@@ -299,7 +300,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
         step_callbacks: Sequence[StepCallback],
         attention_options: Mapping[str, object] | None,
     ) -> Tensor:
-        """Run the sampling loop with a progress bar; returns latents (B, C, H, W)."""
+        """Run the sampling loop with a progress bar and return the latents (B, C, H, W)."""
         self._num_timesteps = run.num_steps
         denoise = partial(
             unclip.denoise,
@@ -318,15 +319,16 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
             )
 
     def to_images(self, latents_BCHW: Tensor, output_type: str) -> Any:
-        """Decode latents to images of `output_type`: "pil", "np", "pt"; "latent" returns the
-        latents."""
+        """Return latents decoded to images of `output_type`: "pil", "np", "pt"; "latent" returns
+        latents.
+        """
         if output_type == "latent":
             return latents_BCHW
         pixels_B3YX = unclip.decode_latents(self.movq, latents_BCHW)
         return self.image_processor.postprocess(pixels_B3YX, output_type)
 
     def resolve_guidance(self) -> Guidance:
-        """Return the guidance of the current call, which leaves a learned variance unchanged."""
+        """Return the guidance of the current call; a learned variance is left unguided."""
         state = self.current_call
         if state is None:
             raise AttributeError(f"{type(self).__name__} has no guidance: nothing was called.")

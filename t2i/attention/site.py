@@ -17,7 +17,7 @@ StepWindow = tuple[float, float] | tuple[int, int] | Sequence[int] | None
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A module whose forward calls attention.
+    """Attention site: a module whose forward calls attention.
 
     name : its name in the model
     kind : "cross" where the keys are the text's, "self" where they are the image's, "joint" where
@@ -40,7 +40,7 @@ class Site:
 
     @property
     def positions(self) -> int:
-        """Return the number of image positions among the queries."""
+        """Number of image positions among the queries."""
         return self.image[1] - self.image[0]
 
     def __str__(self) -> str:
@@ -95,7 +95,7 @@ SITE_PLACES = ("down", "mid", "up")
 
 
 def as_sites(chosen: "Sites | str | None") -> Sites:
-    """Return the selection for a part of a name, a Sites, or None for all sites.
+    """Return a `Sites` selection made from a part of a name, a Sites, or None for all sites.
 
     Raises ArgumentError for anything else.
     """

@@ -16,7 +16,7 @@ from t2i.errors import ArgumentError
 
 @dataclass(frozen=True, slots=True)
 class Composed:
-    """Conjunction of prompts (Liu et al. 2022, https://arxiv.org/abs/2206.01714, "AND").
+    """Composed guidance, a conjunction of prompts (Liu et al. 2022, arXiv 2206.01714, "AND").
 
     eps = uncond + scale * sum_i w_i (cond_i - uncond). The paper has no common scale: its w_i are
     ours times `scale`, so that a prompt of one part is guided as by ClassifierFree. A negative
@@ -42,16 +42,16 @@ class Composed:
 
     @property
     def part_branches(self) -> tuple[Branch, ...]:
-        """Branch of each part of the prompt."""
+        """Branch of each part of the prompt: "cond", "cond1", ..."""
         return ("cond", *(f"cond{i}" for i in range(1, len(self.weights))))
 
     @property
     def needs(self) -> tuple[Branch, ...]:
-        """ "uncond" and the branch of each part."""
+        """Every branch of a run: "uncond" and the branch of each part."""
         return ("uncond", *self.part_branches)
 
     def branches(self, run: RunState) -> tuple[Branch, ...]:
-        """Return every branch."""
+        """Return "uncond" and the branch of each part, at every step."""
         return self.needs
 
     def combine(self, predictions: Mapping[Branch, Tensor], run: RunState) -> Tensor:

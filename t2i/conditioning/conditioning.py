@@ -19,7 +19,8 @@ Branch = str
 
 @dataclass(frozen=True, slots=True)
 class Conditioning:
-    """The rows of one denoiser pass: branch after branch, each with one row per image.
+    """Rows of one denoiser pass, branch after branch, with everything the denoiser reads of
+    them.
 
     Two images under classifier-free guidance have rows (uncond 0, uncond 1, cond 0, cond 1).
     A feature that steers the denoiser adds its tensors to `extra`; no signature grows.
@@ -60,16 +61,18 @@ class Conditioning:
 
     @property
     def num_images(self) -> int:
-        """Number of images, that is rows of one branch."""
+        """Number of images, which is the number of rows of one branch."""
         return self.text_BTD.shape[0] // len(self.branches)
 
     @property
     def row_branches(self) -> tuple[Branch, ...]:
-        """Branch of each row."""
+        """Branch of each row of the batch."""
         return tuple(branch for branch in self.branches for _ in range(self.num_images))
 
     def select(self, branches: Sequence[Branch]) -> "Conditioning":
-        """Return the rows of these branches, in this order; ArgumentError for an absent one."""
+        """Return the conditioning of these branches alone, in this order; ArgumentError for an
+        absent one.
+        """
         if tuple(branches) == self.branches:
             return self
         for branch in branches:

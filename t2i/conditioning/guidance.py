@@ -23,7 +23,7 @@ class Conditional:
     needs: ClassVar[tuple[Branch, ...]] = ("cond",)
 
     def branches(self, run: RunState) -> tuple[Branch, ...]:
-        """Return "cond"."""
+        """Return the branch "cond" alone."""
         return self.needs
 
     def combine(self, predictions: Mapping[Branch, Tensor], run: RunState) -> Tensor:
@@ -48,7 +48,7 @@ class ClassifierFree:
         check_guidance_scales(self.scale, self.rescale)
 
     def branches(self, run: RunState) -> tuple[Branch, ...]:
-        """Return "uncond" and "cond"."""
+        """Return the branches "uncond" and "cond"."""
         return self.needs
 
     def combine(self, predictions: Mapping[Branch, Tensor], run: RunState) -> Tensor:
@@ -84,7 +84,7 @@ class ZeroStar:
 
     def branches(self, run: RunState) -> tuple[Branch, ...]:
         # A pass computes at least one branch, although it is not used here.
-        """Return "uncond" and "cond"; "cond" alone in the zero-init steps."""
+        """Return the branches "uncond" and "cond"; "cond" alone in the zero-init steps."""
         return ("cond",) if run.step < self.zero_init_steps else self.needs
 
     def combine(self, predictions: Mapping[Branch, Tensor], run: RunState) -> Tensor:
@@ -99,8 +99,9 @@ class ZeroStar:
 
 
 def optimal_uncond_scale(cond_BCHW: Tensor, uncond_BCHW: Tensor) -> Tensor:
-    """Return the s that minimises |cond - s uncond| per image, (B, 1, 1, 1); summed in float32 or
-    wider."""
+    """Return the s (B, 1, 1, 1) that minimises |cond - s uncond| per image (s_star of
+    CFG-Zero*).
+    """
     dtype = torch.promote_types(cond_BCHW.dtype, torch.float32)
     cond_BV, uncond_BV = (x.flatten(1).to(dtype) for x in (cond_BCHW, uncond_BCHW))
     dot_B1 = (cond_BV * uncond_BV).sum(dim=1, keepdim=True)
@@ -109,7 +110,8 @@ def optimal_uncond_scale(cond_BCHW: Tensor, uncond_BCHW: Tensor) -> Tensor:
 
 
 def rescale_contrast(guided_BCHW: Tensor, cond_BCHW: Tensor, amount: float) -> Tensor:
-    """Rescale the standard deviation of the guided prediction towards that of the conditional one.
+    """Return the guided prediction with its standard deviation moved towards the conditional
+    one's.
 
     Lin et al. (2023), section 3.4, equations 14 to 16, https://arxiv.org/abs/2305.08891.
     """

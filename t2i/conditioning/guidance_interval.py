@@ -16,7 +16,8 @@ from t2i.errors import ArgumentError
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Guidance in a limited interval (Kynkaanniemi et al. 2024, https://arxiv.org/abs/2404.07724).
+    """Guidance in an interval of steps (Kynkaanniemi et al. 2024,
+    https://arxiv.org/abs/2404.07724).
 
     Of N steps those from int(start * N) up to, not including, int(stop * N) are guided; the others
     compute the branch "cond" alone. The paper bounds the noise level sigma instead of the step;
@@ -48,7 +49,7 @@ class Interval:
 
     @property
     def needs(self) -> tuple[Branch, ...]:
-        """Branches of the guidance inside the interval."""
+        """Every branch of a run: those of the guidance inside the interval."""
         return self.guidance.needs
 
     def is_active(self, run: RunState) -> bool:

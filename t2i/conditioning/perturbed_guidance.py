@@ -51,11 +51,11 @@ class PerturbedAttention:
 
     @property
     def needs(self) -> tuple[Branch, ...]:
-        """Branches to compute: "uncond" only above scale 1."""
+        """Every branch of a run; "uncond" only above scale 1."""
         return ("uncond", "cond", "perturbed") if self.scale > 1 else ("cond", "perturbed")
 
     def branches(self, run: RunState) -> tuple[Branch, ...]:
-        """Return every branch."""
+        """Return every branch of `needs`, at every step."""
         return self.needs
 
     def combine(self, predictions: Mapping[Branch, Tensor], run: RunState) -> Tensor:

@@ -65,11 +65,11 @@ class AdaptiveProjected:
             )
 
     def branches(self, run: RunState) -> tuple[Branch, ...]:
-        """Return "uncond" and "cond"."""
+        """Return the branches "uncond" and "cond"."""
         return self.needs
 
     def combine(self, predictions: Mapping[Branch, Tensor], run: RunState) -> Tensor:
-        """Combine the two predictions by the formula above, (B, C, H, W)."""
+        """Return the prediction guided by the orthogonal part of the difference, (B, C, H, W)."""
         cond_BCHW = predictions["cond"]
         a, b = self.denoised_factors(run)
         D_cond_BCHW = (
@@ -100,7 +100,9 @@ class AdaptiveProjected:
         return run.denoised_factors[run.step]
 
     def add_momentum(self, diff_BCHW: Tensor, run: RunState) -> Tensor:
-        """Add `momentum` times the running average, and store the sum as the new average."""
+        """Return the difference plus `momentum` times its running average, and store the new
+        average.
+        """
         if self.momentum == 0:
             return diff_BCHW
         before_BCHW = run.guidance_memory.get("apg_average")
@@ -111,7 +113,9 @@ class AdaptiveProjected:
 
 
 def clip_norm(diff_BCHW: Tensor, r: float) -> Tensor:
-    """Scale the difference of each image down to norm r where it is larger; 0 for no bound."""
+    """Return each image's difference, scaled down to norm r where it is larger; r = 0 is no
+    bound.
+    """
     if r == 0:
         return diff_BCHW
     length_B111: Tensor = torch.linalg.vector_norm(diff_BCHW, dim=(1, 2, 3), keepdim=True)
@@ -119,7 +123,9 @@ def clip_norm(diff_BCHW: Tensor, r: float) -> Tensor:
 
 
 def project(diff_BCHW: Tensor, D_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-    """Split each image's difference into parts parallel and orthogonal to D, computed in double."""
+    """Return the parts of each image's difference parallel and orthogonal to D, computed in
+    double.
+    """
     # Apple's devices have no double.
     dtype = torch.float32 if diff_BCHW.device.type == "mps" else torch.float64
     wide_BCHW, D_BCHW = diff_BCHW.to(dtype), D_BCHW.to(dtype)

@@ -14,7 +14,8 @@ from t2i.conditioning.conditioning import Branch, Conditioning
 
 @dataclass(slots=True)
 class RunState:
-    """The state of one generation; step callbacks may replace latents, conditioning or guidance.
+    """State of one generation: latents, conditioning, guidance and step, which callbacks may
+    replace.
 
     A step is one turn of the sampling loop, that is one denoiser pass: second-order samplers take
     about twice as many steps as `num_inference_steps`.
@@ -38,7 +39,7 @@ class RunState:
 
     @property
     def num_steps(self) -> int:
-        """Number of steps of the loop."""
+        """Number of steps of the sampling loop."""
         return len(self.timesteps)
 
     @property
@@ -53,31 +54,33 @@ class RunState:
 
 
 class Guidance(Protocol):
-    """Formula that combines the predictions of several branches; see guidance.py."""
+    """Interface of a guidance formula, which combines the predictions of several branches."""
 
     @property
     def needs(self) -> tuple[Branch, ...]:
         """Every branch that a run may compute; all but "uncond" are given the prompt."""
 
     def branches(self, run: RunState) -> tuple[Branch, ...]:
-        """Branches to compute at this step; each one left out makes the batch smaller."""
+        """Return the branches to compute at this step; each one left out makes the batch
+        smaller.
+        """
 
     def combine(self, predictions: Mapping[Branch, Tensor], run: RunState) -> Tensor:
-        """Combine the predictions of the computed branches into one, (B, C, H, W)."""
+        """Return the predictions of the computed branches combined into one, (B, C, H, W)."""
 
 
 class StepCallback(Protocol):
-    """Reads or changes a run before each denoiser pass and after each scheduler step."""
+    """Interface of a callback that reads or changes a run before each pass and after each step."""
 
     def before_pass(self, run: RunState) -> None:
-        """Called before the denoiser reads `run.pass_conditioning` and `run.latents_BCHW`."""
+        """Read or change the run before the denoiser reads its latents and `pass_conditioning`."""
 
     def after_step(self, run: RunState) -> None:
-        """Called after the scheduler has written `run.latents_BCHW`."""
+        """Read or change the run after the scheduler has written `run.latents_BCHW`."""
 
 
 @runtime_checkable
 class SupportsStepCallbacks(Protocol):
-    """A pipeline whose sampling loop calls each of `step_callbacks`: one of this library's."""
+    """Interface of a pipeline whose sampling loop calls `step_callbacks`: one of this library's."""
 
     step_callbacks: list[StepCallback]

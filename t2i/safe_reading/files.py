@@ -16,7 +16,7 @@ LONGEST_SHOWN = 200
 
 @dataclass(frozen=True, slots=True)
 class FileKind:
-    """Kind of file for error messages, with its size limit and its error class."""
+    """Kind of file, for error messages, with its size limit and its error class."""
 
     noun: str
     most: int
@@ -28,7 +28,7 @@ class FileKind:
 
     @property
     def noun_with_article(self) -> str:
-        """Noun with its article, as "a picture"."""
+        """Noun of the kind with its article, as "a picture"."""
         return f"{'an' if self.noun[0] in 'aeio' else 'a'} {self.noun}"
 
 
@@ -79,7 +79,7 @@ def open_regular(path: str | os.PathLike[str], most: int | None = None) -> Buffe
 
 
 def check_is_regular_file(path: str | os.PathLike[str], found: os.stat_result) -> None:
-    """Raises OSError for anything but a regular file."""
+    """Raise OSError for anything but a regular file."""
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(errno.EISDIR, "it is a folder", os.fspath(path))
     for is_one, what in NO_FILES.items():
@@ -97,7 +97,7 @@ NO_FILES = {
 
 @contextmanager
 def open_untrusted(path: str | os.PathLike[str], kind: FileKind) -> Iterator[BufferedReader]:
-    """Open a file while the context is open. Raises the kind's error, also where reading fails."""
+    """Open a file within the block; the error class of `kind` is raised if it cannot be read."""
     try:
         with open_regular(path, kind.most) as file:
             yield file
@@ -108,7 +108,7 @@ def open_untrusted(path: str | os.PathLike[str], kind: FileKind) -> Iterator[Buf
 
 
 def read_bounded(path: str | os.PathLike[str], most: int) -> bytes:
-    """Return all bytes of a regular file. Raises OSError above `most` bytes."""
+    """Return all bytes of a regular file; OSError if there are more than `most`."""
     with open_regular(path, most) as file:
         data = file.read(most + 1)
     if len(data) > most:  # it grows, or its size is not known as in /proc
@@ -117,7 +117,7 @@ def read_bounded(path: str | os.PathLike[str], most: int) -> bytes:
 
 
 def read_bytes(path: str | os.PathLike[str], kind: FileKind) -> bytes:
-    """Return all bytes of a file. Raises the kind's error."""
+    """Return all bytes of a file; the error class of `kind` is raised if it cannot be read."""
     try:
         return read_bounded(path, kind.most)
     except OSError as error:
@@ -125,7 +125,7 @@ def read_bytes(path: str | os.PathLike[str], kind: FileKind) -> bytes:
 
 
 def unreadable_error(path: str | os.PathLike[str], kind: FileKind, error: OSError) -> T2IError:
-    """Return the kind's error for a file that cannot be read, with the reason."""
+    """Return an error of the kind's class for a file that cannot be read, with the reason."""
     name = os.fspath(path)
     name = name if len(name) <= LONGEST_SHOWN else f"{name[:LONGEST_SHOWN]}..."
     if isinstance(error, FileNotFoundError | NotADirectoryError):

@@ -38,7 +38,9 @@ HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def decode_utf8(data: bytes) -> str:
-    """Decode UTF-8, with or without BOM. Raises ValueError with line and byte of the fault."""
+    """Return UTF-8 bytes, with or without BOM, as text. Raises ValueError with line and byte of
+    the fault.
+    """
     if data.startswith(UTF16):
         raise ValueError("it is UTF-16: save it as UTF-8")
     try:
@@ -54,7 +56,7 @@ def parse_json(
     pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,
     lenient: bool = False,
 ) -> Any:
-    """Parse JSON. Raises ValueError for faults and for what is nested too deep.
+    """Return the value of a JSON text; ValueError for syntax errors and too deep nesting.
 
     pairs : as object_pairs_hook of json.loads
     lenient : take NaN, Infinity and halves of characters too, as some programs write them
@@ -80,7 +82,9 @@ def parse_json(
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """Parse TOML. Raises ValueError for faults, deep nesting and long keys."""
+    """Return the tables of a TOML text; ValueError for syntax errors, deep nesting and long
+    keys.
+    """
     bare = TOML_TEXT.sub("_", text)
     check_depth(bare)
     if any(part.count(".") > LONGEST_KEY for part in TOML_KEYS.split(bare)):
@@ -96,7 +100,7 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 
 def read_text(path: str | os.PathLike[str], kind: FileKind) -> str:
-    """Return the text of a UTF-8 file. Raises the kind's error."""
+    """Return the text of a UTF-8 file; the error class of `kind` is raised if it cannot be read."""
     data = read_bytes(path, kind)
     try:
         return decode_utf8(data)
@@ -107,7 +111,9 @@ def read_text(path: str | os.PathLike[str], kind: FileKind) -> str:
 def read_json(
     path: str | os.PathLike[str], kind: FileKind, *, lenient: bool = False
 ) -> dict[str, Any]:
-    """Return the JSON object in a file. Raises the kind's error."""
+    """Return the JSON object in a file; the error class of `kind` is raised if it cannot be
+    read.
+    """
     text = read_text(path, kind)
     try:
         value = parse_json(text, lenient=lenient)
@@ -119,7 +125,9 @@ def read_json(
 
 
 def read_toml(path: str | os.PathLike[str], kind: FileKind) -> dict[str, Any]:
-    """Return the tables of a TOML file. Raises the kind's error."""
+    """Return the tables of a TOML file; the error class of `kind` is raised if it cannot be
+    read.
+    """
     text = read_text(path, kind)
     try:
         return parse_toml(text)
@@ -128,7 +136,7 @@ def read_toml(path: str | os.PathLike[str], kind: FileKind) -> dict[str, Any]:
 
 
 def iterate_lines(file: BinaryIO, most: int) -> Iterator[tuple[int, bytes]]:
-    """Yield number and bytes of each line, its end included.
+    """Yield number and bytes of each line of a file, line end included.
 
     At most `most` + 1 bytes of a line are read.
     Only a line feed ends a line: JSON may hold any other separator within a text.
@@ -142,7 +150,7 @@ def iterate_lines(file: BinaryIO, most: int) -> Iterator[tuple[int, bytes]]:
 def unparsable_error(
     path: str | os.PathLike[str], kind: FileKind, error: ValueError, form: str = ""
 ) -> T2IError:
-    """Return the kind's error for a file whose content cannot be parsed."""
+    """Return an error of the kind's class for a file whose content cannot be parsed."""
     return kind.error(
         f"Cannot read the {kind.noun} {os.fspath(path)}{form and f' as {form}'}: {error}."
     )
@@ -160,7 +168,7 @@ def check_depth(text: str, strings: re.Pattern[str] | None = None) -> None:
 
 
 def check_letters(text: str) -> None:
-    """Raise ValueError for a text with lone surrogates."""
+    """Raise ValueError for a text with lone surrogates, which no encoding can write."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -36,7 +36,7 @@ MIN_DISPLAY_WIDTH = 256
 
 @dataclass(slots=True)
 class SiteAccumulator:
-    """Token probabilities of one site and one image, summed over steps.
+    """Running sum over steps of the token probabilities of one site and one image.
 
     total_NSQ : the sum, (N or 1, S, Q) float32
     steps : for each token the number of steps at which the prompt contained it
@@ -50,12 +50,14 @@ class SiteAccumulator:
 
     @property
     def mean_NSQ(self) -> Tensor:
-        """Return the mean over the steps at which the prompt contained the token."""
+        """Mean of the probabilities over the steps at which the prompt contained the token."""
         return self.total_NSQ / self._num_steps_S1()
 
     @property
     def mean_over_largest_1SQ(self) -> Tensor:
-        """Return the mean relative probability, of which the default convention is made."""
+        """Mean over steps of the probabilities over each position's largest (convention
+        "default").
+        """
         assert self.over_largest_1SQ is not None
         return self.over_largest_1SQ / self._num_steps_S1()
 
@@ -86,7 +88,7 @@ class SiteAccumulator:
 
 @dataclass(slots=True)
 class ProbeMeasurements:
-    """Attention that a probe has read in one run.
+    """Attention that a probe has read in one run, by image and site.
 
     tokens : for each word its columns along S; words may share columns
     columns : number of columns
@@ -148,19 +150,21 @@ class HeatMaps(Mapping[str, Tensor]):
         return len(self.words)
 
     def for_image(self, image_index: int) -> "HeatMaps":
-        """Return the maps of another image of the prompt."""
+        """Return the heat maps of another image of the same prompt."""
         return HeatMaps(
             self.measurements, self.words, self.convention, self.requested_grid, image_index
         )
 
     @property
     def sites(self) -> tuple[Site, ...]:
-        """Return the sites from which the maps are aggregated."""
+        """Sites from which the maps are aggregated."""
         return tuple(accumulator.site for accumulator in self._accumulators())
 
     @property
     def grid(self) -> Size:
-        """Return H, W of every map: as requested, else the latents', else the largest site's."""
+        """Height and width of every map: as requested, else the latents', else the largest
+        site's.
+        """
         sizes = [site.size for site in self.sites if site.size]
         if self.requested_grid or self.measurements.latent_size:
             return self.requested_grid or self.measurements.latent_size or (0, 0)
@@ -200,7 +204,9 @@ class HeatMaps(Mapping[str, Tensor]):
         return Image.fromarray(mixed.round().astype(np.uint8))
 
     def sheet(self, image: Image.Image | None = None) -> Image.Image:
-        """Return the maps of all words side by side with labels, over the image if one is given."""
+        """Return an image of the maps of all words side by side with labels, over `image` if
+        given.
+        """
         tiles = []
         for word in self.words:
             heat = rescale_to_unit(self._map(word)).numpy()
@@ -233,7 +239,7 @@ class HeatMaps(Mapping[str, Tensor]):
         return float(across) / mask_HW.shape[1], float(down) / mask_HW.shape[0]
 
     def probability_share(self, word: str) -> float:
-        """Return the word's fraction of the summed probability of all probed words, 0 to 1."""
+        """Return the word's share of the summed probability of all probed words, 0 to 1."""
         total = sum(self._combined_probability(other).sum() for other in self.words)
         return float(self._combined_probability(word).sum() / total)
 
@@ -306,7 +312,9 @@ class HeatMaps(Mapping[str, Tensor]):
 
 
 def load_maps(path: str | Path) -> dict[str, Tensor]:
-    """Load the maps of a file written by HeatMaps.save. Raises DataError if it is not readable."""
+    """Load the heat maps of a file written by HeatMaps.save. Raises DataError if it is not
+    readable.
+    """
     try:
         with open_tensors(path) as file:
             return {word: file.get_tensor(word) for word in file.keys()}

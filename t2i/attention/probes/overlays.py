@@ -6,7 +6,7 @@ from t2i.attention.probes.heat_maps import MIN_DISPLAY_WIDTH, HeatMaps
 
 
 def draw_overlays(image: Image.Image, maps: HeatMaps | None) -> list[Image.Image]:
-    """Return the image, then a copy for each word with the word's map over it."""
+    """Return the image, then a copy for each word with the word's heat map drawn over it."""
     base = enlarge(image)
     return [base] if maps is None else [base, *(maps.overlay(word, base) for word in maps)]
 

@@ -70,63 +70,63 @@ class Probe:
 
     @property
     def reads_only(self) -> bool:
-        """Return True: a probe changes nothing."""
+        """True: a probe changes nothing."""
         return True
 
     @property
     def edits_latents(self) -> bool:
-        """Return False, see `reads_only`."""
+        """False: a probe changes no latents."""
         return False
 
     @property
     def looks_ahead(self) -> bool:
-        """Return False, see `reads_only`."""
+        """False: a probe never calls the denoiser itself."""
         return False
 
     @property
     def does_nothing(self) -> bool:
-        """Return False: a probe always has a word to read."""
+        """False: a probe always has a word to read."""
         return False
 
     def probes(self) -> "Sequence[Probe]":
-        """Return the probe itself."""
+        """Return the probe itself, as the only one that reads attention for it."""
         return (self,)
 
     def before_pass(self, latents_BCHW: Tensor, *_: object) -> Tensor:
-        """Return the latents as they are."""
+        """Return the latents unchanged."""
         return latents_BCHW
 
     def apply(self, *_: object) -> None:
-        """Change nothing of an attention call."""
+        """Add nothing to the edit plan."""
 
     def after_step(self, latents_BCHW: Tensor, *_: object) -> Tensor:
-        """Return the latents as they are."""
+        """Return the latents unchanged."""
         return latents_BCHW
 
     def fits(self, site: Site) -> bool:
-        """Return True for a site whose attention it reads."""
+        """Return True for a site whose attention the probe reads."""
         assert isinstance(self.sites, Sites)
         return site.kind != "self" and self.sites.matches(site)
 
     def covers(self, step: int, num_steps: int) -> bool:
-        """Return True for a step at which it reads."""
+        """Return True for a step at which the probe reads."""
         return step in steps_in_window(self.steps, num_steps)
 
     def check(self, prompt_tokens: PromptTokens) -> None:
-        """Raise ArgumentError for a prompt or words that the run does not have."""
+        """Raise ArgumentError for a prompt, or words to probe, that the run does not have."""
         check_prompt("prompt", self.prompt, prompt_tokens.num_prompts)
         for word in self.words:
             prompt_tokens.word_positions(self.prompt, word)
 
     def begin_run(self, prompt_tokens: PromptTokens, latent_size: tuple[int, int] | None) -> None:
-        """Prepare for a new run: discard the measurements of the one before."""
+        """Discard the measurements of the previous run and prepare for a new one."""
         self.measurements.clear()
         self.measurements.latent_size = latent_size
         self._current_columns = None
         self._columns_of(prompt_tokens)
 
     def bytes_at(self, site: Site, images: int, steps: int) -> int:
-        """Return the bytes that it keeps of a site during a run."""
+        """Return the memory in bytes that the probe's measurements of a site take in a run."""
         heads = len(self.heads) if self.heads is not None else site.heads
         number = images * self.measurements.columns * site.positions * 4
         kept = {"daam": heads, "default": 2, "mean": 1}[self.convention]
@@ -209,7 +209,7 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class WordColumns:
-    """Columns along S of the words in the prompts of one step, and their positions along T."""
+    """Columns of the measurements (axis S) and positions along T of a probe's words at one step."""
 
     prompt_tokens: PromptTokens
     columns: tuple[int, ...]

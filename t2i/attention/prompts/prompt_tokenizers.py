@@ -55,7 +55,7 @@ def find_prompt_tokenizers(x: Any, tokenizer: Any) -> tuple[PromptTokenizer, ...
 
 
 def find_denoiser(x: Any) -> Any:
-    """Return the model itself, or the denoiser of a pipeline; None where it has none."""
+    """Return the denoiser of a pipeline, or the model itself; None for a pipeline without one."""
     if isinstance(x, nn.Module):
         return x
     parts = (getattr(x, name, None) for name in ("unet", "transformer", "decoder"))

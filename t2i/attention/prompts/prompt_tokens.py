@@ -42,7 +42,7 @@ class PromptTokenizer:
     preprocess: Callable[[str], str] | None = None
 
     def preprocess_prompt(self, prompt: EncoderInput) -> EncoderInput:
-        """Return the prompt as it is tokenized."""
+        """Return the prompt's text as the pipeline changes it before tokenizing."""
         if self.preprocess is None:
             return prompt
         if isinstance(prompt, str):
@@ -52,7 +52,7 @@ class PromptTokenizer:
         return prompt.with_additions(partial(continuation_insertions, tokenizer=tokenizer))
 
     def find_positions(self, prompt: EncoderInput, word: str) -> Span:
-        """Return the positions of a word along T, all of them for a learned word.
+        """Return the positions of a word along T; of a learned word, those of all its tokens.
 
         Raises ArgumentError for a word that the prompt does not contain.
         """
@@ -67,7 +67,7 @@ class PromptTokenizer:
         return tuple(self.first_position + p for p in positions if most is None or p < most)
 
     def key_range(self, length: int) -> slice:
-        """Return the positions along T that it fills, of `length` text tokens."""
+        """Return the range of positions along T that this tokenizer's tokens fill, of `length`."""
         end = length if self.max_tokens is None else self.first_position + self.max_tokens
         return slice(self.first_position, min(end, length))
 
@@ -110,7 +110,8 @@ class PromptTokens:
         return len(self.prompts) or self.num_unknown
 
     def word_positions(self, prompt: int, word: Word) -> Span:
-        """Return the positions of a word along T.
+        """Return the token positions of a word along T; a word given as positions is returned as
+        it is.
 
         Raises ArgumentError for a word that the prompt does not contain. A prompt in a grammar may
         contain it at other steps only: the span is empty then, and the session raises at the end of
@@ -189,7 +190,9 @@ class PromptTokens:
         return value
 
     def prompt_pair(self, source: int, target: int) -> tuple[EncoderInput, EncoderInput]:
-        """Return two of the prompts. Raises ArgumentError if the prompts are not known."""
+        """Return the texts of two of the prompts, a source and a target. Raises ArgumentError if
+        the prompts are not known.
+        """
         if not self.prompts:
             raise ArgumentError(
                 "Cannot compare prompts that are not known: give them, "
@@ -228,7 +231,7 @@ def as_word_tuple(words: Words) -> tuple[str, ...]:
 
 
 def as_prompt_tuple(prompts: Sequence[EncoderInput]) -> tuple[EncoderInput, ...]:
-    """Return the prompts given to `attend` as a tuple; raise ArgumentError for other types."""
+    """Return the prompts given to `attend` as a tuple; ArgumentError for other types."""
     if isinstance(prompts, str):
         raise ArgumentError(f"Got prompts={prompts!r}, expected a list of prompts: [prompt].")
     for prompt in prompts:
@@ -241,7 +244,9 @@ def as_prompt_tuple(prompts: Sequence[EncoderInput]) -> tuple[EncoderInput, ...]
 
 
 def as_position_tuple(word: object) -> Span:
-    """Return token positions given in place of a word; raise ArgumentError for anything else."""
+    """Return token positions given in place of a word as a tuple; ArgumentError for anything
+    else.
+    """
     if (
         not isinstance(word, tuple | list)
         or not word

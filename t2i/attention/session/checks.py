@@ -21,7 +21,8 @@ CALLBACK = "pass callback_on_step_end=attn.on_step_end to the pipeline"
 
 
 def check_edit(edit: object, driven_by_callback: bool) -> None:
-    """Raise ArgumentError for what is no edit, AttentionError for one that this driver cannot run.
+    """Raise ArgumentError for an object that is no edit, AttentionError if the driver cannot run
+    it.
 
     An edit that looks ahead needs a pipeline whose loop the session takes part in.
     """

@@ -18,27 +18,27 @@ from t2i.errors import ArgumentError
 
 
 class Participant(Protocol):
-    """A probe or an edit, as a session calls it."""
+    """Interface of a probe or an edit towards its session."""
 
     @property
     def heads(self) -> tuple[int, ...] | None:
-        """Return the numbers of the heads that it reads or edits; None for all."""
+        """Numbers of the heads that it reads or edits; None for all."""
 
     @property
     def reads_only(self) -> bool:
-        """Return True if it changes neither attention nor latents."""
+        """True if it changes neither attention nor latents."""
 
     @property
     def edits_latents(self) -> bool:
-        """Return True if it acts on the latents between passes, and not on attention."""
+        """True if it acts on the latents between passes, and not on attention."""
 
     @property
     def looks_ahead(self) -> bool:
-        """Return True if it calls the denoiser before a step's own pass, see `before_pass`."""
+        """True if it calls the denoiser before a step's own pass, see `before_pass`."""
 
     @property
     def does_nothing(self) -> bool:
-        """Return True if it was given nothing to do: then having no effect is no error."""
+        """True if its arguments give it nothing to do: then having no effect is no error."""
 
     def check(self, prompt_tokens: PromptTokens, /) -> None:
         """Raise ArgumentError for prompts and words that the run does not have."""
@@ -47,28 +47,28 @@ class Participant(Protocol):
         """Return the probes that read attention for it."""
 
     def fits(self, site: Site, /) -> bool:
-        """Return True where it reads or edits the attention of the site."""
+        """Return True if it reads or edits the attention of the site."""
 
     def covers(self, step: int, num_steps: int, /) -> bool:
-        """Return True for a step at which it acts."""
+        """Return True if it acts at the step."""
 
     def before_pass(
         self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, look: RunPass, /
     ) -> Tensor:
-        """Return the latents (B, C, H, W) that the denoiser shall read."""
+        """Return the latents (B, C, H, W) that the denoiser reads at this step."""
 
     def apply(self, plan: EditPlan, call: AttentionCall, /) -> None:
-        """Add its changes of this attention call to the edit plan."""
+        """Add the participant's changes of this attention call to the edit plan."""
 
     def after_step(
         self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, probes: Sequence[Probe], /
     ) -> Tensor:
-        """Return the latents (B, C, H, W) with which the run goes on."""
+        """Return the latents (B, C, H, W) that replace those after the step."""
 
 
 @dataclass(slots=True)
 class ParticipantEntry:
-    """A participant of a session with the record of where it acted.
+    """Entry of a session for one participant, with a record of where it acted.
 
     active_steps : name of a site -> steps at which it read or edited attention there
     latent_steps : steps at which it acted on the latents
@@ -84,25 +84,25 @@ class ParticipantEntry:
 
     @property
     def has_acted(self) -> bool:
-        """Return True if it acted, or was given nothing to do."""
+        """True if the participant acted at least once, or had nothing to do."""
         steps = self.latent_steps if self.participant.edits_latents else self.active_steps
         return bool(steps) or self.participant.does_nothing
 
     def begin_run(self, prompt_tokens: PromptTokens, latent_size: tuple[int, int] | None) -> None:
-        """Prepare its probes for a new run."""
+        """Reset the participant's probes for a new run."""
         for probe in self.probes:
             probe.begin_run(prompt_tokens, latent_size)
 
     def wants(self, site: Site) -> bool:
-        """Return True if it reads or edits the attention of the site."""
+        """Return True if the participant, or a probe of it, fits the site."""
         return any(probe.fits(site) for probe in self.probes) or self.participant.fits(site)
 
     def covers(self, denoiser_pass: DenoiserPass) -> bool:
-        """Return True if it acts at the step of this pass."""
+        """Return True if the participant acts at the step of this pass."""
         return self.participant.covers(denoiser_pass.step, denoiser_pass.num_steps)
 
     def plan_edit(self, plan: EditPlan, call: AttentionCall) -> None:
-        """Add its changes of an attention call to the edit plan, if it edits that call."""
+        """Add the participant's changes of a call to the edit plan, if it fits site and step."""
         participant = self.participant
         if participant.reads_only or not participant.fits(call.site):
             return
@@ -112,7 +112,7 @@ class ParticipantEntry:
             self._record(call)
 
     def on_attention(self, probabilities: AttentionProbabilities, call: AttentionCall) -> None:
-        """Let its probes read an attention call that they fit and cover."""
+        """Pass a call's probabilities to the participant's probes that fit and cover it."""
         step, num_steps = call.denoiser_pass.step, call.denoiser_pass.num_steps
         for probe in self.probes:
             if probe.fits(call.site) and probe.covers(step, num_steps):

@@ -40,7 +40,7 @@ from t2i.text.token_layout import EncoderInput
 
 
 class Session:
-    """Probes and edits of the runs inside one `with attend(...)`, in the thread that opened it."""
+    """Session opened by `attend`: probes and edits of the runs inside the block, in one thread."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Session:
         grad: bool = False,
         raw: bool = False,
     ) -> HeatMaps:
-        """Add a probe and return its heat maps, which fill while pictures are made.
+        """Register a probe of words and return its heat maps, which fill during runs.
 
         Parameters
         ----------
@@ -104,7 +104,7 @@ class Session:
         return probe.maps
 
     def edit(self, edit: Edit) -> None:
-        """Add an edit; edits act in the order in which they were added."""
+        """Register an edit; edits act in the order of registration."""
         check_edit(edit, self.driven_by_callback)
         self._add(edit)
 
@@ -150,7 +150,7 @@ class Session:
 
     @property
     def prompts(self) -> tuple[EncoderInput, ...] | None:
-        """Return the prompts that attend() was given."""
+        """Prompts that attend() was given; None without any."""
         return self._prompts.given
 
     # for its driver (t2i.attention.hooks.driven_session)
@@ -162,7 +162,7 @@ class Session:
         shape: object,
         latent_size: tuple[int, int] | None,
     ) -> None:
-        """Note that a denoiser pass begins; the first of a run begins the run.
+        """Begin a denoiser pass; the first pass of a run also begins the run.
 
         prompts : prompts of the call, if the driver knows them
         shape : all that the sites depend on; another one discovers them again
@@ -192,7 +192,8 @@ class Session:
     def before_pass(
         self, latents_BCHW: Tensor, cond_pass: DenoiserPass, run_cond_pass: CondPass
     ) -> Tensor:
-        """Return the latents (B, C, H, W) that the edits want the denoiser to read.
+        """Return the latents (B, C, H, W) for the denoiser, after the edits that act before a
+        pass.
 
         Edits that look ahead make passes of the branch "cond" alone by `run_cond_pass`; no probe
         reads those. `cond_pass` describes them.
@@ -209,7 +210,7 @@ class Session:
         return latents_BCHW
 
     def end_pass(self) -> None:
-        """Note that the denoiser pass is over; check the participants against new sites."""
+        """End the denoiser pass, and check the participants against newly discovered sites."""
         if not self._is_own_thread:
             return
         self._pass = None
@@ -235,15 +236,15 @@ class Session:
 
     @property
     def num_rows(self) -> int | None:
-        """Return the batch rows of the running pass; None between passes."""
+        """Number of batch rows of the running denoiser pass; None between passes."""
         return None if self._pass is None else self._pass.num_rows
 
     def leave_pass(self) -> None:
-        """Note that the model returned or raised."""
+        """Record that the model's forward has returned or raised."""
         self._pass = None
 
     def wants(self, site: Site) -> bool:
-        """Return True if a probe or an edit is made for the site."""
+        """Return True if a probe or an edit of the session fits the site."""
         return any(entry.wants(site) for entry in self._entries)
 
     def check_call(self, site: Site, call: AttentionInputs) -> None:
@@ -252,19 +253,19 @@ class Session:
             check_texts(self._pass, site, call)
 
     def plan_edits(self, site: Site, plan: EditPlan) -> None:
-        """Add the changes that the edits make at the site to the edit plan."""
+        """Add the changes of the session's edits at the site to the edit plan."""
         call = self._call_at(site)
         for entry in self._entries:
             entry.plan_edit(plan, call)
 
     def recorded_row(self, site: Site) -> RecordedRow | None:
-        """Return the queries and keys of the recorded source at the site, if there are any."""
+        """Return queries and keys of the recorded source at the site, or None."""
         if self.recorded_source is None or self._pass is None:
             return None
         return self.recorded_source.recorded_row(site.name, self._pass.step)
 
     def on_attention(self, probabilities: AttentionProbabilities) -> None:
-        """Let the probes read a call, or the edit that looks ahead."""
+        """Pass a call's probabilities to the probes, or to the edit that looks ahead."""
         call = self._call_at(probabilities.site)
         if self._look_ahead is not None:
             self._look_ahead(probabilities, call)

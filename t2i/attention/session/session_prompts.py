@@ -31,7 +31,7 @@ class SessionPrompts:
     def update(
         self, of_pipeline: Sequence[EncoderInput] | None, num_prompts: int, begins_run: bool
     ) -> PromptTokens | None:
-        """Take the prompts of a pass; return their tokens if these are new.
+        """Set the prompts of a pass; return their tokens if they are new, else None.
 
         Raises ArgumentError for prompts other than those of attend(), and at the end of a run for
         a word that no prompt of the run had.
