@@ -129,7 +129,7 @@ def test_a_resumed_run_is_the_run_bit_for_bit_whatever_became_of_the_cache(
     stop = StopRequest()
     training = ready(config(), out)
     reader = iter([None, None])
-    training._any = lambda wanted: next(reader, True) is True  # stops after the third step
+    training._any_process = lambda wanted: next(reader, True) is True  # stops after the third step
     assert not training.run(stop)
     assert newest(out).step == 3
     (file,) = (out / "cache").glob("latents-*/*.safetensors")
