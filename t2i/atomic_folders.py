@@ -55,7 +55,7 @@ def atomic_folder(final: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def new_path(final: Path) -> Iterator[Path]:
+def place_atomically(final: Path) -> Iterator[Path]:
     """Yield a temporary path for a file or folder; when the context ends it becomes `final`.
 
     Raises NameTaken where anything but an empty folder has that name; checking and placing are one

@@ -74,7 +74,7 @@ def library_message(error: BaseException) -> str:
     return f"{type(error).__name__}: {said:.200}".removesuffix(": ")
 
 
-def nearest(name: str, choices: Iterable[str]) -> str:
+def nearest_hint(name: str, choices: Iterable[str]) -> str:
     """Return a hint: the closest choice, then all: "Did you mean 'ddim'? Choices: ddim, euler"."""
     known = sorted(choices)
     close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)

@@ -8,7 +8,7 @@ import pytest
 
 from t2i import atomic_folders as folders
 from t2i.atomic_files import NameTaken
-from t2i.atomic_folders import atomic_folder, new_path, recover_all_folders, recover_folder
+from t2i.atomic_folders import atomic_folder, place_atomically, recover_all_folders, recover_folder
 from t2i.errors import OutputError
 from tests.test_files import race
 
@@ -87,12 +87,14 @@ def test_a_folder_that_a_kill_left_aside_is_put_back_by_whoever_needs_it(
 
 def test_readers_put_it_back_too(tmp_path: Path) -> None:
     from t2i.denoiser.loading.address import locate_model
-    from train.checkpoint import list_checkpoints
+    from train.checkpoint import recover_and_list_checkpoints
 
     (tmp_path / ".model.old").mkdir()
     assert locate_model(tmp_path / "model") == tmp_path / "model"
     (tmp_path / "runs" / ".step-00000004.old").mkdir(parents=True)
-    assert [path.name for path in list_checkpoints(tmp_path / "runs")] == ["step-00000004"]
+    assert [path.name for path in recover_and_list_checkpoints(tmp_path / "runs")] == [
+        "step-00000004"
+    ]
 
 
 def test_a_folder_that_is_there_is_never_put_back_over(tmp_path: Path) -> None:
@@ -155,7 +157,7 @@ def test_what_a_kill_left_half_written_is_removed_and_what_lives_is_not(tmp_path
 def test_of_two_who_write_one_name_at_once_one_is_refused(tmp_path: Path, kind: str) -> None:
     def writer(text: str) -> object:
         def write(number: int) -> None:
-            with new_path(tmp_path / f"{number}") as new:
+            with place_atomically(tmp_path / f"{number}") as new:
                 if kind == "folder":
                     new.mkdir()
                 (new / "said" if kind == "folder" else new).write_text(text)
@@ -175,11 +177,11 @@ def test_a_folder_with_anything_in_it_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "model" / "mine").touch()
     with (
         pytest.raises(NameTaken, match="model exists and is not replaced"),
-        new_path(tmp_path / "model") as new,
+        place_atomically(tmp_path / "model") as new,
     ):
         new.mkdir()
     (tmp_path / "note").write_text("mine")
-    with pytest.raises(NameTaken, match="note exists"), new_path(tmp_path / "note") as new:
+    with pytest.raises(NameTaken, match="note exists"), place_atomically(tmp_path / "note") as new:
         new.mkdir()
     assert sorted(os.listdir(tmp_path)) == ["model", "note"]
     assert os.listdir(tmp_path / "model") == ["mine"]

@@ -37,7 +37,7 @@ PictureLoader = Callable[[int], Sequence[Image.Image]]
 """Loads the pictures of a step, 0 being the first, slot by slot."""
 
 
-class NonFiniteStepError(TrainingError):
+class TooManyNonFiniteStepsError(TrainingError):
     """Error for more steps with a loss or gradient that is not finite than may be skipped."""
 
 

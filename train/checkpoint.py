@@ -63,14 +63,23 @@ def save_checkpoint(folder: Path, state: CheckpointState, keep: int) -> Path:
             )
         digests = {path.name: file_digest(path) for path in part.iterdir()}
         (part / MANIFEST).write_text(json.dumps(digests, indent=1), "utf-8")
-    older = [path for path in list_checkpoints(folder) if parse_checkpoint_step(path) <= state.step]
-    for path in {*list_checkpoints(folder), *folder.glob(".step-*.part")} - {*older[:keep]}:
+    older = [
+        path
+        for path in recover_and_list_checkpoints(folder)
+        if parse_checkpoint_step(path) <= state.step
+    ]
+    for path in {*recover_and_list_checkpoints(folder), *folder.glob(".step-*.part")} - {
+        *older[:keep]
+    }:
         shutil.rmtree(path, ignore_errors=True)
     return final
 
 
-def list_checkpoints(folder: Path) -> list[Path]:
-    """List the checkpoint folders, newest first, complete or not."""
+def recover_and_list_checkpoints(folder: Path) -> list[Path]:
+    """Restore interrupted replacements and list the checkpoint folders, newest first.
+
+    Incomplete checkpoints are listed, too.
+    """
     recover_all_folders(folder)
     found = [path for path in folder.glob("step-*") if FOLDER_NAME.fullmatch(path.name)]
     return sorted(found, key=parse_checkpoint_step, reverse=True)
@@ -86,7 +95,7 @@ def load_newest_checkpoint(folder: Path) -> CheckpointState | None:
 
     Raises TrainingError where there are checkpoints and none is complete.
     """
-    found = list_checkpoints(folder)
+    found = recover_and_list_checkpoints(folder)
     for path in found:
         fault = find_fault(path)
         if fault is None:
@@ -105,7 +114,7 @@ def read_newest_facts(folder: Path) -> dict[str, Any] | None:
 
     For checks before the weights are read, which `load_newest_checkpoint` does.
     """
-    for path in list_checkpoints(folder):
+    for path in recover_and_list_checkpoints(folder):
         try:
             facts: dict[str, Any] = parse_json(
                 read_bounded(path / "facts.json", RUN.most), lenient=True

@@ -37,7 +37,7 @@ class ExportConfig(BaseModel):
 
 def build_scheduler(objective: ObjectiveConfig) -> Scheduler:
     """Build the scheduler that samples a model trained with this objective."""
-    settings: dict[str, Any] = objective.scheduler_config()
+    settings: dict[str, Any] = objective.build_scheduler_config()
     if objective.prediction == "flow":
         return cast("Scheduler", FlowMatchEulerDiscreteScheduler(**settings))
     return cast("Scheduler", DDIMScheduler(**settings, clip_sample=False, steps_offset=1))

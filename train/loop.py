@@ -19,7 +19,7 @@ from t2i.pictures import save_picture
 from t2i.run_folder import StoppedEarly, StopRequest, lock_folder
 from t2i.terminal import several
 from train import checkpoint
-from train.bad_step_report import NonFiniteStepError, load_step_pictures
+from train.bad_step_report import TooManyNonFiniteStepsError, load_step_pictures
 from train.batches.batch import Batch, iterate_batches
 from train.batches.order import BatchOrder, ProcessShare
 from train.config.run_config import RunConfig
@@ -184,7 +184,7 @@ class Training:
                     return False
             if self.config.has_sample_sheets:
                 self._draw_sheet(reports)
-        except NonFiniteStepError:
+        except TooManyNonFiniteStepsError:
             # The state before that step, from which the run can be resumed.
             if self.steps_done > self.steps_saved:
                 self._save()
@@ -201,7 +201,7 @@ class Training:
         for remark in result.remarks:
             self._on_main(partial(self._remark, reports, remark))
         if last or self._is_due(self.config.train.log_every):
-            self._on_main(partial(self._log, reports, result.numbers()))
+            self._on_main(partial(self._log, reports, result.log_values()))
         ema = self.config.ema
         if ema.kind == "power" and (last or self._is_due(ema.snapshot_every)):
             self._snapshot()  # before the checkpoint, from which a resume starts

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from t2i.atomic_files import NameTaken
-from t2i.atomic_folders import new_path
+from t2i.atomic_folders import place_atomically
 from t2i.errors import ArgumentError
 from t2i.safe_reading import RUN, read_bounded
 from train.config.run_config import RunConfig
@@ -55,7 +55,7 @@ def rebuild_model(
         average_notes = {"length": length, "step": wanted.step, "error": error}
         notes = {**build_notes(config, wanted.step), "average": average_notes}
         batch = training.load_first_batch(SCALE_PICTURES)
-        with swap_weights(average, training.target.weights()), new_path(folder) as place:
+        with swap_weights(average, training.target.weights()), place_atomically(folder) as place:
             training.target.export(place, batch, config.export, notes)
     return RebuiltModel(folder, length, wanted.step, len(found), error)
 

@@ -18,8 +18,8 @@ from t2i.terminal import several
 from train.bad_step_report import (
     REPORT_FOLDER,
     BadStepReport,
-    NonFiniteStepError,
     PictureLoader,
+    TooManyNonFiniteStepsError,
     compute_gradient_norms,
     gather_sample_reports,
     list_nonfinite_gradients,
@@ -59,7 +59,7 @@ class StepResult:
     remarks: tuple[str, ...] = ()
     """Messages for the user."""
 
-    def numbers(self) -> dict[str, float]:
+    def log_values(self) -> dict[str, float]:
         """Return the step's numbers by name, for the log."""
         return {
             "loss": self.loss,
@@ -263,7 +263,7 @@ class Stepper:
         allowed = self.settings.loop.bad_steps
         if self.skipped >= allowed:
             before = f"{self.skipped} were skipped before. " if self.skipped else ""
-            raise NonFiniteStepError(
+            raise TooManyNonFiniteStepsError(
                 f"{bad.format_headline()}: the weights are those after step {number}. "
                 f"{bad.describe_suspects()} {details} {before}Look at these "
                 "samples; the same command would fail at the same step, so go on with a higher "

@@ -110,7 +110,7 @@ def choose_target_settings(
     blends = options.blends(len(prompts) - 1)
     for prompt, blend in zip(prompts[1:], blends, strict=True):
         weighted = any(has_word(prompt, word) for word in options.weights)
-        if steps_with_changes(prompts[0], prompt, num_steps) == {0}:
+        if prompt_change_steps(prompts[0], prompt, num_steps) == {0}:
             change = classify_change(cond_text(prompts[0]), cond_text(prompt), weighted=weighted)
         else:
             change = PromptChange("other")  # the prompt changes during the run
@@ -176,7 +176,7 @@ def covers_any_step(edit: Edit, num_steps: int) -> bool:
 
 def has_equal_word_counts(source: str | Prompt, target: str | Prompt, num_steps: int) -> bool:
     """Return True if source and target have equally many words at every step."""
-    turns = steps_with_changes(source, target, num_steps)
+    turns = prompt_change_steps(source, target, num_steps)
     return all(
         len(lowercase_words(cond_text(source, step, num_steps)))
         == len(lowercase_words(cond_text(target, step, num_steps)))
@@ -184,7 +184,7 @@ def has_equal_word_counts(source: str | Prompt, target: str | Prompt, num_steps:
     )
 
 
-def steps_with_changes(source: str | Prompt, target: str | Prompt, num_steps: int) -> set[int]:
+def prompt_change_steps(source: str | Prompt, target: str | Prompt, num_steps: int) -> set[int]:
     """Return step 0 and the steps at which either prompt changes."""
     return {0}.union(*(p.changes(num_steps) for p in (source, target) if isinstance(p, Prompt)))
 

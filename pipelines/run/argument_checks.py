@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from t2i.errors import ArgumentError, nearest
+from t2i.errors import ArgumentError, nearest_hint
 from t2i.terminal import several
 from t2i.text.prompt import Prompt
 
@@ -94,7 +94,7 @@ def check_output_type(output_type: str) -> None:
     """Raise ArgumentError for an unknown output type."""
     if not isinstance(output_type, str) or output_type not in OUTPUT_TYPES:
         raise ArgumentError(
-            f"Unknown output_type {output_type!r}. {nearest(str(output_type), OUTPUT_TYPES)}"
+            f"Unknown output_type {output_type!r}. {nearest_hint(str(output_type), OUTPUT_TYPES)}"
         )
 
 
@@ -183,5 +183,5 @@ def check_callback_inputs(names: Sequence[str], choices: Sequence[str]) -> None:
         if not isinstance(name, str) or name not in choices:
             raise ArgumentError(
                 f"Unknown name {name!r} in callback_on_step_end_tensor_inputs. "
-                f"{nearest(str(name), choices)}"
+                f"{nearest_hint(str(name), choices)}"
             )

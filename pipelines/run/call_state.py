@@ -126,7 +126,7 @@ class CallStateMixin:
     @property
     def do_classifier_free_guidance(self) -> bool:
         """True if the current call computes an unconditional branch."""
-        return "uncond" in self.resolve_guidance().needs
+        return "uncond" in self.resolve_guidance().possible_branches
 
     @property
     def num_timesteps(self) -> int:

@@ -59,7 +59,7 @@ class BranchTexts:
 
         All have as many tokens as the longest.
         """
-        turns = steps_with_changes(self.call, self.steps)
+        turns = list_prompt_change_steps(self.call, self.steps)
         encoded = {step: self.embeddings_at(step) for step in turns}
         lengths = {
             one.text_BTD.shape[1] for branches in encoded.values() for one in branches.values()
@@ -72,12 +72,12 @@ class BranchTexts:
         """Return the embeddings of each branch at `step`, one row per prompt."""
         encoded = {
             branch: self.cond_embeddings(branch, step, length)
-            for branch in self.guidance.needs
+            for branch in self.guidance.possible_branches
             if branch != "uncond"
         }
-        if "uncond" in self.guidance.needs:
+        if "uncond" in self.guidance.possible_branches:
             encoded["uncond"] = self.uncond_embeddings(encoded["cond"], step, length)
-        return {branch: encoded[branch] for branch in self.guidance.needs}
+        return {branch: encoded[branch] for branch in self.guidance.possible_branches}
 
     def cond_embeddings(self, branch: Branch, step: int, length: int | None) -> EncodedText:
         """Return the embeddings of a conditional branch at `step`."""
@@ -179,7 +179,7 @@ def count_prompts(call: CallArguments) -> int:
     return len(argument_checks.prompts_per_row("prompt", call.prompt))
 
 
-def steps_with_changes(call: CallArguments, steps: int) -> list[int]:
+def list_prompt_change_steps(call: CallArguments, steps: int) -> list[int]:
     """Return step 0 and the steps at which a prompt of the call changes."""
     prompt_texts = (call.prompt, call.prompt_2, call.negative_prompt, call.negative_prompt_2)
     return sorted(

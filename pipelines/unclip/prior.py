@@ -64,11 +64,11 @@ def sample_image_embeddings(
     texts: dict[Branch, Sequence[str]] = {"uncond": uncond_texts, "cond": cond_texts}
     encoded = [
         encode_prior_prompts(pipe, texts[branch], num_images_per_prompt, device)
-        for branch in guidance.needs
+        for branch in guidance.possible_branches
     ]
     text_RWD, sentence_RD, mask_RW = (torch.cat(rows) for rows in zip(*encoded, strict=True))
     conditioning = Conditioning(
-        text_RWD, guidance.needs, {unclip.SENTENCE_EMBEDDING: sentence_RD}, mask_RW
+        text_RWD, guidance.possible_branches, {unclip.SENTENCE_EMBEDDING: sentence_RD}, mask_RW
     )
 
     # sample embeddings from noise

@@ -92,7 +92,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
         super().__init__()
         unclip.check_unet(unet, movq)
         if prior_prior is not None:
-            unclip.check_prior(prior_prior, prior_scheduler, unet)
+            unclip.check_prior_fits(prior_prior, prior_scheduler, unet)
         self.register_modules(  # type: ignore[no-untyped-call]  # diffusers has no types for it
             unet=unet,
             scheduler=scheduler,
@@ -193,7 +193,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
         self.scheduler = unclip.correct_scheduler(vars(self)["scheduler"])
         state = CallState(guidance_scale=call.guidance_scale, custom_guidance=call.guidance)
         with self.enter_call(state), translate_out_of_memory():
-            needs = self.resolve_guidance().needs
+            needs = self.resolve_guidance().possible_branches
             picture_embeds.check_guidance_branches(needs)
             size = self.latent_size(call.height, call.width, call.latents)
             device = self._execution_device

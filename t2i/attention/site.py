@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from t2i.errors import ArgumentError, nearest
+from t2i.errors import ArgumentError, nearest_hint
 from t2i.terminal import several
 
 SiteKind = Literal["self", "cross", "joint"]
@@ -71,7 +71,7 @@ class Sites:
         for field, known in (("kind", SITE_KINDS), ("place", SITE_PLACES)):
             for value in _as_tuple(getattr(self, field)):
                 if value not in known:
-                    raise ArgumentError(f"Got {field}={value!r}. {nearest(str(value), known)}")
+                    raise ArgumentError(f"Got {field}={value!r}. {nearest_hint(str(value), known)}")
         try:
             re.compile(self.name or "")
         except re.error as error:

@@ -46,13 +46,13 @@ class Composed:
         return ("cond", *(f"cond{i}" for i in range(1, len(self.weights))))
 
     @property
-    def needs(self) -> tuple[Branch, ...]:
+    def possible_branches(self) -> tuple[Branch, ...]:
         """Every branch of a run: "uncond" and the branch of each part."""
         return ("uncond", *self.part_branches)
 
     def branches(self, run: RunState) -> tuple[Branch, ...]:
         """Return "uncond" and the branch of each part, at every step."""
-        return self.needs
+        return self.possible_branches
 
     def combine(self, predictions: Mapping[Branch, Tensor], run: RunState) -> Tensor:
         """Combine the predictions by the weights of their parts, (B, C, H, W)."""

@@ -20,11 +20,11 @@ from t2i.errors import ArgumentError
 class Conditional:
     """No guidance: the conditional prediction, with one row per image."""
 
-    needs: ClassVar[tuple[Branch, ...]] = ("cond",)
+    possible_branches: ClassVar[tuple[Branch, ...]] = ("cond",)
 
     def branches(self, run: RunState) -> tuple[Branch, ...]:
         """Return the branch "cond" alone."""
-        return self.needs
+        return self.possible_branches
 
     def combine(self, predictions: Mapping[Branch, Tensor], run: RunState) -> Tensor:
         """Return the conditional prediction, (B, C, H, W)."""
@@ -38,7 +38,7 @@ class ClassifierFree:
     As in Imagen's equation 2, scale 1 is the conditional prediction.
     """
 
-    needs: ClassVar[tuple[Branch, ...]] = ("uncond", "cond")
+    possible_branches: ClassVar[tuple[Branch, ...]] = ("uncond", "cond")
 
     scale: float
     rescale: float = 0.0
@@ -49,7 +49,7 @@ class ClassifierFree:
 
     def branches(self, run: RunState) -> tuple[Branch, ...]:
         """Return the branches "uncond" and "cond"."""
-        return self.needs
+        return self.possible_branches
 
     def combine(self, predictions: Mapping[Branch, Tensor], run: RunState) -> Tensor:
         """Return uncond + scale * (cond - uncond), rescaled, (B, C, H, W)."""
@@ -67,7 +67,7 @@ class ZeroStar:
     conditional one, s_star = <cond, uncond> / |uncond|^2 per image. Zero-init steps predict zero.
     """
 
-    needs: ClassVar[tuple[Branch, ...]] = ("uncond", "cond")
+    possible_branches: ClassVar[tuple[Branch, ...]] = ("uncond", "cond")
 
     scale: float
     zero_init_steps: int = 0
@@ -85,7 +85,7 @@ class ZeroStar:
     def branches(self, run: RunState) -> tuple[Branch, ...]:
         # A pass computes at least one branch, although it is not used here.
         """Return the branches "uncond" and "cond"; "cond" alone in the zero-init steps."""
-        return ("cond",) if run.step < self.zero_init_steps else self.needs
+        return ("cond",) if run.step < self.zero_init_steps else self.possible_branches
 
     def combine(self, predictions: Mapping[Branch, Tensor], run: RunState) -> Tensor:
         """Return s_star uncond + scale * (cond - s_star uncond), or zero at zero-init, (B, C, H,

@@ -40,7 +40,7 @@ class Interval:
                 f"Got start={self.start} and stop={self.stop}, expected fractions of the run with "
                 "0 <= start < stop <= 1, such as 0.2 and 0.8."
             )
-        others = [b for b in self.needs if b.startswith("cond") and b != "cond"]
+        others = [b for b in self.possible_branches if b.startswith("cond") and b != "cond"]
         if others:
             raise ArgumentError(
                 "Got an Interval around a composed guidance: outside it only the first part of the "
@@ -48,9 +48,9 @@ class Interval:
             )
 
     @property
-    def needs(self) -> tuple[Branch, ...]:
+    def possible_branches(self) -> tuple[Branch, ...]:
         """Every branch of a run: those of the guidance inside the interval."""
-        return self.guidance.needs
+        return self.guidance.possible_branches
 
     def is_active(self, run: RunState) -> bool:
         """Return True if the current step lies in the interval."""

@@ -10,7 +10,7 @@ from t2i.conditioning.guidance_interval import Interval
 from t2i.conditioning.perturbed_guidance import PerturbedAttention
 from t2i.conditioning.projected_guidance import AdaptiveProjected
 from t2i.conditioning.run_state import Guidance
-from t2i.errors import ArgumentError, nearest
+from t2i.errors import ArgumentError, nearest_hint
 
 
 def parse_guidance(text: str, scale: float, rescale: float = 0.0) -> Guidance:
@@ -25,7 +25,9 @@ def parse_guidance(text: str, scale: float, rescale: float = 0.0) -> Guidance:
     kind = GUIDANCES.get(name.strip().lower())
     if kind is None or kind is Interval:
         known = [method for method in GUIDANCES if GUIDANCES[method] is not Interval]
-        raise ArgumentError(f"Unknown guidance {name.strip()!r}. {nearest(name.strip(), known)}")
+        raise ArgumentError(
+            f"Unknown guidance {name.strip()!r}. {nearest_hint(name.strip(), known)}"
+        )
 
     types = {name: type_ for name, type_ in _fields(kind).items() if name not in FROM_THE_CALL}
     given = _values(text, arguments, types | {"start": float, "stop": float})
@@ -34,7 +36,7 @@ def parse_guidance(text: str, scale: float, rescale: float = 0.0) -> Guidance:
     guidance = _build(kind, given | {k: v for k, v in from_call.items() if k in _fields(kind)})
 
     limited = Interval(guidance, **interval) if interval else guidance
-    if guidance.needs == ClassifierFree.needs and scale <= 1:
+    if guidance.possible_branches == ClassifierFree.possible_branches and scale <= 1:
         return Conditional()
     return limited
 
@@ -65,7 +67,7 @@ def guidance_from_dict(data: Mapping[str, Any]) -> Guidance:
 def _read(data: Mapping[str, Any]) -> tuple[type[Guidance], dict[str, Any]]:
     method = str(data.get("method"))
     if method not in GUIDANCES:
-        raise ArgumentError(f"Unknown guidance {method!r}. {nearest(method, GUIDANCES)}")
+        raise ArgumentError(f"Unknown guidance {method!r}. {nearest_hint(method, GUIDANCES)}")
     values = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in data.items()
@@ -122,7 +124,7 @@ def _name(kind: type[Guidance]) -> str:
 
 
 def _choices(name: str, known: Mapping[str, Any]) -> str:
-    return nearest(name, known) if known else "It takes none."
+    return nearest_hint(name, known) if known else "It takes none."
 
 
 def _plain(value: Any) -> Any:

@@ -50,13 +50,13 @@ class PerturbedAttention:
             )
 
     @property
-    def needs(self) -> tuple[Branch, ...]:
+    def possible_branches(self) -> tuple[Branch, ...]:
         """Every branch of a run; "uncond" only above scale 1."""
         return ("uncond", "cond", "perturbed") if self.scale > 1 else ("cond", "perturbed")
 
     def branches(self, run: RunState) -> tuple[Branch, ...]:
-        """Return every branch of `needs`, at every step."""
-        return self.needs
+        """Return every branch of `possible_branches`, at every step."""
+        return self.possible_branches
 
     def combine(self, predictions: Mapping[Branch, Tensor], run: RunState) -> Tensor:
         """Guide away from the perturbed and, above scale 1, the unconditional prediction."""

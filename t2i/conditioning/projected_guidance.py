@@ -13,7 +13,7 @@ from torch import Tensor
 from t2i.conditioning.conditioning import Branch
 from t2i.conditioning.guidance import check_finite_number, check_guidance_scales, rescale_contrast
 from t2i.conditioning.run_state import RunState
-from t2i.errors import ArgumentError, nearest
+from t2i.errors import ArgumentError, nearest_hint
 
 Space = Literal["denoised", "prediction"]
 
@@ -33,7 +33,7 @@ class AdaptiveProjected:
     denoiser pass, so twice per requested step with second-order samplers.
     """
 
-    needs: ClassVar[tuple[Branch, ...]] = ("uncond", "cond")
+    possible_branches: ClassVar[tuple[Branch, ...]] = ("uncond", "cond")
 
     scale: float
     momentum: float = -0.5
@@ -61,12 +61,12 @@ class AdaptiveProjected:
             )
         if self.space not in get_args(Space):
             raise ArgumentError(
-                f"Got space={self.space!r}. {nearest(str(self.space), get_args(Space))}"
+                f"Got space={self.space!r}. {nearest_hint(str(self.space), get_args(Space))}"
             )
 
     def branches(self, run: RunState) -> tuple[Branch, ...]:
         """Return the branches "uncond" and "cond"."""
-        return self.needs
+        return self.possible_branches
 
     def combine(self, predictions: Mapping[Branch, Tensor], run: RunState) -> Tensor:
         """Return the prediction guided by the orthogonal part of the difference, (B, C, H, W)."""

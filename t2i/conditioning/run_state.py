@@ -57,7 +57,7 @@ class Guidance(Protocol):
     """Interface of a guidance formula, which combines the predictions of several branches."""
 
     @property
-    def needs(self) -> tuple[Branch, ...]:
+    def possible_branches(self) -> tuple[Branch, ...]:
         """Every branch that a run may compute; all but "uncond" are given the prompt."""
 
     def branches(self, run: RunState) -> tuple[Branch, ...]:

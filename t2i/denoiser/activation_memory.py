@@ -37,7 +37,7 @@ class AttentionStub(torch.autograd.Function):
         return query.new_empty(*query.shape[:-1], value.shape[-1])
 
 
-class FusedAttentionMode(TorchFunctionMode):
+class AttentionStubMode(TorchFunctionMode):
     """A torch function mode that replaces attention by `AttentionStub`."""
 
     def __torch_function__(
@@ -106,7 +106,7 @@ def measure_pass_peak(
     gradients : count what is kept for the backward pass as well
     """
     living = LiveMemoryCounter(model)
-    with torch.device("meta"), torch.set_grad_enabled(gradients), FusedAttentionMode(), living:
+    with torch.device("meta"), torch.set_grad_enabled(gradients), AttentionStubMode(), living:
         run()
     return living.peak
 

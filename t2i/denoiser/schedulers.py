@@ -8,7 +8,7 @@ import diffusers
 import torch
 from torch import Tensor
 
-from t2i.errors import ArgumentError, library_message, nearest
+from t2i.errors import ArgumentError, library_message, nearest_hint
 
 
 class Scheduler(Protocol):
@@ -66,7 +66,7 @@ def find_sampler(name: str) -> Sampler:
     sampler = SAMPLERS.get(normalize_sampler_name(name))
     if sampler is None:
         raise ArgumentError(
-            f"Unknown sampler {name!r}. {nearest(normalize_sampler_name(name), SAMPLERS)}"
+            f"Unknown sampler {name!r}. {nearest_hint(normalize_sampler_name(name), SAMPLERS)}"
         )
     return sampler
 

@@ -160,7 +160,7 @@ def find_confusions(scene: Scene, seen: Recognition) -> Iterator[tuple[str, str]
 
 
 def build_table(tallies: dict[str, RecognitionTally]) -> Table:
-    """Build the table of shares of right answers, for each split beside its control."""
+    """Build the table of right answers per split, beside those for another scene's caption."""
 
     def figures(name: str) -> list[Figure | None]:
         return [

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from t2i.errors import ArgumentError, nearest
+from t2i.errors import ArgumentError, nearest_hint
 from t2i.evaluate.editing.editing import EditingConfig, EditingPart
 from t2i.evaluate.generation.generation import GenerationConfig, GenerationPart
 from t2i.evaluate.inspection.inspection import InspectionConfig, InspectionPart
@@ -42,7 +42,7 @@ def read_suite(name: str, *, quick: bool) -> SuiteConfig:
             )
     else:
         raise ArgumentError(
-            f"Unknown suite {name!r}. {nearest(name, SUITES)} Or give a TOML laid out as "
+            f"Unknown suite {name!r}. {nearest_hint(name, SUITES)} Or give a TOML laid out as "
             f"{SUITES['scenes']}."
         )
     tree = read_toml(path, CONFIG("suite"))
@@ -64,7 +64,7 @@ def explain_error(error: ValidationError) -> str:
         for table in tables:
             known = fields.get(table)
             fields = getattr(getattr(known, "annotation", None), "model_fields", {})
-        return f"Unknown key {key!r}. {nearest(name, fields)}"
+        return f"Unknown key {key!r}. {nearest_hint(name, fields)}"
     if first["type"] == "missing":
         return f"The key {key!r} is missing; add it."
     return f"{key}: {str(first['msg']).removeprefix('Value error, ')} (given: {first['input']!r})"
@@ -74,7 +74,7 @@ def check_parts(names: Sequence[str]) -> tuple[str, ...]:
     """Return the named parts in the suite's order; all if none is named."""
     for name in names:
         if name not in PARTS:
-            raise ArgumentError(f"Unknown part {name!r}. {nearest(name, PARTS)}")
+            raise ArgumentError(f"Unknown part {name!r}. {nearest_hint(name, PARTS)}")
     return tuple(name for name in PARTS if name in names or not names)
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from t2i.errors import ArgumentError, nearest
+from t2i.errors import ArgumentError, nearest_hint
 from t2i.scenes.captions import POSITION_SHARE, Caption, write_caption
 from t2i.scenes.held_out import is_trained_together, load_held_out, training_colours
 from t2i.scenes.layout import Arrangement, SizeWord, Spot, draw_arrangement, random_choice
@@ -226,7 +226,8 @@ def resolve_vocabulary(wanted: Literal["core", "all"] | tuple[str, ...]) -> tupl
     for name in wanted:
         if name not in vocabulary_objects():
             raise ArgumentError(
-                f"vocabulary: no object is called {name!r}. {nearest(name, vocabulary_objects())}"
+                f"vocabulary: no object is called {name!r}. "
+                f"{nearest_hint(name, vocabulary_objects())}"
             )
     return tuple(name for name in vocabulary_objects() if name in wanted)
 

@@ -149,7 +149,7 @@ def tokens_without_padding(
     """Return the token ids of a prompt without padding, and their positions along T."""
     ids: list[int] = []
     places: list[int] = []
-    for number, chunk in enumerate(window.split_into_chunks(prompt)):
+    for number, chunk in enumerate(window.tokenize_into_chunks(prompt)):
         count = window.count_tokens(chunk)
         ids += window.ids(chunk)[:count]
         places += range(number * window.size, number * window.size + count)

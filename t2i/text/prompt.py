@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
-from t2i.errors import ArgumentError, nearest
+from t2i.errors import ArgumentError, nearest_hint
 from t2i.text.dialects import Dialect
 from t2i.text.grammar import (
     Alternation,
@@ -104,12 +104,13 @@ class Prompt:
             )
         if self.dialect not in get_args(Dialect):
             raise ArgumentError(
-                f"Unknown dialect {self.dialect!r}. {nearest(str(self.dialect), get_args(Dialect))}"
+                f"Unknown dialect {self.dialect!r}. "
+                f"{nearest_hint(str(self.dialect), get_args(Dialect))}"
             )
         if self.weights is not None and self.weights not in get_args(WeightMode):
             choices = get_args(WeightMode)
             raise ArgumentError(
-                f"Unknown weight mode {self.weights!r}. {nearest(str(self.weights), choices)}"
+                f"Unknown weight mode {self.weights!r}. {nearest_hint(str(self.weights), choices)}"
             )
         object.__setattr__(self, "_parts", parse(self.text, self.dialect))
 

@@ -58,7 +58,7 @@ class TokenWindow:
         """Number of tokens of a text that fit into a window beside the special tokens."""
         return self.size - len(self.prefix) - len(self.suffix)
 
-    def split_into_chunks(self, prompt: EncoderInput) -> list[Chunk]:
+    def tokenize_into_chunks(self, prompt: EncoderInput) -> list[Chunk]:
         """Tokenize a prompt and return its chunks, one window each, at least one per section."""
         sections = (
             prompt.sections if isinstance(prompt, WeightedText) else ((Segment(prompt, 1.0),),)

@@ -110,7 +110,7 @@ def unknown_word_message(word: str, text: str) -> str:
 def _tokens(window: TokenWindow, prompt: EncoderInput) -> dict[int, list[tuple[int, int, int]]]:
     """Of each section the start, the end and the position along T of its tokens."""
     tokens = defaultdict(list)
-    for number, chunk in enumerate(window.split_into_chunks(prompt)):
+    for number, chunk in enumerate(window.tokenize_into_chunks(prompt)):
         first = number * window.size + len(window.prefix)
         for place, token in enumerate(chunk.tokens, first):
             if token.end > token.start:

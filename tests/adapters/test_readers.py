@@ -234,7 +234,7 @@ def test_the_uis_find_what_they_look_for_in_the_header(family, version, tmp_path
     path = tmp_path / "one.safetensors"
     tags = json.dumps({"10_sks dog": {"sks dog": 10}})
     facts = KohyaMetadata(
-        family=family, title="ink", layers_per_block=1, told={"ss_tag_frequency": tags}
+        family=family, title="ink", layers_per_block=1, extra={"ss_tag_frequency": tags}
     )
     write_kohya_lora(path, lora, facts)
     _, told = header_of(path)

@@ -71,13 +71,13 @@ def test_pictures_of_a_batch_are_guided_one_by_one(run, predictions):
 @pytest.mark.parametrize("scale", [-1.0, 0.0, 1.0])
 def test_up_to_scale_one_only_the_prompt_is_computed(run, scale):
     guidance = choose_guidance(scale)
-    assert guidance.needs == guidance.branches(run) == ("cond",)
+    assert guidance.possible_branches == guidance.branches(run) == ("cond",)
 
 
 def test_above_scale_one_both_branches_are_computed(run):
     guidance = choose_guidance(1.5, 0.2)
     assert guidance == ClassifierFree(1.5, 0.2)
-    assert guidance.needs == guidance.branches(run) == ("uncond", "cond")
+    assert guidance.possible_branches == guidance.branches(run) == ("uncond", "cond")
 
 
 @pytest.mark.parametrize("scale", [math.nan, math.inf, "7.5", None])

@@ -48,7 +48,7 @@ def test_outside_its_interval_a_guidance_computes_the_prompt_alone(run, predicti
         expected = (ClassifierFree(7.5) if inside else Conditional()).combine(predictions, run)
         assert torch.equal(guidance.combine(predictions, run), expected)
     assert branches == [("cond",)] * 2 + [("uncond", "cond")] * 3 + [("cond",)] * 5
-    assert guidance.needs == ("uncond", "cond")
+    assert guidance.possible_branches == ("uncond", "cond")
 
 
 @pytest.mark.parametrize(("start", "stop"), [(-0.1, 1), (0.5, 0.5), (0.8, 0.2), (0, 1.1)])
@@ -244,14 +244,16 @@ def test_a_perturbed_scale_that_guides_nowhere_is_refused(scale):
 @pytest.mark.parametrize("rescale", [0.0, 0.7])
 def test_one_part_of_weight_one_is_classifier_free_bit_for_bit(run, predictions, rescale):
     composed = Composed((1.0,), 7.5, rescale)
-    assert composed.needs == ClassifierFree.needs
+    assert composed.possible_branches == ClassifierFree.possible_branches
     expected = ClassifierFree(7.5, rescale).combine(predictions, run)
     assert torch.equal(composed.combine(predictions, run), expected)
 
 
 def test_parts_add_up_by_their_weights(run, predictions):
     composed = Composed((1.0, -0.5, 2.0), 3.0)
-    assert composed.branches(run) == composed.needs == ("uncond", "cond", "cond1", "cond2")
+    assert (
+        composed.branches(run) == composed.possible_branches == ("uncond", "cond", "cond1", "cond2")
+    )
     uncond = predictions["uncond"]
     away = [predictions[name] - uncond for name in composed.part_branches]
     expected = uncond + 3 * (away[0] - 0.5 * away[1] + 2 * away[2])

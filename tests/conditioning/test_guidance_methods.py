@@ -64,8 +64,8 @@ def test_up_to_scale_one_the_prompt_alone_is_computed(method):
 
 
 def test_other_methods_are_there_at_scale_one_too():
-    assert parse_guidance("pag", 1.0).needs == ("cond", "perturbed")
-    assert parse_guidance("and:weights=1/2", 1.0).needs == ("uncond", "cond", "cond1")
+    assert parse_guidance("pag", 1.0).possible_branches == ("cond", "perturbed")
+    assert parse_guidance("and:weights=1/2", 1.0).possible_branches == ("uncond", "cond", "cond1")
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_data_that_is_no_guidance_is_refused(data, message):
 
 def test_a_guidance_without_a_name_cannot_be_written_down():
     class Mine:
-        needs: ClassVar = ("cond",)
+        possible_branches: ClassVar = ("cond",)
 
     with pytest.raises(ArgumentError, match=r"Cannot serialise Mine: .* needs a name"):
         guidance_to_dict(Mine())

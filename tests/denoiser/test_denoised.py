@@ -64,7 +64,9 @@ def guided(predicted, space):
     set_timesteps(stepper, 5, torch.device("cpu"))
     guidance = AdaptiveProjected(6.0, space=space)
     text_BTD = torch.zeros(1, 3, 5)
-    told = join_branches({branch: text_BTD + i for i, branch in enumerate(guidance.needs)})
+    told = join_branches(
+        {branch: text_BTD + i for i, branch in enumerate(guidance.possible_branches)}
+    )
     latents_BCHW = torch.randn(SHAPE, dtype=torch.float64)
     run = RunState(latents_BCHW, told, guidance, stepper.timesteps)
     run.denoised_factors = predicted_original_factors(stepper)

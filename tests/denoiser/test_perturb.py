@@ -247,7 +247,9 @@ def test_an_interval_perturbs_within_it_only():
 def ours(unet, guidance, cond, uncond, latents, steps):
     stepper = tiny_scheduler()
     set_timesteps(stepper, steps, torch.device("cpu"))
-    told = join_branches({name: uncond if name == "uncond" else cond for name in guidance.needs})
+    told = join_branches(
+        {name: uncond if name == "uncond" else cond for name in guidance.possible_branches}
+    )
     run = RunState(latents, told, guidance, stepper.timesteps)
     denoise = perturb_denoiser(partial(sd.denoise, unet), unet, perturbed_sites(guidance))
     return sample(run, denoise, stepper)

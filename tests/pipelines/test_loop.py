@@ -24,7 +24,9 @@ def start(name, guidance, steps=6, dtype=torch.float32):
     set_timesteps(stepper, steps, torch.device("cpu"))
     latents_BCHW = torch.randn(SHAPE, dtype=dtype) * stepper.init_noise_sigma
     text_BTD = torch.zeros(2, 3, 5)
-    told = join_branches({branch: text_BTD + i for i, branch in enumerate(guidance.needs)})
+    told = join_branches(
+        {branch: text_BTD + i for i, branch in enumerate(guidance.possible_branches)}
+    )
     return RunState(latents_BCHW, told, guidance, stepper.timesteps), stepper
 
 
@@ -114,10 +116,10 @@ def test_a_guidance_of_one_class_may_leave_branches_out_at_some_steps():
     class EarlyOnly:
         """Kynkaanniemi et al. (2024) in four lines: the loop knows nothing of it."""
 
-        needs: ClassVar = ("uncond", "cond")
+        possible_branches: ClassVar = ("uncond", "cond")
 
         def branches(self, run):
-            return self.needs if run.step < 2 else ("cond",)
+            return self.possible_branches if run.step < 2 else ("cond",)
 
         def combine(self, predictions, run):
             mixed = ClassifierFree(3.0) if "uncond" in predictions else Conditional()

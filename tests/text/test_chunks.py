@@ -20,7 +20,7 @@ def pieces(encoder, prompt):
     texts = prompt.texts if hasattr(prompt, "texts") else [prompt]
     return [
         texts[chunk.section][chunk.tokens[0].start : chunk.tokens[-1].end] if chunk.tokens else ""
-        for chunk in encoder.token_window.split_into_chunks(prompt)
+        for chunk in encoder.token_window.tokenize_into_chunks(prompt)
     ]
 
 
@@ -56,7 +56,7 @@ def test_every_token_of_a_long_prompt_is_in_one_chunk(family):
     prompt = "a red apple, cat to the left of the zebra. " * 6
     ids = [
         token.id
-        for chunk in encoder.token_window.split_into_chunks(prompt)
+        for chunk in encoder.token_window.tokenize_into_chunks(prompt)
         for token in chunk.tokens
     ]
     assert ids == encoder.tokenizer(prompt, add_special_tokens=False).input_ids

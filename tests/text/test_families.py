@@ -109,7 +109,7 @@ def test_every_model_type_of_the_table_encodes(model_type):
     assert encoded.text_BTD.isfinite().all()
     # Each row looks at its own tokens and the special ones.
     for prompt, mask_T in zip(["a cat", "dog " * 20], encoded.mask_BT, strict=True):
-        chunks = encoder.token_window.split_into_chunks(prompt)
+        chunks = encoder.token_window.tokenize_into_chunks(prompt)
         assert mask_T.sum() == sum(encoder.token_window.count_tokens(chunk) for chunk in chunks)
 
 

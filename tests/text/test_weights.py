@@ -122,7 +122,7 @@ def test_a_row_does_not_depend_on_the_other_prompts_of_its_batch(encoder):
     ],
 )
 def test_tokens_get_the_weight_of_their_letters(encoder, text, expected):
-    chunks = encoder.token_window.split_into_chunks(at_start(text))
+    chunks = encoder.token_window.tokenize_into_chunks(at_start(text))
     weights = [token.weight for chunk in chunks for token in chunk.tokens]
     assert weights == pytest.approx(expected)
 
@@ -130,7 +130,7 @@ def test_tokens_get_the_weight_of_their_letters(encoder, text, expected):
 @pytest.mark.parametrize("family", MODELS)
 def test_no_family_gives_a_word_the_weight_of_the_space_before_it(family):
     layout = select_text_encoder(*MODELS[family]()).token_window
-    (chunk,) = layout.split_into_chunks(at_start("red (cat:2) dog"))
+    (chunk,) = layout.tokenize_into_chunks(at_start("red (cat:2) dog"))
     text = "red cat dog"
     for token in chunk.tokens:
         letters = text[token.start : token.end].strip()

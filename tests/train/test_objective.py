@@ -32,7 +32,7 @@ def drawn() -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("zero_terminal", [False, True])
 def test_against_diffusers_noise_and_velocity(schedule: str, zero_terminal: bool) -> None:
     objective = of(beta_schedule=schedule, zero_terminal_snr=zero_terminal)
-    scheduler = DDPMScheduler(**objective.config.scheduler_config())
+    scheduler = DDPMScheduler(**objective.config.build_scheduler_config())
     latents, noise = drawn()
     level = objective.compute_noise_level(QUANTILES)
 
@@ -81,7 +81,7 @@ def test_every_prediction_gives_the_clean_latents_back(prediction: str) -> None:
 def test_min_snr_weights_are_the_published_ones(prediction: str) -> None:
     objective = of(prediction=prediction, weight="min_snr", min_snr_gamma=5.0)
     level = objective.compute_noise_level(QUANTILES)
-    scheduler = DDPMScheduler(**objective.config.scheduler_config())
+    scheduler = DDPMScheduler(**objective.config.build_scheduler_config())
     snr = compute_snr(scheduler, level.timestep_B)
     clamped = snr.clamp(max=5.0)
     published = {"epsilon": clamped / snr, "v_prediction": clamped / (snr + 1), "sample": clamped}
@@ -114,7 +114,8 @@ def test_losses_are_weighted_means_of_each_row() -> None:
     output, target = drawn()
     expected = torch.stack([((output[i] - target[i]) ** 2).mean() for i in range(len(output))])
     torch.testing.assert_close(
-        objective.losses(output, target, level), expected * objective.compute_loss_weight(level)
+        objective.compute_losses(output, target, level),
+        expected * objective.compute_loss_weight(level),
     )
 
 
@@ -155,7 +156,7 @@ def test_logit_normal_density_has_its_mean_and_spread() -> None:
 
 def published_c(schedule: str, c: float, level: NoiseLevel) -> torch.Tensor:
     """The three schedules as kohya's scripts write them, in float64, on diffusers' own table."""
-    alpha2 = DDPMScheduler(**of().config.scheduler_config()).alphas_cumprod.double()
+    alpha2 = DDPMScheduler(**of().config.build_scheduler_config()).alphas_cumprod.double()
     sigmas = ((1 - alpha2) / alpha2).sqrt()[level.timestep_B]
     return {
         "constant": torch.full((6,), c, dtype=torch.float64),
@@ -173,7 +174,7 @@ def test_huber_losses_are_the_published_ones(loss: str, schedule: str) -> None:
     c = published_c(schedule, 0.2, level).view(-1, 1, 1, 1)
     root = ((output - target).double().pow(2) + c**2).sqrt() - c
     published = (2 * c * root if loss == "huber" else 2 * root).flatten(1).mean(1)
-    found = objective.losses(output, target, level)
+    found = objective.compute_losses(output, target, level)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), published, rtol=1e-5, atol=0)
 
@@ -219,7 +220,7 @@ def test_schedules_of_huber_start_at_squared_and_end_at_huber_c() -> None:
     objective = of(zero_terminal_snr=True, loss="huber", huber_schedule="snr")
     level = objective.compute_noise_level(torch.tensor([0.9999]))
     assert level.alpha_B.item() == 0
-    assert objective.losses(
+    assert objective.compute_losses(
         nowhere.view(1, 1, 1, 1) + 1, nowhere.view(1, 1, 1, 1), level
     ).isfinite()
 
@@ -240,22 +241,24 @@ def test_a_masked_row_has_the_mean_over_the_places_that_count(loss: str) -> None
     error = objective.compute_elementwise_loss(output - target, level)
     expected = torch.stack([error[i][counts[i]].mean() for i in range(6)])
     torch.testing.assert_close(
-        objective.losses(output, target, level, mask),
+        objective.compute_losses(output, target, level, mask),
         expected * objective.compute_loss_weight(level),
     )
     # what does not count is not looked at
     elsewhere = torch.where(counts, output, torch.full_like(output, 1e3))
     assert torch.equal(
-        objective.losses(elsewhere, target, level, mask),
-        objective.losses(output, target, level, mask),
+        objective.compute_losses(elsewhere, target, level, mask),
+        objective.compute_losses(output, target, level, mask),
     )
 
 
 def test_a_mask_in_which_everything_counts_changes_nothing() -> None:
     objective, (output, target) = of(), drawn()
     level = objective.compute_noise_level(QUANTILES)
-    masked = objective.losses(output, target, level, torch.ones(6, 1, 8, 8))
-    torch.testing.assert_close(masked, objective.losses(output, target, level), rtol=1e-6, atol=0)
+    masked = objective.compute_losses(output, target, level, torch.ones(6, 1, 8, 8))
+    torch.testing.assert_close(
+        masked, objective.compute_losses(output, target, level), rtol=1e-6, atol=0
+    )
 
 
 def test_a_row_in_which_nothing_counts_has_no_loss_and_no_gradient() -> None:
@@ -263,7 +266,7 @@ def test_a_row_in_which_nothing_counts_has_no_loss_and_no_gradient() -> None:
     output.requires_grad_(True)
     mask = torch.ones(6, 1, 8, 8)
     mask[2] = 0
-    loss = objective.losses(output, target, objective.compute_noise_level(QUANTILES), mask)
+    loss = objective.compute_losses(output, target, objective.compute_noise_level(QUANTILES), mask)
     loss.sum().backward()
     assert loss[2] == 0
     assert output.grad is not None
@@ -305,4 +308,4 @@ def test_by_default_the_loss_is_that_of_before_bit_for_bit() -> None:
     objective, (output, target) = of(weight="min_snr"), drawn()
     level = objective.compute_noise_level(QUANTILES)
     before = objective.compute_loss_weight(level) * (output - target).pow(2).flatten(1).mean(1)
-    assert torch.equal(objective.losses(output, target, level), before)
+    assert torch.equal(objective.compute_losses(output, target, level), before)

@@ -45,7 +45,7 @@ def test_features_that_are_their_places_cost_nothing(tmp_path):
     features_BCHW = torch.zeros(1, channels, 4, 4)
     features_BCHW[:, :2] = position_grid(4, 4)
     places._keep(nn.Identity(), (), features_BCHW)
-    assert places.losses().tolist() == [0.0]
+    assert places.compute_losses().tolist() == [0.0]
 
 
 def test_the_weight_multiplies_what_the_reading_gets_wrong(tmp_path):

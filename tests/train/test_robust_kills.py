@@ -17,7 +17,7 @@ from tests.train.runs import write_run
 from tests.train.states import assert_same_end, logged, newest
 from tests.train.tuning import METHODS, OF_TWO_ENCODERS, tuning, write_tuning
 from train.batches.batch import Batch
-from train.checkpoint import list_checkpoints
+from train.checkpoint import recover_and_list_checkpoints
 from train.config.load_config import load_run_config
 from train.loop import run
 from train.targets.denoising import DenoisingTarget
@@ -133,7 +133,10 @@ def test_a_kill_during_a_save_leaves_the_checkpoint_before(base: Path, tmp_path:
     assert newest(tmp_path / "killed").step == 4
 
     run(load_run_config(toml), tmp_path / "killed")
-    assert [path.name for path in list_checkpoints(saves)] == ["step-00000009", "step-00000008"]
+    assert [path.name for path in recover_and_list_checkpoints(saves)] == [
+        "step-00000009",
+        "step-00000008",
+    ]
     assert not [*saves.glob(".*")]
     run(load_run_config(toml), tmp_path / "whole")
     assert_same_end(tmp_path / "whole", tmp_path / "killed")
@@ -211,7 +214,7 @@ def test_fifty_kills_at_random_moments_change_nothing(
             out = tmp_path / f"killed{kills}"
         else:
             assert process.exitcode == -signal.SIGKILL, said(out)
-        if list_checkpoints(out / "checkpoints"):
+        if recover_and_list_checkpoints(out / "checkpoints"):
             saved.add(newest(out).step)
     assert ended(start(toml, out, *settings), 600) == 0, said(out)
     assert_same_end(tmp_path / "whole", out)

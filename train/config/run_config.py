@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from t2i.scenes.scenes import ScenesConfig
 from train.cache.config import CacheConfig
-from train.data.class_picture_config import PriorConfig, check_prior
+from train.data.class_picture_config import PriorConfig, check_prior_config
 from train.data.registry import DataConfig
 from train.export import ExportConfig
 from train.loop_config import LoopConfig
@@ -72,7 +72,7 @@ class RunConfig(BaseModel):
                 f"target.kind = {kind!r} is trained on {wanted}, but data.kind = "
                 f"{self.data.kind!r}: set data.kind = {DATA_KINDS_BY_TARGET[kind][0]!r}."
             )
-        check_prior(self.prior, kind, self.data.kind)
+        check_prior_config(self.prior, kind, self.data.kind)
         return self
 
     @property

@@ -34,7 +34,7 @@ class PriorConfig(BaseModel):
     """Number of class pictures generated at once."""
 
 
-def check_prior(prior: PriorConfig | None, target: str, data: str) -> None:
+def check_prior_config(prior: PriorConfig | None, target: str, data: str) -> None:
     """Raise ValueError if the target or the data cannot use class pictures."""
     if prior is None or (target, data) == ("finetune", "pictures"):
         return

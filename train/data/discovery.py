@@ -75,7 +75,7 @@ class FoundPictures:
         return frozenset(below or digests[:1])
 
 
-def find_pictures(
+def list_and_read_pictures(
     config: PicturesConfig, progress: Progress | None = None, sound: Container[str] = ()
 ) -> FoundPictures:
     """List every subset and read every picture.

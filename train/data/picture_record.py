@@ -16,7 +16,7 @@ from t2i.safe_reading import RUN, read_bounded
 from t2i.terminal import several
 from train.data.buckets import Shape
 from train.data.decode import BrokenPicture
-from train.data.discovery import FoundPictures, find_pictures
+from train.data.discovery import FoundPictures, list_and_read_pictures
 from train.data.pictures import Pictures
 from train.data.pictures_config import PicturesConfig
 from train.data.sources.listing import PictureEntry
@@ -76,7 +76,7 @@ def load_run_pictures(
         for one in record.pictures
         for digest in (one.digest, one.mask_digest, one.loser_digest)
     }
-    found = find_pictures(config, progress, sound)
+    found = list_and_read_pictures(config, progress, sound)
     return Pictures(config, found=match_record(found, record))
 
 

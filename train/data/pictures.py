@@ -23,7 +23,12 @@ from train.data.caption_rules import (
     list_possible_captions,
 )
 from train.data.decode import BrokenPicture
-from train.data.discovery import FoundPictures, SubsetRules, check_broken_share, find_pictures
+from train.data.discovery import (
+    FoundPictures,
+    SubsetRules,
+    check_broken_share,
+    list_and_read_pictures,
+)
 from train.data.pictures_config import PicturesConfig, allowed_shapes
 from train.data.summary import DatasetSummary, summarize
 from train.data.survey import Progress, SurveyedPicture
@@ -64,7 +69,7 @@ class Pictures:
     ) -> None:
         """Read the pictures, unless `found` holds them. Raises DataError if too many are broken."""
         self.config, self.part = config, part
-        self.found = found or find_pictures(config, progress)
+        self.found = found or list_and_read_pictures(config, progress)
         check_broken_share(self.found.broken, self.found.total, config.bad_share)
         held_out, apart = self.found.choose_held_out(config.held_out), part == "held_out"
         self.rules = self.found.rules

@@ -14,11 +14,11 @@ from t2i.atomic_files import NameTaken, write_new_file
 from t2i.denoiser.loading.address import EMBEDDED_MODELS, locate_model
 from t2i.denoiser.loading.hub import is_hub_id, list_cached_models
 from t2i.denoiser.loading.model_folder import check_folder
-from t2i.errors import ArgumentError, nearest
+from t2i.errors import ArgumentError, nearest_hint
 from t2i.scenes.captions import indefinite_article
 from t2i.terminal import several
 from train.caption_words import contains_words
-from train.data.discovery import check_broken_share, find_pictures
+from train.data.discovery import check_broken_share, list_and_read_pictures
 from train.data.pictures_config import SMALL, PicturesConfig
 from train.data.subsets import SubsetConfig
 from train.init.config_text import (
@@ -104,7 +104,7 @@ def inspect_folder(folder: Path) -> FolderFacts:
     """
     companions = {key: folder / key for key in COMPANIONS if (folder / key).is_dir()}
     subset = SubsetConfig.model_validate({"folder": folder, **companions})
-    found = find_pictures(PicturesConfig(subsets=(subset,)))
+    found = list_and_read_pictures(PicturesConfig(subsets=(subset,)))
     if not found.pictures:
         check_broken_share(found.broken, found.total, 0.0)
     shapes = sorted(
@@ -147,7 +147,7 @@ def write_starting_config(request: InitRequest, out: Path) -> FolderFacts:
 def check_request(request: InitRequest) -> None:
     """Raise ArgumentError for an unknown method, a missing class or an invalid word."""
     if request.method not in METHODS:
-        raise ArgumentError(f"--init {request.method}: {nearest(request.method, METHODS)}")
+        raise ArgumentError(f"--init {request.method}: {nearest_hint(request.method, METHODS)}")
     if request.method in OF_A_CLASS and not request.kind:
         raise ArgumentError(
             f"--init {request.method} needs the class of the thing, which is to stay what it is: "

@@ -105,7 +105,7 @@ class AttentionSupervision:
                 f"of at most {LARGEST_SITE} places. There are: {'; '.join(self._found)}."
             )
 
-    def losses(self) -> Tensor:
+    def compute_losses(self) -> Tensor:
         """Return the mean loss over sites and words of each row, (B,) float32; 0 without words."""
         loss_I = torch.stack(self._losses).mean(0)
         count_B = torch.bincount(self.words.row_I, minlength=self._rows).clamp(min=1)

@@ -76,7 +76,7 @@ class ObjectiveConfig(BaseModel):
             )
         return self
 
-    def scheduler_config(self) -> dict[str, Any]:
+    def build_scheduler_config(self) -> dict[str, Any]:
         """Return the config of a diffusers scheduler that samples what this objective trains."""
         if self.prediction == "flow":
             return {"num_train_timesteps": NUM_TRAIN_TIMESTEPS}
@@ -112,7 +112,7 @@ class Objective:
     def __init__(self, config: ObjectiveConfig) -> None:
         self.config = config
         if config.prediction != "flow":
-            settings = config.scheduler_config()
+            settings = config.build_scheduler_config()
             table: Any = DDPMScheduler(**settings)
             self._alpha2_T: Tensor = table.alphas_cumprod.double()
 
@@ -167,7 +167,7 @@ class Objective:
             case "flow":  # |x_0 error| = sigma |velocity error|
                 return weight_B.float()
 
-    def losses(
+    def compute_losses(
         self,
         output_BCHW: Tensor,
         target_BCHW: Tensor,

@@ -61,5 +61,5 @@ class DenoiserTarget(DenoisingTarget):
         """Return the denoising loss of each row, (B,), plus the position loss if enabled."""
         loss_B = super().forward(batch)
         if self.places is not None:
-            loss_B = loss_B + self.config.place_weight * self.places.losses()
+            loss_B = loss_B + self.config.place_weight * self.places.compute_losses()
         return loss_B

@@ -113,9 +113,9 @@ class DenoisingTarget(Target):
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the loss of each row, (B,) float32, at a noise level drawn for its slot."""
-        return self.losses(batch, self._add_noise(batch))
+        return self.compute_losses(batch, self._add_noise(batch))
 
-    def losses(self, batch: Batch, noised: NoisyLatents) -> Tensor:
+    def compute_losses(self, batch: Batch, noised: NoisyLatents) -> Tensor:
         """Return the loss of each row, (B,), for noisy latents of the batch."""
         with torch.set_grad_enabled(bool(self._trained_encoders()) and torch.is_grad_enabled()):
             captions = self._captions(batch)
@@ -128,7 +128,7 @@ class DenoisingTarget(Target):
             output_BCHW = self._denoise(noised, conditioning)
         loss_B = self._errors(batch, output_BCHW, noised.target_BCHW, noised.level)
         if supervision is not None:
-            loss_B = loss_B + self.supervision.attention_weight * supervision.losses()
+            loss_B = loss_B + self.supervision.attention_weight * supervision.compute_losses()
         return loss_B if batch.weights_B is None else loss_B * batch.weights_B
 
     def _add_noise(self, batch: Batch) -> NoisyLatents:
@@ -153,7 +153,7 @@ class DenoisingTarget(Target):
         weight_B1HW = batch.loss_mask_B1HW
         if weight_B1HW is not None:
             weight_B1HW = pool_weights(weight_B1HW, *output_BCHW.shape[2:])
-        return self.objective.losses(output_BCHW, target_BCHW, level, weight_B1HW)
+        return self.objective.compute_losses(output_BCHW, target_BCHW, level, weight_B1HW)
 
     def _supervision(
         self, batch: Batch, captions: Sequence[str], level: NoiseLevel, length: int

@@ -102,12 +102,12 @@ class FineTuneTarget(DenoisingTarget):
         self._reference = ReferenceModel(self.trainable_models(), full) if needs_reference else None
         self.finish_setup(config.gradient_checkpointing)
 
-    def losses(self, batch: Batch, noised: NoisyLatents) -> Tensor:
+    def compute_losses(self, batch: Batch, noised: NoisyLatents) -> Tensor:
         """Return the loss of each row, (B,): denoising or preference, plus preservation."""
         if self.config.preference_beta:
             loss_B = self._preference_losses(batch, noised)
         else:
-            loss_B = super().losses(batch, noised)
+            loss_B = super().compute_losses(batch, noised)
         if self.config.preserve_weight:
             loss_B = loss_B + self.config.preserve_weight * self._preservation_losses(batch, noised)
         return loss_B

@@ -26,7 +26,7 @@ class PositionLoss(nn.Module):
     def _keep(self, _module: nn.Module, _args: object, output_BCHW: Tensor) -> None:
         self._middle_BCHW = output_BCHW
 
-    def losses(self) -> Tensor:
+    def compute_losses(self) -> Tensor:
         """Return the mean squared error of each row, (B,), in the last forward pass."""
         assert self._middle_BCHW is not None
         predicted_B2HW = self.reading(self._middle_BCHW).float()

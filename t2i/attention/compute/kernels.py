@@ -129,9 +129,9 @@ def run_rows(
     plain = [number for number in range(len(rows)) if number not in set(biased)]
     out = query.new_empty(*query[:, :, queries].shape[:3], value.shape[-1])
     if plain:
-        out[plain] = select_rows(chosen, plain).run_kernel()
+        out[plain] = select_input_rows(chosen, plain).run_kernel()
     for number in biased:
-        one = select_rows(chosen, [number])
+        one = select_input_rows(chosen, [number])
         before = select_mask_row(one.mask, 0)
         like = one.query if before is None else before.float()
         bias_NQK = plan.bias_for_row(rows[number], like)
@@ -144,7 +144,7 @@ def run_rows(
     return out
 
 
-def select_rows(inputs: AttentionInputs, rows: list[int]) -> AttentionInputs:
+def select_input_rows(inputs: AttentionInputs, rows: list[int]) -> AttentionInputs:
     """Return the attention inputs of some batch rows."""
     return replace(
         inputs,

@@ -135,7 +135,7 @@ class AttendAndExcite(Edit):
             run_pass(latents_BCHW, on_attention)
             if not any(words for _, words in tokens):  # the prompt of this step has none of them
                 return torch.zeros(len(latents_BCHW)), torch.zeros_like(latents_BCHW)
-            size, chosen = select_loss_sites(maps, latents_BCHW.shape)
+            size, chosen = select_loss_size_and_sites(maps, latents_BCHW.shape)
             losses = [
                 compute_map_loss(torch.cat([maps[site][row] for site in chosen]), size, *tokens[0])
                 for row in range(len(rows))
@@ -161,7 +161,9 @@ class AttendAndExcite(Edit):
         return slice(first, call.text_length - 1), [place - first for place in sorted(places)]
 
 
-def select_loss_sites(maps: Mapping[Site, object], latents: torch.Size) -> tuple[Size, list[Site]]:
+def select_loss_size_and_sites(
+    maps: Mapping[Site, object], latents: torch.Size
+) -> tuple[Size, list[Site]]:
     """Return size and sites of the maps that the loss reads, nearest to a quarter of the
     latents' size.
     """

@@ -12,7 +12,7 @@ from PIL import Image
 
 from t2i.attention.edits.base.edit import MAX_NUMBER
 from t2i.attention.site import Sites, StepWindow, check_step_window
-from t2i.errors import ArgumentError, nearest
+from t2i.errors import ArgumentError, nearest_hint
 from t2i.masks import flatten_mask
 from t2i.pictures import UNREADABLE
 from t2i.terminal import several
@@ -73,7 +73,7 @@ def build_dataclass(kind: type[Any], data: Mapping[str, object], name: str) -> A
     for key in data:
         if key not in known:
             raise ArgumentError(
-                f"{name} has no argument {str(key)[:80]!r}. {nearest(str(key)[:80], known)}"
+                f"{name} has no argument {str(key)[:80]!r}. {nearest_hint(str(key)[:80], known)}"
             )
     missing = [
         key

@@ -65,7 +65,7 @@ def _recording_hook(calls: list[list[list[int]]]) -> Callable[..., None]:
 def _first_tokens(prompt_tokenizer: PromptTokenizer, prompt: EncoderInput) -> list[int]:
     """Return the token ids of a prompt, up to its end or to the end of the first window."""
     window = build_token_window(prompt_tokenizer.tokenizer)  # type: ignore[arg-type]  # of a pipeline that is not ours
-    first, *more = window.split_into_chunks(prompt_tokenizer.preprocess_prompt(prompt))
+    first, *more = window.tokenize_into_chunks(prompt_tokenizer.preprocess_prompt(prompt))
     end = () if more else window.suffix[:1]
     return [*window.prefix, *(token.id for token in first.tokens), *end]
 

@@ -13,7 +13,7 @@ from t2i.cli.request.prompt_line import KEYS, InvalidPromptLine, PromptLine, par
 from t2i.cli.request.prompt_loras import LORA_FOLDER, set_line_prompts
 from t2i.cli.request.request import Request
 from t2i.cli.request.sampler_names import NAMES, is_known_sampler, normalise_name
-from t2i.errors import ArgumentError, DataError, T2IError, nearest
+from t2i.errors import ArgumentError, DataError, T2IError, nearest_hint
 from t2i.safe_reading import PROMPTS, iterate_lines, open_untrusted, parse_json
 from t2i.terminal import several
 
@@ -88,7 +88,9 @@ def _find_file_error(name: str, file: InputFile) -> str | None:
 def _check_sampler(name: str | None) -> None:
     """Raise ArgumentError for an unknown name; whether the model can use it is checked later."""
     if name is not None and not is_known_sampler(name):
-        raise ArgumentError(f"Unknown sampler {name!r:.80}. {nearest(normalise_name(name), NAMES)}")
+        raise ArgumentError(
+            f"Unknown sampler {name!r:.80}. {nearest_hint(normalise_name(name), NAMES)}"
+        )
 
 
 def _parse_records(
@@ -232,7 +234,8 @@ def _check_header(number: int, columns: Sequence[str]) -> None:
     for column in columns:
         if column not in KEYS:
             raise UnreadableLines(
-                number, f"Unknown column {quote_json(column)}. {nearest(column, KEYS)} {expected}"
+                number,
+                f"Unknown column {quote_json(column)}. {nearest_hint(column, KEYS)} {expected}",
             )
         if columns.count(column) > 1:
             raise UnreadableLines(

@@ -10,7 +10,7 @@ import typer
 
 from t2i.cli.data_summary import print_summary
 from t2i.cli.output import Format, print_json
-from t2i.errors import ArgumentError, DataError, nearest
+from t2i.errors import ArgumentError, DataError, nearest_hint
 from t2i.terminal import print_line, several
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def show(
     """Draw a contact sheet of the data set NAME, with captions, and print its path."""
     if name not in DATA_SETS:
         more = f" Pictures of your own: t2i data check {quote(name)}" if Path(name).exists() else ""
-        raise ArgumentError(f"Unknown data set {name!r}. {nearest(name, DATA_SETS)}{more}")
+        raise ArgumentError(f"Unknown data set {name!r}. {nearest_hint(name, DATA_SETS)}{more}")
 
     from t2i.cli.file_names import OutputNames
     from t2i.pictures import save_picture
@@ -147,16 +147,18 @@ def _image_size_of_model(name: str) -> int:
 
 
 def _find_with_progress(config: "PicturesConfig") -> "FoundPictures":
-    from train.data.discovery import find_pictures
+    from train.data.discovery import list_and_read_pictures
 
     if not sys.stderr.isatty():
-        return find_pictures(config)
+        return list_and_read_pictures(config)
 
     from train.reporting.report import build_progress_bar
 
     with build_progress_bar() as shown:
         task = shown.add_task("reading pictures", total=None, facts="")
-        return find_pictures(config, lambda done, of: shown.update(task, completed=done, total=of))
+        return list_and_read_pictures(
+            config, lambda done, of: shown.update(task, completed=done, total=of)
+        )
 
 
 def _build_scenes(seed: int, split: Split) -> "Samples":

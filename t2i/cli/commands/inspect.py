@@ -119,7 +119,7 @@ def _draw_and_probe(
     with warnings_in_one_line() as warned, quiet_libraries():
         loaded = load_request(request)
         request, start = loaded.request, time.perf_counter()
-        words = words or content_words(request.parse_prompt(request.prompt))
+        words = words or content_words(request.parse_with_grammar(request.prompt))
         with attend(loaded.pipe) as attn:
             maps = attn.probe(*words)
             try:

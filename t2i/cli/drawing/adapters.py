@@ -142,7 +142,9 @@ class AttachedAdapters:
     def _warn_of_unused_words(self, request: Request) -> None:
         """Warn of learned words that occur in no prompt of the request: they change nothing."""
         together = () if request.edited is None else request.edited.prompts
-        prompts = map(request.parse_prompt, (request.prompt, request.negative_prompt, *together))
+        prompts = map(
+            request.parse_with_grammar, (request.prompt, request.negative_prompt, *together)
+        )
         texts = [t for p in prompts for t in ([p] if isinstance(p, str) else p.all_texts)]
         tokenizers = [getattr(self.pipe, f"tokenizer{end}") for end in self._replaced_vocabularies]
         for path, words in self._words_by_file.items():

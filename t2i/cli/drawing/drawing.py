@@ -95,7 +95,7 @@ def draw_image(
     _set_progress_bar(drawer, seed, bar)
     with FirstStepNotice(shown=bar) as first_step:
         pictures: list[Image] = drawer(
-            prompt=request.parse_prompt(request.prompt),
+            prompt=request.parse_with_grammar(request.prompt),
             return_dict=False,
             callback_on_step_end=first_step,
             **_sampling_arguments(request, seed),
@@ -124,7 +124,7 @@ def enlarge_image(
         pictures: list[Image] = upscale(
             drawer,
             picture,
-            request.parse_prompt(request.prompt),
+            request.parse_with_grammar(request.prompt),
             factor=request.upscale.factor,
             strength=request.upscale.strength,
             return_dict=False,
@@ -146,7 +146,7 @@ def draw_edited_images(
 
     assert request.edited is not None
     assert request.num_inference_steps is not None
-    source, *targets = (request.parse_prompt(prompt) for prompt in request.edited.prompts)
+    source, *targets = (request.parse_with_grammar(prompt) for prompt in request.edited.prompts)
     editor = build_editor(pipe)
     _set_progress_bar(editor, seed, bar)
     edits = request.edited.parse_edits()
@@ -197,7 +197,7 @@ def _sampling_arguments(request: Request, seed: int) -> dict[str, Any]:
     assert request.guidance_scale is not None
     method = request.guidance_method
     return {
-        "negative_prompt": request.parse_prompt(request.negative_prompt),
+        "negative_prompt": request.parse_with_grammar(request.negative_prompt),
         "guidance": None if method is None else parse_guidance(method, request.guidance_scale),
         "num_inference_steps": request.num_inference_steps,
         "guidance_scale": request.guidance_scale,

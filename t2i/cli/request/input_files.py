@@ -42,7 +42,7 @@ class InputFile:
 
     @property
     def argument(self) -> str:
-        """The file as a command-line argument."""
+        """Value of the command-line option for this file: its path, unquoted."""
         return self.path
 
 
@@ -62,7 +62,7 @@ class ScaledFile(InputFile):
 
     @property
     def argument(self) -> str:
-        """The file and its scale as a command-line argument."""
+        """Value of the command-line option for this file: PATH:SCALE, unquoted."""
         return f"{self.path}:{self.scale:g}"
 
 
@@ -77,7 +77,7 @@ class EmbeddingFile(InputFile):
 
     @property
     def argument(self) -> str:
-        """The file and its word as a command-line argument."""
+        """Value of the command-line option for this file: PATH or PATH:WORD, unquoted."""
         return self.path if self.token is None else f"{self.path}:{self.token}"
 
 

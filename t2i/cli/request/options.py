@@ -121,7 +121,7 @@ def build_prompt_request(
 def check_not_composed(request: "Request", prompts: Sequence[str]) -> None:
     """Raise ArgumentError if a prompt is composed of parts with AND."""
     for prompt in prompts:
-        parsed = request.parse_prompt(prompt)
+        parsed = request.parse_with_grammar(prompt)
         if not isinstance(parsed, str) and len(parsed.at(0, 1)) > 1:
             raise ArgumentError(
                 f"{prompt!r} has parts joined by AND, each of which is encoded alone: words are "

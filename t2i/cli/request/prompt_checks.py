@@ -58,7 +58,7 @@ def _find_prompt_warning(
     if _is_file(prompt):
         quoted = f"{prompt!r:.{MAX_QUOTED_LETTERS}}"
         return f"The prompt {quoted} is a file, and {_suggest_file_option(prompt)}"
-    parsed = request.parse_prompt(prompt)
+    parsed = request.parse_with_grammar(prompt)
     if isinstance(parsed, Prompt) and _has_weighted_break(parsed):
         return (
             "BREAK within weighted brackets is an ordinary word, as in A1111: to begin a chunk "

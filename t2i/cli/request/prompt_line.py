@@ -20,7 +20,7 @@ from t2i.cli.request.request import (
 )
 from t2i.cli.request.sampler_names import sampler_from_class
 from t2i.cli.request.upscaling import parse_upscale
-from t2i.errors import ArgumentError, nearest
+from t2i.errors import ArgumentError, nearest_hint
 from t2i.pictures import FORMATS
 
 MAX_NAME = 200
@@ -103,7 +103,7 @@ def _describe_invalid_key(record: Mapping[str, object], error: ValidationError) 
     first = error.errors()[0]
     key = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
-        return f"Unknown key {quote_json(key)}. {nearest(key[:80], KEYS)}"
+        return f"Unknown key {quote_json(key)}. {nearest_hint(key[:80], KEYS)}"
     if first["type"] == "missing":
         return 'There is no "prompt". Write {"prompt": "a cat"}.'
     return f'Got "{key}": {quote_json(record[key])}. {first["msg"]}.'

@@ -91,7 +91,7 @@ class Request:
             for text in together:
                 check_text("A prompt drawn together with it", text)
         for text in (self.prompt, self.negative_prompt, *together):
-            self.parse_prompt(text)
+            self.parse_with_grammar(text)
         if self.guidance_method is not None:
             # Here, for it imports torch, which most requests need much later.
             from t2i.conditioning.guidance_registry import parse_guidance
@@ -103,7 +103,7 @@ class Request:
                 )
             parse_guidance(self.guidance_method, self.guidance_scale or 1.0)
 
-    def parse_prompt(self, text: str) -> str | Prompt:
+    def parse_with_grammar(self, text: str) -> str | Prompt:
         """Parse a prompt in the request's grammar into the form that a pipeline takes.
 
         Raises ArgumentError for a mistake in its grammar.

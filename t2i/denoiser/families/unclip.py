@@ -60,9 +60,9 @@ class VarianceGuidance:
     guidance: Guidance
 
     @property
-    def needs(self) -> tuple[Branch, ...]:
+    def possible_branches(self) -> tuple[Branch, ...]:
         """Branches that the wrapped guidance can require in any step."""
-        return self.guidance.needs
+        return self.guidance.possible_branches
 
     def branches(self, run: RunState) -> tuple[Branch, ...]:
         """Return the branches that the wrapped guidance requires in the current step."""
@@ -193,7 +193,9 @@ class UnCLIPStepper:
         )
 
 
-def check_prior(prior: PriorTransformer, scheduler: object, unet: UNet2DConditionModel) -> None:
+def check_prior_fits(
+    prior: PriorTransformer, scheduler: object, unet: UNet2DConditionModel
+) -> None:
     """Raise ModelError unless the prior's embeddings fit the UNet and its scheduler is UnCLIP's."""
     made = prior.config["clip_embed_dim"] or prior.config["embedding_dim"]
     read = unet.config["encoder_hid_dim"]

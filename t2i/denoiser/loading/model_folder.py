@@ -22,7 +22,7 @@ from t2i.denoiser.loading.model_parts import (
 )
 from t2i.denoiser.loading.trial_pass import check_models_run, check_scheduler_runs
 from t2i.denoiser.loading.weight_checks import check_weights, read_json_object
-from t2i.errors import ModelError, nearest
+from t2i.errors import ModelError, nearest_hint
 
 KNOWN_PARTS = {*ALLOWED_CLASSES, "feature_extractor", "safety_checker"}
 """Parts that an index may name, also such as are not loaded."""
@@ -118,7 +118,7 @@ def read_layout(folder: Path, index: Mapping[str, object]) -> ModelLayout:
     if pipeline not in PIPELINES:
         raise ModelError(
             f"{folder} is the model of a pipeline {pipeline!r}, which is none of those that can "
-            f"be loaded. {nearest(pipeline, PIPELINES)}"
+            f"be loaded. {nearest_hint(pipeline, PIPELINES)}"
         )
     return LAYOUTS[PIPELINES[pipeline]]
 

@@ -39,7 +39,7 @@ from t2i.denoiser.loading.weight_checks import (
     summarize_tensor_names,
 )
 from t2i.denoiser.schedulers import ZERO_SNR_SCHEDULERS, Scheduler
-from t2i.errors import ArgumentError, ModelError, nearest
+from t2i.errors import ArgumentError, ModelError, nearest_hint
 from t2i.safe_reading.tensors import open_tensors
 from t2i.terminal import several
 from t2i.text.bpe import build_clip_tokenizer, load_bpe
@@ -73,7 +73,7 @@ def load_single_file(
     layout = LAYOUTS[checkpoint.family.layout]
     if unknown := given.keys() - set(layout.parts):
         name = min(unknown)
-        raise ArgumentError(f"{path} has no part {name!r}. {nearest(name, layout.parts)}")
+        raise ArgumentError(f"{path} has no part {name!r}. {nearest_hint(name, layout.parts)}")
     if prediction_type not in (None, "epsilon", "v_prediction"):
         raise ArgumentError(
             f"Got prediction_type={prediction_type!r}, expected 'epsilon' or 'v_prediction'."

@@ -52,7 +52,7 @@ def no_edits(*_: object) -> list[Edit]:
     return []
 
 
-def replace_words(
+def choose_word_edits(
     editor: PromptEditPipeline, pair: PromptPair, settings: EditSettings, steps: int
 ) -> list[Edit]:
     """Make the edits of cross-attention alone."""
@@ -111,7 +111,7 @@ def weigh_words(
 
 METHODS: dict[str, EditFactory] = {
     NO_CONTROL: no_edits,
-    "Replace / Refine": replace_words,
+    "Replace / Refine": choose_word_edits,
     "+ SelfReplace": replace_layout,
     "+ LocalBlend": blend_locally,
     "ShareKeysValues": share_keys_values,

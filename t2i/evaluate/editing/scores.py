@@ -86,14 +86,14 @@ def unchanged_mask(
     """
     by = math.ceil(DILATION * max(size))
     if pair.spot is None:
-        return ~dilate(~union_mask(source, pair.unchanged_names, size), by)
-    changing = union_mask(source, pair.changed_names, size) | union_mask(
+        return ~dilate(~union_of_masks(source, pair.unchanged_names, size), by)
+    changing = union_of_masks(source, pair.changed_names, size) | union_of_masks(
         target, pair.changed_names, size
     )
     return ~dilate(changing, by)
 
 
-def union_mask(
+def union_of_masks(
     seen: Recognition, names: tuple[str, ...], size: tuple[int, int]
 ) -> NDArray[np.bool_]:
     """Return the union of the masks of these objects, (H, W)."""

@@ -92,7 +92,7 @@ def list_unmatched(table: Table, before: EarlierTable) -> Iterator[tuple[str, li
 
 
 def build_difference_table(table: Table, before: EarlierTable, same_scenes: bool) -> Table | None:
-    """Build the table of this result less the earlier one; None without common figures."""
+    """Return the table of differences, `table` minus `before`; None without common figures."""
     old = {row.label: row.cells for row in before.rows}
     rows: list[tuple[str, list[Cell]]] = []
     for label, cells in table.rows:

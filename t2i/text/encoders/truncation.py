@@ -24,7 +24,7 @@ def divide_into_chunks(
     """
     divided = []
     for prompt in prompts:
-        chunks = window.split_into_chunks(prompt)
+        chunks = window.tokenize_into_chunks(prompt)
         if most is not None and len(chunks) > most:
             chunks, lost = truncate_chunks(chunks, most, window.room)
             if lost:

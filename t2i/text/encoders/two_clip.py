@@ -103,7 +103,9 @@ class TwoClip(TextEncoder):
             for model, texts in ((self.first, prompts), (self.second, prompts_2))
         )
         text_BTD = torch.cat([first.text_BTD, second.text_BTD], dim=-1)
-        return EncodedText(text_BTD, union_mask(first.mask_BT, second.mask_BT), second.pooled_BD)
+        return EncodedText(
+            text_BTD, union_token_mask(first.mask_BT, second.mask_BT), second.pooled_BD
+        )
 
     def count_chunks(
         self, prompts: Sequence[EncoderInput], prompts_2: Sequence[EncoderInput] | None = None
@@ -113,7 +115,7 @@ class TwoClip(TextEncoder):
         return max(self.first.count_chunks(prompts), self.second.count_chunks(second))
 
 
-def union_mask(first_BT: Tensor | None, second_BT: Tensor | None) -> Tensor | None:
+def union_token_mask(first_BT: Tensor | None, second_BT: Tensor | None) -> Tensor | None:
     """Return True where either text has tokens; None where no position is masked."""
     if first_BT is None or second_BT is None:
         return None

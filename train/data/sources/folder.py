@@ -16,7 +16,7 @@ from t2i.errors import DataError
 from t2i.safe_reading import read_bounded
 from t2i.terminal import several
 from train.data.decode import BrokenPicture
-from train.data.sources.listing import MAX_CAPTION, FileSource, Listing, PictureEntry, parse_caption
+from train.data.sources.listing import MAX_CAPTION, FileBytes, Listing, PictureEntry, parse_caption
 from train.data.sources.metadata import TABLES, Rows, find_metadata_table, read_caption_table
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp")
@@ -90,7 +90,7 @@ def list_folder(folder: Path, options: FolderOptions | None = None) -> Listing:
             scan.listing.pictures.append(
                 PictureEntry(
                     str(path),
-                    FileSource(path),
+                    FileBytes(path),
                     captions or ((words,) if words else ()),
                     find_companion(path.relative_to(folder), masks),
                     repeats,
@@ -206,11 +206,11 @@ def map_pictures_by_name(folder: Path, what: str) -> dict[str, Path]:
     }
 
 
-def find_companion(picture: Path, others: dict[str, Path] | None) -> FileSource | None:
+def find_companion(picture: Path, others: dict[str, Path] | None) -> FileBytes | None:
     """Return the file with the picture's relative path, or else with its name at the top."""
     names = picture.with_suffix("").as_posix(), picture.stem
     other = next((others[name] for name in names if name in others), None) if others else None
-    return FileSource(other) if other else None
+    return FileBytes(other) if other else None
 
 
 def shorten_list(paths: list[Path], most: int = 5) -> str:

@@ -21,7 +21,7 @@ class ByteSource(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class FileSource:
+class FileBytes:
     """Source of bytes from a file on disk."""
 
     path: Path

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from t2i.errors import DataError, nearest
+from t2i.errors import DataError, nearest_hint
 from t2i.safe_reading import TABLE, decode_utf8, iterate_lines, open_untrusted, parse_json
 from train.data.sources.listing import parse_captions
 
@@ -26,7 +26,7 @@ def read_caption_table(table: Path, caption_column: str | None) -> Rows:
         place = f"{table}, line {line}"
         name = row.get(FILE_COLUMN)
         if not isinstance(name, str) or not name:
-            raise DataError(f"{place}: no {FILE_COLUMN!r}. {nearest(FILE_COLUMN, row)}")
+            raise DataError(f"{place}: no {FILE_COLUMN!r}. {nearest_hint(FILE_COLUMN, row)}")
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise DataError(f"{place}: {name!r} leads out of the folder; name what lies within.")
         try:
@@ -42,7 +42,7 @@ def find_caption_column(row: dict[str, object], wanted: str | None, place: str) 
     """Return the name of the caption column. Raises DataError if it is missing or ambiguous."""
     if wanted is not None:
         if wanted not in row:
-            raise DataError(f"{place}: no column {wanted!r}. {nearest(wanted, row)}")
+            raise DataError(f"{place}: no column {wanted!r}. {nearest_hint(wanted, row)}")
         return wanted
     found = [column for column in CAPTION_COLUMNS if column in row]
     if len(found) > 1:
@@ -52,7 +52,7 @@ def find_caption_column(row: dict[str, object], wanted: str | None, place: str) 
     if not found and len(row) > 1:
         raise DataError(
             f"{place}: none of the columns is called {', '.join(map(repr, CAPTION_COLUMNS))}. Name "
-            f"the one with the captions as caption_column. {nearest('text', row)}"
+            f"the one with the captions as caption_column. {nearest_hint('text', row)}"
         )
     return found[0] if found else CAPTION_COLUMNS[0]
 

@@ -5,10 +5,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from t2i.errors import ArgumentError, DataError, nearest
+from t2i.errors import ArgumentError, DataError, nearest_hint
 from t2i.optional_dependencies import install_command
 from train.data.decode import BrokenPicture
-from train.data.sources.listing import FileSource, Listing, PictureEntry, parse_captions
+from train.data.sources.listing import FileBytes, Listing, PictureEntry, parse_captions
 from train.data.sources.metadata import CAPTION_COLUMNS
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class TableRowSource:
             raise BrokenPicture(f"row {self.row}", "has no picture")
         if cell["bytes"] is not None:
             return bytes(cell["bytes"])
-        return FileSource(Path(cell["path"])).read()
+        return FileBytes(Path(cell["path"])).read()
 
 
 def list_table(
@@ -55,7 +55,7 @@ def list_table(
     if image_column not in columns:
         raise ArgumentError(
             f"image_column = {image_column!r} is no column of {name}. "
-            f"{nearest(image_column, columns)}"
+            f"{nearest_hint(image_column, columns)}"
         )
     import datasets
 
@@ -88,7 +88,7 @@ def read_caption_cells(table: "Dataset", name: str, wanted: str | None) -> list[
     columns = table.column_names
     if wanted is not None and wanted not in columns:
         raise ArgumentError(
-            f"caption_column = {wanted!r} is no column of {name}. {nearest(wanted, columns)}"
+            f"caption_column = {wanted!r} is no column of {name}. {nearest_hint(wanted, columns)}"
         )
     found = [wanted] if wanted else [column for column in CAPTION_COLUMNS if column in columns]
     if len(found) > 1:
@@ -120,6 +120,8 @@ def open_dataset(name: str, configuration: str | None, split: str) -> "Dataset":
         raise DataError(f"datasets cannot open {name!r} (split {split!r}): {error}") from error
     if isinstance(table, dict):
         if split not in table:
-            raise ArgumentError(f"split = {split!r} is none of {name}. {nearest(split, table)}")
+            raise ArgumentError(
+                f"split = {split!r} is none of {name}. {nearest_hint(split, table)}"
+            )
         table = table[split]
     return table
