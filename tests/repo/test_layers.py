@@ -175,7 +175,6 @@ def test_every_library_imported_is_declared(repo: Path) -> None:
         for requirement in (
             *project["dependencies"],
             *extras["track"],
-            *extras["serve"],
             *extras["evaluate"],
             *extras["bitsandbytes"],
             *extras["data"],
