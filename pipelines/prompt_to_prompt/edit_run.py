@@ -1,0 +1,144 @@
+"""Plan of one prompt-to-prompt call: its prompts, starting noise and settings.
+
+B batch rows (here: images), C channels, H W latent size.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipelines.prompt_to_prompt.automatic_edits import WordEditOptions
+from pipelines.prompt_to_prompt.recorded_source import (
+    RecordedSource,
+    check_no_noise,
+    restored_generators,
+)
+from pipelines.run import argument_checks
+from pipelines.run.call_arguments import Prompts
+from pipelines.run.run_facts import RunSettings, settings_from_facts
+from t2i.attention.edits.base.edit import Edit
+from t2i.denoiser.families import sd
+from t2i.errors import ArgumentError
+from t2i.text.prompt import Prompt
+
+
+@dataclass(frozen=True)
+class NoiseArguments:
+    """Arguments of a call that determine its starting noise."""
+
+    seed: int | None
+    generator: torch.Generator | None
+    latents: Tensor | None
+
+
+@dataclass(frozen=True)
+class EditRun:
+    """Prompts, noise and settings of one editing call.
+
+    prompts : the source first, then the targets
+    arguments : further arguments of TextToImagePipeline, those that are given
+    generators : one per computed prompt
+    latents : noise of one image, if given
+    """
+
+    prompts: list[str | Prompt]
+    arguments: dict[str, Any]
+    generators: list[torch.Generator]
+    latents: Tensor | None
+
+    @property
+    def repeated_latents(self) -> Tensor | None:
+        """Starting noise repeated for each computed prompt; None if none was given."""
+        return None if self.latents is None else repeat_noise(self.latents, len(self.generators))
+
+
+def plan_edit_run(
+    pipe: Any,
+    source: str | Prompt | RecordedSource,
+    target: Prompts,
+    settings: RunSettings,
+    noise: NoiseArguments,
+) -> EditRun:
+    """Plan a run of source and targets, or of the targets alone if the source is recorded.
+
+    Raises ArgumentError where the settings or the pipeline differ from those of the recording.
+    """
+    if not isinstance(source, RecordedSource):
+        prompts = list_prompts(source, target)
+        generators = identical_generators(noise, len(prompts))
+        return EditRun(prompts, settings.specified, generators, noise.latents)
+    prompts = list_prompts(source.prompt, target)
+    arguments = settings_from_facts(pipe, source.facts, settings, noise.seed)
+    check_no_noise(noise.generator, noise.latents)
+    generators = restored_generators(source, len(prompts) - 1)
+    return EditRun(prompts, arguments, generators, source.noise)
+
+
+def list_prompts(source: str | Prompt, target: Prompts) -> list[str | Prompt]:
+    """Return the prompts of a call: the source, then the targets."""
+    if not isinstance(source, str | Prompt):
+        raise ArgumentError(
+            f"Got source of type {type(source).__name__}: {source!r:.80}. Expected one prompt; "
+            "the targets may be several."
+        )
+    return [source, *argument_checks.prompts_per_row("target", target)]
+
+
+def check_custom_edits(edits: object, options: WordEditOptions) -> None:
+    """Raise ArgumentError unless these are edits, given without options for automatic ones."""
+    if not isinstance(edits, list | tuple) or not all(isinstance(edit, Edit) for edit in edits):
+        raise ArgumentError(
+            f'Got edits={edits!r:.80}, expected "auto", or a list of edits, such as '
+            "[Replace(target=1), SelfReplace(target=1)]."
+        )
+    if options != WordEditOptions():
+        raise ArgumentError(
+            "Got both edits and one of weights, blend, cross_replace and self_replace, which are "
+            'for edits="auto": use Reweight, LocalBlend or steps= in your edits instead.'
+        )
+
+
+def image_size(
+    pipe: Any, height: int | None, width: int | None, latents: Tensor | None = None
+) -> tuple[int, int]:
+    """Return height and width of the images, in pixels."""
+    default = sd.default_size(pipe.unet, pipe.vae)
+    if isinstance(latents, Tensor) and latents.ndim == 4:
+        factor = sd.pixels_per_latent(pipe.vae)
+        default = (latents.shape[2] * factor, latents.shape[3] * factor)
+    return (default[0] if height is None else height), (default[1] if width is None else width)
+
+
+def identical_generators(noise: "NoiseArguments", count: int) -> list[torch.Generator]:
+    """Return the source's generator, and a generator in the same state for each target."""
+    seed, generator = noise.seed, noise.generator
+    if seed is not None and generator is not None:
+        raise ArgumentError("Got both seed and generator: give one of them.")
+    whole = isinstance(seed, int) and not isinstance(seed, bool) and -(2**63) <= seed < 2**64
+    if seed is not None and not whole:
+        raise ArgumentError(f"Got seed={seed!r:.80}, expected a whole number below 2**64.")
+    if generator is None:
+        generator = torch.Generator("cpu")
+        generator.manual_seed(int(torch.randint(2**62, ())) if seed is None else seed)
+    if not isinstance(generator, torch.Generator):
+        raise ArgumentError(
+            f"Got generator of type {type(generator).__name__}, expected one torch.Generator: "
+            "source and targets start from the same noise."
+        )
+    others = [torch.Generator(generator.device) for _ in range(count - 1)]
+    for other in others:
+        other.set_state(generator.get_state())
+    return [generator, *others]
+
+
+def repeat_noise(latents_BCHW: Tensor, count: int) -> Tensor:
+    """Repeat the noise of one image for each prompt."""
+    if not isinstance(latents_BCHW, Tensor) or latents_BCHW.ndim != 4 or len(latents_BCHW) != 1:
+        got = getattr(latents_BCHW, "shape", type(latents_BCHW).__name__)
+        raise ArgumentError(
+            f"Got latents {got}, expected the noise of one image, (1, channels, height, width): "
+            "source and targets start from the same noise."
+        )
+    return latents_BCHW.repeat(count, 1, 1, 1)
