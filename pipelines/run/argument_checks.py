@@ -129,7 +129,7 @@ def check_latents(latents: Tensor, shape: tuple[int, ...]) -> None:
 
 def check_guidance(guidance: object) -> None:
     """Raise ArgumentError unless the object implements the Guidance protocol."""
-    protocol = ("needs", "branches", "combine")
+    protocol = ("possible_branches", "branches", "combine")
     sound = not isinstance(guidance, type) and all(hasattr(guidance, name) for name in protocol)
     if guidance is not None and not sound:
         raise ArgumentError(
