@@ -1,4 +1,4 @@
-"""Errors of a session: unusable edits, sites that do not exist, wrong prompts, no effect.
+"""Checks that raise a session's errors: unusable edits, missing sites, wrong prompts, no effect.
 
 B rows of one prompt, N heads, K key positions, E width of a head.
 """

@@ -85,7 +85,7 @@ class SamplingRun:
 
     @property
     def pictures(self) -> list[PictureRecord]:
-        """Pictures of all batches."""
+        """Picture records of the run, over all its batches."""
         return [picture for batch in self.batches for picture in batch.pictures]
 
     @property
