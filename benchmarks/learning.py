@@ -31,7 +31,7 @@ from t2i.pictures import FORMATS, open_picture, picture_grid, save_picture
 from t2i.scenes.recognised_objects import Recognition
 from t2i.scenes.recogniser import Recogniser
 from t2i.scenes.scenes import paste_sprite, render_background
-from t2i.scenes.sprites import BACKGROUNDS, contrasting_backgrounds, load_sprite
+from t2i.scenes.sprites import BACKGROUNDS, list_contrasting_backgrounds, load_sprite
 from train.init.init import InitRequest, write_starting_config
 
 THING, KIND, WORD = "whale", "fish", "sks"
@@ -74,7 +74,7 @@ TRIALS = {
 def compose(seed: int, count: int) -> list[tuple[Image.Image, str]]:
     """The thing at other places, in other sizes, before other backgrounds; and which."""
     rng = np.random.Generator(np.random.Philox(seed))
-    behind = sorted(contrasting_backgrounds(THING, None))
+    behind = sorted(list_contrasting_backgrounds(THING, None))
     order = rng.permutation(len(behind))
     made = []
     for number in range(count):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipelines.base.pipeline import OutputOrTuple, Pipeline
 from pipelines.images import input_images as images
-from pipelines.images.denoising_range import check_denoising_fractions, image_timesteps
+from pipelines.images.denoising_range import check_denoising_fractions, select_image_timesteps
 from pipelines.loop import Generators
 from pipelines.run.call_arguments import CallArguments, Prompts, RunStart
 from pipelines.run.step_callbacks import StepEndCallback
@@ -80,7 +80,7 @@ class ImageToImagePipeline(Pipeline):
             pixels_BCYX = images.preprocess_images(
                 self.image_processor, "image", images.to_opaque_rgb(image)
             )
-            timestep_range = image_timesteps(
+            timestep_range = select_image_timesteps(
                 self.scheduler, num_inference_steps, strength, denoising_start, denoising_end
             )
             clean_BCHW = images.encode_images(

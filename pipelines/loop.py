@@ -36,7 +36,7 @@ def sample(
     An exception, also Ctrl-C, leaves the loop at once; `run` then holds the state so far. Raises
     DrawingError where latents become NaN or infinite.
     """
-    step_options = accepted_step_options(scheduler, eta=eta, generator=generator)
+    step_options = select_accepted_step_options(scheduler, eta=eta, generator=generator)
 
     def denoise_now(latents_BCHW: Tensor, conditioning: Conditioning) -> Tensor:
         scaled_BCHW = scale_model_input(scheduler, latents_BCHW, run.timestep)
@@ -44,7 +44,7 @@ def sample(
 
     run.denoise = denoise_now
     watch = FiniteLatentsCheck(run.num_steps)
-    watch.check_inputs(run.latents_BCHW, run.conditioning.text_BTD)
+    watch.record_inputs(run.latents_BCHW, run.conditioning.text_BTD)
     for step in range(run.num_steps):
         run.step = step
         for step_callback in step_callbacks:
@@ -56,11 +56,11 @@ def sample(
         run.latents_BCHW = scheduler.step(
             prediction_BCHW, run.timestep, run.latents_BCHW, **step_options, return_dict=False
         )[0]
-        watch.check_step(run.latents_BCHW, step)
+        watch.record_step(run.latents_BCHW, step)
 
         for step_callback in step_callbacks:
             step_callback.after_step(run)
-        watch.check_callbacks(run.latents_BCHW, step)
+        watch.record_after_callbacks(run.latents_BCHW, step)
     watch.raise_first_problem()
     return run.latents_BCHW
 
@@ -81,7 +81,7 @@ def predict_guided(run: RunState, denoise: Denoise, scheduler: Scheduler) -> Ten
     return run.guidance.combine(by_branch, run)
 
 
-def accepted_step_options(scheduler: Scheduler, **options: Any) -> dict[str, Any]:
+def select_accepted_step_options(scheduler: Scheduler, **options: Any) -> dict[str, Any]:
     """Return the options, of `eta` and `generator`, that the scheduler's `step` accepts."""
     parameters = inspect.signature(scheduler.step).parameters
     return {name: value for name, value in options.items() if name in parameters}

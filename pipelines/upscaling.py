@@ -61,7 +61,10 @@ def upscale(
     step = sd.pixels_per_latent(pipe.vae)
     large = [
         one.resize(
-            (scaled_side(one.width, factor, step), scaled_side(one.height, factor, step)),
+            (
+                compute_scaled_side(one.width, factor, step),
+                compute_scaled_side(one.height, factor, step),
+            ),
             Image.Resampling.LANCZOS,
         )
         for one in pictures
@@ -74,7 +77,7 @@ def upscale(
     return output
 
 
-def scaled_side(side: int, factor: float, step: int) -> int:
+def compute_scaled_side(side: int, factor: float, step: int) -> int:
     """Return the enlarged side in pixels, rounded down to a multiple of `step`."""
     return max(int(side * factor) // step, 1) * step
 

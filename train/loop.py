@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from t2i.atomic_files import write_atomically
-from t2i.denoiser.memory_checks import translate_out_of_memory
+from t2i.denoiser.memory_checks import translating_out_of_memory
 from t2i.errors import ArgumentError, T2IError, TrainingError
 from t2i.pictures import save_picture
 from t2i.run_folder import StoppedEarly, StopRequest, lock_folder
@@ -303,7 +303,7 @@ class Training:
         path = self.out / "samples" / f"step-{self.steps_done:08d}.png"
         target.eval()
         try:
-            with translate_out_of_memory("while drawing a sheet"):
+            with translating_out_of_memory("while drawing a sheet"):
                 picture = target.draw(self.load_first_batch(SHEET_PICTURES), self.config.samples)
             save_picture(picture, path)
         except T2IError as error:  # a sheet that fails must not end the training

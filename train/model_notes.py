@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from t2i.scenes.caption_vocabulary import caption_vocabulary
+from t2i.scenes.caption_vocabulary import list_caption_vocabulary
 from train.config.run_config import RunConfig
 from train.config_paths import TARGET_FOLDER_KEYS
 from train.export import Notes
@@ -26,5 +26,5 @@ def build_notes(config: RunConfig, steps: int) -> Notes:
     settings = config.model_dump(mode="json", exclude=left_out)
     notes: Notes = {"defaults": defaults | sampler, "trained": {"steps": steps, "config": settings}}
     if config.data.kind == "scenes":
-        notes["knows"] = caption_vocabulary(config.data)
+        notes["knows"] = list_caption_vocabulary(config.data)
     return notes

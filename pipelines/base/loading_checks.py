@@ -10,10 +10,10 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import nn
 
 from pipelines.base.saving import (
-    check_adapter_file,
-    check_adapters_loaded,
+    activating_only_adapter,
     check_saveable,
-    only_adapter_active,
+    check_saved_lora,
+    check_saved_lora_loaded,
     rename_dora_magnitudes,
     save_base_weights,
 )
@@ -32,7 +32,7 @@ from t2i.denoiser.loading.single_file import load_single_file
 from t2i.denoiser.loading.trial_pass import (
     check_vocabulary,
     load_checked_tokenizer,
-    translate_load_failures,
+    translating_load_failures,
 )
 from t2i.denoiser.sampling_defaults import parse_sampling_defaults
 from t2i.errors import ModelError
@@ -88,14 +88,14 @@ class CheckedPipeline(DiffusionPipeline):
                 f"with {LOADERS[contents.layout]}."
             )
         for part in contents.parts:
-            check_adapter_file(place / part)
+            check_saved_lora(place / part)
         optional = {*cls._optional_components, *LAYOUTS[contents.layout].together}
         absent = optional - {*contents.parts} - kwargs.keys()
         kwargs |= dict.fromkeys(absent)
         for part, class_name in contents.parts.items():
             if "tokenizer" in part:
                 kwargs[part] = load_checked_tokenizer(place / part, class_name)
-        with translate_load_failures(place):
+        with translating_load_failures(place):
             pipe: Self = super().from_pretrained(
                 str(place), dtype=dtype, use_safetensors=True, **kwargs
             )
@@ -105,7 +105,7 @@ class CheckedPipeline(DiffusionPipeline):
             encoder = part.replace("tokenizer", "text_encoder")
             if "tokenizer" in part and pipe.components.get(encoder) is not None:
                 check_vocabulary(place / part, kwargs[part], pipe.components[encoder])
-        check_adapters_loaded(place, {part: pipe.components.get(part) for part in contents.parts})
+        check_saved_lora_loaded(place, {part: pipe.components.get(part) for part in contents.parts})
         if (place / NOTES_FILE).is_file():
             pipe.notes = read_text(place / NOTES_FILE, MODEL_CONFIG)
             parse_sampling_defaults(pipe.notes, place / NOTES_FILE)
@@ -130,7 +130,7 @@ class CheckedPipeline(DiffusionPipeline):
         for name in with_lora:
             options = {key: kwargs[key] for key in ("variant", "max_shard_size") if key in kwargs}
             save_base_weights(getattr(self, name), Path(save_directory) / name, **options)
-        with only_adapter_active(getattr(self, name) for name in with_lora):
+        with activating_only_adapter(getattr(self, name) for name in with_lora):
             super().save_pretrained(save_directory, **kwargs)
         for name in with_lora:
             rename_dora_magnitudes(Path(save_directory) / name)

@@ -32,7 +32,7 @@ from pipelines.loop import sample
 from pipelines.run import argument_checks
 from pipelines.run.call_arguments import CallArguments, Prompts, RunStart
 from pipelines.run.call_state import CallState, CallStateMixin
-from pipelines.run.exclusive_access import one_pass_at_a_time
+from pipelines.run.exclusive_access import serialize_passes
 from pipelines.run.step_callbacks import ProgressCallback, PromptSchedule, UserCallback
 from pipelines.text.branch_prompts import build_branch_texts, compose_guidance
 from pipelines.text.build_conditioning import build_conditioning, expand_to_images
@@ -43,12 +43,12 @@ from t2i.conditioning.perturbed_guidance import perturbed_sites
 from t2i.conditioning.run_state import Guidance, RunState, StepCallback
 from t2i.denoiser.families import sd, sdxl
 from t2i.denoiser.loading.model_parts import SDXL, STABLE_DIFFUSION
-from t2i.denoiser.memory_checks import check_memory, translate_out_of_memory
-from t2i.denoiser.perturbed_attention import perturb_denoiser
-from t2i.denoiser.predicted_original import predicted_original_factors
+from t2i.denoiser.memory_checks import check_memory, translating_out_of_memory
+from t2i.denoiser.perturbed_attention import wrap_perturbed_denoiser
+from t2i.denoiser.predicted_original import compute_x0_coefficients
 from t2i.denoiser.sampling_defaults import parse_sampling_defaults
 from t2i.denoiser.schedulers import Scheduler
-from t2i.denoiser.text_key_cache import cache_text_keys
+from t2i.denoiser.text_key_cache import caching_text_keys
 from t2i.denoiser.timesteps import set_timesteps
 from t2i.errors import ArgumentError
 
@@ -207,7 +207,7 @@ class Pipeline(
             clip_skip=call.clip_skip,
             cross_attention_kwargs=call.cross_attention_kwargs,
         )
-        with self.enter_call(state), translate_out_of_memory():
+        with self.enter_call(state), translating_out_of_memory():
             guidance = compose_guidance(self.resolve_guidance(), call)
             device = self._execution_device
 
@@ -242,7 +242,9 @@ class Pipeline(
             uncond = embeddings[0].get("uncond")
             negative_prompt_embeds = None if uncond is None else uncond.text_BTD
             run = RunState(run_start.latents_BCHW, conditionings[0], guidance, run_start.timesteps)
-            run.denoised_factors = run_denoised_factors(self.scheduler, run, run_start.remaining)
+            run.denoised_factors = compute_run_denoised_factors(
+                self.scheduler, run, run_start.remaining
+            )
             latents_BCHW = self.sample(
                 run,
                 run_start.num_inference_steps,
@@ -330,12 +332,13 @@ class Pipeline(
         """Run the sampling loop with a progress bar and return the latents (B, C, H, W)."""
         self._num_timesteps = run.num_steps
         denoise = partial(sd.denoise, self.unet, attention_options=self._cross_attention_kwargs)
-        with self.progress_bar(total=num_inference_steps) as bar, cache_text_keys(self.unet):
+        with self.progress_bar(total=num_inference_steps) as bar, caching_text_keys(self.unet):
             progress = ProgressCallback(bar, num_inference_steps, self.scheduler.order)
             return sample(
                 run,
-                one_pass_at_a_time(
-                    perturb_denoiser(denoise, self.unet, perturbed_sites(run.guidance)), self.unet
+                serialize_passes(
+                    wrap_perturbed_denoiser(denoise, self.unet, perturbed_sites(run.guidance)),
+                    self.unet,
                 ),
                 self.scheduler,
                 eta=call.eta,
@@ -382,11 +385,11 @@ class Pipeline(
         return options
 
 
-def run_denoised_factors(
+def compute_run_denoised_factors(
     scheduler: Scheduler, run: RunState, remaining: int
 ) -> Sequence[tuple[float, float]]:
     """Return `denoised_factors` of the timesteps of one run, when `remaining` others follow it."""
-    factors = predicted_original_factors(scheduler)
+    factors = compute_x0_coefficients(scheduler)
     factors = factors[: len(factors) - remaining]
     return factors[-run.num_steps :]
 

@@ -18,7 +18,7 @@ from t2i.adapters import read_lora, read_lora_from_models
 from t2i.adapters.lora_reader import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from t2i.adapters.lora_writer import write_tensor_file
 from t2i.adapters.module_names import printable_name
-from t2i.adapters.peft_layers import iter_adapter_layers, without_peft_layers
+from t2i.adapters.peft_layers import iter_adapter_layers, removing_peft_layers
 from t2i.denoiser.loading.meta_models import BUILDERS, build_meta_model, list_tied_names
 from t2i.denoiser.loading.weight_checks import describe_misfits
 from t2i.errors import ModelError, OutputError
@@ -42,10 +42,10 @@ def check_saveable(parts: Mapping[str, Any], folder: Path) -> list[str]:
         if not isinstance(part, nn.Module):
             continue
         if any(iter_adapter_layers(part)):
-            if why := lora_save_problem(part):
+            if why := find_lora_save_problem(part):
                 raise ModelError(f"A LoRA is on the {name}, and {why}. {REMEDY}")
             with_lora.append(name)
-            with without_peft_layers(part):
+            with removing_peft_layers(part):
                 check_weights_match_config(name, part)
         else:
             check_weights_match_config(name, part)
@@ -57,7 +57,7 @@ def check_saveable(parts: Mapping[str, Any], folder: Path) -> list[str]:
     return with_lora
 
 
-def lora_save_problem(part: nn.Module) -> str:
+def find_lora_save_problem(part: nn.Module) -> str:
     """Return the reason why a part with peft layers would load as something else, or ""."""
     if not isinstance(part, PreTrainedModel):
         return "diffusers' folders cannot hold it"
@@ -108,12 +108,12 @@ def check_weights_match_config(name: str, part: nn.Module) -> None:
 
 def save_base_weights(encoder: PreTrainedModel, folder: Path, **options: Any) -> None:
     """Save the weights under the LoRA beside it, where transformers looks for them."""
-    with without_peft_layers(encoder):
+    with removing_peft_layers(encoder):
         encoder.save_pretrained(folder, **options)
 
 
 @contextmanager
-def only_adapter_active(encoders: Iterable[PreTrainedModel]) -> Iterator[None]:
+def activating_only_adapter(encoders: Iterable[PreTrainedModel]) -> Iterator[None]:
     """Activate only the LoRA of each encoder within the block.
 
     `pipe.set_adapters` activates the names of the other parts too, and transformers saves none of
@@ -144,13 +144,13 @@ def rename_dora_magnitudes(folder: Path) -> None:
         write_tensor_file(folder / ADAPTER_WEIGHTS, named, {"format": "pt"})
 
 
-def check_adapter_file(place: Path) -> None:
+def check_saved_lora(place: Path) -> None:
     """Raise ModelError where a part's folder holds a LoRA that is invalid or incomplete."""
     if (place / ADAPTER_CONFIG).is_file():
         read_lora(place)
 
 
-def check_adapters_loaded(folder: Path, parts: Mapping[str, Any]) -> None:
+def check_saved_lora_loaded(folder: Path, parts: Mapping[str, Any]) -> None:
     """Raise ModelError where layers of a folder's LoRA are missing from its text encoder."""
     for name, part in parts.items():
         if not isinstance(part, PreTrainedModel) or not (folder / name / ADAPTER_CONFIG).is_file():

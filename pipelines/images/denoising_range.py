@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from pipelines.images.input_images import strength_timesteps
+from pipelines.images.input_images import select_strength_timesteps
 from t2i.errors import ArgumentError
 
 
@@ -39,7 +39,7 @@ def check_denoising_fractions(denoising_start: float | None, denoising_end: floa
         )
 
 
-def image_timesteps(
+def select_image_timesteps(
     scheduler: Any,
     num_inference_steps: int,
     strength: float,
@@ -52,16 +52,16 @@ def image_timesteps(
     """
     if denoising_start is None:
         timestep_range = TimestepRange(
-            *strength_timesteps(scheduler, num_inference_steps, strength)
+            *select_strength_timesteps(scheduler, num_inference_steps, strength)
         )
     else:
-        timestep_range = timesteps_from(scheduler, denoising_start)
-    return limit_to_end(scheduler, timestep_range, denoising_end)
+        timestep_range = start_scheduler_at(scheduler, denoising_start)
+    return truncate_timesteps(scheduler, timestep_range, denoising_end)
 
 
-def timesteps_from(scheduler: Any, denoising_start: float) -> TimestepRange:
+def start_scheduler_at(scheduler: Any, denoising_start: float) -> TimestepRange:
     """Return the timesteps after this fraction, and move the scheduler to their first."""
-    later = int((scheduler.timesteps < cutoff_timestep(scheduler, denoising_start)).sum())
+    later = int((scheduler.timesteps < compute_cutoff_timestep(scheduler, denoising_start)).sum())
     if scheduler.order == 2 and later % 2 == 0:
         later += 1  # Second-order samplers take all timesteps but the first in pairs.
     begin = len(scheduler.timesteps) - later
@@ -73,13 +73,15 @@ def timesteps_from(scheduler: Any, denoising_start: float) -> TimestepRange:
     )
 
 
-def limit_to_end(
+def truncate_timesteps(
     scheduler: Any, timestep_range: TimestepRange, denoising_end: float | None
 ) -> TimestepRange:
     """Return the timesteps of the range before this fraction; all of them for None."""
     if denoising_end is None:
         return timestep_range
-    count = int((timestep_range.timesteps >= cutoff_timestep(scheduler, denoising_end)).sum())
+    count = int(
+        (timestep_range.timesteps >= compute_cutoff_timestep(scheduler, denoising_end)).sum()
+    )
     timesteps = timestep_range.timesteps[:count]
     steps = count_steps("denoising_end", denoising_end, timesteps, scheduler.order)
     return TimestepRange(
@@ -87,7 +89,7 @@ def limit_to_end(
     )
 
 
-def cutoff_timestep(scheduler: Any, fraction: float) -> int:
+def compute_cutoff_timestep(scheduler: Any, fraction: float) -> int:
     """Return the training timestep at which this fraction of the noise is removed."""
     trained: int = scheduler.config["num_train_timesteps"]
     return round(trained - fraction * trained)

@@ -12,7 +12,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from pipelines.images import input_images as images
-from pipelines.images.denoising_range import TimestepRange, image_timesteps
+from pipelines.images.denoising_range import TimestepRange, select_image_timesteps
 from pipelines.loop import Generators
 from pipelines.run.call_arguments import RunStart
 from t2i.conditioning.run_state import RunState
@@ -76,7 +76,7 @@ def build_inpaint_start(
     step callback that restores the unmasked part.
     """
     reads_mask = inpaint.is_inpainting_unet(pipe.unet, pipe.vae.config["latent_channels"])
-    timesteps = image_timesteps(
+    timesteps = select_image_timesteps(
         pipe.scheduler,
         num_inference_steps,
         inputs.strength,
@@ -90,7 +90,9 @@ def build_inpaint_start(
         if source.are_pixels:
             # StableDiffusionInpaintPipeline encodes the masked image here and discards it: an
             # ancestral sampler continues with the random numbers after those.
-            skip_posterior_draws(pipe.vae, source.pixels_BCYX, source.clean_BCHW, inputs.generator)
+            advance_generator_past_encoding(
+                pipe.vae, source.pixels_BCYX, source.clean_BCHW, inputs.generator
+            )
         keep = KeepUnmasked(pipe.scheduler, mask_B1HW, source.clean_BCHW, source.noise_BCHW)
         return RunStart(source.start_BCHW, *timesteps, step_callbacks=[keep])
     masked = inputs.masked_image_latents
@@ -177,7 +179,7 @@ class KeepUnmasked:
         run.latents_BCHW = (1 - self.mask_B1HW) * kept_BCHW + self.mask_B1HW * run.latents_BCHW
 
 
-def skip_posterior_draws(
+def advance_generator_past_encoding(
     vae: sd.VAE, pixels_BCYX: Tensor, like_BCHW: Tensor, generator: Generators | None
 ) -> None:
     """Advance the generator by the random numbers that encoding these pixels would draw."""

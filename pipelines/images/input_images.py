@@ -199,7 +199,7 @@ def draw_noise_like(latents_BCHW: Tensor, generator: Generators | None) -> Tenso
     return drawn_BCHW
 
 
-def strength_timesteps(
+def select_strength_timesteps(
     scheduler: Any, num_inference_steps: int, strength: float
 ) -> tuple[Tensor, int]:
     """Return the timesteps for an image changed by `strength`, and the number of steps.

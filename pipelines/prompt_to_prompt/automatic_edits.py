@@ -33,7 +33,7 @@ WINDOWS: dict[type[Edit], str] = {
 """Kind of edit -> the option that sets its steps."""
 
 
-def is_blend(value: object) -> bool:
+def is_blend_option(value: object) -> bool:
     """Return True for "auto", None, or a pair of words of the source and of the target."""
     if value is None or (isinstance(value, str) and value == "auto"):
         return True
@@ -69,7 +69,7 @@ class WordEditOptions:
             if not (isinstance(window, str) and window == "auto"):
                 check_step_window(name, window)
         blends = self.blend if isinstance(self.blend, list) else [self.blend]
-        if not all(is_blend(one) for one in blends):
+        if not all(is_blend_option(one) for one in blends):
             raise ArgumentError(
                 f'Got blend={self.blend!r:.80}, expected "auto", None, or a word of the source '
                 'and one of the target: blend=("cat", "dog").'
@@ -110,8 +110,10 @@ def choose_target_settings(
     blends = options.blends(len(prompts) - 1)
     for prompt, blend in zip(prompts[1:], blends, strict=True):
         weighted = any(has_word(prompt, word) for word in options.weights)
-        if prompt_change_steps(prompts[0], prompt, num_steps) == {0}:
-            change = classify_change(cond_text(prompts[0]), cond_text(prompt), weighted=weighted)
+        if list_pair_change_steps(prompts[0], prompt, num_steps) == {0}:
+            change = classify_change(
+                get_cond_text(prompts[0]), get_cond_text(prompt), weighted=weighted
+            )
         else:
             change = PromptChange("other")  # the prompt changes during the run
         settings = change.settings
@@ -176,27 +178,27 @@ def covers_any_step(edit: Edit, num_steps: int) -> bool:
 
 def has_equal_word_counts(source: str | Prompt, target: str | Prompt, num_steps: int) -> bool:
     """Return True if source and target have equally many words at every step."""
-    turns = prompt_change_steps(source, target, num_steps)
+    turns = list_pair_change_steps(source, target, num_steps)
     return all(
-        len(lowercase_words(cond_text(source, step, num_steps)))
-        == len(lowercase_words(cond_text(target, step, num_steps)))
+        len(lowercase_words(get_cond_text(source, step, num_steps)))
+        == len(lowercase_words(get_cond_text(target, step, num_steps)))
         for step in turns
     )
 
 
-def prompt_change_steps(source: str | Prompt, target: str | Prompt, num_steps: int) -> set[int]:
+def list_pair_change_steps(source: str | Prompt, target: str | Prompt, num_steps: int) -> set[int]:
     """Return step 0 and the steps at which either prompt changes."""
     return {0}.union(*(p.changes(num_steps) for p in (source, target) if isinstance(p, Prompt)))
 
 
-def cond_text(prompt: str | Prompt, step: int = 0, num_steps: int = 1) -> EncoderInput:
+def get_cond_text(prompt: str | Prompt, step: int = 0, num_steps: int = 1) -> EncoderInput:
     """Return a prompt's text of the branch "cond" at a step."""
     return prompt.at(step, num_steps)[0][0] if isinstance(prompt, Prompt) else prompt
 
 
 def has_word(prompt: str | Prompt, word: str) -> bool:
     """Return True if the prompt contains the word at step 0."""
-    return build_word_pattern(word).search(text_without_weights(cond_text(prompt))) is not None
+    return build_word_pattern(word).search(text_without_weights(get_cond_text(prompt))) is not None
 
 
 def check_weighted_words(targets: Sequence[str | Prompt], weights: Mapping[str, float]) -> None:
@@ -205,6 +207,6 @@ def check_weighted_words(targets: Sequence[str | Prompt], weights: Mapping[str, 
         if not isinstance(word, str):
             raise ArgumentError(f"Got the word {word!r} in weights, expected a string.")
         if not any(has_word(target, word) for target in targets):
-            texts = " ".join(text_without_weights(cond_text(target)) for target in targets)
+            texts = " ".join(text_without_weights(get_cond_text(target)) for target in targets)
             missing = unknown_word_message(word, texts).replace("the prompt", "any target", 1)
             raise ArgumentError(f"weights: {missing}")

@@ -76,8 +76,8 @@ def classify_change(
     before, after = lowercase_words(source), lowercase_words(target)
     numbers = {word: number for number, word in enumerate(dict.fromkeys([*before, *after]))}
     partners = align_tokens([numbers[w] for w in before], [numbers[w] for w in after])
-    gone = changed_word_runs(before, [i in {*partners} for i in range(len(before))])
-    new = changed_word_runs(after, [partner is not None for partner in partners])
+    gone = find_changed_word_runs(before, [i in {*partners} for i in range(len(before))])
+    new = find_changed_word_runs(after, [partner is not None for partner in partners])
     if not gone and not new:
         return PromptChange("stronger word" if weighted and before == after else "other")
     if any(word in SIZES for words, _ in (*gone, *new) for word in words):
@@ -102,7 +102,7 @@ def is_function_word(word: str) -> bool:
     return word in FUNCTION_WORDS or word.endswith("ing")
 
 
-def changed_word_runs(
+def find_changed_word_runs(
     words: Sequence[str], stays: Sequence[bool]
 ) -> list[tuple[list[str], str | None]]:
     """Return the changed content words, each run with the word that it describes, or None.

@@ -13,7 +13,7 @@ from pipelines.prompt_to_prompt.automatic_edits import WordEditOptions
 from pipelines.prompt_to_prompt.recorded_source import (
     RecordedSource,
     check_no_noise,
-    restored_generators,
+    restore_generators,
 )
 from pipelines.run import argument_checks
 from pipelines.run.call_arguments import Prompts
@@ -67,12 +67,12 @@ def plan_edit_run(
     """
     if not isinstance(source, RecordedSource):
         prompts = list_prompts(source, target)
-        generators = identical_generators(noise, len(prompts))
+        generators = build_identical_generators(noise, len(prompts))
         return EditRun(prompts, settings.specified, generators, noise.latents)
     prompts = list_prompts(source.prompt, target)
     arguments = settings_from_facts(pipe, source.facts, settings, noise.seed)
     check_no_noise(noise.generator, noise.latents)
-    generators = restored_generators(source, len(prompts) - 1)
+    generators = restore_generators(source, len(prompts) - 1)
     return EditRun(prompts, arguments, generators, source.noise)
 
 
@@ -83,7 +83,7 @@ def list_prompts(source: str | Prompt, target: Prompts) -> list[str | Prompt]:
             f"Got source of type {type(source).__name__}: {source!r:.80}. Expected one prompt; "
             "the targets may be several."
         )
-    return [source, *argument_checks.prompts_per_row("target", target)]
+    return [source, *argument_checks.expand_prompts_to_rows("target", target)]
 
 
 def check_custom_edits(edits: object, options: WordEditOptions) -> None:
@@ -100,7 +100,7 @@ def check_custom_edits(edits: object, options: WordEditOptions) -> None:
         )
 
 
-def image_size(
+def find_image_size(
     pipe: Any, height: int | None, width: int | None, latents: Tensor | None = None
 ) -> tuple[int, int]:
     """Return height and width of the images, in pixels."""
@@ -111,7 +111,7 @@ def image_size(
     return (default[0] if height is None else height), (default[1] if width is None else width)
 
 
-def identical_generators(noise: "NoiseArguments", count: int) -> list[torch.Generator]:
+def build_identical_generators(noise: "NoiseArguments", count: int) -> list[torch.Generator]:
     """Return the source's generator, and a generator in the same state for each target."""
     seed, generator = noise.seed, noise.generator
     if seed is not None and generator is not None:

@@ -18,9 +18,9 @@ from pipelines.prompt_to_prompt.automatic_edits import Blend, WordEditOptions, c
 from pipelines.prompt_to_prompt.edit_run import (
     EditRun,
     NoiseArguments,
+    build_identical_generators,
     check_custom_edits,
-    identical_generators,
-    image_size,
+    find_image_size,
     list_prompts,
     plan_edit_run,
     repeat_noise,
@@ -38,7 +38,7 @@ from pipelines.prompt_to_prompt.recording import (
 )
 from pipelines.run import argument_checks
 from pipelines.run.call_arguments import Prompts
-from pipelines.run.exclusive_access import exclusive_access
+from pipelines.run.exclusive_access import holding_locks
 from pipelines.run.run_facts import RunSettings, collect_facts
 from pipelines.run.step_callbacks import StepEndCallback
 from pipelines.text_to_image import TextToImagePipeline
@@ -47,7 +47,7 @@ from t2i.attention.edits.base.edit import Edit
 from t2i.attention.site import StepWindow
 from t2i.conditioning.run_state import Guidance
 from t2i.denoiser.families import sd
-from t2i.denoiser.memory_checks import translate_out_of_memory
+from t2i.denoiser.memory_checks import translating_out_of_memory
 from t2i.text.prompt import Prompt
 
 LAYOUT_POSITIONS = 16 * 16
@@ -151,7 +151,7 @@ class PromptEditPipeline(TextToImagePipeline):
                 callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
                 **run.arguments,
             )
-        images = returned_images(drawn)
+        images = extract_returned_images(drawn)
         if recorded is not None:
             images = self.decode_with_source(recorded, images, output_type)
         if not return_dict:
@@ -167,7 +167,7 @@ class PromptEditPipeline(TextToImagePipeline):
         """Return the caller's own edits, checked, or those that "auto" chooses for the prompts."""
         arguments = run.arguments
         height, width = arguments.get("height"), arguments.get("width")
-        size = image_size(self, height, width, run.latents)
+        size = find_image_size(self, height, width, run.latents)
         if isinstance(edits, str) and edits == "auto":
             steps = (self.defaults | arguments)["num_inference_steps"]
             return self.automatic_edits(run.prompts, options, steps, *size)
@@ -211,8 +211,8 @@ class PromptEditPipeline(TextToImagePipeline):
         if not isinstance(source, str | Prompt):
             list_prompts(source, "")
         noise = NoiseArguments(seed, generator, latents)
-        (source_generator,) = identical_generators(noise, 1)
-        height, width = image_size(self, height, width, latents)
+        (source_generator,) = build_identical_generators(noise, 1)
+        height, width = find_image_size(self, height, width, latents)
         settings = RunSettings(
             height=height,
             width=width,
@@ -245,7 +245,7 @@ class PromptEditPipeline(TextToImagePipeline):
                     return_dict=False,
                     **settings.to_arguments(),
                 )
-            final_1CHW = returned_images(drawn)
+            final_1CHW = extract_returned_images(drawn)
             pixels = self.decode_latents(final_1CHW)
             recorded = RecordedSource(
                 source, facts, steps, generator_state, latents, final_1CHW, pixels
@@ -259,7 +259,7 @@ class PromptEditPipeline(TextToImagePipeline):
         """Hold the lock on attention edits of this UNet within the block, against other threads."""
         with (
             self.register_waiter() as waiting,
-            exclusive_access(self.unet, purpose="attention", waiting=waiting),
+            holding_locks(self.unet, purpose="attention", waiting=waiting),
         ):
             yield
 
@@ -276,7 +276,7 @@ class PromptEditPipeline(TextToImagePipeline):
     def decode_latents(self, latents_BCHW: Tensor) -> Tensor:
         """Return latents decoded to pixels, (B, 3, Y, X)."""
         try:
-            with translate_out_of_memory():
+            with translating_out_of_memory():
                 return sd.decode_latents(self.vae, latents_BCHW)
         finally:
             self.maybe_free_model_hooks()  # type: ignore[no-untyped-call]  # diffusers lacks types
@@ -290,8 +290,8 @@ class PromptEditPipeline(TextToImagePipeline):
         width: int | None = None,
     ) -> list[Edit]:
         """Return the edits that edits="auto" chooses for these prompts, the source first."""
-        argument_checks.check_count("num_inference_steps", num_inference_steps)
-        most = self.layout_positions(*image_size(self, height, width))
+        argument_checks.check_positive_integer("num_inference_steps", num_inference_steps)
+        most = self.layout_positions(*find_image_size(self, height, width))
         return choose_edits(prompts, num_inference_steps, options, most)
 
     def layout_positions(self, height: int, width: int) -> int:
@@ -303,7 +303,7 @@ class PromptEditPipeline(TextToImagePipeline):
         return max(LAYOUT_POSITIONS, smallest)
 
 
-def returned_images(drawn: OutputOrTuple) -> Any:
+def extract_returned_images(drawn: OutputOrTuple) -> Any:
     """Return the images in the tuple of a call with return_dict=False."""
     assert isinstance(drawn, tuple)
     return drawn[0]

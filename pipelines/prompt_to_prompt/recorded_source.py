@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipelines.prompt_to_prompt.automatic_edits import cond_text
+from pipelines.prompt_to_prompt.automatic_edits import get_cond_text
 from pipelines.prompt_to_prompt.recording import (
     END_FILE,
     MANIFEST,
@@ -80,7 +80,7 @@ class RecordedSource:
     def prompt_at(self, step: int) -> EncoderInput:
         """Return the source's text at a step."""
         num_passes, num_steps = self.steps.count, self.facts["num_inference_steps"]
-        return cond_text(self.prompt, step * num_steps // num_passes, num_steps)
+        return get_cond_text(self.prompt, step * num_steps // num_passes, num_steps)
 
     def recorded_row(self, site: str, step: int) -> RecordedRow | None:
         """Return the source's query, key and mask at a site and step; None if not recorded."""
@@ -133,17 +133,20 @@ def write_recorded_source(kept: RecordedSource) -> None:
     prompt = prompt_to_facts(kept.prompt)
     steps = {"steps": kept.steps.count, "bytes": kept.steps.bytes}
     contents = {"version": VERSION, "prompt": prompt, **steps, "facts": kept.facts}
-    digests = {name: file_digest(folder / name) for name in file_names(kept.steps.count)}
-    manifest = contents | {"sha256": {**digests, MANIFEST: manifest_digest(contents)}}
+    digests = {
+        name: compute_recorded_file_digest(folder / name)
+        for name in list_recorded_file_names(kept.steps.count)
+    }
+    manifest = contents | {"sha256": {**digests, MANIFEST: compute_manifest_digest(contents)}}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
 
-def file_names(steps: int) -> list[str]:
+def list_recorded_file_names(steps: int) -> list[str]:
     """Return the names of the files beside the manifest."""
     return [START_FILE, *map(step_file_name, range(steps)), END_FILE]
 
 
-def file_digest(path: Path) -> str:
+def compute_recorded_file_digest(path: Path) -> str:
     """Return the SHA-256 of a file; DataError if it cannot be read."""
     try:
         with open_regular(path) as file:
@@ -152,7 +155,7 @@ def file_digest(path: Path) -> str:
         raise DataError(f"Cannot read {path}: {error.strerror}.") from error
 
 
-def manifest_digest(manifest: Mapping[str, object]) -> str:
+def compute_manifest_digest(manifest: Mapping[str, object]) -> str:
     """Return the SHA-256 of everything in a manifest but its digests."""
     contents = {key: value for key, value in manifest.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
@@ -181,8 +184,10 @@ def load_recorded_source(folder: str | Path) -> RecordedSource:
             facts[name] = int(facts[name])
         digests = dict(manifest["sha256"])
         # First the manifest, so that no corrupt number of steps is used.
-        check_digest(folder / MANIFEST, digests, manifest_digest(manifest))
-        missing = [name for name in file_names(count) if not (folder / name).is_file()]
+        check_digest(folder / MANIFEST, digests, compute_manifest_digest(manifest))
+        missing = [
+            name for name in list_recorded_file_names(count) if not (folder / name).is_file()
+        ]
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise DataError(
             f"{folder} is not a recorded source: {type(error).__name__}: {error}. Name the folder "
@@ -190,8 +195,8 @@ def load_recorded_source(folder: str | Path) -> RecordedSource:
         ) from error
     if missing:
         raise DataError(f"{folder} lacks {missing[0]}: record the source again.")
-    for name in file_names(count):
-        check_digest(folder / name, digests, file_digest(folder / name))
+    for name in list_recorded_file_names(count):
+        check_digest(folder / name, digests, compute_recorded_file_digest(folder / name))
     start, end = read_step_file(folder / START_FILE), read_step_file(folder / END_FILE)
     try:
         return RecordedSource(
@@ -225,7 +230,7 @@ def check_no_noise(generator: object, latents: object) -> None:
         )
 
 
-def restored_generators(kept: RecordedSource, count: int) -> list[torch.Generator]:
+def restore_generators(kept: RecordedSource, count: int) -> list[torch.Generator]:
     """Return a generator in the recorded source's initial state for each target."""
     generators = [torch.Generator(kept.facts["generator"]) for _ in range(count)]
     for generator in generators:

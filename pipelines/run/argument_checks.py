@@ -15,7 +15,9 @@ MOST = 1_000_000
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
-def prompts_per_row(name: str, prompts: object, count: int | None = None) -> list[str | Prompt]:
+def expand_prompts_to_rows(
+    name: str, prompts: object, count: int | None = None
+) -> list[str | Prompt]:
     """Return a list of one prompt per row; a single prompt is repeated `count` times."""
     if isinstance(prompts, str | Prompt):
         return [prompts] * (count or 1)
@@ -84,7 +86,7 @@ def check_same_shape(prompt_embeds: Tensor, negative_prompt_embeds: Tensor) -> N
         )
 
 
-def check_count(name: str, value: int) -> None:
+def check_positive_integer(name: str, value: int) -> None:
     """Raise ArgumentError unless the argument is a whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST:
         raise ArgumentError(f"Got {name}={value!r:.80}, expected a whole number from 1 on.")

@@ -97,13 +97,13 @@ class CallArguments:
         for name in SIZES:
             argument_checks.check_size_pair(name, getattr(self, name))
         argument_checks.check_mapping("cross_attention_kwargs", self.cross_attention_kwargs)
-        argument_checks.check_count("num_images_per_prompt", self.num_images_per_prompt)
+        argument_checks.check_positive_integer("num_images_per_prompt", self.num_images_per_prompt)
         argument_checks.check_embeddings(
             self.prompt, self.negative_prompt, self.prompt_embeds, self.negative_prompt_embeds
         )
         for name in ("prompt", "prompt_2", "negative_prompt", "negative_prompt_2"):
             if getattr(self, name) is not None:
-                argument_checks.prompts_per_row(name, getattr(self, name))
+                argument_checks.expand_prompts_to_rows(name, getattr(self, name))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, overload
 
 from torch import nn
 
-from pipelines.run.exclusive_access import Waiter, exclusive_access, is_offloaded
-from pipelines.run.own_scheduler import use_scheduler_copy
+from pipelines.run.exclusive_access import Waiter, holding_locks, is_offloaded
+from pipelines.run.own_scheduler import using_scheduler_copy
 from t2i.conditioning.run_state import Guidance, StepCallback
 from t2i.errors import ArgumentError
 
@@ -184,7 +184,7 @@ class CallStateMixin:
             self._calls.append(state)
             stack.callback(self._end, state)
             if any(is_offloaded(model) for model in models):
-                stack.enter_context(exclusive_access(*models, waiting=state))
+                stack.enter_context(holding_locks(*models, waiting=state))
             stack.callback(pipe.maybe_free_model_hooks)
             for name in self.scheduler_names:
                 shared = vars(self)[name]
@@ -192,7 +192,7 @@ class CallStateMixin:
                     check_scheduler_not_in_use(shared)
                     state.schedulers[name] = (
                         shared,
-                        stack.enter_context(use_scheduler_copy(shared, state)),
+                        stack.enter_context(using_scheduler_copy(shared, state)),
                     )
             token = _here.set((*_here.get(), (self, state)))
             stack.callback(_here.reset, token)

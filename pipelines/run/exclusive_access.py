@@ -24,7 +24,7 @@ class Waiter:
 
 
 @contextmanager
-def exclusive_access(
+def holding_locks(
     *things: Any, purpose: LockPurpose = "state", waiting: Waiter | None = None
 ) -> Iterator[None]:
     """Hold the locks of these objects for this purpose within the block; reentrant in one thread.
@@ -33,7 +33,7 @@ def exclusive_access(
     """
     with ExitStack() as stack:
         # The same order everywhere prevents deadlocks.
-        for lock in (lock_for(thing, purpose) for thing in sorted(things, key=id)):
+        for lock in (find_lock(thing, purpose) for thing in sorted(things, key=id)):
             while not lock.acquire(timeout=POLL):
                 if waiting is not None and waiting.interrupt:
                     raise T2IError(
@@ -44,7 +44,7 @@ def exclusive_access(
         yield
 
 
-def lock_for(thing: Any, purpose: LockPurpose) -> "threading.RLock":
+def find_lock(thing: Any, purpose: LockPurpose) -> "threading.RLock":
     """Return the lock of an object for a purpose, always the same one."""
     with _guard:
         return _locks.setdefault(thing, {}).setdefault(purpose, threading.RLock())
@@ -54,13 +54,13 @@ _guard = threading.Lock()
 _locks: WeakKeyDictionary[Any, dict[LockPurpose, "threading.RLock"]] = WeakKeyDictionary()
 
 
-def one_pass_at_a_time(denoise: Callable[..., Tensor], model: nn.Module) -> Callable[..., Tensor]:
+def serialize_passes(denoise: Callable[..., Tensor], model: nn.Module) -> Callable[..., Tensor]:
     """Return `denoise`, made exclusive if a pass changes the model: scales LoRA or compiles."""
     if not has_loras(model) and not is_compiled(model):
         return denoise
 
     def locked(*args: Any, **kwargs: Any) -> Tensor:
-        with exclusive_access(model):
+        with holding_locks(model):
             return denoise(*args, **kwargs)
 
     return locked

@@ -10,18 +10,18 @@ from typing import Any
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from pipelines.run.exclusive_access import Waiter, exclusive_access
+from pipelines.run.exclusive_access import Waiter, holding_locks
 
 
 @contextmanager
-def use_scheduler_copy(scheduler: Any, waiting: Waiter) -> Iterator[Any]:
+def using_scheduler_copy(scheduler: Any, waiting: Waiter) -> Iterator[Any]:
     """Yield a copy of the scheduler; afterwards the scheduler has the copy's state.
 
     A scheduler that cannot be copied is yielded itself, to one thread at a time.
     """
     copied = copy_scheduler(scheduler)
     if copied is None:
-        with exclusive_access(scheduler, waiting=waiting):
+        with holding_locks(scheduler, waiting=waiting):
             yield scheduler
         return
     try:

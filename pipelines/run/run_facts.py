@@ -19,7 +19,7 @@ Facts = dict[str, Any]
 """JSON data of a run by name."""
 
 
-def model_fingerprint(pipe: Any) -> str:
+def compute_model_fingerprint(pipe: Any) -> str:
     """Return a fast SHA-256 fingerprint of a model's weights.
 
     It covers names, shapes and evenly spaced values of all weights, and the scales of LoRA layers.
@@ -106,7 +106,7 @@ def collect_facts(pipe: Any, settings: Mapping[str, Any]) -> Facts:
     if values.get("cross_attention_kwargs") is not None:
         values["cross_attention_kwargs"] = dict(values["cross_attention_kwargs"])
     return values | {
-        "model": model_fingerprint(pipe),
+        "model": compute_model_fingerprint(pipe),
         "sampler": type(pipe.scheduler).__name__,
         "sampler_config": hashlib.sha256(sampler_config.encode()).hexdigest(),
         "precision": str(pipe.unet.dtype),

@@ -95,7 +95,7 @@ class UserCallback:
             text_BTD = check_returned_tensor(
                 "prompt_embeds", text_BTD, returned["prompt_embeds"], run.step
             )
-            run.conditioning = replace_text(run.conditioning, text_BTD)
+            run.conditioning = replace_conditioning_text(run.conditioning, text_BTD)
         extra = {
             key: check_returned_tensor(name, tensors[name], returned[name], run.step)
             for name, key in EXTRA.items()
@@ -135,7 +135,7 @@ EXTRA = {"add_text_embeds": "text_embeds", "add_time_ids": "time_ids"}
 """diffusers' name for a callback's tensor -> its name in `Conditioning.extra`."""
 
 
-def replace_text(conditioning: Conditioning, text_BTD: Tensor) -> Conditioning:
+def replace_conditioning_text(conditioning: Conditioning, text_BTD: Tensor) -> Conditioning:
     """Return a conditioning with other text; one row per image leaves the branch "cond" alone."""
     if text_BTD.shape[0] == conditioning.text_BTD.shape[0]:
         return replace(conditioning, text_BTD=text_BTD)

@@ -11,8 +11,8 @@ import torch
 
 from pipelines.run import argument_checks
 from pipelines.run.call_arguments import CallArguments, Prompts
-from pipelines.run.exclusive_access import exclusive_access, has_loras
-from pipelines.text.text_lora_scale import scale_text_loras
+from pipelines.run.exclusive_access import has_loras, holding_locks
+from pipelines.text.text_lora_scale import scaling_text_loras
 from t2i.conditioning.composed_guidance import Composed
 from t2i.conditioning.conditioning import Branch
 from t2i.conditioning.guidance import ClassifierFree
@@ -128,7 +128,7 @@ class BranchTexts:
             [text for text, _ in prompt.at(step, self.steps)]
             if isinstance(prompt, Prompt)
             else [prompt]
-            for prompt in argument_checks.prompts_per_row(name, prompts, self.prompts)
+            for prompt in argument_checks.expand_prompts_to_rows(name, prompts, self.prompts)
         ]
         return list(zip(*rows, strict=True))
 
@@ -146,7 +146,7 @@ def build_branch_texts(
     ) -> EncodedText:
         texts_at = expand_learned_words(pipe, texts_at, pipe.tokenizer or pipe.tokenizer_2)
         encoders = [one for one in (pipe.text_encoder, pipe.text_encoder_2) if has_loras(one)]
-        with exclusive_access(*encoders), scale_text_loras(encoders, scale):
+        with holding_locks(*encoders), scaling_text_loras(encoders, scale):
             if second is None:
                 return first.encode(texts_at, clip_skip=clip_skip, length=length, device=device)
             if first is None:  # SDXL's refiner has the second encoder only.
@@ -176,18 +176,20 @@ def count_prompts(call: CallArguments) -> int:
     """Return the number of prompts of a call."""
     if call.prompt_embeds is not None:
         return int(call.prompt_embeds.shape[0])
-    return len(argument_checks.prompts_per_row("prompt", call.prompt))
+    return len(argument_checks.expand_prompts_to_rows("prompt", call.prompt))
 
 
 def list_prompt_change_steps(call: CallArguments, steps: int) -> list[int]:
     """Return step 0 and the steps at which a prompt of the call changes."""
     prompt_texts = (call.prompt, call.prompt_2, call.negative_prompt, call.negative_prompt_2)
     return sorted(
-        {0}.union(*(p.changes(steps) for prompts in prompt_texts for p in grammar_prompts(prompts)))
+        {0}.union(
+            *(p.changes(steps) for prompts in prompt_texts for p in select_grammar_prompts(prompts))
+        )
     )
 
 
-def grammar_prompts(prompts: Prompts | None) -> list[Prompt]:
+def select_grammar_prompts(prompts: Prompts | None) -> list[Prompt]:
     """Return those of the prompts that are written in a prompt grammar."""
     rows = [prompts] if isinstance(prompts, str | Prompt) else prompts or []
     return [row for row in rows if isinstance(row, Prompt)]
@@ -200,9 +202,9 @@ def compose_guidance(guidance: Guidance, call: CallArguments) -> Guidance:
     be composed.
     """
     if isinstance(guidance, Composed):
-        check_parts(guidance, call)
+        check_one_part_per_weight(guidance, call)
         return guidance
-    if not (prompts := grammar_prompts(call.prompt)):
+    if not (prompts := select_grammar_prompts(call.prompt)):
         return guidance
     weights = {tuple(weight for _, weight in prompt.at(0, 1)) for prompt in prompts}
     if len(prompts) < count_prompts(call):
@@ -222,10 +224,10 @@ def compose_guidance(guidance: Guidance, call: CallArguments) -> Guidance:
     return Composed(weights.pop(), guidance.scale, guidance.rescale)
 
 
-def check_parts(guidance: Composed, call: CallArguments) -> None:
+def check_one_part_per_weight(guidance: Composed, call: CallArguments) -> None:
     """Raise ArgumentError unless every prompt has one part per weight."""
-    counts = {len(prompt.at(0, 1)) for prompt in grammar_prompts(call.prompt)}
-    if call.prompt is None or len(grammar_prompts(call.prompt)) < count_prompts(call):
+    counts = {len(prompt.at(0, 1)) for prompt in select_grammar_prompts(call.prompt)}
+    if call.prompt is None or len(select_grammar_prompts(call.prompt)) < count_prompts(call):
         counts.add(1)
     expected = len(guidance.weights)
     if counts != {expected}:

@@ -56,10 +56,10 @@ def build_conditioning(
             call.guidance_scale, pipe.unet.config["time_cond_proj_dim"], conditioning.text_BTD
         )
     if sdxl.has_size_conditioning(pipe.unet):
-        pooled = [sdxl.require_pooled(one.pooled_BD) for one in encoded.values()]
-        sizes = size_conditioning(pipe, call, begun.latents_BCHW)
+        pooled = [sdxl.require_pooled_embedding(one.pooled_BD) for one in encoded.values()]
+        sizes = build_size_conditioning(pipe, call, begun.latents_BCHW)
         if sdxl.has_aesthetic_score(pipe.unet, pooled[0].shape[1]):
-            sizes = sizes_with_aesthetic_scores(sizes[0], call)
+            sizes = build_sizes_with_aesthetic_scores(sizes[0], call)
         extra["text_embeds"] = torch.cat(pooled)
         extra["time_ids"] = torch.cat(
             [
@@ -73,7 +73,7 @@ def build_conditioning(
     return replace(conditioning, extra=extra, mask_BT=mask_BT)
 
 
-def sizes_with_aesthetic_scores(
+def build_sizes_with_aesthetic_scores(
     positive: sdxl.SizeConditioning, call: CallArguments
 ) -> tuple[sdxl.SizeConditioning, sdxl.SizeConditioning]:
     """Return the refiner's sizes and aesthetic scores, for "cond" and for "uncond".
@@ -96,7 +96,7 @@ def mask_or_ones(encoded: EncodedText) -> Tensor:
     return torch.ones(encoded.text_BTD.shape[:2], dtype=torch.bool, device=encoded.text_BTD.device)
 
 
-def size_conditioning(
+def build_size_conditioning(
     pipe: Any, call: CallArguments, latents_BCHW: Tensor
 ) -> tuple[sdxl.SizeConditioning, sdxl.SizeConditioning]:
     """Return the sizes that SDXL's UNet reads, for "cond" and for "uncond"."""

@@ -8,7 +8,7 @@ from torch import nn
 
 
 @contextmanager
-def scale_text_loras(loaded: Sequence[nn.Module], scale: float | None) -> Iterator[None]:
+def scaling_text_loras(loaded: Sequence[nn.Module], scale: float | None) -> Iterator[None]:
     """Scale the LoRA layers of these models by `scale` within the block."""
     if scale is None or not loaded:
         yield

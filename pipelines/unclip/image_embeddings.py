@@ -26,7 +26,7 @@ CALLBACK_NAMES = {
 """Callback name of image embeddings -> of the same embeddings as texts of one token."""
 
 
-def embeddings_by_branch(
+def group_embeddings_by_branch(
     needs: Sequence[Branch],
     image_embeds: Embeds,
     negative_image_embeds: Embeds | None,
@@ -87,15 +87,15 @@ def check_prior_prompts(
             "Got a prompt, but this pipeline has no prior to predict an image embedding: load one, "
             "UnclipPipeline.from_pretrained(decoder, prior=...), or give image_embeds."
         )
-    prompts = plain_strings("prompt", prompt)
+    prompts = convert_to_plain_strings("prompt", prompt)
     if negative_prompt is None:
         return prompts, None
-    return prompts, plain_strings("negative_prompt", negative_prompt, len(prompts))
+    return prompts, convert_to_plain_strings("negative_prompt", negative_prompt, len(prompts))
 
 
-def plain_strings(name: str, prompt: object, count: int | None = None) -> list[str]:
+def convert_to_plain_strings(name: str, prompt: object, count: int | None = None) -> list[str]:
     """Return prompts as strings; ArgumentError for a Prompt, whose grammar a prior cannot read."""
-    rows = argument_checks.prompts_per_row(name, prompt, count)
+    rows = argument_checks.expand_prompts_to_rows(name, prompt, count)
     if not all(isinstance(row, str) for row in rows):
         raise ArgumentError(f"Got {name} with a Prompt: a prior reads plain strings.")
     return [str(row) for row in rows]

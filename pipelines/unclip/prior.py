@@ -13,7 +13,7 @@ from diffusers.pipelines.kandinsky2_2.pipeline_kandinsky2_2_prior import Kandins
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
-from pipelines.base.saving import check_adapter_file, check_adapters_loaded
+from pipelines.base.saving import check_saved_lora, check_saved_lora_loaded
 from pipelines.loop import Generators, sample
 from pipelines.run.step_callbacks import ProgressCallback
 from t2i.conditioning.conditioning import Branch, Conditioning
@@ -27,7 +27,7 @@ from t2i.denoiser.loading.model_parts import KANDINSKY_PRIOR
 from t2i.denoiser.loading.trial_pass import (
     check_vocabulary,
     load_checked_tokenizer,
-    translate_load_failures,
+    translating_load_failures,
 )
 from t2i.denoiser.schedulers import scale_initial_noise
 from t2i.denoiser.timesteps import set_timesteps
@@ -97,7 +97,7 @@ def sample_image_embeddings(
     if negative_prompts:
         cond_BD, uncond_BD = embeds_BD.chunk(2)
         return {"cond": cond_BD, "uncond": uncond_BD}
-    black_1D = black_image_embedding(pipe.prior_image_encoder, device)
+    black_1D = compute_black_image_embedding(pipe.prior_image_encoder, device)
     return {"cond": embeds_BD, "uncond": black_1D.expand_as(embeds_BD)}
 
 
@@ -120,7 +120,7 @@ def encode_prior_prompts(
     return text_RWD, sentence_RD, mask_RW
 
 
-def black_image_embedding(image_encoder: Any, device: torch.device) -> Tensor:
+def compute_black_image_embedding(image_encoder: Any, device: torch.device) -> Tensor:
     """Return the embedding (1, D) of a black image."""
     size = image_encoder.config.image_size
     pixels_13YX = torch.zeros(1, 3, size, size, device=device, dtype=image_encoder.dtype)
@@ -148,9 +148,9 @@ def load_prior(
             "hub id of a KandinskyV22PriorPipeline."
         )
     for part in contents.parts:
-        check_adapter_file(place / part)
+        check_saved_lora(place / part)
     absent = {} if "image_processor" in contents.parts else {"image_processor": None}
-    with translate_load_failures(place):
+    with translating_load_failures(place):
         prior = KandinskyV22PriorPipeline.from_pretrained(
             str(place),
             variant=variant,
@@ -163,5 +163,5 @@ def load_prior(
     for name, part in prior.components.items():
         if isinstance(part, nn.Module):
             check_weights_finite(str(place / name), part)
-    check_adapters_loaded(place, prior.components)
+    check_saved_lora_loaded(place, prior.components)
     return {f"prior_{name}": part for name, part in prior.components.items()}

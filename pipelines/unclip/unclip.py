@@ -31,7 +31,7 @@ from pipelines.images.input_images import draw_noise
 from pipelines.loop import Generators, sample
 from pipelines.run import argument_checks
 from pipelines.run.call_state import CallScheduler, CallState, CallStateMixin
-from pipelines.run.exclusive_access import one_pass_at_a_time
+from pipelines.run.exclusive_access import serialize_passes
 from pipelines.run.step_callbacks import ProgressCallback, StepEndCallback, UserCallback
 from pipelines.unclip import image_embeddings as picture_embeds
 from pipelines.unclip.prior import load_prior, sample_image_embeddings
@@ -41,8 +41,8 @@ from t2i.conditioning.guidance import choose_guidance
 from t2i.conditioning.run_state import Guidance, RunState, StepCallback
 from t2i.denoiser.families import unclip
 from t2i.denoiser.loading.model_parts import KANDINSKY, PRIOR_PARTS
-from t2i.denoiser.memory_checks import check_memory, translate_out_of_memory
-from t2i.denoiser.predicted_original import predicted_original_factors
+from t2i.denoiser.memory_checks import check_memory, translating_out_of_memory
+from t2i.denoiser.predicted_original import compute_x0_coefficients
 from t2i.denoiser.sampling_defaults import parse_sampling_defaults
 from t2i.denoiser.schedulers import Scheduler, scale_initial_noise
 from t2i.denoiser.timesteps import set_timesteps
@@ -192,7 +192,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
         call.check(self._callback_tensor_inputs)
         self.scheduler = unclip.correct_scheduler(vars(self)["scheduler"])
         state = CallState(guidance_scale=call.guidance_scale, custom_guidance=call.guidance)
-        with self.enter_call(state), translate_out_of_memory():
+        with self.enter_call(state), translating_out_of_memory():
             needs = self.resolve_guidance().possible_branches
             picture_embeds.check_guidance_branches(needs)
             size = self.latent_size(call.height, call.width, call.latents)
@@ -214,7 +214,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
             run = RunState(
                 latents_BCHW, conditioning, self.resolve_guidance(), self.scheduler.timesteps
             )
-            run.denoised_factors = predicted_original_factors(self.scheduler)
+            run.denoised_factors = compute_x0_coefficients(self.scheduler)
             callback = self._user_callback(call, text.get("uncond"))
             latents_BCHW = self.sample(
                 run,
@@ -235,7 +235,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
         """Return the given embeddings (B, D) by branch, or those the prior predicts for prompts."""
         if call.image_embeds is not None:
             picture_embeds.check_no_prompts(call.prompt, call.negative_prompt)
-            embeds = picture_embeds.embeddings_by_branch(
+            embeds = picture_embeds.group_embeddings_by_branch(
                 needs,
                 call.image_embeds,
                 call.negative_image_embeds,
@@ -312,7 +312,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
             progress = ProgressCallback(bar, num_inference_steps, self.scheduler.order)
             return sample(
                 run,
-                one_pass_at_a_time(denoise, self.unet),
+                serialize_passes(denoise, self.unet),
                 self.scheduler,
                 generator=generator,
                 step_callbacks=[*step_callbacks, progress],

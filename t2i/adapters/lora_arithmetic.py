@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from t2i.adapters.lora_layers import Lora, LowRankUpdate, WeightUpdate, compute_dtype
+from t2i.adapters.lora_layers import Lora, LowRankUpdate, WeightUpdate, choose_compute_dtype
 from t2i.adapters.module_names import canonical_module_name, printable_name
-from t2i.adapters.peft_layers import ModelParts, get_base_layer, match_layers
+from t2i.adapters.peft_layers import ModelParts, get_base_layer, match_lora_to_model
 from t2i.errors import ArgumentError, ModelError
 
 NEGLIGIBLE = 1e-12
@@ -40,19 +40,22 @@ def merge_into_weights(
     Raises ModelError, before any weight changes, where the LoRA does not fit.
     """
     found = {
-        part: match_layers(part, models.get(part), layers) for part, layers in lora.parts.items()
+        part: match_lora_to_model(part, models.get(part), layers)
+        for part, layers in lora.parts.items()
     }
     for part, (model, layers) in found.items():
         for name, layer in layers.items():
             weight = get_base_layer(part, name, model.get_submodule(name)).weight
             weight.copy_(
-                check_finite_matrix(apply_update(weight, layer, scale).to(weight.dtype), name)
+                check_finite_matrix(
+                    compute_updated_weight(weight, layer, scale).to(weight.dtype), name
+                )
             )
 
 
-def apply_update(weight: Tensor, layer: WeightUpdate, scale: float) -> Tensor:
+def compute_updated_weight(weight: Tensor, layer: WeightUpdate, scale: float) -> Tensor:
     """Return weight + scale * update in float32 or finer, with DoRA's norm as peft computes it."""
-    kind = compute_dtype(weight.dtype)
+    kind = choose_compute_dtype(weight.dtype)
     product = layer.build_matrix().to(device=weight.device, dtype=kind)
     result = weight.to(kind) + scale * product.reshape(weight.shape)
     if isinstance(layer, LowRankUpdate) and layer.magnitude is not None:
@@ -91,7 +94,7 @@ def extract_lora(
                     f"{part}.{name} is {list(old[name].shape)} in one and {list(tensor.shape)} in "
                     "the other: expected models of one kind."
                 )
-            kind = compute_dtype(tensor.dtype)
+            kind = choose_compute_dtype(tensor.dtype)
             change = tensor.to(kind) - old[name].to(kind)
             if change.square().sum() <= NEGLIGIBLE * tensor.to(kind).square().sum():
                 continue
@@ -101,7 +104,7 @@ def extract_lora(
             ):
                 unrepresented.append(f"{part}.{name}")
                 continue
-            found = truncate_svd(*decompose_matrix(change.flatten(1)), rank, share, sums)
+            found = build_truncated_update(*compute_thin_svd(change.flatten(1)), rank, share, sums)
             parts.setdefault(part, {})[canonical_module_name(module)] = reshape_for_kernel(
                 found, tuple(tensor.shape[2:])
             )
@@ -121,7 +124,7 @@ def resize_lora(
     sums = EnergySums()
     for part, name, layer in lora.iter_layers():
         if isinstance(layer, LowRankUpdate):
-            found = truncate_svd(*decompose_low_rank(layer, name), rank, share, sums)
+            found = build_truncated_update(*compute_low_rank_svd(layer, name), rank, share, sums)
             new = reshape_for_kernel(found, tuple(layer.down.shape[2:]))
             resized = LowRankUpdate(
                 new.down.to(layer.down.dtype),
@@ -130,13 +133,13 @@ def resize_lora(
                 layer.magnitude,
             )
         else:
-            found = truncate_svd(
-                *decompose_matrix(check_finite_matrix(layer.build_matrix(), name)),
+            found = build_truncated_update(
+                *compute_thin_svd(check_finite_matrix(layer.build_matrix(), name)),
                 rank,
                 share,
                 sums,
             )
-            resized = reshape_for_kernel(found, kernel_size(name, layer, found.down.shape[1]))
+            resized = reshape_for_kernel(found, find_kernel_size(name, layer, found.down.shape[1]))
         parts.setdefault(part, {})[name] = resized
     return LoraApproximation(Lora(parts, lora.header), sums.kept_share)
 
@@ -164,13 +167,13 @@ def check_finite_matrix(matrix: Tensor, name: str) -> Tensor:
     return matrix
 
 
-def decompose_matrix(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def compute_thin_svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the thin singular value decomposition U, S, Vh of a matrix."""
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
     return left, values, right
 
 
-def decompose_low_rank(layer: LowRankUpdate, name: str) -> tuple[Tensor, Tensor, Tensor]:
+def compute_low_rank_svd(layer: LowRankUpdate, name: str) -> tuple[Tensor, Tensor, Tensor]:
     """Return the exact SVD of a product of two factors without forming the full matrix."""
     up, down = layer.up.double().flatten(1), layer.down.double().flatten(1)
     left, inner_left = torch.linalg.qr(up)
@@ -180,7 +183,7 @@ def decompose_low_rank(layer: LowRankUpdate, name: str) -> tuple[Tensor, Tensor,
     return left @ turn, values, back @ right.T
 
 
-def truncate_svd(
+def build_truncated_update(
     left: Tensor,
     values: Tensor,
     right: Tensor,
@@ -214,7 +217,7 @@ def reshape_for_kernel(layer: LowRankUpdate, kernel: tuple[int, ...]) -> LowRank
     return LowRankUpdate(down, layer.up[:, :, None, None], layer.alpha, layer.magnitude)
 
 
-def kernel_size(name: str, layer: WeightUpdate, width: int) -> tuple[int, ...]:
+def find_kernel_size(name: str, layer: WeightUpdate, width: int) -> tuple[int, ...]:
     """Return height and width of the kernel that a LoHa or LoKr changes; () for a linear layer."""
     for factor in layer.named_tensors().values():
         if factor.dim() == 4:
@@ -236,7 +239,7 @@ def check_rank_and_share(rank: int | None, share: float | None) -> None:
         raise ArgumentError(f"Got the share {share}: expected a number above 0, up to 1.")
 
 
-def update_norm(layer: WeightUpdate) -> float:
+def compute_update_norm(layer: WeightUpdate) -> float:
     """Return the Frobenius norm of a weight update, without the magnitude of DoRA."""
     if not isinstance(layer, LowRankUpdate):
         return float(torch.linalg.vector_norm(layer.build_matrix()))

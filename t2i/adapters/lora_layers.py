@@ -62,7 +62,7 @@ class LowRankUpdate:
 
     def build_matrix(self) -> Tensor:
         """Compute scale * up @ down as a matrix (out, in * height * width), in float32 or finer."""
-        kind = compute_dtype(self.up.dtype)
+        kind = choose_compute_dtype(self.up.dtype)
         return self.scale * (self.up.to(kind).flatten(1) @ self.down.to(kind).flatten(1))
 
 
@@ -97,16 +97,17 @@ class HadamardUpdate:
 
     def find_shape_problem(self) -> str:
         """Describe the first missing or misshapen LoHa factor, or return ""."""
-        return factor_problem(self, ("w1_a", "w1_b", "w2_a", "w2_b"), {"t1", "t2"})
+        return find_factor_problem(self, ("w1_a", "w1_b", "w2_a", "w2_b"), {"t1", "t2"})
 
     def build_matrix(self) -> Tensor:
         """Compute the scaled elementwise product (out, in * height * width) in float32 or finer."""
         get = {
-            name: factor.to(compute_dtype(factor.dtype)) for name, factor in self.factors.items()
+            name: factor.to(choose_compute_dtype(factor.dtype))
+            for name, factor in self.factors.items()
         }
         if "t1" in get:
-            one = tucker_product(get["t1"], get["w1_a"], get["w1_b"])
-            two = tucker_product(get["t2"], get["w2_a"], get["w2_b"])
+            one = contract_tucker_core(get["t1"], get["w1_a"], get["w1_b"])
+            two = contract_tucker_core(get["t2"], get["w2_a"], get["w2_b"])
         else:
             one, two = get["w1_a"] @ get["w1_b"], get["w2_a"] @ get["w2_b"]
         return self.scale * (one * two).flatten(1)
@@ -149,18 +150,19 @@ class KroneckerUpdate:
         """Describe the first missing or misshapen LoKr factor, or return ""."""
         first = ("w1",) if "w1" in self.factors else ("w1_a", "w1_b")
         second = ("w2",) if "w2" in self.factors else ("w2_a", "w2_b")
-        return factor_problem(self, first + second, set() if "w2" in self.factors else {"t2"})
+        return find_factor_problem(self, first + second, set() if "w2" in self.factors else {"t2"})
 
     def build_matrix(self) -> Tensor:
         """Compute the scaled Kronecker product (out, in * height * width), in float32 or finer."""
         get = {
-            name: factor.to(compute_dtype(factor.dtype)) for name, factor in self.factors.items()
+            name: factor.to(choose_compute_dtype(factor.dtype))
+            for name, factor in self.factors.items()
         }
         one = get["w1"] if "w1" in get else get["w1_a"] @ get["w1_b"]
         if "w2" in get:
             two = get["w2"]
         elif "t2" in get:
-            two = tucker_product(get["t2"], get["w2_a"], get["w2_b"])
+            two = contract_tucker_core(get["t2"], get["w2_a"], get["w2_b"])
         else:
             two = get["w2_a"] @ get["w2_b"]
         if two.dim() == 4:
@@ -168,7 +170,7 @@ class KroneckerUpdate:
         return self.scale * torch.kron(one, two)
 
 
-def kronecker_from_peft(
+def convert_peft_kronecker(
     factors: Mapping[str, Tensor], alpha: float, rank: float
 ) -> KroneckerUpdate:
     """Convert a LoKr layer of peft's, which scales unfactored matrices by alpha / rank as well.
@@ -209,17 +211,17 @@ class Lora:
         return {layer.kind for _, _, layer in self.iter_layers()}
 
 
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+def choose_compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return the dtype to compute with: float32, or the tensor's own if finer."""
     return torch.promote_types(dtype, torch.float32) if dtype.itemsize > 1 else torch.float32
 
 
-def tucker_product(core: Tensor, a: Tensor, b: Tensor) -> Tensor:
+def contract_tucker_core(core: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Contract (rank, rank, height, width), (rank, out), (rank, in) to (out, in, height, width)."""
     return torch.einsum("ijkl,ip,jr->prkl", core, a, b)
 
 
-def factor_problem(
+def find_factor_problem(
     layer: HadamardUpdate | KroneckerUpdate, needed: tuple[str, ...], possible: set[str]
 ) -> str:
     """Describe factors that are missing, unexpected or misshapen, or return "" if none."""

@@ -17,7 +17,7 @@ from t2i.adapters.lora_layers import (
     Lora,
     LowRankUpdate,
     WeightUpdate,
-    kronecker_from_peft,
+    convert_peft_kronecker,
 )
 from t2i.adapters.lora_scales import AdapterConfig, parse_adapter_header, parse_peft_config
 from t2i.adapters.module_names import printable_name, summarize_names
@@ -147,7 +147,7 @@ def build_layer(fields: TensorsByField, module: str, config: AdapterConfig | Non
     if isinstance(layer, LowRankUpdate):
         return LowRankUpdate(layer.down, layer.up, float(given), layer.magnitude)
     if isinstance(layer, KroneckerUpdate) and config is not None and alpha is None:
-        return kronecker_from_peft(
+        return convert_peft_kronecker(
             layer.factors, float(given), config.rank_for(module) or layer.rank
         )
     return type(layer)(layer.factors, float(given))

@@ -69,11 +69,13 @@ class AdapterConfig:
 
 def find_pattern_value(patterns: Mapping[str, float], module: str, default: float) -> float:
     """Return the value of the first pattern that matches a module, or `default`."""
-    found = (value for pattern, value in patterns.items() if matches_module(pattern, module))
+    found = (
+        value for pattern, value in patterns.items() if pattern_matches_module(pattern, module)
+    )
     return next(found, default)
 
 
-def matches_module(pattern: str, module: str) -> bool:
+def pattern_matches_module(pattern: str, module: str) -> bool:
     """Return True if a pattern matches a module by peft's rule: whole name, or after any dot.
 
     Modules of text encoders match with and without "text_model.".

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from t2i.adapters.lora_arithmetic import update_norm
+from t2i.adapters.lora_arithmetic import compute_update_norm
 from t2i.adapters.lora_layers import Lora, LowRankUpdate
 from t2i.adapters.lora_writer import int_if_whole
 
@@ -51,7 +51,7 @@ def summarize_lora(lora: Lora) -> list[PartSummary]:
     """Return a summary of each model part that a LoRA changes."""
     summaries = []
     for part, layers in lora.parts.items():
-        norms = {name: update_norm(layer) for name, layer in layers.items()}
+        norms = {name: compute_update_norm(layer) for name, layer in layers.items()}
         largest = max(norms, key=norms.__getitem__)
         dora = {
             n: isinstance(x, LowRankUpdate) and x.magnitude is not None for n, x in layers.items()

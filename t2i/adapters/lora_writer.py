@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from t2i.adapters.lora_keys import PEFT_PREFIX
-from t2i.adapters.lora_layers import Lora, LowRankUpdate, WeightUpdate, compute_dtype
+from t2i.adapters.lora_layers import Lora, LowRankUpdate, WeightUpdate, choose_compute_dtype
 from t2i.adapters.lora_reader import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from t2i.adapters.lora_scales import HEADER_KEY
 from t2i.adapters.module_names import (
@@ -23,7 +23,7 @@ from t2i.adapters.module_names import (
     module_name_in_file,
     replace_dots,
     summarize_names,
-    to_original_name,
+    to_original_sdxl_name,
 )
 from t2i.atomic_files import write_atomically
 from t2i.atomic_folders import atomic_folder
@@ -85,7 +85,7 @@ def write_diffusers_lora(path: Path, lora: Lora) -> None:
         if part != "unet" and not any(name.endswith(TEXT_ATTENTION_ENDINGS) for name in layers):
             names = DIFFUSERS_MLP_FIELDS
         for module, layer in layers.items():
-            for name, tensor in peft_tensors(layer).items():
+            for name, tensor in build_peft_tensors(layer).items():
                 tensors[f"{part}.{module_name_in_file(part, module)}.{names[name]}"] = tensor
         config |= {f"{part}.{key}": value for key, value in build_peft_config(part, layers).items()}
     write_tensor_file(
@@ -115,7 +115,7 @@ def write_kohya_lora(path: Path, lora: Lora, metadata: KohyaMetadata | None = No
         key = prefixes[part] + to_kohya_name(part, module, family, metadata.layers_per_block)
         for name, tensor in layer.named_tensors().items():
             if name == "magnitude":
-                tensor = tensor.reshape(-1, *[1] * (weight_dimensions(layer) - 1))
+                tensor = tensor.reshape(-1, *[1] * (count_weight_dimensions(layer) - 1))
             tensors[f"{key}.{KOHYA_FIELDS.get(name, name)}"] = tensor
         tensors[f"{key}.alpha"] = torch.tensor(layer.alpha)
     write_tensor_file(path, tensors, build_kohya_header(lora, family, metadata))
@@ -142,7 +142,7 @@ def write_peft_folders(folder: Path, lora: Lora) -> None:
             tensors: dict[str, Tensor] = {}
             for module, layer in layers.items():
                 prefix = f"{PEFT_PREFIX}{installed_module_name(part, module)}"
-                for name, tensor in peft_tensors(layer).items():
+                for name, tensor in build_peft_tensors(layer).items():
                     tensors[f"{prefix}.{DIFFUSERS_FIELDS.get(name, name)}"] = tensor
             (new_folder / part).mkdir()
             (new_folder / part / ADAPTER_CONFIG).write_text(
@@ -154,11 +154,13 @@ def write_peft_folders(folder: Path, lora: Lora) -> None:
 
 def installed_module_name(part: str, name: str) -> str:
     """Return a module's name in the installed version of its model class."""
-    return module_name_in_file(part, name) if part != "unet" and has_text_model(part) else name
+    return (
+        module_name_in_file(part, name) if part != "unet" and has_text_model_prefix(part) else name
+    )
 
 
 @cache
-def has_text_model(part: str) -> bool:
+def has_text_model_prefix(part: str) -> bool:
     """Return True if the installed CLIP class prefixes its modules with "text_model."."""
     second = part == "text_encoder_2"
     kind = "CLIPTextModelWithProjection" if second else "CLIPTextModel"
@@ -166,10 +168,10 @@ def has_text_model(part: str) -> bool:
     return any(name.startswith(TEXT_MODEL_PREFIX) for name in names)
 
 
-def peft_tensors(layer: WeightUpdate) -> dict[str, Tensor]:
+def build_peft_tensors(layer: WeightUpdate) -> dict[str, Tensor]:
     """Return a layer's tensors in peft's shapes: a convolution's magnitude is (1, out, 1, 1)."""
     tensors = dict(layer.named_tensors())
-    if weight_dimensions(layer) == 4 and "magnitude" in tensors:
+    if count_weight_dimensions(layer) == 4 and "magnitude" in tensors:
         tensors["magnitude"] = tensors["magnitude"].reshape(1, -1, 1, 1)
     return tensors
 
@@ -183,7 +185,7 @@ def unify_alpha(lora: Lora) -> Lora:
     parts: dict[str, Mapping[str, WeightUpdate]] = {}
     for part, layers in lora.parts.items():
         lows = {name: layer for name, layer in layers.items() if isinstance(layer, LowRankUpdate)}
-        alpha = most_common({name: layer.alpha for name, layer in layers.items()})
+        alpha = find_most_common({name: layer.alpha for name, layer in layers.items()})
         unified = {name: change_alpha(layer, alpha) for name, layer in lows.items()}
         parts[part] = unified if len(lows) == len(layers) and alpha else layers
     return Lora(parts, lora.header)
@@ -194,7 +196,7 @@ def change_alpha(layer: LowRankUpdate, alpha: float) -> LowRankUpdate:
     if layer.alpha == alpha:
         return layer
     ratio = layer.alpha / alpha
-    up = (layer.up.to(compute_dtype(layer.up.dtype)) * ratio).to(layer.up.dtype)
+    up = (layer.up.to(choose_compute_dtype(layer.up.dtype)) * ratio).to(layer.up.dtype)
     return LowRankUpdate(layer.down, up, alpha, layer.magnitude)
 
 
@@ -203,8 +205,8 @@ def build_peft_config(part: str, layers: Mapping[str, WeightUpdate]) -> dict[str
 
     Module names lack "text_model.", so that they match in every version of transformers.
     """
-    rank = most_common({name: layer.rank for name, layer in layers.items()})
-    alpha = most_common({name: int_if_whole(layer.alpha) for name, layer in layers.items()})
+    rank = find_most_common({name: layer.rank for name, layer in layers.items()})
+    alpha = find_most_common({name: int_if_whole(layer.alpha) for name, layer in layers.items()})
     magnitudes = {isinstance(x, LowRankUpdate) and x.magnitude is not None for x in layers.values()}
     if len(magnitudes) > 1:
         raise ModelError(
@@ -241,7 +243,7 @@ def to_kohya_name(part: str, module: str, family: ModelFamily, layers_per_block:
     """
     if part == "unet" and family == "sdxl":
         try:
-            return to_original_name(module, layers_per_block)
+            return to_original_sdxl_name(module, layers_per_block)
         except ValueError:
             raise ModelError(
                 f"The original code of SDXL has no module like {module}, so kohya's files have no "
@@ -256,9 +258,11 @@ def build_kohya_header(lora: Lora, family: ModelFamily, metadata: KohyaMetadata)
     module = "networks.lora" if lora.kinds == {"lora"} else "lycoris.kohya"
     header = {
         "ss_network_module": module,
-        "ss_network_dim": str(most_common({name: layer.rank for name, layer in layers.items()})),
+        "ss_network_dim": str(
+            find_most_common({name: layer.rank for name, layer in layers.items()})
+        ),
         "ss_network_alpha": str(
-            most_common({name: int_if_whole(layer.alpha) for name, layer in layers.items()})
+            find_most_common({name: int_if_whole(layer.alpha) for name, layer in layers.items()})
         ),
         "ss_base_model_version": KOHYA_VERSIONS[family],
         "ss_v2": str(family == "sd2"),
@@ -310,12 +314,12 @@ def check_not_empty(lora: Lora) -> None:
         raise ModelError("The LoRA changes nothing: there is no layer to write.")
 
 
-def weight_dimensions(layer: WeightUpdate) -> int:
+def count_weight_dimensions(layer: WeightUpdate) -> int:
     """Return 4 for a convolution's LoRA factors, otherwise 2."""
     return layer.down.dim() if isinstance(layer, LowRankUpdate) else 2
 
 
-def most_common(values: Mapping[str, Number]) -> Number:
+def find_most_common(values: Mapping[str, Number]) -> Number:
     """Return the most frequent number, the largest one of several."""
     counts = Counter(values.values())
     return max(counts, key=lambda value: (counts[value], value))

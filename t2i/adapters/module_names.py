@@ -99,14 +99,14 @@ def parse_kohya_name(name: str, layers_per_block: int) -> str:
         side, number, inner = match[1], int(match[2]), int(match[3])
         block, place = divmod(number - (side == "input"), layers_per_block + 1)
         direction = "down" if side == "input" else "up"
-        return f"{direction}_blocks.{block}.{parse_block_module(inner, place, match[4])}"
+        return f"{direction}_blocks.{block}.{convert_original_block_name(inner, place, match[4])}"
     if match := ORIGINAL_MIDDLE_BLOCK.fullmatch(name):
         number = int(match[1])
-        return f"mid_block.{parse_block_module(number % 2, number // 2, match[2])}"
+        return f"mid_block.{convert_original_block_name(number % 2, number // 2, match[2])}"
     return canonical_module_name(restore_dots(name))
 
 
-def parse_block_module(inner: int, place: int, rest: str) -> str:
+def convert_original_block_name(inner: int, place: int, rest: str) -> str:
     """Convert the part of an original module name that lies inside a block.
 
     inner : 0 for a resnet or downsampler, 1 for attention
@@ -147,7 +147,7 @@ def restore_dots(name: str) -> str:
     return ".".join(components)
 
 
-def to_original_name(name: str, layers_per_block: int) -> str:
+def to_original_sdxl_name(name: str, layers_per_block: int) -> str:
     """Convert a UNet module's name to SDXL's original code, with underscores.
 
     Raises ValueError for a module that the original code does not have.

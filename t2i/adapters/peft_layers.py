@@ -18,7 +18,7 @@ from t2i.adapters.lora_layers import (
     Lora,
     LowRankUpdate,
     WeightUpdate,
-    kronecker_from_peft,
+    convert_peft_kronecker,
 )
 from t2i.adapters.module_names import canonical_module_name, printable_name, summarize_names
 from t2i.adapters.peft_fields import check_peft_fields
@@ -105,7 +105,7 @@ def read_adapter_layer(
                 factors("hada", ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")), alpha
             )
         found = factors("lokr", ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2"))
-        return kronecker_from_peft(found, alpha, rank)
+        return convert_peft_kronecker(found, alpha, rank)
     if adapter in getattr(module, "active_adapters", []):
         raise ModelError(
             f"{label} is a {type(module).__name__} of peft's, which no file layout supports."
@@ -131,7 +131,8 @@ def add_lora(
     if not name or "." in name:
         raise ArgumentError(f"Got the name {name!r} for a LoRA: expected one without a dot.")
     targets = {
-        part: match_layers(part, models.get(part), layers) for part, layers in lora.parts.items()
+        part: match_lora_to_model(part, models.get(part), layers)
+        for part, layers in lora.parts.items()
     }
     for part, (model, _) in targets.items():
         if name in getattr(model, "peft_config", {}):
@@ -167,30 +168,30 @@ def remove_lora(models: Iterable[nn.Module | None], name: str | None = None) -> 
                     module.delete_adapter(adapter)
                 module.set_adapter(others, inference_mode=True)
             else:
-                set_module(model, path, module.get_base_layer())
+                replace_module(model, path, module.get_base_layer())
         for adapter in removed:
             del model.peft_config[adapter]
         if not model.peft_config:
             del model.peft_config
-            set_loaded_flag(model, False)
+            set_peft_loaded_flag(model, False)
 
 
 @contextmanager
-def without_peft_layers(model: Any) -> Iterator[None]:
+def removing_peft_layers(model: Any) -> Iterator[None]:
     """Remove all peft layers of a model within the block, and restore the same objects after."""
     layers = list_outermost_layers(model)
     config = model.peft_config
     for path, module in layers:
-        set_module(model, path, module.get_base_layer())
+        replace_module(model, path, module.get_base_layer())
     del model.peft_config
-    set_loaded_flag(model, False)
+    set_peft_loaded_flag(model, False)
     try:
         yield
     finally:
         for path, module in layers:
-            set_module(model, path, module)
+            replace_module(model, path, module)
         model.peft_config = config
-        set_loaded_flag(model, True)
+        set_peft_loaded_flag(model, True)
 
 
 def list_outermost_layers(model: nn.Module) -> list[tuple[str, Any]]:
@@ -210,18 +211,18 @@ def belongs_to_lora(adapter: str, name: str) -> bool:
     return adapter in (name, *(f"{name}_{kind}" for kind in ("dora", *MARKER_TENSORS)))
 
 
-def set_module(model: nn.Module, path: str, module: nn.Module) -> None:
+def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:
     """Replace the module at a path."""
     parent, _, attribute = path.rpartition(".")
     setattr(model.get_submodule(parent), attribute, module)
 
 
-def set_loaded_flag(model: Any, loaded: bool) -> None:
+def set_peft_loaded_flag(model: Any, loaded: bool) -> None:
     """Set the flag by which diffusers and transformers detect peft's layers on a model."""
     model._hf_peft_config_loaded = loaded
 
 
-def match_layers(
+def match_lora_to_model(
     part: str, model: nn.Module | None, layers: Mapping[str, WeightUpdate]
 ) -> tuple[Any, dict[str, WeightUpdate]]:
     """Return the model, and the LoRA's layers by the model's own module names. Raises ModelError.
@@ -229,26 +230,26 @@ def match_layers(
     Raises ModelError for missing modules and for weights of another shape.
     """
     if model is None:
-        raise misfit_error(f"it changes a {part}, which this model does not have")
+        raise build_misfit_error(f"it changes a {part}, which this model does not have")
     known = {canonical_module_name(name): name for name, _ in model.named_modules()}
     if missing := layers.keys() - known.keys():
-        raise misfit_error(
+        raise build_misfit_error(
             f"{len(missing):,} of its {several(len(layers), 'layer')} for the {part} have no "
             f"module in this model: {summarize_names(missing)}"
         )
     targets = {known[name]: layer for name, layer in layers.items()}
     for name, layer in targets.items():
         weight = get_base_layer(part, name, model.get_submodule(name)).weight
-        expected, given = tuple(weight.flatten(1).shape), weight_shape(layer)
+        expected, given = tuple(weight.flatten(1).shape), find_update_shape(layer)
         if given != expected:
-            raise misfit_error(
+            raise build_misfit_error(
                 f"it changes a weight of {list(given)} in {part}.{printable_name(name)}, which is "
                 f"{list(expected)} here"
             )
     return model, targets
 
 
-def misfit_error(problem: str) -> ModelError:
+def build_misfit_error(problem: str) -> ModelError:
     """Return the error for a LoRA that does not fit a model."""
     return ModelError(
         f"The LoRA does not fit this model: {problem}. Choose one made for this kind of model."
@@ -259,14 +260,14 @@ def get_base_layer(part: str, name: str, module: nn.Module) -> nn.Linear | nn.Co
     """Return the linear layer or convolution below peft's layers. Raises ModelError for others."""
     base = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
     if not isinstance(base, nn.Linear | nn.Conv2d):
-        raise misfit_error(
+        raise build_misfit_error(
             f"it changes {part}.{name}, a {type(base).__name__}, expected a linear layer or a "
             "convolution"
         )
     return base
 
 
-def weight_shape(layer: WeightUpdate) -> tuple[int, ...]:
+def find_update_shape(layer: WeightUpdate) -> tuple[int, ...]:
     """Return the shape (out, in * height * width) of the weight that a layer updates."""
     if isinstance(layer, LowRankUpdate):
         return layer.up.shape[0], layer.down[0].numel()
@@ -299,7 +300,7 @@ def inject_group(model: Any, layers: Mapping[str, WeightUpdate], adapter: str) -
     inject_adapter_in_model(
         build_injection_config(layers), model, adapter, low_cpu_mem_usage=True, state_dict=names
     )
-    set_loaded_flag(model, True)
+    set_peft_loaded_flag(model, True)
     for name, layer in layers.items():
         module: Any = model.get_submodule(name)
         base = module.get_base_layer()
@@ -311,7 +312,7 @@ def inject_group(model: Any, layers: Mapping[str, WeightUpdate], adapter: str) -
                 factors = getattr(module, field)
                 factors.pop(adapter) if adapter in factors else None
             for field, factor in layer.named_tensors().items():
-                getattr(module, field)[adapter] = frozen_parameter(factor.to(**options))
+                getattr(module, field)[adapter] = build_frozen_parameter(factor.to(**options))
     return adapter
 
 
@@ -323,15 +324,17 @@ def fill_lora_layer(
     ones = (1,) * (weight.dim() - 2)
     down = layer.down.to(**options).reshape(rank, *weight.shape[1:])
     up = layer.up.to(**options).reshape(-1, rank, *ones)
-    module.lora_A[adapter].weight = frozen_parameter(down)
-    module.lora_B[adapter].weight = frozen_parameter(up)
+    module.lora_A[adapter].weight = build_frozen_parameter(down)
+    module.lora_B[adapter].weight = build_frozen_parameter(up)
     if layer.magnitude is not None:
         magnitude = layer.magnitude.to(**options)
         shape = (1, -1, *ones) if ones else (-1,)
-        module.lora_magnitude_vector[adapter].weight = frozen_parameter(magnitude.reshape(shape))
+        module.lora_magnitude_vector[adapter].weight = build_frozen_parameter(
+            magnitude.reshape(shape)
+        )
 
 
-def frozen_parameter(tensor: Tensor) -> nn.Parameter:
+def build_frozen_parameter(tensor: Tensor) -> nn.Parameter:
     """Return a contiguous parameter without a gradient."""
     return nn.Parameter(tensor.contiguous(), requires_grad=False)
 
@@ -339,8 +342,8 @@ def frozen_parameter(tensor: Tensor) -> nn.Parameter:
 def build_injection_config(layers: Mapping[str, WeightUpdate]) -> PeftConfig:
     """Build peft's config with rank and alpha of each module by its full name."""
     first = next(iter(layers.values()))
-    ranks = {exact_pattern(name): layer.rank for name, layer in layers.items()}
-    alphas = {exact_pattern(name): layer.scale * layer.rank for name, layer in layers.items()}
+    ranks = {build_exact_pattern(name): layer.rank for name, layer in layers.items()}
+    alphas = {build_exact_pattern(name): layer.scale * layer.rank for name, layer in layers.items()}
     uniform = len(set(zip(ranks.values(), alphas.values(), strict=True))) == 1
     shared: dict[str, Any] = {
         "r": first.rank,
@@ -359,7 +362,7 @@ def build_injection_config(layers: Mapping[str, WeightUpdate]) -> PeftConfig:
     return LoKrConfig(**shared, alpha=alpha)  # type: ignore[arg-type]
 
 
-def exact_pattern(name: str) -> str:
+def build_exact_pattern(name: str) -> str:
     """Return the regular expression that matches exactly this module in peft's tables."""
     return f"^{re.escape(name)}"
 

@@ -94,7 +94,7 @@ class AdaptiveProjected:
             raise ArgumentError(
                 "Adaptive projected guidance needs RunState.denoised_factors, to compute the "
                 "predicted original sample: set it from "
-                "t2i.denoiser.predicted_original.predicted_original_factors(scheduler), or "
+                "t2i.denoiser.predicted_original.compute_x0_coefficients(scheduler), or "
                 "choose space='prediction'."
             )
         return run.denoised_factors[run.step]

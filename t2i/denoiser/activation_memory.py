@@ -111,7 +111,7 @@ def measure_pass_peak(
     return living.peak
 
 
-def unet_bytes_per_position(unet: Any) -> float:
+def estimate_unet_bytes_per_position(unet: Any) -> float:
     """Estimate the activation bytes of a UNet's pass per latent position of one batch row."""
     side = 4 * min_latent_side(unet)
 
@@ -121,7 +121,7 @@ def unet_bytes_per_position(unet: Any) -> float:
     return MEMORY_FACTOR * bytes_per_number(unet) / 4 * cached_pass_peak(unet, run) / side**2
 
 
-def decoder_bytes_per_position(vae: Any, **options: Any) -> float:
+def estimate_decoder_bytes_per_position(vae: Any, **options: Any) -> float:
     """Estimate the activation bytes of VAE decoding per latent position of one image."""
     side = 16
 

@@ -121,7 +121,7 @@ def build_components(config: ModelConfig) -> Components:
         kind = "CLIPTextModelWithProjection"
         second = build_fresh_text_encoder(config, "text_encoder_2", kind, tokenizer)
         width += second.config.hidden_size
-        added_conditions = sdxl_settings(config.unet, second)
+        added_conditions = build_sdxl_unet_settings(config.unet, second)
 
     unet_settings = {
         "in_channels": vae.config["latent_channels"],
@@ -129,7 +129,7 @@ def build_components(config: ModelConfig) -> Components:
         "cross_attention_dim": width,
         **added_conditions,
     } | config.unet
-    unet = make_component(UNet2DConditionModel, unet_settings, "unet")
+    unet = build_component(UNet2DConditionModel, unet_settings, "unet")
     check_components_run(
         {"unet": unet, "vae": vae, **({"text_encoder_2": second} if second else {})}
     )
@@ -175,17 +175,17 @@ def build_fresh_text_encoder(
     }
     known = _arguments(config_class)
     settings = {name: of_tokenizer[name] for name in of_tokenizer if name in known} | settings
-    arguments: Settings = {"config": make_component(config_class, settings, table)}
+    arguments: Settings = {"config": build_component(config_class, settings, table)}
     if model_class is BertModel:
         arguments["add_pooling_layer"] = False  # Nothing here reads it.
-    model = make_component(model_class, arguments, table)
+    model = build_component(model_class, arguments, table)
     # NOTE a footgun: CLIP starts its token embeddings at 0.02, where what the layers add drowns
     # them: after 1,400 steps every word had the same embedding. Unit variance keeps words apart.
     nn.init.normal_(model.get_input_embeddings().get_parameter("weight"))
     return model
 
 
-def sdxl_settings(unet: Settings, second: PreTrainedModel) -> Settings:
+def build_sdxl_unet_settings(unet: Settings, second: PreTrainedModel) -> Settings:
     """Return the UNet arguments for SDXL's pooled embedding and six sizes."""
     width = unet.get("addition_time_embed_dim", 32)
     return {
@@ -203,11 +203,11 @@ def build_vae(config: ModelConfig) -> VAE:
         raise ArgumentError(
             f"Unknown autoencoder {kind!r} in [vae]. {nearest_hint(str(kind), AUTOENCODERS)}"
         )
-    made: VAE = make_component(AUTOENCODERS[kind], settings, "vae")
+    made: VAE = build_component(AUTOENCODERS[kind], settings, "vae")
     return made
 
 
-def make_component(kind: type, settings: Settings, table: str) -> Any:
+def build_component(kind: type, settings: Settings, table: str) -> Any:
     """Build one component from its settings. Raises ArgumentError that names the table."""
     check_known_names(settings, _arguments(kind), f"key of [{table}]")
     try:

@@ -44,7 +44,7 @@ class FiniteLatentsCheck:
         self.num_steps = num_steps
         self.flags: list[tuple[Tensor, str]] = []
 
-    def check_inputs(self, latents_BCHW: Tensor, text_BTD: Tensor) -> None:
+    def record_inputs(self, latents_BCHW: Tensor, text_BTD: Tensor) -> None:
         """Record whether the initial latents and the prompt embeddings are finite."""
         self.record_finite(
             latents_BCHW,
@@ -59,7 +59,7 @@ class FiniteLatentsCheck:
             f"text encoder. {HALF_REMEDY}",
         )
 
-    def check_step(self, latents_BCHW: Tensor, step: int) -> None:
+    def record_step(self, latents_BCHW: Tensor, step: int) -> None:
         """Record whether the latents after a step of the scheduler are finite."""
         self.record_finite(
             latents_BCHW,
@@ -68,7 +68,7 @@ class FiniteLatentsCheck:
             f"lower the guidance; try another sampler. {HALF_REMEDY}",
         )
 
-    def check_callbacks(self, latents_BCHW: Tensor, step: int) -> None:
+    def record_after_callbacks(self, latents_BCHW: Tensor, step: int) -> None:
         """Record whether the latents after the step callbacks are finite."""
         self.record_finite(
             latents_BCHW,

@@ -12,7 +12,10 @@ import psutil  # type: ignore[import-untyped]  # has no types
 import torch
 from torch import Tensor
 
-from t2i.denoiser.activation_memory import decoder_bytes_per_position, unet_bytes_per_position
+from t2i.denoiser.activation_memory import (
+    estimate_decoder_bytes_per_position,
+    estimate_unet_bytes_per_position,
+)
 from t2i.errors import DrawingError
 from t2i.terminal import several
 
@@ -47,7 +50,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def translate_out_of_memory(what: str = "while drawing") -> Iterator[None]:
+def translating_out_of_memory(what: str = "while drawing") -> Iterator[None]:
     """Turn an out-of-memory error within the block into a DrawingError with remedies."""
     try:
         yield
@@ -67,14 +70,14 @@ def check_memory(unet: Any, vae: Any, latents_BCHW: Tensor, branches: int, **dec
     pictures, _, H, W = latents_BCHW.shape
     side = unet.config["sample_size"] or 64
     trained = side**2 if isinstance(side, int) else side[0] * side[1]
-    free = free_bytes(latents_BCHW.device)
+    free = read_free_bytes(latents_BCHW.device)
     if free is None or pictures * H * W <= UNCHECKED_FACTOR * trained:
         return
     factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
     try:
         pass_bytes, decoding_bytes = (
-            unet_bytes_per_position(unet),
-            decoder_bytes_per_position(vae, **decoding),
+            estimate_unet_bytes_per_position(unet),
+            estimate_decoder_bytes_per_position(vae, **decoding),
         )
     except Exception:  # A model of somebody's own, or changed since: nothing is known of it.
         return
@@ -92,7 +95,7 @@ def check_memory(unet: Any, vae: Any, latents_BCHW: Tensor, branches: int, **dec
         )
 
 
-def free_bytes(device: torch.device) -> int | None:
+def read_free_bytes(device: torch.device) -> int | None:
     """Return the free memory of a device in bytes, or None where it is unknown."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
@@ -101,11 +104,11 @@ def free_bytes(device: torch.device) -> int | None:
     if device.type != "cpu":
         return None
     return min(
-        int(psutil.virtual_memory().available), *container_free_bytes(Path("/sys/fs/cgroup"))
+        int(psutil.virtual_memory().available), *list_container_free_bytes(Path("/sys/fs/cgroup"))
     )
 
 
-def container_free_bytes(folder: Path) -> list[int]:
+def list_container_free_bytes(folder: Path) -> list[int]:
     """Return the bytes left by each limit of a container; a very large number for no limit."""
     left = [2**62]
     for place in (folder, folder / "memory"):
@@ -115,11 +118,11 @@ def container_free_bytes(folder: Path) -> list[int]:
             except OSError:
                 continue
             if most.isdigit() and now.isdigit():
-                left.append(max(int(most) - int(now) + reclaimable_bytes(place), 0))
+                left.append(max(int(most) - int(now) + read_reclaimable_bytes(place), 0))
     return left
 
 
-def reclaimable_bytes(folder: Path) -> int:
+def read_reclaimable_bytes(folder: Path) -> int:
     """Return the bytes of the page cache that the kernel can free."""
     try:
         lines = (folder / "memory.stat").read_text().splitlines()

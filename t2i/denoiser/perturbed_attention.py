@@ -26,7 +26,7 @@ DenoiseFunction = Callable[[Tensor, Tensor, Conditioning], Tensor]
 
 
 @contextmanager
-def perturb_self_attention(
+def perturbing_self_attention(
     unet: nn.Module, sites: Sequence[str], roles: Sequence[str], role: Branch = "perturbed"
 ) -> Iterator[None]:
     """Give the rows of one role the identity as self-attention map at the sites, within the block.
@@ -113,7 +113,7 @@ def find_self_attentions(unet: nn.Module, sites: Sequence[str]) -> Mapping[str, 
     return found
 
 
-def perturb_denoiser(
+def wrap_perturbed_denoiser(
     denoise: DenoiseFunction, unet: nn.Module, sites: Sequence[str]
 ) -> DenoiseFunction:
     """Wrap a denoiser so that the rows of the "perturbed" branch have identity self-attention.
@@ -132,7 +132,7 @@ def perturb_denoiser(
     ) -> Tensor:
         # Code that was compiled without the patches does not run them.
         eager = torch.compiler.set_stance("force_eager") if compiled else nullcontext()
-        with perturb_self_attention(unet, sites, conditioning.row_branches), eager:
+        with perturbing_self_attention(unet, sites, conditioning.row_branches), eager:
             return denoise(latents_BCHW, timestep, conditioning)
 
     return denoise_perturbed

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def predicted_original_factors(scheduler: Scheduler) -> tuple[tuple[float, float], ...]:
+def compute_x0_coefficients(scheduler: Scheduler) -> tuple[tuple[float, float], ...]:
     """Return (a, b) for each step such that x0 = a * latents + b * prediction.
 
     The latents are those the scheduler steps; the noise level is that of the timestep; nothing is

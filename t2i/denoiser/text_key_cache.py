@@ -23,7 +23,7 @@ MAX_BYTES = 2**28
 
 
 @contextmanager
-def cache_text_keys(
+def caching_text_keys(
     unet: nn.Module, most_bytes: int = MAX_BYTES
 ) -> Iterator[Mapping[nn.Linear, "CachedProjection"]]:
     """Cache the keys and values that cross-attention projects from the text, within the block.
@@ -41,7 +41,7 @@ def cache_text_keys(
                 for name in ("to_k", "to_v"):
                     linear = find_base_linear(attention, name)
                     if linear is not None:
-                        project = undo.enter_context(intercept_forward(linear))
+                        project = undo.enter_context(intercepting_forward(linear))
                         cache[linear] = CachedProjection(attention, name, linear, project, budget)
         token = _current_cache.set(cache)
         undo.callback(_current_cache.reset, token)
@@ -60,7 +60,7 @@ def find_base_linear(attention: Attention, name: str) -> nn.Linear | None:
 
 
 @contextmanager
-def intercept_forward(linear: nn.Linear) -> Iterator[Projection]:
+def intercepting_forward(linear: nn.Linear) -> Iterator[Projection]:
     """Replace the layer's forward by one that uses the thread's cache, and yield the original.
 
     Runs of several threads share the replacement; the last one to leave restores the original.

@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from t2i.denoiser.loading.address import NOTES_FILE
-from t2i.denoiser.loading.model_notes import notes_error, read_model_notes
+from t2i.denoiser.loading.model_notes import build_notes_error, read_model_notes
 from t2i.errors import ModelError
 from t2i.scenes.recogniser import Recogniser
 from t2i.scenes.scenes import ScenesConfig, resolve_vocabulary
@@ -47,7 +47,7 @@ def training_scenes(model: Path) -> ScenesConfig:
     try:
         return ScenesConfig.model_validate(notes.trained.config.data)
     except ValidationError as error:
-        raise notes_error(model / NOTES_FILE, error, REMEDY) from error
+        raise build_notes_error(model / NOTES_FILE, error, REMEDY) from error
 
 
 @dataclass(frozen=True, slots=True)

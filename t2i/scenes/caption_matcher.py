@@ -43,7 +43,7 @@ class CaptionMatcher(nn.Module):
         self.recogniser = recogniser.requires_grad_(False)
         self.width, self.layers = width, layers
         vocabulary, merges = load_bpe(TOKENIZER_FOLDER)
-        self.vocabulary = vocabulary_digest(vocabulary, merges)
+        self.vocabulary = compute_vocabulary_digest(vocabulary, merges)
         self.tokenizer = build_clip_tokenizer(vocabulary, merges, MAX_TOKENS)
         labels = recogniser.labels
         inputs = labels.kind_count + len(labels.colours) + recogniser.channels[-1]
@@ -157,6 +157,6 @@ def pool_maps(maps: RecogniserOutput) -> Tensor:
     return torch.cat([functional.adaptive_avg_pool2d(one, POOLED_SIDE) for one in inputs], dim=1)
 
 
-def vocabulary_digest(vocabulary: Vocabulary, merges: Merges) -> str:
+def compute_vocabulary_digest(vocabulary: Vocabulary, merges: Merges) -> str:
     """Return the SHA-256 of a BPE vocabulary and its merges, in hexadecimal."""
     return hashlib.sha256(json.dumps([vocabulary, merges], sort_keys=True).encode()).hexdigest()

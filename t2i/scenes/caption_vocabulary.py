@@ -12,10 +12,10 @@ from t2i.scenes.captions import (
     TWO_OBJECT_TEMPLATES,
     Template,
 )
-from t2i.scenes.held_out import training_colours
+from t2i.scenes.held_out import list_training_colours
 from t2i.scenes.layout import SizeWord
 from t2i.scenes.scenes import ScenesConfig, resolve_vocabulary
-from t2i.scenes.sprites import BACKGROUNDS, vocabulary_objects
+from t2i.scenes.sprites import BACKGROUNDS, load_vocabulary_objects
 
 TEMPLATES_WITHOUT_POSITIONS: dict[int, tuple[Template, ...]] = {
     1: SINGLE_TEMPLATES,
@@ -26,16 +26,18 @@ ARTICLES = ("a", "an")
 WORD = re.compile(r"[a-z]+")
 
 
-def caption_vocabulary(config: ScenesConfig) -> dict[str, list[str]]:
+def list_caption_vocabulary(config: ScenesConfig) -> dict[str, list[str]]:
     """Return the vocabulary of a configuration's captions, by category.
 
     Categories: objects, their other names, colours, sizes, relations of an A and a B, backgrounds;
     "words" lists every word of every caption.
     """
     objects = resolve_vocabulary(config.vocabulary)
-    natural = {colour for name in objects if (colour := vocabulary_objects()[name].colour)}
-    painted = {colour for name in objects for colour in training_colours(name) if config.repainted}
-    others = sorted(other for name in objects for other in vocabulary_objects()[name].synonyms)
+    natural = {colour for name in objects if (colour := load_vocabulary_objects()[name].colour)}
+    painted = {
+        colour for name in objects for colour in list_training_colours(name) if config.repainted
+    }
+    others = sorted(other for name in objects for other in load_vocabulary_objects()[name].synonyms)
     sizes, backgrounds = list(get_args(SizeWord)), list(BACKGROUNDS)
     most = range(1, config.max_objects + 1)
     stated = [

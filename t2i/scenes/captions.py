@@ -7,7 +7,7 @@ import numpy as np
 
 from t2i.scenes.layout import Arrangement, SizeWord, Spot, random_choice
 from t2i.scenes.recognised_objects import Relation
-from t2i.scenes.sprites import vocabulary_objects
+from t2i.scenes.sprites import load_vocabulary_objects
 
 MAX_WORDS = 22
 POSITION_SHARE = 0.75
@@ -118,15 +118,15 @@ class NounPhrase:
 
     def __str__(self) -> str:
         words = " ".join(part for part in (self.size_word, self.colour, self.word) if part)
-        return f"{indefinite_article(words)} {words}"
+        return f"{choose_indefinite_article(words)} {words}"
 
 
-def indefinite_article(words: str) -> str:
+def choose_indefinite_article(words: str) -> str:
     """Return "a" or "an", whichever precedes these words."""
     return "an" if words[0] in "aeiou" and not words.startswith("unicorn") else "a"
 
 
-def write_caption(
+def generate_caption(
     rng: np.random.Generator,
     spots: Sequence[Spot],
     arrangement: Arrangement,
@@ -137,9 +137,9 @@ def write_caption(
 
     share_stated : probability that positions of several objects are described
     """
-    phrases = [draw_noun_phrase(rng, spot) for spot in spots]
-    stated = position_templates(spots, arrangement)
-    plain = templates_without_positions(len(spots))
+    phrases = [choose_random_noun_phrase(rng, spot) for spot in spots]
+    stated = list_position_templates(spots, arrangement)
+    plain = list_templates_without_positions(len(spots))
     template = (
         random_choice(rng, stated)
         if stated and rng.random() < share_stated
@@ -150,7 +150,9 @@ def write_caption(
     setting = random_choice(rng, BACKGROUND_FRAMES) if rng.random() < 0.6 else "{}"
     if template[0].startswith(("from ", "two ", "three ")) and setting == BACKGROUND_FRAMES[-1]:
         setting = BACKGROUND_FRAMES[0]
-    setting = setting.replace("COLOUR", f"{indefinite_article(background)} {background} background")
+    setting = setting.replace(
+        "COLOUR", f"{choose_indefinite_article(background)} {background} background"
+    )
     setting = setting.replace("PLAIN", f"{background} background")
     if not template[0].startswith("{") or not setting.startswith("{}"):
         opening = "{}"
@@ -167,9 +169,9 @@ def write_caption(
     return caption
 
 
-def draw_noun_phrase(rng: np.random.Generator, spot: Spot) -> NounPhrase:
+def choose_random_noun_phrase(rng: np.random.Generator, spot: Spot) -> NounPhrase:
     """Draw the noun phrase of an object: synonym or not, with or without its colour and size."""
-    thing = vocabulary_objects()[spot.name]
+    thing = load_vocabulary_objects()[spot.name]
     use_synonym, say_natural, say_size = rng.random(), rng.random(), rng.random()
     synonym = random_choice(rng, thing.synonyms or (thing.name,))
     return NounPhrase(
@@ -179,12 +181,14 @@ def draw_noun_phrase(rng: np.random.Generator, spot: Spot) -> NounPhrase:
     )
 
 
-def templates_without_positions(count: int) -> tuple[Template, ...]:
+def list_templates_without_positions(count: int) -> tuple[Template, ...]:
     """Return the templates that list so many objects without describing their positions."""
     return {1: SINGLE_TEMPLATES, 2: TWO_OBJECT_TEMPLATES, 3: THREE_OBJECT_TEMPLATES}[count]
 
 
-def position_templates(spots: Sequence[Spot], arrangement: Arrangement) -> tuple[Template, ...]:
+def list_position_templates(
+    spots: Sequence[Spot], arrangement: Arrangement
+) -> tuple[Template, ...]:
     """Return the templates that describe the positions of these spots; () where there are none."""
     if arrangement != "corner":
         return POSITION_TEMPLATES.get((arrangement, len(spots)), ())

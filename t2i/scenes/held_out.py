@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from t2i.scenes.sprites import scene_assets, vocabulary_objects
+from t2i.scenes.sprites import find_scene_assets_folder, load_vocabulary_objects
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,9 @@ class HeldOutCombinations:
 @cache
 def load_held_out() -> HeldOutCombinations:
     """Load the combinations of `t2i/assets/scenes/held_out.json`."""
-    listed = json.loads(scene_assets().joinpath("held_out.json").read_text(encoding="utf-8"))
+    listed = json.loads(
+        find_scene_assets_folder().joinpath("held_out.json").read_text(encoding="utf-8")
+    )
     return HeldOutCombinations(
         pairs=frozenset(frozenset(pair) for pair in listed["pairs"]),
         colours=frozenset((name, colour) for name, colour in listed["colours"]),
@@ -32,10 +34,10 @@ def is_trained_together(name: str, others: Sequence[str]) -> bool:
     return name not in others and not any(frozenset((name, other)) in pairs for other in others)
 
 
-def training_colours(name: str) -> list[str]:
+def list_training_colours(name: str) -> list[str]:
     """Return the colours in which training may paint `name`."""
     return [
         c
-        for c in vocabulary_objects()[name].paint_colours
+        for c in load_vocabulary_objects()[name].paint_colours
         if (name, c) not in load_held_out().colours
     ]

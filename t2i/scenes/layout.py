@@ -52,7 +52,9 @@ class Placement:
         return Spot(name, colour, self.size_word, self.side, self.centre)
 
 
-def draw_arrangement(rng: np.random.Generator, count: int) -> tuple[Arrangement, list[Placement]]:
+def choose_random_arrangement(
+    rng: np.random.Generator, count: int
+) -> tuple[Arrangement, list[Placement]]:
     """Draw non-overlapping placements for `count` objects.
 
     A row is listed from left to right, a column from top to bottom; of a corner first the placement
@@ -62,7 +64,7 @@ def draw_arrangement(rng: np.random.Generator, count: int) -> tuple[Arrangement,
         return "single", [place_single(rng)]
     if count == 3 and rng.random() < 0.5:
         return "corner", place_corner(rng)
-    sides = draw_line_sides(rng, count)
+    sides = choose_random_line_sides(rng, count)
     gaps = [random_between(rng, 0.2, 1.0) for _ in range(count + 1)]
     lying = rng.random() < 0.5
     return "row" if lying else "column", place_in_line(rng, sides, gaps, lying)
@@ -94,7 +96,9 @@ def place_corner(rng: np.random.Generator) -> list[Placement]:
     return places
 
 
-def draw_line_sides(rng: np.random.Generator, count: int) -> list[tuple[SizeWord | None, float]]:
+def choose_random_line_sides(
+    rng: np.random.Generator, count: int
+) -> list[tuple[SizeWord | None, float]]:
     """Draw size word and side of each object of a row or column."""
     if count == 2 and rng.random() < 0.25:
         contrast: list[tuple[SizeWord | None, float]] = [

@@ -16,13 +16,13 @@ from t2i.scenes.layout import random_between, random_choice
 from t2i.scenes.recogniser import RecogniserLabels, build_labels
 from t2i.scenes.sample import Sample
 from t2i.scenes.scenes import (
-    draw_tint,
+    choose_random_tint,
+    list_shared_contrasting_backgrounds,
     paste_sprite,
     render_background,
     resolve_vocabulary,
-    shared_contrasting_backgrounds,
 )
-from t2i.scenes.sprites import BACKGROUNDS, HUES, load_sprite, vocabulary_objects
+from t2i.scenes.sprites import BACKGROUNDS, HUES, load_sprite, load_vocabulary_objects
 
 COMPOSITIONS_KEY = 2
 """Apart from the splits of scenes, see `t2i.scenes.scenes.SPLIT_KEYS`."""
@@ -79,14 +79,14 @@ class Compositions:
         # what is there, before what
         names, painted, background = self._choose(rng)
         pixels = render_background(
-            draw_tint(rng, background),
+            choose_random_tint(rng, background),
             int(random_between(rng, -30, 30)),
             "down" if rng.random() < 0.5 else "across",
             config.size,
         )
         kinds, colours = list(map(labels.objects.index, names)), []
         masks: list[NDArray[np.bool_]] = []
-        places = draw_placements(rng, len(names))
+        places = choose_random_placements(rng, len(names))
         for number, (name, colour) in enumerate(zip(names, painted, strict=True)):
             picture = load_sprite(name, colour)
             if config.disturbed and rng.random() < UNKNOWN_SHARE:
@@ -94,7 +94,7 @@ class Compositions:
                     rng, picture, load_sprite(random_choice(rng, self.vocabulary), None)
                 )
                 kinds[number] = labels.unknown_index
-            colours.append(labels.colour_index(colour or vocabulary_objects()[name].colour))
+            colours.append(labels.colour_index(colour or load_vocabulary_objects()[name].colour))
             paste_sprite(pixels, masks, picture, *places[number])
 
         # what each pixel is
@@ -105,8 +105,8 @@ class Compositions:
             label_maps[0][mask], label_maps[1][mask] = kind, colour_number
 
         if config.disturbed:
-            pixels, label_maps = warp(rng, pixels, label_maps)
-            pixels = degrade(rng, pixels)
+            pixels, label_maps = warp_sprite(rng, pixels, label_maps)
+            pixels = degrade_picture(rng, pixels)
         named = [i for i, kind in enumerate(kinds) if kind != labels.unknown_index]
         shape = (0, config.size, config.size)
         visible = (
@@ -121,11 +121,11 @@ class Compositions:
         names = [self.vocabulary[i] for i in rng.permutation(len(self.vocabulary))[:count]]
         painted = [
             random_choice(rng, colours)
-            if (colours := vocabulary_objects()[name].paint_colours) and wanted
+            if (colours := load_vocabulary_objects()[name].paint_colours) and wanted
             else None
             for name, wanted in zip(names, rng.random(count) < RECOLOURED_SHARE, strict=True)
         ]
-        while not (backgrounds := shared_contrasting_backgrounds(names, painted)):
+        while not (backgrounds := list_shared_contrasting_backgrounds(names, painted)):
             names, painted = names[:-1], painted[:-1]
         return names, painted, random_choice(rng, backgrounds)
 
@@ -133,7 +133,7 @@ class Compositions:
 Placements = list[tuple[float, tuple[float, float]]]
 
 
-def draw_placements(rng: np.random.Generator, count: int) -> Placements:
+def choose_random_placements(rng: np.random.Generator, count: int) -> Placements:
     """Draw side and centre of each object, again while one hides too much of another."""
     for _ in range(MAX_TRIES):
         sides = [random_between(rng, *SIDES[count]) for _ in range(count)]
@@ -142,7 +142,7 @@ def draw_placements(rng: np.random.Generator, count: int) -> Placements:
             for s in sides
         ]
         if all(
-            covered_share(below, above) < 1 - MIN_VISIBLE_SHARE
+            compute_covered_share(below, above) < 1 - MIN_VISIBLE_SHARE
             for number, below in enumerate(spots)
             for above in spots[number + 1 :]
         ):
@@ -151,7 +151,7 @@ def draw_placements(rng: np.random.Generator, count: int) -> Placements:
     return [(step, (step * (number + 1), random_between(rng, 0.3, 0.7))) for number in range(count)]
 
 
-def covered_share(
+def compute_covered_share(
     below: tuple[float, tuple[float, float]], above: tuple[float, tuple[float, float]]
 ) -> float:
     """Return the share of the square `below` that `above` covers."""
@@ -185,7 +185,7 @@ def make_unknown_object(
     return picture.filter(ImageFilter.GaussianBlur(side * random_between(rng, 0.16, 0.22)))
 
 
-def warp(
+def warp_sprite(
     rng: np.random.Generator, pixels: NDArray[np.uint8], label_maps: NDArray[np.uint8]
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Mirror or not, and bend by moving the inner corners of a grid of 4 x 4 quadrilaterals."""
@@ -211,7 +211,7 @@ def warp(
     return bent(pixels, Image.Resampling.BILINEAR), np.stack(planes)
 
 
-def degrade(rng: np.random.Generator, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def degrade_picture(rng: np.random.Generator, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Resample, blur, change contrast and tint, and add noise, each in some of the pictures."""
     picture = Image.fromarray(pixels)
     size = picture.width

@@ -10,12 +10,17 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from t2i.errors import ArgumentError, nearest_hint
-from t2i.scenes.captions import POSITION_SHARE, Caption, write_caption
-from t2i.scenes.held_out import is_trained_together, load_held_out, training_colours
-from t2i.scenes.layout import Arrangement, SizeWord, Spot, draw_arrangement, random_choice
+from t2i.scenes.captions import POSITION_SHARE, Caption, generate_caption
+from t2i.scenes.held_out import is_trained_together, list_training_colours, load_held_out
+from t2i.scenes.layout import Arrangement, SizeWord, Spot, choose_random_arrangement, random_choice
 from t2i.scenes.recognised_objects import Relation
 from t2i.scenes.sample import Sample
-from t2i.scenes.sprites import BACKGROUNDS, contrasting_backgrounds, load_sprite, vocabulary_objects
+from t2i.scenes.sprites import (
+    BACKGROUNDS,
+    list_contrasting_backgrounds,
+    load_sprite,
+    load_vocabulary_objects,
+)
 
 SPLIT_KEYS = {"train": 0, "held_out": 1}
 SHARE_OF_TWO = 8 / 11
@@ -48,7 +53,10 @@ class ScenesConfig(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Complete description of a scene before rendering; spots as `draw_arrangement` lists them."""
+    """Complete description of a scene before rendering.
+
+    The spots are in the order of `choose_random_arrangement`.
+    """
 
     spots: tuple[Spot, ...]
     arrangement: Arrangement
@@ -163,13 +171,13 @@ class Scenes:
 
         # what is there
         names, painted = self._choose_objects(rng)
-        backgrounds = shared_contrasting_backgrounds(names, painted)
+        backgrounds = list_shared_contrasting_backgrounds(names, painted)
         if not backgrounds:
             names, painted = names[:2], painted[:2]
-            backgrounds = shared_contrasting_backgrounds(names, painted)
+            backgrounds = list_shared_contrasting_backgrounds(names, painted)
 
         # where it is
-        arrangement, places = draw_arrangement(rng, len(names))
+        arrangement, places = choose_random_arrangement(rng, len(names))
         spots = tuple(
             place.with_object(name, colour)
             for place, name, colour in zip(places, names, painted, strict=True)
@@ -177,11 +185,11 @@ class Scenes:
 
         # what is behind it, and what is said
         background = random_choice(rng, backgrounds)
-        tint = draw_tint(rng, background)
+        tint = choose_random_tint(rng, background)
         slope = int(rng.random() * 49) - 24
         sloping: Literal["across", "down"] = "down" if rng.random() < 0.5 else "across"
         slope = 0 if rng.random() < 0.5 else slope
-        caption = write_caption(rng, spots, arrangement, background, self.config.stated)
+        caption = generate_caption(rng, spots, arrangement, background, self.config.stated)
         return Layout(spots, arrangement, background, tint, slope, sloping, caption)
 
     def _choose_objects(self, rng: np.random.Generator) -> tuple[list[str], list[str | None]]:
@@ -209,37 +217,37 @@ class Scenes:
                 break
             names.append(random_choice(rng, fitting))
         share = self.config.repainted
-        painted = [forced.get(name) or draw_new_colour(rng, name, share) for name in names]
+        painted = [forced.get(name) or choose_random_new_colour(rng, name, share) for name in names]
         return names, painted
 
 
 def resolve_vocabulary(wanted: Literal["core", "all"] | tuple[str, ...]) -> tuple[str, ...]:
     """Return the names of the objects wanted, in the order of `objects.jsonl`."""
     if wanted == "core":
-        return tuple(name for name, thing in vocabulary_objects().items() if thing.core)
+        return tuple(name for name, thing in load_vocabulary_objects().items() if thing.core)
     if wanted == "all":
-        return tuple(vocabulary_objects())
+        return tuple(load_vocabulary_objects())
     if not wanted:
         raise ArgumentError(
             "vocabulary is empty: name at least one object, or say 'core' or 'all'."
         )
     for name in wanted:
-        if name not in vocabulary_objects():
+        if name not in load_vocabulary_objects():
             raise ArgumentError(
                 f"vocabulary: no object is called {name!r}. "
-                f"{nearest_hint(name, vocabulary_objects())}"
+                f"{nearest_hint(name, load_vocabulary_objects())}"
             )
-    return tuple(name for name in vocabulary_objects() if name in wanted)
+    return tuple(name for name in load_vocabulary_objects() if name in wanted)
 
 
-def draw_new_colour(rng: np.random.Generator, name: str, share: float) -> str | None:
+def choose_random_new_colour(rng: np.random.Generator, name: str, share: float) -> str | None:
     """Draw another colour than the natural one with probability `share`; otherwise None."""
     wanted = rng.random() < share
-    choices = training_colours(name)
+    choices = list_training_colours(name)
     return random_choice(rng, choices) if wanted and choices else None
 
 
-def draw_tint(rng: np.random.Generator, background: str) -> tuple[int, int, int]:
+def choose_random_tint(rng: np.random.Generator, background: str) -> tuple[int, int, int]:
     """Draw a shade of the background's colour."""
     shade = int(rng.random() * 17) - 8
     red, green, blue = (
@@ -248,12 +256,13 @@ def draw_tint(rng: np.random.Generator, background: str) -> tuple[int, int, int]
     return red, green, blue
 
 
-def shared_contrasting_backgrounds(
+def list_shared_contrasting_backgrounds(
     names: Sequence[str], painted: Sequence[str | None]
 ) -> list[str]:
     """Return the backgrounds on which all of these objects are visible."""
     clear = [
-        contrasting_backgrounds(name, colour) for name, colour in zip(names, painted, strict=True)
+        list_contrasting_backgrounds(name, colour)
+        for name, colour in zip(names, painted, strict=True)
     ]
     return [background for background in BACKGROUNDS if all(background in one for one in clear)]
 

@@ -74,16 +74,21 @@ class VocabularyObject:
         return tuple(name for name in HUES if name not in SIMILAR_COLOURS[self.colour])
 
 
-def scene_assets() -> Traversable:
+def find_scene_assets_folder() -> Traversable:
     """Return the folder of the sprites and object lists."""
     return resources.files("t2i").joinpath("assets", "scenes")
 
 
 @cache
-def vocabulary_objects() -> dict[str, VocabularyObject]:
+def load_vocabulary_objects() -> dict[str, VocabularyObject]:
     """Load every object by name, in the order of `objects.jsonl`."""
     found = {}
-    for line in scene_assets().joinpath("objects.jsonl").read_text(encoding="utf-8").splitlines():
+    for line in (
+        find_scene_assets_folder()
+        .joinpath("objects.jsonl")
+        .read_text(encoding="utf-8")
+        .splitlines()
+    ):
         row = json.loads(line)
         found[row["name"]] = VocabularyObject(
             file=row["file"],
@@ -99,16 +104,16 @@ def vocabulary_objects() -> dict[str, VocabularyObject]:
 @lru_cache(maxsize=1024)
 def load_sprite(name: str, colour: str | None) -> Image.Image:
     """Load the object's sprite, alpha premultiplied (mode RGBa), painted in `colour` if given."""
-    thing = vocabulary_objects()[name]
-    picture = Image.open(io.BytesIO(scene_assets().joinpath(thing.file).read_bytes())).convert(
-        "RGBA"
-    )
+    thing = load_vocabulary_objects()[name]
+    picture = Image.open(
+        io.BytesIO(find_scene_assets_folder().joinpath(thing.file).read_bytes())
+    ).convert("RGBA")
     if colour is not None and thing.colour is not None:
-        picture = Image.fromarray(repaint(np.asarray(picture), thing.colour, colour), "RGBA")
+        picture = Image.fromarray(repaint_sprite(np.asarray(picture), thing.colour, colour), "RGBA")
     return picture.convert("RGBa")
 
 
-def repaint(rgba: NDArray[np.uint8], source: str, target: str) -> NDArray[np.uint8]:
+def repaint_sprite(rgba: NDArray[np.uint8], source: str, target: str) -> NDArray[np.uint8]:
     """Shift the hues around the natural colour `source` to `target`; gray and other hues stay.
 
     rgba : (H, W, 4) uint8 ndarray, straight alpha
@@ -172,22 +177,22 @@ def hsv_to_rgb(
 
 
 @lru_cache(maxsize=1024)
-def contrasting_backgrounds(name: str, colour: str | None) -> frozenset[str]:
+def list_contrasting_backgrounds(name: str, colour: str | None) -> frozenset[str]:
     """Return the backgrounds on which the object is clearly visible."""
     rgba = np.asarray(
         load_sprite(name, colour).convert("RGBA").resize((32, 32), Image.Resampling.BOX)
     )
     rgb = rgba[..., :3][rgba[..., 3] > 127].astype(np.float64)
-    own = colour or vocabulary_objects()[name].colour
+    own = colour or load_vocabulary_objects()[name].colour
     return frozenset(
         background
         for background, tint in BACKGROUNDS.items()
         if background != own
-        and (colour_distances(rgb, tint) < VANISHING_DISTANCE).mean() < VANISHING_SHARE
+        and (compute_colour_distances(rgb, tint) < VANISHING_DISTANCE).mean() < VANISHING_SHARE
     )
 
 
-def colour_distances(rgb: NDArray[np.float64], tint: Iterable[int]) -> NDArray[np.float64]:
+def compute_colour_distances(rgb: NDArray[np.float64], tint: Iterable[int]) -> NDArray[np.float64]:
     """Return the "redmean" approximation of perceived colour distance, 0 to about 765, (N,)."""
     other = np.array(list(tint), dtype=np.float64)
     mean_red = (rgb[:, 0] + other[0]) / 2.0

@@ -23,7 +23,7 @@ from t2i.adapters.module_names import (
     module_name_in_file,
     parse_kohya_name,
     replace_dots,
-    to_original_name,
+    to_original_sdxl_name,
 )
 from t2i.errors import ModelError
 from t2i.text.encoders.selection import FAMILIES
@@ -86,7 +86,7 @@ def test_every_layer_of_the_tiny_models_and_of_kandinsky_is_known():
 
 def test_a_name_of_the_original_code_is_no_name_of_a_module():
     for name in layers(skeletons("sdxl")["unet"]):
-        dotted = re.sub(r"_(\d+)", r".\1", to_original_name(name, 2))
+        dotted = re.sub(r"_(\d+)", r".\1", to_original_sdxl_name(name, 2))
         if name not in ("conv_in", "conv_out") and not name.startswith(("time_", "add_")):
             assert not is_known_module("unet", dotted), dotted
 

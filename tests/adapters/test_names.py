@@ -23,7 +23,7 @@ from t2i.adapters.module_names import (
     module_name_in_file,
     parse_kohya_name,
     replace_dots,
-    to_original_name,
+    to_original_sdxl_name,
 )
 from t2i.denoiser.loading.address import ASSETS
 from t2i.denoiser.loading.meta_models import build_meta_model
@@ -67,8 +67,8 @@ def test_every_layer_of_sdxl_has_a_name_in_the_original_code_that_diffusers_read
     unet = skeletons("sdxl")["unet"]
     names = layers(unet)
     assert len(names) > 700
-    assert [parse_kohya_name(to_original_name(name, 2), 2) for name in names] == names
-    keys = {f"lora_unet_{to_original_name(name, 2)}.lora_down.weight": name for name in names}
+    assert [parse_kohya_name(to_original_sdxl_name(name, 2), 2) for name in names] == names
+    keys = {f"lora_unet_{to_original_sdxl_name(name, 2)}.lora_down.weight": name for name in names}
     assert len(keys) == len(names)
     mapped = _maybe_map_sgm_blocks_to_diffusers({key: key for key in keys}, unet.config)
     for converted, key in mapped.items():

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from t2i.adapters import read_lora, read_lora_from_models
-from t2i.adapters.lora_scales import matches_module, parse_peft_config
+from t2i.adapters.lora_scales import parse_peft_config, pattern_matches_module
 from t2i.adapters.peft_fields import (
     HARMLESS_FIELDS,
     READ_FIELDS,
@@ -353,4 +353,4 @@ def test_a_pattern_fits_a_module_of_a_text_encoder_where_it_fits_for_peft(named,
         escaped = escaped.removesuffix(r"\.self_attn\.q_proj")
     pattern = pattern.format(escaped)
     theirs = get_pattern_key([pattern], named.format(module)) == pattern
-    assert matches_module(pattern, module) is theirs
+    assert pattern_matches_module(pattern, module) is theirs

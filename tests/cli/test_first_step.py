@@ -52,7 +52,7 @@ def test_a_picture_that_asks_for_too_much_memory_is_one_line(
 ) -> None:
     from t2i.denoiser import memory_checks as memory
 
-    monkeypatch.setattr(memory, "free_bytes", lambda device: 10**6)
+    monkeypatch.setattr(memory, "read_free_bytes", lambda device: 10**6)
     result = cli("generate", "a cat", "--size", "1024", "--out", str(tmp_path / "x.png"))
     assert result.code == 8
     assert "A picture of 1024x1024 pixels: about" in result.err

@@ -16,7 +16,7 @@ from t2i.cli.request.prompt_checks import find_line_warnings, find_prompt_warnin
 from t2i.cli.request.request import Request
 from t2i.denoiser.loading.address import EMBEDDED_MODELS, NOTES_FILE
 from t2i.errors import ModelError
-from t2i.scenes.caption_vocabulary import caption_vocabulary
+from t2i.scenes.caption_vocabulary import list_caption_vocabulary
 from t2i.scenes.scenes import Scenes, ScenesConfig
 from t2i.text.prompt import Prompt
 from tests.cli.command import Cli
@@ -43,7 +43,7 @@ def asked(*prompts: str, **options: object) -> list[str]:
     ids=["two", "three", "plain", "one"],
 )
 def test_what_scenes_can_say_is_what_their_captions_say(config: ScenesConfig) -> None:
-    known = KnownWords(caption_vocabulary(config))
+    known = KnownWords(list_caption_vocabulary(config))
     scenes = Scenes(config)
     captions = [scenes.layout(index).caption.text for index in range(3000)]
     assert known.find_unknown(captions) == {}

@@ -8,7 +8,7 @@ from pipelines.loop import sample
 from t2i.conditioning.conditioning import join_branches
 from t2i.conditioning.projected_guidance import AdaptiveProjected
 from t2i.conditioning.run_state import RunState
-from t2i.denoiser.predicted_original import predicted_original_factors
+from t2i.denoiser.predicted_original import compute_x0_coefficients
 from t2i.denoiser.schedulers import build_scheduler, scale_model_input
 from t2i.denoiser.timesteps import set_timesteps
 from tests.tiny import tiny_scheduler
@@ -28,9 +28,7 @@ SHAPE = (1, 4, 8, 8)
 def test_the_scheduler_sees_the_same_clean_picture(name, predicted):
     stepper = build_scheduler(name, tiny_scheduler(prediction_type=predicted).config)
     set_timesteps(stepper, 7, torch.device("cpu"))
-    for timestep, (a, b) in zip(
-        stepper.timesteps, predicted_original_factors(stepper), strict=True
-    ):
+    for timestep, (a, b) in zip(stepper.timesteps, compute_x0_coefficients(stepper), strict=True):
         latents, prediction = torch.randn(SHAPE), torch.randn(SHAPE)
         scale_model_input(stepper, latents, timestep)
         seen = stepper.step(prediction, timestep, latents).pred_original_sample
@@ -45,9 +43,7 @@ def test_noised_latents_with_their_own_noise_give_back_the_picture(name):
     picture, noise = torch.randn(2, *SHAPE, dtype=torch.float64)
     alphas2 = tiny_scheduler().alphas_cumprod.double()
     log_ratios = ((1 - alphas2) / alphas2).log() / 2
-    for timestep, (a, b) in zip(
-        stepper.timesteps, predicted_original_factors(stepper), strict=True
-    ):
+    for timestep, (a, b) in zip(stepper.timesteps, compute_x0_coefficients(stepper), strict=True):
         # Between two training steps the noise level is interpolated as these samplers do.
         below, above = int(timestep), min(int(timestep) + 1, 999)
         ratio = torch.lerp(log_ratios[below], log_ratios[above], float(timestep) - below).exp()
@@ -69,7 +65,7 @@ def guided(predicted, space):
     )
     latents_BCHW = torch.randn(SHAPE, dtype=torch.float64)
     run = RunState(latents_BCHW, told, guidance, stepper.timesteps)
-    run.denoised_factors = predicted_original_factors(stepper)
+    run.denoised_factors = compute_x0_coefficients(stepper)
 
     def denoise(latents_BCHW, timestep, told):
         noise_BCHW = torch.sin(3 * latents_BCHW + told.text_BTD[:, :1, :1, None])
@@ -93,7 +89,7 @@ def test_flows_know_their_clean_picture():
     stepper = FlowMatchEulerDiscreteScheduler(shift=3.0)
     set_timesteps(stepper, 5, torch.device("cpu"))
     picture, noise = torch.randn(SHAPE), torch.randn(SHAPE)
-    for sigma, (a, b) in zip(stepper.sigmas[:-1], predicted_original_factors(stepper), strict=True):
+    for sigma, (a, b) in zip(stepper.sigmas[:-1], compute_x0_coefficients(stepper), strict=True):
         latents = (1 - sigma) * picture + sigma * noise
         torch.testing.assert_close(a * latents + b * (noise - picture), picture)
 
@@ -108,10 +104,10 @@ def test_v_prediction_reaches_from_pure_noise():
         ).config,
     )
     set_timesteps(stepper, 4, torch.device("cpu"))
-    assert predicted_original_factors(stepper)[0] == pytest.approx((0.0, -1.0), abs=1e-6)
+    assert compute_x0_coefficients(stepper)[0] == pytest.approx((0.0, -1.0), abs=1e-6)
 
 
 def test_a_scheduler_that_does_not_say_gives_no_factors():
     stepper = EDMEulerScheduler()
     set_timesteps(stepper, 4, torch.device("cpu"))
-    assert predicted_original_factors(stepper) == ()
+    assert compute_x0_coefficients(stepper) == ()

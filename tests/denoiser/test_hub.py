@@ -116,8 +116,10 @@ def test_nothing_but_json_words_and_safetensors_is_fetched():
         "text_encoder/model.onnx",
     ]
     every = [*wanted, *half, *unwanted]
-    assert list(filter_repo_objects(every, allow_patterns=hub.download_patterns(None))) == wanted
-    fp16 = list(filter_repo_objects(every, allow_patterns=hub.download_patterns("fp16")))
+    assert (
+        list(filter_repo_objects(every, allow_patterns=hub.list_download_patterns(None))) == wanted
+    )
+    fp16 = list(filter_repo_objects(every, allow_patterns=hub.list_download_patterns("fp16")))
     assert fp16 == wanted + half
 
 

@@ -9,12 +9,16 @@ from pipelines.unclip.unclip import UnclipPipeline
 from t2i.denoiser import activation_memory
 from t2i.denoiser import memory_checks as memory
 from t2i.denoiser.activation_memory import (
-    decoder_bytes_per_position,
+    estimate_decoder_bytes_per_position,
+    estimate_unet_bytes_per_position,
     measure_pass_peak,
-    unet_bytes_per_position,
 )
 from t2i.denoiser.loading.trial_pass import run_trial_pass
-from t2i.denoiser.memory_checks import container_free_bytes, free_bytes, translate_out_of_memory
+from t2i.denoiser.memory_checks import (
+    list_container_free_bytes,
+    read_free_bytes,
+    translating_out_of_memory,
+)
 from t2i.errors import DrawingError
 from tests.denoiser.tiny_models import kandinsky_components
 from tests.tiny import TEXT_WIDTH, tiny_sd_components, tiny_small_vae, tiny_unet, tiny_vae
@@ -33,7 +37,7 @@ def quiet(pipe):
 
 
 def leave(monkeypatch, size):
-    monkeypatch.setattr(memory, "free_bytes", lambda device: size)
+    monkeypatch.setattr(memory, "read_free_bytes", lambda device: size)
 
 
 # counted
@@ -61,14 +65,14 @@ def test_fused_attention_is_counted_without_its_map():
 
 def test_a_wider_model_and_a_larger_type_need_more():
     small, wide = (
-        unet_bytes_per_position(tiny_unet()),
-        unet_bytes_per_position(tiny_unet(block_out_channels=(32, 64))),
+        estimate_unet_bytes_per_position(tiny_unet()),
+        estimate_unet_bytes_per_position(tiny_unet(block_out_channels=(32, 64))),
     )
     assert 1.7 * small < wide < 2.3 * small
-    assert unet_bytes_per_position(tiny_unet().half()) == small / 2
+    assert estimate_unet_bytes_per_position(tiny_unet().half()) == small / 2
     assert (
-        decoder_bytes_per_position(tiny_vae())
-        > decoder_bytes_per_position(tiny_small_vae())
+        estimate_decoder_bytes_per_position(tiny_vae())
+        > estimate_decoder_bytes_per_position(tiny_small_vae())
         > 16 * 3 * 4
     )
 
@@ -124,16 +128,16 @@ def test_where_nobody_knows_what_is_free_or_needed_it_is_tried(monkeypatch, part
 
 
 def test_what_is_free_is_no_more_than_a_container_leaves(tmp_path):
-    assert 0 < free_bytes(torch.device("cpu")) < 2**50
-    assert free_bytes(torch.device("meta")) is None
-    assert container_free_bytes(tmp_path) == [2**62]
+    assert 0 < read_free_bytes(torch.device("cpu")) < 2**50
+    assert read_free_bytes(torch.device("meta")) is None
+    assert list_container_free_bytes(tmp_path) == [2**62]
     (tmp_path / "memory.max").write_text("1000\n")
     (tmp_path / "memory.current").write_text("700\n")
-    assert min(container_free_bytes(tmp_path)) == 300
+    assert min(list_container_free_bytes(tmp_path)) == 300
     (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 150\n")
-    assert min(container_free_bytes(tmp_path)) == 450
+    assert min(list_container_free_bytes(tmp_path)) == 450
     (tmp_path / "memory.max").write_text("max\n")
-    assert container_free_bytes(tmp_path) == [2**62]
+    assert list_container_free_bytes(tmp_path) == [2**62]
 
 
 # said afterwards
@@ -160,7 +164,7 @@ def test_out_of_memory_while_drawing_says_what_to_lower(parts, error):
 def test_other_errors_pass_as_they_are():
     with (
         pytest.raises(RuntimeError, match="shapes cannot be multiplied"),
-        translate_out_of_memory(),
+        translating_out_of_memory(),
     ):
         raise RuntimeError("shapes cannot be multiplied")
 
@@ -177,6 +181,6 @@ def test_a_pass_is_counted_once_for_models_that_differ_in_their_weights_alone(mo
 
     monkeypatch.setattr(activation_memory, "KNOWN_PEAKS", {})
     monkeypatch.setattr(activation_memory, "run_trial_pass", counted)
-    found = [unet_bytes_per_position(tiny_unet(sample_size=size)) for size in (11, 11, 13)]
+    found = [estimate_unet_bytes_per_position(tiny_unet(sample_size=size)) for size in (11, 11, 13)]
     assert passes == [11, 13]
     assert found[0] == found[1]

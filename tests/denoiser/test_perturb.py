@@ -16,8 +16,8 @@ from t2i.conditioning.run_state import RunState
 from t2i.denoiser.families import sd
 from t2i.denoiser.perturbed_attention import (
     find_self_attentions,
-    perturb_denoiser,
-    perturb_self_attention,
+    perturbing_self_attention,
+    wrap_perturbed_denoiser,
 )
 from t2i.denoiser.timesteps import set_timesteps
 from t2i.errors import ArgumentError, AttentionError
@@ -56,7 +56,7 @@ def same(before, after):
 def test_only_the_rows_of_the_role_change_wherever_they_are():
     unet = tiny_unet()
     without = answer(unet)
-    with perturb_self_attention(unet, ["mid"], ROLES):
+    with perturbing_self_attention(unet, ["mid"], ROLES):
         inside = answer(unet)
     for row, role in enumerate(ROLES):
         assert torch.equal(inside[row], without[row]) == (role != "perturbed")
@@ -70,7 +70,7 @@ def test_each_position_of_the_perturbed_rows_attends_to_itself_alone():
     latents = torch.randn(2, 4, 2, 2)  # the middle block sees one position
     text = torch.randn(2, 16, TEXT_WIDTH)
     without = unet(latents, 500, encoder_hidden_states=text).sample
-    with perturb_self_attention(unet, ["mid"], ("cond", "perturbed")):
+    with perturbing_self_attention(unet, ["mid"], ("cond", "perturbed")):
         inside = unet(latents, 500, encoder_hidden_states=text).sample
     torch.testing.assert_close(inside, without, rtol=0, atol=1e-6)
 
@@ -86,7 +86,7 @@ def test_identity_holds_for_attention_over_pictures_with_norm_and_residual():
     site = unet.down_blocks[0].attentions[0]
     hidden = torch.randn(2, 16, 1, 1)
     attended = site(hidden)
-    with perturb_self_attention(unet, ["down_blocks.0"], ("perturbed", "cond")):
+    with perturbing_self_attention(unet, ["down_blocks.0"], ("perturbed", "cond")):
         inside = site(hidden)
     torch.testing.assert_close(inside, attended, rtol=0, atol=1e-6)
 
@@ -94,10 +94,10 @@ def test_identity_holds_for_attention_over_pictures_with_norm_and_residual():
 def test_the_model_is_left_as_it_was_also_after_an_exception():
     unet = tiny_unet()
     before = state(unet)
-    with perturb_self_attention(unet, ["mid", "up"], ROLES):
+    with perturbing_self_attention(unet, ["mid", "up"], ROLES):
         assert not same(before, state(unet))
     assert same(before, state(unet))
-    with pytest.raises(KeyboardInterrupt), perturb_self_attention(unet, ["mid"], ROLES):
+    with pytest.raises(KeyboardInterrupt), perturbing_self_attention(unet, ["mid"], ROLES):
         raise KeyboardInterrupt
     assert same(before, state(unet))
 
@@ -105,7 +105,7 @@ def test_the_model_is_left_as_it_was_also_after_an_exception():
 def test_without_a_perturbed_row_nothing_is_installed():
     unet = tiny_unet()
     before = state(unet)
-    with perturb_self_attention(unet, ["mid"], ("uncond", "cond")):
+    with perturbing_self_attention(unet, ["mid"], ("uncond", "cond")):
         assert same(before, state(unet))
 
 
@@ -114,7 +114,7 @@ def test_roles_for_another_number_of_rows_are_refused():
     unet = tiny_unet()
     with (
         pytest.raises(ArgumentError, match="Got a pass of 3 rows, but roles for 4"),
-        perturb_self_attention(unet, ["mid"], ROLES),
+        perturbing_self_attention(unet, ["mid"], ROLES),
     ):
         answer(unet, rows=3)
 
@@ -127,11 +127,11 @@ def test_processors_that_compute_their_own_scores_are_perturbed(processor):
     """Slices of 3 rows x heads lie across the rows of the batch."""
     unet = tiny_unet()
     without = answer(unet)
-    with perturb_self_attention(unet, ["mid", "up"], ROLES):
+    with perturbing_self_attention(unet, ["mid", "up"], ROLES):
         expected = answer(unet)
     unet.set_attn_processor(processor)
     scores = [vars(module).get("get_attention_scores") for module in unet.modules()]
-    with perturb_self_attention(unet, ["mid", "up"], ROLES):
+    with perturbing_self_attention(unet, ["mid", "up"], ROLES):
         inside = answer(unet)
     torch.testing.assert_close(inside, expected, rtol=0, atol=1e-5)
     assert (inside[1] - without[1]).abs().max() > 1e-4
@@ -148,7 +148,7 @@ def test_a_processor_that_goes_past_the_tap_is_refused():
     unet.set_attn_processor(Elsewhere())
     with (
         pytest.raises(AttentionError, match=r"mid_block.* never came to the tap"),
-        perturb_self_attention(unet, ["mid"], ROLES),
+        perturbing_self_attention(unet, ["mid"], ROLES),
     ):
         answer(unet)
 
@@ -157,7 +157,7 @@ def test_a_processor_that_goes_past_the_tap_is_refused():
 def test_two_that_overlap_leave_the_model_as_it_was_whichever_ends_first():
     unet = tiny_unet()
     before = state(unet)
-    first, second = (perturb_self_attention(unet, ["mid"], ROLES) for _ in range(2))
+    first, second = (perturbing_self_attention(unet, ["mid"], ROLES) for _ in range(2))
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)
@@ -187,14 +187,17 @@ def test_patterns_choose_self_attention_by_name():
 )
 def test_a_site_that_the_model_has_not_is_refused_before_the_first_pass(site, message):
     with pytest.raises(ArgumentError, match=message):
-        perturb_denoiser(lambda *_: None, tiny_unet(), [site])
+        wrap_perturbed_denoiser(lambda *_: None, tiny_unet(), [site])
 
 
 def test_a_guidance_without_sites_leaves_the_denoiser_alone():
     def denoise(latents_BCHW, timestep, told):
         raise AssertionError
 
-    assert perturb_denoiser(denoise, tiny_unet(), perturbed_sites(ClassifierFree(7.5))) is denoise
+    assert (
+        wrap_perturbed_denoiser(denoise, tiny_unet(), perturbed_sites(ClassifierFree(7.5)))
+        is denoise
+    )
 
 
 @pytest.mark.parametrize("scale", [1.0, 5.0])
@@ -251,5 +254,5 @@ def ours(unet, guidance, cond, uncond, latents, steps):
         {name: uncond if name == "uncond" else cond for name in guidance.possible_branches}
     )
     run = RunState(latents, told, guidance, stepper.timesteps)
-    denoise = perturb_denoiser(partial(sd.denoise, unet), unet, perturbed_sites(guidance))
+    denoise = wrap_perturbed_denoiser(partial(sd.denoise, unet), unet, perturbed_sites(guidance))
     return sample(run, denoise, stepper)

@@ -29,7 +29,9 @@ def test_a_folder_checked_again_is_neither_made_nor_run_again(
     check_folder(folder)
     with monkeypatch.context() as patch:
         patch.setattr(trial_pass, "run_trial_pass", lambda *_: pytest.fail("it ran again"))
-        patch.setattr(meta_models, "limit_modules", lambda: pytest.fail("it was made again"))
+        patch.setattr(
+            meta_models, "limiting_module_count", lambda: pytest.fail("it was made again")
+        )
         check_folder(folder)
 
     # Another model is looked at in full, and one that cannot run is refused each time.

@@ -190,9 +190,9 @@ def test_on_another_device_the_first_of_several_steps_is_named_when_the_run_is_o
         (numbers.isfinite().all(), problem)
     )
     sound, broken = torch.zeros(1, 4, 2, 2), torch.full((1, 4, 2, 2), NAN)
-    watch.check_inputs(sound, sound)
+    watch.record_inputs(sound, sound)
     for step, latents in enumerate([sound, broken, broken, broken]):
-        watch.check_step(latents, step)
-        watch.check_callbacks(latents, step)
+        watch.record_step(latents, step)
+        watch.record_after_callbacks(latents, step)
     with pytest.raises(DrawingError, match="in step 2 of 4, in the pass"):
         watch.raise_first_problem()

@@ -13,7 +13,7 @@ from PIL import Image
 from pipelines.image_to_image import ImageToImagePipeline
 from pipelines.inpaint import InpaintPipeline
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
-from pipelines.run.exclusive_access import exclusive_access
+from pipelines.run.exclusive_access import holding_locks
 from pipelines.text_to_image import TextToImagePipeline
 from pipelines.unclip.unclip import UnclipPipeline
 from t2i.attention import Replace, attend
@@ -338,7 +338,7 @@ def test_a_wait_for_another_thread_can_be_interrupted(components):
             failed.append(str(error))
 
     thread = threading.Thread(target=draw, daemon=True)
-    with exclusive_access(edit.unet, purpose="attention"):
+    with holding_locks(edit.unet, purpose="attention"):
         thread.start()
         while thread.is_alive():
             edit._interrupt = True

@@ -22,10 +22,10 @@ from t2i.scenes.layout import Spot
 from t2i.scenes.scenes import Layout, Scene, SceneObject, Scenes, ScenesConfig, render_layout
 from t2i.scenes.sprites import (
     BACKGROUNDS,
-    contrasting_backgrounds,
+    find_scene_assets_folder,
+    list_contrasting_backgrounds,
     load_sprite,
-    scene_assets,
-    vocabulary_objects,
+    load_vocabulary_objects,
 )
 from train.data.sheets.mask_sheet import MASK_COLOURS, draw_mask_sheet
 
@@ -244,7 +244,7 @@ def test_spans_point_at_the_words_in_caption_order(scenes: list[Scene]) -> None:
         starts = [placed.span[0] for placed in scene.objects]
         assert starts == sorted(starts)
         for placed in scene.objects:
-            thing = vocabulary_objects()[placed.name]
+            thing = load_vocabulary_objects()[placed.name]
             assert scene.caption[slice(*placed.span)] == placed.word
             assert placed.word in (thing.name, *thing.synonyms)
             synonyms_used += placed.word != thing.name
@@ -262,7 +262,7 @@ def test_a_colour_said_is_painted_or_natural_and_a_painted_one_is_always_said(
                 assert before == placed.colour, scene.caption
                 painted += 1
             elif before in HUE_RANGES:
-                assert before == vocabulary_objects()[placed.name].colour, scene.caption
+                assert before == load_vocabulary_objects()[placed.name].colour, scene.caption
                 natural += 1
     assert painted > 40
     assert natural > 40
@@ -274,11 +274,11 @@ def in_range(hue: float, name: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    "name", [thing.name for thing in vocabulary_objects().values() if thing.recolour]
+    "name", [thing.name for thing in load_vocabulary_objects().values() if thing.recolour]
 )
 def test_a_repainted_object_is_mostly_of_its_new_colour(name: str) -> None:
     natural = np.asarray(load_sprite(name, None).convert("RGBA"))[::4, ::4].astype(int)
-    for colour in vocabulary_objects()[name].paint_colours:
+    for colour in load_vocabulary_objects()[name].paint_colours:
         rgba = np.asarray(load_sprite(name, colour).convert("RGBA"))[::4, ::4]
         assert (rgba[..., 3] == natural[..., 3]).all()
         solid = rgba[..., 3] > 250
@@ -321,8 +321,8 @@ def test_the_background_is_of_its_name_and_named_truly_in_six_of_ten_captions(
 
 def test_any_two_objects_have_a_background_before_which_both_are_seen() -> None:
     clear = {
-        (thing.name, colour): contrasting_backgrounds(thing.name, colour)
-        for thing in vocabulary_objects().values()
+        (thing.name, colour): list_contrasting_backgrounds(thing.name, colour)
+        for thing in load_vocabulary_objects().values()
         for colour in (None, *thing.paint_colours)
     }
     assert "green" not in clear["tree", None]
@@ -374,7 +374,7 @@ def test_every_held_out_scene_shows_one_and_together_they_show_all() -> None:
         layout = data.layout(index)
         here = combinations(layout)
         assert here
-        assert layout.background in contrasting_backgrounds(
+        assert layout.background in list_contrasting_backgrounds(
             layout.spots[0].name, layout.spots[0].colour
         )
         shown |= here
@@ -382,13 +382,13 @@ def test_every_held_out_scene_shows_one_and_together_they_show_all() -> None:
 
 
 def test_the_hold_out_file_lists_what_could_otherwise_occur() -> None:
-    core = {name for name, thing in vocabulary_objects().items() if thing.core}
-    paintings = sum(len(vocabulary_objects()[name].paint_colours) for name in core)
+    core = {name for name, thing in load_vocabulary_objects().items() if thing.core}
+    paintings = sum(len(load_vocabulary_objects()[name].paint_colours) for name in core)
     assert all(len(pair) == 2 and pair <= core for pair in load_held_out().pairs)
     assert set().union(*load_held_out().pairs) == core
     assert 0.05 <= len(load_held_out().pairs) / (48 * 47 / 2) <= 0.08
     assert all(
-        colour in vocabulary_objects()[name].paint_colours
+        colour in load_vocabulary_objects()[name].paint_colours
         for name, colour in load_held_out().colours
     )
     assert 0.08 <= len(load_held_out().colours) / paintings <= 0.12
@@ -396,19 +396,21 @@ def test_the_hold_out_file_lists_what_could_otherwise_occur() -> None:
 
 
 def test_the_objects_are_complete_small_and_licensed() -> None:
-    assert len(vocabulary_objects()) >= 100
-    assert sum(thing.core for thing in vocabulary_objects().values()) == 48
+    assert len(load_vocabulary_objects()) >= 100
+    assert sum(thing.core for thing in load_vocabulary_objects().values()) == 48
     total = 0
-    for thing in vocabulary_objects().values():
-        data = scene_assets().joinpath(thing.file).read_bytes()
+    for thing in load_vocabulary_objects().values():
+        data = find_scene_assets_folder().joinpath(thing.file).read_bytes()
         total += len(data)
         assert load_sprite(thing.name, None).size == (128, 128)
         left, top, right, bottom = load_sprite(thing.name, None).convert("RGBA").getbbox()
         assert max(right - left, bottom - top) >= 124, thing.name
     assert total < 2_000_000
-    assert "Microsoft" in scene_assets().joinpath("LICENSE").read_text(encoding="utf-8")
+    assert "Microsoft" in find_scene_assets_folder().joinpath("LICENSE").read_text(encoding="utf-8")
     words = [
-        word for thing in vocabulary_objects().values() for word in (thing.name, *thing.synonyms)
+        word
+        for thing in load_vocabulary_objects().values()
+        for word in (thing.name, *thing.synonyms)
     ]
     assert not [word for word, times in Counter(words).items() if times > 1]
 

@@ -15,7 +15,7 @@ from t2i.denoiser.loading.address import EMBEDDED_MODELS, locate_model
 from t2i.denoiser.loading.hub import is_hub_id, list_cached_models
 from t2i.denoiser.loading.model_folder import check_folder
 from t2i.errors import ArgumentError, nearest_hint
-from t2i.scenes.captions import indefinite_article
+from t2i.scenes.captions import choose_indefinite_article
 from t2i.terminal import several
 from train.caption_words import contains_words
 from train.data.discovery import check_broken_share, list_and_read_pictures
@@ -271,13 +271,17 @@ def explain_missing_trigger(request: InitRequest, facts: FolderFacts) -> str | N
 
 def choose_word_and_class(request: InitRequest, facts: FolderFacts) -> tuple[str, str, str]:
     """Choose the trigger word, the subject's name in prompts and its class ("a cat" if unknown)."""
-    kind = f"{indefinite_article(request.kind)} {request.kind}" if request.kind else "a cat"
+    kind = f"{choose_indefinite_article(request.kind)} {request.kind}" if request.kind else "a cat"
     if request.method in OF_NEW_WORDS:
         plain = re.sub(r"[^a-z0-9]+", "-", request.folder.resolve().name.lower()).strip("-")
         word = request.word or f"<{plain or 'thing'}>"
         return word, word, kind
     word = request.word or RARE
-    return word, f"{indefinite_article(word)} {word} {request.kind}" if request.kind else word, kind
+    return (
+        word,
+        f"{choose_indefinite_article(word)} {word} {request.kind}" if request.kind else word,
+        kind,
+    )
 
 
 def build_word_comment(request: InitRequest, facts: FolderFacts) -> list[str]:

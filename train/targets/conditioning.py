@@ -16,7 +16,7 @@ def build_conditioning(
     """Return the conditioning of a batch whose captions are encoded; for SDXL with image sizes."""
     if not sdxl.has_size_conditioning(unet):
         return Conditioning(encoded.text_BTD, mask_BT=encoded.mask_BT)
-    pooled_BD = sdxl.require_pooled(encoded.pooled_BD)
+    pooled_BD = sdxl.require_pooled_embedding(encoded.pooled_BD)
     height, width = batch.pixels_BCHW.shape[2:]
     whole = Framing(original=(height, width), corner=(0, 0))
     sizes = [

@@ -169,12 +169,12 @@ def content_words(prompt: object) -> list[str]:
 
     Raises ArgumentError where none is left.
     """
-    from pipelines.prompt_to_prompt.automatic_edits import cond_text
+    from pipelines.prompt_to_prompt.automatic_edits import get_cond_text
     from t2i.text.alignment import lowercase_words
     from t2i.text.prompt import Prompt
 
     assert isinstance(prompt, str | Prompt)
-    spoken = dict.fromkeys(lowercase_words(cond_text(prompt)))
+    spoken = dict.fromkeys(lowercase_words(get_cond_text(prompt)))
     found = [word for word in spoken if word not in FUNCTION_WORDS]
     if not found:
         raise ArgumentError(

@@ -77,10 +77,10 @@ def read_known_words(model: Path) -> KnownWords | None:
 def _words_of_scenes(data: object) -> KnownWords | None:
     if not isinstance(data, dict) or data.get("kind") != "scenes":
         return None
-    from t2i.scenes.caption_vocabulary import caption_vocabulary
+    from t2i.scenes.caption_vocabulary import list_caption_vocabulary
     from t2i.scenes.scenes import ScenesConfig
 
     try:
-        return KnownWords(caption_vocabulary(ScenesConfig.model_validate(data)))
+        return KnownWords(list_caption_vocabulary(ScenesConfig.model_validate(data)))
     except (ValidationError, ValueError):
         return None  # scenes of another version of t2i, whose captions are not known here

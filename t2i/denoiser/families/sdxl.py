@@ -47,7 +47,7 @@ def has_aesthetic_score(unet: UNet2DConditionModel, pooled_width: int) -> bool:
     return bool(room == 5 * unet.config["addition_time_embed_dim"])
 
 
-def require_pooled(pooled_BD: Tensor | None) -> Tensor:
+def require_pooled_embedding(pooled_BD: Tensor | None) -> Tensor:
     """Return the pooled prompt embedding. Raises ArgumentError if it is None."""
     if pooled_BD is None:
         raise ArgumentError(

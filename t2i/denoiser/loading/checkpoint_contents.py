@@ -49,7 +49,7 @@ ONLY_SECOND_CLIP = PartLocation("conditioner.embedders.0.model.", "CLIPTextModel
 END_TOKEN, BANG_TOKEN = "<|endoftext|>", "!"
 
 
-def build_family(
+def build_checkpoint_family(
     name: str, layout: str, texts: Mapping[str, PartLocation], pads: Mapping[str, str]
 ) -> CheckpointFamily:
     """Build a checkpoint family from its text encoders; UNet and VAE locations are the same in
@@ -62,15 +62,19 @@ def build_family(
     return CheckpointFamily(name, layout, always | dict(texts), pads)
 
 
-SD1 = build_family("sd1", STABLE_DIFFUSION, {"text_encoder": CLIP}, {"tokenizer": END_TOKEN})
-SD2 = build_family("sd2", STABLE_DIFFUSION, {"text_encoder": OPEN_CLIP}, {"tokenizer": BANG_TOKEN})
-XL = build_family(
+SD1 = build_checkpoint_family(
+    "sd1", STABLE_DIFFUSION, {"text_encoder": CLIP}, {"tokenizer": END_TOKEN}
+)
+SD2 = build_checkpoint_family(
+    "sd2", STABLE_DIFFUSION, {"text_encoder": OPEN_CLIP}, {"tokenizer": BANG_TOKEN}
+)
+XL = build_checkpoint_family(
     "sdxl",
     SDXL,
     {"text_encoder": FIRST_CLIP, "text_encoder_2": SECOND_CLIP},
     {"tokenizer": END_TOKEN, "tokenizer_2": BANG_TOKEN},
 )
-REFINER = build_family(
+REFINER = build_checkpoint_family(
     "sdxl-refiner", SDXL, {"text_encoder_2": ONLY_SECOND_CLIP}, {"tokenizer_2": BANG_TOKEN}
 )
 

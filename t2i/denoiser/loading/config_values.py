@@ -93,22 +93,22 @@ def check_config_values(kind: Callable[..., Any], config: Mapping[str, object]) 
     for key, value in config.items():
         for number in iter_scalars(value):
             if isinstance(number, float) and not math.isfinite(number):
-                raise config_value_error(key, value, "a finite number")
+                raise build_config_value_error(key, value, "a finite number")
         parameter = parameters.get(key)
         if parameter is None:
             continue
         if value is None:
             # What these are for is done to a picture, long after the model is built.
             if key in ABOVE_ZERO and parameter.default is not None:
-                raise config_value_error(key, value, "more than 0")
+                raise build_config_value_error(key, value, "more than 0")
             continue
         if expected := describe_expected_type(key, value, parameter.annotation):
-            raise config_value_error(key, value, expected)
+            raise build_config_value_error(key, value, expected)
         if expected := describe_expected_range(key, value):
-            raise config_value_error(key, value, expected)
+            raise build_config_value_error(key, value, expected)
 
 
-def config_value_error(key: str, value: object, expected: str) -> ModelError:
+def build_config_value_error(key: str, value: object, expected: str) -> ModelError:
     """Return the ModelError for a config value that is not as expected."""
     return ModelError(
         f"has {key} = {value!r:.80}, expected {expected}: correct it, or copy the file from "

@@ -29,7 +29,7 @@ def download_hub_model(name: str, variant: str | None = None) -> Path:
     repository, _, revision = name.partition("@")
     try:
         folder = snapshot_download(
-            repository, revision=revision or None, allow_patterns=download_patterns(variant)
+            repository, revision=revision or None, allow_patterns=list_download_patterns(variant)
         )
     except Exception as error:  # Of its HTTP library too, which is another in each version.
         # Without a network huggingface_hub gives no folder that lacks any file of these patterns,
@@ -50,7 +50,7 @@ def download_hub_model(name: str, variant: str | None = None) -> Path:
     return Path(folder)
 
 
-def download_patterns(variant: str | None) -> list[str]:
+def list_download_patterns(variant: str | None) -> list[str]:
     """Return file patterns for the download: JSON, vocabularies and safetensors of known parts."""
     from t2i.denoiser.loading.model_parts import (
         ALLOWED_CLASSES,  # it imports diffusers; who looks names up does not

@@ -61,7 +61,7 @@ def build_meta_model(class_name: str, config: Config) -> nn.Module:
         described = json.dumps([class_name, dict(config)], sort_keys=True, default=repr)
         if (cached := META_MODELS.get(described)) is not None:
             return cached
-        with torch.device("meta"), limit_modules():
+        with torch.device("meta"), limiting_module_count():
             made = BUILDERS[class_name](config).eval()
     except Exception as error:  # A wrong config makes constructors fail in any way.
         raise ModelError(f"does not describe a {class_name}: {library_message(error)}") from error
@@ -93,7 +93,7 @@ def check_end_token(kind: Any, config: Config) -> None:
 
 
 @contextlib.contextmanager
-def limit_modules() -> Iterator[None]:
+def limiting_module_count() -> Iterator[None]:
     """Allow this thread at most MAX_MODULES new modules within the block.
 
     They are counted while they are made: no list of keys names every number that a

@@ -62,9 +62,9 @@ def check_folder(
             f"{folder} has no model_index.json: expected a pipeline folder as diffusers saves it."
             f"{instead}"
         )
-    check_links(folder, [folder / "model_index.json"])
+    check_no_outside_links(folder, [folder / "model_index.json"])
     index = read_json_object(folder / "model_index.json")
-    layout = read_layout(folder, index)
+    layout = read_model_layout(folder, index)
 
     def there(part: str) -> bool:
         return index.get(part) not in (None, [None, None]) and (folder / part).is_dir()
@@ -91,13 +91,13 @@ def check_folder(
     return FolderContents(layout.name, parts)
 
 
-def read_layout(folder: Path, index: Mapping[str, object]) -> ModelLayout:
+def read_model_layout(folder: Path, index: Mapping[str, object]) -> ModelLayout:
     """Return the layout that a model index describes. Raises ModelError if it refers to code."""
     for key, value in iter_entries(index):
         check_no_code(folder / "model_index.json", key, value)
     for part, entry in index.items():
         checked_later = part in ALLOWED_CLASSES and (folder / part).is_dir()
-        if not checked_later and isinstance(entry, list) and not is_class_entry(entry):
+        if not checked_later and isinstance(entry, list) and not is_allowed_class_entry(entry):
             raise ModelError(
                 f"Refused {folder}: its model_index.json has {part} {entry}, which requires code "
                 f"of its own; expected classes of diffusers and transformers."
@@ -123,7 +123,7 @@ def read_layout(folder: Path, index: Mapping[str, object]) -> ModelLayout:
     return LAYOUTS[PIPELINES[pipeline]]
 
 
-def is_class_entry(entry: list[object]) -> bool:
+def is_allowed_class_entry(entry: list[object]) -> bool:
     """Return True for an index entry that names a class of ALLOWED_LIBRARIES, or none."""
     sound = len(entry) == 2 and all(isinstance(one, str | None) for one in entry)
     return sound and entry[0] in ALLOWED_LIBRARIES
@@ -145,7 +145,7 @@ def check_folder_part(
         )
 
     place = folder / part
-    check_links(folder, [place, *place.rglob("*")])
+    check_no_outside_links(folder, [place, *place.rglob("*")])
     own = part.removeprefix("prior_")
     if own == "scheduler":
         check_scheduler_runs(place / "scheduler_config.json", str(class_name))
@@ -163,7 +163,7 @@ def check_config_file(path: Path) -> None:
     check_config(path, read_json_object(path))
 
 
-def check_links(folder: Path, paths: Collection[Path]) -> None:
+def check_no_outside_links(folder: Path, paths: Collection[Path]) -> None:
     """Raise ModelError for special files, and for links to files outside the folder.
 
     Links into the blobs folder of the hub's cache are allowed.

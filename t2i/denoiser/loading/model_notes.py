@@ -36,9 +36,9 @@ def parse_model_notes(
     try:
         return layout.model_validate_json(notes)
     except ValidationError as error:
-        raise notes_error(path, error, remedy) from error
+        raise build_notes_error(path, error, remedy) from error
 
 
-def notes_error(path: Path, error: ValidationError, remedy: str) -> ModelError:
+def build_notes_error(path: Path, error: ValidationError, remedy: str) -> ModelError:
     """Return the error that names the file, its first fault and what to do."""
     return ModelError(f"Cannot use {path}: {describe_validation_error(error)}. {remedy}")

@@ -23,13 +23,13 @@ from t2i.denoiser.loading.checkpoint_contents import SD2, Checkpoint, identify_c
 from t2i.denoiser.loading.config_checks import check_config
 from t2i.denoiser.loading.conversion import TRANSFORMERS_PREFIX_END, trace_conversion
 from t2i.denoiser.loading.meta_models import build_meta_model
-from t2i.denoiser.loading.model_folder import check_links, check_tokenizer
+from t2i.denoiser.loading.model_folder import check_no_outside_links, check_tokenizer
 from t2i.denoiser.loading.model_parts import ALLOWED_CLASSES, LAYOUTS
 from t2i.denoiser.loading.trial_pass import (
     check_models_run,
     check_scheduler_runs,
     load_checked_tokenizer,
-    translate_load_failures,
+    translating_load_failures,
 )
 from t2i.denoiser.loading.unused_tensors import is_unused_tensor, is_unused_text_tensor
 from t2i.denoiser.loading.weight_checks import (
@@ -88,10 +88,10 @@ def load_single_file(
     changes = {part: changes for part, (changes, _) in checked.items()}
     models = {part: model for part, (_, model) in checked.items()}
     check_models_run(models, {part: folder / part / "config.json" for part in models})
-    check_known_tensors(path, checkpoint.list_other_tensors(given))
+    check_no_unknown_tensors(path, checkpoint.list_other_tensors(given))
 
     # then loaded
-    with translate_load_failures(path):
+    with translating_load_failures(path):
         made: dict[str, object] = {
             part: load_checkpoint_part(checkpoint, part, folder, changes[part], dtype)
             for part in wanted
@@ -116,13 +116,13 @@ def check_checkpoint_part(
     if not found:
         raise ModelError(f"{checkpoint.path} has no {part}: give one, with {part}=...")
     config_path = folder / part / "config.json"
-    check_links(folder, [config_path])
+    check_no_outside_links(folder, [config_path])
     config = read_json_object(config_path)
     check_config(config_path, config)
 
     changes: dict[str, object] = {}
     if part == "unet":
-        changes["in_channels"] = check_channels(checkpoint, config)
+        changes["in_channels"] = check_unet_in_channels(checkpoint, config)
         predicts_v = checkpoint.prediction_type == "v_prediction"
         if checkpoint.family is SD2 and predicts_v and config.get("sample_size") == 64:
             changes["sample_size"] = 96  # Those were trained at 768 pixels, the others at 512.
@@ -147,7 +147,7 @@ def check_checkpoint_part(
         raise ModelError(
             f"The {part} in {checkpoint.path} does not fit {config_path}: {misfits}. {remedy}"
         )
-    check_known_tensors(
+    check_no_unknown_tensors(
         checkpoint.path, set(made.dropped) - set(checkpoint.list_unused_text_tensors(part))
     )
     extra = {*made.dropped, *checkpoint.list_unused_text_tensors(part)}
@@ -155,7 +155,7 @@ def check_checkpoint_part(
     return changes, model
 
 
-def check_known_tensors(path: Path, names: Collection[str]) -> None:
+def check_no_unknown_tensors(path: Path, names: Collection[str]) -> None:
     """Raise ModelError if a checkpoint has tensors of unknown purpose."""
     if names := {name for name in names if not is_unused_tensor(name)}:
         raise ModelError(
@@ -166,7 +166,7 @@ def check_known_tensors(path: Path, names: Collection[str]) -> None:
         )
 
 
-def check_channels(checkpoint: Checkpoint, config: Mapping[str, object]) -> int:
+def check_unet_in_channels(checkpoint: Checkpoint, config: Mapping[str, object]) -> int:
     """Return the UNet's input channels. Raises ModelError unless they fit latents or inpainting."""
     latent = config.get("out_channels", 4)
     assert isinstance(latent, int)
@@ -233,7 +233,7 @@ def load_checkpoint_part(
 def load_clip_tokenizer(place: Path, pad: str) -> CLIPTokenizer:
     """Load the CLIP tokenizer of a model folder, or the one from the hub or its cache."""
     if place.is_dir():
-        check_links(place.parent, [place, *place.rglob("*")])
+        check_no_outside_links(place.parent, [place, *place.rglob("*")])
         check_tokenizer(place)
         read: CLIPTokenizer = load_checked_tokenizer(place, "CLIPTokenizer")
         return read
@@ -257,7 +257,7 @@ def load_clip_tokenizer(place: Path, pad: str) -> CLIPTokenizer:
 def build_checkpoint_scheduler(checkpoint: Checkpoint, folder: Path) -> Scheduler:
     """Build the scheduler of a checkpoint, with its prediction type, from a folder's config."""
     path = folder / "scheduler" / "scheduler_config.json"
-    check_links(folder, [path])
+    check_no_outside_links(folder, [path])
     config = read_json_object(path) | {"prediction_type": checkpoint.prediction_type}
     name = str(config.get("_class_name"))
     if checkpoint.zero_snr:

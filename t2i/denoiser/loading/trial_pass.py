@@ -26,7 +26,7 @@ MAX_PASSED = 64
 
 
 @contextmanager
-def translate_failures(problem: str, remedy: str) -> Iterator[None]:
+def translating_failures(problem: str, remedy: str) -> Iterator[None]:
     """Turn any exception of a library within the block into a ModelError with this text."""
     try:
         yield
@@ -36,9 +36,9 @@ def translate_failures(problem: str, remedy: str) -> Iterator[None]:
         raise ModelError(f"{problem} ({library_message(error)}): {remedy}") from error
 
 
-def translate_load_failures(place: Path) -> AbstractContextManager[None]:
+def translating_load_failures(place: Path) -> AbstractContextManager[None]:
     """Turn an exception while a checked model is loaded into a ModelError."""
-    return translate_failures(
+    return translating_failures(
         f"{place} cannot be loaded, though its parts are whole",
         "check the options that were given, and the configs of its parts.",
     )
@@ -53,7 +53,7 @@ def check_scheduler_runs(path: Path, class_name: str) -> None:
         check_config_values(kind, config)
     except ModelError as error:
         raise ModelError(f"{path} {error}") from error
-    with translate_failures(
+    with translating_failures(
         f"{path} describes no {class_name} that takes {TRIAL_STEPS} steps",
         "correct what it says of the noise, or copy the file from the model again.",
     ):
@@ -81,7 +81,7 @@ def step_on_zeros(stepping: Any) -> None:
 
 def load_checked_tokenizer(place: Path, class_name: str) -> Any:
     """Load a folder's tokenizer and try it on a text. Raises ModelError if that fails."""
-    with translate_failures(
+    with translating_failures(
         f"{place} has no {class_name} that reads a text",
         "copy the folder from the model again.",
     ):
@@ -112,7 +112,7 @@ def check_models_run(models: Mapping[str, nn.Module], names: Mapping[str, object
     vae: Any = models.get("vae") or models.get("movq")
     described = json.dumps(
         [[type(part).__name__, dict(part.config)] for part in (unet, vae) if part is not None]
-        + [pooled_width(models)],
+        + [find_pooled_width(models)],
         sort_keys=True,
         default=repr,
     )
@@ -121,26 +121,26 @@ def check_models_run(models: Mapping[str, nn.Module], names: Mapping[str, object
     latents_BCHW: torch.Tensor | None = None
     with torch.device("meta"), torch.no_grad():
         if unet is not None:
-            with translate_run_failures(names["unet"]):
+            with translating_run_failures(names["unet"]):
                 latents_BCHW = run_trial_pass(unet, models, min_latent_side(unet))
         if vae is not None:
             part = "vae" if "vae" in models else "movq"
-            with translate_run_failures(names[part]):
+            with translating_run_failures(names[part]):
                 check_autoencoder(names, vae, part, latents_BCHW)
     if len(PASSED_MODELS) >= MAX_PASSED:
         PASSED_MODELS.clear()
     PASSED_MODELS.add(described)
 
 
-def pooled_width(models: Mapping[str, nn.Module]) -> int | None:
+def find_pooled_width(models: Mapping[str, nn.Module]) -> int | None:
     """Return the width of the second text encoder's pooled embedding, or None without one."""
     config: Any = getattr(models.get("text_encoder_2"), "config", None)
     return None if config is None else int(config.projection_dim)
 
 
-def translate_run_failures(name: object) -> AbstractContextManager[None]:
+def translating_run_failures(name: object) -> AbstractContextManager[None]:
     """Turn an exception in a trial pass of the named part into a ModelError."""
-    return translate_failures(
+    return translating_failures(
         f"{name} describes a part that cannot run",
         "its sizes do not fit one another, or the parts beside it.",
     )
@@ -170,7 +170,7 @@ def run_trial_pass(
     if config.get("addition_embed_type") == "text_time":
         input_width = config["projection_class_embeddings_input_dim"]
         sizes = 6 * config["addition_time_embed_dim"]
-        pooled = pooled_width(models)
+        pooled = find_pooled_width(models)
         pooled_size = input_width - sizes if pooled is None else pooled
         numbers = (input_width - pooled_size) // config["addition_time_embed_dim"]
         options["added_cond_kwargs"] = {

@@ -9,11 +9,17 @@ import numpy as np
 from t2i.attention.prompts.prompt_tokens import Words
 from t2i.errors import ArgumentError
 from t2i.evaluate.generation.judge import CaptionStatement, caption_statement
-from t2i.scenes.captions import MAX_WORDS, Caption, Mention, draw_noun_phrase, write_caption
-from t2i.scenes.held_out import is_trained_together, training_colours
+from t2i.scenes.captions import (
+    MAX_WORDS,
+    Caption,
+    Mention,
+    choose_random_noun_phrase,
+    generate_caption,
+)
+from t2i.scenes.held_out import is_trained_together, list_training_colours
 from t2i.scenes.layout import Spot, random_choice
 from t2i.scenes.recognised_objects import Relation
-from t2i.scenes.scenes import Layout, Scenes, shared_contrasting_backgrounds
+from t2i.scenes.scenes import Layout, Scenes, list_shared_contrasting_backgrounds
 
 ChangeKind = Literal["swap", "recolour", "background", "addition", "strengthen"]
 CHANGE_TITLES: dict[ChangeKind, str] = {
@@ -118,7 +124,7 @@ def recolour_object(scenes: Scenes, layout: Layout, key: str) -> PromptPair | No
     rng = seeded_generator(scenes, key)
     spot = int(rng.random() * len(layout.spots))
     old = layout.spots[spot]
-    colours = [colour for colour in training_colours(old.name) if colour != old.colour]
+    colours = [colour for colour in list_training_colours(old.name) if colour != old.colour]
     if not colours:
         return None
     return replace_spot(
@@ -131,7 +137,9 @@ def change_background(scenes: Scenes, layout: Layout, key: str) -> PromptPair | 
     rng = seeded_generator(scenes, key)
     names, colours = zip(*((spot.name, spot.colour) for spot in layout.spots), strict=True)
     others = [
-        name for name in shared_contrasting_backgrounds(names, colours) if name != layout.background
+        name
+        for name in list_shared_contrasting_backgrounds(names, colours)
+        if name != layout.background
     ]
     if not others:
         return None
@@ -153,7 +161,7 @@ def add_object(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
     rng = seeded_generator(scenes, f"{key}/added")
     relation: Relation = "left" if layout.arrangement == "row" else "above"
     joint = random_choice(rng, CONJUNCTIONS[relation])
-    added = draw_noun_phrase(rng, second)
+    added = choose_random_noun_phrase(rng, second)
     begin, end = source.caption.text[: mention.span[1]], source.caption.text[mention.span[1] :]
     text = f"{begin} {joint} {added}{end}"
     at = len(begin) + len(f" {joint} {added}")
@@ -192,7 +200,7 @@ def replace_spot(
     """Build the pair in which `new` replaces a spot; None if it is not visible or not mentioned."""
     spots = tuple(new if number == spot else one for number, one in enumerate(layout.spots))
     names, colours = zip(*((one.name, one.colour) for one in spots), strict=True)
-    if layout.background not in shared_contrasting_backgrounds(names, colours):
+    if layout.background not in list_shared_contrasting_backgrounds(names, colours):
         return None
     source = with_new_caption(scenes, layout, key)
     target = with_new_caption(scenes, replace(layout, spots=spots), key)
@@ -206,7 +214,7 @@ def replace_spot(
 def with_new_caption(scenes: Scenes, layout: Layout, key: str) -> Layout:
     """Return the layout with a new caption; equal keys choose equal forms."""
     rng = seeded_generator(scenes, f"{key}/caption")
-    caption = write_caption(rng, layout.spots, layout.arrangement, layout.background)
+    caption = generate_caption(rng, layout.spots, layout.arrangement, layout.background)
     return replace(layout, caption=caption)
 
 

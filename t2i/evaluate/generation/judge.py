@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from t2i.scenes.recognised_objects import OWN_COLOUR, Recognition, Relation
 from t2i.scenes.scenes import Layout
-from t2i.scenes.sprites import HUES, vocabulary_objects
+from t2i.scenes.sprites import HUES, load_vocabulary_objects
 
 CRITERIA: dict[str, str] = {
     "one": "one object",
@@ -63,7 +63,7 @@ def caption_statement(layout: Layout) -> CaptionStatement:
         (
             names[mention.spot],
             mention.colour,
-            mention.colour != vocabulary_objects()[names[mention.spot]].colour,
+            mention.colour != load_vocabulary_objects()[names[mention.spot]].colour,
         )
         for mention in caption.mentions
         if mention.colour is not None
