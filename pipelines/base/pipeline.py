@@ -207,7 +207,7 @@ class Pipeline(
             clip_skip=call.clip_skip,
             cross_attention_kwargs=call.cross_attention_kwargs,
         )
-        with self.enter_call(state), translating_out_of_memory():
+        with self.entering_call(state), translating_out_of_memory():
             guidance = compose_guidance(self.resolve_guidance(), call)
             device = self._execution_device
 

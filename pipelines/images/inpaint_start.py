@@ -44,7 +44,7 @@ class InpaintInputs:
     crop: tuple[int, int, int, int] | None = None
 
     @property
-    def sizing(self) -> dict[str, Any]:
+    def resize_options(self) -> dict[str, Any]:
         """Options of `VaeImageProcessor.preprocess` for image and mask."""
         size: dict[str, Any] = {"height": self.height, "width": self.width}
         if self.crop is not None:
@@ -118,7 +118,7 @@ def encode_and_noise_source(
     num_images = text_BTD.shape[0]
     generator = inputs.generator
     pixels_BCYX = images.preprocess_images(
-        pipe.image_processor, "image", images.to_opaque_rgb(inputs.image), **inputs.sizing
+        pipe.image_processor, "image", images.to_opaque_rgb(inputs.image), **inputs.resize_options
     )
     clean_BCHW = None
     if inputs.strength < 1 or not reads_mask or inputs.denoising_start is not None:
@@ -150,7 +150,7 @@ def prepare_mask(inputs: InpaintInputs, latents_BCHW: Tensor) -> tuple[Tensor, T
     num_images = latents_BCHW.shape[0]
     mask_image = inputs.mask_image
     mask_B1YX = images.preprocess_images(
-        inputs.mask_processor, "mask_image", mask_image, **inputs.sizing
+        inputs.mask_processor, "mask_image", mask_image, **inputs.resize_options
     )
     images.check_masks(mask_B1YX, num_images, pillow=images.is_pillow(mask_image))
     mask_B1HW = inpaint.resize_mask(mask_B1YX, *latents_BCHW.shape[-2:])

@@ -80,7 +80,7 @@ class WordEditOptions:
                 'weights={"red": 2.0}.'
             )
 
-    def blends(self, targets: int) -> Sequence[Literal["auto"] | Blend | None]:
+    def list_blends(self, targets: int) -> Sequence[Literal["auto"] | Blend | None]:
         """Return the blend of each target; ArgumentError where a list has another length."""
         if not isinstance(self.blend, list):
             return [self.blend] * targets  # type: ignore[list-item]  # a tuple is one pair
@@ -107,7 +107,7 @@ def choose_target_settings(
 ) -> list[TargetSettings]:
     """Return the settings of each target; `prompts` begins with the source."""
     found = []
-    blends = options.blends(len(prompts) - 1)
+    blends = options.list_blends(len(prompts) - 1)
     for prompt, blend in zip(prompts[1:], blends, strict=True):
         weighted = any(has_word(prompt, word) for word in options.weights)
         if list_pair_change_steps(prompts[0], prompt, num_steps) == {0}:

@@ -138,7 +138,7 @@ class PromptEditPipeline(TextToImagePipeline):
         if recorded is not None:
             check_replayable_edits(run_edits, recorded.facts)
 
-        with self.exclusive_attention(), attend(self, recorded_source=recorded) as attn:
+        with self.holding_attention_lock(), attend(self, recorded_source=recorded) as attn:
             for edit in run_edits:
                 attn.edit(edit)
             drawn = super().__call__(
@@ -170,7 +170,7 @@ class PromptEditPipeline(TextToImagePipeline):
         size = find_image_size(self, height, width, run.latents)
         if isinstance(edits, str) and edits == "auto":
             steps = (self.defaults | arguments)["num_inference_steps"]
-            return self.automatic_edits(run.prompts, options, steps, *size)
+            return self.choose_automatic_edits(run.prompts, options, steps, *size)
         check_custom_edits(edits, options)
         return edits
 
@@ -226,14 +226,14 @@ class PromptEditPipeline(TextToImagePipeline):
             cross_attention_kwargs=cross_attention_kwargs,
         )
         if max_positions is None:
-            max_positions = self.layout_positions(height, width)
+            max_positions = self.find_max_layout_positions(height, width)
         facts = collect_facts(self, settings.to_arguments() | {"seed": seed})
         facts |= {"max_positions": max_positions, "generator": str(source_generator.device)}
         generator_state = source_generator.get_state()
         path = None if folder is None else Path(folder)
         with ExitStack() as stack:
             steps = create_recorded_steps(path, stack)
-            stack.enter_context(self.exclusive_attention())
+            stack.enter_context(self.holding_attention_lock())
             with attend(self) as attn:
                 probe = RecordingProbe(max_positions)
                 attn.edit(RecordingEdit(storage=steps, probe=probe, budget=budget))
@@ -255,10 +255,10 @@ class PromptEditPipeline(TextToImagePipeline):
         return recorded
 
     @contextmanager
-    def exclusive_attention(self) -> Iterator[None]:
+    def holding_attention_lock(self) -> Iterator[None]:
         """Hold the lock on attention edits of this UNet within the block, against other threads."""
         with (
-            self.register_waiter() as waiting,
+            self.registering_waiter() as waiting,
             holding_locks(self.unet, purpose="attention", waiting=waiting),
         ):
             yield
@@ -281,7 +281,7 @@ class PromptEditPipeline(TextToImagePipeline):
         finally:
             self.maybe_free_model_hooks()  # type: ignore[no-untyped-call]  # diffusers lacks types
 
-    def automatic_edits(
+    def choose_automatic_edits(
         self,
         prompts: Sequence[str | Prompt],
         options: WordEditOptions,
@@ -291,10 +291,10 @@ class PromptEditPipeline(TextToImagePipeline):
     ) -> list[Edit]:
         """Return the edits that edits="auto" chooses for these prompts, the source first."""
         argument_checks.check_positive_integer("num_inference_steps", num_inference_steps)
-        most = self.layout_positions(*find_image_size(self, height, width))
+        most = self.find_max_layout_positions(*find_image_size(self, height, width))
         return choose_edits(prompts, num_inference_steps, options, most)
 
-    def layout_positions(self, height: int, width: int) -> int:
+    def find_max_layout_positions(self, height: int, width: int) -> int:
         """Return the largest number of positions of the sites whose layout edits="auto" keeps."""
         H, W = sd.latent_size(self.vae, height, width)
         # The layout is kept where it is coarse: large images have no site of LAYOUT_POSITIONS.

@@ -61,7 +61,7 @@ class CallStateAttribute:
         return getattr(state, self.name)
 
     def __set__(self, pipe: "CallStateMixin", value: Any) -> None:
-        for state in pipe.states_to_set():
+        for state in pipe.list_states_to_set():
             setattr(state, self.name, value)
 
 
@@ -157,7 +157,7 @@ class CallStateMixin:
         under_way = self._calls
         return self.innermost_call or (under_way[-1] if under_way else self._last)
 
-    def states_to_set(self) -> Sequence[Waiter]:
+    def list_states_to_set(self) -> Sequence[Waiter]:
         """Return the call states that an attribute assigned to the pipeline is written to."""
         state = self.innermost_call
         if state is not None:
@@ -166,7 +166,7 @@ class CallStateMixin:
         return under_way or [one for one in (self._last,) if one is not None]
 
     @contextmanager
-    def enter_call(self, state: CallState) -> Iterator[CallState]:
+    def entering_call(self, state: CallState) -> Iterator[CallState]:
         """Make a state that of the pipeline's current call in this thread, within the block.
 
         Where hooks move the models' weights between devices, it first waits until no other
@@ -203,7 +203,7 @@ class CallStateMixin:
         self._last = state
 
     @contextmanager
-    def register_waiter(self) -> Iterator[Waiter]:
+    def registering_waiter(self) -> Iterator[Waiter]:
         """Register a waiter within the block, so that `_interrupt` ends a wait before a call."""
         waiting = Waiter()
         self._waiting.append(waiting)

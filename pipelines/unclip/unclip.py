@@ -192,7 +192,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
         call.check(self._callback_tensor_inputs)
         self.scheduler = unclip.correct_scheduler(vars(self)["scheduler"])
         state = CallState(guidance_scale=call.guidance_scale, custom_guidance=call.guidance)
-        with self.enter_call(state), translating_out_of_memory():
+        with self.entering_call(state), translating_out_of_memory():
             needs = self.resolve_guidance().possible_branches
             picture_embeds.check_guidance_branches(needs)
             size = self.latent_size(call.height, call.width, call.latents)

@@ -143,12 +143,12 @@ def build_layer(fields: TensorsByField, module: str, config: AdapterConfig | Non
     if config is not None and (contradiction := config.find_contradiction(module, layer)):
         raise ValueError(contradiction)
     if given is None:
-        given = layer.rank if config is None else config.alpha_for(module, layer.rank)
+        given = layer.rank if config is None else config.compute_alpha(module, layer.rank)
     if isinstance(layer, LowRankUpdate):
         return LowRankUpdate(layer.down, layer.up, float(given), layer.magnitude)
     if isinstance(layer, KroneckerUpdate) and config is not None and alpha is None:
         return convert_peft_kronecker(
-            layer.factors, float(given), config.rank_for(module) or layer.rank
+            layer.factors, float(given), config.find_rank(module) or layer.rank
         )
     return type(layer)(layer.factors, float(given))
 

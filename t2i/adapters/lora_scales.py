@@ -36,12 +36,12 @@ class AdapterConfig:
     kind: str | None = None
     dora: bool | None = None
 
-    def alpha_for(self, module: str, rank: int) -> float:
+    def compute_alpha(self, module: str, rank: int) -> float:
         """Return the alpha that, divided by `rank`, gives the declared scale of a module."""
         found = find_pattern_value(self.alpha_patterns, module, self.alpha)
         return found * math.sqrt(rank) if self.rank_stabilized else found
 
-    def rank_for(self, module: str) -> float | None:
+    def find_rank(self, module: str) -> float | None:
         """Return the declared rank of a module, or None if there is none."""
         return (
             None if self.rank is None else find_pattern_value(self.rank_patterns, module, self.rank)
@@ -61,7 +61,7 @@ class AdapterConfig:
                 f"its tensors {has} the magnitude of DoRA, and its config says use_dora = "
                 f"{declared}"
             )
-        rank = self.rank_for(module)
+        rank = self.find_rank(module)
         if rank is not None and rank != layer.rank:
             return f"its tensors are of rank {layer.rank}, and its config says {rank:g}"
         return ""

@@ -127,10 +127,10 @@ def score_captions(
 
     The others are the next picture's caption, and its own with reversed positions.
     """
-    own_B = caption_matcher.score(pictures, captions)
-    next_B = caption_matcher.score(pictures, [*captions[1:], captions[0]])
+    own_B = caption_matcher.compute_similarities(pictures, captions)
+    next_B = caption_matcher.compute_similarities(pictures, [*captions[1:], captions[0]])
     turned = [reverse_positions(caption) for caption in captions]
-    turned_B = caption_matcher.score(pictures, turned)
+    turned_B = caption_matcher.compute_similarities(pictures, turned)
     found.own_to_other += (own_B > next_B).tolist()
     found.own_to_turned += [
         better

@@ -46,7 +46,7 @@ class CaptionMatcher(nn.Module):
         self.vocabulary = compute_vocabulary_digest(vocabulary, merges)
         self.tokenizer = build_clip_tokenizer(vocabulary, merges, MAX_TOKENS)
         labels = recogniser.labels
-        inputs = labels.kind_count + len(labels.colours) + recogniser.channels[-1]
+        inputs = labels.class_count + len(labels.colours) + recogniser.channels[-1]
         self.eyes = nn.Sequential(
             nn.Conv2d(inputs, 64, 1),
             nn.GELU(),
@@ -92,7 +92,9 @@ class CaptionMatcher(nn.Module):
         return functional.normalize(output.text_embeds.float(), dim=-1)
 
     @torch.no_grad()
-    def score(self, pictures: Sequence[Image.Image], captions: Sequence[str]) -> Tensor:
+    def compute_similarities(
+        self, pictures: Sequence[Image.Image], captions: Sequence[str]
+    ) -> Tensor:
         """Return the cosine of each picture's embedding with its caption's.
 
         Shape (B,), float32, from -1 to 1.

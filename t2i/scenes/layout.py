@@ -47,7 +47,7 @@ class Placement:
     side: float
     centre: Centre
 
-    def with_object(self, name: str, colour: str | None) -> Spot:
+    def build_spot(self, name: str, colour: str | None) -> Spot:
         """Return the spot of this object here."""
         return Spot(name, colour, self.size_word, self.side, self.centre)
 

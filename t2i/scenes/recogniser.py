@@ -51,7 +51,7 @@ class RecogniserLabels:
     """The first is OWN: of many colours, or of one that has no name here."""
 
     @property
-    def kind_count(self) -> int:
+    def class_count(self) -> int:
         """Number of classes of a position: objects, the unknown object, backgrounds."""
         return len(self.objects) + 1 + len(self.backgrounds)
 
@@ -84,7 +84,7 @@ class Recogniser(nn.Module):
         self.unet = UNet2DModel(
             sample_size=size // PATCH_SIDE,
             in_channels=3 * PATCH_SIDE**2,
-            out_channels=labels.kind_count + len(labels.colours),
+            out_channels=labels.class_count + len(labels.colours),
             block_out_channels=self.channels,
             down_block_types=("DownBlock2D",) * levels,
             up_block_types=("UpBlock2D",) * levels,
@@ -107,7 +107,7 @@ class Recogniser(nn.Module):
         features_BFhw, self._middle_BFhw = self._middle_BFhw, None
         assert features_BFhw is not None
         kinds_BKhw, colours_BKhw = logits_BKhw.split(
-            [self.labels.kind_count, len(self.labels.colours)], dim=1
+            [self.labels.class_count, len(self.labels.colours)], dim=1
         )
         return RecogniserOutput(kinds_BKhw, colours_BKhw, features_BFhw)
 
@@ -146,7 +146,7 @@ class Recogniser(nn.Module):
             kinds_Khw[None], (height, width), mode="bilinear", align_corners=False
         )[0]
         kind_HW = full_KHW.argmax(0)
-        shares = torch.bincount(kind_HW.flatten(), minlength=labels.kind_count) / kind_HW.numel()
+        shares = torch.bincount(kind_HW.flatten(), minlength=labels.class_count) / kind_HW.numel()
         colours_KHW = functional.interpolate(
             colours_Khw.softmax(0)[None], (height, width), mode="bilinear", align_corners=False
         )[0]

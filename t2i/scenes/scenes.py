@@ -179,7 +179,7 @@ class Scenes:
         # where it is
         arrangement, places = choose_random_arrangement(rng, len(names))
         spots = tuple(
-            place.with_object(name, colour)
+            place.build_spot(name, colour)
             for place, name, colour in zip(places, names, painted, strict=True)
         )
 

@@ -289,7 +289,7 @@ def test_no_config_gets_past_the_typed_errors(config):
         complaint = str(error)
     else:
         complaint = ""
-        assert told.alpha_for("mid_block.attentions.0.proj_in", 4) is not None
+        assert told.compute_alpha("mid_block.attentions.0.proj_in", 4) is not None
     assert all(letter.isprintable() for letter in complaint.replace("\n", ""))
 
 

@@ -207,7 +207,9 @@ def test_pictures_are_scored_by_the_prompt_and_places_by_their_words() -> None:
 
         recogniser = tiny_recogniser()
 
-        def score(self, pictures: list[Image.Image], captions: list[str]) -> torch.Tensor:
+        def compute_similarities(
+            self, pictures: list[Image.Image], captions: list[str]
+        ) -> torch.Tensor:
             for one, caption in zip(pictures, captions, strict=True):
                 asked.append((one.size, caption))
             return torch.arange(len(pictures)) / 4
@@ -235,7 +237,9 @@ def test_the_shipped_judge_tells_an_objects_place_from_its_neighbours() -> None:
             place = edited_box(told, there_is, (128, 128))
             assert place is not None
             cut = crop(Image.fromarray(scene.pixels), place, 128)
-            own, others = caption_matcher.score([cut, cut], [f"a {here.name}", f"a {there.name}"])
+            own, others = caption_matcher.compute_similarities(
+                [cut, cut], [f"a {here.name}", f"a {there.name}"]
+            )
             better.append(float(own) > float(others))
     assert len(better) >= 10
     assert sum(better) >= 0.9 * len(better)

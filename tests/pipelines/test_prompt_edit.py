@@ -127,10 +127,12 @@ def test_own_edits_take_the_place_of_auto(pipe):
 
 
 def test_pictures_of_large_latents_keep_the_layout_of_the_coarsest_sites(pipe):
-    edits = pipe.automatic_edits([SOURCE, TARGET], WordEditOptions(), 10, height=256, width=192)
+    edits = pipe.choose_automatic_edits(
+        [SOURCE, TARGET], WordEditOptions(), 10, height=256, width=192
+    )
     (layout,) = (edit for edit in edits if isinstance(edit, SelfReplace))
     assert layout.max_positions == 32 * 24
-    edits = pipe.automatic_edits([SOURCE, TARGET], WordEditOptions(), 10)
+    edits = pipe.choose_automatic_edits([SOURCE, TARGET], WordEditOptions(), 10)
     (layout,) = (edit for edit in edits if isinstance(edit, SelfReplace))
     assert layout.max_positions == 16 * 16
 

@@ -26,7 +26,7 @@ def recogniser() -> Recogniser:
 
 def telling(recogniser: Recogniser, kinds_hw: Tensor, colours_hw: Tensor) -> Recogniser:
     """A recogniser that says the same of every picture."""
-    kinds_Khw = torch.nn.functional.one_hot(kinds_hw, LABELS.kind_count).permute(2, 0, 1) * 20.0
+    kinds_Khw = torch.nn.functional.one_hot(kinds_hw, LABELS.class_count).permute(2, 0, 1) * 20.0
     colours_Khw = (
         torch.nn.functional.one_hot(colours_hw, len(LABELS.colours)).permute(2, 0, 1) * 20.0
     )
@@ -38,7 +38,7 @@ def telling(recogniser: Recogniser, kinds_hw: Tensor, colours_hw: Tensor) -> Rec
 
 def test_channels_are_objects_something_backgrounds() -> None:
     assert RecogniserLabels(("apple", "cat"), ("white", "red"), (OWN_COLOUR, "green")) == LABELS
-    assert (LABELS.unknown_index, LABELS.kind_count) == (2, 5)
+    assert (LABELS.unknown_index, LABELS.class_count) == (2, 5)
 
 
 def test_objects_are_read_from_the_maps(recogniser: Recogniser) -> None:

@@ -114,7 +114,7 @@ def test_an_agreement_is_trained_over_a_recogniser_that_stays(tmp_path: Path) ->
         assert torch.equal(weight, before[name]), name
     scene = Scenes(ScenesConfig(seed=9, size=64, vocabulary=OBJECTS)).scene(0)
     picture = Image.fromarray(scene.pixels)
-    both = caption_matcher.score([picture, picture], [scene.caption, "a car"])
+    both = caption_matcher.compute_similarities([picture, picture], [scene.caption, "a car"])
     assert both.shape == (2,)
     assert both[0] != both[1]
     assert both.abs().max() <= 1 + 1e-6

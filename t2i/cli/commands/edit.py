@@ -232,7 +232,7 @@ def _choose_edits(
     request = loaded.request
     assert request.num_inference_steps is not None
     parsed = [request.parse_with_grammar(prompt) for prompt in prompts]
-    edits = build_editor(loaded.pipe).automatic_edits(
+    edits = build_editor(loaded.pipe).choose_automatic_edits(
         parsed, edit_options, request.num_inference_steps, request.height, request.width
     )
     edited = EditedPrompts(prompts=tuple(prompts), picture=0, edits=tuple(map(to_dict, edits)))

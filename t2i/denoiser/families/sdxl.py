@@ -30,7 +30,7 @@ class SizeConditioning:
     """Aesthetic score, which the refiner takes instead of the target size."""
 
     @property
-    def numbers(self) -> tuple[float, ...]:
+    def time_ids(self) -> tuple[float, ...]:
         """The sizes in the order of SDXL's time ids: six numbers, or five with a score."""
         last = self.target if self.score is None else (self.score,)
         return (*self.original, *self.crop, *last)
@@ -64,7 +64,7 @@ def build_time_ids(
 
     Raises ArgumentError where the UNet takes pooled embeddings of another width.
     """
-    numbers = sizes.numbers
+    numbers = sizes.time_ids
     expected = unet.config["projection_class_embeddings_input_dim"]
     given = unet.config["addition_time_embed_dim"] * len(numbers) + pooled_BD.shape[1]
     if given != expected:

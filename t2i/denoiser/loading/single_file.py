@@ -112,7 +112,7 @@ def check_checkpoint_part(
     Raises ModelError unless the part is complete.
     """
     source = checkpoint.family.sources[part]
-    found = checkpoint.part_shapes(part)
+    found = checkpoint.list_part_shapes(part)
     if not found:
         raise ModelError(f"{checkpoint.path} has no {part}: give one, with {part}=...")
     config_path = folder / part / "config.json"
@@ -170,10 +170,10 @@ def check_unet_in_channels(checkpoint: Checkpoint, config: Mapping[str, object])
     """Return the UNet's input channels. Raises ModelError unless they fit latents or inpainting."""
     latent = config.get("out_channels", 4)
     assert isinstance(latent, int)
-    if checkpoint.unet_channels in (latent, 2 * latent + 1):
-        return checkpoint.unet_channels
+    if checkpoint.unet_in_channels in (latent, 2 * latent + 1):
+        return checkpoint.unet_in_channels
     raise ModelError(
-        f"{checkpoint.path} has a UNet that reads {checkpoint.unet_channels} channels, expected "
+        f"{checkpoint.path} has a UNet that reads {checkpoint.unet_in_channels} channels, expected "
         f"{latent}, or {2 * latent + 1} for inpainting. Models that edit by instruction, follow a "
         "depth map or enlarge pictures cannot be loaded yet."
     )
@@ -197,7 +197,9 @@ def load_checkpoint_part(
     """Load the weights of one part of a checkpoint, with diffusers' conversion."""
     source = checkpoint.family.sources[part]
     with open_tensors(checkpoint.path) as file:
-        names = checkpoint.part_shapes(part).keys() - set(checkpoint.list_unused_text_tensors(part))
+        names = checkpoint.list_part_shapes(part).keys() - set(
+            checkpoint.list_unused_text_tensors(part)
+        )
         tensors = {name: file.get_tensor(name) for name in names}
     if source.prefix.endswith(TRANSFORMERS_PREFIX_END):
         # Files of some merging tools leave out a name that diffusers looks for.

@@ -33,12 +33,14 @@ def score_pictures(
     The region is that of the source's object, so that it is equal for all methods; None where the
     background changes, and where the object was not recognised in the source.
     """
-    whole = caption_matcher.score(pictures, [pair.texts[1]] * len(pictures)).tolist()
+    whole = caption_matcher.compute_similarities(pictures, [pair.texts[1]] * len(pictures)).tolist()
     place = None if not pictures else edited_box(pair, source, pictures[0].size)
     if place is None:
         return whole, [None] * len(pictures)
     cut = [crop(picture, place, caption_matcher.recogniser.size) for picture in pictures]
-    return whole, caption_matcher.score(cut, [target_words(pair)] * len(cut)).tolist()
+    return whole, caption_matcher.compute_similarities(
+        cut, [target_words(pair)] * len(cut)
+    ).tolist()
 
 
 def edited_box(pair: PromptPair, source: Recognition, size: tuple[int, int]) -> Box | None:

@@ -84,7 +84,7 @@ def automatic_edits(
     wishes = WordEditOptions(
         cross_replace=settings.cross_replace, weights=weights, blend=None, **windows
     )
-    return editor.automatic_edits(pair.texts, wishes, steps)
+    return editor.choose_automatic_edits(pair.texts, wishes, steps)
 
 
 def share_keys_values(

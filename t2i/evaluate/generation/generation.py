@@ -177,7 +177,8 @@ class GenerationPart:
         own = [texts[number] for number in unit.numbers]
         following = [texts[(number + 1) % len(texts)] for number in unit.numbers]
         scores = [
-            self.context.caption_matcher.score(pictures, captions) for captions in (own, following)
+            self.context.caption_matcher.compute_similarities(pictures, captions)
+            for captions in (own, following)
         ]
         return [
             (round(a, DECIMALS), round(b, DECIMALS))
