@@ -15,7 +15,7 @@ MAX_NAMED = 10
 SINGULAR_VERBS = {"have": "has", "are": "is"}
 
 
-def print_summary(
+def print_data_summary(
     summary: "DatasetSummary", config: "PicturesConfig", batch_size: int | None
 ) -> None:
     """Print a summary of a data set: its contents, possible problems, and broken images last."""

@@ -33,7 +33,7 @@ def print_headlines(document: Mapping[str, Any]) -> None:
 
 def format_headlines(document: Mapping[str, Any]) -> Iterator[str]:
     """Iterate over a printable line for each of HEADLINES that was measured."""
-    from t2i.evaluate.report.chapter import Figure
+    from t2i.evaluate.report.chapter import Estimate
     from t2i.evaluate.report.number_format import format_with_unit
 
     blocks = {
@@ -48,7 +48,7 @@ def format_headlines(document: Mapping[str, Any]) -> Iterator[str]:
                 continue
             units = blocks[name]["units"]
             figures = [
-                f"{head} {format_with_unit(Figure(cell['value']), units.get(head, ''))}"
+                f"{head} {format_with_unit(Estimate(cell['value']), units.get(head, ''))}"
                 for head, cell in row["cells"].items()
                 if isinstance(cell, dict)
             ]

@@ -79,9 +79,9 @@ class OutputNames:
     def iter_candidate_paths(self, seed: int, mark: str = "") -> Iterator[list[Path]]:
         """Iterate over an image's possible file names, each a list with its sibling files."""
         for tail in itertools.chain([""], (f"-{number}" for number in itertools.count(2))):
-            yield self.with_siblings(self.folder / f"{self.slug}-{seed}{mark}{tail}.png")
+            yield self.list_siblings(self.folder / f"{self.slug}-{seed}{mark}{tail}.png")
 
-    def with_siblings(self, path: Path) -> list[Path]:
+    def list_siblings(self, path: Path) -> list[Path]:
         """Return the file and its siblings: here the file alone."""
         return [path]
 

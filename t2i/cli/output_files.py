@@ -21,16 +21,16 @@ class SiblingNames(OutputNames):
         self.slug = f"{self.slug}-{mark}"
         self.ends = ends
         for path in self.given_paths:
-            self.check_free(self.with_siblings(path))
+            self.check_free(self.list_siblings(path))
 
-    def with_siblings(self, path: Path) -> list[Path]:
+    def list_siblings(self, path: Path) -> list[Path]:
         """Return the first file and those with the other endings beside it."""
         return [path, *(path.with_name(f"{path.stem}{end}") for end in self.ends)]
 
     def save_all(self, seed: int, write: Callable[[Sequence[Path]], object]) -> Sequence[Path]:
         """Write all files through `write` and return their paths; all or none get their names."""
         candidates = (
-            [self.with_siblings(self.given_paths[0])]
+            [self.list_siblings(self.given_paths[0])]
             if self.given_paths
             else self.iter_candidate_paths(seed)
         )

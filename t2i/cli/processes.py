@@ -27,7 +27,7 @@ def read_launcher_process_count() -> int:
 
 
 @contextmanager
-def join_processes() -> "Iterator[PartialState]":
+def distributed_process_group() -> "Iterator[PartialState]":
     """Join the distributed process group within the block, over gloo where there is no
     accelerator.
     """
@@ -53,7 +53,7 @@ def join_processes() -> "Iterator[PartialState]":
                 distributed.destroy_process_group()
 
 
-def broadcast_from_main(state: "PartialState", action: Callable[[], T]) -> T:
+def run_in_main_and_broadcast(state: "PartialState", action: Callable[[], T]) -> T:
     """Run `action` in the main process and return its result in all of them.
 
     Where it fails, the main process raises its error and the others exit with its code.

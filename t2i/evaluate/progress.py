@@ -13,9 +13,9 @@ LINE_INTERVAL = 15.0
 
 
 @contextmanager
-def show_progress(parts: Sequence[SuitePart]) -> Iterator[Callable[[str, int], None]]:
+def show_suite_progress(parts: Sequence[SuitePart]) -> Iterator[Callable[[str, int], None]]:
     """Yield a function to call with a part's name and the count of its finished units."""
-    totals = {part.name: len(part.units()) for part in parts}
+    totals = {part.name: len(part.list_unit_keys()) for part in parts}
     if not sys.stderr.isatty():
         yield ProgressLines(totals).update
         return
@@ -55,7 +55,7 @@ class ProgressLines:
             self._print(f"{name} {finished}/{total}", now)
         elif finished == total or now - self._printed >= LINE_INTERVAL:
             rate = (finished - self._before) / max(now - self._begun, 1e-9)
-            left = format_duration((total - finished) / max(rate, 1e-9))
+            left = format_hours_minutes_seconds((total - finished) / max(rate, 1e-9))
             self._print(f"{name} {finished}/{total}, {left} left", now)
 
     def _print(self, text: str, now: float) -> None:
@@ -63,7 +63,7 @@ class ProgressLines:
         self._printed = now
 
 
-def format_duration(seconds: float) -> str:
+def format_hours_minutes_seconds(seconds: float) -> str:
     """Return seconds as hours:minutes:seconds."""
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"

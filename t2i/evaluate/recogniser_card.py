@@ -20,10 +20,14 @@ from PIL import Image
 
 from t2i.atomic_folders import atomic_folder
 from t2i.errors import OutputError, T2IError
-from t2i.evaluate.generation.judge import caption_statement, judge_by_other_caption, judge_statement
-from t2i.evaluate.report.chapter import Figure, Table
+from t2i.evaluate.generation.judge import (
+    build_caption_statement,
+    judge_by_other_caption,
+    judge_statement,
+)
+from t2i.evaluate.report.chapter import Estimate, Table
 from t2i.evaluate.report.markdown import render_table
-from t2i.evaluate.report.statistics import bootstrap_mean, proportion
+from t2i.evaluate.report.statistics import mean_with_bootstrap_interval, proportion_with_interval
 from t2i.pictures import picture_grid, save_picture
 from t2i.scenes.caption_matcher import CaptionMatcher
 from t2i.scenes.recognised_objects import Recognition
@@ -95,7 +99,7 @@ class RecognitionTally:
 def tally_split(caption_matcher: CaptionMatcher, scenes: Scenes, count: int) -> RecognitionTally:
     """Judge the first `count` scenes."""
     found = RecognitionTally()
-    statements = [caption_statement(scenes.layout(number)) for number in range(count)]
+    statements = [build_caption_statement(scenes.layout(number)) for number in range(count)]
     for start in range(0, count, BATCH_SIZE):
         numbers = range(start, min(start + BATCH_SIZE, count))
         batch = [scenes.scene(number) for number in numbers]
@@ -110,7 +114,7 @@ def tally_split(caption_matcher: CaptionMatcher, scenes: Scenes, count: int) -> 
             for name in QUESTIONS:
                 found.flags[name] += right.get(name, [])
                 found.control[name] += other.get(name, [])
-            found.overlaps += object_ious(scene, seen)
+            found.overlaps += compute_object_ious(scene, seen)
             found.confused.update(find_confusions(scene, seen))
         captions = [scene.caption for scene in batch]
         score_captions(caption_matcher, pictures, captions, found)
@@ -139,7 +143,7 @@ def score_captions(
     ]
 
 
-def object_ious(scene: Scene, seen: Recognition) -> list[float]:
+def compute_object_ious(scene: Scene, seen: Recognition) -> list[float]:
     """Return the intersection over union of each object's pixels; 0 where it was not found."""
     shares = []
     for placed in scene.objects:
@@ -159,17 +163,17 @@ def find_confusions(scene: Scene, seen: Recognition) -> Iterator[tuple[str, str]
             yield placed.name, others[0] if others else "nothing"
 
 
-def build_table(tallies: dict[str, RecognitionTally]) -> Table:
+def build_recognition_table(tallies: dict[str, RecognitionTally]) -> Table:
     """Build the table of right answers per split, beside those for another scene's caption."""
 
-    def figures(name: str) -> list[Figure | None]:
+    def figures(name: str) -> list[Estimate | None]:
         return [
-            proportion(flags[name])
+            proportion_with_interval(flags[name])
             for found in tallies.values()
             for flags in (found.flags, found.control)
         ]
 
-    rows: list[tuple[str, list[Figure | str | None]]] = [
+    rows: list[tuple[str, list[Estimate | str | None]]] = [
         (question, [*figures(name)]) for name, question in QUESTIONS.items()
     ]
     empty: list[tuple[str, str]] = [
@@ -178,10 +182,15 @@ def build_table(tallies: dict[str, RecognitionTally]) -> Table:
         ("own_to_turned", "fits it better than with the places turned round"),
     ]
     for name, question in empty:
-        cells: list[Figure | str | None] = []
+        cells: list[Estimate | str | None] = []
         for found in tallies.values():
             values = getattr(found, name)
-            cells += [bootstrap_mean(values) if name == "overlaps" else proportion(values), None]
+            cells += [
+                mean_with_bootstrap_interval(values)
+                if name == "overlaps"
+                else proportion_with_interval(values),
+                None,
+            ]
         rows.append((question, cells))
     heads = [
         head for split in tallies for head in (SPLITS[split], f"{SPLITS[split]}: another's caption")
@@ -191,7 +200,7 @@ def build_table(tallies: dict[str, RecognitionTally]) -> Table:
     return Table("recogniser", title, heads, rows, units, dict.fromkeys(heads[::2], "higher"))
 
 
-def draw_sheet(caption_matcher: CaptionMatcher, scenes: Scenes) -> Image.Image:
+def draw_recognition_sheet(caption_matcher: CaptionMatcher, scenes: Scenes) -> Image.Image:
     """Draw the first SHEET_SCENES scenes with the recognised objects highlighted."""
     pictures = [Image.fromarray(scenes.scene(number).pixels) for number in range(SHEET_SCENES)]
     looks = caption_matcher.recogniser.recognise(pictures)
@@ -199,7 +208,7 @@ def draw_sheet(caption_matcher: CaptionMatcher, scenes: Scenes) -> Image.Image:
     return picture_grid(both, [format_recognised(seen) for seen in looks], columns=3)
 
 
-def write_card(run: Path, folder: Path, count: int) -> None:
+def copy_model_and_write_card(run: Path, folder: Path, count: int) -> None:
     """Copy the model, measure it and write the card; the folder is replaced as a whole.
 
     Raises T2IError.
@@ -222,7 +231,7 @@ def write_card(run: Path, folder: Path, count: int) -> None:
     }
     with atomic_folder(folder) as new:
         shutil.copytree(run / MODEL_FOLDER, new, dirs_exist_ok=True)
-        save_picture(draw_sheet(caption_matcher, sets["train"]), new / "recognised.png")
+        save_picture(draw_recognition_sheet(caption_matcher, sets["train"]), new / "recognised.png")
         card = CARD_TEMPLATE.format(
             objects=len(labels.objects),
             backgrounds=len(labels.backgrounds),
@@ -232,7 +241,7 @@ def write_card(run: Path, folder: Path, count: int) -> None:
                 f"{sum(p.numel() for p in part.parameters()):,} ({name})"
                 for name, part in parts.items()
             ),
-            table=render_table(build_table(tallies)),
+            table=render_table(build_recognition_table(tallies)),
             confused=f"Most often mistaken: {worst}." if worst else "No object was mistaken.",
             shown=SHEET_SCENES,
         )
@@ -249,7 +258,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1000, help="scenes of each split")
     given = parser.parse_args()
     try:
-        write_card(given.run, given.folder, given.count)
+        copy_model_and_write_card(given.run, given.folder, given.count)
     except T2IError as error:
         print_note(f"{type(error).__name__}: {error}")
         sys.exit(error.exit_code)

@@ -63,10 +63,12 @@ class ResultFolder:
             text = json.dumps(self.identity, indent=1, ensure_ascii=False) + "\n"
             write_atomically(folder / IDENTITY_FILE, lambda part: part.write_text(text, "utf-8"))
         self.library_changes = (
-            list_changes(before or {}, self.identity, only=CHANGEABLE) if self.finished else []
+            list_tree_differences(before or {}, self.identity, only=CHANGEABLE)
+            if self.finished
+            else []
         )
 
-    def add(self, part: str, unit: str, record: Record, seconds: float) -> None:
+    def append_record(self, part: str, unit: str, record: Record, seconds: float) -> None:
         """Append the record of a unit; it is on the disk when the call returns."""
         entry = {
             "part": part,
@@ -89,7 +91,7 @@ class ResultFolder:
             raise write_error(path, error) from error
         self.finished[part, unit] = FinishedUnit(record, seconds)
 
-    def part_records(self, part: str) -> dict[str, Record]:
+    def get_part_records(self, part: str) -> dict[str, Record]:
         """Return the records of a part's finished units."""
         return {unit: done.record for (owner, unit), done in self.finished.items() if owner == part}
 
@@ -113,7 +115,8 @@ class ResultFolder:
             raise self._cannot_go_on("has no version of its layout")
         if before["version"] != VERSION:
             raise self._cannot_go_on(
-                f"has layout {shorten(before['version'])}, expected {VERSION}: another t2i wrote it"
+                f"has layout {shorten_value(before['version'])}, expected {VERSION}: "
+                "another t2i wrote it"
             )
         return before
 
@@ -133,7 +136,7 @@ class ResultFolder:
             )
 
     def _check_same(self, before: Mapping[str, Any]) -> None:
-        different = list_changes(before, self.identity, but=(*CHANGEABLE, MODEL_NAME_KEY))
+        different = list_tree_differences(before, self.identity, but=(*CHANGEABLE, MODEL_NAME_KEY))
         if different:
             raise ArgumentError(
                 f"{self.folder} holds another evaluation: {'; '.join(different)}. Repeat the "
@@ -154,7 +157,9 @@ class ResultFolder:
             raise write_error(path, error) from error
         for entry in parse_entries(whole):
             # Of a unit whose pictures are gone nothing could be shown: it is done again.
-            if all(self._is_there(file) for file in find_texts(entry["record"], ("file",))):
+            if all(
+                self._is_there(file) for file in find_strings_under_keys(entry["record"], ("file",))
+            ):
                 self.finished[entry["part"], entry["unit"]] = FinishedUnit(
                     entry["record"], entry["seconds"]
                 )
@@ -176,20 +181,20 @@ def parse_entries(data: bytes) -> Iterator[dict[str, Any]]:
             yield entry
 
 
-def find_texts(record: object, names: Collection[str]) -> Iterator[str]:
+def find_strings_under_keys(record: object, names: Collection[str]) -> Iterator[str]:
     """Yield the strings under these keys of a record, at any depth."""
     if isinstance(record, Mapping):
         for key, value in record.items():
             if key in names and isinstance(value, str):
                 yield value
             else:
-                yield from find_texts(value, names)
+                yield from find_strings_under_keys(value, names)
     elif isinstance(record, list):
         for value in record:
-            yield from find_texts(value, names)
+            yield from find_strings_under_keys(value, names)
 
 
-def list_changes(
+def list_tree_differences(
     before: Mapping[str, Any],
     now: Mapping[str, Any],
     *,
@@ -200,7 +205,7 @@ def list_changes(
     flat_before, flat_now = flatten_config(before), flatten_config(now)
     names = sorted({*flat_before, *flat_now})
     return [
-        f"{name} {shorten(flat_before.get(name))} -> {shorten(flat_now.get(name))}"
+        f"{name} {shorten_value(flat_before.get(name))} -> {shorten_value(flat_now.get(name))}"
         for name in names
         if flat_before.get(name) != flat_now.get(name)
         and (not only or name.startswith(only))
@@ -208,7 +213,7 @@ def list_changes(
     ]
 
 
-def shorten(value: object) -> str:
+def shorten_value(value: object) -> str:
     """Return the value as text of at most 40 characters."""
     text = str(value)
     return text if len(text) <= 40 else f"{text[:37]}..."

@@ -13,13 +13,18 @@ from pydantic import ValidationError
 from t2i.accelerate_state import isolated_rng
 from t2i.atomic_files import write_atomically
 from t2i.errors import DataError
-from t2i.evaluate.report.chapter import Block, Chapter, Figure, Gallery, Plot, Table
+from t2i.evaluate.report.chapter import Block, Chapter, Estimate, Gallery, Plot, Table
 from t2i.evaluate.report.comparison import compare_results
 from t2i.evaluate.report.markdown import render_markdown
 from t2i.evaluate.report.page import render_page
 from t2i.evaluate.report.previous_result import EarlierResult
 from t2i.evaluate.report.sample_codes import encode_samples
-from t2i.evaluate.result_folder import PICTURES_FOLDER, RECORDS_FILE, ResultFolder, find_texts
+from t2i.evaluate.result_folder import (
+    PICTURES_FOLDER,
+    RECORDS_FILE,
+    ResultFolder,
+    find_strings_under_keys,
+)
 from t2i.evaluate.suite_part import Record, SuitePart
 from t2i.randomness import derive_seed
 
@@ -38,7 +43,7 @@ def measure_parts(
 ) -> None:
     """Measure the units that are not finished; finished units are kept whatever stops the run."""
     for part in parts:
-        units = part.units()
+        units = part.list_unit_keys()
         finished = sum((part.name, unit) in store.finished for unit in units)
         on_progress(part.name, finished)
         for unit in units:
@@ -49,14 +54,16 @@ def measure_parts(
             with isolated_rng():
                 torch.manual_seed(derive_seed(0, part.name, unit))
                 record = part.measure(unit)
-            store.add(part.name, unit, record, time.perf_counter() - begun)
+            store.append_record(part.name, unit, record, time.perf_counter() - begun)
             finished += 1
             on_progress(part.name, finished)
 
 
-def finished_parts(parts: Sequence[SuitePart], store: ResultFolder) -> list[SuitePart]:
+def list_finished_parts(parts: Sequence[SuitePart], store: ResultFolder) -> list[SuitePart]:
     """Return the parts all of whose units are finished."""
-    return [p for p in parts if all((p.name, unit) in store.finished for unit in p.units())]
+    return [
+        p for p in parts if all((p.name, unit) in store.finished for unit in p.list_unit_keys())
+    ]
 
 
 def write_result(
@@ -74,8 +81,8 @@ def write_result(
     chapters: list[Chapter] = []
     scenes: dict[str, str] = {}
     for part in parts:
-        done = store.part_records(part.name)
-        records = {unit: done[unit] for unit in part.units()}
+        done = store.get_part_records(part.name)
+        records = {unit: done[unit] for unit in part.list_unit_keys()}
         try:
             chapters_of_part = part.build_chapters(records)
         except ValidationError as error:
@@ -86,12 +93,14 @@ def write_result(
             ) from error
         chapters += chapters_of_part
         scenes |= dict.fromkeys(
-            (chapter.name for chapter in chapters_of_part), digest_texts(records)
+            (chapter.name for chapter in chapters_of_part), digest_captions_and_prompts(records)
         )
     if earlier is not None:
         chapters.insert(0, compare_results(chapters, scenes, earlier))
     seconds = {
-        part.name: round(sum(store.finished[part.name, unit].seconds for unit in part.units()), 1)
+        part.name: round(
+            sum(store.finished[part.name, unit].seconds for unit in part.list_unit_keys()), 1
+        )
         for part in parts
     }
     document = {
@@ -110,13 +119,13 @@ def write_result(
     return document
 
 
-def digest_texts(records: Mapping[str, Record]) -> str:
+def digest_captions_and_prompts(records: Mapping[str, Record]) -> str:
     """Return a digest of the captions and prompts of the units, equal for equal scenes.
 
     Each text counts once: models with other sampling defaults use the same ones in other units.
     """
     texts = dict.fromkeys(
-        text for record in records.values() for text in find_texts(record, TEXT_KEYS)
+        text for record in records.values() for text in find_strings_under_keys(record, TEXT_KEYS)
     )
     return hashlib.sha256(json.dumps([*texts], ensure_ascii=False).encode()).hexdigest()[:16]
 
@@ -152,7 +161,7 @@ def block_as_json(block: Block) -> dict[str, Any]:
             }
         case Plot():
             lines = {
-                name: [{"at": at, **figure_as_json(figure)} for at, figure in points]
+                name: [{"at": at, **estimate_as_json(figure)} for at, figure in points]
                 for name, points in block.lines.items()
             }
             labels = {"title": block.title, "across": block.across, "up": block.up}
@@ -162,15 +171,15 @@ def block_as_json(block: Block) -> dict[str, Any]:
             return {"kind": "gallery", "title": block.title, "pictures": pictures}
 
 
-def cell_as_json(cell: Figure | str | None) -> dict[str, Any] | str | None:
+def cell_as_json(cell: Estimate | str | None) -> dict[str, Any] | str | None:
     """Return a cell as JSON data, a figure with the samples that paired comparison needs."""
-    if not isinstance(cell, Figure):
+    if not isinstance(cell, Estimate):
         return cell
     samples = encode_samples(cell.samples)
-    return figure_as_json(cell) | ({} if samples is None else {"samples": samples})
+    return estimate_as_json(cell) | ({} if samples is None else {"samples": samples})
 
 
-def figure_as_json(figure: Figure) -> dict[str, Any]:
+def estimate_as_json(figure: Estimate) -> dict[str, Any]:
     """Return a figure without its samples as JSON data."""
     return {
         "value": figure.value,

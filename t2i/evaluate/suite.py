@@ -51,10 +51,10 @@ def read_suite(name: str, *, quick: bool) -> SuiteConfig:
         # neither `true` nor "8" is a number of pictures.
         return SuiteConfig.model_validate_json(json.dumps(tree, default=str), strict=True)
     except ValidationError as error:
-        raise ArgumentError(f"{path}: {explain_error(error)}") from error
+        raise ArgumentError(f"{path}: {describe_config_error(error)}") from error
 
 
-def explain_error(error: ValidationError) -> str:
+def describe_config_error(error: ValidationError) -> str:
     """Describe the first error and suggest known keys; unknown keys before missing ones."""
     first = min(error.errors(), key=lambda complaint: complaint["type"] != "extra_forbidden")
     *tables, name = map(str, first["loc"])
@@ -70,7 +70,7 @@ def explain_error(error: ValidationError) -> str:
     return f"{key}: {str(first['msg']).removeprefix('Value error, ')} (given: {first['input']!r})"
 
 
-def check_parts(names: Sequence[str]) -> tuple[str, ...]:
+def select_parts(names: Sequence[str]) -> tuple[str, ...]:
     """Return the named parts in the suite's order; all if none is named."""
     for name in names:
         if name not in PARTS:

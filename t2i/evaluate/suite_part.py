@@ -43,7 +43,7 @@ class SuitePart(Protocol):
 
     name: str
 
-    def units(self) -> Sequence[str]:
+    def list_unit_keys(self) -> Sequence[str]:
         """List the keys of the units in order; a key stands for the same work in every run."""
 
     def measure(self, unit: str) -> Record:

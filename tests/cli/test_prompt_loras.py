@@ -11,7 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t2i.adapters import KohyaMetadata, read_lora_from_models, write_kohya_lora
-from t2i.cli.request.prompt_loras import check_no_lora_tags, remove_network_tags, set_prompt
+from t2i.cli.request.prompt_loras import (
+    check_no_lora_tags,
+    remove_network_tags,
+    set_prompt_and_extract_loras,
+)
 from t2i.cli.request.request import Request
 from t2i.errors import ArgumentError
 from tests.adapters.made import ATTENTION, CONFIGS, components, models_of, train
@@ -214,11 +218,14 @@ def test_whatever_a1111_takes_for_a_network_never_becomes_words(
     for prompts in ({"prompt": before + tag}, {"negative_prompt": before + tag}):
         spoken = replace(request, **prompts) if "negative_prompt" in prompts else request
         with pytest.raises(ArgumentError, match=r"Got <|No LoRA|No folder"):
-            set_prompt(spoken, prompts.get("prompt", "a"), Path("nowhere"))
+            set_prompt_and_extract_loras(spoken, prompts.get("prompt", "a"), Path("nowhere"))
     with pytest.raises(ArgumentError, match="Got <"):
         check_no_lora_tags("a TARGET", [before + tag], request)
     assert tag not in remove_network_tags(before + tag)
-    assert set_prompt(replace(request, grammar="plain"), tag, Path("nowhere")).prompt == tag
+    assert (
+        set_prompt_and_extract_loras(replace(request, grammar="plain"), tag, Path("nowhere")).prompt
+        == tag
+    )
 
 
 def test_a_picture_whose_hypernetwork_is_not_read_is_made_without_it(cli: Cli) -> None:

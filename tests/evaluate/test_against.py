@@ -8,21 +8,21 @@ from typing import Any
 import pytest
 
 from t2i.errors import ArgumentError
-from t2i.evaluate.report.chapter import Chapter, Figure, Table
+from t2i.evaluate.report.chapter import Chapter, Estimate, Table
 from t2i.evaluate.report.comparison import compare_results
 from t2i.evaluate.report.previous_result import RENAMED_HEADS, EarlierResult, read_earlier_result
-from t2i.evaluate.report.statistics import is_significant, proportion
+from t2i.evaluate.report.statistics import is_significant, proportion_with_interval
 from t2i.evaluate.run import VERSION, chapter_as_json
 
 FACTS = {"recogniser": "abc"}
 SCENES = {"generation": "same"}
 
 
-def result(one: int, distance: float, **more: Figure) -> list[Chapter]:
+def result(one: int, distance: float, **more: Estimate) -> list[Chapter]:
     """Of 100 samples `one` are right; something is `distance` away, surely."""
     cells = [
-        proportion([True] * one + [False] * (100 - one)),
-        Figure(distance, distance, distance, 9),
+        proportion_with_interval([True] * one + [False] * (100 - one)),
+        Estimate(distance, distance, distance, 9),
     ]
     table = Table(
         name="main",
@@ -76,14 +76,14 @@ def test_worse_is_said_of_either_way() -> None:
 
 
 def test_what_only_one_has_is_named_and_the_rest_compared() -> None:
-    before = document(result(50, 3.0, gone=Figure(0.5, 0.4, 0.6, 9)))
+    before = document(result(50, 3.0, gone=Estimate(0.5, 0.4, 0.6, 9)))
     blocks = before["chapters"]["generation"]["blocks"]
     blocks["main"]["heads"].append("old column")
     blocks["old"] = {"kind": "table", "title": "Old", "heads": [], "rows": []}
     before["chapters"]["inspection"] = {"blocks": {}}
-    now = result(90, 3.0, new=Figure(0.5, 0.4, 0.6, 9))
-    lone = Table("other", "Other", ["a"], [("row", [Figure(1.0)])], {}, {})
-    extra = Table("extra", "Extra", ["a"], [("row", [Figure(1.0)])], {}, {})
+    now = result(90, 3.0, new=Estimate(0.5, 0.4, 0.6, 9))
+    lone = Table("other", "Other", ["a"], [("row", [Estimate(1.0)])], {}, {})
+    extra = Table("extra", "Extra", ["a"], [("row", [Estimate(1.0)])], {}, {})
     now[0] = replace(now[0], blocks=[*now[0].blocks, extra])
     told = compare_results(
         [*now, Chapter("editing", "Editing", "", [lone])],
@@ -129,7 +129,7 @@ def test_a_renamed_column_of_an_earlier_result_is_the_same_column() -> None:
     now[0] = replace(now[0], blocks=[replace(block, heads=[new, "distance"])])
     _, changes = tables(compare_results(now, SCENES, EarlierResult.model_validate(before)))
     (cells,) = (cells for label, cells in changes.rows if label == "one object")
-    assert isinstance(cells[0], Figure)
+    assert isinstance(cells[0], Estimate)
     assert cells[0].value == pytest.approx(0.4)
 
 
@@ -163,10 +163,10 @@ def test_samples_of_a_wrong_shape_are_no_figures() -> None:
 
 
 def test_the_same_scenes_are_compared_sample_by_sample() -> None:
-    def change(scenes: dict[str, str] | None) -> tuple[Chapter, Figure]:
+    def change(scenes: dict[str, str] | None) -> tuple[Chapter, Estimate]:
         told = compare_results(result(86, 3.0), SCENES, earlier(result(80, 3.0), scenes))
         cell = tables(told)[1].rows[0][1][0]
-        assert isinstance(cell, Figure)
+        assert isinstance(cell, Estimate)
         return told, cell
 
     paired, narrow = change(SCENES)

@@ -14,8 +14,8 @@ from t2i.evaluate.editing.methods import (
     METHODS,
     NO_CONTROL,
     EditSettings,
-    target_prompt,
-    with_target,
+    build_target_prompt,
+    retarget_edits,
 )
 from t2i.evaluate.editing.pairs import (
     CHANGE_TITLES,
@@ -27,9 +27,9 @@ from t2i.evaluate.editing.pairs import (
 from t2i.evaluate.editing.records import CostRecord, PairRecord, TwoObjectsRecord
 from t2i.evaluate.editing.two_objects import (
     CONTROLS,
-    build_edit,
+    build_control_edit,
+    compute_relation_box,
     find_two_object_layout,
-    region_box,
 )
 from t2i.evaluate.inspection.inspection import InspectionConfig
 from t2i.evaluate.report.chapter import Gallery, Table
@@ -64,7 +64,7 @@ def part(context: EvaluationContext) -> EditingPart:
 @pytest.fixture(scope="module")
 def records(part: EditingPart) -> dict[str, Record]:
     """Records of all units, measured in their order."""
-    return {unit: part.measure(unit) for unit in part.units()}
+    return {unit: part.measure(unit) for unit in part.list_unit_keys()}
 
 
 # pairs
@@ -75,7 +75,7 @@ def test_pairs_are_a_function_of_seeds_and_differ_from_one_another(kind: ChangeK
     pairs = [build_pair(SCENES, kind, number) for number in range(12)]
     again = Scenes(SCENES.config)
     assert pairs == [build_pair(again, kind, number) for number in range(12)]
-    assert len({one.texts for one in pairs}) > 8
+    assert len({one.captions for one in pairs}) > 8
     others = Scenes(SCENES.config.model_copy(update={"seed": 52}))
     assert pairs != [build_pair(others, kind, number) for number in range(12)]
 
@@ -91,10 +91,10 @@ def test_a_pair_differs_in_the_one_thing(kind: ChangeKind) -> None:
         ]
         assert differ == ([one.spot] if kind in ("swap", "recolour", "addition") else [])
         assert (one.source.background != one.target.background) == (kind == "background")
-        assert (one.texts[0] == one.texts[1]) == (kind == "strengthen")
-        for words, text in zip((one.source_word, one.target_word), one.texts, strict=True):
+        assert (one.captions[0] == one.captions[1]) == (kind == "strengthen")
+        for words, text in zip((one.source_word, one.target_word), one.captions, strict=True):
             assert all(word in text for word in as_word_tuple(words))
-        assert one.strengthened_word is None or one.strengthened_word in one.texts[1].split()
+        assert one.strengthened_word is None or one.strengthened_word in one.captions[1].split()
         added = len(one.target.caption.mentions) - len(one.source.caption.mentions)
         assert added == (kind == "addition")
 
@@ -103,10 +103,10 @@ def test_one_more_object_is_put_in_behind_the_first_in_the_same_words() -> None:
     for number in range(12):
         one = build_pair(SCENES, "addition", number)
         (first,), (_, second) = one.source.caption.mentions, one.target.caption.mentions
-        begin, end = one.texts[0][: first.span[1]], one.texts[0][first.span[1] :]
-        assert one.texts[1].startswith(f"{begin} ")
-        assert one.texts[1].endswith(second.word + end)
-        assert one.texts[1][slice(*second.span)] == second.word == one.target_word
+        begin, end = one.captions[0][: first.span[1]], one.captions[0][first.span[1] :]
+        assert one.captions[1].startswith(f"{begin} ")
+        assert one.captions[1].endswith(second.word + end)
+        assert one.captions[1][slice(*second.span)] == second.word == one.target_word
         assert (one.source_word, one.unchanged_names) == ((), (one.source.spots[0].name,))
 
 
@@ -128,7 +128,7 @@ def test_kinds_that_the_objects_do_not_allow_are_left_out(context: EvaluationCon
     class One:
         pipe, objects, max_objects = context.pipe, ("apple",), 1
 
-    units = EditingPart(FEW, One()).units()  # type: ignore[arg-type]  # all that units() reads
+    units = EditingPart(FEW, One()).list_unit_keys()  # type: ignore[arg-type]  # all that list_unit_keys() reads
     assert "swap/0" not in units
     assert "two/0" not in units
     assert "background/0" in units
@@ -158,7 +158,7 @@ def test_methods_add_one_thing_after_the_other(part: EditingPart) -> None:
     blend = made["+ LocalBlend"][-1]
     assert isinstance(blend, LocalBlend)
     assert (blend.words, blend.threshold) == ((swap().source_word, swap().target_word), 0.2)
-    assert [edit.target for edit in with_target(made["+ LocalBlend"], 4)] == [4, 4, 4]
+    assert [edit.target for edit in retarget_edits(made["+ LocalBlend"], 4)] == [4, 4, 4]
 
 
 def test_a_stronger_word_is_a_weight_in_the_maps_or_else_in_the_prompt(part: EditingPart) -> None:
@@ -171,20 +171,22 @@ def test_a_stronger_word_is_a_weight_in_the_maps_or_else_in_the_prompt(part: Edi
     assert [e.weights for e in edits if isinstance(e, Reweight)] == [
         {stronger.strengthened_word: 4}
     ]
-    assert target_prompt(stronger, "Replace / Refine", settings) == stronger.texts[1]
-    plain = target_prompt(stronger, NO_CONTROL, settings)
+    assert build_target_prompt(stronger, "Replace / Refine", settings) == stronger.captions[1]
+    plain = build_target_prompt(stronger, NO_CONTROL, settings)
     assert isinstance(plain, Prompt)
     assert f"({stronger.strengthened_word}:1.3)" in plain.text
 
 
 def test_boxes_stand_as_the_caption_says() -> None:
     for relation, axis, first in (("left", 0, True), ("right", 0, False), ("below", 1, False)):
-        subject, other = (region_box(relation, first=one) for one in (True, False))  # type: ignore[arg-type]
+        subject, other = (compute_relation_box(relation, first=one) for one in (True, False))  # type: ignore[arg-type]
         assert (subject[axis] < other[axis]) == first
         assert subject[1 - axis] == other[1 - axis]
     layout = find_two_object_layout(SCENES, 0)
     assert layout is not None
-    excite, regions = (build_edit(name, layout, row) for row, name in enumerate(CONTROLS, start=1))
+    excite, regions = (
+        build_control_edit(name, layout, row) for row, name in enumerate(CONTROLS, start=1)
+    )
     words = {find_mention(layout, spot).word for spot in (0, 1)}
     assert set(excite.words) == {region.words for region in regions.regions} == words  # type: ignore[attr-defined]
 
@@ -194,7 +196,7 @@ def test_boxes_stand_as_the_caption_says() -> None:
 
 def test_its_units_are_pairs_prompts_of_two_and_costs(part: EditingPart) -> None:
     costs = [f"cost/{name}" for name in (*METHODS, *CONTROLS) if name != NO_CONTROL]
-    assert part.units() == [*PAIRS, "two/0", *costs]
+    assert part.list_unit_keys() == [*PAIRS, "two/0", *costs]
 
 
 def test_a_unit_gives_the_same_record_again_and_in_another_order(
@@ -212,12 +214,12 @@ def test_a_method_draws_beside_the_others_what_it_draws_alone(part: EditingPart)
     make = METHODS["+ SelfReplace"]
     steps = {"num_inference_steps": 4, "guidance_scale": 3.0, "output_type": "latent", "seed": 3}
     edits = make(part.editor, told, settings, 4)
-    alone = part.editor(told.texts[0], told.texts[1], edits=edits, **steps).images
+    alone = part.editor(told.captions[0], told.captions[1], edits=edits, **steps).images
     several = part.editor(
-        told.texts[0],
-        [told.texts[1]] * 3,
-        edits=[*with_target(METHODS["ShareKeysValues"](part.editor, told, settings, 4), 1)]
-        + with_target(edits, 3),
+        told.captions[0],
+        [told.captions[1]] * 3,
+        edits=[*retarget_edits(METHODS["ShareKeysValues"](part.editor, told, settings, 4), 1)]
+        + retarget_edits(edits, 3),
         **steps,
     ).images
     torch.testing.assert_close(several[3], alone[1], rtol=0, atol=1e-4)

@@ -10,13 +10,18 @@ import pytest
 import torch
 from PIL import Image
 
-from t2i.evaluate.editing.caption_fit import crop, edited_box, score_pictures, target_words
+from t2i.evaluate.editing.caption_fit import (
+    compute_edited_region_box,
+    crop_and_resize,
+    describe_target_object,
+    score_caption_fit,
+)
 from t2i.evaluate.editing.cost import measure_cost
 from t2i.evaluate.editing.pairs import PromptPair, build_pair, find_mention
 from t2i.evaluate.editing.scores import (
     MAX_PSNR,
-    dilate,
-    is_success,
+    dilate_mask,
+    is_edit_successful,
     measure_similarity,
     shows_whole_prompt,
     structure_distance,
@@ -103,8 +108,8 @@ def test_structure_of_two_places_is_the_square_of_their_cosine() -> None:
 
 
 def test_a_mask_grows_to_every_side() -> None:
-    assert np.array_equal(dilate(box(10, 10, 12, 12), 2), box(8, 8, 14, 14))
-    assert np.array_equal(dilate(box(0, 0, 1, 1), 1), box(0, 0, 2, 2))
+    assert np.array_equal(dilate_mask(box(10, 10, 12, 12), 2), box(8, 8, 14, 14))
+    assert np.array_equal(dilate_mask(box(0, 0, 1, 1), 1), box(0, 0, 2, 2))
 
 
 def of_one(kind: str) -> PromptPair:
@@ -117,10 +122,10 @@ def test_a_swap_needs_the_new_and_not_the_old() -> None:
     swap = of_one("swap")
     old, new = swap.changed_names
     before = seen({old: LEFT})
-    assert is_success(swap, before, seen({new: LEFT}))
-    assert not is_success(swap, before, seen({new: LEFT, old: RIGHT}))
-    assert not is_success(swap, before, seen({old: LEFT}))
-    assert not is_success(swap, before, seen({}))
+    assert is_edit_successful(swap, before, seen({new: LEFT}))
+    assert not is_edit_successful(swap, before, seen({new: LEFT, old: RIGHT}))
+    assert not is_edit_successful(swap, before, seen({old: LEFT}))
+    assert not is_edit_successful(swap, before, seen({}))
 
 
 def test_a_recolour_needs_its_colour() -> None:
@@ -128,14 +133,14 @@ def test_a_recolour_needs_its_colour() -> None:
     (name,) = recolour.changed_names
     colour = recolour.target.spots[0].colour
     assert colour is not None
-    assert is_success(recolour, seen({}), seen({name: LEFT}, colour=colour))
-    assert not is_success(recolour, seen({}), seen({name: LEFT}))
+    assert is_edit_successful(recolour, seen({}), seen({name: LEFT}, colour=colour))
+    assert not is_edit_successful(recolour, seen({}), seen({name: LEFT}))
 
 
 def test_a_background_needs_to_be_the_new_one() -> None:
     change = of_one("background")
-    assert is_success(change, seen({}), seen({}, background=change.target.background))
-    assert not is_success(change, seen({}), seen({}, background=change.source.background))
+    assert is_edit_successful(change, seen({}), seen({}, background=change.target.background))
+    assert not is_edit_successful(change, seen({}), seen({}, background=change.source.background))
 
 
 @pytest.mark.parametrize(("word", "grown"), [("large", True), ("small", False)])
@@ -144,10 +149,10 @@ def test_a_stronger_word_needs_a_larger_or_a_smaller_object(word: str, grown: bo
     (name,) = stronger.changed_names
     small, large = box(10, 10, 20, 20), box(8, 8, 22, 22)
     before, after = ({name: small}, {name: large}) if grown else ({name: large}, {name: small})
-    assert is_success(stronger, seen(before), seen(after))
-    assert not is_success(stronger, seen(after), seen(before))
-    assert not is_success(stronger, seen(before), seen(before))
-    assert not is_success(stronger, seen({}), seen(after))
+    assert is_edit_successful(stronger, seen(before), seen(after))
+    assert not is_edit_successful(stronger, seen(after), seen(before))
+    assert not is_edit_successful(stronger, seen(before), seen(before))
+    assert not is_edit_successful(stronger, seen({}), seen(after))
 
 
 def test_what_was_to_stay_is_outside_of_both_or_inside_of_the_objects() -> None:
@@ -179,20 +184,22 @@ def test_everything_is_what_the_target_says() -> None:
 def test_the_edited_place_is_that_of_the_sources_object() -> None:
     swap = of_one("swap")
     old, new = swap.changed_names
-    square = edited_box(swap, seen({old: box(10, 12, 20, 16), new: LEFT}), (SIDE, SIDE))
+    square = compute_edited_region_box(
+        swap, seen({old: box(10, 12, 20, 16), new: LEFT}), (SIDE, SIDE)
+    )
     assert square == (7, 6, 23, 22)  # 1.6 times 10 to a side, around (15, 14)
-    at_the_edge = edited_box(swap, seen({old: box(0, 0, 10, 10)}), (SIDE, SIDE))
+    at_the_edge = compute_edited_region_box(swap, seen({old: box(0, 0, 10, 10)}), (SIDE, SIDE))
     assert at_the_edge == (0, 0, 16, 16)
-    whole = edited_box(swap, seen({old: WHOLE}), (SIDE, SIDE))
+    whole = compute_edited_region_box(swap, seen({old: WHOLE}), (SIDE, SIDE))
     assert whole == (0, 0, SIDE, SIDE)
-    assert edited_box(swap, seen({new: LEFT}), (SIDE, SIDE)) is None
-    assert edited_box(of_one("background"), seen({old: LEFT}), (SIDE, SIDE)) is None
+    assert compute_edited_region_box(swap, seen({new: LEFT}), (SIDE, SIDE)) is None
+    assert compute_edited_region_box(of_one("background"), seen({old: LEFT}), (SIDE, SIDE)) is None
 
 
 def test_the_words_of_the_edited_place_are_the_targets_without_its_size() -> None:
     for number in range(40):
         recolour = build_pair(SCENES, "recolour", number)
-        words = target_words(recolour)
+        words = describe_target_object(recolour)
         assert recolour.spot is not None
         assert f"{recolour.target.spots[recolour.spot].colour} {recolour.target_word}" in words
         assert "large" not in words
@@ -218,9 +225,11 @@ def test_pictures_are_scored_by_the_prompt_and_places_by_their_words() -> None:
     pictures = [gray(value).resize((64, 64)) for value in (10, 20)]
     there = seen({swap.changed_names[0]: np.ones((64, 64), dtype=np.bool_)})
     listed: CaptionMatcher = Listed()  # type: ignore[assignment]  # all that is asked of it
-    assert score_pictures(listed, swap, there, pictures) == ([0.0, 0.25], [0.0, 0.25])
-    assert asked == [((64, 64), swap.texts[1])] * 2 + [((32, 32), target_words(swap))] * 2
-    assert score_pictures(listed, swap, seen({}), pictures) == ([0.0, 0.25], [None, None])
+    assert score_caption_fit(listed, swap, there, pictures) == ([0.0, 0.25], [0.0, 0.25])
+    assert (
+        asked == [((64, 64), swap.captions[1])] * 2 + [((32, 32), describe_target_object(swap))] * 2
+    )
+    assert score_caption_fit(listed, swap, seen({}), pictures) == ([0.0, 0.25], [None, None])
 
 
 def test_the_shipped_judge_tells_an_objects_place_from_its_neighbours() -> None:
@@ -234,9 +243,9 @@ def test_the_shipped_judge_tells_an_objects_place_from_its_neighbours() -> None:
         for one, other in ((0, 1), (1, 0)):
             here, there = scene.objects[one], scene.objects[other]
             there_is = seen({told.changed_names[0]: here.mask})
-            place = edited_box(told, there_is, (128, 128))
+            place = compute_edited_region_box(told, there_is, (128, 128))
             assert place is not None
-            cut = crop(Image.fromarray(scene.pixels), place, 128)
+            cut = crop_and_resize(Image.fromarray(scene.pixels), place, 128)
             own, others = caption_matcher.compute_similarities(
                 [cut, cut], [f"a {here.name}", f"a {there.name}"]
             )

@@ -19,7 +19,7 @@ from t2i.evaluate.generation.chapters import (
 from t2i.evaluate.generation.feature_distance import scenes_distance
 from t2i.evaluate.generation.generation import GenerationConfig, GenerationPart
 from t2i.evaluate.generation.records import BatchRecord, PictureRecord, SamplingRun
-from t2i.evaluate.report.chapter import Chapter, Figure, Gallery, Plot, Table
+from t2i.evaluate.report.chapter import Chapter, Estimate, Gallery, Plot, Table
 from t2i.evaluate.scene_splits import SplitConfig
 from tests.evaluate.tiny_context import tiny_context
 
@@ -55,13 +55,13 @@ def part(folder: Path) -> GenerationPart:
 @pytest.fixture(scope="module")
 def records(part: GenerationPart) -> dict[str, Any]:
     """Records of all units, measured in their order."""
-    return {unit: measured(part, unit) for unit in part.units()}
+    return {unit: measured(part, unit) for unit in part.list_unit_keys()}
 
 
 def test_units_are_batches_of_each_split_and_way_and_no_way_is_drawn_twice(
     part: GenerationPart,
 ) -> None:
-    assert part.units() == [
+    assert part.list_unit_keys() == [
         "seen/real/0-3",
         "seen/real/4-4",
         "seen/drawn/steps=2,guidance=3/0-3",
@@ -115,8 +115,8 @@ def test_flags_are_as_many_whatever_is_in_the_picture() -> None:
         picture(1, {"relation": [False], "placed": []}),
         picture(2, {"one": [True]}),
     )
-    assert run.flags("placed") == [True, None]
-    assert run.flags("relation") == [True, False]
+    assert run.list_flags("placed") == [True, None]
+    assert run.list_flags("relation") == [True, False]
 
 
 def test_a_picture_is_the_one_its_own_seed_draws_alone(
@@ -160,8 +160,8 @@ def test_a_model_with_no_held_out_combination_is_judged_without(tmp_path: Path) 
     one_sweep = CONFIG.model_copy(update={"steps": (), "samplers": (), "methods": ()})
     few = replace(context, objects=("apple", "cat", "dog"), max_objects=1)
     part = GenerationPart(one_sweep, few)
-    assert {unit.split("/")[0] for unit in part.units()} == {"seen", "sweep"}
-    records = {unit: measured(part, unit) for unit in part.units()}
+    assert {unit.split("/")[0] for unit in part.list_unit_keys()} == {"seen", "sweep"}
+    records = {unit: measured(part, unit) for unit in part.list_unit_keys()}
     table = block(part.build_chapters(records)[1], "generation", Table)
     assert table.heads == ["seen"]
 
@@ -208,7 +208,7 @@ def test_the_control_pools_both_splits_and_stands_beside_real_scenes() -> None:
     )
     table = block(build_generation_chapter(results), "control", Table)
     ((label, cells),) = table.rows
-    figures = [cell for cell in cells if isinstance(cell, Figure)]
+    figures = [cell for cell in cells if isinstance(cell, Estimate)]
     assert label == "one object"
     assert [(round(f.value, 3), f.count) for f in figures] == [(1.0, 7), (0.143, 7), (0.0, 8)]
 
@@ -231,7 +231,7 @@ def block(chapter: Chapter, name: str, kind: type[T]) -> T:
 
 def counts(table: Table, label: str) -> list[int | None]:
     (cells,) = (cells for title, cells in table.rows if title == label)
-    return [cell.count if isinstance(cell, Figure) else None for cell in cells]
+    return [cell.count if isinstance(cell, Estimate) else None for cell in cells]
 
 
 @pytest.mark.parametrize(

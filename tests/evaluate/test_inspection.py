@@ -8,19 +8,19 @@ from diffusers import DDPMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscr
 
 from t2i.attention import Sites, attend
 from t2i.errors import ModelError
-from t2i.evaluate.inspection.daam_package import DaamError, daam_heat_maps
+from t2i.evaluate.inspection.daam_package import DaamError, compute_daam_heat_maps
 from t2i.evaluate.inspection.inspection import CHOICE_UNIT, InspectionConfig, InspectionPart
 from t2i.evaluate.inspection.known_picture_run import (
-    known_picture_scheduler,
-    noise_schedule_at,
-    with_scheduler,
+    build_known_picture_scheduler,
+    copy_pipeline_with_scheduler,
+    interpolate_noise_schedule,
 )
 from t2i.evaluate.inspection.records import ALL_LEVELS, Calibration, SceneRecord
 from t2i.evaluate.inspection.scene_heat_maps import (
     METHODS,
-    find_word_tokens,
-    level_windows,
-    other_word,
+    build_level_windows,
+    choose_control_word,
+    find_mention_and_control_tokens,
     probe_real_picture,
     restrict_to_sites,
 )
@@ -56,7 +56,7 @@ def part(context: EvaluationContext) -> InspectionPart:
 
 def test_its_units_are_the_choice_and_every_scene(part: InspectionPart) -> None:
     expected = [CHOICE_UNIT, "seen/0", "seen/1", "held_out/0", "drawn/0", "drawn/1"]
-    assert part.units() == expected
+    assert part.list_unit_keys() == expected
 
 
 def test_no_split_shares_a_seed_with_another() -> None:
@@ -86,7 +86,7 @@ def test_records_say_all_methods_and_sites_of_each_word(part: InspectionPart) ->
 
 
 def test_the_best_sites_are_the_first_of_the_ranking(part: InspectionPart) -> None:
-    choice = part.choice
+    choice = part.calibration
     assert choice.sites == [*choice.site_ious][: len(choice.sites)]
     ious = [*choice.site_ious.values()]
     assert ious == sorted(ious, reverse=True)
@@ -95,7 +95,7 @@ def test_the_best_sites_are_the_first_of_the_ranking(part: InspectionPart) -> No
 def test_chapters_have_a_row_for_each_method_and_say_what_does_not_run(
     part: InspectionPart,
 ) -> None:
-    records = {unit: part.measure(unit) for unit in part.units()}
+    records = {unit: part.measure(unit) for unit in part.list_unit_keys()}
     (chapter,) = part.build_chapters(records)
     tables = {block.name: block for block in chapter.blocks if isinstance(block, Table)}
     assert {"inspection_seen", "inspection_held_out", "inspection_sites"} <= tables.keys()
@@ -111,7 +111,7 @@ def test_the_run_shows_the_denoiser_the_picture_and_nothing_it_predicts(
 ) -> None:
     part = InspectionPart(FEW, context)
     scene = part.scenes["seen"].scene(0)
-    scheduler = known_picture_scheduler(
+    scheduler = build_known_picture_scheduler(
         context.pipe, scene.pixels, (0.8, 0.3), derive_generator(0, "noise")
     )
     read: list[torch.Tensor] = []
@@ -119,7 +119,7 @@ def test_the_run_shows_the_denoiser_the_picture_and_nothing_it_predicts(
         lambda _module, args: read.append(args[0].clone())
     )
     try:
-        with_scheduler(context.pipe, scheduler)(
+        copy_pipeline_with_scheduler(context.pipe, scheduler)(
             scene.caption,
             latents=scheduler.noised[0],
             num_inference_steps=2,
@@ -137,7 +137,7 @@ def test_the_run_shows_the_denoiser_the_picture_and_nothing_it_predicts(
 def test_noise_is_added_as_diffusers_adds_it() -> None:
     for kind in ("epsilon", "v_prediction"):
         theirs = DDPMScheduler(prediction_type=kind, rescale_betas_zero_snr=kind != "epsilon")
-        timesteps, alpha, sigma = noise_schedule_at(theirs, (0.9, 0.25))
+        timesteps, alpha, sigma = interpolate_noise_schedule(theirs, (0.9, 0.25))
         assert timesteps.tolist() == [900, 250]
         clean, noise = torch.randn(2, 1, 4, 4), torch.randn(2, 1, 4, 4)
         ours = alpha.view(-1, 1, 1, 1) * clean + sigma.view(-1, 1, 1, 1) * noise
@@ -145,13 +145,13 @@ def test_noise_is_added_as_diffusers_adds_it() -> None:
 
 
 def test_a_scheduler_of_scaled_latents_tells_the_model_the_same() -> None:
-    timesteps, alpha, sigma = noise_schedule_at(EulerDiscreteScheduler(), (0.5,))
+    timesteps, alpha, sigma = interpolate_noise_schedule(EulerDiscreteScheduler(), (0.5,))
     assert timesteps.tolist() == [500]
     assert float(alpha**2 + sigma**2) == pytest.approx(1)
 
 
 def test_of_a_flow_the_level_is_the_share_of_noise() -> None:
-    timesteps, alpha, sigma = noise_schedule_at(FlowMatchEulerDiscreteScheduler(), (0.75,))
+    timesteps, alpha, sigma = interpolate_noise_schedule(FlowMatchEulerDiscreteScheduler(), (0.75,))
     assert (timesteps.tolist(), alpha.tolist(), sigma.tolist()) == ([750.0], [0.25], [0.75])
 
 
@@ -160,7 +160,7 @@ def test_a_scheduler_without_a_schedule_is_refused() -> None:
         config = {"num_train_timesteps": 1000}
 
     with pytest.raises(ModelError, match="A Odd does not say how much noise a timestep means"):
-        noise_schedule_at(Odd(), (0.5,))
+        interpolate_noise_schedule(Odd(), (0.5,))
 
 
 def test_maps_of_some_sites_are_those_of_a_probe_of_these_sites(context: EvaluationContext) -> None:
@@ -170,11 +170,11 @@ def test_maps_of_some_sites_are_those_of_a_probe_of_these_sites(context: Evaluat
     maps = heat.maps["default", ALL_LEVELS]
     site = maps.sites[-1].name
 
-    scheduler = known_picture_scheduler(
+    scheduler = build_known_picture_scheduler(
         context.pipe, scene.pixels, FEW.levels, derive_generator(0, "noise")
     )
-    along = with_scheduler(context.pipe, scheduler)
-    words, _ = find_word_tokens(
+    along = copy_pipeline_with_scheduler(context.pipe, scheduler)
+    words, _ = find_mention_and_control_tokens(
         context.pipe, scene.caption, [(p.word, p.span) for p in scene.objects]
     )
     with attend(along) as attn:
@@ -191,25 +191,27 @@ def test_maps_of_some_sites_are_those_of_a_probe_of_these_sites(context: Evaluat
 
 
 def test_every_level_is_a_step_of_its_own() -> None:
-    assert level_windows((0.8, 0.3)) == {ALL_LEVELS: None, "0.8": (0, 1), "0.3": (1, 2)}
+    assert build_level_windows((0.8, 0.3)) == {ALL_LEVELS: None, "0.8": (0, 1), "0.3": (1, 2)}
 
 
 def test_a_word_that_stands_twice_is_read_where_it_is_meant(context: EvaluationContext) -> None:
     caption = "an orange cat and an orange"
-    first, _ = find_word_tokens(context.pipe, caption, [("orange", (3, 9))])
-    second, _ = find_word_tokens(context.pipe, caption, [("orange", (21, 27))])
+    first, _ = find_mention_and_control_tokens(context.pipe, caption, [("orange", (3, 9))])
+    second, _ = find_mention_and_control_tokens(context.pipe, caption, [("orange", (21, 27))])
     assert max(first[0]) < min(second[0])
 
 
 def test_the_other_word_is_the_next_object_or_else_the_last_word() -> None:
-    assert other_word("a cat and a dog", [("cat", (2, 5)), ("dog", (12, 15))], 1)[0] == "cat"
-    assert other_word("on a blue background, a cat", [("cat", (24, 27))], 0)[1] == (22, 23)
+    assert (
+        choose_control_word("a cat and a dog", [("cat", (2, 5)), ("dog", (12, 15))], 1)[0] == "cat"
+    )
+    assert choose_control_word("on a blue background, a cat", [("cat", (24, 27))], 0)[1] == (22, 23)
 
 
 def test_the_package_daam_is_said_to_be_missing_or_not_to_run(context: EvaluationContext) -> None:
     scene = InspectionPart(FEW, context).scenes["seen"].scene(0)
     with pytest.raises(DaamError, match=r"not installed: pip install daam|does not run: "):
-        daam_heat_maps(context.pipe, scene, FEW.levels, derive_generator(0, "noise"))
+        compute_daam_heat_maps(context.pipe, scene, FEW.levels, derive_generator(0, "noise"))
 
 
 def test_pictures_are_kept_beside_the_records(part: InspectionPart, folder: Path) -> None:

@@ -5,12 +5,12 @@ import torch
 
 from t2i.evaluate.inspection.map_scores import (
     THRESHOLDS,
-    centred_blob,
+    build_centred_blob,
     measure_overlap,
-    rescale,
+    rescale_to_0_1,
     resize_map,
 )
-from t2i.evaluate.inspection.records import best_threshold, map_scores, rank_by_iou
+from t2i.evaluate.inspection.records import build_map_scores, find_best_threshold, rank_by_iou
 
 HALF = THRESHOLDS.index(0.5)
 
@@ -68,8 +68,8 @@ def test_the_best_iou_takes_equal_values_together() -> None:
 
 def test_stretching_changes_no_score() -> None:
     map_HW = torch.rand(8, 8, generator=torch.Generator().manual_seed(0))
-    assert rescale(map_HW).min() == 0
-    assert rescale(map_HW).max() == 1
+    assert rescale_to_0_1(map_HW).min() == 0
+    assert rescale_to_0_1(map_HW).max() == 1
     assert (
         measure_overlap(map_HW * 0.01 + 4, MASK).pointing == measure_overlap(map_HW, MASK).pointing
     )
@@ -81,10 +81,10 @@ def test_stretching_changes_no_score() -> None:
 def test_the_chosen_threshold_is_the_best_of_the_mean() -> None:
     low = measure_overlap(MASK.float() + 0.3 * ELSEWHERE.float(), MASK)
     high = measure_overlap(MASK.float() * 0.6 + boxed(1, 2, 1, 2).float() * 0.4, MASK)
-    threshold, iou = best_threshold([low, high])
+    threshold, iou = find_best_threshold([low, high])
     assert (threshold, iou) == (0.35, 1.0)
-    assert map_scores(high, 0.35).iou == 1.0
-    assert map_scores(high, 0.65).iou == pytest.approx(1 / 16)
+    assert build_map_scores(high, 0.35).iou == 1.0
+    assert build_map_scores(high, 0.65).iou == pytest.approx(1 / 16)
 
 
 def test_sites_are_ranked_by_iou_and_then_by_name() -> None:
@@ -92,7 +92,7 @@ def test_sites_are_ranked_by_iou_and_then_by_name() -> None:
 
 
 def test_the_blob_is_in_the_middle_and_maps_become_as_large_as_the_picture() -> None:
-    blob_HW = centred_blob((9, 9))
+    blob_HW = build_centred_blob((9, 9))
     assert divmod(int(blob_HW.argmax()), 9) == (4, 4)
     assert torch.equal(blob_HW, blob_HW.flip(0, 1))
     assert resize_map(torch.rand(4, 4), (8, 12)).shape == (8, 12)

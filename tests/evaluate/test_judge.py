@@ -3,7 +3,7 @@
 from t2i.evaluate.generation.judge import (
     CRITERIA,
     CaptionStatement,
-    caption_statement,
+    build_caption_statement,
     judge_by_other_caption,
     judge_statement,
 )
@@ -38,7 +38,7 @@ def test_what_captions_say_is_true_of_their_scenes() -> None:
         met: set[str] = set()
         for number in range(300):
             judged = judge_statement(
-                caption_statement(scenes.layout(number)), truth(scenes, number)
+                build_caption_statement(scenes.layout(number)), truth(scenes, number)
             )
             assert all(all(flags) for flags in judged.values()), scenes.layout(number).caption
             met |= judged.keys()

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from t2i.errors import DataError
-from t2i.evaluate.report.chapter import Chapter, Figure, Gallery, Plot, Table
+from t2i.evaluate.report.chapter import Chapter, Estimate, Gallery, Plot, Table
 from t2i.evaluate.report.markdown import render_markdown
 from t2i.evaluate.report.number_format import format_number
 from t2i.evaluate.report.page import MAX_LONG_SIDE, render_page
@@ -24,8 +24,8 @@ TABLE = Table(
     title="Edits",
     heads=["success", "PSNR", "note"],
     rows=[
-        ("none", [Figure(0.5, 0.25, 0.75, 8), Figure(21.26, None, None, 8), "same seed"]),
-        (HOSTILE, [Figure(1.0, 0.8, 1.0, 8), None, HOSTILE]),
+        ("none", [Estimate(0.5, 0.25, 0.75, 8), Estimate(21.26, None, None, 8), "same seed"]),
+        (HOSTILE, [Estimate(1.0, 0.8, 1.0, 8), None, HOSTILE]),
     ],
     units={"success": "%", "PSNR": "dB"},
     better={"success": "higher", "PSNR": "lower"},
@@ -36,8 +36,8 @@ PLOT = Plot(
     across="scale",
     up="share",
     lines={
-        "one": [(1.0, Figure(0.4, 0.3, 0.5, 9)), (3.0, Figure(0.9, 0.8, 1.0, 9))],
-        "both": [(1.0, Figure(0.2)), (3.0, Figure(0.5, 0.4, 0.6, 9))],
+        "one": [(1.0, Estimate(0.4, 0.3, 0.5, 9)), (3.0, Estimate(0.9, 0.8, 1.0, 9))],
+        "both": [(1.0, Estimate(0.2)), (3.0, Estimate(0.5, 0.4, 0.6, 9))],
     },
 )
 DOCUMENT: dict[str, Any] = {

@@ -19,9 +19,9 @@ IDENTITY: dict[str, Any] = {
 
 def begun(folder: Path) -> ResultFolder:
     store = ResultFolder(folder, IDENTITY)
-    store.add("generation", "seen/0", {"right": [True, False]}, 1.5)
-    store.add("generation", "seen/1", {"right": []}, 2.0)
-    store.add("editing", "seen/0", {"psnr": 30.25}, 0.5)
+    store.append_record("generation", "seen/0", {"right": [True, False]}, 1.5)
+    store.append_record("generation", "seen/1", {"right": []}, 2.0)
+    store.append_record("editing", "seen/0", {"psnr": 30.25}, 0.5)
     return store
 
 
@@ -29,7 +29,7 @@ def test_another_start_finds_what_is_done(tmp_path: Path) -> None:
     before = begun(tmp_path)
     again = ResultFolder(tmp_path, IDENTITY)
     assert again.finished == before.finished
-    assert again.part_records("generation") == {
+    assert again.get_part_records("generation") == {
         "seen/0": {"right": [True, False]},
         "seen/1": {"right": []},
     }
@@ -43,7 +43,7 @@ def test_a_line_that_a_kill_cut_short_is_done_again_and_spoils_no_other(tmp_path
     path.write_bytes(whole[:-20])
     again = ResultFolder(tmp_path, IDENTITY)
     assert [*again.finished] == [("generation", "seen/0"), ("generation", "seen/1")]
-    again.add("editing", "seen/0", {"psnr": 30.25}, 0.5)
+    again.append_record("editing", "seen/0", {"psnr": 30.25}, 0.5)
     assert len(ResultFolder(tmp_path, IDENTITY).finished) == 3
     # A crash of the machine may leave zeros where a line was to be.
     path.write_bytes(whole + b"\0" * 100)
@@ -103,7 +103,7 @@ def test_a_record_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     store = ResultFolder(tmp_path, IDENTITY)
     (tmp_path / RECORDS_FILE).mkdir()
     with pytest.raises(OutputError, match=r"Cannot write .*records\.jsonl"):
-        store.add("generation", "seen/0", {}, 0.0)
+        store.append_record("generation", "seen/0", {}, 0.0)
 
 
 def test_pictures_are_kept_under_the_name_that_is_given_back(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
 def test_before_the_first_unit_anything_may_be_changed(tmp_path: Path) -> None:
     ResultFolder(tmp_path, IDENTITY)
     again = ResultFolder(tmp_path, IDENTITY | {"recogniser": "other"})
-    again.add("generation", "seen/0", {}, 1.0)
+    again.append_record("generation", "seen/0", {}, 1.0)
     with pytest.raises(ArgumentError, match="recogniser other -> def"):
         ResultFolder(tmp_path, IDENTITY)
 
@@ -143,7 +143,7 @@ def test_a_unit_whose_picture_is_gone_is_done_again(tmp_path: Path, empty: bool)
     store = ResultFolder(tmp_path, IDENTITY)
     for unit in ("seen/0", "seen/1"):
         file = store.save_picture(unit, Image.new("RGB", (8, 8)))
-        store.add("generation", unit, {"pictures": [{"number": 0, "file": file}]}, 1.0)
+        store.append_record("generation", unit, {"pictures": [{"number": 0, "file": file}]}, 1.0)
     assert len(ResultFolder(tmp_path, IDENTITY).finished) == 2
     path = tmp_path / "pictures" / file
     path.unlink()

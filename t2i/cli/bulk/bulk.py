@@ -20,7 +20,7 @@ from t2i.cli.bulk.jobs import Job
 from t2i.cli.bulk.plan import STATE_FILE, BulkFolder, BulkRun, JobPlan
 from t2i.cli.drawing.drawing import build_named_scheduler
 from t2i.cli.output import print_json, print_remark
-from t2i.cli.processes import broadcast_from_main, join_processes
+from t2i.cli.processes import distributed_process_group, run_in_main_and_broadcast
 from t2i.cli.request.digests import compute_model_digest
 from t2i.cli.request.known_words import read_known_words
 from t2i.cli.request.prompt_checks import find_line_warnings
@@ -133,8 +133,8 @@ def _format_summary(plan: JobPlan, tally: JobCounter, interrupted: bool) -> str:
 def _load_process_work(bulk: BulkRun, lines: Sequence[PromptLine], held: ExitStack) -> ProcessWork:
     """Agree with the other processes on the missing images, and load the pipeline."""
     held.enter_context(quiet_libraries())
-    state = held.enter_context(join_processes())
-    plan = broadcast_from_main(state, lambda: _lock_and_plan(bulk, lines, held))
+    state = held.enter_context(distributed_process_group())
+    plan = run_in_main_and_broadcast(state, lambda: _lock_and_plan(bulk, lines, held))
     jobs = plan.todo[state.process_index :: state.num_processes]
     if not jobs:
         return ProcessWork(state, plan, jobs, None)

@@ -10,7 +10,7 @@ from typing import BinaryIO
 from t2i.cli.request.file_checks import check_file_combinations, iter_files, locate_request_file
 from t2i.cli.request.input_files import InputFile
 from t2i.cli.request.prompt_line import KEYS, InvalidPromptLine, PromptLine, parse_line, quote_json
-from t2i.cli.request.prompt_loras import LORA_FOLDER, set_line_prompts
+from t2i.cli.request.prompt_loras import LORA_FOLDER, extract_line_loras
 from t2i.cli.request.request import Request
 from t2i.cli.request.sampler_names import NAMES, is_known_sampler, normalise_name
 from t2i.errors import ArgumentError, DataError, T2IError, nearest_hint
@@ -48,7 +48,7 @@ def read_prompts_file(
             records(_decode_lines(file)), strict=records is parse_json_lines
         )
     if options is not None:
-        lines, unspoken = set_line_prompts(lines, options, lora_dir)
+        lines, unspoken = extract_line_loras(lines, options, lora_dir)
         broken = sorted(broken + unspoken + _check_lines(lines, options))
     if broken:
         raise DataError(_format_invalid_lines(path, broken))
@@ -178,7 +178,7 @@ def _reject_repeated_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
 def parse_csv_rows(lines: NumberedLines) -> NumberedRecords:
     """Iterate over numbered rows of a CSV file under its header; empty cells are skipped."""
     source = CsvReader(lines)
-    rows = source.rows()
+    rows = source.iterate_records()
     number, header = next(((n, row) for n, row in rows if row), (1, []))
     columns = [cell.strip() for cell in header]
     _check_header(number, columns)
@@ -214,7 +214,7 @@ class CsvReader:
                 )
             yield text
 
-    def rows(self) -> Iterator[tuple[int, list[str]]]:
+    def iterate_records(self) -> Iterator[tuple[int, list[str]]]:
         """Iterate over (number of the first line, cells) of each CSV record.
 
         Raises UnreadableLines.

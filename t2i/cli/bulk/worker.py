@@ -19,9 +19,9 @@ from t2i.cli.drawing.adapters import AttachedAdapters
 from t2i.cli.drawing.drawing import (
     build_named_scheduler,
     draw_image,
-    enlarge_image,
     load_pipeline,
     read_pipeline_defaults,
+    upscale_if_requested,
     warn_of_large_size,
 )
 from t2i.cli.metadata.writing import build_image_texts
@@ -98,7 +98,7 @@ class BulkWorker:
         warn_of_large_size(self.pipe, request)
         picture = draw_image(self.pipe, request, seed, bar=False)
         request = replace(request, width=picture.width, height=picture.height)
-        return request, enlarge_image(self.pipe, request, seed, picture, bar=False)
+        return request, upscale_if_requested(self.pipe, request, seed, picture, bar=False)
 
 
 def _save_new_image(picture: Image, path: Path, text: Mapping[str, str] | None) -> bool:

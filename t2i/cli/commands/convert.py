@@ -117,12 +117,12 @@ def _convert_embedding(
 
     if to == "peft":
         raise ArgumentError("peft has no files of learned words: give --to diffusers or kohya.")
-    from t2i.cli.request.file_checks import pickle_conversion_command
+    from t2i.cli.request.file_checks import build_pickle_conversion_command
 
     if source.suffix in PICKLES and not allow_pickle:
         raise ModelError(
             f"Refused the pickle {source}: with --allow-pickle its tensors alone are read, and "
-            f"nothing in it is run: {pickle_conversion_command(source, out)}"
+            f"nothing in it is run: {build_pickle_conversion_command(source, out)}"
         )
     check_output_free(out, overwrite)
     found = read_learned_word(source, pickles=allow_pickle)

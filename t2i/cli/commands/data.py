@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from t2i.cli.data_summary import print_summary
+from t2i.cli.data_summary import print_data_summary
 from t2i.cli.output import Format, print_json
 from t2i.errors import ArgumentError, DataError, nearest_hint
 from t2i.terminal import print_line, several
@@ -125,7 +125,7 @@ def check(
         sheet = None if path is None else str(path)
         print_json({"usable": usable, "sheet": sheet, **summary.to_json_dict()})
     else:
-        print_summary(summary, config, read_batch_size(place))
+        print_data_summary(summary, config, read_batch_size(place))
         if path is not None:
             print_line(f"\n{path}")
     if not usable and format == "json":

@@ -226,13 +226,13 @@ def _choose_edits(
     """
     from pipelines.prompt_to_prompt.automatic_edits import choose_target_settings
     from t2i.attention.edits.registry import to_dict
-    from t2i.cli.drawing.drawing import build_editor
+    from t2i.cli.drawing.drawing import build_prompt_to_prompt_pipeline
     from t2i.cli.request.prompt_edits import EditedPrompts
 
     request = loaded.request
     assert request.num_inference_steps is not None
     parsed = [request.parse_with_grammar(prompt) for prompt in prompts]
-    edits = build_editor(loaded.pipe).choose_automatic_edits(
+    edits = build_prompt_to_prompt_pipeline(loaded.pipe).choose_automatic_edits(
         parsed, edit_options, request.num_inference_steps, request.height, request.width
     )
     edited = EditedPrompts(prompts=tuple(prompts), picture=0, edits=tuple(map(to_dict, edits)))

@@ -100,10 +100,10 @@ def evaluate(
     """
     from t2i.denoiser.loading.address import locate_model
     from t2i.evaluate.optional_imports import check_extra_installed
-    from t2i.evaluate.suite import check_parts, read_suite
+    from t2i.evaluate.suite import read_suite, select_parts
 
     config = read_suite(suite, quick=quick)
-    parts = check_parts(part or [])
+    parts = select_parts(part or [])
     check_extra_installed()
     folder = locate_model(model)
     if out is None:
@@ -134,9 +134,9 @@ def evaluate(
 def _measure_suite(options: EvaluationOptions) -> dict[str, Any]:
     """Measure what is not measured yet, write the result and return its document."""
     from t2i.accelerate_state import isolated_rng
-    from t2i.evaluate.progress import show_progress
+    from t2i.evaluate.progress import show_suite_progress
     from t2i.evaluate.report.previous_result import read_earlier_result
-    from t2i.evaluate.run import VERSION, finished_parts, measure_parts, write_result
+    from t2i.evaluate.run import VERSION, list_finished_parts, measure_parts, write_result
     from t2i.evaluate.suite import PARTS, build_part
     from t2i.library_messages import quiet_libraries
     from t2i.run_folder import lock_folder
@@ -159,7 +159,7 @@ def _measure_suite(options: EvaluationOptions) -> dict[str, Any]:
 
         # unit by unit
         try:
-            with show_progress(parts) as report:
+            with show_suite_progress(parts) as report:
                 measure_parts(parts, store, report)
         except KeyboardInterrupt:
             count = len(store.finished)
@@ -171,7 +171,7 @@ def _measure_suite(options: EvaluationOptions) -> dict[str, Any]:
         others = [build_part(name, options.config, context) for name in PARTS if name in names]
         order = list(PARTS)
         finished = sorted(
-            finished_parts([*parts, *others], store), key=lambda p: order.index(p.name)
+            list_finished_parts([*parts, *others], store), key=lambda p: order.index(p.name)
         )
         return write_result(finished, store, facts, earlier)
 
@@ -236,7 +236,7 @@ def _print_tables(chapters: Mapping[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from t2i.evaluate.report.chapter import Figure
+    from t2i.evaluate.report.chapter import Estimate
     from t2i.evaluate.report.number_format import format_with_unit
 
     for chapter in filter(None, chapters.values()):
@@ -250,7 +250,7 @@ def _print_tables(chapters: Mapping[str, Any]) -> None:
             for row in block["rows"]:
                 cells = [
                     format_with_unit(
-                        Figure(cell["value"]) if isinstance(cell, dict) else cell,
+                        Estimate(cell["value"]) if isinstance(cell, dict) else cell,
                         block["units"].get(head, ""),
                     )
                     for head, cell in row["cells"].items()

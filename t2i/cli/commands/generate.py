@@ -176,9 +176,9 @@ def _generate_request(
     output: OutputOptions,
 ) -> None:
     """Generate the images of one request: of `prompt`, or of the metadata of `image`."""
-    from t2i.cli.drawing.grid import ImageGrid, check_single_image
+    from t2i.cli.drawing.grid import ImageGrid, check_not_contact_sheet
     from t2i.cli.request.file_checks import check_file_combinations, check_files_exist
-    from t2i.cli.request.prompt_loras import LORA_FOLDER, set_prompt
+    from t2i.cli.request.prompt_loras import LORA_FOLDER, set_prompt_and_extract_loras
     from t2i.cli.request.request import Request, choose_seeds
 
     if (count := read_launcher_process_count()) > 1:
@@ -189,27 +189,27 @@ def _generate_request(
     original = None
     if image is None:
         request = overrides.apply_to(Request(prompt="", grammar="a1111"))
-        request = set_prompt(request, prompt or "", lora_dir or LORA_FOLDER)
+        request = set_prompt_and_extract_loras(request, prompt or "", lora_dir or LORA_FOLDER)
     else:
         original, request, recorded_seed = request_from_image(
             image, overrides, lora_dir or LORA_FOLDER
         )
         if seed is None:
-            check_single_image(image, original)
+            check_not_contact_sheet(image, original)
             seed = recorded_seed
     seeds = choose_seeds(seed, output.num)
     grid = ImageGrid(output.num) if output.grid else None
     check_file_combinations(request)
     check_files_exist(request)
 
-    from t2i.cli.drawing.single_request import ImageOutput, generate_images
+    from t2i.cli.drawing.single_request import ImageOutput, draw_and_save_images
     from t2i.cli.file_names import OutputNames
 
     names = OutputNames(output.out or Path("outputs"), request.prompt, output.num, grid=output.grid)
     images = ImageOutput(
         names=names, metadata=output.metadata, as_json=output.format == "json", grid=grid
     )
-    generate_images(request, seeds, images, original)
+    draw_and_save_images(request, seeds, images, original)
 
 
 def _check_one_subject(prompt: str | None, prompts: Path | None, again: Path | None) -> None:
@@ -275,7 +275,7 @@ def request_from_image(
     Raises DataError for an image without metadata, ModelError for a model that is not found here.
     """
     from t2i.cli.metadata.reading import read_metadata, request_from_metadata
-    from t2i.cli.request.prompt_loras import remove_network_tags, set_prompt
+    from t2i.cli.request.prompt_loras import remove_network_tags, set_prompt_and_extract_loras
     from t2i.denoiser.loading.address import EMBEDDED_MODELS
 
     metadata = read_metadata(picture)
@@ -297,7 +297,7 @@ def request_from_image(
         if overrides.loras == ():
             request = replace(request, prompt=remove_network_tags(request.prompt))
         else:
-            request = set_prompt(request, request.prompt, lora_dir)
+            request = set_prompt_and_extract_loras(request, request.prompt, lora_dir)
     _check_files_found(picture, request)
     return metadata, request, seed
 

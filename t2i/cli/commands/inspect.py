@@ -119,7 +119,7 @@ def _draw_and_probe(
     with warnings_in_one_line() as warned, quiet_libraries():
         loaded = load_request(request)
         request, start = loaded.request, time.perf_counter()
-        words = words or content_words(request.parse_with_grammar(request.prompt))
+        words = words or list_content_words(request.parse_with_grammar(request.prompt))
         with attend(loaded.pipe) as attn:
             maps = attn.probe(*words)
             try:
@@ -164,7 +164,7 @@ def split_words(words: list[str] | None) -> list[str]:
     return list(dict.fromkeys(split))
 
 
-def content_words(prompt: object) -> list[str]:
+def list_content_words(prompt: object) -> list[str]:
     """Return the words of a prompt without articles, prepositions and other function words.
 
     Raises ArgumentError where none is left.
@@ -195,12 +195,12 @@ def _word_facts(maps: "HeatMaps", word: str) -> dict[str, object]:
     across, down = maps.peak(word)
     return {
         "peak": {"across": round(across, 4), "down": round(down, 4)},
-        "place": name_position(*maps.centre(word)),
+        "place": name_image_position(*maps.centre(word)),
         "share": round(maps.probability_share(word), 4),
     }
 
 
-def name_position(across: float, down: float) -> str:
+def name_image_position(across: float, down: float) -> str:
     """Name a point of the image by thirds, such as "upper left"."""
     return POSITION_NAMES[min(int(down * 3), 2)][min(int(across * 3), 2)]
 
@@ -215,7 +215,7 @@ def _print_table(maps: "HeatMaps") -> None:
         table.add_row(
             Text(word),
             f"{across:.2f}, {down:.2f}",
-            name_position(*maps.centre(word)),
+            name_image_position(*maps.centre(word)),
             f"{maps.probability_share(word):.1%}",
         )
     print_rich(table)

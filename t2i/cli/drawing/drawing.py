@@ -6,7 +6,7 @@ from os.path import expanduser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from t2i.cli.drawing.time_estimate import FirstStepNotice
+from t2i.cli.drawing.time_estimate import RunTimeEstimateNotice
 from t2i.cli.gc_control import restore_gc
 from t2i.cli.request.input_files import InputFile
 from t2i.cli.request.request import Request, RequestDefaults
@@ -93,7 +93,7 @@ def draw_image(
         return draw_edited_images(pipe, request, seed, bar=bar)[request.edited.picture]
     drawer = _convert_pipeline(pipe, find_pipeline_class(request))
     _set_progress_bar(drawer, seed, bar)
-    with FirstStepNotice(shown=bar) as first_step:
+    with RunTimeEstimateNotice(shown=bar) as first_step:
         pictures: list[Image] = drawer(
             prompt=request.parse_with_grammar(request.prompt),
             return_dict=False,
@@ -104,7 +104,7 @@ def draw_image(
     return pictures[0]
 
 
-def enlarge_image(
+def upscale_if_requested(
     pipe: "TextToImagePipeline",
     request: Request,
     seed: int,
@@ -120,7 +120,7 @@ def enlarge_image(
 
     drawer = _convert_pipeline(pipe, ImageToImagePipeline)
     _set_progress_bar(drawer, seed, bar)
-    with FirstStepNotice(shown=bar) as first_step:
+    with RunTimeEstimateNotice(shown=bar) as first_step:
         pictures: list[Image] = upscale(
             drawer,
             picture,
@@ -147,10 +147,10 @@ def draw_edited_images(
     assert request.edited is not None
     assert request.num_inference_steps is not None
     source, *targets = (request.parse_with_grammar(prompt) for prompt in request.edited.prompts)
-    editor = build_editor(pipe)
+    editor = build_prompt_to_prompt_pipeline(pipe)
     _set_progress_bar(editor, seed, bar)
     edits = request.edited.parse_edits()
-    with FirstStepNotice(shown=bar) as first_step:
+    with RunTimeEstimateNotice(shown=bar) as first_step:
         pictures: list[Image] = editor(
             source,
             targets,
@@ -164,7 +164,7 @@ def draw_edited_images(
     return pictures
 
 
-def build_editor(pipe: "TextToImagePipeline") -> "PromptEditPipeline":
+def build_prompt_to_prompt_pipeline(pipe: "TextToImagePipeline") -> "PromptEditPipeline":
     """Return a prompt-to-prompt pipeline of the same components."""
     from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 

@@ -47,7 +47,7 @@ def build_grid_command(path: Path, metadata: ImageMetadata) -> str:
     return f"t2i generate --from {quote(str(path))} --seed {seed} --num {metadata.pictures} --grid"
 
 
-def check_single_image(path: Path, metadata: ImageMetadata) -> None:
+def check_not_contact_sheet(path: Path, metadata: ImageMetadata) -> None:
     """Raise ArgumentError if metadata is a contact sheet's, which cannot be drawn as one image."""
     if metadata.pictures > 1:
         first = metadata.settings.seed or 0

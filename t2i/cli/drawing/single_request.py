@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from t2i.cli.drawing.drawing import draw_image, enlarge_image
+from t2i.cli.drawing.drawing import draw_image, upscale_if_requested
 from t2i.cli.drawing.grid import ImageGrid
 from t2i.cli.drawing.loaded_request import LoadedRequest, load_request
 from t2i.cli.file_names import OutputNames
@@ -38,7 +38,7 @@ class ImageOutput:
     grid: ImageGrid | None = None
 
 
-def generate_images(
+def draw_and_save_images(
     request: Request,
     seeds: range,
     output: ImageOutput,
@@ -92,7 +92,7 @@ def _draw_images(
             start = time.perf_counter()
             image = draw_image(loaded.pipe, request, seed)
             request = replace(request, width=image.width, height=image.height)
-            image = enlarge_image(loaded.pipe, request, seed, image)
+            image = upscale_if_requested(loaded.pipe, request, seed, image)
             texts = build_image_texts(request, seed, loaded.weights) if output.metadata else None
             path = output.names.save_image(index, seed, partial(save_picture, image, text=texts))
             seconds = round(time.perf_counter() - start, 2)

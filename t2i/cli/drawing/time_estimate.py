@@ -13,7 +13,7 @@ SLOW_RUN = 20.0
 """Seconds of the whole run above which an estimate is printed."""
 
 
-class FirstStepNotice:
+class RunTimeEstimateNotice:
     """Step callback that prints an estimate of the run time; used as a context around one call."""
 
     def __init__(self, shown: bool) -> None:
@@ -22,7 +22,7 @@ class FirstStepNotice:
         self.timer = threading.Timer(SLOW_STEP, self._print_notice)
         self.timer.daemon = True
 
-    def __enter__(self) -> "FirstStepNotice":
+    def __enter__(self) -> "RunTimeEstimateNotice":
         self.started = time.monotonic()
         if self.shown:
             self.timer.start()

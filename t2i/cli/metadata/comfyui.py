@@ -134,7 +134,7 @@ def _parse_settings(
         seed=parser.parse_seed(value("seed" if "seed" in sampler.inputs else "noise_seed")),
         width=size[0],
         height=size[1],
-        model=parser.parse_text("model", model),
+        model=parser.parse_string("model", model),
     )
     if value("denoise") not in (None, 1, "1"):
         parser.report_unused("denoise", value("denoise"))
@@ -200,7 +200,7 @@ def _collect_prompt(
         # Some nodes take both roles and give both out, the positive one first.
         both = ("positive", "negative")[output : output + 1] if "positive" in node.inputs else ()
         wanted = [key for key in node.inputs if key in both or key.startswith("conditioning")]
-        only = graph.single_link(node)
+        only = graph.get_only_link(node)
         if wanted:
             links += [node.inputs[key] for key in reversed(wanted)]
         elif only is not None:

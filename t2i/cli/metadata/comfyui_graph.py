@@ -71,14 +71,14 @@ class ComfyUIGraph:
         seen = {node.name}
         while True:
             links = (self.resolve_link(node.inputs[key]) for key in keys if key in node.inputs)
-            target = next(filter(None, links), None) or self.single_link(node)
+            target = next(filter(None, links), None) or self.get_only_link(node)
             if target is None or target[0].name in seen:
                 return
             node = target[0]
             seen.add(node.name)
             yield node
 
-    def single_link(self, node: ComfyUINode) -> tuple[ComfyUINode, int] | None:
+    def get_only_link(self, node: ComfyUINode) -> tuple[ComfyUINode, int] | None:
         """Return the only link among a node's inputs, or None if there are several."""
         links = [found for value in node.inputs.values() if (found := self.resolve_link(value))]
         return links[0] if len(links) == 1 else None

@@ -40,7 +40,7 @@ def read_fooocus(texts: Mapping[str, str]) -> ImageMetadata | None:
         raise DataError("parameters: JSON without any value that Fooocus writes")
 
     parser = MetadataParser()
-    resolution = parser.parse_text("resolution", values.get("resolution")) or ""
+    resolution = parser.parse_string("resolution", values.get("resolution")) or ""
     size = resolution.strip("() ").replace("x", ",").split(",")
     if len(size) != 2 and resolution:
         parser.report_unused("resolution", resolution, "(width, height)")
@@ -52,11 +52,11 @@ def read_fooocus(texts: Mapping[str, str]) -> ImageMetadata | None:
         seed=parser.parse_seed(values.get("seed")),
         width=width,
         height=height,
-        model=parser.parse_text("base_model", values.get("base_model")),
-        model_hash=parser.parse_text("base_model_hash", values.get("base_model_hash")),
+        model=parser.parse_string("base_model", values.get("base_model")),
+        model_hash=parser.parse_string("base_model_hash", values.get("base_model_hash")),
     )
     prompt = parser.parse_prompt("prompt", values.get("prompt"))
     negative_prompt = parser.parse_prompt("negative_prompt", values.get("negative_prompt"))
-    version = parser.parse_text("version", values.get("version"))
+    version = parser.parse_string("version", values.get("version"))
     parser.report_unused_keys(values, USED)
     return parser.build_metadata(version or TOOL, prompt, negative_prompt, settings, text)

@@ -54,12 +54,12 @@ def _parse_version_3(text: str) -> ImageMetadata:
         seed=parser.parse_seed(values.get("seed")),
         width=width,
         height=height,
-        model=parser.parse_text("model", model.get("name") or model.get("model_name")),
-        model_hash=parser.parse_text("model hash", model.get("hash")),
+        model=parser.parse_string("model", model.get("name") or model.get("model_name")),
+        model_hash=parser.parse_string("model hash", model.get("hash")),
     )
     prompt = parser.parse_prompt("positive_prompt", values.get("positive_prompt"))
     negative_prompt = parser.parse_prompt("negative_prompt", values.get("negative_prompt"))
-    version = parser.parse_text("app_version", values.get("app_version"))
+    version = parser.parse_string("app_version", values.get("app_version"))
     parser.report_unused_keys(values, USED)
     tool = f"{TOOL} {version}" if version else TOOL
     return parser.build_metadata(tool, prompt, negative_prompt, settings, text)
@@ -82,12 +82,12 @@ def _parse_version_2(text: str) -> ImageMetadata:
         seed=parser.parse_seed(image.get("seed")),
         width=width,
         height=height,
-        model=parser.parse_text(
+        model=parser.parse_string(
             "model_weights", values.get("model_weights") or values.get("model")
         ),
-        model_hash=parser.parse_text("model_hash", values.get("model_hash")),
+        model_hash=parser.parse_string("model_hash", values.get("model_hash")),
     )
-    version = parser.parse_text("app_version", values.get("app_version"))
+    version = parser.parse_string("app_version", values.get("app_version"))
     parser.report_unused_keys(image, USED_BY_2)
     tool = f"{TOOL} {version}" if version else TOOL
     return parser.build_metadata(tool, prompt, negative_prompt, settings, text)

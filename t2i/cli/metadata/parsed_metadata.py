@@ -111,7 +111,7 @@ class MetadataParser:
         self.report_unused(name, value, "a finite number")
         return None
 
-    def parse_text(self, name: str, value: object) -> str | None:
+    def parse_string(self, name: str, value: object) -> str | None:
         """Parse a string; return None for an empty one, and report another type."""
         if value in (None, "", "None"):
             return None
@@ -145,10 +145,10 @@ class MetadataParser:
 
     def parse_sampler(self, name: object, spacing: object = None) -> str | None:
         """Parse a sampler into t2i's spelling; an unknown name is kept and reported."""
-        name = self.parse_text("sampler", name)
+        name = self.parse_string("sampler", name)
         if name is None:
             return None
-        ours, rest = translate_sampler(name, self.parse_text("schedule", spacing) or "")
+        ours, rest = translate_sampler(name, self.parse_string("schedule", spacing) or "")
         if ours is None:
             self.report_unused("sampler", name)
         if rest:

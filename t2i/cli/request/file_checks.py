@@ -129,11 +129,11 @@ def locate_request_file(name: str, file: InputFile) -> Path:
 def _pickle_advice(kind: RequestFileField, path: Path) -> str:
     if kind.label != "embedding":
         return "Get its safetensors version, or convert it where you trust it."
-    command = pickle_conversion_command(path, path.with_suffix(".safetensors"))
+    command = build_pickle_conversion_command(path, path.with_suffix(".safetensors"))
     return f"Its tensors alone are read, and written without the rest, by: {command}"
 
 
-def pickle_conversion_command(path: Path, out: Path) -> str:
+def build_pickle_conversion_command(path: Path, out: Path) -> str:
     """Return the command that converts a pickled learned word to safetensors."""
     return f"t2i convert {quote(str(path))} {quote(str(out))} --allow-pickle"
 

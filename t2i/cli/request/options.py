@@ -83,7 +83,7 @@ class SamplingOptions:
         """
         from t2i.cli.request.input_files import parse_embeddings, parse_loras
         from t2i.cli.request.request import RequestOverrides, parse_size
-        from t2i.cli.request.sampler_names import sampler_from_class
+        from t2i.cli.request.sampler_names import sampler_name_from_class
         from t2i.cli.request.upscaling import parse_upscale
 
         width, height = (None, None) if self.size is None else parse_size(self.size)
@@ -92,7 +92,7 @@ class SamplingOptions:
             model=self.model,
             num_inference_steps=self.steps,
             guidance_scale=self.guidance,
-            sampler=None if self.sampler is None else sampler_from_class(self.sampler),
+            sampler=None if self.sampler is None else sampler_name_from_class(self.sampler),
             width=width,
             height=height,
             grammar=self.grammar,
@@ -107,7 +107,7 @@ def build_prompt_request(
     prompt: str, overrides: "RequestOverrides", lora_dir: Path | None
 ) -> "Request":
     """Build the request of one prompt and its overrides, for a command that runs in one process."""
-    from t2i.cli.request.prompt_loras import LORA_FOLDER, set_prompt
+    from t2i.cli.request.prompt_loras import LORA_FOLDER, set_prompt_and_extract_loras
     from t2i.cli.request.request import Request
 
     if read_launcher_process_count() > 1:
@@ -115,7 +115,7 @@ def build_prompt_request(
             f"{read_launcher_process_count()} processes were started for one prompt: start one."
         )
     request = overrides.apply_to(Request(prompt="", grammar="a1111"))
-    return set_prompt(request, prompt, lora_dir or LORA_FOLDER)
+    return set_prompt_and_extract_loras(request, prompt, lora_dir or LORA_FOLDER)
 
 
 def check_not_composed(request: "Request", prompts: Sequence[str]) -> None:

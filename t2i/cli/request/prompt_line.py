@@ -18,7 +18,7 @@ from t2i.cli.request.request import (
     check_text,
     parse_size,
 )
-from t2i.cli.request.sampler_names import sampler_from_class
+from t2i.cli.request.sampler_names import sampler_name_from_class
 from t2i.cli.request.upscaling import parse_upscale
 from t2i.errors import ArgumentError, nearest_hint
 from t2i.pictures import FORMATS
@@ -128,7 +128,7 @@ def _build_line(number: int, keys: LineKeys) -> PromptLine:
             negative_prompt=keys.negative,
             num_inference_steps=keys.steps,
             guidance_scale=keys.guidance,
-            sampler=None if keys.sampler is None else sampler_from_class(keys.sampler),
+            sampler=None if keys.sampler is None else sampler_name_from_class(keys.sampler),
             width=width,
             height=height,
             loras=None if keys.lora is None else parse_loras(_split_files(keys.lora)),

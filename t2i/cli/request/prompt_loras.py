@@ -24,7 +24,7 @@ MAX_SUGGESTIONS = 3
 """Maximum number of names suggested for an unknown one."""
 
 
-def set_prompt(request: Request, prompt: str, folder: Path) -> Request:
+def set_prompt_and_extract_loras(request: Request, prompt: str, folder: Path) -> Request:
     """Return the request with a prompt whose LoRA tags are removed and added to its LoRAs.
 
     With the grammar "plain" every letter stands for itself. Raises ArgumentError for a malformed
@@ -44,7 +44,7 @@ def set_prompt(request: Request, prompt: str, folder: Path) -> Request:
     return replace(request, prompt=text, loras=(*request.loras, *found))
 
 
-def set_line_prompts(
+def extract_line_loras(
     lines: Sequence[PromptLine], options: Request, folder: Path
 ) -> tuple[list[PromptLine], list[tuple[int, str]]]:
     """Replace the LoRA tags in the prompts of a file's lines by LoRAs; return also the bad lines.
@@ -55,7 +55,9 @@ def set_line_prompts(
     broken: list[tuple[int, str]] = []
     for line in lines:
         try:
-            request = set_prompt(line.overrides.apply_to(options), line.prompt, folder)
+            request = set_prompt_and_extract_loras(
+                line.overrides.apply_to(options), line.prompt, folder
+            )
         except T2IError as error:
             broken.append((line.number, str(error)))
             continue

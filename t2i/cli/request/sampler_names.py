@@ -43,7 +43,7 @@ CLASS_NAMES = {
 """Scheduler class, as t2i records a model's own sampler, -> name of the sampler."""
 
 
-def sampler_from_class(name: str) -> str:
+def sampler_name_from_class(name: str) -> str:
     """Return the sampler name of a scheduler class, or the name unchanged if it is another."""
     return CLASS_NAMES.get(name.strip(), name)
 

@@ -22,7 +22,7 @@ Box = tuple[float, float, float, float]
 """Left, top, right, bottom, in pixels."""
 
 
-def score_pictures(
+def score_caption_fit(
     caption_matcher: CaptionMatcher,
     pair: PromptPair,
     source: Recognition,
@@ -33,17 +33,21 @@ def score_pictures(
     The region is that of the source's object, so that it is equal for all methods; None where the
     background changes, and where the object was not recognised in the source.
     """
-    whole = caption_matcher.compute_similarities(pictures, [pair.texts[1]] * len(pictures)).tolist()
-    place = None if not pictures else edited_box(pair, source, pictures[0].size)
+    whole = caption_matcher.compute_similarities(
+        pictures, [pair.captions[1]] * len(pictures)
+    ).tolist()
+    place = None if not pictures else compute_edited_region_box(pair, source, pictures[0].size)
     if place is None:
         return whole, [None] * len(pictures)
-    cut = [crop(picture, place, caption_matcher.recogniser.size) for picture in pictures]
+    cut = [crop_and_resize(picture, place, caption_matcher.recogniser.size) for picture in pictures]
     return whole, caption_matcher.compute_similarities(
-        cut, [target_words(pair)] * len(cut)
+        cut, [describe_target_object(pair)] * len(cut)
     ).tolist()
 
 
-def edited_box(pair: PromptPair, source: Recognition, size: tuple[int, int]) -> Box | None:
+def compute_edited_region_box(
+    pair: PromptPair, source: Recognition, size: tuple[int, int]
+) -> Box | None:
     """Return a square around the source's object, larger by CROP_FACTOR, within the picture.
 
     size : of the picture, width and height
@@ -61,13 +65,13 @@ def edited_box(pair: PromptPair, source: Recognition, size: tuple[int, int]) -> 
     return begins[0], begins[1], begins[0] + side, begins[1] + side
 
 
-def target_words(pair: PromptPair) -> str:
+def describe_target_object(pair: PromptPair) -> str:
     """Return the target's noun phrase of the object without its size, which a crop cannot show."""
     assert pair.spot is not None
     mention = find_mention(pair.target, pair.spot)
     return str(NounPhrase(mention.word, mention.colour, None))
 
 
-def crop(picture: Image.Image, box: Box, side: int) -> Image.Image:
+def crop_and_resize(picture: Image.Image, box: Box, side: int) -> Image.Image:
     """Crop a box and resize it to a square of this side."""
     return picture.convert("RGB").resize((side, side), Image.Resampling.BICUBIC, box=box)

@@ -7,8 +7,8 @@ from t2i.evaluate.editing.methods import METHODS, NO_CONTROL, STRENGTHENING_METH
 from t2i.evaluate.editing.pairs import CHANGE_TITLES
 from t2i.evaluate.editing.records import CostRecord, EditedRecord, PairRecord, TwoObjectsRecord
 from t2i.evaluate.editing.two_objects import CONTROLS, VARIANTS
-from t2i.evaluate.report.chapter import Block, Cell, Chapter, Figure, Gallery, Table
-from t2i.evaluate.report.statistics import bootstrap_mean, proportion
+from t2i.evaluate.report.chapter import Block, Cell, Chapter, Estimate, Gallery, Table
+from t2i.evaluate.report.statistics import mean_with_bootstrap_interval, proportion_with_interval
 from t2i.evaluate.suite_part import Record
 from t2i.terminal import several
 
@@ -48,9 +48,11 @@ def build_chapters(
     every = [one for kind, several in pairs.items() if kind not in apart for one in several]
     blocks: list[Block] = []
     if every:
-        blocks.append(build_table("editing", "Another object, colour or background", every))
+        blocks.append(
+            build_edit_method_table("editing", "Another object, colour or background", every)
+        )
     blocks += [
-        build_table(f"editing_{kind}", f"Only {title}", pairs[kind])
+        build_edit_method_table(f"editing_{kind}", f"Only {title}", pairs[kind])
         for kind, title in CHANGE_TITLES.items()
         if kind in pairs
     ]
@@ -59,12 +61,16 @@ def build_chapters(
     if costs:
         blocks.append(build_cost_table(costs))
     blocks += build_galleries([one for several in pairs.values() for one in several], two)
-    return [Chapter("editing", "Editing", chapter_text(every, settings, steps), blocks)]
+    return [
+        Chapter("editing", "Editing", describe_tables_and_settings(every, settings, steps), blocks)
+    ]
 
 
-def chapter_text(every: Sequence[PairRecord], settings: EditSettings, steps: int) -> str:
+def describe_tables_and_settings(
+    every: Sequence[PairRecord], settings: EditSettings, steps: int
+) -> str:
     """Return the explanation of the tables and of the settings they were measured with."""
-    right = proportion([one.source_right for one in every])
+    right = proportion_with_interval([one.source_right for one in every])
     sources = "" if right is None else f" {right.value:.0%} of the sources show all of theirs."
     return (
         "A prompt is drawn, and the same prompt changed in one thing, from the same noise. "
@@ -82,27 +88,28 @@ def chapter_text(every: Sequence[PairRecord], settings: EditSettings, steps: int
         "CLIP score. Costs are the processor's time (middle and range of the rounds) and what "
         f"torch holds at once, of a source and its target; with {' and '.join(CONTROLS)} of one "
         f"picture. {several(steps, 'step')}; word maps of the source for "
-        f"{format_window(settings.cross_replace)} of them, its layout for "
-        f"{format_window(settings.self_replace)}, "
+        f"{format_step_window(settings.cross_replace)} of them, its layout for "
+        f"{format_step_window(settings.self_replace)}, "
         f"blend above {settings.blend_threshold:g}, keys and values shared for "
-        f"{format_window(settings.share_keys_values)}, queries and keys for "
-        f"{format_window(settings.inject_queries_keys)}; stronger words {settings.weight:g} times "
+        f"{format_step_window(settings.share_keys_values)}, queries and keys for "
+        f"{format_step_window(settings.inject_queries_keys)}; stronger words "
+        f"{settings.weight:g} times "
         f"in maps, {settings.prompt_weight:g} in prompts."
     )
 
 
-def format_window(window: tuple[float, float]) -> str:
+def format_step_window(window: tuple[float, float]) -> str:
     """Return a window of steps as "0 to 0.8"."""
     return f"{window[0]:g} to {window[1]:g}"
 
 
-def build_table(name: str, title: str, pairs: Sequence[PairRecord]) -> Table:
+def build_edit_method_table(name: str, title: str, pairs: Sequence[PairRecord]) -> Table:
     """Build the table of some pairs, a row for each method."""
     rows: list[tuple[str, Sequence[Cell]]] = []
     for method in (*METHODS, *STRENGTHENING_METHODS):
         edited = [one.methods[method] for one in pairs if method in one.methods]
         if edited:
-            rows.append((method, build_cells(edited)))
+            rows.append((method, build_edit_method_cells(edited)))
     return Table(
         name=name,
         title=f"{title}: {several(len(pairs), 'pair')}",
@@ -113,12 +120,15 @@ def build_table(name: str, title: str, pairs: Sequence[PairRecord]) -> Table:
     )
 
 
-def build_cells(edited: Sequence[EditedRecord]) -> list[Cell]:
+def build_edit_method_cells(edited: Sequence[EditedRecord]) -> list[Cell]:
     """Build the cells of a method."""
-    figures = [bootstrap_mean([reading(one) for one in edited]) for reading in MEASURES.values()]
+    figures = [
+        mean_with_bootstrap_interval([reading(one) for one in edited])
+        for reading in MEASURES.values()
+    ]
     return [
-        proportion([one.success for one in edited]),
-        proportion([one.everything for one in edited]),
+        proportion_with_interval([one.success for one in edited]),
+        proportion_with_interval([one.everything for one in edited]),
         *figures,
     ]
 
@@ -129,11 +139,11 @@ def build_two_objects_table(two: Sequence[TwoObjectsRecord]) -> Table:
         (
             name,
             [
-                proportion([one.both[name] for one in two]),
-                proportion([one.relation[name] for one in two]),
+                proportion_with_interval([one.both[name] for one in two]),
+                proportion_with_interval([one.relation[name] for one in two]),
                 None
                 if name == NO_CONTROL
-                else bootstrap_mean([one.whole[name].psnr for one in two]),
+                else mean_with_bootstrap_interval([one.whole[name].psnr for one in two]),
             ],
         )
         for name in VARIANTS
@@ -152,7 +162,7 @@ def build_two_objects_table(two: Sequence[TwoObjectsRecord]) -> Table:
 def build_cost_table(costs: Sequence[CostRecord]) -> Table:
     """Build the table of costs: the median of the rounds, with their whole range."""
     rows: list[tuple[str, Sequence[Cell]]] = [
-        (cost.method, [median_figure(cost.time), Figure(cost.extra_bytes / 2**20)])
+        (cost.method, [median_with_range(cost.time), Estimate(cost.extra_bytes / 2**20)])
         for cost in costs
     ]
     heads = ("time, times", "more at the peak")
@@ -166,37 +176,37 @@ def build_cost_table(costs: Sequence[CostRecord]) -> Table:
     )
 
 
-def median_figure(values: Sequence[float]) -> Figure:
+def median_with_range(values: Sequence[float]) -> Estimate:
     """Return the median with the smallest and the largest value as interval."""
-    return Figure(median(values), min(values), max(values), len(values))
+    return Estimate(median(values), min(values), max(values), len(values))
 
 
 def build_galleries(pairs: Sequence[PairRecord], two: Sequence[TwoObjectsRecord]) -> list[Gallery]:
     """Build the galleries: the worst beside the best, and the first ones unselected."""
-    ranked = sorted(pairs, key=rank_key)
+    ranked = sorted(pairs, key=success_and_psnr_key)
     count = min(GALLERY_SIZE, len(ranked) // 2)
     shown = [
-        build_gallery("worst", f"The worst, by {RANKED_BY}", ranked[:count]),
-        build_gallery("best", f"The best, by {RANKED_BY}", ranked[::-1][:count]),
+        build_pair_gallery("worst", f"The worst, by {RANKED_BY}", ranked[:count]),
+        build_pair_gallery("best", f"The best, by {RANKED_BY}", ranked[::-1][:count]),
         *(
-            build_gallery(f"first_{kind}", f"The first, {title}", of_kind[:GALLERY_SIZE])
+            build_pair_gallery(f"first_{kind}", f"The first, {title}", of_kind[:GALLERY_SIZE])
             for kind, title in CHANGE_TITLES.items()
             if (of_kind := [one for one in pairs if one.kind == kind])
         ),
     ]
     if two:
-        pictures = [(one.file, two_objects_label(one)) for one in two[:GALLERY_SIZE]]
+        pictures = [(one.file, format_two_objects_label(one)) for one in two[:GALLERY_SIZE]]
         shown.append(Gallery("editing_first_two", "The first, two objects", pictures, columns=2))
     return shown
 
 
-def rank_key(one: PairRecord) -> tuple[bool, float]:
+def success_and_psnr_key(one: PairRecord) -> tuple[bool, float]:
     """Return the sort key of a pair: success, then background PSNR, of RANKED_BY."""
     edited = one.methods[RANKED_BY]
     return edited.success, 0.0 if edited.stayed is None else edited.stayed.psnr
 
 
-def build_gallery(name: str, title: str, pairs: Sequence[PairRecord]) -> Gallery:
+def build_pair_gallery(name: str, title: str, pairs: Sequence[PairRecord]) -> Gallery:
     """Build a gallery of pairs, labelled with the methods that succeeded."""
     pictures = []
     for one in pairs:
@@ -206,7 +216,7 @@ def build_gallery(name: str, title: str, pairs: Sequence[PairRecord]) -> Gallery
     return Gallery(f"editing_{name}", title, pictures, columns=1)
 
 
-def two_objects_label(one: TwoObjectsRecord) -> str:
+def format_two_objects_label(one: TwoObjectsRecord) -> str:
     """Return the caption with the controls that fulfilled it."""
     right = [name for name in VARIANTS if one.relation[name]]
     return f"{one.caption} [right: {', '.join(right) or 'none'}]"

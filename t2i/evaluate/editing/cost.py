@@ -53,7 +53,7 @@ def measure_seconds(
 
 
 @contextmanager
-def silent_profiler() -> Iterator[None]:
+def silence_profiler() -> Iterator[None]:
     """Silence the messages of the profiler's library on stderr within the block."""
     asked = LEVEL in os.environ
     os.environ.setdefault(LEVEL, SILENT)
@@ -73,7 +73,7 @@ def measure_peak_bytes(draw: Callable[[], object], device: torch.device) -> int:
         return int(torch.cuda.max_memory_allocated(device)) - before
 
     with (
-        silent_profiler(),
+        silence_profiler(),
         torch.profiler.profile(
             activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
         ) as profile,

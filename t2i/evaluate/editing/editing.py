@@ -11,16 +11,16 @@ from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from t2i.denoiser.families import sd
 from t2i.denoiser.schedulers import rebuild_scheduler
 from t2i.errors import ArgumentError
-from t2i.evaluate.editing.caption_fit import score_pictures
+from t2i.evaluate.editing.caption_fit import score_caption_fit
 from t2i.evaluate.editing.chapters import build_chapters
 from t2i.evaluate.editing.cost import measure_cost
 from t2i.evaluate.editing.methods import (
     METHODS,
     NO_CONTROL,
     EditSettings,
-    methods_for,
-    target_prompt,
-    with_target,
+    build_target_prompt,
+    list_applicable_methods,
+    retarget_edits,
 )
 from t2i.evaluate.editing.pairs import CHANGE_TITLES, ChangeKind, PromptPair, build_pair
 from t2i.evaluate.editing.records import (
@@ -29,10 +29,10 @@ from t2i.evaluate.editing.records import (
     EditedRecord,
     PairRecord,
     TwoObjectsRecord,
-    similarity_record,
+    build_similarity_record,
 )
 from t2i.evaluate.editing.scores import (
-    is_success,
+    is_edit_successful,
     measure_similarity,
     shows_whole_prompt,
     structure_distance,
@@ -40,11 +40,11 @@ from t2i.evaluate.editing.scores import (
 )
 from t2i.evaluate.editing.two_objects import (
     CONTROLS,
-    draw_prompt,
+    draw_with_each_control,
     find_two_object_layout,
     measure_two_objects,
 )
-from t2i.evaluate.generation.judge import caption_statement, judge_statement
+from t2i.evaluate.generation.judge import build_caption_statement, judge_statement
 from t2i.evaluate.report.chapter import Chapter
 from t2i.evaluate.suite_part import EvaluationContext, Record
 from t2i.pictures import picture_grid
@@ -87,12 +87,12 @@ class EditingPart:
         self.editor = PromptEditPipeline(**parts, force_zeros_for_empty_prompt=zeros)
         self.editor.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]  # diffusers lacks types
 
-    def units(self) -> Sequence[str]:
+    def list_unit_keys(self) -> Sequence[str]:
         """List the keys of the units in order."""
         config = self.config
-        pairs = [f"{kind}/{n}" for kind in self.kinds for n in range(getattr(config, kind))]
+        pairs = [f"{kind}/{n}" for kind in self.change_kinds for n in range(getattr(config, kind))]
         two = range(config.two if find_two_object_layout(self.scenes, 0) else 0)
-        costs = [name for name in METHODS if name != NO_CONTROL] if self.kinds else []
+        costs = [name for name in METHODS if name != NO_CONTROL] if self.change_kinds else []
         costs += CONTROLS if two else []
         return [
             *pairs,
@@ -126,7 +126,7 @@ class EditingPart:
         )
 
     @cached_property
-    def kinds(self) -> list[ChangeKind]:
+    def change_kinds(self) -> list[ChangeKind]:
         """Kinds of change that are configured and possible with the model's objects."""
         able: list[ChangeKind] = []
         for kind in CHANGE_TITLES:
@@ -141,16 +141,16 @@ class EditingPart:
     def _edit_pair(self, kind: ChangeKind, number: int) -> PairRecord:
         """Draw the source with all methods in one batch, and compare each target with it."""
         pair = build_pair(self.scenes, kind, number)
-        methods = methods_for(pair)
+        methods = list_applicable_methods(pair)
         steps, settings = self.context.steps, self.config.settings
         edits = [
             edit
             for target, make in enumerate(methods.values(), start=1)
-            for edit in with_target(make(self.editor, pair, settings, steps), target)
+            for edit in retarget_edits(make(self.editor, pair, settings, steps), target)
         ]
         output = self.editor(
-            pair.texts[0],
-            [target_prompt(pair, method, settings) for method in methods],
+            pair.captions[0],
+            [build_target_prompt(pair, method, settings) for method in methods],
             edits=edits,
             seed=derive_seed(self.config.seed, kind, number, "noise"),
             num_inference_steps=steps,
@@ -162,17 +162,21 @@ class EditingPart:
         fits: Sequence[float | None] = [None] * len(targets)
         fits_there = fits
         if self.context.caption_matcher is not None:
-            fits, fits_there = score_pictures(
+            fits, fits_there = score_caption_fit(
                 self.context.caption_matcher, pair, source, pictures[1:]
             )
         strip = picture_grid(pictures, ["source", *methods], columns=len(pictures)).convert("RGB")
         return PairRecord(
             kind=kind,
-            source=pair.texts[0],
-            target=describe_target(pair),
-            source_right=all(judge_statement(caption_statement(pair.source), source)["everything"]),
+            source=pair.captions[0],
+            target=describe_edit_target(pair),
+            source_right=all(
+                judge_statement(build_caption_statement(pair.source), source)["everything"]
+            ),
             methods={
-                method: compare_pictures(pair, (pictures[0], source), (picture, target), scores)
+                method: compare_edit_with_source(
+                    pair, (pictures[0], source), (picture, target), scores
+                )
                 for method, picture, target, *scores in zip(
                     methods, pictures[1:], targets, fits, fits_there, strict=True
                 )
@@ -182,7 +186,7 @@ class EditingPart:
 
     def _measure_two_objects(self, number: int) -> TwoObjectsRecord:
         layout = find_two_object_layout(self.scenes, number)
-        assert layout is not None  # units() asked for the first
+        assert layout is not None  # list_unit_keys() asked for the first
         seed = derive_seed(self.config.seed, TWO, number, "noise")
         return measure_two_objects(self.context, layout, seed, f"editing/{TWO}/{number:04d}")
 
@@ -199,10 +203,10 @@ class EditingPart:
 
     def _draw_pair(self, method: str, steps: int) -> object:
         """Draw a source and its target."""
-        pair, settings = build_pair(self.scenes, self.kinds[0], 0), self.config.settings
+        pair, settings = build_pair(self.scenes, self.change_kinds[0], 0), self.config.settings
         return self.editor(
-            pair.texts[0],
-            target_prompt(pair, method, settings),
+            pair.captions[0],
+            build_target_prompt(pair, method, settings),
             edits=list(METHODS[method](self.editor, pair, settings, steps)),
             seed=self.config.seed,
             num_inference_steps=steps,
@@ -213,13 +217,13 @@ class EditingPart:
     def _draw_two_objects(self, method: str, steps: int) -> object:
         """Draw one prompt of two objects."""
         layout = find_two_object_layout(self.scenes, 0)
-        assert layout is not None  # units() asked for it
-        return draw_prompt(
+        assert layout is not None  # list_unit_keys() asked for it
+        return draw_with_each_control(
             self.context, layout, [method], self.config.seed, steps, output_type="latent"
         )
 
 
-def compare_pictures(
+def compare_edit_with_source(
     pair: PromptPair,
     before: tuple[Image.Image, Recognition],
     after: tuple[Image.Image, Recognition],
@@ -238,20 +242,20 @@ def compare_pictures(
     stayed = measure_similarity(source, target, stay)
     assert whole is not None
     return EditedRecord(
-        success=is_success(pair, source_seen, target_seen),
+        success=is_edit_successful(pair, source_seen, target_seen),
         everything=shows_whole_prompt(pair, target_seen),
-        stayed=None if stayed is None else similarity_record(stayed),
-        whole=similarity_record(whole),
+        stayed=None if stayed is None else build_similarity_record(stayed),
+        whole=build_similarity_record(whole),
         structure=round(structure_distance(source_seen.structure, target_seen.structure), DECIMALS),
         fit=fit,
         fit_there=fit_there,
     )
 
 
-def describe_target(pair: PromptPair) -> str:
+def describe_edit_target(pair: PromptPair) -> str:
     """Return the target's text for records and galleries."""
     return (
-        pair.texts[1]
+        pair.captions[1]
         if pair.strengthened_word is None
-        else f"{pair.texts[1]}, more {pair.strengthened_word}"
+        else f"{pair.captions[1]}, more {pair.strengthened_word}"
     )

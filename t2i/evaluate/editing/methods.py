@@ -47,36 +47,36 @@ EditFactory = Callable[[PromptEditPipeline, PromptPair, EditSettings, int], Sequ
 """(pipeline, pair, settings, steps of the run) -> edits whose target is prompt 1."""
 
 
-def no_edits(*_: object) -> list[Edit]:
+def build_no_edits(*_: object) -> list[Edit]:
     """Make no edits: the target is drawn from the source's noise alone."""
     return []
 
 
-def choose_word_edits(
+def choose_cross_attention_edits(
     editor: PromptEditPipeline, pair: PromptPair, settings: EditSettings, steps: int
 ) -> list[Edit]:
     """Make the edits of cross-attention alone."""
-    return automatic_edits(editor, pair, settings, steps, self_replace=EMPTY_WINDOW)
+    return build_automatic_edits(editor, pair, settings, steps, self_replace=EMPTY_WINDOW)
 
 
-def replace_layout(
+def build_self_replace_edits(
     editor: PromptEditPipeline, pair: PromptPair, settings: EditSettings, steps: int
 ) -> list[Edit]:
     """Make the edits of cross-attention, and SelfReplace."""
-    return automatic_edits(editor, pair, settings, steps, self_replace=settings.self_replace)
+    return build_automatic_edits(editor, pair, settings, steps, self_replace=settings.self_replace)
 
 
-def blend_locally(
+def build_local_blend_edits(
     editor: PromptEditPipeline, pair: PromptPair, settings: EditSettings, steps: int
 ) -> list[Edit]:
-    """Make the edits of `replace_layout`, and LocalBlend of the words that differ."""
+    """Make the edits of `build_self_replace_edits`, and LocalBlend of the words that differ."""
     only_there = LocalBlend(
         words=(pair.source_word, pair.target_word), threshold=settings.blend_threshold
     )
-    return [*replace_layout(editor, pair, settings, steps), only_there]
+    return [*build_self_replace_edits(editor, pair, settings, steps), only_there]
 
 
-def automatic_edits(
+def build_automatic_edits(
     editor: PromptEditPipeline, pair: PromptPair, settings: EditSettings, steps: int, **windows: Any
 ) -> list[Edit]:
     """Make the edits of edits="auto": Replace for equal numbers of words, else Refine."""
@@ -84,24 +84,24 @@ def automatic_edits(
     wishes = WordEditOptions(
         cross_replace=settings.cross_replace, weights=weights, blend=None, **windows
     )
-    return editor.choose_automatic_edits(pair.texts, wishes, steps)
+    return editor.choose_automatic_edits(pair.captions, wishes, steps)
 
 
-def share_keys_values(
+def build_share_keys_values(
     _editor: PromptEditPipeline, _pair: PromptPair, settings: EditSettings, _steps: int
 ) -> list[Edit]:
     """Make ShareKeysValues."""
     return [ShareKeysValues(steps=settings.share_keys_values)]
 
 
-def inject_queries_keys(
+def build_inject_queries_keys(
     _editor: PromptEditPipeline, _pair: PromptPair, settings: EditSettings, _steps: int
 ) -> list[Edit]:
     """Make InjectQueriesKeys."""
     return [InjectQueriesKeys(steps=settings.inject_queries_keys)]
 
 
-def weigh_words(
+def build_word_weights(
     _editor: PromptEditPipeline, pair: PromptPair, settings: EditSettings, _steps: int
 ) -> list[Edit]:
     """Make WordWeights of the strengthened word."""
@@ -110,27 +110,27 @@ def weigh_words(
 
 
 METHODS: dict[str, EditFactory] = {
-    NO_CONTROL: no_edits,
-    "Replace / Refine": choose_word_edits,
-    "+ SelfReplace": replace_layout,
-    "+ LocalBlend": blend_locally,
-    "ShareKeysValues": share_keys_values,
-    "InjectQueriesKeys": inject_queries_keys,
+    NO_CONTROL: build_no_edits,
+    "Replace / Refine": choose_cross_attention_edits,
+    "+ SelfReplace": build_self_replace_edits,
+    "+ LocalBlend": build_local_blend_edits,
+    "ShareKeysValues": build_share_keys_values,
+    "InjectQueriesKeys": build_inject_queries_keys,
 }
-STRENGTHENING_METHODS: dict[str, EditFactory] = {"WordWeights": weigh_words}
+STRENGTHENING_METHODS: dict[str, EditFactory] = {"WordWeights": build_word_weights}
 """Methods of pairs with a strengthened word."""
 WEIGHTED_IN_MAPS = ("Replace / Refine", "+ SelfReplace", "+ LocalBlend", "WordWeights")
 """Methods that weight a strengthened word in the maps; the others weight it in the prompt."""
 
 
-def methods_for(pair: PromptPair) -> dict[str, EditFactory]:
+def list_applicable_methods(pair: PromptPair) -> dict[str, EditFactory]:
     """Return the methods that apply to a pair."""
     return METHODS if pair.strengthened_word is None else METHODS | STRENGTHENING_METHODS
 
 
-def target_prompt(pair: PromptPair, method: str, settings: EditSettings) -> str | Prompt:
+def build_target_prompt(pair: PromptPair, method: str, settings: EditSettings) -> str | Prompt:
     """Return the target's prompt, with a weighted word where the method weights no maps."""
-    text = pair.texts[1]
+    text = pair.captions[1]
     if pair.strengthened_word is None or method in WEIGHTED_IN_MAPS:
         return text
     return Prompt(
@@ -140,6 +140,6 @@ def target_prompt(pair: PromptPair, method: str, settings: EditSettings) -> str 
     )
 
 
-def with_target(edits: Sequence[Edit], target: int) -> list[Any]:
+def retarget_edits(edits: Sequence[Edit], target: int) -> list[Any]:
     """Return copies of the edits whose target is another prompt of the batch."""
     return [replace(edit, target=target) for edit in edits]  # type: ignore[call-arg]  # all have it

@@ -8,7 +8,7 @@ import numpy as np
 
 from t2i.attention.prompts.prompt_tokens import Words
 from t2i.errors import ArgumentError
-from t2i.evaluate.generation.judge import CaptionStatement, caption_statement
+from t2i.evaluate.generation.judge import CaptionStatement, build_caption_statement
 from t2i.scenes.captions import (
     MAX_WORDS,
     Caption,
@@ -57,14 +57,14 @@ class PromptPair:
     strengthened_word: str | None = None
 
     @property
-    def texts(self) -> tuple[str, str]:
+    def captions(self) -> tuple[str, str]:
         """Captions of source and target."""
         return self.source.caption.text, self.target.caption.text
 
     @property
     def target_statement(self) -> CaptionStatement:
         """Statements of the target's caption."""
-        return caption_statement(self.target)
+        return build_caption_statement(self.target)
 
     @property
     def changed_names(self) -> tuple[str, ...]:
@@ -109,7 +109,7 @@ def swap_object(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
     ]
     if not fitting:
         return None
-    return replace_spot(
+    return build_spot_replacement_pair(
         scenes,
         layout,
         key,
@@ -127,7 +127,7 @@ def recolour_object(scenes: Scenes, layout: Layout, key: str) -> PromptPair | No
     colours = [colour for colour in list_training_colours(old.name) if colour != old.colour]
     if not colours:
         return None
-    return replace_spot(
+    return build_spot_replacement_pair(
         scenes, layout, key, "recolour", spot, replace(old, colour=random_choice(rng, colours))
     )
 
@@ -143,8 +143,8 @@ def change_background(scenes: Scenes, layout: Layout, key: str) -> PromptPair | 
     ]
     if not others:
         return None
-    source = with_new_caption(scenes, layout, key)
-    target = with_new_caption(scenes, replace(layout, background=random_choice(rng, others)), key)
+    source = recaption_layout(scenes, layout, key)
+    target = recaption_layout(scenes, replace(layout, background=random_choice(rng, others)), key)
     if not all(f"{one.background} background" in one.caption.text for one in (source, target)):
         return None
     return PromptPair("background", source, target, None, "background", "background")
@@ -156,7 +156,7 @@ def add_object(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
         return None
     first, second = layout.spots
     alone = replace(layout, spots=(first,), arrangement="single")
-    source = with_new_caption(scenes, alone, key)
+    source = recaption_layout(scenes, alone, key)
     mention = find_mention(source, 0)
     rng = seeded_generator(scenes, f"{key}/added")
     relation: Relation = "left" if layout.arrangement == "row" else "above"
@@ -175,7 +175,7 @@ def add_object(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
 
 def strengthen_word(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
     """Strengthen the word small or large of a single object; None for other scenes."""
-    source = with_new_caption(scenes, layout, key)
+    source = recaption_layout(scenes, layout, key)
     mention = find_mention(source, 0)
     if len(layout.spots) > 1 or mention.size_word is None:
         return None
@@ -194,7 +194,7 @@ CHANGE_FUNCTIONS: dict[ChangeKind, Callable[[Scenes, Layout, str], PromptPair | 
 }
 
 
-def replace_spot(
+def build_spot_replacement_pair(
     scenes: Scenes, layout: Layout, key: str, kind: ChangeKind, spot: int, new: Spot
 ) -> PromptPair | None:
     """Build the pair in which `new` replaces a spot; None if it is not visible or not mentioned."""
@@ -202,8 +202,8 @@ def replace_spot(
     names, colours = zip(*((one.name, one.colour) for one in spots), strict=True)
     if layout.background not in list_shared_contrasting_backgrounds(names, colours):
         return None
-    source = with_new_caption(scenes, layout, key)
-    target = with_new_caption(scenes, replace(layout, spots=spots), key)
+    source = recaption_layout(scenes, layout, key)
+    target = recaption_layout(scenes, replace(layout, spots=spots), key)
     order = [mention.spot for mention in source.caption.mentions]
     if [mention.spot for mention in target.caption.mentions] != order:
         return None  # one of them had to be shortened
@@ -211,7 +211,7 @@ def replace_spot(
     return PromptPair(kind, source, target, spot, *words)
 
 
-def with_new_caption(scenes: Scenes, layout: Layout, key: str) -> Layout:
+def recaption_layout(scenes: Scenes, layout: Layout, key: str) -> Layout:
     """Return the layout with a new caption; equal keys choose equal forms."""
     rng = seeded_generator(scenes, f"{key}/caption")
     caption = generate_caption(rng, layout.spots, layout.arrangement, layout.background)

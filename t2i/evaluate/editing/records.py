@@ -85,7 +85,7 @@ class CostRecord(StrictModel):
     extra_bytes: int
 
 
-def similarity_record(kept: Similarity) -> SimilarityRecord:
+def build_similarity_record(kept: Similarity) -> SimilarityRecord:
     """Return the similarity, rounded, as a record."""
     rounded = {name: round(value, DECIMALS) for name, value in asdict(kept).items()}
     return SimilarityRecord(**rounded)

@@ -41,7 +41,7 @@ def measure_similarity(
     """Measure the similarity over a region; None if it is empty. MSE is of colours from 0 to 1."""
     if not places_HW.any():
         return None
-    one_3HW, other_3HW = to_tensor(one), to_tensor(other)
+    one_3HW, other_3HW = to_float64_tensor(one), to_float64_tensor(other)
     places = torch.from_numpy(places_HW)
     mse = float((one_3HW - other_3HW).square().mean(0)[places].mean())
     psnr = MAX_PSNR if mse == 0 else min(MAX_PSNR, -10 * math.log10(mse))
@@ -86,11 +86,11 @@ def unchanged_mask(
     """
     by = math.ceil(DILATION * max(size))
     if pair.spot is None:
-        return ~dilate(~union_of_masks(source, pair.unchanged_names, size), by)
+        return ~dilate_mask(~union_of_masks(source, pair.unchanged_names, size), by)
     changing = union_of_masks(source, pair.changed_names, size) | union_of_masks(
         target, pair.changed_names, size
     )
-    return ~dilate(changing, by)
+    return ~dilate_mask(changing, by)
 
 
 def union_of_masks(
@@ -104,14 +104,14 @@ def union_of_masks(
     return places
 
 
-def dilate(mask_HW: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
+def dilate_mask(mask_HW: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
     """Dilate a mask by so many pixels to every side."""
     mask_11HW = torch.from_numpy(mask_HW).float()[None, None]
     wide_11HW = functional.max_pool2d(mask_11HW, 2 * by + 1, stride=1, padding=by)
     return np.asarray(wide_11HW[0, 0].numpy() > 0)
 
 
-def is_success(pair: PromptPair, source: Recognition, target: Recognition) -> bool:
+def is_edit_successful(pair: PromptPair, source: Recognition, target: Recognition) -> bool:
     """Return True if the requested change has happened."""
     if pair.kind == "background":
         return target.background == pair.target.background
@@ -135,7 +135,7 @@ def shows_whole_prompt(pair: PromptPair, target: Recognition) -> bool:
     return all(judge_statement(pair.target_statement, target)["everything"])
 
 
-def to_tensor(picture: Image.Image) -> Tensor:
+def to_float64_tensor(picture: Image.Image) -> Tensor:
     """Return the colours (3, H, W) from 0 to 1, in float64: SSIM subtracts nearly equal numbers."""
     rgb_HW3 = np.asarray(picture.convert("RGB"), dtype=np.float64) / 255
     return torch.from_numpy(rgb_HW3).permute(2, 0, 1)

@@ -10,9 +10,9 @@ from t2i.attention import AttendAndExcite, Region, Regions, attend
 from t2i.attention.edits.base.edit import Edit
 from t2i.evaluate.editing.methods import NO_CONTROL
 from t2i.evaluate.editing.pairs import MAX_TRIES, find_mention
-from t2i.evaluate.editing.records import TwoObjectsRecord, similarity_record
+from t2i.evaluate.editing.records import TwoObjectsRecord, build_similarity_record
 from t2i.evaluate.editing.scores import measure_similarity
-from t2i.evaluate.generation.judge import caption_statement, judge_statement
+from t2i.evaluate.generation.judge import build_caption_statement, judge_statement
 from t2i.evaluate.suite_part import EvaluationContext
 from t2i.pictures import picture_grid
 from t2i.scenes.recognised_objects import Relation
@@ -41,9 +41,11 @@ def measure_two_objects(
     context: EvaluationContext, layout: Layout, seed: int, name: str
 ) -> TwoObjectsRecord:
     """Draw a prompt without an edit, with AttendAndExcite and with Regions, and judge each."""
-    pictures: list[Image.Image] = draw_prompt(context, layout, VARIANTS, seed, context.steps)
+    pictures: list[Image.Image] = draw_with_each_control(
+        context, layout, VARIANTS, seed, context.steps
+    )
     judged = [
-        judge_statement(caption_statement(layout), seen)
+        judge_statement(build_caption_statement(layout), seen)
         for seen in context.recogniser.recognise(pictures)
     ]
     everywhere = np.ones((pictures[0].height, pictures[0].width), dtype=np.bool_)
@@ -54,7 +56,7 @@ def measure_two_objects(
         both={one: right["both"][0] for one, right in zip(VARIANTS, judged, strict=True)},
         relation={one: right["relation"][0] for one, right in zip(VARIANTS, judged, strict=True)},
         whole={
-            one: similarity_record(found)
+            one: build_similarity_record(found)
             for one, found in zip(VARIANTS, whole, strict=True)
             if found
         },
@@ -62,7 +64,7 @@ def measure_two_objects(
     )
 
 
-def draw_prompt(
+def draw_with_each_control(
     context: EvaluationContext,
     layout: Layout,
     names: Sequence[str],
@@ -74,7 +76,7 @@ def draw_prompt(
     with attend(context.pipe) as attn:
         for row, name in enumerate(names):
             if name in CONTROLS:
-                attn.edit(build_edit(name, layout, row))
+                attn.edit(build_control_edit(name, layout, row))
         return context.pipe(
             [layout.caption.text] * len(names),
             num_inference_steps=steps,
@@ -85,18 +87,21 @@ def draw_prompt(
         )[0]
 
 
-def build_edit(name: str, layout: Layout, row: int) -> Edit:
+def build_control_edit(name: str, layout: Layout, row: int) -> Edit:
     """Build the edit of a control for the picture of this batch row."""
     words = [find_mention(layout, spot).word for spot in (0, 1)]
     if name == ATTEND_AND_EXCITE:
         return AttendAndExcite(tuple(words), target=row)
     (subject, relation, other) = layout.caption.relations[0]
-    boxes = {subject: region_box(relation, first=True), other: region_box(relation, first=False)}
+    boxes = {
+        subject: compute_relation_box(relation, first=True),
+        other: compute_relation_box(relation, first=False),
+    }
     regions = [Region(words=words[spot], box=boxes[spot]) for spot in (0, 1)]
     return Regions(regions, target=row)
 
 
-def region_box(relation: Relation, *, first: bool) -> tuple[float, float, float, float]:
+def compute_relation_box(relation: Relation, *, first: bool) -> tuple[float, float, float, float]:
     """Return left, top, right, bottom of the subject of a relation, or of its other object."""
     begins = (relation in ("left", "above")) == first
     low, high = FIRST if begins else SECOND

@@ -9,10 +9,14 @@ from t2i.evaluate.generation.records import PictureRecord, SamplingRun
 from t2i.evaluate.generation.sampling_choice import (
     CHOICE_CRITERION,
     SamplingChoice,
-    choose_sampling,
+    choose_best_and_cheapest,
 )
-from t2i.evaluate.report.chapter import Block, Cell, Chapter, Figure, Gallery, Plot, Table
-from t2i.evaluate.report.statistics import bootstrap_mean, independent_difference, proportion
+from t2i.evaluate.report.chapter import Block, Cell, Chapter, Estimate, Gallery, Plot, Table
+from t2i.evaluate.report.statistics import (
+    independent_difference,
+    mean_with_bootstrap_interval,
+    proportion_with_interval,
+)
 
 SPLIT_HEADS = {"seen": "seen", "held_out": "held out"}
 """Splits of the tables -> their heads."""
@@ -63,7 +67,7 @@ def build_recogniser_chapter(results: GenerationResults) -> Chapter:
         name="recogniser",
         title="Real scenes, judged as if the model had drawn them",
         heads=[SPLIT_HEADS[split] for split in results.real],
-        rows=build_rows(results.real),
+        rows=build_criterion_rows(results.real),
         units=dict.fromkeys(SPLIT_HEADS.values(), "%"),
         better=dict.fromkeys(SPLIT_HEADS.values(), "higher"),
     )
@@ -85,7 +89,7 @@ def build_generation_chapter(results: GenerationResults) -> Chapter:
             name="generation",
             title=f"What was asked for is there ({results.sampling_text})",
             heads=[*heads, *["held out - seen"] * (len(heads) > 1)],
-            rows=build_rows(results.drawn, compared=len(heads) > 1),
+            rows=build_criterion_rows(results.drawn, compared=len(heads) > 1),
             units=dict.fromkeys(heads, "%") | {"held out - seen": "points"},
             better=dict.fromkeys([*heads, "held out - seen"], "higher"),
         ),
@@ -106,13 +110,13 @@ def build_generation_chapter(results: GenerationResults) -> Chapter:
     )
 
 
-def build_rows(
+def build_criterion_rows(
     runs: Mapping[str, SamplingRun], compared: bool = False
 ) -> list[tuple[str, list[Cell]]]:
     """Build a row for each criterion; `compared` appends the second run less the first."""
     rows: list[tuple[str, list[Cell]]] = []
     for kind, title in CRITERIA.items():
-        figures = [proportion(run.flags(kind)) for run in runs.values()]
+        figures = [proportion_with_interval(run.list_flags(kind)) for run in runs.values()]
         if not any(figures):
             continue
         change = [independent_difference(figures[1], figures[0])] if compared else []
@@ -128,11 +132,24 @@ def build_control_table(results: GenerationResults) -> Table:
     heads = ["drawn", "drawn, another's caption", "real, another's caption"]
     rows: list[tuple[str, list[Cell]]] = []
     for kind, title in CRITERIA.items():
-        own = [flag for run in results.drawn.values() for flag in run.flags(kind)]
-        drawn = [flag for run in results.drawn.values() for flag in run.flags_by_another(kind)]
-        real = [flag for run in results.real.values() for flag in run.flags_by_another(kind)]
+        own = [flag for run in results.drawn.values() for flag in run.list_flags(kind)]
+        drawn = [
+            flag for run in results.drawn.values() for flag in run.list_other_caption_flags(kind)
+        ]
+        real = [
+            flag for run in results.real.values() for flag in run.list_other_caption_flags(kind)
+        ]
         if own:
-            rows.append((title, [proportion(own), proportion(drawn), proportion(real)]))
+            rows.append(
+                (
+                    title,
+                    [
+                        proportion_with_interval(own),
+                        proportion_with_interval(drawn),
+                        proportion_with_interval(real),
+                    ],
+                )
+            )
     return Table(
         name="control",
         title="The control: judged by the caption of the next picture that says such a thing",
@@ -173,8 +190,8 @@ def build_score_tables(results: GenerationResults) -> list[Table]:
         cells: list[Cell] = []
         for run in (results.real[split], drawn):
             cells += [
-                bootstrap_mean([picture.fit for picture in run.pictures]),
-                bootstrap_mean([picture.fit_of_another for picture in run.pictures]),
+                mean_with_bootstrap_interval([picture.fit for picture in run.pictures]),
+                mean_with_bootstrap_interval([picture.fit_of_another for picture in run.pictures]),
             ]
         if any(cells):
             rows.append((SPLIT_HEADS[split], cells))
@@ -191,7 +208,7 @@ def build_score_tables(results: GenerationResults) -> list[Table]:
 
 def split_half_distance(
     real: Sequence[PictureRecord], others: Sequence[PictureRecord]
-) -> Figure | None:
+) -> Estimate | None:
     """Return the distance of halves with different captions, averaged over both ways round.
 
     Real to real is the floor. None where a half has fewer than two pictures.
@@ -201,7 +218,7 @@ def split_half_distance(
     if min(len(half) for half in (*halves, *again)) < 2:
         return None
     value = (scenes_distance(*halves) + scenes_distance(*again)) / 2
-    return Figure(value, None, None, len(halves[1]) + len(again[1]))
+    return Estimate(value, None, None, len(halves[1]) + len(again[1]))
 
 
 def build_sampling_chapter(results: GenerationResults) -> Chapter:
@@ -209,7 +226,7 @@ def build_sampling_chapter(results: GenerationResults) -> Chapter:
     choices = {
         name: choice
         for name, runs in results.sweeps.items()
-        if (choice := choose_sampling(runs, results.default_labels[name])) is not None
+        if (choice := choose_best_and_cheapest(runs, results.default_labels[name])) is not None
     }
     blocks: list[Block] = []
     if choices:
@@ -263,9 +280,9 @@ def build_choice_table(choices: Mapping[str, SamplingChoice], own: Mapping[str, 
 
 def build_sweep_plot(name: str, title: str, across: str, runs: Sequence[SamplingRun]) -> Plot:
     """Build the plot of each criterion over the varied value."""
-    lines: dict[str, list[tuple[float, Figure]]] = {}
+    lines: dict[str, list[tuple[float, Estimate]]] = {}
     for kind in PLOTTED_CRITERIA:
-        points = [(run.value, proportion(run.flags(kind))) for run in runs]
+        points = [(run.value, proportion_with_interval(run.list_flags(kind))) for run in runs]
         there = [(value, figure) for value, figure in points if figure is not None]
         if there:
             lines[CRITERIA[kind]] = there
@@ -276,16 +293,16 @@ def build_sweep_table(
     name: str, title: str, runs: Sequence[SamplingRun], choice: SamplingChoice | None
 ) -> Table:
     """Build the table of a sweep: criteria, loss against the best, and cost."""
-    kinds = [kind for kind in PLOTTED_CRITERIA if any(run.flags(kind) for run in runs)]
-    lost: Mapping[str, Figure] = {} if choice is None else choice.losses
+    kinds = [kind for kind in PLOTTED_CRITERIA if any(run.list_flags(kind) for run in runs)]
+    lost: Mapping[str, Estimate] = {} if choice is None else choice.losses
     rows: list[tuple[str, list[Cell]]] = [
         (
             run.label,
             [
-                *(proportion(run.flags(kind)) for kind in kinds),
+                *(proportion_with_interval(run.list_flags(kind)) for kind in kinds),
                 lost.get(run.label),
                 f"{run.passes:g}",
-                bootstrap_mean(run.seconds),
+                mean_with_bootstrap_interval(run.seconds),
             ],
         )
         for run in runs
@@ -311,11 +328,13 @@ def build_pictures_chapter(results: GenerationResults) -> Chapter:
         flawless = sum(not picture.mistakes for picture in ranked)
         share_of = f"{flawless} of {len(ranked)} without a mistake"
         blocks += [
-            build_gallery(
+            build_judged_picture_gallery(
                 f"worst_{split}", f"The worst, {SPLIT_HEADS[split]} ({share_of})", ranked[:count]
             ),
-            build_gallery(f"best_{split}", f"The best, {SPLIT_HEADS[split]}", best[:count]),
-            build_gallery(
+            build_judged_picture_gallery(
+                f"best_{split}", f"The best, {SPLIT_HEADS[split]}", best[:count]
+            ),
+            build_judged_picture_gallery(
                 f"first_{split}",
                 f"The first, {SPLIT_HEADS[split]}, as they came",
                 run.pictures[:GALLERY_SIZE],
@@ -331,7 +350,9 @@ def build_pictures_chapter(results: GenerationResults) -> Chapter:
     )
 
 
-def build_gallery(name: str, title: str, pictures: Sequence[PictureRecord]) -> Gallery:
+def build_judged_picture_gallery(
+    name: str, title: str, pictures: Sequence[PictureRecord]
+) -> Gallery:
     """Build a gallery with the caption and the mistakes under each picture."""
     labels = [
         picture.caption

@@ -16,7 +16,7 @@ from t2i.denoiser.schedulers import build_scheduler, find_sampler, rebuild_sched
 from t2i.evaluate.generation.chapters import GenerationResults, build_chapters
 from t2i.evaluate.generation.judge import (
     CaptionStatement,
-    caption_statement,
+    build_caption_statement,
     judge_by_other_caption,
     judge_statement,
 )
@@ -25,7 +25,7 @@ from t2i.evaluate.generation.records import (
     BatchRecord,
     PictureRecord,
     SamplingRun,
-    object_records,
+    build_object_records,
 )
 from t2i.evaluate.report.chapter import Chapter
 from t2i.evaluate.scene_splits import SplitConfig, build_splits
@@ -123,7 +123,7 @@ class GenerationPart:
         self.default_settings = SamplingSettings(context.steps, context.guidance_scale)
         self.units_by_key = {unit.key: unit for unit in self._list_units()}
 
-    def units(self) -> Sequence[str]:
+    def list_unit_keys(self) -> Sequence[str]:
         """List the keys of the units in order."""
         return [*self.units_by_key]
 
@@ -133,7 +133,7 @@ class GenerationPart:
         statements = self.statements[batch.split]
         texts = [statements[number].text for number in batch.numbers]
         begun = time.perf_counter()
-        with count_denoiser_rows(self.context.pipe.unet) as passes:
+        with record_denoiser_row_counts(self.context.pipe.unet) as passes:
             pictures = (
                 self._render(batch)
                 if batch.settings is None
@@ -152,7 +152,7 @@ class GenerationPart:
                 PictureRecord(
                     number=number,
                     caption=statements[number].text,
-                    objects=object_records(seen),
+                    objects=build_object_records(seen),
                     background=seen.background,
                     right=judge_statement(statements[number], seen),
                     right_by_another=judge_by_other_caption(statements, number, seen),
@@ -226,7 +226,7 @@ class GenerationPart:
     def statements(self) -> dict[Split, list[CaptionStatement]]:
         """Statements of the captions by split."""
         return {
-            split: [caption_statement(scenes.layout(number)) for number in range(len(scenes))]
+            split: [build_caption_statement(scenes.layout(number)) for number in range(len(scenes))]
             for split, scenes in self.scenes.items()
         }
 
@@ -289,7 +289,7 @@ class GenerationPart:
 
 
 @contextmanager
-def count_denoiser_rows(denoiser: nn.Module) -> Iterator[list[int]]:
+def record_denoiser_row_counts(denoiser: nn.Module) -> Iterator[list[int]]:
     """Yield a list that collects the batch rows of each denoiser pass within the block."""
     rows: list[int] = []
     hook = denoiser.register_forward_pre_hook(lambda _module, inputs: rows.append(len(inputs[0])))

@@ -55,7 +55,7 @@ class CaptionStatement:
         return frozenset(found)
 
 
-def caption_statement(layout: Layout) -> CaptionStatement:
+def build_caption_statement(layout: Layout) -> CaptionStatement:
     """Return the statements of a scene's caption."""
     caption = layout.caption
     names = {mention.spot: layout.spots[mention.spot].name for mention in caption.mentions}

@@ -98,14 +98,14 @@ class SamplingRun:
         """Denoiser rows per picture, a cost that does not depend on the machine."""
         return sum(batch.passes for batch in self.batches) / len(self.pictures)
 
-    def flags(self, kind: str) -> list[bool | None]:
+    def list_flags(self, kind: str) -> list[bool | None]:
         """Return the flags of a criterion for all pictures that it applies to.
 
         None stands for a flag that could not be measured.
         """
         return collect_flags([picture.right for picture in self.pictures], kind)
 
-    def flags_by_another(self, kind: str) -> list[bool | None]:
+    def list_other_caption_flags(self, kind: str) -> list[bool | None]:
         """Return the flags of a criterion judged by other captions."""
         return collect_flags([picture.right_by_another for picture in self.pictures], kind)
 
@@ -120,7 +120,7 @@ def collect_flags(judged: Sequence[Mapping[str, Sequence[bool]]], kind: str) -> 
     return [flag for flags in known for flag in (flags or nothing)]
 
 
-def object_records(seen: Recognition) -> dict[str, ObjectRecord]:
+def build_object_records(seen: Recognition) -> dict[str, ObjectRecord]:
     """Return the recognised objects as records."""
     return {
         name: ObjectRecord(

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from t2i.evaluate.generation.records import SamplingRun
-from t2i.evaluate.report.chapter import Figure
-from t2i.evaluate.report.statistics import paired_difference, proportion
+from t2i.evaluate.report.chapter import Estimate
+from t2i.evaluate.report.statistics import paired_difference, proportion_with_interval
 
 CHOICE_CRITERION = "everything"
 """Of t2i.evaluate.generation.judge.CRITERIA."""
@@ -22,10 +22,12 @@ class SamplingChoice:
 
     best: SamplingRun
     cheapest: SamplingRun
-    losses: Mapping[str, Figure]
+    losses: Mapping[str, Estimate]
 
 
-def choose_sampling(runs: Sequence[SamplingRun], default_label: str) -> SamplingChoice | None:
+def choose_best_and_cheapest(
+    runs: Sequence[SamplingRun], default_label: str
+) -> SamplingChoice | None:
     """Choose the best run and the cheapest that is not significantly worse; None without flags.
 
     default_label : the label of the model's own settings
@@ -34,7 +36,7 @@ def choose_sampling(runs: Sequence[SamplingRun], default_label: str) -> Sampling
     0. The cost of a run is its denoiser passes, not seconds, which depend on the machine. Among
     equally cheap runs the model's own settings win, then the higher share.
     """
-    right = {run.label: proportion(run.flags(CHOICE_CRITERION)) for run in runs}
+    right = {run.label: proportion_with_interval(run.list_flags(CHOICE_CRITERION)) for run in runs}
     shares = {label: figure.value for label, figure in right.items() if figure is not None}
     if len(shares) < len(runs):
         return None
@@ -51,6 +53,6 @@ def choose_sampling(runs: Sequence[SamplingRun], default_label: str) -> Sampling
     return SamplingChoice(best, cheapest, lost)
 
 
-def is_significantly_worse(change: Figure | None) -> bool:
+def is_significantly_worse(change: Estimate | None) -> bool:
     """Return True if the whole interval of the change lies below 0."""
     return change is not None and change.high is not None and change.high < 0

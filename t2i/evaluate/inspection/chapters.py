@@ -12,8 +12,8 @@ from t2i.evaluate.inspection.records import (
     SceneRecord,
 )
 from t2i.evaluate.inspection.scene_heat_maps import BEST_SITES, METHODS, PLOTTED_METHODS
-from t2i.evaluate.report.chapter import Block, Cell, Chapter, Figure, Gallery, Plot, Table
-from t2i.evaluate.report.statistics import bootstrap_mean
+from t2i.evaluate.report.chapter import Block, Cell, Chapter, Estimate, Gallery, Plot, Table
+from t2i.evaluate.report.statistics import mean_with_bootstrap_interval
 from t2i.terminal import several
 
 MEASURES: dict[str, Callable[[MapScores], float | None]] = {
@@ -47,7 +47,9 @@ def build_chapters(
     """
     real = {split: scenes for split, scenes in shown.items() if split in SPLITS}
     blocks: list[Block] = [
-        build_table(choice, scenes, f"inspection_{split}", f"Real pictures, {SPLITS[split]}")
+        build_heat_map_method_table(
+            choice, scenes, f"inspection_{split}", f"Real pictures, {SPLITS[split]}"
+        )
         for split, scenes in real.items()
     ]
     if "seen" in real:
@@ -59,7 +61,7 @@ def build_chapters(
             f"Drawn pictures, against the recogniser's masks ({several(found, 'object')}; "
             f"{absent} more that it did not find have no mask)"
         )
-        blocks.append(build_table(choice, drawn, "inspection_drawn", title))
+        blocks.append(build_heat_map_method_table(choice, drawn, "inspection_drawn", title))
     for split, scenes in real.items():
         blocks += build_galleries(split, scenes)
     text = (
@@ -76,19 +78,25 @@ def build_chapters(
     return [Chapter("inspection", "Inspection", text, blocks)]
 
 
-def build_table(choice: Calibration, scenes: Sequence[SceneRecord], name: str, title: str) -> Table:
+def build_heat_map_method_table(
+    choice: Calibration, scenes: Sequence[SceneRecord], name: str, title: str
+) -> Table:
     """Build the table of all methods on the scenes of a split."""
     rows: list[tuple[str, Sequence[Cell]]] = []
     for method in METHODS:
         rows.append(
-            build_row(TITLES[method], scenes, select_method(method), choice.thresholds[method])
+            build_heat_map_score_row(
+                TITLES[method], scenes, build_method_selector(method), choice.thresholds[method]
+            )
         )
         if method == BEST_SITES and not name.endswith("drawn"):
             rows.append(build_daam_row(choice, scenes))
     for other in ("daam", "mean"):
         differences = [
-            bootstrap_mean(
-                paired_differences(scenes, reading, select_method("default"), select_method(other))
+            mean_with_bootstrap_interval(
+                compute_paired_differences(
+                    scenes, reading, build_method_selector("default"), build_method_selector(other)
+                )
             )
             for reading in MEASURES.values()
         ]
@@ -103,12 +111,13 @@ def build_table(choice: Calibration, scenes: Sequence[SceneRecord], name: str, t
     )
 
 
-def build_row(
+def build_heat_map_score_row(
     title: str, scenes: Sequence[SceneRecord], select: ScoreSelector, threshold: float
 ) -> tuple[str, Sequence[Cell]]:
     """Build the row of the selected scores."""
     figures = [
-        bootstrap_mean(scene_means(scenes, reading, select)) for reading in MEASURES.values()
+        mean_with_bootstrap_interval(compute_scene_means(scenes, reading, select))
+        for reading in MEASURES.values()
     ]
     return title, [*figures, f"{threshold:g}"]
 
@@ -119,20 +128,22 @@ def build_daam_row(
     """Build the row of the package `daam`, or the reason why it has none."""
     if choice.daam:
         return DAAM_LABEL, [choice.daam, *[None] * len(MEASURES)]
-    return build_row(DAAM_LABEL, scenes, select_method(DAAM_LABEL), choice.thresholds[DAAM_LABEL])
+    return build_heat_map_score_row(
+        DAAM_LABEL, scenes, build_method_selector(DAAM_LABEL), choice.thresholds[DAAM_LABEL]
+    )
 
 
-def select_method(method: str, level: str = ALL_LEVELS) -> ScoreSelector:
+def build_method_selector(method: str, level: str = ALL_LEVELS) -> ScoreSelector:
     """Return a selector of a method's scores at a level of noise."""
     return lambda looked: looked.methods.get(method, {}).get(level)
 
 
-def select_site(name: str) -> ScoreSelector:
+def build_site_selector(name: str) -> ScoreSelector:
     """Return a selector of a site's scores."""
     return lambda looked: looked.sites.get(name)
 
 
-def scene_means(
+def compute_scene_means(
     scenes: Sequence[SceneRecord],
     reading: Callable[[MapScores], float | None],
     select: ScoreSelector,
@@ -149,24 +160,27 @@ def scene_means(
     return values
 
 
-def paired_differences(
+def compute_paired_differences(
     scenes: Sequence[SceneRecord],
     reading: Callable[[MapScores], float | None],
     one: ScoreSelector,
     other: ScoreSelector,
 ) -> list[float | None]:
     """Return differences within each scene: their interval is narrower than that of two means."""
-    ours, theirs = scene_means(scenes, reading, one), scene_means(scenes, reading, other)
+    ours, theirs = (
+        compute_scene_means(scenes, reading, one),
+        compute_scene_means(scenes, reading, other),
+    )
     return [None if a is None or b is None else a - b for a, b in zip(ours, theirs, strict=True)]
 
 
 def build_level_plot(scenes: Sequence[SceneRecord], levels: Sequence[str]) -> Plot:
     """Build the plot of mIoU over single levels of noise."""
-    lines: dict[str, list[tuple[float, Figure]]] = {}
+    lines: dict[str, list[tuple[float, Estimate]]] = {}
     for method in (*PLOTTED_METHODS, BEST_SITES):
         for level in levels:
-            figure = bootstrap_mean(
-                scene_means(scenes, MEASURES["mIoU"], select_method(method, level))
+            figure = mean_with_bootstrap_interval(
+                compute_scene_means(scenes, MEASURES["mIoU"], build_method_selector(method, level))
             )
             if figure is not None:
                 lines.setdefault(TITLES[method], []).append((float(level), figure))
@@ -183,7 +197,9 @@ def build_site_table(choice: Calibration, scenes: Sequence[SceneRecord]) -> Tabl
     """Build the table of each site alone."""
     rows: list[tuple[str, Sequence[Cell]]] = []
     for name in choice.site_ious:
-        title, cells = build_row(name, scenes, select_site(name), choice.thresholds[name])
+        title, cells = build_heat_map_score_row(
+            name, scenes, build_site_selector(name), choice.thresholds[name]
+        )
         rows.append((title, [choice.site_sizes[name], *cells]))
     return Table(
         name="inspection_sites",

@@ -9,7 +9,7 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from pipelines.text_to_image import TextToImagePipeline
-from t2i.evaluate.inspection.known_picture_run import known_picture_scheduler
+from t2i.evaluate.inspection.known_picture_run import build_known_picture_scheduler
 from t2i.evaluate.inspection.map_scores import resize_map
 from t2i.scenes.scenes import Scene
 
@@ -20,7 +20,7 @@ class DaamError(Exception):
     """Reason why there are no maps of the package `daam`."""
 
 
-def daam_heat_maps(
+def compute_daam_heat_maps(
     pipe: TextToImagePipeline, scene: Scene, levels: Sequence[float], generator: torch.Generator
 ) -> list[Tensor]:
     """Return the map (H, W) of each object's word by `daam`, from the same passes as ours.
@@ -35,7 +35,7 @@ def daam_heat_maps(
     try:
         from daam import trace  # type: ignore[import-not-found]
 
-        scheduler = known_picture_scheduler(pipe, scene.pixels, levels, generator)
+        scheduler = build_known_picture_scheduler(pipe, scene.pixels, levels, generator)
         theirs: Any = StableDiffusionPipeline(
             vae=pipe.vae,
             text_encoder=pipe.text_encoder,

@@ -14,16 +14,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from t2i.evaluate.inspection.chapters import build_chapters
-from t2i.evaluate.inspection.daam_package import DAAM_LABEL, DaamError, daam_heat_maps
-from t2i.evaluate.inspection.map_scores import Overlap, measure_overlap, rescale
+from t2i.evaluate.inspection.daam_package import DAAM_LABEL, DaamError, compute_daam_heat_maps
+from t2i.evaluate.inspection.map_scores import Overlap, measure_overlap, rescale_to_0_1
 from t2i.evaluate.inspection.records import (
     ALL_LEVELS,
     Calibration,
     MapScores,
     ObjectScores,
     SceneRecord,
-    best_threshold,
-    map_scores,
+    build_map_scores,
+    find_best_threshold,
     rank_by_iou,
 )
 from t2i.evaluate.inspection.scene_heat_maps import (
@@ -31,7 +31,7 @@ from t2i.evaluate.inspection.scene_heat_maps import (
     METHODS,
     PLOTTED_METHODS,
     SceneHeatMaps,
-    level_windows,
+    build_level_windows,
     probe_drawn_picture,
     probe_real_picture,
 )
@@ -73,7 +73,7 @@ class InspectionPart:
     def __init__(self, config: InspectionConfig, context: EvaluationContext) -> None:
         self.config, self.context = config, context
 
-    def units(self) -> Sequence[str]:
+    def list_unit_keys(self) -> Sequence[str]:
         """List the keys of the units in order."""
         shown = (split for split in self.scenes if split != "choose")
         return [
@@ -84,7 +84,7 @@ class InspectionPart:
     def measure(self, unit: str) -> Record:
         """Calibrate, or score the heat maps of a scene."""
         if unit == CHOICE_UNIT:
-            return self.choice.model_dump(mode="json")
+            return self.calibration.model_dump(mode="json")
         split, number = unit.split("/")
         look = self.inspect_drawn_picture if split == "drawn" else self.inspect_real_picture
         return look(split, int(number)).model_dump(mode="json")  # type: ignore[arg-type]  # a unit's
@@ -104,7 +104,7 @@ class InspectionPart:
         return build_splits(self.context, {name: getattr(self.config, name) for name in SPLITS})
 
     @cached_property
-    def choice(self) -> Calibration:
+    def calibration(self) -> Calibration:
         """Thresholds and sites, computed anew in every run from the config and the model alone."""
         scenes = self.scenes["choose"]
         methods: dict[str, list[Overlap]] = {}
@@ -118,11 +118,13 @@ class InspectionPart:
             looked.append((heat, scene))
             for method in METHODS:
                 if method != BEST_SITES:
-                    methods.setdefault(method, []).extend(method_overlaps(heat, scene, method, []))
+                    methods.setdefault(method, []).extend(
+                        measure_method_overlaps(heat, scene, method, [])
+                    )
             for site in heat.maps["default", ALL_LEVELS].sites:
                 sizes[site.name] = "x".join(map(str, site.size or (site.positions,)))
                 sites.setdefault(site.name, []).extend(
-                    method_overlaps(heat, scene, BEST_SITES, [site.name])
+                    measure_method_overlaps(heat, scene, BEST_SITES, [site.name])
                 )
             if not trouble:
                 try:
@@ -130,17 +132,17 @@ class InspectionPart:
                 except DaamError as error:
                     trouble = str(error)
                 else:
-                    methods.setdefault(DAAM_LABEL, []).extend(map_overlaps(theirs, scene))
+                    methods.setdefault(DAAM_LABEL, []).extend(measure_map_overlaps(theirs, scene))
 
-        chosen = {name: best_threshold(found) for name, found in (methods | sites).items()}
+        chosen = {name: find_best_threshold(found) for name, found in (methods | sites).items()}
         ranked = rank_by_iou({name: chosen[name][1] for name in sites})
         names = [*ranked]
         together = {
-            count: best_threshold(
+            count: find_best_threshold(
                 [
                     one
                     for heat, scene in looked
-                    for one in method_overlaps(heat, scene, BEST_SITES, names[:count])
+                    for one in measure_method_overlaps(heat, scene, BEST_SITES, names[:count])
                 ]
             )
             for count in range(1, min(MAX_SITES, len(names)) + 1)
@@ -162,28 +164,30 @@ class InspectionPart:
         """Score the heat maps of a rendered scene against its exact masks."""
         scene = self.scenes[split].scene(number)
         heat = self._probe_picture(split, number, scene)
-        choice = self.choice
+        choice = self.calibration
 
         objects = []
         for one, placed in enumerate(scene.objects):
             masks = object_mask(scene, one), other_objects_mask(scene, one)
             methods: dict[str, dict[str, MapScores]] = {}
             for method in METHODS:
-                for level in level_windows(self.config.levels):
+                for level in build_level_windows(self.config.levels):
                     if level == ALL_LEVELS or method in (*PLOTTED_METHODS, BEST_SITES):
                         found = measure_overlap(
-                            heat.word_map(method, level, one, choice.sites), *masks
+                            heat.resized_word_map(method, level, one, choice.sites), *masks
                         )
-                        scores = map_scores(found, choice.thresholds[method])
+                        scores = build_map_scores(found, choice.thresholds[method])
                         methods.setdefault(method, {})[level] = scores
             if DAAM_LABEL in choice.thresholds:
                 theirs = measure_overlap(self._daam_maps(split, number, scene)[one], *masks)
                 methods[DAAM_LABEL] = {
-                    ALL_LEVELS: map_scores(theirs, choice.thresholds[DAAM_LABEL])
+                    ALL_LEVELS: build_map_scores(theirs, choice.thresholds[DAAM_LABEL])
                 }
             sites = {
-                name: map_scores(
-                    measure_overlap(heat.word_map(BEST_SITES, ALL_LEVELS, one, [name]), *masks),
+                name: build_map_scores(
+                    measure_overlap(
+                        heat.resized_word_map(BEST_SITES, ALL_LEVELS, one, [name]), *masks
+                    ),
                     threshold,
                 )
                 for name, threshold in choice.thresholds.items()
@@ -224,18 +228,20 @@ class InspectionPart:
             methods = {}
             for method in METHODS:
                 found = measure_overlap(
-                    heat.word_map(method, ALL_LEVELS, one, self.choice.sites),
+                    heat.resized_word_map(method, ALL_LEVELS, one, self.calibration.sites),
                     masks[name],
                     elsewhere,
                 )
-                methods[method] = {ALL_LEVELS: map_scores(found, self.choice.thresholds[method])}
+                methods[method] = {
+                    ALL_LEVELS: build_map_scores(found, self.calibration.thresholds[method])
+                }
             objects.append(ObjectScores(name=name, word=mention.word, methods=methods))
-        strip = build_strip(picture, heat, self.choice.sites)
+        strip = build_strip(picture, heat, self.calibration.sites)
         return SceneRecord(
             caption=layout.caption.text,
             objects=objects,
             missing=[name for name in names if name not in masks],
-            sites=self.choice.sites,
+            sites=self.calibration.sites,
             file=self.context.save_picture(f"inspection/{split}/{number:04d}", strip),
         )
 
@@ -245,22 +251,26 @@ class InspectionPart:
 
     def _daam_maps(self, split: Split, number: int, scene: Scene) -> list[Tensor]:
         noise = self._noise(split, number)
-        return daam_heat_maps(self.context.pipe, scene, self.config.levels, noise)
+        return compute_daam_heat_maps(self.context.pipe, scene, self.config.levels, noise)
 
     def _noise(self, split: Split, number: int) -> torch.Generator:
         return derive_generator(self.scenes[split].config.seed, split, number, "noise")
 
 
-def method_overlaps(
+def measure_method_overlaps(
     heat: SceneHeatMaps, scene: Scene, method: str, sites: Sequence[str]
 ) -> list[Overlap]:
     """Measure the overlap of each object with its map over all levels of noise."""
-    return map_overlaps(
-        [heat.word_map(method, ALL_LEVELS, one, sites) for one in range(len(scene.objects))], scene
+    return measure_map_overlaps(
+        [
+            heat.resized_word_map(method, ALL_LEVELS, one, sites)
+            for one in range(len(scene.objects))
+        ],
+        scene,
     )
 
 
-def map_overlaps(maps: Sequence[Tensor], scene: Scene) -> list[Overlap]:
+def measure_map_overlaps(maps: Sequence[Tensor], scene: Scene) -> list[Overlap]:
     """Measure the overlap of each object of a scene with its map."""
     return [
         measure_overlap(map_HW, object_mask(scene, one), other_objects_mask(scene, one))
@@ -284,13 +294,13 @@ def build_strip(picture: Image.Image, heat: SceneHeatMaps, sites: Sequence[str])
     pictures, labels = [picture], ["the picture"]
     for number in range(len(heat.words)):
         for method in ("default", "daam"):
-            map_HW = rescale(heat.word_map(method, ALL_LEVELS, number, sites))
-            pictures.append(overlay_map(picture, map_HW))
+            map_HW = rescale_to_0_1(heat.resized_word_map(method, ALL_LEVELS, number, sites))
+            pictures.append(darken_outside_map(picture, map_HW))
             labels.append(f"{number + 1}: {method}")
     return picture_grid(pictures, labels, columns=len(pictures)).convert("RGB")
 
 
-def overlay_map(picture: Image.Image, map_HW: Tensor) -> Image.Image:
+def darken_outside_map(picture: Image.Image, map_HW: Tensor) -> Image.Image:
     """Darken the picture where the map, from 0 to 1, is low."""
     share = 0.2 + 0.8 * map_HW.clamp(0, 1).numpy()[..., None]
     return Image.fromarray((np.asarray(picture) * share).round().astype(np.uint8))

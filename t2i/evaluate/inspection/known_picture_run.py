@@ -47,7 +47,7 @@ class KnownPictureScheduler:
         return (self.noised[min(self._turn, len(self.noised) - 1)],)
 
 
-def known_picture_scheduler(
+def build_known_picture_scheduler(
     pipe: TextToImagePipeline,
     pixels: NDArray[np.uint8],
     levels: Sequence[float],
@@ -63,7 +63,7 @@ def known_picture_scheduler(
         clean_1CHW = sd.encode_pixels(pipe.vae, pixels_13YX.to(device), generator)
     noise_1CHW = torch.randn(clean_1CHW.shape, generator=generator).to(clean_1CHW)
 
-    timesteps_L, alpha_L, sigma_L = noise_schedule_at(pipe.scheduler, levels)
+    timesteps_L, alpha_L, sigma_L = interpolate_noise_schedule(pipe.scheduler, levels)
     noised = [
         (alpha * clean_1CHW.float() + sigma * noise_1CHW.float()).to(clean_1CHW)
         for alpha, sigma in zip(alpha_L.tolist(), sigma_L.tolist(), strict=True)
@@ -71,7 +71,9 @@ def known_picture_scheduler(
     return KnownPictureScheduler(pipe.scheduler.config, timesteps_L, noised)
 
 
-def noise_schedule_at(scheduler: Any, levels: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
+def interpolate_noise_schedule(
+    scheduler: Any, levels: Sequence[float]
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return timesteps, and the factors of picture and noise at these levels, (L,) each.
 
     For flow matching the level is the factor of the noise itself. Raises ModelError for a
@@ -95,7 +97,7 @@ def noise_schedule_at(scheduler: Any, levels: Sequence[float]) -> tuple[Tensor, 
     return timesteps_L, alpha2_L.sqrt(), (1 - alpha2_L).sqrt()
 
 
-def with_scheduler(
+def copy_pipeline_with_scheduler(
     pipe: TextToImagePipeline, scheduler: KnownPictureScheduler
 ) -> TextToImagePipeline:
     """Return a pipeline of the same components with another scheduler."""

@@ -38,7 +38,7 @@ def measure_overlap(map_HW: Tensor, mask_HW: Tensor, others_HW: Tensor | None = 
 
     mask_HW, others_HW : (H, W) bool, the first not empty
     """
-    map_P, mask_P = rescale(map_HW).flatten(), mask_HW.flatten()
+    map_P, mask_P = rescale_to_0_1(map_HW).flatten(), mask_HW.flatten()
     hottest_P, order_P = map_P.sort(descending=True)
     hits_P = mask_P[order_P].cumsum(0)
     reached_P = torch.arange(1, len(map_P) + 1)
@@ -69,7 +69,7 @@ def average_precision(map_P: Tensor, mask_P: Tensor) -> float:
     return float(binary_average_precision(map_P, mask_P.long()))
 
 
-def rescale(map_HW: Tensor) -> Tensor:
+def rescale_to_0_1(map_HW: Tensor) -> Tensor:
     """Rescale the map to 0..1; a constant map becomes 0."""
     low, high = map_HW.min(), map_HW.max()
     return (map_HW - low) / (high - low).clamp(min=1e-12)
@@ -80,7 +80,7 @@ def resize_map(map_HW: Tensor, size: tuple[int, int], mode: str = "bilinear") ->
     return functional.interpolate(map_HW[None, None].float(), size, mode=mode)[0, 0]
 
 
-def centred_blob(size: tuple[int, int], width: float = 0.25) -> Tensor:
+def build_centred_blob(size: tuple[int, int], width: float = 0.25) -> Tensor:
     """Return a Gaussian blob in the middle, (H, W), a baseline that ignores the picture.
 
     width : standard deviation, as a fraction of the sides

@@ -74,7 +74,7 @@ class Calibration(BaseModel):
     daam: str
 
 
-def map_scores(overlap: Overlap, threshold: float) -> MapScores:
+def build_map_scores(overlap: Overlap, threshold: float) -> MapScores:
     """Return the scores of an overlap at a threshold, rounded, as a record."""
     return MapScores(
         iou=round(overlap.ious[THRESHOLDS.index(threshold)], DECIMALS),
@@ -85,7 +85,7 @@ def map_scores(overlap: Overlap, threshold: float) -> MapScores:
     )
 
 
-def best_threshold(overlaps: Sequence[Overlap]) -> tuple[float, float]:
+def find_best_threshold(overlaps: Sequence[Overlap]) -> tuple[float, float]:
     """Return the threshold with the highest mean IoU of these maps, and that mean."""
     means = [
         sum(one.ious[number] for one in overlaps) / len(overlaps)

@@ -15,8 +15,11 @@ from pipelines.text_to_image import TextToImagePipeline
 from t2i.attention import HeatMaps, attend
 from t2i.attention.probes.heat_maps import CONVENTIONS, Convention, ProbeMeasurements
 from t2i.attention.prompts.prompt_tokenizers import find_prompt_tokenizers
-from t2i.evaluate.inspection.known_picture_run import known_picture_scheduler, with_scheduler
-from t2i.evaluate.inspection.map_scores import centred_blob, resize_map
+from t2i.evaluate.inspection.known_picture_run import (
+    build_known_picture_scheduler,
+    copy_pipeline_with_scheduler,
+)
+from t2i.evaluate.inspection.map_scores import build_centred_blob, resize_map
 from t2i.evaluate.inspection.records import ALL_LEVELS
 from t2i.scenes.captions import Mention
 from t2i.scenes.scenes import Scene
@@ -40,10 +43,12 @@ class SceneHeatMaps:
     """For each of the words another one of the caption."""
     size: tuple[int, int]
 
-    def word_map(self, method: str, level: str, number: int, sites: Sequence[str]) -> Tensor:
+    def resized_word_map(
+        self, method: str, level: str, number: int, sites: Sequence[str]
+    ) -> Tensor:
         """Return the map of word `number`, resized to the picture, (H, W)."""
         if method == "centred blob":
-            return centred_blob(self.size)
+            return build_centred_blob(self.size)
         word = self.others[number] if method == "wrong word" else self.words[number]
         convention: Convention = method if method in CONVENTIONS else "default"  # type: ignore[assignment]  # it is one of them
         maps = self.maps[convention, level]
@@ -74,16 +79,16 @@ def probe_real_picture(
     generator: torch.Generator,
 ) -> SceneHeatMaps:
     """Probe one denoiser pass at each level of noise, with the caption and without guidance."""
-    scheduler = known_picture_scheduler(pipe, scene.pixels, levels, generator)
-    along = with_scheduler(pipe, scheduler)
+    scheduler = build_known_picture_scheduler(pipe, scene.pixels, levels, generator)
+    along = copy_pipeline_with_scheduler(pipe, scheduler)
     spots = [(placed.word, placed.span) for placed in scene.objects]
-    words, others = find_word_tokens(pipe, scene.caption, spots)
+    words, others = find_mention_and_control_tokens(pipe, scene.caption, spots)
     asked = [*words, *others]
     with attend(along) as attn:
         maps = {
             (convention, level): attn.probe(*asked, convention=convention, steps=steps)
             for convention in PLOTTED_METHODS
-            for level, steps in level_windows(levels).items()
+            for level, steps in build_level_windows(levels).items()
         }
         along(
             scene.caption,
@@ -105,7 +110,7 @@ def probe_drawn_picture(
     generator: torch.Generator,
 ) -> tuple[SceneHeatMaps, Image.Image]:
     """Generate a picture with the model's default settings and probe its words."""
-    words, others = find_word_tokens(
+    words, others = find_mention_and_control_tokens(
         pipe, caption, [(mention.word, mention.span) for mention in mentions]
     )
     with attend(pipe) as attn:
@@ -125,7 +130,7 @@ def probe_drawn_picture(
     return SceneHeatMaps(maps, *names, (picture.height, picture.width)), picture
 
 
-def level_windows(levels: Sequence[float]) -> dict[str, tuple[int, int] | None]:
+def build_level_windows(levels: Sequence[float]) -> dict[str, tuple[int, int] | None]:
     """Return the window of steps of each level, None for ALL_LEVELS."""
     each: dict[str, tuple[int, int] | None] = {
         f"{level:g}": (step, step + 1) for step, level in enumerate(levels)
@@ -133,19 +138,19 @@ def level_windows(levels: Sequence[float]) -> dict[str, tuple[int, int] | None]:
     return {ALL_LEVELS: None} | each
 
 
-def find_word_tokens(
+def find_mention_and_control_tokens(
     pipe: TextToImagePipeline, caption: str, spots: Sequence[tuple[str, tuple[int, int]]]
 ) -> tuple[list[Span], list[Span]]:
     """Return the tokens of each mention, and those of another word for the control."""
     own = [find_mention_tokens(pipe, caption, *spot) for spot in spots]
     others = [
-        find_mention_tokens(pipe, caption, *other_word(caption, spots, n))
+        find_mention_tokens(pipe, caption, *choose_control_word(caption, spots, n))
         for n in range(len(spots))
     ]
     return own, others
 
 
-def other_word(
+def choose_control_word(
     caption: str, spots: Sequence[tuple[str, tuple[int, int]]], number: int
 ) -> tuple[str, tuple[int, int]]:
     """Return the next mention; without one, the last word outside the mention itself."""

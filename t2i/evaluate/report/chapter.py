@@ -6,8 +6,8 @@ from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
-    """A number with its confidence interval.
+class Estimate:
+    """Number with its confidence interval.
 
     low, high : ends of the 95 % interval; None where there is none
     count : number of samples
@@ -22,12 +22,12 @@ class Figure:
     samples: Sequence[float | None] | None = field(default=None, compare=False, repr=False)
 
 
-Cell = Figure | str | None
+Cell = Estimate | str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of figures.
+    """Table of rows of estimates.
 
     name : a key in the JSON, such as "objects"
     units : how figures are shown: "%" (shares of 1), "dB", "" ..., per column head
@@ -50,7 +50,7 @@ class Plot:
     title: str
     across: str
     up: str
-    lines: Mapping[str, Sequence[tuple[float, Figure]]]
+    lines: Mapping[str, Sequence[tuple[float, Estimate]]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from t2i.evaluate.report.chapter import Block, Cell, Chapter, Figure, Table
+from t2i.evaluate.report.chapter import Block, Cell, Chapter, Estimate, Table
 from t2i.evaluate.report.number_format import format_interval, format_with_unit
-from t2i.evaluate.report.previous_result import EarlierFigure, EarlierResult, EarlierTable
+from t2i.evaluate.report.previous_result import EarlierEstimate, EarlierResult, EarlierTable
 from t2i.evaluate.report.statistics import independent_difference, is_significant, paired_difference
 
 NAME = "against"
@@ -43,8 +43,8 @@ def compare_results(
     names = {NAME, *(chapter.name for chapter in chapters)}
     lone += [(f"chapter {name!r}", [THERE]) for name in earlier.chapters if name not in names]
 
-    rows = [row for table in changed for row in list_significant(table)]
-    title = f"Beyond their intervals: {len(rows)} of {sum(map(count_figures, changed))}"
+    rows = [row for table in changed for row in list_significant_differences(table)]
+    title = f"Beyond their intervals: {len(rows)} of {sum(map(count_estimates, changed))}"
     blocks: list[Block] = [Table("sure_changes", title, ["change", "that is"], rows, {}, {})]
     blocks += changed
     if lone:
@@ -98,7 +98,7 @@ def build_difference_table(table: Table, before: EarlierTable, same_scenes: bool
     for label, cells in table.rows:
         there = old.get(label, {})
         change: list[Cell] = [
-            subtract(cell, there.get(head), same_scenes)
+            subtract_earlier(cell, there.get(head), same_scenes)
             for head, cell in zip(table.heads, cells, strict=True)
         ]
         if any(change):
@@ -116,23 +116,25 @@ def build_difference_table(table: Table, before: EarlierTable, same_scenes: bool
     )
 
 
-def subtract(cell: Cell, before: EarlierFigure | str | None, same_scenes: bool) -> Figure | None:
+def subtract_earlier(
+    cell: Cell, before: EarlierEstimate | str | None, same_scenes: bool
+) -> Estimate | None:
     """Return a figure less the earlier one, paired for equal scenes; None without both."""
-    if not isinstance(cell, Figure) or not isinstance(before, EarlierFigure):
+    if not isinstance(cell, Estimate) or not isinstance(before, EarlierEstimate):
         return None
-    return (paired_difference if same_scenes else independent_difference)(cell, before.figure)
+    return (paired_difference if same_scenes else independent_difference)(cell, before.estimate)
 
 
-def count_figures(table: Table) -> int:
+def count_estimates(table: Table) -> int:
     """Count the cells of a table that are figures."""
-    return sum(isinstance(cell, Figure) for _, cells in table.rows for cell in cells)
+    return sum(isinstance(cell, Estimate) for _, cells in table.rows for cell in cells)
 
 
-def list_significant(table: Table) -> Iterator[tuple[str, list[Cell]]]:
+def list_significant_differences(table: Table) -> Iterator[tuple[str, list[Cell]]]:
     """Yield label, difference and verdict of each significant cell of a difference table."""
     for label, cells in table.rows:
         for head, cell in zip(table.heads, cells, strict=True):
-            if not isinstance(cell, Figure) or not is_significant(cell):
+            if not isinstance(cell, Estimate) or not is_significant(cell):
                 continue
             unit, way = table.units.get(head, ""), table.better.get(head)
             up = cell.value > 0

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from t2i.evaluate.report.chapter import Cell, Chapter, Figure, Table
+from t2i.evaluate.report.chapter import Cell, Chapter, Estimate, Table
 from t2i.evaluate.report.number_format import format_interval, format_with_unit
 
 
@@ -31,7 +31,7 @@ def describe_origin(document: Mapping[str, Any]) -> str:
 
 def render_table(table: Table) -> str:
     """Render one table with its title."""
-    heads = ["", *map(escape, table.heads)]
+    heads = ["", *map(escape_bars, table.heads)]
     lines = [
         f"**{table.title}**",
         "",
@@ -43,7 +43,7 @@ def render_table(table: Table) -> str:
             format_cell(cell, table.units.get(head, ""))
             for head, cell in zip(table.heads, cells, strict=True)
         ]
-        lines.append(format_row([escape(label), *figures]))
+        lines.append(format_row([escape_bars(label), *figures]))
     return "\n".join(lines)
 
 
@@ -54,11 +54,11 @@ def format_row(cells: Sequence[str]) -> str:
 
 def format_cell(cell: Cell, unit: str) -> str:
     """Return a cell with its unit and interval."""
-    text = escape(format_with_unit(cell, unit))
-    ends = format_interval(cell, unit) if isinstance(cell, Figure) else ""
+    text = escape_bars(format_with_unit(cell, unit))
+    ends = format_interval(cell, unit) if isinstance(cell, Estimate) else ""
     return f"{text} ({ends})" if ends else text
 
 
-def escape(text: str) -> str:
+def escape_bars(text: str) -> str:
     """Escape the bars of a cell."""
     return text.replace("|", "\\|")

@@ -1,6 +1,6 @@
 """Number formats of figures in a report."""
 
-from t2i.evaluate.report.chapter import Cell, Figure
+from t2i.evaluate.report.chapter import Cell, Estimate
 
 DECIMALS = {"%": 1, "points": 1, "dB": 1, "s": 2, "MB": 0}
 """By unit; of other figures three digits are shown. Points are the difference of two shares."""
@@ -16,12 +16,12 @@ def format_number(value: float, unit: str = "") -> str:
 
 def format_with_unit(cell: Cell, unit: str) -> str:
     """Return a cell as text, a figure with its unit, "-" for an empty one."""
-    if not isinstance(cell, Figure):
+    if not isinstance(cell, Estimate):
         return cell or "-"
     return f"{format_number(cell.value, unit)} {unit}".strip()
 
 
-def format_interval(figure: Figure, unit: str) -> str:
+def format_interval(figure: Estimate, unit: str) -> str:
     """Return the ends of the interval; empty where there is none."""
     if figure.low is None or figure.high is None:
         return ""

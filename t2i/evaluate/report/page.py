@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from t2i.evaluate.optional_imports import explain_missing_extra
-from t2i.evaluate.report.chapter import Chapter, Figure, Gallery, Plot, Table
+from t2i.evaluate.report.chapter import Chapter, Estimate, Gallery, Plot, Table
 from t2i.evaluate.report.markdown import describe_origin
 from t2i.evaluate.report.number_format import format_interval, format_with_unit
 from t2i.evaluate.report.plots import COLOURS, render_svg
@@ -42,7 +42,7 @@ def render_page(chapters: Sequence[Chapter], document: Mapping[str, Any], pictur
         "a_table": lambda block: isinstance(block, Table),
         "a_plot": lambda block: isinstance(block, Plot),
         "a_gallery": lambda block: isinstance(block, Gallery),
-        "a_figure": lambda cell: isinstance(cell, Figure),
+        "a_figure": lambda cell: isinstance(cell, Estimate),
     }
     head = {name: value for name, value in document.items() if name != "chapters"}
     return environment.get_template(TEMPLATE).render(

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from t2i.errors import ArgumentError
-from t2i.evaluate.report.chapter import Figure
+from t2i.evaluate.report.chapter import Estimate
 from t2i.evaluate.report.sample_codes import decode_samples
 from t2i.safe_reading import RUN, parse_json, read_bounded
 from t2i.validation_errors import describe_validation_error
@@ -20,7 +20,7 @@ def _decode(text: object) -> object:
     return decode_samples(text) if isinstance(text, str) else text
 
 
-class EarlierFigure(BaseModel):
+class EarlierEstimate(BaseModel):
     """Figure of an earlier result; keys that did not exist then are None."""
 
     value: float
@@ -30,16 +30,16 @@ class EarlierFigure(BaseModel):
     samples: Annotated[list[float | None] | None, BeforeValidator(_decode)] = None
 
     @property
-    def figure(self) -> Figure:
-        """This figure as the report's own class."""
-        return Figure(self.value, self.low, self.high, self.count, self.samples)
+    def estimate(self) -> Estimate:
+        """This estimate as the report's own class."""
+        return Estimate(self.value, self.low, self.high, self.count, self.samples)
 
 
 class EarlierRow(BaseModel):
     """Row of an earlier table, its cells by column head."""
 
     label: str
-    cells: dict[str, EarlierFigure | str | None]
+    cells: dict[str, EarlierEstimate | str | None]
 
 
 class EarlierTable(BaseModel):
@@ -49,7 +49,7 @@ class EarlierTable(BaseModel):
     heads: list[str]
     rows: list[EarlierRow]
 
-    def with_current_heads(self) -> "EarlierTable":
+    def replace_renamed_heads(self) -> "EarlierTable":
         """Return the table with the column heads of RENAMED_HEADS replaced."""
         rows = [
             EarlierRow(label=row.label, cells=_with_current_keys(row.cells)) for row in self.rows
@@ -87,7 +87,7 @@ class EarlierResult(BaseModel):
         """Return the tables of a chapter by name; None if it is missing or cannot be parsed."""
         try:
             return {
-                name: EarlierTable.model_validate(block).with_current_heads()
+                name: EarlierTable.model_validate(block).replace_renamed_heads()
                 for name, block in self.chapters[chapter]["blocks"].items()
                 if block["kind"] == "table"
             }
@@ -96,8 +96,8 @@ class EarlierResult(BaseModel):
 
 
 def _with_current_keys(
-    cells: Mapping[str, EarlierFigure | str | None],
-) -> dict[str, EarlierFigure | str | None]:
+    cells: Mapping[str, EarlierEstimate | str | None],
+) -> dict[str, EarlierEstimate | str | None]:
     return {RENAMED_HEADS.get(head, head): cell for head, cell in cells.items()}
 
 

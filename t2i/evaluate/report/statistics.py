@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from t2i.evaluate.report.chapter import Figure
+from t2i.evaluate.report.chapter import Estimate
 
 Z = 1.959963984540054
 """How many standard deviations of a normal distribution hold 95 % of it."""
@@ -15,7 +15,7 @@ SEED = 20_260_101
 """Of the bootstrap: the same values have the same interval in every run."""
 
 
-def proportion(flags: Sequence[bool | None]) -> Figure | None:
+def proportion_with_interval(flags: Sequence[bool | None]) -> Estimate | None:
     """Return the share of flags that are set, with Wilson's interval (1927); None without flags.
 
     Unlike the normal approximation it stays within 0 and 1 and has a width at either end. A flag
@@ -26,7 +26,7 @@ def proportion(flags: Sequence[bool | None]) -> Figure | None:
         return None
     p = sum(known) / len(known)
     samples = [None if flag is None else float(flag) for flag in flags]
-    return Figure(p, *wilson_interval(p, len(known)), len(known), samples)
+    return Estimate(p, *wilson_interval(p, len(known)), len(known), samples)
 
 
 def wilson_interval(p: float, count: int) -> tuple[float, float]:
@@ -38,7 +38,7 @@ def wilson_interval(p: float, count: int) -> tuple[float, float]:
     return 0.0 if p == 0 else middle - half, 1.0 if p == 1 else middle + half
 
 
-def bootstrap_mean(values: Sequence[float | None]) -> Figure | None:
+def mean_with_bootstrap_interval(values: Sequence[float | None]) -> Estimate | None:
     """Return the mean with a percentile bootstrap over the samples; None without values.
 
     Efron (1979). One value has no interval. A value that is None was not measured: it does not
@@ -50,9 +50,9 @@ def bootstrap_mean(values: Sequence[float | None]) -> Figure | None:
     sample = np.asarray(known, dtype=np.float64)
     value = float(sample.mean())
     if len(known) == 1:
-        return Figure(value, None, None, 1, [*values])
+        return Estimate(value, None, None, 1, [*values])
     ends = percentile_interval(sample[resample_indices(len(known))].mean(axis=1))
-    return Figure(value, *ends, len(known), [*values])
+    return Estimate(value, *ends, len(known), [*values])
 
 
 def resample_indices(count: int) -> NDArray[np.int64]:
@@ -66,7 +66,7 @@ def percentile_interval(values: NDArray[np.float64]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def independent_difference(one: Figure | None, other: Figure | None) -> Figure | None:
+def independent_difference(one: Estimate | None, other: Estimate | None) -> Estimate | None:
     """Return `one` less `other` of independent samples, from the intervals of both.
 
     The square-and-add interval: Newcombe (1998, Statistics in Medicine 17, 873-890), method 10,
@@ -78,13 +78,13 @@ def independent_difference(one: Figure | None, other: Figure | None) -> Figure |
     value = one.value - other.value
     count = None if one.count is None or other.count is None else min(one.count, other.count)
     if one.low is None or one.high is None or other.low is None or other.high is None:
-        return Figure(value, None, None, count)
+        return Estimate(value, None, None, count)
     down = math.hypot(one.value - one.low, other.high - other.value)
     up = math.hypot(one.high - one.value, other.value - other.low)
-    return Figure(value, value - down, value + up, count)
+    return Estimate(value, value - down, value + up, count)
 
 
-def paired_difference(one: Figure | None, other: Figure | None) -> Figure | None:
+def paired_difference(one: Estimate | None, other: Estimate | None) -> Estimate | None:
     """Return `one` less `other`, where sample after sample both are of the same unit.
 
     For complete flags Newcombe's interval (1998, Statistics in Medicine 17, 2635-2650, method
@@ -109,7 +109,7 @@ def paired_difference(one: Figure | None, other: Figure | None) -> Figure | None
     if np.isnan(changes).any():  # so few of them that a draw may hold none
         return unpaired
     both = int((~np.isnan(ours) & ~np.isnan(theirs)).sum())
-    return Figure(unpaired.value, *percentile_interval(changes), both)
+    return Estimate(unpaired.value, *percentile_interval(changes), both)
 
 
 def is_binary(values: NDArray[np.float64]) -> bool:
@@ -125,7 +125,7 @@ def nan_means(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return mean_of
 
 
-def paired_proportion_difference(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> Figure:
+def paired_proportion_difference(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> Estimate:
     """Return the difference of two paired proportions by Newcombe's method 10.
 
     a, b, c, d : how often both hold, only the one, only the other, none
@@ -141,17 +141,17 @@ def paired_proportion_difference(one: NDArray[np.bool_], other: NDArray[np.bool_
     phi = 0.0
     if product:
         phi = (max(0.0, more - n / 2) if more > 0 else more) / math.sqrt(product)
-    down = square_and_add(p1 - l1, u2 - p2, phi)
-    up = square_and_add(u1 - p1, p2 - l2, phi)
+    down = compute_paired_half_width(p1 - l1, u2 - p2, phi)
+    up = compute_paired_half_width(u1 - p1, p2 - l2, phi)
     value = p1 - p2
-    return Figure(value, value - down, value + up, n)
+    return Estimate(value, value - down, value + up, n)
 
 
-def square_and_add(one: float, other: float, phi: float) -> float:
+def compute_paired_half_width(one: float, other: float, phi: float) -> float:
     """Return the paired half width of a difference from those of both, correlated by phi."""
     return math.sqrt(max(0.0, one**2 - 2 * phi * one * other + other**2))
 
 
-def is_significant(change: Figure) -> bool:
+def is_significant(change: Estimate) -> bool:
     """Return True if the interval of a difference does not contain 0."""
     return change.low is not None and change.high is not None and not change.low <= 0 <= change.high
