@@ -109,7 +109,7 @@ def gather_sample_reports(
     """Gather the reports of a step's samples from all processes, in the order of their slots."""
     rows: list[SampleReport] = []
     for batch in pieces:
-        drawn = target.drawn_values(batch)
+        drawn = target.list_random_values(batch)
         for number, slot in enumerate(batch.slots):
             own = {name: values[number] for name, values in drawn.items()}
             loss = losses[len(rows)].item()
@@ -143,7 +143,7 @@ def list_nonfinite_gradients(target: Target) -> list[str]:
     """List the names of the trained weights whose gradient has NaN or infinity."""
     return [
         name
-        for name, weight in target.weights().items()
+        for name, weight in target.trained_parameters().items()
         if weight.grad is not None and not weight.grad.isfinite().all()
     ]
 

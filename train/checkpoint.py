@@ -61,7 +61,7 @@ def save_checkpoint(folder: Path, state: CheckpointState, keep: int) -> Path:
                 {key: value.contiguous() for key, value in tensors.items()},
                 part / f"{name}.safetensors",
             )
-        digests = {path.name: file_digest(path) for path in part.iterdir()}
+        digests = {path.name: compute_file_digest(path) for path in part.iterdir()}
         (part / MANIFEST).write_text(json.dumps(digests, indent=1), "utf-8")
     older = [
         path
@@ -97,7 +97,7 @@ def load_newest_checkpoint(folder: Path) -> CheckpointState | None:
     """
     found = recover_and_list_checkpoints(folder)
     for path in found:
-        fault = find_fault(path)
+        fault = find_checkpoint_defect(path)
         if fault is None:
             return load_checkpoint(path)
         warnings.warn(f"Checkpoint {path} is skipped: {fault}.", stacklevel=2)
@@ -125,12 +125,12 @@ def read_newest_facts(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def find_fault(path: Path) -> str | None:
+def find_checkpoint_defect(path: Path) -> str | None:
     """Return the defect of a checkpoint folder as text, or None for a complete one."""
     try:
         digests = parse_json(read_bounded(path / MANIFEST, RUN.most))
         for name, noted in digests.items():
-            if file_digest(path / name) != noted:
+            if compute_file_digest(path / name) != noted:
                 return f"{name} differs from its digest in the manifest"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
@@ -152,7 +152,9 @@ def load_checkpoint(path: Path) -> CheckpointState:
     return CheckpointState(facts.pop("step"), tensors, facts)
 
 
-def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def pack_optimizer_state(
+    optimizer: torch.optim.Optimizer,
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the state of an optimizer as named tensors and numbers, without its configuration.
 
     "3.exp_avg" belongs to the fourth parameter, "group.0.d" to the first group: Prodigy and
@@ -174,10 +176,10 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor],
 
 
 @torch.no_grad()
-def unpack_optimizer(
+def restore_optimizer_state(
     optimizer: torch.optim.Optimizer, tensors: Tensors, numbers: Mapping[str, Any]
 ) -> None:
-    """Restore in an optimizer of the same parameters what `pack_optimizer` returned."""
+    """Restore in an optimizer of the same parameters what `pack_optimizer_state` returned."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Any]] = {}
     groups = optimizer.state_dict()["param_groups"]
@@ -234,7 +236,7 @@ def _in_layout_of(parameter: Tensor, value: Any) -> Any:
     return value
 
 
-def file_digest(path: Path) -> str:
+def compute_file_digest(path: Path) -> str:
     """Return the SHA-256 of a file."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

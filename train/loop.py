@@ -23,7 +23,7 @@ from train.bad_step_report import TooManyNonFiniteStepsError, load_step_pictures
 from train.batches.batch import Batch, iterate_batches
 from train.batches.order import BatchOrder, ProcessShare
 from train.config.run_config import RunConfig
-from train.data.class_picture_config import class_picture_folder
+from train.data.class_picture_config import resolve_class_picture_folder
 from train.model_notes import build_notes
 from train.optim.ema import EMA
 from train.optim.ema_snapshots import (
@@ -31,22 +31,22 @@ from train.optim.ema_snapshots import (
     remove_snapshots_after,
     save_snapshot,
 )
-from train.optim.optimizer import averaged_weights
+from train.optim.optimizer import using_averaged_weights
 from train.parallel.fsdp import copy_from_whole, gather_tensors, is_sharded, move_to_device
 from train.parallel.processes import open_accelerator, run_on_all, run_on_main
 from train.reporting.report import Report
-from train.setup.assembly import FROZEN_DTYPES, assemble_target, gather_target
+from train.setup.assembly import FROZEN_DTYPES, assemble_target, gather_whole_target
 from train.setup.build_cache import CacheSettings, build_cache
 from train.setup.class_pictures import ClassPictures, draw_class_pictures
 from train.setup.compiling import (
     CompilationMonitor,
     check_compiled_gradient,
-    compile_denoiser,
-    disable_compilation,
+    compiling_denoiser,
+    without_compilation,
 )
 from train.setup.resume_checks import build_run_identity, check_same_config, check_same_run
-from train.setup.run_data import DataSettings, build_order, describe_samples, load_samples
-from train.step import Stepper, StepResult, StepSettings
+from train.setup.run_data import DataSettings, build_data_identity, build_order, load_samples
+from train.step import StepMetrics, Stepper, StepSettings
 from train.targets.target import Target
 from train.validation import Validation
 
@@ -67,7 +67,7 @@ def run(config: RunConfig, out: Path) -> bool:
     with StopRequest() as stop, ExitStack() as stack:
         accelerator = stack.enter_context(open_accelerator(config.train, config.optimizer.name))
         run_on_main(accelerator, lambda: lock_run_folder(config, out, stack))
-        class_pictures = build_class_pictures(config, out)
+        class_pictures = plan_class_pictures(config, out)
         if class_pictures and not draw_class_pictures(class_pictures, accelerator, stop):
             return False
         try:
@@ -80,14 +80,14 @@ def run(config: RunConfig, out: Path) -> bool:
     return finished
 
 
-def build_class_pictures(config: RunConfig, out: Path) -> ClassPictures | None:
+def plan_class_pictures(config: RunConfig, out: Path) -> ClassPictures | None:
     """Return the description of the class pictures that a run needs; None if it needs none."""
     if config.prior is None:
         return None
     assert config.target.kind == "finetune"
     return ClassPictures(
         prior=config.prior,
-        folder=class_picture_folder(config.prior, out),
+        folder=resolve_class_picture_folder(config.prior, out),
         base=config.target.base,
         size=config.data.size,
         dtype=FROZEN_DTYPES[config.train.precision],
@@ -128,7 +128,7 @@ class Training:
         self.samples, encoders = build_cache(cache, self.data, self.order, out, accelerator, stop)
         target, facts = assemble_target(config, encoders)
         self._identity = build_run_identity(
-            config, {**facts, **describe_samples(self.data)}, target
+            config, {**facts, **build_data_identity(self.data)}, target
         )
         self.target = move_to_device(target, accelerator)
         if config.train.channels_last:
@@ -144,7 +144,7 @@ class Training:
         settings = StepSettings(config.seed, config.train, config.optimizer, config.rate)
         load_pictures = partial(load_step_pictures, self.data, self.order)
         self.stepper = Stepper(settings, self.target, accelerator, out, load_pictures)
-        self.ema = EMA(self.target.weights(), config.ema)
+        self.ema = EMA(self.target.trained_parameters(), config.ema)
         self.steps_done = self.steps_saved = 0
         self._resume()
 
@@ -195,13 +195,13 @@ class Training:
         return True
 
     def _after_step(
-        self, result: StepResult, reports: list[Report], *, last: bool, stopping: bool
+        self, result: StepMetrics, reports: list[Report], *, last: bool, stopping: bool
     ) -> None:
         """Log, snapshot, validate, save and draw whatever is due."""
         for remark in result.remarks:
             self._on_main(partial(self._remark, reports, remark))
         if last or self._is_due(self.config.train.log_every):
-            self._on_main(partial(self._log, reports, result.log_values()))
+            self._on_main(partial(self._log, reports, result.to_log_dict()))
         ema = self.config.ema
         if ema.kind == "power" and (last or self._is_due(ema.snapshot_every)):
             self._snapshot()  # before the checkpoint, from which a resume starts
@@ -214,7 +214,7 @@ class Training:
 
     @contextmanager
     def _compiled(self) -> Iterator[None]:
-        with compile_denoiser(self.target, len(self.order.groups)):
+        with compiling_denoiser(self.target, len(self.order.groups)):
             next_step = range(self.steps_done, self.steps_done + 1)
             batch = next(iterate_batches(self.samples, self.order, self.share, next_step))
             check_compiled_gradient(self.target, batch, self.accelerator, self.stepper.rows)
@@ -222,7 +222,7 @@ class Training:
 
     def export(self) -> None:
         """Write the EMA weights as a model, with notes on its training."""
-        with self.ema_weights() as target:
+        with self.using_ema_weights() as target:
             self._on_main(partial(self._write_model, target))
 
     def _write_model(self, target: Target) -> None:
@@ -246,24 +246,28 @@ class Training:
             report.print_line(f"resumed after step {self.steps_done}")
         return report
 
-    def step(self, micro_batches: list[Batch]) -> StepResult:
+    def step(self, micro_batches: list[Batch]) -> StepMetrics:
         """Make one optimizer step over the micro-batches of this process."""
         result = self.stepper.step(self.steps_done, micro_batches)
         self.steps_done += 1
         if result.updated:
-            self.ema.update(self.target.weights(), self.steps_done)
+            self.ema.update(self.target.trained_parameters(), self.steps_done)
         return result
 
     @contextmanager
-    def ema_weights(self) -> Iterator[Target]:
+    def using_ema_weights(self) -> Iterator[Target]:
         """Give the target its EMA weights within the block, for drawing and exporting.
 
         All processes enter it together, and the main one may then use the target alone.
         """
-        average = self.ema.applied_to(self.target.weights())
-        with averaged_weights(self.stepper.optimizer), average, disable_compilation(self.target):
+        average = self.ema.using_average(self.target.trained_parameters())
+        with (
+            using_averaged_weights(self.stepper.optimizer),
+            average,
+            without_compilation(self.target),
+        ):
             try:
-                yield gather_target(self.target, self.config, self.accelerator)
+                yield gather_whole_target(self.target, self.config, self.accelerator)
             finally:
                 self.target.release_encoders()
 
@@ -282,7 +286,9 @@ class Training:
 
     def load_first_batch(self, pictures: int) -> Batch:
         """Load the first batch of the data, of at most so many pictures, onto the device."""
-        order = BatchOrder(self.data.groups(), min(pictures, len(self.data)), self.order.seed)
+        order = BatchOrder(
+            self.data.list_batch_groups(), min(pictures, len(self.data)), self.order.seed
+        )
         return next(iterate_batches(self.data, order, ProcessShare(), range(1))).to(
             self.target.device
         )
@@ -290,13 +296,13 @@ class Training:
     def _validate(self, reports: list[Report]) -> None:
         if self.validation is None:
             return
-        with self.ema_weights() as target:
-            measured = self.validation.measure(target, alone=is_sharded(self.target))
+        with self.using_ema_weights() as target:
+            measured = self.validation.measure_loss(target, alone=is_sharded(self.target))
         loss, by_level = measured.loss, measured.by_level
         self._on_main(lambda: reports[0].log_validation(self.steps_done, loss, by_level))
 
     def _draw_sheet(self, reports: list[Report]) -> None:
-        with self.ema_weights() as target:
+        with self.using_ema_weights() as target:
             self._on_main(partial(self._write_sheet, target, reports))
 
     def _write_sheet(self, target: Target, reports: list[Report]) -> None:
@@ -304,7 +310,9 @@ class Training:
         target.eval()
         try:
             with translating_out_of_memory("while drawing a sheet"):
-                picture = target.draw(self.load_first_batch(SHEET_PICTURES), self.config.samples)
+                picture = target.draw_sheet(
+                    self.load_first_batch(SHEET_PICTURES), self.config.samples
+                )
             save_picture(picture, path)
         except T2IError as error:  # a sheet that fails must not end the training
             reports[0].log_remark(self.steps_done, f"not drawn: {error}")
@@ -320,25 +328,25 @@ class Training:
 
     def _state(self) -> checkpoint.CheckpointState:
         """Return all that a resume needs, gathered; complete on the main process alone."""
-        optimizer, numbers = checkpoint.pack_optimizer(self.stepper.optimizer)
+        optimizer, numbers = checkpoint.pack_optimizer_state(self.stepper.optimizer)
         scaler = self.accelerator.scaler
         facts = {
             **self._identity,
             "processes": self.accelerator.num_processes,
             "optimizer": numbers,
-            "stepper": self.stepper.state(),
+            "stepper": self.stepper.state_dict(),
             "scaler": scaler.state_dict() if scaler else None,
         }
         main = self.accelerator.is_main_process
         tensors: dict[str, checkpoint.Tensors] = {
-            "weights": gather_tensors(self.target.weights(), main=main),
-            "average": gather_tensors(self.ema.state(), main=main),
+            "weights": gather_tensors(self.target.trained_parameters(), main=main),
+            "average": gather_tensors(self.ema.state_dict(), main=main),
             "optimizer": gather_tensors(optimizer, main=main),
         }
         return checkpoint.CheckpointState(self.steps_done, tensors, facts)
 
     def _snapshot(self) -> None:
-        averages = gather_tensors(self.ema.state(), main=self.accelerator.is_main_process)
+        averages = gather_tensors(self.ema.state_dict(), main=self.accelerator.is_main_process)
         folder, lengths = self.out / SNAPSHOT_FOLDER, self.config.ema.lengths
         self._on_main(lambda: save_snapshot(folder, averages, lengths, self.steps_done))
 
@@ -364,13 +372,13 @@ class Training:
                 f"The run in {self.out} has done {several(state.step, 'step')} already, more than "
                 f"train.steps = {self.config.train.steps}: raise it, or choose another --out."
             )
-        for name, weight in self.target.weights().items():
+        for name, weight in self.target.trained_parameters().items():
             copy_from_whole(weight, state.tensors["weights"][name])
-        self.ema.load(state.tensors["average"])
-        checkpoint.unpack_optimizer(
+        self.ema.load_state_dict(state.tensors["average"])
+        checkpoint.restore_optimizer_state(
             self.stepper.optimizer, state.tensors["optimizer"], state.facts["optimizer"]
         )
         if self.accelerator.scaler is not None and state.facts["scaler"]:
             self.accelerator.scaler.load_state_dict(state.facts["scaler"])
-        self.stepper.load(state.facts.get("stepper", {}))
+        self.stepper.load_state_dict(state.facts.get("stepper", {}))
         self.steps_done = self.steps_saved = state.step

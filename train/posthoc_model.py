@@ -13,7 +13,7 @@ from t2i.safe_reading import RUN, read_bounded
 from train.config.run_config import RunConfig
 from train.loop import SCALE_PICTURES, Training
 from train.model_notes import build_notes
-from train.optim.ema import swap_weights
+from train.optim.ema import using_weight_values
 from train.optim.ema_snapshots import SNAPSHOT_FOLDER, list_snapshots
 from train.optim.posthoc_ema import AverageProfile, reconstruct_average
 from train.parallel.processes import open_accelerator
@@ -55,7 +55,10 @@ def rebuild_model(
         average_notes = {"length": length, "step": wanted.step, "error": error}
         notes = {**build_notes(config, wanted.step), "average": average_notes}
         batch = training.load_first_batch(SCALE_PICTURES)
-        with swap_weights(average, training.target.weights()), place_atomically(folder) as place:
+        with (
+            using_weight_values(average, training.target.trained_parameters()),
+            place_atomically(folder) as place,
+        ):
             training.target.export(place, batch, config.export, notes)
     return RebuiltModel(folder, length, wanted.step, len(found), error)
 

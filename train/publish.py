@@ -67,7 +67,7 @@ def publish_run(run: Path, folder: Path, prose: str, vae: Path | None = None) ->
     Raises TrainingError for a run that is not finished, OutputError for a folder that holds
     something other than a model.
     """
-    notes = read_notes(run)
+    notes = read_final_model_notes(run)
     if folder.exists() and not (folder / "model_index.json").is_file():
         raise OutputError(f"{folder} exists and holds no model: choose another folder.")
     with atomic_folder(folder) as new:
@@ -80,14 +80,14 @@ def publish_run(run: Path, folder: Path, prose: str, vae: Path | None = None) ->
         save_picture(draw_sheet(draw_prompts(pipe, asked), asked.columns), new / "samples.png")
         save_picture(plot_losses(read_losses(run / "log.jsonl")), new / "loss.png")
         runs = [*list_earlier_runs(run), run, *([vae.parent] if vae else [])]
-        stages = [*list_inherited_stages(runs), *map(describe_stage, runs)]
+        stages = [*list_inherited_stages(runs), *map(format_stage_line, runs)]
         (new / NOTES_FILE).write_text(
             json.dumps(notes | {"stages": stages}, indent=1) + "\n", "utf-8"
         )
         (new / "README.md").write_text(format_card(pipe, stages, prose), "utf-8")
 
 
-def read_notes(run: Path) -> dict[str, Any]:
+def read_final_model_notes(run: Path) -> dict[str, Any]:
     """Read the notes of a run's final model. Raises TrainingError for an unfinished run."""
     try:
         notes: dict[str, Any] = parse_json(read_bounded(run / MODEL_FOLDER / NOTES_FILE, RUN.most))
@@ -180,7 +180,7 @@ def format_card(pipe: TextToImagePipeline, stages: list[str], prose: str) -> str
     )
 
 
-def describe_stage(run: Path) -> str:
+def format_stage_line(run: Path) -> str:
     """Describe a run in one line: what it trained, on how much, and its last loss."""
     config = read_json(run / "config.json", RUN)
     steps, loss = read_losses(run / "log.jsonl")[-1]

@@ -27,7 +27,7 @@ from train.bad_step_report import (
 from train.batches.batch import Batch
 from train.batches.micro_batches import SAVE_MEMORY_HINT, is_lost_process_error, split_batch
 from train.loop_config import LoopConfig
-from train.optim.learning_rate import RateConfig, learning_rate_factor
+from train.optim.learning_rate import RateConfig, compute_learning_rate_factor
 from train.optim.optimizer import OptimizerConfig, build_optimizer, set_learning_rates
 from train.parallel.fsdp import is_sharded, prepare_for_training, shard_weights
 from train.parallel.processes import run_on_main
@@ -48,7 +48,7 @@ class StepSettings:
 
 
 @dataclass(slots=True)
-class StepResult:
+class StepMetrics:
     """Measurements of one optimizer step: loss, gradient norm and remarks."""
 
     loss: float
@@ -59,7 +59,7 @@ class StepResult:
     remarks: tuple[str, ...] = ()
     """Messages for the user."""
 
-    def log_values(self) -> dict[str, float]:
+    def to_log_dict(self) -> dict[str, float]:
         """Return the step's numbers by name, for the log."""
         return {
             "loss": self.loss,
@@ -86,7 +86,7 @@ class Stepper:
     ) -> None:
         self.settings, self.target = settings, target
         self.accelerator, self.out = accelerator, out
-        groups = target.groups()
+        groups = target.build_parameter_groups()
         sharded = shard_weights(target, accelerator)
         self.optimizer = build_optimizer(
             settings.optimizer,
@@ -98,15 +98,15 @@ class Stepper:
         self.rows: int | None = None
         self._fitting: set[tuple[int, ...]] = set()
 
-    def state(self) -> dict[str, int | None]:
+    def state_dict(self) -> dict[str, int | None]:
         """Return the stepper's state for a checkpoint."""
         return {"skipped": self.skipped, "rows": self.rows}
 
-    def load(self, state: Mapping[str, int | None]) -> None:
-        """Restore what `state` returned."""
+    def load_state_dict(self, state: Mapping[str, int | None]) -> None:
+        """Restore what `state_dict` returned."""
         self.skipped, self.rows = state.get("skipped") or 0, state.get("rows")
 
-    def step(self, number: int, micro_batches: list[Batch]) -> StepResult:
+    def step(self, number: int, micro_batches: list[Batch]) -> StepMetrics:
         """Make step `number`, the first being 0, over the micro-batches of this process.
 
         A step whose loss or gradient is not finite leaves weights and optimizer unchanged. Raises
@@ -115,7 +115,7 @@ class Stepper:
         """
         set_learning_rates(
             self.optimizer,
-            learning_rate_factor(number, self.settings.loop.steps, self.settings.rate),
+            compute_learning_rate_factor(number, self.settings.loop.steps, self.settings.rate),
         )
         rows_before = self.rows
         pieces, loss_B = self._gradient(number, micro_batches)
@@ -123,7 +123,7 @@ class Stepper:
             self._model.parameters(), self.settings.optimizer.max_grad_norm
         )
         assert norm is not None
-        result = StepResult(
+        result = StepMetrics(
             loss=self.accelerator.reduce(loss_B.mean(), "mean").item(),
             grad_norm=float(norm),
             learning_rate=self.optimizer.param_groups[0]["lr"],
@@ -167,8 +167,9 @@ class Stepper:
                 return pieces, loss_B
             if exchanged:
                 raise TrainingError(
-                    f"Out of memory in step {number + 1} with {several(count_rows(pieces), 'row')} "
-                    "at a time, while the processes exchanged gradients; the newest checkpoint "
+                    f"Out of memory in step {number + 1} with "
+                    f"{several(count_largest_micro_batch(pieces), 'row')} at a time, "
+                    "while the processes exchanged gradients; the newest checkpoint "
                     "is sound. Raise train.accumulation, and the run goes on from there. "
                     f"{SAVE_MEMORY_HINT}"
                 )
@@ -211,7 +212,7 @@ class Stepper:
         return torch.cat(losses)
 
     def _halve(self, pieces: Sequence[Batch]) -> None:
-        rows = count_rows(pieces)
+        rows = count_largest_micro_batch(pieces)
         if rows == 1:
             raise TrainingError(f"Out of memory with a single row at a time. {SAVE_MEMORY_HINT}")
         if not self.target.rows_apart:
@@ -248,7 +249,7 @@ class Stepper:
 
     # skipping bad steps
 
-    def _is_sound(self, result: StepResult) -> bool:
+    def _is_sound(self, result: StepMetrics) -> bool:
         """Return True for a finite loss and gradient; in fp16 the scaler handles overflows."""
         scaler = self.accelerator.scaler
         if scaler is None:
@@ -256,7 +257,7 @@ class Stepper:
         return math.isfinite(result.loss) and scaler.get_scale() >= SMALLEST_SCALE
 
     def _skip(
-        self, number: int, result: StepResult, loss_B: Tensor, pieces: Sequence[Batch]
+        self, number: int, result: StepMetrics, loss_B: Tensor, pieces: Sequence[Batch]
     ) -> None:
         """Skip a bad step, on all processes. Raises NonFiniteStepError after too many."""
         bad, details = self._report(number, result, loss_B, pieces)
@@ -280,7 +281,7 @@ class Stepper:
         )
 
     def _report(
-        self, number: int, result: StepResult, loss_B: Tensor, pieces: Sequence[Batch]
+        self, number: int, result: StepMetrics, loss_B: Tensor, pieces: Sequence[Batch]
     ) -> tuple[BadStepReport, str]:
         """Write a report of a bad step; return it with a sentence that says where it is."""
         scaler = self.accelerator.scaler
@@ -302,7 +303,7 @@ class Stepper:
         return bad, f"More is in {self.out / REPORT_FOLDER}."
 
 
-def count_rows(pieces: Sequence[Batch]) -> int:
+def count_largest_micro_batch(pieces: Sequence[Batch]) -> int:
     """Return the number of rows of the largest micro-batch."""
     return max(len(piece.slots) for piece in pieces)
 
@@ -311,4 +312,4 @@ def batch_memory_key(pieces: Sequence[Batch]) -> tuple[int, ...]:
     """Return a key of a batch's memory needs; all processes have the same at a step."""
     first = pieces[0]
     shape = first.pixels_BCHW if first.moments_BCHW is None else first.moments_BCHW
-    return (count_rows(pieces), *shape.shape[1:])
+    return (count_largest_micro_batch(pieces), *shape.shape[1:])

@@ -50,7 +50,7 @@ class ValidationConfig(BaseModel):
     """Of the noise, and of the scenes."""
 
 
-def check_measurable(config: ValidationConfig, target: str, data: DataConfig) -> None:
+def check_validation_possible(config: ValidationConfig, target: str, data: DataConfig) -> None:
     """Raise ValueError where a target of this kind, on this data, has no validation loss."""
     if not config.every:
         return
@@ -88,14 +88,14 @@ class Validation:
         self, config: ValidationConfig, samples: Samples, accelerator: Accelerator
     ) -> None:
         self.config, self.accelerator = config, accelerator
-        self._read, self._digests = select_held_out(samples, config)
+        self._read, self._digests = select_validation_pictures(samples, config)
         self._pictures: dict[int, ValidationPicture] = {}
 
     def __len__(self) -> int:
         """Return the number of pictures that are measured."""
         return len(self._digests)
 
-    def measure(self, target: Target, *, alone: bool = False) -> ValidationLoss:
+    def measure_loss(self, target: Target, *, alone: bool = False) -> ValidationLoss:
         """Measure the loss of the target's current weights; all processes must call this together.
 
         alone : measure on the main process alone, which has the only whole target
@@ -130,14 +130,17 @@ class Validation:
         if number not in self._pictures:
             batch = collate_samples([(ScheduledSample(0, 0, number, 0), self._read(number))])
             self._pictures[number] = target.encode_validation_picture(batch.to(target.device))
-        picture, objective = self._pictures[number], uniform_objective(target.objective.config)
+        picture, objective = (
+            self._pictures[number],
+            build_uniform_objective(target.objective.config),
+        )
         levels = torch.arange(self.config.levels)
         errors = []
         for part in levels.split(LEVELS_PER_PASS):
             noise_BCHW = self._noise(number, part, picture.latents_1CHW)
             quantile_B = (part + 0.5) / len(levels)
-            level = objective.compute_noise_level(quantile_B.to(noise_BCHW.device))
-            errors.append(target.velocity_errors(picture, noise_BCHW, level))
+            level = objective.noise_level_at_quantile(quantile_B.to(noise_BCHW.device))
+            errors.append(target.compute_velocity_errors(picture, noise_BCHW, level))
         return [float(error) for error in torch.cat(errors)]
 
     def _noise(self, number: int, levels_B: Tensor, latents_1CHW: Tensor) -> Tensor:
@@ -159,7 +162,7 @@ def eval_mode(target: nn.Module) -> Iterator[None]:
         target.train(was_training)
 
 
-def select_held_out(
+def select_validation_pictures(
     samples: Samples, config: ValidationConfig
 ) -> tuple[Callable[[int], Sample], list[str]]:
     """Select the held-out pictures to measure; return their reader, by number, and their digests.
@@ -173,13 +176,13 @@ def select_held_out(
     assert isinstance(samples, Pictures)
     held_out = samples.build_held_out_set()
     numbers = sorted(range(len(held_out)), key=held_out.digest)[: config.most]
-    assert numbers, "see check_measurable"
+    assert numbers, "see check_validation_possible"
     return (
         lambda number: held_out.read(numbers[number], 0),
         [held_out.digest(number) for number in numbers],
     )
 
 
-def uniform_objective(config: ObjectiveConfig) -> Objective:
+def build_uniform_objective(config: ObjectiveConfig) -> Objective:
     """Return an objective with the same noise schedule and uniform timesteps."""
     return Objective(config.model_copy(update={"density": "uniform"}))

@@ -66,7 +66,7 @@ class Compositions:
     def __len__(self) -> int:
         return self.config.length
 
-    def groups(self) -> Sequence[Sequence[int]]:
+    def list_batch_groups(self) -> Sequence[Sequence[int]]:
         """Return all sample numbers as one group: all pictures have one shape."""
         return [range(len(self))]
 

@@ -62,7 +62,7 @@ class Samples(Protocol):
         """
         ...
 
-    def groups(self) -> Sequence[Sequence[int]]:
+    def list_batch_groups(self) -> Sequence[Sequence[int]]:
         """Return sample numbers grouped by picture shape; a number may occur repeatedly.
 
         A batch is filled from one group.

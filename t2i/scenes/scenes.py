@@ -121,7 +121,7 @@ class Scenes:
     def __len__(self) -> int:
         return self.config.length
 
-    def groups(self) -> Sequence[Sequence[int]]:
+    def list_batch_groups(self) -> Sequence[Sequence[int]]:
         """Return all scene numbers as one group: all pictures have one shape."""
         return [range(len(self))]
 

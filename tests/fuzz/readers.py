@@ -28,12 +28,12 @@ from t2i.evaluate.result_folder import parse_entries
 from t2i.evaluate.suite import ASSETS, read_suite
 from t2i.pictures import open_picture, save_picture
 from tests.train.runs import write_run
-from train.checkpoint import find_fault, read_newest_facts
+from train.checkpoint import find_checkpoint_defect, read_newest_facts
 from train.config.load_config import load_run_config
 from train.data.config_from_path import load_data_config
 from train.data.decode import decode_picture
 from train.data.discovery import list_and_read_pictures
-from train.data.picture_record import read_record
+from train.data.picture_record import read_picture_record
 from train.data.sources.folder import list_folder
 from train.data.sources.kohya import load_kohya_subsets
 from train.data.sources.metadata import read_caption_table
@@ -269,11 +269,13 @@ READERS = {
         lambda path: read_earlier_result(path, {}, 1),
         texts('{"facts": {"version": 1}, "chapters": {}}'),
     ),
-    "record": Reader("pictures.json", read_record, texts(json.dumps(RECORD))),
+    "record": Reader("pictures.json", read_picture_record, texts(json.dumps(RECORD))),
     "facts": Reader(
         "step-00000001/facts.json",
         lambda path: read_newest_facts(path.parents[1]),
         texts('{"step": 1, "run": {"a": 1}}'),
     ),
-    "manifest": Reader("manifest.json", in_folder(find_fault), texts('{"facts.json": "00"}')),
+    "manifest": Reader(
+        "manifest.json", in_folder(find_checkpoint_defect), texts('{"facts.json": "00"}')
+    ),
 }

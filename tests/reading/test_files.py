@@ -31,7 +31,7 @@ from train.data.config_from_path import load_data_config
 from train.data.discovery import list_and_read_pictures
 from train.data.sources.kohya import load_kohya_subsets
 from train.data.sources.metadata import read_caption_table
-from train.data.sources.tars import list_tars
+from train.data.sources.tars import list_tar_pictures
 
 SMALL = FileKind("note", 10)
 
@@ -45,7 +45,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "story.png": read_metadata,
     "x.txt": read_prompts_file,
     "x.jsonl": lambda path: read_caption_table(path, None),
-    "x.tar": lambda path: list_tars([str(path)]),
+    "x.tar": lambda path: list_tar_pictures([str(path)]),
     "run.toml": load_data_config,
     "kohya.toml": lambda path: load_kohya_subsets(path, 64),
     "config.json": read_model_json,

@@ -14,7 +14,7 @@ from t2i.run_folder import StopRequest
 from tests.train.runs import accelerator_for
 from train.config.load_config import load_run_config
 from train.loop import Training
-from train.parallel.fsdp import local_shard
+from train.parallel.fsdp import get_local_shard
 from train.parallel.processes import leave_process_group, run_on_main
 
 
@@ -30,8 +30,8 @@ def main(given: list[str]) -> None:
         assert training.run(StopRequest())
         training.export()
 
-        weights = training.target.weights().values()
-        here = sum(local_shard(weight).numel() for weight in weights)
+        weights = training.target.trained_parameters().values()
+        here = sum(get_local_shard(weight).numel() for weight in weights)
         shares = gather_object([here / sum(weight.numel() for weight in weights)])
         run_on_main(accelerator, lambda: print(f"{out} {shares}", flush=True))  # noqa: B023
     leave_process_group(accelerator)

@@ -22,11 +22,11 @@ from train.data.registry import open_data_set
 from train.loop import run
 from train.objective.attention_supervision import (
     SupervisionConfig,
+    compute_outside_mask_loss,
+    compute_pixelwise_loss,
     extract_word_maps,
-    outside_loss,
-    pixelwise_loss,
     resize_masks,
-    select_words,
+    select_supervised_words,
 )
 from train.setup.assembly import assemble_target
 from train.targets.denoising import DenoisingTarget
@@ -72,10 +72,12 @@ def on_pictures(tmp_path, base, folder, *settings, parts=("lora",)):
 
 def test_a_map_inside_its_mask_costs_nothing_and_an_even_one_what_lies_outside():
     mask_1Q = torch.tensor([[1.0, 1.0, 0.0, 0.0]])
-    assert outside_loss(torch.tensor([[0.3, 0.2, 0.0, 0.0]]), mask_1Q).item() == 0
-    assert outside_loss(torch.full((1, 4), 0.1), mask_1Q).item() == pytest.approx(0.25)
-    assert pixelwise_loss(mask_1Q, mask_1Q).item() < 1e-5
-    assert pixelwise_loss(torch.full((1, 4), 0.5), mask_1Q).item() == pytest.approx(np.log(2))
+    assert compute_outside_mask_loss(torch.tensor([[0.3, 0.2, 0.0, 0.0]]), mask_1Q).item() == 0
+    assert compute_outside_mask_loss(torch.full((1, 4), 0.1), mask_1Q).item() == pytest.approx(0.25)
+    assert compute_pixelwise_loss(mask_1Q, mask_1Q).item() < 1e-5
+    assert compute_pixelwise_loss(torch.full((1, 4), 0.5), mask_1Q).item() == pytest.approx(
+        np.log(2)
+    )
 
 
 def test_a_mask_at_a_site_is_the_area_it_covers_of_each_place():
@@ -89,7 +91,7 @@ def test_a_mask_at_a_site_is_the_area_it_covers_of_each_place():
 
 def test_the_maps_are_those_that_a_probe_reads(scenes):
     target, batch = scenes(WEIGHT)
-    level = target.objective.compute_noise_level(torch.linspace(0.1, 0.9, 4))
+    level = target.objective.noise_level_at_quantile(torch.linspace(0.1, 0.9, 4))
     supervision = target._supervision(batch, batch.captions, level, 32)
     read = []
     supervision.on_attention = lambda probabilities: read.append(
@@ -98,7 +100,7 @@ def test_the_maps_are_those_that_a_probe_reads(scenes):
     supervision._losses.append(torch.zeros(1))
     told = target._build_conditioning(batch, batch.captions)
     noisy_BCHW = target._latents(batch)
-    with torch.no_grad(), supervision.listen_to_pass(target.unet):
+    with torch.no_grad(), supervision.listening_to_pass(target.unet):
         target.unet(noisy_BCHW, level.timestep_B, told.text_BTD)
     with (
         torch.no_grad(),
@@ -115,7 +117,7 @@ def test_the_maps_are_those_that_a_probe_reads(scenes):
 
 def test_words_and_masks_belong_together(scenes):
     target, batch = scenes(WEIGHT, "data.length=40")
-    level = target.objective.compute_noise_level(torch.linspace(0.1, 0.9, 4))
+    level = target.objective.noise_level_at_quantile(torch.linspace(0.1, 0.9, 4))
     words = target._supervision(batch, batch.captions, level, 32).words
     ids_BT = target.components.tokenizer(batch.captions, padding="max_length").input_ids
     number = 0
@@ -161,7 +163,7 @@ def test_rows_without_words_masks_or_the_wanted_noise_have_no_such_term(scenes):
     assert target(replace(batch, masks_BKHW=empty))[1] == plain(batch)[1]
     assert torch.equal(target(replace(batch, masks_BKHW=None)), plain(batch))
     high, _ = scenes(WEIGHT, "target.attention_noise=[0.5, 1.0]")
-    timestep_B = torch.tensor(plain.drawn_values(batch)["timestep"], dtype=torch.int64)
+    timestep_B = torch.tensor(plain.list_random_values(batch)["timestep"], dtype=torch.int64)
     noisy_B = plain.objective._alpha2_T[timestep_B] < 0.5
     assert 0 < noisy_B.sum() < 4
     assert torch.equal(high(batch) > plain(batch), noisy_B)
@@ -172,10 +174,10 @@ def test_rows_without_words_masks_or_the_wanted_noise_have_no_such_term(scenes):
 def test_words_beyond_the_text_are_left_out():
     masks_BKHW = torch.ones(2, 1, 4, 4, dtype=torch.bool)
     wanted_B = torch.tensor([True, True])
-    found = select_words([[(31, 32)], [(40,)]], masks_BKHW, wanted_B, 32)
+    found = select_supervised_words([[(31, 32)], [(40,)]], masks_BKHW, wanted_B, 32)
     assert found.row_I.tolist() == [0]
     assert found.tokens_IT.nonzero().tolist() == [[0, 31]]
-    assert select_words([[(40,)], []], masks_BKHW, wanted_B, 32) is None
+    assert select_supervised_words([[(40,)], []], masks_BKHW, wanted_B, 32) is None
 
 
 def test_what_torch_computes_attention_with_is_back_after_each_step(scenes):
@@ -194,7 +196,7 @@ def test_what_torch_computes_attention_with_is_back_after_each_step(scenes):
 def test_maps_come_to_lie_inside_their_masks(scenes):
     def after(weight):
         target, batch = scenes(f"target.attention_weight={weight}")
-        optimizer = torch.optim.Adam(target.weights().values(), lr=1e-2)
+        optimizer = torch.optim.Adam(target.trained_parameters().values(), lr=1e-2)
         for _ in range(25):
             optimizer.zero_grad()
             target(batch).mean().backward()

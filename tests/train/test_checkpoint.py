@@ -122,7 +122,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_no_half_of_the_new(
     with pytest.raises(OutputError, match=r"Cannot write .*step-00000002"):
         save_checkpoint(tmp_path, state(2), keep=1)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
-    assert checkpoint.find_fault(tmp_path / "step-00000001") is None
+    assert checkpoint.find_checkpoint_defect(tmp_path / "step-00000001") is None
 
 
 def test_an_optimizer_goes_on_with_the_same_steps(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_an_optimizer_goes_on_with_the_same_steps(tmp_path: Path) -> None:
     stepped(optimizer, first)
     second = torch.nn.Parameter(first.detach().clone())
     resumed = torch.optim.AdamW([second], lr=0.1)
-    tensors, numbers = checkpoint.pack_optimizer(optimizer)
+    tensors, numbers = checkpoint.pack_optimizer_state(optimizer)
     tensors = {name: value.clone() for name, value in tensors.items()}
-    checkpoint.unpack_optimizer(resumed, tensors, json.loads(json.dumps(numbers)))
+    checkpoint.restore_optimizer_state(resumed, tensors, json.loads(json.dumps(numbers)))
     assert torch.equal(stepped(optimizer, first), stepped(resumed, second))

@@ -19,7 +19,7 @@ from train.batches.batch import Batch
 from train.config.run_config import RunConfig
 from train.loop import Training, run
 from train.setup import compiling
-from train.setup.compiling import compile_denoiser
+from train.setup.compiling import compiling_denoiser
 from train.targets.denoising import DenoisingTarget
 
 pytestmark = pytest.mark.usefixtures("_own_accelerator")
@@ -53,13 +53,13 @@ def test_weights_keep_their_names_and_nothing_is_compiled_to_draw(
 ) -> None:
     config = tiny_run(tmp_path)
     training = Training(config, tmp_path / "out", accelerator_for(config))
-    names = training.target.weights().keys()
+    names = training.target.trained_parameters().keys()
     limit = torch._dynamo.config.recompile_limit
-    with compile_denoiser(training.target, sizes=99):
+    with compiling_denoiser(training.target, sizes=99):
         assert torch._dynamo.config.recompile_limit > limit
-        assert training.target.weights().keys() == names
+        assert training.target.trained_parameters().keys() == names
         before = compiling.graphs()
-        with training.ema_weights() as target, torch.no_grad():
+        with training.using_ema_weights() as target, torch.no_grad():
             target(training.load_first_batch(2))
         assert compiling.graphs() == before
         training.target(training.load_first_batch(2))

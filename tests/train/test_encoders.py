@@ -60,19 +60,19 @@ def test_any_text_encoder_is_trained_saved_and_drawn_with(kind, tmp_path):
 def test_every_part_of_the_text_encoder_learns(kind, tmp_path):
     config = config_with(tmp_path, kind)
     training = Training(config, tmp_path / "out", accelerator_for(config))
-    before = {name: weight.clone() for name, weight in training.target.weights().items()}
+    before = {name: weight.clone() for name, weight in training.target.trained_parameters().items()}
     with StopRequest() as stop:
         training.run(stop)
     told = [name for name in before if name.startswith("text_encoder")]
     assert told
-    weights = training.target.weights()
+    weights = training.target.trained_parameters()
     assert not [name for name in told if torch.equal(before[name], weights[name].detach())]
 
 
 def test_what_sdxl_does_not_read_of_its_first_encoder_is_not_trained(tmp_path):
     config = config_with(tmp_path, "CLIPTextModel")
     target = Training(config, tmp_path / "out", accelerator_for(config)).target
-    trained = target.weights()
+    trained = target.trained_parameters()
     frozen = {name for name, _ in target.named_parameters()} - trained.keys()
     of_encoders = {name for name in frozen if name.startswith("text_encoder")}
     assert of_encoders
@@ -85,7 +85,7 @@ def test_of_a_single_encoder_every_weight_is_trained(kind, tmp_path):
     config = config_with(tmp_path, kind)
     target = Training(config, tmp_path / "out", accelerator_for(config)).target
     every = {name for name, _ in target.text_encoder.named_parameters(prefix="text_encoder")}
-    assert every <= target.weights().keys()
+    assert every <= target.trained_parameters().keys()
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ def fine_tune(
 
 
 def names(target: FineTuneTarget) -> set[str]:
-    return {*target.weights()}
+    return {*target.trained_parameters()}
 
 
 def latents(pipe: object, prompt: str = PROMPT) -> torch.Tensor:
@@ -101,8 +101,8 @@ def test_only_new_rows_move_and_only_they_are_kept(tmp_path, base):
     training = Training(config, tmp_path / "out", accelerator_for(config))
     target = training.target
     assert isinstance(target, FineTuneTarget)
-    assert [tuple(weight.shape) for weight in target.weights().values()] == [(3, 32)]
-    started = {name: weight.clone() for name, weight in target.weights().items()}
+    assert [tuple(weight.shape) for weight in target.trained_parameters().values()] == [(3, 32)]
+    started = {name: weight.clone() for name, weight in target.trained_parameters().items()}
     assert run(config, tmp_path / "out2")
     after = load_file(next((tmp_path / "out2" / "checkpoints").glob("*4/weights.safetensors")))
     assert after.keys() == started.keys()
@@ -154,19 +154,19 @@ def prompt_embeds(pipe, prompt):
 
 def test_each_part_has_its_own_rate(tmp_path, base):
     target = fine_tune(tmp_path, base, "pivotal")
-    assert [group.learning_rate for group in target.groups()] == [1e-2, None, None]
-    assert [group.weight_decay for group in target.groups()] == [0.0, None, None]
-    grouped = [weight for group in target.groups() for weight in group.parameters]
-    assert len({*map(id, grouped)}) == len(grouped) == len(target.weights())
+    assert [group.learning_rate for group in target.build_parameter_groups()] == [1e-2, None, None]
+    assert [group.weight_decay for group in target.build_parameter_groups()] == [0.0, None, None]
+    grouped = [weight for group in target.build_parameter_groups() for weight in group.parameters]
+    assert len({*map(id, grouped)}) == len(grouped) == len(target.trained_parameters())
 
 
 @pytest.mark.parametrize("parts", [("lora",), ("dora",), ("pivotal",)])
 def test_what_is_written_draws_in_diffusers_what_was_trained(tmp_path, base, parts):
     config = finetune_run(tmp_path, base, parts, "export.precision=fp32", "ema.decay=0")
     training = Training(config, tmp_path / "out", accelerator_for(config))
-    for weight in training.target.weights().values():
+    for weight in training.target.trained_parameters().values():
         torch.nn.init.normal_(weight, std=0.05) if weight.dim() > 1 else None
-    training.ema.update(training.target.weights(), 1)
+    training.ema.update(training.target.trained_parameters(), 1)
     training.export()
     prompt = "a <mug> left of <pot>" if parts == ("pivotal",) else PROMPT
     model = tmp_path / "out" / "model"

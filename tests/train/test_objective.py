@@ -6,14 +6,14 @@ from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.training_utils import compute_snr
 from pydantic import ValidationError
 
-from train.objective.losses import pool_weights, pseudo_huber, row_means, smooth_l1
+from train.objective.losses import compute_row_means, pool_loss_weights, pseudo_huber, smooth_l1
 from train.objective.objective import (
     NoiseLevel,
     Objective,
     ObjectiveConfig,
     add_offset_noise,
+    draw_stratified_quantiles,
     perturb_noise,
-    stratified_quantiles,
 )
 
 SHAPE = (6, 4, 8, 8)
@@ -34,7 +34,7 @@ def test_against_diffusers_noise_and_velocity(schedule: str, zero_terminal: bool
     objective = of(beta_schedule=schedule, zero_terminal_snr=zero_terminal)
     scheduler = DDPMScheduler(**objective.config.build_scheduler_config())
     latents, noise = drawn()
-    level = objective.compute_noise_level(QUANTILES)
+    level = objective.noise_level_at_quantile(QUANTILES)
 
     assert level.timestep_B.tolist() == [0, 100, 350, 500, 770, 999]
     noisy = scheduler.add_noise(latents, noise, level.timestep_B)
@@ -48,7 +48,7 @@ def test_against_diffusers_noise_and_velocity(schedule: str, zero_terminal: bool
 def test_against_diffusers_flow_matching() -> None:
     objective = of(prediction="flow")
     latents, noise = drawn()
-    level = objective.compute_noise_level(QUANTILES)
+    level = objective.noise_level_at_quantile(QUANTILES)
     scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000)
     scheduler.timesteps, scheduler.sigmas = level.timestep_B, level.sigma_B
 
@@ -61,7 +61,7 @@ def test_against_diffusers_flow_matching() -> None:
 def test_every_prediction_gives_the_clean_latents_back(prediction: str) -> None:
     objective = of(prediction=prediction)
     latents, noise = (value.double() for value in drawn())
-    level = objective.compute_noise_level(QUANTILES[1:])
+    level = objective.noise_level_at_quantile(QUANTILES[1:])
     level = NoiseLevel(level.timestep_B, level.alpha_B.double(), level.sigma_B.double())
     latents, noise = latents[1:], noise[1:]
     alpha, sigma = level.alpha_B.view(-1, 1, 1, 1), level.sigma_B.view(-1, 1, 1, 1)
@@ -80,7 +80,7 @@ def test_every_prediction_gives_the_clean_latents_back(prediction: str) -> None:
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 def test_min_snr_weights_are_the_published_ones(prediction: str) -> None:
     objective = of(prediction=prediction, weight="min_snr", min_snr_gamma=5.0)
-    level = objective.compute_noise_level(QUANTILES)
+    level = objective.noise_level_at_quantile(QUANTILES)
     scheduler = DDPMScheduler(**objective.config.build_scheduler_config())
     snr = compute_snr(scheduler, level.timestep_B)
     clamped = snr.clamp(max=5.0)
@@ -93,7 +93,7 @@ def test_min_snr_weights_are_the_published_ones(prediction: str) -> None:
 @pytest.mark.parametrize("prediction", ["v_prediction", "sample"])
 def test_min_snr_keeps_the_terminal_step_alive_under_zero_terminal_snr(prediction: str) -> None:
     objective = of(prediction=prediction, weight="min_snr", zero_terminal_snr=True)
-    level = objective.compute_noise_level(torch.tensor([0.9999]))
+    level = objective.noise_level_at_quantile(torch.tensor([0.9999]))
     assert level.alpha_B.item() == 0
     torch.testing.assert_close(objective.compute_loss_weight(level), torch.ones(1))
 
@@ -104,13 +104,13 @@ def test_flow_min_snr_weighs_the_error_of_the_clean_latents() -> None:
     snr = ((1 - t) / t) ** 2
     expected = snr.clamp(max=2.0) * t**2
     torch.testing.assert_close(
-        objective.compute_loss_weight(objective.compute_noise_level(t)), expected
+        objective.compute_loss_weight(objective.noise_level_at_quantile(t)), expected
     )
 
 
 def test_losses_are_weighted_means_of_each_row() -> None:
     objective = of(weight="min_snr")
-    level = objective.compute_noise_level(QUANTILES)
+    level = objective.noise_level_at_quantile(QUANTILES)
     output, target = drawn()
     expected = torch.stack([((output[i] - target[i]) ** 2).mean() for i in range(len(output))])
     torch.testing.assert_close(
@@ -130,7 +130,7 @@ def test_flow_with_zero_terminal_snr_is_refused_with_the_reason() -> None:
 
 
 def test_stratified_quantiles_fill_each_stratum_once() -> None:
-    drawn = stratified_quantiles(
+    drawn = draw_stratified_quantiles(
         ObjectiveConfig(), seed=1, step=4, slots=list(range(16)), batch_size=16
     )
     assert sorted((drawn * 16).long().tolist()) == list(range(16))
@@ -138,17 +138,20 @@ def test_stratified_quantiles_fill_each_stratum_once() -> None:
 
 def test_quantiles_depend_on_the_slot_and_not_on_its_company() -> None:
     config = ObjectiveConfig()
-    together = stratified_quantiles(config, 1, 4, list(range(8)), 8)
+    together = draw_stratified_quantiles(config, 1, 4, list(range(8)), 8)
     apart = torch.cat(
-        [stratified_quantiles(config, 1, 4, [6, 7], 8), stratified_quantiles(config, 1, 4, [2], 8)]
+        [
+            draw_stratified_quantiles(config, 1, 4, [6, 7], 8),
+            draw_stratified_quantiles(config, 1, 4, [2], 8),
+        ]
     )
     assert torch.equal(apart, together[[6, 7, 2]])
-    assert not torch.equal(together, stratified_quantiles(config, 1, 5, list(range(8)), 8))
+    assert not torch.equal(together, draw_stratified_quantiles(config, 1, 5, list(range(8)), 8))
 
 
 def test_logit_normal_density_has_its_mean_and_spread() -> None:
     objective = of(prediction="flow", density="logit_normal", logit_mean=-0.5, logit_std=0.7)
-    t = objective.compute_noise_level((torch.arange(4000) + 0.5) / 4000).sigma_B.double()
+    t = objective.noise_level_at_quantile((torch.arange(4000) + 0.5) / 4000).sigma_B.double()
     logits = torch.log(t / (1 - t))
     assert abs(logits.mean().item() + 0.5) < 0.01
     assert abs(logits.std().item() - 0.7) < 0.01
@@ -169,7 +172,7 @@ def published_c(schedule: str, c: float, level: NoiseLevel) -> torch.Tensor:
 @pytest.mark.parametrize("loss", ["huber", "smooth_l1"])
 def test_huber_losses_are_the_published_ones(loss: str, schedule: str) -> None:
     objective = of(loss=loss, huber_c=0.2, huber_schedule=schedule)
-    level = objective.compute_noise_level(QUANTILES)
+    level = objective.noise_level_at_quantile(QUANTILES)
     output, target = drawn()
     c = published_c(schedule, 0.2, level).view(-1, 1, 1, 1)
     root = ((output - target).double().pow(2) + c**2).sqrt() - c
@@ -191,14 +194,14 @@ def test_huber_is_squared_near_zero_and_straight_far_away() -> None:
 @pytest.mark.parametrize("loss", ["l2", "huber", "smooth_l1"])
 def test_gradients_of_every_loss_are_its_finite_differences(loss: str) -> None:
     objective = of(loss=loss, weight="min_snr")
-    level = objective.compute_noise_level(QUANTILES[2:4])
+    level = objective.noise_level_at_quantile(QUANTILES[2:4])
     error = torch.randn(2, 1, 2, 2, dtype=torch.float64, requires_grad=True)
     weight = (
         torch.tensor([1.0, 0.3, 0.0, 1.0], dtype=torch.float64).view(1, 1, 2, 2).repeat(2, 1, 1, 1)
     )
 
     def total(value: torch.Tensor) -> torch.Tensor:
-        return row_means(objective.compute_elementwise_loss(value, level), weight)
+        return compute_row_means(objective.compute_elementwise_loss(value, level), weight)
 
     assert torch.autograd.gradcheck(total, error)
     zero = torch.zeros_like(error, requires_grad=True)
@@ -211,14 +214,14 @@ def test_schedules_of_huber_start_at_squared_and_end_at_huber_c() -> None:
     for schedule in ("exponential", "snr"):
         objective = of(prediction="flow", loss="huber", huber_c=0.05, huber_schedule=schedule)
         error = torch.full((2, 1, 1, 1), 0.5)
-        level = objective.compute_noise_level(torch.tensor([0.0, 1.0]))
+        level = objective.noise_level_at_quantile(torch.tensor([0.0, 1.0]))
         ends = torch.tensor([1.0, 0.05]).view(-1, 1, 1, 1)
         torch.testing.assert_close(
             objective.compute_elementwise_loss(error, level),
             2 * ends * ((0.25 + ends**2).sqrt() - ends),
         )
     objective = of(zero_terminal_snr=True, loss="huber", huber_schedule="snr")
-    level = objective.compute_noise_level(torch.tensor([0.9999]))
+    level = objective.noise_level_at_quantile(torch.tensor([0.9999]))
     assert level.alpha_B.item() == 0
     assert objective.compute_losses(
         nowhere.view(1, 1, 1, 1) + 1, nowhere.view(1, 1, 1, 1), level
@@ -234,7 +237,7 @@ def test_a_huber_c_that_would_rise_is_refused() -> None:
 @pytest.mark.parametrize("loss", ["l2", "huber", "smooth_l1"])
 def test_a_masked_row_has_the_mean_over_the_places_that_count(loss: str) -> None:
     objective = of(loss=loss, weight="min_snr")
-    level = objective.compute_noise_level(QUANTILES)
+    level = objective.noise_level_at_quantile(QUANTILES)
     output, target = drawn()
     mask = (torch.rand(6, 1, 8, 8) < 0.3).float()
     counts = mask.bool().expand(SHAPE)
@@ -254,7 +257,7 @@ def test_a_masked_row_has_the_mean_over_the_places_that_count(loss: str) -> None
 
 def test_a_mask_in_which_everything_counts_changes_nothing() -> None:
     objective, (output, target) = of(), drawn()
-    level = objective.compute_noise_level(QUANTILES)
+    level = objective.noise_level_at_quantile(QUANTILES)
     masked = objective.compute_losses(output, target, level, torch.ones(6, 1, 8, 8))
     torch.testing.assert_close(
         masked, objective.compute_losses(output, target, level), rtol=1e-6, atol=0
@@ -266,7 +269,9 @@ def test_a_row_in_which_nothing_counts_has_no_loss_and_no_gradient() -> None:
     output.requires_grad_(True)
     mask = torch.ones(6, 1, 8, 8)
     mask[2] = 0
-    loss = objective.compute_losses(output, target, objective.compute_noise_level(QUANTILES), mask)
+    loss = objective.compute_losses(
+        output, target, objective.noise_level_at_quantile(QUANTILES), mask
+    )
     loss.sum().backward()
     assert loss[2] == 0
     assert output.grad is not None
@@ -278,7 +283,7 @@ def test_a_mask_of_pixels_counts_latent_places_by_their_share() -> None:
     mask = torch.zeros(1, 1, 16, 16)
     mask[..., :4, :8] = 1
     expected = torch.tensor([[0.5, 0.0], [0.0, 0.0]]).view(1, 1, 2, 2)
-    assert torch.equal(pool_weights(mask, 2, 2), expected)
+    assert torch.equal(pool_loss_weights(mask, 2, 2), expected)
 
 
 def test_offset_noise_moves_channels_as_one_and_adds_its_variance() -> None:
@@ -294,7 +299,7 @@ def test_perturbed_input_keeps_the_target_of_the_clean_noise() -> None:
     torch.manual_seed(0)
     objective = of(prediction="epsilon")
     latents, noise, extra = torch.randn(3, 64, 4, 8, 8)
-    level = objective.compute_noise_level(torch.full((64,), 0.6))
+    level = objective.noise_level_at_quantile(torch.full((64,), 0.6))
     seen = perturb_noise(noise, extra, 0.1)
     noisy = objective.add_noise(latents, seen, level)
     clean = objective.add_noise(latents, noise, level)
@@ -306,6 +311,6 @@ def test_perturbed_input_keeps_the_target_of_the_clean_noise() -> None:
 
 def test_by_default_the_loss_is_that_of_before_bit_for_bit() -> None:
     objective, (output, target) = of(weight="min_snr"), drawn()
-    level = objective.compute_noise_level(QUANTILES)
+    level = objective.noise_level_at_quantile(QUANTILES)
     before = objective.compute_loss_weight(level) * (output - target).pow(2).flatten(1).mean(1)
     assert torch.equal(objective.compute_losses(output, target, level), before)

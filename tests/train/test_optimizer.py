@@ -10,16 +10,16 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from t2i.errors import ArgumentError
-from train.checkpoint import pack_optimizer, unpack_optimizer
+from train.checkpoint import pack_optimizer_state, restore_optimizer_state
 from train.optim.ema import EMAConfig
-from train.optim.learning_rate import RateConfig, learning_rate_factor
+from train.optim.learning_rate import RateConfig, compute_learning_rate_factor
 from train.optim.optimizer import (
     OptimizerConfig,
     ParameterGroup,
-    averaged_weights,
     build_optimizer,
     check_optimizer_fits,
     set_learning_rates,
+    using_averaged_weights,
 )
 
 HERE = ["adamw", "adafactor", "prodigy", "schedulefree"]
@@ -62,7 +62,7 @@ def built(name: str, model: Small) -> torch.optim.Optimizer:
 
 def step(model: Small, optimizer: torch.optim.Optimizer, number: int, change: str = "") -> None:
     """One step that is a function of its number alone."""
-    set_learning_rates(optimizer, learning_rate_factor(number, 40, RateConfig(warmup=3)))
+    set_learning_rates(optimizer, compute_learning_rate_factor(number, 40, RateConfig(warmup=3)))
     torch.manual_seed(100 + number)
     loss = (model(torch.randn(4, 3, 6, 6)) - torch.randn(4, 2)).pow(2).mean()
     optimizer.zero_grad()
@@ -81,14 +81,14 @@ def as_tensors(optimizer: torch.optim.Optimizer) -> None:
 
 
 def through_a_file(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, object]]:
-    tensors, numbers = pack_optimizer(optimizer)
+    tensors, numbers = pack_optimizer_state(optimizer)
     whole = {name: value.contiguous() for name, value in tensors.items()}
     return load(save(whole)), json.loads(json.dumps(numbers, allow_nan=False))
 
 
 def everything(model: Small, optimizer: torch.optim.Optimizer) -> dict[str, object]:
     groups = optimizer.state_dict()["param_groups"]
-    tensors, numbers = pack_optimizer(optimizer)
+    tensors, numbers = pack_optimizer_state(optimizer)
     return {**model.state_dict(), **tensors, **numbers, "groups": groups}
 
 
@@ -116,7 +116,7 @@ def test_a_resumed_optimizer_goes_on_bit_for_bit(name: str, change: str) -> None
     second = Small()
     second.load_state_dict(first.state_dict())
     optimizer_2 = built(name, second)
-    unpack_optimizer(optimizer_2, *through_a_file(optimizer_1))
+    restore_optimizer_state(optimizer_2, *through_a_file(optimizer_1))
     for number in range(7, 12):
         step(second, optimizer_2, number, change)
 
@@ -139,7 +139,7 @@ def test_a_state_forgotten_would_be_noticed(name: str) -> None:
     with_groups = len(groups) < len(numbers)
     assert with_groups == (name in ("prodigy", "schedulefree"))
     if with_groups:
-        unpack_optimizer(forgetful, tensors, groups)
+        restore_optimizer_state(forgetful, tensors, groups)
     if name == "schedulefree":
         forgetful.train()  # type: ignore[attr-defined]
     step(model, optimizer, 5)
@@ -151,7 +151,7 @@ def test_an_older_checkpoint_without_groups_loads() -> None:
     model = Small()
     optimizer = built("adamw", model)
     step(model, optimizer, 0)
-    tensors, numbers = pack_optimizer(optimizer)
+    tensors, numbers = pack_optimizer_state(optimizer)
     assert not [key for key in {*tensors, *numbers} if key.startswith("group.")]
 
 
@@ -161,7 +161,7 @@ def test_what_a_used_optimizer_knew_is_gone_once_another_state_is_given() -> Non
     used = built("prodigy", model)
     step(model, used, 0)
     step(model, used, 1)
-    unpack_optimizer(used, *pack_optimizer(fresh))
+    restore_optimizer_state(used, *pack_optimizer_state(fresh))
     assert used.param_groups[0]["k"] == 0
     assert used.param_groups[0]["d"] == fresh.param_groups[0]["d"]
     assert not used.state
@@ -179,9 +179,9 @@ def test_a_table_within_a_parameters_state_is_kept() -> None:
             self.given = state_dict["state"]
 
     optimizer = Nested([nn.Parameter(torch.zeros(3))], lr=1.0)
-    tensors, numbers = pack_optimizer(optimizer)
+    tensors, numbers = pack_optimizer_state(optimizer)
     assert tensors.keys() == {"0.quantised.state1", "0.quantised.absmax1"}
-    unpack_optimizer(optimizer, tensors, numbers)
+    restore_optimizer_state(optimizer, tensors, numbers)
     given = optimizer.given[0]
     assert given["step"] == 4
     assert given["quantised"]["state1"].dtype == torch.uint8
@@ -229,7 +229,7 @@ def test_schedule_free_is_the_published_one() -> None:
     for gradient in gradients:
         weight.grad = torch.tensor([gradient], dtype=torch.float64)
         optimizer.step()
-    with averaged_weights(optimizer):
+    with using_averaged_weights(optimizer):
         assert weight.item() == pytest.approx(x, abs=1e-14)
     assert weight.item() == pytest.approx(y, abs=1e-14)
 
@@ -285,7 +285,9 @@ def test_one_group_steps_as_adamw_always_did_bit_for_bit() -> None:
     for number in range(3):
         step(model, optimizer, number)
         torch.manual_seed(100 + number)
-        plain.param_groups[0]["lr"] = 1e-2 * learning_rate_factor(number, 40, RateConfig(warmup=3))
+        plain.param_groups[0]["lr"] = 1e-2 * compute_learning_rate_factor(
+            number, 40, RateConfig(warmup=3)
+        )
         plain.zero_grad()
         (twin(torch.randn(4, 3, 6, 6)) - torch.randn(4, 2)).pow(2).mean().backward()
         plain.step()
@@ -306,10 +308,10 @@ def test_averaged_gives_the_very_same_weights_back(name: str) -> None:
     }
 
     def fail() -> None:
-        with averaged_weights(optimizer):
+        with using_averaged_weights(optimizer):
             raise RuntimeError("while drawing")
 
-    with averaged_weights(optimizer):
+    with using_averaged_weights(optimizer):
         within = model.conv.weight.detach().clone()
     with pytest.raises(RuntimeError, match="while drawing"):
         fail()
@@ -321,7 +323,7 @@ def test_averaged_gives_the_very_same_weights_back(name: str) -> None:
 
 def test_averaged_before_the_first_step_is_the_weights() -> None:
     model = Small()
-    with averaged_weights(built("schedulefree", model)):
+    with using_averaged_weights(built("schedulefree", model)):
         assert torch.equal(model.conv.weight, Small().conv.weight)
 
 
@@ -372,7 +374,7 @@ def test_8_bit_adamw_resumes_bit_for_bit() -> None:
     first, optimizer_1 = fresh(start)
     stepped(first, optimizer_1, range(5))
     second, optimizer_2 = fresh(first.detach())
-    unpack_optimizer(optimizer_2, *through_a_file(optimizer_1))
+    restore_optimizer_state(optimizer_2, *through_a_file(optimizer_1))
     stepped(second, optimizer_2, range(5, 8))
     assert torch.equal(second, whole)
 

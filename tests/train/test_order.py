@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from t2i.randomness import derive_generator, derive_seed
-from train.batches.order import BatchOrder, micro_batch_slots
+from train.batches.order import BatchOrder, list_micro_batch_slots
 from train.optim.ema import EMA, EMAConfig
-from train.optim.learning_rate import RateConfig, learning_rate_factor
+from train.optim.learning_rate import RateConfig, compute_learning_rate_factor
 
 
 def taken(order: BatchOrder, steps: range) -> list[int]:
@@ -60,7 +60,7 @@ def test_ranks_and_parts_fill_every_slot_once(ranks: int, parts: int) -> None:
         slot
         for rank in range(ranks)
         for part in range(parts)
-        for slot in micro_batch_slots(rank, part, batch_size=12, ranks=ranks, parts=parts)
+        for slot in list_micro_batch_slots(rank, part, batch_size=12, ranks=ranks, parts=parts)
     ]
     assert sorted(filled) == list(range(12))
 
@@ -79,16 +79,18 @@ def test_randomness_is_a_function_of_its_purpose() -> None:
 
 def test_rate_rises_linearly_then_falls_as_told() -> None:
     config = RateConfig(warmup=3, decay="linear", decay_share=0.5, floor=0.2)
-    values = [learning_rate_factor(step, 10, config) for step in range(11)]
+    values = [compute_learning_rate_factor(step, 10, config) for step in range(11)]
     assert values[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
     assert values[5:] == pytest.approx([1 - 0.8 * i / 5 for i in range(6)])
 
 
 def test_cosine_rate_is_half_way_in_the_middle_and_ends_at_its_floor() -> None:
     config = RateConfig(decay="cosine")
-    assert learning_rate_factor(50, 100, config) == pytest.approx(0.5)
-    assert learning_rate_factor(25, 100, config) == pytest.approx(0.5 + 0.5 * math.cos(math.pi / 4))
-    assert learning_rate_factor(100, 100, config) == pytest.approx(0.0, abs=1e-12)
+    assert compute_learning_rate_factor(50, 100, config) == pytest.approx(0.5)
+    assert compute_learning_rate_factor(25, 100, config) == pytest.approx(
+        0.5 + 0.5 * math.cos(math.pi / 4)
+    )
+    assert compute_learning_rate_factor(100, 100, config) == pytest.approx(0.0, abs=1e-12)
 
 
 def test_average_follows_its_closed_form_from_the_first_step() -> None:
@@ -104,12 +106,14 @@ def test_average_follows_its_closed_form_from_the_first_step() -> None:
 
 def test_warmup_of_the_average_is_asked_for_and_explicit() -> None:
     ema = EMA({"w": torch.zeros(1)}, EMAConfig(decay=0.99, warmup=True))
-    assert [ema.decay(step) for step in (0, 10, 10_000)] == pytest.approx([0.1, 11 / 20, 0.99])
+    assert [ema.compute_decay(step) for step in (0, 10, 10_000)] == pytest.approx(
+        [0.1, 11 / 20, 0.99]
+    )
 
 
 def test_average_in_place_of_the_weights_gives_the_same_weights_back() -> None:
     parameter = torch.nn.Parameter(torch.randn(5))
     before, ema = parameter.detach().clone(), EMA({"w": torch.ones(5)}, EMAConfig())
-    with ema.applied_to({"w": parameter}):
+    with ema.using_average({"w": parameter}):
         assert torch.equal(parameter, torch.ones(5))
     assert torch.equal(parameter, before)

@@ -13,7 +13,7 @@ from train.batches.order import BatchOrder, ProcessShare
 from train.loop import run
 from train.setup.assembly import assemble_target
 from train.targets.denoiser import DenoiserTarget
-from train.targets.position_loss import PositionLoss, position_grid
+from train.targets.position_loss import PositionLoss, build_position_grid
 
 WEIGHT = "target.place_weight=0.5"
 
@@ -30,7 +30,7 @@ def denoiser(tmp_path, *settings):
 
 
 def test_rows_and_columns_go_from_minus_one_to_one():
-    places_2HW = position_grid(3, 2)
+    places_2HW = build_position_grid(3, 2)
     assert places_2HW[0].tolist() == [[-1, -1], [0, 0], [1, 1]]
     assert places_2HW[1].tolist() == [[-1, 1]] * 3
 
@@ -43,7 +43,7 @@ def test_features_that_are_their_places_cost_nothing(tmp_path):
         places.reading.weight.copy_(torch.eye(2, channels)[..., None, None])
         places.reading.bias.zero_()
     features_BCHW = torch.zeros(1, channels, 4, 4)
-    features_BCHW[:, :2] = position_grid(4, 4)
+    features_BCHW[:, :2] = build_position_grid(4, 4)
     places._keep(nn.Identity(), (), features_BCHW)
     assert places.compute_losses().tolist() == [0.0]
 

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from t2i.errors import ArgumentError, OutputError, TrainingError
 from train.optim import ema_snapshots as snapshot_files
-from train.optim.ema import EMA, EMAConfig, gamma_from_length
+from train.optim.ema import EMA, EMAConfig, compute_gamma_from_length
 from train.optim.ema_snapshots import list_snapshots, remove_snapshots_after, save_snapshot
 from train.optim.posthoc_ema import (
     AverageProfile,
-    inner_products,
+    compute_inner_products,
     mix_profiles,
     reconstruct_average,
 )
@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, weights in enumerate(path, 1):
         ema.update({"a.w": weights}, number)
         if number % EVERY == 0:
-            save_snapshot(folder, ema.state(), ema.config.lengths, number)
+            save_snapshot(folder, ema.state_dict(), ema.config.lengths, number)
     return folder
 
 
@@ -88,22 +88,25 @@ def test_inner_products_are_the_integrals_of_the_profiles() -> None:
     s = (torch.arange(400_000).double() + 0.5) / 4000
 
     def profile(average: AverageProfile) -> Tensor:
-        gamma, t = gamma_from_length(average.length), average.step
+        gamma, t = compute_gamma_from_length(average.length), average.step
         return torch.where(s <= t, (gamma + 1) * s**gamma / t ** (gamma + 1), 0.0)
 
     profiles = torch.stack([profile(average) for average in averages])
     assert profiles.sum(1).mul(1 / 4000).tolist() == pytest.approx([1, 1, 1], rel=1e-6)
     torch.testing.assert_close(
-        inner_products(averages, averages), profiles @ profiles.T / 4000, rtol=1e-5, atol=1e-12
+        compute_inner_products(averages, averages),
+        profiles @ profiles.T / 4000,
+        rtol=1e-5,
+        atol=1e-12,
     )
 
 
 def test_inner_products_do_not_overflow_after_a_million_steps() -> None:
     late = [AverageProfile(0.01, 1), AverageProfile(0.01, 10**6), AverageProfile(0.1, 10**6)]
-    assert inner_products(late, late).isfinite().all()
-    gamma = gamma_from_length(0.1)
+    assert compute_inner_products(late, late).isfinite().all()
+    gamma = compute_gamma_from_length(0.1)
     expected = (gamma + 1) ** 2 / (2 * gamma + 1) / 10**6
-    assert inner_products(late[2:], late[2:]).item() == pytest.approx(expected, rel=1e-9)
+    assert compute_inner_products(late[2:], late[2:]).item() == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("length", [0.03, 0.15, 0.25])
@@ -114,12 +117,15 @@ def test_the_weights_of_a_mixture_sum_to_one_and_none_other_is_nearer(length: fl
     assert mixture.weights_P.sum().item() == pytest.approx(1, abs=1e-12)
 
     def distance(weights_P: Tensor) -> float:
-        gram, cross = inner_products(found, found), inner_products(found, [wanted])[:, 0]
+        gram, cross = (
+            compute_inner_products(found, found),
+            compute_inner_products(found, [wanted])[:, 0],
+        )
         squared = weights_P @ gram @ weights_P - 2 * weights_P @ cross
-        return (squared + inner_products([wanted], [wanted])[0, 0]).item()
+        return (squared + compute_inner_products([wanted], [wanted])[0, 0]).item()
 
     nearest = distance(mixture.weights_P)
-    norm = inner_products([wanted], [wanted]).item()
+    norm = compute_inner_products([wanted], [wanted]).item()
     assert mixture.error == pytest.approx((nearest / norm) ** 0.5, rel=1e-6)
     torch.manual_seed(0)
     for _ in range(20):
@@ -133,7 +139,7 @@ def test_weights_that_never_moved_are_rebuilt_as_they_were(tmp_path: Path) -> No
     for number in range(1, 101):
         ema.update({"w": still}, number)
         if number % 50 == 0:
-            save_snapshot(tmp_path, ema.state(), ema.config.lengths, number)
+            save_snapshot(tmp_path, ema.state_dict(), ema.config.lengths, number)
     found, error = reconstruct_average(list_snapshots(tmp_path), AverageProfile(0.25, 100))
     assert error > 0.05  # two snapshots say little of so long an average, and that is told
     torch.testing.assert_close(found["w"], still, rtol=1e-6, atol=0)
@@ -150,7 +156,7 @@ def test_snapshots_after_the_step_that_a_run_goes_on_from_are_forgotten(tmp_path
     ema = EMA({"w": torch.ones(2)}, EMAConfig(kind="power"))
     for step in (5, 10, 15):
         ema.update({"w": torch.ones(2)}, step)
-        save_snapshot(tmp_path, ema.state(), ema.config.lengths, step)
+        save_snapshot(tmp_path, ema.state_dict(), ema.config.lengths, step)
     remove_snapshots_after(tmp_path, 10)
     assert [shot.step for shot in list_snapshots(tmp_path)] == [5, 10]
     remove_snapshots_after(tmp_path / "absent", 10)
@@ -192,7 +198,7 @@ def test_a_file_that_is_no_snapshot_is_named(tmp_path: Path) -> None:
 
 def test_snapshots_of_another_run_are_not_mixed_in(folder: Path, tmp_path: Path) -> None:
     other = EMA({"b.w": torch.ones(2)}, EMAConfig(kind="power"))
-    save_snapshot(tmp_path, other.state(), other.config.lengths, 20)
+    save_snapshot(tmp_path, other.state_dict(), other.config.lengths, 20)
     with pytest.raises(TrainingError, match="cannot be read together"):
         reconstruct_average(
             [*list_snapshots(folder)[:1], *list_snapshots(tmp_path)], AverageProfile(0.1, 20)
@@ -217,5 +223,5 @@ def test_a_full_disk_leaves_no_half_snapshot(
     monkeypatch.setattr(snapshot_files, "save_file", refuse)
     ema = EMA({"w": torch.ones(2)}, EMAConfig(kind="power"))
     with pytest.raises(OutputError, match=r"Cannot write .*step-00000010"):
-        save_snapshot(tmp_path, ema.state(), ema.config.lengths, 10)
+        save_snapshot(tmp_path, ema.state_dict(), ema.config.lengths, 10)
     assert not list(tmp_path.iterdir())

@@ -17,7 +17,7 @@ from train.batches.order import BatchOrder, ProcessShare
 from train.config.load_config import load_run_config
 from train.data.registry import open_data_set
 from train.loop import run
-from train.objective.preferences import preference_loss
+from train.objective.preferences import compute_preference_loss
 from train.setup.assembly import assemble_target
 from train.targets.reference_model import ReferenceModel
 
@@ -52,7 +52,9 @@ def preferring(tmp_path, base, *settings, parts=("lora",), folder=None):
 def target_of(config, rows=2):
     data = open_data_set(config.data)
     batch = next(
-        iterate_batches(data, BatchOrder(data.groups(), rows, 1), ProcessShare(), range(1))
+        iterate_batches(
+            data, BatchOrder(data.list_batch_groups(), rows, 1), ProcessShare(), range(1)
+        )
     )
     return assemble_target(config)[0].train(), batch
 
@@ -61,7 +63,7 @@ def moved(target, seed=2):
     """What is trained, somewhere else."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for _, weight in sorted(target.weights().items()):
+        for _, weight in sorted(target.trained_parameters().items()):
             weight += 0.05 * torch.randn(weight.shape, generator=generator)
     return target
 
@@ -71,7 +73,7 @@ def moved(target, seed=2):
 
 def test_the_loss_is_that_of_the_paper():
     better_B, worse_B = torch.tensor([0.0, -0.02, 0.02]), torch.tensor([0.0, 0.02, -0.02])
-    loss_B = preference_loss(better_B, worse_B, 100)
+    loss_B = compute_preference_loss(better_B, worse_B, 100)
     expected = [math.log(2), math.log(1 + math.exp(-2)), math.log(1 + math.exp(2))]
     torch.testing.assert_close(loss_B, torch.tensor(expected))
 
@@ -107,11 +109,13 @@ def test_the_reference_is_the_base_model_whatever_is_trained(tmp_path, base, par
         assert not torch.equal(
             target._denoise(noised, target._build_conditioning(batch, batch.captions)), expected
         )
-    before = {name: weight.detach().clone() for name, weight in target.weights().items()}
-    with target._reference.active():
+    before = {name: weight.detach().clone() for name, weight in target.trained_parameters().items()}
+    with target._reference.using_base_weights():
         found = target._denoise(noised, target._build_conditioning(batch, batch.captions))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
-    assert all(torch.equal(weight, before[name]) for name, weight in target.weights().items())
+    assert all(
+        torch.equal(weight, before[name]) for name, weight in target.trained_parameters().items()
+    )
 
 
 @pytest.mark.parametrize("parts", [("lora",), ("full",)], ids=str)
@@ -123,7 +127,7 @@ def test_the_gradient_is_that_of_two_models_side_by_side(tmp_path, base, parts, 
     moved(target)
     with torch.autocast("cpu", torch.bfloat16, enabled=lower):
         target(batch).mean().backward()
-    mine = {name: weight.grad.clone() for name, weight in target.weights().items()}
+    mine = {name: weight.grad.clone() for name, weight in target.trained_parameters().items()}
     target.zero_grad()
 
     worse = replace(batch, pixels_BCHW=batch.losers_BCHW)
@@ -137,8 +141,8 @@ def test_the_gradient_is_that_of_two_models_side_by_side(tmp_path, base, parts, 
                     for one in (batch, worse)
                 ]
         better, bad, base_better, base_bad = errors
-        preference_loss(better - base_better, bad - base_bad, 50).mean().backward()
-    for name, weight in target.weights().items():
+        compute_preference_loss(better - base_better, bad - base_bad, 50).mean().backward()
+    for name, weight in target.trained_parameters().items():
         torch.testing.assert_close(mine[name], weight.grad, rtol=1e-4, atol=1e-7)
     assert any(gradient.abs().max() > 1e-6 for gradient in mine.values())
 
@@ -150,7 +154,7 @@ def test_the_better_ones_become_likelier_than_the_worse_ones(tmp_path, base):
     config = preferring(tmp_path, base, "target.preference_beta=500", parts=("full",))
     target, batch = target_of(config)
     untouched = deepcopy(target)
-    optimizer = torch.optim.Adam(target.weights().values(), lr=1e-3)
+    optimizer = torch.optim.Adam(target.trained_parameters().values(), lr=1e-3)
     for _ in range(20):
         optimizer.zero_grad()
         loss_B = target(batch)
@@ -220,6 +224,6 @@ def test_split_weights_have_no_reference(tmp_path):
     layer.weight.data = layer.weight.data[:2]
     with (
         pytest.raises(TrainingError, match="weights are split over the processes"),
-        reference.active(),
+        reference.using_base_weights(),
     ):
         pass

@@ -30,11 +30,11 @@ def tuned(tmp_path, base):
         target = assemble_target(config)[0].train()
         generator = torch.Generator().manual_seed(2)
         with torch.no_grad():
-            for name, weight in sorted(target.weights().items()):
+            for name, weight in sorted(target.trained_parameters().items()):
                 if "lora" in name:
                     weight += 0.3 * torch.randn(weight.shape, generator=generator)
         data = open_data_set(config.data)
-        order = BatchOrder(data.groups(), 2, 1)
+        order = BatchOrder(data.list_batch_groups(), 2, 1)
         return target, next(iterate_batches(data, order, ProcessShare(), range(1)))
 
     return make
@@ -66,7 +66,7 @@ def test_the_loss_is_how_far_the_adapter_moves_the_other_caption(tuned):
     )
     with torch.no_grad():
         with_it = target._denoise(noised, told)
-        with target._reference.active():
+        with target._reference.using_base_weights():
             base = target._denoise(noised, told)
     moved_B = (with_it - base).pow(2).flatten(1).mean(1)
     assert (moved_B > 1e-4).all()
@@ -77,7 +77,9 @@ def test_an_adapter_that_does_nothing_yet_costs_nothing(tmp_path, base):
     config = finetune_run(tmp_path, base, ("lora",), WEIGHT, WORDS, *STILL)
     plain = finetune_run(tmp_path, base, ("lora",), *STILL)
     data = open_data_set(config.data)
-    batch = next(iterate_batches(data, BatchOrder(data.groups(), 2, 1), ProcessShare(), range(1)))
+    batch = next(
+        iterate_batches(data, BatchOrder(data.list_batch_groups(), 2, 1), ProcessShare(), range(1))
+    )
     assert torch.equal(assemble_target(config)[0](batch), assemble_target(plain)[0](batch))
 
 
@@ -91,13 +93,13 @@ def test_rows_that_do_not_say_the_word_are_left_alone(tuned):
 
 def test_the_gradient_is_that_of_the_adapters_alone_and_they_are_back(tuned):
     target, batch = tuned(WEIGHT, WORDS)
-    wanted = set(target.weights())
+    wanted = set(target.trained_parameters())
     target(batch).mean().backward()
-    assert set(target.weights()) == wanted
-    assert all(weight.grad is not None for weight in target.weights().values())
-    with pytest.raises(RuntimeError), target._reference.active():
+    assert set(target.trained_parameters()) == wanted
+    assert all(weight.grad is not None for weight in target.trained_parameters().values())
+    with pytest.raises(RuntimeError), target._reference.using_base_weights():
         raise RuntimeError
-    assert set(target.weights()) == wanted
+    assert set(target.trained_parameters()) == wanted
 
 
 def test_an_adapter_of_the_text_encoder_is_held_too(tuned):
@@ -109,7 +111,7 @@ def test_an_adapter_of_the_text_encoder_is_held_too(tuned):
 def test_training_moves_other_captions_less(tuned):
     def moved(*settings):
         target, batch = tuned(*settings)
-        optimizer = torch.optim.Adam(target.weights().values(), lr=1e-2)
+        optimizer = torch.optim.Adam(target.trained_parameters().values(), lr=1e-2)
         for _ in range(20):
             optimizer.zero_grad()
             target(batch).mean().backward()

@@ -19,7 +19,7 @@ from train.data.class_picture_config import PriorConfig
 from train.data.pictures import Pictures
 from train.data.pictures_config import PicturesConfig
 from train.data.registry import open_data_set
-from train.loop import build_class_pictures, run
+from train.loop import plan_class_pictures, run
 from train.setup import class_pictures
 from train.setup.class_pictures import (
     NOTES,
@@ -42,7 +42,7 @@ def config(tmp_path: Path, base: Path) -> RunConfig:
 
 
 def pictures_of(config: RunConfig, out: Path) -> ClassPictures:
-    found = build_class_pictures(config, out)
+    found = plan_class_pictures(config, out)
     assert found is not None
     return found
 
@@ -86,7 +86,7 @@ def test_what_is_there_is_not_drawn_again_and_what_is_missing_is(tmp_path, confi
 
 def test_nothing_is_loaded_where_all_are_there(tmp_path, config, monkeypatch):
     whole = drawn(config, tmp_path / "out")
-    monkeypatch.setattr(class_pictures, "draw_batch", None)
+    monkeypatch.setattr(class_pictures, "draw_class_picture_batch", None)
     monkeypatch.setattr("pipelines.text_to_image.TextToImagePipeline.from_pretrained", None)
     assert drawn(config, tmp_path / "out") == whole
 
@@ -110,7 +110,7 @@ def test_pictures_of_ones_own_count_and_only_the_rest_is_drawn(tmp_path, config)
 
 
 def test_a_stopped_drawing_goes_on_where_it_was(tmp_path, config, monkeypatch, capsys):
-    stop, draw = StopRequest(), class_pictures.draw_batch
+    stop, draw = StopRequest(), class_pictures.draw_class_picture_batch
 
     def draw_and_stop(*arguments):
         stop.wanted = True
@@ -118,7 +118,7 @@ def test_a_stopped_drawing_goes_on_where_it_was(tmp_path, config, monkeypatch, c
 
     out, accelerator = tmp_path / "out", accelerator_for(config)
     with monkeypatch.context() as patch:
-        patch.setattr(class_pictures, "draw_batch", draw_and_stop)
+        patch.setattr(class_pictures, "draw_class_picture_batch", draw_and_stop)
         assert not draw_class_pictures(pictures_of(config, out), accelerator, stop)
     assert len([*(out / "prior").glob("*.png")]) == 2
     assert "the same command goes on" in capsys.readouterr().err

@@ -235,7 +235,7 @@ def test_deepspeed_is_refused_and_fsdp2_named(
 def test_a_model_is_put_together_block_by_block(tmp_path: Path, base: Path) -> None:
     target, _ = assemble_target(load_run_config(finetune_toml(tmp_path, base, "pivotal")))
     names = {module: name for name, module in target.named_modules()}
-    found = {names[block] for block in sharding.find_blocks(target)}
+    found = {names[block] for block in sharding.list_fsdp_blocks(target)}
     assert {name for name in found if name.startswith("unet.")} == {
         *(f"unet.{way}_blocks.{number}" for way in ("down", "up") for number in range(2)),
         "unet.mid_block",
@@ -243,16 +243,18 @@ def test_a_model_is_put_together_block_by_block(tmp_path: Path, base: Path) -> N
     assert {name.rpartition(".")[0] for name in found if name.startswith("text")} == {
         "text_encoder.encoder.layers"
     }
-    inner_first = sharding.find_blocks(target, ["CrossAttnDownBlock2D", "BasicTransformerBlock"])
+    inner_first = sharding.list_fsdp_blocks(
+        target, ["CrossAttnDownBlock2D", "BasicTransformerBlock"]
+    )
     assert type(inner_first[-1]).__name__ == "CrossAttnDownBlock2D"
     with pytest.raises(ArgumentError, match="names T5Block, which the model has not got"):
-        sharding.find_blocks(target, ["T5Block"])
+        sharding.list_fsdp_blocks(target, ["T5Block"])
 
 
 def test_tensors_that_are_not_split_are_left_alone() -> None:
     tensor, value = nn.Parameter(torch.zeros(3)), torch.arange(3.0)
     assert sharding.gather_tensor(tensor) is tensor
-    assert sharding.local_shard(tensor) is tensor
+    assert sharding.get_local_shard(tensor) is tensor
     assert sharding.shard_like(value, tensor) is value
     kept: dict[str, Tensor] = sharding.gather_tensors({"w": tensor}, main=False)
     assert kept["w"] is tensor

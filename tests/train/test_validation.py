@@ -34,8 +34,8 @@ def first_measured(config: RunConfig, out: Path) -> ValidationLoss:
     """Of a run that has not begun."""
     with training_of(config, out) as training:
         assert training.validation is not None
-        with training.ema_weights() as target:
-            return training.validation.measure(target)
+        with training.using_ema_weights() as target:
+            return training.validation.measure_loss(target)
 
 
 def lines(out: Path) -> list[tuple[int, float, list[float]]]:
@@ -148,10 +148,10 @@ def test_the_weights_in_use_are_measured(tmp_path: Path, base: Path) -> None:
     _, loss, by_level = lines(tmp_path / "out")[-1]
     with training_of(config, tmp_path / "out") as training:  # resumed after the last step
         assert training.validation is not None
-        with training.ema_weights() as target:
-            assert training.validation.measure(target) == ValidationLoss(by_level)
-            assert training.validation.measure(target, alone=True) == ValidationLoss(by_level)
-        assert abs(training.validation.measure(training.target).loss - loss) > 1e-6
+        with training.using_ema_weights() as target:
+            assert training.validation.measure_loss(target) == ValidationLoss(by_level)
+            assert training.validation.measure_loss(target, alone=True) == ValidationLoss(by_level)
+        assert abs(training.validation.measure_loss(training.target).loss - loss) > 1e-6
 
 
 def test_a_resumed_run_logs_what_the_whole_one_does(
@@ -206,10 +206,10 @@ def test_a_model_that_learns_the_pictures_has_a_smaller_loss_and_a_spoiled_one_a
 
     with training_of(config, tmp_path / "out") as training:
         assert training.validation is not None
-        with training.ema_weights() as target, torch.no_grad():
+        with training.using_ema_weights() as target, torch.no_grad():
             assert isinstance(target, DenoisingTarget)
             target.unet.conv_out.weight += 0.2 * torch.randn_like(target.unet.conv_out.weight)
-            assert training.validation.measure(target).loss > last
+            assert training.validation.measure_loss(target).loss > last
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
@@ -219,12 +219,12 @@ def test_predictions_of_the_same_picture_have_the_same_error(prediction: str) ->
     objective = Objective(ObjectiveConfig.model_validate({"prediction": prediction}))
     torch.manual_seed(0)
     latents, noise, off = torch.randn(3, 4, 2, 6, 6).double()
-    level = objective.compute_noise_level(torch.tensor([0.1, 0.4, 0.7, 0.95]))
+    level = objective.noise_level_at_quantile(torch.tensor([0.1, 0.4, 0.7, 0.95]))
     alpha, sigma = (one.double().view(-1, 1, 1, 1) for one in (level.alpha_B, level.sigma_B))
     guess = latents + off  # its noise follows from x_t
     its_noise = (alpha * latents + sigma * noise - alpha * guess) / sigma
     output = objective.compute_target(guess, its_noise, level)
-    found = objective.velocity_errors(
+    found = objective.compute_velocity_errors(
         output, objective.compute_target(latents, noise, level), level
     )
     expected = schedule.compute_target(guess, its_noise, level) - schedule.compute_target(
@@ -237,11 +237,11 @@ def test_flow_is_measured_as_the_variance_preserving_model_of_the_same_snr() -> 
     objective = Objective(ObjectiveConfig(prediction="flow"))
     torch.manual_seed(0)
     latents, noise, off = torch.randn(3, 3, 2, 6, 6).double()
-    level = objective.compute_noise_level(torch.tensor([0.2, 0.5, 0.9]))
+    level = objective.noise_level_at_quantile(torch.tensor([0.2, 0.5, 0.9]))
     alpha, sigma = (one.double().view(-1, 1, 1, 1) for one in (level.alpha_B, level.sigma_B))
     its_noise = noise - alpha / sigma * off
     output = objective.compute_target(latents + off, its_noise, level)
-    found = objective.velocity_errors(
+    found = objective.compute_velocity_errors(
         output, objective.compute_target(latents, noise, level), level
     )
     length = (alpha**2 + sigma**2).sqrt()

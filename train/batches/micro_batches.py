@@ -25,7 +25,7 @@ def is_lost_process_error(error: BaseException) -> bool:
 
 
 @contextmanager
-def explain_out_of_memory(what: str, remedy: str) -> Iterator[None]:
+def explaining_out_of_memory(what: str, remedy: str) -> Iterator[None]:
     """Turn an out-of-memory error within the block into a TrainingError that names the remedy."""
     try:
         yield

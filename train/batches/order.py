@@ -81,7 +81,7 @@ class ProcessShare(NamedTuple):
         return [
             [
                 ScheduledSample(step, slot, samples[slot], step * len(samples) + slot)
-                for slot in micro_batch_slots(
+                for slot in list_micro_batch_slots(
                     self.rank,
                     part,
                     batch_size=len(samples),
@@ -93,7 +93,9 @@ class ProcessShare(NamedTuple):
         ]
 
 
-def micro_batch_slots(rank: int, part: int, *, batch_size: int, ranks: int, parts: int) -> range:
+def list_micro_batch_slots(
+    rank: int, part: int, *, batch_size: int, ranks: int, parts: int
+) -> range:
     """Return the slots of the global batch that `rank` computes in its micro-batch `part`.
 
     Together all ranks and parts have each of the `batch_size` slots once.

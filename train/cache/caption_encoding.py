@@ -33,7 +33,9 @@ def encode_captions(
     )
 
 
-def count_windows(components: Components, encoder: TextEncoder, captions: Sequence[str]) -> int:
+def count_text_windows(
+    components: Components, encoder: TextEncoder, captions: Sequence[str]
+) -> int:
     """Count the windows of the text encoder that the longest of the captions needs."""
     lines = [spell_learned_words(caption, components.tokenizer) for caption in captions]
     if not isinstance(encoder, TwoClip):

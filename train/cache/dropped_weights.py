@@ -36,7 +36,7 @@ def is_without_weights(model: nn.Module) -> bool:
     return next(model.parameters(), None) is None
 
 
-def weights_digest(model: nn.Module) -> str:
+def compute_weights_digest(model: nn.Module) -> str:
     """Return the SHA-256 of a model's config and weights."""
     config: Any = model.config
     settings = config.to_dict() if hasattr(config, "to_dict") else dict(config)
@@ -46,17 +46,17 @@ def weights_digest(model: nn.Module) -> str:
     digest = hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor_bytes(tensor))
+        digest.update(tensor_to_bytes(tensor))
     return digest.hexdigest()
 
 
-def tensor_bytes(tensor: Tensor) -> memoryview:
+def tensor_to_bytes(tensor: Tensor) -> memoryview:
     """Return the bytes of a tensor in row-major order, for hashing."""
     flat = tensor.detach().cpu().contiguous().flatten()
     return flat.view(torch.uint8).numpy().data
 
 
-def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+def compute_tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return the SHA-256 of all settings of a tokenizer that decide its tokens."""
     settings = json.loads(tokenizer.backend_tokenizer.to_str())
     for name in UNHASHED_TOKENIZER_KEYS:

@@ -15,11 +15,11 @@ from t2i.denoiser.families.sd import pixels_per_latent
 from t2i.errors import ModelError
 from train.cache.caption_encoding import build_text_encoder
 from train.cache.dropped_weights import (
+    compute_tokenizer_digest,
+    compute_weights_digest,
     copy_weights,
     drop_weights,
     is_without_weights,
-    tokenizer_digest,
-    weights_digest,
 )
 from train.data.buckets import Shape
 
@@ -84,7 +84,9 @@ class CacheEncoders:
         parts = [self._digest(name) for name in MODELS_BY_KIND[kind] if name in self.models]
         if kind == "texts":
             parts += [
-                tokenizer_digest(self.given[name]) for name in TOKENIZERS if name in self.given
+                compute_tokenizer_digest(self.given[name])
+                for name in TOKENIZERS
+                if name in self.given
             ]
         return hashlib.sha256(" ".join([CACHE_VERSION, *parts]).encode()).hexdigest()
 
@@ -107,7 +109,7 @@ class CacheEncoders:
         here = {name: part for name, part in self.given.items() if name not in released}
         found = _load_without_unet(self.base, here)
         for name, model in released.items():
-            if weights_digest(found[name]) != self._digests[name]:
+            if compute_weights_digest(found[name]) != self._digests[name]:
                 raise ModelError(
                     f"The {name} of {self.base} has changed since the run began: restore the old "
                     "one; the same command goes on from the newest checkpoint."
@@ -121,7 +123,7 @@ class CacheEncoders:
 
     def _digest(self, name: str) -> str:
         if name not in self._digests:
-            self._digests[name] = weights_digest(self.models[name])
+            self._digests[name] = compute_weights_digest(self.models[name])
         return self._digests[name]
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from t2i.errors import DataError
 from t2i.scenes.sample import Sample
 from train.cache.shards import ShardFolder
-from train.data.decode import BrokenPicture
+from train.data.decode import BrokenPictureError
 from train.data.pictures import Pictures, Variant
 
 MOMENTS, LOSS_MASK, LOSER_MOMENTS = "moments", "mask", "loser_moments"
@@ -25,7 +25,7 @@ class CachedPictures(Pictures):
         self,
         pictures: Pictures,
         shards: ShardFolder,
-        lost: Mapping[int, BrokenPicture] | None = None,
+        lost: Mapping[int, BrokenPictureError] | None = None,
     ) -> None:
         """lost : pictures that could not be encoded; others stand in for them.
 
@@ -54,9 +54,9 @@ class CachedPictures(Pictures):
     def load_variant(self, variant: Variant) -> Sample:
         """Read the cached latents of one variant of a picture as a sample.
 
-        Raises BrokenPicture or DataError where it is missing.
+        Raises BrokenPictureError or DataError where it is missing.
         """
-        index, key = variant.index, self.pixel_key(variant)
+        index, key = variant.index, self.pixels_cache_key(variant)
         if index in self._lost:
             raise self._lost[index]
         if key not in self.shards:
@@ -70,9 +70,9 @@ class CachedPictures(Pictures):
             pixels=np.zeros((*bucket, 0), dtype=np.uint8),
             caption="",
             masks=np.zeros((0, *bucket), dtype=np.bool_),
-            weight=self.weight(index),
+            weight=self.loss_weight(index),
             loss_mask=self.load_loss_mask(variant),
-            framing=self.framing(variant),
+            framing=self.compute_size_conditioning(variant),
             moments=kept[MOMENTS],
             loser_moments=kept.get(LOSER_MOMENTS),
         )
@@ -81,4 +81,4 @@ class CachedPictures(Pictures):
         """Read the cached loss mask (H, W) of a variant, or return None if it has none."""
         if self.surveyed[variant.index].entry.mask is not None:
             return super().load_loss_mask(variant)
-        return self.shards.read(self.pixel_key(variant)).get(LOSS_MASK)
+        return self.shards.read(self.pixels_cache_key(variant)).get(LOSS_MASK)

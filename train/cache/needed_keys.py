@@ -30,7 +30,7 @@ def list_needed_variants(
         return every
     needed: set[Variant] = set()
     for index, visit in iterate_visits(pictures, order, steps):
-        needed.add(pictures.variant(index, visit))
+        needed.add(pictures.variant_at_visit(index, visit))
         if len(needed) == len(every):
             break
     return sorted(needed)
@@ -45,4 +45,6 @@ def list_needed_captions(
     """
     if pictures is None or steps * order.batch_size >= VISITS_TO_NEED_ALL * len(every):
         return every | {""}
-    return {pictures.caption(*visit) for visit in iterate_visits(pictures, order, steps)} | {""}
+    return {
+        pictures.caption_at_visit(*visit) for visit in iterate_visits(pictures, order, steps)
+    } | {""}

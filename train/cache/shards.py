@@ -61,7 +61,7 @@ class ShardFolder:
         """List the names of the files in the folder."""
         return sorted(path.name for path in self.folder.glob("[0-9a-f]*.safetensors"))
 
-    def list_damaged(self, files: Collection[str]) -> list[str]:
+    def list_damaged_files(self, files: Collection[str]) -> list[str]:
         """Return those of the files whose bytes do not match the digest in their name."""
         return [name for name in files if not matches_digest(self.folder / name)]
 
@@ -91,7 +91,7 @@ class ShardFolder:
                 with open_tensors(self.folder / name, "numpy") as file:
                     keys, names = parse_json(file.metadata()["keys"]), sorted(file.keys())
             except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
-                raise unreadable_error(self.folder / name) from error
+                raise build_unreadable_error(self.folder / name) from error
             held: dict[int, list[str]] = {}
             for full in names:
                 number, _, own = full.partition(".")
@@ -106,7 +106,7 @@ class ShardFolder:
             file = self._file(entry.file)
             return {name: file.get_tensor(f"{entry.number}.{name}") for name in entry.names}
         except (OSError, SafetensorError) as error:
-            raise unreadable_error(self.folder / entry.file) from error
+            raise build_unreadable_error(self.folder / entry.file) from error
 
     def _file(self, name: str) -> Any:
         if name not in self._open:
@@ -158,7 +158,7 @@ def matches_digest(path: Path) -> bool:
         return False
 
 
-def unreadable_error(path: Path) -> DataError:
+def build_unreadable_error(path: Path) -> DataError:
     """Return a DataError for a cache file that became unreadable during the run."""
     return DataError(
         f"The file {path} of the cache cannot be read any more: start the run again, which makes "

@@ -20,7 +20,7 @@ from train.targets.caption_matcher import CaptionMatcherConfig
 from train.targets.denoiser import DenoiserConfig
 from train.targets.finetune import FineTuneConfig
 from train.targets.recogniser import RecogniserConfig
-from train.validation import ValidationConfig, check_measurable
+from train.validation import ValidationConfig, check_validation_possible
 
 TargetConfig = (
     AutoencoderConfig | DenoiserConfig | FineTuneConfig | RecogniserConfig | CaptionMatcherConfig
@@ -127,5 +127,5 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="after")
     def _hold_out_what_is_measured(self) -> "RunConfig":
-        check_measurable(self.validation, self.target.kind, self.data)
+        check_validation_possible(self.validation, self.target.kind, self.data)
         return self

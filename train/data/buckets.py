@@ -14,7 +14,7 @@ class Shape(NamedTuple):
 
 
 @cache
-def bucket_shapes(size: int, step: int, max_aspect: float) -> tuple[Shape, ...]:
+def list_bucket_shapes(size: int, step: int, max_aspect: float) -> tuple[Shape, ...]:
     """Return all bucket shapes: for each width the greatest height within size x size pixels.
 
     Portrait and landscape both; sides are multiples of `step`, with an aspect ratio of at most
@@ -28,7 +28,7 @@ def bucket_shapes(size: int, step: int, max_aspect: float) -> tuple[Shape, ...]:
     return tuple(sorted(shapes))
 
 
-def nearest_bucket(picture: Shape, buckets: Sequence[Shape]) -> Shape:
+def find_nearest_bucket(picture: Shape, buckets: Sequence[Shape]) -> Shape:
     """Return the bucket with the aspect ratio nearest to the picture's, the largest of equals."""
 
     def distance(bucket: Shape) -> tuple[float, int, int]:
@@ -40,7 +40,7 @@ def nearest_bucket(picture: Shape, buckets: Sequence[Shape]) -> Shape:
     return min(buckets, key=distance)
 
 
-def covering_shape(picture: Shape, bucket: Shape) -> Shape:
+def compute_covering_shape(picture: Shape, bucket: Shape) -> Shape:
     """Return the picture's shape after scaling it until it just covers the bucket."""
     scale = max(bucket.height / picture.height, bucket.width / picture.width)
     return Shape(

@@ -44,6 +44,6 @@ def check_prior_config(prior: PriorConfig | None, target: str, data: str) -> Non
     )
 
 
-def class_picture_folder(prior: PriorConfig, out: Path) -> Path:
+def resolve_class_picture_folder(prior: PriorConfig, out: Path) -> Path:
     """Return the folder of the class pictures. out : folder of the run"""
     return out / PRIOR if prior.folder is None else prior.folder

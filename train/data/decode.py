@@ -32,21 +32,21 @@ ROTATED = (5, 6, 7, 8)
 """Exif orientations that swap width and height."""
 
 
-class BrokenPicture(DataError):
+class BrokenPictureError(DataError):
     """A picture that cannot be used, with its name and the reason."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"{name}: {reason}")
         self.name, self.reason = name, reason
 
-    def attributed_to(self, picture: str) -> "BrokenPicture":
+    def with_picture_name(self, picture: str) -> "BrokenPictureError":
         """Return the same error, named after the picture that cannot be used because of it.
 
         The fault itself may be in its mask or in an archive.
         """
-        return self if self.name == picture else BrokenPicture(picture, str(self))
+        return self if self.name == picture else BrokenPictureError(picture, str(self))
 
-    def __reduce__(self) -> tuple[type["BrokenPicture"], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type["BrokenPictureError"], tuple[str, str]]:
         return type(self), (self.name, self.reason)
 
 
@@ -60,7 +60,7 @@ class PictureHeader:
 
 
 def read_header(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> PictureHeader:
-    """Read the size and transparency of an image file without decoding it. Raises BrokenPicture."""
+    """Read size and transparency of an image file, not decoding it. Raises BrokenPictureError."""
     with _open_picture(data, name, max_pixels) as picture:
         height, width = picture.height, picture.width
         if _exif_orientation(picture) in ROTATED:
@@ -71,7 +71,7 @@ def read_header(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Picture
 def decode_picture(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode an image file into an upright picture, RGBA if it can be transparent, else RGB.
 
-    Raises BrokenPicture.
+    Raises BrokenPictureError.
     """
     with _open_picture(data, name, max_pixels) as picture:
         turn = TURNS.get(_exif_orientation(picture))
@@ -88,7 +88,7 @@ def _open_picture(data: bytes, name: str, max_pixels: int) -> Image.Image:
     try:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
-        raise BrokenPicture(
+        raise BrokenPictureError(
             name,
             f"is {_describe_contents(data)}; expected a PNG, JPEG, WebP or BMP picture: convert it",
         ) from None
@@ -132,12 +132,12 @@ def _describe_contents(data: bytes) -> str:
     )
 
 
-def _too_large(name: str, found: str, max_pixels: int) -> BrokenPicture:
-    return BrokenPicture(
+def _too_large(name: str, found: str, max_pixels: int) -> BrokenPictureError:
+    return BrokenPictureError(
         name,
         f"holds {found}; at most {max_pixels:,} are decoded: scale it down, or raise max_pixels",
     )
 
 
-def _damaged(name: str, error: Exception) -> BrokenPicture:
-    return BrokenPicture(name, f"is damaged or cut short ({error}): get a fresh copy")
+def _damaged(name: str, error: Exception) -> BrokenPictureError:
+    return BrokenPictureError(name, f"is damaged or cut short ({error}): get a fresh copy")

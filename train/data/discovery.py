@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from t2i.errors import ArgumentError, DataError
 from t2i.terminal import several
 from train.data.caption_rules import CaptionRules
-from train.data.decode import BrokenPicture
+from train.data.decode import BrokenPictureError
 from train.data.pictures_config import PicturesConfig
 from train.data.sources.listing import Listing, PictureEntry
 from train.data.sources.subset_listing import expand_subsets, list_subset
@@ -53,7 +53,7 @@ class FoundPictures:
     """
 
     pictures: tuple[SurveyedPicture, ...]
-    broken: tuple[BrokenPicture, ...]
+    broken: tuple[BrokenPictureError, ...]
     total: int
     notes: tuple[str, ...]
     rules: tuple[SubsetRules, ...]
@@ -86,7 +86,7 @@ def list_and_read_pictures(
     """
     subsets, notes = expand_subsets(config)
     rules = [resolve_subset_rules(config, subset) for subset in subsets]
-    broken: list[BrokenPicture] = []
+    broken: list[BrokenPictureError] = []
     todo: list[tuple[int, PictureEntry]] = []
     for number, rule in enumerate(rules):
         listing: Listing = list_subset(rule.subset)
@@ -153,7 +153,7 @@ def apply_rules(picture: PictureEntry, rules: SubsetRules) -> PictureEntry:
     return replace(picture, captions=captions, repeats=picture.repeats * subset.repeats)
 
 
-def check_broken_share(broken: Sequence[BrokenPicture], total: int, bad_share: float) -> None:
+def check_broken_share(broken: Sequence[BrokenPictureError], total: int, bad_share: float) -> None:
     """Raise DataError, with a list, if more than the allowed share of the pictures is broken."""
     if len(broken) <= bad_share * total:
         return

@@ -15,7 +15,7 @@ from t2i.errors import ArgumentError, DataError
 from t2i.safe_reading import RUN, read_bounded
 from t2i.terminal import several
 from train.data.buckets import Shape
-from train.data.decode import BrokenPicture
+from train.data.decode import BrokenPictureError
 from train.data.discovery import FoundPictures, list_and_read_pictures
 from train.data.pictures import Pictures
 from train.data.pictures_config import PicturesConfig
@@ -70,22 +70,24 @@ def load_run_pictures(
         text = build_record(pictures.found).model_dump_json()
         write_atomically(path, lambda part: part.write_text(text, "utf-8"))
         return pictures
-    record = read_record(path)
+    record = read_picture_record(path)
     sound = {
         digest
         for one in record.pictures
         for digest in (one.digest, one.mask_digest, one.loser_digest)
     }
     found = list_and_read_pictures(config, progress, sound)
-    return Pictures(config, found=match_record(found, record))
+    return Pictures(config, found=match_pictures_to_record(found, record))
 
 
 def build_record(found: FoundPictures) -> PictureRecord:
     """Return the record of the pictures that were found."""
-    return PictureRecord(number=found.total, pictures=tuple(map(record_picture, found.pictures)))
+    return PictureRecord(
+        number=found.total, pictures=tuple(map(build_record_entry, found.pictures))
+    )
 
 
-def record_picture(one: SurveyedPicture) -> RecordedPicture:
+def build_record_entry(one: SurveyedPicture) -> RecordedPicture:
     """Return the record entry of a picture."""
     return RecordedPicture(
         name=one.entry.name,
@@ -101,7 +103,7 @@ def record_picture(one: SurveyedPicture) -> RecordedPicture:
     )
 
 
-def read_record(path: Path) -> PictureRecord:
+def read_picture_record(path: Path) -> PictureRecord:
     """Read the record of a run. Raises DataError if it cannot be read."""
     try:
         return PictureRecord.model_validate_json(read_bounded(path, RUN.most))
@@ -113,7 +115,7 @@ def read_record(path: Path) -> PictureRecord:
         ) from error
 
 
-def match_record(found: FoundPictures, record: PictureRecord) -> FoundPictures:
+def match_pictures_to_record(found: FoundPictures, record: PictureRecord) -> FoundPictures:
     """Return the found pictures in the order of the record, matched by content and not by path.
 
     Missing ones become broken ones. Raises ArgumentError for changed captions, masks or repeats.
@@ -128,7 +130,7 @@ def match_record(found: FoundPictures, record: PictureRecord) -> FoundPictures:
         if not alike:
             pictures.append(build_missing_picture(kept))
             if kept.name not in broken_names:
-                broken.append(BrokenPicture(kept.name, "is missing since the run began"))
+                broken.append(BrokenPictureError(kept.name, "is missing since the run began"))
             continue
         one = next((one for one in reversed(alike) if is_unchanged(one, kept)), alike[-1])
         alike.remove(one)
@@ -152,7 +154,7 @@ def match_record(found: FoundPictures, record: PictureRecord) -> FoundPictures:
 
 def is_unchanged(one: SurveyedPicture, kept: RecordedPicture) -> bool:
     """Return True if the picture is as recorded in everything but its name."""
-    now = record_picture(one)
+    now = build_record_entry(one)
     return now.model_copy(update={"name": kept.name}) == kept
 
 

@@ -16,21 +16,21 @@ from t2i.errors import DataError
 from t2i.randomness import derive_seed
 from t2i.scenes.sample import Framing, Sample
 from t2i.text.word_pattern import build_word_pattern
-from train.data.buckets import Shape, nearest_bucket
+from train.data.buckets import Shape, find_nearest_bucket
 from train.data.caption_rules import (
     add_trigger_and_affixes,
     compose_caption,
     list_possible_captions,
 )
-from train.data.decode import BrokenPicture
+from train.data.decode import BrokenPictureError
 from train.data.discovery import (
     FoundPictures,
     SubsetRules,
     check_broken_share,
     list_and_read_pictures,
 )
-from train.data.pictures_config import PicturesConfig, allowed_shapes
-from train.data.summary import DatasetSummary, summarize
+from train.data.pictures_config import PicturesConfig, list_allowed_shapes
+from train.data.summary import DatasetSummary, summarize_pictures
 from train.data.survey import Progress, SurveyedPicture
 from train.data.transforms import (
     BucketTransform,
@@ -84,11 +84,11 @@ class Pictures:
                 f"out and {len(self.found.broken)} are broken."
             )
         nearest = {
-            shape: nearest_bucket(shape, allowed_shapes(config))
+            shape: find_nearest_bucket(shape, list_allowed_shapes(config))
             for shape in {one.shape for one in self.surveyed}
         }
         self._buckets = [nearest[one.shape] for one in self.surveyed]
-        self._lost: dict[int, BrokenPicture] = {}
+        self._lost: dict[int, BrokenPictureError] = {}
 
     def __len__(self) -> int:
         return len(self.surveyed)
@@ -105,16 +105,16 @@ class Pictures:
         """
         for one in self._candidates(index):
             try:
-                sample = self.load_variant(self.variant(one, visit))
-            except BrokenPicture as error:
+                sample = self.load_variant(self.variant_at_visit(one, visit))
+            except BrokenPictureError as error:
                 self._note_lost(one, error)
             else:
-                caption = self.caption(one, visit)
+                caption = self.caption_at_visit(one, visit)
                 masks, spans = self.build_word_mask(one, caption, sample.loss_mask)
                 return replace(sample, caption=caption, masks=masks, spans=spans)
         raise DataError(f"No picture of the shape of {self.name(index)} can be read any more.")
 
-    def groups(self) -> list[list[int]]:
+    def list_batch_groups(self) -> list[list[int]]:
         """Return the indices of the pictures by bucket, each as often as in an epoch."""
         instance: list[int] = []
         prior: list[int] = []
@@ -147,7 +147,7 @@ class Pictures:
         """Return True if the picture is a class picture of DreamBooth."""
         return self._rules(index).subset.prior
 
-    def variant(self, index: int, visit: int) -> Variant:
+    def variant_at_visit(self, index: int, visit: int) -> Variant:
         """Return the crop and the flip of a picture at a visit."""
         rng = self._rng(index, visit, "crop")
         crop = int(rng.integers(len(self._corners(index))))
@@ -159,7 +159,7 @@ class Pictures:
         crops = range(len(self._corners(index)))
         return [Variant(index, crop, flip) for crop in crops for flip in flips]
 
-    def pixel_key(self, variant: Variant) -> str:
+    def pixels_cache_key(self, variant: Variant) -> str:
         """Return a cache key of a variant's pixels: equal keys mean equal pixels."""
         view, index = self._view(variant), variant.index
         parts = [
@@ -172,7 +172,7 @@ class Pictures:
         parts += ["mirrored"] * view.flip + ["alpha"] * self._alpha_mask(index)
         return " ".join(parts)
 
-    def caption(self, index: int, visit: int) -> str:
+    def caption_at_visit(self, index: int, visit: int) -> str:
         """Return the caption of the picture at a visit."""
         captions, rules = self.surveyed[index].entry.captions, self._rules(index).captions
         return compose_caption(captions, rules, self._rng(index, visit, "caption"))
@@ -190,7 +190,7 @@ class Pictures:
     def load_variant(self, variant: Variant) -> Sample:
         """Load one variant of a picture as a sample without its caption.
 
-        Raises BrokenPicture if it cannot be read, or has changed since it was first read.
+        Raises BrokenPictureError if it cannot be read, or has changed since it was first read.
         """
         index = variant.index
         one, view = self.surveyed[index], self._view(variant)
@@ -201,9 +201,9 @@ class Pictures:
             ),
             caption="",
             masks=np.zeros((0, *view.bucket), dtype=np.bool_),
-            weight=self.weight(index),
+            weight=self.loss_weight(index),
             loss_mask=self.load_loss_mask(variant),
-            framing=self.framing(variant),
+            framing=self.compute_size_conditioning(variant),
             loser=load_transformed_loser(
                 one, view, self._alpha_mask(index), self.config.max_pixels
             ),
@@ -254,18 +254,20 @@ class Pictures:
             return np.zeros((0, *loss_mask.shape), dtype=np.bool_), ()
         return loss_mask[None] > 127, (found.span(),)
 
-    def framing(self, variant: Variant) -> Framing:
+    def compute_size_conditioning(self, variant: Variant) -> Framing:
         """Return the original size and crop corner of a variant, for SDXL's size conditioning."""
         return Framing(self.surveyed[variant.index].shape, self._view(variant).corner)
 
-    def weight(self, index: int) -> float:
+    def loss_weight(self, index: int) -> float:
         """Return the weight of the loss on a picture."""
         return self._rules(index).weight
 
     def build_summary(self) -> DatasetSummary:
         """Build a summary of the data set: counts, sizes and remarks."""
-        epoch = [index for group in self.groups() for index in group]
-        return summarize(self.found, self.surveyed, self._buckets, epoch, self.list_captions())
+        epoch = [index for group in self.list_batch_groups() for index in group]
+        return summarize_pictures(
+            self.found, self.surveyed, self._buckets, epoch, self.list_captions()
+        )
 
     def compute_fingerprint(self) -> str:
         """Return a digest of everything that the order and captions of a run depend on, except
@@ -308,11 +310,11 @@ class Pictures:
             alike, key=lambda one: self.is_class_picture(one) != self.is_class_picture(index)
         )
 
-    def _note_lost(self, index: int, error: BrokenPicture) -> None:
+    def _note_lost(self, index: int, error: BrokenPictureError) -> None:
         """Warn of a lost picture once. Raises DataError if there are too many of them."""
         if index in self._lost:
             return
-        self._lost[index] = error.attributed_to(self.name(index))
+        self._lost[index] = error.with_picture_name(self.name(index))
         warnings.warn(f"{self._lost[index]}; another picture takes its place.", stacklevel=3)
         broken = {one.name: one for one in (*self.found.broken, *self._lost.values())}
         check_broken_share([*broken.values()], self.found.total, self.config.bad_share)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from t2i.pictures import MAX_PIXELS
-from train.data.buckets import Shape, bucket_shapes
+from train.data.buckets import Shape, list_bucket_shapes
 from train.data.decode import MOST_PIXELS
 from train.data.subsets import Count, Crop, Fraction, SubsetConfig, check_placeholders
 
@@ -93,8 +93,8 @@ class PicturesConfig(BaseModel):
         return self
 
 
-def allowed_shapes(config: PicturesConfig) -> tuple[Shape, ...]:
+def list_allowed_shapes(config: PicturesConfig) -> tuple[Shape, ...]:
     """Return the shapes of all buckets of the configuration."""
     if not config.buckets:
         return (Shape(config.size, config.size),)
-    return bucket_shapes(config.size, config.bucket_step, config.max_aspect)
+    return list_bucket_shapes(config.size, config.bucket_step, config.max_aspect)

@@ -111,7 +111,7 @@ class DatasetSummary:
         return asdict(self)
 
 
-def summarize(
+def summarize_pictures(
     found: FoundPictures,
     trained: Sequence[SurveyedPicture],
     buckets: Sequence[Shape],

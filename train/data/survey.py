@@ -8,7 +8,7 @@ from os import cpu_count
 
 from t2i.masks import Oddity, find_mask_problem
 from train.data.buckets import Shape
-from train.data.decode import BrokenPicture, PictureHeader, decode_picture, read_header
+from train.data.decode import BrokenPictureError, PictureHeader, decode_picture, read_header
 from train.data.sources.listing import ByteSource, PictureEntry, read_bytes
 
 READ_AHEAD = 256
@@ -51,7 +51,7 @@ def survey_pictures(
     decoded: bool,
     sound: Container[str] = (),
     progress: Progress | None = None,
-) -> Iterator[SurveyedPicture | BrokenPicture]:
+) -> Iterator[SurveyedPicture | BrokenPictureError]:
     """Read all pictures in several threads and yield the results in order.
 
     decoded : decode each picture; otherwise a readable header is enough
@@ -59,12 +59,12 @@ def survey_pictures(
     """
     todo = list(entries)
 
-    def read_one(item: tuple[int, PictureEntry]) -> SurveyedPicture | BrokenPicture:
+    def read_one(item: tuple[int, PictureEntry]) -> SurveyedPicture | BrokenPictureError:
         subset, picture = item
         try:
             return survey_picture(subset, picture, max_pixels, decoded, sound)
-        except BrokenPicture as error:
-            return error.attributed_to(picture.name)
+        except BrokenPictureError as error:
+            return error.with_picture_name(picture.name)
 
     with ThreadPoolExecutor(min(8, cpu_count() or 1)) as pool:
         for start in range(0, len(todo), READ_AHEAD):
@@ -79,7 +79,7 @@ def survey_pictures(
 def survey_picture(
     subset: int, entry: PictureEntry, max_pixels: int, decoded: bool, sound: Container[str]
 ) -> SurveyedPicture:
-    """Read one picture with its mask and its worse one. Raises BrokenPicture."""
+    """Read one picture with its mask and its worse one. Raises BrokenPictureError."""
     data = read_bytes(entry.source, entry.name)
     digest, mask_digest, loser_digest = hashlib.sha256(data).hexdigest(), "", ""
     odd = None
@@ -105,13 +105,13 @@ def _read_companion(
 ) -> tuple[bytes, str]:
     """Return bytes and digest of a mask or a worse picture.
 
-    Raises BrokenPicture if its aspect ratio is not the picture's.
+    Raises BrokenPictureError if its aspect ratio is not the picture's.
     """
     data = read_bytes(source, what)
     its = read_header(data, what, max_pixels)
     here, there = picture.width * its.height, its.width * picture.height
     if abs(here - there) > ASPECT_TOLERANCE * here:
-        raise BrokenPicture(
+        raise BrokenPictureError(
             what,
             f"is {its.width}x{its.height}, of other proportions than the picture's "
             f"{picture.width}x{picture.height}",

@@ -10,8 +10,8 @@ from PIL import Image, ImageOps
 
 from t2i.masks import flatten_mask
 from t2i.randomness import derive_seed
-from train.data.buckets import Shape, covering_shape
-from train.data.decode import BrokenPicture, composite_over_white, decode_picture
+from train.data.buckets import Shape, compute_covering_shape
+from train.data.decode import BrokenPictureError, composite_over_white, decode_picture
 from train.data.sources.listing import ByteSource, read_bytes
 from train.data.subsets import Crop
 from train.data.survey import LOSER, MASK, SurveyedPicture
@@ -34,7 +34,7 @@ def list_crop_corners(
 
     Random corners depend on the seed and on the picture's content alone.
     """
-    covered = covering_shape(one.shape, bucket)
+    covered = compute_covering_shape(one.shape, bucket)
     down, across = covered.height - bucket.height, covered.width - bucket.width
     corners = [CropCorner(down // 2, across // 2)]
     if crop == "random" and (down or across):
@@ -58,7 +58,7 @@ def load_transformed_pixels(
 ) -> NDArray[np.uint8]:
     """Return the transformed pixels, (H, W, 3).
 
-    Raises BrokenPicture if the picture cannot be read or has changed since the survey.
+    Raises BrokenPictureError if the picture cannot be read or has changed since the survey.
     """
     return _to_rgb(_decode_unchanged(one, max_pixels), one.shape, view, alpha_mask)
 
@@ -68,7 +68,7 @@ def load_transformed_loser(
 ) -> NDArray[np.uint8] | None:
     """Return the worse picture of the pair, transformed alike, (H, W, 3); None without one.
 
-    Raises BrokenPicture as `load_pixels`.
+    Raises BrokenPictureError as `load_transformed_pixels`.
     """
     if one.entry.loser is None:
         return None
@@ -91,7 +91,7 @@ def load_transformed_mask(
 ) -> NDArray[np.uint8] | None:
     """Return the loss mask, (H, W), 255 where the loss counts; None without a mask.
 
-    Raises BrokenPicture as `load_pixels`.
+    Raises BrokenPictureError as `load_transformed_pixels`.
     """
     if one.entry.mask is not None:
         data = _read_unchanged(one.entry.mask, MASK, one.mask_digest)
@@ -109,10 +109,10 @@ def _decode_unchanged(one: SurveyedPicture, max_pixels: int) -> Image.Image:
 
 
 def _read_unchanged(source: ByteSource, name: str, digest: str) -> bytes:
-    """Return the bytes of a source. Raises BrokenPicture if they changed since the survey."""
+    """Return the bytes of a source. Raises BrokenPictureError if they changed since the survey."""
     data = read_bytes(source, name)
     if hashlib.sha256(data).hexdigest() != digest:
-        raise BrokenPicture(name, "is another picture than when the run began")
+        raise BrokenPictureError(name, "is another picture than when the run began")
     return data
 
 
@@ -124,7 +124,7 @@ def _resize_and_crop(
     shape : of the picture that a mask belongs to, which may have another size
     """
     (height, width), (top, left) = view.bucket, view.corner
-    covered = covering_shape(shape, view.bucket)
+    covered = compute_covering_shape(shape, view.bucket)
     scaled = picture.resize((covered.width, covered.height), resampling, reducing_gap=REDUCING_GAP)
     part = scaled.crop((left, top, left + width, top + height))
     return np.array(ImageOps.mirror(part) if view.flip else part)

@@ -28,7 +28,7 @@ def print_plan(config: RunConfig, *, as_json: bool) -> None:
         document = config.model_dump(mode="json") | {"expected": expected}
         print_line(json.dumps(document, indent=2, ensure_ascii=False))
         return
-    lines = [*format_rows(config, expected)]
+    lines = [*format_plan_table(config, expected)]
     width = max(len(name) for name, _ in lines)
     for name, value in lines:
         print_line(f"{name:{width}}  {value}")
@@ -41,7 +41,7 @@ def build_plan_facts(config: RunConfig, expected: RunForecast) -> Facts:
         "trained": describe_parameter_groups(config, expected),
         "parameters": expected.parameters,
     }
-    facts |= {"not_counted": expected.missing or None, "data": describe_data(config)}
+    facts |= {"not_counted": expected.missing or None, "data": format_example_counts(config)}
     sheets = train.steps // config.samples.every if config.samples.every else 0
     final = bool(not config.samples.every or train.steps % config.samples.every)
     facts["sheets"] = sheets + final if config.has_sample_sheets else 0
@@ -83,20 +83,20 @@ def format_part_name(part: PartConfig) -> str:
     )
 
 
-def describe_data(config: RunConfig) -> Facts:
+def format_example_counts(config: RunConfig) -> Facts:
     """Return the number of examples, and how often the run visits each."""
     try:
         samples = open_data_set(config.data)
     except T2IError as error:
         return {"examples": None, "epochs": None, "problem": str(error)}
     pictures = isinstance(samples, Pictures)
-    visits = sum(map(len, samples.groups())) if pictures else len(samples)
+    visits = sum(map(len, samples.list_batch_groups())) if pictures else len(samples)
     visits += config.prior.count if config.prior is not None else 0
     epochs = config.train.steps * config.train.batch_size / max(visits, 1)
     return {"examples": len(samples), "epochs": round(epochs, 2), "problem": None}
 
 
-def format_rows(config: RunConfig, facts: Facts) -> Iterator[tuple[str, str]]:
+def format_plan_table(config: RunConfig, facts: Facts) -> Iterator[tuple[str, str]]:
     """Format the plan's table as rows of name and text."""
     train, rate, data = config.train, config.rate, facts["data"]
     for number, part in enumerate(facts["trained"]):

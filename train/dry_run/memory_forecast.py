@@ -22,7 +22,7 @@ from train.targets.autoencoder import AutoencoderTarget
 from train.targets.caption_matcher import CaptionMatcherTarget
 from train.targets.denoising import DenoisingTarget
 from train.targets.finetune import FineTuneConfig
-from train.targets.latents import latent_mean
+from train.targets.latents import compute_latent_mean
 from train.targets.recogniser import RecogniserTarget
 from train.targets.target import Target
 
@@ -92,7 +92,9 @@ def forecast_run(config: RunConfig) -> RunForecast:
             target, _ = assemble_target(plan)
     except T2IError as error:
         return RunForecast(None, None, None, str(error))
-    trained = tuple(sum(p.numel() for p in group.parameters) for group in target.groups())
+    trained = tuple(
+        sum(p.numel() for p in group.parameters) for group in target.build_parameter_groups()
+    )
     parameters = sum(p.numel() for p in target.parameters())
     return RunForecast(trained, parameters, count_memory(target, config, sum(trained)))
 
@@ -138,7 +140,9 @@ def build_row_pass(target: Target, config: RunConfig) -> tuple[Any, Callable[[],
     if isinstance(target, AutoencoderTarget):
         vae: Any = target.vae
         side = target.config.crop or size
-        return vae, lambda: vae.decode(latent_mean(vae.encode(torch.zeros(1, 3, side, side))))
+        return vae, lambda: vae.decode(
+            compute_latent_mean(vae.encode(torch.zeros(1, 3, side, side)))
+        )
     assert isinstance(target, RecogniserTarget | CaptionMatcherTarget)
     recogniser: nn.Module = (
         target.recogniser if isinstance(target, RecogniserTarget) else target.agreement.recogniser

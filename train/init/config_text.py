@@ -10,7 +10,7 @@ from string import Template
 from train.init.config_values import Value
 
 
-def fill_piece(
+def fill_template_piece(
     piece: str,
     values: dict[str, Value],
     blocks: dict[str, list[str]],
@@ -61,7 +61,7 @@ def format_relative_path(beside: Path, place: str) -> str:
     return path.relative_to(base).as_posix() or "." if path.is_relative_to(base) else str(path)
 
 
-def load_pieces() -> dict[str, str]:
+def load_template_pieces() -> dict[str, str]:
     """Return the pieces of starting configs by name."""
     text = resources.files("t2i").joinpath("assets", "train", "pieces.toml").read_text("utf-8")
     parts = re.split(r"^#:: (.+)\n", text, flags=re.MULTILINE)[1:]

@@ -22,10 +22,10 @@ from train.data.discovery import check_broken_share, list_and_read_pictures
 from train.data.pictures_config import SMALL, PicturesConfig
 from train.data.subsets import SubsetConfig
 from train.init.config_text import (
-    fill_piece,
+    fill_template_piece,
     format_relative_path,
     format_toml_literal,
-    load_pieces,
+    load_template_pieces,
 )
 from train.init.config_values import (
     FAMILIES,
@@ -220,7 +220,8 @@ def build_starting_config(
         "source": build_source_lines(request, facts, beside)
     }
     filled = [
-        "\n".join(fill_piece(load_pieces()[name], values, lines, elsewhere)) for name in names
+        "\n".join(fill_template_piece(load_template_pieces()[name], values, lines, elsewhere))
+        for name in names
     ]
     return "\n\n".join([f"{filled[0]}\n{filled[1]}", *filled[2:]]) + "\n"
 

@@ -88,7 +88,7 @@ class AttentionSupervision:
         self._found: list[str] = []
 
     @contextmanager
-    def listen_to_pass(self, denoiser: nn.Module) -> Iterator[None]:
+    def listening_to_pass(self, denoiser: nn.Module) -> Iterator[None]:
         """Listen to the attention calls of one denoiser pass within the block.
 
         Raises ArgumentError if the denoiser has no matching site.
@@ -142,8 +142,8 @@ class AttentionSupervision:
         maps_IQ = extract_word_maps(probabilities.inputs, self.words)
         masks_IQ = resize_masks(self.words.masks_IHW, probabilities.site.size)
         self._losses.append(
-            outside_loss(maps_IQ, masks_IQ)
-            + self.config.attention_pixel_weight * pixelwise_loss(maps_IQ, masks_IQ)
+            compute_outside_mask_loss(maps_IQ, masks_IQ)
+            + self.config.attention_pixel_weight * compute_pixelwise_loss(maps_IQ, masks_IQ)
         )
 
 
@@ -171,19 +171,19 @@ def resize_masks(masks_IHW: Tensor, size: tuple[int, int]) -> Tensor:
     return interpolate(masks_IHW[:, None], size, mode="area").flatten(1)
 
 
-def outside_loss(maps_IQ: Tensor, masks_IQ: Tensor) -> Tensor:
+def compute_outside_mask_loss(maps_IQ: Tensor, masks_IQ: Tensor) -> Tensor:
     """Return the loss (1 - share of each map inside its mask)^2, (I,); Equation 5."""
     inside_I = (maps_IQ * masks_IQ).sum(-1) / maps_IQ.sum(-1).clamp(min=LEAST)
     return (1 - inside_I).pow(2)
 
 
-def pixelwise_loss(maps_IQ: Tensor, masks_IQ: Tensor) -> Tensor:
+def compute_pixelwise_loss(maps_IQ: Tensor, masks_IQ: Tensor) -> Tensor:
     """Return the mean binary cross-entropy of map and mask over positions, (I,); Equation 6."""
     probs_IQ = maps_IQ.clamp(LEAST, 1 - LEAST)
     return binary_cross_entropy(probs_IQ, masks_IQ, reduction="none").mean(-1)
 
 
-def select_words(
+def select_supervised_words(
     tokens: Sequence[Sequence[tuple[int, ...]]],
     masks_BKHW: Tensor,
     wanted_B: Tensor,

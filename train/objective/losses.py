@@ -41,19 +41,21 @@ def smooth_l1(error_BCHW: Tensor, c_B: Tensor) -> Tensor:
 # Thresholds of the pseudo-Huber losses, at time 0 (no noise) to 1 (pure noise) of the schedule.
 
 
-def constant_c(c: float, time_B: Tensor, alpha_B: Tensor, sigma_B: Tensor) -> Tensor:
+def constant_huber_threshold(c: float, time_B: Tensor, alpha_B: Tensor, sigma_B: Tensor) -> Tensor:
     """Return the Huber threshold c, the same at every timestep, (B,)."""
     return torch.full_like(alpha_B, c)
 
 
-def exponential_c(c: float, time_B: Tensor, alpha_B: Tensor, sigma_B: Tensor) -> Tensor:
+def exponential_huber_threshold(
+    c: float, time_B: Tensor, alpha_B: Tensor, sigma_B: Tensor
+) -> Tensor:
     """Return the Huber threshold c^time, (B,): from 1 without noise to c in pure noise
     (2403.16728, section 4).
     """
     return torch.exp(math.log(c) * time_B).to(alpha_B.dtype)
 
 
-def snr_c(c: float, time_B: Tensor, alpha_B: Tensor, sigma_B: Tensor) -> Tensor:
+def snr_huber_threshold(c: float, time_B: Tensor, alpha_B: Tensor, sigma_B: Tensor) -> Tensor:
     """Return the Huber threshold (1 - c) / (1 + sigma / alpha)^2 + c, (B,), which falls from 1 to
     c.
 
@@ -63,7 +65,7 @@ def snr_c(c: float, time_B: Tensor, alpha_B: Tensor, sigma_B: Tensor) -> Tensor:
     return (1 - c) * (alpha_B / (alpha_B + sigma_B)) ** 2 + c
 
 
-def row_means(error_BCHW: Tensor, weight_B1HW: Tensor | None = None) -> Tensor:
+def compute_row_means(error_BCHW: Tensor, weight_B1HW: Tensor | None = None) -> Tensor:
     """Return the mean error of each row, (B,), weighted if weights are given.
 
     A row with a total weight of 0 has mean 0 and no gradient.
@@ -76,7 +78,7 @@ def row_means(error_BCHW: Tensor, weight_B1HW: Tensor | None = None) -> Tensor:
     return total_B / counted_B.clamp(min=NOTHING)
 
 
-def pool_weights(share_B1HW: Tensor, height: int, width: int) -> Tensor:
+def pool_loss_weights(share_B1HW: Tensor, height: int, width: int) -> Tensor:
     """Pool loss weights of pixels to the size of latents, (B, 1, height, width)."""
     return interpolate(share_B1HW, size=(height, width), mode="area")
 
@@ -85,4 +87,8 @@ def _rows(value_B: Tensor) -> Tensor:
     return value_B.view(-1, 1, 1, 1)
 
 
-THRESHOLDS = {"constant": constant_c, "exponential": exponential_c, "snr": snr_c}
+THRESHOLDS = {
+    "constant": constant_huber_threshold,
+    "exponential": exponential_huber_threshold,
+    "snr": snr_huber_threshold,
+}

@@ -15,7 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from t2i.randomness import derive_generator
-from train.objective.losses import THRESHOLDS, pseudo_huber, row_means, smooth_l1, squared_error
+from train.objective.losses import (
+    THRESHOLDS,
+    compute_row_means,
+    pseudo_huber,
+    smooth_l1,
+    squared_error,
+)
 
 NUM_TRAIN_TIMESTEPS = 1000
 
@@ -116,7 +122,7 @@ class Objective:
             table: Any = DDPMScheduler(**settings)
             self._alpha2_T: Tensor = table.alphas_cumprod.double()
 
-    def compute_noise_level(self, quantile_B: Tensor) -> NoiseLevel:
+    def noise_level_at_quantile(self, quantile_B: Tensor) -> NoiseLevel:
         """Map quantiles (B,) in [0, 1) of the timestep density to noise levels."""
         u_B = quantile_B.double()
         if self.config.density == "logit_normal":
@@ -179,11 +185,11 @@ class Objective:
         weight_B1HW : how much each place counts in its row's mean, from 0 to 1, or all alike
         """
         error_BCHW = output_BCHW.float() - target_BCHW.float()
-        return self.compute_loss_weight(level) * row_means(
+        return self.compute_loss_weight(level) * compute_row_means(
             self.compute_elementwise_loss(error_BCHW, level), weight_B1HW
         )
 
-    def velocity_errors(
+    def compute_velocity_errors(
         self, output_BCHW: Tensor, target_BCHW: Tensor, level: NoiseLevel
     ) -> Tensor:
         """Return the mean squared error (B,) of the velocity v = a noise - s x_0 of the output.
@@ -193,7 +199,7 @@ class Objective:
         level, so that all of them count in a mean. An error of the noise is a times that of v: in
         pure noise, where a model decides on the layout, it vanishes.
         """
-        error_B = row_means(squared_error(output_BCHW.float() - target_BCHW.float()))
+        error_B = compute_row_means(squared_error(output_BCHW.float() - target_BCHW.float()))
         match self.config.prediction:
             case "epsilon":  # |v error| = |noise error| / a, as x_t is given
                 return error_B / level.alpha_B**2
@@ -236,7 +242,7 @@ def perturb_noise(noise_BCHW: Tensor, extra_BCHW: Tensor, gamma: float) -> Tenso
     return noise_BCHW + gamma * extra_BCHW
 
 
-def stratified_quantiles(
+def draw_stratified_quantiles(
     config: ObjectiveConfig, seed: int, step: int, slots: list[int], batch_size: int
 ) -> Tensor:
     """Draw a quantile (B,), in [0, 1), of the timestep density for each slot of a batch."""

@@ -18,7 +18,7 @@ class PreferenceConfig(BaseModel):
     0 trains on single pictures instead."""
 
 
-def preference_loss(better_B: Tensor, worse_B: Tensor, beta: float) -> Tensor:
+def compute_preference_loss(better_B: Tensor, worse_B: Tensor, beta: float) -> Tensor:
     """Return the Diffusion-DPO loss -log sigmoid(-beta / 2 (better - worse)), (B,).
 
     better_B, worse_B : error of the trained model less that of the base model, on the two pictures

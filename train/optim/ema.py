@@ -15,7 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from train.parallel.fsdp import copy_from_whole, local_shard
+from train.parallel.fsdp import copy_from_whole, get_local_shard
 
 MAX_LENGTH = 12**-0.5
 """Length of the average in which all steps have the same weight."""
@@ -54,35 +54,35 @@ class EMA:
             name: {key: weight.detach().float().clone() for key, weight in weights.items()}
             for name in labels
         }
-        self._gammas = [gamma_from_length(length) for length in config.lengths]
+        self._gammas = [compute_gamma_from_length(length) for length in config.lengths]
 
     @property
     def average(self) -> Mapping[str, Tensor]:
         """Average of the weights that is drawn from and exported; empty for kind "none"."""
         return next(iter(self.averages.values()), {})
 
-    def decay(self, step: int) -> float:
+    def compute_decay(self, step: int) -> float:
         """Return the decay of the update after step `step`, counted from 1."""
         if not self.config.warmup:
             return self.config.decay
         return min(self.config.decay, (1 + step) / (10 + step))
 
-    def decays(self, step: int) -> list[float]:
+    def compute_decays(self, step: int) -> list[float]:
         """Return the decay of each average; for power (1 - 1/n)^(gamma + 1), section 3.1."""
         if self.config.kind == "power":
             return [(1 - 1 / step) ** (gamma + 1) for gamma in self._gammas]
-        return [self.decay(step)] * len(self.averages)
+        return [self.compute_decay(step)] * len(self.averages)
 
     @torch.no_grad()
     def update(self, weights: Mapping[str, Tensor], step: int) -> None:
         """Update the averages with the weights after step `step`, counted from 1."""
-        current = [local_shard(weight.detach()).float() for weight in weights.values()]
-        for average, decay in zip(self.averages.values(), self.decays(step), strict=True):
+        current = [get_local_shard(weight.detach()).float() for weight in weights.values()]
+        for average, decay in zip(self.averages.values(), self.compute_decays(step), strict=True):
             torch._foreach_lerp_(
-                [local_shard(average[name]) for name in weights], current, 1 - decay
+                [get_local_shard(average[name]) for name in weights], current, 1 - decay
             )
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """Return all averages by name, for a checkpoint."""
         return {
             f"{name}{key}": value
@@ -90,20 +90,22 @@ class EMA:
             for key, value in average.items()
         }
 
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Restore the averages that `state` returned."""
-        for key, value in self.state().items():
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore the averages that `state_dict` returned."""
+        for key, value in self.state_dict().items():
             copy_from_whole(value, state[key])
 
     @contextmanager
-    def applied_to(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    def using_average(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
         """Give the weights the values of the EMA within the block."""
-        with swap_weights(self.average, weights):
+        with using_weight_values(self.average, weights):
             yield
 
 
 @contextmanager
-def swap_weights(values: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Iterator[None]:
+def using_weight_values(
+    values: Mapping[str, Tensor], weights: Mapping[str, Tensor]
+) -> Iterator[None]:
     """Give the named weights other values within the block; restore their own afterwards."""
     kept = {name: weights[name].detach().clone() for name in values}
     try:
@@ -122,7 +124,7 @@ def format_length_prefix(length: float) -> str:
     return f"{length:g}/"
 
 
-def gamma_from_length(length: float) -> float:
+def compute_gamma_from_length(length: float) -> float:
     """Return the power gamma of the profile of this length, sigma_rel in the paper.
 
     The length is the profile's standard deviation as a share of the run (appendix C):

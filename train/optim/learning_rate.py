@@ -22,7 +22,7 @@ class RateConfig(BaseModel):
     """How often it falls; after the first time it starts again from the full rate."""
 
 
-def learning_rate_factor(step: int, steps: int, config: RateConfig) -> float:
+def compute_learning_rate_factor(step: int, steps: int, config: RateConfig) -> float:
     """Return the factor, in (0, 1], of step `step` of `steps`, counted from 0."""
     rise = min(1.0, (step + 1) / (config.warmup + 1))
     start = steps - config.decay_share * steps

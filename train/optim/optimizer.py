@@ -138,7 +138,7 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
 
 
 @contextmanager
-def averaged_weights(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+def using_averaged_weights(optimizer: torch.optim.Optimizer) -> Iterator[None]:
     """Give the model schedule-free's averaged weights within the block, for drawing.
 
     Schedule-free takes the gradient at other weights, which are restored from a copy: its own way

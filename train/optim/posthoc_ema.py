@@ -17,7 +17,7 @@ from torch import Tensor
 
 from t2i.errors import ArgumentError, TrainingError
 from t2i.safe_reading.tensors import open_tensors
-from train.optim.ema import MAX_LENGTH, format_length_prefix, gamma_from_length
+from train.optim.ema import MAX_LENGTH, compute_gamma_from_length, format_length_prefix
 from train.optim.ema_snapshots import Snapshot
 
 
@@ -101,9 +101,9 @@ def mix_profiles(tracked: Sequence[AverageProfile], wanted: AverageProfile) -> P
 
     Minimises |sum_i x_i p_i - p|^2 under sum_i x_i = 1, by the linear system of its Lagrangian.
     """
-    gram_PP = inner_products(tracked, tracked)
-    with_P = inner_products(tracked, [wanted])[:, 0]
-    norm = inner_products([wanted], [wanted])[0, 0]
+    gram_PP = compute_inner_products(tracked, tracked)
+    with_P = compute_inner_products(tracked, [wanted])[:, 0]
+    norm = compute_inner_products([wanted], [wanted])[0, 0]
 
     # in units of each profile's norm, so that all rows of the system are alike
     unit_P = gram_PP.diagonal().rsqrt()
@@ -120,7 +120,9 @@ def mix_profiles(tracked: Sequence[AverageProfile], wanted: AverageProfile) -> P
     return ProfileMixture(weights_P, (squared.clamp(min=0) / norm).sqrt().item())
 
 
-def inner_products(rows: Sequence[AverageProfile], columns: Sequence[AverageProfile]) -> Tensor:
+def compute_inner_products(
+    rows: Sequence[AverageProfile], columns: Sequence[AverageProfile]
+) -> Tensor:
     """Return the inner products of profiles, (rows, columns) float64.
 
     p(s) = (gamma + 1) s^gamma / t^(gamma + 1) for 0 <= s <= t, so for a and b the integral up to
@@ -136,7 +138,7 @@ def inner_products(rows: Sequence[AverageProfile], columns: Sequence[AverageProf
 
 
 def _powers_and_times(averages: Sequence[AverageProfile]) -> tuple[Tensor, Tensor]:
-    gammas = {average.length: gamma_from_length(average.length) for average in averages}
+    gammas = {average.length: compute_gamma_from_length(average.length) for average in averages}
     powers = [gammas[average.length] for average in averages]
     times = [float(average.step) for average in averages]
     return torch.tensor(powers, dtype=torch.float64), torch.tensor(times).double().log()

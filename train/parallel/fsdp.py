@@ -102,7 +102,7 @@ def shard_weights(target: nn.Module, accelerator: Accelerator) -> dict[nn.Parame
     names = {parameter: name for name, parameter in target.named_parameters()}
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     settings: dict[str, Any] = {"reshard_after_forward": asked.reshard_after_forward}
-    for block in find_blocks(target, asked.transformer_cls_names_to_wrap):
+    for block in list_fsdp_blocks(target, asked.transformer_cls_names_to_wrap):
         fully_shard(block, mesh=mesh, **settings)
     fully_shard(target, mesh=mesh)
     _autocast_forward(target, accelerator)
@@ -114,7 +114,7 @@ def shard_weights(target: nn.Module, accelerator: Accelerator) -> dict[nn.Parame
     return {parameter: now[name] for parameter, name in names.items()}
 
 
-def find_blocks(target: nn.Module, classes: list[str] | None = None) -> list[nn.Module]:
+def list_fsdp_blocks(target: nn.Module, classes: list[str] | None = None) -> list[nn.Module]:
     """List the modules whose weights FSDP gathers one by one, inner modules first.
 
     These are the modules of the named classes. When none are named, they are the middle of each
@@ -186,7 +186,7 @@ def gather_tensors(tensors: Mapping[str, Tensor], *, main: bool) -> dict[str, Te
     return found
 
 
-def local_shard(tensor: Tensor) -> Tensor:
+def get_local_shard(tensor: Tensor) -> Tensor:
     """Return the rows of a tensor that this process holds, sharing its memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 

@@ -54,7 +54,7 @@ class SamplesConfig(BaseModel):
                 'as in samples.words = ["cat"].'
             )
         for word in self.words:
-            if not any(contains_word(prompt, word) for prompt in self.prompts):
+            if not any(prompt_contains_word(prompt, word) for prompt in self.prompts):
                 raise ValueError(
                     f"samples.words names {word!r}, which none of samples.prompts says: write it "
                     "into one of them, or leave it out."
@@ -86,7 +86,9 @@ def draw_prompts(
     for start in range(0, len(config.prompts), AT_ONCE):
         prompts = config.prompts[start : start + AT_ONCE]
         seeds = [config.seed + start + number for number in range(len(prompts))]
-        found = [[word for word in words if contains_word(prompt, word)] for prompt in prompts]
+        found = [
+            [word for word in words if prompt_contains_word(prompt, word)] for prompt in prompts
+        ]
         with attend(pipe) if any(found) else nullcontext() as attn:
             maps = [
                 attn.probe(*own, prompt=number) if attn and own else None
@@ -103,7 +105,7 @@ def draw_prompts(
     return drawn
 
 
-def contains_word(prompt: str, word: str) -> bool:
+def prompt_contains_word(prompt: str, word: str) -> bool:
     """Return True if the prompt contains the word."""
     return build_word_pattern(word).search(prompt) is not None
 

@@ -69,22 +69,22 @@ def assemble_target(
     assert config.model is not None
     model = ModelConfig.load(config.model)
     parts = load_starting_weights(build_components(model), config)
-    return build_scratch_target(parts, config), describe_model(model, parts)
+    return build_scratch_target(parts, config), build_model_identity(model, parts)
 
 
-def gather_target(target: Target, config: RunConfig, accelerator: Accelerator) -> Target:
+def gather_whole_target(target: Target, config: RunConfig, accelerator: Accelerator) -> Target:
     """Return the target; where it is sharded, on the main process a copy with whole weights.
 
     All processes must call this together.
     """
     if not is_sharded(target):
         return target
-    weights = gather_tensors(target.weights(), main=accelerator.is_main_process)
+    weights = gather_tensors(target.trained_parameters(), main=accelerator.is_main_process)
     found = [target]
 
     def build_whole() -> None:
         found[0], _ = assemble_target(config)
-        for name, weight in found[0].weights().items():
+        for name, weight in found[0].trained_parameters().items():
             copy_from_whole(weight, weights[name])
         found[0].to(accelerator.device)
 
@@ -128,7 +128,7 @@ def load_starting_weights(parts: Components, config: RunConfig) -> Components:
     target = config.target
     for name in ("vae", "unet", "text_encoder"):
         if (folder := getattr(target, name, None)) is not None:
-            parts = replace(parts, **{name: load_part(getattr(parts, name), folder, name)})
+            parts = replace(parts, **{name: load_trained_part(getattr(parts, name), folder, name)})
     return parts
 
 
@@ -144,7 +144,7 @@ def build_scratch_target(parts: Components, config: RunConfig) -> Target:
     return DenoiserTarget(parts, target, config.objective, config.seed, batch_size)
 
 
-def describe_model(model: ModelConfig, parts: Components) -> Facts:
+def build_model_identity(model: ModelConfig, parts: Components) -> Facts:
     """Return the facts of a model trained from scratch that a resume must find unchanged."""
     return {
         **model.model_dump(mode="json", exclude={"tokenizer": {"folder"}}),
@@ -161,11 +161,11 @@ def digest_vocabulary(parts: Components) -> str:
 
 def digest_shapes(part: nn.Module) -> str:
     """Return the SHA-256 of the names and shapes of a model's weights."""
-    named = sorted((name, list(shape)) for name, shape in list_shapes(part).items())
+    named = sorted((name, list(shape)) for name, shape in map_weight_shapes(part).items())
     return hashlib.sha256(json.dumps(named).encode()).hexdigest()
 
 
-def load_part(part: Part, folder: Path, key: str) -> Part:
+def load_trained_part(part: Part, folder: Path, key: str) -> Part:
     """Load one trained part of a model, such as its autoencoder, from `folder`.
 
     Raises ModelError unless its shapes are those of `part`.
@@ -180,8 +180,8 @@ def load_part(part: Part, folder: Path, key: str) -> Part:
         folder, torch_dtype=torch.float32, use_safetensors=True
     )
     check_weights_finite(str(folder), found)
-    here: Shapes = list_shapes(part)
-    there: Shapes = list_shapes(found)
+    here: Shapes = map_weight_shapes(part)
+    there: Shapes = map_weight_shapes(found)
     differing = [name for name in {*here, *there} if here.get(name) != there.get(name)]
     if differing:
         name = min(differing)
@@ -193,7 +193,7 @@ def load_part(part: Part, folder: Path, key: str) -> Part:
     return found
 
 
-def list_shapes(part: nn.Module) -> Shapes:
+def map_weight_shapes(part: nn.Module) -> Shapes:
     """Map the names of a model's weights to their shapes."""
     return {name: tuple(weight.shape) for name, weight in part.state_dict().items()}
 

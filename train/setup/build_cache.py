@@ -17,7 +17,7 @@ from t2i.errors import OutputError, TrainingError
 from t2i.run_folder import StoppedEarly, StopRequest
 from t2i.scenes.sample import Samples
 from t2i.terminal import several
-from train.batches.micro_batches import explain_out_of_memory
+from train.batches.micro_batches import explaining_out_of_memory
 from train.batches.order import BatchOrder
 from train.cache.caption_encoding import build_text_encoder
 from train.cache.config import CacheConfig
@@ -48,7 +48,7 @@ from train.setup.cacheable import (
 from train.targets.finetune import FineTuneConfig
 
 if TYPE_CHECKING:
-    from train.data.decode import BrokenPicture
+    from train.data.decode import BrokenPictureError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -162,7 +162,7 @@ class CacheBuilder:
         self, samples: Pictures, shards: ShardFolder, order: BatchOrder | None
     ) -> CachedPictures:
         """Cache the variants that a run in this order reads; without an order all of them."""
-        lost: dict[int, BrokenPicture] = {}
+        lost: dict[int, BrokenPictureError] = {}
         size, vae = self.config.pictures_at_once, self.encoders.given["vae"]
         while True:
             pictures = CachedPictures(samples, shards, lost)
@@ -170,7 +170,7 @@ class CacheBuilder:
             missing = {
                 key: variant
                 for variant in needed
-                if (key := pictures.pixel_key(variant)) not in shards
+                if (key := pictures.pixels_cache_key(variant)) not in shards
             }
             if not missing:
                 return pictures
@@ -186,7 +186,7 @@ class CacheBuilder:
             self._stop_if_asked()
             new = {index: error for each in found for index, error in each.items()}
             lost |= new
-            not_encoded = {pictures.pixel_key(v) for v in missing.values() if v.index in new}
+            not_encoded = {pictures.pixels_cache_key(v) for v in missing.values() if v.index in new}
             self._index_files(shards, self._files(shards), missing.keys() - not_encoded)
 
     def _open_shards(self, kind: str) -> ShardFolder:
@@ -195,7 +195,7 @@ class CacheBuilder:
         shards = ShardFolder(self.folder / f"{kind}-{digest[:DIGEST_LENGTH]}")
         files = self._files(shards)
         mine = files[self.rank :: self.ranks]
-        found = run_on_all(self.accelerator, lambda: shards.list_damaged(mine))
+        found = run_on_all(self.accelerator, lambda: shards.list_damaged_files(mine))
         damaged = {name for each in found for name in each}
         run_on_main(self.accelerator, lambda: _discard_damaged(shards, damaged))
         self._index_files(shards, [name for name in files if name not in damaged])
@@ -230,7 +230,7 @@ class CacheBuilder:
         """Run the action on every process, each on its share, and return all results."""
 
         def act() -> Result:
-            with explain_out_of_memory(what, remedy):
+            with explaining_out_of_memory(what, remedy):
                 return action()
 
         return run_on_all(self.accelerator, act)

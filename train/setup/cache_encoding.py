@@ -25,15 +25,15 @@ from t2i.errors import TrainingError
 from t2i.scenes.sample import Sample
 from t2i.text.encoders.selection import TextEncoder
 from train.batches.batch import pixels_to_floats
-from train.cache.caption_encoding import count_windows, encode_captions
+from train.cache.caption_encoding import count_text_windows, encode_captions
 from train.cache.latent_cache import LOSER_MOMENTS, LOSS_MASK, MOMENTS
 from train.cache.shards import Arrays, ShardWriter
 from train.cache.text_cache import encoded_text_to_arrays
 from train.data.buckets import Shape
-from train.data.decode import BrokenPicture
+from train.data.decode import BrokenPictureError
 from train.data.pictures import Pictures, Variant
 from train.reporting.progress import Advance
-from train.targets.latents import latent_mean
+from train.targets.latents import compute_latent_mean
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -61,20 +61,20 @@ def encode_latents(
     vae: VAE,
     writer: ShardWriter,
     advance: Advance,
-) -> dict[int, BrokenPicture]:
+) -> dict[int, BrokenPictureError]:
     """Encode pictures and write the moments of their latents.
 
     Returns the errors of pictures that cannot be encoded, by their numbers.
     """
-    lost: dict[int, BrokenPicture] = {}
+    lost: dict[int, BrokenPictureError] = {}
 
-    def read_batch(batch: tuple[Variant, ...]) -> list[tuple[Variant, Sample | BrokenPicture]]:
+    def read_batch(batch: tuple[Variant, ...]) -> list[tuple[Variant, Sample | BrokenPictureError]]:
         return [(variant, _read_or_error(pictures, variant)) for variant in batch]
 
     for found in map_ahead(read_batch, batches):
         samples: list[tuple[Variant, Sample]] = []
         for variant, sample in found:
-            if isinstance(sample, BrokenPicture):
+            if isinstance(sample, BrokenPictureError):
                 lost[variant.index] = sample
             else:
                 samples.append((variant, sample))
@@ -83,9 +83,9 @@ def encode_latents(
             for (variant, sample), encoded in zip(samples, arrays, strict=True):
                 if encoded is None:
                     reason = "becomes latents that are not finite: take it out"
-                    lost[variant.index] = BrokenPicture(sample.name, reason)
+                    lost[variant.index] = BrokenPictureError(sample.name, reason)
                 else:
-                    writer.add(pictures.pixel_key(variant), encoded)
+                    writer.add(pictures.pixels_cache_key(variant), encoded)
         advance(len(found))
     writer.flush()
     return lost
@@ -114,10 +114,10 @@ def _encode_samples(samples: Sequence[Sample], size: int, vae: VAE) -> list[Arra
     return encoded
 
 
-def _read_or_error(pictures: Pictures, variant: Variant) -> Sample | BrokenPicture:
+def _read_or_error(pictures: Pictures, variant: Variant) -> Sample | BrokenPictureError:
     try:
         return pictures.load_variant(variant)
-    except BrokenPicture as error:
+    except BrokenPictureError as error:
         return error
 
 
@@ -129,7 +129,7 @@ def _stack_pixels(rows: Sequence[NDArray[np.uint8]], size: int) -> Tensor:
 def encode_moments(vae: VAE, pixels_BCHW: Tensor) -> Tensor:
     """Encode pixels to mean and deviation, (B, 2C, h, w); without posterior (B, C, h, w)."""
     encoded = vae.encode(pixels_BCHW)
-    mean_BCHW = latent_mean(encoded)
+    mean_BCHW = compute_latent_mean(encoded)
     if not isinstance(vae, AutoencoderKL):
         return mean_BCHW
     return torch.cat([mean_BCHW, encoded.latent_dist.std], dim=1)
@@ -141,7 +141,7 @@ def batch_captions(
     """Group captions into batches of one number of text windows."""
 
     def count(caption: str) -> int:
-        return count_windows(components, encoder, [caption])
+        return count_text_windows(components, encoder, [caption])
 
     ordered = sorted(captions, key=lambda caption: (count(caption), caption))
     return [batch for _, same in groupby(ordered, count) for batch in _cut([*same], size)]

@@ -65,7 +65,7 @@ def draw_class_pictures(wanted: ClassPictures, accelerator: Accelerator, stop: S
 def draw_missing_pictures(wanted: ClassPictures, device: torch.device, stop: StopRequest) -> None:
     """Draw on this process the class pictures that the folder lacks, until a stop is requested."""
     prior, folder = wanted.prior, wanted.folder
-    numbers = list_missing(folder, prior.count)
+    numbers = list_missing_numbers(folder, prior.count)
     check_same_settings(folder, wanted.describe(), adding=bool(numbers))
     if not numbers:
         return
@@ -78,11 +78,11 @@ def draw_missing_pictures(wanted: ClassPictures, device: torch.device, stop: Sto
     facts = json.dumps(wanted.describe(), indent=1) + "\n"
     write_atomically(folder / NOTES, lambda part: part.write_text(facts, "utf-8"))
     with show_setup_progress("class pictures", prior.count, prior.count - len(numbers)) as advance:
-        for batch in batch_numbers(numbers, prior):
+        for batch in batch_missing_numbers(numbers, prior):
             if stop.wanted:
                 print_note("stopped; the same command goes on from here")
                 return
-            pictures = draw_batch(pipe, prior, wanted.size, batch)
+            pictures = draw_class_picture_batch(pipe, prior, wanted.size, batch)
             for number in sorted({*batch} & {*numbers}):
                 save_picture(
                     pictures[number - batch[0]], folder / format_class_picture_name(number)
@@ -90,7 +90,7 @@ def draw_missing_pictures(wanted: ClassPictures, device: torch.device, stop: Sto
                 advance(1)
 
 
-def batch_numbers(numbers: Sequence[int], prior: PriorConfig) -> list[range]:
+def batch_missing_numbers(numbers: Sequence[int], prior: PriorConfig) -> list[range]:
     """Group the numbers of missing class pictures into whole batches.
 
     A picture depends, by rounding, on the size of the batch it is drawn in.
@@ -100,7 +100,7 @@ def batch_numbers(numbers: Sequence[int], prior: PriorConfig) -> list[range]:
     return [range(start, min(start + size, prior.count)) for start in starts]
 
 
-def draw_batch(
+def draw_class_picture_batch(
     pipe: "TextToImagePipeline", prior: PriorConfig, size: int, numbers: Sequence[int]
 ) -> list[Image.Image]:
     """Draw one batch of class pictures by number; picture n has the seed `prior.seed + n`."""
@@ -116,7 +116,7 @@ def draw_batch(
     return drawn
 
 
-def list_missing(folder: Path, count: int) -> list[int]:
+def list_missing_numbers(folder: Path, count: int) -> list[int]:
     """List the numbers of the class pictures to draw; pictures under other names count as
     present.
     """

@@ -30,7 +30,7 @@ SPARE_KERNELS = 8
 
 
 @contextmanager
-def compile_denoiser(target: Target, sizes: int) -> Iterator[None]:
+def compiling_denoiser(target: Target, sizes: int) -> Iterator[None]:
     """Compile the target's UNet in place within the block, at its first pass for each picture size.
 
     One kernel for all sizes would differ after a resume that begins with another size, and
@@ -90,7 +90,7 @@ def _compare_if_fits(target: Target, batch: Batch, accelerator: Accelerator) -> 
 
 def _compare(target: Target, batch: Batch, accelerator: Accelerator) -> None:
     compiled = compute_gradient(target, batch, accelerator)
-    with disable_compilation(target):
+    with without_compilation(target):
         eager = compute_gradient(target, batch, accelerator)
     off, length = (compiled - eager).norm().item(), eager.norm().item()
     if not off <= GRADIENT_TOLERANCE * length:
@@ -101,14 +101,14 @@ def _compare(target: Target, batch: Batch, accelerator: Accelerator) -> None:
 
 
 def is_compiled(target: Target) -> bool:
-    """Return True for a target whose denoiser `compile_denoiser` compiles."""
+    """Return True for a target whose denoiser `compiling_denoiser` compiles."""
     unet: nn.Module | None = getattr(target, "unet", None)
     return unet is not None and unet._compiled_call_impl is not None
 
 
 def compute_gradient(target: Target, batch: Batch, accelerator: Accelerator) -> Tensor:
     """Return the gradient of the batch's mean loss, all weights concatenated, on the CPU."""
-    weights = [*target.weights().values()]
+    weights = [*target.trained_parameters().values()]
     torch.manual_seed(target.seed)  # dropout draws from the global generator
     with accelerator.autocast():
         loss_B = target(batch)
@@ -144,7 +144,7 @@ def count_graphs() -> int:
 
 
 @contextmanager
-def disable_compilation(target: Target) -> Iterator[None]:
+def without_compilation(target: Target) -> Iterator[None]:
     """Run the target eagerly within the block, although it is compiled.
 
     Otherwise each size that is drawn or measured once would be compiled for itself.

@@ -11,7 +11,7 @@ from t2i.scenes.sample import Samples
 from t2i.terminal import print_note, several
 from train.batches.order import BatchOrder
 from train.config.run_config import TargetConfig
-from train.data.class_picture_config import PriorConfig, class_picture_folder
+from train.data.class_picture_config import PriorConfig, resolve_class_picture_folder
 from train.data.picture_record import load_run_pictures
 from train.data.pictures import Pictures
 from train.data.pictures_config import PicturesConfig
@@ -69,7 +69,7 @@ def add_class_pictures(data: DataConfig, prior: PriorConfig | None, out: Path) -
     assert isinstance(data, PicturesConfig)
     own = (SubsetConfig(folder=data.folder),) if data.folder is not None else data.subsets
     drawn = SubsetConfig(
-        folder=class_picture_folder(prior, out),
+        folder=resolve_class_picture_folder(prior, out),
         caption=prior.prompt,
         trigger="",
         prefix="",
@@ -127,7 +127,7 @@ def list_preservation_remarks(target: TargetConfig, pictures: Pictures) -> list[
     """
     if not isinstance(target, FineTuneConfig) or not target.preserve_weight:
         return []
-    captions = [pictures.caption(index, 0) for index in range(len(pictures))]
+    captions = [pictures.caption_at_visit(index, 0) for index in range(len(pictures))]
     kept = [caption for caption in captions if target.all_preserved_captions([caption])]
     if not kept:
         raise ArgumentError(
@@ -165,10 +165,10 @@ def list_preference_remarks(target: TargetConfig, pictures: Pictures) -> list[st
 
 def build_order(samples: Samples, batch_size: int, seed: int) -> BatchOrder:
     """Return the order in which a run with this seed reads its samples."""
-    return BatchOrder(samples.groups(), batch_size, derive_seed(seed, "data"))
+    return BatchOrder(samples.list_batch_groups(), batch_size, derive_seed(seed, "data"))
 
 
-def describe_samples(samples: Samples) -> dict[str, str]:
+def build_data_identity(samples: Samples) -> dict[str, str]:
     """Return the facts of the pictures that a resume must find unchanged, wherever they are."""
     return {"pictures": samples.compute_fingerprint()} if isinstance(samples, Pictures) else {}
 

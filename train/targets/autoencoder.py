@@ -18,7 +18,7 @@ from t2i.randomness import derive_generator
 from train.batches.batch import Batch
 from train.export import ExportConfig, Notes, export_vae
 from train.reporting.sample_sheets import SamplesConfig, pixels_to_images
-from train.targets.latents import latent_mean
+from train.targets.latents import compute_latent_mean
 from train.targets.target import Target
 
 
@@ -95,18 +95,20 @@ class AutoencoderTarget(Target):
             encoded = self.vae.encode(pixels_BCHW)
         if isinstance(self.vae, AutoencoderKL):
             posterior = encoded.latent_dist
-            noise_BCHW = self.noise(posterior.mean, batch, "posterior")
+            noise_BCHW = self.draw_noise(posterior.mean, batch, "posterior")
             kl_B = posterior.kl() / posterior.mean[0].numel()
             return posterior.mean + posterior.std * noise_BCHW, kl_B
         latents_BCHW = encoded.latents
-        noise_BCHW = self.noise(latents_BCHW, batch, "posterior")
+        noise_BCHW = self.draw_noise(latents_BCHW, batch, "posterior")
         penalty_B = _row_mean(latents_BCHW.float().pow(2))
         return latents_BCHW + self.config.latent_noise * noise_BCHW, penalty_B
 
     @torch.no_grad()
-    def draw(self, batch: Batch, config: SamplesConfig) -> Image.Image:
+    def draw_sheet(self, batch: Batch, config: SamplesConfig) -> Image.Image:
         """Return a sheet of the pictures, each above its reconstruction without noise."""
-        decoded_BCHW = self.vae.decode(latent_mean(self.vae.encode(batch.pixels_BCHW)))[0].float()
+        decoded_BCHW = self.vae.decode(compute_latent_mean(self.vae.encode(batch.pixels_BCHW)))[
+            0
+        ].float()
         both = torch.cat([batch.pixels_BCHW, decoded_BCHW], dim=2).clamp(-1, 1)
         labels = [f"{name} (below: decoded)" for name in batch.names]
         return picture_grid(pixels_to_images(both), labels, config.columns)
@@ -119,7 +121,7 @@ class AutoencoderTarget(Target):
         `batch` unit variance; otherwise it stays, as a denoiser may depend on it.
         """
         if self.config.train_encoder:
-            scale = 1 / latent_mean(self.vae.encode(batch.pixels_BCHW)).float().std().item()
+            scale = 1 / compute_latent_mean(self.vae.encode(batch.pixels_BCHW)).float().std().item()
             self.vae.register_to_config(scaling_factor=scale)  # type: ignore[no-untyped-call]
         export_vae(self.components.vae, folder)
 

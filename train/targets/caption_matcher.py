@@ -77,7 +77,7 @@ class CaptionMatcherTarget(Target):
         return (to_text_B + to_picture_B) / 2
 
     @torch.no_grad()
-    def draw(self, batch: Batch, config: SamplesConfig) -> Image.Image:
+    def draw_sheet(self, batch: Batch, config: SamplesConfig) -> Image.Image:
         """Return a sheet of the pictures, each with the best-fitting caption of the batch."""
         pictures = pixels_to_images(batch.pixels_BCHW)
         text_BD = self.agreement.embed_captions(batch.captions)

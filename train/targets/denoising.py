@@ -28,20 +28,20 @@ from train.export import ExportConfig, Notes, build_pipeline, build_scheduler, e
 from train.objective.attention_supervision import (
     AttentionSupervision,
     SupervisionConfig,
-    select_words,
+    select_supervised_words,
 )
-from train.objective.losses import pool_weights
+from train.objective.losses import pool_loss_weights
 from train.objective.objective import (
     NoiseLevel,
     Objective,
     ObjectiveConfig,
     add_offset_noise,
+    draw_stratified_quantiles,
     perturb_noise,
-    stratified_quantiles,
 )
 from train.reporting.sample_sheets import SamplesConfig, draw_prompts, draw_sheet
 from train.targets.conditioning import build_conditioning, repeat_conditioning
-from train.targets.latents import encode_batch
+from train.targets.latents import encode_latent_moments
 from train.targets.target import Target
 from train.targets.unread_weights import freeze_unread_weights
 
@@ -124,7 +124,7 @@ class DenoisingTarget(Target):
         supervision = self._supervision(
             batch, captions, noised.level, conditioning.text_BTD.shape[1]
         )
-        with nullcontext() if supervision is None else supervision.listen_to_pass(self.unet):
+        with nullcontext() if supervision is None else supervision.listening_to_pass(self.unet):
             output_BCHW = self._denoise(noised, conditioning)
         loss_B = self._errors(batch, output_BCHW, noised.target_BCHW, noised.level)
         if supervision is not None:
@@ -134,10 +134,10 @@ class DenoisingTarget(Target):
     def _add_noise(self, batch: Batch) -> NoisyLatents:
         """Return the latents of the batch, each row at its own noise level."""
         latents_BCHW = self._latents(batch)
-        quantile_B = stratified_quantiles(
+        quantile_B = draw_stratified_quantiles(
             self.objective.config, self.seed, batch.step, batch.slots, self.batch_size
         )
-        level = self.objective.compute_noise_level(quantile_B.to(latents_BCHW.device))
+        level = self.objective.noise_level_at_quantile(quantile_B.to(latents_BCHW.device))
         noise_BCHW, on_input_BCHW = self._noises(latents_BCHW, batch)
         noisy_BCHW = self.objective.add_noise(latents_BCHW, on_input_BCHW, level)
         target_BCHW = self.objective.compute_target(latents_BCHW, noise_BCHW, level)
@@ -152,7 +152,7 @@ class DenoisingTarget(Target):
         """Return the weighted error of the denoiser's output in each row, (B,)."""
         weight_B1HW = batch.loss_mask_B1HW
         if weight_B1HW is not None:
-            weight_B1HW = pool_weights(weight_B1HW, *output_BCHW.shape[2:])
+            weight_B1HW = pool_loss_weights(weight_B1HW, *output_BCHW.shape[2:])
         return self.objective.compute_losses(output_BCHW, target_BCHW, level, weight_B1HW)
 
     def _supervision(
@@ -172,7 +172,7 @@ class DenoisingTarget(Target):
             for caption, spans in zip(captions, batch.spans, strict=True)
         ]
         wanted_B = (noise_B >= low) & (noise_B <= high)
-        words = select_words(tokens, batch.masks_BKHW, wanted_B, length)
+        words = select_supervised_words(tokens, batch.masks_BKHW, wanted_B, length)
         return None if words is None else AttentionSupervision(config, words, len(captions))
 
     def _token_positions(self, caption: str, spans: Sequence[tuple[int, int]]) -> tuple[Span, ...]:
@@ -191,9 +191,9 @@ class DenoisingTarget(Target):
 
     @torch.no_grad()
     def encode_validation_picture(self, batch: Batch) -> ValidationPicture:
-        """Encode the one picture of a batch for `velocity_errors`, which may use it many times."""
+        """Encode the one picture of a batch for `compute_velocity_errors`."""
         latents_1CHW = scale_latents(
-            self.components.vae, encode_batch(self.vae, batch, self.device)[0].float()
+            self.components.vae, encode_latent_moments(self.vae, batch, self.device)[0].float()
         )
         conditioning = None
         if not self._trained_encoders():
@@ -203,12 +203,12 @@ class DenoisingTarget(Target):
         return ValidationPicture(seen, latents_1CHW, conditioning)
 
     @torch.no_grad()
-    def velocity_errors(
+    def compute_velocity_errors(
         self, picture: ValidationPicture, noise_BCHW: Tensor, level: NoiseLevel
     ) -> Tensor:
         """Return the squared error of the velocity, (B,), for one picture under B noises.
 
-        One measure for every prediction type, see `Objective.velocity_errors`.
+        One measure for every prediction type, see `Objective.compute_velocity_errors`.
         """
         conditioning = picture.conditioning
         if conditioning is None:
@@ -221,29 +221,29 @@ class DenoisingTarget(Target):
             level.timestep_B,
             repeat_conditioning(conditioning, len(noise_BCHW)),
         )
-        return self.objective.velocity_errors(output_BCHW, target_BCHW, level)
+        return self.objective.compute_velocity_errors(output_BCHW, target_BCHW, level)
 
     def _noises(self, latents_BCHW: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the noise that the target is made of, and the noise on the input."""
         config = self.objective.config
-        noise_BCHW = self.noise(latents_BCHW, batch, "noise")
+        noise_BCHW = self.draw_noise(latents_BCHW, batch, "noise")
         if config.noise_offset:
-            offset_BC11 = self.noise(latents_BCHW[:, :, :1, :1], batch, "offset")
+            offset_BC11 = self.draw_noise(latents_BCHW[:, :, :1, :1], batch, "offset")
             noise_BCHW = add_offset_noise(noise_BCHW, offset_BC11, config.noise_offset)
         if not config.input_perturbation:
             return noise_BCHW, noise_BCHW
-        extra_BCHW = self.noise(latents_BCHW, batch, "perturbation")
+        extra_BCHW = self.draw_noise(latents_BCHW, batch, "perturbation")
         return noise_BCHW, perturb_noise(noise_BCHW, extra_BCHW, config.input_perturbation)
 
-    def drawn_values(self, batch: Batch) -> dict[str, list[float]]:
+    def list_random_values(self, batch: Batch) -> dict[str, list[float]]:
         """Return the random timestep of each row, for reports of bad steps."""
-        quantile_B = stratified_quantiles(
+        quantile_B = draw_stratified_quantiles(
             self.objective.config, self.seed, batch.step, batch.slots, self.batch_size
         )
-        return {"timestep": self.objective.compute_noise_level(quantile_B).timestep_B.tolist()}
+        return {"timestep": self.objective.noise_level_at_quantile(quantile_B).timestep_B.tolist()}
 
     @torch.no_grad()
-    def draw(self, batch: Batch, config: SamplesConfig) -> Image.Image:
+    def draw_sheet(self, batch: Batch, config: SamplesConfig) -> Image.Image:
         """Generate an image for each prompt of the config and return them as one sheet."""
         pipe = self.build_pipeline()
         with self._lower_precision():
@@ -285,9 +285,9 @@ class DenoisingTarget(Target):
 
     @torch.no_grad()
     def _latents(self, batch: Batch) -> Tensor:
-        latents_BCHW, std_BCHW = encode_batch(self.vae, batch, self.device)
+        latents_BCHW, std_BCHW = encode_latent_moments(self.vae, batch, self.device)
         if std_BCHW is not None:
-            noise_BCHW = self.noise(latents_BCHW, batch, "posterior")
+            noise_BCHW = self.draw_noise(latents_BCHW, batch, "posterior")
             latents_BCHW = latents_BCHW + std_BCHW * noise_BCHW
         return scale_latents(self.components.vae, latents_BCHW.float())
 

@@ -18,9 +18,9 @@ from t2i.errors import ArgumentError
 from train.batches.batch import Batch
 from train.export import ExportConfig, Notes
 from train.objective.attention_supervision import SupervisionConfig
-from train.objective.losses import row_means
+from train.objective.losses import compute_row_means
 from train.objective.objective import ObjectiveConfig
-from train.objective.preferences import PreferenceConfig, preference_loss
+from train.objective.preferences import PreferenceConfig, compute_preference_loss
 from train.objective.preservation import PreservationConfig
 from train.optim.optimizer import ParameterGroup
 from train.targets.denoising import DenoisingTarget, NoisyLatents
@@ -122,12 +122,12 @@ class FineTuneTarget(DenoisingTarget):
             conditioning = self._build_conditioning(batch, captions)
         better_B, worse_B = (self._denoising_errors(batch, one, conditioning) for one in both)
         assert self._reference is not None
-        with self._reference.active():
+        with self._reference.using_base_weights():
             conditioning = self._build_conditioning(batch, captions)
             base_better_B, base_worse_B = (
                 self._denoising_errors(batch, one, conditioning) for one in both
             )
-        loss_B = preference_loss(
+        loss_B = compute_preference_loss(
             better_B - base_better_B, worse_B - base_worse_B, self.config.preference_beta
         )
         return loss_B if batch.weights_B is None else loss_B * batch.weights_B
@@ -151,15 +151,17 @@ class FineTuneTarget(DenoisingTarget):
         ]
         captions = ["" if caption is None else caption for caption in wanted]
         assert self._reference is not None
-        with self._reference.active():
+        with self._reference.using_base_weights():
             base_BCHW = self._denoise(noised, self._build_conditioning(batch, captions))
         with torch.set_grad_enabled(bool(self._trained_encoders()) and torch.is_grad_enabled()):
             conditioning = self._build_conditioning(batch, captions)
-        error_B = row_means((self._denoise(noised, conditioning) - base_BCHW).float().pow(2))
+        error_B = compute_row_means(
+            (self._denoise(noised, conditioning) - base_BCHW).float().pow(2)
+        )
         counts_B = torch.tensor([caption is not None for caption in wanted], device=error_B.device)
         return error_B * counts_B
 
-    def groups(self) -> list[ParameterGroup]:
+    def build_parameter_groups(self) -> list[ParameterGroup]:
         """Return one parameter group per part, with its learning rate and weight decay."""
         return [
             ParameterGroup(name, [w for w in weights if w.requires_grad], part.learning_rate, decay)

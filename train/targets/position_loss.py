@@ -31,12 +31,12 @@ class PositionLoss(nn.Module):
         assert self._middle_BCHW is not None
         predicted_B2HW = self.reading(self._middle_BCHW).float()
         self._middle_BCHW = None
-        positions_2HW = position_grid(*predicted_B2HW.shape[-2:]).to(predicted_B2HW.device)
+        positions_2HW = build_position_grid(*predicted_B2HW.shape[-2:]).to(predicted_B2HW.device)
         losses_B: Tensor = (predicted_B2HW - positions_2HW).pow(2).flatten(1).mean(1)
         return losses_B
 
 
-def position_grid(height: int, width: int) -> Tensor:
+def build_position_grid(height: int, width: int) -> Tensor:
     """Return row and column of every position, (2, H, W), from -1 to 1."""
     rows, columns = torch.linspace(-1, 1, height), torch.linspace(-1, 1, width)
     return torch.stack(torch.meshgrid(rows, columns, indexing="ij"))

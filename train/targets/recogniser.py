@@ -68,12 +68,12 @@ class RecogniserTarget(Target):
             kind_Bhw < self.labels.unknown_index,
         )
         return (
-            masked_mean(losses_Bhw, ~thing_Bhw)
-            + masked_mean(losses_Bhw, thing_Bhw)
-            + COLOUR_WEIGHT * masked_mean(colours_Bhw, named_Bhw)
+            compute_masked_means(losses_Bhw, ~thing_Bhw)
+            + compute_masked_means(losses_Bhw, thing_Bhw)
+            + COLOUR_WEIGHT * compute_masked_means(colours_Bhw, named_Bhw)
         )
 
-    def draw(self, batch: Batch, config: SamplesConfig) -> Image.Image:
+    def draw_sheet(self, batch: Batch, config: SamplesConfig) -> Image.Image:
         """Return a sheet of the pictures, each with the recognised objects and its caption."""
         pictures = pixels_to_images(batch.pixels_BCHW)
         seen = self.recogniser.recognise(pictures)
@@ -96,7 +96,7 @@ def resize_logits(logits_BKhw: Tensor, like_Bhw: Tensor) -> Tensor:
     return functional.interpolate(logits_BKhw.float(), size, mode="bilinear", align_corners=False)
 
 
-def masked_mean(values_Bhw: Tensor, where_Bhw: Tensor) -> Tensor:
+def compute_masked_means(values_Bhw: Tensor, where_Bhw: Tensor) -> Tensor:
     """Return the mean of each row over the masked positions, (B,); 0 if there is none."""
     counts_Bhw = where_Bhw.to(values_Bhw.dtype)
     return (values_Bhw * counts_Bhw).sum((1, 2)) / counts_Bhw.sum((1, 2)).clamp(min=1)

@@ -21,7 +21,7 @@ class ReferenceModel:
         ]
 
     @contextmanager
-    def active(self) -> Iterator[None]:
+    def using_base_weights(self) -> Iterator[None]:
         """Make the models compute as the base model within the block, without gradients.
 
         Raises TrainingError if weights were split over processes since.

@@ -34,7 +34,7 @@ class Target(nn.Module, ABC):
     def forward(self, batch: Batch) -> Tensor:
         """Return the loss of each row, (B,) float32."""
 
-    def drawn_values(self, _batch: Batch) -> dict[str, list[float]]:
+    def list_random_values(self, _batch: Batch) -> dict[str, list[float]]:
         """Return the random values of each row in the forward pass by name, for reports."""
         return {}
 
@@ -44,7 +44,7 @@ class Target(nn.Module, ABC):
         return next(self.parameters()).device
 
     @abstractmethod
-    def draw(self, batch: Batch, config: SamplesConfig) -> Image.Image:
+    def draw_sheet(self, batch: Batch, config: SamplesConfig) -> Image.Image:
         """Draw a sheet of what the target produces now, from a batch or the config's prompts."""
 
     @abstractmethod
@@ -54,15 +54,15 @@ class Target(nn.Module, ABC):
     def release_encoders(self) -> None:
         """Free weights that only drawing and exporting need."""
 
-    def weights(self) -> dict[str, nn.Parameter]:
+    def trained_parameters(self) -> dict[str, nn.Parameter]:
         """Return the trained parameters by name."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
-    def groups(self) -> list[ParameterGroup]:
+    def build_parameter_groups(self) -> list[ParameterGroup]:
         """Return the trained parameters in groups with one learning rate and weight decay each."""
-        return [ParameterGroup("all", [*self.weights().values()])]
+        return [ParameterGroup("all", [*self.trained_parameters().values()])]
 
-    def noise(self, like: Tensor, batch: Batch, purpose: str) -> Tensor:
+    def draw_noise(self, like: Tensor, batch: Batch, purpose: str) -> Tensor:
         """Draw standard normal noise of the shape of `like`, seeded by each row's own slot."""
         rows = [
             torch.randn(

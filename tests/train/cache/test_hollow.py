@@ -10,11 +10,11 @@ from torch import nn
 from t2i.errors import ModelError
 from tests.tiny import tiny_sd_folder, tiny_text_encoder, tiny_tokenizer, tiny_vae
 from train.cache.dropped_weights import (
+    compute_tokenizer_digest,
+    compute_weights_digest,
     copy_weights,
     drop_weights,
     is_without_weights,
-    tokenizer_digest,
-    weights_digest,
 )
 from train.cache.encoders import CacheEncoders
 
@@ -47,22 +47,22 @@ def test_a_hollow_model_has_no_tensor_left_and_is_filled_again(make):
 
 def test_the_digest_of_weights_is_of_every_weight_and_of_the_config():
     model = tiny_vae()
-    digest = weights_digest(model)
-    assert weights_digest(tiny_vae()) == digest
-    assert weights_digest(tiny_vae(scaling_factor=0.5)) != digest
+    digest = compute_weights_digest(model)
+    assert compute_weights_digest(tiny_vae()) == digest
+    assert compute_weights_digest(tiny_vae(scaling_factor=0.5)) != digest
     with torch.no_grad():
         model.encoder.conv_in.bias[0] += 1e-6
-    assert weights_digest(model) != digest
+    assert compute_weights_digest(model) != digest
 
 
 def test_the_digest_of_words_is_of_the_words_and_not_of_how_they_were_last_read():
     tokenizer = tiny_tokenizer()
-    digest = tokenizer_digest(tokenizer)
+    digest = compute_tokenizer_digest(tokenizer)
     tokenizer("a red apple", padding="max_length", truncation=True)
-    assert tokenizer_digest(tokenizer) == digest
+    assert compute_tokenizer_digest(tokenizer) == digest
     tokenizer.add_tokens(["<mug>"])
-    assert tokenizer_digest(tokenizer) != digest
-    assert tokenizer_digest(tiny_tokenizer(20)) != digest
+    assert compute_tokenizer_digest(tokenizer) != digest
+    assert compute_tokenizer_digest(tiny_tokenizer(20)) != digest
 
 
 def test_encoders_come_without_the_denoiser_and_let_go_of_what_they_are_asked_to(base):

@@ -18,7 +18,7 @@ from train.batches.order import BatchOrder, ProcessShare
 from train.cache.latent_cache import CachedPictures
 from train.cache.needed_keys import list_needed_captions, list_needed_variants
 from train.cache.shards import ShardFolder, ShardWriter
-from train.data.decode import BrokenPicture
+from train.data.decode import BrokenPictureError
 from train.data.pictures import Pictures
 from train.data.pictures_config import PicturesConfig
 from train.setup.cache_encoding import batch_pictures, encode_latents, encode_moments
@@ -41,7 +41,9 @@ def cached(pictures: Pictures, folder: Path, vae, size: int = 1) -> CachedPictur
     apart = pictures.build_held_out_set()
     made, lost = 0, {}
     for part in (apart, pictures):
-        wanted = {part.pixel_key(v): v for i in range(len(part)) for v in part.list_variants(i)}
+        wanted = {
+            part.pixels_cache_key(v): v for i in range(len(part)) for v in part.list_variants(i)
+        }
         missing = [variant for key, variant in wanted.items() if key not in shards]
         parts = batch_pictures(part, missing, size)
         lost = encode_latents(
@@ -170,7 +172,7 @@ def test_equal_names_in_two_folders_are_two_pictures(tmp_path, vae):
 def test_shuffled_and_gone_on_with_the_batches_are_those_without_a_cache(tmp_path, vae):
     pictures = pictures_of(several(tmp_path / "p"), **LIVELY)
     found = cached(pictures, tmp_path / "c", vae)
-    order = BatchOrder(pictures.groups(), 2, seed=3)
+    order = BatchOrder(pictures.list_batch_groups(), 2, seed=3)
     expected = [*iterate_batches(pictures, order, ProcessShare(), range(12))]
     for steps, workers in ((range(12), 0), (range(7, 12), 1)):
         for step, batch in zip(
@@ -214,7 +216,7 @@ def test_a_picture_without_finite_latents_is_named_and_another_stands_in(tmp_pat
     pictures = pictures_of(folder_of(tmp_path / "p", *COLOURS), buckets=False, bad_share=0.2)
     shards = ShardFolder(tmp_path / "c")
     variants = [pictures.list_variants(index)[0] for index in range(len(pictures))]
-    spoilt = pictures.pixel_key(variants[3])
+    spoilt = pictures.pixels_cache_key(variants[3])
 
     class Spoiling(ShardWriter):
         def add(self, key, arrays):
@@ -264,14 +266,14 @@ def test_what_was_never_encoded_is_said_and_not_taken_for_broken(tmp_path):
 
 def test_a_short_run_needs_no_more_than_it_shows(tmp_path):
     pictures = pictures_of(several(tmp_path / "p"), **LIVELY)
-    lost = {1: BrokenPicture("1.png", "is lost")}
+    lost = {1: BrokenPictureError("1.png", "is lost")}
     with pytest.warns(UserWarning, match="1.png: is lost"):
         found = CachedPictures(
             Pictures(pictures.config.model_copy(update={"bad_share": 0.5}), found=pictures.found),
             ShardFolder(tmp_path / "c"),
             lost,
         )
-    order = BatchOrder(found.groups(), 2, seed=1)
+    order = BatchOrder(found.list_batch_groups(), 2, seed=1)
     every = list_needed_variants(found, None, 0)
     assert {variant.index for variant in every} == {0, 2, 3, 4}
     assert list_needed_variants(found, order, 1000) == every
@@ -284,7 +286,7 @@ def test_a_short_run_needs_no_more_than_it_shows(tmp_path):
             index = place.sample
             if index == 1:
                 index = found.find_replacement(1)
-            shown.add(found.variant(index, place.visit))
+            shown.add(found.variant_at_visit(index, place.visit))
     assert {*few} == shown
     captions = pictures.list_captions()
     assert list_needed_captions(captions, found, order, 1000) == captions | {""}

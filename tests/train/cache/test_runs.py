@@ -283,7 +283,7 @@ def test_a_kill_in_the_middle_of_the_making_loses_no_finished_file(tmp_path, bas
     process.kill()
     assert apart.ended(process) == -signal.SIGKILL
     before = shards_of(tmp_path / "killed", "latents")
-    assert before.list_damaged(before.list_files()) == []
+    assert before.list_damaged_files(before.list_files()) == []
     ready(load_run_config(toml, settings), tmp_path / "killed")
     after = shards_of(tmp_path / "killed", "latents")
     assert {*before.list_files()} <= {*after.list_files()}
@@ -367,7 +367,7 @@ def test_weights_taken_up_for_a_sheet_are_let_go_again(tmp_path, base):
     training = ready(finetune_run(tmp_path / "c", base, ("lora",)), tmp_path / "out")
     parts = (training.target.vae, training.target.text_encoder)
     assert all(map(is_without_weights, parts))
-    with training.ema_weights() as target:
+    with training.using_ema_weights() as target:
         target.build_pipeline()
         assert not any(map(is_without_weights, parts))
     assert all(map(is_without_weights, parts))

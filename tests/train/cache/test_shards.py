@@ -48,7 +48,7 @@ def test_more_files_are_read_than_are_held_open(tmp_path, monkeypatch):
 @pytest.mark.parametrize("harm", ["changed", "cut short", "renamed", "emptied"])
 def test_a_damaged_file_is_found_and_only_what_it_held_is_gone(tmp_path, harm):
     shards = written(tmp_path)
-    assert shards.list_damaged(shards.list_files()) == []
+    assert shards.list_damaged_files(shards.list_files()) == []
     name = shards.list_files()[0]
     path = tmp_path / name
     data = bytearray(path.read_bytes())
@@ -59,7 +59,7 @@ def test_a_damaged_file_is_found_and_only_what_it_held_is_gone(tmp_path, harm):
         name = other.name
     else:
         path.write_bytes({"changed": data, "cut short": data[:-20], "emptied": b""}[harm])
-    assert shards.list_damaged(shards.list_files()) == [name]
+    assert shards.list_damaged_files(shards.list_files()) == [name]
     before = {key for key in (f'key "{n}" \u00e9' for n in range(10)) if key in shards}
     shards.discard([name])
     shards.index_files()

@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train.data.buckets import Shape, bucket_shapes, covering_shape, is_enlarged, nearest_bucket
+from train.data.buckets import (
+    Shape,
+    compute_covering_shape,
+    find_nearest_bucket,
+    is_enlarged,
+    list_bucket_shapes,
+)
 
 SIDES = st.integers(1, 20_000)
 SHAPES = st.builds(Shape, SIDES, SIDES)
@@ -21,7 +27,7 @@ def test_buckets_are_multiples_within_area_and_proportions(
     grid: tuple[int, int], max_aspect: float
 ) -> None:
     size, step = grid
-    buckets = bucket_shapes(size, step, max_aspect)
+    buckets = list_bucket_shapes(size, step, max_aspect)
     assert Shape(size, size) in buckets
     for height, width in buckets:
         assert height % step == width % step == 0
@@ -34,15 +40,15 @@ def test_buckets_are_multiples_within_area_and_proportions(
 @settings(deadline=None)
 def test_a_bucket_can_grow_in_one_direction_at_most(grid: tuple[int, int]) -> None:
     size, step = grid
-    for height, width in bucket_shapes(size, step, 4.0):
+    for height, width in list_bucket_shapes(size, step, 4.0):
         assert max((height + step) * width, height * (width + step)) > size * size
 
 
 @given(picture=SHAPES, grid=GRIDS)
 @settings(deadline=None)
 def test_the_nearest_bucket_is_the_nearest(picture: Shape, grid: tuple[int, int]) -> None:
-    buckets = bucket_shapes(*grid, 4.0)
-    chosen = nearest_bucket(picture, buckets)
+    buckets = list_bucket_shapes(*grid, 4.0)
+    chosen = find_nearest_bucket(picture, buckets)
     aspect = math.log(picture.width / picture.height)
 
     def away(bucket: Shape) -> float:
@@ -58,8 +64,8 @@ def test_the_nearest_bucket_is_the_nearest(picture: Shape, grid: tuple[int, int]
 def test_a_picture_is_scaled_until_it_just_covers_its_bucket(
     picture: Shape, grid: tuple[int, int]
 ) -> None:
-    bucket = nearest_bucket(picture, bucket_shapes(*grid, 4.0))
-    covered = covering_shape(picture, bucket)
+    bucket = find_nearest_bucket(picture, list_bucket_shapes(*grid, 4.0))
+    covered = compute_covering_shape(picture, bucket)
     assert covered.height >= bucket.height
     assert covered.width >= bucket.width
     assert covered.height == bucket.height or covered.width == bucket.width
@@ -79,7 +85,7 @@ def test_a_picture_is_scaled_until_it_just_covers_its_bucket(
     ],
 )
 def test_known_pictures_go_where_one_expects(picture: Shape, bucket: Shape) -> None:
-    assert nearest_bucket(picture, bucket_shapes(512, 64, 4.0)) == bucket
+    assert find_nearest_bucket(picture, list_bucket_shapes(512, 64, 4.0)) == bucket
 
 
 def test_a_picture_smaller_than_its_bucket_is_enlarged() -> None:

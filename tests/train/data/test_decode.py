@@ -14,7 +14,7 @@ from PIL import Image
 from tests.train.data.making import COLOURS, noise, plain
 from train.data.decode import (
     TURNS,
-    BrokenPicture,
+    BrokenPictureError,
     PictureHeader,
     composite_over_white,
     decode_picture,
@@ -139,12 +139,12 @@ def bomb(width: int, height: int) -> bytes:
     [(9000, 8000, "9000x8000 pixels"), (60_000, 60_000, "far more pixels")],
 )
 def test_a_decompression_bomb_is_refused_by_its_header(width: int, height: int, told: str) -> None:
-    with pytest.raises(BrokenPicture, match=f"big.png: holds {told}; at most 64,000,000"):
+    with pytest.raises(BrokenPictureError, match=f"big.png: holds {told}; at most 64,000,000"):
         decode_picture(bomb(width, height), "big.png")
 
 
 def test_the_limit_can_be_lowered() -> None:
-    with pytest.raises(BrokenPicture, match="holds 40x40 pixels; at most 1,000 are decoded"):
+    with pytest.raises(BrokenPictureError, match="holds 40x40 pixels; at most 1,000 are decoded"):
         read_header(encoded(plain("red")), "a", max_pixels=1000)
 
 
@@ -152,7 +152,9 @@ def test_the_limit_can_be_lowered() -> None:
 @pytest.mark.parametrize("share", [0.3, 0.9])
 def test_a_picture_cut_short_is_told(form: str, share: float) -> None:
     data = encoded(noise(1, 64, 64), form)
-    with pytest.raises(BrokenPicture, match=r"cut\.x: is damaged or cut short .*get a fresh copy"):
+    with pytest.raises(
+        BrokenPictureError, match=r"cut\.x: is damaged or cut short .*get a fresh copy"
+    ):
         decode_picture(data[: int(len(data) * share)], "cut.x")
 
 
@@ -168,7 +170,7 @@ def test_a_picture_cut_short_is_told(form: str, share: float) -> None:
     ],
 )
 def test_other_kinds_of_files_are_named(data: bytes, kind: str) -> None:
-    with pytest.raises(BrokenPicture, match=f"is {kind}; expected a PNG, JPEG, WebP or BMP"):
+    with pytest.raises(BrokenPictureError, match=f"is {kind}; expected a PNG, JPEG, WebP or BMP"):
         read_header(data, "a")
 
 
@@ -182,12 +184,12 @@ def test_damage_anywhere_is_a_picture_or_an_error_of_ours(data: st.DataObject) -
         whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
     try:
         shown = decode_picture(bytes(whole), "a", max_pixels=1_000_000)
-    except BrokenPicture:
+    except BrokenPictureError:
         return
     header = read_header(bytes(whole), "a", max_pixels=1_000_000)
     assert shown.size == (header.width, header.height)
 
 
 def test_the_error_travels_between_processes() -> None:
-    error = pickle.loads(pickle.dumps(BrokenPicture("a.png", "is empty")))
+    error = pickle.loads(pickle.dumps(BrokenPictureError("a.png", "is empty")))
     assert (error.name, error.reason, str(error)) == ("a.png", "is empty", "a.png: is empty")

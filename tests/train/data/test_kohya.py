@@ -127,10 +127,12 @@ def test_its_pictures_are_shown(tmp_path: Path) -> None:
     )
     config = PicturesConfig(size=32, bucket_step=8, subsets=(SubsetConfig(kohya=path),))
     pictures = Pictures(config)
-    assert [pictures.caption(index, 0) for index in range(3)] == [
+    assert [pictures.caption_at_visit(index, 0) for index in range(3)] == [
         "sks dog",
         "sks dog",
         "a blue sheet",
     ]
-    counts = [sum(group.count(index) for group in pictures.groups()) for index in range(3)]
+    counts = [
+        sum(group.count(index) for group in pictures.list_batch_groups()) for index in range(3)
+    ]
     assert counts == [3, 3, 6]

@@ -18,7 +18,7 @@ from t2i.errors import ArgumentError, DataError
 from tests.train.data.making import COLOURS, NAMES, colour_of, folder_of, noise, plain
 from train.batches.batch import iterate_batches
 from train.batches.order import BatchOrder, ProcessShare
-from train.data.buckets import covering_shape
+from train.data.buckets import compute_covering_shape
 from train.data.pictures import Pictures, Variant
 from train.data.pictures_config import PicturesConfig
 
@@ -51,8 +51,10 @@ def test_captions_are_never_paired_with_another_picture(tmp_path: Path) -> None:
             for visit in range(6):
                 sample = part.read(index, visit)
                 assert sample.caption == f"look: a {colour_of(sample.pixels)} sheet"
-                variant = part.variant(index, visit)
-                assert colour_of(part.load_variant(variant).pixels) in part.caption(index, visit)
+                variant = part.variant_at_visit(index, visit)
+                assert colour_of(part.load_variant(variant).pixels) in part.caption_at_visit(
+                    index, visit
+                )
 
 
 def test_a_picture_put_in_the_place_of_another_never_gets_its_caption(tmp_path: Path) -> None:
@@ -102,21 +104,29 @@ def test_every_visit_is_the_same_in_a_copy_any_order_and_another_process(tmp_pat
 def test_a_visit_differs_from_others_and_another_seed_differs_too(tmp_path: Path) -> None:
     folder = several(tmp_path)
     pictures, other = (Pictures(config_of(folder, seed=seed, **LIVELY)) for seed in (0, 1))
-    captions = {pictures.caption(0, visit) for visit in range(40)}
+    captions = {pictures.caption_at_visit(0, visit) for visit in range(40)}
     assert len(captions) == 6
     assert all(caption.startswith("n0, ") for caption in captions)
-    assert {pictures.variant(0, visit) for visit in range(100)} == {*pictures.list_variants(0)}
-    assert [pictures.variant(0, v) for v in range(20)] != [other.variant(0, v) for v in range(20)]
+    assert {pictures.variant_at_visit(0, visit) for visit in range(100)} == {
+        *pictures.list_variants(0)
+    }
+    assert [pictures.variant_at_visit(0, v) for v in range(20)] != [
+        other.variant_at_visit(0, v) for v in range(20)
+    ]
 
 
 def test_what_is_read_is_the_variant_with_the_caption_of_the_visit(tmp_path: Path) -> None:
     pictures = Pictures(config_of(several(tmp_path), **LIVELY))
     for index in range(len(pictures)):
         sample = pictures.read(index, 9)
-        alone = pictures.load_variant(pictures.variant(index, 9))
+        alone = pictures.load_variant(pictures.variant_at_visit(index, 9))
         assert np.array_equal(sample.pixels, alone.pixels)
-        assert (alone.caption, sample.caption) == ("", pictures.caption(index, 9))
-        assert sample.framing == alone.framing == pictures.framing(pictures.variant(index, 9))
+        assert (alone.caption, sample.caption) == ("", pictures.caption_at_visit(index, 9))
+        assert (
+            sample.framing
+            == alone.framing
+            == pictures.compute_size_conditioning(pictures.variant_at_visit(index, 9))
+        )
 
 
 def test_equal_keys_are_equal_pixels_and_others_are_not(tmp_path: Path) -> None:
@@ -127,14 +137,14 @@ def test_equal_keys_are_equal_pixels_and_others_are_not(tmp_path: Path) -> None:
     for index in range(len(pictures)):
         for variant in pictures.list_variants(index):
             pixels = pictures.load_variant(variant).pixels.tobytes()
-            assert seen.setdefault(pictures.pixel_key(variant), pixels) == pixels
+            assert seen.setdefault(pictures.pixels_cache_key(variant), pixels) == pixels
     assert len({*seen.values()}) == len(seen)
     assert sum(len(pictures.list_variants(index)) for index in range(len(pictures))) > len(seen)
 
 
 def test_every_picture_is_in_one_group_and_a_group_has_one_shape(tmp_path: Path) -> None:
     pictures = Pictures(config_of(several(tmp_path)))
-    groups = pictures.groups()
+    groups = pictures.list_batch_groups()
     assert sorted(index for group in groups for index in group) == list(range(7))
     for group in groups:
         (shape,) = {pictures.read(index, 0).pixels.shape for index in group}
@@ -149,7 +159,7 @@ def test_every_picture_is_in_one_group_and_a_group_has_one_shape(tmp_path: Path)
 
 def test_without_buckets_every_picture_becomes_the_square(tmp_path: Path) -> None:
     pictures = Pictures(config_of(several(tmp_path), buckets=False))
-    (group,) = pictures.groups()
+    (group,) = pictures.list_batch_groups()
     assert group == list(range(7))
     assert {pictures.read(index, 0).pixels.shape for index in group} == {(32, 32, 3)}
 
@@ -162,14 +172,14 @@ def test_a_picture_is_scaled_cut_and_mirrored_as_its_framing_says(tmp_path: Path
     for variant in pictures.list_variants(0):
         sample = pictures.load_variant(variant)
         assert sample.framing is not None
-        covered = covering_shape(pictures.surveyed[0].shape, pictures.bucket_shape(0))
+        covered = compute_covering_shape(pictures.surveyed[0].shape, pictures.bucket_shape(0))
         assert covered == (32, 53)
         top, left = sample.framing.corner
         scaled = picture.resize(covered[::-1], Image.Resampling.LANCZOS)
         expected = np.asarray(scaled)[top : top + 32, left : left + 32]
         assert np.array_equal(sample.pixels, expected[:, ::-1] if variant.flip else expected)
         assert sample.framing.original == (60, 100)
-    assert pictures.framing(Variant(0, 0, False)).corner == (0, 10)
+    assert pictures.compute_size_conditioning(Variant(0, 0, False)).corner == (0, 10)
 
 
 def test_a_picture_is_upright_before_its_bucket_is_chosen(tmp_path: Path) -> None:
@@ -188,7 +198,11 @@ def test_repeats_multiply_the_places_of_a_picture(tmp_path: Path) -> None:
     subsets = [{"folder": tmp_path / "a", "repeats": 2}, {"folder": tmp_path / "b"}]
     pictures = Pictures(config_of(subsets=subsets))
     assert len(pictures) == 3
-    assert Counter(index for group in pictures.groups() for index in group) == {0: 6, 1: 1, 2: 1}
+    assert Counter(index for group in pictures.list_batch_groups() for index in group) == {
+        0: 6,
+        1: 1,
+        2: 1,
+    }
 
 
 @pytest.mark.parametrize(
@@ -209,14 +223,14 @@ def test_prior_and_other_pictures_are_equally_many_in_an_epoch(
         {"folder": tmp_path / "b", "prior": True, "prior_weight": 0.5},
     ]
     pictures = Pictures(config_of(subsets=subsets, trigger="sks"))
-    counts = Counter(index for group in pictures.groups() for index in group)
+    counts = Counter(index for group in pictures.list_batch_groups() for index in group)
     assert counts == places
     assert [pictures.read(index, 0).weight for index in range(len(pictures))] == [
         *[1.0] * instance,
         *[0.5] * prior,
     ]
-    assert pictures.caption(0, 0) == "sks, a red sheet"
-    assert not pictures.caption(instance, 0).startswith("sks")
+    assert pictures.caption_at_visit(0, 0) == "sks, a red sheet"
+    assert not pictures.caption_at_visit(instance, 0).startswith("sks")
 
 
 def test_a_mask_is_cut_with_its_picture(tmp_path: Path) -> None:
@@ -261,7 +275,9 @@ def test_alpha_is_a_mask_if_asked_and_white_if_not(tmp_path: Path) -> None:
     assert whitened.loss_mask is None
     assert whitened.pixels[:, 20:].min() > 250
     assert colour_of(whitened.pixels[:, :14]) == "blue"
-    assert asked.pixel_key(Variant(0, 0, False)) != not_asked.pixel_key(Variant(0, 0, False))
+    assert asked.pixels_cache_key(Variant(0, 0, False)) != not_asked.pixels_cache_key(
+        Variant(0, 0, False)
+    )
 
 
 @pytest.mark.parametrize("below", ["white", "black"])
@@ -315,7 +331,7 @@ def test_captions_are_completed(tmp_path: Path, keys: dict[str, str], told: list
     plain("green").save(folder / "b.png")
     pictures = Pictures(config_of(folder, **keys))
     expected = told or ["a photo of sks, 00-red", "a photo of sks, b"]
-    assert [pictures.caption(index, 3) for index in range(2)] == expected
+    assert [pictures.caption_at_visit(index, 3) for index in range(2)] == expected
     assert pictures.list_captions() == {*expected}
 
 
@@ -324,7 +340,10 @@ def test_a_default_caption_is_for_pictures_without_one(tmp_path: Path) -> None:
     plain("green").save(folder / "b.png")
     subset = {"folder": folder, "default_caption": "a {folder}"}
     pictures = Pictures(config_of(subsets=[subset]))
-    assert [pictures.caption(i, 0) for i in range(2)] == ["a red sheet", f"a {tmp_path.name}"]
+    assert [pictures.caption_at_visit(i, 0) for i in range(2)] == [
+        "a red sheet",
+        f"a {tmp_path.name}",
+    ]
 
 
 def test_captions_that_are_shuffled_are_not_listed(tmp_path: Path) -> None:
@@ -370,14 +389,14 @@ def test_a_held_out_picture_looks_the_same_at_every_visit(tmp_path: Path) -> Non
             np.array_equal(first.pixels, held_out.read(index, visit).pixels) for visit in range(9)
         )
         assert {
-            held_out.caption(index, visit) for visit in range(9)
+            held_out.caption_at_visit(index, visit) for visit in range(9)
         } == held_out.list_captions() & {first.caption}
 
 
 def test_nothing_is_held_out_unless_asked(tmp_path: Path) -> None:
     pictures = Pictures(config_of(several(tmp_path)))
     assert (len(pictures), len(pictures.build_held_out_set())) == (7, 0)
-    assert pictures.build_held_out_set().groups() == []
+    assert pictures.build_held_out_set().list_batch_groups() == []
 
 
 def test_too_many_broken_pictures_stop_before_the_first_step(tmp_path: Path) -> None:
@@ -507,7 +526,7 @@ def test_a_caption_that_names_a_trigger_needs_one(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_worker_processes_read_what_one_process_reads(tmp_path: Path) -> None:
     pictures = Pictures(config_of(several(tmp_path), **LIVELY))
-    order = BatchOrder(pictures.groups(), 2, seed=1)
+    order = BatchOrder(pictures.list_batch_groups(), 2, seed=1)
     alone, together = (
         list(iterate_batches(pictures, order, ProcessShare(), range(6), workers))
         for workers in (0, 2)

@@ -47,7 +47,7 @@ def test_a_lost_picture_keeps_its_place_and_the_same_one_stands_in(tmp_path: Pat
     with pytest.warns(UserWarning, match="takes its place"):
         before = shown(first)
     again = load_run_pictures(config, tmp_path / "pictures.json")
-    assert (len(again), again.groups()) == (8, first.groups())
+    assert (len(again), again.list_batch_groups()) == (8, first.list_batch_groups())
     with pytest.warns(UserWarning, match="takes its place") as told:
         assert shown(again) == before
     assert len(told) == 2
@@ -93,8 +93,8 @@ def test_copies_with_other_captions_keep_theirs(tmp_path: Path) -> None:
     (folder / "a.png").rename(folder / "c.png")
     (folder / "a.txt").rename(folder / "c.txt")
     again = load_run_pictures(config_of(folder), tmp_path / "pictures.json")
-    captions = [first.caption(index, 0) for index in range(10)]
-    assert [again.caption(index, 0) for index in range(10)] == captions
+    captions = [first.caption_at_visit(index, 0) for index in range(10)]
+    assert [again.caption_at_visit(index, 0) for index in range(10)] == captions
     assert {"one", "two"} < {*captions}
 
 

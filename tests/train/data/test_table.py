@@ -11,7 +11,7 @@ from t2i.errors import ArgumentError, DataError
 from tests.train.data.making import NAMES, colour_of, folder_of, plain
 from train.data.pictures import Pictures
 from train.data.pictures_config import PicturesConfig
-from train.data.sources.table import list_table
+from train.data.sources.table import list_dataset_table
 from train.data.subsets import SubsetConfig
 
 datasets = pytest.importorskip("datasets")
@@ -55,7 +55,7 @@ def test_a_saved_table_gives_each_picture_its_caption(saved: Path) -> None:
 
 def test_a_list_of_captions_may_be_named(saved: Path) -> None:
     pictures = pictures_of(str(saved), caption_column="many")
-    assert {pictures.caption(0, visit) for visit in range(30)} == {"red", "red, plain"}
+    assert {pictures.caption_at_visit(0, visit) for visit in range(30)} == {"red", "red, plain"}
 
 
 def test_an_imagefolder_is_opened_by_its_builder(tmp_path: Path) -> None:
@@ -96,18 +96,18 @@ def test_a_pickled_set_reads_the_same(saved: Path) -> None:
 )
 def test_columns_that_are_none_are_named(saved: Path, keys: dict[str, str], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
-        list_table(str(saved), **keys)
+        list_dataset_table(str(saved), **keys)
 
 
 def test_captions_that_are_no_text_break_their_pictures(saved: Path) -> None:
-    listing = list_table(str(saved), caption_column="number")
+    listing = list_dataset_table(str(saved), caption_column="number")
     assert not listing.pictures
     assert "[3]: the caption is 3; expected a string" in str(listing.broken[3])
 
 
 def test_what_datasets_cannot_open_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="datasets cannot open 'nobody/nothing' "):
-        list_table("nobody/nothing")
+        list_dataset_table("nobody/nothing")
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,4 +120,4 @@ def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(ArgumentError, match=r"not installed: pip install .*\[data\]"):
-        list_table("some/pictures")
+        list_dataset_table("some/pictures")

@@ -17,11 +17,16 @@ from PIL import Image
 
 from t2i.errors import ArgumentError, DataError
 from tests.train.data.making import NAMES, colour_of, plain
-from train.data.decode import BrokenPicture
+from train.data.decode import BrokenPictureError
 from train.data.pictures import Pictures
 from train.data.pictures_config import PicturesConfig
 from train.data.sources import remote
-from train.data.sources.tars import TarMemberSource, expand_braces, expand_patterns, list_tars
+from train.data.sources.tars import (
+    TarMemberSource,
+    expand_braces,
+    expand_patterns,
+    list_tar_pictures,
+)
 from train.data.subsets import SubsetConfig
 
 
@@ -88,8 +93,8 @@ def test_what_webdataset_writes_is_read_as_it_reads_it(tmp_path: Path) -> None:
 def test_captions_of_json_may_be_lists_and_columns_be_named(tmp_path: Path) -> None:
     row = {"text": ["one", "two"], "en": "three"}
     path = tar_of(tmp_path / "a.tar", {"a.png": png("red"), "a.json": json.dumps(row).encode()})
-    assert list_tars([str(path)]).pictures[0].captions == ("one", "two")
-    assert list_tars([str(path)], "en").pictures[0].captions == ("three",)
+    assert list_tar_pictures([str(path)]).pictures[0].captions == ("one", "two")
+    assert list_tar_pictures([str(path)], "en").pictures[0].captions == ("three",)
 
 
 def test_a_name_that_comes_again_is_another_sample(tmp_path: Path) -> None:
@@ -122,7 +127,7 @@ def test_a_shard_cut_short_is_told_and_the_rest_of_it_used(tmp_path: Path) -> No
     path = tar_of(tmp_path / "a.tar", files)
     data = path.read_bytes()
     path.write_bytes(data[: 512 * 7 + 40])  # in the midst of the fourth picture
-    listing = list_tars([str(path)])
+    listing = list_tar_pictures([str(path)])
     assert 3 <= len(listing.pictures) <= 4
     assert re.search(r"a\.tar: is no whole tar archive \(", str(listing.broken[0]))
     with pytest.raises(DataError, match=r"a\.tar: is no whole tar archive"):
@@ -131,7 +136,7 @@ def test_a_shard_cut_short_is_told_and_the_rest_of_it_used(tmp_path: Path) -> No
 
 def test_damaged_texts_break_their_pictures(tmp_path: Path) -> None:
     path = tar_of(tmp_path / "a.tar", {"a.png": png("red"), "a.json": b"{", "b.txt": b"x"})
-    listing = list_tars([str(path)])
+    listing = list_tar_pictures([str(path)])
     assert re.search(
         r"a\.tar!a\.png: its a\.json cannot be used: Expecting", str(listing.broken[0])
     )
@@ -142,7 +147,7 @@ def test_a_compressed_shard_is_refused_with_the_remedy(tmp_path: Path) -> None:
     path = tar_of(tmp_path / "a.tar", {"a.png": png("red")})
     (tmp_path / "a.tar.gz").write_bytes(gzip.compress(path.read_bytes()))
     with pytest.raises(DataError, match=r"is compressed, so that .* decompress it first"):
-        list_tars([str(tmp_path / "a.tar.gz")])
+        list_tar_pictures([str(tmp_path / "a.tar.gz")])
 
 
 def test_patterns_stand_for_files(tmp_path: Path) -> None:
@@ -265,12 +270,12 @@ def test_a_header_that_claims_gigabytes_is_not_read(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.write(info.tobuf())
         file.truncate(9 << 30)  # a hole
-    (broken,) = list_tars([str(path)]).broken
+    (broken,) = list_tar_pictures([str(path)]).broken
     assert "is no whole tar archive (a header of it claims 7,516,192,768 bytes)" in str(broken)
 
 
 def test_a_mask_that_claims_gigabytes_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     path.touch()
-    with pytest.raises(BrokenPicture, match="holds 8,589,934,592 bytes of one file"):
+    with pytest.raises(BrokenPictureError, match="holds 8,589,934,592 bytes of one file"):
         TarMemberSource(path, 512, 8 << 30).read()

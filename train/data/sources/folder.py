@@ -15,7 +15,7 @@ from pathlib import Path
 from t2i.errors import DataError
 from t2i.safe_reading import read_bounded
 from t2i.terminal import several
-from train.data.decode import BrokenPicture
+from train.data.decode import BrokenPictureError
 from train.data.sources.listing import MAX_CAPTION, FileBytes, Listing, PictureEntry, parse_caption
 from train.data.sources.metadata import TABLES, Rows, find_metadata_table, read_caption_table
 
@@ -85,7 +85,7 @@ def list_folder(folder: Path, options: FolderOptions | None = None) -> Listing:
             loser = find_companion(path.relative_to(folder), losers)
             if losers is not None and loser is None:
                 reason = f"has no worse one of its name in {options.losers}"
-                scan.listing.broken.append(BrokenPicture(str(path), reason))
+                scan.listing.broken.append(BrokenPictureError(str(path), reason))
                 continue
             scan.listing.pictures.append(
                 PictureEntry(
@@ -138,7 +138,7 @@ def read_captions(
         text = parse_caption(read_bounded(path.with_name(beside), MAX_CAPTION))
     except (OSError, ValueError) as error:
         scan.listing.broken.append(
-            BrokenPicture(
+            BrokenPictureError(
                 str(path), f"its caption {beside} cannot be used: {format_os_error(error)}"
             )
         )
@@ -151,7 +151,7 @@ def add_scan_notes(scan: _Scan, repeated: dict[str, tuple[int, str]]) -> None:
     listing = scan.listing
     for path in sorted(scan.rows.keys() - scan.seen):
         reason = "its suffix is no picture's" if path.exists() else "is not there"
-        listing.broken.append(BrokenPicture(str(path), f"named in the metadata, but {reason}"))
+        listing.broken.append(BrokenPictureError(str(path), f"named in the metadata, but {reason}"))
     for name, (repeats, words) in repeated.items():
         listing.notes.append(f"{name}: each picture {repeats} times; caption {words!r} if none")
     if scan.orphans:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from t2i.safe_reading import CAPTION, PICTURE, check_letters, decode_utf8, read_bounded
 from t2i.terminal import several
-from train.data.decode import BrokenPicture
+from train.data.decode import BrokenPictureError
 
 MAX_BYTES = PICTURE.most
 MAX_CAPTION = CAPTION.most
@@ -16,7 +16,7 @@ class ByteSource(Protocol):
     """Source of the bytes of a file; picklable for worker processes, so nothing is held open."""
 
     def read(self) -> bytes:
-        """Return the bytes. Raises OSError, or BrokenPicture with a reason."""
+        """Return the bytes. Raises OSError, or BrokenPictureError with a reason."""
         ...
 
 
@@ -60,18 +60,18 @@ class Listing:
     """
 
     pictures: list[PictureEntry] = field(default_factory=list)
-    broken: list[BrokenPicture] = field(default_factory=list)
+    broken: list[BrokenPictureError] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
 def read_bytes(source: ByteSource, name: str) -> bytes:
-    """Read the bytes of a source. Raises BrokenPicture for every failure to read it."""
+    """Read the bytes of a source. Raises BrokenPictureError for every failure to read it."""
     try:
         return source.read()
     except FileNotFoundError:
-        raise BrokenPicture(name, "is not there") from None
+        raise BrokenPictureError(name, "is not there") from None
     except OSError as error:
-        raise BrokenPicture(name, f"cannot be read ({error.strerror or error})") from error
+        raise BrokenPictureError(name, f"cannot be read ({error.strerror or error})") from error
 
 
 def parse_caption(data: bytes) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from t2i.errors import DataError
 from t2i.safe_reading import PICTURE
 from t2i.terminal import several
-from train.data.decode import BrokenPicture
+from train.data.decode import BrokenPictureError
 
 SCHEMES = ("http://", "https://")
 TRIES = 6
@@ -29,17 +29,17 @@ class RemoteSource:
     size: int
 
     def read(self) -> bytes:
-        """Download the bytes of the file. Raises BrokenPicture if it is too large or gone."""
+        """Download the bytes of the file. Raises BrokenPictureError if it is too large or gone."""
         if self.size > PICTURE.most:
-            raise BrokenPicture(self.url, f"holds {self.size:,} bytes of one file")
+            raise BrokenPictureError(self.url, f"holds {self.size:,} bytes of one file")
         return fetch_range(self.url, self.offset, self.size)
 
 
 def fetch_range(url: str, offset: int, size: int) -> bytes:
     """Download a range of bytes of a URL.
 
-    Raises BrokenPicture if the server has no such file, for which another picture can be used, and
-    DataError if the server cannot be reached.
+    Raises BrokenPictureError if the server has no such file, for which another picture can be
+    used, and DataError if the server cannot be reached.
     """
     if size == 0:
         return b""
@@ -56,9 +56,9 @@ def fetch_range(url: str, offset: int, size: int) -> bytes:
             problem = f"{several(len(data), 'byte')} came of {size}"
         except urllib.error.HTTPError as error:
             if error.code in GONE:
-                raise BrokenPicture(url, f"is not there ({error})") from None
+                raise BrokenPictureError(url, f"is not there ({error})") from None
             if error.code == 416:
-                raise BrokenPicture(url, "ends in the midst of this file") from None
+                raise BrokenPictureError(url, "ends in the midst of this file") from None
             problem = str(error)
         except (OSError, EOFError) as error:
             problem = str(error)

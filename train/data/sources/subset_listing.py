@@ -4,8 +4,8 @@ from train.data.pictures_config import PicturesConfig
 from train.data.sources.folder import CAPTION_SUFFIXES, FolderOptions, list_folder
 from train.data.sources.kohya import load_kohya_subsets
 from train.data.sources.listing import Listing
-from train.data.sources.table import list_table
-from train.data.sources.tars import list_tars
+from train.data.sources.table import list_dataset_table
+from train.data.sources.tars import list_tar_pictures
 from train.data.subsets import SubsetConfig
 
 
@@ -33,9 +33,9 @@ def list_subset(subset: SubsetConfig) -> Listing:
     """
     if subset.tars is not None:
         patterns = (subset.tars,) if isinstance(subset.tars, str) else subset.tars
-        return list_tars(patterns, subset.caption_column)
+        return list_tar_pictures(patterns, subset.caption_column)
     if subset.dataset is not None:
-        return list_table(
+        return list_dataset_table(
             subset.dataset,
             subset.dataset_config,
             subset.split,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from t2i.errors import ArgumentError, DataError, nearest_hint
 from t2i.optional_dependencies import install_command
-from train.data.decode import BrokenPicture
+from train.data.decode import BrokenPictureError
 from train.data.sources.listing import FileBytes, Listing, PictureEntry, parse_captions
 from train.data.sources.metadata import CAPTION_COLUMNS
 
@@ -33,13 +33,13 @@ class TableRowSource:
         """Return the bytes in the cell, or of the file that it names."""
         cell = self.table[self.row][self.column]
         if cell is None:
-            raise BrokenPicture(f"row {self.row}", "has no picture")
+            raise BrokenPictureError(f"row {self.row}", "has no picture")
         if cell["bytes"] is not None:
             return bytes(cell["bytes"])
         return FileBytes(Path(cell["path"])).read()
 
 
-def list_table(
+def list_dataset_table(
     name: str,
     configuration: str | None = None,
     split: str = "train",
@@ -74,7 +74,7 @@ def list_table(
         try:
             texts = parse_captions(captions[row]) if captions is not None else ()
         except ValueError as error:
-            listing.broken.append(BrokenPicture(place, str(error)))
+            listing.broken.append(BrokenPictureError(place, str(error)))
             continue
         source = TableRowSource(pictures, row, image_column)
         listing.pictures.append(

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from t2i.errors import ArgumentError, DataError
 from t2i.safe_reading import FileKind, open_regular, open_untrusted, parse_json
-from train.data.decode import BrokenPicture
+from train.data.decode import BrokenPictureError
 from train.data.sources.folder import FOREIGN_SUFFIXES, SUFFIXES
 from train.data.sources.listing import (
     MAX_BYTES,
@@ -54,14 +54,14 @@ class TarMemberSource:
     size: int
 
     def read(self) -> bytes:
-        """Return the bytes of the file. Raises BrokenPicture if it is too large or cut short."""
+        """Return the bytes of the file. Raises BrokenPictureError if it is too large or cut."""
         if self.size > MAX_BYTES:
-            raise BrokenPicture(str(self.archive), f"holds {self.size:,} bytes of one file")
+            raise BrokenPictureError(str(self.archive), f"holds {self.size:,} bytes of one file")
         with open_regular(self.archive) as file:
             file.seek(self.offset)
             data = file.read(self.size)
         if len(data) < self.size:
-            raise BrokenPicture(str(self.archive), "ends in the midst of this file")
+            raise BrokenPictureError(str(self.archive), "ends in the midst of this file")
         return data
 
 
@@ -81,19 +81,19 @@ class TarMember:
     text: bytes | None
 
 
-def list_tars(patterns: Sequence[str], caption_column: str | None = None) -> Listing:
+def list_tar_pictures(patterns: Sequence[str], caption_column: str | None = None) -> Listing:
     """List the pictures with captions in all archives, in their order.
 
     Raises DataError for an archive that cannot be read in place.
     """
     listing = Listing()
     for archive in expand_patterns(patterns):
-        for parts in group_samples(list_members(archive, listing)):
+        for parts in group_members_by_sample(iterate_tar_members(archive, listing)):
             _add_sample(parts, archive, caption_column, listing)
     return listing
 
 
-def group_samples(members: Iterator[TarMember]) -> Iterator[dict[str, TarMember]]:
+def group_members_by_sample(members: Iterator[TarMember]) -> Iterator[dict[str, TarMember]]:
     """Yield the files of each sample by kind; a repeated kind begins another sample."""
     parts: dict[str, TarMember] = {}
     for member in members:
@@ -120,7 +120,7 @@ def _add_sample(
                 raise ValueError(f"has {picture.size:,} bytes; at most {MAX_BYTES:,} are read")
             captions = _sample_captions(parts, caption_column)
         except ValueError as error:
-            listing.broken.append(BrokenPicture(name, str(error)))
+            listing.broken.append(BrokenPictureError(name, str(error)))
             continue
         listing.pictures.append(
             PictureEntry(
@@ -154,7 +154,7 @@ def _sample_captions(parts: dict[str, TarMember], caption_column: str | None) ->
     return parse_captions(found[0]) if found else ()
 
 
-def list_members(archive: str, listing: Listing) -> Iterator[TarMember]:
+def iterate_tar_members(archive: str, listing: Listing) -> Iterator[TarMember]:
     """Yield the files of an archive in order; an incomplete archive is added to the broken ones."""
     source: Callable[[int, int], ByteSource]
     with ExitStack() as stack:
@@ -187,7 +187,7 @@ def list_members(archive: str, listing: Listing) -> Iterator[TarMember]:
                     place = source(info.offset_data, info.size)
                     yield TarMember(info.name, folder + slash + stem, kind, place, info.size, text)
         except tarfile.ReadError as error:
-            listing.broken.append(BrokenPicture(archive, f"is no whole tar archive ({error})"))
+            listing.broken.append(BrokenPictureError(archive, f"is no whole tar archive ({error})"))
 
 
 class HeaderReader:

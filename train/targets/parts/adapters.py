@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import nn
 
 from t2i.errors import ArgumentError
-from train.targets.parts.full_weights import ModelName, Models, TrainedPart, get_model
+from train.targets.parts.full_weights import ModelName, Models, TrainedPart, get_part_model
 from train.targets.parts.module_patterns import Patterns, match_modules
 
 ATTENTION: dict[str, Patterns] = {
@@ -51,7 +51,7 @@ def inject_adapter(part: AdapterPart, models: Models, name: str, key: str) -> li
     Raises ArgumentError for patterns that match no linear or convolutional layer, and for a layer
     that has an adapter of another part.
     """
-    model = get_model(models, part.of, key)
+    model = get_part_model(models, part.of, key)
     patterns = part.modules or default_module_patterns(model)
     layers = [
         n for n in match_modules(model, patterns, f"{key}.modules") if _can_have_adapter(model, n)

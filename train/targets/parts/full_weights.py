@@ -37,7 +37,7 @@ class FullPart(TrainedPart):
     """Patterns over the names of its modules; cross-attention: ["attn2.to_k", "attn2.to_v"]."""
 
 
-def get_model(models: Models, of: str, key: str) -> nn.Module:
+def get_part_model(models: Models, of: str, key: str) -> nn.Module:
     """Return the model that a part names by `of`, such as "unet".
 
     Raises ArgumentError if the base has no such model.
@@ -51,7 +51,7 @@ def get_model(models: Models, of: str, key: str) -> nn.Module:
 
 def enable_full_training(part: FullPart, models: Models, key: str) -> list[nn.Parameter]:
     """Set `requires_grad` for the weights of the matching modules and return them."""
-    model = get_model(models, part.of, key)
+    model = get_part_model(models, part.of, key)
     weights = {
         id(weight): weight
         for name in match_modules(model, part.modules, f"{key}.modules")
