@@ -23,11 +23,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.machine import hardware_info, settle, write_result
+from benchmarks.machine import collect_hardware_info, settle, write_result
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.adapters import MODEL_PARTS, add_lora, read_learned_words, read_lora
 from t2i.atomic_files import write_atomically
-from t2i.pictures import FORMATS, open_picture, picture_grid, save_picture
+from t2i.pictures import FORMATS, build_picture_grid, open_picture, save_picture
 from t2i.scenes.recognised_objects import Recognition
 from t2i.scenes.recogniser import Recogniser
 from t2i.scenes.scenes import paste_sprite, render_background
@@ -215,7 +215,7 @@ def main() -> None:
             name: json.loads((options.runs / name / "took.json").read_text())
             for name in options.only
         },
-        "machine": hardware_info(),
+        "machine": collect_hardware_info(),
     }
     print(json.dumps(result, indent=1))
     if options.out is not None:
@@ -242,7 +242,7 @@ def save_rows(drawn: dict[str, dict[str, list[Image.Image]]], path: Path) -> Non
                 rows[f"{name}: {prompt}"] = prompts[prompt]
     pictures = [picture for row in rows.values() for picture in row[:COLUMNS]]
     labels = [text for name in rows for text in (name, *[""] * (COLUMNS - 1))]
-    page = picture_grid(pictures, labels, COLUMNS, cell=CELL)
+    page = build_picture_grid(pictures, labels, COLUMNS, cell=CELL)
     form = FORMATS[path.suffix.lower()]
     write_atomically(path, lambda part: page.save(part, format=form, quality=QUALITY))
 

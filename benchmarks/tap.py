@@ -23,7 +23,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from benchmarks.machine import hardware_info, write_result
+from benchmarks.machine import collect_hardware_info, write_result
 from t2i.attention.compute import tap
 
 PLACES, TOKENS, HEADS, WIDTH = 16, 8, 2, 32
@@ -80,7 +80,7 @@ def ways() -> dict[str, Run]:
             return plain()
 
     def replaced() -> Tensor:
-        with tap.listen(PassThrough()):
+        with tap.use_attention_handler(PassThrough()):
             return plain()
 
     return {"plain": plain, "mode": mode, "replaced": replaced}
@@ -103,7 +103,7 @@ def measure(rounds: int, calls: int) -> dict[str, Any]:
     for turn in range(-1, rounds):  # one round to warm up
         for name in WAYS[:: 1 if turn % 2 else -1]:
             if name == "replaced":
-                with tap.install_tap():
+                with tap.tap_installed():
                     took, outputs[name] = seconds_of(runs[name], calls), runs[name]()
             else:
                 took, outputs[name] = seconds_of(runs[name], calls), runs[name]()
@@ -153,7 +153,7 @@ def main() -> None:
     print(f"the outputs are {'equal bit for bit' if result['equal'] else 'DIFFERENT'}")
     if options.out:
         asked = {"rounds": options.rounds, "calls": options.calls}
-        write_result(options.out, {"asked": asked} | result | {"machine": hardware_info()})
+        write_result(options.out, {"asked": asked} | result | {"machine": collect_hardware_info()})
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from PIL import Image
 
 from docs.pages import PAGES, REPO, blocks, links, text_of
 from t2i.cli import main as t2i
-from t2i.pictures import FORMATS, open_picture, picture_grid, save_picture
+from t2i.pictures import FORMATS, build_picture_grid, open_picture, save_picture
 
 COLUMNS, CELL = 8, 160
 DRAWING = ("generate", "inspect", "edit")
@@ -98,7 +98,7 @@ def main() -> None:
         drawn += [(f"{Path(page).name}: {label}", picture) for label, picture in found]
     out = options.out / "examples.png"
     labels = [label for label, _ in drawn]
-    save_picture(picture_grid([picture for _, picture in drawn], labels, COLUMNS, CELL), out)
+    save_picture(build_picture_grid([picture for _, picture in drawn], labels, COLUMNS, CELL), out)
     print(f"{out}: {len(drawn)} pictures")
 
 

@@ -27,28 +27,32 @@ def isolated_accelerate_state() -> Iterator[None]:
     processes is destroyed by whoever made it: where one fails, the others may still wait in it.
     """
     before = [dict(kind._shared_state) for kind in SHARED]
-    variables, threads, grouped = dict(os.environ), torch.get_num_threads(), in_process_group()
+    variables, threads, grouped = (
+        dict(os.environ),
+        torch.get_num_threads(),
+        is_process_group_initialized(),
+    )
     excepthook = sys.excepthook
     _replace_states([{} for _ in SHARED])
     try:
         yield
     finally:
-        if in_process_group() and not grouped and distributed.get_world_size() == 1:
+        if is_process_group_initialized() and not grouped and distributed.get_world_size() == 1:
             distributed.destroy_process_group()
         _replace_states(before)
         _restore_environment(variables)
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
-        if in_process_group() == grouped:
+        if is_process_group_initialized() == grouped:
             sys.excepthook = excepthook  # that of a group says which process failed
 
 
 def default_device() -> torch.device:
     """Return the device that Accelerate chooses for this process."""
-    grouped = in_process_group()
+    grouped = is_process_group_initialized()
     with isolated_accelerate_state():
         found: torch.device = PartialState().device
-        if in_process_group() and not grouped:
+        if is_process_group_initialized() and not grouped:
             distributed.destroy_process_group()
     return found
 
@@ -67,7 +71,7 @@ def isolated_rng() -> Iterator[None]:
         yield
 
 
-def in_process_group() -> bool:
+def is_process_group_initialized() -> bool:
     """Return True if torch.distributed is initialized in this process."""
     return distributed.is_available() and distributed.is_initialized()
 

@@ -30,7 +30,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     Raises OutputError, leaving neither the temporary nor a changed final file, when the disk
     refuses.
     """
-    temporary = temporary_beside(path)
+    temporary = build_temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
@@ -38,7 +38,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(temporary, path)
         flush_to_disk(path.parent)
     except OSError as error:
-        raise write_error(path, error) from error
+        raise build_write_error(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -64,7 +64,7 @@ def write_new_file_group(
     """
     name_groups = iter(name_groups)
     first_names = next(name_groups)
-    folder = temporary_beside(first_names[0])
+    folder = build_temporary_path(first_names[0])
     try:
         first_names[0].parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir()
@@ -80,7 +80,7 @@ def write_new_file_group(
             next((path for path in first_names if os.path.lexists(path)), first_names[0])
         )
     except OSError as error:
-        raise write_error(first_names[0], error) from error
+        raise build_write_error(first_names[0], error) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -127,10 +127,12 @@ def check_name_lengths(paths: Iterable[Path]) -> None:
         except (OSError, ValueError, AttributeError):
             longest = LONGEST_NAME
         if any(len(os.fsencode(part)) > longest for part in path.parts if part != path.anchor):
-            raise write_error(path, OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG)))
+            raise build_write_error(
+                path, OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+            )
 
 
-def temporary_beside(path: Path) -> Path:
+def build_temporary_path(path: Path) -> Path:
     """Return a hidden temporary path in the same folder, unique to this call."""
     path = path if path.name else path.absolute()
     name = path.name.encode(errors="surrogateescape")[:200].decode(errors="ignore")
@@ -146,7 +148,7 @@ def flush_to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_error(path: Path, error: OSError) -> OutputError:
+def build_write_error(path: Path, error: OSError) -> OutputError:
     """Return an OutputError with a remedy for an OSError."""
     remedy = {
         errno.ENOSPC: "The disk is full: free some space or choose another folder.",

@@ -14,10 +14,10 @@ from safetensors import SafetensorError
 
 from t2i.atomic_files import (
     NameTaken,
+    build_temporary_path,
+    build_write_error,
     flush_to_disk,
     link_to_new_name,
-    temporary_beside,
-    write_error,
 )
 from t2i.errors import OutputError
 
@@ -30,7 +30,7 @@ def atomic_folder(final: Path) -> Iterator[Path]:
 
     Raises OutputError when the disk refuses; then the previous folder stays.
     """
-    temporary = temporary_beside(final)
+    temporary = build_temporary_path(final)
     lock = None
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def atomic_folder(final: Path) -> Iterator[Path]:
             f"Cannot write {final}: {error}. Free some space or choose another folder."
         ) from error
     except OSError as error:
-        raise write_error(final, error) from error
+        raise build_write_error(final, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if lock is not None:
@@ -61,7 +61,7 @@ def place_atomically(final: Path) -> Iterator[Path]:
     Raises NameTaken where anything but an empty folder has that name; checking and placing are one
     atomic operation.
     """
-    temporary = temporary_beside(final)
+    temporary = build_temporary_path(final)
     lock = None
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ def place_atomically(final: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR) and final.exists():
             raise NameTaken(final) from None
-        raise write_error(final, error) from error
+        raise build_write_error(final, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if lock is not None:
@@ -90,7 +90,7 @@ def replace_folder(new: Path, final: Path) -> None:
         return
     if exchange_names(new, final):
         return  # the old one is now under the temporary name
-    aside = backup_path(final)
+    aside = build_backup_path(final)
     shutil.rmtree(aside, ignore_errors=True)
     final.rename(aside)
     try:
@@ -119,7 +119,7 @@ def recover_folder(final: Path) -> None:
     """Restore a folder that a kill left under its backup name."""
     if not final.name:  # "." or "/"
         return
-    aside = backup_path(final)
+    aside = build_backup_path(final)
     if os.path.isdir(aside) and not os.path.lexists(final):
         with contextlib.suppress(OSError):  # another was quicker
             aside.rename(final)
@@ -131,7 +131,7 @@ def recover_all_folders(folder: Path) -> None:
         recover_folder(aside.with_name(aside.name[1:].removesuffix(".old")))
 
 
-def backup_path(final: Path) -> Path:
+def build_backup_path(final: Path) -> Path:
     """Return the path of a folder's backup while it is being replaced."""
     return final.with_name(f".{final.name}.old")
 

@@ -67,7 +67,7 @@ class DrawingError(T2IError):
     exit_code = 8
 
 
-def library_message(error: BaseException) -> str:
+def format_library_error(error: BaseException) -> str:
     """Return a library's error in one line for use in a message."""
     lines = str(error).strip().splitlines() or [""]
     said = lines[-1 if lines[0].endswith(":") else 0].strip()

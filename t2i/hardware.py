@@ -10,13 +10,13 @@ from typing import Any
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "numpy", "pillow")
 
 
-def hardware_info() -> dict[str, Any]:
+def collect_hardware_info() -> dict[str, Any]:
     """Return hardware, library versions and date."""
     import torch
 
     return {
         "date": date.today().isoformat(),
-        "processor": processor_name(),
+        "processor": find_processor_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load_average": os.getloadavg()[0],
@@ -26,7 +26,7 @@ def hardware_info() -> dict[str, Any]:
     }
 
 
-def processor_name() -> str:
+def find_processor_name() -> str:
     """Return the model name of the processor."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []

@@ -7,7 +7,7 @@ from shlex import quote
 from urllib.parse import unquote, urlsplit
 
 
-def install_command(extra: str) -> str:
+def build_install_command(extra: str) -> str:
     """Return the command that adds an extra of pyproject.toml to the installed t2i.
 
     pip notes where a package came from (PEP 610): nothing for one from an index, whose name is

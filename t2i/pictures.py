@@ -189,7 +189,7 @@ def _warn_text_left_out(key: str, size: int, name: str, why: str) -> None:
     )
 
 
-def picture_grid(
+def build_picture_grid(
     pictures: Sequence[Image.Image],
     labels: Sequence[str],
     columns: int,

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
-from t2i.atomic_files import write_error
+from t2i.atomic_files import build_write_error
 from t2i.errors import OutputError
 
 LOCK = "run.lock"
@@ -28,7 +28,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise write_error(folder, error) from error
+        raise build_write_error(folder, error) from error
     try:
         _acquire_lock(descriptor, folder)
         yield
@@ -45,7 +45,7 @@ def _acquire_lock(descriptor: int, folder: Path) -> None:
             "with --out."
         ) from None
     except OSError as error:
-        raise write_error(folder, error) from error
+        raise build_write_error(folder, error) from error
 
 
 class StoppedEarly(Exception):

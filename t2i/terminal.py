@@ -139,7 +139,7 @@ def print_rich(inner: "RenderableType" = "") -> None:
 
 
 @contextmanager
-def warnings_in_one_line() -> Iterator[list[str]]:
+def one_line_warnings() -> Iterator[list[str]]:
     """Show each warning as one line without source code; yield a list that collects
     the messages.
     """

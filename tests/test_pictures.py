@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from t2i.errors import ArgumentError, DataError, OutputError
 from t2i.exif import EXIF_IFD, MAKER_NOTE, USER_COMMENT
-from t2i.pictures import GAP, MAX_TEXT, PAPER, open_picture, picture_grid, save_picture
+from t2i.pictures import GAP, MAX_TEXT, PAPER, build_picture_grid, open_picture, save_picture
 
 
 def colourful(width: int = 24, height: int = 16) -> Image.Image:
@@ -236,7 +236,7 @@ def test_a_missing_picture_and_a_folder_are_refused(tmp_path: Path) -> None:
 def test_a_sheet_puts_pictures_in_rows_with_labels_under_them() -> None:
     tints = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
     pictures = [Image.new("RGB", (60, 60), tint) for tint in tints]
-    page = np.asarray(picture_grid(pictures, ["one", "two", ""], columns=2))
+    page = np.asarray(build_picture_grid(pictures, ["one", "two", ""], columns=2))
     assert page.shape[1] == 2 * 60 + 3 * GAP
     for column, tint in ((0, tints[0]), (1, tints[1])):
         left = GAP + column * (60 + GAP)
@@ -251,11 +251,11 @@ def test_a_sheet_puts_pictures_in_rows_with_labels_under_them() -> None:
 
 def test_long_labels_wrap_and_stay_under_their_picture() -> None:
     pictures = [Image.new("RGB", (90, 20), (200, 0, 0)), Image.new("RGB", (90, 20), (0, 200, 0))]
-    short = picture_grid(pictures, ["a", ""], columns=2)
-    words = picture_grid(
+    short = build_picture_grid(pictures, ["a", ""], columns=2)
+    words = build_picture_grid(
         pictures, ["a red apple to the left of a cat on a blue background", ""], columns=2
     )
-    letters = picture_grid(pictures, ["W" * 60, ""], columns=2)
+    letters = build_picture_grid(pictures, ["W" * 60, ""], columns=2)
     for page in (words, letters):
         assert page.height > short.height + 20
         ink = np.asarray(page)[GAP + 20 :] != PAPER
@@ -266,7 +266,7 @@ def test_long_labels_wrap_and_stay_under_their_picture() -> None:
 def test_a_sheet_scales_pictures_to_the_cell_and_shows_transparency_as_paper() -> None:
     small = Image.new("RGBA", (10, 20), (0, 0, 0, 0))
     large = Image.new("RGB", (400, 200), (10, 10, 10))
-    page = np.asarray(picture_grid([small, large], ["", ""], columns=5, cell=50))
+    page = np.asarray(build_picture_grid([small, large], ["", ""], columns=5, cell=50))
     assert page.shape[1] == 2 * 50 + 3 * GAP
     assert (page[:, GAP : GAP + 50] == PAPER).all()
     assert (page == 10).all(axis=-1).sum() == 50 * 25
@@ -285,4 +285,4 @@ def test_a_sheet_that_cannot_be_drawn_is_refused(
     count: int, labels: list[str], columns: int, cell: int | None, message: str
 ) -> None:
     with pytest.raises(ArgumentError, match=message):
-        picture_grid([colourful()] * count, labels, columns, cell)
+        build_picture_grid([colourful()] * count, labels, columns, cell)

@@ -9,9 +9,9 @@ from t2i.errors import ArgumentError, T2IError
 from t2i.terminal import (
     escape_log_records,
     flush_at_exit,
+    one_line_warnings,
     print_line,
     print_note,
-    warnings_in_one_line,
 )
 
 
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 if __name__ == "__main__":
     try:
-        with warnings_in_one_line(), escape_log_records():
+        with one_line_warnings(), escape_log_records():
             main()
     except T2IError as error:
         print_note(f"{type(error).__name__}: {error}")

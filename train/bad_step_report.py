@@ -19,7 +19,7 @@ from torch import Tensor
 
 from t2i.atomic_files import write_atomically
 from t2i.errors import TrainingError
-from t2i.pictures import picture_grid, save_picture
+from t2i.pictures import build_picture_grid, save_picture
 from t2i.scenes.sample import Samples
 from train.batches.batch import Batch, iterate_batches
 from train.batches.order import BatchOrder, ProcessShare
@@ -99,7 +99,7 @@ class BadStepReport:
         write_atomically(path, lambda part: part.write_text(text, "utf-8"))
         pictures, rows = load_pictures(self.step - 1), self.list_suspects()[:MAX_PICTURES]
         labels = [f"{row.name} (loss {row.loss:.4g})" for row in rows]
-        page = picture_grid([pictures[row.slot] for row in rows], labels, columns=6)
+        page = build_picture_grid([pictures[row.slot] for row in rows], labels, columns=6)
         save_picture(page, path.with_suffix(".png"))
 
 

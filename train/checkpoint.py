@@ -21,7 +21,7 @@ from torch import Tensor
 
 from t2i.atomic_folders import atomic_folder, recover_all_folders
 from t2i.errors import TrainingError
-from t2i.safe_reading import RUN, open_regular, parse_json, read_bounded
+from t2i.safe_reading import RUN, open_regular_file, parse_json, read_bounded
 from t2i.safe_reading.tensors import read_tensors
 from t2i.terminal import several
 from train.optim.optimizer import BASE_RATE_KEY
@@ -238,5 +238,5 @@ def _in_layout_of(parameter: Tensor, value: Any) -> Any:
 
 def compute_file_digest(path: Path) -> str:
     """Return the SHA-256 of a file."""
-    with open_regular(path) as file:
+    with open_regular_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

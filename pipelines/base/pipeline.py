@@ -39,7 +39,7 @@ from pipelines.text.build_conditioning import build_conditioning, expand_to_imag
 from pipelines.text.learned_words import LearnedWordsMixin
 from t2i.conditioning.conditioning import Conditioning
 from t2i.conditioning.guidance import ClassifierFree, Conditional, choose_guidance
-from t2i.conditioning.perturbed_guidance import perturbed_sites
+from t2i.conditioning.perturbed_guidance import list_perturbed_sites
 from t2i.conditioning.run_state import Guidance, RunState, StepCallback
 from t2i.denoiser.families import sd, sdxl
 from t2i.denoiser.loading.model_parts import SDXL, STABLE_DIFFUSION
@@ -337,7 +337,7 @@ class Pipeline(
             return sample(
                 run,
                 serialize_passes(
-                    wrap_perturbed_denoiser(denoise, self.unet, perturbed_sites(run.guidance)),
+                    wrap_perturbed_denoiser(denoise, self.unet, list_perturbed_sites(run.guidance)),
                     self.unet,
                 ),
                 self.scheduler,

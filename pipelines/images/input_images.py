@@ -17,7 +17,7 @@ from torch import Tensor
 from pipelines.loop import Generators
 from pipelines.run import argument_checks
 from t2i.denoiser.families import sd
-from t2i.errors import ArgumentError, library_message
+from t2i.errors import ArgumentError, format_library_error
 from t2i.masks import ODDITY_WARNINGS, Oddity, find_mask_problem, flatten_mask
 from t2i.pictures import to_rgb_or_rgba
 from t2i.terminal import several
@@ -45,8 +45,8 @@ def preprocess_images(
         pixels_BCYX: Tensor = processor.preprocess(images, **options)
     except (ValueError, TypeError, RuntimeError, IndexError, AttributeError) as error:
         raise ArgumentError(
-            f"The {name} cannot be used ({library_message(error)}): expected images at least as "
-            "large as one latent, arrays and tensors in floating point."
+            f"The {name} cannot be used ({format_library_error(error)}): expected images at least "
+            "as large as one latent, arrays and tensors in floating point."
         ) from error
     is_mask = processor.config["do_convert_grayscale"]  # its channels are checked later
     channels = (3, processor.config["vae_latent_channels"])

@@ -16,7 +16,7 @@ from t2i.attention.prompts.prompt_tokens import Words
 from t2i.attention.site import StepWindow, check_step_window, is_empty_window
 from t2i.errors import ArgumentError
 from t2i.terminal import several
-from t2i.text.alignment import lowercase_words, text_without_weights
+from t2i.text.alignment import join_text_without_weights, split_into_lowercase_words
 from t2i.text.prompt import Prompt
 from t2i.text.token_layout import EncoderInput
 from t2i.text.word_pattern import build_word_pattern
@@ -164,7 +164,7 @@ def choose_edits(
 
 def covers_any_step(edit: Edit, num_steps: int) -> bool:
     """Return True if any step lies in the edit's window; warn where none does unexpectedly."""
-    if any(edit.covers(step, num_steps) for step in range(num_steps)):
+    if any(edit.acts_at_step(step, num_steps) for step in range(num_steps)):
         return True
     if not is_empty_window(edit.steps):
         name = WINDOWS.get(type(edit), f"steps of {type(edit).__name__}")
@@ -180,8 +180,8 @@ def has_equal_word_counts(source: str | Prompt, target: str | Prompt, num_steps:
     """Return True if source and target have equally many words at every step."""
     turns = list_pair_change_steps(source, target, num_steps)
     return all(
-        len(lowercase_words(get_cond_text(source, step, num_steps)))
-        == len(lowercase_words(get_cond_text(target, step, num_steps)))
+        len(split_into_lowercase_words(get_cond_text(source, step, num_steps)))
+        == len(split_into_lowercase_words(get_cond_text(target, step, num_steps)))
         for step in turns
     )
 
@@ -198,7 +198,10 @@ def get_cond_text(prompt: str | Prompt, step: int = 0, num_steps: int = 1) -> En
 
 def has_word(prompt: str | Prompt, word: str) -> bool:
     """Return True if the prompt contains the word at step 0."""
-    return build_word_pattern(word).search(text_without_weights(get_cond_text(prompt))) is not None
+    return (
+        build_word_pattern(word).search(join_text_without_weights(get_cond_text(prompt)))
+        is not None
+    )
 
 
 def check_weighted_words(targets: Sequence[str | Prompt], weights: Mapping[str, float]) -> None:
@@ -207,6 +210,6 @@ def check_weighted_words(targets: Sequence[str | Prompt], weights: Mapping[str, 
         if not isinstance(word, str):
             raise ArgumentError(f"Got the word {word!r} in weights, expected a string.")
         if not any(has_word(target, word) for target in targets):
-            texts = " ".join(text_without_weights(get_cond_text(target)) for target in targets)
+            texts = " ".join(join_text_without_weights(get_cond_text(target)) for target in targets)
             missing = unknown_word_message(word, texts).replace("the prompt", "any target", 1)
             raise ArgumentError(f"weights: {missing}")

@@ -10,7 +10,7 @@ from typing import Literal
 
 from t2i.attention.prompts.prompt_tokens import Words
 from t2i.attention.site import StepWindow
-from t2i.text.alignment import align_tokens, lowercase_words
+from t2i.text.alignment import align_tokens, split_into_lowercase_words
 from t2i.text.token_layout import EncoderInput
 
 ChangeKind = Literal["recolour", "swap", "addition", "stronger word", "other"]
@@ -73,7 +73,7 @@ def classify_change(
 
     weighted : True if a word of the target is weighted
     """
-    before, after = lowercase_words(source), lowercase_words(target)
+    before, after = split_into_lowercase_words(source), split_into_lowercase_words(target)
     numbers = {word: number for number, word in enumerate(dict.fromkeys([*before, *after]))}
     partners = align_tokens([numbers[w] for w in before], [numbers[w] for w in after])
     gone = find_changed_word_runs(before, [i in {*partners} for i in range(len(before))])

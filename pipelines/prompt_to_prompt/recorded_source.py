@@ -29,7 +29,7 @@ from pipelines.prompt_to_prompt.recording import (
 )
 from pipelines.run.run_facts import Facts, prompt_from_facts, prompt_to_facts
 from t2i.atomic_folders import recover_folder
-from t2i.attention.compute.recorded_rows import RecordedRow
+from t2i.attention.compute.recorded_rows import RecordedInputs
 from t2i.attention.edits.base.edit import Edit
 from t2i.attention.edits.local_blend import LocalBlend
 from t2i.attention.edits.refine import Refine
@@ -37,7 +37,7 @@ from t2i.attention.edits.replace import Replace
 from t2i.attention.edits.reweight import Reweight
 from t2i.attention.edits.self_replace import SelfReplace
 from t2i.errors import ArgumentError, DataError
-from t2i.safe_reading import RUN, open_regular, parse_json, read_bounded
+from t2i.safe_reading import RUN, open_regular_file, parse_json, read_bounded
 from t2i.text.prompt import Prompt
 from t2i.text.token_layout import EncoderInput
 
@@ -82,12 +82,12 @@ class RecordedSource:
         num_passes, num_steps = self.steps.count, self.facts["num_inference_steps"]
         return get_cond_text(self.prompt, step * num_steps // num_passes, num_steps)
 
-    def recorded_row(self, site: str, step: int) -> RecordedRow | None:
+    def recorded_inputs(self, site: str, step: int) -> RecordedInputs | None:
         """Return the source's query, key and mask at a site and step; None if not recorded."""
         tensors = self.steps[step]
         if f"{site}/query" not in tensors:
             return None
-        return RecordedRow(
+        return RecordedInputs(
             tensors[f"{site}/query"], tensors[f"{site}/key"], tensors.get(f"{site}/mask")
         )
 
@@ -149,7 +149,7 @@ def list_recorded_file_names(steps: int) -> list[str]:
 def compute_recorded_file_digest(path: Path) -> str:
     """Return the SHA-256 of a file; DataError if it cannot be read."""
     try:
-        with open_regular(path) as file:
+        with open_regular_file(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"Cannot read {path}: {error.strerror}.") from error

@@ -74,11 +74,11 @@ class RecordingProbe(Probe):
         self.max_positions = max_positions
         self.tensors: dict[str, Tensor] = {}
 
-    def fits(self, site: Site) -> bool:
+    def acts_at_site(self, site: Site) -> bool:
         """Return True for a site whose queries and keys are recorded."""
         return site.kind != "self" or site.positions <= self.max_positions
 
-    def covers(self, step: int, num_steps: int) -> bool:
+    def acts_at_step(self, step: int, num_steps: int) -> bool:
         """Return True: every step is recorded."""
         return True
 
@@ -86,7 +86,7 @@ class RecordingProbe(Probe):
         """Do nothing: the recording of a run is never discarded."""
         return
 
-    def bytes_at(self, site: Site, pictures: int, steps: int) -> int:
+    def estimate_bytes_at(self, site: Site, pictures: int, steps: int) -> int:
         """Return 0: RecordingEdit checks the budget, since it knows the width of the heads."""
         return 0
 
@@ -117,7 +117,7 @@ class RecordingEdit(Edit):
     probe: RecordingProbe
     budget: int
 
-    def fits(self, site: Site) -> bool:
+    def acts_at_site(self, site: Site) -> bool:
         """Return False: recording changes no attention."""
         return False
 

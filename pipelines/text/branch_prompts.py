@@ -21,7 +21,7 @@ from t2i.errors import ArgumentError
 from t2i.terminal import several
 from t2i.text.encoders.selection import EncodedText, TwoClip, select_text_encoder
 from t2i.text.encoders.two_clip import PenultimateClip
-from t2i.text.learned_words import continuation_insertions
+from t2i.text.learned_words import find_continuation_insertions
 from t2i.text.prompt import Prompt, WeightedText
 
 TextBatch = tuple[str | WeightedText, ...]
@@ -166,9 +166,10 @@ def expand_learned_words(pipe: Any, texts_at: TextBatch, tokenizer: Any) -> Text
     if not tokenizer.get_added_vocab():
         return texts_at
     spell = partial(pipe.maybe_convert_prompt, tokenizer=tokenizer)
-    find = partial(continuation_insertions, tokenizer=tokenizer)
+    find = partial(find_continuation_insertions, tokenizer=tokenizer)
     return tuple(
-        spell(line) if isinstance(line, str) else line.with_additions(find) for line in texts_at
+        spell(line) if isinstance(line, str) else line.copy_with_insertions(find)
+        for line in texts_at
     )
 
 

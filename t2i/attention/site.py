@@ -120,7 +120,7 @@ def no_site_message(wanted: object, sites: Iterable[Site]) -> str:
     )
 
 
-def steps_in_window(window: StepWindow, num_steps: int, table: int | None = None) -> range:
+def list_steps_in_window(window: StepWindow, num_steps: int, table: int | None = None) -> range:
     """Return the steps of a window in a run of `num_steps` steps.
 
     A share f of the run ends before step int(f * table). `table` is the number of steps, or one

@@ -38,9 +38,9 @@ from t2i.terminal import (
     escape_log_records,
     flush_at_exit,
     flush_lines,
+    one_line_warnings,
     print_line,
     reopen_closed_streams,
-    warnings_in_one_line,
 )
 
 EXIT_CODES = (
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with (
             delay_gc() if ends else nullcontext(),
             show_loading_notice(quiet=asks_for_json(arguments)),
-            warnings_in_one_line(),
+            one_line_warnings(),
             escape_log_records(),
         ):
             code = app(arguments, prog_name="t2i", standalone_mode=False) or 0

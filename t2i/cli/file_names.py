@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from t2i.atomic_files import NameTaken, check_name_lengths, write_error, write_new_file_group
+from t2i.atomic_files import NameTaken, build_write_error, check_name_lengths, write_new_file_group
 from t2i.errors import ArgumentError
 from t2i.pictures import FORMATS
 
@@ -57,7 +57,7 @@ class OutputNames:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise write_error(self.folder, error) from error
+            raise build_write_error(self.folder, error) from error
 
     def save_image(self, index: int, seed: int, write: Callable[[Path], object]) -> Path:
         """Write an image to a new file through `write` and return its path.

@@ -36,9 +36,9 @@ def distributed_process_group() -> "Iterator[PartialState]":
     from accelerate.utils import parse_flag_from_env
     from torch import distributed
 
-    from t2i.accelerate_state import in_process_group, isolated_accelerate_state
+    from t2i.accelerate_state import is_process_group_initialized, isolated_accelerate_state
 
-    on_cpu, grouped = parse_flag_from_env("ACCELERATE_USE_CPU"), in_process_group()
+    on_cpu, grouped = parse_flag_from_env("ACCELERATE_USE_CPU"), is_process_group_initialized()
     with isolated_accelerate_state():
         state = PartialState(cpu=on_cpu or not torch.accelerator.is_available())
         if on_cpu and state.num_processes == 1 and "MASTER_PORT" in os.environ:
@@ -49,7 +49,7 @@ def distributed_process_group() -> "Iterator[PartialState]":
         try:
             yield state
         finally:
-            if in_process_group() and not grouped:
+            if is_process_group_initialized() and not grouped:
                 distributed.destroy_process_group()
 
 

@@ -70,8 +70,8 @@ class PerturbedAttention:
         return rescale_contrast(guided_BCHW, cond_BCHW, self.rescale)
 
 
-def perturbed_sites(guidance: Guidance) -> tuple[str, ...]:
+def list_perturbed_sites(guidance: Guidance) -> tuple[str, ...]:
     """Return the sites whose self-attention this guidance perturbs; empty for most."""
     if isinstance(guidance, Interval):
-        return perturbed_sites(guidance.guidance)
+        return list_perturbed_sites(guidance.guidance)
     return guidance.sites if isinstance(guidance, PerturbedAttention) else ()

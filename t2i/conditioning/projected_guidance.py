@@ -71,22 +71,22 @@ class AdaptiveProjected:
     def combine(self, predictions: Mapping[Branch, Tensor], run: RunState) -> Tensor:
         """Return the prediction guided by the orthogonal part of the difference, (B, C, H, W)."""
         cond_BCHW = predictions["cond"]
-        a, b = self.denoised_factors(run)
+        a, b = self.compute_denoised_factors(run)
         D_cond_BCHW = (
             cond_BCHW if self.space == "prediction" else a * run.latents_BCHW + b * cond_BCHW
         )
         diff_BCHW = b * (cond_BCHW - predictions["uncond"])
 
-        diff_BCHW = self.add_momentum(diff_BCHW, run)
+        diff_BCHW = self.update_momentum(diff_BCHW, run)
         diff_BCHW = clip_norm(diff_BCHW, self.norm_threshold)
-        parallel_BCHW, orthogonal_BCHW = project(diff_BCHW, D_cond_BCHW)
+        parallel_BCHW, orthogonal_BCHW = split_parallel_and_orthogonal(diff_BCHW, D_cond_BCHW)
         update_BCHW = orthogonal_BCHW + self.eta * parallel_BCHW
 
         # D_cond + (scale - 1) update, turned back: the latents' part cancels out.
         guided_BCHW = cond_BCHW + (self.scale - 1) / b * update_BCHW
         return rescale_contrast(guided_BCHW, cond_BCHW, self.rescale)
 
-    def denoised_factors(self, run: RunState) -> tuple[float, float]:
+    def compute_denoised_factors(self, run: RunState) -> tuple[float, float]:
         """Return a and b of this step in D = a * latents + b * prediction."""
         if self.space == "prediction":
             return 0.0, 1.0
@@ -99,7 +99,7 @@ class AdaptiveProjected:
             )
         return run.denoised_factors[run.step]
 
-    def add_momentum(self, diff_BCHW: Tensor, run: RunState) -> Tensor:
+    def update_momentum(self, diff_BCHW: Tensor, run: RunState) -> Tensor:
         """Return the difference plus `momentum` times its running average, and store the new
         average.
         """
@@ -122,7 +122,7 @@ def clip_norm(diff_BCHW: Tensor, r: float) -> Tensor:
     return diff_BCHW * (r / length_B111).clamp(max=1)
 
 
-def project(diff_BCHW: Tensor, D_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+def split_parallel_and_orthogonal(diff_BCHW: Tensor, D_BCHW: Tensor) -> tuple[Tensor, Tensor]:
     """Return the parts of each image's difference parallel and orthogonal to D, computed in
     double.
     """

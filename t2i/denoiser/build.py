@@ -31,7 +31,7 @@ from t2i.denoiser.loading.config_checks import MIN_PROMPT_LENGTH
 from t2i.denoiser.loading.config_values import check_config_values
 from t2i.denoiser.loading.meta_models import build_meta_model
 from t2i.denoiser.loading.trial_pass import check_models_run
-from t2i.errors import ArgumentError, ModelError, library_message, nearest_hint
+from t2i.errors import ArgumentError, ModelError, format_library_error, nearest_hint
 from t2i.safe_reading import CONFIG, read_toml
 from t2i.text.bpe import build_clip_tokenizer, load_bpe
 
@@ -218,7 +218,7 @@ def build_component(kind: type, settings: Settings, table: str) -> Any:
         return kind(**settings)
     except Exception as error:  # Constructors of the libraries fail in any way.
         raise ArgumentError(
-            f"The model config's [{table}] makes no {kind.__name__}: {library_message(error)}"
+            f"The model config's [{table}] makes no {kind.__name__}: {format_library_error(error)}"
         ) from error
 
 

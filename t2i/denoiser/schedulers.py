@@ -8,7 +8,7 @@ import diffusers
 import torch
 from torch import Tensor
 
-from t2i.errors import ArgumentError, library_message, nearest_hint
+from t2i.errors import ArgumentError, format_library_error, nearest_hint
 
 
 class Scheduler(Protocol):
@@ -56,7 +56,7 @@ def build_scheduler(name: str, config: Mapping[str, object]) -> Scheduler:
     except Exception as error:  # The config may be anybody's, of any of diffusers' schedulers.
         raise ArgumentError(
             f"The sampler {name!r} cannot be built on this model's noise schedule "
-            f"({library_message(error)}): leave out the sampler to use the model's own."
+            f"({format_library_error(error)}): leave out the sampler to use the model's own."
         ) from error
     return built
 

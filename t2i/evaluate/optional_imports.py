@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from t2i.errors import ArgumentError
-from t2i.optional_dependencies import install_command
+from t2i.optional_dependencies import build_install_command
 
 LIBRARIES = ("jinja2", "matplotlib", "torchmetrics")
 
@@ -18,7 +18,7 @@ def explain_missing_extra() -> Iterator[None]:
     except ImportError as error:
         raise ArgumentError(
             f"An evaluation needs {error.name or error}, which is not installed: "
-            f"{install_command('evaluate')}"
+            f"{build_install_command('evaluate')}"
         ) from error
 
 

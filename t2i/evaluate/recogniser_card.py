@@ -28,7 +28,7 @@ from t2i.evaluate.generation.judge import (
 from t2i.evaluate.report.chapter import Estimate, Table
 from t2i.evaluate.report.markdown import render_table
 from t2i.evaluate.report.statistics import mean_with_bootstrap_interval, proportion_with_interval
-from t2i.pictures import picture_grid, save_picture
+from t2i.pictures import build_picture_grid, save_picture
 from t2i.scenes.caption_matcher import CaptionMatcher
 from t2i.scenes.recognised_objects import Recognition
 from t2i.scenes.recogniser import CONFIG
@@ -205,7 +205,7 @@ def draw_recognition_sheet(caption_matcher: CaptionMatcher, scenes: Scenes) -> I
     pictures = [Image.fromarray(scenes.scene(number).pixels) for number in range(SHEET_SCENES)]
     looks = caption_matcher.recogniser.recognise(pictures)
     both = [highlight_objects(*one) for one in zip(pictures, looks, strict=True)]
-    return picture_grid(both, [format_recognised(seen) for seen in looks], columns=3)
+    return build_picture_grid(both, [format_recognised(seen) for seen in looks], columns=3)
 
 
 def copy_model_and_write_card(run: Path, folder: Path, count: int) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from t2i.atomic_files import write_atomically, write_error
+from t2i.atomic_files import build_write_error, write_atomically
 from t2i.errors import ArgumentError, OutputError
 from t2i.evaluate.suite_part import Record
 from t2i.pictures import save_picture
@@ -88,7 +88,7 @@ class ResultFolder:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise write_error(path, error) from error
+            raise build_write_error(path, error) from error
         self.finished[part, unit] = FinishedUnit(record, seconds)
 
     def get_part_records(self, part: str) -> dict[str, Record]:
@@ -154,7 +154,7 @@ class ResultFolder:
             if len(whole) + 1 < len(data) or (data and not data.endswith(b"\n")):
                 os.truncate(path, len(whole) + 1 if whole else 0)
         except OSError as error:
-            raise write_error(path, error) from error
+            raise build_write_error(path, error) from error
         for entry in parse_entries(whole):
             # Of a unit whose pictures are gone nothing could be shown: it is done again.
             if all(

@@ -54,7 +54,7 @@ class UnsuitableFile(OSError):
         super().__init__(number, reason, str(path))
 
 
-def open_regular(path: str | os.PathLike[str], most: int | None = None) -> BufferedReader:
+def open_regular_file(path: str | os.PathLike[str], most: int | None = None) -> BufferedReader:
     """Open a regular file for reading, never blocking on a pipe or device.
 
     Raises OSError; UnsuitableFile for anything but a regular file of at most `most` bytes.
@@ -99,7 +99,7 @@ NO_FILES = {
 def open_untrusted(path: str | os.PathLike[str], kind: FileKind) -> Iterator[BufferedReader]:
     """Open a file within the block; the error class of `kind` is raised if it cannot be read."""
     try:
-        with open_regular(path, kind.most) as file:
+        with open_regular_file(path, kind.most) as file:
             yield file
     except OSError as error:
         if error.errno is None:  # not the system's: so Pillow says what a file holds
@@ -109,7 +109,7 @@ def open_untrusted(path: str | os.PathLike[str], kind: FileKind) -> Iterator[Buf
 
 def read_bounded(path: str | os.PathLike[str], most: int) -> bytes:
     """Return all bytes of a regular file; OSError if there are more than `most`."""
-    with open_regular(path, most) as file:
+    with open_regular_file(path, most) as file:
         data = file.read(most + 1)
     if len(data) > most:  # it grows, or its size is not known as in /proc
         raise UnsuitableFile(path, f"it has more than the {most:,} bytes that are read")

@@ -64,8 +64,8 @@ def parse_json(
     if isinstance(text, bytes):
         text = decode_utf8(text)
     if not lenient:
-        check_letters(text)
-    check_depth(text, JSON_STRING)
+        check_no_lone_surrogates(text)
+    check_nesting_depth(text, JSON_STRING)
     try:
         value: Any = json.loads(
             text,
@@ -77,7 +77,7 @@ def parse_json(
     except RecursionError:
         raise ValueError("it is nested too deep to be read") from None
     if not lenient and HALF.search(text):
-        check_letters(json.dumps(value, ensure_ascii=False))
+        check_no_lone_surrogates(json.dumps(value, ensure_ascii=False))
     return value
 
 
@@ -86,7 +86,7 @@ def parse_toml(text: str) -> dict[str, Any]:
     keys.
     """
     bare = TOML_TEXT.sub("_", text)
-    check_depth(bare)
+    check_nesting_depth(bare)
     if any(part.count(".") > LONGEST_KEY for part in TOML_KEYS.split(bare)):
         raise ValueError(f"one of its keys has more than {LONGEST_KEY} parts")
     try:
@@ -156,7 +156,7 @@ def unparsable_error(
     )
 
 
-def check_depth(text: str, strings: re.Pattern[str] | None = None) -> None:
+def check_nesting_depth(text: str, strings: re.Pattern[str] | None = None) -> None:
     """Raise ValueError for brackets nested more than DEEPEST deep."""
     if text.count("[") + text.count("{") <= DEEPEST:
         return
@@ -167,7 +167,7 @@ def check_depth(text: str, strings: re.Pattern[str] | None = None) -> None:
             raise ValueError(f"it is nested more than {DEEPEST} deep")
 
 
-def check_letters(text: str) -> None:
+def check_no_lone_surrogates(text: str) -> None:
     """Raise ValueError for a text with lone surrogates, which no encoding can write."""
     try:
         text.encode()

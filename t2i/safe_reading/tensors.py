@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 from safetensors import SafetensorError, safe_open
 
-from t2i.safe_reading.files import open_regular
+from t2i.safe_reading.files import open_regular_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +21,7 @@ def open_tensors(
 
     Raises OSError for anything but a regular file, SafetensorError for an incomplete file.
     """
-    with open_regular(path) as file:
+    with open_regular_file(path) as file:
         claimed = int.from_bytes(file.read(8), "little")
     if claimed > LARGEST_HEADER:
         raise SafetensorError(

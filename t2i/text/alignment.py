@@ -29,7 +29,7 @@ class TokenMapping(NamedTuple):
     found_T: Tensor
 
 
-def replacement_matrix(
+def build_replacement_matrix(
     text: TextEncoder | PreTrainedTokenizerBase,
     source: EncoderInput,
     target: EncoderInput,
@@ -42,11 +42,11 @@ def replacement_matrix(
     words; the tokens of a word share what those of the other have; behind the last changed word
     token j comes from token j. Raises ArgumentError where the numbers of words differ.
     """
-    changed = differing_word_indices(source, target)
+    changed = find_differing_word_indices(source, target)
     blocks = list(
         zip(
-            token_spans_of_words(text, source, changed),
-            token_spans_of_words(text, target, changed),
+            find_token_spans_of_words(text, source, changed),
+            find_token_spans_of_words(text, target, changed),
             strict=True,
         )
     )
@@ -69,22 +69,25 @@ def replacement_matrix(
     return matrix_TT
 
 
-def differing_word_indices(source: EncoderInput, target: EncoderInput) -> list[int]:
+def find_differing_word_indices(source: EncoderInput, target: EncoderInput) -> list[int]:
     """Return the indices of the words that differ between two prompts of equally many words. Raises
     ArgumentError where there are not as many.
     """
-    source_words, target_words = lowercase_words(source), lowercase_words(target)
+    source_words, target_words = (
+        split_into_lowercase_words(source),
+        split_into_lowercase_words(target),
+    )
     if len(source_words) != len(target_words):
         raise ArgumentError(
-            f"Replace swaps words one for one, but {text_without_weights(source)!r} has "
-            f"{several(len(source_words), 'word')} and {text_without_weights(target)!r} has "
+            f"Replace swaps words one for one, but {join_text_without_weights(source)!r} has "
+            f"{several(len(source_words), 'word')} and {join_text_without_weights(target)!r} has "
             f"{len(target_words)}. Use Refine, which aligns prompts of other lengths."
         )
     pairs = zip(source_words, target_words, strict=True)
     return [number for number, (old, new) in enumerate(pairs) if old != new]
 
 
-def refinement_mapping(
+def build_refinement_mapping(
     text: TextEncoder | PreTrainedTokenizerBase,
     source: EncoderInput,
     target: EncoderInput,
@@ -95,9 +98,9 @@ def refinement_mapping(
     Prompt-to-prompt's refinement (Hertz et al. 2022): a token without a partner is unmatched;
     padding maps to the same position.
     """
-    window = encoder_window(text)
-    source_ids, source_places = tokens_without_padding(window, source)
-    target_ids, target_places = tokens_without_padding(window, target)
+    window = find_token_window(text)
+    source_ids, source_places = select_tokens_without_padding(window, source)
+    target_ids, target_places = select_tokens_without_padding(window, target)
     source_T, found_T = torch.arange(length), torch.ones(length, dtype=torch.bool)
     for number, partner in enumerate(align_tokens(source_ids, target_ids)):
         place = target_places[number]
@@ -143,7 +146,7 @@ def align_tokens(source: Sequence[int], target: Sequence[int]) -> list[int | Non
     return partners
 
 
-def tokens_without_padding(
+def select_tokens_without_padding(
     window: TokenWindow, prompt: EncoderInput
 ) -> tuple[list[int], list[int]]:
     """Return the token ids of a prompt without padding, and their positions along T."""
@@ -156,16 +159,16 @@ def tokens_without_padding(
     return ids, places
 
 
-def lowercase_words(prompt: EncoderInput) -> list[str]:
+def split_into_lowercase_words(prompt: EncoderInput) -> list[str]:
     """Return the prompt's words in lower case, in order."""
-    return re.findall(r"[\w'-]+", text_without_weights(prompt).lower())
+    return re.findall(r"[\w'-]+", join_text_without_weights(prompt).lower())
 
 
-def token_spans_of_words(
+def find_token_spans_of_words(
     text: TextEncoder | PreTrainedTokenizerBase, prompt: EncoderInput, numbers: Sequence[int]
 ) -> list[tuple[int, ...]]:
     """Return the token positions of each word, given the words' indices in the prompt."""
-    words = lowercase_words(prompt)
+    words = split_into_lowercase_words(prompt)
     return [
         token_spans(text, prompt, [words[number]])[words[number]][
             words[:number].count(words[number])
@@ -174,11 +177,11 @@ def token_spans_of_words(
     ]
 
 
-def text_without_weights(prompt: EncoderInput) -> str:
+def join_text_without_weights(prompt: EncoderInput) -> str:
     """Return the text of a prompt without weights."""
     return " ".join(prompt.texts) if isinstance(prompt, WeightedText) else prompt
 
 
-def encoder_window(text: TextEncoder | PreTrainedTokenizerBase) -> TokenWindow:
+def find_token_window(text: TextEncoder | PreTrainedTokenizerBase) -> TokenWindow:
     """Return the `TokenWindow` of a text encoder, or the one built from a tokenizer alone."""
     return text.token_window if isinstance(text, TextEncoder) else build_token_window(text)

@@ -83,11 +83,11 @@ class Schedule:
     fraction: bool
     """`when` is a share of all steps."""
 
-    def nodes_at(self, step: int, steps: int) -> "Nodes":
+    def select_nodes_at(self, step: int, steps: int) -> "Nodes":
         """Return the nodes of the alternative in effect at `step`, counted from 0."""
-        return self.before if step + 1 <= self.last_step(steps) else self.after
+        return self.before if step + 1 <= self.compute_last_step(steps) else self.after
 
-    def last_step(self, steps: int) -> float:
+    def compute_last_step(self, steps: int) -> float:
         """Return the last step of `before`, counted from 1; fractional where `when` is a share."""
         return self.when * steps if self.fraction else self.when
 
@@ -111,7 +111,7 @@ class SubPrompt:
     weight: float
 
 
-def parse(prompt: str, dialect: Dialect = "a1111") -> tuple[SubPrompt, ...]:
+def parse_prompt(prompt: str, dialect: Dialect = "a1111") -> tuple[SubPrompt, ...]:
     """Parse a prompt into its sub-prompts: one if it has no AND. Raises PromptError.
 
     >>> parse("a (red:1.3) cat")[0].nodes[1].factor
@@ -239,7 +239,7 @@ class _Parser:
                 level.marks[2][1],
             )
         *sides, last = level.fields
-        written = literal_text(last)
+        written = join_plain_text(last)
         if written is None or not STEP.fullmatch(written):
             self._fail(
                 f"the last of [from:to:when] must be a step, as 12, or a share of the steps, as "
@@ -261,7 +261,7 @@ class _Parser:
         factor = None
         count = len(level.fields)
         if count > 1:
-            written, position = literal_text(level.fields[-1]), level.marks[-1][1]
+            written, position = join_plain_text(level.fields[-1]), level.marks[-1][1]
             if level.mark and written is not None and not written.strip():
                 self._fail(
                     f'a weight is missing after ":". Write {LITERAL_COLON[self.dialect]}.',
@@ -337,7 +337,7 @@ class _Parser:
         raise PromptError(complaint, self.prompt, position)
 
 
-def literal_text(nodes: Sequence[Node]) -> str | None:
+def join_plain_text(nodes: Sequence[Node]) -> str | None:
     """Return the text of nodes that are all plain text, else None."""
     texts = [node.text for node in nodes if isinstance(node, Text)]
     return "".join(texts) if len(texts) == len(nodes) else None

@@ -46,7 +46,7 @@ def is_single_token(word: str, tokenizer: PreTrainedTokenizerBase) -> bool:
     return word in tokenizer.get_vocab() or (len(tokens) == 1 and tokens != [tokenizer.unk_token])
 
 
-def tokenizer_finds(word: str, text: str, tokenizer: PreTrainedTokenizerBase) -> bool:
+def is_found_by_tokenizer(word: str, text: str, tokenizer: PreTrainedTokenizerBase) -> bool:
     """Return True if the tokenizer reads a learned word in a text as its own token."""
     number = tokenizer.get_added_vocab().get(word)
     return number is not None and number in tokenizer(text, verbose=False)["input_ids"]
@@ -59,18 +59,18 @@ def expand_learned_words(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
     diffusers replaces the word wherever its letters occur, in "zunflower" too.
     """
     pieces, done = [], 0
-    for place, more in continuation_insertions(text, tokenizer).items():
+    for place, more in find_continuation_insertions(text, tokenizer).items():
         pieces += [text[done:place], more]
         done = place
     return "".join([*pieces, text[done:]])
 
 
-def continuation_insertions(text: str, tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+def find_continuation_insertions(text: str, tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
     """Return position -> text to insert there: the further tokens of each learned
     word, in order.
     """
     learned = tokenizer.get_added_vocab()
-    more = {number: continuation_tokens(word, learned) for word, number in learned.items()}
+    more = {number: list_continuation_tokens(word, learned) for word, number in learned.items()}
     if not any(more.values()):
         return {}
     read = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
@@ -81,7 +81,7 @@ def continuation_insertions(text: str, tokenizer: PreTrainedTokenizerBase) -> di
     }
 
 
-def continuation_tokens(word: str, learned: dict[str, int]) -> list[str]:
+def list_continuation_tokens(word: str, learned: dict[str, int]) -> list[str]:
     """Return the tokens that follow a word's first, as diffusers names them: zun_1, zun_2, ..."""
     found: list[str] = []
     while (name := f"{word}_{len(found) + 1}") in learned:

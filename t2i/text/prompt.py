@@ -16,7 +16,7 @@ from t2i.text.grammar import (
     Schedule,
     SubPrompt,
     Text,
-    parse,
+    parse_prompt,
 )
 
 WeightMode: TypeAlias = Literal["a1111", "comfy"]
@@ -49,7 +49,7 @@ class WeightedText:
         """Plain text of each section, without weights."""
         return tuple("".join(segment.text for segment in section) for section in self.sections)
 
-    def with_additions(self, find: Callable[[str], Mapping[int, str]]) -> "WeightedText":
+    def copy_with_insertions(self, find: Callable[[str], Mapping[int, str]]) -> "WeightedText":
         """Return a copy with text inserted into each section; `find` maps a section's text to
         position -> inserted text.
 
@@ -112,7 +112,7 @@ class Prompt:
             raise ArgumentError(
                 f"Unknown weight mode {self.weights!r}. {nearest_hint(str(self.weights), choices)}"
             )
-        object.__setattr__(self, "_parts", parse(self.text, self.dialect))
+        object.__setattr__(self, "_parts", parse_prompt(self.text, self.dialect))
 
     @property
     def mode(self) -> WeightMode:
@@ -137,7 +137,7 @@ class Prompt:
 
     def at(self, step: int, steps: int) -> ComposedPrompt:
         """Return the weighted texts to encode at `step`, counted from 0, of `steps`."""
-        check_steps(steps)
+        check_num_steps(steps)
         if not 0 <= step < steps:
             raise ArgumentError(
                 f"There is no step {step} in a run of {steps}: they count from 0 to {steps - 1}."
@@ -146,7 +146,7 @@ class Prompt:
 
     def changes(self, steps: int) -> tuple[int, ...]:
         """Return the steps at which the text changes, in order; the first is 0."""
-        check_steps(steps)
+        check_num_steps(steps)
         changes, current = [0], self.at(0, steps)
         for step in sorted(self._candidates(steps)):
             now = self.at(step, steps)
@@ -168,12 +168,12 @@ class Prompt:
             if isinstance(node, Alternation):
                 return set(range(1, steps))
             # The first step after `when`; counted from 0 it has the number of the last before.
-            if isinstance(node, Schedule) and 1 <= node.last_step(steps) < steps:
-                steps_found.add(int(node.last_step(steps)))
+            if isinstance(node, Schedule) and 1 <= node.compute_last_step(steps) < steps:
+                steps_found.add(int(node.compute_last_step(steps)))
         return steps_found
 
 
-def check_steps(steps: int) -> None:
+def check_num_steps(steps: int) -> None:
     """Raise ArgumentError unless the number of steps is at least one."""
     if steps < 1:
         raise ArgumentError(f"Got steps={steps}: a run has at least one step.")
@@ -248,7 +248,7 @@ def _append_segments(
             case Emphasis():
                 _append_segments(node.nodes, moment, node.weight(weight), sections)
             case Schedule():
-                nodes_now = node.nodes_at(*moment) if moment else node.before or node.after
+                nodes_now = node.select_nodes_at(*moment) if moment else node.before or node.after
                 _append_segments(nodes_now, moment, weight, sections)
             case Alternation(choices):
                 if moment:

@@ -54,7 +54,7 @@ class TokenWindow:
     pad: int
 
     @property
-    def room(self) -> int:
+    def capacity(self) -> int:
         """Number of tokens of a text that fit into a window beside the special tokens."""
         return self.size - len(self.prefix) - len(self.suffix)
 
@@ -70,27 +70,27 @@ class TokenWindow:
         chunks = []
         for number, section in enumerate(sections):
             ids, offsets = rows["input_ids"][number], rows["offset_mapping"][number]
-            weights = token_weights(section, texts[number], offsets)
+            weights = compute_token_weights(section, texts[number], offsets)
             tokens = [
                 Token(id, start, end, weight)
                 for id, (start, end), weight in zip(ids, offsets, weights, strict=True)
             ]
-            cuts = self.chunk_boundaries(texts[number], tokens)
+            cuts = self.find_chunk_boundaries(texts[number], tokens)
             chunks += [
                 Chunk(number, tuple(tokens[start:end])) for start, end in itertools.pairwise(cuts)
             ]
         return chunks
 
-    def chunk_boundaries(self, text: str, tokens: Sequence[Token]) -> list[int]:
+    def find_chunk_boundaries(self, text: str, tokens: Sequence[Token]) -> list[int]:
         """Return the token indices where chunks begin and end: after a comma near the end, else
         before a word.
         """
         cuts = [0]
-        while len(tokens) - cuts[-1] > self.room:
-            start, end = cuts[-1], cuts[-1] + self.room
+        while len(tokens) - cuts[-1] > self.capacity:
+            start, end = cuts[-1], cuts[-1] + self.capacity
             reach = range(end - 1, max(start, end - 1 - COMMA_REACH), -1)
             commas = (i + 1 for i in reach if text[tokens[i].start : tokens[i].end].endswith(","))
-            cut = next(commas, None) or first_token_of_word(text, tokens, end)
+            cut = next(commas, None) or find_first_token_of_word(text, tokens, end)
             cuts.append(cut if cut > start else end)
         return [*cuts, len(tokens)]
 
@@ -128,7 +128,7 @@ def build_token_window(
     # A tokenizer saved without model_max_length reports 1e30; T5 knows no last position.
     positions = getattr(config, "max_position_embeddings", None)
     limit = min(tokenizer.model_max_length, positions or tokenizer.model_max_length)
-    prefix, suffix = special_tokens(tokenizer)
+    prefix, suffix = find_special_token_ids(tokenizer)
     pad = tokenizer.pad_token_id
     if begin and not prefix and not suffix:
         first = [
@@ -144,7 +144,7 @@ def build_token_window(
     if pad is None:  # masked, so that any token will do
         pad = (*prefix, *suffix, 0)[0]
     window = TokenWindow(tokenizer, size, prefix, suffix, pad)
-    if window.room < 1 or window.size > limit:
+    if window.capacity < 1 or window.size > limit:
         least = len(prefix) + len(suffix) + 1
         raise ArgumentError(
             f"Got a window of {window.size} tokens: this model reads from {least} to {limit}."
@@ -152,7 +152,9 @@ def build_token_window(
     return window
 
 
-def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def find_special_token_ids(
+    tokenizer: PreTrainedTokenizerBase,
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the token ids that the tokenizer puts before and after a text."""
     inner = tokenizer("a", add_special_tokens=False).input_ids
     whole = tokenizer("a").input_ids
@@ -161,7 +163,7 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...],
     return tuple(whole[:start]), tuple(whole[start + len(inner) :])
 
 
-def token_weights(
+def compute_token_weights(
     section: Sequence[Segment], text: str, offsets: Sequence[tuple[int, int]]
 ) -> list[float]:
     """Return one weight per token of a section; a token across two segments gets the mean."""
@@ -177,7 +179,7 @@ def token_weights(
     return weights
 
 
-def first_token_of_word(text: str, tokens: Sequence[Token], index: int) -> int:
+def find_first_token_of_word(text: str, tokens: Sequence[Token], index: int) -> int:
     """Return the index of the first token of the word that token `index` belongs to."""
     start = index
     while start > 0 and continues_word(text, tokens[start - 1], tokens[start]):

@@ -82,7 +82,7 @@ def token_spans(
     return found
 
 
-def token_spans_of_ranges(
+def find_token_spans_of_ranges(
     text: TextEncoder | PreTrainedTokenizerBase, prompt: str, stretches: Sequence[tuple[int, int]]
 ) -> tuple[Span, ...]:
     """Return the token positions of ranges of characters [first, end); empty for a range without

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from t2i.attention import Refine, Replace, Reweight, attend
-from t2i.attention.compute.device_tensors import DeviceTensors
+from t2i.attention.compute.device_tensors import DeviceTensorCache
 from t2i.attention.edits.word_weights import WordWeights
 from tests.attention.runs import CAT, DOG, assert_equal, draw, ours
 
@@ -57,22 +57,28 @@ def test_matrices_are_sent_once_a_step_and_not_to_every_site(pipe, monkeypatch, 
 
 def test_what_is_sent_once_is_what_would_be_sent_every_time(pipe, monkeypatch):
     latents, map_HW, _ = edited(pipe)
-    monkeypatch.setattr(DeviceTensors, "to", lambda self, tensor, like: tensor.to(like))
-    monkeypatch.setattr(DeviceTensors, "derive", lambda self, *names, make: make())
+    monkeypatch.setattr(DeviceTensorCache, "to", lambda self, tensor, like: tensor.to(like))
+    monkeypatch.setattr(DeviceTensorCache, "compute_once", lambda self, *names, make: make())
     again = edited(pipe)
     assert_equal(latents, again[0])
     assert_equal(map_HW, again[1])
 
 
 def test_what_was_sent_is_let_go_with_the_tensor_it_was_made_of():
-    sent = DeviceTensors()
+    sent = DeviceTensorCache()
     first, second = torch.ones(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
     like = torch.ones(1)
     assert sent.to(first, like) is sent.to(first, like)
-    product = sent.derive("product", first, second, make=partial(torch.mul, first, second))
-    assert sent.derive("product", first, second, make=partial(torch.mul, first, second)) is product
-    assert sent.derive("sum", first, second, make=partial(torch.add, first, second)) is not product
-    square = sent.derive("product", first, first, make=partial(torch.mul, first, first))
+    product = sent.compute_once("product", first, second, make=partial(torch.mul, first, second))
+    assert (
+        sent.compute_once("product", first, second, make=partial(torch.mul, first, second))
+        is product
+    )
+    assert (
+        sent.compute_once("sum", first, second, make=partial(torch.add, first, second))
+        is not product
+    )
+    square = sent.compute_once("product", first, first, make=partial(torch.mul, first, first))
     assert sent.to(square, like).dtype == torch.float32
     assert len(sent._entries) == 2
     del first, second, product, square

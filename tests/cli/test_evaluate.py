@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from t2i.evaluate.generation.generation import GenerationPart
-from t2i.optional_dependencies import install_command
+from t2i.optional_dependencies import build_install_command
 from t2i.run_folder import lock_folder
 from tests.cli.command import Cli, Result
 from tests.evaluate.tiny_context import tiny_recogniser
@@ -213,7 +213,7 @@ def test_a_missing_library_is_named_before_the_work(
     monkeypatch.setitem(sys.modules, "torchmetrics", None)
     refused = evaluate()
     assert refused.code == 2
-    assert install_command("evaluate") in refused.err
+    assert build_install_command("evaluate") in refused.err
     assert not Path("out").exists()
 
 

@@ -10,7 +10,7 @@ from t2i.conditioning.composed_guidance import Composed
 from t2i.conditioning.conditioning import join_branches
 from t2i.conditioning.guidance import ClassifierFree, Conditional, ZeroStar
 from t2i.conditioning.guidance_interval import Interval
-from t2i.conditioning.perturbed_guidance import PerturbedAttention, perturbed_sites
+from t2i.conditioning.perturbed_guidance import PerturbedAttention, list_perturbed_sites
 from t2i.conditioning.projected_guidance import AdaptiveProjected
 from t2i.conditioning.run_state import RunState
 from t2i.errors import ArgumentError
@@ -220,9 +220,15 @@ def test_perturbed_attention_computes_no_unconditional_branch_up_to_scale_one(ru
 
 def test_sites_are_known_through_an_interval_and_none_for_other_guidance():
     inner = PerturbedAttention(3.0, sites=("mid", "up"))
-    assert perturbed_sites(inner) == perturbed_sites(Interval(inner, 0.1, 0.9)) == ("mid", "up")
     assert (
-        perturbed_sites(ClassifierFree(7.5)) == perturbed_sites(Interval(ClassifierFree(7.5))) == ()
+        list_perturbed_sites(inner)
+        == list_perturbed_sites(Interval(inner, 0.1, 0.9))
+        == ("mid", "up")
+    )
+    assert (
+        list_perturbed_sites(ClassifierFree(7.5))
+        == list_perturbed_sites(Interval(ClassifierFree(7.5)))
+        == ()
     )
 
 

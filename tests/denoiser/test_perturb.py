@@ -11,7 +11,7 @@ from pipelines.loop import sample
 from t2i.conditioning.conditioning import join_branches
 from t2i.conditioning.guidance import ClassifierFree
 from t2i.conditioning.guidance_interval import Interval
-from t2i.conditioning.perturbed_guidance import PerturbedAttention, perturbed_sites
+from t2i.conditioning.perturbed_guidance import PerturbedAttention, list_perturbed_sites
 from t2i.conditioning.run_state import RunState
 from t2i.denoiser.families import sd
 from t2i.denoiser.perturbed_attention import (
@@ -195,7 +195,7 @@ def test_a_guidance_without_sites_leaves_the_denoiser_alone():
         raise AssertionError
 
     assert (
-        wrap_perturbed_denoiser(denoise, tiny_unet(), perturbed_sites(ClassifierFree(7.5)))
+        wrap_perturbed_denoiser(denoise, tiny_unet(), list_perturbed_sites(ClassifierFree(7.5)))
         is denoise
     )
 
@@ -254,5 +254,7 @@ def ours(unet, guidance, cond, uncond, latents, steps):
         {name: uncond if name == "uncond" else cond for name in guidance.possible_branches}
     )
     run = RunState(latents, told, guidance, stepper.timesteps)
-    denoise = wrap_perturbed_denoiser(partial(sd.denoise, unet), unet, perturbed_sites(guidance))
+    denoise = wrap_perturbed_denoiser(
+        partial(sd.denoise, unet), unet, list_perturbed_sites(guidance)
+    )
     return sample(run, denoise, stepper)

@@ -20,7 +20,7 @@ from t2i.safe_reading import (
     FileKind,
     UnsuitableFile,
     iterate_lines,
-    open_regular,
+    open_regular_file,
     open_untrusted,
     read_bounded,
     read_bytes,
@@ -116,7 +116,7 @@ def test_a_file_that_is_said_to_be_empty_is_still_bounded() -> None:
 def test_a_link_to_a_file_is_the_file() -> None:
     Path("file").write_text("a cat")
     Path("link").symlink_to("file")
-    with open_regular("link") as file:
+    with open_regular_file("link") as file:
         assert file.read() == b"a cat"
 
 
@@ -133,7 +133,7 @@ def test_text_is_utf8_and_a_fault_has_its_place() -> None:
 
 def test_only_a_line_feed_ends_a_line_and_no_line_is_read_whole_that_is_too_long() -> None:
     Path("a").write_bytes("\ufeffone\u2028still\x0bone\n".encode() + bytes(99))
-    with open_regular("a") as file:
+    with open_regular_file("a") as file:
         first, second, *_ = iterate_lines(file, 20)
     assert first == (1, "one\u2028still\x0bone\n".encode())
     assert (second[0], len(second[1])) == (2, 21)

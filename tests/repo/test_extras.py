@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from t2i.optional_dependencies import install_command
+from t2i.optional_dependencies import build_install_command
 
 
 def came_from(folder: Path, monkeypatch: pytest.MonkeyPatch, origin: object) -> None:
@@ -43,7 +43,7 @@ def test_the_command_is_that_of_where_t2i_came_from(
     origin: object, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     came_from(tmp_path, monkeypatch, origin)
-    assert install_command("data") == expected
+    assert build_install_command("data") == expected
 
 
 def test_in_the_clone_itself_its_path_is_a_dot(
@@ -51,7 +51,7 @@ def test_in_the_clone_itself_its_path_is_a_dot(
 ) -> None:
     came_from(tmp_path, monkeypatch, {"url": tmp_path.as_uri(), "dir_info": {"editable": True}})
     monkeypatch.chdir(tmp_path)
-    assert install_command("track") == "pip install -e '.[track]'"
+    assert build_install_command("track") == "pip install -e '.[track]'"
 
 
 def test_no_other_place_says_how_an_extra_is_installed(repo: Path) -> None:

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from t2i.errors import ArgumentError
 from t2i.text.alignment import (
     align_tokens,
-    differing_word_indices,
-    refinement_mapping,
-    replacement_matrix,
+    build_refinement_mapping,
+    build_replacement_matrix,
+    find_differing_word_indices,
 )
 from t2i.text.encoders.selection import select_text_encoder
 from t2i.text.prompt import Prompt
@@ -36,13 +36,13 @@ def said(text):
 
 
 def test_words_of_one_token_stay_in_their_places(tokenizer):
-    matrix_TT = replacement_matrix(tokenizer, "a red cat", "a blue dog", T)
+    matrix_TT = build_replacement_matrix(tokenizer, "a red cat", "a blue dog", T)
     assert torch.equal(matrix_TT, torch.eye(T, dtype=torch.float64))
 
 
 def test_a_word_of_more_tokens_shares_what_the_other_has(tokenizer):
     # <s> a red apple cat </s>  ->  <s> a red z e b cat </s>
-    matrix_TT = replacement_matrix(tokenizer, "a red apple cat", "a red zeb cat", T)
+    matrix_TT = build_replacement_matrix(tokenizer, "a red apple cat", "a red zeb cat", T)
     expected = torch.zeros(T, T, dtype=torch.float64)
     expected[[0, 1, 2], [0, 1, 2]] = 1
     expected[3, [3, 4, 5]] = 1 / 3
@@ -52,7 +52,7 @@ def test_a_word_of_more_tokens_shares_what_the_other_has(tokenizer):
 
 
 def test_a_word_of_fewer_tokens_takes_what_all_of_the_others_have(tokenizer):
-    matrix_TT = replacement_matrix(tokenizer, "a zeb cat", "a red cat", T)
+    matrix_TT = build_replacement_matrix(tokenizer, "a zeb cat", "a red cat", T)
     expected = torch.zeros(T, T, dtype=torch.float64)
     expected[[0, 1], [0, 1]] = 1
     expected[[2, 3, 4], 2] = 1
@@ -63,7 +63,7 @@ def test_a_word_of_fewer_tokens_takes_what_all_of_the_others_have(tokenizer):
 
 def test_between_two_changes_tokens_move_along(tokenizer):
     # <s> red to cat the  ->  <s> zeb to dog the: "to" moves from 2 to 4, "cat" from 3 to 5
-    matrix_TT = replacement_matrix(tokenizer, "red to cat the", "zeb to dog the", T)
+    matrix_TT = build_replacement_matrix(tokenizer, "red to cat the", "zeb to dog the", T)
     assert matrix_TT[2, 4] == 1
     assert matrix_TT[3, 5] == 1
     assert matrix_TT[1, [1, 2, 3]].tolist() == [1 / 3] * 3
@@ -71,37 +71,40 @@ def test_between_two_changes_tokens_move_along(tokenizer):
 
 
 def test_words_of_as_many_tokens_come_one_from_one(tokenizer):
-    matrix_TT = replacement_matrix(tokenizer, "a zeb cat", "a mno cat", T)
+    matrix_TT = build_replacement_matrix(tokenizer, "a zeb cat", "a mno cat", T)
     assert torch.equal(matrix_TT, torch.eye(T, dtype=torch.float64))
 
 
 def test_commas_case_and_weights_are_no_words(tokenizer):
-    plain = replacement_matrix(tokenizer, "a red, apple", "a zeb, apple", T)
+    plain = build_replacement_matrix(tokenizer, "a red, apple", "a zeb, apple", T)
     assert plain[2, [2, 3, 4]].tolist() == [1 / 3] * 3
-    assert differing_word_indices("A Red cat", "a red, dog") == [2]
-    weighed = replacement_matrix(tokenizer, said("a (red:1.3), apple"), said("a zeb, apple"), T)
+    assert find_differing_word_indices("A Red cat", "a red, dog") == [2]
+    weighed = build_replacement_matrix(
+        tokenizer, said("a (red:1.3), apple"), said("a zeb, apple"), T
+    )
     assert torch.equal(weighed, plain)
 
 
 def test_the_second_of_equal_words_is_told_apart(tokenizer):
-    matrix_TT = replacement_matrix(tokenizer, "red cat red dog", "red cat zeb dog", T)
+    matrix_TT = build_replacement_matrix(tokenizer, "red cat red dog", "red cat zeb dog", T)
     assert matrix_TT[1, 1] == 1
     assert matrix_TT[3, [3, 4, 5]].tolist() == [1 / 3] * 3
 
 
 def test_replacement_wants_as_many_words(tokenizer):
     with pytest.raises(ArgumentError, match=r"'a red cat' has 3 words and 'a cat' has 2. Use Ref"):
-        replacement_matrix(tokenizer, "a red cat", "a cat", T)
+        build_replacement_matrix(tokenizer, "a red cat", "a cat", T)
 
 
 def test_an_encoder_reads_as_its_tokenizer(tokenizer):
     encoder = select_text_encoder(tokenizer, tiny_text_encoder(tokenizer))
     pair = ("a red apple", "a zeb apple")
     assert torch.equal(
-        replacement_matrix(encoder, *pair, T), replacement_matrix(tokenizer, *pair, T)
+        build_replacement_matrix(encoder, *pair, T), build_replacement_matrix(tokenizer, *pair, T)
     )
     assert torch.equal(
-        refinement_mapping(encoder, *pair, T)[0], refinement_mapping(tokenizer, *pair, T)[0]
+        build_refinement_mapping(encoder, *pair, T)[0],
+        build_refinement_mapping(tokenizer, *pair, T)[0],
     )
 
 
@@ -113,7 +116,7 @@ any_word = st.one_of(one_token, st.text("abc", min_size=1, max_size=3))
 @given(pairs=st.lists(st.tuples(one_token, one_token), min_size=1, max_size=8))
 def test_columns_sum_to_one_where_words_have_as_many_tokens(pairs):
     source, target = (" ".join(words) for words in zip(*pairs, strict=True))
-    matrix_TT = replacement_matrix(tokenizer_once(), source, target, T)
+    matrix_TT = build_replacement_matrix(tokenizer_once(), source, target, T)
     assert torch.allclose(matrix_TT.sum(dim=0), torch.ones(T, dtype=torch.float64))
     assert torch.allclose(matrix_TT.sum(dim=1), torch.ones(T, dtype=torch.float64))
 
@@ -123,7 +126,7 @@ def test_columns_sum_to_one_where_words_have_as_many_tokens(pairs):
 def test_nothing_is_taken_twice(pairs):
     """A row gives away its all at most once; only words of more tokens give a column more."""
     source, target = (" ".join(words) for words in zip(*pairs, strict=True))
-    matrix_TT = replacement_matrix(tokenizer_once(), source, target, T)
+    matrix_TT = build_replacement_matrix(tokenizer_once(), source, target, T)
     assert (matrix_TT >= 0).all()
     assert (matrix_TT.sum(dim=1) < 2 + 1e-9).all()
     assert matrix_TT[0].tolist() == [1] + [0] * (T - 1)
@@ -141,7 +144,7 @@ def tokenizer_once():
 
 def test_added_words_have_no_partner_and_the_others_move(tokenizer):
     # <s> a cat </s>  ->  <s> a red cat </s>
-    source_T, found_T = refinement_mapping(tokenizer, "a cat", "a red cat", T)
+    source_T, found_T = build_refinement_mapping(tokenizer, "a cat", "a red cat", T)
     assert source_T[:5].tolist() == [0, 1, 2, 2, 3]
     assert found_T[:5].tolist() == [True, True, False, True, True]
     assert source_T[5:].tolist() == list(range(5, T))
@@ -149,26 +152,26 @@ def test_added_words_have_no_partner_and_the_others_move(tokenizer):
 
 
 def test_left_out_words_are_passed_over(tokenizer):
-    source_T, found_T = refinement_mapping(tokenizer, "a red cat", "a cat", T)
+    source_T, found_T = build_refinement_mapping(tokenizer, "a red cat", "a cat", T)
     assert source_T[:4].tolist() == [0, 1, 3, 4]
     assert found_T.all()
 
 
 def test_swapped_words_have_no_partner(tokenizer):
-    source_T, found_T = refinement_mapping(tokenizer, "a red cat", "a red dog", T)
+    source_T, found_T = build_refinement_mapping(tokenizer, "a red cat", "a red dog", T)
     assert found_T.tolist() == [True, True, True, False] + [True] * (T - 4)
     assert source_T[4] == 4
 
 
 def test_equal_prompts_are_the_identity(tokenizer):
-    source_T, found_T = refinement_mapping(tokenizer, "a red cat", "a red cat", T)
+    source_T, found_T = build_refinement_mapping(tokenizer, "a red cat", "a red cat", T)
     assert source_T.tolist() == list(range(T))
     assert found_T.all()
 
 
 def test_prompts_of_several_chunks_are_aligned_across_them(tokenizer):
     long = " ".join(["red apple"] * 8)  # 16 tokens, of which 14 fit into a chunk
-    source_T, found_T = refinement_mapping(tokenizer, long + " cat", long + " dog cat", 2 * T)
+    source_T, found_T = build_refinement_mapping(tokenizer, long + " cat", long + " dog cat", 2 * T)
     lost = [place for place in range(2 * T) if not found_T[place]]
     assert len(lost) == 1
     assert source_T[lost[0] + 1] == lost[0]
@@ -206,6 +209,6 @@ def test_one_word_more_is_the_only_one_without_a_partner(words, place):
     more.insert(min(place, len(words)), "picture")
     if "picture" in words:
         return
-    _, found_T = refinement_mapping(tokenizer_once(), " ".join(words), " ".join(more), T)
+    _, found_T = build_refinement_mapping(tokenizer_once(), " ".join(words), " ".join(more), T)
     assert (~found_T).sum() == 1
     assert not found_T[min(place, len(words)) + 1]

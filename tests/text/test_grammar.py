@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from t2i.errors import ArgumentError
-from t2i.text.grammar import LONGEST_PROMPT, PromptError, escape, parse
+from t2i.text.grammar import LONGEST_PROMPT, PromptError, escape, parse_prompt
 from t2i.text.prompt import Prompt
 
 DIALECTS = ["a1111", "comfy"]
@@ -100,21 +100,21 @@ def test_the_comfy_dialect_has_round_brackets_and_weights_that_stand_for_themsel
 )
 def test_what_cannot_be_read_is_refused_with_its_place(text, position, message):
     with pytest.raises(PromptError, match=re.compile(message, re.DOTALL)) as caught:
-        parse(text)
+        parse_prompt(text)
     assert caught.value.position == position
     assert f"at character {position + 1}: " in str(caught.value)
 
 
 def test_an_error_points_at_its_place():
     with pytest.raises(PromptError) as caught:
-        parse("masterpiece, a very\nred (cat on a mat")
+        parse_prompt("masterpiece, a very\nred (cat on a mat")
     lines = str(caught.value).splitlines()
     assert lines[1:] == ["  masterpiece, a very red (cat on a mat", " " * 26 + "^"]
 
 
 def test_an_error_far_into_a_prompt_shows_the_part_around_it():
     with pytest.raises(PromptError) as caught:
-        parse("cat, " * 1000 + "(" + "dog, " * 1000)
+        parse_prompt("cat, " * 1000 + "(" + "dog, " * 1000)
     _, excerpt, caret = str(caught.value).splitlines()
     assert len(excerpt) <= 62
     assert excerpt[caret.index("^")] == "("
@@ -125,7 +125,7 @@ def test_an_error_far_into_a_prompt_shows_the_part_around_it():
 def test_a_megabyte_is_refused_at_once(text, dialect):
     start = time.perf_counter()
     with pytest.raises(ArgumentError, match="1,000,000 characters; at most 20,000"):
-        parse(text, dialect)
+        parse_prompt(text, dialect)
     assert time.perf_counter() - start < 0.1
 
 

@@ -12,8 +12,8 @@ from t2i.denoiser.loading.address import EMBEDDED_MODELS
 from t2i.text.learned_words import (
     add_tokens,
     adding_as_whole_words,
-    continuation_insertions,
     expand_learned_words,
+    find_continuation_insertions,
     is_single_token,
 )
 from t2i.text.prompt import Segment, WeightedText
@@ -103,7 +103,9 @@ def test_the_tokenizer_is_as_it_was_after_others_have_added_words():
 @example(pieces=[("red", 1.3), ("<my-cat>", 1.0), (" <my-cat>_1", 1.3)])
 def test_weights_do_not_change_which_words_are_read(pieces):
     weighted = WeightedText((tuple(Segment(text, weight) for text, weight in pieces),))
-    spelled = weighted.with_additions(partial(continuation_insertions, tokenizer=LEARNED))
+    spelled = weighted.copy_with_insertions(
+        partial(find_continuation_insertions, tokenizer=LEARNED)
+    )
     assert spelled.texts == (expand_learned_words(weighted.texts[0], LEARNED),)
     assert [weight for _, weight in spelled.sections[0]] == [weight for _, weight in pieces]
     for (text, _), (before, _) in zip(spelled.sections[0], pieces, strict=True):

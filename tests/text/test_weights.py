@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from t2i.text.encoders.clip import find_final_norm
-from t2i.text.encoders.embedding_weights import interpolate_from_empty, rescale_to_mean
+from t2i.text.encoders.embedding_weights import weight_and_restore_mean, weight_away_from_empty
 from t2i.text.encoders.selection import select_text_encoder
 from t2i.text.prompt import Prompt
 from tests.text.tiny_models import MODELS, clip
@@ -63,11 +63,11 @@ def test_a_mean_that_is_only_rounding_is_no_measure():
         assert torch.equal(ours[:, 3:], plain[:, 3:])
 
 
-@pytest.mark.parametrize("act", [rescale_to_mean, interpolate_from_empty])
+@pytest.mark.parametrize("act", [weight_and_restore_mean, weight_away_from_empty])
 def test_weights_keep_the_precision_of_doubles(act):
     text_RWD = torch.randn(1, 2, 3, dtype=torch.float64)
     weight_RW = torch.tensor([[1.0, 0.5]], dtype=torch.float64)
-    empty = () if act is rescale_to_mean else (torch.zeros(2, 3, dtype=torch.float64),)
+    empty = () if act is weight_and_restore_mean else (torch.zeros(2, 3, dtype=torch.float64),)
     ours = act(text_RWD, weight_RW, *empty)
     ratio = ours / (text_RWD * weight_RW[..., None])
     assert torch.allclose(ratio, ratio[0, 0, 0].expand_as(ratio), rtol=1e-12, atol=0)

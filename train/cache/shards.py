@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import save
 
-from t2i.atomic_files import write_atomically, write_error
+from t2i.atomic_files import build_write_error, write_atomically
 from t2i.errors import DataError
-from t2i.safe_reading import open_regular, parse_json
+from t2i.safe_reading import open_regular_file, parse_json
 from t2i.safe_reading.tensors import open_tensors
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -78,7 +78,7 @@ class ShardFolder:
             except FileNotFoundError:  # another run was quicker
                 continue
             except OSError as error:
-                raise write_error(path, error) from error
+                raise build_write_error(path, error) from error
 
     def index_files(self, files: Collection[str] | None = None) -> None:
         """Read the keys of all files, or of some, into the index; the last file with a key counts.
@@ -152,7 +152,7 @@ class ShardWriter:
 def matches_digest(path: Path) -> bool:
     """Return True if the bytes of a file have the digest in its name."""
     try:
-        with open_regular(path) as file:
+        with open_regular_file(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:DIGEST_LENGTH] == path.stem
     except OSError:
         return False

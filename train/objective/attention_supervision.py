@@ -118,21 +118,21 @@ class AttentionSupervision:
         """Return the batch rows of the running pass; None between passes."""
         return self._rows if self._passing else None
 
-    def leave_pass(self) -> None:
+    def note_forward_end(self) -> None:
         """End the pass: the model returned or raised."""
         self._passing = False
 
-    def wants(self, site: Site) -> bool:
+    def is_active_at(self, site: Site) -> bool:
         """Return True for a site that is supervised."""
         return site.size is not None and self.sites.matches(site)
 
-    def check_call(self, site: Site, call: AttentionInputs) -> None:
+    def check_prompt_keys(self, site: Site, call: AttentionInputs) -> None:
         """Accept every attention call: there are no prompts to compare its keys with."""
 
     def plan_edits(self, site: Site, plan: EditPlan) -> None:
         """Add nothing to the edit plan, as supervision only reads."""
 
-    def recorded_row(self, site: Site) -> None:
+    def recorded_inputs(self, site: Site) -> None:
         """Return None, as supervision has no recorded source."""
         return
 

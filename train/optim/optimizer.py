@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
 from t2i.errors import ArgumentError
-from t2i.optional_dependencies import install_command
+from t2i.optional_dependencies import build_install_command
 from train.optim.ema import EMAConfig
 from train.optim.learning_rate import RateConfig
 
@@ -237,7 +237,7 @@ def build_schedulefree(groups: list[ParamGroup], config: OptimizerConfig) -> tor
 
 def _missing_library(name: str, package: str, extra: str = "optimizers") -> ArgumentError:
     return ArgumentError(
-        f"optimizer.name = {name!r} needs {package}: {install_command(extra)}, "
+        f"optimizer.name = {name!r} needs {package}: {build_install_command(extra)}, "
         "or choose 'adamw' or 'adafactor'."
     )
 

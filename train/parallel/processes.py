@@ -16,7 +16,11 @@ from accelerate.utils import (
 )
 from torch import distributed
 
-from t2i.accelerate_state import in_process_group, isolated_accelerate_state, isolated_rng
+from t2i.accelerate_state import (
+    is_process_group_initialized,
+    isolated_accelerate_state,
+    isolated_rng,
+)
 from t2i.errors import ArgumentError, T2IError
 from t2i.terminal import print_note
 from train.loop_config import LoopConfig
@@ -88,14 +92,14 @@ def leave_process_group(accelerator: Accelerator) -> None:
         # is over, for which they need the interpreter's lock; destroying the group waits for
         # those threads while holding it. While asleep, this thread does not hold it.
         time.sleep(0.2)
-    if in_process_group():
+    if is_process_group_initialized():
         # In a notebook's processes Accelerate keeps it, and the next run may begin there.
         distributed.destroy_process_group()
 
 
 def check_no_process_group() -> None:
     """Raise ArgumentError where this process is in a group, whose timeout is not the run's."""
-    if in_process_group():
+    if is_process_group_initialized():
         raise ArgumentError(
             f"This process is in a process group already, of "
             f"{distributed.get_world_size()} over {distributed.get_backend()}. Its processes and "

@@ -9,9 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from t2i.atomic_files import write_atomically, write_error
+from t2i.atomic_files import build_write_error, write_atomically
 from t2i.errors import ArgumentError
-from t2i.optional_dependencies import install_command
+from t2i.optional_dependencies import build_install_command
 from t2i.safe_reading import RUN, parse_json, read_text
 from t2i.terminal import LINES, escape_controls, print_note
 
@@ -120,7 +120,7 @@ class LogFile:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
         except OSError as error:
-            raise write_error(self.path, error) from error
+            raise build_write_error(self.path, error) from error
 
 
 def none_if_nonfinite(value: Number) -> Number | None:
@@ -161,7 +161,7 @@ def open_tensorboard(folder: Path, start: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ArgumentError(
-            f"train.tensorboard = true needs TensorBoard: {install_command('track')}, "
+            f"train.tensorboard = true needs TensorBoard: {build_install_command('track')}, "
             "or set it to false."
         ) from error
     return SummaryWriter(str(folder), purge_step=start + 1)

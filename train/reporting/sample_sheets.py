@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from t2i.attention.attend import attend
 from t2i.attention.probes.heat_maps import HeatMaps
 from t2i.attention.probes.overlays import draw_overlays
-from t2i.pictures import PAPER, picture_grid
+from t2i.pictures import PAPER, build_picture_grid
 from t2i.text.word_pattern import build_word_pattern
 
 if TYPE_CHECKING:
@@ -113,7 +113,9 @@ def prompt_contains_word(prompt: str, word: str) -> bool:
 def draw_sheet(drawn: Sequence[SampleImage], columns: int) -> Image.Image:
     """Draw a sheet of about `columns` columns, each image followed by its heat maps."""
     if not any(one.maps for one in drawn):
-        return picture_grid([one.picture for one in drawn], [one.prompt for one in drawn], columns)
+        return build_picture_grid(
+            [one.picture for one in drawn], [one.prompt for one in drawn], columns
+        )
     groups = [draw_overlays(one.picture, one.maps) for one in drawn]
     most = max(len(group) for group in groups)
     cells: list[Image.Image] = []
@@ -122,4 +124,4 @@ def draw_sheet(drawn: Sequence[SampleImage], columns: int) -> Image.Image:
         blank = [Image.new("RGB", group[0].size, PAPER)] * (most - len(group))
         cells += [*group, *blank]
         labels += [one.prompt, *(one.maps or ()), *("" for _ in blank)]
-    return picture_grid(cells, labels, max(1, columns // most) * most)
+    return build_picture_grid(cells, labels, max(1, columns // most) * most)

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from t2i.denoiser.build import Components
-from t2i.pictures import picture_grid
+from t2i.pictures import build_picture_grid
 from t2i.randomness import derive_generator
 from train.batches.batch import Batch
 from train.export import ExportConfig, Notes, export_vae
@@ -111,7 +111,7 @@ class AutoencoderTarget(Target):
         ].float()
         both = torch.cat([batch.pixels_BCHW, decoded_BCHW], dim=2).clamp(-1, 1)
         labels = [f"{name} (below: decoded)" for name in batch.names]
-        return picture_grid(pixels_to_images(both), labels, config.columns)
+        return build_picture_grid(pixels_to_images(both), labels, config.columns)
 
     @torch.no_grad()
     def export(self, folder: Path, batch: Batch, config: ExportConfig, notes: Notes) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from t2i.atomic_folders import atomic_folder
-from t2i.pictures import picture_grid
+from t2i.pictures import build_picture_grid
 from t2i.scenes.caption_matcher import CaptionMatcher
 from t2i.scenes.recogniser import CONFIG, WEIGHTS, Recogniser
 from train.batches.batch import Batch
@@ -86,7 +86,7 @@ class CaptionMatcherTarget(Target):
             ("" if own == chosen else "WRONG: ") + batch.captions[chosen]
             for own, chosen in enumerate(best)
         ]
-        return picture_grid(pictures, labels, config.columns)
+        return build_picture_grid(pictures, labels, config.columns)
 
     def export(self, folder: Path, batch: Batch, config: ExportConfig, notes: Notes) -> None:
         """Write the caption matcher and a copy of its recogniser."""

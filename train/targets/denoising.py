@@ -21,7 +21,7 @@ from t2i.denoiser.families.sd import scale_latents
 from t2i.denoiser.schedulers import Scheduler
 from t2i.randomness import derive_generator
 from t2i.text.encoder_interface import EncodedText
-from t2i.text.word_spans import Span, token_spans_of_ranges
+from t2i.text.word_spans import Span, find_token_spans_of_ranges
 from train.batches.batch import Batch
 from train.cache.caption_encoding import build_text_encoder, encode_captions, spell_learned_words
 from train.export import ExportConfig, Notes, build_pipeline, build_scheduler, export_model
@@ -185,7 +185,7 @@ class DenoisingTarget(Target):
             )
             for start, end in spans
         ]
-        return token_spans_of_ranges(
+        return find_token_spans_of_ranges(
             self.encoder, spell_learned_words(caption, tokenizer), expanded
         )
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from t2i.atomic_folders import atomic_folder
-from t2i.pictures import picture_grid
+from t2i.pictures import build_picture_grid
 from t2i.scenes.recognised_objects import OWN_COLOUR, Recognition
 from t2i.scenes.recogniser import Recogniser, RecogniserLabels
 from train.batches.batch import Batch
@@ -82,7 +82,7 @@ class RecogniserTarget(Target):
             for one, caption in zip(seen, batch.captions, strict=True)
         ]
         both = [highlight_objects(*one) for one in zip(pictures, seen, strict=True)]
-        return picture_grid(both, labels, config.columns)
+        return build_picture_grid(both, labels, config.columns)
 
     def export(self, folder: Path, batch: Batch, config: ExportConfig, notes: Notes) -> None:
         """Write the trained recogniser as a folder."""

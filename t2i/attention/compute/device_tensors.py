@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 
-class DeviceTensors:
+class DeviceTensorCache:
     """Cache of an edit's tensors on each device and in each dtype that attention uses.
 
     Entries are computed once and live as long as the tensor from which they were made.
@@ -28,7 +28,7 @@ class DeviceTensors:
         copy: Tensor = entries[key]
         return copy
 
-    def derive(
+    def compute_once(
         self, name: str, first: Tensor, *others: Tensor | None, make: Callable[[], Tensor]
     ) -> Tensor:
         """Return the result of `make()` for these input tensors, computed once and cached.

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from t2i.attention.compute.device_tensors import DeviceTensors
+from t2i.attention.compute.device_tensors import DeviceTensorCache
 from t2i.errors import ArgumentError
 from t2i.terminal import several
 
@@ -41,10 +41,10 @@ class ProbabilityMix:
     source: int | None
     columns: Tensor | None
     kept: Tensor
-    device_tensors: DeviceTensors
+    device_tensors: DeviceTensorCache
 
     @property
-    def replaces_own(self) -> bool:
+    def discards_own_map(self) -> bool:
         """True if B is zero, so that nothing of the row's own map remains."""
         return self.columns is not None and not self.kept.any()
 
@@ -72,7 +72,9 @@ class EditPlan:
     """Row -> bias added to its scores before the softmax, (1 or N, 1 or Q, K) float32."""
     mixes: dict[int, ProbabilityMix] = field(default_factory=dict)
     functions: dict[int, list[MapFunction]] = field(default_factory=dict)
-    device_tensors: DeviceTensors = field(default_factory=DeviceTensors, repr=False, compare=False)
+    device_tensors: DeviceTensorCache = field(
+        default_factory=DeviceTensorCache, repr=False, compare=False
+    )
 
     def __bool__(self) -> bool:
         return bool(self.row_copies or self.biases or self.mixes or self.functions)
@@ -96,7 +98,7 @@ class EditPlan:
             self.biases[row] = bias_NQK if before is None else self._sum(before, bias_NQK)
 
     def _sum(self, before: Tensor, more: Tensor) -> Tensor:
-        return self.device_tensors.derive("sum", before, more, make=lambda: before + more)
+        return self.device_tensors.compute_once("sum", before, more, make=lambda: before + more)
 
     def bias_for_row(self, row: int | None, like: Tensor) -> Tensor | None:
         """Return the bias of a row's scores on the device and in the dtype of `like`, or None."""
@@ -146,10 +148,12 @@ class EditPlan:
 
         columns_of_both = columns_NTT
         if before.columns is not None:
-            columns_of_both = self.device_tensors.derive(
+            columns_of_both = self.device_tensors.compute_once(
                 "A", before.columns, kept_NT, columns_NTT, make=columns
             )
-        return columns_of_both, self.device_tensors.derive("B", before.kept, kept_NT, make=kept)
+        return columns_of_both, self.device_tensors.compute_once(
+            "B", before.kept, kept_NT, make=kept
+        )
 
     def has_mix_from(self, row: int, source: int) -> bool:
         """Return True if an earlier edit mixed the map of `source` into the row's map."""
@@ -170,7 +174,9 @@ class EditPlan:
         ways = ["fused"]
         if self.biases:
             ways.append("with a mask")
-        twice = sum(mix.columns is not None and not mix.replaces_own for mix in self.mixes.values())
+        twice = sum(
+            mix.columns is not None and not mix.discards_own_map for mix in self.mixes.values()
+        )
         if twice:
             ways.append(f"twice in {several(twice, 'row')}")
         return ", ".join(ways)

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from t2i.attention.compute.edit_plan import EditPlan, upcast
 from t2i.attention.compute.probabilities import AttentionProbabilities, select_mask_row
-from t2i.attention.compute.recorded_rows import RecordedRow
+from t2i.attention.compute.recorded_rows import RecordedInputs
 from t2i.attention.compute.tap import AttentionInputs, mask_to_four_axes
 from t2i.attention.site import Site
 from t2i.errors import AttentionError
 
 
 def run_edited_attention(
-    inputs: AttentionInputs, site: Site, plan: EditPlan, recorded_row: RecordedRow | None = None
+    inputs: AttentionInputs, site: Site, plan: EditPlan, recorded_row: RecordedInputs | None = None
 ) -> tuple[Tensor, AttentionProbabilities]:
     """Return the output (B, N, Q, E) of a call under an edit plan, and its probabilities.
 
@@ -43,24 +43,26 @@ def run_edited_attention(
     for row, mix in mixes.items():
         value[row] = (
             mix.mix_source_values(value[row])
-            if mix.replaces_own
+            if mix.discards_own_map
             else mix.mix_own_values(value[row])
         )
     scores = [
-        mixes[row].source if row in mixes and mixes[row].replaces_own else row
+        mixes[row].source if row in mixes and mixes[row].discards_own_map else row
         for row in range(len(value))
     ]
-    out = run_rows(scores, inputs, value, plan)
+    out = compute_output_rows(scores, inputs, value, plan)
 
     # the term of the source, where a part of the row's own map is kept
     partial_rows = [
-        row for row, mix in mixes.items() if mix.columns is not None and not mix.replaces_own
+        row for row, mix in mixes.items() if mix.columns is not None and not mix.discards_own_map
     ]
     if partial_rows:
         value = torch.stack(
             [mixes[row].mix_source_values(inputs.value[row]) for row in partial_rows]
         )
-        second = run_rows([mixes[row].source for row in partial_rows], inputs, value, plan)
+        second = compute_output_rows(
+            [mixes[row].source for row in partial_rows], inputs, value, plan
+        )
         out = out.index_add(0, torch.tensor(partial_rows, device=out.device), second)
     return apply_map_functions(out, probabilities), probabilities
 
@@ -72,7 +74,7 @@ def run_joint_attention(
 
     Mixes change the outputs of the image queries only; the fused kernel runs twice for those rows.
     """
-    out = run_rows(range(len(inputs.value)), inputs, inputs.value, plan)
+    out = compute_output_rows(range(len(inputs.value)), inputs, inputs.value, plan)
     queries, text = slice(*site.image), slice(*site.text)
     rows = [row for row in plan.mixes if row not in plan.functions]
     if rows:
@@ -81,11 +83,11 @@ def run_joint_attention(
         mix = plan.mixes[row]
         own = inputs.value[row].clone()
         own[:, text] = mix.mix_own_values(own[:, text])
-        mixed = run_rows([row], inputs, own[None], plan, queries)
+        mixed = compute_output_rows([row], inputs, own[None], plan, queries)
         if mix.columns is not None:
             source = torch.zeros_like(own)
             source[:, text] = mix.mix_source_values(inputs.value[row][:, text])
-            mixed = mixed + run_rows([mix.source], inputs, source[None], plan, queries)
+            mixed = mixed + compute_output_rows([mix.source], inputs, source[None], plan, queries)
         out[row, :, queries] = mixed[0]
     return apply_map_functions(out, probabilities)
 
@@ -97,12 +99,12 @@ def apply_map_functions(out: Tensor, probabilities: AttentionProbabilities) -> T
         out = out.clone()
     for row in functions:
         value_NKE = upcast(probabilities.inputs.value[row])
-        chunks = [probs_NQK @ value_NKE for probs_NQK in probabilities.map_chunks(row)]
+        chunks = [probs_NQK @ value_NKE for probs_NQK in probabilities.iterate_map_chunks(row)]
         out[row] = torch.cat(chunks, dim=1).to(out)
     return out
 
 
-def run_rows(
+def compute_output_rows(
     rows: Sequence[int | None],
     inputs: AttentionInputs,
     value: Tensor,

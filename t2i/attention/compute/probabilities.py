@@ -38,14 +38,14 @@ class AttentionProbabilities:
         default_factory=dict, repr=False, compare=False
     )
 
-    def token_probabilities(self, row: int, positions_S: Tensor) -> Tensor:
+    def compute_token_probabilities(self, row: int, positions_S: Tensor) -> Tensor:
         """Return the probabilities of some text tokens in a row, (N, S, Q), after all edits."""
         if self._needs_softmax_only(row):
             weights_NTQ, total_N1Q = self._relative_weights(row)
             return weights_NTQ.index_select(1, positions_S) / total_N1Q
         return self.attention_map(row).index_select(-1, positions_S).transpose(-1, -2)
 
-    def probability_over_largest(
+    def compute_relative_probabilities(
         self, row: int, positions_S: Tensor, heads: list[int] | None
     ) -> Tensor:
         """Return the tokens' probabilities over each position's largest, a mean over heads, (1,
@@ -59,7 +59,7 @@ class AttentionProbabilities:
             return chosen_NSQ.mean(dim=0, keepdim=True)
         probs_NQT = self.attention_map(row).detach()
         probs_NQT = probs_NQT if heads is None else probs_NQT[heads]
-        return probability_over_largest(
+        return compute_relative_probabilities(
             probs_NQT.index_select(-1, positions_S).transpose(-1, -2), probs_NQT
         )
 
@@ -95,14 +95,16 @@ class AttentionProbabilities:
         key = (row, torch.is_grad_enabled())
         if key not in self._maps:
             columns = slice(None) if self.site.kind == "self" else slice(*self.site.text)
-            chunks = [part[..., columns] for part in self.map_chunks(row, *self.site.image)]
+            chunks = [part[..., columns] for part in self.iterate_map_chunks(row, *self.site.image)]
             probs_NQT = chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=1)
             if self.site.kind == "self":
                 return probs_NQT
             self._maps[key] = probs_NQT
         return self._maps[key]
 
-    def map_chunks(self, row: int, first: int = 0, end: int | None = None) -> Iterator[Tensor]:
+    def iterate_map_chunks(
+        self, row: int, first: int = 0, end: int | None = None
+    ) -> Iterator[Tensor]:
         """Yield the row's map (N, Q, K) after all edits, some query positions at a time."""
         heads, queries, keys = (*self.inputs.query.shape[1:3], self.inputs.key.shape[2])
         end = queries if end is None else end
@@ -127,7 +129,7 @@ class AttentionProbabilities:
                 [probs_NQK[..., :begin], mixed_NQT, probs_NQK[..., stop:]], dim=-1
             )
         for function in self.plan.functions.get(row, ()):
-            probs_NQK = validate_map(function(probs_NQK), probs_NQK)
+            probs_NQK = check_and_cast_map(function(probs_NQK), probs_NQK)
         return probs_NQK
 
     def _softmax(self, row: int | None, first: int, end: int) -> Tensor:
@@ -168,7 +170,7 @@ def select_mask_row(mask: Tensor | None, row: int) -> Tensor | None:
     return own
 
 
-def probability_over_largest(words_NSQ: Tensor, probs_NQT: Tensor) -> Tensor:
+def compute_relative_probabilities(words_NSQ: Tensor, probs_NQT: Tensor) -> Tensor:
     """Return token probabilities divided by each image position's largest one, a mean over
     heads.
 
@@ -181,7 +183,7 @@ def probability_over_largest(words_NSQ: Tensor, probs_NQT: Tensor) -> Tensor:
     return (words_NSQ / most_N1Q).mean(dim=0, keepdim=True)
 
 
-def validate_map(result: object, probs_NQK: Tensor) -> Tensor:
+def check_and_cast_map(result: object, probs_NQK: Tensor) -> Tensor:
     """Return a map function's result in the dtype of the map.
 
     Raises ArgumentError unless it is finite and has the shape of the map.

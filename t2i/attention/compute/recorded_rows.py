@@ -15,7 +15,7 @@ from t2i.text.token_layout import EncoderInput
 
 
 @dataclass(frozen=True, slots=True)
-class RecordedRow:
+class RecordedInputs:
     """Query (1, N, Q, E), key (1, N, K, E) and mask (1, 1 or N, 1 or Q, K) of a recorded source."""
 
     query: Tensor
@@ -49,7 +49,7 @@ class RecordedRun(Protocol):
     def prompt_at(self, step: int) -> EncoderInput:
         """Return the recorded prompt of the branch "cond" at a step."""
 
-    def recorded_row(self, site: str, step: int) -> RecordedRow | None:
+    def recorded_inputs(self, site: str, step: int) -> RecordedInputs | None:
         """Return the attention inputs at a site and step; None where the site was not recorded."""
 
     def latents_at(self, step: int) -> Tensor:

@@ -87,7 +87,7 @@ _open = 0
 
 
 @contextmanager
-def listen(handler: AttentionHandler) -> Iterator[None]:
+def use_attention_handler(handler: AttentionHandler) -> Iterator[None]:
     """Route this thread's attention calls to `handler` within the block."""
     token = _handler.set(handler)
     try:
@@ -97,7 +97,7 @@ def listen(handler: AttentionHandler) -> Iterator[None]:
 
 
 @contextmanager
-def install_tap() -> Iterator[None]:
+def tap_installed() -> Iterator[None]:
     """Replace torch's attention function within the block, and restore the same object."""
     global _open, _kernel
     with _lock:
@@ -159,7 +159,7 @@ _tapped_scores: WeakKeyDictionary[nn.Module, _TappedScores] = WeakKeyDictionary(
 
 
 @contextmanager
-def install_eager_tap(module: Any) -> Iterator[None]:
+def eager_tap_installed(module: Any) -> Iterator[None]:
     """Replace a module's `get_attention_scores` within the block by the thread's handler.
 
     Several blocks, also of several threads, may have the tap in one module; the last one to end

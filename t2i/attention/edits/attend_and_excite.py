@@ -73,17 +73,17 @@ class AttendAndExcite(Edit):
                     "a value to reach, both from 0 to 1: ((0.0, 0.05), (0.2, 0.5))."
                 )
 
-    def fits(self, site: Site) -> bool:
+    def acts_at_site(self, site: Site) -> bool:
         """Return True for a small site with a known grid, whose maps the loss may read."""
         known = site.size is not None and min(site.size) > 1
         small = self.sites is not None or site.positions <= MAX_POSITIONS
-        return known and small and super().fits(site)
+        return known and small and super().acts_at_site(site)
 
     def check(self, prompt_tokens: PromptTokens) -> None:
         """Raise ArgumentError for prompts, or words to excite, that the run does not have."""
         super().check(prompt_tokens)
         for word in as_word_tuple(self.words):
-            prompt_tokens.word_positions(self.target, word)
+            prompt_tokens.find_word_positions(self.target, word)
 
     def before_pass(
         self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, run_pass: RunPass
@@ -93,7 +93,7 @@ class AttendAndExcite(Edit):
         """
         progress = denoiser_pass.step / max(1, denoiser_pass.num_steps - 1)
         step_size = self.scale * math.sqrt(1 - 0.5 * progress)
-        target_loss = 1 - self.threshold_at(denoiser_pass.step, denoiser_pass.num_steps)
+        target_loss = 1 - self.compute_threshold(denoiser_pass.step, denoiser_pass.num_steps)
 
         loss_B, gradient_BCHW = self.compute_loss(latents_BCHW, denoiser_pass, run_pass)
         unmet_B = loss_B > target_loss
@@ -106,7 +106,7 @@ class AttendAndExcite(Edit):
             loss_B, gradient_BCHW = self.compute_loss(latents_BCHW, denoiser_pass, run_pass)
         return latents_BCHW - step_size * gradient_BCHW
 
-    def threshold_at(self, step: int, num_steps: int) -> float:
+    def compute_threshold(self, step: int, num_steps: int) -> float:
         """Return the attention that each word must reach at this step, or 0 for no threshold."""
         due = [least for progress, least in self.thresholds if int(progress * num_steps) == step]
         return max(due, default=0.0)
@@ -125,10 +125,10 @@ class AttendAndExcite(Edit):
         tokens: list[tuple[slice, list[int]]] = []
 
         def on_attention(probabilities: AttentionProbabilities, call: AttentionCall) -> None:
-            if self.fits(call.site):
+            if self.acts_at_site(call.site):
                 heads = list(range(call.site.heads)) if self.heads is None else list(self.heads)
                 maps[call.site] = [probabilities.attention_map(row)[heads] for row in rows]
-                tokens[:] = [self.competing_tokens(call)]
+                tokens[:] = [self.find_competing_tokens(call)]
 
         with torch.enable_grad():
             latents_BCHW = latents_BCHW.detach().clone().requires_grad_()
@@ -148,7 +148,7 @@ class AttendAndExcite(Edit):
         own_BCHW[rows] = gradient_BCHW[rows]
         return loss_B, own_BCHW
 
-    def competing_tokens(self, call: AttentionCall) -> tuple[slice, list[int]]:
+    def find_competing_tokens(self, call: AttentionCall) -> tuple[slice, list[int]]:
         """Return the slice of tokens that the softmax covers, and the words' indices within it."""
         text = call.prompt_tokens.tokenizers[0].tokenizer
         layout = text.token_window if isinstance(text, TextEncoder) else build_token_window(text)
@@ -156,7 +156,7 @@ class AttendAndExcite(Edit):
         places = {
             p
             for word in as_word_tuple(self.words)
-            for p in call.prompt_tokens.word_positions(self.target, word)
+            for p in call.prompt_tokens.find_word_positions(self.target, word)
         }
         return slice(first, call.text_length - 1), [place - first for place in sorted(places)]
 
@@ -185,11 +185,11 @@ def compute_map_loss(maps_NQT: Tensor, size: Size, competing: slice, words: list
     words_QS = (SHARPNESS * mean_QT).softmax(dim=-1)[:, words]
     words_S1HW = words_QS.T.unflatten(-1, size).unsqueeze(1)
     padded_S1HW = functional.pad(words_S1HW, (1, 1, 1, 1), mode="reflect")
-    smooth_S1HW = functional.conv2d(padded_S1HW, gaussian_kernel().to(padded_S1HW))
+    smooth_S1HW = functional.conv2d(padded_S1HW, build_gaussian_kernel().to(padded_S1HW))
     return (1 - smooth_S1HW.amax(dim=(1, 2, 3))).clamp(min=0).max()
 
 
-def gaussian_kernel() -> Tensor:
+def build_gaussian_kernel() -> Tensor:
     """Return the published 3 x 3 kernel of standard deviation 0.5: exp(-(x / (2 * 0.5))^2)."""
     side = torch.tensor([math.exp(-1), 1.0, math.exp(-1)])
     kernel = side[:, None] * side

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from t2i.attention.call import AttentionCall
 from t2i.attention.compute.edit_plan import EditPlan, MapFunction
-from t2i.attention.compute.probabilities import validate_map
+from t2i.attention.compute.probabilities import check_and_cast_map
 from t2i.attention.edits.base.edit import Edit
 from t2i.attention.site import Site, Sites
 from t2i.errors import ArgumentError
@@ -41,10 +41,10 @@ class Function(Edit):
                 "probabilities to the same shape."
             )
 
-    def fits(self, site: Site) -> bool:
+    def acts_at_site(self, site: Site) -> bool:
         """Return True for a site whose attention maps `fn` may replace."""
         selects_kind = isinstance(self.sites, Sites) and self.sites.kind is not None
-        return super().fits(site) and (selects_kind or site.kind in WITH_TEXT)
+        return super().acts_at_site(site) and (selects_kind or site.kind in WITH_TEXT)
 
     def apply(self, plan: EditPlan, call: AttentionCall) -> None:
         """Add the map function of the target rows to the edit plan."""
@@ -57,5 +57,5 @@ class Function(Edit):
         heads = list(self.heads)
         chosen_NQK = probs_NQK[heads]
         changed_NQK = probs_NQK.clone()
-        changed_NQK[heads] = validate_map(self.fn(chosen_NQK), chosen_NQK)
+        changed_NQK[heads] = check_and_cast_map(self.fn(chosen_NQK), chosen_NQK)
         return changed_NQK

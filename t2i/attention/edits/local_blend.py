@@ -51,7 +51,7 @@ class LocalBlend(Edit):
                 'words=((), ("dog",)).'
             )
 
-    def fits(self, site: object) -> bool:
+    def acts_at_site(self, site: object) -> bool:
         """Return False: local blend changes latents, not attention."""
         return False  # it changes no attention
 
@@ -60,7 +60,7 @@ class LocalBlend(Edit):
         super().check(prompt_tokens)
         for prompt, words in zip((self.source, self.target), self.words, strict=True):
             for word in as_word_tuple(words):
-                prompt_tokens.word_positions(prompt, word)
+                prompt_tokens.find_word_positions(prompt, word)
 
     def probes(self) -> Sequence[Probe]:
         """Return a probe of the source's words and one of the target's, which the mask is made
@@ -84,13 +84,13 @@ class LocalBlend(Edit):
         for image_index in range(count):
             source, target = (p * count + image_index for p in (self.source, self.target))
             size = (latents_BCHW.shape[2], latents_BCHW.shape[3])
-            masks = [self.blend_mask(probe, image_index, size) for probe in probes]
+            masks = [self.compute_blend_mask(probe, image_index, size) for probe in probes]
             mask_HW = torch.stack(masks).any(dim=0).to(latents_BCHW)
             source_CHW = latents_BCHW[source]
             blended[target] = source_CHW + mask_HW * (latents_BCHW[target] - source_CHW)
         return blended
 
-    def blend_mask(self, probe: Probe, image_index: int, size: tuple[int, int]) -> Tensor:
+    def compute_blend_mask(self, probe: Probe, image_index: int, size: tuple[int, int]) -> Tensor:
         """Return the blend mask (H, W) bool of a probe's words, from the steps so far."""
         accumulators = [
             accumulator

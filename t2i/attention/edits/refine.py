@@ -25,16 +25,16 @@ class Refine(WordEdit):
             call.denoiser_pass.cond_rows(self.target),
             call.denoiser_pass.cond_rows(self.source),
         )
-        plan.add_mix(rows, sources, *self.cached(call, lambda: self.build_mix(call)))
+        plan.add_mix(rows, sources, *self.compute_once(call, lambda: self.build_mix(call)))
 
     def build_mix(self, call: AttentionCall) -> tuple[Tensor | None, Tensor]:
         """Return A and the diagonal of B of the refinement mix P' = P_source A + P B, see
         ProbabilityMix.
         """
-        source_T, found_T = call.prompt_tokens.refinement_mapping(
+        source_T, found_T = call.prompt_tokens.build_refinement_mapping(
             self.source, self.target, call.text_length
         )
-        taken_T = self.active_T(call) * found_T
+        taken_T = self.compute_active_T(call) * found_T
         columns_TT = torch.zeros(call.text_length, call.text_length, dtype=torch.float64)
         columns_TT[source_T, torch.arange(call.text_length)] = taken_T
         return self.restrict_to_heads(call, columns_TT, 1 - taken_T)

@@ -61,15 +61,15 @@ class Region:
                 "tensor (H, W) of 0 to 1."
             )
 
-    def coverage(self, size: tuple[int, int], feather: float) -> Tensor:
+    def compute_coverage(self, size: tuple[int, int], feather: float) -> Tensor:
         """Return the fraction of each position's area that is inside the region, (H, W) of 0..1.
 
         feather : width of the soft edge, as a fraction of the image's size
         """
         if self.box is not None:
             left, top, right, bottom = self.box
-            down_H = interval_coverage(top, bottom, size[0], feather)
-            across_W = interval_coverage(left, right, size[1], feather)
+            down_H = compute_interval_coverage(top, bottom, size[0], feather)
+            across_W = compute_interval_coverage(left, right, size[1], feather)
             return down_H[:, None] * across_W
         assert isinstance(self.mask, Image.Image)
         width, height = self.mask.size
@@ -119,43 +119,43 @@ class Regions(BiasEdit):
         """Return True if there is no region, no strength, or no step."""
         return super().does_nothing or not self.regions or self.strength == 0
 
-    def fits(self, site: Site) -> bool:
+    def acts_at_site(self, site: Site) -> bool:
         """Return True for a site with a known grid of positions that the edit's `sites` select."""
-        return site.size is not None and super().fits(site)
+        return site.size is not None and super().acts_at_site(site)
 
     def check(self, prompt_tokens: PromptTokens) -> None:
         """Raise ArgumentError for prompts, or words of regions, that the run does not have."""
         super().check(prompt_tokens)
         for region in self.regions:
             for word in as_word_tuple(region.words):
-                prompt_tokens.word_positions(self.target, word)
+                prompt_tokens.find_word_positions(self.target, word)
 
     def compute_bias(self, call: AttentionCall) -> Tensor:
         """Return the bias (P, T): -strength to +strength for the regions' words, else 0."""
         assert call.site.size is not None
         coverage_PT = torch.full((call.site.positions, call.text_length), -1.0)
         for region in self.regions:
-            region_P1 = region.coverage(call.site.size, self.feather).flatten()[:, None]
+            region_P1 = region.compute_coverage(call.site.size, self.feather).flatten()[:, None]
             for word in as_word_tuple(region.words):
-                places = list(call.prompt_tokens.word_positions(self.target, word))
+                places = list(call.prompt_tokens.find_word_positions(self.target, word))
                 coverage_PT[:, places] = coverage_PT[:, places].maximum(region_P1)
         unassigned_PT = coverage_PT < 0
         return (self.strength * (2 * coverage_PT - 1)).masked_fill(unassigned_PT, 0.0)
 
 
-def interval_coverage(first: float, end: float, cells: int, feather: float) -> Tensor:
+def compute_interval_coverage(first: float, end: float, cells: int, feather: float) -> Tensor:
     """Return the exact fraction of each of `cells` equal cells of 0..1 between two edges.
 
     An edge is a linear ramp of width `feather` around its position; the image's own edges are
     sharp.
     """
     edges = torch.linspace(0, 1, cells + 1, dtype=torch.float64)
-    passed = ramp_integral(edges, first if first > 0 else -1.0, feather)
-    passed = passed - ramp_integral(edges, end if end < 1 else 2.0, feather)
+    passed = integrate_ramp(edges, first if first > 0 else -1.0, feather)
+    passed = passed - integrate_ramp(edges, end if end < 1 else 2.0, feather)
     return (passed.diff() * cells).float()
 
 
-def ramp_integral(x: Tensor, edge: float, feather: float) -> Tensor:
+def integrate_ramp(x: Tensor, edge: float, feather: float) -> Tensor:
     """Return the integral up to x of a ramp that rises from 0 to 1 around an edge."""
     if feather == 0:
         return (x - edge).relu()

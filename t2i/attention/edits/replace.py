@@ -8,7 +8,7 @@ from t2i.attention.call import AttentionCall
 from t2i.attention.compute.edit_plan import EditPlan
 from t2i.attention.edits.base.word_edit import WordEdit
 from t2i.attention.prompts.prompt_tokens import PromptTokens
-from t2i.text.alignment import differing_word_indices
+from t2i.text.alignment import find_differing_word_indices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class Replace(WordEdit):
         of words.
         """
         super().check(prompt_tokens)
-        differing_word_indices(*prompt_tokens.prompt_pair(self.source, self.target))
+        find_differing_word_indices(*prompt_tokens.get_prompt_pair(self.source, self.target))
 
     def apply(self, plan: EditPlan, call: AttentionCall) -> None:
         """Add the mix of the source's maps into the target rows to the edit plan."""
@@ -32,15 +32,15 @@ class Replace(WordEdit):
             call.denoiser_pass.cond_rows(self.target),
             call.denoiser_pass.cond_rows(self.source),
         )
-        plan.add_mix(rows, sources, *self.cached(call, lambda: self.build_mix(call)))
+        plan.add_mix(rows, sources, *self.compute_once(call, lambda: self.build_mix(call)))
 
     def build_mix(self, call: AttentionCall) -> tuple[Tensor | None, Tensor]:
         """Return A and the diagonal of B of the word swap P' = P_source A + P B, see
         ProbabilityMix.
         """
-        active_T = self.active_T(call)
+        active_T = self.compute_active_T(call)
         columns_TT = (
-            call.prompt_tokens.replacement_matrix(self.source, self.target, call.text_length)
+            call.prompt_tokens.build_replacement_matrix(self.source, self.target, call.text_length)
             * active_T
         )
         return self.restrict_to_heads(call, columns_TT, 1 - active_T)

@@ -50,7 +50,7 @@ class Reweight(WindowedEdit):
         """Raise ArgumentError for prompts, or weighted words, that the run does not have."""
         super().check(prompt_tokens)
         for word in self.weights:
-            prompt_tokens.word_positions(self.target, word)
+            prompt_tokens.find_word_positions(self.target, word)
 
     def apply(self, plan: EditPlan, call: AttentionCall) -> None:
         """Add the multiplication of the words' maps in the target rows to the edit plan."""
@@ -61,21 +61,25 @@ class Reweight(WindowedEdit):
         if source_rows is None or all(
             plan.has_mix_from(row, source) for row, source in zip(rows, source_rows, strict=True)
         ):
-            plan.add_mix(rows, None, *self.cached(call, lambda: self._scale_own_map(call)))
+            plan.add_mix(rows, None, *self.compute_once(call, lambda: self._scale_own_map(call)))
         else:
-            plan.add_mix(rows, source_rows, *self.cached(call, lambda: self._mix_source_map(call)))
+            plan.add_mix(
+                rows, source_rows, *self.compute_once(call, lambda: self._mix_source_map(call))
+            )
 
     def _scale_own_map(self, call: AttentionCall) -> tuple[Tensor | None, Tensor]:
         """Return the mix that multiplies the map as the edits before left it."""
-        weights_T = call.prompt_tokens.values_per_token(self.target, self.weights, call.text_length)
+        weights_T = call.prompt_tokens.build_values_per_token(
+            self.target, self.weights, call.text_length
+        )
         return self.restrict_to_heads(
-            call, None, torch.where(self.active_T(call) > 0, weights_T, 1.0)
+            call, None, torch.where(self.compute_active_T(call) > 0, weights_T, 1.0)
         )
 
     def _mix_source_map(self, call: AttentionCall) -> tuple[Tensor | None, Tensor]:
         """Return the mix that replaces the map by the source's, multiplied."""
         weights_T, active_T = (
-            call.prompt_tokens.values_per_token(self.target, self.weights, call.text_length),
-            self.active_T(call),
+            call.prompt_tokens.build_values_per_token(self.target, self.weights, call.text_length),
+            self.compute_active_T(call),
         )
         return self.restrict_to_heads(call, torch.diag(weights_T * active_T), 1 - active_T)

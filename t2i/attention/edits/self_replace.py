@@ -22,10 +22,10 @@ class SelfReplace(Edit):
     target: int = 1
     max_positions: int | None = 16 * 16
 
-    def fits(self, site: Site) -> bool:
+    def acts_at_site(self, site: Site) -> bool:
         """Return True for a self-attention site of at most `max_positions` positions."""
         few = self.max_positions is None or site.positions <= self.max_positions
-        return few and super().fits(site)
+        return few and super().acts_at_site(site)
 
     def apply(self, plan: EditPlan, call: AttentionCall) -> None:
         """Add the copies of queries and keys, source rows to target rows, to the edit plan."""

@@ -53,10 +53,10 @@ class WordWeights(BiasEdit):
         """Raise ArgumentError for prompts, or weighted words, that the run does not have."""
         super().check(prompt_tokens)
         for word in self.weights:
-            prompt_tokens.word_positions(self.target, word)
+            prompt_tokens.find_word_positions(self.target, word)
 
     def compute_bias(self, call: AttentionCall) -> Tensor:
         """Return the score bias log(weight) of each text token, (1, T)."""
-        return call.prompt_tokens.values_per_token(
+        return call.prompt_tokens.build_values_per_token(
             self.target, self.weights, call.text_length
         ).log()[None]

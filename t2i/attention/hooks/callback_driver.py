@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from t2i.attention.denoiser_pass import build_denoiser_pass
-from t2i.attention.hooks.current_pipeline import is_called_by_another
-from t2i.attention.hooks.discovery import grid_from_image_ids, open_forward
+from t2i.attention.hooks.current_pipeline import is_called_inside_other_pipeline
+from t2i.attention.hooks.discovery import grid_from_image_ids, push_running_forward
 from t2i.attention.hooks.driven_session import DrivenSession
-from t2i.attention.hooks.encoded_prompts import EncodedPrompts
+from t2i.attention.hooks.encoded_prompts import EncodedTokenRecorder
 from t2i.attention.hooks.forward_arguments import bind_arguments
 from t2i.attention.hooks.module_hooks import wrap_compiled_call
 from t2i.attention.hooks.step_tracking import StepTracker
@@ -34,7 +34,7 @@ class CallbackDriver:
         self.session, self.root = session, root
         self.pipeline = None if isinstance(pipeline, nn.Module) else pipeline
         self.step_tracker = StepTracker(self.pipeline)
-        self.encoded_prompts = EncodedPrompts(self.pipeline)
+        self.encoded_prompts = EncodedTokenRecorder(self.pipeline)
         self._cache_name: str | None = None
         """Name of the pass in a pipeline that computes the branches one by one."""
         self._thread = threading.get_ident()
@@ -93,7 +93,7 @@ class CallbackDriver:
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if threading.get_ident() != self._thread:
             return
-        self._is_own_call = not is_called_by_another(self.pipeline)
+        self._is_own_call = not is_called_inside_other_pipeline(self.pipeline)
         if not self._is_own_call:
             return
         arguments = bind_arguments(module, args, kwargs)
@@ -114,7 +114,7 @@ class CallbackDriver:
         height, width = tensors[0].shape[-2:]
         size = (height, width) if is_spatial else grid_from_image_ids(arguments)
         shape = (size, *(tuple(one.shape[1:]) for one in tensors))
-        with open_forward(module, arguments):
+        with push_running_forward(module, arguments):
             self.session.begin_pass(denoiser_pass, None, shape, size)
 
     def _end(self, _module: nn.Module, _args: object, output: object) -> None:

@@ -5,7 +5,7 @@ import sys
 from diffusers import DiffusionPipeline
 
 
-def is_called_by_another(pipeline: object) -> bool:
+def is_called_inside_other_pipeline(pipeline: object) -> bool:
     """Return True if the running call was made by pipelines, and `pipeline` is none of them.
 
     Looks through the frames of the call stack. False for a `pipeline` that is none of diffusers'.

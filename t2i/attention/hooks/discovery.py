@@ -232,7 +232,7 @@ class Discovery:
 
 
 @contextmanager
-def open_forward(module: nn.Module, arguments: Mapping[str, Any]) -> Iterator[None]:
+def push_running_forward(module: nn.Module, arguments: Mapping[str, Any]) -> Iterator[None]:
     """Push `module` as a running forward, for a discovery that starts in the middle of it."""
     token = _open_forward.set(RunningModule(module, arguments))
     try:

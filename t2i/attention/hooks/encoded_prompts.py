@@ -15,7 +15,7 @@ from t2i.text.token_layout import EncoderInput, build_token_window
 SUFFIXES = ("", "_2", "_3")
 
 
-class EncodedPrompts:
+class EncodedTokenRecorder:
     """Token ids that reached each text encoder since the last run began."""
 
     def __init__(self, pipeline: Any) -> None:

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from t2i.attention.compute import kernels
-from t2i.attention.compute.device_tensors import DeviceTensors
+from t2i.attention.compute.device_tensors import DeviceTensorCache
 from t2i.attention.compute.edit_plan import EditPlan
 from t2i.attention.compute.tap import (
     AttentionInputs,
     ScoresFunction,
-    install_eager_tap,
-    install_tap,
-    listen,
+    eager_tap_installed,
+    tap_installed,
+    use_attention_handler,
 )
 from t2i.attention.hooks.attention_listener import AttentionListener
 from t2i.attention.hooks.compiled import is_compiled
@@ -47,7 +47,7 @@ class Installation:
         self.sessions: list[AttentionListener] = []
         self.sites: dict[str, Site] = {}
         self.kernels: dict[str, set[str]] = {}
-        self._device_tensors = DeviceTensors()
+        self._device_tensors = DeviceTensorCache()
         self.is_dry_run = False
         """True in a trial step, which no probe reads and no edit changes."""
         self._num_discoveries = 0
@@ -64,13 +64,13 @@ class Installation:
 
     def open(self) -> None:
         """Install the attention tap, and a hook at the end of every denoiser pass."""
-        self._tap.enter_context(install_tap())
+        self._tap.enter_context(tap_installed())
         hook = self.called_module.register_forward_hook(self._returned, always_call=True)
         self._tap.callback(hook.remove)
         self._tap.enter_context(wrap_compiled_call(self.called_module, None, self._returned))
         for module in self.names:
             if hasattr(module, "get_attention_scores"):
-                self._tap.enter_context(install_eager_tap(module))
+                self._tap.enter_context(eager_tap_installed(module))
 
     def close(self) -> None:
         """Remove every hook; the discovered sites stay known."""
@@ -116,7 +116,7 @@ class Installation:
         return before != now
 
     @contextmanager
-    def only_session(self, session: AttentionListener) -> Iterator[None]:
+    def disable_other_sessions(self, session: AttentionListener) -> Iterator[None]:
         """Disable all other sessions of the model within the block."""
         every, self.sessions = self.sessions, [session]
         try:
@@ -127,7 +127,11 @@ class Installation:
     def hook_wanted_sites(self, session: AttentionListener) -> None:
         """Hook the known sites that this session wants."""
         for name, site in self.sites.items():
-            if name not in self._site_hooks and session.wants(site) and self._discovery is None:
+            if (
+                name not in self._site_hooks
+                and session.is_active_at(site)
+                and self._discovery is None
+            ):
                 self._hook_site(name)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch lacks types for it
@@ -136,7 +140,7 @@ class Installation:
             # NOTE a footgun: no hook may be removed here, torch is going through them
             self._has_raised = self._has_raised or output is None
             for session in self.sessions:
-                session.leave_pass()
+                session.note_forward_end()
 
     def _start_discovery(self) -> None:
         self._forget_sites()
@@ -146,7 +150,7 @@ class Installation:
             # Sites are found by hooks, which a compiled model would be compiled with.
             self._discovery_stack.enter_context(torch.compiler.set_stance("force_eager"))
         self._discovery = self._discovery_stack.enter_context(discover_sites(self.root, self.names))
-        self._discovery_stack.enter_context(listen(self))
+        self._discovery_stack.enter_context(use_attention_handler(self))
 
     def _restart_discovery(self, discovery: Discovery) -> None:
         """Discover again after a pass that raised; the hooks are still there."""
@@ -171,10 +175,12 @@ class Installation:
         self.sites.clear()
 
     def _hook_site(self, name: str) -> None:
-        listener = SiteListener(self, name)
+        listener = SiteAttentionHandler(self, name)
         stack = ExitStack()
         stack.enter_context(
-            forward_in_context(self.root.get_submodule(name), lambda *_: listen(listener))
+            forward_in_context(
+                self.root.get_submodule(name), lambda *_: use_attention_handler(listener)
+            )
         )
         self._site_hooks[name] = stack
 
@@ -216,7 +222,7 @@ class Installation:
             return None
         self.sites[site.name] = site
         for session in self._active_sessions():
-            session.check_call(site, call)
+            session.check_prompt_keys(site, call)
         return site
 
     # attention calls at a known site
@@ -224,7 +230,7 @@ class Installation:
     def run_attention(self, call: AttentionInputs, site: Site) -> Tensor:
         """Return the edited output (B, N, Q, E) of a call, after the probes have read it."""
         plan, listeners = self._plan_edits(site, len(call.query))
-        every = (session.recorded_row(site) for session in listeners)
+        every = (session.recorded_inputs(site) for session in listeners)
         recorded_row = next((one for one in every if one is not None), None)
         out, probabilities = kernels.run_edited_attention(call, site, plan, recorded_row)
         for session in listeners:
@@ -240,7 +246,7 @@ class Installation:
         """
         rows, heads = call.query.shape[:2]
         plan, listeners = self._plan_edits(site, rows)
-        if any(session.recorded_row(site) is not None for session in listeners):
+        if any(session.recorded_inputs(site) is not None for session in listeners):
             raise AttentionError(
                 f"{site.name} is computed by an older processor, which cannot read a recorded "
                 "source: pipe.unet.set_default_attn_processor() puts the fused one in "
@@ -258,7 +264,9 @@ class Installation:
         probs_BNQK = scored.unflatten(0, (rows, heads))
         for row in plan.mixes.keys() | plan.functions.keys():
             probs_BNQK = probs_BNQK.clone()
-            probs_BNQK[row] = torch.cat(list(probabilities.map_chunks(row)), dim=1).to(probs_BNQK)
+            probs_BNQK[row] = torch.cat(list(probabilities.iterate_map_chunks(row)), dim=1).to(
+                probs_BNQK
+            )
         for session in listeners:
             session.on_attention(probabilities)
         edited: Tensor = probs_BNQK.flatten(0, 1)
@@ -266,7 +274,7 @@ class Installation:
 
     def _plan_edits(self, site: Site, rows: int) -> tuple[EditPlan, list[AttentionListener]]:
         plan = EditPlan(device_tensors=self._device_tensors)
-        listeners = [session for session in self._active_sessions() if session.wants(site)]
+        listeners = [session for session in self._active_sessions() if session.is_active_at(site)]
         for session in listeners:
             if session.num_rows != rows:
                 raise AttentionError(
@@ -283,7 +291,7 @@ class Installation:
         return [session for session in self.sessions if session.num_rows is not None]
 
 
-class SiteListener:
+class SiteAttentionHandler:
     """Handler of the attention calls of one hooked module."""
 
     def __init__(self, installation: Installation, name: str) -> None:

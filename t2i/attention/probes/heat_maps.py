@@ -21,7 +21,7 @@ from torch.nn import functional
 from t2i.atomic_files import write_atomically
 from t2i.attention.site import Site
 from t2i.errors import ArgumentError, DataError, nearest_hint
-from t2i.pictures import picture_grid
+from t2i.pictures import build_picture_grid
 from t2i.safe_reading.tensors import open_tensors
 from t2i.terminal import several
 
@@ -40,13 +40,13 @@ class SiteAccumulator:
 
     total_NSQ : the sum, (N or 1, S, Q) float32
     steps : for each token the number of steps at which the prompt contained it
-    over_largest_1SQ : the sum of relative probabilities, where the convention needs them
+    relative_1SQ : the sum of relative probabilities, where the convention needs them
     """
 
     site: Site
     total_NSQ: Tensor
     steps: list[int]
-    over_largest_1SQ: Tensor | None = None
+    relative_1SQ: Tensor | None = None
 
     @property
     def mean_NSQ(self) -> Tensor:
@@ -54,15 +54,15 @@ class SiteAccumulator:
         return self.total_NSQ / self._num_steps_S1()
 
     @property
-    def mean_over_largest_1SQ(self) -> Tensor:
+    def mean_relative_1SQ(self) -> Tensor:
         """Mean over steps of the probabilities over each position's largest (convention
         "default").
         """
-        assert self.over_largest_1SQ is not None
-        return self.over_largest_1SQ / self._num_steps_S1()
+        assert self.relative_1SQ is not None
+        return self.relative_1SQ / self._num_steps_S1()
 
     def add(
-        self, words_NSQ: Tensor, columns: Sequence[int], over_largest_1SQ: Tensor | None = None
+        self, words_NSQ: Tensor, columns: Sequence[int], relative_1SQ: Tensor | None = None
     ) -> None:
         """Add the probabilities of a step whose prompt contains the tokens `columns`.
 
@@ -72,13 +72,13 @@ class SiteAccumulator:
         if new:
             self.total_NSQ = functional.pad(self.total_NSQ, (0, 0, 0, new))
             self.steps += [0] * new
-            if self.over_largest_1SQ is not None:
-                self.over_largest_1SQ = functional.pad(self.over_largest_1SQ, (0, 0, 0, new))
+            if self.relative_1SQ is not None:
+                self.relative_1SQ = functional.pad(self.relative_1SQ, (0, 0, 0, new))
         self.total_NSQ += words_NSQ
-        if over_largest_1SQ is not None:
-            if self.over_largest_1SQ is None:
-                self.over_largest_1SQ = torch.zeros_like(over_largest_1SQ)
-            self.over_largest_1SQ += over_largest_1SQ
+        if relative_1SQ is not None:
+            if self.relative_1SQ is None:
+                self.relative_1SQ = torch.zeros_like(relative_1SQ)
+            self.relative_1SQ += relative_1SQ
         for column in columns:
             self.steps[column] += 1
 
@@ -213,7 +213,7 @@ class HeatMaps(Mapping[str, Tensor]):
             colours = Image.fromarray(apply_colour_map(heat).round().astype(np.uint8))
             tiles.append(colours if image is None else self.overlay(word, image))
         cell = max(MIN_DISPLAY_WIDTH, tiles[0].width)
-        return picture_grid(tiles, self.words, columns=len(tiles), cell=cell).convert("RGB")
+        return build_picture_grid(tiles, self.words, columns=len(tiles), cell=cell).convert("RGB")
 
     def _repr_png_(self) -> bytes | None:
         """Return the PNG that Jupyter displays, or None (plain text) while there are no maps."""
@@ -258,7 +258,7 @@ class HeatMaps(Mapping[str, Tensor]):
         if self.convention != "default":
             return self._combined_probability(word)
         return self._combine(
-            word, [accumulator.mean_over_largest_1SQ for accumulator in self._accumulators()]
+            word, [accumulator.mean_relative_1SQ for accumulator in self._accumulators()]
         )
 
     def _combined_probability(self, word: str) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from t2i.attention.call import AttentionCall
 from t2i.attention.compute.probabilities import AttentionProbabilities
-from t2i.attention.denoiser_pass import check_prompt
+from t2i.attention.denoiser_pass import check_prompt_number
 from t2i.attention.probes.heat_maps import Convention, HeatMaps, ProbeMeasurements, SiteAccumulator
 from t2i.attention.prompts.prompt_tokens import PromptTokens, Word
 from t2i.attention.site import (
@@ -21,7 +21,7 @@ from t2i.attention.site import (
     as_sites,
     check_heads,
     check_step_window,
-    steps_in_window,
+    list_steps_in_window,
 )
 from t2i.errors import ArgumentError
 from t2i.terminal import several
@@ -103,20 +103,20 @@ class Probe:
         """Return the latents unchanged."""
         return latents_BCHW
 
-    def fits(self, site: Site) -> bool:
+    def acts_at_site(self, site: Site) -> bool:
         """Return True for a site whose attention the probe reads."""
         assert isinstance(self.sites, Sites)
         return site.kind != "self" and self.sites.matches(site)
 
-    def covers(self, step: int, num_steps: int) -> bool:
+    def acts_at_step(self, step: int, num_steps: int) -> bool:
         """Return True for a step at which the probe reads."""
-        return step in steps_in_window(self.steps, num_steps)
+        return step in list_steps_in_window(self.steps, num_steps)
 
     def check(self, prompt_tokens: PromptTokens) -> None:
         """Raise ArgumentError for a prompt, or words to probe, that the run does not have."""
-        check_prompt("prompt", self.prompt, prompt_tokens.num_prompts)
+        check_prompt_number("prompt", self.prompt, prompt_tokens.num_prompts)
         for word in self.words:
-            prompt_tokens.word_positions(self.prompt, word)
+            prompt_tokens.find_word_positions(self.prompt, word)
 
     def begin_run(self, prompt_tokens: PromptTokens, latent_size: tuple[int, int] | None) -> None:
         """Discard the measurements of the previous run and prepare for a new one."""
@@ -125,7 +125,7 @@ class Probe:
         self._current_columns = None
         self._columns_of(prompt_tokens)
 
-    def bytes_at(self, site: Site, images: int, steps: int) -> int:
+    def estimate_bytes_at(self, site: Site, images: int, steps: int) -> int:
         """Return the memory in bytes that the probe's measurements of a site take in a run."""
         heads = len(self.heads) if self.heads is not None else site.heads
         number = images * self.measurements.columns * site.positions * 4
@@ -142,21 +142,21 @@ class Probe:
                 f"{call.text_length - 1}."
             )
         live = []
-        positions_S = columns.positions_on(probabilities.inputs.query.device)
+        positions_S = columns.positions_on_device(probabilities.inputs.query.device)
         heads = None if self.heads is None else list(self.heads)
         for image_index, row in enumerate(call.denoiser_pass.cond_rows(self.prompt)):
             with torch.set_grad_enabled(self.grad and torch.is_grad_enabled()):
-                words_NSQ = probabilities.token_probabilities(row, positions_S)
+                words_NSQ = probabilities.compute_token_probabilities(row, positions_S)
                 words_NSQ = words_NSQ if heads is None else words_NSQ[heads]
-                over_largest_1SQ = None
+                relative_1SQ = None
                 if self.convention == "default":
-                    over_largest_1SQ = probabilities.probability_over_largest(
+                    relative_1SQ = probabilities.compute_relative_probabilities(
                         row, positions_S, heads
                     )
-                    over_largest_1SQ = columns.expand(over_largest_1SQ, self.measurements.columns)
+                    relative_1SQ = columns.expand(relative_1SQ, self.measurements.columns)
                 words_NSQ = columns.expand(words_NSQ, self.measurements.columns)
             live.append(words_NSQ)
-            self._accumulate(call.site, image_index, words_NSQ.detach(), columns, over_largest_1SQ)
+            self._accumulate(call.site, image_index, words_NSQ.detach(), columns, relative_1SQ)
         if live and (self.grad or self.raw):
             all_BNSQ = torch.stack(live)
             if self.grad:
@@ -170,7 +170,7 @@ class Probe:
         image_index: int,
         words_NSQ: Tensor,
         columns: "WordColumns",
-        over_largest_1SQ: Tensor | None,
+        relative_1SQ: Tensor | None,
     ) -> None:
         if self.convention != "daam":
             words_NSQ = words_NSQ.mean(dim=0, keepdim=True)
@@ -180,7 +180,7 @@ class Probe:
                 site, torch.zeros_like(words_NSQ), [0] * words_NSQ.shape[1]
             )
             self.measurements.accumulators[image_index, site.name] = accumulator
-        accumulator.add(words_NSQ, columns.columns, over_largest_1SQ)
+        accumulator.add(words_NSQ, columns.columns, relative_1SQ)
 
     def _columns_of(self, prompt_tokens: PromptTokens) -> "WordColumns":
         """Return the columns of the words at this step; a token keeps its column for the run."""
@@ -193,7 +193,7 @@ class Probe:
         positions: dict[int, int] = {}
         for word, name in zip(self.words, self.maps.words, strict=True):
             own = list(self.measurements.tokens.get(name, ()))
-            for number, position in enumerate(prompt_tokens.word_positions(self.prompt, word)):
+            for number, position in enumerate(prompt_tokens.find_word_positions(self.prompt, word)):
                 if number == len(own):
                     own.append(column_at.get(position, self.measurements.columns))
                     self.measurements.columns = max(self.measurements.columns, own[number] + 1)
@@ -216,7 +216,7 @@ class WordColumns:
     positions: tuple[int, ...]
     _on_device: dict[torch.device, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
-    def positions_on(self, device: torch.device) -> Tensor:
+    def positions_on_device(self, device: torch.device) -> Tensor:
         """Return the positions (S,) as a tensor on a device."""
         if device not in self._on_device:
             self._on_device[device] = torch.tensor(self.positions, dtype=torch.long, device=device)

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from t2i.attention.denoiser_pass import check_prompt
+from t2i.attention.denoiser_pass import check_prompt_number
 from t2i.errors import ArgumentError
-from t2i.text.alignment import TokenMapping, refinement_mapping, replacement_matrix
+from t2i.text.alignment import TokenMapping, build_refinement_mapping, build_replacement_matrix
 from t2i.text.encoder_interface import TextEncoder
-from t2i.text.learned_words import continuation_insertions
+from t2i.text.learned_words import find_continuation_insertions
 from t2i.text.token_layout import EncoderInput
 from t2i.text.word_spans import Span, select_token_spans
 
@@ -49,7 +49,9 @@ class PromptTokenizer:
             return self.preprocess(prompt)
         text = self.tokenizer
         tokenizer = text.token_window.tokenizer if isinstance(text, TextEncoder) else text
-        return prompt.with_additions(partial(continuation_insertions, tokenizer=tokenizer))
+        return prompt.copy_with_insertions(
+            partial(find_continuation_insertions, tokenizer=tokenizer)
+        )
 
     def find_positions(self, prompt: EncoderInput, word: str) -> Span:
         """Return the positions of a word along T; of a learned word, those of all its tokens.
@@ -66,7 +68,7 @@ class PromptTokenizer:
         most = self.max_tokens
         return tuple(self.first_position + p for p in positions if most is None or p < most)
 
-    def key_range(self, length: int) -> slice:
+    def find_key_range(self, length: int) -> slice:
         """Return the range of positions along T that this tokenizer's tokens fill, of `length`."""
         end = length if self.max_tokens is None else self.first_position + self.max_tokens
         return slice(self.first_position, min(end, length))
@@ -109,7 +111,7 @@ class PromptTokens:
         """Return the number of prompts of the run."""
         return len(self.prompts) or self.num_unknown
 
-    def word_positions(self, prompt: int, word: Word) -> Span:
+    def find_word_positions(self, prompt: int, word: Word) -> Span:
         """Return the token positions of a word along T; a word given as positions is returned as
         it is.
 
@@ -119,7 +121,7 @@ class PromptTokens:
         """
         if not isinstance(word, str):
             return as_position_tuple(word)
-        return self.cached(("span", prompt, word), lambda: self._find(prompt, word))
+        return self.compute_once(("span", prompt, word), lambda: self._find(prompt, word))
 
     def _find(self, prompt: int, word: str) -> Span:
         if not self.tokenizers:
@@ -133,7 +135,7 @@ class PromptTokens:
                 f"Cannot look for {word!r}: the prompts are not known. Give them, "
                 "attend(pipe, prompts=[...]), one for each of the call."
             )
-        check_prompt("prompt", prompt, len(self.prompts))
+        check_prompt_number("prompt", prompt, len(self.prompts))
         text = self.prompts[prompt]
         try:
             positions = tuple(p for one in self.tokenizers for p in one.find_positions(text, word))
@@ -152,36 +154,38 @@ class PromptTokens:
         self.mentions.present.add((prompt, word))
         return positions
 
-    def replacement_matrix(self, source: int, target: int, length: int) -> Tensor:
+    def build_replacement_matrix(self, source: int, target: int, length: int) -> Tensor:
         """Return the (T, T) matrix of t2i.text.alignment, one block per tokenizer."""
 
         def make() -> Tensor:
             matrix_TT = torch.eye(length, dtype=torch.float64)
             for one in self.tokenizers:
-                part = one.key_range(length)
+                part = one.find_key_range(length)
                 texts = self._preprocessed_pair(source, target, one)
-                matrix_TT[part, part] = replacement_matrix(
+                matrix_TT[part, part] = build_replacement_matrix(
                     one.tokenizer, *texts, part.stop - part.start
                 )
             return matrix_TT
 
-        return self.cached(("replacement", source, target, length), make)
+        return self.compute_once(("replacement", source, target, length), make)
 
-    def refinement_mapping(self, source: int, target: int, length: int) -> TokenMapping:
+    def build_refinement_mapping(self, source: int, target: int, length: int) -> TokenMapping:
         """Return each target token's source position and whether it has one, (T,) each."""
 
         def make() -> TokenMapping:
             source_T, found_T = torch.arange(length), torch.ones(length, dtype=torch.bool)
             for one in self.tokenizers:
-                part = one.key_range(length)
+                part = one.find_key_range(length)
                 texts = self._preprocessed_pair(source, target, one)
-                aligned = refinement_mapping(one.tokenizer, *texts, part.stop - part.start)
+                aligned = build_refinement_mapping(one.tokenizer, *texts, part.stop - part.start)
                 source_T[part], found_T[part] = aligned.source_T + part.start, aligned.found_T
             return TokenMapping(source_T, found_T)
 
-        return self.cached(("refinement", source, target, length), make)
+        return self.compute_once(("refinement", source, target, length), make)
 
-    def cached(self, key: Hashable, make: Callable[[], Value], moment: object = None) -> Value:
+    def compute_once(
+        self, key: Hashable, make: Callable[[], Value], moment: object = None
+    ) -> Value:
         """Return `make()`, computed once for the key until `moment` changes."""
         entry = self._cache.get(key)
         if entry is None or entry[0] != moment:
@@ -189,7 +193,7 @@ class PromptTokens:
         value: Value = entry[1]
         return value
 
-    def prompt_pair(self, source: int, target: int) -> tuple[EncoderInput, EncoderInput]:
+    def get_prompt_pair(self, source: int, target: int) -> tuple[EncoderInput, EncoderInput]:
         """Return the texts of two of the prompts, a source and a target. Raises ArgumentError if
         the prompts are not known.
         """
@@ -198,8 +202,8 @@ class PromptTokens:
                 "Cannot compare prompts that are not known: give them, "
                 "attend(x, prompts=[...]), one for each of the call."
             )
-        check_prompt("source", source, len(self.prompts))
-        check_prompt("target", target, len(self.prompts))
+        check_prompt_number("source", source, len(self.prompts))
+        check_prompt_number("target", target, len(self.prompts))
         return self.prompts[source], self.prompts[target]
 
     def _preprocessed_pair(
@@ -211,17 +215,17 @@ class PromptTokens:
                 "attend(x, prompts=[...]), one for each of the call, and of a model alone "
                 "tokenizer=... too."
             )
-        first, second = self.prompt_pair(source, target)
+        first, second = self.get_prompt_pair(source, target)
         preprocess = prompt_tokenizer.preprocess_prompt
         return preprocess(first), preprocess(second)
 
-    def values_per_token(
+    def build_values_per_token(
         self, prompt: int, values: Mapping[str, float], length: int, default: float = 1.0
     ) -> Tensor:
         """Return a number for each text token, (T,): the value of its word, or the default."""
         values_T = torch.full((length,), default, dtype=torch.float64)
         for word, value in values.items():
-            values_T[list(self.word_positions(prompt, word))] = value
+            values_T[list(self.find_word_positions(prompt, word))] = value
         return values_T
 
 

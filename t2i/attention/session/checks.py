@@ -49,7 +49,7 @@ def check_same_prompts(
         )
 
 
-def check_sites(
+def check_sites_and_memory(
     entries: Sequence[ParticipantEntry],
     sites: Sequence[Site],
     denoiser_pass: DenoiserPass,
@@ -57,9 +57,9 @@ def check_sites(
 ) -> None:
     """Raise AttentionError for a participant without a site, or probes over the budget (bytes)."""
     for entry in entries:
-        if not any(entry.wants(site) for site in sites):
+        if not any(entry.is_active_at(site) for site in sites):
             raise AttentionError(no_site_message(entry.participant, sites))
-    kept = sum(entry.kept_bytes(sites, denoiser_pass) for entry in entries)
+    kept = sum(entry.estimate_kept_bytes(sites, denoiser_pass) for entry in entries)
     if kept > budget:
         raise AttentionError(
             f"The probes would keep {kept / GIBIBYTE:.2f} GiB in this run, and the budget is "
@@ -68,7 +68,9 @@ def check_sites(
         )
 
 
-def check_texts(denoiser_pass: DenoiserPass, site: Site, call: AttentionInputs) -> None:
+def check_same_text_for_images(
+    denoiser_pass: DenoiserPass, site: Site, call: AttentionInputs
+) -> None:
     """Raise ArgumentError where the images of one prompt attend to different texts.
 
     Then the prompts of the session are not those of the call.
@@ -90,7 +92,7 @@ def check_texts(denoiser_pass: DenoiserPass, site: Site, call: AttentionInputs) 
             )
 
 
-def check_called_back(entries: Sequence[ParticipantEntry]) -> None:
+def check_step_callback_ran(entries: Sequence[ParticipantEntry]) -> None:
     """Raise AttentionError if an edit of latents waits for a callback that has not come.
 
     Called when the second step begins and the pipeline has not called back.

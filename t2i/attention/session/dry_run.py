@@ -89,7 +89,7 @@ def plan_kernels(
     edits = [entry.participant for entry in entries if not entry.participant.reads_only]
     kernels: dict[str, set[str]] = {}
     for site in sites:
-        fitting = [edit for edit in edits if edit.fits(site)]
+        fitting = [edit for edit in edits if edit.acts_at_site(site)]
         if fitting and prompt_tokens is None:
             kernels[site.name] = {"known once the prompts are"}
             continue
@@ -97,7 +97,7 @@ def plan_kernels(
         for step in range(denoiser_pass.num_steps):
             plan = EditPlan()
             for edit in fitting:
-                if edit.covers(step, denoiser_pass.num_steps):
+                if edit.acts_at_step(step, denoiser_pass.num_steps):
                     assert prompt_tokens is not None
                     one_pass = replace(denoiser_pass, step=step)
                     edit.apply(plan, AttentionCall(site, one_pass, prompt_tokens))

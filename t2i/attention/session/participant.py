@@ -46,10 +46,10 @@ class Participant(Protocol):
     def probes(self) -> Sequence[Probe]:
         """Return the probes that read attention for it."""
 
-    def fits(self, site: Site, /) -> bool:
+    def acts_at_site(self, site: Site, /) -> bool:
         """Return True if it reads or edits the attention of the site."""
 
-    def covers(self, step: int, num_steps: int, /) -> bool:
+    def acts_at_step(self, step: int, num_steps: int, /) -> bool:
         """Return True if it acts at the step."""
 
     def before_pass(
@@ -93,20 +93,22 @@ class ParticipantEntry:
         for probe in self.probes:
             probe.begin_run(prompt_tokens, latent_size)
 
-    def wants(self, site: Site) -> bool:
+    def is_active_at(self, site: Site) -> bool:
         """Return True if the participant, or a probe of it, fits the site."""
-        return any(probe.fits(site) for probe in self.probes) or self.participant.fits(site)
+        return any(
+            probe.acts_at_site(site) for probe in self.probes
+        ) or self.participant.acts_at_site(site)
 
-    def covers(self, denoiser_pass: DenoiserPass) -> bool:
+    def acts_at_step(self, denoiser_pass: DenoiserPass) -> bool:
         """Return True if the participant acts at the step of this pass."""
-        return self.participant.covers(denoiser_pass.step, denoiser_pass.num_steps)
+        return self.participant.acts_at_step(denoiser_pass.step, denoiser_pass.num_steps)
 
     def plan_edit(self, plan: EditPlan, call: AttentionCall) -> None:
         """Add the participant's changes of a call to the edit plan, if it fits site and step."""
         participant = self.participant
-        if participant.reads_only or not participant.fits(call.site):
+        if participant.reads_only or not participant.acts_at_site(call.site):
             return
-        if self.covers(call.denoiser_pass):
+        if self.acts_at_step(call.denoiser_pass):
             self._check_heads(call)
             participant.apply(plan, call)
             self._record(call)
@@ -115,7 +117,7 @@ class ParticipantEntry:
         """Pass a call's probabilities to the participant's probes that fit and cover it."""
         step, num_steps = call.denoiser_pass.step, call.denoiser_pass.num_steps
         for probe in self.probes:
-            if probe.fits(call.site) and probe.covers(step, num_steps):
+            if probe.acts_at_site(call.site) and probe.acts_at_step(step, num_steps):
                 self._check_heads(call)
                 probe.on_attention(probabilities, call)
                 self._record(call)
@@ -134,14 +136,18 @@ class ParticipantEntry:
             self.latent_steps.add(denoiser_pass.step)
         return self.participant.after_step(latents_BCHW, denoiser_pass, self.probes)
 
-    def kept_bytes(self, sites: Iterable[Site], denoiser_pass: DenoiserPass) -> int:
+    def estimate_kept_bytes(self, sites: Iterable[Site], denoiser_pass: DenoiserPass) -> int:
         """Return the bytes that its probes keep of these sites during a run."""
         total = 0
         num_steps = denoiser_pass.num_steps
         for probe in self.probes:
-            steps = sum(probe.covers(step, num_steps) for step in range(num_steps))
+            steps = sum(probe.acts_at_step(step, num_steps) for step in range(num_steps))
             images = denoiser_pass.images_per_prompt
-            total += sum(probe.bytes_at(site, images, steps) for site in sites if probe.fits(site))
+            total += sum(
+                probe.estimate_bytes_at(site, images, steps)
+                for site in sites
+                if probe.acts_at_site(site)
+            )
         return total
 
     def _check_heads(self, call: AttentionCall) -> None:

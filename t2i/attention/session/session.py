@@ -14,7 +14,7 @@ from torch import Tensor
 from t2i.attention.call import AttentionCall
 from t2i.attention.compute.edit_plan import EditPlan
 from t2i.attention.compute.probabilities import AttentionProbabilities
-from t2i.attention.compute.recorded_rows import RecordedRow, RecordedRun
+from t2i.attention.compute.recorded_rows import RecordedInputs, RecordedRun
 from t2i.attention.compute.tap import AttentionInputs
 from t2i.attention.denoiser_pass import DenoiserPass
 from t2i.attention.edits.base.edit import AttentionCallback, Edit
@@ -25,10 +25,10 @@ from t2i.attention.probes.probe import Probe
 from t2i.attention.prompts.prompt_tokens import Word
 from t2i.attention.session.checks import (
     check_all_acted,
-    check_called_back,
     check_edit,
-    check_sites,
-    check_texts,
+    check_same_text_for_images,
+    check_sites_and_memory,
+    check_step_callback_ran,
 )
 from t2i.attention.session.dry_run import RUN_FIRST, plan_kernels, run_trial_step
 from t2i.attention.session.participant import Participant, ParticipantEntry
@@ -185,7 +185,7 @@ class Session:
             if begins:
                 self._begin_run(latent_size)
             elif self.driven_by_callback and not self._called_back:
-                check_called_back(self._entries)
+                check_step_callback_ran(self._entries)
             self._pass = self._last = denoiser_pass
         self._installed.begin_pass(self, shape)
 
@@ -205,7 +205,7 @@ class Session:
             self._run_look_ahead(look_BCHW, on_attention, cond_pass, run_cond_pass)
 
         for entry in self._entries:
-            if entry.participant.looks_ahead and entry.covers(cond_pass):
+            if entry.participant.looks_ahead and entry.acts_at_step(cond_pass):
                 latents_BCHW = entry.before_pass(latents_BCHW, cond_pass, look)
         return latents_BCHW
 
@@ -228,7 +228,7 @@ class Session:
             source_1CHW = self.recorded_source.latents_at(last.step).to(latents_BCHW)
             latents_BCHW = torch.cat([source_1CHW, latents_BCHW])
         for entry in self._entries:
-            if entry.covers(last):
+            if entry.acts_at_step(last):
                 latents_BCHW = entry.after_step(latents_BCHW, last)
         return latents_BCHW[last.num_recorded :]
 
@@ -239,18 +239,18 @@ class Session:
         """Number of batch rows of the running denoiser pass; None between passes."""
         return None if self._pass is None else self._pass.num_rows
 
-    def leave_pass(self) -> None:
+    def note_forward_end(self) -> None:
         """Record that the model's forward has returned or raised."""
         self._pass = None
 
-    def wants(self, site: Site) -> bool:
+    def is_active_at(self, site: Site) -> bool:
         """Return True if a probe or an edit of the session fits the site."""
-        return any(entry.wants(site) for entry in self._entries)
+        return any(entry.is_active_at(site) for entry in self._entries)
 
-    def check_call(self, site: Site, call: AttentionInputs) -> None:
+    def check_prompt_keys(self, site: Site, call: AttentionInputs) -> None:
         """Raise ArgumentError for keys that cannot be those of the session's prompts."""
         if self._pass is not None and self.prompts is not None:
-            check_texts(self._pass, site, call)
+            check_same_text_for_images(self._pass, site, call)
 
     def plan_edits(self, site: Site, plan: EditPlan) -> None:
         """Add the changes of the session's edits at the site to the edit plan."""
@@ -258,11 +258,11 @@ class Session:
         for entry in self._entries:
             entry.plan_edit(plan, call)
 
-    def recorded_row(self, site: Site) -> RecordedRow | None:
+    def recorded_inputs(self, site: Site) -> RecordedInputs | None:
         """Return queries and keys of the recorded source at the site, or None."""
         if self.recorded_source is None or self._pass is None:
             return None
-        return self.recorded_source.recorded_row(site.name, self._pass.step)
+        return self.recorded_source.recorded_inputs(site.name, self._pass.step)
 
     def on_attention(self, probabilities: AttentionProbabilities) -> None:
         """Pass a call's probabilities to the probes, or to the edit that looks ahead."""
@@ -324,7 +324,7 @@ class Session:
         outer = self._pass
         self._pass, self._look_ahead = cond_pass, on_attention
         try:
-            with self._installed.only_session(self):
+            with self._installed.disable_other_sessions(self):
                 run_cond_pass(latents_BCHW)
         finally:
             self._pass, self._look_ahead = outer, None
@@ -335,7 +335,7 @@ class Session:
             self._installed.hook_wanted_sites(self)
             assert self._last is not None
             sites = list(self._installed.sites.values())
-            check_sites(self._entries, sites, self._last, self.budget)
+            check_sites_and_memory(self._entries, sites, self._last, self.budget)
             self._checked = True
 
     def _begin_run(self, latent_size: tuple[int, int] | None) -> None:

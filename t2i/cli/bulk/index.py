@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from t2i.atomic_files import write_atomically, write_error
+from t2i.atomic_files import build_write_error, write_atomically
 from t2i.errors import OutputError
-from t2i.safe_reading import RUN, open_regular, parse_json, read_bounded
+from t2i.safe_reading import RUN, open_regular_file, parse_json, read_bounded
 
 INDEX = "index.jsonl"
 PART_NAME = re.compile(r"index\.\d+\.jsonl")
@@ -36,7 +36,7 @@ class IndexPart:
         try:
             self._descriptor = os.open(self.path, flags, 0o644)
         except OSError as error:
-            raise write_error(self.path, error) from error
+            raise build_write_error(self.path, error) from error
 
     def append_entry(self, entry: Mapping[str, object]) -> None:
         """Append one entry as a line and flush it to the disk. Raises OutputError."""
@@ -46,7 +46,7 @@ class IndexPart:
                 data = data[os.write(self._descriptor, data) :]
             os.fsync(self._descriptor)
         except OSError as error:
-            raise write_error(self.path, error) from error
+            raise build_write_error(self.path, error) from error
 
     def close(self) -> None:
         """Close this process's part of the index."""
@@ -70,7 +70,7 @@ class JobCounter:
         for path, start in self._read.items():
             if not path.exists():
                 continue
-            with open_regular(path) as file:
+            with open_regular_file(path) as file:
                 file.seek(start)
                 whole, newline, _ = file.read().rpartition(b"\n")
             self._read[path] = start + len(whole) + len(newline)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from PIL.Image import Image
 
-from t2i.atomic_files import NameTaken, write_error, write_new_file
+from t2i.atomic_files import NameTaken, build_write_error, write_new_file
 from t2i.cli.bulk.index import IndexEntry
 from t2i.cli.bulk.jobs import Job
 from t2i.cli.bulk.plan import BulkRun
@@ -117,7 +117,7 @@ def _save_new_image(picture: Image, path: Path, text: Mapping[str, str] | None) 
         save_picture(picture, again, text)
         return filecmp.cmp(path, again, shallow=False)
     except OSError as error:
-        raise write_error(path, error) from error
+        raise build_write_error(path, error) from error
     finally:
         again.unlink(missing_ok=True)
 

@@ -12,7 +12,7 @@ import typer
 from t2i.cli.output import Format, print_json, print_remark
 from t2i.cli.request import options
 from t2i.errors import ArgumentError
-from t2i.terminal import print_line, warnings_in_one_line
+from t2i.terminal import one_line_warnings, print_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -187,7 +187,7 @@ def _draw_edit(
     from t2i.library_messages import quiet_libraries
 
     names.make_folder()
-    with warnings_in_one_line() as warned, quiet_libraries():
+    with one_line_warnings() as warned, quiet_libraries():
         loaded = load_request(request, prompts)
         start = time.perf_counter()
         request, chosen = _choose_edits(loaded, prompts, edit_options.to_word_edit_options())
@@ -266,10 +266,10 @@ def _save_images(
 
     Returns the paths, the sheet's first.
     """
-    from t2i.pictures import picture_grid, save_picture
+    from t2i.pictures import build_picture_grid, save_picture
 
     cell = max(MIN_CELL_WIDTH, images[0].width)
-    side_by_side = picture_grid(images, prompts, columns=len(images), cell=cell)
+    side_by_side = build_picture_grid(images, prompts, columns=len(images), cell=cell)
 
     def write(files: Sequence[Path]) -> None:
         saved = zip([side_by_side, *images], files, [texts[-1], *texts], strict=True)

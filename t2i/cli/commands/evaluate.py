@@ -188,7 +188,7 @@ def _prepare_evaluation(
     from t2i.evaluate.known_objects import find_known_objects
     from t2i.evaluate.result_folder import ResultFolder
     from t2i.evaluate.suite_part import EvaluationContext
-    from t2i.hardware import hardware_info
+    from t2i.hardware import collect_hardware_info
     from t2i.scenes.caption_matcher import CaptionMatcher
     from t2i.scenes.recogniser import DEFAULT_FOLDER, Recogniser
 
@@ -228,7 +228,7 @@ def _prepare_evaluation(
         "guidance_scale": context.guidance_scale,
         "sampler": request.sampler,
     }
-    return store, context, identity | {"asked": asked, "machine": hardware_info()}
+    return store, context, identity | {"asked": asked, "machine": collect_hardware_info()}
 
 
 def _print_tables(chapters: Mapping[str, Any]) -> None:

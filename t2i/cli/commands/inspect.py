@@ -11,7 +11,7 @@ import typer
 from t2i.cli.output import Format, print_json, print_remark
 from t2i.cli.request import options
 from t2i.errors import ArgumentError
-from t2i.terminal import print_line, print_rich, warnings_in_one_line
+from t2i.terminal import one_line_warnings, print_line, print_rich
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -116,7 +116,7 @@ def _draw_and_probe(
     from t2i.pictures import save_picture
 
     names.make_folder()
-    with warnings_in_one_line() as warned, quiet_libraries():
+    with one_line_warnings() as warned, quiet_libraries():
         loaded = load_request(request)
         request, start = loaded.request, time.perf_counter()
         words = words or list_content_words(request.parse_with_grammar(request.prompt))
@@ -170,11 +170,11 @@ def list_content_words(prompt: object) -> list[str]:
     Raises ArgumentError where none is left.
     """
     from pipelines.prompt_to_prompt.automatic_edits import get_cond_text
-    from t2i.text.alignment import lowercase_words
+    from t2i.text.alignment import split_into_lowercase_words
     from t2i.text.prompt import Prompt
 
     assert isinstance(prompt, str | Prompt)
-    spoken = dict.fromkeys(lowercase_words(get_cond_text(prompt)))
+    spoken = dict.fromkeys(split_into_lowercase_words(get_cond_text(prompt)))
     found = [word for word in spoken if word not in FUNCTION_WORDS]
     if not found:
         raise ArgumentError(
@@ -186,9 +186,11 @@ def list_content_words(prompt: object) -> list[str]:
 def _build_strip(picture: "Image", maps: "HeatMaps") -> "Image":
     """Return the image and each word's heat map over it, side by side with labels."""
     from t2i.attention.probes.overlays import draw_overlays
-    from t2i.pictures import picture_grid
+    from t2i.pictures import build_picture_grid
 
-    return picture_grid(draw_overlays(picture, maps), ["the picture", *maps], columns=1 + len(maps))
+    return build_picture_grid(
+        draw_overlays(picture, maps), ["the picture", *maps], columns=1 + len(maps)
+    )
 
 
 def _word_facts(maps: "HeatMaps", word: str) -> dict[str, object]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from t2i.cli.output import Format, print_json, print_rows
-from t2i.safe_reading import MODEL_CONFIG, open_regular, parse_json, read_bounded
+from t2i.safe_reading import MODEL_CONFIG, open_regular_file, parse_json, read_bounded
 from t2i.terminal import print_line
 
 MAX_CARD = 64_000
@@ -126,7 +126,7 @@ def _file_size(path: Path) -> int:
 def _read_card(card: Path) -> str:
     """Return the beginning of a model card, in whatever encoding; "" without one."""
     try:
-        with open_regular(card) as file:
+        with open_regular_file(card) as file:
             return file.read(MAX_CARD).decode("utf-8", errors="replace")
     except OSError:
         return ""

@@ -22,7 +22,7 @@ from t2i.denoiser.loading.model_folder import check_folder_part
 from t2i.errors import ArgumentError, ModelError, T2IError
 from t2i.library_messages import mute_diffusers_warnings
 from t2i.terminal import several
-from t2i.text.learned_words import is_single_token, tokenizer_finds
+from t2i.text.learned_words import is_found_by_tokenizer, is_single_token
 
 if TYPE_CHECKING:
     from pipelines.base.pipeline import Pipeline
@@ -149,7 +149,7 @@ class AttachedAdapters:
         tokenizers = [getattr(self.pipe, f"tokenizer{end}") for end in self._replaced_vocabularies]
         for path, words in self._words_by_file.items():
             tried = itertools.product(words, texts, tokenizers)
-            if not any(tokenizer_finds(*one) for one in tried):
+            if not any(is_found_by_tokenizer(*one) for one in tried):
                 named = " or ".join(words[:3])
                 warnings.warn(
                     f"No prompt contains {named}, the learned word of {path}: it has no effect. "

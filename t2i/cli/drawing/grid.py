@@ -8,7 +8,7 @@ from PIL import Image
 
 from t2i.cli.metadata.parsed_metadata import ImageMetadata
 from t2i.errors import ArgumentError
-from t2i.pictures import MAX_PIXELS, picture_grid, scale_to_width
+from t2i.pictures import MAX_PIXELS, build_picture_grid, scale_to_width
 
 MAX_CELL_WIDTH = 512
 """Maximum width of an image on a sheet, in pixels."""
@@ -38,7 +38,7 @@ class ImageGrid:
     def render_sheet(self) -> Image.Image:
         """Return the contact sheet of the images added so far, in a square grid."""
         labels = [f"seed {seed}" for seed in self.seeds]
-        return picture_grid(self.cells, labels, math.ceil(math.sqrt(len(self.cells))))
+        return build_picture_grid(self.cells, labels, math.ceil(math.sqrt(len(self.cells))))
 
 
 def build_grid_command(path: Path, metadata: ImageMetadata) -> str:

@@ -12,7 +12,7 @@ from shlex import quote
 from t2i.cli.request.known_words import KnownWords
 from t2i.cli.request.request import Request
 from t2i.pictures import FORMATS
-from t2i.safe_reading import open_regular, parse_json
+from t2i.safe_reading import open_regular_file, parse_json
 from t2i.terminal import several
 from t2i.text.prompt import Prompt
 from t2i.text.word_pattern import build_word_pattern
@@ -124,7 +124,7 @@ def _read_learned_words(path: str, token: str | None) -> list[str]:
     """Return the names of the learned words in a file; [] for a file that is refused later."""
     words = [token or Path(path).stem]
     try:
-        with open_regular(expanduser(path)) as file:
+        with open_regular_file(expanduser(path)) as file:
             size = int.from_bytes(file.read(8), "little")
             header = parse_json(file.read(size), lenient=True) if size <= MAX_HEADER else {}
     except (OSError, ValueError):

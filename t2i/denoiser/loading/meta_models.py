@@ -31,7 +31,7 @@ from transformers import (
 )
 
 from t2i.denoiser.loading.config_values import check_config_values
-from t2i.errors import ModelError, library_message
+from t2i.errors import ModelError, format_library_error
 
 Config = Mapping[str, Any]
 
@@ -64,7 +64,9 @@ def build_meta_model(class_name: str, config: Config) -> nn.Module:
         with torch.device("meta"), limiting_module_count():
             made = BUILDERS[class_name](config).eval()
     except Exception as error:  # A wrong config makes constructors fail in any way.
-        raise ModelError(f"does not describe a {class_name}: {library_message(error)}") from error
+        raise ModelError(
+            f"does not describe a {class_name}: {format_library_error(error)}"
+        ) from error
     if len(META_MODELS) >= MAX_META_MODELS:
         META_MODELS.clear()
     META_MODELS[described] = made

@@ -17,7 +17,7 @@ from torch import nn
 from t2i.denoiser.loading.config_checks import check_config
 from t2i.denoiser.loading.config_values import check_config_values
 from t2i.denoiser.loading.weight_checks import read_json_object
-from t2i.errors import ModelError, T2IError, library_message
+from t2i.errors import ModelError, T2IError, format_library_error
 
 TRIAL_STEPS = 8
 PASSED_MODELS: set[str] = set()
@@ -33,7 +33,7 @@ def translating_failures(problem: str, remedy: str) -> Iterator[None]:
     except T2IError:
         raise
     except Exception as error:  # Libraries fail in any way over what they did not write.
-        raise ModelError(f"{problem} ({library_message(error)}): {remedy}") from error
+        raise ModelError(f"{problem} ({format_library_error(error)}): {remedy}") from error
 
 
 def translating_load_failures(place: Path) -> AbstractContextManager[None]:

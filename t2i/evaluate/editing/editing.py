@@ -47,7 +47,7 @@ from t2i.evaluate.editing.two_objects import (
 from t2i.evaluate.generation.judge import build_caption_statement, judge_statement
 from t2i.evaluate.report.chapter import Chapter
 from t2i.evaluate.suite_part import EvaluationContext, Record
-from t2i.pictures import picture_grid
+from t2i.pictures import build_picture_grid
 from t2i.randomness import derive_seed
 from t2i.scenes.recognised_objects import Recognition
 from t2i.scenes.scenes import Scenes, ScenesConfig
@@ -165,7 +165,9 @@ class EditingPart:
             fits, fits_there = score_caption_fit(
                 self.context.caption_matcher, pair, source, pictures[1:]
             )
-        strip = picture_grid(pictures, ["source", *methods], columns=len(pictures)).convert("RGB")
+        strip = build_picture_grid(pictures, ["source", *methods], columns=len(pictures)).convert(
+            "RGB"
+        )
         return PairRecord(
             kind=kind,
             source=pair.captions[0],

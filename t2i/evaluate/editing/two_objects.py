@@ -14,7 +14,7 @@ from t2i.evaluate.editing.records import TwoObjectsRecord, build_similarity_reco
 from t2i.evaluate.editing.scores import measure_similarity
 from t2i.evaluate.generation.judge import build_caption_statement, judge_statement
 from t2i.evaluate.suite_part import EvaluationContext
-from t2i.pictures import picture_grid
+from t2i.pictures import build_picture_grid
 from t2i.scenes.recognised_objects import Relation
 from t2i.scenes.scenes import Layout, Scenes
 
@@ -50,7 +50,7 @@ def measure_two_objects(
     ]
     everywhere = np.ones((pictures[0].height, pictures[0].width), dtype=np.bool_)
     whole = [measure_similarity(pictures[0], picture, everywhere) for picture in pictures]
-    strip = picture_grid(pictures, VARIANTS, columns=len(VARIANTS)).convert("RGB")
+    strip = build_picture_grid(pictures, VARIANTS, columns=len(VARIANTS)).convert("RGB")
     return TwoObjectsRecord(
         caption=layout.caption.text,
         both={one: right["both"][0] for one, right in zip(VARIANTS, judged, strict=True)},

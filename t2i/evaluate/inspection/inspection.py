@@ -38,7 +38,7 @@ from t2i.evaluate.inspection.scene_heat_maps import (
 from t2i.evaluate.report.chapter import Chapter
 from t2i.evaluate.scene_splits import SplitConfig, build_splits
 from t2i.evaluate.suite_part import EvaluationContext, Record
-from t2i.pictures import picture_grid
+from t2i.pictures import build_picture_grid
 from t2i.randomness import derive_generator
 from t2i.scenes.scenes import Scene, Scenes
 
@@ -297,7 +297,7 @@ def build_strip(picture: Image.Image, heat: SceneHeatMaps, sites: Sequence[str])
             map_HW = rescale_to_0_1(heat.resized_word_map(method, ALL_LEVELS, number, sites))
             pictures.append(darken_outside_map(picture, map_HW))
             labels.append(f"{number + 1}: {method}")
-    return picture_grid(pictures, labels, columns=len(pictures)).convert("RGB")
+    return build_picture_grid(pictures, labels, columns=len(pictures)).convert("RGB")
 
 
 def darken_outside_map(picture: Image.Image, map_HW: Tensor) -> Image.Image:

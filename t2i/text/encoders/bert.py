@@ -4,7 +4,7 @@ directions.
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from t2i.text.encoders.windows import WindowedEncoder, check_headless
+from t2i.text.encoders.windows import WindowedEncoder, check_no_output_head
 
 
 class Bert(WindowedEncoder):
@@ -18,5 +18,5 @@ class Bert(WindowedEncoder):
         model: PreTrainedModel,
         window: int | None = None,
     ) -> None:
-        check_headless(model)
+        check_no_output_head(model)
         super().__init__(tokenizer, model, window)

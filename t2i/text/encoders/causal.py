@@ -5,7 +5,7 @@ from typing import ClassVar
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from t2i.text.encoders.windows import WindowedEncoder, check_headless
+from t2i.text.encoders.windows import WindowedEncoder, check_no_output_head
 
 
 class Causal(WindowedEncoder):
@@ -25,7 +25,7 @@ class Causal(WindowedEncoder):
         model: PreTrainedModel,
         window: int | None = None,
     ) -> None:
-        check_headless(model)
+        check_no_output_head(model)
         super().__init__(tokenizer, model, window)
 
     def run_model(

@@ -11,7 +11,9 @@ LEAST_MEAN = 1e-5
 """A mean that is less than this share of the numbers' size is rounding, and no measure of them."""
 
 
-def rescale_to_mean(text_RWD: Tensor, weight_RW: Tensor, mask_RW: Tensor | None = None) -> Tensor:
+def weight_and_restore_mean(
+    text_RWD: Tensor, weight_RW: Tensor, mask_RW: Tensor | None = None
+) -> Tensor:
     """Multiply embeddings by word weights, then rescale each window to its old mean (A1111's
     "original").
 
@@ -37,7 +39,7 @@ def rescale_to_mean(text_RWD: Tensor, weight_RW: Tensor, mask_RW: Tensor | None 
     return torch.where(weighted_R[:, None, None], new_RWD.to(text_RWD.dtype), text_RWD)
 
 
-def interpolate_from_empty(text_RWD: Tensor, weight_RW: Tensor, empty_WD: Tensor) -> Tensor:
+def weight_away_from_empty(text_RWD: Tensor, weight_RW: Tensor, empty_WD: Tensor) -> Tensor:
     """Weight each token's embedding by moving it along the line from the empty prompt's (ComfyUI).
 
     z' = e + w (z - e), token by token: a weight of 0 is the empty prompt, above 1 exaggerates.

@@ -15,7 +15,7 @@ NAMED_WORDS = 12
 """Words of the lost end that a message spells out; of the rest it gives the number."""
 
 
-def divide_into_chunks(
+def tokenize_and_truncate(
     window: TokenWindow, prompts: Sequence[EncoderInput], most: int | None
 ) -> list[list[Chunk]]:
     """Return the chunks of each prompt, at most `most` each; the rest is dropped with a warning.
@@ -26,7 +26,7 @@ def divide_into_chunks(
     for prompt in prompts:
         chunks = window.tokenize_into_chunks(prompt)
         if most is not None and len(chunks) > most:
-            chunks, lost = truncate_chunks(chunks, most, window.room)
+            chunks, lost = truncate_chunks(chunks, most, window.capacity)
             if lost:
                 warn_of_lost_words(prompt, lost, most * window.size)
         if len(chunks) > MOST_CHUNKS:

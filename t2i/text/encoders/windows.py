@@ -14,8 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2i.errors import ArgumentError
 from t2i.text.encoder_interface import EncodedText, TextEncoder, check_encoder_prompts
-from t2i.text.encoders.embedding_weights import interpolate_from_empty, rescale_to_mean
-from t2i.text.encoders.truncation import MOST_CHUNKS, divide_into_chunks
+from t2i.text.encoders.embedding_weights import weight_and_restore_mean, weight_away_from_empty
+from t2i.text.encoders.truncation import MOST_CHUNKS, tokenize_and_truncate
 from t2i.text.prompt import WeightedText
 from t2i.text.token_layout import Chunk, EncoderInput, TokenWindow, build_token_window
 
@@ -92,7 +92,9 @@ class WindowedEncoder(TextEncoder):
     def count_chunks(self, prompts: Sequence[EncoderInput]) -> int:
         """Return the number of windows that the longest prompt needs."""
         check_encoder_prompts(prompts)
-        return max(len(chunks) for chunks in divide_into_chunks(self.token_window, prompts, None))
+        return max(
+            len(chunks) for chunks in tokenize_and_truncate(self.token_window, prompts, None)
+        )
 
     def tokenize(
         self,
@@ -108,7 +110,7 @@ class WindowedEncoder(TextEncoder):
         if chunks is not None and not 1 <= chunks <= MOST_CHUNKS:
             raise ArgumentError(f"Got chunks={chunks}: choose a number from 1 to {MOST_CHUNKS}.")
         window, most = self._fitting(length)
-        divided = divide_into_chunks(window, prompts, most)
+        divided = tokenize_and_truncate(window, prompts, most)
 
         count = most or max(chunks or 1, *(len(chunks) for chunks in divided))
         rows = [
@@ -153,11 +155,11 @@ class WindowedEncoder(TextEncoder):
         if rest == 0 and 1 <= count <= MOST_CHUNKS:
             return window, count
         short = replace(window, size=length)
-        if length < window.size and short.room >= 1:
+        if length < window.size and short.capacity >= 1:
             return short, 1
         raise ArgumentError(
             f"Got length={length}: rows have a multiple of {window.size} tokens, the window of "
-            f"this text encoder, or from {window.size - window.room + 1} to {window.size}."
+            f"this text encoder, or from {window.size - window.capacity + 1} to {window.size}."
         )
 
     def _read(
@@ -180,16 +182,18 @@ class WindowedEncoder(TextEncoder):
 
         if not all(comfy):
             mask_RW = tokens.mask_RW.to(text_RWD.device) if self.masked else None
-            text_RWD = rescale_to_mean(text_RWD, weight_RW.masked_fill(comfy_R1, 1.0), mask_RW)
+            text_RWD = weight_and_restore_mean(
+                text_RWD, weight_RW.masked_fill(comfy_R1, 1.0), mask_RW
+            )
         if any(comfy):
             empty = self.tokenize([""], length=tokens.ids_RW.shape[1])
             empty_1WD, _ = self._read(empty, clip_skip, device)
             weight_RW = weight_RW.masked_fill(~comfy_R1, 1.0)
-            text_RWD = interpolate_from_empty(text_RWD, weight_RW, empty_1WD[0])
+            text_RWD = weight_away_from_empty(text_RWD, weight_RW, empty_1WD[0])
         return text_RWD
 
 
-def check_headless(model: PreTrainedModel) -> None:
+def check_no_output_head(model: PreTrainedModel) -> None:
     """Raise ArgumentError for a model with an output head."""
     if model.base_model is not model:
         raise ArgumentError(

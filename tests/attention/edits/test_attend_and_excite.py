@@ -120,8 +120,12 @@ def test_whole_runs_against_diffusers(pipe, pictures: int) -> None:
 
 def test_the_steps_of_fifty_are_the_published_ones() -> None:
     edit = AttendAndExcite("cat")
-    assert [step for step in range(50) if edit.covers(step, 50)] == list(range(25))
-    asked = {step: edit.threshold_at(step, 50) for step in range(50) if edit.threshold_at(step, 50)}
+    assert [step for step in range(50) if edit.acts_at_step(step, 50)] == list(range(25))
+    asked = {
+        step: edit.compute_threshold(step, 50)
+        for step in range(50)
+        if edit.compute_threshold(step, 50)
+    }
     assert asked == {0: 0.05, 10: 0.5, 20: 0.8}
 
 

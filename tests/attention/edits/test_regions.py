@@ -20,7 +20,7 @@ FIRST = "down_blocks.0.attentions.0.transformer_blocks.0.attn2"
 @pytest.mark.parametrize("size", [(8, 8), (5, 7), (64, 48), (1, 1), (3, 16)])
 @pytest.mark.parametrize("box", [(0.0, 0.0, 0.5, 1.0), (0.13, 0.27, 0.71, 0.62), (0.5, 0.5, 1, 1)])
 def test_a_box_covers_its_own_area_at_any_size(size: tuple[int, int], box: tuple) -> None:
-    inside_HW = Region(words="cat", box=box).coverage(size, feather=0.0)
+    inside_HW = Region(words="cat", box=box).compute_coverage(size, feather=0.0)
     left, top, right, bottom = box
     area = (right - left) * (bottom - top)
     assert inside_HW.shape == size
@@ -29,7 +29,7 @@ def test_a_box_covers_its_own_area_at_any_size(size: tuple[int, int], box: tuple
 
 
 def test_a_cell_that_is_cut_counts_in_part() -> None:
-    inside_HW = Region(words="cat", box=(0.0, 0.0, 0.3, 1.0)).coverage((2, 4), feather=0.0)
+    inside_HW = Region(words="cat", box=(0.0, 0.0, 0.3, 1.0)).compute_coverage((2, 4), feather=0.0)
     torch.testing.assert_close(inside_HW, torch.tensor([[1.0, 0.2, 0.0, 0.0]] * 2))
 
 
@@ -43,20 +43,20 @@ def test_a_mask_is_what_a_box_is() -> None:
     for mask in (pixels, pixels.bool(), pixels[None], picture, picture.convert("RGB"), clear):
         region = Region(words="cat", mask=mask)
         for size in ((8, 8), (12, 10), (96, 120)):
-            assert torch.equal(region.coverage(size, 0.0), box.coverage(size, 0.0))
-        soft, expected = region.coverage((8, 8), 0.2), box.coverage((8, 8), 0.2)
+            assert torch.equal(region.compute_coverage(size, 0.0), box.compute_coverage(size, 0.0))
+        soft, expected = region.compute_coverage((8, 8), 0.2), box.compute_coverage((8, 8), 0.2)
         torch.testing.assert_close(soft, expected, atol=0.02, rtol=0)
 
 
 def test_a_feathered_edge_is_a_ramp_around_its_place() -> None:
-    across_W = Region(words="cat", box=LEFT).coverage((1, 20), feather=0.2)[0]
+    across_W = Region(words="cat", box=LEFT).compute_coverage((1, 20), feather=0.2)[0]
     torch.testing.assert_close(across_W[:8], torch.ones(8))
     torch.testing.assert_close(across_W[12:], torch.zeros(8))
     torch.testing.assert_close(across_W[8:12], torch.tensor([0.875, 0.625, 0.375, 0.125]))
 
 
 def test_the_edge_of_the_picture_is_no_edge() -> None:
-    whole = Region(words="cat", box=(0, 0, 1, 1)).coverage((6, 9), feather=0.5)
+    whole = Region(words="cat", box=(0, 0, 1, 1)).compute_coverage((6, 9), feather=0.5)
     assert torch.equal(whole, torch.ones(6, 9))
 
 
@@ -101,7 +101,8 @@ def test_words_of_no_region_are_free(pipe) -> None:
     drawn(pipe, Noting(regions, strength=2.0, feather=0.0, target=0))
     call, bias_PT = seen[0]
     places = {
-        word: list(call.prompt_tokens.word_positions(0, word)) for word in ("apple", "red", "cat")
+        word: list(call.prompt_tokens.find_word_positions(0, word))
+        for word in ("apple", "red", "cat")
     }
     held = sorted(place for span in places.values() for place in span)
     free = [place for place in range(call.text_length) if place not in held]

@@ -65,8 +65,8 @@ def test_a_target_that_is_the_source_stays_what_it_is(pipe, edit: Edit) -> None:
 
 def test_the_steps_are_those_of_the_papers() -> None:
     shared, injected = ShareKeysValues(), InjectQueriesKeys()
-    assert [step for step in range(50) if shared.covers(step, 50)] == list(range(4, 50))
-    assert [step for step in range(50) if injected.covers(step, 50)] == list(range(25))
+    assert [step for step in range(50) if shared.acts_at_step(step, 50)] == list(range(4, 50))
+    assert [step for step in range(50) if injected.acts_at_step(step, 50)] == list(range(25))
 
 
 def test_they_keep_to_the_self_attention_of_the_way_up_and_to_the_fused_kernel(pipe) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from t2i.pictures import PAPER, picture_grid
+from t2i.pictures import PAPER, build_picture_grid
 from t2i.scenes.sample import Sample
 from train.data.pictures import Pictures
 
@@ -22,7 +22,7 @@ def draw_contact_sheet(pictures: Pictures, indices: Sequence[int]) -> Image.Imag
         + (" prior" if pictures.is_class_picture(index) else "")
         for index, sample in zip(indices, samples, strict=True)
     ]
-    return picture_grid(
+    return build_picture_grid(
         [fit_into_cell(fade_masked_out_pixels(sample)) for sample in samples], labels, COLUMNS
     )
 

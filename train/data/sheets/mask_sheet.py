@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from t2i.errors import ArgumentError
-from t2i.pictures import picture_grid
+from t2i.pictures import build_picture_grid
 from t2i.scenes.sample import Sample, Samples
 
 # One per named thing, in caption order; a fourth and later ones start again.
@@ -32,7 +32,9 @@ def draw_mask_sheet(dataset: Samples, indices: Sequence[int], masks: bool = True
         else enlarge_pixels(sample.pixels)
         for sample in samples
     ]
-    return picture_grid(pictures, [sample.caption for sample in samples], columns=4 if masks else 6)
+    return build_picture_grid(
+        pictures, [sample.caption for sample in samples], columns=4 if masks else 6
+    )
 
 
 def overlay_masks(sample: Sample) -> NDArray[np.uint8]:

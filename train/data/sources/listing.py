@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from t2i.safe_reading import CAPTION, PICTURE, check_letters, decode_utf8, read_bounded
+from t2i.safe_reading import CAPTION, PICTURE, check_no_lone_surrogates, decode_utf8, read_bounded
 from t2i.terminal import several
 from train.data.decode import BrokenPictureError
 
@@ -91,5 +91,5 @@ def parse_captions(value: object) -> tuple[str, ...]:
     if len(texts) + sum(one is None for one in values) < len(values):
         raise ValueError(f"the caption is {value!r}; expected a string or a list of strings")
     for text in texts:
-        check_letters(text)
+        check_no_lone_surrogates(text)
     return tuple(plain for text in texts if (plain := " ".join(text.split())))

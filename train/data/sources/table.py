@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from t2i.errors import ArgumentError, DataError, nearest_hint
-from t2i.optional_dependencies import install_command
+from t2i.optional_dependencies import build_install_command
 from train.data.decode import BrokenPictureError
 from train.data.sources.listing import FileBytes, Listing, PictureEntry, parse_captions
 from train.data.sources.metadata import CAPTION_COLUMNS
@@ -108,7 +108,7 @@ def open_dataset(name: str, configuration: str | None, split: str) -> "Dataset":
     except ImportError:
         raise ArgumentError(
             f"dataset = {name!r} needs the library datasets, which is not installed: "
-            f"{install_command('data')}"
+            f"{build_install_command('data')}"
         ) from None
     saved = Path(name).is_dir() and any((Path(name) / file).is_file() for file in SAVED)
     load = partial(datasets.load_from_disk, name)

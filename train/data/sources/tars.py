@@ -17,7 +17,7 @@ from glob import glob, has_magic
 from pathlib import Path
 
 from t2i.errors import ArgumentError, DataError
-from t2i.safe_reading import FileKind, open_regular, open_untrusted, parse_json
+from t2i.safe_reading import FileKind, open_untrusted, parse_json
 from train.data.decode import BrokenPictureError
 from train.data.sources.folder import FOREIGN_SUFFIXES, SUFFIXES
 from train.data.sources.listing import (
@@ -57,7 +57,7 @@ class TarMemberSource:
         """Return the bytes of the file. Raises BrokenPictureError if it is too large or cut."""
         if self.size > MAX_BYTES:
             raise BrokenPictureError(str(self.archive), f"holds {self.size:,} bytes of one file")
-        with open_regular(self.archive) as file:
+        with open_regular_file(self.archive) as file:
             file.seek(self.offset)
             data = file.read(self.size)
         if len(data) < self.size:

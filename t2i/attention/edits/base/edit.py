@@ -9,7 +9,7 @@ from torch import Tensor
 from t2i.attention.call import AttentionCall
 from t2i.attention.compute.edit_plan import EditPlan
 from t2i.attention.compute.probabilities import AttentionProbabilities
-from t2i.attention.denoiser_pass import DenoiserPass, check_prompt
+from t2i.attention.denoiser_pass import DenoiserPass, check_prompt_number
 from t2i.attention.probes.probe import Probe
 from t2i.attention.prompts.prompt_tokens import PromptTokens
 from t2i.attention.site import (
@@ -20,7 +20,7 @@ from t2i.attention.site import (
     check_heads,
     check_step_window,
     is_empty_window,
-    steps_in_window,
+    list_steps_in_window,
 )
 from t2i.errors import ArgumentError
 
@@ -61,20 +61,20 @@ class Edit:
         check_step_window("steps", self.steps)
         check_heads(self.heads)
 
-    def fits(self, site: Site) -> bool:
+    def acts_at_site(self, site: Site) -> bool:
         """Return True if the edit acts on attention at this site."""
         return site.kind in self.kinds and as_sites(self.sites).matches(site)
 
-    def covers(self, step: int, num_steps: int) -> bool:
+    def acts_at_step(self, step: int, num_steps: int) -> bool:
         """Return True if the edit acts at this step."""
-        return step in steps_in_window(self.steps, num_steps, num_steps + self.longer_table)
+        return step in list_steps_in_window(self.steps, num_steps, num_steps + self.longer_table)
 
     @property
     def does_nothing(self) -> bool:
         """Return True if the arguments leave everything as it is, so that no effect is no error."""
         return is_empty_window(self.steps)
 
-    def prompts(self) -> Sequence[tuple[str, int]]:
+    def list_prompt_arguments(self) -> Sequence[tuple[str, int]]:
         """Return the prompts that the edit names, as (name of the argument, number of the
         prompt).
         """
@@ -88,14 +88,14 @@ class Edit:
         """Raise ArgumentError for prompts that the run does not have, or a prompt as its own
         source.
         """
-        named = [prompt for _, prompt in self.prompts()]
+        named = [prompt for _, prompt in self.list_prompt_arguments()]
         if len(named) != len(set(named)):
             raise ArgumentError(
                 f"Got {type(self).__name__} with source={named[0]} and target={named[-1]}: a "
                 "prompt cannot be its own source; name two of them."
             )
-        for name, prompt in self.prompts():
-            check_prompt(name, prompt, prompt_tokens.num_prompts)
+        for name, prompt in self.list_prompt_arguments():
+            check_prompt_number(name, prompt, prompt_tokens.num_prompts)
 
     def probes(self) -> Sequence[Probe]:
         """Return new probes whose measurements `after_step` reads; none by default."""
@@ -123,10 +123,10 @@ class Edit:
         """Add the edit's changes of this attention call to the edit plan; none by default."""
         return
 
-    def cached(self, call: AttentionCall, make: Callable[[], Value]) -> Value:
+    def compute_once(self, call: AttentionCall, make: Callable[[], Value]) -> Value:
         """Return `make()`, computed once a step for all sites with as many tokens and heads."""
         moment = (call.denoiser_pass.step, call.denoiser_pass.num_steps)
-        return call.prompt_tokens.cached(
+        return call.prompt_tokens.compute_once(
             (id(self), call.text_length, call.site.heads), make, moment
         )
 

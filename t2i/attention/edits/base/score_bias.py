@@ -30,7 +30,7 @@ class BiasEdit(Edit, ABC):
             return
         site = call.site
         alike = (id(self), site.size, site.heads, site.keys, site.text, site.image)
-        bias_NQK = call.prompt_tokens.cached(
+        bias_NQK = call.prompt_tokens.compute_once(
             alike, lambda: expand_bias(call, self.compute_bias(call), self.heads)
         )
         plan.add_bias(call.denoiser_pass.cond_rows(self.target), bias_NQK)

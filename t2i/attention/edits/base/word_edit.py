@@ -11,7 +11,7 @@ from torch import Tensor
 from t2i.attention.call import AttentionCall
 from t2i.attention.edits.base.edit import Edit
 from t2i.attention.prompts.prompt_tokens import PromptTokens
-from t2i.attention.site import StepWindow, check_step_window, is_empty_window, steps_in_window
+from t2i.attention.site import StepWindow, check_step_window, is_empty_window, list_steps_in_window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,27 +37,29 @@ class WindowedEdit(Edit):
         """
         super().check(prompt_tokens)
         for word in self.words:
-            prompt_tokens.word_positions(self.target, word)
+            prompt_tokens.find_word_positions(self.target, word)
 
-    def covers(self, step: int, num_steps: int) -> bool:
+    def acts_at_step(self, step: int, num_steps: int) -> bool:
         """Return True for a step in the window of any word."""
         windows = (self.steps, *self.words.values())
-        return any(step in steps_in_window(window, num_steps, num_steps + 1) for window in windows)
+        return any(
+            step in list_steps_in_window(window, num_steps, num_steps + 1) for window in windows
+        )
 
     @property
     def does_nothing(self) -> bool:
         """Return True if the windows of all words are empty."""
         return all(is_empty_window(window) for window in (self.steps, *self.words.values()))
 
-    def active_T(self, call: AttentionCall) -> Tensor:
+    def compute_active_T(self, call: AttentionCall) -> Tensor:
         """Return 1 for each target token whose window contains this step, else 0; (T,)."""
         step, num_steps = call.denoiser_pass.step, call.denoiser_pass.num_steps
 
         def is_active(window: StepWindow) -> float:
-            return float(step in steps_in_window(window, num_steps, num_steps + 1))
+            return float(step in list_steps_in_window(window, num_steps, num_steps + 1))
 
         values = {word: is_active(window) for word, window in self.words.items()}
-        return call.prompt_tokens.values_per_token(
+        return call.prompt_tokens.build_values_per_token(
             self.target, values, call.text_length, is_active(self.steps)
         )
 
