@@ -17,7 +17,7 @@ from glob import glob, has_magic
 from pathlib import Path
 
 from t2i.errors import ArgumentError, DataError
-from t2i.safe_reading import FileKind, open_untrusted, parse_json
+from t2i.safe_reading import FileKind, open_regular_file, open_untrusted, parse_json
 from train.data.decode import BrokenPictureError
 from train.data.sources.folder import FOREIGN_SUFFIXES, SUFFIXES
 from train.data.sources.listing import (
