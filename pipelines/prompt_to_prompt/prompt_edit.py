@@ -226,7 +226,7 @@ class PromptEditPipeline(TextToImagePipeline):
             cross_attention_kwargs=cross_attention_kwargs,
         )
         if max_positions is None:
-            max_positions = self.find_max_layout_positions(height, width)
+            max_positions = self.find_max_site_size(height, width)
         facts = collect_facts(self, settings.to_arguments() | {"seed": seed})
         facts |= {"max_positions": max_positions, "generator": str(source_generator.device)}
         generator_state = source_generator.get_state()
@@ -291,10 +291,10 @@ class PromptEditPipeline(TextToImagePipeline):
     ) -> list[Edit]:
         """Return the edits that edits="auto" chooses for these prompts, the source first."""
         argument_checks.check_positive_integer("num_inference_steps", num_inference_steps)
-        most = self.find_max_layout_positions(*find_image_size(self, height, width))
+        most = self.find_max_site_size(*find_image_size(self, height, width))
         return choose_edits(prompts, num_inference_steps, options, most)
 
-    def find_max_layout_positions(self, height: int, width: int) -> int:
+    def find_max_site_size(self, height: int, width: int) -> int:
         """Return the largest number of positions of the sites whose layout edits="auto" keeps."""
         H, W = sd.latent_size(self.vae, height, width)
         # The layout is kept where it is coarse: large images have no site of LAYOUT_POSITIONS.

@@ -1,4 +1,4 @@
-"""Conditioning built from embeddings: one row per image, branch after branch.
+"""Functions that build the conditioning from embeddings: one row per image, branch after branch.
 
 B batch rows (here: images), T text tokens, D text width, C channels, H W latent size.
 """
@@ -23,10 +23,8 @@ def expand_to_images(
     """Return embeddings repeated to one row per image, on the UNet's device and in its dtype."""
     part = pipe.text_encoder_2 or pipe.text_encoder or pipe.unet
 
-    def per_picture(expand_to_images: Tensor, dtype: torch.dtype | None) -> Tensor:
-        return expand_to_images.to(device, dtype).repeat_interleave(
-            call.num_images_per_prompt, dim=0
-        )
+    def per_picture(rows_B: Tensor, dtype: torch.dtype | None) -> Tensor:
+        return rows_B.to(device, dtype).repeat_interleave(call.num_images_per_prompt, dim=0)
 
     return EncodedText(
         per_picture(encoded.text_BTD, part.dtype),
@@ -45,10 +43,7 @@ def build_conditioning(
     """Return the conditioning of all branches, with everything else that the UNet reads."""
     branches = tuple(encoded)
     conditioning = join_branches({branch: one.text_BTD for branch, one in encoded.items()})
-    extra = {
-        name: torch.cat([expand_to_images] * len(branches))
-        for name, expand_to_images in begun.extra.items()
-    }
+    extra = {name: torch.cat([tensor_B] * len(branches)) for name, tensor_B in begun.extra.items()}
     extra |= build_image_prompts(pipe, call, branches, begun.latents_BCHW.shape[0], device)
 
     if pipe.unet.config["time_cond_proj_dim"] is not None:

@@ -1,4 +1,4 @@
-"""Image prompts of IP-Adapters that diffusers has loaded.
+"""Encoding of image prompts for IP-Adapters that diffusers has loaded.
 
 B batch rows (here: images), I images of one prompt, C channels, Y X their size.
 """

@@ -43,7 +43,7 @@ def compose_caption(captions: Sequence[str], rules: CaptionRules, rng: np.random
 
 
 def list_possible_captions(captions: Sequence[str], rules: CaptionRules) -> set[str] | None:
-    """Return every possible result of `compose_caption`; None if there are too many to list."""
+    """Return every caption that the rules can make of a picture's captions; None if too many."""
     if rules.shuffle or rules.tag_dropout:
         rest = max(
             (len(_split_tags(caption)) - rules.keep_tokens for caption in captions), default=0

@@ -217,7 +217,7 @@ def build_starting_config(
         # Its second encoder reads along: tying a word to a thing is left to the denoiser.
         names = [name for name in names if name != "part lora text"]
     lines = build_blocks(request, facts, head) | {
-        "source": build_source_lines(request, facts, beside)
+        "source": build_picture_folder_lines(request, facts, beside)
     }
     filled = [
         "\n".join(fill_template_piece(load_template_pieces()[name], values, lines, elsewhere))
@@ -333,8 +333,8 @@ def build_blocks(request: InitRequest, facts: FolderFacts, head: str) -> dict[st
     }
 
 
-def build_source_lines(request: InitRequest, facts: FolderFacts, beside: Path) -> list[str]:
-    """Build the line of [data] that names the pictures, with their masks or worse pictures."""
+def build_picture_folder_lines(request: InitRequest, facts: FolderFacts, beside: Path) -> list[str]:
+    """Build the lines of [data] that name the pictures, with their masks or worse pictures."""
     folder = format_toml_literal(format_relative_path(beside, str(request.folder)))
     present = {"masks": facts.has_masks, "losers": facts.has_losers}
     places = [
