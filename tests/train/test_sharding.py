@@ -247,7 +247,7 @@ def test_a_model_is_put_together_block_by_block(tmp_path: Path, base: Path) -> N
         target, ["CrossAttnDownBlock2D", "BasicTransformerBlock"]
     )
     assert type(inner_first[-1]).__name__ == "CrossAttnDownBlock2D"
-    with pytest.raises(ArgumentError, match="names T5Block, which the model has not got"):
+    with pytest.raises(ArgumentError, match="names T5Block, a class that the model does not have"):
         sharding.list_fsdp_blocks(target, ["T5Block"])
 
 
