@@ -88,7 +88,7 @@ def test_commands_that_need_no_model_import_no_large_library(repo: Path, tmp_pat
 def test_a_command_that_needs_a_large_library_says_so_before_it_is_imported(repo: Path) -> None:
     code = (
         "import sys; import t2i.cli.loading_notice as loading; from t2i.cli import main\n"
-        "loading.note = lambda text: print(text, 'torch' in sys.modules)\n"
+        "loading.print_remark = lambda text: print(text, 'torch' in sys.modules)\n"
         "sys.exit(main())"
     )
     assert python(repo, code, "env").stdout.startswith("loading ... False\nt2i ")
