@@ -69,7 +69,7 @@ def test_the_background_is_the_one_asked_for(pipe: TextToImagePipeline, name: st
 
 def test_its_card_and_notes_say_how_it_was_made() -> None:
     card = (FOLDER / "README.md").read_text("utf-8")
-    for piece in ("can and cannot draw", "samples.png", "loss.png", "make train-embedded"):
+    for piece in ("Capabilities and limitations", "samples.png", "loss.png", "make train-embedded"):
         assert piece in card
     assert (FOLDER / "samples.png").is_file()
     assert (FOLDER / "loss.png").is_file()

@@ -19,7 +19,7 @@ def unet():
 
 
 @pytest.fixture
-def named_tensors(unet):
+def tensors(unet):
     found = adapter_for(unet)
     return {f"{group}.{name}": t for group, layers in found.items() for name, t in layers.items()}
 
