@@ -16,7 +16,7 @@ class T2IError(Exception):
     exit_code = 1
 
     def __str__(self) -> str:
-        """What was given may be a megabyte: of a long message the begin and the end are told."""
+        """Return the message, shortened in the middle: an argument may have a megabyte."""
         text = super().__str__()
         if len(text) <= LONGEST:
             return text
@@ -70,8 +70,8 @@ class DrawingError(T2IError):
 def format_library_error(error: BaseException) -> str:
     """Return a library's error in one line for use in a message."""
     lines = str(error).strip().splitlines() or [""]
-    said = lines[-1 if lines[0].endswith(":") else 0].strip()
-    return f"{type(error).__name__}: {said:.200}".removesuffix(": ")
+    line = lines[-1 if lines[0].endswith(":") else 0].strip()
+    return f"{type(error).__name__}: {line:.200}".removesuffix(": ")
 
 
 def nearest_hint(name: str, choices: Iterable[str]) -> str:

@@ -29,7 +29,7 @@ def install_log_filters() -> None:
     for name in NOISE:
         logging.getLogger(name).addFilter(is_wanted_record)
     with warnings.catch_warnings():
-        # A notebook without ipywidgets shows bars as text, which is said once, at this import.
+        # A notebook without ipywidgets shows bars as text and warns of it once, at this import.
         warnings.filterwarnings("ignore", message="IProgress not found")
         importlib.import_module("tqdm.auto")
 

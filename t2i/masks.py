@@ -35,7 +35,7 @@ ODDITY_WARNINGS: dict[Oddity, str] = {
     "hole": "looks like a picture with a clear hole. Here what is white is drawn anew, and what is "
     f'clear stays. To draw in the hole, make a mask of it: python -c "{INVERTED}"',
 }
-"""What is to be said of the mask of a picture."""
+"""Oddity of a mask -> its warning, which follows the words "the mask"."""
 
 
 def flatten_mask(mask: Image.Image) -> Image.Image:

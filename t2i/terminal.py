@@ -143,15 +143,15 @@ def one_line_warnings() -> Iterator[list[str]]:
     """Show each warning as one line without source code; yield a list that collects
     the messages.
     """
-    said: list[str] = []
+    messages: list[str] = []
 
     def show(message: Warning | str, *_: object, **__: object) -> None:
-        said.append(str(message))
+        messages.append(str(message))
         print_note(f"Warning: {message}")
 
     with warnings.catch_warnings():
         warnings.showwarning = show
-        yield said
+        yield messages
 
 
 @contextmanager

@@ -183,7 +183,7 @@ class Scenes:
             for place, name, colour in zip(places, names, painted, strict=True)
         )
 
-        # what is behind it, and what is said
+        # the background and the captions
         background = random_choice(rng, backgrounds)
         tint = choose_random_tint(rng, background)
         slope = int(rng.random() * 49) - 24

@@ -72,8 +72,8 @@ def token_spans(
     for word in words:
         occurrences = [
             span
-            for section, said in enumerate(texts)
-            for match in build_word_pattern(word).finditer(said)
+            for section, section_text in enumerate(texts)
+            for match in build_word_pattern(word).finditer(section_text)
             if (span := _covering(tokens[section], *match.span()))
         ]
         if not occurrences:
@@ -95,15 +95,15 @@ def find_token_spans_of_ranges(
 
 def unknown_word_message(word: str, text: str) -> str:
     """Return an error message for a word that is not in the prompt; it names similar words."""
-    spoken = list(dict.fromkeys(re.findall(r"\w+", text)))
-    lower = {said.lower(): said for said in spoken}
+    prompt_words = list(dict.fromkeys(re.findall(r"\w+", text)))
+    lower = {known.lower(): known for known in prompt_words}
     alike = difflib.get_close_matches(word.lower(), lower, n=3, cutoff=0.5)
     if alike:
         return (
             f"{word!r} is not in the prompt. Nearest: {', '.join(lower[name] for name in alike)}."
         )
-    more = f" and {len(spoken) - NAMED_WORDS} more" if len(spoken) > NAMED_WORDS else ""
-    named = ", ".join(spoken[:NAMED_WORDS]) or "none"
+    more = f" and {len(prompt_words) - NAMED_WORDS} more" if len(prompt_words) > NAMED_WORDS else ""
+    named = ", ".join(prompt_words[:NAMED_WORDS]) or "none"
     return f"{word!r} is not in the prompt. Its words: {named}{more}."
 
 

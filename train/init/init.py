@@ -111,8 +111,8 @@ def inspect_folder(folder: Path) -> FolderFacts:
         (one.shape for one in found.pictures), key=lambda shape: shape.height * shape.width
     )
     middle = shapes[len(shapes) // 2]
-    told = [one.entry.captions for one in found.pictures if one.entry.captions]
-    captions = [captions[0] for captions in told] + [other for of in told for other in of]
+    captioned = [one.entry.captions for one in found.pictures if one.entry.captions]
+    captions = [texts[0] for texts in captioned] + [text for texts in captioned for text in texts]
     return FolderFacts(
         pictures=len(found.pictures),
         broken=len(found.broken),
@@ -120,7 +120,7 @@ def inspect_folder(folder: Path) -> FolderFacts:
         sizes=tuple(
             dict.fromkeys(f"{s.width}x{s.height}" for s in (shapes[0], middle, shapes[-1]))
         ),
-        captioned=len(told),
+        captioned=len(captioned),
         captions=tuple(dict.fromkeys(captions)),
         has_masks="masks" in companions,
         has_alpha=any(one.transparent for one in found.pictures),
@@ -236,7 +236,7 @@ def build_folder_values(
         size = int(size * SMALL_SHARE) // 64 * 64
     batch_size = int(str(list_method_values(request.method, family)["batch_size"]))
     named = [f"a photo of {thing}", *(place.format(thing) for place in PLACES[family])]
-    told = [*facts.captions[:3]] if facts.captions and not has_trigger_word(request) else named
+    examples = [*facts.captions[:3]] if facts.captions and not has_trigger_word(request) else named
     return {
         "base": format_relative_path(beside, request.base)
         if Path(request.base).exists()
@@ -246,7 +246,7 @@ def build_folder_values(
         "word": word,
         "class_phrase": kind,
         "class_caption": f"a photo of {kind}",
-        "prompts": [*told, f"a photo of {kind}"],
+        "prompts": [*examples, f"a photo of {kind}"],
     }
 
 
@@ -305,7 +305,7 @@ def build_blocks(request: InitRequest, facts: FolderFacts, head: str) -> dict[st
     sizes = (
         " to ".join((facts.sizes[0], facts.sizes[-1])) if len(facts.sizes) > 1 else facts.sizes[0]
     )
-    told = {0: "none", facts.pictures: "all"}.get(facts.captioned, str(facts.captioned))
+    captioned = {0: "none", facts.pictures: "all"}.get(facts.captioned, str(facts.captioned))
     captions = [
         "# Captions are those beside the pictures; this goes before captions that lack it.",
         f"trigger = {format_toml_literal(trigger)}",
@@ -321,7 +321,7 @@ def build_blocks(request: InitRequest, facts: FolderFacts, head: str) -> dict[st
     return {
         "next": head.splitlines(),
         "seen": [
-            f"# {several(facts.pictures, 'picture')}, {sizes}; {told} of them with a caption.",
+            f"# {several(facts.pictures, 'picture')}, {sizes}; {captioned} of them with a caption.",
             *(f"# {line}" for line in build_word_comment(request, facts)),
         ],
         "captions": captions,

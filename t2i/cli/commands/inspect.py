@@ -174,8 +174,8 @@ def list_content_words(prompt: object) -> list[str]:
     from t2i.text.prompt import Prompt
 
     assert isinstance(prompt, str | Prompt)
-    spoken = dict.fromkeys(split_into_lowercase_words(get_cond_text(prompt)))
-    found = [word for word in spoken if word not in FUNCTION_WORDS]
+    prompt_words = dict.fromkeys(split_into_lowercase_words(get_cond_text(prompt)))
+    found = [word for word in prompt_words if word not in FUNCTION_WORDS]
     if not found:
         raise ArgumentError(
             "The prompt has only function words: name the words to look up with --words."

@@ -81,10 +81,10 @@ def build_automatic_edits(
 ) -> list[Edit]:
     """Make the edits of edits="auto": Replace for equal numbers of words, else Refine."""
     weights = {} if pair.strengthened_word is None else {pair.strengthened_word: settings.weight}
-    wishes = WordEditOptions(
+    options = WordEditOptions(
         cross_replace=settings.cross_replace, weights=weights, blend=None, **windows
     )
-    return editor.choose_automatic_edits(pair.captions, wishes, steps)
+    return editor.choose_automatic_edits(pair.captions, options, steps)
 
 
 def build_share_keys_values(
