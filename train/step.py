@@ -109,9 +109,9 @@ class Stepper:
     def step(self, number: int, micro_batches: list[Batch]) -> StepMetrics:
         """Make step `number`, the first being 0, over the micro-batches of this process.
 
-        A step whose loss or gradient is not finite leaves weights and optimizer unchanged. Raises
-        NonFiniteStepError for one more of them than may be skipped, TrainingError where not even
-        single rows fit into memory.
+        A step whose loss or gradient is not finite leaves weights and optimizer unchanged.
+        Raises TooManyNonFiniteStepsError for one more of them than may be skipped, TrainingError
+        where not even single rows fit into memory.
         """
         set_learning_rates(
             self.optimizer,
@@ -259,7 +259,7 @@ class Stepper:
     def _skip(
         self, number: int, result: StepMetrics, loss_B: Tensor, pieces: Sequence[Batch]
     ) -> None:
-        """Skip a bad step, on all processes. Raises NonFiniteStepError after too many."""
+        """Skip a bad step, on all processes. Raises TooManyNonFiniteStepsError after too many."""
         bad, details = self._report(number, result, loss_B, pieces)
         allowed = self.settings.loop.bad_steps
         if self.skipped >= allowed:

@@ -17,7 +17,7 @@ POLL = 0.05
 """Seconds between two checks whether the wait was interrupted."""
 
 
-class Waiter:
+class WaitFlag:
     """Flag of a call that waits for a lock; setting `interrupt` ends the wait."""
 
     interrupt = False
@@ -25,7 +25,7 @@ class Waiter:
 
 @contextmanager
 def holding_locks(
-    *things: Any, purpose: LockPurpose = "state", waiting: Waiter | None = None
+    *things: Any, purpose: LockPurpose = "state", waiting: WaitFlag | None = None
 ) -> Iterator[None]:
     """Hold the locks of these objects for this purpose within the block; reentrant in one thread.
 

@@ -10,11 +10,11 @@ from typing import Any
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from pipelines.run.exclusive_access import Waiter, holding_locks
+from pipelines.run.exclusive_access import WaitFlag, holding_locks
 
 
 @contextmanager
-def using_scheduler_copy(scheduler: Any, waiting: Waiter) -> Iterator[Any]:
+def using_scheduler_copy(scheduler: Any, waiting: WaitFlag) -> Iterator[Any]:
     """Yield a copy of the scheduler; afterwards the scheduler has the copy's state.
 
     A scheduler that cannot be copied is yielded itself, to one thread at a time.

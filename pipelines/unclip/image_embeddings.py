@@ -75,7 +75,10 @@ def check_image_embeddings(name: str, embeds: Embeds, width: int) -> Tensor:
 def check_prior_prompts(
     prompt: object, negative_prompt: object, negative_image_embeds: object, prior: object
 ) -> tuple[list[str], list[str] | None]:
-    """Return the prompts, and one negative prompt for each if any is given."""
+    """Return the prompts, and one negative prompt for each if any is given.
+
+    Raises ArgumentError for prompts that are missing or do not go together.
+    """
     if prompt is None:
         raise ArgumentError("Got neither prompt nor image_embeds: give exactly one of them.")
     if negative_image_embeds is not None:

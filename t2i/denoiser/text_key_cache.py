@@ -3,19 +3,18 @@
 B batch rows, T text tokens, D text width, K width of all heads of a site.
 """
 
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeGuard
-from weakref import WeakKeyDictionary
 
 import torch
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from t2i.attention.hooks.compiled import is_compiled
+from t2i.method_patches import MethodPatches
 
 Projection = Callable[[Tensor], Tensor]
 MAX_BYTES = 2**28
@@ -41,7 +40,8 @@ def caching_text_keys(
                 for name in ("to_k", "to_v"):
                     linear = find_base_linear(attention, name)
                     if linear is not None:
-                        project = undo.enter_context(intercepting_forward(linear))
+                        build = partial(build_caching_forward, linear)
+                        project = undo.enter_context(_forward_patches.replacing(linear, build))
                         cache[linear] = CachedProjection(attention, name, linear, project, budget)
         token = _current_cache.set(cache)
         undo.callback(_current_cache.reset, token)
@@ -50,6 +50,8 @@ def caching_text_keys(
 
 _current_cache: ContextVar[Mapping[nn.Linear, "CachedProjection"]] = ContextVar("kept", default={})  # noqa: B039
 """The cache of the run in this thread; the default is never written to."""
+_forward_patches = MethodPatches("forward")
+"""Forwards of layers that use the cache of their thread."""
 
 
 def find_base_linear(attention: Attention, name: str) -> nn.Linear | None:
@@ -57,33 +59,6 @@ def find_base_linear(attention: Attention, name: str) -> nn.Linear | None:
     layer: Any = getattr(attention, name)
     linear = layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer
     return linear if type(linear) is nn.Linear else None
-
-
-@contextmanager
-def intercepting_forward(linear: nn.Linear) -> Iterator[Projection]:
-    """Replace the layer's forward by one that uses the thread's cache, and yield the original.
-
-    Runs of several threads share the replacement; the last one to leave restores the original.
-    """
-    with _lock:
-        interception = _interceptions.get(linear)
-        if interception is None:
-            interception = _interceptions[linear] = InterceptedForward(
-                linear.forward, vars(linear).get("forward")
-            )
-            vars(linear)["forward"] = build_caching_forward(linear, interception.project)
-        interception.runs += 1
-    try:
-        yield interception.project
-    finally:
-        with _lock:
-            interception.runs -= 1
-            if interception.runs == 0:
-                del _interceptions[linear]
-                if interception.own is None:
-                    del vars(linear)["forward"]
-                else:
-                    vars(linear)["forward"] = interception.own
 
 
 def build_caching_forward(linear: nn.Linear, project: Projection) -> Projection:
@@ -94,20 +69,6 @@ def build_caching_forward(linear: nn.Linear, project: Projection) -> Projection:
         return project(text_BTD) if cache is None else cache.forward(text_BTD)
 
     return forward
-
-
-@dataclass(slots=True)
-class InterceptedForward:
-    """Original forward of a layer, and the number of runs that use its replacement."""
-
-    project: Projection
-    own: Any
-    """A forward in the instance, such as accelerate's; None where there is none."""
-    runs: int = 0
-
-
-_interceptions: WeakKeyDictionary[nn.Linear, InterceptedForward] = WeakKeyDictionary()
-_lock = threading.Lock()
 
 
 class ByteBudget:

@@ -43,7 +43,7 @@ class CaptionMatcher(nn.Module):
         self.recogniser = recogniser.requires_grad_(False)
         self.width, self.layers = width, layers
         vocabulary, merges = load_bpe(TOKENIZER_FOLDER)
-        self.vocabulary = compute_vocabulary_digest(vocabulary, merges)
+        self.vocabulary = digest_bpe_vocabulary(vocabulary, merges)
         self.tokenizer = build_clip_tokenizer(vocabulary, merges, MAX_TOKENS)
         labels = recogniser.labels
         inputs = labels.class_count + len(labels.colours) + recogniser.channels[-1]
@@ -159,6 +159,6 @@ def pool_maps(maps: RecogniserOutput) -> Tensor:
     return torch.cat([functional.adaptive_avg_pool2d(one, POOLED_SIDE) for one in inputs], dim=1)
 
 
-def compute_vocabulary_digest(vocabulary: Vocabulary, merges: Merges) -> str:
+def digest_bpe_vocabulary(vocabulary: Vocabulary, merges: Merges) -> str:
     """Return the SHA-256 of a BPE vocabulary and its merges, in hexadecimal."""
     return hashlib.sha256(json.dumps([vocabulary, merges], sort_keys=True).encode()).hexdigest()

@@ -129,7 +129,7 @@ def compute_gamma_from_length(length: float) -> float:
 
     The length is the profile's standard deviation as a share of the run (appendix C):
     sigma_rel^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)), solved for gamma a cubic with one
-    positive root for every length below `LONGEST`.
+    positive root for every length below `MAX_LENGTH`.
     """
     t = length**-2
     return float(np.roots([1, 7, 16 - t, 12 - t]).real.max())

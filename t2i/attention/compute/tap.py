@@ -10,17 +10,18 @@ B batch rows, N heads, Q query positions, K key positions, E width of a head.
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from t2i.attention.compute.identity_rows import current_identity_rows
+from t2i.method_patches import MethodPatches
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,45 +146,16 @@ def tapped_attention(
     return out if identity is None else identity.replace_output(out, value)
 
 
-@dataclass(slots=True)
-class _TappedScores:
-    """The method that a module had before the tap, and how many blocks have the tap in it."""
-
-    scores: ScoresFunction
-    own: Any
-    """The method if it was the instance's own, as other libraries leave one there."""
-    blocks: int = 0
+_score_patches = MethodPatches("get_attention_scores")
 
 
-_tapped_scores: WeakKeyDictionary[nn.Module, _TappedScores] = WeakKeyDictionary()
-
-
-@contextmanager
-def eager_tap_installed(module: Any) -> Iterator[None]:
+def eager_tap_installed(module: Any) -> AbstractContextManager[object]:
     """Replace a module's `get_attention_scores` within the block by the thread's handler.
 
     Several blocks, also of several threads, may have the tap in one module; the last one to end
     takes it out.
     """
-    with _lock:
-        tapped_scores = _tapped_scores.get(module)
-        if tapped_scores is None:
-            own = vars(module).get("get_attention_scores")
-            tapped_scores = _TappedScores(module.get_attention_scores, own)
-            _tapped_scores[module] = tapped_scores
-            module.get_attention_scores = _tap_of_scores(module, tapped_scores.scores)
-        tapped_scores.blocks += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            tapped_scores.blocks -= 1
-            if tapped_scores.blocks == 0:
-                del _tapped_scores[module]
-                if tapped_scores.own is None:
-                    del module.get_attention_scores
-                else:
-                    module.get_attention_scores = tapped_scores.own
+    return _score_patches.replacing(module, partial(_tap_of_scores, module))
 
 
 def _tap_of_scores(module: Any, scores: ScoresFunction) -> ScoresFunction:

@@ -11,7 +11,7 @@ ALIASES = {
     "dpm++ 2": "dpm++ 2m",
     "uni pc": "unipc",
 }
-"""Names of ComfyUI, InvokeAI and older tools, as `plain_words` leaves them."""
+"""Names of ComfyUI, InvokeAI and older tools, as `normalise_name` leaves them."""
 
 NAMES = {
     *("ddim", "ddpm", "pndm", "plms", "euler a", "dpm2 a", "lcm", "tcd"),

@@ -44,7 +44,7 @@ def compare_results(
     lone += [(f"chapter {name!r}", [THERE]) for name in earlier.chapters if name not in names]
 
     rows = [row for table in changed for row in list_significant_differences(table)]
-    title = f"Beyond their intervals: {len(rows)} of {sum(map(count_estimates, changed))}"
+    title = f"Beyond their intervals: {len(rows)} of {sum(map(count_estimate_cells, changed))}"
     blocks: list[Block] = [Table("sure_changes", title, ["change", "that is"], rows, {}, {})]
     blocks += changed
     if lone:
@@ -125,8 +125,8 @@ def subtract_earlier(
     return (paired_difference if same_scenes else independent_difference)(cell, before.estimate)
 
 
-def count_estimates(table: Table) -> int:
-    """Count the cells of a table that are figures."""
+def count_estimate_cells(table: Table) -> int:
+    """Count the cells of a table that hold an estimate."""
     return sum(isinstance(cell, Estimate) for _, cells in table.rows for cell in cells)
 
 

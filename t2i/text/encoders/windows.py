@@ -34,7 +34,7 @@ class TokenBatch(NamedTuple):
 
 
 class WindowedEncoder(TextEncoder):
-    """Base class of encoders with one tokenizer and one model; families override `read`."""
+    """Base class of encoders with one tokenizer and one model; families override `run_model`."""
 
     masked: ClassVar[bool] = True
     """Whether the denoiser must not look at padding."""
