@@ -11,7 +11,10 @@ from torch import Tensor
 
 from pipelines.base.pipeline import OutputOrTuple, Pipeline
 from pipelines.images import input_images as images
-from pipelines.images.denoising_range import check_denoising_fractions, select_image_timesteps
+from pipelines.images.denoising_range import (
+    check_denoising_fractions,
+    select_image_to_image_timesteps,
+)
 from pipelines.loop import Generators
 from pipelines.run.call_arguments import CallArguments, Prompts, RunStart
 from pipelines.run.step_callbacks import StepEndCallback
@@ -80,7 +83,7 @@ class ImageToImagePipeline(Pipeline):
             pixels_BCYX = images.preprocess_images(
                 self.image_processor, "image", images.to_opaque_rgb(image)
             )
-            timestep_range = select_image_timesteps(
+            timestep_range = select_image_to_image_timesteps(
                 self.scheduler, num_inference_steps, strength, denoising_start, denoising_end
             )
             clean_BCHW = images.encode_images(
@@ -88,7 +91,7 @@ class ImageToImagePipeline(Pipeline):
             )
             latents_BCHW = clean_BCHW
             if denoising_start is None:
-                noise_BCHW = images.draw_noise_like(clean_BCHW, generator)
+                noise_BCHW = images.sample_noise_like(clean_BCHW, generator)
                 first_B = timestep_range.timesteps[:1].repeat(text_BTD.shape[0])
                 latents_BCHW = self.scheduler.add_noise(clean_BCHW, noise_BCHW, first_B)
             return RunStart(latents_BCHW, *timestep_range)

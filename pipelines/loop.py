@@ -82,6 +82,8 @@ def predict_guided(run: RunState, denoise: Denoise, scheduler: Scheduler) -> Ten
 
 
 def select_accepted_step_options(scheduler: Scheduler, **options: Any) -> dict[str, Any]:
-    """Return the options, of `eta` and `generator`, that the scheduler's `step` accepts."""
+    """Return those of the options, such as `eta` and `generator`, that the scheduler's `step`
+    accepts.
+    """
     parameters = inspect.signature(scheduler.step).parameters
     return {name: value for name, value in options.items() if name in parameters}

@@ -13,7 +13,7 @@ from pipelines.base.pipeline import OutputOrTuple, Pipeline
 from pipelines.images.denoising_range import (
     TimestepRange,
     check_denoising_fractions,
-    truncate_timesteps,
+    truncate_at_denoising_end,
 )
 from pipelines.images.input_images import prepare_noise
 from pipelines.loop import Generators
@@ -84,7 +84,9 @@ class TextToImagePipeline(Pipeline):
             noise_BCHW = prepare_noise(self, text_BTD, height, width, generator, latents)
             latents_BCHW = scale_initial_noise(self.scheduler, noise_BCHW)
             whole = TimestepRange(self.scheduler.timesteps, num_inference_steps)
-            return RunStart(latents_BCHW, *truncate_timesteps(self.scheduler, whole, denoising_end))
+            return RunStart(
+                latents_BCHW, *truncate_at_denoising_end(self.scheduler, whole, denoising_end)
+            )
 
         call = CallArguments(
             prompt=prompt,

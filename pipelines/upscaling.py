@@ -51,7 +51,7 @@ def upscale(
     from t2i.denoiser.families import sd
     from t2i.library_messages import mute_diffusers_warnings
 
-    check_factor("factor", factor)
+    check_upscale_factor("factor", factor)
     pictures: list[Any] = list(image) if isinstance(image, list | tuple) else [image]
     if not pictures or not all(isinstance(one, Image.Image) for one in pictures):
         raise ArgumentError(
@@ -78,12 +78,12 @@ def upscale(
 
 
 def compute_scaled_side(side: int, factor: float, step: int) -> int:
-    """Return the enlarged side in pixels, rounded down to a multiple of `step`."""
+    """Return a side of the upscaled image in pixels, rounded down to a multiple of `step`."""
     return max(int(side * factor) // step, 1) * step
 
 
-def check_factor(name: str, factor: float) -> None:
-    """Raise ArgumentError unless the factor is above 1 and at most MOST."""
+def check_upscale_factor(name: str, factor: float) -> None:
+    """Raise ArgumentError unless the upscaling factor is a number above 1 and at most 4."""
     if isinstance(factor, bool) or not isinstance(factor, int | float) or not 1 < factor <= MOST:
         raise ArgumentError(
             f"Got {name} {factor}: expected a number above 1, up to {MOST:g}, such as 2."

@@ -49,7 +49,9 @@ LOADERS = {
 
 
 class CheckedPipeline(DiffusionPipeline):
-    """DiffusionPipeline that checks a folder before it loads it; subclasses list their `kinds`."""
+    """DiffusionPipeline that checks a model's files before it loads them; each subclass names the
+    kinds of model that it accepts.
+    """
 
     kinds: ClassVar[tuple[str, ...]]
     """Kinds of model that it loads: keys of t2i.denoiser.loading.model_parts.LAYOUTS."""
@@ -60,7 +62,8 @@ class CheckedPipeline(DiffusionPipeline):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
     ) -> Self:
-        """Load a model, checked first: a folder, a single .safetensors file or a hub id.
+        """Load a pipeline from a folder, a single .safetensors file or a hub id, after checking its
+        files.
 
         Weights become float32 unless `dtype` is given. Takes the options of
         DiffusionPipeline.from_pretrained; for a single file those of load_single_file.
@@ -110,7 +113,7 @@ class CheckedPipeline(DiffusionPipeline):
             pipe.notes = read_text(place / NOTES_FILE, MODEL_CONFIG)
             parse_sampling_defaults(pipe.notes, place / NOTES_FILE)
             if "unet" not in kwargs:
-                attach_notes(pipe.components["unet"], pipe.notes)
+                store_notes_on_unet(pipe.components["unet"], pipe.notes)
         return pipe
 
     def save_pretrained(  # type: ignore[override]  # the rest is in kwargs
@@ -141,12 +144,14 @@ class CheckedPipeline(DiffusionPipeline):
             )
 
 
-def attach_notes(unet: Any, notes: str) -> None:
-    """Store the notes on the UNet, for other pipelines that are made of it."""
+def store_notes_on_unet(unet: Any, notes: str) -> None:
+    """Store the text of a model's t2i.json on its UNet, so that other pipelines with this UNet find
+    it.
+    """
     unet.t2i_notes = notes
 
 
-def read_attached_notes(unet: Any) -> str | None:
-    """Return the notes that `attach_notes` stored on the UNet, or None."""
+def read_notes_from_unet(unet: Any) -> str | None:
+    """Return the text of t2i.json that `store_notes_on_unet` stored on the UNet, or None."""
     notes: str | None = getattr(unet, "t2i_notes", None)
     return notes

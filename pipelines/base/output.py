@@ -19,7 +19,8 @@ class PipelineOutput(StableDiffusionPipelineOutput):
     """
 
     def grid(self, columns: int | None = None) -> Image.Image:
-        """Return one image of all images in rows of `columns`; as square as possible for None.
+        """Return the images as one grid image with `columns` columns; as square as possible for
+        None.
 
         Raises ArgumentError where the images are tensors or arrays.
         """

@@ -26,16 +26,16 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from pipelines.base.loading_checks import CheckedPipeline, read_attached_notes
+from pipelines.base.loading_checks import CheckedPipeline, read_notes_from_unet
 from pipelines.base.output import PipelineOutput
 from pipelines.loop import sample
 from pipelines.run import argument_checks
 from pipelines.run.call_arguments import CallArguments, Prompts, RunStart
 from pipelines.run.call_state import CallState, CallStateMixin
-from pipelines.run.exclusive_access import serialize_passes
-from pipelines.run.step_callbacks import ProgressCallback, PromptSchedule, UserCallback
-from pipelines.text.branch_prompts import build_branch_texts, compose_guidance
-from pipelines.text.build_conditioning import build_conditioning, expand_to_images
+from pipelines.run.exclusive_access import make_passes_exclusive
+from pipelines.run.step_callbacks import ProgressCallback, PromptScheduleCallback, UserCallback
+from pipelines.text.branch_prompts import build_branch_prompt_encoder, compose_guidance
+from pipelines.text.build_conditioning import build_conditioning, repeat_embeddings_per_image
 from pipelines.text.learned_words import LearnedWordsMixin
 from t2i.conditioning.conditioning import Conditioning
 from t2i.conditioning.guidance import ClassifierFree, Conditional, choose_guidance
@@ -118,7 +118,7 @@ class Pipeline(
                 self._optional_components = [*OPTIONAL, "text_encoder", "tokenizer"]
             zeros = {"force_zeros_for_empty_prompt": force_zeros_for_empty_prompt}
             self.register_to_config(**zeros)  # type: ignore[no-untyped-call]  # as above
-        self.notes = read_attached_notes(unet)
+        self.notes = read_notes_from_unet(unet)
         factor = 8 if vae is None else sd.pixels_per_latent(vae)
         channels = 4 if vae is None else vae.config["latent_channels"]
         self.image_processor = VaeImageProcessor(
@@ -215,10 +215,10 @@ class Pipeline(
             steps = set_timesteps(
                 self.scheduler, call.num_inference_steps, device, call.timesteps, call.sigmas
             )
-            texts = build_branch_texts(self, call, guidance, steps, device)
+            texts = build_branch_prompt_encoder(self, call, guidance, steps, device)
             embeddings = {
                 step: {
-                    branch: expand_to_images(self, encoded, call, device)
+                    branch: repeat_embeddings_per_image(self, encoded, call, device)
                     for branch, encoded in by_branch.items()
                 }
                 for step, by_branch in texts.encode_schedule().items()
@@ -233,7 +233,7 @@ class Pipeline(
             conditionings = {
                 step: replace(
                     build_conditioning(self, by_branch, run_start, call, device),
-                    prompts=texts.prompt_texts(step),
+                    prompts=texts.cond_texts_at(step),
                 )
                 for step, by_branch in embeddings.items()
             }
@@ -268,7 +268,7 @@ class Pipeline(
         """List the step callbacks of a call, in the order in which they are called."""
         callbacks: list[StepCallback] = []
         if len(conditionings) > 1:
-            callbacks.append(PromptSchedule(conditionings, run_start.num_inference_steps))
+            callbacks.append(PromptScheduleCallback(conditionings, run_start.num_inference_steps))
         callbacks += [*state.step_callbacks, *run_start.step_callbacks]
         callbacks.append(
             UserCallback(
@@ -307,11 +307,11 @@ class Pipeline(
         )
         guidance = ClassifierFree(7.5) if do_classifier_free_guidance else Conditional()
         device = device or self._execution_device
-        encoded = build_branch_texts(self, call, guidance, 1, device).embeddings_at(0)
-        cond = expand_to_images(self, encoded["cond"], call, device)
+        encoded = build_branch_prompt_encoder(self, call, guidance, 1, device).embeddings_at(0)
+        cond = repeat_embeddings_per_image(self, encoded["cond"], call, device)
         uncond = None
         if "uncond" in encoded:
-            uncond = expand_to_images(self, encoded["uncond"], call, device)
+            uncond = repeat_embeddings_per_image(self, encoded["uncond"], call, device)
         prompt_embeds, pooled_prompt_embeds = cond.text_BTD, cond.pooled_BD
         negative_prompt_embeds = None if uncond is None else uncond.text_BTD
         negative_pooled_prompt_embeds = None if uncond is None else uncond.pooled_BD
@@ -336,7 +336,7 @@ class Pipeline(
             progress = ProgressCallback(bar, num_inference_steps, self.scheduler.order)
             return sample(
                 run,
-                serialize_passes(
+                make_passes_exclusive(
                     wrap_perturbed_denoiser(denoise, self.unet, list_perturbed_sites(run.guidance)),
                     self.unet,
                 ),

@@ -58,7 +58,9 @@ def check_saveable(parts: Mapping[str, Any], folder: Path) -> list[str]:
 
 
 def find_lora_save_problem(part: nn.Module) -> str:
-    """Return the reason why a part with peft layers would load as something else, or ""."""
+    """Return why a model with LoRA layers, saved to a folder, would not load as the same; "" if it
+    would.
+    """
     if not isinstance(part, PreTrainedModel):
         return "diffusers' folders cannot hold it"
     adapter_names = list(getattr(part, "peft_config", {}))
@@ -107,7 +109,9 @@ def check_weights_match_config(name: str, part: nn.Module) -> None:
 
 
 def save_base_weights(encoder: PreTrainedModel, folder: Path, **options: Any) -> None:
-    """Save the weights under the LoRA beside it, where transformers looks for them."""
+    """Save a text encoder's weights without its LoRA in `folder`, where transformers looks for
+    them.
+    """
     with removing_peft_layers(encoder):
         encoder.save_pretrained(folder, **options)
 
@@ -151,7 +155,9 @@ def check_saved_lora(place: Path) -> None:
 
 
 def check_saved_lora_loaded(folder: Path, parts: Mapping[str, Any]) -> None:
-    """Raise ModelError where layers of a folder's LoRA are missing from its text encoder."""
+    """Raise ModelError where a text encoder was loaded without some layers of the LoRA saved beside
+    it.
+    """
     for name, part in parts.items():
         if not isinstance(part, PreTrainedModel) or not (folder / name / ADAPTER_CONFIG).is_file():
             continue

@@ -15,7 +15,9 @@ from t2i.errors import ArgumentError
 
 
 class TimestepRange(NamedTuple):
-    """Consecutive timesteps of a scheduler."""
+    """Consecutive timesteps of a scheduler that one pipeline runs, with their number of sampling
+    steps.
+    """
 
     timesteps: Tensor
     num_inference_steps: int
@@ -39,14 +41,15 @@ def check_denoising_fractions(denoising_start: float | None, denoising_end: floa
         )
 
 
-def select_image_timesteps(
+def select_image_to_image_timesteps(
     scheduler: Any,
     num_inference_steps: int,
     strength: float,
     denoising_start: float | None,
     denoising_end: float | None,
 ) -> TimestepRange:
-    """Return the timesteps for an image changed by `strength`, or continued at `denoising_start`.
+    """Return the timesteps of image-to-image: the last ones by `strength`, or those from
+    `denoising_start` on.
 
     With `denoising_start` strength is ignored.
     """
@@ -55,12 +58,14 @@ def select_image_timesteps(
             *select_strength_timesteps(scheduler, num_inference_steps, strength)
         )
     else:
-        timestep_range = start_scheduler_at(scheduler, denoising_start)
-    return truncate_timesteps(scheduler, timestep_range, denoising_end)
+        timestep_range = skip_to_denoising_start(scheduler, denoising_start)
+    return truncate_at_denoising_end(scheduler, timestep_range, denoising_end)
 
 
-def start_scheduler_at(scheduler: Any, denoising_start: float) -> TimestepRange:
-    """Return the timesteps after this fraction, and move the scheduler to their first."""
+def skip_to_denoising_start(scheduler: Any, denoising_start: float) -> TimestepRange:
+    """Return the timesteps after the fraction `denoising_start` of the noise is removed, and set
+    the scheduler to the first of them.
+    """
     later = int((scheduler.timesteps < compute_cutoff_timestep(scheduler, denoising_start)).sum())
     if scheduler.order == 2 and later % 2 == 0:
         later += 1  # Second-order samplers take all timesteps but the first in pairs.
@@ -69,34 +74,39 @@ def start_scheduler_at(scheduler: Any, denoising_start: float) -> TimestepRange:
         scheduler.set_begin_index(begin)
     timesteps = scheduler.timesteps[begin:]
     return TimestepRange(
-        timesteps, count_steps("denoising_start", denoising_start, timesteps, scheduler.order)
+        timesteps,
+        count_sampling_steps("denoising_start", denoising_start, timesteps, scheduler.order),
     )
 
 
-def truncate_timesteps(
+def truncate_at_denoising_end(
     scheduler: Any, timestep_range: TimestepRange, denoising_end: float | None
 ) -> TimestepRange:
-    """Return the timesteps of the range before this fraction; all of them for None."""
+    """Return the timesteps until the fraction `denoising_end` of the noise is removed; all of them
+    for None.
+    """
     if denoising_end is None:
         return timestep_range
     count = int(
         (timestep_range.timesteps >= compute_cutoff_timestep(scheduler, denoising_end)).sum()
     )
     timesteps = timestep_range.timesteps[:count]
-    steps = count_steps("denoising_end", denoising_end, timesteps, scheduler.order)
+    steps = count_sampling_steps("denoising_end", denoising_end, timesteps, scheduler.order)
     return TimestepRange(
         timesteps, steps, timestep_range.remaining + len(timestep_range.timesteps) - count
     )
 
 
 def compute_cutoff_timestep(scheduler: Any, fraction: float) -> int:
-    """Return the training timestep at which this fraction of the noise is removed."""
+    """Return the training timestep at which a fraction of the noise is removed, as diffusers counts
+    it.
+    """
     trained: int = scheduler.config["num_train_timesteps"]
     return round(trained - fraction * trained)
 
 
-def count_steps(name: str, fraction: float, timesteps: Tensor, order: int) -> int:
-    """Return the number of steps that these timesteps make; ArgumentError for none."""
+def count_sampling_steps(name: str, fraction: float, timesteps: Tensor, order: int) -> int:
+    """Count the sampling steps that the timesteps make; ArgumentError if there are none."""
     if len(timesteps) == 0:
         raise ArgumentError(
             f"Got {name}={fraction}, which leaves no step: raise num_inference_steps, or let the "

@@ -12,7 +12,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from pipelines.images import input_images as images
-from pipelines.images.denoising_range import TimestepRange, select_image_timesteps
+from pipelines.images.denoising_range import TimestepRange, select_image_to_image_timesteps
 from pipelines.loop import Generators
 from pipelines.run.call_arguments import RunStart
 from t2i.conditioning.run_state import RunState
@@ -54,7 +54,7 @@ class InpaintInputs:
 
 @dataclass(frozen=True)
 class SourceLatents:
-    """Latents of the given image, and the latents that the run starts from.
+    """Latents of the image to inpaint, with the noise and the latents that the run starts from.
 
     clean_BCHW : latents of the image; None where neither start nor callback needs them
     are_pixels : False for an image that was given as latents
@@ -70,13 +70,14 @@ class SourceLatents:
 def build_inpaint_start(
     pipe: Any, inputs: InpaintInputs, text_BTD: Tensor, num_inference_steps: int
 ) -> RunStart:
-    """Build the start of a run that repaints the white part of the mask.
+    """Build starting latents and timesteps of an inpainting run, which repaints the white part of a
+    mask.
 
     A UNet for inpainting is given mask and masked image as further channels; every other one gets a
     step callback that restores the unmasked part.
     """
     reads_mask = inpaint.is_inpainting_unet(pipe.unet, pipe.vae.config["latent_channels"])
-    timesteps = select_image_timesteps(
+    timesteps = select_image_to_image_timesteps(
         pipe.scheduler,
         num_inference_steps,
         inputs.strength,
@@ -93,7 +94,7 @@ def build_inpaint_start(
             advance_generator_past_encoding(
                 pipe.vae, source.pixels_BCYX, source.clean_BCHW, inputs.generator
             )
-        keep = KeepUnmasked(pipe.scheduler, mask_B1HW, source.clean_BCHW, source.noise_BCHW)
+        keep = KeepUnmaskedCallback(pipe.scheduler, mask_B1HW, source.clean_BCHW, source.noise_BCHW)
         return RunStart(source.start_BCHW, *timesteps, step_callbacks=[keep])
     masked = inputs.masked_image_latents
     if masked is None:
@@ -114,7 +115,9 @@ def encode_and_noise_source(
     *,
     reads_mask: bool,
 ) -> SourceLatents:
-    """Return the image's latents, and with the noise of the first timestep the starting latents."""
+    """Encode the image to inpaint, and add the noise of the first timestep for the starting
+    latents.
+    """
     num_images = text_BTD.shape[0]
     generator = inputs.generator
     pixels_BCYX = images.preprocess_images(
@@ -152,14 +155,14 @@ def prepare_mask(inputs: InpaintInputs, latents_BCHW: Tensor) -> tuple[Tensor, T
     mask_B1YX = images.preprocess_images(
         inputs.mask_processor, "mask_image", mask_image, **inputs.resize_options
     )
-    images.check_masks(mask_B1YX, num_images, pillow=images.is_pillow(mask_image))
+    images.check_masks(mask_B1YX, num_images, pillow=images.is_pil_image(mask_image))
     mask_B1HW = inpaint.resize_mask(mask_B1YX, *latents_BCHW.shape[-2:])
     mask_B1HW = mask_B1HW.to(latents_BCHW.device, latents_BCHW.dtype)
     return mask_B1YX, mask_B1HW.repeat(num_images // mask_B1HW.shape[0], 1, 1, 1)
 
 
 @dataclass(frozen=True, slots=True)
-class KeepUnmasked:
+class KeepUnmaskedCallback:
     """Step callback that restores the image where the mask is 0, at the next step's noise level."""
 
     scheduler: Any
@@ -168,7 +171,7 @@ class KeepUnmasked:
     noise_BCHW: Tensor
 
     def before_pass(self, run: RunState) -> None:
-        """Do nothing: the unmasked part is restored after each step."""
+        """Do nothing before a denoiser pass: the unmasked part is restored after each step."""
 
     def after_step(self, run: RunState) -> None:
         """Restore the image in the unmasked part of the latents, at the next step's noise level."""
@@ -182,7 +185,9 @@ class KeepUnmasked:
 def advance_generator_past_encoding(
     vae: sd.VAE, pixels_BCYX: Tensor, like_BCHW: Tensor, generator: Generators | None
 ) -> None:
-    """Advance the generator by the random numbers that encoding these pixels would draw."""
+    """Advance the generator by the random numbers that encoding the pixels with the VAE would take
+    from it.
+    """
     if not isinstance(vae, AutoencoderKL):
         return
     count = len(generator) if isinstance(generator, list) else pixels_BCYX.shape[0]

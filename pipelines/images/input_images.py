@@ -39,7 +39,9 @@ def check_images(name: str, images: object) -> None:
 def preprocess_images(
     processor: VaeImageProcessor, name: str, images: Any, **options: Any
 ) -> Tensor:
-    """Return images as pixels (B, 3, Y, X) in -1..1 at a size that the VAE reads; latents stay."""
+    """Preprocess images to pixels (B, 3, Y, X) in -1..1 at a size that the VAE reads; images that
+    are given as latents stay latents.
+    """
     check_images(name, images)
     try:
         pixels_BCYX: Tensor = processor.preprocess(images, **options)
@@ -60,7 +62,9 @@ def preprocess_images(
 
 
 def to_opaque_rgb(images: Any) -> Any:
-    """Return Pillow images as RGB, on white where transparent; all others are unchanged."""
+    """Convert Pillow images to RGB, with white where they are transparent; arrays and tensors are
+    unchanged.
+    """
     if isinstance(images, list | tuple):
         return [to_opaque_rgb(one) for one in images]
     if not isinstance(images, Image.Image):
@@ -72,7 +76,7 @@ def to_opaque_rgb(images: Any) -> Any:
 
 
 def convert_masks(masks: Any) -> Any:
-    """Return Pillow masks flattened by `t2i.masks.flatten_mask`, and booleans as 1 and 0.
+    """Convert Pillow masks to gray without transparency, and boolean masks to 1.0 and 0.0.
 
     All others are unchanged. Warns of masks that are probably a mistake.
     """
@@ -89,7 +93,7 @@ def convert_masks(masks: Any) -> Any:
     return flatten_mask(masks)
 
 
-def is_pillow(images: Any) -> bool:
+def is_pil_image(images: Any) -> bool:
     """Return True for a Pillow image or a list of them."""
     first = images[0] if isinstance(images, list | tuple) and images else images
     return isinstance(first, Image.Image)
@@ -158,7 +162,9 @@ def prepare_noise(
     generator: Generators | None,
     latents: Tensor | None,
 ) -> Tensor:
-    """Return noise (B, C, H, W) of variance 1, one row per text row: drawn, or `latents`."""
+    """Return the starting noise (B, C, H, W) of variance 1, one row per text row: `latents` if
+    given, else random numbers.
+    """
     default_height, default_width = sd.default_size(pipe.unet, pipe.vae)
     if isinstance(latents, Tensor) and latents.ndim == 4:
         factor = sd.pixels_per_latent(pipe.vae)
@@ -170,17 +176,19 @@ def prepare_noise(
         pipe.vae.config["latent_channels"],
         *sd.latent_size(pipe.vae, height, width),
     )
-    return draw_noise(shape, generator, latents, text_BTD.device, text_BTD.dtype)
+    return sample_noise(shape, generator, latents, text_BTD.device, text_BTD.dtype)
 
 
-def draw_noise(
+def sample_noise(
     shape: tuple[int, ...],
     generator: Generators | None,
     latents: Tensor | None,
     device: torch.device,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Return noise of this shape and variance 1: `latents` if given, else drawn."""
+    """Return noise of a shape and variance 1: `latents` if given, else random numbers from
+    `generator`.
+    """
     if latents is not None:
         argument_checks.check_latents(latents, shape)
         return latents.to(device, dtype)
@@ -188,8 +196,8 @@ def draw_noise(
     return drawn
 
 
-def draw_noise_like(latents_BCHW: Tensor, generator: Generators | None) -> Tensor:
-    """Return noise drawn with the shape, device and dtype of these latents."""
+def sample_noise_like(latents_BCHW: Tensor, generator: Generators | None) -> Tensor:
+    """Sample noise with the shape, device and dtype of given latents."""
     drawn_BCHW: Tensor = randn_tensor(
         latents_BCHW.shape,
         generator=generator,
@@ -202,7 +210,8 @@ def draw_noise_like(latents_BCHW: Tensor, generator: Generators | None) -> Tenso
 def select_strength_timesteps(
     scheduler: Any, num_inference_steps: int, strength: float
 ) -> tuple[Tensor, int]:
-    """Return the timesteps for an image changed by `strength`, and the number of steps.
+    """Return the last timesteps of the schedule, a fraction `strength` of all, and their number
+    of sampling steps.
 
     Strength 1 takes all of them, 0.5 the second half: `int(num_inference_steps * strength)`, as
     SDEdit (Meng et al. 2021, https://arxiv.org/abs/2108.01073) and diffusers.

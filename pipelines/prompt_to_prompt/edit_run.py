@@ -17,7 +17,7 @@ from pipelines.prompt_to_prompt.recorded_source import (
 )
 from pipelines.run import argument_checks
 from pipelines.run.call_arguments import Prompts
-from pipelines.run.run_facts import RunSettings, settings_from_facts
+from pipelines.run.run_facts import RunSettings, reuse_recorded_settings
 from t2i.attention.edits.base.edit import Edit
 from t2i.denoiser.families import sd
 from t2i.errors import ArgumentError
@@ -68,9 +68,9 @@ def plan_edit_run(
     if not isinstance(source, RecordedSource):
         prompts = list_prompts(source, target)
         generators = build_identical_generators(noise, len(prompts))
-        return EditRun(prompts, settings.specified, generators, noise.latents)
+        return EditRun(prompts, settings.given_arguments, generators, noise.latents)
     prompts = list_prompts(source.prompt, target)
-    arguments = settings_from_facts(pipe, source.facts, settings, noise.seed)
+    arguments = reuse_recorded_settings(pipe, source.facts, settings, noise.seed)
     check_no_noise(noise.generator, noise.latents)
     generators = restore_generators(source, len(prompts) - 1)
     return EditRun(prompts, arguments, generators, source.noise)

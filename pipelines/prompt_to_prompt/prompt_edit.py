@@ -39,7 +39,7 @@ from pipelines.prompt_to_prompt.recording import (
 from pipelines.run import argument_checks
 from pipelines.run.call_arguments import Prompts
 from pipelines.run.exclusive_access import holding_locks
-from pipelines.run.run_facts import RunSettings, collect_facts
+from pipelines.run.run_facts import RunSettings, collect_run_facts
 from pipelines.run.step_callbacks import StepEndCallback
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.attention.attend import attend
@@ -112,7 +112,7 @@ class PromptEditPipeline(TextToImagePipeline):
         latents : noise of one image
         """
         argument_checks.check_output_type(output_type)
-        argument_checks.check_flag("return_dict", return_dict)
+        argument_checks.check_bool("return_dict", return_dict)
         settings = RunSettings(
             height=height,
             width=width,
@@ -227,7 +227,7 @@ class PromptEditPipeline(TextToImagePipeline):
         )
         if max_positions is None:
             max_positions = self.find_max_site_size(height, width)
-        facts = collect_facts(self, settings.to_arguments() | {"seed": seed})
+        facts = collect_run_facts(self, settings.to_arguments() | {"seed": seed})
         facts |= {"max_positions": max_positions, "generator": str(source_generator.device)}
         generator_state = source_generator.get_state()
         path = None if folder is None else Path(folder)

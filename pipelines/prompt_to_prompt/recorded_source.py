@@ -27,7 +27,7 @@ from pipelines.prompt_to_prompt.recording import (
     read_step_file,
     step_file_name,
 )
-from pipelines.run.run_facts import Facts, prompt_from_facts, prompt_to_facts
+from pipelines.run.run_facts import Facts, prompt_from_json, prompt_to_json
 from t2i.atomic_folders import recover_folder
 from t2i.attention.compute.recorded_rows import RecordedInputs
 from t2i.attention.edits.base.edit import Edit
@@ -130,7 +130,7 @@ def write_recorded_source(kept: RecordedSource) -> None:
     save_file({"state": kept.state, **noise}, folder / START_FILE)
     end = {"latents": kept.latents, "pixels": kept.pixels}
     save_file({name: one.cpu().contiguous() for name, one in end.items()}, folder / END_FILE)
-    prompt = prompt_to_facts(kept.prompt)
+    prompt = prompt_to_json(kept.prompt)
     steps = {"steps": kept.steps.count, "bytes": kept.steps.bytes}
     contents = {"version": VERSION, "prompt": prompt, **steps, "facts": kept.facts}
     digests = {
@@ -177,7 +177,7 @@ def load_recorded_source(folder: str | Path) -> RecordedSource:
                 "record the source again."
             )
         prompt = manifest["prompt"]
-        source = prompt_from_facts(prompt)
+        source = prompt_from_json(prompt)
         facts = dict(manifest["facts"])
         count, size = int(manifest["steps"]), int(manifest["bytes"])
         for name in ("num_inference_steps", "max_positions"):

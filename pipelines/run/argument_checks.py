@@ -77,7 +77,7 @@ def check_embedding_width(embeds: Tensor, unet: Any) -> None:
         )
 
 
-def check_same_shape(prompt_embeds: Tensor, negative_prompt_embeds: Tensor) -> None:
+def check_same_embedding_shape(prompt_embeds: Tensor, negative_prompt_embeds: Tensor) -> None:
     """Raise ArgumentError where the two embeddings differ in shape."""
     if prompt_embeds.shape != negative_prompt_embeds.shape:
         raise ArgumentError(
@@ -87,7 +87,7 @@ def check_same_shape(prompt_embeds: Tensor, negative_prompt_embeds: Tensor) -> N
 
 
 def check_positive_integer(name: str, value: int) -> None:
-    """Raise ArgumentError unless the argument is a whole number of at least 1."""
+    """Raise ArgumentError unless the argument is an int from 1 to a million, and not a bool."""
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST:
         raise ArgumentError(f"Got {name}={value!r:.80}, expected a whole number from 1 on.")
 
@@ -151,11 +151,11 @@ def check_size_pair(name: str, value: object) -> None:
 
 
 def is_whole_number(value: object) -> bool:
-    """Return True for a whole number of moderate size, and no bool."""
+    """Return True for an int, not a bool, of at most a million in magnitude."""
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MOST
 
 
-def check_flag(name: str, value: object) -> None:
+def check_bool(name: str, value: object) -> None:
     """Raise ArgumentError unless the argument is True or False."""
     if not isinstance(value, bool):
         raise ArgumentError(f"Got {name}={value!r:.80}, expected True or False.")
@@ -175,7 +175,9 @@ def check_mapping(name: str, value: object) -> None:
 
 
 def check_callback_inputs(names: Sequence[str], choices: Sequence[str]) -> None:
-    """Raise ArgumentError unless the names are a list of those in `choices`."""
+    """Raise ArgumentError unless callback_on_step_end_tensor_inputs is a list of names in
+    `choices`.
+    """
     if not isinstance(names, list | tuple):
         raise ArgumentError(
             "Got callback_on_step_end_tensor_inputs of type "

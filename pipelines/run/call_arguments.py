@@ -93,7 +93,7 @@ class CallArguments:
         check_finite_number("negative_aesthetic_score", self.negative_aesthetic_score)
         check_callback_signature(self.callback_on_step_end)
         argument_checks.check_clip_skip(self.clip_skip)
-        argument_checks.check_flag("return_dict", self.return_dict)
+        argument_checks.check_bool("return_dict", self.return_dict)
         for name in SIZES:
             argument_checks.check_size_pair(name, getattr(self, name))
         argument_checks.check_mapping("cross_attention_kwargs", self.cross_attention_kwargs)
@@ -108,7 +108,8 @@ class CallArguments:
 
 @dataclass(frozen=True, slots=True)
 class RunStart:
-    """Starting latents and timesteps of a run.
+    """Starting latents and timesteps of a run, with the pipeline's own conditioning and step
+    callbacks.
 
     remaining : timesteps of the scheduler after these, left to another pipeline
     extra : further rows for `Conditioning.extra`, one per image

@@ -9,14 +9,14 @@ from typing import Any, ClassVar, overload
 
 from torch import nn
 
-from pipelines.run.exclusive_access import WaitFlag, holding_locks, is_offloaded
+from pipelines.run.exclusive_access import WaitInterruptFlag, holding_locks, is_offloaded
 from pipelines.run.own_scheduler import using_scheduler_copy
 from t2i.conditioning.run_state import Guidance, StepCallback
 from t2i.errors import ArgumentError
 
 
 @dataclass(eq=False, kw_only=True)
-class CallState(WaitFlag):
+class CallState(WaitInterruptFlag):
     """State of one pipeline call.
 
     schedulers : name of the part -> the pipeline's scheduler, and the call's own copy
@@ -110,7 +110,7 @@ class CallStateMixin:
         self.step_callbacks: list[StepCallback] = []
         """Step callbacks of every run, called before the user's callback."""
         self._calls: list[CallState] = []
-        self._waiting: list[WaitFlag] = []
+        self._waiting: list[WaitInterruptFlag] = []
         self._last: CallState | None = None
 
     @abstractmethod
@@ -157,7 +157,7 @@ class CallStateMixin:
         under_way = self._calls
         return self.innermost_call or (under_way[-1] if under_way else self._last)
 
-    def list_states_to_set(self) -> Sequence[WaitFlag]:
+    def list_states_to_set(self) -> Sequence[WaitInterruptFlag]:
         """Return the call states that an attribute assigned to the pipeline is written to."""
         state = self.innermost_call
         if state is not None:
@@ -203,9 +203,9 @@ class CallStateMixin:
         self._last = state
 
     @contextmanager
-    def registering_waiter(self) -> Iterator[WaitFlag]:
+    def registering_waiter(self) -> Iterator[WaitInterruptFlag]:
         """Register a waiter within the block, so that `_interrupt` ends a wait before a call."""
-        waiting = WaitFlag()
+        waiting = WaitInterruptFlag()
         self._waiting.append(waiting)
         try:
             yield waiting

@@ -17,23 +17,26 @@ POLL = 0.05
 """Seconds between two checks whether the wait was interrupted."""
 
 
-class WaitFlag:
-    """Flag of a call that waits for a lock; setting `interrupt` ends the wait."""
+class WaitInterruptFlag:
+    """Flag of a call that waits for a lock; setting its attribute `interrupt` to True ends the
+    wait.
+    """
 
     interrupt = False
 
 
 @contextmanager
 def holding_locks(
-    *things: Any, purpose: LockPurpose = "state", waiting: WaitFlag | None = None
+    *things: Any, purpose: LockPurpose = "state", waiting: WaitInterruptFlag | None = None
 ) -> Iterator[None]:
-    """Hold the locks of these objects for this purpose within the block; reentrant in one thread.
+    """Hold the locks of models or schedulers within the block, so that other threads wait;
+    reentrant.
 
     Ctrl-C ends the wait, and so does `waiting.interrupt`, with a T2IError.
     """
     with ExitStack() as stack:
         # The same order everywhere prevents deadlocks.
-        for lock in (find_lock(thing, purpose) for thing in sorted(things, key=id)):
+        for lock in (get_lock(thing, purpose) for thing in sorted(things, key=id)):
             while not lock.acquire(timeout=POLL):
                 if waiting is not None and waiting.interrupt:
                     raise T2IError(
@@ -44,8 +47,8 @@ def holding_locks(
         yield
 
 
-def find_lock(thing: Any, purpose: LockPurpose) -> "threading.RLock":
-    """Return the lock of an object for a purpose, always the same one."""
+def get_lock(thing: Any, purpose: LockPurpose) -> "threading.RLock":
+    """Return the lock that belongs to an object and a purpose, creating it at the first call."""
     with _guard:
         return _locks.setdefault(thing, {}).setdefault(purpose, threading.RLock())
 
@@ -54,8 +57,12 @@ _guard = threading.Lock()
 _locks: WeakKeyDictionary[Any, dict[LockPurpose, "threading.RLock"]] = WeakKeyDictionary()
 
 
-def serialize_passes(denoise: Callable[..., Tensor], model: nn.Module) -> Callable[..., Tensor]:
-    """Return `denoise`, made exclusive if a pass changes the model: scales LoRA or compiles."""
+def make_passes_exclusive(
+    denoise: Callable[..., Tensor], model: nn.Module
+) -> Callable[..., Tensor]:
+    """Return `denoise`, wrapped in the model's lock where a pass changes the model: LoRA scales,
+    compiling.
+    """
     if not has_loras(model) and not is_compiled(model):
         return denoise
 

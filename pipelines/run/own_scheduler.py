@@ -10,12 +10,12 @@ from typing import Any
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from pipelines.run.exclusive_access import WaitFlag, holding_locks
+from pipelines.run.exclusive_access import WaitInterruptFlag, holding_locks
 
 
 @contextmanager
-def using_scheduler_copy(scheduler: Any, waiting: WaitFlag) -> Iterator[Any]:
-    """Yield a copy of the scheduler; afterwards the scheduler has the copy's state.
+def using_scheduler_copy(scheduler: Any, waiting: WaitInterruptFlag) -> Iterator[Any]:
+    """Yield a copy of the scheduler, and on exit copy its state back to the scheduler.
 
     A scheduler that cannot be copied is yielded itself, to one thread at a time.
     """
@@ -32,7 +32,8 @@ def using_scheduler_copy(scheduler: Any, waiting: WaitFlag) -> Iterator[Any]:
 
 
 def copy_scheduler(scheduler: Any) -> Any | None:
-    """Return a deep copy that shares only the config, or None if there can be none.
+    """Return a deep copy of a scheduler that shares only its config, or None if it cannot be
+    copied.
 
     A method replaced on the object would step the original scheduler, and models are not copied.
     """

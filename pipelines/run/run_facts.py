@@ -42,8 +42,10 @@ def compute_model_fingerprint(pipe: Any) -> str:
     return sha.hexdigest()
 
 
-def check_same_facts(kept: Facts, here: Facts) -> None:
-    """Raise ArgumentError if an edit's run differs in a fact from the recorded source's."""
+def check_matches_recorded_run(kept: Facts, here: Facts) -> None:
+    """Raise ArgumentError where the facts of an edit's run differ from those of the recorded
+    source's run.
+    """
     for name, value in here.items():
         if kept.get(name) != value:
             raise ArgumentError(
@@ -55,7 +57,9 @@ def check_same_facts(kept: Facts, here: Facts) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """Arguments of a call that a recorded source fixes for its edits; None where not given."""
+    """Arguments of a pipeline call that its edits must repeat if the source is recorded; None if
+    not given.
+    """
 
     height: int | None
     width: int | None
@@ -69,30 +73,32 @@ class RunSettings:
     cross_attention_kwargs: Mapping[str, object] | None
 
     def to_arguments(self) -> dict[str, Any]:
-        """Return all settings by name, as arguments of a call."""
+        """Return all settings by name, None included, as arguments of a pipeline call."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @property
-    def specified(self) -> dict[str, Any]:
-        """Settings by name, without those that are None."""
+    def given_arguments(self) -> dict[str, Any]:
+        """Settings by name that the user gave, which are those that are not None."""
         return {name: value for name, value in self.to_arguments().items() if value is not None}
 
 
-def prompt_to_facts(prompt: str | Prompt) -> Facts:
-    """Return a prompt as JSON data."""
+def prompt_to_json(prompt: str | Prompt) -> Facts:
+    """Convert a prompt to JSON data: its text, and for a Prompt its dialect and weights."""
     if isinstance(prompt, str):
         return {"text": prompt}
     return {"text": prompt.text, "dialect": prompt.dialect, "weights": prompt.weights}
 
 
-def prompt_from_facts(facts: Mapping[str, Any]) -> str | Prompt:
-    """Return the prompt that `prompt_to_facts` has written."""
+def prompt_from_json(facts: Mapping[str, Any]) -> str | Prompt:
+    """Convert JSON data that `prompt_to_json` returned back to a prompt."""
     text: str = facts["text"]
     return text if len(facts) == 1 else Prompt(**facts)
 
 
-def collect_facts(pipe: Any, settings: Mapping[str, Any]) -> Facts:
-    """Return everything a run depends on beside its prompts, as JSON data."""
+def collect_run_facts(pipe: Any, settings: Mapping[str, Any]) -> Facts:
+    """Collect everything a run depends on beside its prompts, as JSON data: settings, weights,
+    sampler.
+    """
     config = dict(pipe.scheduler.config)
     # diffusers makes this list from a set, so that its order differs from process to process.
     if "_use_default_values" in config:
@@ -102,7 +108,7 @@ def collect_facts(pipe: Any, settings: Mapping[str, Any]) -> Facts:
     if values.get("guidance") is not None:
         values["guidance"] = guidance_to_dict(values["guidance"])
     if values.get("negative_prompt") is not None:
-        values["negative_prompt"] = prompt_to_facts(values["negative_prompt"])
+        values["negative_prompt"] = prompt_to_json(values["negative_prompt"])
     if values.get("cross_attention_kwargs") is not None:
         values["cross_attention_kwargs"] = dict(values["cross_attention_kwargs"])
     return values | {
@@ -113,22 +119,22 @@ def collect_facts(pipe: Any, settings: Mapping[str, Any]) -> Facts:
     }
 
 
-def settings_from_facts(
+def reuse_recorded_settings(
     pipe: Any, kept: Facts, settings: RunSettings, seed: int | None
 ) -> dict[str, Any]:
-    """Return the settings of a recorded source as arguments of a call.
+    """Return the settings of a recorded source as call arguments for its edits.
 
     Raises ArgumentError if other settings are given, or the pipeline is another one.
     """
-    given = settings.specified
+    given = settings.given_arguments
     if seed is not None:
         given["seed"] = seed
-    check_same_facts(kept, collect_facts(pipe, given))
+    check_matches_recorded_run(kept, collect_run_facts(pipe, given))
     arguments = {name: kept.get(name) for name in settings.to_arguments()}
     if arguments["guidance"] is not None:
         arguments["guidance"] = guidance_from_dict(arguments["guidance"])
     if arguments["negative_prompt"] is not None:
-        arguments["negative_prompt"] = prompt_from_facts(arguments["negative_prompt"])
+        arguments["negative_prompt"] = prompt_from_json(arguments["negative_prompt"])
     return arguments
 
 

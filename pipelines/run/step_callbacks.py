@@ -24,7 +24,9 @@ class ProgressBar(Protocol):
 
 
 class ProgressCallback:
-    """Step callback that advances a bar once per requested step, however many passes it takes."""
+    """Step callback that advances a progress bar once per requested sampling step, however many
+    denoiser passes that takes.
+    """
 
     def __init__(self, bar: ProgressBar, num_inference_steps: int, order: int) -> None:
         self.bar = bar
@@ -32,7 +34,7 @@ class ProgressCallback:
         self.order = order
 
     def before_pass(self, run: RunState) -> None:
-        """Do nothing: the bar advances after steps."""
+        """Do nothing before a denoiser pass: the progress bar advances after steps."""
 
     def after_step(self, run: RunState) -> None:
         """Advance the bar if a requested step is complete."""
@@ -47,7 +49,7 @@ class CallbackPipeline(Protocol):
 
     @property
     def interrupt(self) -> bool:
-        """True once the run is to stop."""
+        """True once the user has asked the running call to stop."""
 
     def resolve_guidance(self) -> Guidance:
         """Return the guidance of the current call."""
@@ -95,7 +97,7 @@ class UserCallback:
             text_BTD = check_returned_tensor(
                 "prompt_embeds", text_BTD, returned["prompt_embeds"], run.step
             )
-            run.conditioning = replace_conditioning_text(run.conditioning, text_BTD)
+            run.conditioning = replace_text_embeddings(run.conditioning, text_BTD)
         extra = {
             key: check_returned_tensor(name, tensors[name], returned[name], run.step)
             for name, key in EXTRA.items()
@@ -108,7 +110,7 @@ class UserCallback:
             run.guidance = self.guidance = self.pipeline.resolve_guidance()
 
 
-class PromptSchedule:
+class PromptScheduleCallback:
     """Step callback that switches the conditioning at the steps where a scheduled prompt changes.
 
     conditionings : step, as the user counts steps -> conditioning from there on; the first is 0
@@ -128,15 +130,17 @@ class PromptSchedule:
             run.conditioning = self.conditionings[begin]
 
     def after_step(self, run: RunState) -> None:
-        """Do nothing: conditioning switches before passes."""
+        """Do nothing after a step: the conditioning is switched before denoiser passes."""
 
 
 EXTRA = {"add_text_embeds": "text_embeds", "add_time_ids": "time_ids"}
 """diffusers' name for a callback's tensor -> its name in `Conditioning.extra`."""
 
 
-def replace_conditioning_text(conditioning: Conditioning, text_BTD: Tensor) -> Conditioning:
-    """Return a conditioning with other text; one row per image leaves the branch "cond" alone."""
+def replace_text_embeddings(conditioning: Conditioning, text_BTD: Tensor) -> Conditioning:
+    """Return the conditioning with other text embeddings; if they have one row per image, only the
+    branch "cond" is left, without guidance.
+    """
     if text_BTD.shape[0] == conditioning.text_BTD.shape[0]:
         return replace(conditioning, text_BTD=text_BTD)
     conditional = conditioning.select(("cond",))

@@ -30,8 +30,8 @@ Encode = Callable[[TextBatch, TextBatch, int | None, int | None], EncodedText]
 """(texts, texts of a second encoder, clip_skip, tokens per row or None) -> one row per text."""
 
 
-class BranchTexts:
-    """Prompts of a call, encoded by branch and step; equal texts are encoded once.
+class BranchPromptEncoder:
+    """Encoder of a call's prompts for each guidance branch and step; equal texts are encoded once.
 
     zero_negative : without a negative prompt its embeddings are zeros, as SDXL was trained
     """
@@ -54,8 +54,8 @@ class BranchTexts:
         self.encode = cache(encode)
 
     def encode_schedule(self) -> dict[int, dict[Branch, EncodedText]]:
-        """Return the embeddings of every branch for each step at which a prompt changes; the first
-        is 0.
+        """Return the embeddings of each branch for step 0 and each step at which a scheduled prompt
+        changes.
 
         All have as many tokens as the longest.
         """
@@ -96,7 +96,7 @@ class BranchTexts:
         """Return the embeddings of the branch "uncond" at `step`."""
         call = self.call
         if call.negative_prompt_embeds is not None:
-            argument_checks.check_same_shape(cond.text_BTD, call.negative_prompt_embeds)
+            argument_checks.check_same_embedding_shape(cond.text_BTD, call.negative_prompt_embeds)
             return EncodedText(
                 call.negative_prompt_embeds, pooled_BD=call.negative_pooled_prompt_embeds
             )
@@ -114,16 +114,18 @@ class BranchTexts:
         # As in StableDiffusionPipeline, clip_skip is for the prompt only.
         return self.encode(parts[0], parts_2[0], None, length)
 
-    def prompt_texts(self, step: int) -> TextBatch:
-        """Return each prompt's text of the branch "cond" at `step`; empty if only embeddings are
-        given.
+    def cond_texts_at(self, step: int) -> TextBatch:
+        """Return each prompt's text of the branch "cond" at `step`; empty if the call was given
+        embeddings.
         """
         if self.call.prompt_embeds is not None:
             return ()
         return self.texts_at("prompt", self.call.prompt, step)[0]
 
     def texts_at(self, name: str, prompts: Prompts | None, step: int) -> list[TextBatch]:
-        """Return the texts at `step`: for each part of an AND one text per prompt."""
+        """Return the prompts' texts at `step`, one tuple per part that AND joins, with one text per
+        prompt.
+        """
         rows = [
             [text for text, _ in prompt.at(step, self.steps)]
             if isinstance(prompt, Prompt)
@@ -133,10 +135,10 @@ class BranchTexts:
         return list(zip(*rows, strict=True))
 
 
-def build_branch_texts(
+def build_branch_prompt_encoder(
     pipe: Any, call: CallArguments, guidance: Guidance, steps: int, device: torch.device
-) -> BranchTexts:
-    """Return the `BranchTexts` of a call, with the pipeline's text encoders to encode them."""
+) -> BranchPromptEncoder:
+    """Build the `BranchPromptEncoder` of a call from the pipeline's text encoders."""
     first = pipe.text_encoder and select_text_encoder(pipe.tokenizer, pipe.text_encoder)
     second = pipe.text_encoder_2 and select_text_encoder(pipe.tokenizer_2, pipe.text_encoder_2)
     scale: Any = (call.cross_attention_kwargs or {}).get("scale")
@@ -158,7 +160,7 @@ def build_branch_texts(
             )
 
     zero_negative = second is not None and pipe.config["force_zeros_for_empty_prompt"]
-    return BranchTexts(call, guidance, steps, encode, zero_negative)
+    return BranchPromptEncoder(call, guidance, steps, encode, zero_negative)
 
 
 def expand_learned_words(pipe: Any, texts_at: TextBatch, tokenizer: Any) -> TextBatch:
@@ -191,7 +193,7 @@ def list_prompt_change_steps(call: CallArguments, steps: int) -> list[int]:
 
 
 def select_grammar_prompts(prompts: Prompts | None) -> list[Prompt]:
-    """Return those of the prompts that are written in a prompt grammar."""
+    """Return the prompts that are `Prompt` objects, which have a grammar, and not plain strings."""
     rows = [prompts] if isinstance(prompts, str | Prompt) else prompts or []
     return [row for row in rows if isinstance(row, Prompt)]
 

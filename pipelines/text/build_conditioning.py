@@ -17,7 +17,7 @@ from t2i.denoiser.families import sd, sdxl
 from t2i.text.encoders.selection import EncodedText
 
 
-def expand_to_images(
+def repeat_embeddings_per_image(
     pipe: Any, encoded: EncodedText, call: CallArguments, device: torch.device
 ) -> EncodedText:
     """Return embeddings repeated to one row per image, on the UNet's device and in its dtype."""
@@ -40,7 +40,7 @@ def build_conditioning(
     call: CallArguments,
     device: torch.device,
 ) -> Conditioning:
-    """Return the conditioning of all branches, with everything else that the UNet reads."""
+    """Build the conditioning of all branches: text embeddings, image prompts, sizes, masks."""
     branches = tuple(encoded)
     conditioning = join_branches({branch: one.text_BTD for branch, one in encoded.items()})
     extra = {name: torch.cat([tensor_B] * len(branches)) for name, tensor_B in begun.extra.items()}
@@ -54,7 +54,7 @@ def build_conditioning(
         pooled = [sdxl.require_pooled_embedding(one.pooled_BD) for one in encoded.values()]
         sizes = build_size_conditioning(pipe, call, begun.latents_BCHW)
         if sdxl.has_aesthetic_score(pipe.unet, pooled[0].shape[1]):
-            sizes = build_sizes_with_aesthetic_scores(sizes[0], call)
+            sizes = build_refiner_size_conditioning(sizes[0], call)
         extra["text_embeds"] = torch.cat(pooled)
         extra["time_ids"] = torch.cat(
             [
@@ -64,11 +64,11 @@ def build_conditioning(
         )
     mask_BT = None
     if any(one.mask_BT is not None for one in encoded.values()):
-        mask_BT = torch.cat([mask_or_ones(one) for one in encoded.values()])
+        mask_BT = torch.cat([token_mask_or_ones(one) for one in encoded.values()])
     return replace(conditioning, extra=extra, mask_BT=mask_BT)
 
 
-def build_sizes_with_aesthetic_scores(
+def build_refiner_size_conditioning(
     positive: sdxl.SizeConditioning, call: CallArguments
 ) -> tuple[sdxl.SizeConditioning, sdxl.SizeConditioning]:
     """Return the refiner's sizes and aesthetic scores, for "cond" and for "uncond".
@@ -84,8 +84,8 @@ def build_sizes_with_aesthetic_scores(
     return replace(positive, score=call.aesthetic_score), negative
 
 
-def mask_or_ones(encoded: EncodedText) -> Tensor:
-    """Return the mask (B, T), all True if there is none."""
+def token_mask_or_ones(encoded: EncodedText) -> Tensor:
+    """Return the token mask (B, T) of encoded texts; all True if they have none."""
     if encoded.mask_BT is not None:
         return encoded.mask_BT
     return torch.ones(encoded.text_BTD.shape[:2], dtype=torch.bool, device=encoded.text_BTD.device)

@@ -26,7 +26,7 @@ def build_image_prompts(
     num_images: int,
     device: torch.device,
 ) -> dict[str, Tensor]:
-    """Return the image prompt rows for `Conditioning.extra`, one tensor per IP-Adapter.
+    """Encode the images for IP-Adapters as entries of `Conditioning.extra`, one tensor per adapter.
 
     Raises ArgumentError where the numbers of images and adapters differ.
     """
@@ -55,7 +55,7 @@ def build_image_prompts(
         if embeds is None:
             uncond, cond = encode_image_prompt(pipe, one, layer, device)
         else:
-            uncond, cond = split_embeddings(one.to(device), "uncond" in branches)
+            uncond, cond = split_image_prompt_embeddings(one.to(device), "uncond" in branches)
         rows = [uncond if branch == "uncond" else cond for branch in branches]
         extra[f"{IMAGE_PROMPT_PREFIX}{number}"] = torch.cat(
             [torch.cat([row] * (num_images // row.shape[0])) for row in rows if row is not None]
@@ -64,7 +64,7 @@ def build_image_prompts(
 
 
 def encode_image_prompt(pipe: Any, image: Any, layer: Any, device: torch.device) -> UncondAndCond:
-    """Return embeddings (1, I, ...) of an empty image and of `image`, as the adapter reads them."""
+    """Encode an IP-Adapter's image; return embeddings (1, I, ...) of an empty image and of it."""
     encoder = pipe.image_encoder
     if encoder is None:
         raise ArgumentError(
@@ -85,8 +85,10 @@ def encode_image_prompt(pipe: Any, image: Any, layer: Any, device: torch.device)
     return uncond[None], cond[None]
 
 
-def split_embeddings(embeds: Tensor, guided: bool) -> UncondAndCond:
-    """Split embeddings in diffusers' form: with guidance the first half is of the empty image."""
+def split_image_prompt_embeddings(embeds: Tensor, guided: bool) -> UncondAndCond:
+    """Split image prompt embeddings in diffusers' form into those for "uncond" and for the other
+    branches.
+    """
     if not guided:
         return None, embeds
     if embeds.shape[0] % 2:

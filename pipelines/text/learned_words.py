@@ -65,7 +65,9 @@ class LearnedWordsMixin(TextualInversionLoaderMixin):
     def maybe_convert_prompt(
         self, prompt: str | list[str], tokenizer: PreTrainedTokenizerBase
     ) -> str | list[str]:
-        """Replace each learned word of several vectors by all its tokens."""
+        """Replace each learned word of several vectors in a prompt by all its tokens, as <mug>
+        <mug>_1.
+        """
         if isinstance(prompt, str):
             return expand_learned_words(prompt, tokenizer)
         return [expand_learned_words(text, tokenizer) for text in prompt]

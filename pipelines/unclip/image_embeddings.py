@@ -121,7 +121,7 @@ def check_guidance_branches(needs: Sequence[Branch]) -> None:
 
 
 def rename_callback_tensors(callback: StepEndCallback) -> StepEndCallback:
-    """Return the callback with diffusers' names for image embeddings."""
+    """Wrap a step-end callback so that it reads and returns embeddings under diffusers' names."""
     theirs = {ours: name for name, ours in CALLBACK_NAMES.items()}
 
     def renamed(pipe: Any, step: int, timestep: Tensor, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -141,5 +141,5 @@ def rename_callback_tensors(callback: StepEndCallback) -> StepEndCallback:
 
 
 def add_token_axis(embeds: object) -> object:
-    """Return embeddings (B, D) as texts of one token, (B, 1, D); anything else is unchanged."""
+    """Add a token axis to embeddings (B, D), giving (B, 1, D); anything else stays unchanged."""
     return embeds[:, None] if isinstance(embeds, Tensor) and embeds.ndim == 2 else embeds

@@ -139,7 +139,9 @@ def check_prior_steps(steps: int, most: int) -> None:
 def load_prior(
     name_or_path: str | os.PathLike[str], variant: str | None = None, **options: Any
 ) -> dict[str, Any]:
-    """Load a prior's folder, checked first, and return its parts by a combined pipeline's names."""
+    """Load a Kandinsky 2.2 prior after checking its files, and return its parts by the names they
+    have in KandinskyV22CombinedPipeline.
+    """
     place = locate_model(name_or_path, variant)
     if place.is_file() or (contents := check_folder(place, variant)).layout != KANDINSKY_PRIOR:
         kind = "a single file" if place.is_file() else f"a {contents.layout}"

@@ -24,14 +24,14 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from pipelines.base.loading_checks import CheckedPipeline, read_attached_notes
+from pipelines.base.loading_checks import CheckedPipeline, read_notes_from_unet
 from pipelines.base.output import PipelineOutput
 from pipelines.base.pipeline import OutputOrTuple
-from pipelines.images.input_images import draw_noise
+from pipelines.images.input_images import sample_noise
 from pipelines.loop import Generators, sample
 from pipelines.run import argument_checks
 from pipelines.run.call_state import CallScheduler, CallState, CallStateMixin
-from pipelines.run.exclusive_access import serialize_passes
+from pipelines.run.exclusive_access import make_passes_exclusive
 from pipelines.run.step_callbacks import ProgressCallback, StepEndCallback, UserCallback
 from pipelines.unclip import image_embeddings as picture_embeds
 from pipelines.unclip.prior import load_prior, sample_image_embeddings
@@ -104,7 +104,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
             prior_image_encoder=prior_image_encoder,
             prior_image_processor=prior_image_processor,
         )
-        self.notes = read_attached_notes(unet)
+        self.notes = read_notes_from_unet(unet)
         self.image_processor = VaeImageProcessor(vae_scale_factor=unclip.pixels_per_latent(movq))
 
     @classmethod
@@ -114,7 +114,8 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
         prior: str | os.PathLike[str] | None = None,
         **kwargs: Any,
     ) -> Self:
-        """Load a decoder, checked first; `prior` is the folder or hub id of its prior.
+        """Load a Kandinsky 2.2 decoder after checking its files, with the prior from the folder or
+        hub id `prior`.
 
         A folder that holds both, as KandinskyV22CombinedPipeline saves it, needs no `prior`.
         """
@@ -206,7 +207,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
 
             # starting noise
             shape = (conditioning.num_images, self.unet.config["in_channels"], *size)
-            noise_BCHW = draw_noise(shape, call.generator, call.latents, device, self.unet.dtype)
+            noise_BCHW = sample_noise(shape, call.generator, call.latents, device, self.unet.dtype)
             latents_BCHW = scale_initial_noise(self.scheduler, noise_BCHW)
             check_memory(self.unet, self.movq, latents_BCHW, len(needs), force_not_quantize=True)
 
@@ -312,7 +313,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
             progress = ProgressCallback(bar, num_inference_steps, self.scheduler.order)
             return sample(
                 run,
-                serialize_passes(denoise, self.unet),
+                make_passes_exclusive(denoise, self.unet),
                 self.scheduler,
                 generator=generator,
                 step_callbacks=[*step_callbacks, progress],

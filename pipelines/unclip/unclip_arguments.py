@@ -15,7 +15,10 @@ from t2i.conditioning.run_state import Guidance
 
 @dataclass(frozen=True, kw_only=True)
 class UnclipArguments:
-    """Arguments of KandinskyV22CombinedPipeline under its names; `latents` are the decoder's."""
+    """Arguments of a call of UnclipPipeline, under the names in KandinskyV22CombinedPipeline.
+
+    `latents` are those of the decoder.
+    """
 
     prompt: str | Sequence[str] | None
     negative_prompt: str | Sequence[str] | None
@@ -38,12 +41,14 @@ class UnclipArguments:
     guidance: Guidance | None
 
     def check(self, tensor_inputs: Sequence[str]) -> None:
-        """Raise ArgumentError for a wrong argument; callbacks may read `tensor_inputs`."""
+        """Raise ArgumentError for a wrong argument of the call, or a callback that reads a tensor
+        not in `tensor_inputs`.
+        """
         argument_checks.check_output_type(self.output_type)
         argument_checks.check_guidance(self.guidance)
         argument_checks.check_positive_integer("num_images_per_prompt", self.num_images_per_prompt)
         check_callback_signature(self.callback_on_step_end)
-        argument_checks.check_flag("return_dict", self.return_dict)
+        argument_checks.check_bool("return_dict", self.return_dict)
         argument_checks.check_mapping("cross_attention_kwargs", self.cross_attention_kwargs)
         argument_checks.check_callback_inputs(
             self.callback_on_step_end_tensor_inputs, tensor_inputs

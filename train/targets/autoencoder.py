@@ -95,11 +95,11 @@ class AutoencoderTarget(Target):
             encoded = self.vae.encode(pixels_BCHW)
         if isinstance(self.vae, AutoencoderKL):
             posterior = encoded.latent_dist
-            noise_BCHW = self.draw_noise(posterior.mean, batch, "posterior")
+            noise_BCHW = self.sample_noise(posterior.mean, batch, "posterior")
             kl_B = posterior.kl() / posterior.mean[0].numel()
             return posterior.mean + posterior.std * noise_BCHW, kl_B
         latents_BCHW = encoded.latents
-        noise_BCHW = self.draw_noise(latents_BCHW, batch, "posterior")
+        noise_BCHW = self.sample_noise(latents_BCHW, batch, "posterior")
         penalty_B = _row_mean(latents_BCHW.float().pow(2))
         return latents_BCHW + self.config.latent_noise * noise_BCHW, penalty_B
 

@@ -226,13 +226,13 @@ class DenoisingTarget(Target):
     def _noises(self, latents_BCHW: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the noise that the target is made of, and the noise on the input."""
         config = self.objective.config
-        noise_BCHW = self.draw_noise(latents_BCHW, batch, "noise")
+        noise_BCHW = self.sample_noise(latents_BCHW, batch, "noise")
         if config.noise_offset:
-            offset_BC11 = self.draw_noise(latents_BCHW[:, :, :1, :1], batch, "offset")
+            offset_BC11 = self.sample_noise(latents_BCHW[:, :, :1, :1], batch, "offset")
             noise_BCHW = add_offset_noise(noise_BCHW, offset_BC11, config.noise_offset)
         if not config.input_perturbation:
             return noise_BCHW, noise_BCHW
-        extra_BCHW = self.draw_noise(latents_BCHW, batch, "perturbation")
+        extra_BCHW = self.sample_noise(latents_BCHW, batch, "perturbation")
         return noise_BCHW, perturb_noise(noise_BCHW, extra_BCHW, config.input_perturbation)
 
     def list_random_values(self, batch: Batch) -> dict[str, list[float]]:
@@ -287,7 +287,7 @@ class DenoisingTarget(Target):
     def _latents(self, batch: Batch) -> Tensor:
         latents_BCHW, std_BCHW = encode_latent_moments(self.vae, batch, self.device)
         if std_BCHW is not None:
-            noise_BCHW = self.draw_noise(latents_BCHW, batch, "posterior")
+            noise_BCHW = self.sample_noise(latents_BCHW, batch, "posterior")
             latents_BCHW = latents_BCHW + std_BCHW * noise_BCHW
         return scale_latents(self.components.vae, latents_BCHW.float())
 

@@ -62,7 +62,7 @@ class Target(nn.Module, ABC):
         """Return the trained parameters in groups with one learning rate and weight decay each."""
         return [ParameterGroup("all", [*self.trained_parameters().values()])]
 
-    def draw_noise(self, like: Tensor, batch: Batch, purpose: str) -> Tensor:
+    def sample_noise(self, like: Tensor, batch: Batch, purpose: str) -> Tensor:
         """Draw standard normal noise of the shape of `like`, seeded by each row's own slot."""
         rows = [
             torch.randn(

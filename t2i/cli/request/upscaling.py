@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from pipelines.upscaling import STRENGTH, check_factor
+from pipelines.upscaling import STRENGTH, check_upscale_factor
 from t2i.errors import ArgumentError
 
 
@@ -15,7 +15,7 @@ class Upscale:
     strength: float = STRENGTH
 
     def __post_init__(self) -> None:
-        check_factor("--upscale", self.factor)
+        check_upscale_factor("--upscale", self.factor)
         if not (math.isfinite(self.strength) and 0 < self.strength <= 1):
             raise ArgumentError(
                 f"Got --upscale with the strength {self.strength}: expected a number above 0, up "
