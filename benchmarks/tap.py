@@ -103,7 +103,7 @@ def measure(rounds: int, calls: int) -> dict[str, Any]:
     for turn in range(-1, rounds):  # one round to warm up
         for name in WAYS[:: 1 if turn % 2 else -1]:
             if name == "replaced":
-                with tap.tap_installed():
+                with tap.install_tap():
                     took, outputs[name] = seconds_of(runs[name], calls), runs[name]()
             else:
                 took, outputs[name] = seconds_of(runs[name], calls), runs[name]()

@@ -105,7 +105,7 @@ def check_replayable_edits(edits: Sequence[Edit], kept: Facts) -> None:
                 "generated already. The targets count from 1."
             )
         source = getattr(edit, "source", None)
-        if edit.looks_ahead or (source == 0 and not isinstance(edit, REPLAYABLE)):
+        if edit.needs_extra_passes or (source == 0 and not isinstance(edit, REPLAYABLE)):
             names = ", ".join(kind.__name__ for kind in REPLAYABLE)
             raise ArgumentError(
                 f"{type(edit).__name__} cannot read a recorded source: only {names} can. Give "

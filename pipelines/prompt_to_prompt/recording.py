@@ -76,7 +76,7 @@ class RecordingProbe(Probe):
 
     def acts_at_site(self, site: Site) -> bool:
         """Return True for a site whose queries and keys are recorded."""
-        return site.kind != "self" or site.positions <= self.max_positions
+        return site.kind != "self" or site.num_positions <= self.max_positions
 
     def acts_at_step(self, step: int, num_steps: int) -> bool:
         """Return True: every step is recorded."""

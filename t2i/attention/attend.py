@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from t2i.attention.compute.recorded_rows import RecordedRun
 from t2i.attention.hooks.callback_driver import CallbackDriver
-from t2i.attention.hooks.installation import session_installed
+from t2i.attention.hooks.installation import install_session
 from t2i.attention.hooks.pipeline_driver import PipelineDriver
 from t2i.attention.prompts.prompt_tokenizers import find_denoiser, find_prompt_tokenizers
 from t2i.attention.session.checks import GIBIBYTE
@@ -65,10 +65,10 @@ def attend(
     root = _denoiser_or_model(x)
     driver = PipelineDriver(session, x) if is_observable else CallbackDriver(session, x, root)
     with ExitStack() as stack:
-        session.installation = stack.enter_context(session_installed(root, session))
+        session.installation = stack.enter_context(install_session(root, session))
         driver.install(stack)
         yield session
-        session.finish()
+        session.check_had_effect()
 
 
 def _denoiser_or_model(x: Any) -> nn.Module:

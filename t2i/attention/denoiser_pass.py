@@ -82,7 +82,8 @@ def check_prompt_number(name: str, prompt: int, num_prompts: int) -> None:
 def build_denoiser_pass(
     rows: int, branches: Sequence[str], num_prompts: int, step: int, num_steps: int
 ) -> DenoiserPass:
-    """Return the pass of a batch of `rows` rows, which lie branch after branch.
+    """Describe the denoiser pass of a batch of `rows` rows, in which the guidance branches follow
+    one another.
 
     Raises ArgumentError where the rows do not divide into branches and prompts.
     """

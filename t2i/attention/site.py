@@ -39,12 +39,12 @@ class Site:
     image: tuple[int, int]
 
     @property
-    def positions(self) -> int:
+    def num_positions(self) -> int:
         """Number of image positions among the queries."""
         return self.image[1] - self.image[0]
 
     def __str__(self) -> str:
-        size = "x".join(map(str, self.size)) if self.size else f"{self.positions} positions"
+        size = "x".join(map(str, self.size)) if self.size else f"{self.num_positions} positions"
         heads = several(self.heads, "head")
         return f"{self.name} ({self.kind}, {self.place or 'nowhere'}, {size}, {heads})"
 
@@ -86,7 +86,7 @@ class Sites:
             and (self.kind is None or site.kind in _as_tuple(self.kind))
             and (self.place is None or site.place in _as_tuple(self.place))
             and (self.size is None or site.size == tuple(self.size))
-            and (self.max_positions is None or site.positions <= self.max_positions)
+            and (self.max_positions is None or site.num_positions <= self.max_positions)
         )
 
 

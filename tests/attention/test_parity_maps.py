@@ -228,7 +228,7 @@ class Through(Edit):
     kinds = ("self", "cross")
     seen: list[tuple[int, ...]] = field(default_factory=list)
 
-    def apply(self, plan, call):
+    def add_to_plan(self, plan, call):
         def keep(probs_NQK):
             self.seen.append(tuple(probs_NQK.shape))
             assert_near(probs_NQK.sum(-1), torch.ones(probs_NQK.shape[:2]), 1e-5)

@@ -41,7 +41,7 @@ def test_sites_are_told_with_their_kind_place_size_and_heads(pipe):
     assert sorted(sites) == sorted(names)
     site = sites["up_blocks.1.attentions.0.transformer_blocks.0.attn2"]
     assert (site.kind, site.place, site.size, site.heads) == ("cross", "up", (8, 8), 4)
-    assert (site.keys, site.text, site.positions) == (16, (0, 16), 64)
+    assert (site.keys, site.text, site.num_positions) == (16, (0, 16), 64)
     site = sites["mid_block.attentions.0.transformer_blocks.0.attn1"]
     assert (site.kind, site.place, site.size, site.text) == ("self", "mid", (4, 4), (0, 0))
 

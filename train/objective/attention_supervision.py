@@ -20,7 +20,7 @@ from torch.nn.functional import binary_cross_entropy, interpolate
 from t2i.attention.compute.edit_plan import EditPlan
 from t2i.attention.compute.probabilities import AttentionProbabilities
 from t2i.attention.compute.tap import AttentionInputs, mask_to_four_axes
-from t2i.attention.hooks.installation import session_installed
+from t2i.attention.hooks.installation import install_session
 from t2i.attention.site import Site, Sites
 from t2i.errors import ArgumentError
 
@@ -93,7 +93,7 @@ class AttentionSupervision:
 
         Raises ArgumentError if the denoiser has no matching site.
         """
-        with session_installed(denoiser, self) as installation:
+        with install_session(denoiser, self) as installation:
             self._passing = True
             installation.begin_pass(self, ())
             yield
@@ -126,10 +126,10 @@ class AttentionSupervision:
         """Return True for a site that is supervised."""
         return site.size is not None and self.sites.matches(site)
 
-    def check_prompt_keys(self, site: Site, call: AttentionInputs) -> None:
+    def check_keys_match_prompts(self, site: Site, call: AttentionInputs) -> None:
         """Accept every attention call: there are no prompts to compare its keys with."""
 
-    def plan_edits(self, site: Site, plan: EditPlan) -> None:
+    def add_edits_to_plan(self, site: Site, plan: EditPlan) -> None:
         """Add nothing to the edit plan, as supervision only reads."""
 
     def recorded_inputs(self, site: Site) -> None:

@@ -18,7 +18,9 @@ class DeviceTensorCache:
         self._entries: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
     def to(self, tensor: Tensor, like: Tensor) -> Tensor:
-        """Return the tensor on the device and in the dtype of `like`."""
+        """Return the tensor on the device and in the dtype of the tensor `like`; a copy is made
+        once and cached.
+        """
         if tensor.device == like.device and tensor.dtype == like.dtype:
             return tensor
         key = (like.device, like.dtype, torch.is_inference_mode_enabled())
@@ -31,7 +33,8 @@ class DeviceTensorCache:
     def compute_once(
         self, name: str, first: Tensor, *others: Tensor | None, make: Callable[[], Tensor]
     ) -> Tensor:
-        """Return the result of `make()` for these input tensors, computed once and cached.
+        """Return a tensor derived from other tensors: the result of `make()`, computed once for
+        these inputs and cached.
 
         name : distinguishes several tensors that are derived from the same inputs
         """

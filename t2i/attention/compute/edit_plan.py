@@ -45,16 +45,22 @@ class ProbabilityMix:
 
     @property
     def discards_own_map(self) -> bool:
-        """True if B is zero, so that nothing of the row's own map remains."""
+        """True if the row's own attention map is replaced by the source's entirely: in P' =
+        P_source A + P B, B is zero.
+        """
         return self.columns is not None and not self.kept.any()
 
     def mix_own_values(self, value_NTE: Tensor) -> Tensor:
-        """Return B V, (N, T, E) in the dtype of the values."""
+        """Return B V: the values (N, T, E) to be weighted by the row's own attention map P, in
+        P' V = P_source (A V) + P (B V).
+        """
         wide_NTE = upcast(value_NTE)
         return (wide_NTE * self.device_tensors.to(self.kept, wide_NTE).unsqueeze(-1)).to(value_NTE)
 
     def mix_source_values(self, value_NTE: Tensor) -> Tensor:
-        """Return A V, (N, T, E) in the dtype of the values."""
+        """Return A V: the values (N, T, E) to be weighted by the source's attention map P_source,
+        in P' V = P_source (A V) + P (B V).
+        """
         assert self.columns is not None
         wide_NTE = upcast(value_NTE)
         return (self.device_tensors.to(self.columns, wide_NTE) @ wide_NTE).to(value_NTE)
@@ -62,7 +68,7 @@ class ProbabilityMix:
 
 @dataclass(slots=True)
 class EditPlan:
-    """Changes of one attention call, by batch row; an empty plan leaves the call as it is.
+    """Changes that edits make to one attention call, by batch row; an empty plan changes nothing.
 
     Row copies come first, then biases, then mixes, then functions.
     """
@@ -112,7 +118,8 @@ class EditPlan:
         columns_NTT: Tensor | None,
         kept_NT: Tensor,
     ) -> None:
-        """Add the change of each row's map P, as earlier edits left it, to P_source A + P B.
+        """Add a linear change of the attention maps of these rows: each row's map P, as earlier
+        edits left it, becomes P_source A + P B.
 
         columns_NTT, kept_NT : A and the diagonal of B, see ProbabilityMix
         Raises ArgumentError where an earlier edit mixed in the map of another source.
@@ -156,7 +163,9 @@ class EditPlan:
         )
 
     def has_mix_from(self, row: int, source: int) -> bool:
-        """Return True if an earlier edit mixed the map of `source` into the row's map."""
+        """Return True if an earlier edit mixed the attention map of batch row `source` into that
+        of `row`.
+        """
         return row in self.mixes and self.mixes[row].source == source
 
     def add_map_function(self, rows: Sequence[int], function: MapFunction) -> None:

@@ -24,7 +24,9 @@ class IdentityRows:
         self._num_scored = 0
 
     def replace_output(self, out: Tensor, value: Tensor) -> Tensor:
-        """Return the output (B, N, Q, E) with these rows replaced by their values (B, N, Q, E)."""
+        """Return the attention output (B, N, Q, E) with these rows replaced by their values: the
+        output of an identity attention map.
+        """
         self.num_calls += 1
         # Not in place: a probe may hold the output.
         out = out.clone()
@@ -32,8 +34,8 @@ class IdentityRows:
         return out
 
     def replace_probabilities(self, probs: Tensor, heads: int) -> Tensor:
-        """Return the probabilities of the next slice (slice, Q, Q) with these rows set to the
-        identity.
+        """Return attention probabilities (rows x heads of a slice, Q, Q) with those of these rows
+        set to the identity; slices of the batch come in order.
         """
         self.num_calls += 1
         first, self._num_scored = self._num_scored, self._num_scored + len(probs)

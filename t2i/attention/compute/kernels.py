@@ -24,7 +24,8 @@ from t2i.errors import AttentionError
 def run_edited_attention(
     inputs: AttentionInputs, site: Site, plan: EditPlan, recorded_row: RecordedInputs | None = None
 ) -> tuple[Tensor, AttentionProbabilities]:
-    """Return the output (B, N, Q, E) of a call under an edit plan, and its probabilities.
+    """Compute an attention call under an edit plan: return its output (B, N, Q, E), and its
+    probabilities for probes to read.
 
     recorded_row : row of a recorded source, appended behind the batch
     """
@@ -70,7 +71,8 @@ def run_edited_attention(
 def run_joint_attention(
     inputs: AttentionInputs, site: Site, plan: EditPlan, probabilities: AttentionProbabilities
 ) -> Tensor:
-    """Return the output (B, N, Q, E) of a site whose keys are text and image together.
+    """Compute an attention call under an edit plan at a site whose keys are text and image together
+    (joint attention): return its output (B, N, Q, E).
 
     Mixes change the outputs of the image queries only; the fused kernel runs twice for those rows.
     """
@@ -93,7 +95,9 @@ def run_joint_attention(
 
 
 def apply_map_functions(out: Tensor, probabilities: AttentionProbabilities) -> Tensor:
-    """Return the output with the rows replaced whose plan has map functions: P' V computed."""
+    """Return the attention output with those rows recomputed whose attention map is replaced by a
+    function: out = fn(map) @ value.
+    """
     functions = probabilities.plan.functions
     if functions:
         out = out.clone()
@@ -111,7 +115,8 @@ def compute_output_rows(
     plan: EditPlan,
     queries: slice = slice(None),
 ) -> Tensor:
-    """Return the outputs (R, N, Q, E) of values (R, N, K, E) under the scores of batch rows `rows`.
+    """Return attention outputs (R, N, Q, E): values (R, N, K, E), weighted by the attention maps of
+    the batch rows `rows`.
 
     queries : the query positions to compute
     """
@@ -163,7 +168,9 @@ def select_mask_rows(rows: list[int] | Tensor, mask: Tensor | None) -> Tensor | 
 
 
 def apply_row_copies(inputs: AttentionInputs, plan: EditPlan) -> AttentionInputs:
-    """Return the attention inputs after the row copies of the plan; keys bring their mask."""
+    """Return the attention inputs with queries, keys and values copied between batch rows as the
+    plan says; with the keys of a row its mask is copied, too.
+    """
     if not plan.row_copies:
         return inputs
     originals = {"q": inputs.query, "k": inputs.key, "v": inputs.value}
@@ -186,7 +193,8 @@ def apply_row_copies(inputs: AttentionInputs, plan: EditPlan) -> AttentionInputs
 def prepare_eager_probabilities(
     inputs: AttentionInputs, mask: Tensor | None, site: Site, plan: EditPlan
 ) -> AttentionProbabilities:
-    """Return the probabilities of an eager attention processor, whose inputs have no values.
+    """Prepare the edited attention probabilities of an eager (not fused) attention processor, which
+    asks for probabilities and multiplies the values itself.
 
     mask : (B, 1 or N, 1 or Q, K)
     Raises AttentionError for a plan that copies values.
@@ -201,7 +209,9 @@ def prepare_eager_probabilities(
 
 
 def build_eager_mask(probabilities: AttentionProbabilities) -> Tensor | None:
-    """Return mask and biases as one tensor (B * N, Q, K) to add to the scores, or None."""
+    """Return attention mask and biases of the edit plan as one tensor (B * N, Q, K) to add to the
+    scores, or None if there is neither.
+    """
     inputs, plan = probabilities.inputs, probabilities.plan
     if inputs.mask is None and not plan.biases:
         return None

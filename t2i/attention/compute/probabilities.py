@@ -23,7 +23,7 @@ MIN_PROBABILITY = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class AttentionProbabilities:
-    """Attention probabilities of one call under edits, computed for the rows that are read.
+    """Attention probabilities of one call, after edits; computed when a probe reads a batch row.
 
     inputs : inputs of the call, after the row copies of the plan
     plan : its other changes, which are applied here
@@ -39,7 +39,9 @@ class AttentionProbabilities:
     )
 
     def compute_token_probabilities(self, row: int, positions_S: Tensor) -> Tensor:
-        """Return the probabilities of some text tokens in a row, (N, S, Q), after all edits."""
+        """Return the attention probabilities of some text tokens in a batch row, (heads, tokens,
+        image positions), after all edits.
+        """
         if self._needs_softmax_only(row):
             weights_NTQ, total_N1Q = self._relative_weights(row)
             return weights_NTQ.index_select(1, positions_S) / total_N1Q
@@ -48,8 +50,8 @@ class AttentionProbabilities:
     def compute_relative_probabilities(
         self, row: int, positions_S: Tensor, heads: list[int] | None
     ) -> Tensor:
-        """Return the tokens' probabilities over each position's largest, a mean over heads, (1,
-        S, Q).
+        """Return some text tokens' attention probabilities, each divided by the largest probability
+        of any token at the same image position: a mean over heads, (1, tokens, image positions).
 
         heads : heads of the mean; None for all
         """
@@ -105,7 +107,9 @@ class AttentionProbabilities:
     def iterate_map_chunks(
         self, row: int, first: int = 0, end: int | None = None
     ) -> Iterator[Tensor]:
-        """Yield the row's map (N, Q, K) after all edits, some query positions at a time."""
+        """Yield the attention map (N, Q, K) of a batch row after all edits, in chunks of query
+        positions.
+        """
         heads, queries, keys = (*self.inputs.query.shape[1:3], self.inputs.key.shape[2])
         end = queries if end is None else end
         num_queries = max(1, MAX_ELEMENTS // (heads * keys))
@@ -171,8 +175,8 @@ def select_mask_row(mask: Tensor | None, row: int) -> Tensor | None:
 
 
 def compute_relative_probabilities(words_NSQ: Tensor, probs_NQT: Tensor) -> Tensor:
-    """Return token probabilities divided by each image position's largest one, a mean over
-    heads.
+    """Return token probabilities, each divided by the largest probability of any token at the same
+    image position, as a mean over heads.
 
     It is 1 where the token itself has the largest probability, however strongly the position or
     the head attends to the text as a whole.
@@ -184,9 +188,8 @@ def compute_relative_probabilities(words_NSQ: Tensor, probs_NQT: Tensor) -> Tens
 
 
 def check_and_cast_map(result: object, probs_NQK: Tensor) -> Tensor:
-    """Return a map function's result in the dtype of the map.
-
-    Raises ArgumentError unless it is finite and has the shape of the map.
+    """Return the result of a user's function of an attention map, in the dtype of the map. Raises
+    ArgumentError unless it is finite and has the map's shape.
     """
     if not isinstance(result, Tensor) or result.shape != probs_NQK.shape:
         got = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__

@@ -16,7 +16,9 @@ from t2i.text.token_layout import EncoderInput
 
 @dataclass(frozen=True, slots=True)
 class RecordedInputs:
-    """Query (1, N, Q, E), key (1, N, K, E) and mask (1, 1 or N, 1 or Q, K) of a recorded source."""
+    """Attention inputs of a recorded source at one site and step: query (1, N, Q, E), key
+    (1, N, K, E) and mask (1, 1 or N, 1 or Q, K).
+    """
 
     query: Tensor
     key: Tensor
@@ -50,7 +52,9 @@ class RecordedRun(Protocol):
         """Return the recorded prompt of the branch "cond" at a step."""
 
     def recorded_inputs(self, site: str, step: int) -> RecordedInputs | None:
-        """Return the attention inputs at a site and step; None where the site was not recorded."""
+        """Return the queries and keys that were recorded at a site and step; None where the site
+        was not recorded.
+        """
 
     def latents_at(self, step: int) -> Tensor:
         """Return the latents (1, C, H, W) after a step."""

@@ -62,7 +62,9 @@ def mask_to_four_axes(mask: Tensor) -> Tensor:
 
 
 class AttentionHandler(Protocol):
-    """Interface of a replacement of the attention kernel within one thread."""
+    """Interface of an object that computes the attention calls of one thread in place of torch's
+    kernel.
+    """
 
     def handle_attention(self, inputs: AttentionInputs) -> Tensor:
         """Return the output (B, N, Q, E) of an attention call."""
@@ -98,8 +100,10 @@ def use_attention_handler(handler: AttentionHandler) -> Iterator[None]:
 
 
 @contextmanager
-def tap_installed() -> Iterator[None]:
-    """Replace torch's attention function within the block, and restore the same object."""
+def install_tap() -> Iterator[None]:
+    """Replace torch's scaled_dot_product_attention by `tapped_attention` within the block, and
+    restore the original function afterwards.
+    """
     global _open, _kernel
     with _lock:
         if _open == 0:
@@ -125,7 +129,9 @@ def tapped_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Compute attention by this thread's handler, or by the kernel; the arguments are torch's."""
+    """Compute attention by this thread's handler, or by torch's kernel if it has none. The
+    arguments are those of scaled_dot_product_attention.
+    """
     # Sites with a handler are never compiled.
     compiling = torch.compiler.is_compiling()
     handler = None if compiling else _handler.get()
@@ -149,8 +155,9 @@ def tapped_attention(
 _score_patches = MethodPatches("get_attention_scores")
 
 
-def eager_tap_installed(module: Any) -> AbstractContextManager[object]:
-    """Replace a module's `get_attention_scores` within the block by the thread's handler.
+def install_eager_tap(module: Any) -> AbstractContextManager[object]:
+    """Route a module's `get_attention_scores`, which eager attention processors call, to the
+    thread's handler within the block.
 
     Several blocks, also of several threads, may have the tap in one module; the last one to end
     takes it out.

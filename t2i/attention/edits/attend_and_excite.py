@@ -48,7 +48,7 @@ class AttendAndExcite(Edit):
     """
 
     edits_latents = True
-    looks_ahead = True
+    needs_extra_passes = True
 
     words: Words = field(kw_only=False)
     target: int = 0
@@ -76,12 +76,14 @@ class AttendAndExcite(Edit):
     def acts_at_site(self, site: Site) -> bool:
         """Return True for a small site with a known grid, whose maps the loss may read."""
         known = site.size is not None and min(site.size) > 1
-        small = self.sites is not None or site.positions <= MAX_POSITIONS
+        small = self.sites is not None or site.num_positions <= MAX_POSITIONS
         return known and small and super().acts_at_site(site)
 
-    def check(self, prompt_tokens: PromptTokens) -> None:
-        """Raise ArgumentError for prompts, or words to excite, that the run does not have."""
-        super().check(prompt_tokens)
+    def check_prompts(self, prompt_tokens: PromptTokens) -> None:
+        """Raise ArgumentError if the edit names prompts, or words to excite, that the run does not
+        have.
+        """
+        super().check_prompts(prompt_tokens)
         for word in as_word_tuple(self.words):
             prompt_tokens.find_word_positions(self.target, word)
 
@@ -114,7 +116,9 @@ class AttendAndExcite(Edit):
     def compute_loss(
         self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, run_pass: RunPass
     ) -> tuple[Tensor, Tensor]:
-        """Return each image's loss (B,), 0 for other prompts, and its gradient (B, C, H, W)."""
+        """Return Attend-and-Excite's loss of each image (B,), 0 for images of other prompts, and
+        its gradient with respect to the latents (B, C, H, W).
+        """
         if torch.is_inference_mode_enabled():
             raise AttentionError(
                 "AttendAndExcite needs gradients, and torch.inference_mode() allows none: draw "
@@ -149,7 +153,9 @@ class AttendAndExcite(Edit):
         return loss_B, own_BCHW
 
     def find_competing_tokens(self, call: AttentionCall) -> tuple[slice, list[int]]:
-        """Return the slice of tokens that the softmax covers, and the words' indices within it."""
+        """Return the tokens over which the loss takes a softmax, as a slice of the text without its
+        first and last token, and the indices of the edit's words in that slice.
+        """
         text = call.prompt_tokens.tokenizers[0].tokenizer
         layout = text.token_window if isinstance(text, TextEncoder) else build_token_window(text)
         first = min(1, len(layout.prefix))
@@ -164,8 +170,8 @@ class AttendAndExcite(Edit):
 def select_loss_size_and_sites(
     maps: Mapping[Site, object], latents: torch.Size
 ) -> tuple[Size, list[Site]]:
-    """Return size and sites of the maps that the loss reads, nearest to a quarter of the
-    latents' size.
+    """Return the attention sites whose maps the loss reads, and their size (H, W): a quarter of
+    the latents' size, or else the size nearest to 16 x 16 positions.
     """
     quarter = (math.ceil(latents[-2] / 4), math.ceil(latents[-1] / 4))
 
@@ -177,7 +183,8 @@ def select_loss_size_and_sites(
 
 
 def compute_map_loss(maps_NQT: Tensor, size: Size, competing: slice, words: list[int]) -> Tensor:
-    """Return 1 - the smoothed map's maximum, for the least attended token of the words.
+    """Return Attend-and-Excite's loss of one image: 1 minus the maximum of the smoothed attention
+    map of the word token that is attended to least.
 
     maps_NQT : maps of all heads of all sites
     """
@@ -190,7 +197,9 @@ def compute_map_loss(maps_NQT: Tensor, size: Size, competing: slice, words: list
 
 
 def build_gaussian_kernel() -> Tensor:
-    """Return the published 3 x 3 kernel of standard deviation 0.5: exp(-(x / (2 * 0.5))^2)."""
+    """Return the 3 x 3 kernel that smooths attention maps, as in Attend-and-Excite's published
+    code: exp(-(x / (2 * 0.5))^2) along each side, normalized.
+    """
     side = torch.tensor([math.exp(-1), 1.0, math.exp(-1)])
     kernel = side[:, None] * side
     return (kernel / kernel.sum())[None, None]

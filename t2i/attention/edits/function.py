@@ -46,7 +46,7 @@ class Function(Edit):
         selects_kind = isinstance(self.sites, Sites) and self.sites.kind is not None
         return super().acts_at_site(site) and (selects_kind or site.kind in WITH_TEXT)
 
-    def apply(self, plan: EditPlan, call: AttentionCall) -> None:
+    def add_to_plan(self, plan: EditPlan, call: AttentionCall) -> None:
         """Add the map function of the target rows to the edit plan."""
         plan.add_map_function(call.denoiser_pass.cond_rows(self.target), self._apply_to_heads)
 

@@ -25,7 +25,7 @@ class InjectQueriesKeys(Edit):
     steps: StepWindow = (0.0, 0.5)
     sites: Sites | str | None = Sites(place="up")
 
-    def apply(self, plan: EditPlan, call: AttentionCall) -> None:
+    def add_to_plan(self, plan: EditPlan, call: AttentionCall) -> None:
         """Add the copies of queries and keys, source rows to target rows in all branches, to the
         edit plan.
         """

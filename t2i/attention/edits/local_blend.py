@@ -55,9 +55,11 @@ class LocalBlend(Edit):
         """Return False: local blend changes latents, not attention."""
         return False  # it changes no attention
 
-    def check(self, prompt_tokens: PromptTokens) -> None:
-        """Raise ArgumentError for prompts, or words of the mask, that the run does not have."""
-        super().check(prompt_tokens)
+    def check_prompts(self, prompt_tokens: PromptTokens) -> None:
+        """Raise ArgumentError if the edit names prompts, or words of the mask, that the run does
+        not have.
+        """
+        super().check_prompts(prompt_tokens)
         for prompt, words in zip((self.source, self.target), self.words, strict=True):
             for word in as_word_tuple(words):
                 prompt_tokens.find_word_positions(prompt, word)
@@ -101,15 +103,19 @@ class LocalBlend(Edit):
             small = [
                 accumulator
                 for accumulator in accumulators
-                if accumulator.site.positions <= PUBLISHED_POSITIONS
+                if accumulator.site.num_positions <= PUBLISHED_POSITIONS
             ]
-            least = min(accumulator.site.positions for accumulator in accumulators)
+            least = min(accumulator.site.num_positions for accumulator in accumulators)
             accumulators = small or [
-                accumulator for accumulator in accumulators if accumulator.site.positions == least
+                accumulator
+                for accumulator in accumulators
+                if accumulator.site.num_positions == least
             ]
-            largest = max(accumulator.site.positions for accumulator in accumulators)
+            largest = max(accumulator.site.num_positions for accumulator in accumulators)
             accumulators = [
-                accumulator for accumulator in accumulators if accumulator.site.positions == largest
+                accumulator
+                for accumulator in accumulators
+                if accumulator.site.num_positions == largest
             ]
         maps = [
             accumulator.total_NSQ.sum(dim=1).mean(dim=0).view(accumulator.site.size or (1, -1))

@@ -24,7 +24,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Region:
-    """Words of the prompt and the part of the image that they are bound to.
+    """Words of the prompt and the part of the image, a box or a mask, that they are bound to.
 
     words : a word or phrase, or several
     box : left, top, right, bottom as fractions of the image's size
@@ -123,17 +123,21 @@ class Regions(BiasEdit):
         """Return True for a site with a known grid of positions that the edit's `sites` select."""
         return site.size is not None and super().acts_at_site(site)
 
-    def check(self, prompt_tokens: PromptTokens) -> None:
-        """Raise ArgumentError for prompts, or words of regions, that the run does not have."""
-        super().check(prompt_tokens)
+    def check_prompts(self, prompt_tokens: PromptTokens) -> None:
+        """Raise ArgumentError if the edit names prompts, or words of regions, that the run does not
+        have.
+        """
+        super().check_prompts(prompt_tokens)
         for region in self.regions:
             for word in as_word_tuple(region.words):
                 prompt_tokens.find_word_positions(self.target, word)
 
     def compute_bias(self, call: AttentionCall) -> Tensor:
-        """Return the bias (P, T): -strength to +strength for the regions' words, else 0."""
+        """Return the bias on the attention scores, (image positions, text tokens): from -strength
+        outside to +strength inside a region for the region's words, 0 for other words.
+        """
         assert call.site.size is not None
-        coverage_PT = torch.full((call.site.positions, call.text_length), -1.0)
+        coverage_PT = torch.full((call.site.num_positions, call.text_length), -1.0)
         for region in self.regions:
             region_P1 = region.compute_coverage(call.site.size, self.feather).flatten()[:, None]
             for word in as_word_tuple(region.words):
@@ -144,10 +148,11 @@ class Regions(BiasEdit):
 
 
 def compute_interval_coverage(first: float, end: float, cells: int, feather: float) -> Tensor:
-    """Return the exact fraction of each of `cells` equal cells of 0..1 between two edges.
+    """Divide the range 0..1 into `cells` equal cells and return the fraction of each cell that lies
+    between the edges `first` and `end`.
 
     An edge is a linear ramp of width `feather` around its position; the image's own edges are
-    sharp.
+    sharp. The fractions are exact integrals.
     """
     edges = torch.linspace(0, 1, cells + 1, dtype=torch.float64)
     passed = integrate_ramp(edges, first if first > 0 else -1.0, feather)
@@ -156,7 +161,9 @@ def compute_interval_coverage(first: float, end: float, cells: int, feather: flo
 
 
 def integrate_ramp(x: Tensor, edge: float, feather: float) -> Tensor:
-    """Return the integral up to x of a ramp that rises from 0 to 1 around an edge."""
+    """Return the integral, from minus infinity to x, of a ramp that rises from 0 to 1 over a width
+    of `feather` around an edge.
+    """
     if feather == 0:
         return (x - edge).relu()
     ramp = (x - edge) / feather + 0.5

@@ -41,7 +41,7 @@ def to_dict(edit: Edit) -> dict[str, object]:
 
 
 def from_dict(data: Mapping[str, object]) -> Edit:
-    """Return the edit that `to_dict` wrote.
+    """Build an attention edit from the JSON data that `to_dict` returns.
 
     Raises ArgumentError for unknown names and arguments, and for values of a wrong type or range.
     """

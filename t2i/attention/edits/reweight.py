@@ -9,14 +9,14 @@ from torch import Tensor
 from t2i.attention.call import AttentionCall
 from t2i.attention.compute.edit_plan import EditPlan
 from t2i.attention.edits.base.edit import MAX_NUMBER
-from t2i.attention.edits.base.word_edit import WindowedEdit
+from t2i.attention.edits.base.word_edit import PerWordWindowEdit
 from t2i.attention.prompts.prompt_tokens import PromptTokens
 from t2i.attention.site import is_number
 from t2i.errors import ArgumentError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reweight(WindowedEdit):
+class Reweight(PerWordWindowEdit):
     """Multiply the attention maps of the target's words, which then need not sum to 1.
 
     With `source` as prompt-to-prompt's attention re-weighting (Hertz et al. 2022, Section 3.2,
@@ -42,17 +42,21 @@ class Reweight(WindowedEdit):
 
     @property
     def does_nothing(self) -> bool:
-        """Return True if every weight is 1 and there is no source, or if no word has a step."""
+        """Return True if every weight is 1 and there is no source prompt, or if the step windows of
+        all words are empty.
+        """
         neutral = self.source is None and all(weight == 1 for weight in self.weights.values())
         return super().does_nothing or neutral
 
-    def check(self, prompt_tokens: PromptTokens) -> None:
-        """Raise ArgumentError for prompts, or weighted words, that the run does not have."""
-        super().check(prompt_tokens)
+    def check_prompts(self, prompt_tokens: PromptTokens) -> None:
+        """Raise ArgumentError if the edit names prompts, or weighted words, that the run does not
+        have.
+        """
+        super().check_prompts(prompt_tokens)
         for word in self.weights:
             prompt_tokens.find_word_positions(self.target, word)
 
-    def apply(self, plan: EditPlan, call: AttentionCall) -> None:
+    def add_to_plan(self, plan: EditPlan, call: AttentionCall) -> None:
         """Add the multiplication of the words' maps in the target rows to the edit plan."""
         if self.does_nothing:
             return
@@ -73,13 +77,13 @@ class Reweight(WindowedEdit):
             self.target, self.weights, call.text_length
         )
         return self.restrict_to_heads(
-            call, None, torch.where(self.compute_active_T(call) > 0, weights_T, 1.0)
+            call, None, torch.where(self.compute_active_tokens_T(call) > 0, weights_T, 1.0)
         )
 
     def _mix_source_map(self, call: AttentionCall) -> tuple[Tensor | None, Tensor]:
         """Return the mix that replaces the map by the source's, multiplied."""
         weights_T, active_T = (
             call.prompt_tokens.build_values_per_token(self.target, self.weights, call.text_length),
-            self.compute_active_T(call),
+            self.compute_active_tokens_T(call),
         )
         return self.restrict_to_heads(call, torch.diag(weights_T * active_T), 1 - active_T)

@@ -24,10 +24,10 @@ class SelfReplace(Edit):
 
     def acts_at_site(self, site: Site) -> bool:
         """Return True for a self-attention site of at most `max_positions` positions."""
-        few = self.max_positions is None or site.positions <= self.max_positions
+        few = self.max_positions is None or site.num_positions <= self.max_positions
         return few and super().acts_at_site(site)
 
-    def apply(self, plan: EditPlan, call: AttentionCall) -> None:
+    def add_to_plan(self, plan: EditPlan, call: AttentionCall) -> None:
         """Add the copies of queries and keys, source rows to target rows, to the edit plan."""
         rows, sources = (
             call.denoiser_pass.cond_rows(self.target),

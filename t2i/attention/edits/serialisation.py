@@ -30,8 +30,8 @@ MAX_PATTERN_LENGTH, MAX_REPETITIONS = 200, 4
 
 
 def to_json_value(value: Any, name: str) -> Any:
-    """Return a field value of an edit as JSON data; ArgumentError for a type that JSON cannot
-    hold. Raises ArgumentError for types that JSON lacks.
+    """Return a field value of an edit as JSON data. Raises ArgumentError for a type that JSON
+    cannot hold.
     """
     if isinstance(value, Image.Image):
         file = io.BytesIO()
@@ -55,7 +55,7 @@ def to_json_value(value: Any, name: str) -> Any:
 
 
 def fields_to_json(value: Any, name: str = "") -> dict[str, Any]:
-    """Return the fields of a dataclass as JSON data."""
+    """Return the fields of a dataclass as a dict of JSON data, by field name."""
     start = f"{name}." if name else ""
     return {
         field.name: to_json_value(getattr(value, field.name), f"{start}{field.name}")
@@ -64,8 +64,8 @@ def fields_to_json(value: Any, name: str = "") -> dict[str, Any]:
 
 
 def build_dataclass(kind: type[Any], data: Mapping[str, object], name: str) -> Any:
-    """Return a dataclass instance built from JSON data; ArgumentError for unknown or invalid
-    fields. Raises ArgumentError for arguments that do not fit.
+    """Build a dataclass instance from JSON data. Raises ArgumentError for unknown, missing or
+    invalid fields.
     """
     check_nesting_depth(data, name)
     types_of = get_type_hints(kind)
@@ -88,8 +88,8 @@ def build_dataclass(kind: type[Any], data: Mapping[str, object], name: str) -> A
 
 
 def parse_value(value: object, hint: Any, name: str) -> Any:
-    """Return a JSON value converted to an annotated type; TypeMismatch if it is of another type.
-    Raises ArgumentError if it does not fit.
+    """Convert a JSON value to the type that a dataclass field is annotated with. Raises
+    ArgumentError if it does not fit.
     """
     if hint == StepWindow:
         return parse_step_window(value, name)
@@ -152,7 +152,9 @@ def _read_as_type(value: object, hint: Any, name: str) -> Any:
 
 
 def parse_step_window(value: object, name: str) -> Any:
-    """Return a window of steps from JSON; floats stay floats, as they mean fractions of the run."""
+    """Return a step window from a JSON list of two numbers: floats, which are fractions of the run,
+    stay floats, and integers stay step numbers.
+    """
     pair = tuple(value) if isinstance(value, list) and len(value) == 2 else value
     if not isinstance(pair, tuple | None) or not all(
         isinstance(s, int | float) for s in pair or ()
@@ -166,7 +168,9 @@ def parse_step_window(value: object, name: str) -> Any:
 
 
 def parse_scalar(value: object, hint: Any, name: str) -> Any:
-    """Return a JSON number, truth value or text within its limits; TypeMismatch for others."""
+    """Return a JSON number, boolean, string or null if it is of the expected type. Raises
+    TypeMismatch for another type, ArgumentError for a value that is too large or too long.
+    """
     numbers = (int, float) if hint is float else (hint,)
     if type(value) not in numbers:  # a bool is no number
         raise TypeMismatch
@@ -182,7 +186,7 @@ def parse_scalar(value: object, hint: Any, name: str) -> Any:
 
 
 def parse_choice(value: object, known: tuple[str, ...]) -> str:
-    """Return the value if it is one of the known texts; TypeMismatch otherwise."""
+    """Return the value if it is one of the allowed strings. Raises TypeMismatch otherwise."""
     if not isinstance(value, str) or value not in known:
         raise TypeMismatch
     return value
@@ -224,7 +228,9 @@ def check_regex_cost(pattern: str | None, name: str) -> None:
 
 
 def decode_mask(value: object, name: str) -> Image.Image:
-    """Return the mask image of {"png": base64}; ArgumentError for other data."""
+    """Decode a mask image from JSON data {"png": base64}. Raises ArgumentError for other mappings,
+    TypeMismatch for what is no mapping.
+    """
     if not isinstance(value, Mapping):
         raise TypeMismatch
     text = value.get("png")

@@ -25,7 +25,7 @@ class ShareKeysValues(Edit):
     steps: StepWindow = (0.08, 1.0)
     sites: Sites | str | None = Sites(place="up")
 
-    def apply(self, plan: EditPlan, call: AttentionCall) -> None:
+    def add_to_plan(self, plan: EditPlan, call: AttentionCall) -> None:
         """Add the copies of keys and values, source rows to target rows in all branches, to the
         edit plan.
         """

@@ -49,9 +49,11 @@ class WordWeights(BiasEdit):
         """Return True if every weight is 1, or if there is no step."""
         return super().does_nothing or all(weight == 1 for weight in self.weights.values())
 
-    def check(self, prompt_tokens: PromptTokens) -> None:
-        """Raise ArgumentError for prompts, or weighted words, that the run does not have."""
-        super().check(prompt_tokens)
+    def check_prompts(self, prompt_tokens: PromptTokens) -> None:
+        """Raise ArgumentError if the edit names prompts, or weighted words, that the run does not
+        have.
+        """
+        super().check_prompts(prompt_tokens)
         for word in self.weights:
             prompt_tokens.find_word_positions(self.target, word)
 

@@ -20,17 +20,19 @@ class AttentionListener(Protocol):
         """Record that the model's forward has returned or raised."""
 
     def is_active_at(self, site: Site) -> bool:
-        """Return True if a probe or an edit of the session fits the site."""
+        """Return True if a probe or an edit of the session acts at the site."""
 
-    def check_prompt_keys(self, site: Site, call: AttentionInputs) -> None:
-        """Raise ArgumentError for keys of other prompts; called once for each site."""
+    def check_keys_match_prompts(self, site: Site, call: AttentionInputs) -> None:
+        """Raise ArgumentError if the attention keys of a call cannot come from the session's
+        prompts; called once for each site.
+        """
 
-    def plan_edits(self, site: Site, plan: EditPlan) -> None:
+    def add_edits_to_plan(self, site: Site, plan: EditPlan) -> None:
         """Add the changes that the session's edits make at the site to the edit plan."""
 
     def recorded_inputs(self, site: Site) -> RecordedInputs | None:
-        """Return the recorded queries and keys of a source without rows in the batch; None for
-        none.
+        """Return the queries and keys that an earlier run recorded at this site for the current
+        step; None if the session uses no recorded source, or it has none at this site.
         """
 
     def on_attention(self, probabilities: AttentionProbabilities) -> None:

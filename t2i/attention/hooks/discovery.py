@@ -46,12 +46,12 @@ class RunningModule:
     """Input of the child that computes its values."""
 
     @property
-    def image(self) -> Tensor | None:
+    def image_input(self) -> Tensor | None:
         """First tensor among the arguments, (B, L, D) or (B, C, H, W); None if there is none."""
         return next((one for one in self.arguments.values() if isinstance(one, Tensor)), None)
 
     @property
-    def text(self) -> Tensor | None:
+    def text_input(self) -> Tensor | None:
         """Argument that holds the text embeddings, (B, T, D); None if there is none."""
         for name in TEXT:
             text = self.arguments.get(name)
@@ -63,8 +63,8 @@ class RunningModule:
 
 
 @dataclass(slots=True)
-class Discovery:
-    """Discovery of the sites of a model during one denoiser pass.
+class SiteDiscovery:
+    """Discovery of a model's attention sites during one denoiser pass.
 
     names : names of the model's modules
     stack : modules whose forward is running, the innermost last
@@ -113,15 +113,15 @@ class Discovery:
         self, inner: RunningModule, queries: int, keys: int
     ) -> tuple[SiteKind | None, int, int]:
         """Return the kind, and the numbers of image positions and of text tokens."""
-        own = _num_positions(inner.image)
-        if inner.text is not None:
-            tokens = _num_positions(inner.text)
+        own = _num_positions(inner.image_input)
+        if inner.text_input is not None:
+            tokens = _num_positions(inner.text_input)
             if keys == tokens:
                 return "cross", queries, tokens
             return ("joint", own, tokens) if keys == own + tokens else (None, own, tokens)
         for outer in reversed(self.stack[:-1]):
-            if outer.text is not None and outer.image is not None:
-                tokens, image = _num_positions(outer.text), _num_positions(outer.image)
+            if outer.text_input is not None and outer.image_input is not None:
+                tokens, image = _num_positions(outer.text_input), _num_positions(outer.image_input)
                 if keys == own == tokens + image:
                     return "joint", image, tokens
                 break
@@ -131,7 +131,7 @@ class Discovery:
         """Note if the text comes first among the keys, by comparing them with it."""
         whole, text = call.value.transpose(1, 2).flatten(2), inner.text_values_BTD
         if text is None:  # both go through the same parts
-            made_of, text = inner.value_input_BKD, inner.text
+            made_of, text = inner.value_input_BKD, inner.text_input
             if made_of is not None and made_of.shape[1] == call.key.shape[2]:
                 whole = made_of
             else:
@@ -154,7 +154,7 @@ class Discovery:
             grid = grid_from_image_ids(running.arguments)
             if grid is not None and grid[0] * grid[1] == positions:
                 return grid
-            image = running.image
+            image = running.image_input
             if image is None or image.ndim != 4:
                 continue
             height, width = image.shape[-2:]
@@ -195,25 +195,27 @@ class Discovery:
     def _is_elsewhere(self) -> bool:
         return threading.get_ident() != self.thread
 
-    def enter(
+    def enter_module(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
     ) -> None:
-        """Put a module on the stack when its forward begins."""
+        """Forward pre-hook: put a module on the stack of running modules."""
         # NOTE a footgun: torch leaves out the kwargs where this thread took the hook away just when
         # another had begun to go through a module's
         if not self._is_elsewhere:
             self.stack.append(RunningModule(module, bind_arguments(module, args, kwargs or {})))
 
-    def leave(self, module: nn.Module, *_: object) -> None:
-        """Take a module off the stack when its forward ends; note it if it bypassed the tap."""
+    def leave_module(self, module: nn.Module, *_: object) -> None:
+        """Forward hook: take a module off the stack of running modules; note it if it computed
+        attention without the tap.
+        """
         if self._is_elsewhere or not self.stack or self.stack[-1].module is not module:
             return
         running = self.stack.pop()
         if not running.called_attention and not module._modules.keys().isdisjoint(PROJECTIONS):
             self.bypassed.append(self.names[module])
 
-    def note_input(self, owner: nn.Module, value_input: Tensor) -> None:
-        """Note the input of the child of `owner` that computes its values."""
+    def note_value_input(self, owner: nn.Module, value_input: Tensor) -> None:
+        """Store the input of the layer that computes the attention values of the module `owner`."""
         if self._is_elsewhere:
             return
         for running in reversed(self.stack):
@@ -221,8 +223,10 @@ class Discovery:
                 running.value_input_BKD = value_input
                 return
 
-    def note_values(self, owner: nn.Module, output: Tensor, parts: int) -> None:
-        """Note the text's values: the last of `parts` chunks of a child's output."""
+    def note_text_values(self, owner: nn.Module, output: Tensor, parts: int) -> None:
+        """Store the attention values of the text in the module `owner`: the last of `parts` equal
+        chunks of the output of one of its layers.
+        """
         if self._is_elsewhere:
             return
         for running in reversed(self.stack):
@@ -233,7 +237,9 @@ class Discovery:
 
 @contextmanager
 def push_running_forward(module: nn.Module, arguments: Mapping[str, Any]) -> Iterator[None]:
-    """Push `module` as a running forward, for a discovery that starts in the middle of it."""
+    """Declare within the block that the forward of `module` is running, for a site discovery that
+    starts in the middle of it.
+    """
     token = _open_forward.set(RunningModule(module, arguments))
     try:
         yield
@@ -245,9 +251,12 @@ _open_forward: ContextVar[RunningModule | None] = ContextVar("open_forward", def
 
 
 @contextmanager
-def discover_sites(root: nn.Module, names: Mapping[nn.Module, str]) -> Iterator[Discovery]:
-    """Discover sites while `root` runs inside the block, or the rest of its forward."""
-    discovery = Discovery(names)
+def discover_sites(root: nn.Module, names: Mapping[nn.Module, str]) -> Iterator[SiteDiscovery]:
+    """Discover the attention sites of `root` while it runs inside the block.
+
+    If its forward is already running, see `push_running_forward`, the rest of it is observed.
+    """
+    discovery = SiteDiscovery(names)
     under_way = _open_forward.get()
     if under_way is not None and under_way.module is root:
         discovery.stack.append(under_way)
@@ -259,8 +268,8 @@ def discover_sites(root: nn.Module, names: Mapping[nn.Module, str]) -> Iterator[
         for module in names:
             if not module._modules:
                 continue
-            remove_later(module.register_forward_pre_hook(discovery.enter, with_kwargs=True))
-            remove_later(module.register_forward_hook(discovery.leave, always_call=True))
+            remove_later(module.register_forward_pre_hook(discovery.enter_module, with_kwargs=True))
+            remove_later(module.register_forward_hook(discovery.leave_module, always_call=True))
             values = module._modules.get("to_v")
             if values is not None:
                 remove_later(values.register_forward_pre_hook(_input_hook(discovery, module)))
@@ -272,23 +281,24 @@ def discover_sites(root: nn.Module, names: Mapping[nn.Module, str]) -> Iterator[
         yield discovery
 
 
-def _input_hook(discovery: Discovery, owner: nn.Module) -> Callable[..., None]:
+def _input_hook(discovery: SiteDiscovery, owner: nn.Module) -> Callable[..., None]:
     def note(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
         if args:
-            discovery.note_input(owner, args[0])
+            discovery.note_value_input(owner, args[0])
 
     return note
 
 
-def _values_hook(discovery: Discovery, owner: nn.Module, parts: int) -> Callable[..., None]:
+def _values_hook(discovery: SiteDiscovery, owner: nn.Module, parts: int) -> Callable[..., None]:
     def note(_module: nn.Module, _args: object, output: Tensor) -> None:
-        discovery.note_values(owner, output, parts)
+        discovery.note_text_values(owner, output, parts)
 
     return note
 
 
 def grid_from_image_ids(arguments: Mapping[str, Any]) -> Size | None:
-    """Return H, W of the image from the argument `img_ids`, or None without one.
+    """Return the latents' grid (H, W) from a transformer's argument `img_ids`, the row and column
+    of each image position; None without that argument.
 
     It is (L, 3) or (1, L, 3): 0 for the image itself, then the row and the column of a position.
     """

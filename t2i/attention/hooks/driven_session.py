@@ -29,7 +29,9 @@ class DrivenSession(Protocol):
         shape: object,
         latent_size: tuple[int, int] | None,
     ) -> None:
-        """Begin a denoiser pass; `shape` is everything that the sites depend on."""
+        """Begin a denoiser pass; if `shape`, which stands for all input sizes, is new, the
+        attention sites are discovered again.
+        """
 
     def end_pass(self) -> None:
         """End the denoiser pass."""

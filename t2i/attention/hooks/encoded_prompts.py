@@ -51,7 +51,7 @@ class EncodedTokenRecorder:
 
 
 def _recording_hook(calls: list[list[list[int]]]) -> Callable[..., None]:
-    # Without kwargs where another thread takes the hook away just then, see Discovery.enter.
+    # Without kwargs where another thread takes the hook away just then: SiteDiscovery.enter_module.
     def note(
         module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
     ) -> None:

@@ -17,14 +17,18 @@ from t2i.attention.compute.edit_plan import EditPlan
 from t2i.attention.compute.tap import (
     AttentionInputs,
     ScoresFunction,
-    eager_tap_installed,
-    tap_installed,
+    install_eager_tap,
+    install_tap,
     use_attention_handler,
 )
 from t2i.attention.hooks.attention_listener import AttentionListener
 from t2i.attention.hooks.compiled import is_compiled
-from t2i.attention.hooks.discovery import Discovery, discover_sites
-from t2i.attention.hooks.module_hooks import forward_in_context, split_head_rows, wrap_compiled_call
+from t2i.attention.hooks.discovery import SiteDiscovery, discover_sites
+from t2i.attention.hooks.module_hooks import (
+    split_head_rows,
+    wrap_compiled_call,
+    wrap_forward_in_context,
+)
 from t2i.attention.site import Site
 from t2i.errors import AttentionError
 from t2i.terminal import several
@@ -55,7 +59,7 @@ class Installation:
         self._known_shapes: dict[AttentionListener, tuple[object, int]] = {}
         """For each session the shape of its last pass, and the number of discoveries by then."""
         self._in_pass: set[AttentionListener] = set()
-        self._discovery: Discovery | None = None
+        self._discovery: SiteDiscovery | None = None
         self._has_raised = False
         """True if the model raised during the discovery."""
         self._discovery_stack: ExitStack | None = None
@@ -64,13 +68,13 @@ class Installation:
 
     def open(self) -> None:
         """Install the attention tap, and a hook at the end of every denoiser pass."""
-        self._tap.enter_context(tap_installed())
+        self._tap.enter_context(install_tap())
         hook = self.called_module.register_forward_hook(self._returned, always_call=True)
         self._tap.callback(hook.remove)
         self._tap.enter_context(wrap_compiled_call(self.called_module, None, self._returned))
         for module in self.names:
             if hasattr(module, "get_attention_scores"):
-                self._tap.enter_context(eager_tap_installed(module))
+                self._tap.enter_context(install_eager_tap(module))
 
     def close(self) -> None:
         """Remove every hook; the discovered sites stay known."""
@@ -79,7 +83,7 @@ class Installation:
         self._tap.close()
 
     def remove_session(self, session: AttentionListener) -> None:
-        """Remove a session that ends."""
+        """Remove a session from those that share the hooks."""
         self.sessions.remove(session)
         self._shapes.pop(session, None)
         self._known_shapes.pop(session, None)
@@ -88,7 +92,7 @@ class Installation:
     # a pass of the model
 
     def begin_pass(self, session: AttentionListener, shape: object) -> None:
-        """Begin a pass of a session; a new `shape` triggers discovery of the sites.
+        """Begin a denoiser pass of a session; a new `shape` triggers discovery of the sites.
 
         Several sessions begin the same pass one after the other, and end it so.
         """
@@ -101,7 +105,8 @@ class Installation:
         self._in_pass.add(session)
 
     def end_pass(self, session: AttentionListener) -> bool:
-        """End a pass of a session; return True if these sites are new to it.
+        """End a denoiser pass of a session; return True if sites were discovered that the session
+        has not seen.
 
         Raises AttentionError if a module computed attention without the tap.
         """
@@ -125,7 +130,7 @@ class Installation:
             self.sessions = every
 
     def hook_wanted_sites(self, session: AttentionListener) -> None:
-        """Hook the known sites that this session wants."""
+        """Put hooks on the known sites at which a probe or an edit of this session acts."""
         for name, site in self.sites.items():
             if (
                 name not in self._site_hooks
@@ -152,7 +157,7 @@ class Installation:
         self._discovery = self._discovery_stack.enter_context(discover_sites(self.root, self.names))
         self._discovery_stack.enter_context(use_attention_handler(self))
 
-    def _restart_discovery(self, discovery: Discovery) -> None:
+    def _restart_discovery(self, discovery: SiteDiscovery) -> None:
         """Discover again after a pass that raised; the hooks are still there."""
         discovery.stack.clear()
         discovery.bypassed.clear()
@@ -160,7 +165,7 @@ class Installation:
         self._in_pass.clear()
         self._has_raised = False
 
-    def _finish_discovery(self, discovery: Discovery) -> None:
+    def _finish_discovery(self, discovery: SiteDiscovery) -> None:
         """End the pass of a discovery, and hook the sites that sessions want."""
         self._stop_discovery()
         if discovery.bypassed:
@@ -178,7 +183,7 @@ class Installation:
         listener = SiteAttentionHandler(self, name)
         stack = ExitStack()
         stack.enter_context(
-            forward_in_context(
+            wrap_forward_in_context(
                 self.root.get_submodule(name), lambda *_: use_attention_handler(listener)
             )
         )
@@ -198,7 +203,7 @@ class Installation:
     # attention calls during a discovery (t2i.attention.compute.tap.AttentionHandler)
 
     def handle_attention(self, call: AttentionInputs) -> Tensor:
-        """Return the output (B, N, Q, E) of a call while sites are being discovered."""
+        """Return the output (B, N, Q, E) of an attention call while sites are being discovered."""
         site = self._new_site(call)
         return call.run_kernel() if site is None else self.run_attention(call, site)
 
@@ -222,7 +227,7 @@ class Installation:
             return None
         self.sites[site.name] = site
         for session in self._active_sessions():
-            session.check_prompt_keys(site, call)
+            session.check_keys_match_prompts(site, call)
         return site
 
     # attention calls at a known site
@@ -282,7 +287,7 @@ class Installation:
                     f"{session.num_rows}: attend() cannot assign them. Give it the prompts of "
                     "the call, and switch off what divides the batch."
                 )
-            session.plan_edits(site, plan)
+            session.add_edits_to_plan(site, plan)
         if listeners:
             self.kernels.setdefault(site.name, set()).add(plan.kernel_description)
         return plan, listeners
@@ -328,8 +333,8 @@ _lock = threading.Lock()
 
 
 @contextmanager
-def session_installed(root: nn.Module, session: AttentionListener) -> Iterator[Installation]:
-    """Add a session to the model's shared installation within the block.
+def install_session(root: nn.Module, session: AttentionListener) -> Iterator[Installation]:
+    """Put the hooks of a session into a model within the block; sessions of one model share them.
 
     Raises AttentionError if another thread has a session on the model, or if one is open on a part
     of it or on a model around it.

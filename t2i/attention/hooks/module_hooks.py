@@ -43,8 +43,9 @@ _lock = threading.Lock()
 
 
 @contextmanager
-def forward_in_context(module: nn.Module, make_context: CallContext) -> Iterator[None]:
-    """Run each forward of the module in a context of its own while the block is open.
+def wrap_forward_in_context(module: nn.Module, make_context: CallContext) -> Iterator[None]:
+    """Run each forward call of the module inside a context manager, a new `make_context(args,
+    kwargs)` for each call, while the block is open.
 
     The forward runs uncompiled. Several blocks, also of several threads, may patch one module; the
     last one to end restores its forward. `make_context` is called in whatever thread the module is.
@@ -96,7 +97,8 @@ def _replacement(module: nn.Module) -> Callable[..., Any]:
 
 
 def split_head_rows(query: Tensor, key: Tensor, module: Any) -> AttentionInputs:
-    """Return the attention inputs behind tensors (rows * heads, Q, E) of an eager processor.
+    """Return the attention inputs of an eager attention processor: its query and key, (rows *
+    heads, Q or K, E), with rows and heads as two axes.
 
     Raises AttentionError where it slices the batch, so that rows cannot be told apart.
     """

@@ -55,8 +55,8 @@ class SiteAccumulator:
 
     @property
     def mean_relative_1SQ(self) -> Tensor:
-        """Mean over steps of the probabilities over each position's largest (convention
-        "default").
+        """Mean over steps of the relative probabilities: each divided by the largest at its image
+        position (convention "default").
         """
         assert self.relative_1SQ is not None
         return self.relative_1SQ / self._num_steps_S1()
@@ -105,7 +105,7 @@ class ProbeMeasurements:
     live: dict[str, Tensor] = field(default_factory=dict)
 
     def clear(self) -> None:
-        """Discard what was read in a run."""
+        """Discard the attention that was read in a run."""
         for entries in (self.tokens, self.accumulators, self.raw, self.live):
             entries.clear()
         self.columns = 0
@@ -161,14 +161,14 @@ class HeatMaps(Mapping[str, Tensor]):
         return tuple(accumulator.site for accumulator in self._accumulators())
 
     @property
-    def grid(self) -> Size:
+    def grid_size(self) -> Size:
         """Height and width of every map: as requested, else the latents', else the largest
         site's.
         """
         sizes = [site.size for site in self.sites if site.size]
         if self.requested_grid or self.measurements.latent_size:
             return self.requested_grid or self.measurements.latent_size or (0, 0)
-        return max(sizes) if sizes else (1, self.sites[0].positions)
+        return max(sizes) if sizes else (1, self.sites[0].num_positions)
 
     def site_map(self, word: str, site: str) -> Tensor:
         """Return the word's map (H, W) of one site: the mean over heads, steps and tokens."""
@@ -271,7 +271,7 @@ class HeatMaps(Mapping[str, Tensor]):
 
     def _combine(self, word: str, values: Sequence[Tensor]) -> Tensor:
         """Return one map (H, W) of the word from a tensor (N or 1, S, Q) for each site."""
-        grid, columns = self.grid, self._columns(word)
+        grid, columns = self.grid_size, self._columns(word)
         maps: list[Tensor] = []
         for accumulator, values_NSQ in zip(self._accumulators(), values, strict=True):
             map_NSHW = (

@@ -50,7 +50,7 @@ class Probe:
     raw: bool = False
     measurements: ProbeMeasurements = field(default_factory=ProbeMeasurements)
     maps: HeatMaps = field(init=False)
-    _current_columns: "WordColumns | None" = None
+    _current_columns: "ProbedTokens | None" = None
 
     def __post_init__(self) -> None:
         if not self.words:
@@ -75,11 +75,11 @@ class Probe:
 
     @property
     def edits_latents(self) -> bool:
-        """False: a probe changes no latents."""
+        """False: a probe never edits the latents."""
         return False
 
     @property
-    def looks_ahead(self) -> bool:
+    def needs_extra_passes(self) -> bool:
         """False: a probe never calls the denoiser itself."""
         return False
 
@@ -89,15 +89,15 @@ class Probe:
         return False
 
     def probes(self) -> "Sequence[Probe]":
-        """Return the probe itself, as the only one that reads attention for it."""
+        """Return the probe itself: as a session's participant it needs no other probe."""
         return (self,)
 
     def before_pass(self, latents_BCHW: Tensor, *_: object) -> Tensor:
         """Return the latents unchanged."""
         return latents_BCHW
 
-    def apply(self, *_: object) -> None:
-        """Add nothing to the edit plan."""
+    def add_to_plan(self, *_: object) -> None:
+        """Add nothing to the edit plan: a probe only reads attention."""
 
     def after_step(self, latents_BCHW: Tensor, *_: object) -> Tensor:
         """Return the latents unchanged."""
@@ -112,7 +112,7 @@ class Probe:
         """Return True for a step at which the probe reads."""
         return step in list_steps_in_window(self.steps, num_steps)
 
-    def check(self, prompt_tokens: PromptTokens) -> None:
+    def check_prompts(self, prompt_tokens: PromptTokens) -> None:
         """Raise ArgumentError for a prompt, or words to probe, that the run does not have."""
         check_prompt_number("prompt", self.prompt, prompt_tokens.num_prompts)
         for word in self.words:
@@ -128,7 +128,7 @@ class Probe:
     def estimate_bytes_at(self, site: Site, images: int, steps: int) -> int:
         """Return the memory in bytes that the probe's measurements of a site take in a run."""
         heads = len(self.heads) if self.heads is not None else site.heads
-        number = images * self.measurements.columns * site.positions * 4
+        number = images * self.measurements.columns * site.num_positions * 4
         kept = {"daam": heads, "default": 2, "mean": 1}[self.convention]
         return number * kept + (number * heads * steps if self.raw else 0)
 
@@ -153,8 +153,10 @@ class Probe:
                     relative_1SQ = probabilities.compute_relative_probabilities(
                         row, positions_S, heads
                     )
-                    relative_1SQ = columns.expand(relative_1SQ, self.measurements.columns)
-                words_NSQ = columns.expand(words_NSQ, self.measurements.columns)
+                    relative_1SQ = columns.insert_absent_columns(
+                        relative_1SQ, self.measurements.columns
+                    )
+                words_NSQ = columns.insert_absent_columns(words_NSQ, self.measurements.columns)
             live.append(words_NSQ)
             self._accumulate(call.site, image_index, words_NSQ.detach(), columns, relative_1SQ)
         if live and (self.grad or self.raw):
@@ -169,7 +171,7 @@ class Probe:
         site: Site,
         image_index: int,
         words_NSQ: Tensor,
-        columns: "WordColumns",
+        columns: "ProbedTokens",
         relative_1SQ: Tensor | None,
     ) -> None:
         if self.convention != "daam":
@@ -182,7 +184,7 @@ class Probe:
             self.measurements.accumulators[image_index, site.name] = accumulator
         accumulator.add(words_NSQ, columns.columns, relative_1SQ)
 
-    def _columns_of(self, prompt_tokens: PromptTokens) -> "WordColumns":
+    def _columns_of(self, prompt_tokens: PromptTokens) -> "ProbedTokens":
         """Return the columns of the words at this step; a token keeps its column for the run."""
         if (
             self._current_columns is not None
@@ -201,15 +203,17 @@ class Probe:
                 positions[own[number]] = position
             if own:
                 self.measurements.tokens[name] = tuple(own)
-        self._current_columns = WordColumns(
+        self._current_columns = ProbedTokens(
             prompt_tokens, tuple(positions), tuple(positions.values())
         )
         return self._current_columns
 
 
 @dataclass(frozen=True, slots=True)
-class WordColumns:
-    """Columns of the measurements (axis S) and positions along T of a probe's words at one step."""
+class ProbedTokens:
+    """Tokens of a probe's words at one step: their columns in the probe's measurements (axis S),
+    and their positions in the text (axis T).
+    """
 
     prompt_tokens: PromptTokens
     columns: tuple[int, ...]
@@ -217,13 +221,15 @@ class WordColumns:
     _on_device: dict[torch.device, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def positions_on_device(self, device: torch.device) -> Tensor:
-        """Return the positions (S,) as a tensor on a device."""
+        """Return the tokens' positions in the text as a tensor (S,) on a device."""
         if device not in self._on_device:
             self._on_device[device] = torch.tensor(self.positions, dtype=torch.long, device=device)
         return self._on_device[device]
 
-    def expand(self, words_NSQ: Tensor, columns: int) -> Tensor:
-        """Return the tensor with `columns` columns along S, 0 for those absent at this step."""
+    def insert_absent_columns(self, words_NSQ: Tensor, columns: int) -> Tensor:
+        """Return token probabilities (N, S, Q) with as many as `columns` tokens along S: 0 for the
+        tokens that the prompt does not contain at this step.
+        """
         if self.columns == tuple(range(columns)):
             return words_NSQ
         heads, _, positions = words_NSQ.shape

@@ -16,7 +16,8 @@ CLIP_TOKENS = 77
 
 
 def find_prompt_tokenizers(x: Any, tokenizer: Any) -> tuple[PromptTokenizer, ...]:
-    """Return one tokenizer for each range of the text tokens, in their order along T.
+    """Return the tokenizers of a pipeline's prompts, each with the range of text tokens that it
+    fills in the denoiser's input, in that order; empty if no tokenizer is known.
 
     tokenizer : the tokenizer given to `attend`, or None
     Raises ArgumentError for a tokenizer of a pipeline that is conditioned on images only.

@@ -29,7 +29,8 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, slots=True)
 class PromptTokenizer:
-    """Tokenizer of a prompt, and the range of text tokens among the keys that it fills.
+    """Tokenizer of prompts, and the range of the denoiser's text tokens (axis T) that its tokens
+    fill.
 
     first_position : position along T of its first token
     max_tokens : number of tokens that it fills; None for all from `first_position` on
@@ -54,7 +55,8 @@ class PromptTokenizer:
         )
 
     def find_positions(self, prompt: EncoderInput, word: str) -> Span:
-        """Return the positions of a word along T; of a learned word, those of all its tokens.
+        """Return the positions of a word's tokens along T; of a learned word, those of all its
+        tokens.
 
         Raises ArgumentError for a word that the prompt does not contain.
         """
@@ -69,14 +71,15 @@ class PromptTokenizer:
         return tuple(self.first_position + p for p in positions if most is None or p < most)
 
     def find_key_range(self, length: int) -> slice:
-        """Return the range of positions along T that this tokenizer's tokens fill, of `length`."""
+        """Return the slice of a text of `length` tokens that this tokenizer's tokens fill."""
         end = length if self.max_tokens is None else self.first_position + self.max_tokens
         return slice(self.first_position, min(end, length))
 
 
 @dataclass(frozen=True, slots=True)
-class WordMentions:
-    """Words that probes and edits of a run name, as (prompt, word).
+class RequestedWords:
+    """Words that the probes and edits of a run ask for, as (number of the prompt, word), and
+    whether the prompts contain them.
 
     present : words that the prompt contains at some step of the run
     absent : for words that it lacked at some step, the error of that step
@@ -96,13 +99,15 @@ class WordMentions:
 class PromptTokens:
     """Prompts of a run as tokenized at some of its steps, with the positions of their words.
 
-    mentions : shared by all steps of a run
+    requested_words : shared by all steps of a run
     num_unknown : number of prompts if their texts are not known
     """
 
     prompts: tuple[EncoderInput, ...]
     tokenizers: tuple[PromptTokenizer, ...]
-    mentions: WordMentions = field(default_factory=WordMentions, repr=False, compare=False)
+    requested_words: RequestedWords = field(
+        default_factory=RequestedWords, repr=False, compare=False
+    )
     num_unknown: int = 0
     _cache: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
@@ -149,13 +154,15 @@ class PromptTokens:
                 if len(self.prompts) == 1:
                     raise
                 raise ArgumentError(f"{error} (Prompt {prompt}: {text!r:.80})") from error
-            self.mentions.absent[prompt, word] = error
+            self.requested_words.absent[prompt, word] = error
             return ()
-        self.mentions.present.add((prompt, word))
+        self.requested_words.present.add((prompt, word))
         return positions
 
     def build_replacement_matrix(self, source: int, target: int, length: int) -> Tensor:
-        """Return the (T, T) matrix of t2i.text.alignment, one block per tokenizer."""
+        """Return the (T, T) matrix of prompt-to-prompt's word swap, which carries attention from
+        the source prompt's tokens to the target's; one block per tokenizer.
+        """
 
         def make() -> Tensor:
             matrix_TT = torch.eye(length, dtype=torch.float64)
@@ -170,7 +177,9 @@ class PromptTokens:
         return self.compute_once(("replacement", source, target, length), make)
 
     def build_refinement_mapping(self, source: int, target: int, length: int) -> TokenMapping:
-        """Return each target token's source position and whether it has one, (T,) each."""
+        """Return the token mapping of prompt-to-prompt's refinement: for each token of the target
+        prompt its position in the source prompt, and whether it has one, (T,) each.
+        """
 
         def make() -> TokenMapping:
             source_T, found_T = torch.arange(length), torch.ones(length, dtype=torch.bool)
@@ -186,7 +195,9 @@ class PromptTokens:
     def compute_once(
         self, key: Hashable, make: Callable[[], Value], moment: object = None
     ) -> Value:
-        """Return `make()`, computed once for the key until `moment` changes."""
+        """Return the result of `make()`, cached under a key until `moment`, such as the step,
+        changes.
+        """
         entry = self._cache.get(key)
         if entry is None or entry[0] != moment:
             entry = self._cache[key] = (moment, make())
@@ -222,7 +233,9 @@ class PromptTokens:
     def build_values_per_token(
         self, prompt: int, values: Mapping[str, float], length: int, default: float = 1.0
     ) -> Tensor:
-        """Return a number for each text token, (T,): the value of its word, or the default."""
+        """Return a number for each text token of a prompt, (T,): the value given for its word, or
+        the default.
+        """
         values_T = torch.full((length,), default, dtype=torch.float64)
         for word, value in values.items():
             values_T[list(self.find_word_positions(prompt, word))] = value

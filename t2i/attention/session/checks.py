@@ -21,16 +21,16 @@ CALLBACK = "pass callback_on_step_end=attn.on_step_end to the pipeline"
 
 
 def check_edit(edit: object, driven_by_callback: bool) -> None:
-    """Raise ArgumentError for an object that is no edit, AttentionError if the driver cannot run
-    it.
+    """Raise ArgumentError for an object that is no attention edit, AttentionError for an edit that
+    this kind of pipeline cannot run.
 
-    An edit that looks ahead needs a pipeline whose loop the session takes part in.
+    An edit that needs extra passes needs a pipeline whose loop the session takes part in.
     """
     if not isinstance(edit, Edit):
         raise ArgumentError(
             f"Got a {type(edit).__name__}, expected an edit, such as Replace(source=0)."
         )
-    if edit.looks_ahead and driven_by_callback:
+    if edit.needs_extra_passes and driven_by_callback:
         raise AttentionError(
             f"{type(edit).__name__} needs passes of the denoiser before each step, which only our "
             "pipelines can give it: t2i.load(path), or TextToImagePipeline(...) around the same "
@@ -55,11 +55,13 @@ def check_sites_and_memory(
     denoiser_pass: DenoiserPass,
     budget: int,
 ) -> None:
-    """Raise AttentionError for a participant without a site, or probes over the budget (bytes)."""
+    """Raise AttentionError for a probe or an edit that selects no site of the model, or if the
+    probes need more memory than the budget (bytes).
+    """
     for entry in entries:
         if not any(entry.is_active_at(site) for site in sites):
             raise AttentionError(no_site_message(entry.participant, sites))
-    kept = sum(entry.estimate_kept_bytes(sites, denoiser_pass) for entry in entries)
+    kept = sum(entry.estimate_probe_bytes(sites, denoiser_pass) for entry in entries)
     if kept > budget:
         raise AttentionError(
             f"The probes would keep {kept / GIBIBYTE:.2f} GiB in this run, and the budget is "
@@ -105,7 +107,7 @@ def check_step_callback_ran(entries: Sequence[ParticipantEntry]) -> None:
 def check_all_acted(
     entries: Sequence[ParticipantEntry], last: DenoiserPass | None, called_back: bool
 ) -> None:
-    """Raise AttentionError for a participant that never acted; `last` is the last pass."""
+    """Raise AttentionError for a probe or an edit that never acted; `last` is the last pass."""
     idle = [entry for entry in entries if not entry.has_acted]
     if not idle:
         return

@@ -79,7 +79,8 @@ def plan_kernels(
     prompt_tokens: PromptTokens | None,
     denoiser_pass: DenoiserPass,
 ) -> dict[str, set[str]]:
-    """Return for each site the kernels that a run of `denoiser_pass.num_steps` steps will need.
+    """Return site name -> descriptions of the attention kernels that a run with these edits will
+    use there, such as "fused, with a mask".
 
     Edits that depend on words are planned only once the prompts are known.
     """
@@ -100,6 +101,6 @@ def plan_kernels(
                 if edit.acts_at_step(step, denoiser_pass.num_steps):
                     assert prompt_tokens is not None
                     one_pass = replace(denoiser_pass, step=step)
-                    edit.apply(plan, AttentionCall(site, one_pass, prompt_tokens))
+                    edit.add_to_plan(plan, AttentionCall(site, one_pass, prompt_tokens))
             kernels[site.name].add(plan.kernel_description)
     return kernels

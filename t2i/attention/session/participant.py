@@ -22,42 +22,46 @@ class Participant(Protocol):
 
     @property
     def heads(self) -> tuple[int, ...] | None:
-        """Numbers of the heads that it reads or edits; None for all."""
+        """Numbers of the attention heads that the participant reads or edits; None for all."""
 
     @property
     def reads_only(self) -> bool:
-        """True if it changes neither attention nor latents."""
+        """True if the participant changes neither attention nor latents, as every probe."""
 
     @property
     def edits_latents(self) -> bool:
-        """True if it acts on the latents between passes, and not on attention."""
+        """True if the participant edits the latents between denoiser passes, not attention."""
 
     @property
-    def looks_ahead(self) -> bool:
-        """True if it calls the denoiser before a step's own pass, see `before_pass`."""
+    def needs_extra_passes(self) -> bool:
+        """True if the participant calls the denoiser itself before a step's own pass, as
+        Attend-and-Excite does; see `before_pass`.
+        """
 
     @property
     def does_nothing(self) -> bool:
-        """True if its arguments give it nothing to do: then having no effect is no error."""
+        """True if the participant's arguments ask for no change, so that having no effect is no
+        error.
+        """
 
-    def check(self, prompt_tokens: PromptTokens, /) -> None:
+    def check_prompts(self, prompt_tokens: PromptTokens, /) -> None:
         """Raise ArgumentError for prompts and words that the run does not have."""
 
     def probes(self) -> Sequence[Probe]:
-        """Return the probes that read attention for it."""
+        """Return the probes that read attention for the participant."""
 
     def acts_at_site(self, site: Site, /) -> bool:
-        """Return True if it reads or edits the attention of the site."""
+        """Return True if the participant reads or edits the attention of the site."""
 
     def acts_at_step(self, step: int, num_steps: int, /) -> bool:
-        """Return True if it acts at the step."""
+        """Return True if the participant acts at this step of a run of `num_steps` steps."""
 
     def before_pass(
-        self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, look: RunPass, /
+        self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, run_pass: RunPass, /
     ) -> Tensor:
         """Return the latents (B, C, H, W) that the denoiser reads at this step."""
 
-    def apply(self, plan: EditPlan, call: AttentionCall, /) -> None:
+    def add_to_plan(self, plan: EditPlan, call: AttentionCall, /) -> None:
         """Add the participant's changes of this attention call to the edit plan."""
 
     def after_step(
@@ -94,7 +98,7 @@ class ParticipantEntry:
             probe.begin_run(prompt_tokens, latent_size)
 
     def is_active_at(self, site: Site) -> bool:
-        """Return True if the participant, or a probe of it, fits the site."""
+        """Return True if the participant, or a probe of it, acts at the site."""
         return any(
             probe.acts_at_site(site) for probe in self.probes
         ) or self.participant.acts_at_site(site)
@@ -103,18 +107,22 @@ class ParticipantEntry:
         """Return True if the participant acts at the step of this pass."""
         return self.participant.acts_at_step(denoiser_pass.step, denoiser_pass.num_steps)
 
-    def plan_edit(self, plan: EditPlan, call: AttentionCall) -> None:
-        """Add the participant's changes of a call to the edit plan, if it fits site and step."""
+    def add_to_plan(self, plan: EditPlan, call: AttentionCall) -> None:
+        """Add the participant's changes of an attention call to the edit plan, if it acts at this
+        site and step.
+        """
         participant = self.participant
         if participant.reads_only or not participant.acts_at_site(call.site):
             return
         if self.acts_at_step(call.denoiser_pass):
             self._check_heads(call)
-            participant.apply(plan, call)
+            participant.add_to_plan(plan, call)
             self._record(call)
 
     def on_attention(self, probabilities: AttentionProbabilities, call: AttentionCall) -> None:
-        """Pass a call's probabilities to the participant's probes that fit and cover it."""
+        """Pass the probabilities of an attention call to the participant's probes that read at
+        this site and step.
+        """
         step, num_steps = call.denoiser_pass.step, call.denoiser_pass.num_steps
         for probe in self.probes:
             if probe.acts_at_site(call.site) and probe.acts_at_step(step, num_steps):
@@ -123,21 +131,23 @@ class ParticipantEntry:
                 self._record(call)
 
     def before_pass(
-        self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, look: RunPass
+        self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, run_pass: RunPass
     ) -> Tensor:
-        """Return the latents (B, C, H, W) that the denoiser shall read at this step."""
-        latents_BCHW = self.participant.before_pass(latents_BCHW, denoiser_pass, look)
+        """Return the latents (B, C, H, W) that the denoiser is to read at this step, after the
+        participant's change.
+        """
+        latents_BCHW = self.participant.before_pass(latents_BCHW, denoiser_pass, run_pass)
         self.latent_steps.add(denoiser_pass.step)
         return latents_BCHW
 
     def after_step(self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass) -> Tensor:
-        """Return the latents (B, C, H, W) with which the run goes on."""
+        """Return the latents (B, C, H, W) after a step, changed by the participant."""
         if self.participant.edits_latents:
             self.latent_steps.add(denoiser_pass.step)
         return self.participant.after_step(latents_BCHW, denoiser_pass, self.probes)
 
-    def estimate_kept_bytes(self, sites: Iterable[Site], denoiser_pass: DenoiserPass) -> int:
-        """Return the bytes that its probes keep of these sites during a run."""
+    def estimate_probe_bytes(self, sites: Iterable[Site], denoiser_pass: DenoiserPass) -> int:
+        """Return the bytes that the participant's probes store for these sites during a run."""
         total = 0
         num_steps = denoiser_pass.num_steps
         for probe in self.probes:

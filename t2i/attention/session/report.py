@@ -16,13 +16,15 @@ def explain_sites(
     entries: Sequence[ParticipantEntry],
     denoiser_pass: DenoiserPass | None,
 ) -> str:
-    """Return one line per site: its kernels, its participants, and the KiB kept of it."""
+    """Return one line per site: the kernels that compute it, the probes and edits that act there,
+    and the KiB that probes store for it.
+    """
     lines = []
     for site in sites:
         kinds = [type(entry.participant).__name__ for entry in entries if entry.is_active_at(site)]
         kept = 0
         if denoiser_pass is not None:
-            kept = sum(entry.estimate_kept_bytes([site], denoiser_pass) for entry in entries)
+            kept = sum(entry.estimate_probe_bytes([site], denoiser_pass) for entry in entries)
         kernel = " / ".join(sorted(kernels.get(site.name, ()))) if kinds else "untouched"
         names = ", ".join(dict.fromkeys(kinds)) or "nobody"
         lines.append(f"{site}: {kernel or 'fused'}; {names}; {kept / KIBIBYTE:.0f} KiB")

@@ -62,7 +62,7 @@ class Session:
         self._last: DenoiserPass | None = None
         self._trial_pass: DenoiserPass | None = None
         """The pass of the dry run."""
-        self._look_ahead: AttentionCallback | None = None
+        self._extra_pass_callback: AttentionCallback | None = None
         """Reader of the attention of a pass that an edit makes before a step's own."""
         self._latent_size: tuple[int, int] | None = None
         self._checked = self._called_back = False
@@ -181,7 +181,7 @@ class Session:
             new_tokens = self._prompts.update(prompts, denoiser_pass.num_prompts, begins)
             if new_tokens is not None:
                 for entry in self._entries:
-                    entry.participant.check(new_tokens)
+                    entry.participant.check_prompts(new_tokens)
             if begins:
                 self._begin_run(latent_size)
             elif self.driven_by_callback and not self._called_back:
@@ -192,21 +192,21 @@ class Session:
     def before_pass(
         self, latents_BCHW: Tensor, cond_pass: DenoiserPass, run_cond_pass: CondPass
     ) -> Tensor:
-        """Return the latents (B, C, H, W) for the denoiser, after the edits that act before a
-        pass.
+        """Return the latents (B, C, H, W) that the denoiser is to read, after the edits that act
+        before a pass.
 
-        Edits that look ahead make passes of the branch "cond" alone by `run_cond_pass`; no probe
-        reads those. `cond_pass` describes them.
+        Extra passes of these edits have the branch "cond" alone and are run by `run_cond_pass`; no
+        probe reads them. `cond_pass` describes them.
         """
         if not self._is_own_thread or self._installed.is_dry_run:
             return latents_BCHW
 
-        def look(look_BCHW: Tensor, on_attention: AttentionCallback) -> None:
-            self._run_look_ahead(look_BCHW, on_attention, cond_pass, run_cond_pass)
+        def run_pass(pass_BCHW: Tensor, on_attention: AttentionCallback) -> None:
+            self._run_extra_pass(pass_BCHW, on_attention, cond_pass, run_cond_pass)
 
         for entry in self._entries:
-            if entry.participant.looks_ahead and entry.acts_at_step(cond_pass):
-                latents_BCHW = entry.before_pass(latents_BCHW, cond_pass, look)
+            if entry.participant.needs_extra_passes and entry.acts_at_step(cond_pass):
+                latents_BCHW = entry.before_pass(latents_BCHW, cond_pass, run_pass)
         return latents_BCHW
 
     def end_pass(self) -> None:
@@ -219,7 +219,9 @@ class Session:
             self._on_sites_discovered(has_new_sites)
 
     def after_step(self, latents_BCHW: Tensor) -> Tensor:
-        """Return the latents (B, C, H, W) after a step, edited; one row per image."""
+        """Return the latents (B, C, H, W) after a step, changed by the edits of latents; one row
+        per image.
+        """
         last = self._last
         if last is None or not self._is_own_thread or self._installed.is_dry_run:
             return latents_BCHW
@@ -244,39 +246,42 @@ class Session:
         self._pass = None
 
     def is_active_at(self, site: Site) -> bool:
-        """Return True if a probe or an edit of the session fits the site."""
+        """Return True if a probe or an edit of the session acts at the site."""
         return any(entry.is_active_at(site) for entry in self._entries)
 
-    def check_prompt_keys(self, site: Site, call: AttentionInputs) -> None:
-        """Raise ArgumentError for keys that cannot be those of the session's prompts."""
+    def check_keys_match_prompts(self, site: Site, call: AttentionInputs) -> None:
+        """Raise ArgumentError for attention keys that cannot come from the session's prompts."""
         if self._pass is not None and self.prompts is not None:
             check_same_text_for_images(self._pass, site, call)
 
-    def plan_edits(self, site: Site, plan: EditPlan) -> None:
+    def add_edits_to_plan(self, site: Site, plan: EditPlan) -> None:
         """Add the changes of the session's edits at the site to the edit plan."""
         call = self._call_at(site)
         for entry in self._entries:
-            entry.plan_edit(plan, call)
+            entry.add_to_plan(plan, call)
 
     def recorded_inputs(self, site: Site) -> RecordedInputs | None:
-        """Return queries and keys of the recorded source at the site, or None."""
+        """Return the recorded source's queries and keys at this site and step, or None."""
         if self.recorded_source is None or self._pass is None:
             return None
         return self.recorded_source.recorded_inputs(site.name, self._pass.step)
 
     def on_attention(self, probabilities: AttentionProbabilities) -> None:
-        """Pass a call's probabilities to the probes, or to the edit that looks ahead."""
+        """Pass the attention probabilities of a call to the probes, or, in an extra pass of an
+        edit, to that edit.
+        """
         call = self._call_at(probabilities.site)
-        if self._look_ahead is not None:
-            self._look_ahead(probabilities, call)
+        if self._extra_pass_callback is not None:
+            self._extra_pass_callback(probabilities, call)
             return
         for entry in self._entries:
             entry.on_attention(probabilities, call)
 
-    def finish(self) -> None:
-        """Raise ArgumentError for a word that no prompt had, AttentionError for a participant that
-        never acted."""
-        self._prompts.check_mentions()
+    def check_had_effect(self) -> None:
+        """Raise ArgumentError for a word that no prompt had, AttentionError for a probe or an edit
+        that never acted.
+        """
+        self._prompts.check_requested_words()
         check_all_acted(self._entries, self._last, self._called_back)
 
     # its parts
@@ -301,7 +306,7 @@ class Session:
                 "block, before the picture is made."
             )
         if self._prompts.tokens is not None:
-            participant.check(self._prompts.tokens)
+            participant.check_prompts(self._prompts.tokens)
         entry = ParticipantEntry(participant)
         self._entries.append(entry)
         self._checked = False
@@ -314,7 +319,7 @@ class Session:
             raise AttentionError(f"Nothing ran while the session was open: {RUN_FIRST}")
         run_trial_step(self._x, self.prompts, self._installed)
 
-    def _run_look_ahead(
+    def _run_extra_pass(
         self,
         latents_BCHW: Tensor,
         on_attention: AttentionCallback,
@@ -322,12 +327,12 @@ class Session:
         run_cond_pass: CondPass,
     ) -> None:
         outer = self._pass
-        self._pass, self._look_ahead = cond_pass, on_attention
+        self._pass, self._extra_pass_callback = cond_pass, on_attention
         try:
             with self._installed.disable_other_sessions(self):
                 run_cond_pass(latents_BCHW)
         finally:
-            self._pass, self._look_ahead = outer, None
+            self._pass, self._extra_pass_callback = outer, None
         self._on_sites_discovered(self._installed.end_pass(self))
 
     def _on_sites_discovered(self, has_new_sites: bool) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from t2i.attention.prompts.prompt_tokens import (
     PromptTokenizer,
     PromptTokens,
-    WordMentions,
+    RequestedWords,
     as_prompt_tuple,
 )
 from t2i.attention.session.checks import check_same_prompts
@@ -31,7 +31,8 @@ class SessionPrompts:
     def update(
         self, of_pipeline: Sequence[EncoderInput] | None, num_prompts: int, begins_run: bool
     ) -> PromptTokens | None:
-        """Set the prompts of a pass; return their tokens if they are new, else None.
+        """Set the prompts of a denoiser pass; return their tokens if the prompts have changed, else
+        None.
 
         Raises ArgumentError for prompts other than those of attend(), and at the end of a run for
         a word that no prompt of the run had.
@@ -43,13 +44,17 @@ class SessionPrompts:
         if before is not None and not begins_run and prompts == before.prompts:
             return None
         if begins_run:
-            self.check_mentions()
-        mentions = WordMentions() if begins_run or before is None else before.mentions
-        self.tokens = PromptTokens(prompts, self._tokenizers, mentions, num_prompts)
+            self.check_requested_words()
+        requested_words = (
+            RequestedWords() if begins_run or before is None else before.requested_words
+        )
+        self.tokens = PromptTokens(prompts, self._tokenizers, requested_words, num_prompts)
         self._has_run = True
         return self.tokens
 
-    def check_mentions(self) -> None:
-        """Raise ArgumentError for a word that no prompt of the last run had."""
+    def check_requested_words(self) -> None:
+        """Raise ArgumentError for a word of a probe or an edit that its prompt contained at no step
+        of the last run.
+        """
         if self.tokens is not None and self._has_run:
-            self.tokens.mentions.check_all_found()
+            self.tokens.requested_words.check_all_found()

@@ -122,7 +122,7 @@ class InspectionPart:
                         measure_method_overlaps(heat, scene, method, [])
                     )
             for site in heat.maps["default", ALL_LEVELS].sites:
-                sizes[site.name] = "x".join(map(str, site.size or (site.positions,)))
+                sizes[site.name] = "x".join(map(str, site.size or (site.num_positions,)))
                 sites.setdefault(site.name, []).extend(
                     measure_method_overlaps(heat, scene, BEST_SITES, [site.name])
                 )

@@ -34,7 +34,8 @@ RunPass = Callable[[Tensor, AttentionCallback], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Edit:
-    """Base class of the edits.
+    """Base class of attention edits: each declares how it changes the attention or the latents of
+    a run, at which steps, sites and heads.
 
     steps : window of steps, see t2i.attention.site
     sites : part of the sites' names, or a Sites; the edit's own `kinds` apply as well
@@ -50,8 +51,9 @@ class Edit:
     """False for every edit; True for probes, which change nothing."""
     edits_latents: ClassVar[bool] = False
     """True for an edit that acts on the latents between passes, and not on attention."""
-    looks_ahead: ClassVar[bool] = False
-    """True for an edit that calls the denoiser before a step's own pass; see `before_pass`."""
+    needs_extra_passes: ClassVar[bool] = False
+    """True for an edit that calls the denoiser itself before a step's own pass; see
+    `before_pass`."""
 
     steps: StepWindow = None
     sites: Sites | str | None = None
@@ -71,7 +73,9 @@ class Edit:
 
     @property
     def does_nothing(self) -> bool:
-        """Return True if the arguments leave everything as it is, so that no effect is no error."""
+        """Return True if the edit's arguments ask for no change, so that having no effect is no
+        error.
+        """
         return is_empty_window(self.steps)
 
     def list_prompt_arguments(self) -> Sequence[tuple[str, int]]:
@@ -84,9 +88,9 @@ class Edit:
             if getattr(self, name, None) is not None
         ]
 
-    def check(self, prompt_tokens: PromptTokens) -> None:
-        """Raise ArgumentError for prompts that the run does not have, or a prompt as its own
-        source.
+    def check_prompts(self, prompt_tokens: PromptTokens) -> None:
+        """Raise ArgumentError if the edit names a prompt that the run does not have, or a prompt as
+        its own source.
         """
         named = [prompt for _, prompt in self.list_prompt_arguments()]
         if len(named) != len(set(named)):
@@ -119,12 +123,14 @@ class Edit:
         """Return the latents (B, C, H, W) that replace those after a step, by default unchanged."""
         return latents_BCHW
 
-    def apply(self, plan: EditPlan, call: AttentionCall) -> None:
+    def add_to_plan(self, plan: EditPlan, call: AttentionCall) -> None:
         """Add the edit's changes of this attention call to the edit plan; none by default."""
         return
 
     def compute_once(self, call: AttentionCall, make: Callable[[], Value]) -> Value:
-        """Return `make()`, computed once a step for all sites with as many tokens and heads."""
+        """Return the result of `make()`, computed once a step and shared by all sites with equal
+        numbers of text tokens and heads.
+        """
         moment = (call.denoiser_pass.step, call.denoiser_pass.num_steps)
         return call.prompt_tokens.compute_once(
             (id(self), call.text_length, call.site.heads), make, moment
@@ -133,7 +139,9 @@ class Edit:
     def restrict_to_heads(
         self, call: AttentionCall, columns_TT: Tensor | None, kept_T: Tensor
     ) -> tuple[Tensor | None, Tensor]:
-        """Return A (1 or N, T, T) and diagonal of B (1 or N, T); other heads keep their map."""
+        """Return a linear change of the attention map, P' = P_source A + P B, limited to the edit's
+        heads: A (1 or N, T, T) and the diagonal of B (1 or N, T). Other heads keep their map.
+        """
         if self.heads is None:
             return None if columns_TT is None else columns_TT[None], kept_T[None]
         kept_NT = kept_T.new_ones(call.site.heads, len(kept_T))

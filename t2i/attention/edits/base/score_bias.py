@@ -16,15 +16,19 @@ from t2i.attention.edits.base.edit import Edit
 
 @dataclass(frozen=True, kw_only=True)
 class BiasEdit(Edit, ABC):
-    """Base class of the edits that change the target's scores of text tokens before the softmax."""
+    """Base class of attention edits that add a bias to the target prompt's attention scores of
+    text tokens, before the softmax.
+    """
 
     target: int = 0
 
     @abstractmethod
     def compute_bias(self, call: AttentionCall) -> Tensor:
-        """Return the bias (P or 1, T) float32, which is the same at every step."""
+        """Return the bias on the attention scores, (image positions or 1, text tokens) float32; it
+        is the same at every step.
+        """
 
-    def apply(self, plan: EditPlan, call: AttentionCall) -> None:
+    def add_to_plan(self, plan: EditPlan, call: AttentionCall) -> None:
         """Add the bias of the target rows' scores to the edit plan."""
         if self.does_nothing:
             return
@@ -37,7 +41,8 @@ class BiasEdit(Edit, ABC):
 
 
 def expand_bias(call: AttentionCall, bias_PT: Tensor, heads: tuple[int, ...] | None) -> Tensor:
-    """Return a bias (P or 1, T) on all heads, queries and keys of a site, (1 or N, Q or 1, K).
+    """Expand a bias over image positions and text tokens (P or 1, T) to a site's heads, queries
+    and keys (1 or N, Q or 1, K).
 
     It is 0 for queries outside the image and for keys outside the text.
     """

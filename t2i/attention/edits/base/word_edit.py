@@ -15,8 +15,9 @@ from t2i.attention.site import StepWindow, check_step_window, is_empty_window, l
 
 
 @dataclass(frozen=True, kw_only=True)
-class WindowedEdit(Edit):
-    """Base class of the edits in which words of the target may have windows of their own.
+class PerWordWindowEdit(Edit):
+    """Base class of attention edits in which each word of the target prompt may have its own
+    window of steps.
 
     words : a word of the target -> its window of steps; other words have `steps`
     """
@@ -31,16 +32,16 @@ class WindowedEdit(Edit):
         for word, window in self.words.items():
             check_step_window(f"words[{word!r}]", window)
 
-    def check(self, prompt_tokens: PromptTokens) -> None:
-        """Raise ArgumentError for prompts, or words with windows of their own, that the run does
-        not have.
+    def check_prompts(self, prompt_tokens: PromptTokens) -> None:
+        """Raise ArgumentError if the edit names prompts, or words with their own step windows, that
+        the run does not have.
         """
-        super().check(prompt_tokens)
+        super().check_prompts(prompt_tokens)
         for word in self.words:
             prompt_tokens.find_word_positions(self.target, word)
 
     def acts_at_step(self, step: int, num_steps: int) -> bool:
-        """Return True for a step in the window of any word."""
+        """Return True for a step in the step window of any word."""
         windows = (self.steps, *self.words.values())
         return any(
             step in list_steps_in_window(window, num_steps, num_steps + 1) for window in windows
@@ -48,11 +49,13 @@ class WindowedEdit(Edit):
 
     @property
     def does_nothing(self) -> bool:
-        """Return True if the windows of all words are empty."""
+        """Return True if the step windows of all words are empty."""
         return all(is_empty_window(window) for window in (self.steps, *self.words.values()))
 
-    def compute_active_T(self, call: AttentionCall) -> Tensor:
-        """Return 1 for each target token whose window contains this step, else 0; (T,)."""
+    def compute_active_tokens_T(self, call: AttentionCall) -> Tensor:
+        """Return 1 for each token of the target prompt whose step window contains this step, else
+        0; (T,).
+        """
         step, num_steps = call.denoiser_pass.step, call.denoiser_pass.num_steps
 
         def is_active(window: StepWindow) -> float:
@@ -65,7 +68,9 @@ class WindowedEdit(Edit):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WordEdit(WindowedEdit):
-    """Base class of the edits that give the target's words the source's attention maps."""
+class SourceMapEdit(PerWordWindowEdit):
+    """Base class of prompt-to-prompt's edits that give words of the target prompt the attention
+    maps of the source prompt.
+    """
 
     source: int = 0
